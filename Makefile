@@ -1,0 +1,46 @@
+# webhookd: `make help` lists the targets.
+.DEFAULT_GOAL := help
+.PHONY: help setup run test lint lock wheel clean
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# The newest Python that is at least 3.11; choose another with `make PYTHON=…`.
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
+
+help:  ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP)  ## Create .venv and install everything, as locked
+
+$(STAMP): pyproject.toml deploy/requirements-dev.txt
+	@if [ -z "$(PYTHON)" ]; then echo "webhookd needs Python 3.11 or newer, and none was found: install it, or name it with make PYTHON=/path/to/python3" >&2; exit 1; fi
+	@echo "setting up $(VENV) with $$($(PYTHON) --version); the first time takes about a minute"
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "$(PYTHON) cannot make virtual environments: install its venv package (Debian: apt install python3-venv)" >&2; exit 1; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r deploy/requirements-dev.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $(STAMP)
+
+run: setup  ## Start everything on this machine, process sample events, and go on serving
+	@exec $(BIN)/webhookd dev
+
+test: setup  ## Run the tests, with servers of their own
+	@$(BIN)/pytest $(ARGS)
+
+lint: setup  ## Check style, types and the direction of imports
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+lock: setup  ## Lock the dependencies anew, for every platform and Python version
+	@$(BIN)/python -m pip install --quiet uv
+	@$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-header --no-annotate pyproject.toml --output-file deploy/requirements.txt
+	@$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-header --no-annotate pyproject.toml --extra dev --group test --constraint deploy/requirements.txt --output-file deploy/requirements-dev.txt
+
+wheel: setup  ## Build the wheel into dist/
+	@$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+
+clean:  ## Remove the virtual environment, development data and caches
+	@rm -rf $(VENV) .webhookd dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

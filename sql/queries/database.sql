@@ -1,0 +1,30 @@
+-- name: identify()^
+-- Which database this is, and which migrations it has.
+SELECT
+    (SELECT id FROM instance) AS instance,
+    (SELECT array_agg(migration_id::text) FROM public._pogo_migration) AS migrations,
+    current_setting('synchronous_commit') AS synchronous_commit;
+
+-- name: lock_migrations()$
+SELECT pg_advisory_lock(hashtext('webhookd migrations'));
+
+-- name: unlock_migrations()$
+SELECT pg_advisory_unlock(hashtext('webhookd migrations'));
+
+-- name: make_partitions(weeks)$
+SELECT webhookd_make_partitions(:weeks);
+
+-- name: ping()$
+SELECT 1;
+
+-- name: applied_migrations()$
+SELECT array_agg(migration_id::text) FROM public._pogo_migration;
+
+-- name: server_state()^
+-- What the doctor looks at; to_regclass, because the schema may be missing.
+SELECT
+    current_setting('server_version') AS version,
+    current_setting('server_version_num')::integer AS version_number,
+    current_setting('synchronous_commit') AS synchronous_commit,
+    extract(epoch FROM clock_timestamp())::float8 AS epoch,
+    coalesce(pg_relation_size(to_regclass('event_bodies_default')), 0) > 0 AS stray_bodies;

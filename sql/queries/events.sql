@@ -1,0 +1,218 @@
+-- name: insert_events(ids, accounts, notification_ids, event_types, event_dates, entity_names, entity_ids, invoice_numbers, merchant_references, key_fingerprints, content_hashes, body_hashes, bodies, send_after)
+-- Commits new notifications: one row in events, one body, one audit row each, in one statement. Returns the ids that are
+-- new; an id that is missing is a duplicate, by notification id or by content. The caller sorts the arrays, so that
+-- two batches with the same events take their locks in the same order.
+WITH incoming AS MATERIALIZED (
+    SELECT i.*
+    FROM unnest(
+        :ids::uuid[], :accounts::text[], :notification_ids::text[], :event_types::text[], :event_dates::timestamptz[],
+        :entity_names::text[], :entity_ids::text[], :invoice_numbers::text[], :merchant_references::text[],
+        :key_fingerprints::text[], :content_hashes::bytea[], :body_hashes::bytea[], :bodies::bytea[]
+    ) AS i (
+        id, account, notification_id, event_type, event_date,
+        entity_name, entity_id, invoice_number, merchant_reference,
+        key_fingerprint, content_hash, body_hash, body
+    )
+    -- An alias sent again with other bytes has another content hash; its id alone must stop it.
+    WHERE NOT EXISTS (
+        SELECT FROM notification_aliases a WHERE a.account = i.account AND a.notification_id = i.notification_id
+    )
+), inserted AS (
+    INSERT INTO events (
+        id, account, notification_id, event_type, event_date, entity_name, entity_id, invoice_number,
+        merchant_reference, key_fingerprint, content_hash, body_hash, send_after
+    )
+    SELECT
+        id, account, notification_id, event_type, event_date, entity_name, entity_id, invoice_number,
+        merchant_reference, key_fingerprint, content_hash, body_hash, now() + make_interval(secs => :send_after)
+    FROM incoming
+    ON CONFLICT DO NOTHING
+    RETURNING id, received_at
+), body AS (
+    INSERT INTO event_bodies (event_id, body)
+    SELECT id, incoming.body FROM incoming JOIN inserted USING (id)
+), audit AS (
+    INSERT INTO event_audit (event_id, at, to_status, actor)
+    SELECT id, received_at, 'received', 'receiver' FROM inserted
+)
+SELECT id FROM inserted;
+
+-- name: find_duplicates(accounts, notification_ids, content_hashes, body_hashes)
+-- For notifications that insert_events did not take: which event each one repeats. `layer` is 'notification_id' or
+-- 'content'; `same_body` tells a repetition from another body under the same id. A first repetition by content leaves its
+-- notification id as an alias of the event.
+WITH incoming AS MATERIALIZED (
+    SELECT *
+    FROM unnest(:accounts::text[], :notification_ids::text[], :content_hashes::bytea[], :body_hashes::bytea[])
+        WITH ORDINALITY AS i (account, notification_id, content_hash, body_hash, position)
+), found AS (
+    SELECT
+        i.*,
+        coalesce(same.id, alias.event_id, content.id) AS event_id,
+        same.id IS NULL AND alias.event_id IS NULL AND content.id IS NOT NULL AS new_alias,
+        CASE WHEN same.id IS NULL THEN 'content' ELSE 'notification_id' END AS layer,
+        coalesce(same.body_hash, alias.body_hash, i.body_hash) = i.body_hash AS same_body
+    FROM incoming i
+    LEFT JOIN events same ON same.account = i.account AND same.notification_id = i.notification_id
+    LEFT JOIN notification_aliases alias ON alias.account = i.account AND alias.notification_id = i.notification_id
+    LEFT JOIN events content ON content.content_hash = i.content_hash
+), aliases AS (
+    INSERT INTO notification_aliases (account, notification_id, event_id, body_hash)
+    SELECT account, notification_id, event_id, body_hash FROM found WHERE new_alias
+    ON CONFLICT DO NOTHING
+)
+SELECT position, event_id, layer, same_body FROM found WHERE event_id IS NOT NULL;
+
+-- name: insert_quarantine(ids, accounts, reasons, details, key_fingerprints, bodies, body_hashes)
+-- Keeps authentic bodies that cannot become events; the same bytes again are counted, not kept twice. Returns, in the
+-- order given, the id under which each body is kept.
+WITH incoming AS MATERIALIZED (
+    SELECT *
+    FROM unnest(:ids::uuid[], :accounts::text[], :reasons::text[], :details::text[], :key_fingerprints::text[],
+                :bodies::bytea[], :body_hashes::bytea[])
+        WITH ORDINALITY AS i (id, account, reason, detail, key_fingerprint, body, body_hash, position)
+), kept AS (
+    INSERT INTO quarantine AS q (id, account, reason, detail, key_fingerprint, body, body_hash)
+    SELECT DISTINCT ON (account, body_hash) id, account, reason, detail, key_fingerprint, body, body_hash
+    FROM incoming
+    ORDER BY account, body_hash
+    ON CONFLICT (account, body_hash) DO UPDATE SET times_received = q.times_received + 1
+    RETURNING q.id, q.account, q.body_hash
+)
+SELECT kept.id FROM incoming JOIN kept USING (account, body_hash) ORDER BY position;
+
+-- name: mark_sent(ids, resend_after)
+-- Records that events were sent to SQS: the first send makes them `queued`; each one puts the next send further away
+-- (doubling, at most 12 hours). Rows that a worker holds are skipped: they end by themselves, or are sent again.
+WITH sent AS MATERIALIZED (
+    SELECT id, status FROM events
+    WHERE id = ANY(:ids::uuid[]) AND status IN ('received', 'queued', 'retrying')
+    ORDER BY id
+    FOR UPDATE SKIP LOCKED
+), changed AS (
+    UPDATE events e
+    SET status = CASE WHEN e.status = 'received' THEN 'queued' ELSE e.status END,
+        sends = e.sends + 1,
+        send_after = greatest(now(), coalesce(e.retry_at, now()))
+            + make_interval(secs => least(:resend_after::float8 * 2 ^ least(e.sends, 20), 43200))
+    FROM sent
+    WHERE e.id = sent.id
+)
+INSERT INTO event_audit (event_id, from_status, to_status, actor)
+SELECT id, 'received', 'queued', 'relay' FROM sent WHERE status = 'received';
+
+-- name: claim_unsent(statuses, limit, lease)
+-- Takes up to `limit` events in `statuses` that are due for sending, for `lease` seconds; safe on any number of replicas.
+WITH due AS MATERIALIZED (
+    SELECT id FROM events
+    WHERE status = ANY(:statuses::text[]) AND status IN ('received', 'queued', 'retrying') AND send_after <= now()
+    LIMIT :limit
+    FOR UPDATE SKIP LOCKED
+)
+UPDATE events e
+SET send_after = now() + make_interval(secs => :lease)
+FROM due
+WHERE e.id = due.id
+RETURNING e.id, e.account, e.event_type;
+
+-- name: count_in_queue(limit)$
+-- How many unfinished events have a message in SQS, counted no further than `limit`.
+SELECT count(*) FROM (SELECT FROM events WHERE status IN ('queued', 'retrying') LIMIT :limit) AS counted;
+
+-- name: claim_event(id)^
+-- Locks one event for a worker, and reads all that a handler needs. `wait` is how many seconds its retry is still away.
+SELECT
+    e.account, e.notification_id, e.event_type, e.event_date, e.received_at, e.status, e.attempts, b.body,
+    extract(epoch FROM e.retry_at - clock_timestamp())::float8 AS wait
+FROM events e
+LEFT JOIN event_bodies b ON b.event_id = :id
+WHERE e.id = :id
+FOR UPDATE OF e;
+
+-- name: mark_processed(id, from_status)^
+-- Inside the worker's transaction: the event's effects and this status commit together. Returns the seconds since receipt.
+WITH changed AS (
+    UPDATE events
+    SET status = 'processed', attempts = attempts + 1, finished_at = clock_timestamp(), retry_at = NULL, last_error = NULL
+    WHERE id = :id
+    RETURNING id, attempts, finished_at, received_at
+), audit AS (
+    INSERT INTO event_audit (event_id, at, from_status, to_status, actor, attempt)
+    SELECT id, finished_at, :from_status, 'processed', 'worker', attempts FROM changed
+)
+SELECT extract(epoch FROM finished_at - received_at)::float8 AS seconds FROM changed;
+
+-- name: mark_retrying(reason, delay, resend_after, id, attempts, from_status)^
+-- A failed attempt with another to come, `delay` seconds from now. Guarded by the attempt's number: if the event moved on
+-- meanwhile, nothing changes and no row returns.
+WITH changed AS (
+    UPDATE events
+    SET status = 'retrying', attempts = attempts + 1, last_error = :reason,
+        retry_at = now() + make_interval(secs => :delay),
+        send_after = now() + make_interval(secs => :delay::float8 + :resend_after::float8)
+    WHERE id = :id AND attempts = :attempts AND status IN ('received', 'queued', 'retrying')
+    RETURNING id, attempts
+), audit AS (
+    INSERT INTO event_audit (event_id, from_status, to_status, actor, attempt, reason)
+    SELECT id, :from_status, 'retrying', 'worker', attempts, :reason FROM changed
+)
+SELECT attempts FROM changed;
+
+-- name: mark_dead(spent, detail, reason, id, attempts, from_status, actor)^
+-- An event given up, with the reason; its copy for the dead-letter queue is owed from now on. Guarded like mark_retrying.
+WITH changed AS (
+    UPDATE events
+    SET status = 'dead', attempts = attempts + :spent, last_error = :detail, dead_reason = :reason, retry_at = NULL,
+        finished_at = now(), dead_letter_sent_at = NULL
+    WHERE id = :id AND attempts = :attempts AND status IN ('received', 'queued', 'retrying')
+    RETURNING id, attempts
+), audit AS (
+    INSERT INTO event_audit (event_id, from_status, to_status, actor, attempt, reason)
+    SELECT id, :from_status, 'dead', :actor, attempts, :detail FROM changed
+)
+SELECT attempts FROM changed;
+
+-- name: revive_event(resend_after, id, actor, reason)^
+-- A dead event whose dead-letter copy came back to the queue by a redrive: it starts anew, with all its attempts.
+WITH changed AS (
+    UPDATE events
+    SET status = 'queued', attempts = 0, finished_at = NULL, retry_at = NULL, dead_reason = NULL,
+        dead_letter_sent_at = NULL,
+        send_after = now() + make_interval(secs => :resend_after)
+    WHERE id = :id AND status = 'dead'
+    RETURNING id
+), audit AS (
+    INSERT INTO event_audit (event_id, from_status, to_status, actor, reason)
+    SELECT id, 'dead', 'queued', :actor, :reason FROM changed
+)
+SELECT id FROM changed;
+
+-- name: states_of_events(ids)
+SELECT id, account, event_type, status, attempts, dead_reason, dead_letter_sent_at IS NOT NULL AS dead_letter_sent
+FROM events
+WHERE id = ANY(:ids::uuid[]);
+
+-- name: owed_dead_letters(grace, limit)
+-- Dead events whose copy has not reached the dead-letter queue within `grace` seconds of their death.
+SELECT id, account, event_type, dead_reason
+FROM events
+WHERE status = 'dead' AND dead_letter_sent_at IS NULL AND finished_at <= now() - make_interval(secs => :grace)
+ORDER BY finished_at
+LIMIT :limit;
+
+-- name: mark_dead_letter_sent(ids)!
+UPDATE events SET dead_letter_sent_at = now() WHERE id = ANY(:ids::uuid[]) AND status = 'dead';
+
+-- name: count_dead()$
+-- How many dead events have their copy in the dead-letter queue.
+SELECT count(*) FROM events WHERE status = 'dead' AND dead_letter_sent_at IS NOT NULL;
+
+-- name: backlog()^
+-- The size of the outbox, and the age of the oldest unfinished event in seconds (NULL when all have ended).
+SELECT
+    (SELECT count(*) FROM events WHERE status = 'received') AS outbox,
+    (SELECT extract(epoch FROM clock_timestamp() - received_at)::float8 FROM events
+     WHERE status IN ('received', 'queued', 'retrying') ORDER BY received_at LIMIT 1) AS oldest;
+
+-- name: audit_trail(id)
+SELECT at, from_status, to_status, actor, attempt, reason FROM event_audit WHERE event_id = :id ORDER BY at;

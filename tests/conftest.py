@@ -1,0 +1,150 @@
+"""The servers of a test session, and what each test gets of them: a fresh database, queues of its own.
+
+Where WEBHOOKD_TEST_DATABASE_URL, WEBHOOKD_TEST_REDIS_URL or WEBHOOKD_TEST_SQS_ENDPOINT_URL is set, that server is used.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import asyncpg
+import pytest
+import pytest_asyncio
+
+from tests.helpers.running import base_settings
+from webhookd.daemon import make_sqs
+from webhookd.dev.servers import Stack
+from webhookd.lifecycle import Watch
+from webhookd.metrics import Metrics
+from webhookd.settings import load
+from webhookd.store.database import migrate
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_environment() -> Iterator[None]:
+    """No setting of the developer's shell reaches a test, and no AWS call real credentials."""
+    patch = pytest.MonkeyPatch()
+    for name in [name for name in os.environ if name.startswith("WEBHOOKD_") and not name.startswith("WEBHOOKD_TEST_")]:
+        patch.delenv(name)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        patch.setenv(name, "test")
+    patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    for name in ("AWS_SESSION_TOKEN", "AWS_PROFILE", "AWS_REGION"):
+        patch.delenv(name, raising=False)
+    yield
+    patch.undo()
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory, _own_environment: None) -> Iterator[Stack]:
+    """The servers of the session."""
+    servers = Stack(
+        tmp_path_factory.mktemp("servers"),
+        database_url=os.environ.get("WEBHOOKD_TEST_DATABASE_URL"),
+        redis_url=os.environ.get("WEBHOOKD_TEST_REDIS_URL"),
+        sqs_endpoint_url=os.environ.get("WEBHOOKD_TEST_SQS_ENDPOINT_URL"),
+        durable=False,
+    )
+    servers.start()
+    yield servers
+    servers.stop()
+
+
+def _named(url: str, database: str) -> str:
+    return urlsplit(url)._replace(path=f"/{database}").geturl()
+
+
+@pytest.fixture(scope="session")
+def template(stack: Stack) -> Iterator[str]:
+    """The name of a migrated database that each test's database is a copy of."""
+    name = f"webhookd_template_{uuid.uuid4().hex[:8]}"
+
+    async def make() -> None:
+        server = await asyncpg.connect(stack.database_url)
+        await server.execute(f"CREATE DATABASE {name}")
+        await server.close()
+        await migrate(_named(stack.database_url, name))
+
+    async def drop() -> None:
+        server = await asyncpg.connect(stack.database_url)
+        await server.execute(f"DROP DATABASE {name} WITH (FORCE)")
+        await server.close()
+
+    asyncio.run(make())
+    yield name
+    asyncio.run(drop())
+
+
+@pytest_asyncio.fixture
+async def database_url(stack: Stack, template: str) -> AsyncIterator[str]:
+    """A fresh, migrated database."""
+    name = f"webhookd_{uuid.uuid4().hex[:12]}"
+    server = await asyncpg.connect(stack.database_url)
+    await server.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+    url = _named(stack.database_url, name)
+    connection = await asyncpg.connect(url)
+    # The copy would share its template's identity, and with it the Redis keys of every other test.
+    await connection.execute("UPDATE instance SET id = gen_random_uuid()")
+    await connection.close()
+    yield url
+    await server.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    await server.close()
+
+
+@pytest_asyncio.fixture
+async def connection(database_url: str) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
+    """A connection to the test's database."""
+    connection = await asyncpg.connect(database_url)
+    yield connection
+    await connection.close()
+
+
+@dataclass(slots=True, frozen=True)
+class Servers:
+    """What a daemon under test connects to: its own database and queues."""
+
+    database_url: str
+    redis_url: str
+    sqs_endpoint_url: str
+    queue: str
+    dead_letter_queue: str
+    folder: Path
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """As environment variables' names and values, with the rest of what a test's daemon needs."""
+        return {
+            **base_settings(),
+            "WEBHOOKD_DATABASE_URL": self.database_url,
+            "WEBHOOKD_REDIS_URL": self.redis_url,
+            "WEBHOOKD_SQS_ENDPOINT_URL": self.sqs_endpoint_url,
+            "WEBHOOKD_SQS_QUEUE": self.queue,
+            "WEBHOOKD_SQS_DEAD_LETTER_QUEUE": self.dead_letter_queue,
+        }
+
+
+@pytest_asyncio.fixture
+async def servers(stack: Stack, database_url: str, tmp_path: Path) -> Servers:
+    """A database of its own, and a queue with its dead-letter queue."""
+    name = f"test-{uuid.uuid4().hex[:12]}"
+    found = Servers(
+        database_url=database_url,
+        redis_url=stack.redis_url,
+        sqs_endpoint_url=stack.sqs_endpoint_url,
+        queue=name,
+        dead_letter_queue=f"{name}-dead",
+        folder=tmp_path,
+    )
+    settings = load(**{key.removeprefix("WEBHOOKD_").lower(): value for key, value in found.settings.items()})
+    sqs = make_sqs(settings, Metrics(), Watch())
+    await sqs.start()
+    await sqs.create_queues(max_receive_count=settings.max_attempts + 5)
+    await sqs.stop()
+    return found

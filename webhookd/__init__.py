@@ -1,0 +1,10 @@
+"""webhookd: Authorize.Net webhooks, durable before the 200, each one's effects exactly once.
+
+What users' handler modules import: `from webhookd import on, Event, Retryable, Permanent`.
+"""
+
+from webhookd.errors import Permanent, Retryable
+from webhookd.event import Event
+from webhookd.process.handlers import on
+
+__all__ = ["Event", "Permanent", "Retryable", "on"]

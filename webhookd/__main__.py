@@ -1,0 +1,5 @@
+"""`python -m webhookd`."""
+
+from webhookd.cli import main
+
+main()

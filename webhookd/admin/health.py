@@ -1,0 +1,42 @@
+"""Health: liveness (the loop turns), readiness (webhooks can be taken), and each dependency's state."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any, Protocol
+
+
+class Dependency(Protocol):
+    """What a health report asks of a dependency's gateway."""
+
+    up: bool
+    problem: str | None
+
+
+@dataclass(slots=True)
+class Health:
+    """What the daemon knows of itself; `stopping` is set when shutdown begins."""
+
+    postgresql: Dependency
+    redis: Dependency
+    sqs: Dependency
+    stopping: bool = False
+
+    @property
+    def ready(self) -> bool:
+        """Whether webhooks can be taken: PostgreSQL answers with the right schema, and no shutdown has begun."""
+        return self.postgresql.up and not self.stopping
+
+    def report(self) -> dict[str, Any]:
+        """JSON: status ("ok", "degraded": slower or queueing, "unavailable": refusing webhooks), and each dependency."""
+        dependencies = {"postgresql": self.postgresql, "redis": self.redis, "sqs": self.sqs}
+        status = "unavailable" if not self.ready else "ok" if all(d.up for d in dependencies.values()) else "degraded"
+        return {
+            "status": status,
+            "version": version("webhookd"),
+            "stopping": self.stopping,
+            "dependencies": {
+                name: {"up": d.up} if d.up else {"up": False, "problem": d.problem} for name, d in dependencies.items()
+            },
+        }

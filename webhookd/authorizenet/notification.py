@@ -1,0 +1,141 @@
+"""A notification's envelope, as far as the receiver stores it in columns, and the provider's event types."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+
+from webhookd.errors import UnusableError
+
+EVENT_TYPES: tuple[str, ...] = tuple(
+    f"net.authorize.{name}"
+    for name in (
+        "payment.authorization.created",
+        "payment.authcapture.created",
+        "payment.capture.created",
+        "payment.priorAuthCapture.created",
+        "payment.refund.created",
+        "payment.void.created",
+        "payment.fraud.held",
+        "payment.fraud.approved",
+        "payment.fraud.declined",
+        "customer.created",
+        "customer.updated",
+        "customer.deleted",
+        "customer.paymentProfile.created",
+        "customer.paymentProfile.updated",
+        "customer.paymentProfile.deleted",
+        "customer.subscription.created",
+        "customer.subscription.updated",
+        "customer.subscription.suspended",
+        "customer.subscription.terminated",
+        "customer.subscription.cancelled",
+        "customer.subscription.expiring",
+        "customer.subscription.failed",
+        "customer.subscription.expired",
+    )
+)
+_KNOWN = frozenset(EVENT_TYPES)
+_LONGEST = 200  # characters, of any text in a column: a longer one could not stand in an index
+
+
+def label(event_type: str) -> str:
+    """`event_type` for a metric: unknown types share the value "other", so that nobody can make labels at will."""
+    return event_type if event_type in _KNOWN else "other"
+
+
+@dataclass(slots=True, frozen=True)
+class Notification:
+    """What stands in the columns of `events`; all but the first two may be missing."""
+
+    notification_id: str  # lower case
+    event_type: str
+    event_date: datetime | None  # UTC
+    webhook_id: str | None
+    entity_name: str | None
+    entity_id: str | None
+    invoice_number: str | None
+    merchant_reference: str | None
+    content_hash: bytes | None  # 16 bytes; None where date or payload is missing
+
+
+def parse(body: bytes, account: str) -> Notification:
+    """The envelope of an authentic body. Raises UnusableError, and nothing else, whatever the bytes are.
+
+    Needs `notificationId` and `eventType`; a field beside them that is odd counts as missing.
+    """
+    try:
+        envelope = orjson.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise UnusableError("not_json", "the body is not JSON") from error
+    if not isinstance(envelope, dict):
+        raise UnusableError("not_object", "the body is JSON, but no object")
+    notification_id = _required(envelope, "notificationId", "no_notification_id").lower()
+    event_type = _required(envelope, "eventType", "no_event_type")
+    if len(notification_id) > _LONGEST:  # lower-casing can lengthen
+        raise UnusableError("unstorable", "notificationId is too long")
+    raw_payload = envelope.get("payload")
+    payload: dict[str, Any] = raw_payload if isinstance(raw_payload, dict) else {}
+    return Notification(
+        notification_id=notification_id,
+        event_type=event_type,
+        event_date=_date(envelope.get("eventDate")),
+        webhook_id=_text(envelope.get("webhookId")),
+        entity_name=_text(payload.get("entityName")),
+        entity_id=_text(payload.get("id")),
+        invoice_number=_text(payload.get("invoiceNumber")),
+        merchant_reference=_text(payload.get("merchantReferenceId")),
+        content_hash=_content_hash(account, event_type, envelope.get("eventDate"), payload),
+    )
+
+
+def _required(envelope: dict[str, Any], name: str, reason: str) -> str:
+    value = envelope.get(name)
+    if not isinstance(value, str) or not value.strip():
+        raise UnusableError(reason, f"{name} is missing, empty or not text")
+    value = value.strip()
+    if len(value) > _LONGEST or "\x00" in value:
+        raise UnusableError("unstorable", f"{name} is longer than {_LONGEST} characters, or holds U+0000")
+    return value
+
+
+def _text(value: object) -> str | None:
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    if not isinstance(value, str) or not value or len(value) > _LONGEST or "\x00" in value:
+        return None
+    return value
+
+
+def _date(value: object) -> datetime | None:
+    """An ISO date with any number of fractional digits; without a zone it is UTC, as the provider's history is."""
+    if not isinstance(value, str):
+        return None
+    try:
+        date = datetime.fromisoformat(value.strip())
+        return date.replace(tzinfo=UTC) if date.tzinfo is None else date.astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None
+
+
+def _content_hash(account: str, event_type: str, date: object, payload: dict[str, Any]) -> bytes | None:
+    if not payload or not isinstance(date, str) or not date:
+        return None  # too little to tell two events apart
+    # A list, serialised, frames its parts without ambiguity; sorted keys make the payload canonical.
+    try:
+        canonical = orjson.dumps([account, event_type, date, payload], option=orjson.OPT_SORT_KEYS)
+    except TypeError:
+        return None  # nested deeper than orjson writes, though it reads it
+    return hashlib.blake2b(canonical, digest_size=16).digest()
+
+
+def age_problem(event_date: datetime | None, now: datetime, max_age: float, max_skew: float) -> str | None:
+    """Why a date is outside the window: "too_old" or "in_the_future" (seconds), or None. A missing date is inside."""
+    if event_date is None:
+        return None
+    age = (now - event_date).total_seconds()
+    return "too_old" if age > max_age else "in_the_future" if age < -max_skew else None

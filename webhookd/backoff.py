@@ -1,0 +1,41 @@
+"""Exponential backoff with full jitter: the delay is drawn from 0 to the cap of its attempt.
+
+Full jitter spreads the clients that failed together; see the AWS Architecture Blog, "Exponential Backoff And Jitter".
+"""
+
+from __future__ import annotations
+
+import random
+
+
+def ceiling(attempt: int, base: float, cap: float) -> float:
+    """The longest delay after `attempt` failures (1 at the first), in seconds: base × 2^(attempt − 1), at most `cap`."""
+    return min(cap, base * 2.0 ** min(attempt - 1, 60))
+
+
+def full_jitter(attempt: int, base: float, cap: float) -> float:
+    """A delay in seconds after `attempt` failures, uniform from 0 to its ceiling."""
+    return random.uniform(0, ceiling(attempt, base, cap))
+
+
+class Reconnect:
+    """The pause between tries at a dependency that is away: grows with each failure, starts anew after a success."""
+
+    def __init__(self, base: float = 0.2, cap: float = 10.0) -> None:
+        self._base = base
+        self._cap = cap
+        self._failures = 0
+
+    @property
+    def failing(self) -> bool:
+        """True from a failure until the next success."""
+        return self._failures > 0
+
+    def failed(self) -> float:
+        """Counts a failure; returns the seconds to wait, never less than half the base, so that no loop spins."""
+        self._failures += 1
+        return max(self._base / 2, full_jitter(self._failures, self._base, self._cap))
+
+    def succeeded(self) -> None:
+        """Forgets the failures."""
+        self._failures = 0

@@ -1,0 +1,115 @@
+"""Group work without a timer: while one batch is being flushed, the next one gathers.
+
+Under light load an item is flushed alone and at once; under heavy load batches grow by themselves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+from webhookd.errors import OverloadedError, WebhookdError
+from webhookd.logs import logger
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Batcher(Generic[T, R]):
+    """Hands items to `flush` in batches, on `workers` concurrent tasks.
+
+    `flush` gets at most `max_batch` items and returns one result for each, in order; a result that is an exception is
+    raised to that item's waiter alone, and an exception that `flush` raises goes to every waiter of the batch.
+    More than `max_pending` items waiting raise OverloadedError at the call that would add one.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        flush: Callable[[list[T]], Awaitable[Sequence[R | BaseException]]],
+        *,
+        max_batch: int,
+        max_pending: int,
+        workers: int = 1,
+    ) -> None:
+        self.name = name
+        self._flush = flush
+        self._max_batch = max_batch
+        self._max_pending = max_pending
+        self._workers = workers
+        self._items: deque[tuple[T, asyncio.Future[R] | None]] = deque()
+        self._arrived = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._stopping = False
+
+    @property
+    def pending(self) -> int:
+        """How many items wait for a batch; those being flushed are not counted."""
+        return len(self._items)
+
+    @property
+    def full(self) -> bool:
+        """Whether the next item would be refused."""
+        return self._stopping or len(self._items) >= self._max_pending
+
+    def submit(self, item: T) -> asyncio.Future[R]:
+        """Adds `item`; the future gets its result. Raises OverloadedError when full or stopping."""
+        future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
+        self._add(item, future)
+        return future
+
+    def post(self, item: T) -> None:
+        """Adds `item` with nobody waiting; a failure is logged. Raises OverloadedError when full or stopping."""
+        self._add(item, None)
+
+    def _add(self, item: T, future: asyncio.Future[R] | None) -> None:
+        if self.full:
+            raise OverloadedError(f"{self.name}: {len(self._items)} items are pending")
+        self._items.append((item, future))
+        self._arrived.set()
+
+    async def start(self) -> None:
+        """Starts the flushing tasks; a second call does nothing."""
+        if not self._tasks:
+            self._stopping = False
+            self._tasks = [
+                asyncio.create_task(self._run(), name=f"batcher {self.name} {n}") for n in range(self._workers)
+            ]
+
+    async def stop(self) -> None:
+        """Refuses new items, flushes what is pending, and returns when all of it ended; before start or twice is fine."""
+        self._stopping = True
+        self._arrived.set()
+        tasks, self._tasks = self._tasks, []
+        if tasks:
+            await asyncio.gather(*tasks)
+
+    async def _run(self) -> None:
+        items = self._items
+        while True:
+            if not items:
+                if self._stopping:
+                    return
+                self._arrived.clear()
+                await self._arrived.wait()
+                continue
+            batch = [items.popleft() for _ in range(min(len(items), self._max_batch))]
+            await self._flush_batch(batch)
+
+    async def _flush_batch(self, batch: list[tuple[T, asyncio.Future[R] | None]]) -> None:
+        outcome: Sequence[R | BaseException]
+        try:
+            outcome = await self._flush([item for item, _ in batch])
+        except Exception as error:  # noqa: BLE001  whatever it is, the waiters must hear of it
+            outcome = [error] * len(batch)
+            if not isinstance(error, WebhookdError):
+                logger.exception("batch failed", batcher=self.name, items=len(batch))
+        for (_, future), result in zip(batch, outcome, strict=True):
+            if future is None or future.done():  # done: its waiter was cancelled meanwhile
+                continue
+            if isinstance(result, BaseException):
+                future.set_exception(result)
+            else:
+                future.set_result(result)

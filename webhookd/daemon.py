@@ -1,0 +1,235 @@
+"""The daemon: the one place where the parts are put together, started in order, and stopped in the reverse of it."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+
+from aiohttp import web
+
+from webhookd.admin.app import admin_app
+from webhookd.admin.health import Health
+from webhookd.authorizenet.signature import fingerprint
+from webhookd.errors import SettingsError
+from webhookd.lifecycle import Loop, Part, Watch
+from webhookd.logs import logger
+from webhookd.metrics import Metrics
+from webhookd.process import handlers
+from webhookd.process.handlers import Registration, Registry
+from webhookd.process.timeline import keep_timeline
+from webhookd.process.worker import Limits, Worker
+from webhookd.queue.acks import Acks
+from webhookd.queue.dead_letters import DeadLetters
+from webhookd.queue.leases import Leases
+from webhookd.queue.poller import Poller
+from webhookd.queue.relay import Relay
+from webhookd.queue.sqs import Sqs
+from webhookd.receive.app import PublicApp
+from webhookd.receive.intake import Intake
+from webhookd.settings import Role, Settings
+from webhookd.store.claims import Claims
+from webhookd.store.database import Database
+from webhookd.store.events import EventStore
+
+_BACKLOG_EVERY = 5.0
+
+
+class Daemon:
+    """One process: `start` returns when it serves, `stop` when everything it accepted is safe and it holds nothing."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self.metrics = metrics = Metrics()
+        self.watch = watch = Watch()
+        roles = settings.roles
+        self.database = Database(
+            settings.database_url.get_secret_value(),
+            short=settings.short_pool,
+            work=settings.concurrency if Role.WORK in roles else 1,
+            command_timeout=settings.handler_timeout,
+            metrics=metrics,
+            watch=watch,
+        )
+        self.store = EventStore(self.database)
+        self.claims = Claims(
+            settings.redis_url.get_secret_value(),
+            instance=lambda: self.database.instance,
+            dedupe_ttl=settings.dedupe_ttl,
+            claim_ttl=settings.handler_timeout + 30,
+            metrics=metrics,
+            watch=watch,
+        )
+        self.sqs = make_sqs(settings, metrics, watch)
+        self.health = Health(self.database, self.claims, self.sqs)
+        self._runners: list[web.AppRunner] = []
+        self._stack = AsyncExitStack()
+        self._intake: Intake | None = None
+        self._poller: Poller | None = None
+        # The order of starting: what a part needs comes before it.
+        self._parts: list[Part] = [self.database, self.claims, self.sqs]
+        relay = None
+        if Role.RELAY in roles:
+            relay = Relay(
+                self.store,
+                self.sqs,
+                window=settings.relay_window,
+                resend_after=settings.resend_after,
+                metrics=metrics,
+                watch=watch,
+            )
+            self._parts.append(relay)
+        dead_letters = DeadLetters(self.store, self.sqs, metrics=metrics, watch=watch, reads=Role.RELAY in roles)
+        self._parts.append(dead_letters)
+        if Role.WORK in roles:
+            self._add_workers(dead_letters)
+        if Role.RECEIVE in roles:
+            self._intake = Intake(
+                self.store,
+                self.claims,
+                self.database,
+                relay,
+                keys=settings.keys_by_account,
+                max_pending=settings.max_pending,
+                commit_timeout=settings.commit_timeout,
+                max_event_age=settings.max_event_age,
+                max_clock_skew=settings.max_clock_skew,
+                metrics=metrics,
+            )
+            self._parts.append(self._intake)
+            for account, keys in settings.keys_by_account.items():
+                for key in keys:
+                    metrics.key_last_used.labels(account, fingerprint(key)).set(0)
+        self._parts.append(Loop("backlog gauge", self._measure_backlog, watch, every=_BACKLOG_EVERY))
+
+    def _add_workers(self, dead_letters: DeadLetters) -> None:
+        settings, metrics, watch = self._settings, self.metrics, self.watch
+        leases = Leases(self.sqs, visibility_timeout=settings.visibility_timeout, metrics=metrics, watch=watch)
+        acks = Acks(self.sqs, metrics=metrics)
+        limits = Limits(
+            handler_timeout=settings.handler_timeout,
+            max_attempts=settings.max_attempts,
+            retry_base=settings.retry_base,
+            retry_cap=settings.retry_cap,
+            resend_after=settings.resend_after,
+        )
+        registry = Registry([Registration("*", keep_timeline), *handlers.registered])
+        worker = Worker(
+            self.database,
+            self.store,
+            self.claims,
+            leases,
+            acks,
+            dead_letters,
+            registry,
+            limits,
+            metrics=metrics,
+        )
+        self._poller = Poller(
+            self.sqs,
+            worker.work,
+            able=lambda: self.database.up,
+            concurrency=settings.concurrency,
+            pollers=settings.pollers,
+            watch=watch,
+        )
+        # Leases stop after the acks are flushed, and both after the pollers returned.
+        self._parts += [leases, acks, self._poller]
+
+    async def start(self) -> None:
+        """Starts every part, and both listeners. Raises SettingsError where an address cannot be had."""
+        settings = self._settings
+        await self._listen("WEBHOOKD_ADMIN_LISTEN", settings.admin_address, admin_app(self.health, self.metrics))
+        for part in self._parts:
+            await part.start()
+            self._stack.push_async_callback(part.stop)
+        if self._intake is not None:
+            public = PublicApp(
+                self._intake,
+                max_body_bytes=settings.max_body_bytes,
+                body_timeout=settings.body_timeout,
+                retry_after=settings.retry_after,
+                metrics=self.metrics,
+            )
+            await self._listen("WEBHOOKD_LISTEN", settings.public_address, public.app())
+        logger.info("serving", **settings.redacted())
+
+    async def _listen(self, setting: str, address: tuple[str, int], app: web.Application) -> None:
+        # access_log: a line for each request costs more than the request. keepalive: longer than a proxy's idle timeout.
+        runner = web.AppRunner(
+            app, access_log=None, keepalive_timeout=75.0, shutdown_timeout=self._settings.commit_timeout + 1
+        )
+        await runner.setup()
+        host, port = address
+        try:
+            await web.TCPSite(runner, host, port, backlog=1024).start()
+        except (OSError, socket.gaierror) as error:
+            await runner.cleanup()
+            raise SettingsError(
+                f"{setting}: cannot listen on {host}:{port} ({error.strerror or error}); free it, or set another address"
+            ) from error
+        self._runners.append(runner)
+
+    async def stop(self) -> None:
+        """Readiness off, stop accepting, finish what was accepted, drain the workers, flush, let go."""
+        if self.health.stopping:
+            return
+        started = time.monotonic()
+        self.health.stopping = True
+        logger.info("stopping")
+        if self._intake is not None:
+            self._intake.refuse()
+        for runner in self._runners[1:]:
+            await runner.cleanup()
+        if self._poller is not None:
+            # Some of the grace is for what comes after the workers: flushing, and closing.
+            await self._poller.stop(max(self._settings.shutdown_grace - (time.monotonic() - started) - 5.0, 1.0))
+        await self._stack.aclose()
+        for runner in self._runners[:1]:
+            await runner.cleanup()
+        self._runners.clear()
+        logger.info("stopped", seconds=round(time.monotonic() - started, 3))
+
+    async def _measure_backlog(self) -> None:
+        outbox, oldest = await self.store.backlog()
+        self.metrics.outbox_pending.set(outbox)
+        self.metrics.oldest_unfinished.set(oldest)
+
+
+def make_sqs(settings: Settings, metrics: Metrics, watch: Watch) -> Sqs:
+    """The SQS gateway that the settings describe."""
+    return Sqs(
+        queue=settings.sqs_queue,
+        dead_letter_queue=settings.sqs_dead_letter_queue,
+        endpoint_url=settings.sqs_endpoint_url,
+        region=settings.sqs_region,
+        pollers=settings.pollers,
+        wait=settings.sqs_wait,
+        visibility_timeout=settings.visibility_timeout,
+        metrics=metrics,
+        watch=watch,
+    )
+
+
+async def serve(settings: Settings, *, started: Callable[[Daemon], None] | None = None) -> int:
+    """Runs a daemon until SIGTERM or SIGINT; returns the exit code: 1 where one of its parts broke."""
+    handlers.load(settings.handlers)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    daemon = Daemon(settings)
+    try:
+        await daemon.start()
+        if started is not None:
+            started(daemon)
+        waits = [asyncio.ensure_future(event.wait()) for event in (stop, daemon.watch.broken)]
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
+    finally:
+        await daemon.stop()
+    return 1 if daemon.watch.broken.is_set() else 0

@@ -1,0 +1,265 @@
+"""Sample traffic: notifications as Authorize.Net makes them, signed, sent over HTTP, and counted.
+
+The shapes follow the provider's captured notifications; amounts keep their two decimals on the wire, as the provider's do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fnmatch
+import random
+import re
+import time
+import uuid
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import aiohttp
+import orjson
+
+from webhookd.authorizenet.notification import EVENT_TYPES
+from webhookd.authorizenet.signature import sign
+from webhookd.errors import SettingsError
+
+_PREFIX = "net.authorize."
+_FRAUD = [{"fraudFilter": "Shipping-Billing Mismatch Filter", "fraudAction": "authAndHold"}]
+_SUBSCRIPTION_STATUS = {
+    "suspended": "suspended",
+    "failed": "suspended",
+    "terminated": "terminated",
+    "cancelled": "canceled",
+    "expired": "expired",
+}
+_MONEY = re.compile(rb'"\$([0-9.]+)"')
+
+
+def matching_types(pattern: str) -> list[str]:
+    """The event types that `pattern` names: `all`, a full name, one without `net.authorize.`, or one with `*`.
+
+    A name that is not on the provider's list is taken as it stands when it is complete: types come that nobody knows.
+    Raises SettingsError where nothing matches.
+    """
+    if pattern == "all":
+        return list(EVENT_TYPES)
+    full = pattern if pattern.startswith(_PREFIX) else _PREFIX + pattern
+    if found := [name for name in EVENT_TYPES if fnmatch.fnmatchcase(name, full)]:
+        return found
+    if pattern.startswith(_PREFIX) and "*" not in pattern:
+        return [pattern]
+    raise SettingsError(f"no event type matches {pattern!r}; known are: all, {', '.join(EVENT_TYPES)}")
+
+
+@dataclass(slots=True, frozen=True)
+class Sample:
+    """One notification: its type, its ids, and the exact bytes."""
+
+    event_type: str
+    notification_id: str
+    entity_id: str
+    body: bytes
+
+
+def sample(event_type: str, number: int, when: datetime | None = None) -> Sample:
+    """A notification of `event_type`; `number` makes its entity, so that types with one number tell one story."""
+    when = when or datetime.now(UTC)
+    notification_id = str(uuid.uuid4())
+    payload = _payload(event_type.removeprefix(_PREFIX), number)
+    body = {
+        "notificationId": notification_id,
+        "eventType": event_type,
+        # The provider gives seven fractional digits.
+        "eventDate": when.strftime("%Y-%m-%dT%H:%M:%S.%f") + "1Z",
+        "webhookId": "e6b3764d-5677-4fb1-a929-2e25a02f3073",
+        "payload": payload,
+    }
+    raw = _MONEY.sub(rb"\1", orjson.dumps(body))
+    return Sample(event_type, notification_id, payload["id"], raw)
+
+
+def _money(amount: Decimal) -> str:
+    return f"${amount:.2f}"  # unquoted again in the finished body
+
+
+def _payload(kind: str, number: int) -> dict[str, Any]:
+    amount = _money(Decimal(number % 500) + Decimal("1.10"))
+    customer, profile = 1_811_000_000 + number, 1_806_000_000 + number
+    if kind.startswith("customer.subscription."):
+        return _subscription(kind.rpartition(".")[2], number, amount, customer, profile)
+    if kind.startswith("customer.paymentProfile."):
+        fields = {"customerProfileId": customer, "entityName": "customerPaymentProfile", "id": str(profile)}
+        return fields if kind.endswith("deleted") else {"customerType": "individual", **fields}
+    if kind.startswith("customer."):
+        named = {"entityName": "customerProfile", "id": str(customer)}
+        if kind.endswith("deleted"):
+            return named
+        profiles = [{"customerType": "individual", "id": str(profile)}]
+        return {"paymentProfiles": profiles, "merchantCustomerId": f"SUB_{number:03d}", **named}
+    payload: dict[str, Any] = {"responseCode": 1, "authCode": "P1XHLC", "avsResponse": "Y", "authAmount": amount}
+    transaction = 60_000_000_000 + number * 10
+    if kind == "payment.fraud.held":
+        reference = str(336_000 + number)
+        payload |= {
+            "responseCode": 4,
+            "fraudList": _FRAUD,
+            "merchantReferenceId": reference,
+            "invoiceNumber": reference,
+        }
+    elif kind in ("payment.void.created", "payment.refund.created"):
+        del payload["authCode"]
+    # Authorised-then-captured, captured at once, refunded, held: each a transaction of its own.
+    story = {
+        "payment.authcapture.created": 1,
+        "payment.void.created": 1,
+        "payment.refund.created": 2,
+        "payment.fraud.held": 3,
+        "payment.fraud.approved": 3,
+        "payment.fraud.declined": 4,
+        "payment.capture.created": 5,
+    }
+    return {**payload, "entityName": "transaction", "id": str(transaction + story.get(kind, 0))}
+
+
+def _subscription(kind: str, number: int, amount: str, customer: int, profile: int) -> dict[str, Any]:
+    payload: dict[str, Any] = {
+        "name": f"Subscription {number}",
+        "amount": amount,
+        "status": _SUBSCRIPTION_STATUS.get(kind, "active"),
+        "profile": {"customerProfileId": customer, "customerPaymentProfileId": profile},
+        "entityName": "subscription",
+        "id": str(4_415_000 + number),
+    }
+    if kind == "failed":
+        payload["transactionDetails"] = {
+            "transId": 60_000_000_000 + number * 10,
+            "error": "This transaction has been declined.",
+            "submitTimeUTC": "2021-04-09T09:29:27.257",
+        }
+    return payload
+
+
+def stream(
+    event_types: Sequence[str], count: int, *, duplicates: float = 0.0, out_of_order: bool = False, first: int = 1
+) -> list[Sample]:
+    """`count` notifications over `event_types` in turn; `duplicates` (0 to 1) of them repeat an earlier one's bytes.
+
+    Types go round with one entity a round, dated a millisecond apart; `out_of_order` shuffles the sending, not the dates.
+    """
+    repeats = min(round(count * duplicates), max(count - 1, 0))
+    began = datetime.now(UTC) - timedelta(milliseconds=count)
+    samples = [
+        sample(event_types[n % len(event_types)], first + n // len(event_types), began + timedelta(milliseconds=n))
+        for n in range(count - repeats)
+    ]
+    if out_of_order:
+        random.shuffle(samples)
+    for _ in range(repeats):
+        at = random.randrange(len(samples))
+        samples.insert(random.randint(at + 1, len(samples)), samples[at])
+    return samples
+
+
+@dataclass(slots=True, frozen=True)
+class Answer:
+    """What the receiver said: `status` 0 where there was no answer; `outcome` and `id` from its body."""
+
+    sample: Sample
+    status: int
+    outcome: str
+    id: str | None
+    seconds: float
+
+
+@dataclass(slots=True)
+class Summary:
+    """Counts and times of what was sent."""
+
+    seconds: float = 0.0
+    outcomes: Counter[str] = field(default_factory=Counter)
+    latencies: list[float] = field(default_factory=list)
+
+    def add(self, answer: Answer) -> None:
+        """Counts one answer."""
+        self.outcomes[answer.outcome if answer.status == 200 else f"{answer.status or 'no answer'} {answer.outcome}"] += 1
+        if answer.status:
+            self.latencies.append(answer.seconds)
+
+    @property
+    def failed(self) -> int:
+        """How many were not answered 200."""
+        good = ("accepted", "duplicate", "quarantined")
+        return sum(count for outcome, count in self.outcomes.items() if outcome not in good)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For `--json`; latencies in milliseconds."""
+        ordered = sorted(self.latencies)
+        return {
+            "sent": self.outcomes.total(),
+            "seconds": round(self.seconds, 3),
+            "per_second": round(self.outcomes.total() / self.seconds, 1) if self.seconds else None,
+            "outcomes": dict(self.outcomes),
+            "latency_ms": {
+                name: round(ordered[min(int(len(ordered) * part), len(ordered) - 1)] * 1000, 2)
+                for name, part in (("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("max", 1.0))
+                if ordered
+            },
+        }
+
+
+async def post(
+    session: aiohttp.ClientSession, url: str, sent: Sample, *, key: str | None = None, signature: str | None = None
+) -> Answer:
+    """Sends one notification as the provider does, signed with `key`, or carrying `signature` as it is."""
+    headers = {"Content-Type": "application/json", "X-ANET-Signature": signature or sign(sent.body, key or "")}
+    started = time.perf_counter()
+    try:
+        async with session.post(url, data=sent.body, headers=headers, expect100=True) as response:
+            fields = orjson.loads(await response.read())
+            outcome = str(fields.get("status") if response.status == 200 else fields.get("detail", ""))
+            return Answer(sent, response.status, outcome, fields.get("id"), time.perf_counter() - started)
+    except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+        return Answer(sent, 0, type(error).__name__, None, time.perf_counter() - started)
+
+
+async def send(
+    samples: Iterable[Sample],
+    url: str,
+    key: str,
+    *,
+    rate: float | None = None,
+    connections: int = 16,
+    answered: Callable[[Answer], None] | None = None,
+) -> Summary:
+    """Sends `samples` in order over `connections`, at most `rate` a second; calls `answered` for each."""
+    summary = Summary()
+    queue = _paced(samples, rate)
+    started = time.perf_counter()
+
+    async def sender(session: aiohttp.ClientSession) -> None:
+        while True:
+            async with turn:
+                following = await anext(queue, None)
+            if following is None:
+                return
+            answer = await post(session, url, following, key=key)
+            summary.add(answer)
+            if answered is not None:
+                answered(answer)
+
+    turn = asyncio.Lock()
+    connector = aiohttp.TCPConnector(limit=connections)
+    async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=30)) as session:
+        await asyncio.gather(*(sender(session) for _ in range(connections)))
+    summary.seconds = time.perf_counter() - started
+    return summary
+
+
+async def _paced(samples: Iterable[Sample], rate: float | None) -> AsyncIterator[Sample]:
+    started = time.perf_counter()
+    for number, following in enumerate(samples):
+        if rate:
+            await asyncio.sleep(max(0.0, started + number / rate - time.perf_counter()))
+        yield following

@@ -1,0 +1,214 @@
+"""The doctor: checks every setting and dependency, and says of each what it found and what to do."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import socket
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any
+
+import asyncpg
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from webhookd.daemon import make_sqs
+from webhookd.errors import SettingsError, WebhookdError
+from webhookd.lifecycle import Watch
+from webhookd.logs import where
+from webhookd.metrics import Metrics
+from webhookd.process import handlers
+from webhookd.settings import Settings
+from webhookd.store.database import MIGRATIONS
+from webhookd.store.queries import queries
+
+_OLDEST_POSTGRESQL = 140000
+_CLOCK_TOLERANCE = 5.0  # seconds
+
+
+class Verdict(StrEnum):
+    """How a check ended. Only `failed` makes the command fail."""
+
+    OK = "ok"
+    WARNING = "warning"
+    FAILED = "failed"
+
+
+@dataclass(slots=True, frozen=True)
+class Finding:
+    """One check: what was looked at, how it is, and what to do where it is not well."""
+
+    check: str
+    verdict: Verdict
+    detail: str
+
+    def as_dict(self) -> dict[str, str]:
+        """For `--json`."""
+        return asdict(self)
+
+
+async def examine(settings: Settings) -> AsyncIterator[Finding]:
+    """Every check, as each one ends. Changes nothing in any dependency but one Redis key, which it removes."""
+    for finding in _settings(settings):
+        yield finding
+    checks: tuple[tuple[str, Callable[[Settings], Awaitable[list[Finding]]]], ...] = (
+        ("postgresql", _postgresql),
+        ("redis", _redis),
+        ("sqs", _sqs),
+    )
+    for name, check in checks:
+        try:
+            async with asyncio.timeout(15):
+                findings = await check(settings)
+        except (OSError, TimeoutError, RedisError, WebhookdError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            reason = str(error) if isinstance(error, WebhookdError) else where(error)
+            findings = [Finding(name, Verdict.FAILED, f"does not answer ({reason}): check {_URLS[name]}")]
+        for finding in findings:
+            yield finding
+
+
+_URLS = {
+    "postgresql": "WEBHOOKD_DATABASE_URL, the network, and that the role may connect",
+    "redis": "WEBHOOKD_REDIS_URL and the network; webhookd works without it, only slower",
+    "sqs": "WEBHOOKD_SQS_QUEUE, WEBHOOKD_SQS_DEAD_LETTER_QUEUE, WEBHOOKD_SQS_ENDPOINT_URL, and the AWS region and credentials",
+}
+
+
+def _settings(settings: Settings) -> list[Finding]:
+    findings = [Finding("settings", Verdict.OK, "valid")]
+    for account, keys in settings.keys_by_account.items():
+        for key in keys:
+            well_formed = len(key) == 128 and all(c in "0123456789abcdefABCDEF" for c in key)
+            findings.append(
+                Finding(f"signature key of {account}", Verdict.OK, "128 hexadecimal digits")
+                if well_formed
+                else Finding(
+                    f"signature key of {account}",
+                    Verdict.WARNING,
+                    f"{len(key)} characters; Authorize.Net's Signature Key has 128 hexadecimal digits: copy it whole",
+                )
+            )
+    try:
+        handlers.load(settings.handlers)
+        detail = f"{len(handlers.registered)} registered" if settings.handlers else "none: only the timeline is kept"
+        findings.append(Finding("handlers", Verdict.OK, detail))
+    except SettingsError as error:
+        findings.append(Finding("handlers", Verdict.FAILED, str(error)))
+    for name, address in (("WEBHOOKD_LISTEN", settings.public_address), ("WEBHOOKD_ADMIN_LISTEN", settings.admin_address)):
+        findings.append(_address(name, address))
+    importlib.invalidate_caches()
+    return findings
+
+
+def _address(name: str, address: tuple[str, int]) -> Finding:
+    host, port = address
+    with contextlib.closing(socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(address)
+        except OSError as error:
+            return Finding(name, Verdict.WARNING, f"{host}:{port}: {error.strerror}; fine where webhookd is running now")
+    return Finding(name, Verdict.OK, f"{host}:{port} is free")
+
+
+async def _postgresql(settings: Settings) -> list[Finding]:
+    connection = await asyncpg.connect(settings.database_url.get_secret_value(), timeout=5)
+    findings = []
+    try:
+        server = await queries.server_state(connection)
+        fine = server["version_number"] >= _OLDEST_POSTGRESQL
+        findings.append(
+            Finding("postgresql version", Verdict.OK if fine else Verdict.FAILED, server["version"] + ("" if fine else ": 14 or newer is needed"))
+        )
+        skew = abs(server["epoch"] - time.time())
+        findings.append(
+            Finding("clock", Verdict.OK, f"within {skew:.1f} s of PostgreSQL's")
+            if skew < _CLOCK_TOLERANCE
+            else Finding("clock", Verdict.WARNING, f"{skew:.0f} s away from PostgreSQL's: run NTP on both machines")
+        )
+        off = server["synchronous_commit"] == "off"
+        findings.append(
+            Finding(
+                "synchronous_commit",
+                Verdict.FAILED if off else Verdict.OK,
+                server["synchronous_commit"] + (": a crash would lose what was answered 200; set it to on" if off else ""),
+            )
+        )
+        try:
+            missing = MIGRATIONS - set(await queries.applied_migrations(connection) or ())
+        except asyncpg.UndefinedTableError:
+            missing = MIGRATIONS
+        findings.append(
+            Finding("schema", Verdict.FAILED, f"lacks {', '.join(sorted(missing))}: run `webhookd migrate`")
+            if missing
+            else Finding("schema", Verdict.OK, "up to date")
+        )
+        if not missing and server["stray_bodies"]:
+            findings.append(
+                Finding("partitions", Verdict.WARNING, "bodies outside every partition: was this machine's clock wrong?")
+            )
+    finally:
+        await connection.close(timeout=5)
+    return findings
+
+
+async def _redis(settings: Settings) -> list[Finding]:
+    client = Redis.from_url(settings.redis_url.get_secret_value(), socket_timeout=3, socket_connect_timeout=3)
+    try:
+        started = time.perf_counter()
+        await client.execute_command("PING")
+        took = time.perf_counter() - started
+        findings = [Finding("redis", Verdict.OK, f"answers in {took * 1000:.1f} ms")]
+        policy = (await client.config_get("maxmemory-policy")).get("maxmemory-policy", "unknown")
+        findings.append(Finding("redis maxmemory-policy", Verdict.OK, f"{policy}: any will do, since Redis is never the truth"))
+        return findings
+    except RedisError as error:
+        # CONFIG is forbidden on many managed servers.
+        if type(error).__name__ in ("ResponseError", "NoPermissionError"):
+            return findings
+        raise
+    finally:
+        await client.aclose()
+
+
+async def _sqs(settings: Settings) -> list[Finding]:
+    sqs = make_sqs(settings, Metrics(), Watch())
+    await sqs.start()
+    try:
+        main = await sqs.attributes(sqs.queue)
+        dead = await sqs.attributes(sqs.dead_letter_queue)
+    finally:
+        await sqs.stop()
+    return [Finding("sqs queue", Verdict.OK, "answers"), *_queue_findings(main, dead, settings)]
+
+
+def _queue_findings(main: dict[str, Any], dead: dict[str, Any], settings: Settings) -> list[Finding]:
+    findings = []
+    policy = main.get("RedrivePolicy", {})
+    if policy.get("deadLetterTargetArn") != dead.get("QueueArn"):
+        findings.append(
+            Finding(
+                "sqs redrive policy",
+                Verdict.FAILED,
+                f"the queue does not redrive to {settings.sqs_dead_letter_queue}: a message that kills its worker would never end",
+            )
+        )
+    else:
+        receives = int(policy.get("maxReceiveCount", 0))
+        enough = receives > settings.max_attempts
+        findings.append(
+            Finding(
+                "sqs redrive policy",
+                Verdict.OK if enough else Verdict.WARNING,
+                f"after {receives} receives"
+                + ("" if enough else f": set more than WEBHOOKD_MAX_ATTEMPTS ({settings.max_attempts}), or SQS gives up before webhookd"),
+            )
+        )
+    retention = int(main.get("MessageRetentionPeriod", 0))
+    if retention < 4 * 86400:
+        findings.append(Finding("sqs retention", Verdict.WARNING, f"{retention} s: events are sent again from PostgreSQL, but late"))
+    return findings

@@ -1,0 +1,59 @@
+"""webhookd's own errors. Vendor exceptions end at the gateway modules; above them there are only these."""
+
+from __future__ import annotations
+
+
+class WebhookdError(Exception):
+    """Base of every error that webhookd raises on purpose; its message says what to do."""
+
+
+class SettingsError(WebhookdError):
+    """A setting, or a combination of settings, cannot work; the message names each setting and the remedy."""
+
+
+class UnavailableError(WebhookdError):
+    """A dependency did not answer, or refused, in a way that another try can mend.
+
+    `dependency` is "postgresql", "redis" or "sqs".
+    """
+
+    def __init__(self, dependency: str, reason: str) -> None:
+        super().__init__(f"{dependency} is unavailable: {reason}")
+        self.dependency = dependency
+
+
+class OverloadedError(WebhookdError):
+    """More work is pending than the bound allows; the caller should try again later."""
+
+
+class UnusableError(WebhookdError):
+    """An authentic body that cannot become an event: it goes to quarantine. `reason` is a short code."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail
+
+
+class Retryable(WebhookdError):  # noqa: N818  part of the handler contract, named for what it asks
+    """Raised by a handler: try this event again, `after` seconds from now, or by the usual backoff when None."""
+
+    def __init__(self, reason: str = "the handler asked for another try", *, after: float | None = None) -> None:
+        super().__init__(reason)
+        self.after = after
+
+
+class Permanent(WebhookdError):  # noqa: N818  part of the handler contract, named for what it says
+    """Raised by a handler: no later try can succeed; the event is dead at once, with `reason`."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class SignatureError(WebhookdError):
+    """A body that is not shown to be authentic. `outcome` is "missing", "malformed" or "mismatch"."""
+
+    def __init__(self, outcome: str) -> None:
+        super().__init__(f"the signature is {outcome}" if outcome != "mismatch" else "no key gives this signature")
+        self.outcome = outcome

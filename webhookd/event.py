@@ -1,0 +1,106 @@
+"""An event, its statuses, and the legal changes between them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from decimal import Decimal, InvalidOperation
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from datetime import datetime
+    from uuid import UUID
+
+
+class Status(StrEnum):
+    """Where an event stands.
+
+    `received`: committed, not yet sent to SQS (the outbox). `queued`: sent. `retrying`: failed at least once, and
+    will be tried again. `processed`: its effects are committed. `dead`: given up, with a reason.
+    """
+
+    RECEIVED = "received"
+    QUEUED = "queued"
+    RETRYING = "retrying"
+    PROCESSED = "processed"
+    DEAD = "dead"
+
+    @property
+    def finished(self) -> bool:
+        """True for the statuses that only an operator's action leaves."""
+        return self in (Status.PROCESSED, Status.DEAD)
+
+
+LEGAL_CHANGES: dict[Status | None, frozenset[Status]] = {
+    None: frozenset({Status.RECEIVED}),
+    # A worker can be quicker than the relay's record of the send, so `received` may end without having been `queued`.
+    Status.RECEIVED: frozenset({Status.QUEUED, Status.RETRYING, Status.PROCESSED, Status.DEAD}),
+    Status.QUEUED: frozenset({Status.RETRYING, Status.PROCESSED, Status.DEAD}),
+    Status.RETRYING: frozenset({Status.RETRYING, Status.PROCESSED, Status.DEAD}),
+    # Only an operator's redrive or forced retry leaves these.
+    Status.DEAD: frozenset({Status.RECEIVED, Status.QUEUED}),
+    Status.PROCESSED: frozenset({Status.RECEIVED}),
+}
+
+# The payload's money fields (../authorizenet): JSON numbers, which become Decimal even where they are written as integers.
+_MONEY = ("authAmount", "amount")
+
+
+def _integer(text: str) -> int | Decimal:
+    # int() refuses more than 4,300 digits; such a number is odd but no reason to fail the whole payload.
+    return int(text) if len(text) <= 4300 else Decimal(text)
+
+
+def load_payload(raw: bytes) -> dict[str, Any]:
+    """The `payload` object of a notification's exact bytes; every fraction and every amount as Decimal.
+
+    Returns {} where the payload is missing or no object. Raises ValueError where `raw` is not JSON.
+    """
+    envelope = json.loads(raw, parse_float=Decimal, parse_int=_integer)
+    payload = envelope.get("payload") if isinstance(envelope, dict) else None
+    if not isinstance(payload, dict):
+        return {}
+    for name in _MONEY:
+        value = payload.get(name)
+        if isinstance(value, int) and not isinstance(value, bool):
+            payload[name] = Decimal(value)
+    return payload
+
+
+def money(value: object) -> Decimal | None:
+    """`value` as an amount, or None where it is no number, not finite, or beyond what a ledger could hold."""
+    if isinstance(value, bool) or not isinstance(value, (int, str, Decimal)):
+        return None
+    try:
+        amount = Decimal(value)
+    except (InvalidOperation, ValueError):
+        return None
+    if not amount.is_finite() or abs(amount) >= Decimal(10) ** 15 or amount.as_tuple().exponent < -8:  # type: ignore[operator]  # finite
+        return None
+    return amount
+
+
+@dataclass(slots=True, frozen=True)
+class Event:
+    """One authentic notification, as a handler gets it."""
+
+    id: UUID  # ours; stable over retries, so it serves as idempotency key for calls to other systems
+    account: str
+    notification_id: str  # the provider's, in lower case
+    event_type: str
+    event_date: datetime | None  # the provider's clock, UTC; None where it was missing or odd
+    received_at: datetime  # PostgreSQL's clock
+    attempt: int  # 1 at the first try
+    raw: bytes  # the exact body that was signed
+    _payload: list[dict[str, Any]] = field(default_factory=list, init=False, repr=False, compare=False)
+
+    @property
+    def payload(self) -> dict[str, Any]:
+        """The notification's `payload` object, money as Decimal; parsed at the first look."""
+        if not self._payload:
+            self._payload.append(load_payload(self.raw))
+        return self._payload[0]
+
+    def __repr__(self) -> str:  # no body: it may hold customer data, and a repr ends up in logs
+        return f"Event(id={self.id!s}, account={self.account!r}, event_type={self.event_type!r}, attempt={self.attempt})"

@@ -1,0 +1,126 @@
+"""Tasks that live as long as the process: each one named, owned and watched."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Protocol, TypeVar
+
+from webhookd.backoff import Reconnect
+from webhookd.errors import UnavailableError
+from webhookd.logs import logger
+
+T = TypeVar("T")
+
+
+class Part(Protocol):
+    """The one contract of every long-lived part.
+
+    `start` returns when the part works, and needs no dependency to be up. `stop` returns when it has stopped; twice is
+    fine, and so is stopping what never started.
+    """
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+
+class Watch:
+    """Owns the long-lived tasks; the unexpected end of one ends the process, which a manager then restarts."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.broken = asyncio.Event()
+
+    def spawn(self, coroutine: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        """Runs `coroutine` as a task called `name`, and watches it."""
+        task = asyncio.create_task(coroutine, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.critical("a part of the daemon failed", task=task.get_name(), exc_info=error)
+            self.broken.set()
+
+
+class Loop:
+    """A step that is repeated for ever: every `every` seconds, at once when woken, with backoff while it fails.
+
+    The step returns True to be called again without a pause. No failure ends the loop: expected ones
+    (UnavailableError) are logged once when they begin and once when they end, others each time.
+    """
+
+    def __init__(self, name: str, step: Callable[[], Awaitable[bool | None]], watch: Watch, *, every: float) -> None:
+        self.name = name
+        self._step = step
+        self._watch = watch
+        self._every = every
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._stopping = False
+
+    def wake(self) -> None:
+        """Ends the present pause."""
+        self._wake.set()
+
+    async def start(self) -> None:
+        """Starts repeating."""
+        if self._task is None:
+            self._stopping = False
+            self._task = self._watch.spawn(self._run(), self.name)
+
+    async def stop(self) -> None:
+        """Lets the step that runs end, and returns then."""
+        self._stopping = True
+        self._wake.set()
+        task, self._task = self._task, None
+        if task is not None:
+            await task
+
+    async def _run(self) -> None:
+        backoff = Reconnect()
+        while not self._stopping:
+            pause = self._every
+            self._wake.clear()
+            try:
+                if await self._step():
+                    pause = 0
+                if backoff.failing:
+                    logger.info("working again", loop=self.name)
+                    backoff.succeeded()
+            except UnavailableError as error:
+                if not backoff.failing:
+                    logger.warning("waiting for a dependency", loop=self.name, dependency=error.dependency)
+                pause = backoff.failed()
+            except Exception:  # a bug in one step must not end what others depend on; it is logged each time
+                logger.exception("a step failed", loop=self.name)
+                pause = max(backoff.failed(), self._every)
+            if pause and not self._stopping:
+                try:
+                    async with asyncio.timeout(pause):
+                        await self._wake.wait()
+                except TimeoutError:
+                    pass
+
+
+async def shielded(work: Coroutine[Any, Any, T], timeout: float) -> T:
+    """Runs `work` to its end within `timeout` seconds even when the caller is cancelled, which then hears of it after.
+
+    For bookkeeping that must not stop half-way: a commit whose outcome nobody learns is a second delivery.
+    """
+
+    async def bounded() -> T:
+        async with asyncio.timeout(timeout):
+            return await work
+
+    task = asyncio.ensure_future(bounded())
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        if not task.cancelled() and task.exception() is not None:
+            logger.warning("bookkeeping failed while stopping", exc_info=task.exception())
+        raise

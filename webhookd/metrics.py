@@ -1,0 +1,85 @@
+"""Every metric of the daemon, in one registry. Names, labels and meanings are a contract with users."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.gc_collector import GCCollector
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+
+_FAST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_SLOW = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 21600.0)
+
+
+class Metrics:
+    """The metrics of one daemon. Hot paths bind label children once (`.labels(…)` costs a lock and a hash)."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        GCCollector(registry=registry)
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"webhookd_{name}", text, labels, registry=registry)
+
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(f"webhookd_{name}", text, labels, registry=registry)
+
+        def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+            return Histogram(f"webhookd_{name}", text, labels, buckets=buckets, registry=registry)
+
+        self.received = counter(
+            "received_total",
+            "Webhook requests by outcome: accepted, duplicate, quarantined, or why they were refused.",
+            "account",
+            "outcome",
+        )
+        self.ack_seconds = histogram(
+            "ack_seconds", "From the first byte of an authentic webhook to its 200, commit included.", _FAST
+        )
+        self.commit_batch_size = histogram(
+            "commit_batch_size", "Events in one group commit.", (1, 2, 4, 8, 16, 32, 64, 128, 256)
+        )
+        self.duplicates = counter("duplicates_total", "Duplicates by the layer that found them.", "layer")
+        self.body_mismatches = counter(
+            "body_mismatches_total", "Known notification ids that came again with another body.", "account"
+        )
+        self.queue_depth = gauge(
+            "queue_depth", "Messages in SQS, as SQS counts them: visible, in_flight, delayed.", "queue", "state"
+        )
+        self.outbox_pending = gauge("outbox_pending", "Committed events that have not been sent to SQS.")
+        self.oldest_unfinished = gauge(
+            "oldest_unfinished_seconds", "Age of the oldest event that is neither processed nor dead; 0 when none."
+        )
+        self.relayed = counter("relayed_total", "Messages handed to SQS, by outcome: sent, failed, left (to the sweeper).", "outcome")
+        self.in_flight = gauge("in_flight", "Messages that this process holds.")
+        self.processed = counter(
+            "processed_total",
+            "Deliveries to a worker by what came of them: processed, retrying, dead, duplicate, busy, early, "
+            "interrupted, unknown, redriven.",
+            "event_type",
+            "outcome",
+        )
+        self.retries = counter("retries_total", "Failed attempts that will be tried again.", "event_type")
+        self.attempts = histogram("attempts", "Attempts that a finished event took.", (1, 2, 3, 4, 5, 6, 8, 10, 15, 20))
+        self.handle_seconds = histogram("handle_seconds", "Time in an event's handlers.", _SLOW, "event_type")
+        self.end_to_end_seconds = histogram(
+            "end_to_end_seconds", "From receipt to processed, by PostgreSQL's clock.", _SLOW
+        )
+        self.dead = counter("dead_total", "Events given up: permanent, attempts_spent, redrive_policy, transaction_ended.", "reason")
+        self.dead_letters_moved = counter(
+            "dead_letters_total", "Dead-letter queue upkeep: copied, adopted, removed, redriven.", "action"
+        )
+        self.dependency_up = gauge("dependency_up", "1 when the dependency answered last time, else 0.", "dependency")
+        self.key_last_used = gauge(
+            "signature_key_last_used_timestamp_seconds",
+            "When a signature key (by fingerprint) last verified a webhook.",
+            "account",
+            "key",
+        )
+        self.acks = counter("acks_total", "Messages deleted from SQS after their event ended, by outcome.", "outcome")
+        self.lease_extensions = counter("lease_extensions_total", "Visibility extensions by outcome.", "outcome")
+        self.redis_skipped = counter(
+            "redis_skipped_total", "Operations done without Redis because it was away; correct, only slower.", "operation"
+        )

@@ -1,0 +1,88 @@
+"""Handlers: which coroutines an event reaches, in registration order."""
+
+from __future__ import annotations
+
+import fnmatch
+import functools
+import importlib
+import inspect
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from webhookd.errors import SettingsError
+from webhookd.event import Event
+
+Handler = Callable[[Event, Any], Awaitable[None]]
+H = TypeVar("H", bound=Handler)
+
+
+@dataclass(slots=True, frozen=True)
+class Registration:
+    """One handler and the pattern of event types that it is for (`*` matches any characters, dots too)."""
+
+    pattern: str
+    handler: Handler
+
+    @property
+    def name(self) -> str:
+        """Where the handler stands, for logs."""
+        return f"{self.handler.__module__}.{self.handler.__qualname__}"
+
+
+class Registry:
+    """Handlers in registration order."""
+
+    def __init__(self, registrations: Iterable[Registration] = ()) -> None:
+        self._registrations = list(registrations)
+        self._matching = functools.lru_cache(maxsize=1024)(self._match)
+
+    def add(self, pattern: str, handler: Handler) -> None:
+        """Adds `handler` for the event types that match `pattern`."""
+        if not inspect.iscoroutinefunction(handler):
+            raise TypeError(f"a handler is a coroutine function (async def), unlike {handler!r}")
+        self._registrations.append(Registration(pattern, handler))
+        self._matching.cache_clear()
+
+    def matching(self, event_type: str) -> tuple[Registration, ...]:
+        """The handlers for `event_type`."""
+        return self._matching(event_type)
+
+    def _match(self, event_type: str) -> tuple[Registration, ...]:
+        return tuple(r for r in self._registrations if fnmatch.fnmatchcase(event_type, r.pattern))
+
+    def __iter__(self) -> Any:
+        return iter(self._registrations)
+
+    def __len__(self) -> int:
+        return len(self._registrations)
+
+
+# What `@on` in users' modules fills; the daemon puts the built-in timeline before it.
+registered = Registry()
+
+
+def on(pattern: str) -> Callable[[H], H]:
+    """Registers a coroutine function `handler(event, connection)` for the event types that match `pattern`.
+
+    What it writes through `connection` (asyncpg) commits together with the event's `processed` status, exactly once. It
+    may raise Retryable or Permanent; any other exception is retried. `*` in the pattern matches any characters.
+    """
+
+    def register(handler: H) -> H:
+        registered.add(pattern, handler)
+        return handler
+
+    return register
+
+
+def load(modules: Iterable[str]) -> None:
+    """Imports users' modules, which register their handlers. Raises SettingsError naming the module that fails."""
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except Exception as error:
+            raise SettingsError(
+                f"WEBHOOKD_HANDLERS: importing {module!r} failed with {type(error).__name__}: {error}; "
+                "name importable modules, comma-separated, and see that they are on PYTHONPATH"
+            ) from error

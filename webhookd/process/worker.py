@@ -1,0 +1,286 @@
+"""The worker: one message → its event claimed, its handlers run, their effects and `processed` committed together."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import time
+from dataclasses import dataclass
+from enum import StrEnum
+
+import asyncpg
+from asyncpg.transaction import Transaction
+
+from webhookd.authorizenet.notification import label
+from webhookd.errors import Permanent, Retryable, UnavailableError
+from webhookd.event import Event, Status
+from webhookd.lifecycle import shielded
+from webhookd.logs import logger, where
+from webhookd.metrics import Metrics
+from webhookd.process.backoff import asked_delay, retry_delay
+from webhookd.process.handlers import Registry
+from webhookd.queue.acks import Acks
+from webhookd.queue.dead_letters import DeadLetters
+from webhookd.queue.leases import Leases
+from webhookd.queue.sqs import Body, Message
+from webhookd.store.claims import Claims
+from webhookd.store.database import Connection, Database, unavailable
+from webhookd.store.events import Claimed, EventStore
+
+_BOOKKEEPING = 10.0  # seconds, for each step after the handlers
+_BUSY = 5.0  # seconds until a message comes back whose event another worker has
+_EARLY = 0.5  # seconds: a retry that comes back this little before its time is not sent away again
+
+
+class Outcome(StrEnum):
+    """What came of one delivery."""
+
+    PROCESSED = "processed"
+    RETRYING = "retrying"
+    DEAD = "dead"
+    DUPLICATE = "duplicate"  # its event had ended before
+    BUSY = "busy"  # another worker has its event
+    EARLY = "early"  # its event's retry is not due yet
+    INTERRUPTED = "interrupted"  # PostgreSQL went away, or the daemon stops: no attempt is counted
+    UNKNOWN = "unknown"  # no such event here, or no message of ours: left to the redrive policy
+
+
+@dataclass(slots=True, frozen=True)
+class Limits:
+    """Seconds and counts of the settings that bear the same names."""
+
+    handler_timeout: float
+    max_attempts: int
+    retry_base: float
+    retry_cap: float
+    resend_after: float
+
+
+class TransactionEndedError(Exception):
+    """A handler ended the transaction that it was given, so its effects no longer commit with the event."""
+
+    def __init__(self) -> None:
+        super().__init__("a handler committed or rolled back the transaction of the connection that it was given")
+
+
+class Worker:
+    """Works on one message at a time; any number of `work` calls run side by side."""
+
+    def __init__(
+        self,
+        database: Database,
+        store: EventStore,
+        claims: Claims,
+        leases: Leases,
+        acks: Acks,
+        dead_letters: DeadLetters,
+        registry: Registry,
+        limits: Limits,
+        *,
+        metrics: Metrics,
+    ) -> None:
+        self._database = database
+        self._store = store
+        self._claims = claims
+        self._leases = leases
+        self._acks = acks
+        self._dead_letters = dead_letters
+        self._registry = registry
+        self._limits = limits
+        self._metrics = metrics
+
+    async def work(self, message: Message) -> None:
+        """Brings `message` to an outcome. Whatever happens, the message is deleted only after its event has ended."""
+        self._leases.hold(message)
+        outcome = Outcome.INTERRUPTED
+        try:
+            outcome = await self._work(message)
+        except UnavailableError as error:
+            logger.warning("an event was interrupted", event=_event_id(message), dependency=error.dependency)
+            await self._hide(message, random.uniform(1, 2 * _BUSY))
+        except asyncio.CancelledError:
+            # Stopping: the transaction was rolled back, so another worker may have the event at once.
+            await shielded(self._hide(message, 0), _BOOKKEEPING)
+            raise
+        finally:
+            await self._leases.release(message)
+            event_type = label(message.body.event_type) if message.body else "other"
+            self._metrics.processed.labels(event_type, outcome).inc()
+
+    async def _work(self, message: Message) -> Outcome:
+        body = message.body
+        if body is None:
+            logger.warning("a message in the queue is not one of webhookd's; it is left to the redrive policy")
+            return Outcome.UNKNOWN
+        token = await self._claims.acquire(body.event_id)
+        if token is None:
+            await self._hide(message, _BUSY)
+            return Outcome.BUSY
+        try:
+            if body.dead is not None:
+                await self._revive(body)
+            return await self._attempt(message, body)
+        finally:
+            self._claims.release(body.event_id, token)
+
+    async def _revive(self, body: Body) -> None:
+        # Only an operator's redrive brings a dead-letter copy here: dead_letters.py sees to it.
+        if await self._store.revive(
+            body.event_id,
+            actor="operator (queue redrive)",
+            reason="its message was moved from the dead-letter queue back to the queue",
+            resend_after=self._limits.resend_after,
+        ):
+            self._metrics.dead_letters_moved.labels("redriven").inc()
+
+    async def _attempt(self, message: Message, body: Body) -> Outcome:
+        try:
+            async with self._database.acquire("work") as connection:
+                claimed, result = await self._transact(connection, body)
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            if unavailable(error):
+                raise UnavailableError("postgresql", where(error)) from error
+            raise
+        if isinstance(result, BaseException):
+            assert claimed is not None
+            return await shielded(self._failed(message, claimed, result), _BOOKKEEPING)
+        if result is Outcome.EARLY and claimed is not None:
+            await self._hide(message, claimed.wait)
+        elif result in (Outcome.PROCESSED, Outcome.DUPLICATE):
+            await self._leases.release(message)
+            self._acks.delete(message)
+        elif result is Outcome.UNKNOWN:
+            logger.warning("a message names an event that is not in the database", event=str(body.event_id))
+        return result
+
+    async def _transact(self, connection: Connection, body: Body) -> tuple[Claimed | None, Outcome | BaseException]:
+        """Claims, handles and commits; returns what was claimed and the outcome, or the handlers' error after a rollback."""
+        transaction = connection.transaction()
+        await transaction.start()
+        committed = False
+        claimed = None
+        try:
+            claimed = await self._store.claim(connection, body.event_id)
+            if claimed is None:
+                return None, Outcome.UNKNOWN
+            if claimed.status.finished:
+                return claimed, Outcome.DUPLICATE
+            if claimed.wait > _EARLY:
+                return claimed, Outcome.EARLY
+            if not claimed.has_body:
+                return claimed, Permanent("its body is gone from the database")
+            error = await self._handle(claimed.event, connection)
+            if connection.is_closed():
+                raise UnavailableError("postgresql", "the connection was lost in a handler")
+            if error is not None:
+                return claimed, error
+            if not connection.is_in_transaction():
+                return claimed, TransactionEndedError()
+            seconds = await shielded(self._commit(connection, transaction, claimed), _BOOKKEEPING)
+            committed = True
+            self._metrics.end_to_end_seconds.observe(seconds)
+            self._metrics.attempts.observe(claimed.event.attempt)
+            return claimed, Outcome.PROCESSED
+        except Exception as error:
+            if claimed is None or unavailable(error) or isinstance(error, UnavailableError):
+                raise
+            # The statement that marks the event failed: a handler had swallowed a database error, which aborts the
+            # transaction.
+            return claimed, error
+        finally:
+            if not committed and not connection.is_closed():
+                await shielded(self._roll_back(transaction), _BOOKKEEPING)
+
+    async def _commit(self, connection: Connection, transaction: Transaction, claimed: Claimed) -> float:
+        seconds = await self._store.mark_processed(connection, claimed)
+        await transaction.commit()
+        return seconds
+
+    async def _roll_back(self, transaction: Transaction) -> None:
+        # A commit that failed has ended the transaction already; the pool resets the connection in any case.
+        with contextlib.suppress(asyncpg.InterfaceError):
+            await transaction.rollback()
+
+    async def _handle(self, event: Event, connection: Connection) -> BaseException | None:
+        """Runs the event's handlers; returns what one of them raised, or None."""
+        started = time.perf_counter()
+        current = asyncio.current_task()
+        assert current is not None
+        try:
+            async with asyncio.timeout(self._limits.handler_timeout) as deadline:
+                for registration in self._registry.matching(event.event_type):
+                    await registration.handler(event, connection)
+        except asyncio.CancelledError as error:
+            if current.cancelling():
+                raise  # the daemon stops
+            return error  # a handler's own: no reason to end the worker
+        except TimeoutError as error:
+            if deadline.expired():
+                return Retryable(f"the handlers took longer than WEBHOOKD_HANDLER_TIMEOUT ({self._limits.handler_timeout:g} s)")
+            return error
+        except BaseException as error:  # noqa: BLE001  SystemExit in a handler must not end the daemon
+            return error
+        finally:
+            self._metrics.handle_seconds.labels(label(event.event_type)).observe(time.perf_counter() - started)
+        return None
+
+    async def _failed(self, message: Message, claimed: Claimed, error: BaseException) -> Outcome:
+        event = claimed.event
+        detail = f"{type(error).__qualname__}: {error}" if str(error) else type(error).__qualname__
+        if isinstance(error, Permanent):
+            return await self._dead(message, claimed, "permanent", error.reason, detail)
+        if isinstance(error, TransactionEndedError):
+            # Its effects may be committed, so another attempt could double them.
+            return await self._dead(message, claimed, "transaction_ended", str(error), detail)
+        if event.attempt >= self._limits.max_attempts:
+            reason = f"all {event.attempt} attempts are spent; the last one raised {where(error)}"
+            return await self._dead(message, claimed, "attempts_spent", reason, detail)
+        if isinstance(error, Retryable) and error.after is not None:
+            delay = asked_delay(error.after)
+        else:
+            delay = retry_delay(event.attempt, self._limits.retry_base, self._limits.retry_cap)
+        logger.warning(
+            "an attempt failed",
+            event=str(event.id),
+            event_type=event.event_type,
+            attempt=event.attempt,
+            error=where(error),
+            retry_in=round(delay, 3),
+        )
+        if await self._store.mark_retrying(
+            claimed, reason=f"{detail} (next try in {delay:.2f} s)", delay=delay, resend_after=self._limits.resend_after
+        ):
+            self._metrics.retries.labels(label(event.event_type)).inc()
+        await self._hide(message, delay)
+        return Outcome.RETRYING
+
+    async def _dead(self, message: Message, claimed: Claimed, code: str, reason: str, detail: str) -> Outcome:
+        event = claimed.event
+        logger.error("an event is dead", event=str(event.id), event_type=event.event_type, attempt=event.attempt, reason=code)
+        if await self._store.mark_dead(
+            event.id,
+            attempts=claimed.attempts,
+            from_status=claimed.status,
+            reason=reason,
+            detail=detail,
+            actor="worker",
+        ):
+            self._metrics.dead.labels(code).inc()
+            self._metrics.attempts.observe(event.attempt)
+            self._dead_letters.copy(Body(event.id, event.account, event.event_type, dead=reason))
+        await self._leases.release(message)
+        self._acks.delete(message)
+        return Outcome.DEAD
+
+    async def _hide(self, message: Message, seconds: float) -> None:
+        await self._leases.release(message)
+        await self._acks.hide(message, seconds)
+
+
+def _event_id(message: Message) -> str | None:
+    return str(message.body.event_id) if message.body else None
+
+

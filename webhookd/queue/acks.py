@@ -1,0 +1,75 @@
+"""Acknowledgements: deletes of messages whose event ended, and the delays of those that are to come back, in batches."""
+
+from __future__ import annotations
+
+import asyncio
+
+from webhookd.batcher import Batcher
+from webhookd.errors import OverloadedError, UnavailableError
+from webhookd.logs import logger
+from webhookd.metrics import Metrics
+from webhookd.queue.sqs import BATCH, Message, Sqs
+
+_TRIES = 3
+
+
+class Acks:
+    """Deletes and hides messages of the main queue. What fails is tried again, then left: it comes back, and is known."""
+
+    def __init__(self, sqs: Sqs, *, metrics: Metrics) -> None:
+        self._sqs = sqs
+        self._deleted = metrics.acks.labels("deleted")
+        self._failed = metrics.acks.labels("failed")
+        self._deletes: Batcher[Message, None] = Batcher(
+            "deletes", self._delete, max_batch=BATCH, max_pending=100_000, workers=4
+        )
+        self._hides: Batcher[tuple[Message, int], None] = Batcher(
+            "visibility", self._hide, max_batch=BATCH, max_pending=100_000, workers=2
+        )
+
+    async def start(self) -> None:
+        """Starts deleting and hiding."""
+        await self._deletes.start()
+        await self._hides.start()
+
+    async def stop(self) -> None:
+        """Returns when everything pending was deleted or hidden, or failed."""
+        await self._hides.stop()
+        await self._deletes.stop()
+
+    def delete(self, message: Message) -> None:
+        """Deletes `message` soon. Only for a message whose event has ended *and committed*."""
+        try:
+            self._deletes.post(message)
+        except OverloadedError:
+            self._failed.inc()
+
+    async def hide(self, message: Message, seconds: float) -> None:
+        """Makes `message` come back in `seconds` (rounded up). Its lease must be released before."""
+        try:
+            await self._hides.submit((message, -int(-seconds // 1)))
+        except (UnavailableError, OverloadedError) as error:
+            # It comes back when its visibility timeout ends.
+            logger.debug("a delay was not set", error=str(error))
+
+    async def _delete(self, messages: list[Message]) -> list[None | BaseException]:
+        left = messages
+        for attempt in range(_TRIES):
+            try:
+                codes = await self._sqs.delete(left)
+            except UnavailableError:
+                codes = ["unavailable"] * len(left)
+            failed = [m for m, code in zip(left, codes, strict=True) if code not in (None, "ReceiptHandleIsInvalid")]
+            self._deleted.inc(len(left) - len(failed))
+            left = failed
+            if not left:
+                break
+            if attempt < _TRIES - 1:
+                await asyncio.sleep(0.1 * 2**attempt)
+        if left:
+            self._failed.inc(len(left))
+        return [None] * len(messages)
+
+    async def _hide(self, items: list[tuple[Message, int]]) -> list[None | BaseException]:
+        codes = await self._sqs.hide(items)
+        return [None if code is None else UnavailableError("sqs", code) for code in codes]

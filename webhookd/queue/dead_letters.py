@@ -1,0 +1,143 @@
+"""Dead letters: the dead-letter queue and `dead` in PostgreSQL agree, whoever moved the message.
+
+A message in the dead-letter queue is either a *copy*, which says why its event is dead, or *raw*, moved there by SQS itself
+after too many receives. The reader turns raw ones into copies, and removes what is no longer true. So a redrive from the AWS
+console brings back copies only, which tell a worker that an operator wants this dead event tried again.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+from uuid import UUID
+
+from webhookd.batcher import Batcher
+from webhookd.errors import OverloadedError, UnavailableError
+from webhookd.event import Status
+from webhookd.lifecycle import Loop, Watch
+from webhookd.logs import logger
+from webhookd.metrics import Metrics
+from webhookd.queue.sqs import BATCH, Body, Message, Sqs
+from webhookd.store.events import EventStore
+
+_ACTOR = "dead-letter reader"
+_OWED_AFTER = 15.0  # seconds: by then the copy that follows a death at once has failed
+_HIDDEN = 60  # seconds: how long a pass may hide what it looks at
+_LOOK_EVERY = 15.0  # seconds
+_LOOKS = 200  # batches in one pass
+_FULL_PASS = 600.0  # seconds between passes even where the counts agree
+
+
+class DeadLetters:
+    """Copies dead events to the dead-letter queue, and keeps that queue and PostgreSQL in agreement."""
+
+    def __init__(self, store: EventStore, sqs: Sqs, *, metrics: Metrics, watch: Watch, reads: bool) -> None:
+        self._store = store
+        self._sqs = sqs
+        self._moved = metrics.dead_letters_moved
+        self._dead = metrics.dead.labels("redrive_policy")
+        self._copies: Batcher[Body, None] = Batcher("dead letters", self._copy, max_batch=BATCH, max_pending=10_000)
+        # Every process copies what its workers find dead; the upkeep of the queue belongs to the role `relay`.
+        self._reader = Loop("dead-letter reader", self._agree, watch, every=_LOOK_EVERY) if reads else None
+        self._last_pass = 0.0
+
+    async def start(self) -> None:
+        """Starts copying and reading."""
+        await self._copies.start()
+        if self._reader is not None:
+            await self._reader.start()
+
+    async def stop(self) -> None:
+        """Sends the copies that are pending, and returns."""
+        if self._reader is not None:
+            await self._reader.stop()
+        await self._copies.stop()
+
+    def copy(self, body: Body) -> None:
+        """Sends a copy of an event that is `dead` in PostgreSQL; what fails here is sent later from PostgreSQL."""
+        try:
+            self._copies.post(body)
+        except OverloadedError:
+            logger.warning("a dead-letter copy is left to the reader", event=str(body.event_id))
+
+    async def _copy(self, bodies: list[Body]) -> list[None | BaseException]:
+        sent = await self._sqs.send(bodies, self._sqs.dead_letter_queue)
+        ids = [body.event_id for body, ok in zip(bodies, sent, strict=True) if ok]
+        await self._store.mark_dead_letter_sent(ids)
+        self._moved.labels("copied").inc(len(ids))
+        return [None if ok else UnavailableError("sqs", "an entry of a batch failed") for ok in sent]
+
+    async def _agree(self) -> bool:
+        owed = await self._store.owed_dead_letters(grace=_OWED_AFTER, limit=BATCH)
+        if owed:
+            await self._copy([_body(row["id"], row) for row in owed])
+            return True
+        depth = sum((await self._sqs.depths(self._sqs.dead_letter_queue)).values())
+        now = time.monotonic()
+        if depth != await self._store.count_dead() or (depth and now - self._last_pass > _FULL_PASS):
+            await self._pass()
+            self._last_pass = now
+        return False
+
+    async def _pass(self) -> None:
+        """Looks once at every message of the dead-letter queue."""
+        kept: list[Message] = []
+        copies: set[UUID] = set()
+        try:
+            for _ in range(_LOOKS):
+                messages = await self._sqs.look(visibility=_HIDDEN)
+                if not messages:
+                    return
+                states = await self._store.states([m.body.event_id for m in messages if m.body is not None])
+                gone = []
+                for message in messages:
+                    if await self._true(message, states, copies):
+                        kept.append(message)
+                    else:
+                        gone.append(message)
+                if gone:
+                    await self._sqs.delete(gone, self._sqs.dead_letter_queue)
+        finally:
+            for i in range(0, len(kept), BATCH):
+                await self._sqs.hide([(message, 0) for message in kept[i : i + BATCH]], self._sqs.dead_letter_queue)
+
+    async def _true(self, message: Message, states: dict[UUID, Any], copies: set[UUID]) -> bool:
+        """Whether `message` belongs in the dead-letter queue; makes PostgreSQL agree where SQS has moved it."""
+        body = message.body
+        if body is None or body.event_id not in states:
+            return True  # not ours to judge; it stays for a person to look at
+        row = states[body.event_id]
+        status = Status(row["status"])
+        if body.dead is not None:
+            if status is Status.DEAD and body.event_id not in copies:
+                copies.add(body.event_id)
+                if not row["dead_letter_sent"]:
+                    await self._store.mark_dead_letter_sent([body.event_id])
+                return True
+            self._moved.labels("removed").inc()
+            return False
+        if status is Status.PROCESSED:
+            self._moved.labels("removed").inc()
+            return False
+        if status is not Status.DEAD:
+            reason = f"SQS moved its message to the dead-letter queue after {message.receive_count} receives"
+            if not await self._store.mark_dead(
+                body.event_id,
+                attempts=row["attempts"],
+                from_status=status,
+                reason=reason,
+                detail=reason,
+                actor=_ACTOR,
+                spent=0,
+            ):
+                return True  # it moved on just now; the next pass sees where to
+            self._dead.inc()
+            self._moved.labels("adopted").inc()
+            row = {**row, "dead_reason": reason}
+        if body.event_id not in copies and not row["dead_letter_sent"]:
+            await self._copy([_body(body.event_id, row)])
+        return False
+
+
+def _body(event_id: UUID, row: Any) -> Body:
+    return Body(event_id, row["account"], row["event_type"], dead=row["dead_reason"] or "dead")

@@ -1,0 +1,87 @@
+"""The lease wheel: keeps every message in hand invisible to others, in batches, at half the visibility timeout."""
+
+from __future__ import annotations
+
+import asyncio
+
+from webhookd.errors import UnavailableError
+from webhookd.lifecycle import Loop, Watch
+from webhookd.logs import logger
+from webhookd.metrics import Metrics
+from webhookd.queue.sqs import BATCH, Message, Sqs
+
+
+class Leases:
+    """Extends the visibility of held messages by `visibility_timeout` seconds, until they are released."""
+
+    def __init__(self, sqs: Sqs, *, visibility_timeout: int, metrics: Metrics, watch: Watch) -> None:
+        self._sqs = sqs
+        self._timeout = visibility_timeout
+        self._extended = metrics.lease_extensions.labels("extended")
+        self._failed = metrics.lease_extensions.labels("failed")
+        self._in_flight = metrics.in_flight
+        # Message → when its lease is due (loop's clock). An extension puts it at the end, so the order is that of being due.
+        self._held: dict[Message, float] = {}
+        self._extending: dict[Message, asyncio.Future[None]] = {}
+        self._wheel = Loop("lease wheel", self._turn, watch, every=min(1.0, visibility_timeout / 10))
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    async def start(self) -> None:
+        """Starts the wheel."""
+        await self._wheel.start()
+
+    async def stop(self) -> None:
+        """Stops extending; what is still held becomes visible by its timeout."""
+        await self._wheel.stop()
+
+    def hold(self, message: Message) -> None:
+        """Keeps `message` invisible from now on."""
+        self._held[message] = message.received + self._timeout / 2
+        self._in_flight.set(len(self._held))
+
+    async def release(self, message: Message) -> None:
+        """Stops extending `message`; when this returns, no extension of it is under way.
+
+        A heartbeat that lands after a retry's visibility was set would overwrite that delay, hence the wait.
+        """
+        self._held.pop(message, None)
+        self._in_flight.set(len(self._held))
+        if (extension := self._extending.get(message)) is not None:
+            await asyncio.wait([extension])
+
+    async def _turn(self) -> None:
+        now = asyncio.get_running_loop().time()
+        due = []
+        for message, when in self._held.items():
+            if when > now:
+                break
+            due.append(message)
+        # Batches run side by side: many leases fall due together after a burst, and a late one is a second delivery.
+        await asyncio.gather(*(self._extend(due[i : i + BATCH]) for i in range(0, len(due), BATCH)))
+
+    async def _extend(self, messages: list[Message]) -> None:
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[None] = loop.create_future()
+        self._extending.update(dict.fromkeys(messages, done))
+        again = loop.time() + self._timeout / 2
+        try:
+            failures = await self._sqs.hide([(message, self._timeout) for message in messages])
+        except UnavailableError:
+            failures = ["unavailable"] * len(messages)
+            again = loop.time()  # at the wheel's next turn
+        finally:
+            for message in messages:
+                del self._extending[message]
+            done.set_result(None)
+        for message, failure in zip(messages, failures, strict=True):
+            if message not in self._held:
+                continue
+            del self._held[message]
+            self._held[message] = again
+            if failure is None:
+                self._extended.inc()
+            else:
+                self._failed.inc()
+                logger.debug("a lease was not extended", code=failure)

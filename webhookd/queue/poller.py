@@ -1,0 +1,100 @@
+"""The poller: receives no more messages than workers can start, and hands each one to a worker's task."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from webhookd.errors import UnavailableError
+from webhookd.lifecycle import Loop, Watch
+from webhookd.logs import logger
+from webhookd.queue.sqs import BATCH, Message, Sqs
+
+
+class Poller:
+    """`pollers` long polls over `concurrency` permits; `work` is called once for each message.
+
+    A permit is taken before the poll and held while the message is worked on. A receive in flight is never cancelled:
+    SQS would have handed out messages that nobody holds.
+    """
+
+    def __init__(
+        self,
+        sqs: Sqs,
+        work: Callable[[Message], Awaitable[None]],
+        *,
+        able: Callable[[], bool],
+        concurrency: int,
+        pollers: int,
+        watch: Watch,
+    ) -> None:
+        self._sqs = sqs
+        self._work = work
+        self._able = able  # whether workers can work at all: without PostgreSQL, messages are better left in SQS
+        self._permits = asyncio.Semaphore(concurrency)
+        self._loops = [Loop(f"poller {n}", self._poll, watch, every=0.0) for n in range(pollers)]
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._stopping = False
+
+    async def start(self) -> None:
+        """Starts polling."""
+        self._stopping = False
+        for loop in self._loops:
+            await loop.start()
+
+    async def stop(self, grace: float = 0.0) -> None:
+        """Stops polling, lets the messages in hand be worked on for `grace` seconds, then cancels the rest."""
+        self._stopping = True
+        returned = asyncio.gather(*(loop.stop() for loop in self._loops))
+        if self._tasks and grace > 0:
+            await asyncio.wait(self._tasks, timeout=grace)
+        # Cancelled workers give their permits back, so pollers that wait for one return as well.
+        await self._cancel()
+        await returned
+        await self._cancel()
+
+    async def _cancel(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def _poll(self) -> bool:
+        if not self._able():
+            raise UnavailableError("postgresql", "workers cannot work without it")
+        await self._permits.acquire()
+        permits = 1
+        try:
+            while permits < BATCH and not self._permits.locked():
+                await self._permits.acquire()
+                permits += 1
+            if self._stopping:
+                return False
+            messages = await self._sqs.receive(permits)
+            if self._stopping:
+                await self._give_back(messages)
+                return False
+            for message in messages:
+                task = asyncio.create_task(self._run(message), name="worker")
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+                permits -= 1  # the task's now
+        finally:
+            for _ in range(permits):
+                self._permits.release()
+        return True
+
+    async def _give_back(self, messages: list[Message]) -> None:
+        if messages:
+            try:
+                await self._sqs.hide([(message, 0) for message in messages])
+            except UnavailableError:
+                logger.debug("messages come back by their visibility timeout", count=len(messages))
+
+    async def _run(self, message: Message) -> None:
+        try:
+            await self._work(message)
+        except Exception:  # the message comes back by its visibility timeout
+            logger.exception("a worker failed")
+        finally:
+            self._permits.release()

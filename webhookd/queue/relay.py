@@ -1,0 +1,147 @@
+"""The outbox relay: committed events become SQS messages.
+
+Two ways lead there. The hot path takes fresh events from the receiver's memory; the sweeper finds in PostgreSQL what the
+hot path left behind (SQS away, a crash after the commit, no room in the window), and what was sent long ago and has not
+ended (SQS lost it). Sending twice is harmless, so everything here errs on that side.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from uuid import UUID
+
+from webhookd.batcher import Batcher
+from webhookd.errors import UnavailableError
+from webhookd.event import Status
+from webhookd.lifecycle import Loop, Watch
+from webhookd.metrics import Metrics
+from webhookd.queue.sqs import BATCH, Body, Sqs
+from webhookd.store.events import EventStore, Outgoing
+
+# Seconds that the hot path has before the sweeper takes an event for left behind.
+HOT_PATH_GRACE = 10.0
+# Seconds that a sweeper has to send what it claimed, before another one may.
+_LEASE = 30.0
+_SWEEP = 500
+_MAX_PENDING = 20_000
+
+
+class Relay:
+    """Sends events to SQS and records that they were sent.
+
+    `window`: how many unfinished events may have a message in SQS; None for no limit. `resend_after` (seconds): when an
+    event that was sent and has not ended is sent again; doubles with each send.
+    """
+
+    def __init__(
+        self,
+        store: EventStore,
+        sqs: Sqs,
+        *,
+        window: int | None,
+        resend_after: float,
+        metrics: Metrics,
+        watch: Watch,
+    ) -> None:
+        self._store = store
+        self._sqs = sqs
+        self._window = window
+        self._resend_after = resend_after
+        self._room = 0
+        self._left_behind = True
+        self._sent = metrics.relayed.labels("sent")
+        self._failed = metrics.relayed.labels("failed")
+        self._left = metrics.relayed.labels("left")
+        self._sender: Batcher[Outgoing, None] = Batcher(
+            "relay", self._send, max_batch=BATCH, max_pending=_MAX_PENDING, workers=8
+        )
+        self._recorder: Batcher[UUID, None] = Batcher(
+            "sent events", self._record, max_batch=500, max_pending=4 * _MAX_PENDING
+        )
+        self._sweeper = Loop("outbox sweeper", self._sweep, watch, every=1.0)
+
+    async def start(self) -> None:
+        """Starts both ways."""
+        await self._recorder.start()
+        await self._sender.start()
+        await self._sweeper.start()
+
+    async def stop(self) -> None:
+        """Sends what the hot path holds, records it, and returns."""
+        await self._sweeper.stop()
+        await self._sender.stop()
+        await self._recorder.stop()
+
+    def reserve(self, count: int) -> bool:
+        """Whether the hot path will take `count` events that are about to be committed.
+
+        False: the caller commits them as due at once for the sweeper, and does not offer them.
+        """
+        if self._sqs.up and self._sender.pending + count <= _MAX_PENDING:
+            if self._window is None:
+                return True
+            if self._room >= count:
+                self._room -= count
+                return True
+        self._left.inc(count)
+        self._left_behind = True
+        self._sweeper.wake()
+        return False
+
+    def offer(self, events: Sequence[Outgoing]) -> None:
+        """Takes reserved events that are committed now."""
+        for event in events:
+            self._sender.post(event)
+
+    async def _send(self, events: list[Outgoing]) -> list[None | BaseException]:
+        bodies = [Body(event.id, event.account, event.event_type) for event in events]
+        try:
+            sent = await self._sqs.send(bodies)
+        except UnavailableError:
+            self._failed.inc(len(events))
+            raise
+        results: list[None | BaseException] = []
+        for event, ok in zip(events, sent, strict=True):
+            if ok:
+                self._recorder.post(event.id)
+            results.append(None if ok else UnavailableError("sqs", "an entry of a batch failed"))
+        self._sent.inc(sum(sent))
+        self._failed.inc(len(sent) - sum(sent))
+        return results
+
+    async def _record(self, ids: list[UUID]) -> list[None | BaseException]:
+        # Where this fails the events stay due, and are sent once more: harmless.
+        await self._store.mark_sent(ids, resend_after=self._resend_after)
+        return [None] * len(ids)
+
+    async def _sweep(self) -> bool:
+        # While SQS is away, a single event is claimed, to find out when it is back: a claimed event waits for its lease.
+        limit = _SWEEP if self._sqs.up else 1
+        fresh = limit
+        if self._window is not None:
+            in_queue = await self._store.count_in_queue(self._window)
+            self._room = self._window - in_queue - self._sender.pending - self._recorder.pending
+            fresh = max(0, min(limit, self._room))
+        more = False
+        if fresh:
+            events = await self._store.claim_unsent([Status.RECEIVED], limit=fresh, lease=_LEASE)
+            self._room -= len(events)
+            await self._send_all(events)
+            more = self._left_behind = len(events) == fresh
+        overdue = await self._store.claim_unsent([Status.QUEUED, Status.RETRYING], limit=limit, lease=_LEASE)
+        await self._send_all(overdue)
+        if not fresh and self._left_behind:
+            await asyncio.sleep(0.05)  # no room in the window: the workers are making some
+            return True
+        return more or len(overdue) == limit
+
+    async def _send_all(self, events: Sequence[Outgoing]) -> None:
+        results = await asyncio.gather(*map(self._sender.submit, events), return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+        if events and self._window is not None:
+            # What is recorded counts in the window from now on; without waiting, the next sweep would overfill it.
+            while self._recorder.pending:
+                await asyncio.sleep(0.005)

@@ -1,0 +1,297 @@
+"""AWS SQS: the one module that knows aiobotocore.
+
+Contract: the SQS API reference (SendMessageBatch, ReceiveMessage, DeleteMessageBatch, ChangeMessageVisibilityBatch).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import orjson
+from aiobotocore.config import AioConfig
+from aiobotocore.session import get_session
+from botocore.exceptions import BotoCoreError, ClientError, NoRegionError
+
+from webhookd.errors import SettingsError, UnavailableError
+from webhookd.lifecycle import Loop, Watch
+from webhookd.logs import logger, where
+from webhookd.metrics import Metrics
+
+if TYPE_CHECKING:
+    from types_aiobotocore_sqs.client import SQSClient
+
+BATCH = 10  # SQS's limit for every batch call
+MAX_VISIBILITY = 43_200  # seconds, from a message's receipt
+_CALL_TIMEOUT = 10.0
+
+
+@dataclass(slots=True, frozen=True)
+class Body:
+    """What a message says: which event, and, for a copy in the dead-letter queue, why it is dead. No customer data."""
+
+    event_id: UUID
+    account: str
+    event_type: str
+    dead: str | None = None
+
+    def dump(self) -> str:
+        """The message's body, JSON."""
+        fields: dict[str, Any] = {"v": 1, "event": str(self.event_id), "account": self.account, "type": self.event_type}
+        if self.dead is not None:
+            fields["dead"] = self.dead
+        return orjson.dumps(fields).decode()
+
+    @classmethod
+    def load(cls, text: str) -> Body | None:
+        """The body that `text` holds, or None where it is not one of ours."""
+        try:
+            fields = orjson.loads(text)
+            return cls(UUID(fields["event"]), str(fields["account"]), str(fields["type"]), fields.get("dead"))
+        except (ValueError, TypeError, KeyError, AttributeError):
+            return None
+
+
+@dataclass(slots=True, frozen=True, eq=False)
+class Message:
+    """A received message. Compared by identity: SQS can deliver one message twice, even in one batch."""
+
+    handle: str  # the receipt handle, of this delivery
+    body: Body | None  # None: not one of ours
+    received: float  # the loop's clock
+    receive_count: int
+
+
+@dataclass(slots=True)
+class Queue:
+    """A queue by name or URL; the URL is looked up at first use, and again when the queue was made anew."""
+
+    name: str
+    url: str | None = None
+
+    def __post_init__(self) -> None:
+        if "://" in self.name:
+            self.url = self.name
+
+
+class Sqs:
+    """The main queue and its dead-letter queue. Every call is bounded in time; all raise UnavailableError."""
+
+    def __init__(
+        self,
+        *,
+        queue: str,
+        dead_letter_queue: str,
+        endpoint_url: str | None,
+        region: str | None,
+        pollers: int,
+        wait: int,
+        visibility_timeout: int,
+        metrics: Metrics,
+        watch: Watch,
+    ) -> None:
+        self.queue = Queue(queue)
+        self.dead_letter_queue = Queue(dead_letter_queue)
+        self._endpoint_url = endpoint_url
+        self._region = region
+        self._pollers = pollers
+        self._wait = wait
+        self._visibility_timeout = visibility_timeout
+        self._stack = AsyncExitStack()
+        self._calls: SQSClient | None = None
+        self._polls: SQSClient | None = None
+        self._up = metrics.dependency_up.labels("sqs")
+        self._depth = metrics.queue_depth
+        self._prober = Loop("sqs prober", self._probe, watch, every=15.0)
+        self.up = False
+        self.problem: str | None = "not yet reached"
+        self.dead_letter_depth: int | None = None
+
+    async def start(self) -> None:
+        """Makes the clients; they connect at first use."""
+        if self._calls is not None:
+            return
+        session = get_session()
+        # One after the other (loading the service model is not safe at once), and apart from each other: a long poll
+        # holds its connection, and the pool's wait has no timeout, so polls would block every delete.
+        self._calls = await self._client(session, connections=32)
+        self._polls = await self._client(session, connections=self._pollers + 1)
+        await self._prober.start()
+
+    async def _client(self, session: Any, *, connections: int) -> SQSClient:
+        config = AioConfig(
+            connect_timeout=3,
+            read_timeout=self._wait + 10,
+            max_pool_connections=connections,
+            parameter_validation=False,
+            retries={"mode": "standard", "total_max_attempts": 2},
+        )
+        made = session.create_client("sqs", region_name=self._region, endpoint_url=self._endpoint_url, config=config)
+        try:
+            client: SQSClient = await self._stack.enter_async_context(made)
+        except NoRegionError as error:
+            raise SettingsError("no AWS region: set AWS_REGION (or WEBHOOKD_SQS_REGION) to the queue's region") from error
+        return client
+
+    async def stop(self) -> None:
+        """Closes the clients."""
+        await self._prober.stop()
+        self._calls = self._polls = None
+        await self._stack.aclose()
+
+    @contextlib.asynccontextmanager
+    async def _gateway(self, queue: Queue, timeout: float = _CALL_TIMEOUT) -> AsyncIterator[str]:
+        try:
+            async with asyncio.timeout(timeout):
+                yield await self._url(queue)
+        except (ClientError, BotoCoreError, OSError, TimeoutError) as error:
+            reason = where(error)
+            if isinstance(error, ClientError):
+                reason = str(error.response.get("Error", {}).get("Code", "ClientError"))
+                if "NonExistentQueue" in reason or "QueueDoesNotExist" in reason:
+                    reason = f"the queue {queue.name} does not exist"
+                    if "://" not in queue.name:
+                        queue.url = None  # it may be made anew, with another URL
+            if queue is self.queue:
+                self._set(up=False, problem=reason)
+            raise UnavailableError("sqs", reason) from error
+        if queue is self.queue:
+            self._set(up=True)
+
+    async def _url(self, queue: Queue) -> str:
+        if queue.url is None:
+            queue.url = (await self._client_for_calls.get_queue_url(QueueName=queue.name))["QueueUrl"]
+        return queue.url
+
+    @property
+    def _client_for_calls(self) -> SQSClient:
+        if self._calls is None:
+            raise UnavailableError("sqs", "not started")
+        return self._calls
+
+    def _set(self, *, up: bool, problem: str | None = None) -> None:
+        if up != self.up or problem != self.problem:
+            logger.log(20 if up else 30, "sqs is up" if up else "sqs is away", problem=problem)
+        self.up = up
+        self.problem = problem
+        self._up.set(up)
+
+    async def send(self, bodies: Sequence[Body], queue: Queue | None = None) -> list[bool]:
+        """Sends at most ten messages; for each, whether SQS took it (an HTTP 200 can hold failed entries)."""
+        async with self._gateway(queue or self.queue) as url:
+            entries: Any = [{"Id": str(n), "MessageBody": body.dump()} for n, body in enumerate(bodies)]
+            reply = await self._client_for_calls.send_message_batch(QueueUrl=url, Entries=entries)
+        sent = {entry["Id"] for entry in reply.get("Successful", ())}
+        return [str(n) in sent for n in range(len(bodies))]
+
+    async def receive(self, limit: int) -> list[Message]:
+        """Long-polls for at most `limit` (1 to 10) messages of the main queue."""
+        if self._polls is None:
+            raise UnavailableError("sqs", "not started")
+        async with self._gateway(self.queue, self._wait + _CALL_TIMEOUT) as url:
+            reply = await self._polls.receive_message(
+                QueueUrl=url,
+                MaxNumberOfMessages=limit,
+                WaitTimeSeconds=self._wait,
+                VisibilityTimeout=self._visibility_timeout,
+                MessageSystemAttributeNames=["ApproximateReceiveCount"],
+            )
+        return self._messages(reply)
+
+    async def look(self, *, visibility: int) -> list[Message]:
+        """Up to ten messages of the dead-letter queue, hidden from others for `visibility` seconds."""
+        async with self._gateway(self.dead_letter_queue) as url:
+            reply = await self._client_for_calls.receive_message(
+                QueueUrl=url,
+                MaxNumberOfMessages=BATCH,
+                VisibilityTimeout=visibility,
+                MessageSystemAttributeNames=["ApproximateReceiveCount"],
+            )
+        return self._messages(reply)
+
+    def _messages(self, reply: Any) -> list[Message]:
+        now = asyncio.get_running_loop().time()
+        return [
+            Message(
+                handle=message["ReceiptHandle"],
+                body=Body.load(message["Body"]),
+                received=now,
+                receive_count=int(message.get("Attributes", {}).get("ApproximateReceiveCount", 1)),
+            )
+            for message in reply.get("Messages", ())
+        ]
+
+    async def delete(self, messages: Sequence[Message], queue: Queue | None = None) -> list[str | None]:
+        """Deletes at most ten messages; for each, None or the code of its failure."""
+        async with self._gateway(queue or self.queue) as url:
+            # Entry ids are positions: one message can stand in a batch twice, and ids must be distinct.
+            entries: Any = [{"Id": str(n), "ReceiptHandle": message.handle} for n, message in enumerate(messages)]
+            reply = await self._client_for_calls.delete_message_batch(QueueUrl=url, Entries=entries)
+        return _failures(reply, len(messages))
+
+    async def hide(self, messages: Sequence[tuple[Message, int]], queue: Queue | None = None) -> list[str | None]:
+        """Sets how many seconds at most ten messages stay invisible; for each, None or the code of its failure."""
+        async with self._gateway(queue or self.queue) as url:
+            entries: Any = [
+                {"Id": str(n), "ReceiptHandle": message.handle, "VisibilityTimeout": seconds}
+                for n, (message, seconds) in enumerate(messages)
+            ]
+            reply = await self._client_for_calls.change_message_visibility_batch(QueueUrl=url, Entries=entries)
+        return _failures(reply, len(messages))
+
+    async def depths(self, queue: Queue) -> dict[str, int]:
+        """How many messages the queue holds by state (visible, in_flight, delayed), as SQS approximates them."""
+        names: Any = {
+            "ApproximateNumberOfMessages": "visible",
+            "ApproximateNumberOfMessagesNotVisible": "in_flight",
+            "ApproximateNumberOfMessagesDelayed": "delayed",
+        }
+        async with self._gateway(queue) as url:
+            reply = await self._client_for_calls.get_queue_attributes(QueueUrl=url, AttributeNames=list(names))
+        return {state: int(reply["Attributes"].get(name, 0)) for name, state in names.items()}
+
+    async def attributes(self, queue: Queue) -> dict[str, Any]:
+        """The queue's attributes as SQS names them; RedrivePolicy as an object."""
+        async with self._gateway(queue) as url:
+            reply = await self._client_for_calls.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])
+        found: dict[str, Any] = dict(reply["Attributes"])
+        if "RedrivePolicy" in found:
+            found["RedrivePolicy"] = orjson.loads(found["RedrivePolicy"])
+        return found
+
+    async def create_queues(self, *, max_receive_count: int) -> None:
+        """Makes the queue and its dead-letter queue with a redrive policy; finding them made is fine."""
+        client = self._client_for_calls
+        try:
+            async with asyncio.timeout(_CALL_TIMEOUT):
+                dead = await client.create_queue(
+                    QueueName=self.dead_letter_queue.name, Attributes={"MessageRetentionPeriod": "1209600"}
+                )
+                target = await client.get_queue_attributes(QueueUrl=dead["QueueUrl"], AttributeNames=["QueueArn"])
+                policy = {"deadLetterTargetArn": target["Attributes"]["QueueArn"], "maxReceiveCount": max_receive_count}
+                attributes: Any = {
+                    "RedrivePolicy": orjson.dumps(policy).decode(),
+                    "VisibilityTimeout": str(self._visibility_timeout),
+                    "MessageRetentionPeriod": "1209600",
+                }
+                await client.create_queue(QueueName=self.queue.name, Attributes=attributes)
+        except (ClientError, BotoCoreError, OSError, TimeoutError) as error:
+            raise UnavailableError("sqs", where(error)) from error
+
+    async def _probe(self) -> None:
+        for queue, label in ((self.queue, "main"), (self.dead_letter_queue, "dead_letter")):
+            depths = await self.depths(queue)
+            for state, depth in depths.items():
+                self._depth.labels(label, state).set(depth)
+            if queue is self.dead_letter_queue:
+                self.dead_letter_depth = sum(depths.values())
+
+
+def _failures(reply: Any, count: int) -> list[str | None]:
+    failed = {entry["Id"]: entry.get("Code", "unknown") for entry in reply.get("Failed", ())}
+    return [failed.get(str(n)) for n in range(count)]

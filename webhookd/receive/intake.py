@@ -1,0 +1,183 @@
+"""The intake: an authentic body becomes a committed event, a known duplicate, or quarantine; only then is there an answer."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import TypeVar
+from uuid import UUID
+
+import uuid_utils
+
+from webhookd.authorizenet.notification import age_problem, parse
+from webhookd.authorizenet.signature import Verifier
+from webhookd.batcher import Batcher
+from webhookd.errors import OverloadedError, UnavailableError, UnusableError
+from webhookd.logs import logger, where
+from webhookd.metrics import Metrics
+from webhookd.queue.relay import HOT_PATH_GRACE, Relay
+from webhookd.store.claims import Claims, Seen
+from webhookd.store.database import Database
+from webhookd.store.events import Accepted, Arrival, EventStore, Outgoing, Quarantined
+
+_T = TypeVar("_T")
+
+_MAX_BATCH = 256
+_COMMITS = 2  # group commits under way at a time: one waits for the disk while the next one is sent
+
+
+class Outcome(StrEnum):
+    """What a 200 says."""
+
+    ACCEPTED = "accepted"
+    DUPLICATE = "duplicate"
+    QUARANTINED = "quarantined"
+
+
+@dataclass(slots=True, frozen=True)
+class Receipt:
+    """What became of an authentic body; whatever it says is committed in PostgreSQL."""
+
+    outcome: Outcome
+    id: UUID
+
+
+class Intake:
+    """Verifies, deduplicates, commits. `relay` is None where another process relays."""
+
+    def __init__(
+        self,
+        store: EventStore,
+        claims: Claims,
+        database: Database,
+        relay: Relay | None,
+        *,
+        keys: Mapping[str, Sequence[str]],
+        max_pending: int,
+        commit_timeout: float,
+        max_event_age: float,
+        max_clock_skew: float,
+        metrics: Metrics,
+    ) -> None:
+        self._store = store
+        self._claims = claims
+        self._database = database
+        self._relay = relay
+        self._verifiers = {account: Verifier(of) for account, of in keys.items()}
+        self._commit_timeout = commit_timeout
+        self._max_event_age = max_event_age
+        self._max_clock_skew = max_clock_skew
+        self._metrics = metrics
+        self._duplicates = {layer: metrics.duplicates.labels(layer) for layer in ("redis", "notification_id", "content")}
+        self._commits: Batcher[Arrival, Accepted] = Batcher(
+            "group commit", self._commit, max_batch=_MAX_BATCH, max_pending=max_pending, workers=_COMMITS
+        )
+        self._quarantine: Batcher[Quarantined, UUID] = Batcher(
+            "quarantine", self._commit_quarantine, max_batch=_MAX_BATCH, max_pending=max_pending
+        )
+        self._stopping = False
+
+    async def start(self) -> None:
+        """Starts committing."""
+        self._stopping = False
+        await self._commits.start()
+        await self._quarantine.start()
+
+    async def stop(self) -> None:
+        """Commits what was accepted, and returns."""
+        self._stopping = True
+        await self._commits.stop()
+        await self._quarantine.stop()
+
+    def refuse(self) -> None:
+        """Refuses new requests from now on; those under way are finished."""
+        self._stopping = True
+
+    def knows(self, account: str) -> bool:
+        """Whether the account is configured."""
+        return account in self._verifiers
+
+    def check(self) -> None:
+        """Raises OverloadedError or UnavailableError where a request would be refused whatever it holds."""
+        if self._stopping:
+            raise UnavailableError("webhookd", "shutting down")
+        if not self._database.up:
+            raise UnavailableError("postgresql", "away")
+        if self._commits.full or self._quarantine.full:
+            raise OverloadedError("too many webhooks are waiting for their commit")
+
+    async def take(self, account: str, body: bytes, signature: str | None) -> Receipt:
+        """Takes one body of a known account.
+
+        Raises SignatureError where it is not authentic, UnavailableError or OverloadedError where it could not be made
+        durable in time: then it may be committed or not, and the provider's retry settles it.
+        """
+        key = self._verifiers[account].verify(body, signature)
+        self._metrics.key_last_used.labels(account, key).set(time.time())
+        body_hash = hashlib.blake2b(body, digest_size=16).digest()
+        event_id = UUID(int=uuid_utils.uuid7().int)
+        try:
+            notification = parse(body, account)
+            problem = age_problem(
+                notification.event_date, datetime.now(UTC), self._max_event_age, self._max_clock_skew
+            )
+            if problem is not None:
+                raise UnusableError(problem, f"eventDate {notification.event_date} is outside the accepted window")
+            known = await self._claims.seen(account, notification.notification_id)
+            if known is not None:
+                return self._duplicate(account, Accepted(known.event_id, "redis", known.body_hash == body_hash))
+            arrival = Arrival(event_id, account, notification, key, body, body_hash)
+            accepted = await self._within_deadline(self._commits.submit(arrival))
+        except UnusableError as error:
+            kept = Quarantined(event_id, account, error.reason, error.detail, key, body, body_hash)
+            quarantine_id = await self._within_deadline(self._quarantine.submit(kept))
+            logger.warning("quarantined", account=account, reason=error.reason, quarantine=str(quarantine_id))
+            return Receipt(Outcome.QUARANTINED, quarantine_id)
+        # Only now, after the commit: a mark before it would turn a crash into a lost event.
+        if accepted.same_body:
+            self._claims.mark_seen(account, notification.notification_id, Seen(accepted.id, body_hash))
+        if accepted.layer is not None:
+            return self._duplicate(account, accepted)
+        return Receipt(Outcome.ACCEPTED, accepted.id)
+
+    async def _within_deadline(self, future: asyncio.Future[_T]) -> _T:
+        try:
+            async with asyncio.timeout(self._commit_timeout):
+                return await future
+        except TimeoutError as error:
+            raise UnavailableError("postgresql", "the commit took longer than WEBHOOKD_COMMIT_TIMEOUT") from error
+
+    def _duplicate(self, account: str, found: Accepted) -> Receipt:
+        assert found.layer is not None
+        self._duplicates[found.layer].inc()
+        if not found.same_body:
+            self._metrics.body_mismatches.labels(account).inc()
+            logger.warning("a known notification id came with another body", account=account, event=str(found.id))
+        return Receipt(Outcome.DUPLICATE, found.id)
+
+    async def _commit(self, arrivals: list[Arrival]) -> list[Accepted | BaseException]:
+        relay = self._relay
+        hot = relay is not None and relay.reserve(len(arrivals))
+        self._metrics.commit_batch_size.observe(len(arrivals))
+        results = await self._store.accept(arrivals, send_after=HOT_PATH_GRACE if hot else 0.0)
+        if relay is not None and hot:
+            relay.offer(
+                [
+                    Outgoing(arrival.id, arrival.account, arrival.notification.event_type)
+                    for arrival, result in zip(arrivals, results, strict=True)
+                    if isinstance(result, Accepted) and result.layer is None
+                ]
+            )
+        return [
+            # PostgreSQL refused this one alone; it is authentic, so it is kept aside rather than refused.
+            UnusableError("unstorable", where(result)) if isinstance(result, Exception) else result
+            for result in results
+        ]
+
+    async def _commit_quarantine(self, bodies: list[Quarantined]) -> Sequence[UUID | BaseException]:
+        return await self._store.quarantine(bodies)

@@ -1,0 +1,197 @@
+"""Redis: the fast layer of idempotency. Never the truth: without it everything is as correct, only slower.
+
+Two kinds of keys, both set with `SET NX` and a TTL, both prefixed with the identity of the database:
+`seen`, that a notification id is *committed* (set only after the commit), and `claim`, that a worker has an event in hand.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from webhookd.batcher import Batcher
+from webhookd.errors import OverloadedError, UnavailableError
+from webhookd.lifecycle import Loop, Watch
+from webhookd.logs import logger, where
+from webhookd.metrics import Metrics
+
+# Short, because Redis is here to save time: slower than this, PostgreSQL alone is the better way.
+_TIMEOUT = 0.25
+_CONNECTIONS = 4
+_MAX_BATCH = 256
+
+# Deletes a claim only where it is still ours: after its TTL another worker may hold it.
+_RELEASE = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) end return 0"
+
+
+@dataclass(slots=True, frozen=True)
+class Seen:
+    """A committed notification, as Redis remembers it."""
+
+    event_id: UUID
+    body_hash: bytes
+
+
+class Claims:
+    """The keys. Each operation waits at most a quarter of a second, and none at all while Redis is known to be away."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        instance: Callable[[], UUID | None],
+        dedupe_ttl: float,
+        claim_ttl: float,
+        metrics: Metrics,
+        watch: Watch,
+    ) -> None:
+        self._url = url
+        self._instance = instance
+        self._dedupe_ttl = int(dedupe_ttl)
+        self._claim_ttl_ms = int(claim_ttl * 1000)
+        self._skipped = metrics.redis_skipped
+        self._up = metrics.dependency_up.labels("redis")
+        self._redis: Redis | None = None
+        self._token = f"{os.getpid()}-{secrets.token_hex(8)}"
+        self._claims = 0
+        # All operations of one moment share one pipeline, so that a round trip serves many events.
+        self._commands: Batcher[tuple[Any, ...], Any] = Batcher(
+            "redis", self._execute, max_batch=_MAX_BATCH, max_pending=20_000, workers=2
+        )
+        self._prober = Loop("redis prober", self._probe, watch, every=2.0)
+        self.up = False
+        self.problem: str | None = "not yet reached"
+
+    async def start(self) -> None:
+        """Makes the client (it connects at first use) and probes once; never fails."""
+        if self._redis is not None:
+            return
+        # No retries: a SET NX sent again after a lost reply finds its own key, and takes it for someone else's.
+        pool: Any = BlockingConnectionPool.from_url(
+            self._url,
+            max_connections=_CONNECTIONS,
+            timeout=_TIMEOUT,
+            socket_timeout=_TIMEOUT,
+            socket_connect_timeout=1.0,
+            retry=Retry(NoBackoff(), 0),
+            client_name="webhookd",
+        )
+        self._redis = Redis.from_pool(pool)
+        await self._commands.start()
+        try:
+            await self._probe()
+        except UnavailableError:
+            pass
+        await self._prober.start()
+
+    async def stop(self) -> None:
+        """Sends what is pending and closes the connections."""
+        await self._prober.stop()
+        await self._commands.stop()
+        redis, self._redis = self._redis, None
+        if redis is not None:
+            try:
+                async with asyncio.timeout(1):
+                    await redis.aclose()
+            except (RedisError, OSError, TimeoutError) as error:
+                logger.debug("redis did not close in order", error=where(error))
+
+    def _key(self, kind: str, *parts: object) -> str:
+        return ":".join(("webhookd", str(self._instance()), kind, *map(str, parts)))
+
+    async def seen(self, account: str, notification_id: str) -> Seen | None:
+        """The committed event of this notification id, or None: not committed, forgotten, or Redis is away."""
+        reply = await self._ask("seen", "GET", self._key("seen", account, notification_id))
+        if not isinstance(reply, bytes):
+            return None
+        try:
+            event_id, body_hash = reply.decode().split(":")
+            return Seen(UUID(event_id), bytes.fromhex(body_hash))
+        except ValueError:
+            return None  # written by someone else; PostgreSQL knows
+
+    def mark_seen(self, account: str, notification_id: str, seen: Seen) -> None:
+        """Remembers a *committed* notification; before the commit, a crash would turn the provider's retry into a loss."""
+        if not self._usable:
+            self._skipped.labels("mark").inc()
+            return
+        key = self._key("seen", account, notification_id)
+        try:
+            self._commands.post(("SET", key, f"{seen.event_id}:{seen.body_hash.hex()}", "NX", "EX", self._dedupe_ttl))
+        except OverloadedError:
+            self._skipped.labels("mark").inc()
+
+    async def acquire(self, event_id: UUID) -> str | None:
+        """Claims an event for one worker: a token, or None where another worker has it.
+
+        Where Redis is away the answer is a token all the same: then the row lock alone decides.
+        """
+        self._claims += 1
+        token = f"{self._token}-{self._claims}"
+        reply = await self._ask("claim", "SET", self._key("claim", event_id), token, "NX", "PX", self._claim_ttl_ms, away=True)
+        return token if reply else None
+
+    def release(self, event_id: UUID, token: str) -> None:
+        """Gives a claim back, if it is still this token's."""
+        if self._usable:
+            try:
+                self._commands.post(("EVAL", _RELEASE, 1, self._key("claim", event_id), token))
+            except OverloadedError:
+                self._skipped.labels("release").inc()
+
+    @property
+    def _usable(self) -> bool:
+        return self.up and self._instance() is not None
+
+    async def _ask(self, operation: str, *command: Any, away: Any = None) -> Any:
+        if self._usable:
+            try:
+                return await self._commands.submit(command)
+            except (UnavailableError, OverloadedError):
+                pass
+        self._skipped.labels(operation).inc()
+        return away
+
+    async def _execute(self, commands: list[tuple[Any, ...]]) -> Sequence[Any]:
+        if not self.up or self._redis is None:  # fell away while these waited
+            raise UnavailableError("redis", self.problem or "away")
+        try:
+            async with asyncio.timeout(2 * _TIMEOUT), self._redis.pipeline(transaction=False) as pipeline:
+                for command in commands:
+                    pipeline.execute_command(*command)
+                replies = await pipeline.execute(raise_on_error=False)
+        except (RedisError, OSError, TimeoutError) as error:
+            self._set(up=False, problem=where(error))
+            self._prober.wake()
+            raise UnavailableError("redis", where(error)) from error
+        return [
+            UnavailableError("redis", type(reply).__name__) if isinstance(reply, Exception) else reply for reply in replies
+        ]
+
+    def _set(self, *, up: bool, problem: str | None = None) -> None:
+        if up != self.up:
+            logger.log(20 if up else 30, "redis is up" if up else "redis is away", problem=problem)
+        self.up = up
+        self.problem = problem
+        self._up.set(up)
+
+    async def _probe(self) -> None:
+        if self._redis is None:
+            return
+        try:
+            async with asyncio.timeout(2):
+                await self._redis.execute_command("PING")
+        except (RedisError, OSError, TimeoutError) as error:
+            self._set(up=False, problem=where(error))
+            raise UnavailableError("redis", where(error)) from error
+        self._set(up=True)

@@ -1,0 +1,223 @@
+"""PostgreSQL: the connection pools, whether it is up, and the migrations."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any, TypeAlias
+from uuid import UUID
+
+import asyncpg
+from pogo_core.util.migrate import apply
+
+from webhookd.errors import UnavailableError, WebhookdError
+from webhookd.lifecycle import Loop, Watch
+from webhookd.logs import logger, where
+from webhookd.metrics import Metrics
+from webhookd.store.queries import SQL, queries
+
+if TYPE_CHECKING:
+    from asyncpg.pool import PoolConnectionProxy
+
+Connection: TypeAlias = "PoolConnectionProxy[asyncpg.Record]"
+
+MIGRATIONS = frozenset(path.stem for path in (SQL / "migrations").glob("*.sql"))
+_WEEKS_AHEAD = 4
+_CONNECT_TIMEOUT = 5.0
+
+# SQLSTATE classes that another try can mend: connection, transaction rollback (deadlock), insufficient resources,
+# operator intervention, system error; and read_only_sql_transaction, which a failover causes.
+_TRANSIENT = ("08", "40", "53", "57", "58")
+
+
+def unavailable(error: BaseException) -> bool:
+    """Whether `error` means that PostgreSQL is away or cannot serve just now, rather than that a statement is wrong."""
+    if isinstance(error, asyncpg.PostgresError):
+        state = getattr(error, "sqlstate", None) or ""
+        return state.startswith(_TRANSIENT) or state == "25006"
+    # asyncpg raises InterfaceError for a connection that broke, and for misuse, which a test would have found.
+    return isinstance(error, (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError))
+
+
+@contextlib.contextmanager
+def gateway() -> Any:
+    """Turns what asyncpg raises when PostgreSQL is away into UnavailableError; lets other errors through."""
+    try:
+        yield
+    except Exception as error:
+        if unavailable(error):
+            raise UnavailableError("postgresql", where(error)) from error
+        raise
+
+
+async def _leave_as_is(_: Connection) -> None:
+    """Instead of asyncpg's reset on release, a round trip: our own statements leave nothing behind."""
+
+
+class Database:
+    """Two pools on one database, and the knowledge of whether it answers.
+
+    `short` serves single statements of our own; `work` holds one connection for each worker's transaction, in which
+    users' handlers run, so those are reset when they are released.
+    """
+
+    def __init__(self, url: str, *, short: int, work: int, command_timeout: float, metrics: Metrics, watch: Watch) -> None:
+        self._url = url
+        self._sizes = {"short": short, "work": work}
+        self._command_timeout = command_timeout
+        self._pools: dict[str, asyncpg.Pool[asyncpg.Record]] = {}
+        self._up = metrics.dependency_up.labels("postgresql")
+        self._prober = Loop("postgresql prober", self._probe, watch, every=2.0)
+        self.up = False
+        self.problem: str | None = "not yet reached"
+        self.instance: UUID | None = None
+        self._partitions_checked = 0.0
+
+    async def start(self) -> None:
+        """Makes the pools (which connect at first use) and probes once, so that `up` is known; never fails."""
+        if self._pools:
+            return
+        for name, size in self._sizes.items():
+            self._pools[name] = asyncpg.create_pool(
+                self._url,
+                min_size=0,
+                max_size=max(size, 1),
+                max_inactive_connection_lifetime=60.0,
+                command_timeout=self._command_timeout,
+                timeout=_CONNECT_TIMEOUT,
+                server_settings={"application_name": f"webhookd {name}", "jit": "off"},
+                reset=_leave_as_is if name == "short" else None,
+            )
+            await self._pools[name]
+        with contextlib.suppress(UnavailableError):
+            await self._probe()
+        await self._prober.start()
+
+    async def stop(self) -> None:
+        """Stops probing and closes the pools; connections that do not close within 5 s are cut."""
+        await self._prober.stop()
+        pools, self._pools = self._pools, {}
+        for pool in pools.values():
+            try:
+                async with asyncio.timeout(5):
+                    await pool.close()
+            except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                pool.terminate()
+
+    @contextlib.asynccontextmanager
+    async def acquire(self, pool: str = "short") -> AsyncIterator[Connection]:
+        """A connection for the block. Raises UnavailableError at once while PostgreSQL is known to be away."""
+        if not self.up:
+            raise UnavailableError("postgresql", self.problem or "away")
+        try:
+            connection = await self._pools[pool].acquire(timeout=self._command_timeout)
+        except Exception as error:
+            self._failed(error)
+            raise
+        try:
+            yield connection
+        except Exception as error:
+            self._failed(error)
+            raise
+        finally:
+            # Releasing must end even when the caller is cancelled, or the pool would lose the connection.
+            await asyncio.shield(self._release(pool, connection))
+
+    async def _release(self, pool: str, connection: Connection) -> None:
+        try:
+            await self._pools[pool].release(connection, timeout=2.0)
+        except (OSError, TimeoutError, KeyError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            connection.terminate()
+
+    def _failed(self, error: Exception) -> None:
+        # Only the loss of the connection itself speaks for the whole server; the prober finds out about the rest.
+        lost = isinstance(error, (OSError, asyncpg.PostgresConnectionError, asyncpg.CannotConnectNowError))
+        if lost and not isinstance(error, TimeoutError):
+            self._set(up=False, problem=where(error))
+        if unavailable(error):
+            self._prober.wake()
+
+    def _set(self, *, up: bool, problem: str | None = None) -> None:
+        if up != self.up:
+            logger.log(20 if up else 30, "postgresql is up" if up else "postgresql is away", problem=problem)
+        self.up = up
+        self.problem = problem
+        self._up.set(up)
+
+    async def _probe(self) -> None:
+        pool = self._pools["short"]
+        try:
+            async with asyncio.timeout(_CONNECT_TIMEOUT), pool.acquire() as connection:
+                if self.instance is None or not self.up:
+                    await self._identify(connection)
+                else:
+                    await queries.ping(connection)
+        except WebhookdError as error:
+            self._set(up=False, problem=str(error))
+            raise UnavailableError("postgresql", str(error)) from error
+        except Exception as error:
+            self._set(up=False, problem=where(error))
+            if unavailable(error):
+                raise UnavailableError("postgresql", where(error)) from error
+            raise
+        self._set(up=True)
+        await self._keep_partitions()
+
+    async def _identify(self, connection: Connection) -> None:
+        try:
+            row = await queries.identify(connection)
+        except asyncpg.UndefinedTableError as error:
+            raise WebhookdError("the database has no schema yet: run `webhookd migrate`") from error
+        if missing := MIGRATIONS - set(row["migrations"] or ()):
+            raise WebhookdError(f"the database lacks {', '.join(sorted(missing))}: run `webhookd migrate`")
+        if row["synchronous_commit"] == "off":
+            # Then a commit is no promise: a crash of PostgreSQL would lose events that were answered 200.
+            raise WebhookdError("PostgreSQL's synchronous_commit is off: set it to on for this database or role")
+        self.instance = row["instance"]
+
+    async def _keep_partitions(self) -> None:
+        if time.monotonic() - self._partitions_checked < 6 * 3600 and self._partitions_checked:
+            return
+        self._partitions_checked = time.monotonic()
+        try:
+            async with self._pools["short"].acquire(timeout=_CONNECT_TIMEOUT) as connection:
+                if made := await queries.make_partitions(connection, weeks=_WEEKS_AHEAD):
+                    logger.info("made partitions ahead of time", count=made)
+        except (OSError, TimeoutError, asyncpg.PostgresError) as error:
+            self._partitions_checked = 1.0 if time.monotonic() < 3600 else time.monotonic() - 5.5 * 3600  # again in half an hour
+            logger.error("could not make partitions ahead of time; trying again in half an hour", error=where(error))
+
+
+async def migrate(url: str) -> list[str]:
+    """Brings the schema at `url` up to date; returns the ids of the migrations that were applied.
+
+    Safe when several replicas start at once: an advisory lock lets one do it, and the others find it done. Raises
+    UnavailableError where PostgreSQL does not answer.
+    """
+    with gateway():
+        connection = await asyncpg.connect(url, timeout=_CONNECT_TIMEOUT)
+        try:
+            await queries.lock_migrations(connection)
+            before = await _applied(connection)
+            await apply(connection, SQL / "migrations", schema_name="public", logger=_Quiet())
+            return sorted(await _applied(connection) - before)
+        finally:
+            await connection.close(timeout=5)  # which releases the lock, whatever happened
+
+
+async def _applied(connection: Any) -> set[str]:
+    try:
+        row = await queries.applied_migrations(connection)
+    except asyncpg.UndefinedTableError:
+        return set()
+    return set(row or ())
+
+
+class _Quiet:
+    """pogo logs each migration as a warning; we log one line ourselves."""
+
+    def _nothing(self, *_: object, **__: object) -> None: ...
+
+    debug = info = warning = error = exception = critical = _nothing

@@ -1,0 +1,274 @@
+"""Every statement about events. Arguments and results are plain values; SQL stands in `sql/queries/events.sql`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import asyncpg
+
+from webhookd.authorizenet.notification import Notification
+from webhookd.errors import UnavailableError
+from webhookd.event import Event, Status
+from webhookd.store.database import Connection, Database, gateway
+from webhookd.store.queries import queries
+
+
+@dataclass(slots=True, frozen=True)
+class Arrival:
+    """A verified notification on its way into the database."""
+
+    id: UUID
+    account: str
+    notification: Notification
+    key_fingerprint: str
+    body: bytes
+    body_hash: bytes
+
+
+@dataclass(slots=True, frozen=True)
+class Accepted:
+    """What became of an arrival. `layer` is None for a new event, else the layer that found the duplicate."""
+
+    id: UUID
+    layer: str | None = None
+    same_body: bool = True
+
+
+@dataclass(slots=True, frozen=True)
+class Quarantined:
+    """An authentic body that cannot become an event, on its way into quarantine."""
+
+    id: UUID
+    account: str
+    reason: str
+    detail: str
+    key_fingerprint: str
+    body: bytes
+    body_hash: bytes
+
+
+@dataclass(slots=True, frozen=True)
+class Outgoing:
+    """An event to be sent: all that a message holds."""
+
+    id: UUID
+    account: str
+    event_type: str
+
+
+@dataclass(slots=True, frozen=True)
+class Claimed:
+    """An event locked by the transaction that claimed it."""
+
+    event: Event
+    status: Status
+    attempts: int
+    wait: float  # seconds until its retry is due; 0 where it is due
+    has_body: bool
+
+
+class EventStore:
+    """The statements, on the database's `short` pool where they stand alone.
+
+    All raise UnavailableError while PostgreSQL is away. Those that take a connection run in the caller's transaction.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def _all(self, query: Any, **parameters: Any) -> list[asyncpg.Record]:
+        with gateway():
+            async with self._database.acquire() as connection:
+                return [row async for row in query(connection, **parameters)]
+
+    async def _one(self, query: Any, **parameters: Any) -> Any:
+        with gateway():
+            async with self._database.acquire() as connection:
+                return await query(connection, **parameters)
+
+    # -- receive
+
+    async def accept(self, arrivals: Sequence[Arrival], *, send_after: float) -> list[Accepted | BaseException]:
+        """Commits arrivals in one statement; a result for each, in order, an exception for one that cannot be stored.
+
+        `send_after` (seconds): when the sweeper takes an event that the hot path did not send.
+        """
+        try:
+            return list(await self._accept(arrivals, send_after))
+        except (asyncpg.DataError, asyncpg.ProgramLimitExceededError, ValueError) as error:
+            # One row that PostgreSQL refuses must not fail its neighbours' commit.
+            if len(arrivals) == 1:
+                return [error]
+            return [(await self.accept([arrival], send_after=send_after))[0] for arrival in arrivals]
+
+    async def _accept(self, arrivals: Sequence[Arrival], send_after: float) -> list[Accepted]:
+        results: dict[UUID, Accepted] = {}
+        # One order for every batch on every replica: two batches that hold the same events cannot deadlock.
+        waiting = sorted(arrivals, key=lambda a: (a.notification.content_hash or b"", a.account, a.notification.notification_id))
+        for _ in range(3):
+            rows = await self._all(
+                queries.insert_events,
+                ids=[a.id for a in waiting],
+                accounts=[a.account for a in waiting],
+                notification_ids=[a.notification.notification_id for a in waiting],
+                event_types=[a.notification.event_type for a in waiting],
+                event_dates=[a.notification.event_date for a in waiting],
+                entity_names=[a.notification.entity_name for a in waiting],
+                entity_ids=[a.notification.entity_id for a in waiting],
+                invoice_numbers=[a.notification.invoice_number for a in waiting],
+                merchant_references=[a.notification.merchant_reference for a in waiting],
+                key_fingerprints=[a.key_fingerprint for a in waiting],
+                content_hashes=[a.notification.content_hash for a in waiting],
+                body_hashes=[a.body_hash for a in waiting],
+                bodies=[a.body for a in waiting],
+                send_after=send_after,
+            )
+            for row in rows:
+                results[row["id"]] = Accepted(row["id"])
+            waiting = [a for a in waiting if a.id not in results]
+            if waiting:
+                waiting = await self._resolve_duplicates(waiting, results)
+            if not waiting:
+                return [results[a.id] for a in arrivals]
+        # The row in the way vanished each time, between the insert and the look-up.
+        raise UnavailableError("postgresql", "a duplicate's first event could not be found")
+
+    async def _resolve_duplicates(self, waiting: list[Arrival], results: dict[UUID, Accepted]) -> list[Arrival]:
+        rows = await self._all(
+            queries.find_duplicates,
+            accounts=[a.account for a in waiting],
+            notification_ids=[a.notification.notification_id for a in waiting],
+            content_hashes=[a.notification.content_hash for a in waiting],
+            body_hashes=[a.body_hash for a in waiting],
+        )
+        for row in rows:
+            results[waiting[row["position"] - 1].id] = Accepted(row["event_id"], row["layer"], row["same_body"])
+        return [a for a in waiting if a.id not in results]
+
+    async def quarantine(self, bodies: Sequence[Quarantined]) -> list[UUID]:
+        """Commits bodies to quarantine; the id of each, in order (an earlier id where the same bytes are there)."""
+        rows = await self._all(
+            queries.insert_quarantine,
+            ids=[b.id for b in bodies],
+            accounts=[b.account for b in bodies],
+            reasons=[b.reason for b in bodies],
+            details=[b.detail for b in bodies],
+            key_fingerprints=[b.key_fingerprint for b in bodies],
+            bodies=[b.body for b in bodies],
+            body_hashes=[b.body_hash for b in bodies],
+        )
+        return [row["id"] for row in rows]
+
+    # -- relay
+
+    async def mark_sent(self, ids: Sequence[UUID], *, resend_after: float) -> None:
+        """Records that these events' messages reached SQS."""
+        await self._all(queries.mark_sent, ids=ids, resend_after=resend_after)
+
+    async def claim_unsent(self, statuses: Sequence[Status], *, limit: int, lease: float) -> list[Outgoing]:
+        """Events in `statuses` that are due for sending; nobody else gets them for `lease` seconds."""
+        rows = await self._all(queries.claim_unsent, statuses=[str(s) for s in statuses], limit=limit, lease=lease)
+        return [Outgoing(row["id"], row["account"], row["event_type"]) for row in rows]
+
+    async def count_in_queue(self, limit: int) -> int:
+        """How many unfinished events have been sent, counted no further than `limit`."""
+        return int(await self._one(queries.count_in_queue, limit=limit))
+
+    async def backlog(self) -> tuple[int, float]:
+        """(events in the outbox, age in seconds of the oldest unfinished event or 0)."""
+        row = await self._one(queries.backlog)
+        return row["outbox"], max(row["oldest"] or 0.0, 0.0)
+
+    # -- work, in the worker's transaction
+
+    async def claim(self, connection: Connection, event_id: UUID) -> Claimed | None:
+        """Locks the event and reads it; None where there is no such event."""
+        row = await queries.claim_event(connection, id=event_id)
+        if row is None:
+            return None
+        event = Event(
+            id=event_id,
+            account=row["account"],
+            notification_id=row["notification_id"],
+            event_type=row["event_type"],
+            event_date=row["event_date"],
+            received_at=row["received_at"],
+            attempt=row["attempts"] + 1,
+            raw=row["body"] or b"",
+        )
+        wait = max(row["wait"] or 0.0, 0.0)
+        return Claimed(event, Status(row["status"]), row["attempts"], wait, row["body"] is not None)
+
+    async def mark_processed(self, connection: Connection, claimed: Claimed) -> float:
+        """Sets `processed` in the transaction of the event's effects; returns the seconds since its receipt."""
+        row = await queries.mark_processed(connection, id=claimed.event.id, from_status=str(claimed.status))
+        return float(row["seconds"])
+
+    # -- work, after the worker's transaction
+
+    async def mark_retrying(self, claimed: Claimed, *, reason: str, delay: float, resend_after: float) -> bool:
+        """Records a failed attempt with another to come in `delay` seconds; False where the event moved on meanwhile."""
+        row = await self._one(
+            queries.mark_retrying,
+            id=claimed.event.id,
+            attempts=claimed.attempts,
+            from_status=str(claimed.status),
+            reason=storable(reason),
+            delay=delay,
+            resend_after=resend_after,
+        )
+        return row is not None
+
+    async def mark_dead(
+        self, event_id: UUID, *, attempts: int, from_status: Status, reason: str, detail: str, actor: str, spent: int = 1
+    ) -> bool:
+        """Gives the event up; `spent` attempts are added. False where the event moved on meanwhile.
+
+        `reason` goes to the dead-letter queue as well and holds no customer data; `detail` stays in the database.
+        """
+        row = await self._one(
+            queries.mark_dead,
+            id=event_id,
+            attempts=attempts,
+            from_status=str(from_status),
+            reason=storable(reason),
+            detail=storable(detail),
+            actor=actor,
+            spent=spent,
+        )
+        return row is not None
+
+    async def revive(self, event_id: UUID, *, actor: str, reason: str, resend_after: float) -> bool:
+        """Makes a dead event `queued` again, with all its attempts; False where it is not dead."""
+        row = await self._one(queries.revive_event, id=event_id, actor=actor, reason=reason, resend_after=resend_after)
+        return row is not None
+
+    # -- dead letters
+
+    async def states(self, ids: Sequence[UUID]) -> dict[UUID, asyncpg.Record]:
+        """account, event_type, status, attempts, dead_reason and dead_letter_sent of each event that exists."""
+        return {row["id"]: row for row in await self._all(queries.states_of_events, ids=ids)}
+
+    async def owed_dead_letters(self, *, grace: float, limit: int) -> list[asyncpg.Record]:
+        """Dead events whose copy did not reach the dead-letter queue within `grace` seconds."""
+        return await self._all(queries.owed_dead_letters, grace=grace, limit=limit)
+
+    async def mark_dead_letter_sent(self, ids: Sequence[UUID]) -> None:
+        """Records that these dead events' copies are in the dead-letter queue."""
+        await self._one(queries.mark_dead_letter_sent, ids=ids)
+
+    async def count_dead(self) -> int:
+        """How many dead events have a copy in the dead-letter queue."""
+        return int(await self._one(queries.count_dead))
+
+    async def audit_trail(self, event_id: UUID) -> list[asyncpg.Record]:
+        """Every change of the event's status, oldest first: at, from_status, to_status, actor, attempt, reason."""
+        return await self._all(queries.audit_trail, id=event_id)
+
+
+def storable(text: str) -> str:
+    """`text` as PostgreSQL can hold it (no U+0000, no lone surrogate), and no longer than anyone would read."""
+    return text.replace("\x00", "\ufffd").encode("utf-8", "replace").decode()[:2000]
