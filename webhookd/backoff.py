@@ -9,7 +9,7 @@ import random
 
 
 def ceiling(attempt: int, base: float, cap: float) -> float:
-    """The longest delay after `attempt` failures (1 at the first), in seconds: base × 2^(attempt − 1), at most `cap`."""
+    """The longest delay after `attempt` failures (1 at the first), in seconds: base * 2^(attempt - 1), at most `cap`."""
     return min(cap, base * 2.0 ** min(attempt - 1, 60))
 
 

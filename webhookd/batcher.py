@@ -74,9 +74,7 @@ class Batcher(Generic[T, R]):
         """Starts the flushing tasks; a second call does nothing."""
         if not self._tasks:
             self._stopping = False
-            self._tasks = [
-                asyncio.create_task(self._run(), name=f"batcher {self.name} {n}") for n in range(self._workers)
-            ]
+            self._tasks = [asyncio.create_task(self._run(), name=f"batcher {self.name} {n}") for n in range(self._workers)]
 
     async def stop(self) -> None:
         """Refuses new items, flushes what is pending, and returns when all of it ended; before start or twice is fine."""

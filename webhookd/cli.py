@@ -6,6 +6,7 @@ import asyncio
 import json
 import sys
 from collections.abc import Coroutine
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -22,7 +23,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Receives Authorize.Net webhooks, makes each one durable before it says 200, and processes each one's effects exactly once.\n\n"
+    help="Receives Authorize.Net webhooks: durable before the 200, each one's effects exactly once.\n\n"
     "Settings are environment variables that begin with WEBHOOKD_, also from `.env` and a TOML file (WEBHOOKD_CONFIG); "
     "`webhookd settings` lists them.",
 )
@@ -42,8 +43,6 @@ def _run(work: Coroutine[Any, Any, T]) -> T:
         factory = None
     with asyncio.Runner(loop_factory=factory) as runner:
         return runner.run(work)
-
-
 
 
 @app.command()
@@ -109,7 +108,8 @@ def trigger(
 
     The signature key comes from the settings, or from a `webhookd dev` that ran in this folder.
 
-    For example: `webhookd trigger payment.refund.created`, `webhookd trigger all --count 1000 --rate 100 --duplicates 20 --out-of-order`.
+    For example: `webhookd trigger payment.refund.created`, or
+    `webhookd trigger all --count 1000 --rate 100 --duplicates 20 --out-of-order`.
     """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -118,9 +118,7 @@ def trigger(
     types = traffic.matching_types(event_type)
     target = session.target(folder, account=account, url=url)
     first = session.fresh_number()
-    samples = traffic.stream(
-        types, count or len(types), duplicates=duplicates / 100, out_of_order=out_of_order, first=first
-    )
+    samples = traffic.stream(types, count or len(types), duplicates=duplicates / 100, out_of_order=out_of_order, first=first)
     columns = (TextColumn("sending"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=err, transient=True, disable=as_json or not err.is_terminal) as progress:
         task = progress.add_task("sending", total=len(samples))
@@ -192,22 +190,19 @@ async def _doctor(loaded: Any, *, as_json: bool) -> int:
 def _explain(keys_by_account: dict[str, tuple[str, ...]], body: bytes, signature: str, *, as_json: bool) -> int:
     from webhookd.authorizenet.signature import explain
 
-    readings = [
-        {"account": account, "key": r.fingerprint, "reading": r.reading, "body": r.body_variant, "matches": r.matches}
-        for account, keys in keys_by_account.items()
-        for r in explain(body, signature, list(keys))
-    ]
-    good = any(r["matches"] and r["reading"] == "as text" and r["body"] == "as it is" for r in readings)
+    readings = [(account, r) for account, keys in keys_by_account.items() for r in explain(body, signature, list(keys))]
+    good = any(r.matches and r.reading == "as text" and r.body_variant == "as it is" for _, r in readings)
     if as_json:
-        print(json.dumps({"ok": good, "readings": readings}))  # noqa: T201
+        rows = [{"account": account, **asdict(r)} for account, r in readings]
+        print(json.dumps({"ok": good, "readings": rows}))  # noqa: T201
         return 0 if good else 1
     table = Table("account", "key", "reading of the key", "body", "matches")
-    for r in readings:
-        table.add_row(r["account"], r["key"], r["reading"], r["body"], "[bold green]yes[/]" if r["matches"] else "no")
+    for account, r in readings:
+        table.add_row(account, r.fingerprint, r.reading, r.body_variant, "[bold green]yes[/]" if r.matches else "no")
     out.print(table)
     if good:
         out.print("The signature verifies: webhookd accepts this request.")
-    elif any(r["matches"] for r in readings):
+    elif any(r.matches for _, r in readings):
         out.print("It matches only in another reading: see the row above, and mend what signed or changed it on the way.")
     else:
         out.print(

@@ -159,9 +159,7 @@ class Daemon:
 
     async def _listen(self, setting: str, address: tuple[str, int], app: web.Application) -> None:
         # access_log: a line for each request costs more than the request. keepalive: longer than a proxy's idle timeout.
-        runner = web.AppRunner(
-            app, access_log=None, keepalive_timeout=75.0, shutdown_timeout=self._settings.commit_timeout + 1
-        )
+        runner = web.AppRunner(app, access_log=None, keepalive_timeout=75.0, shutdown_timeout=self._settings.commit_timeout + 1)
         await runner.setup()
         host, port = address
         try:

@@ -95,7 +95,7 @@ class Loop:
                 if not backoff.failing:
                     logger.warning("waiting for a dependency", loop=self.name, dependency=error.dependency)
                 pause = backoff.failed()
-            except Exception:  # a bug in one step must not end what others depend on; it is logged each time
+            except Exception:  # noqa: BLE001  a bug in one step must not end what others depend on; it is logged each time
                 logger.exception("a step failed", loop=self.name)
                 pause = max(backoff.failed(), self._every)
             if pause and not self._stopping:

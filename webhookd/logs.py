@@ -65,7 +65,12 @@ def configure(level: str = "info", fmt: str = "json", stream: IO[str] | None = N
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                # structlog calls the message "event", which here is something else.
+                *([structlog.processors.EventRenamer("message")] if fmt == "json" else []),
+                renderer,
+            ],
         )
     )
     root = logging.getLogger()

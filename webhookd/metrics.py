@@ -52,7 +52,9 @@ class Metrics:
         self.oldest_unfinished = gauge(
             "oldest_unfinished_seconds", "Age of the oldest event that is neither processed nor dead; 0 when none."
         )
-        self.relayed = counter("relayed_total", "Messages handed to SQS, by outcome: sent, failed, left (to the sweeper).", "outcome")
+        self.relayed = counter(
+            "relayed_total", "Messages handed to SQS, by outcome: sent, failed, left (to the sweeper).", "outcome"
+        )
         self.in_flight = gauge("in_flight", "Messages that this process holds.")
         self.processed = counter(
             "processed_total",
@@ -64,10 +66,10 @@ class Metrics:
         self.retries = counter("retries_total", "Failed attempts that will be tried again.", "event_type")
         self.attempts = histogram("attempts", "Attempts that a finished event took.", (1, 2, 3, 4, 5, 6, 8, 10, 15, 20))
         self.handle_seconds = histogram("handle_seconds", "Time in an event's handlers.", _SLOW, "event_type")
-        self.end_to_end_seconds = histogram(
-            "end_to_end_seconds", "From receipt to processed, by PostgreSQL's clock.", _SLOW
+        self.end_to_end_seconds = histogram("end_to_end_seconds", "From receipt to processed, by PostgreSQL's clock.", _SLOW)
+        self.dead = counter(
+            "dead_total", "Events given up: permanent, attempts_spent, redrive_policy, transaction_ended.", "reason"
         )
-        self.dead = counter("dead_total", "Events given up: permanent, attempts_spent, redrive_policy, transaction_ended.", "reason")
         self.dead_letters_moved = counter(
             "dead_letters_total", "Dead-letter queue upkeep: copied, adopted, removed, redriven.", "action"
         )
@@ -81,5 +83,7 @@ class Metrics:
         self.acks = counter("acks_total", "Messages deleted from SQS after their event ended, by outcome.", "outcome")
         self.lease_extensions = counter("lease_extensions_total", "Visibility extensions by outcome.", "outcome")
         self.redis_skipped = counter(
-            "redis_skipped_total", "Operations done without Redis because it was away; correct, only slower.", "operation"
+            "redis_skipped_total",
+            "Operations done without Redis because it was away; correct, only slower.",
+            "operation",
         )

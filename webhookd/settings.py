@@ -1,4 +1,4 @@
-"""Settings: environment variables `WEBHOOKD_…`, `.env`, a TOML file, and files that hold secrets. Checked before anything starts."""
+"""Settings, checked before anything starts: `WEBHOOKD_…` variables, `.env`, a TOML file, and files that hold secrets."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class _SecretFiles(PydanticBaseSettingsSource):
             text = path.read_text().strip()
         except (OSError, UnicodeDecodeError) as error:
             raise SettingsError(
-                f"{named or name}: cannot read {path} ({type(error).__name__}); check its path, and that webhookd's user may read it"
+                f"{named or name}: cannot read {path} ({type(error).__name__}); check the path, and who may read it"
             ) from error
         for part in parts[:-1]:
             found = found.setdefault(part, {})
@@ -116,7 +116,9 @@ class Settings(BaseSettings):
     sqs_region: str | None = _setting(None, "The queues' region, where it differs from the AWS SDK's own setting.")
     listen: str = _setting("127.0.0.1:8080", "Address of the public listener, which the provider posts to.")
     admin_listen: str = _setting("127.0.0.1:9090", "Address of the admin listener: health and metrics.")
-    signature_keys: Secrets = _setting((), "Signature Keys of the account `default`, comma-separated; several during a rotation.")
+    signature_keys: Secrets = _setting(
+        (), "Signature Keys of the account `default`, comma-separated; several during a rotation."
+    )
     accounts: dict[str, AccountSettings] = _setting(
         {}, "Further accounts: WEBHOOKD_ACCOUNTS__<NAME>__SIGNATURE_KEYS, posted to /webhooks/authorize-net/<name>."
     )
@@ -133,12 +135,12 @@ class Settings(BaseSettings):
     retry_base: float = _setting(2.0, "Longest delay in seconds before the second attempt; doubles with each.", gt=0)
     retry_cap: float = _setting(3600.0, "Longest delay in seconds between attempts; at most SQS's 43200.", gt=0, le=43_200)
     relay_window: int | None = _setting(None, "Most unfinished events with a message in SQS; unlimited when unset.", ge=1)
-    resend_after: float = _setting(600.0, "Seconds until an event that was sent and has not ended is sent again; doubles.", gt=0)
+    resend_after: float = _setting(
+        600.0, "Seconds until an event that was sent and has not ended is sent again; doubles.", gt=0
+    )
     sqs_wait: int = _setting(10, "Seconds of a long poll, which is also what an idle shutdown takes.", ge=0, le=20)
     dedupe_ttl: float = _setting(3.0 * _DAY, "Seconds that Redis remembers a committed notification.", ge=1)
-    max_event_age: float = _setting(
-        14.0 * _DAY, "Oldest eventDate in seconds that is processed rather than quarantined.", gt=0
-    )
+    max_event_age: float = _setting(14.0 * _DAY, "Oldest eventDate in seconds that is processed rather than quarantined.", gt=0)
     max_clock_skew: float = _setting(1.0 * _DAY, "Seconds that an eventDate may lie in the future.", ge=0)
     max_body_bytes: int = _setting(1_048_576, "Largest body in bytes.", ge=1024)
     body_timeout: float = _setting(5.0, "Seconds that a body may take to arrive.", gt=0)
@@ -268,7 +270,9 @@ class Settings(BaseSettings):
                 parts = urlsplit(value.get_secret_value())
                 shown[name] = f"{parts.scheme}://{parts.hostname or ''}{f':{parts.port}' if parts.port else ''}{parts.path}"
             elif name == "sqs_endpoint_url" and value:
-                shown[name] = urlsplit(value)._replace(netloc=value.rpartition("@")[2].split("/")[0]).geturl() if "@" in value else value
+                shown[name] = (
+                    urlsplit(value)._replace(netloc=value.rpartition("@")[2].split("/")[0]).geturl() if "@" in value else value
+                )
             elif name in ("admin_tokens", "read_tokens"):
                 shown[name] = sorted(value)
             elif name == "signature_keys":

@@ -22,10 +22,15 @@ $function$;
 COMMENT ON FUNCTION webhookd_fold(jsonb, jsonb) IS
     'Merges two sets of facts, {"name": [at, rank, value]}: for each name, the greater register. Commutative, associative, idempotent.';
 
--- Generated columns need an immutable conversion, which the casts from text to timestamptz are not.
+-- Generated columns need an immutable conversion, which the cast from text to timestamptz is not. In two steps, since the
+-- arithmetic is in floating point, where only whole seconds and small fractions are exact.
 CREATE FUNCTION webhookd_instant(microseconds text) RETURNS timestamptz
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $function$
-    SELECT to_timestamp(microseconds::numeric / 1000000)
+    SELECT (
+        timestamp 'epoch'
+        + microseconds::bigint / 1000000 * interval '1 second'
+        + microseconds::bigint % 1000000 * interval '1 microsecond'
+    ) AT TIME ZONE 'UTC'
 $function$;
 COMMENT ON FUNCTION webhookd_instant(text) IS 'The instant so many microseconds after 1970-01-01 UTC.';
 

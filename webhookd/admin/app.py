@@ -23,9 +23,7 @@ def admin_app(health: Health, metrics: Metrics) -> web.Application:
         return web.json_response(health.report())
 
     async def scrape(_: web.Request) -> web.Response:
-        return web.Response(
-            body=generate_latest(metrics.registry), headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4}
-        )
+        return web.Response(body=generate_latest(metrics.registry), headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
 
     app = web.Application(middlewares=[problems])
     app.router.add_get("/livez", live)

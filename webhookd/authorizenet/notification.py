@@ -133,9 +133,11 @@ def _content_hash(account: str, event_type: str, date: object, payload: dict[str
     return hashlib.blake2b(canonical, digest_size=16).digest()
 
 
-def age_problem(event_date: datetime | None, now: datetime, max_age: float, max_skew: float) -> str | None:
-    """Why a date is outside the window: "too_old" or "in_the_future" (seconds), or None. A missing date is inside."""
+def check_age(event_date: datetime | None, now: datetime, max_age: float, max_skew: float) -> None:
+    """Raises UnusableError ("too_old", "in_the_future"; limits in seconds) outside the window; no date is inside."""
     if event_date is None:
-        return None
+        return
     age = (now - event_date).total_seconds()
-    return "too_old" if age > max_age else "in_the_future" if age < -max_skew else None
+    if age > max_age or age < -max_skew:
+        reason = "too_old" if age > 0 else "in_the_future"
+        raise UnusableError(reason, f"eventDate {event_date:%Y-%m-%dT%H:%M:%SZ} is outside the accepted window")

@@ -102,7 +102,9 @@ class Server:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._stop_leftover()
         kept = self.folder / "server.json"
-        state = json.loads(kept.read_text()) if kept.exists() else {"password": secrets.token_hex(16), "port": 0}
+        state: dict[str, Any] = {"password": secrets.token_hex(16), "port": 0}
+        if kept.exists():
+            state = json.loads(kept.read_text())
         self.password = state["password"]
         self.port = _free_port(self._wanted_port or self.port or state["port"])
         kept.touch(mode=0o600)
@@ -423,7 +425,9 @@ class Stack:
             other = self._lock.read().strip()
             self._lock.close()
             self._lock = None
-            raise DevError(f"another webhookd dev (process {other}) uses {self.folder}: stop it, or choose another with --folder") from error
+            raise DevError(
+                f"another webhookd dev (process {other}) uses {self.folder}: stop it, or choose another with --folder"
+            ) from error
         self._lock.truncate(0)
         self._lock.write(str(os.getpid()))
         self._lock.flush()
@@ -435,5 +439,3 @@ class Stack:
         lock, self._lock = self._lock, None
         if lock is not None:
             lock.close()
-
-

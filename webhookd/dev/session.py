@@ -67,9 +67,7 @@ def fresh_number() -> int:
     return int(time.time()) % 100_000_000
 
 
-def run(
-    folder: Path, *, samples: bool, console: Console, loop: Callable[[Coroutine[Any, Any, int]], int]
-) -> int:
+def run(folder: Path, *, samples: bool, console: Console, loop: Callable[[Coroutine[Any, Any, int]], int]) -> int:
     """Runs the session until Ctrl-C; returns the exit code."""
     folder = folder.absolute()
     console.print("[bold]webhookd dev[/]: everything on this machine", highlight=False)
@@ -115,12 +113,14 @@ def _settings(folder: Path, stack: Stack) -> Settings:
     kept = folder / "dev.env"
     if not kept.exists():
         kept.touch(mode=0o600)
-        kept.write_text(f"# Made by `webhookd dev`; `webhookd trigger` signs with this key.\n{_KEY}={secrets.token_hex(64).upper()}\n")
+        kept.write_text(
+            f"# Made by `webhookd dev`; `webhookd trigger` signs with this key.\n{_KEY}={secrets.token_hex(64).upper()}\n"
+        )
     if stack.embeds_sqs:
         # The embedded SQS takes any credentials; the SDK must find some, and must not use real ones here.
         os.environ.update(AWS_ACCESS_KEY_ID="dev", AWS_SECRET_ACCESS_KEY="dev", AWS_SESSION_TOKEN="dev")  # noqa: S106
         os.environ.setdefault("AWS_DEFAULT_REGION", "us-east-1")
-    given = {
+    given: dict[str, Any] = {
         "database_url": stack.database_url,
         "redis_url": stack.redis_url,
         "sqs_endpoint_url": stack.sqs_endpoint_url,
@@ -174,7 +174,7 @@ async def _after_start(
     table.add_row("logs", str(folder / "webhookd.log"))
     console.print()
     console.print(table)
-    command = ".venv/bin/webhookd" if Path(".venv/bin/webhookd").exists() else "webhookd"
+    command = ".venv/bin/webhookd" if os.access(".venv/bin/webhookd", os.X_OK) else "webhookd"
     console.print("\n[bold]serving[/], until Ctrl-C. Send more events from another terminal:", highlight=False)
     console.print(f"\n    {command} trigger all --count 200 --duplicates 20 --out-of-order\n", highlight=False)
 

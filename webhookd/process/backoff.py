@@ -12,7 +12,7 @@ def retry_delay(attempt: int, base: float, cap: float) -> float:
     """Seconds to wait after failed attempt number `attempt` (1 at the first).
 
     Exponential with jitter over the whole step: drawn between the ceiling of the attempt before and this one's
-    (base × 2^(attempt − 1)), so that the delays of one event grow, and events that failed together spread out. At the
+    (base * 2^(attempt - 1)), so that the delays of one event grow, and events that failed together spread out. At the
     cap the draw is from its upper half. Never beyond SQS's limit.
     """
     high = ceiling(attempt, base, min(cap, MAX_VISIBILITY))

@@ -8,13 +8,14 @@ import random
 import time
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import cast
 
 import asyncpg
 from asyncpg.transaction import Transaction
 
 from webhookd.authorizenet.notification import label
 from webhookd.errors import Permanent, Retryable, UnavailableError
-from webhookd.event import Event, Status
+from webhookd.event import Event
 from webhookd.lifecycle import shielded
 from webhookd.logs import logger, where
 from webhookd.metrics import Metrics
@@ -97,7 +98,7 @@ class Worker:
         try:
             outcome = await self._work(message)
         except UnavailableError as error:
-            logger.warning("an event was interrupted", event=_event_id(message), dependency=error.dependency)
+            logger.warning("an event was interrupted", event_id=_event_id(message), dependency=error.dependency)
             await self._hide(message, random.uniform(1, 2 * _BUSY))
         except asyncio.CancelledError:
             # Stopping: the transaction was rolled back, so another worker may have the event at once.
@@ -145,7 +146,8 @@ class Worker:
                 raise UnavailableError("postgresql", where(error)) from error
             raise
         if isinstance(result, BaseException):
-            assert claimed is not None
+            if claimed is None or isinstance(result, UnavailableError):
+                raise result
             return await shielded(self._failed(message, claimed, result), _BOOKKEEPING)
         if result is Outcome.EARLY and claimed is not None:
             await self._hide(message, claimed.wait)
@@ -153,7 +155,7 @@ class Worker:
             await self._leases.release(message)
             self._acks.delete(message)
         elif result is Outcome.UNKNOWN:
-            logger.warning("a message names an event that is not in the database", event=str(body.event_id))
+            logger.warning("a message names an event that is not in the database", event_id=str(body.event_id))
         return result
 
     async def _transact(self, connection: Connection, body: Body) -> tuple[Claimed | None, Outcome | BaseException]:
@@ -173,23 +175,23 @@ class Worker:
             if not claimed.has_body:
                 return claimed, Permanent("its body is gone from the database")
             error = await self._handle(claimed.event, connection)
-            if connection.is_closed():
-                raise UnavailableError("postgresql", "the connection was lost in a handler")
             if error is not None:
-                return claimed, error
+                lost = UnavailableError("postgresql", "the connection was lost in a handler")
+                return claimed, lost if connection.is_closed() else error
             if not connection.is_in_transaction():
                 return claimed, TransactionEndedError()
             seconds = await shielded(self._commit(connection, transaction, claimed), _BOOKKEEPING)
             committed = True
             self._metrics.end_to_end_seconds.observe(seconds)
             self._metrics.attempts.observe(claimed.event.attempt)
-            return claimed, Outcome.PROCESSED
         except Exception as error:
             if claimed is None or unavailable(error) or isinstance(error, UnavailableError):
                 raise
             # The statement that marks the event failed: a handler had swallowed a database error, which aborts the
             # transaction.
             return claimed, error
+        else:
+            return claimed, Outcome.PROCESSED
         finally:
             if not committed and not connection.is_closed():
                 await shielded(self._roll_back(transaction), _BOOKKEEPING)
@@ -207,8 +209,7 @@ class Worker:
     async def _handle(self, event: Event, connection: Connection) -> BaseException | None:
         """Runs the event's handlers; returns what one of them raised, or None."""
         started = time.perf_counter()
-        current = asyncio.current_task()
-        assert current is not None
+        current = cast("asyncio.Task[None]", asyncio.current_task())
         try:
             async with asyncio.timeout(self._limits.handler_timeout) as deadline:
                 for registration in self._registry.matching(event.event_type):
@@ -244,7 +245,7 @@ class Worker:
             delay = retry_delay(event.attempt, self._limits.retry_base, self._limits.retry_cap)
         logger.warning(
             "an attempt failed",
-            event=str(event.id),
+            event_id=str(event.id),
             event_type=event.event_type,
             attempt=event.attempt,
             error=where(error),
@@ -259,7 +260,9 @@ class Worker:
 
     async def _dead(self, message: Message, claimed: Claimed, code: str, reason: str, detail: str) -> Outcome:
         event = claimed.event
-        logger.error("an event is dead", event=str(event.id), event_type=event.event_type, attempt=event.attempt, reason=code)
+        logger.error(
+            "an event is dead", event_id=str(event.id), event_type=event.event_type, attempt=event.attempt, reason=code
+        )
         if await self._store.mark_dead(
             event.id,
             attempts=claimed.attempts,
@@ -282,5 +285,3 @@ class Worker:
 
 def _event_id(message: Message) -> str | None:
     return str(message.body.event_id) if message.body else None
-
-

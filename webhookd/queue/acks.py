@@ -52,7 +52,7 @@ class Acks:
             # It comes back when its visibility timeout ends.
             logger.debug("a delay was not set", error=str(error))
 
-    async def _delete(self, messages: list[Message]) -> list[None | BaseException]:
+    async def _delete(self, messages: list[Message]) -> list[BaseException | None]:
         left = messages
         for attempt in range(_TRIES):
             try:
@@ -70,6 +70,6 @@ class Acks:
             self._failed.inc(len(left))
         return [None] * len(messages)
 
-    async def _hide(self, items: list[tuple[Message, int]]) -> list[None | BaseException]:
+    async def _hide(self, items: list[tuple[Message, int]]) -> list[BaseException | None]:
         codes = await self._sqs.hide(items)
         return [None if code is None else UnavailableError("sqs", code) for code in codes]

@@ -58,9 +58,9 @@ class DeadLetters:
         try:
             self._copies.post(body)
         except OverloadedError:
-            logger.warning("a dead-letter copy is left to the reader", event=str(body.event_id))
+            logger.warning("a dead-letter copy is left to the reader", event_id=str(body.event_id))
 
-    async def _copy(self, bodies: list[Body]) -> list[None | BaseException]:
+    async def _copy(self, bodies: list[Body]) -> list[BaseException | None]:
         sent = await self._sqs.send(bodies, self._sqs.dead_letter_queue)
         ids = [body.event_id for body, ok in zip(bodies, sent, strict=True) if ok]
         await self._store.mark_dead_letter_sent(ids)

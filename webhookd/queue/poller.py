@@ -70,11 +70,7 @@ class Poller:
                 permits += 1
             if self._stopping:
                 return False
-            messages = await self._sqs.receive(permits)
-            if self._stopping:
-                await self._give_back(messages)
-                return False
-            for message in messages:
+            for message in await self._keep(await self._sqs.receive(permits)):
                 task = asyncio.create_task(self._run(message), name="worker")
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
@@ -84,17 +80,20 @@ class Poller:
                 self._permits.release()
         return True
 
-    async def _give_back(self, messages: list[Message]) -> None:
-        if messages:
-            try:
-                await self._sqs.hide([(message, 0) for message in messages])
-            except UnavailableError:
-                logger.debug("messages come back by their visibility timeout", count=len(messages))
+    async def _keep(self, messages: list[Message]) -> list[Message]:
+        """The messages to start on: none when a shutdown began during the receive, and then they are visible again."""
+        if not self._stopping or not messages:
+            return messages
+        try:
+            await self._sqs.hide([(message, 0) for message in messages])
+        except UnavailableError:
+            logger.debug("messages come back by their visibility timeout", count=len(messages))
+        return []
 
     async def _run(self, message: Message) -> None:
         try:
             await self._work(message)
-        except Exception:  # the message comes back by its visibility timeout
+        except Exception:  # noqa: BLE001  the message comes back by its visibility timeout
             logger.exception("a worker failed")
         finally:
             self._permits.release()

@@ -49,6 +49,7 @@ class Relay:
         self._window = window
         self._resend_after = resend_after
         self._room = 0
+        self._unrecorded = 0  # sent, and not yet counted by PostgreSQL as being in the queue
         self._left_behind = True
         self._sent = metrics.relayed.labels("sent")
         self._failed = metrics.relayed.labels("failed")
@@ -56,9 +57,7 @@ class Relay:
         self._sender: Batcher[Outgoing, None] = Batcher(
             "relay", self._send, max_batch=BATCH, max_pending=_MAX_PENDING, workers=8
         )
-        self._recorder: Batcher[UUID, None] = Batcher(
-            "sent events", self._record, max_batch=500, max_pending=4 * _MAX_PENDING
-        )
+        self._recorder: Batcher[UUID, None] = Batcher("sent events", self._record, max_batch=500, max_pending=4 * _MAX_PENDING)
         self._sweeper = Loop("outbox sweeper", self._sweep, watch, every=1.0)
 
     async def start(self) -> None:
@@ -94,25 +93,29 @@ class Relay:
         for event in events:
             self._sender.post(event)
 
-    async def _send(self, events: list[Outgoing]) -> list[None | BaseException]:
+    async def _send(self, events: list[Outgoing]) -> list[BaseException | None]:
         bodies = [Body(event.id, event.account, event.event_type) for event in events]
         try:
             sent = await self._sqs.send(bodies)
         except UnavailableError:
             self._failed.inc(len(events))
             raise
-        results: list[None | BaseException] = []
+        results: list[BaseException | None] = []
         for event, ok in zip(events, sent, strict=True):
             if ok:
                 self._recorder.post(event.id)
+                self._unrecorded += 1
             results.append(None if ok else UnavailableError("sqs", "an entry of a batch failed"))
         self._sent.inc(sum(sent))
         self._failed.inc(len(sent) - sum(sent))
         return results
 
-    async def _record(self, ids: list[UUID]) -> list[None | BaseException]:
+    async def _record(self, ids: list[UUID]) -> list[BaseException | None]:
         # Where this fails the events stay due, and are sent once more: harmless.
-        await self._store.mark_sent(ids, resend_after=self._resend_after)
+        try:
+            await self._store.mark_sent(ids, resend_after=self._resend_after)
+        finally:
+            self._unrecorded -= len(ids)
         return [None] * len(ids)
 
     async def _sweep(self) -> bool:
@@ -121,7 +124,7 @@ class Relay:
         fresh = limit
         if self._window is not None:
             in_queue = await self._store.count_in_queue(self._window)
-            self._room = self._window - in_queue - self._sender.pending - self._recorder.pending
+            self._room = self._window - in_queue - self._sender.pending - self._unrecorded
             fresh = max(0, min(limit, self._room))
         more = False
         if fresh:
@@ -141,7 +144,3 @@ class Relay:
         for result in results:
             if isinstance(result, BaseException):
                 raise result
-        if events and self._window is not None:
-            # What is recorded counts in the window from now on; without waiting, the next sweep would overfill it.
-            while self._recorder.pending:
-                await asyncio.sleep(0.005)

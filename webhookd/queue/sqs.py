@@ -259,7 +259,7 @@ class Sqs:
         """The queue's attributes as SQS names them; RedrivePolicy as an object."""
         async with self._gateway(queue) as url:
             reply = await self._client_for_calls.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])
-        found: dict[str, Any] = dict(reply["Attributes"])
+        found: dict[str, Any] = {str(name): value for name, value in reply["Attributes"].items()}
         if "RedrivePolicy" in found:
             found["RedrivePolicy"] = orjson.loads(found["RedrivePolicy"])
         return found

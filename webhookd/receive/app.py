@@ -8,8 +8,7 @@ import time
 import orjson
 from aiohttp import web
 
-from webhookd.authorizenet.signature import SignatureError
-from webhookd.errors import OverloadedError, UnavailableError
+from webhookd.errors import OverloadedError, SignatureError, UnavailableError
 from webhookd.metrics import Metrics
 from webhookd.receive.intake import Intake
 from webhookd.receive.problem import problem, problems
@@ -99,7 +98,12 @@ class PublicApp:
             return self._refuse(request, 401, "the signature does not verify", outcome, unread=False)
         except UnavailableError as error:
             return self._refuse(
-                request, 503, "could not store the webhook in time", f"{error.dependency}_away", retry=True, unread=False
+                request,
+                503,
+                "could not store the webhook in time",
+                f"{error.dependency}_away",
+                retry=True,
+                unread=False,
             )
         except OverloadedError:
             return self._refuse(request, 503, "too many webhooks at once", "overload", retry=True, unread=False)

@@ -14,7 +14,7 @@ from uuid import UUID
 
 import uuid_utils
 
-from webhookd.authorizenet.notification import age_problem, parse
+from webhookd.authorizenet.notification import check_age, parse
 from webhookd.authorizenet.signature import Verifier
 from webhookd.batcher import Batcher
 from webhookd.errors import OverloadedError, UnavailableError, UnusableError
@@ -123,11 +123,7 @@ class Intake:
         event_id = UUID(int=uuid_utils.uuid7().int)
         try:
             notification = parse(body, account)
-            problem = age_problem(
-                notification.event_date, datetime.now(UTC), self._max_event_age, self._max_clock_skew
-            )
-            if problem is not None:
-                raise UnusableError(problem, f"eventDate {notification.event_date} is outside the accepted window")
+            check_age(notification.event_date, datetime.now(UTC), self._max_event_age, self._max_clock_skew)
             known = await self._claims.seen(account, notification.notification_id)
             if known is not None:
                 return self._duplicate(account, Accepted(known.event_id, "redis", known.body_hash == body_hash))
@@ -153,11 +149,10 @@ class Intake:
             raise UnavailableError("postgresql", "the commit took longer than WEBHOOKD_COMMIT_TIMEOUT") from error
 
     def _duplicate(self, account: str, found: Accepted) -> Receipt:
-        assert found.layer is not None
-        self._duplicates[found.layer].inc()
+        self._duplicates[found.layer or "notification_id"].inc()
         if not found.same_body:
             self._metrics.body_mismatches.labels(account).inc()
-            logger.warning("a known notification id came with another body", account=account, event=str(found.id))
+            logger.warning("a known notification id came with another body", account=account, event_id=str(found.id))
         return Receipt(Outcome.DUPLICATE, found.id)
 
     async def _commit(self, arrivals: list[Arrival]) -> list[Accepted | BaseException]:

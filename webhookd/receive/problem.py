@@ -6,22 +6,21 @@ from http import HTTPStatus
 
 import orjson
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 
 def problem(status: int, detail: str, *, retry_after: int | None = None, close: bool = False) -> web.Response:
     """An application/problem+json answer; `close` ends the connection, where the request's body was left unread."""
     body = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
     headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
-    response = web.Response(
-        status=status, body=orjson.dumps(body), content_type="application/problem+json", headers=headers
-    )
+    response = web.Response(status=status, body=orjson.dumps(body), content_type="application/problem+json", headers=headers)
     if close:
         response.force_close()
     return response
 
 
 @web.middleware
-async def problems(request: web.Request, handler: web.typedefs.Handler) -> web.StreamResponse:
+async def problems(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Turns aiohttp's own answers (no such path, method not allowed) into problem details."""
     try:
         return await handler(request)

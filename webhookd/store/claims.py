@@ -7,6 +7,7 @@ Two kinds of keys, both set with `SET NX` and a TTL, both prefixed with the iden
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import secrets
 from collections.abc import Callable, Sequence
@@ -61,7 +62,7 @@ class Claims:
         self._claim_ttl_ms = int(claim_ttl * 1000)
         self._skipped = metrics.redis_skipped
         self._up = metrics.dependency_up.labels("redis")
-        self._redis: Redis | None = None
+        self._redis: Any = None
         self._token = f"{os.getpid()}-{secrets.token_hex(8)}"
         self._claims = 0
         # All operations of one moment share one pipeline, so that a round trip serves many events.
@@ -88,10 +89,8 @@ class Claims:
         )
         self._redis = Redis.from_pool(pool)
         await self._commands.start()
-        try:
+        with contextlib.suppress(UnavailableError):
             await self._probe()
-        except UnavailableError:
-            pass
         await self._prober.start()
 
     async def stop(self) -> None:
@@ -174,9 +173,7 @@ class Claims:
             self._set(up=False, problem=where(error))
             self._prober.wake()
             raise UnavailableError("redis", where(error)) from error
-        return [
-            UnavailableError("redis", type(reply).__name__) if isinstance(reply, Exception) else reply for reply in replies
-        ]
+        return [UnavailableError("redis", type(reply).__name__) if isinstance(reply, Exception) else reply for reply in replies]
 
     def _set(self, *, up: bool, problem: str | None = None) -> None:
         if up != self.up:

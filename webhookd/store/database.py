@@ -52,7 +52,7 @@ def gateway() -> Any:
         raise
 
 
-async def _leave_as_is(_: Connection) -> None:
+async def _leave_as_is(_: Any) -> None:
     """Instead of asyncpg's reset on release, a round trip: our own statements leave nothing behind."""
 
 
@@ -186,7 +186,9 @@ class Database:
                 if made := await queries.make_partitions(connection, weeks=_WEEKS_AHEAD):
                     logger.info("made partitions ahead of time", count=made)
         except (OSError, TimeoutError, asyncpg.PostgresError) as error:
-            self._partitions_checked = 1.0 if time.monotonic() < 3600 else time.monotonic() - 5.5 * 3600  # again in half an hour
+            self._partitions_checked = (
+                1.0 if time.monotonic() < 3600 else time.monotonic() - 5.5 * 3600
+            )  # again in half an hour
             logger.error("could not make partitions ahead of time; trying again in half an hour", error=where(error))
 
 
@@ -220,4 +222,4 @@ class _Quiet:
 
     def _nothing(self, *_: object, **__: object) -> None: ...
 
-    debug = info = warning = error = exception = critical = _nothing
+    debug = info = warn = warning = error = exception = critical = _nothing

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import UUID
 
 import asyncpg
@@ -107,7 +107,9 @@ class EventStore:
     async def _accept(self, arrivals: Sequence[Arrival], send_after: float) -> list[Accepted]:
         results: dict[UUID, Accepted] = {}
         # One order for every batch on every replica: two batches that hold the same events cannot deadlock.
-        waiting = sorted(arrivals, key=lambda a: (a.notification.content_hash or b"", a.account, a.notification.notification_id))
+        waiting = sorted(
+            arrivals, key=lambda a: (a.notification.content_hash or b"", a.account, a.notification.notification_id)
+        )
         for _ in range(3):
             rows = await self._all(
                 queries.insert_events,
@@ -223,7 +225,15 @@ class EventStore:
         return row is not None
 
     async def mark_dead(
-        self, event_id: UUID, *, attempts: int, from_status: Status, reason: str, detail: str, actor: str, spent: int = 1
+        self,
+        event_id: UUID,
+        *,
+        attempts: int,
+        from_status: Status,
+        reason: str,
+        detail: str,
+        actor: str,
+        spent: int = 1,
     ) -> bool:
         """Gives the event up; `spent` attempts are added. False where the event moved on meanwhile.
 
