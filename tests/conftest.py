@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 import os
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import asyncpg
@@ -18,11 +19,12 @@ import pytest
 import pytest_asyncio
 
 from tests.helpers.running import base_settings
-from webhookd.daemon import make_sqs
+from webhookd.daemon import Daemon, make_sqs
 from webhookd.dev.servers import Stack
 from webhookd.lifecycle import Watch
 from webhookd.metrics import Metrics
-from webhookd.settings import load
+from webhookd.process.handlers import Registry
+from webhookd.settings import Settings, load
 from webhookd.store.database import migrate
 
 
@@ -130,6 +132,30 @@ class Servers:
         }
 
 
+def settings_of(values: dict[str, str], **overrides: Any) -> Settings:
+    """Settings from environment variables' names and values, with `overrides` by field."""
+    return load(**{name.removeprefix("WEBHOOKD_").lower(): value for name, value in values.items()} | overrides)
+
+
+Start = Callable[..., Awaitable[Daemon]]
+
+
+@pytest_asyncio.fixture
+async def start(servers: Servers) -> AsyncIterator[Start]:
+    """Starts daemons inside the test's process; takes settings by field, and `registry` with users' handlers."""
+    daemons = []
+
+    async def begin(registry: Registry | None = None, **overrides: Any) -> Daemon:
+        daemon = Daemon(settings_of(servers.settings, **overrides), registry or Registry())
+        daemons.append(daemon)
+        await daemon.start()
+        return daemon
+
+    yield begin
+    for daemon in daemons:
+        await daemon.stop()
+
+
 @pytest_asyncio.fixture
 async def servers(stack: Stack, database_url: str, tmp_path: Path) -> Servers:
     """A database of its own, and a queue with its dead-letter queue."""
@@ -142,7 +168,7 @@ async def servers(stack: Stack, database_url: str, tmp_path: Path) -> Servers:
         dead_letter_queue=f"{name}-dead",
         folder=tmp_path,
     )
-    settings = load(**{key.removeprefix("WEBHOOKD_").lower(): value for key, value in found.settings.items()})
+    settings = settings_of(found.settings)
     sqs = make_sqs(settings, Metrics(), Watch())
     await sqs.start()
     await sqs.create_queues(max_receive_count=settings.max_attempts + 5)

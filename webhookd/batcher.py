@@ -1,4 +1,4 @@
-"""Group work without a timer: while one batch is being flushed, the next one gathers.
+"""Group work, without a timer unless asked for one: while one batch is being flushed, the next one gathers.
 
 Under light load an item is flushed alone and at once; under heavy load batches grow by themselves.
 """
@@ -22,6 +22,7 @@ class Batcher(Generic[T, R]):
 
     `flush` gets at most `max_batch` items and returns one result for each, in order; a result that is an exception is
     raised to that item's waiter alone, and an exception that `flush` raises goes to every waiter of the batch.
+    `linger` (seconds): how long a batch that is not full waits for more, where calls cost more than latency matters.
     More than `max_pending` items waiting raise OverloadedError at the call that would add one.
     """
 
@@ -33,12 +34,14 @@ class Batcher(Generic[T, R]):
         max_batch: int,
         max_pending: int,
         workers: int = 1,
+        linger: float = 0.0,
     ) -> None:
         self.name = name
         self._flush = flush
         self._max_batch = max_batch
         self._max_pending = max_pending
         self._workers = workers
+        self._linger = linger
         self._items: deque[tuple[T, asyncio.Future[R] | None]] = deque()
         self._arrived = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -93,8 +96,11 @@ class Batcher(Generic[T, R]):
                 self._arrived.clear()
                 await self._arrived.wait()
                 continue
+            if self._linger and len(items) < self._max_batch and not self._stopping:
+                await asyncio.sleep(self._linger)
             batch = [items.popleft() for _ in range(min(len(items), self._max_batch))]
-            await self._flush_batch(batch)
+            if batch:
+                await self._flush_batch(batch)
 
     async def _flush_batch(self, batch: list[tuple[T, asyncio.Future[R] | None]]) -> None:
         outcome: Sequence[R | BaseException]

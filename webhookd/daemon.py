@@ -41,8 +41,9 @@ _BACKLOG_EVERY = 5.0
 class Daemon:
     """One process: `start` returns when it serves, `stop` when everything it accepted is safe and it holds nothing."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, registry: Registry = handlers.registered) -> None:
         self._settings = settings
+        self._registry = registry
         self.metrics = metrics = Metrics()
         self.watch = watch = Watch()
         roles = settings.roles
@@ -65,15 +66,16 @@ class Daemon:
         )
         self.sqs = make_sqs(settings, metrics, watch)
         self.health = Health(self.database, self.claims, self.sqs)
-        self._runners: list[web.AppRunner] = []
+        self._admin: web.AppRunner | None = None
+        self._public: web.AppRunner | None = None
         self._stack = AsyncExitStack()
         self._intake: Intake | None = None
         self._poller: Poller | None = None
         # The order of starting: what a part needs comes before it.
         self._parts: list[Part] = [self.database, self.claims, self.sqs]
-        relay = None
+        self.relay: Relay | None = None
         if Role.RELAY in roles:
-            relay = Relay(
+            self.relay = Relay(
                 self.store,
                 self.sqs,
                 window=settings.relay_window,
@@ -81,8 +83,10 @@ class Daemon:
                 metrics=metrics,
                 watch=watch,
             )
-            self._parts.append(relay)
-        dead_letters = DeadLetters(self.store, self.sqs, metrics=metrics, watch=watch, reads=Role.RELAY in roles)
+            self._parts.append(self.relay)
+        self.dead_letters = dead_letters = DeadLetters(
+            self.store, self.sqs, metrics=metrics, watch=watch, reads=Role.RELAY in roles
+        )
         self._parts.append(dead_letters)
         if Role.WORK in roles:
             self._add_workers(dead_letters)
@@ -91,7 +95,7 @@ class Daemon:
                 self.store,
                 self.claims,
                 self.database,
-                relay,
+                self.relay,
                 keys=settings.keys_by_account,
                 max_pending=settings.max_pending,
                 commit_timeout=settings.commit_timeout,
@@ -116,7 +120,7 @@ class Daemon:
             retry_cap=settings.retry_cap,
             resend_after=settings.resend_after,
         )
-        registry = Registry([Registration("*", keep_timeline), *handlers.registered])
+        registry = Registry([Registration("*", keep_timeline), *self._registry])
         worker = Worker(
             self.database,
             self.store,
@@ -142,7 +146,8 @@ class Daemon:
     async def start(self) -> None:
         """Starts every part, and both listeners. Raises SettingsError where an address cannot be had."""
         settings = self._settings
-        await self._listen("WEBHOOKD_ADMIN_LISTEN", settings.admin_address, admin_app(self.health, self.metrics))
+        admin = admin_app(self.health, self.metrics)
+        self._admin = await self._listen("WEBHOOKD_ADMIN_LISTEN", settings.admin_address, admin)
         for part in self._parts:
             await part.start()
             self._stack.push_async_callback(part.stop)
@@ -154,10 +159,11 @@ class Daemon:
                 retry_after=settings.retry_after,
                 metrics=self.metrics,
             )
-            await self._listen("WEBHOOKD_LISTEN", settings.public_address, public.app())
+            self._public = await self._listen("WEBHOOKD_LISTEN", settings.public_address, public.app())
+        self.health.serving = True
         logger.info("serving", **settings.redacted())
 
-    async def _listen(self, setting: str, address: tuple[str, int], app: web.Application) -> None:
+    async def _listen(self, setting: str, address: tuple[str, int], app: web.Application) -> web.AppRunner:
         # access_log: a line for each request costs more than the request. keepalive: longer than a proxy's idle timeout.
         runner = web.AppRunner(app, access_log=None, keepalive_timeout=75.0, shutdown_timeout=self._settings.commit_timeout + 1)
         await runner.setup()
@@ -169,7 +175,17 @@ class Daemon:
             raise SettingsError(
                 f"{setting}: cannot listen on {host}:{port} ({error.strerror or error}); free it, or set another address"
             ) from error
-        self._runners.append(runner)
+        return runner
+
+    @property
+    def public_url(self) -> str:
+        """Where the public listener is, its port as bound; empty without the role `receive`."""
+        return _bound(self._public)
+
+    @property
+    def admin_url(self) -> str:
+        """Where the admin listener is, its port as bound."""
+        return _bound(self._admin)
 
     async def stop(self) -> None:
         """Readiness off, stop accepting, finish what was accepted, drain the workers, flush, let go."""
@@ -180,21 +196,27 @@ class Daemon:
         logger.info("stopping")
         if self._intake is not None:
             self._intake.refuse()
-        for runner in self._runners[1:]:
-            await runner.cleanup()
+        if self._public is not None:
+            await self._public.cleanup()
         if self._poller is not None:
             # Some of the grace is for what comes after the workers: flushing, and closing.
             await self._poller.stop(max(self._settings.shutdown_grace - (time.monotonic() - started) - 5.0, 1.0))
         await self._stack.aclose()
-        for runner in self._runners[:1]:
-            await runner.cleanup()
-        self._runners.clear()
+        if self._admin is not None:
+            await self._admin.cleanup()
         logger.info("stopped", seconds=round(time.monotonic() - started, 3))
 
     async def _measure_backlog(self) -> None:
         outbox, oldest = await self.store.backlog()
         self.metrics.outbox_pending.set(outbox)
         self.metrics.oldest_unfinished.set(oldest)
+
+
+def _bound(runner: web.AppRunner | None) -> str:
+    if runner is None or not runner.addresses:
+        return ""
+    host, port = runner.addresses[0][:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def make_sqs(settings: Settings, metrics: Metrics, watch: Watch) -> Sqs:

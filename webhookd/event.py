@@ -43,21 +43,33 @@ LEGAL_CHANGES: dict[Status | None, frozenset[Status]] = {
     Status.PROCESSED: frozenset({Status.RECEIVED}),
 }
 
-# The payload's money fields (../authorizenet): JSON numbers, which become Decimal even where they are written as integers.
+# The payload's money fields: JSON numbers, which become Decimal even where they are written as integers.
 _MONEY = ("authAmount", "amount")
+_TOO_MUCH = Decimal(10) ** 15
 
 
 def _integer(text: str) -> int | Decimal:
     # int() refuses more than 4,300 digits; such a number is odd but no reason to fail the whole payload.
-    return int(text) if len(text) <= 4300 else Decimal(text)
+    return int(text) if len(text) <= 4300 else _fraction(text)
+
+
+def _fraction(text: str) -> Decimal:
+    try:
+        return Decimal(text)
+    except InvalidOperation:  # an exponent of twenty digits: JSON, but beyond what Decimal holds
+        return Decimal("NaN")
 
 
 def load_payload(raw: bytes) -> dict[str, Any]:
     """The `payload` object of a notification's exact bytes; every fraction and every amount as Decimal.
 
-    Returns {} where the payload is missing or no object. Raises ValueError where `raw` is not JSON.
+    Returns {} where the payload is missing or no object; a number that Decimal cannot hold is NaN.
+    Raises ValueError where `raw` is not JSON, or is nested deeper than Python's own limit.
     """
-    envelope = json.loads(raw, parse_float=Decimal, parse_int=_integer)
+    try:
+        envelope = json.loads(raw, parse_float=_fraction, parse_int=_integer)
+    except RecursionError as error:
+        raise ValueError("the body is nested too deeply") from error
     payload = envelope.get("payload") if isinstance(envelope, dict) else None
     if not isinstance(payload, dict):
         return {}
@@ -76,7 +88,8 @@ def money(value: object) -> Decimal | None:
         amount = Decimal(value)
     except (InvalidOperation, ValueError):
         return None
-    if not amount.is_finite() or abs(amount) >= Decimal(10) ** 15 or amount.as_tuple().exponent < -8:  # type: ignore[operator]  # finite
+    # copy_abs and not abs, which rounds to the context and overflows on a large exponent.
+    if not amount.is_finite() or amount.copy_abs() >= _TOO_MUCH or int(amount.as_tuple().exponent) < -8:
         return None
     return amount
 

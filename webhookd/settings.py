@@ -1,4 +1,7 @@
-"""Settings, checked before anything starts: `WEBHOOKD_…` variables, `.env`, a TOML file, and files that hold secrets."""
+"""Settings: `WEBHOOKD_…` environment variables, files that hold secrets, `.env`, and a TOML file, in this order.
+
+Every problem is found before anything starts, and told without a secret.
+"""
 
 from __future__ import annotations
 
@@ -10,24 +13,34 @@ import re
 import tomllib
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic.fields import FieldInfo
-from pydantic_settings import (
-    BaseSettings,
-    NoDecode,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-    TomlConfigSettingsSource,
+import pydantic_settings
+from dotenv import dotenv_values
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
 )
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from webhookd.errors import SettingsError
 
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
 _PREFIX = "WEBHOOKD_"
-_NOT_SETTINGS = ("WEBHOOKD_CONFIG", "WEBHOOKD_DEV_", "WEBHOOKD_TEST_")
+_CONFIG = "WEBHOOKD_CONFIG"
 _ACCOUNT = re.compile(r"[a-z0-9_-]{1,64}")
+_ACCOUNT_KEYS = "accounts__{}__signature_keys"
+_SECRET = re.compile(r"(database_url|redis_url|signature_keys|admin_tokens|read_tokens|accounts__.+__signature_keys)")
+# At most one @, and that before the host: where a password is not percent-encoded nothing beyond the scheme is safe to show.
+_URL = re.compile(r"(?P<scheme>\w+)://(?:[^/?#@]*@)?(?P<place>[^@?#]*)(?:[?#][^@]*)?")
 _DAY = 86_400
 _PROVIDER_RETRIES = 10 * _DAY  # the provider's schedule of retries takes about nine days
 
@@ -44,51 +57,78 @@ class Role(StrEnum):
 
 
 def _split(value: object) -> object:
-    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+
+def _keys(value: object) -> object:
+    keys = _split(value)
+    if isinstance(keys, list) and any(len(_revealed(key).split()) != 1 for key in keys):
+        raise ValueError("one of the keys is empty, or holds white space; separate keys by commas, and end with none")
+    return keys
+
+
+def _revealed(secret: object) -> str:
+    return secret.get_secret_value() if isinstance(secret, SecretStr) else str(secret)
 
 
 class AccountSettings(BaseModel):
     """One Authorize.Net account."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    # extra: the environment's source brings SIGNATURE_KEYS_FILE along, which another source reads.
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
     signature_keys: Secrets = ()
 
-    @field_validator("signature_keys", mode="before")
-    @classmethod
-    def _comma_separated(cls, value: object) -> object:
-        return _split(value)
+    _comma_separated = field_validator("signature_keys", mode="before")(_keys)
+
+
+def _variables() -> dict[str, str | None]:
+    return {**dotenv_values(".env"), **os.environ}
 
 
 class _SecretFiles(PydanticBaseSettingsSource):
-    """`WEBHOOKD_<NAME>_FILE` variables, and systemd credentials named after the setting, with or without `webhookd_`."""
+    """`WEBHOOKD_<NAME>_FILE` variables, and systemd's credentials, named as the setting with or without `webhookd_`."""
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
         return None, field_name, False
 
     def __call__(self) -> dict[str, Any]:
-        found: dict[str, Any] = {}
+        files: dict[str, tuple[str, Path]] = {}
         if folder := os.environ.get("CREDENTIALS_DIRECTORY"):
             for path in sorted(Path(folder).glob("*")):
-                self._put(found, path.name.lower().removeprefix("webhookd_"), path)
-        for name, value in os.environ.items():
-            if name.upper().startswith(_PREFIX) and name.upper().endswith("_FILE") and value:
-                self._put(found, name[len(_PREFIX) : -len("_FILE")].lower(), Path(value), named=name)
+                files[path.name.lower().removeprefix(_PREFIX.lower())] = (path.name, path)
+        for name, value in _variables().items():
+            if value and name.upper().startswith(_PREFIX) and name.upper().endswith("_FILE"):
+                files[name[len(_PREFIX) : -len("_FILE")].lower()] = (name, Path(value))
+        found: dict[str, Any] = {}
+        for setting, (name, path) in files.items():
+            if _SECRET.fullmatch(setting):
+                *parents, last = setting.split("__")
+                inner = found
+                for parent in parents:
+                    inner = inner.setdefault(parent, {})
+                inner[last] = _read(name, path).strip()
         return found
 
-    def _put(self, found: dict[str, Any], name: str, path: Path, named: str | None = None) -> None:
-        parts = name.split("__")
-        if parts[0] not in _SECRET_FIELDS:
-            return
-        try:
-            text = path.read_text().strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise SettingsError(
-                f"{named or name}: cannot read {path} ({type(error).__name__}); check the path, and who may read it"
-            ) from error
-        for part in parts[:-1]:
-            found = found.setdefault(part, {})
-        found[parts[-1]] = text
+
+def _read(name: str, path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(
+            f"{name}: cannot read {path} ({type(error).__name__}); "
+            "check that it is there, is text, and that webhookd's user may read it"
+        ) from None
+
+
+def _config_file() -> dict[str, Any]:
+    path = _variables().get(_CONFIG)
+    if not path:
+        return {}
+    try:
+        return tomllib.loads(_read(_CONFIG, Path(path)))
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{_CONFIG}: {path} is not TOML: {error}") from None
 
 
 def _setting(default: Any, meaning: str, **limits: Any) -> Any:
@@ -103,8 +143,9 @@ class Settings(BaseSettings):
         env_nested_delimiter="__",
         env_file=".env",
         env_ignore_empty=True,
-        extra="ignore",
+        extra="ignore",  # `_misspelt` refuses unknown names, with a suggestion
         frozen=True,
+        allow_inf_nan=False,
         hide_input_in_errors=True,
     )
 
@@ -112,7 +153,7 @@ class Settings(BaseSettings):
     redis_url: SecretStr = _setting(..., "Redis or Valkey, as redis://:password@host:6379/0 (rediss:// for TLS).")
     sqs_queue: str = _setting("webhookd", "The SQS queue, by name or URL.", min_length=1)
     sqs_dead_letter_queue: str = _setting("webhookd-dead-letters", "Its dead-letter queue, by name or URL.", min_length=1)
-    sqs_endpoint_url: str | None = _setting(None, "Another address than AWS's for SQS.")
+    sqs_endpoint_url: str | None = _setting(None, "Another address than AWS's for SQS.", pattern=r"^https?://[^@\s]+$")
     sqs_region: str | None = _setting(None, "The queues' region, where it differs from the AWS SDK's own setting.")
     listen: str = _setting("127.0.0.1:8080", "Address of the public listener, which the provider posts to.")
     admin_listen: str = _setting("127.0.0.1:9090", "Address of the admin listener: health and metrics.")
@@ -120,27 +161,30 @@ class Settings(BaseSettings):
         (), "Signature Keys of the account `default`, comma-separated; several during a rotation."
     )
     accounts: dict[str, AccountSettings] = _setting(
-        {}, "Further accounts: WEBHOOKD_ACCOUNTS__<NAME>__SIGNATURE_KEYS, posted to /webhooks/authorize-net/<name>."
+        {}, "Signature Keys of a further account, posted to /webhooks/authorize-net/<name>."
     )
-    admin_tokens: Tokens = _setting({}, "Bearer tokens that may operate, comma-separated, each `name:token` or a token.")
+    admin_tokens: Tokens = _setting({}, "Bearer tokens that may operate, comma-separated: each `name:token` or a token.")
     read_tokens: Tokens = _setting({}, "Bearer tokens that may only look, in the same form.")
     handlers: Annotated[tuple[str, ...], NoDecode] = _setting((), "Modules to import, comma-separated, that register handlers.")
     roles: Annotated[frozenset[Role], NoDecode] = _setting(
-        frozenset(Role), "What this process does, comma-separated: receive, relay, work."
+        frozenset(Role), "What this process does, comma-separated: any of receive, relay, work."
     )
     concurrency: int = _setting(16, "Events worked on at a time.", ge=1, le=1000)
+    pollers: int = _setting(
+        None, "Long polls side by side; one for each ten of concurrency when unset.", ge=1, le=100, validate_default=True
+    )
     handler_timeout: float = _setting(30.0, "Seconds that an event's handlers may take together.", gt=0, le=36_000)
     visibility_timeout: int = _setting(60, "Seconds that SQS hides a message in hand; extended at half of it.", ge=2, le=43_200)
     max_attempts: int = _setting(10, "Attempts until an event is dead.", ge=1, le=1000)
     retry_base: float = _setting(2.0, "Longest delay in seconds before the second attempt; doubles with each.", gt=0)
     retry_cap: float = _setting(3600.0, "Longest delay in seconds between attempts; at most SQS's 43200.", gt=0, le=43_200)
-    relay_window: int | None = _setting(None, "Most unfinished events with a message in SQS; unlimited when unset.", ge=1)
+    relay_window: int | None = _setting(None, "Most unfinished events with a message in SQS; no limit when unset.", ge=1)
     resend_after: float = _setting(
-        600.0, "Seconds until an event that was sent and has not ended is sent again; doubles.", gt=0
+        600.0, "Seconds until an event that was sent and has not ended is sent again; doubles with each.", gt=0
     )
     sqs_wait: int = _setting(10, "Seconds of a long poll, which is also what an idle shutdown takes.", ge=0, le=20)
     dedupe_ttl: float = _setting(3.0 * _DAY, "Seconds that Redis remembers a committed notification.", ge=1)
-    max_event_age: float = _setting(14.0 * _DAY, "Oldest eventDate in seconds that is processed rather than quarantined.", gt=0)
+    max_event_age: float = _setting(14.0 * _DAY, "Seconds; an event whose eventDate is older is quarantined.", gt=0)
     max_clock_skew: float = _setting(1.0 * _DAY, "Seconds that an eventDate may lie in the future.", ge=0)
     max_body_bytes: int = _setting(1_048_576, "Largest body in bytes.", ge=1024)
     body_timeout: float = _setting(5.0, "Seconds that a body may take to arrive.", gt=0)
@@ -149,7 +193,7 @@ class Settings(BaseSettings):
     retry_after: int = _setting(5, "The Retry-After of a 503, in seconds.", ge=0)
     shutdown_grace: float = _setting(25.0, "Seconds that a shutdown may take; below Kubernetes' 30.", gt=0)
     log_level: Literal["debug", "info", "warning", "error"] = _setting("info", "The least level that is logged.")
-    log_format: Literal["json", "console"] = _setting("json", "json, an object a line; or console, for reading.")
+    log_format: Literal["json", "console"] = _setting("json", "json: an object a line; console: for reading.")
 
     @classmethod
     def settings_customise_sources(
@@ -160,35 +204,45 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """What stands earlier wins."""
-        sources = [init_settings, env_settings, _SecretFiles(settings_cls), dotenv_settings]
-        if config := os.environ.get("WEBHOOKD_CONFIG"):
-            if not Path(config).is_file():
-                raise SettingsError(f"WEBHOOKD_CONFIG: there is no file {config}; name a TOML file, or unset it")
-            try:
-                sources.append(TomlConfigSettingsSource(settings_cls, Path(config)))
-            except tomllib.TOMLDecodeError as error:
-                raise SettingsError(f"WEBHOOKD_CONFIG: {config} is not TOML: {error}") from error
-        return tuple(sources)
+        """What stands earlier wins: what the process was started with, secret files among it, over what lies about."""
+        config = pydantic_settings.InitSettingsSource(settings_cls, _config_file())
+        return init_settings, env_settings, _SecretFiles(settings_cls), dotenv_settings, config
 
-    @field_validator("signature_keys", "handlers", "roles", mode="before")
+    _comma_separated_keys = field_validator("signature_keys", mode="before")(_keys)
+
+    @field_validator("handlers", "roles", mode="before")
     @classmethod
     def _comma_separated(cls, value: object) -> object:
-        return _split(value)
+        parts = _split(value)
+        return [part for part in parts if part] if isinstance(parts, list) else parts
 
     @field_validator("admin_tokens", "read_tokens", mode="before")
     @classmethod
     def _named(cls, value: object) -> object:
         parts = _split(value)
-        if not isinstance(parts, list):
-            return value
-        pairs = [part.rpartition(":") for part in parts]
-        return {name or f"token{n}": token for n, (name, _, token) in enumerate(pairs, 1)}
+        if isinstance(parts, list):
+            tokens: dict[str, str] = {}
+            for number, part in enumerate(parts, 1):
+                name, colon, token = _revealed(part).partition(":")
+                if not colon:
+                    name, token = f"token{number}", name
+                if name in tokens:
+                    raise ValueError("two of the tokens have the same name")
+                tokens[name] = token.strip()
+            value = tokens
+        if isinstance(value, dict) and not all(name and _revealed(token) for name, token in value.items()):
+            raise ValueError("one of the tokens, or of their names, is empty; end with no comma")
+        return value
 
     @field_validator("accounts", mode="before")
     @classmethod
     def _lower_case(cls, value: object) -> object:
         return {str(name).lower(): account for name, account in value.items()} if isinstance(value, dict) else value
+
+    @field_validator("pollers", mode="before")
+    @classmethod
+    def _enough_pollers(cls, value: object, info: ValidationInfo) -> object:
+        return math.ceil(info.data.get("concurrency", 1) / 10) if value is None else value
 
     @field_validator("database_url")
     @classmethod
@@ -210,14 +264,15 @@ class Settings(BaseSettings):
     def _fit_together(self) -> Settings:
         problems = []
         for name, account in self.accounts.items():
+            variable = _PREFIX + _ACCOUNT_KEYS.format(name).upper()
             if not _ACCOUNT.fullmatch(name):
-                problems.append(f"WEBHOOKD_ACCOUNTS__{name.upper()}: an account's name has 1 to 64 of a-z, 0-9, _ and -")
+                problems.append(f"{variable}: an account's name has 1 to 64 of the characters a-z, 0-9, _ and -")
             if not account.signature_keys:
-                problems.append(f"WEBHOOKD_ACCOUNTS__{name.upper()}__SIGNATURE_KEYS: has no key; set one, or drop the account")
+                problems.append(f"{variable}: has no key; set one, or drop the account")
         if Role.RECEIVE in self.roles and not self.keys_by_account:
             problems.append(
-                "WEBHOOKD_SIGNATURE_KEYS is not set: give the Signature Key from the Merchant Interface "
-                "(Account, API Credentials & Keys), or WEBHOOKD_SIGNATURE_KEYS_FILE"
+                "WEBHOOKD_SIGNATURE_KEYS is not set: give the Signature Key from the Merchant Interface (Account, "
+                "API Credentials & Keys), or its file in WEBHOOKD_SIGNATURE_KEYS_FILE (`webhookd dev` makes its own)"
             )
         if not self.roles:
             problems.append("WEBHOOKD_ROLES is empty: name any of receive, relay, work")
@@ -225,21 +280,22 @@ class Settings(BaseSettings):
             problems.append("WEBHOOKD_RETRY_BASE is above WEBHOOKD_RETRY_CAP: lower the one or raise the other")
         if self.max_event_age < _PROVIDER_RETRIES:
             problems.append(
-                f"WEBHOOKD_MAX_EVENT_AGE is below {_PROVIDER_RETRIES} (10 days): the provider's last retry would be too old"
+                f"WEBHOOKD_MAX_EVENT_AGE is below {_PROVIDER_RETRIES} (10 days): "
+                "the provider's last retries would be quarantined as too old; raise it"
             )
-        if self.public_address == self.admin_address and self.public_address[1]:
-            problems.append("WEBHOOKD_LISTEN and WEBHOOKD_ADMIN_LISTEN are the same address: give each its own")
+        if _collide(self.public_address, self.admin_address):
+            problems.append("WEBHOOKD_LISTEN and WEBHOOKD_ADMIN_LISTEN take the same port: give each its own")
         if problems:
             raise ValueError("\n".join(problems))
         return self
 
     @property
     def keys_by_account(self) -> dict[str, tuple[str, ...]]:
-        """Every account's keys, stripped of white space; the account `default` has those of WEBHOOKD_SIGNATURE_KEYS too."""
+        """Every account's keys; `default` has those of WEBHOOKD_SIGNATURE_KEYS, and its own among the accounts."""
         keys = {"default": self.signature_keys} if self.signature_keys else {}
         for name, account in self.accounts.items():
             keys[name] = keys.get(name, ()) + account.signature_keys
-        return {name: tuple(key.get_secret_value().strip() for key in of) for name, of in keys.items()}
+        return {name: tuple(dict.fromkeys(_revealed(key).strip() for key in of)) for name, of in keys.items()}
 
     @property
     def public_address(self) -> tuple[str, int]:
@@ -252,100 +308,118 @@ class Settings(BaseSettings):
         return _address(self.admin_listen)
 
     @property
-    def pollers(self) -> int:
-        """Long polls side by side: enough for every permit, ten messages a poll."""
-        return math.ceil(self.concurrency / 10) if Role.WORK in self.roles else 1
-
-    @property
     def short_pool(self) -> int:
-        """Connections for single statements: two group commits, the relay's record, the worker's bookkeeping, and spare."""
+        """Connections for single statements: two group commits, the relay, the worker's bookkeeping, and spare."""
         return 8
 
-    def redacted(self) -> dict[str, Any]:
-        """Every setting for a log: URLs without user and password, keys as fingerprints, tokens as names."""
-        shown: dict[str, Any] = {}
-        for name in type(self).model_fields:
-            value = getattr(self, name)
-            if name in ("database_url", "redis_url"):
-                parts = urlsplit(value.get_secret_value())
-                shown[name] = f"{parts.scheme}://{parts.hostname or ''}{f':{parts.port}' if parts.port else ''}{parts.path}"
-            elif name == "sqs_endpoint_url" and value:
-                shown[name] = (
-                    urlsplit(value)._replace(netloc=value.rpartition("@")[2].split("/")[0]).geturl() if "@" in value else value
-                )
-            elif name in ("admin_tokens", "read_tokens"):
-                shown[name] = sorted(value)
-            elif name == "signature_keys":
-                continue
-            elif name == "accounts":
-                shown[name] = {
-                    account: [hashlib.sha256(key.encode()).hexdigest()[:12] for key in keys]
-                    for account, keys in self.keys_by_account.items()
-                }
-            elif name == "roles":
-                shown[name] = sorted(value)
-            else:
-                shown[name] = value
-        return shown
-
-
-_SECRET_FIELDS = frozenset(("database_url", "redis_url", "signature_keys", "accounts", "admin_tokens", "read_tokens"))
+    def redacted(self) -> dict[str, object]:
+        """Every setting for a log: URLs without user and password, keys as fingerprints, tokens as their names."""
+        shown: dict[str, object] = {name: getattr(self, name) for name in type(self).model_fields}
+        del shown["signature_keys"]  # among the accounts, as `default`
+        return shown | {
+            "database_url": _without_password(self.database_url),
+            "redis_url": _without_password(self.redis_url),
+            "accounts": {
+                name: [hashlib.sha256(key.encode()).hexdigest()[:12] for key in keys]
+                for name, keys in self.keys_by_account.items()
+            },
+            "admin_tokens": sorted(self.admin_tokens),
+            "read_tokens": sorted(self.read_tokens),
+            "roles": sorted(self.roles),
+        }
 
 
 def _with_scheme(value: SecretStr, *schemes: str) -> SecretStr:
-    if urlsplit(value.get_secret_value()).scheme not in schemes:
+    # Not urlsplit: its errors quote the user and password.
+    if value.get_secret_value().partition("://")[0] not in schemes:
         raise ValueError(f"must begin with {' or '.join(f'{scheme}://' for scheme in schemes)}")
     return value
 
 
+def _without_password(url: SecretStr) -> str:
+    parts = _URL.fullmatch(url.get_secret_value())
+    return f"{parts['scheme']}://{parts['place']}" if parts else f"{url.get_secret_value().partition('://')[0]}://…"
+
+
 def _address(text: str) -> tuple[str, int]:
-    host, _, port = text.rpartition(":")
-    if not host or not port.isascii() or not port.isdigit() or int(port) > 65_535:
-        raise ValueError(f"must be host:port, for example 127.0.0.1:8080 or [::1]:8080, unlike {text!r}")
-    return host.strip("[]"), int(port)
+    match = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^\s:\[\]]+):([0-9]{1,5})", text, re.ASCII)
+    if match is None or int(match[2]) > 65_535:
+        raise ValueError(f"must be host:port, as 127.0.0.1:8080 or [::1]:8080, and is {text!r}")
+    return match[1].strip("[]"), int(match[2])
+
+
+def _collide(one: tuple[str, int], other: tuple[str, int]) -> bool:
+    everywhere = {"0.0.0.0", "::"}  # noqa: S104  compared, not bound
+    # Port 0 is for the system to choose, and it does not choose one twice.
+    return one[1] == other[1] != 0 and (one[0] == other[0] or bool({one[0], other[0]} & everywhere))
 
 
 def load(**overrides: Any) -> Settings:
-    """The settings from every source. Raises SettingsError, a line for each problem; no line holds a secret."""
-    problems = _misspelt()
+    """The settings from every source; `overrides` go first. Raises SettingsError, a line for each problem.
+
+    No line holds a secret, nor what was given for one.
+    """
+    problems = []
     try:
+        problems = _misspelt()
         settings = Settings(**overrides)
     except ValidationError as error:
         problems += [_explain(one) for one in error.errors(include_input=False, include_url=False)]
+    except pydantic_settings.SettingsError as error:
+        # Its cause holds the text that would not parse, so only the message goes on: the field's and source's names.
+        problems.append(f"{_PREFIX}ACCOUNTS: {error}; use {_PREFIX}ACCOUNTS__<NAME>__SIGNATURE_KEYS, or a TOML file")
+    except SettingsError as error:
+        problems.append(str(error))
     if problems:
         raise SettingsError("\n".join(problems)) from None
     return settings
 
 
 def _misspelt() -> list[str]:
-    known = {_PREFIX + name.upper() for name in Settings.model_fields}
-    files = {_PREFIX + name.upper() + "_FILE" for name in _SECRET_FIELDS}
+    """A line for each name that looks like a setting and is none: a slip must not leave a default in force unseen."""
+    known = {_CONFIG, *(_PREFIX + name.upper() for name in Settings.model_fields)}
+    files = {name + "_FILE" for name in known if _SECRET.fullmatch(name.removeprefix(_PREFIX).lower())}
+    variables = _variables()
+    given = [(name, name.upper()) for name in variables]
+    given += [(f"{variables[_CONFIG]}: {name}", _PREFIX + name.upper()) for name in _config_file()]
+    # Kubernetes tells every pod of a Service "webhookd" by WEBHOOKD_SERVICE_HOST, WEBHOOKD_PORT_8080_TCP and others.
+    services = [name.removesuffix("SERVICE_HOST") for name in os.environ if name.endswith("_SERVICE_HOST")]
+    foreign = ("WEBHOOKD_DEV_", "WEBHOOKD_TEST_", *(name + end for name in services for end in ("SERVICE_", "PORT")))
     problems = []
-    for name in sorted(os.environ):
-        upper = name.upper()
-        if not upper.startswith(_PREFIX) or upper.startswith(_NOT_SETTINGS) or upper in known | files:
+    for name, variable in sorted(given):
+        if variable in known | files or not variable.startswith(_PREFIX) or variable.startswith(foreign):
             continue
-        if re.fullmatch(r"WEBHOOKD_ACCOUNTS__.+__SIGNATURE_KEYS(_FILE)?", upper):
+        if re.fullmatch(r"WEBHOOKD_ACCOUNTS__.+__SIGNATURE_KEYS(_FILE)?", variable):
+            if not variables.get(name):  # would else count as not set, and the account's webhooks be answered 404
+                problems.append(f"{name} is empty; set a key, or drop the account")
             continue
-        near = difflib.get_close_matches(upper, known | files, n=1)
-        problems.append(f"{name} is not a setting" + (f"; did you mean {near[0]}?" if near else "; see `webhookd settings`"))
+        # Without the prefix, which would make any two names look alike.
+        names = sorted(name.removeprefix(_PREFIX) for name in known | files)
+        near = difflib.get_close_matches(variable.removeprefix(_PREFIX), names, n=1)
+        remedy = f"did you mean {_PREFIX}{near[0]}?" if near else "`webhookd settings` lists them"
+        problems.append(f"{name} is not a setting; {remedy}")
     return problems
 
 
 def _explain(error: Any) -> str:
-    name = _PREFIX + "__".join(str(part).upper() for part in error["loc"])
+    if not error["loc"]:
+        return str(error["msg"]).removeprefix("Value error, ")
+    # Beyond the setting's own name stand positions, or names that were given: of use for accounts only.
+    parts = error["loc"] if error["loc"][0] == "accounts" else error["loc"][:1]
+    name = _PREFIX + "__".join(str(part).upper() for part in parts)
     if error["type"] == "missing":
-        return f"{name} is not set: see `webhookd settings` (`webhookd dev` brings servers of its own)"
-    message = str(error["msg"]).removeprefix("Value error, ")
-    return f"{name}: {message}" if error["loc"] else message
+        meaning = Settings.model_fields[error["loc"][0]].description
+        return f"{name} is not set: it names {meaning} (`webhookd dev` brings its own)"
+    return f"{name}: {str(error['msg']).removeprefix('Value error, ')}"
 
 
 def describe() -> list[tuple[str, str, str]]:
-    """(environment variable, default, meaning) of every setting."""
-    rows = []
+    """(environment variable, default, meaning) of every setting; a secret's may be a file's path, in `…_FILE`."""
+    rows = [(_CONFIG, "", "Path of a TOML file of settings: their names in lower case, without WEBHOOKD_.")]
     for name, field in Settings.model_fields.items():
         default = "required" if field.is_required() else _shown(field.default)
-        rows.append((_PREFIX + name.upper(), default, field.description or ""))
+        variable = _ACCOUNT_KEYS.format("<name>") if name == "accounts" else name
+        rows.append((_PREFIX + variable.upper(), default, field.description or ""))
     return rows
 
 
@@ -354,4 +428,4 @@ def _shown(default: object) -> str:
         return ""
     if isinstance(default, frozenset):
         return ",".join(role for role in Role if role in default)
-    return f"{default:g}" if isinstance(default, float) else str(default)
+    return str(int(default)) if isinstance(default, float) and default.is_integer() else str(default)

@@ -5,19 +5,24 @@
 
 -- A register is [at, rank, value]: two integers and a text. The greater one of two wins; that is a total order, so that
 -- any order of arrival, with any repetition, ends in the same facts. Texts compare by code point (COLLATE "C"), because
--- the database's own collation may differ between servers, and change under an upgrade.
+-- the database's own collation may differ between servers, and change under an upgrade. In PL/pgSQL, which plans the query
+-- once a connection; a function in SQL would plan it at every call.
 CREATE FUNCTION webhookd_fold(a jsonb, b jsonb) RETURNS jsonb
-LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $function$
-    SELECT coalesce(jsonb_object_agg(name, register), '{}')
-    FROM (
-        SELECT DISTINCT ON (name) name, register
-        FROM (SELECT * FROM jsonb_each(a) UNION ALL SELECT * FROM jsonb_each(b)) AS facts (name, register)
-        ORDER BY
-            name,
-            (register ->> 0)::bigint DESC,
-            (register ->> 1)::integer DESC,
-            (register ->> 2) COLLATE "C" DESC
-    ) AS newest
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS $function$
+BEGIN
+    RETURN (
+        SELECT coalesce(jsonb_object_agg(name, register), '{}')
+        FROM (
+            SELECT DISTINCT ON (name) name, register
+            FROM (SELECT * FROM jsonb_each(a) UNION ALL SELECT * FROM jsonb_each(b)) AS facts (name, register)
+            ORDER BY
+                name,
+                (register ->> 0)::bigint DESC,
+                (register ->> 1)::integer DESC,
+                (register ->> 2) COLLATE "C" DESC
+        ) AS newest
+    );
+END
 $function$;
 COMMENT ON FUNCTION webhookd_fold(jsonb, jsonb) IS
     'Merges two sets of facts, {"name": [at, rank, value]}: for each name, the greater register. Commutative, associative, idempotent.';

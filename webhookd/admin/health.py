@@ -16,17 +16,18 @@ class Dependency(Protocol):
 
 @dataclass(slots=True)
 class Health:
-    """What the daemon knows of itself; `stopping` is set when shutdown begins."""
+    """What the daemon knows of itself; `serving` from when its listeners are open, `stopping` from when shutdown begins."""
 
     postgresql: Dependency
     redis: Dependency
     sqs: Dependency
+    serving: bool = False
     stopping: bool = False
 
     @property
     def ready(self) -> bool:
-        """Whether webhooks can be taken: PostgreSQL answers with the right schema, and no shutdown has begun."""
-        return self.postgresql.up and not self.stopping
+        """Whether webhooks can be taken: listening, PostgreSQL up with the right schema, and no shutdown begun."""
+        return self.serving and self.postgresql.up and not self.stopping
 
     def report(self) -> dict[str, Any]:
         """JSON: status ("ok", "degraded": slower or queueing, "unavailable": refusing webhooks), and each dependency."""

@@ -40,6 +40,7 @@ EVENT_TYPES: tuple[str, ...] = tuple(
     )
 )
 _KNOWN = frozenset(EVENT_TYPES)
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _LONGEST = 200  # characters, of any text in a column: a longer one could not stand in an index
 
 
@@ -69,7 +70,8 @@ def parse(body: bytes, account: str) -> Notification:
     Needs `notificationId` and `eventType`; a field beside them that is odd counts as missing.
     """
     try:
-        envelope = orjson.loads(body)
+        # Python's json, which reads the payload for a handler, skips a byte order mark too.
+        envelope = orjson.loads(body.removeprefix(_BYTE_ORDER_MARK))
     except (ValueError, RecursionError) as error:
         raise UnusableError("not_json", "the body is not JSON") from error
     if not isinstance(envelope, dict):

@@ -41,7 +41,7 @@ def _missing(what: str, package: str, setting: str) -> DevError:
     )
 
 
-def _free_port(wanted: int) -> int:
+def free_port(wanted: int) -> int:
     """`wanted` where it is free, else any free port."""
     for port in (wanted, 0):
         with contextlib.closing(socket.socket()) as probe:
@@ -106,7 +106,7 @@ class Server:
         if kept.exists():
             state = json.loads(kept.read_text())
         self.password = state["password"]
-        self.port = _free_port(self._wanted_port or self.port or state["port"])
+        self.port = free_port(self._wanted_port or self.port or state["port"])
         kept.touch(mode=0o600)
         kept.write_text(json.dumps({"password": self.password, "port": self.port}))
         self._prepare()

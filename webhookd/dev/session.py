@@ -126,7 +126,7 @@ def _settings(folder: Path, stack: Stack) -> Settings:
         "sqs_endpoint_url": stack.sqs_endpoint_url,
     }
     # moto scans a whole queue at each send, so few messages at a time; and it forgets them when it stops.
-    gentle = {"relay_window": 100, "resend_after": 15, "sqs_wait": 2, "shutdown_grace": 10}
+    gentle = {"relay_window": 30, "resend_after": 15, "sqs_wait": 2, "shutdown_grace": 10}
     if not any(name.startswith((_KEY, "WEBHOOKD_ACCOUNTS__")) for name in {**dotenv_values(".env"), **os.environ}):
         given["signature_keys"] = dotenv_values(kept)[_KEY]
     present = {name.upper() for name in {**dotenv_values(".env"), **os.environ}}

@@ -30,7 +30,8 @@ from webhookd.store.database import Connection, Database, unavailable
 from webhookd.store.events import Claimed, EventStore
 
 _BOOKKEEPING = 10.0  # seconds, for each step after the handlers
-_BUSY = 5.0  # seconds until a message comes back whose event another worker has
+_BUSY = 1.0  # seconds for each receive so far, until a message comes back whose event another worker has
+_LONGEST_BUSY = 30.0
 _EARLY = 0.5  # seconds: a retry that comes back this little before its time is not sent away again
 
 
@@ -99,7 +100,7 @@ class Worker:
             outcome = await self._work(message)
         except UnavailableError as error:
             logger.warning("an event was interrupted", event_id=_event_id(message), dependency=error.dependency)
-            await self._hide(message, random.uniform(1, 2 * _BUSY))
+            await self._hide(message, random.uniform(1, 10))
         except asyncio.CancelledError:
             # Stopping: the transaction was rolled back, so another worker may have the event at once.
             await shielded(self._hide(message, 0), _BOOKKEEPING)
@@ -116,7 +117,7 @@ class Worker:
             return Outcome.UNKNOWN
         token = await self._claims.acquire(body.event_id)
         if token is None:
-            await self._hide(message, _BUSY)
+            await self._hide(message, min(_BUSY * message.receive_count, _LONGEST_BUSY))
             return Outcome.BUSY
         try:
             if body.dead is not None:

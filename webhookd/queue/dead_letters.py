@@ -38,7 +38,7 @@ class DeadLetters:
         self._dead = metrics.dead.labels("redrive_policy")
         self._copies: Batcher[Body, None] = Batcher("dead letters", self._copy, max_batch=BATCH, max_pending=10_000)
         # Every process copies what its workers find dead; the upkeep of the queue belongs to the role `relay`.
-        self._reader = Loop("dead-letter reader", self._agree, watch, every=_LOOK_EVERY) if reads else None
+        self._reader = Loop("dead-letter reader", self.agree, watch, every=_LOOK_EVERY) if reads else None
         self._last_pass = 0.0
 
     async def start(self) -> None:
@@ -67,7 +67,8 @@ class DeadLetters:
         self._moved.labels("copied").inc(len(ids))
         return [None if ok else UnavailableError("sqs", "an entry of a batch failed") for ok in sent]
 
-    async def _agree(self) -> bool:
+    async def agree(self) -> bool:
+        """One round of upkeep: sends the copies that are owed, and looks through the queue where the counts differ."""
         owed = await self._store.owed_dead_letters(grace=_OWED_AFTER, limit=BATCH)
         if owed:
             await self._copy([_body(row["id"], row) for row in owed])

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 
 from webhookd.errors import UnavailableError
 from webhookd.lifecycle import Loop, Watch
 from webhookd.logs import logger
 from webhookd.queue.sqs import BATCH, Message, Sqs
+
+_GATHER = 0.02  # seconds that a poll waits for more than one permit
 
 
 class Poller:
@@ -32,6 +35,7 @@ class Poller:
         self._work = work
         self._able = able  # whether workers can work at all: without PostgreSQL, messages are better left in SQS
         self._permits = asyncio.Semaphore(concurrency)
+        self._fill = min(BATCH, concurrency // pollers)
         self._loops = [Loop(f"poller {n}", self._poll, watch, every=0.0) for n in range(pollers)]
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = False
@@ -65,9 +69,12 @@ class Poller:
         await self._permits.acquire()
         permits = 1
         try:
-            while permits < BATCH and not self._permits.locked():
-                await self._permits.acquire()
-                permits += 1
+            # Under load permits come back one by one; waiting a moment for more makes a call worth its price.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_GATHER):
+                    while permits < self._fill:
+                        await self._permits.acquire()
+                        permits += 1
             if self._stopping:
                 return False
             for message in await self._keep(await self._sqs.receive(permits)):

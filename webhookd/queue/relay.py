@@ -58,7 +58,7 @@ class Relay:
             "relay", self._send, max_batch=BATCH, max_pending=_MAX_PENDING, workers=8
         )
         self._recorder: Batcher[UUID, None] = Batcher("sent events", self._record, max_batch=500, max_pending=4 * _MAX_PENDING)
-        self._sweeper = Loop("outbox sweeper", self._sweep, watch, every=1.0)
+        self._sweeper = Loop("outbox sweeper", self.sweep, watch, every=1.0)
 
     async def start(self) -> None:
         """Starts both ways."""
@@ -118,7 +118,8 @@ class Relay:
             self._unrecorded -= len(ids)
         return [None] * len(ids)
 
-    async def _sweep(self) -> bool:
+    async def sweep(self) -> bool:
+        """One round: sends what is due, as far as the window has room; True where there is more."""
         # While SQS is away, a single event is claimed, to find out when it is back: a claimed event waits for its lease.
         limit = _SWEEP if self._sqs.up else 1
         fresh = limit

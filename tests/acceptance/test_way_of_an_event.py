@@ -1,0 +1,203 @@
+"""The whole way, through the real process: 10,000 webhooks, what a handler's errors do, and an orderly stop."""
+
+from __future__ import annotations
+
+import textwrap
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+
+from tests.conftest import Servers
+from tests.helpers.queues import received_bodies
+from tests.helpers.running import KEY, Process
+from tests.helpers.wait import until
+from webhookd.authorizenet.notification import EVENT_TYPES
+from webhookd.dev import traffic
+from webhookd.event import Event
+from webhookd.process.timeline import Facts, facts_of, fold
+
+_TABLES = {
+    "transactions": "transaction_id",
+    "subscriptions": "subscription_id",
+    "customers": "customer_profile_id",
+    "payment_profiles": "payment_profile_id",
+}
+
+HANDLERS = """
+from webhookd import Permanent, on
+
+@on("*")
+async def count(event, connection):
+    await connection.execute("INSERT INTO effects (event_id, event_type, attempt) VALUES ($1, $2, $3)",
+                             event.id, event.event_type, event.attempt)
+
+@on("net.authorize.payment.void.created")
+async def fails_twice(event, connection):
+    if event.attempt <= 2:
+        raise RuntimeError(f"attempt {event.attempt} of card 4111111111111111")
+
+@on("net.authorize.payment.refund.created")
+async def never(event, connection):
+    raise Permanent("the order is closed")
+"""
+
+
+@pytest.fixture
+async def settings(servers: Servers, connection: asyncpg.Connection[asyncpg.Record]) -> dict[str, str]:
+    """Settings with a users' handler module that counts effects, fails twice, and gives up."""
+    (servers.folder / "shop.py").write_text(textwrap.dedent(HANDLERS))
+    await connection.execute("CREATE TABLE effects (event_id uuid, event_type text, attempt integer)")
+    return {**servers.settings, "WEBHOOKD_HANDLERS": "shop", "PYTHONPATH": str(servers.folder)}
+
+
+async def _unfinished(connection: asyncpg.Connection[asyncpg.Record]) -> int:
+    return int(await connection.fetchval("SELECT count(*) FROM events WHERE status NOT IN ('processed', 'dead')"))
+
+
+@pytest.mark.timeout(300)
+async def test_ten_thousand_webhooks_each_have_one_effect(
+    servers: Servers, connection: asyncpg.Connection[asyncpg.Record]
+) -> None:
+    """20 % duplicates, 64 connections: each 200 is processed once, and the timeline is what was sent."""
+    (servers.folder / "counting.py").write_text(
+        "from webhookd import on\n\n@on('*')\nasync def count(event, connection):\n"
+        "    await connection.execute('INSERT INTO effects VALUES ($1)', event.id)\n"
+    )
+    await connection.execute("CREATE TABLE effects (event_id uuid)")
+    samples = traffic.stream(EVENT_TYPES, 10_000, duplicates=0.2, out_of_order=True)
+    answers: list[traffic.Answer] = []
+    settings = {**servers.settings, "WEBHOOKD_HANDLERS": "counting", "PYTHONPATH": str(servers.folder)}
+    async with Process(settings, servers.folder) as daemon:
+        summary = await traffic.send(samples, daemon.webhook_url, KEY, connections=64, answered=answers.append)
+        assert summary.failed == 0, summary.as_dict()
+        assert summary.outcomes == {"accepted": 8000, "duplicate": 2000}
+        await until(lambda: _all_ended(connection), "every event has ended", deadline=240, every=0.5)
+        assert await daemon.metric("webhookd_duplicates_total") == 2000
+        assert await daemon.metric("webhookd_processed_total", outcome="processed") == 8000
+        assert await daemon.stop() == 0
+
+    told = {answer.id for answer in answers}
+    events = {str(row["id"]): row["status"] for row in await connection.fetch("SELECT id, status FROM events")}
+    assert set(events) == told, "one event for each id that was answered, and no other"
+    assert Counter(events.values()) == {"processed": 8000}
+    effects = Counter(str(row["event_id"]) for row in await connection.fetch("SELECT event_id FROM effects"))
+    assert effects == dict.fromkeys(told, 1), "one effect for each event"
+    await _timeline_equals(connection, samples)
+
+
+async def _all_ended(connection: asyncpg.Connection[asyncpg.Record]) -> bool:
+    return await _unfinished(connection) == 0
+
+
+async def _timeline_equals(connection: asyncpg.Connection[asyncpg.Record], samples: list[traffic.Sample]) -> None:
+    expected: dict[tuple[str, str], Facts] = {}
+    rows = await connection.fetch("SELECT notification_id, event_date, received_at FROM events")
+    dates = {row["notification_id"]: row for row in rows}
+    for sent in {s.notification_id: s for s in samples}.values():
+        row = dates[sent.notification_id]
+        event = Event(
+            id=row["event_date"],
+            account="default",
+            notification_id=sent.notification_id,
+            event_type=sent.event_type,
+            event_date=row["event_date"],
+            received_at=row["received_at"],
+            attempt=1,
+            raw=sent.body,
+        )
+        entry = facts_of(event)
+        assert entry is not None
+        key = (entry.table, entry.id)
+        expected[key] = fold(expected.get(key, {}), entry.facts)
+    found: dict[tuple[str, str], Facts] = {}
+    await connection.set_type_codec("jsonb", encoder=str, decoder=_registers, schema="pg_catalog")
+    for table, key_column in _TABLES.items():
+        for row in await connection.fetch(f"SELECT {key_column} AS id, facts FROM {table}"):
+            found[table, row["id"]] = row["facts"]
+    assert found == expected
+
+
+def _registers(text: str) -> Any:
+    import json
+
+    return {name: tuple(register) for name, register in json.loads(text).items()}
+
+
+async def test_a_handler_that_fails_twice_is_retried_with_growing_delay_and_one_effect(
+    settings: dict[str, str], servers: Servers, connection: asyncpg.Connection[asyncpg.Record]
+) -> None:
+    settings |= {"WEBHOOKD_RETRY_BASE": "0.5", "WEBHOOKD_RETRY_CAP": "60"}
+    async with Process(settings, servers.folder) as daemon:
+        sent = traffic.sample("net.authorize.payment.void.created", 1)
+        assert (await traffic.send([sent], daemon.webhook_url, KEY)).failed == 0
+        await until(lambda: _status_is(connection, "processed"), "the event is processed")
+        event = await connection.fetchrow("SELECT * FROM events")
+        assert event is not None
+        assert event["attempts"] == 3
+        trail = await connection.fetch("SELECT * FROM event_audit WHERE event_id = $1 ORDER BY at", event["id"])
+        steps = [(row["from_status"], row["to_status"], row["actor"], row["attempt"]) for row in trail]
+        assert steps[0] == (None, "received", "receiver", None)
+        assert steps[-3:] == [
+            (steps[-4][1], "retrying", "worker", 1),
+            ("retrying", "retrying", "worker", 2),
+            ("retrying", "processed", "worker", 3),
+        ]
+        first, second = (row["reason"] for row in trail[-3:-1])
+        assert "RuntimeError: attempt 1" in first
+        assert _delay(second) > _delay(first), "the delay grows"
+        assert await daemon.metric("webhookd_retries_total", event_type=sent.event_type) == 2
+        assert await daemon.metric("webhookd_processed_total", outcome="retrying") == 2
+        assert await connection.fetchval("SELECT count(*) FROM effects") == 1, "the failed attempts' effects rolled back"
+        assert await daemon.stop() == 0
+    log = (servers.folder / "webhookd.log").read_text()
+    assert "an attempt failed" in log
+    assert "4111111111111111" not in log, "what a handler raised may quote customer data: not in a log"
+
+
+def _delay(reason: str) -> float:
+    return float(reason.rpartition("next try in ")[2].removesuffix(" s)"))
+
+
+async def test_a_handler_that_gives_up_makes_the_event_dead_at_once_with_a_copy_in_the_dead_letter_queue(
+    settings: dict[str, str], servers: Servers, connection: asyncpg.Connection[asyncpg.Record]
+) -> None:
+    async with Process(settings, servers.folder) as daemon:
+        sent = traffic.sample("net.authorize.payment.refund.created", 1)
+        assert (await traffic.send([sent], daemon.webhook_url, KEY)).failed == 0
+        await until(lambda: _status_is(connection, "dead"), "the event is dead")
+        event = await connection.fetchrow("SELECT * FROM events")
+        assert event is not None
+        assert event["attempts"] == 1
+        assert event["dead_reason"] == "the order is closed"
+        last = await connection.fetchrow("SELECT * FROM event_audit ORDER BY at DESC LIMIT 1")
+        assert last is not None
+        assert last["to_status"] == "dead"
+        assert last["reason"] == "Permanent: the order is closed"
+        assert await connection.fetchval("SELECT count(*) FROM effects") == 0
+        (copy,) = await received_bodies(servers, servers.dead_letter_queue, 1)
+        assert copy["event"] == str(event["id"])
+        assert copy["dead"] == "the order is closed"
+        assert await daemon.metric("webhookd_dead_total", reason="permanent") == 1
+        assert await daemon.stop() == 0
+
+
+async def _status_is(connection: asyncpg.Connection[asyncpg.Record], status: str) -> bool:
+    return bool(await connection.fetchval("SELECT status = $1 FROM events", status))
+
+
+async def test_a_sigterm_ends_the_process_in_order_and_a_second_start_goes_on(
+    servers: Servers, connection: asyncpg.Connection[asyncpg.Record], tmp_path: Path
+) -> None:
+    """What was accepted before the stop is processed after it."""
+    async with Process(servers.settings, tmp_path) as daemon:
+        answers: list[traffic.Answer] = []
+        samples = traffic.stream(EVENT_TYPES, 200)
+        assert (await traffic.send(samples, daemon.webhook_url, KEY, answered=answers.append)).failed == 0
+        assert await daemon.stop() == 0
+        await daemon.start()
+        await until(lambda: _all_ended(connection), "every event has ended", deadline=60)
+    assert await connection.fetchval("SELECT count(*) FROM events WHERE status = 'processed'") == 200
+    assert {answer.id for answer in answers} == {str(row["id"]) for row in await connection.fetch("SELECT id FROM events")}

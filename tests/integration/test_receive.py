@@ -1,0 +1,421 @@
+"""Every answer of the public listener, over real sockets, with what each leaves in PostgreSQL."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import uuid
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeAlias
+
+import aiohttp
+import asyncpg
+import pytest
+import pytest_asyncio
+
+from tests.conftest import Servers, Start
+from tests.helpers.running import KEY
+from tests.helpers.wait import until
+from webhookd.authorizenet.signature import fingerprint, sign
+from webhookd.daemon import Daemon
+from webhookd.dev.traffic import sample
+
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+AUTHCAPTURE = "net.authorize.payment.authcapture.created"
+PATH = "/webhooks/authorize-net"
+
+
+@pytest_asyncio.fixture
+async def daemon(start: Start) -> Daemon:
+    """A daemon that only receives."""
+    return await start(
+        roles="receive", accounts={"eu": {"signature_keys": "eu-old,eu-new"}}, body_timeout=1, max_body_bytes=4096
+    )
+
+
+@pytest_asyncio.fixture
+async def http(daemon: Daemon) -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession(daemon.public_url) as session:
+        yield session
+
+
+async def post(
+    http: aiohttp.ClientSession, body: bytes, *, key: str = KEY, path: str = PATH, headers: dict[str, str] | None = None
+) -> tuple[int, dict[str, Any], Any]:
+    signed = {"X-ANET-Signature": sign(body, key), "Content-Type": "application/json", **(headers or {})}
+    async with http.post(path, data=body, headers=signed) as response:
+        return response.status, json.loads(await response.read()), response.headers
+
+
+def metric(daemon: Daemon, name: str, **labels: str) -> float:
+    return daemon.metrics.registry.get_sample_value(name, labels) or 0.0
+
+
+async def test_a_new_event_is_committed_before_its_200(
+    daemon: Daemon, http: aiohttp.ClientSession, connection: Connection
+) -> None:
+    sent = sample(AUTHCAPTURE, 1)
+    status, answer, _ = await post(http, sent.body)
+    assert (status, answer["status"]) == (200, "accepted")
+    row = await connection.fetchrow("SELECT * FROM events JOIN event_bodies ON event_id = id")
+    assert row is not None
+    assert str(row["id"]) == answer["id"]
+    assert row["notification_id"] == sent.notification_id
+    assert row["event_type"] == AUTHCAPTURE
+    assert row["status"] == "received"
+    assert row["entity_id"] == sent.entity_id
+    assert row["key_fingerprint"] == fingerprint(KEY)
+    assert row["body"] == sent.body, "the exact bytes"
+    assert metric(daemon, "webhookd_received_total", account="default", outcome="accepted") == 1
+    assert metric(daemon, "webhookd_ack_seconds_count") == 1
+    trail = await daemon.store.audit_trail(row["id"])
+    assert [(t["from_status"], t["to_status"], t["actor"]) for t in trail] == [(None, "received", "receiver")]
+
+
+async def test_the_published_notification_with_a_five_year_old_date_is_quarantined_not_refused(
+    daemon: Daemon, http: aiohttp.ClientSession, connection: Connection
+) -> None:
+    body = (
+        b'{"notificationId":"701bf27d-d46f-4c3b-82f2-066448e2901e","eventType":"net.authorize.payment.authorization.created",'
+        b'"eventDate":"2019-01-31T14:38:42.6937313Z","webhookId":"e6b3764d-5677-4fb1-a929-2e25a02f3073","payload":'
+        b'{"responseCode":1,"authCode":"P1XHLC","avsResponse":"Y","authAmount":7.67,"entityName":"transaction","id":"60116007277"}}'
+    )
+    status, answer, _ = await post(http, body)
+    assert (status, answer["status"]) == (200, "quarantined")
+    row = await connection.fetchrow("SELECT * FROM quarantine")
+    assert row is not None
+    assert (str(row["id"]), row["reason"], row["body"]) == (answer["id"], "too_old", body)
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b"not json", "not_json"),
+        (b"[1]", "not_object"),
+        (b'{"eventType":"net.authorize.x"}', "no_notification_id"),
+        (b'{"notificationId":"a"}', "no_event_type"),
+        (b'{"notificationId":"a\\u0000b","eventType":"net.authorize.x"}', "unstorable"),
+        (b'{"notificationId":"%s","eventType":"x"}' % (b"n" * 3000), "unstorable"),
+    ],
+)
+async def test_an_authentic_body_that_is_unusable_is_kept_aside_once(
+    body: bytes, reason: str, daemon: Daemon, http: aiohttp.ClientSession, connection: Connection
+) -> None:
+    first = await post(http, body)
+    again = await post(http, body)
+    assert first[0] == again[0] == 200
+    assert first[1] == again[1]
+    assert first[1]["status"] == "quarantined"
+    row = await connection.fetchrow("SELECT reason, times_received, body FROM quarantine")
+    assert row is not None
+    assert tuple(row) == (reason, 2, body)
+    assert metric(daemon, "webhookd_received_total", account="default", outcome="quarantined") == 2
+
+
+async def test_odd_fields_and_unknown_types_are_no_reason_to_refuse(
+    http: aiohttp.ClientSession, connection: Connection
+) -> None:
+    """A U+0000, a date in the year 20000, a number out of range: stored, and no neighbour in the batch fails."""
+    odd: list[dict[str, Any]] = [
+        {"payload": {"id": "a\u0000b", "entityName": 7}},
+        {"eventDate": "20000-01-01T00:00:00Z"},
+        {"eventDate": 12, "payload": [1, 2]},
+        {"payload": {"id": 10**300, "authAmount": 1e300, "invoiceNumber": "i" * 1000}},
+        {"eventType": "net.authorize.brand.new"},
+        {"webhookId": None, "payload": None},
+    ]
+    bodies = [
+        json.dumps({"notificationId": str(uuid.uuid4()), "eventType": AUTHCAPTURE, **fields}).encode() for fields in odd
+    ] + [sample(AUTHCAPTURE, n).body for n in range(20)]
+    answers = await asyncio.gather(*(post(http, body) for body in bodies))
+    assert {(status, answer["status"]) for status, answer, _ in answers} == {(200, "accepted")}
+    assert await connection.fetchval("SELECT count(*) FROM events") == len(bodies)
+
+
+async def test_one_row_that_postgresql_refuses_is_quarantined_and_its_neighbours_are_committed(
+    daemon: Daemon, http: aiohttp.ClientSession, connection: Connection
+) -> None:
+    """Beyond what the parser knows: the group commit isolates the row itself."""
+    await connection.execute(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+        "IF NEW.event_type = 'net.authorize.poison' THEN RAISE SQLSTATE '22000'; END IF; RETURN NEW; END $$;"
+        "CREATE TRIGGER refuse BEFORE INSERT ON events FOR EACH ROW EXECUTE FUNCTION refuse()"
+    )
+    bodies = [sample("net.authorize.poison" if n == 5 else AUTHCAPTURE, n).body for n in range(10)]
+    answers = await asyncio.gather(*(post(http, body) for body in bodies))
+    assert [answer["status"] for _, answer, _ in answers] == ["quarantined" if n == 5 else "accepted" for n in range(10)]
+    assert await connection.fetchval("SELECT count(*) FROM events") == 9
+    assert await connection.fetchval("SELECT reason FROM quarantine") == "unstorable"
+
+
+async def test_a_repeated_notification_is_a_duplicate_by_redis_and_by_postgresql_alone(
+    daemon: Daemon, http: aiohttp.ClientSession, connection: Connection
+) -> None:
+    sent = sample(AUTHCAPTURE, 1)
+    _, first, _ = await post(http, sent.body)
+    await until(lambda: daemon.claims.seen("default", sent.notification_id), "Redis knows the notification")
+    _, second, _ = await post(http, sent.body)
+    assert second == {"status": "duplicate", "id": first["id"]}
+    assert metric(daemon, "webhookd_duplicates_total", layer="redis") == 1
+    daemon.claims.up = False  # away, as far as the receiver knows
+    _, third, _ = await post(http, sent.body)
+    assert third == second
+    assert metric(daemon, "webhookd_duplicates_total", layer="notification_id") == 1
+    assert await connection.fetchval("SELECT count(*) FROM events") == 1
+
+
+async def test_redis_hears_of_a_notification_only_after_its_commit(
+    daemon: Daemon, http: aiohttp.ClientSession, connection: Connection
+) -> None:
+    """A mark before a commit that then fails would turn the provider's retry into a loss."""
+    await connection.execute(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE SQLSTATE '53100'; END $$;"
+        "CREATE TRIGGER refuse BEFORE INSERT ON events FOR EACH ROW EXECUTE FUNCTION refuse()"
+    )
+    sent = sample(AUTHCAPTURE, 1)
+    status, _, headers = await post(http, sent.body)
+    assert status == 503
+    assert headers["Retry-After"] == "5"
+    await connection.execute("DROP TRIGGER refuse ON events")
+    status, answer, _ = await post(http, sent.body)
+    assert (status, answer["status"]) == (200, "accepted"), "the provider's retry is taken for what it is: new"
+
+
+async def test_a_notification_id_differing_in_case_is_the_same(http: aiohttp.ClientSession, connection: Connection) -> None:
+    sent = sample(AUTHCAPTURE, 1)
+    upper = sent.body.replace(sent.notification_id.encode(), sent.notification_id.upper().encode())
+    _, first, _ = await post(http, sent.body)
+    _, second, _ = await post(http, upper)
+    assert second == {"status": "duplicate", "id": first["id"]}
+
+
+async def test_the_same_id_with_another_body_is_a_duplicate_counted_as_a_mismatch(
+    daemon: Daemon, http: aiohttp.ClientSession, connection: Connection
+) -> None:
+    sent = sample(AUTHCAPTURE, 1)
+    _, first, _ = await post(http, sent.body)
+    for redis_up in (False, True):
+        daemon.claims.up = redis_up
+        _, second, _ = await post(http, sent.body.replace(b'"P1XHLC"', b'"OTHER1"'))
+        assert second == {"status": "duplicate", "id": first["id"]}
+    assert metric(daemon, "webhookd_body_mismatches_total", account="default") == 2
+    assert await connection.fetchval("SELECT body FROM event_bodies") == sent.body, "the first one stands"
+
+
+async def test_an_event_through_a_second_webhook_is_linked_to_the_first(
+    daemon: Daemon, http: aiohttp.ClientSession, connection: Connection
+) -> None:
+    sent = sample(AUTHCAPTURE, 1)
+    twin = sent.body.replace(sent.notification_id.encode(), b"b5d0c5a0-0000-4000-8000-000000000000")
+    _, first, _ = await post(http, sent.body)
+    _, second, _ = await post(http, twin)
+    assert second == {"status": "duplicate", "id": first["id"]}
+    assert metric(daemon, "webhookd_duplicates_total", layer="content") == 1
+    # The twin's own retry, with other bytes, is known by its id.
+    daemon.claims.up = False
+    _, third, _ = await post(http, twin.replace(b'"eventDate":"2', b'"eventDate": "2'))
+    _, fourth, _ = await post(http, twin.replace(b'"P1XHLC"', b'"OTHER1"'))
+    assert third == fourth == second
+    assert await connection.fetchval("SELECT count(*) FROM events") == 1
+    assert await connection.fetchval("SELECT count(*) FROM notification_aliases") == 1
+
+
+async def test_one_notification_at_two_accounts_is_two_events(http: aiohttp.ClientSession, connection: Connection) -> None:
+    sent = sample(AUTHCAPTURE, 1)
+    _, ours, _ = await post(http, sent.body)
+    _, theirs, _ = await post(http, sent.body, key="eu-old", path=f"{PATH}/eu")
+    assert ours["status"] == theirs["status"] == "accepted"
+    assert await connection.fetchval("SELECT count(DISTINCT account) FROM events") == 2
+
+
+async def test_each_of_an_accounts_keys_verifies_and_is_recorded(
+    daemon: Daemon, http: aiohttp.ClientSession, connection: Connection
+) -> None:
+    for key in ("eu-old", "eu-new"):
+        status, _, _ = await post(http, sample(AUTHCAPTURE, len(key)).body, key=key, path=f"{PATH}/eu")
+        assert status == 200
+        row = await connection.fetchval("SELECT count(*) FROM events WHERE key_fingerprint = $1", fingerprint(key))
+        assert row == 1
+        name = "webhookd_signature_key_last_used_timestamp_seconds"
+        assert metric(daemon, name, account="eu", key=fingerprint(key)) > 0
+    status, _, _ = await post(http, sample(AUTHCAPTURE, 3).body, key=KEY, path=f"{PATH}/eu")
+    assert status == 401, "another account's key"
+
+
+@pytest.mark.parametrize(
+    ("signature", "outcome"),
+    [(None, "missing"), ("sha512=zz", "malformed"), ("", "malformed"), ("sha512=" + "0" * 128, "mismatch")],
+)
+async def test_what_is_not_authentic_is_refused_and_leaves_nothing(
+    signature: str | None, outcome: str, daemon: Daemon, http: aiohttp.ClientSession, connection: Connection
+) -> None:
+    headers = {} if signature is None else {"X-ANET-Signature": signature}
+    async with http.post(PATH, data=sample(AUTHCAPTURE, 1).body, headers=headers) as response:
+        assert response.status == 401
+        assert response.content_type == "application/problem+json"
+        text = await response.text()
+        assert json.loads(text)["status"] == 401
+    assert fingerprint(KEY) not in text
+    assert KEY not in text
+    assert metric(daemon, "webhookd_received_total", account="default", outcome=f"signature_{outcome}") == 1
+    assert await connection.fetchval("SELECT count(*) FROM events") == 0
+
+
+async def test_an_unknown_account_is_404_and_makes_no_label(daemon: Daemon, http: aiohttp.ClientSession) -> None:
+    status, answer, headers = await post(http, sample(AUTHCAPTURE, 1).body, path=f"{PATH}/nobody")
+    assert (status, answer["status"]) == (404, 404)
+    assert headers["Content-Type"].startswith("application/problem+json")
+    assert metric(daemon, "webhookd_received_total", account="unknown", outcome="unknown_account") == 1
+
+
+async def test_the_public_listener_has_nothing_else(http: aiohttp.ClientSession) -> None:
+    async with http.get("/livez") as response:
+        assert response.status == 200
+    for path in ("/", "/metrics", "/readyz", "/webhooks/health", "/webhooks/events"):
+        async with http.get(path) as response:
+            assert response.status == 404, path
+            assert response.content_type == "application/problem+json"
+    async with http.get(PATH) as response:
+        assert response.status == 405
+
+
+async def test_a_body_too_large_by_its_length_is_refused_before_it_is_read(daemon: Daemon) -> None:
+    """The provider sends `Expect: 100-continue`, and gets no 100."""
+    answer = await _raw(daemon, b"Content-Length: 4097\r\nExpect: 100-continue\r\n\r\n", b"")
+    assert answer.startswith(b"HTTP/1.1 413")
+    assert b"100 Continue" not in answer
+
+
+async def test_a_chunked_body_too_large_is_refused(daemon: Daemon) -> None:
+    chunk = b"1000\r\n" + b"x" * 4096 + b"\r\n"
+    answer = await _raw(daemon, b"Transfer-Encoding: chunked\r\n\r\n", chunk * 2 + b"0\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 413")
+
+
+async def test_expect_100_continue_is_answered(daemon: Daemon) -> None:
+    body = sample(AUTHCAPTURE, 1).body
+    head = f"Content-Length: {len(body)}\r\nExpect: 100-continue\r\nX-Anet-Signature: {sign(body, KEY)}\r\n\r\n"
+    answer = await _raw(daemon, head.encode(), body)
+    assert answer.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK")
+
+
+async def test_a_slow_body_is_408_and_a_truncated_one_leaves_nothing(daemon: Daemon, connection: Connection) -> None:
+    answer = await _raw(daemon, b"Content-Length: 100\r\n\r\n", b"half")
+    assert answer.startswith(b"HTTP/1.1 408")
+    _, writer = await _open(daemon)
+    writer.write(f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nhalf".encode())
+    await writer.drain()
+    writer.close()
+    await writer.wait_closed()
+    await until(lambda: metric(daemon, "webhookd_received_total", account="default", outcome="truncated") == 1, "it is counted")
+    assert await connection.fetchval("SELECT count(*) FROM events") == 0
+
+
+async def test_a_content_encoding_is_refused(http: aiohttp.ClientSession) -> None:
+    """Decompressed bytes are not the bytes that were signed."""
+    body = sample(AUTHCAPTURE, 1).body
+    async with http.post(PATH, data=body, headers={"Content-Encoding": "gzip"}) as response:
+        assert response.status == 415
+
+
+async def test_a_client_that_leaves_does_not_undo_its_event(daemon: Daemon, connection: Connection) -> None:
+    """aiohttp does not cancel a handler whose client left; a cancelled commit would be of unknown outcome."""
+    body = sample(AUTHCAPTURE, 1).body
+    await connection.execute("BEGIN; LOCK TABLE events IN SHARE MODE")  # holds the commit until the client has gone
+    _, writer = await _open(daemon)
+    head = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\nX-ANET-Signature: {sign(body, KEY)}\r\n\r\n"
+    writer.write(head.encode() + body)
+    await writer.drain()
+    await until(lambda: metric(daemon, "webhookd_commit_batch_size_count") == 1, "the commit has begun")
+    writer.close()
+    await writer.wait_closed()
+    await connection.execute("COMMIT")
+    await until(lambda: connection.fetchval("SELECT count(*) = 1 FROM events"), "the event is committed")
+
+
+async def test_a_commit_that_takes_too_long_is_503(start: Start, connection: Connection) -> None:
+    daemon = await start(roles="receive", commit_timeout=0.3)
+    await connection.execute("BEGIN; LOCK TABLE events IN SHARE MODE")
+    async with aiohttp.ClientSession(daemon.public_url) as http:
+        status, _, headers = await post(http, sample(AUTHCAPTURE, 1).body)
+        assert status == 503
+        assert headers["Retry-After"] == "5"
+        assert metric(daemon, "webhookd_received_total", account="default", outcome="postgresql_away") == 1
+        await connection.execute("COMMIT")
+
+
+async def test_more_than_max_pending_is_503_and_what_waits_is_taken(start: Start, connection: Connection) -> None:
+    daemon = await start(roles="receive", max_pending=5, commit_timeout=10)
+    await connection.execute("BEGIN; LOCK TABLE events IN SHARE MODE")
+    async with aiohttp.ClientSession(daemon.public_url) as http:
+        posts = [asyncio.create_task(post(http, sample(AUTHCAPTURE, n).body)) for n in range(40)]
+        await until(lambda: metric(daemon, "webhookd_received_total", account="default", outcome="overload") > 0, "a refusal")
+        await connection.execute("COMMIT")
+        statuses = [(await one)[0] for one in posts]
+    accepted = statuses.count(200)
+    assert set(statuses) == {200, 503}
+    assert await connection.fetchval("SELECT count(*) FROM events") == accepted
+
+
+async def test_while_postgresql_is_known_to_be_away_the_answer_is_503_at_once(
+    daemon: Daemon, http: aiohttp.ClientSession
+) -> None:
+    daemon.database.up = False
+    status, answer, headers = await post(http, sample(AUTHCAPTURE, 1).body)
+    assert status == 503
+    assert headers["Retry-After"] == "5"
+    assert answer["status"] == 503
+
+
+async def test_a_future_date_is_quarantined_and_a_retry_after_nine_days_is_not(http: aiohttp.ClientSession) -> None:
+    now = datetime.now(UTC)
+    _, future, _ = await post(http, sample(AUTHCAPTURE, 1, now + timedelta(days=2)).body)
+    _, late, _ = await post(http, sample(AUTHCAPTURE, 2, now - timedelta(days=9)).body)
+    assert future["status"] == "quarantined"
+    assert late["status"] == "accepted"
+
+
+async def test_many_at_once_share_commits(daemon: Daemon, http: aiohttp.ClientSession, connection: Connection) -> None:
+    bodies = [sample(AUTHCAPTURE, n).body for n in range(200)]
+    await asyncio.gather(*(post(http, body) for body in bodies))
+    assert await connection.fetchval("SELECT count(*) FROM events") == 200
+    assert metric(daemon, "webhookd_commit_batch_size_count") < 200
+    assert metric(daemon, "webhookd_commit_batch_size_sum") == 200
+
+
+async def test_two_receivers_with_the_same_events_at_once_make_each_one_event(
+    start: Start, servers: Servers, connection: Connection
+) -> None:
+    """Two replicas, the same notifications and their twins through a second webhook, in opposite orders: no deadlock."""
+    daemons = [await start(roles="receive"), await start(roles="receive")]
+    samples = [sample(AUTHCAPTURE, n) for n in range(200)]
+    twins = [s.body.replace(s.notification_id.encode(), str(uuid.uuid4()).encode()) for s in samples]
+    async with aiohttp.ClientSession(daemons[0].public_url) as one, aiohttp.ClientSession(daemons[1].public_url) as two:
+        answers = await asyncio.gather(*(post(one, s.body) for s in samples), *(post(two, body) for body in reversed(twins)))
+    assert {status for status, _, _ in answers} == {200}
+    assert await connection.fetchval("SELECT count(*) FROM events") == 200
+    firsts, seconds = answers[:200], answers[200:][::-1]
+    assert [a["id"] for _, a, _ in firsts] == [a["id"] for _, a, _ in seconds]
+
+
+async def _open(daemon: Daemon) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    host, _, port = daemon.public_url.removeprefix("http://").partition(":")
+    return await asyncio.open_connection(host, int(port))
+
+
+async def _raw(daemon: Daemon, head: bytes, body: bytes) -> bytes:
+    """Sends a request as bytes; returns everything until the server closes, or a complete answer."""
+    reader, writer = await _open(daemon)
+    writer.write(f"POST {PATH} HTTP/1.1\r\nHost: x\r\n".encode() + head)
+    await writer.drain()
+    answer = b""
+    if b"Expect" in head:
+        answer = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+    if not answer or answer.startswith(b"HTTP/1.1 100"):
+        writer.write(body)
+        await writer.drain()
+        answer += await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+    writer.close()
+    await writer.wait_closed()
+    return answer

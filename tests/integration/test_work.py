@@ -1,0 +1,457 @@
+"""Relay, poller, leases, worker and handlers, on a real queue and a real database."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import uuid
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import asyncpg
+import pytest
+
+from tests.conftest import Servers, Start
+from tests.helpers.queues import client, depth, url_of
+from tests.helpers.running import KEY
+from tests.helpers.wait import until
+from webhookd.daemon import Daemon
+from webhookd.dev import traffic
+from webhookd.errors import Permanent, Retryable
+from webhookd.event import Event
+from webhookd.process.handlers import Handler, Registry
+from webhookd.queue.sqs import Body
+from webhookd.store.events import Outgoing
+
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+AUTHCAPTURE = "net.authorize.payment.authcapture.created"
+
+
+def handlers(*given: Handler, pattern: str = "*") -> Registry:
+    registry = Registry()
+    for handler in given:
+        registry.add(pattern, handler)
+    return registry
+
+
+async def send(daemon: Daemon, *samples: traffic.Sample) -> None:
+    summary = await traffic.send(samples, f"{daemon.public_url}/webhooks/authorize-net", KEY)
+    assert summary.failed == 0, summary.as_dict()
+
+
+def metric(daemon: Daemon, name: str, **labels: str) -> float:
+    return sum(
+        sample.value
+        for family in daemon.metrics.registry.collect()
+        for sample in family.samples
+        if sample.name == name and labels.items() <= sample.labels.items()
+    )
+
+
+async def status(connection: Connection, wanted: str) -> bool:
+    return bool(await connection.fetchval("SELECT count(*) > 0 AND bool_and(status = $1) FROM events", wanted))
+
+
+@pytest.fixture
+async def effects(connection: Connection) -> Callable[[], Any]:
+    """A table for handlers to write to, and its count."""
+    await connection.execute("CREATE TABLE effects (event_id uuid, attempt integer)")
+    return lambda: connection.fetchval("SELECT count(*) FROM effects")
+
+
+async def count(event: Event, connection: Any) -> None:
+    await connection.execute("INSERT INTO effects VALUES ($1, $2)", event.id, event.attempt)
+
+
+async def test_an_event_reaches_every_matching_handler_in_registration_order(start: Start, connection: Connection) -> None:
+    seen: list[tuple[str, Event]] = []
+    registry = Registry()
+
+    def recorder(name: str) -> Handler:
+        async def record(event: Event, _: Any) -> None:
+            seen.append((name, event))
+
+        return record
+
+    registry.add("net.authorize.payment.*", recorder("payments"))
+    registry.add("net.authorize.customer.*", recorder("customers"))
+    registry.add(AUTHCAPTURE, recorder("exact"))
+    daemon = await start(registry)
+    sent = traffic.sample(AUTHCAPTURE, 1)
+    await send(daemon, sent)
+    await until(lambda: status(connection, "processed"), "the event is processed")
+    assert [name for name, _ in seen] == ["payments", "exact"]
+    event = seen[0][1]
+    assert event.raw == sent.body
+    assert event.attempt == 1
+    assert str(event.payload["authAmount"]) == "2.10"
+    assert event.payload["id"] == sent.entity_id
+
+
+async def test_what_the_second_handler_raises_undoes_the_firsts_effect(
+    start: Start, connection: Connection, effects: Callable[[], Any]
+) -> None:
+    async def fail(event: Event, _: Any) -> None:
+        if event.attempt == 1:
+            raise ValueError
+
+    daemon = await start(handlers(count, fail), retry_base=0.1, retry_cap=0.1)
+    await send(daemon, traffic.sample(AUTHCAPTURE, 1))
+    await until(lambda: status(connection, "processed"), "the event is processed")
+    assert [row["attempt"] for row in await connection.fetch("SELECT attempt FROM effects")] == [2]
+    assert await connection.fetchval("SELECT count(*) FROM transactions") == 1, "the timeline's effect too"
+
+
+async def test_a_handler_chooses_its_delay(start: Start, connection: Connection) -> None:
+    async def later(event: Event, _: Any) -> None:
+        if event.attempt == 1:
+            raise Retryable("the till is closed", after=1.5)
+
+    daemon = await start(handlers(later))
+    await send(daemon, traffic.sample(AUTHCAPTURE, 1))
+    await until(lambda: status(connection, "processed"), "the event is processed")
+    at = [row["at"] for row in await connection.fetch("SELECT at FROM event_audit ORDER BY at")]
+    assert (at[-1] - at[-2]).total_seconds() >= 1.5 - 0.5
+    reason = await connection.fetchval("SELECT reason FROM event_audit WHERE to_status = 'retrying'")
+    assert reason.startswith("Retryable: the till is closed")
+
+
+async def test_spent_attempts_make_the_event_dead(start: Start, servers: Servers, connection: Connection) -> None:
+    async def fail(_: Event, __: Any) -> None:
+        raise ValueError("customer Jane Doe")
+
+    daemon = await start(handlers(fail), max_attempts=3, retry_base=0.05, retry_cap=0.05)
+    await send(daemon, traffic.sample(AUTHCAPTURE, 1))
+    await until(lambda: status(connection, "dead"), "the event is dead")
+    row = await connection.fetchrow("SELECT attempts, last_error, dead_reason FROM events")
+    assert row is not None
+    assert row["attempts"] == 3
+    assert row["last_error"] == "ValueError: customer Jane Doe", "the operator sees all of it"
+    assert "all 3 attempts are spent" in row["dead_reason"]
+    assert "Jane" not in row["dead_reason"], "what leaves the database does not"
+    await until(lambda: depth(servers, servers.dead_letter_queue), "a copy in the dead-letter queue")
+    await until(lambda: _is_empty(servers, servers.queue), "the message is deleted")
+    assert metric(daemon, "webhookd_dead_total", reason="attempts_spent") == 1
+
+
+async def _is_empty(servers: Servers, queue: str) -> bool:
+    return await depth(servers, queue) == 0
+
+
+@pytest.mark.parametrize("raised", [SystemExit, KeyboardInterrupt, asyncio.CancelledError, GeneratorExit])
+async def test_no_exception_of_a_handler_ends_the_daemon(
+    raised: type[BaseException], start: Start, connection: Connection
+) -> None:
+    async def fail(event: Event, _: Any) -> None:
+        if event.attempt == 1:
+            raise raised
+
+    daemon = await start(handlers(fail), retry_base=0.1, retry_cap=0.1)
+    await send(daemon, traffic.sample(AUTHCAPTURE, 1))
+    await until(lambda: status(connection, "processed"), "the event is processed")
+    assert metric(daemon, "webhookd_retries_total") == 1
+    assert not daemon.watch.broken.is_set()
+
+
+async def test_a_handler_that_takes_too_long_is_retried(start: Start, connection: Connection) -> None:
+    async def hang(event: Event, _: Any) -> None:
+        if event.attempt == 1:
+            await asyncio.Event().wait()
+
+    daemon = await start(handlers(hang), handler_timeout=0.3, retry_base=0.1, retry_cap=0.1)
+    await send(daemon, traffic.sample(AUTHCAPTURE, 1))
+    await until(lambda: status(connection, "processed"), "the event is processed")
+    reason = await connection.fetchval("SELECT reason FROM event_audit WHERE to_status = 'retrying'")
+    assert "WEBHOOKD_HANDLER_TIMEOUT" in reason
+
+
+async def test_a_handler_that_swallows_a_database_error_is_retried_rather_than_processed(
+    start: Start, connection: Connection, effects: Callable[[], Any]
+) -> None:
+    async def swallow(event: Event, inside: Any) -> None:
+        await count(event, inside)
+        if event.attempt == 1:
+            with contextlib.suppress(asyncpg.DivisionByZeroError):
+                await inside.execute("SELECT 1 / 0")
+
+    daemon = await start(handlers(swallow), retry_base=0.1, retry_cap=0.1)
+    await send(daemon, traffic.sample(AUTHCAPTURE, 1))
+    await until(lambda: status(connection, "processed"), "the event is processed")
+    assert await effects() == 1
+
+
+async def test_a_handler_that_commits_for_itself_is_stopped_before_it_doubles_anything(
+    start: Start, connection: Connection, effects: Callable[[], Any]
+) -> None:
+    async def commit(event: Event, inside: Any) -> None:
+        await count(event, inside)
+        await inside.execute("COMMIT")
+
+    daemon = await start(handlers(commit))
+    await send(daemon, traffic.sample(AUTHCAPTURE, 1))
+    await until(lambda: status(connection, "dead"), "the event is dead")
+    assert "committed or rolled back the transaction" in await connection.fetchval("SELECT dead_reason FROM events")
+    assert await effects() == 1
+    assert metric(daemon, "webhookd_dead_total", reason="transaction_ended") == 1
+
+
+async def test_a_handler_outlives_the_visibility_timeout_and_runs_once(
+    start: Start, connection: Connection, effects: Callable[[], Any]
+) -> None:
+    """The lease wheel keeps its message invisible."""
+    runs = []
+
+    async def slow(event: Event, inside: Any) -> None:
+        runs.append(event.id)
+        await asyncio.sleep(5)
+        await count(event, inside)
+
+    daemon = await start(handlers(slow), visibility_timeout=2, resend_after=600)
+    await send(daemon, traffic.sample(AUTHCAPTURE, 1))
+    await until(lambda: status(connection, "processed"), "the event is processed")
+    assert len(runs) == 1
+    assert await effects() == 1
+    assert metric(daemon, "webhookd_lease_extensions_total", outcome="extended") >= 2
+    assert metric(daemon, "webhookd_processed_total") == 1, "one delivery"
+
+
+async def test_a_second_delivery_has_no_second_effect(
+    start: Start, servers: Servers, connection: Connection, effects: Callable[[], Any]
+) -> None:
+    """SQS delivers at least once: here five times, with Redis and without."""
+    daemon = await start(handlers(count))
+    await send(daemon, traffic.sample(AUTHCAPTURE, 1))
+    await until(lambda: status(connection, "processed"), "the event is processed")
+    row = await connection.fetchrow("SELECT id, account, event_type FROM events")
+    assert row is not None
+    body = Body(row["id"], row["account"], row["event_type"])
+    for redis_up in (True, False):
+        daemon.claims.up = redis_up
+        await daemon.sqs.send([body] * 5)
+        known = 10 if not redis_up else 5
+        await until(lambda: _duplicates(daemon) >= known, "each further delivery is known", deadline=30)  # noqa: B023  awaited here
+    assert await effects() == 1
+
+
+def _duplicates(daemon: Daemon) -> float:
+    return metric(daemon, "webhookd_processed_total", outcome="duplicate")
+
+
+async def test_two_workers_on_one_event_make_one_effect_by_the_row_lock_alone(
+    start: Start, servers: Servers, connection: Connection, effects: Callable[[], Any]
+) -> None:
+    """Two replicas without Redis get the same message at the same time."""
+    both = asyncio.Event()
+    running = 0
+
+    async def meet(event: Event, inside: Any) -> None:
+        nonlocal running
+        running += 1
+        await asyncio.sleep(0.5)
+        await count(event, inside)
+        both.set()
+
+    daemons = [await start(handlers(meet), roles="work"), await start(handlers(meet), roles="work")]
+    for daemon in daemons:
+        daemon.claims.up = False
+    receiver = await start(roles="receive")
+    await send(receiver, traffic.sample(AUTHCAPTURE, 1))
+    row = await connection.fetchrow("SELECT id, account, event_type FROM events")
+    assert row is not None
+    await daemons[0].sqs.send([Body(row["id"], row["account"], row["event_type"])] * 4)
+    await until(lambda: status(connection, "processed"), "the event is processed")
+    await until(lambda: _is_empty(servers, servers.queue), "each delivery is acknowledged")
+    assert running == 1
+    assert await effects() == 1
+
+
+async def test_what_sqs_lost_is_sent_again(start: Start, servers: Servers, connection: Connection) -> None:
+    daemon = await start(roles="receive,relay", resend_after=0.5)
+    await send(daemon, *traffic.stream([AUTHCAPTURE], 20))
+    await until(lambda: status(connection, "queued"), "every event is sent")
+    async with client(servers) as sqs:
+        await sqs.purge_queue(QueueUrl=await url_of(sqs, servers.queue))
+    await start(roles="work")
+    await until(lambda: status(connection, "processed"), "every event is processed", deadline=30)
+
+
+async def test_what_the_hot_path_left_behind_is_swept(start: Start, connection: Connection) -> None:
+    """A receiver without the role `relay` leaves all of it to the sweeper of another process."""
+    receiver = await start(roles="receive")
+    await send(receiver, *traffic.stream([AUTHCAPTURE], 50))
+    assert await status(connection, "received")
+    await start(roles="relay,work")
+    await until(lambda: status(connection, "processed"), "every event is processed", deadline=30)
+    trail = await connection.fetch("SELECT DISTINCT from_status, to_status, actor FROM event_audit")
+    assert ("received", "queued", "relay") in [tuple(row) for row in trail]
+
+
+async def test_the_window_bounds_what_is_in_sqs(start: Start, servers: Servers, connection: Connection) -> None:
+    daemon = await start(roles="receive,relay", relay_window=7)
+    await send(daemon, *traffic.stream([AUTHCAPTURE], 60))
+    await until(lambda: connection.fetchval("SELECT count(*) = 7 FROM events WHERE status = 'queued'"), "seven are sent")
+    assert daemon.relay is not None
+    for _ in range(5):
+        await daemon.relay.sweep()
+    assert await depth(servers, servers.queue) == 7
+    await start(roles="work")
+    await until(lambda: status(connection, "processed"), "the rest follows", deadline=30)
+
+
+async def test_a_burst_over_the_hot_path_is_sent_once(start: Start, servers: Servers, connection: Connection) -> None:
+    """Without a window and with SQS up nothing waits for the sweeper, and nothing is sent twice."""
+    daemon = await start(roles="receive,relay", relay_window=None, resend_after=600)
+    await until(lambda: daemon.sqs.up, "SQS is known to be up")
+    await send(daemon, *traffic.stream([AUTHCAPTURE], 40))
+    await until(lambda: status(connection, "queued"), "every event is sent")
+    assert await depth(servers, servers.queue) == 40
+    assert metric(daemon, "webhookd_relayed_total", outcome="left") == 0
+
+
+async def test_a_message_that_is_not_ours_is_left_to_the_redrive_policy(start: Start, servers: Servers) -> None:
+    async with client(servers) as sqs:
+        url = await url_of(sqs, servers.queue)
+        await sqs.send_message(QueueUrl=url, MessageBody="hello")
+        await sqs.send_message(QueueUrl=url, MessageBody=Body(uuid.uuid4(), "default", AUTHCAPTURE).dump())
+    daemon = await start()
+    await until(lambda: metric(daemon, "webhookd_processed_total", outcome="unknown") == 2, "both are seen")
+    assert await depth(servers, servers.queue) == 2
+    assert metric(daemon, "webhookd_in_flight") == 0
+
+
+async def test_stopping_gives_back_what_is_in_hand_at_once(
+    start: Start, servers: Servers, connection: Connection, effects: Callable[[], Any]
+) -> None:
+    started = asyncio.Event()
+
+    async def hang(event: Event, inside: Any) -> None:
+        await count(event, inside)
+        started.set()
+        await asyncio.Event().wait()
+
+    first = await start(handlers(hang), shutdown_grace=1, visibility_timeout=600)
+    await send(first, traffic.sample(AUTHCAPTURE, 1))
+    await asyncio.wait_for(started.wait(), 10)
+    await first.stop()
+    assert await effects() == 0
+    row = await connection.fetchrow("SELECT attempts, status FROM events")
+    assert row is not None
+    assert row["attempts"] == 0, "a stop is no attempt"
+    await start(handlers(count))
+    await until(lambda: status(connection, "processed"), "another worker has it long before the visibility timeout")
+    assert await effects() == 1
+
+
+async def test_a_copy_brought_back_by_a_queue_redrive_is_tried_anew(
+    start: Start, servers: Servers, connection: Connection, effects: Callable[[], Any]
+) -> None:
+    """What the AWS console does: the dead-letter queue's message, put on the queue."""
+    closed = True
+
+    async def handle(event: Event, inside: Any) -> None:
+        if closed:
+            raise Permanent("closed")
+        await count(event, inside)
+
+    daemon = await start(handlers(handle))
+    await send(daemon, traffic.sample(AUTHCAPTURE, 1))
+    await until(lambda: depth(servers, servers.dead_letter_queue), "a copy in the dead-letter queue")
+    closed = False
+    async with client(servers) as sqs:
+        dead = await url_of(sqs, servers.dead_letter_queue)
+        (message,) = (await sqs.receive_message(QueueUrl=dead))["Messages"]
+        await sqs.send_message(QueueUrl=await url_of(sqs, servers.queue), MessageBody=message["Body"])
+        await sqs.delete_message(QueueUrl=dead, ReceiptHandle=message["ReceiptHandle"])
+    await until(lambda: status(connection, "processed"), "the event is processed")
+    assert await effects() == 1
+    trail = await connection.fetch("SELECT from_status, to_status, actor FROM event_audit ORDER BY at")
+    assert ("dead", "queued", "operator (queue redrive)") in [tuple(row) for row in trail]
+
+
+async def test_a_stale_delivery_does_not_wake_a_dead_event(start: Start, connection: Connection) -> None:
+    async def fail(_: Event, __: Any) -> None:
+        raise Permanent("closed")
+
+    daemon = await start(handlers(fail))
+    await send(daemon, traffic.sample(AUTHCAPTURE, 1))
+    await until(lambda: status(connection, "dead"), "the event is dead")
+    row = await connection.fetchrow("SELECT id, account, event_type FROM events")
+    assert row is not None
+    await daemon.sqs.send([Body(row["id"], row["account"], row["event_type"])])
+    await until(lambda: metric(daemon, "webhookd_processed_total", outcome="duplicate") == 1, "it is known to have ended")
+    assert await status(connection, "dead")
+
+
+async def test_what_sqs_itself_moved_to_the_dead_letter_queue_becomes_dead_with_a_copy(
+    start: Start, servers: Servers, connection: Connection
+) -> None:
+    """A message that kills its worker each time ends by the queue's redrive policy; PostgreSQL hears of it."""
+    receiver = await start(roles="receive")
+    await send(receiver, traffic.sample(AUTHCAPTURE, 1))
+    row = await connection.fetchrow("SELECT id, account, event_type FROM events")
+    assert row is not None
+    async with client(servers) as sqs:
+        raw = Body(row["id"], row["account"], row["event_type"]).dump()
+        await sqs.send_message(QueueUrl=await url_of(sqs, servers.dead_letter_queue), MessageBody=raw)
+    relay = await start(roles="relay", relay_window=1)
+    await until(lambda: _agreed(relay, connection), "PostgreSQL agrees")
+    event = await connection.fetchrow("SELECT status, dead_reason, dead_letter_sent_at FROM events")
+    assert event is not None
+    assert "moved its message to the dead-letter queue" in event["dead_reason"]
+    assert event["dead_letter_sent_at"] is not None
+    await relay.dead_letters.agree()
+    async with client(servers) as sqs:
+        url = await url_of(sqs, servers.dead_letter_queue)
+        messages = (await sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10))["Messages"]
+    bodies = [Body.load(message["Body"]) for message in messages]
+    assert [body.dead for body in bodies if body] == [event["dead_reason"]], "the raw message gave way to one copy"
+    assert metric(relay, "webhookd_dead_total", reason="redrive_policy") == 1
+
+
+async def _agreed(daemon: Daemon, connection: Connection) -> bool:
+    await daemon.dead_letters.agree()
+    return await status(connection, "dead")
+
+
+async def test_a_copy_whose_event_is_no_longer_dead_is_removed(start: Start, servers: Servers, connection: Connection) -> None:
+    daemon = await start()
+    await send(daemon, traffic.sample(AUTHCAPTURE, 1))
+    await until(lambda: status(connection, "processed"), "the event is processed")
+    row = await connection.fetchrow("SELECT id, account, event_type FROM events")
+    assert row is not None
+    stale = Body(row["id"], row["account"], row["event_type"], dead="closed")
+    await daemon.sqs.send([stale, stale], daemon.sqs.dead_letter_queue)
+    await until(lambda: _removed(daemon, servers), "both are removed")
+
+
+async def _removed(daemon: Daemon, servers: Servers) -> bool:
+    await daemon.dead_letters.agree()
+    return await _is_empty(servers, servers.dead_letter_queue)
+
+
+async def test_a_copy_that_could_not_be_sent_is_sent_later(start: Start, servers: Servers, connection: Connection) -> None:
+    """Killed between the death and its copy: PostgreSQL remembers that the copy is owed."""
+    daemon = await start(roles="receive,relay")
+    await send(daemon, traffic.sample(AUTHCAPTURE, 1))
+    await connection.execute("UPDATE events SET status = 'dead', dead_reason = 'x', finished_at = now() - interval '1 minute'")
+    await until(lambda: _owed_is_paid(daemon, servers), "the copy is sent")
+    assert await connection.fetchval("SELECT dead_letter_sent_at IS NOT NULL FROM events")
+
+
+async def _owed_is_paid(daemon: Daemon, servers: Servers) -> bool:
+    await daemon.dead_letters.agree()
+    return await depth(servers, servers.dead_letter_queue) == 1
+
+
+async def test_a_relay_that_sent_but_could_not_record_it_sends_again(start: Start, connection: Connection) -> None:
+    daemon = await start(roles="receive,relay")
+    await send(daemon, traffic.sample(AUTHCAPTURE, 1))
+    row = await connection.fetchrow("SELECT id, account, event_type FROM events")
+    assert row is not None
+    await daemon.sqs.send([Body(row["id"], row["account"], row["event_type"])])
+    worker = await start(handlers(), roles="work")
+    await until(lambda: status(connection, "processed"), "the event is processed")
+    assert daemon.relay is not None
+    daemon.relay.offer([Outgoing(row["id"], row["account"], row["event_type"])])
+    await until(lambda: metric(worker, "webhookd_processed_total", outcome="duplicate") >= 1, "the second send is a duplicate")
+    assert await status(connection, "processed"), "a late record of a send does not undo the end"

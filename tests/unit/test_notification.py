@@ -1,0 +1,286 @@
+"""Any authentic body gives a notification or a reason for quarantine, and nothing that PostgreSQL cannot store."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import astuple, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from webhookd.authorizenet.notification import EVENT_TYPES, Notification, check_age, label, parse
+from webhookd.errors import UnusableError
+
+HELD: dict[str, Any] = {
+    "notificationId": "701BF27D-d46f-4c3b-82f2-066448e2901e",
+    "eventType": "net.authorize.payment.fraud.held",
+    "eventDate": "2019-01-31T14:38:42.6937313Z",
+    "webhookId": "e6b3764d-5677-4fb1-a929-2e25a02f3073",
+    "payload": {
+        "responseCode": 4,
+        "authAmount": 139.99,
+        "merchantReferenceId": "336638",
+        "invoiceNumber": "INV-1",
+        "entityName": "transaction",
+        "id": "64378428711",
+    },
+}
+
+
+def parsed(account: str = "default", **changes: Any) -> Notification:
+    return parse(json.dumps(HELD | changes).encode(), account)
+
+
+def with_payload(**changes: Any) -> Notification:
+    return parsed(payload=HELD["payload"] | changes)
+
+
+def reason(body: bytes) -> str:
+    with pytest.raises(UnusableError) as unusable:
+        parse(body, "default")
+    return unusable.value.reason
+
+
+def test_every_column_is_read_from_the_envelope() -> None:
+    assert replace(parsed(), content_hash=None) == Notification(
+        notification_id="701bf27d-d46f-4c3b-82f2-066448e2901e",
+        event_type="net.authorize.payment.fraud.held",
+        event_date=datetime(2019, 1, 31, 14, 38, 42, 693731, tzinfo=UTC),
+        webhook_id="e6b3764d-5677-4fb1-a929-2e25a02f3073",
+        entity_name="transaction",
+        entity_id="64378428711",
+        invoice_number="INV-1",
+        merchant_reference="336638",
+        content_hash=None,
+    )
+
+
+def test_an_id_and_a_type_are_enough() -> None:
+    body = b'{"notificationId":" A ","eventType":"net.authorize.new.kind"}'
+    assert parse(body, "default") == Notification("a", "net.authorize.new.kind", *[None] * 7)
+
+
+def test_a_byte_order_mark_is_skipped() -> None:
+    assert parse(b'\xef\xbb\xbf{"notificationId":"a","eventType":"t"}', "default").notification_id == "a"
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (b"", "not_json"),
+        (b"{", "not_json"),
+        (b"\xff", "not_json"),
+        (b'{"notificationId":NaN}', "not_json"),
+        (b"[" * 100_000, "not_json"),
+        (b"[]", "not_object"),
+        (b"null", "not_object"),
+        (b"{}", "no_notification_id"),
+        (b'{"notificationId":" ","eventType":"t"}', "no_notification_id"),
+        (b'{"notificationId":{},"eventType":"t"}', "no_notification_id"),
+        (b'{"notificationId":"a"}', "no_event_type"),
+        (b'{"notificationId":"a","eventType":7}', "no_event_type"),
+        (b'{"notificationId":"a\\u0000","eventType":"t"}', "unstorable"),
+        (b'{"notificationId":"a","eventType":"t\\u0000"}', "unstorable"),
+        (b'{"notificationId":"%s","eventType":"t"}' % (b"a" * 201), "unstorable"),
+        (b'{"notificationId":"a","eventType":"%s"}' % (b"t" * 201), "unstorable"),
+        # 200 characters whose lower case has 400
+        (b'{"notificationId":"%s","eventType":"t"}' % ("\u0130" * 200).encode(), "unstorable"),
+    ],
+)
+def test_what_cannot_become_an_event_has_a_reason(body: bytes, expected: str) -> None:
+    assert reason(body) == expected
+
+
+@pytest.mark.parametrize("odd", [None, True, 1.5, [], {}, "", "a\x00b", "x" * 201])
+def test_a_field_that_is_no_usable_text_counts_as_missing(odd: object) -> None:
+    assert parsed(webhookId=odd).webhook_id is None
+    notification = with_payload(entityName=odd, id=odd, invoiceNumber=odd, merchantReferenceId=odd)
+    assert (notification.entity_name, notification.entity_id) == (None, None)
+    assert (notification.invoice_number, notification.merchant_reference) == (None, None)
+
+
+def test_an_id_that_is_a_number_is_taken_as_text() -> None:
+    assert with_payload(id=64378428711).entity_id == "64378428711"
+
+
+@pytest.mark.parametrize("payload", [None, [], "text", 7, {}])
+def test_an_odd_payload_counts_as_missing(payload: object) -> None:
+    notification = parsed(payload=payload)
+    assert notification.entity_id is None
+    assert notification.content_hash is None
+
+
+@pytest.mark.parametrize(
+    ("text", "microsecond"),
+    [
+        ("2019-01-31T14:38:42Z", 0),
+        ("2019-01-31T14:38:42.1Z", 100_000),
+        ("2019-01-31T14:38:42.167", 167_000),  # the history's form: no zone, taken as UTC
+        ("2019-01-31T14:38:42.69373Z", 693_730),
+        ("2019-01-31T14:38:42.693731Z", 693_731),
+        ("2019-01-31T14:38:42.6937313Z", 693_731),
+        ("2019-01-31T14:38:42.693731349999999Z", 693_731),
+        ("2019-01-31T16:38:42+02:00", 0),
+        ("2019-01-31T09:08:42-05:30", 0),
+    ],
+)
+def test_a_date_is_utc_whatever_its_zone_and_digits(text: str, microsecond: int) -> None:
+    date = parsed(eventDate=text).event_date
+    assert date == datetime(2019, 1, 31, 14, 38, 42, microsecond, tzinfo=UTC)
+    assert date.utcoffset() == timedelta(0)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        "20000-01-01T00:00:00Z",
+        "0001-01-01T00:00:00+14:00",
+        "9999-12-31T23:59:59-12:00",
+        "2019-02-30T00:00:00Z",
+        "2019-01-31T14:38:42+99:00",
+        "yesterday",
+        "",
+        None,
+        1548945522,
+        {},
+    ],
+)
+def test_a_date_that_is_none_counts_as_missing(odd: object) -> None:
+    assert parsed(eventDate=odd).event_date is None
+
+
+def test_the_same_content_has_the_same_hash_whatever_its_form_and_ids() -> None:
+    twin = {
+        "webhookId": "another",
+        "notificationId": "another",
+        "payload": dict(reversed(HELD["payload"].items())),
+        "eventDate": HELD["eventDate"],
+        "eventType": HELD["eventType"],
+    }
+    expected = parsed().content_hash
+    assert expected is not None
+    assert len(expected) == 16
+    assert parse(json.dumps(twin, indent=2).encode(), "default").content_hash == expected
+
+
+def test_another_account_type_date_or_payload_has_another_hash() -> None:
+    hashes = [
+        parsed().content_hash,
+        parsed(account="other").content_hash,
+        parsed(eventType="net.authorize.payment.fraud.approved").content_hash,
+        parsed(eventDate="2019-01-31T14:38:42.6937314Z").content_hash,  # one digit beyond what a column keeps
+        with_payload(id="64378428712").content_hash,
+        with_payload(authAmount=139.98).content_hash,
+    ]
+    assert None not in hashes
+    assert len(set(hashes)) == len(hashes)
+
+
+@pytest.mark.parametrize("between", ["", '","', "\n", " "])
+def test_the_end_of_one_field_cannot_pass_for_the_beginning_of_the_next(between: str) -> None:
+    one = parsed(account=f"a{between}b", eventType="c").content_hash
+    other = parsed(account="a", eventType=f"b{between}c").content_hash
+    assert one != other
+
+
+@pytest.mark.parametrize("changes", [{"eventDate": None}, {"eventDate": ""}, {"eventDate": 7}, {"payload": None}])
+def test_without_date_or_payload_two_events_cannot_be_told_apart(changes: dict[str, Any]) -> None:
+    assert parsed(**changes).content_hash is None
+
+
+def test_a_payload_nested_deeper_than_can_be_hashed_is_still_an_event() -> None:
+    nested = b'{"notificationId":"a","eventType":"t","eventDate":"d","payload":{"x":' + b"[" * 900 + b"]" * 900 + b"}}"
+    assert parse(nested, "default").content_hash is None
+
+
+def check_storable(body: bytes) -> None:
+    """Parsing gives an UnusableError of a known reason, or values that PostgreSQL's text and timestamptz take."""
+    try:
+        notification = parse(body, "default")
+    except UnusableError as error:
+        reasons = {"not_json", "not_object", "no_notification_id", "no_event_type", "unstorable"}
+        assert error.reason in reasons  # noqa: PT017  either way is right, so `raises` cannot say it
+        return
+    for value in astuple(notification):
+        if isinstance(value, str):
+            assert 0 < len(value.encode()) <= 800
+            assert len(value) <= 200
+            assert "\x00" not in value
+    date = notification.event_date
+    assert date is None or date.utcoffset() == timedelta(0)
+
+
+@given(st.binary())
+def test_no_bytes_raise_anything_else(body: bytes) -> None:
+    check_storable(body)
+
+
+any_json = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.integers(-(10**30), 10**30)
+    | st.floats(allow_nan=False)
+    | st.text()
+    | st.datetimes(timezones=st.timezones() | st.none()).map(datetime.isoformat),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+text_or_json = st.text(max_size=250) | any_json
+envelopes = st.fixed_dictionaries(
+    {"notificationId": text_or_json, "eventType": text_or_json},
+    optional={
+        "eventDate": any_json,
+        "webhookId": any_json,
+        "payload": any_json
+        | st.fixed_dictionaries({}, optional={"entityName": any_json, "id": any_json, "invoiceNumber": any_json}),
+    },
+)
+
+
+@given(any_json | envelopes, st.booleans())
+def test_no_json_raises_anything_else(value: object, ascii_only: bool) -> None:
+    check_storable(json.dumps(value, ensure_ascii=ascii_only).encode(errors="surrogatepass"))
+
+
+@pytest.mark.parametrize("depth", [200, 253, 255, 900, 1023, 1025, 50_000])
+@pytest.mark.parametrize("number", ["1", "9" * 5000, "-1e-99999999999999999999", "1e400"])
+def test_neither_depth_nor_a_huge_number_raises_anything_else(depth: int, number: str) -> None:
+    nested = "[" * depth + number + "]" * depth
+    check_storable(f'{{"notificationId":"a","eventType":"t","eventDate":"d","payload":{{"x":{nested}}}}}'.encode())
+
+
+def test_a_known_type_labels_itself_and_all_others_share_one_label() -> None:
+    assert len(EVENT_TYPES) == len(set(EVENT_TYPES)) == 23
+    assert all(label(event_type) == event_type for event_type in EVENT_TYPES)
+    assert {label("net.authorize.new.kind"), label("")} == {"other"}
+
+
+NOW = datetime(2026, 1, 15, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("age", [0, 100, -10])
+def test_an_event_inside_the_window_has_the_right_age(age: float) -> None:
+    check_age(NOW - timedelta(seconds=age), NOW, max_age=100, max_skew=10)
+
+
+@pytest.mark.parametrize(
+    ("date", "expected"),
+    [
+        (NOW - timedelta(seconds=101), "too_old"),
+        (NOW + timedelta(seconds=11), "in_the_future"),
+        (datetime.min.replace(tzinfo=UTC), "too_old"),
+        (datetime.max.replace(tzinfo=UTC), "in_the_future"),
+    ],
+)
+def test_an_event_outside_the_window_has_a_reason(date: datetime, expected: str) -> None:
+    with pytest.raises(UnusableError) as unusable:
+        check_age(date, NOW, max_age=100, max_skew=10)
+    assert unusable.value.reason == expected
+
+
+def test_an_event_without_a_date_is_inside_any_window() -> None:
+    check_age(None, NOW, max_age=1, max_skew=0)

@@ -1,0 +1,387 @@
+"""Every source of a setting is read in its order, every mistake is named with its remedy, and no secret is ever shown."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from pydantic import SecretStr, ValidationError
+
+from webhookd.errors import SettingsError
+from webhookd.settings import Role, Settings, describe, load
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+KEY = "A1" * 64
+OTHER = "B2" * 64
+PASSWORD = "hunter2"
+DATABASE = f"postgresql://u:{PASSWORD}@db:5432/webhookd?sslmode=require"
+REDIS = f"redis://:{PASSWORD}@cache:6379/0"
+
+
+@pytest.fixture(autouse=True)
+def nothing_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No variable of whoever runs the tests, and no `.env`, gets in."""
+    for name in os.environ:
+        if name.startswith("WEBHOOKD_") or name.endswith("_SERVICE_HOST") or name == "CREDENTIALS_DIRECTORY":
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def env(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Sets WEBHOOKD_ variables, by the rest of their names; at first, those without which nothing starts."""
+
+    def setter(**values: str) -> None:
+        for name, value in values.items():
+            monkeypatch.setenv(f"WEBHOOKD_{name}", value)
+
+    setter(DATABASE_URL=DATABASE, REDIS_URL=REDIS, SIGNATURE_KEYS=KEY)
+    return setter
+
+
+def problems(**overrides: Any) -> list[str]:
+    with pytest.raises(SettingsError) as refused:
+        load(**overrides)
+    assert refused.value.__cause__ is None
+    return str(refused.value).split("\n")
+
+
+def only_problem(**overrides: Any) -> str:
+    [line] = problems(**overrides)
+    return line
+
+
+@pytest.mark.usefixtures("env")
+def test_two_addresses_and_a_key_are_enough() -> None:
+    settings = load()
+    assert settings.database_url.get_secret_value() == DATABASE
+    assert settings.roles == {Role.RECEIVE, Role.RELAY, Role.WORK}
+    assert settings.keys_by_account == {"default": (KEY,)}
+    assert settings.public_address == ("127.0.0.1", 8080)
+    assert settings.admin_address == ("127.0.0.1", 9090)
+    assert settings.max_event_age > 10 * 86_400
+    with pytest.raises(ValidationError, match="frozen"):
+        settings.concurrency = 3
+
+
+def test_what_is_missing_is_named_with_what_it_wants() -> None:
+    database, redis = problems(signature_keys=KEY)
+    assert database.startswith("WEBHOOKD_DATABASE_URL is not set: ")
+    assert "postgresql://" in database
+    assert redis.startswith("WEBHOOKD_REDIS_URL is not set: ")
+    assert "redis://" in redis
+    assert "`webhookd dev`" in database
+
+
+def test_a_receiver_without_a_key_is_refused_and_a_worker_is_not(env: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WEBHOOKD_SIGNATURE_KEYS")
+    assert only_problem().startswith("WEBHOOKD_SIGNATURE_KEYS is not set: ")
+    env(ROLES="relay, work")
+    assert load().keys_by_account == {}
+
+
+def test_sources_are_read_in_their_order(env: Any, tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text('concurrency = 1\nmax_attempts = 1\nsqs_queue = "toml"\nhandlers = ["a", "b"]\n')
+    (tmp_path / ".env").write_text("WEBHOOKD_MAX_ATTEMPTS=2\nWEBHOOKD_SQS_QUEUE=dotenv\n")
+    env(CONFIG="c.toml", SQS_QUEUE="environment")
+    settings = load(sqs_wait=3)
+    assert (settings.concurrency, settings.max_attempts, settings.sqs_queue) == (1, 2, "environment")
+    assert (settings.handlers, settings.sqs_wait) == (("a", "b"), 3)
+
+
+def test_an_empty_variable_counts_as_not_set(env: Any) -> None:
+    env(CONCURRENCY="", RELAY_WINDOW="")
+    assert load().concurrency == 16
+    assert load().relay_window is None
+
+
+def test_a_secret_can_be_in_a_file_that_a_variable_names(env: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("DATABASE_URL", "SIGNATURE_KEYS"):
+        monkeypatch.delenv(f"WEBHOOKD_{name}")
+    (tmp_path / "url").write_text(DATABASE + "\n")
+    (tmp_path / "keys").write_text(f"{KEY},{OTHER}\r\n")
+    (tmp_path / ".env").write_text("WEBHOOKD_DATABASE_URL=postgresql://weaker\n")
+    env(DATABASE_URL_FILE="url", SIGNATURE_KEYS_FILE="keys", ACCOUNTS__ACME__SIGNATURE_KEYS_FILE="keys")
+    settings = load()
+    assert settings.database_url.get_secret_value() == DATABASE
+    assert settings.keys_by_account == {"default": (KEY, OTHER), "acme": (KEY, OTHER)}
+
+
+@pytest.mark.parametrize("prefix", ["", "webhookd_"])
+def test_systemd_credentials_are_read_by_the_settings_name(
+    prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    for name, text in {
+        "database_url": DATABASE,
+        "redis_url": REDIS,
+        "signature_keys": KEY,
+        "accounts__acme__signature_keys": OTHER,
+        "admin_tokens": "ann:secret",
+        "something-else": "of another service",
+    }.items():
+        (tmp_path / f"{prefix}{name}").write_text(f"{text}\n")
+    settings = load()
+    assert settings.redis_url.get_secret_value() == REDIS
+    assert settings.keys_by_account == {"default": (KEY,), "acme": (OTHER,)}
+    assert settings.admin_tokens["ann"].get_secret_value() == "secret"
+
+
+def test_a_variable_goes_before_its_file_and_its_file_before_a_credential(
+    env: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    monkeypatch.delenv("WEBHOOKD_REDIS_URL")
+    (tmp_path / "database_url").write_text("postgresql://credential")
+    (tmp_path / "redis_url").write_text("redis://credential")
+    (tmp_path / "file").write_text("redis://file")
+    env(REDIS_URL_FILE="file")
+    settings = load()
+    assert settings.database_url.get_secret_value() == DATABASE
+    assert settings.redis_url.get_secret_value() == "redis://file"
+
+
+def test_a_file_that_cannot_be_read_is_named(env: Any, tmp_path: Path) -> None:
+    env(REDIS_URL_FILE="absent")
+    assert only_problem().startswith("WEBHOOKD_REDIS_URL_FILE: cannot read absent (FileNotFoundError)")
+    (tmp_path / "absent").write_bytes(b"\xff")
+    assert "UnicodeDecodeError" in only_problem()
+
+
+def test_a_configuration_file_that_is_absent_or_no_toml_is_named(env: Any, tmp_path: Path) -> None:
+    env(CONFIG="c.toml")
+    assert only_problem().startswith("WEBHOOKD_CONFIG: cannot read c.toml")
+    (tmp_path / "c.toml").write_text("concurrency 3")
+    assert only_problem().startswith("WEBHOOKD_CONFIG: c.toml is not TOML: ")
+
+
+def test_several_keys_and_accounts_come_together(env: Any, tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text(f'[accounts.Toml-Shop]\nsignature_keys = ["{OTHER}"]\n')
+    env(
+        CONFIG="c.toml",
+        SIGNATURE_KEYS=f" {KEY} , {OTHER}",
+        ACCOUNTS__ACME__SIGNATURE_KEYS=OTHER,
+        ACCOUNTS__DEFAULT__SIGNATURE_KEYS=f"{OTHER},{KEY.lower()}",
+        ACCOUNTS__DIGITS__SIGNATURE_KEYS="12345E67",  # JSON would take it for a number
+    )
+    assert load().keys_by_account == {
+        "default": (KEY, OTHER, KEY.lower()),
+        "acme": (OTHER,),
+        "digits": ("12345E67",),
+        "toml-shop": (OTHER,),
+    }
+
+
+def test_tokens_have_names_given_or_counted(env: Any, tmp_path: Path) -> None:
+    env(ADMIN_TOKENS="ann:se:cret, bare ,bob: x", CONFIG="c.toml")
+    (tmp_path / "c.toml").write_text('[read_tokens]\ngrafana = "look"\n')
+    settings = load()
+    shown = {name: token.get_secret_value() for name, token in settings.admin_tokens.items()}
+    assert shown == {"ann": "se:cret", "token2": "bare", "bob": "x"}
+    assert settings.read_tokens == {"grafana": SecretStr("look")}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("DATABASE_URL", f"mysql://u:{PASSWORD}@db/x", "must begin with postgresql:// or postgres://"),
+        ("DATABASE_URL", f"postgresql:u:{PASSWORD}", "must begin with postgresql:// or postgres://"),
+        ("REDIS_URL", f"http://:{PASSWORD}@cache", "must begin with redis:// or rediss:// or unix://"),
+        ("SIGNATURE_KEYS", f"{PASSWORD},", "one of the keys is empty"),
+        ("SIGNATURE_KEYS", f"{PASSWORD} {PASSWORD}", "separate keys by commas"),
+        ("ACCOUNTS__ACME__SIGNATURE_KEYS", f"{PASSWORD},,", "one of the keys is empty"),
+        ("ADMIN_TOKENS", f"ann:{PASSWORD},bob:", "one of the tokens, or of their names, is empty"),
+        ("ADMIN_TOKENS", f":{PASSWORD}", "one of the tokens, or of their names, is empty"),
+        ("READ_TOKENS", f"ann:{PASSWORD},ann:x", "two of the tokens have the same name"),
+        ("LISTEN", "8080", "must be host:port"),
+        ("LISTEN", ":8080", "must be host:port"),
+        ("LISTEN", "::1:8080", "must be host:port"),
+        ("ADMIN_LISTEN", "localhost:65536", "must be host:port"),
+        ("ADMIN_LISTEN", "localhost:http", "must be host:port"),
+        ("SQS_ENDPOINT_URL", f"http://u:{PASSWORD}@sqs", "should match pattern"),
+        ("ROLES", "receive,rely", "'receive', 'relay' or 'work'"),
+        ("CONCURRENCY", "0", "greater than or equal to 1"),
+        ("CONCURRENCY", "many", "valid integer"),
+        ("SQS_WAIT", "21", "less than or equal to 20"),
+        ("RETRY_CAP", "43201", "less than or equal to 43200"),
+        ("HANDLER_TIMEOUT", "nan", "finite number"),
+        ("MAX_EVENT_AGE", "0", "greater than 0"),
+        ("LOG_FORMAT", "xml", "'json' or 'console'"),
+    ],
+)
+def test_a_wrong_value_is_told_by_the_settings_name_and_no_secret_with_it(env: Any, name: str, value: str, told: str) -> None:
+    env(**{name: value})
+    line = only_problem()
+    assert line.startswith(f"WEBHOOKD_{name}: ")
+    assert told in line
+    assert PASSWORD not in line
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"ROLES": ","}, "WEBHOOKD_ROLES is empty"),
+        ({"RETRY_BASE": "10", "RETRY_CAP": "5"}, "WEBHOOKD_RETRY_BASE is above WEBHOOKD_RETRY_CAP"),
+        ({"MAX_EVENT_AGE": "86400"}, "WEBHOOKD_MAX_EVENT_AGE is below 864000"),
+        ({"ADMIN_LISTEN": "127.0.0.1:8080"}, "WEBHOOKD_LISTEN and WEBHOOKD_ADMIN_LISTEN take the same port"),
+        ({"ADMIN_LISTEN": "0.0.0.0:8080"}, "WEBHOOKD_LISTEN and WEBHOOKD_ADMIN_LISTEN take the same port"),
+        ({"ACCOUNTS__A.B__SIGNATURE_KEYS": KEY}, "WEBHOOKD_ACCOUNTS__A.B__SIGNATURE_KEYS: an account's name has"),
+        ({"ACCOUNTS__ACME__SIGNATURE_KEYS": ""}, "WEBHOOKD_ACCOUNTS__ACME__SIGNATURE_KEYS is empty"),
+        ({"ACCOUNTS": KEY}, "WEBHOOKD_ACCOUNTS: "),
+    ],
+)
+def test_what_cannot_work_together_is_refused_by_name(env: Any, given: dict[str, str], told: str) -> None:
+    env(**given)
+    line = only_problem()
+    assert line.startswith(told)
+    assert KEY not in line
+
+
+@pytest.mark.parametrize(
+    ("listen", "address"),
+    [("0.0.0.0:80", ("0.0.0.0", 80)), ("[::1]:8443", ("::1", 8443)), ("host.example:0", ("host.example", 0))],
+)
+def test_an_address_can_be_a_name_or_ipv6_in_brackets(env: Any, listen: str, address: tuple[str, int]) -> None:
+    env(LISTEN=listen)
+    assert load().public_address == address
+
+
+def test_listeners_can_share_a_port_on_two_addresses_and_leave_both_to_the_system(env: Any) -> None:
+    env(LISTEN="10.0.0.1:8080", ADMIN_LISTEN="127.0.0.1:8080")
+    load()
+    env(LISTEN="127.0.0.1:0", ADMIN_LISTEN="127.0.0.1:0")
+    load()
+
+
+def test_every_problem_is_told_at_once(env: Any) -> None:
+    env(CONCURENCY="3", LISTEN="x", ROLES="y")
+    assert [line.partition(" ")[0].rstrip(":") for line in problems()] == [
+        "WEBHOOKD_CONCURENCY",
+        "WEBHOOKD_LISTEN",
+        "WEBHOOKD_ROLES",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("CONCURENCY", "WEBHOOKD_CONCURRENCY"),
+        ("SIGNATURE_KEY", "WEBHOOKD_SIGNATURE_KEYS"),
+        ("REDIS_URL_FILES", "WEBHOOKD_REDIS_URL_FILE"),
+        ("CONFIGURATION", "WEBHOOKD_CONFIG"),
+        ("XYZZY", None),
+    ],
+)
+def test_a_misspelt_variable_is_refused_with_the_nearest_name(env: Any, name: str, meant: str | None) -> None:
+    env(**{name: "x"})
+    remedy = f"did you mean {meant}?" if meant else "`webhookd settings` lists them"
+    assert only_problem() == f"WEBHOOKD_{name} is not a setting; {remedy}"
+
+
+def test_a_misspelt_name_in_a_file_is_refused_too(env: Any, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("OTHER=1\nWEBHOOKD_LISTN=x\n")
+    (tmp_path / "c.toml").write_text("concurency = 3\n")
+    env(CONFIG="c.toml")
+    assert problems() == [
+        "WEBHOOKD_LISTN is not a setting; did you mean WEBHOOKD_LISTEN?",
+        "c.toml: concurency is not a setting; did you mean WEBHOOKD_CONCURRENCY?",
+    ]
+
+
+def test_variables_of_tests_development_and_kubernetes_are_left_alone(env: Any) -> None:
+    env(DEV_FOLDER="x", TEST_DATABASE_URL="x")
+    env(SERVICE_HOST="10.0.0.1", SERVICE_PORT="80", PORT="tcp://10.0.0.1:80", PORT_80_TCP_ADDR="10.0.0.1")
+    env(ADMIN_SERVICE_HOST="10.0.0.2", ADMIN_SERVICE_PORT_HTTP="90", ADMIN_PORT="tcp://10.0.0.2:90")
+    load()
+
+
+def test_a_port_of_no_kubernetes_service_is_refused(env: Any) -> None:
+    env(PORT="8080")
+    assert only_problem().startswith("WEBHOOKD_PORT is not a setting")
+
+
+@pytest.mark.parametrize(("concurrency", "pollers"), [(1, 1), (10, 1), (11, 2), (64, 7)])
+def test_there_are_pollers_enough_for_the_concurrency_or_as_many_as_set(env: Any, concurrency: int, pollers: int) -> None:
+    env(CONCURRENCY=str(concurrency))
+    assert load().pollers == pollers
+    env(POLLERS="3")
+    assert load().pollers == 3
+
+
+def test_no_secret_shows_in_any_form_of_the_settings(env: Any) -> None:
+    env(
+        SIGNATURE_KEYS=f"{KEY},{OTHER}",
+        ACCOUNTS__ACME__SIGNATURE_KEYS=OTHER,
+        ADMIN_TOKENS=f"ann:{PASSWORD}",
+        READ_TOKENS=PASSWORD,
+    )
+    settings = load()
+    for shown in (
+        repr(settings),
+        str(settings),
+        settings.model_dump_json(),
+        repr(settings.model_dump()),
+        str(settings.redacted()),
+    ):
+        assert KEY not in shown
+        assert OTHER not in shown
+        assert PASSWORD not in shown
+
+
+def test_no_secret_shows_in_pydantics_own_error(env: Any) -> None:
+    env(DATABASE_URL=f"mysql://u:{PASSWORD}@db", SIGNATURE_KEYS=f"{PASSWORD},")
+    with pytest.raises(ValidationError) as refused:
+        Settings()
+    assert PASSWORD not in str(refused.value)
+
+
+def test_the_log_line_names_keys_and_tokens_without_telling_them(env: Any) -> None:
+    env(ACCOUNTS__ACME__SIGNATURE_KEYS=OTHER, ADMIN_TOKENS="ann:x,y")
+    shown = load().redacted()
+    assert shown["accounts"] == {
+        "default": [hashlib.sha256(KEY.encode()).hexdigest()[:12]],
+        "acme": [hashlib.sha256(OTHER.encode()).hexdigest()[:12]],
+    }
+    assert shown["admin_tokens"] == ["ann", "token2"]
+    assert shown["concurrency"] == 16
+    json.dumps(shown)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        (DATABASE, "postgresql://db:5432/webhookd"),
+        ("postgresql://u:p@one:1,two:2/name", "postgresql://one:1,two:2/name"),
+        ("postgresql:///name?host=/run/pg&password=p", "postgresql:///name"),
+        ("postgresql://h/name", "postgresql://h/name"),
+        # Not percent-encoded: where the password ends cannot be told.
+        (f"postgresql://u:{PASSWORD}/x@h/name", "postgresql://…"),
+        (f"postgresql://u:{PASSWORD}?x@h/name", "postgresql://…"),
+        (f"postgresql://u:{PASSWORD}#x@h/name", "postgresql://…"),
+        (f"postgresql://u:x@{PASSWORD}@h/name", "postgresql://…"),
+        (f"postgresql://h/name?user=a@b&password={PASSWORD}", "postgresql://…"),
+        # urlsplit's own error would quote it
+        (f"postgresql://u:{PASSWORD}\u2100@h/name", "postgresql://h/name"),
+        (f"postgresql://u:{PASSWORD}@[h/name", "postgresql://[h/name"),
+    ],
+)
+def test_an_address_is_logged_without_user_and_password(env: Any, url: str, shown: str) -> None:
+    env(DATABASE_URL=url)
+    assert load().redacted()["database_url"] == shown
+
+
+def test_every_setting_is_described_with_its_default() -> None:
+    rows = {name: (default, meaning) for name, default, meaning in describe()}
+    assert len(rows) == len(Settings.model_fields) + 1
+    assert all(name.startswith("WEBHOOKD_") and meaning for name, (_, meaning) in rows.items())
+    defaults = {name.removeprefix("WEBHOOKD_"): default for name, (default, _) in rows.items()}
+    assert defaults["DATABASE_URL"] == "required"
+    assert defaults["MAX_EVENT_AGE"] == "1209600"
+    assert defaults["ROLES"] == "receive,relay,work"
+    assert defaults["LISTEN"] == "127.0.0.1:8080"
+    assert defaults["CONFIG"] == defaults["RELAY_WINDOW"] == defaults["ACCOUNTS__<NAME>__SIGNATURE_KEYS"] == ""
