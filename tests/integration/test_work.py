@@ -20,7 +20,8 @@ from webhookd.dev import traffic
 from webhookd.errors import Permanent, Retryable
 from webhookd.event import Event
 from webhookd.process.handlers import Handler, Registry
-from webhookd.queue.sqs import Body
+from webhookd.queue.acks import Acks
+from webhookd.queue.sqs import Body, Message
 from webhookd.store.events import Outgoing
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
@@ -319,6 +320,29 @@ async def test_a_message_that_is_not_ours_is_left_to_the_redrive_policy(start: S
     assert metric(daemon, "webhookd_in_flight") == 0
 
 
+async def test_a_batch_of_acknowledgements_with_one_message_twice_deletes_all(start: Start, servers: Servers) -> None:
+    """SQS may deliver a message twice, even in one batch: entry ids are positions, and each delete counts."""
+    daemon = await start(roles="receive")
+    body = Body(uuid.uuid4(), "default", AUTHCAPTURE)
+    await daemon.sqs.send([body] * 3)
+    messages: list[Message] = []
+
+    async def take(count: int) -> bool:
+        messages.extend(await daemon.sqs.receive(10))
+        return len(messages) == count
+
+    await until(lambda: take(3), "three messages")
+    await daemon.sqs.hide([(messages[0], 0)])
+    await until(lambda: take(4), "one of them again, with a receipt handle of its own")
+    acks = Acks(daemon.sqs, metrics=daemon.metrics)
+    await acks.start()
+    for message in messages:
+        acks.delete(message)
+    await acks.stop()
+    assert metric(daemon, "webhookd_acks_total", outcome="failed") == 0
+    assert await _is_empty(servers, servers.queue)
+
+
 async def test_stopping_gives_back_what_is_in_hand_at_once(
     start: Start, servers: Servers, connection: Connection, effects: Callable[[], Any]
 ) -> None:
@@ -329,7 +353,7 @@ async def test_stopping_gives_back_what_is_in_hand_at_once(
         started.set()
         await asyncio.Event().wait()
 
-    first = await start(handlers(hang), shutdown_grace=1, visibility_timeout=600)
+    first = await start(handlers(hang), shutdown_grace=1, visibility_timeout=600, resend_after=600)
     await send(first, traffic.sample(AUTHCAPTURE, 1))
     await asyncio.wait_for(started.wait(), 10)
     await first.stop()
@@ -337,7 +361,7 @@ async def test_stopping_gives_back_what_is_in_hand_at_once(
     row = await connection.fetchrow("SELECT attempts, status FROM events")
     assert row is not None
     assert row["attempts"] == 0, "a stop is no attempt"
-    await start(handlers(count))
+    await start(handlers(count), resend_after=600)
     await until(lambda: status(connection, "processed"), "another worker has it long before the visibility timeout")
     assert await effects() == 1
 

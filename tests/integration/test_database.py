@@ -1,0 +1,114 @@
+"""The schema, its migrations, and every query, against a real PostgreSQL."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from typing import Any
+from urllib.parse import urlsplit
+
+import asyncpg
+import pytest
+
+from tests.conftest import Start
+from tests.helpers.wait import until
+from webhookd.dev.servers import Stack
+from webhookd.errors import UnavailableError
+from webhookd.store.database import MIGRATIONS, migrate
+from webhookd.store.queries import queries
+
+NAMES = [name for name in queries.available_queries if not name.endswith("_cursor")]
+
+
+@pytest.fixture
+async def empty_url(stack: Stack) -> Any:
+    """A database with nothing in it."""
+    name = f"webhookd_{uuid.uuid4().hex[:12]}"
+    server = await asyncpg.connect(stack.database_url)
+    await server.execute(f"CREATE DATABASE {name}")
+    yield urlsplit(stack.database_url)._replace(path=f"/{name}").geturl()
+    await server.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    await server.close()
+
+
+@pytest.mark.parametrize("name", NAMES)
+async def test_every_query_is_valid_on_the_migrated_schema(name: str, connection: asyncpg.Connection[asyncpg.Record]) -> None:
+    await connection.prepare(getattr(queries, name).sql)
+
+
+async def test_replicas_that_start_at_once_migrate_once(empty_url: str) -> None:
+    applied = await asyncio.gather(*(migrate(empty_url) for _ in range(5)))
+    assert max(applied, key=len) == sorted(MIGRATIONS)
+    assert sum(len(one) for one in applied) == len(MIGRATIONS)
+    assert await migrate(empty_url) == []
+
+
+async def test_migrating_without_a_database_says_so() -> None:
+    with pytest.raises(UnavailableError, match="postgresql is unavailable"):
+        await migrate("postgresql://nobody@127.0.0.1:1/none")
+
+
+async def test_uniqueness_stands_in_a_table_that_is_not_partitioned(connection: asyncpg.Connection[asyncpg.Record]) -> None:
+    kinds = {
+        row["relname"]: row["relkind"]
+        for row in await connection.fetch("SELECT relname, relkind FROM pg_class WHERE relname IN ('events', 'event_bodies')")
+    }
+    assert kinds == {"events": b"r", "event_bodies": b"p"}
+    sql = "SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conname = 'events_notification_key'"
+    columns = await connection.fetchval(sql)
+    assert columns == "UNIQUE (account, notification_id)"
+
+
+async def test_the_outbox_and_the_unfinished_are_found_by_partial_indexes(
+    connection: asyncpg.Connection[asyncpg.Record],
+) -> None:
+    """With 20,000 finished events and 20 unfinished ones, no statement of the sweeper or the gauges reads the table."""
+    await connection.execute(
+        "INSERT INTO events (id, account, notification_id, event_type, status, key_fingerprint, body_hash, send_after) "
+        "SELECT gen_random_uuid(), 'a', n::text, 't', CASE WHEN n % 1000 = 0 THEN 'received' ELSE 'processed' END, '', '', "
+        "now() FROM generate_series(1, 20000) n"
+    )
+    await connection.execute("ANALYZE events")
+    for sql in (
+        queries.claim_unsent.sql.replace("$1", "'{received}'").replace("$2", "10").replace("$3", "1"),
+        queries.count_in_queue.sql.replace("$1", "100"),
+        queries.backlog.sql,
+    ):
+        plan = "\n".join(row[0] for row in await connection.fetch(f"EXPLAIN {sql}"))
+        assert "Seq Scan on events" not in plan, plan
+
+
+async def test_partitions_are_made_ahead_once(connection: asyncpg.Connection[asyncpg.Record]) -> None:
+    count = "SELECT count(*) FROM pg_inherits WHERE inhparent = 'event_bodies'::regclass"
+    before = await connection.fetchval(count)
+    assert before >= 5, "the present week, four ahead, and the default"
+    assert await queries.make_partitions(connection, weeks=4) == 0
+    assert await queries.make_partitions(connection, weeks=6) == 4, "two more weeks of bodies and of the audit trail"
+    assert await connection.fetchval(count) == before + 2
+
+
+async def test_a_body_lies_in_the_partition_of_its_time(connection: asyncpg.Connection[asyncpg.Record]) -> None:
+    event_id = await connection.fetchval("SELECT webhookd_first_id(now())")
+    await connection.execute("INSERT INTO event_bodies VALUES ($1, '')", event_id)
+    assert await connection.fetchval("SELECT count(*) FROM event_bodies_default") == 0
+    plan = await connection.fetch(f"EXPLAIN SELECT body FROM event_bodies WHERE event_id = '{event_id}'")
+    assert sum("Scan" in row[0] for row in plan) == 1, "a look-up by id reads one partition"
+
+
+async def test_a_daemon_on_a_database_without_its_schema_is_not_ready_and_becomes_so(start: Start, empty_url: str) -> None:
+    daemon = await start(database_url=empty_url)
+    assert not daemon.health.ready
+    assert "run `webhookd migrate`" in str(daemon.database.problem)
+    await migrate(empty_url)
+    await until(lambda: daemon.health.ready, "it is ready once the schema is there")
+
+
+async def test_a_database_that_does_not_wait_for_its_disk_is_refused(
+    start: Start, database_url: str, connection: asyncpg.Connection[asyncpg.Record]
+) -> None:
+    """With synchronous_commit off a 200 would promise what PostgreSQL does not."""
+    name = urlsplit(database_url).path[1:]
+    await connection.execute(f"ALTER DATABASE {name} SET synchronous_commit = off")
+    daemon = await start()
+    assert not daemon.health.ready
+    assert "synchronous_commit is off" in str(daemon.database.problem)

@@ -1,0 +1,125 @@
+"""Group work: one batch while the last one is flushed, bounds, and a stop that loses nothing."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from tests.helpers.wait import until
+from webhookd.batcher import Batcher
+from webhookd.errors import OverloadedError
+
+
+class Flushes:
+    """A flush that waits for a gate and remembers its batches."""
+
+    def __init__(self) -> None:
+        self.gate = asyncio.Event()
+        self.batches: list[list[int]] = []
+
+    async def __call__(self, items: list[int]) -> list[int | BaseException]:
+        self.batches.append(items)
+        await self.gate.wait()
+        return [ValueError(str(item)) if item < 0 else item * 10 for item in items]
+
+
+async def test_items_gather_while_a_batch_is_flushed() -> None:
+    flush = Flushes()
+    batcher: Batcher[int, int] = Batcher("test", flush, max_batch=3, max_pending=100)
+    await batcher.start()
+    first = batcher.submit(1)
+    await until(lambda: flush.batches, "a lone item does not wait")
+    others = [batcher.submit(n) for n in range(2, 8)]
+    flush.gate.set()
+    assert await first == 10
+    assert await asyncio.gather(*others) == [20, 30, 40, 50, 60, 70]
+    assert flush.batches == [[1], [2, 3, 4], [5, 6, 7]]
+    await batcher.stop()
+
+
+async def test_an_items_own_error_is_its_alone() -> None:
+    flush = Flushes()
+    flush.gate.set()
+    batcher: Batcher[int, int] = Batcher("test", flush, max_batch=10, max_pending=10)
+    await batcher.start()
+    results = await asyncio.gather(batcher.submit(1), batcher.submit(-1), batcher.submit(2), return_exceptions=True)
+    assert results[0] == 10
+    assert results[2] == 20
+    assert isinstance(results[1], ValueError)
+    await batcher.stop()
+
+
+async def test_a_failed_flush_reaches_every_waiter_and_the_next_batch_goes_on() -> None:
+    calls = 0
+
+    async def flush(items: list[int]) -> list[int | BaseException]:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise OverloadedError("no")
+        return list(items)
+
+    batcher: Batcher[int, int] = Batcher("test", flush, max_batch=10, max_pending=10)
+    await batcher.start()
+    failed = [batcher.submit(1), batcher.submit(2)]
+    assert [type(r) for r in await asyncio.gather(*failed, return_exceptions=True)] == [OverloadedError, OverloadedError]
+    assert await batcher.submit(3) == 3
+    await batcher.stop()
+
+
+async def test_what_is_pending_is_bounded() -> None:
+    flush = Flushes()
+    batcher: Batcher[int, int] = Batcher("test", flush, max_batch=1, max_pending=2)
+    await batcher.start()
+    batcher.post(0)
+    await until(lambda: flush.batches, "the first is under way")
+    batcher.post(1)
+    batcher.post(2)
+    assert batcher.full
+    with pytest.raises(OverloadedError):
+        batcher.post(3)
+    flush.gate.set()
+    await batcher.stop()
+    assert flush.batches == [[0], [1], [2]]
+
+
+async def test_a_stop_flushes_what_is_pending_and_refuses_more() -> None:
+    flush = Flushes()
+    batcher: Batcher[int, int] = Batcher("test", flush, max_batch=10, max_pending=10, linger=60)
+    await batcher.start()
+    waiting = [batcher.submit(n) for n in range(3)]
+    flush.gate.set()
+    stopping = asyncio.create_task(batcher.stop())
+    assert await asyncio.gather(*waiting) == [0, 10, 20]
+    await stopping
+    with pytest.raises(OverloadedError):
+        batcher.submit(4)
+    await batcher.stop()
+
+
+async def test_stopping_what_never_started_is_fine() -> None:
+    await Batcher("test", Flushes(), max_batch=1, max_pending=1).stop()
+
+
+async def test_a_waiter_that_left_does_not_disturb_the_batch() -> None:
+    flush = Flushes()
+    batcher: Batcher[int, int] = Batcher("test", flush, max_batch=10, max_pending=10)
+    await batcher.start()
+    left, stays = batcher.submit(1), batcher.submit(2)
+    await until(lambda: flush.batches, "the batch is under way")
+    left.cancel()
+    flush.gate.set()
+    assert await stays == 20
+    await batcher.stop()
+
+
+async def test_workers_flush_side_by_side() -> None:
+    flush = Flushes()
+    batcher: Batcher[int, int] = Batcher("test", flush, max_batch=1, max_pending=10, workers=2)
+    await batcher.start()
+    futures = [batcher.submit(n) for n in range(2)]
+    await until(lambda: len(flush.batches) == 2, "two batches are under way")
+    flush.gate.set()
+    await asyncio.gather(*futures)
+    await batcher.stop()

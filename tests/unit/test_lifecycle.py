@@ -1,0 +1,105 @@
+"""Loops that nothing ends, tasks that are watched, bookkeeping that a cancellation cannot cut."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from tests.helpers.wait import until
+from webhookd.errors import UnavailableError
+from webhookd.lifecycle import Loop, Watch, shielded
+
+
+async def test_a_loop_goes_on_after_any_failure() -> None:
+    calls = 0
+
+    async def step() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise UnavailableError("sqs", "away")
+        if calls == 2:
+            raise RuntimeError("a bug")
+
+    watch = Watch()
+    loop = Loop("test", step, watch, every=0.01)
+    await loop.start()
+    await until(lambda: calls >= 4, "four steps")
+    await loop.stop()
+    assert not watch.broken.is_set()
+
+
+async def test_a_stop_waits_for_the_step_and_does_not_cancel_it() -> None:
+    gate = asyncio.Event()
+    ended = False
+
+    async def step() -> None:
+        nonlocal ended
+        await gate.wait()
+        ended = True
+
+    loop = Loop("test", step, Watch(), every=60)
+    await loop.start()
+    await asyncio.sleep(0)
+    stopping = asyncio.create_task(loop.stop())
+    await asyncio.sleep(0)
+    assert not stopping.done()
+    gate.set()
+    await stopping
+    assert ended
+    await loop.stop()
+
+
+async def test_a_wake_ends_the_pause() -> None:
+    calls = 0
+
+    async def step() -> None:
+        nonlocal calls
+        calls += 1
+
+    loop = Loop("test", step, Watch(), every=3600)
+    await loop.start()
+    await until(lambda: calls == 1, "the first step")
+    loop.wake()
+    await until(lambda: calls == 2, "the second step")
+    await loop.stop()
+
+
+async def test_the_unexpected_end_of_a_task_breaks_the_daemon() -> None:
+    class Unexpected(BaseException):
+        pass
+
+    async def fail() -> None:
+        raise Unexpected
+
+    watch = Watch()
+    task = watch.spawn(fail(), "test")
+    with pytest.raises(Unexpected):
+        await task
+    assert watch.broken.is_set()
+
+
+async def test_shielded_work_ends_though_its_caller_is_cancelled() -> None:
+    gate = asyncio.Event()
+    ended = False
+
+    async def work() -> None:
+        nonlocal ended
+        await gate.wait()
+        ended = True
+
+    task = asyncio.create_task(shielded(work(), 10))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.sleep(0)
+    gate.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert ended
+
+
+async def test_shielded_work_has_its_own_time_limit() -> None:
+    with pytest.raises(TimeoutError):
+        await shielded(asyncio.Event().wait(), 0.01)
