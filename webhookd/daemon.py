@@ -51,7 +51,7 @@ class Daemon:
             settings.database_url.get_secret_value(),
             short=settings.short_pool,
             work=settings.concurrency if Role.WORK in roles else 1,
-            command_timeout=settings.handler_timeout,
+            handler_timeout=settings.handler_timeout,
             metrics=metrics,
             watch=watch,
         )

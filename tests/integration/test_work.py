@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import uuid
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import asyncpg
@@ -19,6 +21,7 @@ from webhookd.daemon import Daemon
 from webhookd.dev import traffic
 from webhookd.errors import Permanent, Retryable
 from webhookd.event import Event
+from webhookd.process import handlers as handlers_module
 from webhookd.process.handlers import Handler, Registry
 from webhookd.queue.acks import Acks
 from webhookd.queue.sqs import Body, Message
@@ -479,3 +482,21 @@ async def test_a_relay_that_sent_but_could_not_record_it_sends_again(start: Star
     daemon.relay.offer([Outgoing(row["id"], row["account"], row["event_type"])])
     await until(lambda: metric(worker, "webhookd_processed_total", outcome="duplicate") >= 1, "the second send is a duplicate")
     assert await status(connection, "processed"), "a late record of a send does not undo the end"
+
+
+async def test_the_readmes_handler_books_a_payment(
+    start: Start, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readme = (Path(__file__).parent.parent.parent / "README.md").read_text()
+    (code,) = re.findall(r"```python\n(.+?)```", readme, re.DOTALL)
+    await connection.execute("CREATE TABLE orders (transaction_id text, paid numeric)")
+    sent = traffic.sample(AUTHCAPTURE, 1)
+    await connection.execute("INSERT INTO orders VALUES ($1, NULL)", sent.entity_id)
+    registry = Registry()
+    monkeypatch.setattr(handlers_module, "registered", registry)
+    exec(compile(code, "README.md", "exec"), {})
+    assert len(registry) == 1
+    daemon = await start(registry)
+    await send(daemon, sent)
+    await until(lambda: status(connection, "processed"), "the event is processed")
+    assert str(await connection.fetchval("SELECT paid FROM orders")) == "2.10"

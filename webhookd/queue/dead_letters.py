@@ -7,6 +7,7 @@ console brings back copies only, which tell a worker that an operator wants this
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Any
 from uuid import UUID
@@ -40,6 +41,7 @@ class DeadLetters:
         # Every process copies what its workers find dead; the upkeep of the queue belongs to the role `relay`.
         self._reader = Loop("dead-letter reader", self.agree, watch, every=_LOOK_EVERY) if reads else None
         self._last_pass = 0.0
+        self._one_at_a_time = asyncio.Lock()
 
     async def start(self) -> None:
         """Starts copying and reading."""
@@ -69,6 +71,10 @@ class DeadLetters:
 
     async def agree(self) -> bool:
         """One round of upkeep: sends the copies that are owed, and looks through the queue where the counts differ."""
+        async with self._one_at_a_time:
+            return await self._round()
+
+    async def _round(self) -> bool:
         owed = await self._store.owed_dead_letters(grace=_OWED_AFTER, limit=BATCH)
         if owed:
             await self._copy([_body(row["id"], row) for row in owed])

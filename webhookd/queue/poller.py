@@ -11,6 +11,7 @@ from webhookd.lifecycle import Loop, Watch
 from webhookd.logs import logger
 from webhookd.queue.sqs import BATCH, Message, Sqs
 
+_CANCELLED = 5.0  # seconds that a cancelled worker has to roll back
 _GATHER = 0.02  # seconds that a poll waits for more than one permit
 
 
@@ -61,7 +62,9 @@ class Poller:
         for task in self._tasks:
             task.cancel()
         if self._tasks:
-            await asyncio.wait(self._tasks)
+            _, left = await asyncio.wait(self._tasks, timeout=_CANCELLED)
+            if left:  # a handler that swallows its cancellation; its message comes back by its visibility timeout
+                logger.error("workers did not end when they were cancelled", count=len(left))
 
     async def _poll(self) -> bool:
         if not self._able():

@@ -26,6 +26,7 @@ Connection: TypeAlias = "PoolConnectionProxy[asyncpg.Record]"
 MIGRATIONS = frozenset(path.stem for path in (SQL / "migrations").glob("*.sql"))
 _WEEKS_AHEAD = 4
 _CONNECT_TIMEOUT = 5.0
+_STATEMENT_TIMEOUT = 10.0
 
 # SQLSTATE classes that another try can mend: connection, transaction rollback (deadlock), insufficient resources,
 # operator intervention, system error; and read_only_sql_transaction, which a failover causes.
@@ -63,10 +64,11 @@ class Database:
     users' handlers run, so those are reset when they are released.
     """
 
-    def __init__(self, url: str, *, short: int, work: int, command_timeout: float, metrics: Metrics, watch: Watch) -> None:
+    def __init__(self, url: str, *, short: int, work: int, handler_timeout: float, metrics: Metrics, watch: Watch) -> None:
         self._url = url
         self._sizes = {"short": short, "work": work}
-        self._command_timeout = command_timeout
+        # A connection that died without a word is found out by its statement's timeout, so ours are short.
+        self._timeouts = {"short": _STATEMENT_TIMEOUT, "work": max(handler_timeout, _STATEMENT_TIMEOUT)}
         self._pools: dict[str, asyncpg.Pool[asyncpg.Record]] = {}
         self._up = metrics.dependency_up.labels("postgresql")
         self._prober = Loop("postgresql prober", self._probe, watch, every=2.0)
@@ -85,7 +87,7 @@ class Database:
                 min_size=0,
                 max_size=max(size, 1),
                 max_inactive_connection_lifetime=60.0,
-                command_timeout=self._command_timeout,
+                command_timeout=self._timeouts[name],
                 timeout=_CONNECT_TIMEOUT,
                 server_settings={"application_name": f"webhookd {name}", "jit": "off"},
                 reset=_leave_as_is if name == "short" else None,
@@ -112,7 +114,7 @@ class Database:
         if not self.up:
             raise UnavailableError("postgresql", self.problem or "away")
         try:
-            connection = await self._pools[pool].acquire(timeout=self._command_timeout)
+            connection = await self._pools[pool].acquire(timeout=_STATEMENT_TIMEOUT)
         except Exception as error:
             self._failed(error)
             raise
@@ -157,11 +159,10 @@ class Database:
         except WebhookdError as error:
             self._set(up=False, problem=str(error))
             raise UnavailableError("postgresql", str(error)) from error
-        except Exception as error:
+        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
+            # A wrong password or database name too: whoever mends it there finds the daemon waiting.
             self._set(up=False, problem=where(error))
-            if unavailable(error):
-                raise UnavailableError("postgresql", where(error)) from error
-            raise
+            raise UnavailableError("postgresql", where(error)) from error
         self._set(up=True)
         await self._keep_partitions()
 

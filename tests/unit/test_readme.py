@@ -1,0 +1,33 @@
+"""The README tells the truth: its settings and its commands. Its handler is run by tests/integration/test_work.py."""
+
+from __future__ import annotations
+
+import re
+
+from typer.testing import CliRunner
+
+from tests.helpers.readme import README, settings_table, written_table
+from webhookd.cli import app
+
+TEXT = README.read_text()
+COMMANDS = "\n".join(re.findall(r"```sh\n(.+?)```", TEXT, re.DOTALL))
+
+
+def test_the_settings_table_is_what_the_code_says() -> None:
+    assert written_table() == settings_table(), "run: .venv/bin/python -m tests.helpers.readme"
+
+
+def test_every_webhookd_command_and_option_exists() -> None:
+    found = re.findall(r"^(?:\.venv/bin/)?webhookd (\w+)([^#\n]*)", COMMANDS, re.MULTILINE)
+    assert {command for command, _ in found} >= {"serve", "migrate", "doctor", "trigger"}
+    for command, rest in found:
+        # Wide, so that no option is cut in the help's table.
+        help_ = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200", "NO_COLOR": "1"})
+        assert help_.exit_code == 0, command
+        for option in re.findall(r"--[a-z-]+", rest):
+            assert option in help_.output, f"{command} {option}"
+
+
+def test_every_make_target_exists() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (README.parent / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"^make (\w+)", COMMANDS, re.MULTILINE)) <= targets
