@@ -106,6 +106,8 @@ class Batcher(Generic[T, R]):
         outcome: Sequence[R | BaseException]
         try:
             outcome = await self._flush([item for item, _ in batch])
+            if len(outcome) != len(batch):
+                raise RuntimeError(f"{self.name}: {len(outcome)} results for {len(batch)} items")
         except Exception as error:  # noqa: BLE001  whatever it is, the waiters must hear of it
             outcome = [error] * len(batch)
             if not isinstance(error, WebhookdError):

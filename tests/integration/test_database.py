@@ -17,8 +17,6 @@ from webhookd.errors import UnavailableError
 from webhookd.store.database import MIGRATIONS, migrate
 from webhookd.store.queries import queries
 
-NAMES = [name for name in queries.available_queries if not name.endswith("_cursor")]
-
 
 @pytest.fixture
 async def empty_url(stack: Stack) -> Any:
@@ -31,9 +29,14 @@ async def empty_url(stack: Stack) -> Any:
     await server.close()
 
 
-@pytest.mark.parametrize("name", NAMES)
-async def test_every_query_is_valid_on_the_migrated_schema(name: str, connection: asyncpg.Connection[asyncpg.Record]) -> None:
-    await connection.prepare(getattr(queries, name).sql)
+async def test_every_query_is_valid_on_the_migrated_schema(connection: asyncpg.Connection[asyncpg.Record]) -> None:
+    names = [name for name in queries.available_queries if not name.endswith("_cursor")]
+    assert len(names) > 20
+    for name in names:
+        try:
+            await connection.prepare(getattr(queries, name).sql)
+        except asyncpg.PostgresError as error:
+            raise AssertionError(f"the query {name} does not fit the schema: {error}") from error
 
 
 async def test_replicas_that_start_at_once_migrate_once(empty_url: str) -> None:

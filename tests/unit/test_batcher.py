@@ -68,6 +68,18 @@ async def test_a_failed_flush_reaches_every_waiter_and_the_next_batch_goes_on() 
     await batcher.stop()
 
 
+async def test_a_flush_that_miscounts_fails_its_batch_and_nothing_else() -> None:
+    async def flush(items: list[int]) -> list[int | BaseException]:
+        return [] if items == [1] else list(items)
+
+    batcher: Batcher[int, int] = Batcher("test", flush, max_batch=10, max_pending=10)
+    await batcher.start()
+    with pytest.raises(RuntimeError, match="0 results for 1 items"):
+        await batcher.submit(1)
+    assert await batcher.submit(2) == 2
+    await batcher.stop()
+
+
 async def test_what_is_pending_is_bounded() -> None:
     flush = Flushes()
     batcher: Batcher[int, int] = Batcher("test", flush, max_batch=1, max_pending=2)
