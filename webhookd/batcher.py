@@ -6,6 +6,7 @@ Under light load an item is flushed alone and at once; under heavy load batches 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
@@ -46,6 +47,7 @@ class Batcher(Generic[T, R]):
         self._arrived = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping = False
+        self._stopped = asyncio.Event()
 
     @property
     def pending(self) -> int:
@@ -77,12 +79,14 @@ class Batcher(Generic[T, R]):
         """Starts the flushing tasks; a second call does nothing."""
         if not self._tasks:
             self._stopping = False
+            self._stopped.clear()
             self._tasks = [asyncio.create_task(self._run(), name=f"batcher {self.name} {n}") for n in range(self._workers)]
 
     async def stop(self) -> None:
         """Refuses new items, flushes what is pending, and returns when all of it ended; before start or twice is fine."""
         self._stopping = True
         self._arrived.set()
+        self._stopped.set()
         tasks, self._tasks = self._tasks, []
         if tasks:
             await asyncio.gather(*tasks)
@@ -97,7 +101,9 @@ class Batcher(Generic[T, R]):
                 await self._arrived.wait()
                 continue
             if self._linger and len(items) < self._max_batch and not self._stopping:
-                await asyncio.sleep(self._linger)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self._linger):
+                        await self._stopped.wait()
             batch = [items.popleft() for _ in range(min(len(items), self._max_batch))]
             if batch:
                 await self._flush_batch(batch)
