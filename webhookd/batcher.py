@@ -75,6 +75,14 @@ class Batcher(Generic[T, R]):
         self._items.append((item, future))
         self._arrived.set()
 
+    def drop(self, error: BaseException) -> None:
+        """Gives up what is pending: those who wait for an item get `error`."""
+        dropped = list(self._items)
+        self._items.clear()
+        for _, future in dropped:
+            if future is not None and not future.done():
+                future.set_exception(error)
+
     async def start(self) -> None:
         """Starts the flushing tasks; a second call does nothing."""
         if not self._tasks:

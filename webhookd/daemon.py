@@ -251,5 +251,10 @@ async def serve(settings: Settings, *, started: Callable[[Daemon], None] | None 
         for wait in waits:
             wait.cancel()
     finally:
-        await daemon.stop()
+        try:
+            async with asyncio.timeout(settings.shutdown_grace + 2):
+                await daemon.stop()
+        except TimeoutError:
+            # Whatever is left is safe: it is as if the process had been killed, which everything here is made for.
+            logger.error("the shutdown took longer than WEBHOOKD_SHUTDOWN_GRACE; leaving the rest to recovery")
     return 1 if daemon.watch.broken.is_set() else 0

@@ -20,6 +20,7 @@ from tests.helpers.wait import until
 from webhookd.authorizenet.signature import fingerprint, sign
 from webhookd.daemon import Daemon
 from webhookd.dev.traffic import sample
+from webhookd.store.claims import Seen
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 AUTHCAPTURE = "net.authorize.payment.authcapture.created"
@@ -201,6 +202,18 @@ async def test_the_same_id_with_another_body_is_a_duplicate_counted_as_a_mismatc
         assert second == {"status": "duplicate", "id": first["id"]}
     assert metric(daemon, "webhookd_body_mismatches_total", account="default") == 2
     assert await connection.fetchval("SELECT body FROM event_bodies") == sent.body, "the first one stands"
+
+
+async def test_what_redis_says_of_other_bytes_is_not_believed(
+    daemon: Daemon, http: aiohttp.ClientSession, connection: Connection
+) -> None:
+    """Redis may hold what PostgreSQL never committed; only PostgreSQL can say that an event is known."""
+    sent = sample(AUTHCAPTURE, 1)
+    daemon.claims.mark_seen("default", sent.notification_id, Seen(uuid.uuid4(), b"other bytes here"))
+    await until(lambda: daemon.claims.seen("default", sent.notification_id), "Redis has the mark")
+    _, answer, _ = await post(http, sent.body)
+    assert answer["status"] == "accepted"
+    assert await connection.fetchval("SELECT count(*) FROM events") == 1
 
 
 async def test_an_event_through_a_second_webhook_is_linked_to_the_first(

@@ -110,6 +110,24 @@ async def test_a_stop_flushes_what_is_pending_and_refuses_more() -> None:
     await batcher.stop()
 
 
+async def test_what_is_dropped_fails_for_its_waiters_and_the_rest_goes_on() -> None:
+    flush = Flushes()
+    batcher: Batcher[int, int] = Batcher("test", flush, max_batch=1, max_pending=10)
+    await batcher.start()
+    under_way = batcher.submit(1)
+    await until(lambda: flush.batches, "the first is under way")
+    waiting = batcher.submit(2)
+    batcher.post(3)
+    batcher.drop(OverloadedError("away"))
+    with pytest.raises(OverloadedError, match="away"):
+        await waiting
+    flush.gate.set()
+    assert await under_way == 10
+    assert await batcher.submit(4) == 40
+    await batcher.stop()
+    assert flush.batches == [[1], [4]]
+
+
 async def test_stopping_what_never_started_is_fine() -> None:
     await Batcher("test", Flushes(), max_batch=1, max_pending=1).stop()
 

@@ -20,7 +20,7 @@ class Leases:
         self._extended = metrics.lease_extensions.labels("extended")
         self._failed = metrics.lease_extensions.labels("failed")
         self._in_flight = metrics.in_flight
-        # Message → when its lease is due (loop's clock). An extension puts it at the end, so the order is that of being due.
+        # Message → when its lease is due, by the loop's clock.
         self._held: dict[Message, float] = {}
         self._extending: dict[Message, asyncio.Future[None]] = {}
         self._wheel = Loop("lease wheel", self._turn, watch, every=min(1.0, visibility_timeout / 10))
@@ -53,11 +53,7 @@ class Leases:
 
     async def _turn(self) -> None:
         now = asyncio.get_running_loop().time()
-        due = []
-        for message, when in self._held.items():
-            if when > now:
-                break
-            due.append(message)
+        due = [message for message, when in self._held.items() if when <= now]
         # Batches run side by side: many leases fall due together after a burst, and a late one is a second delivery.
         await asyncio.gather(*(self._extend(due[i : i + BATCH]) for i in range(0, len(due), BATCH)))
 
@@ -78,7 +74,6 @@ class Leases:
         for message, failure in zip(messages, failures, strict=True):
             if message not in self._held:
                 continue
-            del self._held[message]
             self._held[message] = again
             if failure is None:
                 self._extended.inc()

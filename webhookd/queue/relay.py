@@ -97,8 +97,10 @@ class Relay:
         bodies = [Body(event.id, event.account, event.event_type) for event in events]
         try:
             sent = await self._sqs.send(bodies)
-        except UnavailableError:
+        except UnavailableError as error:
             self._failed.inc(len(events))
+            # What waits behind would fail one timeout after the other; it is in the outbox, where the sweeper finds it.
+            self._sender.drop(error)
             raise
         results: list[BaseException | None] = []
         for event, ok in zip(events, sent, strict=True):

@@ -125,8 +125,9 @@ class Intake:
             notification = parse(body, account)
             check_age(notification.event_date, datetime.now(UTC), self._max_event_age, self._max_clock_skew)
             known = await self._claims.seen(account, notification.notification_id)
-            if known is not None:
-                return self._duplicate(account, Accepted(known.event_id, "redis", known.body_hash == body_hash))
+            # Redis is believed only where it remembers these very bytes: whatever else it says, PostgreSQL decides.
+            if known is not None and known.body_hash == body_hash:
+                return self._duplicate(account, Accepted(known.event_id, "redis"))
             arrival = Arrival(event_id, account, notification, key, body, body_hash)
             accepted = await self._within_deadline(self._commits.submit(arrival))
         except UnusableError as error:
