@@ -116,12 +116,16 @@ class Batcher(Generic[T, R]):
             if batch:
                 await self._flush_batch(batch)
 
+    async def _results(self, items: list[T]) -> Sequence[R | BaseException]:
+        results = await self._flush(items)
+        if len(results) != len(items):
+            raise RuntimeError(f"{self.name}: {len(results)} results for {len(items)} items")
+        return results
+
     async def _flush_batch(self, batch: list[tuple[T, asyncio.Future[R] | None]]) -> None:
         outcome: Sequence[R | BaseException]
         try:
-            outcome = await self._flush([item for item, _ in batch])
-            if len(outcome) != len(batch):
-                raise RuntimeError(f"{self.name}: {len(outcome)} results for {len(batch)} items")
+            outcome = await self._results([item for item, _ in batch])
         except Exception as error:  # noqa: BLE001  whatever it is, the waiters must hear of it
             outcome = [error] * len(batch)
             if not isinstance(error, WebhookdError):
