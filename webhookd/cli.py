@@ -8,11 +8,14 @@ import sys
 from collections.abc import Coroutine
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
 from rich.console import Console
+from rich.markup import escape
+from rich.padding import Padding
 from rich.table import Table
+from rich.text import Text
 
 from webhookd.errors import SettingsError, UnavailableError, WebhookdError
 
@@ -30,6 +33,10 @@ app = typer.Typer(
 out = Console()
 err = Console(stderr=True)
 
+_FOLDER = Path(".webhookd")
+Folder = Annotated[
+    Path, typer.Option(help="Where `webhookd dev` keeps its data, its key and its addresses.", show_default=True)
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script, and nothing else, on standard output.")]
 
 
@@ -60,13 +67,17 @@ def serve() -> None:
 
 @app.command()
 def dev(
-    folder: Annotated[Path, typer.Option(help="Where the embedded servers keep their data.")] = Path(".webhookd"),
+    folder: Folder = _FOLDER,
     samples: Annotated[bool, typer.Option(help="Send one sample of every event type at the start.")] = True,
 ) -> None:
     """Run everything on this machine: embedded PostgreSQL, Valkey and SQS, the daemon, and sample events.
 
-    Where WEBHOOKD_DATABASE_URL, WEBHOOKD_REDIS_URL or WEBHOOKD_SQS_ENDPOINT_URL is set, that server is used instead.
-    Ctrl-C stops it all; the next run finds its data again.
+    It needs no container, no root and no settings. Where WEBHOOKD_DATABASE_URL, WEBHOOKD_REDIS_URL or
+    WEBHOOKD_SQS_ENDPOINT_URL is set, that server is used instead; every other setting holds here, too.
+
+    Ctrl-C stops it all; the next run finds its data again. Remove the folder to begin anew.
+
+    While it runs, `webhookd trigger` and `webhookd doctor` in the same folder know its key and its addresses.
     """
     from webhookd.dev import session
 
@@ -75,7 +86,12 @@ def dev(
 
 @app.command()
 def migrate(as_json: Json = False) -> None:
-    """Bring the database's schema up to date; safe on several replicas at once."""
+    """Bring the database's schema up to date.
+
+    Safe on several replicas at once, and while webhookd runs; does nothing where nothing is to do.
+    It needs WEBHOOKD_DATABASE_URL, of a role that may create tables. Run it before `webhookd serve`, at the first time
+    and after each upgrade.
+    """
     from webhookd import settings
     from webhookd.store.database import migrate as bring_up
 
@@ -95,27 +111,36 @@ def trigger(
     count: Annotated[int | None, typer.Option("--count", "-n", min=1, help="How many requests. [one of each type]")] = None,
     rate: Annotated[float | None, typer.Option(min=0.001, help="Requests a second. [as fast as it goes]")] = None,
     duplicates: Annotated[
-        float, typer.Option(min=0, max=100, help="Per cent of the requests that repeat an earlier one's bytes.")
+        float, typer.Option(min=0, max=100, help="Per cent of the requests that repeat an earlier one, byte for byte.")
     ] = 0.0,
-    out_of_order: Annotated[bool, typer.Option("--out-of-order", help="Send in another order than the events' dates.")] = False,
-    url: Annotated[str | None, typer.Option(help="The webhook's address. [from WEBHOOKD_LISTEN]")] = None,
+    out_of_order: Annotated[
+        bool, typer.Option("--out-of-order", help="Shuffle: send in another order than that of the events' dates.")
+    ] = False,
+    url: Annotated[str | None, typer.Option(help="The webhook's whole address. [from WEBHOOKD_LISTEN]")] = None,
     account: Annotated[str, typer.Option(help="The account whose path and key are used.")] = "default",
-    connections: Annotated[int, typer.Option(min=1, max=1024, help="Connections side by side.")] = 16,
-    folder: Annotated[Path, typer.Option(help="Where `webhookd dev` keeps its key.")] = Path(".webhookd"),
+    connections: Annotated[int, typer.Option(min=1, max=1024, help="Connections side by side; 1 keeps the exact order.")] = 16,
+    folder: Folder = _FOLDER,
     as_json: Json = False,
 ) -> None:
     """Sign sample notifications and send them to a receiver, as Authorize.Net does.
 
-    The signature key comes from the settings, or from a `webhookd dev` that ran in this folder.
+    The key and the address come from the settings, else from the `webhookd dev` that ran in this folder.
+
+    Requests leave in order, but with several connections those in flight may overtake each other. A duplicate is
+    sent only after the first of its kind was answered, as the provider repeats only what it has no 200 for.
+
+    The exit code is 1 where any request was not answered 200.
 
     For example: `webhookd trigger payment.refund.created`, or
-    `webhookd trigger all --count 1000 --rate 100 --duplicates 20 --out-of-order`.
+    `webhookd trigger 'customer.*' --count 1000 --rate 100 --duplicates 20 --out-of-order`.
     """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from webhookd.dev import session, traffic
 
     types = traffic.matching_types(event_type)
+    if url is not None and not url.startswith(("http://", "https://")):
+        raise SettingsError("--url: give the whole address, as http://127.0.0.1:8080/webhooks/authorize-net")
     target = session.target(folder, account=account, url=url)
     first = session.fresh_number()
     samples = traffic.stream(types, count or len(types), duplicates=duplicates / 100, out_of_order=out_of_order, first=first)
@@ -136,18 +161,33 @@ def trigger(
         print(json.dumps(summary.as_dict()))  # noqa: T201
     else:
         _print_summary(summary.as_dict(), target.url)
+    for status, remedy in _REMEDIES.items():
+        if count_of := summary.statuses[status]:
+            err.print(f"[bold red]webhookd:[/] {count_of} of {len(samples)} requests {remedy}", highlight=False, soft_wrap=True)
     if summary.failed:
         raise typer.Exit(1)
 
 
+_REMEDIES = {
+    0: "got no answer: is webhookd running there? `webhookd dev` starts one, and --url names another address",
+    401: "were refused: the receiver has another key; set WEBHOOKD_SIGNATURE_KEYS (or the account's) to the receiver's",
+    404: "met no such webhook: check --account, and the path of --url",
+    503: "were put off: the receiver has more than it can take, or its PostgreSQL is away (`webhookd doctor` tells)",
+}
+
+
 def _print_summary(summary: dict[str, Any], url: str) -> None:
-    table = Table("answer", "count", title=f"{summary['sent']} requests to {url}", title_justify="left")
+    place = url.partition("?")[0].rpartition("@")[2].removeprefix("https://").removeprefix("http://")
+    scheme = url.partition("://")[0]
+    out.print(f"{summary['sent']} requests to {scheme}://{place}", highlight=False, soft_wrap=True, markup=False)
+    table = Table("answer", "count")
     table.columns[1].justify = "right"
     for outcome, count in sorted(summary["outcomes"].items()):
-        table.add_row(outcome, str(count))
+        table.add_row(Text(outcome), str(count))
     out.print(table)
-    times = ", ".join(f"{name} {value:g} ms" for name, value in summary["latency_ms"].items())
-    out.print(f"{summary['seconds']:g} s, {summary['per_second']:g} a second; {times}", highlight=False)
+    out.print(f"{summary['seconds']:g} s, {summary['per_second']:g} a second", highlight=False)
+    if times := ", ".join(f"{name} {value:g} ms" for name, value in summary["latency_ms"].items()):
+        out.print(f"answered within: {times}", highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -156,34 +196,54 @@ def doctor(
         Path | None, typer.Option(exists=True, dir_okay=False, help="A captured request body, its exact bytes.")
     ] = None,
     signature: Annotated[str | None, typer.Option(help="The X-ANET-Signature header that came with --body.")] = None,
+    folder: Folder = _FOLDER,
     as_json: Json = False,
 ) -> None:
     """Check every setting and dependency, and say what to do about each one that is not well.
 
-    With `--body` and `--signature` of a captured request: which key matches, and in which reading of the key.
+    What is not set is taken from the `webhookd dev` that runs in this folder, if one does. The exit code is 1 where a
+    check failed, 2 where a setting is wrong. A warning, as of an address in use (by webhookd itself, say), fails nothing.
+
+    With `--body` and `--signature` of a captured request: which key matches, in which reading of the key (as text, as
+    it must be, or wrongly hex-decoded), and what may have changed the body on its way. For example:
+    `webhookd doctor --body body.json --signature 'sha512=…'`.
     """
-    from webhookd import settings
+    from webhookd import logs
+    from webhookd.dev import session
 
     if (body is None) != (signature is None):
         raise SettingsError("--body and --signature go together: both from one captured request")
-    loaded = settings.load()
+    try:
+        loaded, taken = session.known(folder, whole=body is None)
+    except SettingsError as error:
+        if as_json:
+            findings = [{"check": "settings", "verdict": "failed", "detail": line} for line in str(error).splitlines()]
+            print(json.dumps({"ok": False, "findings": findings}))  # noqa: T201
+            raise typer.Exit(2) from error
+        raise
     if body is not None and signature is not None:
         raise typer.Exit(_explain(loaded.keys_by_account, body.read_bytes(), signature, as_json=as_json))
-    raise typer.Exit(_run(_doctor(loaded, as_json=as_json)))
+    logs.configure("critical")  # the findings tell it
+    source = f"not set, and so taken from {folder / 'dev.env'}: {', '.join(taken)}" if taken else ""
+    raise typer.Exit(_run(_doctor(loaded, source, as_json=as_json)))
 
 
-async def _doctor(loaded: Any, *, as_json: bool) -> int:
+async def _doctor(loaded: Any, source: str, *, as_json: bool) -> int:
     from webhookd.doctor import Verdict, examine
 
-    marks = {Verdict.OK: "[green]ok[/]", Verdict.WARNING: "[yellow]warning[/]", Verdict.FAILED: "[bold red]failed[/]"}
+    colours = {Verdict.OK: "green", Verdict.WARNING: "yellow", Verdict.FAILED: "bold red"}
     findings = []
-    async for finding in examine(loaded):
+    async for finding in examine(loaded, source=source):
         findings.append(finding)
         if not as_json:
-            out.print(f"{marks[finding.verdict]:<22} {finding.check}: {finding.detail}", highlight=False, soft_wrap=True)
-    failed = any(finding.verdict is Verdict.FAILED for finding in findings)
+            mark = Text(f"{finding.verdict:<8}", style=colours[finding.verdict])
+            out.print(mark, f"{finding.check}: {escape(finding.detail)}", highlight=False, soft_wrap=True)
+    failed = sum(finding.verdict is Verdict.FAILED for finding in findings)
     if as_json:
         print(json.dumps({"ok": not failed, "findings": [finding.as_dict() for finding in findings]}))  # noqa: T201
+    else:
+        warned = sum(finding.verdict is Verdict.WARNING for finding in findings)
+        out.print(f"{len(findings)} checks: {failed} failed, {warned} warned", highlight=False)
     return 1 if failed else 0
 
 
@@ -191,24 +251,32 @@ def _explain(keys_by_account: dict[str, tuple[str, ...]], body: bytes, signature
     from webhookd.authorizenet.signature import explain
 
     readings = [(account, r) for account, keys in keys_by_account.items() for r in explain(body, signature, list(keys))]
-    good = any(r.matches and r.reading == "as text" and r.body_variant == "as it is" for _, r in readings)
+    matching = [(account, r) for account, r in readings if r.matches]
+    good = [(account, r) for account, r in matching if r.reading == "as text" and r.body_variant == "as it is"]
     if as_json:
         rows = [{"account": account, **asdict(r)} for account, r in readings]
-        print(json.dumps({"ok": good, "readings": rows}))  # noqa: T201
+        print(json.dumps({"ok": bool(good), "readings": rows}))  # noqa: T201
         return 0 if good else 1
     table = Table("account", "key", "reading of the key", "body", "matches")
     for account, r in readings:
         table.add_row(account, r.fingerprint, r.reading, r.body_variant, "[bold green]yes[/]" if r.matches else "no")
     out.print(table)
     if good:
-        out.print("The signature verifies: webhookd accepts this request.")
-    elif any(r.matches for _, r in readings):
-        out.print("It matches only in another reading: see the row above, and mend what signed or changed it on the way.")
-    else:
-        out.print(
-            "No key matches: compare the fingerprint with the key in the Merchant Interface (Account, API Credentials & Keys), "
-            "and see that nothing between the provider and this file changed the body's bytes."
+        account, r = good[0]
+        verdict = f"The signature verifies: the key {r.fingerprint} of the account {account}, {r.reading}."
+    elif matching:
+        account, r = matching[0]
+        verdict = (
+            f"It matches the key {r.fingerprint} of the account {account} only {r.reading} and over the body {r.body_variant}: "
+            "webhookd answers 401. Mend what signed it so, or what changed the body on its way."
         )
+    else:
+        verdict = (
+            "No key matches: compare the fingerprint with the key in the Merchant Interface (Account, API Credentials & Keys), "
+            "and see that nothing between the provider and this file changed the body's bytes. The header reads "
+            "sha512= and 128 hexadecimal digits."
+        )
+    out.print(verdict, highlight=False, markup=False)
     return 0 if good else 1
 
 
@@ -222,22 +290,25 @@ def list_settings(as_json: Json = False) -> None:
         fields = ("name", "default", "meaning")
         print(json.dumps([dict(zip(fields, row, strict=True)) for row in rows]))  # noqa: T201
         return
-    table = Table("setting", "default", "meaning")
-    for row in rows:
-        table.add_row(*row)
-    out.print(table)
+    for name, default, meaning in rows:
+        # A URL in a meaning is not broken over lines: each word stands whole.
+        out.print(Text.assemble((name, "bold"), f"  {default}"), soft_wrap=True)
+        out.print(Padding(Text(meaning), (0, 0, 0, 4)))
 
 
 def main() -> None:
-    """The entry point: errors of ours become one line and an exit code."""
+    """The entry point: errors of ours become one message and an exit code."""
     try:
         app()
     except SettingsError as error:
-        err.print(f"[bold red]webhookd:[/] {error}", highlight=False, soft_wrap=True)
-        sys.exit(2)
+        _fail(str(error), 2)
     except WebhookdError as error:
-        hint = " (`webhookd doctor` tells more)" if isinstance(error, UnavailableError) else ""
-        err.print(f"[bold red]webhookd:[/] {error}{hint}", highlight=False, soft_wrap=True)
-        sys.exit(1)
+        _fail(f"{error}{' (`webhookd doctor` tells more)' if isinstance(error, UnavailableError) else ''}", 1)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    # Escaped: rich would take the brackets of 'webhookd[dev]' for markup.
+    err.print(f"[bold red]webhookd:[/] {escape(message)}", highlight=False, soft_wrap=True)
+    sys.exit(code)

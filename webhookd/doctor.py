@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib
 import socket
 import time
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -14,8 +14,9 @@ from typing import Any
 
 import asyncpg
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
+from webhookd.authorizenet.signature import fingerprint
 from webhookd.daemon import make_sqs
 from webhookd.errors import SettingsError, WebhookdError
 from webhookd.lifecycle import Watch
@@ -28,6 +29,7 @@ from webhookd.store.queries import queries
 
 _OLDEST_POSTGRESQL = 140000
 _CLOCK_TOLERANCE = 5.0  # seconds
+_KEY_SHAPE = "Authorize.Net's Signature Key has 128 hexadecimal digits: copy it whole"
 
 
 class Verdict(StrEnum):
@@ -51,8 +53,12 @@ class Finding:
         return asdict(self)
 
 
-async def examine(settings: Settings) -> AsyncIterator[Finding]:
-    """Every check, as each one ends. Changes nothing in any dependency but one Redis key, which it removes."""
+async def examine(settings: Settings, *, source: str = "") -> AsyncIterator[Finding]:
+    """Every check, as each one ends; `source` tells where settings came from that are not the user's own.
+
+    Changes nothing in any dependency but one Redis key, which it removes.
+    """
+    yield Finding("settings", Verdict.OK, "valid" + (f"; {source}" if source else ""))
     for finding in _settings(settings):
         yield finding
     checks: tuple[tuple[str, Callable[[Settings], Awaitable[list[Finding]]]], ...] = (
@@ -71,7 +77,10 @@ async def examine(settings: Settings) -> AsyncIterator[Finding]:
             WebhookdError,
             asyncpg.PostgresError,
             asyncpg.InterfaceError,
+            asyncpg.InternalClientError,
+            ValueError,  # a URL that its library cannot read
         ) as error:
+            # Of other libraries' messages none is shown: they quote URLs with their passwords.
             reason = str(error) if isinstance(error, WebhookdError) else where(error)
             findings = [Finding(name, Verdict.FAILED, f"does not answer ({reason}): check {_URLS[name]}")]
         for finding in findings:
@@ -86,19 +95,13 @@ _URLS = {
 
 
 def _settings(settings: Settings) -> list[Finding]:
-    findings = [Finding("settings", Verdict.OK, "valid")]
+    findings = []
     for account, keys in settings.keys_by_account.items():
         for key in keys:
             well_formed = len(key) == 128 and all(c in "0123456789abcdefABCDEF" for c in key)
-            findings.append(
-                Finding(f"signature key of {account}", Verdict.OK, "128 hexadecimal digits")
-                if well_formed
-                else Finding(
-                    f"signature key of {account}",
-                    Verdict.WARNING,
-                    f"{len(key)} characters; Authorize.Net's Signature Key has 128 hexadecimal digits: copy it whole",
-                )
-            )
+            verdict = Verdict.OK if well_formed else Verdict.WARNING
+            detail = "128 hexadecimal digits" if well_formed else f"{len(key)} characters, and {_KEY_SHAPE}"
+            findings.append(Finding(f"signature key of {account}", verdict, f"fingerprint {fingerprint(key)}; {detail}"))
     try:
         handlers.load(settings.handlers)
         detail = f"{len(handlers.registered)} registered" if settings.handlers else "none: only the timeline is kept"
@@ -110,7 +113,6 @@ def _settings(settings: Settings) -> list[Finding]:
         ("WEBHOOKD_ADMIN_LISTEN", settings.admin_address),
     ):
         findings.append(_address(name, address))
-    importlib.invalidate_caches()
     return findings
 
 
@@ -172,13 +174,21 @@ async def _postgresql(settings: Settings) -> list[Finding]:
 
 async def _redis(settings: Settings) -> list[Finding]:
     client: Any = Redis.from_url(settings.redis_url.get_secret_value(), socket_timeout=3, socket_connect_timeout=3)
+    key = f"webhookd:doctor:{uuid.uuid4()}"
     try:
         started = time.perf_counter()
         await client.execute_command("PING")
         took = time.perf_counter() - started
+        try:
+            await client.set(key, "1", nx=True, px=10_000)
+            await client.delete(key)
+        except ResponseError as error:  # a replica, a user without the right, or no memory left
+            return [
+                Finding("redis", Verdict.FAILED, f"answers, but takes no key ({error}): webhookd needs SET, GET, DEL and EVAL")
+            ]
     finally:
         await client.aclose()
-    return [Finding("redis", Verdict.OK, f"answers in {took * 1000:.1f} ms")]
+    return [Finding("redis", Verdict.OK, f"answers in {took * 1000:.1f} ms, and takes a key")]
 
 
 async def _sqs(settings: Settings) -> list[Finding]:

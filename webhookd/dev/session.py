@@ -6,35 +6,80 @@ import asyncio
 import contextlib
 import os
 import secrets
+import signal
 import socket
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import aiohttp
+import pydantic_settings
 from dotenv import dotenv_values
+from pydantic import SecretStr, ValidationError
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from webhookd import daemon, logs
-from webhookd import settings as settings_module
 from webhookd.authorizenet.notification import EVENT_TYPES
-from webhookd.daemon import Daemon
 from webhookd.dev import traffic
 from webhookd.dev.servers import Stack
 from webhookd.errors import SettingsError, UnavailableError
 from webhookd.event import Status
-from webhookd.lifecycle import Watch
-from webhookd.metrics import Metrics
-from webhookd.settings import Settings
-from webhookd.store.database import migrate
+from webhookd.settings import Settings, load
 
-_KEY = "WEBHOOKD_SIGNATURE_KEYS"
+if TYPE_CHECKING:
+    from webhookd.daemon import Daemon
+
 _SHOWN_FOR = 60.0  # seconds until the show of samples gives up waiting for an end
+# Stands for what is required and the session will bring, while the rest of the settings is checked.
+_STAND_INS: dict[str, Any] = {"database_url": "postgresql://", "redis_url": "redis://", "signature_keys": "none"}
+# moto scans a whole queue at each send, so few messages at a time; and it forgets them when it stops.
+_GENTLE = {"relay_window": 30, "resend_after": 15, "sqs_wait": 2, "shutdown_grace": 10}
+
+
+class _Lenient(Settings):
+    """The settings with none required: its `model_fields_set` tells which ones some source gives."""
+
+    database_url: SecretStr = SecretStr(_STAND_INS["database_url"])
+    redis_url: SecretStr = SecretStr(_STAND_INS["redis_url"])
+    signature_keys: tuple[SecretStr, ...] = (SecretStr(_STAND_INS["signature_keys"]),)
+
+
+def _given() -> tuple[set[str], Settings]:
+    """The names of the settings that some source gives, and all of them, with stand-ins for what is required and not given.
+
+    Raises SettingsError with every problem.
+    """
+    try:
+        given = _Lenient().model_fields_set
+    except ValidationError as error:
+        given = {str(problem["loc"][0]) for problem in error.errors(include_input=False) if problem["loc"]}
+    except pydantic_settings.SettingsError:
+        given = set()
+    return given, load(**{name: value for name, value in _STAND_INS.items() if name not in given})
+
+
+def known(folder: Path, *, whole: bool = True) -> tuple[Settings, list[str]]:
+    """The settings, and beneath them what the last session in `folder` brought; with the variables taken from there.
+
+    Without `whole`, only a signature key is required. Raises SettingsError where one is missing, or wrong.
+    """
+    given, _ = _given()
+    kept = {name: value for name, value in dotenv_values(folder / "dev.env").items() if value}
+    taken = {name: value for name, value in kept.items() if _field(name) in Settings.model_fields.keys() - given}
+    if "WEBHOOKD_SQS_ENDPOINT_URL" in taken:
+        os.environ.update({name: value for name, value in kept.items() if name.startswith("AWS_")})
+    lower: dict[str, Any] = {_field(name): value for name, value in taken.items()}
+    for name in () if whole else ("database_url", "redis_url"):
+        lower.setdefault(name, _STAND_INS[name])
+    return load(**lower), sorted(taken)
+
+
+def _field(variable: str) -> str:
+    return variable.removeprefix("WEBHOOKD_").lower()
 
 
 @dataclass(slots=True, frozen=True)
@@ -44,147 +89,235 @@ class Target:
     url: str
     key: str
 
+    def __repr__(self) -> str:
+        return f"Target({self.url!r})"
+
 
 def target(folder: Path, *, account: str, url: str | None) -> Target:
     """The receiver's address and an account's key: from the settings, else from the last session in `folder`.
 
     Raises SettingsError where neither knows a key.
     """
-    known = {**dotenv_values(folder / "dev.env"), **dotenv_values(".env"), **os.environ}
-    name = _KEY if account == "default" else f"WEBHOOKD_ACCOUNTS__{account.upper()}__SIGNATURE_KEYS"
-    keys = known.get(name) or ""
-    if file := known.get(f"{name}_FILE"):
-        keys = Path(file).read_text()
-    key = keys.split(",")[0].strip()
-    if not key:
-        raise SettingsError(f"no key to sign with: set {name}, or run `webhookd dev` in this folder first")
-    path = "/webhooks/authorize-net" + ("" if account == "default" else f"/{account}")
-    return Target(url or f"http://{known.get('WEBHOOKD_LISTEN') or '127.0.0.1:8080'}{path}", key)
+    settings, _ = known(folder, whole=False)
+    keys = settings.keys_by_account.get(account.lower())
+    if not keys:
+        name = "WEBHOOKD_SIGNATURE_KEYS" if account == "default" else f"WEBHOOKD_ACCOUNTS__{account.upper()}__SIGNATURE_KEYS"
+        raise SettingsError(f"no key of the account {account!r} to sign with: set {name}")
+    host, port = settings.public_address
+    path = "/webhooks/authorize-net" + ("" if account == "default" else f"/{account.lower()}")
+    return Target(url or _reachable(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}") + path, keys[0])
+
+
+def _reachable(url: str) -> str:
+    """`url` from this machine: one listens on every address, but connects to one."""
+    return url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
 
 
 def fresh_number() -> int:
-    """A number that sample entities start from: another one each second, so that runs do not share entities."""
-    return int(time.time()) % 100_000_000
+    """A number that sample entities start from: another one each millisecond, so that runs do not share entities."""
+    return int(time.time() * 1000) % 10_000_000_000
+
+
+class _Interrupts:
+    """Notes Ctrl-C, SIGTERM and a closed terminal, so that nothing is left half started or half stopped."""
+
+    _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+    def __init__(self) -> None:
+        self.asked = False
+        self.take()
+
+    def take(self) -> None:
+        """Takes the signals; again after an event loop had them."""
+        for number in self._SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
+                signal.signal(number, self._note)
+
+    def ignore(self) -> None:
+        """For good: a further Ctrl-C must not turn an orderly end into a crash while Python winds up."""
+        for number in self._SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+
+    def _note(self, *_: object) -> None:
+        self.asked = True
 
 
 def run(folder: Path, *, samples: bool, console: Console, loop: Callable[[Coroutine[Any, Any, int]], int]) -> int:
-    """Runs the session until Ctrl-C; returns the exit code."""
+    """Runs the session until Ctrl-C; returns the exit code. Raises WebhookdError where it cannot start."""
+    from webhookd import logs
+
+    interrupts = _Interrupts()
     folder = folder.absolute()
     console.print("[bold]webhookd dev[/]: everything on this machine", highlight=False)
-    _check_ports()
+    given, checked = _given()
+    _check_ports(checked)
     stack = Stack(
         folder,
-        database_url=os.environ.get("WEBHOOKD_DATABASE_URL"),
-        redis_url=os.environ.get("WEBHOOKD_REDIS_URL"),
-        sqs_endpoint_url=os.environ.get("WEBHOOKD_SQS_ENDPOINT_URL"),
+        database_url=checked.database_url.get_secret_value() if "database_url" in given else None,
+        redis_url=checked.redis_url.get_secret_value() if "redis_url" in given else None,
+        sqs_endpoint_url=checked.sqs_endpoint_url,
     )
+    code = 0
     try:
         with console.status("starting PostgreSQL, Valkey and SQS"):
+            again = stack.postgresql.data.exists()
             stack.start()
-        settings = _settings(folder, stack)
-        with (folder / "webhookd.log").open("a", buffering=1) as log:
-            logs.configure(settings.log_level, settings.log_format, log)
-            code = loop(_serve(settings, stack, folder, samples=samples, console=console))
+        if again:
+            console.print("  found the data of an earlier session", highlight=False)
+        if not interrupts.asked:
+            own = _own(folder, stack, given, checked)
+            with (folder / "webhookd.log").open("a", buffering=1) as log:
+                logs.configure(checked.log_level, checked.log_format, log)
+                code = loop(_Session(load(**own), own, stack, folder, console, interrupts).serve(samples=samples))
+    except KeyboardInterrupt:  # between the event loop's handler and ours
+        interrupts.asked = True
     finally:
-        with console.status("stopping"):
-            stack.stop()
-    console.print("stopped; the data stays in", folder, highlight=False)
+        interrupts.take()
+        stack.stop()  # before anything is printed: the terminal may be gone
+        interrupts.ignore()
+    with contextlib.suppress(OSError):
+        if code:
+            console.print(f"[bold red]a part of the daemon broke[/]: {folder / 'webhookd.log'} tells which", soft_wrap=True)
+        console.print(f"stopped; the data stays in {folder}", highlight=False, soft_wrap=True)
     return code
 
 
-def _check_ports() -> None:
-    """Says which address is taken before anything is started."""
-    for name, default in (("WEBHOOKD_LISTEN", "127.0.0.1:8080"), ("WEBHOOKD_ADMIN_LISTEN", "127.0.0.1:9090")):
-        address = os.environ.get(name) or default
-        host, _, port = address.rpartition(":")
+def _check_ports(settings: Settings) -> None:
+    """Says which addresses are taken before anything is started."""
+    problems = []
+    for name, (host, port) in (("LISTEN", settings.public_address), ("ADMIN_LISTEN", settings.admin_address)):
         with contextlib.closing(socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                probe.bind((host.strip("[]"), int(port)))
-            except (OSError, ValueError) as error:
-                raise SettingsError(
-                    f"{name}: cannot listen on {address} ({getattr(error, 'strerror', None) or error}); "
-                    f"stop what uses it, or choose another: {name}=127.0.0.1:{18080 if 'ADMIN' not in name else 19090} make run"
-                ) from error
+                probe.bind((host, port))
+            except OSError as error:
+                problems.append(
+                    f"WEBHOOKD_{name}: cannot listen on {host}:{port} ({error.strerror}); "
+                    "stop what uses it (another `webhookd dev`?), "
+                    f"or choose another: WEBHOOKD_{name}=127.0.0.1:{10_000 + port % 10_000}"
+                )
+    if problems:
+        raise SettingsError("\n".join(problems))
 
 
-def _settings(folder: Path, stack: Stack) -> Settings:
-    """The developer's settings, with what the embedded servers and a small machine need where nothing is set."""
-    kept = folder / "dev.env"
-    if not kept.exists():
-        kept.touch(mode=0o600)
-        kept.write_text(
-            f"# Made by `webhookd dev`; `webhookd trigger` signs with this key.\n{_KEY}={secrets.token_hex(64).upper()}\n"
-        )
+def _own(folder: Path, stack: Stack, given: set[str], checked: Settings) -> dict[str, Any]:
+    """What the session brings where nothing is set, by field: the embedded servers, a key, and a small machine's measure."""
+    brought: dict[str, Any] = {name: value for name, value in _GENTLE.items() if name not in given}
+    servers = {"database_url": stack.database_url, "redis_url": stack.redis_url}
+    brought |= {name: url for name, url in servers.items() if name not in given}
     if stack.embeds_sqs:
+        brought["sqs_endpoint_url"] = stack.sqs_endpoint_url
         # The embedded SQS takes any credentials; the SDK must find some, and must not use real ones here.
         os.environ.update(AWS_ACCESS_KEY_ID="dev", AWS_SECRET_ACCESS_KEY="dev", AWS_SESSION_TOKEN="dev")  # noqa: S106
         os.environ.setdefault("AWS_DEFAULT_REGION", "us-east-1")
-    given: dict[str, Any] = {
-        "database_url": stack.database_url,
-        "redis_url": stack.redis_url,
-        "sqs_endpoint_url": stack.sqs_endpoint_url,
-    }
-    # moto scans a whole queue at each send, so few messages at a time; and it forgets them when it stops.
-    gentle = {"relay_window": 30, "resend_after": 15, "sqs_wait": 2, "shutdown_grace": 10}
-    if not any(name.startswith((_KEY, "WEBHOOKD_ACCOUNTS__")) for name in {**dotenv_values(".env"), **os.environ}):
-        given["signature_keys"] = dotenv_values(kept)[_KEY]
-    present = {name.upper() for name in {**dotenv_values(".env"), **os.environ}}
-    given |= {name: value for name, value in gentle.items() if f"WEBHOOKD_{name.upper()}" not in present}
-    return settings_module.load(**given)
+    if "signature_keys" not in given and "default" not in checked.accounts:
+        kept = dotenv_values(folder / "dev.env")
+        brought["signature_keys"] = kept.get("WEBHOOKD_SIGNATURE_KEYS") or secrets.token_hex(64).upper()
+    return brought
 
 
-async def _serve(settings: Settings, stack: Stack, folder: Path, *, samples: bool, console: Console) -> int:
-    for applied in await migrate(settings.database_url.get_secret_value()):
-        console.print(f"  applied migration {applied}", highlight=False)
-    shows: list[asyncio.Task[None]] = []
+class _Session:
+    """A daemon on the servers of `stack`, and what is shown of it."""
 
-    def started(running: Daemon) -> None:
-        shows.append(asyncio.create_task(_after_start(running, settings, stack, folder, samples=samples, console=console)))
+    def __init__(
+        self,
+        settings: Settings,
+        own: dict[str, Any],
+        stack: Stack,
+        folder: Path,
+        console: Console,
+        interrupts: _Interrupts,
+    ) -> None:
+        self._folder_is_named = folder != Path(".webhookd").absolute()
+        self._settings = settings
+        self._own = own
+        self._stack = stack
+        self._folder = folder
+        self._console = console
+        self._interrupts = interrupts
 
-    if stack.embeds_sqs:
-        sqs = daemon.make_sqs(settings, Metrics(), Watch())
-        await sqs.start()
+    async def serve(self, *, samples: bool) -> int:
+        """Migrates, makes the queues, and serves until a signal; returns the exit code."""
+        from webhookd import daemon
+        from webhookd.lifecycle import Watch
+        from webhookd.metrics import Metrics
+        from webhookd.store.database import migrate
+
+        for applied in await migrate(self._settings.database_url.get_secret_value()):
+            self._console.print(f"  applied migration {applied}", highlight=False)
+        if self._stack.embeds_sqs:
+            sqs = daemon.make_sqs(self._settings, Metrics(), Watch())
+            await sqs.start()
+            try:
+                await sqs.create_queues(max_receive_count=self._settings.max_attempts + 5)
+            finally:
+                await sqs.stop()
+        shows: list[asyncio.Task[None]] = []
+
+        def started(running: Daemon) -> None:
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, signal.raise_signal, signal.SIGTERM)
+            if self._interrupts.asked:  # before the daemon took the signals
+                signal.raise_signal(signal.SIGTERM)
+            self._keep(running)
+            shows.append(asyncio.create_task(self._show(running, samples=samples), name="show"))
+
         try:
-            await sqs.create_queues(max_receive_count=settings.max_attempts + 5)
+            return await daemon.serve(self._settings, started=started)
         finally:
-            await sqs.stop()
-    try:
-        return await daemon.serve(settings, started=started)
-    finally:
-        for show in shows:
-            show.cancel()
-        await asyncio.gather(*shows, return_exceptions=True)
+            for show in shows:
+                show.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await show
 
+    def _keep(self, running: Daemon) -> None:
+        """Keeps what the session brought, for commands that are run in another terminal, and the key for the next session."""
+        kept = {f"WEBHOOKD_{name.upper()}": str(value) for name, value in self._own.items() if name not in _GENTLE}
+        kept |= {"WEBHOOKD_LISTEN": running.public_url, "WEBHOOKD_ADMIN_LISTEN": running.admin_url}
+        if self._stack.embeds_sqs:
+            kept |= {name: value for name, value in os.environ.items() if name.startswith("AWS_") and value == "dev"}
+            kept["AWS_DEFAULT_REGION"] = os.environ["AWS_DEFAULT_REGION"]
+        lines = [f"{name}={value.removeprefix('http://') if 'LISTEN' in name else value}" for name, value in kept.items()]
+        lines.insert(0, "# Made by `webhookd dev`: what its commands use in this folder where nothing else is set.")
+        path = self._folder / "dev.env"
+        if "signature_keys" not in self._own and (key := dotenv_values(path).get("WEBHOOKD_SIGNATURE_KEYS")):
+            lines.append(f"WEBHOOKD_SIGNATURE_KEYS={key}")
+        new = path.with_suffix(".new")
+        new.touch(mode=0o600)
+        new.write_text("\n".join(lines) + "\n")
+        new.replace(path)
 
-async def _after_start(
-    running: Daemon, settings: Settings, stack: Stack, folder: Path, *, samples: bool, console: Console
-) -> None:
-    host, port = settings.public_address
-    admin_host, admin_port = settings.admin_address
-    aim = target(folder, account="default", url=f"http://{host}:{port}/webhooks/authorize-net")
-    if samples:
-        await _show_samples(running, aim, console)
-    table = Table.grid(padding=(0, 2))
-    table.add_row("webhook", aim.url)
-    table.add_row("health", f"http://{admin_host}:{admin_port}/webhooks/health")
-    table.add_row("metrics", f"http://{admin_host}:{admin_port}/metrics")
-    for name, where in stack.describe():
-        table.add_row(name, where)
-    table.add_row("logs", str(folder / "webhookd.log"))
-    console.print()
-    console.print(table)
-    command = ".venv/bin/webhookd" if os.access(".venv/bin/webhookd", os.X_OK) else "webhookd"
-    console.print("\n[bold]serving[/], until Ctrl-C. Send more events from another terminal:", highlight=False)
-    console.print(f"\n    {command} trigger all --count 200 --duplicates 20 --out-of-order\n", highlight=False)
+    async def _show(self, running: Daemon, *, samples: bool) -> None:
+        """The samples on their way, the addresses, and how to send more."""
+        console, where = self._console, _reachable(running.public_url)
+        keys = self._settings.keys_by_account.get("default")
+        if samples and where and keys:
+            await _show_samples(running, Target(f"{where}/webhooks/authorize-net", keys[0]), console)
+        console.print()
+        for name, address in self._addresses(where, _reachable(running.admin_url)):
+            console.print(f"  {name:<12}{address}", highlight=False, soft_wrap=True)
+        console.print("\n[bold]serving[/], until Ctrl-C. Send more events from another terminal, in this folder:\n")
+        command = ".venv/bin/webhookd" if os.access(".venv/bin/webhookd", os.X_OK) else "webhookd"
+        more = f" --folder '{self._folder}'" if self._folder_is_named else ""
+        console.print(
+            f"    {command} trigger all --count 200 --duplicates 20 --out-of-order{more}\n", highlight=False, soft_wrap=True
+        )
+
+    def _addresses(self, public: str, admin: str) -> Iterator[tuple[str, str]]:
+        if public:
+            yield "webhook", f"{public}/webhooks/authorize-net"
+        yield "health", f"{admin}/webhooks/health"
+        yield "metrics", f"{admin}/metrics"
+        yield from self._stack.describe()
+        yield "logs", str(self._folder / "webhookd.log")
 
 
 @dataclass(slots=True)
 class _Row:
     label: str
-    answer: str = "…"
+    answer: str = ""
     event_id: UUID | None = None
     status: str = ""
+    steps: str = ""
     final: bool = False
 
 
@@ -198,38 +331,49 @@ async def _show_samples(running: Daemon, aim: Target, console: Console) -> None:
     rows += [_Row("the first one again"), _Row("a forged signature"), _Row("authentic, but unusable")]
     sends: list[tuple[traffic.Sample, str | None]] = [(s, None) for s in samples]
     sends += [(samples[0], None), (forged, "sha512=" + "0" * 128), (unusable, None)]
-    with Live(_table(rows), console=console, refresh_per_second=10) as live:
+    # Anywhere else than on a terminal the table is printed once, when it is whole.
+    lively = console.is_terminal and not console.is_dumb_terminal
+    with Live(_table(rows), console=console, refresh_per_second=10) if lively else contextlib.nullcontext() as live:
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as session:
             for row, (sent, signature) in zip(rows, sends, strict=True):
                 answer = await traffic.post(session, aim.url, sent, key=aim.key, signature=signature)
-                row.answer = f"{answer.status} {answer.outcome}"
+                row.answer = f"{answer.status} {answer.outcome}" if answer.status in (0, 200) else f"{answer.status} refused"
                 row.final = answer.outcome != "accepted"
                 row.event_id = UUID(answer.id) if answer.id and not row.final else None
-                live.update(_table(rows))
+                if live is not None:
+                    live.update(_table(rows))
         deadline = time.monotonic() + _SHOWN_FOR
         while not all(row.final for row in rows) and time.monotonic() < deadline:
             await asyncio.sleep(0.1)
             await _look(running, rows)
-            live.update(_table(rows))
+            if live is not None:
+                live.update(_table(rows))
+    if not lively:
+        console.print(_table(rows))
     processed = sum(row.status == Status.PROCESSED for row in rows)
-    console.print(f"[bold green]{processed} events processed[/], each effect committed with its status", highlight=False)
+    if processed == len(samples):
+        console.print(f"[bold green]{processed} events processed[/], each effect committed with its status", highlight=False)
+    else:
+        console.print(f"[bold yellow]{processed} of {len(samples)} events processed[/]: see the log", highlight=False)
 
 
 async def _look(running: Daemon, rows: list[_Row]) -> None:
-    try:
-        states = await running.store.states([row.event_id for row in rows if row.event_id is not None])
-    except UnavailableError:
-        return
-    for row in rows:
-        if row.event_id in states:
-            row.status = states[row.event_id]["status"]
-            row.final = Status(row.status).finished
+    """Brings the rows up to date, from the events' statuses and their audit trail."""
+    with contextlib.suppress(UnavailableError):
+        states = await running.store.states([row.event_id for row in rows if row.event_id is not None and not row.final])
+        for row in rows:
+            if row.event_id in states and states[row.event_id]["status"] != row.status:
+                row.status = states[row.event_id]["status"]
+                trail = await running.store.audit_trail(row.event_id)
+                row.steps = " → ".join(step["to_status"] for step in trail)
+                row.final = Status(row.status).finished
 
 
 def _table(rows: list[_Row]) -> Table:
-    table = Table("event", "answer", "status", box=None, header_style="bold")
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_row("[bold]event[/]", "[bold]answer[/]", "[bold]status[/]")
+    table.columns[0].no_wrap = table.columns[1].no_wrap = True
     colours = {"processed": "green", "dead": "red", "retrying": "yellow"}
     for row in rows:
-        colour = colours.get(row.status, "cyan")
-        table.add_row(row.label, row.answer, f"[{colour}]{row.status}[/]" if row.status else "")
+        table.add_row(row.label, row.answer, row.steps, style=colours.get(row.status, ""))
     return table

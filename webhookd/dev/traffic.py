@@ -147,6 +147,7 @@ def stream(
     """`count` notifications over `event_types` in turn; `duplicates` (0 to 1) of them repeat an earlier one's bytes.
 
     Types go round with one entity a round, dated a millisecond apart; `out_of_order` shuffles the sending, not the dates.
+    The very first is never a repeat, and each repeat stands somewhere after the one that it repeats.
     """
     repeats = min(round(count * duplicates), max(count - 1, 0))
     began = datetime.now(UTC) - timedelta(milliseconds=count)
@@ -156,10 +157,11 @@ def stream(
     ]
     if out_of_order:
         random.shuffle(samples)
+    places = [(float(place), one) for place, one in enumerate(samples)]
     for _ in range(repeats):
-        at = random.randrange(len(samples))
-        samples.insert(random.randint(at + 1, len(samples)), samples[at])
-    return samples
+        place = random.randrange(len(samples))
+        places.append((random.uniform(place + 0.5, len(samples)), samples[place]))
+    return [one for _, one in sorted(places, key=lambda entry: entry[0])]
 
 
 @dataclass(slots=True, frozen=True)
@@ -179,25 +181,27 @@ class Summary:
 
     seconds: float = 0.0
     outcomes: Counter[str] = field(default_factory=Counter)
+    statuses: Counter[int] = field(default_factory=Counter)  # 0: no answer
     latencies: list[float] = field(default_factory=list)
 
     def add(self, answer: Answer) -> None:
         """Counts one answer."""
         self.outcomes[answer.outcome if answer.status == 200 else f"{answer.status or 'no answer'} {answer.outcome}"] += 1
+        self.statuses[answer.status] += 1
         if answer.status:
             self.latencies.append(answer.seconds)
 
     @property
     def failed(self) -> int:
         """How many were not answered 200."""
-        good = ("accepted", "duplicate", "quarantined")
-        return sum(count for outcome, count in self.outcomes.items() if outcome not in good)
+        return self.statuses.total() - self.statuses[200]
 
     def as_dict(self) -> dict[str, Any]:
         """For `--json`; latencies in milliseconds."""
         ordered = sorted(self.latencies)
         return {
             "sent": self.outcomes.total(),
+            "failed": self.failed,
             "seconds": round(self.seconds, 3),
             "per_second": round(self.outcomes.total() / self.seconds, 1) if self.seconds else None,
             "outcomes": dict(self.outcomes),
@@ -216,12 +220,22 @@ async def post(
     headers = {"Content-Type": "application/json", "X-ANET-Signature": signature or sign(sent.body, key or "")}
     started = time.perf_counter()
     try:
-        async with session.post(url, data=sent.body, headers=headers, expect100=True) as response:
-            fields = orjson.loads(await response.read())
-            outcome = str(fields.get("status") if response.status == 200 else fields.get("detail", ""))
+        async with session.post(url, data=sent.body, headers=headers, expect100=True, allow_redirects=False) as response:
+            fields = _fields(await response.read())
+            outcome = fields.get("status") if response.status == 200 else fields.get("detail")
+            outcome = str(outcome or "with a body that is not webhookd's")
             return Answer(sent, response.status, outcome, fields.get("id"), time.perf_counter() - started)
-    except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+    except (aiohttp.ClientError, TimeoutError) as error:
         return Answer(sent, 0, type(error).__name__, None, time.perf_counter() - started)
+
+
+def _fields(body: bytes) -> dict[str, Any]:
+    """An answer's JSON object; {} where something on the way, a proxy say, answered in its own words."""
+    try:
+        fields = orjson.loads(body)
+    except ValueError:
+        return {}
+    return fields if isinstance(fields, dict) else {}
 
 
 async def send(
@@ -233,9 +247,14 @@ async def send(
     connections: int = 16,
     answered: Callable[[Answer], None] | None = None,
 ) -> Summary:
-    """Sends `samples` in order over `connections`, at most `rate` a second; calls `answered` for each."""
+    """Sends `samples` over `connections`, at most `rate` a second; calls `answered` for each.
+
+    They leave in order, but those in flight at once may overtake each other. A repeat waits until the one that it repeats
+    was answered, as the provider sends again only what it has no 200 for.
+    """
     summary = Summary()
     queue = _paced(samples, rate)
+    in_flight: dict[str, asyncio.Event] = {}
     started = time.perf_counter()
 
     async def sender(session: aiohttp.ClientSession) -> None:
@@ -244,7 +263,14 @@ async def send(
                 following = await anext(queue, None)
             if following is None:
                 return
-            answer = await post(session, url, following, key=key)
+            while (earlier := in_flight.get(following.notification_id)) is not None:
+                await earlier.wait()
+            in_flight[following.notification_id] = done = asyncio.Event()
+            try:
+                answer = await post(session, url, following, key=key)
+            finally:
+                del in_flight[following.notification_id]
+                done.set()
             summary.add(answer)
             if answered is not None:
                 answered(answer)

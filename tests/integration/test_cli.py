@@ -1,0 +1,198 @@
+"""The command line: what it teaches, what it does, how it fails; and that it tells no secret."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import sys
+from pathlib import Path
+from typing import TypeAlias
+from urllib.parse import urlsplit
+
+import asyncpg
+import pytest
+from typer.testing import CliRunner
+
+from tests.conftest import Servers, Start
+from tests.helpers.running import KEY
+from webhookd.authorizenet.notification import EVENT_TYPES
+from webhookd.cli import app
+from webhookd.errors import SettingsError
+from webhookd.settings import describe
+
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+OTHER_KEY = "F" * 128
+
+
+async def _webhookd(*arguments: str, folder: Path, **environment: str) -> tuple[int, str, str]:
+    """Runs the command in `folder`; returns its exit code, its standard output and its standard error."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("WEBHOOKD_")}
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "webhookd", *arguments),
+        env={**inherited, "COLUMNS": "80", **environment},
+        cwd=folder,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, err = await process.communicate()
+    assert process.returncode is not None
+    assert b"Traceback" not in err, err.decode()
+    assert KEY.encode() not in out + err
+    return process.returncode, out.decode(), err.decode()
+
+
+@pytest.mark.parametrize(
+    ("command", "taught"),
+    [
+        ((), ["trigger", "doctor", "WEBHOOKD_CONFIG"]),
+        (("serve",), ["SIGTERM", "standard error"]),
+        (("dev",), ["Ctrl-C", "WEBHOOKD_DATABASE_URL", "--no-samples", "--folder"]),
+        (("migrate",), ["upgrade", "WEBHOOKD_DATABASE_URL"]),
+        (("trigger",), ["overtake", "after the first", "exit code is 1", "payment.refund.created", "1 keeps the exact order"]),
+        (("doctor",), ["--signature", "hex-decoded", "exit code is 1"]),
+        (("settings",), ["environment variable"]),
+    ],
+)
+def test_help_teaches_and_fits_eighty_columns(command: tuple[str, ...], taught: list[str]) -> None:
+    result = CliRunner().invoke(app, [*command, "--help"], env={"COLUMNS": "80", "TERMINAL_WIDTH": "80"})
+    assert result.exit_code == 0
+    text = " ".join(re.sub(r"[│╭╮╰╯─]", " ", result.output).split())
+    assert [hint for hint in taught if hint not in text] == []
+    assert max(len(line) for line in result.output.splitlines()) <= 80
+
+
+def test_settings_are_listed_whole_in_eighty_columns() -> None:
+    result = CliRunner().invoke(app, ["settings"], env={"COLUMNS": "80"})
+    for name, default, meaning in describe():
+        assert f"{name}  {default}".rstrip() in [line.rstrip() for line in result.output.splitlines()]
+        assert meaning in " ".join(result.output.split())
+    rows = json.loads(CliRunner().invoke(app, ["settings", "--json"]).output)
+    assert [tuple(row.values()) for row in rows] == describe()
+
+
+async def test_trigger_sends_every_event_type(start: Start, servers: Servers, connection: Connection) -> None:
+    daemon = await start()
+    url = f"{daemon.public_url}/webhooks/authorize-net"
+    code, out, err = await _webhookd("trigger", "--url", url, folder=servers.folder, WEBHOOKD_SIGNATURE_KEYS=KEY)
+    assert (code, err) == (0, "")
+    assert f"23 requests to {url}\n" in out, "the address stands on one line"
+    assert re.search(r"accepted\W+23\b", out)
+    types = await connection.fetch("SELECT event_type FROM events")
+    assert sorted(row["event_type"] for row in types) == sorted(EVENT_TYPES)
+
+
+async def test_trigger_counts_what_it_sent_and_how_it_was_answered(
+    start: Start, servers: Servers, connection: Connection
+) -> None:
+    daemon = await start(accounts={"eu": {"signature_keys": OTHER_KEY}})
+    code, out, err = await _webhookd(
+        *("trigger", "payment.*", "--count", "60", "--duplicates", "25", "--out-of-order", "--json", "--account", "EU"),
+        folder=servers.folder,
+        WEBHOOKD_LISTEN=daemon.public_url.removeprefix("http://"),
+        WEBHOOKD_SIGNATURE_KEYS=KEY,
+        WEBHOOKD_ACCOUNTS__EU__SIGNATURE_KEYS=OTHER_KEY,
+    )
+    assert (code, err) == (0, "")
+    summary = json.loads(out)
+    assert (summary["sent"], summary["failed"]) == (60, 0)
+    assert summary["outcomes"] == {"accepted": 45, "duplicate": 15}
+    assert await connection.fetchval("SELECT count(*) FROM events WHERE account = 'eu'") == 45
+
+
+async def test_trigger_fails_where_not_everything_was_answered_200(start: Start, servers: Servers) -> None:
+    daemon = await start()
+    url = f"{daemon.public_url}/webhooks/authorize-net"
+    refused = await _webhookd("trigger", "--url", url, folder=servers.folder, WEBHOOKD_SIGNATURE_KEYS=OTHER_KEY)
+    assert refused[0] == 1
+    assert "23 of 23 requests were refused" in refused[2]
+    assert "set WEBHOOKD_SIGNATURE_KEYS" in refused[2]
+    assert OTHER_KEY not in "".join(refused[1:])
+    unknown = await _webhookd("trigger", "--json", "--url", f"{url}/nobody", folder=servers.folder, WEBHOOKD_SIGNATURE_KEYS=KEY)
+    assert unknown[0] == 1
+    assert json.loads(unknown[1])["failed"] == 23
+    assert "check --account" in unknown[2]
+
+
+async def test_trigger_says_that_nothing_answers_and_shows_no_password_of_the_address(tmp_path: Path) -> None:
+    code, out, err = await _webhookd(
+        "trigger", "--url", "http://user:hunter2@127.0.0.1:1/hook", folder=tmp_path, WEBHOOKD_SIGNATURE_KEYS=KEY
+    )
+    assert code == 1
+    assert "23 of 23 requests got no answer: is webhookd running there?" in err
+    assert "http://127.0.0.1:1/hook" in out
+    assert "hunter2" not in out + err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "told"),
+    [
+        ([], {}, "WEBHOOKD_SIGNATURE_KEYS is not set"),
+        (["--account", "eu"], {"WEBHOOKD_SIGNATURE_KEYS": KEY}, "WEBHOOKD_ACCOUNTS__EU__SIGNATURE_KEYS"),
+        (["payment.voided"], {"WEBHOOKD_SIGNATURE_KEYS": KEY}, "no event type matches 'payment.voided'"),
+        (["--url", "localhost:8080"], {"WEBHOOKD_SIGNATURE_KEYS": KEY}, "--url: give the whole address"),
+        ([], {"WEBHOOKD_SIGNATURE_KEY": KEY}, "did you mean WEBHOOKD_SIGNATURE_KEYS?"),
+    ],
+)
+def test_what_trigger_lacks_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], environment: dict[str, str], told: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, ["trigger", *arguments], env=environment)
+    assert isinstance(result.exception, SettingsError)
+    assert told in str(result.exception)
+    assert KEY not in str(result.exception)
+
+
+async def test_migrate_says_what_it_did(servers: Servers) -> None:
+    code, out, _ = await _webhookd("migrate", folder=servers.folder, **servers.settings)
+    assert (code, out) == (0, "the schema is up to date\n")
+
+
+async def test_migrate_without_postgresql_fails_in_one_line_without_the_password(servers: Servers) -> None:
+    away = urlsplit(servers.database_url)._replace(netloc="postgres:hunter2@127.0.0.1:1").geturl()
+    code, out, err = await _webhookd("migrate", folder=servers.folder, **{**servers.settings, "WEBHOOKD_DATABASE_URL": away})
+    assert (code, out) == (1, "")
+    assert err.startswith("webhookd: postgresql is unavailable")
+    assert len(err.splitlines()) == 1
+    assert "hunter2" not in err
+
+
+async def test_doctor_of_a_running_daemon_warns_of_its_addresses_and_fails_nothing(start: Start, servers: Servers) -> None:
+    daemon = await start()
+    environment = {**servers.settings, "WEBHOOKD_LISTEN": daemon.public_url.removeprefix("http://")}
+    code, out, err = await _webhookd("doctor", "--json", folder=servers.folder, **environment)
+    assert (code, err) == (0, "")
+    report = json.loads(out)
+    assert report["ok"] is True
+    verdicts = {finding["check"]: finding["verdict"] for finding in report["findings"]}
+    assert verdicts.pop("WEBHOOKD_LISTEN") == "warning"
+    assert set(verdicts.values()) == {"ok"}
+
+
+async def test_doctor_fails_where_dependencies_are_away_and_shows_no_secret(servers: Servers) -> None:
+    environment = {
+        **servers.settings,
+        "WEBHOOKD_DATABASE_URL": "postgresql://shop:hunter2@127.0.0.1:1/shop",
+        "WEBHOOKD_REDIS_URL": "redis://:hunter3@127.0.0.1:notaport/0",
+    }
+    code, out, err = await _webhookd("doctor", folder=servers.folder, **environment)
+    assert code == 1
+    assert re.search(r"failed +postgresql: .*WEBHOOKD_DATABASE_URL", out)
+    assert re.search(r"failed +redis: .*WEBHOOKD_REDIS_URL", out)
+    assert re.search(r"2 failed, 0 warned", out)
+    assert "hunter" not in out + err
+
+
+async def test_doctor_of_a_wrong_setting_names_it_for_people_and_for_scripts(tmp_path: Path) -> None:
+    environment = {"WEBHOOKD_SIGNATURE_KEYS": KEY, "WEBHOOKD_MAX_ATTEMPTS": "0"}
+    code, out, err = await _webhookd("doctor", folder=tmp_path, **environment)
+    assert (code, out) == (2, "")
+    assert "WEBHOOKD_MAX_ATTEMPTS" in err
+    code, out, err = await _webhookd("doctor", "--json", folder=tmp_path, **environment)
+    assert (code, err) == (2, "")
+    report = json.loads(out)
+    assert report["ok"] is False
+    assert "WEBHOOKD_MAX_ATTEMPTS" in report["findings"][0]["detail"]

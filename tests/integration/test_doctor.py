@@ -1,0 +1,179 @@
+"""The doctor: each thing that is not well is found, and told with its remedy; and which key made a signature."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import socket
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import asyncpg
+import pytest
+from redis.asyncio import Redis
+from typer.testing import CliRunner
+
+from tests.conftest import Servers, settings_of
+from tests.helpers.running import KEY
+from webhookd.authorizenet.signature import fingerprint, sign
+from webhookd.cli import app
+from webhookd.doctor import Finding, Verdict, examine
+
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+BODY = b'{"notificationId":"d0e8e7fe","eventType":"net.authorize.payment.void.created","payload":{"authAmount":1.10}}'
+OLD_KEY = "0" * 127 + "1"
+
+
+async def _examine(servers: Servers, **overrides: Any) -> dict[str, Finding]:
+    return {finding.check: finding async for finding in examine(settings_of(servers.settings, **overrides))}
+
+
+def _ill(findings: dict[str, Finding]) -> dict[str, Verdict]:
+    return {finding.check: finding.verdict for finding in findings.values() if finding.verdict is not Verdict.OK}
+
+
+async def test_all_is_well_and_nothing_is_left_behind(servers: Servers) -> None:
+    client = Redis.from_url(servers.redis_url)
+    findings = await _examine(servers)
+    assert _ill(findings) == {}
+    assert set(findings) >= {"settings", "handlers", "postgresql version", "schema", "redis", "sqs queue", "sqs redrive policy"}
+    assert not [key async for key in client.scan_iter("webhookd:doctor:*")]
+    await client.aclose()
+
+
+@pytest.mark.parametrize(
+    ("database_url", "redis_url", "sqs"),
+    [
+        ("postgresql://s:hunter2@127.0.0.1:1/s", "redis://:hunter2@127.0.0.1:1/0", {"sqs_endpoint_url": "http://127.0.0.1:1"}),
+        ("postgresql://s:hunter2@[::1/s", "redis://:hunter2@127.0.0.1:x/0", {"sqs_queue": "nowhere"}),
+    ],
+    ids=["away", "unreadable"],
+)
+async def test_a_dependency_that_does_not_answer_fails_and_its_setting_is_named(
+    servers: Servers, database_url: str, redis_url: str, sqs: dict[str, str]
+) -> None:
+    findings = await _examine(servers, database_url=database_url, redis_url=redis_url, **sqs)
+    assert _ill(findings) == dict.fromkeys(("postgresql", "redis", "sqs"), Verdict.FAILED)
+    assert "WEBHOOKD_DATABASE_URL" in findings["postgresql"].detail
+    assert "WEBHOOKD_REDIS_URL" in findings["redis"].detail
+    assert "WEBHOOKD_SQS_ENDPOINT_URL" in findings["sqs"].detail
+    assert "hunter2" not in repr(findings)
+
+
+async def test_a_wrong_password_is_told_without_it(servers: Servers) -> None:
+    scheme, _, place = servers.redis_url.rpartition("@")
+    findings = await _examine(servers, redis_url=f"redis://:hunter2@{place}")
+    assert scheme
+    assert _ill(findings) == {"redis": Verdict.FAILED}
+    assert "AuthenticationError" in findings["redis"].detail
+    assert "hunter2" not in repr(findings)
+
+
+async def test_a_redis_that_takes_no_key_fails(servers: Servers) -> None:
+    client: Any = Redis.from_url(servers.redis_url)
+    await client.execute_command("ACL", "SETUSER", "reader", "on", ">hunter2", "~*", "+@read", "+ping")
+    _, _, place = servers.redis_url.rpartition("@")
+    findings = await _examine(servers, redis_url=f"redis://reader:hunter2@{place}")
+    assert _ill(findings) == {"redis": Verdict.FAILED}
+    assert "takes no key" in findings["redis"].detail
+    await client.execute_command("ACL", "DELUSER", "reader")
+    await client.aclose()
+
+
+async def test_a_database_without_the_schema_is_told_how_to_get_it(servers: Servers, connection: Connection) -> None:
+    await connection.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+    findings = await _examine(servers)
+    assert _ill(findings) == {"schema": Verdict.FAILED}
+    assert "0001_core" in findings["schema"].detail
+    assert "webhookd migrate" in findings["schema"].detail
+
+
+async def test_a_commit_that_is_not_synchronous_fails(servers: Servers, connection: Connection) -> None:
+    name = await connection.fetchval("SELECT current_database()")
+    await connection.execute(f"ALTER DATABASE {name} SET synchronous_commit = off")
+    findings = await _examine(servers)
+    assert _ill(findings) == {"synchronous_commit": Verdict.FAILED}
+    assert "set it to on" in findings["synchronous_commit"].detail
+
+
+async def test_a_queue_that_does_not_redrive_fails(servers: Servers) -> None:
+    findings = await _examine(servers, sqs_queue=servers.dead_letter_queue, sqs_dead_letter_queue=servers.queue)
+    assert _ill(findings)["sqs redrive policy"] is Verdict.FAILED
+    assert servers.queue in findings["sqs redrive policy"].detail
+
+
+async def test_a_queue_that_gives_up_before_webhookd_is_warned_of(servers: Servers) -> None:
+    findings = await _examine(servers, max_attempts=50)
+    assert _ill(findings) == {"sqs redrive policy": Verdict.WARNING}
+    assert "WEBHOOKD_MAX_ATTEMPTS (50)" in findings["sqs redrive policy"].detail
+
+
+async def test_a_truncated_key_is_warned_of_by_its_fingerprint(servers: Servers) -> None:
+    findings = await _examine(servers, signature_keys=KEY[:100])
+    assert _ill(findings) == {"signature key of default": Verdict.WARNING}
+    assert "100 characters" in findings["signature key of default"].detail
+    assert fingerprint(KEY[:100]) in findings["signature key of default"].detail
+    assert KEY[:100] not in repr(findings)
+
+
+async def test_handlers_that_cannot_be_imported_fail(servers: Servers) -> None:
+    findings = await _examine(servers, handlers="no_such_shop")
+    assert _ill(findings) == {"handlers": Verdict.FAILED}
+    assert "no_such_shop" in findings["handlers"].detail
+
+
+async def test_an_address_in_use_is_a_warning_only(servers: Servers) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        findings = await _examine(servers, listen=f"127.0.0.1:{taken.getsockname()[1]}")
+    assert _ill(findings) == {"WEBHOOKD_LISTEN": Verdict.WARNING}
+
+
+def _explain(folder: Path, signature: str, *arguments: str) -> tuple[int, str]:
+    """`webhookd doctor` of BODY and `signature`, with two keys; neither may be shown."""
+    (folder / "body.json").write_bytes(BODY)
+    command = ["doctor", "--body", str(folder / "body.json"), "--signature", signature, "--folder", str(folder), *arguments]
+    result = CliRunner().invoke(app, command, env={"WEBHOOKD_SIGNATURE_KEYS": f"{OLD_KEY},{KEY}", "COLUMNS": "120"})
+    assert KEY not in result.output
+    assert OLD_KEY not in result.output
+    return result.exit_code, " ".join(result.output.split())
+
+
+def test_a_captured_signature_is_explained_by_its_key_without_any_dependency(tmp_path: Path) -> None:
+    code, told = _explain(tmp_path, sign(BODY, KEY))
+    assert code == 0
+    assert f"The signature verifies: the key {fingerprint(KEY)} of the account default, as text." in told
+    assert fingerprint(OLD_KEY) in told, "the other key's row is there, too"
+    code, told = _explain(tmp_path, sign(BODY, KEY).lower(), "--json")
+    assert code == 0
+    matching = [reading for reading in json.loads(told)["readings"] if reading["matches"]]
+    assert [(reading["fingerprint"], reading["reading"]) for reading in matching] == [(fingerprint(KEY), "as text")]
+
+
+def test_a_signature_by_the_hex_decoded_key_is_told_to_be_one(tmp_path: Path) -> None:
+    code, told = _explain(tmp_path, "sha512=" + hmac.digest(bytes.fromhex(KEY), BODY, "sha512").hex())
+    assert code == 1
+    assert f"matches the key {fingerprint(KEY)} of the account default only hex-decoded" in told
+
+
+def test_a_body_that_was_serialised_again_is_told_to_be_one(tmp_path: Path) -> None:
+    spaced = BODY.replace(b":", b": ").replace(b",", b", ")
+    (tmp_path / "body.json").write_bytes(spaced)
+    command = ["doctor", "--body", str(tmp_path / "body.json"), "--signature", sign(BODY, KEY), "--folder", str(tmp_path)]
+    result = CliRunner().invoke(app, command, env={"WEBHOOKD_SIGNATURE_KEYS": KEY, "COLUMNS": "200"})
+    assert result.exit_code == 1
+    assert "only as text and over the body without white space between its parts" in " ".join(result.output.split())
+
+
+@pytest.mark.parametrize("signature", ["sha512=" + "0" * 128, hashlib.sha512(BODY).hexdigest(), "nonsense"])
+def test_a_signature_of_no_key_is_told_to_be_none(tmp_path: Path, signature: str) -> None:
+    code, told = _explain(tmp_path, signature)
+    assert code == 1
+    assert "No key matches" in told
+
+
+def test_a_body_without_its_signature_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "body.json").write_bytes(BODY)
+    result = CliRunner().invoke(app, ["doctor", "--body", str(tmp_path / "body.json")])
+    assert result.exit_code != 0
+    assert "go together" in str(result.exception)
