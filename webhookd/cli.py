@@ -136,12 +136,12 @@ def trigger(
     """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from webhookd.dev import session, traffic
+    from webhookd.dev import known, session, traffic
 
     types = traffic.matching_types(event_type)
     if url is not None and not url.startswith(("http://", "https://")):
         raise SettingsError("--url: give the whole address, as http://127.0.0.1:8080/webhooks/authorize-net")
-    target = session.target(folder, account=account, url=url)
+    target = known.target(folder, account=account, url=url)
     first = session.fresh_number()
     samples = traffic.stream(types, count or len(types), duplicates=duplicates / 100, out_of_order=out_of_order, first=first)
     columns = (TextColumn("sending"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -209,12 +209,12 @@ def doctor(
     `webhookd doctor --body body.json --signature 'sha512=…'`.
     """
     from webhookd import logs
-    from webhookd.dev import session
+    from webhookd.dev import known
 
     if (body is None) != (signature is None):
         raise SettingsError("--body and --signature go together: both from one captured request")
     try:
-        loaded, taken = session.known(folder, whole=body is None)
+        loaded, taken = known.known(folder, whole=body is None)
     except SettingsError as error:
         if as_json:
             findings = [{"check": "settings", "verdict": "failed", "detail": line} for line in str(error).splitlines()]

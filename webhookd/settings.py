@@ -5,18 +5,13 @@ Every problem is found before anything starts, and told without a secret.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import math
-import os
 import re
-import tomllib
 from enum import StrEnum
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import pydantic_settings
-from dotenv import dotenv_values
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -30,15 +25,10 @@ from pydantic import (
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from webhookd.errors import SettingsError
+from webhookd.sources import CONFIG, PREFIX, SecretFiles, config_file, misspelt
 
-if TYPE_CHECKING:
-    from pydantic.fields import FieldInfo
-
-_PREFIX = "WEBHOOKD_"
-_CONFIG = "WEBHOOKD_CONFIG"
 _ACCOUNT = re.compile(r"[a-z0-9_-]{1,64}")
 _ACCOUNT_KEYS = "accounts__{}__signature_keys"
-_SECRET = re.compile(r"(database_url|redis_url|signature_keys|admin_tokens|read_tokens|accounts__.+__signature_keys)")
 # At most one @, and that before the host: where a password is not percent-encoded nothing beyond the scheme is safe to show.
 _URL = re.compile(r"(?P<scheme>\w+)://(?:[^/?#@]*@)?(?P<place>[^@?#]*)(?:[?#][^@]*)?")
 _DAY = 86_400
@@ -82,55 +72,6 @@ class AccountSettings(BaseModel):
     _comma_separated = field_validator("signature_keys", mode="before")(_keys)
 
 
-def _variables() -> dict[str, str | None]:
-    return {**dotenv_values(".env"), **os.environ}
-
-
-class _SecretFiles(PydanticBaseSettingsSource):
-    """`WEBHOOKD_<NAME>_FILE` variables, and systemd's credentials, named as the setting with or without `webhookd_`."""
-
-    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        return None, field_name, False
-
-    def __call__(self) -> dict[str, Any]:
-        files: dict[str, tuple[str, Path]] = {}
-        if folder := os.environ.get("CREDENTIALS_DIRECTORY"):
-            for path in sorted(Path(folder).glob("*")):
-                files[path.name.lower().removeprefix(_PREFIX.lower())] = (path.name, path)
-        for name, value in _variables().items():
-            if value and name.upper().startswith(_PREFIX) and name.upper().endswith("_FILE"):
-                files[name[len(_PREFIX) : -len("_FILE")].lower()] = (name, Path(value))
-        found: dict[str, Any] = {}
-        for setting, (name, path) in files.items():
-            if _SECRET.fullmatch(setting):
-                *parents, last = setting.split("__")
-                inner = found
-                for parent in parents:
-                    inner = inner.setdefault(parent, {})
-                inner[last] = _read(name, path).strip()
-        return found
-
-
-def _read(name: str, path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(
-            f"{name}: cannot read {path} ({type(error).__name__}); "
-            "check that it is there, is text, and that webhookd's user may read it"
-        ) from None
-
-
-def _config_file() -> dict[str, Any]:
-    path = _variables().get(_CONFIG)
-    if not path:
-        return {}
-    try:
-        return tomllib.loads(_read(_CONFIG, Path(path)))
-    except tomllib.TOMLDecodeError as error:
-        raise SettingsError(f"{_CONFIG}: {path} is not TOML: {error}") from None
-
-
 def _setting(default: Any, meaning: str, **limits: Any) -> Any:
     return Field(default, description=meaning, **limits)
 
@@ -139,7 +80,7 @@ class Settings(BaseSettings):
     """Every setting, frozen. Durations are seconds. Field `x` is the environment variable `WEBHOOKD_X`."""
 
     model_config = SettingsConfigDict(
-        env_prefix=_PREFIX,
+        env_prefix=PREFIX,
         env_nested_delimiter="__",
         env_file=".env",
         env_ignore_empty=True,
@@ -205,8 +146,8 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """What stands earlier wins: what the process was started with, secret files among it, over what lies about."""
-        config = pydantic_settings.InitSettingsSource(settings_cls, _config_file())
-        return init_settings, env_settings, _SecretFiles(settings_cls), dotenv_settings, config
+        config = pydantic_settings.InitSettingsSource(settings_cls, config_file())
+        return init_settings, env_settings, SecretFiles(settings_cls), dotenv_settings, config
 
     _comma_separated_keys = field_validator("signature_keys", mode="before")(_keys)
 
@@ -264,7 +205,7 @@ class Settings(BaseSettings):
     def _fit_together(self) -> Settings:
         problems = []
         for name, account in self.accounts.items():
-            variable = _PREFIX + _ACCOUNT_KEYS.format(name).upper()
+            variable = PREFIX + _ACCOUNT_KEYS.format(name).upper()
             if not _ACCOUNT.fullmatch(name):
                 problems.append(f"{variable}: an account's name has 1 to 64 of the characters a-z, 0-9, _ and -")
             if not account.signature_keys:
@@ -361,13 +302,13 @@ def load(**overrides: Any) -> Settings:
     """
     problems = []
     try:
-        problems = _misspelt()
+        problems = misspelt(Settings.model_fields)
         settings = Settings(**overrides)
     except ValidationError as error:
         problems += [_explain(one) for one in error.errors(include_input=False, include_url=False)]
     except pydantic_settings.SettingsError as error:
         # Its cause holds the text that would not parse, so only the message goes on: the field's and source's names.
-        problems.append(f"{_PREFIX}ACCOUNTS: {error}; use {_PREFIX}ACCOUNTS__<NAME>__SIGNATURE_KEYS, or a TOML file")
+        problems.append(f"{PREFIX}ACCOUNTS: {error}; use {PREFIX}ACCOUNTS__<NAME>__SIGNATURE_KEYS, or a TOML file")
     except SettingsError as error:
         problems.append(str(error))
     if problems:
@@ -375,38 +316,12 @@ def load(**overrides: Any) -> Settings:
     return settings
 
 
-def _misspelt() -> list[str]:
-    """A line for each name that looks like a setting and is none: a slip must not leave a default in force unseen."""
-    known = {_CONFIG, *(_PREFIX + name.upper() for name in Settings.model_fields)}
-    files = {name + "_FILE" for name in known if _SECRET.fullmatch(name.removeprefix(_PREFIX).lower())}
-    variables = _variables()
-    given = [(name, name.upper()) for name in variables]
-    given += [(f"{variables[_CONFIG]}: {name}", _PREFIX + name.upper()) for name in _config_file()]
-    # Kubernetes tells every pod of a Service "webhookd" by WEBHOOKD_SERVICE_HOST, WEBHOOKD_PORT_8080_TCP and others.
-    services = [name.removesuffix("SERVICE_HOST") for name in os.environ if name.endswith("_SERVICE_HOST")]
-    foreign = ("WEBHOOKD_DEV_", "WEBHOOKD_TEST_", *(name + end for name in services for end in ("SERVICE_", "PORT")))
-    problems = []
-    for name, variable in sorted(given):
-        if variable in known | files or not variable.startswith(_PREFIX) or variable.startswith(foreign):
-            continue
-        if re.fullmatch(r"WEBHOOKD_ACCOUNTS__.+__SIGNATURE_KEYS(_FILE)?", variable):
-            if not variables.get(name):  # would else count as not set, and the account's webhooks be answered 404
-                problems.append(f"{name} is empty; set a key, or drop the account")
-            continue
-        # Without the prefix, which would make any two names look alike.
-        names = sorted(name.removeprefix(_PREFIX) for name in known | files)
-        near = difflib.get_close_matches(variable.removeprefix(_PREFIX), names, n=1)
-        remedy = f"did you mean {_PREFIX}{near[0]}?" if near else "`webhookd settings` lists them"
-        problems.append(f"{name} is not a setting; {remedy}")
-    return problems
-
-
 def _explain(error: Any) -> str:
     if not error["loc"]:
         return str(error["msg"]).removeprefix("Value error, ")
     # Beyond the setting's own name stand positions, or names that were given: of use for accounts only.
     parts = error["loc"] if error["loc"][0] == "accounts" else error["loc"][:1]
-    name = _PREFIX + "__".join(str(part).upper() for part in parts)
+    name = PREFIX + "__".join(str(part).upper() for part in parts)
     if error["type"] == "missing":
         meaning = Settings.model_fields[error["loc"][0]].description
         return f"{name} is not set: it names {meaning} (`webhookd dev` brings its own)"
@@ -415,11 +330,11 @@ def _explain(error: Any) -> str:
 
 def describe() -> list[tuple[str, str, str]]:
     """(environment variable, default, meaning) of every setting; a secret's may be a file's path, in `…_FILE`."""
-    rows = [(_CONFIG, "", "Path of a TOML file of settings: their names in lower case, without WEBHOOKD_.")]
+    rows = [(CONFIG, "", "Path of a TOML file of settings: their names in lower case, without WEBHOOKD_.")]
     for name, field in Settings.model_fields.items():
         default = "required" if field.is_required() else _shown(field.default)
         variable = _ACCOUNT_KEYS.format("<name>") if name == "accounts" else name
-        rows.append((_PREFIX + variable.upper(), default, field.description or ""))
+        rows.append((PREFIX + variable.upper(), default, field.description or ""))
     return rows
 
 

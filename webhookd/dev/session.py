@@ -16,15 +16,14 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import aiohttp
-import pydantic_settings
 from dotenv import dotenv_values
-from pydantic import SecretStr, ValidationError
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
 from webhookd.authorizenet.notification import EVENT_TYPES
 from webhookd.dev import traffic
+from webhookd.dev.known import Target, given_settings, reachable
 from webhookd.dev.servers import Stack
 from webhookd.errors import SettingsError, UnavailableError
 from webhookd.event import Status
@@ -34,83 +33,8 @@ if TYPE_CHECKING:
     from webhookd.daemon import Daemon
 
 _SHOWN_FOR = 60.0  # seconds until the show of samples gives up waiting for an end
-# Stands for what is required and the session will bring, while the rest of the settings is checked.
-_STAND_INS: dict[str, Any] = {"database_url": "postgresql://", "redis_url": "redis://", "signature_keys": "none"}
 # moto scans a whole queue at each send, so few messages at a time; and it forgets them when it stops.
 _GENTLE = {"relay_window": 30, "resend_after": 15, "sqs_wait": 2, "shutdown_grace": 10}
-
-
-class _Lenient(Settings):
-    """The settings with none required: its `model_fields_set` tells which ones some source gives."""
-
-    database_url: SecretStr = SecretStr(_STAND_INS["database_url"])
-    redis_url: SecretStr = SecretStr(_STAND_INS["redis_url"])
-    signature_keys: tuple[SecretStr, ...] = (SecretStr(_STAND_INS["signature_keys"]),)
-
-
-def _given() -> tuple[set[str], Settings]:
-    """The names of the settings that some source gives, and all of them, with stand-ins for what is required and not given.
-
-    Raises SettingsError with every problem.
-    """
-    try:
-        given = _Lenient().model_fields_set
-    except ValidationError as error:
-        given = {str(problem["loc"][0]) for problem in error.errors(include_input=False) if problem["loc"]}
-    except pydantic_settings.SettingsError:
-        given = set()
-    return given, load(**{name: value for name, value in _STAND_INS.items() if name not in given})
-
-
-def known(folder: Path, *, whole: bool = True) -> tuple[Settings, list[str]]:
-    """The settings, and beneath them what the last session in `folder` brought; with the variables taken from there.
-
-    Without `whole`, only a signature key is required. Raises SettingsError where one is missing, or wrong.
-    """
-    given, _ = _given()
-    kept = {name: value for name, value in dotenv_values(folder / "dev.env").items() if value}
-    taken = {name: value for name, value in kept.items() if _field(name) in Settings.model_fields.keys() - given}
-    if "WEBHOOKD_SQS_ENDPOINT_URL" in taken:
-        os.environ.update({name: value for name, value in kept.items() if name.startswith("AWS_")})
-    lower: dict[str, Any] = {_field(name): value for name, value in taken.items()}
-    for name in () if whole else ("database_url", "redis_url"):
-        lower.setdefault(name, _STAND_INS[name])
-    return load(**lower), sorted(taken)
-
-
-def _field(variable: str) -> str:
-    return variable.removeprefix("WEBHOOKD_").lower()
-
-
-@dataclass(slots=True, frozen=True)
-class Target:
-    """Where sample traffic goes, and the key that signs it."""
-
-    url: str
-    key: str
-
-    def __repr__(self) -> str:
-        return f"Target({self.url!r})"
-
-
-def target(folder: Path, *, account: str, url: str | None) -> Target:
-    """The receiver's address and an account's key: from the settings, else from the last session in `folder`.
-
-    Raises SettingsError where neither knows a key.
-    """
-    settings, _ = known(folder, whole=False)
-    keys = settings.keys_by_account.get(account.lower())
-    if not keys:
-        name = "WEBHOOKD_SIGNATURE_KEYS" if account == "default" else f"WEBHOOKD_ACCOUNTS__{account.upper()}__SIGNATURE_KEYS"
-        raise SettingsError(f"no key of the account {account!r} to sign with: set {name}")
-    host, port = settings.public_address
-    path = "/webhooks/authorize-net" + ("" if account == "default" else f"/{account.lower()}")
-    return Target(url or _reachable(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}") + path, keys[0])
-
-
-def _reachable(url: str) -> str:
-    """`url` from this machine: one listens on every address, but connects to one."""
-    return url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
 
 
 def fresh_number() -> int:
@@ -149,7 +73,7 @@ def run(folder: Path, *, samples: bool, console: Console, loop: Callable[[Corout
     interrupts = _Interrupts()
     folder = folder.absolute()
     console.print("[bold]webhookd dev[/]: everything on this machine", highlight=False)
-    given, checked = _given()
+    given, checked = given_settings()
     _check_ports(checked)
     stack = Stack(
         folder,
@@ -288,12 +212,12 @@ class _Session:
 
     async def _show(self, running: Daemon, *, samples: bool) -> None:
         """The samples on their way, the addresses, and how to send more."""
-        console, where = self._console, _reachable(running.public_url)
+        console, where = self._console, reachable(running.public_url)
         keys = self._settings.keys_by_account.get("default")
         if samples and where and keys:
             await _show_samples(running, Target(f"{where}/webhooks/authorize-net", keys[0]), console)
         console.print()
-        for name, address in self._addresses(where, _reachable(running.admin_url)):
+        for name, address in self._addresses(where, reachable(running.admin_url)):
             console.print(f"  {name:<12}{address}", highlight=False, soft_wrap=True)
         console.print("\n[bold]serving[/], until Ctrl-C. Send more events from another terminal, in this folder:\n")
         command = ".venv/bin/webhookd" if os.access(".venv/bin/webhookd", os.X_OK) else "webhookd"
