@@ -60,7 +60,7 @@ class Daemon:
             settings.redis_url.get_secret_value(),
             instance=lambda: self.database.instance,
             dedupe_ttl=settings.dedupe_ttl,
-            claim_ttl=settings.handler_timeout + 30,
+            claim_ttl=settings.handler_timeout + 10,  # the handlers, and the bookkeeping after them
             metrics=metrics,
             watch=watch,
         )
