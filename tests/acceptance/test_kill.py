@@ -6,6 +6,7 @@ import asyncio
 import random
 import signal
 from collections import Counter
+from functools import partial
 
 import asyncpg
 
@@ -51,8 +52,7 @@ async def test_killed_again_and_again_nothing_acknowledged_is_lost_or_doubled(
             samples = traffic.stream(EVENT_TYPES, 300, first=1000 * round_)
             sending = asyncio.create_task(traffic.send(samples, daemon.webhook_url, KEY, connections=16, answered=answered))
             moment = len(acknowledged) + random.randrange(20, 250)
-            while len(acknowledged) < moment and not sending.done():
-                await asyncio.sleep(0)
+            await until(partial(_reached, acknowledged, moment, sending), "a random number are acknowledged", every=0.002)
             await asyncio.to_thread(daemon.end, signal.SIGKILL)
             await sending
         await daemon.start()
@@ -67,6 +67,10 @@ async def test_killed_again_and_again_nothing_acknowledged_is_lost_or_doubled(
     assert events == set(acknowledged.values()), "one event for each webhook, and no other"
     effects = Counter(str(row["event_id"]) for row in await connection.fetch("SELECT event_id FROM effects"))
     assert effects == dict.fromkeys(events, 1), "one effect for each event"
+
+
+def _reached(acknowledged: dict[str, str], moment: int, sending: asyncio.Task[traffic.Summary]) -> bool:
+    return len(acknowledged) >= moment or sending.done()
 
 
 async def _all_processed(connection: asyncpg.Connection[asyncpg.Record]) -> bool:
