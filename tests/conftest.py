@@ -28,6 +28,20 @@ from webhookd.settings import Settings, load
 from webhookd.store.database import migrate
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--faults-long", action="store_true", help="also the fault suite's long cases, and many rounds of the others"
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--faults-long"):
+        return
+    long = [item for item in items if item.get_closest_marker("long")]
+    items[:] = [item for item in items if item not in long]
+    config.hook.pytest_deselected(items=long)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_environment() -> Iterator[None]:
     """No setting of the developer's shell reaches a test, and no AWS call real credentials."""
@@ -168,9 +182,16 @@ async def servers(stack: Stack, database_url: str, tmp_path: Path) -> Servers:
         dead_letter_queue=f"{name}-dead",
         folder=tmp_path,
     )
-    settings = settings_of(found.settings)
+    await make_queues(found)
+    return found
+
+
+async def make_queues(servers: Servers) -> None:
+    """Makes the queue and its dead-letter queue; finding them made is fine."""
+    settings = settings_of(servers.settings)
     sqs = make_sqs(settings, Metrics(), Watch())
     await sqs.start()
-    await sqs.create_queues(max_receive_count=settings.max_attempts + 5)
-    await sqs.stop()
-    return found
+    try:
+        await sqs.create_queues(max_receive_count=settings.max_attempts + 5)
+    finally:
+        await sqs.stop()

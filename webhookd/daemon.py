@@ -11,10 +11,12 @@ from contextlib import AsyncExitStack
 
 from aiohttp import web
 
+from webhookd import failpoints
 from webhookd.admin.app import admin_app
 from webhookd.admin.health import Health
 from webhookd.authorizenet.signature import fingerprint
 from webhookd.errors import SettingsError
+from webhookd.failpoints import Failpoint, reach
 from webhookd.lifecycle import Loop, Part, Watch
 from webhookd.logs import logger
 from webhookd.metrics import Metrics
@@ -196,12 +198,16 @@ class Daemon:
         logger.info("stopping")
         if self._intake is not None:
             self._intake.refuse()
+        reach(Failpoint.SHUTDOWN_REFUSING)
         if self._public is not None:
             await self._public.cleanup()
+        reach(Failpoint.SHUTDOWN_ANSWERED)
         if self._poller is not None:
             # Some of the grace is for what comes after the workers: flushing, and closing.
             await self._poller.stop(max(self._settings.shutdown_grace - (time.monotonic() - started) - 5.0, 1.0))
+        reach(Failpoint.SHUTDOWN_DRAINED)
         await self._stack.aclose()
+        reach(Failpoint.SHUTDOWN_FLUSHED)
         if self._admin is not None:
             await self._admin.cleanup()
         logger.info("stopped", seconds=round(time.monotonic() - started, 3))
@@ -236,6 +242,7 @@ def make_sqs(settings: Settings, metrics: Metrics, watch: Watch) -> Sqs:
 
 async def serve(settings: Settings, *, started: Callable[[Daemon], None] | None = None) -> int:
     """Runs a daemon until SIGTERM or SIGINT; returns the exit code: 1 where one of its parts broke."""
+    failpoints.arm(settings.failpoints)
     handlers.load(settings.handlers)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()

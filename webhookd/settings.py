@@ -134,6 +134,7 @@ class Settings(BaseSettings):
     retry_after: int = _setting(5, "The Retry-After of a 503, in seconds.", ge=0)
     shutdown_grace: float = _setting(25.0, "Seconds that a shutdown may take; below Kubernetes' 30.", gt=0)
     log_level: Literal["debug", "info", "warning", "error"] = _setting("info", "The least level that is logged.")
+    failpoints: str = _setting("", "For tests of webhookd itself: where the process is to crash, as `name:nth pass`.")
     log_format: Literal["json", "console"] = _setting("json", "json: an object a line; console: for reading.")
 
     @classmethod

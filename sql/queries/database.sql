@@ -28,3 +28,11 @@ SELECT
     current_setting('synchronous_commit') AS synchronous_commit,
     extract(epoch FROM clock_timestamp())::float8 AS epoch,
     coalesce(pg_relation_size(to_regclass('event_bodies_default')), 0) > 0 AS stray_bodies;
+
+-- name: take_duty(name, holder, seconds)$
+-- Takes or keeps a duty for `seconds`; true where it is this holder's now.
+INSERT INTO duties AS d (name, holder, held_until)
+VALUES (:name, :holder::uuid, now() + make_interval(secs => :seconds::float8))
+ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, held_until = excluded.held_until
+WHERE d.holder = excluded.holder OR d.held_until < now()
+RETURNING true;

@@ -54,18 +54,25 @@ class Process:
     async def __aexit__(self, *_: object) -> None:
         self.end(signal.SIGKILL)
 
-    async def start(self) -> None:
-        """Starts the process and waits until it is ready."""
+    async def start(self, *, ready: bool = True, **settings: str) -> None:
+        """Starts the process, with `settings` by field over its own, and waits until it is ready, or not."""
+        overrides = {f"WEBHOOKD_{name.upper()}": value for name, value in settings.items()}
         environment = {name: value for name, value in os.environ.items() if not name.startswith("WEBHOOKD_")}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(  # noqa: ASYNC220  returns as soon as it has forked
                 [sys.executable, "-m", "webhookd", "serve"],
-                env={**environment, **self._settings},
+                env={**environment, **self._settings, **overrides},
                 cwd=self.log.parent,
                 stdout=log,
                 stderr=log,
             )
-        await until(self.ready, "the daemon is ready")
+        if ready:
+            await until(self.ready, "the daemon is ready", deadline=30)
+
+    @property
+    def running(self) -> bool:
+        """Whether the process lives."""
+        return self.process is not None and self.process.poll() is None
 
     async def ready(self) -> bool:
         """Whether it answers its readiness probe with 200."""
@@ -79,10 +86,11 @@ class Process:
 
     def end(self, number: signal.Signals) -> int:
         """Sends a signal and waits for the end; returns the exit code."""
-        assert self.process is not None
+        if self.process is None:
+            return 0
         if self.process.poll() is None:
             self.process.send_signal(number)
-        return self.process.wait(30)
+        return self.process.wait(60)
 
     async def stop(self) -> int:
         """SIGTERM, and the exit code."""

@@ -16,6 +16,7 @@ from asyncpg.transaction import Transaction
 from webhookd.authorizenet.notification import label
 from webhookd.errors import Permanent, Retryable, UnavailableError
 from webhookd.event import Event
+from webhookd.failpoints import Failpoint, reach
 from webhookd.lifecycle import shielded
 from webhookd.logs import logger, where
 from webhookd.metrics import Metrics
@@ -119,6 +120,7 @@ class Worker:
         if token is None:
             await self._hide(message, min(_BUSY * message.receive_count, _LONGEST_BUSY))
             return Outcome.BUSY
+        reach(Failpoint.WORKER_AFTER_CLAIM)
         try:
             if body.dead is not None:
                 await self._revive(body)
@@ -176,6 +178,7 @@ class Worker:
             if not claimed.has_body:
                 return claimed, Permanent("its body is gone from the database")
             error = await self._handle(claimed.event, connection)
+            reach(Failpoint.WORKER_AFTER_HANDLERS)
             if error is not None:
                 lost = UnavailableError("postgresql", "the connection was lost in a handler")
                 return claimed, lost if connection.is_closed() else error
@@ -183,6 +186,7 @@ class Worker:
                 return claimed, TransactionEndedError()
             seconds = await shielded(self._commit(connection, transaction, claimed), _BOOKKEEPING)
             committed = True
+            reach(Failpoint.WORKER_AFTER_COMMIT)
             self._metrics.end_to_end_seconds.observe(seconds)
             self._metrics.attempts.observe(claimed.event.attempt)
         except Exception as error:
@@ -256,6 +260,7 @@ class Worker:
             claimed, reason=f"{detail} (next try in {delay:.2f} s)", delay=delay, resend_after=self._limits.resend_after
         ):
             self._metrics.retries.labels(label(event.event_type)).inc()
+        reach(Failpoint.WORKER_AFTER_RETRY)
         await self._hide(message, delay)
         return Outcome.RETRYING
 
@@ -272,6 +277,7 @@ class Worker:
             detail=detail,
             actor="worker",
         ):
+            reach(Failpoint.WORKER_AFTER_DEATH)
             self._metrics.dead.labels(code).inc()
             self._metrics.attempts.observe(event.attempt)
             self._dead_letters.copy(Body(event.id, event.account, event.event_type, dead=reason))

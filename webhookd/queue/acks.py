@@ -6,6 +6,7 @@ import asyncio
 
 from webhookd.batcher import Batcher
 from webhookd.errors import OverloadedError, UnavailableError
+from webhookd.failpoints import Failpoint, reach
 from webhookd.logs import logger
 from webhookd.metrics import Metrics
 from webhookd.queue.sqs import BATCH, Message, Sqs
@@ -56,8 +57,10 @@ class Acks:
     async def _delete(self, messages: list[Message]) -> list[BaseException | None]:
         left = messages
         for attempt in range(_TRIES):
+            reach(Failpoint.ACKS_BEFORE_DELETE)
             try:
                 codes = await self._sqs.delete(left)
+                reach(Failpoint.ACKS_AFTER_DELETE)
             except UnavailableError:
                 codes = ["unavailable"] * len(left)
             failed = [m for m, code in zip(left, codes, strict=True) if code not in (None, "ReceiptHandleIsInvalid")]

@@ -15,6 +15,7 @@ from uuid import UUID
 from webhookd.batcher import Batcher
 from webhookd.errors import OverloadedError, UnavailableError
 from webhookd.event import Status
+from webhookd.failpoints import Failpoint, reach
 from webhookd.lifecycle import Loop, Watch
 from webhookd.logs import logger
 from webhookd.metrics import Metrics
@@ -64,6 +65,7 @@ class DeadLetters:
 
     async def _copy(self, bodies: list[Body]) -> list[BaseException | None]:
         sent = await self._sqs.send(bodies, self._sqs.dead_letter_queue)
+        reach(Failpoint.DEAD_LETTERS_AFTER_COPY)
         ids = [body.event_id for body, ok in zip(bodies, sent, strict=True) if ok]
         await self._store.mark_dead_letter_sent(ids)
         self._moved.labels("copied").inc(len(ids))
@@ -138,6 +140,7 @@ class DeadLetters:
                 spent=0,
             ):
                 return True  # it moved on just now; the next pass sees where to
+            reach(Failpoint.DEAD_LETTERS_AFTER_ADOPTION)
             self._dead.inc()
             self._moved.labels("adopted").inc()
             row = {**row, "dead_reason": reason}

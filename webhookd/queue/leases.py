@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from webhookd.errors import UnavailableError
+from webhookd.failpoints import Failpoint, reach
 from webhookd.lifecycle import Loop, Watch
 from webhookd.logs import logger
 from webhookd.metrics import Metrics
@@ -64,6 +65,7 @@ class Leases:
         again = loop.time() + self._timeout / 2
         try:
             failures = await self._sqs.hide([(message, self._timeout) for message in messages])
+            reach(Failpoint.LEASES_AFTER_EXTENSION)
         except UnavailableError:
             failures = ["unavailable"] * len(messages)
             again = loop.time()  # at the wheel's next turn

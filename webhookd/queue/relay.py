@@ -14,6 +14,7 @@ from uuid import UUID
 from webhookd.batcher import Batcher
 from webhookd.errors import UnavailableError
 from webhookd.event import Status
+from webhookd.failpoints import Failpoint, reach
 from webhookd.lifecycle import Loop, Watch
 from webhookd.metrics import Metrics
 from webhookd.queue.sqs import BATCH, Body, Sqs
@@ -95,6 +96,7 @@ class Relay:
 
     async def _send(self, events: list[Outgoing]) -> list[BaseException | None]:
         bodies = [Body(event.id, event.account, event.event_type) for event in events]
+        reach(Failpoint.RELAY_BEFORE_SEND)
         try:
             sent = await self._sqs.send(bodies)
         except UnavailableError as error:
@@ -102,6 +104,7 @@ class Relay:
             # What waits behind would fail one timeout after the other; it is in the outbox, where the sweeper finds it.
             self._sender.drop(error)
             raise
+        reach(Failpoint.RELAY_AFTER_SEND)
         results: list[BaseException | None] = []
         for event, ok in zip(events, sent, strict=True):
             if ok:
@@ -116,6 +119,7 @@ class Relay:
         # Where this fails the events stay due, and are sent once more: harmless.
         try:
             await self._store.mark_sent(ids, resend_after=self._resend_after)
+            reach(Failpoint.RELAY_AFTER_RECORD)
         finally:
             self._unrecorded -= len(ids)
         return [None] * len(ids)
@@ -133,6 +137,8 @@ class Relay:
         if fresh:
             events = await self._store.claim_unsent([Status.RECEIVED], limit=fresh, lease=_LEASE)
             self._room -= len(events)
+            if events:
+                reach(Failpoint.SWEEPER_AFTER_CLAIM)
             await self._send_all(events)
             more = self._left_behind = len(events) == fresh
         overdue = await self._store.claim_unsent([Status.QUEUED, Status.RETRYING], limit=limit, lease=_LEASE)

@@ -9,6 +9,7 @@ import orjson
 from aiohttp import web
 
 from webhookd.errors import OverloadedError, SignatureError, UnavailableError
+from webhookd.failpoints import Failpoint, armed, reach
 from webhookd.metrics import Metrics
 from webhookd.receive.intake import Intake
 from webhookd.receive.problem import problem, problems
@@ -109,6 +110,8 @@ class PublicApp:
             return self._refuse(request, 503, "too many webhooks at once", "overload", retry=True, unread=False)
         self._received.labels(account, receipt.outcome).inc()
         self._ack_seconds.observe(time.perf_counter() - started)
+        if armed(Failpoint.RECEIVE_AFTER_ANSWER):  # this task writes the answer before it lets the loop turn
+            asyncio.get_running_loop().call_soon(reach, Failpoint.RECEIVE_AFTER_ANSWER)
         return web.Response(
             body=orjson.dumps({"status": receipt.outcome, "id": str(receipt.id)}), content_type="application/json"
         )

@@ -18,6 +18,7 @@ from webhookd.authorizenet.notification import check_age, parse
 from webhookd.authorizenet.signature import Verifier
 from webhookd.batcher import Batcher
 from webhookd.errors import OverloadedError, UnavailableError, UnusableError
+from webhookd.failpoints import Failpoint, reach
 from webhookd.logs import logger, where
 from webhookd.metrics import Metrics
 from webhookd.queue.relay import HOT_PATH_GRACE, Relay
@@ -160,7 +161,9 @@ class Intake:
         relay = self._relay
         hot = relay is not None and relay.reserve(len(arrivals))
         self._metrics.commit_batch_size.observe(len(arrivals))
+        reach(Failpoint.RECEIVE_BEFORE_COMMIT)
         results = await self._store.accept(arrivals, send_after=HOT_PATH_GRACE if hot else 0.0)
+        reach(Failpoint.RECEIVE_AFTER_COMMIT)
         if relay is not None and hot:
             relay.offer(
                 [
@@ -176,4 +179,6 @@ class Intake:
         ]
 
     async def _commit_quarantine(self, bodies: list[Quarantined]) -> Sequence[UUID | BaseException]:
-        return await self._store.quarantine(bodies)
+        kept = await self._store.quarantine(bodies)
+        reach(Failpoint.QUARANTINE_AFTER_COMMIT)
+        return kept

@@ -22,6 +22,7 @@ from redis.exceptions import RedisError
 
 from webhookd.batcher import Batcher
 from webhookd.errors import OverloadedError, UnavailableError
+from webhookd.failpoints import Failpoint, reach
 from webhookd.lifecycle import Loop, Watch
 from webhookd.logs import logger, where
 from webhookd.metrics import Metrics
@@ -169,6 +170,7 @@ class Claims:
                 for command in commands:
                     pipeline.execute_command(*command)
                 replies = await pipeline.execute(raise_on_error=False)
+                reach(Failpoint.REDIS_AFTER_WRITE)
         except (RedisError, OSError, TimeoutError) as error:
             self._set(up=False, problem=where(error))
             self._prober.wake()

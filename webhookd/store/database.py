@@ -7,7 +7,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any, TypeAlias
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import asyncpg
 from pogo_core.util.migrate import apply
@@ -75,6 +75,7 @@ class Database:
         self.up = False
         self.problem: str | None = "not yet reached"
         self.instance: UUID | None = None
+        self._me = uuid4()
         self._partitions_checked = 0.0
 
     async def start(self) -> None:
@@ -132,6 +133,15 @@ class Database:
             await self._pools[pool].release(connection, timeout=2.0)
         except (OSError, TimeoutError, KeyError, asyncpg.PostgresError, asyncpg.InterfaceError):
             connection.terminate()
+
+    async def take_duty(self, name: str, seconds: float) -> bool:
+        """Takes or keeps the duty `name` for `seconds`; False while another process has it. Raises UnavailableError.
+
+        For upkeep that several replicas must not do side by side; what it guards must be harmless when done twice all the same.
+        """
+        with gateway():
+            async with self.acquire() as connection:
+                return bool(await queries.take_duty(connection, name=name, holder=self._me, seconds=seconds))
 
     def _failed(self, error: Exception) -> None:
         # Only the loss of the connection itself speaks for the whole server; the prober finds out about the rest.

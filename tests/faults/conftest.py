@@ -1,0 +1,75 @@
+"""The fault suite's rigs, its long part, and the table that it prints."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from rich.console import Console
+from rich.table import Table
+
+from tests.conftest import Servers, make_queues
+from tests.helpers.rig import Rig, Row
+from webhookd.dev.servers import Stack
+from webhookd.store.database import migrate
+
+_ROWS: pytest.StashKey[list[Row]] = pytest.StashKey()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_ROWS] = []
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    rows = config.stash.get(_ROWS, [])
+    if not rows:
+        return
+    table = Table("case", "rounds", "sent", "acknowledged", "lost", "doubled", "seconds to recover")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for row in sorted(rows, key=lambda row: row.case):
+        recovery = "" if row.recovery is None else f"{row.recovery:.1f}"
+        counts = (row.rounds, row.sent, row.acknowledged, row.lost, row.doubled)
+        table.add_row(row.case, *map(str, counts), recovery)
+    total = [sum(getattr(row, name) for row in rows) for name in ("rounds", "sent", "acknowledged", "lost", "doubled")]
+    table.add_section()
+    table.add_row(f"{len(rows)} cases", *map(str, total), "")
+    terminalreporter.section("faults")
+    Console(width=140).print(table)
+
+
+def _case(request: pytest.FixtureRequest) -> str:
+    return str(request.node.name).removeprefix("test_").replace("_", " ")
+
+
+def _rig(request: pytest.FixtureRequest, servers: Servers, stack: Stack) -> Rig:
+    return Rig(_case(request), servers, stack, bool(request.config.getoption("--faults-long")), request.config.stash[_ROWS])
+
+
+@pytest_asyncio.fixture
+async def rig(request: pytest.FixtureRequest, servers: Servers, stack: Stack) -> AsyncIterator[Rig]:
+    """A rig on the session's servers, with a database and queues of its own."""
+    made = _rig(request, servers, stack)
+    await made.open()
+    yield made
+    await made.close()
+
+
+@pytest_asyncio.fixture
+async def own_rig(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Rig]:
+    """A rig with servers of its own, which the case may stop and kill."""
+    stack = Stack(tmp_path / "servers", durable=False)
+    await asyncio.to_thread(stack.start)
+    try:
+        await migrate(stack.database_url)
+        servers = Servers(stack.database_url, stack.redis_url, stack.sqs_endpoint_url, "main", "main-dead", tmp_path)
+        await make_queues(servers)
+        made = _rig(request, servers, stack)
+        await made.open()
+        yield made
+        await made.close()
+    finally:
+        await asyncio.to_thread(stack.stop)

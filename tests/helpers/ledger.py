@@ -1,0 +1,232 @@
+"""The ledger: what a client sent and what it was answered, against what PostgreSQL holds in the end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import asyncpg
+
+from tests.helpers.running import KEY
+from tests.helpers.wait import until
+from webhookd.dev import traffic
+from webhookd.event import Event
+from webhookd.process.timeline import Facts, facts_of, fold
+
+# A users' handler whose effect can be counted: a row for each time that it ran and its transaction was committed.
+COUNTING = """
+from webhookd import on
+
+
+@on("*")
+async def count(event, connection):
+    await connection.execute("INSERT INTO effects (event_id, attempt) VALUES ($1, $2)", event.id, event.attempt)
+"""
+
+_TIMELINE = {
+    "transactions": "transaction_id",
+    "subscriptions": "subscription_id",
+    "customers": "customer_profile_id",
+    "payment_profiles": "payment_profile_id",
+}
+
+
+@dataclass(slots=True, frozen=True)
+class Totals:
+    """What a ledger check counted; `lost` and `doubled` are 0, or the check would have failed."""
+
+    sent: int  # distinct notifications
+    acknowledged: int
+    lost: int
+    doubled: int
+
+
+class Ledger:
+    """Everything that was sent to a database's daemons, over any number of rounds."""
+
+    def __init__(self, database_url: str) -> None:
+        self._database_url = database_url
+        self._connection: asyncpg.Connection[asyncpg.Record] | None = None
+        self.samples: dict[str, traffic.Sample] = {}  # by notification id
+        self.acknowledged: dict[str, str] = {}  # notification id → event id, of a 200 that says accepted or duplicate
+        self.quarantined: dict[str, str] = {}  # notification id → quarantine id
+        self.answers: Counter[int] = Counter()  # by HTTP status; 0: none
+        self.latencies: list[float] = []  # seconds until each 200
+        self.contradictions: list[str] = []  # one notification, two event ids
+
+    async def open(self) -> None:
+        """Connects, straight and not through a proxy, and makes the table of the counting handler's effects."""
+        await self.connection.execute("CREATE TABLE IF NOT EXISTS effects (event_id uuid NOT NULL, attempt integer NOT NULL)")
+
+    async def connect(self) -> None:
+        """Connects anew, after PostgreSQL was away."""
+        await self.close()
+        self._connection = await asyncpg.connect(self._database_url, timeout=5)
+
+    async def close(self) -> None:
+        """Closes the connection."""
+        if self._connection is not None:
+            self._connection.terminate()
+            self._connection = None
+
+    @property
+    def connection(self) -> asyncpg.Connection[asyncpg.Record]:
+        """Straight to PostgreSQL."""
+        assert self._connection is not None, "the ledger is not connected"
+        return self._connection
+
+    @property
+    def unanswered(self) -> list[traffic.Sample]:
+        """What was sent and never answered 200; each may be committed or not."""
+        return [sample for id_, sample in self.samples.items() if id_ not in self.acknowledged and id_ not in self.quarantined]
+
+    def record(self, answer: traffic.Answer) -> None:
+        """Keeps one answer."""
+        id_ = answer.sample.notification_id
+        self.answers[answer.status] += 1
+        if answer.status != 200 or answer.id is None:
+            return
+        self.latencies.append(answer.seconds)
+        kept = self.quarantined if answer.outcome == "quarantined" else self.acknowledged
+        if kept.setdefault(id_, answer.id) != answer.id:
+            self.contradictions.append(f"{id_} was told {kept[id_]} and {answer.id}")
+
+    async def send(
+        self,
+        samples: Iterable[traffic.Sample],
+        urls: str | Sequence[str],
+        *,
+        rate: float | None = None,
+        connections: int = 16,
+    ) -> traffic.Summary:
+        """Sends `samples`, to several daemons in turn, and keeps the answers. Never raises for what a daemon does."""
+        targets = [urls] if isinstance(urls, str) else list(urls)
+        shared = map(self._kept, samples)
+        summary = traffic.Summary()
+
+        def answered(answer: traffic.Answer) -> None:
+            self.record(answer)
+            summary.add(answer)
+
+        share = len(targets)
+        await asyncio.gather(
+            *(
+                traffic.send(
+                    shared,
+                    url,
+                    KEY,
+                    rate=rate / share if rate else None,
+                    connections=max(connections // share, 1),
+                    answered=answered,
+                )
+                for url in targets
+            )
+        )
+        return summary
+
+    def _kept(self, sample: traffic.Sample) -> traffic.Sample:
+        self.samples[sample.notification_id] = sample
+        return sample
+
+    async def settle(self, urls: str | Sequence[str], *, deadline: float = 60.0) -> None:
+        """Sends again what has no 200, as the provider does, until all of it has; then waits until every event has ended."""
+        end = asyncio.get_running_loop().time() + deadline
+        while left := self.unanswered:
+            assert asyncio.get_running_loop().time() < end, f"{len(left)} webhooks are still refused: {dict(self.answers)}"
+            summary = await self.send(left, urls)
+            if summary.failed:
+                await asyncio.sleep(0.2)  # as a sender would, before it tries again
+        left_time = max(end - asyncio.get_running_loop().time(), 1.0)
+        try:
+            await until(self._all_ended, "every event has ended", deadline=left_time, every=0.1)
+        except AssertionError as error:
+            rows = await self.connection.fetch(
+                "SELECT status, count(*), min(send_after) - now() AS due FROM events GROUP BY status ORDER BY status"
+            )
+            raise AssertionError(f"{error}; there are {[tuple(row) for row in rows]}") from None
+
+    async def _all_ended(self) -> bool:
+        if self._connection is None or self._connection.is_closed():
+            try:
+                await self.connect()
+            except (OSError, TimeoutError, asyncpg.PostgresError):
+                return False
+        query = "SELECT NOT EXISTS (SELECT FROM events WHERE status NOT IN ('processed', 'dead'))"
+        return bool(await self.connection.fetchval(query))
+
+    async def check(self, *, dead_effects: bool = False) -> Totals:
+        """Compares; raises AssertionError where anything was lost, doubled, or came from nowhere.
+
+        Each webhook that was answered 200 is exactly one event, which ended; each processed event has exactly one effect in the
+        counting handler, each dead one none (unless `dead_effects`); the timeline is the fold of what was processed.
+        """
+        await self.connect()
+        events = await self.connection.fetch("SELECT id, notification_id, status, event_date, received_at FROM events")
+        aliases = await self.connection.fetch("SELECT notification_id, event_id FROM notification_aliases")
+        by_notification = {row["notification_id"]: str(row["id"]) for row in events}
+        by_notification |= {row["notification_id"]: str(row["event_id"]) for row in aliases}
+        ids = {str(row["id"]) for row in events}
+        lost = [
+            id_ for id_, event_id in self.acknowledged.items() if by_notification.get(id_) != event_id or event_id not in ids
+        ]
+        quarantine = {str(row["id"]) for row in await self.connection.fetch("SELECT id FROM quarantine")}
+        lost += [id_ for id_, kept in self.quarantined.items() if kept not in quarantine]
+        strangers = [row["notification_id"] for row in events if row["notification_id"] not in self.samples]
+        unfinished = [str(row["id"]) for row in events if row["status"] not in ("processed", "dead")]
+
+        counted = Counter(str(row["event_id"]) for row in await self.connection.fetch("SELECT event_id FROM effects"))
+        processed = {str(row["id"]) for row in events if row["status"] == "processed"}
+        without = [id_ for id_ in processed if counted[id_] == 0]
+        doubled = [id_ for id_, times in counted.items() if times > 1]
+        unfounded = [] if dead_effects else [id_ for id_ in counted if id_ not in processed]
+        found = {
+            "answered 200 and not there": lost,
+            "answered with two ids": self.contradictions,
+            "never sent": strangers,
+            "never ended": unfinished,
+            "processed without an effect": without,
+            "with two effects": doubled,
+            "with an effect and not processed": unfounded,
+        }
+        wrong = {what: (len(of), of[:5]) for what, of in found.items() if of}
+        assert not wrong, f"of {len(self.samples)} sent and {len(self.acknowledged)} acknowledged: {wrong}"
+        await self._check_timeline(events)
+        answered = len(self.acknowledged) + len(self.quarantined)
+        return Totals(len(self.samples), answered, len(lost) + len(without), len(doubled))
+
+    async def _check_timeline(self, events: list[asyncpg.Record]) -> None:
+        expected: dict[tuple[str, str], Facts] = {}
+        for row in events:
+            if row["status"] != "processed":
+                continue
+            event = _event(row, self.samples[row["notification_id"]])
+            if (entry := facts_of(event)) is not None:
+                key = (entry.table, entry.id)
+                expected[key] = fold(expected.get(key, {}), entry.facts)
+        found: dict[tuple[str, str], Facts] = {}
+        await self.connection.set_type_codec("jsonb", encoder=str, decoder=_registers, schema="pg_catalog")
+        for table, key_column in _TIMELINE.items():
+            for row in await self.connection.fetch(f"SELECT {key_column} AS id, facts FROM {table}"):
+                found[table, row["id"]] = row["facts"]
+        assert found == expected, "the timeline is not the fold of what was processed"
+
+
+def _event(row: asyncpg.Record, sent: traffic.Sample) -> Event:
+    return Event(
+        id=row["id"],
+        account="default",
+        notification_id=sent.notification_id,
+        event_type=sent.event_type,
+        event_date=row["event_date"],
+        received_at=row["received_at"],
+        attempt=1,
+        raw=sent.body,
+    )
+
+
+def _registers(text: str) -> Any:
+    return {name: tuple(register) for name, register in json.loads(text).items()}

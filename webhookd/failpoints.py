@@ -1,0 +1,75 @@
+"""Failpoints: places where a crash could lose or double something, and where a test makes the process crash.
+
+Off unless WEBHOOKD_FAILPOINTS names one. `tests/faults` kills a daemon at each of them, and counts what is left.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from enum import StrEnum
+
+from webhookd.errors import SettingsError
+
+
+class Failpoint(StrEnum):
+    """Every failpoint, along the way of an event."""
+
+    RECEIVE_BEFORE_COMMIT = "receive.before-commit"
+    RECEIVE_AFTER_COMMIT = "receive.after-commit"  # committed, not answered
+    RECEIVE_AFTER_ANSWER = "receive.after-answer"
+    QUARANTINE_AFTER_COMMIT = "quarantine.after-commit"
+    REDIS_AFTER_WRITE = "redis.after-write"  # Redis took a batch of marks, claims or releases
+    RELAY_BEFORE_SEND = "relay.before-send"
+    RELAY_AFTER_SEND = "relay.after-send"  # in SQS, not recorded as sent
+    RELAY_AFTER_RECORD = "relay.after-record"
+    SWEEPER_AFTER_CLAIM = "sweeper.after-claim"  # taken from the outbox for a while, not sent
+    WORKER_AFTER_CLAIM = "worker.after-claim"  # Redis's claim is taken, nothing else
+    WORKER_AFTER_HANDLERS = "worker.after-handlers"  # effects written, not committed
+    WORKER_AFTER_COMMIT = "worker.after-commit"  # effects and status committed, the message not deleted
+    WORKER_AFTER_RETRY = "worker.after-retry"  # the failed attempt is recorded, the message's delay not set
+    WORKER_AFTER_DEATH = "worker.after-death"  # `dead`, with no copy in the dead-letter queue
+    LEASES_AFTER_EXTENSION = "leases.after-extension"
+    ACKS_BEFORE_DELETE = "acks.before-delete"
+    ACKS_AFTER_DELETE = "acks.after-delete"
+    DEAD_LETTERS_AFTER_COPY = "dead-letters.after-copy"  # the copy is sent, not recorded
+    DEAD_LETTERS_AFTER_ADOPTION = "dead-letters.after-adoption"  # what SQS moved is `dead`, not copied
+    SHUTDOWN_REFUSING = "shutdown.refusing"  # readiness is off, requests are under way
+    SHUTDOWN_ANSWERED = "shutdown.answered"  # every request was answered, workers work
+    SHUTDOWN_DRAINED = "shutdown.drained"  # the workers ended, acknowledgements are pending
+    SHUTDOWN_FLUSHED = "shutdown.flushed"
+
+
+NAMES = tuple(Failpoint)
+
+_left: dict[Failpoint, int] = {}  # passes until the process dies, for those that are armed
+
+
+def arm(text: str) -> None:
+    """Arms failpoints: `name:nth`, comma-separated; the process dies at the nth pass, by default the first.
+
+    Raises SettingsError where a name is unknown.
+    """
+    _left.clear()
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, _, nth = part.partition(":")
+        try:
+            _left[Failpoint(name)] = int(nth or 1)
+        except ValueError:
+            known = ", ".join(NAMES)
+            raise SettingsError(f"WEBHOOKD_FAILPOINTS: {part!r} is not name or name:number; names are {known}") from None
+
+
+def armed(point: Failpoint) -> bool:
+    """Whether a crash is to come at `point`."""
+    return point in _left
+
+
+def reach(point: Failpoint) -> None:
+    """Dies here, as by kill -9, where `point` is armed and this is its pass."""
+    if not _left or point not in _left:
+        return
+    _left[point] -= 1
+    if _left[point] == 0:
+        os.write(2, f'{{"message":"killed at a failpoint","failpoint":"{point}"}}\n'.encode())
+        os.kill(os.getpid(), signal.SIGKILL)
