@@ -26,6 +26,10 @@ class OverloadedError(WebhookdError):
     """More work is pending than the bound allows; the caller should try again later."""
 
 
+class BusyError(WebhookdError):
+    """Another worker has the event in hand; it is to be looked at again later."""
+
+
 class UnusableError(WebhookdError):
     """An authentic body that cannot become an event: it goes to quarantine. `reason` is a short code."""
 

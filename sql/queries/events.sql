@@ -129,6 +129,16 @@ LEFT JOIN event_bodies b ON b.event_id = :id
 WHERE e.id = :id
 FOR UPDATE OF e;
 
+-- name: claim_event_if_free(id)^
+-- As claim_event, for an event that Redis says another worker has: fails at once where its row is locked.
+SELECT
+    e.account, e.notification_id, e.event_type, e.event_date, e.received_at, e.status, e.attempts, b.body,
+    extract(epoch FROM e.retry_at - clock_timestamp())::float8 AS wait
+FROM events e
+LEFT JOIN event_bodies b ON b.event_id = :id
+WHERE e.id = :id
+FOR UPDATE OF e NOWAIT;
+
 -- name: mark_processed(id, from_status)^
 -- Inside the worker's transaction: the event's effects and this status commit together. Returns the seconds since receipt.
 WITH changed AS (

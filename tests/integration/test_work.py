@@ -269,6 +269,38 @@ async def test_two_workers_on_one_event_make_one_effect_by_the_row_lock_alone(
     assert await effects() == 1
 
 
+async def test_an_event_does_not_wait_for_the_claim_of_a_worker_that_died(
+    start: Start, connection: Connection, effects: Callable[[], Any]
+) -> None:
+    daemon = await start(handlers(count), roles=["receive"])
+    await send(daemon, traffic.sample(AUTHCAPTURE, 1))
+    event_id = await connection.fetchval("SELECT id FROM events")
+    assert await daemon.claims.acquire(event_id) is not None, "and nobody gives it back"
+    worker = await start(handlers(count), roles=["relay", "work"], handler_timeout=600)
+    await until(lambda: status(connection, "processed"), "the event is processed, long before the claim ends")
+    assert metric(worker, "webhookd_processed_total", outcome="busy") == 1, "the first delivery believes the claim"
+    assert await effects() == 1
+
+
+async def test_a_message_that_came_back_waits_for_a_worker_that_lives(
+    start: Start, connection: Connection, effects: Callable[[], Any]
+) -> None:
+    daemon = await start(handlers(count), roles=["receive"])
+    await send(daemon, traffic.sample(AUTHCAPTURE, 1))
+    event_id = await connection.fetchval("SELECT id FROM events")
+    assert await daemon.claims.acquire(event_id) is not None
+    async with connection.transaction():
+        await connection.execute("SELECT FROM events FOR UPDATE")  # as the worker does that has the event in hand
+        worker = await start(handlers(count), roles=["work"])
+        await worker.sqs.send([Body(event_id, "default", AUTHCAPTURE)])
+        await until(
+            lambda: metric(worker, "webhookd_processed_total", outcome="busy") >= 2, "it is looked at again, and left alone"
+        )
+        assert await effects() == 0
+    await until(lambda: status(connection, "processed"), "the event is processed when the lock is free")
+    assert await effects() == 1
+
+
 async def test_what_sqs_lost_is_sent_again(start: Start, servers: Servers, connection: Connection) -> None:
     daemon = await start(roles="receive,relay", resend_after=0.5)
     await send(daemon, *traffic.stream([AUTHCAPTURE], 20))

@@ -14,7 +14,7 @@ import asyncpg
 from asyncpg.transaction import Transaction
 
 from webhookd.authorizenet.notification import label
-from webhookd.errors import Permanent, Retryable, UnavailableError
+from webhookd.errors import BusyError, Permanent, Retryable, UnavailableError
 from webhookd.event import Event
 from webhookd.failpoints import Failpoint, reach
 from webhookd.lifecycle import shielded
@@ -117,16 +117,24 @@ class Worker:
             logger.warning("a message in the queue is not one of webhookd's; it is left to the redrive policy")
             return Outcome.UNKNOWN
         token = await self._claims.acquire(body.event_id)
-        if token is None:
-            await self._hide(message, min(_BUSY * message.receive_count, _LONGEST_BUSY))
-            return Outcome.BUSY
+        if token is None and message.receive_count == 1:
+            return await self._busy(message)
+        # A message that came back was not held on to, so its claim may be that of a worker which died: then the row lock alone
+        # says whether someone has the event, and nobody waits for the claim's end.
         reach(Failpoint.WORKER_AFTER_CLAIM)
         try:
             if body.dead is not None:
                 await self._revive(body)
-            return await self._attempt(message, body)
+            return await self._attempt(message, body, wait=token is not None)
+        except BusyError:
+            return await self._busy(message)
         finally:
-            self._claims.release(body.event_id, token)
+            if token is not None:
+                self._claims.release(body.event_id, token)
+
+    async def _busy(self, message: Message) -> Outcome:
+        await self._hide(message, min(_BUSY * message.receive_count, _LONGEST_BUSY))
+        return Outcome.BUSY
 
     async def _revive(self, body: Body) -> None:
         # Only an operator's redrive brings a dead-letter copy here: dead_letters.py sees to it.
@@ -138,10 +146,10 @@ class Worker:
         ):
             self._metrics.dead_letters_moved.labels("redriven").inc()
 
-    async def _attempt(self, message: Message, body: Body) -> Outcome:
+    async def _attempt(self, message: Message, body: Body, *, wait: bool) -> Outcome:
         try:
             async with self._database.acquire("work") as connection:
-                claimed, result = await self._transact(connection, body)
+                claimed, result = await self._transact(connection, body, wait=wait)
         except asyncio.CancelledError:
             raise
         except Exception as error:
@@ -161,14 +169,16 @@ class Worker:
             logger.warning("a message names an event that is not in the database", event_id=str(body.event_id))
         return result
 
-    async def _transact(self, connection: Connection, body: Body) -> tuple[Claimed | None, Outcome | BaseException]:
+    async def _transact(
+        self, connection: Connection, body: Body, *, wait: bool
+    ) -> tuple[Claimed | None, Outcome | BaseException]:
         """Claims, handles and commits; returns what was claimed and the outcome, or the handlers' error after a rollback."""
         transaction = connection.transaction()
         await transaction.start()
         committed = False
         claimed = None
         try:
-            claimed = await self._store.claim(connection, body.event_id)
+            claimed = await self._store.claim(connection, body.event_id, wait=wait)
             if claimed is None:
                 return None, Outcome.UNKNOWN
             if claimed.status.finished:

@@ -10,7 +10,7 @@ from uuid import UUID
 import asyncpg
 
 from webhookd.authorizenet.notification import Notification
-from webhookd.errors import UnavailableError
+from webhookd.errors import BusyError, UnavailableError
 from webhookd.event import Event, Status
 from webhookd.store.database import Connection, Database, gateway
 from webhookd.store.queries import queries
@@ -186,9 +186,16 @@ class EventStore:
 
     # -- work, in the worker's transaction
 
-    async def claim(self, connection: Connection, event_id: UUID) -> Claimed | None:
-        """Locks the event and reads it; None where there is no such event."""
-        row = await queries.claim_event(connection, id=event_id)
+    async def claim(self, connection: Connection, event_id: UUID, *, wait: bool = True) -> Claimed | None:
+        """Locks the event and reads it; None where there is no such event.
+
+        Waits for a lock that another transaction holds, or, without `wait`, raises BusyError.
+        """
+        query = queries.claim_event if wait else queries.claim_event_if_free
+        try:
+            row = await query(connection, id=event_id)
+        except asyncpg.LockNotAvailableError as error:
+            raise BusyError("another worker has the event") from error
         if row is None:
             return None
         event = Event(
@@ -201,8 +208,8 @@ class EventStore:
             attempt=row["attempts"] + 1,
             raw=row["body"] or b"",
         )
-        wait = max(row["wait"] or 0.0, 0.0)
-        return Claimed(event, Status(row["status"]), row["attempts"], wait, row["body"] is not None)
+        away = max(row["wait"] or 0.0, 0.0)
+        return Claimed(event, Status(row["status"]), row["attempts"], away, row["body"] is not None)
 
     async def mark_processed(self, connection: Connection, claimed: Claimed) -> float:
         """Sets `processed` in the transaction of the event's effects; returns the seconds since its receipt."""
