@@ -1,6 +1,6 @@
 # webhookd: `make help` lists the targets.
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint lock wheel clean
+.PHONY: help setup run test test-faults test-guards lint lock wheel clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -10,7 +10,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 
 help:  ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP)  ## Create .venv and install everything, as locked
 
@@ -27,6 +27,12 @@ run: setup  ## Start everything on this machine, process sample events, and go o
 
 test: setup  ## Run the tests, with servers of their own
 	@$(BIN)/pytest $(ARGS)
+
+test-faults: setup  ## Break servers, networks and processes under load, and count what is lost or doubled
+	@$(BIN)/pytest tests/faults tests/acceptance --faults-long --durations=10 $(ARGS)
+
+test-guards: setup  ## Take each guard of the promises out of a copy of the code, and see its test fail
+	@$(BIN)/python -m tests.faults.guards $(ARGS)
 
 lint: setup  ## Check style, types and the direction of imports
 	@$(BIN)/ruff check .

@@ -58,10 +58,12 @@ class Process:
         """Starts the process, with `settings` by field over its own, and waits until it is ready, or not."""
         overrides = {f"WEBHOOKD_{name.upper()}": value for name, value in settings.items()}
         environment = {name: value for name, value in os.environ.items() if not name.startswith("WEBHOOKD_")}
+        paths = [overrides.get("PYTHONPATH", self._settings.get("PYTHONPATH")), environment.pop("PYTHONPATH", None)]
+        environment_path = {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(  # noqa: ASYNC220  returns as soon as it has forked
                 [sys.executable, "-m", "webhookd", "serve"],
-                env={**environment, **self._settings, **overrides},
+                env={**environment, **self._settings, **overrides, **environment_path},
                 cwd=self.log.parent,
                 stdout=log,
                 stderr=log,

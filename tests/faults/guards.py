@@ -1,0 +1,203 @@
+"""The guards of the promises: each one is taken out of a copy of the code, and the test that is named for it must then fail.
+
+`python -m tests.faults.guards [word …]` tries those whose name holds a word, or all; exit code 1 where a test did not fail.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+ROOT = Path(__file__).parent.parent.parent
+README = Path(__file__).with_name("README.md")
+
+out = Console()
+
+
+@dataclass(slots=True, frozen=True)
+class Guard:
+    """`before` in `file` is replaced by `after`; `test` (path::name) must fail then."""
+
+    name: str
+    file: str
+    before: str
+    after: str
+    test: str
+
+
+_RECEIVE = "tests/integration/test_receive.py::"
+_WORK = "tests/integration/test_work.py::"
+_ORDER = "tests/faults/test_order.py::"
+
+GUARDS = (
+    Guard(
+        "Redis is marked only after the commit",
+        "webhookd/receive/intake.py",
+        "            accepted = await self._within_deadline(self._commits.submit(arrival))\n",
+        "            self._claims.mark_seen(account, notification.notification_id, Seen(event_id, body_hash))\n"
+        "            accepted = await self._within_deadline(self._commits.submit(arrival))\n",
+        _ORDER + "test_killed_before_the_commit_the_providers_retry_is_no_duplicate",
+    ),
+    Guard(
+        "200 only after the commit",
+        "webhookd/receive/intake.py",
+        "            accepted = await self._within_deadline(self._commits.submit(arrival))\n",
+        "            self._commits.post(arrival)\n            accepted = Accepted(event_id)\n",
+        _ORDER + "test_killed_before_the_commit_nothing_was_answered_200",
+    ),
+    Guard(
+        "a message is deleted only after its event is committed",
+        "webhookd/process/worker.py",
+        "            error = await self._handle(claimed.event, connection)\n",
+        "            self._acks.delete(message)\n            error = await self._handle(claimed.event, connection)\n",
+        _ORDER + "test_killed_before_the_workers_commit_the_message_comes_back",
+    ),
+    Guard(
+        "a handler that failed leaves nothing behind",
+        "webhookd/process/worker.py",
+        "                await shielded(self._roll_back(transaction), _BOOKKEEPING)",
+        "                await shielded(transaction.commit(), _BOOKKEEPING)",
+        _WORK + "test_what_the_second_handler_raises_undoes_the_firsts_effect",
+    ),
+    Guard(
+        "an event that has ended is not worked on again",
+        "webhookd/process/worker.py",
+        "            if claimed.status.finished:\n                return claimed, Outcome.DUPLICATE\n",
+        "",
+        _WORK + "test_a_second_delivery_has_no_second_effect",
+    ),
+    Guard(
+        "one worker at a time, by the row lock",
+        "sql/queries/events.sql",
+        "WHERE e.id = :id\nFOR UPDATE OF e;",
+        "WHERE e.id = :id;",
+        _WORK + "test_two_workers_on_one_event_make_one_effect_by_the_row_lock_alone",
+    ),
+    Guard(
+        "what is in hand stays invisible",
+        "webhookd/queue/leases.py",
+        "        self._held[message] = message.received + self._timeout / 2\n",
+        "        self._held[message] = message.received + 1e9\n",
+        _WORK + "test_a_handler_outlives_the_visibility_timeout_and_runs_once",
+    ),
+    Guard(
+        "a late record of a send does not undo an event's end",
+        "sql/queries/events.sql",
+        "    WHERE id = ANY(:ids::uuid[]) AND status IN ('received', 'queued', 'retrying')\n    ORDER BY id\n",
+        "    WHERE id = ANY(:ids::uuid[])\n    ORDER BY id\n",
+        _WORK + "test_a_relay_that_sent_but_could_not_record_it_sends_again",
+    ),
+    Guard(
+        "what was sent and has not ended is sent again",
+        "webhookd/queue/relay.py",
+        "        await self._send_all(overdue)",
+        "        overdue = []",
+        _WORK + "test_what_sqs_lost_is_sent_again",
+    ),
+    Guard(
+        "what a stopping worker holds is given back at once",
+        "webhookd/process/worker.py",
+        "            await shielded(self._hide(message, 0), _BOOKKEEPING)\n",
+        "",
+        _WORK + "test_stopping_gives_back_what_is_in_hand_at_once",
+    ),
+    Guard(
+        "one row that PostgreSQL refuses does not fail its neighbours",
+        "webhookd/store/events.py",
+        "            if len(arrivals) == 1:\n                return [error]\n",
+        "            if arrivals:\n                raise\n",
+        _RECEIVE + "test_one_row_that_postgresql_refuses_is_quarantined_and_its_neighbours_are_committed",
+    ),
+    Guard(
+        "a notification id that is an alias stays one",
+        "sql/queries/events.sql",
+        "    WHERE NOT EXISTS (\n"
+        "        SELECT FROM notification_aliases a WHERE a.account = i.account AND a.notification_id = i.notification_id\n"
+        "    )\n",
+        "",
+        _RECEIVE + "test_an_event_through_a_second_webhook_is_linked_to_the_first",
+    ),
+    Guard(
+        "a claim of a worker that died delays nothing",
+        "webhookd/process/worker.py",
+        "        if token is None and message.receive_count == 1:\n",
+        "        if token is None:\n",
+        _WORK + "test_an_event_does_not_wait_for_the_claim_of_a_worker_that_died",
+    ),
+    Guard(
+        "a message whose event a living worker has is put off",
+        "webhookd/store/events.py",
+        "query = queries.claim_event if wait else queries.claim_event_if_free",
+        "query = queries.claim_event",
+        _WORK + "test_a_message_that_came_back_waits_for_a_worker_that_lives",
+    ),
+)
+
+
+_HEAD = "| guard | in | test that fails without it |"
+
+
+def table() -> str:
+    """The guards as the README lists them."""
+    rows = [_HEAD, "|---|---|---|"]
+    rows += [f"| {guard.name} | `{guard.file}` | `{guard.test}` |" for guard in GUARDS]
+    return "\n".join(rows) + "\n"
+
+
+def broken_copy(guard: Guard, place: Path) -> None:
+    """A copy of the code at `place`, without `guard`."""
+    for name in ("webhookd", "sql", "tests"):
+        shutil.copytree(ROOT / name, place / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", place)
+    file = place / guard.file
+    text = file.read_text()
+    if text.count(guard.before) < 1:
+        raise SystemExit(f"{guard.name}: {guard.file} no longer holds what is to be taken out")
+    file.write_text(text.replace(guard.before, guard.after, 1))
+
+
+def is_missed(guard: Guard) -> bool:
+    """Whether the named test fails without the guard, and not for want of the test itself."""
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder) / "copy"
+        place.mkdir()
+        broken_copy(guard, place)
+        run = subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", f"--basetemp={folder}/pytest", guard.test],
+            cwd=place,
+            env={**os.environ, "PYTHONPATH": str(place)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if run.returncode not in (0, 1):
+            out.print(run.stdout[-2000:], run.stderr[-2000:], markup=False)
+        return run.returncode == 1 and "1 failed" in run.stdout
+
+
+def main() -> int:
+    """Tries the guards; prints a line for each. `--table` writes the README's list anew instead."""
+    words = sys.argv[1:]
+    if words == ["--table"]:
+        README.write_text(README.read_text().partition(_HEAD)[0] + table())
+        return 0
+    survivors = 0
+    for guard in GUARDS:
+        if words and not any(word in guard.name for word in words):
+            continue
+        missed = is_missed(guard)
+        survivors += not missed
+        verdict = "fails, as it must" if missed else "PASSES ALL THE SAME"
+        out.print(f"{verdict}: {guard.test}, without: {guard.name}", markup=False, highlight=False, soft_wrap=True)
+    return 1 if survivors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

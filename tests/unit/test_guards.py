@@ -1,0 +1,18 @@
+"""The list of guards is true: each stands in the code, each names a test that exists, and the README lists them."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.faults.guards import GUARDS, README, ROOT, Guard, table
+
+
+@pytest.mark.parametrize("guard", GUARDS, ids=lambda guard: guard.name)
+def test_a_guard_stands_in_the_code_and_its_test_exists(guard: Guard) -> None:
+    assert guard.before in (ROOT / guard.file).read_text()
+    path, _, name = guard.test.partition("::")
+    assert f"def {name.partition('[')[0]}(" in (ROOT / path).read_text()
+
+
+def test_the_readme_lists_every_guard() -> None:
+    assert table() in README.read_text()
