@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -16,15 +17,13 @@ from tests.helpers.rig import Rig, Row
 from webhookd.dev.servers import Stack
 from webhookd.store.database import migrate
 
-_ROWS: pytest.StashKey[list[Row]] = pytest.StashKey()
+_ROW = "row of the fault suite"
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.stash[_ROWS] = []
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    rows = config.stash.get(_ROWS, [])
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    # By way of the reports, which also come from other processes where the tests run side by side.
+    reports = [report for of in terminalreporter.stats.values() for report in of if getattr(report, "when", "") == "call"]
+    rows = [Row(**value) for report in reports for name, value in report.user_properties if name == _ROW]
     if not rows:
         return
     table = Table("case", "rounds", "sent", "acknowledged", "lost", "doubled", "seconds to recover")
@@ -46,7 +45,10 @@ def _case(request: pytest.FixtureRequest) -> str:
 
 
 def _rig(request: pytest.FixtureRequest, servers: Servers, stack: Stack) -> Rig:
-    return Rig(_case(request), servers, stack, bool(request.config.getoption("--faults-long")), request.config.stash[_ROWS])
+    def record(row: Row) -> None:
+        request.node.user_properties.append((_ROW, asdict(row)))
+
+    return Rig(_case(request), servers, stack, bool(request.config.getoption("--faults-long")), record)
 
 
 @pytest_asyncio.fixture

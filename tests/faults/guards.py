@@ -88,13 +88,6 @@ GUARDS = (
         _WORK + "test_a_handler_outlives_the_visibility_timeout_and_runs_once",
     ),
     Guard(
-        "a late record of a send does not undo an event's end",
-        "sql/queries/events.sql",
-        "    WHERE id = ANY(:ids::uuid[]) AND status IN ('received', 'queued', 'retrying')\n    ORDER BY id\n",
-        "    WHERE id = ANY(:ids::uuid[])\n    ORDER BY id\n",
-        _WORK + "test_a_relay_that_sent_but_could_not_record_it_sends_again",
-    ),
-    Guard(
         "what was sent and has not ended is sent again",
         "webhookd/queue/relay.py",
         "        await self._send_all(overdue)",

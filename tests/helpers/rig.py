@@ -7,7 +7,7 @@ import contextlib
 import itertools
 import signal
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
@@ -77,7 +77,7 @@ class Rig:
     servers: Servers
     stack: Stack
     long: bool
-    rows: list[Row]
+    record: Callable[[Row], None]
     proxies: Proxies = field(init=False)
     ledger: Ledger = field(init=False)
     daemons: list[Process] = field(default_factory=list)
@@ -220,5 +220,5 @@ class Rig:
             await self._probe
         totals = await self.ledger.check(dead_effects=dead_effects)
         row = Row(self.case, self.rounds_run, totals.sent, totals.acknowledged, totals.lost, totals.doubled, self._recovery)
-        self.rows.append(row)
+        self.record(row)
         return row

@@ -255,9 +255,8 @@ async def test_two_workers_on_one_event_make_one_effect_by_the_row_lock_alone(
         await count(event, inside)
         both.set()
 
-    daemons = [await start(handlers(meet), roles="work"), await start(handlers(meet), roles="work")]
-    for daemon in daemons:
-        daemon.claims.up = False
+    nowhere = "redis://127.0.0.1:1"
+    daemons = [await start(handlers(meet), roles="work", redis_url=nowhere) for _ in range(2)]
     receiver = await start(roles="receive")
     await send(receiver, traffic.sample(AUTHCAPTURE, 1))
     row = await connection.fetchrow("SELECT id, account, event_type FROM events")
