@@ -3,28 +3,18 @@
 from __future__ import annotations
 
 import textwrap
-from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import asyncpg
 import pytest
 
 from tests.conftest import Servers
+from tests.helpers.ledger import COUNTING, Ledger, Totals
 from tests.helpers.queues import received_bodies
 from tests.helpers.running import KEY, Process
 from tests.helpers.wait import until
 from webhookd.authorizenet.notification import EVENT_TYPES
 from webhookd.dev import traffic
-from webhookd.event import Event
-from webhookd.process.timeline import Facts, facts_of, fold
-
-_TABLES = {
-    "transactions": "transaction_id",
-    "subscriptions": "subscription_id",
-    "customers": "customer_profile_id",
-    "payment_profiles": "payment_profile_id",
-}
 
 HANDLERS = """
 from webhookd import Permanent, on
@@ -53,77 +43,32 @@ async def settings(servers: Servers, connection: asyncpg.Connection[asyncpg.Reco
     return {**servers.settings, "WEBHOOKD_HANDLERS": "shop", "PYTHONPATH": str(servers.folder)}
 
 
-async def _unfinished(connection: asyncpg.Connection[asyncpg.Record]) -> int:
-    return int(await connection.fetchval("SELECT count(*) FROM events WHERE status NOT IN ('processed', 'dead')"))
-
-
 @pytest.mark.timeout(300)
 async def test_ten_thousand_webhooks_each_have_one_effect(
     servers: Servers, connection: asyncpg.Connection[asyncpg.Record]
 ) -> None:
     """20 % duplicates, 64 connections: each 200 is processed once, and the timeline is what was sent."""
-    (servers.folder / "counting.py").write_text(
-        "from webhookd import on\n\n@on('*')\nasync def count(event, connection):\n"
-        "    await connection.execute('INSERT INTO effects VALUES ($1)', event.id)\n"
-    )
-    await connection.execute("CREATE TABLE effects (event_id uuid)")
+    (servers.folder / "counting.py").write_text(COUNTING)
+    ledger = Ledger(servers.database_url)
+    await ledger.connect()
+    await ledger.open()
     samples = traffic.stream(EVENT_TYPES, 10_000, duplicates=0.2, out_of_order=True)
-    answers: list[traffic.Answer] = []
     settings = {**servers.settings, "WEBHOOKD_HANDLERS": "counting", "PYTHONPATH": str(servers.folder)}
     async with Process(settings, servers.folder) as daemon:
-        summary = await traffic.send(samples, daemon.webhook_url, KEY, connections=64, answered=answers.append)
+        summary = await ledger.send(samples, daemon.webhook_url, connections=64)
         assert summary.failed == 0, summary.as_dict()
         assert summary.outcomes == {"accepted": 8000, "duplicate": 2000}
-        await until(lambda: _all_ended(connection), "every event has ended", deadline=240, every=0.5)
+        await ledger.settle(daemon.webhook_url, deadline=240)
         assert await daemon.metric("webhookd_duplicates_total") == 2000
         assert await daemon.metric("webhookd_processed_total", outcome="processed") == 8000
         assert await daemon.stop() == 0
-
-    told = {answer.id for answer in answers}
-    events = {str(row["id"]): row["status"] for row in await connection.fetch("SELECT id, status FROM events")}
-    assert set(events) == told, "one event for each id that was answered, and no other"
-    assert Counter(events.values()) == {"processed": 8000}
-    effects = Counter(str(row["event_id"]) for row in await connection.fetch("SELECT event_id FROM effects"))
-    assert effects == dict.fromkeys(told, 1), "one effect for each event"
-    await _timeline_equals(connection, samples)
+    assert await ledger.check() == Totals(sent=8000, acknowledged=8000, lost=0, doubled=0)
+    assert await connection.fetchval("SELECT count(*) FROM events WHERE status = 'processed'") == 8000
+    await ledger.close()
 
 
 async def _all_ended(connection: asyncpg.Connection[asyncpg.Record]) -> bool:
-    return await _unfinished(connection) == 0
-
-
-async def _timeline_equals(connection: asyncpg.Connection[asyncpg.Record], samples: list[traffic.Sample]) -> None:
-    expected: dict[tuple[str, str], Facts] = {}
-    rows = await connection.fetch("SELECT notification_id, event_date, received_at FROM events")
-    dates = {row["notification_id"]: row for row in rows}
-    for sent in {s.notification_id: s for s in samples}.values():
-        row = dates[sent.notification_id]
-        event = Event(
-            id=row["event_date"],
-            account="default",
-            notification_id=sent.notification_id,
-            event_type=sent.event_type,
-            event_date=row["event_date"],
-            received_at=row["received_at"],
-            attempt=1,
-            raw=sent.body,
-        )
-        entry = facts_of(event)
-        assert entry is not None
-        key = (entry.table, entry.id)
-        expected[key] = fold(expected.get(key, {}), entry.facts)
-    found: dict[tuple[str, str], Facts] = {}
-    await connection.set_type_codec("jsonb", encoder=str, decoder=_registers, schema="pg_catalog")
-    for table, key_column in _TABLES.items():
-        for row in await connection.fetch(f"SELECT {key_column} AS id, facts FROM {table}"):
-            found[table, row["id"]] = row["facts"]
-    assert found == expected
-
-
-def _registers(text: str) -> Any:
-    import json
-
-    return {name: tuple(register) for name, register in json.loads(text).items()}
+    return bool(await connection.fetchval("SELECT count(*) = 0 FROM events WHERE status NOT IN ('processed', 'dead')"))
 
 
 async def test_a_handler_that_fails_twice_is_retried_with_growing_delay_and_one_effect(
