@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from tests.conftest import Servers, make_queues
@@ -32,7 +33,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for row in sorted(rows, key=lambda row: row.case):
         recovery = "" if row.recovery is None else f"{row.recovery:.1f}"
         counts = (row.rounds, row.sent, row.acknowledged, row.lost, row.doubled)
-        table.add_row(row.case, *map(str, counts), recovery)
+        table.add_row(escape(row.case), *map(str, counts), recovery)
     total = [sum(getattr(row, name) for row in rows) for name in ("rounds", "sent", "acknowledged", "lost", "doubled")]
     table.add_section()
     table.add_row(f"{len(rows)} cases", *map(str, total), "")
