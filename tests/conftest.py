@@ -192,6 +192,6 @@ async def make_queues(servers: Servers) -> None:
     sqs = make_sqs(settings, Metrics(), Watch())
     await sqs.start()
     try:
-        await sqs.create_queues(max_receive_count=settings.max_attempts + 5)
+        await sqs.create_queues(max_receive_count=settings.max_attempts + 10)
     finally:
         await sqs.stop()

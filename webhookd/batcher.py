@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
-from webhookd.errors import OverloadedError, WebhookdError
+from webhookd.errors import OverloadedError, UnavailableError, WebhookdError
 from webhookd.logs import logger
 
 T = TypeVar("T")
@@ -112,7 +112,12 @@ class Batcher(Generic[T, R]):
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(self._linger):
                         await self._stopped.wait()
-            batch = [items.popleft() for _ in range(min(len(items), self._max_batch))]
+            batch: list[tuple[T, asyncio.Future[R] | None]] = []
+            while items and len(batch) < self._max_batch:
+                item, future = items.popleft()
+                # Whoever waited for this one gave up: under overload its work would only delay those who still wait.
+                if future is None or not future.cancelled():
+                    batch.append((item, future))
             if batch:
                 await self._flush_batch(batch)
 
@@ -126,6 +131,11 @@ class Batcher(Generic[T, R]):
         outcome: Sequence[R | BaseException]
         try:
             outcome = await self._results([item for item, _ in batch])
+        except asyncio.CancelledError:
+            if (task := asyncio.current_task()) is not None and task.cancelling():
+                raise
+            # A cancellation that leaked out of a library is no reason for this task to end.
+            outcome = [UnavailableError(self.name, "cancelled")] * len(batch)
         except Exception as error:  # noqa: BLE001  whatever it is, the waiters must hear of it
             outcome = [error] * len(batch)
             if not isinstance(error, WebhookdError):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
+import os
 import sys
 from collections.abc import Coroutine
 from dataclasses import asdict
@@ -62,7 +64,19 @@ def serve() -> None:
 
     loaded = settings.load()
     logs.configure(loaded.log_level, loaded.log_format)
-    raise typer.Exit(_run(daemon.serve(loaded)))
+
+    async def until_stopped() -> int:
+        code = await daemon.serve(loaded)
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in left:
+            task.cancel()
+        if left and (await asyncio.wait(left, timeout=1))[1]:
+            # A handler that swallows its cancellation: closing the loop would wait for it for ever.
+            logging.shutdown()
+            os._exit(code)
+        return code
+
+    raise typer.Exit(_run(until_stopped()))
 
 
 @app.command()

@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from typing import Any
 
 from aiohttp import web
 
@@ -18,7 +19,7 @@ from webhookd.authorizenet.signature import fingerprint
 from webhookd.errors import SettingsError
 from webhookd.failpoints import Failpoint, reach
 from webhookd.lifecycle import Loop, Part, Watch
-from webhookd.logs import logger
+from webhookd.logs import logger, where
 from webhookd.metrics import Metrics
 from webhookd.process import handlers
 from webhookd.process.handlers import Registration, Registry
@@ -137,7 +138,7 @@ class Daemon:
         self._poller = Poller(
             self.sqs,
             worker.work,
-            able=lambda: self.database.up,
+            able=lambda: self.database.workable,
             concurrency=settings.concurrency,
             pollers=settings.pollers,
             watch=watch,
@@ -240,6 +241,12 @@ def make_sqs(settings: Settings, metrics: Metrics, watch: Watch) -> Sqs:
     )
 
 
+def _stray(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    # Not asyncio's own words: they hold the exception's repr, which can quote customer data.
+    error = context.get("exception")
+    logger.error("an error that nobody waited for", error=where(error) if error else None)
+
+
 async def serve(settings: Settings, *, started: Callable[[Daemon], None] | None = None) -> int:
     """Runs a daemon until SIGTERM or SIGINT; returns the exit code: 1 where one of its parts broke."""
     failpoints.arm(settings.failpoints)
@@ -248,6 +255,7 @@ async def serve(settings: Settings, *, started: Callable[[Daemon], None] | None 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    loop.set_exception_handler(_stray)
     daemon = Daemon(settings)
     try:
         await daemon.start()

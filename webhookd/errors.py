@@ -44,15 +44,17 @@ class Retryable(WebhookdError):  # noqa: N818  part of the handler contract, nam
 
     def __init__(self, reason: str = "the handler asked for another try", *, after: float | None = None) -> None:
         super().__init__(reason)
+        if after is not None and not isinstance(after, (int, float)):
+            raise TypeError(f"after is a number of seconds, and is {after!r}")
         self.after = after
 
 
 class Permanent(WebhookdError):  # noqa: N818  part of the handler contract, named for what it says
     """Raised by a handler: no later try can succeed; the event is dead at once, with `reason`."""
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, reason: object) -> None:
         super().__init__(reason)
-        self.reason = reason
+        self.reason = str(reason)
 
 
 class SignatureError(WebhookdError):

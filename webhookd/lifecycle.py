@@ -95,6 +95,11 @@ class Loop:
                 if not backoff.failing:
                     logger.warning("waiting for a dependency", loop=self.name, dependency=error.dependency)
                 pause = backoff.failed()
+            except asyncio.CancelledError:
+                if (task := asyncio.current_task()) is not None and task.cancelling():
+                    raise
+                logger.error("a step was cancelled by nobody", loop=self.name)  # it leaked out of a library
+                pause = max(backoff.failed(), self._every)
             except Exception:  # noqa: BLE001  a bug in one step must not end what others depend on; it is logged each time
                 logger.exception("a step failed", loop=self.name)
                 pause = max(backoff.failed(), self._every)

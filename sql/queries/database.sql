@@ -14,6 +14,10 @@ SELECT pg_advisory_unlock(hashtext('webhookd migrations'));
 -- name: make_partitions(weeks)$
 SELECT webhookd_make_partitions(:weeks);
 
+-- name: prove_writable()!
+-- Fails where the server takes no writes: a replica, a full disk.
+UPDATE instance SET created_at = created_at;
+
 -- name: ping()$
 SELECT 1;
 

@@ -123,7 +123,7 @@ SELECT count(*) FROM (SELECT FROM events WHERE status IN ('queued', 'retrying') 
 -- Locks one event for a worker, and reads all that a handler needs. `wait` is how many seconds its retry is still away.
 SELECT
     e.account, e.notification_id, e.event_type, e.event_date, e.received_at, e.status, e.attempts, b.body,
-    extract(epoch FROM e.retry_at - clock_timestamp())::float8 AS wait
+    extract(epoch FROM e.retry_at - clock_timestamp())::float8 AS wait, pg_current_xact_id()::text AS transaction
 FROM events e
 LEFT JOIN event_bodies b ON b.event_id = :id
 WHERE e.id = :id
@@ -133,18 +133,19 @@ FOR UPDATE OF e;
 -- As claim_event, for an event that Redis says another worker has: fails at once where its row is locked.
 SELECT
     e.account, e.notification_id, e.event_type, e.event_date, e.received_at, e.status, e.attempts, b.body,
-    extract(epoch FROM e.retry_at - clock_timestamp())::float8 AS wait
+    extract(epoch FROM e.retry_at - clock_timestamp())::float8 AS wait, pg_current_xact_id()::text AS transaction
 FROM events e
 LEFT JOIN event_bodies b ON b.event_id = :id
 WHERE e.id = :id
 FOR UPDATE OF e NOWAIT;
 
--- name: mark_processed(id, from_status)^
--- Inside the worker's transaction: the event's effects and this status commit together. Returns the seconds since receipt.
+-- name: mark_processed(id, transaction, from_status)^
+-- Inside the worker's transaction: the event's effects and this status commit together. Returns the seconds since receipt; no row
+-- where it is not the `transaction` that claimed the event.
 WITH changed AS (
     UPDATE events
     SET status = 'processed', attempts = attempts + 1, finished_at = clock_timestamp(), retry_at = NULL, last_error = NULL
-    WHERE id = :id
+    WHERE id = :id AND pg_current_xact_id()::text = :transaction
     RETURNING id, attempts, finished_at, received_at
 ), audit AS (
     INSERT INTO event_audit (event_id, at, from_status, to_status, actor, attempt)

@@ -34,6 +34,7 @@ class Guard:
 
 _RECEIVE = "tests/integration/test_receive.py::"
 _WORK = "tests/integration/test_work.py::"
+_DATABASE = "tests/integration/test_database.py::"
 _ORDER = "tests/faults/test_order.py::"
 
 GUARDS = (
@@ -65,6 +66,27 @@ GUARDS = (
         "                await shielded(self._roll_back(transaction), _BOOKKEEPING)",
         "                await shielded(transaction.commit(), _BOOKKEEPING)",
         _WORK + "test_what_the_second_handler_raises_undoes_the_firsts_effect",
+    ),
+    Guard(
+        "effects and status are of one transaction",
+        "sql/queries/events.sql",
+        "WHERE id = :id AND pg_current_xact_id()::text = :transaction\n    RETURNING id, attempts, finished_at",
+        "WHERE id = :id AND :transaction::text <> ''\n    RETURNING id, attempts, finished_at",
+        _WORK + "test_a_handler_that_begins_a_transaction_of_its_own_is_not_processed_without_effects",
+    ),
+    Guard(
+        "a handler that committed for itself is not tried again",
+        "webhookd/process/worker.py",
+        "            if not connection.is_in_transaction():\n                return claimed, TransactionEndedError()\n",
+        "",
+        _WORK + "test_a_handler_that_commits_and_then_fails_is_not_tried_again",
+    ),
+    Guard(
+        "connections to what is a replica now are given up",
+        "webhookd/store/database.py",
+        "        if state == _READ_ONLY:\n",
+        "        if state == 'never':\n",
+        _DATABASE + "test_connections_that_lead_to_a_replica_now_are_given_up",
     ),
     Guard(
         "an event that has ended is not worked on again",

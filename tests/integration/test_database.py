@@ -11,7 +11,10 @@ import asyncpg
 import pytest
 
 from tests.conftest import Start
+from tests.helpers.running import KEY
 from tests.helpers.wait import until
+from webhookd.authorizenet.notification import EVENT_TYPES
+from webhookd.dev import traffic
 from webhookd.dev.servers import Stack
 from webhookd.errors import UnavailableError
 from webhookd.store.database import MIGRATIONS, migrate
@@ -115,3 +118,39 @@ async def test_a_database_that_does_not_wait_for_its_disk_is_refused(
     daemon = await start()
     assert not daemon.health.ready
     assert "synchronous_commit is off" in str(daemon.database.problem)
+
+
+async def test_after_a_failover_to_what_takes_no_writes_the_daemon_comes_back_by_itself(
+    start: Start, database_url: str, connection: asyncpg.Connection[asyncpg.Record]
+) -> None:
+    """Without a restart, and events that were in hand meanwhile are not given up."""
+    daemon = await start(visibility_timeout=2)
+    url = f"{daemon.public_url}/webhooks/authorize-net"
+    assert (await traffic.send(traffic.stream(EVENT_TYPES, 23), url, KEY)).failed == 0
+    name = urlsplit(database_url).path[1:]
+    await connection.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1 AND pid <> pg_backend_pid()"
+    await connection.execute(others, name)
+    await until(lambda: not daemon.database.up, "it is found out")
+    (answer,) = (await traffic.send(traffic.stream(EVENT_TYPES, 1), url, KEY)).statuses
+    assert answer == 503
+    await connection.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = off")
+    await until(lambda: daemon.database.up, "it is found out, too")
+    assert (await traffic.send(traffic.stream(EVENT_TYPES, 23), url, KEY)).failed == 0
+    ended = "SELECT count(*) = 46 FROM events WHERE status = 'processed'"
+    await until(lambda: connection.fetchval(ended), "every event is processed", deadline=30)
+
+
+async def test_connections_that_lead_to_a_replica_now_are_given_up(
+    start: Start, connection: asyncpg.Connection[asyncpg.Record], database_url: str
+) -> None:
+    """The server that they lead to was demoted under them: no probe closes them, since it answers."""
+    daemon = await start(roles="receive")
+    url = f"{daemon.public_url}/webhooks/authorize-net"
+    for pool in daemon.database._pools.values():
+        async with pool.acquire() as inside:
+            await inside.execute("SET default_transaction_read_only = on")
+    (answer,) = (await traffic.send(traffic.stream(EVENT_TYPES, 1), url, KEY)).statuses
+    assert answer == 503
+    await until(lambda: daemon.database.up, "a connection that takes writes is found")
+    assert (await traffic.send(traffic.stream(EVENT_TYPES, 23), url, KEY)).failed == 0

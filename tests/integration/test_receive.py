@@ -179,6 +179,7 @@ async def test_redis_hears_of_a_notification_only_after_its_commit(
     assert status == 503
     assert headers["Retry-After"] == "5"
     await connection.execute("DROP TRIGGER refuse ON events")
+    await until(lambda: daemon.database.up, "PostgreSQL takes writes again")
     status, answer, _ = await post(http, sent.body)
     assert (status, answer["status"]) == (200, "accepted"), "the provider's retry is taken for what it is: new"
 

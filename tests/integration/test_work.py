@@ -199,6 +199,71 @@ async def test_a_handler_that_commits_for_itself_is_stopped_before_it_doubles_an
     assert metric(daemon, "webhookd_dead_total", reason="transaction_ended") == 1
 
 
+async def test_a_handler_that_commits_and_then_fails_is_not_tried_again(
+    start: Start, connection: Connection, effects: Callable[[], Any]
+) -> None:
+    async def commit_and_fail(event: Event, inside: Any) -> None:
+        await count(event, inside)
+        await inside.execute("COMMIT")
+        raise RuntimeError("too late")
+
+    daemon = await start(handlers(commit_and_fail), retry_base=0.1, retry_cap=0.1)
+    await send(daemon, traffic.sample(AUTHCAPTURE, 1))
+    await until(lambda: status(connection, "dead"), "the event is dead")
+    assert await effects() == 1
+
+
+async def test_a_handler_that_begins_a_transaction_of_its_own_is_not_processed_without_effects(
+    start: Start, connection: Connection, effects: Callable[[], Any]
+) -> None:
+    async def begin_anew(event: Event, inside: Any) -> None:
+        await count(event, inside)
+        await inside.execute("ROLLBACK")
+        await inside.execute("BEGIN")
+
+    daemon = await start(handlers(begin_anew))
+    await send(daemon, traffic.sample(AUTHCAPTURE, 1))
+    await until(lambda: status(connection, "dead"), "the event is dead")
+    assert await connection.fetchval("SELECT count(*) FROM transactions") == 0
+    assert metric(daemon, "webhookd_dead_total", reason="transaction_ended") == 1
+
+
+class _UnreadableError(Exception):
+    def __str__(self) -> str:
+        raise ValueError("no message")
+
+
+@pytest.mark.parametrize(
+    ("error", "ends"),
+    [
+        (Permanent(ValueError("not a text")), "dead"),
+        (Permanent("a lone surrogate \ud800"), "dead"),
+        (Permanent("long " * 100_000), "dead"),
+        (Retryable(after=float("nan")), "processed"),
+        (Retryable(after=float("-inf")), "processed"),
+        (_UnreadableError(), "processed"),
+    ],
+    ids=["a reason that is no text", "a surrogate", "a long reason", "after nan", "after minus infinity", "unreadable"],
+)
+async def test_whatever_a_handler_raises_is_an_attempt_that_counts(
+    start: Start, servers: Servers, connection: Connection, error: Exception, ends: str
+) -> None:
+    async def fail_once(event: Event, _: Any) -> None:
+        if event.attempt == 1:
+            raise error
+
+    daemon = await start(handlers(fail_once), retry_base=0.1, retry_cap=0.1)
+    await send(daemon, traffic.sample(AUTHCAPTURE, 1))
+    await until(lambda: status(connection, ends), f"the event is {ends}")
+    assert await connection.fetchval("SELECT attempts FROM events") == (1 if ends == "dead" else 2)
+    if ends == "dead":
+        await until(lambda: _holds(servers, servers.dead_letter_queue, 1), "its copy is in the dead-letter queue")
+
+
+async def _holds(servers: Servers, queue: str, count: int) -> bool:
+    return await depth(servers, queue) == count
+
+
 async def test_a_handler_outlives_the_visibility_timeout_and_runs_once(
     start: Start, connection: Connection, effects: Callable[[], Any]
 ) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from tests.helpers.wait import until
 from webhookd.batcher import Batcher
-from webhookd.errors import OverloadedError
+from webhookd.errors import OverloadedError, UnavailableError
 
 
 class Flushes:
@@ -152,4 +152,38 @@ async def test_workers_flush_side_by_side() -> None:
     await until(lambda: len(flush.batches) == 2, "two batches are under way")
     flush.gate.set()
     await asyncio.gather(*futures)
+    await batcher.stop()
+
+
+async def test_what_nobody_waits_for_any_more_is_not_done() -> None:
+    flush = Flushes()
+    batcher: Batcher[int, int] = Batcher("test", flush, max_batch=10, max_pending=10)
+    await batcher.start()
+    first = batcher.submit(1)
+    await until(lambda: flush.batches, "the first batch is under way")
+    given_up, waited_for = batcher.submit(2), batcher.submit(3)
+    batcher.post(4)
+    given_up.cancel()
+    flush.gate.set()
+    assert await first == 10
+    assert await waited_for == 30
+    assert flush.batches == [[1], [3, 4]]
+    await batcher.stop()
+
+
+async def test_a_cancellation_that_leaks_out_of_a_flush_ends_nothing() -> None:
+    calls = 0
+
+    async def flush(items: list[int]) -> list[int | BaseException]:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise asyncio.CancelledError
+        return list(items)
+
+    batcher: Batcher[int, int] = Batcher("test", flush, max_batch=10, max_pending=10)
+    await batcher.start()
+    with pytest.raises(UnavailableError):
+        await batcher.submit(1)
+    assert await batcher.submit(2) == 2
     await batcher.stop()

@@ -103,3 +103,18 @@ async def test_shielded_work_ends_though_its_caller_is_cancelled() -> None:
 async def test_shielded_work_has_its_own_time_limit() -> None:
     with pytest.raises(TimeoutError):
         await shielded(asyncio.Event().wait(), 0.01)
+
+
+async def test_a_cancellation_that_leaks_out_of_a_step_does_not_end_its_loop() -> None:
+    calls = 0
+
+    async def step() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise asyncio.CancelledError
+
+    loop = Loop("test", step, Watch(), every=0.01)
+    await loop.start()
+    await until(lambda: calls >= 3, "three steps")
+    await loop.stop()

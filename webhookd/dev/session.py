@@ -173,7 +173,7 @@ class _Session:
             sqs = daemon.make_sqs(self._settings, Metrics(), Watch())
             await sqs.start()
             try:
-                await sqs.create_queues(max_receive_count=self._settings.max_attempts + 5)
+                await sqs.create_queues(max_receive_count=self._settings.max_attempts + 10)
             finally:
                 await sqs.stop()
         shows: list[asyncio.Task[None]] = []

@@ -22,4 +22,4 @@ def retry_delay(attempt: int, base: float, cap: float) -> float:
 
 def asked_delay(after: float) -> float:
     """The delay that a handler asked for, within what SQS can hold a message back."""
-    return min(max(after, 0.0), float(MAX_VISIBILITY))
+    return min(after, float(MAX_VISIBILITY)) if after > 0 else 0.0  # not a number is no delay

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 import time
 from dataclasses import dataclass
 from enum import StrEnum
@@ -28,11 +27,13 @@ from webhookd.queue.leases import Leases
 from webhookd.queue.sqs import Body, Message
 from webhookd.store.claims import Claims
 from webhookd.store.database import Connection, Database, unavailable
-from webhookd.store.events import Claimed, EventStore
+from webhookd.store.events import Claimed, EventStore, storable
 
 _BOOKKEEPING = 10.0  # seconds, for each step after the handlers
 _BUSY = 1.0  # seconds for each receive so far, until a message comes back whose event another worker has
 _LONGEST_BUSY = 30.0
+_INTERRUPTED = 2.0  # seconds at first, doubling, until a message comes back that PostgreSQL was not there for
+_LONGEST_INTERRUPTED = 60.0
 _EARLY = 0.5  # seconds: a retry that comes back this little before its time is not sent away again
 
 
@@ -101,7 +102,8 @@ class Worker:
             outcome = await self._work(message)
         except UnavailableError as error:
             logger.warning("an event was interrupted", event_id=_event_id(message), dependency=error.dependency)
-            await self._hide(message, random.uniform(1, 10))
+            # Further and further away: what is put off too often, SQS moves to the dead-letter queue, tried or not.
+            await self._hide(message, retry_delay(message.receive_count, _INTERRUPTED, _LONGEST_INTERRUPTED))
         except asyncio.CancelledError:
             # Stopping: the transaction was rolled back, so another worker may have the event at once.
             await shielded(self._hide(message, 0), _BOOKKEEPING)
@@ -189,11 +191,12 @@ class Worker:
                 return claimed, Permanent("its body is gone from the database")
             error = await self._handle(claimed.event, connection)
             reach(Failpoint.WORKER_AFTER_HANDLERS)
-            if error is not None:
-                lost = UnavailableError("postgresql", "the connection was lost in a handler")
-                return claimed, lost if connection.is_closed() else error
+            if connection.is_closed():
+                return claimed, UnavailableError("postgresql", "the connection was lost in a handler")
             if not connection.is_in_transaction():
                 return claimed, TransactionEndedError()
+            if error is not None:
+                return claimed, error
             seconds = await shielded(self._commit(connection, transaction, claimed), _BOOKKEEPING)
             committed = True
             reach(Failpoint.WORKER_AFTER_COMMIT)
@@ -213,6 +216,8 @@ class Worker:
 
     async def _commit(self, connection: Connection, transaction: Transaction, claimed: Claimed) -> float:
         seconds = await self._store.mark_processed(connection, claimed)
+        if seconds is None:
+            raise TransactionEndedError()
         await transaction.commit()
         return seconds
 
@@ -245,7 +250,7 @@ class Worker:
 
     async def _failed(self, message: Message, claimed: Claimed, error: BaseException) -> Outcome:
         event = claimed.event
-        detail = f"{type(error).__qualname__}: {error}" if str(error) else type(error).__qualname__
+        detail = _told(error)
         if isinstance(error, Permanent):
             return await self._dead(message, claimed, "permanent", error.reason, detail)
         if isinstance(error, TransactionEndedError):
@@ -290,7 +295,7 @@ class Worker:
             reach(Failpoint.WORKER_AFTER_DEATH)
             self._metrics.dead.labels(code).inc()
             self._metrics.attempts.observe(event.attempt)
-            self._dead_letters.copy(Body(event.id, event.account, event.event_type, dead=reason))
+            self._dead_letters.copy(Body(event.id, event.account, event.event_type, dead=storable(reason)))
         await self._leases.release(message)
         self._acks.delete(message)
         return Outcome.DEAD
@@ -298,6 +303,15 @@ class Worker:
     async def _hide(self, message: Message, seconds: float) -> None:
         await self._leases.release(message)
         await self._acks.hide(message, seconds)
+
+
+def _told(error: BaseException) -> str:
+    """The error's type and message, for the audit trail."""
+    try:
+        message = str(error)
+    except Exception:  # noqa: BLE001  a user's exception class can do anything
+        message = "(its message cannot be read)"
+    return f"{type(error).__qualname__}: {message}" if message else type(error).__qualname__
 
 
 def _event_id(message: Message) -> str | None:

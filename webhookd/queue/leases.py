@@ -70,9 +70,9 @@ class Leases:
             failures = ["unavailable"] * len(messages)
             again = loop.time()  # at the wheel's next turn
         finally:
-            for message in messages:
-                del self._extending[message]
             done.set_result(None)
+            for message in messages:
+                self._extending.pop(message, None)
         for message, failure in zip(messages, failures, strict=True):
             if message not in self._held:
                 continue

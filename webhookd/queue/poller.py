@@ -65,6 +65,8 @@ class Poller:
             _, left = await asyncio.wait(self._tasks, timeout=_CANCELLED)
             if left:  # a handler that swallows its cancellation; its message comes back by its visibility timeout
                 logger.error("workers did not end when they were cancelled", count=len(left))
+                for _ in left:  # so that no poller waits for their permits
+                    self._permits.release()
 
     async def _poll(self) -> bool:
         if not self._able():

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from uuid import UUID
 
 from webhookd.batcher import Batcher
-from webhookd.errors import UnavailableError
+from webhookd.errors import OverloadedError, UnavailableError
 from webhookd.event import Status
 from webhookd.failpoints import Failpoint, reach
 from webhookd.lifecycle import Loop, Watch
@@ -91,8 +91,12 @@ class Relay:
 
     def offer(self, events: Sequence[Outgoing]) -> None:
         """Takes reserved events that are committed now."""
-        for event in events:
-            self._sender.post(event)
+        try:
+            for event in events:
+                self._sender.post(event)
+        except OverloadedError:
+            # They are committed, so nobody must be told otherwise; the sweeper finds them when they are due.
+            self._left_behind = True
 
     async def _send(self, events: list[Outgoing]) -> list[BaseException | None]:
         bodies = [Body(event.id, event.account, event.event_type) for event in events]
@@ -127,7 +131,9 @@ class Relay:
     async def sweep(self) -> bool:
         """One round: sends what is due, as far as the window has room; True where there is more."""
         # While SQS is away, a single event is claimed, to find out when it is back: a claimed event waits for its lease.
-        limit = _SWEEP if self._sqs.up else 1
+        limit = min(_SWEEP, _MAX_PENDING - self._sender.pending) if self._sqs.up else 1
+        if limit <= 0:
+            return False
         fresh = limit
         if self._window is not None:
             in_queue = await self._store.count_in_queue(self._window)

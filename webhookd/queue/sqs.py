@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -45,7 +46,7 @@ class Body:
         fields: dict[str, Any] = {"v": 1, "event": str(self.event_id), "account": self.account, "type": self.event_type}
         if self.dead is not None:
             fields["dead"] = self.dead
-        return orjson.dumps(fields).decode()
+        return json.dumps(fields)  # ASCII only: SQS refuses some of Unicode's characters
 
     @classmethod
     def load(cls, text: str) -> Body | None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from uuid import UUID, uuid4
 
 import asyncpg
+from asyncpg.connect_utils import SessionAttribute
 from pogo_core.util.migrate import apply
 
 from webhookd.errors import UnavailableError, WebhookdError
@@ -31,13 +32,16 @@ _STATEMENT_TIMEOUT = 10.0
 # SQLSTATE classes that another try can mend: connection, transaction rollback (deadlock), insufficient resources,
 # operator intervention, system error; and read_only_sql_transaction, which a failover causes.
 _TRANSIENT = ("08", "40", "53", "57", "58")
+_READ_ONLY = "25006"
+_EXHAUSTED = ("53100", "53200")  # disk full, out of memory; too many connections leaves those that there are working
+_REFUSED = 2.0  # seconds
 
 
 def unavailable(error: BaseException) -> bool:
     """Whether `error` means that PostgreSQL is away or cannot serve just now, rather than that a statement is wrong."""
     if isinstance(error, asyncpg.PostgresError):
         state = getattr(error, "sqlstate", None) or ""
-        return state.startswith(_TRANSIENT) or state == "25006"
+        return state.startswith(_TRANSIENT) or state == _READ_ONLY
     # asyncpg raises InterfaceError for a connection that broke, and for misuse, which a test would have found.
     return isinstance(error, (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError))
 
@@ -76,6 +80,7 @@ class Database:
         self.problem: str | None = "not yet reached"
         self.instance: UUID | None = None
         self._me = uuid4()
+        self._refused: dict[str, float] = {}  # pool → when it last gave no connection
         self._partitions_checked = 0.0
 
     async def start(self) -> None:
@@ -90,6 +95,8 @@ class Database:
                 max_inactive_connection_lifetime=60.0,
                 command_timeout=self._timeouts[name],
                 timeout=_CONNECT_TIMEOUT,
+                # After a failover, a name may still lead to what is a replica now.
+                target_session_attrs=SessionAttribute.read_write,
                 server_settings={"application_name": f"webhookd {name}", "jit": "off"},
                 reset=_leave_as_is if name == "short" else None,
             )
@@ -109,6 +116,11 @@ class Database:
             except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
                 pool.terminate()
 
+    @property
+    def workable(self) -> bool:
+        """Whether a worker's transaction can be expected to begin: PostgreSQL is up, and did not just refuse a connection."""
+        return self.up and time.monotonic() - self._refused.get("work", -_REFUSED) >= _REFUSED
+
     @contextlib.asynccontextmanager
     async def acquire(self, pool: str = "short") -> AsyncIterator[Connection]:
         """A connection for the block. Raises UnavailableError at once while PostgreSQL is known to be away."""
@@ -117,12 +129,13 @@ class Database:
         try:
             connection = await self._pools[pool].acquire(timeout=_STATEMENT_TIMEOUT)
         except Exception as error:
-            self._failed(error)
+            self._refused[pool] = time.monotonic()
+            await self._failed(error)
             raise
         try:
             yield connection
         except Exception as error:
-            self._failed(error)
+            await self._failed(error)
             raise
         finally:
             # Releasing must end even when the caller is cancelled, or the pool would lose the connection.
@@ -132,7 +145,8 @@ class Database:
         try:
             await self._pools[pool].release(connection, timeout=2.0)
         except (OSError, TimeoutError, KeyError, asyncpg.PostgresError, asyncpg.InterfaceError):
-            connection.terminate()
+            with contextlib.suppress(asyncpg.InterfaceError):  # the pool took it back all the same
+                connection.terminate()
 
     async def take_duty(self, name: str, seconds: float) -> bool:
         """Takes or keeps the duty `name` for `seconds`; False while another process has it. Raises UnavailableError.
@@ -143,11 +157,17 @@ class Database:
             async with self.acquire() as connection:
                 return bool(await queries.take_duty(connection, name=name, holder=self._me, seconds=seconds))
 
-    def _failed(self, error: Exception) -> None:
-        # Only the loss of the connection itself speaks for the whole server; the prober finds out about the rest.
+    async def _failed(self, error: Exception) -> None:
+        # What speaks for the whole server: the connection itself was lost, the server takes no writes, or it has run out of
+        # disk or memory. The prober finds out about the rest.
+        state = getattr(error, "sqlstate", None) or ""
         lost = isinstance(error, (OSError, asyncpg.PostgresConnectionError, asyncpg.CannotConnectNowError))
-        if lost and not isinstance(error, TimeoutError):
+        if (lost and not isinstance(error, TimeoutError)) or state == _READ_ONLY or state.startswith(_EXHAUSTED):
             self._set(up=False, problem=where(error))
+        if state == _READ_ONLY:
+            # These connections lead to what is a replica now, and the probes would keep them in use for ever.
+            for pool in self._pools.values():
+                await pool.expire_connections()
         if unavailable(error):
             self._prober.wake()
 
@@ -164,6 +184,7 @@ class Database:
             async with asyncio.timeout(_CONNECT_TIMEOUT), pool.acquire() as connection:
                 if self.instance is None or not self.up:
                     await self._identify(connection)
+                    await queries.prove_writable(connection)
                 else:
                     await queries.ping(connection)
         except WebhookdError as error:
@@ -196,7 +217,7 @@ class Database:
             async with self._pools["short"].acquire(timeout=_CONNECT_TIMEOUT) as connection:
                 if made := await queries.make_partitions(connection, weeks=_WEEKS_AHEAD):
                     logger.info("made partitions ahead of time", count=made)
-        except (OSError, TimeoutError, asyncpg.PostgresError) as error:
+        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
             self._partitions_checked = (
                 1.0 if time.monotonic() < 3600 else time.monotonic() - 5.5 * 3600
             )  # again in half an hour
