@@ -147,9 +147,12 @@ async def test_connections_that_lead_to_a_replica_now_are_given_up(
     """The server that they lead to was demoted under them: no probe closes them, since it answers."""
     daemon = await start(roles="receive")
     url = f"{daemon.public_url}/webhooks/authorize-net"
-    for pool in daemon.database._pools.values():
-        async with pool.acquire() as inside:
-            await inside.execute("SET default_transaction_read_only = on")
+    pool = daemon.database._pools["short"]
+    every = [await pool.acquire() for _ in range(pool.get_max_size())]
+    for each in every:
+        await each.execute("SET default_transaction_read_only = on")
+    for each in every:
+        await pool.release(each)
     (answer,) = (await traffic.send(traffic.stream(EVENT_TYPES, 1), url, KEY)).statuses
     assert answer == 503
     await until(lambda: daemon.database.up, "a connection that takes writes is found")
