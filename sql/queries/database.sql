@@ -1,7 +1,8 @@
 -- name: identify()^
--- Which database this is, and which migrations it has.
+-- Which database this is, and which migrations it has. Its timeline (the first eight digits of a WAL file's name) is part of
+-- what it is: a promoted replica or a restored backup may lack commits that Redis was told of before.
 SELECT
-    (SELECT id FROM instance) AS instance,
+    md5((SELECT id::text FROM instance) || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::uuid AS instance,
     (SELECT array_agg(migration_id::text) FROM public._pogo_migration) AS migrations,
     current_setting('synchronous_commit') AS synchronous_commit;
 
@@ -17,9 +18,6 @@ SELECT webhookd_make_partitions(:weeks);
 -- name: prove_writable()!
 -- Fails where the server takes no writes: a replica, a full disk.
 UPDATE instance SET created_at = created_at;
-
--- name: ping()$
-SELECT 1;
 
 -- name: applied_migrations()$
 SELECT array_agg(migration_id::text) FROM public._pogo_migration;

@@ -182,11 +182,9 @@ class Database:
         pool = self._pools["short"]
         try:
             async with asyncio.timeout(_CONNECT_TIMEOUT), pool.acquire() as connection:
-                if self.instance is None or not self.up:
-                    await self._identify(connection)
+                await self._identify(connection)
+                if not self.up:
                     await queries.prove_writable(connection)
-                else:
-                    await queries.ping(connection)
         except WebhookdError as error:
             self._set(up=False, problem=str(error))
             raise UnavailableError("postgresql", str(error)) from error
