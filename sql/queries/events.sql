@@ -181,16 +181,18 @@ WITH changed AS (
     INSERT INTO event_audit (event_id, from_status, to_status, actor, attempt, reason)
     SELECT id, :from_status, 'dead', :actor, attempts, :detail FROM changed
 )
-SELECT attempts FROM changed;
+SELECT (extract(epoch FROM now()) * 1000000)::bigint AS died FROM changed;
 
--- name: revive_event(resend_after, id, actor, reason)^
--- A dead event whose dead-letter copy came back to the queue by a redrive: it starts anew, with all its attempts.
+-- name: revive_event(resend_after, id, died, actor, reason)^
+-- A dead event whose dead-letter copy came back to the queue by a redrive: it starts anew, with all its attempts. Only where it
+-- died when the copy says (NULL: whenever): a second delivery of that copy does not wake an event that has died again since.
 WITH changed AS (
     UPDATE events
     SET status = 'queued', attempts = 0, finished_at = NULL, retry_at = NULL, dead_reason = NULL,
         dead_letter_sent_at = NULL,
         send_after = now() + make_interval(secs => :resend_after)
-    WHERE id = :id AND status = 'dead'
+    WHERE id = :id AND status = 'dead' AND discarded_at IS NULL
+        AND (:died::bigint IS NULL OR (extract(epoch FROM finished_at) * 1000000)::bigint = :died)
     RETURNING id
 ), audit AS (
     INSERT INTO event_audit (event_id, from_status, to_status, actor, reason)
@@ -199,15 +201,18 @@ WITH changed AS (
 SELECT id FROM changed;
 
 -- name: states_of_events(ids)
-SELECT id, account, event_type, status, attempts, dead_reason, dead_letter_sent_at IS NOT NULL AS dead_letter_sent
+SELECT
+    id, account, event_type, status, attempts, dead_reason, dead_letter_sent_at IS NOT NULL AS dead_letter_sent,
+    discarded_at IS NOT NULL AS discarded, (extract(epoch FROM finished_at) * 1000000)::bigint AS died,
+    status = 'retrying' AND retry_at > now() AS put_off
 FROM events
 WHERE id = ANY(:ids::uuid[]);
 
 -- name: owed_dead_letters(grace, limit)
 -- Dead events whose copy has not reached the dead-letter queue within `grace` seconds of their death.
-SELECT id, account, event_type, dead_reason
+SELECT id, account, event_type, dead_reason, (extract(epoch FROM finished_at) * 1000000)::bigint AS died
 FROM events
-WHERE status = 'dead' AND dead_letter_sent_at IS NULL AND finished_at <= now() - make_interval(secs => :grace)
+WHERE status = 'dead' AND dead_letter_sent_at IS NULL AND discarded_at IS NULL AND finished_at <= now() - make_interval(secs => :grace)
 ORDER BY finished_at
 LIMIT :limit;
 
@@ -216,7 +221,18 @@ UPDATE events SET dead_letter_sent_at = now() WHERE id = ANY(:ids::uuid[]) AND s
 
 -- name: count_dead()$
 -- How many dead events have their copy in the dead-letter queue.
-SELECT count(*) FROM events WHERE status = 'dead' AND dead_letter_sent_at IS NOT NULL;
+SELECT count(*) FROM events WHERE status = 'dead' AND dead_letter_sent_at IS NOT NULL AND discarded_at IS NULL;
+
+-- name: owe_dead_letters(ids, settled)$
+-- Owes again the copies of dead events that are not among `ids`, whose copies were all that was found; those sent within the
+-- last `settled` seconds may not show yet. Returns how many.
+WITH owed AS (
+    UPDATE events SET dead_letter_sent_at = NULL
+    WHERE status = 'dead' AND dead_letter_sent_at < now() - make_interval(secs => :settled) AND discarded_at IS NULL
+        AND id <> ALL(:ids::uuid[])
+    RETURNING id
+)
+SELECT count(*) FROM owed;
 
 -- name: backlog()^
 -- The size of the outbox, and the age of the oldest unfinished event in seconds (NULL when all have ended).

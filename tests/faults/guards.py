@@ -34,6 +34,7 @@ class Guard:
 
 _RECEIVE = "tests/integration/test_receive.py::"
 _WORK = "tests/integration/test_work.py::"
+_DEAD_LETTERS = "tests/integration/test_dead_letter_queue.py::"
 _DATABASE = "tests/integration/test_database.py::"
 _ORDER = "tests/faults/test_order.py::"
 
@@ -94,6 +95,34 @@ GUARDS = (
         " || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)",
         "",
         "tests/faults/test_restore.py::test_what_a_restored_backup_lacks_is_accepted_when_it_is_sent_again",
+    ),
+    Guard(
+        "a dead-letter copy that SQS shows twice is one copy",
+        "webhookd/queue/dead_letters.py",
+        "copies.setdefault(body.event_id, message.id) == message.id",
+        "copies.setdefault(body.event_id, message.handle) is message",
+        _DEAD_LETTERS + "test_a_message_that_a_pass_sees_twice_is_not_taken_for_a_second_copy",
+    ),
+    Guard(
+        "dead-letter copies that SQS lost are made again",
+        "webhookd/queue/dead_letters.py",
+        "await self._store.owe_dead_letters(list(copies), settled=_SETTLED)",
+        "0",
+        _DEAD_LETTERS + "test_copies_that_the_queue_lost_are_made_again",
+    ),
+    Guard(
+        "a redrive undoes one death of an event, and no later one",
+        "sql/queries/events.sql",
+        "(:died::bigint IS NULL OR (extract",
+        "(:died::bigint IS NULL OR true OR (extract",
+        _DEAD_LETTERS + "test_one_redrive_message_wakes_its_event_once",
+    ),
+    Guard(
+        "one process at a time reads the dead-letter queue",
+        "webhookd/queue/dead_letters.py",
+        "if not await self._store.take_duty(_DUTY, 2 * _LOOK_EVERY + _PASS):",
+        "if False:",
+        _DEAD_LETTERS + "test_one_process_at_a_time_reads_the_dead_letter_queue",
     ),
     Guard(
         "an event that has ended is not worked on again",

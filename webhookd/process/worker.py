@@ -142,6 +142,7 @@ class Worker:
         # Only an operator's redrive brings a dead-letter copy here: dead_letters.py sees to it.
         if await self._store.revive(
             body.event_id,
+            died=body.died,
             actor="operator (queue redrive)",
             reason="its message was moved from the dead-letter queue back to the queue",
             resend_after=self._limits.resend_after,
@@ -284,18 +285,19 @@ class Worker:
         logger.error(
             "an event is dead", event_id=str(event.id), event_type=event.event_type, attempt=event.attempt, reason=code
         )
-        if await self._store.mark_dead(
+        died = await self._store.mark_dead(
             event.id,
             attempts=claimed.attempts,
             from_status=claimed.status,
             reason=reason,
             detail=detail,
             actor="worker",
-        ):
+        )
+        if died is not None:
             reach(Failpoint.WORKER_AFTER_DEATH)
             self._metrics.dead.labels(code).inc()
             self._metrics.attempts.observe(event.attempt)
-            self._dead_letters.copy(Body(event.id, event.account, event.event_type, dead=storable(reason)))
+            self._dead_letters.copy(Body(event.id, event.account, event.event_type, storable(reason), died))
         await self._leases.release(message)
         self._acks.delete(message)
         return Outcome.DEAD

@@ -23,11 +23,15 @@ from webhookd.queue.sqs import BATCH, Body, Message, Sqs
 from webhookd.store.events import EventStore
 
 _ACTOR = "dead-letter reader"
+_DUTY = "dead-letter reader"
 _OWED_AFTER = 15.0  # seconds: by then the copy that follows a death at once has failed
 _HIDDEN = 60  # seconds: how long a pass may hide what it looks at
 _LOOK_EVERY = 15.0  # seconds
-_LOOKS = 200  # batches in one pass
-_FULL_PASS = 600.0  # seconds between passes even where the counts agree
+_PASS = 30.0  # seconds that a pass may take; well within what it hides, or it would meet the same messages again
+_SHORT = 1000  # messages: so many are looked at each minute, more only every ten minutes
+_EVERY = 45.0  # seconds between passes over a short queue even where the counts agree
+_EVERY_LONG = 600.0
+_SETTLED = 60.0  # seconds until a copy that was sent must show
 
 
 class DeadLetters:
@@ -41,7 +45,8 @@ class DeadLetters:
         self._copies: Batcher[Body, None] = Batcher("dead letters", self._copy, max_batch=BATCH, max_pending=10_000)
         # Every process copies what its workers find dead; the upkeep of the queue belongs to the role `relay`.
         self._reader = Loop("dead-letter reader", self.agree, watch, every=_LOOK_EVERY) if reads else None
-        self._last_pass = 0.0
+        self._last_pass = -_EVERY_LONG
+        self._foreign = 0  # messages that are none of ours, at the last pass
         self._one_at_a_time = asyncio.Lock()
 
     async def start(self) -> None:
@@ -72,82 +77,109 @@ class DeadLetters:
         return [None if ok else UnavailableError("sqs", "an entry of a batch failed") for ok in sent]
 
     async def agree(self) -> bool:
-        """One round of upkeep: sends the copies that are owed, and looks through the queue where the counts differ."""
+        """One round of upkeep: sends the copies that are owed, and looks through the queue where it may disagree.
+
+        One process at a time does it, since two would hide messages from each other; False where that is another.
+        """
         async with self._one_at_a_time:
+            if not await self._store.take_duty(_DUTY, 2 * _LOOK_EVERY + _PASS):
+                return False
             return await self._round()
 
     async def _round(self) -> bool:
-        owed = await self._store.owed_dead_letters(grace=_OWED_AFTER, limit=BATCH)
-        if owed:
-            await self._copy([_body(row["id"], row) for row in owed])
-            return True
         depth = sum((await self._sqs.depths(self._sqs.dead_letter_queue)).values())
         now = time.monotonic()
-        if depth != await self._store.count_dead() or (depth and now - self._last_pass > _FULL_PASS):
-            await self._pass()
+        every = _EVERY if depth <= _SHORT else _EVERY_LONG
+        count = await self._store.count_dead()
+        if depth - self._foreign != count or (depth and now - self._last_pass > every):
+            await self._pass(depth)
             self._last_pass = now
-        return False
+        owed = await self._store.owed_dead_letters(grace=_OWED_AFTER, limit=BATCH)
+        if owed:
+            for result in await self._copy([_body(row["id"], row) for row in owed]):
+                if result is not None:
+                    raise result
+        return bool(owed)
 
-    async def _pass(self) -> None:
-        """Looks once at every message of the dead-letter queue."""
+    async def _pass(self, depth: int) -> None:
+        """Looks once at every message of the dead-letter queue, as far as the time goes."""
         kept: list[Message] = []
-        copies: set[UUID] = set()
+        copies: dict[UUID, str] = {}
+        foreign: set[str] = set()
+        end = time.monotonic() + _PASS
+        whole = False
         try:
-            for _ in range(_LOOKS):
+            while time.monotonic() < end:
                 messages = await self._sqs.look(visibility=_HIDDEN)
                 if not messages:
-                    return
+                    whole = True
+                    break
                 states = await self._store.states([m.body.event_id for m in messages if m.body is not None])
                 gone = []
                 for message in messages:
-                    if await self._true(message, states, copies):
+                    if await self._true(message, states, copies, foreign):
                         kept.append(message)
                     else:
                         gone.append(message)
                 if gone:
                     await self._sqs.delete(gone, self._sqs.dead_letter_queue)
         finally:
-            for i in range(0, len(kept), BATCH):
+            # Where the time was too short, what was seen stays hidden for its minute, and the next pass sees the rest.
+            for i in range(0, len(kept) if whole else 0, BATCH):
                 await self._sqs.hide([(message, 0) for message in kept[i : i + BATCH]], self._sqs.dead_letter_queue)
+        self._foreign = len(foreign)
+        # Copies that SQS no longer has (purged, or older than it keeps them) are owed again; but only where all that is there
+        # was seen: another reader, or an operator's console, may have hidden some.
+        if not whole or len({message.id for message in kept}) < depth:
+            return
+        if lost := await self._store.owe_dead_letters(list(copies), settled=_SETTLED):
+            self._moved.labels("lost").inc(lost)
+            logger.warning("the dead-letter queue has lost copies, which are sent again", count=lost)
 
-    async def _true(self, message: Message, states: dict[UUID, Any], copies: set[UUID]) -> bool:
+    async def _true(self, message: Message, states: dict[UUID, Any], copies: dict[UUID, str], foreign: set[str]) -> bool:
         """Whether `message` belongs in the dead-letter queue; makes PostgreSQL agree where SQS has moved it."""
         body = message.body
         if body is None or body.event_id not in states:
+            foreign.add(message.id)
             return True  # not ours to judge; it stays for a person to look at
         row = states[body.event_id]
         status = Status(row["status"])
+        dead = status is Status.DEAD and not row["discarded"]
         if body.dead is not None:
-            if status is Status.DEAD and body.event_id not in copies:
-                copies.add(body.event_id)
+            # One copy for an event's present death. SQS may deliver the same message twice, hence its id.
+            if dead and body.died in (None, row["died"]) and copies.setdefault(body.event_id, message.id) == message.id:
                 if not row["dead_letter_sent"]:
                     await self._store.mark_dead_letter_sent([body.event_id])
                 return True
             self._moved.labels("removed").inc()
             return False
-        if status is Status.PROCESSED:
+        if status.finished:
+            if dead and body.event_id not in copies and not row["dead_letter_sent"]:
+                await self._copy([_body(body.event_id, row)])
             self._moved.labels("removed").inc()
             return False
-        if status is not Status.DEAD:
-            reason = f"SQS moved its message to the dead-letter queue after {message.receive_count} receives"
-            if not await self._store.mark_dead(
-                body.event_id,
-                attempts=row["attempts"],
-                from_status=status,
-                reason=reason,
-                detail=reason,
-                actor=_ACTOR,
-                spent=0,
-            ):
-                return True  # it moved on just now; the next pass sees where to
-            reach(Failpoint.DEAD_LETTERS_AFTER_ADOPTION)
-            self._dead.inc()
-            self._moved.labels("adopted").inc()
-            row = {**row, "dead_reason": reason}
-        if body.event_id not in copies and not row["dead_letter_sent"]:
-            await self._copy([_body(body.event_id, row)])
+        if row["put_off"]:
+            # Its attempts are not spent, and the sweeper sends it again: it was received too often for other reasons.
+            self._moved.labels("removed").inc()
+            return False
+        reason = f"SQS moved its message to the dead-letter queue after {message.receive_count} receives"
+        died = await self._store.mark_dead(
+            body.event_id,
+            attempts=row["attempts"],
+            from_status=status,
+            reason=reason,
+            detail=reason,
+            actor=_ACTOR,
+            spent=0,
+        )
+        if died is None:
+            return True  # it moved on just now; the next pass sees where to
+        reach(Failpoint.DEAD_LETTERS_AFTER_ADOPTION)
+        self._dead.inc()
+        self._moved.labels("adopted").inc()
+        await self._copy([Body(body.event_id, row["account"], row["event_type"], reason, died)])
         return False
 
 
 def _body(event_id: UUID, row: Any) -> Body:
-    return Body(event_id, row["account"], row["event_type"], dead=row["dead_reason"] or "dead")
+    return Body(event_id, row["account"], row["event_type"], row["dead_reason"] or "dead", row["died"])

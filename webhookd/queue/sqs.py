@@ -34,18 +34,19 @@ _CALL_TIMEOUT = 10.0
 
 @dataclass(slots=True, frozen=True)
 class Body:
-    """What a message says: which event, and, for a copy in the dead-letter queue, why it is dead. No customer data."""
+    """What a message says: which event, and, for a copy in the dead-letter queue, why and when it died. No customer data."""
 
     event_id: UUID
     account: str
     event_type: str
     dead: str | None = None
+    died: int | None = None  # microseconds since 1970: tells one death of an event from another
 
     def dump(self) -> str:
         """The message's body, JSON."""
         fields: dict[str, Any] = {"v": 1, "event": str(self.event_id), "account": self.account, "type": self.event_type}
         if self.dead is not None:
-            fields["dead"] = self.dead
+            fields |= {"dead": self.dead, "died": self.died}
         return json.dumps(fields)  # ASCII only: SQS refuses some of Unicode's characters
 
     @classmethod
@@ -53,7 +54,14 @@ class Body:
         """The body that `text` holds, or None where it is not one of ours."""
         try:
             fields = orjson.loads(text)
-            return cls(UUID(fields["event"]), str(fields["account"]), str(fields["type"]), fields.get("dead"))
+            died = fields.get("died")
+            return cls(
+                UUID(fields["event"]),
+                str(fields["account"]),
+                str(fields["type"]),
+                fields.get("dead"),
+                None if died is None else int(died),
+            )
         except (ValueError, TypeError, KeyError, AttributeError):
             return None
 
@@ -62,6 +70,7 @@ class Body:
 class Message:
     """A received message. Compared by identity: SQS can deliver one message twice, even in one batch."""
 
+    id: str  # the same at each delivery
     handle: str  # the receipt handle, of this delivery
     body: Body | None  # None: not one of ours
     received: float  # the loop's clock
@@ -210,6 +219,7 @@ class Sqs:
             reply = await self._client_for_calls.receive_message(
                 QueueUrl=url,
                 MaxNumberOfMessages=BATCH,
+                WaitTimeSeconds=1,  # a short poll asks some of SQS's servers only, so its empty answer says nothing
                 VisibilityTimeout=visibility,
                 MessageSystemAttributeNames=["ApproximateReceiveCount"],
             )
@@ -219,6 +229,7 @@ class Sqs:
         now = asyncio.get_running_loop().time()
         return [
             Message(
+                id=message["MessageId"],
                 handle=message["ReceiptHandle"],
                 body=Body.load(message["Body"]),
                 received=now,

@@ -255,8 +255,9 @@ class EventStore:
         detail: str,
         actor: str,
         spent: int = 1,
-    ) -> bool:
-        """Gives the event up; `spent` attempts are added. False where the event moved on meanwhile.
+    ) -> int | None:
+        """Gives the event up; `spent` attempts are added. Returns when it died (microseconds since 1970); None where the event
+        moved on meanwhile.
 
         `reason` goes to the dead-letter queue as well and holds no customer data; `detail` stays in the database.
         """
@@ -270,17 +271,19 @@ class EventStore:
             actor=actor,
             spent=spent,
         )
-        return row is not None
+        return None if row is None else int(row["died"])
 
-    async def revive(self, event_id: UUID, *, actor: str, reason: str, resend_after: float) -> bool:
-        """Makes a dead event `queued` again, with all its attempts; False where it is not dead."""
-        row = await self._one(queries.revive_event, id=event_id, actor=actor, reason=reason, resend_after=resend_after)
+    async def revive(self, event_id: UUID, *, died: int | None, actor: str, reason: str, resend_after: float) -> bool:
+        """Makes a dead event `queued` again, with all its attempts; False where it is not dead, discarded, or died anew."""
+        row = await self._one(
+            queries.revive_event, id=event_id, died=died, actor=actor, reason=reason, resend_after=resend_after
+        )
         return row is not None
 
     # -- dead letters
 
     async def states(self, ids: Sequence[UUID]) -> dict[UUID, asyncpg.Record]:
-        """account, event_type, status, attempts, dead_reason and dead_letter_sent of each event that exists."""
+        """What the dead-letter reader asks of each event that exists: its status, its death, whether its copy was sent."""
         return {row["id"]: row for row in await self._all(queries.states_of_events, ids=ids)}
 
     async def owed_dead_letters(self, *, grace: float, limit: int) -> list[asyncpg.Record]:
@@ -294,6 +297,14 @@ class EventStore:
     async def count_dead(self) -> int:
         """How many dead events have a copy in the dead-letter queue."""
         return int(await self._one(queries.count_dead))
+
+    async def owe_dead_letters(self, found: Sequence[UUID], *, settled: float) -> int:
+        """Owes again the copies of all dead events but `found`, of those sent more than `settled` seconds ago."""
+        return int(await self._one(queries.owe_dead_letters, ids=found, settled=settled))
+
+    async def take_duty(self, name: str, seconds: float) -> bool:
+        """Takes or keeps a duty that one process at a time has."""
+        return await self._database.take_duty(name, seconds)
 
     async def audit_trail(self, event_id: UUID) -> list[asyncpg.Record]:
         """Every change of the event's status, oldest first: at, from_status, to_status, actor, attempt, reason."""
