@@ -103,7 +103,10 @@ class Loop:
             except Exception:  # noqa: BLE001  a bug in one step must not end what others depend on; it is logged each time
                 logger.exception("a step failed", loop=self.name)
                 pause = max(backoff.failed(), self._every)
-            if pause and not self._stopping:
+            if not pause:
+                # A step need not have waited for anything: without this, one that does not would keep the loop to itself.
+                await asyncio.sleep(0)
+            elif not self._stopping:
                 try:
                     async with asyncio.timeout(pause):
                         await self._wake.wait()

@@ -115,6 +115,11 @@ FROM due
 WHERE e.id = due.id
 RETURNING e.id, e.account, e.event_type;
 
+-- name: put_back(ids, delay)!
+-- Events that were claimed for sending and could not be sent: due again in `delay` seconds rather than at the end of the lease.
+UPDATE events SET send_after = now() + make_interval(secs => :delay)
+WHERE id = ANY(:ids::uuid[]) AND status IN ('received', 'queued', 'retrying');
+
 -- name: count_in_queue(limit)$
 -- How many unfinished events have a message in SQS, counted no further than `limit`.
 SELECT count(*) FROM (SELECT FROM events WHERE status IN ('queued', 'retrying') LIMIT :limit) AS counted;

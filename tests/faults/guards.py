@@ -35,6 +35,7 @@ class Guard:
 _RECEIVE = "tests/integration/test_receive.py::"
 _WORK = "tests/integration/test_work.py::"
 _DEAD_LETTERS = "tests/integration/test_dead_letter_queue.py::"
+_DELIVERY = "tests/faults/test_delivery.py::"
 _DATABASE = "tests/integration/test_database.py::"
 _ORDER = "tests/faults/test_order.py::"
 
@@ -123,6 +124,20 @@ GUARDS = (
         "if not await self._store.take_duty(_DUTY, 2 * _LOOK_EVERY + _PASS):",
         "if False:",
         _DEAD_LETTERS + "test_one_process_at_a_time_reads_the_dead_letter_queue",
+    ),
+    Guard(
+        "entry ids in a batch are positions, since a message can stand in it twice",
+        "webhookd/queue/sqs.py",
+        'entries: Any = [{"Id": str(n), "ReceiptHandle": message.handle} for n, message in enumerate(messages)]',
+        'entries: Any = [{"Id": message.id, "ReceiptHandle": message.handle} for message in messages]',
+        _DELIVERY + "test_one_message_twice_within_one_batch_is_acknowledged_with_all_others",
+    ),
+    Guard(
+        "no heartbeat after the retry's delay was set",
+        "webhookd/queue/leases.py",
+        "            await asyncio.wait([extension])\n",
+        "            pass\n",
+        _DELIVERY + "test_a_heartbeat_under_way_does_not_overwrite_the_delay_of_a_retry",
     ),
     Guard(
         "an event that has ended is not worked on again",

@@ -118,3 +118,13 @@ async def test_a_cancellation_that_leaks_out_of_a_step_does_not_end_its_loop() -
     await loop.start()
     await until(lambda: calls >= 3, "three steps")
     await loop.stop()
+
+
+async def test_a_step_that_waits_for_nothing_does_not_keep_the_event_loop_to_itself() -> None:
+    async def step() -> bool:
+        return True
+
+    loop = Loop("test", step, Watch(), every=0)
+    await loop.start()
+    await asyncio.sleep(0)
+    await asyncio.wait_for(loop.stop(), 5)

@@ -24,6 +24,7 @@ from webhookd.store.events import EventStore, Outgoing
 HOT_PATH_GRACE = 10.0
 # Seconds that a sweeper has to send what it claimed, before another one may.
 _LEASE = 30.0
+_AGAIN = 1.0  # seconds until what it claimed and could not send is due again
 _SWEEP = 500
 _MAX_PENDING = 20_000
 
@@ -156,6 +157,7 @@ class Relay:
 
     async def _send_all(self, events: Sequence[Outgoing]) -> None:
         results = await asyncio.gather(*map(self._sender.submit, events), return_exceptions=True)
-        for result in results:
-            if isinstance(result, BaseException):
-                raise result
+        failures = {event.id: result for event, result in zip(events, results, strict=True) if result is not None}
+        if failures:
+            await self._store.put_back(list(failures), delay=_AGAIN)
+            raise next(iter(failures.values()))

@@ -182,6 +182,10 @@ class EventStore:
         rows = await self._all(queries.claim_unsent, statuses=[str(s) for s in statuses], limit=limit, lease=lease)
         return [Outgoing(row["id"], row["account"], row["event_type"]) for row in rows]
 
+    async def put_back(self, ids: Sequence[UUID], *, delay: float) -> None:
+        """Makes claimed events, which could not be sent, due again in `delay` seconds."""
+        await self._one(queries.put_back, ids=ids, delay=delay)
+
     async def count_in_queue(self, limit: int) -> int:
         """How many unfinished events have been sent, counted no further than `limit`."""
         return int(await self._one(queries.count_in_queue, limit=limit))

@@ -1,0 +1,180 @@
+"""SQS at its worst: away, slow, throttling, failing in part, delivering twice, forgetting everything."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import asyncpg
+import pytest
+import pytest_asyncio
+
+from tests.conftest import make_queues
+from tests.helpers.ledger import COUNTING
+from tests.helpers.queues import client, depth, url_of
+from tests.helpers.rig import Rig
+from tests.helpers.running import Process
+from tests.helpers.strict_sqs import StrictSqs
+from tests.helpers.wait import until
+
+
+@pytest_asyncio.fixture
+async def sqs(rig: Rig) -> AsyncIterator[StrictSqs]:
+    """The gateway before moto, which the case's daemons use."""
+    async with StrictSqs(rig.servers.sqs_endpoint_url) as gateway:
+        yield gateway
+
+
+async def _suffers(rig: Rig, sqs: StrictSqs, webhooks: int, **rates: float) -> Process:
+    """A load while SQS is as bad as `rates` say; then it is well again, and the ledger must hold."""
+    daemon = await rig.daemon(sqs_endpoint_url=sqs.url)
+    for name, rate in rates.items():
+        setattr(sqs, name, rate)
+    async with rig.load(rate=50):
+        await rig.acknowledged(webhooks)
+    sqs.heal()
+    rig.recovered()
+    await rig.finish()
+    assert not sqs.refused, "no batch that AWS would refuse"
+    await until(lambda: _is_empty(rig), "every message is acknowledged", deadline=60, every=0.2)
+    return daemon
+
+
+async def _is_empty(rig: Rig) -> bool:
+    return await depth(rig.servers, rig.servers.queue) == 0
+
+
+async def test_one_message_twice_within_one_batch_is_acknowledged_with_all_others(rig: Rig, sqs: StrictSqs) -> None:
+    daemon = await _suffers(rig, sqs, 60, doubled=1.0)
+    assert await daemon.metric("webhookd_acks_total", outcome="failed") == 0
+
+
+async def test_messages_delivered_to_several_receives(rig: Rig, sqs: StrictSqs) -> None:
+    await _suffers(rig, sqs, 60, repeated=0.5)
+
+
+async def test_a_200_with_failed_entries(rig: Rig, sqs: StrictSqs) -> None:
+    await _suffers(rig, sqs, 60, failed_entries=0.3)
+
+
+@pytest.mark.long
+async def test_throttled(rig: Rig, sqs: StrictSqs) -> None:
+    await _suffers(rig, sqs, 60, throttled=0.7)
+
+
+@pytest.mark.long
+async def test_errors_and_lost_replies(rig: Rig, sqs: StrictSqs) -> None:
+    await _suffers(rig, sqs, 60, errors=0.2, lost_replies=0.2)
+
+
+@pytest.mark.long
+async def test_slow(rig: Rig, sqs: StrictSqs) -> None:
+    await _suffers(rig, sqs, 60, seconds=1.0)
+
+
+@pytest.mark.long
+async def test_everything_at_once(rig: Rig, sqs: StrictSqs) -> None:
+    await _suffers(
+        rig, sqs, 100, doubled=0.3, repeated=0.2, failed_entries=0.1, throttled=0.1, errors=0.1, lost_replies=0.1, seconds=0.05
+    )
+
+
+async def test_a_heartbeat_under_way_does_not_overwrite_the_delay_of_a_retry(rig: Rig, sqs: StrictSqs) -> None:
+    rig.handlers(
+        COUNTING
+        + """
+import asyncio
+
+from webhookd import Retryable
+
+
+@on("*")
+async def again_after_the_first_heartbeat(event, connection):
+    if event.attempt == 1:
+        await asyncio.sleep(2.2)
+        raise Retryable(after=7)
+"""
+    )
+    late = asyncio.Event()
+    connection = await asyncpg.connect(rig.servers.database_url)
+
+    async def hold_the_heartbeat_back(action: str, asked: dict[str, Any]) -> None:
+        if action == "ChangeMessageVisibilityBatch" and asked["Entries"][0]["VisibilityTimeout"] == 3 and not late.is_set():
+            late.set()
+            # Until the attempt has failed, and a moment more: time enough for the retry's delay to go first.
+            query = "SELECT count(*) = 1 FROM events WHERE status = 'retrying'"
+            await until(lambda: connection.fetchval(query), "the attempt has failed")
+            await asyncio.sleep(0.5)
+
+    sqs.before = hold_the_heartbeat_back
+    await rig.daemon(sqs_endpoint_url=sqs.url, handler_timeout="10", resend_after="600")
+    await rig.send(1)
+    await rig.finish(deadline=30)
+    await connection.close()
+    assert late.is_set()
+    changes = [
+        asked["Entries"][0]["VisibilityTimeout"] for action, asked in sqs.done if action == "ChangeMessageVisibilityBatch"
+    ]
+    assert changes[:2] == [3, 7], "the delay of the retry is what stands in the end"
+
+
+async def test_away_and_back(rig: Rig) -> None:
+    daemon = await rig.daemon()
+    async with rig.load(rate=80):
+        await rig.acknowledged(20)
+        await rig.proxies.sqs.cut()
+        await rig.acknowledged(100)
+        assert rig.ledger.answers[503] == 0, "webhooks are taken as before"
+        await until(lambda: daemon.metric("webhookd_outbox_pending"), "the outbox grows")
+        await rig.proxies.sqs.heal()
+        rig.recovered()
+    await rig.finish()
+
+
+async def test_away_at_the_start(rig: Rig) -> None:
+    await rig.proxies.sqs.cut()
+    await rig.daemon()
+    await rig.send(50)
+    assert not rig.ledger.unanswered
+    await rig.proxies.sqs.heal()
+    rig.recovered()
+    await rig.finish()
+
+
+async def test_everything_in_the_queue_is_lost(rig: Rig) -> None:
+    rig.handlers(
+        COUNTING + "\nimport asyncio\n\n@on('*')\nasync def linger(event, connection):\n    await asyncio.sleep(0.2)\n"
+    )
+    await rig.daemon(concurrency="2")
+    async with rig.load(rate=60):
+        await rig.acknowledged(40)
+        async with client(rig.servers) as sqs:
+            await sqs.purge_queue(QueueUrl=await url_of(sqs, rig.servers.queue))
+        await rig.acknowledged(20)
+    rig.recovered()
+    await rig.finish()
+
+
+@pytest.mark.long
+async def test_the_queues_deleted_and_made_again(rig: Rig) -> None:
+    await rig.daemon()
+    async with rig.load(rate=60):
+        await rig.acknowledged(40)
+        async with client(rig.servers) as sqs:
+            for queue in (rig.servers.queue, rig.servers.dead_letter_queue):
+                await sqs.delete_queue(QueueUrl=await url_of(sqs, queue))
+        await rig.acknowledged(60)
+        await make_queues(rig.servers)
+        rig.recovered()
+    await rig.finish()
+
+
+async def test_messages_that_are_none_of_ours_block_nothing(rig: Rig) -> None:
+    await rig.daemon()
+    async with client(rig.servers) as sqs:
+        url = await url_of(sqs, rig.servers.queue)
+        for body in ("not JSON", "{}", '{"event": 7}', "x" * 200_000, '{"event":"00000000-0000-0000-0000-000000000000"}'):
+            await sqs.send_message(QueueUrl=url, MessageBody=body)
+    await rig.send(50)
+    await rig.finish()

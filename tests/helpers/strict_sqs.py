@@ -1,0 +1,119 @@
+"""An SQS that is stricter than moto, and worse: an HTTP server between the daemons and moto.
+
+It speaks SQS's JSON protocol (`X-Amz-Target: AmazonSQS.<Action>`). It always refuses a batch that AWS refuses
+(BatchEntryIdsNotDistinct, TooManyEntriesInBatchRequest, EmptyBatchRequest: SQS API reference, DeleteMessageBatch), and on
+demand breaks what a caller must live with: a 200 with `Failed` entries, throttling, lost replies, repeated deliveries.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import aiohttp
+import orjson
+from aiohttp import web
+
+_BATCHES = {"SendMessageBatch", "DeleteMessageBatch", "ChangeMessageVisibilityBatch"}
+_JSON = "application/x-amz-json-1.0"
+
+
+class StrictSqs:
+    """One gateway. The rates are probabilities, 0 to 1, of each call or entry; all are 0 at first."""
+
+    def __init__(self, upstream: str) -> None:
+        self._upstream = upstream
+        self.failed_entries = 0.0  # entries that a 200 says were not done; they were not
+        self.throttled = 0.0  # calls refused by RequestThrottled
+        self.errors = 0.0  # calls answered 500
+        self.lost_replies = 0.0  # calls that were done, and whose reply never comes
+        self.repeated = 0.0  # receives after which the same messages can be received again at once
+        self.doubled = 0.0  # receives whose first message stands in them twice
+        self.seconds = 0.0  # before each call
+        self.before: Callable[[str, dict[str, Any]], Awaitable[None]] | None = None
+        self.done: list[tuple[str, dict[str, Any]]] = []  # (action, request) in the order in which they were done
+        self.refused: list[str] = []  # codes of what a strict SQS refuses
+        self._runner: web.AppRunner | None = None
+        self._session: aiohttp.ClientSession | None = None
+        self.url = ""
+
+    async def __aenter__(self) -> StrictSqs:
+        app = web.Application(client_max_size=2**24)
+        app.router.add_post("/{path:.*}", self._serve)
+        self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1, handler_cancellation=True)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        await site.start()
+        self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._runner is not None
+        assert self._session is not None
+        await self._runner.cleanup()
+        await self._session.close()
+
+    def heal(self) -> None:
+        """No more faults."""
+        self.failed_entries = self.throttled = self.errors = self.lost_replies = self.repeated = self.doubled = 0.0
+        self.seconds = 0.0
+
+    async def _serve(self, request: web.Request) -> web.Response:
+        action = request.headers.get("X-Amz-Target", "").rpartition(".")[2]
+        asked = orjson.loads(await request.read())
+        if action in _BATCHES and (code := _refusal(asked["Entries"])):
+            self.refused.append(code)
+            return _error(400, code)
+        if self.seconds:
+            await asyncio.sleep(self.seconds)
+        if self.before is not None:
+            await self.before(action, asked)
+        if random.random() < self.throttled:
+            return _error(400, "RequestThrottled")
+        if random.random() < self.errors:
+            return _error(500, "InternalFailure")
+        status, reply = await self._forward(request, action, asked)
+        self.done.append((action, asked))
+        if random.random() < self.lost_replies and request.transport is not None:
+            request.transport.abort()
+        return web.Response(status=status, body=orjson.dumps(reply), content_type=_JSON)
+
+    async def _forward(self, request: web.Request, action: str, asked: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        failed: list[dict[str, Any]] = []
+        if action in _BATCHES:
+            chosen = [entry for entry in asked["Entries"] if random.random() < self.failed_entries]
+            failed = [{"Id": entry["Id"], "SenderFault": False, "Code": "InternalError"} for entry in chosen]
+            asked = asked | {"Entries": [entry for entry in asked["Entries"] if entry not in chosen]}
+            if not asked["Entries"]:
+                return 200, {"Successful": [], "Failed": failed}
+        if action == "ReceiveMessage" and random.random() < self.repeated:
+            asked = asked | {"VisibilityTimeout": 0}
+        headers = {name: value for name, value in request.headers.items() if name.lower() not in ("host", "content-length")}
+        assert self._session is not None
+        async with self._session.post(self._upstream, data=orjson.dumps(asked), headers=headers) as response:
+            raw = await response.read()
+            reply: dict[str, Any] = orjson.loads(raw) if raw else {}
+        if failed:
+            reply["Failed"] = reply.get("Failed", []) + failed
+        if action == "ReceiveMessage" and (messages := reply.get("Messages")) and random.random() < self.doubled:
+            if len(messages) < asked.get("MaxNumberOfMessages", 1):
+                messages.append(messages[0])
+            elif len(messages) > 1:
+                messages[-1] = messages[0]  # and the one that gave way comes back by its visibility timeout
+        return response.status, reply
+
+
+def _refusal(entries: list[dict[str, Any]]) -> str | None:
+    if not entries:
+        return "EmptyBatchRequest"
+    if len(entries) > 10:
+        return "TooManyEntriesInBatchRequest"
+    return "BatchEntryIdsNotDistinct" if len({entry["Id"] for entry in entries}) < len(entries) else None
+
+
+def _error(status: int, code: str) -> web.Response:
+    body = {"__type": f"com.amazonaws.sqs#{code}", "message": code}
+    return web.Response(status=status, body=orjson.dumps(body), content_type=_JSON)
