@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import socket
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -31,12 +30,15 @@ from webhookd.queue.leases import Leases
 from webhookd.queue.poller import Poller
 from webhookd.queue.relay import Relay
 from webhookd.queue.sqs import Sqs
+from webhookd.receive.admission import Admission
 from webhookd.receive.app import PublicApp
 from webhookd.receive.intake import Intake
+from webhookd.receive.listener import Listener, raise_file_limit
 from webhookd.settings import Role, Settings
 from webhookd.store.claims import Claims
 from webhookd.store.database import Database
 from webhookd.store.events import EventStore
+from webhookd.store.retention import Ages, Retention
 
 _BACKLOG_EVERY = 5.0
 
@@ -70,9 +72,10 @@ class Daemon:
         self.sqs = make_sqs(settings, metrics, watch)
         self.health = Health(self.database, self.claims, self.sqs)
         self._admin: web.AppRunner | None = None
-        self._public: web.AppRunner | None = None
+        self._public: Listener | None = None
         self._stack = AsyncExitStack()
         self._intake: Intake | None = None
+        self.admission: Admission | None = None
         self._poller: Poller | None = None
         # The order of starting: what a part needs comes before it.
         self._parts: list[Part] = [self.database, self.claims, self.sqs]
@@ -94,11 +97,13 @@ class Daemon:
         if Role.WORK in roles:
             self._add_workers(dead_letters)
         if Role.RECEIVE in roles:
+            self.admission = Admission(max_pending=settings.max_pending, metrics=metrics)
             self._intake = Intake(
                 self.store,
                 self.claims,
                 self.database,
                 self.relay,
+                self.admission,
                 keys=settings.keys_by_account,
                 max_pending=settings.max_pending,
                 commit_timeout=settings.commit_timeout,
@@ -110,6 +115,15 @@ class Daemon:
             for account, keys in settings.keys_by_account.items():
                 for key in keys:
                     metrics.key_last_used.labels(account, fingerprint(key)).set(0)
+        ages = Ages(
+            bodies=settings.body_retention,
+            audit=settings.audit_retention,
+            events=settings.event_retention,
+            quarantine=settings.quarantine_retention,
+            window=settings.max_event_age + settings.max_clock_skew,
+        )
+        self.retention = Retention(self.database, ages, metrics=metrics, watch=watch)
+        self._parts.append(self.retention)
         self._parts.append(Loop("backlog gauge", self._measure_backlog, watch, every=_BACKLOG_EVERY))
 
     def _add_workers(self, dead_letters: DeadLetters) -> None:
@@ -122,6 +136,7 @@ class Daemon:
             retry_base=settings.retry_base,
             retry_cap=settings.retry_cap,
             resend_after=settings.resend_after,
+            max_stuck=settings.concurrency,
         )
         registry = Registry([Registration("*", keep_timeline), *self._registry])
         worker = Worker(
@@ -134,6 +149,7 @@ class Daemon:
             registry,
             limits,
             metrics=metrics,
+            broken=watch.broken,
         )
         self._poller = Poller(
             self.sqs,
@@ -154,31 +170,46 @@ class Daemon:
         for part in self._parts:
             await part.start()
             self._stack.push_async_callback(part.stop)
-        if self._intake is not None:
-            public = PublicApp(
-                self._intake,
-                max_body_bytes=settings.max_body_bytes,
-                body_timeout=settings.body_timeout,
-                retry_after=settings.retry_after,
-                metrics=self.metrics,
-            )
-            self._public = await self._listen("WEBHOOKD_LISTEN", settings.public_address, public.app())
+        if self._intake is not None and self.admission is not None:
+            self._public = await self._listen_public(self._intake, self.admission)
         self.health.serving = True
         logger.info("serving", **settings.redacted())
 
     async def _listen(self, setting: str, address: tuple[str, int], app: web.Application) -> web.AppRunner:
-        # access_log: a line for each request costs more than the request. keepalive: longer than a proxy's idle timeout.
         runner = web.AppRunner(app, access_log=None, keepalive_timeout=75.0, shutdown_timeout=self._settings.commit_timeout + 1)
         await runner.setup()
         host, port = address
         try:
-            await web.TCPSite(runner, host, port, backlog=1024).start()
-        except (OSError, socket.gaierror) as error:
+            await web.TCPSite(runner, host, port).start()
+        except OSError as error:
             await runner.cleanup()
-            raise SettingsError(
-                f"{setting}: cannot listen on {host}:{port} ({error.strerror or error}); free it, or set another address"
-            ) from error
+            raise _not_listening(setting, address, error) from error
         return runner
+
+    async def _listen_public(self, intake: Intake, admission: Admission) -> Listener:
+        settings = self._settings
+        public = PublicApp(
+            intake,
+            max_body_bytes=settings.max_body_bytes,
+            max_body_memory=settings.max_body_memory,
+            body_timeout=settings.body_timeout,
+            retry_after=settings.retry_after,
+            metrics=self.metrics,
+        )
+        listener = Listener(
+            public.app(),
+            admission,
+            limit=raise_file_limit(settings.max_connections, settings.concurrency),
+            head_timeout=settings.head_timeout,
+            retry_after=settings.retry_after,
+            shutdown_timeout=settings.commit_timeout + 1,
+            metrics=self.metrics,
+        )
+        try:
+            await listener.start(*settings.public_address)
+        except OSError as error:
+            raise _not_listening("WEBHOOKD_LISTEN", settings.public_address, error) from error
+        return listener
 
     @property
     def public_url(self) -> str:
@@ -201,7 +232,7 @@ class Daemon:
             self._intake.refuse()
         reach(Failpoint.SHUTDOWN_REFUSING)
         if self._public is not None:
-            await self._public.cleanup()
+            await self._public.stop()
         reach(Failpoint.SHUTDOWN_ANSWERED)
         if self._poller is not None:
             # Some of the grace is for what comes after the workers: flushing, and closing.
@@ -219,10 +250,17 @@ class Daemon:
         self.metrics.oldest_unfinished.set(oldest)
 
 
-def _bound(runner: web.AppRunner | None) -> str:
-    if runner is None or not runner.addresses:
+def _not_listening(setting: str, address: tuple[str, int], error: OSError) -> SettingsError:
+    host, port = address
+    return SettingsError(
+        f"{setting}: cannot listen on {host}:{port} ({error.strerror or error}); free it, or set another address"
+    )
+
+
+def _bound(listener: web.AppRunner | Listener | None) -> str:
+    if listener is None or not listener.addresses:
         return ""
-    host, port = runner.addresses[0][:2]
+    host, port = listener.addresses[0][:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 

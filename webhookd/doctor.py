@@ -29,6 +29,7 @@ from webhookd.store.queries import queries
 
 _OLDEST_POSTGRESQL = 140000
 _CLOCK_TOLERANCE = 5.0  # seconds
+_PARTITIONS_AHEAD = 14 * 86_400.0  # seconds; a daemon keeps them four weeks ahead
 _KEY_SHAPE = "Authorize.Net's Signature Key has 128 hexadecimal digits: copy it whole"
 
 
@@ -163,13 +164,24 @@ async def _postgresql(settings: Settings) -> list[Finding]:
             if missing
             else Finding("schema", Verdict.OK, "up to date")
         )
-        if not missing and server["stray_bodies"]:
-            findings.append(
-                Finding("partitions", Verdict.WARNING, "bodies outside every partition: was this machine's clock wrong?")
-            )
+        if not missing:
+            findings.append(await _partitions(connection))
     finally:
         await connection.close(timeout=5)
     return findings
+
+
+async def _partitions(connection: Any) -> Finding:
+    ahead = (await queries.retention_state(connection))["ahead"]
+    if ahead < _PARTITIONS_AHEAD:
+        remedy = "start `webhookd serve`, which makes them, or look in its log for what hinders it (the right to CREATE?)"
+        verdict = Verdict.WARNING if ahead > 0 else Verdict.FAILED
+        return Finding("partitions", verdict, f"reach only {ahead / 86_400:.1f} days ahead: {remedy}")
+    strays = await queries.strays(connection)
+    if strays["bodies"] or strays["audit"]:
+        detail = "bodies or audit rows outside every partition: was a machine's clock wrong, or a partition made too late?"
+        return Finding("partitions", Verdict.WARNING, detail)
+    return Finding("partitions", Verdict.OK, f"reach {ahead / 86_400:.0f} days ahead")
 
 
 async def _redis(settings: Settings) -> list[Finding]:

@@ -38,6 +38,17 @@ class Metrics:
         self.ack_seconds = histogram(
             "ack_seconds", "From the first byte of an authentic webhook to its 200, commit included.", _FAST
         )
+        self.loop_lag_seconds = gauge(
+            "loop_lag_seconds", "How late the event loop ran its timers, at worst within the last 10 s."
+        )
+        self.shedding = gauge("shedding", "1 while a new webhook would be answered 503 for want of capacity, else 0.")
+        self.connections = gauge("connections", "Open connections to the public listener.")
+        self.open_requests = gauge("open_requests", "Webhook requests between their head and their answer.")
+        self.connections_closed = counter(
+            "connections_closed_total",
+            "Connections that webhookd ended: head_timeout, head_too_large, idle (for a newer one), full, unread.",
+            "reason",
+        )
         self.commit_batch_size = histogram(
             "commit_batch_size", "Events in one group commit.", (1, 2, 4, 8, 16, 32, 64, 128, 256)
         )
@@ -66,13 +77,33 @@ class Metrics:
         self.retries = counter("retries_total", "Failed attempts that will be tried again.", "event_type")
         self.attempts = histogram("attempts", "Attempts that a finished event took.", (1, 2, 3, 4, 5, 6, 8, 10, 15, 20))
         self.handle_seconds = histogram("handle_seconds", "Time in an event's handlers.", _SLOW, "event_type")
+        self.stuck_handlers = counter(
+            "stuck_handlers_total", "Handlers that did not end when they were cancelled; their connection was cut."
+        )
         self.end_to_end_seconds = histogram("end_to_end_seconds", "From receipt to processed, by PostgreSQL's clock.", _SLOW)
         self.dead = counter(
             "dead_total", "Events given up: permanent, attempts_spent, redrive_policy, transaction_ended.", "reason"
         )
         self.dead_letters_moved = counter(
-            "dead_letters_total", "Dead-letter queue upkeep: copied, adopted, removed, redriven.", "action"
+            "dead_letters_total", "Dead-letter queue upkeep: copied, adopted, removed, lost, redriven.", "action"
         )
+        self.partitions_ahead = gauge(
+            "partitions_ahead_seconds",
+            "How far the partitions of bodies and audit trail reach beyond PostgreSQL's now; 0 where none covers it.",
+        )
+        self.retention_last_success = gauge(
+            "retention_last_success_timestamp_seconds",
+            "When this process last ended a task of retention well: partitions, bodies, audit, events, quarantine.",
+            "task",
+        )
+        self.retention_removed = counter(
+            "retention_removed_total",
+            "What retention removed: rows of bodies, audit, events, quarantine; whole bodies_partitions, audit_partitions.",
+            "kind",
+        )
+        self.retention_failures = counter("retention_failures_total", "Tasks of retention that failed; tried again.", "task")
+        self.quarantine_rows = gauge("quarantine_rows", "Bodies in quarantine, counted no further than 100,000.")
+        self.quarantine_bytes = gauge("quarantine_bytes", "The size on disk of the table of quarantine and its indexes.")
         self.dependency_up = gauge("dependency_up", "1 when the dependency answered last time, else 0.", "dependency")
         self.key_last_used = gauge(
             "signature_key_last_used_timestamp_seconds",

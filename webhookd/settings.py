@@ -32,6 +32,7 @@ _ACCOUNT_KEYS = "accounts__{}__signature_keys"
 # At most one @, and that before the host: where a password is not percent-encoded nothing beyond the scheme is safe to show.
 _URL = re.compile(r"(?P<scheme>\w+)://(?:[^/?#@]*@)?(?P<place>[^@?#]*)(?:[?#][^@]*)?")
 _DAY = 86_400
+_LONGEST_RETENTION = 20 * 365 * _DAY  # longer ones would reach back before 1970, where no id is
 _PROVIDER_RETRIES = 10 * _DAY  # the provider's schedule of retries takes about nine days
 
 Secrets = Annotated[tuple[SecretStr, ...], NoDecode]
@@ -127,9 +128,39 @@ class Settings(BaseSettings):
     dedupe_ttl: float = _setting(3.0 * _DAY, "Seconds that Redis remembers a committed notification.", ge=1)
     max_event_age: float = _setting(14.0 * _DAY, "Seconds; an event whose eventDate is older is quarantined.", gt=0)
     max_clock_skew: float = _setting(1.0 * _DAY, "Seconds that an eventDate may lie in the future.", ge=0)
+    body_retention: float = _setting(
+        90.0 * _DAY,
+        "Seconds that the bodies of finished events are kept, and up to a week more.",
+        ge=_DAY,
+        le=_LONGEST_RETENTION,
+    )
+    event_retention: float = _setting(
+        400.0 * _DAY,
+        "Seconds that finished events are kept; a repeat is known by its event.",
+        ge=_DAY,
+        le=_LONGEST_RETENTION,
+    )
+    audit_retention: float = _setting(
+        400.0 * _DAY,
+        "Seconds that the audit trail of finished events is kept, and up to a week more.",
+        ge=_DAY,
+        le=_LONGEST_RETENTION,
+    )
+    quarantine_retention: float = _setting(
+        90.0 * _DAY, "Seconds that bodies stay in quarantine.", ge=_DAY, le=_LONGEST_RETENTION
+    )
     max_body_bytes: int = _setting(1_048_576, "Largest body in bytes.", ge=1024)
+    max_body_memory: int = _setting(
+        67_108_864, "Most bytes of bodies above 16384 bytes at once; beyond it, those are answered 503.", ge=1024
+    )
+    max_connections: int = _setting(
+        4096, "Most connections to the public listener; beyond it the one that is idle longest is closed.", ge=16
+    )
+    head_timeout: float = _setting(
+        10.0, "Seconds that a new connection may take to send a head, or any to read its answers.", gt=0
+    )
     body_timeout: float = _setting(5.0, "Seconds that a body may take to arrive.", gt=0)
-    max_pending: int = _setting(2000, "Webhooks that may wait for their commit; beyond it the answer is 503.", ge=1)
+    max_pending: int = _setting(2000, "Webhooks that may wait for their answer; beyond it the answer is 503.", ge=1)
     commit_timeout: float = _setting(5.0, "Seconds until a webhook that could not be committed is answered 503.", gt=0)
     retry_after: int = _setting(5, "The Retry-After of a 503, in seconds.", ge=0)
     shutdown_grace: float = _setting(25.0, "Seconds that a shutdown may take; below Kubernetes' 30.", gt=0)
@@ -225,8 +256,22 @@ class Settings(BaseSettings):
                 f"WEBHOOKD_MAX_EVENT_AGE is below {_PROVIDER_RETRIES} (10 days): "
                 "the provider's last retries would be quarantined as too old; raise it"
             )
+        if self.event_retention <= self.max_event_age + self.max_clock_skew:
+            problems.append(
+                "WEBHOOKD_EVENT_RETENTION is not above WEBHOOKD_MAX_EVENT_AGE and WEBHOOKD_MAX_CLOCK_SKEW together: "
+                "a late repeat of a removed event would be processed anew; raise it"
+            )
+        if self.event_retention < self.body_retention:
+            problems.append(
+                "WEBHOOKD_EVENT_RETENTION is below WEBHOOKD_BODY_RETENTION: bodies would outlive their events; "
+                "raise the one or lower the other"
+            )
         if _collide(self.public_address, self.admin_address):
             problems.append("WEBHOOKD_LISTEN and WEBHOOKD_ADMIN_LISTEN take the same port: give each its own")
+        if self.max_body_memory < self.max_body_bytes:
+            problems.append(
+                "WEBHOOKD_MAX_BODY_MEMORY is below WEBHOOKD_MAX_BODY_BYTES: no body of that size could be taken; raise it"
+            )
         if problems:
             raise ValueError("\n".join(problems))
         return self

@@ -12,9 +12,6 @@ SELECT pg_advisory_lock(hashtext('webhookd migrations'));
 -- name: unlock_migrations()$
 SELECT pg_advisory_unlock(hashtext('webhookd migrations'));
 
--- name: make_partitions(weeks)$
-SELECT webhookd_make_partitions(:weeks);
-
 -- name: prove_writable()!
 -- Fails where the server takes no writes: a replica, a full disk.
 UPDATE instance SET created_at = created_at;
@@ -23,13 +20,12 @@ UPDATE instance SET created_at = created_at;
 SELECT array_agg(migration_id::text) FROM public._pogo_migration;
 
 -- name: server_state()^
--- What the doctor looks at; to_regclass, because the schema may be missing.
+-- What the doctor looks at first, while the schema may be missing.
 SELECT
     current_setting('server_version') AS version,
     current_setting('server_version_num')::integer AS version_number,
     current_setting('synchronous_commit') AS synchronous_commit,
-    extract(epoch FROM clock_timestamp())::float8 AS epoch,
-    coalesce(pg_relation_size(to_regclass('event_bodies_default')), 0) > 0 AS stray_bodies;
+    extract(epoch FROM clock_timestamp())::float8 AS epoch;
 
 -- name: take_duty(name, holder, seconds)$
 -- Takes or keeps a duty for `seconds`; true where it is this holder's now.

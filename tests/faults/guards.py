@@ -38,6 +38,7 @@ _DEAD_LETTERS = "tests/integration/test_dead_letter_queue.py::"
 _DELIVERY = "tests/faults/test_delivery.py::"
 _DATABASE = "tests/integration/test_database.py::"
 _ORDER = "tests/faults/test_order.py::"
+_CONNECTIONS = "tests/integration/test_connections.py::"
 
 GUARDS = (
     Guard(
@@ -203,6 +204,27 @@ GUARDS = (
         "query = queries.claim_event if wait else queries.claim_event_if_free",
         "query = queries.claim_event",
         _WORK + "test_a_message_that_came_back_waits_for_a_worker_that_lives",
+    ),
+    Guard(
+        "no more webhooks wait than were answered within a second, while the oldest waits too long",
+        "webhookd/receive/admission.py",
+        "        if waited > _WAIT:",
+        "        if False:",
+        "tests/unit/test_admission.py::test_while_the_oldest_waits_too_long_as_many_may_wait_as_were_answered_within_a_second",
+    ),
+    Guard(
+        "connections that come together are taken together",
+        "webhookd/receive/listener.py",
+        "_ACCEPTS = 128",
+        "_ACCEPTS = 1",
+        _CONNECTIONS + "test_connections_that_have_come_together_are_taken_within_a_few_turns_of_the_loop",
+    ),
+    Guard(
+        "large bodies share a budget of memory",
+        "webhookd/receive/bodies.py",
+        "        if self.held + more > self._limit:",
+        "        if False:",
+        _CONNECTIONS + "test_large_bodies_share_a_budget_and_do_not_keep_out_notifications",
     ),
 )
 

@@ -46,6 +46,8 @@ async def _is_empty(rig: Rig) -> bool:
 
 
 async def test_one_message_twice_within_one_batch_is_acknowledged_with_all_others(rig: Rig, sqs: StrictSqs) -> None:
+    # Without Redis the row lock alone keeps the two apart, and their acknowledgements come at the same time.
+    await rig.proxies.redis.cut()
     daemon = await _suffers(rig, sqs, 60, doubled=1.0)
     assert await daemon.metric("webhookd_acks_total", outcome="failed") == 0
 

@@ -89,6 +89,8 @@ class StrictSqs:
             asked = asked | {"Entries": [entry for entry in asked["Entries"] if entry not in chosen]}
             if not asked["Entries"]:
                 return 200, {"Successful": [], "Failed": failed}
+        if action == "DeleteMessageBatch":  # one handle twice is fine for AWS, where deleting is idempotent, but not for moto
+            asked = asked | {"Entries": list({entry["ReceiptHandle"]: entry for entry in asked["Entries"]}.values())}
         if action == "ReceiveMessage" and random.random() < self.repeated:
             asked = asked | {"VisibilityTimeout": 0}
         headers = {name: value for name, value in request.headers.items() if name.lower() not in ("host", "content-length")}

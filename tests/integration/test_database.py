@@ -84,15 +84,6 @@ async def test_the_outbox_and_the_unfinished_are_found_by_partial_indexes(
         assert "Seq Scan on events" not in plan, plan
 
 
-async def test_partitions_are_made_ahead_once(connection: asyncpg.Connection[asyncpg.Record]) -> None:
-    count = "SELECT count(*) FROM pg_inherits WHERE inhparent = 'event_bodies'::regclass"
-    before = await connection.fetchval(count)
-    assert before >= 5, "the present week, four ahead, and the default"
-    assert await queries.make_partitions(connection, weeks=4) == 0
-    assert await queries.make_partitions(connection, weeks=6) == 4, "two more weeks of bodies and of the audit trail"
-    assert await connection.fetchval(count) == before + 2
-
-
 async def test_a_body_lies_in_the_partition_of_its_time(connection: asyncpg.Connection[asyncpg.Record]) -> None:
     event_id = await connection.fetchval("SELECT webhookd_first_id(now())")
     await connection.execute("INSERT INTO event_bodies VALUES ($1, '')", event_id)

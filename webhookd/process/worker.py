@@ -7,7 +7,6 @@ import contextlib
 import time
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import cast
 
 import asyncpg
 from asyncpg.transaction import Transaction
@@ -29,6 +28,7 @@ from webhookd.store.claims import Claims
 from webhookd.store.database import Connection, Database, unavailable
 from webhookd.store.events import Claimed, EventStore, storable
 
+_CANCELLED = 2.0  # seconds that handlers have to end when they are cancelled
 _BOOKKEEPING = 10.0  # seconds, for each step after the handlers
 _BUSY = 1.0  # seconds for each receive so far, until a message comes back whose event another worker has
 _LONGEST_BUSY = 30.0
@@ -59,6 +59,7 @@ class Limits:
     retry_base: float
     retry_cap: float
     resend_after: float
+    max_stuck: int  # handlers that cannot be ended, until the daemon gives itself up
 
 
 class TransactionEndedError(Exception):
@@ -66,6 +67,10 @@ class TransactionEndedError(Exception):
 
     def __init__(self) -> None:
         super().__init__("a handler committed or rolled back the transaction of the connection that it was given")
+
+
+class StuckError(Exception):
+    """Handlers that do not end when they are cancelled; their connection was cut."""
 
 
 class Worker:
@@ -83,6 +88,7 @@ class Worker:
         limits: Limits,
         *,
         metrics: Metrics,
+        broken: asyncio.Event,
     ) -> None:
         self._database = database
         self._store = store
@@ -93,6 +99,8 @@ class Worker:
         self._registry = registry
         self._limits = limits
         self._metrics = metrics
+        self._broken = broken
+        self._stuck: set[asyncio.Task[BaseException | None]] = set()
 
     async def work(self, message: Message) -> None:
         """Brings `message` to an outcome. Whatever happens, the message is deleted only after its event has ended."""
@@ -192,8 +200,11 @@ class Worker:
                 return claimed, Permanent("its body is gone from the database")
             error = await self._handle(claimed.event, connection)
             reach(Failpoint.WORKER_AFTER_HANDLERS)
-            if connection.is_closed():
-                return claimed, UnavailableError("postgresql", "the connection was lost in a handler")
+            if isinstance(error, StuckError):
+                return claimed, error
+            if _is_lost(connection):
+                # By PostgreSQL or by a handler: it counts as an attempt, or a handler that closes it would be called for ever.
+                return claimed, error or Retryable("the connection was lost while the handlers ran")
             if not connection.is_in_transaction():
                 return claimed, TransactionEndedError()
             if error is not None:
@@ -212,7 +223,7 @@ class Worker:
         else:
             return claimed, Outcome.PROCESSED
         finally:
-            if not committed and not connection.is_closed():
+            if not committed and not _is_lost(connection):
                 await shielded(self._roll_back(transaction), _BOOKKEEPING)
 
     async def _commit(self, connection: Connection, transaction: Transaction, claimed: Claimed) -> float:
@@ -228,26 +239,48 @@ class Worker:
             await transaction.rollback()
 
     async def _handle(self, event: Event, connection: Connection) -> BaseException | None:
-        """Runs the event's handlers; returns what one of them raised, or None."""
+        """Runs the event's handlers within their time; returns what one of them raised, or None."""
         started = time.perf_counter()
-        current = cast("asyncio.Task[None]", asyncio.current_task())
+        # In a task of their own, so that handlers which cannot be ended do not keep the worker.
+        handlers = asyncio.create_task(self._run(event, connection), name=f"handlers of {event.id}")
         try:
-            async with asyncio.timeout(self._limits.handler_timeout) as deadline:
-                for registration in self._registry.matching(event.event_type):
-                    await registration.handler(event, connection)
-        except asyncio.CancelledError as error:
-            if current.cancelling():
-                raise  # the daemon stops
-            return error  # a handler's own: no reason to end the worker
-        except TimeoutError as error:
-            if deadline.expired():
-                return Retryable(f"the handlers took longer than WEBHOOKD_HANDLER_TIMEOUT ({self._limits.handler_timeout:g} s)")
-            return error
-        except BaseException as error:  # noqa: BLE001  SystemExit in a handler must not end the daemon
-            return error
+            await asyncio.wait([handlers], timeout=self._limits.handler_timeout)
+            if handlers.done():
+                return handlers.result()
+            limit = f"WEBHOOKD_HANDLER_TIMEOUT ({self._limits.handler_timeout:g} s)"
+            if await self._end(handlers, event, connection):
+                return Retryable(f"the handlers took longer than {limit}")
+            return StuckError(f"the handlers took longer than {limit}, and did not end when they were cancelled")
+        except asyncio.CancelledError:  # the daemon stops
+            await shielded(self._end(handlers, event, connection), _BOOKKEEPING)
+            raise
         finally:
             self._metrics.handle_seconds.labels(label(event.event_type)).observe(time.perf_counter() - started)
+
+    async def _run(self, event: Event, connection: Connection) -> BaseException | None:
+        try:
+            for registration in self._registry.matching(event.event_type):
+                await registration.handler(event, connection)
+        except BaseException as error:  # noqa: BLE001  SystemExit in a handler must not end the daemon
+            return error
         return None
+
+    async def _end(self, handlers: asyncio.Task[BaseException | None], event: Event, connection: Connection) -> bool:
+        """Cancels handlers; False where they swallow that: then their connection is cut, so that PostgreSQL rolls back."""
+        handlers.cancel()
+        await asyncio.wait([handlers], timeout=_CANCELLED)
+        if handlers.done():
+            return True
+        connection.terminate()
+        self._stuck.add(handlers)
+        handlers.add_done_callback(self._stuck.discard)
+        self._metrics.stuck_handlers.inc()
+        logger.error("handlers do not end", event_id=str(event.id), event_type=event.event_type, stuck=len(self._stuck))
+        if len(self._stuck) >= self._limits.max_stuck:
+            # They take memory, and the processor, and nothing can end them but the end of the process.
+            logger.critical("too many handlers do not end: the daemon stops, to be started anew", stuck=len(self._stuck))
+            self._broken.set()
+        return False
 
     async def _failed(self, message: Message, claimed: Claimed, error: BaseException) -> Outcome:
         event = claimed.event
@@ -305,6 +338,13 @@ class Worker:
     async def _hide(self, message: Message, seconds: float) -> None:
         await self._leases.release(message)
         await self._acks.hide(message, seconds)
+
+
+def _is_lost(connection: Connection) -> bool:
+    try:
+        return connection.is_closed()
+    except asyncpg.InterfaceError:  # closed, and therefore back with its pool, which no longer lets it be asked
+        return True
 
 
 def _told(error: BaseException) -> str:

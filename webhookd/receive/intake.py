@@ -22,6 +22,7 @@ from webhookd.failpoints import Failpoint, reach
 from webhookd.logs import logger, where
 from webhookd.metrics import Metrics
 from webhookd.queue.relay import HOT_PATH_GRACE, Relay
+from webhookd.receive.admission import Admission
 from webhookd.store.claims import Claims, Seen
 from webhookd.store.database import Database
 from webhookd.store.events import Accepted, Arrival, EventStore, Outgoing, Quarantined
@@ -57,6 +58,7 @@ class Intake:
         claims: Claims,
         database: Database,
         relay: Relay | None,
+        admission: Admission,
         *,
         keys: Mapping[str, Sequence[str]],
         max_pending: int,
@@ -69,6 +71,7 @@ class Intake:
         self._claims = claims
         self._database = database
         self._relay = relay
+        self._admission = admission
         self._verifiers = {account: Verifier(of) for account, of in keys.items()}
         self._commit_timeout = commit_timeout
         self._max_event_age = max_event_age
@@ -86,6 +89,7 @@ class Intake:
     async def start(self) -> None:
         """Starts committing."""
         self._stopping = False
+        await self._admission.start()
         await self._commits.start()
         await self._quarantine.start()
 
@@ -94,6 +98,7 @@ class Intake:
         self._stopping = True
         await self._commits.stop()
         await self._quarantine.stop()
+        await self._admission.stop()
 
     def refuse(self) -> None:
         """Refuses new requests from now on; those under way are finished."""
@@ -109,7 +114,7 @@ class Intake:
             raise UnavailableError("webhookd", "shutting down")
         if not self._database.up:
             raise UnavailableError("postgresql", "away")
-        if self._commits.full or self._quarantine.full:
+        if self._admission.full or self._commits.full or self._quarantine.full:
             raise OverloadedError("too many webhooks are waiting for their commit")
 
     async def take(self, account: str, body: bytes, signature: str | None) -> Receipt:
@@ -120,8 +125,12 @@ class Intake:
         """
         key = self._verifiers[account].verify(body, signature)
         self._metrics.key_last_used.labels(account, key).set(time.time())
-        body_hash = hashlib.blake2b(body, digest_size=16).digest()
         event_id = UUID(int=uuid_utils.uuid7().int)
+        with self._admission.waits(event_id):
+            return await self._keep(event_id, account, body, key)
+
+    async def _keep(self, event_id: UUID, account: str, body: bytes, key: str) -> Receipt:
+        body_hash = hashlib.blake2b(body, digest_size=16).digest()
         try:
             notification = parse(body, account)
             check_age(notification.event_date, datetime.now(UTC), self._max_event_age, self._max_clock_skew)

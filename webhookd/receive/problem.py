@@ -27,7 +27,7 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
     except web.HTTPException as error:
         if error.status < 400:
             raise
-        answer = problem(error.status, error.reason)
+        answer = problem(error.status, error.reason, close=not request.content.is_eof())
         if "Allow" in error.headers:
             answer.headers["Allow"] = error.headers["Allow"]
         return answer

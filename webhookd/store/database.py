@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 Connection: TypeAlias = "PoolConnectionProxy[asyncpg.Record]"
 
 MIGRATIONS = frozenset(path.stem for path in (SQL / "migrations").glob("*.sql"))
-_WEEKS_AHEAD = 4
 _CONNECT_TIMEOUT = 5.0
 _STATEMENT_TIMEOUT = 10.0
+_UPKEEP_TIMEOUT = 600.0
 
 # SQLSTATE classes that another try can mend: connection, transaction rollback (deadlock), insufficient resources,
 # operator intervention, system error; and read_only_sql_transaction, which a failover causes.
@@ -35,6 +35,9 @@ _TRANSIENT = ("08", "40", "53", "57", "58")
 _READ_ONLY = "25006"
 _EXHAUSTED = ("53100", "53200")  # disk full, out of memory; too many connections leaves those that there are working
 _REFUSED = 2.0  # seconds
+_ABANDONED = 5.0  # seconds beyond the daemon's own patience, until PostgreSQL gives up a client that says nothing
+# PostgreSQL asks after 15 s of silence whether a client's machine is still there, and gives it up after three questions.
+_KEEPALIVE = {"tcp_keepalives_idle": "15", "tcp_keepalives_interval": "5", "tcp_keepalives_count": "3"}
 
 
 def unavailable(error: BaseException) -> bool:
@@ -62,17 +65,29 @@ async def _leave_as_is(_: Any) -> None:
 
 
 class Database:
-    """Two pools on one database, and the knowledge of whether it answers.
+    """Three pools on one database, and the knowledge of whether it answers.
 
     `short` serves single statements of our own; `work` holds one connection for each worker's transaction, in which
-    users' handlers run, so those are reset when they are released.
+    users' handlers run, so those are reset when they are released; `upkeep` is one connection, open while it is needed,
+    for retention's statements, some of which take long.
     """
 
     def __init__(self, url: str, *, short: int, work: int, handler_timeout: float, metrics: Metrics, watch: Watch) -> None:
         self._url = url
-        self._sizes = {"short": short, "work": work}
+        self._sizes = {"short": short, "work": work, "upkeep": 1}
         # A connection that died without a word is found out by its statement's timeout, so ours are short.
-        self._timeouts = {"short": _STATEMENT_TIMEOUT, "work": max(handler_timeout, _STATEMENT_TIMEOUT)}
+        self._timeouts = {
+            "short": _STATEMENT_TIMEOUT,
+            "work": max(handler_timeout, _STATEMENT_TIMEOUT),
+            "upkeep": _UPKEEP_TIMEOUT,
+        }
+        # A daemon that was cut off or froze in a transaction would keep its event's row locked for as long as TCP believes in
+        # it: two hours, unless asked sooner. As startup parameters, since RESET ALL leaves those alone.
+        self._session = {
+            "jit": "off",
+            "idle_in_transaction_session_timeout": str(int((self._timeouts["work"] + _ABANDONED) * 1000)),
+            **_KEEPALIVE,
+        }
         self._pools: dict[str, asyncpg.Pool[asyncpg.Record]] = {}
         self._up = metrics.dependency_up.labels("postgresql")
         self._prober = Loop("postgresql prober", self._probe, watch, every=2.0)
@@ -81,7 +96,6 @@ class Database:
         self.instance: UUID | None = None
         self._me = uuid4()
         self._refused: dict[str, float] = {}  # pool → when it last gave no connection
-        self._partitions_checked = 0.0
 
     async def start(self) -> None:
         """Makes the pools (which connect at first use) and probes once, so that `up` is known; never fails."""
@@ -97,7 +111,9 @@ class Database:
                 timeout=_CONNECT_TIMEOUT,
                 # After a failover, a name may still lead to what is a replica now.
                 target_session_attrs=SessionAttribute.read_write,
-                server_settings={"application_name": f"webhookd {name}", "jit": "off"},
+                server_settings={"application_name": f"webhookd {name}", **self._session},
+                # Each session, not only the prober's: settings of a role or database, and a failover, reach new sessions first.
+                init=self._identify,
                 reset=_leave_as_is if name == "short" else None,
             )
             await self._pools[name]
@@ -126,17 +142,27 @@ class Database:
         """A connection for the block. Raises UnavailableError at once while PostgreSQL is known to be away."""
         if not self.up:
             raise UnavailableError("postgresql", self.problem or "away")
+        lent = False
         try:
-            connection = await self._pools[pool].acquire(timeout=_STATEMENT_TIMEOUT)
+            async with self._lend(pool) as connection:
+                lent = True
+                yield connection
+        except WebhookdError as error:
+            if not lent:  # a new session is not what it must be
+                self._set(up=False, problem=str(error))
+                raise UnavailableError("postgresql", str(error)) from error
+            raise
         except Exception as error:
-            self._refused[pool] = time.monotonic()
+            if not lent:
+                self._refused[pool] = time.monotonic()
             await self._failed(error)
             raise
+
+    @contextlib.asynccontextmanager
+    async def _lend(self, pool: str) -> AsyncIterator[Connection]:
+        connection = await self._pools[pool].acquire(timeout=_STATEMENT_TIMEOUT)
         try:
             yield connection
-        except Exception as error:
-            await self._failed(error)
-            raise
         finally:
             # Releasing must end even when the caller is cancelled, or the pool would lose the connection.
             await asyncio.shield(self._release(pool, connection))
@@ -166,10 +192,13 @@ class Database:
             self._set(up=False, problem=where(error))
         if state == _READ_ONLY:
             # These connections lead to what is a replica now, and the probes would keep them in use for ever.
-            for pool in self._pools.values():
-                await pool.expire_connections()
+            await self._expire()
         if unavailable(error):
             self._prober.wake()
+
+    async def _expire(self) -> None:
+        for pool in self._pools.values():
+            await pool.expire_connections()
 
     def _set(self, *, up: bool, problem: str | None = None) -> None:
         if up != self.up:
@@ -179,23 +208,31 @@ class Database:
         self._up.set(up)
 
     async def _probe(self) -> None:
-        pool = self._pools["short"]
         try:
-            async with asyncio.timeout(_CONNECT_TIMEOUT), pool.acquire() as connection:
+            async with asyncio.timeout(_CONNECT_TIMEOUT), self._lend("short") as connection:
                 await self._identify(connection)
                 if not self.up:
                     await queries.prove_writable(connection)
+        except asyncpg.TooManyConnectionsError as error:
+            # No session for the probe; those that there are go on working, and giving them up would be to lose them.
+            if not self._pools["short"].get_size():
+                self._set(up=False, problem=where(error))
+            raise UnavailableError("postgresql", where(error)) from error
         except WebhookdError as error:
-            self._set(up=False, problem=str(error))
-            raise UnavailableError("postgresql", str(error)) from error
+            await self._down(str(error), error)
         except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
             # A wrong password or database name too: whoever mends it there finds the daemon waiting.
-            self._set(up=False, problem=where(error))
-            raise UnavailableError("postgresql", where(error)) from error
+            await self._down(where(error), error)
         self._set(up=True)
-        await self._keep_partitions()
 
-    async def _identify(self, connection: Connection) -> None:
+    async def _down(self, problem: str, error: Exception) -> NoReturn:
+        self._set(up=False, problem=problem)
+        # Sessions that nobody answers any more (their server's machine is gone, a firewall forgot them) are found out one
+        # timeout after the other, and those that began before a setting was mended never see it: all begin anew.
+        await self._expire()
+        raise UnavailableError("postgresql", problem) from error
+
+    async def _identify(self, connection: Any) -> None:
         try:
             row = await queries.identify(connection)
         except asyncpg.UndefinedTableError as error:
@@ -207,20 +244,6 @@ class Database:
             raise WebhookdError("PostgreSQL's synchronous_commit is off: set it to on for this database or role")
         self.instance = row["instance"]
 
-    async def _keep_partitions(self) -> None:
-        if time.monotonic() - self._partitions_checked < 6 * 3600 and self._partitions_checked:
-            return
-        self._partitions_checked = time.monotonic()
-        try:
-            async with self._pools["short"].acquire(timeout=_CONNECT_TIMEOUT) as connection:
-                if made := await queries.make_partitions(connection, weeks=_WEEKS_AHEAD):
-                    logger.info("made partitions ahead of time", count=made)
-        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-            self._partitions_checked = (
-                1.0 if time.monotonic() < 3600 else time.monotonic() - 5.5 * 3600
-            )  # again in half an hour
-            logger.error("could not make partitions ahead of time; trying again in half an hour", error=where(error))
-
 
 async def migrate(url: str) -> list[str]:
     """Brings the schema at `url` up to date; returns the ids of the migrations that were applied.
@@ -229,7 +252,8 @@ async def migrate(url: str) -> list[str]:
     UnavailableError where PostgreSQL does not answer.
     """
     with gateway():
-        connection = await asyncpg.connect(url, timeout=_CONNECT_TIMEOUT)
+        # UTC: where the session's time zone has summer time, a week is not always 168 hours, and partitions would overlap.
+        connection = await asyncpg.connect(url, timeout=_CONNECT_TIMEOUT, server_settings={"timezone": "UTC"})
         try:
             await queries.lock_migrations(connection)
             before = await _applied(connection)

@@ -1,0 +1,95 @@
+-- name: retention_state()^
+-- What the gauges and the doctor show, without a look at any large table: how many seconds the partitions reach ahead of now (0
+-- where one of bodies and audit trail has none for now), the rows in quarantine (counted no further than 100,000) and its
+-- bytes, and the server's clock in seconds since 1970.
+WITH ends AS (
+    -- Where what covers the present instant ends: the first end at which no other partition begins.
+    SELECT
+        parent,
+        min(webhookd_time_of(low)) AS low,
+        min(webhookd_time_of(high)) FILTER (
+            WHERE NOT EXISTS (SELECT FROM webhookd_partitions next WHERE next.parent = p.parent AND next.low = p.high)
+        ) AS high
+    FROM webhookd_partitions p
+    WHERE high > webhookd_first_id(now())
+    GROUP BY parent
+)
+SELECT
+    CASE WHEN count(*) = 2 AND bool_and(low <= now())
+        THEN extract(epoch FROM min(high) - now())::float8 ELSE 0 END AS ahead,
+    (SELECT count(*) FROM (SELECT FROM quarantine LIMIT 100000) AS counted) AS quarantine_rows,
+    pg_total_relation_size('quarantine') AS quarantine_bytes,
+    extract(epoch FROM clock_timestamp())::float8 AS epoch
+FROM ends;
+
+-- name: strays()^
+-- Whether bodies or audit rows lie outside every partition.
+SELECT EXISTS (SELECT FROM event_bodies_default) AS bodies, EXISTS (SELECT FROM event_audit_default) AS audit;
+
+-- name: missing_partitions(weeks)
+-- The weeks without a partition: from yesterday's, for a receiver whose clock is behind, to `weeks` ahead, by the server's clock.
+SELECT parent, week AT TIME ZONE 'UTC' AS first
+FROM unnest(ARRAY['event_bodies', 'event_audit']) AS parent
+CROSS JOIN generate_series(
+    date_trunc('week', now() AT TIME ZONE 'UTC' - interval '1 day'),
+    date_trunc('week', now() AT TIME ZONE 'UTC') + :weeks::integer * interval '1 week',
+    interval '1 week'
+) AS week
+WHERE NOT EXISTS (
+    SELECT FROM webhookd_partitions p
+    WHERE p.parent = parent.parent AND p.low < webhookd_first_id((week + interval '84 hours') AT TIME ZONE 'UTC')
+        AND p.high > webhookd_first_id((week + interval '84 hours') AT TIME ZONE 'UTC')
+)
+ORDER BY week, parent;
+
+-- name: make_partition(parent, first)!
+-- Outside a transaction: it commits between its steps.
+CALL webhookd_make_partition(:parent, :first);
+
+-- name: old_partitions(parent, age)
+-- The partitions all of whose ids are older than `age` seconds, oldest first.
+SELECT child FROM webhookd_partitions WHERE parent = :parent AND high <= webhookd_id_before(:age::float8) ORDER BY low;
+
+-- name: clear_partition(child, age, most)$
+SELECT webhookd_clear_partition(:child, :age::float8, :most::integer);
+
+-- name: trim_partition(child, after, age, most)^
+-- One batch of single rows older than `age` seconds; `last` is where the next one goes on, NULL at the end.
+SELECT last, removed
+FROM webhookd_trim_partition(:child, :after::uuid, webhookd_id_before(:age::float8), :age::float8, :most::integer);
+
+-- name: drop_partition(child)$
+SELECT webhookd_drop_partition(:child);
+
+-- name: remove_events(after, age, window, limit)^
+-- One batch of events that ended more than `age` seconds ago. What is removed can never be taken for new: its eventDate is more than
+-- `window` seconds old, so that a repeat is quarantined as too old. Hence one without an eventDate stays. `last` as in trim_partition.
+WITH page AS MATERIALIZED (
+    SELECT id FROM events WHERE id > :after::uuid AND id < webhookd_id_before(:age::float8) ORDER BY id LIMIT :limit
+), ended AS MATERIALIZED (
+    SELECT id
+    FROM events
+    WHERE id > :after::uuid AND id <= (SELECT id FROM page ORDER BY id DESC LIMIT 1)
+        AND (status = 'processed' OR status = 'dead' AND discarded_at IS NOT NULL)
+        AND greatest(received_at, finished_at, discarded_at) < now() - make_interval(secs => :age::float8)
+        AND event_date < now() - make_interval(secs => :window::float8)
+    FOR UPDATE SKIP LOCKED
+), aliases AS (
+    DELETE FROM notification_aliases a USING ended WHERE a.event_id = ended.id
+), gone AS (
+    DELETE FROM events e USING ended WHERE e.id = ended.id
+)
+SELECT (SELECT id FROM page ORDER BY id DESC LIMIT 1) AS last, (SELECT count(*) FROM ended) AS removed;
+
+-- name: remove_quarantine(age, limit)$
+-- One batch of what has been in quarantine for more than `age` seconds; returns how many.
+WITH old AS MATERIALIZED (
+    SELECT id FROM quarantine
+    WHERE received_at < now() - make_interval(secs => :age::float8)
+    ORDER BY received_at
+    LIMIT :limit
+    FOR UPDATE SKIP LOCKED
+), gone AS (
+    DELETE FROM quarantine q USING old WHERE q.id = old.id
+)
+SELECT count(*) FROM old;

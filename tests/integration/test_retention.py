@@ -1,0 +1,455 @@
+"""Retention against a real PostgreSQL: what is old goes, what is needed stays, and the receiver is never locked out."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeAlias
+
+import aiohttp
+import asyncpg
+import pytest
+import pytest_asyncio
+
+from tests.conftest import Servers, Start, settings_of
+from tests.helpers.running import KEY
+from tests.helpers.wait import until
+from webhookd.authorizenet.notification import parse
+from webhookd.authorizenet.signature import sign
+from webhookd.dev.traffic import sample
+from webhookd.doctor import Verdict, examine
+from webhookd.lifecycle import Watch
+from webhookd.metrics import Metrics
+from webhookd.store import retention as module
+from webhookd.store.database import Database
+from webhookd.store.queries import queries
+from webhookd.store.retention import REMOVALS, Ages, Retention
+
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+AUTHCAPTURE = "net.authorize.payment.authcapture.created"
+PATH = "/webhooks/authorize-net"
+DAY = 86_400.0
+AGES = Ages(bodies=90 * DAY, audit=400 * DAY, events=400 * DAY, quarantine=90 * DAY, window=15 * DAY)
+WEEK = 7 * DAY
+
+
+@dataclass(slots=True)
+class Replica:
+    """One process's retention, without its loops."""
+
+    retention: Retention
+    metrics: Metrics
+    database: Database
+
+    def metric(self, name: str, **labels: str) -> float:
+        return self.metrics.registry.get_sample_value(f"webhookd_{name}", labels) or 0.0
+
+
+@pytest_asyncio.fixture
+async def replicas(database_url: str) -> AsyncIterator[list[Replica]]:
+    """Two of them on one database."""
+    made = []
+    for _ in range(2):
+        metrics, watch = Metrics(), Watch()
+        database = Database(database_url, short=2, work=1, handler_timeout=5, metrics=metrics, watch=watch)
+        await database.start()
+        made.append(Replica(Retention(database, AGES, metrics=metrics, watch=watch), metrics, database))
+    yield made
+    for replica in made:
+        await replica.retention.stop()
+        await replica.database.stop()
+
+
+@pytest.fixture
+def replica(replicas: list[Replica]) -> Replica:
+    return replicas[0]
+
+
+async def make_week(connection: Connection, days_ago: float) -> str:
+    """The partitions of the week so many days ago; returns its date, as their names end."""
+    sql = "SELECT date_trunc('week', (now() - make_interval(secs => $1)) AT TIME ZONE 'UTC') AT TIME ZONE 'UTC'"
+    first = await connection.fetchval(sql, days_ago * DAY)
+    for parent in ("event_bodies", "event_audit"):
+        await queries.make_partition(connection, parent=parent, first=first)
+    return f"{first:%Y%m%d}"
+
+
+async def keep(
+    connection: Connection, days_ago: float, status: str = "processed", *, body: bytes = b"{}", discarded: bool = False
+) -> uuid.UUID:
+    """An event of so many days ago with its body and its audit trail, as the receiver and a worker leave it."""
+    when = datetime.now(UTC) - timedelta(days=days_ago)
+    low: uuid.UUID = await connection.fetchval("SELECT webhookd_first_id($1)", when)
+    event_id = uuid.UUID(int=low.int | uuid.uuid4().int >> 64)
+    notification = parse(body, "default") if body != b"{}" else None
+    await connection.execute(
+        "INSERT INTO events (id, account, notification_id, event_type, status, received_at, event_date, key_fingerprint, "
+        "content_hash, body_hash, send_after, finished_at, dead_reason, discarded_at) "
+        "VALUES ($1, 'default', $2, $3, $4, $5, $6, '', $7, '', now(), $8, 'x', $9)",
+        event_id,
+        notification.notification_id if notification else str(event_id),
+        AUTHCAPTURE,
+        status,
+        when,
+        notification.event_date if notification else when,
+        notification.content_hash if notification else None,
+        when if status in ("processed", "dead") else None,
+        when if discarded else None,
+    )
+    await connection.execute("INSERT INTO event_bodies VALUES ($1, $2)", event_id, body)
+    for to_status in ("received", status):
+        await connection.execute("INSERT INTO event_audit VALUES ($1, $2, NULL, $3, 'test')", event_id, when, to_status)
+    return event_id
+
+
+async def ids(connection: Connection, table: str) -> list[uuid.UUID]:
+    column = "id" if table == "events" else "event_id"
+    return [row[0] for row in await connection.fetch(f"SELECT DISTINCT {column} FROM {table}")]
+
+
+async def partition_exists(connection: Connection, name: str) -> bool:
+    return bool(await connection.fetchval("SELECT to_regclass($1) IS NOT NULL", name))
+
+
+async def post(http: aiohttp.ClientSession, body: bytes) -> dict[str, Any]:
+    async with http.post(PATH, data=body, headers={"X-ANET-Signature": sign(body, KEY)}) as response:
+        assert response.status == 200
+        return dict(await response.json())
+
+
+async def test_an_old_week_of_bodies_goes_whole_and_a_younger_one_stays(replica: Replica, connection: Connection) -> None:
+    old, young = await make_week(connection, 100), await make_week(connection, 60)
+    await keep(connection, 100)
+    stays = await keep(connection, 60)
+    await replica.retention.remove("bodies")
+    assert not await partition_exists(connection, f"event_bodies_{old}")
+    assert await partition_exists(connection, f"event_bodies_{young}")
+    assert await ids(connection, "event_bodies") == [stays]
+    assert len(await ids(connection, "event_audit")) == len(await ids(connection, "events")) == 2, "they are kept longer"
+    assert replica.metric("retention_removed_total", kind="bodies_partitions") == 1
+    assert replica.metric("retention_failures_total", task="bodies") == 0
+    success = replica.metric("retention_last_success_timestamp_seconds", task="bodies")
+    assert success == pytest.approx(time.time(), abs=60)
+
+
+@pytest.mark.parametrize(("task", "table"), [("bodies", "event_bodies"), ("audit", "event_audit")])
+async def test_what_waits_or_is_dead_keeps_its_body_and_trail_until_an_operator_lets_it_go(
+    replica: Replica, connection: Connection, task: str, table: str
+) -> None:
+    week = await make_week(connection, 410)
+    needed = {await keep(connection, 410, status) for status in ("received", "queued", "retrying", "dead")}
+    for status, discarded in (("processed", False), ("dead", True)):
+        await keep(connection, 410, status, discarded=discarded)
+    for _ in range(2):
+        await replica.retention.remove(task)
+        assert set(await ids(connection, table)) == needed
+        assert set(await ids(connection, f"{table}_{week}")) == needed, "where they were, and not in the default partition"
+    await connection.execute("UPDATE events SET status = 'dead', discarded_at = now()")
+    await replica.retention.remove(task)
+    assert not await partition_exists(connection, f"{table}_{week}")
+    assert replica.metric("retention_failures_total", task=task) == 0
+
+
+async def test_after_retention_a_dead_event_can_be_redriven_and_a_waiting_one_ends(
+    start: Start, replica: Replica, connection: Connection
+) -> None:
+    await make_week(connection, 100)
+    dead = await keep(connection, 100, "dead", body=sample(AUTHCAPTURE, 1).body)
+    waiting = await keep(connection, 100, "retrying", body=sample(AUTHCAPTURE, 2).body)
+    await replica.retention.remove("bodies")
+    daemon = await start()
+    assert await daemon.store.revive(dead, died=None, actor="test", reason="redriven", resend_after=0)
+    ended = "SELECT count(*) = 2 FROM events WHERE id = ANY($1) AND status = 'processed'"
+    await until(lambda: connection.fetchval(ended, [dead, waiting]), "both are processed", deadline=60)
+    assert await connection.fetchval("SELECT count(*) FROM transactions") == 2
+
+
+async def test_where_too_many_rows_stand_the_others_leave_one_by_one(
+    replica: Replica, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_KEPT", 2)
+    monkeypatch.setattr(module, "_BATCH", 2)
+    await make_week(connection, 100)
+    needed = {await keep(connection, 100, "dead") for _ in range(3)}
+    for _ in range(5):
+        await keep(connection, 100)
+    await replica.retention.remove("bodies")
+    assert set(await ids(connection, "event_bodies")) == needed
+    assert replica.metric("retention_removed_total", kind="bodies") == 5
+
+
+async def test_the_default_partition_is_trimmed_but_for_what_stands_and_what_came_lately(
+    replica: Replica, connection: Connection
+) -> None:
+    """No partition of that time is there, and one receiver's clock was wrong."""
+    await keep(connection, 100)
+    needed = {await keep(connection, 100, "dead"), await keep(connection, 100)}
+    await connection.execute("UPDATE events SET received_at = now() WHERE id = ANY($1)", list(needed))
+    await replica.retention.remove("bodies")
+    assert set(await ids(connection, "event_bodies_default")) == needed
+    assert replica.metric("retention_removed_total", kind="bodies") == 1
+
+
+async def test_the_receiver_goes_on_while_a_drop_waits_for_its_lock(
+    start: Start, replica: Replica, connection: Connection, database_url: str
+) -> None:
+    """A worker's transaction has the bodies' table; behind the drop, which waits for it, every commit waits."""
+    daemon = await start(roles="receive")
+    week = await make_week(connection, 100)
+    await keep(connection, 100)
+    other = await asyncpg.connect(database_url)
+    await other.execute("BEGIN; LOCK TABLE ONLY event_bodies IN ACCESS SHARE MODE")
+    removal = asyncio.create_task(replica.retention.remove("bodies"))
+    waits = "SELECT count(*) > 0 FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND NOT granted"
+    await until(lambda: connection.fetchval(waits), "the drop waits")
+    longest = 0.0
+    async with aiohttp.ClientSession(daemon.public_url) as http:
+        for number in range(10):
+            started = time.perf_counter()
+            assert (await post(http, sample(AUTHCAPTURE, number).body))["status"] == "accepted"
+            longest = max(longest, time.perf_counter() - started)
+    assert longest < 2, "well below WEBHOOKD_COMMIT_TIMEOUT"
+    assert not removal.done(), "it tries again"
+    assert await connection.fetchval(f"SELECT count(*) = 0 FROM event_bodies_{week}"), "its disk space is free already"
+    await other.close()
+    await asyncio.wait_for(removal, 30)
+    assert not await partition_exists(connection, f"event_bodies_{week}")
+    assert replica.metric("retention_failures_total", task="bodies") == 0
+
+
+async def test_a_backup_that_reads_an_old_partition_puts_off_its_removal_and_nothing_else(
+    replica: Replica, connection: Connection, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weeks = [await make_week(connection, days) for days in (110, 100)]
+    for days in (110, 100):
+        await keep(connection, days)
+    other = await asyncpg.connect(database_url)
+    await other.execute(f"BEGIN; LOCK TABLE event_bodies_{weeks[0]} IN ACCESS SHARE MODE")
+    await replica.retention.remove("bodies")
+    assert [await partition_exists(connection, f"event_bodies_{week}") for week in weeks] == [True, False]
+    assert replica.metric("retention_failures_total", task="bodies") == 1
+    assert replica.metric("retention_last_success_timestamp_seconds", task="bodies") == 0
+    await other.close()
+    await replica.retention.remove("bodies")
+    assert not await partition_exists(connection, f"event_bodies_{weeks[0]}")
+
+
+async def test_finished_events_go_with_their_aliases_and_nothing_that_stands(replica: Replica, connection: Connection) -> None:
+    gone = [await keep(connection, 401), await keep(connection, 500, "dead", discarded=True)]
+    stays = {
+        await keep(connection, 399),
+        *[await keep(connection, 500, status) for status in ("dead", "received", "queued", "retrying")],
+    }
+    lately = await keep(connection, 500)  # redriven after a year, or from a receiver whose clock was wrong
+    await connection.execute("UPDATE events SET finished_at = now() WHERE id = $1", lately)
+    for event_id in (*gone, lately):
+        alias = "INSERT INTO notification_aliases VALUES ('default', $1::text, $1::uuid, '')"
+        await connection.execute(alias.replace("$1::text", f"'alias of {event_id}'"), event_id)
+    await replica.retention.remove("events")
+    assert set(await ids(connection, "events")) == stays | {lately}
+    assert [row[0] for row in await connection.fetch("SELECT event_id FROM notification_aliases")] == [lately]
+    assert replica.metric("retention_removed_total", kind="events") == 2
+
+
+async def test_a_repeat_of_a_removed_event_is_not_processed_anew(
+    start: Start, replica: Replica, connection: Connection, servers: Servers
+) -> None:
+    """Its date is too old by then. An event whose date could not tell stays for as long as its repeat would be taken."""
+    old = datetime.now(UTC) - timedelta(days=401)
+    removed = sample(AUTHCAPTURE, 1, old).body
+    dateless = sample(AUTHCAPTURE, 2, old).body.replace(b'"eventDate"', b'"eventDay"')
+    odd = sample(AUTHCAPTURE, 3, old).body.replace(b'"eventDate":"2', b'"eventDate":"the year 2')
+    lately = sample(AUTHCAPTURE, 4, datetime.now(UTC) - timedelta(days=13)).body  # released from quarantine long ago
+    for body in (removed, dateless, odd, lately):
+        await keep(connection, 401, body=body)
+    await replica.retention.remove("events")
+    assert await connection.fetchval("SELECT count(*) FROM events") == 3
+    daemon = await start()
+    async with aiohttp.ClientSession(daemon.public_url) as http:
+        answers = [(await post(http, body))["status"] for body in (removed, dateless, odd, lately)]
+    assert answers == ["quarantined", "duplicate", "duplicate", "duplicate"]
+    assert await connection.fetchval("SELECT count(*) FROM events") == 3
+
+
+async def test_removing_events_reads_a_range_of_the_primary_key(connection: Connection) -> None:
+    await connection.execute(
+        "INSERT INTO events (id, account, notification_id, event_type, status, key_fingerprint, body_hash, send_after) "
+        "SELECT webhookd_first_id(now() - n * interval '30 min'), 'a', n::text, 't', 'processed', '', '', now() "
+        "FROM generate_series(1, 20000) n; ANALYZE events"
+    )
+    sql = queries.remove_events.sql
+    for name, value in (("$1", f"'{uuid.UUID(int=0)}'"), ("$2", str(400 * DAY)), ("$3", "1000"), ("$4", str(15 * DAY))):
+        sql = sql.replace(name, value)
+    plan = "\n".join(row[0] for row in await connection.fetch(f"EXPLAIN {sql}"))
+    assert "Seq Scan on events" not in plan, plan
+
+
+async def test_two_replicas_at_once_remove_each_event_once(
+    replicas: list[Replica], connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the duty is lost: it saves work, and nothing depends on it."""
+    monkeypatch.setattr(module, "_BATCH", 7)
+    for duty in (True, False):
+        if not duty:
+            for replica in replicas:
+                monkeypatch.setattr(replica.database, "take_duty", _granted)
+        await make_week(connection, 410)
+        for _ in range(50):
+            await keep(connection, 410)
+        before = sum(replica.metric("retention_removed_total", kind="events") for replica in replicas)
+        for task in REMOVALS:
+            await asyncio.gather(*(replica.retention.remove(task) for replica in replicas))
+        assert (
+            await ids(connection, "events")
+            == await ids(connection, "event_bodies")
+            == await ids(connection, "event_audit")
+            == []
+        )
+        removed = sum(replica.metric("retention_removed_total", kind="events") for replica in replicas)
+        assert removed - before == 50
+        if duty:
+            assert all(replica.metric("retention_failures_total", task=task) == 0 for replica in replicas for task in REMOVALS)
+
+
+async def _granted(*_: object) -> bool:
+    return True
+
+
+async def test_quarantine_is_bounded_by_age_and_its_size_shows(replica: Replica, connection: Connection) -> None:
+    await connection.execute(
+        "INSERT INTO quarantine (id, account, reason, detail, key_fingerprint, body, body_hash, received_at) "
+        "SELECT gen_random_uuid(), 'a', '', '', '', '', n::text::bytea, now() - n * interval '1 day' "
+        "FROM generate_series(1, 200) n"
+    )
+    await replica.retention.remove("quarantine")
+    assert await connection.fetchval("SELECT count(*) FROM quarantine") == 89
+    assert replica.metric("retention_removed_total", kind="quarantine") == 111
+    await replica.retention.keep_partitions()
+    assert replica.metric("quarantine_rows") == 89
+    assert replica.metric("quarantine_bytes") > 8192
+
+
+async def test_nothing_is_removed_by_a_wrong_clock(
+    replica: Replica, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await make_week(connection, 410)
+    await keep(connection, 410)
+    monkeypatch.setattr(time, "time", lambda: datetime.now(UTC).timestamp() - 2 * DAY)
+    for task in REMOVALS:
+        await replica.retention.remove(task)
+        assert replica.metric("retention_failures_total", task=task) == 1
+    for table in ("events", "event_bodies", "event_audit"):
+        assert len(await ids(connection, table)) == 1
+
+
+async def test_partitions_are_made_four_weeks_ahead_once(replicas: list[Replica], connection: Connection) -> None:
+    await connection.execute(
+        "DO $$ DECLARE child text; BEGIN FOR child IN SELECT p.child FROM webhookd_partitions p WHERE high > "
+        "webhookd_first_id(now() + interval '10 days') LOOP EXECUTE 'DROP TABLE ' || child; END LOOP; END $$"
+    )
+    replica = replicas[0]
+    for each in replicas:
+        await each.retention.keep_partitions()
+        assert each.metric("partitions_ahead_seconds") > 4 * WEEK
+        assert each.metric("retention_last_success_timestamp_seconds", task="partitions") > 0
+    assert [row async for row in queries.missing_partitions(connection, weeks=4)] == []
+    sql = "SELECT parent, count(*), count(DISTINCT high) FROM webhookd_partitions GROUP BY parent"
+    counts = [(row[1], row[2]) for row in await connection.fetch(sql)]
+    assert len(counts) == 2
+    assert all(5 <= count == ends <= 6 for count, ends in counts)
+    assert not await connection.fetch("SELECT FROM pg_constraint WHERE conname = 'webhookd_excluded'")
+    assert replica.metric("retention_failures_total", task="partitions") == 0
+
+
+async def drop_from_now_on(connection: Connection) -> None:
+    for row in await connection.fetch("SELECT child FROM webhookd_partitions WHERE high > webhookd_first_id(now())"):
+        await connection.execute(f"DROP TABLE {row['child']}")
+
+
+async def test_partitions_that_are_missing_show_and_are_made_with_the_rows_that_came_meanwhile(
+    start: Start, replica: Replica, connection: Connection, servers: Servers
+) -> None:
+    await drop_from_now_on(connection)
+    findings = {finding.check: finding async for finding in examine(settings_of(servers.settings))}
+    assert findings["partitions"].verdict is Verdict.FAILED
+    event_id = await keep(connection, 0)
+    await replica.retention._measure()
+    assert replica.metric("partitions_ahead_seconds") == 0
+    await replica.retention.keep_partitions()
+    assert replica.metric("partitions_ahead_seconds") > 4 * WEEK
+    assert await ids(connection, "event_bodies_default") == await ids(connection, "event_audit_default") == []
+    assert await ids(connection, "event_bodies") == await ids(connection, "event_audit") == [event_id]
+    findings = {finding.check: finding async for finding in examine(settings_of(servers.settings))}
+    assert findings["partitions"].verdict is Verdict.OK
+
+
+async def test_a_week_that_has_too_many_stray_rows_is_left_and_the_next_ones_are_made(
+    replica: Replica, connection: Connection, servers: Servers
+) -> None:
+    """Moving them would lock out the receiver."""
+    await drop_from_now_on(connection)
+    await connection.execute(
+        "INSERT INTO event_bodies SELECT (substr(webhookd_first_id(now())::text, 1, 24) || lpad(to_hex(n), 12, '0'))::uuid, '' "
+        "FROM generate_series(1, 10001) n"
+    )
+    await replica.retention.keep_partitions()
+    assert replica.metric("partitions_ahead_seconds") == 0
+    assert replica.metric("retention_failures_total", task="partitions") == 1
+    missing = [row["parent"] async for row in queries.missing_partitions(connection, weeks=4)]
+    assert missing == ["event_bodies"], "the present week of bodies, and only that"
+    async with asyncio.timeout(5):
+        await keep(connection, 0)
+
+
+async def test_the_default_partition_is_not_scanned_under_a_lock_for_a_week_to_come(connection: Connection) -> None:
+    await keep(connection, 1000, "dead")
+    told: list[str] = []
+    connection.add_log_listener(lambda _, message: told.append(str(message)))
+    await connection.execute("SET client_min_messages = debug1")
+    first = datetime.now(UTC) + timedelta(weeks=10)
+    await queries.make_partition(connection, parent="event_bodies", first=first)
+    implied = 'updated partition constraint for default partition "event_bodies_default" is implied by existing constraints'
+    assert implied in "\n".join(told)
+
+
+async def test_a_partition_that_cannot_be_made_is_counted_and_the_daemon_goes_on(
+    start: Start, connection: Connection, servers: Servers
+) -> None:
+    ends = "SELECT max(high::text)::uuid AS high FROM webhookd_partitions WHERE parent = 'event_bodies'"
+    last = await connection.fetchval(f"SELECT child FROM webhookd_partitions WHERE high = ({ends}) AND parent = 'event_bodies'")
+    await connection.execute(f"DROP TABLE {last}; CREATE TABLE {last} ()")
+    daemon = await start()
+    value = daemon.metrics.registry.get_sample_value
+    failures = ("webhookd_retention_failures_total", {"task": "partitions"})
+    await until(lambda: (value(*failures) or 0) >= 1, "the failure is counted")
+    assert 3 * WEEK < (value("webhookd_partitions_ahead_seconds") or 0) < 4 * WEEK
+    assert daemon.health.ready
+    async with aiohttp.ClientSession(daemon.public_url) as http:
+        assert (await post(http, sample(AUTHCAPTURE, 1).body))["status"] == "accepted"
+
+
+async def test_a_partition_is_a_week_whatever_the_sessions_time_zone_and_meets_its_neighbours(connection: Connection) -> None:
+    await connection.execute("SET TIME ZONE 'America/New_York'")
+    first = datetime(2031, 3, 3, tzinfo=UTC)  # summer time begins on the 9th
+    for week in (0, 2, 1):
+        await queries.make_partition(connection, parent="event_bodies", first=first + week * timedelta(weeks=1))
+    sql = (
+        "SELECT webhookd_time_of(low), webhookd_time_of(high) FROM webhookd_partitions WHERE child LIKE '%_2031%' ORDER BY low"
+    )
+    bounds = [tuple(row) for row in await connection.fetch(sql)]
+    assert bounds == [(first + timedelta(weeks=n), first + timedelta(weeks=n + 1)) for n in range(3)]
+
+
+async def test_a_daemon_removes_by_its_settings_and_stops_at_once(start: Start, connection: Connection) -> None:
+    daemon = await start(body_retention=2 * DAY, event_retention=20 * DAY)
+    await make_week(connection, 12)
+    await keep(connection, 12)
+    await keep(connection, 21)
+    await daemon.retention.remove("bodies")
+    await daemon.retention.remove("events")
+    assert await ids(connection, "event_bodies") == []
+    assert len(await ids(connection, "events")) == 1

@@ -1,0 +1,141 @@
+"""Admission: shut by lag or by waiting where there is a crowd, open again only when either has halved."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import ExitStack
+
+import pytest
+
+from webhookd.errors import OverloadedError
+from webhookd.metrics import Metrics
+from webhookd.receive.admission import Admission
+
+
+def admission(max_pending: int = 2000) -> Admission:
+    return Admission(max_pending=max_pending, metrics=Metrics())
+
+
+def refuses(door: Admission) -> bool:
+    return door.full
+
+
+def test_a_late_loop_with_a_crowd_refuses_until_the_lag_has_halved() -> None:
+    door = admission()
+    door.open_requests = 100
+    door.observe(1.0, lag=0.3)
+    assert refuses(door)
+    door.observe(1.1, lag=0.15)
+    assert refuses(door), "it would flap"
+    door.observe(1.2, lag=0.1)
+    assert not refuses(door)
+
+
+def test_a_late_loop_without_a_crowd_refuses_nobody() -> None:
+    door = admission()
+    door.open_requests = 10
+    door.observe(1.0, lag=3.0)
+    assert not refuses(door)
+
+
+async def test_while_the_oldest_waits_too_long_as_many_may_wait_as_were_answered_within_a_second() -> None:
+    door = admission()
+    now = asyncio.get_running_loop().time()
+    for tick in range(40):  # 400 a second
+        for n in range(20):
+            with door.waits(n):
+                pass
+        door.observe(now - 2.0 + 0.05 * tick, lag=0.0)
+    with ExitStack() as waiting:
+        for n in range(399):
+            waiting.enter_context(door.waits(n))
+        door.observe(now + 0.9, lag=0.0)
+        assert not refuses(door)
+        waiting.enter_context(door.waits(399))
+        waiting.enter_context(door.waits(400))
+        for tick in range(20):  # and still 400 a second
+            door._answered += 20
+            door.observe(now + 0.1 + 0.05 * tick, lag=0.0)
+        assert not refuses(door)
+        for tick in range(4):
+            door._answered += 20
+            door.observe(now + 1.1 + 0.05 * tick, lag=0.0)
+        assert refuses(door)
+        with pytest.raises(OverloadedError), door.waits("one more"):
+            pass
+    assert not refuses(door), "each answer lets another in"
+
+
+async def test_after_waits_were_too_long_more_are_let_in_little_by_little() -> None:
+    door = admission()
+    now = asyncio.get_running_loop().time()
+
+    def crowd() -> int:
+        with ExitStack() as waiting:
+            count = 0
+            while not refuses(door):
+                waiting.enter_context(door.waits(count))
+                count += 1
+        return count
+
+    with ExitStack() as waiting:
+        for n in range(1000):
+            waiting.enter_context(door.waits(n))
+        door.observe(now + 1.5, lag=0.0)
+    assert crowd() == 256, "a group commit is always let in"
+    crowds = []
+    for tick in range(60):
+        door.observe(now + 2.0 + 0.05 * tick, lag=0.0)
+        crowds.append(crowd())
+    assert crowds == sorted(crowds)
+    assert crowds[5] < 1000
+    assert crowds[-1] == 2000
+
+
+async def test_what_was_read_and_has_not_begun_counts() -> None:
+    door = admission(max_pending=3)
+    with door.waits(1):
+        door.coming = 1
+        assert not refuses(door)
+        door.coming = 2
+        assert refuses(door)
+
+
+async def test_a_few_webhooks_that_wait_long_refuse_nobody() -> None:
+    door = admission()
+    with ExitStack() as waiting:
+        for n in range(10):
+            waiting.enter_context(door.waits(n))
+        door.observe(asyncio.get_running_loop().time() + 4.0, lag=0.0)
+        assert not refuses(door)
+
+
+async def test_more_than_max_pending_are_refused_and_one_that_ends_makes_room() -> None:
+    door = admission(max_pending=2)
+    with door.waits(1):
+        with door.waits(2):
+            assert refuses(door)
+            with pytest.raises(OverloadedError), door.waits(3):
+                pass
+        assert not refuses(door)
+    with pytest.raises(ValueError, match="a failure"), door.waits(1):
+        raise ValueError("a failure")
+    with door.waits(1):
+        pass
+
+
+async def test_the_loops_lag_is_measured() -> None:
+    metrics = Metrics()
+    door = Admission(max_pending=1, metrics=metrics)
+    await door.start()
+    try:
+        loop = asyncio.get_running_loop()
+        end = loop.time() + 0.4
+        while loop.time() < end:  # holds the loop, as a handler that computes does
+            pass
+        seen = loop.create_future()
+        loop.call_later(0.1, seen.set_result, None)
+        await seen
+    finally:
+        await door.stop()
+    assert (metrics.registry.get_sample_value("webhookd_loop_lag_seconds") or 0) > 0.25

@@ -1,0 +1,241 @@
+"""Retention: partitions made ahead of time, and what is old removed, by whichever replica has the duty."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+
+from webhookd.errors import UnavailableError, WebhookdError
+from webhookd.lifecycle import Loop, Watch
+from webhookd.logs import logger, where
+from webhookd.metrics import Metrics
+from webhookd.store.database import Connection, Database, gateway
+from webhookd.store.queries import queries
+
+WEEKS_AHEAD = 4
+REMOVALS = ("bodies", "audit", "events", "quarantine")
+_MEASURE = 60.0  # seconds
+_HOURLY = 3600.0
+_AGAIN = 600.0  # seconds until what failed, was left over, or is another replica's duty is tried again
+_FIRST = 120.0  # seconds after the start, at most: replicas that start together do not begin together
+_HOLD = 300.0  # seconds that a duty is held; it is taken again with each batch
+_BATCH = 1000  # rows
+_KEPT = 20_000  # rows that may stay where all others of a partition leave at once; beyond it they leave one by one
+_CLOCKS = 86_400.0  # seconds that PostgreSQL's clock may be away from ours before nothing is removed any more
+_DROPS = 5  # tries a round
+_NIL = UUID(int=0)
+
+
+@dataclass(slots=True, frozen=True)
+class Ages:
+    """How long each kind is kept, in seconds. `window`: a repeat whose eventDate is older than this is quarantined."""
+
+    bodies: float
+    audit: float
+    events: float
+    quarantine: float
+    window: float
+
+
+class Retention:
+    """Makes partitions ahead and removes what is old; the receiver never waits for it longer than a moment.
+
+    Every process runs it, and a duty for each task lets one work; two at once would do no harm. What fails is counted
+    and logged, and tried again later.
+    """
+
+    def __init__(self, database: Database, ages: Ages, *, metrics: Metrics, watch: Watch) -> None:
+        self._database = database
+        self._ages = ages
+        self._metrics = metrics
+        self._loops = (
+            Loop("partitions", self.keep_partitions, watch, every=_MEASURE),
+            Loop("retention", self._remove_what_is_due, watch, every=_MEASURE),
+        )
+        first = time.monotonic() + random.uniform(0, _FIRST)
+        self._due = {"partitions": 0.0} | dict.fromkeys(REMOVALS, first)
+        for task in self._due:  # so that what never succeeds shows, too
+            metrics.retention_last_success.labels(task)
+            metrics.retention_failures.labels(task)
+        self._stopping = asyncio.Event()
+
+    async def start(self) -> None:
+        """Starts both loops; partitions are looked at at once."""
+        self._stopping.clear()
+        for loop in self._loops:
+            await loop.start()
+
+    async def stop(self) -> None:
+        """Returns after the statement in hand."""
+        self._stopping.set()
+        for loop in self._loops:
+            await loop.stop()
+
+    async def keep_partitions(self) -> None:
+        """Measures how far the partitions reach, and makes those that are missing."""
+        if not self._database.up:
+            return  # which the prober tells
+        missing = await self._measure()
+        if not missing:
+            self._metrics.retention_last_success.labels("partitions").set_to_current_time()
+        elif time.monotonic() >= self._due["partitions"]:
+            await self._attempt("partitions", lambda connection: self._make(connection, missing))
+            await self._measure()
+
+    async def _measure(self) -> list[asyncpg.Record]:
+        with gateway():
+            async with self._database.acquire() as connection:
+                state = await queries.retention_state(connection)
+                missing = [row async for row in queries.missing_partitions(connection, weeks=WEEKS_AHEAD)]
+        self._metrics.partitions_ahead.set(state["ahead"])
+        self._metrics.quarantine_rows.set(state["quarantine_rows"])
+        self._metrics.quarantine_bytes.set(state["quarantine_bytes"])
+        return missing
+
+    async def _make(self, connection: Connection, missing: list[asyncpg.Record]) -> bool:
+        failure: Exception | None = None
+        for row in missing:
+            week = f"{row['first']:%Y-%m-%d}"
+            try:
+                await queries.make_partition(connection, parent=row["parent"], first=row["first"])
+                logger.info("made a partition", table=row["parent"], week=week)
+            except asyncpg.PostgresError as error:  # other weeks may be made all the same
+                logger.error("could not make a partition", table=row["parent"], week=week, error=where(error))
+                failure = error
+        if failure is not None:
+            raise failure
+        return True
+
+    async def _remove_what_is_due(self) -> None:
+        for task in REMOVALS:
+            if self._database.up and time.monotonic() >= self._due[task] and not self._stopping.is_set():
+                await self.remove(task)
+
+    async def remove(self, task: str) -> None:
+        """Does one of REMOVALS now, unless another process has the duty; never fails."""
+        removals = {
+            "bodies": lambda connection: self._retire(connection, task, "event_bodies", self._ages.bodies),
+            "audit": lambda connection: self._retire(connection, task, "event_audit", self._ages.audit),
+            "events": self._remove_events,
+            "quarantine": self._remove_quarantine,
+        }
+
+        async def checked(connection: Connection) -> bool:
+            away = abs((await queries.retention_state(connection))["epoch"] - time.time())
+            if away > _CLOCKS:  # what is old by a wrong clock is not old
+                raise WebhookdError(f"PostgreSQL's clock is {away:.0f} s away from this machine's, so nothing is removed")
+            return await removals[task](connection)
+
+        await self._attempt(task, checked)
+
+    async def _attempt(self, task: str, work: Callable[[Connection], Awaitable[bool]]) -> None:
+        """Runs `work`, which returns whether nothing is left over, while no other process does."""
+        pause = _AGAIN
+        try:
+            with gateway():
+                if await self._take(task):
+                    try:
+                        async with self._database.acquire("upkeep") as connection:
+                            pause = _HOURLY if await work(connection) else _AGAIN
+                    finally:
+                        with contextlib.suppress(UnavailableError):
+                            await self._take(task, 0.0)
+                    self._metrics.retention_last_success.labels(task).set_to_current_time()
+        except (WebhookdError, asyncpg.PostgresError) as error:
+            self._metrics.retention_failures.labels(task).inc()
+            reason = str(error) if isinstance(error, WebhookdError) else where(error)
+            logger.error("retention failed, and is tried again", task=task, error=reason, seconds=_AGAIN)
+        self._due[task] = time.monotonic() + pause
+
+    async def _take(self, task: str, seconds: float = _HOLD) -> bool:
+        return await self._database.take_duty(f"retention: {task}", seconds)
+
+    async def _retire(self, connection: Connection, task: str, table: str, age: float) -> bool:
+        """Empties and drops the partitions of `table` that are old, and trims the default one."""
+        done = True
+        failure: Exception | None = None
+        for child in [row["child"] async for row in queries.old_partitions(connection, parent=table, age=age)]:
+            if self._stopping.is_set():
+                return False
+            try:
+                done &= await self._retire_partition(connection, task, child, age)
+            except asyncpg.LockNotAvailableError as error:  # somebody reads it, as a backup does; others may be free
+                failure = error
+        await self._trim(connection, task, f"{table}_default", age)
+        if failure is not None:
+            raise failure
+        return done
+
+    async def _retire_partition(self, connection: Connection, task: str, child: str, age: float) -> bool:
+        # Read committed, whatever the database's default: what was committed while the lock was waited for must be seen.
+        async with connection.transaction(isolation="read_committed"):
+            outcome = await queries.clear_partition(connection, child=child, age=age, most=_KEPT)
+        if outcome == "cleared":
+            self._metrics.retention_removed.labels(f"{task}_partitions").inc()
+            logger.info("emptied an old partition, but for events that stand", partition=child)
+        elif outcome == "crowded":
+            await self._trim(connection, task, child, age)
+        for _ in range(_DROPS):
+            try:
+                dropped = await queries.drop_partition(connection, child=child)
+            except asyncpg.LockNotAvailableError:
+                # Transactions that use the table never paused for long enough. It is empty, and can wait.
+                await self._pause(random.uniform(0.5, 1.5))
+            else:
+                if dropped:
+                    logger.info("dropped an old partition", partition=child)
+                return True
+        logger.info("an empty partition is dropped later", partition=child)
+        return False
+
+    async def _trim(self, connection: Connection, task: str, child: str, age: float) -> None:
+        async def batch(after: UUID) -> tuple[UUID | None, int]:
+            return _progress(await queries.trim_partition(connection, child=child, after=after, age=age, most=_BATCH))
+
+        await self._batches(task, batch)
+
+    async def _remove_events(self, connection: Connection) -> bool:
+        async def batch(after: UUID) -> tuple[UUID | None, int]:
+            age, window = self._ages.events, self._ages.window
+            return _progress(await queries.remove_events(connection, after=after, age=age, window=window, limit=_BATCH))
+
+        return await self._batches("events", batch)
+
+    async def _remove_quarantine(self, connection: Connection) -> bool:
+        async def batch(_: UUID) -> tuple[UUID | None, int]:
+            removed = int(await queries.remove_quarantine(connection, age=self._ages.quarantine, limit=_BATCH))
+            return _NIL if removed else None, removed
+
+        return await self._batches("quarantine", batch)
+
+    async def _batches(self, task: str, batch: Callable[[UUID], Awaitable[tuple[UUID | None, int]]]) -> bool:
+        """Batch after batch, with as long a pause after each one as it took; False where it was not brought to the end."""
+        after = _NIL
+        while not self._stopping.is_set():
+            started = time.monotonic()
+            last, removed = await batch(after)
+            self._metrics.retention_removed.labels(task).inc(removed)
+            if last is None:
+                return True
+            after = last
+            await self._pause(max(time.monotonic() - started, 0.02))
+            if not await self._take(task):
+                break  # it took so long that another process began
+        return False
+
+    async def _pause(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._stopping.wait()
+
+
+def _progress(row: Any) -> tuple[UUID | None, int]:
+    return row["last"], int(row["removed"])
