@@ -7,21 +7,19 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Coroutine
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Annotated, Any, NoReturn
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from webhookd.console import FOLDER, Folder, Json, err, out, run
 from webhookd.errors import SettingsError, UnavailableError, WebhookdError
-
-T = TypeVar("T")
+from webhookd.operate import commands
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -32,26 +30,7 @@ app = typer.Typer(
     "Settings are environment variables that begin with WEBHOOKD_, also from `.env` and a TOML file (WEBHOOKD_CONFIG); "
     "`webhookd settings` lists them.",
 )
-out = Console()
-err = Console(stderr=True)
-
-_FOLDER = Path(".webhookd")
-Folder = Annotated[
-    Path, typer.Option(help="Where `webhookd dev` keeps its data, its key and its addresses.", show_default=True)
-]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script, and nothing else, on standard output.")]
-
-
-def _run(work: Coroutine[Any, Any, T]) -> T:
-    """Runs `work` on uvloop where it is installed."""
-    try:
-        import uvloop
-
-        factory = uvloop.new_event_loop
-    except ImportError:
-        factory = None
-    with asyncio.Runner(loop_factory=factory) as runner:
-        return runner.run(work)
+app.add_typer(commands.app)
 
 
 @app.command()
@@ -76,12 +55,12 @@ def serve() -> None:
             os._exit(code)
         return code
 
-    raise typer.Exit(_run(until_stopped()))
+    raise typer.Exit(run(until_stopped()))
 
 
 @app.command()
 def dev(
-    folder: Folder = _FOLDER,
+    folder: Folder = FOLDER,
     samples: Annotated[bool, typer.Option(help="Send one sample of every event type at the start.")] = True,
 ) -> None:
     """Run everything on this machine: embedded PostgreSQL, Valkey and SQS, the daemon, and sample events.
@@ -95,7 +74,7 @@ def dev(
     """
     from webhookd.dev import session
 
-    raise typer.Exit(session.run(folder, samples=samples, console=out, loop=_run))
+    raise typer.Exit(session.run(folder, samples=samples, console=out, loop=run))
 
 
 @app.command()
@@ -110,7 +89,7 @@ def migrate(as_json: Json = False) -> None:
     from webhookd.store.database import migrate as bring_up
 
     loaded = settings.load()
-    applied = _run(bring_up(loaded.database_url.get_secret_value()))
+    applied = run(bring_up(loaded.database_url.get_secret_value()))
     if as_json:
         print(json.dumps({"applied": applied}))  # noqa: T201
     else:
@@ -133,7 +112,7 @@ def trigger(
     url: Annotated[str | None, typer.Option(help="The webhook's whole address. [from WEBHOOKD_LISTEN]")] = None,
     account: Annotated[str, typer.Option(help="The account whose path and key are used.")] = "default",
     connections: Annotated[int, typer.Option(min=1, max=1024, help="Connections side by side; 1 keeps the exact order.")] = 16,
-    folder: Folder = _FOLDER,
+    folder: Folder = FOLDER,
     as_json: Json = False,
 ) -> None:
     """Sign sample notifications and send them to a receiver, as Authorize.Net does.
@@ -161,7 +140,7 @@ def trigger(
     columns = (TextColumn("sending"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=err, transient=True, disable=as_json or not err.is_terminal) as progress:
         task = progress.add_task("sending", total=len(samples))
-        summary = _run(
+        summary = run(
             traffic.send(
                 samples,
                 target.url,
@@ -210,7 +189,7 @@ def doctor(
         Path | None, typer.Option(exists=True, dir_okay=False, help="A captured request body, its exact bytes.")
     ] = None,
     signature: Annotated[str | None, typer.Option(help="The X-ANET-Signature header that came with --body.")] = None,
-    folder: Folder = _FOLDER,
+    folder: Folder = FOLDER,
     as_json: Json = False,
 ) -> None:
     """Check every setting and dependency, and say what to do about each one that is not well.
@@ -239,7 +218,7 @@ def doctor(
         raise typer.Exit(_explain(loaded.keys_by_account, body.read_bytes(), signature, as_json=as_json))
     logs.configure("critical")  # the findings tell it
     source = f"not set, and so taken from {folder / 'dev.env'}: {', '.join(taken)}" if taken else ""
-    raise typer.Exit(_run(_doctor(loaded, source, as_json=as_json)))
+    raise typer.Exit(run(_doctor(loaded, source, as_json=as_json)))
 
 
 async def _doctor(loaded: Any, source: str, *, as_json: bool) -> int:

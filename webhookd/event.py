@@ -38,8 +38,8 @@ LEGAL_CHANGES: dict[Status | None, frozenset[Status]] = {
     Status.RECEIVED: frozenset({Status.QUEUED, Status.RETRYING, Status.PROCESSED, Status.DEAD}),
     Status.QUEUED: frozenset({Status.RETRYING, Status.PROCESSED, Status.DEAD}),
     Status.RETRYING: frozenset({Status.RETRYING, Status.PROCESSED, Status.DEAD}),
-    # Only an operator's redrive or forced retry leaves these.
-    Status.DEAD: frozenset({Status.RECEIVED, Status.QUEUED}),
+    # Only an operator's redrive or forced retry leaves these; one who discards a dead event leaves it dead.
+    Status.DEAD: frozenset({Status.RECEIVED, Status.QUEUED, Status.DEAD}),
     Status.PROCESSED: frozenset({Status.RECEIVED}),
 }
 

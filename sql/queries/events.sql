@@ -103,15 +103,23 @@ SELECT id, 'received', 'queued', 'relay' FROM sent WHERE status = 'received';
 
 -- name: claim_unsent(statuses, limit, lease)
 -- Takes up to `limit` events in `statuses` that are due for sending, for `lease` seconds; safe on any number of replicas.
-WITH due AS MATERIALIZED (
+-- What an operator has put back comes after all others.
+WITH fresh AS MATERIALIZED (
     SELECT id FROM events
     WHERE status = ANY(:statuses::text[]) AND status IN ('received', 'queued', 'retrying') AND send_after <= now()
+        AND redriven_at IS NULL
     LIMIT :limit
+    FOR UPDATE SKIP LOCKED
+), redriven AS MATERIALIZED (
+    SELECT id FROM events
+    WHERE status = ANY(:statuses::text[]) AND status IN ('received', 'queued', 'retrying') AND send_after <= now()
+        AND redriven_at IS NOT NULL
+    LIMIT :limit - (SELECT count(*) FROM fresh)
     FOR UPDATE SKIP LOCKED
 )
 UPDATE events e
 SET send_after = now() + make_interval(secs => :lease)
-FROM due
+FROM (SELECT id FROM fresh UNION ALL SELECT id FROM redriven) AS due
 WHERE e.id = due.id
 RETURNING e.id, e.account, e.event_type;
 
@@ -145,18 +153,18 @@ WHERE e.id = :id
 FOR UPDATE OF e NOWAIT;
 
 -- name: mark_processed(id, transaction, from_status)^
--- Inside the worker's transaction: the event's effects and this status commit together. Returns the seconds since receipt; no row
--- where it is not the `transaction` that claimed the event.
+-- Inside the worker's transaction: the event's effects and this status commit together. Returns the seconds since the receipt, or since
+-- the redrive; no row where it is not the `transaction` that claimed the event.
 WITH changed AS (
     UPDATE events
     SET status = 'processed', attempts = attempts + 1, finished_at = clock_timestamp(), retry_at = NULL, last_error = NULL
     WHERE id = :id AND pg_current_xact_id()::text = :transaction
-    RETURNING id, attempts, finished_at, received_at
+    RETURNING id, attempts, finished_at, coalesce(redriven_at, received_at) AS since
 ), audit AS (
     INSERT INTO event_audit (event_id, at, from_status, to_status, actor, attempt)
     SELECT id, finished_at, :from_status, 'processed', 'worker', attempts FROM changed
 )
-SELECT extract(epoch FROM finished_at - received_at)::float8 AS seconds FROM changed;
+SELECT extract(epoch FROM finished_at - since)::float8 AS seconds FROM changed;
 
 -- name: mark_retrying(reason, delay, resend_after, id, attempts, from_status)^
 -- A failed attempt with another to come, `delay` seconds from now. Guarded by the attempt's number: if the event moved on
@@ -188,63 +196,12 @@ WITH changed AS (
 )
 SELECT (extract(epoch FROM now()) * 1000000)::bigint AS died FROM changed;
 
--- name: revive_event(resend_after, id, died, actor, reason)^
--- A dead event whose dead-letter copy came back to the queue by a redrive: it starts anew, with all its attempts. Only where it
--- died when the copy says (NULL: whenever): a second delivery of that copy does not wake an event that has died again since.
-WITH changed AS (
-    UPDATE events
-    SET status = 'queued', attempts = 0, finished_at = NULL, retry_at = NULL, dead_reason = NULL,
-        dead_letter_sent_at = NULL,
-        send_after = now() + make_interval(secs => :resend_after)
-    WHERE id = :id AND status = 'dead' AND discarded_at IS NULL
-        AND (:died::bigint IS NULL OR (extract(epoch FROM finished_at) * 1000000)::bigint = :died)
-    RETURNING id
-), audit AS (
-    INSERT INTO event_audit (event_id, from_status, to_status, actor, reason)
-    SELECT id, 'dead', 'queued', :actor, :reason FROM changed
-)
-SELECT id FROM changed;
-
--- name: states_of_events(ids)
-SELECT
-    id, account, event_type, status, attempts, dead_reason, dead_letter_sent_at IS NOT NULL AS dead_letter_sent,
-    discarded_at IS NOT NULL AS discarded, (extract(epoch FROM finished_at) * 1000000)::bigint AS died,
-    status = 'retrying' AND retry_at > now() AS put_off
-FROM events
-WHERE id = ANY(:ids::uuid[]);
-
--- name: owed_dead_letters(grace, limit)
--- Dead events whose copy has not reached the dead-letter queue within `grace` seconds of their death.
-SELECT id, account, event_type, dead_reason, (extract(epoch FROM finished_at) * 1000000)::bigint AS died
-FROM events
-WHERE status = 'dead' AND dead_letter_sent_at IS NULL AND discarded_at IS NULL AND finished_at <= now() - make_interval(secs => :grace)
-ORDER BY finished_at
-LIMIT :limit;
-
--- name: mark_dead_letter_sent(ids)!
-UPDATE events SET dead_letter_sent_at = now() WHERE id = ANY(:ids::uuid[]) AND status = 'dead';
-
--- name: count_dead()$
--- How many dead events have their copy in the dead-letter queue.
-SELECT count(*) FROM events WHERE status = 'dead' AND dead_letter_sent_at IS NOT NULL AND discarded_at IS NULL;
-
--- name: owe_dead_letters(ids, settled)$
--- Owes again the copies of dead events that are not among `ids`, whose copies were all that was found; those sent within the
--- last `settled` seconds may not show yet. Returns how many.
-WITH owed AS (
-    UPDATE events SET dead_letter_sent_at = NULL
-    WHERE status = 'dead' AND dead_letter_sent_at < now() - make_interval(secs => :settled) AND discarded_at IS NULL
-        AND id <> ALL(:ids::uuid[])
-    RETURNING id
-)
-SELECT count(*) FROM owed;
-
 -- name: backlog()^
--- The size of the outbox, and the age of the oldest unfinished event in seconds (NULL when all have ended).
+-- The size of the outbox, and for how many seconds the oldest unfinished event has been so (NULL when all have ended).
 SELECT
     (SELECT count(*) FROM events WHERE status = 'received') AS outbox,
-    (SELECT extract(epoch FROM clock_timestamp() - received_at)::float8 FROM events
-     WHERE status IN ('received', 'queued', 'retrying') ORDER BY received_at LIMIT 1) AS oldest;
+    (SELECT extract(epoch FROM clock_timestamp() - coalesce(redriven_at, received_at))::float8 FROM events
+     WHERE status IN ('received', 'queued', 'retrying') ORDER BY coalesce(redriven_at, received_at) LIMIT 1) AS oldest;
 
 -- name: audit_trail(id)
 SELECT at, from_status, to_status, actor, attempt, reason FROM event_audit WHERE event_id = :id ORDER BY at;

@@ -38,6 +38,7 @@ _DEAD_LETTERS = "tests/integration/test_dead_letter_queue.py::"
 _DELIVERY = "tests/faults/test_delivery.py::"
 _DATABASE = "tests/integration/test_database.py::"
 _ORDER = "tests/faults/test_order.py::"
+_OPERATOR = "tests/integration/test_dead_letters.py::"
 _CONNECTIONS = "tests/integration/test_connections.py::"
 
 GUARDS = (
@@ -114,7 +115,7 @@ GUARDS = (
     ),
     Guard(
         "a redrive undoes one death of an event, and no later one",
-        "sql/queries/events.sql",
+        "sql/queries/dead_letters.sql",
         "(:died::bigint IS NULL OR (extract",
         "(:died::bigint IS NULL OR true OR (extract",
         _DEAD_LETTERS + "test_one_redrive_message_wakes_its_event_once",
@@ -204,6 +205,34 @@ GUARDS = (
         "query = queries.claim_event if wait else queries.claim_event_if_free",
         "query = queries.claim_event",
         _WORK + "test_a_message_that_came_back_waits_for_a_worker_that_lives",
+    ),
+    Guard(
+        "what an operator put back is sent after fresh events",
+        "sql/queries/events.sql",
+        "        AND redriven_at IS NULL\n",
+        "",
+        _OPERATOR + "test_fresh_events_are_sent_before_redriven_ones",
+    ),
+    Guard(
+        "a redrive holds back while fresh events wait",
+        "webhookd/operate/dead_letters.py",
+        "            await self._give_way(progress, rate, told)\n",
+        "",
+        _OPERATOR + "test_a_redrive_holds_back_while_fresh_events_wait",
+    ),
+    Guard(
+        "a redriven event is due at once, whatever its last attempt had put off",
+        "sql/queries/dead_letters.sql",
+        "redriven_at = now(), send_after = now()\n",
+        "redriven_at = now()\n",
+        _OPERATOR + "test_no_layer_of_idempotency_blocks_a_redriven_event",
+    ),
+    Guard(
+        "what died since the command began is not redriven by it",
+        "webhookd/operate/commands.py",
+        "bounded = replace(selection, until=min(selection.until or now, now))",
+        "bounded = selection",
+        _OPERATOR + "test_an_event_that_dies_again_is_dead_again_with_one_copy",
     ),
     Guard(
         "no more webhooks wait than were answered within a second, while the oldest waits too long",

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import os
 import re
-import sys
 from pathlib import Path
 from typing import TypeAlias
 from urllib.parse import urlsplit
@@ -16,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.conftest import Servers, Start
+from tests.helpers.command import webhookd
 from tests.helpers.running import KEY
 from webhookd.authorizenet.notification import EVENT_TYPES
 from webhookd.cli import app
@@ -24,24 +22,6 @@ from webhookd.settings import describe
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 OTHER_KEY = "F" * 128
-
-
-async def _webhookd(*arguments: str, folder: Path, **environment: str) -> tuple[int, str, str]:
-    """Runs the command in `folder`; returns its exit code, its standard output and its standard error."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("WEBHOOKD_")}
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "webhookd", *arguments),
-        env={**inherited, "COLUMNS": "80", **environment},
-        cwd=folder,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    out, err = await process.communicate()
-    assert process.returncode is not None
-    assert b"Traceback" not in err, err.decode()
-    assert KEY.encode() not in out + err
-    return process.returncode, out.decode(), err.decode()
 
 
 @pytest.mark.parametrize(
@@ -54,6 +34,11 @@ async def _webhookd(*arguments: str, folder: Path, **environment: str) -> tuple[
         (("trigger",), ["overtake", "after the first", "exit code is 1", "payment.refund.created", "1 keeps the exact order"]),
         (("doctor",), ["--signature", "hex-decoded", "exit code is 1"]),
         (("settings",), ["environment variable"]),
+        (("dead-letters",), ["redrive", "discard", "list", "show"]),
+        (("dead-letters", "list"), ["--reason", "newest death first", "2h"]),
+        (("dead-letters", "show"), ["--body", "customer data"]),
+        (("dead-letters", "redrive"), ["--dry-run", "--rate", "Fresh events go first", "Ctrl-C"]),
+        (("dead-letters", "discard"), ["--discarded", "retention"]),
     ],
 )
 def test_help_teaches_and_fits_eighty_columns(command: tuple[str, ...], taught: list[str]) -> None:
@@ -76,7 +61,7 @@ def test_settings_are_listed_whole_in_eighty_columns() -> None:
 async def test_trigger_sends_every_event_type(start: Start, servers: Servers, connection: Connection) -> None:
     daemon = await start()
     url = f"{daemon.public_url}/webhooks/authorize-net"
-    code, out, err = await _webhookd("trigger", "--url", url, folder=servers.folder, WEBHOOKD_SIGNATURE_KEYS=KEY)
+    code, out, err = await webhookd("trigger", "--url", url, folder=servers.folder, WEBHOOKD_SIGNATURE_KEYS=KEY)
     assert (code, err) == (0, "")
     assert f"23 requests to {url}\n" in out, "the address stands on one line"
     assert re.search(r"accepted\W+23\b", out)
@@ -88,7 +73,7 @@ async def test_trigger_counts_what_it_sent_and_how_it_was_answered(
     start: Start, servers: Servers, connection: Connection
 ) -> None:
     daemon = await start(accounts={"eu": {"signature_keys": OTHER_KEY}})
-    code, out, err = await _webhookd(
+    code, out, err = await webhookd(
         *("trigger", "payment.*", "--count", "60", "--duplicates", "25", "--out-of-order", "--json", "--account", "EU"),
         folder=servers.folder,
         WEBHOOKD_LISTEN=daemon.public_url.removeprefix("http://"),
@@ -105,19 +90,19 @@ async def test_trigger_counts_what_it_sent_and_how_it_was_answered(
 async def test_trigger_fails_where_not_everything_was_answered_200(start: Start, servers: Servers) -> None:
     daemon = await start()
     url = f"{daemon.public_url}/webhooks/authorize-net"
-    refused = await _webhookd("trigger", "--url", url, folder=servers.folder, WEBHOOKD_SIGNATURE_KEYS=OTHER_KEY)
+    refused = await webhookd("trigger", "--url", url, folder=servers.folder, WEBHOOKD_SIGNATURE_KEYS=OTHER_KEY)
     assert refused[0] == 1
     assert "23 of 23 requests were refused" in refused[2]
     assert "set WEBHOOKD_SIGNATURE_KEYS" in refused[2]
     assert OTHER_KEY not in "".join(refused[1:])
-    unknown = await _webhookd("trigger", "--json", "--url", f"{url}/nobody", folder=servers.folder, WEBHOOKD_SIGNATURE_KEYS=KEY)
+    unknown = await webhookd("trigger", "--json", "--url", f"{url}/nobody", folder=servers.folder, WEBHOOKD_SIGNATURE_KEYS=KEY)
     assert unknown[0] == 1
     assert json.loads(unknown[1])["failed"] == 23
     assert "check --account" in unknown[2]
 
 
 async def test_trigger_says_that_nothing_answers_and_shows_no_password_of_the_address(tmp_path: Path) -> None:
-    code, out, err = await _webhookd(
+    code, out, err = await webhookd(
         "trigger", "--url", "http://user:hunter2@127.0.0.1:1/hook", folder=tmp_path, WEBHOOKD_SIGNATURE_KEYS=KEY
     )
     assert code == 1
@@ -147,13 +132,13 @@ def test_what_trigger_lacks_is_named(
 
 
 async def test_migrate_says_what_it_did(servers: Servers) -> None:
-    code, out, _ = await _webhookd("migrate", folder=servers.folder, **servers.settings)
+    code, out, _ = await webhookd("migrate", folder=servers.folder, **servers.settings)
     assert (code, out) == (0, "the schema is up to date\n")
 
 
 async def test_migrate_without_postgresql_fails_in_one_line_without_the_password(servers: Servers) -> None:
     away = urlsplit(servers.database_url)._replace(netloc="postgres:hunter2@127.0.0.1:1").geturl()
-    code, out, err = await _webhookd("migrate", folder=servers.folder, **{**servers.settings, "WEBHOOKD_DATABASE_URL": away})
+    code, out, err = await webhookd("migrate", folder=servers.folder, **{**servers.settings, "WEBHOOKD_DATABASE_URL": away})
     assert (code, out) == (1, "")
     assert err.startswith("webhookd: postgresql is unavailable")
     assert len(err.splitlines()) == 1
@@ -163,7 +148,7 @@ async def test_migrate_without_postgresql_fails_in_one_line_without_the_password
 async def test_doctor_of_a_running_daemon_warns_of_its_addresses_and_fails_nothing(start: Start, servers: Servers) -> None:
     daemon = await start()
     environment = {**servers.settings, "WEBHOOKD_LISTEN": daemon.public_url.removeprefix("http://")}
-    code, out, err = await _webhookd("doctor", "--json", folder=servers.folder, **environment)
+    code, out, err = await webhookd("doctor", "--json", folder=servers.folder, **environment)
     assert (code, err) == (0, "")
     report = json.loads(out)
     assert report["ok"] is True
@@ -178,7 +163,7 @@ async def test_doctor_fails_where_dependencies_are_away_and_shows_no_secret(serv
         "WEBHOOKD_DATABASE_URL": "postgresql://shop:hunter2@127.0.0.1:1/shop",
         "WEBHOOKD_REDIS_URL": "redis://:hunter3@127.0.0.1:notaport/0",
     }
-    code, out, err = await _webhookd("doctor", folder=servers.folder, **environment)
+    code, out, err = await webhookd("doctor", folder=servers.folder, **environment)
     assert code == 1
     assert re.search(r"failed +postgresql: .*WEBHOOKD_DATABASE_URL", out)
     assert re.search(r"failed +redis: .*WEBHOOKD_REDIS_URL", out)
@@ -188,10 +173,10 @@ async def test_doctor_fails_where_dependencies_are_away_and_shows_no_secret(serv
 
 async def test_doctor_of_a_wrong_setting_names_it_for_people_and_for_scripts(tmp_path: Path) -> None:
     environment = {"WEBHOOKD_SIGNATURE_KEYS": KEY, "WEBHOOKD_MAX_ATTEMPTS": "0"}
-    code, out, err = await _webhookd("doctor", folder=tmp_path, **environment)
+    code, out, err = await webhookd("doctor", folder=tmp_path, **environment)
     assert (code, out) == (2, "")
     assert "WEBHOOKD_MAX_ATTEMPTS" in err
-    code, out, err = await _webhookd("doctor", "--json", folder=tmp_path, **environment)
+    code, out, err = await webhookd("doctor", "--json", folder=tmp_path, **environment)
     assert (code, err) == (2, "")
     report = json.loads(out)
     assert report["ok"] is False

@@ -1,0 +1,28 @@
+"""The command line as a user runs it: a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+from tests.helpers.running import KEY
+
+
+async def webhookd(*arguments: str, folder: Path, **environment: str) -> tuple[int, str, str]:
+    """Runs the command in `folder`; returns its exit code, its standard output and its standard error."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("WEBHOOKD_")}
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "webhookd", *arguments),
+        env={**inherited, "COLUMNS": "80", **environment},
+        cwd=folder,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, err = await process.communicate()
+    assert process.returncode is not None
+    assert b"Traceback" not in err, err.decode()
+    assert KEY.encode() not in out + err
+    return process.returncode, out.decode(), err.decode()
