@@ -61,6 +61,16 @@ async def test_a_200_with_failed_entries(rig: Rig, sqs: StrictSqs) -> None:
 
 
 @pytest.mark.long
+async def test_out_of_order(rig: Rig, sqs: StrictSqs) -> None:
+    await _suffers(rig, sqs, 60, shuffled=0.7)
+
+
+@pytest.mark.long
+async def test_expired_receipt_handles(rig: Rig, sqs: StrictSqs) -> None:
+    await _suffers(rig, sqs, 60, expired=0.5)
+
+
+@pytest.mark.long
 async def test_throttled(rig: Rig, sqs: StrictSqs) -> None:
     await _suffers(rig, sqs, 60, throttled=0.7)
 

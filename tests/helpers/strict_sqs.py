@@ -26,6 +26,8 @@ class StrictSqs:
     def __init__(self, upstream: str) -> None:
         self._upstream = upstream
         self.failed_entries = 0.0  # entries that a 200 says were not done; they were not
+        self.expired = 0.0  # entries of deletes and delays that fail because their receipt handle has expired
+        self.shuffled = 0.0  # receives whose messages come in another order, and later than those of the next receives
         self.throttled = 0.0  # calls refused by RequestThrottled
         self.errors = 0.0  # calls answered 500
         self.lost_replies = 0.0  # calls that were done, and whose reply never comes
@@ -59,7 +61,7 @@ class StrictSqs:
     def heal(self) -> None:
         """No more faults."""
         self.failed_entries = self.throttled = self.errors = self.lost_replies = self.repeated = self.doubled = 0.0
-        self.seconds = 0.0
+        self.expired = self.shuffled = self.seconds = 0.0
 
     async def _serve(self, request: web.Request) -> web.Response:
         action = request.headers.get("X-Amz-Target", "").rpartition(".")[2]
@@ -84,9 +86,15 @@ class StrictSqs:
     async def _forward(self, request: web.Request, action: str, asked: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         failed: list[dict[str, Any]] = []
         if action in _BATCHES:
-            chosen = [entry for entry in asked["Entries"] if random.random() < self.failed_entries]
-            failed = [{"Id": entry["Id"], "SenderFault": False, "Code": "InternalError"} for entry in chosen]
-            asked = asked | {"Entries": [entry for entry in asked["Entries"] if entry not in chosen]}
+            left = []
+            for entry in asked["Entries"]:
+                if random.random() < self.failed_entries:
+                    failed.append({"Id": entry["Id"], "SenderFault": False, "Code": "InternalError"})
+                elif "ReceiptHandle" in entry and random.random() < self.expired:
+                    failed.append({"Id": entry["Id"], "SenderFault": True, "Code": "ReceiptHandleIsInvalid"})
+                else:
+                    left.append(entry)
+            asked = asked | {"Entries": left}
             if not asked["Entries"]:
                 return 200, {"Successful": [], "Failed": failed}
         if action == "DeleteMessageBatch":  # one handle twice is fine for AWS, where deleting is idempotent, but not for moto
@@ -105,6 +113,9 @@ class StrictSqs:
                 messages.append(messages[0])
             elif len(messages) > 1:
                 messages[-1] = messages[0]  # and the one that gave way comes back by its visibility timeout
+        if action == "ReceiveMessage" and reply.get("Messages") and random.random() < self.shuffled:
+            random.shuffle(reply["Messages"])
+            await asyncio.sleep(random.uniform(0, 1))
         return response.status, reply
 
 

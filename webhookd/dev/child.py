@@ -35,9 +35,16 @@ def missing(what: str, package: str, setting: str) -> DevError:
     )
 
 
+def _some_port() -> int:
+    return 10_000 + secrets.randbelow(22_000)
+
+
 def free_port(wanted: int) -> int:
-    """`wanted` where it is free, else any free port."""
-    for port in (wanted, 0):
+    """`wanted` where it is free, else a free port.
+
+    Below those that Linux gives to outgoing connections (from 32768), one of which could take it before it is listened on.
+    """
+    for port in (wanted or _some_port(), *(_some_port() for _ in range(20)), 0):
         with contextlib.closing(socket.socket()) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
