@@ -9,6 +9,7 @@ import signal
 import pytest
 
 from tests.helpers.ledger import COUNTING
+from tests.helpers.queues import client, url_of
 from tests.helpers.rig import Rig
 from tests.helpers.running import Process
 from tests.helpers.wait import until
@@ -163,5 +164,28 @@ async def test_a_replica_that_was_frozen_beyond_its_visibility_timeout_has_no_se
         await asyncio.sleep(_FROZEN)
         assert await other.metric("webhookd_processed_total", outcome="processed") > 0
         frozen.process.send_signal(signal.SIGCONT)
+    rig.recovered()
+    await rig.finish()
+
+
+@pytest.mark.long
+async def test_killed_between_the_adoption_of_what_sqs_gave_up_and_its_copy(rig: Rig) -> None:
+    daemon = await rig.daemon(roles="receive,relay", failpoints=f"{Failpoint.DEAD_LETTERS_AFTER_ADOPTION}:1")
+    await rig.send(3)
+    async with client(rig.servers) as sqs:
+        main, dead = [await url_of(sqs, name) for name in (rig.servers.queue, rig.servers.dead_letter_queue)]
+        moved = 0
+        while moved < 3:  # as SQS does after too many receives
+            for message in (await sqs.receive_message(QueueUrl=main, WaitTimeSeconds=1)).get("Messages", ()):
+                await sqs.send_message(QueueUrl=dead, MessageBody=message["Body"])
+                await sqs.delete_message(QueueUrl=main, ReceiptHandle=message["ReceiptHandle"])
+                moved += 1
+    await until(lambda: not daemon.running, "it is killed", deadline=60)
+    assert _was_killed_at(daemon, Failpoint.DEAD_LETTERS_AFTER_ADOPTION)
+    await daemon.start(failpoints="", roles="receive,relay,work")
+    # The others may have been sent again by the sweeper, and be processed.
+    ended = "SELECT count(*) = 3 FROM events WHERE status = 'processed' OR dead_letter_sent_at IS NOT NULL"
+    await until(lambda: rig.connection.fetchval(ended), "what is dead has its copy", deadline=120)
+    assert await rig.connection.fetchval("SELECT count(*) FROM events WHERE status = 'dead'") >= 1
     rig.recovered()
     await rig.finish()
