@@ -102,7 +102,7 @@ async def test_killed_at_random_moments(rig: Rig) -> None:
     rig.handlers(HANDLERS)
     daemon = await rig.daemon()
     for _ in range(rig.rounds(2, 10)):
-        async with rig.load(rate=60):
+        async with rig.load(rate=30):
             await rig.acknowledged(random.randrange(5, 40))
             await asyncio.to_thread(daemon.end, signal.SIGKILL)
             await daemon.start()
@@ -116,13 +116,13 @@ async def test_stopped_in_order_under_load_again_and_again(rig: Rig) -> None:
     rig.handlers(HANDLERS)
     daemon = await rig.daemon()
     for _ in range(rig.rounds(2, 6)):
-        async with rig.load(rate=60):
+        async with rig.load(rate=30):
             await rig.acknowledged(random.randrange(5, 30))
             assert await daemon.stop() == 0
             await daemon.start()
             await rig.acknowledged(5)
     rig.recovered()
-    await rig.finish()
+    await rig.finish(deadline=200)
     assert "took longer than" not in daemon.log.read_text()
 
 
@@ -142,14 +142,14 @@ async def test_three_replicas_killed_and_stopped_in_turn(rig: Rig) -> None:
     rig.handlers(HANDLERS)
     daemons = [await rig.daemon() for _ in range(3)]
     for round_ in range(rig.rounds(2, 5)):
-        async with rig.load(rate=50):
+        async with rig.load(rate=30):
             await rig.acknowledged(15)
             daemon = daemons[round_ % 3]
             await asyncio.to_thread(daemon.end, signal.SIGKILL if round_ % 2 else signal.SIGTERM)
             await rig.acknowledged(15)
             await daemon.start()
     rig.recovered()
-    await rig.finish()
+    await rig.finish(deadline=200)
 
 
 async def test_a_replica_that_was_frozen_beyond_its_visibility_timeout_has_no_second_effect(rig: Rig) -> None:
