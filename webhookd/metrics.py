@@ -38,6 +38,9 @@ class Metrics:
         self.ack_seconds = histogram(
             "ack_seconds", "From the first byte of an authentic webhook to its 200, commit included.", _FAST
         )
+        self.clock_ahead = gauge(
+            "clock_ahead_seconds", "How far this machine's clock is ahead of PostgreSQL's, which alone counts; negative behind."
+        )
         self.loop_lag_seconds = gauge(
             "loop_lag_seconds", "How late the event loop ran its timers, at worst within the last 10 s."
         )

@@ -4,7 +4,8 @@
 SELECT
     md5((SELECT id::text FROM instance) || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::uuid AS instance,
     (SELECT array_agg(migration_id::text) FROM public._pogo_migration) AS migrations,
-    current_setting('synchronous_commit') AS synchronous_commit;
+    current_setting('synchronous_commit') AS synchronous_commit,
+    clock_timestamp() AS now;
 
 -- name: lock_migrations()$
 SELECT pg_advisory_lock(hashtext('webhookd migrations'));

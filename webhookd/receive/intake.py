@@ -7,7 +7,6 @@ import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TypeVar
 from uuid import UUID
@@ -133,7 +132,7 @@ class Intake:
         body_hash = hashlib.blake2b(body, digest_size=16).digest()
         try:
             notification = parse(body, account)
-            check_age(notification.event_date, datetime.now(UTC), self._max_event_age, self._max_clock_skew)
+            check_age(notification.event_date, self._database.now(), self._max_event_age, self._max_clock_skew)
             known = await self._claims.seen(account, notification.notification_id)
             # Redis is believed only where it remembers these very bytes: whatever else it says, PostgreSQL decides.
             if known is not None and known.body_hash == body_hash:

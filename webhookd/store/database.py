@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 from uuid import UUID, uuid4
 
@@ -95,6 +96,8 @@ class Database:
         self.problem: str | None = "not yet reached"
         self.instance: UUID | None = None
         self._me = uuid4()
+        self._ahead = metrics.clock_ahead
+        self._clock: tuple[datetime, float] | None = None  # PostgreSQL's, and the monotonic clock at that moment
         self._refused: dict[str, float] = {}  # pool → when it last gave no connection
 
     async def start(self) -> None:
@@ -136,6 +139,16 @@ class Database:
     def workable(self) -> bool:
         """Whether a worker's transaction can be expected to begin: PostgreSQL is up, and did not just refuse a connection."""
         return self.up and time.monotonic() - self._refused.get("work", -_REFUSED) >= _REFUSED
+
+    def now(self) -> datetime:
+        """The time by PostgreSQL's clock, to a few milliseconds: one clock for all replicas, however wrong this machine's is.
+
+        Raises UnavailableError before the first probe has succeeded.
+        """
+        if self._clock is None:
+            raise UnavailableError("postgresql", self.problem or "away")
+        at, then = self._clock
+        return at + timedelta(seconds=time.monotonic() - then)
 
     @contextlib.asynccontextmanager
     async def acquire(self, pool: str = "short") -> AsyncIterator[Connection]:
@@ -190,15 +203,8 @@ class Database:
         lost = isinstance(error, (OSError, asyncpg.PostgresConnectionError, asyncpg.CannotConnectNowError))
         if (lost and not isinstance(error, TimeoutError)) or state == _READ_ONLY or state.startswith(_EXHAUSTED):
             self._set(up=False, problem=where(error))
-        if state == _READ_ONLY:
-            # These connections lead to what is a replica now, and the probes would keep them in use for ever.
-            await self._expire()
         if unavailable(error):
             self._prober.wake()
-
-    async def _expire(self) -> None:
-        for pool in self._pools.values():
-            await pool.expire_connections()
 
     def _set(self, *, up: bool, problem: str | None = None) -> None:
         if up != self.up:
@@ -228,8 +234,10 @@ class Database:
     async def _down(self, problem: str, error: Exception) -> NoReturn:
         self._set(up=False, problem=problem)
         # Sessions that nobody answers any more (their server's machine is gone, a firewall forgot them) are found out one
-        # timeout after the other, and those that began before a setting was mended never see it: all begin anew.
-        await self._expire()
+        # timeout after the other, those that began before a setting was mended never see it, and those that lead to what is a
+        # replica now would be kept in use by the probes: all begin anew.
+        for pool in self._pools.values():
+            await pool.expire_connections()
         raise UnavailableError("postgresql", problem) from error
 
     async def _identify(self, connection: Any) -> None:
@@ -243,6 +251,8 @@ class Database:
             # Then a commit is no promise: a crash of PostgreSQL would lose events that were answered 200.
             raise WebhookdError("PostgreSQL's synchronous_commit is off: set it to on for this database or role")
         self.instance = row["instance"]
+        self._clock = row["now"], time.monotonic()
+        self._ahead.set(time.time() - row["now"].timestamp())
 
 
 async def migrate(url: str) -> list[str]:
