@@ -347,8 +347,9 @@ async def test_an_event_does_not_wait_for_the_claim_of_a_worker_that_died(
 
 
 async def test_a_message_that_came_back_waits_for_a_worker_that_lives(
-    start: Start, connection: Connection, effects: Callable[[], Any]
+    start: Start, connection: Connection, effects: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("webhookd.store.events._LOCK_WAIT", 60.0)  # it is the message that waits, and not the worker
     daemon = await start(handlers(count), roles=["receive"])
     await send(daemon, traffic.sample(AUTHCAPTURE, 1))
     event_id = await connection.fetchval("SELECT id FROM events")
