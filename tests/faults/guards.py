@@ -235,6 +235,13 @@ GUARDS = (
         _OPERATOR + "test_an_event_that_dies_again_is_dead_again_with_one_copy",
     ),
     Guard(
+        "a webhook's age is judged by PostgreSQL's clock",
+        "webhookd/receive/intake.py",
+        "self._database.now()",
+        "notification.event_date.now(notification.event_date.tzinfo)",
+        "tests/faults/test_clock.py::test_a_clock_that_is_wrong[3456000]",
+    ),
+    Guard(
         "no more webhooks wait than were answered within a second, while the oldest waits too long",
         "webhookd/receive/admission.py",
         "        if waited > _WAIT:",

@@ -182,6 +182,47 @@ async def test_the_queues_deleted_and_made_again(rig: Rig) -> None:
     await rig.finish()
 
 
+@pytest.mark.long
+async def test_credentials_refused_and_given_back(rig: Rig, sqs: StrictSqs) -> None:
+    await rig.daemon(sqs_endpoint_url=sqs.url)
+    async with rig.load(rate=30):
+        await rig.acknowledged(20)
+        sqs.denied = 1.0
+        await rig.acknowledged(60)
+        assert rig.ledger.answers[503] == 0, "webhooks are taken as before"
+        sqs.heal()
+        rig.recovered()
+    await rig.finish()
+
+
+@pytest.mark.long
+async def test_the_dead_letter_queue_is_missing_while_events_die(rig: Rig) -> None:
+    rig.handlers(
+        COUNTING
+        + """
+from webhookd import Permanent
+
+
+@on("net.authorize.payment.*")
+async def gives_up(event, connection):
+    raise Permanent("the order is closed")
+"""
+    )
+    await rig.daemon()
+    async with client(rig.servers) as sqs:
+        await sqs.delete_queue(QueueUrl=await url_of(sqs, rig.servers.dead_letter_queue))
+    async with rig.load(rate=30):
+        await rig.acknowledged(60)
+    await make_queues(rig.servers)
+    rig.recovered()
+    await rig.finish()
+    owed = "SELECT count(*) = 0 FROM events WHERE status = 'dead' AND dead_letter_sent_at IS NULL"
+    await until(lambda: rig.connection.fetchval(owed), "each dead event has its copy", deadline=90, every=0.2)
+    assert await depth(rig.servers, rig.servers.dead_letter_queue) == await rig.connection.fetchval(
+        "SELECT count(*) FROM events WHERE status = 'dead'"
+    )
+
+
 async def test_messages_that_are_none_of_ours_block_nothing(rig: Rig) -> None:
     await rig.daemon()
     async with client(rig.servers) as sqs:

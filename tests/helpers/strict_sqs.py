@@ -29,6 +29,7 @@ class StrictSqs:
         self.expired = 0.0  # entries of deletes and delays that fail because their receipt handle has expired
         self.shuffled = 0.0  # receives whose messages come in another order, and later than those of the next receives
         self.throttled = 0.0  # calls refused by RequestThrottled
+        self.denied = 0.0  # calls refused by AccessDenied, as for credentials that were withdrawn
         self.errors = 0.0  # calls answered 500
         self.lost_replies = 0.0  # calls that were done, and whose reply never comes
         self.repeated = 0.0  # receives after which the same messages can be received again at once
@@ -61,7 +62,7 @@ class StrictSqs:
     def heal(self) -> None:
         """No more faults."""
         self.failed_entries = self.throttled = self.errors = self.lost_replies = self.repeated = self.doubled = 0.0
-        self.expired = self.shuffled = self.seconds = 0.0
+        self.expired = self.shuffled = self.denied = self.seconds = 0.0
 
     async def _serve(self, request: web.Request) -> web.Response:
         action = request.headers.get("X-Amz-Target", "").rpartition(".")[2]
@@ -75,6 +76,8 @@ class StrictSqs:
             await self.before(action, asked)
         if random.random() < self.throttled:
             return _error(400, "RequestThrottled")
+        if random.random() < self.denied:
+            return _error(403, "AccessDenied")
         if random.random() < self.errors:
             return _error(500, "InternalFailure")
         status, reply = await self._forward(request, action, asked)
