@@ -11,7 +11,7 @@ from tests.helpers.running import KEY
 
 
 async def webhookd(*arguments: str, folder: Path, **environment: str) -> tuple[int, str, str]:
-    """Runs the command in `folder`; returns its exit code, its standard output and its standard error."""
+    """Runs the command in `folder`; returns its exit code, its standard output and its standard error; fails after a minute."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("WEBHOOKD_")}
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "webhookd", *arguments),
@@ -21,7 +21,12 @@ async def webhookd(*arguments: str, folder: Path, **environment: str) -> tuple[i
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
-    out, err = await process.communicate()
+    try:
+        async with asyncio.timeout(60):
+            out, err = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
     assert process.returncode is not None
     assert b"Traceback" not in err, err.decode()
     assert KEY.encode() not in out + err
