@@ -38,6 +38,7 @@ _DEAD_LETTERS = "tests/integration/test_dead_letter_queue.py::"
 _DELIVERY = "tests/faults/test_delivery.py::"
 _DATABASE = "tests/integration/test_database.py::"
 _ORDER = "tests/faults/test_order.py::"
+_RETENTION = "tests/integration/test_retention.py::"
 _OPERATOR = "tests/integration/test_dead_letters.py::"
 _CONNECTIONS = "tests/integration/test_connections.py::"
 
@@ -240,6 +241,27 @@ GUARDS = (
         "self._database.now()",
         "notification.event_date.now(notification.event_date.tzinfo)",
         "tests/faults/test_clock.py::test_a_clock_that_is_wrong[3456000]",
+    ),
+    Guard(
+        "what waits, or is dead and not discarded, keeps its body",
+        "sql/migrations/0005_retention.sql",
+        " OR status IN ('received', 'queued', 'retrying') OR (status = 'dead' AND discarded_at IS NULL)\n",
+        "\n",
+        _RETENTION + "test_what_waits_or_is_dead_keeps_its_body_and_trail_until_an_operator_lets_it_go[bodies-event_bodies]",
+    ),
+    Guard(
+        "an event leaves only when its repeat would be too old to be taken for new",
+        "sql/queries/retention.sql",
+        "        AND event_date < now() - make_interval(secs => :window::float8)\n",
+        "        AND :window::float8 > 0\n",
+        _RETENTION + "test_a_repeat_of_a_removed_event_is_not_processed_anew",
+    ),
+    Guard(
+        "a partition that is dropped locks the receiver out for a moment at most",
+        "sql/migrations/0005_retention.sql",
+        "'300ms'",
+        "'60s'",
+        _RETENTION + "test_the_receiver_goes_on_while_a_drop_waits_for_its_lock",
     ),
     Guard(
         "no more webhooks wait than were answered within a second, while the oldest waits too long",
