@@ -29,9 +29,10 @@ SELECT
     extract(epoch FROM clock_timestamp())::float8 AS epoch;
 
 -- name: take_duty(name, holder, seconds)$
--- Takes or keeps a duty for `seconds`; true where it is this holder's now.
+-- Takes or keeps a duty for `seconds`, well under ten minutes; true where it is this holder's now. One that is held for longer
+-- was taken by a clock that has been put back since.
 INSERT INTO duties AS d (name, holder, held_until)
 VALUES (:name, :holder::uuid, now() + make_interval(secs => :seconds::float8))
 ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, held_until = excluded.held_until
-WHERE d.holder = excluded.holder OR d.held_until < now()
+WHERE d.holder = excluded.holder OR d.held_until < now() OR d.held_until > now() + interval '10 minutes'
 RETURNING true;

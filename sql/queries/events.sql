@@ -103,7 +103,8 @@ SELECT id, 'received', 'queued', 'relay' FROM sent WHERE status = 'received';
 
 -- name: claim_unsent(statuses, limit, lease)
 -- Takes up to `limit` events in `statuses` that are due for sending, for `lease` seconds; safe on any number of replicas.
--- What an operator has put back comes after all others.
+-- What an operator has put back comes after all others; last comes what was never sent and is due as far away as no event is
+-- made: its time is of a clock that has been put back since.
 WITH fresh AS MATERIALIZED (
     SELECT id FROM events
     WHERE status = ANY(:statuses::text[]) AND status IN ('received', 'queued', 'retrying') AND send_after <= now()
@@ -116,10 +117,15 @@ WITH fresh AS MATERIALIZED (
         AND redriven_at IS NOT NULL
     LIMIT :limit - (SELECT count(*) FROM fresh)
     FOR UPDATE SKIP LOCKED
+), stranded AS MATERIALIZED (
+    SELECT id FROM events
+    WHERE 'received' = ANY(:statuses::text[]) AND status = 'received' AND send_after > now() + interval '1 minute'
+    LIMIT :limit - (SELECT count(*) FROM fresh) - (SELECT count(*) FROM redriven)
+    FOR UPDATE SKIP LOCKED
 )
 UPDATE events e
 SET send_after = now() + make_interval(secs => :lease)
-FROM (SELECT id FROM fresh UNION ALL SELECT id FROM redriven) AS due
+FROM (SELECT id FROM fresh UNION ALL SELECT id FROM redriven UNION ALL SELECT id FROM stranded) AS due
 WHERE e.id = due.id
 RETURNING e.id, e.account, e.event_type;
 
@@ -133,10 +139,12 @@ WHERE id = ANY(:ids::uuid[]) AND status IN ('received', 'queued', 'retrying');
 SELECT count(*) FROM (SELECT FROM events WHERE status IN ('queued', 'retrying') LIMIT :limit) AS counted;
 
 -- name: claim_event(id)^
--- Locks one event for a worker, and reads all that a handler needs. `wait` is how many seconds its retry is still away.
+-- Locks one event for a worker, and reads all that a handler needs. `wait` is how many seconds its retry is still away;
+-- unknown where the clock was put back since the event's receipt, and then SQS's delay alone holds.
 SELECT
     e.account, e.notification_id, e.event_type, e.event_date, e.received_at, e.status, e.attempts, b.body,
-    extract(epoch FROM e.retry_at - clock_timestamp())::float8 AS wait, pg_current_xact_id()::text AS transaction
+    CASE WHEN e.received_at <= clock_timestamp() THEN extract(epoch FROM e.retry_at - clock_timestamp())::float8 END AS wait,
+    pg_current_xact_id()::text AS transaction
 FROM events e
 LEFT JOIN event_bodies b ON b.event_id = :id
 WHERE e.id = :id
@@ -146,7 +154,8 @@ FOR UPDATE OF e;
 -- As claim_event, for an event that Redis says another worker has: fails at once where its row is locked.
 SELECT
     e.account, e.notification_id, e.event_type, e.event_date, e.received_at, e.status, e.attempts, b.body,
-    extract(epoch FROM e.retry_at - clock_timestamp())::float8 AS wait, pg_current_xact_id()::text AS transaction
+    CASE WHEN e.received_at <= clock_timestamp() THEN extract(epoch FROM e.retry_at - clock_timestamp())::float8 END AS wait,
+    pg_current_xact_id()::text AS transaction
 FROM events e
 LEFT JOIN event_bodies b ON b.event_id = :id
 WHERE e.id = :id

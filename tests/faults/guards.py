@@ -243,6 +243,20 @@ GUARDS = (
         "tests/faults/test_clock.py::test_a_clock_that_is_wrong[3456000]",
     ),
     Guard(
+        "the outbox does not wait for PostgreSQL's clock to come round again",
+        "sql/queries/events.sql",
+        " UNION ALL SELECT id FROM stranded",
+        "",
+        _DATABASE + "test_what_was_never_sent_and_is_due_by_a_clock_put_back_is_taken_after_all_others",
+    ),
+    Guard(
+        "a duty does not wait for PostgreSQL's clock to come round again",
+        "sql/queries/database.sql",
+        " OR d.held_until > now() + interval '10 minutes'",
+        "",
+        _DATABASE + "test_a_duty_is_one_processs_and_falls_to_another_that_sees_it_held_by_a_clock_put_back",
+    ),
+    Guard(
         "what waits, or is dead and not discarded, keeps its body",
         "sql/migrations/0005_retention.sql",
         " OR status IN ('received', 'queued', 'retrying') OR (status = 'dead' AND discarded_at IS NULL)\n",

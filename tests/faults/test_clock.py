@@ -1,7 +1,7 @@
-"""A machine's clock is wrong, or jumps: PostgreSQL's is the one that counts.
+"""A machine's clock is wrong, or jumps: PostgreSQL's is the one that counts; and PostgreSQL's own is wrong, and is put right.
 
-The daemon runs under libfaketime (Debian: faketime), which shifts what its C library, and so Python, Rust and the AWS client,
-take for the time; the monotonic clock stays as it is.
+The daemon, or PostgreSQL, runs under libfaketime (Debian: faketime), which shifts what its C library, and so Python, Rust and
+the AWS client, take for the time; the monotonic clock stays as it is.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import pytest
 from tests.faults.test_kill import HANDLERS
 from tests.helpers.rig import Rig
 from tests.helpers.running import Process
+from tests.helpers.wait import until
 
 _LIBRARY = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
 pytestmark = pytest.mark.skipif(_LIBRARY is None, reason="needs libfaketime: apt-get install faketime")
@@ -23,10 +24,10 @@ DAY = 24 * HOUR
 
 
 class Clock:
-    """A clock that daemons started from now on are given."""
+    """A clock that processes started from now on are given."""
 
-    def __init__(self, rig: Rig, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-        self._file = rig.servers.folder / f"{name}.clock"
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+        self._file = folder / f"{name}.clock"
         for variable, value in {
             "LD_PRELOAD": str(_LIBRARY),
             "FAKETIME_TIMESTAMP_FILE": str(self._file),
@@ -58,7 +59,7 @@ async def ahead(daemon: Process) -> float:
 async def test_a_clock_that_is_wrong(rig: Rig, monkeypatch: pytest.MonkeyPatch, seconds: int) -> None:
     """Beyond WEBHOOKD_MAX_EVENT_AGE and WEBHOOKD_MAX_CLOCK_SKEW as well: fresh webhooks are not taken for old ones."""
     rig.handlers(HANDLERS)
-    clock = Clock(rig, monkeypatch, "wrong")
+    clock = Clock(rig.servers.folder, monkeypatch, "wrong")
     clock.set(seconds)
     daemon = await rig.daemon()
     async with rig.load(rate=30):
@@ -73,7 +74,7 @@ async def test_a_clock_that_is_wrong(rig: Rig, monkeypatch: pytest.MonkeyPatch, 
 @pytest.mark.long
 async def test_a_clock_that_jumps_back_and_forth(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     rig.handlers(HANDLERS)
-    clock = Clock(rig, monkeypatch, "jumping")
+    clock = Clock(rig.servers.folder, monkeypatch, "jumping")
     clock.set(0)
     daemon = await rig.daemon()
     for seconds in (HOUR, -HOUR, 40 * DAY, -40 * DAY, 0):
@@ -91,7 +92,7 @@ async def test_replicas_whose_clocks_differ(rig: Rig, monkeypatch: pytest.Monkey
     rig.handlers(HANDLERS)
     daemons = []
     for name, seconds in (("ahead", HOUR), ("behind", -HOUR)):
-        Clock(rig, monkeypatch, name).set(seconds)
+        Clock(rig.servers.folder, monkeypatch, name).set(seconds)
         daemons.append(await rig.daemon())
     async with rig.load(rate=30):
         await rig.acknowledged(60)
@@ -100,4 +101,78 @@ async def test_replicas_whose_clocks_differ(rig: Rig, monkeypatch: pytest.Monkey
         await daemons[0].start()
         await rig.acknowledged(20)
     rig.recovered()
+    await rig.finish()
+
+
+async def _clock_of_postgresql(rig: Rig, monkeypatch: pytest.MonkeyPatch, seconds: int) -> Clock:
+    """Starts PostgreSQL again with a clock of its own, `seconds` ahead; daemons that are started later have the true one."""
+    postgresql = rig.stack.postgresql
+    await rig.ledger.close()
+    await asyncio.to_thread(postgresql.stop)
+    with monkeypatch.context() as patch:
+        clock = Clock(postgresql.folder, patch, "postgresql")
+        clock.set(seconds)
+        await asyncio.to_thread(postgresql.start)
+    await rig.ledger.connect()
+    return clock
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("seconds", "reason"), [(HOUR, None), (40 * DAY, "too_old"), (-40 * DAY, "in_the_future")])
+async def test_postgresqls_clock_is_wrong(
+    own_rig: Rig, monkeypatch: pytest.MonkeyPatch, seconds: int, reason: str | None
+) -> None:
+    """Beyond the window it is told nothing true of any webhook's age: each is answered 200, kept aside, and counted."""
+    rig = own_rig
+    rig.handlers(HANDLERS)
+    await _clock_of_postgresql(rig, monkeypatch, seconds)
+    daemon = await rig.daemon()
+    await rig.send(40, rate=30)
+    row = await rig.finish()
+    assert row.sent == row.acknowledged
+    assert await ahead(daemon) == pytest.approx(-seconds, abs=30), "it shows"
+    kept = await rig.connection.fetch("SELECT reason, count(*) FROM quarantine GROUP BY reason")
+    assert [tuple(each) for each in kept] == ([] if reason is None else [(reason, 40)])
+    assert await daemon.metric("webhookd_received_total", outcome="quarantined") == (0 if reason is None else 40)
+
+
+@pytest.mark.long
+async def test_what_waits_when_postgresqls_clock_is_put_back_does_not_wait_for_it_to_come_round(
+    own_rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is in the outbox, and what is to be tried again, has times of an hour ahead."""
+    rig = own_rig
+    rig.handlers(HANDLERS)
+    clock = await _clock_of_postgresql(rig, monkeypatch, HOUR)
+    await rig.daemon()
+    async with rig.load(rate=30):
+        retrying = "SELECT count(*) > 0 FROM events WHERE status = 'retrying'"
+        await rig.acknowledged(20)
+        await until(lambda: rig.connection.fetchval(retrying), "something is to be tried again", deadline=30)
+        await rig.proxies.sqs.cut()
+        await rig.acknowledged(40)
+        clock.set(0)
+        await rig.proxies.sqs.heal()
+        rig.recovered()
+        await rig.acknowledged(20)
+    await rig.finish(deadline=60)
+
+
+@pytest.mark.long
+async def test_a_duty_that_was_taken_before_postgresqls_clock_was_put_back_is_free_when_its_holder_is_dead(
+    own_rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = own_rig
+    clock = await _clock_of_postgresql(rig, monkeypatch, HOUR)
+    daemon = await rig.daemon()
+    holder = "SELECT holder FROM duties WHERE name = 'dead-letter reader' AND held_until < now() + interval '10 minutes'"
+    before = await until(lambda: rig.connection.fetchval(holder), "the dead-letter queue has a reader", deadline=60)
+    await asyncio.to_thread(daemon.end, signal.SIGKILL)
+    clock.set(0)
+    await daemon.start()
+
+    async def after() -> bool:
+        return (await rig.connection.fetchval(holder)) not in (None, before)
+
+    await until(after, "the dead-letter queue has a reader again", deadline=60, every=0.2)
     await rig.finish()

@@ -148,3 +148,30 @@ async def test_connections_that_lead_to_a_replica_now_are_given_up(
     assert answer == 503
     await until(lambda: daemon.database.up, "a connection that takes writes is found")
     assert (await traffic.send(traffic.stream(EVENT_TYPES, 23), url, KEY)).failed == 0
+
+
+async def test_a_duty_is_one_processs_and_falls_to_another_that_sees_it_held_by_a_clock_put_back(
+    connection: asyncpg.Connection[asyncpg.Record],
+) -> None:
+    one, other = uuid.uuid4(), uuid.uuid4()
+    assert await queries.take_duty(connection, name="d", holder=one, seconds=300)
+    assert not await queries.take_duty(connection, name="d", holder=other, seconds=300)
+    await connection.execute("UPDATE duties SET held_until = held_until + interval '1 hour'")
+    assert await queries.take_duty(connection, name="d", holder=other, seconds=300)
+
+
+async def test_what_was_never_sent_and_is_due_by_a_clock_put_back_is_taken_after_all_others(
+    start: Start, connection: asyncpg.Connection[asyncpg.Record]
+) -> None:
+    daemon = await start(roles="receive")  # nobody sends
+    url = f"{daemon.public_url}/webhooks/authorize-net"
+    assert (await traffic.send(traffic.stream(list(EVENT_TYPES), 4), url, KEY)).failed == 0
+    await connection.execute("UPDATE events SET send_after = now()")
+    stranded = await connection.fetchval(
+        "UPDATE events SET send_after = now() + interval '1 hour' "
+        "WHERE id = (SELECT min(id::text)::uuid FROM events) RETURNING id"
+    )
+    rows = [row async for row in queries.claim_unsent(connection, statuses=["received"], limit=3, lease=30)]
+    assert stranded not in {row["id"] for row in rows}
+    assert [row["id"] async for row in queries.claim_unsent(connection, statuses=["received"], limit=3, lease=30)] == [stranded]
+    assert [row async for row in queries.claim_unsent(connection, statuses=["received"], limit=3, lease=30)] == []
