@@ -10,14 +10,17 @@ CREATE VIEW webhookd_partitions AS
 SELECT
     parent.relname::text AS parent,
     i.inhrelid::regclass::text AS child,
-    (regexp_match(bound, $re$FROM \('([0-9a-f-]{36})'\)$re$))[1]::uuid AS low,
-    (regexp_match(bound, $re$TO \('([0-9a-f-]{36})'\)$re$))[1]::uuid AS high
+    bounds[1]::uuid AS low,
+    bounds[2]::uuid AS high
 FROM pg_inherits i
 JOIN pg_class parent ON parent.oid = i.inhparent
 JOIN pg_class child ON child.oid = i.inhrelid
-CROSS JOIN LATERAL pg_get_expr(child.relpartbound, child.oid) AS bound
-WHERE i.inhparent IN ('event_bodies'::regclass, 'event_audit'::regclass) AND bound <> 'DEFAULT';
-COMMENT ON VIEW webhookd_partitions IS 'The partitions of bodies and audit trail but the default ones: ids from low to below high.';
+-- No row for the default partition, nor for one that somebody made from MINVALUE or to MAXVALUE: retention leaves those alone.
+CROSS JOIN LATERAL regexp_match(
+    pg_get_expr(child.relpartbound, child.oid), $re$FROM \('([0-9a-f-]{36})'\) TO \('([0-9a-f-]{36})'\)$re$
+) AS bounds
+WHERE i.inhparent IN ('event_bodies'::regclass, 'event_audit'::regclass) AND bounds IS NOT NULL;
+COMMENT ON VIEW webhookd_partitions IS 'The partitions of bodies and audit trail with two bounds: ids from low to below high.';
 
 CREATE FUNCTION webhookd_time_of(id uuid) RETURNS timestamptz
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $function$
@@ -31,12 +34,14 @@ LANGUAGE sql STABLE STRICT PARALLEL SAFE AS $function$
 $function$;
 COMMENT ON FUNCTION webhookd_id_before(float8) IS 'The lowest id of the instant so many seconds ago.';
 
-CREATE FUNCTION webhookd_stands(status text, discarded_at timestamptz, received_at timestamptz, since timestamptz) RETURNS boolean
+CREATE FUNCTION webhookd_stands(
+    status text, received_at timestamptz, finished_at timestamptz, discarded_at timestamptz, since timestamptz
+) RETURNS boolean
 LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $function$
-    SELECT received_at >= since OR status IN ('received', 'queued', 'retrying') OR (status = 'dead' AND discarded_at IS NULL)
+    SELECT greatest(received_at, finished_at, discarded_at) >= since OR status IN ('received', 'queued', 'retrying') OR (status = 'dead' AND discarded_at IS NULL)
 $function$;
-COMMENT ON FUNCTION webhookd_stands(text, timestamptz, timestamptz, timestamptz) IS
-    'Whether an event''s body and audit trail are needed, however old its id is: it has not ended, waits for an operator, or came since.';
+COMMENT ON FUNCTION webhookd_stands(text, timestamptz, timestamptz, timestamptz, timestamptz) IS
+    'Whether an event is needed, however old its id is: it has not ended, waits for an operator, or came, ended or was discarded since.';
 
 -- Makes the partition of `parent` for the week that begins at `first`. To be called outside a transaction.
 CREATE PROCEDURE webhookd_make_partition(parent text, first timestamptz)
@@ -49,7 +54,16 @@ DECLARE
     others   text := parent || '_default';
     within   text;
     strays   integer;
+    excluded boolean;
+    state    text;
+    message  text;
 BEGIN
+    -- What a crash left behind refuses rows, so it goes first and for good, whatever becomes of the rest.
+    PERFORM set_config('lock_timeout', '1s', true);
+    EXECUTE format('ALTER TABLE %I DROP CONSTRAINT IF EXISTS webhookd_excluded', others);
+    COMMIT;
+    PERFORM set_config('lock_timeout', '1s', true);
+
     -- Where a neighbour ends or begins an hour beside the week, this one goes up to it.
     first_id := coalesce((
         SELECT p.high FROM webhookd_partitions p
@@ -63,66 +77,92 @@ BEGIN
     ), end_id);
     within := format('event_id IS NOT NULL AND event_id >= %L AND event_id < %L', first_id, end_id);
 
-    PERFORM set_config('lock_timeout', '1s', true);
-    EXECUTE format('ALTER TABLE %I DROP CONSTRAINT IF EXISTS webhookd_excluded', others);
     EXECUTE format('SELECT count(*) FROM (SELECT FROM %I WHERE %s LIMIT 10001) AS counted', others, within) INTO strays;
     IF strays > 10000 THEN
         RAISE EXCEPTION 'more than 10000 rows of the week from % are in %', first, others
             USING ERRCODE = 'object_not_in_prerequisite_state';
     END IF;
-    IF strays = 0 AND first > now() THEN
+    excluded := strays = 0 AND first > now() + interval '1 day';
+    IF excluded THEN
         -- Attaching scans the default partition under a lock that keeps out writers, unless a constraint says that it has
         -- no such rows; adding it unchecked is a matter of a moment, and checking it locks out nobody. A row of that week,
         -- from a clock that is days ahead, is refused meanwhile.
         EXECUTE format('ALTER TABLE %I ADD CONSTRAINT webhookd_excluded CHECK (NOT (%s)) NOT VALID', others, within);
         COMMIT;
-        EXECUTE format('ALTER TABLE %I VALIDATE CONSTRAINT webhookd_excluded', others);
-        COMMIT;
         PERFORM set_config('lock_timeout', '1s', true);
     END IF;
-    -- ATTACH rather than CREATE … PARTITION OF: the latter locks out every reader and writer of the parent.
-    EXECUTE format('CREATE TABLE %I (LIKE %I INCLUDING ALL)', child, parent);
-    IF strays > 0 THEN
-        EXECUTE format('LOCK TABLE %I IN ACCESS EXCLUSIVE MODE', others);
-        EXECUTE format('WITH moved AS (DELETE FROM %I WHERE %s RETURNING *) INSERT INTO %I SELECT * FROM moved',
-                       others, within, child);
-    END IF;
-    EXECUTE format('ALTER TABLE %I ATTACH PARTITION %I FOR VALUES FROM (%L) TO (%L)', parent, child, first_id, end_id);
+    BEGIN
+        IF excluded THEN
+            EXECUTE format('ALTER TABLE %I VALIDATE CONSTRAINT webhookd_excluded', others);
+        ELSE
+            -- The parent first: who had looked up the partitions before, and waited for the default one only, would not find
+            -- there what has been moved.
+            EXECUTE format('LOCK TABLE ONLY %I IN ACCESS EXCLUSIVE MODE', parent);
+            EXECUTE format('LOCK TABLE %I IN ACCESS EXCLUSIVE MODE', others);
+        END IF;
+        -- ATTACH rather than CREATE … PARTITION OF: the latter locks out every reader and writer of the parent.
+        EXECUTE format('CREATE TABLE %I (LIKE %I INCLUDING ALL)', child, parent);
+        IF NOT excluded THEN
+            EXECUTE format('WITH moved AS (DELETE FROM %I WHERE %s RETURNING *) INSERT INTO %I SELECT * FROM moved',
+                           others, within, child);
+        END IF;
+        EXECUTE format('ALTER TABLE %I ATTACH PARTITION %I FOR VALUES FROM (%L) TO (%L)', parent, child, first_id, end_id);
+    EXCEPTION WHEN query_canceled OR OTHERS THEN
+        GET STACKED DIAGNOSTICS state = RETURNED_SQLSTATE, message = MESSAGE_TEXT;
+    END;
+    -- Without its partition, the week's rows belong into the default one, which must not go on refusing them.
     EXECUTE format('ALTER TABLE %I DROP CONSTRAINT IF EXISTS webhookd_excluded', others);
+    IF state IS NOT NULL THEN
+        COMMIT;
+        RAISE EXCEPTION '%', message USING ERRCODE = state;
+    END IF;
 END
 $procedure$;
 
--- Empties an old partition, but for the rows of events that stand. By TRUNCATE, which gives the disk back at once and locks
--- this partition only: nobody reads or writes one so old, while a lock on its parent keeps out the receiver. Returns
--- 'nothing' where there was nothing to remove, 'cleared', or 'crowded' where more than `most` rows stand.
-CREATE FUNCTION webhookd_clear_partition(child text, age float8, most integer) RETURNS text
+-- Empties an old partition in which no row is needed. By TRUNCATE, which gives the disk back at once and locks this partition
+-- only: nobody reads or writes one so old, while a lock on its parent keeps out the receiver. Returns 'nothing' where there was
+-- nothing to remove, 'cleared', or 'mixed' where rows of events that stand are among the others. Those are not written anew
+-- behind a TRUNCATE: a dump that began before would have neither the old rows nor the new ones.
+CREATE FUNCTION webhookd_clear_partition(child text, age float8) RETURNS text
 LANGUAGE plpgsql AS $function$
 DECLARE
     first_id uuid;
     end_id   uuid;
     since    timestamptz := now() - make_interval(secs => age);
     needed   text := 'EXISTS (SELECT FROM events e WHERE e.id = c.event_id AND e.id >= $1 AND e.id < $2'
-        ' AND webhookd_stands(e.status, e.discarded_at, e.received_at, $3))';
-    surplus  boolean;
-    kept     bigint;
+        ' AND webhookd_stands(e.status, e.received_at, e.finished_at, e.discarded_at, $3))';
+    found    boolean;
 BEGIN
     SELECT low, high INTO STRICT first_id, end_id FROM webhookd_partitions p WHERE p.child = webhookd_clear_partition.child;
     EXECUTE format('SELECT EXISTS (SELECT FROM %s c WHERE NOT %s)', child::regclass, needed)
-        INTO surplus USING first_id, end_id, since;
-    IF NOT surplus THEN
+        INTO found USING first_id, end_id, since;
+    IF NOT found THEN
         RETURN 'nothing';
     END IF;
     PERFORM set_config('lock_timeout', '3s', true);
     EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', child::regclass);
-    EXECUTE format('CREATE TEMPORARY TABLE webhookd_kept ON COMMIT DROP AS SELECT c.* FROM %s c WHERE %s LIMIT %s',
-                   child::regclass, needed, most + 1) USING first_id, end_id, since;
-    SELECT count(*) INTO kept FROM pg_temp.webhookd_kept;
-    IF kept > most THEN
-        RETURN 'crowded';
+    EXECUTE format('SELECT EXISTS (SELECT FROM %s c WHERE %s)', child::regclass, needed)
+        INTO found USING first_id, end_id, since;
+    IF found THEN
+        RETURN 'mixed';
     END IF;
     EXECUTE format('TRUNCATE %s', child::regclass);
-    EXECUTE format('INSERT INTO %s SELECT * FROM pg_temp.webhookd_kept', child::regclass);
     RETURN 'cleared';
+END
+$function$;
+
+-- Gives back the disk space of rows that were deleted from an old partition. CLUSTER writes anew what stays and locks this partition
+-- only; unlike TRUNCATE, it leaves to each older snapshot what that one sees. Returns true.
+CREATE FUNCTION webhookd_compact_partition(child text) RETURNS boolean
+LANGUAGE plpgsql AS $function$
+BEGIN
+    PERFORM set_config('lock_timeout', '3s', true);
+    EXECUTE format('CLUSTER %s USING %I', child::regclass, (
+        SELECT c.relname FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+        WHERE i.indrelid = child::regclass AND i.indisvalid
+        LIMIT 1
+    ));
+    RETURN true;
 END
 $function$;
 
@@ -142,7 +182,7 @@ BEGIN
             USING (SELECT DISTINCT event_id FROM page) p
             WHERE c.event_id = p.event_id AND NOT EXISTS (
                 SELECT FROM events e
-                WHERE e.id = p.event_id AND webhookd_stands(e.status, e.discarded_at, e.received_at, $3)
+                WHERE e.id = p.event_id AND webhookd_stands(e.status, e.received_at, e.finished_at, e.discarded_at, $3)
             )
             RETURNING c.event_id
         )
@@ -153,7 +193,8 @@ END
 $function$;
 
 -- Drops a partition that is empty; false where it is not. Waits for its lock on the parent no longer than the receiver,
--- which stands behind it in the queue, can wait.
+-- which stands behind it in the queue, can wait. To be called in a transaction that reads what is committed: what came before
+-- the locks were there must be seen.
 CREATE FUNCTION webhookd_drop_partition(child text) RETURNS boolean
 LANGUAGE plpgsql AS $function$
 DECLARE
@@ -179,9 +220,10 @@ $function$;
 
 DROP FUNCTION webhookd_drop_partition(text);
 DROP FUNCTION webhookd_trim_partition(text, uuid, uuid, float8, integer);
-DROP FUNCTION webhookd_clear_partition(text, float8, integer);
+DROP FUNCTION webhookd_compact_partition(text);
+DROP FUNCTION webhookd_clear_partition(text, float8);
 DROP PROCEDURE webhookd_make_partition(text, timestamptz);
-DROP FUNCTION webhookd_stands(text, timestamptz, timestamptz, timestamptz);
+DROP FUNCTION webhookd_stands(text, timestamptz, timestamptz, timestamptz, timestamptz);
 DROP FUNCTION webhookd_id_before(float8);
 DROP FUNCTION webhookd_time_of(uuid);
 DROP VIEW webhookd_partitions;

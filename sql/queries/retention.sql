@@ -47,11 +47,15 @@ ORDER BY week, parent;
 CALL webhookd_make_partition(:parent, :first);
 
 -- name: old_partitions(parent, age)
--- The partitions all of whose ids are older than `age` seconds, oldest first.
-SELECT child FROM webhookd_partitions WHERE parent = :parent AND high <= webhookd_id_before(:age::float8) ORDER BY low;
+-- The partitions all of whose ids are older than `age` seconds and a day, oldest first. By then the last events of its week have
+-- ended that long ago, too, as a rule, and it can be emptied as a whole.
+SELECT child FROM webhookd_partitions WHERE parent = :parent AND high <= webhookd_id_before(:age::float8 + 86400) ORDER BY low;
 
--- name: clear_partition(child, age, most)$
-SELECT webhookd_clear_partition(:child, :age::float8, :most::integer);
+-- name: clear_partition(child, age)$
+SELECT webhookd_clear_partition(:child, :age::float8);
+
+-- name: compact_partition(child)$
+SELECT webhookd_compact_partition(:child);
 
 -- name: trim_partition(child, after, age, most)^
 -- One batch of single rows older than `age` seconds; `last` is where the next one goes on, NULL at the end.
@@ -70,8 +74,7 @@ WITH page AS MATERIALIZED (
     SELECT id
     FROM events
     WHERE id > :after::uuid AND id <= (SELECT id FROM page ORDER BY id DESC LIMIT 1)
-        AND (status = 'processed' OR status = 'dead' AND discarded_at IS NOT NULL)
-        AND greatest(received_at, finished_at, discarded_at) < now() - make_interval(secs => :age::float8)
+        AND NOT webhookd_stands(status, received_at, finished_at, discarded_at, now() - make_interval(secs => :age::float8))
         AND event_date < now() - make_interval(secs => :window::float8)
     FOR UPDATE SKIP LOCKED
 ), aliases AS (

@@ -28,9 +28,8 @@ _AGAIN = 600.0  # seconds until what failed, was left over, or is another replic
 _FIRST = 120.0  # seconds after the start, at most: replicas that start together do not begin together
 _HOLD = 300.0  # seconds that a duty is held; it is taken again with each batch
 _BATCH = 1000  # rows
-_KEPT = 20_000  # rows that may stay where all others of a partition leave at once; beyond it they leave one by one
 _CLOCKS = 86_400.0  # seconds that PostgreSQL's clock may be away from ours before nothing is removed any more
-_DROPS = 5  # tries a round
+_TRIES = 5  # a round, to get a partition's lock
 _NIL = UUID(int=0)
 
 
@@ -167,40 +166,49 @@ class Retention:
                 return False
             try:
                 done &= await self._retire_partition(connection, task, child, age)
-            except asyncpg.LockNotAvailableError as error:  # somebody reads it, as a backup does; others may be free
+            except asyncpg.PostgresError as error:  # as where a backup reads it; the others may be free
+                logger.warning("an old partition stays for now", partition=child, error=where(error))
                 failure = error
-        await self._trim(connection, task, f"{table}_default", age)
+        done &= await self._trim(connection, task, f"{table}_default", age)
         if failure is not None:
             raise failure
         return done
 
     async def _retire_partition(self, connection: Connection, task: str, child: str, age: float) -> bool:
-        # Read committed, whatever the database's default: what was committed while the lock was waited for must be seen.
-        async with connection.transaction(isolation="read_committed"):
-            outcome = await queries.clear_partition(connection, child=child, age=age, most=_KEPT)
+        async with _reading_committed(connection):
+            outcome = await queries.clear_partition(connection, child=child, age=age)
         if outcome == "cleared":
             self._metrics.retention_removed.labels(f"{task}_partitions").inc()
-            logger.info("emptied an old partition, but for events that stand", partition=child)
-        elif outcome == "crowded":
-            await self._trim(connection, task, child, age)
-        for _ in range(_DROPS):
-            try:
-                dropped = await queries.drop_partition(connection, child=child)
-            except asyncpg.LockNotAvailableError:
-                # Transactions that use the table never paused for long enough. It is empty, and can wait.
-                await self._pause(random.uniform(0.5, 1.5))
-            else:
-                if dropped:
-                    logger.info("dropped an old partition", partition=child)
-                return True
-        logger.info("an empty partition is dropped later", partition=child)
-        return False
+            logger.info("emptied an old partition", partition=child)
+        elif outcome == "mixed":
+            if not await self._trim(connection, task, child, age):
+                return False
+            if await self._when_free(queries.compact_partition, connection, child) is not None:
+                logger.info("removed rows from an old partition, but for those of events that stand", partition=child)
+        # Where transactions that use the table never pause for long enough: it is empty, and can wait.
+        dropped = await self._when_free(queries.drop_partition, connection, child)
+        if dropped:
+            logger.info("dropped an old partition", partition=child)
+        return dropped is not None
 
-    async def _trim(self, connection: Connection, task: str, child: str, age: float) -> None:
+    async def _when_free(self, query: Any, connection: Connection, child: str) -> Any:
+        """What `query` returns; None where the locks that it needs could not be had."""
+        for _ in range(_TRIES):
+            try:
+                async with _reading_committed(connection):
+                    return await query(connection, child=child)
+            except asyncpg.LockNotAvailableError:
+                await self._pause(random.uniform(0.5, 1.5))
+            if self._stopping.is_set():
+                break
+        logger.info("an old partition is in use", partition=child)
+        return None
+
+    async def _trim(self, connection: Connection, task: str, child: str, age: float) -> bool:
         async def batch(after: UUID) -> tuple[UUID | None, int]:
             return _progress(await queries.trim_partition(connection, child=child, after=after, age=age, most=_BATCH))
 
-        await self._batches(task, batch)
+        return await self._batches(task, batch)
 
     async def _remove_events(self, connection: Connection) -> bool:
         async def batch(after: UUID) -> tuple[UUID | None, int]:
@@ -235,6 +243,11 @@ class Retention:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._stopping.wait()
+
+
+def _reading_committed(connection: Connection) -> Any:
+    # Whatever the database's default: what was committed while a lock was waited for must be seen.
+    return connection.transaction(isolation="read_committed")
 
 
 def _progress(row: Any) -> tuple[UUID | None, int]:
