@@ -38,7 +38,8 @@ CREATE FUNCTION webhookd_stands(
     status text, received_at timestamptz, finished_at timestamptz, discarded_at timestamptz, since timestamptz
 ) RETURNS boolean
 LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $function$
-    SELECT greatest(received_at, finished_at, discarded_at) >= since OR status IN ('received', 'queued', 'retrying') OR (status = 'dead' AND discarded_at IS NULL)
+    SELECT greatest(received_at, finished_at, discarded_at) >= since
+        OR status IN ('received', 'queued', 'retrying') OR (status = 'dead' AND discarded_at IS NULL)
 $function$;
 COMMENT ON FUNCTION webhookd_stands(text, timestamptz, timestamptz, timestamptz, timestamptz) IS
     'Whether an event is needed, however old its id is: it has not ended, waits for an operator, or came, ended or was discarded since.';

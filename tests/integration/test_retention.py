@@ -353,6 +353,29 @@ async def test_finished_events_go_with_their_aliases_and_nothing_that_stands(rep
     assert replica.metric("retention_removed_total", kind="events") == 2
 
 
+async def test_an_event_that_is_redriven_at_that_moment_stays(
+    replica: Replica, connection: Connection, database_url: str
+) -> None:
+    """It was discarded long ago; the redrive has its row, and commits after the removal began."""
+    event_id = await keep(connection, 500, "dead", discarded=True)
+    operator = await asyncpg.connect(database_url)
+    await operator.execute("BEGIN")
+    now = datetime.now(UTC)
+    assert await queries.redrive_events(operator, actor="test", reason="", ids=[event_id], until=now) == 1
+    removal = asyncio.create_task(replica.retention.remove("events"))
+    waiting = "SELECT count(*) > 0 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+
+    async def ended_or_waits() -> bool:
+        return removal.done() or bool(await connection.fetchval(waiting))
+
+    await until(ended_or_waits, "the removal has met the row")
+    await operator.execute("COMMIT")
+    await removal
+    await operator.close()
+    assert await ids(connection, "events") == [event_id]
+    assert replica.metric("retention_failures_total", task="events") == 0
+
+
 async def test_a_repeat_of_a_removed_event_is_not_processed_anew(
     start: Start, replica: Replica, connection: Connection, servers: Servers
 ) -> None:
@@ -483,6 +506,27 @@ async def test_partitions_that_are_missing_show_and_are_made_with_the_rows_that_
     assert await ids(connection, "event_bodies") == await ids(connection, "event_audit") == [event_id]
     findings = {finding.check: finding async for finding in examine(settings_of(servers.settings))}
     assert findings["partitions"].verdict is Verdict.OK
+
+
+async def test_the_present_week_is_made_at_once_though_a_workers_transaction_is_in_the_way(
+    replica: Replica, connection: Connection, database_url: str
+) -> None:
+    """Later there might be too many rows to move."""
+    await drop_from_now_on(connection)
+    other = await asyncpg.connect(database_url)
+    await other.execute("BEGIN; LOCK TABLE ONLY event_bodies IN ACCESS SHARE MODE")
+    making = asyncio.create_task(replica.retention.keep_partitions())
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+
+    async def waits(number: int) -> bool:
+        return bool(await connection.fetchval(waiting) == number)
+
+    await until(lambda: waits(1), "it waits for its lock")
+    await until(lambda: waits(0), "it lets the others go on")
+    await other.close()
+    await making
+    assert replica.metric("retention_failures_total", task="partitions") == 0
+    assert replica.metric("partitions_ahead_seconds") > 4 * WEEK
 
 
 async def test_a_week_that_has_too_many_stray_rows_is_left_and_the_next_ones_are_made(

@@ -8,7 +8,8 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 from uuid import UUID
 
 import asyncpg
@@ -20,12 +21,16 @@ from webhookd.metrics import Metrics
 from webhookd.store.database import Connection, Database, gateway
 from webhookd.store.queries import queries
 
+T = TypeVar("T")
+
 WEEKS_AHEAD = 4
 REMOVALS = ("bodies", "audit", "events", "quarantine")
 _MEASURE = 60.0  # seconds
 _HOURLY = 3600.0
 _AGAIN = 600.0  # seconds until what failed, was left over, or is another replica's duty is tried again
-_FIRST = 120.0  # seconds after the start, at most: replicas that start together do not begin together
+# Seconds after the start: replicas that start together do not begin together, and a machine that has just started may not know
+# the time yet. Where PostgreSQL is on the same one, nothing else tells.
+_FIRST = (600.0, 1200.0)
 _HOLD = 300.0  # seconds that a duty is held; it is taken again with each batch
 _BATCH = 1000  # rows
 _CLOCKS = 86_400.0  # seconds that PostgreSQL's clock may be away from ours before nothing is removed any more
@@ -59,7 +64,7 @@ class Retention:
             Loop("partitions", self.keep_partitions, watch, every=_MEASURE),
             Loop("retention", self._remove_what_is_due, watch, every=_MEASURE),
         )
-        first = time.monotonic() + random.uniform(0, _FIRST)
+        first = time.monotonic() + random.uniform(*_FIRST)
         self._due = {"partitions": 0.0} | dict.fromkeys(REMOVALS, first)
         for task in self._due:  # so that what never succeeds shows, too
             metrics.retention_last_success.labels(task)
@@ -104,7 +109,7 @@ class Retention:
         for row in missing:
             week = f"{row['first']:%Y-%m-%d}"
             try:
-                await queries.make_partition(connection, parent=row["parent"], first=row["first"])
+                await self._until_free(partial(queries.make_partition, connection, parent=row["parent"], first=row["first"]))
                 logger.info("made a partition", table=row["parent"], week=week)
             except asyncpg.PostgresError as error:  # other weeks may be made all the same
                 logger.error("could not make a partition", table=row["parent"], week=week, error=where(error))
@@ -183,26 +188,28 @@ class Retention:
         elif outcome == "mixed":
             if not await self._trim(connection, task, child, age):
                 return False
-            if await self._when_free(queries.compact_partition, connection, child) is not None:
-                logger.info("removed rows from an old partition, but for those of events that stand", partition=child)
-        # Where transactions that use the table never pause for long enough: it is empty, and can wait.
-        dropped = await self._when_free(queries.drop_partition, connection, child)
-        if dropped:
-            logger.info("dropped an old partition", partition=child)
-        return dropped is not None
+            await self._until_free(partial(_committed, connection, queries.compact_partition, child))
+            logger.info("removed rows from an old partition, but for those of events that stand", partition=child)
+        try:
+            if await self._until_free(partial(_committed, connection, queries.drop_partition, child)):
+                logger.info("dropped an old partition", partition=child)
+        except asyncpg.LockNotAvailableError:
+            # Transactions that use the table never paused for long enough. It is empty, and can wait.
+            logger.info("an empty partition is dropped later", partition=child)
+            return False
+        return True
 
-    async def _when_free(self, query: Any, connection: Connection, child: str) -> Any:
-        """What `query` returns; None where the locks that it needs could not be had."""
-        for _ in range(_TRIES):
+    async def _until_free(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        """What `attempt` returns, tried again where it could not have its locks. They are waited for in short turns, in
+        between which those who stand behind them go on."""
+        for _ in range(_TRIES - 1):
             try:
-                async with _reading_committed(connection):
-                    return await query(connection, child=child)
+                return await attempt()
             except asyncpg.LockNotAvailableError:
+                if self._stopping.is_set():
+                    raise
                 await self._pause(random.uniform(0.5, 1.5))
-            if self._stopping.is_set():
-                break
-        logger.info("an old partition is in use", partition=child)
-        return None
+        return await attempt()
 
     async def _trim(self, connection: Connection, task: str, child: str, age: float) -> bool:
         async def batch(after: UUID) -> tuple[UUID | None, int]:
@@ -248,6 +255,11 @@ class Retention:
 def _reading_committed(connection: Connection) -> Any:
     # Whatever the database's default: what was committed while a lock was waited for must be seen.
     return connection.transaction(isolation="read_committed")
+
+
+async def _committed(connection: Connection, query: Any, child: str) -> bool:
+    async with _reading_committed(connection):
+        return bool(await query(connection, child=child))
 
 
 def _progress(row: Any) -> tuple[UUID | None, int]:
