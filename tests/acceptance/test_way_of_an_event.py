@@ -56,12 +56,10 @@ async def test_ten_thousand_webhooks_each_have_one_effect(
     settings = {**servers.settings, "WEBHOOKD_HANDLERS": "counting", "PYTHONPATH": str(servers.folder)}
     async with Process(settings, servers.folder) as daemon:
         summary = await ledger.send(samples, daemon.webhook_url, connections=64)
-        # On a busy machine the loop may be late, and put off a few for a moment; they are sent again, as the provider does.
-        assert set(summary.statuses) <= {200, 503}, summary.as_dict()
-        assert summary.failed <= 100, summary.as_dict()
+        assert summary.failed == 0, summary.as_dict()
+        assert summary.outcomes == {"accepted": 8000, "duplicate": 2000}
         await ledger.settle(daemon.webhook_url, deadline=240)
-        assert 2000 - summary.failed <= await daemon.metric("webhookd_duplicates_total") <= 2000
-        assert await daemon.metric("webhookd_received_total", outcome="accepted") == 8000
+        assert await daemon.metric("webhookd_duplicates_total") == 2000
         assert await daemon.metric("webhookd_processed_total", outcome="processed") == 8000
         assert await daemon.stop() == 0
     assert await ledger.check() == Totals(sent=8000, acknowledged=8000, lost=0, doubled=0)

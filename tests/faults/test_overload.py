@@ -119,7 +119,9 @@ async def test_at_far_more_than_it_can_take_what_is_accepted_is_in_time_and_kept
     record = daemon.log.parent / "flood"
     async with (
         watched(daemon) as vigil,
-        flooding(daemon.webhook_url, "--rate", "4000", "--seconds", "1.5", "--record", str(record)) as flooded,
+        flooding(
+            daemon.webhook_url, "--rate", "12000", "--seconds", "1.5", "--connections", "3500", "--record", str(record)
+        ) as flooded,
     ):
         report = await flooded
     keep(rig, record)

@@ -22,7 +22,8 @@ def refuses(door: Admission) -> bool:
 
 def test_a_late_loop_with_a_crowd_refuses_until_the_lag_has_halved() -> None:
     door = admission()
-    door.open_requests = 100
+    door.open_requests = 300
+    door.observe(0.5, lag=0.3)
     door.observe(1.0, lag=0.3)
     assert refuses(door)
     door.observe(1.1, lag=0.15)
@@ -31,11 +32,22 @@ def test_a_late_loop_with_a_crowd_refuses_until_the_lag_has_halved() -> None:
     assert not refuses(door)
 
 
+def test_a_loop_that_stood_still_once_refuses_nobody() -> None:
+    door = admission()
+    door.open_requests = 300
+    for now in range(4):
+        door.observe(now, lag=3.0)
+        assert not refuses(door)
+        door.observe(now + 0.05, lag=0.2)
+        assert not refuses(door)
+
+
 def test_a_late_loop_without_a_crowd_refuses_nobody() -> None:
     door = admission()
-    door.open_requests = 10
-    door.observe(1.0, lag=3.0)
-    assert not refuses(door)
+    door.open_requests = 200
+    for now in range(4):
+        door.observe(now, lag=3.0)
+        assert not refuses(door)
 
 
 async def test_while_the_oldest_waits_too_long_as_many_may_wait_as_were_answered_within_a_second() -> None:

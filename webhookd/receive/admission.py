@@ -14,9 +14,8 @@ _TICK = 0.05  # seconds between two looks at the loop's lag and the oldest wait
 _WAIT = 1.0  # seconds that an authentic webhook should wait for its answer at most
 _GROUP = 256  # webhooks; one group commit takes as many, so fewer of them would wait no shorter
 _GROWTH = 1.1  # of the limit at each look, while waits are short
-_LAG = 0.25  # seconds that the loop may be late before new requests are refused
+_LAG = 0.25  # seconds that the loop may be late, twice in a row, before new requests are refused
 _RELIEF = 0.5  # the part of either time below which the bounds are loosened again
-_CROWD = 64  # requests under way; a late loop with fewer (a long garbage collection) is no overload, and waiting is better
 _PEAK_KEPT = 10.0  # seconds
 
 
@@ -26,7 +25,8 @@ class Admission:
     A limit on how many authentic webhooks wait for their answer: `max_pending`, and while the oldest waits too long, as many
     as were answered within the last second. So each answer lets one more in, and nothing stands idle; a rule that looked at
     the wait alone would have to let the whole queue drain. And while the loop is late, which tells of a flood before
-    anything of it is authentic, nothing new is taken until it has caught up.
+    anything of it is authentic, nothing new is taken until it has caught up. A single stall (a garbage collection, a machine
+    that stood still) is no flood, nor are fewer requests than a group commit takes: those are better off waiting.
     """
 
     def __init__(self, *, max_pending: int, metrics: Metrics) -> None:
@@ -42,6 +42,7 @@ class Admission:
         self.coming = 0  # requests that were read, and whose handler has not begun
         self.open_requests = 0  # from the head to the answer, whatever comes of them
         self.late = False
+        self._was_late = False  # at the last look
         self._peak = self._peak_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
@@ -87,7 +88,9 @@ class Admission:
         if lag >= self._peak or now - self._peak_at > _PEAK_KEPT:
             self._peak, self._peak_at = lag, now
             self._lag_seconds.set(lag)
-        self.late = lag > _LAG * _RELIEF if self.late else lag > _LAG and self.open_requests >= _CROWD
+        late = lag > _LAG and self.open_requests >= _GROUP
+        self.late = lag > _LAG * _RELIEF if self.late else late and self._was_late
+        self._was_late = late
         self._adapt(now)
         self._gauge.set(self.full)
         self._open_gauge.set(self.open_requests)
