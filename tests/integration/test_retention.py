@@ -310,7 +310,7 @@ async def test_the_receiver_goes_on_while_a_drop_waits_for_its_lock(
             started = time.perf_counter()
             assert (await post(http, sample(AUTHCAPTURE, number).body))["status"] == "accepted"
             longest = max(longest, time.perf_counter() - started)
-    assert longest < 2, "well below WEBHOOKD_COMMIT_TIMEOUT"
+    assert longest < 4, "below WEBHOOKD_COMMIT_TIMEOUT"
     assert not removal.done(), "it tries again"
     assert await connection.fetchval(f"SELECT count(*) = 0 FROM event_bodies_{week}"), "its disk space is free already"
     await other.close()
