@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
@@ -26,6 +27,9 @@ from webhookd.metrics import Metrics
 from webhookd.process.handlers import Registry
 from webhookd.settings import Settings, load
 from webhookd.store.database import migrate
+
+# Commands under test are sent SIGINT, which they would ignore if they inherited that, as from a background job of a shell.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

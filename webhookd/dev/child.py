@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import logging
 import os
@@ -35,8 +36,12 @@ def missing(what: str, package: str, setting: str) -> DevError:
     )
 
 
+# One after the other from a random start: none is given out twice before it is bound, nor soon by two processes.
+_candidates = itertools.count(secrets.randbelow(22_000))
+
+
 def _some_port() -> int:
-    return 10_000 + secrets.randbelow(22_000)
+    return 10_000 + next(_candidates) % 22_000
 
 
 def free_port(wanted: int) -> int:
@@ -44,7 +49,7 @@ def free_port(wanted: int) -> int:
 
     Below those that Linux gives to outgoing connections (from 32768), one of which could take it before it is listened on.
     """
-    for port in (wanted or _some_port(), *(_some_port() for _ in range(20)), 0):
+    for port in itertools.chain([wanted] if wanted else [], (_some_port() for _ in range(20)), [0]):
         with contextlib.closing(socket.socket()) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
