@@ -60,11 +60,15 @@ async def test_ten_thousand_webhooks_each_have_one_effect(
         assert summary.outcomes == {"accepted": 8000, "duplicate": 2000}
         await ledger.settle(daemon.webhook_url, deadline=240)
         assert await daemon.metric("webhookd_duplicates_total") == 2000
-        assert await daemon.metric("webhookd_processed_total", outcome="processed") == 8000
+        await until(lambda: _counted(daemon, 8000), "as many are counted, a moment after their commit")
         assert await daemon.stop() == 0
     assert await ledger.check() == Totals(sent=8000, acknowledged=8000, lost=0, doubled=0)
     assert await connection.fetchval("SELECT count(*) FROM events WHERE status = 'processed'") == 8000
     await ledger.close()
+
+
+async def _counted(daemon: Process, count: int) -> bool:
+    return await daemon.metric("webhookd_processed_total", outcome="processed") == count
 
 
 async def _all_ended(connection: asyncpg.Connection[asyncpg.Record]) -> bool:
