@@ -24,7 +24,8 @@ class Batcher(Generic[T, R]):
     `flush` gets at most `max_batch` items and returns one result for each, in order; a result that is an exception is
     raised to that item's waiter alone, and an exception that `flush` raises goes to every waiter of the batch.
     `linger` (seconds): how long a batch that is not full waits for more, where calls cost more than latency matters.
-    More than `max_pending` items waiting raise OverloadedError at the call that would add one.
+    More than `max_pending` items waiting raise OverloadedError at the call that would add one. `timeout` (seconds): whose
+    item has no result by then gets TimeoutError, within another tenth of it; an item that is not being flushed is dropped.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class Batcher(Generic[T, R]):
         max_pending: int,
         workers: int = 1,
         linger: float = 0.0,
+        timeout: float | None = None,
     ) -> None:
         self.name = name
         self._flush = flush
@@ -43,7 +45,13 @@ class Batcher(Generic[T, R]):
         self._max_pending = max_pending
         self._workers = workers
         self._linger = linger
+        self._timeout = timeout
         self._items: deque[tuple[T, asyncio.Future[R] | None]] = deque()
+        # One timer for all: one for each item would cost more than the rest of what is done here.
+        self._waiters: deque[tuple[float, asyncio.Future[R]]] = deque()  # when each one's time is over, oldest first
+        self._timer: asyncio.TimerHandle | None = None
+        # Looked up once: before Python 3.12, to ask which loop runs is a system call.
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._arrived = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping = False
@@ -61,9 +69,23 @@ class Batcher(Generic[T, R]):
 
     def submit(self, item: T) -> asyncio.Future[R]:
         """Adds `item`; the future gets its result. Raises OverloadedError when full or stopping."""
-        future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
+        loop = self._loop or asyncio.get_running_loop()
+        future: asyncio.Future[R] = loop.create_future()
         self._add(item, future)
+        if self._timeout is not None:
+            self._waiters.append((loop.time() + self._timeout, future))
+            if self._timer is None:
+                self._timer = loop.call_later(self._timeout / 10, self._expire, loop)
         return future
+
+    def _expire(self, loop: asyncio.AbstractEventLoop) -> None:
+        waiters = self._waiters
+        now = loop.time()
+        while waiters and (waiters[0][1].done() or waiters[0][0] <= now):
+            _, future = waiters.popleft()
+            if not future.done():
+                future.set_exception(TimeoutError(f"{self.name}: longer than {self._timeout:g} s"))
+        self._timer = loop.call_later((self._timeout or 0) / 10, self._expire, loop) if waiters else None
 
     def post(self, item: T) -> None:
         """Adds `item` with nobody waiting; a failure is logged. Raises OverloadedError when full or stopping."""
@@ -88,6 +110,7 @@ class Batcher(Generic[T, R]):
         if not self._tasks:
             self._stopping = False
             self._stopped.clear()
+            self._loop = asyncio.get_running_loop()
             self._tasks = [asyncio.create_task(self._run(), name=f"batcher {self.name} {n}") for n in range(self._workers)]
 
     async def stop(self) -> None:
@@ -116,7 +139,7 @@ class Batcher(Generic[T, R]):
             while items and len(batch) < self._max_batch:
                 item, future = items.popleft()
                 # Whoever waited for this one gave up: under overload its work would only delay those who still wait.
-                if future is None or not future.cancelled():
+                if future is None or not future.done():
                     batch.append((item, future))
             if batch:
                 await self._flush_batch(batch)

@@ -190,6 +190,7 @@ class Daemon:
         settings = self._settings
         public = PublicApp(
             intake,
+            accounts=settings.keys_by_account,
             max_body_bytes=settings.max_body_bytes,
             max_body_memory=settings.max_body_memory,
             body_timeout=settings.body_timeout,
@@ -197,7 +198,7 @@ class Daemon:
             metrics=self.metrics,
         )
         listener = Listener(
-            public.app(),
+            public.handle,
             admission,
             limit=raise_file_limit(settings.max_connections, settings.concurrency),
             head_timeout=settings.head_timeout,

@@ -385,12 +385,13 @@ async def test_a_webhook_that_comes_with_its_connection_is_shed_on_the_bare_sock
 def test_connections_that_have_come_together_are_taken_within_a_few_turns_of_the_loop() -> None:
     """uvloop's own server takes one a turn: with a late loop webhooks would wait where nobody can refuse them."""
 
+    async def nothing(_: web.BaseRequest) -> web.StreamResponse:
+        return web.Response()
+
     async def turns() -> int:
         metrics = Metrics()
         admission = Admission(max_pending=1, metrics=metrics)
-        listener = Listener(
-            web.Application(), admission, limit=1000, head_timeout=10, retry_after=5, shutdown_timeout=1, metrics=metrics
-        )
+        listener = Listener(nothing, admission, limit=1000, head_timeout=10, retry_after=5, shutdown_timeout=1, metrics=metrics)
         await listener.start("127.0.0.1", 0)
         with contextlib.ExitStack() as clients:
             for _ in range(500):

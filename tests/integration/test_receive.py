@@ -53,6 +53,12 @@ def metric(daemon: Daemon, name: str, **labels: str) -> float:
     return daemon.metrics.registry.get_sample_value(name, labels) or 0.0
 
 
+async def known(daemon: Daemon, notification_id: str) -> Seen | None:
+    """What Redis remembers of a notification."""
+    [seen] = await daemon.claims.seen([("default", notification_id)])
+    return seen
+
+
 async def test_a_new_event_is_committed_before_its_200(
     daemon: Daemon, http: aiohttp.ClientSession, connection: Connection
 ) -> None:
@@ -155,7 +161,7 @@ async def test_a_repeated_notification_is_a_duplicate_by_redis_and_by_postgresql
 ) -> None:
     sent = sample(AUTHCAPTURE, 1)
     _, first, _ = await post(http, sent.body)
-    await until(lambda: daemon.claims.seen("default", sent.notification_id), "Redis knows the notification")
+    await until(lambda: known(daemon, sent.notification_id), "Redis knows the notification")
     _, second, _ = await post(http, sent.body)
     assert second == {"status": "duplicate", "id": first["id"]}
     assert metric(daemon, "webhookd_duplicates_total", layer="redis") == 1
@@ -210,8 +216,8 @@ async def test_what_redis_says_of_other_bytes_is_not_believed(
 ) -> None:
     """Redis may hold what PostgreSQL never committed; only PostgreSQL can say that an event is known."""
     sent = sample(AUTHCAPTURE, 1)
-    daemon.claims.mark_seen("default", sent.notification_id, Seen(uuid.uuid4(), b"other bytes here"))
-    await until(lambda: daemon.claims.seen("default", sent.notification_id), "Redis has the mark")
+    daemon.claims.mark_seen([("default", sent.notification_id, Seen(uuid.uuid4(), b"other bytes here"))])
+    await until(lambda: known(daemon, sent.notification_id), "Redis has the mark")
     _, answer, _ = await post(http, sent.body)
     assert answer["status"] == "accepted"
     assert await connection.fetchval("SELECT count(*) FROM events") == 1
@@ -290,8 +296,22 @@ async def test_the_public_listener_has_nothing_else(http: aiohttp.ClientSession)
         async with http.get(path) as response:
             assert response.status == 404, path
             assert response.content_type == "application/problem+json"
+    for path in (f"{PATH}/", f"{PATH}/default/more", f"{PATH}x"):
+        status, answer, _ = await post(http, sample(AUTHCAPTURE, 1).body, path=path)
+        assert (status, answer["title"]) == (404, "Not Found"), path
     async with http.get(PATH) as response:
         assert response.status == 405
+        assert response.headers["Allow"] == "POST"
+    async with http.post("/livez") as response:
+        assert response.status == 405
+    async with http.head("/livez") as response:
+        assert response.status == 200
+
+
+async def test_an_accounts_path_may_be_written_in_other_ways(http: aiohttp.ClientSession) -> None:
+    for path in (f"{PATH}/default", f"{PATH}/%64efault", f"{PATH}?a=b"):
+        status, answer, _ = await post(http, sample(AUTHCAPTURE, 1).body, path=path)
+        assert (status, answer["status"]) == (200, "accepted"), path
 
 
 async def test_a_body_too_large_by_its_length_is_refused_before_it_is_read(daemon: Daemon) -> None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import OrderedDict, deque
-from collections.abc import Iterator
 
 from webhookd.errors import OverloadedError
 from webhookd.metrics import Metrics
@@ -17,6 +15,22 @@ _GROWTH = 1.1  # of the limit at each look, while waits are short
 _LAG = 0.25  # seconds that the loop may be late, twice in a row, before new requests are refused
 _RELIEF = 0.5  # the part of either time below which the bounds are loosened again
 _PEAK_KEPT = 10.0  # seconds
+
+
+class _Wait:
+    """A context manager; a class of its own, since a generator's costs several times as much, for each webhook."""
+
+    __slots__ = ("_at", "_webhook")
+
+    def __init__(self, at: Admission, webhook: object) -> None:
+        self._at = at
+        self._webhook = webhook
+
+    def __enter__(self) -> None:
+        self._at.enter(self._webhook)
+
+    def __exit__(self, *_: object) -> None:
+        self._at.leave(self._webhook)
 
 
 class Admission:
@@ -45,11 +59,13 @@ class Admission:
         self._was_late = False  # at the last look
         self._peak = self._peak_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None  # to ask for it at each webhook costs a system call
 
     async def start(self) -> None:
         """Starts to watch the loop."""
         if self._timer is None:
-            self._schedule(asyncio.get_running_loop())
+            self._loop = asyncio.get_running_loop()
+            self._schedule(self._loop)
 
     async def stop(self) -> None:
         """Stops watching."""
@@ -62,17 +78,20 @@ class Admission:
         """Whether a further request would be refused."""
         return self.late or len(self._waiting) + self.coming >= self._limit
 
-    @contextlib.contextmanager
-    def waits(self, webhook: object) -> Iterator[None]:
+    def waits(self, webhook: object) -> _Wait:
         """An authentic webhook waits for its answer in the block. Raises OverloadedError where too many do."""
         if len(self._waiting) >= self._limit:
             raise OverloadedError("too many webhooks wait for their commit")
-        self._waiting[webhook] = asyncio.get_running_loop().time()
-        try:
-            yield
-        finally:
-            del self._waiting[webhook]
-            self._answered += 1
+        return _Wait(self, webhook)
+
+    def enter(self, webhook: object) -> None:
+        """It waits from now on."""
+        self._waiting[webhook] = (self._loop or asyncio.get_running_loop()).time()
+
+    def leave(self, webhook: object) -> None:
+        """It has its answer."""
+        del self._waiting[webhook]
+        self._answered += 1
 
     def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
         due = loop.time() + _TICK

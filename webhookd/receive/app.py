@@ -4,28 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Iterable
 
-import orjson
 from aiohttp import web
 
 from webhookd.errors import OverloadedError, SignatureError, UnavailableError
 from webhookd.failpoints import Failpoint, armed, reach
 from webhookd.metrics import Metrics
-from webhookd.receive.bodies import Bodies, Held
+from webhookd.receive.bodies import SMALL, Bodies, Held
 from webhookd.receive.connections import Connection
-from webhookd.receive.intake import Intake
-from webhookd.receive.problem import problem, problems
+from webhookd.receive.intake import Intake, Outcome
+from webhookd.receive.problem import SERVER, problem
 
 DEFAULT_ACCOUNT = "default"
+PATH = "/webhooks/authorize-net"
+_JSON = {"Content-Type": "application/json; charset=utf-8", "Server": SERVER}
 
 
 class PublicApp:
-    """Reads a request under its limits, and answers what the intake made of it."""
+    """Reads a request under its limits, and answers what the intake made of it.
+
+    A handler for aiohttp's low-level server: two paths need no router, and what an Application adds to each request costs as
+    much as the verification of its signature.
+    """
 
     def __init__(
         self,
         intake: Intake,
         *,
+        accounts: Iterable[str],
         max_body_bytes: int,
         max_body_memory: int,
         body_timeout: float,
@@ -33,97 +40,124 @@ class PublicApp:
         metrics: Metrics,
     ) -> None:
         self._intake = intake
+        self._paths = {f"{PATH}/{account}": account for account in accounts}
+        if DEFAULT_ACCOUNT in self._paths.values():
+            self._paths[PATH] = DEFAULT_ACCOUNT
         self._max_body_bytes = max_body_bytes
         self._bodies = Bodies(max_body_memory)
         self._body_timeout = body_timeout
         self._retry_after = retry_after
         self._received = metrics.received
+        self._taken = {
+            (account, outcome): metrics.received.labels(account, outcome) for account in accounts for outcome in Outcome
+        }
         self._ack_seconds = metrics.ack_seconds
 
-    def app(self) -> web.Application:
-        """The aiohttp application."""
-        app = web.Application(middlewares=[problems])
-        for path in ("/webhooks/authorize-net", "/webhooks/authorize-net/{account}"):
-            app.router.add_post(path, self._webhook, expect_handler=self._expect)
-        app.router.add_get("/livez", live)
-        app.on_response_prepare.append(_answering)
-        return app
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answers a request, whatever it is."""
+        connection = None if request.transport is None else request.transport.get_protocol()
+        if isinstance(connection, Connection):
+            connection.began()
+        response = await self._route(request)
+        # Here ends what the request costs us: what is left is written at once.
+        if (
+            isinstance(connection, Connection)
+            and response.keep_alive is None  # not closed by us
+            and request.keep_alive
+            and request.content.is_eof()
+        ):
+            connection.answered()
+        return response
 
-    async def _expect(self, request: web.Request) -> web.StreamResponse | None:
-        # The provider sends `Expect: 100-continue`: what is refused by its head alone is refused before its body comes.
-        if request.headers.get("Expect", "").lower() != "100-continue":
-            return self._refuse(request, 417, "only Expect: 100-continue is understood", "bad_expect")
-        refusal = self._refusal(request)
-        if refusal is None and request.transport is not None:
-            request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        return refusal
+    async def _route(self, request: web.BaseRequest) -> web.Response:
+        # As it was sent, for the look-up; whatever is not found so is looked at again with care.
+        account = self._paths.get(request.raw_path)
+        if account is None:
+            path = request.path
+            if path == "/livez":
+                return await live(request) if request.method in ("GET", "HEAD") else _method_not_allowed(request, "GET,HEAD")
+            account = self._paths.get(path)
+            if account is None and path != PATH and not (path.startswith(f"{PATH}/") and "/" not in path[len(PATH) + 1 :]):
+                return problem(404, "Not Found", close=not request.content.is_eof())
+        if request.method != "POST":
+            return _method_not_allowed(request, "POST")
+        if (refusal := self._refusal(request, account)) is not None:
+            return refusal
+        return await self._webhook(request, account or "")
 
-    def _refuse(self, request: web.Request, status: int, detail: str, outcome: str, *, retry: bool = False) -> web.Response:
-        account = request.match_info.get("account", DEFAULT_ACCOUNT)
-        self._received.labels(account if self._intake.knows(account) else "unknown", outcome).inc()
+    def _refuse(
+        self, request: web.BaseRequest, account: str | None, status: int, detail: str, outcome: str, *, retry: bool = False
+    ) -> web.Response:
+        self._received.labels(account or "unknown", outcome).inc()
         # Where the body has come entirely, the connection can serve on: a new one would cost more than the refusal.
         unread = not request.content.is_eof()
         return problem(status, detail, retry_after=self._retry_after if retry else None, close=unread)
 
-    def _refusal(self, request: web.Request) -> web.Response | None:
-        """The answer to a request that its head alone refuses."""
-        if not self._intake.knows(request.match_info.get("account", DEFAULT_ACCOUNT)):
-            return self._refuse(request, 404, "no such account", "unknown_account")
+    def _refusal(self, request: web.BaseRequest, account: str | None) -> web.Response | None:
+        """The answer to a request that its head alone refuses; where there is none, what `Expect` asks for is written."""
+        expected = request.headers.get("Expect")
+        if expected is not None and expected.lower() != "100-continue":
+            return self._refuse(request, account, 417, "only Expect: 100-continue is understood", "bad_expect")
+        if account is None:
+            return self._refuse(request, account, 404, "no such account", "unknown_account")
         if "Content-Encoding" in request.headers:
             # Decompressed bytes are not the bytes that were signed.
-            return self._refuse(request, 415, "Content-Encoding is not accepted", "content_encoding")
-        if (request.content_length or 0) > self._max_body_bytes:
-            return self._refuse(request, 413, f"more than {self._max_body_bytes} bytes", "too_large")
-        if not self._bodies.fits(request.content_length or 0):
-            return self._refuse(request, 503, "too many large bodies at once", "overload", retry=True)
+            return self._refuse(request, account, 415, "Content-Encoding is not accepted", "content_encoding")
+        length = request.content_length or 0
+        if length > self._max_body_bytes:
+            return self._refuse(request, account, 413, f"more than {self._max_body_bytes} bytes", "too_large")
+        if not self._bodies.fits(length):
+            return self._refuse(request, account, 503, "too many large bodies at once", "overload", retry=True)
         try:
             self._intake.check()
         except UnavailableError as error:
-            return self._refuse(request, 503, "not able to store webhooks just now", f"{error.dependency}_away", retry=True)
+            outcome = f"{error.dependency}_away"
+            return self._refuse(request, account, 503, "not able to store webhooks just now", outcome, retry=True)
         except OverloadedError:
-            return self._refuse(request, 503, "too many webhooks at once", "overload", retry=True)
+            return self._refuse(request, account, 503, "too many webhooks at once", "overload", retry=True)
+        # The provider sends `Expect: 100-continue`: what is refused by its head alone is refused before its body comes.
+        if expected is not None and request.transport is not None:
+            request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         return None
 
-    async def _webhook(self, request: web.Request) -> web.Response:
+    async def _webhook(self, request: web.BaseRequest, account: str) -> web.Response:
         started = time.perf_counter()
-        if request.transport is not None and isinstance(protocol := request.transport.get_protocol(), Connection):
-            protocol.began()
-        if (refusal := self._refusal(request)) is not None:
-            return refusal
+        content = request.content
+        length = request.content_length
+        if length is not None and length <= SMALL and content.is_eof():  # as nearly all are: the whole came with the head
+            return await self._take(request, account, content.read_nowait(), started)
         with self._bodies.hold() as held:
             try:
                 async with asyncio.timeout(self._body_timeout):
                     body = await self._read(request, held)
             except TimeoutError:
-                return self._refuse(request, 408, f"the body took longer than {self._body_timeout:g} s", "too_slow")
+                return self._refuse(request, account, 408, f"the body took longer than {self._body_timeout:g} s", "too_slow")
             except (ConnectionError, web.RequestPayloadError, asyncio.IncompleteReadError):
-                return self._refuse(request, 400, "the body is incomplete or malformed", "truncated")
+                return self._refuse(request, account, 400, "the body is incomplete or malformed", "truncated")
             except OverloadedError:
-                return self._refuse(request, 503, "too many large bodies at once", "overload", retry=True)
+                return self._refuse(request, account, 503, "too many large bodies at once", "overload", retry=True)
             if body is None:
-                return self._refuse(request, 413, f"more than {self._max_body_bytes} bytes", "too_large")
-            return await self._take(request, body, started)
+                return self._refuse(request, account, 413, f"more than {self._max_body_bytes} bytes", "too_large")
+            return await self._take(request, account, body, started)
 
-    async def _take(self, request: web.Request, body: bytes, started: float) -> web.Response:
-        account = request.match_info.get("account", DEFAULT_ACCOUNT)
+    async def _take(self, request: web.BaseRequest, account: str, body: bytes, started: float) -> web.Response:
         try:
             receipt = await self._intake.take(account, body, request.headers.get("X-ANET-Signature"))
         except SignatureError as error:
-            return self._refuse(request, 401, "the signature does not verify", f"signature_{error.outcome}")
+            return self._refuse(request, account, 401, "the signature does not verify", f"signature_{error.outcome}")
         except UnavailableError as error:
             outcome = f"{error.dependency}_away"
-            return self._refuse(request, 503, "could not store the webhook in time", outcome, retry=True)
+            return self._refuse(request, account, 503, "could not store the webhook in time", outcome, retry=True)
         except OverloadedError:
-            return self._refuse(request, 503, "too many webhooks at once", "overload", retry=True)
-        self._received.labels(account, receipt.outcome).inc()
+            return self._refuse(request, account, 503, "too many webhooks at once", "overload", retry=True)
+        self._taken[account, receipt.outcome].inc()
         self._ack_seconds.observe(time.perf_counter() - started)
         if armed(Failpoint.RECEIVE_AFTER_ANSWER):  # this task writes the answer before it lets the loop turn
             asyncio.get_running_loop().call_soon(reach, Failpoint.RECEIVE_AFTER_ANSWER)
-        return web.Response(
-            body=orjson.dumps({"status": receipt.outcome, "id": str(receipt.id)}), content_type="application/json"
-        )
+        answer = f'{{"status":"{receipt.outcome}","id":"{receipt.id}"}}'
+        return web.Response(body=answer.encode(), headers=_JSON)
 
-    async def _read(self, request: web.Request, held: Held) -> bytes | None:
+    async def _read(self, request: web.BaseRequest, held: Held) -> bytes | None:
         """The raw body, or None where it is larger than the limit (a chunked one tells its length by coming).
 
         Raises OverloadedError where it is one of too many large ones.
@@ -139,14 +173,12 @@ class PublicApp:
         return b"".join(chunks)
 
 
-async def live(_: web.Request) -> web.Response:
+async def live(_: web.BaseRequest) -> web.Response:
     """Liveness: the loop turns."""
-    return web.json_response({"status": "alive"})
+    return web.Response(body=b'{"status":"alive"}', headers=_JSON)
 
 
-async def _answering(request: web.Request, response: web.StreamResponse) -> None:
-    response.headers["Server"] = "webhookd"
-    if response.keep_alive and request.content.is_eof() and request.transport is not None:
-        protocol = request.transport.get_protocol()
-        if isinstance(protocol, Connection):
-            protocol.answered()
+def _method_not_allowed(request: web.BaseRequest, allowed: str) -> web.Response:
+    answer = problem(405, "Method Not Allowed", close=not request.content.is_eof())
+    answer.headers["Allow"] = allowed
+    return answer

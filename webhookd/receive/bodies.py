@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from webhookd.errors import OverloadedError
 
-_SMALL = 16_384  # bytes; a notification has about one thousand
+SMALL = 16_384  # bytes; a notification has about one thousand
 
 
 class Held:
@@ -21,7 +21,7 @@ class Held:
 
     def grow(self, size: int) -> None:
         """The body has `size` bytes by now. Raises OverloadedError where it is large and the budget is spent."""
-        if size > _SMALL:
+        if size > SMALL:
             self._of.check(size - self.bytes)
             self._of.held += size - self.bytes
             self.bytes = size
@@ -39,7 +39,7 @@ class Bodies:
 
     def fits(self, size: int) -> bool:
         """Whether a body of `size` bytes would find room now."""
-        return size <= _SMALL or self.held + size <= self._limit
+        return size <= SMALL or self.held + size <= self._limit
 
     def check(self, more: int) -> None:
         """Raises OverloadedError where `more` bytes do not fit."""

@@ -63,6 +63,7 @@ class Connections:
         self.silent: OrderedDict[Connection, float] = OrderedDict()  # no head so far
         self.idle: OrderedDict[Connection, float] = OrderedDict()  # between two requests
         self.unread: OrderedDict[Connection, float] = OrderedDict()  # the client does not read what is written
+        self.loop = asyncio.get_running_loop()  # to ask for it at each request costs a system call
         self._timer: asyncio.TimerHandle | None = None
 
     def __call__(self) -> Connection:
@@ -89,8 +90,7 @@ class Connections:
 
     def start(self) -> None:
         """Starts to look for what has timed out."""
-        loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(min(self._head_timeout / 4, 1.0), self._sweep, loop)
+        self._timer = self.loop.call_later(min(self._head_timeout / 4, 1.0), self._sweep, self.loop)
 
     def stop(self) -> None:
         """Closes what is idle, and lets what is at work end."""
@@ -111,7 +111,7 @@ class Connections:
                 connection.evict()
                 return
             oldest.evict()
-        self.silent[connection] = asyncio.get_running_loop().time()
+        self.silent[connection] = self.loop.time()
 
     @property
     def at_work(self) -> bool:
@@ -219,7 +219,7 @@ class Connection(asyncio.Protocol):
             return
         self._transport.write(of.overloaded_open)
         of.silent.pop(self, None)
-        of.idle[self] = asyncio.get_running_loop().time()
+        of.idle[self] = self._of.loop.time()
         of.idle.move_to_end(self)
 
     def began(self) -> None:
@@ -245,7 +245,7 @@ class Connection(asyncio.Protocol):
         """The answer to a request whose body has been read begins: the connection is idle when it has been written."""
         if self._transport is not None:
             self._ended()
-            self._of.idle[self] = asyncio.get_running_loop().time()
+            self._of.idle[self] = self._of.loop.time()
 
     def _ended(self) -> None:
         self._come()
@@ -259,7 +259,7 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """The client does not read its answers."""
-        self._of.unread[self] = asyncio.get_running_loop().time()
+        self._of.unread[self] = self._of.loop.time()
         if self._http is not None:
             self._http.pause_writing()
 
@@ -274,7 +274,7 @@ class Connection(asyncio.Protocol):
         self._evicted = True
         self._of.silent.pop(self, None)
         self._of.idle.pop(self, None)
-        asyncio.get_running_loop().call_later(_EVICTION, self._leave)
+        self._of.loop.call_later(_EVICTION, self._leave)
 
     def _leave(self) -> None:
         if self._evicted and not self._open:

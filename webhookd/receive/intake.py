@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TypeVar
 from uuid import UUID
 
 import uuid_utils
@@ -25,8 +23,6 @@ from webhookd.receive.admission import Admission
 from webhookd.store.claims import Claims, Seen
 from webhookd.store.database import Database
 from webhookd.store.events import Accepted, Arrival, EventStore, Outgoing, Quarantined
-
-_T = TypeVar("_T")
 
 _MAX_BATCH = 256
 _COMMITS = 2  # group commits under way at a time: one waits for the disk while the next one is sent
@@ -72,16 +68,20 @@ class Intake:
         self._relay = relay
         self._admission = admission
         self._verifiers = {account: Verifier(of) for account, of in keys.items()}
-        self._commit_timeout = commit_timeout
         self._max_event_age = max_event_age
         self._max_clock_skew = max_clock_skew
         self._metrics = metrics
         self._duplicates = {layer: metrics.duplicates.labels(layer) for layer in ("redis", "notification_id", "content")}
         self._commits: Batcher[Arrival, Accepted] = Batcher(
-            "group commit", self._commit, max_batch=_MAX_BATCH, max_pending=max_pending, workers=_COMMITS
+            "group commit",
+            self._commit,
+            max_batch=_MAX_BATCH,
+            max_pending=max_pending,
+            workers=_COMMITS,
+            timeout=commit_timeout,
         )
         self._quarantine: Batcher[Quarantined, UUID] = Batcher(
-            "quarantine", self._commit_quarantine, max_batch=_MAX_BATCH, max_pending=max_pending
+            "quarantine", self._commit_quarantine, max_batch=_MAX_BATCH, max_pending=max_pending, timeout=commit_timeout
         )
         self._stopping = False
 
@@ -123,49 +123,46 @@ class Intake:
         durable in time: then it may be committed or not, and the provider's retry settles it.
         """
         key = self._verifiers[account].verify(body, signature)
-        self._metrics.key_last_used.labels(account, key).set(time.time())
-        event_id = UUID(int=uuid_utils.uuid7().int)
+        event_id = UUID(bytes=uuid_utils.uuid7().bytes)
         with self._admission.waits(event_id):
-            return await self._keep(event_id, account, body, key)
+            try:
+                return await self._keep(event_id, account, body, key)
+            except TimeoutError as error:
+                raise UnavailableError("postgresql", "the commit took longer than WEBHOOKD_COMMIT_TIMEOUT") from error
 
     async def _keep(self, event_id: UUID, account: str, body: bytes, key: str) -> Receipt:
         body_hash = hashlib.blake2b(body, digest_size=16).digest()
         try:
             notification = parse(body, account)
             check_age(notification.event_date, self._database.now(), self._max_event_age, self._max_clock_skew)
-            known = await self._claims.seen(account, notification.notification_id)
-            # Redis is believed only where it remembers these very bytes: whatever else it says, PostgreSQL decides.
-            if known is not None and known.body_hash == body_hash:
-                return self._duplicate(account, Accepted(known.event_id, "redis"))
             arrival = Arrival(event_id, account, notification, key, body, body_hash)
-            accepted = await self._within_deadline(self._commits.submit(arrival))
+            accepted = await self._commits.submit(arrival)
         except UnusableError as error:
             kept = Quarantined(event_id, account, error.reason, error.detail, key, body, body_hash)
-            quarantine_id = await self._within_deadline(self._quarantine.submit(kept))
+            quarantine_id = await self._quarantine.submit(kept)
             logger.warning("quarantined", account=account, reason=error.reason, quarantine=str(quarantine_id))
             return Receipt(Outcome.QUARANTINED, quarantine_id)
-        # Only now, after the commit: a mark before it would turn a crash into a lost event.
-        if accepted.same_body:
-            self._claims.mark_seen(account, notification.notification_id, Seen(accepted.id, body_hash))
-        if accepted.layer is not None:
-            return self._duplicate(account, accepted)
-        return Receipt(Outcome.ACCEPTED, accepted.id)
-
-    async def _within_deadline(self, future: asyncio.Future[_T]) -> _T:
-        try:
-            async with asyncio.timeout(self._commit_timeout):
-                return await future
-        except TimeoutError as error:
-            raise UnavailableError("postgresql", "the commit took longer than WEBHOOKD_COMMIT_TIMEOUT") from error
-
-    def _duplicate(self, account: str, found: Accepted) -> Receipt:
-        self._duplicates[found.layer or "notification_id"].inc()
-        if not found.same_body:
+        if accepted.layer is None:
+            return Receipt(Outcome.ACCEPTED, accepted.id)
+        self._duplicates[accepted.layer].inc()
+        if not accepted.same_body:
             self._metrics.body_mismatches.labels(account).inc()
-            logger.warning("a known notification id came with another body", account=account, event_id=str(found.id))
-        return Receipt(Outcome.DUPLICATE, found.id)
+            logger.warning("a known notification id came with another body", account=account, event_id=str(accepted.id))
+        return Receipt(Outcome.DUPLICATE, accepted.id)
 
     async def _commit(self, arrivals: list[Arrival]) -> list[Accepted | BaseException]:
+        self._verified(arrivals)
+        known = await self._claims.seen([(arrival.account, arrival.notification.notification_id) for arrival in arrivals])
+        # Redis is believed only where it remembers these very bytes: whatever else it says, PostgreSQL decides.
+        results: list[Accepted | BaseException | None] = [
+            Accepted(seen.event_id, "redis") if seen is not None and seen.body_hash == arrival.body_hash else None
+            for arrival, seen in zip(arrivals, known, strict=True)
+        ]
+        new = [arrival for arrival, result in zip(arrivals, results, strict=True) if result is None]
+        committed = iter(await self._commit_new(new) if new else ())
+        return [next(committed) if result is None else result for result in results]
+
+    async def _commit_new(self, arrivals: list[Arrival]) -> list[Accepted | BaseException]:
         relay = self._relay
         hot = relay is not None and relay.reserve(len(arrivals))
         self._metrics.commit_batch_size.observe(len(arrivals))
@@ -180,13 +177,27 @@ class Intake:
                     if isinstance(result, Accepted) and result.layer is None
                 ]
             )
+        # Only now, after the commit: a mark before it would turn a crash into a lost event.
+        self._claims.mark_seen(
+            [
+                (arrival.account, arrival.notification.notification_id, Seen(result.id, arrival.body_hash))
+                for arrival, result in zip(arrivals, results, strict=True)
+                if isinstance(result, Accepted) and result.same_body
+            ]
+        )
         return [
             # PostgreSQL refused this one alone; it is authentic, so it is kept aside rather than refused.
             UnusableError("unstorable", where(result)) if isinstance(result, Exception) else result
             for result in results
         ]
 
+    def _verified(self, bodies: Sequence[Arrival | Quarantined]) -> None:
+        now = time.time()
+        for account, key in {(body.account, body.key_fingerprint) for body in bodies}:
+            self._metrics.key_last_used.labels(account, key).set(now)
+
     async def _commit_quarantine(self, bodies: list[Quarantined]) -> Sequence[UUID | BaseException]:
+        self._verified(bodies)
         kept = await self._store.quarantine(bodies)
         reach(Failpoint.QUARANTINE_AFTER_COMMIT)
         return kept

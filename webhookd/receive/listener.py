@@ -6,7 +6,8 @@ import asyncio
 import logging
 import resource
 import socket
-from typing import Any, cast
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 from aiohttp import web
 from aiohttp.http import HttpProcessingError
@@ -25,11 +26,11 @@ _SPARE_FILES = 256  # for everything but this listener's connections and the wor
 
 
 class Listener:
-    """Serves `app` on an address, at most `limit` connections at once."""
+    """Answers requests by `handle` on an address, at most `limit` connections at once."""
 
     def __init__(
         self,
-        app: web.Application,
+        handle: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
         admission: Admission,
         *,
         limit: int,
@@ -38,15 +39,9 @@ class Listener:
         shutdown_timeout: float,
         metrics: Metrics,
     ) -> None:
-        # access_log: a line for each request costs more than the request.
-        self._runner = web.AppRunner(
-            app,
-            access_log=None,
-            keepalive_timeout=_KEEPALIVE,
-            lingering_time=_LINGER,
-            shutdown_timeout=shutdown_timeout,
-            logger=_Malformed(metrics),
-        )
+        self._handle = handle
+        self._shutdown_timeout = shutdown_timeout
+        self._runner: web.ServerRunner | None = None
         self._admission = admission
         self._limit = limit
         self._head_timeout = head_timeout
@@ -58,9 +53,18 @@ class Listener:
 
     async def start(self, host: str, port: int) -> None:
         """Listens. Raises OSError where the address cannot be had."""
-        await self._runner.setup()
+        # access_log: a line for each request costs more than the request.
+        server = web.Server(
+            self._handle,
+            access_log=None,
+            keepalive_timeout=_KEEPALIVE,
+            lingering_time=_LINGER,
+            logger=_Malformed(self._metrics),
+        )
+        self._runner = runner = web.ServerRunner(server, shutdown_timeout=self._shutdown_timeout)
+        await runner.setup()
         connections = Connections(
-            cast(web.Server, self._runner.server),  # there is one after setup
+            server,
             self._admission,
             limit=self._limit,
             head_timeout=self._head_timeout,
@@ -70,7 +74,7 @@ class Listener:
         try:
             await self._bind(host, port)
         except BaseException:
-            await self._runner.cleanup()
+            await runner.cleanup()
             raise
         self._connections = connections
         connections.start()
@@ -142,7 +146,8 @@ class Listener:
             await asyncio.wait(self._accepting)
         if self._connections is not None:
             self._connections.stop()
-        await self._runner.cleanup()
+        if self._runner is not None:
+            await self._runner.cleanup()
 
 
 class _Malformed(logging.LoggerAdapter[logging.Logger]):

@@ -8,12 +8,16 @@ import orjson
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+SERVER = "webhookd"
+
 
 def problem(status: int, detail: str, *, retry_after: int | None = None, close: bool = False) -> web.Response:
     """An application/problem+json answer; `close` ends the connection, where the request's body was left unread."""
     body = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
-    headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
-    response = web.Response(status=status, body=orjson.dumps(body), content_type="application/problem+json", headers=headers)
+    headers = {"Content-Type": "application/problem+json", "Server": SERVER}
+    if retry_after is not None:
+        headers["Retry-After"] = str(retry_after)
+    response = web.Response(status=status, body=orjson.dumps(body), headers=headers)
     if close:
         response.force_close()
     return response

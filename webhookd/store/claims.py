@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import os
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -34,6 +34,9 @@ _MAX_BATCH = 256
 
 # Deletes a claim only where it is still ours: after its TTL another worker may hold it.
 _RELEASE = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) end return 0"
+
+# One command for a batch of notifications: each key is set where it is not, with the TTL that comes last.
+_MARK = "for i, key in ipairs(KEYS) do redis.call('set', key, ARGV[i], 'NX', 'EX', ARGV[#ARGV]) end"
 
 
 @dataclass(slots=True, frozen=True)
@@ -109,27 +112,28 @@ class Claims:
     def _key(self, kind: str, *parts: object) -> str:
         return ":".join(("webhookd", str(self._instance()), kind, *map(str, parts)))
 
-    async def seen(self, account: str, notification_id: str) -> Seen | None:
-        """The committed event of this notification id, or None: not committed, forgotten, or Redis is away."""
-        reply = await self._ask("seen", "GET", self._key("seen", account, notification_id))
-        if not isinstance(reply, bytes):
-            return None
-        try:
-            event_id, body_hash = reply.decode().split(":")
-            return Seen(UUID(event_id), bytes.fromhex(body_hash))
-        except ValueError:
-            return None  # written by someone else; PostgreSQL knows
+    def _seen_keys(self, notifications: Iterable[tuple[str, str]]) -> list[str]:
+        prefix = self._key("seen")
+        return [f"{prefix}:{account}:{notification_id}" for account, notification_id in notifications]
 
-    def mark_seen(self, account: str, notification_id: str, seen: Seen) -> None:
-        """Remembers a *committed* notification; before the commit, a crash would turn the provider's retry into a loss."""
+    async def seen(self, notifications: Sequence[tuple[str, str]]) -> list[Seen | None]:
+        """For each (account, notification id) its committed event, or None: not committed, forgotten, or Redis is away."""
+        reply = await self._ask("seen", "MGET", *self._seen_keys(notifications))
+        if not isinstance(reply, list) or len(reply) != len(notifications):
+            return [None] * len(notifications)
+        return [None if value is None else _load(value) for value in reply]
+
+    def mark_seen(self, notifications: Sequence[tuple[str, str, Seen]]) -> None:
+        """Remembers *committed* notifications; before the commit, a crash would turn the provider's retry into a loss."""
         if not self._usable:
-            self._skipped.labels("mark").inc()
+            self._skipped.labels("mark").inc(len(notifications))
             return
-        key = self._key("seen", account, notification_id)
+        keys = self._seen_keys((account, notification_id) for account, notification_id, _ in notifications)
+        values = [f"{seen.event_id}:{seen.body_hash.hex()}" for _, _, seen in notifications]
         try:
-            self._commands.post(("SET", key, f"{seen.event_id}:{seen.body_hash.hex()}", "NX", "EX", self._dedupe_ttl))
+            self._commands.post(("EVAL", _MARK, len(keys), *keys, *values, self._dedupe_ttl))
         except OverloadedError:
-            self._skipped.labels("mark").inc()
+            self._skipped.labels("mark").inc(len(notifications))
 
     async def acquire(self, event_id: UUID) -> str | None:
         """Claims an event for one worker: a token, or None where another worker has it.
@@ -195,3 +199,11 @@ class Claims:
             self._set(up=False, problem=where(error))
             raise UnavailableError("redis", where(error)) from error
         self._set(up=True)
+
+
+def _load(value: bytes) -> Seen | None:
+    try:
+        event_id, body_hash = value.decode().split(":")
+        return Seen(UUID(event_id), bytes.fromhex(body_hash))
+    except ValueError:
+        return None  # written by someone else; PostgreSQL knows

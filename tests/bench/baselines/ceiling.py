@@ -1,0 +1,36 @@
+"""The ceiling: an aiohttp endpoint that verifies the HMAC and answers, and keeps nothing. `python -m … --port N --key KEY`."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import hmac
+
+import uvloop
+from aiohttp import web
+
+from tests.bench.baselines.serving import serve
+
+
+def app(key: bytes) -> web.Application:
+    """The application."""
+
+    async def hook(request: web.Request) -> web.Response:
+        body = await request.read()
+        signature = request.headers.get("X-ANET-Signature", "")
+        expected = hmac.new(key, body, hashlib.sha512).hexdigest()
+        if not hmac.compare_digest(signature.removeprefix("sha512=").lower().encode(), expected.encode()):
+            return web.Response(status=401)
+        return web.Response(body=b'{"status":"accepted"}', content_type="application/json")
+
+    made = web.Application()
+    made.router.add_post("/webhooks/authorize-net", hook)
+    return made
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--key", required=True)
+    given = parser.parse_args()
+    uvloop.run(serve(app(given.key.encode()), given.port))

@@ -1,0 +1,219 @@
+"""A load of signed webhooks from a process of its own: `python -m tests.bench.load URL --connections 64 --seconds 10`.
+
+Each body has ids of its own and is signed, so each is a new event, unless `--duplicates` asks for repetitions. Without
+`--rate` it is a closed loop: each connection sends its next webhook when the last one is answered. With it the loop is open:
+a webhook is due at its time whatever became of the others, and its latency counts from then, so that a receiver that
+stalls cannot hide it. On bare epoll and sockets: an HTTP library would take the processor from what is measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import hmac
+import json
+import random
+import select
+import socket
+import time
+import uuid
+from collections import Counter, deque
+from dataclasses import asdict, dataclass, field
+from urllib.parse import urlsplit
+
+from webhookd.dev import traffic
+
+AUTHCAPTURE = "net.authorize.payment.authcapture.created"
+_REMEMBERED = 2_000  # acknowledged webhooks that a repetition is chosen from
+_PATIENCE = 10.0  # seconds to wait for the last answers
+
+
+@dataclass(slots=True)
+class Report:
+    """What came of a load. Latencies in seconds, of every answer."""
+
+    sent: int = 0
+    statuses: dict[str, int] = field(default_factory=dict)
+    outcomes: dict[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+    answered_per_second: float = 0.0
+    p50: float = 0.0
+    p90: float = 0.0
+    p99: float = 0.0
+    p999: float = 0.0
+    worst: float = 0.0
+    late: int = 0  # were due while every connection waited for an answer
+    processor_seconds: float = 0.0  # that this process took
+
+
+class Requests:
+    """Requests as bytes, each a new event but for a part `duplicates` of them."""
+
+    def __init__(self, url: str, key: str, duplicates: float) -> None:
+        path = urlsplit(url).path
+        self._head = f"POST {path} HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\nX-ANET-Signature: sha512="
+        sample = traffic.sample(AUTHCAPTURE, 1)
+        body = sample.body.decode()
+        first, self._last = body.split(f'"{sample.entity_id}"')
+        self._first, self._middle = first.split(sample.notification_id)
+        self._mac = hmac.new(key.encode(), digestmod=hashlib.sha512)
+        self._duplicates = duplicates
+        self._sent: deque[bytes] = deque(maxlen=_REMEMBERED)
+        self._random = random.Random(time.time_ns())
+        self._number = self._random.randrange(10**15)
+
+    def make(self) -> bytes:
+        """The next request."""
+        if self._duplicates and self._sent and self._random.random() < self._duplicates:
+            return self._random.choice(self._sent)
+        self._number += 1
+        notification = uuid.UUID(int=self._random.getrandbits(128))
+        body = f'{self._first}{notification}{self._middle}"{self._number}"{self._last}'.encode()
+        mac = self._mac.copy()
+        mac.update(body)
+        return f"{self._head}{mac.hexdigest()}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+
+    def answered(self, request: bytes) -> None:
+        """`request` was acknowledged, so that it may be repeated."""
+        if self._duplicates:
+            self._sent.append(request)
+
+
+class Load:
+    """Sends for `seconds` over `connections`, at `rate` a second or as fast as answers come."""
+
+    def __init__(self, url: str, requests: Requests, *, connections: int, seconds: float, rate: float | None) -> None:
+        parts = urlsplit(url)
+        self._address = parts.hostname or "", parts.port or 80
+        self._requests = requests
+        self._seconds = seconds
+        self._rate = rate
+        self._poll = select.epoll()
+        self._sockets: dict[int, socket.socket] = {}
+        self._waits: dict[int, tuple[float, bytes]] = {}  # connection → when its webhook was due, and its bytes
+        self._parts: dict[int, bytes] = {}
+        self._free: deque[int] = deque()
+        self._latencies: list[float] = []
+        self._statuses: Counter[bytes] = Counter()
+        self._outcomes: Counter[bytes] = Counter()
+        self._late = 0
+        for _ in range(connections):
+            self._free.append(self._connect())
+
+    def _connect(self) -> int:
+        made = socket.create_connection(self._address, timeout=30)
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._sockets[made.fileno()] = made
+        self._poll.register(made.fileno(), select.EPOLLIN)
+        return made.fileno()
+
+    def run(self) -> Report:
+        """Sends, waits for the last answers, and tells."""
+        processor = time.process_time()
+        started = time.perf_counter()
+        end = started + self._seconds
+        sent = 0
+        while (now := time.perf_counter()) < end:
+            if self._rate is None:
+                while self._free:
+                    self._send(self._free.popleft(), time.perf_counter())
+                    sent += 1
+                timeout = 0.1
+            else:
+                due = int((now - started) * self._rate)
+                while sent < due and self._free:
+                    self._send(self._free.popleft(), started + sent / self._rate)
+                    sent += 1
+                self._late += sent < due
+                timeout = max(started + (sent + 1) / self._rate - time.perf_counter(), 0.0) if sent >= due else 0.1
+            self._read(min(timeout, max(end - now, 0.0)))
+        seconds = time.perf_counter() - started
+        answered = len(self._latencies)
+        last = time.perf_counter() + _PATIENCE
+        while self._waits and time.perf_counter() < last:
+            self._read(0.1)
+        return self._report(sent, seconds, answered, time.process_time() - processor)
+
+    def _send(self, connection: int, due: float) -> None:
+        request = self._requests.make()
+        self._waits[connection] = due, request
+        try:
+            count = self._sockets[connection].send(request)
+        except OSError:
+            self._lost(connection)
+            return
+        if count != len(request):  # bodies are smaller than any socket's buffer
+            raise RuntimeError("a request was sent in part")
+
+    def _lost(self, connection: int) -> None:
+        del self._waits[connection]
+        self._poll.unregister(connection)
+        self._sockets.pop(connection).close()
+        self._parts.pop(connection, None)
+        self._statuses[b"reset"] += 1
+        self._free.append(self._connect())
+
+    def _read(self, timeout: float) -> None:
+        for connection, _ in self._poll.poll(timeout):
+            try:
+                data = self._sockets[connection].recv(65_536)
+            except OSError:
+                data = b""
+            if connection not in self._waits:
+                raise RuntimeError("an answer that nobody asked for")
+            if not data:
+                self._lost(connection)
+                continue
+            if connection in self._parts:
+                data = self._parts.pop(connection) + data
+            head, end, body = data.partition(b"\r\n\r\n")
+            if not end or len(body) < int(head.partition(b"Content-Length: ")[2].partition(b"\r\n")[0]):
+                self._parts[connection] = data
+                continue
+            due, request = self._waits.pop(connection)
+            self._latencies.append(time.perf_counter() - due)
+            status = head[9:12]
+            self._statuses[status] += 1
+            if status == b"200":
+                self._outcomes[body[11 : body.index(b'"', 11)]] += 1
+                self._requests.answered(request)
+            self._free.append(connection)
+
+    def _report(self, sent: int, seconds: float, answered: int, processor: float) -> Report:
+        ordered = sorted(self._latencies) or [0.0]
+
+        def quantile(part: float) -> float:
+            return ordered[min(int(len(ordered) * part), len(ordered) - 1)]
+
+        return Report(
+            sent=sent,
+            statuses={status.decode(): count for status, count in sorted(self._statuses.items())},
+            outcomes={outcome.decode(): count for outcome, count in sorted(self._outcomes.items())},
+            seconds=seconds,
+            answered_per_second=answered / seconds,
+            p50=quantile(0.5),
+            p90=quantile(0.9),
+            p99=quantile(0.99),
+            p999=quantile(0.999),
+            worst=ordered[-1],
+            late=self._late,
+            processor_seconds=processor,
+        )
+
+
+def _main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.load", description="Load a receiver with signed webhooks.")
+    parser.add_argument("url")
+    parser.add_argument("--key", required=True, help="the signature key")
+    parser.add_argument("--connections", type=int, default=64)
+    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--rate", type=float, help="webhooks a second; as fast as answers come without it")
+    parser.add_argument("--duplicates", type=float, default=0.0, help="the part of repetitions, 0 to 1")
+    given = parser.parse_args()
+    requests = Requests(given.url, given.key, given.duplicates)
+    load = Load(given.url, requests, connections=given.connections, seconds=given.seconds, rate=given.rate)
+    print(json.dumps(asdict(load.run())))
+
+
+if __name__ == "__main__":
+    _main()

@@ -1,0 +1,111 @@
+"""What is measured, each in a process of its own: webhookd, the baselines, and the load."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from tests.bench.load import Report
+from webhookd.dev.servers import free_port
+
+KEY = "a1" * 64
+PATH = "/webhooks/authorize-net"
+_ROOT = Path(__file__).parents[2]
+
+
+class Target:
+    """A process under measurement."""
+
+    def __init__(self, command: list[str], environment: dict[str, str], log: Path) -> None:
+        self.log = log
+        with log.open("ab") as out:
+            self._process = subprocess.Popen(
+                [sys.executable, *command], env={**os.environ, **environment}, cwd=_ROOT, stdout=out, stderr=out
+            )
+        self.process = psutil.Process(self._process.pid)
+
+    def wait(self, answers: Any, seconds: float = 30.0) -> None:
+        """Waits until `answers()`; raises RuntimeError with the log's end where the process ends before."""
+        end = time.monotonic() + seconds
+        while not answers():
+            if self._process.poll() is not None or time.monotonic() > end:
+                raise RuntimeError(f"{self.log.name} did not start:\n{self.log.read_text()[-2000:]}")
+            time.sleep(0.05)
+
+    def result(self, seconds: float) -> Any:
+        """Waits for the end, and returns the last line of the output as JSON."""
+        self._process.wait(seconds)
+        return json.loads(self.log.read_text().splitlines()[-1])
+
+    def stop(self) -> None:
+        """SIGTERM, and the end."""
+        if self._process.poll() is None:
+            self._process.terminate()
+            self._process.wait(60)
+
+    @property
+    def processor_seconds(self) -> float:
+        """Of this process, so far."""
+        times = self.process.cpu_times()
+        return float(times.user + times.system)
+
+
+class Webhookd(Target):
+    """`webhookd serve` with `settings` (names without WEBHOOKD_)."""
+
+    def __init__(self, settings: dict[str, str], log: Path) -> None:
+        public, admin = free_port(0), free_port(0)
+        given = {"LISTEN": f"127.0.0.1:{public}", "ADMIN_LISTEN": f"127.0.0.1:{admin}", "SIGNATURE_KEYS": KEY, **settings}
+        clean = {f"WEBHOOKD_{name}": value for name, value in given.items()}
+        super().__init__(["-m", "webhookd", "serve"], clean, log)
+        self.url = f"http://127.0.0.1:{public}{PATH}"
+        self._admin = f"http://127.0.0.1:{admin}"
+
+    def ready(self) -> bool:
+        """Whether it takes webhooks."""
+        try:
+            with urllib.request.urlopen(f"{self._admin}/readyz", timeout=2) as reply:
+                return bool(reply.status == 200)
+        except OSError:
+            return False
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of a metric's samples that have `labels`; 0 where there is none."""
+        with urllib.request.urlopen(f"{self._admin}/metrics", timeout=10) as reply:
+            text = reply.read().decode()
+        total = 0.0
+        for line in text.splitlines():
+            if re.match(rf"webhookd_{name}(\{{|\s)", line) and all(f'{key}="{value}"' in line for key, value in labels.items()):
+                total += float(line.rsplit(" ", 1)[1])
+        return total
+
+
+@contextmanager
+def running(target: Target) -> Iterator[Any]:
+    """Stops `target` after the block."""
+    try:
+        yield target
+    finally:
+        target.stop()
+
+
+def load(url: str, **options: float | str) -> Report:
+    """Runs the load in a process of its own; `options` as its command line names them."""
+    command = [sys.executable, "-m", "tests.bench.load", url, "--key", KEY]
+    for name, value in options.items():
+        command += [f"--{name}", str(value)]
+    done = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"the load failed:\n{done.stderr}")
+    return Report(**json.loads(done.stdout))

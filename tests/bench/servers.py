@@ -1,0 +1,81 @@
+"""The servers of a bench: PostgreSQL as it is in production (fsync, synchronous_commit), Valkey, and fauxqs for SQS."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from webhookd.dev.child import HOST, DevError, Server
+from webhookd.dev.servers import PostgresServer, ValkeyServer
+
+# What a small production server would have, and no durability given up.
+POSTGRESQL = {
+    "fsync": "on",
+    "synchronous_commit": "on",
+    "full_page_writes": "on",
+    "shared_buffers": "1GB",
+    "max_wal_size": "4GB",
+    "wal_compression": "on",
+}
+_PACKAGE = Path(__file__).parent / "sqs"
+
+
+class FauxqsServer(Server):
+    """SQS from the npm package `fauxqs`, in memory. moto scans its whole queue at each send, and cannot serve here."""
+
+    name = "SQS (fauxqs)"
+    program = "fauxqs"
+
+    @property
+    def url(self) -> str:
+        return f"http://{HOST}:{self.port}"
+
+    def _prepare(self) -> None:
+        if shutil.which("npm") is None:
+            raise DevError("the bench takes SQS from the npm package fauxqs: install Node.js 20 or newer, with npm")
+        for name in ("package.json", "package-lock.json"):
+            shutil.copy(_PACKAGE / name, self.folder / name)
+        if not (self.folder / "node_modules").exists():
+            subprocess.run(["npm", "ci", "--silent", "--no-audit", "--no-fund"], cwd=self.folder, check=True)
+
+    def _command(self) -> list[str]:
+        # Its settings are environment variables, hence env.
+        names = {"FAUXQS_PORT": str(self.port), "FAUXQS_LOGGER": "false", "FAUXQS_HOST": HOST}
+        settings = [f"{name}={value}" for name, value in names.items()]
+        return ["env", *settings, "node", "node_modules/fauxqs/dist/cli.js"]
+
+    def _answers(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.url}/health", timeout=1) as reply:
+                return bool(reply.status == 200)
+        except OSError:
+            return False
+
+
+@dataclass(slots=True, frozen=True)
+class Servers:
+    """The servers, started."""
+
+    postgresql: PostgresServer
+    redis: ValkeyServer
+    sqs: FauxqsServer
+
+
+@contextmanager
+def servers(folder: Path) -> Iterator[Servers]:
+    """Starts the servers in `folder`, and stops them after the block."""
+    os.environ.setdefault("AWS_DEFAULT_REGION", "us-east-1")
+    os.environ.setdefault("AWS_ACCESS_KEY_ID", "bench")
+    os.environ.setdefault("AWS_SECRET_ACCESS_KEY", "bench")
+    with (
+        PostgresServer(folder / "postgresql", settings=POSTGRESQL) as postgresql,
+        ValkeyServer(folder / "valkey", durable=False) as redis,
+        FauxqsServer(folder / "sqs") as sqs,
+    ):
+        yield Servers(postgresql, redis, sqs)
