@@ -23,6 +23,7 @@ class Batcher(Generic[T, R]):
 
     `flush` gets at most `max_batch` items and returns one result for each, in order; a result that is an exception is
     raised to that item's waiter alone, and an exception that `flush` raises goes to every waiter of the batch.
+    `fill`: while another batch is being flushed, one of fewer items waits for it, since each batch has a price of its own.
     `linger` (seconds): how long a batch that is not full waits for more, where calls cost more than latency matters.
     More than `max_pending` items waiting raise OverloadedError at the call that would add one. `timeout` (seconds): whose
     item has no result by then gets TimeoutError, within another tenth of it; an item that is not being flushed is dropped.
@@ -36,6 +37,7 @@ class Batcher(Generic[T, R]):
         max_batch: int,
         max_pending: int,
         workers: int = 1,
+        fill: int = 1,
         linger: float = 0.0,
         timeout: float | None = None,
     ) -> None:
@@ -44,6 +46,8 @@ class Batcher(Generic[T, R]):
         self._max_batch = max_batch
         self._max_pending = max_pending
         self._workers = workers
+        self._fill = fill
+        self._flushing = 0
         self._linger = linger
         self._timeout = timeout
         self._items: deque[tuple[T, asyncio.Future[R] | None]] = deque()
@@ -131,6 +135,10 @@ class Batcher(Generic[T, R]):
                 self._arrived.clear()
                 await self._arrived.wait()
                 continue
+            if self._flushing and len(items) < self._fill:
+                self._arrived.clear()
+                await self._arrived.wait()
+                continue
             if self._linger and len(items) < self._max_batch and not self._stopping:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(self._linger):
@@ -142,7 +150,12 @@ class Batcher(Generic[T, R]):
                 if future is None or not future.done():
                     batch.append((item, future))
             if batch:
-                await self._flush_batch(batch)
+                self._flushing += 1
+                try:
+                    await self._flush_batch(batch)
+                finally:
+                    self._flushing -= 1
+                    self._arrived.set()  # who waited for this batch need not wait any longer
 
     async def _results(self, items: list[T]) -> Sequence[R | BaseException]:
         results = await self._flush(items)

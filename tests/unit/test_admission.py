@@ -54,17 +54,17 @@ async def test_while_the_oldest_waits_too_long_as_many_may_wait_as_were_answered
     door = admission()
     now = asyncio.get_running_loop().time()
     for tick in range(40):  # 400 a second
-        for n in range(20):
-            with door.waits(n):
+        for _n in range(20):
+            with door.waits():
                 pass
         door.observe(now - 2.0 + 0.05 * tick, lag=0.0)
     with ExitStack() as waiting:
-        for n in range(399):
-            waiting.enter_context(door.waits(n))
+        for _n in range(399):
+            waiting.enter_context(door.waits())
         door.observe(now + 0.9, lag=0.0)
         assert not refuses(door)
-        waiting.enter_context(door.waits(399))
-        waiting.enter_context(door.waits(400))
+        waiting.enter_context(door.waits())
+        waiting.enter_context(door.waits())
         for tick in range(20):  # and still 400 a second
             door._answered += 20
             door.observe(now + 0.1 + 0.05 * tick, lag=0.0)
@@ -73,7 +73,7 @@ async def test_while_the_oldest_waits_too_long_as_many_may_wait_as_were_answered
             door._answered += 20
             door.observe(now + 1.1 + 0.05 * tick, lag=0.0)
         assert refuses(door)
-        with pytest.raises(OverloadedError), door.waits("one more"):
+        with pytest.raises(OverloadedError), door.waits():
             pass
     assert not refuses(door), "each answer lets another in"
 
@@ -86,13 +86,13 @@ async def test_after_waits_were_too_long_more_are_let_in_little_by_little() -> N
         with ExitStack() as waiting:
             count = 0
             while not refuses(door):
-                waiting.enter_context(door.waits(count))
+                waiting.enter_context(door.waits())
                 count += 1
         return count
 
     with ExitStack() as waiting:
-        for n in range(1000):
-            waiting.enter_context(door.waits(n))
+        for _n in range(1000):
+            waiting.enter_context(door.waits())
         door.observe(now + 1.5, lag=0.0)
     assert crowd() == 256, "a group commit is always let in"
     crowds = []
@@ -106,7 +106,7 @@ async def test_after_waits_were_too_long_more_are_let_in_little_by_little() -> N
 
 async def test_what_was_read_and_has_not_begun_counts() -> None:
     door = admission(max_pending=3)
-    with door.waits(1):
+    with door.waits():
         door.coming = 1
         assert not refuses(door)
         door.coming = 2
@@ -116,23 +116,23 @@ async def test_what_was_read_and_has_not_begun_counts() -> None:
 async def test_a_few_webhooks_that_wait_long_refuse_nobody() -> None:
     door = admission()
     with ExitStack() as waiting:
-        for n in range(10):
-            waiting.enter_context(door.waits(n))
+        for _n in range(10):
+            waiting.enter_context(door.waits())
         door.observe(asyncio.get_running_loop().time() + 4.0, lag=0.0)
         assert not refuses(door)
 
 
 async def test_more_than_max_pending_are_refused_and_one_that_ends_makes_room() -> None:
     door = admission(max_pending=2)
-    with door.waits(1):
-        with door.waits(2):
+    with door.waits():
+        with door.waits():
             assert refuses(door)
-            with pytest.raises(OverloadedError), door.waits(3):
+            with pytest.raises(OverloadedError), door.waits():
                 pass
         assert not refuses(door)
-    with pytest.raises(ValueError, match="a failure"), door.waits(1):
+    with pytest.raises(ValueError, match="a failure"), door.waits():
         raise ValueError("a failure")
-    with door.waits(1):
+    with door.waits():
         pass
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -49,8 +48,7 @@ def label(event_type: str) -> str:
     return event_type if event_type in _KNOWN else "other"
 
 
-@dataclass(slots=True, frozen=True)
-class Notification:
+class Notification(NamedTuple):
     """What stands in the columns of `events`; all but the first two may be missing."""
 
     notification_id: str  # lower case

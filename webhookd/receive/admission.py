@@ -20,17 +20,16 @@ _PEAK_KEPT = 10.0  # seconds
 class _Wait:
     """A context manager; a class of its own, since a generator's costs several times as much, for each webhook."""
 
-    __slots__ = ("_at", "_webhook")
+    __slots__ = ("_at",)
 
-    def __init__(self, at: Admission, webhook: object) -> None:
+    def __init__(self, at: Admission) -> None:
         self._at = at
-        self._webhook = webhook
 
     def __enter__(self) -> None:
-        self._at.enter(self._webhook)
+        self._at.enter(self)
 
     def __exit__(self, *_: object) -> None:
-        self._at.leave(self._webhook)
+        self._at.leave(self)
 
 
 class Admission:
@@ -50,7 +49,7 @@ class Admission:
         self._gauge = metrics.shedding
         self._open_gauge = metrics.open_requests
         # In order of arrival. Not a dict: the first key of one that loses its first keys all the time is slow to find.
-        self._waiting: OrderedDict[object, float] = OrderedDict()
+        self._waiting: OrderedDict[_Wait, float] = OrderedDict()
         self._answered = 0
         self._history: deque[tuple[float, int]] = deque([(0.0, 0)], maxlen=round(1 / _TICK))
         self.coming = 0  # requests that were read, and whose handler has not begun
@@ -78,17 +77,17 @@ class Admission:
         """Whether a further request would be refused."""
         return self.late or len(self._waiting) + self.coming >= self._limit
 
-    def waits(self, webhook: object) -> _Wait:
+    def waits(self) -> _Wait:
         """An authentic webhook waits for its answer in the block. Raises OverloadedError where too many do."""
         if len(self._waiting) >= self._limit:
             raise OverloadedError("too many webhooks wait for their commit")
-        return _Wait(self, webhook)
+        return _Wait(self)
 
-    def enter(self, webhook: object) -> None:
+    def enter(self, webhook: _Wait) -> None:
         """It waits from now on."""
         self._waiting[webhook] = (self._loop or asyncio.get_running_loop()).time()
 
-    def leave(self, webhook: object) -> None:
+    def leave(self, webhook: _Wait) -> None:
         """It has its answer."""
         del self._waiting[webhook]
         self._answered += 1

@@ -6,7 +6,9 @@ import asyncio
 import time
 from collections.abc import Iterable
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.helpers import rfc822_formatted_time
 
 from webhookd.errors import OverloadedError, SignatureError, UnavailableError
 from webhookd.failpoints import Failpoint, armed, reach
@@ -18,7 +20,29 @@ from webhookd.receive.problem import SERVER, problem
 
 DEFAULT_ACCOUNT = "default"
 PATH = "/webhooks/authorize-net"
+_HEAD = f"HTTP/1.1 200 OK\r\nContent-Type: application/json; charset=utf-8\r\nServer: {SERVER}\r\n"
 _JSON = {"Content-Type": "application/json; charset=utf-8", "Server": SERVER}
+
+
+class Answer(web.StreamResponse):
+    """A 200 with a JSON body on an HTTP/1.1 connection that stays open, written in one piece.
+
+    aiohttp's own way to build and write one takes a tenth of all that a webhook costs.
+    """
+
+    def __init__(self, text: str) -> None:  # without the base's state: there is nothing to be changed any more
+        self._text = text
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        """Writes head and body."""
+        self._keep_alive = True
+        head = f"{_HEAD}Date: {rfc822_formatted_time()}\r\nContent-Length: {len(self._text)}\r\n\r\n{self._text}"
+        if request.transport is not None:
+            request.transport.write(head.encode())
+        return None
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Nothing is left to be written."""
 
 
 class PublicApp:
@@ -69,7 +93,7 @@ class PublicApp:
             connection.answered()
         return response
 
-    async def _route(self, request: web.BaseRequest) -> web.Response:
+    async def _route(self, request: web.BaseRequest) -> web.StreamResponse:
         # As it was sent, for the look-up; whatever is not found so is looked at again with care.
         account = self._paths.get(request.raw_path)
         if account is None:
@@ -120,7 +144,7 @@ class PublicApp:
             request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         return None
 
-    async def _webhook(self, request: web.BaseRequest, account: str) -> web.Response:
+    async def _webhook(self, request: web.BaseRequest, account: str) -> web.StreamResponse:
         started = time.perf_counter()
         content = request.content
         length = request.content_length
@@ -140,7 +164,7 @@ class PublicApp:
                 return self._refuse(request, account, 413, f"more than {self._max_body_bytes} bytes", "too_large")
             return await self._take(request, account, body, started)
 
-    async def _take(self, request: web.BaseRequest, account: str, body: bytes, started: float) -> web.Response:
+    async def _take(self, request: web.BaseRequest, account: str, body: bytes, started: float) -> web.StreamResponse:
         try:
             receipt = await self._intake.take(account, body, request.headers.get("X-ANET-Signature"))
         except SignatureError as error:
@@ -154,8 +178,10 @@ class PublicApp:
         self._ack_seconds.observe(time.perf_counter() - started)
         if armed(Failpoint.RECEIVE_AFTER_ANSWER):  # this task writes the answer before it lets the loop turn
             asyncio.get_running_loop().call_soon(reach, Failpoint.RECEIVE_AFTER_ANSWER)
-        answer = f'{{"status":"{receipt.outcome}","id":"{receipt.id}"}}'
-        return web.Response(body=answer.encode(), headers=_JSON)
+        text = f'{{"status":"{receipt.outcome}","id":"{receipt.id}"}}'
+        if request.keep_alive and request.version == HttpVersion11:
+            return Answer(text)
+        return web.Response(body=text.encode(), headers=_JSON)
 
     async def _read(self, request: web.BaseRequest, held: Held) -> bytes | None:
         """The raw body, or None where it is larger than the limit (a chunked one tells its length by coming).

@@ -173,12 +173,14 @@ class Database:
 
     @contextlib.asynccontextmanager
     async def _lend(self, pool: str) -> AsyncIterator[Connection]:
-        connection = await self._pools[pool].acquire(timeout=_STATEMENT_TIMEOUT)
+        # Not asyncpg's own timeout, which before Python 3.12 takes a task for each statement.
+        async with asyncio.timeout(_STATEMENT_TIMEOUT):
+            connection = await self._pools[pool].acquire()
         try:
             yield connection
         finally:
-            # Releasing must end even when the caller is cancelled, or the pool would lose the connection.
-            await asyncio.shield(self._release(pool, connection))
+            # asyncpg shields this: it must end even when the caller is cancelled, or the pool would lose the connection.
+            await self._release(pool, connection)
 
     async def _release(self, pool: str, connection: Connection) -> None:
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import asyncpg
@@ -19,8 +19,7 @@ from webhookd.store.queries import queries
 _LOCK_WAIT = 2.0  # seconds
 
 
-@dataclass(slots=True, frozen=True)
-class Arrival:
+class Arrival(NamedTuple):
     """A verified notification on its way into the database."""
 
     id: UUID
@@ -31,8 +30,7 @@ class Arrival:
     body_hash: bytes
 
 
-@dataclass(slots=True, frozen=True)
-class Accepted:
+class Accepted(NamedTuple):
     """What became of an arrival. `layer` is None for a new event, else the layer that found the duplicate."""
 
     id: UUID
@@ -40,8 +38,7 @@ class Accepted:
     same_body: bool = True
 
 
-@dataclass(slots=True, frozen=True)
-class Quarantined:
+class Quarantined(NamedTuple):
     """An authentic body that cannot become an event, on its way into quarantine."""
 
     id: UUID

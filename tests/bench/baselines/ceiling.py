@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import hmac
 
 import uvloop
@@ -18,7 +17,7 @@ def app(key: bytes) -> web.Application:
     async def hook(request: web.Request) -> web.Response:
         body = await request.read()
         signature = request.headers.get("X-ANET-Signature", "")
-        expected = hmac.new(key, body, hashlib.sha512).hexdigest()
+        expected = hmac.digest(key, body, "sha512").hex()
         if not hmac.compare_digest(signature.removeprefix("sha512=").lower().encode(), expected.encode()):
             return web.Response(status=401)
         return web.Response(body=b'{"status":"accepted"}', content_type="application/json")

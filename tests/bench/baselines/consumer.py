@@ -1,7 +1,8 @@
 """The textbook consumer: receive up to ten, a transaction for each message, delete each one.
 
 As well as that way goes: long polls side by side, messages worked on side by side within `--concurrency`, pooled connections,
-the same timeline as webhookd's. Its transaction locks the row and looks at the status, so that a second delivery has no second effect.
+the same timeline as webhookd's. Its transaction locks the row and looks at the status, so that a second delivery has no
+second effect.
 """
 
 from __future__ import annotations
