@@ -137,13 +137,14 @@ class Daemon:
             retry_base=settings.retry_base,
             retry_cap=settings.retry_cap,
             resend_after=settings.resend_after,
-            max_stuck=settings.concurrency,
+            concurrency=settings.concurrency,
         )
         registry = Registry([Registration("*", keep_timeline), *self._registry])
         worker = Worker(
             self.database,
             self.store,
             self.claims,
+            self.sqs,
             leases,
             acks,
             dead_letters,
@@ -161,7 +162,7 @@ class Daemon:
             watch=watch,
         )
         # Leases stop after the acks are flushed, and both after the pollers returned.
-        self._parts += [leases, acks, self._poller]
+        self._parts += [leases, acks, worker, self._poller]
 
     async def start(self) -> None:
         """Starts every part, and both listeners. Raises SettingsError where an address cannot be had."""

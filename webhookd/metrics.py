@@ -67,13 +67,13 @@ class Metrics:
             "oldest_unfinished_seconds", "Age of the oldest event that is neither processed nor dead; 0 when none."
         )
         self.relayed = counter(
-            "relayed_total", "Messages handed to SQS, by outcome: sent, failed, left (to the sweeper).", "outcome"
+            "relayed_total", "Events handed to SQS, by outcome: sent, failed, left (to the sweeper).", "outcome"
         )
         self.in_flight = gauge("in_flight", "Messages that this process holds.")
         self.processed = counter(
             "processed_total",
-            "Deliveries to a worker by what came of them: processed, retrying, dead, duplicate, busy, early, "
-            "interrupted, unknown, redriven.",
+            "Deliveries of an event to a worker by what came of them: processed, retrying, dead, duplicate, busy, early, "
+            "interrupted, unknown, split (off a message of several).",
             "event_type",
             "outcome",
         )
@@ -88,7 +88,7 @@ class Metrics:
             "dead_total", "Events given up: permanent, attempts_spent, redrive_policy, transaction_ended.", "reason"
         )
         self.dead_letters_moved = counter(
-            "dead_letters_total", "Dead-letter queue upkeep: copied, adopted, removed, lost, redriven.", "action"
+            "dead_letters_total", "Dead-letter queue upkeep: copied, adopted, removed, split, lost, redriven.", "action"
         )
         self.partitions_ahead = gauge(
             "partitions_ahead_seconds",

@@ -81,14 +81,17 @@ WITH incoming AS MATERIALIZED (
 )
 SELECT kept.id FROM incoming JOIN kept USING (account, body_hash) ORDER BY position;
 
--- name: mark_sent(ids, resend_after)
+-- name: mark_sent(ids, attempts, resend_after)
 -- Records that events were sent to SQS: the first send makes them `queued`; each one puts the next send further away
--- (doubling, at most 12 hours). Rows that a worker holds are skipped: they end by themselves, or are sent again.
+-- (doubling, at most 12 hours). Rows that a worker holds are skipped: they end by themselves, or are sent again. So is an event that
+-- has been tried since it was sent: its retry is due when it is due.
 WITH sent AS MATERIALIZED (
-    SELECT id, status FROM events
-    WHERE id = ANY(:ids::uuid[]) AND status IN ('received', 'queued', 'retrying')
-    ORDER BY id
-    FOR UPDATE SKIP LOCKED
+    SELECT e.id, e.status
+    FROM unnest(:ids::uuid[], :attempts::integer[]) AS s (id, attempts)
+    JOIN events e ON e.id = s.id
+    WHERE e.attempts = s.attempts AND e.status IN ('received', 'queued', 'retrying')
+    ORDER BY e.id
+    FOR UPDATE OF e SKIP LOCKED
 ), changed AS (
     UPDATE events e
     SET status = CASE WHEN e.status = 'received' THEN 'queued' ELSE e.status END,
@@ -104,7 +107,8 @@ SELECT id, 'received', 'queued', 'relay' FROM sent WHERE status = 'received';
 -- name: claim_unsent(statuses, limit, lease)
 -- Takes up to `limit` events in `statuses` that are due for sending, for `lease` seconds; safe on any number of replicas.
 -- What an operator has put back comes after all others; last comes what was never sent and is due as far away as no event is
--- made: its time is of a clock that has been put back since.
+-- made: its time is of a clock that has been put back since. `alone`: what happened to it before must not happen
+-- to others.
 WITH fresh AS MATERIALIZED (
     SELECT id FROM events
     WHERE status = ANY(:statuses::text[]) AND status IN ('received', 'queued', 'retrying') AND send_after <= now()
@@ -127,7 +131,8 @@ UPDATE events e
 SET send_after = now() + make_interval(secs => :lease)
 FROM (SELECT id FROM fresh UNION ALL SELECT id FROM redriven UNION ALL SELECT id FROM stranded) AS due
 WHERE e.id = due.id
-RETURNING e.id, e.account, e.event_type;
+RETURNING
+    e.id, e.account, e.event_type, e.attempts, e.sends > 0 OR e.attempts > 0 OR e.redriven_at IS NOT NULL AS alone;
 
 -- name: put_back(ids, delay)!
 -- Events that were claimed for sending and could not be sent: due again in `delay` seconds rather than at the end of the lease.
@@ -142,7 +147,7 @@ SELECT count(*) FROM (SELECT FROM events WHERE status IN ('queued', 'retrying') 
 -- Locks one event for a worker, and reads all that a handler needs. `wait` is how many seconds its retry is still away;
 -- unknown where the clock was put back since the event's receipt, and then SQS's delay alone holds.
 SELECT
-    e.account, e.notification_id, e.event_type, e.event_date, e.received_at, e.status, e.attempts, b.body,
+    e.id, e.account, e.notification_id, e.event_type, e.event_date, e.received_at, e.status, e.attempts, b.body,
     CASE WHEN e.received_at <= clock_timestamp() THEN extract(epoch FROM e.retry_at - clock_timestamp())::float8 END AS wait,
     pg_current_xact_id()::text AS transaction
 FROM events e
@@ -153,13 +158,25 @@ FOR UPDATE OF e;
 -- name: claim_event_if_free(id)^
 -- As claim_event, for an event that Redis says another worker has: fails at once where its row is locked.
 SELECT
-    e.account, e.notification_id, e.event_type, e.event_date, e.received_at, e.status, e.attempts, b.body,
+    e.id, e.account, e.notification_id, e.event_type, e.event_date, e.received_at, e.status, e.attempts, b.body,
     CASE WHEN e.received_at <= clock_timestamp() THEN extract(epoch FROM e.retry_at - clock_timestamp())::float8 END AS wait,
     pg_current_xact_id()::text AS transaction
 FROM events e
 LEFT JOIN event_bodies b ON b.event_id = :id
 WHERE e.id = :id
 FOR UPDATE OF e NOWAIT;
+
+-- name: claim_events(ids)
+-- As claim_event, for many at once; those whose row another transaction has locked are left out.
+SELECT
+    e.id, e.account, e.notification_id, e.event_type, e.event_date, e.received_at, e.status, e.attempts, b.body,
+    CASE WHEN e.received_at <= clock_timestamp() THEN extract(epoch FROM e.retry_at - clock_timestamp())::float8 END AS wait,
+    pg_current_xact_id()::text AS transaction
+FROM events e
+LEFT JOIN event_bodies b ON b.event_id = e.id
+WHERE e.id = ANY(:ids::uuid[])
+ORDER BY e.id
+FOR UPDATE OF e SKIP LOCKED;
 
 -- name: mark_processed(id, transaction, from_status)^
 -- Inside the worker's transaction: the event's effects and this status commit together. Returns the seconds since the receipt, or since
@@ -172,6 +189,20 @@ WITH changed AS (
 ), audit AS (
     INSERT INTO event_audit (event_id, at, from_status, to_status, actor, attempt)
     SELECT id, finished_at, :from_status, 'processed', 'worker', attempts FROM changed
+)
+SELECT extract(epoch FROM finished_at - since)::float8 AS seconds FROM changed;
+
+-- name: mark_all_processed(ids, from_statuses)
+-- As mark_processed, for the events that claim_events locked in the same transaction. Returns the seconds of each, in any order.
+WITH changed AS (
+    UPDATE events e
+    SET status = 'processed', attempts = e.attempts + 1, finished_at = clock_timestamp(), retry_at = NULL, last_error = NULL
+    FROM unnest(:ids::uuid[], :from_statuses::text[]) AS c (id, from_status)
+    WHERE e.id = c.id
+    RETURNING e.id, c.from_status, e.attempts, e.finished_at, coalesce(e.redriven_at, e.received_at) AS since
+), audit AS (
+    INSERT INTO event_audit (event_id, at, from_status, to_status, actor, attempt)
+    SELECT id, finished_at, from_status, 'processed', 'worker', attempts FROM changed
 )
 SELECT extract(epoch FROM finished_at - since)::float8 AS seconds FROM changed;
 

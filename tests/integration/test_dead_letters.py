@@ -160,7 +160,7 @@ async def test_no_layer_of_idempotency_blocks_a_redriven_event(
     shop.closed = False
     ids = [row["id"] for row in await connection.fetch("SELECT id FROM events")]
     for event_id in ids:
-        assert await daemon.claims.acquire(event_id), "what a worker left that died: its claim"
+        assert await daemon.claims.acquire([event_id]), "what a worker left that died: its claim"
     await connection.execute("UPDATE events SET send_after = now() + interval '1 day', retry_at = now() + interval '1 day'")
     assert (await told(servers, "redrive", *map(str, ids), "--yes"))["redriven"] == 3
     await until(lambda: is_so(connection, {"processed": 3}), "they are processed", deadline=30)

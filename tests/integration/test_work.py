@@ -24,7 +24,7 @@ from webhookd.event import Event
 from webhookd.process import handlers as handlers_module
 from webhookd.process.handlers import Handler, Registry
 from webhookd.queue.acks import Acks
-from webhookd.queue.sqs import Body, Message
+from webhookd.queue.sqs import Body, Message, dump, load
 from webhookd.store.events import Outgoing
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
@@ -301,7 +301,7 @@ async def test_a_second_delivery_has_no_second_effect(
     body = Body(row["id"], row["account"], row["event_type"])
     for redis_up in (True, False):
         daemon.claims.up = redis_up
-        await daemon.sqs.send([body] * 5)
+        await daemon.sqs.send([[body]] * 5)
         known = 10 if not redis_up else 5
         await until(lambda: _duplicates(daemon) >= known, "each further delivery is known", deadline=30)  # noqa: B023  awaited here
     assert await effects() == 1
@@ -331,7 +331,7 @@ async def test_two_workers_on_one_event_make_one_effect_by_the_row_lock_alone(
     await send(receiver, traffic.sample(AUTHCAPTURE, 1))
     row = await connection.fetchrow("SELECT id, account, event_type FROM events")
     assert row is not None
-    await daemons[0].sqs.send([Body(row["id"], row["account"], row["event_type"])] * 4)
+    await daemons[0].sqs.send([[Body(row["id"], row["account"], row["event_type"])]] * 4)
     await until(lambda: status(connection, "processed"), "the event is processed")
     await until(lambda: _is_empty(servers, servers.queue), "each delivery is acknowledged")
     assert running == 1
@@ -344,7 +344,7 @@ async def test_an_event_does_not_wait_for_the_claim_of_a_worker_that_died(
     daemon = await start(handlers(count), roles=["receive"])
     await send(daemon, traffic.sample(AUTHCAPTURE, 1))
     event_id = await connection.fetchval("SELECT id FROM events")
-    assert await daemon.claims.acquire(event_id) is not None, "and nobody gives it back"
+    assert await daemon.claims.acquire([event_id]), "and nobody gives it back"
     worker = await start(handlers(count), roles=["relay", "work"], handler_timeout=600)
     await until(lambda: status(connection, "processed"), "the event is processed, long before the claim ends")
     await counted(worker, "webhookd_processed_total", 1, outcome="busy")  # the first delivery believes the claim
@@ -358,11 +358,11 @@ async def test_a_message_that_came_back_waits_for_a_worker_that_lives(
     daemon = await start(handlers(count), roles=["receive"])
     await send(daemon, traffic.sample(AUTHCAPTURE, 1))
     event_id = await connection.fetchval("SELECT id FROM events")
-    assert await daemon.claims.acquire(event_id) is not None
+    assert await daemon.claims.acquire([event_id])
     async with connection.transaction():
         await connection.execute("SELECT FROM events FOR UPDATE")  # as the worker does that has the event in hand
         worker = await start(handlers(count), roles=["work"])
-        await worker.sqs.send([Body(event_id, "default", AUTHCAPTURE)])
+        await worker.sqs.send([[Body(event_id, "default", AUTHCAPTURE)]])
         await until(
             lambda: metric(worker, "webhookd_processed_total", outcome="busy") >= 2, "it is looked at again, and left alone"
         )
@@ -418,7 +418,7 @@ async def test_a_message_that_is_not_ours_is_left_to_the_redrive_policy(start: S
     async with client(servers) as sqs:
         url = await url_of(sqs, servers.queue)
         await sqs.send_message(QueueUrl=url, MessageBody="hello")
-        await sqs.send_message(QueueUrl=url, MessageBody=Body(uuid.uuid4(), "default", AUTHCAPTURE).dump())
+        await sqs.send_message(QueueUrl=url, MessageBody=dump([Body(uuid.uuid4(), "default", AUTHCAPTURE)]))
     daemon = await start()
     await until(lambda: metric(daemon, "webhookd_processed_total", outcome="unknown") == 2, "both are seen")
     assert await depth(servers, servers.queue) == 2
@@ -429,7 +429,7 @@ async def test_a_batch_of_acknowledgements_with_one_message_twice_deletes_all(st
     """SQS may deliver a message twice, even in one batch: entry ids are positions, and each delete counts."""
     daemon = await start(roles="receive")
     body = Body(uuid.uuid4(), "default", AUTHCAPTURE)
-    await daemon.sqs.send([body] * 3)
+    await daemon.sqs.send([[body]] * 3)
     messages: list[Message] = []
 
     async def take(count: int) -> bool:
@@ -506,7 +506,7 @@ async def test_a_stale_delivery_does_not_wake_a_dead_event(start: Start, connect
     await until(lambda: status(connection, "dead"), "the event is dead")
     row = await connection.fetchrow("SELECT id, account, event_type FROM events")
     assert row is not None
-    await daemon.sqs.send([Body(row["id"], row["account"], row["event_type"])])
+    await daemon.sqs.send([[Body(row["id"], row["account"], row["event_type"])]])
     await until(lambda: metric(daemon, "webhookd_processed_total", outcome="duplicate") == 1, "it is known to have ended")
     assert await status(connection, "dead")
 
@@ -520,7 +520,7 @@ async def test_what_sqs_itself_moved_to_the_dead_letter_queue_becomes_dead_with_
     row = await connection.fetchrow("SELECT id, account, event_type FROM events")
     assert row is not None
     async with client(servers) as sqs:
-        raw = Body(row["id"], row["account"], row["event_type"]).dump()
+        raw = dump([Body(row["id"], row["account"], row["event_type"])])
         await sqs.send_message(QueueUrl=await url_of(sqs, servers.dead_letter_queue), MessageBody=raw)
     relay = await start(roles="relay", relay_window=1)
     await until(lambda: _agreed(relay, connection), "PostgreSQL agrees")
@@ -532,8 +532,8 @@ async def test_what_sqs_itself_moved_to_the_dead_letter_queue_becomes_dead_with_
     async with client(servers) as sqs:
         url = await url_of(sqs, servers.dead_letter_queue)
         messages = (await sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10))["Messages"]
-    bodies = [Body.load(message["Body"]) for message in messages]
-    assert [body.dead for body in bodies if body] == [event["dead_reason"]], "the raw message gave way to one copy"
+    bodies = [body for message in messages for body in load(message["Body"])]
+    assert [body.dead for body in bodies] == [event["dead_reason"]], "the raw message gave way to one copy"
     await counted(relay, "webhookd_dead_total", 1, reason="redrive_policy")
 
 
@@ -549,7 +549,7 @@ async def test_a_copy_whose_event_is_no_longer_dead_is_removed(start: Start, ser
     row = await connection.fetchrow("SELECT id, account, event_type FROM events")
     assert row is not None
     stale = Body(row["id"], row["account"], row["event_type"], dead="closed")
-    await daemon.sqs.send([stale, stale], daemon.sqs.dead_letter_queue)
+    await daemon.sqs.send([[stale], [stale]], daemon.sqs.dead_letter_queue)
     await until(lambda: _removed(daemon, servers), "both are removed")
 
 
@@ -577,7 +577,7 @@ async def test_a_relay_that_sent_but_could_not_record_it_sends_again(start: Star
     await send(daemon, traffic.sample(AUTHCAPTURE, 1))
     row = await connection.fetchrow("SELECT id, account, event_type FROM events")
     assert row is not None
-    await daemon.sqs.send([Body(row["id"], row["account"], row["event_type"])])
+    await daemon.sqs.send([[Body(row["id"], row["account"], row["event_type"])]])
     worker = await start(handlers(), roles="work")
     await until(lambda: status(connection, "processed"), "the event is processed")
     assert daemon.relay is not None

@@ -11,7 +11,7 @@ here and write it back would cost a second round trip, with a lock in between.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -69,16 +69,33 @@ def fold(a: Facts, b: Facts) -> Facts:
 
 async def keep_timeline(event: Event, connection: Any) -> None:
     """The built-in handler: folds `event` into its entity's row. One round trip; none off the timeline."""
-    if entry := facts_of(event):
-        keep = _KEEP[entry.table]
-        await keep(connection, account=entry.account, id=entry.id, facts=orjson.dumps(entry.facts).decode())
+    await keep_all([event], connection)
+
+
+async def keep_all(events: Iterable[Event], connection: Any) -> None:
+    """Folds many events into their entities' rows. One round trip for each table that they are about."""
+    tables: dict[str, dict[tuple[str, str], Facts]] = {}
+    for event in events:
+        if entry := facts_of(event):
+            rows = tables.setdefault(entry.table, {})
+            key = entry.account, entry.id
+            rows[key] = fold(rows[key], entry.facts) if key in rows else entry.facts
+    for table, keep in _KEEP.items():
+        if rows := tables.get(table, {}):
+            keys = sorted(rows)
+            await keep(
+                connection,
+                accounts=[account for account, _ in keys],
+                ids=[entity for _, entity in keys],
+                facts=[orjson.dumps(rows[key]).decode() for key in keys],
+            )
 
 
 _KEEP: dict[str, Any] = {
-    "transactions": queries.keep_transaction,
-    "subscriptions": queries.keep_subscription,
-    "customers": queries.keep_customer,
-    "payment_profiles": queries.keep_payment_profile,
+    "transactions": queries.keep_transactions,
+    "subscriptions": queries.keep_subscriptions,
+    "customers": queries.keep_customers,
+    "payment_profiles": queries.keep_payment_profiles,
 }
 
 # Transactions: event type → the state when all went well, and the facts that come with it.

@@ -1,17 +1,26 @@
-"""The worker: one message → its event claimed, its handlers run, their effects and `processed` committed together."""
+"""The worker: a message → its events claimed, their handlers run, their effects and `processed` committed together.
+
+An event that users' handlers are for has a transaction of its own, so that none of them can harm a neighbour. Events that only
+the timeline is for share transactions; when such a transaction fails, each of its events is tried alone.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple, TypeVar
+from uuid import UUID
 
 import asyncpg
 from asyncpg.transaction import Transaction
 
 from webhookd.authorizenet.notification import label
+from webhookd.batcher import Batcher
 from webhookd.errors import BusyError, Permanent, Retryable, UnavailableError
 from webhookd.event import Event
 from webhookd.failpoints import Failpoint, reach
@@ -19,11 +28,13 @@ from webhookd.lifecycle import shielded
 from webhookd.logs import logger, where
 from webhookd.metrics import Metrics
 from webhookd.process.backoff import asked_delay, retry_delay
-from webhookd.process.handlers import Registry
+from webhookd.process.handlers import Registration, Registry
+from webhookd.process.timeline import keep_all, keep_timeline
 from webhookd.queue.acks import Acks
+from webhookd.queue.bundles import split
 from webhookd.queue.dead_letters import DeadLetters
 from webhookd.queue.leases import Leases
-from webhookd.queue.sqs import Body, Message
+from webhookd.queue.sqs import Body, Message, Sqs
 from webhookd.store.claims import Claims
 from webhookd.store.database import Connection, Database, unavailable
 from webhookd.store.events import Claimed, EventStore, storable
@@ -35,6 +46,12 @@ _LONGEST_BUSY = 30.0
 _INTERRUPTED = 2.0  # seconds at first, doubling, until a message comes back that PostgreSQL was not there for
 _LONGEST_INTERRUPTED = 60.0
 _EARLY = 0.5  # seconds: a retry that comes back this little before its time is not sent away again
+_LOCK_WAIT = 5.0  # seconds that events which share a transaction wait for a row of the timeline
+_GROUP = 10  # messages whose events share a transaction
+_GROUPS = 3  # such transactions at a time
+_TIMELINE = (Registration("*", keep_timeline),)
+
+R = TypeVar("R")
 
 
 class Outcome(StrEnum):
@@ -48,6 +65,17 @@ class Outcome(StrEnum):
     EARLY = "early"  # its event's retry is not due yet
     INTERRUPTED = "interrupted"  # PostgreSQL went away, or the daemon stops: no attempt is counted
     UNKNOWN = "unknown"  # no such event here, or no message of ours: left to the redrive policy
+    SPLIT = "split"  # of a bundle that came back: its event, if it has not ended, goes on in a message of its own
+
+
+class Result(NamedTuple):
+    """What came of one event, and in how many seconds its message is to come back for it; None: it need not."""
+
+    outcome: Outcome
+    again: float | None = None
+
+
+_DONE = Result(Outcome.PROCESSED)
 
 
 @dataclass(slots=True, frozen=True)
@@ -59,7 +87,7 @@ class Limits:
     retry_base: float
     retry_cap: float
     resend_after: float
-    max_stuck: int  # handlers that cannot be ended, until the daemon gives itself up
+    concurrency: int  # transactions at a time, and handlers that cannot be ended until the daemon gives itself up
 
 
 class TransactionEndedError(Exception):
@@ -74,13 +102,14 @@ class StuckError(Exception):
 
 
 class Worker:
-    """Works on one message at a time; any number of `work` calls run side by side."""
+    """Works on messages; any number of `work` calls run side by side, in `concurrency` transactions."""
 
     def __init__(
         self,
         database: Database,
         store: EventStore,
         claims: Claims,
+        sqs: Sqs,
         leases: Leases,
         acks: Acks,
         dead_letters: DeadLetters,
@@ -93,58 +122,200 @@ class Worker:
         self._database = database
         self._store = store
         self._claims = claims
+        self._sqs = sqs
         self._leases = leases
         self._acks = acks
         self._dead_letters = dead_letters
         self._registry = registry
         self._limits = limits
         self._metrics = metrics
+        self._processed = functools.cache(lambda event_type, outcome: metrics.processed.labels(label(event_type), outcome))
+        self._handle_seconds = functools.cache(lambda event_type: metrics.handle_seconds.labels(label(event_type)))
         self._broken = broken
+        self._turns = asyncio.Semaphore(limits.concurrency)
+        # The timeline's events of many messages: while some of them are worked on, the next ones gather.
+        self._groups: Batcher[Sequence[Body], list[Result | None]] = Batcher(
+            "timeline", self._work_together, max_batch=_GROUP, max_pending=100_000, workers=_GROUPS
+        )
         self._stuck: set[asyncio.Task[BaseException | None]] = set()
 
+    async def start(self) -> None:
+        """Starts gathering."""
+        await self._groups.start()
+
+    async def stop(self) -> None:
+        """Ends what is gathered."""
+        await self._groups.stop()
+
     async def work(self, message: Message) -> None:
-        """Brings `message` to an outcome. Whatever happens, the message is deleted only after its event has ended."""
+        """Brings `message` to an outcome.
+
+        Whatever happens, it is deleted only after each of its events has ended, or is due to be sent again.
+        """
         self._leases.hold(message)
-        outcome = Outcome.INTERRUPTED
         try:
-            outcome = await self._work(message)
-        except UnavailableError as error:
-            logger.warning("an event was interrupted", event_id=_event_id(message), dependency=error.dependency)
-            # Further and further away: what is put off too often, SQS moves to the dead-letter queue, tried or not.
-            await self._hide(message, retry_delay(message.receive_count, _INTERRUPTED, _LONGEST_INTERRUPTED))
+            await self._settle(message, await self._results(message))
         except asyncio.CancelledError:
-            # Stopping: the transaction was rolled back, so another worker may have the event at once.
+            # Stopping: the transactions were rolled back, so another worker may have the events at once.
             await shielded(self._hide(message, 0), _BOOKKEEPING)
             raise
         finally:
             await self._leases.release(message)
-            event_type = label(message.body.event_type) if message.body else "other"
-            self._metrics.processed.labels(event_type, outcome).inc()
 
-    async def _work(self, message: Message) -> Outcome:
-        body = message.body
-        if body is None:
+    async def _settle(self, message: Message, results: Sequence[Result]) -> None:
+        if any(result.outcome is Outcome.UNKNOWN for result in results):
+            return
+        again = [result.again for result in results if result.again is not None]
+        if again:
+            await self._hide(message, max(again))
+        else:
+            await self._leases.release(message)
+            self._acks.delete(message)
+
+    async def _results(self, message: Message) -> Sequence[Result]:
+        bodies = message.bodies
+        if not bodies:
             logger.warning("a message in the queue is not one of webhookd's; it is left to the redrive policy")
-            return Outcome.UNKNOWN
-        token = await self._claims.acquire(body.event_id)
-        if token is None and message.receive_count == 1:
-            return await self._busy(message)
+            self._processed("other", Outcome.UNKNOWN).inc()
+            return [Result(Outcome.UNKNOWN)]
+        if message.receive_count > 1:
+            # It was interrupted, or one of its events may kill its worker: from now on each is on its own.
+            return await (self._each(message, bodies) if len(bodies) == 1 else self._split(message))
+        shared = [body for body in bodies if body.dead is None and self._is_shared(body.event_type)]
+        if len(shared) == len(bodies):
+            return await self._share(message, bodies)
+        alone = [body for body in bodies if body not in shared]
+        if not shared:
+            return await self._each(message, alone)
+        first, second = await asyncio.gather(self._share(message, shared), self._each(message, alone), return_exceptions=True)
+        return [*_or_raise(first), *_or_raise(second)]
+
+    def _is_shared(self, event_type: str) -> bool:
+        return self._registry.matching(event_type) == _TIMELINE
+
+    async def _split(self, message: Message) -> list[Result]:
+        try:
+            await split(message, self._store, self._sqs)
+            result = Result(Outcome.SPLIT)
+        except UnavailableError as error:
+            result = self._interrupted(message, error)
+        for body in message.bodies:
+            self._processed(body.event_type, result.outcome).inc()
+        return [result]
+
+    async def _each(self, message: Message, bodies: Sequence[Body]) -> list[Result]:
+        """Works on events side by side, each in a transaction of its own."""
+        if len(bodies) == 1:
+            return [await self._deliver(message, bodies[0])]
+        results = await asyncio.gather(*(self._deliver(message, body) for body in bodies), return_exceptions=True)
+        return [_or_raise(result) for result in results]
+
+    async def _share(self, message: Message, bodies: Sequence[Body]) -> list[Result]:
+        """Works on events in a transaction with others'; on those for which that did not do, alone."""
+        results: list[Result | None]
+        try:
+            results = await self._groups.submit(bodies)
+        except UnavailableError as error:
+            results = [self._interrupted(message, error)] * len(bodies)
+        done = [result for result in results if result is not None]
+        for body, result in zip(bodies, results, strict=True):
+            if result is not None:
+                self._processed(body.event_type, result.outcome).inc()
+        if len(done) < len(bodies):
+            left = [body for body, result in zip(bodies, results, strict=True) if result is None]
+            done += await self._each(message, left)
+        return done
+
+    async def _work_together(self, groups: list[Sequence[Body]]) -> list[list[Result | None]]:
+        ids = list(dict.fromkeys(body.event_id for bodies in groups for body in bodies))
+        token, ours = await self._claims.acquire(ids)
+        reach(Failpoint.WORKER_AFTER_CLAIM)
+        mine = [event_id for event_id, got in zip(ids, ours, strict=True) if got]
+        results: dict[UUID, Result | None] = dict.fromkeys(ids, Result(Outcome.BUSY, _BUSY))
+        try:
+            results |= await self._transact_together(mine)
+        except Exception as error:
+            if isinstance(error, UnavailableError):
+                raise
+            if unavailable(error):
+                raise UnavailableError("postgresql", where(error)) from error
+            logger.debug("events that shared a transaction are tried alone", count=len(mine), error=where(error))
+            results |= dict.fromkeys(mine)
+        finally:
+            self._claims.release(mine, token)
+        told: list[list[Result | None]] = []
+        for bodies in groups:
+            told.append([results[body.event_id] for body in bodies])
+            # Another message of the same event finds it ended.
+            for body in bodies:
+                if results[body.event_id] == _DONE:
+                    results[body.event_id] = Result(Outcome.DUPLICATE)
+        return told
+
+    async def _transact_together(self, ids: Sequence[UUID]) -> dict[UUID, Result | None]:
+        """Claims, folds and commits; None for an event that has to be worked on alone, and for all when this raises."""
+        results: dict[UUID, Result | None] = dict.fromkeys(ids)
+        if not ids:
+            return results
+        async with self._turns, self._database.acquire("work") as connection:
+            async with connection.transaction():
+                due: list[Claimed] = []
+                for claimed in await self._store.claim_all(connection, ids):
+                    if claimed.status.finished:
+                        results[claimed.event.id] = Result(Outcome.DUPLICATE)
+                    elif claimed.wait <= _EARLY and claimed.has_body and self._is_shared(claimed.event.event_type):
+                        due.append(claimed)
+                started = time.perf_counter()
+                try:
+                    async with asyncio.timeout(_LOCK_WAIT):
+                        await keep_all([claimed.event for claimed in due], connection)
+                except TimeoutError as error:
+                    raise BusyError("another transaction has a row of the timeline") from error
+                spent = time.perf_counter() - started
+                reach(Failpoint.WORKER_AFTER_HANDLERS)
+                seconds = await self._store.mark_all_processed(connection, due) if due else []
+            reach(Failpoint.WORKER_AFTER_COMMIT)
+        for claimed, age in zip(due, seconds, strict=True):
+            results[claimed.event.id] = _DONE
+            self._handle_seconds(claimed.event.event_type).observe(spent / len(due))
+            self._metrics.end_to_end_seconds.observe(age)
+            self._metrics.attempts.observe(claimed.event.attempt)
+        return results
+
+    async def _deliver(self, message: Message, body: Body) -> Result:
+        """Works on one event alone, and counts what came of it."""
+        result = Result(Outcome.INTERRUPTED)
+        try:
+            result = await self._event(message, body)
+        except UnavailableError as error:
+            result = self._interrupted(message, error)
+        finally:
+            self._processed(body.event_type, result.outcome).inc()
+        return result
+
+    def _interrupted(self, message: Message, error: UnavailableError) -> Result:
+        ids = [str(body.event_id) for body in message.bodies]
+        logger.warning("an event was interrupted", event_id=ids[0], events=len(ids), dependency=error.dependency)
+        # Further and further away: what is put off too often, SQS moves to the dead-letter queue, tried or not.
+        return Result(Outcome.INTERRUPTED, retry_delay(message.receive_count, _INTERRUPTED, _LONGEST_INTERRUPTED))
+
+    async def _event(self, message: Message, body: Body) -> Result:
+        busy = Result(Outcome.BUSY, min(_BUSY * message.receive_count, _LONGEST_BUSY))
+        token, [ours] = await self._claims.acquire([body.event_id])
+        if not ours and message.receive_count == 1:
+            return busy
         # A message that came back was not held on to, so its claim may be that of a worker which died: then the row lock alone
         # says whether someone has the event, and nobody waits for the claim's end.
         reach(Failpoint.WORKER_AFTER_CLAIM)
         try:
             if body.dead is not None:
                 await self._revive(body)
-            return await self._attempt(message, body, wait=token is not None)
+            return await self._attempt(message, body, wait=ours)
         except BusyError:
-            return await self._busy(message)
+            return busy
         finally:
-            if token is not None:
-                self._claims.release(body.event_id, token)
-
-    async def _busy(self, message: Message) -> Outcome:
-        await self._hide(message, min(_BUSY * message.receive_count, _LONGEST_BUSY))
-        return Outcome.BUSY
+            if ours:
+                self._claims.release([body.event_id], token)
 
     async def _revive(self, body: Body) -> None:
         # Only an operator's redrive brings a dead-letter copy here: dead_letters.py sees to it.
@@ -157,9 +328,11 @@ class Worker:
         ):
             self._metrics.dead_letters_moved.labels("redriven").inc()
 
-    async def _attempt(self, message: Message, body: Body, *, wait: bool) -> Outcome:
+    async def _attempt(self, message: Message, body: Body, *, wait: bool) -> Result:
+        # Where others share the message, a retry is sent by the sweeper when it is due, in a message of its own.
+        bundled = len(message.bodies) > 1
         try:
-            async with self._database.acquire("work") as connection:
+            async with self._turns, self._database.acquire("work", reset=True) as connection:
                 claimed, result = await self._transact(connection, body, wait=wait)
         except asyncio.CancelledError:
             raise
@@ -170,15 +343,12 @@ class Worker:
         if isinstance(result, BaseException):
             if claimed is None or isinstance(result, UnavailableError):
                 raise result
-            return await shielded(self._failed(message, claimed, result), _BOOKKEEPING)
+            return await shielded(self._failed(claimed, result, bundled=bundled), _BOOKKEEPING)
         if result is Outcome.EARLY and claimed is not None:
-            await self._hide(message, claimed.wait)
-        elif result in (Outcome.PROCESSED, Outcome.DUPLICATE):
-            await self._leases.release(message)
-            self._acks.delete(message)
-        elif result is Outcome.UNKNOWN:
+            return Result(result, None if bundled else claimed.wait)
+        if result is Outcome.UNKNOWN:
             logger.warning("a message names an event that is not in the database", event_id=str(body.event_id))
-        return result
+        return Result(result)
 
     async def _transact(
         self, connection: Connection, body: Body, *, wait: bool
@@ -255,7 +425,7 @@ class Worker:
             await shielded(self._end(handlers, event, connection), _BOOKKEEPING)
             raise
         finally:
-            self._metrics.handle_seconds.labels(label(event.event_type)).observe(time.perf_counter() - started)
+            self._handle_seconds(event.event_type).observe(time.perf_counter() - started)
 
     async def _run(self, event: Event, connection: Connection) -> BaseException | None:
         try:
@@ -276,23 +446,23 @@ class Worker:
         handlers.add_done_callback(self._stuck.discard)
         self._metrics.stuck_handlers.inc()
         logger.error("handlers do not end", event_id=str(event.id), event_type=event.event_type, stuck=len(self._stuck))
-        if len(self._stuck) >= self._limits.max_stuck:
+        if len(self._stuck) >= self._limits.concurrency:
             # They take memory, and the processor, and nothing can end them but the end of the process.
             logger.critical("too many handlers do not end: the daemon stops, to be started anew", stuck=len(self._stuck))
             self._broken.set()
         return False
 
-    async def _failed(self, message: Message, claimed: Claimed, error: BaseException) -> Outcome:
+    async def _failed(self, claimed: Claimed, error: BaseException, *, bundled: bool) -> Result:
         event = claimed.event
         detail = _told(error)
         if isinstance(error, Permanent):
-            return await self._dead(message, claimed, "permanent", error.reason, detail)
+            return await self._dead(claimed, "permanent", error.reason, detail)
         if isinstance(error, TransactionEndedError):
             # Its effects may be committed, so another attempt could double them.
-            return await self._dead(message, claimed, "transaction_ended", str(error), detail)
+            return await self._dead(claimed, "transaction_ended", str(error), detail)
         if event.attempt >= self._limits.max_attempts:
             reason = f"all {event.attempt} attempts are spent; the last one raised {where(error)}"
-            return await self._dead(message, claimed, "attempts_spent", reason, detail)
+            return await self._dead(claimed, "attempts_spent", reason, detail)
         if isinstance(error, Retryable) and error.after is not None:
             delay = asked_delay(error.after)
         else:
@@ -306,14 +476,16 @@ class Worker:
             retry_in=round(delay, 3),
         )
         if await self._store.mark_retrying(
-            claimed, reason=f"{detail} (next try in {delay:.2f} s)", delay=delay, resend_after=self._limits.resend_after
+            claimed,
+            reason=f"{detail} (next try in {delay:.2f} s)",
+            delay=delay,
+            resend_after=0.0 if bundled else self._limits.resend_after,
         ):
             self._metrics.retries.labels(label(event.event_type)).inc()
         reach(Failpoint.WORKER_AFTER_RETRY)
-        await self._hide(message, delay)
-        return Outcome.RETRYING
+        return Result(Outcome.RETRYING, None if bundled else delay)
 
-    async def _dead(self, message: Message, claimed: Claimed, code: str, reason: str, detail: str) -> Outcome:
+    async def _dead(self, claimed: Claimed, code: str, reason: str, detail: str) -> Result:
         event = claimed.event
         logger.error(
             "an event is dead", event_id=str(event.id), event_type=event.event_type, attempt=event.attempt, reason=code
@@ -331,13 +503,17 @@ class Worker:
             self._metrics.dead.labels(code).inc()
             self._metrics.attempts.observe(event.attempt)
             self._dead_letters.copy(Body(event.id, event.account, event.event_type, storable(reason), died))
-        await self._leases.release(message)
-        self._acks.delete(message)
-        return Outcome.DEAD
+        return Result(Outcome.DEAD)
 
     async def _hide(self, message: Message, seconds: float) -> None:
         await self._leases.release(message)
         await self._acks.hide(message, seconds)
+
+
+def _or_raise(result: R | BaseException) -> R:
+    if isinstance(result, BaseException):
+        raise result
+    return result
 
 
 def _is_lost(connection: Connection) -> bool:
@@ -354,7 +530,3 @@ def _told(error: BaseException) -> str:
     except Exception:  # noqa: BLE001  a user's exception class can do anything
         message = "(its message cannot be read)"
     return f"{type(error).__qualname__}: {message}" if message else type(error).__qualname__
-
-
-def _event_id(message: Message) -> str | None:
-    return str(message.body.event_id) if message.body else None

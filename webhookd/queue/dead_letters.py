@@ -19,6 +19,7 @@ from webhookd.failpoints import Failpoint, reach
 from webhookd.lifecycle import Loop, Watch
 from webhookd.logs import logger
 from webhookd.metrics import Metrics
+from webhookd.queue.bundles import split
 from webhookd.queue.sqs import BATCH, Body, Message, Sqs
 from webhookd.store.events import EventStore
 
@@ -69,7 +70,7 @@ class DeadLetters:
             logger.warning("a dead-letter copy is left to the reader", event_id=str(body.event_id))
 
     async def _copy(self, bodies: list[Body]) -> list[BaseException | None]:
-        sent = await self._sqs.send(bodies, self._sqs.dead_letter_queue)
+        sent = await self._sqs.send([[body] for body in bodies], self._sqs.dead_letter_queue)
         reach(Failpoint.DEAD_LETTERS_AFTER_COPY)
         ids = [body.event_id for body, ok in zip(bodies, sent, strict=True) if ok]
         await self._store.mark_dead_letter_sent(ids)
@@ -114,7 +115,7 @@ class DeadLetters:
                 if not messages:
                     whole = True
                     break
-                states = await self._store.states([m.body.event_id for m in messages if m.body is not None])
+                states = await self._store.states([body.event_id for message in messages for body in message.bodies])
                 gone = []
                 for message in messages:
                     if await self._true(message, states, copies, foreign):
@@ -138,10 +139,14 @@ class DeadLetters:
 
     async def _true(self, message: Message, states: dict[UUID, Any], copies: dict[UUID, str], foreign: set[str]) -> bool:
         """Whether `message` belongs in the dead-letter queue; makes PostgreSQL agree where SQS has moved it."""
-        body = message.body
-        if body is None or body.event_id not in states:
+        if len(message.bodies) > 1:
+            await split(message, self._store, self._sqs)
+            self._moved.labels("split").inc()
+            return False
+        if not message.bodies or message.bodies[0].event_id not in states:
             foreign.add(message.id)
             return True  # not ours to judge; it stays for a person to look at
+        [body] = message.bodies
         row = states[body.event_id]
         status = Status(row["status"])
         dead = status is Status.DEAD and not row["discarded"]

@@ -12,7 +12,7 @@ from webhookd.logs import logger
 from webhookd.queue.sqs import BATCH, Message, Sqs
 
 _CANCELLED = 5.0  # seconds that a cancelled worker has to roll back
-_GATHER = 0.02  # seconds that a poll waits for more than one permit
+_GATHER = 0.02  # seconds that a poll waits for more permits where there are few
 
 
 class Poller:
@@ -74,12 +74,16 @@ class Poller:
         await self._permits.acquire()
         permits = 1
         try:
-            # Under load permits come back one by one; waiting a moment for more makes a call worth its price.
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_GATHER):
-                    while permits < self._fill:
-                        await self._permits.acquire()
-                        permits += 1
+            while permits < self._fill and not self._permits.locked():
+                await self._permits.acquire()
+                permits += 1
+            if permits < self._fill / 2:
+                # Under load permits come back one by one; waiting a moment for more makes a call worth its price.
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_GATHER):
+                        while permits < self._fill:
+                            await self._permits.acquire()
+                            permits += 1
             if self._stopping:
                 return False
             for message in await self._keep(await self._sqs.receive(permits)):

@@ -17,6 +17,7 @@ from webhookd.event import Status
 from webhookd.failpoints import Failpoint, reach
 from webhookd.lifecycle import Loop, Watch
 from webhookd.metrics import Metrics
+from webhookd.queue.bundles import BUNDLED, may_be_bundled, pack
 from webhookd.queue.sqs import BATCH, Body, Sqs
 from webhookd.store.events import EventStore, Outgoing
 
@@ -27,6 +28,8 @@ _LEASE = 30.0
 _AGAIN = 1.0  # seconds until what it claimed and could not send is due again
 _SWEEP = 500
 _MAX_PENDING = 20_000
+# Seconds until a send is recorded. Most events end sooner, and then there is nothing to record.
+_LINGER = 0.25
 
 
 class Relay:
@@ -57,21 +60,28 @@ class Relay:
         self._failed = metrics.relayed.labels("failed")
         self._left = metrics.relayed.labels("left")
         self._sender: Batcher[Outgoing, None] = Batcher(
-            "relay", self._send, max_batch=BATCH, max_pending=_MAX_PENDING, workers=8
+            "relay", self._send, max_batch=BUNDLED, max_pending=_MAX_PENDING, workers=4
         )
-        self._recorder: Batcher[UUID, None] = Batcher("sent events", self._record, max_batch=500, max_pending=4 * _MAX_PENDING)
+        self._singles: Batcher[Outgoing, None] = Batcher(
+            "relay of single events", self._send, max_batch=BATCH, max_pending=_MAX_PENDING, workers=8
+        )
+        self._recorder: Batcher[Outgoing, None] = Batcher(
+            "sent events", self._record, max_batch=1000, max_pending=4 * _MAX_PENDING, linger=_LINGER
+        )
         self._sweeper = Loop("outbox sweeper", self.sweep, watch, every=1.0)
 
     async def start(self) -> None:
         """Starts both ways."""
         await self._recorder.start()
         await self._sender.start()
+        await self._singles.start()
         await self._sweeper.start()
 
     async def stop(self) -> None:
         """Sends what the hot path holds, records it, and returns."""
         await self._sweeper.stop()
         await self._sender.stop()
+        await self._singles.stop()
         await self._recorder.stop()
 
     def reserve(self, count: int) -> bool:
@@ -79,7 +89,7 @@ class Relay:
 
         False: the caller commits them as due at once for the sweeper, and does not offer them.
         """
-        if self._sqs.up and self._sender.pending + count <= _MAX_PENDING:
+        if self._sqs.up and self._pending + count <= _MAX_PENDING:
             if self._window is None:
                 return True
             if self._room >= count:
@@ -90,55 +100,65 @@ class Relay:
         self._sweeper.wake()
         return False
 
+    @property
+    def _pending(self) -> int:
+        return self._sender.pending + self._singles.pending
+
+    def _batcher(self, event: Outgoing) -> Batcher[Outgoing, None]:
+        return self._sender if may_be_bundled(event) else self._singles
+
     def offer(self, events: Sequence[Outgoing]) -> None:
         """Takes reserved events that are committed now."""
         try:
             for event in events:
-                self._sender.post(event)
+                self._batcher(event).post(event)
         except OverloadedError:
             # They are committed, so nobody must be told otherwise; the sweeper finds them when they are due.
             self._left_behind = True
 
     async def _send(self, events: list[Outgoing]) -> list[BaseException | None]:
-        bodies = [Body(event.id, event.account, event.event_type) for event in events]
+        messages = pack([Body(event.id, event.account, event.event_type) for event in events])
         reach(Failpoint.RELAY_BEFORE_SEND)
         try:
-            sent = await self._sqs.send(bodies)
+            sent = await self._sqs.send(messages)
         except UnavailableError as error:
             self._failed.inc(len(events))
             # What waits behind would fail one timeout after the other; it is in the outbox, where the sweeper finds it.
             self._sender.drop(error)
+            self._singles.drop(error)
             raise
         reach(Failpoint.RELAY_AFTER_SEND)
-        results: list[BaseException | None] = []
-        for event, ok in zip(events, sent, strict=True):
-            if ok:
-                self._recorder.post(event.id)
-                self._unrecorded += 1
-            results.append(None if ok else UnavailableError("sqs", "an entry of a batch failed"))
-        self._sent.inc(sum(sent))
-        self._failed.inc(len(sent) - sum(sent))
-        return results
+        failed: set[UUID] = set()
+        for bodies, ok in zip(messages, sent, strict=True):
+            if not ok:
+                failed.update(body.event_id for body in bodies)
+        for event in events:
+            if event.id not in failed:
+                self._recorder.post(event)
+        self._unrecorded += len(events) - len(failed)
+        self._sent.inc(len(events) - len(failed))
+        self._failed.inc(len(failed))
+        return [UnavailableError("sqs", "an entry of a batch failed") if event.id in failed else None for event in events]
 
-    async def _record(self, ids: list[UUID]) -> list[BaseException | None]:
+    async def _record(self, events: list[Outgoing]) -> list[BaseException | None]:
         # Where this fails the events stay due, and are sent once more: harmless.
         try:
-            await self._store.mark_sent(ids, resend_after=self._resend_after)
+            await self._store.mark_sent(events, resend_after=self._resend_after)
             reach(Failpoint.RELAY_AFTER_RECORD)
         finally:
-            self._unrecorded -= len(ids)
-        return [None] * len(ids)
+            self._unrecorded -= len(events)
+        return [None] * len(events)
 
     async def sweep(self) -> bool:
         """One round: sends what is due, as far as the window has room; True where there is more."""
         # While SQS is away, a single event is claimed, to find out when it is back: a claimed event waits for its lease.
-        limit = min(_SWEEP, _MAX_PENDING - self._sender.pending) if self._sqs.up else 1
+        limit = min(_SWEEP, _MAX_PENDING - self._pending) if self._sqs.up else 1
         if limit <= 0:
             return False
         fresh = limit
         if self._window is not None:
             in_queue = await self._store.count_in_queue(self._window)
-            self._room = self._window - in_queue - self._sender.pending - self._unrecorded
+            self._room = self._window - in_queue - self._pending - self._unrecorded
             fresh = max(0, min(limit, self._room))
         more = False
         if fresh:
@@ -156,7 +176,7 @@ class Relay:
         return more or len(overdue) == limit
 
     async def _send_all(self, events: Sequence[Outgoing]) -> None:
-        results = await asyncio.gather(*map(self._sender.submit, events), return_exceptions=True)
+        results = await asyncio.gather(*(self._batcher(event).submit(event) for event in events), return_exceptions=True)
         failures = {event.id: result for event, result in zip(events, results, strict=True) if result is not None}
         if failures:
             await self._store.put_back(list(failures), delay=_AGAIN)

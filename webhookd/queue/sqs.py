@@ -17,6 +17,7 @@ from uuid import UUID
 import orjson
 from aiobotocore.config import AioConfig
 from aiobotocore.session import get_session
+from asyncpg.pgproto import pgproto
 from botocore.exceptions import BotoCoreError, ClientError, NoRegionError
 
 from webhookd.errors import SettingsError, UnavailableError
@@ -34,7 +35,7 @@ _CALL_TIMEOUT = 10.0
 
 @dataclass(slots=True, frozen=True)
 class Body:
-    """What a message says: which event, and, for a copy in the dead-letter queue, why and when it died. No customer data."""
+    """What a message says of an event: which one, and, for a dead-letter copy, why and when it died. No customer data."""
 
     event_id: UUID
     account: str
@@ -42,28 +43,39 @@ class Body:
     dead: str | None = None
     died: int | None = None  # microseconds since 1970: tells one death of an event from another
 
-    def dump(self) -> str:
-        """The message's body, JSON."""
-        fields: dict[str, Any] = {"v": 1, "event": str(self.event_id), "account": self.account, "type": self.event_type}
-        if self.dead is not None:
-            fields |= {"dead": self.dead, "died": self.died}
-        return json.dumps(fields)  # ASCII only: SQS refuses some of Unicode's characters
 
-    @classmethod
-    def load(cls, text: str) -> Body | None:
-        """The body that `text` holds, or None where it is not one of ours."""
-        try:
-            fields = orjson.loads(text)
-            died = fields.get("died")
-            return cls(
-                UUID(fields["event"]),
-                str(fields["account"]),
-                str(fields["type"]),
-                fields.get("dead"),
-                None if died is None else int(died),
-            )
-        except (ValueError, TypeError, KeyError, AttributeError):
-            return None
+def dump(bodies: Sequence[Body]) -> str:
+    """A message's text, JSON: version 1 for one event, version 2 for several (a bundle)."""
+    events = [_fields(body) for body in bodies]
+    fields: dict[str, Any] = {"v": 1, **events[0]} if len(events) == 1 else {"v": 2, "events": events}
+    return json.dumps(fields)  # ASCII only: SQS refuses some of Unicode's characters
+
+
+def _fields(body: Body) -> dict[str, Any]:
+    fields: dict[str, Any] = {"event": str(body.event_id), "account": body.account, "type": body.event_type}
+    if body.dead is not None:
+        fields |= {"dead": body.dead, "died": body.died}
+    return fields
+
+
+def load(text: str) -> tuple[Body, ...]:
+    """The events that a message's text names; none where it is not one of ours."""
+    try:
+        fields = orjson.loads(text)
+        return tuple(map(_body, fields["events"] if fields["v"] == 2 else [fields]))
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return ()
+
+
+def _body(fields: dict[str, Any]) -> Body:
+    died = fields.get("died")
+    return Body(
+        pgproto.UUID(fields["event"]),
+        str(fields["account"]),
+        str(fields["type"]),
+        fields.get("dead"),
+        None if died is None else int(died),
+    )
 
 
 @dataclass(slots=True, frozen=True, eq=False)
@@ -72,7 +84,7 @@ class Message:
 
     id: str  # the same at each delivery
     handle: str  # the receipt handle, of this delivery
-    body: Body | None  # None: not one of ours
+    bodies: tuple[Body, ...]  # several for a bundle; none where it is not one of ours
     received: float  # the loop's clock
     receive_count: int
 
@@ -191,13 +203,16 @@ class Sqs:
         self.problem = problem
         self._up.set(up)
 
-    async def send(self, bodies: Sequence[Body], queue: Queue | None = None) -> list[bool]:
-        """Sends at most ten messages; for each, whether SQS took it (an HTTP 200 can hold failed entries)."""
+    async def send(self, messages: Sequence[Sequence[Body]], queue: Queue | None = None) -> list[bool]:
+        """Sends at most ten messages, each with its events; for each message, whether SQS took it.
+
+        An HTTP 200 can hold failed entries.
+        """
         async with self._gateway(queue or self.queue) as url:
-            entries: Any = [{"Id": str(n), "MessageBody": body.dump()} for n, body in enumerate(bodies)]
+            entries: Any = [{"Id": str(n), "MessageBody": dump(bodies)} for n, bodies in enumerate(messages)]
             reply = await self._client_for_calls.send_message_batch(QueueUrl=url, Entries=entries)
         sent = {entry["Id"] for entry in reply.get("Successful", ())}
-        return [str(n) in sent for n in range(len(bodies))]
+        return [str(n) in sent for n in range(len(messages))]
 
     async def receive(self, limit: int) -> list[Message]:
         """Long-polls for at most `limit` (1 to 10) messages of the main queue."""
@@ -231,7 +246,7 @@ class Sqs:
             Message(
                 id=message["MessageId"],
                 handle=message["ReceiptHandle"],
-                body=Body.load(message["Body"]),
+                bodies=load(message["Body"]),
                 received=now,
                 receive_count=int(message.get("Attributes", {}).get("ApproximateReceiveCount", 1)),
             )

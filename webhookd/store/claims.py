@@ -33,8 +33,14 @@ _TIMEOUT = 0.25
 _CONNECTIONS = 4
 _MAX_BATCH = 256
 
+# One command for a batch of events: 1 for each that nobody had.
+_CLAIM = """
+local got = {}
+for i, key in ipairs(KEYS) do got[i] = redis.call('set', key, ARGV[1], 'NX', 'PX', ARGV[2]) and 1 or 0 end
+return got
+"""
 # Deletes a claim only where it is still ours: after its TTL another worker may hold it.
-_RELEASE = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) end return 0"
+_RELEASE = "for _, key in ipairs(KEYS) do if redis.call('get', key) == ARGV[1] then redis.call('del', key) end end"
 
 # One command for a batch of notifications: each key is set where it is not, with the TTL that comes last.
 _MARK = "for i, key in ipairs(KEYS) do redis.call('set', key, ARGV[i], 'NX', 'EX', ARGV[#ARGV]) end"
@@ -134,21 +140,27 @@ class Claims:
         except OverloadedError:
             self._skipped.labels("mark").inc(len(notifications))
 
-    async def acquire(self, event_id: UUID) -> str | None:
-        """Claims an event for one worker: a token, or None where another worker has it.
+    def _claim_keys(self, event_ids: Iterable[UUID]) -> list[str]:
+        prefix = self._key("claim")
+        return [f"{prefix}:{event_id}" for event_id in event_ids]
 
-        Where Redis is away the answer is a token all the same: then the row lock alone decides.
+    async def acquire(self, event_ids: Sequence[UUID]) -> tuple[str, list[bool]]:
+        """Claims events for one worker: a token, and for each event whether it is this token's, or another worker has it.
+
+        Where Redis is away all are: then the row lock alone decides.
         """
         self._claims += 1
         token = f"{self._token}-{self._claims}"
-        reply = await self._ask("claim", "SET", self._key("claim", event_id), token, "NX", "PX", self._claim_ttl_ms, away=True)
-        return token if reply else None
+        keys = self._claim_keys(event_ids)
+        reply = await self._ask("claim", "EVAL", _CLAIM, len(keys), *keys, token, self._claim_ttl_ms)
+        return token, [True] * len(keys) if reply is None else list(map(bool, reply))
 
-    def release(self, event_id: UUID, token: str) -> None:
-        """Gives a claim back, if it is still this token's."""
-        if self._usable:
+    def release(self, event_ids: Sequence[UUID], token: str) -> None:
+        """Gives claims back, those that are still this token's."""
+        if event_ids and self._usable:
+            keys = self._claim_keys(event_ids)
             try:
-                self._commands.post(("EVAL", _RELEASE, 1, self._key("claim", event_id), token))
+                self._commands.post(("EVAL", _RELEASE, len(keys), *keys, token))
             except OverloadedError:
                 self._skipped.labels("release").inc()
 
@@ -156,14 +168,14 @@ class Claims:
     def _usable(self) -> bool:
         return self.up and self._instance() is not None
 
-    async def _ask(self, operation: str, *command: Any, away: Any = None) -> Any:
+    async def _ask(self, operation: str, *command: Any) -> Any:
         if self._usable:
             try:
                 return await self._commands.submit(command)
             except (UnavailableError, OverloadedError):
                 pass
         self._skipped.labels(operation).inc()
-        return away
+        return None
 
     async def _execute(self, commands: list[tuple[Any, ...]]) -> Sequence[Any]:
         if not self.up or self._redis is None:  # fell away while these waited

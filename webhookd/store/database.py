@@ -68,9 +68,9 @@ async def _leave_as_is(_: Any) -> None:
 class Database:
     """Three pools on one database, and the knowledge of whether it answers.
 
-    `short` serves single statements of our own; `work` holds one connection for each worker's transaction, in which
-    users' handlers run, so those are reset when they are released; `upkeep` is one connection, open while it is needed,
-    for retention's statements, some of which take long.
+    `short` serves single statements of our own; `work` holds one connection for each worker's transaction, and a session in
+    which users' handlers ran is reset when it is released; `upkeep` is one connection, open while it is needed, for
+    retention's statements, some of which take long.
     """
 
     def __init__(self, url: str, *, short: int, work: int, handler_timeout: float, metrics: Metrics, watch: Watch) -> None:
@@ -117,7 +117,7 @@ class Database:
                 server_settings={"application_name": f"webhookd {name}", **self._session},
                 # Each session, not only the prober's: settings of a role or database, and a failover, reach new sessions first.
                 init=self._identify,
-                reset=_leave_as_is if name == "short" else None,
+                reset=None if name == "upkeep" else _leave_as_is,
             )
             await self._pools[name]
         with contextlib.suppress(UnavailableError):
@@ -151,13 +151,16 @@ class Database:
         return at + timedelta(seconds=time.monotonic() - then)
 
     @contextlib.asynccontextmanager
-    async def acquire(self, pool: str = "short") -> AsyncIterator[Connection]:
-        """A connection for the block. Raises UnavailableError at once while PostgreSQL is known to be away."""
+    async def acquire(self, pool: str = "short", *, reset: bool = False) -> AsyncIterator[Connection]:
+        """A connection for the block. Raises UnavailableError at once while PostgreSQL is known to be away.
+
+        `reset`: code that is not ours runs on it, so its session is made as new before anyone else gets it: a round trip.
+        """
         if not self.up:
             raise UnavailableError("postgresql", self.problem or "away")
         lent = False
         try:
-            async with self._lend(pool) as connection:
+            async with self._lend(pool, reset=reset) as connection:
                 lent = True
                 yield connection
         except WebhookdError as error:
@@ -172,7 +175,7 @@ class Database:
             raise
 
     @contextlib.asynccontextmanager
-    async def _lend(self, pool: str) -> AsyncIterator[Connection]:
+    async def _lend(self, pool: str, *, reset: bool = False) -> AsyncIterator[Connection]:
         # Not asyncpg's own timeout, which before Python 3.12 takes a task for each statement.
         async with asyncio.timeout(_STATEMENT_TIMEOUT):
             connection = await self._pools[pool].acquire()
@@ -180,10 +183,12 @@ class Database:
             yield connection
         finally:
             # asyncpg shields this: it must end even when the caller is cancelled, or the pool would lose the connection.
-            await self._release(pool, connection)
+            await self._release(pool, connection, reset=reset)
 
-    async def _release(self, pool: str, connection: Connection) -> None:
+    async def _release(self, pool: str, connection: Connection, *, reset: bool) -> None:
         try:
+            if reset and not connection.is_closed():
+                await connection.reset(timeout=2.0)
             await self._pools[pool].release(connection, timeout=2.0)
         except (OSError, TimeoutError, KeyError, asyncpg.PostgresError, asyncpg.InterfaceError):
             with contextlib.suppress(asyncpg.InterfaceError):  # the pool took it back all the same

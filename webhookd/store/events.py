@@ -57,6 +57,8 @@ class Outgoing:
     id: UUID
     account: str
     event_type: str
+    attempts: int = 0
+    alone: bool = False  # in a message of its own
 
 
 @dataclass(slots=True, frozen=True)
@@ -170,14 +172,19 @@ class EventStore:
 
     # -- relay
 
-    async def mark_sent(self, ids: Sequence[UUID], *, resend_after: float) -> None:
+    async def mark_sent(self, events: Sequence[Outgoing], *, resend_after: float) -> None:
         """Records that these events' messages reached SQS."""
-        await self._all(queries.mark_sent, ids=ids, resend_after=resend_after)
+        await self._all(
+            queries.mark_sent,
+            ids=[event.id for event in events],
+            attempts=[event.attempts for event in events],
+            resend_after=resend_after,
+        )
 
     async def claim_unsent(self, statuses: Sequence[Status], *, limit: int, lease: float) -> list[Outgoing]:
         """Events in `statuses` that are due for sending; nobody else gets them for `lease` seconds."""
         rows = await self._all(queries.claim_unsent, statuses=[str(s) for s in statuses], limit=limit, lease=lease)
-        return [Outgoing(row["id"], row["account"], row["event_type"]) for row in rows]
+        return [Outgoing(row["id"], row["account"], row["event_type"], row["attempts"], row["alone"]) for row in rows]
 
     async def put_back(self, ids: Sequence[UUID], *, delay: float) -> None:
         """Makes claimed events, which could not be sent, due again in `delay` seconds."""
@@ -206,20 +213,11 @@ class EventStore:
                 row = await query(connection, id=event_id)
         except (asyncpg.LockNotAvailableError, TimeoutError) as error:
             raise BusyError("another transaction has the event's row") from error
-        if row is None:
-            return None
-        event = Event(
-            id=event_id,
-            account=row["account"],
-            notification_id=row["notification_id"],
-            event_type=row["event_type"],
-            event_date=row["event_date"],
-            received_at=row["received_at"],
-            attempt=row["attempts"] + 1,
-            raw=row["body"] or b"",
-        )
-        away = max(row["wait"] or 0.0, 0.0)
-        return Claimed(event, Status(row["status"]), row["attempts"], away, row["body"] is not None, row["transaction"])
+        return None if row is None else _claimed(row)
+
+    async def claim_all(self, connection: Connection, ids: Sequence[UUID]) -> list[Claimed]:
+        """Locks and reads those of the events that nobody else has locked, in the order of their ids."""
+        return [_claimed(row) async for row in queries.claim_events(connection, ids=ids)]
 
     async def mark_processed(self, connection: Connection, claimed: Claimed) -> float | None:
         """Sets `processed` in the transaction of the event's effects; returns the seconds since its receipt.
@@ -230,6 +228,13 @@ class EventStore:
             connection, id=claimed.event.id, from_status=str(claimed.status), transaction=claimed.transaction
         )
         return None if row is None else float(row["seconds"])
+
+    async def mark_all_processed(self, connection: Connection, claimed: Sequence[Claimed]) -> list[float]:
+        """As mark_processed, for events of `claim_all` in the same transaction; the seconds of each, in any order."""
+        rows = queries.mark_all_processed(
+            connection, ids=[c.event.id for c in claimed], from_statuses=[c.status for c in claimed]
+        )
+        return [row["seconds"] async for row in rows]
 
     # -- work, after the worker's transaction
 
@@ -310,6 +315,21 @@ class EventStore:
     async def audit_trail(self, event_id: UUID) -> list[asyncpg.Record]:
         """Every change of the event's status, oldest first: at, from_status, to_status, actor, attempt, reason."""
         return await self._all(queries.audit_trail, id=event_id)
+
+
+def _claimed(row: asyncpg.Record) -> Claimed:
+    event = Event(
+        id=row["id"],
+        account=row["account"],
+        notification_id=row["notification_id"],
+        event_type=row["event_type"],
+        event_date=row["event_date"],
+        received_at=row["received_at"],
+        attempt=row["attempts"] + 1,
+        raw=row["body"] or b"",
+    )
+    away = max(row["wait"] or 0.0, 0.0)
+    return Claimed(event, Status(row["status"]), row["attempts"], away, row["body"] is not None, row["transaction"])
 
 
 def storable(text: str) -> str:
