@@ -24,7 +24,8 @@ class Batcher(Generic[T, R]):
     `flush` gets at most `max_batch` items and returns one result for each, in order; a result that is an exception is
     raised to that item's waiter alone, and an exception that `flush` raises goes to every waiter of the batch.
     `fill`: while another batch is being flushed, one of fewer items waits for it, since each batch has a price of its own.
-    `linger` (seconds): how long a batch that is not full waits for more, where calls cost more than latency matters.
+    `linger` (seconds): how long a batch that is not full waits for more, where calls cost more than latency matters; with
+    `light`, only one of more items than that, since so many at once are a sign of more to come.
     More than `max_pending` items waiting raise OverloadedError at the call that would add one. `timeout` (seconds): whose
     item has no result by then gets TimeoutError, within another tenth of it; an item that is not being flushed is dropped.
     """
@@ -39,6 +40,7 @@ class Batcher(Generic[T, R]):
         workers: int = 1,
         fill: int = 1,
         linger: float = 0.0,
+        light: int = 0,
         timeout: float | None = None,
     ) -> None:
         self.name = name
@@ -49,6 +51,7 @@ class Batcher(Generic[T, R]):
         self._fill = fill
         self._flushing = 0
         self._linger = linger
+        self._light = light
         self._timeout = timeout
         self._items: deque[tuple[T, asyncio.Future[R] | None]] = deque()
         # One timer for all: one for each item would cost more than the rest of what is done here.
@@ -139,7 +142,7 @@ class Batcher(Generic[T, R]):
                 self._arrived.clear()
                 await self._arrived.wait()
                 continue
-            if self._linger and len(items) < self._max_batch and not self._stopping:
+            if self._linger and self._light < len(items) < self._max_batch and not self._stopping:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(self._linger):
                         await self._stopped.wait()

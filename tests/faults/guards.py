@@ -196,8 +196,8 @@ GUARDS = (
     Guard(
         "a claim of a worker that died delays nothing",
         "webhookd/process/worker.py",
-        "        if token is None and message.receive_count == 1:\n",
-        "        if token is None:\n",
+        "        if not ours and message.receive_count == 1:\n",
+        "        if not ours:\n",
         _WORK + "test_an_event_does_not_wait_for_the_claim_of_a_worker_that_died",
     ),
     Guard(
