@@ -1,7 +1,7 @@
 """A load of signed webhooks from a process of its own: `python -m tests.bench.load URL --connections 64 --seconds 10`.
 
-Each body has ids of its own and is signed, so each is a new event, unless `--duplicates` asks for repetitions. Without
-`--rate` it is a closed loop: each connection sends its next webhook when the last one is answered. With it the loop is open:
+Each body has ids of its own, the present as its date, and is signed, so each is a new event, unless `--duplicates` asks
+for repetitions. Without `--rate` it is a closed loop: each connection sends its next webhook when the last one is answered. With it the loop is open:
 a webhook is due at its time whatever became of the others, and its latency counts from then, so that a receiver that
 stalls cannot hide it. On bare epoll and sockets: an HTTP library would take the processor from what is measured.
 """
@@ -12,13 +12,16 @@ import argparse
 import hashlib
 import hmac
 import json
+import math
 import random
+import re
 import select
 import socket
 import time
 import uuid
 from collections import Counter, deque
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
 from webhookd.dev import traffic
@@ -55,7 +58,9 @@ class Requests:
         sample = traffic.sample(AUTHCAPTURE, 1)
         body = sample.body.decode()
         first, self._last = body.split(f'"{sample.entity_id}"')
-        self._first, self._middle = first.split(sample.notification_id)
+        first, date, self._after_date = re.split(r'("eventDate":"[^"]+")', first)
+        self._first, self._before_date = first.split(sample.notification_id)
+        self._date = date.partition(":")[0]
         self._mac = hmac.new(key.encode(), digestmod=hashlib.sha512)
         self._duplicates = duplicates
         self._sent: deque[bytes] = deque(maxlen=_REMEMBERED)
@@ -76,7 +81,8 @@ class Requests:
     def _make(self) -> bytes:
         self._number += 1
         notification = uuid.UUID(int=self._random.getrandbits(128))
-        body = f'{self._first}{notification}{self._middle}"{self._number}"{self._last}'.encode()
+        date = f'{self._date}:"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%f}1Z"'
+        body = f'{self._first}{notification}{self._before_date}{date}{self._after_date}"{self._number}"{self._last}'.encode()
         mac = self._mac.copy()
         mac.update(body)
         return f"{self._head}{mac.hexdigest()}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
@@ -88,14 +94,17 @@ class Requests:
 
 
 class Load:
-    """Sends for `seconds` over `connections`, at `rate` a second or as fast as answers come."""
+    """Sends for `seconds`, at most `count`, over `connections`, at `rate` a second or as fast as answers come."""
 
-    def __init__(self, url: str, requests: Requests, *, connections: int, seconds: float, rate: float | None) -> None:
+    def __init__(
+        self, url: str, requests: Requests, *, connections: int, seconds: float, rate: float | None, count: float = math.inf
+    ) -> None:
         parts = urlsplit(url)
         self._address = parts.hostname or "", parts.port or 80
         self._requests = requests
         self._seconds = seconds
         self._rate = rate
+        self._count = count
         self._poll = select.epoll()
         self._sockets: dict[int, socket.socket] = {}
         self._waits: dict[int, tuple[float, bytes]] = {}  # connection → when its webhook was due, and its bytes
@@ -121,9 +130,9 @@ class Load:
         started = time.perf_counter()
         end = started + self._seconds
         sent = 0
-        while (now := time.perf_counter()) < end:
+        while (now := time.perf_counter()) < end and sent < self._count:
             if self._rate is None:
-                while self._free:
+                while self._free and sent < self._count:
                     self._send(self._free.popleft(), time.perf_counter())
                     sent += 1
                 timeout = 0.1
@@ -216,12 +225,13 @@ def _main() -> None:
     parser.add_argument("--connections", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--rate", type=float, help="webhooks a second; as fast as answers come without it")
+    parser.add_argument("--count", type=float, default=math.inf, help="webhooks at most")
     parser.add_argument("--duplicates", type=float, default=0.0, help="the part of repetitions, 0 to 1")
     parser.add_argument("--prepare", type=int, default=0, help="webhooks to make and sign before the load begins")
     given = parser.parse_args()
     requests = Requests(given.url, given.key, given.duplicates)
     requests.prepare(given.prepare)
-    load = Load(given.url, requests, connections=given.connections, seconds=given.seconds, rate=given.rate)
+    load = Load(given.url, requests, connections=given.connections, seconds=given.seconds, rate=given.rate, count=given.count)
     print(json.dumps(asdict(load.run())))
 
 

@@ -30,14 +30,14 @@ _ROOT = Path(__file__).parents[2]
 class Target:
     """A process under measurement."""
 
-    def __init__(self, command: list[str], environment: dict[str, str], log: Path) -> None:
+    def __init__(self, command: list[str], environment: dict[str, str], log: Path, *, pinned: bool = True) -> None:
         self.log = log
         with log.open("ab") as out:
             self._process = subprocess.Popen(
                 [sys.executable, *command], env={**os.environ, **environment}, cwd=_ROOT, stdout=out, stderr=out
             )
         self.process = psutil.Process(self._process.pid)
-        self.process.cpu_affinity(CORES[:1])
+        self.process.cpu_affinity(CORES[:1] if pinned else CORES)
 
     def wait(self, answers: Any, seconds: float = 30.0) -> None:
         """Waits until `answers()`; raises RuntimeError with the log's end where the process ends before."""
@@ -59,6 +59,11 @@ class Target:
             self._process.wait(60)
 
     @property
+    def memory(self) -> float:
+        """Resident, in MiB."""
+        return float(self.process.memory_info().rss) / 2**20
+
+    @property
     def processor_seconds(self) -> float:
         """Of this process, so far."""
         times = self.process.cpu_times()
@@ -68,11 +73,11 @@ class Target:
 class Webhookd(Target):
     """`webhookd serve` with `settings` (names without WEBHOOKD_)."""
 
-    def __init__(self, settings: dict[str, str], log: Path) -> None:
+    def __init__(self, settings: dict[str, str], log: Path, *, pinned: bool) -> None:
         public, admin = free_port(0), free_port(0)
         given = {"LISTEN": f"127.0.0.1:{public}", "ADMIN_LISTEN": f"127.0.0.1:{admin}", "SIGNATURE_KEYS": KEY, **settings}
         clean = {f"WEBHOOKD_{name}": value for name, value in given.items()}
-        super().__init__(["-m", "webhookd", "serve"], clean, log)
+        super().__init__(["-m", "webhookd", "serve"], clean, log, pinned=pinned)
         self.url = f"http://127.0.0.1:{public}{PATH}"
         self._admin = f"http://127.0.0.1:{admin}"
 
