@@ -166,17 +166,15 @@ LEFT JOIN event_bodies b ON b.event_id = :id
 WHERE e.id = :id
 FOR UPDATE OF e NOWAIT;
 
--- name: claim_events(ids)
--- As claim_event, for many at once; those whose row another transaction has locked are left out.
+-- name: read_events(ids)
+-- What claim_event reads, of many events and without a lock.
 SELECT
     e.id, e.account, e.notification_id, e.event_type, e.event_date, e.received_at, e.status, e.attempts, b.body,
     CASE WHEN e.received_at <= clock_timestamp() THEN extract(epoch FROM e.retry_at - clock_timestamp())::float8 END AS wait,
-    pg_current_xact_id()::text AS transaction
+    NULL AS transaction
 FROM events e
 LEFT JOIN event_bodies b ON b.event_id = e.id
-WHERE e.id = ANY(:ids::uuid[])
-ORDER BY e.id
-FOR UPDATE OF e SKIP LOCKED;
+WHERE e.id = ANY(:ids::uuid[]);
 
 -- name: mark_processed(id, transaction, from_status)^
 -- Inside the worker's transaction: the event's effects and this status commit together. Returns the seconds since the receipt, or since
@@ -192,14 +190,45 @@ WITH changed AS (
 )
 SELECT extract(epoch FROM finished_at - since)::float8 AS seconds FROM changed;
 
--- name: mark_all_processed(ids, from_statuses)
--- As mark_processed, for the events that claim_events locked in the same transaction. Returns the seconds of each, in any order.
-WITH changed AS (
+-- name: process_events(ids, attempts, tables, accounts, entities, facts)
+-- The whole of a worker's transaction for events that only the timeline is for: their facts and `processed` commit together, in
+-- one statement. All or nothing: where one of the events has ended or was tried since it was read, no row is written, and
+-- none returns; else the seconds of each, as from mark_processed, in any order. Rows are locked in the order of their ids, and those
+-- of the timeline as the caller sorted them, so that two such statements cannot deadlock.
+WITH due AS MATERIALIZED (
+    SELECT e.id, e.status
+    FROM unnest(:ids::uuid[], :attempts::integer[]) AS c (id, attempts)
+    JOIN events e ON e.id = c.id
+    WHERE e.attempts = c.attempts AND e.status IN ('received', 'queued', 'retrying')
+    ORDER BY e.id
+    FOR UPDATE OF e
+), whole AS MATERIALIZED (
+    SELECT FROM due HAVING count(*) = cardinality(:ids::uuid[])
+), kept AS MATERIALIZED (
+    SELECT f.*
+    FROM whole, unnest(:tables::text[], :accounts::text[], :entities::text[], :facts::text[]) AS f (name, account, id, facts)
+), kept_transactions AS (
+    INSERT INTO transactions AS t (account, transaction_id, facts)
+    SELECT account, id, facts::jsonb FROM kept WHERE name = 'transactions'
+    ON CONFLICT (account, transaction_id) DO UPDATE SET facts = webhookd_fold(t.facts, excluded.facts)
+), kept_subscriptions AS (
+    INSERT INTO subscriptions AS s (account, subscription_id, facts)
+    SELECT account, id, facts::jsonb FROM kept WHERE name = 'subscriptions'
+    ON CONFLICT (account, subscription_id) DO UPDATE SET facts = webhookd_fold(s.facts, excluded.facts)
+), kept_customers AS (
+    INSERT INTO customers AS c (account, customer_profile_id, facts)
+    SELECT account, id, facts::jsonb FROM kept WHERE name = 'customers'
+    ON CONFLICT (account, customer_profile_id) DO UPDATE SET facts = webhookd_fold(c.facts, excluded.facts)
+), kept_payment_profiles AS (
+    INSERT INTO payment_profiles AS p (account, payment_profile_id, facts)
+    SELECT account, id, facts::jsonb FROM kept WHERE name = 'payment_profiles'
+    ON CONFLICT (account, payment_profile_id) DO UPDATE SET facts = webhookd_fold(p.facts, excluded.facts)
+), changed AS (
     UPDATE events e
     SET status = 'processed', attempts = e.attempts + 1, finished_at = clock_timestamp(), retry_at = NULL, last_error = NULL
-    FROM unnest(:ids::uuid[], :from_statuses::text[]) AS c (id, from_status)
-    WHERE e.id = c.id
-    RETURNING e.id, c.from_status, e.attempts, e.finished_at, coalesce(e.redriven_at, e.received_at) AS since
+    FROM due, whole
+    WHERE e.id = due.id
+    RETURNING e.id, due.status AS from_status, e.attempts, e.finished_at, coalesce(e.redriven_at, e.received_at) AS since
 ), audit AS (
     INSERT INTO event_audit (event_id, at, from_status, to_status, actor, attempt)
     SELECT id, finished_at, from_status, 'processed', 'worker', attempts FROM changed

@@ -1,24 +1,23 @@
--- name: keep_transactions(accounts, ids, facts)!
--- Folds facts into transactions' rows, each named once. Facts come as text, whatever codec a user's handler set for jsonb.
--- The caller sorts the arrays, so that two transactions with the same rows take their locks in the same order.
+-- name: keep_transaction(account, id, facts)!
+-- Folds one event's facts into a transaction's row. Facts come as text, whatever codec a user's handler set for jsonb.
 INSERT INTO transactions AS t (account, transaction_id, facts)
-SELECT account, id, facts::jsonb FROM unnest(:accounts::text[], :ids::text[], :facts::text[]) AS k (account, id, facts)
+VALUES (:account, :id, :facts::text::jsonb)
 ON CONFLICT (account, transaction_id) DO UPDATE SET facts = webhookd_fold(t.facts, excluded.facts);
 
--- name: keep_subscriptions(accounts, ids, facts)!
--- Folds facts into subscriptions' rows, each named once.
+-- name: keep_subscription(account, id, facts)!
+-- Folds one event's facts into a subscription's row.
 INSERT INTO subscriptions AS s (account, subscription_id, facts)
-SELECT account, id, facts::jsonb FROM unnest(:accounts::text[], :ids::text[], :facts::text[]) AS k (account, id, facts)
+VALUES (:account, :id, :facts::text::jsonb)
 ON CONFLICT (account, subscription_id) DO UPDATE SET facts = webhookd_fold(s.facts, excluded.facts);
 
--- name: keep_customers(accounts, ids, facts)!
--- Folds facts into customers' rows, each named once.
+-- name: keep_customer(account, id, facts)!
+-- Folds one event's facts into a customer's row.
 INSERT INTO customers AS c (account, customer_profile_id, facts)
-SELECT account, id, facts::jsonb FROM unnest(:accounts::text[], :ids::text[], :facts::text[]) AS k (account, id, facts)
+VALUES (:account, :id, :facts::text::jsonb)
 ON CONFLICT (account, customer_profile_id) DO UPDATE SET facts = webhookd_fold(c.facts, excluded.facts);
 
--- name: keep_payment_profiles(accounts, ids, facts)!
--- Folds facts into payment profiles' rows, each named once.
+-- name: keep_payment_profile(account, id, facts)!
+-- Folds one event's facts into a payment profile's row.
 INSERT INTO payment_profiles AS p (account, payment_profile_id, facts)
-SELECT account, id, facts::jsonb FROM unnest(:accounts::text[], :ids::text[], :facts::text[]) AS k (account, id, facts)
+VALUES (:account, :id, :facts::text::jsonb)
 ON CONFLICT (account, payment_profile_id) DO UPDATE SET facts = webhookd_fold(p.facts, excluded.facts);

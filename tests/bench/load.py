@@ -1,9 +1,10 @@
 """A load of signed webhooks from a process of its own: `python -m tests.bench.load URL --connections 64 --seconds 10`.
 
 Each body has ids of its own, the present as its date, and is signed, so each is a new event, unless `--duplicates` asks
-for repetitions. Without `--rate` it is a closed loop: each connection sends its next webhook when the last one is answered. With it the loop is open:
-a webhook is due at its time whatever became of the others, and its latency counts from then, so that a receiver that
-stalls cannot hide it. On bare epoll and sockets: an HTTP library would take the processor from what is measured.
+for repetitions. Without `--rate` it is a closed loop: each connection sends its next webhook when the last one is
+answered. With it the loop is open: a webhook is due at its time whatever became of the others, and its latency counts from
+then, so that a receiver that stalls cannot hide it. On bare epoll and sockets: an HTTP library would take the processor
+from what is measured.
 """
 
 from __future__ import annotations
@@ -58,9 +59,8 @@ class Requests:
         sample = traffic.sample(AUTHCAPTURE, 1)
         body = sample.body.decode()
         first, self._last = body.split(f'"{sample.entity_id}"')
-        first, date, self._after_date = re.split(r'("eventDate":"[^"]+")', first)
-        self._first, self._before_date = first.split(sample.notification_id)
-        self._date = date.partition(":")[0]
+        first, _, self._after_date = re.split(r'(?<="eventDate":)("[^"]+")', first)
+        self._first, self._middle = first.split(sample.notification_id)
         self._mac = hmac.new(key.encode(), digestmod=hashlib.sha512)
         self._duplicates = duplicates
         self._sent: deque[bytes] = deque(maxlen=_REMEMBERED)
@@ -81,8 +81,8 @@ class Requests:
     def _make(self) -> bytes:
         self._number += 1
         notification = uuid.UUID(int=self._random.getrandbits(128))
-        date = f'{self._date}:"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%f}1Z"'
-        body = f'{self._first}{notification}{self._before_date}{date}{self._after_date}"{self._number}"{self._last}'.encode()
+        date = f'"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%f}1Z"'
+        body = f'{self._first}{notification}{self._middle}{date}{self._after_date}"{self._number}"{self._last}'.encode()
         mac = self._mac.copy()
         mac.update(body)
         return f"{self._head}{mac.hexdigest()}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
@@ -137,12 +137,12 @@ class Load:
                     sent += 1
                 timeout = 0.1
             else:
-                due = int((now - started) * self._rate)
+                due = int((now - started) * self._rate) + 1
                 while sent < due and self._free:
                     self._send(self._free.popleft(), started + sent / self._rate)
                     sent += 1
                 self._late += sent < due
-                timeout = max(started + (sent + 1) / self._rate - time.perf_counter(), 0.0) if sent >= due else 0.1
+                timeout = max(started + sent / self._rate - time.perf_counter(), 0.0) if sent >= due else 0.1
             self._read(min(timeout, max(end - now, 0.0)))
         seconds = time.perf_counter() - started
         answered = len(self._latencies)

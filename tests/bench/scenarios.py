@@ -316,7 +316,7 @@ def backlog(bench: Bench, stored: int, queued: int) -> Figures:
 
         def done() -> bool:
             memory.append(daemon.memory)
-            return daemon.metric("processed_total", outcome="processed") >= stored + queued
+            return bool(daemon.metric("processed_total", outcome="processed") >= stored + queued)
 
         until(done, 3600, every=0.5)
         seconds = time.perf_counter() - started

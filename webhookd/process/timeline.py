@@ -6,7 +6,8 @@ Of two registers the greater one stays, so every order of arrival, with any repe
 writes only the facts that it carries; a field that is missing or odd is no fact, and erases none.
 
 The fold itself runs in PostgreSQL (`webhookd_fold`, in the migration that makes the tables): to read a row, fold it
-here and write it back would cost a second round trip, with a lock in between.
+here and write it back would cost a second round trip, with a lock in between. Only events of one transaction are folded here
+before, since a statement can touch a row once.
 """
 
 from __future__ import annotations
@@ -69,33 +70,26 @@ def fold(a: Facts, b: Facts) -> Facts:
 
 async def keep_timeline(event: Event, connection: Any) -> None:
     """The built-in handler: folds `event` into its entity's row. One round trip; none off the timeline."""
-    await keep_all([event], connection)
+    if entry := facts_of(event):
+        keep = _KEEP[entry.table]
+        await keep(connection, account=entry.account, id=entry.id, facts=orjson.dumps(entry.facts).decode())
 
 
-async def keep_all(events: Iterable[Event], connection: Any) -> None:
-    """Folds many events into their entities' rows. One round trip for each table that they are about."""
-    tables: dict[str, dict[tuple[str, str], Facts]] = {}
+def fold_all(events: Iterable[Event]) -> list[tuple[str, str, str, str]]:
+    """What many events say, (table, account, id, facts as JSON) once for each entity, sorted."""
+    rows: dict[tuple[str, str, str], Facts] = {}
     for event in events:
         if entry := facts_of(event):
-            rows = tables.setdefault(entry.table, {})
-            key = entry.account, entry.id
+            key = entry.table, entry.account, entry.id
             rows[key] = fold(rows[key], entry.facts) if key in rows else entry.facts
-    for table, keep in _KEEP.items():
-        if rows := tables.get(table, {}):
-            keys = sorted(rows)
-            await keep(
-                connection,
-                accounts=[account for account, _ in keys],
-                ids=[entity for _, entity in keys],
-                facts=[orjson.dumps(rows[key]).decode() for key in keys],
-            )
+    return [(*key, orjson.dumps(rows[key]).decode()) for key in sorted(rows)]
 
 
 _KEEP: dict[str, Any] = {
-    "transactions": queries.keep_transactions,
-    "subscriptions": queries.keep_subscriptions,
-    "customers": queries.keep_customers,
-    "payment_profiles": queries.keep_payment_profiles,
+    "transactions": queries.keep_transaction,
+    "subscriptions": queries.keep_subscription,
+    "customers": queries.keep_customer,
+    "payment_profiles": queries.keep_payment_profile,
 }
 
 # Transactions: event type → the state when all went well, and the facts that come with it.

@@ -29,7 +29,7 @@ from webhookd.logs import logger, where
 from webhookd.metrics import Metrics
 from webhookd.process.backoff import asked_delay, retry_delay
 from webhookd.process.handlers import Registration, Registry
-from webhookd.process.timeline import keep_all, keep_timeline
+from webhookd.process.timeline import fold_all, keep_timeline
 from webhookd.queue.acks import Acks
 from webhookd.queue.bundles import split
 from webhookd.queue.dead_letters import DeadLetters
@@ -46,7 +46,8 @@ _LONGEST_BUSY = 30.0
 _INTERRUPTED = 2.0  # seconds at first, doubling, until a message comes back that PostgreSQL was not there for
 _LONGEST_INTERRUPTED = 60.0
 _EARLY = 0.5  # seconds: a retry that comes back this little before its time is not sent away again
-_LOCK_WAIT = 5.0  # seconds that events which share a transaction wait for a row of the timeline
+_LOCK_WAIT = 5.0  # seconds that events which share a transaction wait for a row
+_TRIES = 2  # until what another worker did meanwhile is no longer in the way
 _GROUP = 10  # messages whose events share a transaction
 _GROUPS = 3  # such transactions at a time
 _TIMELINE = (Registration("*", keep_timeline),)
@@ -135,7 +136,7 @@ class Worker:
         self._turns = asyncio.Semaphore(limits.concurrency)
         # The timeline's events of many messages: while some of them are worked on, the next ones gather.
         self._groups: Batcher[Sequence[Body], list[Result | None]] = Batcher(
-            "timeline", self._work_together, max_batch=_GROUP, max_pending=100_000, workers=_GROUPS
+            "timeline", self._work_together, max_batch=_GROUP, max_pending=100_000, workers=_GROUPS, fill=_GROUP // 2
         )
         self._stuck: set[asyncio.Task[BaseException | None]] = set()
 
@@ -253,31 +254,35 @@ class Worker:
         return told
 
     async def _transact_together(self, ids: Sequence[UUID]) -> dict[UUID, Result | None]:
-        """Claims, folds and commits; None for an event that has to be worked on alone, and for all when this raises."""
+        """Reads, folds and commits; None for an event that has to be worked on alone, and for all when this raises."""
         results: dict[UUID, Result | None] = dict.fromkeys(ids)
-        if not ids:
-            return results
         async with self._turns, self._database.acquire("work") as connection:
-            async with connection.transaction():
+            for _ in range(_TRIES):
                 due: list[Claimed] = []
-                for claimed in await self._store.claim_all(connection, ids):
+                for claimed in await self._store.read(connection, ids):
                     if claimed.status.finished:
                         results[claimed.event.id] = Result(Outcome.DUPLICATE)
                     elif claimed.wait <= _EARLY and claimed.has_body and self._is_shared(claimed.event.event_type):
                         due.append(claimed)
+                if not due:
+                    return results
                 started = time.perf_counter()
+                facts = fold_all(claimed.event for claimed in due)
+                reach(Failpoint.WORKER_AFTER_HANDLERS)
                 try:
                     async with asyncio.timeout(_LOCK_WAIT):
-                        await keep_all([claimed.event for claimed in due], connection)
+                        seconds = await self._store.process(connection, due, facts)
                 except TimeoutError as error:
-                    raise BusyError("another transaction has a row of the timeline") from error
-                spent = time.perf_counter() - started
-                reach(Failpoint.WORKER_AFTER_HANDLERS)
-                seconds = await self._store.mark_all_processed(connection, due) if due else []
-            reach(Failpoint.WORKER_AFTER_COMMIT)
+                    raise BusyError("another transaction has a row of the events or of the timeline") from error
+                if seconds:
+                    break
+            else:
+                return results  # another worker is at them
+        reach(Failpoint.WORKER_AFTER_COMMIT)
+        spent = (time.perf_counter() - started) / len(due)
         for claimed, age in zip(due, seconds, strict=True):
             results[claimed.event.id] = _DONE
-            self._handle_seconds(claimed.event.event_type).observe(spent / len(due))
+            self._handle_seconds(claimed.event.event_type).observe(spent)
             self._metrics.end_to_end_seconds.observe(age)
             self._metrics.attempts.observe(claimed.event.attempt)
         return results

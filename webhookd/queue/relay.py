@@ -62,7 +62,7 @@ class Relay:
         self._failed = metrics.relayed.labels("failed")
         self._left = metrics.relayed.labels("left")
         self._sender: Batcher[Outgoing, None] = Batcher(
-            "relay", self._send, max_batch=BUNDLED, max_pending=_MAX_PENDING, workers=4, linger=_GATHER, light=BATCH
+            "relay", self._send, max_batch=BUNDLED, max_pending=_MAX_PENDING, workers=4, fill=BATCH, linger=_GATHER, light=BATCH
         )
         self._singles: Batcher[Outgoing, None] = Batcher(
             "relay of single events", self._send, max_batch=BATCH, max_pending=_MAX_PENDING, workers=8

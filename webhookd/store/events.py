@@ -215,9 +215,29 @@ class EventStore:
             raise BusyError("another transaction has the event's row") from error
         return None if row is None else _claimed(row)
 
-    async def claim_all(self, connection: Connection, ids: Sequence[UUID]) -> list[Claimed]:
-        """Locks and reads those of the events that nobody else has locked, in the order of their ids."""
-        return [_claimed(row) async for row in queries.claim_events(connection, ids=ids)]
+    async def read(self, connection: Connection, ids: Sequence[UUID]) -> list[Claimed]:
+        """Those of the events that there are, as `claim` reads them, and locks none."""
+        return [_claimed(row) async for row in queries.read_events(connection, ids=ids)]
+
+    async def process(
+        self, connection: Connection, events: Sequence[Claimed], facts: Sequence[tuple[str, str, str, str]]
+    ) -> list[float]:
+        """Commits events that were read, and what they say, (table, account, id, JSON), in one statement.
+
+        Returns the seconds since the receipt of each, in any order; none, and nothing is written, where one of them has
+        ended or was tried meanwhile.
+        """
+        tables, accounts, entities, texts = zip(*facts, strict=True) if facts else ((), (), (), ())
+        rows = queries.process_events(
+            connection,
+            ids=[e.event.id for e in events],
+            attempts=[e.attempts for e in events],
+            tables=tables,
+            accounts=accounts,
+            entities=entities,
+            facts=texts,
+        )
+        return [row["seconds"] async for row in rows]
 
     async def mark_processed(self, connection: Connection, claimed: Claimed) -> float | None:
         """Sets `processed` in the transaction of the event's effects; returns the seconds since its receipt.
@@ -228,13 +248,6 @@ class EventStore:
             connection, id=claimed.event.id, from_status=str(claimed.status), transaction=claimed.transaction
         )
         return None if row is None else float(row["seconds"])
-
-    async def mark_all_processed(self, connection: Connection, claimed: Sequence[Claimed]) -> list[float]:
-        """As mark_processed, for events of `claim_all` in the same transaction; the seconds of each, in any order."""
-        rows = queries.mark_all_processed(
-            connection, ids=[c.event.id for c in claimed], from_statuses=[c.status for c in claimed]
-        )
-        return [row["seconds"] async for row in rows]
 
     # -- work, after the worker's transaction
 
