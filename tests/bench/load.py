@@ -59,13 +59,14 @@ class Requests:
         sample = traffic.sample(AUTHCAPTURE, 1)
         body = sample.body.decode()
         first, self._last = body.split(f'"{sample.entity_id}"')
-        first, _, self._after_date = re.split(r'(?<="eventDate":)("[^"]+")', first)
-        self._first, self._middle = first.split(sample.notification_id)
+        first, _, after_date = re.split(r'(?<="eventDate":)("[^"]+")', first)
+        self._after_date: str = after_date
+        self._first, self._middle = str(first).split(sample.notification_id)
         self._mac = hmac.new(key.encode(), digestmod=hashlib.sha512)
         self._duplicates = duplicates
         self._sent: deque[bytes] = deque(maxlen=_REMEMBERED)
         self._random = random.Random(time.time_ns())
-        self._number = self._random.randrange(10**15)
+        self._number: int = self._random.randrange(10**15)
         self._ready: list[bytes] = []
 
     def prepare(self, count: int) -> None:
