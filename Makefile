@@ -1,6 +1,6 @@
 # webhookd: `make help` lists the targets.
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-faults test-guards lint lock wheel clean
+.PHONY: help setup run test test-faults test-guards bench lint lock wheel clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -33,6 +33,9 @@ test-faults: setup  ## Break servers, networks and processes under load, and cou
 
 test-guards: setup  ## Take each guard of the promises out of a copy of the code, and see its test fail
 	@$(BIN)/python -m tests.faults.guards $(ARGS)
+
+bench: setup  ## Measure webhookd beside the ceiling and the textbook, on servers that commit to disk (needs npm; takes an hour)
+	@$(BIN)/python -m tests.bench $(ARGS)
 
 lint: setup  ## Check style, types and the direction of imports
 	@$(BIN)/ruff check .

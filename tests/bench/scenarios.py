@@ -156,7 +156,15 @@ def ingest(bench: Bench, connections: int, seconds: float, *, database: str | No
 # -- consume
 
 
-def consume(bench: Bench, count: int, *, database: str | None = None, bundled: bool = True, replicas: int = 1) -> Figures:
+def consume(
+    bench: Bench,
+    count: int,
+    *,
+    database: str | None = None,
+    bundled: bool = True,
+    replicas: int = 1,
+    pinned: bool = True,
+) -> Figures:
     """webhookd, work: from the start of the daemon's work to the last event, out of a queue that its own relay filled.
 
     With `bundled` as heavy load fills it, else one message an event, as light load does.
@@ -164,7 +172,7 @@ def consume(bench: Bench, count: int, *, database: str | None = None, bundled: b
     count = bench.count(count)
     database, queues = database or bench.database("webhookd"), bench.queues()
     _fill(bench, database, queues, count, bundled=bundled)
-    daemons = [bench.webhookd(database, queues, roles="work", pinned=replicas == 1) for _ in range(replicas)]
+    daemons = [bench.webhookd(database, queues, roles="work", pinned=pinned and replicas == 1) for _ in range(replicas)]
     try:
         started = time.perf_counter()
         first = sum(daemon.metric("processed_total", outcome="processed") for daemon in daemons)
@@ -327,8 +335,8 @@ def backlog(bench: Bench, stored: int, queued: int) -> Figures:
         }
 
 
-def two_receivers(bench: Bench, count: int, seconds: float) -> Figures:
-    """`count` daemons, receive and relay, on all cores, with 32 connections each."""
+def side_by_side(bench: Bench, count: int, seconds: float) -> Figures:
+    """`count` daemons, receive and relay, on all cores, with 64 connections between them."""
     database, queues = bench.database("webhookd"), bench.queues()
     daemons = [bench.webhookd(database, queues, roles="receive,relay", pinned=False) for _ in range(count)]
     try:

@@ -33,6 +33,7 @@ class Guard:
 
 
 _RECEIVE = "tests/integration/test_receive.py::"
+_BUNDLES = "tests/integration/test_bundles.py::"
 _WORK = "tests/integration/test_work.py::"
 _DEAD_LETTERS = "tests/integration/test_dead_letter_queue.py::"
 _DELIVERY = "tests/faults/test_delivery.py::"
@@ -192,6 +193,69 @@ GUARDS = (
         "    )\n",
         "",
         _RECEIVE + "test_an_event_through_a_second_webhook_is_linked_to_the_first",
+    ),
+    Guard(
+        "what became processed meanwhile is not processed again with others",
+        "sql/queries/events.sql",
+        "    WHERE e.attempts = c.attempts AND e.status IN ('received', 'queued', 'retrying')\n    ORDER BY e.id\n    FOR",
+        "    ORDER BY e.id\n    FOR",
+        _BUNDLES + "test_an_event_that_ended_meanwhile_undoes_what_it_shares",
+    ),
+    Guard(
+        "effects that events share are all or none",
+        "sql/queries/events.sql",
+        "    SELECT FROM due HAVING count(*) = cardinality(:ids::uuid[])",
+        "    SELECT FROM due HAVING count(*) <= cardinality(:ids::uuid[])",
+        _BUNDLES + "test_an_event_that_ended_meanwhile_undoes_what_it_shares",
+    ),
+    Guard(
+        "an event that has ended is known among others",
+        "webhookd/process/worker.py",
+        "                    if claimed.status.finished:\n                        results",
+        "                    if False:\n                        results",
+        _BUNDLES + "test_a_bundle_delivered_again_has_no_second_effect",
+    ),
+    Guard(
+        "users' handlers do not share transactions",
+        "webhookd/process/worker.py",
+        "        return self._registry.matching(event_type) == _TIMELINE\n",
+        "        return bool(self._registry.matching(event_type))\n",
+        _BUNDLES + "test_users_handlers_have_transactions_of_their_own",
+    ),
+    Guard(
+        "events that fail together are tried alone",
+        "webhookd/process/worker.py",
+        "            results |= dict.fromkeys(mine)\n",
+        "            results |= dict.fromkeys(mine, _DONE)\n",
+        _BUNDLES + "test_an_event_that_postgresql_refuses_fails_alone",
+    ),
+    Guard(
+        "a bundle that came back is split",
+        "webhookd/process/worker.py",
+        "        if message.receive_count > 1:\n            # It was",
+        "        if message.receive_count > 1 and len(bodies) == 1:\n            # It was",
+        _BUNDLES + "test_a_bundle_that_came_back_is_split",
+    ),
+    Guard(
+        "a bundle is deleted after what is left of it was sent",
+        "webhookd/queue/bundles.py",
+        '            raise UnavailableError("sqs", "an entry of a batch failed")\n',
+        "            return\n",
+        _BUNDLES + "test_a_bundle_is_deleted_only_after_what_is_left_of_it_was_sent",
+    ),
+    Guard(
+        "a retry out of a bundle is due when it is due",
+        "sql/queries/events.sql",
+        "    WHERE e.attempts = s.attempts AND e.status",
+        "    WHERE e.status",
+        _BUNDLES + "test_a_handler_that_fails_harms_no_neighbour_in_its_bundle",
+    ),
+    Guard(
+        "a bundle with an event that is not done comes back",
+        "webhookd/process/worker.py",
+        "        if again:\n            await self._hide(message, max(again))\n",
+        "        if len(again) == len(results):\n            await self._hide(message, max(again))\n",
+        _BUNDLES + "test_an_event_that_another_worker_has_is_left_to_it",
     ),
     Guard(
         "a claim of a worker that died delays nothing",
