@@ -25,7 +25,8 @@ class Batcher(Generic[T, R]):
     raised to that item's waiter alone, and an exception that `flush` raises goes to every waiter of the batch.
     `fill`: while another batch is being flushed, one of fewer items waits for it, since each batch has a price of its own.
     `linger` (seconds): how long a batch that is not full waits for more, where calls cost more than latency matters; with
-    `light`, only one of more items than that, since so many at once are a sign of more to come.
+    `heavy`, in proportion to how many items there are beside the first, up to that number, since so many at once are a sign
+    of more to come: a lone item does not wait.
     More than `max_pending` items waiting raise OverloadedError at the call that would add one. `timeout` (seconds): whose
     item has no result by then gets TimeoutError, within another tenth of it; an item that is not being flushed is dropped.
     """
@@ -40,7 +41,7 @@ class Batcher(Generic[T, R]):
         workers: int = 1,
         fill: int = 1,
         linger: float = 0.0,
-        light: int = 0,
+        heavy: int | None = None,
         timeout: float | None = None,
     ) -> None:
         self.name = name
@@ -51,7 +52,7 @@ class Batcher(Generic[T, R]):
         self._fill = fill
         self._flushing = 0
         self._linger = linger
-        self._light = light
+        self._heavy = heavy
         self._timeout = timeout
         self._items: deque[tuple[T, asyncio.Future[R] | None]] = deque()
         # One timer for all: one for each item would cost more than the rest of what is done here.
@@ -142,9 +143,9 @@ class Batcher(Generic[T, R]):
                 self._arrived.clear()
                 await self._arrived.wait()
                 continue
-            if self._linger and self._light < len(items) < self._max_batch and not self._stopping:
+            if (linger := self._lingering(len(items))) and not self._stopping:
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(self._linger):
+                    async with asyncio.timeout(linger):
                         await self._stopped.wait()
             batch: list[tuple[T, asyncio.Future[R] | None]] = []
             while items and len(batch) < self._max_batch:
@@ -159,6 +160,11 @@ class Batcher(Generic[T, R]):
                 finally:
                     self._flushing -= 1
                     self._arrived.set()  # who waited for this batch need not wait any longer
+
+    def _lingering(self, count: int) -> float:
+        if count >= self._max_batch:
+            return 0.0
+        return self._linger * min((count - 1) / self._heavy, 1.0) if self._heavy else self._linger
 
     async def _results(self, items: list[T]) -> Sequence[R | BaseException]:
         results = await self._flush(items)

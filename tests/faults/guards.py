@@ -209,13 +209,6 @@ GUARDS = (
         _BUNDLES + "test_an_event_that_ended_meanwhile_undoes_what_it_shares",
     ),
     Guard(
-        "an event that has ended is known among others",
-        "webhookd/process/worker.py",
-        "                    if claimed.status.finished:\n                        results",
-        "                    if False:\n                        results",
-        _BUNDLES + "test_a_bundle_delivered_again_has_no_second_effect",
-    ),
-    Guard(
         "users' handlers do not share transactions",
         "webhookd/process/worker.py",
         "        return self._registry.matching(event_type) == _TIMELINE\n",
@@ -248,7 +241,7 @@ GUARDS = (
         "sql/queries/events.sql",
         "    WHERE e.attempts = s.attempts AND e.status",
         "    WHERE e.status",
-        _BUNDLES + "test_a_handler_that_fails_harms_no_neighbour_in_its_bundle",
+        _BUNDLES + "test_the_late_record_of_a_send_does_not_put_off_a_retry",
     ),
     Guard(
         "a bundle with an event that is not done comes back",

@@ -309,6 +309,20 @@ async def test_a_bundle_in_the_dead_letter_queue_is_split(start: Start, servers:
     await once(connection)
 
 
+async def test_the_late_record_of_a_send_does_not_put_off_a_retry(start: Start, connection: Connection) -> None:
+    """A send is recorded a moment later; by then the event may have failed, and its retry be due."""
+    receiver, bodies = await received(start, connection, AUTHCAPTURE, CREATED)
+    failed, waiting = (Outgoing(body.event_id, body.account, body.event_type) for body in bodies)
+    await connection.execute(
+        "UPDATE events SET status = 'retrying', attempts = 1, retry_at = now(), send_after = now() WHERE id = $1", failed.id
+    )
+    await receiver.store.mark_sent([failed, waiting], resend_after=600)
+    due = "SELECT send_after <= now() FROM events WHERE id = $1"
+    assert await connection.fetchval(due, failed.id)
+    assert not await connection.fetchval(due, waiting.id)
+    assert await connection.fetchval("SELECT status FROM events WHERE id = $1", waiting.id) == "queued"
+
+
 async def test_light_load_goes_singly_and_heavy_load_in_bundles(start: Start, servers: Servers, connection: Connection) -> None:
     receiver, bodies = await received(start, connection, *[AUTHCAPTURE] * 60)
     relay = await start(roles="relay", relay_window=1, resend_after=600)

@@ -96,6 +96,20 @@ async def test_what_is_pending_is_bounded() -> None:
     assert flush.batches == [[0], [1], [2]]
 
 
+async def test_a_lone_item_does_not_linger_and_many_do() -> None:
+    flush = Flushes()
+    flush.gate.set()
+    batcher: Batcher[int, int] = Batcher("test", flush, max_batch=100, max_pending=100, linger=0.3, heavy=10)
+    await batcher.start()
+    assert await asyncio.wait_for(batcher.submit(1), 0.2) == 10
+    waiting = [batcher.submit(n) for n in range(20)]
+    await asyncio.sleep(0.05)
+    waiting.append(batcher.submit(20))
+    await asyncio.gather(*waiting)
+    assert [len(batch) for batch in flush.batches] == [1, 21], "those that came meanwhile went along"
+    await batcher.stop()
+
+
 async def test_a_stop_flushes_what_is_pending_and_refuses_more() -> None:
     flush = Flushes()
     batcher: Batcher[int, int] = Batcher("test", flush, max_batch=10, max_pending=10, linger=60)

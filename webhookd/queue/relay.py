@@ -28,7 +28,7 @@ _LEASE = 30.0
 _AGAIN = 1.0  # seconds until what it claimed and could not send is due again
 _SWEEP = 500
 _MAX_PENDING = 20_000
-# Seconds that a call waits for more events where there are more than go singly: a call costs the same for ten and for 320.
+# Seconds that a call waits for more events where there are many: it costs the same for one and for 320.
 _GATHER = 0.03
 # Seconds until a send is recorded. Most events end sooner, and then there is nothing to record.
 _LINGER = 0.25
@@ -62,7 +62,7 @@ class Relay:
         self._failed = metrics.relayed.labels("failed")
         self._left = metrics.relayed.labels("left")
         self._sender: Batcher[Outgoing, None] = Batcher(
-            "relay", self._send, max_batch=BUNDLED, max_pending=_MAX_PENDING, workers=4, fill=BATCH, linger=_GATHER, light=BATCH
+            "relay", self._send, max_batch=BUNDLED, max_pending=_MAX_PENDING, workers=4, fill=BATCH, linger=_GATHER, heavy=BATCH
         )
         self._singles: Batcher[Outgoing, None] = Batcher(
             "relay of single events", self._send, max_batch=BATCH, max_pending=_MAX_PENDING, workers=8
