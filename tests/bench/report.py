@@ -145,19 +145,19 @@ def print_tables(about: dict[str, Any], tables: list[Table]) -> None:
         for column in ("", *names):
             shown.add_column(column, justify="right" if column else "left")
         if "ceiling" in table.results:
-            shown.add_column("of the ceiling", justify="right")
+            shown.add_column("% of ceiling", justify="right", no_wrap=True)
         for case, result in table.results.items():
             cells = [_cell(result.figures.get(name, [])) for name in names]
             if "ceiling" in table.results:
-                cells.append(_cell([100 * part for part in table.part_of(case, "ceiling")], " %"))
+                cells.append(_cell([100 * part for part in table.part_of(case, "ceiling")]))
             shown.add_row(case, *cells)
         console.print(shown)
 
 
-def _cell(values: list[float], unit: str = "") -> str:
+def _cell(values: list[float]) -> str:
     if not values:
         return ""
     median = statistics.median(values)
     digits = 0 if median >= 100 else 1
     spread = f" ({min(values):,.{digits}f} to {max(values):,.{digits}f})" if len(values) > 1 else ""
-    return f"{median:,.{digits}f}{unit}{spread}"
+    return f"{median:,.{digits}f}{spread}"
