@@ -106,31 +106,42 @@ SELECT id, 'received', 'queued', 'relay' FROM sent WHERE status = 'received';
 
 -- name: claim_unsent(statuses, limit, lease)
 -- Takes up to `limit` events in `statuses` that are due for sending, for `lease` seconds; safe on any number of replicas.
--- What an operator has put back comes after all others; last comes what was never sent and is due as far away as no event is
+-- What an operator has put back comes after all others; so does what was never sent and is due as far away as no event is
 -- made: its time is of a clock that has been put back since. `alone`: what happened to it before must not happen
--- to others.
+-- to others. Each part is taken in its index's order: without an order, a long outbox is read from the table's start each
+-- time, past all that has been sent.
 WITH fresh AS MATERIALIZED (
-    SELECT id FROM events
-    WHERE status = ANY(:statuses::text[]) AND status IN ('received', 'queued', 'retrying') AND send_after <= now()
-        AND redriven_at IS NULL
+    SELECT due.id
+    FROM unnest(:statuses::text[]) AS s (status), LATERAL (
+        SELECT id FROM events
+        WHERE status = s.status AND status IN ('received', 'queued', 'retrying') AND send_after <= now() AND redriven_at IS NULL
+        ORDER BY send_after
+        LIMIT :limit
+        FOR UPDATE SKIP LOCKED
+    ) AS due
     LIMIT :limit
-    FOR UPDATE SKIP LOCKED
 ), redriven AS MATERIALIZED (
-    SELECT id FROM events
-    WHERE status = ANY(:statuses::text[]) AND status IN ('received', 'queued', 'retrying') AND send_after <= now()
-        AND redriven_at IS NOT NULL
+    SELECT due.id
+    FROM unnest(:statuses::text[]) AS s (status), LATERAL (
+        SELECT id FROM events
+        WHERE status = s.status AND status IN ('received', 'queued', 'retrying') AND redriven_at IS NOT NULL
+            AND (send_after <= now() OR status = 'received' AND send_after > now() + interval '1 minute')
+        ORDER BY send_after
+        LIMIT :limit - (SELECT count(*) FROM fresh)
+        FOR UPDATE SKIP LOCKED
+    ) AS due
     LIMIT :limit - (SELECT count(*) FROM fresh)
-    FOR UPDATE SKIP LOCKED
 ), stranded AS MATERIALIZED (
     SELECT id FROM events
-    WHERE 'received' = ANY(:statuses::text[]) AND status = 'received' AND send_after > now() + interval '1 minute'
+    WHERE 'received' = ANY(:statuses::text[]) AND status = 'received' AND redriven_at IS NULL
+        AND send_after > now() + interval '1 minute'
+    ORDER BY send_after
     LIMIT :limit - (SELECT count(*) FROM fresh) - (SELECT count(*) FROM redriven)
     FOR UPDATE SKIP LOCKED
 )
 UPDATE events e
 SET send_after = now() + make_interval(secs => :lease)
-FROM (SELECT id FROM fresh UNION ALL SELECT id FROM redriven UNION ALL SELECT id FROM stranded) AS due
-WHERE e.id = due.id
+WHERE e.id = ANY(ARRAY(SELECT id FROM fresh UNION ALL SELECT id FROM redriven UNION ALL SELECT id FROM stranded))
 RETURNING
     e.id, e.account, e.event_type, e.attempts, e.sends > 0 OR e.attempts > 0 OR e.redriven_at IS NOT NULL AS alone;
 
@@ -140,8 +151,12 @@ UPDATE events SET send_after = now() + make_interval(secs => :delay)
 WHERE id = ANY(:ids::uuid[]) AND status IN ('received', 'queued', 'retrying');
 
 -- name: count_in_queue(limit)$
--- How many unfinished events have a message in SQS, counted no further than `limit`.
-SELECT count(*) FROM (SELECT FROM events WHERE status IN ('queued', 'retrying') LIMIT :limit) AS counted;
+-- How many unfinished events have a message in SQS, counted no further than `limit` of each kind.
+SELECT
+    (SELECT count(*) FROM (SELECT FROM events WHERE status IN ('queued', 'retrying') AND redriven_at IS NULL LIMIT :limit) AS fresh)
+    + (SELECT count(*) FROM (
+        SELECT FROM events WHERE status IN ('queued', 'retrying') AND redriven_at IS NOT NULL LIMIT :limit
+    ) AS redriven);
 
 -- name: claim_event(id)^
 -- Locks one event for a worker, and reads all that a handler needs. `wait` is how many seconds its retry is still away;
@@ -268,7 +283,8 @@ SELECT (extract(epoch FROM now()) * 1000000)::bigint AS died FROM changed;
 -- name: backlog()^
 -- The size of the outbox, and for how many seconds the oldest unfinished event has been so (NULL when all have ended).
 SELECT
-    (SELECT count(*) FROM events WHERE status = 'received') AS outbox,
+    (SELECT count(*) FROM events WHERE status = 'received' AND redriven_at IS NULL)
+        + (SELECT count(*) FROM events WHERE status = 'received' AND redriven_at IS NOT NULL) AS outbox,
     (SELECT extract(epoch FROM clock_timestamp() - coalesce(redriven_at, received_at))::float8 FROM events
      WHERE status IN ('received', 'queued', 'retrying') ORDER BY coalesce(redriven_at, received_at) LIMIT 1) AS oldest;
 
