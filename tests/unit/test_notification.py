@@ -161,7 +161,7 @@ def test_the_same_content_has_the_same_hash_whatever_its_form_and_ids() -> None:
     }
     expected = parsed().content_hash
     assert expected is not None
-    assert len(expected) == 16
+    assert len(expected) == 21
     assert parse(json.dumps(twin, indent=2).encode(), "default").content_hash == expected
 
 
@@ -176,6 +176,13 @@ def test_another_account_type_date_or_payload_has_another_hash() -> None:
     ]
     assert None not in hashes
     assert len(set(hashes)) == len(hashes)
+
+
+def test_a_later_event_has_a_greater_hash() -> None:
+    dates = ["0001-01-01T00:00:00Z", "2019-01-31T14:38:42.69Z", "2019-01-31T14:38:43.01Z", "9999-12-31T23:59:59Z"]
+    hashes = [parsed(eventDate=date).content_hash or b"" for date in dates]
+    assert hashes == sorted(hashes)
+    assert len({content_hash[:5] for content_hash in hashes}) == len(dates)
 
 
 @pytest.mark.parametrize("between", ["", '","', "\n", " "])

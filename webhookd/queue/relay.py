@@ -8,6 +8,8 @@ ended (SQS lost it). Sending twice is harmless, so everything here errs on that 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections import deque
 from collections.abc import Sequence
 from uuid import UUID
 
@@ -30,8 +32,13 @@ _SWEEP = 500
 _MAX_PENDING = 20_000
 # Seconds that a call waits for more events where there are many: it costs the same for one and for 320.
 _GATHER = 0.03
-# Seconds until a send is recorded. Most events end sooner, and then there is nothing to record.
-_LINGER = 0.25
+_HEAVY = 32  # events: so many at once are a sign of thousands a second
+# Seconds until a send is recorded: well before the hot path's grace is over. Most events end sooner, and then there is
+# nothing to record.
+_DELAY = 5.0
+# The same where a window bounds what is in the queue: what is not recorded takes room in it, ended or not.
+_DELAY_IN_WINDOW = 0.25
+_RECORDED = 1000  # events in one statement
 
 
 class Relay:
@@ -56,20 +63,27 @@ class Relay:
         self._window = window
         self._resend_after = resend_after
         self._room = 0
-        self._unrecorded = 0  # sent, and not yet counted by PostgreSQL as being in the queue
+        self._delay = _DELAY if window is None else _DELAY_IN_WINDOW
+        self._unrecorded: deque[tuple[float, list[Outgoing]]] = deque()  # sent at (the loop's clock), oldest first
+        self._uncounted = 0  # sent, and not yet counted by PostgreSQL as being in the queue
         self._left_behind = True
         self._sent = metrics.relayed.labels("sent")
         self._failed = metrics.relayed.labels("failed")
         self._left = metrics.relayed.labels("left")
         self._sender: Batcher[Outgoing, None] = Batcher(
-            "relay", self._send, max_batch=BUNDLED, max_pending=_MAX_PENDING, workers=4, fill=BATCH, linger=_GATHER, heavy=BATCH
+            "relay",
+            self._send,
+            max_batch=BUNDLED,
+            max_pending=_MAX_PENDING,
+            workers=4,
+            fill=BATCH,
+            linger=_GATHER,
+            heavy=_HEAVY,
         )
         self._singles: Batcher[Outgoing, None] = Batcher(
             "relay of single events", self._send, max_batch=BATCH, max_pending=_MAX_PENDING, workers=8
         )
-        self._recorder: Batcher[Outgoing, None] = Batcher(
-            "sent events", self._record, max_batch=1000, max_pending=4 * _MAX_PENDING, linger=_LINGER
-        )
+        self._recorder = Loop("recorder of sent events", self._record, watch, every=0.1)
         self._sweeper = Loop("outbox sweeper", self.sweep, watch, every=1.0)
 
     async def start(self) -> None:
@@ -85,6 +99,10 @@ class Relay:
         await self._sender.stop()
         await self._singles.stop()
         await self._recorder.stop()
+        self._delay = 0.0
+        with contextlib.suppress(UnavailableError):  # they stay due, and are sent once more: harmless
+            while self._unrecorded:
+                await self._record()
 
     def reserve(self, count: int) -> bool:
         """Whether the hot path will take `count` events that are about to be committed.
@@ -134,22 +152,26 @@ class Relay:
         for bodies, ok in zip(messages, sent, strict=True):
             if not ok:
                 failed.update(body.event_id for body in bodies)
-        for event in events:
-            if event.id not in failed:
-                self._recorder.post(event)
-        self._unrecorded += len(events) - len(failed)
+        self._unrecorded.append((asyncio.get_running_loop().time(), [event for event in events if event.id not in failed]))
+        self._uncounted += len(events) - len(failed)
         self._sent.inc(len(events) - len(failed))
         self._failed.inc(len(failed))
         return [UnavailableError("sqs", "an entry of a batch failed") if event.id in failed else None for event in events]
 
-    async def _record(self, events: list[Outgoing]) -> list[BaseException | None]:
+    async def _record(self) -> bool:
+        """One round: records what was sent a while ago; True where there is more."""
+        due = asyncio.get_running_loop().time() - self._delay
+        events: list[Outgoing] = []
+        while self._unrecorded and self._unrecorded[0][0] <= due and len(events) < _RECORDED:
+            events += self._unrecorded.popleft()[1]
         # Where this fails the events stay due, and are sent once more: harmless.
         try:
-            await self._store.mark_sent(events, resend_after=self._resend_after)
-            reach(Failpoint.RELAY_AFTER_RECORD)
+            if events:
+                await self._store.mark_sent(events, resend_after=self._resend_after)
+                reach(Failpoint.RELAY_AFTER_RECORD)
         finally:
-            self._unrecorded -= len(events)
-        return [None] * len(events)
+            self._uncounted -= len(events)
+        return len(events) >= _RECORDED
 
     async def sweep(self) -> bool:
         """One round: sends what is due, as far as the window has room; True where there is more."""
@@ -160,7 +182,7 @@ class Relay:
         fresh = limit
         if self._window is not None:
             in_queue = await self._store.count_in_queue(self._window)
-            self._room = self._window - in_queue - self._pending - self._unrecorded
+            self._room = self._window - in_queue - self._pending - self._uncounted
             fresh = max(0, min(limit, self._room))
         more = False
         if fresh:
