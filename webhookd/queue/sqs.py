@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID
 
 import orjson
@@ -34,8 +34,7 @@ MAX_VISIBILITY = 43_200  # seconds, from a message's receipt
 _CALL_TIMEOUT = 10.0
 
 
-@dataclass(slots=True, frozen=True)
-class Body:
+class Body(NamedTuple):
     """What a message says of an event: which one, and, for a dead-letter copy, why and when it died. No customer data."""
 
     event_id: UUID
@@ -49,7 +48,8 @@ def dump(bodies: Sequence[Body]) -> str:
     """A message's text, JSON: version 1 for one event, version 2 for several (a bundle)."""
     events = [_fields(body) for body in bodies]
     fields: dict[str, Any] = {"v": 1, **events[0]} if len(events) == 1 else {"v": 2, "events": events}
-    return json.dumps(fields)  # ASCII only: SQS refuses some of Unicode's characters
+    text = orjson.dumps(fields).decode()
+    return text if text.isascii() else json.dumps(fields)  # ASCII only: SQS refuses some of Unicode's characters
 
 
 def _fields(body: Body) -> dict[str, Any]:

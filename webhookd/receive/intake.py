@@ -28,6 +28,10 @@ from webhookd.store.events import Accepted, Arrival, EventStore, Outgoing, Quara
 _MAX_BATCH = 256
 _COMMITS = 2  # group commits under way at a time: one waits for the disk while the next one is sent
 _FILL = 32  # webhooks; while one commit is under way, a second one for fewer would cost more than it saves
+# Under heavy load with few duplicates, to ask Redis costs all more than it saves those few: PostgreSQL finds them as well.
+_HEAVY = 16  # webhooks in a batch
+_FEW = 0.05  # which part of the webhooks
+_LATEST = 0.1  # how much a batch counts for that
 
 
 class Outcome(StrEnum):
@@ -85,6 +89,7 @@ class Intake:
         self._quarantine: Batcher[Quarantined, UUID] = Batcher(
             "quarantine", self._commit_quarantine, max_batch=_MAX_BATCH, max_pending=max_pending, timeout=commit_timeout
         )
+        self._repeated = 0.0  # which part of the latest webhooks were duplicates
         self._stopping = False
 
     async def start(self) -> None:
@@ -154,7 +159,7 @@ class Intake:
 
     async def _commit(self, arrivals: list[Arrival]) -> list[Accepted | BaseException]:
         self._verified(arrivals)
-        known = await self._claims.seen([(arrival.account, arrival.notification.notification_id) for arrival in arrivals])
+        known = await self._seen(arrivals)
         # Redis is believed only where it remembers these very bytes: whatever else it says, PostgreSQL decides.
         results: list[Accepted | BaseException | None] = [
             Accepted(seen.event_id, "redis") if seen is not None and seen.body_hash == arrival.body_hash else None
@@ -162,7 +167,15 @@ class Intake:
         ]
         new = [arrival for arrival, result in zip(arrivals, results, strict=True) if result is None]
         committed = iter(await self._commit_new(new) if new else ())
-        return [next(committed) if result is None else result for result in results]
+        told = [next(committed) if result is None else result for result in results]
+        repeated = sum(isinstance(result, Accepted) and result.layer is not None for result in told) / len(told)
+        self._repeated += (repeated - self._repeated) * _LATEST
+        return told
+
+    async def _seen(self, arrivals: list[Arrival]) -> Sequence[Seen | None]:
+        if len(arrivals) >= _HEAVY and self._repeated < _FEW:
+            return [None] * len(arrivals)
+        return await self._claims.seen([(arrival.account, arrival.notification.notification_id) for arrival in arrivals])
 
     async def _commit_new(self, arrivals: list[Arrival]) -> list[Accepted | BaseException]:
         relay = self._relay

@@ -50,8 +50,7 @@ class Quarantined(NamedTuple):
     body_hash: bytes
 
 
-@dataclass(slots=True, frozen=True)
-class Outgoing:
+class Outgoing(NamedTuple):
     """An event to be sent: all that a message holds."""
 
     id: UUID
