@@ -355,13 +355,13 @@ def backlog(bench: Bench, stored: int, queued: int) -> Figures:
 
 
 def side_by_side(bench: Bench, count: int, seconds: float) -> Figures:
-    """`count` daemons, receive and relay, on all cores, with 64 connections between them."""
+    """`count` daemons, receive and relay, on all cores, with 128 connections between them."""
     database, queues = bench.database("webhookd"), bench.queues()
     daemons = [bench.webhookd(database, queues, roles="receive,relay", pinned=False) for _ in range(count)]
     try:
         with ThreadPoolExecutor(count) as threads:
             each = [
-                threads.submit(load, daemon.url, connections=64 // count, seconds=bench.seconds(seconds)) for daemon in daemons
+                threads.submit(load, daemon.url, connections=128 // count, seconds=bench.seconds(seconds)) for daemon in daemons
             ]
             reports = [one.result() for one in each]
     finally:

@@ -267,8 +267,8 @@ GUARDS = (
     Guard(
         "what an operator put back is sent after fresh events",
         "sql/queries/events.sql",
-        "        AND redriven_at IS NULL\n",
-        "",
+        "AND send_after <= now() AND redriven_at IS NULL\n",
+        "AND send_after <= now()\n",
         _OPERATOR + "test_fresh_events_are_sent_before_redriven_ones",
     ),
     Guard(
