@@ -17,7 +17,9 @@ from webhookd.authorizenet.notification import EVENT_TYPES
 from webhookd.dev import traffic
 from webhookd.dev.servers import Stack
 from webhookd.errors import UnavailableError
-from webhookd.store.database import MIGRATIONS, migrate
+from webhookd.lifecycle import Watch
+from webhookd.metrics import Metrics
+from webhookd.store.database import MIGRATIONS, Database, migrate
 from webhookd.store.queries import queries
 
 
@@ -30,6 +32,45 @@ async def empty_url(stack: Stack) -> Any:
     yield urlsplit(stack.database_url)._replace(path=f"/{name}").geturl()
     await server.execute(f"DROP DATABASE {name} WITH (FORCE)")
     await server.close()
+
+
+@pytest.fixture
+async def database(database_url: str) -> Any:
+    """A Database with a single connection in each pool."""
+    made = Database(database_url, short=1, work=1, handler_timeout=5, metrics=Metrics(), watch=Watch())
+    await made.start()
+    yield made
+    await made.stop()
+
+
+async def test_a_connection_at_hand_goes_from_one_to_the_next(database: Database) -> None:
+    async def statement(number: int) -> tuple[int, int]:
+        async with database.acquire() as connection:
+            return await connection.fetchval("SELECT $1::int", number), await connection.fetchval("SELECT pg_backend_pid()")
+
+    async with asyncio.timeout(20):  # none waits for what another one keeps
+        results = await asyncio.gather(*(statement(number) for number in range(200)))
+    assert [number for number, _ in results] == list(range(200))
+    assert len({pid for _, pid in results}) == 1
+
+
+async def test_a_transaction_left_open_ends_with_the_use_of_its_connection(database: Database) -> None:
+    async with database.acquire() as used:
+        await used.execute("BEGIN")
+    async with database.acquire() as used:
+        assert not used.is_in_transaction()
+
+
+async def test_a_session_that_ended_while_at_hand_is_made_anew(
+    database: Database, connection: asyncpg.Connection[asyncpg.Record]
+) -> None:
+    async with database.acquire() as used:
+        pid = await used.fetchval("SELECT pg_backend_pid()")
+    await connection.execute("SELECT pg_terminate_backend($1)", pid)
+    await asyncio.sleep(0.2)
+    async with database.acquire() as used:
+        assert await used.fetchval("SELECT pg_backend_pid()") != pid
+    assert database.up
 
 
 async def test_every_query_is_valid_on_the_migrated_schema(connection: asyncpg.Connection[asyncpg.Record]) -> None:
