@@ -62,7 +62,10 @@ class Metrics:
         self.queue_depth = gauge(
             "queue_depth", "Messages in SQS, as SQS counts them: visible, in_flight, delayed.", "queue", "state"
         )
-        self.outbox_pending = gauge("outbox_pending", "Committed events that have not been sent to SQS.")
+        self.outbox_pending = gauge(
+            "outbox_pending",
+            "Committed events that are not recorded as sent to SQS (up to 5 s after the send) and have not ended.",
+        )
         self.oldest_unfinished = gauge(
             "oldest_unfinished_seconds", "Age of the oldest event that is neither processed nor dead; 0 when none."
         )

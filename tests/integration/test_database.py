@@ -19,7 +19,7 @@ from webhookd.dev.servers import Stack
 from webhookd.errors import UnavailableError
 from webhookd.lifecycle import Watch
 from webhookd.metrics import Metrics
-from webhookd.store.database import MIGRATIONS, Database, migrate
+from webhookd.store.database import MIGRATIONS, Database, _closed, migrate
 from webhookd.store.queries import queries
 
 
@@ -67,7 +67,7 @@ async def test_a_session_that_ended_while_at_hand_is_made_anew(
     async with database.acquire() as used:
         pid = await used.fetchval("SELECT pg_backend_pid()")
     await connection.execute("SELECT pg_terminate_backend($1)", pid)
-    await asyncio.sleep(0.2)
+    await until(lambda: _closed(used), "its end is known")
     async with database.acquire() as used:
         assert await used.fetchval("SELECT pg_backend_pid()") != pid
     assert database.up

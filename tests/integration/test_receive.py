@@ -420,6 +420,24 @@ async def test_many_at_once_share_commits(daemon: Daemon, http: aiohttp.ClientSe
     assert metric(daemon, "webhookd_commit_batch_size_sum") == 200
 
 
+async def test_redis_is_asked_under_heavy_load_once_there_are_duplicates(daemon: Daemon, http: aiohttp.ClientSession) -> None:
+    """Of 64 at once, most share a batch; PostgreSQL finds the first of their repetitions, and Redis the later ones."""
+    bodies = [sample(AUTHCAPTURE, n).body for n in range(64)]
+    asked: list[tuple[int, bool]] = []
+    real = daemon.claims.seen
+
+    async def seen(notifications: Any) -> Any:
+        known = await real(notifications)
+        asked.append((len(known), any(known)))
+        return known
+
+    daemon.claims.seen = seen  # type: ignore[method-assign]
+    rounds = [[answer["status"] for _, answer, _ in await asyncio.gather(*(post(http, b) for b in bodies))] for _ in range(8)]
+    assert rounds == [["accepted"] * 64, *[["duplicate"] * 64] * 7]
+    assert any(count >= 16 and known for count, known in asked), "a storm is Redis's to answer"
+    assert metric(daemon, "webhookd_duplicates_total", layer="notification_id") > 0, "at first it was not asked"
+
+
 async def test_two_receivers_with_the_same_events_at_once_make_each_one_event(
     start: Start, servers: Servers, connection: Connection
 ) -> None:

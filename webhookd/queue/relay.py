@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Sequence
+from functools import partial
 from uuid import UUID
 
 from webhookd.batcher import Batcher
@@ -63,7 +64,6 @@ class Relay:
         self._window = window
         self._resend_after = resend_after
         self._room = 0
-        self._delay = _DELAY if window is None else _DELAY_IN_WINDOW
         self._unrecorded: deque[tuple[float, list[Outgoing]]] = deque()  # sent at (the loop's clock), oldest first
         self._uncounted = 0  # sent, and not yet counted by PostgreSQL as being in the queue
         self._left_behind = True
@@ -83,7 +83,8 @@ class Relay:
         self._singles: Batcher[Outgoing, None] = Batcher(
             "relay of single events", self._send, max_batch=BATCH, max_pending=_MAX_PENDING, workers=8
         )
-        self._recorder = Loop("recorder of sent events", self._record, watch, every=0.1)
+        delay = _DELAY if window is None else _DELAY_IN_WINDOW
+        self._recorder = Loop("recorder of sent events", partial(self._record, delay), watch, every=0.1)
         self._sweeper = Loop("outbox sweeper", self.sweep, watch, every=1.0)
 
     async def start(self) -> None:
@@ -99,10 +100,9 @@ class Relay:
         await self._sender.stop()
         await self._singles.stop()
         await self._recorder.stop()
-        self._delay = 0.0
         with contextlib.suppress(UnavailableError):  # they stay due, and are sent once more: harmless
             while self._unrecorded:
-                await self._record()
+                await self._record(0.0)
 
     def reserve(self, count: int) -> bool:
         """Whether the hot path will take `count` events that are about to be committed.
@@ -158,9 +158,9 @@ class Relay:
         self._failed.inc(len(failed))
         return [UnavailableError("sqs", "an entry of a batch failed") if event.id in failed else None for event in events]
 
-    async def _record(self) -> bool:
-        """One round: records what was sent a while ago; True where there is more."""
-        due = asyncio.get_running_loop().time() - self._delay
+    async def _record(self, delay: float) -> bool:
+        """One round: records what was sent `delay` seconds ago and before; True where there is more."""
+        due = asyncio.get_running_loop().time() - delay
         events: list[Outgoing] = []
         while self._unrecorded and self._unrecorded[0][0] <= due and len(events) < _RECORDED:
             events += self._unrecorded.popleft()[1]

@@ -138,6 +138,7 @@ class Database:
     async def stop(self) -> None:
         """Stops probing and closes the pools; connections that do not close within 5 s are cut."""
         await self._prober.stop()
+        self._generation += 1  # what is lent is not kept any more
         await self._give_back()
         pools, self._pools = self._pools, {}
         for pool in pools.values():
