@@ -33,6 +33,7 @@ from webhookd.queue.relay import Relay
 from webhookd.queue.sqs import Sqs
 from webhookd.receive.admission import Admission
 from webhookd.receive.app import PublicApp
+from webhookd.receive.direct import Direct
 from webhookd.receive.intake import Intake
 from webhookd.receive.listener import Listener, raise_file_limit
 from webhookd.settings import Role, Settings
@@ -199,8 +200,16 @@ class Daemon:
             retry_after=settings.retry_after,
             metrics=self.metrics,
         )
+        direct = Direct(
+            public,
+            intake,
+            max_body_bytes=settings.max_body_bytes,
+            retry_after=settings.retry_after,
+            metrics=self.metrics,
+        )
         listener = Listener(
             public.handle,
+            direct.take,
             admission,
             limit=raise_file_limit(settings.max_connections, settings.concurrency),
             head_timeout=settings.head_timeout,

@@ -391,7 +391,16 @@ def test_connections_that_have_come_together_are_taken_within_a_few_turns_of_the
     async def turns() -> int:
         metrics = Metrics()
         admission = Admission(max_pending=1, metrics=metrics)
-        listener = Listener(nothing, admission, limit=1000, head_timeout=10, retry_after=5, shutdown_timeout=1, metrics=metrics)
+        listener = Listener(
+            nothing,
+            lambda *_: False,
+            admission,
+            limit=1000,
+            head_timeout=10,
+            retry_after=5,
+            shutdown_timeout=1,
+            metrics=metrics,
+        )
         await listener.start("127.0.0.1", 0)
         with contextlib.ExitStack() as clients:
             for _ in range(500):

@@ -49,7 +49,7 @@ class Admission:
         self._gauge = metrics.shedding
         self._open_gauge = metrics.open_requests
         # In order of arrival. Not a dict: the first key of one that loses its first keys all the time is slow to find.
-        self._waiting: OrderedDict[_Wait, float] = OrderedDict()
+        self._waiting: OrderedDict[object, float] = OrderedDict()
         self._answered = 0
         self._history: deque[tuple[float, int]] = deque([(0.0, 0)], maxlen=round(1 / _TICK))
         self.coming = 0  # requests that were read, and whose handler has not begun
@@ -77,17 +77,21 @@ class Admission:
         """Whether a further request would be refused."""
         return self.late or len(self._waiting) + self.coming >= self._limit
 
-    def waits(self) -> _Wait:
-        """An authentic webhook waits for its answer in the block. Raises OverloadedError where too many do."""
+    def check(self) -> None:
+        """Raises OverloadedError where too many authentic webhooks wait for their answer."""
         if len(self._waiting) >= self._limit:
             raise OverloadedError("too many webhooks wait for their commit")
+
+    def waits(self) -> _Wait:
+        """An authentic webhook waits for its answer in the block. Raises OverloadedError where too many do."""
+        self.check()
         return _Wait(self)
 
-    def enter(self, webhook: _Wait) -> None:
+    def enter(self, webhook: object) -> None:
         """It waits from now on."""
         self._waiting[webhook] = (self._loop or asyncio.get_running_loop()).time()
 
-    def leave(self, webhook: _Wait) -> None:
+    def leave(self, webhook: object) -> None:
         """It has its answer."""
         del self._waiting[webhook]
         self._answered += 1

@@ -6,43 +6,20 @@ import asyncio
 import time
 from collections.abc import Iterable
 
-from aiohttp import HttpVersion11, web
-from aiohttp.abc import AbstractStreamWriter
-from aiohttp.helpers import rfc822_formatted_time
+from aiohttp import web
 
 from webhookd.errors import OverloadedError, SignatureError, UnavailableError
 from webhookd.failpoints import Failpoint, armed, reach
 from webhookd.metrics import Metrics
 from webhookd.receive.bodies import SMALL, Bodies, Held
 from webhookd.receive.connections import Connection
-from webhookd.receive.intake import Intake, Outcome
+from webhookd.receive.intake import Intake, Outcome, Receipt
 from webhookd.receive.problem import SERVER, problem
+from webhookd.receive.refusal import refusal
 
 DEFAULT_ACCOUNT = "default"
 PATH = "/webhooks/authorize-net"
-_HEAD = f"HTTP/1.1 200 OK\r\nContent-Type: application/json; charset=utf-8\r\nServer: {SERVER}\r\n"
-_JSON = {"Content-Type": "application/json; charset=utf-8", "Server": SERVER}
-
-
-class Answer(web.StreamResponse):
-    """A 200 with a JSON body on an HTTP/1.1 connection that stays open, written in one piece.
-
-    aiohttp's own way to build and write one takes a tenth of all that a webhook costs.
-    """
-
-    def __init__(self, text: str) -> None:  # without the base's state: there is nothing to be changed any more
-        self._text = text
-
-    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
-        """Writes head and body."""
-        self._keep_alive = True
-        head = f"{_HEAD}Date: {rfc822_formatted_time()}\r\nContent-Length: {len(self._text)}\r\n\r\n{self._text}"
-        if request.transport is not None:
-            request.transport.write(head.encode())
-        return None
-
-    async def write_eof(self, data: bytes = b"") -> None:
-        """Nothing is left to be written."""
+JSON = {"Content-Type": "application/json; charset=utf-8", "Server": SERVER}
 
 
 class PublicApp:
@@ -64,9 +41,9 @@ class PublicApp:
         metrics: Metrics,
     ) -> None:
         self._intake = intake
-        self._paths = {f"{PATH}/{account}": account for account in accounts}
-        if DEFAULT_ACCOUNT in self._paths.values():
-            self._paths[PATH] = DEFAULT_ACCOUNT
+        self.paths = {f"{PATH}/{account}": account for account in accounts}
+        if DEFAULT_ACCOUNT in self.paths.values():
+            self.paths[PATH] = DEFAULT_ACCOUNT
         self._max_body_bytes = max_body_bytes
         self._bodies = Bodies(max_body_memory)
         self._body_timeout = body_timeout
@@ -95,12 +72,12 @@ class PublicApp:
 
     async def _route(self, request: web.BaseRequest) -> web.StreamResponse:
         # As it was sent, for the look-up; whatever is not found so is looked at again with care.
-        account = self._paths.get(request.raw_path)
+        account = self.paths.get(request.raw_path)
         if account is None:
             path = request.path
             if path == "/livez":
                 return await live(request) if request.method in ("GET", "HEAD") else _method_not_allowed(request, "GET,HEAD")
-            account = self._paths.get(path)
+            account = self.paths.get(path)
             if account is None and path != PATH and not (path.startswith(f"{PATH}/") and "/" not in path[len(PATH) + 1 :]):
                 return problem(404, "Not Found", close=not request.content.is_eof())
         if request.method != "POST":
@@ -110,12 +87,17 @@ class PublicApp:
         return await self._webhook(request, account or "")
 
     def _refuse(
-        self, request: web.BaseRequest, account: str | None, status: int, detail: str, outcome: str, *, retry: bool = False
+        self, request: web.BaseRequest, account: str | None, status: int, detail: str, outcome: str, retry: bool = False
     ) -> web.Response:
         self._received.labels(account or "unknown", outcome).inc()
         # Where the body has come entirely, the connection can serve on: a new one would cost more than the refusal.
         unread = not request.content.is_eof()
         return problem(status, detail, retry_after=self._retry_after if retry else None, close=unread)
+
+    def _refuse_for(self, request: web.BaseRequest, account: str, error: Exception) -> web.Response:
+        if (of := refusal(error)) is None:
+            raise error
+        return self._refuse(request, account, *of)
 
     def _refusal(self, request: web.BaseRequest, account: str | None) -> web.Response | None:
         """The answer to a request that its head alone refuses; where there is none, what `Expect` asks for is written."""
@@ -134,11 +116,8 @@ class PublicApp:
             return self._refuse(request, account, 503, "too many large bodies at once", "overload", retry=True)
         try:
             self._intake.check()
-        except UnavailableError as error:
-            outcome = f"{error.dependency}_away"
-            return self._refuse(request, account, 503, "not able to store webhooks just now", outcome, retry=True)
-        except OverloadedError:
-            return self._refuse(request, account, 503, "too many webhooks at once", "overload", retry=True)
+        except (UnavailableError, OverloadedError) as error:
+            return self._refuse_for(request, account, error)
         # The provider sends `Expect: 100-continue`: what is refused by its head alone is refused before its body comes.
         if expected is not None and request.transport is not None:
             request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -167,21 +146,17 @@ class PublicApp:
     async def _take(self, request: web.BaseRequest, account: str, body: bytes, started: float) -> web.StreamResponse:
         try:
             receipt = await self._intake.take(account, body, request.headers.get("X-ANET-Signature"))
-        except SignatureError as error:
-            return self._refuse(request, account, 401, "the signature does not verify", f"signature_{error.outcome}")
-        except UnavailableError as error:
-            outcome = f"{error.dependency}_away"
-            return self._refuse(request, account, 503, "could not store the webhook in time", outcome, retry=True)
-        except OverloadedError:
-            return self._refuse(request, account, 503, "too many webhooks at once", "overload", retry=True)
+        except (SignatureError, UnavailableError, OverloadedError, TimeoutError) as error:
+            return self._refuse_for(request, account, error)
+        return web.Response(body=self.acknowledge(account, receipt, started).encode(), headers=JSON)
+
+    def acknowledge(self, account: str, receipt: Receipt, started: float) -> str:
+        """The text of a 200, which the caller writes before it lets the loop turn; counted, with the time since `started`."""
         self._taken[account, receipt.outcome].inc()
         self._ack_seconds.observe(time.perf_counter() - started)
-        if armed(Failpoint.RECEIVE_AFTER_ANSWER):  # this task writes the answer before it lets the loop turn
+        if armed(Failpoint.RECEIVE_AFTER_ANSWER):
             asyncio.get_running_loop().call_soon(reach, Failpoint.RECEIVE_AFTER_ANSWER)
-        text = f'{{"status":"{receipt.outcome}","id":"{receipt.id}"}}'
-        if request.keep_alive and request.version == HttpVersion11:
-            return Answer(text)
-        return web.Response(body=text.encode(), headers=_JSON)
+        return f'{{"status":"{receipt.outcome}","id":"{receipt.id}"}}'
 
     async def _read(self, request: web.BaseRequest, held: Held) -> bytes | None:
         """The raw body, or None where it is larger than the limit (a chunked one tells its length by coming).
@@ -201,7 +176,7 @@ class PublicApp:
 
 async def live(_: web.BaseRequest) -> web.Response:
     """Liveness: the loop turns."""
-    return web.Response(body=b'{"status":"alive"}', headers=_JSON)
+    return web.Response(body=b'{"status":"alive"}', headers=JSON)
 
 
 def _method_not_allowed(request: web.BaseRequest, allowed: str) -> web.Response:

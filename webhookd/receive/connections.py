@@ -1,8 +1,8 @@
 """Connections of the public listener: how many, how long they may say nothing, and who goes first when there are too many.
 
 aiohttp has no bound on connections, none on a first request's head but its keep-alive timeout, and none on a client that reads
-no answer. So each connection is first met by a small protocol of ours, which asks for aiohttp's when the first byte is there:
-an idle connection costs a kilobyte, and what is refused for overload costs no parsing.
+no answer. So each connection is first met by a small protocol of ours, which asks for aiohttp's when something comes that is
+not a plain webhook: an idle connection costs a kilobyte, and what is refused for overload costs no parsing.
 """
 
 from __future__ import annotations
@@ -13,11 +13,14 @@ import socket
 from collections import OrderedDict
 from collections.abc import Callable
 from http import HTTPStatus
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from webhookd.metrics import Metrics
 from webhookd.receive.admission import Admission
 from webhookd.receive.refusal import HEAD_END, is_one_request, raw
+
+if TYPE_CHECKING:
+    from aiohttp.http import HttpRequestParser
 
 _LIVENESS = b"GET /livez "
 _MAX_HEAD = 65_536  # bytes; aiohttp bounds each line and their number, which together is far more
@@ -31,7 +34,8 @@ _TOO_SLOW = raw(HTTPStatus.REQUEST_TIMEOUT, "the head took too long")
 class Connections:
     """All connections of a listener. Called, it makes the protocol of a new one.
 
-    `http` makes aiohttp's protocol. `head_timeout` (seconds) bounds the coming of a first head, and of answers' being read.
+    `http` makes aiohttp's protocol; `direct` answers a plain webhook without it, and says whether it was one. `head_timeout`
+    (seconds) bounds the coming of a first head, and of answers' being read; `keepalive_timeout` the time between two requests.
     Beyond `limit` connections, the one goes that has been silent longest without having sent a request, then the one that
     has been idle longest between two; where all are at work, the newest.
     """
@@ -39,17 +43,21 @@ class Connections:
     def __init__(
         self,
         http: Callable[[], asyncio.Protocol],
+        direct: Callable[[Connection, bytes], bool],
         admission: Admission,
         *,
         limit: int,
         head_timeout: float,
+        keepalive_timeout: float,
         retry_after: int,
         metrics: Metrics,
     ) -> None:
         self.http = http
+        self.direct = direct
         self.admission = admission
         self._limit = limit
         self._head_timeout = head_timeout
+        self._keepalive_timeout = keepalive_timeout
         refusal = HTTPStatus.SERVICE_UNAVAILABLE, "too many webhooks at once", retry_after
         self.overloaded, self.overloaded_open = raw(*refusal), raw(*refusal, close=False)
         self._gauge = metrics.connections
@@ -63,6 +71,9 @@ class Connections:
         self.silent: OrderedDict[Connection, float] = OrderedDict()  # no head so far
         self.idle: OrderedDict[Connection, float] = OrderedDict()  # between two requests
         self.unread: OrderedDict[Connection, float] = OrderedDict()  # the client does not read what is written
+        self.answering: set[Connection] = set()  # `direct` has taken what came on them
+        self.stopping = False
+        self._quiet = asyncio.Event()
         self.loop = asyncio.get_running_loop()  # to ask for it at each request costs a system call
         self._timer: asyncio.TimerHandle | None = None
 
@@ -92,13 +103,24 @@ class Connections:
         """Starts to look for what has timed out."""
         self._timer = self.loop.call_later(min(self._head_timeout / 4, 1.0), self._sweep, self.loop)
 
-    def stop(self) -> None:
-        """Closes what is idle, and lets what is at work end."""
+    async def stop(self, timeout: float) -> None:
+        """Closes what is idle, and returns when what `direct` has taken is answered, or after `timeout` seconds."""
+        self.stopping = True
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         for connection in [*self.silent, *self.idle]:
             connection.close()
+        if self.answering:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout):
+                    await self._quiet.wait()
+
+    def answered(self, connection: Connection) -> None:
+        """What `direct` has taken is answered, or nobody waits for its answer any more."""
+        self.answering.discard(connection)
+        if self.stopping and not self.answering:
+            self._quiet.set()
 
     def opened(self, connection: Connection) -> None:
         """Makes room for a new connection, or refuses it."""
@@ -124,6 +146,7 @@ class Connections:
         self._gauge.set(len(self._all))
         for of in (self.silent, self.idle, self.unread):
             of.pop(connection, None)
+        self.answered(connection)
 
     def close(self, connection: Connection, reason: str, answer: bytes = b"") -> None:
         """Closes a connection for `reason`, with an answer or without one."""
@@ -136,6 +159,10 @@ class Connections:
             if now - since < self._head_timeout:
                 break
             self.close(connection, "head_timeout", _TOO_SLOW if connection.begun else b"")
+        for connection, since in list(self.idle.items()):
+            if now - since < self._keepalive_timeout:
+                break
+            connection.close()
         for connection, since in list(self.unread.items()):
             if now - since < self._head_timeout:
                 break
@@ -145,9 +172,9 @@ class Connections:
 
 
 class Connection(asyncio.Protocol):
-    """One connection: watches for heads and passes everything on to aiohttp's protocol."""
+    """One connection: watches for heads, and passes everything on from the first request that is not a plain webhook."""
 
-    __slots__ = ("_coming", "_evicted", "_head", "_http", "_of", "_open", "_tail", "_transport")
+    __slots__ = ("_behind", "_coming", "_evicted", "_head", "_http", "_of", "_open", "_tail", "_transport", "parser")
 
     def __init__(self, of: Connections) -> None:
         self._of = of
@@ -158,6 +185,8 @@ class Connection(asyncio.Protocol):
         self._open = False  # a request's head is complete, and its answer has not begun
         self._head = 0  # bytes of an incomplete head
         self._tail = b""  # its last bytes
+        self._behind = b""  # what came while a webhook before it is answered
+        self.parser: HttpRequestParser | None = None
 
     @property
     def begun(self) -> bool:
@@ -181,9 +210,16 @@ class Connection(asyncio.Protocol):
         """Passes on what belongs to a request that is taken."""
         if self._transport is None or self._transport.is_closing():
             return
+        if self in self._of.answering:
+            self._behind += data
+            self._transport.pause_reading()
+            return
         if not self._open and not self._admitted(data):
             return
         if self._http is None:
+            if self._open and self._of.direct(self, data):
+                return
+            self.parser = None
             self._http = self._of.http()
             self._http.connection_made(self._transport)
         self._http.data_received(data)
@@ -226,6 +262,28 @@ class Connection(asyncio.Protocol):
         """A request's handler begins."""
         self._come()
         self._begin()  # a pipelined one has not done so
+
+    def taken(self) -> None:
+        """A webhook has come that will be answered by `reply`."""
+        self._come()
+        self._of.answering.add(self)
+
+    def reply(self, answer: bytes, *, last: bool = False) -> None:
+        """Answers the webhook that was taken, and closes then if it was the `last` one."""
+        of = self._of
+        of.answered(self)
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        if last or of.stopping:
+            self.close(answer)
+            return
+        transport.write(answer)
+        self.answered()
+        if self._behind:
+            behind, self._behind = self._behind, b""
+            transport.resume_reading()
+            self.data_received(behind)
 
     def _come(self) -> None:
         if self._coming:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import time
 from collections.abc import Mapping, Sequence
@@ -26,8 +27,8 @@ from webhookd.store.database import Database
 from webhookd.store.events import Accepted, Arrival, EventStore, Outgoing, Quarantined
 
 _MAX_BATCH = 256
-_COMMITS = 2  # group commits under way at a time: one waits for the disk while the next one is sent
-_FILL = 32  # webhooks; while one commit is under way, a second one for fewer would cost more than it saves
+_COMMITS = 3  # group commits under way at a time: while PostgreSQL has some in hand, the next one is made ready
+_FILL = 21  # webhooks; while one commit is under way, another one for fewer would cost more than it saves
 # Under heavy load with few duplicates, to ask Redis costs all more than it saves those few: PostgreSQL finds them as well.
 _HEAVY = 16  # webhooks in a batch
 _FEW = 0.05  # which part of the webhooks
@@ -126,21 +127,31 @@ class Intake:
     async def take(self, account: str, body: bytes, signature: str | None) -> Receipt:
         """Takes one body of a known account.
 
-        Raises SignatureError where it is not authentic, UnavailableError or OverloadedError where it could not be made
-        durable in time: then it may be committed or not, and the provider's retry settles it.
+        Raises SignatureError where it is not authentic, UnavailableError, OverloadedError or TimeoutError where it could not
+        be made durable in time: then it may be committed or not, and the provider's retry settles it.
+        """
+        try:
+            return self.receipt(account, await self.begin(account, body, signature))
+        except UnusableError as error:
+            return await self.set_aside(account, body, signature, error)
+
+    def begin(self, account: str, body: bytes, signature: str | None) -> asyncio.Future[Accepted]:
+        """Verifies a body of a known account and hands it to the group commit; `receipt` reads the future's result.
+
+        The first half of `take`, for a caller without a task. Raises, as the future does, what `take` raises, and
+        UnusableError, which asks for `set_aside`.
         """
         key = self._verifiers[account].verify(body, signature)
-        event_id = pgproto.UUID(uuid_utils.uuid7().bytes)  # a UUID in C, made and hashed in a tenth of the time
-        with self._admission.waits():
-            body_hash = hashlib.blake2b(body, digest_size=16).digest()
-            try:
-                notification = parse(body, account)
-                check_age(notification.event_date, self._database.now(), self._max_event_age, self._max_clock_skew)
-                accepted = await self._commits.submit(Arrival(event_id, account, notification, key, body, body_hash))
-            except UnusableError as error:
-                return await self._set_aside(Quarantined(event_id, account, error.reason, error.detail, key, body, body_hash))
-            except TimeoutError as error:
-                raise _late() from error
+        self._admission.check()
+        notification = parse(body, account)
+        check_age(notification.event_date, self._database.now(), self._max_event_age, self._max_clock_skew)
+        waiting = self._commits.submit(Arrival(_new_id(), account, notification, key, body, _body_hash(body)))
+        self._admission.enter(waiting)
+        waiting.add_done_callback(self._admission.leave)
+        return waiting
+
+    def receipt(self, account: str, accepted: Accepted) -> Receipt:
+        """What an accepted body is answered with; counts duplicates."""
         if accepted.layer is None:
             return Receipt(Outcome.ACCEPTED, accepted.id)
         self._duplicates[accepted.layer].inc()
@@ -149,12 +160,13 @@ class Intake:
             logger.warning("a known notification id came with another body", account=account, event_id=str(accepted.id))
         return Receipt(Outcome.DUPLICATE, accepted.id)
 
-    async def _set_aside(self, body: Quarantined) -> Receipt:
-        try:
-            quarantine_id = await self._quarantine.submit(body)
-        except TimeoutError as error:
-            raise _late() from error
-        logger.warning("quarantined", account=body.account, reason=body.reason, quarantine=str(quarantine_id))
+    async def set_aside(self, account: str, body: bytes, signature: str | None, why: UnusableError) -> Receipt:
+        """Keeps an authentic body in quarantine. Raises what `take` raises."""
+        key = self._verifiers[account].verify(body, signature)
+        with self._admission.waits():
+            quarantined = Quarantined(_new_id(), account, why.reason, why.detail, key, body, _body_hash(body))
+            quarantine_id = await self._quarantine.submit(quarantined)
+        logger.warning("quarantined", account=account, reason=why.reason, quarantine=str(quarantine_id))
         return Receipt(Outcome.QUARANTINED, quarantine_id)
 
     async def _commit(self, arrivals: list[Arrival]) -> list[Accepted | BaseException]:
@@ -218,5 +230,9 @@ class Intake:
         return kept
 
 
-def _late() -> UnavailableError:
-    return UnavailableError("postgresql", "the commit took longer than WEBHOOKD_COMMIT_TIMEOUT")
+def _new_id() -> UUID:
+    return pgproto.UUID(uuid_utils.uuid7().bytes)  # a UUID in C, made and hashed in a tenth of the time
+
+
+def _body_hash(body: bytes) -> bytes:
+    return hashlib.blake2b(body, digest_size=16).digest()

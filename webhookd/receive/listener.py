@@ -15,7 +15,7 @@ from aiohttp.http import HttpProcessingError
 from webhookd.logs import logger, where
 from webhookd.metrics import Metrics
 from webhookd.receive.admission import Admission
-from webhookd.receive.connections import Connections
+from webhookd.receive.connections import Connection, Connections
 
 _BACKLOG = 2048  # connections that the system keeps while the loop is late
 _ACCEPTS = 128  # connections taken at a turn of the loop
@@ -26,11 +26,12 @@ _SPARE_FILES = 256  # for everything but this listener's connections and the wor
 
 
 class Listener:
-    """Answers requests by `handle` on an address, at most `limit` connections at once."""
+    """Answers requests on an address, plain webhooks by `direct`, all others by `handle`; `limit` connections at most."""
 
     def __init__(
         self,
         handle: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
+        direct: Callable[[Connection, bytes], bool],
         admission: Admission,
         *,
         limit: int,
@@ -40,6 +41,7 @@ class Listener:
         metrics: Metrics,
     ) -> None:
         self._handle = handle
+        self._direct = direct
         self._shutdown_timeout = shutdown_timeout
         self._runner: web.ServerRunner | None = None
         self._admission = admission
@@ -65,9 +67,11 @@ class Listener:
         await runner.setup()
         connections = Connections(
             server,
+            self._direct,
             self._admission,
             limit=self._limit,
             head_timeout=self._head_timeout,
+            keepalive_timeout=_KEEPALIVE,
             retry_after=self._retry_after,
             metrics=self._metrics,
         )
@@ -145,7 +149,7 @@ class Listener:
         if self._accepting:
             await asyncio.wait(self._accepting)
         if self._connections is not None:
-            self._connections.stop()
+            await self._connections.stop(self._shutdown_timeout)
         if self._runner is not None:
             await self._runner.cleanup()
 

@@ -1,11 +1,14 @@
-"""Refusals without an HTTP library, where parsing would cost as much as the work that is refused."""
+"""Refusals: what an error is answered with, and answers without an HTTP library, which would cost more than the refusal."""
 
 from __future__ import annotations
 
 import re
 from http import HTTPStatus
+from typing import NamedTuple
 
 import orjson
+
+from webhookd.errors import OverloadedError, SignatureError, UnavailableError
 
 HEAD_END = b"\r\n\r\n"
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,9})[ \t]*(?:\r\n|\Z)")
@@ -32,6 +35,30 @@ def is_one_request(data: bytes) -> bool:
         and (length := _LENGTH.search(head)) is not None
         and int(length[1]) == len(body)
     )
+
+
+class Refusal(NamedTuple):
+    """The answer to a webhook that is refused, and the outcome that is counted."""
+
+    status: HTTPStatus
+    detail: str
+    outcome: str
+    retry: bool = False  # with Retry-After
+
+
+def refusal(error: Exception) -> Refusal | None:
+    """What an error of the intake is answered with; None for one that is a mistake of ours."""
+    match error:
+        case SignatureError():
+            return Refusal(HTTPStatus.UNAUTHORIZED, "the signature does not verify", f"signature_{error.outcome}")
+        case UnavailableError():
+            outcome = f"{error.dependency}_away"
+            return Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "not able to store webhooks just now", outcome, retry=True)
+        case TimeoutError():  # of the commit
+            return Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "could not store the webhook in time", "postgresql_away", retry=True)
+        case OverloadedError():
+            return Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "too many webhooks at once", "overload", retry=True)
+    return None
 
 
 def raw(status: HTTPStatus, detail: str, retry_after: int | None = None, *, close: bool = True) -> bytes:
