@@ -51,6 +51,7 @@ class Batcher(Generic[T, R]):
         self._workers = workers
         self._fill = fill
         self._flushing = 0
+        self._gathering = False  # one worker waits for more items; another beside it would only part them
         self._linger = linger
         self._heavy = heavy
         self._timeout = timeout
@@ -103,7 +104,8 @@ class Batcher(Generic[T, R]):
         if self.full:
             raise OverloadedError(f"{self.name}: {len(self._items)} items are pending")
         self._items.append((item, future))
-        self._arrived.set()
+        if self._due:
+            self._arrived.set()
 
     def drop(self, error: BaseException) -> None:
         """Gives up what is pending: those who wait for an item get `error`."""
@@ -139,14 +141,19 @@ class Batcher(Generic[T, R]):
                 self._arrived.clear()
                 await self._arrived.wait()
                 continue
-            if self._flushing and len(items) < self._fill:
+            if not self._due:
                 self._arrived.clear()
                 await self._arrived.wait()
                 continue
             if (linger := self._lingering(len(items))) and not self._stopping:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(linger):
-                        await self._stopped.wait()
+                self._gathering = True
+                try:
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(linger):
+                            await self._stopped.wait()
+                finally:
+                    self._gathering = False
+                    self._arrived.set()  # who waited for the end of this may take what is left
             batch: list[tuple[T, asyncio.Future[R] | None]] = []
             while items and len(batch) < self._max_batch:
                 item, future = items.popleft()
@@ -160,6 +167,11 @@ class Batcher(Generic[T, R]):
                 finally:
                     self._flushing -= 1
                     self._arrived.set()  # who waited for this batch need not wait any longer
+
+    @property
+    def _due(self) -> bool:
+        """Whether what is pending may become a batch now, rather than at the end of what another worker is at."""
+        return not self._gathering and (not self._flushing or len(self._items) >= self._fill)
 
     def _lingering(self, count: int) -> float:
         if count >= self._max_batch:

@@ -1,13 +1,16 @@
 -- name: insert_events(ids, accounts, notification_ids, event_types, event_dates, entity_names, entity_ids, invoice_numbers, merchant_references, key_fingerprints, content_hashes, body_hashes, bodies, send_after)
--- Commits new notifications: one row in events, one body, one audit row each, in one statement. Returns the ids that are
+-- Commits new notifications: one row in events, one body, one audit row each, in one statement. A column of texts comes as one
+-- text, its parts separated by U+001F; an empty part is NULL where NULL may be. Returns the ids that are
 -- new; an id that is missing is a duplicate, by notification id or by content. The caller sorts the arrays, so that
 -- two batches with the same events take their locks in the same order.
 WITH incoming AS MATERIALIZED (
     SELECT i.*
     FROM unnest(
-        :ids::uuid[], :accounts::text[], :notification_ids::text[], :event_types::text[], :event_dates::timestamptz[],
-        :entity_names::text[], :entity_ids::text[], :invoice_numbers::text[], :merchant_references::text[],
-        :key_fingerprints::text[], :content_hashes::bytea[], :body_hashes::bytea[], :bodies::bytea[]
+        :ids::uuid[], string_to_array(:accounts, chr(31)), string_to_array(:notification_ids, chr(31)),
+        string_to_array(:event_types, chr(31)), :event_dates::timestamptz[], string_to_array(:entity_names, chr(31), ''),
+        string_to_array(:entity_ids, chr(31), ''), string_to_array(:invoice_numbers, chr(31), ''),
+        string_to_array(:merchant_references, chr(31), ''), string_to_array(:key_fingerprints, chr(31)),
+        :content_hashes::bytea[], :body_hashes::bytea[], :bodies::bytea[]
     ) AS i (
         id, account, notification_id, event_type, event_date,
         entity_name, entity_id, invoice_number, merchant_reference,

@@ -54,7 +54,6 @@ class Notification(NamedTuple):
     notification_id: str  # lower case
     event_type: str
     event_date: datetime | None  # UTC
-    webhook_id: str | None
     entity_name: str | None
     entity_id: str | None
     invoice_number: str | None
@@ -85,7 +84,6 @@ def parse(body: bytes, account: str) -> Notification:
         notification_id=notification_id,
         event_type=event_type,
         event_date=event_date,
-        webhook_id=_text(envelope.get("webhookId")),
         entity_name=_text(payload.get("entityName")),
         entity_id=_text(payload.get("id")),
         invoice_number=_text(payload.get("invoiceNumber")),
@@ -99,17 +97,20 @@ def _required(envelope: dict[str, Any], name: str, reason: str) -> str:
     if not isinstance(value, str) or not value.strip():
         raise UnusableError(reason, f"{name} is missing, empty or not text")
     value = value.strip()
-    if len(value) > _LONGEST or "\x00" in value:
-        raise UnusableError("unstorable", f"{name} is longer than {_LONGEST} characters, or holds U+0000")
+    if not _storable(value):
+        raise UnusableError("unstorable", f"{name} is longer than {_LONGEST} characters, or holds U+0000 or U+001F")
     return value
 
 
 def _text(value: object) -> str | None:
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
-    if not isinstance(value, str) or not value or len(value) > _LONGEST or "\x00" in value:
-        return None
-    return value
+    return value if isinstance(value, str) and value and _storable(value) else None
+
+
+def _storable(text: str) -> bool:
+    # PostgreSQL has no U+0000, and U+001F separates texts on their way there.
+    return len(text) <= _LONGEST and "\x00" not in text and "\x1f" not in text
 
 
 def _date(value: object) -> datetime | None:
@@ -118,6 +119,8 @@ def _date(value: object) -> datetime | None:
         return None
     try:
         date = datetime.fromisoformat(value.strip())
+        if date.tzinfo is UTC:
+            return date
         return date.replace(tzinfo=UTC) if date.tzinfo is None else date.astimezone(UTC)
     except (ValueError, OverflowError):
         return None

@@ -17,6 +17,18 @@ from webhookd.store.database import Connection, Database, gateway
 from webhookd.store.queries import queries
 
 _LOCK_WAIT = 2.0  # seconds
+_SEPARATOR = "\x1f"  # U+001F, which no text in a column has
+
+
+def _joined(texts: Sequence[str | None]) -> str:
+    """A column of texts, where None is the same as an empty one, as one text: asyncpg writes an array ten times as slowly.
+
+    Raises ValueError where one of them holds the separator: then the others would go to the wrong rows.
+    """
+    joined = _SEPARATOR.join([text or "" for text in texts])
+    if joined.count(_SEPARATOR) != len(texts) - 1:
+        raise ValueError("a text holds U+001F")
+    return joined
 
 
 class Arrival(NamedTuple):
@@ -116,23 +128,29 @@ class EventStore:
             arrivals, key=lambda a: (a.notification.content_hash or b"", a.account, a.notification.notification_id)
         )
         for _ in range(3):
+            # Columns out of rows in C: thirteen comprehensions take as long as to send them.
+            ids, accounts, notifications, key_fingerprints, bodies, body_hashes = zip(*waiting, strict=True)
+            said = zip(*notifications, strict=True)
+            notification_ids, event_types, event_dates, entity_names, entity_ids, invoices, references, contents = said
             rows = await self._all(
                 queries.insert_events,
-                ids=[a.id for a in waiting],
-                accounts=[a.account for a in waiting],
-                notification_ids=[a.notification.notification_id for a in waiting],
-                event_types=[a.notification.event_type for a in waiting],
-                event_dates=[a.notification.event_date for a in waiting],
-                entity_names=[a.notification.entity_name for a in waiting],
-                entity_ids=[a.notification.entity_id for a in waiting],
-                invoice_numbers=[a.notification.invoice_number for a in waiting],
-                merchant_references=[a.notification.merchant_reference for a in waiting],
-                key_fingerprints=[a.key_fingerprint for a in waiting],
-                content_hashes=[a.notification.content_hash for a in waiting],
-                body_hashes=[a.body_hash for a in waiting],
-                bodies=[a.body for a in waiting],
+                ids=ids,
+                accounts=_joined(accounts),
+                notification_ids=_joined(notification_ids),
+                event_types=_joined(event_types),
+                event_dates=event_dates,
+                entity_names=_joined(entity_names),
+                entity_ids=_joined(entity_ids),
+                invoice_numbers=_joined(invoices),
+                merchant_references=_joined(references),
+                key_fingerprints=_joined(key_fingerprints),
+                content_hashes=contents,
+                body_hashes=body_hashes,
+                bodies=bodies,
                 send_after=send_after,
             )
+            if len(rows) == len(arrivals):  # all are new, as nearly always
+                return [Accepted(a.id) for a in arrivals]
             for row in rows:
                 results[row["id"]] = Accepted(row["id"])
             waiting = [a for a in waiting if a.id not in results]
