@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
@@ -25,8 +26,9 @@ class Batcher(Generic[T, R]):
     raised to that item's waiter alone, and an exception that `flush` raises goes to every waiter of the batch.
     `fill`: while another batch is being flushed, one of fewer items waits for it, since each batch has a price of its own.
     `linger` (seconds): how long a batch that is not full waits for more, where calls cost more than latency matters; with
-    `heavy`, in proportion to how many items there are beside the first, up to that number, since so many at once are a sign
-    of more to come: a lone item does not wait.
+    `heavy`, as the square root of how many items there are beside the first, in full from that number: so many at once are a
+    sign of more to come, but already with a few, calls follow so closely that they cost more than they save. A lone item
+    does not wait.
     More than `max_pending` items waiting raise OverloadedError at the call that would add one. `timeout` (seconds): whose
     item has no result by then gets TimeoutError, within another tenth of it; an item that is not being flushed is dropped.
     """
@@ -176,7 +178,7 @@ class Batcher(Generic[T, R]):
     def _lingering(self, count: int) -> float:
         if count >= self._max_batch:
             return 0.0
-        return self._linger * min((count - 1) / self._heavy, 1.0) if self._heavy else self._linger
+        return self._linger * math.sqrt(min((count - 1) / self._heavy, 1.0)) if self._heavy else self._linger
 
     async def _results(self, items: list[T]) -> Sequence[R | BaseException]:
         results = await self._flush(items)

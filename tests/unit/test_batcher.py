@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Literal
 
 import pytest
 
@@ -107,6 +108,33 @@ async def test_a_lone_item_does_not_linger_and_many_do() -> None:
     waiting.append(batcher.submit(20))
     await asyncio.gather(*waiting)
     assert [len(batch) for batch in flush.batches] == [1, 21], "those that came meanwhile went along"
+    await batcher.stop()
+
+
+async def test_while_one_worker_gathers_no_other_parts_what_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    flush = Flushes()
+    flush.gate.set()
+    batcher: Batcher[int, int] = Batcher("test", flush, max_batch=100, max_pending=100, workers=3, linger=60, heavy=2)
+    end, gathering = asyncio.Event(), 0
+
+    class Stopped(asyncio.Event):
+        async def wait(self) -> Literal[True]:
+            nonlocal gathering
+            gathering += 1
+            return await end.wait()
+
+    monkeypatch.setattr(batcher, "_stopped", Stopped())
+    await batcher.start()
+    waiting = []
+    for n in range(9):
+        waiting.append(batcher.submit(n))
+        if n % 3 == 2:
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+    assert gathering == 1
+    end.set()
+    await asyncio.gather(*waiting)
+    assert flush.batches == [list(range(9))]
     await batcher.stop()
 
 

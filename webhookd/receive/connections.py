@@ -117,7 +117,7 @@ class Connections:
                     await self._quiet.wait()
 
     def answered(self, connection: Connection) -> None:
-        """What `direct` has taken is answered, or nobody waits for its answer any more."""
+        """What `direct` has taken has its answer, whether or not its client is there still."""
         self.answering.discard(connection)
         if self.stopping and not self.answering:
             self._quiet.set()
@@ -146,7 +146,6 @@ class Connections:
         self._gauge.set(len(self._all))
         for of in (self.silent, self.idle, self.unread):
             of.pop(connection, None)
-        self.answered(connection)
 
     def close(self, connection: Connection, reason: str, answer: bytes = b"") -> None:
         """Closes a connection for `reason`, with an answer or without one."""
