@@ -99,33 +99,47 @@ async def _postgresql(url: str) -> dict[str, str]:
 
 
 def save(folder: Path, about: dict[str, Any], tables: list[Table], *, quick: bool) -> None:
-    """Writes `bench.json` and `bench.svg` (those of a quick run, which measures nothing, as `quick.json` and `quick.svg`)."""
+    """Writes `bench.json` and `bench.svg` (those of a quick run, which measures nothing, as `quick.json` and `quick.svg`).
+
+    What was measured before of other scenarios stays, where machine and settings are the same; `commits` tells of which code
+    each one was.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     name = "quick" if quick else "bench"
-    scenarios = {
+    path = folder / f"{name}.json"
+    before = json.loads(path.read_text()) if path.exists() else {}
+    if any(before.get(part) != about[part] for part in ("machine", "postgresql")):
+        before = {}
+    measured = {
         table.title: {
             case: {figure: {"median": statistics.median(values), "rounds": values} for figure, values in result.figures.items()}
             for case, result in table.results.items()
         }
         for table in tables
     }
-    (folder / f"{name}.json").write_text(json.dumps({**about, "scenarios": scenarios}, indent=1) + "\n")
-    _chart(folder / f"{name}.svg", tables)
+    scenarios = {**before.get("scenarios", {}), **measured}
+    commits = {**before.get("commits", {}), **dict.fromkeys(measured, about["versions"]["commit"])}
+    path.write_text(json.dumps({**about, "commits": commits, "scenarios": scenarios}, indent=1) + "\n")
+    _chart(folder / f"{name}.svg", scenarios)
 
 
-def _chart(path: Path, tables: list[Table]) -> None:
+def _chart(path: Path, scenarios: dict[str, Any]) -> None:
     """Throughput of every case that has one, webhookd beside the baselines."""
     plt.rcParams["svg.hashsalt"] = "webhookd"
-    shown = [(table, name) for table in tables for name in table.results if "per_second" in table.results[name].figures]
+    shown = [
+        (title, name, figures["per_second"]["rounds"])
+        for title, cases in scenarios.items()
+        for name, figures in cases.items()
+        if "per_second" in figures
+    ]
     figure, axes = plt.subplots(figsize=(9, 0.6 + 0.28 * len(shown)), layout="constrained")
-    for row, (table, name) in enumerate(shown):
-        values = table.results[name].figures["per_second"]
+    for row, (_, name, values) in enumerate(shown):
         median = statistics.median(values)
         colour = {"ceiling": "#b8b8b8", "textbook": "#d9a441"}.get(name, "#2a6f97")
         spread = [[median - min(values)], [max(values) - median]]
         axes.barh(row, median, xerr=spread, color=colour, error_kw={"ecolor": "#444444", "elinewidth": 1})
         axes.text(max(values), row, f"  {median:,.0f}", va="center", fontsize=8)
-    axes.set_yticks(range(len(shown)), [f"{table.title}: {name}" for table, name in shown], fontsize=8)
+    axes.set_yticks(range(len(shown)), [f"{title}: {name}" for title, name, _ in shown], fontsize=8)
     axes.invert_yaxis()
     axes.set_xlabel("events a second: median, least and most of the rounds")
     axes.margins(x=0.12)

@@ -196,8 +196,8 @@ def _fill(bench: Bench, database: str, queues: tuple[str, str], count: int, *, b
     with running(bench.webhookd(database, queues, roles="receive,relay")) as daemon:
         left = count
         while left > 0:
-            # With few connections no more than ten events are there at a time, so each has a message of its own.
-            report = load(daemon.url, connections=64 if bundled else 8, seconds=600, count=left)
+            # With two connections no more than ten events are there at a time, so each has a message of its own.
+            report = load(daemon.url, connections=64 if bundled else 2, seconds=600, count=left)
             left -= report.outcomes.get("accepted", 0)
         until(lambda: daemon.metric("relayed_total", outcome="sent") >= count, 120)
 

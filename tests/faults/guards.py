@@ -213,14 +213,14 @@ GUARDS = (
     ),
     Guard(
         "users' handlers do not share transactions",
-        "webhookd/process/worker.py",
+        "webhookd/process/shared.py",
         "        return self._registry.matching(event_type) == _TIMELINE\n",
         "        return bool(self._registry.matching(event_type))\n",
         _BUNDLES + "test_users_handlers_have_transactions_of_their_own",
     ),
     Guard(
         "events that fail together are tried alone",
-        "webhookd/process/worker.py",
+        "webhookd/process/shared.py",
         "            results |= dict.fromkeys(mine)\n",
         "            results |= dict.fromkeys(mine, _DONE)\n",
         _BUNDLES + "test_an_event_that_postgresql_refuses_fails_alone",
@@ -357,6 +357,20 @@ GUARDS = (
         "        if self.held + more > self._limit:",
         "        if False:",
         _CONNECTIONS + "test_large_bodies_share_a_budget_and_do_not_keep_out_notifications",
+    ),
+    Guard(
+        "what is answered without aiohttp's server is one whole request",
+        "webhookd/receive/direct.py",
+        '            or headers.get("Content-Length") != str(size)  # so nothing has come after it, and the parser is at a beginning\n',
+        "",
+        "tests/integration/test_direct.py::test_what_is_not_beyond_doubt_one_plain_webhook_is_left_to_aiohttp",
+    ),
+    Guard(
+        "a stop waits for what is answered without aiohttp's server",
+        "webhookd/receive/connections.py",
+        "                    await self._quiet.wait()\n",
+        "                    pass\n",
+        "tests/integration/test_direct.py::test_a_stop_answers_what_waits_for_its_commit_and_closes",
     ),
 )
 

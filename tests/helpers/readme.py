@@ -1,13 +1,13 @@
-"""The README's settings table, made from the settings: `python -m tests.helpers.readme` writes it anew."""
+"""The README's settings and figures, from the code and the last bench: `python -m tests.helpers.readme` writes them."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from tests.bench.summary import last_run
 from webhookd.settings import describe
 
 README = Path(__file__).parent.parent.parent / "README.md"
-_BEGIN, _END = "<!-- settings -->\n", "<!-- /settings -->"
 
 
 def settings_table() -> str:
@@ -19,11 +19,15 @@ def settings_table() -> str:
     return "\n".join(rows) + "\n"
 
 
-def written_table() -> str:
-    """The table that stands in the README."""
-    return README.read_text().partition(_BEGIN)[2].partition(_END)[0]
+MADE = {"settings": settings_table, "bench": last_run}
+
+
+def written(part: str) -> str:
+    """What stands in the README between the marks of `part`."""
+    return README.read_text().partition(f"<!-- {part} -->\n")[2].partition(f"<!-- /{part} -->")[0]
 
 
 if __name__ == "__main__":
-    before, _, rest = README.read_text().partition(_BEGIN)
-    README.write_text(before + _BEGIN + settings_table() + _END + rest.partition(_END)[2])
+    for name, make in MADE.items():
+        before, mark, rest = README.read_text().partition(f"<!-- {name} -->\n")
+        README.write_text(before + mark + make() + f"<!-- /{name} -->" + rest.partition(f"<!-- /{name} -->")[2])

@@ -17,6 +17,7 @@ from webhookd.daemon import Daemon
 from webhookd.dev import traffic
 from webhookd.errors import Permanent
 from webhookd.event import Event
+from webhookd.process import shared
 from webhookd.process import worker as worker_module
 from webhookd.queue.bundles import BUNDLED, may_be_bundled, pack
 from webhookd.queue.sqs import BATCH, Body, dump, load
@@ -220,7 +221,7 @@ async def test_an_event_that_another_worker_has_is_left_to_it(start: Start, serv
 async def test_a_locked_event_holds_up_no_neighbour_for_long(
     start: Start, servers: Servers, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker_module, "_LOCK_WAIT", 0.3)
+    monkeypatch.setattr(shared, "_LOCK_WAIT", 0.3)
     receiver, bodies = await received(start, connection, CREATED, CREATED, CREATED)
     await receiver.sqs.send([bodies])
     async with connection.transaction():

@@ -1,20 +1,23 @@
-"""The README tells the truth: its settings and its commands. Its handler is run by tests/integration/test_work.py."""
+"""The README tells the truth: its settings, figures and commands. Its handler is run by tests/integration/test_work.py."""
 
 from __future__ import annotations
 
 import re
 
+import pytest
 from typer.testing import CliRunner
 
-from tests.helpers.readme import README, settings_table, written_table
+from tests.helpers.readme import MADE, README, written
 from webhookd.cli import app
 
 TEXT = README.read_text()
 COMMANDS = "\n".join(re.findall(r"```sh\n(.+?)```", TEXT, re.DOTALL))
 
 
-def test_the_settings_table_is_what_the_code_says() -> None:
-    assert written_table() == settings_table(), "run: .venv/bin/python -m tests.helpers.readme"
+@pytest.mark.parametrize("part", MADE)
+def test_what_is_made_is_as_it_would_be_made_now(part: str) -> None:
+    """The settings from the code, the figures from the last bench's results."""
+    assert written(part) == MADE[part](), "run: .venv/bin/python -m tests.helpers.readme"
 
 
 def test_every_webhookd_command_and_option_exists() -> None:

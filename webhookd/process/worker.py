@@ -1,7 +1,7 @@
 """The worker: a message → its events claimed, their handlers run, their effects and `processed` committed together.
 
 An event that users' handlers are for has a transaction of its own, so that none of them can harm a neighbour. Events that only
-the timeline is for share transactions; when such a transaction fails, each of its events is tried alone.
+the timeline is for share transactions (shared.py).
 """
 
 from __future__ import annotations
@@ -12,15 +12,12 @@ import functools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
-from typing import NamedTuple, TypeVar
-from uuid import UUID
+from typing import TypeVar
 
 import asyncpg
 from asyncpg.transaction import Transaction
 
 from webhookd.authorizenet.notification import label
-from webhookd.batcher import Batcher
 from webhookd.errors import BusyError, Permanent, Retryable, UnavailableError
 from webhookd.event import Event
 from webhookd.failpoints import Failpoint, reach
@@ -28,8 +25,9 @@ from webhookd.lifecycle import shielded
 from webhookd.logs import logger, where
 from webhookd.metrics import Metrics
 from webhookd.process.backoff import asked_delay, retry_delay
-from webhookd.process.handlers import Registration, Registry
-from webhookd.process.timeline import fold_all, keep_timeline
+from webhookd.process.handlers import Registry
+from webhookd.process.result import Outcome, Result
+from webhookd.process.shared import BUSY, EARLY, SharedTransactions
 from webhookd.queue.acks import Acks
 from webhookd.queue.bundles import split
 from webhookd.queue.dead_letters import DeadLetters
@@ -41,42 +39,11 @@ from webhookd.store.events import Claimed, EventStore, storable
 
 _CANCELLED = 2.0  # seconds that handlers have to end when they are cancelled
 _BOOKKEEPING = 10.0  # seconds, for each step after the handlers
-_BUSY = 1.0  # seconds for each receive so far, until a message comes back whose event another worker has
 _LONGEST_BUSY = 30.0
 _INTERRUPTED = 2.0  # seconds at first, doubling, until a message comes back that PostgreSQL was not there for
 _LONGEST_INTERRUPTED = 60.0
-_EARLY = 0.5  # seconds: a retry that comes back this little before its time is not sent away again
-_LOCK_WAIT = 5.0  # seconds that events which share a transaction wait for a row
-_TRIES = 2  # until what another worker did meanwhile is no longer in the way
-_GROUP = 10  # messages whose events share a transaction
-_GROUPS = 3  # such transactions at a time
-_TIMELINE = (Registration("*", keep_timeline),)
 
 R = TypeVar("R")
-
-
-class Outcome(StrEnum):
-    """What came of one delivery."""
-
-    PROCESSED = "processed"
-    RETRYING = "retrying"
-    DEAD = "dead"
-    DUPLICATE = "duplicate"  # its event had ended before
-    BUSY = "busy"  # another worker has its event
-    EARLY = "early"  # its event's retry is not due yet
-    INTERRUPTED = "interrupted"  # PostgreSQL went away, or the daemon stops: no attempt is counted
-    UNKNOWN = "unknown"  # no such event here, or no message of ours: left to the redrive policy
-    SPLIT = "split"  # of a bundle that came back: its event, if it has not ended, goes on in a message of its own
-
-
-class Result(NamedTuple):
-    """What came of one event, and in how many seconds its message is to come back for it; None: it need not."""
-
-    outcome: Outcome
-    again: float | None = None
-
-
-_DONE = Result(Outcome.PROCESSED)
 
 
 @dataclass(slots=True, frozen=True)
@@ -134,19 +101,16 @@ class Worker:
         self._handle_seconds = functools.cache(lambda event_type: metrics.handle_seconds.labels(label(event_type)))
         self._broken = broken
         self._turns = asyncio.Semaphore(limits.concurrency)
-        # The timeline's events of many messages: while some of them are worked on, the next ones gather.
-        self._groups: Batcher[Sequence[Body], list[Result | None]] = Batcher(
-            "timeline", self._work_together, max_batch=_GROUP, max_pending=100_000, workers=_GROUPS, fill=_GROUP // 2
-        )
+        self._shared = SharedTransactions(database, store, claims, registry, self._turns, metrics=metrics)
         self._stuck: set[asyncio.Task[BaseException | None]] = set()
 
     async def start(self) -> None:
         """Starts gathering."""
-        await self._groups.start()
+        await self._shared.start()
 
     async def stop(self) -> None:
         """Ends what is gathered."""
-        await self._groups.stop()
+        await self._shared.stop()
 
     async def work(self, message: Message) -> None:
         """Brings `message` to an outcome.
@@ -182,7 +146,7 @@ class Worker:
         if message.receive_count > 1:
             # It was interrupted, or one of its events may kill its worker: from now on each is on its own.
             return await (self._each(message, bodies) if len(bodies) == 1 else self._split(message))
-        shared = [body for body in bodies if body.dead is None and self._is_shared(body.event_type)]
+        shared = [body for body in bodies if body.dead is None and self._shared.takes(body.event_type)]
         if len(shared) == len(bodies):
             return await self._share(message, bodies)
         alone = [body for body in bodies if body not in shared]
@@ -190,9 +154,6 @@ class Worker:
             return await self._each(message, alone)
         first, second = await asyncio.gather(self._share(message, shared), self._each(message, alone), return_exceptions=True)
         return [*_or_raise(first), *_or_raise(second)]
-
-    def _is_shared(self, event_type: str) -> bool:
-        return self._registry.matching(event_type) == _TIMELINE
 
     async def _split(self, message: Message) -> list[Result]:
         try:
@@ -215,7 +176,7 @@ class Worker:
         """Works on events in a transaction with others'; on those for which that did not do, alone."""
         results: list[Result | None]
         try:
-            results = await self._groups.submit(bodies)
+            results = await self._shared.submit(bodies)
         except UnavailableError as error:
             results = [self._interrupted(message, error)] * len(bodies)
         done = [result for result in results if result is not None]
@@ -226,66 +187,6 @@ class Worker:
             left = [body for body, result in zip(bodies, results, strict=True) if result is None]
             done += await self._each(message, left)
         return done
-
-    async def _work_together(self, groups: list[Sequence[Body]]) -> list[list[Result | None]]:
-        ids = list(dict.fromkeys(body.event_id for bodies in groups for body in bodies))
-        token, ours = await self._claims.acquire(ids)
-        reach(Failpoint.WORKER_AFTER_CLAIM)
-        mine = [event_id for event_id, got in zip(ids, ours, strict=True) if got]
-        results: dict[UUID, Result | None] = dict.fromkeys(ids, Result(Outcome.BUSY, _BUSY))
-        try:
-            results |= await self._transact_together(mine)
-        except Exception as error:
-            if isinstance(error, UnavailableError):
-                raise
-            if unavailable(error):
-                raise UnavailableError("postgresql", where(error)) from error
-            logger.debug("events that shared a transaction are tried alone", count=len(mine), error=where(error))
-            results |= dict.fromkeys(mine)
-        finally:
-            self._claims.release(mine, token)
-        told: list[list[Result | None]] = []
-        for bodies in groups:
-            told.append([results[body.event_id] for body in bodies])
-            # Another message of the same event finds it ended.
-            for body in bodies:
-                if results[body.event_id] == _DONE:
-                    results[body.event_id] = Result(Outcome.DUPLICATE)
-        return told
-
-    async def _transact_together(self, ids: Sequence[UUID]) -> dict[UUID, Result | None]:
-        """Reads, folds and commits; None for an event that has to be worked on alone, and for all when this raises."""
-        results: dict[UUID, Result | None] = dict.fromkeys(ids)
-        async with self._turns, self._database.acquire("work") as connection:
-            for _ in range(_TRIES):
-                due: list[Claimed] = []
-                for claimed in await self._store.read(connection, ids):
-                    if claimed.status.finished:
-                        results[claimed.event.id] = Result(Outcome.DUPLICATE)
-                    elif claimed.wait <= _EARLY and claimed.has_body and self._is_shared(claimed.event.event_type):
-                        due.append(claimed)
-                if not due:
-                    return results
-                started = time.perf_counter()
-                facts = fold_all(claimed.event for claimed in due)
-                reach(Failpoint.WORKER_AFTER_HANDLERS)
-                try:
-                    async with asyncio.timeout(_LOCK_WAIT):
-                        seconds = await self._store.process(connection, due, facts)
-                except TimeoutError as error:
-                    raise BusyError("another transaction has a row of the events or of the timeline") from error
-                if seconds:
-                    break
-            else:
-                return results  # another worker is at them
-        reach(Failpoint.WORKER_AFTER_COMMIT)
-        spent = (time.perf_counter() - started) / len(due)
-        for claimed, age in zip(due, seconds, strict=True):
-            results[claimed.event.id] = _DONE
-            self._handle_seconds(claimed.event.event_type).observe(spent)
-            self._metrics.end_to_end_seconds.observe(age)
-            self._metrics.attempts.observe(claimed.event.attempt)
-        return results
 
     async def _deliver(self, message: Message, body: Body) -> Result:
         """Works on one event alone, and counts what came of it."""
@@ -305,7 +206,7 @@ class Worker:
         return Result(Outcome.INTERRUPTED, retry_delay(message.receive_count, _INTERRUPTED, _LONGEST_INTERRUPTED))
 
     async def _event(self, message: Message, body: Body) -> Result:
-        busy = Result(Outcome.BUSY, min(_BUSY * message.receive_count, _LONGEST_BUSY))
+        busy = Result(Outcome.BUSY, min(BUSY * message.receive_count, _LONGEST_BUSY))
         token, [ours] = await self._claims.acquire([body.event_id])
         if not ours and message.receive_count == 1:
             return busy
@@ -369,7 +270,7 @@ class Worker:
                 return None, Outcome.UNKNOWN
             if claimed.status.finished:
                 return claimed, Outcome.DUPLICATE
-            if claimed.wait > _EARLY:
+            if claimed.wait > EARLY:
                 return claimed, Outcome.EARLY
             if not claimed.has_body:
                 return claimed, Permanent("its body is gone from the database")

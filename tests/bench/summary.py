@@ -1,0 +1,105 @@
+"""What the README tells of a run, out of its `bench.json`."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results" / "bench.json"
+
+
+def summary(told: dict[str, Any]) -> str:
+    """Markdown: a line on the machine, and a table of medians. Ratios are taken within a round; theirs is the median told."""
+    machine, versions, scenarios = told["machine"], told["versions"], told["scenarios"]
+
+    def median(scenario: str, case: str, figure: str = "per_second") -> float:
+        return float(scenarios[scenario][case][figure]["median"])
+
+    def ratio(scenario: str, case: str, other: str, figure: str = "per_second") -> float:
+        mine, theirs = (scenarios[scenario][name][figure]["rounds"] for name in (case, other))
+        return float(statistics.median(a / b for a, b in zip(mine, theirs, strict=True)))
+
+    rows = []
+    for connections in (1, 16, 64, 256):
+        name = f"ingest, burst, {connections} connections"
+        p50, p99 = median(name, "webhookd", "p50_ms"), median(name, "webhookd", "p99_ms")
+        ceiling, textbook = (ratio(name, "webhookd", other) for other in ("ceiling", "textbook"))
+        rows.append(
+            (
+                f"ingest, burst of 10 s, connections: {connections}",
+                f"{median(name, 'webhookd'):,.0f}/s, p50 {p50:.1f} ms, p99 {p99:.1f} ms",
+                f"{ceiling:.0%} of the ceiling, {textbook:.1f} x the textbook",
+            )
+        )
+    name = "ingest, sustained, 64 connections"
+    p99, unsent = median(name, "webhookd", "p99_ms"), median(name, "webhookd", "unsent")
+    rows.append(
+        (
+            "ingest, sustained for 60 s, connections: 64",
+            f"{median(name, 'webhookd'):,.0f}/s, p99 {p99:.1f} ms, {unsent:,.0f} left in the outbox",
+            f"{ratio(name, 'webhookd', 'ceiling'):.0%} of the ceiling",
+        )
+    )
+    name = "duplicate storm, 64 connections"
+    rows.append(
+        (
+            "duplicate storm: nine of ten are repetitions",
+            f"{median(name, '90 % duplicates'):,.0f}/s",
+            f"{ratio(name, '90 % duplicates', 'plain'):.2f} x the same without them",
+        )
+    )
+    name = "consume, 50,000 events"
+    one = "webhookd, one event a message"
+    rows += [
+        (
+            "consume: from the queue to the commit of the effects",
+            f"{median(name, 'webhookd'):,.0f}/s",
+            f"{ratio(name, 'webhookd', 'textbook'):.1f} x the textbook",
+        ),
+        (
+            "the same, each event in a message of its own",
+            f"{median(name, one):,.0f}/s",
+            f"{ratio(name, one, 'textbook'):.1f} x the textbook",
+        ),
+    ]
+    capacity = median("end to end, capacity", "webhookd")
+    for part in (25, 50, 90):
+        name, case = "end to end, latency", f"at {part} % of capacity"
+        rows.append(
+            (
+                f"end to end at {median(name, case, 'rate'):,.0f}/s",
+                f"p50 {median(name, case, 'p50_ms'):.0f} ms, p99 {median(name, case, 'p99_ms'):.0f} ms",
+                f"{part} % of {capacity:,.0f}/s, the most that one process does from end to end",
+            )
+        )
+    name = "backlog"
+    rows.append(
+        (
+            "a backlog of 1,100,000 events drains",
+            f"{median(name, 'webhookd'):,.0f}/s, {median(name, 'webhookd', 'rss_mib'):.0f} MiB resident",
+            "",
+        )
+    )
+    for stored in ("1,000,000", "10,000,000"):
+        name = f"cost growth, {stored} stored"
+        if name in scenarios:
+            ingest, consume = (
+                ratio(name, f"{what}, {stored} stored", f"{what}, nothing stored") for what in ("ingest", "consume")
+            )
+            title = f"with {stored} events stored, in the ten seconds after a checkpoint"
+            rows.append((title, "", f"ingest {ingest:.2f} x, consume {consume:.2f} x the same with none"))
+    ingest, consume = (ratio("replicas", f"two, {what}", f"one, {what}") for what in ("ingest", "consume"))
+    rows.append(("two replicas on the same two cores", "", f"ingest {ingest:.2f} x, consume {consume:.2f} x one"))
+    about = (
+        f"{machine['cores']} cores ({machine['processor']}), {machine['memory_gib']} GiB; Python {versions['python']}, "
+        f"PostgreSQL {versions['postgresql']}; webhookd at {', '.join(dict.fromkeys(told['commits'].values()))}."
+    )
+    lines = [about, "", "| | webhookd | beside it |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows)]
+    return "\n".join(lines) + "\n"
+
+
+def last_run() -> str:
+    """The summary of the run whose results are kept here."""
+    return summary(json.loads(RESULTS.read_text()))
