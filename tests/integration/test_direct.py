@@ -165,13 +165,16 @@ async def test_while_quarantine_cannot_be_written_it_is_503(
         await connection.execute("COMMIT")
 
 
-async def test_a_mistake_of_ours_is_500_and_the_end_of_its_connection(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("part", ["store", "database"])  # in the commit, and before it
+async def test_a_mistake_of_ours_is_500_and_the_end_of_its_connection(
+    part: str, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
     daemon = await start(roles="receive")
 
-    async def broken(*_: object, **__: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise KeyError("a mistake")
 
-    monkeypatch.setattr(daemon.store, "accept", broken)
+    monkeypatch.setattr(getattr(daemon, part), {"store": "accept", "database": "now"}[part], broken)
     async with connected(daemon) as [(reader, writer)]:
         writer.write(request(BODY))
         assert (await rest(reader)).startswith(b"HTTP/1.1 500 ")

@@ -17,7 +17,7 @@ from aiohttp.base_protocol import BaseProtocol
 from aiohttp.helpers import rfc822_formatted_time
 from aiohttp.http import HttpProcessingError, HttpRequestParser
 
-from webhookd.errors import UnusableError, WebhookdError
+from webhookd.errors import UnusableError
 from webhookd.logs import logger, where
 from webhookd.metrics import Metrics
 from webhookd.receive.app import JSON, PublicApp
@@ -69,7 +69,7 @@ class Direct:
             waiting = self._intake.begin(webhook.account, webhook.body, webhook.signature)
         except UnusableError as error:
             self._set_aside(webhook, error)
-        except WebhookdError as error:
+        except Exception as error:  # noqa: BLE001  whatever it is, the client must have an answer
             self._refuse(webhook, error)
         else:
             waiting.add_done_callback(partial(self._end, webhook))
