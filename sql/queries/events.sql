@@ -92,7 +92,7 @@ WITH sent AS MATERIALIZED (
     SELECT e.id, e.status
     FROM unnest(:ids::uuid[], :attempts::integer[]) AS s (id, attempts)
     JOIN events e ON e.id = s.id
-    WHERE e.attempts = s.attempts AND e.status IN ('received', 'queued', 'retrying')
+    WHERE e.attempts = s.attempts AND e.status NOT IN ('processed', 'dead')
     ORDER BY e.id
     FOR UPDATE OF e SKIP LOCKED
 ), changed AS (
@@ -151,7 +151,7 @@ RETURNING
 -- name: put_back(ids, delay)!
 -- Events that were claimed for sending and could not be sent: due again in `delay` seconds rather than at the end of the lease.
 UPDATE events SET send_after = now() + make_interval(secs => :delay)
-WHERE id = ANY(:ids::uuid[]) AND status IN ('received', 'queued', 'retrying');
+WHERE id = ANY(:ids::uuid[]) AND status NOT IN ('processed', 'dead');
 
 -- name: count_in_queue(limit)$
 -- How many unfinished events have a message in SQS, counted no further than `limit` of each kind.
@@ -217,7 +217,7 @@ WITH due AS MATERIALIZED (
     SELECT e.id, e.status
     FROM unnest(:ids::uuid[], :attempts::integer[]) AS c (id, attempts)
     JOIN events e ON e.id = c.id
-    WHERE e.attempts = c.attempts AND e.status IN ('received', 'queued', 'retrying')
+    WHERE e.attempts = c.attempts AND e.status NOT IN ('processed', 'dead')
     ORDER BY e.id
     FOR UPDATE OF e
 ), whole AS MATERIALIZED (
@@ -261,7 +261,7 @@ WITH changed AS (
     SET status = 'retrying', attempts = attempts + 1, last_error = :reason,
         retry_at = now() + make_interval(secs => :delay),
         send_after = now() + make_interval(secs => :delay::float8 + :resend_after::float8)
-    WHERE id = :id AND attempts = :attempts AND status IN ('received', 'queued', 'retrying')
+    WHERE id = :id AND attempts = :attempts AND status NOT IN ('processed', 'dead')
     RETURNING id, attempts
 ), audit AS (
     INSERT INTO event_audit (event_id, from_status, to_status, actor, attempt, reason)
@@ -275,7 +275,7 @@ WITH changed AS (
     UPDATE events
     SET status = 'dead', attempts = attempts + :spent, last_error = :detail, dead_reason = :reason, retry_at = NULL,
         finished_at = now(), dead_letter_sent_at = NULL
-    WHERE id = :id AND attempts = :attempts AND status IN ('received', 'queued', 'retrying')
+    WHERE id = :id AND attempts = :attempts AND status NOT IN ('processed', 'dead')
     RETURNING id, attempts
 ), audit AS (
     INSERT INTO event_audit (event_id, from_status, to_status, actor, attempt, reason)

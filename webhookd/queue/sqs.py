@@ -1,4 +1,4 @@
-"""AWS SQS: the one module that knows aiobotocore.
+"""AWS SQS. This module and its client are the ones that know aiobotocore.
 
 Contract: the SQS API reference (SendMessageBatch, ReceiveMessage, DeleteMessageBatch, ChangeMessageVisibilityBatch).
 """
@@ -12,12 +12,11 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import orjson
-from aiobotocore.config import AioConfig
-from aiobotocore.session import get_session
+from aiobotocore.session import AioSession, get_session
 from asyncpg.pgproto import pgproto
 from botocore.exceptions import BotoCoreError, ClientError, NoRegionError
 
@@ -25,9 +24,7 @@ from webhookd.errors import SettingsError, UnavailableError
 from webhookd.lifecycle import Loop, Watch
 from webhookd.logs import logger, where
 from webhookd.metrics import Metrics
-
-if TYPE_CHECKING:
-    from types_aiobotocore_sqs.client import SQSClient
+from webhookd.queue.client import Client
 
 BATCH = 10  # SQS's limit for every batch call
 MAX_VISIBILITY = 43_200  # seconds, from a message's receipt
@@ -126,8 +123,8 @@ class Sqs:
         self._wait = wait
         self._visibility_timeout = visibility_timeout
         self._stack = AsyncExitStack()
-        self._calls: SQSClient | None = None
-        self._polls: SQSClient | None = None
+        self._calls: Client | None = None
+        self._polls: Client | None = None
         self._up = metrics.dependency_up.labels("sqs")
         self._depth = metrics.queue_depth
         self._prober = Loop("sqs prober", self._probe, watch, every=15.0)
@@ -146,22 +143,22 @@ class Sqs:
         self._polls = await self._client(session, connections=self._pollers + 1)
         await self._prober.start()
 
-    async def _client(self, session: Any, *, connections: int) -> SQSClient:
-        config = AioConfig(
-            connect_timeout=3,
-            read_timeout=self._wait + 10,
-            max_pool_connections=connections,
-            parameter_validation=False,
-            # Said once: what botocore would say of itself it puts together anew for each call, a sixth of the call's price.
-            user_agent=f"webhookd/{version('webhookd')} aiobotocore/{version('aiobotocore')}",
-            retries={"mode": "standard", "total_max_attempts": 2},
-        )
-        made = session.create_client("sqs", region_name=self._region, endpoint_url=self._endpoint_url, config=config)
+    async def _client(self, session: AioSession, *, connections: int) -> Client:
         try:
-            client: SQSClient = await self._stack.enter_async_context(made)
+            return await Client.start(
+                session,
+                self._stack,
+                region=self._region,
+                endpoint_url=self._endpoint_url,
+                user_agent=f"webhookd/{version('webhookd')} aiobotocore/{version('aiobotocore')}",
+                connect_timeout=3,
+                read_timeout=self._wait + 10,
+                max_pool_connections=connections,
+                parameter_validation=False,
+                retries={"mode": "standard", "total_max_attempts": 2},
+            )
         except NoRegionError as error:
             raise SettingsError("no AWS region: set AWS_REGION (or WEBHOOKD_SQS_REGION) to the queue's region") from error
-        return client
 
     async def stop(self) -> None:
         """Closes the clients."""
@@ -190,11 +187,11 @@ class Sqs:
 
     async def _url(self, queue: Queue) -> str:
         if queue.url is None:
-            queue.url = (await self._client_for_calls.get_queue_url(QueueName=queue.name))["QueueUrl"]
+            queue.url = (await self._client_for_calls.rare.get_queue_url(QueueName=queue.name))["QueueUrl"]
         return queue.url
 
     @property
-    def _client_for_calls(self) -> SQSClient:
+    def _client_for_calls(self) -> Client:
         if self._calls is None:
             raise UnavailableError("sqs", "not started")
         return self._calls
@@ -213,7 +210,7 @@ class Sqs:
         """
         async with self._gateway(queue or self.queue) as url:
             entries: Any = [{"Id": str(n), "MessageBody": dump(bodies)} for n, bodies in enumerate(messages)]
-            reply = await self._client_for_calls.send_message_batch(QueueUrl=url, Entries=entries)
+            reply = await self._client_for_calls.call("SendMessageBatch", QueueUrl=url, Entries=entries)
         sent = {entry["Id"] for entry in reply.get("Successful", ())}
         return [str(n) in sent for n in range(len(messages))]
 
@@ -222,7 +219,8 @@ class Sqs:
         if self._polls is None:
             raise UnavailableError("sqs", "not started")
         async with self._gateway(self.queue, self._wait + _CALL_TIMEOUT) as url:
-            reply = await self._polls.receive_message(
+            reply = await self._polls.call(
+                "ReceiveMessage",
                 QueueUrl=url,
                 MaxNumberOfMessages=limit,
                 WaitTimeSeconds=self._wait,
@@ -234,7 +232,8 @@ class Sqs:
     async def look(self, *, visibility: int) -> list[Message]:
         """Up to ten messages of the dead-letter queue, hidden from others for `visibility` seconds."""
         async with self._gateway(self.dead_letter_queue) as url:
-            reply = await self._client_for_calls.receive_message(
+            reply = await self._client_for_calls.call(
+                "ReceiveMessage",
                 QueueUrl=url,
                 MaxNumberOfMessages=BATCH,
                 WaitTimeSeconds=1,  # a short poll asks some of SQS's servers only, so its empty answer says nothing
@@ -261,7 +260,7 @@ class Sqs:
         async with self._gateway(queue or self.queue) as url:
             # Entry ids are positions: one message can stand in a batch twice, and ids must be distinct.
             entries: Any = [{"Id": str(n), "ReceiptHandle": message.handle} for n, message in enumerate(messages)]
-            reply = await self._client_for_calls.delete_message_batch(QueueUrl=url, Entries=entries)
+            reply = await self._client_for_calls.call("DeleteMessageBatch", QueueUrl=url, Entries=entries)
         return _failures(reply, len(messages))
 
     async def hide(self, messages: Sequence[tuple[Message, int]], queue: Queue | None = None) -> list[str | None]:
@@ -271,7 +270,7 @@ class Sqs:
                 {"Id": str(n), "ReceiptHandle": message.handle, "VisibilityTimeout": seconds}
                 for n, (message, seconds) in enumerate(messages)
             ]
-            reply = await self._client_for_calls.change_message_visibility_batch(QueueUrl=url, Entries=entries)
+            reply = await self._client_for_calls.call("ChangeMessageVisibilityBatch", QueueUrl=url, Entries=entries)
         return _failures(reply, len(messages))
 
     async def depths(self, queue: Queue) -> dict[str, int]:
@@ -282,13 +281,13 @@ class Sqs:
             "ApproximateNumberOfMessagesDelayed": "delayed",
         }
         async with self._gateway(queue) as url:
-            reply = await self._client_for_calls.get_queue_attributes(QueueUrl=url, AttributeNames=list(names))
+            reply = await self._client_for_calls.rare.get_queue_attributes(QueueUrl=url, AttributeNames=list(names))
         return {state: int(reply["Attributes"].get(name, 0)) for name, state in names.items()}
 
     async def attributes(self, queue: Queue) -> dict[str, Any]:
         """The queue's attributes as SQS names them; RedrivePolicy as an object."""
         async with self._gateway(queue) as url:
-            reply = await self._client_for_calls.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])
+            reply = await self._client_for_calls.rare.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])
         found: dict[str, Any] = {str(name): value for name, value in reply["Attributes"].items()}
         if "RedrivePolicy" in found:
             found["RedrivePolicy"] = orjson.loads(found["RedrivePolicy"])
@@ -296,7 +295,7 @@ class Sqs:
 
     async def create_queues(self, *, max_receive_count: int) -> None:
         """Makes the queue and its dead-letter queue with a redrive policy; finding them made is fine."""
-        client = self._client_for_calls
+        client = self._client_for_calls.rare
         try:
             async with asyncio.timeout(_CALL_TIMEOUT):
                 dead = await client.create_queue(
