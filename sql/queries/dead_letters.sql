@@ -6,7 +6,7 @@ WITH changed AS (
     SET status = 'queued', attempts = 0, finished_at = NULL, retry_at = NULL, dead_reason = NULL,
         dead_letter_sent_at = NULL, redriven_at = now(),
         send_after = now() + make_interval(secs => :resend_after)
-    WHERE id = :id AND status = 'dead' AND discarded_at IS NULL
+    WHERE id = :id AND finished_at IS NOT NULL AND status <> 'processed' AND discarded_at IS NULL
         AND (:died::bigint IS NULL OR (extract(epoch FROM finished_at) * 1000000)::bigint = :died)
     RETURNING id
 ), audit AS (
@@ -32,7 +32,7 @@ ORDER BY finished_at
 LIMIT :limit;
 
 -- name: mark_dead_letter_sent(ids)!
-UPDATE events SET dead_letter_sent_at = now() WHERE id = ANY(:ids::uuid[]) AND status = 'dead';
+UPDATE events SET dead_letter_sent_at = now() WHERE id = ANY(:ids::uuid[]) AND finished_at IS NOT NULL AND status <> 'processed';
 
 -- name: count_dead()$
 -- How many dead events have their copy in the dead-letter queue.
@@ -67,7 +67,10 @@ LIMIT :limit;
 -- name: redrive_events(actor, reason, ids, until)$
 -- Dead events that died before `until` start anew, with all their attempts, by way of the outbox. Returns how many.
 WITH chosen AS MATERIALIZED (
-    SELECT id FROM events WHERE id = ANY(:ids::uuid[]) AND status = 'dead' AND finished_at <= :until ORDER BY id FOR UPDATE
+    SELECT id FROM events
+    WHERE id = ANY(:ids::uuid[]) AND status <> 'processed' AND finished_at <= :until
+    ORDER BY id
+    FOR UPDATE
 ), changed AS (
     UPDATE events e
     SET status = 'received', attempts = 0, sends = 0, finished_at = NULL, retry_at = NULL, last_error = NULL, dead_reason = NULL,
@@ -85,7 +88,7 @@ SELECT count(*) FROM changed;
 -- Lets dead events go that died before `until`: they stay dead, have no copy any more, and are no longer kept. Returns how many.
 WITH chosen AS MATERIALIZED (
     SELECT id FROM events
-    WHERE id = ANY(:ids::uuid[]) AND status = 'dead' AND discarded_at IS NULL AND finished_at <= :until
+    WHERE id = ANY(:ids::uuid[]) AND status <> 'processed' AND discarded_at IS NULL AND finished_at <= :until
     ORDER BY id
     FOR UPDATE
 ), changed AS (

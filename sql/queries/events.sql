@@ -1,3 +1,7 @@
+-- Where rows are looked up by id, their status is compared by NOT IN ('processed', 'dead') or <>: by IN or =, PostgreSQL may read one of
+-- the partial indexes of what waits instead of the ids, as it does where its statistics are of an hour in which nothing waited; then
+-- each statement reads the whole backlog (tests/integration/test_plans.py).
+
 -- name: insert_events(ids, accounts, notification_ids, event_types, event_dates, entity_names, entity_ids, invoice_numbers, merchant_references, key_fingerprints, content_hashes, body_hashes, bodies, send_after)
 -- Commits new notifications: one row in events, one body, one audit row each, in one statement. A column of texts comes as one
 -- text, its parts separated by U+001F; an empty part is NULL where NULL may be. Returns the ids that are
