@@ -127,7 +127,9 @@ def cost_growth(run: Run) -> None:
             f"cost growth, {much}",
             {
                 "ingest, nothing stored": lambda: scenarios.ingest(bench, 64, 10),
-                f"ingest, {much}": lambda: scenarios.ingest(bench, 64, 10, database=database),
+                # Long enough for each page of the indexes to have been written since the checkpoint.
+                f"ingest, {much}": lambda: scenarios.ingest(bench, 64, 10, database=database, warm=90),
+                f"ingest, {much}, just after a checkpoint": lambda: scenarios.ingest(bench, 64, 10, database=database),
                 "consume, nothing stored": lambda: scenarios.consume(bench, 20_000),
                 f"consume, {much}": lambda: scenarios.consume(bench, 20_000, database=database),
             },

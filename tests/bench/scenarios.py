@@ -141,14 +141,21 @@ def textbook_ingest(bench: Bench, connections: int, seconds: float) -> Figures:
         return _figures(load(url, connections=connections, seconds=bench.seconds(seconds)))
 
 
-def ingest(bench: Bench, connections: int, seconds: float, *, database: str | None = None, **options: float) -> Figures:
-    """webhookd, receive and relay: durable acknowledgements, and how many of them were not relayed at the end."""
+def ingest(
+    bench: Bench, connections: int, seconds: float, *, database: str | None = None, warm: float = 0, **options: float
+) -> Figures:
+    """webhookd, receive and relay: durable acknowledgements, and how many of them were not relayed at the end.
+
+    After `warm` seconds of the same load, which are not measured. A `database` that is given comes fresh from a checkpoint.
+    """
     with running(bench.webhookd(database or bench.database("webhookd"), bench.queues(), roles="receive,relay")) as daemon:
-        before = daemon.processor_seconds
+        if warm:
+            load(daemon.url, connections=connections, seconds=bench.seconds(warm))
+        before, sent = daemon.processor_seconds, daemon.metric("relayed_total", outcome="sent")
         report = load(daemon.url, connections=connections, seconds=bench.seconds(seconds), **options)
         figures = _figures(report)
         figures["cpu_us"] = (daemon.processor_seconds - before) / max(report.sent, 1) * 1e6
-        figures["unsent"] = report.outcomes.get("accepted", 0) - daemon.metric("relayed_total", outcome="sent")
+        figures["unsent"] = report.outcomes.get("accepted", 0) - (daemon.metric("relayed_total", outcome="sent") - sent)
         figures["rss_mib"] = daemon.memory
     if database is not None:
         asyncio.run(_settle(database))

@@ -11,15 +11,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from webhookd.dev.child import HOST, DevError, Server
 from webhookd.dev.servers import PostgresServer, ValkeyServer
 
-# What a small production server would have, and no durability given up.
+# What a production server would have (a quarter of the memory for its buffers, as PostgreSQL's manual advises), and no
+# durability given up.
 POSTGRESQL = {
     "fsync": "on",
     "synchronous_commit": "on",
     "full_page_writes": "on",
-    "shared_buffers": "1GB",
+    "shared_buffers": f"{psutil.virtual_memory().total // 2**30 // 4}GB",
     "max_wal_size": "4GB",
     "wal_compression": "on",
 }
