@@ -179,10 +179,18 @@ async def test_a_refusal_is_not_repeated() -> None:
     assert len(script.requests) == 1
 
 
-async def test_nobody_there_is_an_error_of_botocore() -> None:
+async def test_nobody_there_is_an_error_of_botocore_after_two_tries(monkeypatch: pytest.MonkeyPatch) -> None:
     async with started(f"http://127.0.0.1:{free_port(0)}") as client:
+        send, tries = client._http.send, []
+
+        async def counted(request: Any) -> Any:
+            tries.append(request)
+            return await send(request)
+
+        monkeypatch.setattr(client._http, "send", counted)
         with pytest.raises(EndpointConnectionError):
             await client.call("SendMessageBatch", QueueUrl=QUEUE, Entries=[])
+    assert len(tries) == 2
 
 
 def signature(request: web.Request, body: bytes, secret: str) -> str:
@@ -284,13 +292,13 @@ async def test_the_endpoint_is_the_one_that_botocore_chooses(
 
         async def send(request: Any) -> None:
             urls.append(request.url)
-            raise ConnectionError
+            raise LookupError
 
         monkeypatch.setattr(client._http, "send", send)
         for call in (
             client.rare.send_message_batch(QueueUrl=QUEUE, Entries=[]),
             client.call("SendMessageBatch", QueueUrl=QUEUE, Entries=[]),
         ):
-            with pytest.raises(ConnectionError):
+            with pytest.raises(LookupError):
                 await call
     assert len(set(urls)) == 1

@@ -24,6 +24,7 @@ from aiobotocore.session import AioSession
 from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.exceptions import ClientError, ConnectionClosedError, HTTPClientError, NoCredentialsError
+from botocore.exceptions import ConnectionError as NoConnectionError
 
 if TYPE_CHECKING:
     from types_aiobotocore_sqs.client import SQSClient
@@ -81,7 +82,7 @@ class Client:
             return await self._call(operation, body)
         except ConnectionClosedError:
             pass  # by a server that keeps idle connections for less long than we do
-        except HTTPClientError:
+        except (HTTPClientError, NoConnectionError):
             await asyncio.sleep(random.uniform(0, _PAUSE))
         except ClientError as error:
             answer = error.response
