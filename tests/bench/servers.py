@@ -22,7 +22,7 @@ POSTGRESQL = {
     "fsync": "on",
     "synchronous_commit": "on",
     "full_page_writes": "on",
-    "shared_buffers": f"{psutil.virtual_memory().total // 2**30 // 4}GB",
+    "shared_buffers": f"{max(psutil.virtual_memory().total // 2**32, 1)}GB",
     "max_wal_size": "4GB",
     "wal_compression": "on",
 }

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from aiobotocore.session import get_session
 from aiohttp import web
-from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError
+from botocore.exceptions import BotoCoreError, ClientError, EndpointConnectionError, NoCredentialsError
 
 from tests.conftest import Servers
 from webhookd.dev.servers import free_port
@@ -83,7 +83,7 @@ async def test_the_short_way_answers_as_botocore_does(servers: Servers) -> None:
     """Each call that goes the short way, beside the same call of botocore's client."""
     async with started(servers.sqs_endpoint_url) as client:
         url = (await client.rare.create_queue(QueueName=f"client-{uuid.uuid4().hex}"))["QueueUrl"]
-        entries: list[dict[str, Any]] = [{"Id": "0", "MessageBody": "é ✓ <&>"}, {"Id": "1", "MessageBody": "x" * 1000}]
+        entries: Any = [{"Id": "0", "MessageBody": "é ✓ <&>"}, {"Id": "1", "MessageBody": "x" * 1000}]
 
         def same(short: Any, long: Any, *but: str) -> None:
             def plain(value: Any) -> Any:
@@ -94,7 +94,7 @@ async def test_the_short_way_answers_as_botocore_does(servers: Servers) -> None:
             assert plain(short) == plain(long)
 
         sent = await client.call("SendMessageBatch", QueueUrl=url, Entries=entries)
-        same(sent, await client.rare.send_message_batch(QueueUrl=url, Entries=entries), "MessageId")  # type: ignore[arg-type]
+        same(sent, await client.rare.send_message_batch(QueueUrl=url, Entries=entries), "MessageId")
         assert [one["Id"] for one in sent["Successful"]] == ["0", "1"]
         asked: dict[str, Any] = {"QueueUrl": url, "MaxNumberOfMessages": 2, "VisibilityTimeout": 60}
         asked["MessageSystemAttributeNames"] = ["ApproximateReceiveCount"]
@@ -138,6 +138,7 @@ async def test_an_error_has_the_code_that_botocore_gives_it(servers: Servers) ->
         ({}, b'{"__type":"AccessDeniedException"}', "AccessDeniedException"),
         ({}, b"<html>a proxy's page</html>", "400"),
         ({}, b"[]", "400"),
+        ({}, b'{"__type":null,"message":7}', "400"),
     ],
 )
 async def test_codes_of_errors(headers: dict[str, str], body: bytes, code: str) -> None:
@@ -153,6 +154,8 @@ async def test_codes_of_errors(headers: dict[str, str], body: bytes, code: str) 
         None,
         (500, {}, b""),
         (503, {}, b"<html>busy</html>"),
+        (200, {}, b"<html>sign in</html>"),
+        (200, {}, b"[]"),
         (400, {}, b'{"__type":"com.amazonaws.sqs#RequestThrottled"}'),
     ],
 )
@@ -163,10 +166,11 @@ async def test_a_call_that_may_succeed_the_next_time_is_made_twice(first: Any) -
     assert len(script.requests) == 2
 
 
-async def test_and_not_a_third_time() -> None:
-    script = Scripted((503, {}, b""), (503, {}, b""), OK)
+@pytest.mark.parametrize("answer", [(503, {}, b""), (200, {}, b"<html>sign in</html>")])
+async def test_and_not_a_third_time(answer: Any) -> None:
+    script = Scripted(answer, answer, OK)
     async with serving(script) as url, started(url) as client:
-        with pytest.raises(ClientError):
+        with pytest.raises((ClientError, BotoCoreError)):
             await client.call("SendMessageBatch", QueueUrl=QUEUE, Entries=[])
     assert len(script.requests) == 2
 

@@ -104,15 +104,24 @@ class Client:
         text = await response.content
         if response.status_code >= 300:
             raise ClientError(_error(response.status_code, response.headers, text), operation)
-        answer: dict[str, Any] = orjson.loads(text)
+        answer = _object(text)
+        if answer is None:
+            raise HTTPClientError(error="a success whose body is no JSON object")
         return answer
 
 
-def _error(status: int, headers: Any, text: bytes) -> Any:
+def _object(text: bytes) -> dict[str, Any] | None:
     try:
-        fields = orjson.loads(text)
-        code, message = fields.get("__type", ""), fields.get("message", "")
-    except (ValueError, AttributeError):  # a proxy's page
-        code, message = "", ""
-    code = headers.get("x-amzn-query-error", "").partition(";")[0] or code.rpartition("#")[2] or str(status)
-    return {"Error": {"Code": code, "Message": message}, "ResponseMetadata": {"HTTPStatusCode": status}}
+        found = orjson.loads(text)
+    except ValueError:  # a proxy's page
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _error(status: int, headers: Any, text: bytes) -> Any:
+    fields = _object(text) or {}
+    code = headers.get("x-amzn-query-error", "").partition(";")[0] or str(fields.get("__type") or status).rpartition("#")[2]
+    return {
+        "Error": {"Code": code, "Message": str(fields.get("message") or "")},
+        "ResponseMetadata": {"HTTPStatusCode": status},
+    }
