@@ -6,8 +6,11 @@ Where WEBHOOKD_TEST_DATABASE_URL, WEBHOOKD_TEST_REDIS_URL or WEBHOOKD_TEST_SQS_E
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
+import shutil
 import signal
+import tempfile
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
@@ -16,6 +19,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import asyncpg
+import botocore.loaders
 import pytest
 import pytest_asyncio
 
@@ -27,6 +31,8 @@ from webhookd.metrics import Metrics
 from webhookd.process.handlers import Registry
 from webhookd.settings import Settings, load
 from webhookd.store.database import migrate
+
+NO_CHROMIUM = "no chromium; apt install chromium"
 
 # Commands under test are sent SIGINT, which they would ignore if they inherited that, as from a background job of a shell.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -51,6 +57,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     config.hook.pytest_deselected(items=long)
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Tests of the dashboard that were skipped are not lost among the others."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    if any(NO_CHROMIUM in str(report.longrepr) for report in skipped):
+        terminalreporter.write_line(f"the dashboard was NOT tested: {NO_CHROMIUM}", red=True, bold=True)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_environment() -> Iterator[None]:
     """No setting of the developer's shell reaches a test, and no AWS call real credentials."""
@@ -63,15 +77,19 @@ def _own_environment() -> Iterator[None]:
     patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     for name in ("AWS_SESSION_TOKEN", "AWS_PROFILE", "AWS_REGION"):
         patch.delenv(name, raising=False)
+    # Each daemon under test would read botocore's data files anew, a tenth of a second of its own.
+    patch.setattr("botocore.loaders.create_loader", functools.cache(botocore.loaders.create_loader))
     yield
     patch.undo()
 
 
 @pytest.fixture(scope="session")
-def stack(tmp_path_factory: pytest.TempPathFactory, _own_environment: None) -> Iterator[Stack]:
+def stack(_own_environment: None) -> Iterator[Stack]:
     """The servers of the session."""
+    # Not in pytest's own folder: of several sessions side by side, a later one removes those of the earlier.
+    folder = Path(tempfile.mkdtemp(prefix="webhookd-tests-"))
     servers = Stack(
-        tmp_path_factory.mktemp("servers"),
+        folder,
         database_url=os.environ.get("WEBHOOKD_TEST_DATABASE_URL"),
         redis_url=os.environ.get("WEBHOOKD_TEST_REDIS_URL"),
         sqs_endpoint_url=os.environ.get("WEBHOOKD_TEST_SQS_ENDPOINT_URL"),
@@ -80,6 +98,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory, _own_environment: None) -> I
     servers.start()
     yield servers
     servers.stop()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _named(url: str, database: str) -> str:

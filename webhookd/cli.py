@@ -17,9 +17,10 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from webhookd.client import dead_letters, events, operations, quarantine, stats
+from webhookd.client.failures import ApiError
 from webhookd.console import FOLDER, Folder, Json, err, out, run
 from webhookd.errors import SettingsError, UnavailableError, WebhookdError
-from webhookd.operate import commands
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -30,7 +31,9 @@ app = typer.Typer(
     "Settings are environment variables that begin with WEBHOOKD_, also from `.env` and a TOML file (WEBHOOKD_CONFIG); "
     "`webhookd settings` lists them.",
 )
-app.add_typer(commands.app)
+for group in (events, dead_letters, quarantine, operations):
+    app.add_typer(group.app)
+app.command("stats", help=stats.HELP)(stats.stats)
 
 
 @app.command()
@@ -295,6 +298,8 @@ def main() -> None:
         app()
     except SettingsError as error:
         _fail(str(error), 2)
+    except ApiError as error:
+        _fail(str(error), error.exit_code)
     except WebhookdError as error:
         _fail(f"{error}{' (`webhookd doctor` tells more)' if isinstance(error, UnavailableError) else ''}", 1)
     except KeyboardInterrupt:

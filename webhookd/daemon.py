@@ -13,6 +13,8 @@ from typing import Any
 from aiohttp import web
 
 from webhookd import failpoints
+from webhookd.admin.access import Access
+from webhookd.admin.access import Role as AdminRole
 from webhookd.admin.app import admin_app
 from webhookd.admin.health import Health
 from webhookd.authorizenet.signature import fingerprint
@@ -21,6 +23,9 @@ from webhookd.failpoints import Failpoint, reach
 from webhookd.lifecycle import Loop, Part, Watch
 from webhookd.logs import logger, where
 from webhookd.metrics import Metrics
+from webhookd.operate.runner import Runner
+from webhookd.operate.statements import Statements
+from webhookd.operate.statistics import Recorder
 from webhookd.process import handlers
 from webhookd.process.handlers import Registration, Registry
 from webhookd.process.timeline import keep_timeline
@@ -43,6 +48,7 @@ from webhookd.store.events import EventStore
 from webhookd.store.retention import Ages, Retention
 
 _BACKLOG_EVERY = 5.0
+_ADMIN_CONNECTIONS = 4
 
 
 class Daemon:
@@ -58,6 +64,7 @@ class Daemon:
             settings.database_url.get_secret_value(),
             short=settings.short_pool,
             work=settings.concurrency if Role.WORK in roles else 1,
+            admin=_ADMIN_CONNECTIONS,
             handler_timeout=settings.handler_timeout,
             metrics=metrics,
             watch=watch,
@@ -74,6 +81,7 @@ class Daemon:
         self.sqs = make_sqs(settings, metrics, watch)
         self.health = Health(self.database, self.claims, self.sqs)
         self._admin: web.AppRunner | None = None
+        self.admin: web.Application | None = None
         self._public: Listener | None = None
         self._stack = AsyncExitStack()
         self._intake: Intake | None = None
@@ -126,6 +134,8 @@ class Daemon:
         )
         self.retention = Retention(self.database, ages, metrics=metrics, watch=watch)
         self._parts.append(self.retention)
+        self._runner = Runner(self.database, watch)
+        self._parts += [self._runner, Recorder(self.database, metrics, watch)]
         self._parts.append(Loop("backlog gauge", self._measure_backlog, watch, every=_BACKLOG_EVERY))
 
     def _add_workers(self, dead_letters: DeadLetters) -> None:
@@ -168,14 +178,22 @@ class Daemon:
     async def start(self) -> None:
         """Starts every part, and both listeners. Raises SettingsError where an address cannot be had."""
         settings = self._settings
-        admin = admin_app(self.health, self.metrics)
-        self._admin = await self._listen("WEBHOOKD_ADMIN_LISTEN", settings.admin_address, admin)
+        access = Access(
+            {name: token.get_secret_value() for name, token in settings.admin_tokens.items()},
+            {name: token.get_secret_value() for name, token in settings.read_tokens.items()},
+            anonymous=None if settings.admin_anonymous == "nothing" else AdminRole(settings.admin_anonymous),
+            metrics=self.metrics,
+        )
+        self.admin = admin_app(self.health, self.metrics, access, Statements(self.database), self.store, self._runner.loop)
+        self._admin = await self._listen("WEBHOOKD_ADMIN_LISTEN", settings.admin_address, self.admin)
         for part in self._parts:
             await part.start()
             self._stack.push_async_callback(part.stop)
         if self._intake is not None and self.admission is not None:
             self._public = await self._listen_public(self._intake, self.admission)
         self.health.serving = True
+        if not settings.admin_tokens and not settings.read_tokens and settings.admin_anonymous == "nothing":
+            logger.warning("the API and the dashboard refuse everyone: WEBHOOKD_ADMIN_TOKENS is not set")
         logger.info("serving", **settings.redacted())
 
     async def _listen(self, setting: str, address: tuple[str, int], app: web.Application) -> web.AppRunner:

@@ -109,12 +109,22 @@ def _settings(settings: Settings) -> list[Finding]:
         findings.append(Finding("handlers", Verdict.OK, detail))
     except SettingsError as error:
         findings.append(Finding("handlers", Verdict.FAILED, str(error)))
+    findings.append(_operators(settings))
     for name, address in (
         ("WEBHOOKD_LISTEN", settings.public_address),
         ("WEBHOOKD_ADMIN_LISTEN", settings.admin_address),
     ):
         findings.append(_address(name, address))
     return findings
+
+
+def _operators(settings: Settings) -> Finding:
+    roles = {"operate": settings.admin_tokens, "look": settings.read_tokens}
+    told = [f"{role}: {', '.join(sorted(tokens))}" for role, tokens in roles.items() if tokens]
+    if settings.admin_anonymous != "nothing":
+        told.append(f"{settings.admin_anonymous}: whoever reaches WEBHOOKD_ADMIN_LISTEN, without a token")
+    nobody = "nobody may use the API and the dashboard; set WEBHOOKD_ADMIN_TOKENS"
+    return Finding("operators", Verdict.OK, "; ".join(told) or nobody)
 
 
 def _address(name: str, address: tuple[str, int]) -> Finding:

@@ -30,6 +30,14 @@ class BusyError(WebhookdError):
     """Another worker has the event in hand; it is to be looked at again later."""
 
 
+class NotFoundError(WebhookdError):
+    """An operator named something that is not there."""
+
+
+class ConflictError(WebhookdError):
+    """What an operator asked for cannot be done as things stand; the message says why."""
+
+
 class UnusableError(WebhookdError):
     """An authentic body that cannot become an event: it goes to quarantine. `reason` is a short code."""
 

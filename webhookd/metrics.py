@@ -35,6 +35,7 @@ class Metrics:
             "account",
             "outcome",
         )
+        self.accepted = counter("accepted_total", "New events that were committed, by type.", "event_type")
         self.ack_seconds = histogram(
             "ack_seconds", "From the first byte of an authentic webhook to its 200, commit included.", _FAST
         )
@@ -108,7 +109,7 @@ class Metrics:
             "kind",
         )
         self.retention_failures = counter("retention_failures_total", "Tasks of retention that failed; tried again.", "task")
-        self.quarantine_rows = gauge("quarantine_rows", "Bodies in quarantine, counted no further than 100,000.")
+        self.quarantine_rows = gauge("quarantine_rows", "Bodies that wait in quarantine, counted no further than 100,000.")
         self.quarantine_bytes = gauge("quarantine_bytes", "The size on disk of the table of quarantine and its indexes.")
         self.dependency_up = gauge("dependency_up", "1 when the dependency answered last time, else 0.", "dependency")
         self.key_last_used = gauge(
@@ -116,6 +117,11 @@ class Metrics:
             "When a signature key (by fingerprint) last verified a webhook.",
             "account",
             "key",
+        )
+        self.admin_refused = counter(
+            "admin_refused_total",
+            "Requests to the admin listener that were refused: no_token, wrong_token, not_allowed, cross_site.",
+            "reason",
         )
         self.acks = counter("acks_total", "Messages deleted from SQS after their event ended, by outcome.", "outcome")
         self.lease_extensions = counter("lease_extensions_total", "Visibility extensions by outcome.", "outcome")

@@ -32,6 +32,7 @@ _ACCOUNT_KEYS = "accounts__{}__signature_keys"
 # At most one @, and that before the host: where a password is not percent-encoded nothing beyond the scheme is safe to show.
 _URL = re.compile(r"(?P<scheme>\w+)://(?:[^/?#@]*@)?(?P<place>[^@?#]*)(?:[?#][^@]*)?")
 _DAY = 86_400
+_TOKEN = 16  # characters, below which a token could be guessed
 _LONGEST_RETENTION = 20 * 365 * _DAY  # longer ones would reach back before 1970, where no id is
 _PROVIDER_RETRIES = 10 * _DAY  # the provider's schedule of retries takes about nine days
 
@@ -98,7 +99,7 @@ class Settings(BaseSettings):
     sqs_endpoint_url: str | None = _setting(None, "Another address than AWS's for SQS.", pattern=r"^https?://[^@\s]+$")
     sqs_region: str | None = _setting(None, "The queues' region, where it differs from the AWS SDK's own setting.")
     listen: str = _setting("127.0.0.1:8080", "Address of the public listener, which the provider posts to.")
-    admin_listen: str = _setting("127.0.0.1:9090", "Address of the admin listener: health and metrics.")
+    admin_listen: str = _setting("127.0.0.1:9090", "Address of the admin listener: API, dashboard, health, metrics.")
     signature_keys: Secrets = _setting(
         (), "Signature Keys of the account `default`, comma-separated; several during a rotation."
     )
@@ -107,6 +108,9 @@ class Settings(BaseSettings):
     )
     admin_tokens: Tokens = _setting({}, "Bearer tokens that may operate, comma-separated: each `name:token` or a token.")
     read_tokens: Tokens = _setting({}, "Bearer tokens that may only look, in the same form.")
+    admin_anonymous: Literal["nothing", "look", "operate"] = _setting(
+        "nothing", "What may be done on the admin listener without a token: nothing, look or operate."
+    )
     handlers: Annotated[tuple[str, ...], NoDecode] = _setting((), "Modules to import, comma-separated, that register handlers.")
     roles: Annotated[frozenset[Role], NoDecode] = _setting(
         frozenset(Role), "What this process does, comma-separated: any of receive, relay, work."
@@ -205,6 +209,8 @@ class Settings(BaseSettings):
             value = tokens
         if isinstance(value, dict) and not all(name and _revealed(token) for name, token in value.items()):
             raise ValueError("one of the tokens, or of their names, is empty; end with no comma")
+        if isinstance(value, dict) and any(len(_revealed(token)) < _TOKEN for token in value.values()):
+            raise ValueError(f"one of the tokens has fewer than {_TOKEN} characters; `openssl rand -hex 32` makes a good one")
         return value
 
     @field_validator("accounts", mode="before")

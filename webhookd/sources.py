@@ -18,6 +18,7 @@ from webhookd.errors import SettingsError
 
 PREFIX = "WEBHOOKD_"
 CONFIG = "WEBHOOKD_CONFIG"
+CLIENT = ("WEBHOOKD_API_URL", "WEBHOOKD_API_TOKEN", "WEBHOOKD_API_TOKEN_FILE")  # of the operator's commands
 SECRET = re.compile(r"(database_url|redis_url|signature_keys|admin_tokens|read_tokens|accounts__.+__signature_keys)")
 
 
@@ -74,7 +75,7 @@ def config_file() -> dict[str, Any]:
 
 def misspelt(fields: Iterable[str]) -> list[str]:
     """A line for each name that looks like a setting and is none: a slip must not leave a default in force unseen."""
-    known = {CONFIG, *(PREFIX + name.upper() for name in fields)}
+    known = {CONFIG, *CLIENT, *(PREFIX + name.upper() for name in fields)}
     files = {name + "_FILE" for name in known if SECRET.fullmatch(name.removeprefix(PREFIX).lower())}
     given_variables = variables()
     given = [(name, name.upper()) for name in given_variables]

@@ -8,7 +8,8 @@ SELECT
     clock_timestamp() AS now;
 
 -- name: lock_migrations()$
-SELECT pg_advisory_lock(hashtext('webhookd migrations'));
+-- Tries, and does not wait: to wait is to hold a snapshot, for whose end the making of an index CONCURRENTLY would wait.
+SELECT pg_try_advisory_lock(hashtext('webhookd migrations'));
 
 -- name: unlock_migrations()$
 SELECT pg_advisory_unlock(hashtext('webhookd migrations'));

@@ -51,24 +51,27 @@ SELECT count(*) FROM owed;
 
 -- name: choose_dead(ids, event_types, account, reason, since, until, discarded, after_death, after_id, limit)
 -- A selection of dead events (see webhookd_dead), the oldest death first, after the place (`after_death`, `after_id`).
-SELECT id, event_type, dead_reason, finished_at
+SELECT id, event_type, dead_reason, status, finished_at
 FROM webhookd_dead(:ids, :event_types, :account, :reason, :since, :until, :discarded)
 WHERE (finished_at, id) > (:after_death::timestamptz, :after_id::uuid)
 ORDER BY finished_at, id
 LIMIT :limit;
 
--- name: list_dead(ids, event_types, account, reason, since, until, discarded, limit)
--- A selection of dead events (see webhookd_dead), the newest death first.
-SELECT id, account, event_type, entity_id, attempts, received_at, finished_at, dead_reason, dead_letter_sent_at, discarded_at
+-- name: list_dead(ids, event_types, account, reason, since, until, discarded, before_death, before_id, limit)
+-- A selection of dead events (see webhookd_dead), the newest death first, before the place (`before_death`, `before_id`).
+SELECT *
 FROM webhookd_dead(:ids, :event_types, :account, :reason, :since, :until, :discarded)
+WHERE finished_at <= :before_death::timestamptz AND (finished_at, id) < (:before_death::timestamptz, :before_id::uuid)
 ORDER BY finished_at DESC, id DESC
 LIMIT :limit;
 
--- name: redrive_events(actor, reason, ids, until)$
--- Dead events that died before `until` start anew, with all their attempts, by way of the outbox. Returns how many.
+-- name: redrive_events(actor, reason, forced, ids, until)$
+-- Dead events that ended before `until`, and where it is `forced` also processed ones, start anew, with all their attempts, by way of the
+-- outbox. One whose body is no longer kept would only die of that, and is left alone. Returns how many.
 WITH chosen AS MATERIALIZED (
-    SELECT id FROM events
-    WHERE id = ANY(:ids::uuid[]) AND status <> 'processed' AND finished_at <= :until
+    SELECT id, status FROM events
+    WHERE id = ANY(:ids::uuid[]) AND (status <> 'processed' OR :forced::boolean) AND finished_at <= :until
+        AND EXISTS (SELECT FROM event_bodies b WHERE b.event_id = events.id)
     ORDER BY id
     FOR UPDATE
 ), changed AS (
@@ -77,10 +80,10 @@ WITH chosen AS MATERIALIZED (
         dead_letter_sent_at = NULL, discarded_at = NULL, redriven_at = now(), send_after = now()
     FROM chosen
     WHERE e.id = chosen.id
-    RETURNING e.id
+    RETURNING e.id, chosen.status
 ), audit AS (
     INSERT INTO event_audit (event_id, from_status, to_status, actor, reason)
-    SELECT id, 'dead', 'received', :actor, :reason FROM changed
+    SELECT id, status, 'received', :actor, :reason FROM changed
 )
 SELECT count(*) FROM changed;
 

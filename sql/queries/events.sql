@@ -2,7 +2,7 @@
 -- the partial indexes of what waits instead of the ids, as it does where its statistics are of an hour in which nothing waited; then
 -- each statement reads the whole backlog (tests/integration/test_plans.py).
 
--- name: insert_events(ids, accounts, notification_ids, event_types, event_dates, entity_names, entity_ids, invoice_numbers, merchant_references, key_fingerprints, content_hashes, body_hashes, bodies, send_after)
+-- name: insert_events(ids, accounts, notification_ids, event_types, event_dates, entity_names, entity_ids, invoice_numbers, merchant_references, key_fingerprints, content_hashes, body_hashes, bodies, send_after, actor, reason)
 -- Commits new notifications: one row in events, one body, one audit row each, in one statement. A column of texts comes as one
 -- text, its parts separated by U+001F; an empty part is NULL where NULL may be. Returns the ids that are
 -- new; an id that is missing is a duplicate, by notification id or by content. The caller sorts the arrays, so that
@@ -39,8 +39,8 @@ WITH incoming AS MATERIALIZED (
     INSERT INTO event_bodies (event_id, body)
     SELECT id, incoming.body FROM incoming JOIN inserted USING (id)
 ), audit AS (
-    INSERT INTO event_audit (event_id, at, to_status, actor)
-    SELECT id, received_at, 'received', 'receiver' FROM inserted
+    INSERT INTO event_audit (event_id, at, to_status, actor, reason)
+    SELECT id, received_at, 'received', :actor, :reason FROM inserted
 )
 SELECT id FROM inserted;
 
@@ -88,15 +88,16 @@ WITH incoming AS MATERIALIZED (
 )
 SELECT kept.id FROM incoming JOIN kept USING (account, body_hash) ORDER BY position;
 
--- name: mark_sent(ids, attempts, resend_after)
+-- name: mark_sent(ids, attempts, alone, resend_after)
 -- Records that events were sent to SQS: the first send makes them `queued`; each one puts the next send further away
 -- (doubling, at most 12 hours). Rows that a worker holds are skipped: they end by themselves, or are sent again. So is an event that
--- has been tried since it was sent: its retry is due when it is due.
+-- has been tried since it was sent: its retry is due when it is due. And so is one that ended and was put back since it was sent for
+-- the first time (not `alone`): that message is gone.
 WITH sent AS MATERIALIZED (
     SELECT e.id, e.status
-    FROM unnest(:ids::uuid[], :attempts::integer[]) AS s (id, attempts)
+    FROM unnest(:ids::uuid[], :attempts::integer[], :alone::boolean[]) AS s (id, attempts, alone)
     JOIN events e ON e.id = s.id
-    WHERE e.attempts = s.attempts AND e.status NOT IN ('processed', 'dead')
+    WHERE e.attempts = s.attempts AND e.status NOT IN ('processed', 'dead') AND (e.redriven_at IS NULL OR s.alone)
     ORDER BY e.id
     FOR UPDATE OF e SKIP LOCKED
 ), changed AS (

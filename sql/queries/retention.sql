@@ -1,6 +1,6 @@
 -- name: retention_state()^
 -- What the gauges and the doctor show, without a look at any large table: how many seconds the partitions reach ahead of now (0
--- where one of bodies and audit trail has none for now), the rows in quarantine (counted no further than 100,000) and its
+-- where one of bodies and audit trail has none for now), the bodies that wait in quarantine (counted no further than 100,000) and its
 -- bytes, and the server's clock in seconds since 1970.
 WITH ends AS (
     -- Where what covers the present instant ends: the first end at which no other partition begins.
@@ -17,7 +17,7 @@ WITH ends AS (
 SELECT
     CASE WHEN count(*) = 2 AND bool_and(low <= now())
         THEN extract(epoch FROM min(high) - now())::float8 ELSE 0 END AS ahead,
-    (SELECT count(*) FROM (SELECT FROM quarantine LIMIT 100000) AS counted) AS quarantine_rows,
+    (SELECT count(*) FROM (SELECT FROM quarantine WHERE handled_at IS NULL LIMIT 100000) AS counted) AS quarantine_rows,
     pg_total_relation_size('quarantine') AS quarantine_bytes,
     extract(epoch FROM clock_timestamp())::float8 AS epoch
 FROM ends;

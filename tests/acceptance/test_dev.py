@@ -166,7 +166,8 @@ async def test_a_session_shows_every_event_processed_serves_and_is_found_again(d
     table = dev.printed[dev.printed.index("event ") :]
     assert max(len(line) for line in table.splitlines() if str(dev.folder) not in line) <= 80
     assert f"  webhook     http://{dev.ports['WEBHOOKD_LISTEN']}/webhooks/authorize-net\n" in dev.printed
-    assert f"  health      http://{dev.ports['WEBHOOKD_ADMIN_LISTEN']}/webhooks/health\n" in dev.printed
+    assert f"  dashboard   http://{dev.ports['WEBHOOKD_ADMIN_LISTEN']}\n" in dev.printed
+    assert re.search(r"^  its token   [0-9a-f]{32}$", dev.printed, re.MULTILINE)
 
     (pasted,) = re.findall(r"^    (.*webhookd trigger .*)$", dev.printed, re.MULTILINE)
     code, told = await dev.webhookd(*shlex.split(pasted)[1:])

@@ -41,6 +41,10 @@ _DATABASE = "tests/integration/test_database.py::"
 _ORDER = "tests/faults/test_order.py::"
 _RETENTION = "tests/integration/test_retention.py::"
 _OPERATOR = "tests/integration/test_dead_letters.py::"
+_OPERATIONS = "tests/integration/test_operations.py::"
+_RETRY = "tests/integration/test_retry.py::"
+_QUARANTINE = "tests/integration/test_quarantine.py::"
+_STATISTICS = "tests/integration/test_statistics.py::"
 _CONNECTIONS = "tests/integration/test_connections.py::"
 _CLIENT = "tests/integration/test_client.py::"
 
@@ -277,10 +281,24 @@ GUARDS = (
     ),
     Guard(
         "a redrive holds back while fresh events wait",
-        "webhookd/operate/dead_letters.py",
-        "            await self._give_way(progress, rate, told)\n",
-        "",
+        "webhookd/operate/runner.py",
+        "if work.kind is not Kind.DISCARD and await self._held(work):",
+        "if False:",
         _OPERATOR + "test_a_redrive_holds_back_while_fresh_events_wait",
+    ),
+    Guard(
+        "an operation waits for what was put back before",
+        "webhookd/operate/runner.py",
+        'elif row["redriven"] >= ahead:',
+        "elif False:",
+        _OPERATOR + "test_a_redrive_waits_for_what_was_put_back_before",
+    ),
+    Guard(
+        "an operation keeps its rate",
+        "webhookd/operate/runner.py",
+        "pause = 0.0 if work.kind is Kind.DISCARD else len(page.rows) / work.rate",
+        "pause = 0.0",
+        _OPERATIONS + "test_a_replay_keeps_its_rate",
     ),
     Guard(
         "a redriven event is due at once, whatever its last attempt had put off",
@@ -290,11 +308,139 @@ GUARDS = (
         _OPERATOR + "test_no_layer_of_idempotency_blocks_a_redriven_event",
     ),
     Guard(
-        "what died since the command began is not redriven by it",
-        "webhookd/operate/commands.py",
-        "bounded = replace(selection, until=min(selection.until or now, now))",
-        "bounded = selection",
+        "what dies after an operation was ordered is not chosen by it",
+        "webhookd/operate/runner.py",
+        "until=until if died_to is None else min(died_to, until),",
+        "until=died_to,",
         _OPERATOR + "test_an_event_that_dies_again_is_dead_again_with_one_copy",
+    ),
+    Guard(
+        "what is processed after a replay was ordered is not chosen by it",
+        "sql/queries/operator.sql",
+        "        AND (event).finished_at <= :until AND (event).discarded_at IS NULL\n",
+        "        AND :until::timestamptz IS NOT NULL AND (event).discarded_at IS NULL\n",
+        _OPERATIONS + "test_what_ended_after_the_order_is_not_run_again_by_it",
+    ),
+    Guard(
+        "what has moved on since an operation chose it is left alone",
+        "sql/queries/dead_letters.sql",
+        "(status <> 'processed' OR :forced::boolean) AND finished_at <= :until\n",
+        "(status <> 'processed' OR :forced::boolean) AND :until::timestamptz IS NOT NULL\n",
+        _OPERATIONS + "test_what_has_moved_on_since_it_was_chosen_is_skipped",
+    ),
+    Guard(
+        "processed events run again only with force",
+        "webhookd/admin/operations.py",
+        'if "processed" in (body.filter.status or ()) and not body.force and not body.dry_run:',
+        "if False:",
+        _OPERATIONS + "test_processed_events_run_again_only_with_force",
+    ),
+    Guard(
+        "a processed event is retried only with force",
+        "webhookd/operate/events.py",
+        "if not retry.allowed or (retry.needs_force and not force):",
+        "if not retry.allowed:",
+        _RETRY + "test_what_a_retry_does_to_each_status[processed-False-409-processed]",
+    ),
+    Guard(
+        "what has no body any more is not put back",
+        "sql/queries/dead_letters.sql",
+        "        AND EXISTS (SELECT FROM event_bodies b WHERE b.event_id = events.id)\n",
+        "",
+        _OPERATIONS + "test_an_event_without_its_body_is_not_run_again",
+    ),
+    Guard(
+        "a batch and the record of how far it came commit together",
+        "webhookd/operate/runner.py",
+        "        async with self._statements.connection() as connection, connection.transaction():\n"
+        "            page = await self._page(connection, work, size)\n",
+        "        async with self._statements.connection() as connection:\n"
+        "            page = await self._page(connection, work, size)\n",
+        _OPERATIONS + "test_a_batch_and_the_record_of_it_commit_together",
+    ),
+    Guard(
+        "who no longer has an operation records nothing of it",
+        "sql/queries/operator.sql",
+        "WHERE id = :id AND holder = :holder::uuid AND finished_at IS NULL\nRETURNING id;",
+        "WHERE id = :id AND :holder::uuid IS NOT NULL AND finished_at IS NULL\nRETURNING id;",
+        _OPERATIONS + "test_two_replicas_work_on_one_operation_and_do_nothing_twice",
+    ),
+    Guard(
+        "a cancelled operation does nothing more",
+        "sql/queries/operator.sql",
+        "WHERE id = :id AND holder = :holder::uuid AND finished_at IS NULL\nRETURNING id;",
+        "WHERE id = :id AND holder = :holder::uuid\nRETURNING id;",
+        _OPERATIONS + "test_a_batch_in_hand_when_its_operation_is_cancelled_is_undone",
+    ),
+    Guard(
+        "one process at a time has an operation",
+        "sql/queries/operator.sql",
+        "AND (holder = :holder::uuid OR held_until < now())",
+        "AND :holder::uuid IS NOT NULL",
+        _OPERATIONS + "test_one_process_at_a_time_has_an_operation",
+    ),
+    Guard(
+        "a process that stops lets go of its operations",
+        "webhookd/operate/runner.py",
+        "            await self._statements.one(queries.let_go_of_operations, holder=self._me)\n",
+        "            pass\n",
+        _OPERATIONS + "test_what_a_stopped_process_leaves_goes_on_in_another_one_at_once",
+    ),
+    Guard(
+        "an operation that fails does not end the others' work",
+        "webhookd/operate/runner.py",
+        '                    await self._record(connection, work, "failed")\n',
+        "                    raise error\n",
+        _OPERATIONS + "test_an_operation_that_fails_by_a_mistake_ends_and_the_others_go_on",
+    ),
+    Guard(
+        "an operation that takes too long leaves others their turn",
+        "webhookd/operate/runner.py",
+        "                    failure = error  #",
+        "                    raise  #",
+        _OPERATIONS + "test_an_operation_that_takes_too_long_for_postgresql_does_not_keep_others_from_their_turn",
+    ),
+    Guard(
+        "a retry does not wait for the worker that has the event",
+        "sql/queries/operator.sql",
+        " WHERE e.id = :id FOR UPDATE OF e NOWAIT;",
+        " WHERE e.id = :id FOR UPDATE OF e;",
+        _RETRY + "test_an_event_in_a_workers_hands_is_refused_at_once",
+    ),
+    Guard(
+        "of two retries at the same time one is accepted",
+        "sql/queries/operator.sql",
+        " WHERE e.id = :id FOR UPDATE OF e NOWAIT;",
+        " WHERE e.id = :id;",
+        _RETRY + "test_of_retries_at_the_same_time_one_is_accepted[dead]",
+    ),
+    Guard(
+        "a retry makes the next attempt due at once",
+        "sql/queries/operator.sql",
+        "UPDATE events SET retry_at = now(), send_after = now() WHERE",
+        "UPDATE events SET send_after = now() WHERE",
+        _RETRY + "test_one_that_waits_for_its_next_attempt_is_tried_at_once",
+    ),
+    Guard(
+        "a body that is being released is not discarded meanwhile",
+        "sql/queries/operator.sql",
+        "FROM quarantine WHERE id = :id FOR UPDATE;",
+        "FROM quarantine WHERE id = :id;",
+        _QUARANTINE + "test_one_that_is_being_released_is_not_discarded",
+    ),
+    Guard(
+        "what was handled in quarantine is not handled again",
+        "sql/queries/operator.sql",
+        "WHERE id = :id AND handled_at IS NULL\nRETURNING id;",
+        "WHERE id = :id\nRETURNING id;",
+        _QUARANTINE + "test_releases_at_the_same_time_make_one_event",
+    ),
+    Guard(
+        "what was counted is recorded before a process stops",
+        "webhookd/operate/statistics.py",
+        "            async with asyncio.timeout(2):\n                await self._record()\n",
+        "            pass\n",
+        _STATISTICS + "test_an_orderly_stop_loses_nothing",
     ),
     Guard(
         "a webhook's age is judged by PostgreSQL's clock",

@@ -90,6 +90,30 @@ async def test_replicas_that_start_at_once_migrate_once(empty_url: str) -> None:
     assert await migrate(empty_url) == []
 
 
+async def test_an_index_that_an_attempt_left_invalid_is_made_anew_while_rows_are_written(
+    database_url: str, connection: asyncpg.Connection[asyncpg.Record]
+) -> None:
+    await connection.execute("DELETE FROM _pogo_migration WHERE migration_id = '0009_search'")
+    await connection.execute("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'events_invoice'::regclass")
+    writer = await asyncpg.connect(database_url, server_settings={"lock_timeout": "1000"})
+    async with connection.transaction():
+        await connection.execute("LOCK TABLE events IN ROW EXCLUSIVE MODE")
+        migrating = asyncio.create_task(migrate(database_url))
+        await until(
+            lambda: writer.fetchval(
+                "SELECT count(*) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%INDEX%'"
+            ),
+            "the migration waits for the transaction",
+        )
+        # Made otherwise than concurrently, it would stand in the way of whoever writes after it.
+        await writer.execute("UPDATE events SET sends = 0 WHERE false")
+    await writer.close()
+    assert await asyncio.wait_for(migrating, 20) == ["0009_search"]
+    rows = await connection.fetch("SELECT indisvalid FROM pg_index WHERE indrelid = 'events'::regclass")
+    assert all(row["indisvalid"] for row in rows)
+
+
 async def test_migrating_without_a_database_says_so() -> None:
     with pytest.raises(UnavailableError, match="postgresql is unavailable"):
         await migrate("postgresql://nobody@127.0.0.1:1/none")

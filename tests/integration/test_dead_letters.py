@@ -1,25 +1,23 @@
-"""`webhookd dead-letters`: dead events are found, tried again and let go, and nothing stands in the way of a redriven one."""
+"""Dead letters by the API and `webhookd dead-letters`: found, tried again, let go; nothing is in a redriven one's way."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import re
 import shlex
 import signal
 import sys
-import time
 import uuid
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Any, TypeAlias
+from typing import Any
 
-import asyncpg
 import pytest
 
 from tests.conftest import Servers, Start
-from tests.helpers.command import webhookd
+from tests.helpers.operator import ANN, AUTHCAPTURE, LEO, REFUND, Connection, Operator, bury, come_to, statuses, times_put_back
 from tests.helpers.queues import depth
 from tests.helpers.readme import README
 from tests.helpers.running import KEY
@@ -28,15 +26,7 @@ from webhookd.daemon import Daemon
 from webhookd.dev import traffic
 from webhookd.errors import Permanent
 from webhookd.event import Event, Status
-from webhookd.lifecycle import Watch
-from webhookd.metrics import Metrics
-from webhookd.operate.dead_letters import DeadLetters, Progress, Selection
 from webhookd.process.handlers import Registry
-from webhookd.store.database import Database
-
-Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
-AUTHCAPTURE = "net.authorize.payment.authcapture.created"
-REFUND = "net.authorize.payment.refund.created"
 
 
 class Shop:
@@ -59,229 +49,276 @@ async def shop(connection: Connection) -> Shop:
     return Shop()
 
 
+@pytest.fixture
+async def idle(start: Start) -> Operator:
+    """Of a daemon that takes orders, and neither sends events nor works on them: what is put back stays to be seen."""
+    return Operator((await start(roles="receive", admin_tokens=ANN)).admin_url)
+
+
 async def deliver(daemon: Daemon, types: list[str], count: int) -> None:
-    """Sends `count` webhooks and waits until each one's event has ended."""
     summary = await traffic.send(traffic.stream(types, count), f"{daemon.public_url}/webhooks/authorize-net", KEY)
     assert summary.failed == 0
 
 
-async def statuses(connection: Connection) -> dict[str, int]:
-    rows = await connection.fetch("SELECT status, count(*) FROM events GROUP BY status")
-    return {row["status"]: row["count"] for row in rows}
+async def command(operator: Operator, servers: Servers, *arguments: str) -> tuple[int, str, str]:
+    return await operator.command(servers, "dead-letters", *arguments)
 
 
-async def bury(connection: Connection, count: int, event_type: str = AUTHCAPTURE, **columns: str) -> list[uuid.UUID]:
-    """Makes `count` dead events without a daemon, each a second after the other, the last one just now."""
-    extra = "".join(f", {name}" for name in columns)
-    values = "".join(f", {value}" for value in columns.values())
-    rows = await connection.fetch(
-        f"""
-        WITH numbers AS (SELECT n, gen_random_uuid() AS id FROM generate_series(1, $1) AS n), made AS (
-            INSERT INTO events (id, account, notification_id, event_type, key_fingerprint, body_hash, send_after, status,
-                                attempts, finished_at, received_at, dead_reason{extra})
-            SELECT id, 'default', id::text, $2, '', '', now(), 'dead', 12, now() - ($1 - n) * interval '1 second',
-                now() - interval '3 days', 'the handlers gave up'{values} FROM numbers
-        ), bodies AS (
-            INSERT INTO event_bodies SELECT id, '{{"payload": {{}}}}' FROM numbers
-        )
-        SELECT id FROM numbers ORDER BY n
-        """,
-        count,
-        event_type,
-    )
-    return [row["id"] for row in rows]
-
-
-async def command(servers: Servers, *arguments: str) -> tuple[int, str, str]:
-    return await webhookd("dead-letters", *arguments, folder=servers.folder, **servers.settings)
-
-
-async def told(servers: Servers, *arguments: str) -> Any:
-    code, out, err = await command(servers, *arguments, "--json")
+async def told(operator: Operator, servers: Servers, *arguments: str) -> Any:
+    code, out, err = await command(operator, servers, *arguments, "--json")
     assert (code, err) == (0, "")
     return json.loads(out)
 
 
-@asynccontextmanager
-async def operating(servers: Servers) -> AsyncIterator[DeadLetters]:
-    database = Database(servers.database_url, short=2, work=1, handler_timeout=0, metrics=Metrics(), watch=Watch())
-    await database.start()
-    yield DeadLetters(database)
-    await database.stop()
+async def copies(servers: Servers, count: int) -> None:
+    async def look() -> bool:
+        return await depth(servers, servers.dead_letter_queue) == count
+
+    await until(look, f"{count} copies in the dead-letter queue", deadline=30)
+
+
+async def agreed(daemon: Daemon, servers: Servers, count: int) -> None:
+    async def look() -> bool:
+        await daemon.dead_letters.agree()
+        return await depth(servers, servers.dead_letter_queue) == count
+
+    await until(look, f"{count} copies in the dead-letter queue", deadline=60, every=0.5)
 
 
 async def test_a_chosen_set_is_redriven_and_keeps_its_identity_and_its_audit_trail(
     start: Start, servers: Servers, connection: Connection, shop: Shop
 ) -> None:
-    daemon = await start(shop.registry)
+    daemon = await start(shop.registry, admin_tokens=ANN)
+    ann = Operator(daemon.admin_url)
     await deliver(daemon, [AUTHCAPTURE, REFUND], 6)
-    await until(lambda: depth_is(servers, 6), "six copies", deadline=30)
+    await copies(servers, 6)
     before = await connection.fetch("SELECT id, notification_id, received_at, body_hash FROM events ORDER BY id")
     shop.closed = False
 
-    would = await told(servers, "redrive", "--event-type", "payment.refund.*", "--dry-run")
-    assert would["dry_run"]["event_types"] == {REFUND: 3}
+    would = await told(ann, servers, "redrive", "--event-type", "payment.refund.*", "--dry-run")
+    assert (would["event_types"], would["total"], would["done"]) == ({REFUND: 3}, 3, 0)
+    assert sum(would["reasons"].values()) == 3
     assert await statuses(connection) == {"dead": 6}, "a dry run changes nothing"
 
-    options = ("--event-type", "payment.refund.*", "--since", "1h", "--yes", "--note", "reopened", "--as", "ana")
-    assert (await told(servers, "redrive", *options))["redriven"] == 3
-    await until(lambda: is_so(connection, {"dead": 3, "processed": 3}), "they are processed", deadline=30)
+    options = ("--event-type", "payment.refund.*", "--since", "1h", "--yes", "--note", "reopened")
+    redriven = await told(ann, servers, "redrive", *options)
+    assert (redriven["done"], redriven["skipped"]) == (3, 0)
+    await come_to(connection, {"dead": 3, "processed": 3})
     assert await connection.fetchval("SELECT count(*) FROM sales") == 3
     assert await connection.fetch("SELECT id, notification_id, received_at, body_hash FROM events ORDER BY id") == before
-    redriven = await connection.fetchval("SELECT id FROM events WHERE status = 'processed' LIMIT 1")
-    trail = await connection.fetch("SELECT * FROM event_audit WHERE event_id = $1 ORDER BY at", redriven)
-    changes = [(row["from_status"], row["to_status"]) for row in trail if row["to_status"] != "queued"]
+    one = await connection.fetchval("SELECT id FROM events WHERE status = 'processed' LIMIT 1")
+    _, shown = await ann.get(f"events/{one}")
+    trail = [change for change in shown["audit"] if change["to_status"] != "queued"]
+    changes = [(change["from_status"], change["to_status"]) for change in trail]
     assert changes[-3:] == [(changes[-3][0], "dead"), ("dead", "received"), (changes[-1][0], "processed")]
-    assert next(row["actor"] for row in trail if row["from_status"] == "dead") == "operator (ana)"
-    assert next(row["reason"] for row in trail if row["from_status"] == "dead") == "reopened"
+    assert trail[-2]["actor"] == "operator (ann)"
+    assert trail[-2]["reason"] == f"redrive {redriven['id']}: reopened"
     assert trail[-1]["attempt"] == 1, "with all its attempts"
-    await until(lambda: agreed(daemon, servers, 3), "their copies leave the dead-letter queue", deadline=60, every=0.5)
-
-
-async def is_so(connection: Connection, expected: dict[str, int]) -> bool:
-    return await statuses(connection) == expected
-
-
-async def depth_is(servers: Servers, count: int) -> bool:
-    return await depth(servers, servers.dead_letter_queue) == count
-
-
-async def agreed(daemon: Daemon, servers: Servers, count: int) -> bool:
-    await daemon.dead_letters.agree()
-    return await depth_is(servers, count)
+    await agreed(daemon, servers, 3)
 
 
 async def test_no_layer_of_idempotency_blocks_a_redriven_event(
     start: Start, servers: Servers, connection: Connection, shop: Shop
 ) -> None:
-    daemon = await start(shop.registry, relay_window=30)
+    daemon = await start(shop.registry, relay_window=30, admin_tokens=ANN)
+    ann = Operator(daemon.admin_url)
     await deliver(daemon, [AUTHCAPTURE], 3)
-    await until(lambda: depth_is(servers, 3), "three copies", deadline=30)
+    await copies(servers, 3)
     shop.closed = False
     ids = [row["id"] for row in await connection.fetch("SELECT id FROM events")]
     for event_id in ids:
         assert await daemon.claims.acquire([event_id]), "what a worker left that died: its claim"
-    await connection.execute("UPDATE events SET send_after = now() + interval '1 day', retry_at = now() + interval '1 day'")
-    assert (await told(servers, "redrive", *map(str, ids), "--yes"))["redriven"] == 3
-    await until(lambda: is_so(connection, {"processed": 3}), "they are processed", deadline=30)
+    # Not so far away that it would be taken for the time of a clock that has been put back.
+    await connection.execute("UPDATE events SET send_after = now() + interval '50 s', retry_at = now() + interval '1 day'")
+    assert (await ann.done("dead-letters/redrive", ids=[str(one) for one in ids]))["done"] == 3
+    await come_to(connection, {"processed": 3})
     assert await connection.fetchval("SELECT count(*) FROM sales") == 3
 
 
 async def test_an_event_that_dies_again_is_dead_again_with_one_copy(
     start: Start, servers: Servers, connection: Connection, shop: Shop
 ) -> None:
-    daemon = await start(shop.registry)
-    await deliver(daemon, [AUTHCAPTURE], 2)
-    await until(lambda: depth_is(servers, 2), "two copies", deadline=30)
+    daemon = await start(shop.registry, admin_tokens=ANN)
+    ann = Operator(daemon.admin_url)
+    await deliver(daemon, [AUTHCAPTURE], 3)
+    await copies(servers, 3)
     deaths = await connection.fetch("SELECT finished_at FROM events ORDER BY id")
-    assert (await told(servers, "redrive", "--all", "--yes", "--rate", "1"))["redriven"] == 2, "each of them once"
-    died_anew = "SELECT finished_at FROM events WHERE status = 'dead' ORDER BY id"
+    # The first one has died again long before the last one's turn has come.
+    redriven = await ann.done("dead-letters/redrive", all=True, rate=1)
+    assert (redriven["done"], redriven["skipped"]) == (3, 0), "each of them once"
 
     async def have_died_anew() -> bool:
-        rows = await connection.fetch(died_anew)
-        return len(rows) == 2 and all(row["finished_at"] > was["finished_at"] for row, was in zip(rows, deaths, strict=True))
+        rows = await connection.fetch("SELECT finished_at FROM events WHERE status = 'dead' ORDER BY id")
+        return len(rows) == 3 and all(row["finished_at"] > was["finished_at"] for row, was in zip(rows, deaths, strict=True))
 
     await until(have_died_anew, "they die again", deadline=30)
-    await until(lambda: agreed(daemon, servers, 2), "one copy each", deadline=60, every=0.5)
+    assert set((await times_put_back(connection)).values()) == {1}
+    await agreed(daemon, servers, 3)
 
 
 async def test_a_discarded_event_loses_its_copy_and_comes_back_by_its_id(
     start: Start, servers: Servers, connection: Connection, shop: Shop
 ) -> None:
-    daemon = await start(shop.registry)
+    daemon = await start(shop.registry, admin_tokens=ANN)
+    ann = Operator(daemon.admin_url)
     await deliver(daemon, [AUTHCAPTURE], 2)
-    await until(lambda: depth_is(servers, 2), "two copies", deadline=30)
+    await copies(servers, 2)
     chosen, other = [str(row["id"]) for row in await connection.fetch("SELECT id FROM events ORDER BY id")]
-    assert (await told(servers, "discard", chosen, "--yes", "--note", "told the merchant", "--as", "ana"))["discarded"] == 1
-    await until(lambda: agreed(daemon, servers, 1), "its copy leaves the dead-letter queue", deadline=60, every=0.5)
-    assert [event["id"] for event in (await told(servers, "list"))["events"]] == [other]
-    assert [event["id"] for event in (await told(servers, "list", "--discarded"))["events"]] == [chosen]
-    shown = await told(servers, "show", chosen)
-    assert shown["dead_letter_copy"] == "none: the event was discarded"
+    discarded = await told(ann, servers, "discard", chosen, "--yes", "--note", "told the merchant")
+    assert (discarded["kind"], discarded["done"]) == ("discard", 1)
+    await agreed(daemon, servers, 1)
+    assert [event["id"] for event in (await told(ann, servers, "list"))["events"]] == [other]
+    assert [event["id"] for event in (await told(ann, servers, "list", "--discarded"))["events"]] == [chosen]
+    shown = await told(ann, servers, "show", chosen)
+    assert shown["discarded_at"] is not None
+    assert shown["dead_letter_copy"] is None, "neither sent nor owed"
     last = shown["audit"][-1]
-    assert (last["from_status"], last["to_status"], last["actor"]) == ("dead", "dead", "operator (ana)")
-    assert last["reason"] == "discarded: told the merchant"
+    assert (last["from_status"], last["to_status"], last["actor"]) == ("dead", "dead", "operator (ann)")
+    assert last["reason"] == f"discarded: discard {discarded['id']}: told the merchant"
+    assert (await ann.done("dead-letters/discard", ids=[chosen]))["done"] == 0, "once"
 
     shop.closed = False
-    assert (await told(servers, "redrive", "--all", "--yes"))["redriven"] == 1, "all does not mean what was let go"
-    assert (await told(servers, "redrive", chosen, "--yes"))["redriven"] == 1
-    await until(lambda: is_so(connection, {"processed": 2}), "both are processed", deadline=30)
+    assert (await ann.done("dead-letters/redrive", all=True))["done"] == 1, "all does not mean what was let go"
+    assert (await ann.done("dead-letters/redrive", ids=[chosen]))["done"] == 1
+    await come_to(connection, {"processed": 2})
 
 
-async def test_list_filters_and_tells_that_there_are_more(servers: Servers, connection: Connection) -> None:
+async def test_list_filters_and_tells_that_there_are_more(idle: Operator, servers: Servers, connection: Connection) -> None:
     payments = await bury(connection, 3)
-    refunds = await bury(connection, 2, REFUND, last_error="'TimeoutError: the shop did not answer'")
-    listed = await told(servers, "list", "--event-type", "payment.authcapture.*")
+    refunds = await bury(connection, 2, REFUND, error="TimeoutError: the shop did not answer")
+    await bury(connection, 1, status="processed")
+    listed = await told(idle, servers, "list", "--event-type", "payment.authcapture.*")
     assert [event["id"] for event in listed["events"]] == [str(one) for one in reversed(payments)], "the newest death first"
     assert listed["more"] is False
-    by_reason = await told(servers, "list", "--reason", "timeouterror")
+    by_reason = await told(idle, servers, "list", "--reason", "timeouterror")
     assert {event["id"] for event in by_reason["events"]} == {str(one) for one in refunds}
-    assert (await told(servers, "list", "--until", "1h"))["events"] == []
-    assert (await told(servers, "list", "--account", "other"))["events"] == []
-    two = await told(servers, "list", "--limit", "2")
+    assert (await told(idle, servers, "list", "--until", "1h"))["events"] == []
+    assert (await told(idle, servers, "list", "--account", "other"))["events"] == []
+    two = await told(idle, servers, "list", "--limit", "2")
     assert (len(two["events"]), two["more"]) == (2, True)
-    code, out, err = await command(servers, "list", "--limit", "2")
+    code, out, err = await command(idle, servers, "list", "--limit", "2")
     assert (code, err) == (0, "")
-    assert "There are more than 2" in out
+    assert "more than 2" in out
 
 
-async def test_show_tells_all_but_the_body_which_must_be_asked_for(servers: Servers, connection: Connection) -> None:
-    (event_id,) = await bury(connection, 1, last_error="'ValueError: no such order'")
-    shown = await told(servers, "show", str(event_id))
+async def test_pages_of_dead_events_hold_each_of_them_once(idle: Operator, connection: Connection) -> None:
+    expected = [str(one) for one in reversed(await bury(connection, 5))]
+    await connection.execute("UPDATE events SET finished_at = now()")  # at one instant: the id decides
+    found: list[str] = []
+    cursor: dict[str, str] = {}
+    while True:
+        _, page = await idle.get("dead-letters", limit=2, **cursor)
+        found += [event["id"] for event in page["events"]]
+        if page["next"] is None:
+            break
+        cursor = {"cursor": page["next"]}
+    assert found == expected
+
+
+async def test_show_tells_all_but_the_body_which_must_be_asked_for(
+    idle: Operator, servers: Servers, connection: Connection
+) -> None:
+    (event_id,) = await bury(connection, 1, error="ValueError: no such order")
+    shown = await told(idle, servers, "show", str(event_id))
     assert (shown["status"], shown["last_error"]) == ("dead", "ValueError: no such order")
-    assert shown["dead_letter_copy"].startswith("owed")
+    assert shown["dead_letter_copy"] == "owed"
     assert "body" not in shown
-    assert (await told(servers, "show", str(event_id), "--body"))["body"] == '{"payload": {}}'
-    code, out, _ = await command(servers, "show", str(event_id))
+    with_body = await told(idle, servers, "show", str(event_id), "--body")
+    assert with_body["body"] == {"encoding": "utf-8", "text": '{"payload": {}}'}
+    code, out, _ = await command(idle, servers, "show", str(event_id))
     assert code == 0
     assert "payload" not in out
-    code, _, err = await command(servers, "show", str(uuid.uuid4()))
-    assert code == 1
+    code, _, err = await command(idle, servers, "show", str(uuid.uuid4()))
+    assert code == 3
     assert "there is no event" in err
+    (alive,) = await bury(connection, 1, status="processed")
+    status, answer = await idle.get(f"dead-letters/{alive}")
+    assert status == 404
+    assert "not dead" in answer["detail"]
 
 
-async def test_the_readmes_commands_work_as_they_stand_there(servers: Servers, connection: Connection) -> None:
-    await bury(connection, 2, last_error="'timeout'")
+async def test_the_readmes_commands_work_as_they_stand_there(idle: Operator, servers: Servers, connection: Connection) -> None:
+    await bury(connection, 2, error="timeout")
     lines = re.findall(r"^webhookd dead-letters .+$", README.read_text(), re.MULTILINE)
     assert len(lines) == 4
     for line in lines:
         arguments = shlex.split(line, comments=True)[2:]
-        code, _, err = await command(servers, *arguments, *([] if arguments[0] == "list" else ["--yes"]))
+        code, _, err = await command(idle, servers, *arguments, *([] if arguments[0] == "list" else ["--yes"]))
         assert (code, err) == (0, ""), line
     assert await statuses(connection) == {"received": 2}
 
 
-@pytest.mark.parametrize(
-    ("arguments", "remedy"),
-    [
+async def test_what_could_not_be_meant_changes_nothing(idle: Operator, servers: Servers, connection: Connection) -> None:
+    await bury(connection, 1)
+    cases = (
         (("redrive", "--yes"), "--all"),
         (("discard", "--yes"), "--all"),
-        (("redrive", "--all", "--account", "default", "--yes"), "not both"),
+        (("redrive", "--all", "--account", "default", "--yes"), "one of these"),
         (("redrive", "--all"), "--yes"),
+        (("redrive", "--all", "--json"), "--yes"),
         (("list", "--since", "yesterday"), "--since"),
-    ],
-)
-async def test_what_could_not_be_meant_changes_nothing(
-    servers: Servers, connection: Connection, arguments: tuple[str, ...], remedy: str
-) -> None:
-    await bury(connection, 1)
-    code, out, err = await command(servers, *arguments)
-    assert (code, out) == (2, "")
-    assert remedy in err
+    )
+    answers = await asyncio.gather(*(command(idle, servers, *arguments) for arguments, _ in cases))
+    for (code, out, err), (arguments, remedy) in zip(answers, cases, strict=True):
+        assert (code, out) == (2, ""), arguments
+        assert remedy in err
     assert await statuses(connection) == {"dead": 1}
+    assert await connection.fetchval("SELECT count(*) FROM operations") == 0
 
 
-async def test_a_database_without_the_schema_is_told_to_be_migrated(servers: Servers, connection: Connection) -> None:
+async def test_an_order_that_could_not_be_meant_is_refused(idle: Operator, connection: Connection) -> None:
+    orders: list[Any] = [
+        {},
+        {"all": False},
+        {"all": True, "ids": [str(uuid.uuid4())]},
+        {"all": True, "filter": {}},
+        {"ids": []},
+        {"all": True, "rate": 0.01},
+        {"all": True, "limit": 0},
+        {"all": True, "dryrun": True},
+    ]
+    for order in orders:
+        status, answer = await idle.post("dead-letters/redrive", order)
+        assert status == 422, (order, answer)
+    assert await connection.fetchval("SELECT count(*) FROM operations") == 0
+
+
+async def test_an_order_is_a_dry_run_unless_it_says_otherwise(idle: Operator, connection: Connection) -> None:
+    await bury(connection, 3)
+    for kind in ("redrive", "discard"):
+        operation = await idle.ended(await idle.order(f"dead-letters/{kind}", all=True))
+        assert (operation["dry_run"], operation["state"], operation["total"], operation["done"]) == (True, "done", 3, 0)
+    assert await statuses(connection) == {"dead": 3}
+    assert await connection.fetchval("SELECT count(*) FROM event_audit") == 0
+
+
+async def test_who_may_only_look_sees_dead_events_and_redrives_none(
+    start: Start, servers: Servers, connection: Connection
+) -> None:
+    daemon = await start(roles="receive", admin_tokens=ANN, read_tokens=LEO)
+    leo = Operator(daemon.admin_url, LEO["leo"])
+    await bury(connection, 1)
+    assert len((await told(leo, servers, "list"))["events"]) == 1
+    code, out, err = await command(leo, servers, "redrive", "--all", "--yes")
+    assert (code, out) == (5, "")
+    assert "WEBHOOKD_ADMIN_TOKENS" in err
+    assert await connection.fetchval("SELECT count(*) FROM operations") == 0
+
+
+async def test_a_database_without_the_schema_is_told_to_be_migrated(
+    start: Start, servers: Servers, connection: Connection
+) -> None:
     await connection.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
-    code, _, err = await command(servers, "list")
-    assert code == 1
+    daemon = await start(admin_tokens=ANN)
+    code, _, err = await command(Operator(daemon.admin_url), servers, "list")
+    assert code == 4
     assert "webhookd migrate" in err
 
 
-async def test_fresh_events_are_sent_before_redriven_ones(start: Start, servers: Servers, connection: Connection) -> None:
-    daemon = await start(roles="receive")  # nobody sends
+async def test_fresh_events_are_sent_before_redriven_ones(start: Start, connection: Connection) -> None:
+    daemon = await start(roles="receive", admin_tokens=ANN)  # nobody sends
     await bury(connection, 5)
-    assert (await told(servers, "redrive", "--all", "--yes"))["redriven"] == 5
+    assert (await Operator(daemon.admin_url).done("dead-letters/redrive", all=True))["done"] == 5
     await deliver(daemon, [AUTHCAPTURE], 5)
     await connection.execute("UPDATE events SET send_after = now() WHERE redriven_at IS NULL")
     first = await daemon.store.claim_unsent([Status.RECEIVED], limit=5, lease=60)
@@ -291,75 +328,119 @@ async def test_fresh_events_are_sent_before_redriven_ones(start: Start, servers:
     assert await connection.fetchval(redriven, [event.id for event in rest]) == 5
 
 
-async def test_the_age_of_a_redriven_event_counts_from_its_redrive(
-    start: Start, servers: Servers, connection: Connection
-) -> None:
-    daemon = await start(roles="receive")
+async def test_the_age_of_a_redriven_event_counts_from_its_redrive(start: Start, connection: Connection) -> None:
+    daemon = await start(roles="receive", admin_tokens=ANN)
     (event_id,) = await bury(connection, 1)
-    await told(servers, "redrive", str(event_id), "--yes")
+    await Operator(daemon.admin_url).done("dead-letters/redrive", ids=[str(event_id)])
     _, oldest = await daemon.store.backlog()
     assert 0 < oldest < 600, "and not the three days since it was received"
 
 
-async def test_a_redrive_holds_back_while_fresh_events_wait(servers: Servers, connection: Connection) -> None:
+async def test_a_redrive_holds_back_while_fresh_events_wait(idle: Operator, connection: Connection) -> None:
     await bury(connection, 3)
-    waiting = await bury(connection, 100, REFUND)
-    await connection.execute(
-        "UPDATE events SET status = 'queued', finished_at = NULL, received_at = now() - interval '6 s' WHERE id = ANY($1)",
-        waiting,
-    )
-    progress = Progress()
-    held = asyncio.Event()
-
-    def note_hold(now: Progress) -> None:
-        if now.held_by == "fresh events go first":
-            held.set()
-
-    async with operating(servers) as dead_letters:
-        redrive = asyncio.create_task(
-            dead_letters.redrive(Selection(), progress, actor="operator (ana)", note="", rate=100, limit=None, told=note_hold)
-        )
-        await asyncio.wait_for(held.wait(), 10)
-        assert progress.done == 0
-        await connection.execute("UPDATE events SET status = 'processed' WHERE id = $1", waiting[0])
-        await asyncio.wait_for(redrive, 10)
-    assert (progress.done, progress.held_by) == (3, "")
-    assert progress.held_seconds > 0
+    waiting = await bury(connection, 100, REFUND, status="queued")
+    operation = await idle.order("dead-letters/redrive", all=True, dry_run=False, rate=100)
+    assert (await idle.held(operation, "fresh events go first"))["done"] == 0
+    await connection.execute("UPDATE events SET status = 'processed' WHERE id = $1", waiting[0])
+    ended = await idle.ended(operation)
+    assert (ended["state"], ended["done"], ended["held_by"]) == ("done", 3, None)
 
 
-async def test_a_redrive_waits_for_what_it_put_back_and_keeps_its_rate(servers: Servers, connection: Connection) -> None:
-    await bury(connection, 30)
-    progress = Progress()
-    began = time.monotonic()
-    async with operating(servers) as dead_letters:
-        redrive = asyncio.create_task(
-            dead_letters.redrive(Selection(), progress, actor="", note="", rate=2, limit=None, told=lambda _: None)
-        )
-        await until(lambda: bool(progress.held_by), "it holds back: nobody works on them", deadline=30)
-        assert progress.done == 20, "ten seconds of its rate"
-        assert time.monotonic() - began >= 9, "and it did not take less than that"
-        redrive.cancel()
-        await asyncio.wait([redrive])
-    assert await statuses(connection) == {"received": 20, "dead": 10}
+async def test_a_redrive_waits_for_what_was_put_back_before(idle: Operator, connection: Connection) -> None:
+    await bury(connection, 6)
+    before = await bury(connection, 18, REFUND, status="received")
+    await connection.execute("UPDATE events SET redriven_at = now() WHERE id = ANY($1)", before)
+    operation = await idle.order("dead-letters/redrive", all=True, dry_run=False, rate=2)
+    held = await idle.held(operation, "events put back before are still to be tried")
+    assert held["done"] == 2, "with those before, ten seconds of its rate"
+    await connection.execute("UPDATE events SET status = 'processed', finished_at = now() WHERE status = 'received'")
+    assert (await idle.ended(operation))["done"] == 6
 
 
-async def test_ctrl_c_stops_between_two_events_and_the_next_run_goes_on(servers: Servers, connection: Connection) -> None:
-    await bury(connection, 8)
+async def test_a_redrive_keeps_its_rate_and_takes_the_oldest_death_first(idle: Operator, connection: Connection) -> None:
+    dead = await bury(connection, 60)
+    await idle.done("dead-letters/redrive", all=True, rate=20)
+    rows = await connection.fetch("SELECT event_id, at FROM event_audit ORDER BY at, event_id")
+    assert [row["event_id"] for row in rows] == dead
+    assert (rows[-1]["at"] - rows[0]["at"]).total_seconds() >= 55 / 20 - 0.5, "a batch of five each quarter of a second"
+
+
+async def test_a_limit_means_those_that_died_first(idle: Operator, connection: Connection) -> None:
+    dead = await bury(connection, 5)
+    for kind, expected in (("redrive", dead[:2]), ("discard", dead[2:4])):
+        operation = await idle.done(f"dead-letters/{kind}", all=True, limit=2)
+        assert (operation["total"], operation["done"]) == (2, 2)
+        changed = "SELECT event_id FROM event_audit WHERE reason LIKE '%' || $1 || '%' ORDER BY event_id"
+        assert [row["event_id"] for row in await connection.fetch(changed, operation["id"])] == expected
+
+
+@contextlib.asynccontextmanager
+async def running(
+    operator: Operator, servers: Servers, *arguments: str, stdin: int
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("WEBHOOKD_")}
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "webhookd", "dead-letters", "redrive", "--all", "--yes", "--json", "--rate", "2"),
-        env={**os.environ, **servers.settings},
+        *(sys.executable, "-m", "webhookd", "dead-letters", *arguments),
+        env={**inherited, "COLUMNS": "80", **operator.environment},
         cwd=servers.folder,
+        stdin=stdin,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
-    one = "SELECT count(*) > 0 FROM events WHERE status = 'received'"
-    await until(lambda: connection.fetchval(one), "the first one is redriven", deadline=30)
-    process.send_signal(signal.SIGINT)
-    out, err = await process.communicate()
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+@pytest.mark.parametrize(("answer", "code", "done"), [(b"y\n", 0, 2), (b"n\n", 1, 0)])
+async def test_it_counts_and_asks_before_it_acts_and_takes_only_what_it_counted(
+    idle: Operator, servers: Servers, connection: Connection, answer: bytes, code: int, done: int
+) -> None:
+    await bury(connection, 2)
+    ours, theirs = os.openpty()
+    try:
+        async with running(idle, servers, "redrive", "--all", stdin=theirs) as process, asyncio.timeout(30):
+            assert process.stderr is not None
+            await process.stderr.readuntil(b"redrive 2 events?")
+            await bury(connection, 1, REFUND)
+            os.write(ours, answer)
+            await process.communicate()
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert process.returncode == code
+    assert await statuses(connection) == {"dead": 3 - done} | ({"received": done} if done else {})
+    assert await connection.fetchval("SELECT count(*) FROM events WHERE status = 'dead' AND event_type = $1", REFUND) == 1
+
+
+async def test_ctrl_c_leaves_the_operation_to_the_daemon_and_it_can_be_cancelled(
+    idle: Operator, servers: Servers, connection: Connection
+) -> None:
+    await bury(connection, 40)
+    arguments = ("redrive", "--all", "--yes", "--json", "--rate", "4")
+    async with running(idle, servers, *arguments, stdin=asyncio.subprocess.DEVNULL) as process:
+        some = "SELECT count(*) FROM events WHERE status = 'received'"
+        await until(lambda: connection.fetchval(some), "the first one is redriven", deadline=30)
+        process.send_signal(signal.SIGINT)
+        async with asyncio.timeout(30):
+            out, err = await process.communicate()
     assert process.returncode == 130, err.decode()
-    summary = json.loads(out)
-    assert summary["stopped"] is True
-    assert summary["left"] > 0
-    assert await statuses(connection) == {"received": summary["redriven"], "dead": summary["left"]}
-    again = await told(servers, "redrive", "--all", "--yes")
-    assert again["redriven"] == summary["left"]
+    operation = json.loads(out)
+    assert "webhookd operations cancel" in err.decode()
+    count = await connection.fetchval(some)
+
+    async def goes_on() -> bool:
+        return bool(await connection.fetchval(some) > count)
+
+    await until(goes_on, "the daemon goes on with it")
+    code, out_, err_ = await idle.command(servers, "operations", "cancel", operation["id"], "--json")
+    assert (code, err_) == (0, "")
+    cancelled = json.loads(out_)
+    assert cancelled["state"] == "cancelled"
+    assert await statuses(connection) == {"received": cancelled["done"], "dead": 40 - cancelled["done"]}
+    again = await told(idle, servers, "redrive", "--all", "--yes", "--rate", "1000")
+    assert again["done"] == 40 - cancelled["done"]
+    assert set((await times_put_back(connection)).values()) == {1}

@@ -177,3 +177,16 @@ def test_a_body_without_its_signature_is_refused(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["doctor", "--body", str(tmp_path / "body.json")])
     assert result.exit_code != 0
     assert "go together" in str(result.exception)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({}, "nobody may use the API and the dashboard; set WEBHOOKD_ADMIN_TOKENS"),
+        ({"admin_tokens": {"ann": "0123456789abcdef"}, "read_tokens": {"bob": "fedcba9876543210"}}, "operate: ann; look: bob"),
+        ({"admin_anonymous": "look"}, "look: whoever reaches WEBHOOKD_ADMIN_LISTEN, without a token"),
+    ],
+)
+async def test_who_may_operate_is_told_by_name(servers: Servers, settings: dict[str, Any], told: str) -> None:
+    findings = await _examine(servers, **settings)
+    assert findings["operators"].detail == told

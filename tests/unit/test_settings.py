@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 KEY = "A1" * 64
 OTHER = "B2" * 64
 PASSWORD = "hunter2"
+TOKEN = "0123456789abcdef"
 DATABASE = f"postgresql://u:{PASSWORD}@db:5432/webhookd?sslmode=require"
 REDIS = f"redis://:{PASSWORD}@cache:6379/0"
 
@@ -122,14 +123,14 @@ def test_systemd_credentials_are_read_by_the_settings_name(
         "redis_url": REDIS,
         "signature_keys": KEY,
         "accounts__acme__signature_keys": OTHER,
-        "admin_tokens": "ann:secret",
+        "admin_tokens": f"ann:{TOKEN}",
         "something-else": "of another service",
     }.items():
         (tmp_path / f"{prefix}{name}").write_text(f"{text}\n")
     settings = load()
     assert settings.redis_url.get_secret_value() == REDIS
     assert settings.keys_by_account == {"default": (KEY,), "acme": (OTHER,)}
-    assert settings.admin_tokens["ann"].get_secret_value() == "secret"
+    assert settings.admin_tokens["ann"].get_secret_value() == TOKEN
 
 
 def test_a_variable_goes_before_its_file_and_its_file_before_a_credential(
@@ -178,12 +179,12 @@ def test_several_keys_and_accounts_come_together(env: Any, tmp_path: Path) -> No
 
 
 def test_tokens_have_names_given_or_counted(env: Any, tmp_path: Path) -> None:
-    env(ADMIN_TOKENS="ann:se:cret, bare ,bob: x", CONFIG="c.toml")
-    (tmp_path / "c.toml").write_text('[read_tokens]\ngrafana = "look"\n')
+    env(ADMIN_TOKENS=f"ann:se:{TOKEN}, {TOKEN} ,bob: x{TOKEN}", CONFIG="c.toml")
+    (tmp_path / "c.toml").write_text(f'[read_tokens]\ngrafana = "{TOKEN}"\n')
     settings = load()
     shown = {name: token.get_secret_value() for name, token in settings.admin_tokens.items()}
-    assert shown == {"ann": "se:cret", "token2": "bare", "bob": "x"}
-    assert settings.read_tokens == {"grafana": SecretStr("look")}
+    assert shown == {"ann": f"se:{TOKEN}", "token2": TOKEN, "bob": f"x{TOKEN}"}
+    assert settings.read_tokens == {"grafana": SecretStr(TOKEN)}
 
 
 @pytest.mark.parametrize(
@@ -197,6 +198,7 @@ def test_tokens_have_names_given_or_counted(env: Any, tmp_path: Path) -> None:
         ("ACCOUNTS__ACME__SIGNATURE_KEYS", f"{PASSWORD},,", "one of the keys is empty"),
         ("ADMIN_TOKENS", f"ann:{PASSWORD},bob:", "one of the tokens, or of their names, is empty"),
         ("ADMIN_TOKENS", f":{PASSWORD}", "one of the tokens, or of their names, is empty"),
+        ("ADMIN_TOKENS", f"ann:{PASSWORD}", "one of the tokens has fewer than 16 characters"),
         ("READ_TOKENS", f"ann:{PASSWORD},ann:x", "two of the tokens have the same name"),
         ("LISTEN", "8080", "must be host:port"),
         ("LISTEN", ":8080", "must be host:port"),
@@ -317,8 +319,8 @@ def test_no_secret_shows_in_any_form_of_the_settings(env: Any) -> None:
     env(
         SIGNATURE_KEYS=f"{KEY},{OTHER}",
         ACCOUNTS__ACME__SIGNATURE_KEYS=OTHER,
-        ADMIN_TOKENS=f"ann:{PASSWORD}",
-        READ_TOKENS=PASSWORD,
+        ADMIN_TOKENS=f"ann:{TOKEN}",
+        READ_TOKENS=TOKEN,
     )
     settings = load()
     for shown in (
@@ -330,7 +332,7 @@ def test_no_secret_shows_in_any_form_of_the_settings(env: Any) -> None:
     ):
         assert KEY not in shown
         assert OTHER not in shown
-        assert PASSWORD not in shown
+        assert TOKEN not in shown
 
 
 def test_no_secret_shows_in_pydantics_own_error(env: Any) -> None:
@@ -341,7 +343,7 @@ def test_no_secret_shows_in_pydantics_own_error(env: Any) -> None:
 
 
 def test_the_log_line_names_keys_and_tokens_without_telling_them(env: Any) -> None:
-    env(ACCOUNTS__ACME__SIGNATURE_KEYS=OTHER, ADMIN_TOKENS="ann:x,y")
+    env(ACCOUNTS__ACME__SIGNATURE_KEYS=OTHER, ADMIN_TOKENS=f"ann:{TOKEN},{TOKEN}")
     shown = load().redacted()
     assert shown["accounts"] == {
         "default": [hashlib.sha256(KEY.encode()).hexdigest()[:12]],

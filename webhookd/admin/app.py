@@ -1,33 +1,123 @@
-"""The admin application: health and metrics."""
+"""The admin application: the operator's API, the dashboard, health and metrics."""
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Iterable
+
+import orjson
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 from prometheus_client import generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
+from webhookd.admin.access import Access, Role
+from webhookd.admin.dead_letters import DeadLetterRoutes
+from webhookd.admin.events import EventRoutes
 from webhookd.admin.health import Health
+from webhookd.admin.openapi import document
+from webhookd.admin.operations import OperationRoutes
+from webhookd.admin.pages import pages
+from webhookd.admin.quarantine import QuarantineRoutes
+from webhookd.admin.route import Route, refusals, refused
+from webhookd.admin.session import SessionRoutes
+from webhookd.admin.statistics import StatisticsRoutes
+from webhookd.admin.timelines import TimelineRoutes
+from webhookd.lifecycle import Loop
 from webhookd.metrics import Metrics
+from webhookd.operate.events import Events
+from webhookd.operate.operations import Operations
+from webhookd.operate.quarantine import Quarantine
+from webhookd.operate.statements import Statements
 from webhookd.receive.app import live
 from webhookd.receive.problem import problems
+from webhookd.store.events import EventStore
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+_ID = "{id:[0-9A-Fa-f-]{36}}"  # no other word of a path is taken for one
+_API_POLICY = "default-src 'none'; frame-ancestors 'none'"
 
 
-def admin_app(health: Health, metrics: Metrics) -> web.Application:
+def admin_app(
+    health: Health, metrics: Metrics, access: Access, statements: Statements, store: EventStore, runner: Loop
+) -> web.Application:
     """The aiohttp application of the admin listener."""
+    events = Events(statements)
+    operations = Operations(statements, runner)
+    routes = [
+        *OperationRoutes(operations).routes(),
+        *EventRoutes(events).routes(),
+        *DeadLetterRoutes(statements, events, operations).routes(),
+        *QuarantineRoutes(Quarantine(statements, store)).routes(),
+        *TimelineRoutes(statements).routes(),
+        *StatisticsRoutes(statements, health, metrics).routes(),
+        *SessionRoutes(access).routes(),
+    ]
+    app = web.Application(middlewares=[_headers, problems, _guard(access), refusals])
+    add_routes(app, routes)
+    described: list[bytes] = []  # made when it is first asked for: that takes a twentieth of a second
 
     async def ready(_: web.Request) -> web.Response:
-        report = health.report()
-        return web.json_response(report, status=200 if health.ready else 503)
-
-    async def state(_: web.Request) -> web.Response:
-        return web.json_response(health.report())
+        return web.json_response(health.report(), status=200 if health.ready else 503)
 
     async def scrape(_: web.Request) -> web.Response:
         return web.Response(body=generate_latest(metrics.registry), headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
 
-    app = web.Application(middlewares=[problems])
-    app.router.add_get("/livez", live)
-    app.router.add_get("/readyz", ready)
-    app.router.add_get("/webhooks/health", state)
-    app.router.add_get("/metrics", scrape)
+    async def describe(_: web.Request) -> web.Response:
+        if not described:
+            described.append(orjson.dumps(document(routes)))
+        return web.Response(body=described[0], content_type="application/json")
+
+    for path, handler in {"/livez": live, "/readyz": ready, "/metrics": scrape, "/openapi.json": describe}.items():
+        add_open(app, path, handler)
+    for path, file in pages().items():
+        add_open(app, path, file.serve)
     return app
+
+
+ROLES: web.AppKey[dict[tuple[str, str], Role]] = web.AppKey("roles", dict)
+
+
+def add_routes(app: web.Application, routes: Iterable[Route]) -> None:
+    """Adds routes of the API, each with its role."""
+    for route in routes:
+        app.router.add_route(route.method, route.path.replace("{id}", _ID), route.__call__)
+        app.setdefault(ROLES, {})[route.method, route.path] = route.role
+
+
+def add_open(app: web.Application, path: str, handler: Callable[[web.Request], Awaitable[web.Response]]) -> None:
+    """Adds a route that needs no token."""
+    app.router.add_get(path, handler)
+    app.setdefault(ROLES, {})["GET", path] = Role.OPEN
+
+
+def _guard(access: Access) -> Middleware:
+    @web.middleware
+    async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Lets nobody pass without the role that the route needs; where it has none, nobody at all."""
+        resource = request.match_info.route.resource
+        if resource is None:  # no such path, or another method
+            return await handler(request)
+        method = "GET" if request.method == "HEAD" else request.method
+        needed = request.app[ROLES].get((method, resource.canonical))
+        refusal = (403, "this route has no role") if needed is None else access.refuses(request, needed)
+        if refusal is None:
+            return await handler(request)
+        answer = refused(*refusal)
+        if refusal[0] == 401:
+            answer.headers["WWW-Authenticate"] = "Bearer"
+        if request.can_read_body:
+            answer.force_close()  # its body is left unread
+        return answer
+
+    return guard
+
+
+@web.middleware
+async def _headers(request: web.Request, handler: Handler) -> web.StreamResponse:
+    answer = await handler(request)
+    answer.headers.setdefault("Content-Security-Policy", _API_POLICY)
+    answer.headers.setdefault("Cache-Control", "no-store")
+    answer.headers["X-Content-Type-Options"] = "nosniff"
+    answer.headers["Referrer-Policy"] = "no-referrer"
+    answer.headers["Server"] = "webhookd"
+    return answer

@@ -134,6 +134,9 @@ def _own(folder: Path, stack: Stack, given: set[str], checked: Settings) -> dict
         # The embedded SQS takes any credentials; the SDK must find some, and must not use real ones here.
         os.environ.update(AWS_ACCESS_KEY_ID="dev", AWS_SECRET_ACCESS_KEY="dev", AWS_SESSION_TOKEN="dev")  # noqa: S106
         os.environ.setdefault("AWS_DEFAULT_REGION", "us-east-1")
+    if not {"admin_tokens", "read_tokens"} & given:
+        token = dotenv_values(folder / "dev.env").get("WEBHOOKD_ADMIN_TOKENS")
+        brought["admin_tokens"] = token or f"dev:{secrets.token_hex(16)}"
     if "signature_keys" not in given and "default" not in checked.accounts:
         kept = dotenv_values(folder / "dev.env")
         brought["signature_keys"] = kept.get("WEBHOOKD_SIGNATURE_KEYS") or secrets.token_hex(64).upper()
@@ -229,7 +232,10 @@ class _Session:
     def _addresses(self, public: str, admin: str) -> Iterator[tuple[str, str]]:
         if public:
             yield "webhook", f"{public}/webhooks/authorize-net"
-        yield "health", f"{admin}/webhooks/health"
+        yield "dashboard", admin
+        if "admin_tokens" in self._own:
+            yield "its token", self._own["admin_tokens"].partition(":")[2]
+        yield "API", f"{admin}/docs"
         yield "metrics", f"{admin}/metrics"
         yield from self._stack.describe()
         yield "logs", str(self._folder / "webhookd.log")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import NamedTuple
@@ -13,7 +14,7 @@ from uuid import UUID
 import uuid_utils
 from asyncpg.pgproto import pgproto
 
-from webhookd.authorizenet.notification import check_age, parse
+from webhookd.authorizenet.notification import EVENT_TYPES, check_age, label, parse
 from webhookd.authorizenet.signature import Verifier
 from webhookd.batcher import Batcher
 from webhookd.errors import OverloadedError, UnavailableError, UnusableError
@@ -78,6 +79,7 @@ class Intake:
         self._max_clock_skew = max_clock_skew
         self._metrics = metrics
         self._duplicates = {layer: metrics.duplicates.labels(layer) for layer in ("redis", "notification_id", "content")}
+        self._accepted = {of: metrics.accepted.labels(of) for of in (*EVENT_TYPES, "other")}
         self._commits: Batcher[Arrival, Accepted] = Batcher(
             "group commit",
             self._commit,
@@ -196,14 +198,15 @@ class Intake:
         reach(Failpoint.RECEIVE_BEFORE_COMMIT)
         results = await self._store.accept(arrivals, send_after=HOT_PATH_GRACE if hot else 0.0)
         reach(Failpoint.RECEIVE_AFTER_COMMIT)
+        fresh = [
+            Outgoing(arrival.id, arrival.account, arrival.notification.event_type)
+            for arrival, result in zip(arrivals, results, strict=True)
+            if isinstance(result, Accepted) and result.layer is None
+        ]
         if relay is not None and hot:
-            relay.offer(
-                [
-                    Outgoing(arrival.id, arrival.account, arrival.notification.event_type)
-                    for arrival, result in zip(arrivals, results, strict=True)
-                    if isinstance(result, Accepted) and result.layer is None
-                ]
-            )
+            relay.offer(fresh)
+        for event_type, count in Counter(event.event_type for event in fresh).items():
+            self._accepted[label(event_type)].inc(count)
         # Only now, after the commit: a mark before it would turn a crash into a lost event.
         self._claims.mark_seen(
             [

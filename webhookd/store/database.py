@@ -29,6 +29,8 @@ MIGRATIONS = frozenset(path.stem for path in (SQL / "migrations").glob("*.sql"))
 _CONNECT_TIMEOUT = 5.0
 _STATEMENT_TIMEOUT = 10.0
 _UPKEEP_TIMEOUT = 600.0
+_ADMIN_TIMEOUT = 5.0
+_LOCKED = 0.2  # seconds between two tries to be the one that migrates
 
 # SQLSTATE classes that another try can mend: connection, transaction rollback (deadlock), insufficient resources,
 # operator intervention, system error; and read_only_sql_transaction, which a failover causes.
@@ -39,6 +41,9 @@ _REFUSED = 2.0  # seconds
 _ABANDONED = 5.0  # seconds beyond the daemon's own patience, until PostgreSQL gives up a client that says nothing
 # PostgreSQL asks after 15 s of silence whether a client's machine is still there, and gives it up after three questions.
 _KEEPALIVE = {"tcp_keepalives_idle": "15", "tcp_keepalives_interval": "5", "tcp_keepalives_count": "3"}
+
+# Planned for the filters that are given: a plan for any of them would use no index. What its caller has given up is ended.
+_OWN = {"admin": {"plan_cache_mode": "force_custom_plan", "statement_timeout": str(int(_ADMIN_TIMEOUT * 1000))}}
 
 
 def unavailable(error: BaseException) -> bool:
@@ -73,21 +78,33 @@ async def _leave_as_is(_: Any) -> None:
 
 
 class Database:
-    """Three pools on one database, and the knowledge of whether it answers.
+    """Four pools on one database, and the knowledge of whether it answers.
 
     `short` serves single statements of our own; `work` holds one connection for each worker's transaction, and a session in
     which users' handlers ran is reset when it is released; `upkeep` is one connection, open while it is needed, for
-    retention's statements, some of which take long.
+    retention's statements, some of which take long; `admin` is for what operators look at and do, apart from the others so that
+    it can never take theirs.
     """
 
-    def __init__(self, url: str, *, short: int, work: int, handler_timeout: float, metrics: Metrics, watch: Watch) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        short: int,
+        work: int,
+        admin: int = 1,
+        handler_timeout: float,
+        metrics: Metrics,
+        watch: Watch,
+    ) -> None:
         self._url = url
-        self._sizes = {"short": short, "work": work, "upkeep": 1}
+        self._sizes = {"short": short, "work": work, "upkeep": 1, "admin": admin}
         # A connection that died without a word is found out by its statement's timeout, so ours are short.
         self._timeouts = {
             "short": _STATEMENT_TIMEOUT,
             "work": max(handler_timeout, _STATEMENT_TIMEOUT),
             "upkeep": _UPKEEP_TIMEOUT,
+            "admin": _ADMIN_TIMEOUT,
         }
         # A daemon that was cut off or froze in a transaction would keep its event's row locked for as long as TCP believes in
         # it: two hours, unless asked sooner. As startup parameters, since RESET ALL leaves those alone.
@@ -125,7 +142,7 @@ class Database:
                 timeout=_CONNECT_TIMEOUT,
                 # After a failover, a name may still lead to what is a replica now.
                 target_session_attrs=SessionAttribute.read_write,
-                server_settings={"application_name": f"webhookd {name}", **self._session},
+                server_settings={"application_name": f"webhookd {name}", **self._session, **_OWN.get(name, {})},
                 # Each session, not only the prober's: settings of a role or database, and a failover, reach new sessions first.
                 init=self._identify,
                 reset=None if name == "upkeep" else _leave_as_is,
@@ -312,7 +329,8 @@ async def migrate(url: str) -> list[str]:
         # UTC: where the session's time zone has summer time, a week is not always 168 hours, and partitions would overlap.
         connection = await asyncpg.connect(url, timeout=_CONNECT_TIMEOUT, server_settings={"timezone": "UTC"})
         try:
-            await queries.lock_migrations(connection)
+            while not await queries.lock_migrations(connection):  # noqa: ASYNC110  another process has it
+                await asyncio.sleep(_LOCKED)
             before = await _applied(connection)
             await apply(connection, SQL / "migrations", schema_name="public", logger=_Quiet())
             return sorted(await _applied(connection) - before)

@@ -105,23 +105,26 @@ class EventStore:
 
     # -- receive
 
-    async def accept(self, arrivals: Sequence[Arrival], *, send_after: float) -> list[Accepted | BaseException]:
+    async def accept(
+        self, arrivals: Sequence[Arrival], *, send_after: float, actor: str = "receiver", reason: str | None = None
+    ) -> list[Accepted | BaseException]:
         """Commits arrivals in one statement; a result for each, in order, an exception for one that cannot be stored.
 
-        `send_after` (seconds): when the sweeper takes an event that the hot path did not send.
+        `send_after` (seconds): when the sweeper takes an event that the hot path did not send. `actor` and `reason` are for
+        the audit trail.
         """
         try:
-            return list(await self._accept(arrivals, send_after))
+            return list(await self._accept(arrivals, send_after, actor, reason))
         except (asyncpg.DataError, asyncpg.ProgramLimitExceededError, ValueError) as error:
             # One row that PostgreSQL refuses must not fail its neighbours' commit.
             if len(arrivals) == 1:
                 return [error]
             # By halves: one such row among 256 costs nine more commits, not 256.
             half = len(arrivals) // 2
-            first = await self.accept(arrivals[:half], send_after=send_after)
-            return first + await self.accept(arrivals[half:], send_after=send_after)
+            first = await self.accept(arrivals[:half], send_after=send_after, actor=actor, reason=reason)
+            return first + await self.accept(arrivals[half:], send_after=send_after, actor=actor, reason=reason)
 
-    async def _accept(self, arrivals: Sequence[Arrival], send_after: float) -> list[Accepted]:
+    async def _accept(self, arrivals: Sequence[Arrival], send_after: float, actor: str, reason: str | None) -> list[Accepted]:
         results: dict[UUID, Accepted] = {}
         # One order for every batch on every replica: two batches that hold the same events cannot deadlock.
         waiting = sorted(
@@ -148,6 +151,8 @@ class EventStore:
                 body_hashes=body_hashes,
                 bodies=bodies,
                 send_after=send_after,
+                actor=actor,
+                reason=reason,
             )
             if len(rows) == len(arrivals):  # all are new, as nearly always
                 return [Accepted(a.id) for a in arrivals]
@@ -195,6 +200,7 @@ class EventStore:
             queries.mark_sent,
             ids=[event.id for event in events],
             attempts=[event.attempts for event in events],
+            alone=[event.alone for event in events],
             resend_after=resend_after,
         )
 

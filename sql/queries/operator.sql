@@ -1,0 +1,321 @@
+-- The three searches look at `looked` events from a place on, newest first, and return those that the filters choose, `limit` and no more, so that the
+-- work of a call has a bound whatever the filters are. There is always a row: `last_at` and `last_id` are the place that was looked at
+-- last, NULL where the end was reached; the other columns are NULL where nothing was chosen.
+
+-- name: search_events(below, from_id, entity_id, invoice_number, merchant_reference, looked, statuses, event_types, account, received_from, received_to, limit)
+-- Among all events, or those of an entity, invoice or reference, with ids from `from_id` to below `below`. `from_id` ends the search
+-- beside the scan: where statistics are old, PostgreSQL takes a range of ids for few events, and would read and sort all of it.
+WITH found AS MATERIALIZED (
+    SELECT e AS event, e.id, e.received_at AS at
+    FROM events e
+    WHERE id < :below::uuid
+        AND (:entity_id::text IS NULL OR entity_id = :entity_id)
+        AND (:invoice_number::text IS NULL OR invoice_number = :invoice_number)
+        AND (:merchant_reference::text IS NULL OR merchant_reference = :merchant_reference)
+    ORDER BY id DESC
+    LIMIT :looked::integer
+), chosen AS (
+    SELECT event, id FROM found
+    WHERE id >= :from_id::uuid
+        AND webhookd_chosen(event, :statuses, :event_types, :account, NULL, NULL, NULL, :received_from, :received_to)
+    ORDER BY id DESC
+    LIMIT :limit
+)
+SELECT last.at AS last_at, last.id AS last_id, (chosen.event).*
+FROM (SELECT) AS one
+LEFT JOIN (SELECT at, id FROM found ORDER BY id DESC OFFSET :looked::integer - 1 LIMIT 1) AS last ON last.id >= :from_id::uuid
+LEFT JOIN chosen ON true
+ORDER BY chosen.id DESC;
+
+-- name: search_open(unfinished, dead, before, below, looked, statuses, event_types, account, received_from, received_to, limit)
+-- Among the events that have not ended, by when they began to wait (their receipt, or redrive), and the dead ones, by their death.
+WITH found AS MATERIALIZED (
+    SELECT * FROM (
+        (
+            SELECT e AS event, e.id, coalesce(redriven_at, received_at) AS at
+            FROM events e
+            WHERE :unfinished::boolean AND status IN ('received', 'queued', 'retrying')
+                AND coalesce(redriven_at, received_at) <= :before::timestamptz
+                AND (coalesce(redriven_at, received_at), id) < (:before::timestamptz, :below::uuid)
+            ORDER BY coalesce(redriven_at, received_at) DESC, id DESC
+            LIMIT :looked::integer
+        ) UNION ALL (
+            SELECT e AS event, e.id, finished_at AS at
+            FROM events e
+            WHERE :dead::boolean AND status = 'dead'
+                AND finished_at <= :before::timestamptz AND (finished_at, id) < (:before::timestamptz, :below::uuid)
+            ORDER BY finished_at DESC, id DESC
+            LIMIT :looked::integer
+        )
+    ) AS both_of
+    ORDER BY at DESC, id DESC
+    LIMIT :looked::integer
+), chosen AS (
+    SELECT event, id, at FROM found
+    WHERE webhookd_chosen(event, :statuses, :event_types, :account, NULL, NULL, NULL, :received_from, :received_to)
+    ORDER BY at DESC, id DESC
+    LIMIT :limit
+)
+SELECT last.at AS last_at, last.id AS last_id, (chosen.event).*
+FROM (SELECT) AS one
+LEFT JOIN (SELECT at, id FROM found ORDER BY at DESC, id DESC OFFSET :looked::integer - 1 LIMIT 1) AS last ON true
+LEFT JOIN chosen ON true
+ORDER BY chosen.at DESC, chosen.id DESC;
+
+-- name: search_key(key, event_id, notification_only, below, looked, statuses, event_types, account, entity_id, invoice_number, merchant_reference, received_from, received_to, limit)
+-- Among the events that `key` is a notification id of, in lower case; unless `notification_only`, also those of which it is the entity's id, the invoice
+-- number or the merchant's reference, and the event `event_id`.
+WITH RECURSIVE accounts (account) AS (
+    (SELECT account FROM events ORDER BY account LIMIT 1)
+    UNION ALL
+    SELECT (SELECT e.account FROM events e WHERE e.account > a.account ORDER BY e.account LIMIT 1)
+    FROM accounts a
+    WHERE a.account IS NOT NULL
+), ids AS MATERIALIZED (
+    SELECT e.id
+    FROM accounts a
+    CROSS JOIN LATERAL (
+        SELECT id FROM events WHERE account = a.account AND notification_id = lower(:key::text) OFFSET 0
+    ) AS e
+    UNION
+    SELECT n.event_id
+    FROM accounts a
+    CROSS JOIN LATERAL (
+        SELECT event_id FROM notification_aliases WHERE account = a.account AND notification_id = lower(:key::text) OFFSET 0
+    ) AS n
+    UNION
+    SELECT :event_id::uuid WHERE NOT :notification_only::boolean AND :event_id::uuid IS NOT NULL
+    UNION
+    (
+        SELECT id FROM events
+        WHERE NOT :notification_only::boolean AND entity_id = :key AND id < :below::uuid ORDER BY id DESC LIMIT :looked::integer
+    )
+    UNION
+    (
+        SELECT id FROM events
+        WHERE NOT :notification_only::boolean AND invoice_number = :key AND id < :below::uuid
+        ORDER BY id DESC
+        LIMIT :looked::integer
+    )
+    UNION
+    (
+        SELECT id FROM events
+        WHERE NOT :notification_only::boolean AND merchant_reference = :key AND id < :below::uuid
+        ORDER BY id DESC
+        LIMIT :looked::integer
+    )
+), found AS MATERIALIZED (
+    SELECT e AS event, e.id, e.received_at AS at
+    FROM events e
+    WHERE e.id = ANY(ARRAY(SELECT id FROM ids WHERE id < :below::uuid ORDER BY id DESC LIMIT :looked::integer))
+), chosen AS (
+    SELECT event, id FROM found
+    WHERE webhookd_chosen(
+        event, :statuses, :event_types, :account, :entity_id, :invoice_number, :merchant_reference, :received_from, :received_to
+    )
+    ORDER BY id DESC
+    LIMIT :limit
+)
+SELECT last.at AS last_at, last.id AS last_id, (chosen.event).*
+FROM (SELECT) AS one
+LEFT JOIN (SELECT at, id FROM found ORDER BY id DESC OFFSET :looked::integer - 1 LIMIT 1) AS last ON true
+LEFT JOIN chosen ON true
+ORDER BY chosen.id DESC;
+
+-- name: events_of_entity(account, entity_name, entity_id, limit)
+-- The newest events of an entity, newest first; of whatever entity has the id where `entity_name` is NULL. The account is compared
+-- so that no index finds it: where statistics are old, PostgreSQL would read all of an account's events.
+SELECT * FROM events
+WHERE entity_id = :entity_id AND account || '' = :account AND (:entity_name::text IS NULL OR entity_name = :entity_name)
+ORDER BY id DESC
+LIMIT :limit;
+
+-- name: aliases_of_event(id)
+SELECT notification_id, received_at FROM notification_aliases WHERE event_id = :id ORDER BY received_at LIMIT 100;
+
+-- name: lock_event(id)^
+-- What a retry is decided by. Fails at once where a worker has the event in hand.
+SELECT e.*, EXISTS (SELECT FROM event_bodies b WHERE b.event_id = :id) AS has_body FROM events e WHERE e.id = :id FOR UPDATE OF e NOWAIT;
+
+-- name: retry_now(id, actor, reason)!
+-- Makes the next attempt of an event, which has been put off, due at once; its row is locked.
+WITH changed AS (
+    UPDATE events SET retry_at = now(), send_after = now() WHERE id = :id AND status NOT IN ('processed', 'dead') RETURNING id
+)
+INSERT INTO event_audit (event_id, from_status, to_status, actor, reason)
+SELECT id, 'retrying', 'retrying', :actor, :reason FROM changed;
+
+-- name: choose_finished(after_id, below, entity_id, invoice_number, merchant_reference, looked, statuses, event_types, account, received_from, received_to, until, limit)
+-- A page of a replay: ended events with ids above `after_id` and below `below`, oldest first. Looks and returns as the searches do,
+-- and ends beside the scan as they do.
+WITH found AS MATERIALIZED (
+    SELECT e AS event, e.id
+    FROM events e
+    WHERE id > :after_id::uuid
+        AND (:entity_id::text IS NULL OR entity_id = :entity_id)
+        AND (:invoice_number::text IS NULL OR invoice_number = :invoice_number)
+        AND (:merchant_reference::text IS NULL OR merchant_reference = :merchant_reference)
+    ORDER BY id
+    LIMIT :looked::integer
+), chosen AS (
+    SELECT event, id FROM found
+    WHERE id < :below::uuid
+        AND webhookd_chosen(event, :statuses, :event_types, :account, NULL, NULL, NULL, :received_from, :received_to)
+        AND (event).finished_at <= :until AND (event).discarded_at IS NULL
+    ORDER BY id
+    LIMIT :limit
+)
+SELECT last.id AS last_id, chosen.id, (chosen.event).event_type, (chosen.event).dead_reason, (chosen.event).status
+FROM (SELECT) AS one
+LEFT JOIN (SELECT id FROM found ORDER BY id OFFSET :looked::integer - 1 LIMIT 1) AS last ON last.id < :below::uuid
+LEFT JOIN chosen ON true
+ORDER BY chosen.id;
+
+-- name: add_operation(id, kind, dry_run, actor, reason, selection, rate, max_events)^
+INSERT INTO operations (id, kind, dry_run, actor, reason, selection, rate, max_events)
+VALUES (:id, :kind, :dry_run, :actor, :reason, :selection::text::jsonb, :rate, :max_events)
+RETURNING *;
+
+-- name: operation(id)^
+SELECT * FROM operations WHERE id = :id;
+
+-- name: list_operations(below, limit)
+SELECT * FROM operations WHERE id < :below::uuid ORDER BY id DESC LIMIT :limit;
+
+-- name: cancel_operation(id)^
+UPDATE operations SET state = 'cancelled', finished_at = now(), updated_at = now(), held_by = NULL
+WHERE id = :id AND finished_at IS NULL
+RETURNING *;
+
+-- name: hold_operations(holder, seconds, limit)
+-- Takes or keeps up to `limit` operations that have not ended, for `seconds`.
+UPDATE operations
+SET holder = :holder::uuid, held_until = now() + make_interval(secs => :seconds::float8)
+WHERE id = ANY(ARRAY(
+    SELECT id FROM operations
+    WHERE finished_at IS NULL AND (holder = :holder::uuid OR held_until < now())
+    ORDER BY created_at
+    LIMIT :limit
+    FOR UPDATE SKIP LOCKED
+))
+RETURNING *;
+
+-- name: let_go_of_operations(holder)!
+UPDATE operations SET held_until = '-infinity' WHERE holder = :holder::uuid AND finished_at IS NULL;
+
+-- name: advance_operation(id, holder, state, total, done, skipped, held_by, error, event_types, reasons, after_at, after_id, ended)^
+-- Records how far an operation has come, in the transaction of what it did; no row where it was cancelled, or another process holds it.
+UPDATE operations
+SET state = :state, total = :total, done = :done, skipped = :skipped, held_by = :held_by, error = :error,
+    event_types = :event_types::text::jsonb, reasons = :reasons::text::jsonb, after_at = :after_at, after_id = :after_id,
+    updated_at = now(), finished_at = CASE WHEN :ended::boolean THEN now() END
+WHERE id = :id AND holder = :holder::uuid AND finished_at IS NULL
+RETURNING id;
+
+-- name: remove_operations(age)!
+DELETE FROM operations WHERE finished_at < now() - make_interval(secs => :age::float8);
+
+-- name: list_quarantine(below, state, account, reason, received_from, received_to, limit)
+-- Newest first; `state` is waiting, released or discarded.
+SELECT
+    id, account, reason, detail, received_at, times_received, length(body) AS size, coalesce(outcome, 'waiting') AS state,
+    event_id, handled_at, handled_by, note
+FROM quarantine
+WHERE id < :below::uuid
+    AND ((:state = 'waiting' AND handled_at IS NULL) OR (:state <> 'waiting' AND outcome = :state))
+    AND (:account::text IS NULL OR account = :account)
+    AND (:reason::text IS NULL OR reason = :reason)
+    AND (:received_from::timestamptz IS NULL OR received_at >= :received_from)
+    AND (:received_to::timestamptz IS NULL OR received_at < :received_to)
+ORDER BY id DESC
+LIMIT :limit;
+
+-- name: quarantined(id)^
+SELECT *, length(body) AS size, coalesce(outcome, 'waiting') AS state FROM quarantine WHERE id = :id;
+
+-- name: lock_quarantined(id)^
+-- As quarantined, for one who releases it: nobody discards it meanwhile.
+SELECT *, length(body) AS size, coalesce(outcome, 'waiting') AS state FROM quarantine WHERE id = :id FOR UPDATE;
+
+-- name: handle_quarantine(id, outcome, actor, note, event_id)^
+-- Releases or discards what waits in quarantine; no row where it was handled before.
+UPDATE quarantine SET handled_at = now(), handled_by = :actor, outcome = :outcome, note = :note, event_id = :event_id
+WHERE id = :id AND handled_at IS NULL
+RETURNING id;
+
+-- name: transaction(account, id)^
+SELECT * FROM transactions WHERE account = :account AND transaction_id = :id;
+
+-- name: subscription(account, id)^
+SELECT * FROM subscriptions WHERE account = :account AND subscription_id = :id;
+
+-- name: standing(limit)^
+-- How many events stand where, and bodies wait in quarantine; each counted no further than `limit`. Of each status what is fresh and
+-- what an operator put back are counted apart, as their indexes are.
+SELECT
+    (SELECT count(*) FROM (
+        (SELECT FROM events WHERE status = 'received' AND redriven_at IS NULL LIMIT :limit) UNION ALL
+        (SELECT FROM events WHERE status = 'received' AND redriven_at IS NOT NULL LIMIT :limit)
+    ) AS counted) AS received,
+    (SELECT count(*) FROM (
+        (SELECT FROM events WHERE status = 'queued' AND redriven_at IS NULL LIMIT :limit) UNION ALL
+        (SELECT FROM events WHERE status = 'queued' AND redriven_at IS NOT NULL LIMIT :limit)
+    ) AS counted) AS queued,
+    (SELECT count(*) FROM (
+        (SELECT FROM events WHERE status = 'retrying' AND redriven_at IS NULL LIMIT :limit) UNION ALL
+        (SELECT FROM events WHERE status = 'retrying' AND redriven_at IS NOT NULL LIMIT :limit)
+    ) AS counted) AS retrying,
+    (SELECT count(*) FROM (SELECT FROM events WHERE status = 'dead' AND discarded_at IS NULL LIMIT :limit) AS counted) AS dead,
+    (SELECT count(*) FROM (SELECT FROM quarantine WHERE handled_at IS NULL LIMIT :limit) AS counted) AS quarantine;
+
+-- name: add_statistics(steps, measures, event_types, counts)!
+-- Adds what a process has counted to the present step of each length in `steps`. `counts` are arrays as text.
+INSERT INTO statistics AS s (step, at, measure, event_type, counts)
+SELECT step, webhookd_step(step, now()), measure, event_type, counts::bigint[]
+FROM unnest(:steps::integer[]) AS step, unnest(:measures::text[], :event_types::text[], :counts::text[]) AS c (measure, event_type, counts)
+ORDER BY step, measure, event_type
+ON CONFLICT (step, at, measure, event_type) DO UPDATE SET counts = webhookd_sum(s.counts, excluded.counts);
+
+-- name: add_gauges(steps, gauges, values)!
+-- Keeps the highest of each gauge in the present step of each length.
+INSERT INTO statistics_gauges AS g (step, at, gauge, value)
+SELECT step, webhookd_step(step, now()), gauge, value
+FROM unnest(:steps::integer[]) AS step, unnest(:gauges::text[], :values::float8[]) AS v (gauge, value)
+ORDER BY step, gauge
+ON CONFLICT (step, at, gauge) DO UPDATE SET value = greatest(g.value, excluded.value);
+
+-- name: statistics_series(step, since)
+-- Of each step after `since`, the counts over all event types and the histograms, as JSON by measure: a row a step, since each row has
+-- its price on the way. Told apart by the index alone from the rows of each type, of which there are ten times as many.
+SELECT at, json_object_agg(measure, counts)::text AS counts
+FROM statistics
+WHERE step = :step AND at > :since::timestamptz AND event_type = ''
+GROUP BY at;
+
+-- name: statistics_types(step, since, longer, from_longer)
+-- After `since`, the sum of each measure by event type. From `from_longer` on it is read from steps of the length `longer`, which
+-- hold the same in far fewer rows: each length counts everything, and a longer step is some shorter ones. NULL: none of those.
+SELECT event_type, measure, sum(counts[1])::bigint AS count
+FROM (
+    SELECT event_type, measure, counts
+    FROM statistics
+    WHERE step = :step AND at > :since::timestamptz AND at < coalesce(:from_longer::timestamptz, 'infinity') AND event_type <> ''
+    UNION ALL
+    SELECT event_type, measure, counts
+    FROM statistics
+    WHERE step = :longer::integer AND at >= :from_longer::timestamptz AND event_type <> ''
+) AS counted
+GROUP BY event_type, measure;
+
+-- name: gauges_series(step, since)
+-- Of each step after `since`, the gauges, as JSON by name; but those of the dead-letter queue, which no chart shows.
+SELECT at, json_object_agg(gauge, value)::text AS gauges
+FROM statistics_gauges
+WHERE step = :step AND at > :since::timestamptz AND gauge NOT LIKE 'dead\_letter\_%'
+GROUP BY at;
+
+-- name: remove_statistics(step, age)!
+DELETE FROM statistics WHERE step = :step AND at < now() - make_interval(secs => :age::float8);
+
+-- name: remove_gauges(step, age)!
+DELETE FROM statistics_gauges WHERE step = :step AND at < now() - make_interval(secs => :age::float8);

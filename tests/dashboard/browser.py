@@ -1,0 +1,170 @@
+"""The browser of the dashboard's tests: Debian's chromium, and a visitor who notes everything that goes wrong in it."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from playwright.async_api import (
+    APIResponse,
+    Browser,
+    BrowserContext,
+    ConsoleMessage,
+    Error,
+    Page,
+    Request,
+    Response,
+    expect,
+)
+
+COOKIE = "webhookd_session"
+_START = 30.0  # seconds that chromium may take
+_VIOLATIONS = """document.addEventListener("securitypolicyviolation",
+    (event) => console.error("policy violation", event.violatedDirective, event.blockedURI));"""
+# What the browser says of an answer that is no success; the answers themselves are looked at.
+_OF_AN_ANSWER = "Failed to load resource:"
+
+
+def chromium() -> str | None:
+    """Where chromium is, if anywhere."""
+    return os.environ.get("CHROMIUM") or shutil.which("chromium")
+
+
+@contextmanager
+def running_chromium(program: str, folder: Path) -> Iterator[str]:
+    """A chromium of its own, with `folder` as its profile; the address that Playwright connects to.
+
+    It is a process beside the tests, not a child of Playwright's driver: that belongs to an event loop, and each test has
+    its own.
+    """
+    root = os.geteuid() == 0
+    process = subprocess.Popen(
+        [
+            program,
+            "--headless=new",
+            "--remote-debugging-port=0",
+            f"--user-data-dir={folder}",
+            "--no-first-run",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-dev-shm-usage",
+            "--disable-background-timer-throttling",
+            "--disable-backgrounding-occluded-windows",
+            "--disable-renderer-backgrounding",
+            *(["--no-sandbox"] if root else []),
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        yield f"http://127.0.0.1:{_port(process, folder / 'DevToolsActivePort')}"
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait(30)
+
+
+def _port(process: subprocess.Popen[bytes], file: Path) -> str:
+    end = time.monotonic() + _START
+    while True:
+        if file.exists() and (lines := file.read_text().split()):
+            return lines[0]
+        assert process.poll() is None, f"chromium ended with {process.returncode}"
+        assert time.monotonic() < end, f"chromium did not start within {_START:g} s"
+        time.sleep(0.02)
+
+
+class Visitor:
+    """A browser's context of its own, on one daemon, with one page.
+
+    `faults` are console errors, uncaught errors, breaches of the content security policy, requests to other hosts, requests
+    that fail, and answers that are no success, unless they are `expected`. The fixture checks that there are none.
+    """
+
+    def __init__(self, context: BrowserContext, page: Page, url: str) -> None:
+        self.context = context
+        self.page = page
+        self.url = url
+        self.faults: list[str] = []
+        self.expected: set[tuple[int, str]] = {(401, "/session")}  # (status, path as a pattern): nobody is signed in at first
+        self.daemon_is_away = False
+
+    @classmethod
+    async def arrive(
+        cls, browser: Browser, url: str, *, width: int = 1440, height: int = 900, scheme: Literal["light", "dark"] = "light"
+    ) -> Visitor:
+        """A visitor who has not opened any page yet."""
+        context = await browser.new_context(
+            viewport={"width": width, "height": height}, color_scheme=scheme, locale="en-GB", timezone_id="UTC"
+        )
+        await context.add_init_script(_VIOLATIONS)
+        visitor = cls(context, await context.new_page(), url)
+        page = visitor.page
+        page.on("console", visitor._console)
+        page.on("pageerror", visitor._error)
+        page.on("request", visitor._request)
+        page.on("requestfailed", visitor._failed)
+        page.on("response", visitor._response)
+        return visitor
+
+    def _console(self, message: ConsoleMessage) -> None:
+        if message.type == "error" and not message.text.startswith(_OF_AN_ANSWER):
+            self.faults.append(f"console: {message.text}")
+
+    def _error(self, error: Error) -> None:
+        self.faults.append(f"uncaught: {error}")
+
+    def _request(self, request: Request) -> None:
+        if request.url.startswith(("data:", "blob:")):
+            return
+        if urlsplit(request.url).netloc != urlsplit(self.url).netloc:
+            self.faults.append(f"a request to another host: {request.url}")
+
+    def _failed(self, request: Request) -> None:
+        # Requests are given up when their view is left.
+        if request.failure != "net::ERR_ABORTED" and not self.daemon_is_away:
+            self.faults.append(f"{request.method} {request.url}: {request.failure}")
+
+    def _response(self, response: Response) -> None:
+        path = urlsplit(response.url).path
+        if response.status >= 400 and not any(
+            response.status == status and re.fullmatch(pattern, path) for status, pattern in self.expected
+        ):
+            self.faults.append(f"{response.request.method} {path}: {response.status}")
+
+    async def sign_in(self, token: str, place: str = "#/") -> Page:
+        """Gets a session, without the form, and opens a view."""
+        answer: APIResponse = await self.context.request.post(f"{self.url}/session", data={"token": token})
+        assert answer.ok
+        await self.go(place)
+        return self.page
+
+    async def go(self, place: str = "") -> None:
+        """Opens a view by its address: the whole page at first, as a link does afterwards."""
+        await self.page.goto(f"{self.url}/{place}")
+
+    async def open(self, place: str, text: str) -> None:
+        """Opens another view, and waits until it says `text`; the view that is left may have said the same."""
+        await self.page.evaluate("document.querySelector('.view')?.classList.add('left')")
+        await self.go(place)
+        await expect(self.page.locator(".view:not(.left)")).to_contain_text(text)
+
+    async def fetch(self, method: str, path: str, headers: dict[str, str] | None = None) -> int:
+        """The status of a request that a script of the page makes."""
+        script = "async ([path, options]) => (await fetch(path, options)).status"
+        status: int = await self.page.evaluate(script, [path, {"method": method, "headers": headers or {}}])
+        return status
+
+    async def cookie(self) -> dict[str, Any]:
+        """The session's cookie, as the browser keeps it."""
+        (found,) = [dict(cookie) for cookie in await self.context.cookies() if cookie["name"] == COOKIE]
+        return found

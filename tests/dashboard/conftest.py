@@ -1,0 +1,59 @@
+"""A browser for each worker, a fresh context for each visitor; where there is no chromium, the tests are skipped, loudly."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from playwright.async_api import async_playwright, expect
+
+from tests.conftest import NO_CHROMIUM
+from tests.dashboard.browser import Visitor, chromium, running_chromium
+from tests.dashboard.shop import Shop
+from webhookd.daemon import Daemon
+
+expect.set_options(timeout=15_000)
+
+Visit = Callable[..., Awaitable[Visitor]]
+
+
+@pytest.fixture(scope="session", autouse=True)  # before the servers, which take long to start for a test that is skipped
+def chromium_url() -> Iterator[str]:
+    """The address of the worker's chromium."""
+    program = chromium()
+    if program is None:
+        pytest.skip(f"the dashboard is not tested: {NO_CHROMIUM}")
+    folder = Path(tempfile.mkdtemp(prefix="webhookd-chromium-"))
+    with running_chromium(program, folder) as url:
+        yield url
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest_asyncio.fixture
+async def visit(chromium_url: str) -> AsyncIterator[Visit]:
+    """Makes visitors of a daemon. At the end of the test nothing may have gone wrong in any visitor's browser."""
+    visitors: list[Visitor] = []
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.connect_over_cdp(chromium_url)
+
+        async def arrive(daemon: Daemon, **options: Any) -> Visitor:
+            visitor = await Visitor.arrive(browser, daemon.admin_url, **options)
+            visitors.append(visitor)
+            return visitor
+
+        yield arrive
+        for visitor in visitors:
+            await visitor.context.close()
+        await browser.close()
+    assert [fault for visitor in visitors for fault in visitor.faults] == []
+
+
+@pytest.fixture
+def shop() -> Shop:
+    """Handlers that do as the test says."""
+    return Shop()

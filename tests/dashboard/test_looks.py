@@ -1,0 +1,112 @@
+"""Every view, narrow and wide, dark and light: nothing to scroll sideways, and text that can be read. And the API's pages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+from playwright.async_api import expect
+
+from tests.conftest import Start
+from tests.dashboard.conftest import Visit
+from tests.dashboard.shop import TRANSACTION, Shop, deliver, notification
+from tests.helpers.operator import ANN, AUTHCAPTURE, REFUND, Connection, Operator, come_to
+from webhookd.errors import Permanent, Retryable
+
+SUBSCRIPTION = "net.authorize.customer.subscription.failed"
+HELD = "net.authorize.payment.fraud.held"
+
+CONTRAST = (Path(__file__).parent / "contrast.js").read_text()
+WIDTH = (Path(__file__).parent / "width.js").read_text()
+
+
+async def furnish(start: Start, shop: Shop, connection: Connection) -> tuple[Any, list[tuple[str, str]]]:
+    """A daemon with something of everything; its views, each with a text that says that it is there."""
+    long = "x" * 300
+    shop.failures = {
+        REFUND: Permanent(f"the order 4711 is unknown, and so is {long}"),
+        SUBSCRIPTION: Retryable("the ledger is locked", after=600),
+    }
+    daemon = await start(shop.registry, admin_tokens=ANN)
+    processed, dead, retrying, _, kept = await deliver(
+        daemon,
+        notification(AUTHCAPTURE, invoiceNumber="INV-4711", merchantReferenceId="order-4711"),
+        notification(REFUND, invoiceNumber="INV-4711"),
+        notification(SUBSCRIPTION, entityName="subscription", id="4415001", name="Monthly", status="suspended"),
+        notification(HELD, fraudList=[{"fraudFilter": "Amount Filter", "fraudAction": "authAndHold"}]),
+        b"not JSON",
+    )
+    await come_to(connection, {"processed": 2, "dead": 1, "retrying": 1})
+    ann = Operator(daemon.admin_url)
+    operation = await ann.ended(await ann.order("dead-letters/redrive", all=True, reason="only counted"))
+    return daemon, [
+        ("#/events", "4 shown"),
+        ("#/events?q=INV-4711&status=dead&account=default", "1 shown"),
+        ("#/events?q=nothing", "The search is exact"),
+        (f"#/events/{processed}", "Its effects are in the database"),
+        (f"#/events/{dead}", "Given up after 1 attempt"),
+        (f"#/events/{retrying}", "Waits for its next attempt"),
+        ("#/dead-letters", "1 shown"),
+        ("#/quarantine", "1 shown"),
+        (f"#/quarantine/{kept}", "it waits here"),
+        (f"#/transactions/default/{TRANSACTION}", "Along time"),
+        ("#/subscriptions/default/4415001", "Along time"),
+        ("#/operations", "1 shown"),
+        (f"#/operations/{operation['id']}", "1 event would be taken"),
+        ("#/replay?status=processed", "Count them first"),
+        ("#/nowhere", "There is no such page"),
+        ("#/", "things need attention"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("width", "scheme"),
+    [
+        (390, "light"),
+        (1440, "dark"),
+        pytest.param(390, "dark", marks=pytest.mark.long),
+        pytest.param(1440, "light", marks=pytest.mark.long),
+    ],
+)
+async def test_every_view_fits_its_screen_and_can_be_read(
+    start: Start, visit: Visit, shop: Shop, connection: Connection, width: int, scheme: Literal["light", "dark"]
+) -> None:
+    daemon, views = await furnish(start, shop, connection)
+    visitor = await visit(daemon, width=width, height=844, scheme=scheme)
+    page = visitor.page
+    wrong: dict[str, list[str]] = {}
+
+    async def look(place: str) -> None:
+        seen = await page.evaluate(CONTRAST)
+        assert seen["looked"] > 3, place
+        if faults := await page.evaluate(WIDTH) + seen["faint"]:
+            wrong[place] = faults
+
+    await visitor.go()
+    await expect(page.get_by_label("Token")).to_be_visible()
+    await look("sign in")
+    await visitor.sign_in(ANN["ann"])
+    await page.reload()  # which the session's cookie alone does not do
+    for place, text in views:
+        await visitor.open(place, text)
+        await look(place)
+    await visitor.open("#/dead-letters", "1 shown")
+    await page.locator("tbody input[type=checkbox]").check()
+    await expect(page.locator(".selection-bar")).to_be_in_viewport(ratio=1)
+    await look("dead letters, one chosen")
+    await page.get_by_role("button", name="Redrive all …").click()
+    await expect(page.get_by_role("dialog")).to_contain_text("1 event match")
+    await look("a dialog")
+    assert wrong == {}
+
+
+async def test_the_api_reference_needs_nothing_from_outside(start: Start, visit: Visit) -> None:
+    visitor = await visit(await start(admin_tokens=ANN))
+    page = await visitor.sign_in(ANN["ann"], "docs")
+    await expect(page.get_by_role("heading", name="webhookd")).to_be_visible()
+    route = page.locator(".opblock", has=page.locator('[data-path="/webhooks/health"]'))
+    await route.get_by_role("button").first.click()
+    await route.get_by_role("button", name="Try it out").click()
+    await route.get_by_role("button", name="Execute").click()
+    await expect(route.locator(".responses-table.live-responses-table")).to_contain_text('"postgresql"')

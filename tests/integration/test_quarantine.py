@@ -1,0 +1,258 @@
+"""Quarantine through the API: what waits there is found, becomes an event after all, or is let go; once, whatever breaks."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import uuid
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import aiohttp
+import pytest
+
+from tests.conftest import Start
+from tests.helpers.operator import ANN, AUTHCAPTURE, LEO, Connection, Operator, come_to, statuses
+from tests.helpers.running import KEY
+from webhookd.authorizenet.signature import sign
+from webhookd.daemon import Daemon
+from webhookd.dev.traffic import sample
+from webhookd.errors import UnavailableError
+from webhookd.store.events import EventStore
+
+OLD = timedelta(days=20)
+
+
+@pytest.fixture
+async def daemon(start: Start) -> Daemon:
+    """One that receives, takes orders, and neither sends events nor works on them."""
+    return await start(roles="receive", admin_tokens=ANN, read_tokens=LEO)
+
+
+@pytest.fixture
+def ann(daemon: Daemon) -> Operator:
+    return Operator(daemon.admin_url)
+
+
+def old_one(number: int = 1) -> bytes:
+    return sample(AUTHCAPTURE, number, datetime.now(UTC) - OLD).body
+
+
+async def post(daemon: Daemon, body: bytes) -> dict[str, str]:
+    """What the receiver answers to an authentic body."""
+    headers = {"Content-Type": "application/json", "X-ANET-Signature": sign(body, KEY)}
+    async with (
+        aiohttp.ClientSession(daemon.public_url, headers=headers) as session,
+        session.post("/webhooks/authorize-net", data=body) as answer,
+    ):
+        assert answer.status == 200
+        found: dict[str, str] = await answer.json()
+        return found
+
+
+async def set_aside(daemon: Daemon, body: bytes) -> str:
+    answer = await post(daemon, body)
+    assert answer["status"] == "quarantined"
+    return answer["id"]
+
+
+async def waiting(operator: Operator, **query: Any) -> list[str]:
+    status, page = await operator.get("quarantine", **query)
+    assert status == 200, page
+    return [body["id"] for body in page["bodies"]]
+
+
+async def test_it_lists_what_waits_newest_first_by_filters_and_in_pages(daemon: Daemon, ann: Operator) -> None:
+    first = await set_aside(daemon, b"not json")
+    second = await set_aside(daemon, old_one())
+    third = await set_aside(daemon, b'{"eventType": "net.authorize.customer.created"}')
+    assert await set_aside(daemon, b"not json") == first, "the same bytes again are counted"
+    assert await waiting(ann) == [third, second, first]
+    assert await waiting(ann, reason="too_old") == [second]
+    assert await waiting(ann, reason="no_notification_id") == [third]
+    assert await waiting(ann, account="default", reason="not_json") == [first]
+    assert await waiting(ann, account="other") == []
+    _, shown = await ann.get(f"quarantine/{second}")
+    at = shown["received_at"]
+    assert await waiting(ann, received_from=at) == [third, second]
+    assert await waiting(ann, received_to=at) == [first]
+    _, page = await ann.get("quarantine", limit=2)
+    _, rest = await ann.get("quarantine", limit=2, cursor=page["next"])
+    assert [body["id"] for body in page["bodies"] + rest["bodies"]] == [third, second, first]
+    assert rest["next"] is None
+    (told,) = rest["bodies"]
+    assert (told["reason"], told["times_received"], told["size"], told["state"]) == ("not_json", 2, 8, "waiting")
+    assert (told["event_id"], told["handled_at"], told["handled_by"], told["note"]) == (None, None, None, None)
+    assert "body" not in told
+    leo = Operator(daemon.admin_url, LEO["leo"])
+    assert await waiting(leo) == [third, second, first]
+    for change in ("release", "discard"):
+        assert (await leo.post(f"quarantine/{second}/{change}"))[0] == 403
+    assert await waiting(ann, state="waiting") == [third, second, first]
+    assert (await ann.get("quarantine", state="lost"))[0] == 422
+
+
+async def test_show_tells_the_exact_bytes_and_whether_it_can_be_released(daemon: Daemon, ann: Operator) -> None:
+    old = old_one()
+    _, shown = await ann.get(f"quarantine/{await set_aside(daemon, old)}")
+    assert shown["body"] == {"encoding": "utf-8", "text": old.decode()}
+    assert shown["release"]["allowed"] is True
+    odd = await set_aside(daemon, b"{\xff")
+    _, shown = await ann.get(f"quarantine/{odd}")
+    assert shown["body"] == {"encoding": "base64", "text": "e/8="}
+    assert shown["release"]["allowed"] is False
+    assert "cannot become an event" in shown["release"]["reason"]
+    assert (await ann.get(f"quarantine/{uuid.uuid4()}"))[0] == 404
+    for change in ("release", "discard"):
+        assert (await ann.post(f"quarantine/{uuid.uuid4()}/{change}"))[0] == 404
+
+
+async def test_one_that_is_too_old_is_released_and_handled(start: Start, connection: Connection) -> None:
+    daemon = await start(admin_tokens=ANN)
+    ann = Operator(daemon.admin_url)
+    body = old_one()
+    body_id = await set_aside(daemon, body)
+    assert await statuses(connection) == {}
+    status, released = await ann.post(f"quarantine/{body_id}/release", {"reason": "their queue was stuck"})
+    assert (status, released["outcome"]) == (200, "released")
+    await come_to(connection, {"processed": 1})
+    assert await connection.fetchval("SELECT count(*) FROM transactions") == 1, "its handlers ran"
+    _, event = await ann.get(f"events/{released['event_id']}")
+    assert event["notification_id"] == json.loads(body)["notificationId"]
+    assert event["body"]["text"] == body.decode()
+    first = event["audit"][0]
+    assert (first["from_status"], first["to_status"], first["actor"]) == (None, "received", "operator (ann)")
+    assert first["reason"] == f"released from quarantine {body_id}: their queue was stuck"
+    assert await waiting(ann) == []
+    _, page = await ann.get("quarantine", state="released")
+    (told,) = page["bodies"]
+    assert (told["event_id"], told["handled_by"], told["note"]) == (event["id"], "operator (ann)", "their queue was stuck")
+    assert told["handled_at"] is not None
+    assert (await post(daemon, body))["status"] == "quarantined", "sent again it is as old as before"
+    assert await waiting(ann) == [], "and does not wait again"
+    assert await statuses(connection) == {"processed": 1}
+
+
+async def test_one_that_has_become_an_event_meanwhile_is_a_duplicate(
+    start: Start, daemon: Daemon, ann: Operator, connection: Connection
+) -> None:
+    body = old_one()
+    body_id = await set_aside(daemon, body)
+    patient = await start(roles="receive", max_event_age=100 * 86_400.0)
+    event = await post(patient, body)
+    assert event["status"] == "accepted"
+    status, released = await ann.post(f"quarantine/{body_id}/release")
+    assert (status, released) == (200, {"outcome": "duplicate", "event_id": event["id"]})
+    assert await connection.fetchval("SELECT count(*) FROM events") == 1
+    assert await connection.fetchval("SELECT count(*) FROM event_audit WHERE actor LIKE 'operator%'") == 0
+    assert await waiting(ann, state="released") == [body_id]
+
+
+async def test_what_cannot_become_an_event_stays_with_the_reason(daemon: Daemon, ann: Operator, connection: Connection) -> None:
+    for body, said in ((b"not json", "JSON"), (b"[1]", "object"), (b'{"notificationId": "1"}', "eventType")):
+        body_id = await set_aside(daemon, body)
+        status, answer = await ann.post(f"quarantine/{body_id}/release")
+        assert status == 409, answer
+        assert said in answer["detail"]
+        assert body_id in await waiting(ann)
+    assert await statuses(connection) == {}
+
+
+async def test_what_was_handled_is_not_handled_again(daemon: Daemon, ann: Operator, connection: Connection) -> None:
+    released, discarded = await set_aside(daemon, old_one(1)), await set_aside(daemon, old_one(2))
+    assert (await ann.post(f"quarantine/{released}/release"))[0] == 200
+    status, answer = await ann.post(f"quarantine/{discarded}/discard", {"reason": "a test"})
+    assert (status, answer) == (200, {"outcome": "discarded"})
+    for body_id, how in ((released, "released"), (discarded, "discarded")):
+        for change in ("release", "discard"):
+            status, answer = await ann.post(f"quarantine/{body_id}/{change}")
+            assert status == 409
+            assert f"it was {how} by operator (ann) already" in answer["detail"]
+        _, shown = await ann.get(f"quarantine/{body_id}")
+        assert (shown["state"], shown["release"]["allowed"]) == (how, False)
+        assert await waiting(ann, state=how) == [body_id]
+    _, shown = await ann.get(f"quarantine/{discarded}")
+    assert (shown["event_id"], shown["note"], shown["handled_by"]) == (None, "a test", "operator (ann)")
+    assert await statuses(connection) == {"received": 1}, "what was discarded is no event"
+
+
+async def test_releases_at_the_same_time_make_one_event(daemon: Daemon, ann: Operator, connection: Connection) -> None:
+    body_id = await set_aside(daemon, old_one())
+    answers = await asyncio.gather(*(ann.post(f"quarantine/{body_id}/release") for _ in range(8)))
+    assert sorted(status for status, _ in answers) == [200] + [409] * 7
+    assert await statuses(connection) == {"received": 1}
+
+
+async def test_a_crash_between_the_events_commit_and_its_mark_makes_no_second_event(
+    daemon: Daemon, ann: Operator, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body_id = await set_aside(daemon, old_one())
+
+    def breaks(*_: Any) -> None:
+        raise UnavailableError("postgresql", "away, for this test")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("webhookd.operate.quarantine._handling", breaks)
+        assert (await ann.post(f"quarantine/{body_id}/release"))[0] == 503
+    assert await statuses(connection) == {"received": 1}
+    assert await waiting(ann) == [body_id]
+    event_id = await connection.fetchval("SELECT id FROM events")
+    status, released = await ann.post(f"quarantine/{body_id}/release")
+    assert (status, released) == (200, {"outcome": "duplicate", "event_id": str(event_id)})
+    assert await statuses(connection) == {"received": 1}
+
+
+async def test_what_was_not_committed_as_an_event_waits_still(
+    daemon: Daemon, ann: Operator, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mark comes after the commit: before it, a crash would lose the body."""
+    body_id = await set_aside(daemon, old_one())
+
+    async def breaks(*_: Any, **__: Any) -> None:
+        raise UnavailableError("postgresql", "away, for this test")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(EventStore, "accept", breaks)
+        assert (await ann.post(f"quarantine/{body_id}/release"))[0] == 503
+    assert await waiting(ann) == [body_id]
+    status, released = await ann.post(f"quarantine/{body_id}/release")
+    assert (status, released["outcome"]) == (200, "released")
+    assert await statuses(connection) == {"received": 1}
+
+
+async def test_one_that_is_being_released_is_not_discarded(
+    daemon: Daemon, ann: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body_id = await set_aside(daemon, old_one())
+    accept, reached, goes_on = EventStore.accept, asyncio.Event(), asyncio.Event()
+
+    async def slow(*arguments: Any, **named: Any) -> Any:
+        reached.set()
+        await goes_on.wait()
+        return await accept(*arguments, **named)
+
+    monkeypatch.setattr(EventStore, "accept", slow)
+    releasing = asyncio.create_task(ann.post(f"quarantine/{body_id}/release"))
+    await reached.wait()
+    discarding = asyncio.create_task(ann.post(f"quarantine/{body_id}/discard"))
+    done, _ = await asyncio.wait([discarding], timeout=0.3)
+    assert not done  # it waits for what becomes of the release
+    goes_on.set()
+    assert (await releasing)[0] == 200
+    assert (await discarding)[0] == 409
+
+
+async def test_the_gauge_counts_only_what_waits(daemon: Daemon, ann: Operator) -> None:
+    ids = [await set_aside(daemon, old_one(number)) for number in range(3)]
+
+    async def measured() -> float | None:
+        await daemon.retention.keep_partitions()
+        return daemon.metrics.registry.get_sample_value("webhookd_quarantine_rows")
+
+    assert await measured() == 3
+    await ann.post(f"quarantine/{ids[0]}/release")
+    assert await measured() == 2
+    await ann.post(f"quarantine/{ids[1]}/discard")
+    assert await measured() == 1
+    _, stats = await ann.get("stats")
+    assert stats["now"]["quarantine"] == 1

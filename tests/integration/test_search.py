@@ -1,0 +1,221 @@
+"""The search gives each event that is asked for once, and in order, however its pages fall: a plain filter in Python agrees."""
+
+from __future__ import annotations
+
+import fnmatch
+import itertools
+import random
+import uuid
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeAlias
+
+import asyncpg
+import pytest
+import pytest_asyncio
+
+from webhookd.event import Status
+from webhookd.lifecycle import Watch
+from webhookd.metrics import Metrics
+from webhookd.operate import events as module
+from webhookd.operate.events import Events
+from webhookd.operate.filter import Filter
+from webhookd.operate.place import START
+from webhookd.operate.statements import Statements
+from webhookd.store.database import Database
+
+Record: TypeAlias = "asyncpg.Record"
+COUNT = 400
+SEARCHES = 30  # of each seed
+BEGAN = datetime(2026, 3, 1, tzinfo=UTC)
+TYPES = (
+    "payment.authcapture.created",
+    "payment.void.created",
+    "customer.created",
+    "customer.subscription.failed",
+    "pay_ment.x",
+    "pay-ment.x",
+    "pay-ment.x",
+)
+PATTERNS = ("payment.*", "customer.created", "*.created", "net.authorize.payment.void.created", "pay_ment.*", "*x", "nothing.*")
+ACCOUNTS = ("default", "shop", "Shop")
+KEYS = ("7", "77", "INV-7", "ref-7", "Ünï 7", "7%")
+UNFINISHED = (Status.RECEIVED, Status.QUEUED, Status.RETRYING)
+
+
+@dataclass(slots=True)
+class Stored:
+    """What is stored, and the search on it."""
+
+    events: Events
+    rows: list[Record]
+    aliases: dict[str, uuid.UUID]
+
+
+def _event(chance: random.Random) -> tuple[Any, ...]:
+    # Many at one instant, and ids by a receiver's clock that is up to some minutes away from PostgreSQL's.
+    received_at = BEGAN + timedelta(minutes=chance.randrange(300), seconds=chance.choice((0, 0, 30)))
+    made_at = received_at + timedelta(seconds=chance.choice((0, 0, -0.004, 0.004, 120, -400)))
+    number = (int(made_at.timestamp() * 1000) << 80) | (7 << 76) | (2 << 62) | chance.getrandbits(62)
+    status = chance.choices(tuple(Status), weights=(1, 1, 1, 4, 2))[0]
+    ended = status in (Status.PROCESSED, Status.DEAD)
+    return (
+        uuid.UUID(int=number),
+        chance.choice(ACCOUNTS),
+        f"{uuid.UUID(int=chance.getrandbits(128))}",
+        f"net.authorize.{chance.choice(TYPES)}",
+        status,
+        received_at,
+        *(chance.choice((*KEYS, None, None)) for _ in range(3)),
+        "",
+        b"",
+        received_at,
+        # Deaths come some at a time.
+        received_at.replace(minute=0) + timedelta(hours=1) if ended else None,
+        BEGAN + timedelta(minutes=chance.randrange(400)) if chance.random() < 0.2 and status is not Status.PROCESSED else None,
+    )
+
+
+_COLUMNS = [
+    *("id", "account", "notification_id", "event_type", "status", "received_at", "entity_id", "invoice_number"),
+    *("merchant_reference", "key_fingerprint", "body_hash", "send_after", "finished_at", "redriven_at"),
+]
+
+
+@pytest_asyncio.fixture
+async def stored(database_url: str, seed: int) -> AsyncIterator[Stored]:
+    """A database with random events, from few values, so that much is equal."""
+    chance = random.Random(seed)
+    connection = await asyncpg.connect(database_url)
+    await connection.copy_records_to_table("events", records=[_event(chance) for _ in range(COUNT)], columns=_COLUMNS)
+    rows = await connection.fetch("SELECT * FROM events")
+    aliases = {f"a{chance.getrandbits(64):x}": chance.choice(rows)["id"] for _ in range(20)}
+    await connection.executemany(
+        "INSERT INTO notification_aliases (account, notification_id, event_id, body_hash) VALUES ($1, $2, $3, '')",
+        [(chance.choice(ACCOUNTS), name, event_id) for name, event_id in aliases.items()],
+    )
+    await connection.close()
+    database = Database(database_url, short=1, work=1, handler_timeout=5, metrics=Metrics(), watch=Watch())
+    await database.start()
+    yield Stored(Events(Statements(database)), rows, aliases)
+    await database.stop()
+
+
+def chosen(row: Record, wanted: Filter) -> bool:
+    """Whether a filter chooses an event: the naive way."""
+    whole = [name if name.startswith(("net.", "*")) else f"net.authorize.{name}" for name in wanted.event_types or ()]
+    return (
+        (wanted.statuses is None or row["status"] in wanted.statuses)
+        and (wanted.event_types is None or any(fnmatch.fnmatchcase(row["event_type"], pattern) for pattern in whole))
+        and all(
+            getattr(wanted, name) in (None, row[name])
+            for name in ("account", "entity_id", "invoice_number", "merchant_reference")
+        )
+        and (wanted.received_from is None or row["received_at"] >= wanted.received_from)
+        and (wanted.received_to is None or row["received_at"] < wanted.received_to)
+    )
+
+
+def expected(stored: Stored, wanted: Filter, options: dict[str, str]) -> list[uuid.UUID]:
+    """The ids that a search must give, in their order."""
+    rows = [row for row in stored.rows if chosen(row, wanted)]
+    for kind, key in options.items():
+        named = {row["id"] for row in rows if row["notification_id"] == key.lower()}
+        named |= {event_id for name, event_id in stored.aliases.items() if name == key.lower()}
+        keys = ("entity_id", "invoice_number", "merchant_reference") if kind == "anything" else ()
+        named |= {row["id"] for row in rows if key in [row[name] for name in keys]}
+        if kind == "anything":
+            named |= {row["id"] for row in rows if str(row["id"]) == key.lower()}
+        rows = [row for row in rows if row["id"] in named]
+    open_only = wanted.statuses is not None and Status.PROCESSED not in wanted.statuses
+    if open_only and not options and not any(wanted.keys.values()):
+        return [row["id"] for row in sorted(rows, key=_waits_since, reverse=True)]
+    return [row["id"] for row in sorted(rows, key=lambda row: row["id"], reverse=True)]
+
+
+def _waits_since(row: Record) -> tuple[datetime, uuid.UUID]:
+    at = row["finished_at"] if row["status"] == Status.DEAD else row["redriven_at"] or row["received_at"]
+    return at, row["id"]
+
+
+async def pages(stored: Stored, wanted: Filter, options: dict[str, str], limit: int) -> list[list[uuid.UUID]]:
+    """All pages of a search."""
+    found, place = [], START
+    while True:
+        page = await stored.events.search(wanted, place, limit, **options)
+        assert len(page.rows) <= limit
+        found.append([row["id"] for row in page.rows])
+        if page.next is None:
+            assert page.searched_to is None
+            return found
+        assert page.searched_to == page.next.at
+        assert page.next != place, "a page must come further"
+        assert len(found) <= 2 * COUNT
+        place = page.next
+
+
+def _filter(chance: random.Random) -> Filter:
+    def some(values: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(chance.sample(values, chance.randrange(1, min(4, len(values)))))
+
+    low, high = sorted(BEGAN + timedelta(minutes=chance.randrange(-5, 305)) for _ in range(2))
+    whole: dict[str, Any] = {
+        "statuses": some(tuple(str(status) for status in chance.choice((tuple(Status), (*UNFINISHED, Status.DEAD))))),
+        "event_types": some(PATTERNS),
+        "account": chance.choice((*ACCOUNTS, "nobody")),
+        "entity_id": chance.choice(KEYS),
+        "invoice_number": chance.choice(KEYS),
+        "merchant_reference": chance.choice(KEYS),
+        "received_from": low,
+        "received_to": high,
+    }
+    assert whole.keys() == {one.name for one in fields(Filter)}
+    names = chance.sample(list(whole), chance.choice((0, 1, 1, 1, 2, 3)))
+    return Filter(**{name: whole[name] for name in names})
+
+
+def _options(chance: random.Random, stored: Stored) -> dict[str, str]:
+    row = chance.choice(stored.rows)
+    names = (row["notification_id"], row["notification_id"].upper(), chance.choice(list(stored.aliases)).upper(), "nothing")
+    if chance.random() < 0.3:
+        return {"notification_id": chance.choice(names)}
+    return {"anything": chance.choice((*names, str(row["id"]), str(row["id"]).upper(), *KEYS))}
+
+
+# How many events the statements of a page look at after the first, and the seconds after which no more of them follow.
+BUDGETS: dict[str, tuple[tuple[int, ...], float]] = {
+    "ample": (module._LOOKED, 60.0),
+    "one look": ((250, 1000), 0.0),
+    "three looks": ((3, 7), 60.0),
+}
+
+
+@pytest.mark.parametrize("budget", BUDGETS)
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("by_key", [False, True], ids=["filters", "keys"])
+async def test_pages_hold_each_event_once_and_in_order(
+    stored: Stored, seed: int, budget: str, by_key: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked, seconds = BUDGETS[budget]
+    monkeypatch.setattr(module, "_LOOKED", looked)
+    monkeypatch.setattr(module, "_BUDGET", seconds)
+    chance = random.Random(seed)
+    empty = several = 0
+    wants = [Filter(), *(Filter(event_types=(pattern,)) for pattern in PATTERNS), *(_filter(chance) for _ in range(SEARCHES))]
+    for wanted in wants:
+        options = _options(chance, stored) if by_key else {}
+        limit = chance.choice((3, 10, 50, 200))
+        found = await pages(stored, wanted, options, limit)
+        assert list(itertools.chain(*found)) == expected(stored, wanted, options), (wanted, options, limit)
+        empty += any(not page for page in found[:-1])
+        several += len(found) > 1
+    assert several > 0
+    if not by_key:  # a key finds few, and a page looks at as many at once
+        assert (empty > 0) == (budget != "ample")
+
+
+def test_the_budget_is_kept_by_looks_that_are_short() -> None:
+    # The last statement begins before the budget is spent; so much later the page can end.
+    assert max(module._LOOKED) <= 2_000
+    assert module._BUDGET <= 0.02

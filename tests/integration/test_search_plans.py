@@ -1,0 +1,335 @@
+"""How PostgreSQL reads for an operator: by an index, and a bounded number of events, whatever is asked for.
+
+Each call runs as the code makes it, and each of its statements is explained with the very values that it has.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import re
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from urllib.parse import urlsplit
+
+import asyncpg
+import pytest
+import pytest_asyncio
+
+from tests.bench import events as loader
+from webhookd.dev.servers import Stack
+from webhookd.operate import events as module
+from webhookd.operate.dead_letters import Dead, newest_dead
+from webhookd.operate.events import Events
+from webhookd.operate.filter import Filter
+from webhookd.operate.place import START, Place
+from webhookd.operate.statements import Statements
+from webhookd.operate.statistics import read_statistics
+from webhookd.store.queries import SQL, queries
+
+COUNT = 20_000
+FEW = 200  # so many are dead, unless much is: where they are few, PostgreSQL may read all of them and sort
+LOOKED = 2_002  # events, that one statement of a search reads at most: what it looks at, and what ends that
+NOW = datetime.now(UTC)
+# One process makes the databases of this module, which takes seconds.
+pytestmark = pytest.mark.xdist_group("search plans")
+CALM = "statistics of a time when all was well"
+OLD = "statistics of an empty table"
+# Small tables are rightly read without an index.
+_MORE = """
+INSERT INTO notification_aliases (account, notification_id, event_id, body_hash)
+SELECT 'default', gen_random_uuid(), gen_random_uuid(), '' FROM generate_series(1, 3000);
+INSERT INTO quarantine (id, account, reason, detail, key_fingerprint, body, body_hash, handled_at, handled_by, outcome)
+SELECT gen_random_uuid(), 'default', 'not_json', '', '', repeat('x', 200)::bytea, n::text::bytea,
+    CASE WHEN n % 5 > 0 THEN now() END, 'operator (ann)', CASE WHEN n % 5 > 0 THEN 'released' END
+FROM generate_series(1, 5000) AS n;
+"""
+# Much that is dead, and much that waits.
+_WORSE = """
+UPDATE events
+SET status = 'dead', finished_at = received_at + interval '1 hour', last_error = 'at a loss', dead_reason = 'tired'
+WHERE status = 'processed' AND hashtext(id::text) % 4 = 0;
+UPDATE events SET status = 'retrying', finished_at = NULL, redriven_at = NULL
+WHERE status = 'processed' AND hashtext(id::text) % 4 = 1;
+"""
+PAGE = {"events_pkey"}
+BY_KEY = {"events_notification_key", "notification_aliases_pkey", "events_pkey"}
+STANDING = {"events_outbox", "events_redriven", "events_dead_waiting"}
+DEAD_EVENTS = {"events_dead_waiting", "events_dead"}
+
+
+@dataclass(slots=True)
+class Explaining(Statements):
+    """Runs the statements on one connection, and keeps the plan of each."""
+
+    session: Any
+    plans: list[dict[str, Any]] = field(default_factory=list)
+
+    @contextlib.asynccontextmanager
+    async def connection(self) -> AsyncIterator[Any]:
+        yield self
+
+    async def _explain(self, sql: str, arguments: tuple[Any, ...]) -> None:
+        explained = await self.session.fetchval(f"EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON) {sql}", *arguments)
+        self.plans.append(json.loads(explained)[0]["Plan"])
+
+    async def fetch(self, sql: str, *arguments: Any) -> Any:
+        await self._explain(sql, arguments)
+        return await self.session.fetch(sql, *arguments)
+
+    async def fetchrow(self, sql: str, *arguments: Any) -> Any:
+        await self._explain(sql, arguments)
+        return await self.session.fetchrow(sql, *arguments)
+
+    async def fetchval(self, sql: str, *arguments: Any) -> Any:
+        await self._explain(sql, arguments)
+        return await self.session.fetchval(sql, *arguments)
+
+
+def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """All nodes of a plan that were executed."""
+    if plan["Actual Loops"]:
+        yield plan
+        for below in plan.get("Plans", ()):
+            yield from nodes(below)
+
+
+def read(plans: list[dict[str, Any]], table: str) -> set[str]:
+    """The indexes by which a table, or its partitions, were read; "no index" where they were read without."""
+    found = set()
+    for node in (node for plan in plans for node in nodes(plan)):
+        if node.get("Index Name", "").startswith(table):
+            found.add(node["Index Name"])
+        elif node["Node Type"] == "Seq Scan" and node["Relation Name"].startswith(table):
+            found.add("no index")
+    return found
+
+
+def rows_read(plan: dict[str, Any]) -> int:
+    """How many events a statement read, those among them that it did not want."""
+    total = 0.0
+    for node in nodes(plan):
+        if node.get("Relation Name") == "events" or node.get("Index Name", "").startswith("events_"):
+            unwanted = node.get("Rows Removed by Filter", 0) + node.get("Rows Removed by Index Recheck", 0)
+            total += (node["Actual Rows"] + unwanted) * node["Actual Loops"]
+    return round(total)
+
+
+@pytest.fixture(scope="module", params=["analyzed", pytest.param(CALM, marks=pytest.mark.long), OLD])
+def stored(request: pytest.FixtureRequest, stack: Stack, template: str) -> Iterator[str]:
+    """The URL of a database with many events."""
+    name = f"webhookd_{uuid.uuid4().hex[:12]}"
+    url = urlsplit(stack.database_url)._replace(path=f"/{name}").geturl()
+
+    async def make() -> None:
+        server = await asyncpg.connect(stack.database_url)
+        await server.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+        await server.close()
+        connection = await asyncpg.connect(url)
+        await connection.execute("ALTER TABLE events SET (autovacuum_enabled = false)")
+        await connection.execute("ANALYZE events")
+        await loader.store(connection, COUNT, NOW)
+        await loader.record(connection, NOW)
+        await connection.execute(_MORE)
+        others = "quarantine, operations, notification_aliases, statistics, statistics_gauges, transactions, subscriptions"
+        await connection.execute(f"ANALYZE {others}")
+        if request.param != OLD:
+            await connection.execute("ANALYZE events")
+        if request.param == CALM:
+            await connection.execute(_WORSE)
+        await connection.close()
+
+    async def drop() -> None:
+        server = await asyncpg.connect(stack.database_url)
+        await server.execute(f"DROP DATABASE {name} WITH (FORCE)")
+        await server.close()
+
+    asyncio.run(make())
+    yield url
+    asyncio.run(drop())
+
+
+@pytest_asyncio.fixture
+async def statements(stored: str) -> AsyncIterator[Explaining]:
+    """As the daemon's, in a session as its."""
+    connection = await asyncpg.connect(stored, server_settings={"plan_cache_mode": "force_custom_plan", "jit": "off"})
+    yield Explaining(connection)
+    await connection.close()
+
+
+@pytest_asyncio.fixture
+async def one(statements: Explaining) -> Any:
+    """Some event that has every key."""
+    return await statements.session.fetchrow(
+        "SELECT * FROM events WHERE merchant_reference IS NOT NULL AND invoice_number IS NOT NULL "
+        "AND id >= webhookd_first_id(now() - interval '20 days') ORDER BY id LIMIT 1"
+    )
+
+
+def middle() -> Place:
+    """A place in the midst of all events."""
+    at = NOW - timedelta(days=30)
+    return Place(at, uuid.UUID(int=int(at.timestamp() * 1000) << 80))
+
+
+@dataclass(slots=True, frozen=True)
+class Case:
+    """A search, the indexes of events that it may read, and how many events a statement of it may read."""
+
+    indexes: set[str]
+    filter: Callable[[Any], dict[str, Any]] = lambda _: {}
+    options: Callable[[Any], dict[str, Any]] = lambda _: {}
+    most: int = LOOKED
+
+
+RANGE = {"received_from": NOW - timedelta(days=40), "received_to": NOW - timedelta(days=20)}
+CASES = {
+    "nothing": Case(PAGE, most=51),
+    "a type that nobody has": Case(PAGE, lambda _: {"event_types": ("payment.nothing.*",)}),
+    "an account that nobody has": Case(PAGE, lambda _: {"account": "nobody"}),
+    "a range": Case(PAGE, lambda _: RANGE),
+    "processed": Case(PAGE, lambda _: {"statuses": ("processed",)}),
+    "processed or dead": Case(PAGE, lambda _: {"statuses": ("processed", "dead"), "event_types": ("*.expired",)}),
+    "dead, of a range": Case({"events_dead"}, lambda _: {"statuses": ("dead",), **RANGE}),
+    "dead": Case({"events_dead"}, lambda _: {"statuses": ("dead",)}, most=52),
+    "retrying": Case({"events_unfinished"}, lambda _: {"statuses": ("retrying",)}, most=252),
+    "received": Case({"events_unfinished"}, lambda _: {"statuses": ("received",)}),
+    "retrying, of nobody": Case({"events_unfinished"}, lambda _: {"statuses": ("retrying",), "account": "nobody"}),
+    "not processed": Case(
+        {"events_unfinished", "events_dead"},
+        lambda _: {"statuses": ("received", "queued", "retrying", "dead"), "event_types": ("*.nothing",)},
+        most=2 * LOOKED,
+    ),
+    "entity": Case({"events_entity"}, lambda one: {"entity_id": one["entity_id"]}, most=100),
+    "entity, dead": Case({"events_entity"}, lambda one: {"entity_id": one["entity_id"], "statuses": ("dead",)}, most=100),
+    "entity and range": Case({"events_entity"}, lambda one: {"entity_id": one["entity_id"], **RANGE}, most=100),
+    "invoice": Case({"events_invoice"}, lambda one: {"invoice_number": one["invoice_number"]}, most=100),
+    "reference": Case({"events_reference"}, lambda one: {"merchant_reference": one["merchant_reference"]}, most=100),
+    "unknown invoice": Case({"events_invoice"}, lambda _: {"invoice_number": "nothing"}, most=0),
+    "notification id": Case(BY_KEY, options=lambda one: {"notification_id": one["notification_id"].upper()}, most=20),
+    "anything, an entity": Case(
+        BY_KEY | {"events_entity", "events_invoice", "events_reference"},
+        options=lambda one: {"anything": one["entity_id"]},
+        most=100,
+    ),
+    "anything, unknown": Case(
+        BY_KEY | {"events_entity", "events_invoice", "events_reference"}, options=lambda _: {"anything": "nothing"}, most=20
+    ),
+    "anything, an id of ours": Case(
+        BY_KEY | {"events_entity", "events_invoice", "events_reference"},
+        options=lambda one: {"anything": str(one["id"])},
+        most=20,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+async def test_a_search_reads_by_its_index_and_no_more_than_it_says(
+    statements: Explaining, one: Any, name: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = CASES[name]
+    # However slow this machine is, each look is taken; but where PostgreSQL does not know that ids are in the table's order, a
+    # tenth of so small a table costs it more than all of it.
+    monkeypatch.setattr(module, "_BUDGET", 60.0)
+    if OLD in request.node.name:
+        monkeypatch.setattr(module, "_LOOKED", (250,))
+    for place in (START, middle()):
+        statements.plans.clear()
+        await Events(statements).search(Filter(**case.filter(one)), place, 50, **case.options(one))
+        assert statements.plans
+        tables = read(statements.plans, "events") | read(statements.plans, "notification_aliases")
+        # An account's or a key's branch that its predecessor leaves empty is not executed.
+        assert tables <= case.indexes, name
+        assert tables & (case.indexes - BY_KEY or case.indexes), name
+        most = max(case.most, FEW if case.indexes <= {"events_dead", "events_unfinished"} else 0)
+        assert max(rows_read(plan) for plan in statements.plans) <= most, name
+
+
+async def test_an_event_and_what_belongs_to_it_are_read_by_indexes(statements: Explaining, one: Any) -> None:
+    await Events(statements).show(one["id"])
+    assert read(statements.plans, "events") == {"events_pkey", "events_entity"}
+    assert {index.split("_")[0] for index in read(statements.plans, "notification_aliases")} == {"notification"}
+    assert "no index" not in read(statements.plans, "event_bodies") | read(statements.plans, "event_audit")
+    assert max(rows_read(plan) for plan in statements.plans) <= 100
+
+
+DEAD = {
+    "all": (Dead(), 60),
+    "a reason": (Dead(reason="at a LOSS"), 60),
+    "a type": (Dead(event_types=("payment.*",)), 200),
+    "discarded": (Dead(discarded=True), COUNT // 2),  # few are, so all the dead are looked at
+    "a range": (Dead(since=NOW - timedelta(days=40), until=NOW - timedelta(days=20), reason="none"), COUNT // 4),
+}
+
+
+@pytest.mark.parametrize("name", DEAD)
+async def test_dead_letters_are_read_by_their_death(statements: Explaining, name: str) -> None:
+    dead, most = DEAD[name]
+    for place in (START, middle()):
+        await newest_dead(statements, dead, place, 51)
+    # Where PostgreSQL does not know how many were let go, the index of all the dead is as good.
+    found = read(statements.plans, "events")
+    assert found <= ({"events_dead"} if dead.discarded else DEAD_EVENTS)
+    assert max(rows_read(plan) for plan in statements.plans) <= max(most, FEW)
+
+
+async def test_a_transaction_is_read_by_its_keys(statements: Explaining, one: Any) -> None:
+    of = {"account": one["account"], "entity_id": one["entity_id"]}
+    await statements.one(queries.transaction, account=one["account"], id=one["entity_id"])
+    await statements.one(queries.subscription, account=one["account"], id=one["entity_id"])
+    found = await statements.all(queries.events_of_entity, **of, entity_name="transaction", limit=200)
+    assert found
+    assert read(statements.plans, "transactions") == {"transactions_pkey"}
+    assert read(statements.plans, "subscriptions") == {"subscriptions_pkey"}
+    assert read(statements.plans, "events") == {"events_entity"}
+
+
+@pytest.mark.parametrize(("state", "index"), [("waiting", "quarantine_waiting"), ("released", "quarantine_pkey")])
+async def test_quarantine_and_operations_are_read_in_their_order(statements: Explaining, state: str, index: str) -> None:
+    none: dict[str, Any] = {"account": None, "reason": None, "received_from": None, "received_to": None}
+    await statements.all(queries.list_quarantine, below=START.id, state=state, **none, limit=5)
+    await statements.all(queries.list_operations, below=START.id, limit=51)
+    assert read(statements.plans, "quarantine") == {index}
+    assert read(statements.plans, "operations") == {"operations_pkey"}
+
+
+@pytest.mark.parametrize("window", [900, 3600, 86_400, 604_800, 7_776_000])
+async def test_statistics_read_their_steps_and_count_what_stands_by_its_indexes(statements: Explaining, window: int) -> None:
+    found = await read_statistics(statements, window)
+    assert found.totals["received"] > 0
+    assert read(statements.plans, "statistics") == {"statistics_pkey", "statistics_gauges_pkey"}
+    assert read(statements.plans, "events") == STANDING
+    assert read(statements.plans, "quarantine") == {"quarantine_waiting"}
+    rows = [node["Actual Rows"] for plan in statements.plans for node in nodes(plan)]
+    # 90 days of 24 types with four measures are the most.
+    assert max(rows) <= 10_000
+
+
+def bounded(text: str) -> bool:
+    """Whether each count(*) of a query is over a subselect that has a LIMIT."""
+    for counted in re.finditer(r"count\(\*\)", text):
+        over = re.match(r"\s*(AS \w+\s+)?FROM\s*\(", text[counted.end() :])
+        if over is None:
+            return False
+        depth, begin = 1, counted.end() + over.end()
+        for end in range(begin, len(text)):
+            depth += {"(": 1, ")": -1}.get(text[end], 0)
+            if not depth:
+                break
+        branches = re.split(r"\bUNION ALL\b", text[begin:end])
+        if not all("LIMIT" in branch for branch in branches):
+            return False
+    return True
+
+
+def test_nothing_is_counted_without_a_bound() -> None:
+    names = re.findall(r"-- name: (\w+)\(", (SQL / "queries" / "operator.sql").read_text())
+    assert {"search_events", "search_open", "search_key", "standing", "statistics_series"} <= set(names)
+    for name in [*names, "list_dead", "choose_dead", "traffic"]:
+        assert bounded(getattr(queries, name).sql), name
+    assert not bounded("SELECT count(*) FROM events")
+    assert not bounded("SELECT count(*) FROM (SELECT FROM events UNION ALL (SELECT FROM events LIMIT 1)) AS c LIMIT 1")

@@ -1,0 +1,494 @@
+"""The operator's commands: what they ask the API for, what they show, and how they end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import signal
+import sys
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from aiohttp import web
+from typer.testing import CliRunner
+
+from tests.helpers.admin_api import (
+    AUTHCAPTURE,
+    LOOK_TOKEN,
+    TOKEN,
+    AdminApi,
+    commands,
+    event,
+    event_id,
+    operation,
+    problem,
+    ran,
+    serving,
+)
+from webhookd.client import api as client
+from webhookd.client import bulk, tail
+from webhookd.client.failures import Exit
+from webhookd.client.target import Target
+
+REPOSITORY = Path(__file__).parents[2]
+HOSTILE = "\x1b]0;owned\x07[bold]\x9b2J\u202e\ud800 end"
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No settings but a test's own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(client, "FIRST_LOOK", 0.01)
+    monkeypatch.setattr(client, "LAST_LOOK", 0.01)
+
+
+@pytest.fixture
+async def api() -> AsyncIterator[AdminApi]:
+    async with serving() as served:
+        yield served
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody can be asked."""
+    monkeypatch.setattr(bulk, "sys", SimpleNamespace(stdin=SimpleNamespace(isatty=lambda: True)))
+
+
+SHOW = ("events", "show", event_id(1))
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "told"),
+    [
+        (404, Exit.NOT_FOUND, "not found: the sentence"),
+        (409, Exit.FAILED, "refused: the sentence"),
+        (422, Exit.USAGE, "the sentence; query limit: too large"),
+        (500, Exit.FAILED, "failed (500): the sentence"),
+        (503, Exit.UNAVAILABLE, "is unavailable: the sentence; try again later"),
+    ],
+)
+async def test_each_refusal_has_its_exit_code_and_a_plain_sentence(api: AdminApi, status: int, code: Exit, told: str) -> None:
+    errors = [{"in": "query", "name": "limit", "message": "too large"}] if status == 422 else None
+    api.answer("GET", f"events/{event_id(1)}", lambda *_: problem(status, "the sentence", errors=errors))
+    found = await ran(api.url, *SHOW)
+    assert (found.code, found.out) == (code, "")
+    assert told in found.err
+
+
+async def test_a_wrong_token_and_one_that_may_only_look_are_not_allowed(api: AdminApi) -> None:
+    wrong = await ran(api.url, *SHOW, token="wrong-token-1")
+    assert wrong.code == Exit.NOT_ALLOWED
+    assert "refused the token: set WEBHOOKD_API_TOKEN" in wrong.err
+    assert "wrong-token-1" not in wrong.err
+    without = await ran(api.url, *SHOW, token=None)
+    assert without.code == Exit.NOT_ALLOWED
+    assert "wants a token" in without.err
+    look = await ran(api.url, "events", "retry", event_id(1), token=LOOK_TOKEN)
+    assert look.code == Exit.NOT_ALLOWED
+    assert "this token may only look" in look.err
+
+
+async def test_nobody_at_the_address_is_told_with_the_address_and_the_remedy() -> None:
+    found = await ran("http://127.0.0.1:1", *SHOW)
+    assert found.code == Exit.UNAVAILABLE
+    assert "http://127.0.0.1:1 cannot be reached" in found.err
+    assert "WEBHOOKD_API_URL" in found.err
+
+
+@pytest.mark.parametrize("status", [200, 302, 404])
+async def test_another_server_is_not_taken_for_the_api(status: int) -> None:
+    async def other(_: web.Request) -> web.Response:
+        return web.Response(status=status, text="<html>", content_type="text/html", headers={"Location": "/webhooks/x"})
+
+    async with serving(other) as served:
+        found = await ran(served.url, *SHOW)
+    assert found.code == Exit.UNAVAILABLE, "and not 3: an event may well be there"
+    assert "not as webhookd's admin API" in found.err
+
+
+async def test_a_list_goes_on_through_empty_pages_up_to_its_limit(api: AdminApi) -> None:
+    api.events = [event(number, f"2026-01-31T12:00:0{number}Z") for number in range(5)]
+    everything = json.loads((await ran(api.url, "events", "list", "--json")).out)
+    assert [row["id"] for row in everything["events"]] == [event_id(number) for number in (4, 3, 2, 1, 0)]
+    assert everything["more"] is False
+    some = json.loads((await ran(api.url, "events", "list", "--json", "--limit", "3")).out)
+    assert [row["id"] for row in some["events"]] == [event_id(number) for number in (4, 3, 2)]
+    assert some["more"] is True
+    shown = await ran(api.url, "events", "list", "--limit", "3")
+    assert event_id(4) in shown.out
+    assert "payment.authcapture.created" in shown.out
+    assert "There may be more than 3" in shown.out
+
+
+async def test_filters_reach_the_api_by_its_names(api: AdminApi) -> None:
+    types = ("--event-type", "payment.*", "--event-type", "customer.*")
+    await ran(api.url, "events", "list", "6001", "--status", "dead", *types, "--since", "2026-01-31T12:00+01:00")
+    query = api.asked[0].query
+    assert query["q"] == ["6001"]
+    assert query["status"] == ["dead"]
+    assert query["event_type"] == ["payment.*", "customer.*"]
+    assert query["received_from"] == ["2026-01-31T11:00:00Z"]
+    assert "received_to" not in query
+    api.answer("GET", "dead-letters", {"events": [], "next": None})
+    await ran(api.url, "dead-letters", "list", "--reason", "time", "--until", "1h", "--discarded")
+    query = api.asked[-1].query
+    assert (query["reason"], query["discarded"]) == (["time"], ["true"])
+    assert datetime.fromisoformat(query["died_to"][0]) < datetime.now(UTC) - timedelta(minutes=59)
+    wrong = await ran(api.url, "events", "list", "--since", "yesterday")
+    assert (wrong.code, "--since" in wrong.err) == (Exit.USAGE, True)
+
+
+def whole(**more: Any) -> dict[str, Any]:
+    """An event with all that belongs to it."""
+    return {
+        **event(1, error=HOSTILE, status="dead"),
+        "last_error": HOSTILE,
+        "dead_reason": HOSTILE,
+        "dead_letter_copy": "sent",
+        "sends": 1,
+        "send_after": None,
+        "body": {"encoding": "utf-8", "text": f'{{"card": "{HOSTILE}"}}'},
+        "aliases": [{"notification_id": HOSTILE, "received_at": "2026-01-31T12:00:00Z"}],
+        "audit": [
+            {
+                "at": "2026-01-31T12:00:00Z",
+                "from_status": None,
+                "to_status": "received",
+                "actor": HOSTILE,
+                "attempt": None,
+                "reason": HOSTILE,
+            }
+        ],
+        "failed_attempts": [{"at": "2026-01-31T12:00:00Z", "attempt": 1, "outcome": "dead", "error": HOSTILE}],
+        "related": [event(2, event_type=HOSTILE, entity_id=HOSTILE)],
+        "retry": {"allowed": True, "needs_force": False, "reason": HOSTILE},
+        **more,
+    }
+
+
+def assert_harmless(text: str) -> None:
+    assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e\ud800]", text), ascii(text)
+
+
+async def test_no_escape_sequence_of_the_api_reaches_the_terminal(api: AdminApi) -> None:
+    api.answer("GET", f"events/{event_id(1)}", whole())
+    shown = await ran(api.url, *SHOW, "--body")
+    assert_harmless(shown.out)
+    assert shown.out.count(r"\x1b]0;owned\x07[bold]\x9b2J\u202e\ud800 end") >= 8, "shown, and not obeyed"
+    api.answer("GET", "events", {"events": [whole()], "next": None, "searched_to": None})
+    assert_harmless((await ran(api.url, "events", "list")).out)
+    api.answer("GET", f"events/{event_id(1)}", lambda *_: problem(409, HOSTILE))
+    assert_harmless((await ran(api.url, *SHOW)).err)
+
+
+async def test_json_is_exact_and_the_body_is_customer_data(api: AdminApi) -> None:
+    api.answer("GET", f"events/{event_id(1)}", whole())
+    exact = await ran(api.url, *SHOW, "--json", "--body")
+    assert json.loads(exact.out) == whole()
+    assert_harmless(exact.out)
+    assert json.loads((await ran(api.url, *SHOW, "--json")).out).keys() == whole().keys() - {"body"}
+    assert "card" not in (await ran(api.url, *SHOW)).out
+
+
+async def test_of_several_retries_each_is_tried_and_one_failure_is_exit_code_one(api: AdminApi) -> None:
+    api.answer("POST", f"events/{event_id(2)}/retry", {"event": event(2)})
+    found = await ran(api.url, "events", "retry", event_id(1), event_id(2), "--force", "--note", "again", "--json")
+    assert found.code == Exit.FAILED
+    told = json.loads(found.out)
+    assert [row["id"] for row in told["retried"]] == [event_id(2)]
+    assert [row["id"] for row in told["failed"]] == [event_id(1)]
+    asked = api.asked_for("POST", f"events/{event_id(2)}/retry")[0]
+    assert (asked.query, asked.body) == ({"force": ["true"]}, {"reason": "again"})
+    assert (await ran(api.url, "events", "retry", event_id(1))).code == Exit.NOT_FOUND, "alone it keeps its own"
+
+
+BULK = [
+    ("dead-letters", "redrive", "--reason", "timeout"),
+    ("dead-letters", "discard", "--all"),
+    ("events", "replay", "--since", "2h", "--note", "wrong tax"),
+    ("quarantine", "discard", event_id(1)),
+]
+
+
+@pytest.mark.parametrize("arguments", BULK)
+async def test_where_nobody_can_be_asked_nothing_is_done_without_yes(api: AdminApi, arguments: tuple[str, ...]) -> None:
+    for more in ((), ("--json",)):
+        found = await ran(api.url, *arguments, *more)
+        assert (found.code, found.out) == (Exit.USAGE, "")
+        assert "--yes" in found.err
+    assert api.asked == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("dead-letters", "redrive", "--yes"), "--all"),
+        (("dead-letters", "redrive", "--yes", "--all", "--account", "eu"), "--all"),
+        (("dead-letters", "discard", "--yes", event_id(1), "--reason", "timeout"), "--all"),
+        (("events", "replay", "--yes", "--note", "x"), "filter"),
+        (("events", "replay", "--yes", "--since", "2h"), "--note"),
+        (("stats", "--window", "soon"), "--window"),
+    ],
+)
+async def test_what_could_not_be_meant_asks_nothing_of_the_api(api: AdminApi, arguments: tuple[str, ...], told: str) -> None:
+    found = await ran(api.url, *arguments)
+    assert (found.code, found.out, told in found.err) == (Exit.USAGE, "", True)
+    assert api.asked == []
+
+
+def working(api: AdminApi, kind: str, place: str, *states: dict[str, Any]) -> None:
+    """A dry run that is counted at once, and an operation that goes through `states`."""
+    left = list(states)
+
+    def start(_: Any, body: Any) -> dict[str, Any]:
+        return operation(kind, "done", dry_run=True) if body["dry_run"] else operation(kind, "counting", total=None)
+
+    api.answer("POST", f"{place}/{kind}", start)
+    api.answer("GET", f"operations/{event_id(999)}", lambda *_: operation(kind, **(left.pop(0) if left[1:] else left[0])))
+
+
+async def test_a_dry_run_counts_by_type_and_reason_and_starts_nothing(api: AdminApi) -> None:
+    working(api, "redrive", "dead-letters")
+    found = await ran(api.url, "dead-letters", "redrive", "--all", "--dry-run")
+    assert found.code == Exit.DONE
+    assert "payment.authcapture.created" in found.out
+    assert "the handlers gave up" in found.out
+    assert "redrive would take 3 events; nothing was changed" in found.out
+    assert [asked.body["dry_run"] for asked in api.asked] == [True]
+
+
+async def test_a_bulk_command_counts_asks_and_follows_what_was_agreed_to(api: AdminApi, terminal: None) -> None:
+    working(api, "redrive", "dead-letters", {"state": "working"}, {"state": "done", "done": 2, "skipped": 1})
+    refused = await ran(api.url, "dead-letters", "redrive", "--all", stdin="n\n")
+    assert refused.code == Exit.FAILED
+    assert [asked.body["dry_run"] for asked in api.asked] == [True]
+    agreed = await ran(api.url, "dead-letters", "redrive", "--all", "--note", "reopened", stdin="y\n")
+    assert agreed.code == Exit.DONE
+    assert "redrive 3 events?" in agreed.err
+    assert "2 events redriven, 1 had moved on" in agreed.out
+    body = api.asked_for("POST", "dead-letters/redrive")[-1].body
+    assert body["dry_run"] is False
+    assert body["reason"] == "reopened"
+    assert body["filter"] == {"died_to": "2026-01-31T12:00:00Z"}, "no event that died after the count"
+    assert "all" not in body
+
+
+async def test_with_yes_a_filter_goes_as_given_and_the_operation_is_told_whole(api: AdminApi) -> None:
+    working(api, "replay", "events", {"state": "done", "done": 3})
+    arguments = ("events", "replay", "--status", "processed", "--force", "--account", "eu", "--note", "tax", "--rate", "5")
+    found = await ran(api.url, *arguments, "--yes", "--json")
+    assert found.code == Exit.DONE
+    assert json.loads(found.out) == operation("replay", "done", done=3)
+    (asked,) = api.asked_for("POST", "events/replay")
+    chosen = {"status": ["processed"], "account": "eu"}
+    assert asked.body == {"filter": chosen, "reason": "tax", "force": True, "rate": 5.0, "limit": None, "dry_run": False}
+
+
+@pytest.mark.parametrize("state", ["failed", "cancelled"])
+async def test_an_operation_that_did_not_get_done_is_exit_code_one(api: AdminApi, state: str) -> None:
+    working(api, "discard", "dead-letters", {"state": state, "error": "PostgreSQL went away"})
+    found = await ran(api.url, "dead-letters", "discard", event_id(1), "--yes")
+    assert found.code == Exit.FAILED
+    assert state in found.err
+    assert "PostgreSQL went away" in found.err
+
+
+async def test_detached_it_returns_with_the_id(api: AdminApi) -> None:
+    working(api, "redrive", "dead-letters")
+    found = await ran(api.url, "dead-letters", "redrive", "--all", "--yes", "--detach")
+    assert (found.code, f"webhookd operations show {event_id(999)}" in found.out) == (Exit.DONE, True)
+    assert len(api.asked) == 1
+
+
+async def test_following_goes_on_through_an_outage_but_not_for_ever(api: AdminApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    working(api, "redrive", "dead-letters", {"state": "done", "done": 3})
+    good = api.routes["GET", f"operations/{event_id(999)}"]
+    outage = [1, 2, 3]
+    api.answer(
+        "GET",
+        f"operations/{event_id(999)}",
+        lambda query, body: problem(503, "PostgreSQL is away") if outage and outage.pop() else good(query, body),
+    )
+    assert (await ran(api.url, "dead-letters", "redrive", "--all", "--yes")).code == Exit.DONE
+    monkeypatch.setattr(client, "PATIENCE", 0.0)
+    outage = [1, 2, 3]
+    found = await ran(api.url, "dead-letters", "redrive", "--all", "--yes")
+    assert found.code == Exit.UNAVAILABLE
+    assert "goes on in the daemon" in found.err
+
+
+async def in_a_process(url: str, *arguments: str) -> asyncio.subprocess.Process:
+    script = "from tests.helpers.admin_api import commands; commands()()"
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", script, *arguments),
+        env={"PYTHONPATH": str(REPOSITORY), "WEBHOOKD_API_URL": url, "WEBHOOKD_API_TOKEN": TOKEN},
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+
+
+async def test_ctrl_c_leaves_the_operation_to_the_daemon_and_tells_how_to_cancel_it(api: AdminApi) -> None:
+    working(api, "redrive", "dead-letters", {"state": "working"})
+    looked = asyncio.Event()
+    state = api.routes["GET", f"operations/{event_id(999)}"]
+
+    def look(query: Any, body: Any) -> Any:
+        looked.set()
+        return state(query, body)
+
+    api.answer("GET", f"operations/{event_id(999)}", look)
+    process = await in_a_process(api.url, "dead-letters", "redrive", "--all", "--yes", "--json")
+    await asyncio.wait_for(looked.wait(), 30)
+    process.send_signal(signal.SIGINT)
+    out, err = await asyncio.wait_for(process.communicate(), 30)
+    assert process.returncode == Exit.INTERRUPTED, err.decode()
+    assert json.loads(out)["id"] == event_id(999)
+    assert "goes on in the daemon" in err.decode()
+    assert f"webhookd operations cancel {event_id(999)}" in err.decode()
+    assert "Traceback" not in err.decode()
+    assert not [asked for asked in api.asked if asked.path.endswith("cancel")]
+
+
+async def test_tail_shows_each_event_once_in_order_and_ctrl_c_ends_it(api: AdminApi) -> None:
+    start = datetime.now(UTC)
+
+    def at(seconds: float) -> str:
+        return (start + timedelta(seconds=seconds)).isoformat().replace("+00:00", "Z")
+
+    api.events = [event(number, at(number - 60)) for number in range(3)]
+    process = await in_a_process(api.url, "events", "tail", "--json", "-n", "2", "--account", "default")
+    assert process.stdout is not None
+
+    async def next_ids(count: int) -> list[int]:
+        assert process.stdout is not None
+        lines = [await asyncio.wait_for(process.stdout.readline(), 30) for _ in range(count)]
+        return [int(json.loads(line)["id"][-12:]) for line in lines]
+
+    assert await next_ids(2) == [1, 2]
+    api.events += [event(6, at(0.2)), event(5, at(0.1))]
+    assert await next_ids(2) == [5, 6]
+    api.events += [event(4, at(-3)), event(7, at(0.3))]
+    assert await next_ids(2) == [4, 7], "one that was committed late is not lost"
+    api.events.append(event(8, at(0.4)))
+    assert await next_ids(1) == [8]
+    process.send_signal(signal.SIGINT)
+    out, err = await asyncio.wait_for(process.communicate(), 30)
+    assert (process.returncode, out, err) == (Exit.INTERRUPTED, b"", b"")
+    assert all(asked.query["account"] == ["default"] for asked in api.asked)
+
+
+async def test_tail_waits_for_an_api_that_went_away(
+    api: AdminApi, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(tail, "PAUSE", 0.01)
+    api.events = [event(1)]
+    async with client.Api(Target(api.url, TOKEN)) as connected:
+        following = tail.follow(connected, 1)
+        assert (await anext(following))["id"] == event_id(1)
+        away = [1, 2]
+
+        def flaky(query: Any, _: Any) -> Any:
+            return problem(503, "restarting") if away and away.pop() else api._events(query)
+
+        api.answer("GET", "events", flaky)
+        api.events.append(event(2, "2100-01-31T12:00:00Z"))
+        assert (await asyncio.wait_for(anext(following), 10))["id"] == event_id(2)
+        await following.aclose()
+    assert capfd.readouterr().err.count("waiting for it") == 1
+
+
+async def test_quarantine_is_listed_shown_released_and_discarded(api: AdminApi) -> None:
+    row = {
+        "id": event_id(1),
+        "account": "default",
+        "reason": "too_old",
+        "detail": "from 2019",
+        "received_at": "2026-01-31T12:00:00Z",
+        "times_received": 2,
+        "size": 10,
+        "state": "waiting",
+        **dict.fromkeys(("event_id", "handled_at", "handled_by", "note")),
+    }
+    api.answer("GET", "quarantine", {"bodies": [row], "next": None})
+    one = {**row, "body": {"encoding": "base64", "text": "/w=="}, "release": {"allowed": False, "reason": "it is too old"}}
+    api.answer("GET", f"quarantine/{event_id(1)}", one)
+    api.answer("POST", f"quarantine/{event_id(1)}/release", {"outcome": "duplicate", "event_id": event_id(2)})
+    api.answer("POST", f"quarantine/{event_id(1)}/discard", {"outcome": "discarded"})
+    assert "from 2019" in (await ran(api.url, "quarantine", "list")).out
+    assert api.asked[-1].query["state"] == ["waiting"]
+    shown = (await ran(api.url, "quarantine", "show", event_id(1), "--body")).out
+    assert "release: it is too old" in shown
+    assert "body (base64): /w==" in shown
+    released = (await ran(api.url, "quarantine", "release", event_id(1))).out
+    assert f"duplicate, event {event_id(2)}" in released
+    assert (await ran(api.url, "quarantine", "discard", event_id(1), "--yes", "--note", "test")).code == Exit.DONE
+    assert api.asked[-1].body == {"reason": "test"}
+
+
+async def test_operations_are_listed_shown_followed_and_cancelled(api: AdminApi) -> None:
+    path = f"operations/{event_id(999)}"
+    api.answer("GET", "operations", {"operations": [operation("redrive", "working", done=1)], "next": None})
+    api.answer("GET", path, operation("redrive", "failed", error="no"))
+    api.answer("POST", f"{path}/cancel", operation("redrive", "cancelled", done=1))
+    assert "1 of 3" in (await ran(api.url, "operations", "list")).out
+    shown = await ran(api.url, "operations", "show", event_id(999))
+    assert (shown.code, "state: failed" in shown.out) == (Exit.DONE, True)
+    assert (await ran(api.url, "operations", "show", event_id(999), "--follow")).code == Exit.FAILED
+    assert "is cancelled: 1 events were done" in (await ran(api.url, "operations", "cancel", event_id(999))).out
+
+
+async def test_stats_are_shown_with_what_is_not_known(api: AdminApi) -> None:
+    totals = {"received": 1234, "duplicates": 1, "quarantined": 0, "refused": 0, "processed": 9, "retried": 0, "dead": 0}
+    answer = {
+        "window": 7200,
+        "step": 300,
+        "from": "2026-01-31T10:00:00Z",
+        "to": "2026-01-31T12:00:00Z",
+        "totals": totals,
+        "rates": {name: count / 7200 for name, count in totals.items()},
+        "event_types": [{"event_type": AUTHCAPTURE, "received": 7, "processed": 6, "retried": 1, "dead": 0}],
+        "latency": {
+            "acknowledgement": {"count": 2, "p50": 0.004, "p95": 0.02, "p99": 1.5},
+            "end_to_end": {"count": 0, "p50": None, "p95": None, "p99": None},
+        },
+        "now": {
+            "statuses": {"received": 0, "queued": 100000, "retrying": 2, "dead": 3},
+            "capped_at": 100000,
+            "quarantine": 4,
+            "oldest_unfinished_seconds": 61.0,
+            "queue": {"visible": 5, "in_flight": 6, "delayed": 0},
+            "dead_letter_queue": None,
+        },
+        "series": [],
+    }
+    api.answer("GET", "stats", answer)
+    shown = (await ran(api.url, "stats", "--window", "2h")).out
+    assert api.asked[0].query == {"window": ["7200"]}
+    for part in ("1,234", "4 ms", "1.5 s", "100,000 or more", "6 in flight", "dead letter queue: not known", "61.0 s"):
+        assert part in shown
+    assert json.loads((await ran(api.url, "stats", "--json")).out) == answer
+
+
+@pytest.mark.parametrize(
+    ("command", "taught"),
+    [
+        (("events",), ["Exit codes", "5 not allowed", "WEBHOOKD_API_TOKEN_FILE", "For example"]),
+        (("dead-letters",), ["Exit codes", "redrive", "For example"]),
+        (("quarantine",), ["Exit codes", "release"]),
+        (("operations",), ["Exit codes", "cancel"]),
+        (("stats",), ["Exit codes", "For example"]),
+        (("events", "tail"), ["Ctrl-C", "For example"]),
+        (("dead-letters", "redrive"), ["--detach", "--dry-run", "Fresh events go first", "For example"]),
+    ],
+)
+def test_help_teaches_and_fits_eighty_columns(command: tuple[str, ...], taught: list[str]) -> None:
+    result = CliRunner().invoke(commands(), [*command, "--help"], env={"COLUMNS": "80", "TERMINAL_WIDTH": "80"})
+    text = " ".join(re.sub(r"[│╭╮╰╯─]", " ", result.output).split())
+    assert [hint for hint in taught if hint not in text] == []
+    assert max(len(line) for line in result.output.splitlines()) <= 80

@@ -1,0 +1,137 @@
+"""Who may do what on the admin listener: bearer tokens, the dashboard's session cookie, and the role that each route needs."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+import orjson
+from aiohttp import web
+
+from webhookd.metrics import Metrics
+
+COOKIE = "webhookd_session"
+HEADER = "X-Webhookd"  # that a change must carry which is not authenticated by a bearer token; no other site can send it
+SESSION = 12 * 3600  # seconds
+
+
+class Role(StrEnum):
+    """What a route needs, and what a caller may: `open` needs no token, `look` reads, `operate` changes, and may look."""
+
+    OPEN = "open"
+    LOOK = "look"
+    OPERATE = "operate"
+
+    def allows(self, needed: Role) -> bool:
+        """Whether a caller with this role may use a route that needs `needed`."""
+        return needed is Role.OPEN or self is Role.OPERATE or self is needed
+
+
+@dataclass(slots=True, frozen=True)
+class Caller:
+    """Who sent a request. `safe`: the request cannot have been made by another site's page."""
+
+    name: str
+    role: Role
+    safe: bool = True
+
+    @property
+    def actor(self) -> str:
+        """As the audit trail names the caller."""
+        return f"operator ({self.name})"
+
+
+CALLER: web.RequestKey[Caller] = web.RequestKey("caller", Caller)
+
+
+class WrongTokenError(Exception):
+    """A token that is none of ours."""
+
+
+class Access:
+    """Knows the tokens. A token is compared in constant time with every one of them."""
+
+    def __init__(
+        self, operate: Mapping[str, str], look: Mapping[str, str], *, anonymous: Role | None, metrics: Metrics
+    ) -> None:
+        tokens = [(name, Role.LOOK, token) for name, token in look.items()]
+        tokens += [(name, Role.OPERATE, token) for name, token in operate.items()]
+        self._tokens = [(Caller(name, role), _digest(token.encode())) for name, role, token in tokens]
+        self._keys = {(name, role): _digest(b"session " + token.encode()) for name, role, token in tokens}
+        self._anonymous = None if anonymous is None else Caller("anonymous", anonymous, safe=False)
+        self._refused = metrics.admin_refused
+
+    def token(self, token: str) -> Caller:
+        """Whose token it is. Raises WrongTokenError."""
+        given = _digest(token.encode("utf-8", "replace"))
+        found = None
+        for caller, digest in self._tokens:
+            if hmac.compare_digest(digest, given):
+                found = caller
+        if found is None:
+            raise WrongTokenError
+        return found
+
+    def count(self, reason: str) -> None:
+        """Counts a refusal."""
+        self._refused.labels(reason).inc()
+
+    def caller(self, request: web.BaseRequest) -> Caller | None:
+        """Who sent the request; None where it has no token and none may be spared. Raises WrongTokenError."""
+        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+        if scheme:
+            if scheme.lower() != "bearer":
+                raise WrongTokenError
+            return self.token(token.strip())
+        if (cookie := request.cookies.get(COOKIE)) and (caller := self.session(cookie)) is not None:
+            return caller
+        return self._anonymous
+
+    def refuses(self, request: web.BaseRequest, needed: Role) -> tuple[int, str] | None:
+        """The status and the detail of a refusal; None where the caller may, who is then the request's CALLER."""
+        if needed is Role.OPEN:
+            return None
+        try:
+            caller = self.caller(request)
+        except WrongTokenError:
+            self.count("wrong_token")
+            return 401, "this token is not known here: it is none of WEBHOOKD_ADMIN_TOKENS or WEBHOOKD_READ_TOKENS"
+        if caller is None:
+            self.count("no_token")
+            return 401, "a token is needed: Authorization: Bearer …, one of WEBHOOKD_ADMIN_TOKENS or WEBHOOKD_READ_TOKENS"
+        if not caller.role.allows(needed):
+            self.count("not_allowed")
+            return 403, f"{caller.name} may look, and not operate: that takes one of WEBHOOKD_ADMIN_TOKENS"
+        if needed is Role.OPERATE and not caller.safe and HEADER not in request.headers:
+            self.count("cross_site")
+            return 403, f"without a bearer token, a change needs the header {HEADER}: dashboard"
+        request[CALLER] = caller
+        return None
+
+    def cookie(self, caller: Caller) -> str:
+        """A session cookie for a caller; it ends with its time, or with the token."""
+        said = base64.urlsafe_b64encode(orjson.dumps([caller.name, caller.role, int(time.time()) + SESSION]))
+        return f"{said.decode()}.{self._signature(caller, said)}"
+
+    def _signature(self, caller: Caller, said: bytes) -> str:
+        return hmac.new(self._keys[caller.name, caller.role], said, hashlib.sha256).hexdigest()
+
+    def session(self, cookie: str) -> Caller | None:
+        """Whose session a cookie is; None where it is forged, over, or of a token that is no longer known."""
+        said, _, signature = cookie.partition(".")
+        try:
+            name, role, until = orjson.loads(base64.urlsafe_b64decode(said))
+            caller = Caller(str(name), Role(role), safe=False)
+            good = hmac.compare_digest(self._signature(caller, said.encode()), signature)
+        except (ValueError, TypeError, KeyError):
+            return None
+        return caller if good and time.time() < until else None
+
+
+def _digest(secret: bytes) -> bytes:
+    return hashlib.sha256(secret).digest()

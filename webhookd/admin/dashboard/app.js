@@ -1,0 +1,154 @@
+// Starts the dashboard: who is signed in, the frame, and the view that the address names.
+
+import { ApiError, signOut, whoAmI } from "./api.js";
+import { deadLetters } from "./dead-letters.js";
+import { h, pause, show } from "./dom.js";
+import { eventPage } from "./event-page.js";
+import { events } from "./events.js";
+import { listenToKeys } from "./keyboard.js";
+import { here } from "./navigation.js";
+import { operationPage } from "./operation-page.js";
+import { operations } from "./operations.js";
+import { overview } from "./overview.js";
+import { emptyState, errorState } from "./parts.js";
+import { setPace, startPulse, stopPulse } from "./pulse.js";
+import { quarantine } from "./quarantine.js";
+import { quarantinePage } from "./quarantine-page.js";
+import { replay } from "./replay.js";
+import { buildShell } from "./shell.js";
+import { buildSignIn } from "./sign-in.js";
+import { subscriptionPage, transactionPage } from "./timeline.js";
+import { toast } from "./toasts.js";
+
+// By the first path part, and by how many parts follow it.
+const VIEWS = {
+  "": [overview],
+  events: [events, eventPage],
+  "dead-letters": [deadLetters, eventPage],
+  quarantine: [quarantine, quarantinePage],
+  operations: [operations, operationPage],
+  replay: [replay],
+  transactions: [null, null, transactionPage],
+  subscriptions: [null, null, subscriptionPage],
+};
+const TITLE = "webhookd";
+
+const app = document.getElementById("app");
+let frame = null;
+let frameEnd = null;
+let viewEnd = null;
+let shownPath = null;
+
+async function start() {
+  for (;;) {
+    try {
+      await whoAmI();
+      return openFrame();
+    } catch (error) {
+      if (error.status === 401) return askToken();
+      show(
+        app,
+        h(
+          "main",
+          { class: "centred" },
+          errorState(error, () => location.reload()),
+          h("p", { class: "faint" }, "Trying again every few seconds."),
+        ),
+      );
+      await pause(error.retryAfter ?? 3);
+    }
+  }
+}
+
+function openFrame() {
+  frameEnd = new AbortController();
+  frame = buildShell({ onSignOut: leave, signal: frameEnd.signal });
+  show(app, frame.node);
+  shownPath = null;
+  startPulse();
+  openView();
+}
+
+function closeFrame() {
+  viewEnd?.abort();
+  frameEnd?.abort();
+  frame = null;
+  stopPulse();
+  for (const dialog of document.querySelectorAll("dialog")) dialog.close();
+}
+
+function askToken(notice) {
+  document.title = `Sign in – ${TITLE}`;
+  // The hash stays as it is, so that signing in returns to where one was.
+  show(app, buildSignIn({ notice, onDone: openFrame }));
+  document.getElementById("token").focus();
+}
+
+async function leave() {
+  try {
+    await signOut();
+    closeFrame();
+    askToken("You are signed out.");
+  } catch (error) {
+    toast(error.message, "bad");
+  }
+}
+
+/**
+ * Replaces the view. What the old one had running ends with its signal. `fresh` for one that was asked for anew, and
+ * not gone back to: it shows nothing that is kept.
+ */
+function openView({ fresh = false } = {}) {
+  if (!frame) return;
+  viewEnd?.abort();
+  viewEnd = new AbortController();
+  const { parts, query } = here();
+  const [place = "", ...args] = parts;
+  const view = VIEWS[place]?.[args.length];
+  const focus = document.activeElement?.id;
+  const samePath = shownPath === parts.join("/");
+  shownPath = parts.join("/");
+  const root = h("div", { class: "view" });
+  show(frame.main, root);
+  frame.mark();
+  setPace({ quick: view === overview });
+  document.title = TITLE;
+  const context = {
+    root,
+    args,
+    query,
+    place,
+    signal: viewEnd.signal,
+    key: visitKey(),
+    fresh,
+    reload: () => openView({ fresh: true }),
+    title: (text) => {
+      document.title = `${text} – ${TITLE}`;
+    },
+  };
+  if (view) view(context);
+  else root.append(emptyState("There is no such page", h("a", { href: "#/" }, "Go to the overview")));
+  // A changed filter builds the view anew: the field that was used keeps the focus.
+  if (samePath) document.getElementById(focus)?.focus({ preventScroll: true });
+  else frame.main.focus({ preventScroll: true });
+  if (!samePath) window.scrollTo(0, 0);
+}
+
+/** Names this entry of the history: a list that is gone back to finds what it had loaded. */
+function visitKey() {
+  if (!history.state?.key) history.replaceState({ key: String(Math.random()) }, "");
+  return history.state.key;
+}
+
+window.addEventListener("hashchange", () => openView());
+window.addEventListener("signed-out", () => {
+  if (!frame) return;
+  closeFrame();
+  askToken("Your session has ended. Sign in again, and you return to where you were.");
+});
+window.addEventListener("unhandledrejection", (event) => {
+  if (event.reason?.name === "AbortError") event.preventDefault();
+  else if (event.reason instanceof ApiError) toast(event.reason.message, "bad");
+});
+listenToKeys();
+start();

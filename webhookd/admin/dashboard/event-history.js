@@ -1,0 +1,69 @@
+// The past of an event: its failed attempts with their errors, and the audit trail.
+
+import { h } from "./dom.js";
+import { localTime, bothZones } from "./format.js";
+import { chip, statusTone, when } from "./parts.js";
+
+const SHOWN = 5;
+
+/** Newest first; an error that repeats the one above it is shown once, and the older ones are folded away. */
+export function attempts(list) {
+  const newest = list.toReversed();
+  const rows = newest.map((item, i) => attempt(item, item.error === newest[i - 1]?.error));
+  const older = rows.slice(SHOWN);
+  return [
+    h("ol", { class: "attempts" }, rows.slice(0, SHOWN)),
+    older.length > 0 &&
+      h(
+        "details",
+        { class: "more" },
+        h("summary", {}, older.length === 1 ? "1 earlier attempt" : `${older.length} earlier attempts`),
+        h("ol", { class: "attempts" }, older),
+      ),
+  ];
+}
+
+function attempt(item, same) {
+  return h(
+    "li",
+    {},
+    h(
+      "div",
+      { class: "attempt-head" },
+      h("strong", {}, `Attempt ${item.attempt}`),
+      chip(item.outcome, item.outcome === "dead" ? "Gave up" : "Failed"),
+      when(item.at),
+      same && h("span", { class: "attempt-same" }, "with the same error"),
+    ),
+    !same &&
+      h("pre", { class: "code wrap", tabindex: 0, "aria-label": `Error of attempt ${item.attempt}` }, item.error),
+  );
+}
+
+/** Every change of status: from, to, by whom, why. What a failed attempt raised stands among the attempts already. */
+export function trail({ audit, failed_attempts: failed }) {
+  const told = new Set(failed.map((item) => item.attempt));
+  return h(
+    "ol",
+    { class: "trail" },
+    audit.map((entry) =>
+      h(
+        "li",
+        { class: statusTone(entry.to_status) },
+        h(
+          "div",
+          { class: "trail-head" },
+          chip(entry.to_status),
+          h("time", { datetime: entry.at, title: bothZones(entry.at) }, localTime(entry.at)),
+        ),
+        h(
+          "div",
+          { class: "trail-text" },
+          `by ${entry.actor}`,
+          entry.attempt ? `, attempt ${entry.attempt}` : "",
+          entry.reason && !told.has(entry.attempt) && h("p", { class: "trail-reason" }, entry.reason),
+        ),
+      ),
+    ),
+  );
+}

@@ -1,0 +1,130 @@
+// The list of events, newest first, with filters that live in the address.
+
+import { get } from "./api.js";
+import { every, h, setText, show } from "./dom.js";
+import { eventTable } from "./event-table.js";
+import { field, filterForm, pick } from "./filters.js";
+import { roughly } from "./format.js";
+import { href, timelineLink } from "./navigation.js";
+import { button, chip, emptyState, heading } from "./parts.js";
+import { pagedList } from "./pages.js";
+
+const NAMES = [
+  "q",
+  "status",
+  "event_type",
+  "account",
+  "received_from",
+  "received_to",
+  "entity_id",
+  "invoice_number",
+  "merchant_reference",
+  "notification_id",
+];
+const REFRESH = 10; // seconds
+const STATUSES = ["received", "queued", "retrying", "processed", "dead"];
+
+export function events(context) {
+  const { root, query, signal } = context;
+  const filter = pick(query, NAMES);
+  const q = query.get("q");
+  context.title(q ? `Search: ${q}` : "Events");
+  const table = eventTable({ caption: "Events, newest first" });
+  const hint = h("div", { class: "hint-line" });
+  const age = h("span", { class: "faint age" });
+  const list = pagedList({
+    context,
+    table: table.node,
+    add(rows) {
+      table.add(rows);
+      show(hint, q && list ? timelineHint(list.rows) : q ? timelineHint(rows) : null);
+    },
+    renew(rows) {
+      table.renew(rows);
+      show(hint, q ? timelineHint(rows) : null);
+    },
+    fetchPage: async (cursor) => {
+      const page = await get("/webhooks/events", { ...filter, limit: 50, cursor }, signal);
+      return { rows: page.events, next: page.next, searchedTo: page.searched_to };
+    },
+    empty: () => nothing(filter, q),
+  });
+  root.append(
+    heading(q ? `Events for “${q}”` : "Events", age, button("Refresh", context.reload, { sign: "retry" })),
+    filters(query, q, filter),
+    hint,
+    list.node,
+  );
+  every(REFRESH, list.refresh, signal);
+  const tellAge = () => {
+    const at = list.loadedAt();
+    setText(age, at ? `updated ${roughly((Date.now() - at) / 1000)} ago` : "");
+  };
+  every(1, tellAge, signal);
+}
+
+function filters(query, q, filter) {
+  return filterForm("events", {
+    query,
+    kept: { q },
+    count: Object.keys(filter).length - (q ? 1 : 0),
+    fields: [
+      field("status", "Status", query, { kind: "checks", choices: STATUSES.map((name) => [name, chip(name)]) }),
+      field("event_type", "Type", query, { kind: "types" }),
+      field("received_from", "Received from", query, { kind: "time" }),
+      field("received_to", "to", query, { kind: "time" }),
+    ],
+    more: [
+      ["account", "Account", "default"],
+      ["entity_id", "Entity id"],
+      ["invoice_number", "Invoice number"],
+      ["merchant_reference", "Merchant reference"],
+      ["notification_id", "Notification id"],
+    ].map(([key, label, placeholder]) => ({ key, node: field(key, label, query, { placeholder }) })),
+  });
+}
+
+/** Where all that was found belongs to one transaction, its timeline says more than the list. */
+function timelineHint(rows) {
+  const links = new Set(rows.map(timelineLink).filter(Boolean));
+  if (links.size !== 1 || rows.length < 2) return null;
+  const [row] = rows;
+  return h(
+    "p",
+    { class: "note" },
+    "All of these belong to one ",
+    row.entity_name,
+    ": ",
+    h("a", { href: timelineLink(row) }, `see the timeline of ${row.entity_id}`),
+    ".",
+  );
+}
+
+function nothing(filter, q) {
+  if (q) {
+    return emptyState(
+      `Nothing has “${q}” as its id, invoice number or reference`,
+      "The search is exact: check for a missing or an extra character.",
+      h(
+        "span",
+        {},
+        "A body that could not become an event waits in the ",
+        h("a", { href: href(["quarantine"]) }, "quarantine"),
+        ".",
+      ),
+      "If it is not there either, Authorize.Net has not delivered it to this daemon.",
+    );
+  }
+  if (Object.keys(filter).length > 0) {
+    return emptyState(
+      "No event matches these filters",
+      h("a", { href: href(["events"]) }, "Clear the filters"),
+      "or widen the time range.",
+    );
+  }
+  return emptyState(
+    "No events yet",
+    "Events appear here as soon as Authorize.Net delivers them.",
+    h("span", {}, "To send a sample, run ", h("code", {}, "webhookd trigger"), " on the daemon's machine."),
+  );
+}

@@ -1,0 +1,41 @@
+// Addresses live in the hash: each view, with its filters, can be bookmarked and gone back to.
+
+import { queryText } from "./api.js";
+
+/** "#/events?status=dead" from path parts and a query. Parts are encoded: ids come from outside. */
+export function href(parts, query) {
+  return `#/${[parts].flat().map(encodeURIComponent).join("/")}${queryText(query)}`;
+}
+
+export function go(parts, query) {
+  location.hash = href(parts, query);
+}
+
+/** Changes the address without a new entry in the history. */
+export function replace(parts, query) {
+  history.replaceState(history.state, "", href(parts, query));
+}
+
+/** The place that the hash names: decoded path parts and the query. */
+export function here() {
+  const [path, query = ""] = location.hash.replace(/^#\/?/, "").split(/\?(.*)/s);
+  return { parts: path.split("/").filter(Boolean).map(decode), query: new URLSearchParams(query) };
+}
+
+function decode(part) {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return part;
+  }
+}
+
+export function eventLink(id) {
+  return href(["events", id]);
+}
+
+/** The link to the timeline that an event belongs to, or null. */
+export function timelineLink(event) {
+  const folder = { transaction: "transactions", subscription: "subscriptions" }[event.entity_name];
+  return folder && event.entity_id ? href([folder, event.account, event.entity_id]) : null;
+}

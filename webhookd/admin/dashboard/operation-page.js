@@ -1,0 +1,112 @@
+// One operation: followed until it ends, with what it chose and what it met.
+
+import { get, isLeft } from "./api.js";
+import { h, show } from "./dom.js";
+import { shortType } from "./format.js";
+import { icon } from "./icons.js";
+import { href } from "./navigation.js";
+import { breakdown, cancelButton, follow, isOver, KINDS, progress } from "./operation-parts.js";
+import { errorState, facts, section, skeleton, statusTone, when } from "./parts.js";
+
+export async function operationPage(context) {
+  const {
+    root,
+    args: [id],
+    signal,
+  } = context;
+  context.title("Operation");
+  show(root, skeleton(6));
+  try {
+    const operation = await get(`/webhooks/operations/${encodeURIComponent(id)}`, {}, signal);
+    let shown = "";
+    await follow(
+      operation,
+      (now) => {
+        context.title(`${KINDS[now.kind]}, ${now.state}`);
+        if (JSON.stringify(now) !== shown) show(root, build(now));
+        shown = JSON.stringify(now);
+      },
+      signal,
+    );
+  } catch (error) {
+    if (!isLeft(error)) show(root, errorState(error, context.reload));
+  }
+}
+
+function build(operation) {
+  const name = `${KINDS[operation.kind] ?? operation.kind}${operation.dry_run ? ", dry run" : ""}`;
+  return [
+    h(
+      "nav",
+      { class: "crumbs", "aria-label": "Where this is" },
+      h("a", { href: href(["operations"]) }, "Operations"),
+      icon("next", 12),
+      h("span", {}, name),
+    ),
+    h(
+      "section",
+      { class: `story ${statusTone(operation.state)}` },
+      h("h1", { tabindex: "-1" }, name),
+      operation.reason && h("p", { class: "lead" }, operation.reason),
+      progress(operation),
+      !isOver(operation) &&
+        h(
+          "div",
+          { class: "actions start" },
+          cancelButton(operation, () => {}),
+        ),
+    ),
+    h(
+      "div",
+      { class: "columns" },
+      h(
+        "div",
+        { class: "main-column" },
+        section(
+          "What it takes",
+          breakdown(operation),
+          h("p", { class: "section-foot faint" }, operation.state === "counting" ? "Still counting." : ""),
+        ),
+      ),
+      h(
+        "div",
+        { class: "side-column" },
+        section(
+          "Details",
+          facts([
+            ["By", operation.actor],
+            ["Chosen", selection(operation)],
+            ["Events a second", operation.kind === "discard" ? null : String(operation.rate)],
+            ["At most", operation.limit && String(operation.limit)],
+            ["Started", when(operation.created_at)],
+            ["Last step", when(operation.updated_at)],
+            ["Ended", operation.finished_at && when(operation.finished_at)],
+            ["Id", h("code", {}, operation.id)],
+          ]),
+        ),
+      ),
+    ),
+  ];
+}
+
+/** The selection as it was given, in words where it is one of ours. */
+function selection({ selection: given }) {
+  if (given.ids) return `${given.ids.length} by hand`;
+  const entries = Object.entries(given);
+  if (entries.length === 0) return "all dead events";
+  return entries.map(([name, value]) =>
+    h(
+      "div",
+      {},
+      `${name}: `,
+      h(
+        "code",
+        {},
+        [value]
+          .flat()
+          .map((item) => (typeof item === "string" ? shortType(item) : JSON.stringify(item)))
+          .join(", "),
+      ),
+    ),
+  );
+}

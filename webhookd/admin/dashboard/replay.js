@@ -1,0 +1,157 @@
+// Replays events that match a filter: dead ones anew, or processed ones again.
+
+import { mayOperate, post } from "./api.js";
+import { bulkDialog } from "./bulk-dialog.js";
+import { h, show } from "./dom.js";
+import { field, readForm, typeList } from "./filters.js";
+import { icon } from "./icons.js";
+import { go, href } from "./navigation.js";
+import { heading, lookOnlyNote, operateButton } from "./parts.js";
+import { toast } from "./toasts.js";
+
+export function replay(context) {
+  const { root, query } = context;
+  context.title("Replay");
+  const force = h("input", { type: "checkbox", id: "replay-force" });
+  const choice = field("status", "Which events", query, {
+    kind: "select",
+    choices: [
+      ["dead", "Dead ones"],
+      ["processed", "Processed ones, again"],
+      ["both", "Dead and processed ones"],
+    ],
+  });
+  const status = choice.querySelector("select");
+  const warning = h(
+    "div",
+    { class: "warning" },
+    h(
+      "p",
+      {},
+      icon("warn"),
+      h("strong", {}, " Processed events have had their effects. "),
+      "Replaying runs their handlers again: bookings and messages happen twice unless the handlers guard against it. " +
+        "Each new run is audited.",
+    ),
+    h("label", { class: "check-line" }, force, " I want the effects of processed events to happen again"),
+  );
+  const form = h(
+    "form",
+    { class: "panel form stack", onsubmit: (event) => submit(event, { form, force, context }) },
+    typeList(),
+    h("h2", {}, "Choose events"),
+    h(
+      "div",
+      { class: "filter-row" },
+      choice,
+      field("event_type", "Type", query, { kind: "types" }),
+      field("received_from", "Received from", query, { kind: "time" }),
+      field("received_to", "to", query, { kind: "time" }),
+    ),
+    h(
+      "div",
+      { class: "filter-row" },
+      field("invoice_number", "Invoice number", query),
+      field("entity_id", "Entity id", query),
+      field("merchant_reference", "Merchant reference", query),
+      field("account", "Account", query, { placeholder: "any" }),
+    ),
+    warning,
+    h("h2", {}, "How"),
+    h(
+      "div",
+      { class: "filter-row" },
+      h(
+        "label",
+        { class: "field grow" },
+        "Reason (goes into the audit trail)",
+        h("input", {
+          name: "reason",
+          type: "text",
+          required: true,
+          maxlength: 500,
+          autocomplete: "off",
+          placeholder: "Bookkeeping was down on Tuesday",
+        }),
+      ),
+      h(
+        "label",
+        { class: "field" },
+        "Events a second",
+        h("input", { name: "rate", type: "number", min: 0.1, max: 10000, step: "any", value: 20, required: true }),
+      ),
+      h(
+        "label",
+        { class: "field" },
+        "At most",
+        h("input", { name: "limit", type: "number", min: 1, placeholder: "no limit" }),
+      ),
+    ),
+    h(
+      "div",
+      { class: "actions start" },
+      mayOperate()
+        ? h("button", { type: "submit", class: "button primary" }, "Count them first (dry run)")
+        : operateButton("Count them first (dry run)", null, { kind: "primary" }),
+      h("span", { class: "faint" }, "Nothing runs before you have seen the count and confirmed."),
+    ),
+  );
+  const adapt = () => {
+    warning.hidden = status.value === "dead";
+    force.required = status.value !== "dead";
+  };
+  status.addEventListener("change", adapt);
+  adapt();
+  show(
+    root,
+    h(
+      "nav",
+      { class: "crumbs", "aria-label": "Where this is" },
+      h("a", { href: href(["operations"]) }, "Operations"),
+      icon("next", 12),
+      h("span", {}, "Replay"),
+    ),
+    heading("Replay events"),
+    h("p", { class: "lead" }, "For a single event, use the Retry button on its page. For many, describe them here."),
+    lookOnlyNote(),
+    form,
+  );
+}
+
+async function submit(event, { form, force, context }) {
+  event.preventDefault();
+  if (!mayOperate()) return;
+  const { reason, rate, limit, status, event_type: types, ...rest } = readForm(form);
+  const filter = { ...rest, status: status === "both" ? ["dead", "processed"] : [status] };
+  if (types) filter.event_type = types;
+  if (Object.keys(filter).length === 1) {
+    toast("Say which events: a type, a time, an invoice. A time long ago in “Received from” chooses all.", "warn");
+    return;
+  }
+  const again = status !== "dead";
+  const send = (values) =>
+    post(
+      "/webhooks/events/replay",
+      {
+        filter,
+        reason: values.reason || reason,
+        dry_run: values.dryRun,
+        force: again && force.checked,
+        rate: values.rate ?? Number(rate),
+        limit: limit ? Number(limit) : null,
+      },
+      context.signal,
+    );
+  const started = await bulkDialog({
+    title: "Replay events",
+    verb: "Replay",
+    withRate: true,
+    reason,
+    rate: Number(rate),
+    danger: again,
+    submit: send,
+    warning: again && "Processed events among these have their effects a second time.",
+    signal: context.signal,
+  });
+  if (started) go(["operations", started.id]);
+}

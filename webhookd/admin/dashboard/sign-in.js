@@ -1,0 +1,65 @@
+// The sign-in form. The token goes to the daemon once and comes back as a cookie that scripts cannot read.
+
+import { signIn } from "./api.js";
+import { h, setText } from "./dom.js";
+
+/** Shows the form and calls back when it succeeded. `notice` says why one is here again. */
+export function buildSignIn({ notice, onDone }) {
+  const token = h("input", {
+    type: "password",
+    id: "token",
+    autocomplete: "current-password",
+    required: true,
+    autofocus: true,
+    spellcheck: "false",
+    "aria-describedby": "token-help token-error",
+  });
+  const problem = h("p", { id: "token-error", class: "problem", role: "alert" });
+  const send = h("button", { type: "submit", class: "button primary wide" }, "Sign in");
+  const submit = async (event) => {
+    event.preventDefault();
+    send.disabled = true;
+    setText(problem, "");
+    try {
+      await signIn(token.value.trim());
+      onDone();
+    } catch (error) {
+      setText(
+        problem,
+        error.status === 401
+          ? "This token is not known to the daemon. Check that it was copied whole, and that it was not changed since."
+          : error.message,
+      );
+      token.select();
+    } finally {
+      send.disabled = false;
+    }
+  };
+  return h(
+    "main",
+    { class: "sign-in" },
+    h(
+      "form",
+      { onsubmit: submit, class: "card stack" },
+      h("img", { src: "/assets/icon.svg", alt: "", width: 40, height: 40 }),
+      h("h1", {}, "webhookd"),
+      notice
+        ? h("p", { class: "note" }, notice)
+        : h("p", { class: "faint" }, "Payment webhooks, made durable and processed once."),
+      h("label", { class: "field" }, "Token", token),
+      problem,
+      send,
+      h(
+        "div",
+        { id: "token-help", class: "help" },
+        h("p", {}, "Tokens are set where the daemon runs:"),
+        h(
+          "dl",
+          {},
+          h("div", {}, h("dt", {}, h("code", {}, "WEBHOOKD_ADMIN_TOKENS")), h("dd", {}, "may look and operate")),
+          h("div", {}, h("dt", {}, h("code", {}, "WEBHOOKD_READ_TOKENS")), h("dd", {}, "may only look")),
+        ),
+      ),
+    ),
+  );
+}

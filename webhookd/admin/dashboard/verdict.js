@@ -1,0 +1,79 @@
+// Whether all is well, in words; and where it is not, what is wrong and where to look.
+
+import { count, duration, plural } from "./format.js";
+import { href } from "./navigation.js";
+
+const LONG_WAIT = 120;
+const NAMES = { postgresql: "PostgreSQL", redis: "Redis", sqs: "SQS" };
+const MEANING = {
+  postgresql: "Webhooks are answered 503, and Authorize.Net sends them again later.",
+  redis: "Everything goes on by PostgreSQL alone, only slower.",
+  sqs: "Webhooks are still accepted. They wait in the outbox and go out by themselves once SQS is back.",
+};
+export const UNFINISHED = ["received", "queued", "retrying"];
+
+export function dependencyName(name) {
+  return NAMES[name] ?? name;
+}
+
+/** A list of {tone, text, detail?, link?: {href, label}}, worst first; empty when all is well. */
+export function findProblems({ stats, health }) {
+  return [...dependencies(health), ...(stats ? [...deadEvents(stats), ...oldest(stats), ...quarantine(stats)] : [])];
+}
+
+function dependencies(health) {
+  const away = Object.entries(health?.dependencies ?? {}).filter(([, state]) => !state.up);
+  const stopping = health?.stopping
+    ? [{ tone: "warn", text: "This daemon is shutting down.", detail: "It finishes what it has accepted." }]
+    : [];
+  return [
+    ...away.map(([name, state]) => ({
+      tone: name === "redis" ? "warn" : "bad",
+      text: `${dependencyName(name)} is away: ${state.problem ?? "it does not answer"}`,
+      detail: MEANING[name],
+    })),
+    ...stopping,
+  ];
+}
+
+function deadEvents({ now, totals, window }) {
+  if (!now.statuses.dead) return [];
+  const text =
+    now.statuses.dead === 1 ? "1 event is dead" : `${count(now.statuses.dead, now.capped_at)} events are dead`;
+  return [
+    {
+      tone: "bad",
+      text: `${text} and wait for a decision.`,
+      detail: totals.dead ? `${plural(totals.dead, "death")} in the last ${duration(window)}.` : null,
+      link: { href: href(["dead-letters"]), label: "See why" },
+    },
+  ];
+}
+
+function oldest({ now, series }) {
+  const age = now.oldest_unfinished_seconds ?? 0;
+  if (age < LONG_WAIT) return [];
+  const known = series
+    .map((point) => point.oldest_unfinished_seconds)
+    .filter((value) => value !== null)
+    .slice(-4);
+  const growing = known.length > 1 && known.every((value, i) => i === 0 || value >= known[i - 1]);
+  return [
+    {
+      tone: "warn",
+      text: `The oldest unfinished event has waited for ${duration(age)}${growing ? ", and the wait grows" : ""}.`,
+      link: { href: href(["events"], { status: UNFINISHED }), label: "See unfinished events" },
+    },
+  ];
+}
+
+function quarantine({ now }) {
+  if (!now.quarantine) return [];
+  return [
+    {
+      tone: "warn",
+      text: `${plural(now.quarantine, "body", "bodies")} ${now.quarantine === 1 ? "waits" : "wait"} in quarantine.`,
+      link: { href: href(["quarantine"]), label: "Look at them" },
+    },
+  ];
+}

@@ -1,0 +1,144 @@
+"""Routes of dead letters: the list, one of them, and what is done with many."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from pydantic import ConfigDict, Field, JsonValue, model_validator
+
+from webhookd.admin.access import Role
+from webhookd.admin.events import EventInFull, Id, in_full
+from webhookd.admin.operations import OperationShape, operation_of
+from webhookd.admin.route import Call, Route, Shape
+from webhookd.admin.shapes import Boolean, Cursor, EventRow, EventTypes, GivenTime, Limit, Most, Note, Text, event_row, left_out
+from webhookd.errors import NotFoundError
+from webhookd.event import Status
+from webhookd.operate.dead_letters import Dead, newest_dead
+from webhookd.operate.events import Events
+from webhookd.operate.operations import Kind, Operations, Order
+from webhookd.operate.place import Place, place_of
+from webhookd.operate.statements import Statements
+
+
+class DeadFilter(Shape):
+    """Which dead events; all that is given must hold."""
+
+    event_type: Annotated[
+        EventTypes | None, Field(description="`*` stands for any text; `net.authorize.` may be left out.")
+    ] = None
+    account: Text | None = None
+    reason: Annotated[Text | None, Field(description="A part of the reason, or of the last error.")] = None
+    died_from: GivenTime | None = None
+    died_to: GivenTime | None = None
+
+
+class DeadQuery(DeadFilter):
+    """The filter of the list."""
+
+    discarded: Annotated[Boolean, Field(description="Those that were let go, instead.")] = False
+    limit: Limit = 50
+    cursor: Cursor | None = None
+
+
+class DeadPage(Shape):
+    """A page of dead events, the newest death first."""
+
+    events: list[EventRow]
+    next: str | None
+
+
+_CHOICES: list[JsonValue] = [{"required": [name]} for name in ("ids", "filter", "all")]
+
+
+class Chosen(Shape):
+    """Which dead events: exactly one of `ids`, `filter` and `all`."""
+
+    model_config = ConfigDict(json_schema_extra={"oneOf": _CHOICES})
+
+    ids: list[UUID] = left_out(min_length=1, max_length=1000)
+    filter: DeadFilter = left_out()
+    all: Literal[True] = left_out()
+    reason: Annotated[Note, Field(description="Why, for the audit trail.")] = ""
+    dry_run: Annotated[bool, Field(description="Only count, by type and reason.")] = True
+    limit: Annotated[Most, Field(description="No more than so many: those that died first.")] = None
+
+    @model_validator(mode="after")
+    def _one_choice(self) -> Chosen:
+        if len(self.model_fields_set & {"ids", "filter", "all"}) != 1:
+            raise ValueError("ids, filter, all: give exactly one of them")
+        return self
+
+    def selection(self) -> dict[str, Any]:
+        """As an operation keeps it."""
+        given = self.model_fields_set
+        if "ids" in given:
+            return {"ids": [str(one) for one in self.ids]}
+        return self.filter.model_dump(mode="json", exclude_none=True) if "filter" in given else {}
+
+
+class Redrive(Chosen):
+    """A redrive of dead events."""
+
+    rate: Annotated[float, Field(ge=0.1, le=10_000, description="Events a second, at most.")] = 20.0
+
+
+class DeadLetterRoutes:
+    """What is done with dead events."""
+
+    def __init__(self, statements: Statements, events: Events, operations: Operations) -> None:
+        self._statements = statements
+        self._events = events
+        self._operations = operations
+
+    def routes(self) -> list[Route]:
+        """The table."""
+        path = "/webhooks/dead-letters"
+        return [
+            Route("GET", path, Role.LOOK, self.list_dead_letters, DeadPage, query=DeadQuery),
+            Route("GET", f"{path}/{{id}}", Role.LOOK, self.show_dead_letter, EventInFull, takes=Id, problems=(404,)),
+            Route("POST", f"{path}/redrive", Role.OPERATE, self.redrive, OperationShape, 202, body=Redrive),
+            Route("POST", f"{path}/discard", Role.OPERATE, self.discard, OperationShape, 202, body=Chosen),
+        ]
+
+    async def list_dead_letters(self, call: Call) -> DeadPage:
+        """List dead events, the newest death first."""
+        query = call.query
+        dead = Dead(
+            event_types=None if query.event_type is None else tuple(query.event_type),
+            account=query.account,
+            reason=query.reason,
+            since=query.died_from,
+            until=query.died_to,
+            discarded=query.discarded,
+        )
+        rows = await newest_dead(self._statements, dead, place_of(query.cursor), query.limit + 1)
+        more = len(rows) > query.limit
+        rows = rows[: query.limit]
+        last = Place(rows[-1]["finished_at"], rows[-1]["id"]) if more else None
+        return DeadPage(events=[event_row(row) for row in rows], next=None if last is None else last.cursor())
+
+    async def show_dead_letter(self, call: Call) -> EventInFull:
+        """Show a dead event, as `GET /webhooks/events/{id}` does."""
+        shown = await self._events.show(call.path.id)
+        if shown.row["status"] != Status.DEAD:
+            raise NotFoundError(f"the event {call.path.id} is not dead: it is {shown.row['status']}")
+        return in_full(shown)
+
+    async def redrive(self, call: Call) -> OperationShape:
+        """Have dead events tried again, the oldest death first.
+
+        Each keeps its id, its body and its audit trail, and goes the way of a new event, with all its attempts. Fresh events
+        go first. What was discarded is redriven by its id only. Answers with an operation, whose progress
+        `GET /webhooks/operations/{id}` shows.
+        """
+        return await self._order(call, Kind.REDRIVE, call.body.rate)
+
+    async def discard(self, call: Call) -> OperationShape:
+        """Let dead events go: they stay dead, lose their copy in the dead-letter queue, and retention may remove them."""
+        return await self._order(call, Kind.DISCARD, 1.0)
+
+    async def _order(self, call: Call, kind: Kind, rate: float) -> OperationShape:
+        body = call.body
+        order = Order(kind, body.selection(), call.caller.actor, body.reason, body.dry_run, rate, body.limit)
+        return operation_of(await self._operations.order(order))

@@ -1,0 +1,241 @@
+"""Routes of events: the list, one event, its retry."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+from uuid import UUID
+
+from pydantic import Field
+
+from webhookd.admin.access import Role
+from webhookd.admin.route import Call, Route, Shape
+from webhookd.admin.shapes import (
+    Body,
+    Boolean,
+    Cursor,
+    EventRow,
+    EventTypes,
+    GivenTime,
+    Limit,
+    Note,
+    StatusName,
+    Text,
+    Time,
+    body_of,
+    event_fields,
+    event_row,
+)
+from webhookd.event import Status
+from webhookd.operate.events import Events, Shown, retry_of
+from webhookd.operate.filter import Filter
+from webhookd.operate.place import place_of
+
+
+class Id(Shape):
+    """An id of ours, in the path."""
+
+    id: UUID
+
+
+class EventFilter(Shape):
+    """Filters of the list; all that are given must hold."""
+
+    q: Annotated[
+        Text | None,
+        Field(description="An id of webhookd, a notification id, an entity's id, an invoice number or a merchant's reference."),
+    ] = None
+    status: Annotated[list[StatusName] | None, Field(min_length=1, max_length=5)] = None
+    event_type: Annotated[
+        EventTypes | None, Field(description="`*` stands for any text; `net.authorize.` may be left out.")
+    ] = None
+    account: Text | None = None
+    entity_id: Text | None = None
+    invoice_number: Text | None = None
+    merchant_reference: Text | None = None
+    notification_id: Text | None = None
+    received_from: Annotated[GivenTime | None, Field(description="Received at this time or after it.")] = None
+    received_to: Annotated[GivenTime | None, Field(description="Received before this time.")] = None
+    limit: Limit = 50
+    cursor: Cursor | None = None
+
+
+class EventPage(Shape):
+    """A page of events. It may hold fewer than `limit`, or none, with `next` not null: then the search goes on with `next`."""
+
+    events: list[EventRow]
+    next: str | None
+    searched_to: Annotated[Time | None, Field(description="How far back the search came.")]
+
+
+class Alias(Shape):
+    """Another notification id of the same event, from a second registered webhook."""
+
+    notification_id: str
+    received_at: Time
+
+
+class Change(Shape):
+    """A change of an event's status."""
+
+    at: Time
+    from_status: str | None
+    to_status: str
+    actor: str
+    attempt: int | None
+    reason: str | None
+
+
+class FailedAttempt(Shape):
+    """An attempt that failed."""
+
+    at: Time
+    attempt: int
+    outcome: str
+    error: str
+
+
+class RetryAdvice(Shape):
+    """Whether the event can be tried again."""
+
+    allowed: bool
+    needs_force: bool
+    reason: str
+
+
+class EventInFull(EventRow):
+    """An event with its body, its audit trail, and what belongs to it."""
+
+    last_error: Annotated[str | None, Field(description="In full; may quote customer data.")]
+    dead_reason: str | None
+    dead_letter_copy: Annotated[str | None, Field(description="Of a dead event: owed, or sent to the dead-letter queue.")]
+    sends: Annotated[int, Field(description="How often it was sent to the queue.")]
+    send_after: Annotated[Time | None, Field(description="When it is sent again, unless it has ended.")]
+    body: Annotated[Body | None, Field(description="Null where it is no longer kept.")]
+    aliases: list[Alias]
+    audit: Annotated[list[Change], Field(description="Oldest first.")]
+    failed_attempts: list[FailedAttempt]
+    related: Annotated[list[EventRow], Field(description="The newest other events of the same entity.")]
+    retry: RetryAdvice
+
+
+class Force(Shape):
+    """How to retry."""
+
+    force: Annotated[Boolean, Field(description="Run a processed event again; its effects happen again.")] = False
+
+
+class Reason(Shape):
+    """Why, for the audit trail."""
+
+    reason: Note = ""
+
+
+class Retried(Shape):
+    """The event after the retry was ordered."""
+
+    event: EventRow
+
+
+def filter_of(query: Any) -> Filter:
+    """The filter that a query's fields name."""
+    return Filter(
+        statuses=None if query.status is None else tuple(query.status),
+        event_types=None if query.event_type is None else tuple(query.event_type),
+        account=query.account,
+        entity_id=query.entity_id,
+        invoice_number=query.invoice_number,
+        merchant_reference=query.merchant_reference,
+        received_from=query.received_from,
+        received_to=query.received_to,
+    )
+
+
+def in_full(shown: Shown) -> EventInFull:
+    """An event as JSON has it."""
+    row = shown.row
+    retry = retry_of(row, has_body=row["body"] is not None)
+    copy = None
+    if row["status"] == Status.DEAD and row["discarded_at"] is None:
+        copy = "owed" if row["dead_letter_sent_at"] is None else "sent"
+    ended = Status(row["status"]).finished
+    return EventInFull(
+        **event_fields(row),
+        last_error=row["last_error"],
+        dead_reason=row["dead_reason"],
+        dead_letter_copy=copy,
+        sends=row["sends"],
+        send_after=None if ended else row["send_after"],
+        body=body_of(row["body"]),
+        aliases=[Alias(**dict(alias)) for alias in shown.aliases],
+        audit=[Change(**dict(change)) for change in shown.audit],
+        failed_attempts=[
+            FailedAttempt(at=c["at"], attempt=c["attempt"], outcome=c["to_status"], error=c["reason"])
+            for c in shown.audit
+            if c["attempt"] is not None and c["reason"] is not None and c["from_status"] != Status.DEAD
+        ],
+        related=[event_row(other) for other in shown.related],
+        retry=RetryAdvice(allowed=retry.allowed, needs_force=retry.needs_force, reason=retry.reason),
+    )
+
+
+class EventRoutes:
+    """What is done with single events."""
+
+    def __init__(self, events: Events) -> None:
+        self._events = events
+
+    def routes(self) -> list[Route]:
+        """The table."""
+        path = "/webhooks/events"
+        return [
+            Route("GET", path, Role.LOOK, self.list_events, EventPage, query=EventFilter),
+            Route("GET", f"{path}/{{id}}", Role.LOOK, self.show_event, EventInFull, takes=Id, problems=(404,)),
+            Route(
+                "POST",
+                f"{path}/{{id}}/retry",
+                Role.OPERATE,
+                self.retry_event,
+                Retried,
+                202,
+                takes=Id,
+                query=Force,
+                body=Reason,
+                body_required=False,
+                problems=(404, 409),
+            ),
+        ]
+
+    async def list_events(self, call: Call) -> EventPage:
+        """Find events, the newest first.
+
+        Where only statuses other than `processed` are asked for, unfinished events are in the order in which they began to
+        wait, and dead ones in the order of their deaths. The work of a call has a bound: where the filters choose few events, a
+        page ends after some thousands that were looked at, and `next` goes on from there.
+        """
+        query = call.query
+        page = await self._events.search(
+            filter_of(query),
+            place_of(query.cursor),
+            query.limit,
+            anything=query.q,
+            notification_id=query.notification_id,
+        )
+        return EventPage(
+            events=[event_row(row) for row in page.rows],
+            next=None if page.next is None else page.next.cursor(),
+            searched_to=page.searched_to,
+        )
+
+    async def show_event(self, call: Call) -> EventInFull:
+        """Show an event: where it stands, its audit trail, its failed attempts, its exact body, related events."""
+        return in_full(await self._events.show(call.path.id))
+
+    async def retry_event(self, call: Call) -> Retried:
+        """Have an event tried again.
+
+        A dead event starts anew with all its attempts; one that waits for its next attempt is tried at once. A processed
+        one is refused, unless it is forced: then its handlers run again, and their effects happen again. One that is on its
+        way is refused.
+        """
+        row = await self._events.retry(call.path.id, actor=call.caller.actor, note=call.body.reason, force=call.query.force)
+        return Retried(event=event_row(row))

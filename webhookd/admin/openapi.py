@@ -1,0 +1,154 @@
+"""The OpenAPI document, made from the table of routes and the shapes."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterable
+from importlib.metadata import version
+from typing import Any, Literal
+
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from webhookd.admin.access import COOKIE, HEADER, Role
+from webhookd.admin.route import Route
+from webhookd.admin.shapes import Problem
+
+_REF = "#/components/schemas/{model}"
+_PROBLEMS = {
+    400: "The request is malformed.",
+    401: "No token, or one that is not known.",
+    403: "The token may look, and not operate.",
+    404: "There is no such thing.",
+    409: "It cannot be done as things stand; `detail` says why.",
+    413: "The body is too large.",
+    415: "The body is not JSON.",
+    422: "A parameter is not as it must be; `errors` names each.",
+    503: "PostgreSQL is away, or took too long; try again.",
+}
+_ABOUT = """
+What an operator of webhookd looks at and does. Errors are problem details (RFC 9457). Lists are pages: `next` of one is the
+`cursor` of the following; a null `next` is the end. Times are ISO 8601, UTC. Every change is kept in the audit trail with the
+token's name.
+"""
+
+Mode = Literal["validation", "serialization"]
+
+
+def document(routes: Iterable[Route]) -> dict[str, Any]:
+    """The document of OpenAPI 3.1 for `routes`."""
+    routes = list(routes)
+    shapes: set[tuple[type[BaseModel], Mode]] = {(Problem, "serialization")}
+    for route in routes:
+        if route.answers is not None:
+            shapes.add((route.answers, "serialization"))
+        for taken in (route.body, route.query, route.takes):
+            if taken is not None:
+                shapes.add((taken, "validation"))
+    ordered = sorted(shapes, key=lambda shape: (shape[0].__name__, shape[1]))
+    refs, described = models_json_schema(ordered, by_alias=True, ref_template=_REF)
+    definitions = described["$defs"]
+    parameters = {
+        shape.__name__: definitions.pop(refs[shape, "validation"]["$ref"].rpartition("/")[2], {})
+        for shape in {taken for route in routes for taken in (route.query, route.takes)}
+    }
+    paths: dict[str, dict[str, Any]] = {}
+    for route in routes:
+        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, refs, parameters)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "webhookd",
+            "version": version("webhookd"),
+            "description": " ".join(_ABOUT.split()),
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "paths": paths,
+        "components": {
+            "schemas": definitions,
+            "securitySchemes": {
+                "token": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "description": "One of WEBHOOKD_ADMIN_TOKENS or WEBHOOKD_READ_TOKENS.",
+                },
+                "session": {
+                    "type": "apiKey",
+                    "in": "cookie",
+                    "name": COOKIE,
+                    "description": f"From POST /session. A change needs the header {HEADER} beside it.",
+                },
+            },
+        },
+    }
+
+
+def _operation(route: Route, refs: dict[Any, Any], parameters: dict[str, Any]) -> dict[str, Any]:
+    summary, _, rest = inspect.cleandoc(route.handler.__doc__ or "").partition("\n")
+    operation: dict[str, Any] = {
+        "operationId": route.handler.__name__,
+        "tags": [_tag(route.path)],
+        "summary": summary.rstrip("."),
+        "description": " ".join(rest.split()) or summary,
+        "responses": {},
+    }
+    given = [*_parameters(parameters[route.takes.__name__], "path"), *_parameters(parameters[route.query.__name__], "query")]
+    if given:
+        operation["parameters"] = given
+    if route.body is not None:
+        content = {"application/json": {"schema": refs[route.body, "validation"]}}
+        operation["requestBody"] = {"required": route.body_required, "content": content}
+    answer: dict[str, Any] = {"description": "Done." if route.status != 202 else "Ordered; the answer tells of its progress."}
+    if route.answers is not None:
+        answer["content"] = {"application/json": {"schema": refs[route.answers, "serialization"]}}
+    operation["responses"][str(route.status)] = answer
+    for status in sorted(_problems(route, bool(given))):
+        content = {"application/problem+json": {"schema": refs[Problem, "serialization"]}}
+        operation["responses"][str(status)] = {"description": _PROBLEMS[status], "content": content}
+        if status == 401:
+            operation["responses"]["401"]["headers"] = {"WWW-Authenticate": {"schema": {"type": "string"}}}
+        if status == 503:
+            operation["responses"]["503"]["headers"] = {"Retry-After": {"schema": {"type": "integer"}}}
+    if route.role is not Role.OPEN:
+        operation["security"] = [{"token": []}, {"session": []}]
+    return operation
+
+
+def _problems(route: Route, given: bool) -> set[int]:
+    found = {*route.problems, 422, 503, 400}
+    if route.role is not Role.OPEN:
+        found |= {401, 403}
+    if route.body is not None:
+        found |= {413, 415}
+    return found
+
+
+def _parameters(schema: dict[str, Any], place: str) -> list[dict[str, Any]]:
+    found = []
+    for name, of in schema.get("properties", {}).items():
+        plain = _without_null({key: value for key, value in of.items() if key != "title"})
+        described = plain.pop("description", None)
+        parameter: dict[str, Any] = {
+            "name": name,
+            "in": place,
+            "required": place == "path" or name in schema.get("required", ()),
+            "schema": plain,
+        }
+        if described:
+            parameter["description"] = described
+        found.append(parameter)
+    return found
+
+
+def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """A parameter's schema: one that is not needed is left out, and not given as null."""
+    options = [option for option in schema.pop("anyOf", ()) if option.get("type") != "null"]
+    if schema.get("default", "") is None:
+        del schema["default"]
+    return (options[0] if options else {}) | schema
+
+
+def _tag(path: str) -> str:
+    parts = re.findall(r"[a-z-]+", path.removeprefix("/webhooks"))
+    return parts[0] if parts else "session"

@@ -1,0 +1,179 @@
+"""Routes of operations: the replay, and the progress of all bulk work."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from pydantic import ConfigDict, Field, model_validator
+
+from webhookd.admin.access import Role
+from webhookd.admin.route import Call, Route, Shape
+from webhookd.admin.shapes import Cursor, EventTypes, GivenTime, Limit, Most, Note, Text, Time, left_out
+from webhookd.errors import ConflictError
+from webhookd.operate.operations import Kind, Operations, Order
+from webhookd.operate.place import Place, place_of
+
+
+class OperationId(Shape):
+    """An operation's id, in the path."""
+
+    id: UUID
+
+
+class OperationShape(Shape):
+    """Bulk work, and how far it has come."""
+
+    id: Annotated[str, Field(json_schema_extra={"format": "uuid"})]
+    kind: Literal["replay", "redrive", "discard"]
+    state: Literal["counting", "working", "done", "cancelled", "failed"]
+    dry_run: bool
+    actor: str
+    reason: str
+    selection: Annotated[dict[str, Any], Field(description="Which events, as it was asked for.")]
+    rate: Annotated[float, Field(description="Events a second, at most.")]
+    limit: int | None
+    total: Annotated[int, Field(description="How many events are chosen; while it counts, so far.")]
+    done: int
+    skipped: Annotated[int, Field(description="Those that had moved on when their turn came.")]
+    held_by: Annotated[str | None, Field(description="What it waits for now.")]
+    error: str | None
+    event_types: Annotated[dict[str, int], Field(description="How many are chosen, by type.")]
+    reasons: Annotated[dict[str, int], Field(description="How many are chosen, by the reason of their death.")]
+    created_at: Time
+    updated_at: Time
+    finished_at: Time | None
+
+
+class OperationPage(Shape):
+    """A page of operations, the newest first."""
+
+    operations: list[OperationShape]
+    next: str | None
+
+
+class OperationQuery(Shape):
+    """Which page."""
+
+    limit: Limit = 50
+    cursor: Cursor | None = None
+
+
+_NARROWING = (
+    "event_type",
+    "account",
+    "entity_id",
+    "invoice_number",
+    "merchant_reference",
+    "received_from",
+    "received_to",
+)
+
+
+class ReplayFilter(Shape):
+    """Which ended events: all that is given must hold, and something beside the status must be given.
+
+    Everything is chosen by `received_from` with an early time.
+    """
+
+    model_config = ConfigDict(json_schema_extra={"anyOf": [{"required": [name]} for name in _NARROWING]})
+
+    status: list[Literal["processed", "dead"]] = left_out(min_length=1, max_length=2, description="By default, dead ones.")
+    event_type: EventTypes = left_out(description="`*` stands for any text; `net.authorize.` may be left out.")
+    account: Text = left_out()
+    entity_id: Text = left_out()
+    invoice_number: Text = left_out()
+    merchant_reference: Text = left_out()
+    received_from: GivenTime = left_out()
+    received_to: GivenTime = left_out()
+
+    @model_validator(mode="after")
+    def _narrows(self) -> ReplayFilter:
+        if not self.model_fields_set & set(_NARROWING):
+            raise ValueError("give a filter beside the status; received_from with an early time chooses everything")
+        return self
+
+
+class Replay(Shape):
+    """A replay of ended events."""
+
+    filter: ReplayFilter
+    reason: Annotated[Note, Field(min_length=1, description="Why, for the audit trail.")]
+    dry_run: Annotated[bool, Field(description="Only count, by type and reason.")] = True
+    force: Annotated[bool, Field(description="Needed to run processed events again; their effects happen again.")] = False
+    rate: Annotated[float, Field(ge=0.1, le=10_000, description="Events a second, at most.")] = 20.0
+    limit: Annotated[Most, Field(description="No more than so many: the oldest.")] = None
+
+
+def operation_of(row: Any) -> OperationShape:
+    """An operation's row as JSON has it."""
+    fields = {name: row[name] for name in OperationShape.model_fields if name not in ("id", "limit")}
+    for name in ("selection", "event_types", "reasons"):
+        fields[name] = json.loads(row[name])
+    return OperationShape(**fields, id=str(row["id"]), limit=row["max_events"])
+
+
+class OperationRoutes:
+    """What is done with many events."""
+
+    def __init__(self, operations: Operations) -> None:
+        self._operations = operations
+
+    def routes(self) -> list[Route]:
+        """The table."""
+        path = "/webhooks/operations"
+        return [
+            Route(
+                "POST",
+                "/webhooks/events/replay",
+                Role.OPERATE,
+                self.replay_events,
+                OperationShape,
+                202,
+                body=Replay,
+                problems=(409,),
+            ),
+            Route("GET", path, Role.LOOK, self.list_operations, OperationPage, query=OperationQuery),
+            Route("GET", f"{path}/{{id}}", Role.LOOK, self.show_operation, OperationShape, takes=OperationId, problems=(404,)),
+            Route(
+                "POST",
+                f"{path}/{{id}}/cancel",
+                Role.OPERATE,
+                self.cancel_operation,
+                OperationShape,
+                202,
+                takes=OperationId,
+                problems=(404, 409),
+            ),
+        ]
+
+    async def replay_events(self, call: Call) -> OperationShape:
+        """Run ended events again, the oldest first.
+
+        Dead ones only, unless the filter's status names processed ones and `force` is given. What ends after the replay was
+        ordered is not chosen. Fresh events go first. Answers with an operation, whose progress `GET /webhooks/operations/{id}`
+        shows; a dry run, which is the default, only counts.
+        """
+        body = call.body
+        if "processed" in (body.filter.status or ()) and not body.force and not body.dry_run:
+            raise ConflictError("processed events run again, and their effects happen again, only with force: true")
+        selection = {"status": ["dead"]} | body.filter.model_dump(mode="json", exclude_none=True)
+        order = Order(Kind.REPLAY, selection, call.caller.actor, body.reason, body.dry_run, body.rate, body.limit)
+        return operation_of(await self._operations.order(order))
+
+    async def list_operations(self, call: Call) -> OperationPage:
+        """List operations, the newest first."""
+        rows = await self._operations.newest(place_of(call.query.cursor), call.query.limit + 1)
+        more = len(rows) > call.query.limit
+        rows = rows[: call.query.limit]
+        last = Place(rows[-1]["created_at"], rows[-1]["id"]) if more else None
+        return OperationPage(operations=[operation_of(row) for row in rows], next=None if last is None else last.cursor())
+
+    async def show_operation(self, call: Call) -> OperationShape:
+        """Show an operation and its progress."""
+        return operation_of(await self._operations.get(call.path.id))
+
+    async def cancel_operation(self, call: Call) -> OperationShape:
+        """End an operation after the batch in hand; what it did stays done."""
+        return operation_of(await self._operations.cancel(call.path.id))

@@ -1,0 +1,172 @@
+"""A route of the API: its role, the shapes of what it takes and answers, and how a request becomes a call."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, get_args, get_origin
+
+import orjson
+from aiohttp import web
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from webhookd.admin.access import CALLER, Caller, Role
+from webhookd.errors import ConflictError, NotFoundError, UnavailableError
+from webhookd.logs import logger, where
+from webhookd.receive.problem import problem
+
+_RETRY_AFTER = 2  # seconds
+
+
+class Shape(BaseModel):
+    """Base of every shape: unknown names are refused, so that a slip does not become a filter that is not there."""
+
+    model_config = ConfigDict(extra="forbid", regex_engine="python-re", frozen=True)
+
+
+class Nothing(Shape):
+    """No parameters."""
+
+
+@dataclass(slots=True, frozen=True)
+class Call:
+    """A request, checked. `path`, `query` and `body` are of the route's shapes."""
+
+    caller: Caller
+    path: Any
+    query: Any
+    body: Any
+    request: web.Request
+
+
+@dataclass(slots=True, frozen=True)
+class Route:
+    """One method of one path. `handler` takes a Call; its docstring's first line is the summary in the OpenAPI document."""
+
+    method: str
+    path: str
+    role: Role
+    handler: Callable[[Call], Awaitable[Any]]
+    answers: type[BaseModel] | None
+    status: int = 200
+    takes: type[Shape] = Nothing  # in the path
+    query: type[Shape] = Nothing
+    body: type[Shape] | None = None
+    body_required: bool = True
+    problems: tuple[int, ...] = ()  # beside those of every route
+
+    async def __call__(self, request: web.Request) -> web.StreamResponse:
+        """Answers a request whose caller has been let in."""
+        path = _checked("path", self.takes, dict(request.match_info))
+        query = _checked("query", self.query, _fields(self.query, request))
+        body = await self._read(request)
+        caller = request.get(CALLER) or Caller("nobody", Role.OPEN)
+        answer = await self.handler(Call(caller, path, query, body, request))
+        if isinstance(answer, web.StreamResponse):
+            return answer
+        if answer is None:
+            return web.Response(status=self.status)
+        return web.Response(
+            status=self.status, body=answer.model_dump_json(by_alias=True).encode(), content_type="application/json"
+        )
+
+    async def _read(self, request: web.Request) -> Any:
+        if self.body is None:
+            return None
+        raw = await request.read()
+        if not raw and not self.body_required:
+            return self.body()
+        if request.content_type != "application/json":
+            raise Refused(415, "the body must be JSON: Content-Type: application/json")
+        try:
+            return self.body.model_validate_json(raw, strict=True)
+        except ValidationError as error:
+            raise Refused.by("body", error) from error
+
+
+class Refused(Exception):  # noqa: N818  an answer, not a mistake of ours
+    """A request that is answered with a problem."""
+
+    def __init__(self, status: int, detail: str, errors: list[dict[str, str]] | None = None) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+        self.errors = errors
+
+    @classmethod
+    def by(cls, place: str, error: ValidationError) -> Refused:
+        """For what does not fit its shape; what was given is not repeated."""
+        errors = [
+            {
+                "in": place,
+                "name": ".".join(map(str, one["loc"])),
+                "message": "there is no such parameter" if one["type"] == "extra_forbidden" else _message(one["msg"]),
+            }
+            for one in error.errors(include_url=False, include_input=False, include_context=False)
+        ]
+        first = errors[0]
+        name = first["name"] or f"the {place}"
+        return cls(422, f"{name}: {first['message']}", errors)
+
+
+def _message(text: str) -> str:
+    text = text.removeprefix("Value error, ")
+    return text[:1].lower() + text[1:]
+
+
+def _checked(place: str, shape: type[Shape], given: dict[str, Any]) -> Any:
+    try:
+        return shape.model_validate(given)
+    except ValidationError as error:
+        raise Refused.by(place, error) from error
+
+
+def _fields(shape: type[Shape], request: web.Request) -> dict[str, Any]:
+    given: dict[str, Any] = {}
+    for name in set(request.query):
+        values = request.query.getall(name)
+        field = shape.model_fields.get(name)
+        if field is not None and _repeats(field.annotation):
+            given[name] = values
+        elif len(values) > 1:
+            raise Refused(
+                422, f"{name}: given more than once", [{"in": "query", "name": name, "message": "given more than once"}]
+            )
+        else:
+            given[name] = values[0]
+    return given
+
+
+def _repeats(annotation: Any) -> bool:
+    return get_origin(annotation) in (list, tuple) or any(_repeats(part) for part in get_args(annotation))
+
+
+@web.middleware
+async def refusals(request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> web.StreamResponse:
+    """Turns our errors into problems."""
+    try:
+        return await handler(request)
+    except Refused as error:
+        return refused(error.status, error.detail, error.errors)
+    except NotFoundError as error:
+        return refused(404, str(error))
+    except ConflictError as error:
+        return refused(409, str(error))
+    except (UnavailableError, TimeoutError) as error:
+        reason = str(error) or "PostgreSQL took too long"
+        return problem(503, f"{reason}; try again, or narrow the search", retry_after=_RETRY_AFTER)
+    except web.HTTPException:
+        raise
+    except Exception as error:  # noqa: BLE001  a mistake of ours: told in the log, without what the exception may quote
+        logger.error(
+            "an admin request failed", handler=getattr(request.match_info.handler, "__qualname__", ""), error=where(error)
+        )
+        return refused(500, "webhookd made a mistake; its log tells where")
+
+
+def refused(status: int, detail: str, errors: list[dict[str, str]] | None = None) -> web.Response:
+    """A problem with what is wrong in each parameter."""
+    answer = problem(status, detail)
+    if errors:
+        answer.body = orjson.dumps(orjson.loads(bytes(answer.body or b"{}")) | {"errors": errors})  # type: ignore[arg-type]
+    return answer

@@ -1,0 +1,69 @@
+"""Routes of the dashboard's session: sign in with a token, and out."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from aiohttp import web
+from pydantic import Field, StringConstraints
+
+from webhookd.admin.access import COOKIE, SESSION, Access, Role, WrongTokenError
+from webhookd.admin.route import Call, Refused, Route, Shape
+
+
+class SignIn(Shape):
+    """A token."""
+
+    token: Annotated[str, StringConstraints(min_length=1, max_length=1000), Field(json_schema_extra={"format": "password"})]
+
+
+class Who(Shape):
+    """Who is signed in."""
+
+    name: str
+    role: Literal["look", "operate"]
+
+
+class SessionRoutes:
+    """Signing in and out."""
+
+    def __init__(self, access: Access) -> None:
+        self._access = access
+
+    def routes(self) -> list[Route]:
+        """The table."""
+        return [
+            Route("POST", "/session", Role.OPEN, self.sign_in, Who, body=SignIn, problems=(401,)),
+            Route("GET", "/session", Role.LOOK, self.show_session, Who),
+            Route("DELETE", "/session", Role.OPEN, self.sign_out, None, 204),
+        ]
+
+    async def sign_in(self, call: Call) -> web.StreamResponse:
+        """Change a token for a session cookie, which ends after twelve hours, or with its token."""
+        try:
+            caller = self._access.token(call.body.token)
+        except WrongTokenError as error:
+            self._access.count("wrong_token")
+            raise Refused(401, "this token is not known here") from error
+        who = Who(name=caller.name, role=caller.role.value)  # type: ignore[arg-type]
+        answer = web.Response(body=who.model_dump_json().encode(), content_type="application/json")
+        answer.set_cookie(
+            COOKIE,
+            self._access.cookie(caller),
+            max_age=SESSION,
+            httponly=True,
+            samesite="Strict",
+            # Behind a proxy that ends TLS the request itself comes without it.
+            secure="https" in (call.request.scheme, call.request.headers.get("X-Forwarded-Proto", "").lower()),
+        )
+        return answer
+
+    async def show_session(self, call: Call) -> Who:
+        """Show whose token or session the request has."""
+        return Who(name=call.caller.name, role=call.caller.role.value)  # type: ignore[arg-type]
+
+    async def sign_out(self, _: Call) -> web.StreamResponse:
+        """End the session of this browser."""
+        answer = web.Response(status=204)
+        answer.del_cookie(COOKIE, httponly=True, samesite="Strict")
+        return answer

@@ -1,0 +1,141 @@
+"""Shapes that several routes share: how an event, a body and a problem look in JSON."""
+
+from __future__ import annotations
+
+import base64
+import re
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, PlainSerializer, StringConstraints
+
+from webhookd.admin.route import Shape
+from webhookd.operate.place import PATTERN
+
+_TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)")
+_ERROR = 300  # characters
+
+
+def _time(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    if not _TIME.fullmatch(value):
+        raise ValueError("a time is written as 2026-01-31T12:00:00Z, with its zone")
+    return datetime.fromisoformat(value.upper())
+
+
+def _zulu(value: datetime) -> str:
+    return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def _is_boolean(value: object) -> object:
+    if isinstance(value, str) and value not in ("true", "false"):
+        raise ValueError("is true or false")
+    return value
+
+
+def _is_number(value: object) -> object:
+    if isinstance(value, str) and not re.fullmatch(r"-?[0-9]{1,18}", value):
+        raise ValueError("is a whole number")
+    return value
+
+
+def _whole(value: object) -> object:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+StatusName = Literal["received", "queued", "retrying", "processed", "dead"]
+Time = Annotated[datetime, PlainSerializer(_zulu, return_type=str), Field(json_schema_extra={"format": "date-time"})]
+GivenTime = Annotated[datetime, BeforeValidator(_time)]
+Boolean = Annotated[bool, BeforeValidator(_is_boolean)]
+# No control characters: PostgreSQL cannot hold U+0000, and nobody means the others.
+Text = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern="^[^\\u0000-\\u001f\\u007f]+$")]
+Note = Annotated[str, StringConstraints(max_length=500, pattern="^[^\\u0000-\\u0008\\u000b-\\u001f\\u007f]*$")]
+EventTypes = Annotated[list[Text], Field(min_length=1, max_length=50)]
+Limit = Annotated[int, Field(ge=1, le=200, description="How many at most."), BeforeValidator(_is_number)]
+Cursor = Annotated[str, StringConstraints(pattern=PATTERN), Field(description="`next` of the page before.")]
+Whole = BeforeValidator(_is_number)
+# JSON knows one kind of number: 2.0 is a whole one.
+Most = Annotated[int | None, Field(ge=1, le=1_000_000_000), BeforeValidator(_whole)]
+
+
+def left_out(**of: Any) -> Any:
+    """A field that may be left out, and is None then, but may not be given as null."""
+
+    def without_default(schema: dict[str, Any]) -> None:
+        schema.pop("default", None)
+
+    return Field(default=None, json_schema_extra=without_default, **of)
+
+
+class Fault(Shape):
+    """What is wrong with one parameter."""
+
+    in_: Annotated[str, Field(alias="in", description="query, body or path")]
+    name: str
+    message: str
+
+
+class Problem(Shape):
+    """Problem details, as in RFC 9457."""
+
+    type: str
+    title: str
+    status: int
+    detail: Annotated[str, Field(description="What is wrong, and what to do.")]
+    errors: list[Fault] | None = None
+
+
+class Body(Shape):
+    """The exact bytes of a webhook's body."""
+
+    encoding: Annotated[Literal["utf-8", "base64"], Field(description="How the bytes are written in `text`.")]
+    text: str
+
+
+def body_of(raw: bytes | None) -> Body | None:
+    """A body as JSON has it; None where it is no longer kept."""
+    if raw is None:
+        return None
+    try:
+        return Body(encoding="utf-8", text=bytes(raw).decode("utf-8"))
+    except UnicodeDecodeError:
+        return Body(encoding="base64", text=base64.b64encode(raw).decode())
+
+
+class EventRow(Shape):
+    """An event, as a list shows it."""
+
+    id: Annotated[str, Field(json_schema_extra={"format": "uuid"})]
+    account: str
+    notification_id: str
+    event_type: str
+    status: StatusName
+    attempts: int
+    received_at: Time
+    event_date: Annotated[Time | None, Field(description="By the provider's clock.")]
+    entity_name: Annotated[str | None, Field(description="transaction, subscription, customerProfile …")]
+    entity_id: Annotated[str | None, Field(description="The provider's id of the transaction, subscription …")]
+    invoice_number: str | None
+    merchant_reference: str | None
+    retry_at: Annotated[Time | None, Field(description="When its next attempt is due.")]
+    finished_at: Time | None
+    redriven_at: Annotated[Time | None, Field(description="When an operator last put it back.")]
+    discarded_at: Annotated[Time | None, Field(description="When an operator let it go.")]
+    error: Annotated[
+        str | None, Field(description="In one line: why it is dead, or the last failed attempt; may quote customer data.")
+    ]
+
+
+def event_fields(row: Any) -> dict[str, Any]:
+    """The fields of an EventRow from a row of events."""
+    fields = {name: row[name] for name in EventRow.model_fields if name not in ("id", "error")}
+    reason = row["dead_reason"] if row["status"] == "dead" else None
+    # A handler's own words say more than that it gave up.
+    text = " ".join((row["last_error"] or reason or "").split())
+    return fields | {"id": str(row["id"]), "error": text[:_ERROR] or None}
+
+
+def event_row(row: Any) -> EventRow:
+    """An EventRow from a row of events."""
+    return EventRow(**event_fields(row))

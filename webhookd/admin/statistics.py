@@ -1,0 +1,261 @@
+"""Routes of statistics and health."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from webhookd.admin.access import Role
+from webhookd.admin.health import Health
+from webhookd.admin.route import Call, Route, Shape
+from webhookd.admin.shapes import Time, Whole
+from webhookd.metrics import Metrics
+from webhookd.operate.statements import Statements
+from webhookd.operate.statistics import COUNTED, LONGEST_WINDOW, Statistics, bounds, percentiles, read_statistics
+
+
+class Window(Shape):
+    """How far back."""
+
+    window: Annotated[
+        int,
+        Field(
+            ge=60,
+            le=LONGEST_WINDOW,
+            description="Seconds. Up to an hour by steps of 10 s, a day by 300 s, a week by an hour, and beyond by a day.",
+        ),
+        Whole,
+    ] = 3600
+
+
+class Counts(Shape):
+    """How many events of each kind."""
+
+    received: Annotated[int, Field(description="New events that were committed.")]
+    duplicates: int
+    quarantined: int
+    refused: Annotated[int, Field(description="Requests that were refused: a wrong signature, overload and so on.")]
+    processed: int
+    retried: Annotated[int, Field(description="Failed attempts that are tried again.")]
+    dead: int
+
+
+class Rates(Shape):
+    """The counts, a second."""
+
+    received: float
+    duplicates: float
+    quarantined: float
+    refused: float
+    processed: float
+    retried: float
+    dead: float
+
+
+class TypeCounts(Shape):
+    """How many events of one type."""
+
+    event_type: str
+    received: int = 0
+    processed: int = 0
+    retried: int = 0
+    dead: int = 0
+
+
+class Percentiles(Shape):
+    """Of a latency, in seconds; estimated from the buckets of a histogram."""
+
+    count: int
+    p50: float | None
+    p95: float | None
+    p99: float | None
+
+
+class Latency(Shape):
+    """How long webhooks wait for their 200, and events until they are processed."""
+
+    acknowledgement: Percentiles
+    end_to_end: Percentiles
+
+
+class Statuses(Shape):
+    """How many events have each status."""
+
+    received: int
+    queued: int
+    retrying: int
+    dead: Annotated[int, Field(description="And not discarded.")]
+
+
+class Depth(Shape):
+    """Messages in a queue, as SQS counts them."""
+
+    visible: int
+    in_flight: int
+    delayed: int
+
+
+class Now(Shape):
+    """How things stand."""
+
+    statuses: Statuses
+    capped_at: Annotated[int, Field(description="Events of one status are counted no further.")]
+    quarantine: Annotated[int, Field(description="Bodies that wait in quarantine.")]
+    oldest_unfinished_seconds: float
+    queue: Annotated[Depth | None, Field(description="Null where SQS has not been reached.")]
+    dead_letter_queue: Depth | None
+
+
+class Step(Shape):
+    """A step of the window; latencies in seconds."""
+
+    at: Time
+    received: int
+    processed: int
+    retried: int
+    dead: int
+    ack_p50: float | None
+    ack_p99: float | None
+    end_to_end_p50: float | None
+    end_to_end_p99: float | None
+    outbox: float | None
+    queue: float | None
+    oldest_unfinished_seconds: float | None
+
+
+class Stats(Shape):
+    """What happened in a window, and how things stand."""
+
+    window: int
+    step: Annotated[int, Field(description="Seconds of a step of `series`.")]
+    from_: Annotated[Time, Field(alias="from")]
+    to: Time
+    totals: Counts
+    rates: Annotated[Rates, Field(description="A second, over the window.")]
+    event_types: Annotated[list[TypeCounts], Field(description="The most received first.")]
+    latency: Latency
+    now: Now
+    series: Annotated[list[Step], Field(description="Oldest first; the last step is not over.")]
+
+
+class DependencyState(Shape):
+    """Whether a dependency answers."""
+
+    up: bool
+    problem: str | None = None
+
+
+class HealthReport(Shape):
+    """How the process that answers is."""
+
+    status: Annotated[str, Field(description="ok, degraded (slower, or queueing) or unavailable (refusing webhooks).")]
+    version: str
+    stopping: bool
+    dependencies: dict[str, DependencyState]
+
+
+class StatisticsRoutes:
+    """How things are going."""
+
+    def __init__(self, statements: Statements, health: Health, metrics: Metrics) -> None:
+        self._statements = statements
+        self._health = health
+        self._metrics = metrics
+        self._bounds = {
+            "acknowledgement": bounds(metrics.ack_seconds),
+            "end_to_end": bounds(metrics.end_to_end_seconds),
+        }
+
+    def routes(self) -> list[Route]:
+        """The table."""
+        return [
+            Route("GET", "/webhooks/stats", Role.LOOK, self.show_stats, Stats, query=Window),
+            Route("GET", "/webhooks/health", Role.LOOK, self.show_health, HealthReport),
+        ]
+
+    async def show_health(self, _: Call) -> HealthReport:
+        """Show whether webhooks can be taken, and whether each dependency answers."""
+        return HealthReport.model_validate(self._health.report())
+
+    async def show_stats(self, call: Call) -> Stats:
+        """Show throughput, latencies and the backlog over a window.
+
+        All replicas count together. A process that is killed takes the counts of its last five seconds with it; events
+        themselves are never lost so.
+        """
+        read = await read_statistics(self._statements, call.query.window)
+        types = [TypeCounts(event_type=name, **_flow(counts)) for name, counts in read.types.items()]
+        return Stats(
+            window=read.window,
+            step=read.step,
+            **{"from": read.start},
+            to=read.end,
+            totals=Counts(**{name: read.totals.get(name, 0) for name in COUNTED}),
+            rates=Rates(**{name: round(read.totals.get(name, 0) / read.window, 4) for name in COUNTED}),
+            event_types=sorted(types, key=lambda of: (-of.received, of.event_type)),
+            latency=Latency(
+                acknowledgement=self._percentiles(read, "acknowledgement"), end_to_end=self._percentiles(read, "end_to_end")
+            ),
+            now=self._now(read),
+            series=self._series(read),
+        )
+
+    def _parts(self, counts: list[int] | None, measure: str, *parts: int) -> list[float | None]:
+        found = percentiles(counts or (), self._bounds[measure], [part / 100 for part in parts])
+        return [None if value is None else round(value, 6) for value in found]
+
+    def _percentiles(self, read: Statistics, measure: str) -> Percentiles:
+        counts = read.latency.get(measure)
+        p50, p95, p99 = self._parts(counts, measure, 50, 95, 99)
+        return Percentiles(count=sum(counts or ()), p50=p50, p95=p95, p99=p99)
+
+    def _now(self, read: Statistics) -> Now:
+        standing = read.standing
+        statuses = {name: min(standing[name], read.cap) for name in Statuses.model_fields}
+        return Now(
+            statuses=Statuses(**statuses),
+            capped_at=read.cap,
+            quarantine=min(standing["quarantine"], read.cap),
+            oldest_unfinished_seconds=_gauge(self._metrics.oldest_unfinished),
+            queue=self._depth("main"),
+            dead_letter_queue=self._depth("dead_letter"),
+        )
+
+    def _depth(self, queue: str) -> Depth | None:
+        found = {}
+        for family in self._metrics.queue_depth.collect():
+            for sample in family.samples:
+                if sample.labels["queue"] == queue:
+                    found[sample.labels["state"]] = int(sample.value)
+        return Depth(**{state: found.get(state, 0) for state in Depth.model_fields}) if found else None
+
+    def _series(self, read: Statistics) -> list[Step]:
+        series = []
+        for at in read.steps:
+            counts, latencies, gauges = read.counts.get(at, {}), read.latencies.get(at, {}), read.gauges.get(at, {})
+            ack_p50, ack_p99 = self._parts(latencies.get("acknowledgement"), "acknowledgement", 50, 99)
+            end_p50, end_p99 = self._parts(latencies.get("end_to_end"), "end_to_end", 50, 99)
+            waits = [gauges[name] for name in ("main_visible", "main_in_flight", "main_delayed") if name in gauges]
+            series.append(
+                Step(
+                    at=at,
+                    **_flow(counts),
+                    ack_p50=ack_p50,
+                    ack_p99=ack_p99,
+                    end_to_end_p50=end_p50,
+                    end_to_end_p99=end_p99,
+                    outbox=gauges.get("outbox"),
+                    queue=sum(waits) if waits else None,
+                    oldest_unfinished_seconds=gauges.get("oldest_unfinished_seconds"),
+                )
+            )
+        return series
+
+
+def _flow(counts: dict[str, int]) -> dict[str, int]:
+    return {name: counts.get(name, 0) for name in ("received", "processed", "retried", "dead")}
+
+
+def _gauge(metric: Any) -> float:
+    return float(sum(sample.value for family in metric.collect() for sample in family.samples))

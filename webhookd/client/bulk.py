@@ -1,0 +1,128 @@
+"""Bulk work: counted by a dry run, asked about, then run by the daemon as an operation that a bar follows."""
+
+from __future__ import annotations
+
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import NoReturn
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from webhookd.client.api import Api, Json, with_api
+from webhookd.client.failures import ApiError, Exit
+from webhookd.client.screen import counts, plain, say, tell_json
+from webhookd.console import err
+from webhookd.errors import SettingsError
+
+_PAST = {"replay": "put back", "redrive": "redriven", "discard": "discarded"}
+
+
+def act(
+    url: str | None,
+    folder: Path,
+    place: str,
+    kind: str,
+    body: Json,
+    *,
+    until: str,
+    dry_run: bool,
+    yes: bool,
+    detach: bool,
+    as_json: bool,
+) -> None:
+    """POSTs `body` to `place`/`kind`; `until` names the filter's upper bound. Raises SettingsError where nobody can be asked.
+
+    With `yes` there is no dry run: nobody would read its counts.
+    """
+    if not (dry_run or yes) and (as_json or not sys.stdin.isatty()):
+        raise SettingsError(f"{kind} may take many events: give --yes (or --dry-run) where nobody can be asked")
+
+    def start(wanted: Json) -> Json:
+        return with_api(url, folder, lambda api: api.post(place, kind, body=wanted))
+
+    if dry_run or not yes:
+        count = follow(url, folder, start(body | {"dry_run": True}), as_json=as_json)
+        if as_json:
+            tell_json(count)
+        elif count["state"] == "done":
+            _tell_count(count, dry_run=dry_run)
+        if count["state"] != "done":
+            _fail(count)
+        if dry_run or not count["total"]:
+            return
+        typer.confirm(f"{kind} {count['total']} events?", abort=True, err=True)
+        if "ids" not in body:
+            # What came after the count was not agreed to.
+            chosen = dict(body.get("filter", {}))
+            chosen[until] = min(chosen.get(until, count["created_at"]), count["created_at"], key=datetime.fromisoformat)
+            body = {name: value for name, value in body.items() if name != "all"} | {"filter": chosen}
+    operation = start(body | {"dry_run": False})
+    if detach:
+        if as_json:
+            tell_json(operation)
+        else:
+            say(f"operation {plain(operation['id'])} runs in the daemon: `webhookd operations show {plain(operation['id'])}`")
+        return
+    finish(follow(url, folder, operation, as_json=as_json), as_json=as_json)
+
+
+def follow(url: str | None, folder: Path, operation: Json, *, as_json: bool) -> Json:
+    """Shows how far the operation is until it has ended, and returns it. Ctrl-C leaves it to the daemon: exit code 130."""
+    last = operation
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    bar = Progress(*columns, console=err, transient=True, disable=as_json or not err.is_terminal)
+
+    async def watch(api: Api) -> None:
+        nonlocal last
+        task = bar.add_task("", total=None)
+        async for last in api.follow(operation):
+            waits = f" (waits: {plain(last['held_by'])})" if last["held_by"] else ""
+            counting = last["dry_run"] or last["state"] == "counting"
+            name = f"counting for {plain(last['kind'])}" if counting else plain(last["kind"])
+            total, done = (None, last["total"] or 0) if counting else (last["total"], last["done"] + last["skipped"])
+            bar.update(task, description=name + waits, completed=done, total=total)
+
+    look = f"`webhookd operations show {plain(operation['id'])}` looks at it"
+    try:
+        with bar:
+            with_api(url, folder, watch)
+    except KeyboardInterrupt:
+        if as_json:
+            tell_json(last)
+        cancel = f"`webhookd operations cancel {plain(operation['id'])}` ends it"
+        err.print(f"the operation goes on in the daemon: {look}, {cancel}", markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(Exit.INTERRUPTED) from None
+    except ApiError as error:
+        raise ApiError(f"{error} (the operation goes on in the daemon: {look})", error.exit_code) from None
+    return last
+
+
+def finish(operation: Json, *, as_json: bool) -> None:
+    """Tells how an operation that has ended went. Raises ApiError where it failed or was cancelled."""
+    if as_json:
+        tell_json(operation)
+    elif operation["dry_run"]:
+        _tell_count(operation, dry_run=True)
+    else:
+        skipped = f", {operation['skipped']} had moved on" if operation["skipped"] else ""
+        say(f"{operation['done']} events {_PAST.get(operation['kind'], 'done')}{skipped}")
+    if operation["state"] != "done":
+        _fail(operation)
+
+
+def _fail(operation: Json) -> NoReturn:
+    why = f": {plain(operation['error'])}" if operation["error"] else ""
+    state = "was cancelled" if operation["state"] == "cancelled" else "failed"
+    raise ApiError(f"the operation {plain(operation['id'])} {state}{why}", Exit.FAILED)
+
+
+def _tell_count(operation: Json, *, dry_run: bool) -> None:
+    if not operation["total"]:
+        say("no event is chosen")
+        return
+    counts("type", operation["event_types"])
+    counts("reason", operation["reasons"])
+    if dry_run:
+        say(f"{plain(operation['kind'])} would take {operation['total']} events; nothing was changed")

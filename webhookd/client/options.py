@@ -1,0 +1,74 @@
+"""Options that several commands share, and how their text is read."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Annotated
+
+import typer
+
+from webhookd.errors import SettingsError
+
+Url = Annotated[str | None, typer.Option("--url", help="The admin API's address. [WEBHOOKD_API_URL]", show_default=False)]
+EventType = Annotated[
+    list[str] | None,
+    typer.Option("--event-type", help="With or without `net.authorize.`; `payment.*` for several. May be repeated."),
+]
+Account = Annotated[str | None, typer.Option(help="The account.")]
+EntityId = Annotated[str | None, typer.Option("--entity-id", help="The provider's transaction id, subscription id….")]
+Invoice = Annotated[str | None, typer.Option("--invoice-number", help="The invoice number.")]
+Reference = Annotated[str | None, typer.Option("--merchant-reference", help="The merchant's reference id.")]
+Since = Annotated[str | None, typer.Option(help="Received since: an age (`90s`, `2h`, `3d`), or an ISO 8601 time (UTC).")]
+Until = Annotated[str | None, typer.Option(help="Received until: the same.")]
+DiedSince = Annotated[str | None, typer.Option("--since", help="Died since: an age (`90s`, `2h`, `3d`), or a time (UTC).")]
+DiedUntil = Annotated[str | None, typer.Option("--until", help="Died until: the same.")]
+Limit = Annotated[int, typer.Option(min=1, help="No more than so many, the newest.")]
+BulkLimit = Annotated[int | None, typer.Option("--limit", min=1, help="No more than so many, the oldest. [all]")]
+Rate = Annotated[float, typer.Option(min=0.1, max=10_000, help="Events a second, at most.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only count what would be done, by type and reason.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+Detach = Annotated[bool, typer.Option("--detach", help="Return at once; `webhookd operations show ID` tells how it goes.")]
+Note = Annotated[str, typer.Option(help="Why, for the audit trail.")]
+Body = Annotated[bool, typer.Option("--body", help="Its body as well: customer data.")]
+
+_AGE = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw])")
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+def moment(option: str, text: str | None) -> str | None:
+    """An age or a time as the API has it: ISO 8601, UTC. Raises SettingsError that names `option`."""
+    if text is None:
+        return None
+    try:
+        if (length := _length(text)) is not None:
+            at = datetime.now(UTC) - length
+        else:
+            at = datetime.fromisoformat(text.strip())
+            at = at.astimezone(UTC) if at.tzinfo else at.replace(tzinfo=UTC)
+    except (ValueError, OverflowError) as error:
+        raise SettingsError(
+            f"{option}: {text!r} is neither an age, as 90s, 2h or 3d, nor a time, as 2026-01-31T12:00"
+        ) from error
+    return iso(at)
+
+
+def seconds(option: str, text: str) -> int:
+    """A length as `90s` or `2h`, in whole seconds. Raises SettingsError that names `option`."""
+    try:
+        length = _length(text)
+    except OverflowError:
+        length = None
+    if length is None:
+        raise SettingsError(f"{option}: {text!r} is no length of time, as 90s, 2h or 3d")
+    return round(length.total_seconds())
+
+
+def iso(at: datetime) -> str:
+    """A time in UTC as the API has it."""
+    return at.isoformat().replace("+00:00", "Z")
+
+
+def _length(text: str) -> timedelta | None:
+    match = _AGE.fullmatch(text.strip())
+    return timedelta(**{_UNITS[match[2]]: float(match[1])}) if match else None

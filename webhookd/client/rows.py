@@ -1,0 +1,100 @@
+"""Events on the terminal: the lines of a list, and all that is known of one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import AsyncExitStack
+from typing import Any
+
+from webhookd.client.api import Api, Json
+from webhookd.client.screen import fields, instant, plain, say, short_type, table, tell_json
+from webhookd.console import err
+
+_LISTS = ("body", "aliases", "audit", "failed_attempts", "related", "retry")
+
+
+async def collect(api: Api, *path: str, key: str, limit: int, **query: Any) -> tuple[list[Json], bool]:
+    """Up to `limit` rows, and whether there may be more; a long search tells on standard error how far it has come."""
+    rows: list[Json] = []
+    more = False
+    async with AsyncExitStack() as stack:
+        status = stack.enter_context(err.status("searching")) if err.is_terminal else None
+
+        def told(page: Json) -> None:
+            if status is not None and page.get("searched_to"):
+                status.update(f"searched back to {instant(page['searched_to'])}")
+
+        async for found, further in api.pages(*path, key=key, limit=limit, told=told, **query):
+            rows += found
+            more = further
+    return rows, more
+
+
+def tell_list(rows: list[Json], *, key: str, more: bool, as_json: bool, none: str) -> bool:
+    """Tells what is the same for every list; True where there are rows to be shown as a table, and `tell_more` after it."""
+    if as_json:
+        tell_json({key: rows, "more": more})
+    elif not rows:
+        say(none)
+    return bool(rows) and not as_json
+
+
+def tell_more(limit: int) -> None:
+    """After a list that was cut."""
+    say(f"There may be more than {limit}: see --limit, or choose fewer.")
+
+
+def event_table(rows: Iterable[Json]) -> None:
+    """Events by when they were received."""
+    lines = (
+        (row["id"], short_type(row["event_type"]), row["status"], instant(row["received_at"]), row["entity_id"], row["error"])
+        for row in rows
+    )
+    table(("event", "type", "status", "received", "entity", "error"), lines, whole=True)
+
+
+def dead_table(rows: Iterable[Json]) -> None:
+    """Dead events by when they died."""
+    lines = (
+        (row["id"], short_type(row["event_type"]), row["account"], row["attempts"], instant(row["finished_at"]), row["error"])
+        for row in rows
+    )
+    table(("event", "type", "account", "attempts", "died", "reason"), lines, whole=True)
+
+
+def tell_event(event: Json, *, body: bool, as_json: bool) -> None:
+    """One event, with its audit trail and what belongs to it; its body only where it is asked for: customer data."""
+    if as_json:
+        tell_json(event if body else {name: value for name, value in event.items() if name != "body"})
+        return
+    shown = {name: value for name, value in event.items() if name not in _LISTS}
+    if event["last_error"]:
+        del shown["error"]  # the same, cut
+    fields(shown)
+    fields({"retry": event["retry"]["reason"]})
+    for alias in event["aliases"]:
+        fields({"also received": f"{instant(alias['received_at'])} as {plain(alias['notification_id'])}"})
+    if body:
+        tell_body(event["body"])
+    if event["failed_attempts"]:
+        names = ("at", "attempt", "outcome", "error")
+        table(("failed at", *names[1:]), _cells(event["failed_attempts"], names))
+    changes = ("at", "from_status", "to_status", "actor", "attempt", "reason")
+    table(("at", "from", "to", "by", "attempt", "reason"), _cells(event["audit"], changes))
+    if event["related"]:
+        say("of the same entity:")
+        event_table(event["related"])
+
+
+def tell_body(body: Json | None) -> None:
+    """A body as {"encoding","text"}; bytes that are no text stay base64."""
+    if body is None:
+        say("body: it is not kept any more")
+    elif body["encoding"] == "utf-8":
+        fields({"body": body["text"]})
+    else:
+        fields({f"body ({plain(body['encoding'])})": body["text"]})
+
+
+def _cells(rows: Iterable[Json], names: tuple[str, ...]) -> Iterable[list[object]]:
+    return ([instant(row[name]) if name == "at" else row[name] for name in names] for row in rows)

@@ -1,0 +1,73 @@
+"""What reaches the terminal. Text from the API is untrusted: it holds what handlers raised and what customers typed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from webhookd.console import out
+
+
+def plain(value: object, *, keep: str = "") -> str:
+    r"""`value` as text without anything that a terminal would obey: ESC becomes `\x1b`. None is empty.
+
+    Characters of `keep` stay. What turns the reading direction, and lone surrogates, which cannot be printed, go as well.
+    """
+    text = "" if value is None else str(value)
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def instant(value: object) -> str:
+    """An ISO 8601 time as a table shows it: whole seconds, UTC."""
+    return plain(value).replace("T", " ")[:19]
+
+
+def short_type(value: object) -> str:
+    """An event type without what all of them begin with."""
+    return plain(value).removeprefix("net.authorize.")
+
+
+def tell_json(value: object) -> None:
+    """One line of JSON on standard output, exact: JSON's own escapes keep control characters from the terminal."""
+    print(json.dumps(value), flush=True)  # noqa: T201
+
+
+def say(text: str) -> None:
+    """A line for people, in which nothing is markup."""
+    out.print(Text(text), soft_wrap=True)
+
+
+def fields(values: Mapping[str, object]) -> None:
+    """A line for each value that is not None; long text keeps its own lines."""
+    for name, value in values.items():
+        if value is not None:
+            out.print(Text.assemble((f"{plain(name)}: ", "bold"), plain(value, keep="\n\t")), soft_wrap=True)
+
+
+def table(headings: Iterable[str], rows: Iterable[Iterable[object]], *, right: Iterable[int] = (), whole: bool = False) -> None:
+    """Prints a table; with `whole`, its first column (an id to be copied) is never broken."""
+    shown = Table(*headings)
+    for row in rows:
+        shown.add_row(*(Text(plain(cell)) for cell in row))
+    for number in right:
+        shown.columns[number].justify = "right"
+    shown.columns[0].no_wrap = whole
+    if whole:
+        shown.columns[0].overflow = "ignore"
+    # A pipe has no width that its lines had to fit.
+    (out if out.is_terminal else Console(file=out.file, width=10_000)).print(shown)
+
+
+def counts(heading: str, counted: Mapping[str, Any], most: int = 20) -> None:
+    """A table of names and their numbers, the largest first."""
+    rows = sorted(counted.items(), key=lambda item: -item[1])
+    table((heading, "events"), rows[:most], right=(1,))
+    if len(rows) > most:
+        say(f"and {len(rows) - most} more")

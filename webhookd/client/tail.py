@@ -1,0 +1,57 @@
+"""New events as they come: the API is asked again and again for the latest ones."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from datetime import datetime, timedelta
+from typing import Any
+
+from webhookd.client.api import Api, Json
+from webhookd.client.failures import ApiError, Exit
+from webhookd.client.options import iso
+from webhookd.console import err
+
+PAUSE = 1.0  # seconds between two looks
+MOST_PAGES = 20  # that are searched for events to begin with: a rare kind may be nowhere near
+# An event's time is that of its receipt, and it is seen once it is committed: each look goes so far back behind the one before.
+OVERLAP = timedelta(seconds=15)
+
+
+async def follow(api: Api, last: int, **query: Any) -> AsyncGenerator[Json, None]:
+    """The `last` newest events, then each new one once, for ever; in the order of their receipt within each look.
+
+    By the server's clock. Goes on when the API is away for a while, but not when it is so at first: raises ApiError.
+    """
+    seen: dict[str, Json] = {}
+    looks, since = 0, api.clock
+    async for events, _ in api.pages("events", key="events", limit=max(last, 1), **query):
+        looks += 1
+        since = since if looks > 1 else api.clock - OVERLAP
+        seen.update((event["id"], event) for event in events)
+        if looks == MOST_PAGES:
+            break
+    first, away = True, False
+    while True:
+        found: dict[str, Json] = {}
+        try:
+            looked_at = None
+            async for events, _ in api.pages("events", key="events", **{**query, "received_from": iso(since)}):
+                looked_at = looked_at or api.clock
+                found.update((event["id"], event) for event in events)
+        except ApiError as error:
+            if first or error.exit_code is not Exit.UNAVAILABLE:
+                raise
+            if not away:
+                err.print(f"{error}; waiting for it", markup=False, highlight=False, soft_wrap=True)
+            away = True
+        else:
+            away = False
+            fresh = {**seen, **found} if first else {id_: event for id_, event in found.items() if id_ not in seen}
+            ordered = sorted(fresh.values(), key=lambda event: (datetime.fromisoformat(event["received_at"]), event["id"]))
+            for event in ordered[max(len(ordered) - last, 0) :] if first else ordered:
+                yield event
+            # Every later look reaches back to `since` at most, so what this one found is all that can come again.
+            seen, first = {**seen, **found} if first else found, False
+            since = max(since, (looked_at or api.clock) - OVERLAP)
+        await asyncio.sleep(PAUSE)

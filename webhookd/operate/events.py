@@ -1,0 +1,257 @@
+"""What an operator does with events: finds them, looks at one, has one tried again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+
+from webhookd.errors import ConflictError, NotFoundError
+from webhookd.event import Status
+from webhookd.operate.filter import Filter
+from webhookd.operate.place import START, Place
+from webhookd.operate.statements import Statements
+from webhookd.store.events import storable
+from webhookd.store.queries import queries
+
+_LOOKED = (250, 1000, 2000, 2000, 2000, 2000)  # events that a search looks at, one statement after the other
+_BUDGET = 0.02  # seconds after which a search looks no further
+_SKEW = timedelta(minutes=10)  # that a receiver's clock, by which ids are made, may be away from PostgreSQL's
+_RELATED = 50
+_UNFINISHED = {Status.RECEIVED, Status.QUEUED, Status.RETRYING}
+NIL = UUID(int=0)
+
+
+@dataclass(slots=True, frozen=True)
+class Page:
+    """Rows of events; `next` is where the next page begins, None at the end. `searched_to`: how far back it looked."""
+
+    rows: list[asyncpg.Record]
+    next: Place | None
+    searched_to: datetime | None
+
+
+@dataclass(slots=True, frozen=True)
+class Shown:
+    """An event with what belongs to it."""
+
+    row: asyncpg.Record
+    audit: list[asyncpg.Record]
+    related: list[asyncpg.Record]
+    aliases: list[asyncpg.Record]
+
+
+@dataclass(slots=True, frozen=True)
+class Retry:
+    """Whether an event can be tried again, and a sentence that says why not, or what it does."""
+
+    allowed: bool
+    needs_force: bool
+    reason: str
+
+
+_Rows = tuple[list[asyncpg.Record], Place | None]
+_Search = Callable[[Place, int, int], Awaitable[_Rows]]
+
+
+class Events:
+    """The operator's side of events. All raise UnavailableError where PostgreSQL does not answer."""
+
+    def __init__(self, statements: Statements) -> None:
+        self._statements = statements
+
+    async def search(
+        self, chosen: Filter, place: Place, limit: int, *, anything: str | None = None, notification_id: str | None = None
+    ) -> Page:
+        """A page of at most `limit` events from `place` on, newest first.
+
+        `anything` is an id of ours, a notification id, an entity's id, an invoice number or a merchant's reference. A search
+        whose filters choose few events ends its page after some thousands that it looked at, and says how far back it came.
+        """
+        if notification_id is not None:
+            by_id = self._by_key(chosen, notification_id, notification_only=True, also=anything)
+            return await self._pages(by_id, _by_receipt, place, limit)
+        if anything is not None:
+            return await self._pages(self._by_key(chosen, anything, notification_only=False), _by_receipt, place, limit)
+        statuses = set(chosen.statuses or Status)
+        if Status.PROCESSED not in statuses and not any(chosen.keys.values()):
+            return await self._pages(self._open(chosen, statuses), _by_wait, place, limit)
+        return await self._pages(self._by_id(chosen), _by_receipt, place, limit)
+
+    async def _pages(self, search: _Search, place_of: Callable[[asyncpg.Record], Place], place: Place, limit: int) -> Page:
+        rows: list[asyncpg.Record] = []
+        started = time.perf_counter()
+        looks = iter(_LOOKED)
+        # Where nothing is filtered out, a page is as long as what it looks at.
+        looked = limit + 1
+        last: Place | None = place
+        while True:
+            found, last = await search(place, looked, limit + 1 - len(rows))
+            rows += found
+            if last is None or len(rows) > limit:
+                break
+            looked = next(looks, 0)
+            if not looked or time.perf_counter() - started > _BUDGET:
+                break
+            place = last
+        if len(rows) > limit:
+            rows = rows[:limit]
+            last = place_of(rows[-1])
+        return Page(rows, last, None if last is None else last.at)
+
+    def _by_id(self, chosen: Filter) -> _Search:
+        low, high = _ids(chosen)
+
+        async def search(place: Place, looked: int, limit: int) -> _Rows:
+            return await self._ask(
+                queries.search_events,
+                below=min(place.id, high),
+                from_id=low,
+                looked=looked,
+                limit=limit,
+                **chosen.keys,
+                **chosen.rest,
+            )
+
+        return search
+
+    def _open(self, chosen: Filter, statuses: set[Status] | set[str]) -> _Search:
+        async def search(place: Place, looked: int, limit: int) -> _Rows:
+            return await self._ask(
+                queries.search_open,
+                unfinished=bool(_UNFINISHED & statuses),
+                dead=Status.DEAD in statuses,
+                before=place.at,
+                below=place.id,
+                looked=looked,
+                limit=limit,
+                **chosen.rest,
+            )
+
+        return search
+
+    def _by_key(self, chosen: Filter, key: str, *, notification_only: bool, also: str | None = None) -> _Search:
+        async def search(place: Place, looked: int, limit: int) -> _Rows:
+            rows, last = await self._ask(
+                queries.search_key,
+                key=key,
+                event_id=_uuid(key),
+                notification_only=notification_only,
+                below=place.id,
+                looked=looked,
+                limit=limit if also is None else looked,  # of which `also` chooses, below
+                **chosen.keys,
+                **chosen.rest,
+            )
+            return [row for row in rows if also is None or _names(row, also)], last
+
+        return search
+
+    async def _ask(self, query: Any, **parameters: Any) -> _Rows:
+        found = await self._statements.all(query, **parameters)
+        last = None if found[0]["last_id"] is None else Place(found[0]["last_at"], found[0]["last_id"])
+        return [row for row in found if row["id"] is not None], last
+
+    async def show(self, event_id: UUID) -> Shown:
+        """An event, its body among its columns, and what belongs to it. Raises NotFoundError."""
+        async with self._statements.connection() as connection:
+            row = await queries.event_in_full(connection, id=event_id)
+            if row is None:
+                raise NotFoundError(f"there is no event {event_id}; give webhookd's id, or search for the provider's")
+            audit = [change async for change in queries.audit_trail(connection, id=event_id)]
+            aliases = [alias async for alias in queries.aliases_of_event(connection, id=event_id)]
+            related = []
+            if row["entity_id"] is not None:
+                of = {name: row[name] for name in ("account", "entity_name", "entity_id")}
+                related = [other async for other in queries.events_of_entity(connection, **of, limit=_RELATED + 1)]
+        return Shown(row, audit, [other for other in related if other["id"] != event_id][:_RELATED], aliases)
+
+    async def retry(self, event_id: UUID, *, actor: str, note: str, force: bool) -> asyncpg.Record:
+        """Has an event tried again; returns its row as it is then. Raises NotFoundError, and ConflictError with the reason."""
+        async with self._statements.connection() as connection, connection.transaction():
+            try:
+                row = await queries.lock_event(connection, id=event_id)
+            except asyncpg.LockNotAvailableError as error:
+                raise ConflictError("a worker has the event in hand; look again in a moment") from error
+            if row is None:
+                raise NotFoundError(f"there is no event {event_id}; give webhookd's id, or search for the provider's")
+            retry = retry_of(row, has_body=row["has_body"])
+            if not retry.allowed or (retry.needs_force and not force):
+                raise ConflictError(retry.reason)
+            if row["status"] == Status.RETRYING:
+                reason = f"tried at once{f': {note}' if note else ''}"
+                await queries.retry_now(connection, id=event_id, actor=actor, reason=storable(reason))
+            else:
+                forced = row["status"] == Status.PROCESSED
+                await queries.redrive_events(
+                    connection,
+                    ids=[event_id],
+                    until=row["finished_at"],
+                    forced=forced,
+                    actor=actor,
+                    reason=storable(f"forced{f': {note}' if note else ''}" if forced else note) or None,
+                )
+            after: asyncpg.Record = await queries.event_in_full(connection, id=event_id)
+            return after
+
+
+def retry_of(row: asyncpg.Record, *, has_body: bool) -> Retry:
+    """Whether the event of a row can be tried again."""
+    match Status(row["status"]):
+        case Status.RECEIVED:
+            return Retry(False, False, "it is on its way: received, and not yet sent to the queue")
+        case Status.QUEUED:
+            return Retry(False, False, "it is on its way: in the queue, or in a worker's hands")
+        case _ if not has_body:
+            return Retry(False, False, "its body is no longer kept, so it cannot be handled again")
+        case Status.RETRYING:
+            return Retry(True, False, "it waits for its next attempt, and would be tried at once")
+        case Status.DEAD:
+            return Retry(True, False, "it was given up, and would start anew with all its attempts")
+    return Retry(True, True, "it is processed; only with force do its handlers run again, and then their effects happen again")
+
+
+def _names(row: asyncpg.Record, key: str) -> bool:
+    known = (row["notification_id"], row["entity_id"], row["invoice_number"], row["merchant_reference"])
+    return key in known or key.lower() in (str(row["id"]), row["notification_id"])
+
+
+def _by_receipt(row: asyncpg.Record) -> Place:
+    return Place(row["received_at"], row["id"])
+
+
+def _by_wait(row: asyncpg.Record) -> Place:
+    if row["status"] == Status.DEAD:
+        return Place(row["finished_at"], row["id"])
+    return Place(row["redriven_at"] or row["received_at"], row["id"])
+
+
+def first_id(instant: datetime) -> UUID:
+    """The lowest UUID version 7 of an instant."""
+    milliseconds = min(max(int(instant.timestamp() * 1000), 0), 2**48 - 1)
+    return UUID(int=milliseconds << 80)
+
+
+def _ids(chosen: Filter) -> tuple[UUID, UUID]:
+    low = NIL if chosen.received_from is None else first_id(_moved(chosen.received_from, -_SKEW))
+    high = START.id if chosen.received_to is None else first_id(_moved(chosen.received_to, _SKEW))
+    return low, high
+
+
+def _moved(instant: datetime, by: timedelta) -> datetime:
+    try:
+        return instant.astimezone(UTC) + by
+    except OverflowError:
+        return instant
+
+
+def _uuid(text: str) -> UUID | None:
+    try:
+        return UUID(text)
+    except ValueError:
+        return None

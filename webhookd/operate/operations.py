@@ -1,0 +1,83 @@
+"""Operations: bulk work on events that an operator asked for, kept in PostgreSQL from the first event to the last."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import uuid_utils
+
+from webhookd.errors import ConflictError, NotFoundError
+from webhookd.lifecycle import Loop
+from webhookd.operate.place import Place
+from webhookd.operate.statements import Statements
+from webhookd.store.events import storable
+from webhookd.store.queries import queries
+
+
+class Kind(StrEnum):
+    """What is done: a replay runs ended events again, a redrive dead ones; a discard lets dead ones go."""
+
+    REPLAY = "replay"
+    REDRIVE = "redrive"
+    DISCARD = "discard"
+
+
+@dataclass(slots=True, frozen=True)
+class Order:
+    """What an operator asks for. `rate`: events a second; `limit`: those that come first, None for all."""
+
+    kind: Kind
+    selection: dict[str, Any]  # as JSON has it
+    actor: str
+    reason: str
+    dry_run: bool
+    rate: float
+    limit: int | None
+
+
+class Operations:
+    """Orders operations and tells of them; `runner`, of which every process has one, is what works on them."""
+
+    def __init__(self, statements: Statements, runner: Loop) -> None:
+        self._statements = statements
+        self._runner = runner
+
+    async def order(self, order: Order) -> asyncpg.Record:
+        """Keeps an order; returns the operation's row. Some process begins it within two seconds."""
+        row: asyncpg.Record = await self._statements.one(
+            queries.add_operation,
+            id=UUID(int=uuid_utils.uuid7().int),
+            kind=order.kind,
+            dry_run=order.dry_run,
+            actor=order.actor,
+            reason=storable(order.reason),
+            selection=json.dumps(order.selection),
+            rate=order.rate,
+            max_events=order.limit,
+        )
+        self._runner.wake()
+        return row
+
+    async def get(self, operation_id: UUID) -> asyncpg.Record:
+        """The operation's row. Raises NotFoundError."""
+        row: asyncpg.Record | None = await self._statements.one(queries.operation, id=operation_id)
+        if row is None:
+            raise NotFoundError(f"there is no operation {operation_id}")
+        return row
+
+    async def newest(self, place: Place, limit: int) -> list[asyncpg.Record]:
+        """The operations before `place`, newest first, at most `limit`."""
+        return await self._statements.all(queries.list_operations, below=place.id, limit=limit)
+
+    async def cancel(self, operation_id: UUID) -> asyncpg.Record:
+        """Ends an operation after the batch in hand; what it did stays done. Raises NotFoundError, ConflictError."""
+        row: asyncpg.Record | None = await self._statements.one(queries.cancel_operation, id=operation_id)
+        if row is None:
+            ended = await self.get(operation_id)
+            raise ConflictError(f"the operation has ended already: {ended['state']}")
+        return row

@@ -1,0 +1,119 @@
+"""What an operator does with bodies in quarantine: looks at them, makes them events after all, lets them go."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import uuid_utils
+
+from webhookd.authorizenet.notification import parse
+from webhookd.errors import ConflictError, NotFoundError, UnusableError
+from webhookd.operate.place import Place
+from webhookd.operate.statements import Statements
+from webhookd.store.events import Accepted, Arrival, EventStore, storable
+from webhookd.store.queries import queries
+
+_MISSING = "there is no body {} in quarantine; retention may have removed it"
+
+
+@dataclass(slots=True, frozen=True)
+class Released:
+    """The event that a body became, or that it is a duplicate of."""
+
+    event_id: UUID
+    duplicate: bool
+
+
+class Quarantine:
+    """The operator's side of quarantine. All raise UnavailableError where PostgreSQL does not answer."""
+
+    def __init__(self, statements: Statements, store: EventStore) -> None:
+        self._statements = statements
+        self._store = store
+
+    async def newest(
+        self,
+        place: Place,
+        limit: int,
+        *,
+        state: str,
+        account: str | None,
+        reason: str | None,
+        received_from: datetime | None,
+        received_to: datetime | None,
+    ) -> list[asyncpg.Record]:
+        """Bodies before `place`, newest first, at most `limit`; `state` is waiting, released or discarded."""
+        return await self._statements.all(
+            queries.list_quarantine,
+            below=place.id,
+            limit=limit,
+            state=state,
+            account=account,
+            reason=reason,
+            received_from=received_from,
+            received_to=received_to,
+        )
+
+    async def show(self, body_id: UUID) -> asyncpg.Record:
+        """A body, with what is known of it. Raises NotFoundError."""
+        row: asyncpg.Record | None = await self._statements.one(queries.quarantined, id=body_id)
+        if row is None:
+            raise NotFoundError(_MISSING.format(body_id))
+        return row
+
+    async def release(self, body_id: UUID, *, actor: str, note: str) -> Released:
+        """Makes an event of a body, however old its date is. Raises NotFoundError, ConflictError where it cannot become one.
+
+        A crash between the event's commit and the record that the body was released leaves it waiting; released again, it is
+        a duplicate of that event.
+        """
+        async with self._statements.connection() as connection, connection.transaction():
+            row = await queries.lock_quarantined(connection, id=body_id)
+            if row is None:
+                raise NotFoundError(_MISSING.format(body_id))
+            if (refused := release_refused(row)) is not None:
+                raise ConflictError(refused)
+            reason = storable(f"released from quarantine {body_id}" + (f": {note}" if note else ""))
+            [accepted] = await self._store.accept([_arrival(row)], send_after=0.0, actor=actor, reason=reason)
+            if not isinstance(accepted, Accepted):
+                raise ConflictError("PostgreSQL cannot store it as an event")
+            await queries.handle_quarantine(connection, id=body_id, **_handling("released", actor, note, accepted.id))
+        return Released(accepted.id, accepted.layer is not None)
+
+    async def discard(self, body_id: UUID, *, actor: str, note: str) -> None:
+        """Lets a body go; retention removes it in its time. Raises NotFoundError, ConflictError where it was handled."""
+        row = await self.show(body_id)
+        if row["handled_at"] is not None:
+            raise ConflictError(_handled(row))
+        handling = _handling("discarded", actor, note, None)
+        if await self._statements.one(queries.handle_quarantine, id=body_id, **handling) is None:
+            raise ConflictError(_handled(await self.show(body_id)))
+
+
+def _arrival(row: asyncpg.Record) -> Arrival:
+    body = bytes(row["body"])
+    new_id = UUID(int=uuid_utils.uuid7().int)
+    return Arrival(new_id, row["account"], parse(body, row["account"]), row["key_fingerprint"], body, row["body_hash"])
+
+
+def _handling(outcome: str, actor: str, note: str, event_id: UUID | None) -> dict[str, Any]:
+    return {"outcome": outcome, "actor": actor, "note": storable(note) or None, "event_id": event_id}
+
+
+def release_refused(row: asyncpg.Record) -> str | None:
+    """Why a body cannot become an event; None where it can."""
+    if row["handled_at"] is not None:
+        return _handled(row)
+    try:
+        parse(bytes(row["body"]), row["account"])
+    except UnusableError as error:
+        return f"it cannot become an event: {error.detail}"
+    return None
+
+
+def _handled(row: asyncpg.Record) -> str:
+    return f"it was {row['outcome']} by {row['handled_by']} already"

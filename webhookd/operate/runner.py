@@ -1,0 +1,326 @@
+"""The runner: works on the operations that are ordered, a batch at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID, uuid4
+
+import asyncpg
+
+from webhookd.errors import UnavailableError, WebhookdError
+from webhookd.lifecycle import Loop, Watch, shielded
+from webhookd.logs import logger, where
+from webhookd.operate.dead_letters import Dead
+from webhookd.operate.events import NIL, first_id
+from webhookd.operate.filter import Filter
+from webhookd.operate.operations import Kind
+from webhookd.operate.place import START
+from webhookd.operate.statements import Statements
+from webhookd.store.database import Connection, Database
+from webhookd.store.events import storable
+from webhookd.store.queries import queries
+
+_IDLE = 2.0  # seconds between two looks for what another process left, or was given
+_TURN = 0.25  # seconds between two batches
+_LEASE = 30.0  # seconds until what a process that died had in hand falls to another
+_AT_ONCE = 16  # operations that a process works on side by side
+_COUNTED = 4000  # events that a batch looks at
+_DISCARDED = 500
+_STATEMENT = 15.0  # seconds
+_WAITED = 5.0  # seconds after which a fresh event counts as waiting
+_BACKLOG = 100  # waiting events from which on an operation holds back
+_AHEAD = 10.0  # seconds of an operation's rate that may be under way
+_NAMES = 50  # reasons that are told apart; the rest is "other"
+_OLD = 400 * 86_400.0  # seconds that ended operations are kept
+_UPKEEP = 3600.0
+
+
+@dataclass(slots=True)
+class _Work:
+    """An operation in hand."""
+
+    id: UUID
+    kind: Kind
+    state: str
+    dry_run: bool
+    actor: str
+    reason: str
+    selection: dict[str, Any]
+    rate: float
+    limit: int | None
+    created_at: datetime
+    total: int
+    done: int
+    skipped: int
+    after_at: datetime
+    after_id: UUID
+    event_types: Counter[str]
+    reasons: Counter[str]
+    held_by: str | None = None
+    error: str | None = None
+
+
+@dataclass(slots=True)
+class _Page:
+    """What a batch chose; `last` is where the next one begins, None at the end."""
+
+    rows: list[asyncpg.Record] = field(default_factory=list)
+    last: tuple[datetime, UUID] | None = None
+
+
+class Runner:
+    """Works on operations, counted first, then done.
+
+    A batch and the record of how far it came commit together, so an operation that its process leaves, dead or stopped, goes on
+    in another one where it was, and nothing is done twice. Fresh events go first: while 100 of them have waited for more than
+    5 s, or what was put back before is still to be tried, operations hold back. What ends after an operation was ordered is not
+    chosen by it: an event that dies again is not redriven twice.
+    """
+
+    def __init__(self, database: Database, watch: Watch) -> None:
+        self._database = database
+        self._statements = Statements(database)
+        self._me = uuid4()
+        self._due: dict[UUID, float] = {}
+        self._cleaned = time.monotonic()
+        self.loop = Loop("operations", self._step, watch, every=_IDLE)
+
+    async def start(self) -> None:
+        """Starts looking for operations."""
+        await self.loop.start()
+
+    async def stop(self) -> None:
+        """Returns after the batch in hand; other processes go on at once."""
+        await self.loop.stop()
+        if not self._due:
+            return
+        # Where it fails, they fall to others when the lease ends.
+        with contextlib.suppress(WebhookdError, asyncpg.PostgresError, TimeoutError):
+            await self._statements.one(queries.let_go_of_operations, holder=self._me)
+
+    async def _step(self) -> bool:
+        if not self._database.up:
+            return False
+        held = await self._statements.all(queries.hold_operations, holder=self._me, seconds=_LEASE, limit=_AT_ONCE)
+        self._due = {row["id"]: self._due.get(row["id"], 0.0) for row in held}
+        failure: Exception | None = None
+        for row in held:
+            if time.monotonic() >= self._due[row["id"]]:
+                try:
+                    await self._advance(_work(row))
+                except (UnavailableError, TimeoutError) as error:
+                    failure = error  # one whose statements take too long must not keep others from their turn
+        if failure is not None:
+            raise failure
+        if held:
+            await asyncio.sleep(_TURN)
+        elif time.monotonic() - self._cleaned > _UPKEEP:
+            self._cleaned = time.monotonic()
+            await self._statements.one(queries.remove_operations, age=_OLD)
+        return bool(held)
+
+    async def _advance(self, work: _Work) -> None:
+        try:
+            await shielded(self._count(work) if work.state == "counting" else self._do(work), _STATEMENT)
+        except _GoneError:
+            pass
+        except (UnavailableError, TimeoutError):
+            raise  # tried again: nothing of the batch was kept
+        except Exception as error:  # noqa: BLE001  a mistake of ours must not end the others' work; it is logged
+            logger.exception("an operation failed", operation=str(work.id))
+            work.error = where(error)
+            with contextlib.suppress(_GoneError):
+                async with self._statements.connection() as connection:
+                    await self._record(connection, work, "failed")
+
+    async def _count(self, work: _Work) -> None:
+        async with self._statements.connection() as connection, connection.transaction():
+            page = await self._page(connection, work, _COUNTED)
+            work.total += len(page.rows)
+            for row in page.rows:
+                work.event_types[row["event_type"]] += 1
+                work.reasons[_name(work.reasons, row["dead_reason"] or row["status"])] += 1
+            full = work.limit is not None and work.total >= work.limit
+            if page.last is not None and not full:
+                work.after_at, work.after_id = page.last
+                await self._record(connection, work, "counting")
+                return
+            # The same way again, this time to do it.
+            work.after_at, work.after_id = _BEGIN
+            await self._record(connection, work, "done" if work.dry_run or not work.total else "working")
+
+    async def _do(self, work: _Work) -> None:
+        if work.kind is not Kind.DISCARD and await self._held(work):
+            return
+        size = _DISCARDED if work.kind is Kind.DISCARD else max(1, round(work.rate * _TURN))
+        async with self._statements.connection() as connection, connection.transaction():
+            page = await self._page(connection, work, size)
+            if page.rows:
+                changed = await self._change(connection, work, [row["id"] for row in page.rows])
+                work.done += changed
+                work.skipped += len(page.rows) - changed
+            if page.last is not None:
+                work.after_at, work.after_id = page.last
+            full = work.limit is not None and work.done + work.skipped >= work.limit
+            await self._record(connection, work, "done" if page.last is None or full else "working")
+        pause = 0.0 if work.kind is Kind.DISCARD else len(page.rows) / work.rate
+        # What a batch was late is made up for, but no more than a turn of it.
+        self._due[work.id] = max(self._due.get(work.id, 0.0) + pause, time.monotonic() + pause - _TURN)
+
+    async def _held(self, work: _Work) -> bool:
+        ahead = max(round(work.rate * _AHEAD), 1)
+        async with self._statements.connection() as connection:
+            row = await queries.traffic(connection, settled=_WAITED, fresh_limit=_BACKLOG, redriven_limit=ahead)
+            held_by = None
+            if row["fresh"] >= _BACKLOG:
+                held_by = "fresh events go first"
+            elif row["redriven"] >= ahead:
+                held_by = "events put back before are still to be tried"
+            if held_by is not None:
+                work.held_by = held_by
+                await self._record(connection, work, "working")
+                self._due[work.id] = time.monotonic() + 1.0
+        return held_by is not None
+
+    async def _page(self, connection: Connection, work: _Work, size: int) -> _Page:
+        if work.limit is not None:
+            size = max(min(size, work.limit - (work.total if work.state == "counting" else work.done + work.skipped)), 1)
+        return await (self._finished if work.kind is Kind.REPLAY else self._dead)(connection, work, size)
+
+    async def _dead(self, connection: Connection, work: _Work, size: int) -> _Page:
+        dead = dead_of(work.selection, work.created_at)
+        parameters = dead.parameters | {"after_death": work.after_at, "after_id": work.after_id, "limit": size}
+        rows = [row async for row in queries.choose_dead(connection, **parameters)]
+        return _Page(rows, (rows[-1]["finished_at"], rows[-1]["id"]) if len(rows) == size else None)
+
+    async def _finished(self, connection: Connection, work: _Work, size: int) -> _Page:
+        chosen = filter_of(work.selection)
+        low = NIL if chosen.received_from is None else first_id(chosen.received_from)
+        high = first_id(work.created_at) if chosen.received_to is None else first_id(chosen.received_to)
+        found = [
+            row
+            async for row in queries.choose_finished(
+                connection,
+                # Ids are made by the receivers' clocks: ten minutes on both sides, and received_at, by PostgreSQL's, decides.
+                after_id=max(work.after_id, _moved(low, -_SKEW)),
+                below=_moved(high, _SKEW),
+                looked=_COUNTED,
+                until=work.created_at,
+                limit=size,
+                **chosen.keys,
+                **chosen.rest,
+            )
+        ]
+        rows = [row for row in found if row["id"] is not None]
+        last = rows[-1]["id"] if len(rows) == size else found[0]["last_id"]
+        return _Page(rows, None if last is None else (work.created_at, last))
+
+    async def _change(self, connection: Connection, work: _Work, ids: list[UUID]) -> int:
+        note = storable(f"{work.kind} {work.id}" + (f": {work.reason}" if work.reason else ""))
+        given = {"ids": ids, "until": work.created_at, "actor": work.actor, "reason": note}
+        if work.kind is Kind.DISCARD:
+            return int(await queries.discard_events(connection, **given))
+        return int(await queries.redrive_events(connection, **given, forced=work.kind is Kind.REPLAY))
+
+    async def _record(self, connection: Connection, work: _Work, state: str) -> None:
+        row = await queries.advance_operation(
+            connection,
+            id=work.id,
+            holder=self._me,
+            state=state,
+            total=work.total,
+            done=work.done,
+            skipped=work.skipped,
+            held_by=work.held_by if state == "working" else None,
+            error=work.error,
+            event_types=json.dumps(work.event_types),
+            reasons=json.dumps(work.reasons),
+            after_at=work.after_at,
+            after_id=work.after_id,
+            ended=state in ("done", "failed"),
+        )
+        if row is None:
+            raise _GoneError
+
+
+class _GoneError(Exception):
+    """The operation was cancelled, or is another process's now: what this batch did is rolled back."""
+
+
+_BEGIN = datetime(1970, 1, 1, tzinfo=UTC), NIL
+_SKEW = 600_000 << 80  # ten minutes, in ids
+
+
+def _moved(id_: UUID, by: int) -> UUID:
+    return UUID(int=min(max(id_.int + by, 0), START.id.int))
+
+
+def _name(names: Counter[str], name: str) -> str:
+    return name if name in names or len(names) < _NAMES else "other"
+
+
+def _work(row: asyncpg.Record) -> _Work:
+    return _Work(
+        id=row["id"],
+        kind=Kind(row["kind"]),
+        state=row["state"],
+        dry_run=row["dry_run"],
+        actor=row["actor"],
+        reason=row["reason"],
+        selection=json.loads(row["selection"]),
+        rate=row["rate"],
+        limit=row["max_events"],
+        created_at=row["created_at"],
+        total=row["total"],
+        done=row["done"],
+        skipped=row["skipped"],
+        after_at=row["after_at"] or _BEGIN[0],
+        after_id=row["after_id"],
+        event_types=Counter(json.loads(row["event_types"])),
+        reasons=Counter(json.loads(row["reasons"])),
+    )
+
+
+def _time(text: str | None) -> datetime | None:
+    return None if text is None else datetime.fromisoformat(text)
+
+
+def _tuple(values: list[str] | None) -> tuple[str, ...] | None:
+    return None if values is None else tuple(values)
+
+
+def filter_of(selection: dict[str, Any]) -> Filter:
+    """The filter of a replay's selection."""
+    return Filter(
+        statuses=_tuple(selection.get("status")),
+        event_types=_tuple(selection.get("event_type")),
+        account=selection.get("account"),
+        entity_id=selection.get("entity_id"),
+        invoice_number=selection.get("invoice_number"),
+        merchant_reference=selection.get("merchant_reference"),
+        received_from=_time(selection.get("received_from")),
+        received_to=_time(selection.get("received_to")),
+    )
+
+
+def dead_of(selection: dict[str, Any], until: datetime) -> Dead:
+    """The dead events of a redrive's or discard's selection, of those that died before `until`."""
+    ids = selection.get("ids")
+    died_to = _time(selection.get("died_to"))
+    return Dead(
+        ids=None if ids is None else tuple(UUID(one) for one in ids),
+        event_types=_tuple(selection.get("event_type")),
+        account=selection.get("account"),
+        reason=selection.get("reason"),
+        since=_time(selection.get("died_from")),
+        until=until if died_to is None else min(died_to, until),
+        # What was discarded is redriven by its id only.
+        discarded=False if ids is None else None,
+    )

@@ -1,0 +1,248 @@
+"""Statistics: what the daemons count, kept by steps of time in PostgreSQL, and read from there for a window of any length."""
+
+from __future__ import annotations
+
+import asyncio
+import bisect
+import contextlib
+import itertools
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import asyncpg
+import orjson
+from prometheus_client import Counter, Gauge, Histogram
+
+from webhookd.authorizenet.notification import label
+from webhookd.errors import WebhookdError
+from webhookd.lifecycle import Loop, Watch
+from webhookd.metrics import Metrics
+from webhookd.operate.statements import Statements
+from webhookd.store.database import Database
+from webhookd.store.queries import queries
+
+_EVERY = 5.0  # seconds
+_CAP = 10_000  # events of one status that are counted
+_CLEANED = 600.0
+# Seconds of a step → of the longest window that is read from such steps, and how long they are kept.
+_STEPS = {10: (3_600, 7_200), 300: (86_400, 172_800), 3_600: (604_800, 1_209_600), 86_400: (7_776_000, 34_560_000)}
+LONGEST_WINDOW = _STEPS[86_400][0]
+COUNTED = ("received", "duplicates", "quarantined", "refused", "processed", "retried", "dead")
+_OUTCOMES = {"accepted": "", "duplicate": "duplicates", "quarantined": "quarantined"}
+_WORKED = {"processed": "processed", "retrying": "retried", "dead": "dead"}
+_LATENCIES = ("acknowledgement", "end_to_end")
+_ORIGIN = datetime(2000, 1, 1, tzinfo=UTC)  # that the beginnings of steps are counted from
+
+
+def step_of(window: float) -> int:
+    """The length in seconds of the steps from which a window of so many seconds is read."""
+    return next(step for step, (longest, _) in _STEPS.items() if window <= longest)
+
+
+class Recorder:
+    """Adds what this process counted to the statistics, every 5 s; what it counted in its last seconds is lost with a crash.
+
+    It reads the process's own metrics, so that nothing is added to the way of an event.
+    """
+
+    def __init__(self, database: Database, metrics: Metrics, watch: Watch) -> None:
+        self._database = database
+        self._statements = Statements(database)
+        self._metrics = metrics
+        self._told: dict[tuple[str, str], list[int]] = {}
+        self._cleaned = time.monotonic()
+        self._loop = Loop("statistics", self._record, watch, every=_EVERY)
+
+    async def start(self) -> None:
+        """Starts recording."""
+        await self._loop.start()
+
+    async def stop(self) -> None:
+        """Records what was counted since, and returns."""
+        await self._loop.stop()
+        with contextlib.suppress(WebhookdError, asyncpg.PostgresError, TimeoutError):
+            async with asyncio.timeout(2):
+                await self._record()
+
+    async def _record(self) -> None:
+        if not self._database.up:
+            return
+        now = self._counted()
+        new = {}
+        for key, counts in now.items():
+            told = self._told.get(key) or [0] * len(counts)
+            if any(added := [count - before for count, before in zip(counts, told, strict=True)]):
+                new[key] = added
+        # At the first time they may not have been measured yet, and would look as if nothing were waiting.
+        gauges = self._measured() if self._told else {}
+        async with self._statements.connection() as connection, connection.transaction():
+            if new:
+                await queries.add_statistics(
+                    connection,
+                    steps=list(_STEPS),
+                    measures=[measure for measure, _ in new],
+                    event_types=[event_type for _, event_type in new],
+                    counts=["{" + ",".join(map(str, counts)) + "}" for counts in new.values()],
+                )
+            if gauges:
+                await queries.add_gauges(
+                    connection, steps=list(_STEPS), gauges=list(gauges), values=[float(value) for value in gauges.values()]
+                )
+        self._told = now
+        if time.monotonic() - self._cleaned > _CLEANED:
+            self._cleaned = time.monotonic()
+            for step, (_, age) in _STEPS.items():
+                await self._statements.one(queries.remove_statistics, step=step, age=age)
+                await self._statements.one(queries.remove_gauges, step=step, age=age)
+
+    def _counted(self) -> dict[tuple[str, str], list[int]]:
+        metrics = self._metrics
+        counts: dict[tuple[str, str], int] = {}
+
+        def add(measure: str, event_type: str, value: float) -> None:
+            counts[measure, event_type] = counts.get((measure, event_type), 0) + int(value)
+
+        for labels, value in _values(metrics.accepted):
+            add("received", labels["event_type"], value)
+        for labels, value in _values(metrics.received):
+            if measure := _OUTCOMES.get(labels["outcome"], "refused"):
+                add(measure, "", value)
+        for labels, value in _values(metrics.processed):
+            if measure := _WORKED.get(labels["outcome"], ""):
+                add(measure, label(labels["event_type"]), value)
+        # Those that the queue's redrive policy gave up have no worker that counts them by type.
+        worked = sum(count for (measure, _), count in counts.items() if measure == "dead")
+        add("dead", "other", max(sum(value for _, value in _values(metrics.dead)) - worked, 0))
+        # The sums over all types are kept too: a chart of 360 steps reads them, not 24 types' rows of each step.
+        for (measure, event_type), count in list(counts.items()):
+            if event_type:
+                add(measure, "", count)
+        counted = {key: [count] for key, count in counts.items()}
+        counted["acknowledgement", ""] = _buckets(metrics.ack_seconds)
+        counted["end_to_end", ""] = _buckets(metrics.end_to_end_seconds)
+        return counted
+
+    def _measured(self) -> dict[str, float]:
+        metrics = self._metrics
+        gauges = {"outbox": _value(metrics.outbox_pending), "oldest_unfinished_seconds": _value(metrics.oldest_unfinished)}
+        for labels, value in _values(metrics.queue_depth):
+            gauges[f"{labels['queue']}_{labels['state']}"] = value
+        return gauges
+
+
+def _values(metric: Counter | Gauge) -> Iterable[tuple[dict[str, str], float]]:
+    for family in metric.collect():
+        for sample in family.samples:
+            if not sample.name.endswith("_created"):
+                yield sample.labels, sample.value
+
+
+def _value(metric: Gauge) -> float:
+    return sum(value for _, value in _values(metric))
+
+
+def _buckets(metric: Histogram) -> list[int]:
+    """How many observations were in each bucket, not those below it with them."""
+    upto = [int(sample.value) for family in metric.collect() for sample in family.samples if sample.name.endswith("_bucket")]
+    return [count - below for count, below in zip(upto, [0, *upto], strict=False)]
+
+
+def bounds(metric: Histogram) -> list[float]:
+    """The upper bounds of a histogram's buckets, in seconds; the last one is infinite."""
+    return [
+        float(sample.labels["le"])
+        for family in metric.collect()
+        for sample in family.samples
+        if sample.name.endswith("_bucket")
+    ]
+
+
+def percentile(counts: Sequence[int], upper: Sequence[float], part: float) -> float | None:
+    """The value below which `part` (0 to 1) of what a histogram counted lies, taken as spread evenly within its bucket.
+
+    None where nothing was counted; the last finite bound where it is beyond all of them.
+    """
+    return percentiles(counts, upper, (part,))[0]
+
+
+def percentiles(counts: Sequence[int], upper: Sequence[float], parts: Sequence[float]) -> list[float | None]:
+    """Several of them, each as `percentile`."""
+    upto = list(itertools.accumulate(counts))
+    if not upto or not upto[-1]:
+        return [None] * len(parts)
+    found: list[float | None] = []
+    for part in parts:
+        place = part * upto[-1]
+        at = bisect.bisect_left(upto, max(place, 1))  # the first bucket that holds anything, for 0
+        if at >= len(upper) - 1:
+            found.append(upper[-2])
+            continue
+        low = upper[at - 1] if at else 0.0
+        below = upto[at - 1] if at else 0
+        found.append(low + (upper[at] - low) * (place - below) / (upto[at] - below))
+    return found
+
+
+@dataclass(slots=True, frozen=True)
+class Statistics:
+    """What was counted in a window; `series` has a step for each beginning in `steps`."""
+
+    window: int
+    step: int
+    start: datetime
+    end: datetime
+    totals: dict[str, int]
+    types: dict[str, dict[str, int]]
+    latency: dict[str, list[int]]
+    counts: dict[datetime, dict[str, int]]
+    latencies: dict[datetime, dict[str, list[int]]]
+    gauges: dict[datetime, dict[str, float]]
+    standing: asyncpg.Record
+    cap: int
+
+    @property
+    def steps(self) -> list[datetime]:
+        """The beginning of each step, oldest first."""
+        length = timedelta(seconds=self.step)
+        first = _beginning(self.start, self.step) + length
+        return [first + n * length for n in range((self.end - first) // length + 1)] if first <= self.end else []
+
+
+async def read_statistics(statements: Statements, window: int) -> Statistics:
+    """The statistics of the last `window` seconds, and how many events stand where now."""
+    step = step_of(window)
+    totals: dict[str, int] = dict.fromkeys(COUNTED, 0)
+    types: dict[str, dict[str, int]] = {}
+    latency: dict[str, list[int]] = {}
+    counts: dict[datetime, dict[str, int]] = {}
+    latencies: dict[datetime, dict[str, list[int]]] = {}
+    async with statements.connection() as connection:
+        end = await queries.clock(connection)
+        start = end - timedelta(seconds=window)
+        async for row in queries.statistics_series(connection, step=step, since=start):
+            counts[row["at"]], latencies[row["at"]] = {}, {}
+            for measure, counted in orjson.loads(row["counts"]).items():
+                if measure in _LATENCIES:
+                    latencies[row["at"]][measure] = counted
+                    before = latency.get(measure) or [0] * len(counted)
+                    latency[measure] = [a + b for a, b in zip(before, counted, strict=False)]
+                else:
+                    counts[row["at"]][measure] = counted[0]
+                    totals[measure] = totals.get(measure, 0) + counted[0]
+        longer = next((other for other in _STEPS if other > step), None)
+        from_longer = None if longer is None else _beginning(start, longer) + timedelta(seconds=longer)
+        async for row in queries.statistics_types(connection, step=step, since=start, longer=longer, from_longer=from_longer):
+            types.setdefault(row["event_type"], {})[row["measure"]] = row["count"]
+        gauges = {
+            row["at"]: orjson.loads(row["gauges"]) async for row in queries.gauges_series(connection, step=step, since=start)
+        }
+        standing = await queries.standing(connection, limit=_CAP)
+    return Statistics(window, step, start, end, totals, types, latency, counts, latencies, gauges, standing, _CAP)
+
+
+def _beginning(instant: datetime, step: int) -> datetime:
+    """Of the step that an instant is in (sql: webhookd_step)."""
+    length = timedelta(seconds=step)
+    return _ORIGIN + (instant - _ORIGIN) // length * length
