@@ -26,9 +26,9 @@ run: setup  ## Start everything on this machine, process sample events, and go o
 	@exec $(BIN)/webhookd dev
 
 test: setup  ## Run the tests, with servers of their own
-	@$(BIN)/pytest -n 5 --dist loadgroup $(ARGS)
+	@$(BIN)/pytest -n 6 --dist loadgroup $(ARGS)
 
-test-faults: setup  ## Break servers, networks and processes under load, and count what is lost or doubled
+test-faults: setup  ## Break servers, networks and processes under load, and count what is lost or doubled; and the long tests
 	@$(BIN)/pytest -n 4 tests/faults tests/acceptance tests/dashboard tests/integration/test_search_plans.py --faults-long --durations=10 $(ARGS)
 
 test-guards: setup  ## Take each guard of the promises out of a copy of the code, and see its test fail

@@ -89,7 +89,7 @@ def migrate(as_json: Json = False) -> None:
     and after each upgrade.
     """
     from webhookd import settings
-    from webhookd.store.database import migrate as bring_up
+    from webhookd.store.migrations import migrate as bring_up
 
     loaded = settings.load()
     applied = run(bring_up(loaded.database_url.get_secret_value()))

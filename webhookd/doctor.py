@@ -24,8 +24,7 @@ from webhookd.logs import where
 from webhookd.metrics import Metrics
 from webhookd.process import handlers
 from webhookd.settings import Settings
-from webhookd.store.database import MIGRATIONS
-from webhookd.store.queries import queries
+from webhookd.store.queries import MIGRATIONS, queries
 
 _OLDEST_POSTGRESQL = 140000
 _CLOCK_TOLERANCE = 5.0  # seconds

@@ -62,9 +62,13 @@ LEFT JOIN (SELECT at, id FROM found ORDER BY at DESC, id DESC OFFSET :looked::in
 LEFT JOIN chosen ON true
 ORDER BY chosen.at DESC, chosen.id DESC;
 
--- name: search_key(key, event_id, notification_only, below, looked, statuses, event_types, account, entity_id, invoice_number, merchant_reference, received_from, received_to, limit)
+-- name: forbid_bitmaps()!
+-- For the transaction. Where statistics know of nothing that waits, search_open would read all that does, by a bitmap, for a page of it.
+SET LOCAL enable_bitmapscan = off;
+
+-- name: search_key(key, event_id, notification_only, also, below, looked, statuses, event_types, account, entity_id, invoice_number, merchant_reference, received_from, received_to, limit)
 -- Among the events that `key` is a notification id of, in lower case; unless `notification_only`, also those of which it is the entity's id, the invoice
--- number or the merchant's reference, and the event `event_id`.
+-- number or the merchant's reference, and the event `event_id`. `also`: those of them that it names in one of these ways, too.
 WITH RECURSIVE accounts (account) AS (
     (SELECT account FROM events ORDER BY account LIMIT 1)
     UNION ALL
@@ -112,6 +116,9 @@ WITH RECURSIVE accounts (account) AS (
     SELECT event, id FROM found
     WHERE webhookd_chosen(
         event, :statuses, :event_types, :account, :entity_id, :invoice_number, :merchant_reference, :received_from, :received_to
+    ) AND (
+        :also::text IS NULL OR lower(:also) IN (id::text, (event).notification_id)
+        OR :also IN ((event).entity_id, (event).invoice_number, (event).merchant_reference)
     )
     ORDER BY id DESC
     LIMIT :limit

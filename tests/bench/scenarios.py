@@ -24,7 +24,7 @@ from tests.bench.processes import KEY, PATH, Target, Webhookd, load, running
 from tests.bench.servers import Servers
 from webhookd.dev import traffic
 from webhookd.dev.servers import free_port
-from webhookd.store.database import migrate
+from webhookd.store.migrations import migrate
 
 Figures = dict[str, float]
 _numbers = itertools.count(1)

@@ -16,7 +16,7 @@ from rich.table import Table
 from tests.conftest import Servers, make_queues
 from tests.helpers.rig import Rig, Row
 from webhookd.dev.servers import Stack
-from webhookd.store.database import migrate
+from webhookd.store.migrations import migrate
 
 _ROW = "row of the fault suite"
 

@@ -18,7 +18,7 @@ from webhookd.daemon import Daemon
 from webhookd.dev import traffic
 from webhookd.dev.servers import Stack
 from webhookd.process.handlers import Registry
-from webhookd.store.database import migrate
+from webhookd.store.migrations import migrate
 
 AUTHCAPTURE = "net.authorize.payment.authcapture.created"
 

@@ -19,8 +19,9 @@ from webhookd.dev.servers import Stack
 from webhookd.errors import UnavailableError
 from webhookd.lifecycle import Watch
 from webhookd.metrics import Metrics
-from webhookd.store.database import MIGRATIONS, Database, _closed, migrate
-from webhookd.store.queries import queries
+from webhookd.store.database import Database, _closed
+from webhookd.store.migrations import migrate
+from webhookd.store.queries import MIGRATIONS, queries
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from webhookd.metrics import Metrics
 from webhookd.operate import events as module
 from webhookd.operate.events import Events
 from webhookd.operate.filter import Filter
-from webhookd.operate.place import START
+from webhookd.operate.place import START, Place
 from webhookd.operate.statements import Statements
 from webhookd.store.database import Database
 
@@ -219,3 +219,29 @@ def test_the_budget_is_kept_by_looks_that_are_short() -> None:
     # The last statement begins before the budget is spent; so much later the page can end.
     assert max(module._LOOKED) <= 2_000
     assert module._BUDGET <= 0.02
+
+
+async def test_a_notification_id_and_a_key_together_find_what_both_name_however_short_the_page(
+    connection: asyncpg.Connection[Record], database_url: str
+) -> None:
+    accounts = ("a", "b", "c", "d")  # one notification id in each, each event with an invoice of its own
+    event = (datetime.now(UTC), "n-1", "net.authorize.payment.void.created", "received", "", b"")
+    await connection.copy_records_to_table(
+        "events",
+        records=[(uuid.UUID(int=n), account, f"I-{account}", *event) for n, account in enumerate(accounts, 1)],
+        columns=[
+            *("id", "account", "invoice_number", "send_after", "notification_id", "event_type", "status"),
+            *("key_fingerprint", "body_hash"),
+        ],
+    )
+    database = Database(database_url, short=1, work=1, handler_timeout=5, metrics=Metrics(), watch=Watch())
+    await database.start()
+    for account in accounts:
+        found: list[str] = []
+        place: Place | None = START
+        while place is not None:
+            page = await Events(Statements(database)).search(Filter(), place, 1, anything=f"I-{account}", notification_id="N-1")
+            found += [row["account"] for row in page.rows]
+            place = page.next
+        assert found == [account]
+    await database.stop()

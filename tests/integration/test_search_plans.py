@@ -29,6 +29,7 @@ from webhookd.operate.filter import Filter
 from webhookd.operate.place import START, Place
 from webhookd.operate.statements import Statements
 from webhookd.operate.statistics import read_statistics
+from webhookd.store.database import SESSIONS
 from webhookd.store.queries import SQL, queries
 
 COUNT = 20_000
@@ -72,6 +73,12 @@ class Explaining(Statements):
     @contextlib.asynccontextmanager
     async def connection(self) -> AsyncIterator[Any]:
         yield self
+
+    def transaction(self) -> Any:
+        return self.session.transaction()
+
+    async def execute(self, sql: str, *arguments: Any) -> Any:
+        return await self.session.execute(sql, *arguments)
 
     async def _explain(self, sql: str, arguments: tuple[Any, ...]) -> None:
         explained = await self.session.fetchval(f"EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON) {sql}", *arguments)
@@ -156,7 +163,7 @@ def stored(request: pytest.FixtureRequest, stack: Stack, template: str) -> Itera
 @pytest_asyncio.fixture
 async def statements(stored: str) -> AsyncIterator[Explaining]:
     """As the daemon's, in a session as its."""
-    connection = await asyncpg.connect(stored, server_settings={"plan_cache_mode": "force_custom_plan", "jit": "off"})
+    connection = await asyncpg.connect(stored, server_settings={"jit": "off", **SESSIONS["admin"]})
     yield Explaining(connection)
     await connection.close()
 
@@ -247,6 +254,26 @@ async def test_a_search_reads_by_its_index_and_no_more_than_it_says(
         assert tables & (case.indexes - BY_KEY or case.indexes), name
         most = max(case.most, FEW if case.indexes <= {"events_dead", "events_unfinished"} else 0)
         assert max(rows_read(plan) for plan in statements.plans) <= most, name
+
+
+async def test_a_page_of_what_waits_reads_a_page_where_statistics_know_of_nothing_that_waits(
+    database_url: str, connection: asyncpg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_BUDGET", 60.0)
+    await connection.execute("ALTER TABLE events SET (autovacuum_enabled = false); ANALYZE events")
+    await connection.execute(
+        "INSERT INTO events "
+        "(id, account, notification_id, event_type, status, key_fingerprint, body_hash, send_after, received_at) "
+        "SELECT gen_random_uuid(), 'default', n::text, 'net.authorize.payment.void.created', "
+        "(ARRAY['received', 'queued', 'retrying'])[1 + n % 3], '', '', now(), now() - n * interval '1 second' "
+        "FROM generate_series(1, 10000) AS n"
+    )
+    session = await asyncpg.connect(database_url, server_settings={"jit": "off", **SESSIONS["admin"]})
+    statements = Explaining(session)
+    page = await Events(statements).search(Filter(statuses=("received", "queued", "retrying")), START, 50)
+    await session.close()
+    assert len(page.rows) == 50
+    assert max(rows_read(plan) for plan in statements.plans) <= 52
 
 
 async def test_an_event_and_what_belongs_to_it_are_read_by_indexes(statements: Explaining, one: Any) -> None:

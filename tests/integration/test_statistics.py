@@ -24,7 +24,7 @@ from webhookd.dev.traffic import sample
 from webhookd.errors import Permanent, Retryable
 from webhookd.event import Event
 from webhookd.operate import statistics as module
-from webhookd.operate.statistics import Statistics, percentile, step_of
+from webhookd.operate.statistics import Statistics, percentiles, step_of
 from webhookd.process.handlers import Registry
 
 VOID = "net.authorize.payment.void.created"
@@ -270,7 +270,7 @@ UPPER = [0.001, 0.01, 0.1, 1.0, 10.0, math.inf]
     ],
 )
 def test_percentiles_of_a_known_histogram(counts: list[int], part: float, expected: float | None) -> None:
-    found = percentile(counts, UPPER, part)
+    [found] = percentiles(counts, UPPER, [part])
     assert found is None if expected is None else found == pytest.approx(expected)
 
 
@@ -284,7 +284,7 @@ def test_a_percentile_is_in_the_bucket_of_the_value_that_it_estimates(values: li
     for part in sorted(parts):
         rank = min(max(math.ceil(part * len(ordered)), 1), len(ordered))
         at = bisect.bisect_left(UPPER, ordered[rank - 1])
-        estimated = percentile(counts, UPPER, part)
+        [estimated] = percentiles(counts, UPPER, [part])
         assert estimated is not None
         found.append(estimated)
         if at == len(UPPER) - 1:

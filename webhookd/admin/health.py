@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, Protocol
+
+
+@functools.cache
+def _version() -> str:
+    return version("webhookd")  # which reads a file
 
 
 class Dependency(Protocol):
@@ -35,7 +41,7 @@ class Health:
         status = "unavailable" if not self.ready else "ok" if all(d.up for d in dependencies.values()) else "degraded"
         return {
             "status": status,
-            "version": version("webhookd"),
+            "version": _version(),
             "stopping": self.stopping,
             "dependencies": {
                 name: {"up": d.up} if d.up else {"up": False, "problem": d.problem} for name, d in dependencies.items()

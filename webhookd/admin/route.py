@@ -158,9 +158,8 @@ async def refusals(request: web.Request, handler: Callable[[web.Request], Awaita
     except web.HTTPException:
         raise
     except Exception as error:  # noqa: BLE001  a mistake of ours: told in the log, without what the exception may quote
-        logger.error(
-            "an admin request failed", handler=getattr(request.match_info.handler, "__qualname__", ""), error=where(error)
-        )
+        resource = request.match_info.route.resource
+        logger.error("an admin request failed", path=resource.canonical if resource else None, error=where(error))
         return refused(500, "webhookd made a mistake; its log tells where")
 
 

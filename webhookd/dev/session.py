@@ -168,7 +168,7 @@ class _Session:
         from webhookd import daemon
         from webhookd.lifecycle import Watch
         from webhookd.metrics import Metrics
-        from webhookd.store.database import migrate
+        from webhookd.store.migrations import migrate
 
         for applied in await migrate(self._settings.database_url.get_secret_value()):
             self._console.print(f"  applied migration {applied}", highlight=False)

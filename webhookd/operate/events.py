@@ -109,6 +109,7 @@ class Events:
 
         async def search(place: Place, looked: int, limit: int) -> _Rows:
             return await self._ask(
+                self._statements.all,
                 queries.search_events,
                 below=min(place.id, high),
                 from_id=low,
@@ -123,6 +124,7 @@ class Events:
     def _open(self, chosen: Filter, statuses: set[Status] | set[str]) -> _Search:
         async def search(place: Place, looked: int, limit: int) -> _Rows:
             return await self._ask(
+                self._statements.all_in_order,
                 queries.search_open,
                 unfinished=bool(_UNFINISHED & statuses),
                 dead=Status.DEAD in statuses,
@@ -137,23 +139,24 @@ class Events:
 
     def _by_key(self, chosen: Filter, key: str, *, notification_only: bool, also: str | None = None) -> _Search:
         async def search(place: Place, looked: int, limit: int) -> _Rows:
-            rows, last = await self._ask(
+            return await self._ask(
+                self._statements.all,
                 queries.search_key,
                 key=key,
                 event_id=_uuid(key),
                 notification_only=notification_only,
+                also=also,
                 below=place.id,
                 looked=looked,
-                limit=limit if also is None else looked,  # of which `also` chooses, below
+                limit=limit,
                 **chosen.keys,
                 **chosen.rest,
             )
-            return [row for row in rows if also is None or _names(row, also)], last
 
         return search
 
-    async def _ask(self, query: Any, **parameters: Any) -> _Rows:
-        found = await self._statements.all(query, **parameters)
+    async def _ask(self, run: Callable[..., Awaitable[list[asyncpg.Record]]], query: Any, **parameters: Any) -> _Rows:
+        found = await run(query, **parameters)
         last = None if found[0]["last_id"] is None else Place(found[0]["last_at"], found[0]["last_id"])
         return [row for row in found if row["id"] is not None], last
 
@@ -214,11 +217,6 @@ def retry_of(row: asyncpg.Record, *, has_body: bool) -> Retry:
         case Status.DEAD:
             return Retry(True, False, "it was given up, and would start anew with all its attempts")
     return Retry(True, True, "it is processed; only with force do its handlers run again, and then their effects happen again")
-
-
-def _names(row: asyncpg.Record, key: str) -> bool:
-    known = (row["notification_id"], row["entity_id"], row["invoice_number"], row["merchant_reference"])
-    return key in known or key.lower() in (str(row["id"]), row["notification_id"])
 
 
 def _by_receipt(row: asyncpg.Record) -> Place:

@@ -9,6 +9,7 @@ from typing import Any
 import asyncpg
 
 from webhookd.store.database import Connection, Database, gateway
+from webhookd.store.queries import queries
 
 
 class Statements:
@@ -25,6 +26,12 @@ class Statements:
     async def all(self, query: Any, **parameters: Any) -> list[asyncpg.Record]:
         """The rows of a query."""
         async with self.connection() as connection:
+            return [row async for row in query(connection, **parameters)]
+
+    async def all_in_order(self, query: Any, **parameters: Any) -> list[asyncpg.Record]:
+        """The rows of a query that is to read an index in its order, whatever PostgreSQL thinks of how few rows there are."""
+        async with self.connection() as connection, connection.transaction():
+            await queries.forbid_bitmaps(connection)
             return [row async for row in query(connection, **parameters)]
 
     @contextlib.asynccontextmanager

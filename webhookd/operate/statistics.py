@@ -159,16 +159,11 @@ def bounds(metric: Histogram) -> list[float]:
     ]
 
 
-def percentile(counts: Sequence[int], upper: Sequence[float], part: float) -> float | None:
-    """The value below which `part` (0 to 1) of what a histogram counted lies, taken as spread evenly within its bucket.
-
-    None where nothing was counted; the last finite bound where it is beyond all of them.
-    """
-    return percentiles(counts, upper, (part,))[0]
-
-
 def percentiles(counts: Sequence[int], upper: Sequence[float], parts: Sequence[float]) -> list[float | None]:
-    """Several of them, each as `percentile`."""
+    """The values below which `parts` (0 to 1) of what a histogram counted lie, taken as spread evenly within a bucket.
+
+    None where nothing was counted; the last finite bound where one is beyond all of them.
+    """
     upto = list(itertools.accumulate(counts))
     if not upto or not upto[-1]:
         return [None] * len(parts)

@@ -1,4 +1,4 @@
-"""PostgreSQL: the connection pools, whether it is up, and the migrations."""
+"""PostgreSQL: the connection pools, and whether it is up."""
 
 from __future__ import annotations
 
@@ -12,25 +12,22 @@ from uuid import UUID, uuid4
 
 import asyncpg
 from asyncpg.connect_utils import SessionAttribute
-from pogo_core.util.migrate import apply
 
 from webhookd.errors import UnavailableError, WebhookdError
 from webhookd.lifecycle import Loop, Watch
 from webhookd.logs import logger, where
 from webhookd.metrics import Metrics
-from webhookd.store.queries import SQL, queries
+from webhookd.store.queries import MIGRATIONS, queries
 
 if TYPE_CHECKING:
     from asyncpg.pool import PoolConnectionProxy
 
 Connection: TypeAlias = "PoolConnectionProxy[asyncpg.Record]"
 
-MIGRATIONS = frozenset(path.stem for path in (SQL / "migrations").glob("*.sql"))
-_CONNECT_TIMEOUT = 5.0
+CONNECT_TIMEOUT = 5.0
 _STATEMENT_TIMEOUT = 10.0
 _UPKEEP_TIMEOUT = 600.0
 _ADMIN_TIMEOUT = 5.0
-_LOCKED = 0.2  # seconds between two tries to be the one that migrates
 
 # SQLSTATE classes that another try can mend: connection, transaction rollback (deadlock), insufficient resources,
 # operator intervention, system error; and read_only_sql_transaction, which a failover causes.
@@ -42,8 +39,9 @@ _ABANDONED = 5.0  # seconds beyond the daemon's own patience, until PostgreSQL g
 # PostgreSQL asks after 15 s of silence whether a client's machine is still there, and gives it up after three questions.
 _KEEPALIVE = {"tcp_keepalives_idle": "15", "tcp_keepalives_interval": "5", "tcp_keepalives_count": "3"}
 
-# Planned for the filters that are given: a plan for any of them would use no index. What its caller has given up is ended.
-_OWN = {"admin": {"plan_cache_mode": "force_custom_plan", "statement_timeout": str(int(_ADMIN_TIMEOUT * 1000))}}
+# What a pool's sessions have beside that. Operators' statements are planned for the filters that are given, since a plan for
+# any of them would use no index; and are ended when their caller has given up.
+SESSIONS = {"admin": {"plan_cache_mode": "force_custom_plan", "statement_timeout": str(int(_ADMIN_TIMEOUT * 1000))}}
 
 
 def unavailable(error: BaseException) -> bool:
@@ -139,10 +137,10 @@ class Database:
                 max_size=max(size, 1),
                 max_inactive_connection_lifetime=60.0,
                 command_timeout=self._timeouts[name],
-                timeout=_CONNECT_TIMEOUT,
+                timeout=CONNECT_TIMEOUT,
                 # After a failover, a name may still lead to what is a replica now.
                 target_session_attrs=SessionAttribute.read_write,
-                server_settings={"application_name": f"webhookd {name}", **self._session, **_OWN.get(name, {})},
+                server_settings={"application_name": f"webhookd {name}", **self._session, **SESSIONS.get(name, {})},
                 # Each session, not only the prober's: settings of a role or database, and a failover, reach new sessions first.
                 init=self._identify,
                 reset=None if name == "upkeep" else _leave_as_is,
@@ -277,7 +275,7 @@ class Database:
     async def _probe(self) -> None:
         await self._give_back()
         try:
-            async with asyncio.timeout(_CONNECT_TIMEOUT), self._lend("short") as connection:
+            async with asyncio.timeout(CONNECT_TIMEOUT), self._lend("short") as connection:
                 await self._identify(connection)
                 if not self.up:
                     await queries.prove_writable(connection)
@@ -317,38 +315,3 @@ class Database:
         self.instance = row["instance"]
         self._clock = row["now"], time.monotonic()
         self._ahead.set(time.time() - row["now"].timestamp())
-
-
-async def migrate(url: str) -> list[str]:
-    """Brings the schema at `url` up to date; returns the ids of the migrations that were applied.
-
-    Safe when several replicas start at once: an advisory lock lets one do it, and the others find it done. Raises
-    UnavailableError where PostgreSQL does not answer.
-    """
-    with gateway():
-        # UTC: where the session's time zone has summer time, a week is not always 168 hours, and partitions would overlap.
-        connection = await asyncpg.connect(url, timeout=_CONNECT_TIMEOUT, server_settings={"timezone": "UTC"})
-        try:
-            while not await queries.lock_migrations(connection):  # noqa: ASYNC110  another process has it
-                await asyncio.sleep(_LOCKED)
-            before = await _applied(connection)
-            await apply(connection, SQL / "migrations", schema_name="public", logger=_Quiet())
-            return sorted(await _applied(connection) - before)
-        finally:
-            await connection.close(timeout=5)  # which releases the lock, whatever happened
-
-
-async def _applied(connection: Any) -> set[str]:
-    try:
-        row = await queries.applied_migrations(connection)
-    except asyncpg.UndefinedTableError:
-        return set()
-    return set(row or ())
-
-
-class _Quiet:
-    """pogo logs each migration as a warning; we log one line ourselves."""
-
-    def _nothing(self, *_: object, **__: object) -> None: ...
-
-    debug = info = warn = warning = error = exception = critical = _nothing

@@ -11,6 +11,7 @@ from aiosql.adapters.asyncpg import AsyncPGAdapter
 
 _package = Path(__file__).parent.parent
 SQL = _package / "sql" if (_package / "sql").is_dir() else _package.parent / "sql"
+MIGRATIONS = frozenset(path.stem for path in (SQL / "migrations").glob("*.sql"))  # their ids
 
 
 class _Adapter(AsyncPGAdapter):
