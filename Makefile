@@ -46,7 +46,7 @@ lint: setup  ## Check style, types and the direction of imports
 lock: setup  ## Lock the dependencies anew, for every platform and Python version
 	@$(BIN)/python -m pip install --quiet uv
 	@$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-header --no-annotate pyproject.toml --output-file deploy/requirements.txt
-	@$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-header --no-annotate pyproject.toml --extra dev --group test --constraint deploy/requirements.txt --output-file deploy/requirements-dev.txt
+	@$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-header --no-annotate pyproject.toml --extra dev --extra tracing --group test --constraint deploy/requirements.txt --output-file deploy/requirements-dev.txt
 
 wheel: setup  ## Build the wheel into dist/
 	@$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
