@@ -1,6 +1,6 @@
 # webhookd: `make help` lists the targets.
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-faults test-guards bench lint lock wheel clean
+.PHONY: help setup run test test-faults test-guards bench lint audit lock wheel clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -29,7 +29,7 @@ test: setup  ## Run the tests, with servers of their own
 	@$(BIN)/pytest -n 6 --dist loadgroup $(ARGS)
 
 test-faults: setup  ## Break servers, networks and processes under load, and count what is lost or doubled; and the long tests
-	@$(BIN)/pytest -n 4 tests/faults tests/acceptance tests/dashboard tests/integration/test_search_plans.py --faults-long --durations=10 $(ARGS)
+	@$(BIN)/pytest -n 4 tests/faults tests/acceptance tests/dashboard tests/deploy tests/upgrade tests/integration/test_search_plans.py --faults-long --durations=10 $(ARGS)
 
 test-guards: setup  ## Take each guard of the promises out of a copy of the code, and see its test fail
 	@$(BIN)/python -m tests.faults.guards $(ARGS)
@@ -43,10 +43,14 @@ lint: setup  ## Check style, types and the direction of imports
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
+audit: setup  ## Look for known vulnerabilities in the locked dependencies
+	@$(BIN)/python .ci/audit
+
 lock: setup  ## Lock the dependencies anew, for every platform and Python version
 	@$(BIN)/python -m pip install --quiet uv
 	@$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-header --no-annotate pyproject.toml --output-file deploy/requirements.txt
 	@$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-header --no-annotate pyproject.toml --extra dev --extra tracing --group test --constraint deploy/requirements.txt --output-file deploy/requirements-dev.txt
+	@echo hatchling | $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --constraint deploy/requirements-dev.txt - --output-file deploy/requirements-build.txt
 
 wheel: setup  ## Build the wheel into dist/
 	@$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .

@@ -22,8 +22,10 @@ import asyncpg
 import botocore.loaders
 import pytest
 import pytest_asyncio
+import structlog
 
 from tests.helpers.running import base_settings
+from tests.helpers.secrets import note_settings
 from webhookd.daemon import Daemon, make_sqs
 from webhookd.dev.servers import Stack
 from webhookd.lifecycle import Watch
@@ -31,6 +33,8 @@ from webhookd.metrics import Metrics
 from webhookd.process.handlers import Registry
 from webhookd.settings import Settings, load
 from webhookd.store.migrations import migrate
+
+pytest_plugins = ["pytester", "tests.helpers.groups"]
 
 NO_CHROMIUM = "no chromium; apt install chromium"
 
@@ -77,6 +81,10 @@ def _own_environment() -> Iterator[None]:
     patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     for name in ("AWS_SESSION_TOKEN", "AWS_PROFILE", "AWS_REGION"):
         patch.delenv(name, raising=False)
+    # A daemon in the test's process logs by structlog's defaults, which show an exception with what the variables held.
+    *processors, _ = structlog.get_config()["processors"]
+    plain = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
+    structlog.configure(processors=[*processors, plain])
     # Each daemon under test would read botocore's data files anew, a tenth of a second of its own.
     patch.setattr("botocore.session.create_loader", functools.cache(botocore.loaders.create_loader))
     yield
@@ -178,7 +186,9 @@ class Servers:
 
 def settings_of(values: dict[str, str], **overrides: Any) -> Settings:
     """Settings from environment variables' names and values, with `overrides` by field."""
-    return load(**{name.removeprefix("WEBHOOKD_").lower(): value for name, value in values.items()} | overrides)
+    settings = load(**{name.removeprefix("WEBHOOKD_").lower(): value for name, value in values.items()} | overrides)
+    note_settings(settings)
+    return settings
 
 
 Start = Callable[..., Awaitable[Daemon]]

@@ -6,8 +6,10 @@ import asyncio
 import json
 import logging
 import os
+import signal
 import sys
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -17,7 +19,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from webhookd.client import dead_letters, events, operations, quarantine, stats
+from webhookd.client import dead_letters, events, health, operations, quarantine, stats
 from webhookd.client.failures import ApiError
 from webhookd.console import FOLDER, Folder, Json, err, out, run
 from webhookd.errors import SettingsError, UnavailableError, WebhookdError
@@ -34,6 +36,7 @@ app = typer.Typer(
 for group in (events, dead_letters, quarantine, operations):
     app.add_typer(group.app)
 app.command("stats", help=stats.HELP)(stats.stats)
+app.command("health", help=health.HELP)(health.health)
 
 
 @app.command()
@@ -41,14 +44,19 @@ def serve() -> None:
     """Run the daemon, until SIGTERM or SIGINT.
 
     Logs go to standard error, a JSON object a line. It starts with PostgreSQL, Redis or SQS away, and waits for them.
+
+    SIGHUP has it read its settings anew and take signature keys, tokens and the TLS certificate from them, while requests go
+    on; where something is wrong with them, all stays as it was, and the log says what.
     """
-    from webhookd import daemon, logs, settings
+    # The daemon takes SIGTERM a second later, when all is imported; until then PID 1 of a container would not hear it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    from webhookd import logs, service, settings
 
     loaded = settings.load()
     logs.configure(loaded.log_level, loaded.log_format)
 
     async def until_stopped() -> int:
-        code = await daemon.serve(loaded)
+        code = await service.serve(loaded, reload=settings.load)
         left = asyncio.all_tasks() - {asyncio.current_task()}
         for task in left:
             task.cancel()
@@ -81,18 +89,47 @@ def dev(
 
 
 @app.command()
-def migrate(as_json: Json = False) -> None:
+def migrate(
+    check: Annotated[
+        bool, typer.Option("--check", help="Change nothing; tell what would be applied, and exit with 3 where anything would.")
+    ] = False,
+    lock_timeout: Annotated[
+        float, typer.Option(min=0.1, help="Seconds that a migration, and webhooks behind it, may wait for a lock.")
+    ] = 2.0,
+    patience: Annotated[
+        float, typer.Option(min=1, help="Seconds until a migration that does not get its lock is given up.")
+    ] = 300.0,
+    as_json: Json = False,
+) -> None:
     """Bring the database's schema up to date.
 
-    Safe on several replicas at once, and while webhookd runs; does nothing where nothing is to do.
-    It needs WEBHOOKD_DATABASE_URL, of a role that may create tables. Run it before `webhookd serve`, at the first time
-    and after each upgrade.
+    Safe on several replicas at once, and while webhookd runs, this release or the one before it; does nothing where nothing is
+    to do. It needs no setting but WEBHOOKD_DATABASE_URL, of a role that may create tables. Run it before `webhookd serve`, at
+    the first time and at each upgrade: migrate, then replace the replicas. To go back to the release before, the schema stays
+    as it is.
+
+    A lock that another session holds is tried for again and again, so that webhooks do not wait behind it. Progress goes to
+    standard error. Exit codes: 0 up to date; 1 failed; 2 a wrong setting; 3 `--check` found something to be applied.
     """
     from webhookd import settings
-    from webhookd.store.migrations import migrate as bring_up
+    from webhookd.store import migrations
 
-    loaded = settings.load()
-    applied = run(bring_up(loaded.database_url.get_secret_value()))
+    url = settings.load_database_url()
+    if check:
+        state = run(migrations.state(url))
+        if as_json:
+            pending = [{"id": one.id, "about": one.about} for one in state.pending]
+            print(json.dumps({"pending": pending, "unknown": state.unknown}))  # noqa: T201
+        else:
+            for one in state.pending:
+                out.print(f"{one.id}: {one.about}", highlight=False, markup=False, soft_wrap=True)
+            if state.unknown:
+                out.print(f"applied by another release: {', '.join(state.unknown)}", highlight=False, soft_wrap=True)
+            if not state.pending:
+                out.print("the schema is up to date", highlight=False)
+        raise typer.Exit(3 if state.pending else 0)
+    tell = partial(err.print, highlight=False, markup=False, soft_wrap=True)
+    applied = run(migrations.migrate(url, tell=tell, lock_timeout=lock_timeout, patience=patience))
     if as_json:
         print(json.dumps({"applied": applied}))  # noqa: T201
     else:
@@ -165,7 +202,8 @@ def trigger(
 
 
 _REMEDIES = {
-    0: "got no answer: is webhookd running there? `webhookd dev` starts one, and --url names another address",
+    0: "got no answer: is webhookd running there? `webhookd dev` starts one, and --url names another address (with "
+    "TLS, one that has the name in the certificate)",
     401: "were refused: the receiver has another key; set WEBHOOKD_SIGNATURE_KEYS (or the account's) to the receiver's",
     404: "met no such webhook: check --account, and the path of --url",
     503: "were put off: the receiver has more than it can take, or its PostgreSQL is away (`webhookd doctor` tells)",

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
-import gc
-import signal
+import os
 import time
-from collections.abc import Callable
 from contextlib import AsyncExitStack
-from typing import Any
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from webhookd import failpoints
 from webhookd.admin.access import Access
 from webhookd.admin.access import Role as AdminRole
 from webhookd.admin.app import admin_app
 from webhookd.admin.health import Health
-from webhookd.authorizenet.signature import fingerprint
 from webhookd.errors import SettingsError
 from webhookd.failpoints import Failpoint, reach
 from webhookd.lifecycle import Loop, Part, Watch
-from webhookd.logs import logger, where
+from webhookd.logs import logger
 from webhookd.metrics import Metrics
 from webhookd.operate.runner import Runner
 from webhookd.operate.statements import Statements
@@ -38,14 +33,18 @@ from webhookd.queue.relay import Relay
 from webhookd.queue.sqs import Sqs
 from webhookd.receive.admission import Admission
 from webhookd.receive.app import PublicApp
+from webhookd.receive.certificate import Certificate
 from webhookd.receive.direct import Direct
 from webhookd.receive.intake import Intake
 from webhookd.receive.listener import Listener, raise_file_limit
-from webhookd.settings import Role, Settings
+from webhookd.settings import RENEWABLE, Role, Settings
 from webhookd.store.claims import Claims
 from webhookd.store.database import Database
 from webhookd.store.events import EventStore
 from webhookd.store.retention import Ages, Retention
+
+if TYPE_CHECKING:
+    from webhookd.tracing import Tracing
 
 _BACKLOG_EVERY = 5.0
 _ADMIN_CONNECTIONS = 4
@@ -66,6 +65,7 @@ class Daemon:
             work=settings.concurrency if Role.WORK in roles else 1,
             admin=_ADMIN_CONNECTIONS,
             handler_timeout=settings.handler_timeout,
+            pooled=settings.database_pooler != "none",
             metrics=metrics,
             watch=watch,
         )
@@ -84,11 +84,16 @@ class Daemon:
         self.admin: web.Application | None = None
         self._public: Listener | None = None
         self._stack = AsyncExitStack()
+        self._access: Access | None = None
+        self._app: PublicApp | None = None
+        self._certificate: Certificate | None = None
         self._intake: Intake | None = None
         self.admission: Admission | None = None
         self._poller: Poller | None = None
+        self._tracing = tracing = _make_tracing(settings, metrics)
         # The order of starting: what a part needs comes before it.
-        self._parts: list[Part] = [self.database, self.claims, self.sqs]
+        self._parts: list[Part] = [] if tracing is None else [tracing]
+        self._parts += [self.database, self.claims, self.sqs]
         self.relay: Relay | None = None
         if Role.RELAY in roles:
             self.relay = Relay(
@@ -98,6 +103,7 @@ class Daemon:
                 resend_after=settings.resend_after,
                 metrics=metrics,
                 watch=watch,
+                tracing=tracing,
             )
             self._parts.append(self.relay)
         self.dead_letters = dead_letters = DeadLetters(
@@ -120,11 +126,12 @@ class Daemon:
                 max_event_age=settings.max_event_age,
                 max_clock_skew=settings.max_clock_skew,
                 metrics=metrics,
+                tracing=tracing,
             )
             self._parts.append(self._intake)
-            for account, keys in settings.keys_by_account.items():
-                for key in keys:
-                    metrics.key_last_used.labels(account, fingerprint(key)).set(0)
+            if settings.tls_certificate is not None and settings.tls_key is not None:
+                self._certificate = Certificate(settings.tls_certificate, settings.tls_key, metrics=metrics, watch=watch)
+                self._parts.append(self._certificate)
         ages = Ages(
             bodies=settings.body_retention,
             audit=settings.audit_retention,
@@ -163,6 +170,7 @@ class Daemon:
             limits,
             metrics=metrics,
             broken=watch.broken,
+            tracing=self._tracing,
         )
         self._poller = Poller(
             self.sqs,
@@ -178,9 +186,8 @@ class Daemon:
     async def start(self) -> None:
         """Starts every part, and both listeners. Raises SettingsError where an address cannot be had."""
         settings = self._settings
-        access = Access(
-            {name: token.get_secret_value() for name, token in settings.admin_tokens.items()},
-            {name: token.get_secret_value() for name, token in settings.read_tokens.items()},
+        self._access = access = Access(
+            *_tokens(settings),
             anonymous=None if settings.admin_anonymous == "nothing" else AdminRole(settings.admin_anonymous),
             metrics=self.metrics,
         )
@@ -209,7 +216,7 @@ class Daemon:
 
     async def _listen_public(self, intake: Intake, admission: Admission) -> Listener:
         settings = self._settings
-        public = PublicApp(
+        self._app = public = PublicApp(
             intake,
             accounts=settings.keys_by_account,
             max_body_bytes=settings.max_body_bytes,
@@ -233,6 +240,7 @@ class Daemon:
             head_timeout=settings.head_timeout,
             retry_after=settings.retry_after,
             shutdown_timeout=settings.commit_timeout + 1,
+            certificate=self._certificate,
             metrics=self.metrics,
         )
         try:
@@ -241,10 +249,31 @@ class Daemon:
             raise _not_listening("WEBHOOKD_LISTEN", settings.public_address, error) from error
         return listener
 
+    def renew(self, settings: Settings) -> list[str]:
+        """Takes what `settings` have in RENEWABLE, as of now, while requests go on; returns the names of those that changed.
+
+        Raises SettingsError where the certificate's files cannot be used; then nothing is changed.
+        """
+        if self._certificate is not None:
+            self._certificate.load()
+        changed = [name for name in RENEWABLE if getattr(settings, name) != getattr(self._settings, name)]
+        self._settings = self._settings.model_copy(update={name: getattr(settings, name) for name in changed})
+        if self._access is not None:
+            self._access.renew(*_tokens(settings))
+        if self._intake is not None and self._app is not None:
+            self._intake.renew(settings.keys_by_account)
+            self._app.renew(settings.keys_by_account)
+        return changed
+
+    @property
+    def settings(self) -> Settings:
+        """Those in force."""
+        return self._settings
+
     @property
     def public_url(self) -> str:
         """Where the public listener is, its port as bound; empty without the role `receive`."""
-        return _bound(self._public)
+        return _bound(self._public, "http" if self._certificate is None else "https")
 
     @property
     def admin_url(self) -> str:
@@ -287,11 +316,31 @@ def _not_listening(setting: str, address: tuple[str, int], error: OSError) -> Se
     )
 
 
-def _bound(listener: web.AppRunner | Listener | None) -> str:
+def _tokens(settings: Settings) -> list[dict[str, str]]:
+    """Those that operate, and those that look: each one's name, and the token."""
+    return [
+        {name: token.get_secret_value() for name, token in tokens.items()}
+        for tokens in (settings.admin_tokens, settings.read_tokens)
+    ]
+
+
+def _bound(listener: web.AppRunner | Listener | None, scheme: str = "http") -> str:
     if listener is None or not listener.addresses:
         return ""
     host, port = listener.addresses[0][:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+
+
+def _make_tracing(settings: Settings, metrics: Metrics) -> Tracing | None:
+    if not settings.tracing:
+        return None
+    try:
+        from webhookd.tracing import Tracing
+    except ImportError as error:
+        raise SettingsError(
+            "WEBHOOKD_TRACING is on, and OpenTelemetry is not installed: pip install 'webhookd[tracing]', or leave it out"
+        ) from error
+    return Tracing(queue=settings.sqs_queue, metrics=metrics)
 
 
 def make_sqs(settings: Settings, metrics: Metrics, watch: Watch) -> Sqs:
@@ -300,53 +349,11 @@ def make_sqs(settings: Settings, metrics: Metrics, watch: Watch) -> Sqs:
         queue=settings.sqs_queue,
         dead_letter_queue=settings.sqs_dead_letter_queue,
         endpoint_url=settings.sqs_endpoint_url,
-        region=settings.sqs_region,
+        # botocore looks for AWS_DEFAULT_REGION alone, where AWS's other SDKs, and their documentation, say AWS_REGION.
+        region=settings.sqs_region or os.environ.get("AWS_REGION"),
         pollers=settings.pollers,
         wait=settings.sqs_wait,
         visibility_timeout=settings.visibility_timeout,
         metrics=metrics,
         watch=watch,
     )
-
-
-def _stray(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    # Not asyncio's own words: they hold the exception's repr, which can quote customer data.
-    error = context.get("exception")
-    logger.error("an error that nobody waited for", error=where(error) if error else None)
-
-
-def _spare_the_collector() -> None:
-    # What is there now stays to the end, so no collection need look at it again; and what a request leaves behind is freed by
-    # its count of references, so to look for cycles at every 700 objects finds none.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(20_000, 20, 20)
-
-
-async def serve(settings: Settings, *, started: Callable[[Daemon], None] | None = None) -> int:
-    """Runs a daemon until SIGTERM or SIGINT; returns the exit code: 1 where one of its parts broke."""
-    failpoints.arm(settings.failpoints)
-    handlers.load(settings.handlers)
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    loop.set_exception_handler(_stray)
-    daemon = Daemon(settings)
-    try:
-        await daemon.start()
-        _spare_the_collector()
-        if started is not None:
-            started(daemon)
-        waits = [asyncio.ensure_future(event.wait()) for event in (stop, daemon.watch.broken)]
-        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        for wait in waits:
-            wait.cancel()
-    finally:
-        try:
-            async with asyncio.timeout(settings.shutdown_grace + 2):
-                await daemon.stop()
-        except TimeoutError:
-            # Whatever is left is safe: it is as if the process had been killed, which everything here is made for.
-            logger.error("the shutdown took longer than WEBHOOKD_SHUTDOWN_GRACE; leaving the rest to recovery")
-    return 1 if daemon.watch.broken.is_set() else 0

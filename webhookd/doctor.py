@@ -10,6 +10,7 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import asdict, dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -23,12 +24,16 @@ from webhookd.lifecycle import Watch
 from webhookd.logs import where
 from webhookd.metrics import Metrics
 from webhookd.process import handlers
+from webhookd.receive.certificate import usable
 from webhookd.settings import Settings
 from webhookd.store.queries import MIGRATIONS, queries
+from webhookd.store.session import UNTOLD, connect, is_pooled
+from webhookd.store.tls import REDIS, tls_problem
 
 _OLDEST_POSTGRESQL = 140000
 _CLOCK_TOLERANCE = 5.0  # seconds
 _PARTITIONS_AHEAD = 14 * 86_400.0  # seconds; a daemon keeps them four weeks ahead
+_CERTIFICATE_DAYS = 14  # certificate managers renew a month ahead
 _KEY_SHAPE = "Authorize.Net's Signature Key has 128 hexadecimal digits: copy it whole"
 
 
@@ -79,6 +84,7 @@ async def examine(settings: Settings, *, source: str = "") -> AsyncIterator[Find
             asyncpg.InterfaceError,
             asyncpg.InternalClientError,
             ValueError,  # a URL that its library cannot read
+            TypeError,  # one with an option that its library does not know
         ) as error:
             # Of other libraries' messages none is shown: they quote URLs with their passwords.
             reason = str(error) if isinstance(error, WebhookdError) else where(error)
@@ -89,7 +95,7 @@ async def examine(settings: Settings, *, source: str = "") -> AsyncIterator[Find
 
 _URLS = {
     "postgresql": "WEBHOOKD_DATABASE_URL, the network, and that the role may connect",
-    "redis": "WEBHOOKD_REDIS_URL and the network; webhookd works without it, only slower",
+    "redis": "WEBHOOKD_REDIS_URL (rediss:// for TLS) and the network; webhookd works without it, only slower",
     "sqs": "WEBHOOKD_SQS_QUEUE, WEBHOOKD_SQS_DEAD_LETTER_QUEUE, WEBHOOKD_SQS_ENDPOINT_URL, and the AWS region and credentials",
 }
 
@@ -109,6 +115,8 @@ def _settings(settings: Settings) -> list[Finding]:
     except SettingsError as error:
         findings.append(Finding("handlers", Verdict.FAILED, str(error)))
     findings.append(_operators(settings))
+    if settings.tls_certificate is not None and settings.tls_key is not None:
+        findings.append(_certificate(settings.tls_certificate, settings.tls_key))
     for name, address in (
         ("WEBHOOKD_LISTEN", settings.public_address),
         ("WEBHOOKD_ADMIN_LISTEN", settings.admin_address),
@@ -126,6 +134,20 @@ def _operators(settings: Settings) -> Finding:
     return Finding("operators", Verdict.OK, "; ".join(told) or nobody)
 
 
+def _certificate(certificate: Path, key: Path) -> Finding:
+    check = "WEBHOOKD_TLS_CERTIFICATE"
+    try:
+        found = usable(certificate, key)
+    except SettingsError as error:
+        return Finding(check, Verdict.FAILED, str(error))
+    left = (found.ends - time.time()) / 86_400
+    names = f"of {', '.join(found.names) or 'no name'}"
+    if left < 0:
+        return Finding(check, Verdict.FAILED, f"{names}, ended {-left:.0f} days ago: renew it; it is taken without a restart")
+    verdict = Verdict.WARNING if left < _CERTIFICATE_DAYS else Verdict.OK
+    return Finding(check, verdict, f"{names}, ends in {int(left)} days" + ("" if verdict is Verdict.OK else ": renew it"))
+
+
 def _address(name: str, address: tuple[str, int]) -> Finding:
     host, port = address
     with contextlib.closing(socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)) as probe:
@@ -138,7 +160,8 @@ def _address(name: str, address: tuple[str, int]) -> Finding:
 
 
 async def _postgresql(settings: Settings) -> list[Finding]:
-    connection = await asyncpg.connect(settings.database_url.get_secret_value(), timeout=5)
+    # Nothing is prepared ahead, so that a pooler in between gets as far as being found out.
+    connection = await connect(settings.database_url.get_secret_value(), timeout=5, statement_cache_size=0)
     findings = []
     try:
         server = await queries.server_state(connection)
@@ -150,6 +173,7 @@ async def _postgresql(settings: Settings) -> list[Finding]:
                 server["version"] + ("" if fine else ": 14 or newer is needed"),
             )
         )
+        findings += _pooler(is_pooled(connection, server["backend"]), told=settings.database_pooler != "none")
         skew = abs(server["epoch"] - time.time())
         findings.append(
             Finding("clock", Verdict.OK, f"within {skew:.1f} s of PostgreSQL's")
@@ -180,6 +204,15 @@ async def _postgresql(settings: Settings) -> list[Finding]:
     return findings
 
 
+def _pooler(there: bool, *, told: bool) -> list[Finding]:
+    if there and not told:
+        return [Finding("pooler", Verdict.FAILED, UNTOLD)]
+    if told and not there:
+        detail = "none is seen before PostgreSQL, and WEBHOOKD_DATABASE_POOLER has each statement parsed anew: set it to none"
+        return [Finding("pooler", Verdict.WARNING, detail)]
+    return [Finding("pooler", Verdict.OK, "one stands before PostgreSQL, as WEBHOOKD_DATABASE_POOLER says")] if told else []
+
+
 async def _partitions(connection: Any) -> Finding:
     ahead = (await queries.retention_state(connection))["ahead"]
     if ahead < _PARTITIONS_AHEAD:
@@ -194,7 +227,17 @@ async def _partitions(connection: Any) -> Finding:
 
 
 async def _redis(settings: Settings) -> list[Finding]:
-    client: Any = Redis.from_url(settings.redis_url.get_secret_value(), socket_timeout=3, socket_connect_timeout=3)
+    url = settings.redis_url.get_secret_value()
+    try:
+        return await _ask_redis(url)
+    except (OSError, RedisError) as error:
+        if problem := tls_problem(error, url, REDIS):
+            raise WebhookdError(problem) from error
+        raise
+
+
+async def _ask_redis(url: str) -> list[Finding]:
+    client: Any = Redis.from_url(url, socket_timeout=3, socket_connect_timeout=3)
     key = f"webhookd:doctor:{uuid.uuid4()}"
     try:
         started = time.perf_counter()

@@ -39,12 +39,16 @@ class ConflictError(WebhookdError):
 
 
 class UnusableError(WebhookdError):
-    """An authentic body that cannot become an event: it goes to quarantine. `reason` is a short code."""
+    """An authentic body that cannot become an event: it goes to quarantine. `reason` is a short code.
 
-    def __init__(self, reason: str, detail: str) -> None:
+    `key` is the fingerprint of the key that verified the body; whoever verified it sets it.
+    """
+
+    def __init__(self, reason: str, detail: str, key: str = "") -> None:
         super().__init__(detail)
         self.reason = reason
         self.detail = detail
+        self.key = key
 
 
 class Retryable(WebhookdError):  # noqa: N818  part of the handler contract, named for what it asks

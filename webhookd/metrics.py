@@ -20,8 +20,12 @@ class Metrics:
         PlatformCollector(registry=registry)
         GCCollector(registry=registry)
 
-        def counter(name: str, text: str, *labels: str) -> Counter:
-            return Counter(f"webhookd_{name}", text, labels, registry=registry)
+        def counter(name: str, text: str, *labels: str, values: tuple[str, ...] = ()) -> Counter:
+            made = Counter(f"webhookd_{name}", text, labels, registry=registry)
+            # There from the start: of a series that begins at 1, Prometheus sees no increase.
+            for value in values:
+                made.labels(value)
+            return made
 
         def gauge(name: str, text: str, *labels: str) -> Gauge:
             return Gauge(f"webhookd_{name}", text, labels, registry=registry)
@@ -50,7 +54,7 @@ class Metrics:
         self.open_requests = gauge("open_requests", "Webhook requests between their head and their answer.")
         self.connections_closed = counter(
             "connections_closed_total",
-            "Connections that webhookd ended: head_timeout, head_too_large, idle (for a newer one), full, unread.",
+            "Connections that webhookd ended: head_timeout, head_too_large, idle (for a newer one), full, unread, tls.",
             "reason",
         )
         self.commit_batch_size = histogram(
@@ -89,10 +93,16 @@ class Metrics:
         )
         self.end_to_end_seconds = histogram("end_to_end_seconds", "From receipt to processed, by PostgreSQL's clock.", _SLOW)
         self.dead = counter(
-            "dead_total", "Events given up: permanent, attempts_spent, redrive_policy, transaction_ended.", "reason"
+            "dead_total",
+            "Events given up: permanent, attempts_spent, redrive_policy, transaction_ended.",
+            "reason",
+            values=("permanent", "attempts_spent", "redrive_policy", "transaction_ended"),
         )
         self.dead_letters_moved = counter(
-            "dead_letters_total", "Dead-letter queue upkeep: copied, adopted, removed, split, lost, redriven.", "action"
+            "dead_letters_total",
+            "Dead-letter queue upkeep: copied, adopted, removed, split, lost, redriven.",
+            "action",
+            values=("copied", "adopted", "removed", "split", "lost", "redriven"),
         )
         self.partitions_ahead = gauge(
             "partitions_ahead_seconds",
@@ -107,6 +117,7 @@ class Metrics:
             "retention_removed_total",
             "What retention removed: rows of bodies, audit, events, quarantine; whole bodies_partitions, audit_partitions.",
             "kind",
+            values=("bodies", "audit", "events", "quarantine", "bodies_partitions", "audit_partitions"),
         )
         self.retention_failures = counter("retention_failures_total", "Tasks of retention that failed; tried again.", "task")
         self.quarantine_rows = gauge("quarantine_rows", "Bodies that wait in quarantine, counted no further than 100,000.")
@@ -118,15 +129,29 @@ class Metrics:
             "account",
             "key",
         )
+        self.certificate_ends = gauge(
+            "tls_certificate_expiry_timestamp_seconds", "When the public listener's certificate ends; 0 where it has none."
+        )
+        self.reloads = counter(
+            "reloads_total",
+            "Times that keys, tokens and certificate were read anew: done, failed.",
+            "outcome",
+            values=("done", "failed"),
+        )
+        self.spans = counter(
+            "spans_total", "Spans of traces by outcome: exported, or failed, since the collector did not take them.", "outcome"
+        )
         self.admin_refused = counter(
             "admin_refused_total",
             "Requests to the admin listener that were refused: no_token, wrong_token, not_allowed, cross_site.",
             "reason",
+            values=("no_token", "wrong_token", "not_allowed", "cross_site"),
         )
         self.acks = counter("acks_total", "Messages deleted from SQS after their event ended, by outcome.", "outcome")
         self.lease_extensions = counter("lease_extensions_total", "Visibility extensions by outcome.", "outcome")
         self.redis_skipped = counter(
             "redis_skipped_total",
-            "Operations done without Redis because it was away; correct, only slower.",
+            "Operations done without Redis because it was away; correct, only slower: seen, mark, claim, release.",
             "operation",
+            values=("seen", "mark", "claim", "release"),
         )

@@ -9,6 +9,7 @@ import hashlib
 import math
 import re
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pydantic_settings
@@ -25,7 +26,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from webhookd.errors import SettingsError
-from webhookd.sources import CONFIG, PREFIX, SecretFiles, config_file, misspelt
+from webhookd.sources import CONFIG, PREFIX, config_file, misspelt, secret_files
 
 _ACCOUNT = re.compile(r"[a-z0-9_-]{1,64}")
 _ACCOUNT_KEYS = "accounts__{}__signature_keys"
@@ -38,6 +39,10 @@ _PROVIDER_RETRIES = 10 * _DAY  # the provider's schedule of retries takes about 
 
 Secrets = Annotated[tuple[SecretStr, ...], NoDecode]
 Tokens = Annotated[dict[str, SecretStr], NoDecode]
+
+
+# What a running daemon takes anew at a SIGHUP, beside the content of the certificate's files.
+RENEWABLE = ("signature_keys", "accounts", "admin_tokens", "read_tokens")
 
 
 class Role(StrEnum):
@@ -92,14 +97,28 @@ class Settings(BaseSettings):
         hide_input_in_errors=True,
     )
 
-    database_url: SecretStr = _setting(..., "PostgreSQL, as postgresql://user:password@host:5432/name.")
-    redis_url: SecretStr = _setting(..., "Redis or Valkey, as redis://:password@host:6379/0 (rediss:// for TLS).")
+    database_url: SecretStr = _setting(
+        ...,
+        "PostgreSQL, as postgresql://user:password@host:5432/name; for TLS, ?sslmode=verify-full&sslrootcert=/path/ca.pem.",
+    )
+    database_pooler: Literal["none", "transaction"] = _setting(
+        "none", "transaction: where a pooler, such as PgBouncer in transaction or session mode, stands before PostgreSQL."
+    )
+    redis_url: SecretStr = _setting(
+        ...,
+        "Redis or Valkey, as redis://:password@host:6379/0; for TLS, rediss://…?ssl_ca_certs=/path/ca.pem (without it, the "
+        "system's CAs).",
+    )
     sqs_queue: str = _setting("webhookd", "The SQS queue, by name or URL.", min_length=1)
     sqs_dead_letter_queue: str = _setting("webhookd-dead-letters", "Its dead-letter queue, by name or URL.", min_length=1)
     sqs_endpoint_url: str | None = _setting(None, "Another address than AWS's for SQS.", pattern=r"^https?://[^@\s]+$")
     sqs_region: str | None = _setting(None, "The queues' region, where it differs from the AWS SDK's own setting.")
     listen: str = _setting("127.0.0.1:8080", "Address of the public listener, which the provider posts to.")
     admin_listen: str = _setting("127.0.0.1:9090", "Address of the admin listener: API, dashboard, health, metrics.")
+    tls_certificate: Path | None = _setting(
+        None, "PEM file of the public listener's certificate and its chain; with it, the listener speaks TLS only."
+    )
+    tls_key: Path | None = _setting(None, "PEM file of that certificate's private key, without a passphrase.")
     signature_keys: Secrets = _setting(
         (), "Signature Keys of the account `default`, comma-separated; several during a rotation."
     )
@@ -171,6 +190,9 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = _setting("info", "The least level that is logged.")
     failpoints: str = _setting("", "For tests of webhookd itself: where the process is to crash, as `name:nth pass`.")
     log_format: Literal["json", "console"] = _setting("json", "json: an object a line; console: for reading.")
+    tracing: bool = _setting(
+        False, "Sends spans to an OpenTelemetry collector, set up by OpenTelemetry's own variables; needs webhookd[tracing]."
+    )
 
     @classmethod
     def settings_customise_sources(
@@ -182,8 +204,9 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """What stands earlier wins: what the process was started with, secret files among it, over what lies about."""
+        files = pydantic_settings.InitSettingsSource(settings_cls, secret_files())
         config = pydantic_settings.InitSettingsSource(settings_cls, config_file())
-        return init_settings, env_settings, SecretFiles(settings_cls), dotenv_settings, config
+        return init_settings, env_settings, files, dotenv_settings, config
 
     _comma_separated_keys = field_validator("signature_keys", mode="before")(_keys)
 
@@ -274,6 +297,8 @@ class Settings(BaseSettings):
             )
         if _collide(self.public_address, self.admin_address):
             problems.append("WEBHOOKD_LISTEN and WEBHOOKD_ADMIN_LISTEN take the same port: give each its own")
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            problems.append("WEBHOOKD_TLS_CERTIFICATE and WEBHOOKD_TLS_KEY go together: set both, or neither")
         if self.max_body_memory < self.max_body_bytes:
             problems.append(
                 "WEBHOOKD_MAX_BODY_MEMORY is below WEBHOOKD_MAX_BODY_BYTES: no body of that size could be taken; raise it"
@@ -368,6 +393,11 @@ def load(**overrides: Any) -> Settings:
     return settings
 
 
+def load_database_url() -> str:
+    """The database's URL, for what needs neither keys nor Redis, and so should not be given them. Raises SettingsError."""
+    return load(redis_url="redis://", roles=Role.WORK.value).database_url.get_secret_value()
+
+
 def _explain(error: Any) -> str:
     if not error["loc"]:
         return str(error["msg"]).removeprefix("Value error, ")
@@ -395,4 +425,6 @@ def _shown(default: object) -> str:
         return ""
     if isinstance(default, frozenset):
         return ",".join(role for role in Role if role in default)
+    if isinstance(default, bool):
+        return str(default).lower()
     return str(int(default)) if isinstance(default, float) and default.is_integer() else str(default)

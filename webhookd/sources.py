@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from dotenv import dotenv_values
-from pydantic.fields import FieldInfo
-from pydantic_settings import PydanticBaseSettingsSource
 
 from webhookd.errors import SettingsError
 
@@ -27,29 +25,26 @@ def variables() -> dict[str, str | None]:
     return {**dotenv_values(".env"), **os.environ}
 
 
-class SecretFiles(PydanticBaseSettingsSource):
-    """`WEBHOOKD_<NAME>_FILE` variables, and systemd's credentials, named as the setting with or without `webhookd_`."""
-
-    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        return None, field_name, False
-
-    def __call__(self) -> dict[str, Any]:
-        files: dict[str, tuple[str, Path]] = {}
-        if folder := os.environ.get("CREDENTIALS_DIRECTORY"):
-            for path in sorted(Path(folder).glob("*")):
-                files[path.name.lower().removeprefix(PREFIX.lower())] = (path.name, path)
-        for name, value in variables().items():
-            if value and name.upper().startswith(PREFIX) and name.upper().endswith("_FILE"):
-                files[name[len(PREFIX) : -len("_FILE")].lower()] = (name, Path(value))
-        found: dict[str, Any] = {}
-        for setting, (name, path) in files.items():
-            if SECRET.fullmatch(setting):
-                *parents, last = setting.split("__")
-                inner = found
-                for parent in parents:
-                    inner = inner.setdefault(parent, {})
-                inner[last] = _read(name, path).strip()
-        return found
+def secret_files() -> dict[str, Any]:
+    """What stands in the files of `WEBHOOKD_<NAME>_FILE`, and in systemd's credentials, named as the setting with or without
+    `webhookd_`. Raises SettingsError.
+    """
+    files: dict[str, tuple[str, Path]] = {}
+    if folder := os.environ.get("CREDENTIALS_DIRECTORY"):
+        for path in sorted(Path(folder).glob("*")):
+            files[path.name.lower().removeprefix(PREFIX.lower())] = (path.name, path)
+    for name, value in variables().items():
+        if value and name.upper().startswith(PREFIX) and name.upper().endswith("_FILE"):
+            files[name[len(PREFIX) : -len("_FILE")].lower()] = (name, Path(value))
+    found: dict[str, Any] = {}
+    for setting, (name, path) in files.items():
+        if SECRET.fullmatch(setting):
+            *parents, last = setting.split("__")
+            inner = found
+            for parent in parents:
+                inner = inner.setdefault(parent, {})
+            inner[last] = _read(name, path).strip()
+    return found
 
 
 def _read(name: str, path: Path) -> str:

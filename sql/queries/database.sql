@@ -5,7 +5,11 @@ SELECT
     md5((SELECT id::text FROM instance) || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::uuid AS instance,
     (SELECT array_agg(migration_id::text) FROM public._pogo_migration) AS migrations,
     current_setting('synchronous_commit') AS synchronous_commit,
+    pg_backend_pid() AS backend,
     clock_timestamp() AS now;
+
+-- name: backend()$
+SELECT pg_backend_pid();
 
 -- name: lock_migrations()$
 -- Tries, and does not wait: to wait is to hold a snapshot, for whose end the making of an index CONCURRENTLY would wait.
@@ -21,12 +25,31 @@ UPDATE instance SET created_at = created_at;
 -- name: applied_migrations()$
 SELECT array_agg(migration_id::text) FROM public._pogo_migration;
 
+-- name: limit_session(lock, statement, local)$
+-- How long a statement may wait for a lock, and how long it may take, as PostgreSQL writes times; `local`: in this transaction.
+SELECT set_config('lock_timeout', :lock::text, :local::boolean), set_config('statement_timeout', :statement::text, :local::boolean);
+
+-- name: in_the_way(waiting)
+-- Whom the session `waiting` waits for, those first that do not wait themselves; pid 0 is a prepared transaction. What they run is
+-- not read: it may hold customer data.
+SELECT
+    b.pid,
+    coalesce(s.backend_type, '') AS kind,
+    coalesce(s.application_name, '') AS application,
+    coalesce(s.usename::text, '') AS role,
+    coalesce(s.state, '') AS state,
+    extract(epoch FROM clock_timestamp() - s.xact_start)::float8 AS seconds
+FROM (SELECT DISTINCT unnest(pg_blocking_pids(:waiting::integer)) AS pid) AS b
+LEFT JOIN pg_stat_activity s ON s.pid = b.pid
+ORDER BY s.wait_event_type = 'Lock', s.xact_start, b.pid;
+
 -- name: server_state()^
 -- What the doctor looks at first, while the schema may be missing.
 SELECT
     current_setting('server_version') AS version,
     current_setting('server_version_num')::integer AS version_number,
     current_setting('synchronous_commit') AS synchronous_commit,
+    pg_backend_pid() AS backend,
     extract(epoch FROM clock_timestamp())::float8 AS epoch;
 
 -- name: take_duty(name, holder, seconds)$

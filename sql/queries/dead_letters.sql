@@ -17,7 +17,7 @@ SELECT id FROM changed;
 
 -- name: states_of_events(ids)
 SELECT
-    id, account, event_type, status, attempts, dead_reason, dead_letter_sent_at IS NOT NULL AS dead_letter_sent,
+    id, account, event_type, status, attempts, dead_reason, traceparent, dead_letter_sent_at IS NOT NULL AS dead_letter_sent,
     discarded_at IS NOT NULL AS discarded, (extract(epoch FROM finished_at) * 1000000)::bigint AS died,
     status = 'retrying' AND retry_at > now() AS put_off
 FROM events
@@ -25,7 +25,7 @@ WHERE id = ANY(:ids::uuid[]);
 
 -- name: owed_dead_letters(grace, limit)
 -- Dead events whose copy has not reached the dead-letter queue within `grace` seconds of their death.
-SELECT id, account, event_type, dead_reason, (extract(epoch FROM finished_at) * 1000000)::bigint AS died
+SELECT id, account, event_type, dead_reason, traceparent, (extract(epoch FROM finished_at) * 1000000)::bigint AS died
 FROM events
 WHERE status = 'dead' AND dead_letter_sent_at IS NULL AND discarded_at IS NULL AND finished_at <= now() - make_interval(secs => :grace)
 ORDER BY finished_at

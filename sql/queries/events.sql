@@ -2,11 +2,12 @@
 -- the partial indexes of what waits instead of the ids, as it does where its statistics are of an hour in which nothing waited; then
 -- each statement reads the whole backlog (tests/integration/test_plans.py).
 
--- name: insert_events(ids, accounts, notification_ids, event_types, event_dates, entity_names, entity_ids, invoice_numbers, merchant_references, key_fingerprints, content_hashes, body_hashes, bodies, send_after, actor, reason)
+-- name: insert_events(ids, accounts, notification_ids, event_types, event_dates, entity_names, entity_ids, invoice_numbers, merchant_references, key_fingerprints, content_hashes, body_hashes, bodies, traceparents, send_after, actor, reason)
 -- Commits new notifications: one row in events, one body, one audit row each, in one statement. A column of texts comes as one
--- text, its parts separated by U+001F; an empty part is NULL where NULL may be. Returns the ids that are
--- new; an id that is missing is a duplicate, by notification id or by content. The caller sorts the arrays, so that
--- two batches with the same events take their locks in the same order.
+-- text, its parts separated by U+001F; an empty part is NULL where NULL may be, and so is every part where the whole is NULL
+-- (`traceparents`, where nothing is traced). Returns the ids that are new; an id that is missing is a duplicate, by
+-- notification id or by content. The caller sorts the arrays, so that two batches with the same events take their locks in the
+-- same order.
 WITH incoming AS MATERIALIZED (
     SELECT i.*
     FROM unnest(
@@ -14,11 +15,11 @@ WITH incoming AS MATERIALIZED (
         string_to_array(:event_types, chr(31)), :event_dates::timestamptz[], string_to_array(:entity_names, chr(31), ''),
         string_to_array(:entity_ids, chr(31), ''), string_to_array(:invoice_numbers, chr(31), ''),
         string_to_array(:merchant_references, chr(31), ''), string_to_array(:key_fingerprints, chr(31)),
-        :content_hashes::bytea[], :body_hashes::bytea[], :bodies::bytea[]
+        :content_hashes::bytea[], :body_hashes::bytea[], :bodies::bytea[], string_to_array(:traceparents, chr(31), '')
     ) AS i (
         id, account, notification_id, event_type, event_date,
         entity_name, entity_id, invoice_number, merchant_reference,
-        key_fingerprint, content_hash, body_hash, body
+        key_fingerprint, content_hash, body_hash, body, traceparent
     )
     -- An alias sent again with other bytes has another content hash; its id alone must stop it.
     WHERE NOT EXISTS (
@@ -27,11 +28,11 @@ WITH incoming AS MATERIALIZED (
 ), inserted AS (
     INSERT INTO events (
         id, account, notification_id, event_type, event_date, entity_name, entity_id, invoice_number,
-        merchant_reference, key_fingerprint, content_hash, body_hash, send_after
+        merchant_reference, key_fingerprint, content_hash, body_hash, traceparent, send_after
     )
     SELECT
         id, account, notification_id, event_type, event_date, entity_name, entity_id, invoice_number,
-        merchant_reference, key_fingerprint, content_hash, body_hash, now() + make_interval(secs => :send_after)
+        merchant_reference, key_fingerprint, content_hash, body_hash, traceparent, now() + make_interval(secs => :send_after)
     FROM incoming
     ON CONFLICT DO NOTHING
     RETURNING id, received_at
@@ -151,7 +152,7 @@ UPDATE events e
 SET send_after = now() + make_interval(secs => :lease)
 WHERE e.id = ANY(ARRAY(SELECT id FROM fresh UNION ALL SELECT id FROM redriven UNION ALL SELECT id FROM stranded))
 RETURNING
-    e.id, e.account, e.event_type, e.attempts, e.sends > 0 OR e.attempts > 0 OR e.redriven_at IS NOT NULL AS alone;
+    e.id, e.account, e.event_type, e.attempts, e.sends > 0 OR e.attempts > 0 OR e.redriven_at IS NOT NULL AS alone, e.traceparent;
 
 -- name: put_back(ids, delay)!
 -- Events that were claimed for sending and could not be sent: due again in `delay` seconds rather than at the end of the lease.
@@ -170,7 +171,8 @@ SELECT
 -- Locks one event for a worker, and reads all that a handler needs. `wait` is how many seconds its retry is still away;
 -- unknown where the clock was put back since the event's receipt, and then SQS's delay alone holds.
 SELECT
-    e.id, e.account, e.notification_id, e.event_type, e.event_date, e.received_at, e.status, e.attempts, b.body,
+    e.id, e.account, e.notification_id, e.event_type, e.event_date, e.received_at, e.status, e.attempts, e.traceparent,
+    b.body,
     CASE WHEN e.received_at <= clock_timestamp() THEN extract(epoch FROM e.retry_at - clock_timestamp())::float8 END AS wait,
     pg_current_xact_id()::text AS transaction
 FROM events e
@@ -181,7 +183,8 @@ FOR UPDATE OF e;
 -- name: claim_event_if_free(id)^
 -- As claim_event, for an event that Redis says another worker has: fails at once where its row is locked.
 SELECT
-    e.id, e.account, e.notification_id, e.event_type, e.event_date, e.received_at, e.status, e.attempts, b.body,
+    e.id, e.account, e.notification_id, e.event_type, e.event_date, e.received_at, e.status, e.attempts, e.traceparent,
+    b.body,
     CASE WHEN e.received_at <= clock_timestamp() THEN extract(epoch FROM e.retry_at - clock_timestamp())::float8 END AS wait,
     pg_current_xact_id()::text AS transaction
 FROM events e
@@ -192,7 +195,8 @@ FOR UPDATE OF e NOWAIT;
 -- name: read_events(ids)
 -- What claim_event reads, of many events and without a lock.
 SELECT
-    e.id, e.account, e.notification_id, e.event_type, e.event_date, e.received_at, e.status, e.attempts, b.body,
+    e.id, e.account, e.notification_id, e.event_type, e.event_date, e.received_at, e.status, e.attempts, e.traceparent,
+    b.body,
     CASE WHEN e.received_at <= clock_timestamp() THEN extract(epoch FROM e.retry_at - clock_timestamp())::float8 END AS wait,
     NULL AS transaction
 FROM events e

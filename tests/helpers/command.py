@@ -8,10 +8,12 @@ import sys
 from pathlib import Path
 
 from tests.helpers.running import KEY
+from tests.helpers.secrets import found, note_environment
 
 
 async def webhookd(*arguments: str, folder: Path, **environment: str) -> tuple[int, str, str]:
     """Runs the command in `folder`; returns its exit code, its standard output and its standard error; fails after a minute."""
+    note_environment(environment)
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("WEBHOOKD_")}
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "webhookd", *arguments),
@@ -27,7 +29,9 @@ async def webhookd(*arguments: str, folder: Path, **environment: str) -> tuple[i
     finally:
         if process.returncode is None:
             process.kill()
+            await process.communicate()
     assert process.returncode is not None
     assert b"Traceback" not in err, err.decode()
     assert KEY.encode() not in out + err
+    assert not (told := found((out + err).decode())), told
     return process.returncode, out.decode(), err.decode()

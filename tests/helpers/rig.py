@@ -81,6 +81,7 @@ class Rig:
     proxies: Proxies = field(init=False)
     ledger: Ledger = field(init=False)
     daemons: list[Process] = field(default_factory=list)
+    through: str = ""  # the webhook's address on a proxy before the daemons, where there is one
     rounds_run: int = 1
     _handlers: str = COUNTING
     _recovered_at: float | None = None
@@ -148,7 +149,9 @@ class Rig:
 
     @property
     def urls(self) -> list[str]:
-        """The webhook's address of each daemon that runs."""
+        """The webhook's address of each daemon that runs, or the proxy's before them all."""
+        if self.through:
+            return [self.through]
         return [daemon.webhook_url for daemon in self.daemons if daemon.running]
 
     def samples(self, count: int | None = None, types: Iterable[str] = EVENT_TYPES) -> Iterator[traffic.Sample]:
@@ -172,7 +175,7 @@ class Rig:
                     return
                 yield sample
 
-        urls = [daemon.webhook_url for daemon in self.daemons]
+        urls = [self.through] if self.through else [daemon.webhook_url for daemon in self.daemons]
         sending = asyncio.create_task(self.ledger.send(samples(), urls, rate=rate, connections=connections))
         try:
             yield

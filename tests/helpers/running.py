@@ -13,6 +13,7 @@ from typing import Any
 import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.helpers.secrets import note_environment
 from tests.helpers.wait import until
 from webhookd.dev.servers import free_port
 
@@ -58,6 +59,7 @@ class Process:
         """Starts the process, with `settings` by field over its own, and waits until it is ready, or not."""
         overrides = {f"WEBHOOKD_{name.upper()}": value for name, value in settings.items()}
         environment = {name: value for name, value in os.environ.items() if not name.startswith("WEBHOOKD_")}
+        note_environment({**self._settings, **overrides})
         paths = [overrides.get("PYTHONPATH", self._settings.get("PYTHONPATH")), environment.pop("PYTHONPATH", None)]
         environment_path = {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
         with self.log.open("ab") as log:

@@ -11,7 +11,7 @@ import pytest
 from pydantic import SecretStr, ValidationError
 
 from webhookd.errors import SettingsError
-from webhookd.settings import Role, Settings, describe, load
+from webhookd.settings import Role, Settings, describe, load, load_database_url
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -387,3 +387,10 @@ def test_every_setting_is_described_with_its_default() -> None:
     assert defaults["ROLES"] == "receive,relay,work"
     assert defaults["LISTEN"] == "127.0.0.1:8080"
     assert defaults["CONFIG"] == defaults["RELAY_WINDOW"] == defaults["ACCOUNTS__<NAME>__SIGNATURE_KEYS"] == ""
+
+
+def test_to_migrate_takes_the_databases_url_and_no_other_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SettingsError, match="WEBHOOKD_DATABASE_URL is not set"):
+        load_database_url()
+    monkeypatch.setenv("WEBHOOKD_DATABASE_URL", DATABASE)
+    assert load_database_url() == DATABASE

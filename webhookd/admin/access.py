@@ -59,12 +59,18 @@ class Access:
     def __init__(
         self, operate: Mapping[str, str], look: Mapping[str, str], *, anonymous: Role | None, metrics: Metrics
     ) -> None:
+        self._tokens: list[tuple[Caller, bytes]] = []
+        self._keys: dict[tuple[str, Role], bytes] = {}
+        self.renew(operate, look)
+        self._anonymous = None if anonymous is None else Caller("anonymous", anonymous, safe=False)
+        self._refused = metrics.admin_refused
+
+    def renew(self, operate: Mapping[str, str], look: Mapping[str, str]) -> None:
+        """Knows these tokens from now on; the sessions of all others end."""
         tokens = [(name, Role.LOOK, token) for name, token in look.items()]
         tokens += [(name, Role.OPERATE, token) for name, token in operate.items()]
         self._tokens = [(Caller(name, role), _digest(token.encode())) for name, role, token in tokens]
         self._keys = {(name, role): _digest(b"session " + token.encode()) for name, role, token in tokens}
-        self._anonymous = None if anonymous is None else Caller("anonymous", anonymous, safe=False)
-        self._refused = metrics.admin_refused
 
     def token(self, token: str) -> Caller:
         """Whose token it is. Raises WrongTokenError."""

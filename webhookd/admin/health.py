@@ -47,3 +47,11 @@ class Health:
                 name: {"up": d.up} if d.up else {"up": False, "problem": d.problem} for name, d in dependencies.items()
             },
         }
+
+    def summary(self) -> str:
+        """How things are, in a line; it holds no secret."""
+        dependencies = {"PostgreSQL": self.postgresql, "Redis": self.redis, "SQS": self.sqs}
+        away = ", ".join(f"{name} away" for name, of in dependencies.items() if not of.up)
+        if not self.serving:
+            return "starting"
+        return f"{'taking webhooks' if self.ready else 'refusing webhooks'}{f': {away}' if away else ''}"

@@ -12,8 +12,6 @@ from time import monotonic
 from types import TracebackType
 from typing import Any, TypeVar
 
-import aiohttp
-
 from webhookd.client.failures import ApiError, Exit
 from webhookd.client.screen import plain
 from webhookd.client.target import Target, find
@@ -27,7 +25,6 @@ ENDED = ("done", "cancelled", "failed")
 # Seconds between two looks at an operation: short at first, since small ones end at once.
 FIRST_LOOK, LAST_LOOK = 0.1, 1.0
 PATIENCE = 60.0  # seconds without an answer through which an operation is followed: a restart of the daemon takes less
-_TIMEOUT = aiohttp.ClientTimeout(total=60, sock_connect=10)
 _LONGEST = 2000  # characters of the API's own words that an error quotes
 
 
@@ -39,8 +36,12 @@ class Api:
         self.clock = datetime.now(UTC)  # when the last answer was made, by the server's clock, in whole seconds
 
     async def __aenter__(self) -> Api:
+        # Imported where a call is made: that takes a fifth of a second, which `--help` and `webhookd health` need not wait for.
+        import aiohttp
+
         headers = {"Authorization": f"Bearer {self._target.token}"} if self._target.token else {}
-        self._session = aiohttp.ClientSession(headers=headers, timeout=_TIMEOUT)
+        timeout = aiohttp.ClientTimeout(total=60, sock_connect=10)
+        self._session = aiohttp.ClientSession(headers=headers, timeout=timeout)
         return self
 
     async def __aexit__(
@@ -91,6 +92,8 @@ class Api:
             yield operation
 
     async def _call(self, method: str, path: Iterable[str], query: Json, body: Json | None) -> Json:
+        import aiohttp
+
         url = "/".join((self._target.url, "webhooks", *path))
         try:
             # Not redirected: a POST would become a GET.
@@ -146,6 +149,8 @@ class Api:
 
 
 def _reason(error: Exception) -> str:
+    import aiohttp
+
     certificate = isinstance(error, aiohttp.ClientConnectorCertificateError)
     strerror = None if certificate else getattr(error, "strerror", None)  # without aiohttp's own account of its TLS settings
     return plain(strerror or error) or type(error).__name__

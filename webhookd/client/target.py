@@ -11,11 +11,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
-from pydantic_settings import BaseSettings
 
 from webhookd.console import err
 from webhookd.errors import SettingsError
-from webhookd.sources import PREFIX, SecretFiles, config_file, variables
+from webhookd.sources import PREFIX, config_file, secret_files, variables
 
 _DEFAULT_LISTEN = "127.0.0.1:9090"
 _TOKENS = ("ADMIN_TOKENS", "READ_TOKENS")
@@ -39,11 +38,10 @@ def find(url: str | None, folder: Path) -> Target:
     elsewhere. Raises SettingsError where no address is known, no token for another machine, or one of them cannot work.
     """
     given = _given()
-    kept = {_name(variable): value for variable, value in dotenv_values(folder / "dev.env").items() if value}
-    own: dict[str, Any] = {**kept, **given}
-    named, name = (url, "--url") if url else (given.get("API_URL"), "WEBHOOKD_API_URL")
+    own = _own(folder, given)
+    named = _named(url, given)
     if named:
-        address = _checked(str(named), name)
+        address = named
     elif "ADMIN_LISTEN" in own or given.keys() & set(_TOKENS):
         address = _reachable(str(own.get("ADMIN_LISTEN", _DEFAULT_LISTEN)))
     else:
@@ -65,14 +63,38 @@ def find(url: str | None, folder: Path) -> Target:
     return Target(address, token)
 
 
+def find_open(url: str | None, folder: Path) -> str:
+    """The address alone, for what needs no token; where none is known, that at which a daemon listens by default.
+
+    No file of a secret is read. Raises SettingsError where the address cannot work.
+    """
+    given = {**{name.upper(): value for name, value in config_file().items()}, **_listed()}
+    own = _own(folder, given)
+    return _named(url, given) or _reachable(str(own.get("ADMIN_LISTEN", _DEFAULT_LISTEN)))
+
+
+def _own(folder: Path, given: Mapping[str, Any]) -> dict[str, Any]:
+    """This machine's settings: those given, and beneath them those of the `webhookd dev` of `folder`."""
+    kept = {_name(variable): value for variable, value in dotenv_values(folder / "dev.env").items() if value}
+    return {**kept, **given}
+
+
+def _named(url: str | None, given: Mapping[str, Any]) -> str | None:
+    named, name = (url, "--url") if url else (given.get("API_URL"), "WEBHOOKD_API_URL")
+    return _checked(str(named), name) if named else None
+
+
+def _listed() -> dict[str, Any]:
+    return {_name(name): value for name, value in variables().items() if value}
+
+
 def _given() -> dict[str, Any]:
     """Settings that some source gives, by their names without WEBHOOKD_; which source wins is as for the daemon.
 
     Only read, not checked: a laptop has no database, and another setting's fault is no matter of these commands.
     """
-    files = {name.upper(): value for name, value in SecretFiles(BaseSettings)().items()}
-    listed = {_name(name): value for name, value in variables().items() if value}
-    return {**{name.upper(): value for name, value in config_file().items()}, **files, **listed}
+    files = {name.upper(): value for name, value in secret_files().items()}
+    return {**{name.upper(): value for name, value in config_file().items()}, **files, **_listed()}
 
 
 def _name(variable: str) -> str:

@@ -83,7 +83,9 @@ def target(folder: Path, *, account: str, url: str | None) -> Target:
         raise SettingsError(f"no key of the account {account!r} to sign with: set {name}")
     host, port = settings.public_address
     path = "/webhooks/authorize-net" + ("" if account == "default" else f"/{account.lower()}")
-    return Target(url or reachable(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}") + path, keys[0])
+    scheme = "http" if settings.tls_certificate is None else "https"
+    own = f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+    return Target(url or reachable(own) + path, keys[0])
 
 
 def reachable(url: str) -> str:

@@ -74,6 +74,10 @@ def run(folder: Path, *, samples: bool, console: Console, loop: Callable[[Corout
     folder = folder.absolute()
     console.print("[bold]webhookd dev[/]: everything on this machine", highlight=False)
     given, checked = given_settings()
+    if checked.tls_certificate is not None:
+        raise SettingsError(
+            "WEBHOOKD_TLS_CERTIFICATE: `webhookd dev` speaks HTTP on this machine; unset it, or use `webhookd serve`"
+        )
     _check_ports(checked)
     stack = Stack(
         folder,
@@ -165,7 +169,8 @@ class _Session:
 
     async def serve(self, *, samples: bool) -> int:
         """Migrates, makes the queues, and serves until a signal; returns the exit code."""
-        from webhookd import daemon
+        from webhookd import service
+        from webhookd.daemon import make_sqs
         from webhookd.lifecycle import Watch
         from webhookd.metrics import Metrics
         from webhookd.store.migrations import migrate
@@ -173,7 +178,7 @@ class _Session:
         for applied in await migrate(self._settings.database_url.get_secret_value()):
             self._console.print(f"  applied migration {applied}", highlight=False)
         if self._stack.embeds_sqs:
-            sqs = daemon.make_sqs(self._settings, Metrics(), Watch())
+            sqs = make_sqs(self._settings, Metrics(), Watch())
             await sqs.start()
             try:
                 await sqs.create_queues(max_receive_count=self._settings.max_attempts + 10)
@@ -182,14 +187,13 @@ class _Session:
         shows: list[asyncio.Task[None]] = []
 
         def started(running: Daemon) -> None:
-            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, signal.raise_signal, signal.SIGTERM)
             if self._interrupts.asked:  # before the daemon took the signals
                 signal.raise_signal(signal.SIGTERM)
             self._keep(running)
             shows.append(asyncio.create_task(self._show(running, samples=samples), name="show"))
 
         try:
-            return await daemon.serve(self._settings, started=started)
+            return await service.serve(self._settings, started=started)
         finally:
             for show in shows:
                 show.cancel()

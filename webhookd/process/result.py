@@ -25,3 +25,4 @@ class Result(NamedTuple):
 
     outcome: Outcome
     again: float | None = None
+    attempt: int | None = None  # where deliveries are traced

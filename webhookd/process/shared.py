@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 from webhookd.authorizenet.notification import label
@@ -24,6 +25,9 @@ from webhookd.queue.sqs import Body
 from webhookd.store.claims import Claims
 from webhookd.store.database import Database, unavailable
 from webhookd.store.events import Claimed, EventStore
+
+if TYPE_CHECKING:
+    from webhookd.tracing import Tracing
 
 BUSY = 1.0  # seconds for each receive so far, until a message comes back whose event another worker has
 EARLY = 0.5  # seconds: a retry that comes back this little before its time is not sent away again
@@ -47,6 +51,7 @@ class SharedTransactions:
         turns: asyncio.Semaphore,
         *,
         metrics: Metrics,
+        tracing: Tracing | None = None,
     ) -> None:
         self._database = database
         self._store = store
@@ -54,6 +59,7 @@ class SharedTransactions:
         self._registry = registry
         self._turns = turns
         self._metrics = metrics
+        self._tracing = tracing
         # While some messages' events are worked on, the next ones gather.
         self._groups: Batcher[Sequence[Body], list[Result | None]] = Batcher(
             "timeline", self._work, max_batch=_GROUP, max_pending=100_000, workers=_GROUPS, fill=_GROUP // 2
@@ -79,6 +85,7 @@ class SharedTransactions:
         return self._groups.submit(bodies)
 
     async def _work(self, groups: list[Sequence[Body]]) -> list[list[Result | None]]:
+        began = time.time_ns()
         ids = list(dict.fromkeys(body.event_id for bodies in groups for body in bodies))
         token, ours = await self._claims.acquire(ids)
         reach(Failpoint.WORKER_AFTER_CLAIM)
@@ -100,8 +107,22 @@ class SharedTransactions:
             told.append([results[body.event_id] for body in bodies])
             # Another message of the same event finds it ended.
             for body in bodies:
-                if results[body.event_id] == _DONE:
+                result = results[body.event_id]
+                if result is not None and result.outcome is Outcome.PROCESSED:
                     results[body.event_id] = Result(Outcome.DUPLICATE)
+        if self._tracing is not None:
+            for bodies, results_of in zip(groups, told, strict=True):
+                for body, result in zip(bodies, results_of, strict=True):
+                    if result is not None:  # else it has a span when it is tried alone
+                        self._tracing.shared(
+                            body.traceparent,
+                            body.event_id,
+                            body.account,
+                            body.event_type,
+                            began=began,
+                            outcome=result.outcome,
+                            attempt=result.attempt,
+                        )
         return told
 
     async def _transact(self, ids: Sequence[UUID]) -> dict[UUID, Result | None]:
@@ -132,7 +153,7 @@ class SharedTransactions:
         reach(Failpoint.WORKER_AFTER_COMMIT)
         spent = (time.perf_counter() - started) / len(due)
         for claimed, age in zip(due, seconds, strict=True):
-            results[claimed.event.id] = _DONE
+            results[claimed.event.id] = _DONE if self._tracing is None else _DONE._replace(attempt=claimed.event.attempt)
             self._metrics.handle_seconds.labels(label(claimed.event.event_type)).observe(spent)
             self._metrics.end_to_end_seconds.observe(age)
             self._metrics.attempts.observe(claimed.event.attempt)

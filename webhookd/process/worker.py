@@ -12,12 +12,12 @@ import functools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import asyncpg
 from asyncpg.transaction import Transaction
 
-from webhookd.authorizenet.notification import label
+from webhookd.authorizenet.notification import EVENT_TYPES, label
 from webhookd.errors import BusyError, Permanent, Retryable, UnavailableError
 from webhookd.event import Event
 from webhookd.failpoints import Failpoint, reach
@@ -36,6 +36,9 @@ from webhookd.queue.sqs import Body, Message, Sqs
 from webhookd.store.claims import Claims
 from webhookd.store.database import Connection, Database, unavailable
 from webhookd.store.events import Claimed, EventStore, storable
+
+if TYPE_CHECKING:
+    from webhookd.tracing import Tracing
 
 _CANCELLED = 2.0  # seconds that handlers have to end when they are cancelled
 _BOOKKEEPING = 10.0  # seconds, for each step after the handlers
@@ -86,6 +89,7 @@ class Worker:
         *,
         metrics: Metrics,
         broken: asyncio.Event,
+        tracing: Tracing | None = None,
     ) -> None:
         self._database = database
         self._store = store
@@ -97,11 +101,16 @@ class Worker:
         self._registry = registry
         self._limits = limits
         self._metrics = metrics
+        self._tracing = tracing
         self._processed = functools.cache(lambda event_type, outcome: metrics.processed.labels(label(event_type), outcome))
         self._handle_seconds = functools.cache(lambda event_type: metrics.handle_seconds.labels(label(event_type)))
+        # What alerts look at is there before the first one: of a series that begins at 1, Prometheus sees no increase.
+        for event_type in (*EVENT_TYPES, "other"):
+            self._processed(event_type, Outcome.UNKNOWN)
+            metrics.retries.labels(event_type)
         self._broken = broken
         self._turns = asyncio.Semaphore(limits.concurrency)
-        self._shared = SharedTransactions(database, store, claims, registry, self._turns, metrics=metrics)
+        self._shared = SharedTransactions(database, store, claims, registry, self._turns, metrics=metrics, tracing=tracing)
         self._stuck: set[asyncio.Task[BaseException | None]] = set()
 
     async def start(self) -> None:
@@ -190,6 +199,12 @@ class Worker:
 
     async def _deliver(self, message: Message, body: Body) -> Result:
         """Works on one event alone, and counts what came of it."""
+        if self._tracing is None:
+            return await self._counted(message, body)
+        with self._tracing.process(body.traceparent, message.id, body.event_id, body.account, body.event_type):
+            return await self._counted(message, body)
+
+    async def _counted(self, message: Message, body: Body) -> Result:
         result = Result(Outcome.INTERRUPTED)
         try:
             result = await self._event(message, body)
@@ -197,6 +212,8 @@ class Worker:
             result = self._interrupted(message, error)
         finally:
             self._processed(body.event_type, result.outcome).inc()
+            if self._tracing is not None:
+                self._tracing.delivered(result.outcome)
         return result
 
     def _interrupted(self, message: Message, error: UnavailableError) -> Result:
@@ -246,6 +263,8 @@ class Worker:
             if unavailable(error):
                 raise UnavailableError("postgresql", where(error)) from error
             raise
+        if self._tracing is not None and claimed is not None:
+            self._tracing.attempted(claimed.event.attempt, result if isinstance(result, BaseException) else None)
         if isinstance(result, BaseException):
             if claimed is None or isinstance(result, UnavailableError):
                 raise result
@@ -336,7 +355,8 @@ class Worker:
     async def _run(self, event: Event, connection: Connection) -> BaseException | None:
         try:
             for registration in self._registry.matching(event.event_type):
-                await registration.handler(event, connection)
+                with contextlib.nullcontext() if self._tracing is None else self._tracing.handler(registration.name):
+                    await registration.handler(event, connection)
         except BaseException as error:  # noqa: BLE001  SystemExit in a handler must not end the daemon
             return error
         return None
@@ -408,7 +428,9 @@ class Worker:
             reach(Failpoint.WORKER_AFTER_DEATH)
             self._metrics.dead.labels(code).inc()
             self._metrics.attempts.observe(event.attempt)
-            self._dead_letters.copy(Body(event.id, event.account, event.event_type, storable(reason), died))
+            self._dead_letters.copy(
+                Body(event.id, event.account, event.event_type, storable(reason), died, claimed.traceparent)
+            )
         return Result(Outcome.DEAD)
 
     async def _hide(self, message: Message, seconds: float) -> None:

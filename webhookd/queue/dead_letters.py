@@ -182,9 +182,9 @@ class DeadLetters:
         reach(Failpoint.DEAD_LETTERS_AFTER_ADOPTION)
         self._dead.inc()
         self._moved.labels("adopted").inc()
-        await self._copy([Body(body.event_id, row["account"], row["event_type"], reason, died)])
+        await self._copy([Body(body.event_id, row["account"], row["event_type"], reason, died, row["traceparent"])])
         return False
 
 
 def _body(event_id: UUID, row: Any) -> Body:
-    return Body(event_id, row["account"], row["event_type"], row["dead_reason"] or "dead", row["died"])
+    return Body(event_id, row["account"], row["event_type"], row["dead_reason"] or "dead", row["died"], row["traceparent"])

@@ -12,6 +12,7 @@ import contextlib
 from collections import deque
 from collections.abc import Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 from webhookd.batcher import Batcher
@@ -23,6 +24,9 @@ from webhookd.metrics import Metrics
 from webhookd.queue.bundles import BUNDLED, may_be_bundled, pack
 from webhookd.queue.sqs import BATCH, Body, Sqs
 from webhookd.store.events import EventStore, Outgoing
+
+if TYPE_CHECKING:
+    from webhookd.tracing import Tracing
 
 # Seconds that the hot path has before the sweeper takes an event for left behind.
 HOT_PATH_GRACE = 10.0
@@ -58,8 +62,10 @@ class Relay:
         resend_after: float,
         metrics: Metrics,
         watch: Watch,
+        tracing: Tracing | None = None,
     ) -> None:
         self._store = store
+        self._tracing = tracing
         self._sqs = sqs
         self._window = window
         self._resend_after = resend_after
@@ -137,10 +143,17 @@ class Relay:
             self._left_behind = True
 
     async def _send(self, events: list[Outgoing]) -> list[BaseException | None]:
-        messages = pack([Body(event.id, event.account, event.event_type) for event in events])
+        messages = pack([Body(event.id, event.account, event.event_type, None, None, event.traceparent) for event in events])
         reach(Failpoint.RELAY_BEFORE_SEND)
+        tracing = self._tracing
+        traced = (
+            contextlib.nullcontext()
+            if tracing is None
+            else tracing.send([event.traceparent for event in events], len(messages))
+        )
         try:
-            sent = await self._sqs.send(messages)
+            with traced:
+                sent = await self._sqs.send(messages)
         except UnavailableError as error:
             self._failed.inc(len(events))
             # What waits behind would fail one timeout after the other; it is in the outbox, where the sweeper finds it.

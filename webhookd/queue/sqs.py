@@ -18,13 +18,14 @@ from uuid import UUID
 import orjson
 from aiobotocore.session import AioSession, get_session
 from asyncpg.pgproto import pgproto
-from botocore.exceptions import BotoCoreError, ClientError, NoRegionError
+from botocore.exceptions import BotoCoreError, ClientError, ConfigParseError, NoRegionError, ProfileNotFound
 
 from webhookd.errors import SettingsError, UnavailableError
 from webhookd.lifecycle import Loop, Watch
 from webhookd.logs import logger, where
 from webhookd.metrics import Metrics
 from webhookd.queue.client import Client
+from webhookd.queue.credentials import Credentials, CredentialsError
 
 BATCH = 10  # SQS's limit for every batch call
 MAX_VISIBILITY = 43_200  # seconds, from a message's receipt
@@ -39,6 +40,7 @@ class Body(NamedTuple):
     event_type: str
     dead: str | None = None
     died: int | None = None  # microseconds since 1970: tells one death of an event from another
+    traceparent: str | None = None  # W3C Trace Context's, of the span of the event's receipt
 
 
 def dump(bodies: Sequence[Body]) -> str:
@@ -53,6 +55,8 @@ def _fields(body: Body) -> dict[str, Any]:
     fields: dict[str, Any] = {"event": str(body.event_id), "account": body.account, "type": body.event_type}
     if body.dead is not None:
         fields |= {"dead": body.dead, "died": body.died}
+    if body.traceparent is not None:
+        fields["traceparent"] = body.traceparent
     return fields
 
 
@@ -66,13 +70,14 @@ def load(text: str) -> tuple[Body, ...]:
 
 
 def _body(fields: dict[str, Any]) -> Body:
-    died = fields.get("died")
+    died, traceparent = fields.get("died"), fields.get("traceparent")
     return Body(
         pgproto.UUID(fields["event"]),
         str(fields["account"]),
         str(fields["type"]),
         fields.get("dead"),
         None if died is None else int(died),
+        None if traceparent is None else str(traceparent),
     )
 
 
@@ -137,6 +142,9 @@ class Sqs:
         if self._calls is not None:
             return
         session = get_session()
+        credentials = Credentials(session, self._region)
+        session.register_component("credential_provider", credentials)
+        self._stack.push_async_callback(credentials.stop)
         # One after the other (loading the service model is not safe at once), and apart from each other: a long poll
         # holds its connection, and the pool's wait has no timeout, so polls would block every delete.
         self._calls = await self._client(session, connections=32)
@@ -159,6 +167,8 @@ class Sqs:
             )
         except NoRegionError as error:
             raise SettingsError("no AWS region: set AWS_REGION (or WEBHOOKD_SQS_REGION) to the queue's region") from error
+        except (ProfileNotFound, ConfigParseError) as error:
+            raise SettingsError(f"the AWS SDK's own settings: {error}") from error
 
     async def stop(self) -> None:
         """Closes the clients."""
@@ -179,6 +189,8 @@ class Sqs:
                     reason = f"the queue {queue.name} does not exist"
                     if "://" not in queue.name:
                         queue.url = None  # it may be made anew, with another URL
+            elif isinstance(error, CredentialsError):
+                reason = str(error)
             if queue is self.queue:
                 self._set(up=False, problem=reason)
             raise UnavailableError("sqs", reason) from error

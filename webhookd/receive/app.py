@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable
 
 from aiohttp import web
+from prometheus_client import Counter
 
 from webhookd.errors import OverloadedError, SignatureError, UnavailableError
 from webhookd.failpoints import Failpoint, armed, reach
@@ -15,7 +16,7 @@ from webhookd.receive.bodies import SMALL, Bodies, Held
 from webhookd.receive.connections import Connection
 from webhookd.receive.intake import Intake, Outcome, Receipt
 from webhookd.receive.problem import SERVER, problem
-from webhookd.receive.refusal import refusal
+from webhookd.receive.refusal import REFUSED, refusal
 
 DEFAULT_ACCOUNT = "default"
 PATH = "/webhooks/authorize-net"
@@ -41,18 +42,27 @@ class PublicApp:
         metrics: Metrics,
     ) -> None:
         self._intake = intake
-        self.paths = {f"{PATH}/{account}": account for account in accounts}
-        if DEFAULT_ACCOUNT in self.paths.values():
-            self.paths[PATH] = DEFAULT_ACCOUNT
+        self.paths: dict[str, str] = {}  # the webhook's path → the account
         self._max_body_bytes = max_body_bytes
         self._bodies = Bodies(max_body_memory)
         self._body_timeout = body_timeout
         self._retry_after = retry_after
         self._received = metrics.received
-        self._taken = {
-            (account, outcome): metrics.received.labels(account, outcome) for account in accounts for outcome in Outcome
-        }
+        self._taken: dict[tuple[str, Outcome], Counter] = {}
         self._ack_seconds = metrics.ack_seconds
+        self.renew(accounts)
+
+    def renew(self, accounts: Iterable[str]) -> None:
+        """Serves these accounts from now on."""
+        self.paths = {f"{PATH}/{account}": account for account in accounts}
+        if DEFAULT_ACCOUNT in self.paths.values():
+            self.paths[PATH] = DEFAULT_ACCOUNT
+        # None is taken out: a webhook of an account that goes may be waiting for its commit.
+        for account in self.paths.values():
+            for outcome in Outcome:
+                self._taken[account, outcome] = self._received.labels(account, outcome)
+            for refused in REFUSED:  # there before the first one: of a series that begins at 1, Prometheus sees no increase
+                self._received.labels(account, refused)
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answers a request, whatever it is."""
@@ -144,8 +154,12 @@ class PublicApp:
             return await self._take(request, account, body, started)
 
     async def _take(self, request: web.BaseRequest, account: str, body: bytes, started: float) -> web.StreamResponse:
+        if not self._intake.knows(account):  # any more, since its body began to come
+            return self._refuse(request, account, 404, "no such account", "unknown_account")
+        tracing = self._intake.tracing
+        origin = None if tracing is None else tracing.origin(request.headers, started)
         try:
-            receipt = await self._intake.take(account, body, request.headers.get("X-ANET-Signature"))
+            receipt = await self._intake.take(account, body, request.headers.get("X-ANET-Signature"), origin)
         except (SignatureError, UnavailableError, OverloadedError, TimeoutError) as error:
             return self._refuse_for(request, account, error)
         return web.Response(body=self.acknowledge(account, receipt, started).encode(), headers=JSON)

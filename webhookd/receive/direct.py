@@ -10,7 +10,7 @@ import asyncio
 import time
 from functools import partial
 from http import HTTPStatus
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from aiohttp import HttpVersion11
 from aiohttp.base_protocol import BaseProtocol
@@ -27,6 +27,9 @@ from webhookd.receive.intake import Intake, Receipt
 from webhookd.receive.refusal import HEAD_END, raw, refusal
 from webhookd.store.events import Accepted
 
+if TYPE_CHECKING:
+    from webhookd.tracing import Origin
+
 _HEAD = "HTTP/1.1 200 OK\r\n" + "".join(f"{name}: {value}\r\n" for name, value in JSON.items())
 _BUFFER = 65_536  # bytes, of a body's stream; larger than any that is taken here
 _BROKEN = raw(HTTPStatus.INTERNAL_SERVER_ERROR, "the webhook could not be handled")
@@ -40,6 +43,7 @@ class Webhook(NamedTuple):
     body: bytes
     signature: str | None
     started: float
+    origin: Origin | None  # where requests are traced
 
 
 class Direct:
@@ -48,6 +52,7 @@ class Direct:
     def __init__(self, app: PublicApp, intake: Intake, *, max_body_bytes: int, retry_after: int, metrics: Metrics) -> None:
         self._app = app
         self._intake = intake
+        self._tracing = intake.tracing
         self._largest = min(SMALL, max_body_bytes)
         self._retry_after = retry_after
         self._received = metrics.received
@@ -66,7 +71,7 @@ class Direct:
         connection.taken()
         try:
             self._intake.check()
-            waiting = self._intake.begin(webhook.account, webhook.body, webhook.signature)
+            waiting = self._intake.begin(webhook.account, webhook.body, webhook.signature, webhook.origin)
         except UnusableError as error:
             self._set_aside(webhook, error)
         except Exception as error:  # noqa: BLE001  whatever it is, the client must have an answer
@@ -102,7 +107,9 @@ class Direct:
             or "Expect" in headers
         ):
             return None
-        return Webhook(connection, account, content.read_nowait(), headers.get("X-ANET-Signature"), time.perf_counter())
+        started = time.perf_counter()
+        origin = None if self._tracing is None else self._tracing.origin(headers, started)
+        return Webhook(connection, account, content.read_nowait(), headers.get("X-ANET-Signature"), started, origin)
 
     def _end(self, webhook: Webhook, waiting: asyncio.Future[Accepted]) -> None:
         try:
@@ -121,7 +128,7 @@ class Direct:
 
     async def _quarantine(self, webhook: Webhook, why: UnusableError) -> None:
         try:
-            receipt = await self._intake.set_aside(webhook.account, webhook.body, webhook.signature, why)
+            receipt = await self._intake.set_aside(webhook.account, webhook.body, why, webhook.origin)
         except Exception as error:  # noqa: BLE001  whatever it is, the client must have an answer
             self._refuse(webhook, error)
         else:

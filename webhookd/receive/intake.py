@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
 
 import uuid_utils
 from asyncpg.pgproto import pgproto
 
 from webhookd.authorizenet.notification import EVENT_TYPES, check_age, label, parse
-from webhookd.authorizenet.signature import Verifier
+from webhookd.authorizenet.signature import Verifier, fingerprint
 from webhookd.batcher import Batcher
 from webhookd.errors import OverloadedError, UnavailableError, UnusableError
 from webhookd.failpoints import Failpoint, reach
@@ -23,9 +25,15 @@ from webhookd.logs import logger, where
 from webhookd.metrics import Metrics
 from webhookd.queue.relay import HOT_PATH_GRACE, Relay
 from webhookd.receive.admission import Admission
+from webhookd.receive.refusal import refusal
 from webhookd.store.claims import Claims, Seen
 from webhookd.store.database import Database
 from webhookd.store.events import Accepted, Arrival, EventStore, Outgoing, Quarantined
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span
+
+    from webhookd.tracing import Origin, Tracing
 
 _MAX_BATCH = 256
 _COMMITS = 3  # group commits under way at a time: while PostgreSQL has some in hand, the next one is made ready
@@ -68,16 +76,22 @@ class Intake:
         max_event_age: float,
         max_clock_skew: float,
         metrics: Metrics,
+        tracing: Tracing | None = None,
     ) -> None:
         self._store = store
         self._claims = claims
         self._database = database
         self._relay = relay
         self._admission = admission
-        self._verifiers = {account: Verifier(of) for account, of in keys.items()}
+        self._verifiers: dict[str, Verifier] = {}
+        self._key_last_used = metrics.key_last_used
+        self._mismatches = metrics.body_mismatches
+        self._keys: set[tuple[str, str]] = set()  # account, and a key's fingerprint
+        self.renew(keys)
         self._max_event_age = max_event_age
         self._max_clock_skew = max_clock_skew
         self._metrics = metrics
+        self.tracing = tracing
         self._duplicates = {layer: metrics.duplicates.labels(layer) for layer in ("redis", "notification_id", "content")}
         self._accepted = {of: metrics.accepted.labels(of) for of in (*EVENT_TYPES, "other")}
         self._commits: Batcher[Arrival, Accepted] = Batcher(
@@ -113,6 +127,18 @@ class Intake:
         """Refuses new requests from now on; those under way are finished."""
         self._stopping = True
 
+    def renew(self, keys: Mapping[str, Sequence[str]]) -> None:
+        """Verifies by these accounts and keys from now on; what is verified already goes its way."""
+        self._verifiers = {account: Verifier(of) for account, of in keys.items()}
+        now = {(account, fingerprint(key)) for account, of in keys.items() for key in of}
+        for account, key in now - self._keys:
+            self._key_last_used.labels(account, key).set(0)
+        for account, key in self._keys - now:
+            self._key_last_used.remove(account, key)
+        self._keys = now
+        for account in keys:  # there before the first one: of a series that begins at 1, Prometheus sees no increase
+            self._mismatches.labels(account)
+
     def knows(self, account: str) -> bool:
         """Whether the account is configured."""
         return account in self._verifiers
@@ -126,30 +152,39 @@ class Intake:
         if self._admission.full or self._commits.full or self._quarantine.full:
             raise OverloadedError("too many webhooks are waiting for their commit")
 
-    async def take(self, account: str, body: bytes, signature: str | None) -> Receipt:
+    async def take(self, account: str, body: bytes, signature: str | None, origin: Origin | None = None) -> Receipt:
         """Takes one body of a known account.
 
         Raises SignatureError where it is not authentic, UnavailableError, OverloadedError or TimeoutError where it could not
         be made durable in time: then it may be committed or not, and the provider's retry settles it.
         """
         try:
-            return self.receipt(account, await self.begin(account, body, signature))
+            return self.receipt(account, await self.begin(account, body, signature, origin))
         except UnusableError as error:
-            return await self.set_aside(account, body, signature, error)
+            return await self.set_aside(account, body, error, origin)
 
-    def begin(self, account: str, body: bytes, signature: str | None) -> asyncio.Future[Accepted]:
+    def begin(self, account: str, body: bytes, signature: str | None, origin: Origin | None = None) -> asyncio.Future[Accepted]:
         """Verifies a body of a known account and hands it to the group commit; `receipt` reads the future's result.
 
         The first half of `take`, for a caller without a task. Raises, as the future does, what `take` raises, and
-        UnusableError, which asks for `set_aside`.
+        UnusableError, which asks for `set_aside`. `origin`: of the request, where it is traced.
         """
         key = self._verifiers[account].verify(body, signature)
         self._admission.check()
-        notification = parse(body, account)
-        check_age(notification.event_date, self._database.now(), self._max_event_age, self._max_clock_skew)
-        waiting = self._commits.submit(Arrival(_new_id(), account, notification, key, body, _body_hash(body)))
+        try:
+            notification = parse(body, account)
+            check_age(notification.event_date, self._database.now(), self._max_event_age, self._max_clock_skew)
+        except UnusableError as error:
+            error.key = key
+            raise
+        span = traceparent = None
+        if self.tracing is not None and origin is not None:
+            span, traceparent = self.tracing.receive(account, origin, notification.event_type)
+        waiting = self._commits.submit(Arrival(_new_id(), account, notification, key, body, _body_hash(body), traceparent))
         self._admission.enter(waiting)
         waiting.add_done_callback(self._admission.leave)
+        if span is not None:
+            waiting.add_done_callback(partial(self._answered, span))
         return waiting
 
     def receipt(self, account: str, accepted: Accepted) -> Receipt:
@@ -158,18 +193,39 @@ class Intake:
             return Receipt(Outcome.ACCEPTED, accepted.id)
         self._duplicates[accepted.layer].inc()
         if not accepted.same_body:
-            self._metrics.body_mismatches.labels(account).inc()
+            self._mismatches.labels(account).inc()
             logger.warning("a known notification id came with another body", account=account, event_id=str(accepted.id))
         return Receipt(Outcome.DUPLICATE, accepted.id)
 
-    async def set_aside(self, account: str, body: bytes, signature: str | None, why: UnusableError) -> Receipt:
+    async def set_aside(self, account: str, body: bytes, why: UnusableError, origin: Origin | None = None) -> Receipt:
         """Keeps an authentic body in quarantine. Raises what `take` raises."""
-        key = self._verifiers[account].verify(body, signature)
         with self._admission.waits():
-            quarantined = Quarantined(_new_id(), account, why.reason, why.detail, key, body, _body_hash(body))
-            quarantine_id = await self._quarantine.submit(quarantined)
+            quarantined = Quarantined(_new_id(), account, why.reason, why.detail, why.key, body, _body_hash(body))
+            waiting = self._quarantine.submit(quarantined)
+            if self.tracing is not None and origin is not None:
+                waiting.add_done_callback(partial(self._answered, self.tracing.receive(account, origin)[0]))
+            quarantine_id = await waiting
         logger.warning("quarantined", account=account, reason=why.reason, quarantine=str(quarantine_id))
         return Receipt(Outcome.QUARANTINED, quarantine_id)
+
+    def _answered(self, span: Span, waiting: asyncio.Future[Accepted] | asyncio.Future[UUID]) -> None:
+        """Ends the span of a webhook whose answer is known."""
+        if self.tracing is None or waiting.cancelled():
+            return
+        error = waiting.exception()
+        if isinstance(error, UnusableError):
+            return  # it goes to quarantine, and has another span for that
+        if isinstance(error, Exception):
+            of = refusal(error)
+            status, outcome = (500, "error") if of is None else (of.status, of.outcome)
+            self.tracing.answered(span, status, outcome, error=error)
+            return
+        kept = waiting.result()
+        if not isinstance(kept, Accepted):
+            self.tracing.answered(span, 200, Outcome.QUARANTINED, quarantine_id=kept)
+            return
+        outcome = Outcome.ACCEPTED if kept.layer is None else Outcome.DUPLICATE
+        self.tracing.answered(span, 200, outcome, event_id=kept.id, layer=kept.layer)
 
     async def _commit(self, arrivals: list[Arrival]) -> list[Accepted | BaseException]:
         self._verified(arrivals)
@@ -196,10 +252,12 @@ class Intake:
         hot = relay is not None and relay.reserve(len(arrivals))
         self._metrics.commit_batch_size.observe(len(arrivals))
         reach(Failpoint.RECEIVE_BEFORE_COMMIT)
-        results = await self._store.accept(arrivals, send_after=HOT_PATH_GRACE if hot else 0.0)
+        traced = contextlib.nullcontext() if self.tracing is None else self.tracing.commit([a.traceparent for a in arrivals])
+        with traced:
+            results = await self._store.accept(arrivals, send_after=HOT_PATH_GRACE if hot else 0.0)
         reach(Failpoint.RECEIVE_AFTER_COMMIT)
         fresh = [
-            Outgoing(arrival.id, arrival.account, arrival.notification.event_type)
+            Outgoing(arrival.id, arrival.account, arrival.notification.event_type, traceparent=arrival.traceparent)
             for arrival, result in zip(arrivals, results, strict=True)
             if isinstance(result, Accepted) and result.layer is None
         ]
@@ -217,14 +275,14 @@ class Intake:
         )
         return [
             # PostgreSQL refused this one alone; it is authentic, so it is kept aside rather than refused.
-            UnusableError("unstorable", where(result)) if isinstance(result, Exception) else result
-            for result in results
+            UnusableError("unstorable", where(result), arrival.key_fingerprint) if isinstance(result, Exception) else result
+            for arrival, result in zip(arrivals, results, strict=True)
         ]
 
     def _verified(self, bodies: Sequence[Arrival | Quarantined]) -> None:
         now = time.time()
-        for account, key in {(body.account, body.key_fingerprint) for body in bodies}:
-            self._metrics.key_last_used.labels(account, key).set(now)
+        for account, key in {(body.account, body.key_fingerprint) for body in bodies} & self._keys:
+            self._key_last_used.labels(account, key).set(now)
 
     async def _commit_quarantine(self, bodies: list[Quarantined]) -> Sequence[UUID | BaseException]:
         self._verified(bodies)

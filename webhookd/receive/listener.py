@@ -15,6 +15,7 @@ from aiohttp.http import HttpProcessingError
 from webhookd.logs import logger, where
 from webhookd.metrics import Metrics
 from webhookd.receive.admission import Admission
+from webhookd.receive.certificate import Certificate
 from webhookd.receive.connections import Connection, Connections
 
 _BACKLOG = 2048  # connections that the system keeps while the loop is late
@@ -22,6 +23,7 @@ _ACCEPTS = 128  # connections taken at a turn of the loop
 _AGAIN = 1.0  # seconds
 _KEEPALIVE = 75.0  # longer than a proxy's idle timeout, so that the proxy is the one who closes
 _LINGER = 2.0  # seconds that a refused body is read on, so that its sender sees the answer rather than a reset
+_HANDSHAKES = 1.0  # seconds that a stop waits for handshakes
 _SPARE_FILES = 256  # for everything but this listener's connections and the workers' to PostgreSQL
 
 
@@ -38,8 +40,11 @@ class Listener:
         head_timeout: float,
         retry_after: int,
         shutdown_timeout: float,
+        certificate: Certificate | None = None,
         metrics: Metrics,
     ) -> None:
+        self._certificate = certificate
+        self._no_handshake = metrics.connections_closed.labels("tls")
         self._handle = handle
         self._direct = direct
         self._shutdown_timeout = shutdown_timeout
@@ -51,7 +56,7 @@ class Listener:
         self._metrics = metrics
         self._connections: Connections | None = None
         self._sockets: list[socket.socket] = []
-        self._accepting: set[asyncio.Task[object]] = set()
+        self._accepting: dict[asyncio.Task[object], None] = {}  # oldest first
 
     async def start(self, host: str, port: int) -> None:
         """Listens. Raises OSError where the address cannot be had."""
@@ -113,19 +118,37 @@ class Listener:
                 loop.call_later(_AGAIN, self._accept_again, of)
                 return
             connection.setblocking(False)
-            if self._connections is not None and self._connections.turns_away(connection):
-                continue
+            if self._certificate is None:
+                if self._connections is not None and self._connections.turns_away(connection):
+                    continue
+            elif len(self._accepting) >= min(self._limit, _BACKLOG):
+                # Those that only connect must not keep out those that go on to speak.
+                oldest = next(iter(self._accepting))
+                del self._accepting[oldest]
+                oldest.cancel()
             task = loop.create_task(self._serve(connection))
-            self._accepting.add(task)
-            task.add_done_callback(self._accepting.discard)
+            self._accepting[task] = None
+            task.add_done_callback(self._accepted)
+
+    def _accepted(self, task: asyncio.Task[object]) -> None:
+        self._accepting.pop(task, None)
 
     async def _serve(self, connection: socket.socket) -> None:
         if self._connections is None:
             connection.close()
             return
+        tls = self._certificate is not None
         try:
-            await asyncio.get_running_loop().connect_accepted_socket(self._connections, connection)
-        except OSError:  # it has gone meanwhile
+            await asyncio.get_running_loop().connect_accepted_socket(
+                self._connections,
+                connection,
+                ssl=self._certificate.context if self._certificate is not None else None,
+                ssl_handshake_timeout=self._head_timeout if tls else None,
+                ssl_shutdown_timeout=_LINGER if tls else None,
+            )
+        except (OSError, asyncio.CancelledError):  # it has gone meanwhile, speaks no TLS, or made way for another
+            if tls:
+                self._no_handshake.inc()
             connection.close()
 
     def _accept_again(self, of: socket.socket) -> None:
@@ -146,8 +169,10 @@ class Listener:
     async def stop(self) -> None:
         """Takes no more connections, ends the idle ones, and returns when the requests under way are answered."""
         self._close()
-        if self._accepting:
-            await asyncio.wait(self._accepting)
+        if self._accepting and (late := (await asyncio.wait(self._accepting, timeout=_HANDSHAKES))[1]):
+            for task in late:
+                task.cancel()
+            await asyncio.wait(late)
         if self._connections is not None:
             await self._connections.stop(self._shutdown_timeout)
         if self._runner is not None:

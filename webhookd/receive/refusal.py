@@ -46,6 +46,10 @@ class Refusal(NamedTuple):
     retry: bool = False  # with Retry-After
 
 
+# The outcomes that a refused webhook of a known account is counted with, and that alerts look at.
+REFUSED = ("overload", "postgresql_away", "webhookd_away", "signature_missing", "signature_malformed", "signature_mismatch")
+
+
 def refusal(error: Exception) -> Refusal | None:
     """What an error of the intake is answered with; None for one that is a mistake of ours."""
     match error:

@@ -27,6 +27,7 @@ from webhookd.failpoints import Failpoint, reach
 from webhookd.lifecycle import Loop, Watch
 from webhookd.logs import logger, where
 from webhookd.metrics import Metrics
+from webhookd.store.tls import REDIS, tls_problem
 
 # Short, because Redis is here to save time: slower than this, PostgreSQL alone is the better way.
 _TIMEOUT = 0.25
@@ -188,7 +189,7 @@ class Claims:
                 replies = await self._pipeline(self._redis.connection_pool, commands)
                 reach(Failpoint.REDIS_AFTER_WRITE)
         except Exception as error:  # not only Redis's own: uvloop raises RuntimeError where a reset closed the transport
-            self._set(up=False, problem=where(error))
+            self._set(up=False, problem=self._told(error))
             self._prober.wake()
             raise UnavailableError("redis", where(error)) from error
         return [UnavailableError("redis", type(reply).__name__) if isinstance(reply, Exception) else reply for reply in replies]
@@ -222,9 +223,12 @@ class Claims:
                 # A write, since all that is asked of Redis is one: a replica, or a Redis that is full, answers PING.
                 await self._redis.execute_command("SET", "webhookd:probe", self._token, "EX", 60)
         except Exception as error:
-            self._set(up=False, problem=where(error))
+            self._set(up=False, problem=self._told(error))
             raise UnavailableError("redis", where(error)) from error
         self._set(up=True)
+
+    def _told(self, error: Exception) -> str:
+        return tls_problem(error, self._url, REDIS) or where(error)
 
 
 async def _reply(connection: Any) -> Any:

@@ -18,6 +18,7 @@ from webhookd.lifecycle import Loop, Watch
 from webhookd.logs import logger, where
 from webhookd.metrics import Metrics
 from webhookd.store.queries import MIGRATIONS, queries
+from webhookd.store.session import MISPLACED, UNTOLD, is_pooled, session_options
 
 if TYPE_CHECKING:
     from asyncpg.pool import PoolConnectionProxy
@@ -42,6 +43,8 @@ _KEEPALIVE = {"tcp_keepalives_idle": "15", "tcp_keepalives_interval": "5", "tcp_
 # What a pool's sessions have beside that. Operators' statements are planned for the filters that are given, since a plan for
 # any of them would use no index; and are ended when their caller has given up.
 SESSIONS = {"admin": {"plan_cache_mode": "force_custom_plan", "statement_timeout": str(int(_ADMIN_TIMEOUT * 1000))}}
+# They give whole rows back. Once prepared, such a statement fails in a transaction after a migration has added a column.
+_CACHES = {"admin": {"statement_cache_size": 0}}
 
 
 def unavailable(error: BaseException) -> bool:
@@ -92,10 +95,12 @@ class Database:
         work: int,
         admin: int = 1,
         handler_timeout: float,
+        pooled: bool = False,
         metrics: Metrics,
         watch: Watch,
     ) -> None:
         self._url = url
+        self._pooled = pooled  # a pooler stands between, and gives consecutive transactions different sessions
         self._sizes = {"short": short, "work": work, "upkeep": 1, "admin": admin}
         # A connection that died without a word is found out by its statement's timeout, so ours are short.
         self._timeouts = {
@@ -140,10 +145,16 @@ class Database:
                 timeout=CONNECT_TIMEOUT,
                 # After a failover, a name may still lead to what is a replica now.
                 target_session_attrs=SessionAttribute.read_write,
-                server_settings={"application_name": f"webhookd {name}", **self._session, **SESSIONS.get(name, {})},
+                **session_options(
+                    f"webhookd {name}",
+                    {**self._session, **SESSIONS.get(name, {})},
+                    pooled=self._pooled,
+                    foreign=name == "work",
+                )
+                | _CACHES.get(name, {}),
                 # Each session, not only the prober's: settings of a role or database, and a failover, reach new sessions first.
                 init=self._identify,
-                reset=None if name == "upkeep" else _leave_as_is,
+                reset=None if name == "upkeep" and not self._pooled else _leave_as_is,
             )
             await self._pools[name]
         with contextlib.suppress(UnavailableError):
@@ -239,7 +250,7 @@ class Database:
     async def _release(self, pool: str, connection: Connection, *, reset: bool) -> None:
         # asyncpg shields this: it must end even when the caller is cancelled, or the pool would lose the connection.
         try:
-            if reset and not connection.is_closed():
+            if reset and not self._pooled and not connection.is_closed():  # else it was, with its transaction
                 await connection.reset(timeout=2.0)
             await self._pools[pool].release(connection, timeout=2.0)
         except (OSError, TimeoutError, KeyError, asyncpg.PostgresError, asyncpg.InterfaceError):
@@ -307,6 +318,10 @@ class Database:
             row = await queries.identify(connection)
         except asyncpg.UndefinedTableError as error:
             raise WebhookdError("the database has no schema yet: run `webhookd migrate`") from error
+        except MISPLACED as error:
+            raise WebhookdError(UNTOLD) from error
+        if not self._pooled and is_pooled(connection, row["backend"]):
+            raise WebhookdError(UNTOLD)
         if missing := MIGRATIONS - set(row["migrations"] or ()):
             raise WebhookdError(f"the database lacks {', '.join(sorted(missing))}: run `webhookd migrate`")
         if row["synchronous_commit"] == "off":

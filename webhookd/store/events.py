@@ -40,6 +40,7 @@ class Arrival(NamedTuple):
     key_fingerprint: str
     body: bytes
     body_hash: bytes
+    traceparent: str | None = None  # of the span of its receipt
 
 
 class Accepted(NamedTuple):
@@ -70,6 +71,7 @@ class Outgoing(NamedTuple):
     event_type: str
     attempts: int = 0
     alone: bool = False  # in a message of its own
+    traceparent: str | None = None
 
 
 @dataclass(slots=True, frozen=True)
@@ -82,6 +84,7 @@ class Claimed:
     wait: float  # seconds until its retry is due; 0 where it is due
     has_body: bool
     transaction: str  # its number, which tells whether effects and status still commit together
+    traceparent: str | None
 
 
 class EventStore:
@@ -132,7 +135,7 @@ class EventStore:
         )
         for _ in range(3):
             # Columns out of rows in C: thirteen comprehensions take as long as to send them.
-            ids, accounts, notifications, key_fingerprints, bodies, body_hashes = zip(*waiting, strict=True)
+            ids, accounts, notifications, key_fingerprints, bodies, body_hashes, traceparents = zip(*waiting, strict=True)
             said = zip(*notifications, strict=True)
             notification_ids, event_types, event_dates, entity_names, entity_ids, invoices, references, contents = said
             rows = await self._all(
@@ -150,6 +153,7 @@ class EventStore:
                 content_hashes=contents,
                 body_hashes=body_hashes,
                 bodies=bodies,
+                traceparents=_joined(traceparents) if any(traceparents) else None,
                 send_after=send_after,
                 actor=actor,
                 reason=reason,
@@ -207,7 +211,8 @@ class EventStore:
     async def claim_unsent(self, statuses: Sequence[Status], *, limit: int, lease: float) -> list[Outgoing]:
         """Events in `statuses` that are due for sending; nobody else gets them for `lease` seconds."""
         rows = await self._all(queries.claim_unsent, statuses=[str(s) for s in statuses], limit=limit, lease=lease)
-        return [Outgoing(row["id"], row["account"], row["event_type"], row["attempts"], row["alone"]) for row in rows]
+        names = ("id", "account", "event_type", "attempts", "alone", "traceparent")
+        return [Outgoing(*(row[name] for name in names)) for row in rows]
 
     async def put_back(self, ids: Sequence[UUID], *, delay: float) -> None:
         """Makes claimed events, which could not be sent, due again in `delay` seconds."""
@@ -365,7 +370,8 @@ def _claimed(row: asyncpg.Record) -> Claimed:
         raw=row["body"] or b"",
     )
     away = max(row["wait"] or 0.0, 0.0)
-    return Claimed(event, Status(row["status"]), row["attempts"], away, row["body"] is not None, row["transaction"])
+    has_body = row["body"] is not None
+    return Claimed(event, Status(row["status"]), row["attempts"], away, has_body, row["transaction"], row["traceparent"])
 
 
 def storable(text: str) -> str:

@@ -1,49 +1,238 @@
-"""Brings the schema up to date."""
+"""Brings the schema up to date, while daemons of this release and of the one before it work on it."""
 
 from __future__ import annotations
 
 import asyncio
+import re
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import asyncpg
-from pogo_core.util.migrate import apply
+from pogo_core.migration import Migration as File
+from pogo_core.migration import read_sql_migration, strip_comments, topological_sort
+from pogo_core.util import sql as pogo
 
-from webhookd.store.database import CONNECT_TIMEOUT, gateway
+from webhookd.backoff import ceiling
+from webhookd.errors import WebhookdError
+from webhookd.store.blockers import Blockers
+from webhookd.store.database import CONNECT_TIMEOUT, gateway, unavailable
 from webhookd.store.queries import SQL, queries
+from webhookd.store.session import connect, is_pooled
 
-_LOCKED = 0.2  # seconds between two tries to be the one that migrates
+FOLDER = SQL / "migrations"
+# Whoever writes to a table stands in line behind a lock that waits for it, webhooks too. Longer than PostgreSQL's
+# deadlock_timeout (1 s unless set), at which it ends an autovacuum that is in the way; shorter than WEBHOOKD_COMMIT_TIMEOUT.
+LOCK_TIMEOUT = 2.0
+PATIENCE = 300.0
+HELD = 10.0  # seconds that one statement of a transaction may take, since others wait for what the transaction has locked
+_TURN = 0.2  # seconds between two tries to be the one that migrates
+_QUIET = 5.0  # seconds of waiting for another process that are not worth a word
+_PAUSE = (2.0, 10.0)  # seconds between two tries for a lock, at first and at most: what stood in line is served meanwhile
+# Such a statement keeps nobody from writing, however long it waits, so it may wait as long as we do.
+_CONCURRENTLY = re.compile(r"\bCONCURRENTLY\b", re.IGNORECASE)
+_POOLED = (
+    "a connection pooler, such as PgBouncer, stands before PostgreSQL: it could give our session, and with it the lock that "
+    "lets one process migrate, to somebody else. For this command, name PostgreSQL itself in WEBHOOKD_DATABASE_URL"
+)
+_NO_LOCK = (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError)
+
+Tell = Callable[[str], None]
 
 
-async def migrate(url: str) -> list[str]:
+@dataclass(slots=True, frozen=True)
+class Migration:
+    """A file of `sql/migrations`: its name without `.sql`, what it says of itself, and its statements.
+
+    Where `transaction` is false, each statement commits by itself, and all of them run anew when one failed.
+    """
+
+    id: str
+    hash: str  # of the id, which pogo keeps beside it
+    about: str
+    transaction: bool
+    statements: tuple[str, ...]
+
+
+@dataclass(slots=True, frozen=True)
+class State:
+    """How a database's schema stands: what it lacks, in order, and what it has from another release."""
+
+    pending: list[Migration]
+    unknown: list[str]
+
+
+async def migrate(
+    url: str,
+    *,
+    tell: Tell = lambda _: None,
+    lock_timeout: float = LOCK_TIMEOUT,
+    patience: float = PATIENCE,
+    folder: Path = FOLDER,
+) -> list[str]:
     """Brings the schema at `url` up to date; returns the ids of the migrations that were applied.
 
-    Safe when several replicas start at once: an advisory lock lets one do it, and the others find it done. Raises
-    UnavailableError where PostgreSQL does not answer.
+    Safe when several replicas start at once: an advisory lock lets one do it, and the others find it done. A lock that is not
+    to be had within `lock_timeout` seconds is given up, so that nobody waits behind it for longer, and tried again, for
+    `patience` seconds in all. `tell` gets a line when a migration begins, waits and ends. Raises UnavailableError where
+    PostgreSQL does not answer, and WebhookdError, which says what to do, where a migration cannot be done.
     """
     with gateway():
         # UTC: where the session's time zone has summer time, a week is not always 168 hours, and partitions would overlap.
-        connection = await asyncpg.connect(url, timeout=CONNECT_TIMEOUT, server_settings={"timezone": "UTC"})
+        connection = await _connect(url, server_settings={"timezone": "UTC"})
         try:
-            while not await queries.lock_migrations(connection):  # noqa: ASYNC110  another process has it
-                await asyncio.sleep(_LOCKED)
-            before = await _applied(connection)
-            await apply(connection, SQL / "migrations", schema_name="public", logger=_Quiet())
-            return sorted(await _applied(connection) - before)
+            if is_pooled(connection, await queries.backend(connection)):
+                raise WebhookdError(_POOLED)
+            await _take_turn(connection, tell)
+            await pogo.ensure_pogo_sync(connection)
+            pending = (await _state(connection, folder)).pending
+            if not pending:
+                return []
+            async with Blockers(url, connection.get_server_pid(), tell) as blockers:
+                session = _Session(connection, blockers, tell, lock_timeout, patience)
+                for migration in pending:
+                    await session.apply(migration)
+            return [migration.id for migration in pending]
         finally:
             await connection.close(timeout=5)  # which releases the lock, whatever happened
 
 
-async def _applied(connection: Any) -> set[str]:
+async def state(url: str, *, folder: Path = FOLDER) -> State:
+    """How the schema at `url` stands; changes nothing. Raises UnavailableError."""
+    with gateway():
+        connection = await _connect(url)
+        try:
+            return await _state(connection, folder)
+        finally:
+            await connection.close(timeout=5)
+
+
+def read(folder: Path = FOLDER) -> list[Migration]:
+    """The migrations in `folder`, each after those that it depends on."""
+    files = [File(path.stem, path, set()) for path in sorted(folder.glob("*.sql"))]
+    return [_migration(file) for file in topological_sort([file.load() for file in files])]
+
+
+def _migration(file: File) -> Migration:
+    about, _, _, _, transaction, statements, _ = read_sql_migration(file.path)
+    bare = (strip_comments(statement).strip() for statement in statements)
+    return Migration(file.id, file.hash, about, transaction, tuple(filter(None, bare)))
+
+
+async def _connect(url: str, **options: Any) -> Any:
+    # Nothing is prepared ahead, so that a pooler in between gets as far as being found out.
+    return await connect(url, timeout=CONNECT_TIMEOUT, statement_cache_size=0, **options)
+
+
+async def _take_turn(connection: Any, tell: Tell) -> None:
+    began, told = time.monotonic(), False
+    while not await queries.lock_migrations(connection):  # another process has it
+        if not told and time.monotonic() - began > _QUIET:
+            tell("another process migrates this database: waiting for its end")
+            told = True
+        await asyncio.sleep(_TURN)
+
+
+async def _state(connection: Any, folder: Path) -> State:
     try:
-        row = await queries.applied_migrations(connection)
+        applied = set(await queries.applied_migrations(connection) or ())
     except asyncpg.UndefinedTableError:
-        return set()
-    return set(row or ())
+        applied = set()
+    known = read(folder)
+    return State([one for one in known if one.id not in applied], sorted(applied - {one.id for one in known}))
 
 
-class _Quiet:
-    """pogo logs each migration as a warning; we log one line ourselves."""
+class _Session:
+    """The session that migrates."""
 
-    def _nothing(self, *_: object, **__: object) -> None: ...
+    def __init__(self, connection: Any, blockers: Blockers, tell: Tell, lock_timeout: float, patience: float) -> None:
+        self._connection = connection
+        self._blockers = blockers
+        self._tell = tell
+        self._lock_timeout = lock_timeout
+        self._patience = patience
+        self._migration = ""
+        self._began = 0.0
 
-    debug = info = warn = warning = error = exception = critical = _nothing
+    async def apply(self, migration: Migration) -> None:
+        """Applies one migration, and says so when it begins and when it has ended."""
+        self._began = time.monotonic()
+        self._migration = migration.id
+        self._blockers.begin(migration.id)
+        self._tell(f"{migration.id}: {migration.about}")
+        try:
+            if migration.transaction:
+                await self._patiently(partial(self._at_once, migration))
+            else:
+                await self._one_by_one(migration)
+        except asyncpg.PostgresError as error:
+            if problem := self._problem(error, migration):
+                undone = "Nothing of it is done" if migration.transaction else "The next run does all of it anew"
+                raise WebhookdError(f"{migration.id}: {problem}. {undone}.") from error
+            raise
+        self._tell(f"{migration.id}: done in {self._took():.1f} s")
+
+    def _took(self) -> float:
+        return time.monotonic() - self._began
+
+    def _problem(self, error: asyncpg.PostgresError, migration: Migration) -> str | None:
+        """What to tell; None where PostgreSQL went away."""
+        if isinstance(error, _NO_LOCK):
+            return (
+                f"given up after {self._took():.0f} s, waiting for {self._blockers.last or 'other sessions'}. Let it end, or "
+                "end it (SELECT pg_terminate_backend(…)), and run `webhookd migrate` again; where handlers of yours take so "
+                "long all the time, a longer --lock-timeout gets between them, and webhooks that wait too long are answered 503"
+            )
+        if isinstance(error, asyncpg.QueryCanceledError) and migration.transaction:
+            return (
+                f"{error}: it may take {HELD:g} s, since others wait for what it has locked. Run `webhookd migrate` again when "
+                "PostgreSQL has less to do"
+            )
+        return None if unavailable(error) else str(error)
+
+    async def _patiently(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Does `work`, anew while it gets no lock."""
+        attempt = 0
+        while True:
+            try:
+                return await work()
+            except _NO_LOCK:
+                attempt += 1
+                pause = ceiling(attempt, *_PAUSE)
+                if self._took() + pause > self._patience:
+                    raise
+            self._tell(f"{self._migration}: got no lock; tries again in {pause:g} s")
+            await asyncio.sleep(pause)
+
+    async def _at_once(self, migration: Migration) -> None:
+        async with self._connection.transaction():
+            await queries.limit_session(self._connection, lock=_ms(self._lock_timeout), statement=_ms(HELD), local=True)
+            for statement in migration.statements:
+                await self._execute(statement)
+            await self._note(migration)
+
+    async def _one_by_one(self, migration: Migration) -> None:
+        for statement in migration.statements:
+            waits = bool(_CONCURRENTLY.search(statement))
+            lock_timeout = self._patience if waits else self._lock_timeout
+            await queries.limit_session(self._connection, lock=_ms(lock_timeout), statement=_ms(0), local=False)
+            if waits:
+                # Not tried again alone: what it left behind is removed by the statement before it.
+                await self._execute(statement)
+            else:
+                await self._patiently(partial(self._execute, statement))
+        await self._note(migration)
+
+    async def _execute(self, statement: str) -> None:
+        with self._blockers.watching():
+            await self._connection.execute(statement)
+
+    async def _note(self, migration: Migration) -> None:
+        await pogo.migration_applied(self._connection, migration.id, migration.hash, schema_name="public")
+
+
+def _ms(seconds: float) -> str:
+    return f"{round(seconds * 1000)}ms"

@@ -1,0 +1,149 @@
+"""A daemon that has met nearly everything, under the eyes of a real Prometheus; one for the whole session."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import signal
+import tempfile
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import aiohttp
+import asyncpg
+import orjson
+import pytest
+
+from tests.conftest import Servers, make_queues
+from tests.helpers.prometheus import Prometheus
+from tests.helpers.running import KEY, Process
+from tests.helpers.wait import until
+from webhookd.authorizenet.notification import EVENT_TYPES
+from webhookd.dev import traffic
+from webhookd.dev.servers import Stack
+
+VOID = "net.authorize.payment.void.created"
+REFUND = "net.authorize.payment.refund.created"
+OLD_KEY = KEY[::-1]
+HANDLERS = f"""
+from webhookd import Permanent, Retryable, on
+
+@on("{VOID}")
+async def give_up(event, connection):
+    raise Permanent("as the test wants it")
+
+@on("{REFUND}")
+async def succeed_at_the_second_try(event, connection):
+    if event.attempt == 1:
+        raise Retryable("as the test wants it", after=0)
+"""
+Page = dict[tuple[str, frozenset[tuple[str, str]]], float]  # of a scrape: name and labels → value
+
+
+@dataclass
+class Observed:
+    """The daemon and its observer. `before`: the alerts that fired before it ran; `start`: its page before any webhook."""
+
+    prometheus: Prometheus
+    daemon: Process
+    stack: Stack
+    database: str
+    before: set[str]
+    start: Page
+
+    async def put_off(self) -> bool:
+        """Sends a webhook; whether it is answered 503."""
+        async with aiohttp.ClientSession() as http:
+            return (await traffic.post(http, self.daemon.webhook_url, traffic.sample(EVENT_TYPES[0], 1), key=KEY)).status == 503
+
+    def admit(self, *, connections: bool) -> None:
+        """Has PostgreSQL refuse the daemon, and end its sessions; or let it in again."""
+
+        async def alter() -> None:
+            server = await asyncpg.connect(self.stack.database_url)
+            await server.execute(f"ALTER DATABASE {self.database} ALLOW_CONNECTIONS {connections}")
+            await server.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", self.database)
+            await server.close()
+
+        asyncio.run(alter())
+
+
+async def _database(stack: Stack, name: str, template: str | None) -> None:
+    server = await asyncpg.connect(stack.database_url)
+    await server.execute(f"CREATE DATABASE {name} TEMPLATE {template}" if template else f"DROP DATABASE {name} WITH (FORCE)")
+    await server.close()
+
+
+async def _round(daemon: Process, number: int) -> None:
+    """One of each type, three sorts of duplicates, one for quarantine, two that are refused, and two at the admin listener."""
+    async with aiohttp.ClientSession() as http:
+
+        async def post(sample: traffic.Sample, outcome: str, **more: str) -> None:
+            answer = await traffic.post(http, daemon.webhook_url, sample, **({"key": KEY} | more))
+            assert (answer.outcome if answer.status == 200 else str(answer.status)) == outcome, answer
+
+        samples = [traffic.sample(event_type, number) for event_type in EVENT_TYPES]
+        for sample in samples:
+            await post(sample, "accepted")
+        first = samples[0]
+        await post(first, "duplicate")
+        await post(replace(first, body=first.body + b" "), "duplicate")
+        again = orjson.dumps(orjson.loads(first.body) | {"notificationId": str(uuid.uuid4())})
+        await post(replace(first, body=again), "duplicate")
+        await post(replace(first, body=b'{"eventType": "no id"}'), "quarantined", key=OLD_KEY)
+        await post(first, "401", signature="sha512=" + "0" * 128)
+        await post(first, "401", signature="none")
+        for headers in ({}, {"Authorization": "Bearer nobody's"}):
+            async with http.get(f"{daemon.admin_url}/webhooks/events", headers=headers) as response:
+                assert response.status == 401
+
+    async def ended() -> bool:
+        done = [
+            await daemon.metric("webhookd_processed_total", outcome=outcome) for outcome in ("processed", "dead", "retrying")
+        ]
+        return done == [22 * number, number, number]
+
+    await until(ended, "every event has ended", deadline=30)
+
+
+@pytest.fixture(scope="session")
+def observed(stack: Stack, template: str) -> Iterator[Observed]:
+    """See Observed."""
+    folder = Path(tempfile.mkdtemp(prefix="webhookd-prometheus-"))
+    name = f"webhookd_observed_{uuid.uuid4().hex[:8]}"
+    url = urlsplit(stack.database_url)._replace(path=f"/{name}").geturl()
+    servers = Servers(url, stack.redis_url, stack.sqs_endpoint_url, name, f"{name}_dead", folder)
+    asyncio.run(_database(stack, name, template))
+    (folder / "observed_handlers.py").write_text(HANDLERS)
+    daemon = Process(
+        {
+            **servers.settings,
+            "WEBHOOKD_SIGNATURE_KEYS": f"{OLD_KEY},{KEY}",
+            "WEBHOOKD_ADMIN_TOKENS": "ann:who-watches-this-daemon",
+            "WEBHOOKD_HANDLERS": "observed_handlers",
+            "PYTHONPATH": str(folder),
+        },
+        folder,
+    )
+    prometheus = Prometheus(folder / "prometheus", [daemon.admin_url.removeprefix("http://")])
+    try:
+        prometheus.start()
+        asyncio.run(make_queues(servers))
+        prometheus.fires("WebhookdDown")
+        before = prometheus.firing()
+        asyncio.run(daemon.start())
+        start = asyncio.run(daemon.metrics())
+        prometheus.scraped()
+        for number in (1, 2):  # a counter that first shows up with a number has no rate yet
+            asyncio.run(_round(daemon, number))
+            prometheus.scraped()
+        prometheus.scraped()  # and its rules are evaluated on it
+        yield Observed(prometheus, daemon, stack, name, before, start)
+    finally:
+        daemon.end(signal.SIGKILL)
+        prometheus.stop()
+        asyncio.run(_database(stack, name, None))
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,153 @@
+"""What expressions in PromQL name: metrics, labels, functions; and what there is to be named."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import yaml
+
+from tests.helpers.prometheus import RULES
+from webhookd.metrics import Metrics
+
+_NAME = r"[a-zA-Z_:][a-zA-Z0-9_:]*"
+_MATCHER = re.compile(rf'\s*({_NAME})\s*(=~|!~|!=|=)\s*"((?:[^"\\]|\\.)*)"\s*')
+_GROUPING = re.compile(r"\b(?:by|without|on|ignoring|group_left|group_right)\s*\(([^)]*)\)")
+_SELECTOR = re.compile(rf"({_NAME})\s*(\{{[^}}]*\}})?(\s*\()?")
+_WORDS = {"and", "or", "unless", "bool", "offset", "by", "without", "on", "ignoring", "group_left", "group_right"}
+TARGET_LABELS = {"job", "instance", "namespace"}  # that a scrape adds
+_SCRAPE = {"up": TARGET_LABELS}
+
+
+class Matcher(NamedTuple):
+    """One condition of a selector."""
+
+    label: str
+    operator: str
+    value: str
+
+    def alternatives(self) -> list[Matcher]:
+        """A matcher for each value that this one allows for, so that each can be looked for."""
+        if self.operator != "=~" or "(" in self.value:
+            return [self]
+        return [Matcher(self.label, "=~", value) for value in self.value.split("|")]
+
+    def fits(self, labels: Mapping[str, str]) -> bool:
+        """Whether a series with `labels` has it."""
+        found = labels.get(self.label, "")
+        same = re.fullmatch(self.value, found) is not None if "~" in self.operator else found == self.value
+        return same is not self.operator.startswith("!")
+
+
+class Selector(NamedTuple):
+    """A metric's name, and conditions on its labels."""
+
+    name: str
+    matchers: tuple[Matcher, ...] = ()
+
+    def __str__(self) -> str:
+        conditions = [f'{label}{operator}"{value}"' for label, operator, value in self.matchers]
+        return f"{self.name}{{{','.join(conditions)}}}"
+
+    def alternatives(self) -> Iterator[Selector]:
+        """Selectors that must each find a series: this one with every value of its alternatives in turn."""
+        for i, matcher in enumerate(self.matchers):
+            for one in matcher.alternatives():
+                yield Selector(self.name, (*self.matchers[:i], one, *self.matchers[i + 1 :]))
+        if not self.matchers:
+            yield self
+
+
+@dataclass
+class Named:
+    """What an expression names."""
+
+    selectors: list[Selector] = field(default_factory=list)
+    labels: set[str] = field(default_factory=set)  # that it groups and joins by
+
+
+def named(expression: str) -> Named:
+    """What an expression names; it need not be valid, which Prometheus itself says."""
+    found = Named()
+    for grouping in _GROUPING.finditer(expression):
+        found.labels |= {label.strip() for label in grouping[1].split(",") if label.strip()}
+    rest = _GROUPING.sub(" ", re.sub(r"#.*", "", expression))
+    rest = re.sub(r"\[[^\]]*\]|\boffset\s+\w+", " ", rest)
+    for name, conditions, call in _SELECTOR.findall(re.sub(r"\b\d[\w.]*|\$\w+(?=[^\"]*$)", " ", rest)):
+        if not call and name not in _WORDS:
+            matchers = tuple(Matcher(*one) for one in _MATCHER.findall(conditions))
+            assert len(matchers) == conditions.count('"') // 2, f"not understood: {name}{conditions}"
+            found.selectors.append(Selector(name, matchers))
+    return found
+
+
+@dataclass(slots=True, frozen=True)
+class Rule:
+    """A rule of the file; `alert` is empty for a recording rule, and `record` for an alert."""
+
+    group: str
+    expression: str
+    alert: str
+    record: str
+    severity: str
+    annotations: dict[str, str]
+
+
+def rules() -> list[Rule]:
+    """Every rule, in the file's order."""
+    return [
+        Rule(
+            group["name"],
+            rule["expr"],
+            rule.get("alert", ""),
+            rule.get("record", ""),
+            rule.get("labels", {}).get("severity", ""),
+            rule.get("annotations", {}),
+        )
+        for group in yaml.safe_load(RULES.read_text())["groups"]
+        for rule in group["rules"]
+    ]
+
+
+def own_metrics() -> dict[str, set[str]]:
+    """The names of every series of the daemon's page, with their labels; of Python's and the process's, too."""
+    registry = Metrics().registry
+    found: dict[str, set[str]] = {}
+    collectors = {name: collector for collector, names in registry._collector_to_names.items() for name in names}
+    for family in registry.collect():
+        of = collectors.get(family.name)
+        labels = set(getattr(of, "_labelnames", ())) | {label for sample in family.samples for label in sample.labels}
+        ends = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}.get(family.type, ("",))
+        for end in ends:
+            found[family.name + end] = labels | ({"le"} if end == "_bucket" else set())
+    return found
+
+
+def families() -> set[str]:
+    """The daemon's own metrics, by the names that users know."""
+    types = {"counter": "_total"}
+    return {
+        family.name + types.get(family.type, "")
+        for family in Metrics().registry.collect()
+        if family.name.startswith("webhookd_")
+    }
+
+
+def problems(expression: str, metrics: Mapping[str, set[str]]) -> list[str]:
+    """What an expression names that is not in `metrics`, or not a label of theirs."""
+    of = named(expression)
+    known = {**metrics, **_SCRAPE}
+    told = [f"no metric {selector.name}" for selector in of.selectors if selector.name not in known]
+    labels = set(TARGET_LABELS)
+    for selector in of.selectors:
+        own = known.get(selector.name, set()) | TARGET_LABELS
+        labels |= own
+        told += [f"{selector.name} has no label {one.label}" for one in selector.matchers if one.label not in own]
+    return told + [f"no label {label} to group by" for label in sorted(of.labels - labels)]
+
+
+def recorded() -> dict[str, set[str]]:
+    """The recording rules' names, with the labels that they aggregate by."""
+    return {rule.record: named(rule.expression).labels - {"le", "instance"} for rule in rules() if rule.record}

@@ -1,0 +1,230 @@
+"""deploy/grafana: Grafana can load it, and each query finds data where a daemon has met nearly everything."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from itertools import combinations
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import yaml
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.cog.plugins import register_default_plugins
+from grafana_foundation_sdk.models.dashboard import Dashboard
+
+from tests.deploy.conftest import Observed
+from tests.deploy.promql import families, named, own_metrics, problems, rules
+from tests.helpers.prometheus import CONFIGURATION, DEPLOY, needs_prometheus
+
+pytestmark = pytest.mark.xdist_group("prometheus")
+GRAFANA = DEPLOY / "grafana"
+DASHBOARD: dict[str, Any] = json.loads((GRAFANA / "webhookd.json").read_text())
+PANELS: list[dict[str, Any]] = DASHBOARD["panels"]
+VARIABLES: dict[str, dict[str, Any]] = {one["name"]: one for one in DASHBOARD["templating"]["list"]}
+README = DEPLOY.parent / "README.md"
+ALERTS = {"ALERTS": {"alertname", "alertstate"}}
+
+# Panels whose queries find nothing here, and why.
+EMPTY = {
+    "Certificate ends in": "the daemon here has no certificate of its own",
+    "Traces": "tracing is off",
+}
+# Metrics that neither a rule nor the dashboard nor the README names, and why.
+UNUSED: dict[str, str] = {}
+
+# What Grafana itself puts in the place of its own variables, and what a user chooses.
+VALUES = {"__rate_interval": "5m", "namespace": ".*", "job": "webhookd", "instance": ".*", "datasource": "prometheus"}
+
+
+class Query(NamedTuple):
+    """A panel's query."""
+
+    panel: str
+    expression: str
+    legend: str
+
+
+def queries() -> Iterator[Query]:
+    for panel in PANELS:
+        for target in panel.get("targets", ()):
+            yield Query(panel["title"], target["expr"], target["legendFormat"])
+
+
+def substituted(text: str) -> str:
+    return re.sub(r"\$\{?(\w+)\}?", lambda variable: VALUES[variable[1]], text)
+
+
+def test_the_dashboard_is_what_grafana_loads() -> None:
+    assert DASHBOARD["schemaVersion"] == 39
+    assert DASHBOARD["uid"] == "webhookd"
+    assert "id" not in DASHBOARD, "Grafana gives it one"
+    assert len({panel["id"] for panel in PANELS}) == len(PANELS)
+    kinds = {"row", "stat", "timeseries", "table"}
+    for panel in PANELS:
+        assert panel["type"] in kinds, panel["title"]
+        assert panel["title"], panel
+        if panel["type"] == "row":
+            assert (panel["collapsed"], panel["panels"]) == (False, [])
+            continue
+        assert panel["description"].endswith("."), panel["title"]
+        assert panel["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
+        references = [target["refId"] for target in panel["targets"]]
+        assert references, panel["title"]
+        assert len(set(references)) == len(references), panel["title"]
+        for target in panel["targets"]:
+            assert target["datasource"] == panel["datasource"]
+            assert target["range"] is not target["instant"]
+
+
+def test_every_key_is_one_of_grafanas_own() -> None:
+    """Grafana leaves out without a word what it does not know: so does its library, which is asked what it understood."""
+    register_default_plugins()
+    understood = json.loads(JSONEncoder().encode(Dashboard.from_json(DASHBOARD)))
+    assert set(lost(DASHBOARD, understood)) == {"templating.list.definition"}, "but for one of its own"
+
+
+def lost(given: Any, understood: Any, path: str = "") -> Iterator[str]:
+    """The paths of what is not in `understood` as it was given."""
+    if isinstance(given, dict) and isinstance(understood, dict):
+        for key, value in given.items():
+            yield from lost(value, understood.get(key), f"{path}.{key}".lstrip("."))
+    elif isinstance(given, list) and isinstance(understood, list) and len(given) == len(understood):
+        for one, other in zip(given, understood, strict=True):
+            yield from lost(one, other, path)
+    elif given != understood:
+        yield path
+
+
+def test_no_panel_lies_over_another_one() -> None:
+    places = {panel["title"] + str(panel["id"]): panel["gridPos"] for panel in PANELS}
+    for title, at in places.items():
+        assert set(at) == {"x", "y", "w", "h"}, title
+        assert at["x"] >= 0, title
+        assert at["x"] + at["w"] <= 24, title
+    for (one, a), (other, b) in combinations(places.items(), 2):
+        apart = a["x"] + a["w"] <= b["x"] or b["x"] + b["w"] <= a["x"] or a["y"] + a["h"] <= b["y"] or b["y"] + b["h"] <= a["y"]
+        assert apart, f"{one} lies over {other}"
+    assert [panel["gridPos"]["y"] for panel in PANELS] == sorted(panel["gridPos"]["y"] for panel in PANELS)
+
+
+def test_the_rows_are_those_of_an_events_way() -> None:
+    assert [panel["title"] for panel in PANELS if panel["type"] == "row"] == [
+        "Is all well?",
+        "Receive",
+        "Relay and queue",
+        "Work",
+        "Saturation",
+        "Upkeep",
+        "Signature keys",
+    ]
+
+
+def test_the_variables_are_those_that_are_used() -> None:
+    text = json.dumps([PANELS, [one.get("query") for one in VARIABLES.values()]])
+    used = {name for name in re.findall(r"\$\{?(\w+)\}?", text) if not name.startswith("__")}
+    assert used == set(VARIABLES)
+    assert VARIABLES["datasource"]["type"] == "datasource"
+    assert VARIABLES["instance"]["multi"]
+
+
+@pytest.mark.parametrize("query", [*queries()], ids=lambda query: str(query.panel))
+def test_a_query_names_metrics_and_labels_that_there_are(query: Query) -> None:
+    assert problems(substituted(query.expression), own_metrics() | ALERTS) == []
+    selectors = named(substituted(query.expression)).selectors
+    assert selectors
+    for selector in selectors:
+        chosen = {matcher.label for matcher in selector.matchers}
+        assert {"namespace", "job"} <= chosen, f"{selector} takes what other installations report"
+    # What each replica reports of what they share is never added up.
+    shared = (
+        "outbox_pending|oldest_unfinished|queue_depth|partitions_ahead|quarantine_|dependency_up|retention_last|key_last_used"
+    )
+    for at in re.finditer(rf"(\w+)\s*(?:by \([^)]*\)\s*)?\(\s*webhookd_(?:{shared})", query.expression):
+        assert at[1] in ("max", "min"), query.expression
+
+
+@needs_prometheus
+@pytest.mark.parametrize("query", [*queries()], ids=lambda query: str(query.panel))
+def test_a_query_finds_data(observed: Observed, query: Query) -> None:
+    found = observed.prometheus.query(substituted(query.expression))
+    assert bool(found) is (query.panel not in EMPTY)
+    for label in re.findall(r"\{\{(\w+)\}\}", query.legend):
+        assert all(label in one.labels for one in found), f"no label {label} for the legend"
+    if len(found) > 1 and query.panel != "Last use of each key":
+        assert "{{" in query.legend, "several series without a name"
+
+
+@needs_prometheus
+@pytest.mark.parametrize("query", [*queries()], ids=lambda query: str(query.panel))
+def test_every_value_of_a_label_that_a_query_asks_for_is_one(observed: Observed, query: Query) -> None:
+    for selector in named(substituted(query.expression)).selectors:
+        for one in () if query.panel in EMPTY else selector.alternatives():
+            assert observed.prometheus.get("query", query=str(one))["result"], str(one)
+
+
+@needs_prometheus
+def test_the_queries_show_what_happened(observed: Observed) -> None:
+    def labelled(panel: str, label: str) -> set[str]:
+        return {
+            one.labels[label]
+            for query in queries()
+            if query.panel == panel
+            for one in observed.prometheus.query(f"{substituted(query.expression)} > 0")
+            if label in one.labels
+        }
+
+    outcomes = labelled("Webhooks by outcome", "outcome")
+    assert {"accepted", "duplicate", "quarantined", "signature_mismatch", "signature_malformed"} <= outcomes
+    assert labelled("Duplicates", "layer") == {"redis", "notification_id", "content"}
+    assert {"processed", "retrying", "dead"} <= labelled("Deliveries by outcome", "outcome")
+    assert "permanent" in labelled("Events given up", "reason")
+    assert labelled("Retries by type", "event_type") == {"net.authorize.payment.refund.created"}
+    assert {"no_token", "wrong_token"} <= labelled("Admin listener", "reason")
+    assert len(labelled("Last use of each key", "key")) == 2
+
+
+@needs_prometheus
+@pytest.mark.parametrize("name", sorted(set(VARIABLES) - {"datasource"}))
+def test_a_variable_has_values(observed: Observed, name: str) -> None:
+    query = VARIABLES[name]["query"]["query"]
+    assert query == VARIABLES[name]["definition"]
+    [(selector, label)] = re.findall(r"^label_values\((.+), (\w+)\)$", substituted(query))
+    assert problems(selector, own_metrics()) == []
+    address = observed.daemon.admin_url.removeprefix("http://")
+    expected = {"namespace": "tests", "job": "webhookd", "instance": address}[label]
+    assert observed.prometheus.values(label, selector) == [expected]
+
+
+def test_every_metric_is_looked_at_somewhere() -> None:
+    readme = README.read_text()
+    expressions = [rule.expression for rule in rules()] + [substituted(query.expression) for query in queries()]
+    used = {selector.name for expression in expressions for selector in named(expression).selectors}
+    unused = {
+        name
+        for name in families()
+        if not used & {name, f"{name}_bucket", f"{name}_sum", f"{name}_count"} and not re.search(rf"\b{name}\b", readme)
+    }
+    assert unused == set(UNUSED)
+
+
+def test_the_provisioning_files_fit_the_rest() -> None:
+    [source] = provisioned("datasources/prometheus.yml", "datasources")
+    assert source["type"] == VARIABLES["datasource"]["query"] == "prometheus"
+    interval = yaml.safe_load(CONFIGURATION.read_text())["global"]["scrape_interval"]
+    assert source["jsonData"] == {"httpMethod": "POST", "timeInterval": interval}
+    assert set(source) == {"name", "type", "access", "url", "isDefault", "jsonData"}
+    [provider] = provisioned("dashboards/webhookd.yml", "providers")
+    assert provider["type"] == "file"
+    assert set(provider) == {"name", "type", "folder", "allowUiUpdates", "updateIntervalSeconds", "options"}
+    assert Path(provider["options"]["path"]).is_absolute()
+
+
+def provisioned(file: str, key: str) -> list[dict[str, Any]]:
+    content = yaml.safe_load((GRAFANA / "provisioning" / file).read_text())
+    assert set(content) == {"apiVersion", key}
+    assert content["apiVersion"] == 1
+    found: list[dict[str, Any]] = content[key]
+    return found

@@ -1,0 +1,155 @@
+"""A real Prometheus with the project's configuration and rules, its targets and intervals replaced by a test's."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import shutil
+import subprocess
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import yaml
+
+from tests.helpers.wait import until
+from webhookd.dev.servers import free_port
+
+DEPLOY = Path(__file__).parent.parent.parent / "deploy"
+CONFIGURATION = DEPLOY / "prometheus" / "prometheus.yml"
+RULES = DEPLOY / "prometheus" / "webhookd.rules.yml"
+PROMETHEUS, PROMTOOL = shutil.which("prometheus"), shutil.which("promtool")
+needs_prometheus = pytest.mark.skipif(
+    PROMETHEUS is None or PROMTOOL is None, reason="no Prometheus; apt install --no-install-recommends prometheus"
+)
+
+
+class Sample(NamedTuple):
+    """One series of an answer, and its value."""
+
+    labels: dict[str, str]
+    value: float
+
+
+def promtool(*arguments: object) -> str:
+    """What promtool says where it fails; nothing where all is well."""
+    assert PROMTOOL is not None
+    done = subprocess.run(
+        [PROMTOOL, *map(str, arguments)], check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    return done.stdout if done.returncode else ""
+
+
+class Prometheus:
+    """Scrapes `targets` (host:port of admin listeners) each second, and evaluates the rules as often.
+
+    Alerts fire as soon as they are true: their `for` is what promtool tests.
+    """
+
+    def __init__(self, folder: Path, targets: Sequence[str]) -> None:
+        self._folder = folder
+        folder.mkdir()
+        self.log = folder / "prometheus.log"
+        port = free_port(0)
+        self.url = f"http://127.0.0.1:{port}"
+        rules = yaml.safe_load(RULES.read_text())
+        for group in rules["groups"]:
+            for rule in group["rules"]:
+                rule.pop("for", None)
+        (folder / RULES.name).write_text(yaml.safe_dump(rules))
+        configuration = yaml.safe_load(CONFIGURATION.read_text())
+        configuration["global"] |= {"scrape_interval": "1s", "evaluation_interval": "1s"}
+        [scrape] = configuration["scrape_configs"]
+        scrape |= {
+            "scrape_timeout": "1s",
+            "static_configs": [{"targets": list(targets), "labels": {"namespace": "tests"}}],
+        }
+        (folder / "prometheus.yml").write_text(yaml.safe_dump(configuration))
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Starts it, and returns when it answers."""
+        assert PROMETHEUS is not None
+        with self.log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [
+                    PROMETHEUS,
+                    f"--config.file={self._folder / 'prometheus.yml'}",
+                    f"--storage.tsdb.path={self._folder / 'data'}",
+                    f"--web.listen-address={urllib.parse.urlsplit(self.url).netloc}",
+                    "--log.level=warn",
+                ],
+                stdout=log,
+                stderr=log,
+            )
+        asyncio.run(until(self._ready, "Prometheus is ready", deadline=30))
+
+    def stop(self) -> None:
+        """Ends it at once: nobody needs its data."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(10)
+
+    def _ready(self) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, self.log.read_text()
+        try:
+            with urllib.request.urlopen(f"{self.url}/-/ready", timeout=5) as answer:
+                return bool(answer.status == 200)
+        except OSError:
+            return False
+
+    def get(self, path: str, **parameters: str) -> Any:
+        """`data` of an answer of the HTTP API, version 1. Fails with its error where it is none."""
+        url = f"{self.url}/api/v1/{path}?{urllib.parse.urlencode(parameters)}"
+        try:
+            with urllib.request.urlopen(url, timeout=30) as answer:
+                return json.load(answer)["data"]
+        except urllib.error.HTTPError as error:
+            raise AssertionError(f"{parameters or path}: {json.load(error)['error']}") from None
+
+    def query(self, expression: str) -> list[Sample]:
+        """What an expression comes to now; only what is a number."""
+        data = self.get("query", query=expression)
+        if data["resultType"] == "scalar":
+            return [Sample({}, float(data["result"][1]))]
+        found = [Sample(one["metric"], float(one["value"][1])) for one in data["result"]]
+        return [one for one in found if not math.isnan(one.value)]
+
+    def values(self, label: str, selector: str) -> list[str]:
+        """The values of a label among the series that `selector` chooses."""
+        found: list[str] = self.get(f"label/{label}/values", **{"match[]": selector})
+        return found
+
+    def rules(self) -> list[dict[str, Any]]:
+        """Each rule as it was last evaluated."""
+        return [rule for group in self.get("rules")["groups"] for rule in group["rules"]]
+
+    def firing(self) -> set[str]:
+        """The names of the alerts that fire."""
+        return {alert["labels"]["alertname"] for alert in self.get("alerts")["alerts"] if alert["state"] == "firing"}
+
+    def fires(self, alert: str) -> None:
+        """Waits until an alert fires."""
+        asyncio.run(until(lambda: alert in self.firing(), f"{alert} fires", deadline=30, every=0.1))
+
+    def ends(self, alert: str) -> None:
+        """Waits until an alert does not fire any more."""
+        asyncio.run(until(lambda: alert not in self.firing(), f"{alert} ends", deadline=30, every=0.1))
+
+    def scraped(self, times: int = 1) -> None:
+        """Waits for so many scrapes that begin after now."""
+        for _ in range(times):
+            now = self.query("time()")[0].value
+
+            def later(now: float = now) -> bool:
+                # Of a comparison, timestamp() would tell when it was made.
+                scrapes = self.query('timestamp(up{job="webhookd"}) and up{job="webhookd"} == 1')
+                return any(one.value > now for one in scrapes)
+
+            asyncio.run(until(later, "a scrape", deadline=30, every=0.1))

@@ -1,0 +1,103 @@
+"""Rehearses a Dockerfile's RUNs: nothing is installed, but a command, an option or a file that is not there is found out.
+
+Each command is looked up here, and each of its options in what it tells with --help. A `hatchling build` is really run, in the
+folder that the Dockerfile has copied together, so that what it lacks is missed.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path, PurePosixPath
+
+from tests.helpers.image import Image
+
+_PATH = f"{Path(sys.executable).parent}:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+class RehearsalError(Exception):
+    """A RUN that would fail."""
+
+
+class Rehearsal:
+    """Steps of a builder; `wheel` is the one that was built. With `wheels` off none is, which takes a second."""
+
+    def __init__(self, *, wheels: bool = True) -> None:
+        self.wheel: Path | None = None
+        self._wheels = wheels
+
+    def base(self, name: str, root: Path) -> Image:
+        """An empty folder: there is no image here."""
+        root.mkdir(parents=True)
+        return Image(root, {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"})
+
+    def run(self, image: Image, arguments: list[str], env: dict[str, str]) -> None:
+        """Looks at each command of the RUN."""
+        text = arguments[-1] if arguments[:2] == ["/bin/sh", "-c"] else shlex.join(arguments)
+        checked = subprocess.run(["/bin/sh", "-n", "-c", text], check=False, capture_output=True, text=True)
+        if checked.returncode:
+            raise RehearsalError(checked.stderr.strip())
+        lexer = shlex.shlex(text, posix=True, punctuation_chars=True)
+        command: list[str] = []
+        for word in [*lexer, "&&"]:
+            if word != "&&":
+                command.append(word)
+            else:
+                self._command(image, command)
+                command = []
+
+    def _command(self, image: Image, command: list[str]) -> None:
+        said = _help(_program(command))
+        for word in command[3 if command[1] == "-m" else 1 :]:
+            if (option := re.match(r"--?[a-zA-Z][\w-]*", word)) and not re.search(rf"(?<![\w-]){option[0]}(?![\w-])", said):
+                raise RehearsalError(f"{command[0]} has no option {option[0]}")
+        if "venv" in command:
+            image.path(command[-1]).mkdir(parents=True)
+        for word in command:
+            self._path(image, word)
+        if self._wheels and command[1:2] == ["build"]:
+            self._build_wheel(image)
+
+    @staticmethod
+    def _path(image: Image, word: str) -> None:
+        path = word.rpartition("=")[2]
+        if path.startswith("/opt/"):
+            # What a virtual environment has inside is not made here.
+            path = str(PurePosixPath(*PurePosixPath(path).parts[:3]))
+        elif not re.fullmatch(r"[\w./-]+\.(txt|toml|lock)", path):
+            return
+        if not image.path(path).exists():
+            raise RehearsalError(f"{word}: nothing has made or copied {path}")
+
+    def _build_wheel(self, image: Image) -> None:
+        command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel"]
+        done = subprocess.run(command, check=False, cwd=image.path("."), capture_output=True, text=True)
+        if done.returncode:
+            raise RehearsalError(done.stderr)
+        (self.wheel,) = image.path("dist").glob("*.whl")
+
+
+def _program(command: list[str]) -> tuple[str, ...]:
+    """What tells of a command's options: the program, its module, and its own command."""
+    name = PurePosixPath(command[0]).name
+    if name == "python":
+        return (sys.executable, *command[1:3]) if command[1] == "-m" else (sys.executable,)
+    rest = [word for word in command[1:] if not word.startswith("-")]
+    if name == "pip":
+        return (sys.executable, "-m", "pip", rest[0])
+    program = shutil.which(name, path=_PATH)
+    if program is None:
+        raise RehearsalError(f"there is no {name}")
+    return (program, rest[0]) if name == "hatchling" else (program,)
+
+
+@functools.cache
+def _help(program: tuple[str, ...]) -> str:
+    done = subprocess.run([*program, "--help"], check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.returncode:
+        raise RehearsalError(done.stdout.strip())
+    return done.stdout

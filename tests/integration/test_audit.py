@@ -1,0 +1,71 @@
+"""CI's look for known vulnerabilities, against a server that follows OSV's API (https://google.github.io/osv.dev/post-v1-query/).
+
+A query is a POST of {"package": {"name", "ecosystem"}, "version"}; the answer is {} or {"vulns": […]} in OSV's format.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+AUDIT = Path(".ci/audit").absolute()
+VULNERABILITY = {
+    "id": "GHSA-test-test-test",
+    "modified": "2026-01-01T00:00:00Z",
+    "published": "2026-01-01T00:00:00Z",
+    "summary": "a test's",
+    "details": "a test's",
+    "aliases": [],
+    "affected": [
+        {
+            "package": {"name": "aiohttp", "ecosystem": "PyPI"},
+            "ranges": [{"type": "ECOSYSTEM", "events": [{"introduced": "0"}, {"fixed": "99.1"}]}],
+        }
+    ],
+}
+
+
+async def audit(url: str, cache: Path, **environment: str) -> tuple[int, str]:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, str(AUDIT)),
+        env={**os.environ, "OSV_URL": url, "XDG_CACHE_HOME": str(cache), **environment},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    out, _ = await process.communicate()
+    return process.returncode or 0, out.decode()
+
+
+@pytest.mark.parametrize("vulnerable", [True, False])
+async def test_a_known_vulnerability_of_what_is_locked_fails_it(vulnerable: bool, tmp_path: Path) -> None:
+    asked: list[dict[str, Any]] = []
+
+    async def query(request: web.Request) -> web.Response:
+        asked.append(await request.json())
+        bad = vulnerable and asked[-1]["package"]["name"] == "aiohttp"
+        return web.json_response({"vulns": [VULNERABILITY]} if bad else {})
+
+    app = web.Application()
+    app.router.add_post("/v1/query", query)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    code, said = await audit(f"http://127.0.0.1:{runner.addresses[0][1]}/v1/query", tmp_path)
+    await runner.cleanup()
+    assert code == vulnerable, said
+    assert ("GHSA-test-test-test, mended in 99.1" in said) == vulnerable
+    assert {"aiohttp", "asyncpg", "moto"} <= {one["package"]["name"] for one in asked}
+    assert f"{len(asked)} dependencies looked at" in said
+
+
+async def test_where_nobody_answers_it_says_that_nothing_is_known(tmp_path: Path) -> None:
+    code, said = await audit("http://127.0.0.1:9/v1/query", tmp_path)
+    assert (code, "NOT DONE" in said) == (0, True), said
+    code, _ = await audit("http://127.0.0.1:9/v1/query", tmp_path, AUDIT_REQUIRED="1")
+    assert code == 1

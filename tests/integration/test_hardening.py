@@ -1,0 +1,98 @@
+"""What SQS is told of a webhook, and what can be done by whoever writes to the queues."""
+
+from __future__ import annotations
+
+import json
+import re
+import uuid
+from typing import Any
+
+import aiohttp
+import asyncpg
+
+from tests.conftest import Servers, Start
+from tests.helpers.queues import client, received_bodies, url_of
+from tests.helpers.running import KEY
+from tests.helpers.wait import until
+from webhookd import Permanent
+from webhookd.daemon import Daemon
+from webhookd.dev import traffic
+from webhookd.process.handlers import Registration, Registry
+
+HELD = "net.authorize.payment.fraud.held"
+
+
+async def sent(daemon: Daemon, sample: traffic.Sample) -> str:
+    async with aiohttp.ClientSession() as http:
+        answer = await traffic.post(http, f"{daemon.public_url}/webhooks/authorize-net", sample, key=KEY)
+    assert answer.id is not None
+    return answer.id
+
+
+def told(body: bytes) -> set[str]:
+    """What a webhook says: each value of its payload, at whatever depth, that is long enough to be known again."""
+
+    def values(of: Any) -> Any:
+        if isinstance(of, dict | list):
+            for inner in of.values() if isinstance(of, dict) else of:
+                yield from values(inner)
+        else:
+            yield str(of)
+
+    return {value for value in values(json.loads(body)["payload"]) if len(value) > 3 and value != "transaction"}
+
+
+async def test_no_message_holds_what_a_webhook_says(start: Start, servers: Servers) -> None:
+    async def refuse(event: Any, connection: Any) -> None:
+        raise Permanent("not for us")
+
+    sample = traffic.sample(HELD, 4711)
+    daemon = await start(roles="receive,relay")
+    event_id = await sent(daemon, sample)
+    (message,) = await received_bodies(servers, servers.queue, 1)
+    await daemon.stop()
+
+    second = traffic.sample(HELD, 4712)
+    working = await start(Registry([Registration("*", refuse)]))
+    await sent(working, second)
+    (copy,) = await received_bodies(servers, servers.dead_letter_queue, 1)
+
+    assert event_id in json.dumps(message)
+    assert {"authAmount", "invoiceNumber", "fraudList"} < json.loads(sample.body)["payload"].keys()
+    for said, body in ((message, sample.body), (copy, second.body)):
+        words = set(re.findall(r"[^\"{}\[\]:, ]+", json.dumps(said)))
+        assert not told(body) & words, said
+
+
+async def test_a_forged_message_has_no_effect(
+    start: Start, servers: Servers, connection: asyncpg.Connection[asyncpg.Record]
+) -> None:
+    """Whoever writes to the queue can name events, and nothing else."""
+    handled = []
+
+    async def count(event: Any, connection: Any) -> None:
+        handled.append(event.id)
+
+    daemon = await start(Registry([Registration("*", count)]))
+    event_id = await sent(daemon, traffic.sample(HELD, 1))
+    await until(lambda: len(handled) == 1, "the event is handled")
+    genuine = {"v": 1, "event": event_id, "account": "default", "type": HELD}
+    forged = [
+        {**genuine, "payload": {"authAmount": 1_000_000}, "status": "received", "attempt": 1},
+        {**genuine, "account": "other", "type": "net.authorize.payment.refund.created"},
+        {**genuine, "event": str(uuid.uuid4())},
+        {**genuine, "event": "1; DROP TABLE events"},
+    ]
+    async with client(servers) as sqs:
+        for body in forged:
+            await sqs.send_message(QueueUrl=await url_of(sqs, servers.queue), MessageBody=json.dumps(body))
+    ended = ("processed", "duplicate", "unknown")
+
+    def counted() -> float:
+        samples = [s for family in daemon.metrics.registry.collect() for s in family.samples]
+        return sum(s.value for s in samples if s.name == "webhookd_processed_total" and s.labels["outcome"] in ended)
+
+    await until(lambda: counted() >= 4, "all that names an event is looked at")  # the fourth is none of ours
+    assert len(handled) == 1
+    rows = await connection.fetch("SELECT id::text, account, event_type, status, attempts FROM events")
+    assert [tuple(row) for row in rows] == [(event_id, "default", HELD, "processed", 1)]

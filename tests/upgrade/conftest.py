@@ -1,0 +1,90 @@
+"""The previous release: its code, unpacked, and databases that its own `webhookd migrate` made."""
+
+from __future__ import annotations
+
+import asyncio
+import compileall
+import shutil
+import tempfile
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import asyncpg
+import pytest
+import pytest_asyncio
+
+from tests.conftest import Servers, make_queues
+from tests.helpers.command import webhookd
+from tests.upgrade import release
+from webhookd.dev.servers import Stack
+
+
+@pytest.fixture(scope="session")
+def previous(_own_environment: None) -> Iterator[Path]:
+    """What PYTHONPATH must name for `python -m webhookd` to be the previous release."""
+    folder = Path(tempfile.mkdtemp(prefix="webhookd-previous-"))
+    compileall.compile_dir(release.unpack(folder), quiet=1)  # once, rather than at each start of a process
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _named(url: str, database: str) -> str:
+    return urlsplit(url)._replace(path=f"/{database}").geturl()
+
+
+async def _on_server(stack: Stack, statement: str) -> None:
+    server = await asyncpg.connect(stack.database_url)
+    try:
+        await server.execute(statement)
+    finally:
+        await server.close()
+
+
+@pytest.fixture(scope="session")
+def old_template(stack: Stack, previous: Path) -> Iterator[str]:
+    """The name of a database with the previous release's schema, made by that release."""
+    name = f"webhookd_previous_{uuid.uuid4().hex[:8]}"
+    environment = {"WEBHOOKD_DATABASE_URL": _named(stack.database_url, name), "PYTHONPATH": str(previous)}
+
+    async def make() -> None:
+        await _on_server(stack, f"CREATE DATABASE {name}")
+        # Neither needs to be there to migrate, and both must be set.
+        environment.update(WEBHOOKD_REDIS_URL=stack.redis_url, WEBHOOKD_SIGNATURE_KEYS="ab" * 64)
+        code, out, err = await webhookd("migrate", folder=previous, **environment)
+        assert code == 0, out + err
+
+    asyncio.run(make())
+    yield name
+    asyncio.run(_on_server(stack, f"DROP DATABASE {name} WITH (FORCE)"))
+
+
+@pytest_asyncio.fixture
+async def old_database_url(stack: Stack, old_template: str) -> AsyncIterator[str]:
+    """A database of its own with the previous release's schema, and nothing in it."""
+    name = f"webhookd_{uuid.uuid4().hex[:12]}"
+    await _on_server(stack, f"CREATE DATABASE {name} TEMPLATE {old_template}")
+    url = _named(stack.database_url, name)
+    connection = await asyncpg.connect(url)
+    await connection.execute("UPDATE instance SET id = gen_random_uuid()")  # a Redis key's prefix, which others have too
+    await connection.close()
+    yield url
+    await _on_server(stack, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest_asyncio.fixture
+async def old_connection(old_database_url: str) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
+    """A connection to that database."""
+    connection = await asyncpg.connect(old_database_url)
+    yield connection
+    await connection.close()
+
+
+@pytest_asyncio.fixture
+async def old_servers(stack: Stack, old_database_url: str, tmp_path: Path) -> Servers:
+    """That database, and queues of its own."""
+    name = f"test-{uuid.uuid4().hex[:12]}"
+    found = Servers(old_database_url, stack.redis_url, stack.sqs_endpoint_url, name, f"{name}-dead", tmp_path)
+    await make_queues(found)
+    return found

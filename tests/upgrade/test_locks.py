@@ -1,0 +1,218 @@
+"""`webhookd migrate` while other sessions are in its way: webhooks go on, and whoever is in the way is named."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import asyncpg
+import pytest
+
+from tests.conftest import Servers, Start
+from tests.helpers.command import webhookd
+from tests.helpers.ledger import Ledger
+from tests.helpers.wait import until
+from webhookd.authorizenet.notification import EVENT_TYPES
+from webhookd.dev import traffic
+from webhookd.errors import UnavailableError, WebhookdError
+from webhookd.settings import Settings
+from webhookd.store import migrations
+from webhookd.store.migrations import LOCK_TIMEOUT, migrate
+
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+
+COLUMN = "ALTER TABLE events ADD COLUMN sample text;"
+INDEX = "DROP INDEX CONCURRENTLY IF EXISTS events_sample;\nCREATE INDEX CONCURRENTLY events_sample ON events (event_type);"
+
+
+@pytest.fixture
+async def other(database_url: str) -> AsyncIterator[Connection]:
+    """Another session, in a transaction in which it has read the events: somebody's console, say, or a backup."""
+    connection = await asyncpg.connect(database_url, server_settings={"application_name": "somebody's console"})
+    await connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM events")
+    yield connection
+    connection.terminate()
+
+
+def write(folder: Path, statements: str, *, transaction: bool = True) -> Path:
+    """A folder with one migration."""
+    mark = "" if transaction else "-- transaction: false\n"
+    text = f"-- A sample.\n-- depends:\n{mark}\n-- migrate: apply\n\n{statements}\n\n-- migrate: rollback\n\nSELECT 1;\n"
+    (folder / "0099_sample.sql").write_text(text)
+    return folder
+
+
+@asynccontextmanager
+async def migrating(url: str, **options: Any) -> AsyncIterator[asyncio.Task[list[str]]]:
+    """A migration under way; where the block fails, it ends."""
+    task = asyncio.create_task(migrate(url, **options))
+    try:
+        yield task
+    finally:
+        if not task.done():
+            task.cancel()
+        await asyncio.wait([task])
+
+
+async def has_column(connection: Connection) -> bool:
+    query = "SELECT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'events'::regclass AND attname = 'sample')"
+    return bool(await connection.fetchval(query))
+
+
+async def index_is_valid(connection: Connection) -> bool | None:
+    """None where there is no such index."""
+    valid: bool | None = await connection.fetchval(
+        "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass('events_sample')"
+    )
+    return valid
+
+
+async def test_webhooks_go_on_while_a_migration_waits_for_its_lock(
+    start: Start,
+    servers: Servers,
+    connection: Connection,
+    other: Connection,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(migrations, "_PAUSE", (1.0, 1.0))
+    daemon = await start(roles="receive")
+    ledger = Ledger(servers.database_url)
+    told: list[str] = []
+    folder = write(tmp_path, COLUMN)
+    samples = traffic.stream(EVENT_TYPES, 240)
+    async with asyncio.TaskGroup() as group:
+        sending = group.create_task(ledger.send(samples, f"{daemon.public_url}/webhooks/authorize-net", rate=60))
+        async with migrating(servers.database_url, tell=told.append, lock_timeout=1.0, folder=folder) as migration:
+            await until(lambda: sum("tries again" in line for line in told) == 2, "it has given way twice")
+            assert not migration.done()
+            await other.execute("COMMIT")
+            assert await migration == ["0099_sample"]
+    summary = sending.result()
+    assert summary.outcomes == {"accepted": 240}
+    assert max(summary.latencies) < 2.0, "they waited for no longer than the migration did"
+    assert sorted(summary.latencies)[120] < 0.5
+    pid = other.get_server_pid()
+    assert any(f"waits for session {pid} (somebody's console, role postgres, idle in transaction" in line for line in told), (
+        told
+    )
+    assert told[0] == "0099_sample: A sample."
+    assert re.fullmatch(r"0099_sample: done in \d+\.\d s", told[-1])
+    assert await has_column(connection)
+
+
+def test_a_webhook_that_waits_behind_a_migration_is_committed_in_time() -> None:
+    assert Settings.model_fields["commit_timeout"].default > 2 * LOCK_TIMEOUT
+    assert LOCK_TIMEOUT > 1.0, "PostgreSQL looks after a second whether an autovacuum is in the way, and ends that"
+
+
+async def test_who_is_in_the_way_is_named_when_it_gives_up(
+    database_url: str, connection: Connection, other: Connection, tmp_path: Path
+) -> None:
+    folder = write(tmp_path, f"CREATE TABLE beside (id bigint);\n{COLUMN}")
+    with pytest.raises(WebhookdError) as raised:
+        await migrate(database_url, lock_timeout=2.0, patience=2.0, folder=folder)
+    pid = other.get_server_pid()
+    assert re.search(rf"^0099_sample: given up after \d s, waiting for session {pid} \(somebody's console,", str(raised.value))
+    assert "pg_terminate_backend" in str(raised.value)
+    assert "Nothing of it is done" in str(raised.value)
+    assert not await has_column(connection)
+    assert await connection.fetchval("SELECT to_regclass('beside')") is None
+    await other.execute("ROLLBACK")
+    assert await migrate(database_url, folder=folder) == ["0099_sample"]
+    assert await has_column(connection)
+
+
+async def test_an_index_waits_for_old_transactions_and_keeps_nobody_from_writing(
+    database_url: str, connection: Connection, other: Connection, tmp_path: Path
+) -> None:
+    told: list[str] = []
+    folder = write(tmp_path, INDEX, transaction=False)
+    async with migrating(database_url, tell=told.append, lock_timeout=0.1, folder=folder) as migration:
+        await until(lambda: any("somebody's console" in line for line in told), "it is told who is in the way")
+        await connection.execute("SET lock_timeout = '1s'; UPDATE events SET sends = 0; TRUNCATE quarantine")
+        assert not migration.done(), "it is not given up after the time that others would wait"
+        await other.execute("COMMIT")
+        assert await migration == ["0099_sample"]
+    assert await index_is_valid(connection)
+
+
+@pytest.mark.parametrize("how", ["it gives up", "its session ends"])
+async def test_an_index_that_broke_off_is_made_anew(
+    database_url: str, connection: Connection, other: Connection, tmp_path: Path, how: str
+) -> None:
+    folder = write(tmp_path, INDEX, transaction=False)
+    patience = 2.0 if how == "it gives up" else 60.0
+    async with migrating(database_url, patience=patience, folder=folder) as migration:
+        if how == "its session ends":
+            query = (
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND query LIKE 'CREATE INDEX%' AND wait_event_type = 'Lock'"
+            )
+            await until(lambda: connection.fetchval(query), "it waits, and is ended")
+        with pytest.raises(WebhookdError) as raised:
+            await migration
+    if how == "it gives up":
+        assert "The next run does all of it anew" in str(raised.value)
+    else:
+        assert isinstance(raised.value, UnavailableError)
+    assert await index_is_valid(connection) is False, "what broke off stays behind"
+    await other.execute("COMMIT")
+    assert await migrate(database_url, folder=folder) == ["0099_sample"]
+    assert await index_is_valid(connection) is True
+    assert await migrate(database_url, folder=folder) == []
+
+
+async def test_a_transaction_that_takes_long_is_ended(
+    database_url: str, connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(migrations, "HELD", 0.2)
+    folder = write(tmp_path, f"{COLUMN}\nSELECT pg_sleep(30);")
+    with pytest.raises(WebhookdError, match=r"it may take 0\.2 s.*Nothing of it is done"):
+        await migrate(database_url, folder=folder)
+    assert not await has_column(connection)
+
+
+async def test_a_migration_that_fails_is_named(database_url: str, connection: Connection, tmp_path: Path) -> None:
+    folder = write(tmp_path, f"{COLUMN}\nSELECT nothing;")
+    with pytest.raises(WebhookdError, match=r'^0099_sample: column "nothing" does not exist\. Nothing of it is done\.$'):
+        await migrate(database_url, folder=folder)
+    assert not await has_column(connection)
+
+
+async def test_another_process_that_migrates_is_waited_for(
+    database_url: str, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(migrations, "_QUIET", 0.1)
+    told: list[str] = []
+    await connection.execute("SELECT pg_advisory_lock(hashtext('webhookd migrations'))")
+    async with migrating(database_url, tell=told.append) as migration:
+        await until(lambda: told, "it tells that it waits")
+        await connection.execute("SELECT pg_advisory_unlock_all()")
+        assert await migration == []
+    assert told == ["another process migrates this database: waiting for its end"]
+
+
+async def test_check_tells_what_would_be_applied_and_changes_nothing(servers: Servers, connection: Connection) -> None:
+    async def run(*options: str) -> tuple[int, str, str]:
+        return await webhookd("migrate", *options, folder=servers.folder, **servers.settings)
+
+    await connection.execute("DELETE FROM _pogo_migration WHERE migration_id = '0009_search'")
+    await connection.execute("INSERT INTO _pogo_migration VALUES ('', '9999_later', now(), 'public')")
+    about = "Events are found by what a person knows of them: the provider's id, the invoice number, the merchant's reference."
+    assert await run("--check") == (3, f"0009_search: {about}\napplied by another release: 9999_later\n", "")
+    code, out, err = await run("--check", "--json")
+    assert (code, json.loads(out), err) == (
+        3,
+        {"pending": [{"id": "0009_search", "about": about}], "unknown": ["9999_later"]},
+        "",
+    )
+    code, out, err = await run("--json")
+    assert (code, json.loads(out)) == (0, {"applied": ["0009_search"]})
+    assert re.fullmatch(rf"0009_search: {re.escape(about)}\n0009_search: done in \d+\.\d s\n", err)
+    assert await run("--check") == (0, "applied by another release: 9999_later\nthe schema is up to date\n", "")

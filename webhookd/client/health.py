@@ -1,0 +1,100 @@
+"""`webhookd health`: what a running daemon says of itself, for people and for a container's health check."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from time import monotonic
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+import typer
+
+from webhookd.client.options import Url
+from webhookd.client.screen import plain, say, tell_json
+from webhookd.client.target import find_open
+from webhookd.console import FOLDER, Folder
+from webhookd.console import Json as AsJson
+
+HELP = (
+    "Ask a running webhookd whether it can take webhooks, and what is not well.\n\n"
+    "It asks the admin listener of WEBHOOKD_API_URL, else this machine's daemon, else the `webhookd dev` in this folder; it "
+    "needs no token. That PostgreSQL is away makes it not ready; that Redis or SQS is away is told, and no failure.\n\n"
+    "With `--live`, only whether the process answers: what is for a check that restarts webhookd, since no restart brings "
+    "PostgreSQL back.\n\n"
+    "Exit codes: 0 well; 1 not well, or no answer; 2 wrong usage or settings.\n\n"
+    "For example: `webhookd health --live --timeout 1`, or `webhookd health --json | jq .report.dependencies`."
+)
+_LONGEST = 65_536  # bytes of an answer; ours has some hundreds
+_NAMES = {"postgresql": "PostgreSQL", "redis": "Redis", "sqs": "SQS"}
+
+
+@dataclass(slots=True, frozen=True)
+class Answer:
+    """What was answered: the HTTP status, None where there was no answer of webhookd, and its object; or why there is none."""
+
+    status: int | None
+    report: dict[str, Any]
+    problem: str = ""
+
+
+def health(
+    live: Annotated[bool, typer.Option("--live", help="Ask only whether the process answers.")] = False,
+    timeout: Annotated[float, typer.Option(min=0.1, max=60, help="Seconds to wait for an answer.")] = 3.0,
+    url: Url = None,
+    folder: Folder = FOLDER,
+    as_json: AsJson = False,
+) -> None:
+    """The command; its help is HELP, since a docstring cannot be put together."""
+    address = find_open(url, folder)
+    answer = ask(f"{address}/{'livez' if live else 'readyz'}", timeout)
+    well = answer.status == 200
+    if as_json:
+        problem = {"problem": answer.problem} if answer.problem else {}
+        tell_json({"ok": well, "url": address, "status": answer.status, "report": answer.report, **problem})
+    else:
+        # On standard output, good or bad: it is what was asked for.
+        what = ("alive" if well else "not alive") if live else ("ready" if well else "not ready")
+        say(f"{what}: {address}" + "".join(f"; {problem}" for problem in _problems(answer)))
+    raise typer.Exit(0 if well else 1)
+
+
+def ask(url: str, timeout: float) -> Answer:
+    """GET `url`, within about `timeout` seconds."""
+    parts = urlsplit(url)
+    kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
+    ends = monotonic() + timeout
+    connection = kind(parts.hostname or "", parts.port, timeout=timeout)
+    try:
+        connection.connect()
+        connection.sock.settimeout(max(ends - monotonic(), 0.01))
+        connection.request("GET", parts.path, headers={"Accept": "application/json", "Connection": "close"})
+        response = connection.getresponse()
+        status, body = response.status, response.read(_LONGEST)
+    except TimeoutError:
+        return Answer(None, {}, f"no answer within {timeout:g} s")
+    except (OSError, HTTPException, ValueError) as error:
+        reason = plain(getattr(error, "strerror", None) or error) or type(error).__name__
+        return Answer(None, {}, f"no answer ({reason})")
+    finally:
+        connection.close()
+    try:
+        report = json.loads(body)
+    except ValueError:
+        report = None
+    if status not in (200, 503) or not isinstance(report, dict) or "status" not in report:
+        return Answer(None, {}, f"what answers there ({status}) is not webhookd's admin listener")
+    return Answer(status, report)
+
+
+def _problems(answer: Answer) -> list[str]:
+    problems = [answer.problem] if answer.problem else []
+    if answer.report.get("stopping"):
+        problems.append("it is stopping")
+    dependencies = answer.report.get("dependencies")
+    for name, state in dependencies.items() if isinstance(dependencies, dict) else ():
+        if isinstance(state, dict) and not state.get("up"):
+            reason = plain(state.get("problem") or "no reason is known yet")
+            problems.append(f"{_NAMES.get(name, plain(name))} is away: {reason}")
+    return problems

@@ -1,0 +1,102 @@
+"""A daemon as a service: signals, what its manager is told, and new keys without a restart."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import signal
+from collections.abc import Callable
+from typing import Any
+
+from webhookd import failpoints
+from webhookd.daemon import Daemon
+from webhookd.errors import SettingsError
+from webhookd.logs import logger, where
+from webhookd.manager import Manager
+from webhookd.process import handlers
+from webhookd.settings import RENEWABLE, Settings
+
+
+def _stray(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    # Not asyncio's own words: they hold the exception's repr, which can quote customer data.
+    error = context.get("exception")
+    logger.error("an error that nobody waited for", error=where(error) if error else None)
+
+
+def _spare_the_collector() -> None:
+    # What is there now stays to the end, so no collection need look at it again; and what a request leaves behind is freed by
+    # its count of references, so to look for cycles at every 700 objects finds none.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
+
+
+async def serve(
+    settings: Settings,
+    *,
+    reload: Callable[[], Settings] | None = None,
+    started: Callable[[Daemon], None] | None = None,
+) -> int:
+    """Runs a daemon until SIGTERM or SIGINT; returns the exit code: 1 where one of its parts broke.
+
+    At a SIGHUP, `reload` reads the settings anew, and what can be renewed is (`Daemon.renew`); without it, SIGHUP ends the
+    daemon, too, as the end of a terminal does.
+    """
+    failpoints.arm(settings.failpoints)
+    handlers.load(settings.handlers)
+    stop, hangup = asyncio.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    loop.add_signal_handler(signal.SIGHUP, hangup.set if reload is not None else stop.set)
+    loop.set_exception_handler(_stray)
+    daemon = Daemon(settings)
+    manager = Manager(daemon.watch, daemon.health.summary)
+    reloads = asyncio.create_task(_reload_at(hangup, reload, daemon, manager)) if reload is not None else None
+    try:
+        await daemon.start()
+        _spare_the_collector()
+        await manager.ready()
+        if started is not None:
+            started(daemon)
+        waits = [asyncio.ensure_future(event.wait()) for event in (stop, daemon.watch.broken)]
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
+    finally:
+        if reloads is not None:
+            reloads.cancel()
+        manager.stopping()
+        try:
+            async with asyncio.timeout(settings.shutdown_grace + 2):
+                await daemon.stop()
+        except TimeoutError:
+            # Whatever is left is safe: it is as if the process had been killed, which everything here is made for.
+            logger.error("the shutdown took longer than WEBHOOKD_SHUTDOWN_GRACE; leaving the rest to recovery")
+        await manager.stopped()
+    return 1 if daemon.watch.broken.is_set() else 0
+
+
+async def _reload_at(hangup: asyncio.Event, read: Callable[[], Settings], daemon: Daemon, manager: Manager) -> None:
+    """Reads the settings and takes what can be renewed, whenever `hangup` is set; what is wrong leaves all as it is."""
+    while True:
+        await hangup.wait()
+        hangup.clear()
+        manager.reloading()
+        try:
+            # In a thread: files may be slow to read, and requests go on meanwhile.
+            fresh = await asyncio.to_thread(read)
+            before = daemon.settings
+            changed = daemon.renew(fresh)
+        except SettingsError as error:
+            outcome = "failed"
+            logger.error("nothing was reloaded; what was in force stays", problems=str(error).splitlines())
+        else:
+            outcome = "done"
+            fixed = [name for name in type(fresh).model_fields if name not in RENEWABLE]
+            waits = [f"WEBHOOKD_{name.upper()}" for name in fixed if getattr(fresh, name) != getattr(before, name)]
+            logger.info("reloaded", changed=[f"WEBHOOKD_{name.upper()}" for name in changed])
+            if waits:
+                logger.warning("these settings changed, and need a restart", settings=waits)
+        daemon.metrics.reloads.labels(outcome).inc()
+        manager.reloaded()

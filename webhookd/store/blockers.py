@@ -1,0 +1,93 @@
+"""Who is in the way of a session that waits for a lock, as seen from a session beside it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+
+import asyncpg
+
+from webhookd.store.queries import queries
+
+_LOOK = 0.5  # seconds between two looks, and until the first one: a shorter wait is not worth a word
+_TIMEOUT = 5.0  # seconds
+_NAMED = 3  # sessions that are named at once
+
+
+class Blockers:
+    """Watches the statements of the session `pid`, and tells whom one waits for whenever that changes.
+
+    It connects at once, since it may have no more than a lock timeout's time to look, and anew when that is lost. Never fails.
+    """
+
+    def __init__(self, url: str, pid: int, tell: Callable[[str], None]) -> None:
+        self._url = url
+        self._pid = pid
+        self._tell = tell
+        self._connection: asyncpg.Connection[asyncpg.Record] | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._since: float | None = None  # when the statement in hand began
+        self._what = ""
+        self._found: set[int] = set()
+        self.last: str | None = None  # whom the present piece of work waited for when last seen
+
+    async def __aenter__(self) -> Blockers:
+        self._task = asyncio.create_task(self._run(), name="blockers")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+        self._disconnect()
+
+    def begin(self, what: str) -> None:
+        """Names the piece of work that statements from now on belong to."""
+        self._what, self.last = what, None
+        self._found = set()
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """A statement is under way in the block."""
+        self._since = time.monotonic()
+        try:
+            yield
+        finally:
+            self._since = None
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                if self._connection is None:
+                    self._connection = await asyncpg.connect(self._url, timeout=_TIMEOUT, command_timeout=_TIMEOUT)
+                if self._since is not None and time.monotonic() - self._since >= _LOOK:
+                    await self._look(self._connection)
+            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError):
+                self._disconnect()
+            await asyncio.sleep(_LOOK)
+
+    async def _look(self, connection: asyncpg.Connection[asyncpg.Record]) -> None:
+        rows = [row async for row in queries.in_the_way(connection, waiting=self._pid)]
+        if not rows:
+            return
+        self.last = " and ".join(map(_named, rows[:_NAMED]))
+        if self._found != (found := {row["pid"] for row in rows}):
+            self._found = found
+            self._tell(f"{self._what}: waits for {self.last}")
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.terminate()
+            self._connection = None
+
+
+def _named(row: asyncpg.Record) -> str:
+    """One session, as an operator knows it."""
+    if row["pid"] == 0:
+        return "a prepared transaction (see pg_prepared_xacts)"
+    told = [row["application"] or row["kind"], f"role {row['role']}" if row["role"] else "", row["state"]]
+    if row["seconds"] is not None:
+        told.append(f"in its transaction for {row['seconds']:.0f} s")
+    return f"session {row['pid']} ({', '.join(filter(None, told))})"

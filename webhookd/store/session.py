@@ -1,0 +1,123 @@
+"""How a session of PostgreSQL begins, straight or through a pooler, and what hinders it, told so that it can be mended."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import asyncpg
+from asyncpg.exceptions import ClientConfigurationError
+
+from webhookd.errors import WebhookdError
+from webhookd.store.tls import POSTGRESQL, tls_problem
+
+if TYPE_CHECKING:
+    Connection = asyncpg.Connection[asyncpg.Record]
+else:  # generic in its stubs alone
+    Connection = asyncpg.Connection
+
+UNTOLD = (
+    "a connection pooler, such as PgBouncer, stands before PostgreSQL, and webhookd was not told: "
+    "set WEBHOOKD_DATABASE_POOLER=transaction"
+)
+# A statement that was prepared on one session, and executed on another. Where that one has another statement of the same name,
+# nobody notices: so without the setting no session behind a pooler is used at all (see `is_pooled`).
+MISPLACED = (asyncpg.DuplicatePreparedStatementError, asyncpg.InvalidSQLStatementNameError)
+
+# What users' handlers leave in a session goes to whoever gets it next, another application perhaps: it is undone in the same
+# message as the end of the transaction, since the next message may meet another session. Prepared statements have no name
+# there, and leave nothing. RESET ALL goes back to what the pooler began the session with, so what we began with is set again.
+_LEAVE = """;
+SELECT pg_advisory_unlock_all();
+CLOSE ALL;
+UNLISTEN *;
+RESET ALL;
+SET client_encoding = 'UTF8';
+"""
+
+
+async def connect(dsn: str, **options: Any) -> Any:
+    """`asyncpg.connect`, but raises WebhookdError, which says what to do, where the URL or the certificates are wrong."""
+    try:
+        return await asyncpg.connect(dsn, **options)
+    except KeyError as error:  # of the user that this process runs as, who has no name
+        raise WebhookdError("WEBHOOKD_DATABASE_URL names no user: postgresql://user@host/name") from error
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        if problem := _problem(error, dsn):
+            raise WebhookdError(problem) from error
+        raise
+
+
+def session_options(name: str, settings: dict[str, str], *, pooled: bool, foreign: bool) -> dict[str, Any]:
+    """What makes a pool's sessions be named `name` and have `settings`; `foreign`: code that is not ours runs on them.
+
+    Through a pooler, consecutive transactions meet different sessions. So nothing is prepared ahead, and `settings` hold in
+    transactions only; they go in the message that begins it, and cost no round trip.
+    """
+    if not pooled:
+        return {"connect": connect, "server_settings": {"application_name": name, **settings}}
+    begin = "".join(f" SET LOCAL {key} = '{value}';" for key, value in settings.items() if not key.startswith("tcp_"))
+    return {
+        "connect": connect,
+        "server_settings": {"application_name": name},
+        "statement_cache_size": 0,
+        "connection_class": _pooled(begin, f"{_LEAVE}SET application_name = '{name}'" if foreign else ""),
+    }
+
+
+def is_pooled(connection: Any, backend: int) -> bool:
+    """Whether a pooler stands between: what PostgreSQL says its process is differs from what we were told at the start."""
+    return int(connection.get_server_pid()) != backend
+
+
+def _pooled(begin: str, end: str) -> type[Connection]:
+    class Pooled(Connection):
+        __slots__ = ()
+
+        async def execute(self, query: str, *args: Any, timeout: float | None = None) -> str:
+            # What asyncpg's own transactions send.
+            if query.startswith("BEGIN"):
+                query += begin
+            elif query.rstrip(";") in ("COMMIT", "ROLLBACK"):
+                query += end
+            return await super().execute(query, *args, timeout=timeout)
+
+    return Pooled
+
+
+def _problem(error: Exception, url: str) -> str | None:
+    # Other libraries' messages are looked at, and never told: they quote the URL, and PostgreSQL's the role.
+    message = str(error)
+    if isinstance(error, MISPLACED) or (isinstance(error, asyncpg.ProtocolViolationError) and "startup parameter" in message):
+        return UNTOLD
+    if isinstance(error, ConnectionError) and "rejected SSL upgrade" in message:
+        return "PostgreSQL offers no TLS there, and sslmode in WEBHOOKD_DATABASE_URL asks for it: set ssl = on in PostgreSQL"
+    if isinstance(error, asyncpg.InvalidAuthorizationSpecificationError):
+        if "client certificate" in message or "certificate authentication" in message:
+            return "PostgreSQL wants a client certificate: name its files in WEBHOOKD_DATABASE_URL, as sslcert and sslkey"
+        if "no encryption" in message:
+            return "PostgreSQL's pg_hba.conf admits no session without TLS: set sslmode=verify-full in WEBHOOKD_DATABASE_URL"
+    if isinstance(error, ClientConfigurationError):
+        if "sslmode" in message:
+            return "sslmode in WEBHOOKD_DATABASE_URL is one of disable, allow, prefer, require, verify-ca and verify-full"
+        if "root certificate" in message:
+            return "sslmode in WEBHOOKD_DATABASE_URL asks for a trusted certificate: name its CA's file there, as sslrootcert"
+    if problem := tls_problem(error, url, POSTGRESQL):
+        return problem
+    if isinstance(error, PermissionError) and _home_is_closed():
+        return (
+            "the folder .postgresql in the home of the user that webhookd runs as may not be looked into: set HOME to a folder "
+            "that may, or to one that is not there, as /nonexistent"
+        )
+    return None
+
+
+def _home_is_closed() -> bool:
+    # asyncpg looks for certificates there, as libpq does.
+    try:
+        (Path.home() / ".postgresql" / "postgresql.key").exists()
+    except PermissionError:
+        return True
+    except RuntimeError:  # there is none
+        pass
+    return False
