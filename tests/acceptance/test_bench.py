@@ -13,6 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(400)
 @pytest.mark.skipif(shutil.which("npm") is None, reason="LEFT OUT: the bench takes its SQS from npm, which is not installed")
 def test_the_bench_measures_and_tells(tmp_path: Path) -> None:

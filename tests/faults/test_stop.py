@@ -68,6 +68,7 @@ async def test_signalled_again_while_it_stops(rig: Rig, number: signal.Signals) 
     await rig.finish()
 
 
+@pytest.mark.long
 async def test_the_three_roles_in_processes_of_their_own_are_killed_in_turn(rig: Rig) -> None:
     rig.handlers(HANDLERS)
     daemons = [await rig.daemon(roles=role) for role in ("receive", "relay", "work")]

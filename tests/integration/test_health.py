@@ -178,6 +178,6 @@ async def test_sigterm_before_the_daemon_takes_it_ends_the_process_in_order(serv
     try:
         await daemon.start(ready=False)
         assert daemon.process is not None
-        assert await asyncio.to_thread(daemon.process.wait, 20) == 0
+        assert await asyncio.to_thread(daemon.process.wait, 60) == 0
     finally:
         daemon.end(signal.SIGKILL)

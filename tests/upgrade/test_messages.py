@@ -13,7 +13,7 @@ from tests.helpers.wait import until
 from tests.upgrade.fleet import Fleet
 from webhookd.store.migrations import migrate
 
-COUNT = 150
+COUNT = 100
 RELEASES = {True: "previous", False: "present"}
 
 
