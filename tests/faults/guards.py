@@ -541,6 +541,34 @@ GUARDS = (
         "        except ConnectionClosedError:\n            raise",
         _CLIENT + "test_a_call_that_may_succeed_the_next_time_is_made_twice[None]",
     ),
+    Guard(
+        "no heartbeat begins for what was just released",
+        "webhookd/queue/leases.py",
+        "        messages = [message for message in messages if message in self._held]\n",
+        "",
+        "tests/unit/test_leases.py::test_what_is_released_while_a_turn_begins_is_not_extended",
+    ),
+    Guard(
+        "no webhook waits long behind a migration",
+        "webhookd/store/migrations.py",
+        "lock=_ms(self._lock_timeout), statement=_ms(HELD), local=True",
+        "lock=_ms(0), statement=_ms(0), local=True",
+        "tests/upgrade/test_locks.py::test_webhooks_go_on_while_a_migration_waits_for_its_lock",
+    ),
+    Guard(
+        "a pooler that nobody told of is not used",
+        "webhookd/store/database.py",
+        "if not self._pooled and is_pooled(connection, row[\"backend\"]):",
+        "if False:",
+        "tests/integration/test_pgbouncer.py::test_a_pooler_that_webhookd_was_not_told_of_is_found_out",
+    ),
+    Guard(
+        "a reload drops no request and no key that is still set",
+        "webhookd/daemon.py",
+        "            self._intake.renew(settings.keys_by_account)\n",
+        "            self._intake.renew({})\n",
+        "tests/deploy/test_systemd.py::test_a_service_run_by_its_unit_rotates_its_keys_under_load_and_stops_in_order",
+    ),
 )
 
 

@@ -59,6 +59,10 @@ class Leases:
         await asyncio.gather(*(self._extend(due[i : i + BATCH]) for i in range(0, len(due), BATCH)))
 
     async def _extend(self, messages: list[Message]) -> None:
+        # Released since the turn began: nobody has waited for this extension, so it would overwrite a retry's delay.
+        messages = [message for message in messages if message in self._held]
+        if not messages:
+            return
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
         self._extending.update(dict.fromkeys(messages, done))
