@@ -558,7 +558,7 @@ GUARDS = (
     Guard(
         "a pooler that nobody told of is not used",
         "webhookd/store/database.py",
-        "if not self._pooled and is_pooled(connection, row[\"backend\"]):",
+        'if not self._pooled and is_pooled(connection, row["backend"]):',
         "if False:",
         "tests/integration/test_pgbouncer.py::test_a_pooler_that_webhookd_was_not_told_of_is_found_out",
     ),
@@ -584,7 +584,7 @@ def table() -> str:
 
 def broken_copy(guard: Guard, place: Path) -> None:
     """A copy of the code at `place`, without `guard`."""
-    for name in ("webhookd", "sql", "tests"):
+    for name in ("webhookd", "sql", "tests", "deploy"):
         shutil.copytree(ROOT / name, place / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", place)
     file = place / guard.file
