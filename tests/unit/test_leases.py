@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, cast
+from typing import cast
 
 from webhookd.lifecycle import Watch
 from webhookd.metrics import Metrics
@@ -30,7 +30,7 @@ async def test_what_is_released_while_a_turn_begins_is_not_extended() -> None:
     released, kept = (Message(id_, id_, (), past, 1) for id_ in ("released", "kept"))
     leases.hold(released)
     leases.hold(kept)
-    turn = cast("asyncio.Task[Any]", asyncio.ensure_future(leases._turn()))
+    turn = asyncio.ensure_future(leases._turn())
     await asyncio.sleep(0)  # the turn has chosen both, and their batch has not begun
     await leases.release(released)
     await turn
