@@ -99,6 +99,9 @@ def migrate(
     patience: Annotated[
         float, typer.Option(min=1, help="Seconds until a migration that does not get its lock is given up.")
     ] = 300.0,
+    direct: Annotated[
+        bool, typer.Option("--direct", help="Do not look for a pooler: what stands there leaves each session to its client.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Bring the database's schema up to date.
@@ -129,7 +132,7 @@ def migrate(
                 out.print("the schema is up to date", highlight=False)
         raise typer.Exit(3 if state.pending else 0)
     tell = partial(err.print, highlight=False, markup=False, soft_wrap=True)
-    applied = run(migrations.migrate(url, tell=tell, lock_timeout=lock_timeout, patience=patience))
+    applied = run(migrations.migrate(url, tell=tell, lock_timeout=lock_timeout, patience=patience, direct=direct))
     if as_json:
         print(json.dumps({"applied": applied}))  # noqa: T201
     else:

@@ -350,7 +350,7 @@ def make_sqs(settings: Settings, metrics: Metrics, watch: Watch) -> Sqs:
         dead_letter_queue=settings.sqs_dead_letter_queue,
         endpoint_url=settings.sqs_endpoint_url,
         # botocore looks for AWS_DEFAULT_REGION alone, where AWS's other SDKs, and their documentation, say AWS_REGION.
-        region=settings.sqs_region or os.environ.get("AWS_REGION"),
+        region=settings.sqs_region or os.environ.get("AWS_REGION") or None,
         pollers=settings.pollers,
         wait=settings.sqs_wait,
         visibility_timeout=settings.visibility_timeout,

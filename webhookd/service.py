@@ -52,11 +52,14 @@ async def serve(
     loop.set_exception_handler(_stray)
     daemon = Daemon(settings)
     manager = Manager(daemon.watch, daemon.health.summary)
-    reloads = asyncio.create_task(_reload_at(hangup, reload, daemon, manager)) if reload is not None else None
+    reloads: asyncio.Task[None] | None = None
     try:
         await daemon.start()
         _spare_the_collector()
         await manager.ready()
+        if reload is not None:
+            # From here on: a SIGHUP that has come before has its turn now.
+            reloads = daemon.watch.spawn(_reload_at(hangup, reload, daemon, manager), "reload")
         if started is not None:
             started(daemon)
         waits = [asyncio.ensure_future(event.wait()) for event in (stop, daemon.watch.broken)]
@@ -88,9 +91,10 @@ async def _reload_at(hangup: asyncio.Event, read: Callable[[], Settings], daemon
             fresh = await asyncio.to_thread(read)
             before = daemon.settings
             changed = daemon.renew(fresh)
-        except SettingsError as error:
+        except Exception as error:  # noqa: BLE001  whatever it is, the next SIGHUP must find somebody
             outcome = "failed"
-            logger.error("nothing was reloaded; what was in force stays", problems=str(error).splitlines())
+            problems = str(error).splitlines() if isinstance(error, SettingsError) else [where(error)]
+            logger.error("nothing was reloaded; what was in force stays", problems=problems)
         else:
             outcome = "done"
             fixed = [name for name in type(fresh).model_fields if name not in RENEWABLE]

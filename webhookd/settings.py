@@ -393,9 +393,39 @@ def load(**overrides: Any) -> Settings:
     return settings
 
 
+class _DatabaseUrl(BaseSettings):
+    """The one setting that a migration needs, from the same sources."""
+
+    model_config = Settings.model_config
+
+    database_url: SecretStr = _setting(..., "PostgreSQL.")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """As those of all settings, but that no other secret's file is opened."""
+        files = pydantic_settings.InitSettingsSource(settings_cls, secret_files("database_url"))
+        return env_settings, files, dotenv_settings, pydantic_settings.InitSettingsSource(settings_cls, config_file())
+
+    @field_validator("database_url")
+    @classmethod
+    def _is_postgresql(cls, value: SecretStr) -> SecretStr:
+        return _with_scheme(value, "postgresql", "postgres")
+
+
 def load_database_url() -> str:
-    """The database's URL, for what needs neither keys nor Redis, and so should not be given them. Raises SettingsError."""
-    return load(redis_url="redis://", roles=Role.WORK.value).database_url.get_secret_value()
+    """The database's URL, for what needs no other setting and should not be given any. Raises SettingsError."""
+    try:
+        return _DatabaseUrl().database_url.get_secret_value()
+    except ValidationError as error:
+        problems = [_explain(one) for one in error.errors(include_input=False, include_url=False)]
+        raise SettingsError("\n".join(problems)) from None
 
 
 def _explain(error: Any) -> str:

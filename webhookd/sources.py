@@ -25,9 +25,9 @@ def variables() -> dict[str, str | None]:
     return {**dotenv_values(".env"), **os.environ}
 
 
-def secret_files() -> dict[str, Any]:
+def secret_files(only: str | None = None) -> dict[str, Any]:
     """What stands in the files of `WEBHOOKD_<NAME>_FILE`, and in systemd's credentials, named as the setting with or without
-    `webhookd_`. Raises SettingsError.
+    `webhookd_`; where `only` one setting is asked for, no other one's file is read. Raises SettingsError.
     """
     files: dict[str, tuple[str, Path]] = {}
     if folder := os.environ.get("CREDENTIALS_DIRECTORY"):
@@ -38,7 +38,7 @@ def secret_files() -> dict[str, Any]:
             files[name[len(PREFIX) : -len("_FILE")].lower()] = (name, Path(value))
     found: dict[str, Any] = {}
     for setting, (name, path) in files.items():
-        if SECRET.fullmatch(setting):
+        if SECRET.fullmatch(setting) and (only is None or setting == only):
             *parents, last = setting.split("__")
             inner = found
             for parent in parents:

@@ -116,11 +116,15 @@ async def test_a_renewed_certificate_is_served_and_connections_go_on(
     url = f"{daemon.public_url}/webhooks/authorize-net"
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=both, limit=1)) as http:
         assert (await traffic.post(http, url, traffic.sample(TYPE, 1), key=KEY)).status == 200
-        # Half a renewal, or a wrong one, changes nothing.
+        # Half a renewal, or a wrong one, changes nothing; nor does one that may not be read, until it may.
         (tmp_path / "tls" / "certificate.pem").write_bytes(b"-----BEGIN CERTIFICATE-----\nno\n-----END CERTIFICATE-----\n")
         await asyncio.sleep(0.2)
         assert await served(daemon, both) == before
-        issue(tmp_path / "tls", new, days=60)
+        with monkeypatch.context() as unreadable:
+            unreadable.setattr("webhookd.receive.certificate.usable", refused)
+            issue(tmp_path / "tls", new, days=60)
+            await asyncio.sleep(0.2)
+        (tmp_path / "tls" / "key.pem").chmod(0o640)
 
         async def renewed() -> bool:
             return await served(daemon, both) != before
@@ -129,6 +133,10 @@ async def test_a_renewed_certificate_is_served_and_connections_go_on(
         assert (await traffic.post(http, url, traffic.sample(TYPE, 2), key=KEY)).status == 200
     ends = metric(daemon, "tls_certificate_expiry_timestamp_seconds")
     assert abs(ends - (datetime.now(UTC) + timedelta(days=60)).timestamp()) < 86_400
+
+
+def refused(certificate: Path, key: Path) -> None:
+    raise SettingsError("not to be read")
 
 
 async def test_a_stop_does_not_wait_for_handshakes(start: Start, tmp_path: Path) -> None:

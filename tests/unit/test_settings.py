@@ -389,8 +389,16 @@ def test_every_setting_is_described_with_its_default() -> None:
     assert defaults["CONFIG"] == defaults["RELAY_WINDOW"] == defaults["ACCOUNTS__<NAME>__SIGNATURE_KEYS"] == ""
 
 
-def test_to_migrate_takes_the_databases_url_and_no_other_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_to_migrate_takes_the_databases_url_and_no_other_secret(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="WEBHOOKD_DATABASE_URL is not set"):
         load_database_url()
-    monkeypatch.setenv("WEBHOOKD_DATABASE_URL", DATABASE)
+    monkeypatch.setenv("WEBHOOKD_DATABASE_URL", "mysql://x")
+    with pytest.raises(SettingsError, match="WEBHOOKD_DATABASE_URL: must begin with postgresql://"):
+        load_database_url()
+    monkeypatch.delenv("WEBHOOKD_DATABASE_URL")
+    # Files that are not there for it, or not for it to read, are not looked for.
+    monkeypatch.setenv("WEBHOOKD_SIGNATURE_KEYS_FILE", "/nowhere/keys")
+    monkeypatch.setenv("WEBHOOKD_ACCOUNTS__SHOP__SIGNATURE_KEYS_FILE", "/nowhere/shop")
+    (tmp_path / "url").write_text(f"{DATABASE}\n")
+    monkeypatch.setenv("WEBHOOKD_DATABASE_URL_FILE", str(tmp_path / "url"))
     assert load_database_url() == DATABASE

@@ -180,9 +180,19 @@ async def test_a_transaction_that_takes_long_is_ended(
 
 async def test_a_migration_that_fails_is_named(database_url: str, connection: Connection, tmp_path: Path) -> None:
     folder = write(tmp_path, f"{COLUMN}\nSELECT nothing;")
-    with pytest.raises(WebhookdError, match=r'^0099_sample: column "nothing" does not exist\. Nothing of it is done\.$'):
+    with pytest.raises(
+        WebhookdError, match=r'^0099_sample: column "nothing" does not exist \(42703\)\. Nothing of it is done\.$'
+    ):
         await migrate(database_url, folder=folder)
     assert not await has_column(connection)
+
+
+async def test_a_migration_that_fails_quotes_no_row(database_url: str, connection: Connection, tmp_path: Path) -> None:
+    await connection.execute("CREATE TABLE sample AS SELECT 'Jane Doe' AS customer FROM generate_series(1, 2)")
+    folder = write(tmp_path, "CREATE UNIQUE INDEX one ON sample (customer);")
+    with pytest.raises(WebhookdError, match=r"0099_sample: could not create unique index") as raised:
+        await migrate(database_url, folder=folder)
+    assert "Jane" not in str(raised.value)
 
 
 async def test_another_process_that_migrates_is_waited_for(

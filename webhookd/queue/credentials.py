@@ -18,6 +18,7 @@ from botocore.exceptions import ClientError, NoCredentialsError, PartialCredenti
 
 from webhookd.logs import logger, where
 
+_LATE = 240  # seconds before the end, from which on a source should have given new ones
 _PAUSE = 15.0  # seconds between renewals while the credentials in hand are good
 _TIMEOUT = 20.0  # seconds that a source may take
 
@@ -96,7 +97,9 @@ class Credentials(AioCredentials):
                     problem = "none found: give the machine or the pod a role, or set AWS_ACCESS_KEY_ID"
                 else:
                     self._frozen = await self._source.get_frozen_credentials()
-                    if self._frozen == before and self._ends_within(None):  # botocore has swallowed the reason
+                    # A machine's role has new ones no sooner than five minutes ahead.
+                    late = _LATE if getattr(self._source, "method", "") == "iam-role" else None
+                    if self._frozen == before and self._ends_within(late):  # botocore has swallowed the reason
                         problem = "the source of the credentials does not answer"
         except Exception as error:  # noqa: BLE001  what a source's answer makes botocore raise is not only its own errors
             problem = _reason(error)

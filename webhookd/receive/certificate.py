@@ -15,7 +15,7 @@ from webhookd.metrics import Metrics
 
 _EVERY = 30.0  # seconds between two looks at the files
 
-_State = tuple[tuple[int, int, int], ...]
+_State = tuple[tuple[int, ...], ...]
 
 
 class Certificate:
@@ -60,14 +60,15 @@ class Certificate:
 
     def _state(self) -> _State:
         # What a path leads to, since certificate managers change a link.
-        found = []
+        found: list[tuple[int, ...]] = []
         for path in (self._certificate, self._key):
             try:
                 of = path.stat()
             except OSError:
-                found.append((0, 0, 0))
+                found.append(())
             else:
-                found.append((of.st_ino, of.st_mtime_ns, of.st_size))
+                # With the time of a change of owner or mode: they are often set after the content.
+                found.append((of.st_ino, of.st_mtime_ns, of.st_ctime_ns, of.st_size))
         return tuple(found)
 
 
@@ -105,6 +106,6 @@ def usable(certificate: Path, key: Path) -> Usable:
 def _names(leaf: x509.Certificate) -> list[str]:
     try:
         names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound:
+        return [str(name.value) for name in names]
+    except (x509.ExtensionNotFound, x509.UnsupportedGeneralNameType, ValueError):  # it can be served all the same
         return []
-    return [str(name.value) for name in names]

@@ -205,6 +205,7 @@ class Database:
         except WebhookdError as error:
             if not lent:  # a new session is not what it must be
                 self._set(up=False, problem=str(error))
+                self._prober.wake()  # perhaps it was this one alone
                 raise UnavailableError("postgresql", str(error)) from error
             raise
         except Exception as error:

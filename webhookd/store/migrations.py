@@ -36,7 +36,8 @@ _PAUSE = (2.0, 10.0)  # seconds between two tries for a lock, at first and at mo
 _CONCURRENTLY = re.compile(r"\bCONCURRENTLY\b", re.IGNORECASE)
 _POOLED = (
     "a connection pooler, such as PgBouncer, stands before PostgreSQL: it could give our session, and with it the lock that "
-    "lets one process migrate, to somebody else. For this command, name PostgreSQL itself in WEBHOOKD_DATABASE_URL"
+    "lets one process migrate, to somebody else. For this command, name PostgreSQL itself in WEBHOOKD_DATABASE_URL; where what "
+    "stands there is a proxy that leaves each session to its client, say so by --direct"
 )
 _NO_LOCK = (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError)
 
@@ -71,20 +72,22 @@ async def migrate(
     tell: Tell = lambda _: None,
     lock_timeout: float = LOCK_TIMEOUT,
     patience: float = PATIENCE,
+    direct: bool = False,
     folder: Path = FOLDER,
 ) -> list[str]:
     """Brings the schema at `url` up to date; returns the ids of the migrations that were applied.
 
     Safe when several replicas start at once: an advisory lock lets one do it, and the others find it done. A lock that is not
     to be had within `lock_timeout` seconds is given up, so that nobody waits behind it for longer, and tried again, for
-    `patience` seconds in all. `tell` gets a line when a migration begins, waits and ends. Raises UnavailableError where
-    PostgreSQL does not answer, and WebhookdError, which says what to do, where a migration cannot be done.
+    `patience` seconds. `direct`: what stands at `url` is no pooler, whatever it looks like. `tell` gets a line when a
+    migration begins, waits and ends. Raises UnavailableError where PostgreSQL does not answer, and WebhookdError, which says
+    what to do, where a migration cannot be done.
     """
     with gateway():
         # UTC: where the session's time zone has summer time, a week is not always 168 hours, and partitions would overlap.
         connection = await _connect(url, server_settings={"timezone": "UTC"})
         try:
-            if is_pooled(connection, await queries.backend(connection)):
+            if not direct and is_pooled(connection, await queries.backend(connection)):
                 raise WebhookdError(_POOLED)
             await _take_turn(connection, tell)
             await pogo.ensure_pogo_sync(connection)
@@ -191,18 +194,20 @@ class _Session:
                 f"{error}: it may take {HELD:g} s, since others wait for what it has locked. Run `webhookd migrate` again when "
                 "PostgreSQL has less to do"
             )
-        return None if unavailable(error) else str(error)
+        # Without the detail, which quotes rows.
+        return None if unavailable(error) else f"{error.args[0]} ({error.sqlstate})"
 
     async def _patiently(self, work: Callable[[], Awaitable[None]]) -> None:
         """Does `work`, anew while it gets no lock."""
         attempt = 0
+        began = time.monotonic()
         while True:
             try:
                 return await work()
             except _NO_LOCK:
                 attempt += 1
                 pause = ceiling(attempt, *_PAUSE)
-                if self._took() + pause > self._patience:
+                if time.monotonic() - began + pause > self._patience:
                     raise
             self._tell(f"{self._migration}: got no lock; tries again in {pause:g} s")
             await asyncio.sleep(pause)

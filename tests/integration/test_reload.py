@@ -1,0 +1,90 @@
+"""SIGHUP: at the start, after an error of whatever kind, and with an account that comes and one that goes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import aiohttp
+import pytest
+
+from tests.conftest import Servers, settings_of
+from tests.helpers.running import KEY
+from tests.helpers.wait import until
+from webhookd import service
+from webhookd.daemon import Daemon
+from webhookd.dev import traffic
+from webhookd.settings import Settings
+
+NEW_KEY = "0123456789ABCDEF" * 8
+TYPE = "net.authorize.customer.created"
+
+
+async def serving(settings: Settings, read: Callable[[], Settings]) -> tuple[Daemon, asyncio.Task[int]]:
+    """A daemon as a service of this process, and its end."""
+    daemons: list[Daemon] = []
+    ending = asyncio.create_task(service.serve(settings, reload=read, started=daemons.append))
+    await until(lambda: daemons or ending.done(), "it serves")
+    if ending.done():
+        await ending
+    return daemons[0], ending
+
+
+def reloads(daemon: Daemon, outcome: str) -> float:
+    return daemon.metrics.registry.get_sample_value("webhookd_reloads_total", {"outcome": outcome}) or 0.0
+
+
+async def status(daemon: Daemon, key: str, account: str = "") -> int:
+    url = f"{daemon.public_url}/webhooks/authorize-net{account and f'/{account}'}"
+    async with aiohttp.ClientSession() as http:
+        return (await traffic.post(http, url, traffic.sample(TYPE, 1), key=key)).status
+
+
+async def end(ending: asyncio.Task[int]) -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert await asyncio.wait_for(ending, 20) == 0
+
+
+async def test_whatever_a_reload_meets_the_next_one_is_done(servers: Servers) -> None:
+    settings = settings_of(servers.settings, roles="receive")
+    fresh = settings_of(servers.settings, roles="receive", signature_keys=NEW_KEY, accounts={"eu": {"signature_keys": NEW_KEY}})
+    errors: list[Exception] = [UnicodeDecodeError("utf-8", b"\xff", 0, 1, "no text"), OSError(24, "too many open files")]
+
+    def read() -> Settings:
+        if errors:
+            raise errors.pop()
+        return fresh
+
+    daemon, ending = await serving(settings, read)
+    for failed in (1, 2):
+        os.kill(os.getpid(), signal.SIGHUP)
+        await until(lambda failed=failed: reloads(daemon, "failed") == failed, "it has failed")  # type: ignore[misc]
+        assert await status(daemon, KEY) == 200
+    assert await status(daemon, NEW_KEY, "eu") == 404
+    os.kill(os.getpid(), signal.SIGHUP)
+    await until(lambda: reloads(daemon, "done") == 1, "it is done")
+    assert await status(daemon, NEW_KEY) == 200
+    assert await status(daemon, NEW_KEY, "eu") == 200
+    assert await status(daemon, KEY) == 401
+    await end(ending)
+
+
+async def test_a_sighup_while_it_starts_has_its_turn_when_it_serves(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = settings_of(servers.settings, roles="receive")
+    fresh = settings_of(servers.settings, roles="receive", signature_keys=NEW_KEY)
+    start = Daemon.start
+
+    async def hung_up(self: Daemon) -> None:
+        os.kill(os.getpid(), signal.SIGHUP)
+        await asyncio.sleep(0.2)  # longer than the reading takes
+        await start(self)
+
+    monkeypatch.setattr(Daemon, "start", hung_up)
+    daemon, ending = await serving(settings, lambda: fresh)
+    await until(lambda: reloads(daemon, "done") == 1, "it is done")
+    answers: list[Any] = [await status(daemon, key) for key in (NEW_KEY, KEY)]
+    assert answers == [200, 401]
+    await end(ending)
