@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import io
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import aiohttp
+import pytest
 import pytest_asyncio
 import trustme
 
@@ -68,3 +71,30 @@ async def test_where_no_replica_answers_the_provider_is_told_to_come_again(nginx
             assert response.headers["Retry-After"] == "5"
             assert response.content_type == "application/problem+json"
             assert json.loads(await response.read())["status"] == 503
+
+
+@contextlib.asynccontextmanager
+async def faulty(answer: bytes) -> AsyncIterator[tuple[str, list[bytes]]]:
+    """A replica that takes a request, says `answer` (nothing: as one that is killed), and closes: its address, what it took."""
+    taken: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        taken.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(answer)
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}", taken
+    finally:
+        server.close()
+
+
+@pytest.mark.parametrize("answer", [b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n", b""])
+async def test_what_a_replica_puts_off_or_drops_another_one_is_asked(daemon: Daemon, tmp_path: Path, answer: bytes) -> None:
+    async with faulty(answer) as (one, first), faulty(answer) as (other, second):
+        addresses = [one, daemon.public_url.removeprefix("http://"), other]
+        async with Nginx(tmp_path / "nginx", addresses, trustme.CA()) as nginx, aiohttp.ClientSession(nginx.http_url) as http:
+            answers = [await traffic.post(http, PATH, traffic.sample(TYPE, number), key=KEY) for number in range(1, 7)]
+        assert first or second
+        assert [(answer.status, answer.outcome) for answer in answers] == [(200, "accepted")] * 6

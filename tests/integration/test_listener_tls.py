@@ -104,6 +104,17 @@ async def test_what_speaks_no_tls_or_nothing_gets_no_answer_and_keeps_nobody_out
     assert (await sent(daemon, trusting(authority), traffic.sample(TYPE, 2))).outcome == "accepted"
 
 
+async def test_more_handshakes_than_there_may_be_connections_make_way_for_newer_ones(start: Start, tmp_path: Path) -> None:
+    authority = trustme.CA()
+    daemon = await start(roles="receive", head_timeout=60, max_connections=16, **issue(tmp_path / "tls", authority))
+    host, port = urlsplit(daemon.public_url).hostname, urlsplit(daemon.public_url).port
+    silent = [await asyncio.open_connection(host, port) for _ in range(40)]
+    await until(lambda: metric(daemon, "connections_closed_total", reason="tls") >= 24, "the oldest have made way")
+    assert (await sent(daemon, trusting(authority), traffic.sample(TYPE, 1))).outcome == "accepted"
+    for _, writing in silent:
+        writing.close()
+
+
 async def test_a_renewed_certificate_is_served_and_connections_go_on(
     start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

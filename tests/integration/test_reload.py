@@ -23,6 +23,12 @@ NEW_KEY = "0123456789ABCDEF" * 8
 TYPE = "net.authorize.customer.created"
 
 
+@pytest.fixture(autouse=True)
+def collector_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The daemon would change it for the whole process, which here is the tests'."""
+    monkeypatch.setattr(service, "_spare_the_collector", lambda: None)
+
+
 async def serving(settings: Settings, read: Callable[[], Settings]) -> tuple[Daemon, asyncio.Task[int]]:
     """A daemon as a service of this process, and its end."""
     daemons: list[Daemon] = []
