@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
 _BACKLOG_EVERY = 5.0
 _ADMIN_CONNECTIONS = 4
+_LONGEST_LINE = 65_536  # bytes; a search with many values of a filter has more than aiohttp's 8190, and is to be answered by us
 
 
 class Daemon:
@@ -204,7 +205,13 @@ class Daemon:
         logger.info("serving", **settings.redacted())
 
     async def _listen(self, setting: str, address: tuple[str, int], app: web.Application) -> web.AppRunner:
-        runner = web.AppRunner(app, access_log=None, keepalive_timeout=75.0, shutdown_timeout=self._settings.commit_timeout + 1)
+        runner = web.AppRunner(
+            app,
+            access_log=None,
+            keepalive_timeout=75.0,
+            shutdown_timeout=self._settings.commit_timeout + 1,
+            max_line_size=_LONGEST_LINE,
+        )
         await runner.setup()
         host, port = address
         try:

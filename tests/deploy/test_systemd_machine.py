@@ -87,6 +87,8 @@ async def test_systemd_starts_reloads_watches_and_stops_it(machine: Machine, ser
     await machine.run(*reload.split())
     await until(lambda: answers(answered, NEW_KEY), "the new key is in use")
     assert await machine.shown("webhookd", "NRestarts") == "0"
+    async with aiohttp.ClientSession() as http, http.get(f"http://127.0.0.1:{admin}/metrics") as response:
+        assert "process_start_time_seconds" in await response.text(), "an alert on restarts would never fire"
 
     # A process that does nothing any more is started anew.
     await machine.run("sh", "-c", f"kill -{signal.SIGSTOP.name.removeprefix('SIG')} {pid}")

@@ -196,6 +196,13 @@ QUESTIONS = [
 ]
 
 
+async def test_a_question_that_is_long_is_answered_by_us(http: aiohttp.ClientSession) -> None:
+    """aiohttp itself would refuse it, in plain text, beyond 8190 bytes."""
+    many = "&".join(f"event_type=net.authorize.{'x' * 50}{number}" for number in range(200))
+    async with http.get(f"/webhooks/events?{many}", headers=bearer(OPERATE)) as answer:
+        assert (answer.status, answer.content_type) in ((200, "application/json"), (422, "application/problem+json"))
+
+
 async def test_bad_questions_are_told_what_is_wrong(http: aiohttp.ClientSession) -> None:
     for path, status, told in QUESTIONS:
         async with http.get(path, headers=bearer(OPERATE)) as answer:

@@ -275,6 +275,7 @@ async def test_an_operation_that_fails_by_a_mistake_ends_and_the_others_go_on(id
     other = await idle.order("dead-letters/redrive", all=True, dry_run=False, rate=20)
     selection = '{"ids": ["no id"]}'
     bad = await idle.order("dead-letters/discard", all=True, dry_run=True)
+    await idle.ended(bad)  # or its runner would end it after what follows
     await connection.execute(
         "UPDATE operations SET selection = $2, state = 'counting', finished_at = NULL WHERE id = $1",
         uuid.UUID(bad["id"]),
