@@ -100,9 +100,10 @@ def test_the_environment_names_settings() -> None:
     assert {"WEBHOOKD_SIGNATURE_KEYS_FILE", "WEBHOOKD_SQS_QUEUE"} <= set(names)
     for name in names:
         setting = name.removeprefix("WEBHOOKD_").removesuffix("_FILE").lower()
-        assert setting in Settings.model_fields or name in ("AWS_REGION", "PYTHONPATH"), name
+        assert setting in Settings.model_fields or name in ("AWS_REGION", "AWS_SHARED_CREDENTIALS_FILE", "PYTHONPATH"), name
     kept = Unit(FOLDER / "webhookd-migrate.service").one("UnsetEnvironment").split()
-    assert {name for name in names if name.endswith("_FILE")} < set(kept), "migrating needs no such file"
+    files = {name for name in names if name.startswith("WEBHOOKD_") and name.endswith("_FILE")}
+    assert files < set(kept), "migrating needs no such file"
 
 
 @pytest_asyncio.fixture
@@ -113,6 +114,7 @@ async def manager(servers: Servers, tmp_path: Path) -> AsyncIterator[Manager]:
     manager.write("credentials/redis_url", servers.redis_url + "\n")
     manager.write("renewable/signature_keys", f"{KEY}\n")
     manager.write("renewable/admin_tokens", f"ann:{TOKEN}\n")
+    manager.write("renewable/read_tokens", f"eve:{TOKEN}\n")
     yield manager
     manager.close()
 
@@ -182,9 +184,11 @@ async def test_a_service_run_by_its_unit_rotates_its_keys_under_load_and_stops_i
         await until(lambda: len(answers) > before + 50, "both keys are in use")
         going[KEY] = False
         manager.write("renewable/signature_keys", f"{NEW_KEY}\n")
+        manager.remove("renewable/read_tokens")
         await asyncio.sleep(0.05)  # what was signed by the old key is answered
         await manager.reload()
         assert await answered_by(KEY) == 401
+        assert manager.handed_over() == {"signature_keys", "admin_tokens"}, "what is taken away would stay valid"
         async with http.get(f"http://127.0.0.1:{admin}/metrics") as response:
             metrics = await response.text()
         going[NEW_KEY] = False

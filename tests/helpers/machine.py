@@ -54,6 +54,7 @@ class Machine:
         # Debian's Python 3.11.2 asks for one more than this one, perhaps.
         _done(*fetch, *re.findall(r"^async-timeout==[^ ;]+", lock.read_text(), re.MULTILINE))
         shutil.copytree("deploy/systemd", folder / "deploy/systemd")
+        shutil.copy(lock, folder / "deploy")
         plain = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "/wheels"}
         _done("chroot", str(self.root), "sh", "-exc", f"cd /srv/webhookd\n{commands}", env=plain)
 

@@ -63,6 +63,14 @@ class Manager:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(content)
 
+    def remove(self, path: str) -> None:
+        """Removes a file below /etc/webhookd."""
+        (self._etc / path).unlink()
+
+    def handed_over(self) -> set[str]:
+        """The files that the service may read anew."""
+        return {file.name for file in self._runtime.iterdir()}
+
     def _moved(self, text: str) -> str:
         moved = text.replace("/etc/webhookd", str(self._etc)).replace("%t", str(self._root / "run"))
         moved = moved.replace("/run/webhookd", str(self._runtime)) if str(self._runtime) not in moved else moved
