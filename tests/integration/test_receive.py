@@ -445,8 +445,16 @@ async def test_two_receivers_with_the_same_events_at_once_make_each_one_event(
     daemons = [await start(roles="receive"), await start(roles="receive")]
     samples = [sample(AUTHCAPTURE, n) for n in range(200)]
     twins = [s.body.replace(s.notification_id.encode(), str(uuid.uuid4()).encode()) for s in samples]
+
+    async def taken(http: aiohttp.ClientSession, body: bytes) -> tuple[int, dict[str, Any], Any]:
+        """Sends it again while it is put off for overload, as a slow machine may; for nothing else."""
+        async with asyncio.timeout(30):
+            while (answer := await post(http, body))[0] == 503 and answer[1]["detail"].startswith("too many webhooks"):
+                await asyncio.sleep(0.1)
+        return answer
+
     async with aiohttp.ClientSession(daemons[0].public_url) as one, aiohttp.ClientSession(daemons[1].public_url) as two:
-        answers = await asyncio.gather(*(post(one, s.body) for s in samples), *(post(two, body) for body in reversed(twins)))
+        answers = await asyncio.gather(*(taken(one, s.body) for s in samples), *(taken(two, body) for body in reversed(twins)))
     assert {status for status, _, _ in answers} == {200}
     assert await connection.fetchval("SELECT count(*) FROM events") == 200
     firsts, seconds = answers[:200], answers[200:][::-1]
