@@ -18,10 +18,12 @@ from pathlib import Path
 import psutil
 
 from tests.bench import scenarios
+from tests.bench.load import PROVIDER, PROXY
 from tests.bench.processes import CORES
 from tests.bench.report import Result, Table, machine, print_tables, save
 from tests.bench.scenarios import Bench, Figures
 from tests.bench.servers import servers
+from tests.bench.summary import ingest_title
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -49,28 +51,29 @@ class Run:
 
 
 def ingest_burst(run: Run) -> None:
-    """Durable acknowledgements by concurrency, as fast as they come, for 10 s."""
+    """Durable acknowledgements by concurrency, as fast as they come, for 10 s; at 64 connections from a proxy, too."""
     bench = run.bench
-    for connections in (1, 16, 64, 256):
+    for connections, sender in ((1, PROVIDER), (16, PROVIDER), (64, PROVIDER), (64, PROXY), (256, PROVIDER)):
         run.measure(
-            f"ingest, burst, {connections} connections",
+            ingest_title("burst", connections, sender),
             {
-                "ceiling": lambda c=connections: scenarios.ceiling(bench, c, 10),  # type: ignore[misc]
-                "webhookd": lambda c=connections: scenarios.ingest(bench, c, 10),  # type: ignore[misc]
-                "textbook": lambda c=connections: scenarios.textbook_ingest(bench, c, 10),  # type: ignore[misc]
+                "ceiling": lambda c=connections, s=sender: scenarios.ceiling(bench, c, 10, s),  # type: ignore[misc]
+                "webhookd": lambda c=connections, s=sender: scenarios.ingest(bench, c, 10, sender=s),  # type: ignore[misc]
+                "textbook": lambda c=connections, s=sender: scenarios.textbook_ingest(bench, c, 10, s),  # type: ignore[misc]
             },
         )
 
 
 def ingest_sustained(run: Run) -> None:
-    """The same for 60 s."""
-    run.measure(
-        "ingest, sustained, 64 connections",
-        {
-            "ceiling": lambda: scenarios.ceiling(run.bench, 64, 10),
-            "webhookd": lambda: scenarios.ingest(run.bench, 64, 60),
-        },
-    )
+    """Durable acknowledgements for 60 s at 64 connections, from the provider and from a proxy."""
+    for sender in (PROVIDER, PROXY):
+        run.measure(
+            ingest_title("sustained", 64, sender),
+            {
+                "ceiling": lambda s=sender: scenarios.ceiling(run.bench, 64, 10, s),  # type: ignore[misc]
+                "webhookd": lambda s=sender: scenarios.ingest(run.bench, 64, 60, sender=s),  # type: ignore[misc]
+            },
+        )
 
 
 def consume(run: Run) -> None:

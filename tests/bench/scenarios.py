@@ -19,7 +19,7 @@ import asyncpg
 from aiobotocore.session import get_session
 
 from tests.bench.baselines.receiver import SCHEMA
-from tests.bench.load import AUTHCAPTURE, Report
+from tests.bench.load import AUTHCAPTURE, PROVIDER, PROXY, Report
 from tests.bench.processes import KEY, PATH, Target, Webhookd, load, running
 from tests.bench.servers import Servers
 from webhookd.dev import traffic
@@ -127,22 +127,22 @@ def until(condition: Callable[[], Any], seconds: float, every: float = 0.05) -> 
 # -- ingest
 
 
-def ceiling(bench: Bench, connections: int, seconds: float) -> Figures:
+def ceiling(bench: Bench, connections: int, seconds: float, sender: str = PROVIDER) -> Figures:
     """The endpoint that only verifies the HMAC and answers."""
     with bench.baseline("ceiling") as url:
-        return _figures(load(url, connections=connections, seconds=bench.seconds(seconds)))
+        return _figures(load(url, sender=sender, connections=connections, seconds=bench.seconds(seconds)))
 
 
-def textbook_ingest(bench: Bench, connections: int, seconds: float) -> Figures:
+def textbook_ingest(bench: Bench, connections: int, seconds: float, sender: str = PROVIDER) -> Figures:
     """The textbook receiver."""
     database, (queue, _) = bench.database("textbook"), bench.queues()
     given = {"DATABASE_URL": database, "SQS_ENDPOINT_URL": bench.servers.sqs.url}
     with bench.baseline("receiver", "--queue", queue, **given) as url:
-        return _figures(load(url, connections=connections, seconds=bench.seconds(seconds)))
+        return _figures(load(url, sender=sender, connections=connections, seconds=bench.seconds(seconds)))
 
 
 def ingest(
-    bench: Bench, connections: int, seconds: float, *, database: str | None = None, warm: float = 0, **options: float
+    bench: Bench, connections: int, seconds: float, *, database: str | None = None, warm: float = 0, **options: float | str
 ) -> Figures:
     """webhookd, receive and relay: durable acknowledgements, and how many of them were not relayed at the end.
 
@@ -150,7 +150,7 @@ def ingest(
     """
     with running(bench.webhookd(database or bench.database("webhookd"), bench.queues(), roles="receive,relay")) as daemon:
         if warm:
-            load(daemon.url, connections=connections, seconds=bench.seconds(warm))
+            load(daemon.url, connections=connections, seconds=bench.seconds(warm), **options)
         before, sent = daemon.processor_seconds, daemon.metric("relayed_total", outcome="sent")
         report = load(daemon.url, connections=connections, seconds=bench.seconds(seconds), **options)
         figures = _figures(report)
@@ -203,8 +203,9 @@ def _fill(bench: Bench, database: str, queues: tuple[str, str], count: int, *, b
     with running(bench.webhookd(database, queues, roles="receive,relay")) as daemon:
         left = count
         while left > 0:
-            # With two connections no more than ten events are there at a time, so each has a message of its own.
-            report = load(daemon.url, connections=64 if bundled else 2, seconds=600, count=left)
+            # With two connections no more than ten events are there at a time, so each has a message of its own. From a
+            # proxy, since only the filling is wanted here, and that is faster.
+            report = load(daemon.url, sender=PROXY, connections=64 if bundled else 2, seconds=600, count=left)
             left -= report.outcomes.get("accepted", 0)
         until(lambda: daemon.metric("relayed_total", outcome="sent") >= count, 120)
 
