@@ -1,0 +1,26 @@
+"""The list of all settings, for `webhookd settings` and the README."""
+
+from __future__ import annotations
+
+from webhookd.settings.model import Role, Settings
+from webhookd.sources import CONFIG, PREFIX
+
+
+def describe() -> list[tuple[str, str, str]]:
+    """(environment variable, default, meaning) of every setting; a secret's may be a file's path, in `…_FILE`."""
+    rows = [(CONFIG, "", "Path of a TOML file of settings: their names in lower case, without WEBHOOKD_.")]
+    for name, field in Settings.model_fields.items():
+        default = "required" if field.is_required() else _shown(field.default)
+        variable = "accounts__<name>__signature_keys" if name == "accounts" else name
+        rows.append((PREFIX + variable.upper(), default, field.description or ""))
+    return rows
+
+
+def _shown(default: object) -> str:
+    if default is None or default in ((), {}):
+        return ""
+    if isinstance(default, frozenset):
+        return ",".join(role for role in Role if role in default)
+    if isinstance(default, bool):
+        return str(default).lower()
+    return str(int(default)) if isinstance(default, float) and default.is_integer() else str(default)

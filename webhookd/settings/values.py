@@ -1,0 +1,91 @@
+"""The types of settings' values: how each is read from text, and what it must look like."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+from pydantic import AfterValidator, BeforeValidator, SecretStr
+from pydantic_settings import NoDecode
+
+_TOKEN = 16  # characters, below which a token could be guessed
+# At most one @, and that before the host: if a password is not percent-encoded, nothing beyond the scheme is safe to show.
+_URL = re.compile(r"(?P<scheme>\w+)://(?:[^/?#@]*@)?(?P<place>[^@?#]*)(?:[?#][^@]*)?")
+
+
+def revealed(secret: object) -> str:
+    """The text of a secret, or of what is to become one."""
+    return secret.get_secret_value() if isinstance(secret, SecretStr) else str(secret)
+
+
+def without_password(url: SecretStr) -> str:
+    """A URL for a log: no user, password or query. Only the scheme if the password's end is unclear."""
+    parts = _URL.fullmatch(url.get_secret_value())
+    return f"{parts['scheme']}://{parts['place']}" if parts else f"{url.get_secret_value().partition('://')[0]}://…"
+
+
+def host_and_port(text: str) -> tuple[str, int]:
+    """`127.0.0.1:8080` or `[::1]:8080` in its two parts. Raises ValueError."""
+    match = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^\s:\[\]]+):([0-9]{1,5})", text, re.ASCII)
+    if match is None or int(match[2]) > 65_535:
+        raise ValueError(f"must be host:port, as 127.0.0.1:8080 or [::1]:8080, and is {text!r}")
+    return match[1].strip("[]"), int(match[2])
+
+
+def _split(value: object) -> object:
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+
+def _names(value: object) -> object:
+    parts = _split(value)
+    return [part for part in parts if part] if isinstance(parts, list) else parts
+
+
+def _keys(value: object) -> object:
+    keys = _split(value)
+    if isinstance(keys, list) and any(len(revealed(key).split()) != 1 for key in keys):
+        raise ValueError("one of the keys is empty, or holds white space; separate keys by commas, and end with none")
+    return keys
+
+
+def _tokens(value: object) -> object:
+    parts = _split(value)
+    if isinstance(parts, list):
+        tokens: dict[str, str] = {}
+        for number, part in enumerate(parts, 1):
+            name, colon, token = revealed(part).partition(":")
+            if not colon:
+                name, token = f"token{number}", name
+            if name in tokens:
+                raise ValueError("two of the tokens have the same name")
+            tokens[name] = token.strip()
+        value = tokens
+    if isinstance(value, dict) and not all(name and revealed(token) for name, token in value.items()):
+        raise ValueError("one of the tokens, or of their names, is empty; end with no comma")
+    if isinstance(value, dict) and any(len(revealed(token)) < _TOKEN for token in value.values()):
+        raise ValueError(f"one of the tokens has fewer than {_TOKEN} characters; `openssl rand -hex 32` makes a good one")
+    return value
+
+
+def _address(value: str) -> str:
+    host_and_port(value)
+    return value
+
+
+def _with_scheme(*schemes: str) -> AfterValidator:
+    def check(value: SecretStr) -> SecretStr:
+        # Not urlsplit: its errors quote the user and password.
+        if value.get_secret_value().partition("://")[0] not in schemes:
+            raise ValueError(f"must begin with {' or '.join(f'{scheme}://' for scheme in schemes)}")
+        return value
+
+    return AfterValidator(check)
+
+
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)]
+Keys = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_keys)]
+Tokens = Annotated[dict[str, SecretStr], NoDecode, BeforeValidator(_tokens)]
+Address = Annotated[str, AfterValidator(_address)]
+DatabaseUrl = Annotated[SecretStr, _with_scheme("postgresql", "postgres")]
+RedisUrl = Annotated[SecretStr, _with_scheme("redis", "rediss", "unix")]
+CommaSeparated = BeforeValidator(_names)
