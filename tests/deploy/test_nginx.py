@@ -42,7 +42,7 @@ async def nginx(daemon: Daemon, tmp_path: Path) -> AsyncIterator[Nginx]:
 
 async def test_webhooks_pass_byte_for_byte_over_tls_and_nothing_else_does(nginx: Nginx) -> None:
     async with aiohttp.ClientSession(nginx.https_url, connector=aiohttp.TCPConnector(ssl=nginx.trust)) as http:
-        for number, path in enumerate((PATH, f"{PATH}/eu"), 1):
+        for number, path in enumerate((PATH, f"{PATH}/", f"{PATH}/eu", f"{PATH}/eu/"), 1):
             sample = traffic.sample(TYPE, number)
             answer = await traffic.post(http, path, sample, key=KEY)
             assert (answer.status, answer.outcome) == (200, "accepted")

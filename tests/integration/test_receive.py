@@ -296,7 +296,7 @@ async def test_the_public_listener_has_nothing_else(http: aiohttp.ClientSession)
         async with http.get(path) as response:
             assert response.status == 404, path
             assert response.content_type == "application/problem+json"
-    for path in (f"{PATH}/", f"{PATH}/default/more", f"{PATH}x"):
+    for path in (f"{PATH}//", f"{PATH}/default/more", f"{PATH}/default//", f"{PATH}x", f"{PATH}x/"):
         status, answer, _ = await post(http, sample(AUTHCAPTURE, 1).body, path=path)
         assert (status, answer["title"]) == (404, "Not Found"), path
     async with http.get(PATH) as response:
@@ -312,6 +312,20 @@ async def test_an_accounts_path_may_be_written_in_other_ways(http: aiohttp.Clien
     for path in (f"{PATH}/default", f"{PATH}/%64efault", f"{PATH}?a=b"):
         status, answer, _ = await post(http, sample(AUTHCAPTURE, 1).body, path=path)
         assert (status, answer["status"]) == (200, "accepted"), path
+
+
+@pytest.mark.parametrize(("path", "key"), [("/", KEY), ("/default/", KEY), ("/eu/", "eu-new"), ("/eu/?a=b", "eu-new")])
+@pytest.mark.parametrize("headers", [{}, {"Expect": "100-continue"}], ids=["plain", "expect"])
+async def test_a_trailing_slash_means_the_same_path(
+    http: aiohttp.ClientSession, path: str, key: str, headers: dict[str, str]
+) -> None:
+    status, answer, _ = await post(http, sample(AUTHCAPTURE, 1).body, path=PATH + path, key=key, headers=headers)
+    assert (status, answer["status"]) == (200, "accepted")
+
+
+async def test_an_unknown_account_with_a_trailing_slash_is_an_unknown_account(http: aiohttp.ClientSession) -> None:
+    status, answer, _ = await post(http, sample(AUTHCAPTURE, 1).body, path=f"{PATH}/nobody/")
+    assert (status, answer["detail"]) == (404, "no such account")
 
 
 async def test_a_body_too_large_by_its_length_is_refused_before_it_is_read(daemon: Daemon) -> None:

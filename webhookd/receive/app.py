@@ -57,6 +57,8 @@ class PublicApp:
         self.paths = {f"{PATH}/{account}": account for account in accounts}
         if DEFAULT_ACCOUNT in self.paths.values():
             self.paths[PATH] = DEFAULT_ACCOUNT
+        # The provider follows no redirect, so a path with a trailing slash is served as the path without one.
+        self.paths |= {f"{path}/": account for path, account in self.paths.items()}
         # None is taken out: a webhook of an account that goes may be waiting for its commit.
         for account in self.paths.values():
             for outcome in Outcome:
@@ -88,7 +90,7 @@ class PublicApp:
             if path == "/livez":
                 return await live(request) if request.method in ("GET", "HEAD") else _method_not_allowed(request, "GET,HEAD")
             account = self.paths.get(path)
-            if account is None and path != PATH and not (path.startswith(f"{PATH}/") and "/" not in path[len(PATH) + 1 :]):
+            if account is None and not _names_an_account(path):
                 return problem(404, "Not Found", close=not request.content.is_eof())
         if request.method != "POST":
             return _method_not_allowed(request, "POST")
@@ -191,6 +193,12 @@ class PublicApp:
 async def live(_: web.BaseRequest) -> web.Response:
     """Liveness: the loop turns."""
     return web.Response(body=b'{"status":"alive"}', headers=JSON)
+
+
+def _names_an_account(path: str) -> bool:
+    """Whether `path` is a webhook's path, of whatever account."""
+    before, _, name = path.removesuffix("/").removeprefix(PATH).partition("/")
+    return path.startswith(PATH) and not before and "/" not in name
 
 
 def _method_not_allowed(request: web.BaseRequest, allowed: str) -> web.Response:
