@@ -1,0 +1,78 @@
+"""What the doctor finds without asking a dependency: keys, handlers, operators, certificate, addresses."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import time
+from pathlib import Path
+
+from webhookd.authorizenet.signature import fingerprint
+from webhookd.doctor.finding import Finding, Verdict
+from webhookd.errors import SettingsError
+from webhookd.process import handlers
+from webhookd.receive.certificate import usable
+from webhookd.settings import Settings
+
+_CERTIFICATE_DAYS = 14  # certificate managers renew a month ahead
+_KEY_SHAPE = "Authorize.Net's Signature Key has 128 hexadecimal digits: copy it whole"
+
+
+def examine_settings(settings: Settings) -> list[Finding]:
+    """Findings about the settings themselves."""
+    findings = []
+    for account, keys in settings.keys_by_account.items():
+        for key in keys:
+            well_formed = len(key) == 128 and all(c in "0123456789abcdefABCDEF" for c in key)
+            verdict = Verdict.OK if well_formed else Verdict.WARNING
+            detail = "128 hexadecimal digits" if well_formed else f"{len(key)} characters, and {_KEY_SHAPE}"
+            findings.append(Finding(f"signature key of {account}", verdict, f"fingerprint {fingerprint(key)}; {detail}"))
+    try:
+        handlers.load(settings.handlers)
+        detail = f"{len(handlers.registered)} registered" if settings.handlers else "none: only the timeline is kept"
+        findings.append(Finding("handlers", Verdict.OK, detail))
+    except SettingsError as error:
+        findings.append(Finding("handlers", Verdict.FAILED, str(error)))
+    findings.append(_operators(settings))
+    if settings.tls_certificate is not None and settings.tls_key is not None:
+        findings.append(_certificate(settings.tls_certificate, settings.tls_key))
+    for name, address in (
+        ("WEBHOOKD_LISTEN", settings.public_address),
+        ("WEBHOOKD_ADMIN_LISTEN", settings.admin_address),
+    ):
+        findings.append(_address(name, address))
+    return findings
+
+
+def _operators(settings: Settings) -> Finding:
+    roles = {"operate": settings.admin_tokens, "look": settings.read_tokens}
+    told = [f"{role}: {', '.join(sorted(tokens))}" for role, tokens in roles.items() if tokens]
+    if settings.admin_anonymous != "nothing":
+        told.append(f"{settings.admin_anonymous}: whoever reaches WEBHOOKD_ADMIN_LISTEN, without a token")
+    nobody = "nobody may use the API and the dashboard; set WEBHOOKD_ADMIN_TOKENS"
+    return Finding("operators", Verdict.OK, "; ".join(told) or nobody)
+
+
+def _certificate(certificate: Path, key: Path) -> Finding:
+    check = "WEBHOOKD_TLS_CERTIFICATE"
+    try:
+        found = usable(certificate, key)
+    except SettingsError as error:
+        return Finding(check, Verdict.FAILED, str(error))
+    left = (found.ends - time.time()) / 86_400
+    names = f"of {', '.join(found.names) or 'no name'}"
+    if left < 0:
+        return Finding(check, Verdict.FAILED, f"{names}, ended {-left:.0f} days ago: renew it; it is taken without a restart")
+    verdict = Verdict.WARNING if left < _CERTIFICATE_DAYS else Verdict.OK
+    return Finding(check, verdict, f"{names}, ends in {int(left)} days" + ("" if verdict is Verdict.OK else ": renew it"))
+
+
+def _address(name: str, address: tuple[str, int]) -> Finding:
+    host, port = address
+    with contextlib.closing(socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(address)
+        except OSError as error:
+            return Finding(name, Verdict.WARNING, f"{host}:{port}: {error.strerror}; fine where webhookd is running now")
+    return Finding(name, Verdict.OK, f"{host}:{port} is free")
