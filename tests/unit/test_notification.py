@@ -100,8 +100,21 @@ def test_a_field_that_is_no_usable_text_counts_as_missing(odd: object) -> None:
     assert (notification.invoice_number, notification.merchant_reference) == (None, None)
 
 
-def test_an_id_that_is_a_number_is_taken_as_text() -> None:
-    assert with_payload(id=64378428711).entity_id == "64378428711"
+@pytest.mark.parametrize("written", [" 64378428711 ", "\t64378428711\n", 64378428711, 64378428711.0])
+def test_an_id_means_the_same_however_it_is_written(written: object) -> None:
+    assert with_payload(id=written).entity_id == "64378428711"
+
+
+@pytest.mark.parametrize("name", ["CUSTOMERPROFILE", " customerprofile ", "CustomerProfile"])
+def test_an_entitys_name_in_another_case_is_spelled_as_the_provider_spells_it(name: str) -> None:
+    assert with_payload(entityName=name).entity_name == "customerProfile"
+
+
+@pytest.mark.parametrize("name", EVENT_TYPES)
+def test_an_event_type_in_another_case_is_spelled_as_the_provider_spells_it(name: str) -> None:
+    for written in (name.upper(), name.lower(), f" {name.title()} "):
+        assert parsed(eventType=written).event_type == name
+    assert parsed(eventType="net.authorize.New.kind").event_type == "net.authorize.New.kind"
 
 
 @pytest.mark.parametrize("payload", [None, [], "text", 7, {}])

@@ -39,13 +39,21 @@ EVENT_TYPES: tuple[str, ...] = tuple(
     )
 )
 _KNOWN = frozenset(EVENT_TYPES)
+_SPELLINGS = {name.lower(): name for name in EVENT_TYPES}
+_ENTITY_NAMES = {name.lower(): name for name in ("transaction", "subscription", "customerProfile", "customerPaymentProfile")}
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_EXACT = 2.0**53  # below this a float holds every whole number
 _LONGEST = 200  # characters, of any text in a column: a longer one could not stand in an index
 
 
 def label(event_type: str) -> str:
     """`event_type` for a metric: unknown types share the value "other", so that nobody can make labels at will."""
     return event_type if event_type in _KNOWN else "other"
+
+
+def canonical(event_type: str) -> str:
+    """The event type in the provider's own spelling. A type that nobody knows stays as it is."""
+    return event_type if event_type in _KNOWN else _SPELLINGS.get(event_type.lower(), event_type)
 
 
 class Notification(NamedTuple):
@@ -74,17 +82,18 @@ def parse(body: bytes, account: str) -> Notification:
     if not isinstance(envelope, dict):
         raise UnusableError("not_object", "the body is JSON, but no object")
     notification_id = _required(envelope, "notificationId", "no_notification_id").lower()
-    event_type = _required(envelope, "eventType", "no_event_type")
+    event_type = canonical(_required(envelope, "eventType", "no_event_type"))
     if len(notification_id) > _LONGEST:  # lower-casing can lengthen
         raise UnusableError("unstorable", "notificationId is too long")
     event_date = _date(envelope.get("eventDate"))
     raw_payload = envelope.get("payload")
     payload: dict[str, Any] = raw_payload if isinstance(raw_payload, dict) else {}
+    entity_name = _text(payload.get("entityName"))
     return Notification(
         notification_id=notification_id,
         event_type=event_type,
         event_date=event_date,
-        entity_name=_text(payload.get("entityName")),
+        entity_name=entity_name and _ENTITY_NAMES.get(entity_name.lower(), entity_name),
         entity_id=_text(payload.get("id")),
         invoice_number=_text(payload.get("invoiceNumber")),
         merchant_reference=_text(payload.get("merchantReferenceId")),
@@ -103,9 +112,15 @@ def _required(envelope: dict[str, Any], name: str, reason: str) -> str:
 
 
 def _text(value: object) -> str | None:
+    """Text without the white space around it; a whole number (7 and 7.0) as text."""
+    if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT:
+        value = int(value)
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
-    return value if isinstance(value, str) and value and _storable(value) else None
+    if not isinstance(value, str):
+        return None
+    text = value.strip()
+    return text if text and _storable(text) else None
 
 
 def _storable(text: str) -> bool:
