@@ -32,7 +32,10 @@ ORDER BY finished_at
 LIMIT :limit;
 
 -- name: mark_dead_letter_sent(ids)!
-UPDATE events SET dead_letter_sent_at = now() WHERE id = ANY(:ids::uuid[]) AND finished_at IS NOT NULL AND status <> 'processed';
+UPDATE events SET dead_letter_sent_at = now()
+WHERE id = ANY(ARRAY(
+    SELECT id FROM events WHERE id = ANY(:ids::uuid[]) AND finished_at IS NOT NULL AND status <> 'processed' ORDER BY id FOR UPDATE
+));
 
 -- name: count_dead()$
 -- How many dead events have their copy in the dead-letter queue.
@@ -41,11 +44,14 @@ SELECT count(*) FROM events WHERE status = 'dead' AND dead_letter_sent_at IS NOT
 -- name: owe_dead_letters(ids, settled)$
 -- Owes again the copies of dead events that are not among `ids`, whose copies were all that was found; those sent within the
 -- last `settled` seconds may not show yet. Returns how many.
-WITH owed AS (
-    UPDATE events SET dead_letter_sent_at = NULL
+WITH lost AS MATERIALIZED (
+    SELECT id FROM events
     WHERE status = 'dead' AND dead_letter_sent_at < now() - make_interval(secs => :settled) AND discarded_at IS NULL
         AND id <> ALL(:ids::uuid[])
-    RETURNING id
+    ORDER BY id
+    FOR UPDATE
+), owed AS (
+    UPDATE events e SET dead_letter_sent_at = NULL FROM lost WHERE e.id = lost.id RETURNING e.id
 )
 SELECT count(*) FROM owed;
 

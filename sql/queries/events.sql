@@ -6,8 +6,8 @@
 -- Commits new notifications: one row in events, one body, one audit row each, in one statement. A column of texts comes as one
 -- text, its parts separated by U+001F; an empty part is NULL where NULL may be, and so is every part where the whole is NULL
 -- (`traceparents`, where nothing is traced). Returns the ids that are new; an id that is missing is a duplicate, by
--- notification id or by content. The caller sorts the arrays, so that two batches with the same events take their locks in the
--- same order.
+-- notification id or by content. The caller sorts the arrays, and the rows go in by their position there: two batches with the same
+-- events take their locks in the same order, and cannot deadlock. No join keeps an order by itself.
 WITH incoming AS MATERIALIZED (
     SELECT i.*
     FROM unnest(
@@ -16,10 +16,10 @@ WITH incoming AS MATERIALIZED (
         string_to_array(:entity_ids, chr(31), ''), string_to_array(:invoice_numbers, chr(31), ''),
         string_to_array(:merchant_references, chr(31), ''), string_to_array(:key_fingerprints, chr(31)),
         :content_hashes::bytea[], :body_hashes::bytea[], :bodies::bytea[], string_to_array(:traceparents, chr(31), '')
-    ) AS i (
+    ) WITH ORDINALITY AS i (
         id, account, notification_id, event_type, event_date,
         entity_name, entity_id, invoice_number, merchant_reference,
-        key_fingerprint, content_hash, body_hash, body, traceparent
+        key_fingerprint, content_hash, body_hash, body, traceparent, position
     )
     -- An alias sent again with other bytes has another content hash; its id alone must stop it.
     WHERE NOT EXISTS (
@@ -34,6 +34,7 @@ WITH incoming AS MATERIALIZED (
         id, account, notification_id, event_type, event_date, entity_name, entity_id, invoice_number,
         merchant_reference, key_fingerprint, content_hash, body_hash, traceparent, now() + make_interval(secs => :send_after)
     FROM incoming
+    ORDER BY position
     ON CONFLICT DO NOTHING
     RETURNING id, received_at
 ), body AS (
@@ -48,7 +49,7 @@ SELECT id FROM inserted;
 -- name: find_duplicates(accounts, notification_ids, content_hashes, body_hashes)
 -- For notifications that insert_events did not take: which event each one repeats. `layer` is 'notification_id' or
 -- 'content'; `same_body` tells a repetition from another body under the same id. A first repetition by content leaves its
--- notification id as an alias of the event.
+-- notification id as an alias of the event. Aliases go in by their key, as in every other such statement.
 WITH incoming AS MATERIALIZED (
     SELECT *
     FROM unnest(:accounts::text[], :notification_ids::text[], :content_hashes::bytea[], :body_hashes::bytea[])
@@ -67,6 +68,7 @@ WITH incoming AS MATERIALIZED (
 ), aliases AS (
     INSERT INTO notification_aliases (account, notification_id, event_id, body_hash)
     SELECT account, notification_id, event_id, body_hash FROM found WHERE new_alias
+    ORDER BY account, notification_id
     ON CONFLICT DO NOTHING
 )
 SELECT position, event_id, layer, same_body FROM found WHERE event_id IS NOT NULL;
@@ -156,8 +158,11 @@ RETURNING
 
 -- name: put_back(ids, delay)!
 -- Events that were claimed for sending and could not be sent: due again in `delay` seconds rather than at the end of the lease.
+-- A row that somebody holds is skipped: its lease ends by itself.
 UPDATE events SET send_after = now() + make_interval(secs => :delay)
-WHERE id = ANY(:ids::uuid[]) AND status NOT IN ('processed', 'dead');
+WHERE id = ANY(ARRAY(
+    SELECT id FROM events WHERE id = ANY(:ids::uuid[]) AND status NOT IN ('processed', 'dead') ORDER BY id FOR UPDATE SKIP LOCKED
+));
 
 -- name: count_in_queue(limit)$
 -- How many unfinished events have a message in SQS, counted no further than `limit` of each kind.
@@ -233,22 +238,23 @@ WITH due AS MATERIALIZED (
     SELECT FROM due HAVING count(*) = cardinality(:ids::uuid[])
 ), kept AS MATERIALIZED (
     SELECT f.*
-    FROM whole, unnest(:tables::text[], :accounts::text[], :entities::text[], :facts::text[]) AS f (name, account, id, facts)
+    FROM whole, unnest(:tables::text[], :accounts::text[], :entities::text[], :facts::text[])
+        WITH ORDINALITY AS f (name, account, id, facts, position)
 ), kept_transactions AS (
     INSERT INTO transactions AS t (account, transaction_id, facts)
-    SELECT account, id, facts::jsonb FROM kept WHERE name = 'transactions'
+    SELECT account, id, facts::jsonb FROM kept WHERE name = 'transactions' ORDER BY position
     ON CONFLICT (account, transaction_id) DO UPDATE SET facts = webhookd_fold(t.facts, excluded.facts)
 ), kept_subscriptions AS (
     INSERT INTO subscriptions AS s (account, subscription_id, facts)
-    SELECT account, id, facts::jsonb FROM kept WHERE name = 'subscriptions'
+    SELECT account, id, facts::jsonb FROM kept WHERE name = 'subscriptions' ORDER BY position
     ON CONFLICT (account, subscription_id) DO UPDATE SET facts = webhookd_fold(s.facts, excluded.facts)
 ), kept_customers AS (
     INSERT INTO customers AS c (account, customer_profile_id, facts)
-    SELECT account, id, facts::jsonb FROM kept WHERE name = 'customers'
+    SELECT account, id, facts::jsonb FROM kept WHERE name = 'customers' ORDER BY position
     ON CONFLICT (account, customer_profile_id) DO UPDATE SET facts = webhookd_fold(c.facts, excluded.facts)
 ), kept_payment_profiles AS (
     INSERT INTO payment_profiles AS p (account, payment_profile_id, facts)
-    SELECT account, id, facts::jsonb FROM kept WHERE name = 'payment_profiles'
+    SELECT account, id, facts::jsonb FROM kept WHERE name = 'payment_profiles' ORDER BY position
     ON CONFLICT (account, payment_profile_id) DO UPDATE SET facts = webhookd_fold(p.facts, excluded.facts)
 ), changed AS (
     UPDATE events e

@@ -220,7 +220,12 @@ WHERE id = :id AND holder = :holder::uuid AND finished_at IS NULL
 RETURNING id;
 
 -- name: remove_operations(age)!
-DELETE FROM operations WHERE finished_at < now() - make_interval(secs => :age::float8);
+DELETE FROM operations WHERE id = ANY(ARRAY(
+    SELECT id FROM operations
+    WHERE finished_at < now() - make_interval(secs => :age::float8)
+    ORDER BY id
+    FOR UPDATE SKIP LOCKED
+));
 
 -- name: list_quarantine(below, state, account, reason, received_from, received_to, limit)
 -- Newest first; `state` is waiting, released or discarded.
@@ -322,7 +327,17 @@ WHERE step = :step AND at > :since::timestamptz AND gauge NOT LIKE 'dead\_letter
 GROUP BY at;
 
 -- name: remove_statistics(step, age)!
-DELETE FROM statistics WHERE step = :step AND at < now() - make_interval(secs => :age::float8);
+DELETE FROM statistics WHERE ctid = ANY(ARRAY(
+    SELECT ctid FROM statistics
+    WHERE step = :step AND at < now() - make_interval(secs => :age::float8)
+    ORDER BY at, measure, event_type
+    FOR UPDATE SKIP LOCKED
+));
 
 -- name: remove_gauges(step, age)!
-DELETE FROM statistics_gauges WHERE step = :step AND at < now() - make_interval(secs => :age::float8);
+DELETE FROM statistics_gauges WHERE ctid = ANY(ARRAY(
+    SELECT ctid FROM statistics_gauges
+    WHERE step = :step AND at < now() - make_interval(secs => :age::float8)
+    ORDER BY at, gauge
+    FOR UPDATE SKIP LOCKED
+));

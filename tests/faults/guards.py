@@ -203,6 +203,13 @@ GUARDS = (
         _RECEIVE + "test_an_event_through_a_second_webhook_is_linked_to_the_first",
     ),
     Guard(
+        "group commits take their locks in one order",
+        "sql/queries/events.sql",
+        "    FROM incoming\n    ORDER BY position\n",
+        "    FROM incoming\n",
+        _RECEIVE + "test_two_receivers_with_the_same_events_at_once_make_each_one_event",
+    ),
+    Guard(
         "what became processed meanwhile is not processed again with others",
         "sql/queries/events.sql",
         "    WHERE e.attempts = c.attempts AND e.status NOT IN ('processed', 'dead')\n    ORDER BY e.id\n    FOR",

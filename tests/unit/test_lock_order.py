@@ -1,0 +1,45 @@
+"""Statements that lock many rows state the order of the locks: two of them in another order can deadlock."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+QUERIES = Path(__file__).parents[2] / "sql" / "queries"
+# Each locks one row, by its key, or rows that no other process has.
+ONE_ROW = {
+    "advance_operation",
+    "cancel_operation",
+    "handle_quarantine",
+    "let_go_of_operations",
+    "mark_dead",
+    "mark_processed",
+    "mark_retrying",
+    "prove_writable",
+    "retry_now",
+    "revive_event",
+}
+
+
+def statements() -> dict[str, str]:
+    """Each named statement, its comments left out and its white space made one."""
+    found = {}
+    for file in sorted(QUERIES.glob("*.sql")):
+        for part in re.split(r"^-- name: ", file.read_text(), flags=re.MULTILINE)[1:]:
+            name = re.match(r"\w+", part)
+            assert name, part
+            lines = [line for line in part.splitlines()[1:] if not line.startswith("--")]
+            found[name[0]] = re.sub(r"--.*?$|\s+", " ", "\n".join(lines), flags=re.MULTILINE)
+    return found
+
+
+@pytest.mark.parametrize("name", sorted(statements()))
+def test_a_statement_that_locks_many_rows_states_their_order(name: str) -> None:
+    text = statements()[name]
+    # What may meet a row of another process waits for it, so rows go in by an order.
+    for insert in re.findall(r"INSERT INTO (?:(?!INSERT INTO).)*? ON CONFLICT", text):
+        assert "VALUES" in insert or re.search(r"ORDER BY [\w, ]+ ON CONFLICT$", insert), insert
+    if name not in ONE_ROW and re.search(r"\b(UPDATE \w+ (\w+ )?SET|DELETE FROM)\b", text):
+        assert re.search(r"ORDER BY [\w., ]+ (LIMIT .+? )?FOR UPDATE|FOR UPDATE SKIP LOCKED", text), text
