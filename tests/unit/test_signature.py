@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from webhookd.authorizenet.signature import Reading, Verifier, explain, fingerprint, sign
+from webhookd.authorizenet.explain import Reading, explain
+from webhookd.authorizenet.signature import Verifier, fingerprint, sign
 from webhookd.errors import SignatureError
 
 # The published vector: key, body and signature as the provider's own documentation and captures give them.
