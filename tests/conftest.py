@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 import asyncpg
 import botocore.loaders
+import hypothesis
 import pytest
 import pytest_asyncio
 import structlog
@@ -40,6 +41,11 @@ NO_CHROMIUM = "no chromium; apt install chromium"
 
 # Commands under test are sent SIGINT, which they would ignore if they inherited that, as from a background job of a shell.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# A busy machine makes examples slowly, and runs a test slowly at one of them: neither says anything of the code.
+hypothesis.settings.register_profile("webhookd", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("webhookd")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
