@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import ConfigDict, Field, JsonValue, model_validator
+from pydantic import ConfigDict, FailFast, Field, JsonValue, model_validator
 
 from webhookd.admin.access import Role
 from webhookd.admin.events import EventInFull, Id, in_full
@@ -56,7 +56,7 @@ class Chosen(Shape):
 
     model_config = ConfigDict(json_schema_extra={"oneOf": _CHOICES})
 
-    ids: list[UUID] = left_out(min_length=1, max_length=1000)
+    ids: Annotated[list[UUID], FailFast()] = left_out(min_length=1, max_length=1000)
     filter: DeadFilter = left_out()
     all: Literal[True] = left_out()
     reason: Annotated[Note, Field(description="Why, for the audit trail.")] = ""

@@ -16,6 +16,11 @@ from webhookd.logs import logger, where
 from webhookd.receive.problem import problem
 
 _RETRY_AFTER = 2  # seconds
+_LARGEST_BODY = 131_072  # bytes; a thousand ids, or the longest filter with each character escaped, need less
+_MOST_PARAMETERS = 100  # of a query; the longest filter has about 70
+_MOST_ERRORS = 10  # that an answer lists
+_LONGEST_NAME = 60  # characters of a name that was given
+_LONGEST_MESSAGE = 200
 
 
 class Shape(BaseModel):
@@ -53,6 +58,7 @@ class Route:
     query: type[Shape] = Nothing
     body: type[Shape] | None = None
     body_required: bool = True
+    largest_body: int = _LARGEST_BODY
     problems: tuple[int, ...] = ()  # beside those of every route
 
     async def __call__(self, request: web.Request) -> web.StreamResponse:
@@ -73,7 +79,7 @@ class Route:
     async def _read(self, request: web.Request) -> Any:
         if self.body is None:
             return None
-        raw = await request.read()
+        raw = await _bounded(request, self.largest_body)
         if not raw and not self.body_required:
             return self.body()
         if request.content_type != "application/json":
@@ -95,23 +101,38 @@ class Refused(Exception):  # noqa: N818  an answer, not a mistake of ours
 
     @classmethod
     def by(cls, place: str, error: ValidationError) -> Refused:
-        """For what does not fit its shape; what was given is not repeated."""
+        """For input that does not fit its shape: the first few mistakes, without the values that were given."""
+        found = error.errors(include_url=False, include_input=False, include_context=False)
         errors = [
             {
                 "in": place,
-                "name": ".".join(map(str, one["loc"])),
+                "name": ".".join(map(str, one["loc"]))[:_LONGEST_NAME],
                 "message": "there is no such parameter" if one["type"] == "extra_forbidden" else _message(one["msg"]),
             }
-            for one in error.errors(include_url=False, include_input=False, include_context=False)
+            for one in found[:_MOST_ERRORS]
         ]
         first = errors[0]
         name = first["name"] or f"the {place}"
-        return cls(422, f"{name}: {first['message']}", errors)
+        more = f" (and {len(found) - _MOST_ERRORS} more mistakes)" if len(found) > _MOST_ERRORS else ""
+        return cls(422, f"{name}: {first['message']}{more}", errors)
 
 
 def _message(text: str) -> str:
     text = text.removeprefix("Value error, ")
-    return text[:1].lower() + text[1:]
+    return text[:1].lower() + text[1:_LONGEST_MESSAGE]
+
+
+async def _bounded(request: web.Request, largest: int) -> bytes:
+    """Reads the body. Raises Refused as soon as the body is known to be larger than `largest` bytes."""
+    refusal = Refused(413, f"the body is larger than {largest} bytes")
+    if (request.content_length or 0) > largest:
+        raise refusal
+    raw = bytearray()
+    async for chunk in request.content.iter_any():
+        raw += chunk
+        if len(raw) > largest:
+            raise refusal
+    return bytes(raw)
 
 
 def _checked(place: str, shape: type[Shape], given: dict[str, Any]) -> Any:
@@ -123,12 +144,16 @@ def _checked(place: str, shape: type[Shape], given: dict[str, Any]) -> Any:
 
 def _fields(shape: type[Shape], request: web.Request) -> dict[str, Any]:
     given: dict[str, Any] = {}
+    # Counted before the query is parsed: a query may be 64 KB long.
+    if request.query_string.count("&") >= _MOST_PARAMETERS:
+        raise Refused(422, f"the query has more than {_MOST_PARAMETERS} parameters")
     for name in set(request.query):
         values = request.query.getall(name)
         field = shape.model_fields.get(name)
         if field is not None and _repeats(field.annotation):
             given[name] = values
         elif len(values) > 1:
+            name = name[:_LONGEST_NAME]
             raise Refused(
                 422, f"{name}: given more than once", [{"in": "query", "name": name, "message": "given more than once"}]
             )
@@ -147,7 +172,10 @@ async def refusals(request: web.Request, handler: Callable[[web.Request], Awaita
     try:
         return await handler(request)
     except Refused as error:
-        return refused(error.status, error.detail, error.errors)
+        answer = refused(error.status, error.detail, error.errors)
+        if not request.content.is_eof():
+            answer.force_close()  # the rest of its body is left unread
+        return answer
     except NotFoundError as error:
         return refused(404, str(error))
     except ConflictError as error:

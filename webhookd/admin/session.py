@@ -11,6 +11,9 @@ from webhookd.admin.access import COOKIE, SESSION, Access, Role, WrongTokenError
 from webhookd.admin.route import Call, Refused, Route, Shape
 
 
+_LARGEST_BODY = 8192  # bytes: a token of 1000 characters, each escaped; nobody need be known to send one
+
+
 class SignIn(Shape):
     """A token."""
 
@@ -33,7 +36,7 @@ class SessionRoutes:
     def routes(self) -> list[Route]:
         """The table."""
         return [
-            Route("POST", "/session", Role.OPEN, self.sign_in, Who, body=SignIn, problems=(401,)),
+            Route("POST", "/session", Role.OPEN, self.sign_in, Who, body=SignIn, largest_body=_LARGEST_BODY, problems=(401,)),
             Route("GET", "/session", Role.LOOK, self.show_session, Who),
             Route("DELETE", "/session", Role.OPEN, self.sign_out, None, 204),
         ]
