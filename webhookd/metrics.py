@@ -147,6 +147,10 @@ class Metrics:
             "reason",
             values=("no_token", "wrong_token", "not_allowed", "cross_site"),
         )
+        self.admin_delayed = counter(
+            "admin_delayed_total",
+            "Requests to the admin listener whose token had to wait up to 5 s, since many wrong ones had come before.",
+        )
         self.acks = counter("acks_total", "Messages deleted from SQS after their event ended, by outcome.", "outcome")
         self.lease_extensions = counter("lease_extensions_total", "Visibility extensions by outcome.", "outcome")
         self.redis_skipped = counter(

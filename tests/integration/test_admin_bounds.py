@@ -6,12 +6,12 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
-from typing import Any
 
 import aiohttp
 import pytest
 
 from tests.conftest import Start
+from tests.helpers.wait import until
 from webhookd.daemon import Daemon
 
 OPERATE = "operate-0123456789"
@@ -94,3 +94,54 @@ async def test_ids_of_a_thousand_events_and_the_longest_filter_fit_in_a_body(htt
     for body in (ids, filters):
         status, answer = await posted(http, "/webhooks/dead-letters/redrive", json.dumps(body), **AUTHORIZED)
         assert status == 202, answer
+
+
+async def test_a_guesser_is_slowed_down_and_a_right_token_always_works(daemon: Daemon) -> None:
+    """Through 32 connections at once. A right token of the guesser's own address works, too, though not at once."""
+    answered: list[int] = []
+    connector = aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(daemon.admin_url, connector=connector) as http:
+
+        async def guess(path: str) -> None:
+            while True:
+                if path == "/session":
+                    status, _ = await posted(http, path, json.dumps({"token": f"guess-{len(answered):020}"}))
+                else:
+                    async with http.get(path, headers={"Authorization": f"Bearer guess-{len(answered):020}"}) as answer:
+                        status = answer.status
+                answered.append(status)
+
+        async def asks() -> int:
+            async with http.get("/webhooks/health", headers=AUTHORIZED) as answer:
+                return answer.status
+
+        began = time.monotonic()
+        guessers = [asyncio.ensure_future(guess(path)) for path in ("/session", "/webhooks/events") for _ in range(16)]
+        await asyncio.sleep(2)
+        right = [await asks(), *await asyncio.gather(*(asks() for _ in range(4)))]
+        took = time.monotonic() - began
+        for guesser in guessers:
+            guesser.cancel()
+        await asyncio.gather(*guessers, return_exceptions=True)
+        async with http.get("/metrics") as answer:
+            metrics = await answer.text()
+    assert right == [200] * 5
+    assert set(answered) == {401}
+    # Twenty at once, then one a second; and no guess waits for longer than five seconds.
+    assert len(answered) <= 20 + took + 32 * took / 5
+    assert 'webhookd_admin_refused_total{reason="wrong_token"}' in metrics
+    assert "webhookd_admin_delayed_total 0.0" not in metrics
+
+
+async def test_a_peer_that_hangs_up_leaves_nothing_waiting(daemon: Daemon) -> None:
+    async with aiohttp.ClientSession(daemon.admin_url) as http:
+        for _ in range(20):
+            await http.get("/webhooks/events", headers={"Authorization": "Bearer guess-guess-guess"})
+        before = len(asyncio.all_tasks())
+        with pytest.raises(TimeoutError):
+            await http.get(
+                "/webhooks/events",
+                headers={"Authorization": f"Bearer {OPERATE[:-1]}x"},
+                timeout=aiohttp.ClientTimeout(total=0.2),
+            )
+    await until(lambda: len(asyncio.all_tasks()) <= before, "the request has ended", deadline=10)

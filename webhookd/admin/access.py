@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import hmac
@@ -13,11 +14,13 @@ from enum import StrEnum
 import orjson
 from aiohttp import web
 
+from webhookd.admin.guesses import Guesses
 from webhookd.metrics import Metrics
 
 COOKIE = "webhookd_session"
 HEADER = "X-Webhookd"  # that a change must carry which is not authenticated by a bearer token; no other site can send it
 SESSION = 12 * 3600  # seconds
+_LOOK_SECONDS = 0.1  # between two looks whether a peer that must wait is still there
 
 
 class Role(StrEnum):
@@ -64,6 +67,8 @@ class Access:
         self.renew(operate, look)
         self._anonymous = None if anonymous is None else Caller("anonymous", anonymous, safe=False)
         self._refused = metrics.admin_refused
+        self._delayed = metrics.admin_delayed
+        self._guesses = Guesses()
 
     def renew(self, operate: Mapping[str, str], look: Mapping[str, str]) -> None:
         """Knows these tokens from now on; the sessions of all others end."""
@@ -71,6 +76,25 @@ class Access:
         tokens += [(name, Role.OPERATE, token) for name, token in operate.items()]
         self._tokens = [(Caller(name, role), _digest(token.encode())) for name, role, token in tokens]
         self._keys = {(name, role): _digest(b"session " + token.encode()) for name, role, token in tokens}
+
+    async def prove(self, request: web.BaseRequest, token: str) -> Caller:
+        """Whose token a request gives, after the wait that earlier guesses have earned it. Raises WrongTokenError."""
+        loop = asyncio.get_running_loop()
+        wait = self._guesses.charge(request.remote)
+        if wait:
+            self._delayed.inc()
+        until = loop.time() + wait
+        while (left := until - loop.time()) > 0:
+            await asyncio.sleep(min(left, _LOOK_SECONDS))
+            if request.transport is None:
+                raise WrongTokenError  # the peer has hung up: nobody learns whether the token was right
+        try:
+            caller = self.token(token)
+        except WrongTokenError:
+            self.count("wrong_token")
+            raise
+        self._guesses.prove(request.remote)
+        return caller
 
     def token(self, token: str) -> Caller:
         """Whose token it is. Raises WrongTokenError."""
@@ -87,25 +111,25 @@ class Access:
         """Counts a refusal."""
         self._refused.labels(reason).inc()
 
-    def caller(self, request: web.BaseRequest) -> Caller | None:
+    async def caller(self, request: web.BaseRequest) -> Caller | None:
         """Who sent the request; None where it has no token and none may be spared. Raises WrongTokenError."""
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
         if scheme:
             if scheme.lower() != "bearer":
+                self.count("wrong_token")
                 raise WrongTokenError
-            return self.token(token.strip())
+            return await self.prove(request, token.strip())
         if (cookie := request.cookies.get(COOKIE)) and (caller := self.session(cookie)) is not None:
             return caller
         return self._anonymous
 
-    def refuses(self, request: web.BaseRequest, needed: Role) -> tuple[int, str] | None:
+    async def refuses(self, request: web.BaseRequest, needed: Role) -> tuple[int, str] | None:
         """The status and the detail of a refusal; None where the caller may, who is then the request's CALLER."""
         if needed is Role.OPEN:
             return None
         try:
-            caller = self.caller(request)
+            caller = await self.caller(request)
         except WrongTokenError:
-            self.count("wrong_token")
             return 401, "this token is not known here: it is none of WEBHOOKD_ADMIN_TOKENS or WEBHOOKD_READ_TOKENS"
         if caller is None:
             self.count("no_token")

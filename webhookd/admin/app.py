@@ -99,7 +99,7 @@ def _guard(access: Access) -> Middleware:
             return await handler(request)
         method = "GET" if request.method == "HEAD" else request.method
         needed = request.app[ROLES].get((method, resource.canonical))
-        refusal = (403, "this route has no role") if needed is None else access.refuses(request, needed)
+        refusal = (403, "this route has no role") if needed is None else await access.refuses(request, needed)
         if refusal is None:
             return await handler(request)
         answer = refused(*refusal)

@@ -153,10 +153,8 @@ def _fields(shape: type[Shape], request: web.Request) -> dict[str, Any]:
         if field is not None and _repeats(field.annotation):
             given[name] = values
         elif len(values) > 1:
-            name = name[:_LONGEST_NAME]
-            raise Refused(
-                422, f"{name}: given more than once", [{"in": "query", "name": name, "message": "given more than once"}]
-            )
+            error = {"in": "query", "name": name[:_LONGEST_NAME], "message": "given more than once"}
+            raise Refused(422, f"{error['name']}: given more than once", [error])
         else:
             given[name] = values[0]
     return given

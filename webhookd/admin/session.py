@@ -10,7 +10,6 @@ from pydantic import Field, StringConstraints
 from webhookd.admin.access import COOKIE, SESSION, Access, Role, WrongTokenError
 from webhookd.admin.route import Call, Refused, Route, Shape
 
-
 _LARGEST_BODY = 8192  # bytes: a token of 1000 characters, each escaped; nobody need be known to send one
 
 
@@ -44,9 +43,8 @@ class SessionRoutes:
     async def sign_in(self, call: Call) -> web.StreamResponse:
         """Change a token for a session cookie, which ends after twelve hours, or with its token."""
         try:
-            caller = self._access.token(call.body.token)
+            caller = await self._access.prove(call.request, call.body.token)
         except WrongTokenError as error:
-            self._access.count("wrong_token")
             raise Refused(401, "this token is not known here") from error
         who = Who(name=caller.name, role=caller.role.value)  # type: ignore[arg-type]
         answer = web.Response(body=who.model_dump_json().encode(), content_type="application/json")

@@ -1,0 +1,74 @@
+"""Slows down whoever guesses tokens."""
+
+from __future__ import annotations
+
+import ipaddress
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+
+_BURST = 20  # wrong tokens of one peer that are answered at once
+_PEER_SECONDS = 1.0  # for each further one
+_BURST_OF_ALL = 200
+_ALL_SECONDS = 0.05
+_LONGEST_SECONDS = 5.0
+_SUSPECTS = 1024  # peers that are remembered; the one that guessed longest ago makes way
+_PROVEN = 256
+
+
+class Guesses:
+    """Tells how long a request with a token waits before the token is looked at.
+
+    A right token waits as long as a wrong one: an answer that came sooner for the right one would let a guesser hang up on all
+    others. Nobody is refused for what others sent, so a right token always works, five seconds late at most. A guesser has one
+    guess under way on each connection, and the listener bounds those. Peers that sent a right token before wait for their own
+    wrong ones alone.
+
+    Each of a peer and of everybody has the time until which its guesses are paid for (the generic cell rate algorithm).
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._suspects: OrderedDict[str, float] = OrderedDict()
+        self._proven: OrderedDict[str, None] = OrderedDict()
+        self._all = 0.0
+
+    def charge(self, address: str | None) -> float:
+        """Takes a token of a peer for a guess; returns the seconds that it must wait."""
+        peer, now = _network(address), self._clock()
+        paid = _charged(self._suspects.pop(peer, 0.0), now, _PEER_SECONDS, _BURST)
+        self._suspects[peer] = paid
+        while len(self._suspects) > _SUSPECTS:
+            self._suspects.popitem(last=False)
+        self._all = _charged(self._all, now, _ALL_SECONDS, _BURST_OF_ALL)
+        wait = paid - _BURST * _PEER_SECONDS - now
+        if peer not in self._proven:
+            wait = max(wait, self._all - _BURST_OF_ALL * _ALL_SECONDS - now)
+        return max(wait, 0.0)
+
+    def prove(self, address: str | None) -> None:
+        """Takes back the charge of a token that was right."""
+        peer = _network(address)
+        if peer in self._suspects:
+            self._suspects[peer] -= _PEER_SECONDS
+            if self._suspects[peer] <= self._clock():
+                del self._suspects[peer]
+        self._all -= _ALL_SECONDS
+        self._proven.pop(peer, None)
+        self._proven[peer] = None
+        while len(self._proven) > _PROVEN:
+            self._proven.popitem(last=False)
+
+
+def _charged(paid: float, now: float, seconds: float, burst: int) -> float:
+    return min(max(paid, now) + seconds, now + burst * seconds + _LONGEST_SECONDS)
+
+
+def _network(address: str | None) -> str:
+    """The peer of an address; of IPv6 the /64, since one machine may have all of it."""
+    if address is None or ":" not in address:
+        return str(address)
+    try:
+        return str(ipaddress.ip_network((address.partition("%")[0], 64), strict=False))
+    except ValueError:
+        return address
