@@ -46,6 +46,7 @@ _RETRY = "tests/integration/test_retry.py::"
 _QUARANTINE = "tests/integration/test_quarantine.py::"
 _STATISTICS = "tests/integration/test_statistics.py::"
 _CONNECTIONS = "tests/integration/test_connections.py::"
+_BOUNDS = "tests/integration/test_admin_bounds.py::"
 _CLIENT = "tests/integration/test_client.py::"
 
 GUARDS = (
@@ -575,6 +576,27 @@ GUARDS = (
         "            self._intake.renew(settings.keys_by_account)\n",
         "            self._intake.renew({})\n",
         "tests/deploy/test_systemd.py::test_a_service_run_by_its_unit_rotates_its_keys_under_load_and_stops_in_order",
+    ),
+    Guard(
+        "a refusal lists a few mistakes, however many were sent",
+        "webhookd/admin/route.py",
+        "            for one in found[:_MOST_ERRORS]",
+        "            for one in found",
+        _BOUNDS + "test_however_much_is_wrong_a_refusal_lists_a_few_short_mistakes",
+    ),
+    Guard(
+        "a body is read no further than its bound",
+        "webhookd/admin/route.py",
+        "        if len(raw) > largest:",
+        "        if False:",
+        _BOUNDS + "test_a_body_without_a_length_is_read_no_further_than_its_bound",
+    ),
+    Guard(
+        "a token waits when many wrong ones came before it",
+        "webhookd/admin/access.py",
+        "        until = loop.time() + wait",
+        "        until = loop.time()",
+        _BOUNDS + "test_a_guesser_is_slowed_down_and_a_right_token_always_works",
     ),
 )
 
