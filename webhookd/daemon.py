@@ -34,7 +34,6 @@ from webhookd.queue.sqs import Sqs
 from webhookd.receive.admission import Admission
 from webhookd.receive.app import PublicApp
 from webhookd.receive.certificate import Certificate
-from webhookd.receive.direct import Direct
 from webhookd.receive.intake import Intake
 from webhookd.receive.listener import Listener, raise_file_limit
 from webhookd.settings import RENEWABLE, Role, Settings
@@ -211,6 +210,7 @@ class Daemon:
             keepalive_timeout=75.0,
             shutdown_timeout=self._settings.commit_timeout + 1,
             max_line_size=_LONGEST_LINE,
+            auto_decompress=False,  # a small body could inflate for seconds, in the loop
         )
         await runner.setup()
         host, port = address
@@ -232,16 +232,8 @@ class Daemon:
             retry_after=settings.retry_after,
             metrics=self.metrics,
         )
-        direct = Direct(
-            public,
-            intake,
-            max_body_bytes=settings.max_body_bytes,
-            retry_after=settings.retry_after,
-            metrics=self.metrics,
-        )
         listener = Listener(
             public.handle,
-            direct.take,
             admission,
             limit=raise_file_limit(settings.max_connections, settings.concurrency),
             head_timeout=settings.head_timeout,

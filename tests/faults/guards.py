@@ -514,20 +514,6 @@ GUARDS = (
         _CONNECTIONS + "test_large_bodies_share_a_budget_and_do_not_keep_out_notifications",
     ),
     Guard(
-        "what is answered without aiohttp's server is one whole request",
-        "webhookd/receive/direct.py",
-        'headers.get("Content-Length") != str(size)',
-        "False",
-        "tests/integration/test_direct.py::test_what_is_not_beyond_doubt_one_plain_webhook_is_left_to_aiohttp",
-    ),
-    Guard(
-        "a stop waits for what is answered without aiohttp's server",
-        "webhookd/receive/connections.py",
-        "                    await self._quiet.wait()\n",
-        "                    pass\n",
-        "tests/integration/test_direct.py::test_a_stop_answers_what_waits_for_its_commit_and_closes",
-    ),
-    Guard(
         "a look-up by id does not read all that waits",
         "sql/queries/events.sql",
         "WHERE e.attempts = c.attempts AND e.status NOT IN ('processed', 'dead')",

@@ -73,7 +73,7 @@ async def test_webhooks_are_taken_over_tls_one_by_one_and_many_on_a_connection(s
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=context, limit=2)) as http:
         answers = await asyncio.gather(*(traffic.post(http, url, traffic.sample(TYPE, n), key=KEY) for n in range(10, 60)))
         assert {answer.outcome for answer in answers} == {"accepted"}
-        # A body that comes in pieces, past what is answered directly.
+        # A body that comes in pieces.
         large = traffic.sample(TYPE, 100)
         async with http.post(url, data=pieces(large.body), headers={"X-ANET-Signature": "sha512=00"}) as response:
             assert response.status == 401

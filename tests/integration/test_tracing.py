@@ -213,7 +213,7 @@ async def test_what_the_sweeper_sends_each_event_of_a_bundle_and_a_dead_letter_k
     assert (again.trace, again.parent) == (dead.trace, dead.parent)
 
 
-@pytest.mark.parametrize("expect", [False, True], ids=["direct", "by aiohttp"])
+@pytest.mark.parametrize("expect", [False, True], ids=["whole", "expecting 100-continue"])
 async def test_a_trace_is_taken_from_an_authentic_webhook_alone_and_only_where_it_is_one(
     start: Start, connection: Connection, collector: Collector, expect: bool
 ) -> None:

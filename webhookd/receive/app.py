@@ -11,6 +11,7 @@ from prometheus_client import Counter
 
 from webhookd.errors import OverloadedError, SignatureError, UnavailableError
 from webhookd.failpoints import Failpoint, armed, reach
+from webhookd.logs import logger, where
 from webhookd.metrics import Metrics
 from webhookd.receive.bodies import SMALL, Bodies, Held
 from webhookd.receive.connections import Connection
@@ -164,6 +165,10 @@ class PublicApp:
             receipt = await self._intake.take(account, body, request.headers.get("X-ANET-Signature"), origin)
         except (SignatureError, UnavailableError, OverloadedError, TimeoutError) as error:
             return self._refuse_for(request, account, error)
+        except Exception as error:  # noqa: BLE001  whatever it is, the client must have an answer
+            logger.error("a request failed", error=where(error))
+            self._received.labels(account, "error").inc()
+            return problem(500, "the webhook could not be handled", close=True)
         return web.Response(body=self.acknowledge(account, receipt, started).encode(), headers=JSON)
 
     def acknowledge(self, account: str, receipt: Receipt, started: float) -> str:

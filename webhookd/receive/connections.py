@@ -1,8 +1,8 @@
 """Connections of the public listener: how many, how long they may say nothing, and who goes first when there are too many.
 
 aiohttp has no bound on connections, none on a first request's head but its keep-alive timeout, and none on a client that reads
-no answer. So each connection is first met by a small protocol of ours, which asks for aiohttp's when something comes that is
-not a plain webhook: an idle connection costs a kilobyte, and what is refused for overload costs no parsing.
+no answer. So each connection is first met by a small protocol of ours, which asks for aiohttp's when the first bytes come: an
+idle connection costs a kilobyte, and a request that is refused for overload costs no parsing.
 """
 
 from __future__ import annotations
@@ -13,14 +13,11 @@ import socket
 from collections import OrderedDict
 from collections.abc import Callable
 from http import HTTPStatus
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 from webhookd.metrics import Metrics
 from webhookd.receive.admission import Admission
-from webhookd.receive.refusal import HEAD_END, is_one_request, raw
-
-if TYPE_CHECKING:
-    from aiohttp.http import HttpRequestParser
+from webhookd.receive.refusal import HEAD_END, raw
 
 _LIVENESS = b"GET /livez "
 _MAX_HEAD = 65_536  # bytes; aiohttp bounds each line and their number, which together is far more
@@ -34,8 +31,8 @@ _TOO_SLOW = raw(HTTPStatus.REQUEST_TIMEOUT, "the head took too long")
 class Connections:
     """All connections of a listener. Called, it makes the protocol of a new one.
 
-    `http` makes aiohttp's protocol; `direct` answers a plain webhook without it, and says whether it was one. `head_timeout`
-    (seconds) bounds the coming of a first head, and of answers' being read; `keepalive_timeout` the time between two requests.
+    `http` makes aiohttp's protocol. `head_timeout` (seconds) bounds the coming of a first head, and of answers' being read;
+    `keepalive_timeout` the time between two requests.
     Beyond `limit` connections, the one goes that has been silent longest without having sent a request, then the one that
     has been idle longest between two; where all are at work, the newest.
     """
@@ -43,7 +40,6 @@ class Connections:
     def __init__(
         self,
         http: Callable[[], asyncio.Protocol],
-        direct: Callable[[Connection, bytes], bool],
         admission: Admission,
         *,
         limit: int,
@@ -53,13 +49,11 @@ class Connections:
         metrics: Metrics,
     ) -> None:
         self.http = http
-        self.direct = direct
         self.admission = admission
         self._limit = limit
         self._head_timeout = head_timeout
         self._keepalive_timeout = keepalive_timeout
-        refusal = HTTPStatus.SERVICE_UNAVAILABLE, "too many webhooks at once", retry_after
-        self.overloaded, self.overloaded_open = raw(*refusal), raw(*refusal, close=False)
+        self.overloaded = raw(HTTPStatus.SERVICE_UNAVAILABLE, "too many webhooks at once", retry_after)
         self._gauge = metrics.connections
         self._closed = {
             reason: metrics.connections_closed.labels(reason)
@@ -71,9 +65,6 @@ class Connections:
         self.silent: OrderedDict[Connection, float] = OrderedDict()  # no head so far
         self.idle: OrderedDict[Connection, float] = OrderedDict()  # between two requests
         self.unread: OrderedDict[Connection, float] = OrderedDict()  # the client does not read what is written
-        self.answering: set[Connection] = set()  # `direct` has taken what came on them
-        self.stopping = False
-        self._quiet = asyncio.Event()
         self.loop = asyncio.get_running_loop()  # to ask for it at each request costs a system call
         self._timer: asyncio.TimerHandle | None = None
 
@@ -103,24 +94,13 @@ class Connections:
         """Starts to look for what has timed out."""
         self._timer = self.loop.call_later(min(self._head_timeout / 4, 1.0), self._sweep, self.loop)
 
-    async def stop(self, timeout: float) -> None:
-        """Closes what is idle, and returns when what `direct` has taken is answered, or after `timeout` seconds."""
-        self.stopping = True
+    def stop(self) -> None:
+        """Closes the connections on which no request is under way."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         for connection in [*self.silent, *self.idle]:
             connection.close()
-        if self.answering:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(timeout):
-                    await self._quiet.wait()
-
-    def answered(self, connection: Connection) -> None:
-        """What `direct` has taken has its answer, whether or not its client is there still."""
-        self.answering.discard(connection)
-        if self.stopping and not self.answering:
-            self._quiet.set()
 
     def opened(self, connection: Connection) -> None:
         """Makes room for a new connection, or refuses it."""
@@ -171,9 +151,9 @@ class Connections:
 
 
 class Connection(asyncio.Protocol):
-    """One connection: watches for heads, and passes everything on from the first request that is not a plain webhook."""
+    """One connection: watches for heads, and passes everything on."""
 
-    __slots__ = ("_behind", "_coming", "_evicted", "_head", "_http", "_of", "_open", "_tail", "_transport", "parser")
+    __slots__ = ("_coming", "_evicted", "_head", "_http", "_of", "_open", "_tail", "_transport")
 
     def __init__(self, of: Connections) -> None:
         self._of = of
@@ -184,8 +164,6 @@ class Connection(asyncio.Protocol):
         self._open = False  # a request's head is complete, and its answer has not begun
         self._head = 0  # bytes of an incomplete head
         self._tail = b""  # its last bytes
-        self._behind = b""  # what came while a webhook before it is answered
-        self.parser: HttpRequestParser | None = None
 
     @property
     def begun(self) -> bool:
@@ -209,30 +187,25 @@ class Connection(asyncio.Protocol):
         """Passes on what belongs to a request that is taken."""
         if self._transport is None or self._transport.is_closing():
             return
-        if self in self._of.answering:
-            self._behind += data
-            self._transport.pause_reading()
-            return
         if not self._open and not self._admitted(data):
             return
         if self._http is None:
-            if self._open and self._of.direct(self, data):
-                return
-            self.parser = None
             self._http = self._of.http()
             self._http.connection_made(self._transport)
         self._http.data_received(data)
 
     def _admitted(self, data: bytes) -> bool:
         of = self._of
-        if not self._head:
-            data = data.lstrip(b"\r\n")  # empty lines before a head are no head
-            if not data:
-                return False
-            # Without a look at the rest: the answer to the excess must cost less than its work. Liveness is always told.
-            if (of.admission.full or (self._evicted and of.at_work)) and not data.startswith(_LIVENESS):
-                self._refuse(data)
-                return False
+        if (
+            not self._head
+            and ((of.admission.full and self._http is None) or (self._evicted and of.at_work))
+            and not data.startswith(_LIVENESS)  # always answered
+        ):
+            # Without a look at the rest: a refusal must cost less than the work that it saves. On a connection that a proxy
+            # keeps, the request is parsed and refused by its handler: to connect anew would cost more.
+            of.refused.inc()
+            self.close(of.overloaded)
+            return False
         if HEAD_END in self._tail + data:
             self._coming = True
             of.admission.coming += 1
@@ -245,44 +218,10 @@ class Connection(asyncio.Protocol):
             return False
         return True
 
-    def _refuse(self, data: bytes) -> None:
-        of = self._of
-        of.refused.inc()
-        # A proxy's connection is kept: to make a new one for each refusal would cost more than the refusals.
-        if self._transport is None or self._evicted or not is_one_request(data):
-            self.close(of.overloaded)
-            return
-        self._transport.write(of.overloaded_open)
-        of.silent.pop(self, None)
-        of.idle[self] = self._of.loop.time()
-        of.idle.move_to_end(self)
-
     def began(self) -> None:
         """A request's handler begins."""
         self._come()
         self._begin()  # a pipelined one has not done so
-
-    def taken(self) -> None:
-        """A webhook has come that will be answered by `reply`."""
-        self._come()
-        self._of.answering.add(self)
-
-    def reply(self, answer: bytes, *, last: bool = False) -> None:
-        """Answers the webhook that was taken, and closes then if it was the `last` one."""
-        of = self._of
-        of.answered(self)
-        transport = self._transport
-        if transport is None or transport.is_closing():
-            return
-        if last or of.stopping:
-            self.close(answer)
-            return
-        transport.write(answer)
-        self.answered()
-        if self._behind:
-            behind, self._behind = self._behind, b""
-            transport.resume_reading()
-            self.data_received(behind)
 
     def _come(self) -> None:
         if self._coming:

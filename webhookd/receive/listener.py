@@ -16,7 +16,7 @@ from webhookd.logs import logger, where
 from webhookd.metrics import Metrics
 from webhookd.receive.admission import Admission
 from webhookd.receive.certificate import Certificate
-from webhookd.receive.connections import Connection, Connections
+from webhookd.receive.connections import Connections
 
 _BACKLOG = 2048  # connections that the system keeps while the loop is late
 _ACCEPTS = 128  # connections taken at a turn of the loop
@@ -28,12 +28,11 @@ _SPARE_FILES = 256  # for everything but this listener's connections and the wor
 
 
 class Listener:
-    """Answers requests on an address, plain webhooks by `direct`, all others by `handle`; `limit` connections at most."""
+    """Answers the requests on an address; `limit` connections at most."""
 
     def __init__(
         self,
         handle: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
-        direct: Callable[[Connection, bytes], bool],
         admission: Admission,
         *,
         limit: int,
@@ -46,7 +45,6 @@ class Listener:
         self._certificate = certificate
         self._no_handshake = metrics.connections_closed.labels("tls")
         self._handle = handle
-        self._direct = direct
         self._shutdown_timeout = shutdown_timeout
         self._runner: web.ServerRunner | None = None
         self._admission = admission
@@ -66,13 +64,13 @@ class Listener:
             access_log=None,
             keepalive_timeout=_KEEPALIVE,
             lingering_time=_LINGER,
+            auto_decompress=False,  # a small body could inflate for seconds, in the loop
             logger=_Malformed(self._metrics),
         )
         self._runner = runner = web.ServerRunner(server, shutdown_timeout=self._shutdown_timeout)
         await runner.setup()
         connections = Connections(
             server,
-            self._direct,
             self._admission,
             limit=self._limit,
             head_timeout=self._head_timeout,
@@ -174,7 +172,7 @@ class Listener:
                 task.cancel()
             await asyncio.wait(late)
         if self._connections is not None:
-            await self._connections.stop(self._shutdown_timeout)
+            self._connections.stop()
         if self._runner is not None:
             await self._runner.cleanup()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from http import HTTPStatus
 from typing import NamedTuple
 
@@ -11,30 +10,6 @@ import orjson
 from webhookd.errors import OverloadedError, SignatureError, UnavailableError
 
 HEAD_END = b"\r\n\r\n"
-_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,9})[ \t]*(?:\r\n|\Z)")
-_UNCLEAR = (b"transfer-encoding", b"expect", b"upgrade", b"\n ", b"\n\t")
-
-
-def is_one_request(data: bytes) -> bool:
-    """Whether `data` is beyond doubt one whole request, so that its connection can serve on after a refusal unparsed.
-
-    Any doubt is no harm: the connection is closed then.
-    """
-    head, end, body = data.partition(HEAD_END)
-    head = head.lower()
-    first, _, fields = head.partition(b"\r\n")
-    breaks = head.count(b"\r\n")
-    return (
-        bool(end)
-        and first.startswith(b"post /")
-        and first.endswith(b" http/1.1")
-        and head.count(b"\n") == head.count(b"\r") == breaks
-        and head.count(b"content-length") == 1
-        and not any(word in head for word in _UNCLEAR)
-        and fields.count(b"connection:") == fields.count(b"connection: keep-alive")
-        and (length := _LENGTH.search(head)) is not None
-        and int(length[1]) == len(body)
-    )
 
 
 class Refusal(NamedTuple):
