@@ -1,4 +1,4 @@
-"""Group work, without a timer unless asked for one: while one batch is being flushed, the next one gathers.
+"""Group work: while one batch is being flushed, the next one gathers.
 
 Under light load an item is flushed alone and at once; under heavy load batches grow by themselves.
 """
@@ -13,18 +13,22 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
 from webhookd.errors import OverloadedError, UnavailableError, WebhookdError
+from webhookd.lifecycle import Watch
 from webhookd.logs import logger
+
+_FILL_SECONDS = 0.02  # several commits or calls of usual length: with those, batches fill, and this time never counts
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 
 class Batcher(Generic[T, R]):
-    """Hands items to `flush` in batches, on `workers` concurrent tasks.
+    """Hands items to `flush` in batches, on `workers` concurrent tasks, which `watch` watches.
 
     `flush` gets at most `max_batch` items and returns one result for each, in order; a result that is an exception is
     raised to that item's waiter alone, and an exception that `flush` raises goes to every waiter of the batch.
-    `fill`: while another batch is being flushed, one of fewer items waits for it, since each batch has a price of its own.
+    `fill`: while another batch is being flushed, one of fewer items waits for it, since each batch has a price of its own; but
+    no longer than some milliseconds, since that other batch may wait for somebody's lock.
     `linger` (seconds): how long a batch that is not full waits for more, where calls cost more than latency matters; with
     `heavy`, as the square root of how many items there are beside the first, in full from that number: so many at once are a
     sign of more to come, but already with a few, calls follow so closely that they cost more than they save. A lone item
@@ -37,6 +41,7 @@ class Batcher(Generic[T, R]):
         self,
         name: str,
         flush: Callable[[list[T]], Awaitable[Sequence[R | BaseException]]],
+        watch: Watch,
         *,
         max_batch: int,
         max_pending: int,
@@ -48,11 +53,15 @@ class Batcher(Generic[T, R]):
     ) -> None:
         self.name = name
         self._flush = flush
+        self._watch = watch
         self._max_batch = max_batch
         self._max_pending = max_pending
         self._workers = workers
         self._fill = fill
         self._flushing = 0
+        self._begun = 0  # batches so far
+        self._filling: asyncio.TimerHandle | None = None  # ends the wait to fill a batch
+        self._overdue = False  # what is pending has waited long enough
         self._gathering = False  # one worker waits for more items; another beside it would only part them
         self._linger = linger
         self._heavy = heavy
@@ -108,6 +117,22 @@ class Batcher(Generic[T, R]):
         self._items.append((item, future))
         if self._due:
             self._arrived.set()
+        else:
+            self._bound_filling()
+
+    def _bound_filling(self) -> None:
+        """Gives what is pending a bound to its wait, unless it has one or need not wait."""
+        if self._filling is None and self._items and not self._due:
+            loop = self._loop or asyncio.get_running_loop()
+            self._filling = loop.call_later(_FILL_SECONDS, self._filled, self._begun)
+
+    def _filled(self, begun: int) -> None:
+        self._filling = None
+        if begun == self._begun:
+            self._overdue = True
+            self._arrived.set()
+        else:  # a batch has begun since, and what is pending may have come after it
+            self._bound_filling()
 
     def drop(self, error: BaseException) -> None:
         """Gives up what is pending: those who wait for an item get `error`."""
@@ -123,7 +148,7 @@ class Batcher(Generic[T, R]):
             self._stopping = False
             self._stopped.clear()
             self._loop = asyncio.get_running_loop()
-            self._tasks = [asyncio.create_task(self._run(), name=f"batcher {self.name} {n}") for n in range(self._workers)]
+            self._tasks = [self._watch.spawn(self._run(), f"batcher {self.name} {n}") for n in range(self._workers)]
 
     async def stop(self) -> None:
         """Refuses new items, flushes what is pending, and returns when all of it ended; before start or twice is fine."""
@@ -156,6 +181,8 @@ class Batcher(Generic[T, R]):
                 finally:
                     self._gathering = False
                     self._arrived.set()  # who waited for the end of this may take what is left
+            self._begun += 1
+            self._overdue = False
             batch: list[tuple[T, asyncio.Future[R] | None]] = []
             while items and len(batch) < self._max_batch:
                 item, future = items.popleft()
@@ -164,6 +191,7 @@ class Batcher(Generic[T, R]):
                     batch.append((item, future))
             if batch:
                 self._flushing += 1
+                self._bound_filling()
                 try:
                     await self._flush_batch(batch)
                 finally:
@@ -173,7 +201,7 @@ class Batcher(Generic[T, R]):
     @property
     def _due(self) -> bool:
         """Whether what is pending may become a batch now, rather than at the end of what another worker is at."""
-        return not self._gathering and (not self._flushing or len(self._items) >= self._fill)
+        return not self._gathering and (not self._flushing or self._overdue or len(self._items) >= self._fill)
 
     def _lingering(self, count: int) -> float:
         if count >= self._max_batch:

@@ -126,6 +126,7 @@ class Daemon:
                 max_event_age=settings.max_event_age,
                 max_clock_skew=settings.max_clock_skew,
                 metrics=metrics,
+                watch=watch,
                 tracing=tracing,
             )
             self._parts.append(self._intake)
@@ -148,7 +149,7 @@ class Daemon:
     def _add_workers(self, dead_letters: DeadLetters) -> None:
         settings, metrics, watch = self._settings, self.metrics, self.watch
         leases = Leases(self.sqs, visibility_timeout=settings.visibility_timeout, metrics=metrics, watch=watch)
-        acks = Acks(self.sqs, metrics=metrics)
+        acks = Acks(self.sqs, metrics=metrics, watch=watch)
         limits = Limits(
             handler_timeout=settings.handler_timeout,
             max_attempts=settings.max_attempts,
@@ -169,7 +170,7 @@ class Daemon:
             registry,
             limits,
             metrics=metrics,
-            broken=watch.broken,
+            watch=watch,
             tracing=self._tracing,
         )
         self._poller = Poller(

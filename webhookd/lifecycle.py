@@ -26,7 +26,10 @@ class Part(Protocol):
 
 
 class Watch:
-    """Owns the long-lived tasks; the unexpected end of one ends the process, which a manager then restarts."""
+    """Owns the long-lived tasks; the unexpected end of one ends the process, which a manager then restarts.
+
+    A task ends as expected when its coroutine returns, or by `cancel`.
+    """
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
@@ -39,9 +42,19 @@ class Watch:
         task.add_done_callback(self._ended)
         return task
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def cancel(self, task: asyncio.Task[None]) -> None:
+        """Cancels a task of `spawn`, whose end is expected then."""
         self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
+        task.cancel()
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        expected = task not in self._tasks
+        self._tasks.discard(task)
+        if task.cancelled():
+            if not expected:  # a cancellation that leaked out of a library: nobody would do this task's work any more
+                logger.critical("a part of the daemon was cancelled by nobody", task=task.get_name())
+                self.broken.set()
+        elif (error := task.exception()) is not None:
             logger.critical("a part of the daemon failed", task=task.get_name(), exc_info=error)
             self.broken.set()
 

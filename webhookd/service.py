@@ -68,7 +68,7 @@ async def serve(
             wait.cancel()
     finally:
         if reloads is not None:
-            reloads.cancel()
+            daemon.watch.cancel(reloads)
         manager.stopping()
         try:
             async with asyncio.timeout(settings.shutdown_grace + 2):

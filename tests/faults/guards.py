@@ -204,6 +204,20 @@ GUARDS = (
         _RECEIVE + "test_an_event_through_a_second_webhook_is_linked_to_the_first",
     ),
     Guard(
+        "a commit that waits for a lock keeps no other webhook waiting",
+        "webhookd/batcher.py",
+        "            self._overdue = True\n",
+        "            pass\n",
+        _RECEIVE + "test_a_commit_that_waits_for_a_lock_keeps_no_other_webhook_waiting",
+    ),
+    Guard(
+        "the unexpected end of a batcher's worker is seen",
+        "webhookd/batcher.py",
+        'self._watch.spawn(self._run(), f"batcher {self.name} {n}")',
+        'asyncio.create_task(self._run(), name=f"batcher {self.name} {n}")',
+        "tests/unit/test_batcher.py::test_a_worker_that_ends_unexpectedly_is_seen",
+    ),
+    Guard(
         "group commits take their locks in one order",
         "sql/queries/events.sql",
         "    FROM incoming\n    ORDER BY position\n",

@@ -393,6 +393,34 @@ async def test_a_commit_that_takes_too_long_is_503(start: Start, connection: Con
         await connection.execute("COMMIT")
 
 
+async def test_a_commit_that_waits_for_a_lock_keeps_no_other_webhook_waiting(
+    start: Start, servers: Servers, connection: Connection
+) -> None:
+    """Fewer than a batch needs to be full, so that they would wait for the end of the commit before them."""
+    daemon = await start(roles="receive", commit_timeout=60)
+    held, *others = (sample(AUTHCAPTURE, number) for number in range(5))
+    holder = await asyncpg.connect(servers.database_url)
+    transaction = holder.transaction()
+    await transaction.start()
+    await holder.execute(
+        "INSERT INTO events (id, account, notification_id, event_type, key_fingerprint, body_hash, send_after)"
+        " VALUES (gen_random_uuid(), 'default', $1, 'held', '', '', now())",
+        held.notification_id,
+    )
+    async with aiohttp.ClientSession(daemon.public_url) as http:
+        waits = asyncio.create_task(post(http, held.body))
+        query = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        await until(lambda: connection.fetchval(query), "the commit waits for the lock")
+        for other in others:
+            status, answer, _ = await asyncio.wait_for(post(http, other.body), 30)
+            assert (status, answer["status"]) == (200, "accepted")
+        assert not waits.done()
+        await transaction.rollback()
+        status, answer, _ = await waits
+        assert (status, answer["status"]) == (200, "accepted")
+    await holder.close()
+
+
 async def test_more_than_max_pending_is_503_and_what_waits_is_taken(start: Start, connection: Connection) -> None:
     daemon = await start(roles="receive", max_pending=5, commit_timeout=10)
     await connection.execute("BEGIN; LOCK TABLE events IN SHARE MODE")

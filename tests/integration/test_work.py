@@ -441,7 +441,7 @@ async def test_a_batch_of_acknowledgements_with_one_message_twice_deletes_all(st
     await until(lambda: take(3), "three messages")
     await daemon.sqs.hide([(messages[0], 0)])
     await until(lambda: take(4), "one of them again, with a receipt handle of its own")
-    acks = Acks(daemon.sqs, metrics=daemon.metrics)
+    acks = Acks(daemon.sqs, metrics=daemon.metrics, watch=daemon.watch)
     await acks.start()
     for message in messages:
         acks.delete(message)

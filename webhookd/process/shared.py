@@ -16,6 +16,7 @@ from webhookd.authorizenet.notification import label
 from webhookd.batcher import Batcher
 from webhookd.errors import BusyError, UnavailableError
 from webhookd.failpoints import Failpoint, reach
+from webhookd.lifecycle import Watch
 from webhookd.logs import logger, where
 from webhookd.metrics import Metrics
 from webhookd.process.handlers import Registration, Registry
@@ -51,6 +52,7 @@ class SharedTransactions:
         turns: asyncio.Semaphore,
         *,
         metrics: Metrics,
+        watch: Watch,
         tracing: Tracing | None = None,
     ) -> None:
         self._database = database
@@ -62,7 +64,7 @@ class SharedTransactions:
         self._tracing = tracing
         # While some messages' events are worked on, the next ones gather.
         self._groups: Batcher[Sequence[Body], list[Result | None]] = Batcher(
-            "timeline", self._work, max_batch=_GROUP, max_pending=100_000, workers=_GROUPS, fill=_GROUP // 2
+            "timeline", self._work, watch, max_batch=_GROUP, max_pending=100_000, workers=_GROUPS, fill=_GROUP // 2
         )
 
     async def start(self) -> None:

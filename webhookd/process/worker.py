@@ -21,7 +21,7 @@ from webhookd.authorizenet.notification import EVENT_TYPES, label
 from webhookd.errors import BusyError, Permanent, Retryable, UnavailableError
 from webhookd.event import Event
 from webhookd.failpoints import Failpoint, reach
-from webhookd.lifecycle import shielded
+from webhookd.lifecycle import Watch, shielded
 from webhookd.logs import logger, where
 from webhookd.metrics import Metrics
 from webhookd.process.backoff import asked_delay, retry_delay
@@ -88,7 +88,7 @@ class Worker:
         limits: Limits,
         *,
         metrics: Metrics,
-        broken: asyncio.Event,
+        watch: Watch,
         tracing: Tracing | None = None,
     ) -> None:
         self._database = database
@@ -108,9 +108,11 @@ class Worker:
         for event_type in (*EVENT_TYPES, "other"):
             self._processed(event_type, Outcome.UNKNOWN)
             metrics.retries.labels(event_type)
-        self._broken = broken
+        self._broken = watch.broken
         self._turns = asyncio.Semaphore(limits.concurrency)
-        self._shared = SharedTransactions(database, store, claims, registry, self._turns, metrics=metrics, tracing=tracing)
+        self._shared = SharedTransactions(
+            database, store, claims, registry, self._turns, metrics=metrics, watch=watch, tracing=tracing
+        )
         self._stuck: set[asyncio.Task[BaseException | None]] = set()
 
     async def start(self) -> None:

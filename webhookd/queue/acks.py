@@ -7,6 +7,7 @@ import asyncio
 from webhookd.batcher import Batcher
 from webhookd.errors import OverloadedError, UnavailableError
 from webhookd.failpoints import Failpoint, reach
+from webhookd.lifecycle import Watch
 from webhookd.logs import logger
 from webhookd.metrics import Metrics
 from webhookd.queue.sqs import BATCH, Message, Sqs
@@ -18,15 +19,15 @@ _LINGER = 0.02  # seconds: nobody waits for a delete, and ten in a call cost a t
 class Acks:
     """Deletes and hides messages of the main queue. What fails is tried again, then left: it comes back, and is known."""
 
-    def __init__(self, sqs: Sqs, *, metrics: Metrics) -> None:
+    def __init__(self, sqs: Sqs, *, metrics: Metrics, watch: Watch) -> None:
         self._sqs = sqs
         self._deleted = metrics.acks.labels("deleted")
         self._failed = metrics.acks.labels("failed")
         self._deletes: Batcher[Message, None] = Batcher(
-            "deletes", self._delete, max_batch=BATCH, max_pending=100_000, workers=8, linger=_LINGER
+            "deletes", self._delete, watch, max_batch=BATCH, max_pending=100_000, workers=8, linger=_LINGER
         )
         self._hides: Batcher[tuple[Message, int], None] = Batcher(
-            "visibility", self._hide, max_batch=BATCH, max_pending=100_000, workers=2
+            "visibility", self._hide, watch, max_batch=BATCH, max_pending=100_000, workers=2
         )
 
     async def start(self) -> None:

@@ -43,7 +43,7 @@ class DeadLetters:
         self._sqs = sqs
         self._moved = metrics.dead_letters_moved
         self._dead = metrics.dead.labels("redrive_policy")
-        self._copies: Batcher[Body, None] = Batcher("dead letters", self._copy, max_batch=BATCH, max_pending=10_000)
+        self._copies: Batcher[Body, None] = Batcher("dead letters", self._copy, watch, max_batch=BATCH, max_pending=10_000)
         # Every process copies what its workers find dead; the upkeep of the queue belongs to the role `relay`.
         self._reader = Loop("dead-letter reader", self.agree, watch, every=_LOOK_EVERY) if reads else None
         self._last_pass = -_EVERY_LONG

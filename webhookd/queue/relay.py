@@ -79,6 +79,7 @@ class Relay:
         self._sender: Batcher[Outgoing, None] = Batcher(
             "relay",
             self._send,
+            watch,
             max_batch=BUNDLED,
             max_pending=_MAX_PENDING,
             workers=4,
@@ -87,7 +88,7 @@ class Relay:
             heavy=_HEAVY,
         )
         self._singles: Batcher[Outgoing, None] = Batcher(
-            "relay of single events", self._send, max_batch=BATCH, max_pending=_MAX_PENDING, workers=8
+            "relay of single events", self._send, watch, max_batch=BATCH, max_pending=_MAX_PENDING, workers=8
         )
         delay = _DELAY if window is None else _DELAY_IN_WINDOW
         self._recorder = Loop("recorder of sent events", partial(self._record, delay), watch, every=0.1)

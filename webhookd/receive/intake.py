@@ -21,6 +21,7 @@ from webhookd.authorizenet.signature import Verifier, fingerprint
 from webhookd.batcher import Batcher
 from webhookd.errors import OverloadedError, UnavailableError, UnusableError
 from webhookd.failpoints import Failpoint, reach
+from webhookd.lifecycle import Watch
 from webhookd.logs import logger, where
 from webhookd.metrics import Metrics
 from webhookd.queue.relay import HOT_PATH_GRACE, Relay
@@ -76,6 +77,7 @@ class Intake:
         max_event_age: float,
         max_clock_skew: float,
         metrics: Metrics,
+        watch: Watch,
         tracing: Tracing | None = None,
     ) -> None:
         self._store = store
@@ -97,6 +99,7 @@ class Intake:
         self._commits: Batcher[Arrival, Accepted] = Batcher(
             "group commit",
             self._commit,
+            watch,
             max_batch=_MAX_BATCH,
             max_pending=max_pending,
             workers=_COMMITS,
@@ -104,7 +107,14 @@ class Intake:
             timeout=commit_timeout,
         )
         self._quarantine: Batcher[Quarantined, UUID] = Batcher(
-            "quarantine", self._commit_quarantine, max_batch=_MAX_BATCH, max_pending=max_pending, timeout=commit_timeout
+            "quarantine",
+            self._commit_quarantine,
+            watch,
+            max_batch=_MAX_BATCH,
+            max_pending=max_pending,
+            workers=_COMMITS,
+            fill=_FILL,
+            timeout=commit_timeout,
         )
         self._repeated = 0.0  # which part of the latest webhooks were duplicates
         self._stopping = False

@@ -79,7 +79,7 @@ class Claims:
         self._claims = 0
         # All operations of one moment share one pipeline, so that a round trip serves many events.
         self._commands: Batcher[tuple[Any, ...], Any] = Batcher(
-            "redis", self._execute, max_batch=_MAX_BATCH, max_pending=20_000, workers=2
+            "redis", self._execute, watch, max_batch=_MAX_BATCH, max_pending=20_000, workers=2
         )
         self._prober = Loop("redis prober", self._probe, watch, every=2.0)
         self.up = False
@@ -139,10 +139,7 @@ class Claims:
             return
         keys = self._seen_keys((account, notification_id) for account, notification_id, _ in notifications)
         values = [seen.event_id.bytes + seen.body_hash for _, _, seen in notifications]
-        try:
-            self._commands.post(("EVAL", _MARK, len(keys), *keys, *values, self._dedupe_ttl))
-        except OverloadedError:
-            self._skipped.labels("mark").inc(len(notifications))
+        self._send("mark", len(notifications), "EVAL", _MARK, len(keys), *keys, *values, self._dedupe_ttl)
 
     def _claim_keys(self, event_ids: Iterable[UUID]) -> list[str]:
         prefix = self._key("claim")
@@ -163,10 +160,19 @@ class Claims:
         """Gives claims back, those that are still this token's."""
         if event_ids and self._usable:
             keys = self._claim_keys(event_ids)
-            try:
-                self._commands.post(("EVAL", _RELEASE, len(keys), *keys, token))
-            except OverloadedError:
-                self._skipped.labels("release").inc()
+            self._send("release", 1, "EVAL", _RELEASE, len(keys), *keys, token)
+
+    def _send(self, operation: str, count: int, *command: Any) -> None:
+        """Gives Redis a command whose reply nobody waits for; one that fails counts as `count` skipped operations."""
+
+        def replied(reply: asyncio.Future[Any]) -> None:
+            if reply.cancelled() or reply.exception() is not None:
+                self._skipped.labels(operation).inc(count)
+
+        try:
+            self._commands.submit(command).add_done_callback(replied)
+        except OverloadedError:
+            self._skipped.labels(operation).inc(count)
 
     @property
     def _usable(self) -> bool:
