@@ -1,14 +1,24 @@
-"""Where settings come from beside pydantic's own sources (files of secrets, a TOML file), and slips in their names."""
+"""Where settings come from, which source wins, and whose each source is.
+
+The sources, the strongest first: the environment with the files that it names, systemd's credentials, the TOML file that
+WEBHOOKD_CONFIG names, and `.env` of the current folder. For some commands, what `webhookd dev` left in its folder comes last.
+
+What a folder names (`.env`, a TOML file that only `.env` names, `dev.env`) counts less than what the user names: whoever
+can write into the folder chose it. `may_go` is the rule that keeps the user's secrets from addresses of a folder.
+"""
 
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import os
 import re
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
 
@@ -16,79 +26,240 @@ from webhookd.errors import SettingsError
 
 PREFIX = "WEBHOOKD_"
 CONFIG = "WEBHOOKD_CONFIG"
-CLIENT = ("WEBHOOKD_API_URL", "WEBHOOKD_API_TOKEN", "WEBHOOKD_API_TOKEN_FILE")  # of the operator's commands
+CLIENT = ("api_url", "api_token")  # settings of the operator's commands
 SECRET = re.compile(r"(database_url|redis_url|signature_keys|admin_tokens|read_tokens|accounts__.+__signature_keys)")
+_IN_FILES = re.compile(f"{SECRET.pattern}|api_token")  # settings that can stand in a file of their own
+_ACCOUNT_KEYS = re.compile(r"accounts__.+__signature_keys(_file)?")
+_ENVIRONMENT = "the environment"
 
 
-def variables() -> dict[str, str | None]:
-    """The environment's variables, and beneath them those of `.env`."""
-    return {**dotenv_values(".env"), **os.environ}
+@dataclass(slots=True, frozen=True)
+class Found:
+    """One setting's value, and where it comes from.
 
-
-def secret_files(only: str | None = None) -> dict[str, Any]:
-    """What stands in the files of `WEBHOOKD_<NAME>_FILE`, and in systemd's credentials, named as the setting with or without
-    `webhookd_`; where `only` one setting is asked for, no other one's file is read. Raises SettingsError.
+    named_by: the folder that names it, None if the user does.
+    kept_in: the folder that holds the value itself, None if the value lies elsewhere. A folder can name a file outside it.
     """
-    files: dict[str, tuple[str, Path]] = {}
-    if folder := os.environ.get("CREDENTIALS_DIRECTORY"):
-        for path in sorted(Path(folder).glob("*")):
-            files[path.name.lower().removeprefix(PREFIX.lower())] = (path.name, path)
-    for name, value in variables().items():
-        if value and name.upper().startswith(PREFIX) and name.upper().endswith("_FILE"):
-            files[name[len(PREFIX) : -len("_FILE")].lower()] = (name, Path(value))
-    found: dict[str, Any] = {}
-    for setting, (name, path) in files.items():
-        if SECRET.fullmatch(setting) and (only is None or setting == only):
-            *parents, last = setting.split("__")
-            inner = found
-            for parent in parents:
-                inner = inner.setdefault(parent, {})
-            inner[last] = _read(name, path).strip()
-    return found
+
+    value: Any = field(repr=False)
+    source: str
+    named_by: Path | None = None
+    kept_in: Path | None = None
 
 
-def _read(name: str, path: Path) -> str:
+@dataclass(slots=True)
+class Layer:
+    """One source. `values` and `files` are by the setting's name: lower case, accounts as accounts__<name>__signature_keys."""
+
+    source: str
+    folder: Path | None = None
+    kept_in: Path | None = None
+    toml: bool = False
+    spelled: dict[str, str] = field(default_factory=dict)  # how the source itself spells each name, empty ones included
+    values: dict[str, Any] = field(default_factory=dict, repr=False)
+    files: dict[str, tuple[str, Path]] = field(default_factory=dict)
+
+    def add(self, spelled: str, name: str, value: Any) -> None:
+        """Adds what the source calls `spelled`; an empty value counts as not given."""
+        self.spelled[name] = spelled
+        if value is None or value == "":
+            return
+        if (secret := name.removesuffix("_file")) != name and _IN_FILES.fullmatch(secret):
+            self.files[secret] = (spelled, Path(str(value)))
+        else:
+            self.values[name] = value
+
+    def find(self, name: str) -> Found | None:
+        """The setting, also from the file that the source names for it. Raises SettingsError if that file cannot be read."""
+        if name in self.values:
+            return Found(self.values[name], self.source, self.folder, self.kept_in)
+        if name not in self.files:
+            return None
+        spelled, path = self.files[name]
+        return Found(read(spelled, path), self.source, self.folder, kept_in(self.folder, path))
+
+
+def kept_in(folder: Path | None, path: Path) -> Path | None:
+    """`folder` if the file at `path` lies in it, whatever links lead there; else None."""
+    return folder if folder is not None and path.resolve().is_relative_to(folder) else None
+
+
+def read(name: str, path: Path) -> str:
+    """The text of the file that the setting `name` names, without white space at its ends. Raises SettingsError."""
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as error:
         raise SettingsError(
             f"{name}: cannot read {path} ({type(error).__name__}); "
             "check that it is there, is text, and that webhookd's user may read it"
         ) from None
 
 
-def config_file() -> dict[str, Any]:
-    """What stands in the TOML file that WEBHOOKD_CONFIG names; {} where it names none. Raises SettingsError."""
-    path = variables().get(CONFIG)
-    if not path:
-        return {}
+def layers(dev: Path | None = None) -> list[Layer]:
+    """Every source, the strongest first; with `dev`, the folder of a `webhookd dev`, what that session brought comes last.
+
+    Raises SettingsError if WEBHOOKD_CONFIG or `.env` cannot be read.
+    """
+    here = Path.cwd().resolve()
+    environment = _variables(os.environ, Layer(_ENVIRONMENT))
+    dotenv = _dotenv(Path(".env"), here)
+    found = [environment, _credentials(), *_configuration(environment, dotenv), dotenv]
+    if dev is not None:
+        root = dev.resolve()
+        found.append(_dotenv(dev / "dev.env", here if root.is_relative_to(here) else root))
+    return found
+
+
+def _variables(variables: Mapping[str, str | None], layer: Layer) -> Layer:
+    for variable, value in variables.items():
+        if variable.upper().startswith(PREFIX):
+            layer.add(variable, variable[len(PREFIX) :].lower(), value)
+    return layer
+
+
+def _dotenv(path: Path, folder: Path) -> Layer:
     try:
-        return tomllib.loads(_read(CONFIG, Path(path)))
-    except tomllib.TOMLDecodeError as error:
-        raise SettingsError(f"{CONFIG}: {path} is not TOML: {error}") from None
+        # Without interpolation: `${…}` would let the folder take a secret of the environment for its own.
+        variables = dotenv_values(path, interpolate=False)
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"{path}: cannot be read ({type(error).__name__}); mend or remove it") from None
+    return _variables(variables, Layer(str(path), folder, kept_in(folder, path)))
 
 
-def misspelt(fields: Iterable[str]) -> list[str]:
-    """A line for each name that looks like a setting and is none: a slip must not leave a default in force unseen."""
-    known = {CONFIG, *CLIENT, *(PREFIX + name.upper() for name in fields)}
-    files = {name + "_FILE" for name in known if SECRET.fullmatch(name.removeprefix(PREFIX).lower())}
-    given_variables = variables()
-    given = [(name, name.upper()) for name in given_variables]
-    given += [(f"{given_variables[CONFIG]}: {name}", PREFIX + name.upper()) for name in config_file()]
-    # Kubernetes tells every pod of a Service "webhookd" by WEBHOOKD_SERVICE_HOST, WEBHOOKD_PORT_8080_TCP and others.
+def _credentials() -> Layer:
+    layer = Layer("systemd's credentials")
+    if folder := os.environ.get("CREDENTIALS_DIRECTORY"):
+        for path in sorted(Path(folder).glob("*")):
+            # Those of other services may lie there, too.
+            if SECRET.fullmatch(name := path.name.lower().removeprefix(PREFIX.lower())):
+                layer.files[name] = (path.name, path)
+    return layer
+
+
+def _configuration(*layers_: Layer) -> Iterator[Layer]:
+    """The TOML file that the first of `layers_` to name one names."""
+    for layer in layers_:
+        if found := layer.find("config"):
+            path = Path(str(found.value))
+            try:
+                table = tomllib.loads(read(CONFIG, path))
+            except tomllib.TOMLDecodeError as error:
+                raise SettingsError(f"{CONFIG}: {path} is not TOML: {error}") from None
+            toml = Layer(str(path), layer.folder, kept_in(layer.folder, path), toml=True)
+            for name, value in table.items():
+                if name.lower() == "accounts" and isinstance(value, dict):
+                    for spelled, account_name, inner in _accounts(value):
+                        toml.add(spelled, account_name, inner)
+                else:
+                    toml.add(name, name.lower(), value)
+            yield toml
+            return
+
+
+def _accounts(accounts: dict[str, Any]) -> Iterator[tuple[str, str, Any]]:
+    for account, table in accounts.items():
+        if not isinstance(table, dict):
+            yield f"accounts.{account}", f"accounts__{account}".lower(), table
+            continue
+        for name, value in (table or {"signature_keys": None}).items():
+            yield f"accounts.{account}.{name}", f"accounts__{account}__{name}".lower(), value
+
+
+def find_each(name: str, sources: Iterable[Layer]) -> Iterator[Found]:
+    """The setting from every source that gives it, the strongest first. Raises SettingsError if a file cannot be read."""
+    return (found for layer in sources if (found := layer.find(name)) is not None)
+
+
+def find(name: str, sources: Iterable[Layer]) -> Found | None:
+    """The setting from the strongest of the sources that give it. Raises SettingsError if its file cannot be read."""
+    return next(find_each(name, sources), None)
+
+
+def given(names: Iterable[str], sources: Iterable[Layer]) -> set[str]:
+    """Those of the settings `names` that some source gives; no file is read."""
+    every = {name for layer in sources for name in (*layer.values, *layer.files)}
+    accounts = {"accounts"} if any(map(_ACCOUNT_KEYS.fullmatch, every)) else set()
+    return (every | accounts) & set(names)
+
+
+def namer(name: str, sources: Iterable[Layer], default: str) -> Path | None:
+    """The folder that names the address `name`; None if the user does, or if the address is the default anyway."""
+    found = find(name, sources)
+    return None if found is None or found.value == default else found.named_by
+
+
+def find_all(names: Iterable[str], sources: list[Layer]) -> dict[str, Found]:
+    """Those of the settings `names` that some source gives, each from the strongest; `accounts` stands for all accounts' keys.
+
+    Raises SettingsError with a line for each file that cannot be read.
+    """
+    wanted = set(names)
+    given = dict.fromkeys(name for layer in sources for name in (*layer.values, *layer.files))
+    found: dict[str, Found] = {}
+    problems = []
+    for name in given:
+        if name in wanted or ("accounts" in wanted and _ACCOUNT_KEYS.fullmatch(name)):
+            try:
+                if (one := find(name, sources)) is not None:
+                    found[name] = one
+            except SettingsError as error:
+                problems.append(str(error))
+    if problems:
+        raise SettingsError("\n".join(problems))
+    return found
+
+
+def may_go(secret: Found, *, named_by: Path | None, loopback: bool) -> bool:
+    """Whether a secret may be used with an address: only if whoever named the address could have named the secret as well.
+
+    named_by: the folder that names the address, None if the user does. `loopback`: whether the address is on this machine.
+    """
+    return named_by is None or (loopback and secret.kept_in == named_by)
+
+
+def is_loopback(url: str) -> bool:
+    """Whether a URL leads to this machine and nowhere else."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def slips(fields: Iterable[str], sources: Iterable[Layer]) -> list[str]:
+    """A line for each name that looks like a setting and is none, and for each setting that one source gives twice.
+
+    A slip must not leave a default in force unseen.
+    """
+    known = {CONFIG.removeprefix(PREFIX).lower(), *CLIENT, *fields}
+    known |= {f"{name}_file" for name in known if _IN_FILES.fullmatch(name)}
+    # Kubernetes adds WEBHOOKD_SERVICE_HOST, WEBHOOKD_PORT_8080_TCP and others to every pod beside a Service "webhookd".
     services = [name.removesuffix("SERVICE_HOST") for name in os.environ if name.endswith("_SERVICE_HOST")]
     foreign = ("WEBHOOKD_DEV_", "WEBHOOKD_TEST_", *(name + end for name in services for end in ("SERVICE_", "PORT")))
     problems = []
-    for name, variable in sorted(given):
-        if variable in known | files or not variable.startswith(PREFIX) or variable.startswith(foreign):
-            continue
-        if re.fullmatch(r"WEBHOOKD_ACCOUNTS__.+__SIGNATURE_KEYS(_FILE)?", variable):
-            if not given_variables.get(name):  # would else count as not set, and the account's webhooks be answered 404
-                problems.append(f"{name} is empty; set a key, or drop the account")
-            continue
-        # Without the prefix, which would make any two names look alike.
-        names = sorted(name.removeprefix(PREFIX) for name in known | files)
-        near = difflib.get_close_matches(variable.removeprefix(PREFIX), names, n=1)
-        remedy = f"did you mean {PREFIX}{near[0]}?" if near else "`webhookd settings` lists them"
-        problems.append(f"{name} is not a setting; {remedy}")
+    for layer in sources:
+        twice = layer.values.keys() & layer.files.keys()
+        place = "" if layer.source == _ENVIRONMENT else f"{layer.source}: "
+        for name in sorted(twice):
+            both = f"{layer.spelled[name]} and {layer.spelled[f'{name}_file']}"
+            problems.append(f"{place}{both} are both set; drop one of them")
+        for name, spelled in sorted(layer.spelled.items()):
+            if name in known or spelled.upper().startswith(foreign):
+                continue
+            if _ACCOUNT_KEYS.fullmatch(name):
+                if name not in layer.values and name.removesuffix("_file") not in layer.files:
+                    # Would else count as not set, and the account's webhooks be answered 404.
+                    problems.append(f"{place}{spelled} is empty; set a key, or drop the account")
+                continue
+            problems.append(f"{place}{spelled} is not a setting; {_remedy(name, known, toml=layer.toml)}")
     return problems
+
+
+def _remedy(name: str, known: set[str], *, toml: bool) -> str:
+    accounts = "accounts__<name>__signature_keys"
+    # Without the prefix, which would make any two names look alike.
+    bare = name.removeprefix(PREFIX.lower())
+    near = [accounts] if bare.startswith("accounts__") else difflib.get_close_matches(bare, sorted(known), n=1)
+    if not near:
+        return "`webhookd settings` lists them"
+    return f"did you mean {near[0].replace('__', '.') if toml else PREFIX + near[0].upper()}?"

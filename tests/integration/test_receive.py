@@ -25,13 +25,14 @@ from webhookd.store.claims import Seen
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 AUTHCAPTURE = "net.authorize.payment.authcapture.created"
 PATH = "/webhooks/authorize-net"
+EU_OLD, EU_NEW = "E0" * 64, "E1" * 64
 
 
 @pytest_asyncio.fixture
 async def daemon(start: Start) -> Daemon:
     """A daemon that only receives."""
     return await start(
-        roles="receive", accounts={"eu": {"signature_keys": "eu-old,eu-new"}}, body_timeout=1, max_body_bytes=4096
+        roles="receive", accounts={"eu": {"signature_keys": f"{EU_OLD},{EU_NEW}"}}, body_timeout=1, max_body_bytes=4096
     )
 
 
@@ -244,7 +245,7 @@ async def test_an_event_through_a_second_webhook_is_linked_to_the_first(
 async def test_one_notification_at_two_accounts_is_two_events(http: aiohttp.ClientSession, connection: Connection) -> None:
     sent = sample(AUTHCAPTURE, 1)
     _, ours, _ = await post(http, sent.body)
-    _, theirs, _ = await post(http, sent.body, key="eu-old", path=f"{PATH}/eu")
+    _, theirs, _ = await post(http, sent.body, key=EU_OLD, path=f"{PATH}/eu")
     assert ours["status"] == theirs["status"] == "accepted"
     assert await connection.fetchval("SELECT count(DISTINCT account) FROM events") == 2
 
@@ -252,8 +253,8 @@ async def test_one_notification_at_two_accounts_is_two_events(http: aiohttp.Clie
 async def test_each_of_an_accounts_keys_verifies_and_is_recorded(
     daemon: Daemon, http: aiohttp.ClientSession, connection: Connection
 ) -> None:
-    for key in ("eu-old", "eu-new"):
-        status, _, _ = await post(http, sample(AUTHCAPTURE, len(key)).body, key=key, path=f"{PATH}/eu")
+    for number, key in enumerate((EU_OLD, EU_NEW), 10):
+        status, _, _ = await post(http, sample(AUTHCAPTURE, number).body, key=key, path=f"{PATH}/eu")
         assert status == 200
         row = await connection.fetchval("SELECT count(*) FROM events WHERE key_fingerprint = $1", fingerprint(key))
         assert row == 1
@@ -422,7 +423,7 @@ async def test_a_commit_that_waits_for_a_lock_keeps_no_other_webhook_waiting(
 
 
 async def test_more_than_max_pending_is_503_and_what_waits_is_taken(start: Start, connection: Connection) -> None:
-    daemon = await start(roles="receive", max_pending=5, commit_timeout=10)
+    daemon = await start(roles="receive", max_pending=5, commit_timeout=10, shutdown_grace=20)
     await connection.execute("BEGIN; LOCK TABLE events IN SHARE MODE")
     async with aiohttp.ClientSession(daemon.public_url) as http:
         posts = [asyncio.create_task(post(http, sample(AUTHCAPTURE, n).body)) for n in range(40)]

@@ -169,7 +169,7 @@ async def test_a_mistake_of_ours_is_500_and_the_end_of_its_connection(
 async def test_what_comes_while_a_webhook_waits_is_answered_after_it_and_is_not_read_without_bounds(
     start: Start, connection: asyncpg.Connection[asyncpg.Record]
 ) -> None:
-    daemon = await start(roles="receive", commit_timeout=30)
+    daemon = await start(roles="receive", commit_timeout=30, shutdown_grace=40)
     first, second, third = bodies(3)
     await connection.execute(HOLD)
     async with connected(daemon) as [(reader, writer)]:
@@ -230,7 +230,7 @@ async def test_however_a_stream_of_requests_is_cut_its_answers_are_the_same(seed
 async def test_a_stop_answers_what_waits_for_its_commit_and_closes(
     start: Start, connection: asyncpg.Connection[asyncpg.Record]
 ) -> None:
-    daemon = await start(roles="receive", commit_timeout=30)
+    daemon = await start(roles="receive", commit_timeout=30, shutdown_grace=40)
     await connection.execute(HOLD)
     async with connected(daemon, 2) as [(reader, writer), (idle, _)]:
         writer.write(request(BODY))
@@ -250,7 +250,7 @@ async def test_a_stop_answers_what_waits_for_its_commit_and_closes(
 async def test_a_client_that_leaves_while_its_webhook_waits_does_not_hold_up_a_stop(
     start: Start, connection: asyncpg.Connection[asyncpg.Record]
 ) -> None:
-    daemon = await start(roles="receive", commit_timeout=30)
+    daemon = await start(roles="receive", commit_timeout=30, shutdown_grace=40)
     await connection.execute(HOLD)
     async with connected(daemon) as [(_, writer)]:
         writer.write(request(BODY))

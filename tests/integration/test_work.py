@@ -372,7 +372,7 @@ async def test_a_message_that_came_back_waits_for_a_worker_that_lives(
 
 
 async def test_what_sqs_lost_is_sent_again(start: Start, servers: Servers, connection: Connection) -> None:
-    daemon = await start(roles="receive,relay", resend_after=0.5)
+    daemon = await start(roles="receive,relay", resend_after=1)
     await send(daemon, *traffic.stream([AUTHCAPTURE], 20))
     await until(lambda: status(connection, "queued"), "every event is sent")
     async with client(servers) as sqs:
@@ -460,7 +460,7 @@ async def test_stopping_gives_back_what_is_in_hand_at_once(
         started.set()
         await asyncio.Event().wait()
 
-    first = await start(handlers(hang), shutdown_grace=1, visibility_timeout=600, resend_after=600)
+    first = await start(handlers(hang), shutdown_grace=2, commit_timeout=1, visibility_timeout=600, resend_after=600)
     await send(first, traffic.sample(AUTHCAPTURE, 1))
     await asyncio.wait_for(started.wait(), 10)
     await first.stop()

@@ -34,10 +34,10 @@ def test_a_laptop_needs_nothing_but_url_and_token(monkeypatch: pytest.MonkeyPatc
     assert "s3cret" not in repr(find(None, FOLDER))
 
 
-def test_url_and_token_may_stand_in_dot_env_and_the_token_in_a_file() -> None:
+def test_url_and_token_of_this_machine_may_stand_in_dot_env_and_the_token_in_a_file() -> None:
     Path("token").write_text("from-a-file\n")
-    Path(".env").write_text("WEBHOOKD_API_URL=https://hooks.example.com\nWEBHOOKD_API_TOKEN_FILE=token\n")
-    assert find(None, FOLDER) == Target("https://hooks.example.com", "from-a-file")
+    Path(".env").write_text("WEBHOOKD_API_URL=http://127.0.0.1:9191\nWEBHOOKD_API_TOKEN_FILE=token\n")
+    assert find(None, FOLDER) == Target("http://127.0.0.1:9191", "from-a-file")
 
 
 @pytest.mark.parametrize(
@@ -80,6 +80,83 @@ def test_this_machines_tokens_never_go_to_another_one(monkeypatch: pytest.Monkey
         find("https://hooks.example.com", FOLDER)
 
 
+@pytest.mark.parametrize("name", ["API_URL=http://", "ADMIN_LISTEN="])
+@pytest.mark.parametrize("file", [".env", ".webhookd/dev.env", "c.toml"])
+@pytest.mark.parametrize(
+    "given",
+    [{"API_TOKEN": "users-secret"}, {"API_TOKEN_FILE": "{elsewhere}"}, {"ADMIN_TOKENS": "ann:users-secret"}],
+    ids=lambda given: next(iter(given)),
+)
+def test_the_users_token_never_goes_to_an_address_that_the_folder_names(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory, name: str, file: str, given: dict[str, str]
+) -> None:
+    elsewhere = tmp_path_factory.mktemp("home") / "token"
+    elsewhere.write_text("users-secret\n")
+    put(monkeypatch, **{setting: value.format(elsewhere=elsewhere) for setting, value in given.items()})
+    for host in ("127.0.0.1:6666", "collector.example.net:80"):
+        if file == "c.toml":
+            setting, _, scheme = name.partition("=")
+            Path(file).write_text(f'{setting.lower()} = "{scheme}{host}"\n')
+            Path(".env").write_text("WEBHOOKD_CONFIG=c.toml\n")
+        else:
+            Path(file).write_text(f"WEBHOOKD_{name}{host}\n")
+        with pytest.raises(SettingsError, match=rf"{file} names|WEBHOOKD_API_TOKEN is not set") as refusal:
+            find(None, FOLDER)
+        assert "users-secret" not in str(refusal.value)
+
+
+def test_a_folder_that_names_the_file_or_variable_of_the_users_token_does_not_get_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    elsewhere = tmp_path_factory.mktemp("home") / "token"
+    elsewhere.write_text("users-secret\n")
+    Path(".env").write_text(f"WEBHOOKD_API_URL=http://127.0.0.1:6666\nWEBHOOKD_API_TOKEN_FILE={elsewhere}\n")
+    with pytest.raises(SettingsError, match="WEBHOOKD_API_TOKEN is not sent to"):
+        find(None, FOLDER)
+    Path("link").symlink_to(elsewhere)
+    Path(".env").write_text("WEBHOOKD_API_URL=http://127.0.0.1:6666\nWEBHOOKD_API_TOKEN_FILE=link\n")
+    with pytest.raises(SettingsError, match="WEBHOOKD_API_TOKEN is not sent to"):
+        find(None, FOLDER)
+    monkeypatch.setenv("OTHER_SECRET", "users-secret")
+    Path(".env").write_text("WEBHOOKD_API_URL=http://127.0.0.1:6666\nWEBHOOKD_API_TOKEN=${OTHER_SECRET}\n")
+    assert find(None, FOLDER).token == "${OTHER_SECRET}"
+
+
+def test_a_folders_own_token_stays_on_this_machine() -> None:
+    Path(".env").write_text("WEBHOOKD_API_URL=https://hooks.example.com\nWEBHOOKD_API_TOKEN=folders-secret\n")
+    with pytest.raises(SettingsError, match=r"WEBHOOKD_API_URL: .env names https://hooks.example.com, .*this machine only"):
+        find(None, FOLDER)
+    Path(".env").write_text("WEBHOOKD_ADMIN_LISTEN=10.0.0.5:9090\nWEBHOOKD_ADMIN_TOKENS=ann:folders-secret\n")
+    with pytest.raises(SettingsError, match=r"WEBHOOKD_ADMIN_LISTEN: .env names http://10.0.0.5:9090"):
+        find(None, FOLDER)
+    Path(".env").write_text("WEBHOOKD_API_TOKEN=folders-secret\n")
+    assert find("https://hooks.example.com", FOLDER) == Target("https://hooks.example.com", "folders-secret")
+
+
+def test_another_folders_session_keeps_its_token_from_this_one(tmp_path_factory: pytest.TempPathFactory) -> None:
+    other = tmp_path_factory.mktemp("other")
+    (other / "dev.env").write_text(DEV)
+    assert find(None, other) == Target("http://127.0.0.1:9444", "dev-secret")
+    Path(".env").write_text("WEBHOOKD_ADMIN_LISTEN=127.0.0.1:6666\n")
+    with pytest.raises(SettingsError, match=r"WEBHOOKD_ADMIN_TOKENS is not sent to http://127\.0\.0\.1:6666"):
+        find(None, other)
+
+
+def test_the_folders_own_token_is_used_and_the_users_is_said_to_be_kept_back(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (FOLDER / "dev.env").write_text(DEV)
+    put(monkeypatch, API_TOKEN="users-secret", ADMIN_TOKENS="ann:users-other-secret")
+    assert find(None, FOLDER) == Target("http://127.0.0.1:9444", "dev-secret")
+    assert "WEBHOOKD_API_TOKEN is not sent to http://127.0.0.1:9444, which .webhookd/dev.env names" in capsys.readouterr().err
+
+
+def test_the_default_address_is_nobodys_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    (FOLDER / "dev.env").write_text("WEBHOOKD_ADMIN_LISTEN=127.0.0.1:9090\n")
+    put(monkeypatch, ADMIN_TOKENS="ann:users-secret")
+    assert find(None, FOLDER) == Target("http://127.0.0.1:9090", "users-secret")
+
+
 def test_where_nothing_is_found_the_settings_are_named() -> None:
     with pytest.raises(SettingsError, match=r"WEBHOOKD_API_URL is not set.*--url.*WEBHOOKD_API_TOKEN.*webhookd dev"):
         find(None, FOLDER)
@@ -87,7 +164,17 @@ def test_where_nothing_is_found_the_settings_are_named() -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["hooks.example.com", "ftp://x", "https://", "http://[::1", "http://x:99999", "https://ann:pass@x", "https://x/?q=pass"],
+    [
+        "http://127.0.0.1\\n.example.net",
+        "http://127.0.0.1\\\\.example.net",
+        "hooks.example.com",
+        "ftp://x",
+        "https://",
+        "http://[::1",
+        "http://x:99999",
+        "https://ann:pass@x",
+        "https://x/?q=pass",
+    ],
 )
 def test_an_address_that_cannot_work_is_refused_and_not_quoted(url: str) -> None:
     with pytest.raises(SettingsError, match="--url") as refusal:

@@ -87,12 +87,72 @@ def test_a_receiver_without_a_key_is_refused_and_a_worker_is_not(env: Any, monke
 
 
 def test_sources_are_read_in_their_order(env: Any, tmp_path: Path) -> None:
-    (tmp_path / "c.toml").write_text('concurrency = 1\nmax_attempts = 1\nsqs_queue = "toml"\nhandlers = ["a", "b"]\n')
-    (tmp_path / ".env").write_text("WEBHOOKD_MAX_ATTEMPTS=2\nWEBHOOKD_SQS_QUEUE=dotenv\n")
+    (tmp_path / "c.toml").write_text('MAX_ATTEMPTS = 1\nsqs_queue = "toml"\nhandlers = ["a", "b"]\n')
+    (tmp_path / ".env").write_text("WEBHOOKD_CONCURRENCY=2\nWEBHOOKD_MAX_ATTEMPTS=2\nWEBHOOKD_SQS_QUEUE=dotenv\n")
     env(CONFIG="c.toml", SQS_QUEUE="environment")
     settings = load(sqs_wait=3)
-    assert (settings.concurrency, settings.max_attempts, settings.sqs_queue) == (1, 2, "environment")
+    assert (settings.concurrency, settings.max_attempts, settings.sqs_queue) == (2, 1, "environment")
     assert (settings.handlers, settings.sqs_wait) == (("a", "b"), 3)
+
+
+def test_what_the_folder_says_weakens_nothing_that_the_configuration_or_the_environment_says(env: Any, tmp_path: Path) -> None:
+    config, keys = tmp_path / "etc.toml", tmp_path / "keys"
+    config.write_text(f'admin_anonymous = "nothing"\nsignature_keys_file = "{keys}"\nallow_odd_signature_keys = false\n')
+    keys.write_text(KEY)
+    (tmp_path / ".env").write_text(
+        "WEBHOOKD_CONFIG=other.toml\nWEBHOOKD_ADMIN_ANONYMOUS=operate\nWEBHOOKD_SIGNATURE_KEYS=x\n"
+        "WEBHOOKD_ALLOW_ODD_SIGNATURE_KEYS=true\nWEBHOOKD_DATABASE_URL=postgresql://elsewhere\n"
+    )
+    env(CONFIG=str(config), SIGNATURE_KEYS="")
+    settings = load()
+    assert settings.admin_anonymous == "nothing"
+    assert settings.keys_by_account == {"default": (KEY,)}
+    assert settings.database_url.get_secret_value() == DATABASE
+
+
+def test_dot_env_can_name_the_configuration_file_and_takes_nothing_out_of_the_environment(env: Any, tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text("concurrency = 5\n")
+    (tmp_path / ".env").write_text("WEBHOOKD_CONFIG=c.toml\nWEBHOOKD_CONCURRENCY=6\nWEBHOOKD_HANDLERS=${WEBHOOKD_REDIS_URL}\n")
+    settings = load()
+    assert settings.concurrency == 5
+    assert settings.handlers == ("${WEBHOOKD_REDIS_URL}",)
+
+
+def test_a_dot_env_that_cannot_be_read_is_named(env: Any, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_bytes(b"WEBHOOKD_LISTEN=\xff\n")
+    assert only_problem() == ".env: cannot be read (UnicodeDecodeError); mend or remove it"
+
+
+@pytest.mark.parametrize("name", ["database_url", "redis_url", "signature_keys", "accounts.eu.signature_keys", "admin_tokens"])
+def test_a_configuration_file_can_name_the_file_of_a_secret(
+    env: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    secrets = {"database_url": DATABASE, "redis_url": REDIS, "admin_tokens": f"ann:{TOKEN}"}
+    variable = f"WEBHOOKD_{name.replace('.', '__').upper()}"
+    monkeypatch.delenv(variable, raising=False)
+    (tmp_path / "secret").write_text(secrets.get(name, OTHER) + "\n")
+    (tmp_path / "c.toml").write_text(f'{name}_file = "secret"\n')
+    env(CONFIG="c.toml")
+    settings = load()
+    found = {
+        "database_url": settings.database_url.get_secret_value(),
+        "redis_url": settings.redis_url.get_secret_value(),
+        "signature_keys": settings.keys_by_account["default"][0],
+        "accounts.eu.signature_keys": settings.keys_by_account.get("eu", ("",))[0],
+        "admin_tokens": ",".join(f"{name}:{token.get_secret_value()}" for name, token in settings.admin_tokens.items()),
+    }
+    assert found[name] == secrets.get(name, OTHER)
+    (tmp_path / "secret").unlink()
+    assert only_problem().startswith(f"{name}_file: cannot read secret (FileNotFoundError)")
+
+
+def test_a_setting_that_one_source_gives_twice_is_refused(env: Any, tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text(f'redis_url = "{REDIS}"\nredis_url_file = "x"\n')
+    env(CONFIG="c.toml", DATABASE_URL_FILE="x")
+    assert problems() == [
+        "WEBHOOKD_DATABASE_URL and WEBHOOKD_DATABASE_URL_FILE are both set; drop one of them",
+        "c.toml: redis_url and redis_url_file are both set; drop one of them",
+    ]
 
 
 def test_an_empty_variable_counts_as_not_set(env: Any) -> None:
@@ -148,7 +208,7 @@ def test_a_variable_goes_before_its_file_and_its_file_before_a_credential(
 
 
 def test_a_file_that_cannot_be_read_is_named(env: Any, tmp_path: Path) -> None:
-    env(REDIS_URL_FILE="absent")
+    env(REDIS_URL="", REDIS_URL_FILE="absent")
     assert only_problem().startswith("WEBHOOKD_REDIS_URL_FILE: cannot read absent (FileNotFoundError)")
     (tmp_path / "absent").write_bytes(b"\xff")
     assert "UnicodeDecodeError" in only_problem()
@@ -169,6 +229,7 @@ def test_several_keys_and_accounts_come_together(env: Any, tmp_path: Path) -> No
         ACCOUNTS__ACME__SIGNATURE_KEYS=OTHER,
         ACCOUNTS__DEFAULT__SIGNATURE_KEYS=f"{OTHER},{KEY.lower()}",
         ACCOUNTS__DIGITS__SIGNATURE_KEYS="12345E67",  # JSON would take it for a number
+        ALLOW_ODD_SIGNATURE_KEYS="true",
     )
     assert load().keys_by_account == {
         "default": (KEY, OTHER, KEY.lower()),
@@ -180,11 +241,11 @@ def test_several_keys_and_accounts_come_together(env: Any, tmp_path: Path) -> No
 
 def test_tokens_have_names_given_or_counted(env: Any, tmp_path: Path) -> None:
     env(ADMIN_TOKENS=f"ann:se:{TOKEN}, {TOKEN} ,bob: x{TOKEN}", CONFIG="c.toml")
-    (tmp_path / "c.toml").write_text(f'[read_tokens]\ngrafana = "{TOKEN}"\n')
+    (tmp_path / "c.toml").write_text(f'[read_tokens]\ngrafana = "g{TOKEN}"\n')
     settings = load()
     shown = {name: token.get_secret_value() for name, token in settings.admin_tokens.items()}
     assert shown == {"ann": f"se:{TOKEN}", "token2": TOKEN, "bob": f"x{TOKEN}"}
-    assert settings.read_tokens == {"grafana": SecretStr(TOKEN)}
+    assert settings.read_tokens == {"grafana": SecretStr(f"g{TOKEN}")}
 
 
 @pytest.mark.parametrize(
@@ -199,6 +260,8 @@ def test_tokens_have_names_given_or_counted(env: Any, tmp_path: Path) -> None:
         ("ADMIN_TOKENS", f"ann:{PASSWORD},bob:", "one of the tokens, or of their names, is empty"),
         ("ADMIN_TOKENS", f":{PASSWORD}", "one of the tokens, or of their names, is empty"),
         ("ADMIN_TOKENS", f"ann:{PASSWORD}", "one of the tokens has fewer than 16 characters"),
+        ("ADMIN_TOKENS", f"ann:{PASSWORD} {TOKEN}", "one of the tokens holds white space"),
+        ("READ_TOKENS", f"ann:{PASSWORD}{TOKEN}ü", "or what is not ASCII"),
         ("READ_TOKENS", f"ann:{PASSWORD},ann:x", "two of the tokens have the same name"),
         ("LISTEN", "8080", "must be host:port"),
         ("LISTEN", ":8080", "must be host:port"),
@@ -207,12 +270,9 @@ def test_tokens_have_names_given_or_counted(env: Any, tmp_path: Path) -> None:
         ("ADMIN_LISTEN", "localhost:http", "must be host:port"),
         ("SQS_ENDPOINT_URL", f"http://u:{PASSWORD}@sqs", "should match pattern"),
         ("ROLES", "receive,rely", "'receive', 'relay' or 'work'"),
-        ("CONCURRENCY", "0", "greater than or equal to 1"),
+        ("SQS_QUEUE", "arn:aws:sqs:us-east-1:123456789012:webhookd", "should match pattern"),
+        ("SQS_REGION", "US East", "should match pattern"),
         ("CONCURRENCY", "many", "valid integer"),
-        ("SQS_WAIT", "21", "less than or equal to 20"),
-        ("RETRY_CAP", "43201", "less than or equal to 43200"),
-        ("HANDLER_TIMEOUT", "nan", "finite number"),
-        ("MAX_EVENT_AGE", "0", "greater than 0"),
         ("LOG_FORMAT", "xml", "'json' or 'console'"),
     ],
 )
@@ -222,6 +282,56 @@ def test_a_wrong_value_is_told_by_the_settings_name_and_no_secret_with_it(env: A
     assert line.startswith(f"WEBHOOKD_{name}: ")
     assert told in line
     assert PASSWORD not in line
+
+
+NUMBERS = {
+    name.upper(): {end: getattr(bound, end) for bound in field.metadata for end in ("ge", "le") if hasattr(bound, end)}
+    for name, field in Settings.model_fields.items()
+    if field.annotation in (int, float) or name == "relay_window"
+}
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_every_number_has_bounds_and_what_lies_beyond_them_is_refused_with_them(env: Any, name: str) -> None:
+    least, most = NUMBERS[name]["ge"], NUMBERS[name]["le"]
+    assert most < 10**12
+    for beyond in (least - 1, most + 1, 10**12):
+        env(**{name: str(beyond)})
+        line = only_problem()
+        assert line.startswith(f"WEBHOOKD_{name}: must be a number from {least:g} to {most:g}; the default is ")
+    for odd in ("nan", "inf", "-inf", "1e999"):
+        env(**{name: odd})
+        assert only_problem().startswith(f"WEBHOOKD_{name}: ")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("RESEND_AFTER", "0.001"), ("BODY_TIMEOUT", "1e9"), ("MAX_BODY_BYTES", str(10**12))]
+)
+def test_what_could_never_work_is_refused(env: Any, name: str, value: str) -> None:
+    env(**{name: value})
+    assert only_problem().startswith(f"WEBHOOKD_{name}: must be a number from ")
+
+
+@pytest.mark.parametrize(
+    ("key", "told"),
+    [
+        ("x", "the key has 1 characters"),
+        (KEY[:-1], "the key has 127 characters"),
+        (KEY + "0", "the key has 129 characters"),
+        (KEY[:-1] + "G", "the key holds another character than 0-9 and A-F"),
+        (KEY[:-1] + "\u0661", "the key holds another character than 0-9 and A-F"),
+        (f"{OTHER},{KEY[:64]}", "key 2 of 2 has 64 characters"),
+    ],
+)
+def test_a_signature_key_has_128_hexadecimal_digits(env: Any, key: str, told: str) -> None:
+    env(SIGNATURE_KEYS=key)
+    line = only_problem()
+    assert line.startswith(f"WEBHOOKD_SIGNATURE_KEYS: {told}, and a Signature Key has 128 hexadecimal digits: copy it whole")
+    assert KEY[:32] not in line
+    env(SIGNATURE_KEYS=KEY.lower(), ACCOUNTS__EU__SIGNATURE_KEYS=key)
+    assert only_problem().startswith(f"WEBHOOKD_ACCOUNTS__EU__SIGNATURE_KEYS: {told}")
+    env(ALLOW_ODD_SIGNATURE_KEYS="true")
+    assert load().keys_by_account["eu"] == tuple(key.split(","))
 
 
 @pytest.mark.parametrize(
@@ -234,7 +344,12 @@ def test_a_wrong_value_is_told_by_the_settings_name_and_no_secret_with_it(env: A
         ({"ADMIN_LISTEN": "0.0.0.0:8080"}, "WEBHOOKD_LISTEN and WEBHOOKD_ADMIN_LISTEN take the same port"),
         ({"ACCOUNTS__A.B__SIGNATURE_KEYS": KEY}, "WEBHOOKD_ACCOUNTS__A.B__SIGNATURE_KEYS: an account's name has"),
         ({"ACCOUNTS__ACME__SIGNATURE_KEYS": ""}, "WEBHOOKD_ACCOUNTS__ACME__SIGNATURE_KEYS is empty"),
-        ({"ACCOUNTS": KEY}, "WEBHOOKD_ACCOUNTS: "),
+        ({"ACCOUNTS": KEY}, "WEBHOOKD_ACCOUNTS: set WEBHOOKD_ACCOUNTS__<NAME>__SIGNATURE_KEYS instead"),
+        ({"ACCOUNTS__ACME__SIGNATURE_KEY": KEY}, "WEBHOOKD_ACCOUNTS__ACME__SIGNATURE_KEY is not a setting"),
+        ({"COMMIT_TIMEOUT": "25"}, "WEBHOOKD_COMMIT_TIMEOUT is not below WEBHOOKD_SHUTDOWN_GRACE (25): "),
+        ({"SHUTDOWN_GRACE": "8"}, "WEBHOOKD_SQS_WAIT is not below WEBHOOKD_SHUTDOWN_GRACE (8): "),
+        ({"SQS_DEAD_LETTER_QUEUE": "webhookd"}, "WEBHOOKD_SQS_DEAD_LETTER_QUEUE is WEBHOOKD_SQS_QUEUE: "),
+        ({"ADMIN_TOKENS": f"ann:{TOKEN}", "READ_TOKENS": TOKEN}, "WEBHOOKD_READ_TOKENS holds a token of WEBHOOKD_ADMIN_TOKENS"),
     ],
 )
 def test_what_cannot_work_together_is_refused_by_name(env: Any, given: dict[str, str], told: str) -> None:
@@ -276,6 +391,7 @@ def test_every_problem_is_told_at_once(env: Any) -> None:
         ("SIGNATURE_KEY", "WEBHOOKD_SIGNATURE_KEYS"),
         ("REDIS_URL_FILES", "WEBHOOKD_REDIS_URL_FILE"),
         ("CONFIGURATION", "WEBHOOKD_CONFIG"),
+        ("API_TOKENS", "WEBHOOKD_API_TOKEN"),
         ("XYZZY", None),
     ],
 )
@@ -287,11 +403,13 @@ def test_a_misspelt_variable_is_refused_with_the_nearest_name(env: Any, name: st
 
 def test_a_misspelt_name_in_a_file_is_refused_too(env: Any, tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("OTHER=1\nWEBHOOKD_LISTN=x\n")
-    (tmp_path / "c.toml").write_text("concurency = 3\n")
+    (tmp_path / "c.toml").write_text('concurency = 3\nWEBHOOKD_ROLES = "work"\n[accounts.eu]\nsignature_key = "x"\n')
     env(CONFIG="c.toml")
     assert problems() == [
-        "WEBHOOKD_LISTN is not a setting; did you mean WEBHOOKD_LISTEN?",
-        "c.toml: concurency is not a setting; did you mean WEBHOOKD_CONCURRENCY?",
+        "c.toml: accounts.eu.signature_key is not a setting; did you mean accounts.<name>.signature_keys?",
+        "c.toml: concurency is not a setting; did you mean concurrency?",
+        "c.toml: WEBHOOKD_ROLES is not a setting; did you mean roles?",
+        ".env: WEBHOOKD_LISTN is not a setting; did you mean WEBHOOKD_LISTEN?",
     ]
 
 
@@ -320,7 +438,7 @@ def test_no_secret_shows_in_any_form_of_the_settings(env: Any) -> None:
         SIGNATURE_KEYS=f"{KEY},{OTHER}",
         ACCOUNTS__ACME__SIGNATURE_KEYS=OTHER,
         ADMIN_TOKENS=f"ann:{TOKEN}",
-        READ_TOKENS=TOKEN,
+        READ_TOKENS=f"x{TOKEN}",
     )
     settings = load()
     for shown in (
@@ -335,10 +453,11 @@ def test_no_secret_shows_in_any_form_of_the_settings(env: Any) -> None:
         assert TOKEN not in shown
 
 
-def test_no_secret_shows_in_pydantics_own_error(env: Any) -> None:
-    env(DATABASE_URL=f"mysql://u:{PASSWORD}@db", SIGNATURE_KEYS=f"{PASSWORD},")
+def test_no_secret_shows_in_pydantics_own_error() -> None:
     with pytest.raises(ValidationError) as refused:
-        Settings()
+        Settings.model_validate(
+            {"database_url": f"mysql://u:{PASSWORD}@db", "redis_url": REDIS, "signature_keys": f"{PASSWORD},"}
+        )
     assert PASSWORD not in str(refused.value)
 
 

@@ -1,23 +1,24 @@
-"""Where the admin API is, and the token for it."""
+"""Where the admin API is, and the token for it.
+
+A token goes only to an address whose source may name it: see `sources.may_go`.
+"""
 
 from __future__ import annotations
 
-import ipaddress
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from dotenv import dotenv_values
-
+from webhookd import sources
 from webhookd.console import err
 from webhookd.errors import SettingsError
-from webhookd.sources import PREFIX, config_file, secret_files, variables
+from webhookd.sources import PREFIX, Found, Layer
 
 _DEFAULT_LISTEN = "127.0.0.1:9090"
-_TOKENS = ("ADMIN_TOKENS", "READ_TOKENS")
+_TOKENS = ("admin_tokens", "read_tokens")
 
 
 @dataclass(slots=True, frozen=True)
@@ -31,84 +32,107 @@ class Target:
         return f"Target({self.url!r})"
 
 
+@dataclass(slots=True, frozen=True)
+class _Address:
+    """An address, the setting and the source that name it, and the folder of that source, None for the user's own.
+
+    explicit: whether it was given as the API's address, and not as where a daemon listens.
+    """
+
+    url: str
+    setting: str
+    source: str = ""
+    named_by: Path | None = None
+    explicit: bool = False
+
+
 def find(url: str | None, folder: Path) -> Target:
     """`url`, else WEBHOOKD_API_URL, else this machine's daemon, else the `webhookd dev` of `folder`.
 
     This machine's own tokens go to loopback and to WEBHOOKD_ADMIN_LISTEN only, never to a URL that was given and leads
-    elsewhere. Raises SettingsError where no address is known, no token for another machine, or one of them cannot work.
+    elsewhere; and what a folder names gets that folder's tokens only, on loopback only. Raises SettingsError if no address is
+    known, no token for another machine, or one of them cannot work.
     """
-    given = _given()
-    own = _own(folder, given)
-    named = _named(url, given)
-    if named:
-        address = named
-    elif "ADMIN_LISTEN" in own or given.keys() & set(_TOKENS):
-        address = _reachable(str(own.get("ADMIN_LISTEN", _DEFAULT_LISTEN)))
-    else:
+    layers = sources.layers(folder)
+    address = _address(url, layers)
+    if address is None:
         raise SettingsError(
             "WEBHOOKD_API_URL is not set: give the admin API's address, there or as --url, and its token as "
             f"WEBHOOKD_API_TOKEN; or run this in the folder of a `webhookd dev` ({folder / 'dev.env'} is not there)"
         )
-    token = _api_token(given)
-    if token is None and (not named or _is_loopback(address)):
-        token = next((first for setting in _TOKENS if (first := _first(own.get(setting)))), None)
-    elif token is None:
+    loopback = sources.is_loopback(address.url)
+    own = loopback or not address.explicit
+    token, withheld = None, ""
+    for setting, secret, text in _tokens(layers, own=own):
+        if sources.may_go(secret, named_by=address.named_by, loopback=loopback):
+            token = text
+            break
+        withheld = withheld or PREFIX + setting.upper()
+    if token is None and withheld:
+        raise SettingsError(_refusal(address, withheld, loopback=loopback))
+    if token is None and not own:
         raise SettingsError("WEBHOOKD_API_TOKEN is not set: give a token of the admin API, or its file's path in …_FILE")
+    if withheld:
+        _warn(_refusal(address, withheld, loopback=loopback) + f"; a token of {address.source} is used")
     if token is not None and not re.fullmatch(r"[!-~]+", token):
         raise SettingsError("WEBHOOKD_API_TOKEN holds white space, or what is not ASCII: see that it was copied whole")
-    if address.startswith("http://") and token is not None and not _is_loopback(address):
-        err.print(
-            f"warning: the token goes unencrypted to {address}; use https://", style="yellow", markup=False, soft_wrap=True
+    if address.url.startswith("http://") and token is not None and not loopback:
+        _warn(f"the token goes unencrypted to {address.url}; use https://")
+    return Target(address.url, token)
+
+
+def _warn(text: str) -> None:
+    err.print(f"warning: {text}", style="yellow", markup=False, soft_wrap=True)
+
+
+def _refusal(address: _Address, token: str, *, loopback: bool) -> str:
+    remedy = "give the address as --url, or as WEBHOOKD_API_URL in the environment"
+    if not loopback:
+        return (
+            f"{address.setting}: {address.source} names {address.url}, and an address that a folder names gets a token on this "
+            f"machine only (127.0.0.1): {remedy}"
         )
-    return Target(address, token)
+    return (
+        f"{token} is not sent to {address.url}, which {address.source} names: a folder's address gets that folder's tokens "
+        f"only; {remedy}"
+    )
 
 
 def find_open(url: str | None, folder: Path) -> str:
-    """The address alone, for what needs no token; where none is known, that at which a daemon listens by default.
+    """The address alone, for what needs no token; if none is known, that at which a daemon listens by default.
 
-    No file of a secret is read. Raises SettingsError where the address cannot work.
+    No file of a secret is read. Raises SettingsError if the address cannot work.
     """
-    given = {**{name.upper(): value for name, value in config_file().items()}, **_listed()}
-    own = _own(folder, given)
-    return _named(url, given) or _reachable(str(own.get("ADMIN_LISTEN", _DEFAULT_LISTEN)))
+    address = _address(url, sources.layers(folder))
+    return address.url if address else _reachable(_DEFAULT_LISTEN)
 
 
-def _own(folder: Path, given: Mapping[str, Any]) -> dict[str, Any]:
-    """This machine's settings: those given, and beneath them those of the `webhookd dev` of `folder`."""
-    kept = {_name(variable): value for variable, value in dotenv_values(folder / "dev.env").items() if value}
-    return {**kept, **given}
+def _address(url: str | None, layers: list[Layer]) -> _Address | None:
+    if url:
+        return _Address(_checked(url, "--url"), "--url", explicit=True)
+    if found := sources.find("api_url", layers):
+        name = "WEBHOOKD_API_URL"
+        return _Address(_checked(str(found.value), name), name, found.source, found.named_by, explicit=True)
+    listens = sources.find("admin_listen", layers)
+    if listens is None and not sources.given(_TOKENS, layers):
+        return None
+    return _Address(
+        _reachable(str(listens.value) if listens else _DEFAULT_LISTEN),
+        "WEBHOOKD_ADMIN_LISTEN",
+        listens.source if listens else "",
+        sources.namer("admin_listen", layers, _DEFAULT_LISTEN),
+    )
 
 
-def _named(url: str | None, given: Mapping[str, Any]) -> str | None:
-    named, name = (url, "--url") if url else (given.get("API_URL"), "WEBHOOKD_API_URL")
-    return _checked(str(named), name) if named else None
-
-
-def _listed() -> dict[str, Any]:
-    return {_name(name): value for name, value in variables().items() if value}
-
-
-def _given() -> dict[str, Any]:
-    """Settings that some source gives, by their names without WEBHOOKD_; which source wins is as for the daemon.
+def _tokens(layers: list[Layer], *, own: bool) -> Iterator[tuple[str, Found, str]]:
+    """The tokens that there are, each with its setting and its source, the one to prefer first; `own`: this machine's, too.
 
     Only read, not checked: a laptop has no database, and another setting's fault is no matter of these commands.
     """
-    files = {name.upper(): value for name, value in secret_files().items()}
-    return {**{name.upper(): value for name, value in config_file().items()}, **files, **_listed()}
-
-
-def _name(variable: str) -> str:
-    return variable.upper().removeprefix(PREFIX)
-
-
-def _api_token(given: Mapping[str, Any]) -> str | None:
-    path = given.get("API_TOKEN_FILE")
-    if "API_TOKEN" in given or not path:
-        return given.get("API_TOKEN")
-    try:
-        return Path(path).read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"WEBHOOKD_API_TOKEN_FILE: cannot read {path} ({type(error).__name__})") from None
+    for setting in ("api_token", *(_TOKENS if own else ())):
+        for found in sources.find_each(setting, layers):
+            if text := _first(found.value) if setting in _TOKENS else str(found.value):
+                yield setting, found, text
 
 
 def _first(tokens: Any) -> str | None:
@@ -123,7 +147,14 @@ def _first(tokens: Any) -> str | None:
 def _checked(url: str, name: str) -> str:
     try:
         parts = urlsplit(url)
-        good = parts.scheme in ("http", "https") and parts.hostname and (parts.port is None or parts.port > 0)
+        # Libraries read white space and backslashes in different ways.
+        good = (
+            url.isprintable()
+            and not re.search(r"[\s\\]", url)
+            and parts.scheme in ("http", "https")
+            and parts.hostname
+            and (parts.port is None or parts.port > 0)
+        )
     except ValueError:
         good = False
     # The URL is not quoted: it may hold a password.
@@ -139,11 +170,3 @@ def _reachable(listen: str) -> str:
     host, _, port = listen.removeprefix("http://").rpartition(":")
     here = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)  # noqa: S104  connected to, not bound
     return _checked(f"http://{here}:{port}", "WEBHOOKD_ADMIN_LISTEN")
-
-
-def _is_loopback(url: str) -> bool:
-    host = urlsplit(url).hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

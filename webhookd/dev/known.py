@@ -7,57 +7,47 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pydantic_settings
 from dotenv import dotenv_values
-from pydantic import SecretStr, ValidationError
 
+from webhookd import sources
 from webhookd.errors import SettingsError
-from webhookd.settings import Settings, load
+from webhookd.settings import Settings, load_from
+from webhookd.sources import Found, Layer
 
 # Stands for what is required and the session will bring, while the rest of the settings is checked.
-_STAND_INS: dict[str, Any] = {"database_url": "postgresql://", "redis_url": "redis://", "signature_keys": "none"}
+_STAND_INS: dict[str, Any] = {"database_url": "postgresql://", "redis_url": "redis://", "signature_keys": "0" * 128}
 
 
-class _Lenient(Settings):
-    """The settings with none required: its `model_fields_set` tells which ones some source gives."""
+def given_settings(**brought: Any) -> tuple[set[str], Settings]:
+    """The names of the settings that some source gives, and all of them.
 
-    database_url: SecretStr = SecretStr(_STAND_INS["database_url"])
-    redis_url: SecretStr = SecretStr(_STAND_INS["redis_url"])
-    signature_keys: tuple[SecretStr, ...] = (SecretStr(_STAND_INS["signature_keys"]),)
-
-
-def given_settings() -> tuple[set[str], Settings]:
-    """The names of the settings that some source gives, and all of them, with stand-ins for what is required and not given.
-
-    Raises SettingsError with every problem.
+    What is not given is taken from `brought`, what is required as a stand-in. Raises SettingsError with every problem.
     """
-    try:
-        given = _Lenient().model_fields_set
-    except ValidationError as error:
-        given = {str(problem["loc"][0]) for problem in error.errors(include_input=False) if problem["loc"]}
-    except pydantic_settings.SettingsError:
-        given = set()
-    return given, load(**{name: value for name, value in _STAND_INS.items() if name not in given})
+    layers = sources.layers()
+    given = sources.given(Settings.model_fields, layers)
+    return given, load_from(layers, **{name: value for name, value in (_STAND_INS | brought).items() if name not in given})
 
 
 def known(folder: Path, *, whole: bool = True) -> tuple[Settings, list[str]]:
     """The settings, and beneath them what the last session in `folder` brought; with the variables taken from there.
 
-    Without `whole`, only a signature key is required. Raises SettingsError where one is missing, or wrong.
+    Without `whole`, only a signature key is required. Raises SettingsError if one is missing, or wrong.
     """
-    given, _ = given_settings()
-    kept = {name: value for name, value in dotenv_values(folder / "dev.env").items() if value}
-    taken = {name: value for name, value in kept.items() if _field(name) in Settings.model_fields.keys() - given}
+    *own, dev = layers = _layers(folder)
+    given = sources.given(Settings.model_fields, own)
+    taken = {dev.spelled[name] for name in dev.values if name in Settings.model_fields.keys() - given}
     if "WEBHOOKD_SQS_ENDPOINT_URL" in taken:
-        os.environ.update({name: value for name, value in kept.items() if name.startswith("AWS_")})
-    lower: dict[str, Any] = {_field(name): value for name, value in taken.items()}
-    for name in () if whole else ("database_url", "redis_url"):
-        lower.setdefault(name, _STAND_INS[name])
-    return load(**lower), sorted(taken)
+        kept = dotenv_values(folder / "dev.env", interpolate=False)
+        os.environ.update({name: value for name, value in kept.items() if name.startswith("AWS_") and value})
+    lower = set() if whole else {"database_url", "redis_url"} - sources.given(Settings.model_fields, layers)
+    return load_from(layers, **{name: _STAND_INS[name] for name in lower}), sorted(taken)
 
 
-def _field(variable: str) -> str:
-    return variable.removeprefix("WEBHOOKD_").lower()
+def _layers(folder: Path) -> list[Layer]:
+    *own, dev = sources.layers(folder)
+    if sources.find("accounts__default__signature_keys", own):
+        dev.values.pop("signature_keys", None)  # of an earlier session, which had no key of the user's
+    return [*own, dev]
 
 
 @dataclass(slots=True, frozen=True)
@@ -74,18 +64,39 @@ class Target:
 def target(folder: Path, *, account: str, url: str | None) -> Target:
     """The receiver's address and an account's key: from the settings, else from the last session in `folder`.
 
-    Raises SettingsError where neither knows a key.
+    Raises SettingsError if neither knows a key, or if the key is not meant for that address.
     """
     settings, _ = known(folder, whole=False)
-    keys = settings.keys_by_account.get(account.lower())
+    account = account.lower()
+    keys = settings.keys_by_account.get(account)
+    variable = f"WEBHOOKD_ACCOUNTS__{account.upper()}__SIGNATURE_KEYS"
     if not keys:
-        name = "WEBHOOKD_SIGNATURE_KEYS" if account == "default" else f"WEBHOOKD_ACCOUNTS__{account.upper()}__SIGNATURE_KEYS"
+        name = "WEBHOOKD_SIGNATURE_KEYS" if account == "default" else variable
         raise SettingsError(f"no key of the account {account!r} to sign with: set {name}")
+    if url is None:
+        _check_may_sign(settings, _layers(folder), account)
     host, port = settings.public_address
-    path = "/webhooks/authorize-net" + ("" if account == "default" else f"/{account.lower()}")
+    path = "/webhooks/authorize-net" + ("" if account == "default" else f"/{account}")
     scheme = "http" if settings.tls_certificate is None else "https"
     own = f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
     return Target(url or reachable(own) + path, keys[0])
+
+
+def _check_may_sign(settings: Settings, layers: list[Layer], account: str) -> None:
+    """Raises SettingsError if a folder names the receiver, and the key is not of that folder.
+
+    Who runs that receiver would have authentic notifications, and could send them to the true one.
+    """
+    names = (*(("signature_keys",) if account == "default" else ()), f"accounts__{account}__signature_keys")
+    key: Found = next(found for name in names if (found := sources.find(name, layers)) is not None)
+    default = Settings.model_fields["listen"].default
+    loopback = sources.is_loopback(reachable(f"//{settings.listen}"))
+    if not sources.may_go(key, named_by=sources.namer("listen", layers, default), loopback=loopback):
+        address = sources.find("listen", layers)
+        raise SettingsError(
+            f"WEBHOOKD_LISTEN: {address.source if address else ''} names {settings.listen}, and an address that a folder names "
+            "gets only what that folder's own key signs, and only on this machine: give the webhook's address as --url"
+        )
 
 
 def reachable(url: str) -> str:

@@ -73,7 +73,7 @@ def run(folder: Path, *, samples: bool, console: Console, loop: Callable[[Corout
     interrupts = _Interrupts()
     folder = folder.absolute()
     console.print("[bold]webhookd dev[/]: everything on this machine", highlight=False)
-    given, checked = given_settings()
+    given, checked = given_settings(**_GENTLE)
     if checked.tls_certificate is not None:
         raise SettingsError(
             "WEBHOOKD_TLS_CERTIFICATE: `webhookd dev` speaks HTTP on this machine; unset it, or use `webhookd serve`"
@@ -139,10 +139,10 @@ def _own(folder: Path, stack: Stack, given: set[str], checked: Settings) -> dict
         os.environ.update(AWS_ACCESS_KEY_ID="dev", AWS_SECRET_ACCESS_KEY="dev", AWS_SESSION_TOKEN="dev")  # noqa: S106
         os.environ.setdefault("AWS_DEFAULT_REGION", "us-east-1")
     if not {"admin_tokens", "read_tokens"} & given:
-        token = dotenv_values(folder / "dev.env").get("WEBHOOKD_ADMIN_TOKENS")
+        token = dotenv_values(folder / "dev.env", interpolate=False).get("WEBHOOKD_ADMIN_TOKENS")
         brought["admin_tokens"] = token or f"dev:{secrets.token_hex(16)}"
     if "signature_keys" not in given and "default" not in checked.accounts:
-        kept = dotenv_values(folder / "dev.env")
+        kept = dotenv_values(folder / "dev.env", interpolate=False)
         brought["signature_keys"] = kept.get("WEBHOOKD_SIGNATURE_KEYS") or secrets.token_hex(64).upper()
     return brought
 
@@ -210,7 +210,7 @@ class _Session:
         lines = [f"{name}={value.removeprefix('http://') if 'LISTEN' in name else value}" for name, value in kept.items()]
         lines.insert(0, "# Made by `webhookd dev`: what its commands use in this folder where nothing else is set.")
         path = self._folder / "dev.env"
-        if "signature_keys" not in self._own and (key := dotenv_values(path).get("WEBHOOKD_SIGNATURE_KEYS")):
+        if "signature_keys" not in self._own and (key := dotenv_values(path, interpolate=False).get("WEBHOOKD_SIGNATURE_KEYS")):
             lines.append(f"WEBHOOKD_SIGNATURE_KEYS={key}")
         new = path.with_suffix(".new")
         new.touch(mode=0o600)

@@ -6,19 +6,25 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from webhookd.settings.values import revealed
 from webhookd.sources import PREFIX
 
 if TYPE_CHECKING:
     from webhookd.settings.model import Settings
 
 _ACCOUNT = re.compile(r"[a-z0-9_-]{1,64}")
+_KEY_DIGITS = 128
+_KEY = re.compile(f"[0-9A-Fa-f]{{{_KEY_DIGITS}}}")
 _PROVIDER_RETRIES = 10 * 86_400  # seconds; the provider's schedule of retries takes about nine days
 
 
 def problems(settings: Settings) -> Iterator[str]:
     """A line for each pair of settings that cannot work together: the setting, what is wrong, and the remedy."""
     yield from _accounts(settings)
+    yield from _keys(settings)
+    yield from _tokens(settings)
     yield from _ages(settings)
+    yield from _shutdown(settings)
     if not settings.roles:
         yield "WEBHOOKD_ROLES is empty: name any of receive, relay, work"
     if settings.retry_base > settings.retry_cap:
@@ -27,6 +33,8 @@ def problems(settings: Settings) -> Iterator[str]:
         yield "WEBHOOKD_LISTEN and WEBHOOKD_ADMIN_LISTEN take the same port: give each its own"
     if (settings.tls_certificate is None) != (settings.tls_key is None):
         yield "WEBHOOKD_TLS_CERTIFICATE and WEBHOOKD_TLS_KEY go together: set both, or neither"
+    if settings.sqs_queue == settings.sqs_dead_letter_queue:
+        yield "WEBHOOKD_SQS_DEAD_LETTER_QUEUE is WEBHOOKD_SQS_QUEUE: dead letters would be worked on; name another queue"
     if settings.max_body_memory < settings.max_body_bytes:
         yield "WEBHOOKD_MAX_BODY_MEMORY is below WEBHOOKD_MAX_BODY_BYTES: no body of that size could be taken; raise it"
 
@@ -42,6 +50,45 @@ def _accounts(settings: Settings) -> Iterator[str]:
         yield (
             "WEBHOOKD_SIGNATURE_KEYS is not set: give the Signature Key from the Merchant Interface (Account, "
             "API Credentials & Keys), or its file in WEBHOOKD_SIGNATURE_KEYS_FILE (`webhookd dev` makes its own)"
+        )
+
+
+def _keys(settings: Settings) -> Iterator[str]:
+    if settings.allow_odd_signature_keys:
+        return
+    given = {"SIGNATURE_KEYS": settings.signature_keys}
+    given |= {
+        f"ACCOUNTS__{name.upper()}__SIGNATURE_KEYS": account.signature_keys for name, account in settings.accounts.items()
+    }
+    for variable, keys in given.items():
+        for number, key in enumerate(map(revealed, keys), 1):
+            if not _KEY.fullmatch(key):
+                which = f"key {number} of {len(keys)}" if len(keys) > 1 else "the key"
+                wrong = f"has {len(key)} characters" if len(key) != _KEY_DIGITS else "holds another character than 0-9 and A-F"
+                yield (
+                    f"{PREFIX}{variable}: {which} {wrong}, and a Signature Key has {_KEY_DIGITS} hexadecimal digits: copy it "
+                    "whole from the Merchant Interface (WEBHOOKD_ALLOW_ODD_SIGNATURE_KEYS=true takes any key, for tests)"
+                )
+
+
+def _tokens(settings: Settings) -> Iterator[str]:
+    both = {revealed(token) for token in settings.admin_tokens.values()} & {
+        revealed(token) for token in settings.read_tokens.values()
+    }
+    if both:
+        yield "WEBHOOKD_READ_TOKENS holds a token of WEBHOOKD_ADMIN_TOKENS: it may either operate or look; drop one of the two"
+
+
+def _shutdown(settings: Settings) -> Iterator[str]:
+    if "receive" in settings.roles and settings.commit_timeout >= settings.shutdown_grace:
+        yield (
+            f"WEBHOOKD_COMMIT_TIMEOUT is not below WEBHOOKD_SHUTDOWN_GRACE ({settings.shutdown_grace:g}): a webhook that waits "
+            "for its commit would not be answered before the process ends; lower the one or raise the other"
+        )
+    if "work" in settings.roles and settings.sqs_wait >= settings.shutdown_grace:
+        yield (
+            f"WEBHOOKD_SQS_WAIT is not below WEBHOOKD_SHUTDOWN_GRACE ({settings.shutdown_grace:g}): a shutdown waits for "
+            "the long polls to end; lower the one or raise the other"
         )
 
 

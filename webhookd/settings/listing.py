@@ -10,13 +10,14 @@ def describe() -> list[tuple[str, str, str]]:
     """(environment variable, default, meaning) of every setting; a secret's may be a file's path, in `…_FILE`."""
     rows = [(CONFIG, "", "Path of a TOML file of settings: their names in lower case, without WEBHOOKD_.")]
     for name, field in Settings.model_fields.items():
-        default = "required" if field.is_required() else _shown(field.default)
+        default = "required" if field.is_required() else shown(field.default)
         variable = "accounts__<name>__signature_keys" if name == "accounts" else name
         rows.append((PREFIX + variable.upper(), default, field.description or ""))
     return rows
 
 
-def _shown(default: object) -> str:
+def shown(default: object) -> str:
+    """A default as it would be written in the environment."""
     if default is None or default in ((), {}):
         return ""
     if isinstance(default, frozenset):

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+import re
+from collections.abc import Mapping
+from typing import Any
 
-import pydantic_settings
-from pydantic import ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
+from pydantic import BaseModel, ValidationError
 
+from webhookd import sources
 from webhookd.errors import SettingsError
-from webhookd.settings.model import Settings
+from webhookd.settings.listing import shown
+from webhookd.settings.model import CONFIGURATION, Settings
 from webhookd.settings.values import DatabaseUrl
-from webhookd.sources import PREFIX, config_file, misspelt, secret_files
+from webhookd.sources import PREFIX, Layer
+
+_OUT_OF_BOUNDS = ("greater_than_equal", "less_than_equal", "finite_number")
+_ACCOUNT = re.compile(r"accounts__(?P<name>.+)__(?P<field>signature_keys)")
 
 
 def load(**overrides: Any) -> Settings:
@@ -19,50 +24,62 @@ def load(**overrides: Any) -> Settings:
 
     No line holds a secret, nor what was given for one.
     """
-    problems = []
+    return load_from(sources.layers(), **overrides)
+
+
+def load_from(layers: list[Layer], **overrides: Any) -> Settings:
+    """The settings from `layers`, the strongest first; else as `load`."""
+    problems = sources.slips(Settings.model_fields, layers)
+    settings = None
     try:
-        problems = misspelt(Settings.model_fields)
-        settings = Settings(**overrides)
-    except ValidationError as error:
-        problems += [_explain(one) for one in error.errors(include_input=False, include_url=False)]
-    except pydantic_settings.SettingsError as error:
-        # Its cause holds the text that would not parse, so only the message goes on: the field's and source's names.
-        problems.append(f"{PREFIX}ACCOUNTS: {error}; use {PREFIX}ACCOUNTS__<NAME>__SIGNATURE_KEYS, or a TOML file")
+        found = sources.find_all(Settings.model_fields, layers)
+        settings = Settings.model_validate(_nested({name: one.value for name, one in found.items()} | overrides))
     except SettingsError as error:
         problems.append(str(error))
-    if problems:
+    except ValidationError as error:
+        problems += _explained(error)
+    if problems or settings is None:
         raise SettingsError("\n".join(problems)) from None
     return settings
 
 
-class _DatabaseUrl(BaseSettings):
-    """The one setting that a migration needs, from the same sources."""
+def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    """`accounts__eu__signature_keys` as {"accounts": {"eu": {"signature_keys": …}}}."""
+    nested: dict[str, Any] = {}
+    accounts: dict[str, Any] = {}
+    for name, value in values.items():
+        if match := _ACCOUNT.fullmatch(name):
+            accounts[match["name"]] = {match["field"]: value}
+        else:
+            nested[name] = value
+    if accounts and isinstance(nested.setdefault("accounts", {}), dict):
+        nested["accounts"] = accounts | nested["accounts"]
+    return nested
 
-    model_config = Settings.model_config
 
-    database_url: DatabaseUrl = cast(Any, ...)
+class _DatabaseUrl(BaseModel):
+    """The one setting that a migration needs."""
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """The sources of all settings, but no other secret's file is opened."""
-        files = pydantic_settings.InitSettingsSource(settings_cls, secret_files("database_url"))
-        return env_settings, files, dotenv_settings, pydantic_settings.InitSettingsSource(settings_cls, config_file())
+    model_config = CONFIGURATION
+
+    database_url: DatabaseUrl
 
 
 def load_database_url() -> str:
-    """The database's URL, for what needs no other setting and should not be given any. Raises SettingsError."""
+    """The database's URL, for what needs no other setting and should not be given any. Raises SettingsError.
+
+    No other secret's file is opened.
+    """
+    found = sources.find("database_url", sources.layers())
     try:
-        return _DatabaseUrl().database_url.get_secret_value()
+        settings = _DatabaseUrl.model_validate({"database_url": found.value} if found else {})
     except ValidationError as error:
-        problems = [_explain(one) for one in error.errors(include_input=False, include_url=False)]
-        raise SettingsError("\n".join(problems)) from None
+        raise SettingsError("\n".join(_explained(error))) from None
+    return settings.database_url.get_secret_value()
+
+
+def _explained(errors: ValidationError) -> list[str]:
+    return [_explain(error) for error in errors.errors(include_input=False, include_url=False)]
 
 
 def _explain(error: Any) -> str:
@@ -74,4 +91,10 @@ def _explain(error: Any) -> str:
     if error["type"] == "missing":
         meaning = Settings.model_fields[error["loc"][0]].description
         return f"{name} is not set: it names {meaning} (`webhookd dev` brings its own)"
+    if error["loc"][0] in Settings.model_fields and error["type"] in _OUT_OF_BOUNDS:
+        field = Settings.model_fields[error["loc"][0]]
+        least, most = (
+            next((getattr(bound, end) for bound in field.metadata if hasattr(bound, end)), None) for end in ("ge", "le")
+        )
+        return f"{name}: must be a number from {least:g} to {most:g}; the default is {shown(field.default) or 'none'}"
     return f"{name}: {str(error['msg']).removeprefix('Value error, ')}"

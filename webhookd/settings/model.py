@@ -8,9 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import pydantic_settings
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from webhookd.settings import fit
 from webhookd.settings.values import (
@@ -25,10 +23,13 @@ from webhookd.settings.values import (
     revealed,
     without_password,
 )
-from webhookd.sources import PREFIX, config_file, secret_files
 
 _DAY = 86_400
+_MIB = 1_048_576
+_QUEUE = r"^(https?://[^\s@]+|[A-Za-z0-9_-]{1,80}(\.fifo)?)$"
 _LONGEST_RETENTION = 20 * 365 * _DAY  # longer ones would reach back before 1970, where no id is
+
+CONFIGURATION = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
 
 # What a running daemon takes anew at a SIGHUP, beside the content of the certificate's files.
 RENEWABLE = ("signature_keys", "accounts", "admin_tokens", "read_tokens")
@@ -45,8 +46,7 @@ class Role(StrEnum):
 class AccountSettings(BaseModel):
     """One Authorize.Net account."""
 
-    # extra: the environment's source brings SIGNATURE_KEYS_FILE along, which another source reads.
-    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+    model_config = CONFIGURATION
 
     signature_keys: Keys = ()
 
@@ -55,19 +55,10 @@ def _setting(default: Any, meaning: str, **limits: Any) -> Any:
     return Field(default, description=meaning, **limits)
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """Every setting, frozen. Durations are seconds. Field `x` is the environment variable `WEBHOOKD_X`."""
 
-    model_config = SettingsConfigDict(
-        env_prefix=PREFIX,
-        env_nested_delimiter="__",
-        env_file=".env",
-        env_ignore_empty=True,
-        extra="ignore",  # `_misspelt` refuses unknown names, with a suggestion
-        frozen=True,
-        allow_inf_nan=False,
-        hide_input_in_errors=True,
-    )
+    model_config = CONFIGURATION
 
     database_url: DatabaseUrl = _setting(
         ...,
@@ -81,17 +72,24 @@ class Settings(BaseSettings):
         "Redis or Valkey, as redis://:password@host:6379/0; for TLS, rediss://…?ssl_ca_certs=/path/ca.pem (without it, the "
         "system's CAs).",
     )
-    sqs_queue: str = _setting("webhookd", "The SQS queue, by name or URL.", min_length=1)
-    sqs_dead_letter_queue: str = _setting("webhookd-dead-letters", "Its dead-letter queue, by name or URL.", min_length=1)
+    sqs_queue: str = _setting("webhookd", "The SQS queue, by name or URL.", pattern=_QUEUE)
+    sqs_dead_letter_queue: str = _setting("webhookd-dead-letters", "Its dead-letter queue, by name or URL.", pattern=_QUEUE)
     sqs_endpoint_url: str | None = _setting(None, "Another address than AWS's for SQS.", pattern=r"^https?://[^@\s]+$")
-    sqs_region: str | None = _setting(None, "The queues' region, where it differs from the AWS SDK's own setting.")
+    sqs_region: str | None = _setting(
+        None, "The queues' region, where it differs from the AWS SDK's own setting.", pattern=r"^[a-z0-9-]+$"
+    )
     listen: Address = _setting("127.0.0.1:8080", "Address of the public listener, which the provider posts to.")
     admin_listen: Address = _setting("127.0.0.1:9090", "Address of the admin listener: API, dashboard, health, metrics.")
     tls_certificate: Path | None = _setting(
         None, "PEM file of the public listener's certificate and its chain; with it, the listener speaks TLS only."
     )
     tls_key: Path | None = _setting(None, "PEM file of that certificate's private key, without a passphrase.")
-    signature_keys: Keys = _setting((), "Signature Keys of the account `default`, comma-separated; several during a rotation.")
+    signature_keys: Keys = _setting(
+        (), "Signature Keys of the account `default`, 128 hexadecimal digits each, comma-separated; several during a rotation."
+    )
+    allow_odd_signature_keys: bool = _setting(
+        False, "For tests: takes Signature Keys that are not of 128 hexadecimal digits, which Authorize.Net never gives."
+    )
     accounts: dict[str, AccountSettings] = _setting(
         {}, "Signature Keys of a further account, posted to /webhooks/authorize-net/<name>."
     )
@@ -101,26 +99,34 @@ class Settings(BaseSettings):
         "nothing", "What may be done on the admin listener without a token: nothing, look or operate."
     )
     handlers: Names = _setting((), "Modules to import, comma-separated, that register handlers.")
-    roles: Annotated[frozenset[Role], NoDecode, CommaSeparated] = _setting(
+    roles: Annotated[frozenset[Role], CommaSeparated] = _setting(
         frozenset(Role), "What this process does, comma-separated: any of receive, relay, work."
     )
     concurrency: int = _setting(16, "Events worked on at a time.", ge=1, le=1000)
     pollers: int = _setting(
         None, "Long polls side by side; one for each ten of concurrency when unset.", ge=1, le=100, validate_default=True
     )
-    handler_timeout: float = _setting(30.0, "Seconds that an event's handlers may take together.", gt=0, le=36_000)
+    handler_timeout: float = _setting(30.0, "Seconds that an event's handlers may take together.", ge=0.1, le=36_000)
     visibility_timeout: int = _setting(60, "Seconds that SQS hides a message in hand; extended at half of it.", ge=2, le=43_200)
     max_attempts: int = _setting(10, "Attempts until an event is dead.", ge=1, le=1000)
-    retry_base: float = _setting(2.0, "Longest delay in seconds before the second attempt; doubles with each.", gt=0)
-    retry_cap: float = _setting(3600.0, "Longest delay in seconds between attempts; at most SQS's 43200.", gt=0, le=43_200)
-    relay_window: int | None = _setting(None, "Most unfinished events with a message in SQS; no limit when unset.", ge=1)
+    retry_base: float = _setting(
+        2.0, "Longest delay in seconds before the second attempt; doubles with each.", ge=0.01, le=43_200
+    )
+    retry_cap: float = _setting(3600.0, "Longest delay in seconds between attempts; at most SQS's 43200.", ge=0.01, le=43_200)
+    relay_window: int | None = _setting(
+        None, "Most unfinished events with a message in SQS; no limit when unset.", ge=1, le=10_000_000
+    )
     resend_after: float = _setting(
-        600.0, "Seconds until an event that was sent and has not ended is sent again; doubles with each.", gt=0
+        600.0, "Seconds until an event that was sent and has not ended is sent again; doubles with each.", ge=1, le=14 * _DAY
     )
     sqs_wait: int = _setting(10, "Seconds of a long poll, which is also what an idle shutdown takes.", ge=0, le=20)
-    dedupe_ttl: float = _setting(3.0 * _DAY, "Seconds that Redis remembers a committed notification.", ge=1)
-    max_event_age: float = _setting(14.0 * _DAY, "Seconds; an event whose eventDate is older is quarantined.", gt=0)
-    max_clock_skew: float = _setting(1.0 * _DAY, "Seconds that an eventDate may lie in the future.", ge=0)
+    dedupe_ttl: float = _setting(3.0 * _DAY, "Seconds that Redis remembers a committed notification.", ge=1, le=365 * _DAY)
+    max_event_age: float = _setting(
+        14.0 * _DAY, "Seconds; an event whose eventDate is older is quarantined.", ge=1, le=_LONGEST_RETENTION
+    )
+    max_clock_skew: float = _setting(
+        1.0 * _DAY, "Seconds that an eventDate may lie in the future.", ge=0, le=_LONGEST_RETENTION
+    )
     body_retention: float = _setting(
         90.0 * _DAY,
         "Seconds that the bodies of finished events are kept, and up to a week more.",
@@ -142,21 +148,29 @@ class Settings(BaseSettings):
     quarantine_retention: float = _setting(
         90.0 * _DAY, "Seconds that bodies stay in quarantine.", ge=_DAY, le=_LONGEST_RETENTION
     )
-    max_body_bytes: int = _setting(1_048_576, "Largest body in bytes.", ge=1024)
+    max_body_bytes: int = _setting(1_048_576, "Largest body in bytes.", ge=1024, le=64 * _MIB)
     max_body_memory: int = _setting(
-        67_108_864, "Most bytes of bodies above 16384 bytes at once; beyond it, those are answered 503.", ge=1024
+        67_108_864,
+        "Most bytes of bodies above 16384 bytes at once; beyond it, those are answered 503.",
+        ge=1024,
+        le=16_384 * _MIB,
     )
     max_connections: int = _setting(
-        4096, "Most connections to the public listener; beyond it the one that is idle longest is closed.", ge=16
+        4096,
+        "Most connections to the public listener; beyond it the one that is idle longest is closed.",
+        ge=16,
+        le=100_000,
     )
     head_timeout: float = _setting(
-        10.0, "Seconds that a new connection may take to send a head, or any to read its answers.", gt=0
+        10.0, "Seconds that a new connection may take to send a head, or any to read its answers.", ge=0.1, le=300
     )
-    body_timeout: float = _setting(5.0, "Seconds that a body may take to arrive.", gt=0)
-    max_pending: int = _setting(2000, "Webhooks that may wait for their answer; beyond it the answer is 503.", ge=1)
-    commit_timeout: float = _setting(5.0, "Seconds until a webhook that could not be committed is answered 503.", gt=0)
-    retry_after: int = _setting(5, "The Retry-After of a 503, in seconds.", ge=0)
-    shutdown_grace: float = _setting(25.0, "Seconds that a shutdown may take; below Kubernetes' 30.", gt=0)
+    body_timeout: float = _setting(5.0, "Seconds that a body may take to arrive.", ge=0.1, le=300)
+    max_pending: int = _setting(2000, "Webhooks that may wait for their answer; beyond it the answer is 503.", ge=1, le=100_000)
+    commit_timeout: float = _setting(
+        5.0, "Seconds until a webhook that could not be committed is answered 503; below the shutdown's.", ge=0.1, le=60
+    )
+    retry_after: int = _setting(5, "The Retry-After of a 503, in seconds.", ge=0, le=_DAY)
+    shutdown_grace: float = _setting(25.0, "Seconds that a shutdown may take; below Kubernetes' 30.", ge=1, le=3600)
     log_level: Literal["debug", "info", "warning", "error"] = _setting("info", "The least level that is logged.")
     failpoints: str = _setting("", "For tests of webhookd itself: where the process is to crash, as `name:nth pass`.")
     log_format: Literal["json", "console"] = _setting("json", "json: an object a line; console: for reading.")
@@ -164,24 +178,12 @@ class Settings(BaseSettings):
         False, "Sends spans to an OpenTelemetry collector, set up by OpenTelemetry's own variables; needs webhookd[tracing]."
     )
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """What stands earlier wins: what the process was started with, secret files among it, over what lies about."""
-        files = pydantic_settings.InitSettingsSource(settings_cls, secret_files())
-        config = pydantic_settings.InitSettingsSource(settings_cls, config_file())
-        return init_settings, env_settings, files, dotenv_settings, config
-
     @field_validator("accounts", mode="before")
     @classmethod
     def _lower_case(cls, value: object) -> object:
-        return {str(name).lower(): account for name, account in value.items()} if isinstance(value, dict) else value
+        if not isinstance(value, dict):
+            raise ValueError("set WEBHOOKD_ACCOUNTS__<NAME>__SIGNATURE_KEYS instead, or [accounts.<name>] in the TOML file")  # noqa: TRY004
+        return {str(name).lower(): account for name, account in value.items()}
 
     @field_validator("pollers", mode="before")
     @classmethod

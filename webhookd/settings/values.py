@@ -6,7 +6,6 @@ import re
 from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, SecretStr
-from pydantic_settings import NoDecode
 
 _TOKEN = 16  # characters, below which a token could be guessed
 # At most one @, and that before the host: if a password is not percent-encoded, nothing beyond the scheme is safe to show.
@@ -62,6 +61,8 @@ def _tokens(value: object) -> object:
         value = tokens
     if isinstance(value, dict) and not all(name and revealed(token) for name, token in value.items()):
         raise ValueError("one of the tokens, or of their names, is empty; end with no comma")
+    if isinstance(value, dict) and not all(re.fullmatch(r"[!-~]*", revealed(token)) for token in value.values()):
+        raise ValueError("one of the tokens holds white space, or what is not ASCII, and no header can carry it; make another")
     if isinstance(value, dict) and any(len(revealed(token)) < _TOKEN for token in value.values()):
         raise ValueError(f"one of the tokens has fewer than {_TOKEN} characters; `openssl rand -hex 32` makes a good one")
     return value
@@ -82,9 +83,9 @@ def _with_scheme(*schemes: str) -> AfterValidator:
     return AfterValidator(check)
 
 
-Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)]
-Keys = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_keys)]
-Tokens = Annotated[dict[str, SecretStr], NoDecode, BeforeValidator(_tokens)]
+Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
+Keys = Annotated[tuple[SecretStr, ...], BeforeValidator(_keys)]
+Tokens = Annotated[dict[str, SecretStr], BeforeValidator(_tokens)]
 Address = Annotated[str, AfterValidator(_address)]
 DatabaseUrl = Annotated[SecretStr, _with_scheme("postgresql", "postgres")]
 RedisUrl = Annotated[SecretStr, _with_scheme("redis", "rediss", "unix")]
