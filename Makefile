@@ -47,7 +47,6 @@ audit: setup  ## Look for known vulnerabilities in the locked dependencies
 	@$(BIN)/python .ci/audit
 
 lock: setup  ## Lock the dependencies anew, for every platform and Python version
-	@$(BIN)/python -m pip install --quiet uv
 	@$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-header --no-annotate pyproject.toml --output-file deploy/requirements.txt
 	@$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-header --no-annotate pyproject.toml --extra dev --extra tracing --group test --constraint deploy/requirements.txt --output-file deploy/requirements-dev.txt
 	@echo hatchling | $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --constraint deploy/requirements-dev.txt - --output-file deploy/requirements-build.txt

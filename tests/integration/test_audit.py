@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,12 @@ VULNERABILITY = {
 async def audit(url: str, cache: Path, **environment: str) -> tuple[int, str]:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, str(AUDIT)),
-        env={**os.environ, "OSV_URL": url, "XDG_CACHE_HOME": str(cache), **environment},
+        env={
+            **{name: value for name, value in os.environ.items() if name != "AUDIT_OFFLINE"},
+            "OSV_URL": url,
+            "XDG_CACHE_HOME": str(cache),
+            **environment,
+        },
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
@@ -64,8 +70,43 @@ async def test_a_known_vulnerability_of_what_is_locked_fails_it(vulnerable: bool
     assert f"{len(asked)} dependencies looked at" in said
 
 
-async def test_where_nobody_answers_it_says_that_nothing_is_known(tmp_path: Path) -> None:
+async def test_it_fails_if_nobody_answers(tmp_path: Path) -> None:
     code, said = await audit("http://127.0.0.1:9/v1/query", tmp_path)
-    assert (code, "NOT DONE" in said) == (0, True), said
-    code, _ = await audit("http://127.0.0.1:9/v1/query", tmp_path, AUDIT_REQUIRED="1")
-    assert code == 1
+    assert (code, "FAILED, since OSV did not answer" in said) == (1, True), said
+    assert "AUDIT_OFFLINE=1" in said
+
+
+@pytest.mark.parametrize(
+    ("offline", "code", "told"), [("1", 0, "NOT DONE"), ("0", 1, "FAILED"), ("true", 1, "AUDIT_OFFLINE is")]
+)
+async def test_only_a_setting_that_says_offline_lets_it_pass_without_an_answer(
+    offline: str, code: int, told: str, tmp_path: Path
+) -> None:
+    ended, said = await audit("http://127.0.0.1:9/v1/query", tmp_path, AUDIT_OFFLINE=offline)
+    assert (ended, told in said) == (code, True), said
+
+
+async def test_an_answer_that_is_no_osv_fails_it(tmp_path: Path) -> None:
+    async def something(_: web.Request) -> web.Response:
+        return web.Response(text="<html>sign in to the network</html>")
+
+    app = web.Application()
+    app.router.add_post("/v1/query", something)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    code, said = await audit(f"http://127.0.0.1:{runner.addresses[0][1]}/v1/query", tmp_path)
+    await runner.cleanup()
+    assert (code, "FAILED" in said) == (1, True), said
+
+
+def test_ci_leaves_the_audit_out_by_name_and_make_audit_does_not() -> None:
+    assert "AUDIT_OFFLINE=${AUDIT_OFFLINE-1} make audit" in Path(".ci/run").read_text()
+    assert "AUDIT_OFFLINE" not in Path("Makefile").read_text()
+
+
+def test_what_locks_is_locked_itself() -> None:
+    recipe = Path("Makefile").read_text().partition("\nlock:")[2].partition("\n\n")[0]
+    assert "pip install" not in recipe
+    pinned = re.search(r"^uv==[\d.]+ \\\n    --hash=sha256:", Path("deploy/requirements-dev.txt").read_text(), re.MULTILINE)
+    assert pinned, "make lock runs the uv of the lock"

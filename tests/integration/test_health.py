@@ -25,7 +25,7 @@ from webhookd.client import health as command
 from webhookd.client.target import find_open
 from webhookd.errors import SettingsError
 
-HEAVY = {"aiohttp", "aiobotocore", "asyncpg", "botocore", "pydantic_settings", "prometheus_client", "redis"}
+HEAVY = {"aiohttp", "aiobotocore", "asyncpg", "botocore", "pydantic", "prometheus_client", "redis"}
 
 
 def place(url: str) -> str:
