@@ -21,7 +21,7 @@ from rich.text import Text
 
 from webhookd.client import dead_letters, events, health, operations, quarantine, stats
 from webhookd.client.failures import ApiError
-from webhookd.console import FOLDER, Folder, Json, err, out, run
+from webhookd.console import FOLDER, Folder, Json, err, out, run, write_whole
 from webhookd.errors import SettingsError, UnavailableError, WebhookdError
 
 app = typer.Typer(
@@ -37,6 +37,23 @@ for group in (events, dead_letters, quarantine, operations):
     app.add_typer(group.app)
 app.command("stats", help=stats.HELP)(stats.stats)
 app.command("health", help=health.HELP)(health.health)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        out.print(f"webhookd {version('webhookd')}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version, and exit.")
+    ] = False,
+) -> None:
+    pass
 
 
 @app.command()
@@ -172,7 +189,7 @@ def trigger(
     """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from webhookd.dev import known, session, traffic
+    from webhookd.dev import known, report, session, traffic
 
     types = traffic.matching_types(event_type)
     if url is not None and not url.startswith(("http://", "https://")):
@@ -196,35 +213,10 @@ def trigger(
     if as_json:
         print(json.dumps(summary.as_dict()))  # noqa: T201
     else:
-        _print_summary(summary.as_dict(), target.url)
-    for status, remedy in _REMEDIES.items():
-        if count_of := summary.statuses[status]:
-            err.print(f"[bold red]webhookd:[/] {count_of} of {len(samples)} requests {remedy}", highlight=False, soft_wrap=True)
+        report.print_summary(summary, target.url)
+    report.print_refusals(summary)
     if summary.failed:
         raise typer.Exit(1)
-
-
-_REMEDIES = {
-    0: "got no answer: is webhookd running there? `webhookd dev` starts one, and --url names another address (with "
-    "TLS, one that has the name in the certificate)",
-    401: "were refused: the receiver has another key; set WEBHOOKD_SIGNATURE_KEYS (or the account's) to the receiver's",
-    404: "met no such webhook: check --account, and the path of --url",
-    503: "were put off: the receiver has more than it can take, or its PostgreSQL is away (`webhookd doctor` tells)",
-}
-
-
-def _print_summary(summary: dict[str, Any], url: str) -> None:
-    place = url.partition("?")[0].rpartition("@")[2].removeprefix("https://").removeprefix("http://")
-    scheme = url.partition("://")[0]
-    out.print(f"{summary['sent']} requests to {scheme}://{place}", highlight=False, soft_wrap=True, markup=False)
-    table = Table("answer", "count")
-    table.columns[1].justify = "right"
-    for outcome, count in sorted(summary["outcomes"].items()):
-        table.add_row(Text(outcome), str(count))
-    out.print(table)
-    out.print(f"{summary['seconds']:g} s, {summary['per_second']:g} a second", highlight=False)
-    if times := ", ".join(f"{name} {value:g} ms" for name, value in summary["latency_ms"].items()):
-        out.print(f"answered within: {times}", highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -331,6 +323,7 @@ def list_settings(as_json: Json = False) -> None:
 
 def main() -> None:
     """The entry point: errors of ours become one message and an exit code."""
+    write_whole()
     try:
         app()
     except SettingsError as error:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import select
+import sys
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 T = TypeVar("T")
 
@@ -32,3 +38,39 @@ def run(work: Coroutine[Any, Any, T]) -> T:
         factory = None
     with asyncio.Runner(loop_factory=factory) as runner:
         return runner.run(work)
+
+
+class _Patient(io.RawIOBase):
+    """A file whose writes wait if a pipe is full and does not block."""
+
+    def __init__(self, raw: io.RawIOBase) -> None:
+        self._raw = raw
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._raw.fileno()
+
+    def isatty(self) -> bool:
+        return self._raw.isatty()
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        while (written := self._raw.write(data)) is None:
+            select.select([], [self.fileno()], [])
+        return written
+
+
+def write_whole() -> None:
+    """Has standard output write everything that is printed.
+
+    With PYTHONUNBUFFERED Python writes to the file itself, and ignores that the system took only a part: a signal, or a
+    pipe that does not block, would cut long output.
+    """
+    stream = sys.stdout
+    try:
+        raw = io.FileIO(stream.fileno(), "wb", closefd=False)
+    except (AttributeError, OSError, ValueError):  # closed, or not a file
+        return
+    buffer = io.BufferedWriter(_Patient(raw))
+    sys.stdout = io.TextIOWrapper(buffer, stream.encoding, stream.errors, line_buffering=stream.isatty())

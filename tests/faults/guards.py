@@ -48,6 +48,8 @@ _STATISTICS = "tests/integration/test_statistics.py::"
 _CONNECTIONS = "tests/integration/test_connections.py::"
 _BOUNDS = "tests/integration/test_admin_bounds.py::"
 _CLIENT = "tests/integration/test_client.py::"
+_TARGET = "tests/unit/test_client_target.py::"
+_SETTINGS = "tests/unit/test_settings.py::"
 
 GUARDS = (
     Guard(
@@ -597,6 +599,41 @@ GUARDS = (
         "        until = loop.time() + wait",
         "        until = loop.time()",
         _BOUNDS + "test_a_guesser_is_slowed_down_and_a_right_token_always_works",
+    ),
+    Guard(
+        "an address that a folder names does not get the user's token",
+        "webhookd/sources.py",
+        "    return named_by is None or (loopback and secret.kept_in == named_by)",
+        "    return True",
+        _TARGET + "test_the_users_token_never_goes_to_an_address_that_the_folder_names",
+    ),
+    Guard(
+        "a file outside the folder is not the folder's own",
+        "webhookd/sources.py",
+        "    return folder if folder is not None and path.resolve().is_relative_to(folder) else None",
+        "    return folder",
+        _TARGET + "test_a_folder_that_names_the_file_or_variable_of_the_users_token_does_not_get_it",
+    ),
+    Guard(
+        "no redirect is followed with the token",
+        "webhookd/client/api.py",
+        "allow_redirects=False",
+        "allow_redirects=True",
+        "tests/unit/test_client_commands.py::test_no_redirect_is_followed_with_the_token",
+    ),
+    Guard(
+        "the folder's .env is the weakest source",
+        "webhookd/sources.py",
+        "found = [environment, _credentials(), *_configuration(environment, dotenv), dotenv]",
+        "found = [environment, dotenv, _credentials(), *_configuration(environment, dotenv)]",
+        _SETTINGS + "test_what_the_folder_says_weakens_nothing_that_the_configuration_or_the_environment_says",
+    ),
+    Guard(
+        "a Signature Key that could be guessed is refused",
+        "webhookd/settings/fit.py",
+        "            if not _KEY.fullmatch(key):",
+        "            if False:",
+        "tests/integration/test_reload.py::test_a_key_that_cannot_be_one_leaves_all_as_it_was",
     ),
 )
 

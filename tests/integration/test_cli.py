@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import fcntl
 import json
+import os
 import re
+import sys
+import termios
+from importlib.metadata import version
 from pathlib import Path
 from typing import TypeAlias
 from urllib.parse import urlsplit
@@ -15,6 +21,7 @@ from typer.testing import CliRunner
 from tests.conftest import Servers, Start
 from tests.helpers.command import webhookd
 from tests.helpers.running import KEY
+from tests.helpers.wait import until
 from webhookd.authorizenet.notification import EVENT_TYPES
 from webhookd.cli import app
 from webhookd.errors import SettingsError
@@ -22,6 +29,38 @@ from webhookd.settings import describe
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 OTHER_KEY = "F" * 128
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    result = CliRunner().invoke(app, ["--version"])
+    assert (result.exit_code, result.output) == (0, f"webhookd {version('webhookd')}\n")
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+async def test_output_is_whole_when_a_pipe_is_full_and_does_not_block(unbuffered: str, tmp_path: Path) -> None:
+    reads, writes = os.pipe()
+    fcntl.fcntl(writes, fcntl.F_SETPIPE_SZ, 4096)
+    os.set_blocking(writes, False)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "webhookd", "settings", "--json"),
+        env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+        cwd=tmp_path,
+        stdout=writes,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    os.close(writes)
+    assert process.stderr is not None
+    # Read only when the command has met the full pipe: what it writes is longer than the pipe.
+    await until(lambda: _unread(reads) == 4096, "the pipe is full")
+    with open(reads, "rb") as pipe:  # noqa: ASYNC230, PTH123
+        out = await asyncio.to_thread(pipe.read)
+    assert (await process.stderr.read(), await process.wait()) == (b"", 0)
+    assert len(out) > 4096
+    assert [tuple(row.values()) for row in json.loads(out)] == describe()
+
+
+def _unread(pipe: int) -> int:
+    return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder)
 
 
 @pytest.mark.parametrize(
@@ -129,6 +168,40 @@ def test_what_trigger_lacks_is_named(
     assert isinstance(result.exception, SettingsError)
     assert told in str(result.exception)
     assert KEY not in str(result.exception)
+
+
+@pytest.mark.parametrize("named", ["127.0.0.1:6666", "collector.example.net:80"])
+def test_trigger_signs_nothing_with_the_users_key_for_an_address_that_the_folder_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".env").write_text(f"WEBHOOKD_LISTEN={named}\n")
+    result = CliRunner().invoke(app, ["trigger"], env={"WEBHOOKD_SIGNATURE_KEYS": KEY})
+    assert isinstance(result.exception, SettingsError)
+    assert str(result.exception).startswith(f"WEBHOOKD_LISTEN: .env names {named}, ")
+    assert "--url" in str(result.exception)
+    (tmp_path / ".env").write_text(f"WEBHOOKD_LISTEN={named}\nWEBHOOKD_SIGNATURE_KEYS={KEY}\n")
+    result = CliRunner().invoke(app, ["trigger", "--count", "1"])
+    assert isinstance(result.exception, SettingsError) == (named != "127.0.0.1:6666"), "the folder's own key, on this machine"
+
+
+async def test_trigger_and_doctor_take_the_users_own_settings_before_those_of_the_session(
+    start: Start, servers: Servers
+) -> None:
+    folder = servers.folder / ".webhookd"
+    folder.mkdir()
+    (folder / "dev.env").write_text(
+        f"WEBHOOKD_SIGNATURE_KEYS={OTHER_KEY}\nWEBHOOKD_DATABASE_URL=postgresql://nobody@127.0.0.1:1/x\n"
+        "WEBHOOKD_REDIS_URL=redis://127.0.0.1:1/0\nWEBHOOKD_SQS_ENDPOINT_URL=http://127.0.0.1:1\n"
+    )
+    daemon = await start()
+    listen = {"WEBHOOKD_LISTEN": daemon.public_url.removeprefix("http://")}
+    for variable in ("WEBHOOKD_SIGNATURE_KEYS", "WEBHOOKD_ACCOUNTS__DEFAULT__SIGNATURE_KEYS"):
+        code, out, err = await webhookd("trigger", "--json", folder=servers.folder, **listen, **{variable: KEY})
+        assert (code, err) == (0, ""), out
+    code, out, err = await webhookd("doctor", folder=servers.folder, **{**servers.settings, **listen})
+    assert (code, err) == (0, ""), out
+    assert "not set, and so taken from" not in out
 
 
 async def test_migrate_says_what_it_did(servers: Servers) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -17,7 +18,7 @@ from tests.helpers.wait import until
 from webhookd import service
 from webhookd.daemon import Daemon
 from webhookd.dev import traffic
-from webhookd.settings import Settings
+from webhookd.settings import Settings, load
 
 NEW_KEY = "0123456789ABCDEF" * 8
 TYPE = "net.authorize.customer.created"
@@ -75,6 +76,29 @@ async def test_whatever_a_reload_meets_the_next_one_is_done(servers: Servers) ->
     assert await status(daemon, NEW_KEY) == 200
     assert await status(daemon, NEW_KEY, "eu") == 200
     assert await status(daemon, KEY) == 401
+    await end(ending)
+
+
+@pytest.mark.parametrize("key", ["x", NEW_KEY[:-1], f"{NEW_KEY},{NEW_KEY[1:]}"])
+async def test_a_key_that_cannot_be_one_leaves_all_as_it_was(
+    servers: Servers, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, key: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    keys = tmp_path / "keys"
+    keys.write_text(KEY)
+    given = servers.settings | {"WEBHOOKD_ROLES": "receive", "WEBHOOKD_SIGNATURE_KEYS_FILE": str(keys)}
+    del given["WEBHOOKD_SIGNATURE_KEYS"]
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    daemon, ending = await serving(load(), load)
+    keys.write_text(key)
+    os.kill(os.getpid(), signal.SIGHUP)
+    await until(lambda: reloads(daemon, "failed") == 1, "it has failed")
+    assert [await status(daemon, KEY), await status(daemon, NEW_KEY)] == [200, 401]
+    keys.write_text(NEW_KEY)
+    os.kill(os.getpid(), signal.SIGHUP)
+    await until(lambda: reloads(daemon, "done") == 1, "it is done")
+    assert [await status(daemon, KEY), await status(daemon, NEW_KEY)] == [401, 200]
     await end(ending)
 
 

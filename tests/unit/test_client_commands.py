@@ -111,6 +111,40 @@ async def test_another_server_is_not_taken_for_the_api(status: int) -> None:
     assert "not as webhookd's admin API" in found.err
 
 
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+@pytest.mark.parametrize("command", [SHOW, ("events", "retry", event_id(1))], ids=["get", "post"])
+async def test_no_redirect_is_followed_with_the_token(api: AdminApi, command: tuple[str, ...], status: int) -> None:
+    async def elsewhere(request: web.Request) -> web.Response:
+        return web.Response(status=status, headers={"Location": f"{api.url}{request.path}"})
+
+    async with serving(elsewhere) as served:
+        found = await ran(served.url, *command)
+    assert found.code == Exit.UNAVAILABLE
+    assert api.asked == [], "nothing arrives at where the answer points"
+
+
+async def test_the_environments_proxy_is_used_but_not_for_this_machine(api: AdminApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    passed: list[str] = []
+
+    async def proxy(request: web.Request) -> web.Response:
+        passed.append(f"{request.method} {request.host}")
+        return problem(404, "by the proxy")
+
+    async with serving(proxy) as served:
+        monkeypatch.setenv("http_proxy", served.url)
+        monkeypatch.delenv("no_proxy", raising=False)
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        away = await ran("http://hooks.example.test", *SHOW)
+        assert away.code == Exit.NOT_FOUND
+        assert len(passed) == 1
+        assert passed[0].endswith("hooks.example.test")
+        api.answer("GET", f"events/{event_id(1)}", lambda *_: problem(404, "by the api"))
+        assert "by the api" in (await ran(api.url, *SHOW)).err
+        monkeypatch.setenv("no_proxy", "example.test")
+        assert (await ran("http://hooks.example.test", *SHOW)).code == Exit.UNAVAILABLE
+    assert len(passed) == 1
+
+
 async def test_a_list_goes_on_through_empty_pages_up_to_its_limit(api: AdminApi) -> None:
     api.events = [event(number, f"2026-01-31T12:00:0{number}Z") for number in range(5)]
     everything = json.loads((await ran(api.url, "events", "list", "--json")).out)

@@ -11,11 +11,14 @@ from pathlib import Path
 from time import monotonic
 from types import TracebackType
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from webhookd.client.failures import ApiError, Exit
 from webhookd.client.screen import plain
 from webhookd.client.target import Target, find
 from webhookd.console import run
+from webhookd.sources import is_loopback
 
 T = TypeVar("T")
 Json = dict[str, Any]
@@ -96,8 +99,10 @@ class Api:
 
         url = "/".join((self._target.url, "webhooks", *path))
         try:
-            # Not redirected: a POST would become a GET.
-            async with self._session.request(method, url, params=_flat(query), json=body, allow_redirects=False) as answer:
+            # Not redirected: the token would go on to where the answer points, and a POST would become a GET.
+            async with self._session.request(
+                method, url, params=_flat(query), json=body, allow_redirects=False, proxy=_proxy(self._target.url)
+            ) as answer:
                 self._tell_time(answer.headers.get("Date"))
                 text = await answer.text("utf-8", "replace")
         except (aiohttp.ClientError, OSError, ValueError) as error:  # TimeoutError is an OSError
@@ -146,6 +151,17 @@ class Api:
             case 400 | 413 | 422:
                 return ApiError(f"the admin API cannot use this: {said}", Exit.USAGE)
         return ApiError(f"the admin API failed ({status}): {said}", Exit.FAILED)
+
+
+def _proxy(url: str) -> str | None:
+    """The proxy that the environment (never `.env`) names for `url`; none for this machine.
+
+    Not by aiohttp's `trust_env`, which would also send passwords of ~/.netrc.
+    """
+    parts = urlsplit(url)
+    if is_loopback(url) or proxy_bypass(parts.netloc):
+        return None
+    return getproxies().get(parts.scheme)
 
 
 def _reason(error: Exception) -> str:
