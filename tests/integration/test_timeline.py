@@ -19,6 +19,7 @@ from tests.unit.test_timeline import (
     FRAUD,
     HELD,
     ODD,
+    ROWS,
     START,
     STORIES,
     after,
@@ -72,15 +73,47 @@ async def test_every_order_of_arrival_with_duplicates_ends_in_the_same_row(
 
 # PostgreSQL holds no U+0000 and no lone surrogate; facts_of lets none through.
 _storable = some_facts.map(
-    lambda facts: {name: (at, rank, value.replace("\x00", "")) for name, (at, rank, value) in facts.items()}
+    lambda facts: {name: (at, rank, value and value.replace("\x00", "")) for name, (at, rank, value) in facts.items()}
 )
 
 
 @_one_database
 @given(_storable, _storable)
 async def test_postgresql_folds_as_python_does(connection: Connection, a: Facts, b: Facts) -> None:
-    statement = "SELECT webhookd_fold($1::text::jsonb, $2::text::jsonb)"
+    statement = "SELECT webhookd_settle(webhookd_fold($1::text::jsonb, $2::text::jsonb))"
     assert as_registers(await connection.fetchval(statement, json.dumps(a), json.dumps(b))) == fold(a, b)
+
+
+async def test_postgresql_keeps_the_row_that_is_expected_of_each_story(connection: Connection) -> None:
+    wrong = {}
+    for account, (steps, expected) in ROWS.items():
+        for minutes, (name, payload) in reversed(list(enumerate(steps))):
+            await keep_timeline(event(name, payload, date=after(minutes), account=account), connection)
+        table = "subscriptions" if "status" in expected else "transactions"
+        (row,) = await rows(connection, table, account)
+        shown = {name: None if row[name] is None else _as_text(row[name]) for name in expected}
+        if shown != expected:
+            wrong[account] = shown, expected
+    assert wrong == {}, "(row, expected)"
+
+
+def _as_text(value: object) -> str:
+    return str((value - START) // timedelta(minutes=1)) if isinstance(value, datetime) else str(value)
+
+
+async def test_what_a_release_before_folds_is_settled_too(connection: Connection) -> None:
+    """Its statement knows nothing of `webhookd_settle`: the table itself settles each row."""
+    for minutes, (name, payload) in enumerate(ROWS["a held sale is captured by its approval"][0]):
+        entry = facts_of(event(name, payload, date=after(minutes)))
+        assert entry is not None
+        await connection.execute(
+            "INSERT INTO transactions AS t (account, transaction_id, facts) VALUES ('default', $1, $2::text::jsonb) "
+            "ON CONFLICT (account, transaction_id) DO UPDATE SET facts = webhookd_fold(t.facts, excluded.facts)",
+            entry.id,
+            json.dumps(entry.facts),
+        )
+    (row,) = await rows(connection, "transactions")
+    assert (row["state"], row["captured_amount"], row["requested_amount"]) == ("captured", Decimal("139.99"), Decimal("139.99"))
 
 
 @pytest.mark.parametrize("texts", [("B", "a"), ("Z", "é"), ("a-b", "ab"), ("\uffff", "\U0001f600"), ("", "a")])
@@ -92,7 +125,8 @@ async def test_values_compare_by_code_point_in_any_collation(connection: Connect
 
 
 async def test_a_transaction_has_a_column_for_each_fact(connection: Connection) -> None:
-    for minutes, (name, payload) in reversed(list(enumerate(STORIES["held, approved, captured, voided"]))):
+    failure = "payment.void.created", CHARGE | {"responseCode": 3}
+    for minutes, (name, payload) in reversed(list(enumerate([*STORIES["held, approved, captured, voided"], failure]))):
         await keep_timeline(event(name, payload, date=after(minutes)), connection)
     (row,) = await rows(connection, "transactions")
     del row["facts"]
@@ -102,8 +136,9 @@ async def test_a_transaction_has_a_column_for_each_fact(connection: Connection) 
         "transaction_id": "60022194830",
         "state": "voided",
         "kind": "charge",
-        "authorized_amount": Decimal("7.25"),
-        "captured_amount": Decimal(5),
+        "requested_amount": Decimal("7.25"),
+        "authorized_amount": None,
+        "captured_amount": None,
         "refunded_amount": None,
         "authorized_at": after(0),
         "held_at": after(1),
@@ -120,6 +155,9 @@ async def test_a_transaction_has_a_column_for_each_fact(connection: Connection) 
         "first_event_at": after(0),
         "last_event_at": after(4),
         "last_event_type": "net.authorize.payment.void.created",
+        "last_failure_at": after(5),
+        "last_failure_type": "net.authorize.payment.void.created",
+        "last_failure_code": 3,
     }
 
 

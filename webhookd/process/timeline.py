@@ -1,13 +1,21 @@
-"""The timeline: one row a transaction, subscription, customer and payment profile, folded from events in any order.
+"""The timeline: one row for each transaction, subscription, customer and payment profile.
 
-A row is a set of facts, and each fact is a last-writer-wins register `(at, rank, value)`: the event's date in
-microseconds since 1970, the rank of its step in the entity's life (for events of the same instant), the value as text.
-Of two registers the greater one stays, so every order of arrival, with any repetition, ends in the same row. An event
-writes only the facts that it carries; a field that is missing or odd is no fact, and erases none.
+The rule of the fold, which lets events arrive in any order and any number of times:
 
-The fold itself runs in PostgreSQL (`webhookd_fold`, in the migration that makes the tables): to read a row, fold it
-here and write it back would cost a second round trip, with a lock in between. Only events of one transaction are folded here
-before, since a statement can touch a row once.
+1. An event tells facts about one entity. The tables below say which: by its type, and for a transaction by its `responseCode`.
+2. A fact is a register `(at, rank, value)`. `at` is the event's date in microseconds since 1970. `rank` is the place of the
+   event's type in the entity's life; it decides between events of the same instant. `value` is text, or None, which erases:
+   after a void, for example, the captured amount is None. A field that is missing or odd is no fact, and erases nothing.
+3. Of two registers with the same name, the greater one stays: the later date, then the higher rank, then None, then the
+   greater text. So the row does not depend on the order of arrival, and a repetition changes nothing.
+4. Two facts can tell a third (`settle`). A sale that the provider held is captured when the approval comes, because no other
+   event will come. What is told so grows with the facts that tell it, so rule 3 still holds.
+5. A void or a capture that failed leaves the transaction as it was, and is kept as its last failure.
+
+PostgreSQL folds (`webhookd_fold`, `webhookd_settle` and a trigger, in the migrations): reading a row, folding it here and
+writing it back would cost a second round trip with a lock in between. The same fold in Python, which is pure, joins the events
+of one statement, because a statement can write a row only once. A row that an earlier release wrote is folded by these rules
+from its entity's next event on.
 """
 
 from __future__ import annotations
@@ -15,19 +23,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 import orjson
 
+from webhookd.authorizenet.notification import canonical
 from webhookd.event import Event, money
 from webhookd.store.queries import queries
 
-Register = tuple[int, int, str]
+Register = tuple[int, int, str | None]
 Facts = dict[str, Register]
-Values = dict[str, str | None]  # a fact's name → its value; None where the event does not carry it
+Values = dict[str, str | None]  # a fact's name → its value; None if the event does not carry it
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LONGEST = 500  # characters: an id of 500, at four bytes each, still fits into the primary key's index
+_GREATEST_CODE = 999_999
 
 
 @dataclass(slots=True, frozen=True)
@@ -41,11 +52,12 @@ class Entry:
 
 
 def facts_of(event: Event) -> Entry | None:
-    """What `event` says; None where its type is not on the timeline, or it names no entity. Raises nothing.
+    """What `event` says; None if its type is not on the timeline, or if it names no entity. Raises nothing.
 
     A transaction with the id "0" is one of the provider's tests, and no entity.
     """
-    table, read = _TABLES.get(event.event_type, (None, None))
+    event_type = canonical(event.event_type)
+    table, read = _TABLES.get(event_type, (None, None))
     if table is None or read is None:
         return None
     try:
@@ -56,16 +68,33 @@ def facts_of(event: Event) -> Entry | None:
     if entity is None or (table == "transactions" and entity == "0"):
         return None
     at = _microseconds(event.event_date or event.received_at)
-    rank, values = read(event.event_type, payload, at)
-    values |= {"last_event_at": str(at), "last_event_type": event.event_type}
-    facts: Facts = {name: (at, rank, value) for name, value in values.items() if value is not None}
+    facts = read(event_type, payload, at)
     facts["first_event_at"] = (-at, 0, str(at))  # the greatest -at is the earliest date
     return Entry(table, event.account, entity, facts)
 
 
 def fold(a: Facts, b: Facts) -> Facts:
-    """Both sets of facts in one, as `webhookd_fold` does it: for each name, the greater register."""
-    return {name: max(facts[name] for facts in (a, b) if name in facts) for name in a.keys() | b.keys()}
+    """Both sets of facts in one, as PostgreSQL folds them: rules 3 and 4."""
+    return settle(_greater(a, b))
+
+
+def settle(facts: Facts) -> Facts:
+    """`facts`, and what they tell together: the approval of a sale that was held captures it."""
+    approved = facts.get("approved_amount")
+    if approved is None or "captures_when_approved" not in facts:
+        return facts
+    at, rank, amount = approved
+    told: Facts = {"state": (at, rank + 1, "captured"), "captured_at": (at, rank + 1, str(at))}
+    return _greater(facts, told | {"captured_amount": (at, rank + 1, amount)})
+
+
+def _greater(a: Facts, b: Facts) -> Facts:
+    return {name: max((facts[name] for facts in (a, b) if name in facts), key=_order) for name in a.keys() | b.keys()}
+
+
+def _order(register: Register) -> tuple[int, int, bool, str]:
+    at, rank, value = register
+    return at, rank, value is None, value or ""
 
 
 async def keep_timeline(event: Event, connection: Any) -> None:
@@ -92,87 +121,109 @@ _KEEP: dict[str, Any] = {
     "payment_profiles": queries.keep_payment_profile,
 }
 
-# Transactions: event type → the state when all went well, and the facts that come with it.
-_TRANSACTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "net.authorize.payment.authorization.created": ("authorized", ("authorized_at", "authorized_amount")),
-    "net.authorize.payment.authcapture.created": (
-        "captured",
-        ("authorized_at", "authorized_amount", "captured_at", "captured_amount"),
-    ),
-    "net.authorize.payment.capture.created": ("captured", ("captured_at", "captured_amount")),
-    "net.authorize.payment.priorAuthCapture.created": ("captured", ("captured_at", "captured_amount")),
-    "net.authorize.payment.refund.created": ("refunded", ("refunded_at", "refunded_amount")),
-    "net.authorize.payment.void.created": ("voided", ("voided_at",)),
-    "net.authorize.payment.fraud.held": ("held", ("held_at", "authorized_amount")),
-    "net.authorize.payment.fraud.approved": ("approved", ("approved_at", "authorized_amount")),
-    "net.authorize.payment.fraud.declined": ("declined", ("declined_at",)),
+
+@dataclass(slots=True, frozen=True)
+class _Outcome:
+    """What an event of a transaction tells: the state, and the facts that it sets (dates, amounts) and erases."""
+
+    state: str
+    sets: tuple[str, ...] = ()
+    erases: tuple[str, ...] = ()
+
+
+# An amount stands in one of these while it counts in sums.
+_SUMS = ("authorized_amount", "captured_amount", "refunded_amount")
+
+_AUTHORIZED = _Outcome("authorized", ("authorized_at", "authorized_amount"))
+_SOLD = _Outcome("captured", ("authorized_at", "authorized_amount", "captured_at", "captured_amount", "captures_when_approved"))
+_CAPTURED = _Outcome("captured", ("captured_at", "captured_amount"))
+_REFUNDED = _Outcome("refunded", ("refunded_at", "refunded_amount"))
+_HELD = _Outcome("held", ("held_at",), _SUMS)
+_HELD_SALE = _Outcome("held", ("held_at", "captures_when_approved"), _SUMS)
+_APPROVED = _Outcome("approved", ("approved_at", "authorized_amount", "approved_amount"))
+_DECLINED = _Outcome("declined", ("declined_at",), _SUMS)
+_ERROR = _Outcome("error", (), _SUMS)
+_VOIDED = _Outcome("voided", ("voided_at",), _SUMS)
+
+# responseCode → outcome. A missing code counts as 1. A code that is not in the table tells no state: the "Test Webhook" button
+# sends 0 and 21. A recurring charge that failed can carry 8.
+_REFUSALS = {2: _DECLINED, 3: _ERROR, 8: _DECLINED}
+_ANY = -1  # whatever the code is: the event's type alone tells
+
+# Event type → the rank of the type, and the outcomes.
+_TRANSACTIONS: dict[str, tuple[int, dict[int, _Outcome]]] = {
+    "net.authorize.payment.authorization.created": (1, {1: _AUTHORIZED, 4: _HELD, **_REFUSALS}),
+    "net.authorize.payment.authcapture.created": (1, {1: _SOLD, 4: _HELD_SALE, **_REFUSALS}),
+    "net.authorize.payment.capture.created": (1, {1: _CAPTURED, 4: _HELD, **_REFUSALS}),
+    "net.authorize.payment.refund.created": (1, {1: _REFUNDED, 4: _HELD, **_REFUSALS}),
+    "net.authorize.payment.fraud.held": (2, {_ANY: _HELD}),
+    # The bank can still refuse after the approval. 4 is the code of the review that ended, and says nothing of the bank.
+    "net.authorize.payment.fraud.approved": (3, {1: _APPROVED, 4: _Outcome("approved", ("approved_at",)), **_REFUSALS}),
+    "net.authorize.payment.priorAuthCapture.created": (4, {1: _CAPTURED}),
+    "net.authorize.payment.fraud.declined": (5, {_ANY: _DECLINED}),
+    "net.authorize.payment.void.created": (6, {1: _VOIDED}),
 }
-# The same by responseCode, where a new transaction did not go well.
-_REFUSALS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "2": ("declined", ("declined_at",)),
-    "3": ("error", ()),
-    "4": ("held", ("held_at",)),
-}
-_TRANSACTION_RANKS = {
-    "authorized": 1,
-    "held": 2,
-    "approved": 3,
-    "captured": 4,
-    "refunded": 4,
-    "declined": 5,
-    "error": 5,
-    "voided": 6,
-}
-# These act on a transaction that exists; when they fail, it stays as it is.
+# These act on a transaction that exists: if they fail, it stays as it was. Their amount is not what the payment asked for.
 _FOLLOW_UPS = frozenset({"net.authorize.payment.void.created", "net.authorize.payment.priorAuthCapture.created"})
 
 
-def _transaction(event_type: str, payload: dict[str, Any], at: int) -> tuple[int, Values]:
-    state, written = _TRANSACTIONS[event_type]
-    rank = _TRANSACTION_RANKS[state]
+def _transaction(event_type: str, payload: dict[str, Any], at: int) -> Facts:
+    rank, outcomes = _TRANSACTIONS[event_type]
     given = payload.get("responseCode")
-    code = _text(given)
-    # A verdict of the fraud filters is its own answer: its responseCode repeats the transaction's.
-    if given is not None and code != "1" and not event_type.startswith("net.authorize.payment.fraud."):
-        if event_type in _FOLLOW_UPS:
-            return rank, {}
-        # A code that nobody knows tells neither success nor failure, so it tells no state.
-        state, written = _REFUSALS.get(code or "", ("", ()))
-        rank = _TRANSACTION_RANKS.get(state, rank)
-    values: Values = {
-        "state": state or None,
-        "kind": "refund" if event_type == "net.authorize.payment.refund.created" else None,  # a charge unless told
-        "response_code": code if code in ("1", "2", "3", "4") else None,
+    code = 1 if given is None else _code(given)
+    outcome = outcomes.get(_ANY) or (None if code is None else outcomes.get(code))
+    told_code = None if given is None or code is None else str(code)
+    if outcome is None and event_type in _FOLLOW_UPS:
+        failure = {"last_failure_at": str(at), "last_failure_type": event_type, "last_failure_code": told_code}
+        # The code also if it is missing: it belongs to this failure, and not to the one before.
+        return {name: (at, rank, value) for name, value in failure.items()}
+    amount = _amount(payload.get("authAmount"))
+    facts = _newest(event_type, at, rank, {
+        "requested_amount": None if event_type in _FOLLOW_UPS else amount,
+        "kind": "refund" if event_type == "net.authorize.payment.refund.created" else None,  # else it is a charge
+        "response_code": told_code,
         "auth_code": _text(payload.get("authCode")),
         "avs_response": _text(payload.get("avsResponse")),
         "invoice_number": _text(payload.get("invoiceNumber")),
         "merchant_reference": _text(payload.get("merchantReferenceId")),
         "fraud_filters": _fraud_filters(payload.get("fraudList")),
-    }
-    for name in written:
-        values[name] = str(at) if name.endswith("_at") else _amount(payload.get("authAmount"))
-    return rank, values
+    })  # fmt: skip
+    if outcome is None:
+        return facts
+    facts["state"] = (at, rank, outcome.state)
+    for name in outcome.sets:
+        value = amount if name.endswith("_amount") else str(at)
+        if value is not None or name == "approved_amount":  # which also tells that the approval came
+            facts[name] = (at, rank, value)
+    return facts | dict.fromkeys(outcome.erases, (at, rank, None))
 
 
-# Subscriptions: event type → its rank, and the status where the payload tells none.
-_SUBSCRIPTIONS: dict[str, tuple[int, str | None]] = {
-    "net.authorize.customer.subscription.created": (1, "active"),
-    "net.authorize.customer.subscription.updated": (2, None),
-    "net.authorize.customer.subscription.expiring": (3, None),
-    "net.authorize.customer.subscription.failed": (4, "suspended"),
-    "net.authorize.customer.subscription.suspended": (5, "suspended"),
-    "net.authorize.customer.subscription.expired": (6, "expired"),
-    "net.authorize.customer.subscription.cancelled": (7, "canceled"),
-    "net.authorize.customer.subscription.terminated": (8, "terminated"),
+def _newest(event_type: str, at: int, rank: int, values: Values) -> Facts:
+    """The facts of `values`, and that of the newest event that counts."""
+    values = values | {"last_event_at": str(at), "last_event_type": event_type}
+    return {name: (at, rank, value) for name, value in values.items() if value is not None}
+
+
+# Subscriptions: event type → its rank, the status that the type means, and whether that holds whatever the payload's status is:
+# the payload of an event that ends a subscription can still have the status from before.
+_SUBSCRIPTIONS: dict[str, tuple[int, str | None, bool]] = {
+    "net.authorize.customer.subscription.created": (1, "active", False),
+    "net.authorize.customer.subscription.updated": (2, None, False),
+    "net.authorize.customer.subscription.expiring": (3, None, False),
+    "net.authorize.customer.subscription.failed": (4, None, False),
+    "net.authorize.customer.subscription.suspended": (5, "suspended", False),
+    "net.authorize.customer.subscription.expired": (6, "expired", True),
+    "net.authorize.customer.subscription.cancelled": (7, "canceled", True),
+    "net.authorize.customer.subscription.terminated": (8, "terminated", True),
 }
 
 
-def _subscription(event_type: str, payload: dict[str, Any], at: int) -> tuple[int, Values]:
-    rank, status = _SUBSCRIPTIONS[event_type]
+def _subscription(event_type: str, payload: dict[str, Any], at: int) -> Facts:
+    rank, status, ends = _SUBSCRIPTIONS[event_type]
     given = payload.get("status")
-    if isinstance(given, str) and (text := _text(given)):
+    if not ends and isinstance(given, str) and (text := _text(given)):
         status = text.lower()
-        status = "canceled" if status == "cancelled" else status  # the event says the one, the status the other
+        status = "canceled" if status == "cancelled" else status  # the event's type has one spelling, the status the other
     profile = _object(payload.get("profile"))
     values: Values = {
         "name": _text(payload.get("name")),
@@ -189,7 +240,7 @@ def _subscription(event_type: str, payload: dict[str, Any], at: int) -> tuple[in
             "last_failure_error": _text(details.get("error")),
             "last_failure_at": _date(details.get("submitTimeUTC")) or str(at),
         }
-    return rank, values
+    return _newest(event_type, at, rank, values)
 
 
 # Customers and payment profiles: event type → its rank, and the state.
@@ -200,26 +251,26 @@ _PROFILES: dict[str, tuple[int, str]] = {
 }
 
 
-def _customer(event_type: str, payload: dict[str, Any], _: int) -> tuple[int, Values]:
+def _customer(event_type: str, payload: dict[str, Any], at: int) -> Facts:
     rank, state = _PROFILES[event_type]
-    return rank, {
+    return _newest(event_type, at, rank, {
         "state": state,
         "merchant_customer_id": _text(payload.get("merchantCustomerId")),
         "payment_profile_ids": _payment_profile_ids(payload.get("paymentProfiles")),
-    }
+    })  # fmt: skip
 
 
-def _payment_profile(event_type: str, payload: dict[str, Any], _: int) -> tuple[int, Values]:
+def _payment_profile(event_type: str, payload: dict[str, Any], at: int) -> Facts:
     rank, state = _PROFILES[event_type]
-    return rank, {
+    return _newest(event_type, at, rank, {
         "state": state,
         "customer_profile_id": _text(payload.get("customerProfileId")),
         "customer_type": _text(payload.get("customerType")),
-    }
+    })  # fmt: skip
 
 
 # Event type → its table, and who reads its payload.
-_TABLES: dict[str, tuple[str, Callable[[str, dict[str, Any], int], tuple[int, Values]]]] = {
+_TABLES: dict[str, tuple[str, Callable[[str, dict[str, Any], int], Facts]]] = {
     **dict.fromkeys(_TRANSACTIONS, ("transactions", _transaction)),
     **dict.fromkeys(_SUBSCRIPTIONS, ("subscriptions", _subscription)),
     **{
@@ -230,7 +281,12 @@ _TABLES: dict[str, tuple[str, Callable[[str, dict[str, Any], int], tuple[int, Va
 
 
 def _text(value: object) -> str | None:
-    """Text, or an integer as text; None where PostgreSQL could not hold it (U+0000, half a surrogate pair)."""
+    """Text without the white space around it, or a whole number (7 and 7.0) as text.
+
+    None if PostgreSQL could not hold it (U+0000, half a surrogate pair).
+    """
+    if isinstance(value, Decimal) and (number := money(value)) is not None and number == int(number):
+        value = int(number)
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
     if not isinstance(value, str) or len(value) > _LONGEST or "\x00" in value:
@@ -240,6 +296,12 @@ def _text(value: object) -> str | None:
     except UnicodeEncodeError:
         return None
     return value.strip() or None
+
+
+def _code(value: object) -> int | None:
+    """A responseCode, as 1, 1.0, "1" or " 1 "; None if the value is no number that could be one."""
+    number = money(value)
+    return int(number) if number is not None and 0 <= number <= _GREATEST_CODE and number == int(number) else None
 
 
 def _amount(value: object) -> str | None:
