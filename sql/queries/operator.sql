@@ -261,6 +261,37 @@ SELECT * FROM transactions WHERE account = :account AND transaction_id = :id;
 -- name: subscription(account, id)^
 SELECT * FROM subscriptions WHERE account = :account AND subscription_id = :id;
 
+-- name: customer(account, id)^
+SELECT * FROM customers WHERE account = :account AND customer_profile_id = :id;
+
+-- name: payment_profile(account, id)^
+SELECT * FROM payment_profiles WHERE account = :account AND payment_profile_id = :id;
+
+-- name: known_entities(account, names, ids)
+-- Those of the entities, in the order given, that have a timeline: a row, or an event. The account is compared as in
+-- events_of_entity. Scalar subqueries instead of EXISTS, for which PostgreSQL may read and hash a whole table.
+SELECT n.entity_name, n.entity_id
+FROM unnest(:names::text[], :ids::text[]) WITH ORDINALITY AS n (entity_name, entity_id, position)
+WHERE coalesce(
+    CASE n.entity_name
+        WHEN 'transaction' THEN (
+            SELECT true FROM transactions t WHERE t.account = :account AND t.transaction_id = n.entity_id
+        )
+        WHEN 'customerProfile' THEN (
+            SELECT true FROM customers c WHERE c.account = :account AND c.customer_profile_id = n.entity_id
+        )
+        WHEN 'customerPaymentProfile' THEN (
+            SELECT true FROM payment_profiles p WHERE p.account = :account AND p.payment_profile_id = n.entity_id
+        )
+    END,
+    (
+        SELECT true FROM events e
+        WHERE e.entity_id = n.entity_id AND e.account || '' = :account AND e.entity_name = n.entity_name
+        LIMIT 1
+    )
+)
+ORDER BY n.position;
+
 -- name: standing(limit)^
 -- How many events stand where, and bodies wait in quarantine; each counted no further than `limit`. Of each status what is fresh and
 -- what an operator put back are counted apart, as their indexes are.

@@ -308,10 +308,18 @@ async def test_a_transaction_is_read_by_its_keys(statements: Explaining, one: An
     of = {"account": one["account"], "entity_id": one["entity_id"]}
     await statements.one(queries.transaction, account=one["account"], id=one["entity_id"])
     await statements.one(queries.subscription, account=one["account"], id=one["entity_id"])
+    await statements.one(queries.customer, account=one["account"], id=one["entity_id"])
+    await statements.one(queries.payment_profile, account=one["account"], id=one["entity_id"])
     found = await statements.all(queries.events_of_entity, **of, entity_name="transaction", limit=200)
     assert found
+    named = ["transaction", "subscription", "customerProfile", "customerPaymentProfile"] * 25
+    ids = [str(number) for number in range(99)]
+    known = await statements.all(queries.known_entities, account=one["account"], names=named, ids=[one["entity_id"], *ids])
+    assert [(row["entity_name"], row["entity_id"]) for row in known] == [("transaction", one["entity_id"])]
     assert read(statements.plans, "transactions") == {"transactions_pkey"}
     assert read(statements.plans, "subscriptions") == {"subscriptions_pkey"}
+    assert read(statements.plans, "customers") == {"customers_pkey"}
+    assert read(statements.plans, "payment_profiles") == {"payment_profiles_pkey"}
     assert read(statements.plans, "events") == {"events_entity"}
 
 

@@ -340,7 +340,9 @@ ROWS: dict[str, tuple[list[tuple[str, dict[str, Any]]], dict[str, str | None]]] 
         for kind, expected in (("cancelled", "canceled"), ("terminated", "terminated"), ("expired", "expired"))
         for status in ("active", "suspended", "cancelled", "Canceled", "CANCELLED", expected, None, 5)
     },
-    "a failed charge without a status tells no status": ([("customer.subscription.failed", {"id": "4415473"})], {"status": None}),
+    "a failed charge without a status tells no status": (
+        [("customer.subscription.failed", {"id": "4415473"})], {"status": None},
+    ),
     "a failed charge without a status leaves the status": (
         [("customer.subscription.created", SUBSCRIPTION), ("customer.subscription.failed", {"id": "4415473"})],
         {"status": "active", "last_event_type": "net.authorize.customer.subscription.failed"},

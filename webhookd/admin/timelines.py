@@ -1,11 +1,12 @@
-"""Routes of timelines: where a transaction and a subscription stand, and the events that tell it."""
+"""Routes of timelines: the state of a transaction, subscription, customer or payment profile, and the events that tell it."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -17,8 +18,10 @@ from webhookd.operate.statements import Statements
 from webhookd.store.queries import queries
 
 _MOST = 200  # events of one timeline
+_MOST_RELATED = 100  # ids: a customer's list of payment profiles comes from outside
 
-T = TypeVar("T", bound=Shape)
+EntityName = Literal["transaction", "subscription", "customerProfile", "customerPaymentProfile"]
+Money = Annotated[str | None, Field(description="An exact decimal number.", examples=["139.99"])]
 
 
 class Account(Shape):
@@ -39,6 +42,36 @@ class SubscriptionId(Shape):
     subscription_id: Text
 
 
+class CustomerProfileId(Shape):
+    """The provider's id of a customer profile."""
+
+    customer_profile_id: Text
+
+
+class PaymentProfileId(Shape):
+    """The provider's id of a payment profile."""
+
+    payment_profile_id: Text
+
+
+class Related(Shape):
+    """An entity that this one names. It has a timeline of its own."""
+
+    entity_name: EntityName
+    entity_id: str
+
+
+class Timeline(Shape):
+    """What the timelines of all entities have. Facts are null if no processed event told them."""
+
+    account: str
+    first_event_at: Time | None = None
+    last_event_at: Annotated[Time | None, Field(description="The date of the newest event that counts.")] = None
+    last_event_type: Annotated[str | None, Field(description="The type of the newest event that counts.")] = None
+    related: Annotated[list[Related], Field(description="The entities that this one names, if they have a timeline.")]
+    events: Annotated[list[EventRow], Field(description="The newest 200, in the order of their dates.")]
+
+
 class FraudFilter(Shape):
     """A fraud filter that held or declined the transaction."""
 
@@ -46,18 +79,22 @@ class FraudFilter(Shape):
     action: Annotated[str | None, Field(alias="fraudAction")]
 
 
-class Transaction(Shape):
-    """Where a transaction stands by its newest event. Facts are null where no processed event told them."""
+class Transaction(Timeline):
+    """The state of a transaction by its newest event. Facts are null if no processed event told them."""
 
-    account: str
     transaction_id: str
     state: Annotated[
-        str | None, Field(description="authorized, held, approved, captured, refunded, declined, error or voided.")
+        str | None,
+        Field(
+            description="authorized, held, approved, captured, refunded, declined, error or voided. Null if no event told it: "
+            "then `response_code` may say why."
+        ),
     ] = None
     kind: Annotated[str | None, Field(description="charge or refund.")] = None
-    authorized_amount: str | None = None
-    captured_amount: str | None = None
-    refunded_amount: str | None = None
+    requested_amount: Annotated[Money, Field(description="What the payment asked for, whatever became of it.")] = None
+    authorized_amount: Annotated[Money, Field(description="Null while held, and after a refusal or a void.")] = None
+    captured_amount: Annotated[Money, Field(description="Null while held, and after a refusal or a void.")] = None
+    refunded_amount: Annotated[Money, Field(description="Null while held, and after a refusal or a void.")] = None
     authorized_at: Time | None = None
     held_at: Time | None = None
     approved_at: Time | None = None
@@ -65,25 +102,27 @@ class Transaction(Shape):
     captured_at: Time | None = None
     voided_at: Time | None = None
     refunded_at: Time | None = None
-    response_code: int | None = None
+    response_code: Annotated[
+        int | None, Field(description="1 approved, 2 declined, 3 error, 4 held for review; others tell no state.")
+    ] = None
     auth_code: str | None = None
     avs_response: str | None = None
     invoice_number: str | None = None
     merchant_reference: str | None = None
     fraud_filters: list[FraudFilter] | None = None
-    first_event_at: Time | None = None
-    last_event_at: Time | None = None
-    last_event_type: str | None = None
-    events: Annotated[list[EventRow], Field(description="The newest 200, in the order of their dates.")]
+    last_failure_at: Annotated[
+        Time | None, Field(description="When a void or a capture last failed; it left the transaction as it was.")
+    ] = None
+    last_failure_type: Annotated[str | None, Field(description="The type of that event.")] = None
+    last_failure_code: Annotated[int | None, Field(description="Its response code; null if that was no number.")] = None
 
 
-class Subscription(Shape):
-    """Where a subscription stands by its newest event. Facts are null where no processed event told them."""
+class Subscription(Timeline):
+    """The state of a subscription by its newest event. Facts are null if no processed event told them."""
 
-    account: str
     subscription_id: str
     name: str | None = None
-    amount: str | None = None
+    amount: Money = None
     status: Annotated[str | None, Field(description="active, expired, suspended, canceled or terminated.")] = None
     customer_profile_id: str | None = None
     payment_profile_id: str | None = None
@@ -91,10 +130,70 @@ class Subscription(Shape):
     last_failure_transaction_id: str | None = None
     last_failure_error: str | None = None
     last_failure_at: Time | None = None
-    first_event_at: Time | None = None
-    last_event_at: Time | None = None
-    last_event_type: str | None = None
-    events: Annotated[list[EventRow], Field(description="The newest 200, in the order of their dates.")]
+
+
+class Customer(Timeline):
+    """The state of a customer profile by its newest event. Facts are null if no processed event told them."""
+
+    customer_profile_id: str
+    state: Annotated[str | None, Field(description="active or deleted.")] = None
+    merchant_customer_id: str | None = None
+    payment_profile_ids: Annotated[
+        list[str] | None,
+        Field(description="The newest list that a customer event gave; events of payment profiles do not change it."),
+    ] = None
+
+
+class PaymentProfile(Timeline):
+    """The state of a payment profile by its newest event. Facts are null if no processed event told them."""
+
+    payment_profile_id: str
+    state: Annotated[str | None, Field(description="active or deleted.")] = None
+    customer_profile_id: str | None = None
+    customer_type: Annotated[str | None, Field(description="individual or business.")] = None
+
+
+@dataclass(slots=True, frozen=True)
+class _Entity:
+    """How one kind of entity is read: its name in events, its word for people, and what it names in turn."""
+
+    name: EntityName
+    word: str
+    shape: type[Timeline]
+    row: Any  # the query
+    id_field: str
+    names: dict[str, EntityName]  # field → the kind of entity whose id it holds
+
+
+_TRANSACTION = _Entity("transaction", "transaction", Transaction, queries.transaction, "transaction_id", {})
+_SUBSCRIPTION = _Entity(
+    "subscription",
+    "subscription",
+    Subscription,
+    queries.subscription,
+    "subscription_id",
+    {
+        "customer_profile_id": "customerProfile",
+        "payment_profile_id": "customerPaymentProfile",
+        "last_failure_transaction_id": "transaction",
+    },
+)
+_CUSTOMER = _Entity(
+    "customerProfile",
+    "customer profile",
+    Customer,
+    queries.customer,
+    "customer_profile_id",
+    {"payment_profile_ids": "customerPaymentProfile"},
+)
+_PAYMENT_PROFILE = _Entity(
+    "customerPaymentProfile",
+    "payment profile",
+    PaymentProfile,
+    queries.payment_profile,
+    "payment_profile_id",
+    {"customer_profile_id": "customerProfile"},
+)
 
 
 def _facts(row: Any, shape: type[Shape]) -> dict[str, Any]:
@@ -102,6 +201,8 @@ def _facts(row: Any, shape: type[Shape]) -> dict[str, Any]:
     facts = {name: str(row[name]) if isinstance(row[name], Decimal) else row[name] for name in names}
     if facts.get("fraud_filters") is not None:
         facts["fraud_filters"] = _filters(json.loads(facts["fraud_filters"]))
+    if facts.get("payment_profile_ids") is not None:
+        facts["payment_profile_ids"] = json.loads(facts["payment_profile_ids"])
     return facts
 
 
@@ -116,7 +217,7 @@ def _filters(told: Any) -> list[FraudFilter]:
 
 
 class TimelineRoutes:
-    """Where entities stand."""
+    """The states of entities."""
 
     def __init__(self, statements: Statements) -> None:
         self._statements = statements
@@ -124,44 +225,56 @@ class TimelineRoutes:
     def routes(self) -> list[Route]:
         """The table."""
         given: dict[str, Any] = {"query": Account, "problems": (404,)}
+        table: tuple[tuple[str, Any, type[Timeline], type[Shape]], ...] = (
+            ("transactions/{transaction_id}", self.show_transaction, Transaction, TransactionId),
+            ("subscriptions/{subscription_id}", self.show_subscription, Subscription, SubscriptionId),
+            ("customers/{customer_profile_id}", self.show_customer, Customer, CustomerProfileId),
+            ("payment-profiles/{payment_profile_id}", self.show_payment_profile, PaymentProfile, PaymentProfileId),
+        )
         return [
-            Route(
-                "GET",
-                "/webhooks/transactions/{transaction_id}",
-                Role.LOOK,
-                self.show_transaction,
-                Transaction,
-                takes=TransactionId,
-                **given,
-            ),
-            Route(
-                "GET",
-                "/webhooks/subscriptions/{subscription_id}",
-                Role.LOOK,
-                self.show_subscription,
-                Subscription,
-                takes=SubscriptionId,
-                **given,
-            ),
+            Route("GET", f"/webhooks/{path}", Role.LOOK, handler, answers, takes=takes, **given)
+            for path, handler, answers, takes in table
         ]
 
-    async def show_transaction(self, call: Call) -> Transaction:
+    async def show_transaction(self, call: Call) -> Timeline:
         """Show a transaction's timeline."""
-        transaction_id = call.path.transaction_id
-        return await self._timeline(Transaction, queries.transaction, "transaction", call.query.account, transaction_id)
+        return await self._timeline(_TRANSACTION, call)
 
-    async def show_subscription(self, call: Call) -> Subscription:
+    async def show_subscription(self, call: Call) -> Timeline:
         """Show a subscription's timeline."""
-        subscription_id = call.path.subscription_id
-        return await self._timeline(Subscription, queries.subscription, "subscription", call.query.account, subscription_id)
+        return await self._timeline(_SUBSCRIPTION, call)
 
-    async def _timeline(self, shape: type[T], query: Any, entity: str, account: str, entity_id: str) -> T:
-        row = await self._statements.one(query, account=account, id=entity_id)
+    async def show_customer(self, call: Call) -> Timeline:
+        """Show a customer profile's timeline."""
+        return await self._timeline(_CUSTOMER, call)
+
+    async def show_payment_profile(self, call: Call) -> Timeline:
+        """Show a payment profile's timeline."""
+        return await self._timeline(_PAYMENT_PROFILE, call)
+
+    async def _timeline(self, entity: _Entity, call: Call) -> Timeline:
+        account = call.query.account
+        entity_id = getattr(call.path, entity.id_field).strip()
+        row = await self._statements.one(entity.row, account=account, id=entity_id)
         events = await self._statements.all(
-            queries.events_of_entity, account=account, entity_name=entity, entity_id=entity_id, limit=_MOST
+            queries.events_of_entity, account=account, entity_name=entity.name, entity_id=entity_id, limit=_MOST
         )
         if row is None and not events:
-            raise NotFoundError(f"no event of the account {account!r} names the {entity} {entity_id!r}")
+            raise NotFoundError(f"no event of the account {account!r} names the {entity.word} {entity_id!r}")
         events.sort(key=lambda event: event["event_date"] or event["received_at"] or datetime.min.replace(tzinfo=UTC))
-        facts = {"account": account, f"{entity}_id": entity_id} | _facts(row, shape)
-        return shape.model_validate(facts | {"events": [event_row(event) for event in events]})
+        facts = {"account": account, entity.id_field: entity_id} | _facts(row, entity.shape)
+        return entity.shape.model_validate(
+            facts | {"events": [event_row(event) for event in events], "related": await self._related(account, entity, facts)}
+        )
+
+    async def _related(self, account: str, entity: _Entity, facts: dict[str, Any]) -> list[Related]:
+        """The entities that `facts` name, without those that have no timeline: a link to one of them would lead nowhere."""
+        named: list[tuple[str, str]] = []
+        for field, name in entity.names.items():
+            value = facts.get(field)
+            named += [(name, one) for one in (value if isinstance(value, list) else [value]) if one]
+        if not named:
+            return []
+        names, ids = zip(*named[:_MOST_RELATED], strict=True)
+        found = await self._statements.all(queries.known_entities, account=account, names=list(names), ids=list(ids))
+        return [Related(entity_name=row["entity_name"], entity_id=row["entity_id"]) for row in found]

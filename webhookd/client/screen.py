@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -27,6 +28,13 @@ def plain(value: object, *, keep: str = "") -> str:
 def instant(value: object) -> str:
     """An ISO 8601 time as a table shows it: whole seconds, UTC."""
     return plain(value).replace("T", " ")[:19]
+
+
+def money(value: object) -> str:
+    """An amount with two decimals, or with as many as it has beyond two."""
+    text = plain(value)
+    whole, _, fraction = text.partition(".")
+    return f"{whole}.{fraction.rstrip('0'):0<2}" if re.fullmatch(r"-?[0-9]+(\.[0-9]+)?", text) else text
 
 
 def short_type(value: object) -> str:

@@ -1,0 +1,154 @@
+"""What the API and the command line show of each kind of entity, and which others they name."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from tests.conftest import Servers, Start
+from tests.dashboard.shop import deliver, notification
+from tests.helpers.operator import ANN, Connection, Operator, come_to
+from webhookd.client.failures import Exit
+
+CUSTOMER = {
+    "entityName": "customerProfile", "id": " 1811525852 ", "merchantCustomerId": "SUB_001",
+    "paymentProfiles": [{"customerType": "individual", "id": "1806085692"}, {"id": "1806085693"}],
+}  # fmt: skip
+PROFILE = {
+    "entityName": "customerPaymentProfile", "id": "1806085692", "customerProfileId": 1811525852, "customerType": "individual",
+}  # fmt: skip
+SUBSCRIPTION = {
+    "entityName": "subscription", "id": "4415473", "name": "Magazine", "amount": 11.5, "status": "suspended",
+    "profile": {"customerProfileId": 1811525852, "customerPaymentProfileId": 1806085692},
+    "transactionDetails": {"transId": 60022194830, "error": "This transaction has been declined."},
+}  # fmt: skip
+FAILED = "net.authorize.customer.subscription.failed"
+
+
+def of(event_type: str, payload: dict[str, Any]) -> dict[str, Any]:
+    """A notification with this payload and no other fields."""
+    return notification(event_type) | {"payload": payload}
+
+
+@pytest.fixture
+async def ann(start: Start, connection: Connection) -> Operator:
+    """An operator of a daemon that has processed an event of each kind of entity, but none of the failed transaction."""
+    daemon = await start(admin_tokens=ANN)
+    await deliver(
+        daemon,
+        of("net.authorize.customer.created", CUSTOMER),
+        of("net.authorize.customer.paymentProfile.created", PROFILE),
+        of(FAILED, SUBSCRIPTION),
+        notification("net.authorize.payment.authcapture.created", responseCode=21, id="245"),
+    )
+    await come_to(connection, {"processed": 4})
+    return Operator(daemon.admin_url)
+
+
+async def shown(ann: Operator, path: str) -> dict[str, Any]:
+    status, found = await ann.get(path)
+    assert status == 200, found
+    (event,) = found.pop("events")
+    assert found.pop("last_event_type") == event["event_type"]
+    return {name: value for name, value in found.items() if value is not None and not name.endswith("_event_at")}
+
+
+async def test_each_kind_of_entity_has_a_timeline_and_names_only_those_that_have_one_too(ann: Operator) -> None:
+    customer = {"entity_name": "customerProfile", "entity_id": "1811525852"}
+    profile = {"entity_name": "customerPaymentProfile", "entity_id": "1806085692"}
+    assert await shown(ann, "customers/1811525852") == {
+        "account": "default",
+        "customer_profile_id": "1811525852",
+        "state": "active",
+        "merchant_customer_id": "SUB_001",
+        "payment_profile_ids": ["1806085692", "1806085693"],
+        "related": [profile],  # no event names the other one
+    }
+    assert await shown(ann, "payment-profiles/1806085692") == {
+        "account": "default",
+        "payment_profile_id": "1806085692",
+        "state": "active",
+        "customer_profile_id": "1811525852",
+        "customer_type": "individual",
+        "related": [customer],
+    }
+    subscription = await shown(ann, "subscriptions/4415473")
+    assert (subscription["amount"], subscription["last_failure_transaction_id"]) == ("11.5", "60022194830")
+    assert subscription["related"] == [customer, profile]
+    for one in (customer, profile):
+        folder = {"customerProfile": "customers", "customerPaymentProfile": "payment-profiles"}[one["entity_name"]]
+        assert (await ann.get(f"{folder}/{one['entity_id']}"))[0] == 200
+
+
+async def test_a_transaction_that_a_subscription_names_is_linked_once_it_is_known(
+    start: Start, connection: Connection, ann: Operator
+) -> None:
+    daemon = await start(admin_tokens=ANN)
+    assert (await ann.get("transactions/60022194830"))[0] == 404
+    await deliver(daemon, notification("net.authorize.payment.authcapture.created", responseCode=2, id="60022194830"))
+    await come_to(connection, {"processed": 5})
+    assert (await ann.get("transactions/60022194830"))[0] == 200
+    related = (await shown(ann, "subscriptions/4415473"))["related"]
+    assert {"entity_name": "transaction", "entity_id": "60022194830"} in related
+
+
+async def test_a_response_code_that_tells_no_state_is_shown_as_it_is(ann: Operator) -> None:
+    found = await shown(ann, "transactions/245")
+    assert found == {
+        "account": "default",
+        "transaction_id": "245",
+        "kind": "charge",
+        "requested_amount": "12.5",
+        "response_code": 21,
+        "related": [],
+    }
+
+
+@pytest.mark.parametrize("path", ["customers", "payment-profiles", "transactions", "subscriptions"])
+async def test_an_entity_that_no_event_names_is_not_found(ann: Operator, path: str) -> None:
+    for question in (f"{path}/7", f"{path}/1811525852?account=acme"):
+        status, problem = await ann.get(question)
+        assert status == 404
+        assert "no event of the account" in problem["detail"]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["customer", "1811525852"], "payment_profile_ids: 1806085692, 1806085693"),
+        (["payment-profile", "1806085692"], "see also: customerProfile 1811525852"),
+        (["subscription", "4415473"], "amount: 11.50"),
+        (["transaction", "245"], "requested_amount: 12.50"),
+    ],
+)
+async def test_the_command_line_shows_a_timeline(servers: Servers, ann: Operator, words: list[str], told: str) -> None:
+    code, out, err = await ann.command(servers, "timeline", *words)
+    assert (code, err) == (0, "")
+    assert told in out.splitlines()
+    code, out, _ = await ann.command(servers, "timeline", *words, "--json")
+    assert code == 0
+    assert len(json.loads(out)["events"]) == 1
+
+
+async def test_the_command_line_says_that_an_entity_is_not_known(servers: Servers, ann: Operator) -> None:
+    code, out, err = await ann.command(servers, "timeline", "customer", "7")
+    assert (code, out) == (Exit.NOT_FOUND, "")
+    assert "names the customer profile '7'" in err
+
+
+async def test_an_event_shows_the_duplicates_that_came_of_it(
+    start: Start, servers: Servers, connection: Connection, ann: Operator
+) -> None:
+    daemon = await start(admin_tokens=ANN)
+    first = notification() | {"eventDate": datetime.now(UTC).isoformat()}
+    second = first | {"notificationId": "ffffffff-0000-4000-8000-000000000001", "webhookId": "another"}
+    one, other = await deliver(daemon, first, second)
+    assert one == other
+    await come_to(connection, {"processed": 5})
+    (alias,) = (await ann.get(f"events/{one}"))[1]["aliases"]
+    assert alias["notification_id"] == second["notificationId"]
+    _, out, _ = await ann.command(servers, "events", "show", one)
+    assert f"as {second['notificationId']}" in out
