@@ -16,6 +16,8 @@ from webhookd.errors import Permanent, Retryable
 
 SUBSCRIPTION = "net.authorize.customer.subscription.failed"
 HELD = "net.authorize.payment.fraud.held"
+VOID = "net.authorize.payment.void.created"
+PROFILE = "net.authorize.customer.paymentProfile.created"
 
 CONTRAST = (Path(__file__).parent / "contrast.js").read_text()
 WIDTH = (Path(__file__).parent / "width.js").read_text()
@@ -29,19 +31,22 @@ async def furnish(start: Start, shop: Shop, connection: Connection) -> tuple[Any
         SUBSCRIPTION: Retryable("the ledger is locked", after=600),
     }
     daemon = await start(shop.registry, admin_tokens=ANN)
-    processed, dead, retrying, _, kept = await deliver(
+    processed, dead, retrying, _, kept, *_ = await deliver(
         daemon,
         notification(AUTHCAPTURE, invoiceNumber="INV-4711", merchantReferenceId="order-4711"),
         notification(REFUND, invoiceNumber="INV-4711"),
         notification(SUBSCRIPTION, entityName="subscription", id="4415001", name="Monthly", status="suspended"),
         notification(HELD, fraudList=[{"fraudFilter": "Amount Filter", "fraudAction": "authAndHold"}]),
         b"not JSON",
+        notification("net.authorize.customer.created", entityName="customerProfile", id="18", paymentProfiles=[{"id": "7"}]),
+        notification(PROFILE, entityName="customerPaymentProfile", id="7", customerProfileId=18, customerType="individual"),
+        notification(VOID, responseCode=3),
     )
-    await come_to(connection, {"processed": 2, "dead": 1, "retrying": 1})
+    await come_to(connection, {"processed": 5, "dead": 1, "retrying": 1})
     ann = Operator(daemon.admin_url)
     operation = await ann.ended(await ann.order("dead-letters/redrive", all=True, reason="only counted"))
     return daemon, [
-        ("#/events", "4 shown"),
+        ("#/events", "7 shown"),
         ("#/events?q=INV-4711&status=dead&account=default", "1 shown"),
         ("#/events?q=nothing", "The search is exact"),
         (f"#/events/{processed}", "Its effects are in the database"),
@@ -52,6 +57,8 @@ async def furnish(start: Start, shop: Shop, connection: Connection) -> tuple[Any
         (f"#/quarantine/{kept}", "it waits here"),
         (f"#/transactions/default/{TRANSACTION}", "Along time"),
         ("#/subscriptions/default/4415001", "Along time"),
+        ("#/customers/default/18", "Along time"),
+        ("#/payment-profiles/default/7", "Along time"),
         ("#/operations", "1 shown"),
         (f"#/operations/{operation['id']}", "1 event would be taken"),
         ("#/replay?status=processed", "Count them first"),

@@ -17,7 +17,7 @@ import { quarantinePage } from "./quarantine-page.js";
 import { replay } from "./replay.js";
 import { buildShell } from "./shell.js";
 import { buildSignIn } from "./sign-in.js";
-import { subscriptionPage, transactionPage } from "./timeline.js";
+import { customerPage, paymentProfilePage, subscriptionPage, transactionPage } from "./timeline.js";
 import { toast } from "./toasts.js";
 
 // By the first path part, and by how many parts follow it.
@@ -30,6 +30,8 @@ const VIEWS = {
   replay: [replay],
   transactions: [null, null, transactionPage],
   subscriptions: [null, null, subscriptionPage],
+  customers: [null, null, customerPage],
+  "payment-profiles": [null, null, paymentProfilePage],
 };
 const TITLE = "webhookd";
 

@@ -144,7 +144,7 @@ function storyPanel(page) {
         !event.discarded_at &&
         operateButton("Discard", () => askDiscard(page), { sign: "discard" }),
       timeline &&
-        h("a", { class: "button", href: timeline }, icon("timeline"), `Timeline of the ${event.entity_name}`),
+        h("a", { class: "button", href: timeline }, icon("timeline"), `Timeline of the ${entityWords(event).toLowerCase()}`),
     ),
     mayOperate() ? retryNote(event) : lookOnlyNote(),
   );
@@ -242,10 +242,10 @@ function details(event) {
       ["Event id", [h("code", {}, event.id), copyButton(event.id)]],
       ["Notification id", h("code", {}, event.notification_id)],
       [
-        "Also arrived as",
+        "Duplicates",
         event.aliases.length > 0 &&
           event.aliases.map((alias) =>
-            h("div", {}, h("code", {}, alias.notification_id), " ", when(alias.received_at)),
+            h("div", {}, h("code", {}, alias.notification_id), " through another webhook, ", when(alias.received_at)),
           ),
       ],
     ].map(([name, value]) => [name, value === false ? null : value]),
@@ -262,7 +262,7 @@ function related(event, timeline) {
   const table = eventTable({ caption: "Related events", brief: true });
   table.add(event.related);
   return section(
-    `Other events of this ${event.entity_name ?? "entity"}`,
+    `Other events of this ${entityWords(event).toLowerCase()}`,
     h("div", { class: "list" }, table.node),
     timeline && h("p", { class: "section-foot" }, h("a", { href: timeline }, "See them along time")),
   );

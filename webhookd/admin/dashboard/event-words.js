@@ -1,14 +1,14 @@
 // What happened to an event, in sentences; and what the provider's event types mean.
 
-import { duration, plural, roughly, secondsBetween, shortType } from "./format.js";
+import { duration, named, plural, roughly, secondsBetween, shortType } from "./format.js";
 
 const TYPES = {
-  "payment.authorization.created": "Authorised",
-  "payment.authcapture.created": "Authorised and captured",
-  "payment.capture.created": "Captured",
-  "payment.priorAuthCapture.created": "Captured",
-  "payment.refund.created": "Refunded",
-  "payment.void.created": "Voided",
+  "payment.authorization.created": "Authorisation",
+  "payment.authcapture.created": "Sale",
+  "payment.capture.created": "Capture",
+  "payment.priorAuthCapture.created": "Capture",
+  "payment.refund.created": "Refund",
+  "payment.void.created": "Void",
   "payment.fraud.held": "Held for review",
   "payment.fraud.approved": "Review approved",
   "payment.fraud.declined": "Review declined",
@@ -36,14 +36,14 @@ const ENTITIES = {
 
 export const KNOWN_TYPES = Object.keys(TYPES);
 
-/** "Authorised and captured", or the type itself where it is not known here. */
+/** "Sale", or the type itself if it is not known here. A name, not a result: the event may tell that the sale was declined. */
 export function typeWords(type) {
   const short = shortType(type);
-  return TYPES[short] ?? short;
+  return named(TYPES, short);
 }
 
 export function entityWords(event) {
-  return ENTITIES[event.entity_name] ?? event.entity_name ?? "Entity";
+  return named(ENTITIES, event.entity_name ?? "Entity");
 }
 
 /** The error for one line of a list: the attempts have their own column, so the lead-in is left out. */

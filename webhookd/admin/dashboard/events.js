@@ -3,6 +3,7 @@
 import { get } from "./api.js";
 import { every, h, setText, show } from "./dom.js";
 import { eventTable } from "./event-table.js";
+import { entityWords } from "./event-words.js";
 import { field, filterForm, pick } from "./filters.js";
 import { roughly } from "./format.js";
 import { href, timelineLink } from "./navigation.js";
@@ -93,7 +94,7 @@ function timelineHint(rows) {
     "p",
     { class: "note" },
     "All of these belong to one ",
-    row.entity_name,
+    entityWords(row).toLowerCase(),
     ": ",
     h("a", { href: timelineLink(row) }, `see the timeline of ${row.entity_id}`),
     ".",

@@ -21,6 +21,11 @@ export function shortType(type) {
   return type?.startsWith(PREFIX) ? type.slice(PREFIX.length) : (type ?? "");
 }
 
+/** The words for a name, or the name itself. Only the table's own names: "constructor" is a property of every object. */
+export function named(table, name) {
+  return Object.hasOwn(table, name) ? table[name] : name;
+}
+
 /** A sentence of the API, which begins with a small letter, to stand by itself. */
 export function sentence(text) {
   if (!text) return text;
@@ -36,6 +41,13 @@ export function count(value, cap) {
 
 export function plural(value, one, many = `${one}s`) {
   return `${count(value)} ${value === 1 ? one : many}`;
+}
+
+/** An amount with two decimals, or with as many as it has beyond two. The text is never read as a number: it stays exact. */
+export function money(amount) {
+  if (!/^-?\d+(\.\d+)?$/.test(amount ?? "")) return amount;
+  const [whole, fraction = ""] = amount.split(".");
+  return `${whole}.${fraction.replace(/0+$/, "").padEnd(2, "0")}`;
 }
 
 export function rate(value) {

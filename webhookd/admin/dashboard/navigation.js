@@ -34,8 +34,20 @@ export function eventLink(id) {
   return href(["events", id]);
 }
 
+const FOLDERS = {
+  transaction: "transactions",
+  subscription: "subscriptions",
+  customerProfile: "customers",
+  customerPaymentProfile: "payment-profiles",
+};
+
+/** The link to an entity's timeline, or null if entities of this name have none. */
+export function timelineOf(entityName, account, id) {
+  const folder = Object.hasOwn(FOLDERS, entityName ?? "") ? FOLDERS[entityName] : null;
+  return folder && id ? href([folder, account, id]) : null;
+}
+
 /** The link to the timeline that an event belongs to, or null. */
 export function timelineLink(event) {
-  const folder = { transaction: "transactions", subscription: "subscriptions" }[event.entity_name];
-  return folder && event.entity_id ? href([folder, event.account, event.entity_id]) : null;
+  return timelineOf(event.entity_name, event.account, event.entity_id);
 }

@@ -16,7 +16,13 @@ const PLACES = [
   ["quarantine", "Quarantine", "quarantine"],
   ["operations", "Operations", "operations"],
 ];
-const SECTIONS = { transactions: "events", subscriptions: "events", replay: "operations" };
+const SECTIONS = {
+  transactions: "events",
+  subscriptions: "events",
+  customers: "events",
+  "payment-profiles": "events",
+  replay: "operations",
+};
 
 /** Builds the frame; gives its node, the main element, and a function that marks where one is. */
 export function buildShell({ onSignOut, signal }) {

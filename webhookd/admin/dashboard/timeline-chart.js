@@ -11,7 +11,7 @@ const ROW = 76;
 const RADIUS = 11;
 
 /** Lies down where there is room for the labels, and stands upright where there is not. */
-export function timelineChart(events, amountOf) {
+export function timelineChart(events, noteOf) {
   const node = h("div", { class: "timeline" });
   let drawn = 0;
   new ResizeObserver(([entry]) => {
@@ -19,7 +19,7 @@ export function timelineChart(events, amountOf) {
     if (width === drawn || width === 0) return;
     drawn = width;
     const lying = events.length * LEAST <= width;
-    show(node, lying ? horizontal(events, width, amountOf) : vertical(events, width, amountOf), legend());
+    show(node, lying ? horizontal(events, width, noteOf) : vertical(events, width, noteOf), legend());
   }).observe(node);
   return node;
 }
@@ -47,7 +47,7 @@ function spread(events, start, end, least) {
   ];
 }
 
-function horizontal(events, width, amountOf) {
+function horizontal(events, width, noteOf) {
   const half = LEAST / 2;
   const places =
     events.length === 1
@@ -61,13 +61,13 @@ function horizontal(events, width, amountOf) {
     svg("path", { class: "rail", d: `M${places[0]} ${y}H${places.at(-1)}` }),
     between.map((gap, i) => text((places[i] + places[i + 1]) / 2, y - 10, `+ ${duration(gap)}`, "gap middle")),
     events.map((event, i) =>
-      mark(event, places[i], y, [
+      mark(event, noteOf(event), places[i], y, [
         text(places[i], 28, typeWords(event.event_type), "name middle"),
         text(
           places[i],
           y + 32,
-          amountOf(event) ?? event.status,
-          amountOf(event) ? "amount middle" : `state middle ${tone(event)}`,
+          noteOf(event) ?? event.status,
+          noteOf(event) ? "amount middle" : `state middle ${tone(event)}`,
         ),
         text(places[i], y + 50, day(moment(event)), "moment middle"),
       ]),
@@ -75,7 +75,7 @@ function horizontal(events, width, amountOf) {
   );
 }
 
-function vertical(events, width, amountOf) {
+function vertical(events, width, noteOf) {
   const height = events.length * ROW;
   const between = gaps(events);
   const x = 20;
@@ -86,12 +86,12 @@ function vertical(events, width, amountOf) {
     svg("path", { class: "rail", d: `M${x} ${y(0)}V${y(events.length - 1)}` }),
     between.map((gap, i) => text(x + 14, y(i) + ROW / 2 + 12, `+ ${duration(gap)}`, "gap")),
     events.map((event, i) =>
-      mark(event, x, y(i), [
+      mark(event, noteOf(event), x, y(i), [
         text(x + 24, y(i) - 1, typeWords(event.event_type), "name"),
         text(
           x + 24,
           y(i) + 17,
-          [amountOf(event) ?? event.status, day(moment(event))].join(" · "),
+          [noteOf(event) ?? event.status, day(moment(event))].join(" · "),
           `moment ${tone(event)}`,
         ),
       ]),
@@ -100,7 +100,7 @@ function vertical(events, width, amountOf) {
 }
 
 /** A link with the mark and its labels. Processed is a full disc, waiting a dashed ring, dead an octagon. */
-function mark(event, x, y, labels) {
+function mark(event, note, x, y, labels) {
   const sign = { good: "check", bad: "cross" }[tone(event)] ?? "clock";
   const size = RADIUS * 1.1;
   const octagon = Array.from({ length: 8 }, (_, i) => {
@@ -112,7 +112,7 @@ function mark(event, x, y, labels) {
     {
       href: eventLink(event.id),
       class: `mark ${tone(event)}`,
-      "aria-label": `${typeWords(event.event_type)}, ${event.status}, ${localTime(moment(event))}`,
+      "aria-label": [typeWords(event.event_type), event.status, note, localTime(moment(event))].filter(Boolean).join(", "),
     },
     svg("title", {}, event.error ?? event.status),
     tone(event) === "bad"

@@ -1,15 +1,23 @@
-// The life of one transaction or subscription: its facts, its events along time, and the list of them.
+// The life of one transaction, subscription, customer or payment profile: its facts, its events along time, and their list.
 
 import { get } from "./api.js";
 import { h } from "./dom.js";
 import { eventTable } from "./event-table.js";
+import { isFailure, noteOf } from "./event-note.js";
 import { typeWords } from "./event-words.js";
+import { money, named, plural } from "./format.js";
 import { icon } from "./icons.js";
-import { href } from "./navigation.js";
+import { href, timelineOf } from "./navigation.js";
 import { emptyState, facts, load, section, when } from "./parts.js";
 import { timelineChart } from "./timeline-chart.js";
 
-const CODES = { 1: "1, approved", 2: "2, declined", 3: "3, error", 4: "4, held for review" };
+const CODES = {
+  1: "1, approved",
+  2: "2, declined",
+  3: "3, error",
+  4: "4, held for review",
+  8: "8, declined",
+};
 const AVS = {
   Y: "Y, address and zip match",
   N: "N, no match",
@@ -22,21 +30,17 @@ export function transactionPage(context) {
   return page(context, "Transaction", "transactions", (found) => ({
     id: found.transaction_id,
     state: found.state && `${found.kind === "refund" ? "Refund, " : ""}${found.state}`,
-    amounts: [
-      ["Authorised", found.authorized_amount],
-      ["Captured", found.captured_amount],
-      ["Refunded", found.refunded_amount],
-    ],
+    amounts: amounts(found),
     facts: [
       ["Invoice", found.invoice_number],
       ["Merchant reference", found.merchant_reference],
       ["Account", found.account],
-      ["Response code", found.response_code && (CODES[found.response_code] ?? String(found.response_code))],
+      ["Response code", codeWords(found.response_code)],
       ["Authorisation code", found.auth_code],
-      ["Address check", found.avs_response && (AVS[found.avs_response] ?? found.avs_response)],
+      ["Address check", found.avs_response && named(AVS, found.avs_response)],
       ["Fraud filters", found.fraud_filters?.map((item) => h("div", {}, `${item.fraudFilter}: ${item.fraudAction}`))],
+      ["Last failure", found.last_failure_at && failureFacts(found)],
     ],
-    amountOf: (event) => amountOf(event, found),
   }));
 }
 
@@ -44,28 +48,69 @@ export function subscriptionPage(context) {
   return page(context, "Subscription", "subscriptions", (found) => ({
     id: found.subscription_id,
     state: found.status,
-    name: found.name,
     amounts: [["Amount", found.amount]],
     facts: [
       ["Name", found.name],
       ["Account", found.account],
-      ["Customer profile", found.customer_profile_id],
-      ["Payment profile", found.payment_profile_id],
+      ["Customer profile", related(found, "customerProfile", found.customer_profile_id)],
+      ["Payment profile", related(found, "customerPaymentProfile", found.payment_profile_id)],
       ["Shipping address", found.shipping_address_id],
       ["Last failure", found.last_failure_at && when(found.last_failure_at)],
       ["Its error", found.last_failure_error],
+      ["Its transaction", related(found, "transaction", found.last_failure_transaction_id)],
+    ],
+  }));
+}
+
+export function customerPage(context) {
+  return page(context, "Customer profile", "customers", (found) => ({
+    id: found.customer_profile_id,
+    state: found.state,
+    amounts: [],
+    facts: [
+      ["Merchant's customer id", found.merchant_customer_id],
+      ["Account", found.account],
       [
-        "Its transaction",
-        found.last_failure_transaction_id &&
-          h(
-            "a",
-            { href: href(["transactions", found.account, found.last_failure_transaction_id]) },
-            found.last_failure_transaction_id,
-          ),
+        "Payment profiles",
+        found.payment_profile_ids?.length > 0 &&
+          found.payment_profile_ids.map((id) => h("div", {}, related(found, "customerPaymentProfile", id))),
       ],
     ],
-    amountOf: () => null,
   }));
+}
+
+export function paymentProfilePage(context) {
+  return page(context, "Payment profile", "payment-profiles", (found) => ({
+    id: found.payment_profile_id,
+    state: found.state,
+    amounts: [],
+    facts: [
+      ["Customer profile", related(found, "customerProfile", found.customer_profile_id)],
+      ["Customer type", found.customer_type],
+      ["Account", found.account],
+    ],
+  }));
+}
+
+/** What was asked for stands there while no amount was authorised, captured or refunded. */
+function amounts(found) {
+  const settled = [
+    ["Authorised", found.authorized_amount],
+    ["Captured", found.captured_amount],
+    ["Refunded", found.refunded_amount],
+  ].filter(([, value]) => value !== null);
+  return settled.length > 0 ? settled : [["Requested", found.requested_amount]];
+}
+
+function codeWords(code) {
+  if (code === null || code === undefined) return null;
+  return CODES[code] ?? `${code}, which tells no state`;
+}
+
+/** The id of another entity, as a link if it has a timeline. Without one, the link would lead nowhere. */
+function related(found, entityName, id) {
+  const known = found.related.some((other) => other.entity_name === entityName && other.entity_id === id);
+  return known ? h("a", { href: timelineOf(entityName, found.account, id) }, id) : id;
 }
 
 function page(context, word, folder, read) {
@@ -103,19 +148,20 @@ function build(word, found, view) {
       { class: "story plain" },
       h("h1", { tabindex: "-1" }, `${word} ${view.id}`),
       h("p", { class: "lead" }, lead(word, view, found)),
+      failureNote(word, found),
       bad.length > 0 && h("p", { class: "warning" }, icon("warn"), deadWords(bad)),
       h(
         "dl",
         { class: "amounts" },
         view.amounts
           .filter(([, value]) => value !== null && value !== undefined)
-          .map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))),
+          .map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, money(value)))),
       ),
     ),
     section(
       "Along time",
       found.events.length > 0
-        ? timelineChart(found.events, view.amountOf)
+        ? timelineChart(found.events, (event) => noteOf(event, found))
         : emptyState("No events are kept", "The facts below come from events that are no longer stored."),
     ),
     h(
@@ -128,35 +174,55 @@ function build(word, found, view) {
 }
 
 function lead(word, view, found) {
-  if (!view.state) return `Nothing is known of this ${word.toLowerCase()} yet: none of its events is processed.`;
-  return [
-    "Now ",
-    h("strong", {}, view.state),
-    ". The last event that counts: ",
-    typeWords(found.last_event_type),
-    ", ",
-    when(found.last_event_at),
+  const noun = word.toLowerCase();
+  const last = found.last_event_type && [typeWords(found.last_event_type), ", ", when(found.last_event_at)];
+  if (view.state) {
+    return ["Now ", h("strong", {}, view.state), ".", last && [" The last event that counts: ", last, "."]];
+  }
+  if (last && !isNone(found.response_code)) {
+    return [
+      `No event tells the state of this ${noun}. The last one, `,
+      last,
+      `, has the response code ${found.response_code}, which tells no state. ` +
+        "The “Test Webhook” button of the Merchant Interface sends such events.",
+    ];
+  }
+  if (last) return [`No event tells the state of this ${noun}. The last one: `, last, "."];
+  if (found.last_failure_type) return `No event tells the state of this ${noun}: one that tried to change it failed.`;
+  if (found.events.some((event) => event.status === "processed")) {
+    return `The events of this ${noun} are processed, and none of them tells its state.`;
+  }
+  return `Nothing is known of this ${noun} yet: none of its events is processed.`;
+}
+
+function isNone(value) {
+  return value === null || value === undefined;
+}
+
+/** A void or a capture that failed after the last event that counts. An older failure stands among the details. */
+function failureNote(word, found) {
+  if (!isFailure(found)) return null;
+  return h(
+    "p",
+    { class: "warning failure" },
+    icon("warn"),
+    ` The last attempt to change this ${word.toLowerCase()} failed: `,
+    failureFacts(found),
+    found.last_event_type && `. The ${word.toLowerCase()} stays as it was`,
     ".",
-  ];
+  );
+}
+
+function failureFacts(found) {
+  const code = isNone(found.last_failure_code) ? "no response code" : `response code ${codeWords(found.last_failure_code)}`;
+  return [typeWords(found.last_failure_type), ", ", code, ", ", when(found.last_failure_at)];
 }
 
 function deadWords(bad) {
-  const one = bad.length === 1;
   return [
-    one
-      ? " One event is dead, so the facts here may be behind: "
-      : ` ${bad.length} events are dead, so the facts here may be behind: `,
+    ` ${bad.length === 1 ? "One event is" : `${plural(bad.length, "event")} are`} dead, so the facts here may be behind: `,
     bad
       .slice(0, 3)
       .map((event, i) => [i > 0 && ", ", h("a", { href: href(["events", event.id]) }, typeWords(event.event_type))]),
   ];
-}
-
-/** The amount that belongs beside a mark. Rows carry none, so it comes from the facts that the event has set. */
-function amountOf(event, found) {
-  if (event.status !== "processed") return null;
-  const kind = event.event_type.split(".").at(-2);
-  if (kind === "authorization") return found.authorized_amount;
-  if (kind === "refund") return found.refunded_amount;
-  return ["authcapture", "capture", "priorAuthCapture"].includes(kind) ? found.captured_amount : null;
 }
