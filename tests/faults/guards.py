@@ -50,6 +50,7 @@ _BOUNDS = "tests/integration/test_admin_bounds.py::"
 _CLIENT = "tests/integration/test_client.py::"
 _TARGET = "tests/unit/test_client_target.py::"
 _SETTINGS = "tests/unit/test_settings.py::"
+_TIMELINE = "tests/unit/test_timeline.py::"
 
 GUARDS = (
     Guard(
@@ -634,6 +635,34 @@ GUARDS = (
         "            if not _KEY.fullmatch(key):",
         "            if False:",
         "tests/integration/test_reload.py::test_a_key_that_cannot_be_one_leaves_all_as_it_was",
+    ),
+    Guard(
+        "the order of arrival does not change a timeline's row",
+        "webhookd/process/timeline.py",
+        "max((facts[name] for facts in (a, b) if name in facts), key=_order)",
+        "(b if name in b else a)[name]",
+        _TIMELINE + "test_every_order_of_arrival_with_duplicates_ends_in_the_same_row",
+    ),
+    Guard(
+        "a payment that the bank refused after the review is not approved",
+        "webhookd/process/timeline.py",
+        '{1: _APPROVED, 4: _Outcome("approved", ("approved_at",)), **_REFUSALS}',
+        "{_ANY: _APPROVED}",
+        _TIMELINE + "test_a_story_ends_in_the_row_that_is_expected_of_it",
+    ),
+    Guard(
+        "what was voided counts in no sum",
+        "webhookd/process/timeline.py",
+        '_VOIDED = _Outcome("voided", ("voided_at",), _SUMS)',
+        '_VOIDED = _Outcome("voided", ("voided_at",))',
+        _TIMELINE + "test_a_story_ends_in_the_row_that_is_expected_of_it",
+    ),
+    Guard(
+        "a held sale is captured by its approval, whichever release folds it",
+        "sql/migrations/0011_timeline_amounts.sql",
+        "    NEW.facts := webhookd_settle(NEW.facts);\n",
+        "",
+        "tests/integration/test_timeline.py::test_what_a_release_before_folds_is_settled_too",
     ),
 )
 
