@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 import traceback
 from typing import IO, Any
 
@@ -23,6 +24,21 @@ def where(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     place = f" at {frames[-1].filename.rsplit('/', 1)[-1]}:{frames[-1].lineno} in {frames[-1].name}" if frames else ""
     return f"{type(error).__qualname__}{place}"
+
+
+class Seldom:
+    """True at the first call, and then once in `seconds`: for lines whose number a stranger decides."""
+
+    def __init__(self, seconds: float = 60.0) -> None:
+        self._seconds = seconds
+        self._next = 0.0
+
+    def __call__(self) -> bool:
+        now = time.monotonic()
+        if now < self._next:
+            return False
+        self._next = now + self._seconds
+        return True
 
 
 def _exceptions_without_messages(_: Any, __: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:

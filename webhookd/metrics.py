@@ -100,9 +100,10 @@ class Metrics:
         )
         self.dead_letters_moved = counter(
             "dead_letters_total",
-            "Dead-letter queue upkeep: copied, adopted, removed, split, lost, redriven.",
+            "Dead-letter queue upkeep: copied, adopted, removed, split, lost, redriven, unproven (copies that webhookd did not "
+            "write).",
             "action",
-            values=("copied", "adopted", "removed", "split", "lost", "redriven"),
+            values=("copied", "adopted", "removed", "split", "lost", "redriven", "unproven"),
         )
         self.partitions_ahead = gauge(
             "partitions_ahead_seconds",

@@ -1,19 +1,22 @@
 -- name: revive_event(resend_after, id, died, actor, reason)^
--- A dead event whose dead-letter copy came back to the queue by a redrive: it starts anew, with all its attempts. Only where it
--- died when the copy says (NULL: whenever): a second delivery of that copy does not wake an event that has died again since.
+-- A dead event whose dead-letter copy came back to the queue by a redrive: it starts anew, with all its attempts. Only if it
+-- died when the copy says: a second delivery of that copy does not wake an event that has died again since.
 WITH changed AS (
     UPDATE events
     SET status = 'queued', attempts = 0, finished_at = NULL, retry_at = NULL, dead_reason = NULL,
         dead_letter_sent_at = NULL, redriven_at = now(),
         send_after = now() + make_interval(secs => :resend_after)
     WHERE id = :id AND finished_at IS NOT NULL AND status <> 'processed' AND discarded_at IS NULL
-        AND (:died::bigint IS NULL OR (extract(epoch FROM finished_at) * 1000000)::bigint = :died)
+        AND (extract(epoch FROM finished_at) * 1000000)::bigint = :died
     RETURNING id
 ), audit AS (
     INSERT INTO event_audit (event_id, from_status, to_status, actor, reason)
     SELECT id, 'dead', 'queued', :actor, :reason FROM changed
 )
 SELECT id FROM changed;
+
+-- name: secret(name)$
+SELECT value FROM secrets WHERE name = :name;
 
 -- name: states_of_events(ids)
 SELECT

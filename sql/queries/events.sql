@@ -95,12 +95,12 @@ SELECT kept.id FROM incoming JOIN kept USING (account, body_hash) ORDER BY posit
 -- Records that events were sent to SQS: the first send makes them `queued`; each one puts the next send further away
 -- (doubling, at most 12 hours). Rows that a worker holds are skipped: they end by themselves, or are sent again. So is an event that
 -- has been tried since it was sent: its retry is due when it is due. And so is one that ended and was put back since it was sent for
--- the first time (not `alone`): that message is gone.
+-- the first time (not `alone`): that message is gone. The same holds for an event that was taken out of its bundle since.
 WITH sent AS MATERIALIZED (
     SELECT e.id, e.status
     FROM unnest(:ids::uuid[], :attempts::integer[], :alone::boolean[]) AS s (id, attempts, alone)
     JOIN events e ON e.id = s.id
-    WHERE e.attempts = s.attempts AND e.status NOT IN ('processed', 'dead') AND (e.redriven_at IS NULL OR s.alone)
+    WHERE e.attempts = s.attempts AND e.status NOT IN ('processed', 'dead') AND (s.alone OR e.redriven_at IS NULL AND e.sends = 0)
     ORDER BY e.id
     FOR UPDATE OF e SKIP LOCKED
 ), changed AS (
@@ -155,6 +155,20 @@ SET send_after = now() + make_interval(secs => :lease)
 WHERE e.id = ANY(ARRAY(SELECT id FROM fresh UNION ALL SELECT id FROM redriven UNION ALL SELECT id FROM stranded))
 RETURNING
     e.id, e.account, e.event_type, e.attempts, e.sends > 0 OR e.attempts > 0 OR e.redriven_at IS NOT NULL AS alone, e.traceparent;
+
+-- name: send_alone(ids)$
+-- Events of a bundle that came back: those that wait, and are sent no more than in a bundle so far, are due at once, each in a
+-- message of its own. An event is taken out of its bundles once, so many messages that name it make one more, not many. Returns
+-- which of the events exist.
+WITH waiting AS MATERIALIZED (
+    SELECT id FROM events
+    WHERE id = ANY(:ids::uuid[]) AND status NOT IN ('processed', 'dead') AND sends < 2 AND attempts = 0 AND redriven_at IS NULL
+    ORDER BY id
+    FOR UPDATE
+), changed AS (
+    UPDATE events e SET send_after = now(), sends = 2 FROM waiting WHERE e.id = waiting.id
+)
+SELECT array_agg(id) FROM events WHERE id = ANY(:ids::uuid[]);
 
 -- name: put_back(ids, delay)!
 -- Events that were claimed for sending and could not be sent: due again in `delay` seconds rather than at the end of the lease.

@@ -33,6 +33,7 @@ class Guard:
 
 
 _RECEIVE = "tests/integration/test_receive.py::"
+_FORGERY = "tests/integration/test_forgery.py::"
 _BUNDLES = "tests/integration/test_bundles.py::"
 _WORK = "tests/integration/test_work.py::"
 _DEAD_LETTERS = "tests/integration/test_dead_letter_queue.py::"
@@ -116,22 +117,22 @@ GUARDS = (
     Guard(
         "a dead-letter copy that SQS shows twice is one copy",
         "webhookd/queue/dead_letters.py",
-        "copies.setdefault(body.event_id, message.id) == message.id",
-        "copies.setdefault(body.event_id, message.handle) is message",
+        "copies.setdefault(body.event_id, message.id) != message.id",
+        "copies.setdefault(body.event_id, message.handle) != message.handle",
         _DEAD_LETTERS + "test_a_message_that_a_pass_sees_twice_is_not_taken_for_a_second_copy",
     ),
     Guard(
         "dead-letter copies that SQS lost are made again",
         "webhookd/queue/dead_letters.py",
-        "await self._store.owe_dead_letters(list(copies), settled=_SETTLED)",
+        "await self._store.owe_dead_letters(list(seen.copies), settled=_SETTLED)",
         "0",
         _DEAD_LETTERS + "test_copies_that_the_queue_lost_are_made_again",
     ),
     Guard(
         "a redrive undoes one death of an event, and no later one",
         "sql/queries/dead_letters.sql",
-        "(:died::bigint IS NULL OR (extract",
-        "(:died::bigint IS NULL OR true OR (extract",
+        "        AND (extract(epoch FROM finished_at) * 1000000)::bigint = :died\n",
+        "        AND :died::bigint IS NOT NULL\n",
         _DEAD_LETTERS + "test_one_redrive_message_wakes_its_event_once",
     ),
     Guard(
@@ -263,11 +264,53 @@ GUARDS = (
         _BUNDLES + "test_a_bundle_that_came_back_is_split",
     ),
     Guard(
-        "a bundle is deleted after what is left of it was sent",
-        "webhookd/queue/bundles.py",
-        '            raise UnavailableError("sqs", "an entry of a batch failed")\n',
-        "            return\n",
-        _BUNDLES + "test_a_bundle_is_deleted_only_after_what_is_left_of_it_was_sent",
+        "a bundle is deleted after what is left of it is due again",
+        "webhookd/process/worker.py",
+        "            results = [self._interrupted(message, error)] * len(message.bodies)\n        for",
+        "            results = [Result(Outcome.SPLIT)] * len(message.bodies)\n        for",
+        _BUNDLES + "test_a_bundle_is_deleted_only_after_what_is_left_of_it_is_due_again",
+    ),
+    Guard(
+        "many bundles of an event make one more message",
+        "sql/queries/events.sql",
+        "AND sends < 2 AND attempts = 0",
+        "AND attempts = 0",
+        _FORGERY + "test_many_bundles_of_one_event_make_one_more_message",
+    ),
+    Guard(
+        "a bundle of unknown events is not split",
+        "webhookd/queue/message.py",
+        "0 < len(events) <= MOST_EVENTS",
+        "0 < len(events)",
+        _FORGERY + "test_a_bundle_of_unknown_events_does_not_become_more_messages",
+    ),
+    Guard(
+        "a dead event is revived only by a copy that webhookd wrote",
+        "webhookd/process/worker.py",
+        "if body.died is None or not is_proven(body, await self._store.secret()):",
+        "if body.died is None:",
+        _FORGERY + "test_a_forged_copy_on_the_queue_revives_no_dead_event",
+    ),
+    Guard(
+        "the proof of a dead-letter copy covers its death and all else that it says",
+        "webhookd/queue/proof.py",
+        "body.event_type, body.dead, body.died, body.traceparent]",
+        "body.event_type, body.dead, body.traceparent]",
+        "tests/unit/test_message.py::test_a_copy_proves_all_that_it_says[died]",
+    ),
+    Guard(
+        "copies that webhookd did not write give way to one true copy",
+        "webhookd/queue/dead_letters.py",
+        "and body.event_id not in seen.replaced:",
+        ":",
+        _FORGERY + "test_copies_that_webhookd_did_not_write_are_replaced_by_one_true_copy",
+    ),
+    Guard(
+        "event types that messages make up fill no cache",
+        "webhookd/process/worker.py",
+        "self._processed(label(body.event_type), outcome).inc()",
+        "self._processed(body.event_type, outcome).inc()",
+        _FORGERY + "test_event_types_that_messages_make_up_fill_no_cache",
     ),
     Guard(
         "a retry out of a bundle is due when it is due",

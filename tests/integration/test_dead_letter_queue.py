@@ -18,7 +18,7 @@ from webhookd.errors import Permanent, UnavailableError
 from webhookd.event import Event
 from webhookd.process.handlers import Registry
 from webhookd.queue import dead_letters
-from webhookd.queue.sqs import Body, Message, load
+from webhookd.queue.message import Body, Message, load
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 AUTHCAPTURE = "net.authorize.payment.authcapture.created"

@@ -165,7 +165,8 @@ async def test_after_retention_a_dead_event_can_be_redriven_and_a_waiting_one_en
     waiting = await keep(connection, 100, "retrying", body=sample(AUTHCAPTURE, 2).body)
     await replica.retention.remove("bodies")
     daemon = await start()
-    assert await daemon.store.revive(dead, died=None, actor="test", reason="redriven", resend_after=0)
+    died = (await daemon.store.states([dead]))[dead]["died"]
+    assert await daemon.store.revive(dead, died=died, actor="test", reason="redriven", resend_after=0)
     ended = "SELECT count(*) = 2 FROM events WHERE id = ANY($1) AND status = 'processed'"
     await until(lambda: connection.fetchval(ended, [dead, waiting]), "both are processed", deadline=60)
     assert await connection.fetchval("SELECT count(*) FROM transactions") == 2

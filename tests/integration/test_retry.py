@@ -20,7 +20,7 @@ from webhookd.dev import traffic
 from webhookd.errors import Retryable
 from webhookd.event import Event
 from webhookd.process.handlers import Handler, Registry
-from webhookd.queue.sqs import Body, dump
+from webhookd.queue.message import Body, dump
 from webhookd.store.events import Outgoing
 
 Effects = Callable[[], Awaitable[int]]

@@ -33,7 +33,7 @@ from webhookd.dev.servers import free_port
 from webhookd.errors import Permanent, SettingsError
 from webhookd.event import Event
 from webhookd.metrics import Metrics
-from webhookd.queue.sqs import Body, dump, load
+from webhookd.queue.message import Body, dump, load
 from webhookd.tracing import Tracing
 
 CUSTOMER = "net.authorize.customer.created"

@@ -24,7 +24,7 @@ from webhookd.event import Event
 from webhookd.process import handlers as handlers_module
 from webhookd.process.handlers import Handler, Registry
 from webhookd.queue.acks import Acks
-from webhookd.queue.sqs import Body, Message, dump, load
+from webhookd.queue.message import Body, Message, dump, load
 from webhookd.store.events import Outgoing
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
@@ -496,7 +496,7 @@ async def test_a_copy_brought_back_by_a_queue_redrive_is_tried_anew(
     await until(lambda: status(connection, "processed"), "the event is processed")
     assert await effects() == 1
     trail = await connection.fetch("SELECT from_status, to_status, actor FROM event_audit ORDER BY at")
-    assert ("dead", "queued", "operator (queue redrive)") in [tuple(row) for row in trail]
+    assert ("dead", "queued", "queue redrive") in [tuple(row) for row in trail]
 
 
 async def test_a_stale_delivery_does_not_wake_a_dead_event(start: Start, connection: Connection) -> None:

@@ -8,7 +8,8 @@ from typing import cast
 from webhookd.lifecycle import Watch
 from webhookd.metrics import Metrics
 from webhookd.queue.leases import Leases
-from webhookd.queue.sqs import Message, Sqs
+from webhookd.queue.message import Message
+from webhookd.queue.sqs import Sqs
 
 
 class Hidden:

@@ -22,7 +22,7 @@ from webhookd.metrics import Metrics
 from webhookd.process.handlers import Registration, Registry
 from webhookd.process.result import Outcome, Result
 from webhookd.process.timeline import fold_all, keep_timeline
-from webhookd.queue.sqs import Body
+from webhookd.queue.message import Body
 from webhookd.store.claims import Claims
 from webhookd.store.database import Database, unavailable
 from webhookd.store.events import Claimed, EventStore

@@ -22,17 +22,18 @@ from webhookd.errors import BusyError, Permanent, Retryable, UnavailableError
 from webhookd.event import Event
 from webhookd.failpoints import Failpoint, reach
 from webhookd.lifecycle import Watch, shielded
-from webhookd.logs import logger, where
+from webhookd.logs import Seldom, logger, where
 from webhookd.metrics import Metrics
 from webhookd.process.backoff import asked_delay, retry_delay
 from webhookd.process.handlers import Registry
 from webhookd.process.result import Outcome, Result
 from webhookd.process.shared import BUSY, EARLY, SharedTransactions
 from webhookd.queue.acks import Acks
-from webhookd.queue.bundles import split
 from webhookd.queue.dead_letters import DeadLetters
 from webhookd.queue.leases import Leases
-from webhookd.queue.sqs import Body, Message, Sqs
+from webhookd.queue.message import Body, Message
+from webhookd.queue.proof import is_proven
+from webhookd.queue.sqs import Sqs
 from webhookd.store.claims import Claims
 from webhookd.store.database import Connection, Database, unavailable
 from webhookd.store.events import Claimed, EventStore, storable
@@ -102,8 +103,8 @@ class Worker:
         self._limits = limits
         self._metrics = metrics
         self._tracing = tracing
-        self._processed = functools.cache(lambda event_type, outcome: metrics.processed.labels(label(event_type), outcome))
-        self._handle_seconds = functools.cache(lambda event_type: metrics.handle_seconds.labels(label(event_type)))
+        # By label, since whoever writes to the queue chooses the types that stand in messages.
+        self._processed = functools.cache(metrics.processed.labels)
         # What alerts look at is there before the first one: of a series that begins at 1, Prometheus sees no increase.
         for event_type in (*EVENT_TYPES, "other"):
             self._processed(event_type, Outcome.UNKNOWN)
@@ -114,6 +115,8 @@ class Worker:
             database, store, claims, registry, self._turns, metrics=metrics, watch=watch, tracing=tracing
         )
         self._stuck: set[asyncio.Task[BaseException | None]] = set()
+        self._tell_unknown = Seldom()
+        self._tell_unproven = Seldom()
 
     async def start(self) -> None:
         """Starts gathering."""
@@ -139,8 +142,8 @@ class Worker:
             await self._leases.release(message)
 
     async def _settle(self, message: Message, results: Sequence[Result]) -> None:
-        if any(result.outcome is Outcome.UNKNOWN for result in results):
-            return
+        if all(result.outcome is Outcome.UNKNOWN for result in results):
+            return  # another installation's, perhaps; else the redrive policy takes it away
         again = [result.again for result in results if result.again is not None]
         if again:
             await self._hide(message, max(again))
@@ -151,7 +154,8 @@ class Worker:
     async def _results(self, message: Message) -> Sequence[Result]:
         bodies = message.bodies
         if not bodies:
-            logger.warning("a message in the queue is not one of webhookd's; it is left to the redrive policy")
+            if self._tell_unknown():
+                logger.warning("a message in the queue is not one of webhookd's; it is left to the redrive policy")
             self._processed("other", Outcome.UNKNOWN).inc()
             return [Result(Outcome.UNKNOWN)]
         if message.receive_count > 1:
@@ -167,14 +171,16 @@ class Worker:
         return [*_or_raise(first), *_or_raise(second)]
 
     async def _split(self, message: Message) -> list[Result]:
+        """Leaves what still waits of a bundle to the sweeper; unknown events are dropped, unless there are no others."""
         try:
-            await split(message, self._store, self._sqs)
-            result = Result(Outcome.SPLIT)
+            known = await self._store.send_alone([body.event_id for body in message.bodies])
+            unknown = Result(Outcome.UNKNOWN)
+            results = [Result(Outcome.SPLIT) if body.event_id in known else unknown for body in message.bodies]
         except UnavailableError as error:
-            result = self._interrupted(message, error)
-        for body in message.bodies:
-            self._processed(body.event_type, result.outcome).inc()
-        return [result]
+            results = [self._interrupted(message, error)] * len(message.bodies)
+        for body, result in zip(message.bodies, results, strict=True):
+            self._count(body, result.outcome)
+        return results
 
     async def _each(self, message: Message, bodies: Sequence[Body]) -> list[Result]:
         """Works on events side by side, each in a transaction of its own."""
@@ -193,7 +199,7 @@ class Worker:
         done = [result for result in results if result is not None]
         for body, result in zip(bodies, results, strict=True):
             if result is not None:
-                self._processed(body.event_type, result.outcome).inc()
+                self._count(body, result.outcome)
         if len(done) < len(bodies):
             left = [body for body, result in zip(bodies, results, strict=True) if result is None]
             done += await self._each(message, left)
@@ -213,7 +219,7 @@ class Worker:
         except UnavailableError as error:
             result = self._interrupted(message, error)
         finally:
-            self._processed(body.event_type, result.outcome).inc()
+            self._count(body, result.outcome)
             if self._tracing is not None:
                 self._tracing.delivered(result.outcome)
         return result
@@ -242,13 +248,24 @@ class Worker:
             if ours:
                 self._claims.release([body.event_id], token)
 
+    def _count(self, body: Body, outcome: Outcome) -> None:
+        self._processed(label(body.event_type), outcome).inc()
+
     async def _revive(self, body: Body) -> None:
-        # Only an operator's redrive brings a dead-letter copy here: dead_letters.py sees to it.
+        """Revives a dead event by its dead-letter copy, if webhookd wrote that copy for this very death."""
+        if body.died is None or not is_proven(body, await self._store.secret()):
+            self._metrics.dead_letters_moved.labels("unproven").inc()
+            if self._tell_unproven():
+                logger.warning(
+                    "a dead-letter copy that webhookd did not write revives nothing; `webhookd dead-letters redrive` does",
+                    event_id=str(body.event_id),
+                )
+            return
         if await self._store.revive(
             body.event_id,
             died=body.died,
-            actor="operator (queue redrive)",
-            reason="its message was moved from the dead-letter queue back to the queue",
+            actor="queue redrive",  # who moved the copy is not known
+            reason="its dead-letter copy was moved back to the queue",
             resend_after=self._limits.resend_after,
         ):
             self._metrics.dead_letters_moved.labels("redriven").inc()
@@ -273,7 +290,7 @@ class Worker:
             return await shielded(self._failed(claimed, result, bundled=bundled), _BOOKKEEPING)
         if result is Outcome.EARLY and claimed is not None:
             return Result(result, None if bundled else claimed.wait)
-        if result is Outcome.UNKNOWN:
+        if result is Outcome.UNKNOWN and self._tell_unknown():
             logger.warning("a message names an event that is not in the database", event_id=str(body.event_id))
         return Result(result)
 
@@ -352,7 +369,7 @@ class Worker:
             await shielded(self._end(handlers, event, connection), _BOOKKEEPING)
             raise
         finally:
-            self._handle_seconds(event.event_type).observe(time.perf_counter() - started)
+            self._metrics.handle_seconds.labels(label(event.event_type)).observe(time.perf_counter() - started)
 
     async def _run(self, event: Event, connection: Connection) -> BaseException | None:
         try:

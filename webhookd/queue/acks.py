@@ -10,7 +10,8 @@ from webhookd.failpoints import Failpoint, reach
 from webhookd.lifecycle import Watch
 from webhookd.logs import logger
 from webhookd.metrics import Metrics
-from webhookd.queue.sqs import BATCH, Message, Sqs
+from webhookd.queue.message import Message
+from webhookd.queue.sqs import BATCH, Sqs
 
 _TRIES = 3
 _LINGER = 0.02  # seconds: nobody waits for a delete, and ten in a call cost a tenth

@@ -2,13 +2,15 @@
 
 A message in the dead-letter queue is either a *copy*, which says why its event is dead, or *raw*, moved there by SQS itself
 after too many receives. The reader turns raw ones into copies, and removes what is no longer true. So a redrive from the AWS
-console brings back copies only, which tell a worker that an operator wants this dead event tried again.
+console brings back copies only, which tell a worker that an operator wants this dead event tried again. A copy proves by its
+MAC that webhookd wrote it; the reader replaces one that does not.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
@@ -19,8 +21,9 @@ from webhookd.failpoints import Failpoint, reach
 from webhookd.lifecycle import Loop, Watch
 from webhookd.logs import logger
 from webhookd.metrics import Metrics
-from webhookd.queue.bundles import split
-from webhookd.queue.sqs import BATCH, Body, Message, Sqs
+from webhookd.queue.message import Body, Message
+from webhookd.queue.proof import is_proven, sign
+from webhookd.queue.sqs import BATCH, Sqs
 from webhookd.store.events import EventStore
 
 _ACTOR = "dead-letter reader"
@@ -70,7 +73,8 @@ class DeadLetters:
             logger.warning("a dead-letter copy is left to the reader", event_id=str(body.event_id))
 
     async def _copy(self, bodies: list[Body]) -> list[BaseException | None]:
-        sent = await self._sqs.send([[body] for body in bodies], self._sqs.dead_letter_queue)
+        secret = await self._store.secret()
+        sent = await self._sqs.send([[sign(body, secret)] for body in bodies], self._sqs.dead_letter_queue)
         reach(Failpoint.DEAD_LETTERS_AFTER_COPY)
         ids = [body.event_id for body, ok in zip(bodies, sent, strict=True) if ok]
         await self._store.mark_dead_letter_sent(ids)
@@ -104,9 +108,7 @@ class DeadLetters:
 
     async def _pass(self, depth: int) -> None:
         """Looks once at every message of the dead-letter queue, as far as the time goes."""
-        kept: list[Message] = []
-        copies: dict[UUID, str] = {}
-        foreign: set[str] = set()
+        seen = _Seen()
         end = time.monotonic() + _PASS
         whole = False
         try:
@@ -118,55 +120,48 @@ class DeadLetters:
                 states = await self._store.states([body.event_id for message in messages for body in message.bodies])
                 gone = []
                 for message in messages:
-                    if await self._true(message, states, copies, foreign):
-                        kept.append(message)
+                    if await self._belongs(message, states, seen):
+                        seen.kept.append(message)
                     else:
                         gone.append(message)
                 if gone:
                     await self._sqs.delete(gone, self._sqs.dead_letter_queue)
         finally:
-            # Where the time was too short, what was seen stays hidden for its minute, and the next pass sees the rest.
-            for i in range(0, len(kept) if whole else 0, BATCH):
-                await self._sqs.hide([(message, 0) for message in kept[i : i + BATCH]], self._sqs.dead_letter_queue)
-        self._foreign = len(foreign)
+            # If the time was too short, what was seen stays hidden for its minute, and the next pass sees the rest.
+            for i in range(0, len(seen.kept) if whole else 0, BATCH):
+                await self._sqs.hide([(message, 0) for message in seen.kept[i : i + BATCH]], self._sqs.dead_letter_queue)
+        self._foreign = len(seen.foreign)
         # Copies that SQS no longer has (purged, or older than it keeps them) are owed again; but only where all that is there
         # was seen: another reader, or an operator's console, may have hidden some.
-        if not whole or len({message.id for message in kept}) < depth:
+        if not whole or len({message.id for message in seen.kept}) < depth:
             return
-        if lost := await self._store.owe_dead_letters(list(copies), settled=_SETTLED):
+        if lost := await self._store.owe_dead_letters(list(seen.copies), settled=_SETTLED):
             self._moved.labels("lost").inc(lost)
             logger.warning("the dead-letter queue has lost copies, which are sent again", count=lost)
 
-    async def _true(self, message: Message, states: dict[UUID, Any], copies: dict[UUID, str], foreign: set[str]) -> bool:
+    async def _belongs(self, message: Message, states: dict[UUID, Any], seen: _Seen) -> bool:
         """Whether `message` belongs in the dead-letter queue; makes PostgreSQL agree where SQS has moved it."""
+        known = [body for body in message.bodies if body.event_id in states]
+        if not known:
+            seen.foreign.add(message.id)
+            return True  # not ours to judge; it stays for a person to look at
         if len(message.bodies) > 1:
-            await split(message, self._store, self._sqs)
+            await self._store.send_alone([body.event_id for body in known])
             self._moved.labels("split").inc()
             return False
-        if not message.bodies or message.bodies[0].event_id not in states:
-            foreign.add(message.id)
-            return True  # not ours to judge; it stays for a person to look at
-        [body] = message.bodies
+        [body] = known
         row = states[body.event_id]
         status = Status(row["status"])
         dead = status is Status.DEAD and not row["discarded"]
         if body.dead is not None:
-            # One copy for an event's present death. SQS may deliver the same message twice, hence its id.
-            if dead and body.died in (None, row["died"]) and copies.setdefault(body.event_id, message.id) == message.id:
-                if not row["dead_letter_sent"]:
-                    await self._store.mark_dead_letter_sent([body.event_id])
-                return True
-            self._moved.labels("removed").inc()
-            return False
+            return await self._is_copy(message, body, row, seen) if dead else self._removed()
         if status.finished:
-            if dead and body.event_id not in copies and not row["dead_letter_sent"]:
+            if dead and body.event_id not in seen.copies and not row["dead_letter_sent"]:
                 await self._copy([_body(body.event_id, row)])
-            self._moved.labels("removed").inc()
-            return False
+            return self._removed()
         if row["put_off"]:
             # Its attempts are not spent, and the sweeper sends it again: it was received too often for other reasons.
-            self._moved.labels("removed").inc()
-            return False
+            return self._removed()
         reason = f"SQS moved its message to the dead-letter queue after {message.receive_count} receives"
         died = await self._store.mark_dead(
             body.event_id,
@@ -184,6 +179,40 @@ class DeadLetters:
         self._moved.labels("adopted").inc()
         await self._copy([Body(body.event_id, row["account"], row["event_type"], reason, died, row["traceparent"])])
         return False
+
+    async def _is_copy(self, message: Message, body: Body, row: Any, seen: _Seen) -> bool:
+        """Whether `message` is the one copy of its dead event's present death; replaces a copy that webhookd did not write."""
+        if body.died not in (None, row["died"]):
+            return self._removed()
+        if not is_proven(body, await self._store.secret()):
+            # A stranger's, or an older release's. However many there are of an event, one true copy takes their place.
+            if body.event_id not in seen.copies and body.event_id not in seen.replaced:
+                [problem] = await self._copy([_body(body.event_id, row)])
+                if problem is not None:
+                    return True
+                seen.replaced.add(body.event_id)
+            self._moved.labels("unproven").inc()
+            return False
+        # SQS may deliver the same message twice, hence its id.
+        if seen.copies.setdefault(body.event_id, message.id) != message.id:
+            return self._removed()
+        if not row["dead_letter_sent"]:
+            await self._store.mark_dead_letter_sent([body.event_id])
+        return True
+
+    def _removed(self) -> bool:
+        self._moved.labels("removed").inc()
+        return False
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What one pass has met in the dead-letter queue."""
+
+    kept: list[Message] = field(default_factory=list)
+    copies: dict[UUID, str] = field(default_factory=dict)  # the id of the message that is an event's copy
+    replaced: set[UUID] = field(default_factory=set)  # events whose unproven copy gave way to a true one
+    foreign: set[str] = field(default_factory=set)  # ids of messages that are none of ours
 
 
 def _body(event_id: UUID, row: Any) -> Body:

@@ -9,7 +9,8 @@ from webhookd.failpoints import Failpoint, reach
 from webhookd.lifecycle import Loop, Watch
 from webhookd.logs import logger
 from webhookd.metrics import Metrics
-from webhookd.queue.sqs import BATCH, Message, Sqs
+from webhookd.queue.message import Message
+from webhookd.queue.sqs import BATCH, Sqs
 
 
 class Leases:

@@ -9,7 +9,8 @@ from collections.abc import Awaitable, Callable
 from webhookd.errors import UnavailableError
 from webhookd.lifecycle import Loop, Watch
 from webhookd.logs import logger
-from webhookd.queue.sqs import BATCH, Message, Sqs
+from webhookd.queue.message import Message
+from webhookd.queue.sqs import BATCH, Sqs
 
 _CANCELLED = 5.0  # seconds that a cancelled worker has to roll back
 _GATHER = 0.02  # seconds that a poll waits for more permits where there are few

@@ -22,7 +22,8 @@ from webhookd.failpoints import Failpoint, reach
 from webhookd.lifecycle import Loop, Watch
 from webhookd.metrics import Metrics
 from webhookd.queue.bundles import BUNDLED, may_be_bundled, pack
-from webhookd.queue.sqs import BATCH, Body, Sqs
+from webhookd.queue.message import Body
+from webhookd.queue.sqs import BATCH, Sqs
 from webhookd.store.events import EventStore, Outgoing
 
 if TYPE_CHECKING:

@@ -7,17 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any, NamedTuple
-from uuid import UUID
+from typing import Any
 
 import orjson
 from aiobotocore.session import AioSession, get_session
-from asyncpg.pgproto import pgproto
 from botocore.exceptions import BotoCoreError, ClientError, ConfigParseError, NoRegionError, ProfileNotFound
 
 from webhookd.errors import SettingsError, UnavailableError
@@ -26,70 +23,11 @@ from webhookd.logs import logger, where
 from webhookd.metrics import Metrics
 from webhookd.queue.client import Client
 from webhookd.queue.credentials import Credentials, CredentialsError
+from webhookd.queue.message import Body, Message, dump, load
 
 BATCH = 10  # SQS's limit for every batch call
 MAX_VISIBILITY = 43_200  # seconds, from a message's receipt
 _CALL_TIMEOUT = 10.0
-
-
-class Body(NamedTuple):
-    """What a message says of an event: which one, and, for a dead-letter copy, why and when it died. No customer data."""
-
-    event_id: UUID
-    account: str
-    event_type: str
-    dead: str | None = None
-    died: int | None = None  # microseconds since 1970: tells one death of an event from another
-    traceparent: str | None = None  # W3C Trace Context's, of the span of the event's receipt
-
-
-def dump(bodies: Sequence[Body]) -> str:
-    """A message's text, JSON: version 1 for one event, version 2 for several (a bundle)."""
-    events = [_fields(body) for body in bodies]
-    fields: dict[str, Any] = {"v": 1, **events[0]} if len(events) == 1 else {"v": 2, "events": events}
-    text = orjson.dumps(fields).decode()
-    return text if text.isascii() else json.dumps(fields)  # ASCII only: SQS refuses some of Unicode's characters
-
-
-def _fields(body: Body) -> dict[str, Any]:
-    fields: dict[str, Any] = {"event": str(body.event_id), "account": body.account, "type": body.event_type}
-    if body.dead is not None:
-        fields |= {"dead": body.dead, "died": body.died}
-    if body.traceparent is not None:
-        fields["traceparent"] = body.traceparent
-    return fields
-
-
-def load(text: str) -> tuple[Body, ...]:
-    """The events that a message's text names; none where it is not one of ours."""
-    try:
-        fields = orjson.loads(text)
-        return tuple(map(_body, fields["events"] if fields["v"] == 2 else [fields]))
-    except (ValueError, TypeError, KeyError, AttributeError):
-        return ()
-
-
-def _body(fields: dict[str, Any]) -> Body:
-    died, traceparent = fields.get("died"), fields.get("traceparent")
-    return Body(
-        pgproto.UUID(fields["event"]),
-        str(fields["account"]),
-        str(fields["type"]),
-        fields.get("dead"),
-        None if died is None else int(died),
-        None if traceparent is None else str(traceparent),
-    )
-
-
-@dataclass(slots=True, frozen=True, eq=False)
-class Message:
-    """A received message. Compared by identity: SQS can deliver one message twice, even in one batch."""
-
-    id: str  # the same at each delivery
-    handle: str  # the receipt handle, of this delivery
-    bodies: tuple[Body, ...]  # several for a bundle; none where it is not one of ours
-    received: float  # the loop's clock
-    receive_count: int
 
 
 @dataclass(slots=True)

@@ -95,6 +95,7 @@ class EventStore:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._secret: tuple[UUID | None, bytes] | None = None  # which database's, and the secret
 
     async def _all(self, query: Any, **parameters: Any) -> list[asyncpg.Record]:
         with gateway():
@@ -218,6 +219,10 @@ class EventStore:
         """Makes claimed events, which could not be sent, due again in `delay` seconds."""
         await self._one(queries.put_back, ids=ids, delay=delay)
 
+    async def send_alone(self, ids: Sequence[UUID]) -> set[UUID]:
+        """Makes what still waits of a bundle due at once, each event in a message of its own; returns which events exist."""
+        return set(await self._one(queries.send_alone, ids=ids) or ())
+
     async def count_in_queue(self, limit: int) -> int:
         """How many unfinished events have been sent, counted no further than `limit`."""
         return int(await self._one(queries.count_in_queue, limit=limit))
@@ -320,7 +325,7 @@ class EventStore:
         )
         return None if row is None else int(row["died"])
 
-    async def revive(self, event_id: UUID, *, died: int | None, actor: str, reason: str, resend_after: float) -> bool:
+    async def revive(self, event_id: UUID, *, died: int, actor: str, reason: str, resend_after: float) -> bool:
         """Makes a dead event `queued` again, with all its attempts; False where it is not dead, discarded, or died anew."""
         row = await self._one(
             queries.revive_event, id=event_id, died=died, actor=actor, reason=reason, resend_after=resend_after
@@ -328,6 +333,13 @@ class EventStore:
         return row is not None
 
     # -- dead letters
+
+    async def secret(self) -> bytes:
+        """The secret that proves dead-letter copies: read once, and anew when the database is another one."""
+        instance = self._database.instance
+        if self._secret is None or self._secret[0] != instance:
+            self._secret = instance, bytes(await self._one(queries.secret, name="dead-letter copies"))
+        return self._secret[1]
 
     async def states(self, ids: Sequence[UUID]) -> dict[UUID, asyncpg.Record]:
         """What the dead-letter reader asks of each event that exists: its status, its death, whether its copy was sent."""

@@ -1,0 +1,105 @@
+"""What a message says, as JSON text. Whatever else stands in the queue names no event, and costs no more than its parsing."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import orjson
+from asyncpg.pgproto import pgproto
+
+MOST_EVENTS = 32  # in a message
+_LONGEST_MESSAGE = 65_536  # characters; the largest message of ours has a third of them
+_LONGEST_NAME = 200  # characters, of an account or an event type: no event has longer ones
+_LONGEST_REASON = 2000  # characters, as in the database
+_LATEST = 2**63 - 1
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+_MAC = re.compile(r"[0-9a-f]{64}")
+
+
+class Body(NamedTuple):
+    """What a message says of an event: which one, and, for a dead-letter copy, why and when it died. No customer data."""
+
+    event_id: UUID
+    account: str
+    event_type: str
+    dead: str | None = None
+    died: int | None = None  # microseconds since 1970: tells one death of an event from another
+    traceparent: str | None = None  # W3C Trace Context's, of the span of the event's receipt
+    mac: str | None = None  # of a dead-letter copy (proof.py)
+
+
+@dataclass(slots=True, frozen=True, eq=False)
+class Message:
+    """A received message. Compared by identity: SQS can deliver one message twice, even in one batch."""
+
+    id: str  # the same at each delivery
+    handle: str  # the receipt handle, of this delivery
+    bodies: tuple[Body, ...]  # several for a bundle; none if the message is not one of ours
+    received: float  # the loop's clock
+    receive_count: int
+
+
+def dump(bodies: Sequence[Body]) -> str:
+    """A message's text, JSON: version 1 for one event, version 2 for several (a bundle)."""
+    events = [_fields(body) for body in bodies]
+    fields: dict[str, Any] = {"v": 1, **events[0]} if len(events) == 1 else {"v": 2, "events": events}
+    text = orjson.dumps(fields).decode()
+    return text if text.isascii() else json.dumps(fields)  # ASCII only: SQS refuses some of Unicode's characters
+
+
+def _fields(body: Body) -> dict[str, Any]:
+    fields: dict[str, Any] = {"event": str(body.event_id), "account": body.account, "type": body.event_type}
+    if body.dead is not None:
+        fields |= {"dead": body.dead, "died": body.died}
+    if body.traceparent is not None:
+        fields["traceparent"] = body.traceparent
+    if body.mac is not None:
+        fields["mac"] = body.mac
+    return fields
+
+
+def load(text: str) -> tuple[Body, ...]:
+    """The events that a message's text names, each once; none if the text is not what `dump` makes."""
+    if len(text) > _LONGEST_MESSAGE:
+        return ()
+    try:
+        fields = orjson.loads(text)
+        if fields["v"] == 1:
+            return (_body(fields),)
+        events = fields["events"]
+        if fields["v"] != 2 or not isinstance(events, list) or not 0 < len(events) <= MOST_EVENTS:
+            return ()
+        bodies = {body.event_id: body for body in map(_body, events)}
+    except (ValueError, TypeError, KeyError):
+        return ()
+    # A dead-letter copy is never a part of a bundle.
+    return () if any(body.dead is not None for body in bodies.values()) else tuple(bodies.values())
+
+
+def _body(fields: dict[str, Any]) -> Body:
+    event = _text(fields["event"], 36)
+    dead, died, traceparent, mac = map(fields.get, ("dead", "died", "traceparent", "mac"))
+    if dead is None:
+        died = mac = None
+    elif died is not None and (type(died) is not int or not 0 <= died <= _LATEST):
+        raise ValueError("no time")
+    return Body(
+        pgproto.UUID(event),
+        _text(fields["account"], _LONGEST_NAME),
+        _text(fields["type"], _LONGEST_NAME),
+        None if dead is None else _text(dead, _LONGEST_REASON),
+        died,
+        traceparent if isinstance(traceparent, str) and _TRACEPARENT.fullmatch(traceparent) else None,
+        mac if isinstance(mac, str) and _MAC.fullmatch(mac) else None,
+    )
+
+
+def _text(value: object, longest: int) -> str:
+    if not isinstance(value, str) or len(value) > longest:
+        raise ValueError("no text of that length")
+    return value
