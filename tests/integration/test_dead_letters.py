@@ -224,7 +224,7 @@ async def test_show_tells_all_but_the_body_which_must_be_asked_for(
     assert shown["dead_letter_copy"] == "owed"
     assert "body" not in shown
     with_body = await told(idle, servers, "show", str(event_id), "--body")
-    assert with_body["body"] == {"encoding": "utf-8", "text": '{"payload": {}}'}
+    assert with_body["body"] == {"encoding": "utf-8", "text": '{"payload": {}}', "mended": []}
     code, out, _ = await command(idle, servers, "show", str(event_id))
     assert code == 0
     assert "payload" not in out

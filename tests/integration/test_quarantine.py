@@ -6,6 +6,7 @@ import asyncio
 import json
 import uuid
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 import aiohttp
@@ -18,6 +19,8 @@ from webhookd.authorizenet.signature import sign
 from webhookd.daemon import Daemon
 from webhookd.dev.traffic import sample
 from webhookd.errors import UnavailableError
+from webhookd.event import Event
+from webhookd.process.handlers import Registration, Registry
 from webhookd.store.events import EventStore
 
 OLD = timedelta(days=20)
@@ -95,13 +98,14 @@ async def test_it_lists_what_waits_newest_first_by_filters_and_in_pages(daemon: 
 async def test_show_tells_the_exact_bytes_and_whether_it_can_be_released(daemon: Daemon, ann: Operator) -> None:
     old = old_one()
     _, shown = await ann.get(f"quarantine/{await set_aside(daemon, old)}")
-    assert shown["body"] == {"encoding": "utf-8", "text": old.decode()}
+    assert shown["body"] == {"encoding": "utf-8", "text": old.decode(), "mended": []}
     assert shown["release"]["allowed"] is True
     odd = await set_aside(daemon, b"{\xff")
     _, shown = await ann.get(f"quarantine/{odd}")
-    assert shown["body"] == {"encoding": "base64", "text": "e/8="}
+    assert shown["body"] == {"encoding": "base64", "text": "e/8=", "mended": ["Latin-1 was read as such"]}
     assert shown["release"]["allowed"] is False
     assert "cannot become an event" in shown["release"]["reason"]
+    assert "at offset 1" in shown["release"]["reason"]
     assert (await ann.get(f"quarantine/{uuid.uuid4()}"))[0] == 404
     for change in ("release", "discard"):
         assert (await ann.post(f"quarantine/{uuid.uuid4()}/{change}"))[0] == 404
@@ -142,10 +146,54 @@ async def test_one_that_has_become_an_event_meanwhile_is_a_duplicate(
     event = await post(patient, body)
     assert event["status"] == "accepted"
     status, released = await ann.post(f"quarantine/{body_id}/release")
-    assert (status, released) == (200, {"outcome": "duplicate", "event_id": event["id"]})
+    assert (status, released) == (200, {"outcome": "duplicate", "event_id": event["id"], "mended": []})
     assert await connection.fetchval("SELECT count(*) FROM events") == 1
     assert await connection.fetchval("SELECT count(*) FROM event_audit WHERE actor LIKE 'operator%'") == 0
     assert await waiting(ann, state="released") == [body_id]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "written", "said", "mended", "name"),
+    [
+        ("latin-1", "José", "not UTF-8: byte 0xe9 at offset", ["Latin-1 was read as such"], "José"),
+        ("utf-16", "José", "UTF-16", ["UTF-16 was read as such"], "José"),
+        ("utf-8", r"a\ud83d", "surrogate", ["1 of half a surrogate pair became U+FFFD"], "a\ufffd"),
+        ("utf-8", 'a","amount":1e400,"b":"', "infinity", [], "a"),
+    ],
+)
+async def test_a_body_that_can_be_mended_is_released_with_its_exact_bytes(
+    start: Start, connection: Connection, encoding: str, written: str, said: str, mended: list[str], name: str
+) -> None:
+    got: list[Event] = []
+
+    async def remember(event: Event, _: object) -> None:
+        got.append(event)
+
+    registry = Registry([Registration("*", remember)])
+    daemon = await start(registry, admin_tokens=ANN)
+    ann = Operator(daemon.admin_url)
+    text = sample(AUTHCAPTURE, 1).body.decode().replace('"payload":{', '"payload":{"name":"' + written + '",')
+    body = text.encode(encoding)
+    body_id = await set_aside(daemon, body)
+    _, shown = await ann.get(f"quarantine/{body_id}")
+    assert shown["reason"] == "not_json"
+    assert said in shown["detail"]
+    assert shown["release"]["allowed"] is True
+    assert shown["body"]["mended"] == mended
+    assert all(what in shown["release"]["reason"] for what in mended)
+    status, released = await ann.post(f"quarantine/{body_id}/release", {"reason": "seen"})
+    assert (status, released["outcome"], released["mended"]) == (200, "released", mended)
+    await come_to(connection, {"processed": 1})
+    assert await connection.fetchval("SELECT body FROM event_bodies") == body
+    _, event = await ann.get(f"events/{released['event_id']}")
+    assert event["body"]["mended"] == mended
+    assert event["audit"][0]["reason"] == "; ".join([f"released from quarantine {body_id}", *mended]) + ": seen"
+    assert got[0].raw == body
+    assert got[0].payload["name"] == name
+    assert got[0].payload.get("amount") in (None, Decimal("1e400"))
+    assert await connection.fetchval("SELECT count(*) FROM transactions") == 1
+    assert (await post(daemon, body))["status"] == "quarantined", "sent again it is as odd as before"
+    assert await waiting(ann) == [], "and does not wait again"
 
 
 async def test_what_cannot_become_an_event_stays_with_the_reason(daemon: Daemon, ann: Operator, connection: Connection) -> None:
@@ -198,7 +246,7 @@ async def test_a_crash_between_the_events_commit_and_its_mark_makes_no_second_ev
     assert await waiting(ann) == [body_id]
     event_id = await connection.fetchval("SELECT id FROM events")
     status, released = await ann.post(f"quarantine/{body_id}/release")
-    assert (status, released) == (200, {"outcome": "duplicate", "event_id": str(event_id)})
+    assert (status, released) == (200, {"outcome": "duplicate", "event_id": str(event_id), "mended": []})
     assert await statuses(connection) == {"received": 1}
 
 

@@ -242,6 +242,18 @@ async def test_an_event_through_a_second_webhook_is_linked_to_the_first(
     assert await connection.fetchval("SELECT count(*) FROM notification_aliases") == 1
 
 
+async def test_two_events_that_differ_only_in_what_parsing_loses_are_two(
+    http: aiohttp.ClientSession, connection: Connection
+) -> None:
+    date = datetime.now(UTC).isoformat()
+    amounts = ("0.1", "0.10000000000000000555", '7,"amount":8', '6,"amount":8')
+    for number, amount in enumerate(amounts):
+        text = f'{{"notificationId":"{number}","eventType":"t","eventDate":"{date}","payload":{{"id":"1","amount":{amount}}}}}'
+        status, answer, _ = await post(http, text.encode())
+        assert (status, answer["status"]) == (200, "accepted")
+    assert await connection.fetchval("SELECT count(*) FROM events") == len(amounts)
+
+
 async def test_one_notification_at_two_accounts_is_two_events(http: aiohttp.ClientSession, connection: Connection) -> None:
     sent = sample(AUTHCAPTURE, 1)
     _, ours, _ = await post(http, sent.body)

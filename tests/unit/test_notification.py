@@ -214,6 +214,68 @@ def test_a_payload_nested_deeper_than_can_be_hashed_is_still_an_event() -> None:
     assert parse(nested, "default").content_hash is None
 
 
+WRITTEN = (
+    b'{"notificationId":"%s","eventType":"net.authorize.payment.capture.created","eventDate":"2019-01-31T14:38:42.6937313Z",'
+    b'"webhookId":"%s","payload":{"responseCode":1,"authAmount":%s,"entityName":"transaction","id":"60116007277"}}'
+)
+
+
+def hashed(body: bytes) -> bytes | None:
+    return parse(body, "default").content_hash
+
+
+@pytest.mark.parametrize(
+    ("amount", "expected"),
+    [(b"45.99", "005c530872c5b30f347bbba2bc03ade81cb8bcda30"), (b"45.00", "005c530872a5306b611f36f4388e812771b2427a9d")],
+)
+def test_the_hash_is_the_same_in_every_release(amount: bytes, expected: str) -> None:
+    """Two releases run side by side during an upgrade, and each one may get one of two twins."""
+    content_hash = hashed(WRITTEN % (b"a", b"w", amount))
+    assert content_hash is not None
+    assert content_hash.hex() == expected
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (b"0.1", b"0.1000000000000000055511151231257827"),
+        (b"0.1000000000000000055511151231257827", b"0.1000000000000000055511151231257828"),
+        (b"9007199254740993.0", b"9007199254740992.0"),
+        (b"12345678901234567890123", b"12345678901234567890124"),
+        (b"-9223372036854775809", b"-9223372036854775810"),
+        (b"1e-400", b"0"),
+        (b"1e-400", b"1e-401"),
+        (b'45.99,"authAmount":1', b'46.99,"authAmount":1'),
+        (b'1,"lines":[{"a":1,"a":2}]', b'1,"lines":[{"a":2}]'),
+        (b'{"number":"1e-400"}', b"1e-400"),
+    ],
+)
+def test_what_parsing_would_lose_tells_two_notifications_apart(one: bytes, other: bytes) -> None:
+    hashes = {hashed(WRITTEN % (b"a", b"w", amount)) for amount in (one, other)}
+    assert None not in hashes
+    assert len(hashes) == 2
+
+
+def test_an_envelopes_field_that_another_of_its_name_follows_tells_two_notifications_apart() -> None:
+    bodies = [
+        b'{"eventType":"x","eventDate":"%s","payload":{"a":1},%s' % (date, (WRITTEN % (b"a", b"w", b"1"))[1:])
+        for date in (b"2019-01-31T14:38:42Z", b"2019-01-31T14:38:43Z")
+    ]
+    hashes = {hashed(body) for body in bodies}
+    assert None not in hashes
+    assert len(hashes) == 2
+
+
+@pytest.mark.parametrize(
+    "amount", [b"45.99", b"45.00", b"0.1000000000000000055511151231257827", b'1,"authAmount":2', b"1e-400"]
+)
+def test_the_twin_through_another_webhook_has_the_same_hash_however_its_numbers_are_written(amount: bytes) -> None:
+    spaced = (WRITTEN % (b"c", b"y", amount)).replace(b'":', b'" : ')
+    hashes = {hashed(body) for body in (WRITTEN % (b"a", b"w", amount), WRITTEN % (b"b", b"x", amount), spaced)}
+    assert None not in hashes
+    assert len(hashes) == 1
+
+
 def check_storable(body: bytes) -> None:
     """Parsing gives an UnusableError of a known reason, or values that PostgreSQL's text and timestamptz take."""
     try:

@@ -74,6 +74,9 @@ class ReleaseAnswer(Shape):
 
     outcome: Literal["released", "duplicate"]
     event_id: Annotated[str, Field(json_schema_extra={"format": "uuid"})]
+    mended: Annotated[
+        list[str], Field(description="What of the body had to be mended to read it; its bytes stay as they came.")
+    ]
 
 
 class DiscardAnswer(Shape):
@@ -127,13 +130,20 @@ class QuarantineRoutes:
         """Show a body in quarantine: why it is there, its exact bytes, whether it can be released."""
         row = await self._quarantine.show(call.path.id)
         refused = release_refused(row)
-        advice = ReleaseAdvice(allowed=refused is None, reason=refused or "released, it becomes an event and is handled")
-        return QuarantinedInFull(**_fields(row), body=body_of(row["body"]), release=advice)
+        body = body_of(row["body"])
+        mended = body.mended if body is not None else []
+        how = f"; its bytes stay as they are, and it is read so: {'; '.join(mended)}" if mended else ""
+        advice = ReleaseAdvice(allowed=refused is None, reason=refused or f"released, it becomes an event and is handled{how}")
+        return QuarantinedInFull(**_fields(row), body=body, release=advice)
 
     async def release_quarantined(self, call: Call) -> ReleaseAnswer:
         """Make an event of a body, however old its date is. One that an event has come of meanwhile is a duplicate."""
         released = await self._quarantine.release(call.path.id, actor=call.caller.actor, note=call.body.reason)
-        return ReleaseAnswer(outcome="duplicate" if released.duplicate else "released", event_id=str(released.event_id))
+        return ReleaseAnswer(
+            outcome="duplicate" if released.duplicate else "released",
+            event_id=str(released.event_id),
+            mended=list(released.mended),
+        )
 
     async def discard_quarantined(self, call: Call) -> DiscardAnswer:
         """Let a body go; retention removes it in its time."""

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PlainSerializer, StringConstraints
 
+from webhookd import body
 from webhookd.admin.route import Shape
 from webhookd.operate.place import PATTERN
 
@@ -91,16 +92,18 @@ class Body(Shape):
 
     encoding: Annotated[Literal["utf-8", "base64"], Field(description="How the bytes are written in `text`.")]
     text: str
+    mended: Annotated[list[str], Field(description="What had to be mended to read it as text; empty for nearly all.")]
 
 
 def body_of(raw: bytes | None) -> Body | None:
     """A body as JSON has it; None where it is no longer kept."""
     if raw is None:
         return None
+    mended = list(body.read(bytes(raw)).mended)
     try:
-        return Body(encoding="utf-8", text=bytes(raw).decode("utf-8"))
+        return Body(encoding="utf-8", text=bytes(raw).decode("utf-8"), mended=mended)
     except UnicodeDecodeError:
-        return Body(encoding="base64", text=base64.b64encode(raw).decode())
+        return Body(encoding="base64", text=base64.b64encode(raw).decode(), mended=mended)
 
 
 class EventRow(Shape):

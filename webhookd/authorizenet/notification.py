@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import orjson
 
+from webhookd import body as bodies
+from webhookd.authorizenet.content import content_hash
 from webhookd.errors import UnusableError
 
 EVENT_TYPES: tuple[str, ...] = tuple(
@@ -74,11 +75,31 @@ def parse(body: bytes, account: str) -> Notification:
 
     Needs `notificationId` and `eventType`; a field beside them that is odd counts as missing.
     """
+    # Whoever reads the payload for a handler skips a byte order mark too.
+    text = body.removeprefix(_BYTE_ORDER_MARK)
     try:
-        # Python's json, which reads the payload for a handler, skips a byte order mark too.
-        envelope = orjson.loads(body.removeprefix(_BYTE_ORDER_MARK))
+        envelope = orjson.loads(text)
     except (ValueError, RecursionError) as error:
-        raise UnusableError("not_json", "the body is not JSON") from error
+        raise UnusableError("not_json", bodies.why_unreadable(body, error)) from error
+    return _notification(envelope, text, account)
+
+
+def parse_mended(body: bytes, account: str) -> tuple[Notification, tuple[str, ...]]:
+    """As `parse`, and also of bodies that can be mended; with what was mended, as `body.read` says it."""
+    try:
+        return parse(body, account), ()
+    except UnusableError as error:
+        if error.reason != "not_json":
+            raise
+        text, mended = bodies.read(body)
+        try:
+            envelope = bodies.load(text)
+        except ValueError:
+            raise error from None
+    return _notification(envelope, text.encode(), account), mended
+
+
+def _notification(envelope: Any, text: bytes, account: str) -> Notification:
     if not isinstance(envelope, dict):
         raise UnusableError("not_object", "the body is JSON, but no object")
     notification_id = _required(envelope, "notificationId", "no_notification_id").lower()
@@ -97,7 +118,7 @@ def parse(body: bytes, account: str) -> Notification:
         entity_id=_text(payload.get("id")),
         invoice_number=_text(payload.get("invoiceNumber")),
         merchant_reference=_text(payload.get("merchantReferenceId")),
-        content_hash=_content_hash(account, event_type, envelope.get("eventDate"), event_date, payload),
+        content_hash=content_hash(text, account, event_type, event_date, envelope),
     )
 
 
@@ -139,21 +160,6 @@ def _date(value: object) -> datetime | None:
         return date.replace(tzinfo=UTC) if date.tzinfo is None else date.astimezone(UTC)
     except (ValueError, OverflowError):
         return None
-
-
-def _content_hash(
-    account: str, event_type: str, date: object, event_date: datetime | None, payload: dict[str, Any]
-) -> bytes | None:
-    if not payload or not isinstance(date, str) or not date:
-        return None  # too little to tell two events apart
-    # A list, serialised, frames its parts without ambiguity; sorted keys make the payload canonical.
-    try:
-        canonical = orjson.dumps([account, event_type, date, payload], option=orjson.OPT_SORT_KEYS)
-    except TypeError:
-        return None  # nested deeper than orjson writes, though it reads it
-    # The date first: what is new then stands at one end of the index, on few pages, however many events are stored.
-    second = 0 if event_date is None else max(int(event_date.timestamp()), 0)
-    return second.to_bytes(5, "big") + hashlib.blake2b(canonical, digest_size=16).digest()
 
 
 def check_age(event_date: datetime | None, now: datetime, max_age: float, max_skew: float) -> None:

@@ -24,7 +24,8 @@ app = typer.Typer(
     no_args_is_help=True,
     help="Look at authentic bodies that could not become events, release them, or let them go.\n\n"
     "A body is here because it is no JSON object, lacks an id or a type, or its date is out of bounds. Once the reason is "
-    "gone (a wider WEBHOOKD_MAX_EVENT_AGE, say) it can be released: it becomes an event like any other.\n\n"
+    "gone (a wider WEBHOOKD_MAX_EVENT_AGE, say) it can be released: it becomes an event like any other. So can a body that is "
+    "not quite JSON: Latin-1 and UTF-16 are read as such, and half a surrogate pair becomes U+FFFD. The audit says so.\n\n"
     "The admin API is that of WEBHOOKD_API_URL and WEBHOOKD_API_TOKEN (or WEBHOOKD_API_TOKEN_FILE), else this machine's "
     "daemon, else the `webhookd dev` in this folder.\n\n"
     "For example: `webhookd quarantine list --reason too_old`.\n\n" + EXIT_CODES,
@@ -143,7 +144,8 @@ def _handle(action: str, done: str, ids: list[UUID], note: str, url: str | None,
                 handled.append({"id": body_id, **answer})
                 if not as_json:
                     event = f", event {plain(answer['event_id'])}" if answer.get("event_id") else ""
-                    say(f"{body_id}: {plain(answer['outcome'])}{event}")
+                    mended = "".join(f"; {plain(what)}" for what in answer.get("mended", ()))
+                    say(f"{body_id}: {plain(answer['outcome'])}{event}{mended}")
 
     with_api(url, folder, work)
     tell_failures(done, handled, failed, as_json=as_json)

@@ -94,6 +94,8 @@ def tell_body(body: Json | None) -> None:
         fields({"body": body["text"]})
     else:
         fields({f"body ({plain(body['encoding'])})": body["text"]})
+    if body is not None and body.get("mended"):
+        fields({"mended": "; ".join(body["mended"])})
 
 
 def _cells(rows: Iterable[Json], names: tuple[str, ...]) -> Iterable[list[object]]:

@@ -10,7 +10,7 @@ from uuid import UUID
 import asyncpg
 import uuid_utils
 
-from webhookd.authorizenet.notification import parse
+from webhookd.authorizenet.notification import parse_mended
 from webhookd.errors import ConflictError, NotFoundError, UnusableError
 from webhookd.operate.place import Place
 from webhookd.operate.statements import Statements
@@ -26,6 +26,7 @@ class Released:
 
     event_id: UUID
     duplicate: bool
+    mended: tuple[str, ...]  # what of the body had to be mended to read it
 
 
 class Quarantine:
@@ -66,8 +67,9 @@ class Quarantine:
         return row
 
     async def release(self, body_id: UUID, *, actor: str, note: str) -> Released:
-        """Makes an event of a body, however old its date is. Raises NotFoundError, ConflictError where it cannot become one.
+        """Makes an event of a body, however old its date is. Raises NotFoundError, and ConflictError if it cannot become one.
 
+        The event has the exact bytes that came; if they had to be mended, the audit trail says how.
         A crash between the event's commit and the record that the body was released leaves it waiting; released again, it is
         a duplicate of that event.
         """
@@ -77,12 +79,14 @@ class Quarantine:
                 raise NotFoundError(_MISSING.format(body_id))
             if (refused := release_refused(row)) is not None:
                 raise ConflictError(refused)
-            reason = storable(f"released from quarantine {body_id}" + (f": {note}" if note else ""))
-            [accepted] = await self._store.accept([_arrival(row)], send_after=0.0, actor=actor, reason=reason)
+            arrival, mended = _arrival(row)
+            how = "".join(f"; {what}" for what in mended)
+            reason = storable(f"released from quarantine {body_id}{how}" + (f": {note}" if note else ""))
+            [accepted] = await self._store.accept([arrival], send_after=0.0, actor=actor, reason=reason)
             if not isinstance(accepted, Accepted):
                 raise ConflictError("PostgreSQL cannot store it as an event")
             await queries.handle_quarantine(connection, id=body_id, **_handling("released", actor, note, accepted.id))
-        return Released(accepted.id, accepted.layer is not None)
+        return Released(accepted.id, accepted.layer is not None, mended)
 
     async def discard(self, body_id: UUID, *, actor: str, note: str) -> None:
         """Lets a body go; retention removes it in its time. Raises NotFoundError, ConflictError where it was handled."""
@@ -94,10 +98,11 @@ class Quarantine:
             raise ConflictError(_handled(await self.show(body_id)))
 
 
-def _arrival(row: asyncpg.Record) -> Arrival:
+def _arrival(row: asyncpg.Record) -> tuple[Arrival, tuple[str, ...]]:
     body = bytes(row["body"])
     new_id = UUID(int=uuid_utils.uuid7().int)
-    return Arrival(new_id, row["account"], parse(body, row["account"]), row["key_fingerprint"], body, row["body_hash"])
+    notification, mended = parse_mended(body, row["account"])
+    return Arrival(new_id, row["account"], notification, row["key_fingerprint"], body, row["body_hash"]), mended
 
 
 def _handling(outcome: str, actor: str, note: str, event_id: UUID | None) -> dict[str, Any]:
@@ -109,7 +114,7 @@ def release_refused(row: asyncpg.Record) -> str | None:
     if row["handled_at"] is not None:
         return _handled(row)
     try:
-        parse(bytes(row["body"]), row["account"])
+        parse_mended(bytes(row["body"]), row["account"])
     except UnusableError as error:
         return f"it cannot become an event: {error.detail}"
     return None

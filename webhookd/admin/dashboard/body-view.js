@@ -32,6 +32,8 @@ export function bodyView(body) {
       pretty ? h("div", { class: "segments" }, formatted, raw) : h("span", { class: "faint" }, notPretty(body)),
       copyButton(body.text, "Copy exact body"),
     ),
+    body.mended.length > 0 &&
+      h("p", { class: "note plain-note" }, `To read it, something had to be mended: ${body.mended.join("; ")}.`),
     code,
   );
 }

@@ -107,7 +107,7 @@ function releaseButton(item, context) {
         toast(
           result.outcome === "duplicate"
             ? "The event was known already; nothing runs twice."
-            : "Released: it is an event now.",
+            : ["Released: it is an event now", ...result.mended].join("; ") + ".",
           "good",
           { href: eventLink(result.event_id), label: "Open the event" },
         );

@@ -1,0 +1,98 @@
+"""The hash of a notification's content: by it, one event that came through two registered webhooks is found.
+
+Two notifications have the same hash only if the same was written in both, but for white space, the order of fields, and ids.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from datetime import datetime
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+import orjson
+
+_SAFE_DIGITS = 15  # a double keeps so many of a decimal number
+_SMALLEST, _GREATEST = -(2**63), 2**64 - 1  # of the integers that orjson keeps as such
+_LONGEST = 65_536  # bytes; a longer body that is not as orjson writes it has no hash: Python would take too long for the check
+_IDS = ("notificationId", "webhookId")  # what differs between the two notifications
+
+
+def content_hash(
+    body: bytes, account: str, event_type: str, event_date: datetime | None, envelope: dict[str, Any]
+) -> bytes | None:
+    """21 bytes; None where the date or the payload is missing, or where what was written cannot be told in full.
+
+    `envelope` is what was parsed of `body`, which is JSON in UTF-8 without a byte order mark.
+    """
+    date, payload = envelope.get("eventDate"), envelope.get("payload")
+    if not isinstance(payload, dict) or not payload or not isinstance(date, str) or not date:
+        return None  # too little to tell two events apart
+    # A list, serialised, frames its parts without ambiguity; sorted keys make the payload canonical.
+    parts: list[Any] = [account, event_type, date, payload]
+    try:
+        if not _is_whole(body, envelope):
+            parts = [account, event_type, _as_written(body)]
+        canonical = orjson.dumps(parts, option=orjson.OPT_SORT_KEYS)
+    except (TypeError, ValueError, RecursionError):
+        return None  # nested deeper than orjson writes, or too long for a look at each digit
+    # The date first: what is new then stands at one end of the index, on few pages, however many events are stored.
+    second = 0 if event_date is None else max(int(event_date.timestamp()), 0)
+    return second.to_bytes(5, "big") + hashlib.blake2b(canonical, digest_size=16).digest()
+
+
+class _LostError(ValueError):
+    """Parsing lost something that was written."""
+
+
+def _is_whole(body: bytes, envelope: dict[str, Any]) -> bool:
+    """Whether nothing of what was written was lost when `body` was parsed."""
+    if orjson.dumps(envelope) == body:
+        return True
+    if len(body) > _LONGEST:
+        raise _LostError("too long to find out")
+    try:
+        _CHECK.raw_decode(body.decode().lstrip())  # which costs less than `decode`
+    except _LostError:
+        return False
+    return True
+
+
+def _check_fraction(text: str) -> None:
+    if len(text) > _SAFE_DIGITS or "e" in text or "E" in text:
+        try:
+            lost = Decimal(text) != Decimal(repr(float(text)))
+        except InvalidOperation:
+            lost = True
+        if lost:
+            raise _LostError("digits")
+
+
+def _check_integer(text: str) -> None:
+    if len(text) > _SAFE_DIGITS and not (len(text) <= 20 and _SMALLEST <= int(text) <= _GREATEST):
+        raise _LostError("digits")
+
+
+def _check_pairs(pairs: list[tuple[str, Any]]) -> None:
+    if len(pairs) > 1 and len({name for name, _ in pairs}) != len(pairs):
+        raise _LostError("a field that another of its name follows")
+
+
+_CHECK = json.JSONDecoder(parse_float=_check_fraction, parse_int=_check_integer, object_pairs_hook=_check_pairs)
+
+
+def _as_written(body: bytes) -> list[Any]:
+    """The fields of a body, but its ids, in the order in which they were written; each number as the text that was written.
+
+    An object becomes {"object": pairs} and a number {"number": text}, so that neither passes for a list or a text.
+    """
+    envelope = _WRITTEN.decode(body.decode())
+    return [pair for pair in envelope["object"] if pair[0] not in _IDS]
+
+
+_WRITTEN = json.JSONDecoder(
+    parse_float=lambda text: {"number": text},
+    parse_int=lambda text: {"number": text},
+    object_pairs_hook=lambda pairs: {"object": pairs},
+)
