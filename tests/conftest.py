@@ -59,7 +59,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if "/faults/" in str(item.path):
             # A client whose connection is reset in the middle of its request: aiohttp leaves a task's exception unread.
             item.add_marker(pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"))
-            item.add_marker(pytest.mark.timeout(400))
+            item.add_marker(pytest.mark.timeout(900))
     if config.getoption("--faults-long"):
         return
     long = [item for item in items if item.get_closest_marker("long")]

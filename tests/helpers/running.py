@@ -71,7 +71,8 @@ class Process:
                 stderr=log,
             )
         if ready:
-            await until(self.ready, "the daemon is ready", deadline=30)
+            # A start takes a second of CPU, which is a minute on a machine that is busy enough.
+            await until(self.ready, "the daemon is ready", deadline=120)
 
     @property
     def running(self) -> bool:
