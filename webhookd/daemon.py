@@ -12,7 +12,9 @@ from aiohttp import web
 from webhookd.admin.access import Access
 from webhookd.admin.access import Role as AdminRole
 from webhookd.admin.app import admin_app
+from webhookd.admin.cookies import Sessions
 from webhookd.admin.health import Health
+from webhookd.admin.hosts import Hosts
 from webhookd.errors import SettingsError
 from webhookd.failpoints import Failpoint, reach
 from webhookd.lifecycle import Loop, Part, Watch
@@ -187,12 +189,15 @@ class Daemon:
     async def start(self) -> None:
         """Starts every part, and both listeners. Raises SettingsError where an address cannot be had."""
         settings = self._settings
+        statements = Statements(self.database)
         self._access = access = Access(
+            Sessions(statements),
             *_tokens(settings),
             anonymous=None if settings.admin_anonymous == "nothing" else AdminRole(settings.admin_anonymous),
             metrics=self.metrics,
         )
-        self.admin = admin_app(self.health, self.metrics, access, Statements(self.database), self.store, self._runner.loop)
+        hosts = Hosts(settings.admin_address[0], settings.admin_hosts)
+        self.admin = admin_app(self.health, self.metrics, access, hosts, statements, self.store, self._runner.loop)
         self._admin = await self._listen("WEBHOOKD_ADMIN_LISTEN", settings.admin_address, self.admin)
         for part in self._parts:
             await part.start()

@@ -144,9 +144,9 @@ class Metrics:
         )
         self.admin_refused = counter(
             "admin_refused_total",
-            "Requests to the admin listener that were refused: no_token, wrong_token, not_allowed, cross_site.",
+            "Requests to the admin listener that were refused: no_token, wrong_token, not_allowed, cross_site, unknown_host.",
             "reason",
-            values=("no_token", "wrong_token", "not_allowed", "cross_site"),
+            values=("no_token", "wrong_token", "not_allowed", "cross_site", "unknown_host"),
         )
         self.admin_delayed = counter(
             "admin_delayed_total",

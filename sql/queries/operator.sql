@@ -372,3 +372,14 @@ DELETE FROM statistics_gauges WHERE ctid = ANY(ARRAY(
     ORDER BY at, gauge
     FOR UPDATE SKIP LOCKED
 ));
+
+-- name: session_ended(id)$
+SELECT EXISTS (SELECT FROM ended_sessions WHERE id = :id);
+
+-- name: end_session(id, seconds)!
+-- Ends a session, and forgets some whose own time is over.
+WITH forgotten AS (
+    DELETE FROM ended_sessions
+    WHERE id = ANY(ARRAY(SELECT id FROM ended_sessions WHERE kept_until < now() ORDER BY kept_until LIMIT 100 FOR UPDATE SKIP LOCKED))
+)
+INSERT INTO ended_sessions (id, kept_until) VALUES (:id, now() + make_interval(secs => :seconds::float8)) ON CONFLICT DO NOTHING;

@@ -48,6 +48,8 @@ _QUARANTINE = "tests/integration/test_quarantine.py::"
 _STATISTICS = "tests/integration/test_statistics.py::"
 _CONNECTIONS = "tests/integration/test_connections.py::"
 _BOUNDS = "tests/integration/test_admin_bounds.py::"
+_HOSTS = "tests/integration/test_admin_hosts.py::"
+_SESSIONS = "tests/integration/test_sessions.py::"
 _CLIENT = "tests/integration/test_client.py::"
 _TARGET = "tests/unit/test_client_target.py::"
 _SETTINGS = "tests/unit/test_settings.py::"
@@ -720,6 +722,34 @@ GUARDS = (
         "    NEW.facts := webhookd_settle(NEW.facts);\n",
         "",
         "tests/integration/test_timeline.py::test_what_a_release_before_folds_is_settled_too",
+    ),
+    Guard(
+        "an unknown host name is shown nothing",
+        "webhookd/admin/app.py",
+        "        if route not in _BY_ADDRESS and not hosts.knows(request):",
+        "        if False:",
+        _HOSTS + "test_an_unknown_host_name_is_shown_nothing_and_changes_nothing",
+    ),
+    Guard(
+        "a page of another origin changes nothing",
+        "webhookd/admin/app.py",
+        "        if route[0] in _CHANGES and hosts.foreign(request):",
+        "        if False:",
+        _HOSTS + "test_a_change_that_another_origins_page_sends_is_refused",
+    ),
+    Guard(
+        "a session that was signed out of is over on every replica",
+        "webhookd/admin/access.py",
+        "            ended = await self._sessions.ended(session)",
+        "            ended = False",
+        _SESSIONS + "test_signing_out_ends_the_session_on_every_replica",
+    ),
+    Guard(
+        "a session that nobody can look up shows no event",
+        "webhookd/admin/access.py",
+        "            if not bears_no_event:\n                raise\n",
+        "",
+        _SESSIONS + "test_a_session_that_nobody_can_look_up_shows_no_event",
     ),
 )
 

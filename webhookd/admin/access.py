@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import hashlib
 import hmac
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-import orjson
 from aiohttp import web
 
+from webhookd.admin.cookies import COOKIE, Sessions
 from webhookd.admin.guesses import Guesses
+from webhookd.errors import UnavailableError
 from webhookd.metrics import Metrics
 
-COOKIE = "webhookd_session"
 HEADER = "X-Webhookd"  # that a change must carry which is not authenticated by a bearer token; no other site can send it
-SESSION = 12 * 3600  # seconds
 _LOOK_SECONDS = 0.1  # between two looks whether a peer that must wait is still there
 
 
@@ -60,10 +57,16 @@ class Access:
     """Knows the tokens. A token is compared in constant time with every one of them."""
 
     def __init__(
-        self, operate: Mapping[str, str], look: Mapping[str, str], *, anonymous: Role | None, metrics: Metrics
+        self,
+        sessions: Sessions,
+        operate: Mapping[str, str],
+        look: Mapping[str, str],
+        *,
+        anonymous: Role | None,
+        metrics: Metrics,
     ) -> None:
         self._tokens: list[tuple[Caller, bytes]] = []
-        self._keys: dict[tuple[str, Role], bytes] = {}
+        self._sessions = sessions
         self.renew(operate, look)
         self._anonymous = None if anonymous is None else Caller("anonymous", anonymous, safe=False)
         self._refused = metrics.admin_refused
@@ -75,7 +78,7 @@ class Access:
         tokens = [(name, Role.LOOK, token) for name, token in look.items()]
         tokens += [(name, Role.OPERATE, token) for name, token in operate.items()]
         self._tokens = [(Caller(name, role), _digest(token.encode())) for name, role, token in tokens]
-        self._keys = {(name, role): _digest(b"session " + token.encode()) for name, role, token in tokens}
+        self._sessions.renew({(name, role.value): token for name, role, token in tokens})
 
     async def prove(self, request: web.BaseRequest, token: str) -> Caller:
         """Whose token a request gives, after the wait that earlier guesses have earned it. Raises WrongTokenError."""
@@ -107,28 +110,50 @@ class Access:
             raise WrongTokenError
         return found
 
+    def cookie(self, caller: Caller) -> str:
+        """A cookie for a new session of a caller."""
+        return self._sessions.cookie((caller.name, caller.role.value))
+
+    async def sign_out(self, request: web.BaseRequest) -> None:
+        """Ends the request's session, if it has one, for every replica. Raises UnavailableError."""
+        session = self._sessions.read(request.cookies.get(COOKIE, ""))
+        if session is not None:
+            await self._sessions.end(session)
+
     def count(self, reason: str) -> None:
         """Counts a refusal."""
         self._refused.labels(reason).inc()
 
-    async def caller(self, request: web.BaseRequest) -> Caller | None:
-        """Who sent the request; None where it has no token and none may be spared. Raises WrongTokenError."""
+    async def caller(self, request: web.BaseRequest, *, bears_no_event: bool = False) -> Caller | None:
+        """Who sent the request; None where it has no token and none may be spared. Raises WrongTokenError.
+
+        Raises UnavailableError if PostgreSQL cannot say whether a session was ended. An answer that bears no event's data need
+        not know: it may be what tells an operator that PostgreSQL is away.
+        """
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
         if scheme:
             if scheme.lower() != "bearer":
                 self.count("wrong_token")
                 raise WrongTokenError
             return await self.prove(request, token.strip())
-        if (cookie := request.cookies.get(COOKIE)) and (caller := self.session(cookie)) is not None:
-            return caller
-        return self._anonymous
+        session = self._sessions.read(request.cookies.get(COOKIE, ""))
+        if session is None:
+            return self._anonymous
+        try:
+            ended = await self._sessions.ended(session)
+        except (UnavailableError, TimeoutError):
+            if not bears_no_event:
+                raise
+            ended = False
+        name, role = session.owner
+        return self._anonymous if ended else Caller(name, Role(role), safe=False)
 
-    async def refuses(self, request: web.BaseRequest, needed: Role) -> tuple[int, str] | None:
+    async def refuses(self, request: web.BaseRequest, needed: Role, *, bears_no_event: bool = False) -> tuple[int, str] | None:
         """The status and the detail of a refusal; None where the caller may, who is then the request's CALLER."""
         if needed is Role.OPEN:
             return None
         try:
-            caller = await self.caller(request)
+            caller = await self.caller(request, bears_no_event=bears_no_event)
         except WrongTokenError:
             return 401, "this token is not known here: it is none of WEBHOOKD_ADMIN_TOKENS or WEBHOOKD_READ_TOKENS"
         if caller is None:
@@ -142,25 +167,6 @@ class Access:
             return 403, f"without a bearer token, a change needs the header {HEADER}: dashboard"
         request[CALLER] = caller
         return None
-
-    def cookie(self, caller: Caller) -> str:
-        """A session cookie for a caller; it ends with its time, or with the token."""
-        said = base64.urlsafe_b64encode(orjson.dumps([caller.name, caller.role, int(time.time()) + SESSION]))
-        return f"{said.decode()}.{self._signature(caller, said)}"
-
-    def _signature(self, caller: Caller, said: bytes) -> str:
-        return hmac.new(self._keys[caller.name, caller.role], said, hashlib.sha256).hexdigest()
-
-    def session(self, cookie: str) -> Caller | None:
-        """Whose session a cookie is; None where it is forged, over, or of a token that is no longer known."""
-        said, _, signature = cookie.partition(".")
-        try:
-            name, role, until = orjson.loads(base64.urlsafe_b64decode(said))
-            caller = Caller(str(name), Role(role), safe=False)
-            good = hmac.compare_digest(self._signature(caller, said.encode()), signature)
-        except (ValueError, TypeError, KeyError):
-            return None
-        return caller if good and time.time() < until else None
 
 
 def _digest(secret: bytes) -> bytes:

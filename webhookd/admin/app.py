@@ -14,6 +14,7 @@ from webhookd.admin.access import Access, Role
 from webhookd.admin.dead_letters import DeadLetterRoutes
 from webhookd.admin.events import EventRoutes
 from webhookd.admin.health import Health
+from webhookd.admin.hosts import Hosts, shown
 from webhookd.admin.openapi import document
 from webhookd.admin.operations import OperationRoutes
 from webhookd.admin.pages import pages
@@ -34,11 +35,21 @@ from webhookd.store.events import EventStore
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _ID = "{id:[0-9A-Fa-f-]{36}}"  # no other word of a path is taken for one
+_CHANGES = ("POST", "PUT", "PATCH", "DELETE")
+# Probes and scrapes come by whatever address a pod has.
+_BY_ADDRESS = {("GET", path) for path in ("/livez", "/readyz", "/metrics")}
+_BEARS_NO_EVENT = {("GET", "/webhooks/health"), ("GET", "/session")}
 _API_POLICY = "default-src 'none'; frame-ancestors 'none'"
 
 
 def admin_app(
-    health: Health, metrics: Metrics, access: Access, statements: Statements, store: EventStore, runner: Loop
+    health: Health,
+    metrics: Metrics,
+    access: Access,
+    hosts: Hosts,
+    statements: Statements,
+    store: EventStore,
+    runner: Loop,
 ) -> web.Application:
     """The aiohttp application of the admin listener."""
     events = Events(statements)
@@ -52,7 +63,7 @@ def admin_app(
         *StatisticsRoutes(statements, health, metrics).routes(),
         *SessionRoutes(access).routes(),
     ]
-    app = web.Application(middlewares=[_headers, problems, _guard(access), refusals])
+    app = web.Application(middlewares=[_headers, problems, refusals, _guard(access, hosts)])
     add_routes(app, routes)
     described: list[bytes] = []  # made when it is first asked for: that takes a twentieth of a second
 
@@ -90,20 +101,37 @@ def add_open(app: web.Application, path: str, handler: Callable[[web.Request], A
     app.setdefault(ROLES, {})["GET", path] = Role.OPEN
 
 
-def _guard(access: Access) -> Middleware:
+def _guard(access: Access, hosts: Hosts) -> Middleware:
+    async def refusal(request: web.Request, route: tuple[str, str]) -> tuple[int, str] | None:
+        if route not in _BY_ADDRESS and not hosts.knows(request):
+            access.count("unknown_host")
+            return 421, (
+                f"WEBHOOKD_ADMIN_HOSTS does not list the host name{shown(request)} that this request was sent to: add the name "
+                "there, or use localhost or the address that webhookd listens on"
+            )
+        if route[0] in _CHANGES and hosts.foreign(request):
+            access.count("cross_site")
+            return 403, (
+                "a page of another origin sent this change: open the dashboard itself; if a proxy changes the host name, list "
+                "the browser's in WEBHOOKD_ADMIN_HOSTS"
+            )
+        needed = request.app[ROLES].get(route)
+        if needed is None:
+            return 403, "this route has no role"
+        return await access.refuses(request, needed, bears_no_event=route in _BEARS_NO_EVENT)
+
     @web.middleware
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Lets nobody pass without the role that the route needs; where it has none, nobody at all."""
+        """Lets nobody pass without a known host name and the role that the route needs; where it has none, nobody at all."""
         resource = request.match_info.route.resource
         if resource is None:  # no such path, or another method
             return await handler(request)
         method = "GET" if request.method == "HEAD" else request.method
-        needed = request.app[ROLES].get((method, resource.canonical))
-        refusal = (403, "this route has no role") if needed is None else await access.refuses(request, needed)
-        if refusal is None:
+        refused_by = await refusal(request, (method, resource.canonical))
+        if refused_by is None:
             return await handler(request)
-        answer = refused(*refusal)
-        if refusal[0] == 401:
+        answer = refused(*refused_by)
+        if refused_by[0] == 401:
             answer.headers["WWW-Authenticate"] = "Bearer"
         if request.can_read_body:
             answer.force_close()  # its body is left unread

@@ -11,7 +11,8 @@ from typing import Any, Literal
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from webhookd.admin.access import COOKIE, HEADER, Role
+from webhookd.admin.access import HEADER, Role
+from webhookd.admin.cookies import COOKIE
 from webhookd.admin.route import Route
 from webhookd.admin.shapes import Problem
 
@@ -19,11 +20,12 @@ _REF = "#/components/schemas/{model}"
 _PROBLEMS = {
     400: "The request is malformed.",
     401: "No token, or one that is not known.",
-    403: "The token may look, and not operate.",
+    403: "The token may look, and not operate; or a page of another origin sent the change.",
     404: "There is no such thing.",
     409: "It cannot be done as things stand; `detail` says why.",
     413: "The body is too large.",
     415: "The body is not JSON.",
+    421: "WEBHOOKD_ADMIN_HOSTS does not list the host name that the request was sent to.",
     422: "A parameter is not as it must be; `errors` names each.",
     503: "PostgreSQL is away, or took too long; try again.",
 }
@@ -116,9 +118,11 @@ def _operation(route: Route, refs: dict[Any, Any], parameters: dict[str, Any]) -
 
 
 def _problems(route: Route, given: bool) -> set[int]:
-    found = {*route.problems, 422, 503, 400}
+    found = {*route.problems, 421, 422, 503, 400}
     if route.role is not Role.OPEN:
         found |= {401, 403}
+    if route.method != "GET":
+        found |= {403}
     if route.body is not None:
         found |= {413, 415}
     return found

@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 from aiohttp import web
 from pydantic import Field, StringConstraints
 
-from webhookd.admin.access import COOKIE, SESSION, Access, Role, WrongTokenError
+from webhookd.admin.access import Access, Role, WrongTokenError
+from webhookd.admin.cookies import COOKIE, SESSION
 from webhookd.admin.route import Call, Refused, Route, Shape
 
 _LARGEST_BODY = 8192  # bytes: a token of 1000 characters, each escaped; nobody need be known to send one
@@ -63,8 +64,9 @@ class SessionRoutes:
         """Show whose token or session the request has."""
         return Who(name=call.caller.name, role=call.caller.role.value)  # type: ignore[arg-type]
 
-    async def sign_out(self, _: Call) -> web.StreamResponse:
-        """End the session of this browser."""
+    async def sign_out(self, call: Call) -> web.StreamResponse:
+        """End the session, for whoever holds its cookie and on every replica. Without PostgreSQL it goes on: 503."""
+        await self._access.sign_out(call.request)
         answer = web.Response(status=204)
         answer.del_cookie(COOKIE, httponly=True, samesite="Strict")
         return answer

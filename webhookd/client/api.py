@@ -135,6 +135,8 @@ class Api:
                     f"not allowed: {said or 'the token may only look'} (one of WEBHOOKD_ADMIN_TOKENS may operate)",
                     Exit.NOT_ALLOWED,
                 )
+            case 421:
+                return ApiError(f"the admin API at {url} does not answer to this host name: {said or status}", Exit.NOT_ALLOWED)
             case 429 | 502 | 503 | 504:
                 return ApiError(f"the admin API at {url} is unavailable: {said or status}; try again later", Exit.UNAVAILABLE)
         if said is None:

@@ -15,6 +15,7 @@ from webhookd.settings.values import (
     Address,
     CommaSeparated,
     DatabaseUrl,
+    HostNames,
     Keys,
     Names,
     RedisUrl,
@@ -80,6 +81,11 @@ class Settings(BaseModel):
     )
     listen: Address = _setting("127.0.0.1:8080", "Address of the public listener, which the provider posts to.")
     admin_listen: Address = _setting("127.0.0.1:9090", "Address of the admin listener: API, dashboard, health, metrics.")
+    admin_hosts: HostNames = _setting(
+        (),
+        "Host names that the admin listener answers to beside localhost and its own address, comma-separated: each `host` or "
+        "`host:port`.",
+    )
     tls_certificate: Path | None = _setting(
         None, "PEM file of the public listener's certificate and its chain; with it, the listener speaks TLS only."
     )

@@ -11,6 +11,8 @@ _TOKEN = 16  # characters, below which a token could be guessed
 # At most one @, and that before the host: if a password is not percent-encoded, nothing beyond the scheme is safe to show.
 _URL = re.compile(r"(?P<scheme>\w+)://(?:[^/?#@]*@)?(?P<place>[^@?#]*)(?:[?#][^@]*)?")
 
+_HOST = re.compile(r"(?:\[[0-9a-f:.]+\]|[a-z0-9._-]{1,253})(?::([0-9]{1,5}))?", re.ASCII)
+
 
 def revealed(secret: object) -> str:
     """The text of a secret, or of what is to become one."""
@@ -73,6 +75,15 @@ def _address(value: str) -> str:
     return value
 
 
+def _host_names(value: object) -> object:
+    names = _names(value)
+    for name in names if isinstance(names, (list, tuple)) else ():
+        match = _HOST.fullmatch(str(name).lower())
+        if match is None or int(match[1] or 0) > 65_535:
+            raise ValueError(f"must be host names, as ops.example.com or ops.example.com:8443, and one is {str(name)[:80]!r}")
+    return names
+
+
 def _with_scheme(*schemes: str) -> AfterValidator:
     def check(value: SecretStr) -> SecretStr:
         # Not urlsplit: its errors quote the user and password.
@@ -84,6 +95,7 @@ def _with_scheme(*schemes: str) -> AfterValidator:
 
 
 Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
+HostNames = Annotated[tuple[str, ...], BeforeValidator(_host_names)]
 Keys = Annotated[tuple[SecretStr, ...], BeforeValidator(_keys)]
 Tokens = Annotated[dict[str, SecretStr], BeforeValidator(_tokens)]
 Address = Annotated[str, AfterValidator(_address)]
