@@ -8,10 +8,12 @@ import os
 import pty
 import re
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +24,7 @@ import pytest
 from dotenv import dotenv_values
 
 from tests.conftest import Servers
+from tests.helpers.running import KEY
 from tests.helpers.wait import until
 from webhookd.authorizenet.notification import EVENT_TYPES
 from webhookd.dev.servers import free_port
@@ -106,11 +109,11 @@ class Dev:
         except psutil.Error:
             return False
 
-    async def webhookd(self, *arguments: str) -> tuple[int, str]:
+    async def webhookd(self, *arguments: str, settings: dict[str, str] | None = None) -> tuple[int, str]:
         """Runs another command in the folder, as in another terminal; returns its exit code and all its output."""
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "webhookd", *arguments),
-            env=self.environment(),
+            env={**self.environment(), **(settings or {})},
             cwd=self.folder,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
@@ -127,13 +130,16 @@ class Dev:
 
 
 @pytest.fixture
-def dev(tmp_path: Path) -> Iterator[Dev]:
-    session = Dev(tmp_path.resolve())
+def dev() -> Iterator[Dev]:
+    # Not in pytest's own folder: each session of pytest closes that folder to other users, and PostgreSQL does not run as root.
+    folder = Path(tempfile.mkdtemp(prefix="webhookd-dev-")).resolve()
+    session = Dev(folder)
     yield session
     for process in session.left():
         process.kill()
     if session.process is not None:
         session.process.wait(10)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 async def _events(database_url: str | None) -> int:
@@ -223,17 +229,27 @@ async def test_servers_that_are_set_are_used_and_a_terminal_shows_the_events_mov
     given = {f"WEBHOOKD_{name}": servers.settings[f"WEBHOOKD_{name}"] for name in names}
     (dev.folder / ".env").write_text("".join(f"{name}={value}\n" for name, value in given.items()))
     aws = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
-    dev.start(terminal=True, settings=aws)
+    own = aws | {"WEBHOOKD_SIGNATURE_KEYS": KEY}
+    dev.start(terminal=True, settings=own)
     await dev.prints("trigger all")
     assert f"{_ESCAPE}[2K" in dev.printed
     assert dev.printed.count("customer.subscription.expired") > 1, "the table is drawn over itself"
     assert "23 events processed" in dev.printed
     assert "embedded)" not in dev.printed
     assert await _events(servers.database_url) == 23
+    code, told = await dev.webhookd("trigger", "--count", "5", settings=own | dev.ports)
+    assert (code, re.findall(r"accepted\W+(\d+)\b", told)) == (0, ["5"]), told
+    code, told = await dev.webhookd("doctor", settings=own | dev.ports)
+    assert code == 0, told
+    assert "dev.env: WEBHOOKD_ADMIN_TOKENS\n" in told, "nothing else is the session's"
+    code, told = await dev.webhookd("trigger", settings={"WEBHOOKD_SIGNATURE_KEYS": KEY})
+    assert code == 2, told
+    assert "dev.env names" in told, "the session's address is the folder's, and the key is not"
     assert await dev.ends(signal.SIGHUP) == 0
     assert dev.left() == []
     kept = (dev.folder / ".webhookd" / "dev.env").read_text()
     assert "_URL" not in kept, "what is the user's own is not copied"
+    assert KEY not in kept
 
 
 async def _refuses(dev: Dev, code: int, *told: str) -> None:

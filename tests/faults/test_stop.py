@@ -29,7 +29,7 @@ _CASES = [
 )
 async def test_stopped_while_a_dependency_is(rig: Rig, case: str) -> None:
     rig.handlers(HANDLERS)
-    daemon = await rig.daemon(shutdown_grace=str(_GRACE))
+    daemon = await rig.daemon(shutdown_grace=str(_GRACE), commit_timeout=str(_GRACE - 1))
     name, _, fault = case.partition(" ")
     async with rig.load(rate=30):
         await rig.acknowledged(20)
