@@ -1,8 +1,15 @@
 -- name: identify()^
--- Which database this is, and which migrations it has. Its timeline (the first eight digits of a WAL file's name) is part of
--- what it is: a promoted replica or a restored backup may lack commits that Redis was told of before.
+-- Which database this is, and which migrations it has. A promoted replica and a restored backup may lack commits that Redis was told of
+-- before, so each is another instance. Both run in another server process, which began at another time; a dump that was restored on the
+-- same server made another table. Every role may ask for these; not every provider answers a question about the WAL.
 SELECT
-    md5((SELECT id::text FROM instance) || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::uuid AS instance,
+    md5(concat_ws(
+        ' ',
+        (SELECT id FROM instance),
+        extract(epoch FROM pg_postmaster_start_time()),
+        (SELECT oid FROM pg_database WHERE datname = current_database()),
+        'instance'::regclass::oid
+    ))::uuid AS instance,
     (SELECT array_agg(migration_id::text) FROM public._pogo_migration) AS migrations,
     current_setting('synchronous_commit') AS synchronous_commit,
     pg_backend_pid() AS backend,

@@ -20,6 +20,7 @@ from tests.helpers.ledger import COUNTING
 from tests.helpers.rig import Rig
 from tests.helpers.running import Process
 from tests.helpers.wait import until
+from webhookd.store.queries import queries
 
 _RATE = 30.0  # webhooks a second: what comes of them is awaited, and SQS is slow here
 # A quarter of a second is what the daemon waits for Redis, for a batch that is under way twice that; then it is not asked again
@@ -43,9 +44,7 @@ async def _redis(rig: Rig) -> AsyncIterator[Any]:
 
 async def _keys(client: Any, rig: Rig, kind: str) -> list[bytes]:
     """The present keys of one kind, of this case's database alone."""
-    instance = await rig.connection.fetchval(
-        "SELECT md5((SELECT id::text FROM instance) || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::uuid"
-    )
+    instance = (await queries.identify(rig.connection))["instance"]
     return [key async for key in client.scan_iter(f"webhookd:{instance}:{kind}:*", count=1000)]
 
 
@@ -325,9 +324,7 @@ async def test_claims_that_nobody_holds_delay_an_event_by_seconds_at_most(rig: R
     await rig.daemon(roles="receive,relay", handler_timeout="600", resend_after="600")
     await rig.send(20)
     async with _redis(rig) as redis:
-        instance = await rig.connection.fetchval(
-            "SELECT md5((SELECT id::text FROM instance) || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::uuid"
-        )
+        instance = (await queries.identify(rig.connection))["instance"]
         for row in await rig.connection.fetch("SELECT id FROM events"):
             await redis.set(f"webhookd:{instance}:claim:{row['id']}", "a dead worker's", px=600_000)
         worker = await rig.daemon(roles="work", handler_timeout="600")

@@ -166,6 +166,27 @@ async def test_a_daemon_on_a_database_without_its_schema_is_not_ready_and_become
     await until(lambda: daemon.health.ready, "it is ready once the schema is there")
 
 
+async def test_a_copy_of_the_database_is_another_instance(
+    stack: Stack, database_url: str, connection: asyncpg.Connection[asyncpg.Record]
+) -> None:
+    """A dump that was restored, beside the original or over it, may lack commits that Redis was told of."""
+    original = (await queries.identify(connection))["instance"]
+    assert (await queries.identify(connection))["instance"] == original
+    await connection.execute("ALTER TABLE instance RENAME TO old; CREATE TABLE instance (LIKE old INCLUDING ALL)")
+    await connection.execute("INSERT INTO instance SELECT * FROM old; DROP TABLE old")
+    restored = (await queries.identify(connection))["instance"]
+    name = urlsplit(database_url).path[1:]
+    await connection.close()
+    server = await asyncpg.connect(stack.database_url)
+    await server.execute(f"CREATE DATABASE {name}_copy TEMPLATE {name}")
+    copied = await asyncpg.connect(urlsplit(database_url)._replace(path=f"/{name}_copy").geturl())
+    beside = (await queries.identify(copied))["instance"]
+    await copied.close()
+    await server.execute(f"DROP DATABASE {name}_copy WITH (FORCE)")
+    await server.close()
+    assert len({original, restored, beside}) == 3
+
+
 async def test_a_database_that_does_not_wait_for_its_disk_is_refused(
     start: Start, database_url: str, connection: asyncpg.Connection[asyncpg.Record]
 ) -> None:

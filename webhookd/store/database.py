@@ -321,6 +321,11 @@ class Database:
             raise WebhookdError("the database has no schema yet: run `webhookd migrate`") from error
         except MISPLACED as error:
             raise WebhookdError(UNTOLD) from error
+        except (asyncpg.InsufficientPrivilegeError, asyncpg.ObjectNotInPrerequisiteStateError) as error:
+            raise WebhookdError(
+                f"PostgreSQL refuses the first question of webhookd ({error.sqlstate}): "
+                "run `webhookd doctor`, which names the statement and the remedy"
+            ) from error
         if not self._pooled and is_pooled(connection, row["backend"]):
             raise WebhookdError(UNTOLD)
         if missing := MIGRATIONS - set(row["migrations"] or ()):
