@@ -123,7 +123,11 @@ class Metrics:
         self.retention_failures = counter("retention_failures_total", "Tasks of retention that failed; tried again.", "task")
         self.quarantine_rows = gauge("quarantine_rows", "Bodies that wait in quarantine, counted no further than 100,000.")
         self.quarantine_bytes = gauge("quarantine_bytes", "The size on disk of the table of quarantine and its indexes.")
-        self.dependency_up = gauge("dependency_up", "1 when the dependency answered last time, else 0.", "dependency")
+        self.dependency_up = gauge(
+            "dependency_up",
+            "1 when the dependency answered last time, else 0; 0 also while PostgreSQL opens no new sessions.",
+            "dependency",
+        )
         self.key_last_used = gauge(
             "signature_key_last_used_timestamp_seconds",
             "When a signature key (by fingerprint) last verified a webhook.",

@@ -287,6 +287,27 @@ GUARDS = (
         _BUNDLES + "test_a_bundle_is_deleted_only_after_what_is_left_of_it_is_due_again",
     ),
     Guard(
+        "workers stop polling while PostgreSQL opens no sessions",
+        "webhookd/store/database.py",
+        "self.up and self.refusal is None and time.monotonic()",
+        "self.up and time.monotonic()",
+        "tests/integration/test_new_sessions.py::test_without_new_sessions_workers_stop_polling_and_say_so_and_nothing_dies",
+    ),
+    Guard(
+        "an empty queue is not asked without a pause",
+        "webhookd/queue/poller.py",
+        "return bool(messages) or time.monotonic() - began >= _PAUSE",
+        "return True",
+        "tests/integration/test_polling.py::test_an_empty_queue_is_asked_once_in_a_while_without_long_polls_too",
+    ),
+    Guard(
+        "no message is hidden for longer than SQS allows",
+        "webhookd/queue/sqs.py",
+        '"VisibilityTimeout": min(seconds, max(',
+        '"VisibilityTimeout": max(seconds, max(',
+        "tests/integration/test_polling.py::test_the_longest_delay_fits_into_what_sqs_can_hide",
+    ),
+    Guard(
         "many bundles of an event make one more message",
         "sql/queries/events.sql",
         "AND sends < 2 AND attempts = 0",

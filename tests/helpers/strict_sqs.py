@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -18,6 +19,7 @@ from aiohttp import web
 
 _BATCHES = {"SendMessageBatch", "DeleteMessageBatch", "ChangeMessageVisibilityBatch"}
 _JSON = "application/x-amz-json-1.0"
+_LONGEST_HIDDEN = 43_200  # seconds from the receipt
 
 
 class StrictSqs:
@@ -38,6 +40,7 @@ class StrictSqs:
         self.before: Callable[[str, dict[str, Any]], Awaitable[None]] | None = None
         self.done: list[tuple[str, dict[str, Any]]] = []  # (action, request) in the order in which they were done
         self.refused: list[str] = []  # codes of what a strict SQS refuses
+        self._received: dict[str, float] = {}  # receipt handle → when it was given, by the monotonic clock
         self._runner: web.AppRunner | None = None
         self._session: aiohttp.ClientSession | None = None
         self.url = ""
@@ -93,6 +96,9 @@ class StrictSqs:
             for entry in asked["Entries"]:
                 if random.random() < self.failed_entries:
                     failed.append({"Id": entry["Id"], "SenderFault": False, "Code": "InternalError"})
+                elif action == "ChangeMessageVisibilityBatch" and self._is_beyond_limit(entry):
+                    self.refused.append("InvalidParameterValue")
+                    failed.append({"Id": entry["Id"], "SenderFault": True, "Code": "InvalidParameterValue"})
                 elif "ReceiptHandle" in entry and random.random() < self.expired:
                     failed.append({"Id": entry["Id"], "SenderFault": True, "Code": "ReceiptHandleIsInvalid"})
                 else:
@@ -109,6 +115,8 @@ class StrictSqs:
         async with self._session.post(self._upstream, data=orjson.dumps(asked), headers=headers) as response:
             raw = await response.read()
             reply: dict[str, Any] = orjson.loads(raw) if raw else {}
+        for message in reply.get("Messages", ()):
+            self._received[message["ReceiptHandle"]] = time.monotonic()
         if failed:
             reply["Failed"] = reply.get("Failed", []) + failed
         if action == "ReceiveMessage" and (messages := reply.get("Messages")) and random.random() < self.doubled:
@@ -120,6 +128,11 @@ class StrictSqs:
             random.shuffle(reply["Messages"])
             await asyncio.sleep(random.uniform(0, 1))
         return response.status, reply
+
+    def _is_beyond_limit(self, entry: dict[str, Any]) -> bool:
+        """Whether a message would be hidden for more than 12 hours since its receipt (SQS API, ChangeMessageVisibility)."""
+        since = time.monotonic() - self._received.get(entry["ReceiptHandle"], time.monotonic())
+        return float(entry["VisibilityTimeout"]) + since > _LONGEST_HIDDEN
 
 
 def _refusal(entries: list[dict[str, Any]]) -> str | None:

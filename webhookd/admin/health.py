@@ -20,11 +20,17 @@ class Dependency(Protocol):
     problem: str | None
 
 
+class PostgreSQL(Dependency, Protocol):
+    """The same of PostgreSQL, whose open sessions may go on while it opens no new ones."""
+
+    refusal: str | None
+
+
 @dataclass(slots=True)
 class Health:
     """What the daemon knows of itself; `serving` from when its listeners are open, `stopping` from when shutdown begins."""
 
-    postgresql: Dependency
+    postgresql: PostgreSQL
     redis: Dependency
     sqs: Dependency
     serving: bool = False
@@ -37,21 +43,26 @@ class Health:
 
     def report(self) -> dict[str, Any]:
         """JSON: status ("ok", "degraded": slower or queueing, "unavailable": refusing webhooks), and each dependency."""
-        dependencies = {"postgresql": self.postgresql, "redis": self.redis, "sqs": self.sqs}
-        status = "unavailable" if not self.ready else "ok" if all(d.up for d in dependencies.values()) else "degraded"
+        problems = self._problems()
+        status = "unavailable" if not self.ready else "ok" if not any(problems.values()) else "degraded"
         return {
             "status": status,
             "version": _version(),
             "stopping": self.stopping,
             "dependencies": {
-                name: {"up": d.up} if d.up else {"up": False, "problem": d.problem} for name, d in dependencies.items()
+                name: {"up": False, "problem": problem} if problem else {"up": True} for name, problem in problems.items()
             },
         }
 
+    def _problems(self) -> dict[str, str | None]:
+        dependencies = {"postgresql": self.postgresql, "redis": self.redis, "sqs": self.sqs}
+        found = {name: None if of.up else of.problem or "away" for name, of in dependencies.items()}
+        return found | {"postgresql": found["postgresql"] or self.postgresql.refusal}
+
     def summary(self) -> str:
         """How things are, in a line; it holds no secret."""
-        dependencies = {"PostgreSQL": self.postgresql, "Redis": self.redis, "SQS": self.sqs}
-        away = ", ".join(f"{name} away" for name, of in dependencies.items() if not of.up)
+        names = {"postgresql": "PostgreSQL", "redis": "Redis", "sqs": "SQS"}
+        away = ", ".join(f"{names[name]} away" for name, problem in self._problems().items() if problem)
         if not self.serving:
             return "starting"
         return f"{'taking webhooks' if self.ready else 'refusing webhooks'}{f': {away}' if away else ''}"

@@ -8,7 +8,8 @@ from typing import Any
 
 import asyncpg
 
-from webhookd.store.database import Connection, Database, gateway
+from webhookd.store.database import Connection, Database
+from webhookd.store.failures import gateway
 from webhookd.store.queries import queries
 
 

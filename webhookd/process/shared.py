@@ -24,8 +24,9 @@ from webhookd.process.result import Outcome, Result
 from webhookd.process.timeline import fold_all, keep_timeline
 from webhookd.queue.message import Body
 from webhookd.store.claims import Claims
-from webhookd.store.database import Database, unavailable
+from webhookd.store.database import Database
 from webhookd.store.events import Claimed, EventStore
+from webhookd.store.failures import unavailable
 
 if TYPE_CHECKING:
     from webhookd.tracing import Tracing

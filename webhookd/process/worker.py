@@ -35,8 +35,9 @@ from webhookd.queue.message import Body, Message
 from webhookd.queue.proof import is_proven
 from webhookd.queue.sqs import Sqs
 from webhookd.store.claims import Claims
-from webhookd.store.database import Connection, Database, unavailable
+from webhookd.store.database import Connection, Database
 from webhookd.store.events import Claimed, EventStore, storable
+from webhookd.store.failures import unavailable
 
 if TYPE_CHECKING:
     from webhookd.tracing import Tracing

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Awaitable, Callable
 
 from webhookd.errors import UnavailableError
@@ -14,6 +15,8 @@ from webhookd.queue.sqs import BATCH, Sqs
 
 _CANCELLED = 5.0  # seconds that a cancelled worker has to roll back
 _GATHER = 0.02  # seconds that a poll waits for more permits where there are few
+# Seconds from an empty receive to the next one that is as quick: with WEBHOOKD_SQS_WAIT=0, and by a server that does not wait.
+_PAUSE = 1.0
 
 
 class Poller:
@@ -38,7 +41,7 @@ class Poller:
         self._able = able  # whether workers can work at all: without PostgreSQL, messages are better left in SQS
         self._permits = asyncio.Semaphore(concurrency)
         self._fill = min(BATCH, concurrency // pollers)
-        self._loops = [Loop(f"poller {n}", self._poll, watch, every=0.0) for n in range(pollers)]
+        self._loops = [Loop(f"poller {n}", self._poll, watch, every=_PAUSE) for n in range(pollers)]
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = False
 
@@ -87,7 +90,9 @@ class Poller:
                             permits += 1
             if self._stopping:
                 return False
-            for message in await self._keep(await self._sqs.receive(permits)):
+            began = time.monotonic()
+            messages = await self._keep(await self._sqs.receive(permits))
+            for message in messages:
                 task = asyncio.create_task(self._run(message), name="worker")
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
@@ -95,7 +100,7 @@ class Poller:
         finally:
             for _ in range(permits):
                 self._permits.release()
-        return True
+        return bool(messages) or time.monotonic() - began >= _PAUSE
 
     async def _keep(self, messages: list[Message]) -> list[Message]:
         """The messages to start on: none when a shutdown began during the receive, and then they are visible again."""

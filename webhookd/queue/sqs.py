@@ -27,6 +27,9 @@ from webhookd.queue.message import Body, Message, dump, load
 
 BATCH = 10  # SQS's limit for every batch call
 MAX_VISIBILITY = 43_200  # seconds, from a message's receipt
+_ANSWER = (
+    60  # seconds at most from the receipt, as SQS counts it, to ours of the answer, and from a call to SQS's receipt of it
+)
 _CALL_TIMEOUT = 10.0
 
 
@@ -214,10 +217,18 @@ class Sqs:
         return _failures(reply, len(messages))
 
     async def hide(self, messages: Sequence[tuple[Message, int]], queue: Queue | None = None) -> list[str | None]:
-        """Sets how many seconds at most ten messages stay invisible; for each, None or the code of its failure."""
+        """Sets how many seconds at most ten messages stay invisible; for each, None or the code of its failure.
+
+        SQS hides a message for 12 hours from its receipt at most, and refuses what goes beyond; so the rest of them is taken.
+        """
+        now = asyncio.get_running_loop().time()
         async with self._gateway(queue or self.queue) as url:
             entries: Any = [
-                {"Id": str(n), "ReceiptHandle": message.handle, "VisibilityTimeout": seconds}
+                {
+                    "Id": str(n),
+                    "ReceiptHandle": message.handle,
+                    "VisibilityTimeout": min(seconds, max(0, int(MAX_VISIBILITY - _ANSWER - (now - message.received)))),
+                }
                 for n, (message, seconds) in enumerate(messages)
             ]
             reply = await self._client_for_calls.call("ChangeMessageVisibilityBatch", QueueUrl=url, Entries=entries)

@@ -125,7 +125,12 @@ class Settings(BaseModel):
     resend_after: float = _setting(
         600.0, "Seconds until an event that was sent and has not ended is sent again; doubles with each.", ge=1, le=14 * _DAY
     )
-    sqs_wait: int = _setting(10, "Seconds of a long poll, which is also what an idle shutdown takes.", ge=0, le=20)
+    sqs_wait: int = _setting(
+        10,
+        "Seconds of a long poll, which is also what an idle shutdown takes; 0 polls once a second while the queue is empty.",
+        ge=0,
+        le=20,
+    )
     dedupe_ttl: float = _setting(3.0 * _DAY, "Seconds that Redis remembers a committed notification.", ge=1, le=365 * _DAY)
     max_event_age: float = _setting(
         14.0 * _DAY, "Seconds; an event whose eventDate is older is quarantined.", ge=1, le=_LONGEST_RETENTION

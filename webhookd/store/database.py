@@ -17,8 +17,9 @@ from webhookd.errors import UnavailableError, WebhookdError
 from webhookd.lifecycle import Loop, Watch
 from webhookd.logs import logger, where
 from webhookd.metrics import Metrics
+from webhookd.store.failures import READ_ONLY, gateway, refusal, unavailable
 from webhookd.store.queries import MIGRATIONS, queries
-from webhookd.store.session import MISPLACED, UNTOLD, is_pooled, session_options
+from webhookd.store.session import MISPLACED, UNTOLD, connect, is_pooled, session_options
 
 if TYPE_CHECKING:
     from asyncpg.pool import PoolConnectionProxy
@@ -30,10 +31,6 @@ _STATEMENT_TIMEOUT = 10.0
 _UPKEEP_TIMEOUT = 600.0
 _ADMIN_TIMEOUT = 5.0
 
-# SQLSTATE classes that another try can mend: connection, transaction rollback (deadlock), insufficient resources,
-# operator intervention, system error; and read_only_sql_transaction, which a failover causes.
-_TRANSIENT = ("08", "40", "53", "57", "58")
-_READ_ONLY = "25006"
 _EXHAUSTED = ("53100", "53200")  # disk full, out of memory; too many connections leaves those that there are working
 _REFUSED = 2.0  # seconds
 _ABANDONED = 5.0  # seconds beyond the daemon's own patience, until PostgreSQL gives up a client that says nothing
@@ -45,26 +42,6 @@ _KEEPALIVE = {"tcp_keepalives_idle": "15", "tcp_keepalives_interval": "5", "tcp_
 SESSIONS = {"admin": {"plan_cache_mode": "force_custom_plan", "statement_timeout": str(int(_ADMIN_TIMEOUT * 1000))}}
 # They give whole rows back. Once prepared, such a statement fails in a transaction after a migration has added a column.
 _CACHES = {"admin": {"statement_cache_size": 0}}
-
-
-def unavailable(error: BaseException) -> bool:
-    """Whether `error` means that PostgreSQL is away or cannot serve just now, rather than that a statement is wrong."""
-    if isinstance(error, asyncpg.PostgresError):
-        state = getattr(error, "sqlstate", None) or ""
-        return state.startswith(_TRANSIENT) or state == _READ_ONLY
-    # asyncpg raises InterfaceError for a connection that broke, and for misuse, which a test would have found.
-    return isinstance(error, (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError))
-
-
-@contextlib.contextmanager
-def gateway() -> Any:
-    """Turns what asyncpg raises when PostgreSQL is away into UnavailableError; lets other errors through."""
-    try:
-        yield
-    except Exception as error:
-        if unavailable(error):
-            raise UnavailableError("postgresql", where(error)) from error
-        raise
 
 
 def _closed(connection: Connection) -> bool:
@@ -121,6 +98,8 @@ class Database:
         self._prober = Loop("postgresql prober", self._probe, watch, every=2.0)
         self.up = False
         self.problem: str | None = "not yet reached"
+        # Why no new session opens, while those that are open go on: enough to receive, not enough to work.
+        self.refusal: str | None = None
         self.instance: UUID | None = None
         self._me = uuid4()
         self._ahead = metrics.clock_ahead
@@ -176,8 +155,8 @@ class Database:
 
     @property
     def workable(self) -> bool:
-        """Whether a worker's transaction can be expected to begin: PostgreSQL is up, and did not just refuse a connection."""
-        return self.up and time.monotonic() - self._refused.get("work", -_REFUSED) >= _REFUSED
+        """Whether a worker's transaction is likely to begin: PostgreSQL is up, opens sessions, and has not just failed."""
+        return self.up and self.refusal is None and time.monotonic() - self._refused.get("work", -_REFUSED) >= _REFUSED
 
     def now(self) -> datetime:
         """The time by PostgreSQL's clock, to a few milliseconds: one clock for all replicas, however wrong this machine's is.
@@ -202,6 +181,8 @@ class Database:
             async with self._lend(pool, reset=reset) as connection:
                 lent = True
                 yield connection
+        except UnavailableError:
+            raise
         except WebhookdError as error:
             if not lent:  # a new session is not what it must be
                 self._set(up=False, problem=str(error))
@@ -239,8 +220,19 @@ class Database:
             # Not asyncpg's own timeout, which before Python 3.12 takes a task for each statement.
             async with asyncio.timeout(_STATEMENT_TIMEOUT):
                 return await self._pools[pool].acquire()
+        except asyncpg.PostgresError as error:
+            if problem := refusal(error):
+                self._refuse(problem)
+                raise UnavailableError("postgresql", problem) from error
+            raise
         finally:
             self._waiting[pool] -= 1
+
+    def _refuse(self, problem: str | None) -> None:
+        if problem != self.refusal:
+            self.refusal = problem
+            logger.log(30 if problem else 20, "postgresql opens " + ("no session" if problem else "sessions"), problem=problem)
+        self._up.set(self.up and problem is None)
 
     async def _give_back(self) -> None:
         """Gives the pools what is at hand, so that they can close what is idle, old, or used too often."""
@@ -272,7 +264,7 @@ class Database:
         # disk or memory. The prober finds out about the rest.
         state = getattr(error, "sqlstate", None) or ""
         lost = isinstance(error, (OSError, asyncpg.PostgresConnectionError, asyncpg.CannotConnectNowError))
-        if (lost and not isinstance(error, TimeoutError)) or state == _READ_ONLY or state.startswith(_EXHAUSTED):
+        if (lost and not isinstance(error, TimeoutError)) or state == READ_ONLY or state.startswith(_EXHAUSTED):
             self._set(up=False, problem=where(error))
         if unavailable(error):
             self._prober.wake()
@@ -282,7 +274,7 @@ class Database:
             logger.log(20 if up else 30, "postgresql is up" if up else "postgresql is away", problem=problem)
         self.up = up
         self.problem = problem
-        self._up.set(up)
+        self._up.set(up and self.refusal is None)
 
     async def _probe(self) -> None:
         await self._give_back()
@@ -291,17 +283,30 @@ class Database:
                 await self._identify(connection)
                 if not self.up:
                     await queries.prove_writable(connection)
-        except asyncpg.TooManyConnectionsError as error:
+        except UnavailableError:
             # No session for the probe; those that there are go on working, and giving them up would be to lose them.
             if not self._pools["short"].get_size():
-                self._set(up=False, problem=where(error))
-            raise UnavailableError("postgresql", where(error)) from error
+                self._set(up=False, problem=self.refusal)
+            raise
         except WebhookdError as error:
             await self._down(str(error), error)
         except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
             # A wrong password or database name too: whoever mends it there finds the daemon waiting.
             await self._down(where(error), error)
         self._set(up=True)
+        if self.refusal is not None:
+            await self._try_new_session()
+
+    async def _try_new_session(self) -> None:
+        """Asks for a session beside the pools, since those that are open tell nothing, and no message should be spent on it."""
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT):
+                connection = await connect(self._url, timeout=CONNECT_TIMEOUT, statement_cache_size=0)
+            await connection.close(timeout=2)
+        except (OSError, TimeoutError, WebhookdError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            self._refuse(refusal(error) or self.refusal)
+        else:
+            self._refuse(None)
 
     async def _down(self, problem: str, error: Exception) -> NoReturn:
         self._set(up=False, problem=problem)

@@ -13,7 +13,8 @@ import asyncpg
 from webhookd.authorizenet.notification import Notification
 from webhookd.errors import BusyError, UnavailableError
 from webhookd.event import Event, Status
-from webhookd.store.database import Connection, Database, gateway
+from webhookd.store.database import Connection, Database
+from webhookd.store.failures import gateway
 from webhookd.store.queries import queries
 
 _LOCK_WAIT = 2.0  # seconds

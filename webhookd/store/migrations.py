@@ -19,7 +19,8 @@ from pogo_core.util import sql as pogo
 from webhookd.backoff import ceiling
 from webhookd.errors import WebhookdError
 from webhookd.store.blockers import Blockers
-from webhookd.store.database import CONNECT_TIMEOUT, gateway, unavailable
+from webhookd.store.database import CONNECT_TIMEOUT
+from webhookd.store.failures import gateway, unavailable
 from webhookd.store.queries import SQL, queries
 from webhookd.store.session import connect, is_pooled
 

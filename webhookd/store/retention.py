@@ -18,7 +18,8 @@ from webhookd.errors import UnavailableError, WebhookdError
 from webhookd.lifecycle import Loop, Watch
 from webhookd.logs import logger, where
 from webhookd.metrics import Metrics
-from webhookd.store.database import Connection, Database, gateway
+from webhookd.store.database import Connection, Database
+from webhookd.store.failures import gateway
 from webhookd.store.queries import queries
 
 T = TypeVar("T")

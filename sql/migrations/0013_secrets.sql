@@ -1,5 +1,5 @@
 -- A secret of the installation's own, by which dead-letter copies are proven.
--- depends: 0010_trace
+-- depends: 0012_sessions
 
 -- migrate: apply
 

@@ -1,0 +1,53 @@
+"""What an error of asyncpg means: PostgreSQL is away, it opens no session, or a statement is wrong."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import asyncpg
+
+from webhookd.errors import UnavailableError
+from webhookd.logs import where
+
+# SQLSTATE classes that another try can mend: connection, transaction rollback (deadlock), insufficient resources,
+# operator intervention, system error; and read_only_sql_transaction, which a failover causes.
+_TRANSIENT = ("08", "40", "53", "57", "58")
+READ_ONLY = "25006"
+_NO_SESSION = {"3D000": "no such database", "42501": "the role lacks the right to CONNECT"}
+
+
+def unavailable(error: BaseException) -> bool:
+    """Whether `error` means that PostgreSQL is away or cannot serve just now, rather than that a statement is wrong."""
+    if isinstance(error, asyncpg.PostgresError):
+        state = getattr(error, "sqlstate", None) or ""
+        return state.startswith(_TRANSIENT) or state == READ_ONLY
+    # asyncpg raises InterfaceError for a connection that broke, and for misuse, which a test would have found.
+    return isinstance(error, (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError))
+
+
+@contextlib.contextmanager
+def gateway() -> Any:
+    """Turns what asyncpg raises when PostgreSQL is away into UnavailableError; lets other errors through."""
+    try:
+        yield
+    except Exception as error:
+        if unavailable(error):
+            raise UnavailableError("postgresql", where(error)) from error
+        raise
+
+
+def refusal(error: BaseException) -> str | None:
+    """Why PostgreSQL opens no new session, and the remedy; None for an error that says nothing of that."""
+    state = getattr(error, "sqlstate", None) or ""
+    if isinstance(error, asyncpg.TooManyConnectionsError):
+        return (
+            f"no new session ({state}, too many connections): raise max_connections or the role's limit, or run fewer replicas"
+        )
+    if state.startswith("28"):
+        return (
+            f"no new session ({state}, the role may not sign in): check WEBHOOKD_DATABASE_URL's password, and restart webhookd"
+        )
+    if state in _NO_SESSION:
+        return f"no new session ({state}, {_NO_SESSION[state]}): check WEBHOOKD_DATABASE_URL"
+    return None
