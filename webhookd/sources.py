@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from dotenv import dotenv_values
+from dotenv.parser import parse_stream
 
 from webhookd.errors import SettingsError
 
@@ -118,9 +118,17 @@ def _variables(variables: Mapping[str, str | None], layer: Layer) -> Layer:
 
 
 def _dotenv(path: Path, folder: Path) -> Layer:
+    variables: dict[str, str | None] = {}
     try:
-        # Without interpolation: `${…}` would let the folder take a secret of the environment for its own.
-        variables = dotenv_values(path, interpolate=False)
+        # Only parsed: dotenv_values would replace `${…}`, and let the folder take a secret of the environment for its own.
+        with path.open(encoding="utf-8") as lines:
+            for binding in parse_stream(lines):
+                if binding.error and PREFIX in binding.original.string.upper():
+                    raise SettingsError(f"{path}: line {binding.original.line} is not {PREFIX}…=value; mend it")
+                if binding.key:
+                    variables[binding.key] = binding.value
+    except (FileNotFoundError, IsADirectoryError):
+        pass
     except (OSError, ValueError) as error:
         raise SettingsError(f"{path}: cannot be read ({type(error).__name__}); mend or remove it") from None
     return _variables(variables, Layer(str(path), folder, kept_in(folder, path)))
@@ -244,14 +252,14 @@ def slips(fields: Iterable[str], sources: Iterable[Layer]) -> list[str]:
             both = f"{layer.spelled[name]} and {layer.spelled[f'{name}_file']}"
             problems.append(f"{place}{both} are both set; drop one of them")
         for name, spelled in sorted(layer.spelled.items()):
-            if name in known or spelled.upper().startswith(foreign):
+            if (name in known and not (layer.toml and name == "config")) or spelled.upper().startswith(foreign):
                 continue
             if _ACCOUNT_KEYS.fullmatch(name):
                 if name not in layer.values and name.removesuffix("_file") not in layer.files:
                     # Would else count as not set, and the account's webhooks be answered 404.
                     problems.append(f"{place}{spelled} is empty; set a key, or drop the account")
                 continue
-            problems.append(f"{place}{spelled} is not a setting; {_remedy(name, known, toml=layer.toml)}")
+            problems.append(f"{place}{spelled} is not a setting; {_remedy(name, known - {name}, toml=layer.toml)}")
     return problems
 
 

@@ -24,6 +24,7 @@ from tests.helpers.running import KEY
 from tests.helpers.wait import until
 from webhookd.authorizenet.notification import EVENT_TYPES
 from webhookd.cli import app
+from webhookd.dev import known
 from webhookd.errors import SettingsError
 from webhookd.settings import describe
 
@@ -202,6 +203,23 @@ async def test_trigger_and_doctor_take_the_users_own_settings_before_those_of_th
     code, out, err = await webhookd("doctor", folder=servers.folder, **{**servers.settings, **listen})
     assert (code, err) == (0, ""), out
     assert "not set, and so taken from" not in out
+
+
+def test_a_sessions_sqs_gets_no_real_credentials_and_the_folder_sets_nothing_else_of_aws(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAREAL")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "real")
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "real")
+    monkeypatch.delenv("AWS_CONFIG_FILE", raising=False)
+    Path("dev.env").write_text(
+        f"WEBHOOKD_SQS_ENDPOINT_URL=http://127.0.0.1:6666\nAWS_CONFIG_FILE=evil\nWEBHOOKD_SIGNATURE_KEYS={KEY}\n"
+    )
+    known.known(Path(), whole=False)
+    names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+    assert [os.environ[name] for name in names] == ["dev"] * 3
+    assert "AWS_CONFIG_FILE" not in os.environ, "it can name a program to run"
 
 
 async def test_migrate_says_what_it_did(servers: Servers) -> None:

@@ -145,6 +145,24 @@ async def test_the_environments_proxy_is_used_but_not_for_this_machine(api: Admi
     assert len(passed) == 1
 
 
+@pytest.mark.parametrize(
+    "form", ["http://user:hunter22@127.0.0.1:{}", "user:hunter22@127.0.0.1:{}", "http://user:hunter22@[x:{}"]
+)
+async def test_a_proxy_that_refuses_is_told_without_its_password(monkeypatch: pytest.MonkeyPatch, form: str) -> None:
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(refuse, "127.0.0.1", 0)
+    monkeypatch.setenv("https_proxy", form.format(server.sockets[0].getsockname()[1]))
+    found = await ran("https://hooks.example.test", *SHOW)
+    server.close()
+    assert found.code == Exit.UNAVAILABLE
+    assert "the environment's proxy is no way to it (" in found.err
+    assert "hunter22" not in found.err
+
+
 async def test_a_list_goes_on_through_empty_pages_up_to_its_limit(api: AdminApi) -> None:
     api.events = [event(number, f"2026-01-31T12:00:0{number}Z") for number in range(5)]
     everything = json.loads((await ran(api.url, "events", "list", "--json")).out)

@@ -123,6 +123,13 @@ def test_a_dot_env_that_cannot_be_read_is_named(env: Any, tmp_path: Path) -> Non
     assert only_problem() == ".env: cannot be read (UnicodeDecodeError); mend or remove it"
 
 
+def test_a_line_of_dot_env_that_cannot_be_parsed_is_not_dropped(env: Any, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("# a comment\n\nexport OTHER='1\nWEBHOOKD_ROLES = work # why\n")
+    assert load().roles == {Role.WORK}
+    (tmp_path / ".env").write_text("# a comment\nWEBHOOKD_ADMIN_TOKENS='hunter2\n")
+    assert only_problem() == ".env: line 2 is not WEBHOOKD_…=value; mend it"
+
+
 @pytest.mark.parametrize("name", ["database_url", "redis_url", "signature_keys", "accounts.eu.signature_keys", "admin_tokens"])
 def test_a_configuration_file_can_name_the_file_of_a_secret(
     env: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
@@ -403,11 +410,14 @@ def test_a_misspelt_variable_is_refused_with_the_nearest_name(env: Any, name: st
 
 def test_a_misspelt_name_in_a_file_is_refused_too(env: Any, tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("OTHER=1\nWEBHOOKD_LISTN=x\n")
-    (tmp_path / "c.toml").write_text('concurency = 3\nWEBHOOKD_ROLES = "work"\n[accounts.eu]\nsignature_key = "x"\n')
+    (tmp_path / "c.toml").write_text(
+        'config = "d.toml"\nconcurency = 3\nWEBHOOKD_ROLES = "work"\n[accounts.eu]\nsignature_key = "x"\n'
+    )
     env(CONFIG="c.toml")
     assert problems() == [
         "c.toml: accounts.eu.signature_key is not a setting; did you mean accounts.<name>.signature_keys?",
         "c.toml: concurency is not a setting; did you mean concurrency?",
+        "c.toml: config is not a setting; `webhookd settings` lists them",
         "c.toml: WEBHOOKD_ROLES is not a setting; did you mean roles?",
         ".env: WEBHOOKD_LISTN is not a setting; did you mean WEBHOOKD_LISTEN?",
     ]

@@ -98,15 +98,18 @@ class Api:
         import aiohttp
 
         url = "/".join((self._target.url, "webhooks", *path))
+        proxy = _proxy(self._target.url)
         try:
             # Not redirected: the token would go on to where the answer points, and a POST would become a GET.
             async with self._session.request(
-                method, url, params=_flat(query), json=body, allow_redirects=False, proxy=_proxy(self._target.url)
+                method, url, params=_flat(query), json=body, allow_redirects=False, proxy=proxy
             ) as answer:
                 self._tell_time(answer.headers.get("Date"))
                 text = await answer.text("utf-8", "replace")
         except (aiohttp.ClientError, OSError, ValueError) as error:  # TimeoutError is an OSError
-            reason = "it did not answer in time" if isinstance(error, TimeoutError) else _reason(error)
+            reason = (
+                "it did not answer in time" if isinstance(error, TimeoutError) else _reason(error, proxied=proxy is not None)
+            )
             raise ApiError(
                 f"the admin API at {self._target.url} cannot be reached: {reason}; "
                 "is webhookd running there, and the address right (--url, WEBHOOKD_API_URL)?",
@@ -166,11 +169,13 @@ def _proxy(url: str) -> str | None:
     return getproxies().get(parts.scheme)
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, *, proxied: bool) -> str:
     import aiohttp
 
     certificate = isinstance(error, aiohttp.ClientConnectorCertificateError)
     strerror = None if certificate else getattr(error, "strerror", None)  # without aiohttp's own account of its TLS settings
+    if proxied and not strerror:  # its text may quote the proxy's address, password and all
+        return f"the environment's proxy is no way to it ({getattr(error, 'status', None) or type(error).__name__})"
     return plain(strerror or error) or type(error).__name__
 
 

@@ -16,6 +16,7 @@ from webhookd.sources import Found, Layer
 
 # Stands for what is required and the session will bring, while the rest of the settings is checked.
 _STAND_INS: dict[str, Any] = {"database_url": "postgresql://", "redis_url": "redis://", "signature_keys": "0" * 128}
+_CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 
 
 def given_settings(**brought: Any) -> tuple[set[str], Settings]:
@@ -37,8 +38,10 @@ def known(folder: Path, *, whole: bool = True) -> tuple[Settings, list[str]]:
     given = sources.given(Settings.model_fields, own)
     taken = {dev.spelled[name] for name in dev.values if name in Settings.model_fields.keys() - given}
     if "WEBHOOKD_SQS_ENDPOINT_URL" in taken:
+        # No real credentials go to the session's SQS. Nothing else of AWS's comes from the folder: some of it runs programs.
         kept = dotenv_values(folder / "dev.env", interpolate=False)
-        os.environ.update({name: value for name, value in kept.items() if name.startswith("AWS_") and value})
+        os.environ.update({name: kept.get(name) or "dev" for name in _CREDENTIALS})
+        os.environ.setdefault("AWS_DEFAULT_REGION", kept.get("AWS_DEFAULT_REGION") or "us-east-1")
     lower = set() if whole else {"database_url", "redis_url"} - sources.given(Settings.model_fields, layers)
     return load_from(layers, **{name: _STAND_INS[name] for name in lower}), sorted(taken)
 
