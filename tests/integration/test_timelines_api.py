@@ -107,6 +107,18 @@ async def test_a_response_code_that_tells_no_state_is_shown_as_it_is(ann: Operat
     }
 
 
+async def test_events_of_one_instant_are_shown_in_the_order_of_their_receipt(
+    start: Start, connection: Connection, ann: Operator
+) -> None:
+    daemon = await start(admin_tokens=ANN)
+    kinds = [f"net.authorize.payment.{kind}" for kind in ("authcapture.created", "fraud.held", "fraud.approved")]
+    date = {"eventDate": datetime.now(UTC).isoformat()}
+    await deliver(daemon, *(notification(kind, id="901") | date for kind in kinds))
+    await come_to(connection, {"processed": 7})
+    _, found = await ann.get("transactions/901")
+    assert [event["event_type"] for event in found["events"]] == kinds
+
+
 @pytest.mark.parametrize("path", ["customers", "payment-profiles", "transactions", "subscriptions"])
 async def test_an_entity_that_no_event_names_is_not_found(ann: Operator, path: str) -> None:
     for question in (f"{path}/7", f"{path}/1811525852?account=acme"):

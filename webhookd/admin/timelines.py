@@ -261,6 +261,7 @@ class TimelineRoutes:
         )
         if row is None and not events:
             raise NotFoundError(f"no event of the account {account!r} names the {entity.word} {entity_id!r}")
+        events.reverse()  # events of one request have one date: they stay in the order of their receipt
         events.sort(key=lambda event: event["event_date"] or event["received_at"] or datetime.min.replace(tzinfo=UTC))
         facts = {"account": account, entity.id_field: entity_id} | _facts(row, entity.shape)
         return entity.shape.model_validate(
