@@ -40,7 +40,7 @@ def run(work: Coroutine[Any, Any, T]) -> T:
         return runner.run(work)
 
 
-class _Patient(io.RawIOBase):
+class _WaitingFile(io.RawIOBase):
     """A file whose writes wait if a pipe is full and does not block."""
 
     def __init__(self, raw: io.RawIOBase) -> None:
@@ -72,5 +72,6 @@ def write_whole() -> None:
         raw = io.FileIO(stream.fileno(), "wb", closefd=False)
     except (AttributeError, OSError, ValueError):  # closed, or not a file
         return
-    buffer = io.BufferedWriter(_Patient(raw))
-    sys.stdout = io.TextIOWrapper(buffer, stream.encoding, stream.errors, line_buffering=stream.isatty())
+    buffer = io.BufferedWriter(_WaitingFile(raw))
+    by_line = stream.isatty() or bool(getattr(stream, "write_through", False))
+    sys.stdout = io.TextIOWrapper(buffer, stream.encoding, stream.errors, line_buffering=by_line)

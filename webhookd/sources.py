@@ -190,7 +190,7 @@ def given(names: Iterable[str], sources: Iterable[Layer]) -> set[str]:
     return (every | accounts) & set(names)
 
 
-def namer(name: str, sources: Iterable[Layer], default: str) -> Path | None:
+def folder_that_names(name: str, sources: Iterable[Layer], default: str) -> Path | None:
     """The folder that names the address `name`; None if the user does, or if the address is the default anyway."""
     found = find(name, sources)
     return None if found is None or found.value == default else found.named_by

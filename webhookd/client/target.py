@@ -120,7 +120,7 @@ def _address(url: str | None, layers: list[Layer]) -> _Address | None:
         _reachable(str(listens.value) if listens else _DEFAULT_LISTEN),
         "WEBHOOKD_ADMIN_LISTEN",
         listens.source if listens else "",
-        sources.namer("admin_listen", layers, _DEFAULT_LISTEN),
+        sources.folder_that_names("admin_listen", layers, _DEFAULT_LISTEN),
     )
 
 

@@ -94,7 +94,7 @@ def _check_may_sign(settings: Settings, layers: list[Layer], account: str) -> No
     key: Found = next(found for name in names if (found := sources.find(name, layers)) is not None)
     default = Settings.model_fields["listen"].default
     loopback = sources.is_loopback(reachable(f"//{settings.listen}"))
-    if not sources.may_go(key, named_by=sources.namer("listen", layers, default), loopback=loopback):
+    if not sources.may_go(key, named_by=sources.folder_that_names("listen", layers, default), loopback=loopback):
         address = sources.find("listen", layers)
         raise SettingsError(
             f"WEBHOOKD_LISTEN: {address.source if address else ''} names {settings.listen}, and an address that a folder names "

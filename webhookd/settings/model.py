@@ -15,10 +15,13 @@ from webhookd.settings.values import (
     Address,
     CommaSeparated,
     DatabaseUrl,
+    Endpoint,
     HostNames,
     Keys,
     Names,
+    Queue,
     RedisUrl,
+    Region,
     Tokens,
     host_and_port,
     revealed,
@@ -27,7 +30,6 @@ from webhookd.settings.values import (
 
 _DAY = 86_400
 _MIB = 1_048_576
-_QUEUE = r"^(https?://[^\s@]+|[A-Za-z0-9_-]{1,80}(\.fifo)?)$"
 _LONGEST_RETENTION = 20 * 365 * _DAY  # longer ones would reach back before 1970, where no id is
 
 CONFIGURATION = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
@@ -73,12 +75,10 @@ class Settings(BaseModel):
         "Redis or Valkey, as redis://:password@host:6379/0; for TLS, rediss://…?ssl_ca_certs=/path/ca.pem (without it, the "
         "system's CAs).",
     )
-    sqs_queue: str = _setting("webhookd", "The SQS queue, by name or URL.", pattern=_QUEUE)
-    sqs_dead_letter_queue: str = _setting("webhookd-dead-letters", "Its dead-letter queue, by name or URL.", pattern=_QUEUE)
-    sqs_endpoint_url: str | None = _setting(None, "Another address than AWS's for SQS.", pattern=r"^https?://[^@\s]+$")
-    sqs_region: str | None = _setting(
-        None, "The queues' region, where it differs from the AWS SDK's own setting.", pattern=r"^[a-z0-9-]+$"
-    )
+    sqs_queue: Queue = _setting("webhookd", "The SQS queue, by name or URL.")
+    sqs_dead_letter_queue: Queue = _setting("webhookd-dead-letters", "Its dead-letter queue, by name or URL.")
+    sqs_endpoint_url: Endpoint | None = _setting(None, "Another address than AWS's for SQS.")
+    sqs_region: Region | None = _setting(None, "The queues' region, where it differs from the AWS SDK's own setting.")
     listen: Address = _setting("127.0.0.1:8080", "Address of the public listener, which the provider posts to.")
     admin_listen: Address = _setting("127.0.0.1:9090", "Address of the admin listener: API, dashboard, health, metrics.")
     admin_hosts: HostNames = _setting(

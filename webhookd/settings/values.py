@@ -94,11 +94,27 @@ def _with_scheme(*schemes: str) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _looks(pattern: str, how: str) -> AfterValidator:
+    def check(value: str) -> str:
+        # The value is not quoted: a URL may hold a password.
+        if not re.fullmatch(pattern, value):
+            raise ValueError(f"must be {how}")
+        return value
+
+    return AfterValidator(check)
+
+
 Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
 HostNames = Annotated[tuple[str, ...], BeforeValidator(_host_names)]
 Keys = Annotated[tuple[SecretStr, ...], BeforeValidator(_keys)]
 Tokens = Annotated[dict[str, SecretStr], BeforeValidator(_tokens)]
 Address = Annotated[str, AfterValidator(_address)]
+Queue = Annotated[
+    str,
+    _looks(r"https?://[^\s@]+|[A-Za-z0-9_-]{1,80}(\.fifo)?", "a queue's name (80 letters, digits, - and _ at most) or URL"),
+]
+Endpoint = Annotated[str, _looks(r"https?://[^@\s]+", "an address as https://sqs.example.com, without user and password")]
+Region = Annotated[str, _looks(r"[a-z0-9-]+", "a region's name, as us-east-1")]
 DatabaseUrl = Annotated[SecretStr, _with_scheme("postgresql", "postgres")]
 RedisUrl = Annotated[SecretStr, _with_scheme("redis", "rediss", "unix")]
 CommaSeparated = BeforeValidator(_names)
