@@ -3,7 +3,7 @@
 
 -- migrate: apply
 
--- A sale that the provider held is captured by the approval: no further event comes. So two facts together tell a third.
+-- A sale that the provider held is captured by the approval: no further event comes. So two facts together imply a third.
 -- The ranks are higher by one, so that a captured state is greater than the approved state of the same instant.
 CREATE FUNCTION webhookd_settle(facts jsonb) RETURNS jsonb
 LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS $function$
@@ -23,7 +23,7 @@ BEGIN
 END
 $function$;
 COMMENT ON FUNCTION webhookd_settle(jsonb) IS
-    'Adds to a transaction''s facts what they tell together: the sale that was held is captured when it is approved.';
+    'Adds to a transaction''s facts what they imply together: a sale that was held is captured when it is approved.';
 
 -- Plain columns that a trigger fills: a generated column would rewrite the table while nobody can use it.
 CREATE FUNCTION webhookd_settle_transaction() RETURNS trigger
@@ -52,8 +52,8 @@ COMMENT ON COLUMN transactions.captured_amount IS 'NULL while held, and after a 
 COMMENT ON COLUMN transactions.refunded_amount IS 'NULL while held, and after a refusal or a void: it counts in no sum.';
 COMMENT ON COLUMN transactions.last_event_type IS 'The newest event that counts. A void or a capture that failed does not: see last_failure_type.';
 COMMENT ON COLUMN transactions.last_failure_at IS 'When a void or a capture of this transaction last failed; it left the transaction as it was.';
-COMMENT ON COLUMN transactions.last_failure_type IS 'The type of the event that told the failure.';
-COMMENT ON COLUMN transactions.last_failure_code IS 'Its responseCode; NULL where it was no number.';
+COMMENT ON COLUMN transactions.last_failure_type IS 'The type of the event that reported the failure.';
+COMMENT ON COLUMN transactions.last_failure_code IS 'Its responseCode; NULL if it was no number.';
 
 -- migrate: rollback
 

@@ -56,7 +56,7 @@ STORIES: dict[str, tuple[list[dict[str, Any]], list[str], list[str], list[str]]]
     ),
     "the test button": (
         [notification(AUTHCAPTURE, id="245", responseCode=21)],
-        ["has the response code 21, which tells no state", "“Test Webhook” button", "Requested12.50"],
+        ["has the response code 21, which reports no state", "“Test Webhook” button", "Requested12.50"],
         ["Nothing is known", "none of its events is processed"],
         ["12.50 requested"],
     ),
@@ -68,7 +68,7 @@ STORIES: dict[str, tuple[list[dict[str, Any]], list[str], list[str], list[str]]]
     ),
     "a test transaction": (
         [notification(AUTHCAPTURE, id="0")],
-        ["are processed, and none of them tells its state"],
+        ["are processed, and none of them reports its state"],
         ["Nothing is known"],
         ["processed"],
     ),

@@ -95,7 +95,7 @@ async def test_a_transaction_that_a_subscription_names_is_linked_once_it_is_know
     assert {"entity_name": "transaction", "entity_id": "60022194830"} in related
 
 
-async def test_a_response_code_that_tells_no_state_is_shown_as_it_is(ann: Operator) -> None:
+async def test_a_response_code_that_reports_no_state_is_shown_as_it_is(ann: Operator) -> None:
     found = await shown(ann, "transactions/245")
     assert found == {
         "account": "default",

@@ -308,7 +308,7 @@ ROWS: dict[str, tuple[list[tuple[str, dict[str, Any]]], dict[str, str | None]]] 
         {"last_failure_at": "1", "last_failure_code": None, "state": None, "last_event_type": None},
     ),
     **{
-        f"a code that tells no state, {code!r}, {name}": (
+        f"a code that reports no state, {code!r}, {name}": (
             [(f"payment.{name}", CHARGE | {"responseCode": code, "authAmount": 12.5, "id": "245"})],
             {
                 "state": None, "response_code": told, "requested_amount": "12.5", "captured_amount": None, "approved_at": None,
@@ -340,14 +340,14 @@ ROWS: dict[str, tuple[list[tuple[str, dict[str, Any]]], dict[str, str | None]]] 
         for kind, expected in (("cancelled", "canceled"), ("terminated", "terminated"), ("expired", "expired"))
         for status in ("active", "suspended", "cancelled", "Canceled", "CANCELLED", expected, None, 5)
     },
-    "a failed charge without a status tells no status": (
+    "a failed charge without a status reports none": (
         [("customer.subscription.failed", {"id": "4415473"})], {"status": None},
     ),
     "a failed charge without a status leaves the status": (
         [("customer.subscription.created", SUBSCRIPTION), ("customer.subscription.failed", {"id": "4415473"})],
         {"status": "active", "last_event_type": "net.authorize.customer.subscription.failed"},
     ),
-    "a failed charge with a status tells it": (
+    "a failed charge with a status reports it": (
         [("customer.subscription.failed", SUBSCRIPTION | {"status": "suspended"})], {"status": "suspended"},
     ),
 }  # fmt: skip

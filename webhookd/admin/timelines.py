@@ -1,4 +1,4 @@
-"""Routes of timelines: the state of a transaction, subscription, customer or payment profile, and the events that tell it."""
+"""Routes of timelines: the state of a transaction, subscription, customer or payment profile, and its events."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Related(Shape):
 
 
 class Timeline(Shape):
-    """What the timelines of all entities have. Facts are null if no processed event told them."""
+    """What the timelines of all entities have. Facts are null if no processed event reported them."""
 
     account: str
     first_event_at: Time | None = None
@@ -80,14 +80,14 @@ class FraudFilter(Shape):
 
 
 class Transaction(Timeline):
-    """The state of a transaction by its newest event. Facts are null if no processed event told them."""
+    """The state of a transaction by its newest event. Facts are null if no processed event reported them."""
 
     transaction_id: str
     state: Annotated[
         str | None,
         Field(
-            description="authorized, held, approved, captured, refunded, declined, error or voided. Null if no event told it: "
-            "then `response_code` may say why."
+            description="authorized, held, approved, captured, refunded, declined, error or voided. Null if no event "
+            "reported it: then `response_code` may say why."
         ),
     ] = None
     kind: Annotated[str | None, Field(description="charge or refund.")] = None
@@ -103,7 +103,7 @@ class Transaction(Timeline):
     voided_at: Time | None = None
     refunded_at: Time | None = None
     response_code: Annotated[
-        int | None, Field(description="1 approved, 2 declined, 3 error, 4 held for review; others tell no state.")
+        int | None, Field(description="1 approved, 2 declined, 3 error, 4 held for review; others report no state.")
     ] = None
     auth_code: str | None = None
     avs_response: str | None = None
@@ -118,7 +118,7 @@ class Transaction(Timeline):
 
 
 class Subscription(Timeline):
-    """The state of a subscription by its newest event. Facts are null if no processed event told them."""
+    """The state of a subscription by its newest event. Facts are null if no processed event reported them."""
 
     subscription_id: str
     name: str | None = None
@@ -133,7 +133,7 @@ class Subscription(Timeline):
 
 
 class Customer(Timeline):
-    """The state of a customer profile by its newest event. Facts are null if no processed event told them."""
+    """The state of a customer profile by its newest event. Facts are null if no processed event reported them."""
 
     customer_profile_id: str
     state: Annotated[str | None, Field(description="active or deleted.")] = None
@@ -145,7 +145,7 @@ class Customer(Timeline):
 
 
 class PaymentProfile(Timeline):
-    """The state of a payment profile by its newest event. Facts are null if no processed event told them."""
+    """The state of a payment profile by its newest event. Facts are null if no processed event reported them."""
 
     payment_profile_id: str
     state: Annotated[str | None, Field(description="active or deleted.")] = None
@@ -206,13 +206,13 @@ def _facts(row: Any, shape: type[Shape]) -> dict[str, Any]:
     return facts
 
 
-def _filters(told: Any) -> list[FraudFilter]:
+def _filters(given: Any) -> list[FraudFilter]:
     """The provider's fraudList; what is not as it should be is left out."""
 
     def text(value: Any) -> str | None:
         return value if isinstance(value, str) else None
 
-    entries = [entry for entry in told if isinstance(entry, dict)] if isinstance(told, list) else []
+    entries = [entry for entry in given if isinstance(entry, dict)] if isinstance(given, list) else []
     return [FraudFilter(**{name: text(entry.get(name)) for name in ("fraudFilter", "fraudAction")}) for entry in entries]
 
 

@@ -2,14 +2,15 @@
 
 The rule of the fold, which lets events arrive in any order and any number of times:
 
-1. An event tells facts about one entity. The tables below say which: by its type, and for a transaction by its `responseCode`.
+1. An event reports facts about one entity. Which ones depends on its type and, for a transaction, on its `responseCode`: see
+   the tables below.
 2. A fact is a register `(at, rank, value)`. `at` is the event's date in microseconds since 1970. `rank` is the place of the
    event's type in the entity's life; it decides between events of the same instant. `value` is text, or None, which erases:
    after a void, for example, the captured amount is None. A field that is missing or odd is no fact, and erases nothing.
 3. Of two registers with the same name, the greater one stays: the later date, then the higher rank, then None, then the
    greater text. So the row does not depend on the order of arrival, and a repetition changes nothing.
-4. Two facts can tell a third (`settle`). A sale that the provider held is captured when the approval comes, because no other
-   event will come. What is told so grows with the facts that tell it, so rule 3 still holds.
+4. Two facts can imply a third (`settle`). A sale that the provider held is captured when the approval comes, because no other
+   event will come. If the facts grow, the implied fact grows too, so rule 3 still holds.
 5. A void or a capture that failed leaves the transaction as it was, and is kept as its last failure.
 
 PostgreSQL folds (`webhookd_fold`, `webhookd_settle` and a trigger, in the migrations): reading a row, folding it here and
@@ -43,7 +44,7 @@ _GREATEST_CODE = 999_999
 
 @dataclass(slots=True, frozen=True)
 class Entry:
-    """What one event says of one entity."""
+    """The facts that one event reports about one entity."""
 
     table: str  # "transactions", "subscriptions", "customers" or "payment_profiles"
     account: str
@@ -52,7 +53,7 @@ class Entry:
 
 
 def facts_of(event: Event) -> Entry | None:
-    """What `event` says; None if its type is not on the timeline, or if it names no entity. Raises nothing.
+    """What `event` reports; None if its type is not on the timeline, or if it names no entity. Raises nothing.
 
     A transaction with the id "0" is one of the provider's tests, and no entity.
     """
@@ -79,13 +80,13 @@ def fold(a: Facts, b: Facts) -> Facts:
 
 
 def settle(facts: Facts) -> Facts:
-    """`facts`, and what they tell together: the approval of a sale that was held captures it."""
+    """`facts`, and what they imply together: the approval of a sale that was held captures it."""
     approved = facts.get("approved_amount")
     if approved is None or "captures_when_approved" not in facts:
         return facts
     at, rank, amount = approved
-    told: Facts = {"state": (at, rank + 1, "captured"), "captured_at": (at, rank + 1, str(at))}
-    return _greater(facts, told | {"captured_amount": (at, rank + 1, amount)})
+    implied: Facts = {"state": (at, rank + 1, "captured"), "captured_at": (at, rank + 1, str(at))}
+    return _greater(facts, implied | {"captured_amount": (at, rank + 1, amount)})
 
 
 def _greater(a: Facts, b: Facts) -> Facts:
@@ -105,7 +106,7 @@ async def keep_timeline(event: Event, connection: Any) -> None:
 
 
 def fold_all(events: Iterable[Event]) -> list[tuple[str, str, str, str]]:
-    """What many events say, (table, account, id, facts as JSON) once for each entity, sorted."""
+    """What many events report, (table, account, id, facts as JSON) once for each entity, sorted."""
     rows: dict[tuple[str, str, str], Facts] = {}
     for event in events:
         if entry := facts_of(event):
@@ -124,7 +125,7 @@ _KEEP: dict[str, Any] = {
 
 @dataclass(slots=True, frozen=True)
 class _Outcome:
-    """What an event of a transaction tells: the state, and the facts that it sets (dates, amounts) and erases."""
+    """What an event of a transaction reports: the state, and the facts that it sets (dates, amounts) and erases."""
 
     state: str
     sets: tuple[str, ...] = ()
@@ -145,10 +146,10 @@ _DECLINED = _Outcome("declined", ("declined_at",), _SUMS)
 _ERROR = _Outcome("error", (), _SUMS)
 _VOIDED = _Outcome("voided", ("voided_at",), _SUMS)
 
-# responseCode → outcome. A missing code counts as 1. A code that is not in the table tells no state: the "Test Webhook" button
-# sends 0 and 21. A recurring charge that failed can carry 8.
+# responseCode → outcome. A missing code counts as 1. A code that is not in the table reports no state: the "Test Webhook"
+# button sends 0 and 21. A recurring charge that failed can carry 8.
 _REFUSALS = {2: _DECLINED, 3: _ERROR, 8: _DECLINED}
-_ANY = -1  # whatever the code is: the event's type alone tells
+_ANY = -1  # whatever the code is: the event's type alone decides
 
 # Event type → the rank of the type, and the outcomes.
 _TRANSACTIONS: dict[str, tuple[int, dict[int, _Outcome]]] = {
@@ -157,7 +158,7 @@ _TRANSACTIONS: dict[str, tuple[int, dict[int, _Outcome]]] = {
     "net.authorize.payment.capture.created": (1, {1: _CAPTURED, 4: _HELD, **_REFUSALS}),
     "net.authorize.payment.refund.created": (1, {1: _REFUNDED, 4: _HELD, **_REFUSALS}),
     "net.authorize.payment.fraud.held": (2, {_ANY: _HELD}),
-    # The bank can still refuse after the approval. 4 is the code of the review that ended, and says nothing of the bank.
+    # The bank can still refuse after the approval. 4 is the code of the review that ended, and does not say what the bank did.
     "net.authorize.payment.fraud.approved": (3, {1: _APPROVED, 4: _Outcome("approved", ("approved_at",)), **_REFUSALS}),
     "net.authorize.payment.priorAuthCapture.created": (4, {1: _CAPTURED}),
     "net.authorize.payment.fraud.declined": (5, {_ANY: _DECLINED}),
@@ -172,16 +173,16 @@ def _transaction(event_type: str, payload: dict[str, Any], at: int) -> Facts:
     given = payload.get("responseCode")
     code = 1 if given is None else _code(given)
     outcome = outcomes.get(_ANY) or (None if code is None else outcomes.get(code))
-    told_code = None if given is None or code is None else str(code)
+    shown_code = None if given is None or code is None else str(code)
     if outcome is None and event_type in _FOLLOW_UPS:
-        failure = {"last_failure_at": str(at), "last_failure_type": event_type, "last_failure_code": told_code}
+        failure = {"last_failure_at": str(at), "last_failure_type": event_type, "last_failure_code": shown_code}
         # The code also if it is missing: it belongs to this failure, and not to the one before.
         return {name: (at, rank, value) for name, value in failure.items()}
     amount = _amount(payload.get("authAmount"))
     facts = _newest(event_type, at, rank, {
         "requested_amount": None if event_type in _FOLLOW_UPS else amount,
         "kind": "refund" if event_type == "net.authorize.payment.refund.created" else None,  # else it is a charge
-        "response_code": told_code,
+        "response_code": shown_code,
         "auth_code": _text(payload.get("authCode")),
         "avs_response": _text(payload.get("avsResponse")),
         "invoice_number": _text(payload.get("invoiceNumber")),
@@ -193,7 +194,7 @@ def _transaction(event_type: str, payload: dict[str, Any], at: int) -> Facts:
     facts["state"] = (at, rank, outcome.state)
     for name in outcome.sets:
         value = amount if name.endswith("_amount") else str(at)
-        if value is not None or name == "approved_amount":  # which also tells that the approval came
+        if value is not None or name == "approved_amount":  # whose presence alone means that the approval came
             facts[name] = (at, rank, value)
     return facts | dict.fromkeys(outcome.erases, (at, rank, None))
 
@@ -329,7 +330,7 @@ def _object(value: object) -> dict[str, Any]:
 
 
 def _fraud_filters(value: object) -> str | None:
-    """The list as JSON; None where any of it is odd, since a part of it would look like the whole."""
+    """The list as JSON; None if a part of it is odd: the rest would look like the whole."""
     if not isinstance(value, list):
         return None
     names = ("fraudFilter", "fraudAction")
@@ -338,7 +339,7 @@ def _fraud_filters(value: object) -> str | None:
 
 
 def _payment_profile_ids(value: object) -> str | None:
-    """The ids as a JSON list; None where any of it is odd."""
+    """The ids as a JSON list; None if one of them is odd."""
     if not isinstance(value, list):
         return None
     ids = [_text(_object(item).get("id")) for item in value]

@@ -10,7 +10,7 @@ const LEAST = 136;
 const ROW = 76;
 const RADIUS = 11;
 
-/** Lies down where there is room for the labels, and stands upright where there is not. */
+/** Draws the events from left to right if there is room for the labels, else from top to bottom. */
 export function timelineChart(events, noteOf) {
   const node = h("div", { class: "timeline" });
   let drawn = 0;

@@ -104,7 +104,7 @@ function amounts(found) {
 
 function codeWords(code) {
   if (code === null || code === undefined) return null;
-  return CODES[code] ?? `${code}, which tells no state`;
+  return CODES[code] ?? `${code}, which reports no state`;
 }
 
 /** The id of another entity, as a link if it has a timeline. Without one, the link would lead nowhere. */
@@ -181,16 +181,16 @@ function lead(word, view, found) {
   }
   if (last && !isNone(found.response_code)) {
     return [
-      `No event tells the state of this ${noun}. The last one, `,
+      `No event reports the state of this ${noun}. The last one, `,
       last,
-      `, has the response code ${found.response_code}, which tells no state. ` +
+      `, has the response code ${found.response_code}, which reports no state. ` +
         "The “Test Webhook” button of the Merchant Interface sends such events.",
     ];
   }
-  if (last) return [`No event tells the state of this ${noun}. The last one: `, last, "."];
-  if (found.last_failure_type) return `No event tells the state of this ${noun}: one that tried to change it failed.`;
+  if (last) return [`No event reports the state of this ${noun}. The last one: `, last, "."];
+  if (found.last_failure_type) return `No event reports the state of this ${noun}: one that tried to change it failed.`;
   if (found.events.some((event) => event.status === "processed")) {
-    return `The events of this ${noun} are processed, and none of them tells its state.`;
+    return `The events of this ${noun} are processed, and none of them reports its state.`;
   }
   return `Nothing is known of this ${noun} yet: none of its events is processed.`;
 }
