@@ -3,8 +3,8 @@
 The sources, the strongest first: the environment with the files that it names, systemd's credentials, the TOML file that
 WEBHOOKD_CONFIG names, and `.env` of the current folder. For some commands, what `webhookd dev` left in its folder comes last.
 
-What a folder names (`.env`, a TOML file that only `.env` names, `dev.env`) counts less than what the user names: whoever
-can write into the folder chose it. `may_go` is the rule that keeps the user's secrets from addresses of a folder.
+What a folder names counts less than what the user names, since whoever can write into the folder chose it: `.env`, a TOML file
+that `.env` or a relative path names, `dev.env`. `may_go` is the rule that keeps the user's secrets from addresses of a folder.
 """
 
 from __future__ import annotations
@@ -153,7 +153,9 @@ def _configuration(*layers_: Layer) -> Iterator[Layer]:
                 table = tomllib.loads(read(CONFIG, path))
             except tomllib.TOMLDecodeError as error:
                 raise SettingsError(f"{CONFIG}: {path} is not TOML: {error}") from None
-            toml = Layer(str(path), layer.folder, kept_in(layer.folder, path), toml=True)
+            # By a relative path, the folder decides what the file says, whoever names the file.
+            folder = Path.cwd().resolve() if layer.folder is not None or not path.is_absolute() else None
+            toml = Layer(str(path), folder, kept_in(folder, path), toml=True)
             for name, value in table.items():
                 if name.lower() == "accounts" and isinstance(value, dict):
                     for spelled, account_name, inner in _accounts(value):

@@ -105,6 +105,15 @@ def test_the_users_token_never_goes_to_an_address_that_the_folder_names(
         assert "users-secret" not in str(refusal.value)
 
 
+def test_a_configuration_file_by_a_relative_path_is_the_folders(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("c.toml").write_text('api_url = "http://127.0.0.1:6666"\n')
+    put(monkeypatch, CONFIG="c.toml", API_TOKEN="users-secret")
+    with pytest.raises(SettingsError, match="WEBHOOKD_API_TOKEN is not sent to"):
+        find(None, FOLDER)
+    put(monkeypatch, CONFIG=str(Path("c.toml").absolute()))
+    assert find(None, FOLDER) == Target("http://127.0.0.1:6666", "users-secret")
+
+
 def test_a_folder_that_names_the_file_or_variable_of_the_users_token_does_not_get_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
