@@ -63,7 +63,7 @@ def serve() -> None:
     Logs go to standard error, a JSON object a line. It starts with PostgreSQL, Redis or SQS away, and waits for them.
 
     SIGHUP has it read its settings anew and take signature keys, tokens and the TLS certificate from them, while requests go
-    on; where something is wrong with them, all stays as it was, and the log says what.
+    on; if something is wrong with them, all stays as it was, and the log says what.
     """
     # The daemon takes SIGTERM a second later, when all is imported; until then PID 1 of a container would not hear it.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
@@ -108,7 +108,7 @@ def dev(
 @app.command()
 def migrate(
     check: Annotated[
-        bool, typer.Option("--check", help="Change nothing; tell what would be applied, and exit with 3 where anything would.")
+        bool, typer.Option("--check", help="Change nothing; tell what would be applied, and exit with 3 if anything would.")
     ] = False,
     lock_timeout: Annotated[
         float, typer.Option(min=0.1, help="Seconds that a migration, and webhooks behind it, may wait for a lock.")
@@ -123,7 +123,7 @@ def migrate(
 ) -> None:
     """Bring the database's schema up to date.
 
-    Safe on several replicas at once, and while webhookd runs, this release or the one before it; does nothing where nothing is
+    Safe on several replicas at once, and while webhookd runs, this release or the one before it; does nothing if nothing is
     to do. It needs no setting but WEBHOOKD_DATABASE_URL, of a role that may create tables. Run it before `webhookd serve`, at
     the first time and at each upgrade: migrate, then replace the replicas. To go back to the release before, the schema stays
     as it is.
@@ -182,7 +182,7 @@ def trigger(
     Requests leave in order, but with several connections those in flight may overtake each other. A duplicate is
     sent only after the first of its kind was answered, as the provider repeats only what it has no 200 for.
 
-    The exit code is 1 where any request was not answered 200.
+    The exit code is 1 if any request was not answered 200.
 
     For example: `webhookd trigger payment.refund.created`, or
     `webhookd trigger 'customer.*' --count 1000 --rate 100 --duplicates 20 --out-of-order`.
@@ -230,8 +230,8 @@ def doctor(
 ) -> None:
     """Check every setting and dependency, and say what to do about each one that is not well.
 
-    What is not set is taken from the `webhookd dev` that runs in this folder, if one does. The exit code is 1 where a
-    check failed, 2 where a setting is wrong. A warning, as of an address in use (by webhookd itself, say), fails nothing.
+    What is not set is taken from the `webhookd dev` that runs in this folder, if one does. The exit code is 1 if a
+    check failed, 2 if a setting is wrong. A warning, as of an address in use (by webhookd itself, say), fails nothing.
 
     With `--body` and `--signature` of a captured request: which key matches, in which reading of the key (as text, as
     it must be, or wrongly hex-decoded), and what may have changed the body on its way. For example:

@@ -29,7 +29,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script, and
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
-    """Runs `work` on uvloop where it is installed."""
+    """Runs `work` on uvloop if it is installed."""
     try:
         import uvloop
 

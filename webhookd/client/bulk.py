@@ -32,12 +32,12 @@ def act(
     detach: bool,
     as_json: bool,
 ) -> None:
-    """POSTs `body` to `place`/`kind`; `until` names the filter's upper bound. Raises SettingsError where nobody can be asked.
+    """POSTs `body` to `place`/`kind`; `until` names the filter's upper bound. Raises SettingsError if nobody can be asked.
 
     With `yes` there is no dry run: nobody would read its counts.
     """
     if not (dry_run or yes) and (as_json or not sys.stdin.isatty()):
-        raise SettingsError(f"{kind} may take many events: give --yes (or --dry-run) where nobody can be asked")
+        raise SettingsError(f"{kind} may take many events: give --yes (or --dry-run) if nobody can be asked")
 
     def start(wanted: Json) -> Json:
         return with_api(url, folder, lambda api: api.post(place, kind, body=wanted))
@@ -100,7 +100,7 @@ def follow(url: str | None, folder: Path, operation: Json, *, as_json: bool) -> 
 
 
 def finish(operation: Json, *, as_json: bool) -> None:
-    """Tells how an operation that has ended went. Raises ApiError where it failed or was cancelled."""
+    """Tells how an operation that has ended went. Raises ApiError if it failed or was cancelled."""
     if as_json:
         tell_json(operation)
     elif operation["dry_run"]:

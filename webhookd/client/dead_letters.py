@@ -32,7 +32,7 @@ Ids = Annotated[
     typer.Argument(help="Events by id, up to 1000. [those that the filters choose]", show_default=False),
 ]
 Reason = Annotated[str | None, typer.Option(help="A part of the reason, or of the last error.")]
-All = Annotated[bool, typer.Option("--all", help="Every dead event, where nothing else chooses.")]
+All = Annotated[bool, typer.Option("--all", help="Every dead event, if nothing else chooses.")]
 
 
 @app.command("list")

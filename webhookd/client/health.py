@@ -32,7 +32,7 @@ _NAMES = {"postgresql": "PostgreSQL", "redis": "Redis", "sqs": "SQS"}
 
 @dataclass(slots=True, frozen=True)
 class Answer:
-    """What was answered: the HTTP status, None where there was no answer of webhookd, and its object; or why there is none."""
+    """What was answered: the HTTP status, None if there was no answer of webhookd, and its object; or why there is none."""
 
     status: int | None
     report: dict[str, Any]

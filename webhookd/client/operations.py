@@ -53,7 +53,7 @@ def list_(limit: options.Limit = 20, url: options.Url = None, folder: Folder = F
 @app.command()
 def show(
     operation_id: OperationId,
-    follow: Annotated[bool, typer.Option("--follow", help="Until it has ended; 1 where it failed.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", help="Until it has ended; 1 if it failed.")] = False,
     url: options.Url = None,
     folder: Folder = FOLDER,
     as_json: AsJson = False,

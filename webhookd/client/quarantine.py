@@ -123,7 +123,7 @@ def discard(
     """
     if not yes:
         if as_json or not sys.stdin.isatty():
-            raise SettingsError(f"{len(ids)} bodies would be discarded: give --yes where nobody can be asked")
+            raise SettingsError(f"{len(ids)} bodies would be discarded: give --yes if nobody can be asked")
         typer.confirm(f"discard {len(ids)} bodies?", abort=True, err=True)
     _handle("discard", "discarded", ids, note, url, folder, as_json=as_json)
 

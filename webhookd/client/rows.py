@@ -31,7 +31,7 @@ async def collect(api: Api, *path: str, key: str, limit: int, **query: Any) -> t
 
 
 def tell_list(rows: list[Json], *, key: str, more: bool, as_json: bool, none: str) -> bool:
-    """Tells what is the same for every list; True where there are rows to be shown as a table, and `tell_more` after it."""
+    """Tells what is the same for every list; True if there are rows to be shown as a table, and `tell_more` after it."""
     if as_json:
         tell_json({key: rows, "more": more})
     elif not rows:
@@ -63,7 +63,7 @@ def dead_table(rows: Iterable[Json]) -> None:
 
 
 def tell_event(event: Json, *, body: bool, as_json: bool) -> None:
-    """One event, with its audit trail and what belongs to it; its body only where it is asked for: customer data."""
+    """One event, with its audit trail and what belongs to it; its body only if it is asked for: customer data."""
     if as_json:
         tell_json(event if body else {name: value for name, value in event.items() if name != "body"})
         return

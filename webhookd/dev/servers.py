@@ -140,7 +140,7 @@ class Stack:
         return {name: server for name, server in every.items() if self._given[name] is None}
 
     def start(self) -> None:
-        """Starts the embedded servers side by side. Raises DevError where one cannot, and stops the others."""
+        """Starts the embedded servers side by side. Raises DevError if one cannot, and stops the others."""
         self._take_folder()
         servers = list(self._servers().values())
         with ThreadPoolExecutor(max(len(servers), 1)) as threads:

@@ -67,7 +67,7 @@ class _Interrupts:
 
 
 def run(folder: Path, *, samples: bool, console: Console, loop: Callable[[Coroutine[Any, Any, int]], int]) -> int:
-    """Runs the session until Ctrl-C; returns the exit code. Raises WebhookdError where it cannot start."""
+    """Runs the session until Ctrl-C; returns the exit code. Raises WebhookdError if it cannot start."""
     from webhookd import logs
 
     interrupts = _Interrupts()
@@ -129,7 +129,7 @@ def _check_ports(settings: Settings) -> None:
 
 
 def _own(folder: Path, stack: Stack, given: set[str], checked: Settings) -> dict[str, Any]:
-    """What the session brings where nothing is set, by field: the embedded servers, a key, and a small machine's measure."""
+    """What the session brings if nothing is set, by field: the embedded servers, a key, and a small machine's measure."""
     brought: dict[str, Any] = {name: value for name, value in _GENTLE.items() if name not in given}
     servers = {"database_url": stack.database_url, "redis_url": stack.redis_url}
     brought |= {name: url for name, url in servers.items() if name not in given}
@@ -208,7 +208,7 @@ class _Session:
             kept |= {name: value for name, value in os.environ.items() if name.startswith("AWS_") and value == "dev"}
             kept["AWS_DEFAULT_REGION"] = os.environ["AWS_DEFAULT_REGION"]
         lines = [f"{name}={value.removeprefix('http://') if 'LISTEN' in name else value}" for name, value in kept.items()]
-        lines.insert(0, "# Made by `webhookd dev`: what its commands use in this folder where nothing else is set.")
+        lines.insert(0, "# Made by `webhookd dev`: what its commands use in this folder if nothing else is set.")
         path = self._folder / "dev.env"
         if "signature_keys" not in self._own and (key := dotenv_values(path, interpolate=False).get("WEBHOOKD_SIGNATURE_KEYS")):
             lines.append(f"WEBHOOKD_SIGNATURE_KEYS={key}")

@@ -41,7 +41,7 @@ def matching_types(pattern: str) -> list[str]:
     """The event types that `pattern` names: `all`, a full name, one without `net.authorize.`, or one with `*`.
 
     A name that is not on the provider's list is taken as it stands when it is complete: types come that nobody knows.
-    Raises SettingsError where nothing matches.
+    Raises SettingsError if nothing matches.
     """
     if pattern == "all":
         return list(EVENT_TYPES)
@@ -166,7 +166,7 @@ def stream(
 
 @dataclass(slots=True, frozen=True)
 class Answer:
-    """What the receiver said: `status` 0 where there was no answer; `outcome` and `id` from its body."""
+    """What the receiver said: `status` 0 if there was no answer; `outcome` and `id` from its body."""
 
     sample: Sample
     status: int
@@ -230,7 +230,7 @@ async def post(
 
 
 def _fields(body: bytes) -> dict[str, Any]:
-    """An answer's JSON object; {} where something on the way, a proxy say, answered in its own words."""
+    """An answer's JSON object; {} if something on the way, a proxy say, answered in its own words."""
     try:
         fields = orjson.loads(body)
     except ValueError:

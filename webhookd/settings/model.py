@@ -68,7 +68,7 @@ class Settings(BaseModel):
         "PostgreSQL, as postgresql://user:password@host:5432/name; for TLS, ?sslmode=verify-full&sslrootcert=/path/ca.pem.",
     )
     database_pooler: Literal["none", "transaction"] = _setting(
-        "none", "transaction: where a pooler, such as PgBouncer in transaction or session mode, stands before PostgreSQL."
+        "none", "transaction: if a pooler, such as PgBouncer in transaction or session mode, stands before PostgreSQL."
     )
     redis_url: RedisUrl = _setting(
         ...,
@@ -78,7 +78,7 @@ class Settings(BaseModel):
     sqs_queue: Queue = _setting("webhookd", "The SQS queue, by name or URL.")
     sqs_dead_letter_queue: Queue = _setting("webhookd-dead-letters", "Its dead-letter queue, by name or URL.")
     sqs_endpoint_url: Endpoint | None = _setting(None, "Another address than AWS's for SQS.")
-    sqs_region: Region | None = _setting(None, "The queues' region, where it differs from the AWS SDK's own setting.")
+    sqs_region: Region | None = _setting(None, "The queues' region, if it differs from the AWS SDK's own setting.")
     listen: Address = _setting("127.0.0.1:8080", "Address of the public listener, which the provider posts to.")
     admin_listen: Address = _setting("127.0.0.1:9090", "Address of the admin listener: API, dashboard, health, metrics.")
     admin_hosts: HostNames = _setting(
