@@ -51,6 +51,7 @@ _BOUNDS = "tests/integration/test_admin_bounds.py::"
 _HOSTS = "tests/integration/test_admin_hosts.py::"
 _SESSIONS = "tests/integration/test_sessions.py::"
 _CLIENT = "tests/integration/test_client.py::"
+_CLI = "tests/integration/test_cli.py::"
 _TARGET = "tests/unit/test_client_target.py::"
 _SETTINGS = "tests/unit/test_settings.py::"
 _TIMELINE = "tests/unit/test_timeline.py::"
@@ -694,6 +695,20 @@ GUARDS = (
         "    return folder if folder is not None and path.resolve().is_relative_to(folder) else None",
         "    return folder",
         _TARGET + "test_a_folder_that_names_the_file_or_variable_of_the_users_token_does_not_get_it",
+    ),
+    Guard(
+        "trigger signs for no address that a folder names with the user's key",
+        "webhookd/dev/known.py",
+        "    if url is None:\n",
+        "    if False:\n",
+        _CLI + "test_trigger_signs_nothing_with_the_users_key_for_an_address_that_the_folder_names",
+    ),
+    Guard(
+        "the SQS that a folder names gets no real credentials",
+        "webhookd/dev/known.py",
+        '        os.environ.update({name: kept.get(name) or "dev" for name in _CREDENTIALS})\n',
+        "        os.environ.update({name: value for name, value in kept.items() if name.startswith('AWS_') and value})\n",
+        _CLI + "test_a_sessions_sqs_gets_no_real_credentials_and_the_folder_sets_nothing_else_of_aws",
     ),
     Guard(
         "no redirect is followed with the token",

@@ -205,6 +205,14 @@ async def test_trigger_and_doctor_take_the_users_own_settings_before_those_of_th
     assert "not set, and so taken from" not in out
 
 
+def test_the_users_key_signs_for_the_default_address_whoever_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "dev.env").write_text(f"WEBHOOKD_LISTEN=127.0.0.1:8080\nWEBHOOKD_SIGNATURE_KEYS={OTHER_KEY}\n")
+    monkeypatch.setenv("WEBHOOKD_SIGNATURE_KEYS", KEY)
+    found = known.target(tmp_path, account="default", url=None)
+    assert (found.url, found.key) == ("http://127.0.0.1:8080/webhooks/authorize-net", KEY)
+
+
 def test_a_sessions_sqs_gets_no_real_credentials_and_the_folder_sets_nothing_else_of_aws(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
