@@ -39,6 +39,7 @@ _WORK = "tests/integration/test_work.py::"
 _DEAD_LETTERS = "tests/integration/test_dead_letter_queue.py::"
 _DELIVERY = "tests/faults/test_delivery.py::"
 _DATABASE = "tests/integration/test_database.py::"
+_CLUSTER = "tests/integration/test_redis_cluster.py::"
 _ORDER = "tests/faults/test_order.py::"
 _RETENTION = "tests/integration/test_retention.py::"
 _OPERATOR = "tests/integration/test_dead_letters.py::"
@@ -116,6 +117,27 @@ GUARDS = (
         "        extract(epoch FROM pg_postmaster_start_time()),\n",
         "",
         "tests/faults/test_restore.py::test_what_a_restored_backup_lacks_is_accepted_when_it_is_sent_again",
+    ),
+    Guard(
+        "all keys of an installation are in one slot of Redis",
+        "webhookd/store/redis_keys.py",
+        "webhookd:{{{instance}}}:",
+        "webhookd:{instance}:",
+        _CLUSTER + "test_every_operation_works_in_cluster_mode[there]",
+    ),
+    Guard(
+        "a redirection of Redis in cluster mode is followed",
+        "webhookd/store/redis_node.py",
+        "        if refused and await self._follow(replies[refused[-1]]):\n",
+        "        if False:\n",
+        _CLUSTER + "test_every_operation_works_in_cluster_mode[here]",
+    ),
+    Guard(
+        "Redis that refuses a command counts as away",
+        "webhookd/store/claims.py",
+        "            await self._away(node, refused)\n        return",
+        "            pass\n        return",
+        _CLUSTER + "test_a_command_that_redis_refuses_makes_it_count_as_away[eval]",
     ),
     Guard(
         "a dead-letter copy that SQS shows twice is one copy",

@@ -45,7 +45,7 @@ async def _redis(rig: Rig) -> AsyncIterator[Any]:
 async def _keys(client: Any, rig: Rig, kind: str) -> list[bytes]:
     """The present keys of one kind, of this case's database alone."""
     instance = (await queries.identify(rig.connection))["instance"]
-    return [key async for key in client.scan_iter(f"webhookd:{instance}:{kind}:*", count=1000)]
+    return [key async for key in client.scan_iter(f"webhookd:{{{instance}}}:{kind}:*", count=1000)]
 
 
 async def _is(daemon: Process, up: bool) -> bool:
@@ -326,7 +326,7 @@ async def test_claims_that_nobody_holds_delay_an_event_by_seconds_at_most(rig: R
     async with _redis(rig) as redis:
         instance = (await queries.identify(rig.connection))["instance"]
         for row in await rig.connection.fetch("SELECT id FROM events"):
-            await redis.set(f"webhookd:{instance}:claim:{row['id']}", "a dead worker's", px=600_000)
+            await redis.set(f"webhookd:{{{instance}}}:claim:{row['id']}", "a dead worker's", px=600_000)
         worker = await rig.daemon(roles="work", handler_timeout="600")
         rig.recovered()
         await rig.finish(deadline=15)

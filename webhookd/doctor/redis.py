@@ -2,44 +2,47 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 import uuid
-from typing import Any
 
-from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
 from webhookd.doctor.finding import Finding, Verdict
 from webhookd.errors import WebhookdError
 from webhookd.settings import Settings
-from webhookd.store.tls import REDIS, tls_problem
+from webhookd.store import redis_keys
+from webhookd.store.redis_node import RedisNode
+
+_TIMEOUT = 3.0
 
 
 async def examine_redis(settings: Settings) -> list[Finding]:
-    """Whether Redis answers, and takes a key."""
-    url = settings.redis_url.get_secret_value()
+    """Whether Redis takes every command of the daemon, each with several keys; and whether it is in cluster mode."""
+    node = RedisNode(settings.redis_url.get_secret_value())
     try:
-        return await _ask(url)
-    except (OSError, RedisError) as error:
-        if problem := tls_problem(error, url, REDIS):
-            raise WebhookdError(problem) from error
-        raise
-
-
-async def _ask(url: str) -> list[Finding]:
-    client: Any = Redis.from_url(url, socket_timeout=3, socket_connect_timeout=3)
-    key = f"webhookd:doctor:{uuid.uuid4()}"
-    try:
-        started = time.perf_counter()
-        await client.execute_command("PING")
-        took = time.perf_counter() - started
-        try:
-            await client.set(key, "1", nx=True, px=10_000)
-            await client.delete(key)
-        except ResponseError as error:  # a replica, a user without the right, or no memory left
-            return [
-                Finding("redis", Verdict.FAILED, f"answers, but takes no key ({error}): webhookd needs SET, GET, DEL and EVAL")
-            ]
+        async with asyncio.timeout(_TIMEOUT):
+            started = time.perf_counter()
+            await node.run([("PING",)])
+            took = time.perf_counter() - started
+            replies = await node.run(redis_keys.proof("doctor", str(uuid.uuid4())))
+            refused = next((reply for reply in replies if isinstance(reply, RedisError)), None)
+            if refused is not None:
+                return [_refuses(node, refused)]
+            (info,) = await node.run([("INFO", "cluster")])
+    except ResponseError as error:  # already to the first words
+        return [_refuses(node, error)]
+    except (OSError, RedisError, TimeoutError) as error:
+        raise WebhookdError(node.problem(error)) from error
     finally:
-        await client.aclose()
-    return [Finding("redis", Verdict.OK, f"answers in {took * 1000:.1f} ms, and takes a key")]
+        await node.leave()
+    detail = f"answers in {took * 1000:.1f} ms, and takes every command of webhookd"
+    if isinstance(info, bytes) and b"cluster_enabled:1" in info:
+        detail += (
+            f"; in cluster mode: one slot has all keys of an installation, redirections are followed, as to {node.address}"
+        )
+    return [Finding("redis", Verdict.OK, detail)]
+
+
+def _refuses(node: RedisNode, error: RedisError) -> Finding:
+    return Finding("redis", Verdict.FAILED, f"answers, but takes no key ({node.problem(error)})")

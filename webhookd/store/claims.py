@@ -14,37 +14,21 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 from uuid import UUID
 
-import hiredis
 from asyncpg.pgproto import pgproto
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import RedisError, ResponseError
 
 from webhookd.batcher import Batcher
-from webhookd.errors import OverloadedError, UnavailableError
+from webhookd.errors import OverloadedError, SettingsError, UnavailableError
 from webhookd.failpoints import Failpoint, reach
 from webhookd.lifecycle import Loop, Watch
 from webhookd.logs import logger, where
 from webhookd.metrics import Metrics
-from webhookd.store.tls import REDIS, tls_problem
+from webhookd.store import redis_keys
+from webhookd.store.redis_node import Command, RedisNode
 
 # Short, because Redis is here to save time: slower than this, PostgreSQL alone is the better way.
 _TIMEOUT = 0.25
-_CONNECTIONS = 4
+_CONNECT_TIMEOUT = 2.0
 _MAX_BATCH = 256
-
-# One command for a batch of events: 1 for each that nobody had.
-_CLAIM = """
-local got = {}
-for i, key in ipairs(KEYS) do got[i] = redis.call('set', key, ARGV[1], 'NX', 'PX', ARGV[2]) and 1 or 0 end
-return got
-"""
-# Deletes a claim only where it is still ours: after its TTL another worker may hold it.
-_RELEASE = "for _, key in ipairs(KEYS) do if redis.call('get', key) == ARGV[1] then redis.call('del', key) end end"
-
-# One command for a batch of notifications: each key is set where it is not, with the TTL that comes last.
-_MARK = "for i, key in ipairs(KEYS) do redis.call('set', key, ARGV[i], 'NX', 'EX', ARGV[#ARGV]) end"
 
 
 class Seen(NamedTuple):
@@ -73,8 +57,7 @@ class Claims:
         self._claim_ttl_ms = int(claim_ttl * 1000)
         self._skipped = metrics.redis_skipped
         self._up = metrics.dependency_up.labels("redis")
-        self._redis: Any = None
-        self._connections: list[Any] = []  # at hand, for batches of commands
+        self._node: RedisNode | None = None
         self._token = f"{os.getpid()}-{secrets.token_hex(8)}"
         self._claims = 0
         # All operations of one moment share one pipeline, so that a round trip serves many events.
@@ -87,18 +70,12 @@ class Claims:
 
     async def start(self) -> None:
         """Makes the client (it connects at first use) and probes once; never fails."""
-        if self._redis is not None:
+        if self._node is not None:
             return
-        # No retries: a SET NX sent again after a lost reply finds its own key, and takes it for someone else's.
-        pool: Any = BlockingConnectionPool.from_url(
-            self._url,
-            max_connections=_CONNECTIONS,
-            timeout=_TIMEOUT,
-            socket_connect_timeout=1.0,
-            retry=Retry(NoBackoff(), 0),
-            client_name="webhookd",
-        )
-        self._redis = Redis.from_pool(pool)
+        try:
+            self._node = RedisNode(self._url)
+        except Exception as error:
+            raise SettingsError(f"WEBHOOKD_REDIS_URL cannot be read ({where(error)})") from error
         await self._commands.start()
         with contextlib.suppress(UnavailableError):
             await self._probe()
@@ -108,18 +85,12 @@ class Claims:
         """Sends what is pending and closes the connections."""
         await self._prober.stop()
         await self._commands.stop()
-        redis, self._redis = self._redis, None
-        while self._connections:
-            await self._connections.pop().disconnect(nowait=True)
-        if redis is not None:
-            try:
-                async with asyncio.timeout(1):
-                    await redis.aclose()
-            except (RedisError, OSError, TimeoutError) as error:
-                logger.debug("redis did not close in order", error=where(error))
+        node, self._node = self._node, None
+        if node is not None:
+            await node.leave()
 
     def _key(self, kind: str, *parts: object) -> str:
-        return ":".join(("webhookd", str(self._instance()), kind, *map(str, parts)))
+        return redis_keys.key(self._instance(), kind, *parts)
 
     def _seen_keys(self, notifications: Iterable[tuple[str, str]]) -> list[str]:
         prefix = self._key("seen")
@@ -127,7 +98,7 @@ class Claims:
 
     async def seen(self, notifications: Sequence[tuple[str, str]]) -> list[Seen | None]:
         """For each (account, notification id) its committed event, or None: not committed, forgotten, or Redis is away."""
-        reply = await self._ask("seen", "MGET", *self._seen_keys(notifications))
+        reply = await self._ask("seen", redis_keys.look_up(self._seen_keys(notifications)))
         if not isinstance(reply, list) or len(reply) != len(notifications):
             return [None] * len(notifications)
         return [None if value is None else _load(value) for value in reply]
@@ -139,7 +110,7 @@ class Claims:
             return
         keys = self._seen_keys((account, notification_id) for account, notification_id, _ in notifications)
         values = [seen.event_id.bytes + seen.body_hash for _, _, seen in notifications]
-        self._send("mark", len(notifications), "EVAL", _MARK, len(keys), *keys, *values, self._dedupe_ttl)
+        self._send("mark", len(notifications), redis_keys.mark(keys, values, self._dedupe_ttl))
 
     def _claim_keys(self, event_ids: Iterable[UUID]) -> list[str]:
         prefix = self._key("claim")
@@ -153,16 +124,16 @@ class Claims:
         self._claims += 1
         token = f"{self._token}-{self._claims}"
         keys = self._claim_keys(event_ids)
-        reply = await self._ask("claim", "EVAL", _CLAIM, len(keys), *keys, token, self._claim_ttl_ms)
+        reply = await self._ask("claim", redis_keys.claim(keys, token, self._claim_ttl_ms))
         return token, [True] * len(keys) if reply is None else list(map(bool, reply))
 
     def release(self, event_ids: Sequence[UUID], token: str) -> None:
         """Gives claims back, those that are still this token's."""
         if event_ids and self._usable:
             keys = self._claim_keys(event_ids)
-            self._send("release", 1, "EVAL", _RELEASE, len(keys), *keys, token)
+            self._send("release", 1, redis_keys.release(keys, token))
 
-    def _send(self, operation: str, count: int, *command: Any) -> None:
+    def _send(self, operation: str, count: int, command: Command) -> None:
         """Gives Redis a command whose reply nobody waits for; one that fails counts as `count` skipped operations."""
 
         def replied(reply: asyncio.Future[Any]) -> None:
@@ -178,7 +149,7 @@ class Claims:
     def _usable(self) -> bool:
         return self.up and self._instance() is not None
 
-    async def _ask(self, operation: str, *command: Any) -> Any:
+    async def _ask(self, operation: str, command: Command) -> Any:
         if self._usable:
             try:
                 return await self._commands.submit(command)
@@ -187,32 +158,22 @@ class Claims:
         self._skipped.labels(operation).inc()
         return None
 
-    async def _execute(self, commands: list[tuple[Any, ...]]) -> Sequence[Any]:
-        if not self.up or self._redis is None:  # fell away while these waited
+    async def _execute(self, commands: list[Command]) -> Sequence[Any]:
+        node = self._node
+        if not self.up or node is None:  # fell away while these waited
             raise UnavailableError("redis", self.problem or "away")
         try:
             async with asyncio.timeout(2 * _TIMEOUT):
-                replies = await self._pipeline(self._redis.connection_pool, commands)
+                replies = await node.run(commands)
                 reach(Failpoint.REDIS_AFTER_WRITE)
         except Exception as error:  # not only Redis's own: uvloop raises RuntimeError where a reset closed the transport
-            self._set(up=False, problem=self._told(error))
+            await self._away(node, error)
             self._prober.wake()
             raise UnavailableError("redis", where(error)) from error
+        # The prober looks at its next turn, and not at once: where it finds all well, up and away take turns of seconds.
+        if (refused := _refused(replies)) is not None:
+            await self._away(node, refused)
         return [UnavailableError("redis", type(reply).__name__) if isinstance(reply, Exception) else reply for reply in replies]
-
-    async def _pipeline(self, pool: Any, commands: list[tuple[Any, ...]]) -> list[Any]:
-        # What the library's own pipeline does; but it packs each key in Python, which costs more than the round trip, and so
-        # does its pool.
-        connection = self._connections.pop() if self._connections else pool.make_connection()
-        try:
-            await pool.ensure_connection(connection)
-            await connection.send_packed_command([hiredis.pack_command(command) for command in commands], check_health=False)
-            return [await _reply(connection) for _ in commands]
-        except BaseException:
-            await connection.disconnect(nowait=True)  # replies may be on their way, which are nobody's any more
-            raise
-        finally:
-            self._connections.append(connection)
 
     def _set(self, *, up: bool, problem: str | None = None) -> None:
         if up != self.up:
@@ -222,26 +183,31 @@ class Claims:
         self._up.set(up)
 
     async def _probe(self) -> None:
-        if self._redis is None:
+        node = self._node
+        if node is None:
             return
         try:
-            async with asyncio.timeout(2):
-                # A write, since all that is asked of Redis is one: a replica, or a Redis that is full, answers PING.
-                await self._redis.execute_command("SET", "webhookd:probe", self._token, "EX", 60)
+            async with asyncio.timeout(_CONNECT_TIMEOUT):
+                await node.run([("PING",)])
+            # No more patient than those who use Redis: they would find it too slow again at once.
+            async with asyncio.timeout(2 * _TIMEOUT):
+                replies = await node.run(redis_keys.proof(self._instance(), self._token))
         except Exception as error:
-            self._set(up=False, problem=self._told(error))
+            await self._away(node, error)
             raise UnavailableError("redis", where(error)) from error
+        if (refused := _refused(replies)) is not None:
+            await self._away(node, refused)
+            raise UnavailableError("redis", type(refused).__name__)
         self._set(up=True)
 
-    def _told(self, error: Exception) -> str:
-        return tls_problem(error, self._url, REDIS) or where(error)
+    async def _away(self, node: RedisNode, error: Exception) -> None:
+        self._set(up=False, problem=node.problem(error))
+        await node.leave()
 
 
-async def _reply(connection: Any) -> Any:
-    try:
-        return await connection.read_response()
-    except ResponseError as error:  # of this command alone
-        return error
+def _refused(replies: Sequence[Any]) -> Exception | None:
+    # The commands work on keys of any type. So an error is never about one key; it is about rights, memory, role or slots.
+    return next((reply for reply in replies if isinstance(reply, Exception)), None)
 
 
 def _load(value: bytes) -> Seen | None:

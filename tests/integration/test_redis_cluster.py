@@ -1,0 +1,152 @@
+"""Redis in cluster mode, as ElastiCache Serverless is: one slot has all keys of an installation, redirections are followed."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+import pytest_asyncio
+from redis import Redis
+
+from tests.conftest import Servers, Start, settings_of
+from tests.helpers.cluster import Cluster, ClusterNode, cluster
+from tests.helpers.running import KEY
+from tests.helpers.wait import until
+from webhookd.daemon import Daemon
+from webhookd.dev import traffic
+from webhookd.doctor import Finding, Verdict, examine
+
+pytestmark = pytest.mark.xdist_group("redis_cluster")
+TYPE = "net.authorize.customer.created"
+
+
+@pytest_asyncio.fixture
+async def nodes(_own_environment: None) -> AsyncIterator[Cluster]:
+    with tempfile.TemporaryDirectory(prefix="webhookd-cluster-") as folder, cluster(Path(folder)) as made:
+        await made.form()
+        yield made
+
+
+async def _known_by_redis(daemon: Daemon) -> None:
+    """Sends webhooks until one is known as a duplicate by Redis."""
+    samples, url = traffic.stream([TYPE], 5), f"{daemon.public_url}/webhooks/authorize-net"
+
+    async def known() -> bool:
+        before = daemon.metrics.registry.get_sample_value("webhookd_duplicates_total", {"layer": "redis"}) or 0
+        await traffic.send(samples, url, KEY)
+        after = daemon.metrics.registry.get_sample_value("webhookd_duplicates_total", {"layer": "redis"}) or 0
+        return after >= before + len(samples)
+
+    await until(known, "all repeats are known by what Redis keeps", every=0.2, deadline=20)
+
+
+async def _redis(servers: Servers, url: str) -> Finding:
+    findings = [finding async for finding in examine(settings_of(servers.settings, redis_url=url))]
+    (finding,) = [finding for finding in findings if finding.check == "redis"]
+    return finding
+
+
+async def _claims_work(daemon: Daemon) -> None:
+    events = [uuid4() for _ in range(3)]
+    token, mine = await daemon.claims.acquire(events)
+    assert mine == [True] * 3
+    assert (await daemon.claims.acquire(events))[1] == [False] * 3, "Redis keeps the claims"
+    daemon.claims.release(events, token)
+    await until(lambda: _free(daemon, events[0]), "the claims are given back")
+
+
+async def _free(daemon: Daemon, event: Any) -> bool:
+    token, (mine,) = await daemon.claims.acquire([event])
+    if mine:
+        daemon.claims.release([event], token)
+    return mine
+
+
+@pytest.mark.parametrize("which", ["there", "here"])
+async def test_every_operation_works_in_cluster_mode(which: str, nodes: Cluster, start: Start, servers: Servers) -> None:
+    """With the endpoint that has the slots, and with a node that redirects each command."""
+    node: ClusterNode = getattr(nodes, which)
+    daemon = await start(redis_url=node.url)
+    await until(lambda: daemon.claims.up, "Redis is up")
+    await _known_by_redis(daemon)
+    await _claims_work(daemon)
+    assert daemon.claims.up, daemon.claims.problem
+    with nodes.there.client() as client:
+        keys = [key for key in client.keys("*") if not key.endswith("probe")]
+        assert len({client.execute_command("CLUSTER", "KEYSLOT", key) for key in keys}) == 1, keys
+    finding = await _redis(servers, node.url)
+    assert finding.verdict is Verdict.OK
+    assert "in cluster mode" in finding.detail
+
+
+async def test_slots_that_move_are_followed(nodes: Cluster, start: Start) -> None:
+    daemon = await start(redis_url=nodes.there.url)
+    await _known_by_redis(daemon)
+    await asyncio.to_thread(nodes.give_slots, nodes.here)
+    await _known_by_redis(daemon)
+    await _claims_work(daemon)
+    assert daemon.claims.up, daemon.claims.problem
+
+
+async def test_a_node_that_is_lost_is_found_anew_from_the_url(nodes: Cluster, start: Start) -> None:
+    daemon = await start(redis_url=nodes.here.url)
+    await _known_by_redis(daemon)
+    await asyncio.to_thread(nodes.there.stop)
+    await until(lambda: not daemon.claims.up, "it is found away")
+    await asyncio.to_thread(nodes.there.start)
+    await until(lambda: daemon.claims.up, "it is found again", deadline=30)
+    await _known_by_redis(daemon)
+
+
+async def test_a_cluster_that_serves_no_slot_counts_as_away_and_the_doctor_says_why(start: Start, servers: Servers) -> None:
+    with tempfile.TemporaryDirectory(prefix="webhookd-cluster-") as folder, cluster(Path(folder)) as apart:
+        daemon = await start(redis_url=apart.here.url)
+        assert not daemon.claims.up
+        assert "serves no slot" in str(daemon.claims.problem)
+        finding = await _redis(servers, apart.here.url)
+        assert finding.verdict is Verdict.FAILED
+        assert "serves no slot" in finding.detail
+
+
+async def test_a_database_number_that_cluster_mode_has_not_is_named(nodes: Cluster, start: Start, servers: Servers) -> None:
+    url = nodes.there.url.removesuffix("/0") + "/1"
+    daemon = await start(redis_url=url)
+    assert not daemon.claims.up
+    finding = await _redis(servers, url)
+    assert finding.verdict is Verdict.FAILED
+    for told in (str(daemon.claims.problem), finding.detail):
+        assert "WEBHOOKD_REDIS_URL names the database 1" in told
+
+
+@pytest.mark.parametrize("command", ["eval", "mget"])
+async def test_a_command_that_redis_refuses_makes_it_count_as_away(command: str, start: Start, servers: Servers) -> None:
+    """Whatever the command: PING, SET and GET that work say nothing about the others."""
+    user = f"user{uuid4().hex[:8]}"
+    with _client(servers.redis_url) as client:
+        client.execute_command("ACL", "SETUSER", user, "on", ">hunter2", "~*", "+@all", f"-{command}")
+        place = servers.redis_url.rpartition("@")[2]
+        daemon = await start(redis_url=f"redis://{user}:hunter2@{place}")
+        await until(lambda: daemon.claims.problem not in (None, "not yet reached"), "it is found out")
+        assert not daemon.claims.up
+        assert daemon.metrics.registry.get_sample_value("webhookd_dependency_up", {"dependency": "redis"}) == 0
+        finding = await _redis(servers, f"redis://{user}:hunter2@{place}")
+        assert finding.verdict is Verdict.FAILED
+        assert "NoPermissionError" in finding.detail
+        assert "hunter2" not in f"{daemon.claims.problem}{finding.detail}"
+        client.execute_command("ACL", "SETUSER", user, f"+{command}")
+        await until(lambda: daemon.claims.up, "it is well again", deadline=20)
+        # From now on under way: no probe has looked yet.
+        client.execute_command("ACL", "SETUSER", user, f"-{command}")
+        await daemon.claims.seen([("default", "a"), ("default", "b")])
+        await daemon.claims.acquire([uuid4(), uuid4()])
+        assert not daemon.claims.up
+        client.execute_command("ACL", "DELUSER", user)
+
+
+def _client(url: str) -> Any:
+    return Redis.from_url(url)

@@ -1,0 +1,138 @@
+"""The Redis server that has our keys: the one in the URL, or the node of a cluster to which that one redirects."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from typing import Any
+
+import hiredis
+from redis.asyncio import ConnectionPool
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import (
+    ClusterDownError,
+    MovedError,
+    NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
+
+from webhookd.logs import where
+from webhookd.store.tls import REDIS, tls_problem
+
+Command = tuple[Any, ...]
+
+_NO_DATABASE = ("SELECT is not allowed in cluster mode", "DB index is out of range")
+_REMEDIES: dict[type[RedisError], str] = {
+    NoPermissionError: "let the user in WEBHOOKD_REDIS_URL run EVAL, GET, MGET, SET and DEL on keys webhookd:*",
+    OutOfMemoryError: "Redis is full: raise its maxmemory, or set maxmemory-policy to volatile-ttl",
+    ReadOnlyError: "this is a replica: name the primary in WEBHOOKD_REDIS_URL",
+    ClusterDownError: "the cluster serves no slot for webhookd's keys: look at CLUSTER INFO on its nodes",
+}
+
+
+class RedisNode:
+    """Connections to one server, for batches of commands.
+
+    Every key of an installation is in one slot, so that commands with several keys work and one node has them all. A
+    redirection (MOVED) to that node is followed, and is forgotten when the node fails: the URL then leads to the next one.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        # No retries: a SET NX sent again after a lost reply finds its own key, and takes it for someone else's.
+        self._first: Any = ConnectionPool.from_url(
+            url, socket_connect_timeout=1.0, retry=Retry(NoBackoff(), 0), client_name="webhookd"
+        )
+        self._pool: Any = self._first
+        self._idle: list[Any] = []
+
+    @property
+    def address(self) -> str:
+        """Where commands go now: host and port, or a socket's path."""
+        at = self._pool.connection_kwargs
+        return str(at["path"]) if "path" in at else f"{at.get('host', 'localhost')}:{at.get('port', 6379)}"
+
+    async def run(self, commands: Sequence[Command]) -> list[Any]:
+        """The commands' replies, in order; an error that Redis replies with is in its place. Raises RedisError and OSError."""
+        replies = await self._pipeline(commands)
+        refused = [position for position, reply in enumerate(replies) if isinstance(reply, MovedError)]
+        # A refused command was not executed, so that it may be sent again. Once: nodes that disagree could redirect for ever.
+        if refused and await self._follow(replies[refused[-1]]):
+            again = await self._pipeline([commands[position] for position in refused])
+            for position, reply in zip(refused, again, strict=True):
+                replies[position] = reply
+        return replies
+
+    async def leave(self) -> None:
+        """Closes the connections at hand; the next command begins at the URL again."""
+        await self._go(self._first)
+
+    def problem(self, error: BaseException) -> str:
+        """What to mend after `error`; it quotes no message of Redis, which could hold a key or a user's name."""
+        if problem := tls_problem(error, self._url, REDIS):
+            return problem
+        if isinstance(error, MovedError):
+            return (
+                f"Redis is in cluster mode, and its nodes redirect to each other ({error.host}:{error.port}): "
+                "look at CLUSTER SLOTS on its nodes, and name the cluster's endpoint in WEBHOOKD_REDIS_URL"
+            )
+        database = self._first.connection_kwargs.get("db") or 0
+        if database and isinstance(error, ResponseError) and any(reply in str(error) for reply in _NO_DATABASE):
+            reason = "which this Redis does not have (in cluster mode there may be 0 alone): end the URL in /0"
+            return f"WEBHOOKD_REDIS_URL names the database {database}, {reason}"
+        for kind, remedy in _REMEDIES.items():
+            if isinstance(error, kind):
+                return f"{type(error).__name__}: {remedy}"
+        if self._pool is not self._first:
+            return (
+                f"{where(error)}: Redis is in cluster mode, and its node {self.address} does not answer: "
+                "let webhookd connect to every node of the cluster"
+            )
+        return where(error)
+
+    async def _follow(self, moved: MovedError) -> bool:
+        at = self._first.connection_kwargs
+        if "path" in at:  # a socket of this machine; a redirection leads elsewhere
+            return False
+        # A node that does not know its own name sends none, and means the host that was asked.
+        host = moved.host or self._pool.connection_kwargs.get("host", "localhost")
+        await self._go(
+            ConnectionPool(connection_class=self._first.connection_class, **{**at, "host": host, "port": moved.port})
+        )
+        return True
+
+    async def _go(self, pool: Any) -> None:
+        self._pool = pool
+        idle, self._idle = self._idle, []
+        for connection in idle:
+            await connection.disconnect(nowait=True)
+
+    async def _pipeline(self, commands: Sequence[Command]) -> list[Any]:
+        # What the library's own pipeline does; but it packs each key in Python, which costs more than the round trip, and so
+        # does its pool.
+        pool, idle = self._pool, self._idle
+        connection = idle.pop() if idle else pool.connection_class(**pool.connection_kwargs)
+        try:
+            await pool.ensure_connection(connection)
+            await connection.send_packed_command([hiredis.pack_command(command) for command in commands], check_health=False)
+            replies = [await _reply(connection) for _ in commands]
+        except BaseException:
+            await connection.disconnect(nowait=True)  # replies may be on their way, which are nobody's any more
+            raise
+        if idle is self._idle:
+            idle.append(connection)
+        else:  # the keys are elsewhere since
+            with contextlib.suppress(RedisError, OSError):
+                await connection.disconnect(nowait=True)
+        return replies
+
+
+async def _reply(connection: Any) -> Any:
+    try:
+        return await connection.read_response()
+    except ResponseError as error:  # of this command alone
+        return error
