@@ -19,7 +19,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from webhookd.client import dead_letters, events, health, operations, quarantine, stats, timelines
+from webhookd.client import dead_letters, events, health, operations, quarantine, refused, stats, timelines
 from webhookd.client.failures import ApiError
 from webhookd.console import FOLDER, Folder, Json, err, out, run, write_whole
 from webhookd.errors import SettingsError, UnavailableError, WebhookdError
@@ -33,7 +33,7 @@ app = typer.Typer(
     "Settings are environment variables that begin with WEBHOOKD_, also from `.env` and a TOML file (WEBHOOKD_CONFIG); "
     "`webhookd settings` lists them.",
 )
-for group in (events, timelines, dead_letters, quarantine, operations):
+for group in (events, timelines, dead_letters, quarantine, refused, operations):
     app.add_typer(group.app)
 app.command("stats", help=stats.HELP)(stats.stats)
 app.command("health", help=health.HELP)(health.health)

@@ -38,6 +38,7 @@ from webhookd.receive.app import PublicApp
 from webhookd.receive.certificate import Certificate
 from webhookd.receive.intake import Intake
 from webhookd.receive.listener import Listener, raise_file_limit
+from webhookd.receive.samples import Samples
 from webhookd.settings import RENEWABLE, Role, Settings
 from webhookd.store.claims import Claims
 from webhookd.store.database import Database
@@ -90,6 +91,7 @@ class Daemon:
         self._app: PublicApp | None = None
         self._certificate: Certificate | None = None
         self._intake: Intake | None = None
+        self._samples: Samples | None = None
         self.admission: Admission | None = None
         self._poller: Poller | None = None
         self._tracing = tracing = _make_tracing(settings, metrics)
@@ -131,7 +133,10 @@ class Daemon:
                 watch=watch,
                 tracing=tracing,
             )
-            self._parts.append(self._intake)
+            self._samples = Samples(
+                self.database, keep=settings.refused_samples, keys=settings.keys_by_account, metrics=metrics, watch=watch
+            )
+            self._parts += [self._samples, self._intake]
             if settings.tls_certificate is not None and settings.tls_key is not None:
                 self._certificate = Certificate(settings.tls_certificate, settings.tls_key, metrics=metrics, watch=watch)
                 self._parts.append(self._certificate)
@@ -202,8 +207,8 @@ class Daemon:
         for part in self._parts:
             await part.start()
             self._stack.push_async_callback(part.stop)
-        if self._intake is not None and self.admission is not None:
-            self._public = await self._listen_public(self._intake, self.admission)
+        if self._intake is not None and self._samples is not None and self.admission is not None:
+            self._public = await self._listen_public(self._intake, self._samples, self.admission)
         self.health.serving = True
         if not settings.admin_tokens and not settings.read_tokens and settings.admin_anonymous == "nothing":
             logger.warning("the API and the dashboard refuse everyone: WEBHOOKD_ADMIN_TOKENS is not set")
@@ -227,10 +232,11 @@ class Daemon:
             raise _not_listening(setting, address, error) from error
         return runner
 
-    async def _listen_public(self, intake: Intake, admission: Admission) -> Listener:
+    async def _listen_public(self, intake: Intake, samples: Samples, admission: Admission) -> Listener:
         settings = self._settings
         self._app = public = PublicApp(
             intake,
+            samples,
             accounts=settings.keys_by_account,
             max_body_bytes=settings.max_body_bytes,
             max_body_memory=settings.max_body_memory,
@@ -265,8 +271,9 @@ class Daemon:
         self._settings = self._settings.model_copy(update={name: getattr(settings, name) for name in changed})
         if self._access is not None:
             self._access.renew(*_tokens(settings))
-        if self._intake is not None and self._app is not None:
+        if self._intake is not None and self._samples is not None and self._app is not None:
             self._intake.renew(settings.keys_by_account)
+            self._samples.renew(settings.keys_by_account)
             self._app.renew(settings.keys_by_account)
         return changed
 

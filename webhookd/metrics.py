@@ -39,6 +39,12 @@ class Metrics:
             "account",
             "outcome",
         )
+        self.refused_samples = counter(
+            "refused_samples_total",
+            "Samples of refused webhooks: kept, or dropped, since PostgreSQL was away.",
+            "outcome",
+            values=("kept", "dropped"),
+        )
         self.accepted = counter("accepted_total", "New events that were committed, by type.", "event_type")
         self.ack_seconds = histogram(
             "ack_seconds", "From the first byte of an authentic webhook to its 200, commit included.", _FAST

@@ -15,7 +15,7 @@ import typer
 from aiohttp import web
 from typer.testing import CliRunner
 
-from webhookd.client import dead_letters, events, operations, quarantine, stats, timelines
+from webhookd.client import dead_letters, events, operations, quarantine, refused, stats, timelines
 from webhookd.client.failures import ApiError, Exit
 from webhookd.errors import SettingsError
 
@@ -159,7 +159,7 @@ async def serving(handler: Callable[[web.Request], Any] | None = None) -> AsyncI
 def commands() -> typer.Typer:
     """The commands as they are put together."""
     app = typer.Typer(rich_markup_mode="markdown", pretty_exceptions_enable=False)
-    for group in (events.app, timelines.app, dead_letters.app, quarantine.app, operations.app):
+    for group in (events.app, timelines.app, dead_letters.app, quarantine.app, refused.app, operations.app):
         app.add_typer(group)
     app.command("stats", help=stats.HELP)(stats.stats)
     return app

@@ -57,7 +57,7 @@ def test_the_shape_of_a_header_holds_nothing_of_its_value(value: str) -> None:
     assert not any(value[at : at + 16] in shape for at in range(max(len(value) - 16, 0)))
 
 
-def found(body: bytes, header: str | None, account: str | None = "default") -> Finding:
+def found(body: bytes, header: str | None, account: str | None = "default") -> str:
     diagnosis = diagnose(body, header, account, KEYS)
     assert not any(key.lower() in diagnosis.likely.lower() for key in (KEY, EU)), "a key is shown"
     return diagnosis.finding

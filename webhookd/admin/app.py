@@ -19,6 +19,7 @@ from webhookd.admin.openapi import document
 from webhookd.admin.operations import OperationRoutes
 from webhookd.admin.pages import pages
 from webhookd.admin.quarantine import QuarantineRoutes
+from webhookd.admin.refused import RefusedRoutes
 from webhookd.admin.route import Route, refusals, refused
 from webhookd.admin.session import SessionRoutes
 from webhookd.admin.statistics import StatisticsRoutes
@@ -59,6 +60,7 @@ def admin_app(
         *EventRoutes(events).routes(),
         *DeadLetterRoutes(statements, events, operations).routes(),
         *QuarantineRoutes(Quarantine(statements, store)).routes(),
+        *RefusedRoutes(statements).routes(),
         *TimelineRoutes(statements).routes(),
         *StatisticsRoutes(statements, health, metrics).routes(),
         *SessionRoutes(access).routes(),

@@ -74,7 +74,7 @@ _WORDS = {
 class Diagnosis(NamedTuple):
     """A finding, and what it means for an operator, in sentences."""
 
-    finding: Finding
+    finding: str  # a Finding, or the outcome of a refusal that is its own explanation
     likely: str
 
 

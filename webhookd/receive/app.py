@@ -18,6 +18,7 @@ from webhookd.receive.connections import Connection
 from webhookd.receive.intake import Intake, Outcome, Receipt
 from webhookd.receive.problem import SERVER, problem
 from webhookd.receive.refusal import REFUSED, refusal
+from webhookd.receive.samples import EXAMINED, SAMPLED, Sample, Samples
 
 DEFAULT_ACCOUNT = "default"
 PATH = "/webhooks/authorize-net"
@@ -34,6 +35,7 @@ class PublicApp:
     def __init__(
         self,
         intake: Intake,
+        samples: Samples,
         *,
         accounts: Iterable[str],
         max_body_bytes: int,
@@ -43,6 +45,7 @@ class PublicApp:
         metrics: Metrics,
     ) -> None:
         self._intake = intake
+        self._samples = samples
         self.paths: dict[str, str] = {}  # the webhook's path → the account
         self._max_body_bytes = max_body_bytes
         self._bodies = Bodies(max_body_memory)
@@ -92,6 +95,8 @@ class PublicApp:
                 return await live(request) if request.method in ("GET", "HEAD") else _method_not_allowed(request, "GET,HEAD")
             account = self.paths.get(path)
             if account is None and not _names_an_account(path):
+                if request.method == "POST" and "X-ANET-Signature" in request.headers:  # a webhook on a wrong path
+                    return self._refuse(request, None, 404, "Not Found", "unknown_path")
                 return problem(404, "Not Found", close=not request.content.is_eof())
         if request.method != "POST":
             return _method_not_allowed(request, "POST")
@@ -100,17 +105,54 @@ class PublicApp:
         return await self._webhook(request, account or "")
 
     def _refuse(
-        self, request: web.BaseRequest, account: str | None, status: int, detail: str, outcome: str, retry: bool = False
+        self,
+        request: web.BaseRequest,
+        account: str | None,
+        status: int,
+        detail: str,
+        outcome: str,
+        retry: bool = False,
+        body: bytes | None = None,
     ) -> web.Response:
         self._received.labels(account or "unknown", outcome).inc()
+        if status in SAMPLED:
+            self._sample(request, account or "unknown", status, outcome, body)
         # Where the body has come entirely, the connection can serve on: a new one would cost more than the refusal.
         unread = not request.content.is_eof()
         return problem(status, detail, retry_after=self._retry_after if retry else None, close=unread)
 
-    def _refuse_for(self, request: web.BaseRequest, account: str, error: Exception) -> web.Response:
+    def _sample(self, request: web.BaseRequest, account: str, status: int, outcome: str, body: bytes | None) -> None:
+        peer = request.remote or ""
+        if not self._samples.takes(account, outcome, peer):
+            return
+        whole = body is not None or request.content.is_eof()
+        length = request.content_length
+        if body is None:
+            body = request.content.read_nowait(EXAMINED + 1)  # what has come so far
+        elif length is None:
+            length = len(body)
+        headers = request.headers
+        self._samples.add(
+            Sample(
+                account=account,
+                outcome=outcome,
+                status=status,
+                path=request.raw_path.partition("?")[0],  # a query may hold a secret
+                peer=peer,
+                header=headers.get("X-ANET-Signature"),
+                forwarded_for=headers.get("X-Forwarded-For"),
+                content_type=headers.get("Content-Type"),
+                length=length,
+                body=body[:EXAMINED],
+                whole=whole and len(body) <= EXAMINED,
+                at=time.monotonic(),
+            )
+        )
+
+    def _refuse_for(self, request: web.BaseRequest, account: str, error: Exception, body: bytes | None = None) -> web.Response:
         if (of := refusal(error)) is None:
             raise error
-        return self._refuse(request, account, *of)
+        return self._refuse(request, account, *of, body=body)
 
     def _refusal(self, request: web.BaseRequest, account: str | None) -> web.Response | None:
         """The answer to a request that its head alone refuses; where there is none, what `Expect` asks for is written."""
@@ -164,7 +206,7 @@ class PublicApp:
         try:
             receipt = await self._intake.take(account, body, request.headers.get("X-ANET-Signature"), origin)
         except (SignatureError, UnavailableError, OverloadedError, TimeoutError) as error:
-            return self._refuse_for(request, account, error)
+            return self._refuse_for(request, account, error, body)
         except Exception as error:  # noqa: BLE001  whatever it is, the client must have an answer
             logger.error("a request failed", error=where(error))
             self._received.labels(account, "error").inc()

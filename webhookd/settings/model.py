@@ -177,6 +177,12 @@ class Settings(BaseModel):
     )
     body_timeout: float = _setting(5.0, "Seconds that a body may take to arrive.", ge=0.1, le=300)
     max_pending: int = _setting(2000, "Webhooks that may wait for their answer; beyond it the answer is 503.", ge=1, le=100_000)
+    refused_samples: int = _setting(
+        20,
+        "Samples of refused webhooks, for each account and reason, kept for two weeks; 0 keeps none and removes those kept.",
+        ge=0,
+        le=1000,
+    )
     commit_timeout: float = _setting(
         5.0, "Seconds until a webhook that could not be committed is answered 503; below the shutdown's.", ge=0.1, le=60
     )

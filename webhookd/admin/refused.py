@@ -1,0 +1,93 @@
+"""The route of samples of refused webhooks."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from webhookd.admin.access import Role
+from webhookd.admin.route import Call, Route, Shape
+from webhookd.admin.shapes import Cursor, Limit, Text, Time
+from webhookd.operate.place import Place, place_of
+from webhookd.operate.statements import Statements
+from webhookd.store.queries import queries
+
+
+class RefusedQuery(Shape):
+    """Which samples; all that is given must hold."""
+
+    account: Annotated[Text | None, Field(description="`unknown` for paths of no account.")] = None
+    reason: Annotated[
+        Text | None,
+        Field(
+            description="signature_missing, signature_malformed, signature_mismatch, unknown_account, unknown_path, "
+            "content_encoding, too_large, too_slow, truncated or bad_expect."
+        ),
+    ] = None
+    finding: Annotated[Text | None, Field(description="What is likely wrong: body_changed, unknown_key …")] = None
+    limit: Limit = 50
+    cursor: Cursor | None = None
+
+
+class RefusedSample(Shape):
+    """A refused webhook. Nothing of it is authentic: strangers chose path, headers and body, which are shown escaped."""
+
+    id: Annotated[str, Field(json_schema_extra={"format": "uuid"})]
+    refused_at: Time
+    account: str
+    reason: str
+    status: int
+    path: Annotated[str, Field(description="Without its query.")]
+    peer: Annotated[str, Field(description="The address of the connection: behind a proxy, the proxy.")]
+    forwarded_for: Annotated[str | None, Field(description="What X-Forwarded-For says. Anyone can write that header.")]
+    header: Annotated[str, Field(description="How X-ANET-Signature is written, without its value.")]
+    content_type: str | None
+    size: Annotated[int | None, Field(description="Bytes of the body, as read or announced.")]
+    first_bytes: Annotated[str, Field(description="Of the body: at most 200, escaped; what may be a customer's is masked.")]
+    finding: str
+    likely: Annotated[str, Field(description="What is likely wrong, and what to do.")]
+
+
+class RefusedPage(Shape):
+    """A page of samples, the newest first."""
+
+    samples: list[RefusedSample]
+    next: str | None
+
+
+_COLUMNS = {"reason": "outcome", "header": "header_shape", "size": "body_length"}
+
+
+def _sample(row: Any) -> RefusedSample:
+    fields = {name: row[_COLUMNS.get(name, name)] for name in RefusedSample.model_fields}
+    return RefusedSample(**fields | {"id": str(row["id"])})
+
+
+class RefusedRoutes:
+    """Webhooks that were refused."""
+
+    def __init__(self, statements: Statements) -> None:
+        self._statements = statements
+
+    def routes(self) -> list[Route]:
+        """The table."""
+        return [Route("GET", "/webhooks/refused", Role.LOOK, self.list_refused, RefusedPage, query=RefusedQuery)]
+
+    async def list_refused(self, call: Call) -> RefusedPage:
+        """List samples of refused webhooks, the newest first, each with what is likely wrong."""
+        query = call.query
+        place = place_of(query.cursor)
+        rows = await self._statements.all(
+            queries.list_refused,
+            at=place.at,
+            below=place.id,
+            account=query.account,
+            outcome=query.reason,
+            finding=query.finding,
+            limit=query.limit + 1,
+        )
+        more = len(rows) > query.limit
+        rows = rows[: query.limit]
+        last = Place(rows[-1]["refused_at"], rows[-1]["id"]) if more else None
+        return RefusedPage(samples=[_sample(row) for row in rows], next=None if last is None else last.cursor())

@@ -1,0 +1,198 @@
+"""Samples of refused webhooks: what an operator looks at when signatures do not verify.
+
+Strangers choose what is refused, and how often. So a refusal beyond the pace costs two look-ups and nothing else, PostgreSQL is
+written to in the background, and each text of theirs is cut, escaped and masked before it is stored.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import Counter, deque
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import asyncpg
+import uuid_utils
+
+from webhookd.authorizenet.diagnosis import Diagnosis, diagnose, header_shape, not_examined
+from webhookd.errors import WebhookdError
+from webhookd.lifecycle import Loop, Watch
+from webhookd.metrics import Metrics
+from webhookd.receive.redact import first_bytes, printable
+from webhookd.store.database import Database, gateway
+from webhookd.store.queries import queries
+
+SAMPLED = frozenset({400, 401, 404, 408, 413, 415, 417})  # statuses
+_WINDOW_SECONDS = 10.0
+_GROUP_PACE = 10  # samples of an account and outcome in a window
+_PEER_PACE = 5  # of those, from one address
+_PENDING = 200  # samples that wait for PostgreSQL
+_BATCH = 32
+_EVERY = 1.0  # seconds
+_CLEANED = 600.0  # seconds
+_KEPT = 14 * 86_400.0  # seconds: longer than the provider's schedule of retries
+_STOP = 2.0  # seconds
+EXAMINED = 8_192  # bytes: a longer body is not examined; a notification has about one thousand
+_PATH = 200  # characters
+_HEADER = 100  # characters
+_LIKELY = {
+    "unknown_account": "The path names no account that is set. Set WEBHOOKD_ACCOUNTS__<NAME>__SIGNATURE_KEYS, or correct the "
+    "webhook's URL in the Merchant Interface.",
+    "unknown_path": "A signed request came to a path that webhookd does not serve. Correct the webhook's URL in the Merchant "
+    "Interface, or the path that a proxy passes on.",
+    "content_encoding": "Something on the way compressed the body. Compressed bytes are not those that were signed: turn "
+    "compression of requests off.",
+    "too_large": "The body is larger than WEBHOOKD_MAX_BODY_BYTES. A notification has about one thousand bytes, so the sender "
+    "is likely another one.",
+    "bad_expect": "The Expect header is none that webhookd knows. The sender is likely another one.",
+    "too_slow": "The body did not arrive within WEBHOOKD_BODY_TIMEOUT. The network or a proxy is slow, or the sender is.",
+    "truncated": "The connection ended before the body did, or the body's encoding is malformed.",
+}
+
+
+class Sample(NamedTuple):
+    """A refused webhook, as it came."""
+
+    account: str  # "unknown" for a path of no account
+    outcome: str
+    status: int
+    path: str
+    peer: str
+    header: str | None  # X-ANET-Signature; kept in memory until the diagnosis, and nowhere else
+    forwarded_for: str | None
+    content_type: str | None
+    length: int | None  # of the body, in bytes
+    body: bytes  # its first bytes, or all of it
+    whole: bool  # whether `body` is all of it
+    at: float  # time.monotonic()
+
+
+class Samples:
+    """Keeps up to `keep` samples for each account and outcome, in PostgreSQL; none for 0.
+
+    `takes` decides at once whether a refused webhook becomes a sample, `add` hands it over. A background task writes.
+    While PostgreSQL is away, samples are dropped and counted.
+    """
+
+    def __init__(
+        self, database: Database, *, keep: int, keys: Mapping[str, Sequence[str]], metrics: Metrics, watch: Watch
+    ) -> None:
+        self._database = database
+        self._keep = keep
+        self._keys = keys
+        self._outcomes = metrics.refused_samples
+        self._pending: deque[Sample] = deque()
+        self._window = 0.0
+        self._groups: Counter[tuple[str, str]] = Counter()
+        self._peers: Counter[tuple[str, str, str]] = Counter()
+        self._cleaned = float("-inf")
+        self._loop = Loop("refused samples", self._write, watch, every=_EVERY)
+
+    async def start(self) -> None:
+        """Starts writing."""
+        await self._loop.start()
+
+    async def stop(self) -> None:
+        """Writes what waits, for two seconds at most, and returns."""
+        await self._loop.stop()
+        with contextlib.suppress(WebhookdError, asyncpg.PostgresError, TimeoutError):
+            async with asyncio.timeout(_STOP):
+                while self._pending:
+                    await self._write()
+
+    def renew(self, keys: Mapping[str, Sequence[str]]) -> None:
+        """Diagnoses by these keys from now on."""
+        self._keys = keys
+
+    def takes(self, account: str, outcome: str, peer: str) -> bool:
+        """Whether a webhook that is refused now becomes a sample; then it counts as one."""
+        if not self._keep:
+            return False
+        now = time.monotonic()
+        if now - self._window >= _WINDOW_SECONDS:
+            self._window = now
+            self._groups.clear()
+            self._peers.clear()
+        group, source = (account, outcome), (account, outcome, peer)
+        # An entry is made for a sample only, so both stay as small as the pace.
+        if self._groups.get(group, 0) >= _GROUP_PACE or self._peers.get(source, 0) >= _PEER_PACE:
+            return False
+        if len(self._pending) >= _PENDING:
+            self._outcomes.labels("dropped").inc()
+            return False
+        self._groups[group] += 1
+        self._peers[source] += 1
+        return True
+
+    def add(self, sample: Sample) -> None:
+        """Hands over a sample that `takes` has agreed to."""
+        self._pending.append(sample)
+
+    async def _write(self) -> None:
+        batch = [self._pending.popleft() for _ in range(min(len(self._pending), _BATCH))]
+        due = time.monotonic() - self._cleaned > _CLEANED
+        if not batch and not (due and self._database.up):
+            return
+        try:
+            rows = []
+            for sample in batch:
+                rows.append(self._row(sample))
+                await asyncio.sleep(0)  # a diagnosis takes up to some milliseconds
+            with gateway():
+                async with self._database.acquire("admin") as connection:
+                    if rows:
+                        await queries.add_refused(connection, **_columns(rows))
+                        groups = {(sample.account, sample.outcome) for sample in batch}
+                        accounts, outcomes = zip(*groups, strict=True)
+                        await queries.trim_refused(
+                            connection, accounts=list(set(accounts)), outcomes=list(set(outcomes)), keep=self._keep
+                        )
+                    if due:
+                        await queries.expire_refused(connection, age=_KEPT if self._keep else 0.0)
+                        self._cleaned = time.monotonic()
+        except BaseException:
+            self._outcomes.labels("dropped").inc(len(batch))
+            raise
+        self._outcomes.labels("kept").inc(len(batch))
+
+    def _row(self, sample: Sample) -> dict[str, Any]:
+        diagnosis = self._diagnose(sample)
+        return {
+            "ids": UUID(int=uuid_utils.uuid7().int),
+            "ages": max(time.monotonic() - sample.at, 0.0),
+            "accounts": sample.account,
+            "outcomes": sample.outcome,
+            "statuses": sample.status,
+            "paths": printable(sample.path, _PATH),
+            "peers": sample.peer,
+            "forwarded": None if sample.forwarded_for is None else printable(sample.forwarded_for, _HEADER),
+            "shapes": header_shape(sample.header),
+            "content_types": None if sample.content_type is None else printable(sample.content_type, _HEADER),
+            "lengths": sample.length,
+            "first_bytes": first_bytes(sample.body),
+            "findings": diagnosis.finding,
+            "likely": diagnosis.likely,
+        }
+
+    def _diagnose(self, sample: Sample) -> Diagnosis:
+        account = sample.account if sample.account in self._keys else None
+        if sample.whole and sample.header is not None and sample.outcome == "unknown_account":
+            found = diagnose(sample.body, sample.header, account, self._keys)
+            if found.finding == "other_account":
+                return found
+        if (likely := _LIKELY.get(sample.outcome)) is not None:
+            return Diagnosis(sample.outcome, likely)
+        if not sample.whole:
+            return not_examined()
+        return diagnose(sample.body, sample.header, account, self._keys)
+
+
+def _columns(rows: Iterable[dict[str, Any]]) -> dict[str, list[Any]]:
+    columns: dict[str, list[Any]] = {}
+    for row in rows:
+        for name, value in row.items():
+            columns.setdefault(name, []).append(value)
+    return columns
