@@ -56,3 +56,9 @@ async def deliver(daemon: Daemon, *bodies: dict[str, Any] | bytes) -> list[str]:
                 assert answer.status == 200, await answer.text()
                 ids.append((await answer.json())["id"])
     return ids
+
+
+async def refuse(daemon: Daemon, path: str, headers: dict[str, str], body: bytes = b"{}") -> None:
+    """Sends a webhook that is refused."""
+    async with aiohttp.ClientSession(daemon.public_url) as session, session.post(path, data=body, headers=headers) as answer:
+        assert 400 <= answer.status < 500, await answer.text()

@@ -10,7 +10,7 @@ from playwright.async_api import expect
 
 from tests.conftest import Start
 from tests.dashboard.conftest import Visit
-from tests.dashboard.shop import TRANSACTION, Shop, deliver, notification
+from tests.dashboard.shop import TRANSACTION, Shop, deliver, notification, refuse
 from tests.helpers.operator import ANN, AUTHCAPTURE, REFUND, Connection, Operator, come_to
 from webhookd.errors import Permanent, Retryable
 
@@ -43,6 +43,7 @@ async def furnish(start: Start, shop: Shop, connection: Connection) -> tuple[Any
         notification(VOID, responseCode=3),
     )
     await come_to(connection, {"processed": 5, "dead": 1, "retrying": 1})
+    await refuse(daemon, f"/webhooks/authorize-net/{'long' * 50}", {"X-ANET-Signature": f"sha512={'0' * 128}"})
     ann = Operator(daemon.admin_url)
     operation = await ann.ended(await ann.order("dead-letters/redrive", all=True, reason="only counted"))
     return daemon, [
@@ -59,6 +60,7 @@ async def furnish(start: Start, shop: Shop, connection: Connection) -> tuple[Any
         ("#/subscriptions/default/4415001", "Along time"),
         ("#/customers/default/18", "Along time"),
         ("#/payment-profiles/default/7", "Along time"),
+        ("#/refused", "1 shown"),
         ("#/operations", "1 shown"),
         (f"#/operations/{operation['id']}", "1 event would be taken"),
         ("#/replay?status=processed", "Count them first"),

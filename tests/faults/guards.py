@@ -59,6 +59,27 @@ _TIMELINE = "tests/unit/test_timeline.py::"
 
 GUARDS = (
     Guard(
+        "refused webhooks are sampled at a pace",
+        "webhookd/receive/samples.py",
+        "self._peers.get(source, 0) >= _PEER_PACE:",
+        "self._peers.get(source, 0) >= 1_000_000:",
+        "tests/integration/test_refused.py::test_a_flood_of_one_reason_is_sampled_at_a_pace_and_others_still_are",
+    ),
+    Guard(
+        "a flood of refused webhooks removes its own samples first",
+        "sql/queries/refused.sql",
+        "PARTITION BY account, outcome ORDER BY turn, refused_at DESC, id) AS place",
+        "PARTITION BY account, outcome ORDER BY refused_at DESC, id) AS place",
+        "tests/integration/test_refused.py::test_a_flood_removes_its_own_samples_first",
+    ),
+    Guard(
+        "card numbers are masked in samples of refused webhooks",
+        "webhookd/receive/redact.py",
+        "    begin = _CARD.sub(",
+        "    _CARD.sub(",
+        "tests/integration/test_refused.py::test_what_strangers_write_is_stored_cut_escaped_and_masked",
+    ),
+    Guard(
         "Redis is marked only after the commit",
         "webhookd/receive/intake.py",
         "        waiting = self._commits.submit(",

@@ -225,7 +225,13 @@ async def test_bad_orders_are_told_what_is_wrong(
 async def test_with_postgresql_away_the_api_says_so_and_when_to_try_again(start: Start, servers: Servers) -> None:
     daemon = await start(**TOKENS, database_url="postgresql://nobody@127.0.0.1:1/none")
     async with aiohttp.ClientSession(daemon.admin_url, headers=bearer(OPERATE)) as http:
-        for path in ("/webhooks/events", "/webhooks/stats", "/webhooks/dead-letters", "/webhooks/quarantine"):
+        for path in (
+            "/webhooks/events",
+            "/webhooks/stats",
+            "/webhooks/dead-letters",
+            "/webhooks/quarantine",
+            "/webhooks/refused",
+        ):
             async with http.get(path) as answer:
                 assert answer.status == 503, path
                 assert answer.headers["Retry-After"] == "2"

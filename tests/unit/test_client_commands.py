@@ -483,6 +483,35 @@ async def test_quarantine_is_listed_shown_released_and_discarded(api: AdminApi) 
     assert api.asked[-1].body == {"reason": "test"}
 
 
+async def test_refused_webhooks_are_listed_and_what_strangers_wrote_reaches_no_terminal(api: AdminApi) -> None:
+    row = {
+        "id": event_id(1),
+        "refused_at": "2026-01-31T12:00:00.123Z",
+        "account": "default",
+        "reason": "signature_mismatch",
+        "status": 401,
+        "path": "/webhooks/authorize-net\x1b[2J",
+        "peer": "10.0.0.1",
+        "forwarded_for": "198.241.162.104\u202e",
+        "header": "sha512=, 128 hexadecimal digits in upper case",
+        "content_type": "text/\x07plain",
+        "size": 340,
+        "first_bytes": "{\n\x1b]0;hurt",
+        "finding": "unknown_key",
+        "likely": "No key that is set here made this signature.",
+    }
+    api.answer("GET", "refused", {"samples": [row, row | {"size": None, "forwarded_for": None}], "next": None})
+    listed = await ran(api.url, "refused", "list", "--reason", "signature_mismatch", "--account", "default")
+    assert listed.code == Exit.DONE
+    assert api.asked[-1].query["reason"] == ["signature_mismatch"]
+    assert "2026-01-31 12:00:00  401 signature_mismatch, account default" in listed.out
+    assert "10.0.0.1 (X-Forwarded-For says 198.241.162.104" in listed.out
+    assert "likely: No key that is set here" in listed.out
+    assert not any(sign in listed.out for sign in "\x1b\x07\u202e")
+    told = json.loads((await ran(api.url, "refused", "list", "--json")).out)
+    assert [one["size"] for one in told["samples"]] == [340, None]
+
+
 async def test_operations_are_listed_shown_followed_and_cancelled(api: AdminApi) -> None:
     path = f"operations/{event_id(999)}"
     api.answer("GET", "operations", {"operations": [operation("redrive", "working", done=1)], "next": None})

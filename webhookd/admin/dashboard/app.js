@@ -14,6 +14,7 @@ import { emptyState, errorState } from "./parts.js";
 import { setPace, startPulse, stopPulse } from "./pulse.js";
 import { quarantine } from "./quarantine.js";
 import { quarantinePage } from "./quarantine-page.js";
+import { refused } from "./refused.js";
 import { replay } from "./replay.js";
 import { buildShell } from "./shell.js";
 import { buildSignIn } from "./sign-in.js";
@@ -26,6 +27,7 @@ const VIEWS = {
   events: [events, eventPage],
   "dead-letters": [deadLetters, eventPage],
   quarantine: [quarantine, quarantinePage],
+  refused: [refused],
   operations: [operations, operationPage],
   replay: [replay],
   transactions: [null, null, transactionPage],

@@ -5,13 +5,14 @@ import { h } from "./dom.js";
 import { go } from "./navigation.js";
 import { button } from "./parts.js";
 
-const PLACES = { o: "", e: "events", d: "dead-letters", q: "quarantine", p: "operations" };
+const PLACES = { o: "", e: "events", d: "dead-letters", q: "quarantine", f: "refused", p: "operations" };
 const HELP = [
   ["/", "Search for an event"],
   ["g o", "Overview"],
   ["g e", "Events"],
   ["g d", "Dead letters"],
   ["g q", "Quarantine"],
+  ["g f", "Refused webhooks"],
   ["g p", "Operations"],
   ["j  k", "Next and previous row"],
   ["Enter", "Open the row"],

@@ -14,6 +14,7 @@ const PLACES = [
   ["events", "Events", "events"],
   ["dead-letters", "Dead letters", "dead"],
   ["quarantine", "Quarantine", "quarantine"],
+  ["refused", "Refused", "refused"],
   ["operations", "Operations", "operations"],
 ];
 const SECTIONS = {
