@@ -1,5 +1,5 @@
 -- Samples of refused webhooks.
--- depends: 0011_timeline_amounts
+-- depends: 0011_secrets 0012_sessions
 
 -- migrate: apply
 
