@@ -22,7 +22,8 @@ from webhookd.errors import WebhookdError
 from webhookd.lifecycle import Loop, Watch
 from webhookd.metrics import Metrics
 from webhookd.receive.redact import first_bytes, printable
-from webhookd.store.database import Database, gateway
+from webhookd.store.database import Database
+from webhookd.store.failures import gateway
 from webhookd.store.queries import queries
 
 SAMPLED = frozenset({400, 401, 404, 408, 413, 415, 417})  # statuses

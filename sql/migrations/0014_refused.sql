@@ -1,5 +1,5 @@
 -- Samples of refused webhooks.
--- depends: 0011_secrets 0012_sessions
+-- depends: 0013_secrets
 
 -- migrate: apply
 
