@@ -75,7 +75,8 @@ class Metrics:
         )
         self.outbox_pending = gauge(
             "outbox_pending",
-            "Committed events that are not recorded as sent to SQS (up to 5 s after the send) and have not ended.",
+            "Committed events that are not recorded as sent to SQS (up to 5 s after the send) and have not ended; "
+            "counted no further than 100,000.",
         )
         self.oldest_unfinished = gauge(
             "oldest_unfinished_seconds", "Age of the oldest event that is neither processed nor dead; 0 when none."

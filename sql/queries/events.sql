@@ -219,7 +219,8 @@ SELECT
     CASE WHEN e.received_at <= clock_timestamp() THEN extract(epoch FROM e.retry_at - clock_timestamp())::float8 END AS wait,
     NULL AS transaction
 FROM events e
-LEFT JOIN event_bodies b ON b.event_id = e.id
+-- The ids once more: with them, PostgreSQL locks and reads the partitions of these ids alone.
+LEFT JOIN event_bodies b ON b.event_id = e.id AND b.event_id = ANY(:ids::uuid[])
 WHERE e.id = ANY(:ids::uuid[]);
 
 -- name: mark_processed(id, transaction, from_status)^
@@ -313,10 +314,12 @@ WITH changed AS (
 SELECT (extract(epoch FROM now()) * 1000000)::bigint AS died FROM changed;
 
 -- name: backlog()^
--- The size of the outbox, and for how many seconds the oldest unfinished event has been so (NULL when all have ended).
+-- The size of the outbox, counted no further than 100,000 of each kind, and for how many seconds the oldest unfinished event has been so (NULL when all have ended).
 SELECT
-    (SELECT count(*) FROM events WHERE status = 'received' AND redriven_at IS NULL)
-        + (SELECT count(*) FROM events WHERE status = 'received' AND redriven_at IS NOT NULL) AS outbox,
+    (SELECT count(*) FROM (SELECT FROM events WHERE status = 'received' AND redriven_at IS NULL LIMIT 100000) AS fresh)
+        + (SELECT count(*) FROM (
+            SELECT FROM events WHERE status = 'received' AND redriven_at IS NOT NULL LIMIT 100000
+        ) AS redriven) AS outbox,
     (SELECT extract(epoch FROM clock_timestamp() - coalesce(redriven_at, received_at))::float8 FROM events
      WHERE status IN ('received', 'queued', 'retrying') ORDER BY coalesce(redriven_at, received_at) LIMIT 1) AS oldest;
 

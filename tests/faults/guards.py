@@ -140,6 +140,13 @@ GUARDS = (
         "tests/faults/test_restore.py::test_what_a_restored_backup_lacks_is_accepted_when_it_is_sent_again",
     ),
     Guard(
+        "a stop does not wait for retention's statements",
+        "webhookd/store/retention.py",
+        "            statement.cancel()\n",
+        "            pass\n",
+        "tests/integration/test_retention.py::test_a_stop_cancels_a_statement_that_waits",
+    ),
+    Guard(
         "all keys of an installation are in one slot of Redis",
         "webhookd/store/redis_keys.py",
         "webhookd:{{{instance}}}:",

@@ -293,6 +293,69 @@ async def test_the_default_partition_is_trimmed_but_for_what_stands_and_what_cam
     assert replica.metric("retention_removed_total", kind="bodies") == 1
 
 
+async def test_a_stop_cancels_a_statement_that_waits(replica: Replica, database_url: str, connection: Connection) -> None:
+    """Retention stops before the receiver: a statement may take ten minutes, and nobody else may wait for it."""
+    event = await keep(connection, 100)
+    other = await asyncpg.connect(database_url)
+    waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    async with other.transaction():
+        await other.execute("SELECT FROM event_bodies WHERE event_id = $1 FOR UPDATE", event)
+        removing = asyncio.create_task(replica.retention.remove("bodies"))
+        await until(lambda: connection.fetchval(waits), "retention waits for the row")
+        async with asyncio.timeout(15):
+            await replica.retention.stop()
+            await removing
+        assert await connection.fetchval(waits) == 0, "PostgreSQL has given the statement up"
+    await other.close()
+    assert replica.metric("retention_failures_total", task="bodies") == 0
+
+
+async def test_what_stays_is_not_read_again_by_each_pass(
+    replica: Replica, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An event without a date never leaves, since its repeat could not be told from a new one."""
+    passed: list[Any] = []
+    remove_events = queries.remove_events
+
+    async def recorded(used: Any, **parameters: Any) -> Any:
+        row = await remove_events(used, **parameters)
+        if row["last"] is not None:
+            passed.append(row["last"])
+        return row
+
+    monkeypatch.setattr(queries, "remove_events", recorded)
+    undated = [await keep(connection, days) for days in (500, 499)]
+    await connection.execute("UPDATE events SET event_date = NULL")
+    await replica.retention.remove("events")
+    assert passed == [undated[-1]]
+    await keep(connection, 450)
+    await replica.retention.remove("events")
+    assert set(await ids(connection, "events")) == set(undated), "what has come of age since is removed"
+    dated = await keep(connection, 460)  # below what was looked at: as one that ended late
+    await replica.retention.remove("events")
+    assert dated in await ids(connection, "events")
+    assert len(passed) == 2
+    replica.retention._whole_pass_at = 0.0  # a day later
+    await replica.retention.remove("events")
+    assert set(await ids(connection, "events")) == set(undated)
+
+
+async def test_look_ups_by_id_do_not_wait_for_a_lock_on_another_partition(connection: Connection, database_url: str) -> None:
+    """Retention locks an old partition, and so does whoever reindexes one."""
+    old = await make_week(connection, 30)
+    event = await keep(connection, 0)
+    other = await asyncpg.connect(database_url, server_settings={"lock_timeout": "1s"})
+    async with connection.transaction():
+        await connection.execute(f"LOCK TABLE event_bodies_{old}, event_audit_{old} IN ACCESS EXCLUSIVE MODE")
+        for _ in range(
+            5
+        ):  # planned for these ids; from the sixth time on, PostgreSQL may take a plan for any ids if that costs less
+            assert len([row async for row in queries.read_events(other, ids=[event])]) == 1
+            assert (await queries.claim_event(other, id=event))["body"] == b"{}"
+            assert len([row async for row in queries.audit_trail(other, id=event)]) == 2
+    await other.close()
+
+
 async def test_the_receiver_goes_on_while_a_drop_waits_for_its_lock(
     start: Start, replica: Replica, connection: Connection, database_url: str
 ) -> None:

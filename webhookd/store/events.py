@@ -229,7 +229,7 @@ class EventStore:
         return int(await self._one(queries.count_in_queue, limit=limit))
 
     async def backlog(self) -> tuple[int, float]:
-        """(events in the outbox, age in seconds of the oldest unfinished event or 0)."""
+        """(events in the outbox, 100,000 of each kind at most, age in seconds of the oldest unfinished event or 0)."""
         row = await self._one(queries.backlog)
         return row["outbox"], max(row["oldest"] or 0.0, 0.0)
 

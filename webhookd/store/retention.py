@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -28,6 +28,7 @@ WEEKS_AHEAD = 4
 REMOVALS = ("bodies", "audit", "events", "quarantine")
 _MEASURE = 60.0  # seconds
 _HOURLY = 3600.0
+_DAILY = 86_400.0
 _AGAIN = 600.0  # seconds until what failed, was left over, or is another replica's duty is tried again
 # Seconds after the start: replicas that start together do not begin together, and a machine that has just started may not know
 # the time yet. Where PostgreSQL is on the same one, nothing else tells.
@@ -71,6 +72,9 @@ class Retention:
             metrics.retention_last_success.labels(task)
             metrics.retention_failures.labels(task)
         self._stopping = asyncio.Event()
+        self._statements: set[asyncio.Task[bool]] = set()  # work in hand, each with PostgreSQL
+        self._looked_at = _NIL  # up to this id, an earlier pass has looked at the events
+        self._whole_pass_at = 0.0  # when the next pass begins at the first event
 
     async def start(self) -> None:
         """Starts both loops; partitions are looked at at once."""
@@ -79,8 +83,10 @@ class Retention:
             await loop.start()
 
     async def stop(self) -> None:
-        """Returns after the statement in hand."""
+        """Cancels the statements in hand, which may take ten minutes, and returns when PostgreSQL has given them up."""
         self._stopping.set()
+        for statement in self._statements:
+            statement.cancel()
         for loop in self._loops:
             await loop.stop()
 
@@ -141,7 +147,7 @@ class Retention:
 
         await self._attempt(task, checked)
 
-    async def _attempt(self, task: str, work: Callable[[Connection], Awaitable[bool]]) -> None:
+    async def _attempt(self, task: str, work: Callable[[Connection], Coroutine[Any, Any, bool]]) -> None:
         """Runs `work`, which returns whether nothing is left over, while no other process does."""
         pause = _AGAIN
         try:
@@ -149,7 +155,7 @@ class Retention:
                 if await self._take(task):
                     try:
                         async with self._database.acquire("upkeep") as connection:
-                            pause = _HOURLY if await work(connection) else _AGAIN
+                            pause = _HOURLY if await self._cancellable(work(connection)) else _AGAIN
                     finally:
                         with contextlib.suppress(UnavailableError):
                             await self._take(task, 0.0)
@@ -159,6 +165,19 @@ class Retention:
             reason = str(error) if isinstance(error, WebhookdError) else where(error)
             logger.error("retention failed, and is tried again", task=task, error=reason, seconds=_AGAIN)
         self._due[task] = time.monotonic() + pause
+
+    async def _cancellable(self, work: Coroutine[Any, Any, bool]) -> bool:
+        """What `work` returns; False if `stop` cancels it."""
+        statement = asyncio.create_task(work)
+        self._statements.add(statement)
+        try:
+            return await statement
+        except asyncio.CancelledError:
+            if not self._stopping.is_set() or ((caller := asyncio.current_task()) and caller.cancelling()):
+                raise
+            return False
+        finally:
+            self._statements.discard(statement)
 
     async def _take(self, task: str, seconds: float = _HOLD) -> bool:
         return await self._database.take_duty(f"retention: {task}", seconds)
@@ -219,11 +238,18 @@ class Retention:
         return await self._batches(task, batch)
 
     async def _remove_events(self, connection: Connection) -> bool:
+        # Some stay for ever, as those without an eventDate: a pass goes on from the end of the last one. One pass a day begins
+        # at the first event, and finds what has ended late.
+        if time.monotonic() >= self._whole_pass_at:
+            self._whole_pass_at, self._looked_at = time.monotonic() + _DAILY, _NIL
+
         async def batch(after: UUID) -> tuple[UUID | None, int]:
             age, window = self._ages.events, self._ages.window
-            return _progress(await queries.remove_events(connection, after=after, age=age, window=window, limit=_BATCH))
+            row = await queries.remove_events(connection, after=after, age=age, window=window, limit=_BATCH)
+            self._looked_at = row["last"] or after
+            return _progress(row)
 
-        return await self._batches("events", batch)
+        return await self._batches("events", batch, self._looked_at)
 
     async def _remove_quarantine(self, connection: Connection) -> bool:
         async def batch(_: UUID) -> tuple[UUID | None, int]:
@@ -232,9 +258,10 @@ class Retention:
 
         return await self._batches("quarantine", batch)
 
-    async def _batches(self, task: str, batch: Callable[[UUID], Awaitable[tuple[UUID | None, int]]]) -> bool:
-        """Batch after batch, with as long a pause after each one as it took; False where it was not brought to the end."""
-        after = _NIL
+    async def _batches(
+        self, task: str, batch: Callable[[UUID], Awaitable[tuple[UUID | None, int]]], after: UUID = _NIL
+    ) -> bool:
+        """Batch after batch, with as long a pause after each one as it took; False if it was not brought to the end."""
         while not self._stopping.is_set():
             started = time.monotonic()
             last, removed = await batch(after)
