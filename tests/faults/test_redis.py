@@ -167,11 +167,13 @@ async def test_a_slow_redis_is_left_aside(rig: Rig) -> None:
         await rig.acknowledged(20)
         rig.proxies.redis.delay(0.3)
         await _finds(daemon, up=False)
-        before = len(rig.ledger.latencies)
+        # Counted, not timed: on a busy machine a webhook is slow for other reasons.
+        skipped = await daemon.metric("webhookd_redis_skipped_total", operation="seen")
+        commits = await daemon.metric("webhookd_commit_batch_size_count")
         await rig.acknowledged(150)
-        ordered = sorted(rig.ledger.latencies[before:])
-        assert ordered[-1] < _BOUND
-        assert ordered[len(ordered) // 2] < 0.25, "most webhooks do not wait for it at all"
+        commits = await daemon.metric("webhookd_commit_batch_size_count") - commits
+        skipped = await daemon.metric("webhookd_redis_skipped_total", operation="seen") - skipped
+        assert skipped > 0.8 * commits > 0, "hardly any group commit waits for it"
         assert await _is(daemon, False)
         await rig.proxies.redis.heal()
         await _finds(daemon, up=True)

@@ -12,7 +12,7 @@ from typing import Any
 import asyncpg
 
 from tests.helpers.running import KEY
-from tests.helpers.wait import until
+from tests.helpers.wait import until_ended
 from webhookd.dev import traffic
 from webhookd.event import Event
 from webhookd.process.timeline import Facts, facts_of, fold
@@ -140,30 +140,36 @@ class Ledger:
         return sample
 
     async def settle(self, urls: str | Sequence[str], *, deadline: float = 60.0) -> None:
-        """Sends again what has no 200, as the provider does, until all of it has; then waits until every event has ended."""
-        end = asyncio.get_running_loop().time() + deadline
+        """Sends again what has no 200, as the provider does, until all of it has; then waits until every event has ended.
+
+        Either fails after `deadline` seconds without progress.
+        """
+        clock = asyncio.get_running_loop().time
+        least, end = float("inf"), 0.0
         while left := self.unanswered:
-            assert asyncio.get_running_loop().time() < end, f"{len(left)} webhooks are still refused: {dict(self.answers)}"
+            if len(left) < least:
+                least, end = len(left), clock() + deadline
+            assert clock() < end, f"{len(left)} webhooks are still refused: {dict(self.answers)}"
             summary = await self.send(left, urls)
             if summary.failed:
                 await asyncio.sleep(0.2)  # as a sender would, before it tries again
-        left_time = max(end - asyncio.get_running_loop().time(), 1.0)
         try:
-            await until(self._all_ended, "every event has ended", deadline=left_time, every=0.1)
+            await until_ended(self._unended, "every event ends", patience=deadline)
         except AssertionError as error:
             rows = await self.connection.fetch(
                 "SELECT status, count(*), min(send_after) - now() AS due FROM events GROUP BY status ORDER BY status"
             )
             raise AssertionError(f"{error}; there are {[tuple(row) for row in rows]}") from None
 
-    async def _all_ended(self) -> bool:
+    async def _unended(self) -> float:
+        """How many events have not ended; infinitely many while PostgreSQL does not answer."""
         if self._connection is None or self._connection.is_closed():
             try:
                 await self.connect()
             except (OSError, TimeoutError, asyncpg.PostgresError):
-                return False
-        query = "SELECT NOT EXISTS (SELECT FROM events WHERE status NOT IN ('processed', 'dead'))"
-        return bool(await self.connection.fetchval(query))
+                return float("inf")
+        query = "SELECT count(*) FROM events WHERE status NOT IN ('processed', 'dead')"
+        return float(await self.connection.fetchval(query))
 
     async def check(self, *, dead_effects: bool = False, releases: int = 1) -> Totals:
         """Compares; raises AssertionError where anything was lost, doubled, or came from nowhere.

@@ -17,7 +17,7 @@ from tests.conftest import Servers
 from tests.helpers.ledger import COUNTING, Ledger
 from tests.helpers.proxy import FaultProxy
 from tests.helpers.running import Process
-from tests.helpers.wait import until
+from tests.helpers.wait import until, until_ended
 from webhookd.authorizenet.notification import EVENT_TYPES
 from webhookd.dev import traffic
 from webhookd.dev.servers import Stack
@@ -184,12 +184,12 @@ class Rig:
             await sending
 
     async def acknowledged(self, more: int, *, deadline: float = 30.0) -> None:
-        """Waits until `more` webhooks than now have been answered 200."""
+        """Waits until `more` webhooks than now have been answered 200; fails after `deadline` seconds without a further one."""
         goal = len(self.ledger.acknowledged) + more
-        await until(
-            lambda: len(self.ledger.acknowledged) >= goal,
+        await until_ended(
+            lambda: max(goal - len(self.ledger.acknowledged), 0),
             f"{more} more webhooks are acknowledged",
-            deadline=deadline,
+            patience=deadline,
             every=0.002,
         )
 

@@ -20,3 +20,22 @@ async def until(condition: Callable[[], Any], what: str, *, deadline: float = 15
             return result
         assert loop.time() < end, f"not within {deadline:g} s: {what}"
         await asyncio.sleep(every)
+
+
+async def until_ended(left: Callable[[], Any], what: str, *, patience: float, every: float = 0.1) -> None:
+    """Calls `left` (plain or async; what is still to be done, as a number) until it is 0.
+
+    Fails with `what` when `patience` seconds have passed without progress: a busy machine is slow, and does not stand still.
+    """
+    loop = asyncio.get_running_loop()
+    least, at = float("inf"), loop.time()
+    while True:
+        now = left()
+        if inspect.isawaitable(now):
+            now = await now
+        if not now:
+            return
+        if now < least:
+            least, at = now, loop.time()
+        assert loop.time() < at + patience, f"no progress for {patience:g} s, {now} to go: {what}"
+        await asyncio.sleep(every)
