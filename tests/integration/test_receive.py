@@ -327,7 +327,7 @@ async def test_an_accounts_path_may_be_written_in_other_ways(http: aiohttp.Clien
         assert (status, answer["status"]) == (200, "accepted"), path
 
 
-@pytest.mark.parametrize(("path", "key"), [("/", KEY), ("/default/", KEY), ("/eu/", "eu-new"), ("/eu/?a=b", "eu-new")])
+@pytest.mark.parametrize(("path", "key"), [("/", KEY), ("/default/", KEY), ("/eu/", EU_NEW), ("/eu/?a=b", EU_NEW)])
 @pytest.mark.parametrize("headers", [{}, {"Expect": "100-continue"}], ids=["plain", "expect"])
 async def test_a_trailing_slash_means_the_same_path(
     http: aiohttp.ClientSession, path: str, key: str, headers: dict[str, str]
@@ -410,7 +410,7 @@ async def test_a_commit_that_waits_for_a_lock_keeps_no_other_webhook_waiting(
     start: Start, servers: Servers, connection: Connection
 ) -> None:
     """Fewer than a batch needs to be full, so that they would wait for the end of the commit before them."""
-    daemon = await start(roles="receive", commit_timeout=60)
+    daemon = await start(roles="receive", commit_timeout=60, shutdown_grace=90)
     held, *others = (sample(AUTHCAPTURE, number) for number in range(5))
     holder = await asyncpg.connect(servers.database_url)
     transaction = holder.transaction()

@@ -36,10 +36,9 @@ async def test_messages_and_marks(previous: Path, old_servers: Servers, old: boo
         await ledger.settle(receiver.webhook_url)
         assert set(await fleet.signed()) == {RELEASES[not old]}
 
-        # What the one has committed, the other knows by Redis.
+        # What the one has committed, the other knows: by PostgreSQL, since their keys in Redis have different names.
         summary = await ledger.send(samples, worker.webhook_url)
         assert summary.outcomes == {"duplicate": COUNT}
-        assert await worker.metric("webhookd_duplicates_total", layer="redis") > 0  # not all, where Redis is slow
 
         # Copies of dead events, which come back to the queue when they are redriven from the AWS console.
         dead = await fleet.database.fetchval("SELECT count(*) FROM events WHERE status = 'dead'")
