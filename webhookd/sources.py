@@ -58,13 +58,19 @@ class Layer:
     spelled: dict[str, str] = field(default_factory=dict)  # how the source itself spells each name, empty ones included
     values: dict[str, Any] = field(default_factory=dict, repr=False)
     files: dict[str, tuple[str, Path]] = field(default_factory=dict)
+    twice: list[tuple[str, str]] = field(default_factory=list)  # two spellings of one name, as LISTEN and listen
 
     def add(self, spelled: str, name: str, value: Any) -> None:
         """Adds what the source calls `spelled`; an empty value counts as not given."""
-        self.spelled[name] = spelled
         if value is None or value == "":
+            self.spelled.setdefault(name, spelled)
             return
-        if (secret := name.removesuffix("_file")) != name and _IN_FILES.fullmatch(secret):
+        secret = name.removesuffix("_file")
+        in_file = secret != name and _IN_FILES.fullmatch(secret) is not None
+        if secret in self.files if in_file else name in self.values:
+            self.twice.append((self.spelled[name], spelled))
+        self.spelled[name] = spelled
+        if in_file:
             self.files[secret] = (spelled, Path(str(value)))
         else:
             self.values[name] = value
@@ -253,6 +259,8 @@ def slips(fields: Iterable[str], sources: Iterable[Layer]) -> list[str]:
         for name in sorted(twice):
             both = f"{layer.spelled[name]} and {layer.spelled[f'{name}_file']}"
             problems.append(f"{place}{both} are both set; drop one of them")
+        for one, other in layer.twice:
+            problems.append(f"{place}{one} and {other} are two spellings of one setting; drop one of them")
         for name, spelled in sorted(layer.spelled.items()):
             if (name in known and not (layer.toml and name == "config")) or spelled.upper().startswith(foreign):
                 continue

@@ -761,6 +761,20 @@ GUARDS = (
         _CLI + "test_a_sessions_sqs_gets_no_real_credentials_and_the_folder_sets_nothing_else_of_aws",
     ),
     Guard(
+        "a database that a folder names gets no password of the user's",
+        "webhookd/settings/loading.py",
+        '    if url is None or url.named_by is None or not os.environ.get("PGPASSWORD"):\n',
+        "    if True:\n",
+        _SETTINGS + "test_the_users_pgpassword_goes_to_no_database_that_the_folder_names",
+    ),
+    Guard(
+        "a setting that is spelled in two ways is refused",
+        "webhookd/sources.py",
+        "        if secret in self.files if in_file else name in self.values:\n",
+        "        if False:\n",
+        _SETTINGS + "test_two_spellings_of_one_setting_in_one_source_are_refused",
+    ),
+    Guard(
         "no redirect is followed with the token",
         "webhookd/client/api.py",
         "allow_redirects=False",

@@ -230,6 +230,14 @@ def test_a_sessions_sqs_gets_no_real_credentials_and_the_folder_sets_nothing_els
     assert "AWS_CONFIG_FILE" not in os.environ, "it can name a program to run"
 
 
+def test_a_sessions_database_does_not_get_the_users_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PGPASSWORD", "real")
+    Path("dev.env").write_text(f"WEBHOOKD_DATABASE_URL=postgresql://u@127.0.0.1/x\nWEBHOOKD_SIGNATURE_KEYS={KEY}\n")
+    known.known(Path(), whole=False)
+    assert "PGPASSWORD" not in os.environ
+
+
 async def test_migrate_says_what_it_did(servers: Servers) -> None:
     code, out, _ = await webhookd("migrate", folder=servers.folder, **servers.settings)
     assert (code, out) == (0, "the schema is up to date\n")

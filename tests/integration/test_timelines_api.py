@@ -164,3 +164,11 @@ async def test_an_event_shows_the_duplicates_that_came_of_it(
     assert alias["notification_id"] == second["notificationId"]
     _, out, _ = await ann.command(servers, "events", "show", one)
     assert f"as {second['notificationId']}" in out
+
+
+async def test_amounts_are_written_with_all_their_digits(start: Start, connection: Connection) -> None:
+    daemon = await start(admin_tokens=ANN)
+    await deliver(daemon, *(notification(id=str(number), authAmount=amount) for number, amount in enumerate((1e-8, 20000), 1)))
+    await come_to(connection, {"processed": 2})
+    small, round_ = [(await Operator(daemon.admin_url).get(f"transactions/{number}"))[1] for number in (1, 2)]
+    assert (small["captured_amount"], round_["captured_amount"]) == ("0.00000001", "20000")

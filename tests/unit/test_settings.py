@@ -162,6 +162,47 @@ def test_a_setting_that_one_source_gives_twice_is_refused(env: Any, tmp_path: Pa
     ]
 
 
+@pytest.mark.parametrize("url", ["postgresql://u@db/x", "postgresql://u:@db/x", "postgresql://u@[db/x"])
+def test_the_users_pgpassword_goes_to_no_database_that_the_folder_names(
+    env: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    monkeypatch.setenv("PGPASSWORD", PASSWORD)
+    env(DATABASE_URL="")
+    (tmp_path / ".env").write_text(f"WEBHOOKD_DATABASE_URL={url}\n")
+    assert only_problem().startswith("WEBHOOKD_DATABASE_URL: .env names a database and no password, and PGPASSWORD ")
+    with pytest.raises(SettingsError, match="PGPASSWORD"):
+        load_database_url()
+
+
+@pytest.mark.parametrize("own", ["postgresql://u:own@db/x", "postgresql://db/x?user=u&password=own"])
+def test_a_folders_database_with_a_password_of_its_own_is_taken(
+    env: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: str
+) -> None:
+    monkeypatch.setenv("PGPASSWORD", PASSWORD)
+    assert load_database_url() == DATABASE  # the user's own address
+    env(DATABASE_URL="")
+    (tmp_path / ".env").write_text(f"WEBHOOKD_DATABASE_URL='{own}'\n")
+    assert load().database_url.get_secret_value() == load_database_url() == own
+
+
+def test_two_spellings_of_one_setting_in_one_source_are_refused(
+    env: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "c.toml").write_text(
+        f'admin_anonymous = "nothing"\nADMIN_ANONYMOUS = "operate"\n'
+        f'[accounts.eu]\nsignature_keys = ["{KEY}"]\n[accounts.EU]\nsignature_keys = ["{OTHER}"]\n'
+    )
+    env(CONFIG="c.toml", CONCURRENCY="4")
+    monkeypatch.setenv("webhookd_concurrency", "8")
+    monkeypatch.setenv("webhookd_pollers", "")
+    env(POLLERS="2")
+    assert problems() == [
+        "WEBHOOKD_CONCURRENCY and webhookd_concurrency are two spellings of one setting; drop one of them",
+        "c.toml: admin_anonymous and ADMIN_ANONYMOUS are two spellings of one setting; drop one of them",
+        "c.toml: accounts.eu.signature_keys and accounts.EU.signature_keys are two spellings of one setting; drop one of them",
+    ]
+
+
 def test_an_empty_variable_counts_as_not_set(env: Any) -> None:
     env(CONCURRENCY="", RELAY_WINDOW="")
     assert load().concurrency == 16

@@ -333,11 +333,13 @@ ROWS: dict[str, tuple[list[tuple[str, dict[str, Any]]], dict[str, str | None]]] 
         for name in ("payment.AuthCapture.Created", "PAYMENT.AUTHCAPTURE.CREATED")
     },
     **{
-        f"a subscription that ends by {kind}, whose payload says {status!r}": (
+        f"a subscription that is {kind}, whose payload says {status!r}": (
             [(f"customer.subscription.{kind}", SUBSCRIPTION | {"status": status})],
             {"status": expected},
         )
-        for kind, expected in (("cancelled", "canceled"), ("terminated", "terminated"), ("expired", "expired"))
+        for kind, expected in (
+            ("suspended", "suspended"), ("cancelled", "canceled"), ("terminated", "terminated"), ("expired", "expired"),
+        )
         for status in ("active", "suspended", "cancelled", "Canceled", "CANCELLED", expected, None, 5)
     },
     "a failed charge without a status reports none": (

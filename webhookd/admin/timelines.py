@@ -198,7 +198,8 @@ _PAYMENT_PROFILE = _Entity(
 
 def _facts(row: Any, shape: type[Shape]) -> dict[str, Any]:
     names = shape.model_fields.keys() & row.keys() if row is not None else set()
-    facts = {name: str(row[name]) if isinstance(row[name], Decimal) else row[name] for name in names}
+    # Not str: it writes a small amount as 1E-8.
+    facts = {name: format(row[name], "f") if isinstance(row[name], Decimal) else row[name] for name in names}
     if facts.get("fraud_filters") is not None:
         facts["fraud_filters"] = _filters(json.loads(facts["fraud_filters"]))
     if facts.get("payment_profile_ids") is not None:

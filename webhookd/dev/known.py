@@ -42,6 +42,8 @@ def known(folder: Path, *, whole: bool = True) -> tuple[Settings, list[str]]:
         kept = dotenv_values(folder / "dev.env", interpolate=False)
         os.environ.update({name: kept.get(name) or "dev" for name in _CREDENTIALS})
         os.environ.setdefault("AWS_DEFAULT_REGION", kept.get("AWS_DEFAULT_REGION") or "us-east-1")
+    if "WEBHOOKD_DATABASE_URL" in taken:
+        os.environ.pop("PGPASSWORD", None)  # the session's database needs none, and gets none of the user's
     lower = set() if whole else {"database_url", "redis_url"} - sources.given(Settings.model_fields, layers)
     return load_from(layers, **{name: _STAND_INS[name] for name in lower}), sorted(taken)
 

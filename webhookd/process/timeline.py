@@ -206,13 +206,13 @@ def _newest(event_type: str, at: int, rank: int, values: Values) -> Facts:
 
 
 # Subscriptions: event type → its rank, the status that the type means, and whether that holds whatever the payload's status is:
-# the payload of an event that ends a subscription can still have the status from before.
+# the payload of an event that suspends or ends a subscription can still have the status from before.
 _SUBSCRIPTIONS: dict[str, tuple[int, str | None, bool]] = {
     "net.authorize.customer.subscription.created": (1, "active", False),
     "net.authorize.customer.subscription.updated": (2, None, False),
     "net.authorize.customer.subscription.expiring": (3, None, False),
     "net.authorize.customer.subscription.failed": (4, None, False),
-    "net.authorize.customer.subscription.suspended": (5, "suspended", False),
+    "net.authorize.customer.subscription.suspended": (5, "suspended", True),
     "net.authorize.customer.subscription.expired": (6, "expired", True),
     "net.authorize.customer.subscription.cancelled": (7, "canceled", True),
     "net.authorize.customer.subscription.terminated": (8, "terminated", True),
@@ -220,9 +220,9 @@ _SUBSCRIPTIONS: dict[str, tuple[int, str | None, bool]] = {
 
 
 def _subscription(event_type: str, payload: dict[str, Any], at: int) -> Facts:
-    rank, status, ends = _SUBSCRIPTIONS[event_type]
+    rank, status, holds = _SUBSCRIPTIONS[event_type]
     given = payload.get("status")
-    if not ends and isinstance(given, str) and (text := _text(given)):
+    if not holds and isinstance(given, str) and (text := _text(given)):
         status = text.lower()
         status = "canceled" if status == "cancelled" else status  # the event's type has one spelling, the status the other
     profile = _object(payload.get("profile"))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 from pydantic import BaseModel, ValidationError
 
@@ -13,7 +15,7 @@ from webhookd.errors import SettingsError
 from webhookd.settings.listing import shown
 from webhookd.settings.model import CONFIGURATION, Settings
 from webhookd.settings.values import DatabaseUrl
-from webhookd.sources import PREFIX, Layer
+from webhookd.sources import PREFIX, Found, Layer
 
 _OUT_OF_BOUNDS = ("greater_than_equal", "less_than_equal", "finite_number")
 _ACCOUNT = re.compile(r"accounts__(?P<name>.+)__(?P<field>signature_keys)")
@@ -33,6 +35,7 @@ def load_from(layers: list[Layer], **overrides: Any) -> Settings:
     settings = None
     try:
         found = sources.find_all(Settings.model_fields, layers)
+        problems += _borrowed_password(found.get("database_url"))
         settings = Settings.model_validate(_nested({name: one.value for name, one in found.items()} | overrides))
     except SettingsError as error:
         problems.append(str(error))
@@ -71,11 +74,30 @@ def load_database_url() -> str:
     No other secret's file is opened.
     """
     found = sources.find("database_url", sources.layers())
+    if problems := list(_borrowed_password(found)):
+        raise SettingsError("\n".join(problems))
     try:
         settings = _DatabaseUrl.model_validate({"database_url": found.value} if found else {})
     except ValidationError as error:
         raise SettingsError("\n".join(_explained(error))) from None
     return settings.database_url.get_secret_value()
+
+
+def _borrowed_password(url: Found | None) -> Iterator[str]:
+    """A line if the PostgreSQL client would send the user's PGPASSWORD to a database that a folder names."""
+    if url is None or url.named_by is None or not os.environ.get("PGPASSWORD"):
+        return
+    try:
+        parts = urlsplit(str(url.value))
+        has_password = bool(parts.password or parse_qs(parts.query).get("password"))
+    except ValueError:
+        has_password = False
+    if not has_password:
+        yield (
+            f"WEBHOOKD_DATABASE_URL: {url.source} names a database and no password, and PGPASSWORD of the environment goes to "
+            "no address that a folder names: write the password into that URL, set the URL in the "
+            "environment, or unset PGPASSWORD"
+        )
 
 
 def _explained(errors: ValidationError) -> list[str]:
