@@ -186,7 +186,9 @@ class Database:
         except WebhookdError as error:
             if not lent:  # a new session is not what it must be
                 self._set(up=False, problem=str(error))
-                self._prober.wake()  # perhaps it was this one alone
+                # The older ones began before the change, and a probe on one of them would find all well.
+                await self._give_up_sessions()
+                self._prober.wake()
                 raise UnavailableError("postgresql", str(error)) from error
             raise
         except Exception as error:
@@ -310,6 +312,10 @@ class Database:
 
     async def _down(self, problem: str, error: Exception) -> NoReturn:
         self._set(up=False, problem=problem)
+        await self._give_up_sessions()
+        raise UnavailableError("postgresql", problem) from error
+
+    async def _give_up_sessions(self) -> None:
         self._generation += 1
         await self._give_back()
         # Sessions that nobody answers any more (their server's machine is gone, a firewall forgot them) are found out one
@@ -317,7 +323,6 @@ class Database:
         # replica now would be kept in use by the probes: all begin anew.
         for pool in self._pools.values():
             await pool.expire_connections()
-        raise UnavailableError("postgresql", problem) from error
 
     async def _identify(self, connection: Any) -> None:
         try:
