@@ -58,28 +58,99 @@ WITH lost AS MATERIALIZED (
 )
 SELECT count(*) FROM owed;
 
--- name: choose_dead(ids, event_types, account, reason, since, until, discarded, after_death, after_id, limit)
--- A selection of dead events (see webhookd_dead), the oldest death first, after the place (`after_death`, `after_id`).
-SELECT id, event_type, dead_reason, status, finished_at
-FROM webhookd_dead(:ids, :event_types, :account, :reason, :since, :until, :discarded)
-WHERE (finished_at, id) > (:after_death::timestamptz, :after_id::uuid)
+-- choose_dead and search_dead look at `looked` dead events from a place on, in the order of their deaths, and return those that the filters
+-- choose, `limit` and no more, so that the work of a call has a bound whatever the filters are. There is always a row: `last_at` and
+-- `last_id` are the place that was looked at last, NULL if the end was reached; the other columns are NULL if nothing was chosen.
+
+-- name: choose_dead(after_death, after_id, until, looked, event_types, account, reason, limit)
+-- Those that were not discarded, the oldest death first, up to the deaths of `until`. `until` ends the choice beside the scan: with old
+-- statistics, PostgreSQL takes a range for few events, and would read and sort all of it.
+WITH found AS MATERIALIZED (
+    SELECT e AS event, e.id, e.finished_at AS at
+    FROM events e
+    WHERE status = 'dead' AND discarded_at IS NULL
+        AND finished_at >= :after_death::timestamptz AND (finished_at, id) > (:after_death::timestamptz, :after_id::uuid)
+    ORDER BY finished_at, id
+    LIMIT :looked::integer
+), chosen AS (
+    SELECT event, id, at FROM found
+    WHERE at <= :until::timestamptz
+        AND webhookd_chosen(event, NULL, :event_types, :account, NULL, NULL, NULL, NULL, NULL)
+        AND (
+            :reason::text IS NULL OR position(lower(:reason) IN lower(coalesce((event).dead_reason, ''))) > 0
+            OR position(lower(:reason) IN lower(coalesce((event).last_error, ''))) > 0
+        )
+    ORDER BY at, id
+    LIMIT :limit
+)
+SELECT
+    last.at AS last_at, last.id AS last_id, chosen.id, (chosen.event).event_type, (chosen.event).dead_reason,
+    (chosen.event).status, (chosen.event).finished_at
+FROM (SELECT) AS one
+LEFT JOIN (SELECT at, id FROM found ORDER BY at, id OFFSET :looked::integer - 1 LIMIT 1) AS last ON last.at <= :until::timestamptz
+LEFT JOIN chosen ON true
+ORDER BY chosen.at, chosen.id;
+
+-- name: choose_dead_by_id(ids, after_death, after_id, until, limit)
+-- Those of `ids` that are dead, discarded or not; else as choose_dead, with the end reached.
+WITH found AS MATERIALIZED (
+    SELECT id, event_type, dead_reason, status, finished_at FROM events WHERE id = ANY(:ids::uuid[])
+)
+SELECT * FROM found
+WHERE status = 'dead' AND finished_at <= :until::timestamptz
+    AND (finished_at, id) > (:after_death::timestamptz, :after_id::uuid)
 ORDER BY finished_at, id
 LIMIT :limit;
 
--- name: list_dead(ids, event_types, account, reason, since, until, discarded, before_death, before_id, limit)
--- A selection of dead events (see webhookd_dead), the newest death first, before the place (`before_death`, `before_id`).
-SELECT *
-FROM webhookd_dead(:ids, :event_types, :account, :reason, :since, :until, :discarded)
-WHERE finished_at <= :before_death::timestamptz AND (finished_at, id) < (:before_death::timestamptz, :before_id::uuid)
-ORDER BY finished_at DESC, id DESC
-LIMIT :limit;
+-- name: search_dead(discarded, before, below, since, looked, event_types, account, reason, limit)
+-- Those that were discarded, or were not, the newest death first, back to the deaths of `since`, which ends the search beside the scan.
+-- However many were discarded, they are not looked at for those that were not.
+WITH found AS MATERIALIZED (
+    SELECT * FROM (
+        (
+            SELECT e AS event, e.id, finished_at AS at
+            FROM events e
+            WHERE NOT :discarded::boolean AND status = 'dead' AND discarded_at IS NULL
+                AND finished_at <= :before::timestamptz AND (finished_at, id) < (:before::timestamptz, :below::uuid)
+            ORDER BY finished_at DESC, id DESC
+            LIMIT :looked::integer
+        ) UNION ALL (
+            SELECT e AS event, e.id, finished_at AS at
+            FROM events e
+            WHERE :discarded::boolean AND status = 'dead'
+                AND finished_at <= :before::timestamptz AND (finished_at, id) < (:before::timestamptz, :below::uuid)
+            ORDER BY finished_at DESC, id DESC
+            LIMIT :looked::integer
+        )
+    ) AS either
+    ORDER BY at DESC, id DESC
+    LIMIT :looked::integer
+), chosen AS (
+    SELECT event, id, at FROM found
+    WHERE at >= :since::timestamptz AND ((event).discarded_at IS NOT NULL) = :discarded::boolean
+        AND webhookd_chosen(event, NULL, :event_types, :account, NULL, NULL, NULL, NULL, NULL)
+        AND (
+            :reason::text IS NULL OR position(lower(:reason) IN lower(coalesce((event).dead_reason, ''))) > 0
+            OR position(lower(:reason) IN lower(coalesce((event).last_error, ''))) > 0
+        )
+    ORDER BY at DESC, id DESC
+    LIMIT :limit
+)
+SELECT last.at AS last_at, last.id AS last_id, (chosen.event).*
+FROM (SELECT) AS one
+LEFT JOIN (SELECT at, id FROM found ORDER BY at DESC, id DESC OFFSET :looked::integer - 1 LIMIT 1) AS last
+    ON last.at >= :since::timestamptz
+LEFT JOIN chosen ON true
+ORDER BY chosen.at DESC, chosen.id DESC;
 
--- name: redrive_events(actor, reason, forced, ids, until)$
--- Dead events that ended before `until`, and where it is `forced` also processed ones, start anew, with all their attempts, by way of the
--- outbox. One whose body is no longer kept would only die of that, and is left alone. Returns how many.
+-- name: redrive_events(actor, reason, forced, ids, ended)$
+-- Dead events, and if it is `forced` also processed ones, start anew, with all their attempts, by way of the outbox. `ended` has for each of
+-- `ids` the time of the end that was chosen: an event that has ended anew since is left alone. So is one whose body is no longer
+-- kept, since it would only die of that. Returns how many.
 WITH chosen AS MATERIALIZED (
     SELECT id, status FROM events
-    WHERE id = ANY(:ids::uuid[]) AND (status <> 'processed' OR :forced::boolean) AND finished_at <= :until
+    WHERE id = ANY(:ids::uuid[]) AND (status <> 'processed' OR :forced::boolean)
+        AND finished_at = (:ended::timestamptz[])[array_position(:ids::uuid[], id)]
         AND EXISTS (SELECT FROM event_bodies b WHERE b.event_id = events.id)
     ORDER BY id
     FOR UPDATE
@@ -96,11 +167,12 @@ WITH chosen AS MATERIALIZED (
 )
 SELECT count(*) FROM changed;
 
--- name: discard_events(actor, reason, ids, until)$
--- Lets dead events go that died before `until`: they stay dead, have no copy any more, and are no longer kept. Returns how many.
+-- name: discard_events(actor, reason, ids, ended)$
+-- Discards dead events, each by its death in `ended`, as redrive_events takes it: they stay dead, have no copy any more, and are no longer kept. Returns how many.
 WITH chosen AS MATERIALIZED (
     SELECT id FROM events
-    WHERE id = ANY(:ids::uuid[]) AND status <> 'processed' AND discarded_at IS NULL AND finished_at <= :until
+    WHERE id = ANY(:ids::uuid[]) AND status <> 'processed' AND discarded_at IS NULL
+        AND finished_at = (:ended::timestamptz[])[array_position(:ids::uuid[], id)]
     ORDER BY id
     FOR UPDATE
 ), changed AS (

@@ -172,7 +172,8 @@ WITH found AS MATERIALIZED (
     ORDER BY id
     LIMIT :limit
 )
-SELECT last.id AS last_id, chosen.id, (chosen.event).event_type, (chosen.event).dead_reason, (chosen.event).status
+SELECT last.id AS last_id, chosen.id, (chosen.event).event_type, (chosen.event).dead_reason, (chosen.event).status,
+    (chosen.event).finished_at
 FROM (SELECT) AS one
 LEFT JOIN (SELECT id FROM found ORDER BY id OFFSET :looked::integer - 1 LIMIT 1) AS last ON last.id < :below::uuid
 LEFT JOIN chosen ON true

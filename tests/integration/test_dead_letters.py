@@ -272,14 +272,21 @@ async def test_an_order_that_could_not_be_meant_is_refused(idle: Operator, conne
         {"all": False},
         {"all": True, "ids": [str(uuid.uuid4())]},
         {"all": True, "filter": {}},
+        {"filter": {}},
+        {"filter": {"account": None}},
+        {"filter": {"event_type": ["*"]}},
+        {"filter": {"event_type": ["payment.void.*", "net.authorize.**"]}},
         {"ids": []},
         {"all": True, "rate": 0.01},
         {"all": True, "limit": 0},
         {"all": True, "dryrun": True},
     ]
     for order in orders:
-        status, answer = await idle.post("dead-letters/redrive", order)
-        assert status == 422, (order, answer)
+        for kind in ("redrive", "discard"):
+            status, answer = await idle.post(f"dead-letters/{kind}", order | {"dry_run": False})
+            assert status == 422 or (kind == "discard" and "rate" in order), (order, answer)
+    _, answer = await idle.post("dead-letters/discard", {"filter": {}, "dry_run": False})
+    assert "all: true" in answer["detail"], "the remedy"
     assert await connection.fetchval("SELECT count(*) FROM operations") == 0
 
 

@@ -129,15 +129,17 @@ async def test_an_event_without_its_body_is_not_run_again(idle: Operator, connec
     assert await times_put_back(connection) == dict.fromkeys(kept, 1)
 
 
+@pytest.mark.parametrize("died_anew", ["clock_timestamp()", "finished_at - interval '1 hour'"])
 async def test_what_has_moved_on_since_it_was_chosen_is_skipped(
-    idle: Operator, connection: Connection, monkeypatch: pytest.MonkeyPatch
+    idle: Operator, connection: Connection, monkeypatch: pytest.MonkeyPatch, died_anew: str
 ) -> None:
+    """An operation acts on the very death that it chose, and on no later one, whatever PostgreSQL's clock says of it."""
     dead = await bury(connection, 3)
     change = Runner._change
 
-    async def late(self: Runner, lent: Any, work: Any, ids: list[uuid.UUID]) -> int:
-        await connection.execute("UPDATE events SET finished_at = clock_timestamp() WHERE id = $1", dead[1])
-        return await change(self, lent, work, ids)
+    async def late(self: Runner, lent: Any, work: Any, rows: list[asyncpg.Record]) -> int:
+        await connection.execute(f"UPDATE events SET finished_at = {died_anew} WHERE id = $1", dead[1])
+        return await change(self, lent, work, rows)
 
     monkeypatch.setattr(Runner, "_change", late)
     operation = await idle.done("dead-letters/redrive", all=True)
@@ -233,8 +235,8 @@ async def test_a_batch_in_hand_when_its_operation_is_cancelled_is_undone(
     change = Runner._change
     answers: list[int] = []
 
-    async def cancelled(self: Runner, lent: Any, work: Any, ids: list[uuid.UUID]) -> int:
-        changed = await change(self, lent, work, ids)
+    async def cancelled(self: Runner, lent: Any, work: Any, rows: list[asyncpg.Record]) -> int:
+        changed = await change(self, lent, work, rows)
         answers.append((await idle.post(f"operations/{work.id}/cancel"))[0])
         return changed
 
@@ -316,8 +318,8 @@ async def test_two_replicas_work_on_one_operation_and_do_nothing_twice(
     change = Runner._change
     lost: list[uuid.UUID] = []
 
-    async def interrupted(self: Runner, lent: Any, work: Any, ids: list[uuid.UUID]) -> int:
-        changed = await change(self, lent, work, ids)
+    async def interrupted(self: Runner, lent: Any, work: Any, rows: list[asyncpg.Record]) -> int:
+        changed = await change(self, lent, work, rows)
         if self._me not in lost:
             lost.append(self._me)
             await connection.execute("UPDATE operations SET held_until = '-infinity'")

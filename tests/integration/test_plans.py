@@ -13,7 +13,7 @@ import pytest
 from webhookd.store.queries import queries
 
 # These choose by other columns, and `ids` narrows the choice.
-_CHOOSE = {"choose_dead", "list_dead", "owe_dead_letters"}
+_CHOOSE = {"choose_dead", "search_dead", "owe_dead_letters"}
 
 
 def looks_up() -> list[str]:

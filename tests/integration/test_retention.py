@@ -424,8 +424,8 @@ async def test_an_event_that_is_redriven_at_that_moment_stays(
     event_id = await keep(connection, 500, "dead", discarded=True)
     operator = await asyncpg.connect(database_url)
     await operator.execute("BEGIN")
-    now = datetime.now(UTC)
-    assert await queries.redrive_events(operator, actor="test", reason="", ids=[event_id], until=now, forced=False) == 1
+    ended = await connection.fetchval("SELECT finished_at FROM events WHERE id = $1", event_id)
+    assert await queries.redrive_events(operator, actor="test", reason="", ids=[event_id], ended=[ended], forced=False) == 1
     removal = asyncio.create_task(replica.retention.remove("events"))
     waiting = "SELECT count(*) > 0 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
 

@@ -18,7 +18,7 @@ import pytest_asyncio
 from webhookd.event import Status
 from webhookd.lifecycle import Watch
 from webhookd.metrics import Metrics
-from webhookd.operate import events as module
+from webhookd.operate import search as module
 from webhookd.operate.events import Events
 from webhookd.operate.filter import Filter
 from webhookd.operate.place import START, Place

@@ -22,8 +22,8 @@ import pytest_asyncio
 
 from tests.bench import events as loader
 from webhookd.dev.servers import Stack
-from webhookd.operate import events as module
-from webhookd.operate.dead_letters import Dead, newest_dead
+from webhookd.operate import search as module
+from webhookd.operate.dead_letters import Dead, choose_dead, search_dead
 from webhookd.operate.events import Events
 from webhookd.operate.filter import Filter
 from webhookd.operate.place import START, Place
@@ -59,8 +59,8 @@ WHERE status = 'processed' AND hashtext(id::text) % 4 = 1;
 """
 PAGE = {"events_pkey"}
 BY_KEY = {"events_notification_key", "notification_aliases_pkey", "events_pkey"}
-STANDING = {"events_outbox", "events_redriven", "events_dead_waiting"}
-DEAD_EVENTS = {"events_dead_waiting", "events_dead"}
+STANDING = {"events_outbox", "events_redriven", "events_dead_waiting_place"}
+DEAD_EVENTS = {"events_dead_waiting_place", "events_dead_place"}
 
 
 @dataclass(slots=True)
@@ -201,13 +201,13 @@ CASES = {
     "a range": Case(PAGE, lambda _: RANGE),
     "processed": Case(PAGE, lambda _: {"statuses": ("processed",)}),
     "processed or dead": Case(PAGE, lambda _: {"statuses": ("processed", "dead"), "event_types": ("*.expired",)}),
-    "dead, of a range": Case({"events_dead"}, lambda _: {"statuses": ("dead",), **RANGE}),
-    "dead": Case({"events_dead"}, lambda _: {"statuses": ("dead",)}, most=52),
+    "dead, of a range": Case({"events_dead_place"}, lambda _: {"statuses": ("dead",), **RANGE}),
+    "dead": Case({"events_dead_place"}, lambda _: {"statuses": ("dead",)}, most=52),
     "retrying": Case({"events_unfinished"}, lambda _: {"statuses": ("retrying",)}, most=252),
     "received": Case({"events_unfinished"}, lambda _: {"statuses": ("received",)}),
     "retrying, of nobody": Case({"events_unfinished"}, lambda _: {"statuses": ("retrying",), "account": "nobody"}),
     "not processed": Case(
-        {"events_unfinished", "events_dead"},
+        {"events_unfinished", "events_dead_place"},
         lambda _: {"statuses": ("received", "queued", "retrying", "dead"), "event_types": ("*.nothing",)},
         most=2 * LOOKED,
     ),
@@ -252,7 +252,7 @@ async def test_a_search_reads_by_its_index_and_no_more_than_it_says(
         # An account's or a key's branch that its predecessor leaves empty is not executed.
         assert tables <= case.indexes, name
         assert tables & (case.indexes - BY_KEY or case.indexes), name
-        most = max(case.most, FEW if case.indexes <= {"events_dead", "events_unfinished"} else 0)
+        most = max(case.most, FEW if case.indexes <= {"events_dead_place", "events_unfinished"} else 0)
         assert max(rows_read(plan) for plan in statements.plans) <= most, name
 
 
@@ -287,21 +287,52 @@ async def test_an_event_and_what_belongs_to_it_are_read_by_indexes(statements: E
 DEAD = {
     "all": (Dead(), 60),
     "a reason": (Dead(reason="at a LOSS"), 60),
-    "a type": (Dead(event_types=("payment.*",)), 200),
-    "discarded": (Dead(discarded=True), COUNT // 2),  # few are, so all the dead are looked at
-    "a range": (Dead(since=NOW - timedelta(days=40), until=NOW - timedelta(days=20), reason="none"), COUNT // 4),
+    "a type": (Dead(event_types=("payment.*",)), 250),
+    "nothing": (Dead(reason="nothing"), LOOKED),
+    "discarded": (Dead(discarded=True), LOOKED),
+    "a range": (Dead(since=NOW - timedelta(days=40), until=NOW - timedelta(days=20), reason="none"), LOOKED),
 }
 
 
 @pytest.mark.parametrize("name", DEAD)
-async def test_dead_letters_are_read_by_their_death(statements: Explaining, name: str) -> None:
+async def test_dead_letters_are_read_by_their_death(statements: Explaining, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_BUDGET", 60.0)
     dead, most = DEAD[name]
     for place in (START, middle()):
-        await newest_dead(statements, dead, place, 51)
-    # Where PostgreSQL does not know how many were let go, the index of all the dead is as good.
-    found = read(statements.plans, "events")
-    assert found <= ({"events_dead"} if dead.discarded else DEAD_EVENTS)
+        await search_dead(statements, dead, place, 50)
+    assert read(statements.plans, "events") <= ({"events_dead_place"} if dead.discarded else DEAD_EVENTS)
     assert max(rows_read(plan) for plan in statements.plans) <= max(most, FEW)
+
+
+async def test_however_many_died_at_one_instant_a_statement_looks_at_some_of_them(
+    database_url: str, connection: asyncpg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after an outage, and by statistics of a time when nothing was dead: lists, and the batches of an operation."""
+    monkeypatch.setattr(module, "_BUDGET", 60.0)
+    await connection.execute("ALTER TABLE events SET (autovacuum_enabled = false); ANALYZE events")
+    await connection.execute(
+        "INSERT INTO events (id, account, notification_id, event_type, status, key_fingerprint, body_hash, send_after, "
+        "finished_at, dead_reason) "
+        "SELECT gen_random_uuid(), 'default', n::text, 'net.authorize.payment.void.created', 'dead', '', '', now(), "
+        "now(), 'the shop is closed' FROM generate_series(1, 15000) AS n"
+    )
+    session = await asyncpg.connect(database_url, server_settings={"jit": "off", **SESSIONS["admin"]})
+    statements = Explaining(session)
+    for dead in (Dead(), Dead(reason="nothing"), Dead(discarded=True), Dead(event_types=("payment.void.*",))):
+        page = await search_dead(statements, dead, START, 50)
+        assert len(page.rows) == (0 if dead.reason or dead.discarded else 50)
+        assert page.next is not None
+    until = datetime.now(UTC) + timedelta(days=1)
+    for dead in (Dead(reason="closed"), Dead(reason="nothing")):
+        place: Place | None = Place(datetime(1970, 1, 1, tzinfo=UTC), uuid.UUID(int=0))
+        chosen = batches = 0
+        while place is not None:
+            async with session.transaction():
+                rows, place = await choose_dead(statements, dead, until, place, 4000, 4000)  # type: ignore[arg-type]
+            chosen, batches = chosen + len(rows), batches + 1
+        assert (chosen, batches) == (15_000 if dead.reason == "closed" else 0, 4)
+    await session.close()
+    assert max(rows_read(plan) for plan in statements.plans) <= 4001
 
 
 async def test_a_transaction_is_read_by_its_keys(statements: Explaining, one: Any) -> None:
@@ -364,7 +395,7 @@ def bounded(text: str) -> bool:
 def test_nothing_is_counted_without_a_bound() -> None:
     names = re.findall(r"-- name: (\w+)\(", (SQL / "queries" / "operator.sql").read_text())
     assert {"search_events", "search_open", "search_key", "standing", "statistics_series"} <= set(names)
-    for name in [*names, "list_dead", "choose_dead", "traffic"]:
+    for name in [*names, "search_dead", "choose_dead", "choose_dead_by_id", "traffic"]:
         assert bounded(getattr(queries, name).sql), name
     assert not bounded("SELECT count(*) FROM events")
     assert not bounded("SELECT count(*) FROM (SELECT FROM events UNION ALL (SELECT FROM events LIMIT 1)) AS c LIMIT 1")

@@ -11,18 +11,32 @@ from webhookd.admin.access import Role
 from webhookd.admin.events import EventInFull, Id, in_full
 from webhookd.admin.operations import OperationShape, operation_of
 from webhookd.admin.route import Call, Route, Shape
-from webhookd.admin.shapes import Boolean, Cursor, EventRow, EventTypes, GivenTime, Limit, Most, Note, Text, event_row, left_out
+from webhookd.admin.shapes import (
+    Boolean,
+    Cursor,
+    EventRow,
+    EventTypes,
+    GivenTime,
+    Limit,
+    Most,
+    NarrowTypes,
+    Note,
+    Text,
+    Time,
+    event_row,
+    left_out,
+)
 from webhookd.errors import NotFoundError
 from webhookd.event import Status
-from webhookd.operate.dead_letters import Dead, newest_dead
+from webhookd.operate.dead_letters import Dead, search_dead
 from webhookd.operate.events import Events
 from webhookd.operate.operations import Kind, Operations, Order
-from webhookd.operate.place import Place, place_of
+from webhookd.operate.place import place_of
 from webhookd.operate.statements import Statements
 
 
-class DeadFilter(Shape):
-    """Which dead events; all that is given must hold."""
+class DeadQuery(Shape):
+    """The filter of the list; all that is given must hold."""
 
     event_type: Annotated[
         EventTypes | None, Field(description="`*` stands for any text; `net.authorize.` may be left out.")
@@ -31,21 +45,41 @@ class DeadFilter(Shape):
     reason: Annotated[Text | None, Field(description="A part of the reason, or of the last error.")] = None
     died_from: GivenTime | None = None
     died_to: GivenTime | None = None
-
-
-class DeadQuery(DeadFilter):
-    """The filter of the list."""
-
-    discarded: Annotated[Boolean, Field(description="Those that were let go, instead.")] = False
+    discarded: Annotated[Boolean, Field(description="Those that were discarded, instead.")] = False
     limit: Limit = 50
     cursor: Cursor | None = None
 
 
 class DeadPage(Shape):
-    """A page of dead events, the newest death first."""
+    """A page of dead events, the newest death first.
+
+    It may hold fewer than `limit`, or none, with `next` not null: then the search goes on with `next`.
+    """
 
     events: list[EventRow]
     next: str | None
+    searched_to: Annotated[Time | None, Field(description="Back to which death the search came.")]
+
+
+_NARROWING = ("event_type", "account", "reason", "died_from", "died_to")
+
+
+class DeadFilter(Shape):
+    """Which dead events, by at least one of these; all that is given must hold."""
+
+    model_config = ConfigDict(json_schema_extra={"anyOf": [{"required": [name]} for name in _NARROWING]})
+
+    event_type: NarrowTypes = left_out(description="`*` stands for any text; `net.authorize.` may be left out.")
+    account: Text = left_out()
+    reason: Text = left_out(description="A part of the reason, or of the last error.")
+    died_from: GivenTime = left_out()
+    died_to: GivenTime = left_out()
+
+    @model_validator(mode="after")
+    def _narrows(self) -> DeadFilter:
+        if not self.model_fields_set:
+            raise ValueError(f"give one of {', '.join(_NARROWING)}; or, for every dead event, all: true in place of the filter")
+        return self
 
 
 _CHOICES: list[JsonValue] = [{"required": [name]} for name in ("ids", "filter", "all")]
@@ -102,7 +136,11 @@ class DeadLetterRoutes:
         ]
 
     async def list_dead_letters(self, call: Call) -> DeadPage:
-        """List dead events, the newest death first."""
+        """List dead events, the newest death first.
+
+        The work of a call has a bound: if the filters choose few events, a page ends after some thousands that were looked at,
+        and `next` goes on from there.
+        """
         query = call.query
         dead = Dead(
             event_types=None if query.event_type is None else tuple(query.event_type),
@@ -112,11 +150,12 @@ class DeadLetterRoutes:
             until=query.died_to,
             discarded=query.discarded,
         )
-        rows = await newest_dead(self._statements, dead, place_of(query.cursor), query.limit + 1)
-        more = len(rows) > query.limit
-        rows = rows[: query.limit]
-        last = Place(rows[-1]["finished_at"], rows[-1]["id"]) if more else None
-        return DeadPage(events=[event_row(row) for row in rows], next=None if last is None else last.cursor())
+        page = await search_dead(self._statements, dead, place_of(query.cursor), query.limit)
+        return DeadPage(
+            events=[event_row(row) for row in page.rows],
+            next=None if page.next is None else page.next.cursor(),
+            searched_to=page.searched_to,
+        )
 
     async def show_dead_letter(self, call: Call) -> EventInFull:
         """Show a dead event, as `GET /webhooks/events/{id}` does."""

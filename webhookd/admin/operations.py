@@ -10,7 +10,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from webhookd.admin.access import Role
 from webhookd.admin.route import Call, Route, Shape
-from webhookd.admin.shapes import Cursor, EventTypes, GivenTime, Limit, Most, Note, Text, Time, left_out
+from webhookd.admin.shapes import Cursor, GivenTime, Limit, Most, NarrowTypes, Note, Text, Time, left_out
 from webhookd.errors import ConflictError
 from webhookd.operate.operations import Kind, Operations, Order
 from webhookd.operate.place import Place, place_of
@@ -80,7 +80,7 @@ class ReplayFilter(Shape):
     model_config = ConfigDict(json_schema_extra={"anyOf": [{"required": [name]} for name in _NARROWING]})
 
     status: list[Literal["processed", "dead"]] = left_out(min_length=1, max_length=2, description="By default, dead ones.")
-    event_type: EventTypes = left_out(description="`*` stands for any text; `net.authorize.` may be left out.")
+    event_type: NarrowTypes = left_out(description="`*` stands for any text; `net.authorize.` may be left out.")
     account: Text = left_out()
     entity_id: Text = left_out()
     invoice_number: Text = left_out()

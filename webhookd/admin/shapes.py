@@ -52,7 +52,24 @@ Boolean = Annotated[bool, BeforeValidator(_is_boolean)]
 # No control characters: PostgreSQL cannot hold U+0000, and nobody means the others.
 Text = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern="^[^\\u0000-\\u001f\\u007f]+$")]
 Note = Annotated[str, StringConstraints(max_length=500, pattern="^[^\\u0000-\\u0008\\u000b-\\u001f\\u007f]*$")]
+
+# `*`, `net.*`, `net.authorize.*` and the like choose every event.
+_EVERY_TYPE = r"\**(" + "|".join(re.escape("net.authorize."[:length]) for length in range(15)) + r")\*+"
+
+
+def _narrows(value: object) -> object:
+    if isinstance(value, str) and re.fullmatch(_EVERY_TYPE, value):
+        raise ValueError("chooses every event; name a type, or leave the filter out and choose everything by name")
+    return value
+
+
 EventTypes = Annotated[list[Text], Field(min_length=1, max_length=50)]
+NarrowType = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=200, pattern=rf"^(?!{_EVERY_TYPE}$)[^\u0000-\u001f\u007f]+$"),
+    BeforeValidator(_narrows),
+]
+NarrowTypes = Annotated[list[NarrowType], Field(min_length=1, max_length=50)]
 Limit = Annotated[int, Field(ge=1, le=200, description="How many at most."), BeforeValidator(_is_number)]
 Cursor = Annotated[str, StringConstraints(pattern=PATTERN), Field(description="`next` of the page before.")]
 Whole = BeforeValidator(_is_number)

@@ -1,22 +1,26 @@
-"""Which dead events an operator means, and the list of them.
+"""Which dead events an operator means, the list of them, and how an operation chooses them.
 
-All of it is in PostgreSQL: a redriven event goes the way of every event, through the outbox; its copy in the dead-letter
-queue is taken away by the daemons, as is that of a discarded one.
+All of it is in PostgreSQL: a redriven event goes the way of every event, through the outbox; the daemons take its copy out of
+the dead-letter queue, as they do for a discarded one. Each statement looks at a bounded number of events.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
 import asyncpg
 
 from webhookd.operate.filter import patterns
-from webhookd.operate.place import Place
+from webhookd.operate.place import START, Place
+from webhookd.operate.search import Page, Rows, ask, page_of
 from webhookd.operate.statements import Statements
+from webhookd.store.database import Connection
 from webhookd.store.queries import queries
+
+_EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(slots=True, frozen=True)
@@ -24,31 +28,63 @@ class Dead:
     """Which dead events; None stands for any.
 
     `event_types`: names, where `*` stands for any text and `net.authorize.` may be left out. `reason`: a part of the reason
-    or of the last error. `since`, `until`: of the death. `discarded`: only those that were, or were not, let go.
+    or of the last error. `since`, `until`: of the death. `discarded`: those that were, instead of those that were not.
     """
 
-    ids: tuple[UUID, ...] | None = None
     event_types: tuple[str, ...] | None = None
     account: str | None = None
     reason: str | None = None
     since: datetime | None = None
     until: datetime | None = None
-    discarded: bool | None = False
+    discarded: bool = False
 
     @property
-    def parameters(self) -> dict[str, Any]:
-        """As `webhookd_dead` takes it."""
-        return {
-            "ids": self.ids,
-            "event_types": patterns(self.event_types),
-            "account": self.account,
-            "reason": self.reason,
-            "since": self.since,
-            "until": self.until,
-            "discarded": self.discarded,
-        }
+    def filters(self) -> dict[str, Any]:
+        """As the queries take them."""
+        return {"event_types": patterns(self.event_types), "account": self.account, "reason": self.reason}
 
 
-async def newest_dead(statements: Statements, dead: Dead, place: Place, limit: int) -> list[asyncpg.Record]:
-    """The dead events that died last, from `place` on (sql: list_dead), at most `limit`."""
-    return await statements.all(queries.list_dead, **dead.parameters, before_death=place.at, before_id=place.id, limit=limit)
+async def search_dead(statements: Statements, dead: Dead, place: Place, limit: int) -> Page:
+    """A page of the dead events that died last, from `place` on, at most `limit`."""
+    if dead.until is not None and dead.until < place.at:
+        place = Place(dead.until, START.id)
+
+    async def search(place: Place, looked: int, limit: int) -> Rows:
+        return await ask(
+            statements.all_in_order,
+            queries.search_dead,
+            discarded=dead.discarded,
+            before=place.at,
+            below=place.id,
+            since=dead.since or _EARLIEST,
+            looked=looked,
+            limit=limit,
+            **dead.filters,
+        )
+
+    return await page_of(search, _by_death, place, limit)
+
+
+def _by_death(row: asyncpg.Record) -> Place:
+    return Place(row["finished_at"], row["id"])
+
+
+async def choose_dead(
+    connection: Connection, dead: Dead | tuple[UUID, ...], until: datetime, place: Place, looked: int, limit: int
+) -> Rows:
+    """A batch of dead events, by a filter or by ids, oldest death first, after `place`; and the next place, None at the end."""
+    after = {"after_death": place.at, "after_id": place.id, "limit": limit}
+    if not isinstance(dead, Dead):
+        rows = [row async for row in queries.choose_dead_by_id(connection, ids=dead, until=until, **after)]
+        return rows, _by_death(rows[-1]) if len(rows) == limit else None
+    if dead.since is not None and dead.since > place.at:
+        after |= {"after_death": dead.since, "after_id": UUID(int=0)}
+    if dead.until is not None:
+        until = min(until, dead.until)
+    # Statistics of a time with few dead events must not make PostgreSQL read and sort all of them.
+    await queries.forbid_bitmaps(connection)
+    found = [row async for row in queries.choose_dead(connection, until=until, looked=looked, **dead.filters, **after)]
+    rows = [row for row in found if row["id"] is not None]
+    if len(rows) == limit:
+        return rows, _by_death(rows[-1])
+    return rows, None if found[0]["last_id"] is None else Place(found[0]["last_at"], found[0]["last_id"])

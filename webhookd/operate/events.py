@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
 from uuid import UUID
 
 import asyncpg
@@ -15,25 +12,15 @@ from webhookd.errors import ConflictError, NotFoundError
 from webhookd.event import Status
 from webhookd.operate.filter import Filter
 from webhookd.operate.place import START, Place
+from webhookd.operate.search import Page, Rows, Search, ask, page_of
 from webhookd.operate.statements import Statements
 from webhookd.store.events import storable
 from webhookd.store.queries import queries
 
-_LOOKED = (250, 1000, 2000, 2000, 2000, 2000)  # events that a search looks at, one statement after the other
-_BUDGET = 0.02  # seconds after which a search looks no further
 _SKEW = timedelta(minutes=10)  # that a receiver's clock, by which ids are made, may be away from PostgreSQL's
 _RELATED = 50
 _UNFINISHED = {Status.RECEIVED, Status.QUEUED, Status.RETRYING}
 NIL = UUID(int=0)
-
-
-@dataclass(slots=True, frozen=True)
-class Page:
-    """Rows of events; `next` is where the next page begins, None at the end. `searched_to`: how far back it looked."""
-
-    rows: list[asyncpg.Record]
-    next: Place | None
-    searched_to: datetime | None
 
 
 @dataclass(slots=True, frozen=True)
@@ -55,10 +42,6 @@ class Retry:
     reason: str
 
 
-_Rows = tuple[list[asyncpg.Record], Place | None]
-_Search = Callable[[Place, int, int], Awaitable[_Rows]]
-
-
 class Events:
     """The operator's side of events. All raise UnavailableError where PostgreSQL does not answer."""
 
@@ -75,40 +58,19 @@ class Events:
         """
         if notification_id is not None:
             by_id = self._by_key(chosen, notification_id, notification_only=True, also=anything)
-            return await self._pages(by_id, _by_receipt, place, limit)
+            return await page_of(by_id, _by_receipt, place, limit)
         if anything is not None:
-            return await self._pages(self._by_key(chosen, anything, notification_only=False), _by_receipt, place, limit)
+            return await page_of(self._by_key(chosen, anything, notification_only=False), _by_receipt, place, limit)
         statuses = set(chosen.statuses or Status)
         if Status.PROCESSED not in statuses and not any(chosen.keys.values()):
-            return await self._pages(self._open(chosen, statuses), _by_wait, place, limit)
-        return await self._pages(self._by_id(chosen), _by_receipt, place, limit)
+            return await page_of(self._open(chosen, statuses), _by_wait, place, limit)
+        return await page_of(self._by_id(chosen), _by_receipt, place, limit)
 
-    async def _pages(self, search: _Search, place_of: Callable[[asyncpg.Record], Place], place: Place, limit: int) -> Page:
-        rows: list[asyncpg.Record] = []
-        started = time.perf_counter()
-        looks = iter(_LOOKED)
-        # Where nothing is filtered out, a page is as long as what it looks at.
-        looked = limit + 1
-        last: Place | None = place
-        while True:
-            found, last = await search(place, looked, limit + 1 - len(rows))
-            rows += found
-            if last is None or len(rows) > limit:
-                break
-            looked = next(looks, 0)
-            if not looked or time.perf_counter() - started > _BUDGET:
-                break
-            place = last
-        if len(rows) > limit:
-            rows = rows[:limit]
-            last = place_of(rows[-1])
-        return Page(rows, last, None if last is None else last.at)
-
-    def _by_id(self, chosen: Filter) -> _Search:
+    def _by_id(self, chosen: Filter) -> Search:
         low, high = _ids(chosen)
 
-        async def search(place: Place, looked: int, limit: int) -> _Rows:
-            return await self._ask(
+        async def search(place: Place, looked: int, limit: int) -> Rows:
+            return await ask(
                 self._statements.all,
                 queries.search_events,
                 below=min(place.id, high),
@@ -121,9 +83,9 @@ class Events:
 
         return search
 
-    def _open(self, chosen: Filter, statuses: set[Status] | set[str]) -> _Search:
-        async def search(place: Place, looked: int, limit: int) -> _Rows:
-            return await self._ask(
+    def _open(self, chosen: Filter, statuses: set[Status] | set[str]) -> Search:
+        async def search(place: Place, looked: int, limit: int) -> Rows:
+            return await ask(
                 self._statements.all_in_order,
                 queries.search_open,
                 unfinished=bool(_UNFINISHED & statuses),
@@ -137,9 +99,9 @@ class Events:
 
         return search
 
-    def _by_key(self, chosen: Filter, key: str, *, notification_only: bool, also: str | None = None) -> _Search:
-        async def search(place: Place, looked: int, limit: int) -> _Rows:
-            return await self._ask(
+    def _by_key(self, chosen: Filter, key: str, *, notification_only: bool, also: str | None = None) -> Search:
+        async def search(place: Place, looked: int, limit: int) -> Rows:
+            return await ask(
                 self._statements.all,
                 queries.search_key,
                 key=key,
@@ -154,11 +116,6 @@ class Events:
             )
 
         return search
-
-    async def _ask(self, run: Callable[..., Awaitable[list[asyncpg.Record]]], query: Any, **parameters: Any) -> _Rows:
-        found = await run(query, **parameters)
-        last = None if found[0]["last_id"] is None else Place(found[0]["last_at"], found[0]["last_id"])
-        return [row for row in found if row["id"] is not None], last
 
     async def show(self, event_id: UUID) -> Shown:
         """An event, its body among its columns, and what belongs to it. Raises NotFoundError."""
@@ -194,7 +151,7 @@ class Events:
                 await queries.redrive_events(
                     connection,
                     ids=[event_id],
-                    until=row["finished_at"],
+                    ended=[row["finished_at"]],
                     forced=forced,
                     actor=actor,
                     reason=storable(f"forced{f': {note}' if note else ''}" if forced else note) or None,

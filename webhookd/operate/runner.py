@@ -17,11 +17,11 @@ import asyncpg
 from webhookd.errors import UnavailableError, WebhookdError
 from webhookd.lifecycle import Loop, Watch, shielded
 from webhookd.logs import logger, where
-from webhookd.operate.dead_letters import Dead
+from webhookd.operate.dead_letters import Dead, choose_dead
 from webhookd.operate.events import NIL, first_id
 from webhookd.operate.filter import Filter
 from webhookd.operate.operations import Kind
-from webhookd.operate.place import START
+from webhookd.operate.place import START, Place
 from webhookd.operate.statements import Statements
 from webhookd.store.database import Connection, Database
 from webhookd.store.events import storable
@@ -72,7 +72,7 @@ class _Page:
     """What a batch chose; `last` is where the next one begins, None at the end."""
 
     rows: list[asyncpg.Record] = field(default_factory=list)
-    last: tuple[datetime, UUID] | None = None
+    last: Place | None = None
 
 
 class Runner:
@@ -128,7 +128,12 @@ class Runner:
 
     async def _advance(self, work: _Work) -> None:
         try:
-            await shielded(self._count(work) if work.state == "counting" else self._do(work), _STATEMENT)
+            if work.state != "counting":
+                await shielded(self._do(work), _STATEMENT)
+                return
+            until = time.monotonic() + _TURN
+            while await shielded(self._count(work), _STATEMENT) and time.monotonic() < until:
+                pass
         except _GoneError:
             pass
         except (UnavailableError, TimeoutError):
@@ -140,7 +145,8 @@ class Runner:
                 async with self._statements.connection() as connection:
                     await self._record(connection, work, "failed")
 
-    async def _count(self, work: _Work) -> None:
+    async def _count(self, work: _Work) -> bool:
+        """Counts a batch; returns whether there is another one."""
         async with self._statements.connection() as connection, connection.transaction():
             page = await self._page(connection, work, _COUNTED)
             work.total += len(page.rows)
@@ -151,10 +157,11 @@ class Runner:
             if page.last is not None and not full:
                 work.after_at, work.after_id = page.last
                 await self._record(connection, work, "counting")
-                return
+                return True
             # The same way again, this time to do it.
             work.after_at, work.after_id = _BEGIN
             await self._record(connection, work, "done" if work.dry_run or not work.total else "working")
+            return False
 
     async def _do(self, work: _Work) -> None:
         if work.kind is not Kind.DISCARD and await self._held(work):
@@ -163,7 +170,7 @@ class Runner:
         async with self._statements.connection() as connection, connection.transaction():
             page = await self._page(connection, work, size)
             if page.rows:
-                changed = await self._change(connection, work, [row["id"] for row in page.rows])
+                changed = await self._change(connection, work, page.rows)
                 work.done += changed
                 work.skipped += len(page.rows) - changed
             if page.last is not None:
@@ -195,10 +202,8 @@ class Runner:
         return await (self._finished if work.kind is Kind.REPLAY else self._dead)(connection, work, size)
 
     async def _dead(self, connection: Connection, work: _Work, size: int) -> _Page:
-        dead = dead_of(work.selection, work.created_at)
-        parameters = dead.parameters | {"after_death": work.after_at, "after_id": work.after_id, "limit": size}
-        rows = [row async for row in queries.choose_dead(connection, **parameters)]
-        return _Page(rows, (rows[-1]["finished_at"], rows[-1]["id"]) if len(rows) == size else None)
+        place = Place(work.after_at, work.after_id)
+        return _Page(*await choose_dead(connection, dead_of(work.selection), work.created_at, place, _COUNTED, size))
 
     async def _finished(self, connection: Connection, work: _Work, size: int) -> _Page:
         chosen = filter_of(work.selection)
@@ -220,11 +225,13 @@ class Runner:
         ]
         rows = [row for row in found if row["id"] is not None]
         last = rows[-1]["id"] if len(rows) == size else found[0]["last_id"]
-        return _Page(rows, None if last is None else (work.created_at, last))
+        return _Page(rows, None if last is None else Place(work.created_at, last))
 
-    async def _change(self, connection: Connection, work: _Work, ids: list[UUID]) -> int:
+    async def _change(self, connection: Connection, work: _Work, rows: list[asyncpg.Record]) -> int:
         note = storable(f"{work.kind} {work.id}" + (f": {work.reason}" if work.reason else ""))
-        given = {"ids": ids, "until": work.created_at, "actor": work.actor, "reason": note}
+        # By the very end that was chosen: what has been put back since, and has ended anew, is not this operation's.
+        ended = {"ids": [row["id"] for row in rows], "ended": [row["finished_at"] for row in rows]}
+        given = {**ended, "actor": work.actor, "reason": note}
         if work.kind is Kind.DISCARD:
             return int(await queries.discard_events(connection, **given))
         return int(await queries.redrive_events(connection, **given, forced=work.kind is Kind.REPLAY))
@@ -281,7 +288,8 @@ def _work(row: asyncpg.Record) -> _Work:
         total=row["total"],
         done=row["done"],
         skipped=row["skipped"],
-        after_at=row["after_at"] or _BEGIN[0],
+        # A new operation has -infinity there, which asyncpg returns as a time without a zone.
+        after_at=row["after_at"] if row["after_at"].tzinfo else _BEGIN[0],
         after_id=row["after_id"],
         event_types=Counter(json.loads(row["event_types"])),
         reasons=Counter(json.loads(row["reasons"])),
@@ -310,17 +318,14 @@ def filter_of(selection: dict[str, Any]) -> Filter:
     )
 
 
-def dead_of(selection: dict[str, Any], until: datetime) -> Dead:
-    """The dead events of a redrive's or discard's selection, of those that died before `until`."""
-    ids = selection.get("ids")
-    died_to = _time(selection.get("died_to"))
+def dead_of(selection: dict[str, Any]) -> Dead | tuple[UUID, ...]:
+    """The dead events of a redrive's or discard's selection. What was discarded is redriven by its id only."""
+    if (ids := selection.get("ids")) is not None:
+        return tuple(UUID(one) for one in ids)
     return Dead(
-        ids=None if ids is None else tuple(UUID(one) for one in ids),
         event_types=_tuple(selection.get("event_type")),
         account=selection.get("account"),
         reason=selection.get("reason"),
         since=_time(selection.get("died_from")),
-        until=until if died_to is None else min(died_to, until),
-        # What was discarded is redriven by its id only.
-        discarded=False if ids is None else None,
+        until=_time(selection.get("died_to")),
     )

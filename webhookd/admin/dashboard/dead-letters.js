@@ -50,7 +50,7 @@ export function deadLetters(context) {
     },
     fetchPage: async (cursor) => {
       const page = await get("/webhooks/dead-letters", { ...filter, discarded, limit: 50, cursor }, signal);
-      return { rows: page.events, next: page.next };
+      return { rows: page.events, next: page.next, searchedTo: page.searched_to };
     },
     empty: () => nothing(filter, discarded),
   });
