@@ -54,7 +54,7 @@ async def test_a_known_vulnerability_of_what_is_locked_fails_it(vulnerable: bool
 
     async def query(request: web.Request) -> web.Response:
         asked.append(await request.json())
-        bad = vulnerable and asked[-1]["package"]["name"] == "aiohttp"
+        bad = asked[-1]["package"]["name"] in (("aiohttp", "django") if vulnerable else ("django",))
         return web.json_response({"vulns": [VULNERABILITY]} if bad else {})
 
     app = web.Application()
@@ -67,7 +67,8 @@ async def test_a_known_vulnerability_of_what_is_locked_fails_it(vulnerable: bool
     assert code == vulnerable, said
     assert ("GHSA-test-test-test, mended in 99.1" in said) == vulnerable
     assert {"aiohttp", "asyncpg", "moto"} <= {one["package"]["name"] for one in asked}
-    assert f"{len(asked)} dependencies looked at" in said
+    assert f"{len(asked) - 1} dependencies looked at, {int(vulnerable)} known" in said
+    assert "django" not in said
 
 
 async def test_it_fails_if_nobody_answers(tmp_path: Path) -> None:
@@ -86,9 +87,10 @@ async def test_only_a_setting_that_says_offline_lets_it_pass_without_an_answer(
     assert (ended, told in said) == (code, True), said
 
 
-async def test_an_answer_that_is_no_osv_fails_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("answer", ["<html>sign in to the network</html>", "{}", "[]", "null"])
+async def test_an_answer_that_is_no_osv_fails_it(answer: str, tmp_path: Path) -> None:
     async def something(_: web.Request) -> web.Response:
-        return web.Response(text="<html>sign in to the network</html>")
+        return web.Response(text=answer)
 
     app = web.Application()
     app.router.add_post("/v1/query", something)
