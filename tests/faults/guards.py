@@ -482,7 +482,7 @@ GUARDS = (
         "sql/queries/dead_letters.sql",
         "AND (status <> 'processed' OR :forced::boolean)\n"
         "        AND finished_at = (:ended::timestamptz[])[array_position(:ids::uuid[], id)]",
-        "AND (status <> 'processed' OR :forced::boolean)",
+        "AND (status <> 'processed' OR :forced::boolean) AND :ended::timestamptz[] IS NOT NULL",
         _OPERATIONS + "test_what_has_moved_on_since_it_was_chosen_is_skipped",
     ),
     Guard(
