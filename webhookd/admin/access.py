@@ -16,8 +16,8 @@ from webhookd.admin.guesses import Guesses
 from webhookd.errors import UnavailableError
 from webhookd.metrics import Metrics
 
-HEADER = "X-Webhookd"  # that a change must carry which is not authenticated by a bearer token; no other site can send it
-_LOOK_SECONDS = 0.1  # between two looks whether a peer that must wait is still there
+HEADER = "X-Webhookd"  # a change without a bearer token must carry this header; no other site can send it
+_LOOK_SECONDS = 0.1  # a peer that must wait is checked so often: it may have hung up
 
 
 class Role(StrEnum):
@@ -50,7 +50,7 @@ CALLER: web.RequestKey[Caller] = web.RequestKey("caller", Caller)
 
 
 class WrongTokenError(Exception):
-    """A token that is none of ours."""
+    """The token is none of WEBHOOKD_ADMIN_TOKENS or WEBHOOKD_READ_TOKENS."""
 
 
 class Access:
@@ -81,7 +81,7 @@ class Access:
         self._sessions.renew({(name, role.value): token for name, role, token in tokens})
 
     async def prove(self, request: web.BaseRequest, token: str) -> Caller:
-        """Whose token a request gives, after the wait that earlier guesses have earned it. Raises WrongTokenError."""
+        """The caller whose token a request gives; waits first if many wrong tokens came before. Raises WrongTokenError."""
         loop = asyncio.get_running_loop()
         wait = self._guesses.charge(request.remote)
         if wait:
@@ -100,7 +100,7 @@ class Access:
         return caller
 
     def token(self, token: str) -> Caller:
-        """Whose token it is. Raises WrongTokenError."""
+        """The caller that has this token. Raises WrongTokenError."""
         given = _digest(token.encode("utf-8", "replace"))
         found = None
         for caller, digest in self._tokens:
@@ -125,10 +125,10 @@ class Access:
         self._refused.labels(reason).inc()
 
     async def caller(self, request: web.BaseRequest, *, bears_no_event: bool = False) -> Caller | None:
-        """Who sent the request; None where it has no token and none may be spared. Raises WrongTokenError.
+        """The caller that sent the request; None if the request has no token and needs one. Raises WrongTokenError.
 
-        Raises UnavailableError if PostgreSQL cannot say whether a session was ended. An answer that bears no event's data need
-        not know: it may be what tells an operator that PostgreSQL is away.
+        Raises UnavailableError if PostgreSQL cannot say whether a session was ended. An answer that bears no event's data does
+        not depend on that: an operator must be able to see that PostgreSQL is away.
         """
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
         if scheme:
@@ -149,7 +149,7 @@ class Access:
         return self._anonymous if ended else Caller(name, Role(role), safe=False)
 
     async def refuses(self, request: web.BaseRequest, needed: Role, *, bears_no_event: bool = False) -> tuple[int, str] | None:
-        """The status and the detail of a refusal; None where the caller may, who is then the request's CALLER."""
+        """The status and the detail of a refusal; None if the caller is allowed, who is then the request's CALLER."""
         if needed is Role.OPEN:
             return None
         try:

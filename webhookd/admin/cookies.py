@@ -47,7 +47,7 @@ class Sessions:
         return f"{said.decode()}.{self._signature(owner, said)}"
 
     def read(self, cookie: str) -> Session | None:
-        """The session of a cookie; None if it is forged, over, or of a token that is no longer known."""
+        """The session of a cookie; None if the cookie is forged or too old, or if its token is no longer known."""
         said, _, signature = cookie.partition(".")
         try:
             name, role, until, session_id = orjson.loads(base64.urlsafe_b64decode(said))
@@ -61,7 +61,7 @@ class Sessions:
         return hmac.new(self._keys[owner], said, hashlib.sha256).hexdigest()
 
     async def ended(self, session: Session) -> bool:
-        """Whether somebody signed out of it, on whatever replica. Raises UnavailableError."""
+        """Whether somebody signed out of the session, on any replica. Raises UnavailableError."""
         return bool(await self._statements.one(queries.session_ended, id=session.id))
 
     async def end(self, session: Session) -> None:

@@ -13,18 +13,18 @@ _BURST_OF_ALL = 200
 _ALL_SECONDS = 0.05
 _LONGEST_SECONDS = 5.0
 _SUSPECTS = 1024  # peers that are remembered; the one that guessed longest ago makes way
-_PROVEN = 256
+_PROVEN = 256  # peers with a right token that are remembered
 
 
 class Guesses:
-    """Tells how long a request with a token waits before the token is looked at.
+    """Decides how long a request with a token waits before the token is checked.
 
-    A right token waits as long as a wrong one: an answer that came sooner for the right one would let a guesser hang up on all
-    others. Nobody is refused for what others sent, so a right token always works, five seconds late at most. A guesser has one
-    guess under way on each connection, and the listener bounds those. Peers that sent a right token before wait for their own
-    wrong ones alone.
+    A right token waits as long as a wrong one. If a right token were answered sooner, a guesser could hang up on every late
+    answer. No request is refused for what other peers sent, so a right token always works, five seconds late at most. A guesser
+    has one guess under way on each connection, and the listener bounds the connections. A peer that has sent a right token
+    before waits only for its own wrong tokens.
 
-    Each of a peer and of everybody has the time until which its guesses are paid for (the generic cell rate algorithm).
+    The generic cell rate algorithm: for each peer, and for all peers together, the time until which the guesses are paid for.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -34,7 +34,7 @@ class Guesses:
         self._all = 0.0
 
     def charge(self, address: str | None) -> float:
-        """Takes a token of a peer for a guess; returns the seconds that it must wait."""
+        """Counts a token of a peer as a guess; returns the seconds that the token must wait."""
         peer, now = _network(address), self._clock()
         paid = _charged(self._suspects.pop(peer, 0.0), now, _PEER_SECONDS, _BURST)
         self._suspects[peer] = paid
