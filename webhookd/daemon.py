@@ -43,6 +43,7 @@ from webhookd.settings import RENEWABLE, Role, Settings
 from webhookd.store.claims import Claims
 from webhookd.store.database import Database
 from webhookd.store.events import EventStore
+from webhookd.store.receipts import Receipts
 from webhookd.store.retention import Ages, Retention
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ class Daemon:
             watch=watch,
         )
         self.store = EventStore(self.database)
+        receipts = self.receipts = Receipts(self.database)
         self.claims = Claims(
             settings.redis_url.get_secret_value(),
             instance=lambda: self.database.instance,
@@ -118,8 +120,9 @@ class Daemon:
             self._add_workers(dead_letters)
         if Role.RECEIVE in roles:
             self.admission = Admission(max_pending=settings.max_pending, metrics=metrics)
+            self.database.proofs.append(receipts.prove)
             self._intake = Intake(
-                self.store,
+                receipts,
                 self.claims,
                 self.database,
                 self.relay,
@@ -202,7 +205,7 @@ class Daemon:
             metrics=self.metrics,
         )
         hosts = Hosts(settings.admin_address[0], settings.admin_hosts)
-        self.admin = admin_app(self.health, self.metrics, access, hosts, statements, self.store, self._runner.loop)
+        self.admin = admin_app(self.health, self.metrics, access, hosts, statements, self.receipts, self._runner.loop)
         self._admin = await self._listen("WEBHOOKD_ADMIN_LISTEN", settings.admin_address, self.admin)
         for part in self._parts:
             await part.start()

@@ -22,6 +22,10 @@ class UnavailableError(WebhookdError):
         self.dependency = dependency
 
 
+class RefusedError(UnavailableError):
+    """A dependency answers, and refuses what everybody asks of it: nothing that is in hand is the reason."""
+
+
 class OverloadedError(WebhookdError):
     """More work is pending than the bound allows; the caller should try again later."""
 

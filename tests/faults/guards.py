@@ -246,9 +246,9 @@ GUARDS = (
     ),
     Guard(
         "one row that PostgreSQL refuses does not fail its neighbours",
-        "webhookd/store/events.py",
-        "            if len(arrivals) == 1:\n                return [error]\n",
-        "            if arrivals:\n                raise\n",
+        "webhookd/store/receipts.py",
+        "        if len(rows) == 1:\n            return [error]\n",
+        "        if rows:\n            raise\n",
         _RECEIVE + "test_one_row_that_postgresql_refuses_is_quarantined_and_its_neighbours_are_committed",
     ),
     Guard(
@@ -273,6 +273,20 @@ GUARDS = (
         'self._watch.spawn(self._run(), f"batcher {self.name} {n}")',
         'asyncio.create_task(self._run(), name=f"batcher {self.name} {n}")',
         "tests/unit/test_batcher.py::test_a_worker_that_ends_unexpectedly_is_seen",
+    ),
+    Guard(
+        "a row that a constraint refuses fails alone",
+        "webhookd/store/receipts.py",
+        "    asyncpg.IntegrityConstraintViolationError,\n",
+        "",
+        _RECEIVE + "test_one_row_that_postgresql_refuses_is_quarantined_and_its_neighbours_are_committed",
+    ),
+    Guard(
+        "while PostgreSQL refuses to store, the daemon is not ready",
+        "webhookd/store/database.py",
+        "                        await proof(connection)\n",
+        "                        pass\n",
+        _RECEIVE + "test_while_postgresql_refuses_to_store_webhooks_are_put_off_and_counted_and_the_daemon_is_not_ready",
     ),
     Guard(
         "two notifications that differ only in what parsing loses are two",

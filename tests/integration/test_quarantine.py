@@ -21,7 +21,7 @@ from webhookd.dev.traffic import sample
 from webhookd.errors import UnavailableError
 from webhookd.event import Event
 from webhookd.process.handlers import Registration, Registry
-from webhookd.store.events import EventStore
+from webhookd.store.receipts import Receipts
 
 OLD = timedelta(days=20)
 
@@ -260,7 +260,7 @@ async def test_what_was_not_committed_as_an_event_waits_still(
         raise UnavailableError("postgresql", "away, for this test")
 
     with monkeypatch.context() as broken:
-        broken.setattr(EventStore, "accept", breaks)
+        broken.setattr(Receipts, "accept", breaks)
         assert (await ann.post(f"quarantine/{body_id}/release"))[0] == 503
     assert await waiting(ann) == [body_id]
     status, released = await ann.post(f"quarantine/{body_id}/release")
@@ -272,14 +272,14 @@ async def test_one_that_is_being_released_is_not_discarded(
     daemon: Daemon, ann: Operator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     body_id = await set_aside(daemon, old_one())
-    accept, reached, goes_on = EventStore.accept, asyncio.Event(), asyncio.Event()
+    accept, reached, goes_on = Receipts.accept, asyncio.Event(), asyncio.Event()
 
     async def slow(*arguments: Any, **named: Any) -> Any:
         reached.set()
         await goes_on.wait()
         return await accept(*arguments, **named)
 
-    monkeypatch.setattr(EventStore, "accept", slow)
+    monkeypatch.setattr(Receipts, "accept", slow)
     releasing = asyncio.create_task(ann.post(f"quarantine/{body_id}/release"))
     await reached.wait()
     discarding = asyncio.create_task(ann.post(f"quarantine/{body_id}/discard"))

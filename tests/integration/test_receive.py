@@ -20,6 +20,9 @@ from tests.helpers.wait import until
 from webhookd.authorizenet.signature import fingerprint, sign
 from webhookd.daemon import Daemon
 from webhookd.dev.traffic import sample
+from webhookd.errors import ConflictError, UnavailableError
+from webhookd.operate.quarantine import Quarantine
+from webhookd.operate.statements import Statements
 from webhookd.store.claims import Seen
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
@@ -141,20 +144,93 @@ async def test_odd_fields_and_unknown_types_are_no_reason_to_refuse(
     assert await connection.fetchval("SELECT count(*) FROM events") == len(bodies)
 
 
+POISON = "net.authorize.poison"
+
+
+async def refuse(connection: Connection, state: str, condition: str = "true", table: str = "events") -> None:
+    """Makes PostgreSQL answer the insert of some rows with the error of an SQLSTATE."""
+    await connection.execute(
+        f"CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+        f"IF {condition} THEN RAISE SQLSTATE '{state}'; END IF; RETURN NEW; END $$;"
+        f"CREATE TRIGGER refuse BEFORE INSERT ON {table} FOR EACH ROW EXECUTE FUNCTION refuse()"
+    )
+
+
+@pytest.mark.parametrize("state", ["22000", "P0001", "23514", "23502", "54000", "44000", "check"])
 async def test_one_row_that_postgresql_refuses_is_quarantined_and_its_neighbours_are_committed(
-    daemon: Daemon, http: aiohttp.ClientSession, connection: Connection
+    daemon: Daemon, http: aiohttp.ClientSession, connection: Connection, state: str
 ) -> None:
     """Beyond what the parser knows: the group commit isolates the row itself."""
-    await connection.execute(
-        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
-        "IF NEW.event_type = 'net.authorize.poison' THEN RAISE SQLSTATE '22000'; END IF; RETURN NEW; END $$;"
-        "CREATE TRIGGER refuse BEFORE INSERT ON events FOR EACH ROW EXECUTE FUNCTION refuse()"
-    )
-    bodies = [sample("net.authorize.poison" if n == 5 else AUTHCAPTURE, n).body for n in range(10)]
+    if state == "check":
+        await connection.execute(f"ALTER TABLE events ADD CONSTRAINT no_poison CHECK (event_type <> '{POISON}')")
+    else:
+        await refuse(connection, state, f"NEW.event_type = '{POISON}'")
+    bodies = [sample(POISON if n == 5 else AUTHCAPTURE, n).body for n in range(10)]
     answers = await asyncio.gather(*(post(http, body) for body in bodies))
     assert [answer["status"] for _, answer, _ in answers] == ["quarantined" if n == 5 else "accepted" for n in range(10)]
     assert await connection.fetchval("SELECT count(*) FROM events") == 9
-    assert await connection.fetchval("SELECT reason FROM quarantine") == "unstorable"
+    row = await connection.fetchrow("SELECT reason, detail FROM quarantine")
+    assert row is not None
+    assert row["reason"] == "unstorable"
+    assert ("no_poison" if state == "check" else state) in row["detail"]
+    assert metric(daemon, "webhookd_duplicates_total", layer="notification_id") == 0
+
+
+async def test_what_a_constraint_refused_is_released_once_it_is_gone(
+    start: Start, http: aiohttp.ClientSession, daemon: Daemon, connection: Connection
+) -> None:
+    await connection.execute(f"ALTER TABLE events ADD CONSTRAINT no_poison CHECK (event_type <> '{POISON}')")
+    _, answer, _ = await post(http, sample(POISON, 1).body)
+    assert answer["status"] == "quarantined"
+    quarantine = Quarantine(Statements(daemon.database), daemon.receipts)
+    with pytest.raises(ConflictError, match="the constraint no_poison of the table events"):
+        await quarantine.release(uuid.UUID(answer["id"]), actor="operator (ann)", note="")
+    await connection.execute("ALTER TABLE events DROP CONSTRAINT no_poison")
+    await quarantine.release(uuid.UUID(answer["id"]), actor="operator (ann)", note="")
+    assert await connection.fetchval("SELECT event_type FROM events") == POISON
+
+
+async def test_a_body_that_even_quarantine_refuses_is_put_off_alone(
+    daemon: Daemon, http: aiohttp.ClientSession, connection: Connection
+) -> None:
+    await refuse(connection, "23514", "length(NEW.body) = 5", "quarantine")
+    answers = await asyncio.gather(*(post(http, b"x" * length) for length in range(1, 10)))
+    assert [status for status, _, _ in answers] == [503 if length == 5 else 200 for length in range(1, 10)]
+    assert metric(daemon, "webhookd_received_total", account="default", outcome="postgresql_refused") == 1
+    assert daemon.health.ready
+
+
+@pytest.mark.parametrize("state", ["42501", "XX002", "42P01"])
+async def test_while_postgresql_refuses_to_store_webhooks_are_put_off_and_counted_and_the_daemon_is_not_ready(
+    daemon: Daemon, http: aiohttp.ClientSession, connection: Connection, state: str
+) -> None:
+    """A missing right, a corrupted index, a missing table: nothing of it is the sender's fault, and it may be all webhooks."""
+    await refuse(connection, state)
+    status, _, headers = await post(http, sample(AUTHCAPTURE, 1).body)
+    assert status == 503
+    assert "Retry-After" in headers
+    assert metric(daemon, "webhookd_received_total", account="default", outcome="postgresql_refused") == 1
+    assert not daemon.health.ready
+    assert metric(daemon, "webhookd_dependency_up", dependency="postgresql") == 0
+    for _ in range(3):
+        with pytest.raises(UnavailableError):  # a probe finds what webhooks would find
+            await daemon.database._probe()
+    assert (await post(http, sample(AUTHCAPTURE, 1).body))[0] == 503
+    assert metric(daemon, "webhookd_received_total", account="default", outcome="postgresql_away") == 1
+    await connection.execute("DROP TRIGGER refuse ON events")
+    await until(lambda: daemon.health.ready, "it is ready again by itself")
+    status, answer, _ = await post(http, sample(AUTHCAPTURE, 1).body)
+    assert (status, answer["status"]) == (200, "accepted")
+    assert await connection.fetchval("SELECT count(*) FROM events") == 1, "the probe left nothing behind"
+
+
+async def test_one_row_that_meets_a_corrupted_index_does_not_stop_the_others(
+    daemon: Daemon, http: aiohttp.ClientSession, connection: Connection
+) -> None:
+    await refuse(connection, "XX002", f"NEW.event_type = '{POISON}'")
+    assert (await post(http, sample(POISON, 1).body))[0] == 503
+    await until(lambda: daemon.health.ready, "others can be stored")
+    assert (await post(http, sample(AUTHCAPTURE, 1).body))[0] == 200
 
 
 async def test_a_repeated_notification_is_a_duplicate_by_redis_and_by_postgresql_alone(

@@ -149,8 +149,8 @@ async def test_while_quarantine_cannot_be_written_it_is_503(
         await connection.execute("COMMIT")
 
 
-@pytest.mark.parametrize("part", ["store", "database"])  # in the commit, and before it
-async def test_a_mistake_of_ours_is_500_and_the_end_of_its_connection(
+@pytest.mark.parametrize("part", ["receipts", "database"])  # in the commit, and before it
+async def test_a_mistake_of_ours_is_503_and_the_end_of_its_connection(
     part: str, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     daemon = await start(roles="receive")
@@ -158,10 +158,12 @@ async def test_a_mistake_of_ours_is_500_and_the_end_of_its_connection(
     def broken(*_: object, **__: object) -> None:
         raise KeyError("a mistake")
 
-    monkeypatch.setattr(getattr(daemon, part), {"store": "accept", "database": "now"}[part], broken)
+    monkeypatch.setattr(getattr(daemon, part), {"receipts": "accept", "database": "now"}[part], broken)
     async with connected(daemon) as [(reader, writer)]:
         writer.write(request(BODY))
-        assert (await rest(reader)).startswith(b"HTTP/1.1 500 ")
+        answer = await rest(reader)
+        assert answer.startswith(b"HTTP/1.1 503 "), "the sender has made no mistake, and is to send it again"
+        assert b"\r\nRetry-After: " in answer
     assert metric(daemon, "received_total", account="default", outcome="error") == 1
     await until(lambda: metric(daemon, "open_requests") == 0, "none is under way")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from webhookd.store.events import _joined
+from webhookd.store.receipts import _joined
 
 
 def test_texts_are_joined_and_none_is_an_empty_one() -> None:

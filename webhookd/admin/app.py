@@ -32,7 +32,7 @@ from webhookd.operate.quarantine import Quarantine
 from webhookd.operate.statements import Statements
 from webhookd.receive.app import live
 from webhookd.receive.problem import problems
-from webhookd.store.events import EventStore
+from webhookd.store.receipts import Receipts
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _ID = "{id:[0-9A-Fa-f-]{36}}"  # no other word of a path is taken for one
@@ -49,7 +49,7 @@ def admin_app(
     access: Access,
     hosts: Hosts,
     statements: Statements,
-    store: EventStore,
+    receipts: Receipts,
     runner: Loop,
 ) -> web.Application:
     """The aiohttp application of the admin listener."""
@@ -59,7 +59,7 @@ def admin_app(
         *OperationRoutes(operations).routes(),
         *EventRoutes(events).routes(),
         *DeadLetterRoutes(statements, events, operations).routes(),
-        *QuarantineRoutes(Quarantine(statements, store)).routes(),
+        *QuarantineRoutes(Quarantine(statements, receipts)).routes(),
         *RefusedRoutes(statements).routes(),
         *TimelineRoutes(statements).routes(),
         *StatisticsRoutes(statements, health, metrics).routes(),

@@ -14,8 +14,9 @@ from webhookd.authorizenet.notification import parse_mended
 from webhookd.errors import ConflictError, NotFoundError, UnusableError
 from webhookd.operate.place import Place
 from webhookd.operate.statements import Statements
-from webhookd.store.events import Accepted, Arrival, EventStore, storable
+from webhookd.store.events import storable
 from webhookd.store.queries import queries
+from webhookd.store.receipts import Accepted, Arrival, Receipts, why_not_stored
 
 _MISSING = "there is no body {} in quarantine; retention may have removed it"
 
@@ -32,9 +33,9 @@ class Released:
 class Quarantine:
     """The operator's side of quarantine. All raise UnavailableError where PostgreSQL does not answer."""
 
-    def __init__(self, statements: Statements, store: EventStore) -> None:
+    def __init__(self, statements: Statements, receipts: Receipts) -> None:
         self._statements = statements
-        self._store = store
+        self._receipts = receipts
 
     async def newest(
         self,
@@ -82,9 +83,9 @@ class Quarantine:
             arrival, mended = _arrival(row)
             how = "".join(f"; {what}" for what in mended)
             reason = storable(f"released from quarantine {body_id}{how}" + (f": {note}" if note else ""))
-            [accepted] = await self._store.accept([arrival], send_after=0.0, actor=actor, reason=reason)
+            [accepted] = await self._receipts.accept([arrival], send_after=0.0, actor=actor, reason=reason)
             if not isinstance(accepted, Accepted):
-                raise ConflictError("PostgreSQL cannot store it as an event")
+                raise ConflictError(f"it cannot become an event: {why_not_stored(accepted)}")
             await queries.handle_quarantine(connection, id=body_id, **_handling("released", actor, note, accepted.id))
         return Released(accepted.id, accepted.layer is not None, mended)
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from aiohttp import web
 from prometheus_client import Counter
 
-from webhookd.errors import OverloadedError, SignatureError, UnavailableError
+from webhookd.errors import OverloadedError, UnavailableError
 from webhookd.failpoints import Failpoint, armed, reach
 from webhookd.logs import logger, where
 from webhookd.metrics import Metrics
@@ -150,9 +150,12 @@ class PublicApp:
         )
 
     def _refuse_for(self, request: web.BaseRequest, account: str, error: Exception, body: bytes | None = None) -> web.Response:
-        if (of := refusal(error)) is None:
-            raise error
-        return self._refuse(request, account, *of, body=body)
+        of = refusal(error)
+        answer = self._refuse(request, account, *of, body=body)
+        if of.outcome == "error":  # a mistake of ours
+            logger.error("a request failed", error=where(error))
+            answer.force_close()
+        return answer
 
     def _refusal(self, request: web.BaseRequest, account: str | None) -> web.Response | None:
         """The answer to a request that its head alone refuses; where there is none, what `Expect` asks for is written."""
@@ -205,12 +208,8 @@ class PublicApp:
         origin = None if tracing is None else tracing.origin(request.headers, started)
         try:
             receipt = await self._intake.take(account, body, request.headers.get("X-ANET-Signature"), origin)
-        except (SignatureError, UnavailableError, OverloadedError, TimeoutError) as error:
-            return self._refuse_for(request, account, error, body)
         except Exception as error:  # noqa: BLE001  whatever it is, the client must have an answer
-            logger.error("a request failed", error=where(error))
-            self._received.labels(account, "error").inc()
-            return problem(500, "the webhook could not be handled", close=True)
+            return self._refuse_for(request, account, error, body)
         return web.Response(body=self.acknowledge(account, receipt, started).encode(), headers=JSON)
 
     def acknowledge(self, account: str, receipt: Receipt, started: float) -> str:

@@ -19,17 +19,18 @@ from asyncpg.pgproto import pgproto
 from webhookd.authorizenet.notification import EVENT_TYPES, check_age, label, parse
 from webhookd.authorizenet.signature import Verifier, fingerprint
 from webhookd.batcher import Batcher
-from webhookd.errors import OverloadedError, UnavailableError, UnusableError
+from webhookd.errors import OverloadedError, RefusedError, UnavailableError, UnusableError
 from webhookd.failpoints import Failpoint, reach
 from webhookd.lifecycle import Watch
-from webhookd.logs import logger, where
+from webhookd.logs import logger
 from webhookd.metrics import Metrics
 from webhookd.queue.relay import HOT_PATH_GRACE, Relay
 from webhookd.receive.admission import Admission
 from webhookd.receive.refusal import refusal
 from webhookd.store.claims import Claims, Seen
 from webhookd.store.database import Database
-from webhookd.store.events import Accepted, Arrival, EventStore, Outgoing, Quarantined
+from webhookd.store.events import Outgoing
+from webhookd.store.receipts import Accepted, Arrival, Quarantined, Receipts, why_not_stored
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
@@ -65,7 +66,7 @@ class Intake:
 
     def __init__(
         self,
-        store: EventStore,
+        receipts: Receipts,
         claims: Claims,
         database: Database,
         relay: Relay | None,
@@ -80,7 +81,7 @@ class Intake:
         watch: Watch,
         tracing: Tracing | None = None,
     ) -> None:
-        self._store = store
+        self._receipts = receipts
         self._claims = claims
         self._database = database
         self._relay = relay
@@ -227,8 +228,7 @@ class Intake:
             return  # it goes to quarantine, and has another span for that
         if isinstance(error, Exception):
             of = refusal(error)
-            status, outcome = (500, "error") if of is None else (of.status, of.outcome)
-            self.tracing.answered(span, status, outcome, error=error)
+            self.tracing.answered(span, of.status, of.outcome, error=error)
             return
         kept = waiting.result()
         if not isinstance(kept, Accepted):
@@ -264,7 +264,7 @@ class Intake:
         reach(Failpoint.RECEIVE_BEFORE_COMMIT)
         traced = contextlib.nullcontext() if self.tracing is None else self.tracing.commit([a.traceparent for a in arrivals])
         with traced:
-            results = await self._store.accept(arrivals, send_after=HOT_PATH_GRACE if hot else 0.0)
+            results = await self._receipts.accept(arrivals, send_after=HOT_PATH_GRACE if hot else 0.0)
         reach(Failpoint.RECEIVE_AFTER_COMMIT)
         fresh = [
             Outgoing(arrival.id, arrival.account, arrival.notification.event_type, traceparent=arrival.traceparent)
@@ -285,7 +285,9 @@ class Intake:
         )
         return [
             # PostgreSQL refused this one alone; it is authentic, so it is kept aside rather than refused.
-            UnusableError("unstorable", where(result), arrival.key_fingerprint) if isinstance(result, Exception) else result
+            UnusableError("unstorable", why_not_stored(result), arrival.key_fingerprint)
+            if isinstance(result, Exception)
+            else result
             for arrival, result in zip(arrivals, results, strict=True)
         ]
 
@@ -296,9 +298,10 @@ class Intake:
 
     async def _commit_quarantine(self, bodies: list[Quarantined]) -> Sequence[UUID | BaseException]:
         self._verified(bodies)
-        kept = await self._store.quarantine(bodies)
+        kept = await self._receipts.quarantine(bodies)
         reach(Failpoint.QUARANTINE_AFTER_COMMIT)
-        return kept
+        # A body that not even quarantine takes is put off, and the provider sends it again.
+        return [RefusedError("postgresql", why_not_stored(k)) if isinstance(k, Exception) else k for k in kept]
 
 
 def _new_id() -> UUID:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import orjson
 
-from webhookd.errors import OverloadedError, SignatureError, UnavailableError
+from webhookd.errors import OverloadedError, RefusedError, SignatureError, UnavailableError
 
 HEAD_END = b"\r\n\r\n"
 
@@ -22,22 +22,25 @@ class Refusal(NamedTuple):
 
 
 # The outcomes that a refused webhook of a known account is counted with, and that alerts look at.
-REFUSED = ("overload", "postgresql_away", "webhookd_away", "signature_missing", "signature_malformed", "signature_mismatch")
+REFUSED = (
+    *("overload", "error", "postgresql_away", "postgresql_refused", "webhookd_away"),
+    *("signature_missing", "signature_malformed", "signature_mismatch"),
+)
 
 
-def refusal(error: Exception) -> Refusal | None:
-    """What an error of the intake is answered with; None for one that is a mistake of ours."""
+def refusal(error: Exception) -> Refusal:
+    """What an error of the intake is answered with. What is not the sender's fault is put off: the provider sends it again."""
     match error:
         case SignatureError():
             return Refusal(HTTPStatus.UNAUTHORIZED, "the signature does not verify", f"signature_{error.outcome}")
         case UnavailableError():
-            outcome = f"{error.dependency}_away"
+            outcome = f"{error.dependency}_{'refused' if isinstance(error, RefusedError) else 'away'}"
             return Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "not able to store webhooks just now", outcome, retry=True)
         case TimeoutError():  # of the commit
             return Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "could not store the webhook in time", "postgresql_away", retry=True)
         case OverloadedError():
             return Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "too many webhooks at once", "overload", retry=True)
-    return None
+    return Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "not able to take webhooks just now", "error", retry=True)
 
 
 def raw(status: HTTPStatus, detail: str, retry_after: int | None = None, *, close: bool = True) -> bytes:

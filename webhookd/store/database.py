@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 from uuid import UUID, uuid4
@@ -100,6 +100,8 @@ class Database:
         self.problem: str | None = "not yet reached"
         # Why no new session opens, while those that are open go on: enough to receive, not enough to work.
         self.refusal: str | None = None
+        self.proofs: list[Callable[[Connection], Awaitable[None]]] = []
+        self._refusing = False  # a statement that it must take
         self.instance: UUID | None = None
         self._me = uuid4()
         self._ahead = metrics.clock_ahead
@@ -261,6 +263,12 @@ class Database:
             async with self.acquire() as connection:
                 return bool(await queries.take_duty(connection, name=name, holder=self._me, seconds=seconds))
 
+    def refused(self, error: Exception) -> None:
+        """PostgreSQL answers, and refuses a statement that it must take: it counts as away until all `proofs` succeed."""
+        self._refusing = True
+        self._set(up=False, problem=f"it refuses to store events: {where(error)}")
+        self._prober.wake()
+
     async def _failed(self, error: Exception) -> None:
         # What speaks for the whole server: the connection itself was lost, the server takes no writes, or it has run out of
         # disk or memory. The prober finds out about the rest.
@@ -285,6 +293,10 @@ class Database:
                 await self._identify(connection)
                 if not self.up:
                     await queries.prove_writable(connection)
+                if self._refusing:
+                    for proof in self.proofs:
+                        await proof(connection)
+                    self._refusing = False
         except UnavailableError:
             # No session for the probe; those that there are go on working, and giving them up would be to lose them.
             if not self._pools["short"].get_size():

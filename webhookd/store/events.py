@@ -10,58 +10,13 @@ from uuid import UUID
 
 import asyncpg
 
-from webhookd.authorizenet.notification import Notification
-from webhookd.errors import BusyError, UnavailableError
+from webhookd.errors import BusyError
 from webhookd.event import Event, Status
 from webhookd.store.database import Connection, Database
 from webhookd.store.failures import gateway
 from webhookd.store.queries import queries
 
 _LOCK_WAIT = 2.0  # seconds
-_SEPARATOR = "\x1f"  # U+001F, which no text in a column has
-
-
-def _joined(texts: Sequence[str | None]) -> str:
-    """A column of texts, where None is the same as an empty one, as one text: asyncpg writes an array ten times as slowly.
-
-    Raises ValueError where one of them holds the separator: then the others would go to the wrong rows.
-    """
-    joined = _SEPARATOR.join([text or "" for text in texts])
-    if joined.count(_SEPARATOR) != len(texts) - 1:
-        raise ValueError("a text holds U+001F")
-    return joined
-
-
-class Arrival(NamedTuple):
-    """A verified notification on its way into the database."""
-
-    id: UUID
-    account: str
-    notification: Notification
-    key_fingerprint: str
-    body: bytes
-    body_hash: bytes
-    traceparent: str | None = None  # of the span of its receipt
-
-
-class Accepted(NamedTuple):
-    """What became of an arrival. `layer` is None for a new event, else the layer that found the duplicate."""
-
-    id: UUID
-    layer: str | None = None
-    same_body: bool = True
-
-
-class Quarantined(NamedTuple):
-    """An authentic body that cannot become an event, on its way into quarantine."""
-
-    id: UUID
-    account: str
-    reason: str
-    detail: str
-    key_fingerprint: str
-    body: bytes
-    body_hash: bytes
 
 
 class Outgoing(NamedTuple):
@@ -107,96 +62,6 @@ class EventStore:
         with gateway():
             async with self._database.acquire() as connection:
                 return await query(connection, **parameters)
-
-    # -- receive
-
-    async def accept(
-        self, arrivals: Sequence[Arrival], *, send_after: float, actor: str = "receiver", reason: str | None = None
-    ) -> list[Accepted | BaseException]:
-        """Commits arrivals in one statement; a result for each, in order, an exception for one that cannot be stored.
-
-        `send_after` (seconds): when the sweeper takes an event that the hot path did not send. `actor` and `reason` are for
-        the audit trail.
-        """
-        try:
-            return list(await self._accept(arrivals, send_after, actor, reason))
-        except (asyncpg.DataError, asyncpg.ProgramLimitExceededError, ValueError) as error:
-            # One row that PostgreSQL refuses must not fail its neighbours' commit.
-            if len(arrivals) == 1:
-                return [error]
-            # By halves: one such row among 256 costs nine more commits, not 256.
-            half = len(arrivals) // 2
-            first = await self.accept(arrivals[:half], send_after=send_after, actor=actor, reason=reason)
-            return first + await self.accept(arrivals[half:], send_after=send_after, actor=actor, reason=reason)
-
-    async def _accept(self, arrivals: Sequence[Arrival], send_after: float, actor: str, reason: str | None) -> list[Accepted]:
-        results: dict[UUID, Accepted] = {}
-        # One order for every batch on every replica: two batches that hold the same events cannot deadlock.
-        waiting = sorted(
-            arrivals, key=lambda a: (a.notification.content_hash or b"", a.account, a.notification.notification_id)
-        )
-        for _ in range(3):
-            # Columns out of rows in C: thirteen comprehensions take as long as to send them.
-            ids, accounts, notifications, key_fingerprints, bodies, body_hashes, traceparents = zip(*waiting, strict=True)
-            said = zip(*notifications, strict=True)
-            notification_ids, event_types, event_dates, entity_names, entity_ids, invoices, references, contents = said
-            rows = await self._all(
-                queries.insert_events,
-                ids=ids,
-                accounts=_joined(accounts),
-                notification_ids=_joined(notification_ids),
-                event_types=_joined(event_types),
-                event_dates=event_dates,
-                entity_names=_joined(entity_names),
-                entity_ids=_joined(entity_ids),
-                invoice_numbers=_joined(invoices),
-                merchant_references=_joined(references),
-                key_fingerprints=_joined(key_fingerprints),
-                content_hashes=contents,
-                body_hashes=body_hashes,
-                bodies=bodies,
-                traceparents=_joined(traceparents) if any(traceparents) else None,
-                send_after=send_after,
-                actor=actor,
-                reason=reason,
-            )
-            if len(rows) == len(arrivals):  # all are new, as nearly always
-                return [Accepted(a.id) for a in arrivals]
-            for row in rows:
-                results[row["id"]] = Accepted(row["id"])
-            waiting = [a for a in waiting if a.id not in results]
-            if waiting:
-                waiting = await self._resolve_duplicates(waiting, results)
-            if not waiting:
-                return [results[a.id] for a in arrivals]
-        # The row in the way vanished each time, between the insert and the look-up.
-        raise UnavailableError("postgresql", "a duplicate's first event could not be found")
-
-    async def _resolve_duplicates(self, waiting: list[Arrival], results: dict[UUID, Accepted]) -> list[Arrival]:
-        rows = await self._all(
-            queries.find_duplicates,
-            accounts=[a.account for a in waiting],
-            notification_ids=[a.notification.notification_id for a in waiting],
-            content_hashes=[a.notification.content_hash for a in waiting],
-            body_hashes=[a.body_hash for a in waiting],
-        )
-        for row in rows:
-            results[waiting[row["position"] - 1].id] = Accepted(row["event_id"], row["layer"], row["same_body"])
-        return [a for a in waiting if a.id not in results]
-
-    async def quarantine(self, bodies: Sequence[Quarantined]) -> list[UUID]:
-        """Commits bodies to quarantine; the id of each, in order (an earlier id where the same bytes are there)."""
-        rows = await self._all(
-            queries.insert_quarantine,
-            ids=[b.id for b in bodies],
-            accounts=[b.account for b in bodies],
-            reasons=[b.reason for b in bodies],
-            details=[b.detail for b in bodies],
-            key_fingerprints=[b.key_fingerprint for b in bodies],
-            bodies=[b.body for b in bodies],
-            body_hashes=[b.body_hash for b in bodies],
-        )
-        return [row["id"] for row in rows]
 
     # -- relay
 

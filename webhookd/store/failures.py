@@ -23,7 +23,8 @@ def unavailable(error: BaseException) -> bool:
         state = getattr(error, "sqlstate", None) or ""
         return state.startswith(_TRANSIENT) or state == READ_ONLY
     # asyncpg raises InterfaceError for a connection that broke, and for misuse, which a test would have found.
-    return isinstance(error, (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError))
+    broken = isinstance(error, (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError))
+    return broken and not isinstance(error, ValueError)  # which asyncpg raises for an argument that it cannot encode
 
 
 @contextlib.contextmanager

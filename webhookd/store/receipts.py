@@ -1,0 +1,221 @@
+"""The statements that receive: each authentic body becomes an event or is kept in quarantine, committed before its answer."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
+from uuid import UUID
+
+import asyncpg
+import uuid_utils
+
+from webhookd.authorizenet.notification import Notification
+from webhookd.errors import RefusedError, UnavailableError
+from webhookd.logs import where
+from webhookd.store.database import Connection, Database
+from webhookd.store.failures import gateway
+from webhookd.store.queries import queries
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_SEPARATOR = "\x1f"  # U+001F, which no text in a column has
+# What PostgreSQL raises for a row that it does not take: odd data, too much for an index, a constraint, a trigger's refusal.
+_OF_ONE_ROW = (
+    asyncpg.DataError,
+    asyncpg.ProgramLimitExceededError,
+    asyncpg.IntegrityConstraintViolationError,
+    asyncpg.WithCheckOptionViolationError,
+    asyncpg.PLPGSQLError,
+    ValueError,
+)
+
+
+class Arrival(NamedTuple):
+    """A verified notification on its way into the database."""
+
+    id: UUID
+    account: str
+    notification: Notification
+    key_fingerprint: str
+    body: bytes
+    body_hash: bytes
+    traceparent: str | None = None  # of the span of its receipt
+
+
+class Accepted(NamedTuple):
+    """What became of an arrival. `layer` is None for a new event, else the layer that found the duplicate."""
+
+    id: UUID
+    layer: str | None = None
+    same_body: bool = True
+
+
+class Quarantined(NamedTuple):
+    """An authentic body that cannot become an event, on its way into quarantine."""
+
+    id: UUID
+    account: str
+    reason: str
+    detail: str
+    key_fingerprint: str
+    body: bytes
+    body_hash: bytes
+
+
+class Receipts:
+    """Commits what was received, many at a time, on the database's `short` pool.
+
+    Raises UnavailableError while PostgreSQL is away. If PostgreSQL answers and refuses the statement itself (a missing right,
+    a corrupted index), it counts as away until `prove` succeeds, and RefusedError says so.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._account = ""  # of what came last
+
+    async def accept(
+        self, arrivals: Sequence[Arrival], *, send_after: float, actor: str = "receiver", reason: str | None = None
+    ) -> list[Accepted | BaseException]:
+        """Commits arrivals in one statement; a result for each, in order, an exception for one that PostgreSQL does not take.
+
+        `send_after` (seconds): when the sweeper takes an event that the hot path did not send. `actor` and `reason` are for
+        the audit trail.
+        """
+        self._account = arrivals[0].account
+        return await _by_halves(arrivals, lambda some: self._accept(some, send_after, actor, reason))
+
+    async def quarantine(self, bodies: Sequence[Quarantined]) -> list[UUID | BaseException]:
+        """Commits bodies to quarantine; in order, the id of each (an earlier id of the same bytes) or an exception."""
+        return await _by_halves(bodies, self._quarantine)
+
+    async def prove(self, connection: Connection) -> None:
+        """Inserts an event and takes it back. Raises what PostgreSQL raises if it refuses the statement."""
+        new_id = UUID(int=uuid_utils.uuid7().int)
+        notification = Notification(f"webhookd:probe:{new_id}", "webhookd.probe", *[None] * 6)
+        transaction = connection.transaction()
+        await transaction.start()
+        try:
+            arrival = Arrival(new_id, self._account, notification, "", b"", b"")
+            [row async for row in queries.insert_events(connection, **_columns([arrival], 0.0, "receiver", None))]
+        except _OF_ONE_ROW:
+            pass  # a user's constraint does not take this one, which is no event
+        finally:
+            await transaction.rollback()
+
+    async def _all(self, query: Any, **parameters: Any) -> list[asyncpg.Record]:
+        try:
+            with gateway():
+                async with self._database.acquire() as connection:
+                    return [row async for row in query(connection, **parameters)]
+        except _OF_ONE_ROW:
+            raise
+        except asyncpg.PostgresError as error:
+            self._database.refused(error)
+            raise RefusedError("postgresql", where(error)) from error
+
+    async def _accept(self, arrivals: Sequence[Arrival], send_after: float, actor: str, reason: str | None) -> list[Accepted]:
+        results: dict[UUID, Accepted] = {}
+        # One order for every batch on every replica: two batches that hold the same events cannot deadlock.
+        waiting = sorted(
+            arrivals, key=lambda a: (a.notification.content_hash or b"", a.account, a.notification.notification_id)
+        )
+        for _ in range(3):
+            rows = await self._all(queries.insert_events, **_columns(waiting, send_after, actor, reason))
+            if len(rows) == len(arrivals):  # all are new, as nearly always
+                return [Accepted(a.id) for a in arrivals]
+            for row in rows:
+                results[row["id"]] = Accepted(row["id"])
+            waiting = [a for a in waiting if a.id not in results]
+            if waiting:
+                waiting = await self._resolve_duplicates(waiting, results)
+            if not waiting:
+                return [results[a.id] for a in arrivals]
+        # The row in the way vanished each time, between the insert and the look-up.
+        raise UnavailableError("postgresql", "a duplicate's first event could not be found")
+
+    async def _resolve_duplicates(self, waiting: list[Arrival], results: dict[UUID, Accepted]) -> list[Arrival]:
+        rows = await self._all(
+            queries.find_duplicates,
+            accounts=[a.account for a in waiting],
+            notification_ids=[a.notification.notification_id for a in waiting],
+            content_hashes=[a.notification.content_hash for a in waiting],
+            body_hashes=[a.body_hash for a in waiting],
+        )
+        for row in rows:
+            arrival = waiting[row["position"] - 1]
+            # What a batch committed before another row failed it is no duplicate of itself.
+            own = row["event_id"] == arrival.id
+            results[arrival.id] = Accepted(arrival.id) if own else Accepted(row["event_id"], row["layer"], row["same_body"])
+        return [a for a in waiting if a.id not in results]
+
+    async def _quarantine(self, bodies: Sequence[Quarantined]) -> list[UUID]:
+        rows = await self._all(
+            queries.insert_quarantine,
+            ids=[b.id for b in bodies],
+            accounts=[b.account for b in bodies],
+            reasons=[b.reason for b in bodies],
+            details=[b.detail for b in bodies],
+            key_fingerprints=[b.key_fingerprint for b in bodies],
+            bodies=[b.body for b in bodies],
+            body_hashes=[b.body_hash for b in bodies],
+        )
+        return [row["id"] for row in rows]
+
+
+def why_not_stored(error: BaseException) -> str:
+    """Why PostgreSQL did not take a row, without a word of what stands in it."""
+    constraint = getattr(error, "constraint_name", None)
+    state = getattr(error, "sqlstate", None)
+    if constraint:
+        return f"the constraint {constraint} of the table {getattr(error, 'table_name', None)} does not allow it"
+    return f"PostgreSQL does not take it: {type(error).__name__}{f' ({state})' if state else ''}"
+
+
+async def _by_halves(rows: Sequence[T], commit: Callable[[Sequence[T]], Awaitable[list[R]]]) -> list[R | BaseException]:
+    """Commits rows in one statement; one that PostgreSQL does not take fails alone, and not its neighbours."""
+    try:
+        return list(await commit(rows))
+    except _OF_ONE_ROW as error:
+        if len(rows) == 1:
+            return [error]
+        # By halves: one such row among 256 costs 16 more statements, not 256.
+        half = len(rows) // 2
+        return await _by_halves(rows[:half], commit) + await _by_halves(rows[half:], commit)
+
+
+def _columns(arrivals: Sequence[Arrival], send_after: float, actor: str, reason: str | None) -> dict[str, Any]:
+    # Columns out of rows in C: thirteen comprehensions take as long as to send them.
+    ids, accounts, notifications, key_fingerprints, bodies, body_hashes, traceparents = zip(*arrivals, strict=True)
+    said = zip(*notifications, strict=True)
+    notification_ids, event_types, event_dates, entity_names, entity_ids, invoices, references, contents = said
+    return {
+        "ids": ids,
+        "accounts": _joined(accounts),
+        "notification_ids": _joined(notification_ids),
+        "event_types": _joined(event_types),
+        "event_dates": event_dates,
+        "entity_names": _joined(entity_names),
+        "entity_ids": _joined(entity_ids),
+        "invoice_numbers": _joined(invoices),
+        "merchant_references": _joined(references),
+        "key_fingerprints": _joined(key_fingerprints),
+        "content_hashes": contents,
+        "body_hashes": body_hashes,
+        "bodies": bodies,
+        "traceparents": _joined(traceparents) if any(traceparents) else None,
+        "send_after": send_after,
+        "actor": actor,
+        "reason": reason,
+    }
+
+
+def _joined(texts: Sequence[str | None]) -> str:
+    """A column of texts, where None is the same as an empty one, as one text: asyncpg writes an array ten times as slowly.
+
+    Raises ValueError where one of them holds the separator: then the others would go to the wrong rows.
+    """
+    joined = _SEPARATOR.join([text or "" for text in texts])
+    if joined.count(_SEPARATOR) != len(texts) - 1:
+        raise ValueError("a text holds U+001F")
+    return joined
