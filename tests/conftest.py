@@ -6,6 +6,7 @@ Where WEBHOOKD_TEST_DATABASE_URL, WEBHOOKD_TEST_REDIS_URL or WEBHOOKD_TEST_SQS_E
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import os
 import shutil
@@ -97,22 +98,38 @@ def _own_environment() -> Iterator[None]:
     patch.undo()
 
 
+@contextlib.contextmanager
+def _temporary() -> Iterator[Path]:
+    """A folder for servers.
+
+    Not in pytest's own folder: each session that begins closes that one to other users, and PostgreSQL does not run as root.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="webhookd-tests-"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def server_folder() -> Iterator[Path]:
+    """A folder for a test's own servers."""
+    with _temporary() as folder:
+        yield folder
+
+
 @pytest.fixture(scope="session")
 def stack(_own_environment: None) -> Iterator[Stack]:
     """The servers of the session."""
-    # Not in pytest's own folder: of several sessions side by side, a later one removes those of the earlier.
-    folder = Path(tempfile.mkdtemp(prefix="webhookd-tests-"))
-    servers = Stack(
-        folder,
-        database_url=os.environ.get("WEBHOOKD_TEST_DATABASE_URL"),
-        redis_url=os.environ.get("WEBHOOKD_TEST_REDIS_URL"),
-        sqs_endpoint_url=os.environ.get("WEBHOOKD_TEST_SQS_ENDPOINT_URL"),
-        durable=False,
-    )
-    servers.start()
-    yield servers
-    servers.stop()
-    shutil.rmtree(folder, ignore_errors=True)
+    with _temporary() as folder:
+        servers = Stack(
+            folder,
+            database_url=os.environ.get("WEBHOOKD_TEST_DATABASE_URL"),
+            redis_url=os.environ.get("WEBHOOKD_TEST_REDIS_URL"),
+            sqs_endpoint_url=os.environ.get("WEBHOOKD_TEST_SQS_ENDPOINT_URL"),
+            durable=False,
+        )
+        servers.start()
+        yield servers
+        servers.stop()
 
 
 def _named(url: str, database: str) -> str:

@@ -62,9 +62,9 @@ async def rig(request: pytest.FixtureRequest, servers: Servers, stack: Stack) ->
 
 
 @pytest_asyncio.fixture
-async def own_rig(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Rig]:
+async def own_rig(request: pytest.FixtureRequest, server_folder: Path, tmp_path: Path) -> AsyncIterator[Rig]:
     """A rig with servers of its own, which the case may stop and kill."""
-    stack = Stack(tmp_path / "servers", durable=False)
+    stack = Stack(server_folder, durable=False)
     await asyncio.to_thread(stack.start)
     try:
         await migrate(stack.database_url)

@@ -34,7 +34,8 @@ _OURS = "datname = current_database() AND application_name LIKE 'webhookd%'"
 _TERMINATE = f"SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE {_OURS}"
 _RATE = 30.0  # webhooks a second: what comes of them is awaited, and SQS is slow here
 _AT_ONCE = 0.0  # now that it is known
-_SLACK = 2.5  # seconds beyond a deadline, on a machine that does much else
+# Seconds beyond a deadline, for a busy machine. Without the deadline, an answer would take the ten seconds of a statement.
+_SLACK = 6.0
 
 
 async def _away(daemon: Process) -> bool:
@@ -236,7 +237,7 @@ async def test_sessions_that_the_network_forgot_are_given_up_together(rig: Rig) 
     loop = asyncio.get_running_loop()
     began = loop.time()
     await until(daemon.ready, "new sessions are begun", deadline=90)
-    assert loop.time() - began < 1 + _SLACK, "a second probe that waits in vain would take seven"
+    assert loop.time() - began < 6.5, "a second probe that waits in vain would take seven"
     await rig.send(20)
     await rig.finish()
 
@@ -250,11 +251,12 @@ async def _count(rig: Rig, query: str, least: int) -> bool:
 
 @pytest.mark.long
 async def test_while_connections_are_refused_webhooks_are_refused_at_once(rig: Rig) -> None:
-    daemon = await rig.daemon(commit_timeout="3")
+    # An answer that is not at once would take the commit timeout, which is far longer than a busy machine needs.
+    daemon = await rig.daemon(commit_timeout="20", shutdown_grace="30")
     async with rig.load(_RATE):
         await rig.acknowledged(20)
         await rig.proxies.postgresql.cut()
-        await until(lambda: _away(daemon), "it is found out", deadline=10)
+        await until(lambda: _away(daemon), "it is found out", deadline=30)
         for _ in range(rig.rounds(2, 5)):
             await _refused_in_time(rig, 10, _AT_ONCE)
         await rig.proxies.postgresql.heal()

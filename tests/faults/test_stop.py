@@ -41,7 +41,7 @@ async def test_stopped_while_a_dependency_is(rig: Rig, case: str) -> None:
         await asyncio.sleep(0.3)  # under load, so that something is in hand everywhere
         began = time.monotonic()
         assert await daemon.stop() == 0
-        assert time.monotonic() - began < _GRACE + 5
+        assert time.monotonic() - began < _GRACE + 20  # twenty for a busy machine: without a bound, the stop never ends
         for proxy in rig.proxies:
             await proxy.heal()
         await daemon.start()

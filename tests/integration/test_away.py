@@ -24,9 +24,9 @@ AUTHCAPTURE = "net.authorize.payment.authcapture.created"
 
 
 @pytest_asyncio.fixture
-async def own(tmp_path: Path) -> AsyncIterator[Stack]:
+async def own(server_folder: Path) -> AsyncIterator[Stack]:
     """Servers of the test's own, which it may stop and kill; started, migrated, with queues."""
-    stack = Stack(tmp_path / "servers", durable=False)
+    stack = Stack(server_folder, durable=False)
     await asyncio.to_thread(stack.start)
     await migrate(stack.database_url)
     yield stack

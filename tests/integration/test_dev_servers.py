@@ -28,9 +28,9 @@ _as_user = pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhe
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(server_folder: Path) -> Path:
     """A folder whose name has a space."""
-    return tmp_path / "a folder"
+    return server_folder / "a folder"
 
 
 async def _run(server: PostgresServer, *statements: str) -> object:
@@ -311,4 +311,4 @@ def test_stopping_does_not_wait_for_open_sessions(folder: Path) -> None:
         began = time.monotonic()
         server.stop()
         idle.close()
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 12, "one that waits for them is killed after fifteen seconds"
