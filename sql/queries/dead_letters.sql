@@ -20,7 +20,8 @@ SELECT value FROM secrets WHERE name = :name;
 
 -- name: states_of_events(ids)
 SELECT
-    id, account, event_type, status, attempts, dead_reason, traceparent, dead_letter_sent_at IS NOT NULL AS dead_letter_sent,
+    id, account, event_type, status, attempts, redriven_at, dead_reason, traceparent,
+    dead_letter_sent_at IS NOT NULL AS dead_letter_sent,
     discarded_at IS NOT NULL AS discarded, (extract(epoch FROM finished_at) * 1000000)::bigint AS died,
     status = 'retrying' AND retry_at > now() AS put_off
 FROM events

@@ -91,16 +91,17 @@ WITH incoming AS MATERIALIZED (
 )
 SELECT kept.id FROM incoming JOIN kept USING (account, body_hash) ORDER BY position;
 
--- name: mark_sent(ids, attempts, alone, resend_after)
+-- name: mark_sent(ids, attempts, alone, redriven, resend_after)
 -- Records that events were sent to SQS: the first send makes them `queued`; each one puts the next send further away
 -- (doubling, at most 12 hours). Rows that a worker holds are skipped: they end by themselves, or are sent again. So is an event that
--- has been tried since it was sent: its retry is due when it is due. And so is one that ended and was put back since it was sent for
--- the first time (not `alone`): that message is gone. The same holds for an event that was taken out of its bundle since.
+-- has been tried since it was sent: its retry is due when it is due. An event that was redriven since is skipped too (`redriven`:
+-- when each was redriven last), and so is one that was taken out of its bundle: their message of that time is gone.
 WITH sent AS MATERIALIZED (
     SELECT e.id, e.status
-    FROM unnest(:ids::uuid[], :attempts::integer[], :alone::boolean[]) AS s (id, attempts, alone)
-    JOIN events e ON e.id = s.id
-    WHERE e.attempts = s.attempts AND e.status NOT IN ('processed', 'dead') AND (s.alone OR e.redriven_at IS NULL AND e.sends = 0)
+    FROM unnest(:ids::uuid[], :attempts::integer[], :alone::boolean[], :redriven::timestamptz[])
+        AS s (id, attempts, alone, redriven_at)
+    JOIN events e ON e.id = s.id AND e.redriven_at IS NOT DISTINCT FROM s.redriven_at
+    WHERE e.attempts = s.attempts AND e.status NOT IN ('processed', 'dead') AND (s.alone OR e.sends = 0)
     ORDER BY e.id
     FOR UPDATE OF e SKIP LOCKED
 ), changed AS (
@@ -154,7 +155,8 @@ UPDATE events e
 SET send_after = now() + make_interval(secs => :lease)
 WHERE e.id = ANY(ARRAY(SELECT id FROM fresh UNION ALL SELECT id FROM redriven UNION ALL SELECT id FROM stranded))
 RETURNING
-    e.id, e.account, e.event_type, e.attempts, e.sends > 0 OR e.attempts > 0 OR e.redriven_at IS NOT NULL AS alone, e.traceparent;
+    e.id, e.account, e.event_type, e.attempts, e.sends > 0 OR e.attempts > 0 OR e.redriven_at IS NOT NULL AS alone,
+    e.redriven_at, e.traceparent;
 
 -- name: send_alone(ids)$
 -- Events of a bundle that came back: those that wait, and are sent no more than in a bundle so far, are due at once, each in a
@@ -190,7 +192,8 @@ SELECT
 -- Locks one event for a worker, and reads all that a handler needs. `wait` is how many seconds its retry is still away;
 -- unknown where the clock was put back since the event's receipt, and then SQS's delay alone holds.
 SELECT
-    e.id, e.account, e.notification_id, e.event_type, e.event_date, e.received_at, e.status, e.attempts, e.traceparent,
+    e.id, e.account, e.notification_id, e.event_type, e.event_date, e.received_at, e.status, e.attempts,
+    e.redriven_at, e.traceparent,
     b.body,
     CASE WHEN e.received_at <= clock_timestamp() THEN extract(epoch FROM e.retry_at - clock_timestamp())::float8 END AS wait,
     pg_current_xact_id()::text AS transaction
@@ -202,7 +205,8 @@ FOR UPDATE OF e;
 -- name: claim_event_if_free(id)^
 -- As claim_event, for an event that Redis says another worker has: fails at once where its row is locked.
 SELECT
-    e.id, e.account, e.notification_id, e.event_type, e.event_date, e.received_at, e.status, e.attempts, e.traceparent,
+    e.id, e.account, e.notification_id, e.event_type, e.event_date, e.received_at, e.status, e.attempts,
+    e.redriven_at, e.traceparent,
     b.body,
     CASE WHEN e.received_at <= clock_timestamp() THEN extract(epoch FROM e.retry_at - clock_timestamp())::float8 END AS wait,
     pg_current_xact_id()::text AS transaction
@@ -214,7 +218,8 @@ FOR UPDATE OF e NOWAIT;
 -- name: read_events(ids)
 -- What claim_event reads, of many events and without a lock.
 SELECT
-    e.id, e.account, e.notification_id, e.event_type, e.event_date, e.received_at, e.status, e.attempts, e.traceparent,
+    e.id, e.account, e.notification_id, e.event_type, e.event_date, e.received_at, e.status, e.attempts,
+    e.redriven_at, e.traceparent,
     b.body,
     CASE WHEN e.received_at <= clock_timestamp() THEN extract(epoch FROM e.retry_at - clock_timestamp())::float8 END AS wait,
     NULL AS transaction
@@ -237,15 +242,15 @@ WITH changed AS (
 )
 SELECT extract(epoch FROM finished_at - since)::float8 AS seconds FROM changed;
 
--- name: process_events(ids, attempts, tables, accounts, entities, facts)
+-- name: process_events(ids, attempts, redriven, tables, accounts, entities, facts)
 -- The whole of a worker's transaction for events that only the timeline is for: their facts and `processed` commit together, in
 -- one statement. All or nothing: where one of the events has ended or was tried since it was read, no row is written, and
 -- none returns; else the seconds of each, as from mark_processed, in any order. Rows are locked in the order of their ids, and those
 -- of the timeline as the caller sorted them, so that two such statements cannot deadlock.
 WITH due AS MATERIALIZED (
     SELECT e.id, e.status
-    FROM unnest(:ids::uuid[], :attempts::integer[]) AS c (id, attempts)
-    JOIN events e ON e.id = c.id
+    FROM unnest(:ids::uuid[], :attempts::integer[], :redriven::timestamptz[]) AS c (id, attempts, redriven_at)
+    JOIN events e ON e.id = c.id AND e.redriven_at IS NOT DISTINCT FROM c.redriven_at
     WHERE e.attempts = c.attempts AND e.status NOT IN ('processed', 'dead')
     ORDER BY e.id
     FOR UPDATE OF e
@@ -283,15 +288,16 @@ WITH due AS MATERIALIZED (
 )
 SELECT extract(epoch FROM finished_at - since)::float8 AS seconds FROM changed;
 
--- name: mark_retrying(reason, delay, resend_after, id, attempts, from_status)^
--- A failed attempt with another to come, `delay` seconds from now. Guarded by the attempt's number: if the event moved on
--- meanwhile, nothing changes and no row returns.
+-- name: mark_retrying(reason, delay, resend_after, id, attempts, redriven_at, from_status)^
+-- A failed attempt with another to come, `delay` seconds from now. If the event moved on since it was claimed, nothing changes and
+-- no row returns: another attempt has another number, and a redrive, which counts anew, another `redriven_at`.
 WITH changed AS (
     UPDATE events
     SET status = 'retrying', attempts = attempts + 1, last_error = :reason,
         retry_at = now() + make_interval(secs => :delay),
         send_after = now() + make_interval(secs => :delay::float8 + :resend_after::float8)
-    WHERE id = :id AND attempts = :attempts AND status NOT IN ('processed', 'dead')
+    WHERE id = :id AND attempts = :attempts AND redriven_at IS NOT DISTINCT FROM :redriven_at::timestamptz
+        AND status NOT IN ('processed', 'dead')
     RETURNING id, attempts
 ), audit AS (
     INSERT INTO event_audit (event_id, from_status, to_status, actor, attempt, reason)
@@ -299,13 +305,14 @@ WITH changed AS (
 )
 SELECT attempts FROM changed;
 
--- name: mark_dead(spent, detail, reason, id, attempts, from_status, actor)^
+-- name: mark_dead(spent, detail, reason, id, attempts, redriven_at, from_status, actor)^
 -- An event given up, with the reason; its copy for the dead-letter queue is owed from now on. Guarded like mark_retrying.
 WITH changed AS (
     UPDATE events
     SET status = 'dead', attempts = attempts + :spent, last_error = :detail, dead_reason = :reason, retry_at = NULL,
         finished_at = now(), dead_letter_sent_at = NULL
-    WHERE id = :id AND attempts = :attempts AND status NOT IN ('processed', 'dead')
+    WHERE id = :id AND attempts = :attempts AND redriven_at IS NOT DISTINCT FROM :redriven_at::timestamptz
+        AND status NOT IN ('processed', 'dead')
     RETURNING id, attempts
 ), audit AS (
     INSERT INTO event_audit (event_id, from_status, to_status, actor, attempt, reason)

@@ -17,10 +17,10 @@ from tests.helpers.wait import until
 from webhookd.daemon import Daemon
 from webhookd.dev import traffic
 from webhookd.errors import Retryable
-from webhookd.event import Event
+from webhookd.event import Event, Status
 from webhookd.process.handlers import Handler, Registry
 from webhookd.queue.message import Body, dump
-from webhookd.store.events import Outgoing
+from webhookd.store.events import Claimed, Outgoing
 
 Effects = Callable[[], Awaitable[int]]
 
@@ -218,8 +218,58 @@ async def test_the_late_record_of_the_first_send_does_not_put_a_retry_off(start:
     await daemon.store.mark_sent([sent], resend_after=600)
     due = "SELECT status, send_after <= now() AS due FROM events"
     assert dict(await connection.fetchrow(due) or {}) == {"status": "received", "due": True}
-    await daemon.store.mark_sent([sent._replace(alone=True)], resend_after=600)  # as the sweeper sends it
+    (claimed,) = await daemon.store.claim_unsent([Status.RECEIVED], limit=1, lease=0.0)
+    await daemon.store.mark_sent([claimed], resend_after=600)
     assert dict(await connection.fetchrow(due) or {}) == {"status": "queued", "due": False}
+
+
+async def test_the_late_result_of_an_attempt_before_a_redrive_changes_nothing(start: Start, connection: Connection) -> None:
+    """A redrive counts attempts anew, so the number of the attempt alone would take the old attempt for the new one."""
+    daemon = await start(roles="receive", admin_tokens=ANN)
+    store = daemon.store
+    event_id, *_ = await bury(connection, 1)
+
+    async def redrive() -> Claimed:
+        assert (await Operator(daemon.admin_url).post(f"events/{event_id}/retry"))[0] == 202
+        async with daemon.database.acquire() as session:
+            (claimed,) = await store.read(session, [event_id])
+        return claimed
+
+    old = await redrive()
+    await connection.execute("UPDATE events SET status = 'dead', finished_at = now()")
+    new = await redrive()
+    assert (old.attempts, old.status) == (new.attempts, new.status)
+
+    async def results(claimed: Claimed) -> list[object]:
+        """Whether each way to record a result of `claimed` changes anything; each is undone."""
+        outcomes: list[object] = []
+        for record in (
+            lambda: store.mark_retrying(claimed, reason="late", delay=60, resend_after=0),
+            lambda: store.mark_dead(
+                event_id,
+                attempts=claimed.attempts,
+                redriven_at=claimed.redriven_at,
+                from_status=claimed.status,
+                reason="late",
+                detail="late",
+                actor="worker",
+            ),
+            lambda: process(claimed),
+        ):
+            row = await connection.fetchrow("SELECT * FROM events")
+            outcomes.append(bool(await record()))
+            assert (await connection.fetchrow("SELECT * FROM events") != row) is outcomes[-1]
+            await connection.execute(
+                "UPDATE events SET status = 'received', attempts = 0, finished_at = NULL, dead_reason = NULL, retry_at = NULL"
+            )
+        return outcomes
+
+    async def process(claimed: Claimed) -> list[float]:
+        async with daemon.database.acquire() as session:
+            return await store.process(session, [claimed], [])
+
+    assert await results(old) == [False, False, False]
+    assert await results(new) == [True, True, True]
 
 
 async def test_what_is_not_understood_changes_nothing(idle: Operator, connection: Connection) -> None:

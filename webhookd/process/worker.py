@@ -439,6 +439,7 @@ class Worker:
         died = await self._store.mark_dead(
             event.id,
             attempts=claimed.attempts,
+            redriven_at=claimed.redriven_at,
             from_status=claimed.status,
             reason=reason,
             detail=detail,

@@ -166,6 +166,7 @@ class DeadLetters:
         died = await self._store.mark_dead(
             body.event_id,
             attempts=row["attempts"],
+            redriven_at=row["redriven_at"],
             from_status=status,
             reason=reason,
             detail=reason,

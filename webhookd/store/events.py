@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID
 
 import asyncpg
@@ -15,6 +15,9 @@ from webhookd.event import Event, Status
 from webhookd.store.database import Connection, Database
 from webhookd.store.failures import gateway
 from webhookd.store.queries import queries
+
+if TYPE_CHECKING:
+    from datetime import datetime
 
 _LOCK_WAIT = 2.0  # seconds
 
@@ -27,6 +30,7 @@ class Outgoing(NamedTuple):
     event_type: str
     attempts: int = 0
     alone: bool = False  # in a message of its own
+    redriven_at: datetime | None = None
     traceparent: str | None = None
 
 
@@ -37,6 +41,7 @@ class Claimed:
     event: Event
     status: Status
     attempts: int
+    redriven_at: datetime | None  # when its attempts were last counted anew
     wait: float  # seconds until its retry is due; 0 where it is due
     has_body: bool
     transaction: str  # its number, which tells whether effects and status still commit together
@@ -72,13 +77,14 @@ class EventStore:
             ids=[event.id for event in events],
             attempts=[event.attempts for event in events],
             alone=[event.alone for event in events],
+            redriven=[event.redriven_at for event in events],
             resend_after=resend_after,
         )
 
     async def claim_unsent(self, statuses: Sequence[Status], *, limit: int, lease: float) -> list[Outgoing]:
         """Events in `statuses` that are due for sending; nobody else gets them for `lease` seconds."""
         rows = await self._all(queries.claim_unsent, statuses=[str(s) for s in statuses], limit=limit, lease=lease)
-        names = ("id", "account", "event_type", "attempts", "alone", "traceparent")
+        names = ("id", "account", "event_type", "attempts", "alone", "redriven_at", "traceparent")
         return [Outgoing(*(row[name] for name in names)) for row in rows]
 
     async def put_back(self, ids: Sequence[UUID], *, delay: float) -> None:
@@ -131,6 +137,7 @@ class EventStore:
             connection,
             ids=[e.event.id for e in events],
             attempts=[e.attempts for e in events],
+            redriven=[e.redriven_at for e in events],
             tables=tables,
             accounts=accounts,
             entities=entities,
@@ -156,6 +163,7 @@ class EventStore:
             queries.mark_retrying,
             id=claimed.event.id,
             attempts=claimed.attempts,
+            redriven_at=claimed.redriven_at,
             from_status=str(claimed.status),
             reason=storable(reason),
             delay=delay,
@@ -168,6 +176,7 @@ class EventStore:
         event_id: UUID,
         *,
         attempts: int,
+        redriven_at: datetime | None,
         from_status: Status,
         reason: str,
         detail: str,
@@ -183,6 +192,7 @@ class EventStore:
             queries.mark_dead,
             id=event_id,
             attempts=attempts,
+            redriven_at=redriven_at,
             from_status=str(from_status),
             reason=storable(reason),
             detail=storable(detail),
@@ -249,7 +259,16 @@ def _claimed(row: asyncpg.Record) -> Claimed:
     )
     away = max(row["wait"] or 0.0, 0.0)
     has_body = row["body"] is not None
-    return Claimed(event, Status(row["status"]), row["attempts"], away, has_body, row["transaction"], row["traceparent"])
+    return Claimed(
+        event,
+        Status(row["status"]),
+        row["attempts"],
+        row["redriven_at"],
+        away,
+        has_body,
+        row["transaction"],
+        row["traceparent"],
+    )
 
 
 def storable(text: str) -> str:
