@@ -369,6 +369,7 @@ def make_sqs(settings: Settings, metrics: Metrics, watch: Watch) -> Sqs:
         pollers=settings.pollers,
         wait=settings.sqs_wait,
         visibility_timeout=settings.visibility_timeout,
+        max_attempts=settings.max_attempts,
         metrics=metrics,
         watch=watch,
     )

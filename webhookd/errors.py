@@ -26,6 +26,14 @@ class RefusedError(UnavailableError):
     """A dependency answers, and refuses what everybody asks of it: nothing that is in hand is the reason."""
 
 
+class MessageRefusedError(WebhookdError):
+    """SQS refuses the message of one event, sent alone: another try changes nothing by itself. `code` is SQS's."""
+
+    def __init__(self, code: str) -> None:
+        super().__init__(f"SQS refuses the message: {code}")
+        self.code = code
+
+
 class OverloadedError(WebhookdError):
     """More work is pending than the bound allows; the caller should try again later."""
 

@@ -73,6 +73,11 @@ class Metrics:
         self.queue_depth = gauge(
             "queue_depth", "Messages in SQS, as SQS counts them: visible, in_flight, delayed.", "queue", "state"
         )
+        self.queue_unfit = gauge(
+            "queue_unfit",
+            "1 while a queue's own settings do not fit, by check: redrive policy, retention, message size, delay.",
+            "check",
+        )
         self.outbox_pending = gauge(
             "outbox_pending",
             "Committed events that are not recorded as sent to SQS (up to 5 s after the send) and have not ended; "
@@ -82,7 +87,9 @@ class Metrics:
             "oldest_unfinished_seconds", "Age of the oldest event that is neither processed nor dead; 0 when none."
         )
         self.relayed = counter(
-            "relayed_total", "Events handed to SQS, by outcome: sent, failed, left (to the sweeper).", "outcome"
+            "relayed_total",
+            "Events handed to SQS, by outcome: sent, failed, refused, left (to the sweeper).",
+            "outcome",
         )
         self.in_flight = gauge("in_flight", "Messages that this process holds.")
         self.processed = counter(

@@ -161,9 +161,9 @@ class Tracing:
 
     # -- relay
 
-    def send(self, traceparents: Sequence[str | None], messages: int) -> contextlib.AbstractContextManager[None]:
-        """The span of a call that sends events in so many messages, around it; none where none of them is sampled."""
-        attributes = {"messaging.batch.message_count": messages, "webhookd.events": len(traceparents)}
+    def send(self, traceparents: Sequence[str | None]) -> contextlib.AbstractContextManager[None]:
+        """The span of the calls that send events, around them; none if none of the events is sampled."""
+        attributes = {"webhookd.events": len(traceparents)}
         return self._batch(f"send {self._queue}", SpanKind.PRODUCER, traceparents, self._messaging("send") | attributes)
 
     @contextlib.contextmanager

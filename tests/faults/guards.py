@@ -34,6 +34,7 @@ class Guard:
 
 _RECEIVE = "tests/integration/test_receive.py::"
 _FORGERY = "tests/integration/test_forgery.py::"
+_LIMITS = "tests/integration/test_queue_limits.py::"
 _BUNDLES = "tests/integration/test_bundles.py::"
 _WORK = "tests/integration/test_work.py::"
 _DEAD_LETTERS = "tests/integration/test_dead_letter_queue.py::"
@@ -879,6 +880,41 @@ GUARDS = (
         "JOIN events e ON e.id = c.id AND e.redriven_at IS NOT DISTINCT FROM c.redriven_at",
         "JOIN events e ON e.id = c.id",
         _RETRY + "test_the_late_result_of_an_attempt_before_a_redrive_changes_nothing",
+    ),
+    Guard(
+        "bundles fit into the largest message of the queue",
+        "webhookd/queue/bundles.py",
+        "fitting = min(MOST_EVENTS, max(1, (most_bytes - _FRAME) // largest))",
+        "fitting = MOST_EVENTS",
+        f"{_LIMITS}test_a_hundred_events_go_through_a_queue_of_small_messages",
+    ),
+    Guard(
+        "the events of a bundle that SQS refuses are sent alone",
+        "webhookd/queue/bundles.py",
+        "elif len(message) > 1:",
+        "elif False:",
+        f"{_LIMITS}test_events_of_a_bundle_that_sqs_refuses_are_sent_alone",
+    ),
+    Guard(
+        "the messages of a call that SQS refuses are sent alone",
+        "webhookd/queue/sqs.py",
+        "        if len(messages) == 1:\n            return [refused]\n",
+        "        if messages:\n            return [refused] * len(messages)\n",
+        f"{_LIMITS}test_an_event_whose_message_is_refused_holds_up_no_other",
+    ),
+    Guard(
+        "an event whose message SQS refuses holds up no other",
+        "webhookd/queue/relay.py",
+        "failed = [id_ for id_, error in failures.items() if not isinstance(error, MessageRefusedError)]",
+        "failed = list(failures)",
+        f"{_LIMITS}test_an_event_whose_message_is_refused_holds_up_no_other",
+    ),
+    Guard(
+        "a dead-letter copy fits into its queue",
+        "webhookd/queue/dead_letters.py",
+        "sign(fit(body, self._sqs.limits.dead.message_bytes), secret)",
+        "sign(body, secret)",
+        f"{_LIMITS}test_a_copy_of_a_dead_event_fits_a_small_dead_letter_queue",
     ),
 )
 

@@ -36,6 +36,7 @@ class StrictSqs:
         self.lost_replies = 0.0  # calls that were done, and whose reply never comes
         self.repeated = 0.0  # receives after which the same messages can be received again at once
         self.doubled = 0.0  # receives whose first message stands in them twice
+        self.unwanted = ""  # a call with a message that holds this text is refused, all of it
         self.seconds = 0.0  # before each call
         self.before: Callable[[str, dict[str, Any]], Awaitable[None]] | None = None
         self.done: list[tuple[str, dict[str, Any]]] = []  # (action, request) in the order in which they were done
@@ -66,6 +67,7 @@ class StrictSqs:
         """No more faults."""
         self.failed_entries = self.throttled = self.errors = self.lost_replies = self.repeated = self.doubled = 0.0
         self.expired = self.shuffled = self.denied = self.seconds = 0.0
+        self.unwanted = ""
 
     async def _serve(self, request: web.Request) -> web.Response:
         action = request.headers.get("X-Amz-Target", "").rpartition(".")[2]
@@ -77,6 +79,8 @@ class StrictSqs:
             await asyncio.sleep(self.seconds)
         if self.before is not None:
             await self.before(action, asked)
+        if self.unwanted and any(self.unwanted in entry.get("MessageBody", "") for entry in asked.get("Entries", ())):
+            return _error(400, "InvalidMessageContents")
         if random.random() < self.throttled:
             return _error(400, "RequestThrottled")
         if random.random() < self.denied:

@@ -357,7 +357,7 @@ def body(event_type: str = AUTHCAPTURE) -> Body:
 @pytest.mark.parametrize("number", [1, 2, BATCH, BATCH + 1, 33, 100, BUNDLED])
 def test_every_event_is_packed_once(number: int) -> None:
     bodies = [body() for _ in range(number)]
-    messages = pack(bodies)
+    messages = pack(bodies, 262_144)
     assert len(messages) <= BATCH
     assert sorted(b.event_id for message in messages for b in message) == sorted(b.event_id for b in bodies)
     assert (max(map(len, messages)) == 1) == (number <= BATCH)
@@ -367,7 +367,7 @@ def test_every_event_is_packed_once(number: int) -> None:
 def test_a_call_of_bundles_is_no_larger_than_sqs_takes() -> None:
     longest = Outgoing(uuid.uuid4(), "a" * 64, "x" * 100)
     assert may_be_bundled(longest)
-    texts = [dump(m) for m in pack([Body(uuid.uuid4(), longest.account, longest.event_type)] * BUNDLED)]
+    texts = [dump(m) for m in pack([Body(uuid.uuid4(), longest.account, longest.event_type)] * BUNDLED, 262_144)]
     assert sum(map(len, texts)) <= 262_144
 
 

@@ -110,8 +110,8 @@ async def test_a_copy_that_sqs_refuses_neither_spins_nor_blocks_the_reader(
     await traffic.send([sample], f"{daemon.public_url}/webhooks/authorize-net", KEY)
     await connection.execute("UPDATE events SET status = 'dead', dead_reason = 'x', finished_at = now() - interval '1 minute'")
 
-    async def refuse(bodies: list[Body], queue: Any = None) -> list[bool]:
-        return [False for _ in bodies]
+    async def refuse(bodies: list[Body], queue: Any = None) -> list[str | None]:
+        return ["InternalError" for _ in bodies]
 
     monkeypatch.setattr(daemon.sqs, "send", refuse)
     passes: list[object] = []

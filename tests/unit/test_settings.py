@@ -323,6 +323,12 @@ def test_tokens_have_names_given_or_counted(env: Any, tmp_path: Path) -> None:
         ),
         ("ROLES", "receive,rely", "'receive', 'relay' or 'work'"),
         ("SQS_QUEUE", "arn:aws:sqs:us-east-1:123456789012:webhookd", "must be a queue's name"),
+        ("SQS_QUEUE", "webhookd.fifo", "must be a standard queue, and this is a FIFO queue"),
+        (
+            "SQS_DEAD_LETTER_QUEUE",
+            "https://sqs.us-east-1.amazonaws.com/123456789012/dead.fifo",
+            "must be a standard queue, and this is a FIFO queue",
+        ),
         ("SQS_REGION", "US East", "must be a region's name, as us-east-1"),
         ("CONCURRENCY", "many", "valid integer"),
         ("LOG_FORMAT", "xml", "'json' or 'console'"),

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from webhookd.daemon import make_sqs
 from webhookd.doctor.finding import Finding, Verdict
 from webhookd.lifecycle import Watch
 from webhookd.metrics import Metrics
+from webhookd.queue.limits import QueueLimits, find_unfit
 from webhookd.settings import Settings
 
 
@@ -20,38 +19,20 @@ async def examine_sqs(settings: Settings) -> list[Finding]:
         dead = await sqs.attributes(sqs.dead_letter_queue)
     finally:
         await sqs.stop()
-    return [Finding("sqs queue", Verdict.OK, "answers"), *_queue_findings(main, dead, settings)]
+    return [Finding("sqs queue", Verdict.OK, "answers"), *_judge(QueueLimits.of(main), QueueLimits.of(dead), settings)]
 
 
-def _queue_findings(main: dict[str, Any], dead: dict[str, Any], settings: Settings) -> list[Finding]:
-    findings = []
-    policy = main.get("RedrivePolicy", {})
-    if policy.get("deadLetterTargetArn") != dead.get("QueueArn"):
-        findings.append(
-            Finding(
-                "sqs redrive policy",
-                Verdict.FAILED,
-                f"the queue does not redrive to {settings.sqs_dead_letter_queue}: a message that kills its worker never ends",
-            )
-        )
-    else:
-        receives = int(policy.get("maxReceiveCount", 0))
-        enough = receives > settings.max_attempts
-        findings.append(
-            Finding(
-                "sqs redrive policy",
-                Verdict.OK if enough else Verdict.WARNING,
-                f"after {receives} receives"
-                + (
-                    ""
-                    if enough
-                    else f": set more than WEBHOOKD_MAX_ATTEMPTS ({settings.max_attempts}), or SQS gives up before webhookd"
-                ),
-            )
-        )
-    retention = int(main.get("MessageRetentionPeriod", 0))
-    if retention < 4 * 86400:
-        findings.append(
-            Finding("sqs retention", Verdict.WARNING, f"{retention} s: events are sent again from PostgreSQL, but late")
-        )
+def _judge(main: QueueLimits, dead: QueueLimits, settings: Settings) -> list[Finding]:
+    unfit = find_unfit(main, dead, max_attempts=settings.max_attempts)
+    findings = [Finding(_name(one.check), Verdict.FAILED if one.is_fatal else Verdict.WARNING, one.detail) for one in unfit]
+    if not any(one.check == "redrive policy" for one in unfit):
+        findings.append(Finding(_name("redrive policy"), Verdict.OK, f"after {main.max_receives} receives"))
+    for check, limits in (("encryption", main), ("dead-letter encryption", dead)):
+        if limits.key is not None:
+            detail = f"by the key {limits.key}: webhookd's role needs kms:GenerateDataKey and kms:Decrypt; a send shows it"
+            findings.append(Finding(_name(check), Verdict.OK, detail))
     return findings
+
+
+def _name(check: str) -> str:
+    return f"sqs {check}"

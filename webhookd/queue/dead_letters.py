@@ -21,7 +21,7 @@ from webhookd.failpoints import Failpoint, reach
 from webhookd.lifecycle import Loop, Watch
 from webhookd.logs import logger
 from webhookd.metrics import Metrics
-from webhookd.queue.message import Body, Message
+from webhookd.queue.message import Body, Message, fit
 from webhookd.queue.proof import is_proven, sign
 from webhookd.queue.sqs import BATCH, Sqs
 from webhookd.store.events import EventStore
@@ -74,12 +74,13 @@ class DeadLetters:
 
     async def _copy(self, bodies: list[Body]) -> list[BaseException | None]:
         secret = await self._store.secret()
-        sent = await self._sqs.send([[sign(body, secret)] for body in bodies], self._sqs.dead_letter_queue)
+        copies = [sign(fit(body, self._sqs.limits.dead.message_bytes), secret) for body in bodies]
+        codes = await self._sqs.send([[copy] for copy in copies], self._sqs.dead_letter_queue)
         reach(Failpoint.DEAD_LETTERS_AFTER_COPY)
-        ids = [body.event_id for body, ok in zip(bodies, sent, strict=True) if ok]
+        ids = [body.event_id for body, code in zip(bodies, codes, strict=True) if code is None]
         await self._store.mark_dead_letter_sent(ids)
         self._moved.labels("copied").inc(len(ids))
-        return [None if ok else UnavailableError("sqs", "an entry of a batch failed") for ok in sent]
+        return [None if code is None else UnavailableError("sqs", code) for code in codes]
 
     async def agree(self) -> bool:
         """One round of upkeep: sends the copies that are owed, and looks through the queue where it may disagree.

@@ -18,6 +18,7 @@ _LONGEST_NAME = 200  # characters, of an account or an event type: no event has 
 _LONGEST_REASON = 2000  # characters, as in the database
 _LATEST = 2**63 - 1
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+_MAC_BYTES = 80  # of a MAC in a message, with its name
 _MAC = re.compile(r"[0-9a-f]{64}")
 
 
@@ -61,6 +62,13 @@ def _fields(body: Body) -> dict[str, Any]:
     if body.mac is not None:
         fields["mac"] = body.mac
     return fields
+
+
+def fit(body: Body, most_bytes: int) -> Body:
+    """The dead-letter copy `body`, with as much of its reason as a message of `most_bytes` can hold beside a MAC."""
+    while body.dead and len(dump([body]).encode()) > most_bytes - _MAC_BYTES:
+        body = body._replace(dead=body.dead[: len(body.dead) * 3 // 4])
+    return body
 
 
 def load(text: str) -> tuple[Body, ...]:

@@ -13,15 +13,15 @@ from collections import deque
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
-from uuid import UUID
 
 from webhookd.batcher import Batcher
-from webhookd.errors import OverloadedError, UnavailableError
+from webhookd.errors import MessageRefusedError, OverloadedError, UnavailableError
 from webhookd.event import Status
 from webhookd.failpoints import Failpoint, reach
 from webhookd.lifecycle import Loop, Watch
+from webhookd.logs import Seldom, logger
 from webhookd.metrics import Metrics
-from webhookd.queue.bundles import BUNDLED, may_be_bundled, pack
+from webhookd.queue.bundles import BUNDLED, may_be_bundled, send_events
 from webhookd.queue.message import Body
 from webhookd.queue.sqs import BATCH, Sqs
 from webhookd.store.events import EventStore, Outgoing
@@ -34,6 +34,7 @@ HOT_PATH_GRACE = 10.0
 # Seconds that a sweeper has to send what it claimed, before another one may.
 _LEASE = 30.0
 _AGAIN = 1.0  # seconds until what it claimed and could not send is due again
+_REFUSED_AGAIN = 60.0  # the same for what SQS refuses alone
 _SWEEP = 500
 _MAX_PENDING = 20_000
 # Seconds that a call waits for more events where there are many: it costs the same for one and for 320.
@@ -76,7 +77,9 @@ class Relay:
         self._left_behind = True
         self._sent = metrics.relayed.labels("sent")
         self._failed = metrics.relayed.labels("failed")
+        self._refused = metrics.relayed.labels("refused")
         self._left = metrics.relayed.labels("left")
+        self._tell_refused = Seldom()
         self._sender: Batcher[Outgoing, None] = Batcher(
             "relay",
             self._send,
@@ -145,17 +148,13 @@ class Relay:
             self._left_behind = True
 
     async def _send(self, events: list[Outgoing]) -> list[BaseException | None]:
-        messages = pack([Body(event.id, event.account, event.event_type, None, None, event.traceparent) for event in events])
+        bodies = [Body(event.id, event.account, event.event_type, None, None, event.traceparent) for event in events]
         reach(Failpoint.RELAY_BEFORE_SEND)
         tracing = self._tracing
-        traced = (
-            contextlib.nullcontext()
-            if tracing is None
-            else tracing.send([event.traceparent for event in events], len(messages))
-        )
+        traced = contextlib.nullcontext() if tracing is None else tracing.send([event.traceparent for event in events])
         try:
             with traced:
-                sent = await self._sqs.send(messages)
+                failures = await send_events(self._sqs, bodies)
         except UnavailableError as error:
             self._failed.inc(len(events))
             # What waits behind would fail one timeout after the other; it is in the outbox, where the sweeper finds it.
@@ -163,15 +162,16 @@ class Relay:
             self._singles.drop(error)
             raise
         reach(Failpoint.RELAY_AFTER_SEND)
-        failed: set[UUID] = set()
-        for bodies, ok in zip(messages, sent, strict=True):
-            if not ok:
-                failed.update(body.event_id for body in bodies)
-        self._unrecorded.append((asyncio.get_running_loop().time(), [event for event in events if event.id not in failed]))
-        self._uncounted += len(events) - len(failed)
-        self._sent.inc(len(events) - len(failed))
-        self._failed.inc(len(failed))
-        return [UnavailableError("sqs", "an entry of a batch failed") if event.id in failed else None for event in events]
+        self._unrecorded.append((asyncio.get_running_loop().time(), [event for event in events if event.id not in failures]))
+        self._uncounted += len(events) - len(failures)
+        self._sent.inc(len(events) - len(failures))
+        refused = {id_: error for id_, error in failures.items() if isinstance(error, MessageRefusedError)}
+        self._failed.inc(len(failures) - len(refused))
+        self._refused.inc(len(refused))
+        if refused and self._tell_refused():
+            event_id, refusal = next(iter(refused.items()))
+            logger.error("SQS refuses the message of an event", event_id=str(event_id), code=refusal.code)
+        return [failures.get(event.id) for event in events]
 
     async def _record(self, delay: float) -> bool:
         """One round: records what was sent `delay` seconds ago and before; True where there is more."""
@@ -217,6 +217,10 @@ class Relay:
     async def _send_all(self, events: Sequence[Outgoing]) -> None:
         results = await asyncio.gather(*(self._batcher(event).submit(event) for event in events), return_exceptions=True)
         failures = {event.id: result for event, result in zip(events, results, strict=True) if result is not None}
-        if failures:
-            await self._store.put_back(list(failures), delay=_AGAIN)
-            raise next(iter(failures.values()))
+        refused = [id_ for id_, error in failures.items() if isinstance(error, MessageRefusedError)]
+        failed = [id_ for id_, error in failures.items() if not isinstance(error, MessageRefusedError)]
+        if refused:  # no failure of SQS: the sweep goes on
+            await self._store.put_back(refused, delay=_REFUSED_AGAIN)
+        if failed:
+            await self._store.put_back(failed, delay=_AGAIN)
+            raise failures[failed[0]]

@@ -21,15 +21,15 @@ from webhookd.errors import SettingsError, UnavailableError
 from webhookd.lifecycle import Loop, Watch
 from webhookd.logs import logger, where
 from webhookd.metrics import Metrics
-from webhookd.queue.client import Client
+from webhookd.queue.client import Client, code_of, is_refusal
 from webhookd.queue.credentials import Credentials, CredentialsError
+from webhookd.queue.limits import Limits, QueueLimits
 from webhookd.queue.message import Body, Message, dump, load
 
 BATCH = 10  # SQS's limit for every batch call
 MAX_VISIBILITY = 43_200  # seconds, from a message's receipt
-_ANSWER = (
-    60  # seconds at most from the receipt, as SQS counts it, to ours of the answer, and from a call to SQS's receipt of it
-)
+# Seconds at most from the receipt, as SQS counts it, to ours of the answer, and from a call to SQS's receipt of it.
+_ANSWER = 60
 _CALL_TIMEOUT = 10.0
 
 
@@ -58,6 +58,7 @@ class Sqs:
         pollers: int,
         wait: int,
         visibility_timeout: int,
+        max_attempts: int,
         metrics: Metrics,
         watch: Watch,
     ) -> None:
@@ -68,6 +69,7 @@ class Sqs:
         self._pollers = pollers
         self._wait = wait
         self._visibility_timeout = visibility_timeout
+        self.limits = Limits(max_attempts=max_attempts, metrics=metrics)
         self._stack = AsyncExitStack()
         self._calls: Client | None = None
         self._polls: Client | None = None
@@ -76,7 +78,6 @@ class Sqs:
         self._prober = Loop("sqs prober", self._probe, watch, every=15.0)
         self.up = False
         self.problem: str | None = "not yet reached"
-        self.dead_letter_depth: int | None = None
 
     async def start(self) -> None:
         """Makes the clients; they connect at first use."""
@@ -125,11 +126,13 @@ class Sqs:
         except (ClientError, BotoCoreError, OSError, TimeoutError) as error:
             reason = where(error)
             if isinstance(error, ClientError):
-                reason = str(error.response.get("Error", {}).get("Code", "ClientError"))
+                reason = code_of(error)
                 if "NonExistentQueue" in reason or "QueueDoesNotExist" in reason:
                     reason = f"the queue {queue.name} does not exist"
                     if "://" not in queue.name:
                         queue.url = None  # it may be made anew, with another URL
+                elif reason.upper().startswith("KMS"):
+                    reason += ": give webhookd's role kms:GenerateDataKey and kms:Decrypt on the queue's key"
             elif isinstance(error, CredentialsError):
                 reason = str(error)
             if queue is self.queue:
@@ -156,16 +159,27 @@ class Sqs:
         self.problem = problem
         self._up.set(up)
 
-    async def send(self, messages: Sequence[Sequence[Body]], queue: Queue | None = None) -> list[bool]:
-        """Sends at most ten messages, each with its events; for each message, whether SQS took it.
+    async def send(self, messages: Sequence[Sequence[Body]], queue: Queue | None = None) -> list[str | None]:
+        """Sends at most ten messages, each with its events; for each message, None or the code of its failure.
 
-        An HTTP 200 can hold failed entries.
+        An HTTP 200 can hold failed entries. If SQS refuses the whole call for what one message is, each is sent alone.
         """
+        refused = None
         async with self._gateway(queue or self.queue) as url:
             entries: Any = [{"Id": str(n), "MessageBody": dump(bodies)} for n, bodies in enumerate(messages)]
-            reply = await self._client_for_calls.call("SendMessageBatch", QueueUrl=url, Entries=entries)
-        sent = {entry["Id"] for entry in reply.get("Successful", ())}
-        return [str(n) in sent for n in range(len(messages))]
+            try:
+                reply = await self._client_for_calls.call("SendMessageBatch", QueueUrl=url, Entries=entries)
+            except ClientError as error:  # an answer, so SQS is there
+                refused = code_of(error)
+                if not is_refusal(refused):
+                    raise
+        if refused is None:
+            sent = {entry["Id"] for entry in reply.get("Successful", ())}
+            failed = {entry["Id"]: str(entry.get("Code", "unknown")) for entry in reply.get("Failed", ())}
+            return [None if (id_ := str(n)) in sent else failed.get(id_, "unknown") for n in range(len(messages))]
+        if len(messages) == 1:
+            return [refused]
+        return [code for message in messages for code in await self.send([message], queue)]
 
     async def receive(self, limit: int) -> list[Message]:
         """Long-polls for at most `limit` (1 to 10) messages of the main queue."""
@@ -236,23 +250,13 @@ class Sqs:
 
     async def depths(self, queue: Queue) -> dict[str, int]:
         """How many messages the queue holds by state (visible, in_flight, delayed), as SQS approximates them."""
-        names: Any = {
-            "ApproximateNumberOfMessages": "visible",
-            "ApproximateNumberOfMessagesNotVisible": "in_flight",
-            "ApproximateNumberOfMessagesDelayed": "delayed",
-        }
-        async with self._gateway(queue) as url:
-            reply = await self._client_for_calls.rare.get_queue_attributes(QueueUrl=url, AttributeNames=list(names))
-        return {state: int(reply["Attributes"].get(name, 0)) for name, state in names.items()}
+        return _depths(await self.attributes(queue))
 
     async def attributes(self, queue: Queue) -> dict[str, Any]:
-        """The queue's attributes as SQS names them; RedrivePolicy as an object."""
+        """The queue's attributes, all texts, as SQS names them."""
         async with self._gateway(queue) as url:
             reply = await self._client_for_calls.rare.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])
-        found: dict[str, Any] = {str(name): value for name, value in reply["Attributes"].items()}
-        if "RedrivePolicy" in found:
-            found["RedrivePolicy"] = orjson.loads(found["RedrivePolicy"])
-        return found
+        return {str(name): value for name, value in reply["Attributes"].items()}
 
     async def create_queues(self, *, max_receive_count: int) -> None:
         """Makes the queue and its dead-letter queue with a redrive policy; finding them made is fine."""
@@ -274,12 +278,20 @@ class Sqs:
             raise UnavailableError("sqs", where(error)) from error
 
     async def _probe(self) -> None:
-        for queue, label in ((self.queue, "main"), (self.dead_letter_queue, "dead_letter")):
-            depths = await self.depths(queue)
-            for state, depth in depths.items():
+        main, dead = await self.attributes(self.queue), await self.attributes(self.dead_letter_queue)
+        for label, attributes in (("main", main), ("dead_letter", dead)):
+            for state, depth in _depths(attributes).items():
                 self._depth.labels(label, state).set(depth)
-            if queue is self.dead_letter_queue:
-                self.dead_letter_depth = sum(depths.values())
+        self.limits.update(QueueLimits.of(main), QueueLimits.of(dead))
+
+
+def _depths(attributes: dict[str, Any]) -> dict[str, int]:
+    names = {
+        "ApproximateNumberOfMessages": "visible",
+        "ApproximateNumberOfMessagesNotVisible": "in_flight",
+        "ApproximateNumberOfMessagesDelayed": "delayed",
+    }
+    return {state: int(attributes.get(name, 0)) for name, state in names.items()}
 
 
 def _failures(reply: Any, count: int) -> list[str | None]:

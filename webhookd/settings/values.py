@@ -94,6 +94,13 @@ def _with_scheme(*schemes: str) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _queue(value: str) -> str:
+    # SQS refuses each message to a FIFO queue that has no group; FIFO queues, and no others, have this suffix.
+    if value.rstrip("/").endswith(".fifo"):
+        raise ValueError("must be a standard queue, and this is a FIFO queue: make a standard one, and name it here")
+    return value
+
+
 def _looks(pattern: str, how: str) -> AfterValidator:
     def check(value: str) -> str:
         # The value is not quoted: a URL may hold a password.
@@ -111,7 +118,8 @@ Tokens = Annotated[dict[str, SecretStr], BeforeValidator(_tokens)]
 Address = Annotated[str, AfterValidator(_address)]
 Queue = Annotated[
     str,
-    _looks(r"https?://[^\s@]+|[A-Za-z0-9_-]{1,80}(\.fifo)?", "a queue's name (80 letters, digits, - and _ at most) or URL"),
+    AfterValidator(_queue),
+    _looks(r"https?://[^\s@]+|[A-Za-z0-9_-]{1,80}", "a queue's name (80 letters, digits, - and _ at most) or URL"),
 ]
 Endpoint = Annotated[str, _looks(r"https?://[^@\s]+", "an address as https://sqs.example.com, without user and password")]
 Region = Annotated[str, _looks(r"[a-z0-9-]+", "a region's name, as us-east-1")]
