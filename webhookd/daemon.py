@@ -11,7 +11,7 @@ from aiohttp import web
 
 from webhookd.admin.access import Access
 from webhookd.admin.access import Role as AdminRole
-from webhookd.admin.app import admin_app
+from webhookd.admin.app import SECURITY_FIELDS, admin_app
 from webhookd.admin.cookies import Sessions
 from webhookd.admin.health import Health
 from webhookd.admin.hosts import Hosts
@@ -33,11 +33,12 @@ from webhookd.queue.leases import Leases
 from webhookd.queue.poller import Poller
 from webhookd.queue.relay import Relay
 from webhookd.queue.sqs import Sqs
-from webhookd.receive.admission import Admission
+from webhookd.receive.admission import Admission, Unlimited
 from webhookd.receive.app import PublicApp
 from webhookd.receive.certificate import Certificate
+from webhookd.receive.connections import ConnectionLimits
 from webhookd.receive.intake import Intake
-from webhookd.receive.listener import Listener, raise_file_limit
+from webhookd.receive.listener import Listener, admin_counters, public_counters, raise_file_limit
 from webhookd.receive.samples import Samples
 from webhookd.settings import RENEWABLE, Role, Settings
 from webhookd.store.claims import Claims
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
 
 _BACKLOG_EVERY = 5.0
 _ADMIN_CONNECTIONS = 4
+_ADMIN_LIMITS = ConnectionLimits(connections=256, head_timeout=10.0, body_timeout=10.0, read_timeout=60.0)
 _LONGEST_LINE = 65_536  # bytes; a search with many values of a filter has more than aiohttp's 8190, and is to be answered by us
 
 
@@ -85,7 +87,7 @@ class Daemon:
         )
         self.sqs = make_sqs(settings, metrics, watch)
         self.health = Health(self.database, self.claims, self.sqs)
-        self._admin: web.AppRunner | None = None
+        self._admin: Listener | None = None
         self.admin: web.Application | None = None
         self._public: Listener | None = None
         self._stack = AsyncExitStack()
@@ -206,7 +208,7 @@ class Daemon:
         )
         hosts = Hosts(settings.admin_address[0], settings.admin_hosts)
         self.admin = admin_app(self.health, self.metrics, access, hosts, statements, self.receipts, self._runner.loop)
-        self._admin = await self._listen("WEBHOOKD_ADMIN_LISTEN", settings.admin_address, self.admin)
+        self._admin = await self._listen_admin(self.admin)
         for part in self._parts:
             await part.start()
             self._stack.push_async_callback(part.stop)
@@ -217,23 +219,19 @@ class Daemon:
             logger.warning("the API and the dashboard refuse everyone: WEBHOOKD_ADMIN_TOKENS is not set")
         logger.info("serving", **settings.redacted())
 
-    async def _listen(self, setting: str, address: tuple[str, int], app: web.Application) -> web.AppRunner:
-        runner = web.AppRunner(
-            app,
-            access_log=None,
-            keepalive_timeout=75.0,
-            shutdown_timeout=self._settings.commit_timeout + 1,
-            max_line_size=_LONGEST_LINE,
-            auto_decompress=False,  # a small body could inflate for seconds, in the loop
+    async def _listen_admin(self, app: web.Application) -> Listener:
+        settings = self._settings
+        listener = Listener(
+            web.AppRunner(app, shutdown_timeout=settings.commit_timeout + 1),
+            Unlimited(),
+            _ADMIN_LIMITS,
+            admin_counters(self.metrics),
+            retry_after=settings.retry_after,
+            fields=SECURITY_FIELDS,
+            options={"max_line_size": _LONGEST_LINE},
         )
-        await runner.setup()
-        host, port = address
-        try:
-            await web.TCPSite(runner, host, port).start()
-        except OSError as error:
-            await runner.cleanup()
-            raise _not_listening(setting, address, error) from error
-        return runner
+        await _start(listener, "WEBHOOKD_ADMIN_LISTEN", settings.admin_address)
+        return listener
 
     async def _listen_public(self, intake: Intake, samples: Samples, admission: Admission) -> Listener:
         settings = self._settings
@@ -247,20 +245,21 @@ class Daemon:
             retry_after=settings.retry_after,
             metrics=self.metrics,
         )
-        listener = Listener(
-            public.handle,
-            admission,
-            limit=raise_file_limit(settings.max_connections, settings.concurrency),
+        limits = ConnectionLimits(
+            connections=raise_file_limit(settings.max_connections, settings.concurrency + _ADMIN_LIMITS.connections),
             head_timeout=settings.head_timeout,
-            retry_after=settings.retry_after,
-            shutdown_timeout=settings.commit_timeout + 1,
-            certificate=self._certificate,
-            metrics=self.metrics,
+            body_timeout=settings.body_timeout,
+            read_timeout=settings.head_timeout,
         )
-        try:
-            await listener.start(*settings.public_address)
-        except OSError as error:
-            raise _not_listening("WEBHOOKD_LISTEN", settings.public_address, error) from error
+        listener = Listener(
+            web.ServerRunner(web.Server(public.handle), shutdown_timeout=settings.commit_timeout + 1),
+            admission,
+            limits,
+            public_counters(self.metrics),
+            retry_after=settings.retry_after,
+            certificate=self._certificate,
+        )
+        await _start(listener, "WEBHOOKD_LISTEN", settings.public_address)
         return listener
 
     def renew(self, settings: Settings) -> list[str]:
@@ -315,7 +314,7 @@ class Daemon:
         await self._stack.aclose()
         reach(Failpoint.SHUTDOWN_FLUSHED)
         if self._admin is not None:
-            await self._admin.cleanup()
+            await self._admin.stop()
         logger.info("stopped", seconds=round(time.monotonic() - started, 3))
 
     async def _measure_backlog(self) -> None:
@@ -324,11 +323,14 @@ class Daemon:
         self.metrics.oldest_unfinished.set(oldest)
 
 
-def _not_listening(setting: str, address: tuple[str, int], error: OSError) -> SettingsError:
+async def _start(listener: Listener, setting: str, address: tuple[str, int]) -> None:
     host, port = address
-    return SettingsError(
-        f"{setting}: cannot listen on {host}:{port} ({error.strerror or error}); free it, or set another address"
-    )
+    try:
+        await listener.start(host, port)
+    except OSError as error:
+        raise SettingsError(
+            f"{setting}: cannot listen on {host}:{port} ({error.strerror or error}); free it, or set another address"
+        ) from error
 
 
 def _tokens(settings: Settings) -> list[dict[str, str]]:
@@ -339,7 +341,7 @@ def _tokens(settings: Settings) -> list[dict[str, str]]:
     ]
 
 
-def _bound(listener: web.AppRunner | Listener | None, scheme: str = "http") -> str:
+def _bound(listener: Listener | None, scheme: str = "http") -> str:
     if listener is None or not listener.addresses:
         return ""
     host, port = listener.addresses[0][:2]

@@ -57,10 +57,18 @@ class Metrics:
         )
         self.shedding = gauge("shedding", "1 while a new webhook would be answered 503 for want of capacity, else 0.")
         self.connections = gauge("connections", "Open connections to the public listener.")
-        self.open_requests = gauge("open_requests", "Webhook requests between their head and their answer.")
+        self.open_requests = gauge(
+            "open_requests", "Requests to the public listener that have come entirely and have no answer yet."
+        )
         self.connections_closed = counter(
             "connections_closed_total",
             "Connections that webhookd ended: head_timeout, head_too_large, idle (for a newer one), full, unread, tls.",
+            "reason",
+        )
+        self.admin_connections = gauge("admin_connections", "Open connections to the admin listener.")
+        self.admin_connections_closed = counter(
+            "admin_connections_closed_total",
+            "Connections to the admin listener that webhookd ended, by reason, as in connections_closed_total.",
             "reason",
         )
         self.commit_batch_size = histogram(
@@ -162,9 +170,10 @@ class Metrics:
         )
         self.admin_refused = counter(
             "admin_refused_total",
-            "Requests to the admin listener that were refused: no_token, wrong_token, not_allowed, cross_site, unknown_host.",
+            "Requests to the admin listener that were refused: no_token, wrong_token, not_allowed, cross_site, unknown_host, "
+            "malformed, overload (too many connections), error (a mistake of ours).",
             "reason",
-            values=("no_token", "wrong_token", "not_allowed", "cross_site", "unknown_host"),
+            values=("no_token", "wrong_token", "not_allowed", "cross_site", "unknown_host", "malformed", "overload", "error"),
         )
         self.admin_delayed = counter(
             "admin_delayed_total",

@@ -49,6 +49,7 @@ _RETRY = "tests/integration/test_retry.py::"
 _QUARANTINE = "tests/integration/test_quarantine.py::"
 _STATISTICS = "tests/integration/test_statistics.py::"
 _CONNECTIONS = "tests/integration/test_connections.py::"
+_ATTACKS = "tests/integration/test_attacks.py::"
 _BOUNDS = "tests/integration/test_admin_bounds.py::"
 _HOSTS = "tests/integration/test_admin_hosts.py::"
 _SESSIONS = "tests/integration/test_sessions.py::"
@@ -683,6 +684,62 @@ GUARDS = (
         "        if self.held + more > self._limit:",
         "        if False:",
         _CONNECTIONS + "test_large_bodies_share_a_budget_and_do_not_keep_out_notifications",
+    ),
+    Guard(
+        "no received byte is inflated",
+        "webhookd/receive/connections.py",
+        "auto_decompress=False",
+        "auto_decompress=True",
+        _ATTACKS + "test_no_byte_that_comes_is_inflated",
+    ),
+    Guard(
+        "a request is work only when its body is complete",
+        "webhookd/receive/connection.py",
+        "        if request.content.is_eof():\n            self._complete()",
+        "        if True:\n            self._complete()",
+        _ATTACKS + "test_connections_with_an_incomplete_request_make_room",
+    ),
+    Guard(
+        "a refusal does not overtake the answer before it",
+        "webhookd/receive/connection.py",
+        "        if self.phase in (Phase.BODY, Phase.WORK) or self._messages:",
+        "        if False:",
+        _ATTACKS + "test_what_is_malformed_is_answered_after_the_request_before_it",
+    ),
+    Guard(
+        "whatever the parser raises is a 400",
+        "webhookd/receive/connection.py",
+        "        except Exception:  # noqa: BLE001  aiohttp",
+        "        except ValueError:  # noqa: BLE001  aiohttp",
+        _ATTACKS + "test_whatever_the_parser_raises_is_400_counted_and_not_logged",
+    ),
+    Guard(
+        "a client that ends its half gets its answers",
+        "webhookd/receive/connection.py",
+        "        return self.ssl_context is None",
+        "        return None",
+        _ATTACKS + "test_a_client_that_ends_its_half_gets_its_answers",
+    ),
+    Guard(
+        "a client that reads nothing is cut",
+        "webhookd/receive/connections.py",
+        "        for phase in (Phase.UNREAD, Phase.CLOSING):",
+        "        for phase in ():",
+        _ATTACKS + "test_a_client_that_reads_nothing_is_cut",
+    ),
+    Guard(
+        "the answer to a refused body is not lost to a reset",
+        "webhookd/receive/connection.py",
+        "            await self._rest.ended()\n",
+        "            self.shut()\n",
+        _ATTACKS + "test_the_refusal_of_a_large_body_reaches_its_sender_and_ends_the_connection",
+    ),
+    Guard(
+        "a listener bounds its connections",
+        "webhookd/receive/connections.py",
+        "        if len(self._all) - len(self.leaving) > self._limits.connections:",
+        "        if False:",
+        _ATTACKS + "test_the_admin_listener_bounds_its_connections",
     ),
     Guard(
         "a look-up by id does not read all that waits",

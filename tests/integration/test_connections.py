@@ -24,8 +24,9 @@ from webhookd.daemon import Daemon
 from webhookd.dev import traffic
 from webhookd.metrics import Metrics
 from webhookd.receive.admission import Admission
-from webhookd.receive.connections import Connection
-from webhookd.receive.listener import Listener
+from webhookd.receive.connection import Connection
+from webhookd.receive.connections import ConnectionLimits
+from webhookd.receive.listener import Listener, public_counters
 
 PATH = "/webhooks/authorize-net"
 
@@ -362,15 +363,12 @@ def test_connections_that_have_come_together_are_taken_within_a_few_turns_of_the
 
     async def turns() -> int:
         metrics = Metrics()
-        admission = Admission(max_pending=1, metrics=metrics)
         listener = Listener(
-            nothing,
-            admission,
-            limit=1000,
-            head_timeout=10,
+            web.ServerRunner(web.Server(nothing), shutdown_timeout=1),
+            Admission(max_pending=1, metrics=metrics),
+            ConnectionLimits(connections=1000, head_timeout=10, body_timeout=5, read_timeout=10),
+            public_counters(metrics),
             retry_after=5,
-            shutdown_timeout=1,
-            metrics=metrics,
         )
         await listener.start("127.0.0.1", 0)
         with contextlib.ExitStack() as clients:

@@ -7,7 +7,6 @@ from contextlib import ExitStack
 
 import pytest
 
-from webhookd.errors import OverloadedError
 from webhookd.metrics import Metrics
 from webhookd.receive.admission import Admission
 
@@ -73,8 +72,6 @@ async def test_while_the_oldest_waits_too_long_as_many_may_wait_as_were_answered
             door._answered += 20
             door.observe(now + 1.1 + 0.05 * tick, lag=0.0)
         assert refuses(door)
-        with pytest.raises(OverloadedError), door.waits():
-            pass
     assert not refuses(door), "each answer lets another in"
 
 
@@ -127,8 +124,6 @@ async def test_more_than_max_pending_are_refused_and_one_that_ends_makes_room() 
     with door.waits():
         with door.waits():
             assert refuses(door)
-            with pytest.raises(OverloadedError), door.waits():
-                pass
         assert not refuses(door)
     with pytest.raises(ValueError, match="a failure"), door.waits():
         raise ValueError("a failure")

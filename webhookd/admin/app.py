@@ -32,6 +32,7 @@ from webhookd.operate.quarantine import Quarantine
 from webhookd.operate.statements import Statements
 from webhookd.receive.app import live
 from webhookd.receive.problem import problems
+from webhookd.receive.reply import SERVER
 from webhookd.store.receipts import Receipts
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -41,6 +42,14 @@ _CHANGES = ("POST", "PUT", "PATCH", "DELETE")
 _BY_ADDRESS = {("GET", path) for path in ("/livez", "/readyz", "/metrics")}
 _BEARS_NO_EVENT = {("GET", "/webhooks/health"), ("GET", "/session")}
 _API_POLICY = "default-src 'none'; frame-ancestors 'none'"
+SECURITY_FIELDS = {
+    "Content-Security-Policy": _API_POLICY,
+    "Cache-Control": "no-store",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Server": SERVER,
+}
+_KEPT = ("Content-Security-Policy", "Cache-Control")  # as a route sets them
 
 
 def admin_app(
@@ -135,8 +144,6 @@ def _guard(access: Access, hosts: Hosts) -> Middleware:
         answer = refused(*refused_by)
         if refused_by[0] == 401:
             answer.headers["WWW-Authenticate"] = "Bearer"
-        if request.can_read_body:
-            answer.force_close()  # its body is left unread
         return answer
 
     return guard
@@ -145,9 +152,7 @@ def _guard(access: Access, hosts: Hosts) -> Middleware:
 @web.middleware
 async def _headers(request: web.Request, handler: Handler) -> web.StreamResponse:
     answer = await handler(request)
-    answer.headers.setdefault("Content-Security-Policy", _API_POLICY)
-    answer.headers.setdefault("Cache-Control", "no-store")
-    answer.headers["X-Content-Type-Options"] = "nosniff"
-    answer.headers["Referrer-Policy"] = "no-referrer"
-    answer.headers["Server"] = "webhookd"
+    for name, value in SECURITY_FIELDS.items():
+        if name not in _KEPT or name not in answer.headers:
+            answer.headers[name] = value
     return answer

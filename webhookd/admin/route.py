@@ -11,7 +11,7 @@ from aiohttp import web
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from webhookd.admin.access import CALLER, Caller, Role
-from webhookd.errors import ConflictError, NotFoundError, UnavailableError
+from webhookd.errors import ConflictError, NotFoundError, OverloadedError, UnavailableError
 from webhookd.logs import logger, where
 from webhookd.receive.problem import problem
 
@@ -170,10 +170,11 @@ async def refusals(request: web.Request, handler: Callable[[web.Request], Awaita
     try:
         return await handler(request)
     except Refused as error:
-        answer = refused(error.status, error.detail, error.errors)
-        if not request.content.is_eof():
-            answer.force_close()  # the rest of its body is left unread
-        return answer
+        return refused(error.status, error.detail, error.errors)
+    except (web.RequestPayloadError, ConnectionError):
+        return refused(400, "the body is incomplete or malformed")
+    except OverloadedError as error:
+        return problem(503, str(error), retry_after=_RETRY_AFTER)
     except NotFoundError as error:
         return refused(404, str(error))
     except ConflictError as error:

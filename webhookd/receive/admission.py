@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict, deque
 
-from webhookd.errors import OverloadedError
 from webhookd.metrics import Metrics
 
 _TICK = 0.05  # seconds between two looks at the loop's lag and the oldest wait
@@ -32,6 +31,15 @@ class _Wait:
         self._at.leave(self)
 
 
+class Unlimited:
+    """The admission of a listener that its number of connections alone bounds."""
+
+    full = False
+
+    def __init__(self) -> None:
+        self.coming = self.open_requests = 0
+
+
 class Admission:
     """Whether a further request is taken.
 
@@ -52,8 +60,8 @@ class Admission:
         self._waiting: OrderedDict[object, float] = OrderedDict()
         self._answered = 0
         self._history: deque[tuple[float, int]] = deque([(0.0, 0)], maxlen=round(1 / _TICK))
-        self.coming = 0  # requests that were read, and whose handler has not begun
-        self.open_requests = 0  # from the head to the answer, whatever comes of them
+        self.coming = 0  # requests whose head has come, and whose handler has not begun
+        self.open_requests = 0  # that have come entirely and have no answer, whatever comes of them
         self.late = False
         self._was_late = False  # at the last look
         self._peak = self._peak_at = 0.0
@@ -77,14 +85,8 @@ class Admission:
         """Whether a further request would be refused."""
         return self.late or len(self._waiting) + self.coming >= self._limit
 
-    def check(self) -> None:
-        """Raises OverloadedError where too many authentic webhooks wait for their answer."""
-        if len(self._waiting) >= self._limit:
-            raise OverloadedError("too many webhooks wait for their commit")
-
     def waits(self) -> _Wait:
-        """An authentic webhook waits for its answer in the block. Raises OverloadedError where too many do."""
-        self.check()
+        """An authentic webhook waits for its answer in the block."""
         return _Wait(self)
 
     def enter(self, webhook: object) -> None:

@@ -14,15 +14,16 @@ from webhookd.failpoints import Failpoint, armed, reach
 from webhookd.logs import logger, where
 from webhookd.metrics import Metrics
 from webhookd.receive.bodies import SMALL, Bodies, Held
-from webhookd.receive.connections import Connection
+from webhookd.receive.connection import Connection
 from webhookd.receive.intake import Intake, Outcome, Receipt
-from webhookd.receive.problem import SERVER, problem
+from webhookd.receive.problem import render_problem
 from webhookd.receive.refusal import REFUSED, refusal
+from webhookd.receive.reply import SERVER, Reply, render
 from webhookd.receive.samples import EXAMINED, SAMPLED, Sample, Samples
 
 DEFAULT_ACCOUNT = "default"
 PATH = "/webhooks/authorize-net"
-JSON = {"Content-Type": "application/json; charset=utf-8", "Server": SERVER}
+JSON = "application/json; charset=utf-8"
 
 
 class PublicApp:
@@ -50,7 +51,7 @@ class PublicApp:
         self._max_body_bytes = max_body_bytes
         self._bodies = Bodies(max_body_memory)
         self._body_timeout = body_timeout
-        self._retry_after = retry_after
+        self._later = (("Retry-After", str(retry_after)),)
         self._received = metrics.received
         self._taken: dict[tuple[str, Outcome], Counter] = {}
         self._ack_seconds = metrics.ack_seconds
@@ -72,35 +73,20 @@ class PublicApp:
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answers a request, whatever it is."""
-        connection = None if request.transport is None else request.transport.get_protocol()
-        if isinstance(connection, Connection):
-            connection.began()
-        response = await self._route(request)
-        # Here ends what the request costs us: what is left is written at once.
-        if (
-            isinstance(connection, Connection)
-            and response.keep_alive is None  # not closed by us
-            and request.keep_alive
-            and request.content.is_eof()
-        ):
-            connection.answered()
-        return response
-
-    async def _route(self, request: web.BaseRequest) -> web.StreamResponse:
         # As it was sent, for the look-up; whatever is not found so is looked at again with care.
         account = self.paths.get(request.raw_path)
         if account is None:
             path = request.path
             if path == "/livez":
-                return await live(request) if request.method in ("GET", "HEAD") else _method_not_allowed(request, "GET,HEAD")
+                return await live(request) if request.method in ("GET", "HEAD") else _method_not_allowed("GET,HEAD")
             account = self.paths.get(path)
             if account is None and not _names_an_account(path):
                 if request.method == "POST" and "X-ANET-Signature" in request.headers:  # a webhook on a wrong path
                     return self._refuse(request, None, 404, "Not Found", "unknown_path")
-                return problem(404, "Not Found", close=not request.content.is_eof())
+                return Reply(render_problem(404, "Not Found"))
         if request.method != "POST":
-            return _method_not_allowed(request, "POST")
-        if (refusal := self._refusal(request, account)) is not None:
+            return _method_not_allowed("POST")
+        if (refusal := self._admit(request, account)) is not None:
             return refusal
         return await self._webhook(request, account or "")
 
@@ -113,13 +99,11 @@ class PublicApp:
         outcome: str,
         retry: bool = False,
         body: bytes | None = None,
-    ) -> web.Response:
+    ) -> Reply:
         self._received.labels(account or "unknown", outcome).inc()
         if status in SAMPLED:
             self._sample(request, account or "unknown", status, outcome, body)
-        # Where the body has come entirely, the connection can serve on: a new one would cost more than the refusal.
-        unread = not request.content.is_eof()
-        return problem(status, detail, retry_after=self._retry_after if retry else None, close=unread)
+        return Reply(render_problem(status, detail, self._later if retry else ()))
 
     def _sample(self, request: web.BaseRequest, account: str, status: int, outcome: str, body: bytes | None) -> None:
         peer = request.remote or ""
@@ -127,8 +111,8 @@ class PublicApp:
             return
         whole = body is not None or request.content.is_eof()
         length = request.content_length
-        if body is None:
-            body = request.content.read_nowait(EXAMINED + 1)  # what has come so far
+        if body is None:  # what has come so far; a stream that failed gives nothing
+            body = b"" if request.content.exception() is not None else request.content.read_nowait(EXAMINED + 1)
         elif length is None:
             length = len(body)
         headers = request.headers
@@ -149,7 +133,7 @@ class PublicApp:
             )
         )
 
-    def _refuse_for(self, request: web.BaseRequest, account: str, error: Exception, body: bytes | None = None) -> web.Response:
+    def _refuse_for(self, request: web.BaseRequest, account: str, error: Exception, body: bytes | None = None) -> Reply:
         of = refusal(error)
         answer = self._refuse(request, account, *of, body=body)
         if of.outcome == "error":  # a mistake of ours
@@ -157,16 +141,16 @@ class PublicApp:
             answer.force_close()
         return answer
 
-    def _refusal(self, request: web.BaseRequest, account: str | None) -> web.Response | None:
-        """The answer to a request that its head alone refuses; where there is none, what `Expect` asks for is written."""
+    def _admit(self, request: web.BaseRequest, account: str | None) -> Reply | None:
+        """Decides by its head alone whether a webhook is taken. Returns the refusal, or writes what `Expect` asks for."""
         expected = request.headers.get("Expect")
         if expected is not None and expected.lower() != "100-continue":
             return self._refuse(request, account, 417, "only Expect: 100-continue is understood", "bad_expect")
         if account is None:
             return self._refuse(request, account, 404, "no such account", "unknown_account")
-        if "Content-Encoding" in request.headers:
+        if "Content-Encoding" in request.headers and not _plain(request.headers.getall("Content-Encoding")):
             # Decompressed bytes are not the bytes that were signed.
-            return self._refuse(request, account, 415, "Content-Encoding is not accepted", "content_encoding")
+            return self._refuse(request, account, 415, "no Content-Encoding but identity is accepted", "content_encoding")
         length = request.content_length or 0
         if length > self._max_body_bytes:
             return self._refuse(request, account, 413, f"more than {self._max_body_bytes} bytes", "too_large")
@@ -174,8 +158,10 @@ class PublicApp:
             return self._refuse(request, account, 503, "too many large bodies at once", "overload", retry=True)
         try:
             self._intake.check()
-        except (UnavailableError, OverloadedError) as error:
+        except UnavailableError as error:
             return self._refuse_for(request, account, error)
+        if isinstance(request.protocol, Connection) and not request.protocol.admitted():
+            return self._refuse_for(request, account, OverloadedError("too many webhooks wait for their commit"))
         # The provider sends `Expect: 100-continue`: what is refused by its head alone is refused before its body comes.
         if expected is not None and request.transport is not None:
             request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -210,10 +196,10 @@ class PublicApp:
             receipt = await self._intake.take(account, body, request.headers.get("X-ANET-Signature"), origin)
         except Exception as error:  # noqa: BLE001  whatever it is, the client must have an answer
             return self._refuse_for(request, account, error, body)
-        return web.Response(body=self.acknowledge(account, receipt, started).encode(), headers=JSON)
+        return Reply(render(200, JSON, self._acknowledge(account, receipt, started).encode()))
 
-    def acknowledge(self, account: str, receipt: Receipt, started: float) -> str:
-        """The text of a 200, which the caller writes before it lets the loop turn; counted, with the time since `started`."""
+    def _acknowledge(self, account: str, receipt: Receipt, started: float) -> str:
+        """The text of a 200, counted, with the time since `started`. The caller writes it before it lets the loop turn."""
         self._taken[account, receipt.outcome].inc()
         self._ack_seconds.observe(time.perf_counter() - started)
         if armed(Failpoint.RECEIVE_AFTER_ANSWER):
@@ -238,7 +224,7 @@ class PublicApp:
 
 async def live(_: web.BaseRequest) -> web.Response:
     """Liveness: the loop turns."""
-    return web.Response(body=b'{"status":"alive"}', headers=JSON)
+    return web.Response(body=b'{"status":"alive"}', headers={"Content-Type": JSON, "Server": SERVER})
 
 
 def _names_an_account(path: str) -> bool:
@@ -247,7 +233,10 @@ def _names_an_account(path: str) -> bool:
     return path.startswith(PATH) and not before and "/" not in name
 
 
-def _method_not_allowed(request: web.BaseRequest, allowed: str) -> web.Response:
-    answer = problem(405, "Method Not Allowed", close=not request.content.is_eof())
-    answer.headers["Allow"] = allowed
-    return answer
+def _method_not_allowed(allowed: str) -> Reply:
+    return Reply(render_problem(405, "Method Not Allowed", (("Allow", allowed),)))
+
+
+def _plain(encodings: Iterable[str]) -> bool:
+    """Whether a Content-Encoding says that the body is as it was written."""
+    return all(name.strip().lower() in ("", "identity") for line in encodings for name in line.split(","))

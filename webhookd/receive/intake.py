@@ -19,7 +19,7 @@ from asyncpg.pgproto import pgproto
 from webhookd.authorizenet.notification import EVENT_TYPES, check_age, label, parse
 from webhookd.authorizenet.signature import Verifier, fingerprint
 from webhookd.batcher import Batcher
-from webhookd.errors import OverloadedError, RefusedError, UnavailableError, UnusableError
+from webhookd.errors import RefusedError, UnavailableError, UnusableError
 from webhookd.failpoints import Failpoint, reach
 from webhookd.lifecycle import Watch
 from webhookd.logs import logger
@@ -155,13 +155,11 @@ class Intake:
         return account in self._verifiers
 
     def check(self) -> None:
-        """Raises OverloadedError or UnavailableError where a request would be refused whatever it holds."""
+        """Raises UnavailableError if no webhook can be stored now."""
         if self._stopping:
             raise UnavailableError("webhookd", "shutting down")
         if not self._database.up:
             raise UnavailableError("postgresql", "away")
-        if self._admission.full or self._commits.full or self._quarantine.full:
-            raise OverloadedError("too many webhooks are waiting for their commit")
 
     async def take(self, account: str, body: bytes, signature: str | None, origin: Origin | None = None) -> Receipt:
         """Takes one body of a known account.
@@ -181,7 +179,6 @@ class Intake:
         UnusableError, which asks for `set_aside`. `origin`: of the request, where it is traced.
         """
         key = self._verifiers[account].verify(body, signature)
-        self._admission.check()
         try:
             notification = parse(body, account)
             check_age(notification.event_date, self._database.now(), self._max_event_age, self._max_clock_skew)

@@ -1,90 +1,82 @@
-"""The public listener: aiohttp behind bounded connections."""
+"""A listener: aiohttp behind bounded connections."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import resource
 import socket
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, cast
 
 from aiohttp import web
-from aiohttp.http import HttpProcessingError
 
 from webhookd.logs import logger, where
 from webhookd.metrics import Metrics
-from webhookd.receive.admission import Admission
+from webhookd.receive.admission import Admission, Unlimited
 from webhookd.receive.certificate import Certificate
-from webhookd.receive.connections import Connections
+from webhookd.receive.connections import ConnectionLimits, Connections, Counters
 
 _BACKLOG = 2048  # connections that the system keeps while the loop is late
 _ACCEPTS = 128  # connections taken at a turn of the loop
 _AGAIN = 1.0  # seconds
-_KEEPALIVE = 75.0  # longer than a proxy's idle timeout, so that the proxy is the one who closes
-_LINGER = 2.0  # seconds that a refused body is read on, so that its sender sees the answer rather than a reset
 _HANDSHAKES = 1.0  # seconds that a stop waits for handshakes
-_SPARE_FILES = 256  # for everything but this listener's connections and the workers' to PostgreSQL
+_TLS_ENDS = 2.0  # seconds that the end of a TLS session may take
+_SPARE_FILES = 256  # for everything but the listeners' connections and the workers' to PostgreSQL
+_REASONS = ("head_timeout", "head_too_large", "idle", "full", "unread", "tls")
 
 
 class Listener:
-    """Answers the requests on an address; `limit` connections at most."""
+    """Answers the requests on an address, within limits; `options` are aiohttp's for each connection.
+
+    runner: of the application, without sites; its server answers the requests.
+    fields: the header fields of the answers that the application is not asked for.
+    certificate: the listener speaks TLS, and nothing else, if there is one.
+    """
 
     def __init__(
         self,
-        handle: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
-        admission: Admission,
+        runner: web.BaseRunner,
+        admission: Admission | Unlimited,
+        limits: ConnectionLimits,
+        counters: Counters,
         *,
-        limit: int,
-        head_timeout: float,
         retry_after: int,
-        shutdown_timeout: float,
+        fields: Mapping[str, str] = MappingProxyType({}),
+        options: Mapping[str, Any] = MappingProxyType({}),
         certificate: Certificate | None = None,
-        metrics: Metrics,
     ) -> None:
-        self._certificate = certificate
-        self._no_handshake = metrics.connections_closed.labels("tls")
-        self._handle = handle
-        self._shutdown_timeout = shutdown_timeout
-        self._runner: web.ServerRunner | None = None
+        self._runner = runner
         self._admission = admission
-        self._limit = limit
-        self._head_timeout = head_timeout
+        self._limits = limits
+        self._counters = counters
         self._retry_after = retry_after
-        self._metrics = metrics
+        self._fields = fields
+        self._options = options
+        self._certificate = certificate
         self._connections: Connections | None = None
         self._sockets: list[socket.socket] = []
         self._accepting: dict[asyncio.Task[object], None] = {}  # oldest first
 
     async def start(self, host: str, port: int) -> None:
-        """Listens. Raises OSError where the address cannot be had."""
-        # access_log: a line for each request costs more than the request.
-        server = web.Server(
-            self._handle,
-            access_log=None,
-            keepalive_timeout=_KEEPALIVE,
-            lingering_time=_LINGER,
-            auto_decompress=False,  # a small body could inflate for seconds, in the loop
-            logger=_Malformed(self._metrics),
-        )
-        self._runner = runner = web.ServerRunner(server, shutdown_timeout=self._shutdown_timeout)
-        await runner.setup()
-        connections = Connections(
-            server,
-            self._admission,
-            limit=self._limit,
-            head_timeout=self._head_timeout,
-            keepalive_timeout=_KEEPALIVE,
-            retry_after=self._retry_after,
-            metrics=self._metrics,
-        )
+        """Listens. Raises OSError if the address cannot be had."""
+        await self._runner.setup()
+        server = cast(web.Server, self._runner.server)  # set up by now
         try:
             await self._bind(host, port)
         except BaseException:
-            await runner.cleanup()
+            await self._runner.cleanup()
             raise
-        self._connections = connections
-        connections.start()
+        self._connections = Connections(
+            server,
+            self._admission,
+            self._limits,
+            self._counters,
+            retry_after=self._retry_after,
+            fields=self._fields,
+            options=self._options,
+        )
+        self._connections.start()
         for of in self._sockets:
             asyncio.get_running_loop().add_reader(of, self._accept, of)
 
@@ -119,7 +111,7 @@ class Listener:
             if self._certificate is None:
                 if self._connections is not None and self._connections.turns_away(connection):
                     continue
-            elif len(self._accepting) >= min(self._limit, _BACKLOG):
+            elif len(self._accepting) >= min(self._limits.connections, _BACKLOG):
                 # Those that only connect must not keep out those that go on to speak.
                 oldest = next(iter(self._accepting))
                 del self._accepting[oldest]
@@ -141,12 +133,12 @@ class Listener:
                 self._connections,
                 connection,
                 ssl=self._certificate.context if self._certificate is not None else None,
-                ssl_handshake_timeout=self._head_timeout if tls else None,
-                ssl_shutdown_timeout=_LINGER if tls else None,
+                ssl_handshake_timeout=self._limits.head_timeout if tls else None,
+                ssl_shutdown_timeout=_TLS_ENDS if tls else None,
             )
         except (OSError, asyncio.CancelledError):  # it has gone meanwhile, speaks no TLS, or made way for another
             if tls:
-                self._no_handshake.inc()
+                self._counters.closed["tls"].inc()
             connection.close()
 
     def _accept_again(self, of: socket.socket) -> None:
@@ -173,32 +165,31 @@ class Listener:
             await asyncio.wait(late)
         if self._connections is not None:
             self._connections.stop()
-        if self._runner is not None:
-            await self._runner.cleanup()
+        await self._runner.cleanup()
+        if self._connections is not None:
+            self._connections.abort()
 
 
-class _Malformed(logging.LoggerAdapter[logging.Logger]):
-    """aiohttp's log: what a client sent wrong is counted, and no line; anyone can send a million of those."""
+def public_counters(metrics: Metrics) -> Counters:
+    """What the public listener counts."""
+    return Counters(
+        connections=metrics.connections,
+        closed={reason: metrics.connections_closed.labels(reason) for reason in _REASONS},
+        overload=metrics.received.labels("unknown", "overload"),
+        malformed=metrics.received.labels("unknown", "malformed"),
+        error=metrics.received.labels("unknown", "error"),
+    )
 
-    def __init__(self, metrics: Metrics) -> None:
-        super().__init__(logging.getLogger("aiohttp.server"), {})
-        self._malformed = metrics.received.labels("unknown", "malformed")
 
-    def debug(self, msg: object, *args: object, **kwargs: Any) -> None:
-        """A first request that is not HTTP."""
-        self._count(kwargs.get("exc_info"))
-
-    def exception(self, msg: object, *args: object, **kwargs: Any) -> None:
-        """Malformed HTTP, or an error in a handler; the message would quote what the client sent."""
-        error = kwargs.get("exc_info")
-        if not self._count(error):
-            logger.error("a request failed", error=where(error) if isinstance(error, BaseException) else str(msg))
-
-    def _count(self, error: object) -> bool:
-        if isinstance(error, HttpProcessingError):
-            self._malformed.inc()
-            return True
-        return False
+def admin_counters(metrics: Metrics) -> Counters:
+    """What the admin listener counts."""
+    return Counters(
+        connections=metrics.admin_connections,
+        closed={reason: metrics.admin_connections_closed.labels(reason) for reason in _REASONS},
+        overload=metrics.admin_refused.labels("overload"),
+        malformed=metrics.admin_refused.labels("malformed"),
+        error=metrics.admin_refused.labels("error"),
+    )
 
 
 def raise_file_limit(connections: int, others: int) -> int:

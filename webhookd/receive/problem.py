@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from http import HTTPStatus
 
 import orjson
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-SERVER = "webhookd"
+from webhookd.receive.reply import SERVER, Rendered, render
+
+CONTENT_TYPE = "application/problem+json"
+
+
+def _body(status: int, detail: str) -> bytes:
+    return orjson.dumps({"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail})
+
+
+@lru_cache(maxsize=128)  # our own texts alone, so there are few
+def render_problem(status: int, detail: str, fields: tuple[tuple[str, str], ...] = ()) -> Rendered:
+    """An application/problem+json answer, with further header `fields`; each is rendered once."""
+    return render(status, CONTENT_TYPE, _body(status, detail), dict(fields))
 
 
 def problem(status: int, detail: str, *, retry_after: int | None = None, close: bool = False) -> web.Response:
-    """An application/problem+json answer; `close` ends the connection, where the request's body was left unread."""
-    body = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
-    headers = {"Content-Type": "application/problem+json", "Server": SERVER}
+    """The same for an aiohttp application, whose middlewares add headers; `close` ends the connection."""
+    headers = {"Content-Type": CONTENT_TYPE, "Server": SERVER}
     if retry_after is not None:
         headers["Retry-After"] = str(retry_after)
-    response = web.Response(status=status, body=orjson.dumps(body), headers=headers)
+    response = web.Response(status=status, body=_body(status, detail), headers=headers)
     if close:
         response.force_close()
     return response
@@ -31,7 +43,7 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
     except web.HTTPException as error:
         if error.status < 400:
             raise
-        answer = problem(error.status, error.reason, close=not request.content.is_eof())
+        answer = problem(error.status, error.reason)
         if "Allow" in error.headers:
             answer.headers["Allow"] = error.headers["Allow"]
         return answer

@@ -1,15 +1,11 @@
-"""Refusals: what an error is answered with, and answers without an HTTP library, which would cost more than the refusal."""
+"""Refusals: the answer to each error, and the outcome that is counted."""
 
 from __future__ import annotations
 
 from http import HTTPStatus
 from typing import NamedTuple
 
-import orjson
-
 from webhookd.errors import OverloadedError, RefusedError, SignatureError, UnavailableError
-
-HEAD_END = b"\r\n\r\n"
 
 
 class Refusal(NamedTuple):
@@ -41,14 +37,3 @@ def refusal(error: Exception) -> Refusal:
         case OverloadedError():
             return Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "too many webhooks at once", "overload", retry=True)
     return Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "not able to take webhooks just now", "error", retry=True)
-
-
-def raw(status: HTTPStatus, detail: str, retry_after: int | None = None, *, close: bool = True) -> bytes:
-    """An application/problem+json answer as it goes over the wire; `close` says that the connection ends with it."""
-    body = orjson.dumps({"type": "about:blank", "title": status.phrase, "status": status.value, "detail": detail})
-    retry = "" if retry_after is None else f"Retry-After: {retry_after}\r\n"
-    head = (
-        f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: application/problem+json\r\n"
-        f"Content-Length: {len(body)}\r\n{retry}Server: webhookd\r\n"
-    )
-    return head.encode() + (b"Connection: close\r\n\r\n" if close else b"\r\n") + body

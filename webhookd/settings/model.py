@@ -168,7 +168,8 @@ class Settings(BaseModel):
     )
     max_connections: int = _setting(
         4096,
-        "Most connections to the public listener; beyond it the one that is idle longest is closed.",
+        "Most connections to the public listener; beyond it the one whose request is incomplete for longest, or that is idle "
+        "longest, is closed.",
         ge=16,
         le=100_000,
     )

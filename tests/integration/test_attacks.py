@@ -1,0 +1,289 @@
+"""What strangers do to a listener, each with the input that once held it, and what the next request then meets."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gzip
+import re
+import socket
+from collections.abc import AsyncIterator
+from urllib.parse import urlsplit
+
+import asyncpg
+import pytest
+from aiohttp import StreamReader
+from aiohttp.http_parser import DeflateBuffer
+
+from tests.conftest import Start
+from tests.helpers.wait import until
+from tests.integration.test_connections import (
+    PATH,
+    accepted,
+    address,
+    body,
+    connected,
+    metric,
+    open_connections,
+    request,
+    rest,
+    statuses,
+)
+from tests.integration.test_requests import HOLD, bodies
+from webhookd.daemon import Daemon
+from webhookd.receive.admission import Admission
+from webhookd.receive.connections import ConnectionLimits
+
+BOMB = gzip.compress(bytes(1 << 22))
+ONE_BYTE_TO_COME = b"GET /livez HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n"
+SLOW_BODY = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nx".encode()
+LIVE = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+@contextlib.asynccontextmanager
+async def at(daemon: Daemon, listener: str) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """A connection to the listener `public` or `admin`."""
+    url = urlsplit(daemon.public_url if listener == "public" else daemon.admin_url)
+    reader, writer = await asyncio.open_connection(url.hostname, url.port)
+    try:
+        yield reader, writer
+    finally:
+        writer.close()
+
+
+def bomb(path: str) -> bytes:
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Encoding: gzip\r\n"
+    return f"{head}Connection: close\r\nContent-Length: {len(BOMB)}\r\n\r\n".encode() + BOMB
+
+
+def chunked(count: int) -> bytes:
+    head = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+    return head + b"1\r\nx\r\n" * count + b"0\r\n\r\n"
+
+
+@pytest.mark.parametrize(("listener", "path"), [("public", PATH), ("admin", "/session")])
+async def test_no_byte_that_comes_is_inflated(listener: str, path: str, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    inflated = []
+    monkeypatch.setattr(DeflateBuffer, "feed_data", lambda *_: inflated.append(1))
+    daemon = await start(roles="receive")
+    async with at(daemon, listener) as (reader, writer):
+        writer.write(bomb(path))
+        answers = await rest(reader)
+    assert statuses(answers)[0] in (b"415", b"422", b"400")
+    assert not inflated
+
+
+@pytest.mark.parametrize("held", [ONE_BYTE_TO_COME, SLOW_BODY, SLOW_BODY[:40], b""], ids=["answered", "body", "head", "silent"])
+async def test_connections_with_an_incomplete_request_make_room(held: bytes, start: Start) -> None:
+    daemon = await start(roles="receive", max_connections=20, head_timeout=60, body_timeout=60)
+    async with connected(daemon, 20) as streams:
+        for _, writer in streams:
+            writer.write(held)
+        await asyncio.sleep(0.2)
+        async with asyncio.timeout(20):
+            await accepted(daemon)
+            await accepted(daemon)
+        if held == SLOW_BODY:
+            assert statuses(await rest(streams[0][0])) == [b"503"], "the oldest goes, and is answered"
+        for _, writer in streams:
+            writer.write(b"x")
+    await open_connections(daemon, 0)
+
+
+async def test_a_request_that_is_answered_without_its_body_is_no_work(start: Start) -> None:
+    daemon = await start(roles="receive")
+    async with connected(daemon) as [(reader, writer)]:
+        writer.write(ONE_BYTE_TO_COME)
+        assert statuses(await reader.readuntil(b"}")) == [b"200"]
+        assert metric(daemon, "open_requests") == 0
+        assert await rest(reader) == b"", "and its connection ends"
+    await open_connections(daemon, 0)
+
+
+@pytest.mark.parametrize("count", [6_000, 20_000])
+async def test_a_body_in_thousands_of_chunks_is_read(count: int, start: Start) -> None:
+    daemon = await start(roles="receive")
+    async with connected(daemon) as [(reader, writer)]:
+        writer.write(chunked(count) + LIVE)
+        assert statuses(await reader.readuntil(b"}")) == [b"401"]
+        assert statuses(await asyncio.wait_for(reader.readuntil(b"}"), 10)) == [b"200"]
+
+
+@pytest.fixture
+def breaking(monkeypatch: pytest.MonkeyPatch) -> None:
+    """aiohttp's parser fails an assertion of its own at each chunk."""
+
+    def fail(*_: object) -> None:
+        raise AssertionError("SECRET-LOOKING")
+
+    monkeypatch.setattr(StreamReader, "begin_http_chunk_receiving", fail)
+
+
+@pytest.mark.usefixtures("breaking")
+@pytest.mark.parametrize("apart", [False, True], ids=["with its head", "after its head"])
+async def test_whatever_the_parser_raises_is_400_counted_and_not_logged(
+    apart: bool, start: Start, capfd: pytest.CaptureFixture[str]
+) -> None:
+    daemon = await start(roles="receive")
+    capfd.readouterr()
+    async with connected(daemon) as [(reader, writer)]:
+        head, end, chunks = chunked(3).partition(b"\r\n\r\n")
+        writer.write(head + end)
+        if apart:
+            await asyncio.sleep(0.1)
+        writer.write(chunks + LIVE)
+        assert statuses(await rest(reader)) == [b"400"]
+    logged = capfd.readouterr()
+    assert not re.search("Traceback|AssertionError|Fatal", logged.out + logged.err)
+    malformed = metric(daemon, "received_total", account="unknown", outcome="malformed")
+    assert malformed + metric(daemon, "received_total", account="default", outcome="truncated") == 1
+    await open_connections(daemon, 0)
+
+
+async def test_a_request_between_two_reads_is_answered(start: Start) -> None:
+    daemon = await start(roles="receive")
+    async with connected(daemon) as [(reader, writer)]:
+        writer.write(request(body()) + LIVE[:-4])
+        assert statuses(await reader.readuntil(b"}")) == [b"200"]
+        writer.write(b"\r\n\r\n")
+        assert statuses(await asyncio.wait_for(reader.readuntil(b"}"), 10)) == [b"200"]
+
+
+@pytest.mark.usefixtures("breaking")
+@pytest.mark.parametrize("behind", [b"no HTTP\r\n\r\n", chunked(3)], ids=["no HTTP", "chunks"])
+async def test_what_is_malformed_is_answered_after_the_request_before_it(
+    behind: bytes, start: Start, connection: asyncpg.Connection[asyncpg.Record]
+) -> None:
+    daemon = await start(roles="receive", commit_timeout=9)
+    await connection.execute(HOLD)
+    async with connected(daemon) as [(reader, writer)]:
+        writer.write(request(body()))
+        await until(lambda: metric(daemon, "commit_batch_size_count") == 1, "its commit has begun")
+        writer.write(behind)
+        await asyncio.sleep(0.2)
+        await connection.execute("COMMIT")
+        assert statuses(await rest(reader)) == [b"200", b"400"]
+
+
+async def test_a_refusal_for_overload_does_not_overtake_the_answer_before_it(
+    start: Start, connection: asyncpg.Connection[asyncpg.Record], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    daemon = await start(roles="receive", commit_timeout=9)
+    first, second = bodies(2)
+    await connection.execute(HOLD)
+    async with connected(daemon) as [(reader, writer)]:
+        writer.write(request(first))
+        await until(lambda: metric(daemon, "commit_batch_size_count") == 1, "its commit has begun")
+        monkeypatch.setattr(Admission, "full", True)
+        writer.write(request(second))
+        await asyncio.sleep(0.2)
+        await connection.execute("COMMIT")
+        assert statuses(await reader.readuntil(b"}")) == [b"200"]
+        assert statuses(await asyncio.wait_for(reader.readuntil(b"}"), 10)) == [b"503"]
+
+
+@pytest.mark.parametrize(
+    ("sent", "expected"),
+    [(request(body()), [b"200"]), (request(body()) * 3, [b"200"] * 3), (SLOW_BODY, [b"400"])],
+    ids=["one", "three", "a part of one"],
+)
+async def test_a_client_that_ends_its_half_gets_its_answers(sent: bytes, expected: list[bytes], start: Start) -> None:
+    daemon = await start(roles="receive")
+    async with connected(daemon) as [(reader, writer)]:
+        writer.write(sent)
+        writer.write_eof()
+        assert statuses(await rest(reader)) == expected
+    await open_connections(daemon, 0)
+
+
+@pytest.mark.parametrize("end", [b"", b"no HTTP\r\n\r\n"], ids=["open", "to be closed"])
+async def test_a_client_that_reads_nothing_is_cut(end: bytes, start: Start) -> None:
+    daemon = await start(roles="receive", head_timeout=0.5)
+    plain = socket.socket()
+    plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    plain.setblocking(False)
+    loop = asyncio.get_running_loop()
+    await loop.sock_connect(plain, address(daemon))
+    asking = asyncio.create_task(loop.sock_sendall(plain, LIVE * 50_000 + end))
+    try:
+        await until(lambda: metric(daemon, "connections_closed_total", reason="unread") == 1, "it is found", deadline=60)
+        await open_connections(daemon, 0)
+    finally:
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+        plain.close()
+
+
+async def test_the_refusal_of_a_large_body_reaches_its_sender_and_ends_the_connection(start: Start) -> None:
+    daemon = await start(roles="receive", max_body_bytes=1024)
+    for size in (5_000, 500_000):
+        async with connected(daemon) as [(reader, writer)]:
+            writer.write(f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n\r\n".encode() + bytes(size // 2))
+            await asyncio.sleep(0.1)
+            writer.write(bytes(size // 4))
+            assert statuses(await rest(reader)) == [b"413"]
+    await open_connections(daemon, 0)
+
+
+MALFORMED = {
+    "no HTTP": b"SECRET-LOOKING\x00\x01\r\n\r\n",
+    "a long line": b"GET /SECRET-LOOKING" + b"a" * 200_000 + b" HTTP/1.1\r\n\r\n",
+    "a field without a colon": b"GET /livez HTTP/1.1\r\nHost: x\r\nSECRET-LOOKING\r\n\r\n",
+    "chunks": chunked(3),
+}
+
+
+@pytest.mark.usefixtures("breaking")
+@pytest.mark.parametrize("sent", MALFORMED.values(), ids=MALFORMED)
+@pytest.mark.parametrize("listener", ["public", "admin"])
+async def test_malformed_http_is_a_problem_that_repeats_nothing_and_names_no_library(
+    listener: str, sent: bytes, start: Start, capfd: pytest.CaptureFixture[str]
+) -> None:
+    daemon = await start(roles="receive")
+    capfd.readouterr()
+    async with at(daemon, listener) as (reader, writer):
+        writer.write(sent)
+        answer = await rest(reader)
+    assert answer.startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 431 "))
+    assert b"Content-Type: application/problem+json" in answer
+    assert b"\r\nServer: webhookd\r\n" in answer
+    assert not re.search(rb"SECRET|aiohttp|Python", answer)
+    if listener == "admin":
+        assert b"\r\nX-Content-Type-Options: nosniff\r\n" in answer
+        assert b"\r\nContent-Security-Policy: default-src 'none'" in answer
+        assert metric(daemon, "admin_refused_total", reason="malformed") == 1
+    else:
+        assert metric(daemon, "received_total", account="unknown", outcome="malformed") == 1
+    logged = capfd.readouterr()
+    assert not re.search("Traceback|Error|failed", logged.out + logged.err)
+
+
+async def test_the_admin_listener_bounds_its_connections(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = ConnectionLimits(connections=30, head_timeout=60, body_timeout=60, read_timeout=60)
+    monkeypatch.setattr("webhookd.daemon._ADMIN_LIMITS", limits)
+    daemon = await start(roles="receive")
+    async with contextlib.AsyncExitStack() as stack:
+        streams = [await stack.enter_async_context(at(daemon, "admin")) for _ in range(200)]
+        for _, writer in streams[::2]:
+            writer.write(b"POST /session HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n")
+        async with at(daemon, "admin") as (reader, writer):
+            writer.write(LIVE)
+            assert statuses(await asyncio.wait_for(reader.readuntil(b"}"), 20)) == [b"200"]
+        await until(lambda: metric(daemon, "admin_connections") <= 31, "no more than the limit")
+        assert metric(daemon, "admin_connections_closed_total", reason="idle") >= 150
+
+
+async def test_a_slow_head_on_the_admin_listener_ends(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = ConnectionLimits(connections=30, head_timeout=0.5, body_timeout=0.5, read_timeout=60)
+    monkeypatch.setattr("webhookd.daemon._ADMIN_LIMITS", limits)
+    daemon = await start(roles="receive", admin_anonymous="operate")
+    async with at(daemon, "admin") as (silent, _), at(daemon, "admin") as (slow, writer), at(daemon, "admin") as (body_, other):
+        writer.write(b"GET /livez HTTP/1.1\r\n")
+        other.write(
+            b"POST /session HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
+        )
+        assert await rest(silent) == b""
+        answer = await rest(slow)
+        assert statuses(answer) == [b"408"]
+        assert b"\r\nX-Content-Type-Options: nosniff\r\n" in answer
+        assert statuses(await rest(body_)) == [b"503"]

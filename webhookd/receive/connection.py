@@ -1,0 +1,293 @@
+"""One connection: aiohttp's protocol with a phase, and with an end for each way in which a client can hold it."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from enum import Enum, auto
+from typing import TYPE_CHECKING, Any, cast
+
+from aiohttp import StreamReader, web
+
+from webhookd.errors import OverloadedError
+from webhookd.receive.handler import MALFORMED, REST_SECONDS, Handler, Rest
+from webhookd.receive.reply import Rendered
+
+if TYPE_CHECKING:
+    from webhookd.receive.connections import Connections
+
+LIVENESS = b"GET /livez "
+MAX_HEAD = 65_536  # bytes; aiohttp bounds each line and their number, which together is far more
+_EVICTION_SECONDS = 0.1
+
+_TOO_LARGE = 431, f"the head has more than {MAX_HEAD} bytes"
+_TOO_SLOW = 408, "the head took too long"
+
+
+class Phase(Enum):
+    """What a connection waits for."""
+
+    HEAD = auto()  # the rest of a request's head, or its first byte on a new connection
+    BODY = auto()  # the rest of a request's body
+    WORK = auto()  # our answer to a whole request
+    IDLE = auto()  # the first byte of a further request
+    UNREAD = auto()  # the client, which does not read its answers
+    CLOSING = auto()  # the end; the last answer is written, and whatever comes is thrown away
+
+
+class Connection(Handler):
+    """Serves the requests of one client, one after the other; `of` decides how many there are, and for how long.
+
+    aiohttp's part begins with the first byte: a silent connection costs a kilobyte, and a request that is refused for overload
+    costs no parsing. `_messages` is aiohttp's: the requests whose head has come, and whose handler has not begun.
+    """
+
+    def __init__(self, of: Connections, server: web.Server, **options: Any) -> None:
+        super().__init__(of, server, **options)
+        self.phase = Phase.HEAD  # changed by Connections.move alone
+        self._socket: asyncio.Transport | None = None
+        self._started = False  # aiohttp's part has begun
+        self._asked = False  # admission has been asked for the request that comes
+        self._coming = False  # a request's head has come, and its handler has not begun
+        self._handling = False  # the application has a request in hand
+        self._ended = False  # the client sends no more
+        self._head = 0  # bytes of an incomplete head
+        self._rest = Rest(of.loop)
+        self._due: Rendered | None = None  # the last answer, due after those to the requests before it
+        self._payload: StreamReader | None = None  # of the request that comes, or is answered
+
+    # What the transport reports.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Asks for room."""
+        self._socket = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
+        self._of.opened(self)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Gives the room back."""
+        self._of.lost(self)
+        self._socket = None
+        self._begun()
+        self._rest.end()
+        if self._started:
+            super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Passes on what belongs to a request that is taken. aiohttp calls this too, with nothing, to parse on."""
+        if self._socket is None or self._due is not None:
+            return
+        if self.phase is Phase.CLOSING:
+            if not self._rest.throw_away(len(data)):
+                self.shut()
+            return
+        if not self._started and not self._start(data, self._socket):
+            return
+        try:
+            super().data_received(data)
+        except Exception:  # noqa: BLE001  aiohttp's parser raises its own errors, and whatever it trips over
+            self._malformed()
+            return
+        if data and self.phase in (Phase.HEAD, Phase.IDLE):
+            self._follow(len(data))
+        elif self.phase is Phase.BODY and len(self._messages) > (not self._handling):
+            # What aiohttp has queued behind an incomplete body is the report that the body is malformed. The request itself is
+            # queued until its handler begins.
+            self._malformed()
+
+    def eof_received(self) -> bool | None:  # type: ignore[override]
+        """The client sends no more; what it has sent is answered first. Under TLS, no half of a connection stays open."""
+        self._ended = True
+        if self.phase is Phase.BODY and self._payload is not None:
+            self._payload.set_exception(web.RequestPayloadError("the body ends too early"))
+        elif self.phase not in (Phase.WORK, Phase.UNREAD) and not self._messages:
+            self._rest.end()
+            self._of.move(self, Phase.CLOSING)
+            return None
+        return self.ssl_context is None
+
+    def pause_writing(self) -> None:
+        """The client does not read its answers."""
+        super().pause_writing()
+        if not self._handling and self.phase is not Phase.CLOSING:
+            self._of.move(self, Phase.UNREAD)
+
+    def resume_writing(self) -> None:
+        """The client reads again."""
+        super().resume_writing()
+        if self.phase is Phase.UNREAD:
+            self._next()
+
+    # A request's way through the phases.
+
+    def _start(self, data: bytes, transport: asyncio.Transport) -> bool:
+        """Begins aiohttp's part, unless admission refuses the first request."""
+        if not data.startswith(LIVENESS):  # always answered
+            if not self._of.admit():
+                self._of.counters.overload.inc()
+                self.refuse(self._of.overloaded)
+                return False
+            self._asked = True
+        self._started = True
+        super().connection_made(transport)
+        return True
+
+    def _follow(self, size: int) -> None:
+        """Bytes came while none of a request's was known."""
+        if self._messages:
+            self._coming = True
+            self._of.admission.coming += 1
+            self._next()
+            return
+        self._head += size
+        if self.phase is Phase.IDLE:
+            self._of.move(self, Phase.HEAD)
+        if self._head > MAX_HEAD:
+            self._of.counters.closed["head_too_large"].inc()
+            self.refuse(self._of.render(*_TOO_LARGE))
+
+    def _next(self) -> None:
+        """Enters the phase of the next request, as far as it has come."""
+        if self.writing_paused:
+            self._of.move(self, Phase.UNREAD)
+        elif self._messages:
+            self._payload = self._messages[0][1]
+            self._of.move(self, Phase.WORK if self._payload.is_eof() else Phase.BODY)
+        else:
+            self._of.move(self, Phase.IDLE)
+
+    def _begun(self) -> None:
+        if self._coming:
+            self._coming = False
+            self._of.admission.coming -= 1
+
+    def admitted(self) -> bool:
+        """Whether the request that is handled is taken. Admission is asked once: for a first request before it is parsed."""
+        asked, self._asked = self._asked, False
+        return asked or self._of.admit(itself=self.phase is Phase.WORK)
+
+    async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Has a request answered; ends the connection if the client or the answer wants it so, or the body was left unread."""
+        self._begun()
+        self._head = 0
+        self.request, self._payload = request, request.content
+        if request.content.is_eof():
+            self._complete()
+        else:
+            self._of.move(self, Phase.BODY)
+            request.content.on_eof(self._complete)
+        self._handling = True
+        response = await self._of.handle(request)
+        self._handling = False  # the response is written at once
+        last = not self._messages
+        if not request.content.is_eof():
+            response.force_close()
+            self._of.move(self, Phase.CLOSING)
+            await self._write(response, request)
+            self._finish()
+            await self._rest.ended()
+        elif self._due is not None and last:
+            self._of.move(self, Phase.CLOSING)
+            await self._write(response, request)
+            self._end(self._due)
+        elif (self._ended and last) or not (request.keep_alive if response.keep_alive is None else response.keep_alive):
+            response.force_close()
+            self._of.move(self, Phase.CLOSING)
+        else:
+            self._next()
+        return response
+
+    def _complete(self) -> None:
+        """The request has come entirely."""
+        self._of.leaving.discard(self)
+        if self.phase is not Phase.CLOSING:
+            self._of.move(self, Phase.WORK)
+
+    @staticmethod
+    async def _write(response: web.StreamResponse, request: web.BaseRequest) -> None:
+        await response.prepare(request)
+        await response.write_eof()
+
+    # Ends.
+
+    def refuse(self, reply: Rendered) -> None:
+        """Answers with `reply`, after the requests before it have their answers, and closes."""
+        if self._socket is None or self._socket.is_closing():
+            return
+        if self.phase in (Phase.BODY, Phase.WORK) or self._messages:
+            self._due = reply
+            return
+        self._end(reply)
+
+    def _end(self, reply: Rendered) -> None:
+        if self._socket is not None:
+            self._socket.write(reply.wire(close=True))
+            self._finish()
+
+    def _malformed(self) -> None:
+        if self.phase is Phase.BODY and self._payload is not None and not self._payload.is_eof():
+            self._payload.set_exception(web.RequestPayloadError("the body is malformed"))
+            return
+        self._of.counters.malformed.inc()
+        self.refuse(self._of.render(*MALFORMED))
+
+    def _finish(self) -> None:
+        """Ends our half, and throws away what still comes for a moment: closing with unread bytes makes the kernel send RST."""
+        if self._socket is None:
+            return
+        self._of.move(self, Phase.CLOSING)
+        if self._socket.can_write_eof():
+            with suppress(OSError):
+                self._socket.write_eof()
+        self._of.loop.call_later(REST_SECONDS, self.shut)
+
+    def time_out(self) -> None:
+        """The head did not come in time."""
+        if self._head:
+            self.refuse(self._of.render(*_TOO_SLOW))
+        else:
+            self.shut()
+
+    def evict(self) -> None:
+        """Makes room, in a moment: a request that has come already, and was not read yet, is answered."""
+        if self.phase in (Phase.CLOSING, Phase.UNREAD):
+            self.abort()
+            return
+        self._of.loop.call_later(_EVICTION_SECONDS, self._leave)
+
+    def _leave(self) -> None:
+        if self not in self._of.leaving:
+            return
+        if self.phase is Phase.BODY and self._payload is not None:
+            self._of.leaving.discard(self)
+            self._payload.set_exception(OverloadedError("the request was incomplete for longest, and others need its place"))
+        elif self.phase in (Phase.HEAD, Phase.IDLE):
+            self.abort()
+
+    def shut(self) -> None:
+        """Closes when what is written has been sent."""
+        self._rest.end()
+        if self._socket is not None:
+            self._of.move(self, Phase.CLOSING)
+            self._socket.close()
+
+    def abort(self) -> None:
+        """Closes without a wait for what is written and unread."""
+        self._rest.end()
+        if self._socket is not None:
+            self._socket.abort()
+
+    # What aiohttp ends.
+
+    def force_close(self) -> None:
+        """Closes, as aiohttp wants it."""
+        super().force_close()
+        if self._socket is not None:
+            self._of.move(self, Phase.CLOSING)
+
+    def handle_error(
+        self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
+    ) -> web.StreamResponse:
+        """Ends the connection with the answer to an error."""
+        answer = super().handle_error(request, status, exc, message)
+        self._of.move(self, Phase.CLOSING)
+        return answer

@@ -1,0 +1,83 @@
+"""Replies whose bytes are ready: the public listener's answers, and every answer that comes before a request was parsed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from email.utils import formatdate
+from http import HTTPStatus
+from typing import NamedTuple
+
+from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
+
+SERVER = "webhookd"
+
+
+class Rendered(NamedTuple):
+    """An answer without its `Date` and `Connection`, which differ each time."""
+
+    status: int
+    head: bytes  # the status line and the fields, each with its line break
+    body: bytes
+
+    def wire(self, *, close: bool, head_only: bool = False) -> bytes:
+        """The bytes to write; `close` announces the end of the connection."""
+        ending = b"Connection: close\r\n\r\n" if close else b"\r\n"
+        return self.head + _Clock.field() + ending + (b"" if head_only else self.body)
+
+
+def render(status: int, content_type: str, body: bytes, fields: Mapping[str, str] | None = None) -> Rendered:
+    """Renders an answer, with further `fields` by name."""
+    lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}", f"Content-Type: {content_type}", f"Content-Length: {len(body)}"]
+    lines += [f"{name}: {value}" for name, value in {"Server": SERVER, **(fields or {})}.items()]
+    return Rendered(status, "".join(f"{line}\r\n" for line in lines).encode(), body)
+
+
+class _Clock:
+    """The `Date` field, made once a second."""
+
+    second = -1
+    rendered = b""
+
+    @classmethod
+    def field(cls) -> bytes:
+        now = int(time.time())
+        if now != cls.second:
+            cls.second, cls.rendered = now, f"Date: {formatdate(now, usegmt=True)}\r\n".encode()
+        return cls.rendered
+
+
+class Reply(web.StreamResponse):
+    """A rendered answer, as a handler returns it to aiohttp."""
+
+    def __init__(self, rendered: Rendered, *, close: bool = False) -> None:
+        super().__init__(status=rendered.status)
+        self._rendered = rendered
+        self._keeps: bool | None = False if close else None
+        self._written = False
+
+    @property
+    def keep_alive(self) -> bool | None:
+        """Whether the connection serves on; None until the request is known."""
+        return self._keeps
+
+    def force_close(self) -> None:
+        """Ends the connection with this reply."""
+        self._keeps = False
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        """Writes the reply, once. Raises ConnectionResetError if the client has gone."""
+        if self._written:
+            return None
+        if request.transport is None:
+            raise ConnectionResetError
+        self._written = True
+        self._keeps = request.keep_alive if self._keeps is None else self._keeps
+        request.transport.write(self._rendered.wire(close=not self._keeps, head_only=request.method == "HEAD"))
+        if request.protocol.writing_paused:
+            await request.writer.drain()
+        return None
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Nothing is left to write."""
