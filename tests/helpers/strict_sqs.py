@@ -3,6 +3,7 @@
 It speaks SQS's JSON protocol (`X-Amz-Target: AmazonSQS.<Action>`). It always refuses a batch that AWS refuses
 (BatchEntryIdsNotDistinct, TooManyEntriesInBatchRequest, EmptyBatchRequest: SQS API reference, DeleteMessageBatch), and on
 demand breaks what a caller must live with: a 200 with `Failed` entries, throttling, lost replies, repeated deliveries.
+It redrives a dead-letter queue as AWS does, which moto does not.
 """
 
 from __future__ import annotations
@@ -11,11 +12,14 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable
+from http import HTTPStatus
 from typing import Any
 
 import aiohttp
 import orjson
 from aiohttp import web
+
+from tests.helpers.move_tasks import ACTIONS, MoveTasks, RefusedError
 
 _BATCHES = {"SendMessageBatch", "DeleteMessageBatch", "ChangeMessageVisibilityBatch"}
 _JSON = "application/x-amz-json-1.0"
@@ -41,6 +45,7 @@ class StrictSqs:
         self.before: Callable[[str, dict[str, Any]], Awaitable[None]] | None = None
         self.done: list[tuple[str, dict[str, Any]]] = []  # (action, request) in the order in which they were done
         self.refused: list[str] = []  # codes of what a strict SQS refuses
+        self._move_tasks = MoveTasks()
         self._received: dict[str, float] = {}  # receipt handle → when it was given, by the monotonic clock
         self._runner: web.AppRunner | None = None
         self._session: aiohttp.ClientSession | None = None
@@ -61,6 +66,7 @@ class StrictSqs:
         assert self._runner is not None
         assert self._session is not None
         await self._runner.cleanup()
+        await self._move_tasks.stop()
         await self._session.close()
 
     def heal(self) -> None:
@@ -87,6 +93,8 @@ class StrictSqs:
             return _error(403, "AccessDenied")
         if random.random() < self.errors:
             return _error(500, "InternalFailure")
+        if action in ACTIONS:
+            return await self._redrive(request, action, asked)
         status, reply = await self._forward(request, action, asked)
         self.done.append((action, asked))
         if random.random() < self.lost_replies and request.transport is not None:
@@ -114,11 +122,8 @@ class StrictSqs:
             asked = asked | {"Entries": list({entry["ReceiptHandle"]: entry for entry in asked["Entries"]}.values())}
         if action == "ReceiveMessage" and random.random() < self.repeated:
             asked = asked | {"VisibilityTimeout": 0}
-        headers = {name: value for name, value in request.headers.items() if name.lower() not in ("host", "content-length")}
-        assert self._session is not None
-        async with self._session.post(self._upstream, data=orjson.dumps(asked), headers=headers) as response:
-            raw = await response.read()
-            reply: dict[str, Any] = orjson.loads(raw) if raw else {}
+        status, reply = await self._ask(request, action, asked)
+        self._move_tasks.note_sent(action, asked, reply)
         for message in reply.get("Messages", ()):
             self._received[message["ReceiptHandle"]] = time.monotonic()
         if failed:
@@ -131,7 +136,31 @@ class StrictSqs:
         if action == "ReceiveMessage" and reply.get("Messages") and random.random() < self.shuffled:
             random.shuffle(reply["Messages"])
             await asyncio.sleep(random.uniform(0, 1))
-        return response.status, reply
+        return status, reply
+
+    async def _ask(self, request: web.Request, action: str, asked: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        """Asks moto, with the headers of the caller's `request`: moto reads the region from its signature."""
+        headers = {name: value for name, value in request.headers.items() if name.lower() not in ("host", "content-length")}
+        headers["X-Amz-Target"] = f"AmazonSQS.{action}"
+        assert self._session is not None
+        async with self._session.post(self._upstream, data=orjson.dumps(asked), headers=headers) as response:
+            raw = await response.read()
+            return response.status, orjson.loads(raw) if raw else {}
+
+    async def _redrive(self, request: web.Request, action: str, asked: dict[str, Any]) -> web.Response:
+        async def call(action: str, asked: dict[str, Any]) -> dict[str, Any]:
+            status, reply = await self._ask(request, action, asked)
+            if status != HTTPStatus.OK:
+                raise RefusedError(reply.get("__type", ""))
+            return reply
+
+        try:
+            reply = await self._move_tasks.answer(action, asked, call)
+        except RefusedError as error:
+            self.refused.append(str(error))
+            return _error(400, str(error))
+        self.done.append((action, asked))
+        return web.Response(body=orjson.dumps(reply), content_type=_JSON)
 
     def _is_beyond_limit(self, entry: dict[str, Any]) -> bool:
         """Whether a message would be hidden for more than 12 hours since its receipt (SQS API, ChangeMessageVisibility)."""

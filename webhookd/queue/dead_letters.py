@@ -2,8 +2,9 @@
 
 A message in the dead-letter queue is either a *copy*, which says why its event is dead, or *raw*, moved there by SQS itself
 after too many receives. The reader turns raw ones into copies, and removes what is no longer true. So a redrive from the AWS
-console brings back copies only, which tell a worker that an operator wants this dead event tried again. A copy proves by its
-MAC that webhookd wrote it; the reader replaces one that does not.
+console brings back copies only, which tell a worker that an operator wants this dead event tried again. SQS knows no source of
+a copy, since the daemon sent it: the console must name the main queue as its custom destination. A copy proves by its MAC that
+webhookd wrote it; the reader replaces one that does not.
 """
 
 from __future__ import annotations
