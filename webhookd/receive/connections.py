@@ -80,7 +80,9 @@ class Connections:
         self._limits = limits
         self.counters = counters
         self._fields = tuple(fields.items())
-        self.overloaded = self.render(503, "too many requests at once", ("Retry-After", str(retry_after)))
+        later = ("Retry-After", str(retry_after))
+        self.overloaded = self.render(503, "too many requests at once", later)
+        self.broken = self.render(503, "webhookd made a mistake; its log says where", later)
         self._options = options
         self._all: set[Connection] = set()
         self.leaving: set[Connection] = set()  # those that make room

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from webhookd.receive.connections import Connections
 
 MALFORMED = 400, "the request is not valid HTTP/1.1"
-_BROKEN = 500, "webhookd made a mistake; its log says where"
 REST_SECONDS = 1.0
 _REST_BYTES = 1_048_576
 
@@ -40,7 +39,7 @@ class Handler(web.RequestHandler):
             return Reply(self._of.render(*MALFORMED), close=True)
         logger.error("a request failed", error=where(exc) if isinstance(exc, BaseException) else f"status {status}")
         self._of.counters.error.inc()
-        return Reply(self._of.render(*_BROKEN), close=True)
+        return Reply(self._of.broken, close=True)
 
     def log_exception(self, *args: Any, **kw: Any) -> None:
         """Reports an error outside of the application: in aiohttp, or in what follows a request for another protocol."""
