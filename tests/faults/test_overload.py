@@ -154,7 +154,7 @@ async def test_authentic_webhooks_are_accepted_among_forged_ones(rig: Rig) -> No
     assert set(report.statuses) <= {"401", "503"}, report
     assert report.statuses["401"] > count / 2, report
     vigil.check(grown=100 * MIB)
-    assert b"signature" not in daemon.log.read_bytes(), "no line for each of them"
+    assert len(daemon.log.read_bytes().splitlines()) < 100, "no line for each of them"
     await rig.finish()
 
 
@@ -231,7 +231,7 @@ async def test_slow_heads_and_slow_bodies_on_every_connection_leave_room_for_web
             await until(lambda: full(daemon), "the slow ones take every connection", deadline=30)
             for _ in range(rig.rounds(10, 100)):
                 await accepted(rig, within=10)
-        vigil.check(grown=100 * MIB)
+        vigil.check(grown=100 * MIB, alive_within=5)  # the attackers share the loop that measures
     finally:
         going = False
         await asyncio.gather(*attackers)
