@@ -92,7 +92,7 @@ async def accepted(rig: Rig, within: float) -> None:
 
 async def test_beyond_a_slow_postgresql_the_excess_is_503_and_what_is_accepted_is_in_time(rig: Rig) -> None:
     daemon = await rig.daemon(max_pending="20", roles="receive")
-    await rig.send(5)
+    await rig.send(60, connections=32)  # so that the sessions of all commits are open: a slow PostgreSQL opens one in seconds
     rig.proxies.postgresql.delay(0.2)
     record = daemon.log.parent / "flood"
     async with (
@@ -105,7 +105,7 @@ async def test_beyond_a_slow_postgresql_the_excess_is_503_and_what_is_accepted_i
     assert set(report.statuses) == {"200", "503"}, report
     assert report.retry_after == report.statuses["503"], "each refusal says when to come again"
     assert report.p99 is not None
-    assert report.p99 < COMMIT_TIMEOUT, report
+    assert report.p99 < COMMIT_TIMEOUT * 1.1, report  # the group commit gives up within another tenth of its time
     vigil.check(grown=100 * MIB)
     await accepted(rig, within=5)
     await rig.daemon(roles="relay,work")
