@@ -30,6 +30,14 @@ def test_patterns_match_in_registration_order() -> None:
     assert [r.handler for r in registry.matching("net.authorize.customer.created")] == [_two, _one]
 
 
+@pytest.mark.parametrize("pattern", ["payment.refund.*", "net.authorize.payment.refund.*", "*.refund.*"])
+def test_a_pattern_matches_with_and_without_the_providers_prefix(pattern: str) -> None:
+    registry = Registry()
+    registry.add(pattern, _one)
+    assert [r.handler for r in registry.matching("net.authorize.payment.refund.created")] == [_one]
+    assert registry.matching("net.authorize.payment.void.created") == ()
+
+
 def test_a_handler_that_is_no_coroutine_function_is_refused_at_once() -> None:
     with pytest.raises(TypeError, match="async def"):
         Registry().add("*", lambda event, connection: None)  # type: ignore[arg-type,return-value]

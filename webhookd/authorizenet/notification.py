@@ -57,6 +57,11 @@ def canonical(event_type: str) -> str:
     return event_type if event_type in _KNOWN else _SPELLINGS.get(event_type.lower(), event_type)
 
 
+def whole_pattern(pattern: str) -> str:
+    """The pattern of event types in full: `net.authorize.` may be left out, as in `payment.*`."""
+    return pattern if pattern.startswith(("net.", "*")) else f"net.authorize.{pattern}"
+
+
 class Notification(NamedTuple):
     """What stands in the columns of `events`; all but the first two may be missing."""
 

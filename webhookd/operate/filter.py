@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from webhookd.authorizenet.notification import whole_pattern
+
 
 def patterns(event_types: tuple[str, ...] | None) -> list[str] | None:
     """Event types as patterns for LIKE: `*` stands for any text, and `net.authorize.` may be left out."""
@@ -13,8 +15,7 @@ def patterns(event_types: tuple[str, ...] | None) -> list[str] | None:
 
 
 def _pattern(name: str) -> str:
-    whole = name if name.startswith(("net.", "*")) else f"net.authorize.{name}"
-    return whole.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_").replace("*", "%")
+    return whole_pattern(name).replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_").replace("*", "%")
 
 
 @dataclass(slots=True, frozen=True)

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from webhookd.authorizenet.notification import whole_pattern
 from webhookd.errors import SettingsError
 from webhookd.event import Event
 
@@ -41,7 +42,7 @@ class Registry:
         """Adds `handler` for the event types that match `pattern`."""
         if not inspect.iscoroutinefunction(handler):
             raise TypeError(f"a handler is a coroutine function (async def), unlike {handler!r}")
-        self._registrations.append(Registration(pattern, handler))
+        self._registrations.append(Registration(whole_pattern(pattern), handler))
         self._matching.cache_clear()
 
     def matching(self, event_type: str) -> tuple[Registration, ...]:
@@ -66,7 +67,8 @@ def on(pattern: str) -> Callable[[H], H]:
     """Registers a coroutine function `handler(event, connection)` for the event types that match `pattern`.
 
     What it writes through `connection` (asyncpg) commits together with the event's `processed` status, exactly once. It
-    may raise Retryable or Permanent; any other exception is retried. `*` in the pattern matches any characters.
+    may raise Retryable or Permanent; any other exception is retried. `*` in the pattern matches any characters;
+    `net.authorize.` at its beginning may be left out.
     """
 
     def register(handler: H) -> H:
