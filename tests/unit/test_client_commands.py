@@ -80,6 +80,14 @@ async def test_each_refusal_has_its_exit_code_and_a_plain_sentence(api: AdminApi
     assert told in found.err
 
 
+async def test_a_refusal_says_each_mistake_once(api: AdminApi) -> None:
+    said = {"limit": "too large", "status.0": "unknown"}
+    errors = [{"in": "query", "name": name, "message": message} for name, message in said.items()]
+    api.answer("GET", f"events/{event_id(1)}", lambda *_: problem(422, "limit: too large", errors=errors))
+    found = await ran(api.url, *SHOW)
+    assert "cannot use this: limit: too large; query status.0: unknown\n" in found.err
+
+
 async def test_a_wrong_token_and_one_that_may_only_look_are_not_allowed(api: AdminApi) -> None:
     wrong = await ran(api.url, *SHOW, token="wrong-token-1")
     assert wrong.code == Exit.NOT_ALLOWED
@@ -328,6 +336,12 @@ async def test_a_bulk_command_counts_asks_and_follows_what_was_agreed_to(api: Ad
     assert body["reason"] == "reopened"
     assert body["filter"] == {"died_to": "2026-01-31T12:00:00Z"}, "no event that died after the count"
     assert "all" not in body
+
+
+async def test_one_event_is_told_in_the_singular(api: AdminApi) -> None:
+    working(api, "redrive", "dead-letters", {"state": "done", "done": 1})
+    found = await ran(api.url, "dead-letters", "redrive", "--all", "--yes", "--note", "reopened")
+    assert "1 event redriven" in found.out
 
 
 async def test_with_yes_a_filter_goes_as_given_and_the_operation_is_told_whole(api: AdminApi) -> None:

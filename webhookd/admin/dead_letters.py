@@ -174,7 +174,7 @@ class DeadLetterRoutes:
         return await self._order(call, Kind.REDRIVE, call.body.rate)
 
     async def discard(self, call: Call) -> OperationShape:
-        """Let dead events go: they stay dead, lose their copy in the dead-letter queue, and retention may remove them."""
+        """Discard dead events: they stay dead, lose their copy in the dead-letter queue, and retention may remove them."""
         return await self._order(call, Kind.DISCARD, 1.0)
 
     async def _order(self, call: Call, kind: Kind, rate: float) -> OperationShape:

@@ -141,7 +141,7 @@ class EventRow(Shape):
     retry_at: Annotated[Time | None, Field(description="When its next attempt is due.")]
     finished_at: Time | None
     redriven_at: Annotated[Time | None, Field(description="When an operator last put it back.")]
-    discarded_at: Annotated[Time | None, Field(description="When an operator let it go.")]
+    discarded_at: Annotated[Time | None, Field(description="When an operator discarded the event.")]
     error: Annotated[
         str | None, Field(description="In one line: why it is dead, or the last failed attempt; may quote customer data.")
     ]

@@ -172,12 +172,13 @@ def _by_another_account(body: bytes, digest: bytes, account: str | None, keys: M
     for other, of in keys.items():
         if other == account:
             continue
+        setting = "WEBHOOKD_SIGNATURE_KEYS" if account == "default" else "WEBHOOKD_ACCOUNTS__<NAME>__SIGNATURE_KEYS"
         with contextlib.suppress(SignatureError):
             key = Verifier(of[:_MOST_KEYS]).verify(body, f"sha512={digest.hex()}")
             return Diagnosis(
                 Finding.OTHER_ACCOUNT,
                 f"The key {key} of the account {other} made this signature. In the Merchant Interface, let the webhook's URL "
-                f"end with /{other}, or set the key for the account of this path.",
+                f"end with /{other}, or set {setting} to the key, for the account of this path.",
             )
     return None
 

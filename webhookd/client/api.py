@@ -197,11 +197,13 @@ def _parsed(text: str) -> Any:
 
 
 def _said(problem: Json) -> str:
-    parts = [problem.get("detail") or problem.get("title") or "no reason was given"]
+    detail = str(problem.get("detail") or problem.get("title") or "no reason was given")
     errors = problem.get("errors")
     listed = [error for error in errors if isinstance(error, dict)] if isinstance(errors, list) else []
-    parts += [f"{error.get('in')} {error.get('name')}: {error.get('message')}" for error in listed]
-    return plain("; ".join(map(str, parts))[:_LONGEST])
+    named = [(error.get("in"), f"{error.get('name')}: {error.get('message')}") for error in listed]
+    # The detail often repeats the first error.
+    parts = [detail, *(f"{place} {said}" for place, said in named if not detail.startswith(said))]
+    return plain("; ".join(parts)[:_LONGEST])
 
 
 def with_api(url: str | None, folder: Path, work: Callable[[Api], Coroutine[Any, Any, T]]) -> T:

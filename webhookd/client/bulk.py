@@ -107,7 +107,8 @@ def finish(operation: Json, *, as_json: bool) -> None:
         _tell_count(operation, dry_run=True)
     else:
         skipped = f", {operation['skipped']} had moved on" if operation["skipped"] else ""
-        say(f"{operation['done']} events {_PAST.get(operation['kind'], 'done')}{skipped}")
+        events = "event" if operation["done"] == 1 else "events"
+        say(f"{operation['done']} {events} {_PAST.get(operation['kind'], 'done')}{skipped}")
     if operation["state"] != "done":
         _fail(operation)
 

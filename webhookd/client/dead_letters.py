@@ -1,4 +1,4 @@
-"""`webhookd dead-letters`: look at dead events, redrive them, or let them go."""
+"""`webhookd dead-letters`: look at dead events, redrive or discard them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from webhookd.errors import SettingsError
 app = typer.Typer(
     name="dead-letters",
     no_args_is_help=True,
-    help="Look at dead events, redrive them, or let them go.\n\n"
+    help="Look at dead events, redrive or discard them.\n\n"
     "A dead event is one whose handlers gave up (`Permanent`), or failed at every attempt. It keeps its place in "
     "PostgreSQL, its body and its audit trail, and has a copy in the dead-letter queue.\n\n"
     "The admin API is that of WEBHOOKD_API_URL and WEBHOOKD_API_TOKEN (or WEBHOOKD_API_TOKEN_FILE), else this machine's "
@@ -42,7 +42,7 @@ def list_(
     reason: Reason = None,
     since: options.DiedSince = None,
     until: options.DiedUntil = None,
-    discarded: Annotated[bool, typer.Option("--discarded", help="Those that were let go, instead.")] = False,
+    discarded: Annotated[bool, typer.Option("--discarded", help="Show discarded events instead.")] = False,
     limit: options.Limit = 50,
     url: options.Url = None,
     folder: Folder = FOLDER,
@@ -130,7 +130,7 @@ def discard(
     folder: Folder = FOLDER,
     as_json: AsJson = False,
 ) -> None:
-    """Let dead events go: they stay dead, lose their copy in the dead-letter queue, and retention may remove them.
+    """Discard dead events: they stay dead, lose their copy in the dead-letter queue, and retention may remove them.
 
     It counts first and asks. `webhookd dead-letters list --discarded` shows them; until retention has removed one, its id
     can still be redriven.

@@ -61,7 +61,7 @@ def list_(
     """
     query = _query(search, status, event_type, account, entity_id, invoice_number, merchant_reference, since=since, until=until)
     rows, more = with_api(url, folder, lambda api: collect(api, "events", key="events", limit=limit, **query))
-    if tell_list(rows, key="events", more=more, as_json=as_json, none="no such event"):
+    if tell_list(rows, key="events", more=more, as_json=as_json, none="no event matches"):
         event_table(rows)
         if more:
             tell_more(limit)

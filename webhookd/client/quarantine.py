@@ -22,7 +22,7 @@ from webhookd.errors import SettingsError
 app = typer.Typer(
     name="quarantine",
     no_args_is_help=True,
-    help="Look at authentic bodies that could not become events, release them, or let them go.\n\n"
+    help="Look at authentic bodies that could not become events, release or discard them.\n\n"
     "A body is here because it is no JSON object, lacks an id or a type, or its date is out of bounds. Once the reason is "
     "gone (a wider WEBHOOKD_MAX_EVENT_AGE, say) it can be released: it becomes an event like any other. So can a body that is "
     "not quite JSON: Latin-1 and UTF-16 are read as such, and half a surrogate pair becomes U+FFFD. The audit says so.\n\n"
@@ -61,7 +61,7 @@ def list_(
         "received_to": options.moment("--until", until),
     }
     rows, more = with_api(url, folder, lambda api: collect(api, "quarantine", key="bodies", limit=limit, **query))
-    if tell_list(rows, key="bodies", more=more, as_json=as_json, none="no such body"):
+    if tell_list(rows, key="bodies", more=more, as_json=as_json, none="no body matches"):
         lines = (
             (row["id"], row["account"], row["reason"], instant(row["received_at"]), row["times_received"], row["detail"])
             for row in rows
@@ -117,7 +117,7 @@ def discard(
     folder: Folder = FOLDER,
     as_json: AsJson = False,
 ) -> None:
-    """Let bodies go: they can be released no more.
+    """Discard bodies: they can be released no more.
 
     For example: `webhookd quarantine discard 01890a5d-ac96-774b-bcce-b302099a8057 --yes --note 'a test of ours'`.
     """
