@@ -24,12 +24,22 @@ import pytest
 from dotenv import dotenv_values
 
 from tests.conftest import Servers
+from tests.helpers.readme import README
 from tests.helpers.running import KEY
 from tests.helpers.wait import until
 from webhookd.authorizenet.notification import EVENT_TYPES
 from webhookd.dev.servers import free_port
 
 _ESCAPE = "\x1b"
+_SHOP = """
+from webhookd import on
+
+
+@on("payment.refund.*")
+async def book(event, connection):
+    await connection.execute("CREATE TABLE refunds (event_type text)")
+    await connection.execute("INSERT INTO refunds VALUES ($1)", event.event_type)
+"""
 
 
 class Dev:
@@ -276,6 +286,27 @@ async def test_a_wrong_setting_is_named_before_anything_starts(dev: Dev) -> None
     assert "WEBHOOKD_DATABASE_URL" not in dev.printed, "it needs none"
     assert "hunter2" not in dev.printed
     assert not (dev.folder / ".webhookd").exists()
+
+
+async def test_handlers_that_cannot_be_imported_are_named_before_anything_starts(dev: Dev) -> None:
+    dev.start(settings={"WEBHOOKD_HANDLERS": "shop"})
+    await _refuses(dev, 2, "WEBHOOKD_HANDLERS: importing 'shop' failed with ModuleNotFoundError", "on PYTHONPATH")
+    assert not (dev.folder / ".webhookd").exists()
+
+
+async def test_the_readmes_command_calls_a_handler_of_the_current_folder(dev: Dev) -> None:
+    (line,) = re.findall(r"^(\S+=\S+ .*)webhookd dev$", README.read_text(), re.MULTILINE)
+    (dev.folder / "shop.py").write_text(_SHOP)
+    dev.start(settings=dict(variable.split("=") for variable in line.split()))
+    await dev.prints("trigger all")
+    assert "\n23 events processed" in dev.printed
+    connection = await asyncpg.connect(dotenv_values(dev.folder / ".webhookd" / "dev.env")["WEBHOOKD_DATABASE_URL"])
+    try:
+        booked = await connection.fetch("SELECT event_type FROM refunds")
+    finally:
+        await connection.close()
+    assert [row["event_type"] for row in booked] == ["net.authorize.payment.refund.created"]
+    assert await dev.ends(signal.SIGINT) == 0
 
 
 async def test_a_missing_wheel_is_named_with_the_remedy_and_the_other_servers_stop(dev: Dev) -> None:

@@ -535,7 +535,7 @@ async def test_operations_are_listed_shown_followed_and_cancelled(api: AdminApi)
     shown = await ran(api.url, "operations", "show", event_id(999))
     assert (shown.code, "state: failed" in shown.out) == (Exit.DONE, True)
     assert (await ran(api.url, "operations", "show", event_id(999), "--follow")).code == Exit.FAILED
-    assert "is cancelled: 1 events were done" in (await ran(api.url, "operations", "cancel", event_id(999))).out
+    assert "is cancelled: 1 event done" in (await ran(api.url, "operations", "cancel", event_id(999))).out
 
 
 async def test_stats_are_shown_with_what_is_not_known(api: AdminApi) -> None:

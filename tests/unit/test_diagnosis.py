@@ -100,8 +100,8 @@ def test_the_diagnosis_names_the_key_the_account_and_the_remedy() -> None:
     assert other.finding is Finding.OTHER_ACCOUNT
     assert f"key {fingerprint(EU)} of the account eu" in other.likely
     assert "end with /eu" in other.likely
-    assert "set WEBHOOKD_ACCOUNTS__<NAME>__SIGNATURE_KEYS" in other.likely
-    assert "set WEBHOOKD_SIGNATURE_KEYS" in diagnose(BODY, sign(BODY, EU), "default", KEYS).likely
+    assert "add the key to WEBHOOKD_ACCOUNTS__<NAME>__SIGNATURE_KEYS" in other.likely
+    assert "add the key to WEBHOOKD_SIGNATURE_KEYS" in diagnose(BODY, sign(BODY, EU), "default", KEYS).likely
 
 
 def test_a_key_that_cannot_be_a_signature_key_is_named() -> None:

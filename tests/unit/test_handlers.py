@@ -30,7 +30,7 @@ def test_patterns_match_in_registration_order() -> None:
     assert [r.handler for r in registry.matching("net.authorize.customer.created")] == [_two, _one]
 
 
-@pytest.mark.parametrize("pattern", ["payment.refund.*", "net.authorize.payment.refund.*", "*.refund.*"])
+@pytest.mark.parametrize("pattern", ["payment.refund.*", "net.authorize.payment.refund.*", "*.refund.*", "net*.refund.*"])
 def test_a_pattern_matches_with_and_without_the_providers_prefix(pattern: str) -> None:
     registry = Registry()
     registry.add(pattern, _one)

@@ -55,7 +55,15 @@ def test_a_sample_is_a_notification_with_money_as_the_provider_writes_it(event_t
 
 
 @pytest.mark.parametrize(
-    ("pattern", "count"), [("all", 23), ("payment.*", 9), ("net.authorize.payment.void.created", 1), ("customer.updated", 1)]
+    ("pattern", "count"),
+    [
+        ("all", 23),
+        ("payment.*", 9),
+        ("*.fraud.*", 3),
+        ("net*", 23),
+        ("net.authorize.payment.void.created", 1),
+        ("customer.updated", 1),
+    ],
 )
 def test_a_pattern_names_event_types(pattern: str, count: int) -> None:
     assert len(traffic.matching_types(pattern)) == count

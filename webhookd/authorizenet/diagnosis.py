@@ -178,7 +178,7 @@ def _by_another_account(body: bytes, digest: bytes, account: str | None, keys: M
             return Diagnosis(
                 Finding.OTHER_ACCOUNT,
                 f"The key {key} of the account {other} made this signature. In the Merchant Interface, let the webhook's URL "
-                f"end with /{other}, or set {setting} to the key, for the account of this path.",
+                f"end with /{other}, or add the key to {setting}, for the account of this path.",
             )
     return None
 

@@ -11,8 +11,9 @@ from webhookd import body as bodies
 from webhookd.authorizenet.content import content_hash
 from webhookd.errors import UnusableError
 
+PREFIX = "net.authorize."  # of every event type
 EVENT_TYPES: tuple[str, ...] = tuple(
-    f"net.authorize.{name}"
+    PREFIX + name
     for name in (
         "payment.authorization.created",
         "payment.authcapture.created",
@@ -58,8 +59,11 @@ def canonical(event_type: str) -> str:
 
 
 def whole_pattern(pattern: str) -> str:
-    """The pattern of event types in full: `net.authorize.` may be left out, as in `payment.*`."""
-    return pattern if pattern.startswith(("net.", "*")) else f"net.authorize.{pattern}"
+    """The pattern of event types in full: `net.authorize.` may be left out, as in `payment.*`. `*` stands for any text."""
+    start, _, _ = pattern.partition("*")
+    # `net*` and `*` begin as the prefix does, so they need none.
+    whole = start.startswith("net.") or PREFIX.startswith(start)
+    return pattern if whole else PREFIX + pattern
 
 
 class Notification(NamedTuple):

@@ -200,9 +200,9 @@ def _said(problem: Json) -> str:
     detail = str(problem.get("detail") or problem.get("title") or "no reason was given")
     errors = problem.get("errors")
     listed = [error for error in errors if isinstance(error, dict)] if isinstance(errors, list) else []
-    named = [(error.get("in"), f"{error.get('name')}: {error.get('message')}") for error in listed]
-    # The detail often repeats the first error.
-    parts = [detail, *(f"{place} {said}" for place, said in named if not detail.startswith(said))]
+    mistakes = [(error.get("in"), f"{error.get('name')}: {error.get('message')}") for error in listed]
+    # The API's detail repeats the first mistake.
+    parts = [detail, *(f"{place} {mistake}" for place, mistake in mistakes if not detail.startswith(mistake))]
     return plain("; ".join(parts)[:_LONGEST])
 
 

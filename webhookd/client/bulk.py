@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from webhookd.client.api import Api, Json, with_api
 from webhookd.client.failures import ApiError, Exit
-from webhookd.client.screen import counts, plain, say, tell_json
+from webhookd.client.screen import counts, number_of, plain, say, tell_json
 from webhookd.console import err
 from webhookd.errors import SettingsError
 
@@ -52,7 +52,7 @@ def act(
             _fail(count)
         if dry_run or not count["total"]:
             return
-        typer.confirm(f"{kind} {count['total']} events?", abort=True, err=True)
+        typer.confirm(f"{kind} {number_of(count['total'], 'event')}?", abort=True, err=True)
         if "ids" not in body:
             # What came after the count was not agreed to.
             chosen = dict(body.get("filter", {}))
@@ -107,8 +107,7 @@ def finish(operation: Json, *, as_json: bool) -> None:
         _tell_count(operation, dry_run=True)
     else:
         skipped = f", {operation['skipped']} had moved on" if operation["skipped"] else ""
-        events = "event" if operation["done"] == 1 else "events"
-        say(f"{operation['done']} {events} {_PAST.get(operation['kind'], 'done')}{skipped}")
+        say(f"{number_of(operation['done'], 'event')} {_PAST.get(operation['kind'], 'done')}{skipped}")
     if operation["state"] != "done":
         _fail(operation)
 
@@ -126,4 +125,4 @@ def _tell_count(operation: Json, *, dry_run: bool) -> None:
     counts("type", operation["event_types"])
     counts("reason", operation["reasons"])
     if dry_run:
-        say(f"{plain(operation['kind'])} would take {operation['total']} events; nothing was changed")
+        say(f"{plain(operation['kind'])} would take {number_of(operation['total'], 'event')}; nothing was changed")

@@ -11,7 +11,7 @@ from webhookd.client import bulk, options
 from webhookd.client.api import with_api
 from webhookd.client.failures import EXIT_CODES
 from webhookd.client.rows import collect, tell_list, tell_more
-from webhookd.client.screen import counts, fields, instant, plain, say, table, tell_json
+from webhookd.client.screen import counts, fields, instant, number_of, plain, say, table, tell_json
 from webhookd.console import FOLDER, Folder
 from webhookd.console import Json as AsJson
 
@@ -84,4 +84,4 @@ def cancel(operation_id: OperationId, url: options.Url = None, folder: Folder = 
     if as_json:
         tell_json(operation)
     else:
-        say(f"operation {plain(operation['id'])} is {plain(operation['state'])}: {operation['done']} events were done")
+        say(f"operation {plain(operation['id'])} is {plain(operation['state'])}: {number_of(operation['done'], 'event')} done")

@@ -14,7 +14,7 @@ from webhookd.client.api import Api, Json, with_api
 from webhookd.client.events import tell_failures
 from webhookd.client.failures import EXIT_CODES, ApiError, Exit
 from webhookd.client.rows import collect, tell_body, tell_list, tell_more
-from webhookd.client.screen import fields, instant, plain, say, table, tell_json
+from webhookd.client.screen import fields, instant, number_of, plain, say, table, tell_json
 from webhookd.console import FOLDER, Folder
 from webhookd.console import Json as AsJson
 from webhookd.errors import SettingsError
@@ -123,8 +123,10 @@ def discard(
     """
     if not yes:
         if as_json or not sys.stdin.isatty():
-            raise SettingsError(f"{len(ids)} bodies would be discarded: give --yes if nobody can be asked")
-        typer.confirm(f"discard {len(ids)} bodies?", abort=True, err=True)
+            raise SettingsError(
+                f"{number_of(len(ids), 'body', 'bodies')} would be discarded: give --yes if nobody can be asked"
+            )
+        typer.confirm(f"discard {number_of(len(ids), 'body', 'bodies')}?", abort=True, err=True)
     _handle("discard", "discarded", ids, note, url, folder, as_json=as_json)
 
 

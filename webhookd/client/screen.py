@@ -30,6 +30,11 @@ def instant(value: object) -> str:
     return plain(value).replace("T", " ")[:19]
 
 
+def number_of(number: int, noun: str, several: str | None = None) -> str:
+    """`1 event`, `3 events`; `several` for a plural with another ending."""
+    return f"{number} {noun if number == 1 else several or f'{noun}s'}"
+
+
 def money(value: object) -> str:
     """An amount with two decimals, or with as many as it has beyond two."""
     text = plain(value)

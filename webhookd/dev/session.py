@@ -27,6 +27,7 @@ from webhookd.dev.known import Target, given_settings, reachable
 from webhookd.dev.servers import Stack
 from webhookd.errors import SettingsError, UnavailableError
 from webhookd.event import Status
+from webhookd.process import handlers
 from webhookd.settings import Settings, load
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ def run(folder: Path, *, samples: bool, console: Console, loop: Callable[[Corout
             "WEBHOOKD_TLS_CERTIFICATE: `webhookd dev` speaks HTTP on this machine; unset it, or use `webhookd serve`"
         )
     _check_ports(checked)
+    handlers.load(checked.handlers)
     stack = Stack(
         folder,
         database_url=checked.database_url.get_secret_value() if "database_url" in given else None,

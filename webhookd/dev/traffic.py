@@ -21,11 +21,10 @@ from typing import Any
 import aiohttp
 import orjson
 
-from webhookd.authorizenet.notification import EVENT_TYPES
+from webhookd.authorizenet.notification import EVENT_TYPES, PREFIX, whole_pattern
 from webhookd.authorizenet.signature import sign
 from webhookd.errors import SettingsError
 
-_PREFIX = "net.authorize."
 _FRAUD = [{"fraudFilter": "Shipping-Billing Mismatch Filter", "fraudAction": "authAndHold"}]
 _SUBSCRIPTION_STATUS = {
     "suspended": "suspended",
@@ -45,10 +44,10 @@ def matching_types(pattern: str) -> list[str]:
     """
     if pattern == "all":
         return list(EVENT_TYPES)
-    full = pattern if pattern.startswith(_PREFIX) else _PREFIX + pattern
+    full = whole_pattern(pattern)
     if found := [name for name in EVENT_TYPES if fnmatch.fnmatchcase(name, full)]:
         return found
-    if pattern.startswith(_PREFIX) and "*" not in pattern:
+    if pattern.startswith(PREFIX) and "*" not in pattern:
         return [pattern]
     raise SettingsError(f"no event type matches {pattern!r}; known are: all, {', '.join(EVENT_TYPES)}")
 
@@ -67,7 +66,7 @@ def sample(event_type: str, number: int, when: datetime | None = None) -> Sample
     """A notification of `event_type`; `number` makes its entity, so that types with one number tell one story."""
     when = when or datetime.now(UTC)
     notification_id = str(uuid.uuid4())
-    payload = _payload(event_type.removeprefix(_PREFIX), number)
+    payload = _payload(event_type.removeprefix(PREFIX), number)
     body = {
         "notificationId": notification_id,
         "eventType": event_type,
