@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
+
 
 class WebhookdError(Exception):
     """Base of every error that webhookd raises on purpose; its message says what to do."""
@@ -50,13 +52,25 @@ class ConflictError(WebhookdError):
     """What an operator asked for cannot be done as things stand; the message says why."""
 
 
+class Unusable(StrEnum):
+    """Why an authentic body cannot become an event."""
+
+    NOT_JSON = "not_json"
+    NOT_OBJECT = "not_object"
+    NO_NOTIFICATION_ID = "no_notification_id"
+    NO_EVENT_TYPE = "no_event_type"
+    UNSTORABLE = "unstorable"
+    TOO_OLD = "too_old"
+    IN_THE_FUTURE = "in_the_future"
+
+
 class UnusableError(WebhookdError):
-    """An authentic body that cannot become an event: it goes to quarantine. `reason` is a short code.
+    """An authentic body that cannot become an event: it goes to quarantine.
 
     `key` is the fingerprint of the key that verified the body; whoever verified it sets it.
     """
 
-    def __init__(self, reason: str, detail: str, key: str = "") -> None:
+    def __init__(self, reason: Unusable, detail: str, key: str = "") -> None:
         super().__init__(detail)
         self.reason = reason
         self.detail = detail

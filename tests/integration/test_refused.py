@@ -286,6 +286,21 @@ async def test_while_postgresql_is_away_samples_are_dropped_and_counted(
     await daemon.stop()
 
 
+@pytest.mark.parametrize(
+    ("path", "name", "choice"),
+    [("refused", "reason", "too_slow"), ("refused", "finding", "body_changed"), ("quarantine", "reason", "too_old")],
+)
+async def test_a_reason_that_there_is_not_is_refused_with_those_that_there_are(
+    daemon: Daemon, path: str, name: str, choice: str
+) -> None:
+    async with aiohttp.ClientSession(daemon.admin_url, headers={"Authorization": f"Bearer {LOOK}"}) as http:
+        async with http.get(f"/webhooks/{path}", params={name: "nonsense"}) as answer:
+            assert answer.status == 422
+            assert choice in (await answer.json())["detail"]
+        async with http.get(f"/webhooks/{path}", params={name: choice}) as answer:
+            assert answer.status == 200
+
+
 async def test_pages_follow_each_other(daemon: Daemon, connection: Connection) -> None:
     await add(connection, 5)
     seen: list[str] = []

@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from enum import StrEnum
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -34,6 +35,8 @@ from webhookd.client import api as client
 from webhookd.client import bulk, tail
 from webhookd.client.failures import Exit
 from webhookd.client.target import Target
+from webhookd.errors import Unusable
+from webhookd.receive.refusal import Fault
 
 REPOSITORY = Path(__file__).parents[2]
 HOSTILE = "\x1b]0;owned\x07[bold]\x9b2J\u202e\ud800 end"
@@ -524,6 +527,16 @@ async def test_refused_webhooks_are_listed_and_what_strangers_wrote_reaches_no_t
     assert not any(sign in listed.out for sign in "\x1b\x07\u202e")
     told = json.loads((await ran(api.url, "refused", "list", "--json")).out)
     assert [one["size"] for one in told["samples"]] == [340, None]
+
+
+@pytest.mark.parametrize(("group", "choices"), [("refused", Fault), ("quarantine", Unusable)])
+async def test_a_reason_that_there_is_not_is_refused_with_those_that_there_are(
+    api: AdminApi, group: str, choices: type[StrEnum]
+) -> None:
+    found = await ran(api.url, group, "list", "--reason", "nonsense")
+    assert (found.code, found.out) == (Exit.USAGE, "")
+    assert [choice for choice in choices if choice not in found.err] == []
+    assert api.asked == []
 
 
 async def test_operations_are_listed_shown_followed_and_cancelled(api: AdminApi) -> None:

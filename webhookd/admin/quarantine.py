@@ -10,6 +10,7 @@ from webhookd.admin.access import Role
 from webhookd.admin.events import Id, Reason
 from webhookd.admin.route import Call, Route, Shape
 from webhookd.admin.shapes import Body, Cursor, GivenTime, Limit, Text, Time, body_of
+from webhookd.errors import Unusable
 from webhookd.operate.place import Place, place_of
 from webhookd.operate.quarantine import Quarantine, release_refused
 
@@ -20,10 +21,7 @@ class QuarantineQuery(Shape):
     """Which bodies; all that is given must hold."""
 
     account: Text | None = None
-    reason: Annotated[
-        Text | None,
-        Field(description="not_json, not_object, no_notification_id, no_event_type, unstorable, too_old or in_the_future."),
-    ] = None
+    reason: Unusable | None = None
     state: State = "waiting"
     received_from: GivenTime | None = None
     received_to: GivenTime | None = None

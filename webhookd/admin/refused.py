@@ -4,28 +4,34 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from webhookd.admin.access import Role
 from webhookd.admin.route import Call, Route, Shape
 from webhookd.admin.shapes import Cursor, Limit, Text, Time
 from webhookd.operate.place import Place, place_of
 from webhookd.operate.statements import Statements
+from webhookd.receive.refusal import Fault
+from webhookd.receive.samples import FINDINGS
 from webhookd.store.queries import queries
+
+
+def _known(finding: str | None) -> str | None:
+    if finding is not None and finding not in FINDINGS:
+        raise ValueError(f"must be one of {', '.join(FINDINGS)}")
+    return finding
 
 
 class RefusedQuery(Shape):
     """Which samples; all that is given must hold."""
 
     account: Annotated[Text | None, Field(description="`unknown` for paths of no account.")] = None
-    reason: Annotated[
-        Text | None,
-        Field(
-            description="signature_missing, signature_malformed, signature_mismatch, unknown_account, unknown_path, "
-            "content_encoding, too_large, too_slow, truncated or bad_expect."
-        ),
+    reason: Fault | None = None
+    finding: Annotated[
+        str | None,
+        AfterValidator(_known),
+        Field(description="What is likely wrong.", json_schema_extra={"enum": [*FINDINGS, None]}),
     ] = None
-    finding: Annotated[Text | None, Field(description="What is likely wrong: body_changed, unknown_key …")] = None
     limit: Limit = 50
     cursor: Cursor | None = None
 

@@ -20,7 +20,7 @@ _LARGEST_BODY = 131_072  # bytes; a thousand ids, or the longest filter with eac
 _MOST_PARAMETERS = 100  # of a query; the longest filter has about 70
 _MOST_ERRORS = 10  # that an answer lists
 _LONGEST_NAME = 60  # characters of a name that was given
-_LONGEST_MESSAGE = 200
+_LONGEST_MESSAGE = 500  # characters: one names all choices
 
 
 class Shape(BaseModel):

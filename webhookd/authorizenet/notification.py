@@ -9,7 +9,7 @@ import orjson
 
 from webhookd import body as bodies
 from webhookd.authorizenet.content import content_hash
-from webhookd.errors import UnusableError
+from webhookd.errors import Unusable, UnusableError
 
 PREFIX = "net.authorize."  # of every event type
 EVENT_TYPES: tuple[str, ...] = tuple(
@@ -89,7 +89,7 @@ def parse(body: bytes, account: str) -> Notification:
     try:
         envelope = orjson.loads(text)
     except (ValueError, RecursionError) as error:
-        raise UnusableError("not_json", bodies.why_unreadable(body, error)) from error
+        raise UnusableError(Unusable.NOT_JSON, bodies.why_unreadable(body, error)) from error
     return _notification(envelope, text, account)
 
 
@@ -98,7 +98,7 @@ def parse_mended(body: bytes, account: str) -> tuple[Notification, tuple[str, ..
     try:
         return parse(body, account), ()
     except UnusableError as error:
-        if error.reason != "not_json":
+        if error.reason is not Unusable.NOT_JSON:
             raise
         text, mended = bodies.read(body)
         try:
@@ -110,11 +110,11 @@ def parse_mended(body: bytes, account: str) -> tuple[Notification, tuple[str, ..
 
 def _notification(envelope: Any, text: bytes, account: str) -> Notification:
     if not isinstance(envelope, dict):
-        raise UnusableError("not_object", "the body is JSON, but no object")
-    notification_id = _required(envelope, "notificationId", "no_notification_id").lower()
-    event_type = canonical(_required(envelope, "eventType", "no_event_type"))
+        raise UnusableError(Unusable.NOT_OBJECT, "the body is JSON, but no object")
+    notification_id = _required(envelope, "notificationId", Unusable.NO_NOTIFICATION_ID).lower()
+    event_type = canonical(_required(envelope, "eventType", Unusable.NO_EVENT_TYPE))
     if len(notification_id) > _LONGEST:  # lower-casing can lengthen
-        raise UnusableError("unstorable", "notificationId is too long")
+        raise UnusableError(Unusable.UNSTORABLE, "notificationId is too long")
     event_date = _date(envelope.get("eventDate"))
     raw_payload = envelope.get("payload")
     payload: dict[str, Any] = raw_payload if isinstance(raw_payload, dict) else {}
@@ -131,13 +131,13 @@ def _notification(envelope: Any, text: bytes, account: str) -> Notification:
     )
 
 
-def _required(envelope: dict[str, Any], name: str, reason: str) -> str:
+def _required(envelope: dict[str, Any], name: str, reason: Unusable) -> str:
     value = envelope.get(name)
     if not isinstance(value, str) or not value.strip():
         raise UnusableError(reason, f"{name} is missing, empty or not text")
     value = value.strip()
     if not _storable(value):
-        raise UnusableError("unstorable", f"{name} is longer than {_LONGEST} characters, or holds U+0000 or U+001F")
+        raise UnusableError(Unusable.UNSTORABLE, f"{name} is longer than {_LONGEST} characters, or holds U+0000 or U+001F")
     return value
 
 
@@ -172,10 +172,10 @@ def _date(value: object) -> datetime | None:
 
 
 def check_age(event_date: datetime | None, now: datetime, max_age: float, max_skew: float) -> None:
-    """Raises UnusableError ("too_old", "in_the_future"; limits in seconds) outside the window; no date is inside."""
+    """Raises UnusableError (TOO_OLD, IN_THE_FUTURE; limits in seconds) outside the window; no date is inside."""
     if event_date is None:
         return
     age = (now - event_date).total_seconds()
     if age > max_age or age < -max_skew:
-        reason = "too_old" if age > 0 else "in_the_future"
+        reason = Unusable.TOO_OLD if age > 0 else Unusable.IN_THE_FUTURE
         raise UnusableError(reason, f"eventDate {event_date:%Y-%m-%dT%H:%M:%SZ} is outside the accepted window")

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
-from typing import Annotated
+from enum import StrEnum
+from typing import Annotated, Any, TypeVar
 
 import typer
 
 from webhookd.errors import SettingsError
+
+C = TypeVar("C", bound=StrEnum)
 
 Url = Annotated[str | None, typer.Option("--url", help="The admin API's address. [WEBHOOKD_API_URL]", show_default=False)]
 EventType = Annotated[
@@ -34,6 +37,18 @@ Body = Annotated[bool, typer.Option("--body", help="Its body as well: customer d
 
 _AGE = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+def one_of(choices: type[C], meaning: str) -> Any:
+    """An option that takes one of `choices`. The help lists them whole; typer's own list breaks names over lines."""
+
+    def parse(text: str) -> C:
+        try:
+            return choices(text)
+        except ValueError:
+            raise typer.BadParameter(f"{text!r} is none of {', '.join(choices)}") from None
+
+    return typer.Option(parser=parse, metavar="NAME", help=f"{meaning}: {', '.join(choices)}.")
 
 
 def moment(option: str, text: str | None) -> str | None:

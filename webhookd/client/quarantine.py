@@ -17,7 +17,7 @@ from webhookd.client.rows import collect, tell_body, tell_list, tell_more
 from webhookd.client.screen import fields, instant, number_of, plain, say, table, tell_json
 from webhookd.console import FOLDER, Folder
 from webhookd.console import Json as AsJson
-from webhookd.errors import SettingsError
+from webhookd.errors import SettingsError, Unusable
 
 app = typer.Typer(
     name="quarantine",
@@ -37,10 +37,7 @@ Ids = Annotated[list[UUID], typer.Argument(help="Bodies by id.")]
 @app.command("list")
 def list_(
     account: options.Account = None,
-    reason: Annotated[
-        str | None,
-        typer.Option(help="not_json, not_object, no_notification_id, no_event_type, unstorable, too_old or in_the_future."),
-    ] = None,
+    reason: Annotated[Unusable | None, options.one_of(Unusable, "Why they could not become events")] = None,
     state: Annotated[str, typer.Option(help="waiting, released or discarded.")] = "waiting",
     since: options.Since = None,
     until: options.Until = None,

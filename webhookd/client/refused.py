@@ -13,6 +13,7 @@ from webhookd.client.rows import collect, tell_list, tell_more
 from webhookd.client.screen import fields, instant, plain, say
 from webhookd.console import FOLDER, Folder
 from webhookd.console import Json as AsJson
+from webhookd.receive.refusal import Fault
 
 app = typer.Typer(
     name="refused",
@@ -35,13 +36,7 @@ def _group() -> None:
 @app.command("list")
 def list_(
     account: Annotated[str | None, typer.Option(help="The account; `unknown` for paths of no account.")] = None,
-    reason: Annotated[
-        str | None,
-        typer.Option(
-            help="signature_missing, signature_malformed, signature_mismatch, unknown_account, unknown_path, content_encoding, "
-            "too_large, too_slow, truncated or bad_expect."
-        ),
-    ] = None,
+    reason: Annotated[Fault | None, options.one_of(Fault, "Why they were refused")] = None,
     finding: Annotated[str | None, typer.Option(help="What is likely wrong, as --json names it: body_changed ….")] = None,
     limit: options.Limit = 20,
     url: options.Url = None,

@@ -19,7 +19,7 @@ from asyncpg.pgproto import pgproto
 from webhookd.authorizenet.notification import EVENT_TYPES, check_age, label, parse
 from webhookd.authorizenet.signature import Verifier, fingerprint
 from webhookd.batcher import Batcher
-from webhookd.errors import RefusedError, UnavailableError, UnusableError
+from webhookd.errors import RefusedError, UnavailableError, Unusable, UnusableError
 from webhookd.failpoints import Failpoint, reach
 from webhookd.lifecycle import Watch
 from webhookd.logs import logger
@@ -282,7 +282,7 @@ class Intake:
         )
         return [
             # PostgreSQL refused this one alone; it is authentic, so it is kept aside rather than refused.
-            UnusableError("unstorable", why_not_stored(result), arrival.key_fingerprint)
+            UnusableError(Unusable.UNSTORABLE, why_not_stored(result), arrival.key_fingerprint)
             if isinstance(result, Exception)
             else result
             for arrival, result in zip(arrivals, results, strict=True)

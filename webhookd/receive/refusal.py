@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from http import HTTPStatus
 from typing import NamedTuple
 
 from webhookd.errors import OverloadedError, RefusedError, SignatureError, UnavailableError
+
+
+class Fault(StrEnum):
+    """Why a webhook is refused for what came: the outcome that is counted, and the reason of its sample."""
+
+    SIGNATURE_MISSING = "signature_missing"
+    SIGNATURE_MALFORMED = "signature_malformed"
+    SIGNATURE_MISMATCH = "signature_mismatch"
+    UNKNOWN_ACCOUNT = "unknown_account"
+    UNKNOWN_PATH = "unknown_path"
+    CONTENT_ENCODING = "content_encoding"
+    TOO_LARGE = "too_large"
+    TOO_SLOW = "too_slow"
+    TRUNCATED = "truncated"
+    BAD_EXPECT = "bad_expect"
 
 
 class Refusal(NamedTuple):
@@ -20,15 +36,16 @@ class Refusal(NamedTuple):
 # The outcomes that a refused webhook of a known account is counted with, and that alerts look at.
 REFUSED = (
     *("overload", "error", "postgresql_away", "postgresql_refused", "webhookd_away"),
-    *("signature_missing", "signature_malformed", "signature_mismatch"),
+    *(Fault.SIGNATURE_MISSING, Fault.SIGNATURE_MALFORMED, Fault.SIGNATURE_MISMATCH),
 )
+_OF_SIGNATURES = {fault.removeprefix("signature_"): fault for fault in Fault if fault.startswith("signature_")}
 
 
 def refusal(error: Exception) -> Refusal:
     """What an error of the intake is answered with. What is not the sender's fault is put off: the provider sends it again."""
     match error:
         case SignatureError():
-            return Refusal(HTTPStatus.UNAUTHORIZED, "the signature does not verify", f"signature_{error.outcome}")
+            return Refusal(HTTPStatus.UNAUTHORIZED, "the signature does not verify", _OF_SIGNATURES[error.outcome])
         case UnavailableError():
             outcome = f"{error.dependency}_{'refused' if isinstance(error, RefusedError) else 'away'}"
             return Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "not able to store webhooks just now", outcome, retry=True)

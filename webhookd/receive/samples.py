@@ -17,16 +17,16 @@ from uuid import UUID
 import asyncpg
 import uuid_utils
 
-from webhookd.authorizenet.diagnosis import Diagnosis, diagnose, header_shape, not_examined
+from webhookd.authorizenet.diagnosis import Diagnosis, Finding, diagnose, header_shape, not_examined
 from webhookd.errors import WebhookdError
 from webhookd.lifecycle import Loop, Watch
 from webhookd.metrics import Metrics
 from webhookd.receive.redact import first_bytes, printable
+from webhookd.receive.refusal import Fault
 from webhookd.store.database import Database
 from webhookd.store.failures import gateway
 from webhookd.store.queries import queries
 
-SAMPLED = frozenset({400, 401, 404, 408, 413, 415, 417})  # statuses
 _WINDOW_SECONDS = 10.0
 _GROUP_PACE = 10  # samples of an account and outcome in a window
 _PEER_PACE = 5  # of those, from one address
@@ -40,25 +40,26 @@ EXAMINED = 8_192  # bytes: a longer body is not examined; a notification has abo
 _PATH = 200  # characters
 _HEADER = 100  # characters
 _LIKELY = {
-    "unknown_account": "The path names no account that is set. Set WEBHOOKD_ACCOUNTS__<NAME>__SIGNATURE_KEYS, or correct the "
-    "webhook's URL in the Merchant Interface.",
-    "unknown_path": "A signed request came to a path that webhookd does not serve. Correct the webhook's URL in the Merchant "
-    "Interface, or the path that a proxy passes on.",
-    "content_encoding": "Something on the way compressed the body. Compressed bytes are not those that were signed: turn "
+    Fault.UNKNOWN_ACCOUNT: "The path names no account that is set. Set WEBHOOKD_ACCOUNTS__<NAME>__SIGNATURE_KEYS, or correct "
+    "the webhook's URL in the Merchant Interface.",
+    Fault.UNKNOWN_PATH: "A signed request came to a path that webhookd does not serve. Correct the webhook's URL in the "
+    "Merchant Interface, or the path that a proxy passes on.",
+    Fault.CONTENT_ENCODING: "Something on the way compressed the body. Compressed bytes are not those that were signed: turn "
     "compression of requests off.",
-    "too_large": "The body is larger than WEBHOOKD_MAX_BODY_BYTES. A notification has about one thousand bytes, so the sender "
-    "is likely another one.",
-    "bad_expect": "The Expect header is none that webhookd knows. The sender is likely another one.",
-    "too_slow": "The body did not arrive within WEBHOOKD_BODY_TIMEOUT. The network or a proxy is slow, or the sender is.",
-    "truncated": "The connection ended before the body did, or the body's encoding is malformed.",
+    Fault.TOO_LARGE: "The body is larger than WEBHOOKD_MAX_BODY_BYTES. A notification has about one thousand bytes, so the "
+    "sender is likely another one.",
+    Fault.BAD_EXPECT: "The Expect header is none that webhookd knows. The sender is likely another one.",
+    Fault.TOO_SLOW: "The body did not arrive within WEBHOOKD_BODY_TIMEOUT. The network or a proxy is slow, or the sender is.",
+    Fault.TRUNCATED: "The connection ended before the body did, or the body's encoding is malformed.",
 }
+FINDINGS = (*Finding, *_LIKELY)  # what a sample's finding can be
 
 
 class Sample(NamedTuple):
     """A refused webhook, as it came."""
 
     account: str  # "unknown" for a path of no account
-    outcome: str
+    outcome: Fault
     status: int
     path: str
     peer: str
@@ -180,7 +181,7 @@ class Samples:
 
     def _diagnose(self, sample: Sample) -> Diagnosis:
         account = sample.account if sample.account in self._keys else None
-        if sample.whole and sample.header is not None and sample.outcome == "unknown_account":
+        if sample.whole and sample.header is not None and sample.outcome is Fault.UNKNOWN_ACCOUNT:
             found = diagnose(sample.body, sample.header, account, self._keys)
             if found.finding == "other_account":
                 return found
