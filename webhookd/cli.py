@@ -1,8 +1,9 @@
-"""The command line. Exit codes: 0 success, 1 failure, 2 a wrong argument or setting."""
+"""The command line. Exit codes: 0 success, 1 failure, 2 a wrong argument or setting, 141 nobody reads the output any more."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -119,22 +120,27 @@ def migrate(
     direct: Annotated[
         bool, typer.Option("--direct", help="Do not look for a pooler: what stands there leaves each session to its client.")
     ] = False,
+    folder: Folder = FOLDER,
     as_json: Json = False,
 ) -> None:
     """Bring the database's schema up to date.
 
     Safe on several replicas at once, and while webhookd runs, this release or the one before it; does nothing if nothing is
-    to do. It needs no setting but WEBHOOKD_DATABASE_URL, of a role that may create tables. Run it before `webhookd serve`, at
+    to do. It needs no setting but WEBHOOKD_DATABASE_URL, of a role that may create tables; if that is not set, the database is
+    that of the `webhookd dev` in this folder. Run it before `webhookd serve`, at
     the first time and at each upgrade: migrate, then replace the replicas. To go back to the release before, the schema stays
     as it is.
 
     A lock that another session holds is tried for again and again, so that webhooks do not wait behind it. Progress goes to
     standard error. Exit codes: 0 up to date; 1 failed; 2 a wrong setting; 3 `--check` found something to be applied.
     """
-    from webhookd import settings
+    from webhookd.dev import known
     from webhookd.store import migrations
 
-    url = settings.load_database_url()
+    url, brought = known.database_url(folder)
+    tell = partial(err.print, highlight=False, markup=False, soft_wrap=True)
+    if brought is not None:
+        tell(f"WEBHOOKD_DATABASE_URL is not set, and so taken from {brought}")
     if check:
         state = run(migrations.state(url))
         if as_json:
@@ -148,7 +154,6 @@ def migrate(
             if not state.pending:
                 out.print("the schema is up to date", highlight=False)
         raise typer.Exit(3 if state.pending else 0)
-    tell = partial(err.print, highlight=False, markup=False, soft_wrap=True)
     applied = run(migrations.migrate(url, tell=tell, lock_timeout=lock_timeout, patience=patience, direct=direct))
     if as_json:
         print(json.dumps({"applied": applied}))  # noqa: T201
@@ -334,6 +339,9 @@ def main() -> None:
         _fail(f"{error}{' (`webhookd doctor` tells more)' if isinstance(error, UnavailableError) else ''}", 1)
     except KeyboardInterrupt:
         sys.exit(130)
+    finally:
+        with contextlib.suppress(AttributeError, OSError, ValueError):  # no standard output, a full disk, or closed
+            sys.stdout.flush()  # while an exit code can still say that nobody reads
 
 
 def _fail(message: str, code: int) -> NoReturn:

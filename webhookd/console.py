@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import io
+import os
 import select
+import signal
 import sys
 from collections.abc import Coroutine
 from pathlib import Path
@@ -20,6 +22,8 @@ T = TypeVar("T")
 
 out = Console()
 err = Console(stderr=True)
+
+_NOBODY_READS = 128 + signal.SIGPIPE  # the exit code of a program that SIGPIPE ends, as a shell reports it
 
 FOLDER = Path(".webhookd")
 Folder = Annotated[
@@ -41,7 +45,7 @@ def run(work: Coroutine[Any, Any, T]) -> T:
 
 
 class _WaitingFile(io.RawIOBase):
-    """A file whose writes wait if a pipe is full and does not block."""
+    """A file whose writes wait if a pipe is full and does not block. The process ends if nobody reads the pipe any more."""
 
     def __init__(self, raw: io.RawIOBase) -> None:
         self._raw = raw
@@ -56,8 +60,14 @@ class _WaitingFile(io.RawIOBase):
         return self._raw.isatty()
 
     def write(self, data: ReadableBuffer, /) -> int:
-        while (written := self._raw.write(data)) is None:
-            select.select([], [self.fileno()], [])
+        try:
+            while (written := self._raw.write(data)) is None:
+                select.select([], [self.fileno()], [])
+        except BrokenPipeError:  # `| head` has seen enough
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.fileno())  # what is still buffered goes there
+            os.close(nowhere)
+            raise SystemExit(_NOBODY_READS) from None
         return written
 
 

@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import re
+import subprocess
 import sys
 import termios
 from importlib.metadata import version
@@ -236,6 +237,39 @@ def test_a_sessions_database_does_not_get_the_users_password(tmp_path: Path, mon
     Path("dev.env").write_text(f"WEBHOOKD_DATABASE_URL=postgresql://u@127.0.0.1/x\nWEBHOOKD_SIGNATURE_KEYS={KEY}\n")
     known.known(Path(), whole=False)
     assert "PGPASSWORD" not in os.environ
+
+
+def _session(folder: Path, database_url: str) -> None:
+    (folder / ".webhookd").mkdir()
+    (folder / ".webhookd" / "dev.env").write_text(f"WEBHOOKD_DATABASE_URL={database_url}\n")
+
+
+async def test_migrate_finds_the_database_of_a_session_and_says_so(servers: Servers, tmp_path: Path) -> None:
+    _session(tmp_path, servers.database_url)
+    code, out, err = await webhookd("migrate", "--check", folder=tmp_path, PGPASSWORD="wrong")
+    assert (code, out) == (0, "the schema is up to date\n"), err
+    assert err == "WEBHOOKD_DATABASE_URL is not set, and so taken from .webhookd/dev.env\n"
+
+
+@pytest.mark.parametrize(
+    "url", ["u:own@db.example.com/x", "127.0.0.1,db.example.com/x", "127.0.0.1/x?passfile=/home/ann/.pgpass"]
+)
+async def test_migrate_connects_to_no_other_machine_that_only_a_session_names(tmp_path: Path, url: str) -> None:
+    _session(tmp_path, f"postgresql://{url}")
+    code, out, err = await webhookd("migrate", "--check", folder=tmp_path, PGPASSWORD="real")
+    assert (code, out) == (2, "")
+    assert err.startswith("webhookd: WEBHOOKD_DATABASE_URL: .webhookd/dev.env may name a database on this machine only")
+    assert "db.example.com" not in err
+
+
+@pytest.mark.parametrize("arguments", [("settings",), ("settings", "--json"), ("--help",)])
+def test_a_command_whose_output_nobody_reads_any_more_ends_quietly(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "webhookd", *arguments]
+    ended = subprocess.run(command, cwd=tmp_path, stdout=write, stderr=subprocess.PIPE, timeout=60, check=False)
+    os.close(write)
+    assert (ended.returncode, ended.stderr) == (141, b"")
 
 
 async def test_migrate_says_what_it_did(servers: Servers) -> None:

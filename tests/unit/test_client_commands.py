@@ -36,7 +36,7 @@ from webhookd.client import bulk, tail
 from webhookd.client.failures import Exit
 from webhookd.client.target import Target
 from webhookd.errors import Unusable
-from webhookd.receive.refusal import Fault
+from webhookd.receive.refusal import Rejection
 
 REPOSITORY = Path(__file__).parents[2]
 HOSTILE = "\x1b]0;owned\x07[bold]\x9b2J\u202e\ud800 end"
@@ -294,6 +294,11 @@ async def test_where_nobody_can_be_asked_nothing_is_done_without_yes(api: AdminA
         (("dead-letters", "redrive", "--yes", "--all", "--account", "eu"), "--all"),
         (("dead-letters", "discard", "--yes", event_id(1), "--reason", "timeout"), "--all"),
         (("events", "replay", "--yes", "--note", "x"), "filter"),
+        (("events", "replay", "--dry-run", "--status", "dead"), "--since"),
+        (("events", "show", "4711"), "'4711' is no id of webhookd's"),
+        (("dead-letters", "redrive", "4711"), "'4711' is no id of webhookd's"),
+        (("quarantine", "release", "4711"), "'4711' is no id of webhookd's"),
+        (("operations", "show", "4711"), "'4711' is no id of webhookd's"),
         (("events", "replay", "--yes", "--since", "2h"), "--note"),
         (("stats", "--window", "soon"), "--window"),
     ],
@@ -529,7 +534,7 @@ async def test_refused_webhooks_are_listed_and_what_strangers_wrote_reaches_no_t
     assert [one["size"] for one in told["samples"]] == [340, None]
 
 
-@pytest.mark.parametrize(("group", "choices"), [("refused", Fault), ("quarantine", Unusable)])
+@pytest.mark.parametrize(("group", "choices"), [("refused", Rejection), ("quarantine", Unusable)])
 async def test_a_reason_that_there_is_not_is_refused_with_those_that_there_are(
     api: AdminApi, group: str, choices: type[StrEnum]
 ) -> None:

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from webhookd.errors import SignatureError, Unusable
-from webhookd.receive.refusal import Fault, refusal
+from webhookd.receive.refusal import Rejection, refusal
 
 DASHBOARD = Path("webhookd/admin/dashboard")
 
 
-@pytest.mark.parametrize(("page", "reasons"), [("refused.js", Fault), ("quarantine-words.js", Unusable)])
+@pytest.mark.parametrize(("page", "reasons"), [("refused.js", Rejection), ("quarantine-words.js", Unusable)])
 def test_the_dashboard_has_words_for_each_reason(page: str, reasons: type[StrEnum]) -> None:
     words = (DASHBOARD / page).read_text().partition("const REASONS = {\n")[2].partition("};")[0]
     assert re.findall(r"^  (\w+): \"", words, re.MULTILINE) == list(reasons)
@@ -22,4 +22,4 @@ def test_the_dashboard_has_words_for_each_reason(page: str, reasons: type[StrEnu
 
 @pytest.mark.parametrize("outcome", ["missing", "malformed", "mismatch"])
 def test_a_signature_that_does_not_verify_is_the_senders_fault(outcome: str) -> None:
-    assert refusal(SignatureError(outcome)).outcome is Fault(f"signature_{outcome}")
+    assert refusal(SignatureError(outcome)).outcome is Rejection(f"signature_{outcome}")

@@ -11,7 +11,7 @@ from webhookd.admin.route import Call, Route, Shape
 from webhookd.admin.shapes import Cursor, Limit, Text, Time
 from webhookd.operate.place import Place, place_of
 from webhookd.operate.statements import Statements
-from webhookd.receive.refusal import Fault
+from webhookd.receive.refusal import Rejection
 from webhookd.receive.samples import FINDINGS
 from webhookd.store.queries import queries
 
@@ -26,7 +26,7 @@ class RefusedQuery(Shape):
     """Which samples; all that is given must hold."""
 
     account: Annotated[Text | None, Field(description="`unknown` for paths of no account.")] = None
-    reason: Fault | None = None
+    reason: Rejection | None = None
     finding: Annotated[
         str | None,
         AfterValidator(_known),

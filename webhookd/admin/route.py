@@ -20,6 +20,10 @@ _LARGEST_BODY = 131_072  # bytes; a thousand ids, or the longest filter with eac
 _MOST_PARAMETERS = 100  # of a query; the longest filter has about 70
 _MOST_ERRORS = 10  # that an answer lists
 _LONGEST_NAME = 60  # characters of a name that was given
+_OWN_WORDS = {  # for what pydantic finds wrong
+    "extra_forbidden": "there is no such parameter",
+    "uuid_parsing": "must be an id of webhookd's, as 01890a5d-ac96-774b-bcce-b302099a8057",
+}
 _LONGEST_MESSAGE = 500  # characters: one names all choices
 
 
@@ -107,7 +111,7 @@ class Refused(Exception):  # noqa: N818  an answer, not a mistake of ours
             {
                 "in": place,
                 "name": ".".join(map(str, one["loc"]))[:_LONGEST_NAME],
-                "message": "there is no such parameter" if one["type"] == "extra_forbidden" else _message(one["msg"]),
+                "message": _OWN_WORDS.get(one["type"]) or _message(one["msg"]),
             }
             for one in found[:_MOST_ERRORS]
         ]

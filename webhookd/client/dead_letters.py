@@ -29,7 +29,7 @@ app = typer.Typer(
 
 Ids = Annotated[
     list[UUID] | None,
-    typer.Argument(help="Events by id, up to 1000. [those that the filters choose]", show_default=False),
+    options.id_("Events by id, up to 1000. [those that the filters choose]"),
 ]
 Reason = Annotated[str | None, typer.Option(help="A part of the reason, or of the last error.")]
 All = Annotated[bool, typer.Option("--all", help="Every dead event, if nothing else chooses.")]
@@ -64,7 +64,7 @@ def list_(
 
 @app.command()
 def show(
-    event_id: Annotated[UUID, typer.Argument(help="The event's id.")],
+    event_id: Annotated[UUID, options.id_("The event's id.")],
     body: options.Body = False,
     url: options.Url = None,
     folder: Folder = FOLDER,

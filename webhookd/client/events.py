@@ -69,7 +69,7 @@ def list_(
 
 @app.command()
 def show(
-    event_id: Annotated[UUID, typer.Argument(help="The event's id: webhookd's, not the provider's.")],
+    event_id: Annotated[UUID, options.id_("The event's id: webhookd's, not the provider's.")],
     body: options.Body = False,
     url: options.Url = None,
     folder: Folder = FOLDER,
@@ -84,7 +84,7 @@ def show(
 
 @app.command()
 def retry(
-    ids: Annotated[list[UUID], typer.Argument(help="Events by id.")],
+    ids: Annotated[list[UUID], options.id_("Events by id.")],
     force: Annotated[bool, typer.Option("--force", help="Run processed ones again, too.")] = False,
     note: options.Note = "",
     url: options.Url = None,
@@ -159,8 +159,10 @@ def replay(
     """
     chosen = _query(None, status, event_type, account, entity_id, invoice_number, merchant_reference, since=since, until=until)
     chosen = {name: value for name, value in chosen.items() if value}
-    if not chosen:
-        raise SettingsError("choose the events by at least one filter, as --since 2h")
+    if not chosen.keys() - {"status"}:
+        raise SettingsError(
+            "choose the events by a filter beside --status, as --since 2h; --since 2000-01-01 chooses all of them"
+        )
     if not note and not dry_run:
         raise SettingsError("--note: say why, for the audit trail (or give --dry-run)")
     body: Json = {"filter": chosen, "reason": note or "dry run", "force": force, "rate": rate, "limit": limit}

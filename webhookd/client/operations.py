@@ -25,7 +25,7 @@ app = typer.Typer(
     "For example: `webhookd operations list --limit 5`.\n\n" + EXIT_CODES,
 )
 
-OperationId = Annotated[UUID, typer.Argument(help="The operation's id.")]
+OperationId = Annotated[UUID, options.id_("The operation's id.")]
 
 
 @app.command("list")

@@ -6,6 +6,7 @@ import re
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Any, TypeVar
+from uuid import UUID
 
 import typer
 
@@ -49,6 +50,20 @@ def one_of(choices: type[C], meaning: str) -> Any:
             raise typer.BadParameter(f"{text!r} is none of {', '.join(choices)}") from None
 
     return typer.Option(parser=parse, metavar="NAME", help=f"{meaning}: {', '.join(choices)}.")
+
+
+def _id(text: str) -> UUID:
+    try:
+        return UUID(text)
+    except ValueError:
+        raise typer.BadParameter(
+            f"{text!r} is no id of webhookd's, as 01890a5d-ac96-774b-bcce-b302099a8057; copy it whole from a list"
+        ) from None
+
+
+def id_(meaning: str) -> Any:
+    """An argument that takes one or several ids."""
+    return typer.Argument(parser=_id, metavar="ID", help=meaning, show_default=False)
 
 
 def moment(option: str, text: str | None) -> str | None:

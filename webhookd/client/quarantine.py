@@ -31,7 +31,7 @@ app = typer.Typer(
     "For example: `webhookd quarantine list --reason too_old`.\n\n" + EXIT_CODES,
 )
 
-Ids = Annotated[list[UUID], typer.Argument(help="Bodies by id.")]
+Ids = Annotated[list[UUID], options.id_("Bodies by id.")]
 
 
 @app.command("list")
@@ -70,7 +70,7 @@ def list_(
 
 @app.command()
 def show(
-    body_id: Annotated[UUID, typer.Argument(help="The body's id.")],
+    body_id: Annotated[UUID, options.id_("The body's id.")],
     body: options.Body = False,
     url: options.Url = None,
     folder: Folder = FOLDER,

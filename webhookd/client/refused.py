@@ -13,7 +13,7 @@ from webhookd.client.rows import collect, tell_list, tell_more
 from webhookd.client.screen import fields, instant, plain, say
 from webhookd.console import FOLDER, Folder
 from webhookd.console import Json as AsJson
-from webhookd.receive.refusal import Fault
+from webhookd.receive.refusal import Rejection
 
 app = typer.Typer(
     name="refused",
@@ -36,7 +36,7 @@ def _group() -> None:
 @app.command("list")
 def list_(
     account: Annotated[str | None, typer.Option(help="The account; `unknown` for paths of no account.")] = None,
-    reason: Annotated[Fault | None, options.one_of(Fault, "Why they were refused")] = None,
+    reason: Annotated[Rejection | None, options.one_of(Rejection, "Why they were refused")] = None,
     finding: Annotated[str | None, typer.Option(help="What is likely wrong, as --json names it: body_changed ….")] = None,
     limit: options.Limit = 20,
     url: options.Url = None,

@@ -6,12 +6,13 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
 
 from webhookd import sources
 from webhookd.errors import SettingsError
-from webhookd.settings import Settings, load_from
+from webhookd.settings import Settings, load_database_url, load_from
 from webhookd.sources import Found, Layer
 
 # Stands for what is required and the session will bring, while the rest of the settings is checked.
@@ -46,6 +47,27 @@ def known(folder: Path, *, whole: bool = True) -> tuple[Settings, list[str]]:
         os.environ.pop("PGPASSWORD", None)  # the session's database needs none, and gets none of the user's
     lower = set() if whole else {"database_url", "redis_url"} - sources.given(Settings.model_fields, layers)
     return load_from(layers, **{name: _STAND_INS[name] for name in lower}), sorted(taken)
+
+
+def database_url(folder: Path) -> tuple[str, Path | None]:
+    """The database's URL, and `dev.env` of `folder` if only the last session there names one.
+
+    Raises SettingsError if neither names one, or if that file names anything but a database of its own on this machine.
+    """
+    *own, dev = sources.layers(folder)
+    found = None if sources.find("database_url", own) else dev.find("database_url")
+    if found is None:
+        return load_database_url(), None
+    url = str(found.value)
+    # Parameters of a URL can name other hosts, and files of the user's.
+    loopback = sources.is_loopback(url) and not urlsplit(url).query
+    if not sources.may_go(found, named_by=found.named_by, loopback=loopback):
+        raise SettingsError(
+            f"WEBHOOKD_DATABASE_URL: {found.source} may name a database on this machine only (127.0.0.1), without parameters: "
+            "set the URL in the environment"
+        )
+    os.environ.pop("PGPASSWORD", None)
+    return url, folder / "dev.env"
 
 
 def _layers(folder: Path) -> list[Layer]:

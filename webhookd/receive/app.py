@@ -17,7 +17,7 @@ from webhookd.receive.bodies import SMALL, Bodies, Held
 from webhookd.receive.connection import Connection
 from webhookd.receive.intake import Intake, Outcome, Receipt
 from webhookd.receive.problem import render_problem
-from webhookd.receive.refusal import REFUSED, Fault, refusal
+from webhookd.receive.refusal import REFUSED, Rejection, refusal
 from webhookd.receive.reply import SERVER, Reply, render
 from webhookd.receive.samples import EXAMINED, Sample, Samples
 
@@ -82,7 +82,7 @@ class PublicApp:
             account = self.paths.get(path)
             if account is None and not _names_an_account(path):
                 if request.method == "POST" and "X-ANET-Signature" in request.headers:  # a webhook on a wrong path
-                    return self._refuse(request, None, 404, "Not Found", Fault.UNKNOWN_PATH)
+                    return self._refuse(request, None, 404, "Not Found", Rejection.UNKNOWN_PATH)
                 return Reply(render_problem(404, "Not Found"))
         if request.method != "POST":
             return _method_not_allowed("POST")
@@ -101,11 +101,11 @@ class PublicApp:
         body: bytes | None = None,
     ) -> Reply:
         self._received.labels(account or "unknown", outcome).inc()
-        if isinstance(outcome, Fault):
+        if isinstance(outcome, Rejection):
             self._sample(request, account or "unknown", status, outcome, body)
         return Reply(render_problem(status, detail, self._later if retry else ()))
 
-    def _sample(self, request: web.BaseRequest, account: str, status: int, outcome: Fault, body: bytes | None) -> None:
+    def _sample(self, request: web.BaseRequest, account: str, status: int, outcome: Rejection, body: bytes | None) -> None:
         peer = request.remote or ""
         if not self._samples.takes(account, outcome, peer):
             return
@@ -145,15 +145,17 @@ class PublicApp:
         """Decides by its head alone whether a webhook is taken. Returns the refusal, or writes what `Expect` asks for."""
         expected = request.headers.get("Expect")
         if expected is not None and expected.lower() != "100-continue":
-            return self._refuse(request, account, 417, "only Expect: 100-continue is understood", Fault.BAD_EXPECT)
+            return self._refuse(request, account, 417, "only Expect: 100-continue is understood", Rejection.BAD_EXPECT)
         if account is None:
-            return self._refuse(request, account, 404, "no such account", Fault.UNKNOWN_ACCOUNT)
+            return self._refuse(request, account, 404, "no such account", Rejection.UNKNOWN_ACCOUNT)
         if "Content-Encoding" in request.headers and not _plain(request.headers.getall("Content-Encoding")):
             # Decompressed bytes are not the bytes that were signed.
-            return self._refuse(request, account, 415, "no Content-Encoding but identity is accepted", Fault.CONTENT_ENCODING)
+            return self._refuse(
+                request, account, 415, "no Content-Encoding but identity is accepted", Rejection.CONTENT_ENCODING
+            )
         length = request.content_length or 0
         if length > self._max_body_bytes:
-            return self._refuse(request, account, 413, f"more than {self._max_body_bytes} bytes", Fault.TOO_LARGE)
+            return self._refuse(request, account, 413, f"more than {self._max_body_bytes} bytes", Rejection.TOO_LARGE)
         if not self._bodies.fits(length):
             return self._refuse(request, account, 503, "too many large bodies at once", "overload", retry=True)
         try:
@@ -179,19 +181,19 @@ class PublicApp:
                     body = await self._read(request, held)
             except TimeoutError:
                 return self._refuse(
-                    request, account, 408, f"the body took longer than {self._body_timeout:g} s", Fault.TOO_SLOW
+                    request, account, 408, f"the body took longer than {self._body_timeout:g} s", Rejection.TOO_SLOW
                 )
             except (ConnectionError, web.RequestPayloadError, asyncio.IncompleteReadError):
-                return self._refuse(request, account, 400, "the body is incomplete or malformed", Fault.TRUNCATED)
+                return self._refuse(request, account, 400, "the body is incomplete or malformed", Rejection.TRUNCATED)
             except OverloadedError:
                 return self._refuse(request, account, 503, "too many large bodies at once", "overload", retry=True)
             if body is None:
-                return self._refuse(request, account, 413, f"more than {self._max_body_bytes} bytes", Fault.TOO_LARGE)
+                return self._refuse(request, account, 413, f"more than {self._max_body_bytes} bytes", Rejection.TOO_LARGE)
             return await self._take(request, account, body, started)
 
     async def _take(self, request: web.BaseRequest, account: str, body: bytes, started: float) -> web.StreamResponse:
         if not self._intake.knows(account):  # any more, since its body began to come
-            return self._refuse(request, account, 404, "no such account", Fault.UNKNOWN_ACCOUNT)
+            return self._refuse(request, account, 404, "no such account", Rejection.UNKNOWN_ACCOUNT)
         tracing = self._intake.tracing
         origin = None if tracing is None else tracing.origin(request.headers, started)
         try:

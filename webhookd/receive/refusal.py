@@ -9,8 +9,8 @@ from typing import NamedTuple
 from webhookd.errors import OverloadedError, RefusedError, SignatureError, UnavailableError
 
 
-class Fault(StrEnum):
-    """Why a webhook is refused for what came: the outcome that is counted, and the reason of its sample."""
+class Rejection(StrEnum):
+    """Why a webhook is rejected, if its sender is at fault: the outcome that is counted, and the reason of its sample."""
 
     SIGNATURE_MISSING = "signature_missing"
     SIGNATURE_MALFORMED = "signature_malformed"
@@ -36,9 +36,9 @@ class Refusal(NamedTuple):
 # The outcomes that a refused webhook of a known account is counted with, and that alerts look at.
 REFUSED = (
     *("overload", "error", "postgresql_away", "postgresql_refused", "webhookd_away"),
-    *(Fault.SIGNATURE_MISSING, Fault.SIGNATURE_MALFORMED, Fault.SIGNATURE_MISMATCH),
+    *(Rejection.SIGNATURE_MISSING, Rejection.SIGNATURE_MALFORMED, Rejection.SIGNATURE_MISMATCH),
 )
-_OF_SIGNATURES = {fault.removeprefix("signature_"): fault for fault in Fault if fault.startswith("signature_")}
+_OF_SIGNATURES = {name.removeprefix("signature_"): name for name in Rejection if name.startswith("signature_")}
 
 
 def refusal(error: Exception) -> Refusal:

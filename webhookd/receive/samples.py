@@ -22,7 +22,7 @@ from webhookd.errors import WebhookdError
 from webhookd.lifecycle import Loop, Watch
 from webhookd.metrics import Metrics
 from webhookd.receive.redact import first_bytes, printable
-from webhookd.receive.refusal import Fault
+from webhookd.receive.refusal import Rejection
 from webhookd.store.database import Database
 from webhookd.store.failures import gateway
 from webhookd.store.queries import queries
@@ -40,17 +40,17 @@ EXAMINED = 8_192  # bytes: a longer body is not examined; a notification has abo
 _PATH = 200  # characters
 _HEADER = 100  # characters
 _LIKELY = {
-    Fault.UNKNOWN_ACCOUNT: "The path names no account that is set. Set WEBHOOKD_ACCOUNTS__<NAME>__SIGNATURE_KEYS, or correct "
-    "the webhook's URL in the Merchant Interface.",
-    Fault.UNKNOWN_PATH: "A signed request came to a path that webhookd does not serve. Correct the webhook's URL in the "
+    Rejection.UNKNOWN_ACCOUNT: "The path names no account that is set. Set WEBHOOKD_ACCOUNTS__<NAME>__SIGNATURE_KEYS, or "
+    "correct the webhook's URL in the Merchant Interface.",
+    Rejection.UNKNOWN_PATH: "A signed request came to a path that webhookd does not serve. Correct the webhook's URL in the "
     "Merchant Interface, or the path that a proxy passes on.",
-    Fault.CONTENT_ENCODING: "Something on the way compressed the body. Compressed bytes are not those that were signed: turn "
-    "compression of requests off.",
-    Fault.TOO_LARGE: "The body is larger than WEBHOOKD_MAX_BODY_BYTES. A notification has about one thousand bytes, so the "
+    Rejection.CONTENT_ENCODING: "Something on the way compressed the body. Compressed bytes are not those that were signed: "
+    "turn compression of requests off.",
+    Rejection.TOO_LARGE: "The body is larger than WEBHOOKD_MAX_BODY_BYTES. A notification has about one thousand bytes, so the "
     "sender is likely another one.",
-    Fault.BAD_EXPECT: "The Expect header is none that webhookd knows. The sender is likely another one.",
-    Fault.TOO_SLOW: "The body did not arrive within WEBHOOKD_BODY_TIMEOUT. The network or a proxy is slow, or the sender is.",
-    Fault.TRUNCATED: "The connection ended before the body did, or the body's encoding is malformed.",
+    Rejection.BAD_EXPECT: "The Expect header is none that webhookd knows. The sender is likely another one.",
+    Rejection.TOO_SLOW: "The body did not arrive within WEBHOOKD_BODY_TIMEOUT. The network, a proxy or the sender is slow.",
+    Rejection.TRUNCATED: "The connection ended before the body did, or the body's encoding is malformed.",
 }
 FINDINGS = (*Finding, *_LIKELY)  # what a sample's finding can be
 
@@ -59,7 +59,7 @@ class Sample(NamedTuple):
     """A refused webhook, as it came."""
 
     account: str  # "unknown" for a path of no account
-    outcome: Fault
+    outcome: Rejection
     status: int
     path: str
     peer: str
@@ -181,7 +181,7 @@ class Samples:
 
     def _diagnose(self, sample: Sample) -> Diagnosis:
         account = sample.account if sample.account in self._keys else None
-        if sample.whole and sample.header is not None and sample.outcome is Fault.UNKNOWN_ACCOUNT:
+        if sample.whole and sample.header is not None and sample.outcome is Rejection.UNKNOWN_ACCOUNT:
             found = diagnose(sample.body, sample.header, account, self._keys)
             if found.finding == "other_account":
                 return found

@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from webhookd import sources
 from webhookd.errors import SettingsError
@@ -17,7 +18,15 @@ from webhookd.settings.model import CONFIGURATION, Settings
 from webhookd.settings.values import DatabaseUrl
 from webhookd.sources import PREFIX, Found, Layer
 
-_OUT_OF_BOUNDS = ("greater_than_equal", "less_than_equal", "finite_number")
+# What pydantic finds wrong with a number, with one of several choices, and with a TOML file's other types.
+_NUMBER = re.compile(r"greater_than_equal|less_than_equal|finite_number|int_.+|float_.+")
+_CHOICE = re.compile(r"literal_error|enum|bool_.+")
+_KINDS = {
+    "string_type": "text",
+    "path_type": "a path",
+    "tuple_type": "a list, or text with commas between its parts",
+    "frozen_set_type": "a list, or text with commas between its parts",
+}
 _ACCOUNT = re.compile(r"accounts__(?P<name>.+)__(?P<field>signature_keys)")
 
 
@@ -113,10 +122,20 @@ def _explain(error: Any) -> str:
     if error["type"] == "missing":
         meaning = Settings.model_fields[error["loc"][0]].description
         return f"{name} is not set: it names {meaning} (`webhookd dev` brings its own)"
-    if error["loc"][0] in Settings.model_fields and error["type"] in _OUT_OF_BOUNDS:
-        field = Settings.model_fields[error["loc"][0]]
+    field = Settings.model_fields.get(error["loc"][0])
+    if field is not None and (wanted := _wanted(error, field)):
+        return f"{name}: must be {wanted}; the default is {shown(field.default) or 'none'}"
+    return f"{name}: {str(error['msg']).removeprefix('Value error, ')}"
+
+
+def _wanted(error: Any, field: FieldInfo) -> str | None:
+    """What the setting must be, if its value is of another type or out of bounds; the value is not quoted."""
+    if _NUMBER.fullmatch(error["type"]):
         least, most = (
             next((getattr(bound, end) for bound in field.metadata if hasattr(bound, end)), None) for end in ("ge", "le")
         )
-        return f"{name}: must be a number from {least:g} to {most:g}; the default is {shown(field.default) or 'none'}"
-    return f"{name}: {str(error['msg']).removeprefix('Value error, ')}"
+        return f"a {'' if field.annotation is float else 'whole '}number from {least:g} to {most:g}"
+    if _CHOICE.fullmatch(error["type"]):
+        choices = str(error.get("ctx", {}).get("expected", "true or false")).replace("'", "")
+        return choices if len(error["loc"]) == 1 else f"any of {choices}, with commas between them"
+    return _KINDS.get(error["type"])
