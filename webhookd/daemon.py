@@ -295,7 +295,7 @@ class Daemon:
         return _bound(self._admin)
 
     async def stop(self) -> None:
-        """Readiness off, stop accepting, finish what was accepted, drain the workers, flush, let go."""
+        """Readiness off, stop accepting, finish what was accepted, drain the workers, flush, close the clients."""
         if self.health.stopping:
             return
         started = time.monotonic()

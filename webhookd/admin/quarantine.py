@@ -144,6 +144,6 @@ class QuarantineRoutes:
         )
 
     async def discard_quarantined(self, call: Call) -> DiscardAnswer:
-        """Let a body go; retention removes it in its time."""
+        """Discard a body; retention removes it in its time."""
         await self._quarantine.discard(call.path.id, actor=call.caller.actor, note=call.body.reason)
         return DiscardAnswer(outcome="discarded")

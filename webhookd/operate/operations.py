@@ -20,7 +20,7 @@ from webhookd.store.queries import queries
 
 
 class Kind(StrEnum):
-    """What is done: a replay runs ended events again, a redrive dead ones; a discard lets dead ones go."""
+    """What is done: a replay runs ended events again, a redrive dead ones; a discard gives dead ones to retention."""
 
     REPLAY = "replay"
     REDRIVE = "redrive"

@@ -1,4 +1,4 @@
-"""What an operator does with bodies in quarantine: looks at them, makes them events after all, lets them go."""
+"""What an operator does with bodies in quarantine: looks at them, makes them events after all, discards them."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class Quarantine:
         return Released(accepted.id, accepted.layer is not None, mended)
 
     async def discard(self, body_id: UUID, *, actor: str, note: str) -> None:
-        """Lets a body go; retention removes it in its time. Raises NotFoundError, ConflictError where it was handled."""
+        """Discards a body; retention removes it in its time. Raises NotFoundError, ConflictError where it was handled."""
         row = await self.show(body_id)
         if row["handled_at"] is not None:
             raise ConflictError(_handled(row))
