@@ -65,16 +65,12 @@ class Unusable(StrEnum):
 
 
 class UnusableError(WebhookdError):
-    """An authentic body that cannot become an event: it goes to quarantine.
+    """An authentic body that cannot become an event: it goes to quarantine."""
 
-    `key` is the fingerprint of the key that verified the body; whoever verified it sets it.
-    """
-
-    def __init__(self, reason: Unusable, detail: str, key: str = "") -> None:
+    def __init__(self, reason: Unusable, detail: str) -> None:
         super().__init__(detail)
         self.reason = reason
         self.detail = detail
-        self.key = key
 
 
 class Retryable(WebhookdError):  # noqa: N818  part of the handler contract, named for what it asks

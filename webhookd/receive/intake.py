@@ -165,38 +165,24 @@ class Intake:
         """Takes one body of a known account.
 
         Raises SignatureError where it is not authentic, UnavailableError, OverloadedError or TimeoutError where it could not
-        be made durable in time: then it may be committed or not, and the provider's retry settles it.
-        """
-        try:
-            return self.receipt(account, await self.begin(account, body, signature, origin))
-        except UnusableError as error:
-            return await self.set_aside(account, body, error, origin)
-
-    def begin(self, account: str, body: bytes, signature: str | None, origin: Origin | None = None) -> asyncio.Future[Accepted]:
-        """Verifies a body of a known account and hands it to the group commit; `receipt` reads the future's result.
-
-        The first half of `take`, for a caller without a task. Raises, as the future does, what `take` raises, and
-        UnusableError, which asks for `set_aside`. `origin`: of the request, where it is traced.
+        be made durable in time: then it may be committed or not, and the provider's retry settles it. `origin`: of the request,
+        where it is traced.
         """
         key = self._verifiers[account].verify(body, signature)
         try:
             notification = parse(body, account)
             check_age(notification.event_date, self._database.now(), self._max_event_age, self._max_clock_skew)
+            span = traceparent = None
+            if self.tracing is not None and origin is not None:
+                span, traceparent = self.tracing.receive(account, origin, notification.event_type)
+            with self._admission.waits():
+                arrival = Arrival(_new_id(), account, notification, key, body, _body_hash(body), traceparent)
+                waiting = self._commits.submit(arrival)
+                if span is not None:
+                    waiting.add_done_callback(partial(self._answered, span))
+                accepted = await waiting
         except UnusableError as error:
-            error.key = key
-            raise
-        span = traceparent = None
-        if self.tracing is not None and origin is not None:
-            span, traceparent = self.tracing.receive(account, origin, notification.event_type)
-        waiting = self._commits.submit(Arrival(_new_id(), account, notification, key, body, _body_hash(body), traceparent))
-        self._admission.enter(waiting)
-        waiting.add_done_callback(self._admission.leave)
-        if span is not None:
-            waiting.add_done_callback(partial(self._answered, span))
-        return waiting
-
-    def receipt(self, account: str, accepted: Accepted) -> Receipt:
-        """What an accepted body is answered with; counts duplicates."""
+            return await self._set_aside(account, body, key, error, origin)
         if accepted.layer is None:
             return Receipt(Outcome.ACCEPTED, accepted.id)
         self._duplicates[accepted.layer].inc()
@@ -205,10 +191,10 @@ class Intake:
             logger.warning("a known notification id came with another body", account=account, event_id=str(accepted.id))
         return Receipt(Outcome.DUPLICATE, accepted.id)
 
-    async def set_aside(self, account: str, body: bytes, why: UnusableError, origin: Origin | None = None) -> Receipt:
+    async def _set_aside(self, account: str, body: bytes, key: str, why: UnusableError, origin: Origin | None) -> Receipt:
         """Keeps an authentic body in quarantine. Raises what `take` raises."""
         with self._admission.waits():
-            quarantined = Quarantined(_new_id(), account, why.reason, why.detail, why.key, body, _body_hash(body))
+            quarantined = Quarantined(_new_id(), account, why.reason, why.detail, key, body, _body_hash(body))
             waiting = self._quarantine.submit(quarantined)
             if self.tracing is not None and origin is not None:
                 waiting.add_done_callback(partial(self._answered, self.tracing.receive(account, origin)[0]))
@@ -282,10 +268,8 @@ class Intake:
         )
         return [
             # PostgreSQL refused this one alone; it is authentic, so it is kept aside rather than refused.
-            UnusableError(Unusable.UNSTORABLE, why_not_stored(result), arrival.key_fingerprint)
-            if isinstance(result, Exception)
-            else result
-            for arrival, result in zip(arrivals, results, strict=True)
+            UnusableError(Unusable.UNSTORABLE, why_not_stored(result)) if isinstance(result, Exception) else result
+            for result in results
         ]
 
     def _verified(self, bodies: Sequence[Arrival | Quarantined]) -> None:
