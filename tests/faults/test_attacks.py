@@ -16,7 +16,6 @@ from tests.helpers.rig import Rig
 
 PATH = b"/webhooks/authorize-net"
 ATTACKERS = 60
-FEW = 5  # of those whose requests cost much to answer: more of them are a flood, which is another case
 CONNECTIONS = 40
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
@@ -53,7 +52,7 @@ async def chunks(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
     """A body in thousands of chunks, in one read."""
     writer.write(_CHUNKS)
     answer = await reader.readuntil(b"}")
-    assert answer[9:12] in (b"401", b"503"), answer
+    assert answer[9:12] in (b"400", b"503"), answer
 
 
 async def pipelines(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -128,7 +127,7 @@ async def test_while_strangers_attack_the_providers_webhooks_are_taken(
             finally:
                 writer.transport.abort()
 
-    attackers = [asyncio.create_task(attack()) for _ in range(FEW if kind in (chunks, unread, pipelines) else ATTACKERS)]
+    attackers = [asyncio.create_task(attack()) for _ in range(ATTACKERS)]
     try:
         async with watched(daemon) as vigil:
             for _ in range(rig.rounds(5, 40)):

@@ -7,15 +7,16 @@ import contextlib
 import gzip
 import re
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
-from aiohttp import StreamReader
+from aiohttp import StreamReader, web
 from aiohttp.http_parser import DeflateBuffer
 
 from tests.conftest import Start
+from tests.helpers.running import KEY
 from tests.helpers.wait import until
 from tests.integration.test_connections import (
     PATH,
@@ -30,9 +31,12 @@ from tests.integration.test_connections import (
     statuses,
 )
 from tests.integration.test_requests import HOLD, bodies
+from webhookd.authorizenet.signature import sign
 from webhookd.daemon import Daemon
+from webhookd.metrics import Metrics
 from webhookd.receive.admission import Admission
 from webhookd.receive.connections import ConnectionLimits
+from webhookd.receive.listener import Listener, public_counters
 
 BOMB = gzip.compress(bytes(1 << 22))
 ONE_BYTE_TO_COME = b"GET /livez HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n"
@@ -56,9 +60,11 @@ def bomb(path: str) -> bytes:
     return f"{head}Connection: close\r\nContent-Length: {len(BOMB)}\r\n\r\n".encode() + BOMB
 
 
-def chunked(count: int) -> bytes:
-    head = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
-    return head + b"1\r\nx\r\n" * count + b"0\r\n\r\n"
+def chunked(count: int, size: int = 1) -> bytes:
+    """A signed webhook with a body of `count` chunks, `size` bytes each."""
+    signature = sign(b"x" * count * size, KEY)
+    head = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nX-ANET-Signature: {signature}\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+    return head + b"%x\r\n%b\r\n" % (size, b"x" * size) * count + b"0\r\n\r\n"
 
 
 @pytest.mark.parametrize(("listener", "path"), [("public", PATH), ("admin", "/session")])
@@ -100,13 +106,36 @@ async def test_a_request_that_is_answered_without_its_body_is_no_work(start: Sta
     await open_connections(daemon, 0)
 
 
-@pytest.mark.parametrize("count", [6_000, 20_000])
-async def test_a_body_in_thousands_of_chunks_is_read(count: int, start: Start) -> None:
+@pytest.mark.parametrize(("count", "size"), [(1_000, 1), (4_096, 256), (1_024, 1_024), (64, 16_384)])
+async def test_a_body_in_chunks_as_a_proxy_makes_them_is_read(count: int, size: int, start: Start) -> None:
     daemon = await start(roles="receive")
     async with connected(daemon) as [(reader, writer)]:
-        writer.write(chunked(count) + LIVE)
-        assert statuses(await reader.readuntil(b"}")) == [b"401"]
+        writer.write(chunked(count, size) + LIVE)
+        assert b'"quarantined"' in await reader.readuntil(b"}")
         assert statuses(await asyncio.wait_for(reader.readuntil(b"}"), 10)) == [b"200"]
+
+
+@pytest.mark.parametrize(("count", "size"), [(6_000, 1), (20_000, 1), (4_096, 255)])
+async def test_a_body_in_too_many_small_chunks_is_refused_before_all_are_parsed(
+    count: int, size: int, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of them costs as much as a large one."""
+    parsed = 0
+    begin = StreamReader.begin_http_chunk_receiving
+
+    def counted(content: StreamReader) -> None:
+        nonlocal parsed
+        parsed += 1
+        begin(content)
+
+    monkeypatch.setattr(StreamReader, "begin_http_chunk_receiving", counted)
+    daemon = await start(roles="receive")
+    async with connected(daemon) as [(reader, writer)]:
+        writer.write(chunked(count, size) + LIVE)
+        assert statuses(await rest(reader)) == [b"400"], "and its connection ends"
+    assert parsed <= 2_500
+    assert metric(daemon, "received_total", account="default", outcome="truncated") == 1
+    await open_connections(daemon, 0)
 
 
 @pytest.fixture
@@ -212,6 +241,83 @@ async def test_a_client_that_reads_nothing_is_cut(end: bytes, start: Start) -> N
         asking.cancel()
         await asyncio.gather(asking, return_exceptions=True)
         plain.close()
+
+
+async def test_a_client_that_reads_nothing_is_served_no_more_than_its_buffers_hold(start: Start) -> None:
+    daemon = await start(roles="receive")
+    forged = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nX-ANET-Signature: sha512=00\r\n\r\n{{}}".encode()
+
+    def served() -> float:
+        return metric(daemon, "received_total", account="default", outcome="signature_malformed")
+
+    with socket.socket() as plain:
+        plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        plain.setblocking(False)
+        loop = asyncio.get_running_loop()
+        await loop.sock_connect(plain, address(daemon))
+        asking = asyncio.create_task(loop.sock_sendall(plain, forged * 20_000))
+        try:
+            await until(lambda: metric(daemon, "connections_closed_total", reason="unread") == 1, "it is cut", deadline=60)
+        finally:
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
+    assert served() < 1_000
+
+
+def listening(
+    handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
+    metrics: Metrics,
+    admission: Admission,
+    connections: int,
+) -> Listener:
+    limits = ConnectionLimits(connections=connections, head_timeout=60, body_timeout=60, read_timeout=60)
+    runner = web.ServerRunner(web.Server(handler), shutdown_timeout=1)
+    return Listener(runner, admission, limits, public_counters(metrics), retry_after=5)
+
+
+async def test_a_request_in_a_pipeline_is_no_work_before_its_turn() -> None:
+    """Or else a few clients that send pipelines for ever would be all the work that there may be."""
+    metrics, work = Metrics(), []
+    admission = Admission(max_pending=1000, metrics=metrics)
+
+    async def handler(_: web.BaseRequest) -> web.StreamResponse:
+        asyncio.get_running_loop().call_soon(lambda: work.append(admission.open_requests))
+        return web.Response()
+
+    listener = listening(handler, metrics, admission, connections=20)
+    await listener.start("127.0.0.1", 0)
+    reader, writer = await asyncio.open_connection(*listener.addresses[0])
+    writer.write(LIVE * 19 + LIVE[:-2] + b"Connection: close\r\n\r\n")
+    assert len(statuses(await rest(reader))) == 20
+    writer.close()
+    await listener.stop()
+    assert work == [0] * 20
+
+
+async def test_a_client_that_sends_a_pipeline_makes_room() -> None:
+    metrics, asked = Metrics(), []
+    newest = socket.socket()
+
+    async def handler(request: web.BaseRequest) -> web.StreamResponse:
+        asked.append(request.path)
+        if len(asked) == 3:
+            newest.connect(listener.addresses[0])
+            newest.sendall(b"GET /newest HTTP/1.1\r\nHost: x\r\n\r\n")
+        return web.Response()
+
+    with newest:
+        listener = listening(handler, metrics, Admission(max_pending=1000, metrics=metrics), connections=1)
+        await listener.start("127.0.0.1", 0)
+        reader, writer = await asyncio.open_connection(*listener.addresses[0])
+        writer.write(LIVE * 1000)
+        answers = statuses(await rest(reader))
+        newest.setblocking(False)
+        answer = await asyncio.wait_for(asyncio.get_running_loop().sock_recv(newest, 65_536), 15)
+        writer.close()
+        await listener.stop()
+    assert statuses(answer) == [b"200"]
+    assert 3 <= len(answers) < 1000, "it has what was answered"
+    assert asked.index("/newest") < 1000
 
 
 async def test_the_refusal_of_a_large_body_reaches_its_sender_and_ends_the_connection(start: Start) -> None:

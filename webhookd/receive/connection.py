@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 LIVENESS = b"GET /livez "
 MAX_HEAD = 65_536  # bytes; aiohttp bounds each line and their number, which together is far more
+UNREAD_BYTES = 16_384  # that are written and wait for the client, here and in the kernel each, until it counts as not reading
 _EVICTION_SECONDS = 0.1
 
 _TOO_LARGE = 431, f"the head has more than {MAX_HEAD} bytes"
@@ -30,6 +31,7 @@ class Phase(Enum):
     HEAD = auto()  # the rest of a request's head, or its first byte on a new connection
     BODY = auto()  # the rest of a request's body
     WORK = auto()  # our answer to a whole request
+    NEXT = auto()  # the turn of a whole request that came before the one ahead of it was answered
     IDLE = auto()  # the first byte of a further request
     UNREAD = auto()  # the client, which does not read its answers
     CLOSING = auto()  # the end; the last answer is written, and whatever comes is thrown away
@@ -61,6 +63,7 @@ class Connection(Handler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Asks for room."""
         self._socket = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
+        self._socket.set_write_buffer_limits(high=UNREAD_BYTES)
         self._of.opened(self)
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -136,7 +139,7 @@ class Connection(Handler):
         if self._messages:
             self._coming = True
             self._of.admission.coming += 1
-            self._next()
+            self._next(Phase.WORK)
             return
         self._head += size
         if self.phase is Phase.IDLE:
@@ -145,13 +148,13 @@ class Connection(Handler):
             self._of.counters.closed["head_too_large"].inc()
             self.refuse(self._of.render(*_TOO_LARGE))
 
-    def _next(self) -> None:
-        """Enters the phase of the next request, as far as it has come."""
+    def _next(self, whole: Phase = Phase.NEXT) -> None:
+        """Enters the phase of the next request, as far as it has come: `whole`, if all of it has."""
         if self.writing_paused:
             self._of.move(self, Phase.UNREAD)
         elif self._messages:
             self._payload = self._messages[0][1]
-            self._of.move(self, Phase.WORK if self._payload.is_eof() else Phase.BODY)
+            self._of.move(self, whole if self._payload.is_eof() else Phase.BODY)
         else:
             self._of.move(self, Phase.IDLE)
 
@@ -167,6 +170,8 @@ class Connection(Handler):
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
         """Has a request answered; ends the connection if the client or the answer wants it so, or the body was left unread."""
+        if self.phase is Phase.NEXT:
+            await asyncio.sleep(0)  # from Python 3.12 on, aiohttp would serve all that was read in one turn of the loop
         self._begun()
         self._head = 0
         self.request, self._payload = request, request.content
@@ -251,6 +256,9 @@ class Connection(Handler):
         """Makes room, in a moment: a request that has come already, and was not read yet, is answered."""
         if self.phase in (Phase.CLOSING, Phase.UNREAD):
             self.abort()
+            return
+        if self.phase is Phase.NEXT:
+            self.force_close()
             return
         self._of.loop.call_later(_EVICTION_SECONDS, self._leave)
 

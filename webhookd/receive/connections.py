@@ -24,6 +24,7 @@ from webhookd.receive.reply import Rendered
 
 _NEVER = 1e9  # seconds; aiohttp's own keep-alive timer, which ours replaces
 _SWEEP_SECONDS = 1.0
+_READ_BYTES = 16_384  # of a body; aiohttp parses on when they are read, and so it does at each 1,024 chunks
 
 
 @dataclass(slots=True, frozen=True)
@@ -58,8 +59,9 @@ class Counters:
 class Connections:
     """All connections of a listener, each in its phase. Called, it makes the protocol of a new one.
 
-    Beyond the limit one makes room: one that is closing, else the one whose request is incomplete for longest, else the one
-    that is idle for longest, else one that does not read. While all are at work, the newest is refused.
+    Beyond the limit one makes room: one that is closing, else the one whose request is incomplete for longest, else one that
+    does not read, else one that sent further requests before it had its answers, else the one that is idle for longest. While
+    all are at work, the newest is refused.
     """
 
     def __init__(
@@ -102,6 +104,7 @@ class Connections:
             auto_decompress=False,  # a small body could inflate for seconds, in the loop
             keepalive_timeout=_NEVER,
             lingering_time=0.0,
+            read_bufsize=_READ_BYTES,
             **self._options,
         )
 
@@ -167,7 +170,7 @@ class Connections:
         self.counters.connections.set(len(self._all))
         self._in[Phase.HEAD][connection] = self.loop.time()
         if len(self._all) - len(self.leaving) > self._limits.connections:
-            for phase in (Phase.CLOSING, Phase.HEAD, Phase.IDLE, Phase.UNREAD):
+            for phase in (Phase.CLOSING, Phase.HEAD, Phase.UNREAD, Phase.NEXT, Phase.IDLE):
                 oldest = next(iter(self._in[phase]), connection)
                 if oldest is not connection:
                     break

@@ -15,6 +15,7 @@ from webhookd.logs import logger, where
 from webhookd.metrics import Metrics
 from webhookd.receive.admission import Admission, Unlimited
 from webhookd.receive.certificate import Certificate
+from webhookd.receive.connection import UNREAD_BYTES
 from webhookd.receive.connections import ConnectionLimits, Connections, Counters
 
 _BACKLOG = 2048  # connections that the system keeps while the loop is late
@@ -86,6 +87,8 @@ class Listener:
             for family, address in dict.fromkeys((of[0], of[4]) for of in found):
                 self._sockets.append(socket.create_server(address, family=family, backlog=_BACKLOG))
                 self._sockets[-1].setblocking(False)
+                # Its connections inherit this. The kernel would keep four megabytes of answers for a client that reads none.
+                self._sockets[-1].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNREAD_BYTES)
         except BaseException:
             self._close()
             raise
