@@ -294,6 +294,32 @@ async def test_a_request_in_a_pipeline_is_no_work_before_its_turn() -> None:
     assert work == [0] * 20
 
 
+async def test_one_request_of_a_pipeline_is_served_at_a_turn_of_the_loop() -> None:
+    """Since Python 3.12 aiohttp's tasks begin at once: without a pause, all of a pipeline would be served in one turn."""
+    metrics, turn, served_at = Metrics(), 0, []
+
+    async def count_turns() -> None:
+        nonlocal turn
+        while True:
+            turn += 1
+            await asyncio.sleep(0)
+
+    async def handler(_: web.BaseRequest) -> web.StreamResponse:
+        served_at.append(turn)
+        return web.Response()
+
+    listener = listening(handler, metrics, Admission(max_pending=1000, metrics=metrics), connections=20)
+    await listener.start("127.0.0.1", 0)
+    counting = asyncio.create_task(count_turns())
+    reader, writer = await asyncio.open_connection(*listener.addresses[0])
+    writer.write(LIVE * 19 + LIVE[:-2] + b"Connection: close\r\n\r\n")
+    assert len(statuses(await rest(reader))) == 20
+    counting.cancel()
+    writer.close()
+    await listener.stop()
+    assert len(set(served_at)) == 20
+
+
 async def test_a_client_that_sends_a_pipeline_makes_room() -> None:
     metrics, asked = Metrics(), []
     newest = socket.socket()
