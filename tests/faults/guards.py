@@ -730,7 +730,7 @@ GUARDS = (
     Guard(
         "a client that reads nothing is served no more than its buffers hold",
         "webhookd/receive/listener.py",
-        "socket.SO_SNDBUF, UNREAD_BYTES)",
+        "socket.SO_SNDBUF, _SEND_BYTES)",
         "socket.SO_SNDBUF, 4 << 20)",
         _ATTACKS + "test_a_client_that_reads_nothing_is_served_no_more_than_its_buffers_hold",
     ),

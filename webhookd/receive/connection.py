@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 LIVENESS = b"GET /livez "
 MAX_HEAD = 65_536  # bytes; aiohttp bounds each line and their number, which together is far more
-UNREAD_BYTES = 16_384  # that are written and wait for the client, here and in the kernel each, until it counts as not reading
+_UNREAD_BYTES = 16_384  # of answers, beside those that the system keeps, with which a client counts as not reading
 _EVICTION_SECONDS = 0.1
 
 _TOO_LARGE = 431, f"the head has more than {MAX_HEAD} bytes"
@@ -63,7 +63,7 @@ class Connection(Handler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Asks for room."""
         self._socket = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
-        self._socket.set_write_buffer_limits(high=UNREAD_BYTES)
+        self._socket.set_write_buffer_limits(high=_UNREAD_BYTES)
         self._of.opened(self)
 
     def connection_lost(self, exc: BaseException | None) -> None:

@@ -15,10 +15,10 @@ from webhookd.logs import logger, where
 from webhookd.metrics import Metrics
 from webhookd.receive.admission import Admission, Unlimited
 from webhookd.receive.certificate import Certificate
-from webhookd.receive.connection import UNREAD_BYTES
 from webhookd.receive.connections import ConnectionLimits, Connections, Counters
 
 _BACKLOG = 2048  # connections that the system keeps while the loop is late
+_SEND_BYTES = 65_536  # that the system keeps for a client that does not read; Linux doubles it
 _ACCEPTS = 128  # connections taken at a turn of the loop
 _AGAIN = 1.0  # seconds
 _HANDSHAKES = 1.0  # seconds that a stop waits for handshakes
@@ -87,8 +87,9 @@ class Listener:
             for family, address in dict.fromkeys((of[0], of[4]) for of in found):
                 self._sockets.append(socket.create_server(address, family=family, backlog=_BACKLOG))
                 self._sockets[-1].setblocking(False)
-                # Its connections inherit this. The kernel would keep four megabytes of answers for a client that reads none.
-                self._sockets[-1].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNREAD_BYTES)
+                # Its connections inherit this. Linux would keep megabytes of answers for a client that reads none: half a
+                # second of CPU to make them, for each connection.
+                self._sockets[-1].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BYTES)
         except BaseException:
             self._close()
             raise
