@@ -26,6 +26,7 @@ import pytest
 import pytest_asyncio
 import structlog
 
+from tests.helpers.database import connect
 from tests.helpers.running import base_settings
 from tests.helpers.secrets import note_settings
 from webhookd.daemon import Daemon, make_sqs
@@ -142,13 +143,13 @@ def template(stack: Stack) -> Iterator[str]:
     name = f"webhookd_template_{uuid.uuid4().hex[:8]}"
 
     async def make() -> None:
-        server = await asyncpg.connect(stack.database_url)
+        server = await connect(stack.database_url)
         await server.execute(f"CREATE DATABASE {name}")
         await server.close()
         await migrate(_named(stack.database_url, name))
 
     async def drop() -> None:
-        server = await asyncpg.connect(stack.database_url)
+        server = await connect(stack.database_url)
         await server.execute(f"DROP DATABASE {name} WITH (FORCE)")
         await server.close()
 
@@ -161,12 +162,12 @@ def template(stack: Stack) -> Iterator[str]:
 async def database_url(stack: Stack, template: str) -> AsyncIterator[str]:
     """A fresh, migrated database."""
     name = f"webhookd_{uuid.uuid4().hex[:12]}"
-    server = await asyncpg.connect(stack.database_url)
+    server = await connect(stack.database_url)
     # Copied as files where that can be chosen: through the WAL, it takes a third longer.
     copy = " STRATEGY file_copy" if server.get_server_version() >= (15,) else ""
     await server.execute(f"CREATE DATABASE {name} TEMPLATE {template}{copy}")
     url = _named(stack.database_url, name)
-    connection = await asyncpg.connect(url)
+    connection = await connect(url)
     # The copy would share its template's identity, and with it the Redis keys of every other test.
     await connection.execute("UPDATE instance SET id = gen_random_uuid()")
     await connection.close()
@@ -178,7 +179,7 @@ async def database_url(stack: Stack, template: str) -> AsyncIterator[str]:
 @pytest_asyncio.fixture
 async def connection(database_url: str) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
     """A connection to the test's database."""
-    connection = await asyncpg.connect(database_url)
+    connection = await connect(database_url)
     yield connection
     await connection.close()
 

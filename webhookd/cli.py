@@ -109,7 +109,11 @@ def dev(
 @app.command()
 def migrate(
     check: Annotated[
-        bool, typer.Option("--check", help="Change nothing; tell what would be applied, and exit with 3 if anything would.")
+        bool,
+        typer.Option(
+            "--check",
+            help="Change nothing; list what would be applied. Exits with 3 if anything would be, with 1 if that would fail.",
+        ),
     ] = False,
     lock_timeout: Annotated[
         float, typer.Option(min=0.1, help="Seconds that a migration, and webhooks behind it, may wait for a lock.")
@@ -126,10 +130,10 @@ def migrate(
     """Bring the database's schema up to date.
 
     Safe on several replicas at once, and while webhookd runs, this release or the one before it; does nothing if nothing is
-    to do. It needs no setting but WEBHOOKD_DATABASE_URL, of a role that may create tables; if that is not set, the database is
-    that of the `webhookd dev` in this folder. Run it before `webhookd serve`, at
-    the first time and at each upgrade: migrate, then replace the replicas. To go back to the release before, the schema stays
-    as it is.
+    to do. It needs no setting but WEBHOOKD_DATABASE_URL, of a role that may make the schema that WEBHOOKD_DATABASE_SCHEMA
+    names, or tables in it. Run it before `webhookd serve`, at the first time and at each upgrade: migrate, then replace the
+    replicas. If WEBHOOKD_DATABASE_URL is not set, the database is that of the `webhookd dev` in this folder. To go back to the
+    release before, the schema stays as it is.
 
     A lock that another session holds is tried for again and again, so that webhooks do not wait behind it. Progress goes to
     standard error. Exit codes: 0 up to date; 1 failed; 2 a wrong setting; 3 `--check` found something to be applied.
@@ -137,24 +141,29 @@ def migrate(
     from webhookd.dev import known
     from webhookd.store import migrations
 
-    url, brought = known.database_url(folder)
+    database, brought = known.database(folder)
+    url, schema = database.database_url.get_secret_value(), database.database_schema
     tell = partial(err.print, highlight=False, markup=False, soft_wrap=True)
     if brought is not None:
         tell(f"WEBHOOKD_DATABASE_URL is not set, and so taken from {brought}")
     if check:
-        state = run(migrations.state(url))
+        state = run(migrations.state(url, schema=schema))
         if as_json:
             pending = [{"id": one.id, "about": one.about} for one in state.pending]
-            print(json.dumps({"pending": pending, "unknown": state.unknown}))  # noqa: T201
+            print(json.dumps({"pending": pending, "unknown": state.unknown, "problem": state.problem}))  # noqa: T201
         else:
             for one in state.pending:
                 out.print(f"{one.id}: {one.about}", highlight=False, markup=False, soft_wrap=True)
             if state.unknown:
                 out.print(f"applied by another release: {', '.join(state.unknown)}", highlight=False, soft_wrap=True)
+            for said in filter(None, (state.note, state.problem)):
+                out.print(said, highlight=False, markup=False, soft_wrap=True)
             if not state.pending:
                 out.print("the schema is up to date", highlight=False)
-        raise typer.Exit(3 if state.pending else 0)
-    applied = run(migrations.migrate(url, tell=tell, lock_timeout=lock_timeout, patience=patience, direct=direct))
+        raise typer.Exit(1 if state.problem else 3 if state.pending else 0)
+    applied = run(
+        migrations.migrate(url, schema=schema, tell=tell, lock_timeout=lock_timeout, patience=patience, direct=direct)
+    )
     if as_json:
         print(json.dumps({"applied": applied}))  # noqa: T201
     else:

@@ -67,6 +67,7 @@ class Daemon:
         roles = settings.roles
         self.database = Database(
             settings.database_url.get_secret_value(),
+            schema=settings.database_schema,
             short=settings.short_pool,
             work=settings.concurrency if Role.WORK in roles else 1,
             admin=_ADMIN_CONNECTIONS,

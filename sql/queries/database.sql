@@ -5,12 +5,12 @@
 SELECT
     md5(concat_ws(
         ' ',
-        (SELECT id FROM instance),
+        (SELECT id FROM webhookd.instance),
         extract(epoch FROM pg_postmaster_start_time()),
         (SELECT oid FROM pg_database WHERE datname = current_database()),
-        'instance'::regclass::oid
+        'webhookd.instance'::regclass::oid
     ))::uuid AS instance,
-    (SELECT array_agg(migration_id::text) FROM public._pogo_migration) AS migrations,
+    (SELECT array_agg(id) FROM webhookd.applied_migrations) AS migrations,
     current_setting('synchronous_commit') AS synchronous_commit,
     pg_backend_pid() AS backend,
     clock_timestamp() AS now;
@@ -20,17 +20,43 @@ SELECT pg_backend_pid();
 
 -- name: lock_migrations()$
 -- Tries, and does not wait: to wait is to hold a snapshot, for whose end the making of an index CONCURRENTLY would wait.
-SELECT pg_try_advisory_lock(hashtext('webhookd migrations'));
+SELECT pg_try_advisory_lock(hashtext('webhookd.applied_migrations'));
 
 -- name: unlock_migrations()$
-SELECT pg_advisory_unlock(hashtext('webhookd migrations'));
+SELECT pg_advisory_unlock(hashtext('webhookd.applied_migrations'));
 
 -- name: prove_writable()!
 -- Fails where the server takes no writes: a replica, a full disk.
-UPDATE instance SET created_at = created_at;
+UPDATE webhookd.instance SET created_at = created_at;
 
 -- name: applied_migrations()$
-SELECT array_agg(migration_id::text) FROM public._pogo_migration;
+SELECT array_agg(id) FROM webhookd.applied_migrations;
+
+-- name: schema_state(schema, names)^
+-- Whether the schema exists, what the role may do there, and which of the relations `names` somebody else has made there already.
+-- `former`: the tables of release 0.2 in the schema public.
+SELECT
+    n.oid IS NOT NULL AS exists,
+    has_database_privilege(current_database(), 'CREATE') AS may_make_schema,
+    coalesce(has_schema_privilege(n.oid, 'CREATE'), false) AS may_make_tables,
+    EXISTS (
+        SELECT FROM pg_attribute
+        WHERE attrelid = to_regclass('webhookd.applied_migrations') AND attname = 'applied_at'
+    ) AS migrated,
+    ARRAY(SELECT relname::text FROM pg_class WHERE relnamespace = n.oid AND relname = ANY(:names::text[]) ORDER BY relname) AS taken,
+    to_regclass('public.webhookd_partitions') IS NOT NULL AS former,
+    current_user::text AS role,
+    current_database()::text AS database
+FROM (SELECT to_regnamespace(:schema::text)::oid AS oid) AS n;
+
+-- name: make_migrations_table()!
+CREATE TABLE webhookd.applied_migrations (
+    id         text        PRIMARY KEY,
+    applied_at timestamptz NOT NULL DEFAULT now()
+);
+
+-- name: note_migration(id)!
+INSERT INTO webhookd.applied_migrations (id) VALUES (:id);
 
 -- name: limit_session(lock, statement, local)$
 -- How long a statement may wait for a lock, and how long it may take, as PostgreSQL writes times; `local`: in this transaction.
@@ -62,7 +88,7 @@ SELECT
 -- name: take_duty(name, holder, seconds)$
 -- Takes or keeps a duty for `seconds`, well under ten minutes; true where it is this holder's now. One that is held for longer
 -- was taken by a clock that has been put back since.
-INSERT INTO duties AS d (name, holder, held_until)
+INSERT INTO webhookd.duties AS d (name, holder, held_until)
 VALUES (:name, :holder::uuid, now() + make_interval(secs => :seconds::float8))
 ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, held_until = excluded.held_until
 WHERE d.holder = excluded.holder OR d.held_until < now() OR d.held_until > now() + interval '10 minutes'

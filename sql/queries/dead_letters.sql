@@ -2,7 +2,7 @@
 -- A dead event whose dead-letter copy came back to the queue by a redrive: it starts anew, with all its attempts. Only if it
 -- died when the copy says: a second delivery of that copy does not wake an event that has died again since.
 WITH changed AS (
-    UPDATE events
+    UPDATE webhookd.events
     SET status = 'queued', attempts = 0, finished_at = NULL, retry_at = NULL, dead_reason = NULL,
         dead_letter_sent_at = NULL, redriven_at = now(),
         send_after = now() + make_interval(secs => :resend_after)
@@ -10,13 +10,13 @@ WITH changed AS (
         AND (extract(epoch FROM finished_at) * 1000000)::bigint = :died
     RETURNING id
 ), audit AS (
-    INSERT INTO event_audit (event_id, from_status, to_status, actor, reason)
+    INSERT INTO webhookd.event_audit (event_id, from_status, to_status, actor, reason)
     SELECT id, 'dead', 'queued', :actor, :reason FROM changed
 )
 SELECT id FROM changed;
 
 -- name: secret(name)$
-SELECT value FROM secrets WHERE name = :name;
+SELECT value FROM webhookd.secrets WHERE name = :name;
 
 -- name: states_of_events(ids)
 SELECT
@@ -24,38 +24,38 @@ SELECT
     dead_letter_sent_at IS NOT NULL AS dead_letter_sent,
     discarded_at IS NOT NULL AS discarded, (extract(epoch FROM finished_at) * 1000000)::bigint AS died,
     status = 'retrying' AND retry_at > now() AS put_off
-FROM events
+FROM webhookd.events
 WHERE id = ANY(:ids::uuid[]);
 
 -- name: owed_dead_letters(grace, limit)
 -- Dead events whose copy has not reached the dead-letter queue within `grace` seconds of their death.
 SELECT id, account, event_type, dead_reason, traceparent, (extract(epoch FROM finished_at) * 1000000)::bigint AS died
-FROM events
+FROM webhookd.events
 WHERE status = 'dead' AND dead_letter_sent_at IS NULL AND discarded_at IS NULL AND finished_at <= now() - make_interval(secs => :grace)
 ORDER BY finished_at
 LIMIT :limit;
 
 -- name: mark_dead_letter_sent(ids)!
-UPDATE events SET dead_letter_sent_at = now()
+UPDATE webhookd.events SET dead_letter_sent_at = now()
 WHERE id = ANY(ARRAY(
-    SELECT id FROM events WHERE id = ANY(:ids::uuid[]) AND finished_at IS NOT NULL AND status <> 'processed' ORDER BY id FOR UPDATE
+    SELECT id FROM webhookd.events WHERE id = ANY(:ids::uuid[]) AND finished_at IS NOT NULL AND status <> 'processed' ORDER BY id FOR UPDATE
 ));
 
 -- name: count_dead()$
 -- How many dead events have their copy in the dead-letter queue.
-SELECT count(*) FROM events WHERE status = 'dead' AND dead_letter_sent_at IS NOT NULL AND discarded_at IS NULL;
+SELECT count(*) FROM webhookd.events WHERE status = 'dead' AND dead_letter_sent_at IS NOT NULL AND discarded_at IS NULL;
 
 -- name: owe_dead_letters(ids, settled)$
 -- Owes again the copies of dead events that are not among `ids`, whose copies were all that was found; those sent within the
 -- last `settled` seconds may not show yet. Returns how many.
 WITH lost AS MATERIALIZED (
-    SELECT id FROM events
+    SELECT id FROM webhookd.events
     WHERE status = 'dead' AND dead_letter_sent_at < now() - make_interval(secs => :settled) AND discarded_at IS NULL
         AND id <> ALL(:ids::uuid[])
     ORDER BY id
     FOR UPDATE
 ), owed AS (
-    UPDATE events e SET dead_letter_sent_at = NULL FROM lost WHERE e.id = lost.id RETURNING e.id
+    UPDATE webhookd.events e SET dead_letter_sent_at = NULL FROM lost WHERE e.id = lost.id RETURNING e.id
 )
 SELECT count(*) FROM owed;
 
@@ -68,7 +68,7 @@ SELECT count(*) FROM owed;
 -- statistics, PostgreSQL takes a range for few events, and would read and sort all of it.
 WITH found AS MATERIALIZED (
     SELECT e AS event, e.id, e.finished_at AS at
-    FROM events e
+    FROM webhookd.events e
     WHERE status = 'dead' AND discarded_at IS NULL
         AND finished_at >= :after_death::timestamptz AND (finished_at, id) > (:after_death::timestamptz, :after_id::uuid)
     ORDER BY finished_at, id
@@ -76,7 +76,7 @@ WITH found AS MATERIALIZED (
 ), chosen AS (
     SELECT event, id, at FROM found
     WHERE at <= :until::timestamptz
-        AND webhookd_chosen(event, NULL, :event_types, :account, NULL, NULL, NULL, NULL, NULL)
+        AND webhookd.chosen(event, NULL, :event_types, :account, NULL, NULL, NULL, NULL, NULL)
         AND (
             :reason::text IS NULL OR position(lower(:reason) IN lower(coalesce((event).dead_reason, ''))) > 0
             OR position(lower(:reason) IN lower(coalesce((event).last_error, ''))) > 0
@@ -95,7 +95,7 @@ ORDER BY chosen.at, chosen.id;
 -- name: choose_dead_by_id(ids, after_death, after_id, until, limit)
 -- Those of `ids` that are dead, discarded or not; else as choose_dead, with the end reached.
 WITH found AS MATERIALIZED (
-    SELECT id, event_type, dead_reason, status, finished_at FROM events WHERE id = ANY(:ids::uuid[])
+    SELECT id, event_type, dead_reason, status, finished_at FROM webhookd.events WHERE id = ANY(:ids::uuid[])
 )
 SELECT * FROM found
 WHERE status = 'dead' AND finished_at <= :until::timestamptz
@@ -110,14 +110,14 @@ WITH found AS MATERIALIZED (
     SELECT * FROM (
         (
             SELECT e AS event, e.id, finished_at AS at
-            FROM events e
+            FROM webhookd.events e
             WHERE NOT :discarded::boolean AND status = 'dead' AND discarded_at IS NULL
                 AND finished_at <= :before::timestamptz AND (finished_at, id) < (:before::timestamptz, :below::uuid)
             ORDER BY finished_at DESC, id DESC
             LIMIT :looked::integer
         ) UNION ALL (
             SELECT e AS event, e.id, finished_at AS at
-            FROM events e
+            FROM webhookd.events e
             WHERE :discarded::boolean AND status = 'dead'
                 AND finished_at <= :before::timestamptz AND (finished_at, id) < (:before::timestamptz, :below::uuid)
             ORDER BY finished_at DESC, id DESC
@@ -129,7 +129,7 @@ WITH found AS MATERIALIZED (
 ), chosen AS (
     SELECT event, id, at FROM found
     WHERE at >= :since::timestamptz AND ((event).discarded_at IS NOT NULL) = :discarded::boolean
-        AND webhookd_chosen(event, NULL, :event_types, :account, NULL, NULL, NULL, NULL, NULL)
+        AND webhookd.chosen(event, NULL, :event_types, :account, NULL, NULL, NULL, NULL, NULL)
         AND (
             :reason::text IS NULL OR position(lower(:reason) IN lower(coalesce((event).dead_reason, ''))) > 0
             OR position(lower(:reason) IN lower(coalesce((event).last_error, ''))) > 0
@@ -149,21 +149,21 @@ ORDER BY chosen.at DESC, chosen.id DESC;
 -- `ids` the time of the end that was chosen: an event that has ended anew since is left alone. So is one whose body is no longer
 -- kept, since it would only die of that. Returns how many.
 WITH chosen AS MATERIALIZED (
-    SELECT id, status FROM events
+    SELECT id, status FROM webhookd.events
     WHERE id = ANY(:ids::uuid[]) AND (status <> 'processed' OR :forced::boolean)
         AND finished_at = (:ended::timestamptz[])[array_position(:ids::uuid[], id)]
-        AND EXISTS (SELECT FROM event_bodies b WHERE b.event_id = events.id)
+        AND EXISTS (SELECT FROM webhookd.event_bodies b WHERE b.event_id = events.id)
     ORDER BY id
     FOR UPDATE
 ), changed AS (
-    UPDATE events e
+    UPDATE webhookd.events e
     SET status = 'received', attempts = 0, sends = 0, finished_at = NULL, retry_at = NULL, last_error = NULL, dead_reason = NULL,
         dead_letter_sent_at = NULL, discarded_at = NULL, redriven_at = now(), send_after = now()
     FROM chosen
     WHERE e.id = chosen.id
     RETURNING e.id, chosen.status
 ), audit AS (
-    INSERT INTO event_audit (event_id, from_status, to_status, actor, reason)
+    INSERT INTO webhookd.event_audit (event_id, from_status, to_status, actor, reason)
     SELECT id, status, 'received', :actor, :reason FROM changed
 )
 SELECT count(*) FROM changed;
@@ -171,15 +171,15 @@ SELECT count(*) FROM changed;
 -- name: discard_events(actor, reason, ids, ended)$
 -- Discards dead events, each by its death in `ended`, as redrive_events takes it: they stay dead, have no copy any more, and are no longer kept. Returns how many.
 WITH chosen AS MATERIALIZED (
-    SELECT id FROM events
+    SELECT id FROM webhookd.events
     WHERE id = ANY(:ids::uuid[]) AND status <> 'processed' AND discarded_at IS NULL
         AND finished_at = (:ended::timestamptz[])[array_position(:ids::uuid[], id)]
     ORDER BY id
     FOR UPDATE
 ), changed AS (
-    UPDATE events e SET discarded_at = now() FROM chosen WHERE e.id = chosen.id RETURNING e.id, e.attempts
+    UPDATE webhookd.events e SET discarded_at = now() FROM chosen WHERE e.id = chosen.id RETURNING e.id, e.attempts
 ), audit AS (
-    INSERT INTO event_audit (event_id, from_status, to_status, actor, attempt, reason)
+    INSERT INTO webhookd.event_audit (event_id, from_status, to_status, actor, attempt, reason)
     SELECT id, 'dead', 'dead', :actor, attempts, 'discarded' || coalesce(': ' || nullif(:reason, ''), '') FROM changed
 )
 SELECT count(*) FROM changed;
@@ -189,13 +189,13 @@ SELECT count(*) FROM changed;
 -- not been tried; each counted no further than its limit, and the latter only where the former is below it.
 WITH fresh AS MATERIALIZED (
     SELECT count(*) AS count FROM (
-        SELECT FROM events
+        SELECT FROM webhookd.events
         WHERE status IN ('received', 'queued') AND redriven_at IS NULL AND received_at < now() - make_interval(secs => :settled)
         LIMIT :fresh_limit
     ) AS counted
 ), redriven AS (
     SELECT count(*) AS count FROM (
-        SELECT FROM events
+        SELECT FROM webhookd.events
         WHERE status IN ('received', 'queued') AND redriven_at IS NOT NULL
         LIMIT CASE WHEN (SELECT count FROM fresh) < :fresh_limit THEN :redriven_limit ELSE 0 END
     ) AS counted
@@ -206,4 +206,4 @@ SELECT fresh.count AS fresh, redriven.count AS redriven FROM fresh, redriven;
 SELECT now();
 
 -- name: event_in_full(id)^
-SELECT e.*, b.body FROM events e LEFT JOIN event_bodies b ON b.event_id = e.id WHERE e.id = :id;
+SELECT e.*, b.body FROM webhookd.events e LEFT JOIN webhookd.event_bodies b ON b.event_id = e.id WHERE e.id = :id;

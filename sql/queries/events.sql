@@ -23,10 +23,10 @@ WITH incoming AS MATERIALIZED (
     )
     -- An alias sent again with other bytes has another content hash; its id alone must stop it.
     WHERE NOT EXISTS (
-        SELECT FROM notification_aliases a WHERE a.account = i.account AND a.notification_id = i.notification_id
+        SELECT FROM webhookd.notification_aliases a WHERE a.account = i.account AND a.notification_id = i.notification_id
     )
 ), inserted AS (
-    INSERT INTO events (
+    INSERT INTO webhookd.events (
         id, account, notification_id, event_type, event_date, entity_name, entity_id, invoice_number,
         merchant_reference, key_fingerprint, content_hash, body_hash, traceparent, send_after
     )
@@ -38,10 +38,10 @@ WITH incoming AS MATERIALIZED (
     ON CONFLICT DO NOTHING
     RETURNING id, received_at
 ), body AS (
-    INSERT INTO event_bodies (event_id, body)
+    INSERT INTO webhookd.event_bodies (event_id, body)
     SELECT id, incoming.body FROM incoming JOIN inserted USING (id)
 ), audit AS (
-    INSERT INTO event_audit (event_id, at, to_status, actor, reason)
+    INSERT INTO webhookd.event_audit (event_id, at, to_status, actor, reason)
     SELECT id, received_at, 'received', :actor, :reason FROM inserted
 )
 SELECT id FROM inserted;
@@ -62,11 +62,11 @@ WITH incoming AS MATERIALIZED (
         CASE WHEN same.id IS NULL THEN 'content' ELSE 'notification_id' END AS layer,
         coalesce(same.body_hash, alias.body_hash, i.body_hash) = i.body_hash AS same_body
     FROM incoming i
-    LEFT JOIN events same ON same.account = i.account AND same.notification_id = i.notification_id
-    LEFT JOIN notification_aliases alias ON alias.account = i.account AND alias.notification_id = i.notification_id
-    LEFT JOIN events content ON content.content_hash = i.content_hash
+    LEFT JOIN webhookd.events same ON same.account = i.account AND same.notification_id = i.notification_id
+    LEFT JOIN webhookd.notification_aliases alias ON alias.account = i.account AND alias.notification_id = i.notification_id
+    LEFT JOIN webhookd.events content ON content.content_hash = i.content_hash
 ), aliases AS (
-    INSERT INTO notification_aliases (account, notification_id, event_id, body_hash)
+    INSERT INTO webhookd.notification_aliases (account, notification_id, event_id, body_hash)
     SELECT account, notification_id, event_id, body_hash FROM found WHERE new_alias
     ORDER BY account, notification_id
     ON CONFLICT DO NOTHING
@@ -82,7 +82,7 @@ WITH incoming AS MATERIALIZED (
                 :bodies::bytea[], :body_hashes::bytea[])
         WITH ORDINALITY AS i (id, account, reason, detail, key_fingerprint, body, body_hash, position)
 ), kept AS (
-    INSERT INTO quarantine AS q (id, account, reason, detail, key_fingerprint, body, body_hash)
+    INSERT INTO webhookd.quarantine AS q (id, account, reason, detail, key_fingerprint, body, body_hash)
     SELECT DISTINCT ON (account, body_hash) id, account, reason, detail, key_fingerprint, body, body_hash
     FROM incoming
     ORDER BY account, body_hash
@@ -100,12 +100,12 @@ WITH sent AS MATERIALIZED (
     SELECT e.id, e.status
     FROM unnest(:ids::uuid[], :attempts::integer[], :alone::boolean[], :redriven::timestamptz[])
         AS s (id, attempts, alone, redriven_at)
-    JOIN events e ON e.id = s.id AND e.redriven_at IS NOT DISTINCT FROM s.redriven_at
+    JOIN webhookd.events e ON e.id = s.id AND e.redriven_at IS NOT DISTINCT FROM s.redriven_at
     WHERE e.attempts = s.attempts AND e.status NOT IN ('processed', 'dead') AND (s.alone OR e.sends = 0)
     ORDER BY e.id
     FOR UPDATE OF e SKIP LOCKED
 ), changed AS (
-    UPDATE events e
+    UPDATE webhookd.events e
     SET status = CASE WHEN e.status = 'received' THEN 'queued' ELSE e.status END,
         sends = e.sends + 1,
         send_after = greatest(now(), coalesce(e.retry_at, now()))
@@ -113,7 +113,7 @@ WITH sent AS MATERIALIZED (
     FROM sent
     WHERE e.id = sent.id
 )
-INSERT INTO event_audit (event_id, from_status, to_status, actor)
+INSERT INTO webhookd.event_audit (event_id, from_status, to_status, actor)
 SELECT id, 'received', 'queued', 'relay' FROM sent WHERE status = 'received';
 
 -- name: claim_unsent(statuses, limit, lease)
@@ -125,7 +125,7 @@ SELECT id, 'received', 'queued', 'relay' FROM sent WHERE status = 'received';
 WITH fresh AS MATERIALIZED (
     SELECT due.id
     FROM unnest(:statuses::text[]) AS s (status), LATERAL (
-        SELECT id FROM events
+        SELECT id FROM webhookd.events
         WHERE status = s.status AND status IN ('received', 'queued', 'retrying') AND send_after <= now() AND redriven_at IS NULL
         ORDER BY send_after
         LIMIT :limit
@@ -135,7 +135,7 @@ WITH fresh AS MATERIALIZED (
 ), redriven AS MATERIALIZED (
     SELECT due.id
     FROM unnest(:statuses::text[]) AS s (status), LATERAL (
-        SELECT id FROM events
+        SELECT id FROM webhookd.events
         WHERE status = s.status AND status IN ('received', 'queued', 'retrying') AND redriven_at IS NOT NULL
             AND (send_after <= now() OR status = 'received' AND send_after > now() + interval '1 minute')
         ORDER BY send_after
@@ -144,14 +144,14 @@ WITH fresh AS MATERIALIZED (
     ) AS due
     LIMIT :limit - (SELECT count(*) FROM fresh)
 ), stranded AS MATERIALIZED (
-    SELECT id FROM events
+    SELECT id FROM webhookd.events
     WHERE 'received' = ANY(:statuses::text[]) AND status = 'received' AND redriven_at IS NULL
         AND send_after > now() + interval '1 minute'
     ORDER BY send_after
     LIMIT :limit - (SELECT count(*) FROM fresh) - (SELECT count(*) FROM redriven)
     FOR UPDATE SKIP LOCKED
 )
-UPDATE events e
+UPDATE webhookd.events e
 SET send_after = now() + make_interval(secs => :lease)
 WHERE e.id = ANY(ARRAY(SELECT id FROM fresh UNION ALL SELECT id FROM redriven UNION ALL SELECT id FROM stranded))
 RETURNING
@@ -163,29 +163,29 @@ RETURNING
 -- message of its own. An event is taken out of its bundles once, so many messages that name it make one more, not many. Returns
 -- which of the events exist.
 WITH waiting AS MATERIALIZED (
-    SELECT id FROM events
+    SELECT id FROM webhookd.events
     WHERE id = ANY(:ids::uuid[]) AND status NOT IN ('processed', 'dead') AND sends < 2 AND attempts = 0 AND redriven_at IS NULL
     ORDER BY id
     FOR UPDATE
 ), changed AS (
-    UPDATE events e SET send_after = now(), sends = 2 FROM waiting WHERE e.id = waiting.id
+    UPDATE webhookd.events e SET send_after = now(), sends = 2 FROM waiting WHERE e.id = waiting.id
 )
-SELECT array_agg(id) FROM events WHERE id = ANY(:ids::uuid[]);
+SELECT array_agg(id) FROM webhookd.events WHERE id = ANY(:ids::uuid[]);
 
 -- name: put_back(ids, delay)!
 -- Events that were claimed for sending and could not be sent: due again in `delay` seconds rather than at the end of the lease.
 -- A row that somebody holds is skipped: its lease ends by itself.
-UPDATE events SET send_after = now() + make_interval(secs => :delay)
+UPDATE webhookd.events SET send_after = now() + make_interval(secs => :delay)
 WHERE id = ANY(ARRAY(
-    SELECT id FROM events WHERE id = ANY(:ids::uuid[]) AND status NOT IN ('processed', 'dead') ORDER BY id FOR UPDATE SKIP LOCKED
+    SELECT id FROM webhookd.events WHERE id = ANY(:ids::uuid[]) AND status NOT IN ('processed', 'dead') ORDER BY id FOR UPDATE SKIP LOCKED
 ));
 
 -- name: count_in_queue(limit)$
 -- How many unfinished events have a message in SQS, counted no further than `limit` of each kind.
 SELECT
-    (SELECT count(*) FROM (SELECT FROM events WHERE status IN ('queued', 'retrying') AND redriven_at IS NULL LIMIT :limit) AS fresh)
+    (SELECT count(*) FROM (SELECT FROM webhookd.events WHERE status IN ('queued', 'retrying') AND redriven_at IS NULL LIMIT :limit) AS fresh)
     + (SELECT count(*) FROM (
-        SELECT FROM events WHERE status IN ('queued', 'retrying') AND redriven_at IS NOT NULL LIMIT :limit
+        SELECT FROM webhookd.events WHERE status IN ('queued', 'retrying') AND redriven_at IS NOT NULL LIMIT :limit
     ) AS redriven);
 
 -- name: claim_event(id)^
@@ -197,8 +197,8 @@ SELECT
     b.body,
     CASE WHEN e.received_at <= clock_timestamp() THEN extract(epoch FROM e.retry_at - clock_timestamp())::float8 END AS wait,
     pg_current_xact_id()::text AS transaction
-FROM events e
-LEFT JOIN event_bodies b ON b.event_id = :id
+FROM webhookd.events e
+LEFT JOIN webhookd.event_bodies b ON b.event_id = :id
 WHERE e.id = :id
 FOR UPDATE OF e;
 
@@ -210,8 +210,8 @@ SELECT
     b.body,
     CASE WHEN e.received_at <= clock_timestamp() THEN extract(epoch FROM e.retry_at - clock_timestamp())::float8 END AS wait,
     pg_current_xact_id()::text AS transaction
-FROM events e
-LEFT JOIN event_bodies b ON b.event_id = :id
+FROM webhookd.events e
+LEFT JOIN webhookd.event_bodies b ON b.event_id = :id
 WHERE e.id = :id
 FOR UPDATE OF e NOWAIT;
 
@@ -223,21 +223,21 @@ SELECT
     b.body,
     CASE WHEN e.received_at <= clock_timestamp() THEN extract(epoch FROM e.retry_at - clock_timestamp())::float8 END AS wait,
     NULL AS transaction
-FROM events e
+FROM webhookd.events e
 -- The ids once more: with them, PostgreSQL locks and reads the partitions of these ids alone.
-LEFT JOIN event_bodies b ON b.event_id = e.id AND b.event_id = ANY(:ids::uuid[])
+LEFT JOIN webhookd.event_bodies b ON b.event_id = e.id AND b.event_id = ANY(:ids::uuid[])
 WHERE e.id = ANY(:ids::uuid[]);
 
 -- name: mark_processed(id, transaction, from_status)^
 -- Inside the worker's transaction: the event's effects and this status commit together. Returns the seconds since the receipt, or since
 -- the redrive; no row where it is not the `transaction` that claimed the event.
 WITH changed AS (
-    UPDATE events
+    UPDATE webhookd.events
     SET status = 'processed', attempts = attempts + 1, finished_at = clock_timestamp(), retry_at = NULL, last_error = NULL
     WHERE id = :id AND pg_current_xact_id()::text = :transaction
     RETURNING id, attempts, finished_at, coalesce(redriven_at, received_at) AS since
 ), audit AS (
-    INSERT INTO event_audit (event_id, at, from_status, to_status, actor, attempt)
+    INSERT INTO webhookd.event_audit (event_id, at, from_status, to_status, actor, attempt)
     SELECT id, finished_at, :from_status, 'processed', 'worker', attempts FROM changed
 )
 SELECT extract(epoch FROM finished_at - since)::float8 AS seconds FROM changed;
@@ -250,7 +250,7 @@ SELECT extract(epoch FROM finished_at - since)::float8 AS seconds FROM changed;
 WITH due AS MATERIALIZED (
     SELECT e.id, e.status
     FROM unnest(:ids::uuid[], :attempts::integer[], :redriven::timestamptz[]) AS c (id, attempts, redriven_at)
-    JOIN events e ON e.id = c.id AND e.redriven_at IS NOT DISTINCT FROM c.redriven_at
+    JOIN webhookd.events e ON e.id = c.id AND e.redriven_at IS NOT DISTINCT FROM c.redriven_at
     WHERE e.attempts = c.attempts AND e.status NOT IN ('processed', 'dead')
     ORDER BY e.id
     FOR UPDATE OF e
@@ -261,29 +261,29 @@ WITH due AS MATERIALIZED (
     FROM whole, unnest(:tables::text[], :accounts::text[], :entities::text[], :facts::text[])
         WITH ORDINALITY AS f (name, account, id, facts, position)
 ), kept_transactions AS (
-    INSERT INTO transactions AS t (account, transaction_id, facts)
-    SELECT account, id, facts::jsonb FROM kept WHERE name = 'transactions' ORDER BY position
-    ON CONFLICT (account, transaction_id) DO UPDATE SET facts = webhookd_fold(t.facts, excluded.facts)
+    INSERT INTO webhookd.transactions AS t (account, transaction_id, facts)
+    SELECT account, id, webhookd.settle(facts::jsonb) FROM kept WHERE name = 'transactions' ORDER BY position
+    ON CONFLICT (account, transaction_id) DO UPDATE SET facts = webhookd.settle(webhookd.fold(t.facts, excluded.facts))
 ), kept_subscriptions AS (
-    INSERT INTO subscriptions AS s (account, subscription_id, facts)
+    INSERT INTO webhookd.subscriptions AS s (account, subscription_id, facts)
     SELECT account, id, facts::jsonb FROM kept WHERE name = 'subscriptions' ORDER BY position
-    ON CONFLICT (account, subscription_id) DO UPDATE SET facts = webhookd_fold(s.facts, excluded.facts)
+    ON CONFLICT (account, subscription_id) DO UPDATE SET facts = webhookd.fold(s.facts, excluded.facts)
 ), kept_customers AS (
-    INSERT INTO customers AS c (account, customer_profile_id, facts)
+    INSERT INTO webhookd.customers AS c (account, customer_profile_id, facts)
     SELECT account, id, facts::jsonb FROM kept WHERE name = 'customers' ORDER BY position
-    ON CONFLICT (account, customer_profile_id) DO UPDATE SET facts = webhookd_fold(c.facts, excluded.facts)
+    ON CONFLICT (account, customer_profile_id) DO UPDATE SET facts = webhookd.fold(c.facts, excluded.facts)
 ), kept_payment_profiles AS (
-    INSERT INTO payment_profiles AS p (account, payment_profile_id, facts)
+    INSERT INTO webhookd.payment_profiles AS p (account, payment_profile_id, facts)
     SELECT account, id, facts::jsonb FROM kept WHERE name = 'payment_profiles' ORDER BY position
-    ON CONFLICT (account, payment_profile_id) DO UPDATE SET facts = webhookd_fold(p.facts, excluded.facts)
+    ON CONFLICT (account, payment_profile_id) DO UPDATE SET facts = webhookd.fold(p.facts, excluded.facts)
 ), changed AS (
-    UPDATE events e
+    UPDATE webhookd.events e
     SET status = 'processed', attempts = e.attempts + 1, finished_at = clock_timestamp(), retry_at = NULL, last_error = NULL
     FROM due, whole
     WHERE e.id = due.id
     RETURNING e.id, due.status AS from_status, e.attempts, e.finished_at, coalesce(e.redriven_at, e.received_at) AS since
 ), audit AS (
-    INSERT INTO event_audit (event_id, at, from_status, to_status, actor, attempt)
+    INSERT INTO webhookd.event_audit (event_id, at, from_status, to_status, actor, attempt)
     SELECT id, finished_at, from_status, 'processed', 'worker', attempts FROM changed
 )
 SELECT extract(epoch FROM finished_at - since)::float8 AS seconds FROM changed;
@@ -292,7 +292,7 @@ SELECT extract(epoch FROM finished_at - since)::float8 AS seconds FROM changed;
 -- A failed attempt with another to come, `delay` seconds from now. If the event moved on since it was claimed, nothing changes and
 -- no row returns: another attempt has another number, and a redrive, which counts anew, another `redriven_at`.
 WITH changed AS (
-    UPDATE events
+    UPDATE webhookd.events
     SET status = 'retrying', attempts = attempts + 1, last_error = :reason,
         retry_at = now() + make_interval(secs => :delay),
         send_after = now() + make_interval(secs => :delay::float8 + :resend_after::float8)
@@ -300,7 +300,7 @@ WITH changed AS (
         AND status NOT IN ('processed', 'dead')
     RETURNING id, attempts
 ), audit AS (
-    INSERT INTO event_audit (event_id, from_status, to_status, actor, attempt, reason)
+    INSERT INTO webhookd.event_audit (event_id, from_status, to_status, actor, attempt, reason)
     SELECT id, :from_status, 'retrying', 'worker', attempts, :reason FROM changed
 )
 SELECT attempts FROM changed;
@@ -308,14 +308,14 @@ SELECT attempts FROM changed;
 -- name: mark_dead(spent, detail, reason, id, attempts, redriven_at, from_status, actor)^
 -- An event given up, with the reason; its copy for the dead-letter queue is owed from now on. Guarded like mark_retrying.
 WITH changed AS (
-    UPDATE events
+    UPDATE webhookd.events
     SET status = 'dead', attempts = attempts + :spent, last_error = :detail, dead_reason = :reason, retry_at = NULL,
         finished_at = now(), dead_letter_sent_at = NULL
     WHERE id = :id AND attempts = :attempts AND redriven_at IS NOT DISTINCT FROM :redriven_at::timestamptz
         AND status NOT IN ('processed', 'dead')
     RETURNING id, attempts
 ), audit AS (
-    INSERT INTO event_audit (event_id, from_status, to_status, actor, attempt, reason)
+    INSERT INTO webhookd.event_audit (event_id, from_status, to_status, actor, attempt, reason)
     SELECT id, :from_status, 'dead', :actor, attempts, :detail FROM changed
 )
 SELECT (extract(epoch FROM now()) * 1000000)::bigint AS died FROM changed;
@@ -323,12 +323,12 @@ SELECT (extract(epoch FROM now()) * 1000000)::bigint AS died FROM changed;
 -- name: backlog()^
 -- The size of the outbox, counted no further than 100,000 of each kind, and for how many seconds the oldest unfinished event has been so (NULL when all have ended).
 SELECT
-    (SELECT count(*) FROM (SELECT FROM events WHERE status = 'received' AND redriven_at IS NULL LIMIT 100000) AS fresh)
+    (SELECT count(*) FROM (SELECT FROM webhookd.events WHERE status = 'received' AND redriven_at IS NULL LIMIT 100000) AS fresh)
         + (SELECT count(*) FROM (
-            SELECT FROM events WHERE status = 'received' AND redriven_at IS NOT NULL LIMIT 100000
+            SELECT FROM webhookd.events WHERE status = 'received' AND redriven_at IS NOT NULL LIMIT 100000
         ) AS redriven) AS outbox,
-    (SELECT extract(epoch FROM clock_timestamp() - coalesce(redriven_at, received_at))::float8 FROM events
+    (SELECT extract(epoch FROM clock_timestamp() - coalesce(redriven_at, received_at))::float8 FROM webhookd.events
      WHERE status IN ('received', 'queued', 'retrying') ORDER BY coalesce(redriven_at, received_at) LIMIT 1) AS oldest;
 
 -- name: audit_trail(id)
-SELECT at, from_status, to_status, actor, attempt, reason FROM event_audit WHERE event_id = :id ORDER BY at;
+SELECT at, from_status, to_status, actor, attempt, reason FROM webhookd.event_audit WHERE event_id = :id ORDER BY at;

@@ -7,7 +7,7 @@
 -- beside the scan: where statistics are old, PostgreSQL takes a range of ids for few events, and would read and sort all of it.
 WITH found AS MATERIALIZED (
     SELECT e AS event, e.id, e.received_at AS at
-    FROM events e
+    FROM webhookd.events e
     WHERE id < :below::uuid
         AND (:entity_id::text IS NULL OR entity_id = :entity_id)
         AND (:invoice_number::text IS NULL OR invoice_number = :invoice_number)
@@ -17,7 +17,7 @@ WITH found AS MATERIALIZED (
 ), chosen AS (
     SELECT event, id FROM found
     WHERE id >= :from_id::uuid
-        AND webhookd_chosen(event, :statuses, :event_types, :account, NULL, NULL, NULL, :received_from, :received_to)
+        AND webhookd.chosen(event, :statuses, :event_types, :account, NULL, NULL, NULL, :received_from, :received_to)
     ORDER BY id DESC
     LIMIT :limit
 )
@@ -33,7 +33,7 @@ WITH found AS MATERIALIZED (
     SELECT * FROM (
         (
             SELECT e AS event, e.id, coalesce(redriven_at, received_at) AS at
-            FROM events e
+            FROM webhookd.events e
             WHERE :unfinished::boolean AND status IN ('received', 'queued', 'retrying')
                 AND coalesce(redriven_at, received_at) <= :before::timestamptz
                 AND (coalesce(redriven_at, received_at), id) < (:before::timestamptz, :below::uuid)
@@ -41,7 +41,7 @@ WITH found AS MATERIALIZED (
             LIMIT :looked::integer
         ) UNION ALL (
             SELECT e AS event, e.id, finished_at AS at
-            FROM events e
+            FROM webhookd.events e
             WHERE :dead::boolean AND status = 'dead'
                 AND finished_at <= :before::timestamptz AND (finished_at, id) < (:before::timestamptz, :below::uuid)
             ORDER BY finished_at DESC, id DESC
@@ -52,7 +52,7 @@ WITH found AS MATERIALIZED (
     LIMIT :looked::integer
 ), chosen AS (
     SELECT event, id, at FROM found
-    WHERE webhookd_chosen(event, :statuses, :event_types, :account, NULL, NULL, NULL, :received_from, :received_to)
+    WHERE webhookd.chosen(event, :statuses, :event_types, :account, NULL, NULL, NULL, :received_from, :received_to)
     ORDER BY at DESC, id DESC
     LIMIT :limit
 )
@@ -70,51 +70,51 @@ SET LOCAL enable_bitmapscan = off;
 -- Among the events that `key` is a notification id of, in lower case; unless `notification_only`, also those of which it is the entity's id, the invoice
 -- number or the merchant's reference, and the event `event_id`. `also`: those of them that it names in one of these ways, too.
 WITH RECURSIVE accounts (account) AS (
-    (SELECT account FROM events ORDER BY account LIMIT 1)
+    (SELECT account FROM webhookd.events ORDER BY account LIMIT 1)
     UNION ALL
-    SELECT (SELECT e.account FROM events e WHERE e.account > a.account ORDER BY e.account LIMIT 1)
+    SELECT (SELECT e.account FROM webhookd.events e WHERE e.account > a.account ORDER BY e.account LIMIT 1)
     FROM accounts a
     WHERE a.account IS NOT NULL
 ), ids AS MATERIALIZED (
     SELECT e.id
     FROM accounts a
     CROSS JOIN LATERAL (
-        SELECT id FROM events WHERE account = a.account AND notification_id = lower(:key::text) OFFSET 0
+        SELECT id FROM webhookd.events WHERE account = a.account AND notification_id = lower(:key::text) OFFSET 0
     ) AS e
     UNION
     SELECT n.event_id
     FROM accounts a
     CROSS JOIN LATERAL (
-        SELECT event_id FROM notification_aliases WHERE account = a.account AND notification_id = lower(:key::text) OFFSET 0
+        SELECT event_id FROM webhookd.notification_aliases WHERE account = a.account AND notification_id = lower(:key::text) OFFSET 0
     ) AS n
     UNION
     SELECT :event_id::uuid WHERE NOT :notification_only::boolean AND :event_id::uuid IS NOT NULL
     UNION
     (
-        SELECT id FROM events
+        SELECT id FROM webhookd.events
         WHERE NOT :notification_only::boolean AND entity_id = :key AND id < :below::uuid ORDER BY id DESC LIMIT :looked::integer
     )
     UNION
     (
-        SELECT id FROM events
+        SELECT id FROM webhookd.events
         WHERE NOT :notification_only::boolean AND invoice_number = :key AND id < :below::uuid
         ORDER BY id DESC
         LIMIT :looked::integer
     )
     UNION
     (
-        SELECT id FROM events
+        SELECT id FROM webhookd.events
         WHERE NOT :notification_only::boolean AND merchant_reference = :key AND id < :below::uuid
         ORDER BY id DESC
         LIMIT :looked::integer
     )
 ), found AS MATERIALIZED (
     SELECT e AS event, e.id, e.received_at AS at
-    FROM events e
+    FROM webhookd.events e
     WHERE e.id = ANY(ARRAY(SELECT id FROM ids WHERE id < :below::uuid ORDER BY id DESC LIMIT :looked::integer))
 ), chosen AS (
     SELECT event, id FROM found
-    WHERE webhookd_chosen(
+    WHERE webhookd.chosen(
         event, :statuses, :event_types, :account, :entity_id, :invoice_number, :merchant_reference, :received_from, :received_to
     ) AND (
         :also::text IS NULL OR lower(:also) IN (id::text, (event).notification_id)
@@ -132,24 +132,24 @@ ORDER BY chosen.id DESC;
 -- name: events_of_entity(account, entity_name, entity_id, limit)
 -- The newest events of an entity, newest first; of whatever entity has the id where `entity_name` is NULL. The account is compared
 -- so that no index finds it: where statistics are old, PostgreSQL would read all of an account's events.
-SELECT * FROM events
+SELECT * FROM webhookd.events
 WHERE entity_id = :entity_id AND account || '' = :account AND (:entity_name::text IS NULL OR entity_name = :entity_name)
 ORDER BY id DESC
 LIMIT :limit;
 
 -- name: aliases_of_event(id)
-SELECT notification_id, received_at FROM notification_aliases WHERE event_id = :id ORDER BY received_at LIMIT 100;
+SELECT notification_id, received_at FROM webhookd.notification_aliases WHERE event_id = :id ORDER BY received_at LIMIT 100;
 
 -- name: lock_event(id)^
 -- What a retry is decided by. Fails at once where a worker has the event in hand.
-SELECT e.*, EXISTS (SELECT FROM event_bodies b WHERE b.event_id = :id) AS has_body FROM events e WHERE e.id = :id FOR UPDATE OF e NOWAIT;
+SELECT e.*, EXISTS (SELECT FROM webhookd.event_bodies b WHERE b.event_id = :id) AS has_body FROM webhookd.events e WHERE e.id = :id FOR UPDATE OF e NOWAIT;
 
 -- name: retry_now(id, actor, reason)!
 -- Makes the next attempt of an event, which has been put off, due at once; its row is locked.
 WITH changed AS (
-    UPDATE events SET retry_at = now(), send_after = now() WHERE id = :id AND status NOT IN ('processed', 'dead') RETURNING id
+    UPDATE webhookd.events SET retry_at = now(), send_after = now() WHERE id = :id AND status NOT IN ('processed', 'dead') RETURNING id
 )
-INSERT INTO event_audit (event_id, from_status, to_status, actor, reason)
+INSERT INTO webhookd.event_audit (event_id, from_status, to_status, actor, reason)
 SELECT id, 'retrying', 'retrying', :actor, :reason FROM changed;
 
 -- name: choose_finished(after_id, below, entity_id, invoice_number, merchant_reference, looked, statuses, event_types, account, received_from, received_to, until, limit)
@@ -157,7 +157,7 @@ SELECT id, 'retrying', 'retrying', :actor, :reason FROM changed;
 -- and ends beside the scan as they do.
 WITH found AS MATERIALIZED (
     SELECT e AS event, e.id
-    FROM events e
+    FROM webhookd.events e
     WHERE id > :after_id::uuid
         AND (:entity_id::text IS NULL OR entity_id = :entity_id)
         AND (:invoice_number::text IS NULL OR invoice_number = :invoice_number)
@@ -167,7 +167,7 @@ WITH found AS MATERIALIZED (
 ), chosen AS (
     SELECT event, id FROM found
     WHERE id < :below::uuid
-        AND webhookd_chosen(event, :statuses, :event_types, :account, NULL, NULL, NULL, :received_from, :received_to)
+        AND webhookd.chosen(event, :statuses, :event_types, :account, NULL, NULL, NULL, :received_from, :received_to)
         AND (event).finished_at <= :until AND (event).discarded_at IS NULL
     ORDER BY id
     LIMIT :limit
@@ -180,27 +180,27 @@ LEFT JOIN chosen ON true
 ORDER BY chosen.id;
 
 -- name: add_operation(id, kind, dry_run, actor, reason, selection, rate, max_events)^
-INSERT INTO operations (id, kind, dry_run, actor, reason, selection, rate, max_events)
+INSERT INTO webhookd.operations (id, kind, dry_run, actor, reason, selection, rate, max_events)
 VALUES (:id, :kind, :dry_run, :actor, :reason, :selection::text::jsonb, :rate, :max_events)
 RETURNING *;
 
 -- name: operation(id)^
-SELECT * FROM operations WHERE id = :id;
+SELECT * FROM webhookd.operations WHERE id = :id;
 
 -- name: list_operations(below, limit)
-SELECT * FROM operations WHERE id < :below::uuid ORDER BY id DESC LIMIT :limit;
+SELECT * FROM webhookd.operations WHERE id < :below::uuid ORDER BY id DESC LIMIT :limit;
 
 -- name: cancel_operation(id)^
-UPDATE operations SET state = 'cancelled', finished_at = now(), updated_at = now(), held_by = NULL
+UPDATE webhookd.operations SET state = 'cancelled', finished_at = now(), updated_at = now(), held_by = NULL
 WHERE id = :id AND finished_at IS NULL
 RETURNING *;
 
 -- name: hold_operations(holder, seconds, limit)
 -- Takes or keeps up to `limit` operations that have not ended, for `seconds`.
-UPDATE operations
+UPDATE webhookd.operations
 SET holder = :holder::uuid, held_until = now() + make_interval(secs => :seconds::float8)
 WHERE id = ANY(ARRAY(
-    SELECT id FROM operations
+    SELECT id FROM webhookd.operations
     WHERE finished_at IS NULL AND (holder = :holder::uuid OR held_until < now())
     ORDER BY created_at
     LIMIT :limit
@@ -209,11 +209,11 @@ WHERE id = ANY(ARRAY(
 RETURNING *;
 
 -- name: let_go_of_operations(holder)!
-UPDATE operations SET held_until = '-infinity' WHERE holder = :holder::uuid AND finished_at IS NULL;
+UPDATE webhookd.operations SET held_until = '-infinity' WHERE holder = :holder::uuid AND finished_at IS NULL;
 
 -- name: advance_operation(id, holder, state, total, done, skipped, held_by, error, event_types, reasons, after_at, after_id, ended)^
 -- Records how far an operation has come, in the transaction of what it did; no row where it was cancelled, or another process holds it.
-UPDATE operations
+UPDATE webhookd.operations
 SET state = :state, total = :total, done = :done, skipped = :skipped, held_by = :held_by, error = :error,
     event_types = :event_types::text::jsonb, reasons = :reasons::text::jsonb, after_at = :after_at, after_id = :after_id,
     updated_at = now(), finished_at = CASE WHEN :ended::boolean THEN now() END
@@ -221,8 +221,8 @@ WHERE id = :id AND holder = :holder::uuid AND finished_at IS NULL
 RETURNING id;
 
 -- name: remove_operations(age)!
-DELETE FROM operations WHERE id = ANY(ARRAY(
-    SELECT id FROM operations
+DELETE FROM webhookd.operations WHERE id = ANY(ARRAY(
+    SELECT id FROM webhookd.operations
     WHERE finished_at < now() - make_interval(secs => :age::float8)
     ORDER BY id
     FOR UPDATE SKIP LOCKED
@@ -233,7 +233,7 @@ DELETE FROM operations WHERE id = ANY(ARRAY(
 SELECT
     id, account, reason, detail, received_at, times_received, length(body) AS size, coalesce(outcome, 'waiting') AS state,
     event_id, handled_at, handled_by, note
-FROM quarantine
+FROM webhookd.quarantine
 WHERE id < :below::uuid
     AND ((:state = 'waiting' AND handled_at IS NULL) OR (:state <> 'waiting' AND outcome = :state))
     AND (:account::text IS NULL OR account = :account)
@@ -244,29 +244,29 @@ ORDER BY id DESC
 LIMIT :limit;
 
 -- name: quarantined(id)^
-SELECT *, length(body) AS size, coalesce(outcome, 'waiting') AS state FROM quarantine WHERE id = :id;
+SELECT *, length(body) AS size, coalesce(outcome, 'waiting') AS state FROM webhookd.quarantine WHERE id = :id;
 
 -- name: lock_quarantined(id)^
 -- As quarantined, for one who releases it: nobody discards it meanwhile.
-SELECT *, length(body) AS size, coalesce(outcome, 'waiting') AS state FROM quarantine WHERE id = :id FOR UPDATE;
+SELECT *, length(body) AS size, coalesce(outcome, 'waiting') AS state FROM webhookd.quarantine WHERE id = :id FOR UPDATE;
 
 -- name: handle_quarantine(id, outcome, actor, note, event_id)^
 -- Releases or discards what waits in quarantine; no row where it was handled before.
-UPDATE quarantine SET handled_at = now(), handled_by = :actor, outcome = :outcome, note = :note, event_id = :event_id
+UPDATE webhookd.quarantine SET handled_at = now(), handled_by = :actor, outcome = :outcome, note = :note, event_id = :event_id
 WHERE id = :id AND handled_at IS NULL
 RETURNING id;
 
 -- name: transaction(account, id)^
-SELECT * FROM transactions WHERE account = :account AND transaction_id = :id;
+SELECT * FROM webhookd.transactions WHERE account = :account AND transaction_id = :id;
 
 -- name: subscription(account, id)^
-SELECT * FROM subscriptions WHERE account = :account AND subscription_id = :id;
+SELECT * FROM webhookd.subscriptions WHERE account = :account AND subscription_id = :id;
 
 -- name: customer(account, id)^
-SELECT * FROM customers WHERE account = :account AND customer_profile_id = :id;
+SELECT * FROM webhookd.customers WHERE account = :account AND customer_profile_id = :id;
 
 -- name: payment_profile(account, id)^
-SELECT * FROM payment_profiles WHERE account = :account AND payment_profile_id = :id;
+SELECT * FROM webhookd.payment_profiles WHERE account = :account AND payment_profile_id = :id;
 
 -- name: known_entities(account, names, ids)
 -- Those of the entities, in the order given, that have a timeline: a row, or an event. The account is compared as in
@@ -276,17 +276,17 @@ FROM unnest(:names::text[], :ids::text[]) WITH ORDINALITY AS n (entity_name, ent
 WHERE coalesce(
     CASE n.entity_name
         WHEN 'transaction' THEN (
-            SELECT true FROM transactions t WHERE t.account = :account AND t.transaction_id = n.entity_id
+            SELECT true FROM webhookd.transactions t WHERE t.account = :account AND t.transaction_id = n.entity_id
         )
         WHEN 'customerProfile' THEN (
-            SELECT true FROM customers c WHERE c.account = :account AND c.customer_profile_id = n.entity_id
+            SELECT true FROM webhookd.customers c WHERE c.account = :account AND c.customer_profile_id = n.entity_id
         )
         WHEN 'customerPaymentProfile' THEN (
-            SELECT true FROM payment_profiles p WHERE p.account = :account AND p.payment_profile_id = n.entity_id
+            SELECT true FROM webhookd.payment_profiles p WHERE p.account = :account AND p.payment_profile_id = n.entity_id
         )
     END,
     (
-        SELECT true FROM events e
+        SELECT true FROM webhookd.events e
         WHERE e.entity_id = n.entity_id AND e.account || '' = :account AND e.entity_name = n.entity_name
         LIMIT 1
     )
@@ -298,32 +298,32 @@ ORDER BY n.position;
 -- what an operator put back are counted apart, as their indexes are.
 SELECT
     (SELECT count(*) FROM (
-        (SELECT FROM events WHERE status = 'received' AND redriven_at IS NULL LIMIT :limit) UNION ALL
-        (SELECT FROM events WHERE status = 'received' AND redriven_at IS NOT NULL LIMIT :limit)
+        (SELECT FROM webhookd.events WHERE status = 'received' AND redriven_at IS NULL LIMIT :limit) UNION ALL
+        (SELECT FROM webhookd.events WHERE status = 'received' AND redriven_at IS NOT NULL LIMIT :limit)
     ) AS counted) AS received,
     (SELECT count(*) FROM (
-        (SELECT FROM events WHERE status = 'queued' AND redriven_at IS NULL LIMIT :limit) UNION ALL
-        (SELECT FROM events WHERE status = 'queued' AND redriven_at IS NOT NULL LIMIT :limit)
+        (SELECT FROM webhookd.events WHERE status = 'queued' AND redriven_at IS NULL LIMIT :limit) UNION ALL
+        (SELECT FROM webhookd.events WHERE status = 'queued' AND redriven_at IS NOT NULL LIMIT :limit)
     ) AS counted) AS queued,
     (SELECT count(*) FROM (
-        (SELECT FROM events WHERE status = 'retrying' AND redriven_at IS NULL LIMIT :limit) UNION ALL
-        (SELECT FROM events WHERE status = 'retrying' AND redriven_at IS NOT NULL LIMIT :limit)
+        (SELECT FROM webhookd.events WHERE status = 'retrying' AND redriven_at IS NULL LIMIT :limit) UNION ALL
+        (SELECT FROM webhookd.events WHERE status = 'retrying' AND redriven_at IS NOT NULL LIMIT :limit)
     ) AS counted) AS retrying,
-    (SELECT count(*) FROM (SELECT FROM events WHERE status = 'dead' AND discarded_at IS NULL LIMIT :limit) AS counted) AS dead,
-    (SELECT count(*) FROM (SELECT FROM quarantine WHERE handled_at IS NULL LIMIT :limit) AS counted) AS quarantine;
+    (SELECT count(*) FROM (SELECT FROM webhookd.events WHERE status = 'dead' AND discarded_at IS NULL LIMIT :limit) AS counted) AS dead,
+    (SELECT count(*) FROM (SELECT FROM webhookd.quarantine WHERE handled_at IS NULL LIMIT :limit) AS counted) AS quarantine;
 
 -- name: add_statistics(steps, measures, event_types, counts)!
 -- Adds what a process has counted to the present step of each length in `steps`. `counts` are arrays as text.
-INSERT INTO statistics AS s (step, at, measure, event_type, counts)
-SELECT step, webhookd_step(step, now()), measure, event_type, counts::bigint[]
+INSERT INTO webhookd.statistics AS s (step, at, measure, event_type, counts)
+SELECT step, webhookd.step(step, now()), measure, event_type, counts::bigint[]
 FROM unnest(:steps::integer[]) AS step, unnest(:measures::text[], :event_types::text[], :counts::text[]) AS c (measure, event_type, counts)
 ORDER BY step, measure, event_type
-ON CONFLICT (step, at, measure, event_type) DO UPDATE SET counts = webhookd_sum(s.counts, excluded.counts);
+ON CONFLICT (step, at, measure, event_type) DO UPDATE SET counts = webhookd.add_counts(s.counts, excluded.counts);
 
 -- name: add_gauges(steps, gauges, values)!
 -- Keeps the highest of each gauge in the present step of each length.
-INSERT INTO statistics_gauges AS g (step, at, gauge, value)
-SELECT step, webhookd_step(step, now()), gauge, value
+INSERT INTO webhookd.statistics_gauges AS g (step, at, gauge, value)
+SELECT step, webhookd.step(step, now()), gauge, value
 FROM unnest(:steps::integer[]) AS step, unnest(:gauges::text[], :values::float8[]) AS v (gauge, value)
 ORDER BY step, gauge
 ON CONFLICT (step, at, gauge) DO UPDATE SET value = greatest(g.value, excluded.value);
@@ -332,7 +332,7 @@ ON CONFLICT (step, at, gauge) DO UPDATE SET value = greatest(g.value, excluded.v
 -- Of each step after `since`, the counts over all event types and the histograms, as JSON by measure: a row a step, since each row has
 -- its price on the way. Told apart by the index alone from the rows of each type, of which there are ten times as many.
 SELECT at, json_object_agg(measure, counts)::text AS counts
-FROM statistics
+FROM webhookd.statistics
 WHERE step = :step AND at > :since::timestamptz AND event_type = ''
 GROUP BY at;
 
@@ -342,11 +342,11 @@ GROUP BY at;
 SELECT event_type, measure, sum(counts[1])::bigint AS count
 FROM (
     SELECT event_type, measure, counts
-    FROM statistics
+    FROM webhookd.statistics
     WHERE step = :step AND at > :since::timestamptz AND at < coalesce(:from_longer::timestamptz, 'infinity') AND event_type <> ''
     UNION ALL
     SELECT event_type, measure, counts
-    FROM statistics
+    FROM webhookd.statistics
     WHERE step = :longer::integer AND at >= :from_longer::timestamptz AND event_type <> ''
 ) AS counted
 GROUP BY event_type, measure;
@@ -354,33 +354,33 @@ GROUP BY event_type, measure;
 -- name: gauges_series(step, since)
 -- Of each step after `since`, the gauges, as JSON by name; but those of the dead-letter queue, which no chart shows.
 SELECT at, json_object_agg(gauge, value)::text AS gauges
-FROM statistics_gauges
+FROM webhookd.statistics_gauges
 WHERE step = :step AND at > :since::timestamptz AND gauge NOT LIKE 'dead\_letter\_%'
 GROUP BY at;
 
 -- name: remove_statistics(step, age)!
-DELETE FROM statistics WHERE ctid = ANY(ARRAY(
-    SELECT ctid FROM statistics
+DELETE FROM webhookd.statistics WHERE ctid = ANY(ARRAY(
+    SELECT ctid FROM webhookd.statistics
     WHERE step = :step AND at < now() - make_interval(secs => :age::float8)
     ORDER BY at, measure, event_type
     FOR UPDATE SKIP LOCKED
 ));
 
 -- name: remove_gauges(step, age)!
-DELETE FROM statistics_gauges WHERE ctid = ANY(ARRAY(
-    SELECT ctid FROM statistics_gauges
+DELETE FROM webhookd.statistics_gauges WHERE ctid = ANY(ARRAY(
+    SELECT ctid FROM webhookd.statistics_gauges
     WHERE step = :step AND at < now() - make_interval(secs => :age::float8)
     ORDER BY at, gauge
     FOR UPDATE SKIP LOCKED
 ));
 
 -- name: session_ended(id)$
-SELECT EXISTS (SELECT FROM ended_sessions WHERE id = :id);
+SELECT EXISTS (SELECT FROM webhookd.ended_sessions WHERE id = :id);
 
 -- name: end_session(id, seconds)!
 -- Ends a session, and forgets some whose own time is over.
 WITH forgotten AS (
-    DELETE FROM ended_sessions
-    WHERE id = ANY(ARRAY(SELECT id FROM ended_sessions WHERE kept_until < now() ORDER BY kept_until LIMIT 100 FOR UPDATE SKIP LOCKED))
+    DELETE FROM webhookd.ended_sessions
+    WHERE id = ANY(ARRAY(SELECT id FROM webhookd.ended_sessions WHERE kept_until < now() ORDER BY kept_until LIMIT 100 FOR UPDATE SKIP LOCKED))
 )
-INSERT INTO ended_sessions (id, kept_until) VALUES (:id, now() + make_interval(secs => :seconds::float8)) ON CONFLICT DO NOTHING;
+INSERT INTO webhookd.ended_sessions (id, kept_until) VALUES (:id, now() + make_interval(secs => :seconds::float8)) ON CONFLICT DO NOTHING;

@@ -1,6 +1,6 @@
 -- name: add_refused(ids, ages, accounts, outcomes, statuses, paths, peers, forwarded, shapes, content_types, lengths, first_bytes, findings, likely)!
 -- Samples of refused webhooks; each was refused `ages` seconds ago.
-INSERT INTO refused_webhooks (
+INSERT INTO webhookd.refused_webhooks (
     id, refused_at, account, outcome, status, path, peer, forwarded_for, header_shape, content_type, body_length, first_bytes, finding,
     likely
 )
@@ -18,7 +18,7 @@ FROM unnest(
 WITH by_peer AS (
     SELECT id, account, outcome, finding, refused_at,
         row_number() OVER (PARTITION BY account, outcome, finding, peer ORDER BY refused_at DESC, id) AS turn
-    FROM refused_webhooks
+    FROM webhookd.refused_webhooks
     WHERE account = ANY(:accounts::text[]) AND outcome = ANY(:outcomes::text[])
 ), by_finding AS (
     SELECT id, account, outcome, refused_at,
@@ -27,25 +27,25 @@ WITH by_peer AS (
 ), ranked AS (
     SELECT id, row_number() OVER (PARTITION BY account, outcome ORDER BY turn, refused_at DESC, id) AS place FROM by_finding
 )
-DELETE FROM refused_webhooks
+DELETE FROM webhookd.refused_webhooks
 WHERE id IN (
-    SELECT id FROM refused_webhooks
+    SELECT id FROM webhookd.refused_webhooks
     WHERE id = ANY(ARRAY(SELECT id FROM ranked WHERE place > :keep::integer))
     FOR UPDATE SKIP LOCKED
 );
 
 -- name: expire_refused(age)!
 -- Removes the samples that are older than `age` seconds.
-DELETE FROM refused_webhooks
+DELETE FROM webhookd.refused_webhooks
 WHERE id IN (
-    SELECT id FROM refused_webhooks
+    SELECT id FROM webhookd.refused_webhooks
     WHERE refused_at <= clock_timestamp() - make_interval(secs => :age::float8)
     FOR UPDATE SKIP LOCKED
 );
 
 -- name: list_refused(at, below, account, outcome, finding, limit)
 -- Samples before a place, newest first.
-SELECT * FROM refused_webhooks
+SELECT * FROM webhookd.refused_webhooks
 WHERE (refused_at, id) < (:at::timestamptz, :below::uuid)
     AND (:account::text IS NULL OR account = :account)
     AND (:outcome::text IS NULL OR outcome = :outcome)

@@ -6,25 +6,25 @@ WITH ends AS (
     -- Where what covers the present instant ends: the first end at which no other partition begins.
     SELECT
         parent,
-        min(webhookd_time_of(low)) AS low,
-        min(webhookd_time_of(high)) FILTER (
-            WHERE NOT EXISTS (SELECT FROM webhookd_partitions next WHERE next.parent = p.parent AND next.low = p.high)
+        min(webhookd.time_of(low)) AS low,
+        min(webhookd.time_of(high)) FILTER (
+            WHERE NOT EXISTS (SELECT FROM webhookd.partitions next WHERE next.parent = p.parent AND next.low = p.high)
         ) AS high
-    FROM webhookd_partitions p
-    WHERE high > webhookd_first_id(now())
+    FROM webhookd.partitions p
+    WHERE high > webhookd.first_id(now())
     GROUP BY parent
 )
 SELECT
     CASE WHEN count(*) = 2 AND bool_and(low <= now())
         THEN extract(epoch FROM min(high) - now())::float8 ELSE 0 END AS ahead,
-    (SELECT count(*) FROM (SELECT FROM quarantine WHERE handled_at IS NULL LIMIT 100000) AS counted) AS quarantine_rows,
-    pg_total_relation_size('quarantine') AS quarantine_bytes,
+    (SELECT count(*) FROM (SELECT FROM webhookd.quarantine WHERE handled_at IS NULL LIMIT 100000) AS counted) AS quarantine_rows,
+    pg_total_relation_size('webhookd.quarantine') AS quarantine_bytes,
     extract(epoch FROM clock_timestamp())::float8 AS epoch
 FROM ends;
 
 -- name: strays()^
 -- Whether bodies or audit rows lie outside every partition.
-SELECT EXISTS (SELECT FROM event_bodies_default) AS bodies, EXISTS (SELECT FROM event_audit_default) AS audit;
+SELECT EXISTS (SELECT FROM webhookd.event_bodies_default) AS bodies, EXISTS (SELECT FROM webhookd.event_audit_default) AS audit;
 
 -- name: missing_partitions(weeks)
 -- The weeks without a partition: from yesterday's, for a receiver whose clock is behind, to `weeks` ahead, by the server's clock.
@@ -36,63 +36,63 @@ CROSS JOIN generate_series(
     interval '1 week'
 ) AS week
 WHERE NOT EXISTS (
-    SELECT FROM webhookd_partitions p
-    WHERE p.parent = parent.parent AND p.low < webhookd_first_id((week + interval '84 hours') AT TIME ZONE 'UTC')
-        AND p.high > webhookd_first_id((week + interval '84 hours') AT TIME ZONE 'UTC')
+    SELECT FROM webhookd.partitions p
+    WHERE p.parent = parent.parent AND p.low < webhookd.first_id((week + interval '84 hours') AT TIME ZONE 'UTC')
+        AND p.high > webhookd.first_id((week + interval '84 hours') AT TIME ZONE 'UTC')
 )
 ORDER BY week, parent;
 
 -- name: make_partition(parent, first)!
 -- Outside a transaction: it commits between its steps.
-CALL webhookd_make_partition(:parent, :first);
+CALL webhookd.make_partition(:parent, :first);
 
 -- name: old_partitions(parent, age)
 -- The partitions all of whose ids are older than `age` seconds and a day, oldest first. By then the last events of its week have
 -- ended that long ago, too, as a rule, and it can be emptied as a whole.
-SELECT child FROM webhookd_partitions WHERE parent = :parent AND high <= webhookd_id_before(:age::float8 + 86400) ORDER BY low;
+SELECT child FROM webhookd.partitions WHERE parent = :parent AND high <= webhookd.id_before(:age::float8 + 86400) ORDER BY low;
 
 -- name: clear_partition(child, age)$
-SELECT webhookd_clear_partition(:child, :age::float8);
+SELECT webhookd.clear_partition(:child, :age::float8);
 
 -- name: compact_partition(child)$
-SELECT webhookd_compact_partition(:child);
+SELECT webhookd.compact_partition(:child);
 
 -- name: trim_partition(child, after, age, most)^
 -- One batch of single rows older than `age` seconds; `last` is where the next one goes on, NULL at the end.
 SELECT last, removed
-FROM webhookd_trim_partition(:child, :after::uuid, webhookd_id_before(:age::float8), :age::float8, :most::integer);
+FROM webhookd.trim_partition(:child, :after::uuid, webhookd.id_before(:age::float8), :age::float8, :most::integer);
 
 -- name: drop_partition(child)$
-SELECT webhookd_drop_partition(:child);
+SELECT webhookd.drop_partition(:child);
 
 -- name: remove_events(after, age, window, limit)^
 -- One batch of events that ended more than `age` seconds ago. What is removed can never be taken for new: its eventDate is more than
 -- `window` seconds old, so that a repeat is quarantined as too old. Hence one without an eventDate stays. `last` as in trim_partition.
 WITH page AS MATERIALIZED (
-    SELECT id FROM events WHERE id > :after::uuid AND id < webhookd_id_before(:age::float8) ORDER BY id LIMIT :limit
+    SELECT id FROM webhookd.events WHERE id > :after::uuid AND id < webhookd.id_before(:age::float8) ORDER BY id LIMIT :limit
 ), ended AS MATERIALIZED (
     SELECT id
-    FROM events
+    FROM webhookd.events
     WHERE id > :after::uuid AND id <= (SELECT id FROM page ORDER BY id DESC LIMIT 1)
-        AND NOT webhookd_stands(status, received_at, finished_at, discarded_at, now() - make_interval(secs => :age::float8))
+        AND NOT webhookd.stands(status, received_at, finished_at, discarded_at, now() - make_interval(secs => :age::float8))
         AND event_date < now() - make_interval(secs => :window::float8)
     FOR UPDATE SKIP LOCKED
 ), aliases AS (
-    DELETE FROM notification_aliases a USING ended WHERE a.event_id = ended.id
+    DELETE FROM webhookd.notification_aliases a USING ended WHERE a.event_id = ended.id
 ), gone AS (
-    DELETE FROM events e USING ended WHERE e.id = ended.id
+    DELETE FROM webhookd.events e USING ended WHERE e.id = ended.id
 )
 SELECT (SELECT id FROM page ORDER BY id DESC LIMIT 1) AS last, (SELECT count(*) FROM ended) AS removed;
 
 -- name: remove_quarantine(age, limit)$
 -- One batch of what has been in quarantine for more than `age` seconds; returns how many.
 WITH old AS MATERIALIZED (
-    SELECT id FROM quarantine
+    SELECT id FROM webhookd.quarantine
     WHERE received_at < now() - make_interval(secs => :age::float8)
     ORDER BY received_at
     LIMIT :limit
     FOR UPDATE SKIP LOCKED
 ), gone AS (
-    DELETE FROM quarantine q USING old WHERE q.id = old.id
+    DELETE FROM webhookd.quarantine q USING old WHERE q.id = old.id
 )
 SELECT count(*) FROM old;

@@ -18,12 +18,12 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-import asyncpg
 import psutil
 import pytest
 from dotenv import dotenv_values
 
 from tests.conftest import Servers
+from tests.helpers.database import connect
 from tests.helpers.readme import README
 from tests.helpers.running import KEY
 from tests.helpers.wait import until
@@ -153,7 +153,8 @@ def dev() -> Iterator[Dev]:
 
 
 async def _events(database_url: str | None) -> int:
-    connection = await asyncpg.connect(database_url)
+    assert database_url is not None
+    connection = await connect(database_url)
     try:
         return int(await connection.fetchval("SELECT count(*) FROM events WHERE status = 'processed'"))
     finally:

@@ -31,6 +31,7 @@ from tests.bench import events
 from tests.bench.processes import CORES, running
 from tests.bench.scenarios import Bench
 from tests.bench.servers import servers
+from tests.helpers.database import connect
 from webhookd.operate.place import Place
 
 AIM = 50.0  # ms, at the 95th percentile
@@ -103,7 +104,7 @@ def measure(client: Client, case: Case, calls: int) -> None:
 
 async def samples(url: str) -> dict[str, list[Any]]:
     """Things to ask for, from all over the database."""
-    connection = await asyncpg.connect(url)
+    connection = await connect(url)
     try:
         low, high = (
             await connection.fetchval("SELECT id FROM events ORDER BY id LIMIT 1"),
@@ -280,7 +281,7 @@ def run(bench: Bench, given: argparse.Namespace) -> list[Case]:
 
 async def _loaded(database: str, count: int) -> bool:
     try:
-        connection = await asyncpg.connect(database)
+        connection = await connect(database)
     except asyncpg.InvalidCatalogNameError:
         return False
     try:

@@ -15,6 +15,7 @@ from typing import TypeAlias
 
 import asyncpg
 
+from tests.helpers.database import connect
 from webhookd.authorizenet.notification import EVENT_TYPES
 
 DAYS = 60
@@ -159,7 +160,7 @@ FROM generate_series(1, $1::bigint) AS n, LATERAL (SELECT $2::timestamptz - ($1 
 # What the daemons count of each type in each step; all of it, as in an outage of what handlers call. $1: now; $2: event types.
 _STEPS = """
 (VALUES (10, 7200), (300, 172800), (3600, 1209600), (86400, 34560000)) AS s (step, age),
-    generate_series(webhookd_step(step, $1::timestamptz - make_interval(secs => age)), $1, make_interval(secs => step)) AS at
+    generate_series(webhookd.step(step, $1::timestamptz - make_interval(secs => age)), $1, make_interval(secs => step)) AS at
 """
 _STATISTICS = f"""
 INSERT INTO statistics (step, at, measure, event_type, counts)
@@ -206,7 +207,7 @@ def _silent(_: str) -> None:
 
 async def load(url: str, count: int, tell: Callable[[str], None] = _silent) -> None:
     """Loads `count` events into a migrated database that has none; `tell` gets a line now and then."""
-    connection = await asyncpg.connect(url)
+    connection = await connect(url)
     try:
         if await connection.fetchval("SELECT EXISTS (SELECT FROM events)"):
             raise RuntimeError("there are events in this database already; load into a fresh one")
@@ -256,12 +257,12 @@ async def _partitions(connection: Connection, now: datetime) -> None:
     """Makes the weeks' partitions that an installation so old would have."""
     week = timedelta(days=7)
     monday = (now - timedelta(days=now.weekday())).replace(hour=0, minute=0, second=0, microsecond=0)
-    have = {row["child"] for row in await connection.fetch("SELECT child::text FROM webhookd_partitions")}
+    have = {row["child"] for row in await connection.fetch("SELECT child::text FROM webhookd.partitions")}
     for back in range(DAYS // 7 + 1, -1, -1):
         first = monday - back * week
         for parent in ("event_bodies", "event_audit"):
             if f"{parent}_{first:%Y%m%d}" not in have:
-                await connection.execute("CALL webhookd_make_partition($1, $2)", parent, first)
+                await connection.execute("CALL webhookd.make_partition($1, $2)", parent, first)
 
 
 def main() -> int:

@@ -13,7 +13,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import asyncpg
 import matplotlib as mpl
 import psutil
 from rich.console import Console
@@ -21,6 +20,7 @@ from rich.table import Table as RichTable
 
 from tests.bench.processes import CORES
 from tests.bench.servers import POSTGRESQL, Servers
+from tests.helpers.database import connect
 
 mpl.use("svg")
 from matplotlib import pyplot as plt
@@ -86,7 +86,7 @@ def _commit() -> str:
 
 
 async def _postgresql(url: str) -> dict[str, str]:
-    connection = await asyncpg.connect(url)
+    connection = await connect(url)
     try:
         # As the server says, not as it was told: a figure without a commit that waits for the disk would be worth nothing.
         for name in ("fsync", "synchronous_commit", "full_page_writes"):

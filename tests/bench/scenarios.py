@@ -15,13 +15,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import asyncpg
 from aiobotocore.session import get_session
 
 from tests.bench.baselines.receiver import SCHEMA
 from tests.bench.load import AUTHCAPTURE, PROVIDER, PROXY, Report
 from tests.bench.processes import KEY, PATH, Target, Webhookd, load, running
 from tests.bench.servers import Servers
+from tests.helpers.database import connect
 from webhookd.dev import traffic
 from webhookd.dev.servers import free_port
 from webhookd.store.migrations import migrate
@@ -86,7 +86,7 @@ class Bench:
 
 
 async def _database(server: str, name: str) -> str:
-    connection = await asyncpg.connect(server)
+    connection = await connect(server)
     try:
         await connection.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
         await connection.execute(f'CREATE DATABASE "{name}"')
@@ -224,7 +224,7 @@ def textbook_consume(bench: Bench, count: int) -> Figures:
 
 
 async def _fill_textbook(database: str, endpoint: str, queue: str, count: int) -> None:
-    connection = await asyncpg.connect(database)
+    connection = await connect(database)
     await connection.execute(SCHEMA)
     samples = (traffic.sample(AUTHCAPTURE, number) for number in range(1, count + 1))
     rows = [(uuid.uuid4(), sample.notification_id, sample.event_type, sample.body) for sample in samples]
@@ -273,7 +273,7 @@ FROM (SELECT extract(epoch FROM finished_at - event_date)::float8 * 1000 AS ms F
 
 
 async def _one(database: str, statement: str, *arguments: Any) -> Any:
-    connection = await asyncpg.connect(database)
+    connection = await connect(database)
     try:
         return await connection.fetchrow(statement, *arguments, timeout=3600)
     finally:
@@ -291,7 +291,7 @@ def grow(database: str, total: int, *, status: str = "processed") -> None:
 _GROW = """
 WITH made AS MATERIALIZED (
     SELECT n, overlay(overlay(gen_random_uuid()::text PLACING to_char(n, 'FM000000000000') FROM 25 FOR 12)
-        PLACING left(webhookd_first_id(now() - interval '5 minutes')::text, 13) FROM 1 FOR 13)::uuid AS id,
+        PLACING left(webhookd.first_id(now() - interval '5 minutes')::text, 13) FROM 1 FOR 13)::uuid AS id,
         gen_random_uuid()::text AS notification_id
     FROM generate_series($1::bigint, $2::bigint) AS n
 ), events AS (
@@ -317,7 +317,7 @@ UNION ALL SELECT id, 'received', 'processed', 'worker' FROM made WHERE $3 = 'pro
 
 async def _settle(database: str) -> None:
     """Ends what nobody worked on, or a later daemon would send it again while it is measured."""
-    connection = await asyncpg.connect(database)
+    connection = await connect(database)
     try:
         await connection.execute(
             "UPDATE events SET status = 'processed', finished_at = now() WHERE status IN ('received', 'queued')", timeout=600
@@ -328,7 +328,7 @@ async def _settle(database: str) -> None:
 
 
 async def _grow(database: str, total: int, status: str) -> None:
-    connection = await asyncpg.connect(database)
+    connection = await connect(database)
     try:
         present = await connection.fetchval("SELECT count(*) FROM events")
         for first in range(present, total, 50_000):

@@ -13,11 +13,11 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import aiohttp
-import asyncpg
 import orjson
 import pytest
 
 from tests.conftest import Servers, make_queues
+from tests.helpers.database import connect
 from tests.helpers.prometheus import Prometheus
 from tests.helpers.running import KEY, Process
 from tests.helpers.wait import until
@@ -63,7 +63,7 @@ class Observed:
         """Has PostgreSQL refuse the daemon, and end its sessions; or let it in again."""
 
         async def alter() -> None:
-            server = await asyncpg.connect(self.stack.database_url)
+            server = await connect(self.stack.database_url)
             await server.execute(f"ALTER DATABASE {self.database} ALLOW_CONNECTIONS {connections}")
             await server.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", self.database)
             await server.close()
@@ -72,7 +72,7 @@ class Observed:
 
 
 async def _database(stack: Stack, name: str, template: str | None) -> None:
-    server = await asyncpg.connect(stack.database_url)
+    server = await connect(stack.database_url)
     await server.execute(f"CREATE DATABASE {name} TEMPLATE {template}" if template else f"DROP DATABASE {name} WITH (FORCE)")
     await server.close()
 

@@ -28,7 +28,7 @@ from tests.deploy.manifests import (
 )
 from tests.helpers.running import KEY
 from webhookd.cli import app
-from webhookd.settings import Role, Settings, load, load_database_url
+from webhookd.settings import Role, Settings, load, load_database
 from webhookd.sources import SECRET
 
 pytestmark = pytest.mark.xdist_group("kubernetes")
@@ -248,7 +248,7 @@ def test_settings_are_webhookds(objects: list[Object], tmp_path: Path, monkeypat
                 patch.setenv(name, str(folder / file) if setting.endswith("_file") else value)
             # Both refuse a name that is no setting, and a file that is not there.
             if workload["kind"] == "Job":
-                assert load_database_url() == secrets["database-url"]
+                assert load_database().database_url.get_secret_value() == secrets["database-url"]
                 assert [item["key"] for item in items] == ["database-url"]  # it is given no more than it needs
                 continue
             loaded = load()

@@ -11,13 +11,13 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import aiohttp
-import asyncpg
 import pytest
 import pytest_asyncio
 
 from tests.conftest import Servers
 from tests.deploy.manifests import Object, behind, build, container, environment, one, port_of, workloads
 from tests.helpers.command import webhookd
+from tests.helpers.database import connect
 from tests.helpers.running import KEY, Process
 from tests.helpers.wait import until
 from webhookd.authorizenet.signature import sign
@@ -39,7 +39,7 @@ def objects() -> list[Object]:
 async def unmigrated(servers: Servers) -> AsyncIterator[Servers]:
     """Servers whose database is empty."""
     name = f"webhookd_{uuid.uuid4().hex[:12]}"
-    server = await asyncpg.connect(servers.database_url)
+    server = await connect(servers.database_url)
     await server.execute(f"CREATE DATABASE {name}")
     yield replace(servers, database_url=urlsplit(servers.database_url)._replace(path=f"/{name}").geturl())
     await server.execute(f"DROP DATABASE {name} WITH (FORCE)")

@@ -934,7 +934,7 @@ GUARDS = (
     Guard(
         "a held sale is captured by its approval, whichever release folds it",
         "sql/migrations/0011_timeline_amounts.sql",
-        "    NEW.facts := webhookd_settle(NEW.facts);\n",
+        "    NEW.facts := webhookd.settle(NEW.facts);\n",
         "",
         "tests/integration/test_timeline.py::test_what_a_release_before_folds_is_settled_too",
     ),

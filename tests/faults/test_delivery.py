@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
-import asyncpg
 import pytest
 import pytest_asyncio
 
 from tests.conftest import make_queues
+from tests.helpers.database import connect
 from tests.helpers.ledger import COUNTING
 from tests.helpers.queues import client, depth, url_of
 from tests.helpers.rig import Rig
@@ -109,7 +109,7 @@ async def again_after_the_first_heartbeat(event, connection):
 """
     )
     late = asyncio.Event()
-    connection = await asyncpg.connect(rig.servers.database_url)
+    connection = await connect(rig.servers.database_url)
 
     async def hold_the_heartbeat_back(action: str, asked: dict[str, Any]) -> None:
         if action == "ChangeMessageVisibilityBatch" and asked["Entries"][0]["VisibilityTimeout"] == 3 and not late.is_set():

@@ -22,6 +22,7 @@ import asyncpg
 import psutil
 import pytest
 
+from tests.helpers.database import connect
 from tests.helpers.ledger import COUNTING
 from tests.helpers.rig import Rig
 from tests.helpers.running import Process
@@ -68,7 +69,7 @@ def _freeze_sessions(rig: Rig) -> None:
 @contextlib.asynccontextmanager
 async def _another(rig: Rig) -> AsyncIterator[Connection]:
     """One more connection, straight to the database."""
-    connection = await asyncpg.connect(rig.servers.database_url, timeout=10)
+    connection = await connect(rig.servers.database_url, timeout=10)
     try:
         yield connection
     finally:
@@ -326,12 +327,12 @@ async def test_all_of_postgresqls_connections_are_taken_by_others(own_rig: Rig) 
         await rig.acknowledged(20)
         with contextlib.suppress(asyncpg.TooManyConnectionsError):
             while True:
-                others.append(await asyncpg.connect(rig.servers.database_url, timeout=10))
+                others.append(await connect(rig.servers.database_url, timeout=10))
         await rig.acknowledged(50)  # by the sessions that there are
         await rig.connection.fetchval(_TERMINATE)
         with contextlib.suppress(asyncpg.TooManyConnectionsError):  # the slots that became free
             while True:
-                others.append(await asyncpg.connect(rig.servers.database_url, timeout=10))
+                others.append(await connect(rig.servers.database_url, timeout=10))
         for other in others:
             other.terminate()
         rig.recovered()

@@ -11,6 +11,7 @@ from typing import Any
 
 import asyncpg
 
+from tests.helpers.database import connect
 from tests.helpers.running import KEY
 from tests.helpers.wait import until_ended
 from webhookd.dev import traffic
@@ -72,7 +73,7 @@ class Ledger:
     async def connect(self) -> None:
         """Connects anew, after PostgreSQL was away."""
         await self.close()
-        self._connection = await asyncpg.connect(self._database_url, timeout=5)
+        self._connection = await connect(self._database_url, timeout=5)
 
     async def close(self) -> None:
         """Closes the connection."""

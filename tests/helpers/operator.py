@@ -115,7 +115,7 @@ async def bury(
             SELECT n, now() - interval '3 days' + n * interval '1 second' AS at, gen_random_uuid()::text AS chance
             FROM generate_series(1, $1) AS n
         ), named AS MATERIALIZED (
-            SELECT n, at, (left(webhookd_first_id(at)::text, 15) || substr(chance, 16))::uuid AS id FROM numbers
+            SELECT n, at, (left(webhookd.first_id(at)::text, 15) || substr(chance, 16))::uuid AS id FROM numbers
         ), made AS (
             INSERT INTO events (id, account, notification_id, event_type, key_fingerprint, body_hash, send_after, status,
                                 attempts, received_at, finished_at, retry_at, dead_reason, last_error)

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import asyncpg
 
 from tests.conftest import Servers
+from tests.helpers.database import connect
 from tests.helpers.ledger import COUNTING, Ledger
 from tests.helpers.proxy import FaultProxy
 from tests.helpers.running import Process
@@ -201,7 +202,7 @@ class Rig:
     async def _probing(self) -> None:
         """Sends one webhook after the other until one is accepted, and waits until that one is processed."""
         assert self._recovered_at is not None
-        connection = await asyncpg.connect(self.servers.database_url, timeout=30)
+        connection = await connect(self.servers.database_url, timeout=30)
         try:
             while True:
                 (sample,) = self.samples(1)

@@ -12,6 +12,7 @@ import asyncpg
 import pytest_asyncio
 
 from tests.conftest import settings_of
+from tests.helpers.database import connect
 from tests.helpers.running import KEY, base_settings
 from tests.helpers.wait import until
 from webhookd.daemon import Daemon
@@ -56,7 +57,7 @@ async def send(daemon: Daemon, count: int) -> traffic.Summary:
 
 async def ended(stack: Stack, count: int) -> bool:
     with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
-        connection = await asyncpg.connect(stack.database_url, timeout=2)
+        connection = await connect(stack.database_url, timeout=2)
         try:
             return bool(await connection.fetchval("SELECT count(*) = $1 FROM events WHERE status = 'processed'", count))
         finally:

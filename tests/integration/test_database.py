@@ -11,6 +11,7 @@ import asyncpg
 import pytest
 
 from tests.conftest import Start
+from tests.helpers.database import connect
 from tests.helpers.running import KEY
 from tests.helpers.wait import until
 from webhookd.authorizenet.notification import EVENT_TYPES
@@ -28,7 +29,7 @@ from webhookd.store.queries import MIGRATIONS, queries
 async def empty_url(stack: Stack) -> Any:
     """A database with nothing in it."""
     name = f"webhookd_{uuid.uuid4().hex[:12]}"
-    server = await asyncpg.connect(stack.database_url)
+    server = await connect(stack.database_url)
     await server.execute(f"CREATE DATABASE {name}")
     yield urlsplit(stack.database_url)._replace(path=f"/{name}").geturl()
     await server.execute(f"DROP DATABASE {name} WITH (FORCE)")
@@ -96,7 +97,7 @@ async def test_an_index_that_an_attempt_left_invalid_is_made_anew_while_rows_are
 ) -> None:
     await connection.execute("DELETE FROM _pogo_migration WHERE migration_id = '0009_search'")
     await connection.execute("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'events_invoice'::regclass")
-    writer = await asyncpg.connect(database_url, server_settings={"lock_timeout": "1000"})
+    writer = await connect(database_url, server_settings={"lock_timeout": "1000"})
     async with connection.transaction():
         await connection.execute("LOCK TABLE events IN ROW EXCLUSIVE MODE")
         migrating = asyncio.create_task(migrate(database_url))
@@ -151,7 +152,7 @@ async def test_the_outbox_and_the_unfinished_are_found_by_partial_indexes(
 
 
 async def test_a_body_lies_in_the_partition_of_its_time(connection: asyncpg.Connection[asyncpg.Record]) -> None:
-    event_id = await connection.fetchval("SELECT webhookd_first_id(now())")
+    event_id = await connection.fetchval("SELECT webhookd.first_id(now())")
     await connection.execute("INSERT INTO event_bodies VALUES ($1, '')", event_id)
     assert await connection.fetchval("SELECT count(*) FROM event_bodies_default") == 0
     plan = await connection.fetch(f"EXPLAIN SELECT body FROM event_bodies WHERE event_id = '{event_id}'")
@@ -177,9 +178,9 @@ async def test_a_copy_of_the_database_is_another_instance(
     restored = (await queries.identify(connection))["instance"]
     name = urlsplit(database_url).path[1:]
     await connection.close()
-    server = await asyncpg.connect(stack.database_url)
+    server = await connect(stack.database_url)
     await server.execute(f"CREATE DATABASE {name}_copy TEMPLATE {name}")
-    copied = await asyncpg.connect(urlsplit(database_url)._replace(path=f"/{name}_copy").geturl())
+    copied = await connect(urlsplit(database_url)._replace(path=f"/{name}_copy").geturl())
     beside = (await queries.identify(copied))["instance"]
     await copied.close()
     await server.execute(f"DROP DATABASE {name}_copy WITH (FORCE)")

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import asyncpg
 import pytest
 
 from tests.conftest import Servers, Start, settings_of
 from tests.helpers.authority import Authority
+from tests.helpers.database import connect
 from tests.helpers.debian import TlsPostgres
 from tests.helpers.running import KEY, Process
 from tests.helpers.wait import until
@@ -44,7 +44,7 @@ def postgres(authority: Authority) -> Iterator[TlsPostgres]:
         async def make() -> None:
             url = server.address(sslmode="verify-full", sslrootcert=authority.ca)
             await migrate(url)
-            connection = await asyncpg.connect(url)
+            connection = await connect(url)
             await connection.execute("CREATE DATABASE certified TEMPLATE template0")
             await connection.close()
 
@@ -69,7 +69,7 @@ async def test_a_daemon_speaks_nothing_but_tls_with_a_server_whose_certificate_i
     async with Process({**servers.settings, "WEBHOOKD_DATABASE_URL": url}, tmp_path) as daemon:
         summary = await traffic.send(traffic.stream([TYPE], 40), daemon.webhook_url, KEY)
         assert summary.failed == 0
-        connection = await asyncpg.connect(url)
+        connection = await connect(url)
 
         async def processed() -> bool:
             return bool(await connection.fetchval("SELECT count(*) >= 40 FROM events WHERE status = 'processed'"))

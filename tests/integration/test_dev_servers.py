@@ -15,11 +15,11 @@ import urllib.request
 from pathlib import Path
 from urllib.error import HTTPError
 
-import asyncpg
 import psutil
 import pytest
 from redis.asyncio import Redis
 
+from tests.helpers.database import connect
 from webhookd.dev.servers import DevError, PostgresServer, Server, SqsServer, Stack, ValkeyServer
 
 _FAST = {"fsync": "off", "full_page_writes": "off"}
@@ -35,7 +35,7 @@ def folder(server_folder: Path) -> Path:
 
 async def _run(server: PostgresServer, *statements: str) -> object:
     """Runs each statement and returns the last one's value."""
-    connection = await asyncpg.connect(server.url)
+    connection = await connect(server.url)
     try:
         for statement in statements[:-1]:
             await connection.execute(statement)
@@ -69,7 +69,7 @@ async def test_postgresql_finds_its_data_port_and_password_again(folder: Path) -
 async def test_postgresql_killed_and_started_again_keeps_port_and_committed_rows(folder: Path) -> None:
     with PostgresServer(folder, settings=_FAST) as server:
         # A session that is open at the time of the kill must not keep the next start from its data or its port.
-        session = await asyncpg.connect(server.url)
+        session = await connect(server.url)
         await session.execute("CREATE TABLE kept AS SELECT 42 AS answer")
         port, first = server.port, _pid(server)
         server.kill()

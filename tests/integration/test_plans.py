@@ -10,6 +10,7 @@ from typing import Any
 import asyncpg
 import pytest
 
+from tests.helpers.database import connect
 from webhookd.store.queries import queries
 
 # These choose by other columns, and `ids` narrows the choice.
@@ -40,7 +41,7 @@ def scans(plan: dict[str, Any]) -> Iterator[str]:
 @pytest.fixture
 async def nothing_waits(database_url: str) -> Any:
     """A database whose statistics are of a time when all events had ended."""
-    connection = await asyncpg.connect(database_url)
+    connection = await connect(database_url)
     await connection.execute(
         "INSERT INTO events "
         "(id, account, notification_id, event_type, status, key_fingerprint, body_hash, send_after, finished_at) "

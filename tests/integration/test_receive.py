@@ -15,6 +15,7 @@ import pytest
 import pytest_asyncio
 
 from tests.conftest import Servers, Start
+from tests.helpers.database import connect
 from tests.helpers.running import KEY
 from tests.helpers.wait import until
 from webhookd.authorizenet.signature import fingerprint, sign
@@ -488,7 +489,7 @@ async def test_a_commit_that_waits_for_a_lock_keeps_no_other_webhook_waiting(
     """Fewer than a batch needs to be full, so that they would wait for the end of the commit before them."""
     daemon = await start(roles="receive", commit_timeout=60, shutdown_grace=90)
     held, *others = (sample(AUTHCAPTURE, number) for number in range(5))
-    holder = await asyncpg.connect(servers.database_url)
+    holder = await connect(servers.database_url)
     transaction = holder.transaction()
     await transaction.start()
     await holder.execute(

@@ -16,6 +16,7 @@ import pytest
 import pytest_asyncio
 
 from tests.conftest import Servers, Start, settings_of
+from tests.helpers.database import connect
 from tests.helpers.running import KEY
 from tests.helpers.wait import until
 from webhookd.authorizenet.notification import parse
@@ -83,7 +84,7 @@ async def keep(
 ) -> uuid.UUID:
     """An event of so many days ago with its body and its audit trail, as the receiver and a worker leave it."""
     when = datetime.now(UTC) - timedelta(days=days_ago)
-    low: uuid.UUID = await connection.fetchval("SELECT webhookd_first_id($1)", when)
+    low: uuid.UUID = await connection.fetchval("SELECT webhookd.first_id($1)", when)
     event_id = uuid.UUID(int=low.int | uuid.uuid4().int >> 64)
     notification = parse(body, "default") if body != b"{}" else None
     await connection.execute(
@@ -193,7 +194,7 @@ async def test_where_some_stand_the_others_leave_and_their_disk_space_is_free(
     week = await make_week(connection, 410)
     needed = {await keep(connection, 410, "dead") for _ in range(3)}
     await keep(connection, 410)
-    places = "SELECT (substr(webhookd_first_id(now() - interval '410 days')::text, 1, 24) || lpad(n::text, 12, '0'))::uuid"
+    places = "SELECT (substr(webhookd.first_id(now() - interval '410 days')::text, 1, 24) || lpad(n::text, 12, '0'))::uuid"
     await connection.execute(f"INSERT INTO event_bodies {places}, repeat('x', 900)::bytea FROM generate_series(1, 1000) n")
     await connection.execute(f"INSERT INTO event_audit {places}, now(), NULL, '', '' FROM generate_series(1, 1000) n")
     size = "SELECT pg_relation_size($1::regclass)"
@@ -208,7 +209,7 @@ async def test_where_some_stand_the_others_leave_and_their_disk_space_is_free(
 async def test_a_week_is_left_to_end_for_a_day_so_that_it_leaves_as_a_whole(connection: Connection) -> None:
     """What came in its last hours ended a little later, and stands a little longer."""
     week = await make_week(connection, 100)
-    high = "SELECT extract(epoch FROM now() - webhookd_time_of(high))::float8 FROM webhookd_partitions WHERE child = $1"
+    high = "SELECT extract(epoch FROM now() - webhookd.time_of(high))::float8 FROM webhookd.partitions WHERE child = $1"
     age = await connection.fetchval(high, f"event_bodies_{week}")
     for kept, found in ((age - 0.9 * DAY, []), (age - 1.1 * DAY, [f"event_bodies_{week}"])):
         rows = [row["child"] async for row in queries.old_partitions(connection, parent="event_bodies", age=kept)]
@@ -222,7 +223,7 @@ async def test_a_dump_that_began_before_the_removal_holds_all_that_is_needed(
     await make_week(connection, 410)
     needed = {await keep(connection, 410, "dead") for _ in range(3)}
     await keep(connection, 410)
-    dump = await asyncpg.connect(database_url)
+    dump = await connect(database_url)
     await dump.execute("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY; SELECT FROM instance")
     for task in REMOVALS:
         await replica.retention.remove(task)
@@ -242,7 +243,7 @@ async def test_a_row_that_comes_while_the_drop_waits_is_not_dropped(
     event_id = await keep(connection, 410)
     await connection.execute("DELETE FROM event_audit")
     waits = "SELECT count(*) > 0 FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND NOT granted"
-    other = await asyncpg.connect(database_url)
+    other = await connect(database_url)
     await other.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
     row = f"INSERT INTO event_audit_{week} (event_id, to_status, actor) VALUES ($1, 'received', 'test')"
     await other.execute(row, event_id)
@@ -296,7 +297,7 @@ async def test_the_default_partition_is_trimmed_but_for_what_stands_and_what_cam
 async def test_a_stop_cancels_a_statement_that_waits(replica: Replica, database_url: str, connection: Connection) -> None:
     """Retention stops before the receiver: a statement may take ten minutes, and nobody else may wait for it."""
     event = await keep(connection, 100)
-    other = await asyncpg.connect(database_url)
+    other = await connect(database_url)
     waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
     async with other.transaction():
         await other.execute("SELECT FROM event_bodies WHERE event_id = $1 FOR UPDATE", event)
@@ -344,7 +345,7 @@ async def test_look_ups_by_id_do_not_wait_for_a_lock_on_another_partition(connec
     """Retention locks an old partition, and so does whoever reindexes one."""
     old = await make_week(connection, 30)
     event = await keep(connection, 0)
-    other = await asyncpg.connect(database_url, server_settings={"lock_timeout": "1s"})
+    other = await connect(database_url, server_settings={"lock_timeout": "1s"})
     async with connection.transaction():
         await connection.execute(f"LOCK TABLE event_bodies_{old}, event_audit_{old} IN ACCESS EXCLUSIVE MODE")
         for _ in range(
@@ -363,7 +364,7 @@ async def test_the_receiver_goes_on_while_a_drop_waits_for_its_lock(
     daemon = await start(roles="receive")
     week = await make_week(connection, 100)
     await keep(connection, 100)
-    other = await asyncpg.connect(database_url)
+    other = await connect(database_url)
     await other.execute("BEGIN; LOCK TABLE ONLY event_bodies IN ACCESS SHARE MODE")
     removal = asyncio.create_task(replica.retention.remove("bodies"))
     waits = "SELECT count(*) > 0 FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND NOT granted"
@@ -389,7 +390,7 @@ async def test_a_backup_that_reads_an_old_partition_puts_off_its_removal_and_not
     weeks = [await make_week(connection, days) for days in (110, 100)]
     for days in (110, 100):
         await keep(connection, days)
-    other = await asyncpg.connect(database_url)
+    other = await connect(database_url)
     await other.execute(f"BEGIN; LOCK TABLE event_bodies_{weeks[0]} IN ACCESS SHARE MODE")
     await replica.retention.remove("bodies")
     assert [await partition_exists(connection, f"event_bodies_{week}") for week in weeks] == [True, False]
@@ -422,7 +423,7 @@ async def test_an_event_that_is_redriven_at_that_moment_stays(
 ) -> None:
     """It was discarded long ago; the redrive has its row, and commits after the removal began."""
     event_id = await keep(connection, 500, "dead", discarded=True)
-    operator = await asyncpg.connect(database_url)
+    operator = await connect(database_url)
     await operator.execute("BEGIN")
     ended = await connection.fetchval("SELECT finished_at FROM events WHERE id = $1", event_id)
     assert await queries.redrive_events(operator, actor="test", reason="", ids=[event_id], ended=[ended], forced=False) == 1
@@ -463,7 +464,7 @@ async def test_a_repeat_of_a_removed_event_is_not_processed_anew(
 async def test_removing_events_reads_a_range_of_the_primary_key(connection: Connection) -> None:
     await connection.execute(
         "INSERT INTO events (id, account, notification_id, event_type, status, key_fingerprint, body_hash, send_after) "
-        "SELECT webhookd_first_id(now() - n * interval '30 min'), 'a', n::text, 't', 'processed', '', '', now() "
+        "SELECT webhookd.first_id(now() - n * interval '30 min'), 'a', n::text, 't', 'processed', '', '', now() "
         "FROM generate_series(1, 20000) n; ANALYZE events"
     )
     sql = queries.remove_events.sql
@@ -533,8 +534,8 @@ async def test_nothing_is_removed_by_a_wrong_clock(
 
 async def test_partitions_are_made_four_weeks_ahead_once(replicas: list[Replica], connection: Connection) -> None:
     await connection.execute(
-        "DO $$ DECLARE child text; BEGIN FOR child IN SELECT p.child FROM webhookd_partitions p WHERE high > "
-        "webhookd_first_id(now() + interval '10 days') LOOP EXECUTE 'DROP TABLE ' || child; END LOOP; END $$"
+        "DO $$ DECLARE child text; BEGIN FOR child IN SELECT p.child FROM webhookd.partitions p WHERE high > "
+        "webhookd.first_id(now() + interval '10 days') LOOP EXECUTE 'DROP TABLE ' || child; END LOOP; END $$"
     )
     replica = replicas[0]
     for each in replicas:
@@ -542,7 +543,7 @@ async def test_partitions_are_made_four_weeks_ahead_once(replicas: list[Replica]
         assert each.metric("partitions_ahead_seconds") > 4 * WEEK
         assert each.metric("retention_last_success_timestamp_seconds", task="partitions") > 0
     assert [row async for row in queries.missing_partitions(connection, weeks=4)] == []
-    sql = "SELECT parent, count(*), count(DISTINCT high) FROM webhookd_partitions GROUP BY parent"
+    sql = "SELECT parent, count(*), count(DISTINCT high) FROM webhookd.partitions GROUP BY parent"
     counts = [(row[1], row[2]) for row in await connection.fetch(sql)]
     assert len(counts) == 2
     assert all(5 <= count == ends <= 6 for count, ends in counts)
@@ -551,7 +552,7 @@ async def test_partitions_are_made_four_weeks_ahead_once(replicas: list[Replica]
 
 
 async def drop_from_now_on(connection: Connection) -> None:
-    for row in await connection.fetch("SELECT child FROM webhookd_partitions WHERE high > webhookd_first_id(now())"):
+    for row in await connection.fetch("SELECT child FROM webhookd.partitions WHERE high > webhookd.first_id(now())"):
         await connection.execute(f"DROP TABLE {row['child']}")
 
 
@@ -577,7 +578,7 @@ async def test_the_present_week_is_made_at_once_though_a_workers_transaction_is_
 ) -> None:
     """Later there might be too many rows to move."""
     await drop_from_now_on(connection)
-    other = await asyncpg.connect(database_url)
+    other = await connect(database_url)
     await other.execute("BEGIN; LOCK TABLE ONLY event_bodies IN ACCESS SHARE MODE")
     making = asyncio.create_task(replica.retention.keep_partitions())
     waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
@@ -599,7 +600,7 @@ async def test_a_week_that_has_too_many_stray_rows_is_left_and_the_next_ones_are
     """Moving them would lock out the receiver."""
     await drop_from_now_on(connection)
     await connection.execute(
-        "INSERT INTO event_bodies SELECT (substr(webhookd_first_id(now())::text, 1, 24) || lpad(to_hex(n), 12, '0'))::uuid, '' "
+        "INSERT INTO event_bodies SELECT (substr(webhookd.first_id(now())::text, 1, 24) || lpad(to_hex(n), 12, '0'))::uuid, '' "
         "FROM generate_series(1, 10001) n"
     )
     await replica.retention.keep_partitions()
@@ -638,7 +639,7 @@ async def test_what_a_crash_left_in_the_way_of_rows_goes_also_where_the_partitio
     first = await connection.fetchval(THIS_WEEK)
     await connection.execute(f"DROP TABLE event_bodies_{first:%Y%m%d}; CREATE TABLE event_bodies_{first:%Y%m%d} ()")
     await connection.execute(
-        "INSERT INTO event_bodies SELECT (substr(webhookd_first_id(now())::text, 1, 24) || lpad(to_hex(n), 12, '0'))::uuid, '' "
+        "INSERT INTO event_bodies SELECT (substr(webhookd.first_id(now())::text, 1, 24) || lpad(to_hex(n), 12, '0'))::uuid, '' "
         "FROM generate_series(1, $1) n",
         strays,
     )
@@ -659,7 +660,7 @@ async def test_who_looks_a_body_up_while_it_is_moved_into_its_partition_finds_it
     await drop_from_now_on(connection)
     event_id = await keep(connection, 0, "queued")
     first = await connection.fetchval(THIS_WEEK)
-    maker, other, worker = [await asyncpg.connect(database_url) for _ in range(3)]
+    maker, other, worker = [await connect(database_url) for _ in range(3)]
     waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
 
     async def moved() -> bool:
@@ -706,8 +707,8 @@ async def test_the_default_partition_is_not_scanned_under_a_lock_for_a_week_to_c
 async def test_a_partition_that_cannot_be_made_is_counted_and_the_daemon_goes_on(
     start: Start, connection: Connection, servers: Servers
 ) -> None:
-    ends = "SELECT max(high::text)::uuid AS high FROM webhookd_partitions WHERE parent = 'event_bodies'"
-    last = await connection.fetchval(f"SELECT child FROM webhookd_partitions WHERE high = ({ends}) AND parent = 'event_bodies'")
+    ends = "SELECT max(high::text)::uuid AS high FROM webhookd.partitions WHERE parent = 'event_bodies'"
+    last = await connection.fetchval(f"SELECT child FROM webhookd.partitions WHERE high = ({ends}) AND parent = 'event_bodies'")
     await connection.execute(f"DROP TABLE {last}; CREATE TABLE {last} ()")
     daemon = await start()
     value = daemon.metrics.registry.get_sample_value
@@ -725,7 +726,7 @@ async def test_a_partition_is_a_week_whatever_the_sessions_time_zone_and_meets_i
     for week in (0, 2, 1):
         await queries.make_partition(connection, parent="event_bodies", first=first + week * timedelta(weeks=1))
     sql = (
-        "SELECT webhookd_time_of(low), webhookd_time_of(high) FROM webhookd_partitions WHERE child LIKE '%_2031%' ORDER BY low"
+        "SELECT webhookd.time_of(low), webhookd.time_of(high) FROM webhookd.partitions WHERE child LIKE '%_2031%' ORDER BY low"
     )
     bounds = [tuple(row) for row in await connection.fetch(sql)]
     assert bounds == [(first + timedelta(weeks=n), first + timedelta(weeks=n + 1)) for n in range(3)]

@@ -15,6 +15,7 @@ import asyncpg
 import pytest
 import pytest_asyncio
 
+from tests.helpers.database import connect
 from webhookd.event import Status
 from webhookd.lifecycle import Watch
 from webhookd.metrics import Metrics
@@ -87,7 +88,7 @@ _COLUMNS = [
 async def stored(database_url: str, seed: int) -> AsyncIterator[Stored]:
     """A database with random events, from few values, so that much is equal."""
     chance = random.Random(seed)
-    connection = await asyncpg.connect(database_url)
+    connection = await connect(database_url)
     await connection.copy_records_to_table("events", records=[_event(chance) for _ in range(COUNT)], columns=_COLUMNS)
     rows = await connection.fetch("SELECT * FROM events")
     aliases = {f"a{chance.getrandbits(64):x}": chance.choice(rows)["id"] for _ in range(20)}

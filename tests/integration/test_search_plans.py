@@ -21,6 +21,7 @@ import pytest
 import pytest_asyncio
 
 from tests.bench import events as loader
+from tests.helpers.database import connect
 from webhookd.dev.servers import Stack
 from webhookd.operate import search as module
 from webhookd.operate.dead_letters import Dead, choose_dead, search_dead
@@ -133,10 +134,10 @@ def stored(request: pytest.FixtureRequest, stack: Stack, template: str) -> Itera
     url = urlsplit(stack.database_url)._replace(path=f"/{name}").geturl()
 
     async def make() -> None:
-        server = await asyncpg.connect(stack.database_url)
+        server = await connect(stack.database_url)
         await server.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
         await server.close()
-        connection = await asyncpg.connect(url)
+        connection = await connect(url)
         await connection.execute("ALTER TABLE events SET (autovacuum_enabled = false)")
         await connection.execute("ANALYZE events")
         await loader.store(connection, COUNT, NOW)
@@ -151,7 +152,7 @@ def stored(request: pytest.FixtureRequest, stack: Stack, template: str) -> Itera
         await connection.close()
 
     async def drop() -> None:
-        server = await asyncpg.connect(stack.database_url)
+        server = await connect(stack.database_url)
         await server.execute(f"DROP DATABASE {name} WITH (FORCE)")
         await server.close()
 
@@ -163,7 +164,7 @@ def stored(request: pytest.FixtureRequest, stack: Stack, template: str) -> Itera
 @pytest_asyncio.fixture
 async def statements(stored: str) -> AsyncIterator[Explaining]:
     """As the daemon's, in a session as its."""
-    connection = await asyncpg.connect(stored, server_settings={"jit": "off", **SESSIONS["admin"]})
+    connection = await connect(stored, server_settings={"jit": "off", **SESSIONS["admin"]})
     yield Explaining(connection)
     await connection.close()
 
@@ -173,7 +174,7 @@ async def one(statements: Explaining) -> Any:
     """Some event that has every key."""
     return await statements.session.fetchrow(
         "SELECT * FROM events WHERE merchant_reference IS NOT NULL AND invoice_number IS NOT NULL "
-        "AND id >= webhookd_first_id(now() - interval '20 days') ORDER BY id LIMIT 1"
+        "AND id >= webhookd.first_id(now() - interval '20 days') ORDER BY id LIMIT 1"
     )
 
 
@@ -268,7 +269,7 @@ async def test_a_page_of_what_waits_reads_a_page_where_statistics_know_of_nothin
         "(ARRAY['received', 'queued', 'retrying'])[1 + n % 3], '', '', now(), now() - n * interval '1 second' "
         "FROM generate_series(1, 10000) AS n"
     )
-    session = await asyncpg.connect(database_url, server_settings={"jit": "off", **SESSIONS["admin"]})
+    session = await connect(database_url, server_settings={"jit": "off", **SESSIONS["admin"]})
     statements = Explaining(session)
     page = await Events(statements).search(Filter(statuses=("received", "queued", "retrying")), START, 50)
     await session.close()
@@ -316,7 +317,7 @@ async def test_however_many_died_at_one_instant_a_statement_looks_at_some_of_the
         "SELECT gen_random_uuid(), 'default', n::text, 'net.authorize.payment.void.created', 'dead', '', '', now(), "
         "now(), 'the shop is closed' FROM generate_series(1, 15000) AS n"
     )
-    session = await asyncpg.connect(database_url, server_settings={"jit": "off", **SESSIONS["admin"]})
+    session = await connect(database_url, server_settings={"jit": "off", **SESSIONS["admin"]})
     statements = Explaining(session)
     for dead in (Dead(), Dead(reason="nothing"), Dead(discarded=True), Dead(event_types=("payment.void.*",))):
         page = await search_dead(statements, dead, START, 50)

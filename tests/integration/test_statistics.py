@@ -190,7 +190,7 @@ async def test_the_series_has_every_step_of_the_window_once_and_in_order(
     daemon = await start(roles="receive", admin_tokens=ANN)
     # Within the window, on its edge, and just before it; and of steps of another length, which count for nothing here.
     await connection.execute(
-        """INSERT INTO statistics SELECT step, webhookd_step(step, now() - ago * interval '1 second'), 'received', '', '{1}'
+        """INSERT INTO statistics SELECT step, webhookd.step(step, now() - ago * interval '1 second'), 'received', '', '{1}'
         FROM unnest(ARRAY[10, 300, 3600, 86400]) AS step, unnest(ARRAY[0, $1::integer - $2, $1 + 2 * $2]) AS ago
         ON CONFLICT DO NOTHING""",
         window,
@@ -217,7 +217,7 @@ async def test_a_window_that_is_too_long_or_too_short_is_refused(start: Start) -
 
 async def test_gauges_are_the_highest_of_their_step(start: Start, connection: Connection) -> None:
     daemon = await start(roles="receive", admin_tokens=ANN)
-    insert = "INSERT INTO statistics_gauges VALUES (10, webhookd_step(10, now() - interval '1 minute'), $1, $2)"
+    insert = "INSERT INTO statistics_gauges VALUES (10, webhookd.step(10, now() - interval '1 minute'), $1, $2)"
     for gauge, value in (("outbox", 7.0), ("main_visible", 3.0), ("main_in_flight", 2.0), ("oldest_unfinished_seconds", 1.5)):
         await connection.execute(insert, gauge, value)
     found = await stats(daemon)
@@ -232,7 +232,7 @@ async def test_rows_are_removed_when_they_are_older_than_any_window(
     for step, (longest, kept) in module._STEPS.items():
         assert kept > longest + step
         for name, age in (("kept", longest), ("old", kept + 2 * step)):
-            at = await connection.fetchval("SELECT webhookd_step($1, now() - $2 * interval '1 second')", step, float(age))
+            at = await connection.fetchval("SELECT webhookd.step($1, now() - $2 * interval '1 second')", step, float(age))
             await connection.execute("INSERT INTO statistics VALUES ($1, $2, 'received', $3, '{1}')", step, at, name)
             await connection.execute("INSERT INTO statistics_gauges VALUES ($1, $2, $3, 1)", step, at, name)
     await start(roles="receive")

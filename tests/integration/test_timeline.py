@@ -80,7 +80,7 @@ _storable = some_facts.map(
 @_one_database
 @given(_storable, _storable)
 async def test_postgresql_folds_as_python_does(connection: Connection, a: Facts, b: Facts) -> None:
-    statement = "SELECT webhookd_settle(webhookd_fold($1::text::jsonb, $2::text::jsonb))"
+    statement = "SELECT webhookd.settle(webhookd.fold($1::text::jsonb, $2::text::jsonb))"
     assert as_registers(await connection.fetchval(statement, json.dumps(a), json.dumps(b))) == fold(a, b)
 
 
@@ -102,13 +102,13 @@ def _as_text(value: object) -> str:
 
 
 async def test_what_a_release_before_folds_is_settled_too(connection: Connection) -> None:
-    """Its statement knows nothing of `webhookd_settle`: the table itself settles each row."""
+    """Its statement knows nothing of `webhookd.settle`: the table itself settles each row."""
     for minutes, (name, payload) in enumerate(ROWS["a held sale is captured by its approval"][0]):
         entry = facts_of(event(name, payload, date=after(minutes)))
         assert entry is not None
         await connection.execute(
             "INSERT INTO transactions AS t (account, transaction_id, facts) VALUES ('default', $1, $2::text::jsonb) "
-            "ON CONFLICT (account, transaction_id) DO UPDATE SET facts = webhookd_fold(t.facts, excluded.facts)",
+            "ON CONFLICT (account, transaction_id) DO UPDATE SET facts = webhookd.fold(t.facts, excluded.facts)",
             entry.id,
             json.dumps(entry.facts),
         )
@@ -120,7 +120,7 @@ async def test_what_a_release_before_folds_is_settled_too(connection: Connection
 async def test_values_compare_by_code_point_in_any_collation(connection: Connection, texts: tuple[str, str]) -> None:
     facts = [json.dumps({"name": [1, 1, text]}) for text in texts]
     for a, b in (facts, facts[::-1]):
-        folded_there = await connection.fetchval("SELECT webhookd_fold($1::text::jsonb, $2::text::jsonb)", a, b)
+        folded_there = await connection.fetchval("SELECT webhookd.fold($1::text::jsonb, $2::text::jsonb)", a, b)
         assert as_registers(folded_there) == {"name": (1, 1, texts[1])}
 
 

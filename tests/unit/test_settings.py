@@ -11,7 +11,7 @@ import pytest
 from pydantic import SecretStr, ValidationError
 
 from webhookd.errors import SettingsError
-from webhookd.settings import Role, Settings, describe, load, load_database_url
+from webhookd.settings import Role, Settings, describe, load, load_database
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -171,7 +171,7 @@ def test_the_users_pgpassword_goes_to_no_database_that_the_folder_names(
     (tmp_path / ".env").write_text(f"WEBHOOKD_DATABASE_URL={url}\n")
     assert only_problem().startswith("WEBHOOKD_DATABASE_URL: .env names a database and no password, and PGPASSWORD ")
     with pytest.raises(SettingsError, match="PGPASSWORD"):
-        load_database_url()
+        load_database().database_url.get_secret_value()
 
 
 @pytest.mark.parametrize("own", ["postgresql://u:own@db/x", "postgresql://db/x?user=u&password=own"])
@@ -179,10 +179,10 @@ def test_a_folders_database_with_a_password_of_its_own_is_taken(
     env: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: str
 ) -> None:
     monkeypatch.setenv("PGPASSWORD", PASSWORD)
-    assert load_database_url() == DATABASE  # the user's own address
+    assert load_database().database_url.get_secret_value() == DATABASE  # the user's own address
     env(DATABASE_URL="")
     (tmp_path / ".env").write_text(f"WEBHOOKD_DATABASE_URL='{own}'\n")
-    assert load().database_url.get_secret_value() == load_database_url() == own
+    assert load().database_url.get_secret_value() == load_database().database_url.get_secret_value() == own
 
 
 def test_two_spellings_of_one_setting_in_one_source_are_refused(
@@ -602,14 +602,14 @@ def test_every_setting_is_described_with_its_default() -> None:
 
 def test_to_migrate_takes_the_databases_url_and_no_other_secret(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="WEBHOOKD_DATABASE_URL is not set"):
-        load_database_url()
+        load_database().database_url.get_secret_value()
     monkeypatch.setenv("WEBHOOKD_DATABASE_URL", "mysql://x")
     with pytest.raises(SettingsError, match="WEBHOOKD_DATABASE_URL: must begin with postgresql://"):
-        load_database_url()
+        load_database().database_url.get_secret_value()
     monkeypatch.delenv("WEBHOOKD_DATABASE_URL")
     # Files that are not there for it, or not for it to read, are not looked for.
     monkeypatch.setenv("WEBHOOKD_SIGNATURE_KEYS_FILE", "/nowhere/keys")
     monkeypatch.setenv("WEBHOOKD_ACCOUNTS__SHOP__SIGNATURE_KEYS_FILE", "/nowhere/shop")
     (tmp_path / "url").write_text(f"{DATABASE}\n")
     monkeypatch.setenv("WEBHOOKD_DATABASE_URL_FILE", str(tmp_path / "url"))
-    assert load_database_url() == DATABASE
+    assert load_database().database_url.get_secret_value() == DATABASE

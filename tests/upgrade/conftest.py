@@ -17,6 +17,7 @@ import pytest_asyncio
 
 from tests.conftest import Servers, make_queues
 from tests.helpers.command import webhookd
+from tests.helpers.database import connect
 from tests.upgrade import release
 from webhookd.dev.servers import Stack
 
@@ -35,7 +36,7 @@ def _named(url: str, database: str) -> str:
 
 
 async def _on_server(stack: Stack, statement: str) -> None:
-    server = await asyncpg.connect(stack.database_url)
+    server = await connect(stack.database_url)
     try:
         await server.execute(statement)
     finally:
@@ -66,7 +67,7 @@ async def old_database_url(stack: Stack, old_template: str) -> AsyncIterator[str
     name = f"webhookd_{uuid.uuid4().hex[:12]}"
     await _on_server(stack, f"CREATE DATABASE {name} TEMPLATE {old_template}")
     url = _named(stack.database_url, name)
-    connection = await asyncpg.connect(url)
+    connection = await connect(url)
     await connection.execute("UPDATE instance SET id = gen_random_uuid()")  # a Redis key's prefix, which others have too
     await connection.close()
     yield url
@@ -76,7 +77,7 @@ async def old_database_url(stack: Stack, old_template: str) -> AsyncIterator[str
 @pytest_asyncio.fixture
 async def old_connection(old_database_url: str) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
     """A connection to that database."""
-    connection = await asyncpg.connect(old_database_url)
+    connection = await connect(old_database_url)
     yield connection
     await connection.close()
 

@@ -17,6 +17,7 @@ import aiohttp
 import asyncpg
 
 from tests.conftest import Servers
+from tests.helpers.database import PATH
 from tests.helpers.ledger import COUNTING, Ledger
 from tests.helpers.operator import ANN
 from tests.helpers.rig import QUICK
@@ -94,7 +95,7 @@ class Fleet:
     async def __aenter__(self) -> Fleet:
         await self.ledger.connect()
         await self.ledger.open()
-        self.database = await asyncpg.create_pool(self.servers.database_url, min_size=1, max_size=4)
+        self.database = await asyncpg.create_pool(self.servers.database_url, min_size=1, max_size=4, server_settings=PATH)
         await self.database.execute(_TABLES)
         (self.servers.folder / "fleet_handlers.py").write_text(HANDLERS)
         return self

@@ -16,6 +16,7 @@ import pytest
 
 from tests.conftest import Servers, Start
 from tests.helpers.command import webhookd
+from tests.helpers.database import connect
 from tests.helpers.ledger import Ledger
 from tests.helpers.wait import until
 from webhookd.authorizenet.notification import EVENT_TYPES
@@ -34,7 +35,7 @@ INDEX = "DROP INDEX CONCURRENTLY IF EXISTS events_sample;\nCREATE INDEX CONCURRE
 @pytest.fixture
 async def other(database_url: str) -> AsyncIterator[Connection]:
     """Another session, in a transaction in which it has read the events: somebody's console, say, or a backup."""
-    connection = await asyncpg.connect(database_url, server_settings={"application_name": "somebody's console"})
+    connection = await connect(database_url, server_settings={"application_name": "somebody's console"})
     await connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM events")
     yield connection
     connection.terminate()

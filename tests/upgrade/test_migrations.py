@@ -12,6 +12,7 @@ import pytest
 
 import webhookd
 from tests.conftest import Start
+from tests.helpers.database import connect
 from tests.helpers.operator import ANN, Operator, bury
 from tests.upgrade import release
 from tests.upgrade.lint import problems
@@ -92,9 +93,9 @@ BAD = [
     ("ALTER TABLE events ADD CONSTRAINT few CHECK (attempts < 100) NOT VALID;", True, "ban-new-write-restriction"),
     ("ALTER TABLE events DROP CONSTRAINT events_notification_key;", True, "ban-drop-constraint"),
     ("DROP TABLE quarantine;", True, "ban-drop-table"),
-    ("DROP VIEW webhookd_partitions;", True, "ban-drop-view"),
-    ("DROP FUNCTION webhookd_first_id(timestamptz);", True, "ban-drop-function"),
-    ("CREATE OR REPLACE VIEW webhookd_partitions AS SELECT 1;", True, "ban-replace-view-function"),
+    ("DROP VIEW webhookd.partitions;", True, "ban-drop-view"),
+    ("DROP FUNCTION webhookd.first_id(timestamptz);", True, "ban-drop-function"),
+    ("CREATE OR REPLACE VIEW webhookd.partitions AS SELECT 1;", True, "ban-replace-view-function"),
     ("CREATE INDEX events_type ON events (event_type);", True, "require-concurrent-index-creation"),
     ("CREATE INDEX CONCURRENTLY events_type ON events (event_type);", True, "ban-concurrent-index-creation-in-transaction"),
     ("DROP INDEX events_dead;", True, "require-concurrent-index-deletion"),
@@ -139,7 +140,7 @@ def test_one_that_keeps_it_is_not(tmp_path: Path, statements: str, transaction: 
 
 async def test_what_the_previous_release_relies_on_stays(old_database_url: str, old_connection: Connection) -> None:
     before, tables = await _catalog(old_connection), await _tables(old_connection)
-    assert {"events.status", "webhookd_first_id(timestamp with time zone)", "events: events_notification_key"} <= set(before)
+    assert {"events.status", "webhookd.first_id(timestamp with time zone)", "events: events_notification_key"} <= set(before)
     await migrate(old_database_url)
     after = await _catalog(old_connection)
     gone = {name: (definition, after.get(name)) for name, definition in before.items() if after.get(name) != definition}
@@ -170,7 +171,7 @@ async def test_only_sessions_that_prepare_nothing_are_given_whole_rows(database_
     """A statement that was prepared before its columns grew fails in a transaction, once in each process."""
 
     async def columns() -> dict[str, list[str]]:
-        fresh = await asyncpg.connect(database_url)
+        fresh = await connect(database_url)
         try:
             names = [name for name in present.available_queries if not name.endswith("_cursor")]
             prepared = {name: await fresh.prepare(getattr(present, name).sql) for name in names}

@@ -35,7 +35,7 @@ LOOKS = [
 _ANCIENT = """
 INSERT INTO events (id, account, notification_id, event_type, status, received_at, event_date, finished_at, key_fingerprint,
                     body_hash, send_after)
-SELECT (left(webhookd_first_id(at)::text, 24) || lpad(to_hex(n), 12, '0'))::uuid, 'default', 'ancient-' || n, 't', 'processed',
+SELECT (left(webhookd.first_id(at)::text, 24) || lpad(to_hex(n), 12, '0'))::uuid, 'default', 'ancient-' || n, 't', 'processed',
     at, at, at, '', '', at
 FROM generate_series(1, 300) AS n, (SELECT now() - interval '900 days' AS at) AS ancient
 """

@@ -12,7 +12,7 @@ from dotenv import dotenv_values
 
 from webhookd import sources
 from webhookd.errors import SettingsError
-from webhookd.settings import Settings, load_database_url, load_from
+from webhookd.settings import DatabaseSettings, Settings, load_database, load_from
 from webhookd.sources import Found, Layer
 
 # Stands for what is required and the session will bring, while the rest of the settings is checked.
@@ -49,15 +49,15 @@ def known(folder: Path, *, whole: bool = True) -> tuple[Settings, list[str]]:
     return load_from(layers, **{name: _STAND_INS[name] for name in lower}), sorted(taken)
 
 
-def database_url(folder: Path) -> tuple[str, Path | None]:
-    """The database's URL, and `dev.env` of `folder` if only the last session there names one.
+def database(folder: Path) -> tuple[DatabaseSettings, Path | None]:
+    """The database's settings, and `dev.env` of `folder` if only the last session there names its URL.
 
     Raises SettingsError if neither names one, or if that file names anything but a database of its own on this machine.
     """
     *own, dev = sources.layers(folder)
     found = None if sources.find("database_url", own) else dev.find("database_url")
     if found is None:
-        return load_database_url(), None
+        return load_database(), None
     url = str(found.value)
     # Parameters of a URL can name other hosts, and files of the user's.
     loopback = sources.is_loopback(url) and not urlsplit(url).query
@@ -67,7 +67,7 @@ def database_url(folder: Path) -> tuple[str, Path | None]:
             "set the URL in the environment"
         )
     os.environ.pop("PGPASSWORD", None)
-    return url, folder / "dev.env"
+    return load_database(database_url=url), folder / "dev.env"
 
 
 def _layers(folder: Path) -> list[Layer]:

@@ -177,7 +177,7 @@ class _Session:
         from webhookd.metrics import Metrics
         from webhookd.store.migrations import migrate
 
-        for applied in await migrate(self._settings.database_url.get_secret_value()):
+        for applied in await migrate(self._settings.database_url.get_secret_value(), schema=self._settings.database_schema):
             self._console.print(f"  applied migration {applied}", highlight=False)
         if self._stack.embeds_sqs:
             sqs = make_sqs(self._settings, Metrics(), Watch())

@@ -13,7 +13,8 @@ import asyncpg
 
 from webhookd.doctor.finding import Finding, Verdict
 from webhookd.settings import Settings
-from webhookd.store.queries import MIGRATIONS, queries
+from webhookd.store.migrations import State, read, state_of
+from webhookd.store.queries import queries
 from webhookd.store.retention import WEEKS_AHEAD
 from webhookd.store.session import UNTOLD, connect, is_pooled
 
@@ -38,6 +39,7 @@ _FIRST: dict[str, tuple[object, ...]] = {
 async def examine_postgresql(settings: Settings) -> list[Finding]:
     """Findings about version, pooler, clock, durability, schema and partitions."""
     # Nothing is prepared ahead, so that a pooler in between gets as far as being found out.
+    queries.use(settings.database_schema)
     connection = await connect(settings.database_url.get_secret_value(), timeout=5, statement_cache_size=0)
     findings = []
     try:
@@ -65,22 +67,24 @@ async def examine_postgresql(settings: Settings) -> list[Finding]:
                 server["synchronous_commit"] + (": a crash would lose what was answered 200; set it to on" if off else ""),
             )
         )
-        try:
-            missing = MIGRATIONS - set(await queries.applied_migrations(connection) or ())
-        except asyncpg.UndefinedTableError:
-            missing = MIGRATIONS
-        findings.append(
-            Finding("schema", Verdict.FAILED, f"lacks {', '.join(sorted(missing))}: run `webhookd migrate`")
-            if missing
-            else Finding("schema", Verdict.OK, "up to date")
-        )
-        if not missing:
+        state = await state_of(connection, read())
+        findings.append(_schema(state))
+        if not state.pending:
             findings.append(await _statements(connection))
             if findings[-1].verdict is Verdict.OK:
                 findings.append(await _partitions(connection))
     finally:
         await connection.close(timeout=5)
     return findings
+
+
+def _schema(state: State) -> Finding:
+    if state.problem:
+        return Finding("schema", Verdict.FAILED, state.problem)
+    if state.pending:
+        missing = ", ".join(one.id for one in state.pending)
+        return Finding("schema", Verdict.FAILED, f"{queries.schema} lacks {missing}: run `webhookd migrate`")
+    return Finding("schema", Verdict.OK, f"{queries.schema} is up to date")
 
 
 def _pooler(there: bool, *, told: bool) -> list[Finding]:

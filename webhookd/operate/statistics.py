@@ -238,6 +238,6 @@ async def read_statistics(statements: Statements, window: int) -> Statistics:
 
 
 def _beginning(instant: datetime, step: int) -> datetime:
-    """Of the step that an instant is in (sql: webhookd_step)."""
+    """Of the step that an instant is in (sql: webhookd.step)."""
     length = timedelta(seconds=step)
     return _ORIGIN + (instant - _ORIGIN) // length * length

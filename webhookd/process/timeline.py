@@ -13,7 +13,7 @@ The rule of the fold, which lets events arrive in any order and any number of ti
    event will come. If the facts grow, the implied fact grows too, so rule 3 still holds.
 5. A void or a capture that failed leaves the transaction as it was, and is kept as its last failure.
 
-PostgreSQL folds (`webhookd_fold`, `webhookd_settle` and a trigger, in the migrations): reading a row, folding it here and
+PostgreSQL folds (`fold` and `settle`, in the migrations): reading a row, folding it here and
 writing it back would cost a second round trip with a lock in between. The same fold in Python, which is pure, joins the events
 of one statement, because a statement can write a row only once. A row that an earlier release wrote is folded by these rules
 from its entity's next event on.

@@ -15,7 +15,7 @@ from webhookd import sources
 from webhookd.errors import SettingsError
 from webhookd.settings.listing import shown
 from webhookd.settings.model import CONFIGURATION, Settings
-from webhookd.settings.values import DatabaseUrl
+from webhookd.settings.values import DatabaseUrl, SchemaName
 from webhookd.sources import PREFIX, Found, Layer
 
 # What pydantic finds wrong with a number, with one of several choices, and with a TOML file's other types.
@@ -69,27 +69,28 @@ def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
     return nested
 
 
-class _DatabaseUrl(BaseModel):
-    """The one setting that a migration needs."""
+class DatabaseSettings(BaseModel):
+    """The settings that a migration needs."""
 
     model_config = CONFIGURATION
 
     database_url: DatabaseUrl
+    database_schema: SchemaName = Settings.model_fields["database_schema"].default
 
 
-def load_database_url() -> str:
-    """The database's URL, for what needs no other setting and should not be given any. Raises SettingsError.
+def load_database() -> DatabaseSettings:
+    """Where the database is, for what needs no other setting and should not be given any. Raises SettingsError.
 
     No other secret's file is opened.
     """
-    found = sources.find("database_url", sources.layers())
-    if problems := list(_borrowed_password(found)):
+    layers = sources.layers()
+    found = {name: one for name in DatabaseSettings.model_fields if (one := sources.find(name, layers))}
+    if problems := list(_borrowed_password(found.get("database_url"))):
         raise SettingsError("\n".join(problems))
     try:
-        settings = _DatabaseUrl.model_validate({"database_url": found.value} if found else {})
+        return DatabaseSettings.model_validate({name: one.value for name, one in found.items()})
     except ValidationError as error:
         raise SettingsError("\n".join(_explained(error))) from None
-    return settings.database_url.get_secret_value()
 
 
 def _borrowed_password(url: Found | None) -> Iterator[str]:

@@ -22,6 +22,7 @@ from webhookd.settings.values import (
     Queue,
     RedisUrl,
     Region,
+    SchemaName,
     Tokens,
     host_and_port,
     revealed,
@@ -66,6 +67,10 @@ class Settings(BaseModel):
     database_url: DatabaseUrl = _setting(
         ...,
         "PostgreSQL, as postgresql://user:password@host:5432/name; for TLS, ?sslmode=verify-full&sslrootcert=/path/ca.pem.",
+    )
+    database_schema: SchemaName = _setting(
+        "webhookd",
+        "The schema of PostgreSQL that holds webhookd's tables; another one for each further installation in a database.",
     )
     database_pooler: Literal["none", "transaction"] = _setting(
         "none", "transaction: if a pooler, such as PgBouncer in transaction or session mode, stands before PostgreSQL."

@@ -125,4 +125,12 @@ Endpoint = Annotated[str, _looks(r"https?://[^@\s]+", "an address as https://sqs
 Region = Annotated[str, _looks(r"[a-z0-9-]+", "a region's name, as us-east-1")]
 DatabaseUrl = Annotated[SecretStr, _with_scheme("postgresql", "postgres")]
 RedisUrl = Annotated[SecretStr, _with_scheme("redis", "rediss", "unix")]
+SchemaName = Annotated[
+    str,
+    # A name that SQL needs not quote. `pg_` is PostgreSQL's own.
+    _looks(
+        r"(?!pg_)[a-z_][a-z0-9_]{0,62}",
+        "a name of lower-case letters, digits and _, as webhookd_eu; pg_ at its beginning is PostgreSQL's",
+    ),
+]
 CommaSeparated = BeforeValidator(_names)

@@ -18,7 +18,7 @@ from webhookd.lifecycle import Loop, Watch
 from webhookd.logs import logger, where
 from webhookd.metrics import Metrics
 from webhookd.store.failures import READ_ONLY, gateway, refusal, unavailable
-from webhookd.store.queries import MIGRATIONS, queries
+from webhookd.store.queries import MIGRATIONS, SCHEMA, queries
 from webhookd.store.session import MISPLACED, UNTOLD, connect, is_pooled, session_options
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ class Database:
         self,
         url: str,
         *,
+        schema: str = SCHEMA,
         short: int,
         work: int,
         admin: int = 1,
@@ -76,6 +77,7 @@ class Database:
         metrics: Metrics,
         watch: Watch,
     ) -> None:
+        queries.use(schema)
         self._url = url
         self._pooled = pooled  # a pooler stands between, and gives consecutive transactions different sessions
         self._sizes = {"short": short, "work": work, "upkeep": 1, "admin": admin}
@@ -339,8 +341,11 @@ class Database:
     async def _identify(self, connection: Any) -> None:
         try:
             row = await queries.identify(connection)
-        except asyncpg.UndefinedTableError as error:
-            raise WebhookdError("the database has no schema yet: run `webhookd migrate`") from error
+        except (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError) as error:
+            raise WebhookdError(
+                f"the database has no schema {queries.schema} of webhookd yet: run `webhookd migrate`, or correct "
+                "WEBHOOKD_DATABASE_SCHEMA"
+            ) from error
         except MISPLACED as error:
             raise WebhookdError(UNTOLD) from error
         except (asyncpg.InsufficientPrivilegeError, asyncpg.ObjectNotInPrerequisiteStateError) as error:

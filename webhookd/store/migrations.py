@@ -12,16 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
-from pogo_core.migration import Migration as File
-from pogo_core.migration import read_sql_migration, strip_comments, topological_sort
-from pogo_core.util import sql as pogo
+import sqlparse
 
 from webhookd.backoff import ceiling
 from webhookd.errors import WebhookdError
 from webhookd.store.blockers import Blockers
 from webhookd.store.database import CONNECT_TIMEOUT
 from webhookd.store.failures import gateway, unavailable
-from webhookd.store.queries import SQL, queries
+from webhookd.store.queries import SCHEMA, SQL, in_schema, queries
 from webhookd.store.session import connect, is_pooled
 
 FOLDER = SQL / "migrations"
@@ -35,10 +33,16 @@ _QUIET = 5.0  # seconds of waiting for another process that are not worth a word
 _PAUSE = (2.0, 10.0)  # seconds between two tries for a lock, at first and at most: what stood in line is served meanwhile
 # Such a statement keeps nobody from writing, however long it waits, so it may wait as long as we do.
 _CONCURRENTLY = re.compile(r"\bCONCURRENTLY\b", re.IGNORECASE)
+_NOT_AT_ONCE = "-- transaction: false"
+_RELATION = re.compile(r"^CREATE (?:TABLE|VIEW) \w+\.(\w+)", re.MULTILINE)
 _POOLED = (
     "a connection pooler, such as PgBouncer, stands before PostgreSQL: it could give our session, and with it the lock that "
     "lets one process migrate, to somebody else. For this command, name PostgreSQL itself in WEBHOOKD_DATABASE_URL; where what "
     "stands there is a proxy that leaves each session to its client, say so by --direct"
+)
+_FORMER = (
+    "the schema public holds tables of webhookd 0.2, which this release neither reads nor changes. Let 0.2 finish its work "
+    "first, and drop them when nobody needs them any more"
 )
 _NO_LOCK = (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError)
 
@@ -47,36 +51,46 @@ Tell = Callable[[str], None]
 
 @dataclass(slots=True, frozen=True)
 class Migration:
-    """A file of `sql/migrations`: its name without `.sql`, what it says of itself, and its statements.
+    """A file of `sql/migrations`: its name without `.sql`, its first line, and its statements.
 
-    Where `transaction` is false, each statement commits by itself, and all of them run anew when one failed.
+    If `transaction` is false, each statement commits by itself, and all of them run anew when one failed.
     """
 
     id: str
-    hash: str  # of the id, which pogo keeps beside it
     about: str
     transaction: bool
     statements: tuple[str, ...]
 
+    @property
+    def makes(self) -> frozenset[str]:
+        """The tables and views that it makes, without the schema's name."""
+        return frozenset(name for statement in self.statements for name in _RELATION.findall(statement))
+
 
 @dataclass(slots=True, frozen=True)
 class State:
-    """How a database's schema stands: what it lacks, in order, and what it has from another release."""
+    """How a database's schema stands: what it lacks, in order, what it has from another release, and what hinders a migration.
+
+    `problem` names the remedy. `note` is worth knowing, and hinders nothing.
+    """
 
     pending: list[Migration]
     unknown: list[str]
+    problem: str | None = None
+    note: str | None = None
 
 
 async def migrate(
     url: str,
     *,
+    schema: str = SCHEMA,
     tell: Tell = lambda _: None,
     lock_timeout: float = LOCK_TIMEOUT,
     patience: float = PATIENCE,
     direct: bool = False,
     folder: Path = FOLDER,
 ) -> list[str]:
-    """Brings the schema at `url` up to date; returns the ids of the migrations that were applied.
+    """Brings the schema `schema` at `url` up to date; returns the ids of the migrations that were applied.
 
     Safe when several replicas start at once: an advisory lock lets one do it, and the others find it done. A lock that is not
     to be had within `lock_timeout` seconds is given up, so that nobody waits behind it for longer, and tried again, for
@@ -84,6 +98,7 @@ async def migrate(
     migration begins, waits and ends. Raises UnavailableError where PostgreSQL does not answer, and WebhookdError, which says
     what to do, where a migration cannot be done.
     """
+    queries.use(schema)
     with gateway():
         # UTC: where the session's time zone has summer time, a week is not always 168 hours, and partitions would overlap.
         connection = await _connect(url, server_settings={"timezone": "UTC"})
@@ -91,10 +106,15 @@ async def migrate(
             if not direct and is_pooled(connection, await queries.backend(connection)):
                 raise WebhookdError(_POOLED)
             await _take_turn(connection, tell)
-            await pogo.ensure_pogo_sync(connection)
-            pending = (await _state(connection, folder)).pending
-            if not pending:
+            found = await _state(connection, folder)
+            if not found.pending:
                 return []
+            if found.problem:
+                raise WebhookdError(found.problem)
+            if found.note:
+                tell(found.note)
+            await _make_schema(connection, schema)
+            pending = found.pending
             async with Blockers(url, connection.get_server_pid(), tell) as blockers:
                 session = _Session(connection, blockers, tell, lock_timeout, patience)
                 for migration in pending:
@@ -104,8 +124,9 @@ async def migrate(
             await connection.close(timeout=5)  # which releases the lock, whatever happened
 
 
-async def state(url: str, *, folder: Path = FOLDER) -> State:
-    """How the schema at `url` stands; changes nothing. Raises UnavailableError."""
+async def state(url: str, *, schema: str = SCHEMA, folder: Path = FOLDER) -> State:
+    """How the schema `schema` at `url` stands; changes nothing. Raises UnavailableError."""
+    queries.use(schema)
     with gateway():
         connection = await _connect(url)
         try:
@@ -115,15 +136,18 @@ async def state(url: str, *, folder: Path = FOLDER) -> State:
 
 
 def read(folder: Path = FOLDER) -> list[Migration]:
-    """The migrations in `folder`, each after those that it depends on."""
-    files = [File(path.stem, path, set()) for path in sorted(folder.glob("*.sql"))]
-    return [_migration(file) for file in topological_sort([file.load() for file in files])]
+    """The migrations in `folder`, in the order of their names, for the schema in use."""
+    return [_read(path) for path in sorted(folder.glob("*.sql"))]
 
 
-def _migration(file: File) -> Migration:
-    about, _, _, _, transaction, statements, _ = read_sql_migration(file.path)
-    bare = (strip_comments(statement).strip() for statement in statements)
-    return Migration(file.id, file.hash, about, transaction, tuple(filter(None, bare)))
+def _read(path: Path) -> Migration:
+    head, _, rest = path.read_text().partition("\n\n")
+    about, *marks = head.splitlines()
+    # A comment before a statement is left out: PostgreSQL keeps the text of a statement that runs for long, for others to see.
+    bare = (
+        re.sub(r"\A(?:\s*--[^\n]*\n)+", "", statement).strip() for statement in sqlparse.split(in_schema(rest, queries.schema))
+    )
+    return Migration(path.stem, about.removeprefix("-- "), _NOT_AT_ONCE not in marks, tuple(filter(None, bare)))
 
 
 async def _connect(url: str, **options: Any) -> Any:
@@ -141,12 +165,48 @@ async def _take_turn(connection: Any, tell: Tell) -> None:
 
 
 async def _state(connection: Any, folder: Path) -> State:
-    try:
-        applied = set(await queries.applied_migrations(connection) or ())
-    except asyncpg.UndefinedTableError:
-        applied = set()
-    known = read(folder)
-    return State([one for one in known if one.id not in applied], sorted(applied - {one.id for one in known}))
+    return await state_of(connection, read(folder))
+
+
+async def state_of(connection: Any, known: list[Migration]) -> State:
+    """How the schema in use stands, as `state` reports it."""
+    made = frozenset[str]().union(*(one.makes for one in known))
+    row = await queries.schema_state(connection, schema=queries.schema, names=sorted(made))
+    applied = set(await queries.applied_migrations(connection) or ()) if row["migrated"] else set()
+    pending = [one for one in known if one.id not in applied]
+    taken = set(row["taken"]) & frozenset[str]().union(*(one.makes for one in pending))
+    note = _FORMER if row["former"] and not row["migrated"] else None
+    return State(pending, sorted(applied - {one.id for one in known}), _problem(row, taken) if pending else None, note)
+
+
+def _problem(row: Any, taken: set[str]) -> str | None:
+    """What hinders a migration, before it begins."""
+    schema = queries.schema
+    if not row["exists"] and not row["may_make_schema"]:
+        return (
+            f"WEBHOOKD_DATABASE_SCHEMA: the schema {schema} does not exist, and the role {row['role']} may not make it. As an "
+            f'administrator of the database, run: CREATE SCHEMA {schema} AUTHORIZATION "{row["role"]}"'
+        )
+    if row["exists"] and not row["may_make_tables"]:
+        return (
+            f"WEBHOOKD_DATABASE_SCHEMA: the role {row['role']} may not make tables in the schema {schema}. As its owner, "
+            f'run: GRANT USAGE, CREATE ON SCHEMA {schema} TO "{row["role"]}"'
+        )
+    if taken:
+        return (
+            f"WEBHOOKD_DATABASE_SCHEMA: {schema} already has {', '.join(sorted(taken))}, which webhookd did not make: "
+            "name a schema that webhookd has to itself"
+        )
+    return None
+
+
+async def _make_schema(connection: Any, schema: str) -> None:
+    async with connection.transaction():
+        row = await queries.schema_state(connection, schema=schema, names=[])
+        if not row["exists"]:
+            await connection.execute(f"CREATE SCHEMA {schema}")  # the setting takes no name that needs quotes
+        if not row["migrated"]:
+            await queries.make_migrations_table(connection)
 
 
 class _Session:
@@ -237,7 +297,7 @@ class _Session:
             await self._connection.execute(statement)
 
     async def _note(self, migration: Migration) -> None:
-        await pogo.migration_applied(self._connection, migration.id, migration.hash, schema_name="public")
+        await queries.note_migration(self._connection, id=migration.id)
 
 
 def _ms(seconds: float) -> str:

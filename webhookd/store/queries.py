@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from aiosql.adapters.asyncpg import AsyncPGAdapter
 
 _package = Path(__file__).parent.parent
 SQL = _package / "sql" if (_package / "sql").is_dir() else _package.parent / "sql"
+SCHEMA = "webhookd"
+_QUALIFIER = re.compile(r"\bwebhookd\.")
 MIGRATIONS = frozenset(path.stem for path in (SQL / "migrations").glob("*.sql"))  # their ids
 
 
@@ -39,5 +42,30 @@ class _Adapter(AsyncPGAdapter):
 _adapter: Any = _Adapter  # which aiosql does not type
 aiosql.register_adapter("webhookd", _adapter)
 
-# Each query is a coroutine function that takes a connection and its parameters by name (see the .sql files).
-queries: Any = aiosql.from_path(SQL / "queries", "webhookd")
+
+class Queries:
+    """The named queries. Each is a coroutine function that takes a connection and its parameters by name (see the .sql files).
+
+    The SQL names the schema in front of each table and function, so it depends on no session's search_path, neither on a
+    role's nor on one that a user's handler has set. A process works on one schema; `use` chooses it at the start.
+    """
+
+    def __init__(self) -> None:
+        self.use(SCHEMA)
+
+    def use(self, schema: str) -> None:
+        """Makes every query one of `schema`."""
+        self.schema = schema
+        texts = [path.read_text() for path in sorted((SQL / "queries").glob("*.sql"))]
+        self._loaded: Any = aiosql.from_str(in_schema("\n".join(texts), schema), "webhookd")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loaded, name)
+
+
+def in_schema(sql: str, schema: str) -> str:
+    """`sql` with `schema` in place of the schema `webhookd`, in which all SQL here is written."""
+    return sql if schema == SCHEMA else _QUALIFIER.sub(f"{schema}.", sql)
+
+
+queries = Queries()

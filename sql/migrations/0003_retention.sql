@@ -1,12 +1,6 @@
 -- Retention: partitions that are made ahead and emptied when they are old, without locking out the receiver.
--- depends: 0003_duties
 
--- migrate: apply
-
--- Aliases go with their event.
-CREATE INDEX notification_aliases_event ON notification_aliases (event_id);
-
-CREATE VIEW webhookd_partitions AS
+CREATE VIEW webhookd.partitions AS
 SELECT
     parent.relname::text AS parent,
     i.inhrelid::regclass::text AS child,
@@ -19,38 +13,38 @@ JOIN pg_class child ON child.oid = i.inhrelid
 CROSS JOIN LATERAL regexp_match(
     pg_get_expr(child.relpartbound, child.oid), $re$FROM \('([0-9a-f-]{36})'\) TO \('([0-9a-f-]{36})'\)$re$
 ) AS bounds
-WHERE i.inhparent IN ('event_bodies'::regclass, 'event_audit'::regclass) AND bounds IS NOT NULL;
-COMMENT ON VIEW webhookd_partitions IS 'The partitions of bodies and audit trail with two bounds: ids from low to below high.';
+WHERE i.inhparent IN ('webhookd.event_bodies'::regclass, 'webhookd.event_audit'::regclass) AND bounds IS NOT NULL;
+COMMENT ON VIEW webhookd.partitions IS 'The partitions of bodies and audit trail with two bounds: ids from low to below high.';
 
-CREATE FUNCTION webhookd_time_of(id uuid) RETURNS timestamptz
+CREATE FUNCTION webhookd.time_of(id uuid) RETURNS timestamptz
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $function$
     SELECT to_timestamp(('x' || left(replace(id::text, '-', ''), 12))::bit(48)::bigint / 1000.0)
 $function$;
-COMMENT ON FUNCTION webhookd_time_of(uuid) IS 'The instant in a UUID version 7.';
+COMMENT ON FUNCTION webhookd.time_of(uuid) IS 'The instant in a UUID version 7.';
 
-CREATE FUNCTION webhookd_id_before(seconds float8) RETURNS uuid
+CREATE FUNCTION webhookd.id_before(seconds float8) RETURNS uuid
 LANGUAGE sql STABLE STRICT PARALLEL SAFE AS $function$
-    SELECT webhookd_first_id(greatest(now() - make_interval(secs => seconds), to_timestamp(0)))
+    SELECT webhookd.first_id(greatest(now() - make_interval(secs => seconds), to_timestamp(0)))
 $function$;
-COMMENT ON FUNCTION webhookd_id_before(float8) IS 'The lowest id of the instant so many seconds ago.';
+COMMENT ON FUNCTION webhookd.id_before(float8) IS 'The lowest id of the instant so many seconds ago.';
 
-CREATE FUNCTION webhookd_stands(
+CREATE FUNCTION webhookd.stands(
     status text, received_at timestamptz, finished_at timestamptz, discarded_at timestamptz, since timestamptz
 ) RETURNS boolean
 LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $function$
     SELECT greatest(received_at, finished_at, discarded_at) >= since
         OR status IN ('received', 'queued', 'retrying') OR (status = 'dead' AND discarded_at IS NULL)
 $function$;
-COMMENT ON FUNCTION webhookd_stands(text, timestamptz, timestamptz, timestamptz, timestamptz) IS
+COMMENT ON FUNCTION webhookd.stands(text, timestamptz, timestamptz, timestamptz, timestamptz) IS
     'Whether an event is needed, however old its id is: it has not ended, waits for an operator, or came, ended or was discarded since.';
 
 -- Makes the partition of `parent` for the week that begins at `first`. To be called outside a transaction.
-CREATE PROCEDURE webhookd_make_partition(parent text, first timestamptz)
+CREATE PROCEDURE webhookd.make_partition(parent text, first timestamptz)
 LANGUAGE plpgsql AS $procedure$
 DECLARE
     -- 168 hours: over a change to summer time, a week is another number of them in the session's time zone.
-    first_id uuid := webhookd_first_id(first);
-    end_id   uuid := webhookd_first_id(first + interval '168 hours');
+    first_id uuid := webhookd.first_id(first);
+    end_id   uuid := webhookd.first_id(first + interval '168 hours');
     child    text := format('%s_%s', parent, to_char(first AT TIME ZONE 'UTC', 'YYYYMMDD'));
     others   text := parent || '_default';
     within   text;
@@ -61,24 +55,24 @@ DECLARE
 BEGIN
     -- What a crash left behind refuses rows, so it goes first and for good, whatever becomes of the rest.
     PERFORM set_config('lock_timeout', '1s', true);
-    EXECUTE format('ALTER TABLE %I DROP CONSTRAINT IF EXISTS webhookd_excluded', others);
+    EXECUTE format('ALTER TABLE webhookd.%I DROP CONSTRAINT IF EXISTS webhookd_excluded', others);
     COMMIT;
     PERFORM set_config('lock_timeout', '1s', true);
 
     -- Where a neighbour ends or begins an hour beside the week, this one goes up to it.
     first_id := coalesce((
-        SELECT p.high FROM webhookd_partitions p
-        WHERE p.parent = webhookd_make_partition.parent AND p.low < first_id
-            AND abs(extract(epoch FROM webhookd_time_of(p.high) - first)) < 7200
+        SELECT p.high FROM webhookd.partitions p
+        WHERE p.parent = make_partition.parent AND p.low < first_id
+            AND abs(extract(epoch FROM webhookd.time_of(p.high) - first)) < 7200
     ), first_id);
     end_id := coalesce((
-        SELECT p.low FROM webhookd_partitions p
-        WHERE p.parent = webhookd_make_partition.parent AND p.low > first_id
-            AND abs(extract(epoch FROM webhookd_time_of(p.low) - first) - 168 * 3600) < 7200
+        SELECT p.low FROM webhookd.partitions p
+        WHERE p.parent = make_partition.parent AND p.low > first_id
+            AND abs(extract(epoch FROM webhookd.time_of(p.low) - first) - 168 * 3600) < 7200
     ), end_id);
     within := format('event_id IS NOT NULL AND event_id >= %L AND event_id < %L', first_id, end_id);
 
-    EXECUTE format('SELECT count(*) FROM (SELECT FROM %I WHERE %s LIMIT 10001) AS counted', others, within) INTO strays;
+    EXECUTE format('SELECT count(*) FROM (SELECT FROM webhookd.%I WHERE %s LIMIT 10001) AS counted', others, within) INTO strays;
     IF strays > 10000 THEN
         RAISE EXCEPTION 'more than 10000 rows of the week from % are in %', first, others
             USING ERRCODE = 'object_not_in_prerequisite_state';
@@ -88,31 +82,31 @@ BEGIN
         -- Attaching scans the default partition under a lock that keeps out writers, unless a constraint says that it has
         -- no such rows; adding it unchecked is a matter of a moment, and checking it locks out nobody. A row of that week,
         -- from a clock that is days ahead, is refused meanwhile.
-        EXECUTE format('ALTER TABLE %I ADD CONSTRAINT webhookd_excluded CHECK (NOT (%s)) NOT VALID', others, within);
+        EXECUTE format('ALTER TABLE webhookd.%I ADD CONSTRAINT webhookd_excluded CHECK (NOT (%s)) NOT VALID', others, within);
         COMMIT;
         PERFORM set_config('lock_timeout', '1s', true);
     END IF;
     BEGIN
         IF excluded THEN
-            EXECUTE format('ALTER TABLE %I VALIDATE CONSTRAINT webhookd_excluded', others);
+            EXECUTE format('ALTER TABLE webhookd.%I VALIDATE CONSTRAINT webhookd_excluded', others);
         ELSE
             -- The parent first: who had looked up the partitions before, and waited for the default one only, would not find
             -- there what has been moved.
-            EXECUTE format('LOCK TABLE ONLY %I IN ACCESS EXCLUSIVE MODE', parent);
-            EXECUTE format('LOCK TABLE %I IN ACCESS EXCLUSIVE MODE', others);
+            EXECUTE format('LOCK TABLE ONLY webhookd.%I IN ACCESS EXCLUSIVE MODE', parent);
+            EXECUTE format('LOCK TABLE webhookd.%I IN ACCESS EXCLUSIVE MODE', others);
         END IF;
         -- ATTACH rather than CREATE … PARTITION OF: the latter locks out every reader and writer of the parent.
-        EXECUTE format('CREATE TABLE %I (LIKE %I INCLUDING ALL)', child, parent);
+        EXECUTE format('CREATE TABLE webhookd.%I (LIKE webhookd.%I INCLUDING ALL)', child, parent);
         IF NOT excluded THEN
-            EXECUTE format('WITH moved AS (DELETE FROM %I WHERE %s RETURNING *) INSERT INTO %I SELECT * FROM moved',
+            EXECUTE format('WITH moved AS (DELETE FROM webhookd.%I WHERE %s RETURNING *) INSERT INTO webhookd.%I SELECT * FROM moved',
                            others, within, child);
         END IF;
-        EXECUTE format('ALTER TABLE %I ATTACH PARTITION %I FOR VALUES FROM (%L) TO (%L)', parent, child, first_id, end_id);
+        EXECUTE format('ALTER TABLE webhookd.%I ATTACH PARTITION webhookd.%I FOR VALUES FROM (%L) TO (%L)', parent, child, first_id, end_id);
     EXCEPTION WHEN query_canceled OR OTHERS THEN
         GET STACKED DIAGNOSTICS state = RETURNED_SQLSTATE, message = MESSAGE_TEXT;
     END;
     -- Without its partition, the week's rows belong into the default one, which must not go on refusing them.
-    EXECUTE format('ALTER TABLE %I DROP CONSTRAINT IF EXISTS webhookd_excluded', others);
+    EXECUTE format('ALTER TABLE webhookd.%I DROP CONSTRAINT IF EXISTS webhookd_excluded', others);
     IF state IS NOT NULL THEN
         COMMIT;
         RAISE EXCEPTION '%', message USING ERRCODE = state;
@@ -124,17 +118,17 @@ $procedure$;
 -- only: nobody reads or writes one so old, while a lock on its parent keeps out the receiver. Returns 'nothing' where there was
 -- nothing to remove, 'cleared', or 'mixed' where rows of events that stand are among the others. Those are not written anew
 -- behind a TRUNCATE: a dump that began before would have neither the old rows nor the new ones.
-CREATE FUNCTION webhookd_clear_partition(child text, age float8) RETURNS text
+CREATE FUNCTION webhookd.clear_partition(child text, age float8) RETURNS text
 LANGUAGE plpgsql AS $function$
 DECLARE
     first_id uuid;
     end_id   uuid;
     since    timestamptz := now() - make_interval(secs => age);
-    needed   text := 'EXISTS (SELECT FROM events e WHERE e.id = c.event_id AND e.id >= $1 AND e.id < $2'
-        ' AND webhookd_stands(e.status, e.received_at, e.finished_at, e.discarded_at, $3))';
+    needed   text := 'EXISTS (SELECT FROM webhookd.events e WHERE e.id = c.event_id AND e.id >= $1 AND e.id < $2'
+        ' AND webhookd.stands(e.status, e.received_at, e.finished_at, e.discarded_at, $3))';
     found    boolean;
 BEGIN
-    SELECT low, high INTO STRICT first_id, end_id FROM webhookd_partitions p WHERE p.child = webhookd_clear_partition.child;
+    SELECT low, high INTO STRICT first_id, end_id FROM webhookd.partitions p WHERE p.child = clear_partition.child;
     EXECUTE format('SELECT EXISTS (SELECT FROM %s c WHERE NOT %s)', child::regclass, needed)
         INTO found USING first_id, end_id, since;
     IF NOT found THEN
@@ -154,7 +148,7 @@ $function$;
 
 -- Gives back the disk space of rows that were deleted from an old partition. CLUSTER writes anew what stays and locks this partition
 -- only; unlike TRUNCATE, it leaves to each older snapshot what that one sees. Returns true.
-CREATE FUNCTION webhookd_compact_partition(child text) RETURNS boolean
+CREATE FUNCTION webhookd.compact_partition(child text) RETURNS boolean
 LANGUAGE plpgsql AS $function$
 BEGIN
     PERFORM set_config('lock_timeout', '3s', true);
@@ -169,7 +163,7 @@ $function$;
 
 -- Deletes rows of `child` with ids between `after` and `below`, but those of events that stand; looks at `most` rows.
 -- `last` is where to go on, NULL at the end.
-CREATE FUNCTION webhookd_trim_partition(
+CREATE FUNCTION webhookd.trim_partition(
     child text, after uuid, below uuid, age float8, most integer, OUT last uuid, OUT removed bigint
 )
 LANGUAGE plpgsql AS $function$
@@ -182,8 +176,8 @@ BEGIN
             DELETE FROM %1$s c
             USING (SELECT DISTINCT event_id FROM page) p
             WHERE c.event_id = p.event_id AND NOT EXISTS (
-                SELECT FROM events e
-                WHERE e.id = p.event_id AND webhookd_stands(e.status, e.received_at, e.finished_at, e.discarded_at, $3)
+                SELECT FROM webhookd.events e
+                WHERE e.id = p.event_id AND webhookd.stands(e.status, e.received_at, e.finished_at, e.discarded_at, $3)
             )
             RETURNING c.event_id
         )
@@ -196,7 +190,7 @@ $function$;
 -- Drops a partition that is empty; false where it is not. Waits for its lock on the parent no longer than the receiver,
 -- which stands behind it in the queue, can wait. To be called in a transaction that reads what is committed: what came before
 -- the locks were there must be seen.
-CREATE FUNCTION webhookd_drop_partition(child text) RETURNS boolean
+CREATE FUNCTION webhookd.drop_partition(child text) RETURNS boolean
 LANGUAGE plpgsql AS $function$
 DECLARE
     used boolean;
@@ -217,15 +211,20 @@ BEGIN
 END
 $function$;
 
--- migrate: rollback
-
-DROP FUNCTION webhookd_drop_partition(text);
-DROP FUNCTION webhookd_trim_partition(text, uuid, uuid, float8, integer);
-DROP FUNCTION webhookd_compact_partition(text);
-DROP FUNCTION webhookd_clear_partition(text, float8);
-DROP PROCEDURE webhookd_make_partition(text, timestamptz);
-DROP FUNCTION webhookd_stands(text, timestamptz, timestamptz, timestamptz, timestamptz);
-DROP FUNCTION webhookd_id_before(float8);
-DROP FUNCTION webhookd_time_of(uuid);
-DROP VIEW webhookd_partitions;
-DROP INDEX notification_aliases_event;
+-- The first partitions: this week's and four weeks ahead. From then on the daemon makes them.
+DO $$
+DECLARE
+    parent text;
+    child  text;
+    first  timestamptz;
+BEGIN
+    FOR week IN 0..4 LOOP
+        first := (date_trunc('week', now() AT TIME ZONE 'UTC') + week * interval '1 week') AT TIME ZONE 'UTC';
+        FOREACH parent IN ARRAY ARRAY['event_bodies', 'event_audit'] LOOP
+            child := format('%s_%s', parent, to_char(first AT TIME ZONE 'UTC', 'YYYYMMDD'));
+            EXECUTE format('CREATE TABLE webhookd.%I PARTITION OF webhookd.%I FOR VALUES FROM (%L) TO (%L)',
+                           child, parent, webhookd.first_id(first), webhookd.first_id(first + interval '1 week'));
+        END LOOP;
+    END LOOP;
+END
+$$;
