@@ -177,6 +177,17 @@ async def database_url(stack: Stack, template: str) -> AsyncIterator[str]:
 
 
 @pytest_asyncio.fixture
+async def empty_url(stack: Stack) -> AsyncIterator[str]:
+    """A database with nothing in it."""
+    name = f"webhookd_{uuid.uuid4().hex[:12]}"
+    server = await connect(stack.database_url)
+    await server.execute(f"CREATE DATABASE {name}")
+    yield _named(stack.database_url, name)
+    await server.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    await server.close()
+
+
+@pytest_asyncio.fixture
 async def connection(database_url: str) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
     """A connection to the test's database."""
     connection = await connect(database_url)

@@ -33,21 +33,22 @@ UPDATE webhookd.instance SET created_at = created_at;
 SELECT array_agg(id) FROM webhookd.applied_migrations;
 
 -- name: schema_state(schema, names)^
--- Whether the schema exists, what the role may do there, and which of the relations `names` somebody else has made there already.
--- `former`: the tables of release 0.2 in the schema public.
+-- Whether the schema exists, what the role may do there, and which of the relations `names` are there already. From the catalog, since
+-- to_regclass fails for a role that may not look into the schema.
+-- `former`: release 0.2 left its tables in the schema public, without a mark on them but this view.
 SELECT
     n.oid IS NOT NULL AS exists,
     has_database_privilege(current_database(), 'CREATE') AS may_make_schema,
     coalesce(has_schema_privilege(n.oid, 'CREATE'), false) AS may_make_tables,
     EXISTS (
-        SELECT FROM pg_attribute
-        WHERE attrelid = to_regclass('webhookd.applied_migrations') AND attname = 'applied_at'
+        SELECT FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
+        WHERE c.relnamespace = n.oid AND c.relname = 'applied_migrations' AND a.attname = 'applied_at'
     ) AS migrated,
     ARRAY(SELECT relname::text FROM pg_class WHERE relnamespace = n.oid AND relname = ANY(:names::text[]) ORDER BY relname) AS taken,
-    to_regclass('public.webhookd_partitions') IS NOT NULL AS former,
+    EXISTS (SELECT FROM pg_views WHERE schemaname = 'public' AND viewname = 'webhookd_partitions') AS former,
     current_user::text AS role,
     current_database()::text AS database
-FROM (SELECT to_regnamespace(:schema::text)::oid AS oid) AS n;
+FROM (SELECT (SELECT oid FROM pg_namespace WHERE nspname = :schema::text) AS oid) AS n;
 
 -- name: make_migrations_table()!
 CREATE TABLE webhookd.applied_migrations (

@@ -23,7 +23,8 @@ WITH incoming AS MATERIALIZED (
     )
     -- An alias sent again with other bytes has another content hash; its id alone must stop it.
     WHERE NOT EXISTS (
-        SELECT FROM webhookd.notification_aliases a WHERE a.account = i.account AND a.notification_id = i.notification_id
+        SELECT FROM webhookd.notification_aliases a
+        WHERE a.account = i.account AND a.notification_id = i.notification_id
     )
 ), inserted AS (
     INSERT INTO webhookd.events (

@@ -315,7 +315,7 @@ SELECT
 -- name: add_statistics(steps, measures, event_types, counts)!
 -- Adds what a process has counted to the present step of each length in `steps`. `counts` are arrays as text.
 INSERT INTO webhookd.statistics AS s (step, at, measure, event_type, counts)
-SELECT step, webhookd.step(step, now()), measure, event_type, counts::bigint[]
+SELECT step, webhookd.step(step, now()) AS at, measure, event_type, counts::bigint[]
 FROM unnest(:steps::integer[]) AS step, unnest(:measures::text[], :event_types::text[], :counts::text[]) AS c (measure, event_type, counts)
 ORDER BY step, measure, event_type
 ON CONFLICT (step, at, measure, event_type) DO UPDATE SET counts = webhookd.add_counts(s.counts, excluded.counts);
@@ -323,7 +323,7 @@ ON CONFLICT (step, at, measure, event_type) DO UPDATE SET counts = webhookd.add_
 -- name: add_gauges(steps, gauges, values)!
 -- Keeps the highest of each gauge in the present step of each length.
 INSERT INTO webhookd.statistics_gauges AS g (step, at, gauge, value)
-SELECT step, webhookd.step(step, now()), gauge, value
+SELECT step, webhookd.step(step, now()) AS at, gauge, value
 FROM unnest(:steps::integer[]) AS step, unnest(:gauges::text[], :values::float8[]) AS v (gauge, value)
 ORDER BY step, gauge
 ON CONFLICT (step, at, gauge) DO UPDATE SET value = greatest(g.value, excluded.value);

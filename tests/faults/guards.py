@@ -257,7 +257,8 @@ GUARDS = (
         "a notification id that is an alias stays one",
         "sql/queries/events.sql",
         "    WHERE NOT EXISTS (\n"
-        "        SELECT FROM notification_aliases a WHERE a.account = i.account AND a.notification_id = i.notification_id\n"
+        "        SELECT FROM webhookd.notification_aliases a\n"
+        "        WHERE a.account = i.account AND a.notification_id = i.notification_id\n"
         "    )\n",
         "",
         _RECEIVE + "test_an_event_through_a_second_webhook_is_linked_to_the_first",
@@ -525,7 +526,7 @@ GUARDS = (
     Guard(
         "what has no body any more is not put back",
         "sql/queries/dead_letters.sql",
-        "        AND EXISTS (SELECT FROM event_bodies b WHERE b.event_id = events.id)\n",
+        "        AND EXISTS (SELECT FROM webhookd.event_bodies b WHERE b.event_id = events.id)\n",
         "",
         _OPERATIONS + "test_an_event_without_its_body_is_not_run_again",
     ),
@@ -597,15 +598,15 @@ GUARDS = (
     Guard(
         "a retry makes the next attempt due at once",
         "sql/queries/operator.sql",
-        "UPDATE events SET retry_at = now(), send_after = now() WHERE",
-        "UPDATE events SET send_after = now() WHERE",
+        "UPDATE webhookd.events SET retry_at = now(), send_after = now() WHERE",
+        "UPDATE webhookd.events SET send_after = now() WHERE",
         _RETRY + "test_one_that_waits_for_its_next_attempt_is_tried_at_once",
     ),
     Guard(
         "a body that is being released is not discarded meanwhile",
         "sql/queries/operator.sql",
-        "FROM quarantine WHERE id = :id FOR UPDATE;",
-        "FROM quarantine WHERE id = :id;",
+        "FROM webhookd.quarantine WHERE id = :id FOR UPDATE;",
+        "FROM webhookd.quarantine WHERE id = :id;",
         _QUARANTINE + "test_one_that_is_being_released_is_not_discarded",
     ),
     Guard(
@@ -645,7 +646,7 @@ GUARDS = (
     ),
     Guard(
         "what waits, or is dead and not discarded, keeps its body",
-        "sql/migrations/0005_retention.sql",
+        "sql/migrations/0003_retention.sql",
         " OR status IN ('received', 'queued', 'retrying') OR (status = 'dead' AND discarded_at IS NULL)\n",
         "\n",
         _RETENTION + "test_what_waits_or_is_dead_keeps_its_body_and_trail_until_an_operator_lets_it_go[bodies-event_bodies]",
@@ -659,7 +660,7 @@ GUARDS = (
     ),
     Guard(
         "a partition that is dropped locks the receiver out for a moment at most",
-        "sql/migrations/0005_retention.sql",
+        "sql/migrations/0003_retention.sql",
         "'300ms'",
         "'60s'",
         _RETENTION + "test_the_receiver_goes_on_while_a_drop_waits_for_its_lock",
@@ -932,11 +933,11 @@ GUARDS = (
         _TIMELINE + "test_a_story_ends_in_the_row_that_is_expected_of_it",
     ),
     Guard(
-        "a held sale is captured by its approval, whichever release folds it",
-        "sql/migrations/0011_timeline_amounts.sql",
-        "    NEW.facts := webhookd.settle(NEW.facts);\n",
-        "",
-        "tests/integration/test_timeline.py::test_what_a_release_before_folds_is_settled_too",
+        "a held sale is captured by its approval, when the row is folded in a shared transaction",
+        "sql/queries/events.sql",
+        "webhookd.settle(webhookd.fold(t.facts, excluded.facts))",
+        "webhookd.fold(t.facts, excluded.facts)",
+        "tests/integration/test_timeline.py::test_facts_that_share_a_transaction_are_settled_with_the_row",
     ),
     Guard(
         "an unknown host name is shown nothing",
@@ -976,8 +977,8 @@ GUARDS = (
     Guard(
         "a result of an attempt before a redrive is not taken for one after it",
         "sql/queries/events.sql",
-        "JOIN events e ON e.id = c.id AND e.redriven_at IS NOT DISTINCT FROM c.redriven_at",
-        "JOIN events e ON e.id = c.id",
+        "JOIN webhookd.events e ON e.id = c.id AND e.redriven_at IS NOT DISTINCT FROM c.redriven_at",
+        "JOIN webhookd.events e ON e.id = c.id",
         _RETRY + "test_the_late_result_of_an_attempt_before_a_redrive_changes_nothing",
     ),
     Guard(

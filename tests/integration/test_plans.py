@@ -22,8 +22,13 @@ def looks_up() -> list[str]:
     found = []
     for name in queries.available_queries:
         text = getattr(queries, name).sql
-        by_id = re.search(r"\bid = (\$\d|ANY\(\$\d|[a-z]\.id\b)", text) and re.search(r"\b(FROM|JOIN|UPDATE) events\b", text)
-        if by_id and not name.endswith("_cursor") and name not in _CHOOSE:
+        by_id = re.search(r"\bid = (\$\d|ANY\(\$\d|[a-z]\.id\b)", text)
+        if (
+            by_id
+            and re.search(r"\b(FROM|JOIN|UPDATE) webhookd\.events\b", text)
+            and not name.endswith("_cursor")
+            and name not in _CHOOSE
+        ):
             found.append(name)
     return found
 

@@ -269,7 +269,7 @@ async def test_a_partition_that_cannot_be_removed_does_not_keep_the_others(repli
 
 async def test_a_partition_that_somebody_made_without_bounds_is_left_alone(replica: Replica, connection: Connection) -> None:
     await connection.execute(
-        "CREATE TABLE event_bodies_ancient PARTITION OF event_bodies FOR VALUES FROM (MINVALUE) TO "
+        "CREATE TABLE webhookd.event_bodies_ancient PARTITION OF event_bodies FOR VALUES FROM (MINVALUE) TO "
         "('01000000-0000-0000-0000-000000000000')"
     )
     dead = await keep(connection, 100, "dead")
@@ -620,7 +620,7 @@ async def test_a_partition_that_cannot_be_made_leaves_nothing_that_refuses_its_r
     connection: Connection, parent: str
 ) -> None:
     first = datetime(2031, 3, 3, tzinfo=UTC)
-    await connection.execute(f"CREATE TABLE {parent}_20310303 ()")
+    await connection.execute(f"CREATE TABLE webhookd.{parent}_20310303 ()")
     with pytest.raises(asyncpg.DuplicateTableError):
         await queries.make_partition(connection, parent=parent, first=first)
     assert await connection.fetchval(EXCLUDED) == 0
@@ -637,7 +637,7 @@ async def test_what_a_crash_left_in_the_way_of_rows_goes_also_where_the_partitio
 ) -> None:
     """The daemon was killed between two steps, and that week has begun before another one started."""
     first = await connection.fetchval(THIS_WEEK)
-    await connection.execute(f"DROP TABLE event_bodies_{first:%Y%m%d}; CREATE TABLE event_bodies_{first:%Y%m%d} ()")
+    await connection.execute(f"DROP TABLE event_bodies_{first:%Y%m%d}; CREATE TABLE webhookd.event_bodies_{first:%Y%m%d} ()")
     await connection.execute(
         "INSERT INTO event_bodies SELECT (substr(webhookd.first_id(now())::text, 1, 24) || lpad(to_hex(n), 12, '0'))::uuid, '' "
         "FROM generate_series(1, $1) n",
@@ -664,7 +664,9 @@ async def test_who_looks_a_body_up_while_it_is_moved_into_its_partition_finds_it
     waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
 
     async def moved() -> bool:
-        await other.execute(f"BEGIN; CREATE TABLE event_bodies_{first:%Y%m%d} ()")  # the maker waits for what becomes of it
+        await other.execute(
+            f"BEGIN; CREATE TABLE webhookd.event_bodies_{first:%Y%m%d} ()"
+        )  # the maker waits for what becomes of it
         made = asyncio.create_task(_made(maker, first))
 
         async def reached(number: int) -> bool:
@@ -709,7 +711,7 @@ async def test_a_partition_that_cannot_be_made_is_counted_and_the_daemon_goes_on
 ) -> None:
     ends = "SELECT max(high::text)::uuid AS high FROM webhookd.partitions WHERE parent = 'event_bodies'"
     last = await connection.fetchval(f"SELECT child FROM webhookd.partitions WHERE high = ({ends}) AND parent = 'event_bodies'")
-    await connection.execute(f"DROP TABLE {last}; CREATE TABLE {last} ()")
+    await connection.execute(f"DROP TABLE {last}; CREATE TABLE webhookd.{last} ()")
     daemon = await start()
     value = daemon.metrics.registry.get_sample_value
     failures = ("webhookd_retention_failures_total", {"task": "partitions"})

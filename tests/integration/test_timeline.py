@@ -32,6 +32,7 @@ from tests.unit.test_timeline import (
 )
 from webhookd.event import Event
 from webhookd.process.timeline import Facts, facts_of, fold, keep_timeline
+from webhookd.store.queries import queries
 
 if TYPE_CHECKING:
     import asyncpg
@@ -101,17 +102,27 @@ def _as_text(value: object) -> str:
     return str((value - START) // timedelta(minutes=1)) if isinstance(value, datetime) else str(value)
 
 
-async def test_what_a_release_before_folds_is_settled_too(connection: Connection) -> None:
-    """Its statement knows nothing of `webhookd.settle`: the table itself settles each row."""
+async def test_facts_that_share_a_transaction_are_settled_with_the_row(connection: Connection) -> None:
+    """One event's facts alone imply nothing: they must meet those of the row."""
     for minutes, (name, payload) in enumerate(ROWS["a held sale is captured by its approval"][0]):
         entry = facts_of(event(name, payload, date=after(minutes)))
         assert entry is not None
-        await connection.execute(
-            "INSERT INTO transactions AS t (account, transaction_id, facts) VALUES ('default', $1, $2::text::jsonb) "
-            "ON CONFLICT (account, transaction_id) DO UPDATE SET facts = webhookd.fold(t.facts, excluded.facts)",
-            entry.id,
-            json.dumps(entry.facts),
+        event_id = await connection.fetchval(
+            "INSERT INTO events (id, account, notification_id, event_type, status, key_fingerprint, body_hash, send_after) "
+            "VALUES (gen_random_uuid(), 'default', $1, 't', 'queued', '', '', now()) RETURNING id",
+            str(minutes),
         )
+        told = queries.process_events(
+            connection,
+            ids=[event_id],
+            attempts=[0],
+            redriven=[None],
+            tables=[entry.table],
+            accounts=["default"],
+            entities=[entry.id],
+            facts=[json.dumps(entry.facts)],
+        )
+        assert len([row async for row in told]) == 1
     (row,) = await rows(connection, "transactions")
     assert (row["state"], row["captured_amount"], row["requested_amount"]) == ("captured", Decimal("139.99"), Decimal("139.99"))
 

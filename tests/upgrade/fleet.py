@@ -23,7 +23,6 @@ from tests.helpers.operator import ANN
 from tests.helpers.rig import QUICK
 from tests.helpers.running import KEY, Process
 from tests.helpers.wait import until
-from tests.upgrade import release
 from webhookd.authorizenet.notification import EVENT_TYPES
 from webhookd.dev import traffic
 
@@ -146,14 +145,6 @@ class Fleet:
         made = await self.start(old=old, **settings)
         await self.stop(replica)
         return made
-
-    def tries(self, replica: Process) -> int:
-        """How often an operator may have to try what `replica` answers 500.
-
-        0.1.0 does so once in each of its operators' sessions, for what that session had done before a migration, and then does
-        nothing. When it is no longer the previous release, this goes, and any 500 is a failure.
-        """
-        return 4 if replica in self.old and "0.1.0" in release.wheel().name else 1
 
     async def run(self, *script: str, old: bool, at: Process | None = None) -> str:
         """A Python process of either release; where `at` is given, an operator's, who knows of that replica only.

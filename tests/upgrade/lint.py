@@ -32,13 +32,18 @@ _EXCEPT_ONE_BY_ONE = {
 _HARMLESS = (
     # IF NOT EXISTS would be content with the invalid index of an attempt that broke off; see _own.
     ("prefer-robust-stmts", "", r"^CREATE (UNIQUE )?INDEX CONCURRENTLY"),
-    ("prefer-robust-stmts", "", r"^ALTER TABLE \w+ VALIDATE CONSTRAINT \w+;$"),  # a second time, it finds nothing to do
+    ("prefer-robust-stmts", "", r"^ALTER TABLE [\w.]+ VALIDATE CONSTRAINT \w+;$"),  # a second time, it finds nothing to do
     # The old code does not know the column, so it writes the default, which the constraint has let through.
     ("ban-new-write-restriction", "A new column constraint", r"\bADD COLUMN\b.*\bDEFAULT\b"),
 )
 _INDEX = re.compile(r"CREATE (?:UNIQUE )?INDEX CONCURRENTLY (?:IF NOT EXISTS )?(\w+)", re.IGNORECASE)
-_TABLE = re.compile(r"^(?:ALTER|DROP) TABLE (?:IF EXISTS )?(?:ONLY )?(\w+)", re.IGNORECASE)
+_TABLE = re.compile(r"^(?:ALTER|DROP) TABLE (?:IF EXISTS )?(?:ONLY )?(?:\w+\.)?(\w+)", re.IGNORECASE)
+_NO_SCHEMA = "names no schema: write webhookd. in front of the name"
+_NAMED = r"(?:TABLE|VIEW|FUNCTION|PROCEDURE)(?: IF (?:NOT )?EXISTS)?(?: ONLY)?"
 _OURS = {
+    rf"(?:CREATE|ALTER|DROP) (?:OR REPLACE )?{_NAMED} (?!IF |ONLY |webhookd\.)": _NO_SCHEMA,
+    r"DROP INDEX (?:CONCURRENTLY )?(?:IF EXISTS )?(?!CONCURRENTLY |IF |webhookd\.)": _NO_SCHEMA,
+    r"CREATE (?:UNIQUE )?INDEX .*? ON (?:ONLY )?(?!webhookd\.)": _NO_SCHEMA,
     r"SET (?:LOCAL |SESSION )?(?:lock|statement)_timeout\b": "sets a timeout, which is the runner's to set",
     r"(?:UPDATE|DELETE|MERGE|TRUNCATE|LOCK)\b": "locks rows or a table for long: the daemon does it, in batches",
     r"(?:VACUUM FULL|CLUSTER|REFRESH MATERIALIZED VIEW(?! CONCURRENTLY))\b": "locks a table for as long as it takes",
@@ -52,12 +57,11 @@ def problems(path: Path, used: set[str]) -> list[str]:
 
 
 def _squawk(path: Path) -> list[tuple[int, str]]:
-    head, _, rest = path.read_text().partition("-- migrate: apply")
-    applied = rest.partition("-- migrate: rollback")[0]
+    head, _, applied = path.read_text().partition("\n\n")
     alone = "-- transaction: false" in head
     # What PostgreSQL gets to see, with each statement in its line: the runner sets the timeouts, and nothing is rolled back.
     limits = f"SET lock_timeout = '{LOCK_TIMEOUT:g}s';" + ("" if alone else f" SET statement_timeout = '{HELD:g}s';")
-    shown = limits + "\n" * head.count("\n") + applied
+    shown = limits + "\n" * (head.count("\n") + 1) + applied
     arguments = [f"--include={rule}" for rule in _ALSO]
     arguments += [f"--exclude={rule}" for rule in _EXCEPT | (_EXCEPT_ONE_BY_ONE if alone else {})]
     if not alone:
@@ -94,7 +98,7 @@ def _own(path: Path, used: set[str]) -> list[str]:
     ]
     for place, statement in enumerate(statements):
         if (made := _INDEX.match(statement)) and (
-            place == 0 or statements[place - 1] != f"DROP INDEX CONCURRENTLY IF EXISTS {made[1]};"
+            place == 0 or statements[place - 1] != f"DROP INDEX CONCURRENTLY IF EXISTS webhookd.{made[1]};"
         ):
             found.append(f"{made[1]}: not after a DROP INDEX CONCURRENTLY IF EXISTS, which removes what broke off")
         if made and "IF NOT EXISTS" in statement.upper():

@@ -1,4 +1,7 @@
-"""The previous release, as the wheel that was shipped. `python -m tests.upgrade.release COMMIT` takes another one."""
+"""The previous release, as the wheel that was shipped. `python -m tests.upgrade.release COMMIT` takes another one.
+
+Until there is a wheel, this checkout stands for the previous release: nothing was published before it.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +17,15 @@ from pathlib import Path
 
 FOLDER = Path(__file__).parent
 SUMS = FOLDER / "SHA256SUMS"
+_ROOT = FOLDER.parent.parent
 
 
-def wheel() -> Path:
-    """The wheel; fails where there is not exactly one, or it is not the one that was put there."""
-    (found,) = FOLDER.glob("*.whl")
+def wheel() -> Path | None:
+    """The wheel; None if there is none yet. Fails if there are several, or it is not the one that was put there."""
+    wheels = list(FOLDER.glob("*.whl"))
+    if not wheels:
+        return None
+    (found,) = wheels
     digest = hashlib.sha256(found.read_bytes()).hexdigest()
     assert SUMS.read_text() == f"{digest}  {found.name}\n", f"{found.name} is not what {SUMS.name} says"
     return found
@@ -26,21 +33,27 @@ def wheel() -> Path:
 
 def unpack(folder: Path) -> Path:
     """Unpacks it into `folder`, which on PYTHONPATH goes before what is installed."""
-    with zipfile.ZipFile(wheel()) as archive:
+    if (found := wheel()) is None:
+        shutil.copytree(_ROOT / "webhookd", folder / "webhookd", ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(_ROOT / "sql", folder / "webhookd" / "sql")
+        return folder
+    with zipfile.ZipFile(found) as archive:
         archive.extractall(folder)
     return folder
 
 
 def migrations() -> dict[str, bytes]:
     """Its migrations, by file name."""
-    with zipfile.ZipFile(wheel()) as archive:
+    if (found := wheel()) is None:
+        return {path.name: path.read_bytes() for path in sorted((_ROOT / "sql" / "migrations").glob("*.sql"))}
+    with zipfile.ZipFile(found) as archive:
         names = [name for name in archive.namelist() if name.startswith("webhookd/sql/migrations/") and name.endswith(".sql")]
         return {name.rpartition("/")[2]: archive.read(name) for name in sorted(names)}
 
 
 def take(commit: str) -> Path:
     """Builds the wheel of `commit`, and puts it in the place of the present one."""
-    packed = subprocess.run(["git", "archive", commit], cwd=FOLDER.parent.parent, check=True, capture_output=True).stdout
+    packed = subprocess.run(["git", "archive", commit], cwd=_ROOT, check=True, capture_output=True).stdout
     with tempfile.TemporaryDirectory() as scratch:
         source = Path(scratch) / "source"
         with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
@@ -52,7 +65,7 @@ def take(commit: str) -> Path:
             old.unlink()
         shutil.copy(built, FOLDER / built.name)
     SUMS.write_text(f"{hashlib.sha256((FOLDER / built.name).read_bytes()).hexdigest()}  {built.name}\n")
-    return wheel()
+    return FOLDER / built.name
 
 
 if __name__ == "__main__":

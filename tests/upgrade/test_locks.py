@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import json
 import re
+import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -24,12 +25,13 @@ from webhookd.dev import traffic
 from webhookd.errors import UnavailableError, WebhookdError
 from webhookd.settings import Settings
 from webhookd.store import migrations
-from webhookd.store.migrations import LOCK_TIMEOUT, migrate
+from webhookd.store.migrations import FOLDER, LOCK_TIMEOUT, migrate
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
-COLUMN = "ALTER TABLE events ADD COLUMN sample text;"
-INDEX = "DROP INDEX CONCURRENTLY IF EXISTS events_sample;\nCREATE INDEX CONCURRENTLY events_sample ON events (event_type);"
+COLUMN = "ALTER TABLE webhookd.events ADD COLUMN sample text;"
+INDEX = "DROP INDEX CONCURRENTLY IF EXISTS webhookd.events_sample;\n"
+INDEX += "CREATE INDEX CONCURRENTLY events_sample ON webhookd.events (event_type);"
 
 
 @pytest.fixture
@@ -44,8 +46,7 @@ async def other(database_url: str) -> AsyncIterator[Connection]:
 def write(folder: Path, statements: str, *, transaction: bool = True) -> Path:
     """A folder with one migration."""
     mark = "" if transaction else "-- transaction: false\n"
-    text = f"-- A sample.\n-- depends:\n{mark}\n-- migrate: apply\n\n{statements}\n\n-- migrate: rollback\n\nSELECT 1;\n"
-    (folder / "0099_sample.sql").write_text(text)
+    (folder / "0099_sample.sql").write_text(f"-- A sample.\n{mark}\n{statements}\n")
     return folder
 
 
@@ -118,7 +119,7 @@ def test_a_webhook_that_waits_behind_a_migration_is_committed_in_time() -> None:
 async def test_who_is_in_the_way_is_named_when_it_gives_up(
     database_url: str, connection: Connection, other: Connection, tmp_path: Path
 ) -> None:
-    folder = write(tmp_path, f"CREATE TABLE beside (id bigint);\n{COLUMN}")
+    folder = write(tmp_path, f"CREATE TABLE webhookd.beside (id bigint);\n{COLUMN}")
     with pytest.raises(WebhookdError) as raised:
         await migrate(database_url, lock_timeout=2.0, patience=2.0, folder=folder)
     pid = other.get_server_pid()
@@ -126,7 +127,7 @@ async def test_who_is_in_the_way_is_named_when_it_gives_up(
     assert "pg_terminate_backend" in str(raised.value)
     assert "Nothing of it is done" in str(raised.value)
     assert not await has_column(connection)
-    assert await connection.fetchval("SELECT to_regclass('beside')") is None
+    assert await connection.fetchval("SELECT to_regclass('webhookd.beside')") is None
     await other.execute("ROLLBACK")
     assert await migrate(database_url, folder=folder) == ["0099_sample"]
     assert await has_column(connection)
@@ -204,7 +205,7 @@ async def test_another_process_that_migrates_is_waited_for(
 ) -> None:
     monkeypatch.setattr(migrations, "_QUIET", 0.1)
     told: list[str] = []
-    await connection.execute("SELECT pg_advisory_lock(hashtext('webhookd migrations'))")
+    await connection.execute("SELECT pg_advisory_lock(hashtext('webhookd.applied_migrations'))")
     async with migrating(database_url, tell=told.append) as migration:
         await until(lambda: told, "it tells that it waits")
         await connection.execute("SELECT pg_advisory_unlock_all()")
@@ -212,21 +213,27 @@ async def test_another_process_that_migrates_is_waited_for(
     assert told == ["another process migrates this database: waiting for its end"]
 
 
-async def test_check_tells_what_would_be_applied_and_changes_nothing(servers: Servers, connection: Connection) -> None:
+async def test_check_tells_what_would_be_applied_and_changes_nothing(
+    servers: Servers, connection: Connection, tmp_path: Path
+) -> None:
     async def run(*options: str) -> tuple[int, str, str]:
         return await webhookd("migrate", *options, folder=servers.folder, **servers.settings)
 
-    await connection.execute("DELETE FROM _pogo_migration WHERE migration_id = '0009_search'")
-    await connection.execute("INSERT INTO _pogo_migration VALUES ('', '9999_later', now(), 'public')")
-    about = "Events are found by what a person knows of them: the provider's id, the invoice number, the merchant's reference."
-    assert await run("--check") == (3, f"0009_search: {about}\napplied by another release: 9999_later\n", "")
+    await connection.execute("DROP SCHEMA webhookd CASCADE")
+    shutil.copytree(FOLDER, tmp_path / "first")
+    (last,) = (tmp_path / "first").glob("0004_*.sql")
+    about = last.read_text().partition("\n")[0].removeprefix("-- ")
+    last.unlink()
+    await migrate(servers.database_url, folder=tmp_path / "first")
+    await connection.execute("INSERT INTO webhookd.applied_migrations VALUES ('9999_later')")
+    assert await run("--check") == (3, f"0004_operator: {about}\napplied by another release: 9999_later\n", "")
     code, out, err = await run("--check", "--json")
     assert (code, json.loads(out), err) == (
         3,
-        {"pending": [{"id": "0009_search", "about": about}], "unknown": ["9999_later"]},
+        {"pending": [{"id": "0004_operator", "about": about}], "unknown": ["9999_later"], "problem": None},
         "",
     )
     code, out, err = await run("--json")
-    assert (code, json.loads(out)) == (0, {"applied": ["0009_search"]})
-    assert re.fullmatch(rf"0009_search: {re.escape(about)}\n0009_search: done in \d+\.\d s\n", err)
+    assert (code, json.loads(out)) == (0, {"applied": ["0004_operator"]})
+    assert re.fullmatch(rf"0004_operator: {re.escape(about)}\n0004_operator: done in \d+\.\d s\n", err)
     assert await run("--check") == (0, "applied by another release: 9999_later\nthe schema is up to date\n", "")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -32,7 +30,7 @@ async def test_messages_and_marks(previous: Path, old_servers: Servers, old: boo
         summary = await ledger.send(samples, receiver.webhook_url)
         assert summary.outcomes == {"accepted": COUNT}
         # All at once, and in a wide window: so that some share their message.
-        relay = await fleet.start(old=old, roles="relay", relay_window="1000")
+        await fleet.start(old=old, roles="relay", relay_window="1000")
         await ledger.settle(receiver.webhook_url)
         assert set(await fleet.signed()) == {RELEASES[not old]}
 
@@ -48,10 +46,6 @@ async def test_messages_and_marks(previous: Path, old_servers: Servers, old: boo
             return bool(await depth(old_servers, old_servers.dead_letter_queue) == dead)
 
         await until(copied, "each dead event has its copy")
-        if not old:
-            # The previous release's copies prove nothing, so the present one's reader puts its own in their place.
-            replaced = partial(relay.metric, "webhookd_dead_letters_total", action="unproven")
-            await until(lambda: _is(replaced, dead), "each copy is replaced", deadline=90, every=1)
         await fleet.stop(worker)
         await fleet.start(old=old, roles="work")
         await _redrive(old_servers, dead)
@@ -64,10 +58,6 @@ async def test_messages_and_marks(previous: Path, old_servers: Servers, old: boo
         await ledger.settle(receiver.webhook_url)
         await ledger.check(releases=2)
         assert fleet.misread() == []
-
-
-async def _is(metric: Callable[[], Awaitable[float]], value: float) -> bool:
-    return await metric() == value
 
 
 async def _redrive(servers: Servers, count: int) -> None:

@@ -194,7 +194,7 @@ class Retention:
             except asyncpg.PostgresError as error:  # as where a backup reads it; the others may be free
                 logger.warning("an old partition stays for now", partition=child, error=where(error))
                 failure = error
-        done &= await self._trim(connection, task, f"{table}_default", age)
+        done &= await self._trim(connection, task, f"{queries.schema}.{table}_default", age)
         if failure is not None:
             raise failure
         return done
