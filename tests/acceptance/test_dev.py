@@ -301,7 +301,9 @@ async def test_the_readmes_command_calls_a_handler_of_the_current_folder(dev: De
     dev.start(settings=dict(variable.split("=") for variable in line.split()))
     await dev.prints("trigger all")
     assert "\n23 events processed" in dev.printed
-    connection = await asyncpg.connect(dotenv_values(dev.folder / ".webhookd" / "dev.env")["WEBHOOKD_DATABASE_URL"])
+    url = dotenv_values(dev.folder / ".webhookd" / "dev.env")["WEBHOOKD_DATABASE_URL"]
+    assert url is not None
+    connection = await connect(url)
     try:
         booked = await connection.fetch("SELECT event_type FROM refunds")
     finally:

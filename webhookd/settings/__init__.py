@@ -1,7 +1,17 @@
 """Settings: what they are (`model`), how they must fit together (`fit`), and where they come from (`loading`)."""
 
 from webhookd.settings.listing import describe
-from webhookd.settings.loading import load, load_database, load_from
+from webhookd.settings.loading import DatabaseSettings, load, load_database, load_from
 from webhookd.settings.model import RENEWABLE, AccountSettings, Role, Settings
 
-__all__ = ["RENEWABLE", "AccountSettings", "Role", "Settings", "describe", "load", "load_database", "load_from"]
+__all__ = [
+    "RENEWABLE",
+    "AccountSettings",
+    "DatabaseSettings",
+    "Role",
+    "Settings",
+    "describe",
+    "load",
+    "load_database",
+    "load_from",
+]

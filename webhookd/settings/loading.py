@@ -78,17 +78,18 @@ class DatabaseSettings(BaseModel):
     database_schema: SchemaName = Settings.model_fields["database_schema"].default
 
 
-def load_database() -> DatabaseSettings:
+def load_database(**overrides: Any) -> DatabaseSettings:
     """Where the database is, for what needs no other setting and should not be given any. Raises SettingsError.
 
-    No other secret's file is opened.
+    `overrides` go first. No other secret's file is opened.
     """
     layers = sources.layers()
-    found = {name: one for name in DatabaseSettings.model_fields if (one := sources.find(name, layers))}
+    wanted = DatabaseSettings.model_fields.keys() - overrides.keys()
+    found = {name: one for name in wanted if (one := sources.find(name, layers))}
     if problems := list(_borrowed_password(found.get("database_url"))):
         raise SettingsError("\n".join(problems))
     try:
-        return DatabaseSettings.model_validate({name: one.value for name, one in found.items()})
+        return DatabaseSettings.model_validate({name: one.value for name, one in found.items()} | overrides)
     except ValidationError as error:
         raise SettingsError("\n".join(_explained(error))) from None
 
