@@ -40,6 +40,11 @@ SELECT
     n.oid IS NOT NULL AS exists,
     has_database_privilege(current_database(), 'CREATE') AS may_make_schema,
     coalesce(has_schema_privilege(n.oid, 'CREATE'), false) AS may_make_tables,
+    coalesce(
+        has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(
+            (SELECT oid FROM pg_class WHERE relnamespace = n.oid AND relname = 'applied_migrations'), 'SELECT'
+        ), false
+    ) AS may_read,
     EXISTS (
         SELECT FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
         WHERE c.relnamespace = n.oid AND c.relname = 'applied_migrations' AND a.attname = 'applied_at'

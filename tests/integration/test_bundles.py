@@ -259,7 +259,7 @@ async def test_an_event_that_ended_meanwhile_undoes_what_it_shares(
             ended.append(bodies[0].event_id)
             async with receiver.database.acquire() as other:  # the test waits on its own one
                 await other.execute(
-                    "UPDATE events SET status = 'processed', attempts = 1, finished_at = now() WHERE id = $1", *ended
+                    "UPDATE webhookd.events SET status = 'processed', attempts = 1, finished_at = now() WHERE id = $1", *ended
                 )
         return await real(*given)
 

@@ -315,7 +315,7 @@ async def test_who_may_only_look_sees_dead_events_and_redrives_none(
 async def test_a_database_without_the_schema_is_told_to_be_migrated(
     start: Start, servers: Servers, connection: Connection
 ) -> None:
-    await connection.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+    await connection.execute("DROP SCHEMA webhookd CASCADE")
     daemon = await start(admin_tokens=ANN)
     code, _, err = await command(Operator(daemon.admin_url), servers, "list")
     assert code == 4

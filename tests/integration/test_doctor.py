@@ -82,10 +82,10 @@ async def test_a_redis_that_takes_no_key_fails(servers: Servers) -> None:
 
 
 async def test_a_database_without_the_schema_is_told_how_to_get_it(servers: Servers, connection: Connection) -> None:
-    await connection.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+    await connection.execute("DROP SCHEMA webhookd CASCADE")
     findings = await _examine(servers)
     assert _ill(findings) == {"schema": Verdict.FAILED}
-    assert "0001_core" in findings["schema"].detail
+    assert "0001_events" in findings["schema"].detail
     assert "webhookd migrate" in findings["schema"].detail
 
 

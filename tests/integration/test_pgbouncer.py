@@ -15,7 +15,6 @@ import pytest
 import pytest_asyncio
 
 from tests.conftest import Servers, Start, settings_of
-from tests.helpers.database import connect
 from tests.helpers.debian import PgBouncer
 from tests.helpers.rig import Rig
 from tests.helpers.wait import until
@@ -96,7 +95,7 @@ async def rig(servers: Servers, stack: Stack) -> AsyncIterator[Rig]:
 
 async def _in_every_session(pooled_url: str, query: str) -> list[Any]:
     """What `query` gives in all of the pooler's sessions; transactions that are open at once have different ones."""
-    connections = [await connect(pooled_url, statement_cache_size=0) for _ in range(SIZE)]
+    connections = [await asyncpg.connect(pooled_url, statement_cache_size=0) for _ in range(SIZE)]
     transactions = [connection.transaction() for connection in connections]
     try:
         await asyncio.gather(*(transaction.start() for transaction in transactions))

@@ -27,11 +27,10 @@ WAL_FUNCTIONS = ("pg_current_wal_lsn()", "pg_current_wal_insert_lsn()", "pg_curr
 async def role_url(database_url: str, connection: Connection) -> AsyncIterator[str]:
     """The test's database for a role that is no superuser, and has the rights that the deploy guide names."""
     role, password = f"webhookd_{secrets.token_hex(4)}", secrets.token_hex(8)
-    database = urlsplit(database_url).path[1:]
     await connection.execute(
         f"CREATE ROLE {role} LOGIN PASSWORD '{password}';"
-        f"GRANT CREATE ON DATABASE {database} TO {role}; GRANT USAGE, CREATE ON SCHEMA public TO {role};"
-        f"GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON ALL TABLES IN SCHEMA public TO {role}"
+        f"GRANT USAGE, CREATE ON SCHEMA webhookd TO {role};"
+        f"GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON ALL TABLES IN SCHEMA webhookd TO {role}"
     )
     place = urlsplit(database_url).netloc.rpartition("@")[2]
     yield urlsplit(database_url)._replace(netloc=f"{role}:{password}@{place}").geturl()
@@ -101,6 +100,18 @@ async def test_the_doctor_fails_where_a_statement_of_the_start_fails(
     assert finding.verdict is Verdict.FAILED
     assert told in finding.detail
     assert "WEBHOOKD_DATABASE_URL" in finding.detail
+
+
+@pytest.mark.parametrize(
+    "hinder", ["REVOKE USAGE ON SCHEMA webhookd FROM {role}", "REVOKE SELECT ON applied_migrations FROM {role}"]
+)
+async def test_the_doctor_names_the_schema_that_a_role_may_not_read(
+    hinder: str, servers: Servers, connection: Connection, role_url: str
+) -> None:
+    await connection.execute(hinder.format(role=urlsplit(role_url).username))
+    finding = (await _findings(servers, role_url))["schema"]
+    assert finding.verdict is Verdict.FAILED
+    assert "GRANT USAGE ON SCHEMA webhookd" in finding.detail
 
 
 async def test_the_doctor_leaves_nothing_behind(servers: Servers, connection: Connection, role_url: str) -> None:

@@ -172,6 +172,8 @@ async def state_of(connection: Any, known: list[Migration]) -> State:
     """How the schema in use stands, as `state` reports it."""
     made = frozenset[str]().union(*(one.makes for one in known))
     row = await queries.schema_state(connection, schema=queries.schema, names=sorted(made))
+    if row["migrated"] and not row["may_read"]:
+        return State(known, [], _unreadable(row))
     applied = set(await queries.applied_migrations(connection) or ()) if row["migrated"] else set()
     pending = [one for one in known if one.id not in applied]
     taken = set(row["taken"]) & frozenset[str]().union(*(one.makes for one in pending))
@@ -198,6 +200,14 @@ def _problem(row: Any, taken: set[str]) -> str | None:
             "name a schema that webhookd has to itself"
         )
     return None
+
+
+def _unreadable(row: Any) -> str:
+    schema, role = queries.schema, row["role"]
+    return (
+        f"WEBHOOKD_DATABASE_SCHEMA: the role {role} may not read the schema {schema}. As its owner, run: "
+        f'GRANT USAGE ON SCHEMA {schema} TO "{role}"; GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON ALL TABLES IN SCHEMA {schema} TO "{role}"'
+    )
 
 
 async def _make_schema(connection: Any, schema: str) -> None:
