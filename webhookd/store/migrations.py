@@ -203,10 +203,11 @@ def _problem(row: Any, taken: set[str]) -> str | None:
 
 
 def _unreadable(row: Any) -> str:
-    schema, role = queries.schema, row["role"]
+    schema, role = queries.schema, f'"{row["role"]}"'
     return (
         f"WEBHOOKD_DATABASE_SCHEMA: the role {role} may not read the schema {schema}. As its owner, run: "
-        f'GRANT USAGE ON SCHEMA {schema} TO "{role}"; GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON ALL TABLES IN SCHEMA {schema} TO "{role}"'
+        f"GRANT USAGE ON SCHEMA {schema} TO {role}; "
+        f"GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON ALL TABLES IN SCHEMA {schema} TO {role}"
     )
 
 
