@@ -29,7 +29,7 @@ test: setup  ## Run the tests, with servers of their own
 	@$(BIN)/pytest -n 6 --dist loadgroup $(ARGS)
 
 test-faults: setup  ## Break servers, networks and processes under load, and count what is lost or doubled; and the long tests
-	@$(BIN)/pytest -n 4 tests/faults tests/acceptance tests/dashboard tests/deploy tests/upgrade tests/integration/test_search_plans.py --faults-long --durations=10 $(ARGS)
+	@$(BIN)/pytest -n 4 tests/faults tests/model tests/acceptance tests/dashboard tests/deploy tests/upgrade tests/integration/test_search_plans.py --faults-long --durations=10 $(ARGS)
 
 test-guards: setup  ## Take each guard of the promises out of a copy of the code, and see its test fail
 	@$(BIN)/python -m tests.faults.guards $(ARGS)

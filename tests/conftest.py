@@ -29,6 +29,7 @@ import structlog
 from tests.helpers.database import connect
 from tests.helpers.running import base_settings
 from tests.helpers.secrets import note_settings
+from tests.model.spin import NO_SPIN
 from webhookd.daemon import Daemon, make_sqs
 from webhookd.dev.servers import Stack
 from webhookd.lifecycle import Watch
@@ -71,10 +72,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Tests of the dashboard that were skipped are not lost among the others."""
+    """Tests that were skipped for want of a program are not lost among the others."""
     skipped = terminalreporter.stats.get("skipped", [])
-    if any(NO_CHROMIUM in str(report.longrepr) for report in skipped):
-        terminalreporter.write_line(f"the dashboard was NOT tested: {NO_CHROMIUM}", red=True, bold=True)
+    for what, reason in (("dashboard", NO_CHROMIUM), ("model", NO_SPIN)):
+        if any(reason in str(report.longrepr) for report in skipped):
+            terminalreporter.write_line(f"the {what} was NOT tested: {reason}", red=True, bold=True)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,0 +1,141 @@
+"""The cases in which spin looks at the models, and the guards that are taken out of them one at a time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+ENDS = "ends"  # properties of time (LTL under weak fairness); all other names are of assertions
+AGREES = "agrees"
+
+
+@dataclass(slots=True, frozen=True)
+class Case:
+    """A model with a bound; `claim` names a property of time, and without it the assertions are checked."""
+
+    model: str
+    defines: str
+    claim: str = ""
+    large: bool = False  # so many states that compiling with optimization pays
+
+
+@dataclass(slots=True, frozen=True)
+class Guard:
+    """Without the guard, `case` must break `invariant`."""
+
+    name: str
+    says: str
+    case: Case
+    invariant: str
+
+
+def _flow(defines: str, claim: str = "") -> Case:
+    return Case("flow.pml", defines, claim)
+
+
+RECEIVING = _flow("FAULTS=1 OPERATIONS=0 SUSPECT=9 HANDLER_FAILS=0 DELIVERIES=2")
+FAILING = _flow("FAULTS=0 OPERATIONS=0 SUSPECT=9 NO_HOT_PATH")
+FAULTY = _flow("FAULTS=2 OPERATIONS=0 SUSPECT=9 HANDLER_FAILS=0")
+BUSY = _flow("FAULTS=1 OPERATIONS=0 SUSPECT=9 HANDLER_FAILS=0 NO_HOT_PATH BUSY")
+STOPPED = _flow("FAULTS=3 OPERATIONS=0 HANDLER_FAILS=0 NO_HOT_PATH")
+DISCARDED = _flow("FAULTS=0 OPERATIONS=1 SUSPECT=9 HANDLER_FAILS=0 PERMANENT=1 NO_HOT_PATH")
+SUSPECTS = _flow("FAULTS=2 OPERATIONS=0 HANDLER_FAILS=0 NO_HOT_PATH")
+CONSOLE = _flow("FAULTS=1 OPERATIONS=1 SUSPECT=9 HANDLER_FAILS=0 PERMANENT=1 NO_HOT_PATH CONSOLE")
+FAILED_IS_FINAL = _flow("FAULTS=1 OPERATIONS=0 SUSPECT=9 HANDLER_FAILS=0 PERMANENT=1 NO_HOT_PATH")
+REDRIVEN = _flow("FAULTS=0 OPERATIONS=1 SUSPECT=9 NO_HOT_PATH")
+
+FAILING_ENDS = _flow("FAULTS=0 OPERATIONS=0 SUSPECT=9 NO_HOT_PATH", ENDS)
+FAULTY_ENDS = _flow("FAULTS=1 OPERATIONS=0 SUSPECT=9 HANDLER_FAILS=0 NO_HOT_PATH", ENDS)
+REFUSED_ENDS = _flow("FAULTS=0 OPERATIONS=0 SUSPECT=9 HANDLER_FAILS=0 NO_HOT_PATH REFUSED_FOLD", ENDS)
+POISON_ENDS = _flow("FAULTS=0 OPERATIONS=0 HANDLER_FAILS=0 NO_HOT_PATH POISON", ENDS)
+DEAD_AGREES = _flow("FAULTS=1 OPERATIONS=0 SUSPECT=9 HANDLER_FAILS=0 PERMANENT=1 NO_HOT_PATH", AGREES)
+DISCARDED_AGREES = _flow("FAULTS=0 OPERATIONS=1 SUSPECT=9 HANDLER_FAILS=0 PERMANENT=1 NO_HOT_PATH", AGREES)
+
+MOVED_AGREES = _flow("FAULTS=1 OPERATIONS=0 SUSPECT=9 HANDLER_FAILS=0 NO_HOT_PATH", AGREES)
+
+FRESH = Case("lanes.pml", "HANG", "fresh")
+REST_MOVES = Case("lanes.pml", "", "rest_moves")
+NEIGHBOURS = Case("suspects.pml", "")
+NEIGHBOURS_END = Case("suspects.pml", "", ENDS)
+
+SHORT = (
+    RECEIVING,
+    FAULTY,
+    BUSY,
+    SUSPECTS,
+    FAILED_IS_FINAL,
+    DISCARDED,
+    FAULTY_ENDS,
+    MOVED_AGREES,
+    FRESH,
+    REST_MOVES,
+    NEIGHBOURS,
+    NEIGHBOURS_END,
+)
+LONG = tuple(
+    replace(case, large=True)
+    for case in (
+        STOPPED,
+        FAILING,
+        CONSOLE,
+        REDRIVEN,
+        _flow("FAULTS=2 OPERATIONS=0 NO_HOT_PATH"),
+        _flow("FAULTS=1 OPERATIONS=0 SUSPECT=9"),
+        _flow("FAULTS=1 OPERATIONS=0 NO_HOT_PATH SUSPECT=9 SPLIT_STEPS"),
+        _flow("FAULTS=0 OPERATIONS=0"),
+        _flow("FAULTS=0 OPERATIONS=1 NO_HOT_PATH"),
+        FAILING_ENDS,
+        REFUSED_ENDS,
+        POISON_ENDS,
+        _flow("FAULTS=1 OPERATIONS=0 SUSPECT=9 HANDLER_FAILS=0", ENDS),
+        DEAD_AGREES,
+        DISCARDED_AGREES,
+    )
+)
+
+_NO_NEEDLESS_WAIT = "waits_for_a_resend_although_nothing_is_lost"
+_TRIED = "dead_without_being_tried"
+_ASKED = "woken_without_being_asked"
+_ONCE = "an_effect_is_doubled"
+_STUCK = "stuck_at_the_end"
+_DISAGREES = "disagrees_at_the_end"
+_200 = "a_200_is_lost"
+
+GUARDS = (
+    Guard("COMMIT_BEFORE_200", "200 only after the commit", RECEIVING, _200),
+    Guard("COMMIT_BEFORE_MARK", "Redis is marked only after the commit", RECEIVING, _200),
+    Guard("LEDGER_ONCE", "a second delivery of a webhook makes no second work", RECEIVING, _ONCE),
+    Guard("SWEEP", "the sweeper sends what the hot path left", FAULTY, _STUCK),
+    Guard("RESEND", "what was sent and is lost is sent again", FAULTY, _STUCK),
+    Guard("RESEND_CAP", "a busy queue does not stop resends for ever", BUSY, _STUCK),
+    Guard("DRAINED_MARK", "what waits in the queue is not sent again", FAULTY, "what_waits_is_sent_again"),
+    Guard("SENT_CAS", "`queued` is only what is as it was when it was chosen", FAILING, _NO_NEEDLESS_WAIT),
+    Guard("SENT_DUE", "that is: by its status and `due`, which change with every change", FAILING, _NO_NEEDLESS_WAIT),
+    Guard(
+        "ATTEMPT_IN_MESSAGE", "a message names its attempt, so that a lease does not hide a retry", FAILING, _NO_NEEDLESS_WAIT
+    ),
+    Guard("DELETE_AFTER_COMMIT", "a message is deleted only after its work is committed", FAULTY, _NO_NEEDLESS_WAIT),
+    Guard("KEEP_WHEN_BUSY", "a message whose work was busy stays", FAULTY, _NO_NEEDLESS_WAIT),
+    Guard("ROW_LOCK", "one worker at a time, and none on what has ended", FAULTY, _ONCE),
+    Guard("ONE_TRANSACTION", "effects and the end of the work are of one transaction", FAULTY, _ONCE),
+    Guard("FOLD_FIRST", "the timeline is folded before the handlers run", FAULTY, "processed_without_the_timeline"),
+    Guard("FOLD_FAILURE_COUNTS", "a fold that PostgreSQL refuses is a failed attempt", REFUSED_ENDS, ENDS),
+    Guard("ATTEMPT_LIMIT", "attempts are bounded", FAILING_ENDS, ENDS),
+    Guard("FAIL_CAS", "a failure counts in the redrive in which it was tried", REDRIVEN, _TRIED),
+    Guard("BEGUN", "attempts that kill their worker are counted", POISON_ENDS, ENDS),
+    Guard("SUSPECT_BY_SENDS", "what PostgreSQL sent often is a suspect, whatever SQS counts", POISON_ENDS, ENDS),
+    Guard("LOCK_BEFORE_BEGUN", "an attempt is counted only under its lock", SUSPECTS, _TRIED),
+    Guard("TAKE_BACK", "an attempt that is stopped takes its count back", STOPPED, _TRIED),
+    Guard("PUT_BACK", "what SQS moved to the dead-letter queue is put back", FAULTY, _TRIED),
+    Guard("PUT_BACK_WHERE_OPEN", "only what has not ended is put back", FAILED_IS_FINAL, _ASKED),
+    Guard("DEATH_MATCH", "a copy wakes the death that it is of, and no later one", CONSOLE, _ASKED),
+    Guard("PROOF", "a copy without its proof wakes nothing", CONSOLE, _ASKED),
+    Guard("COPY_OWED", "what is dead and has no copy gets one", FAILED_IS_FINAL, _DISAGREES),
+    Guard("OWE_LOST_COPIES", "a copy that the queue lost is sent again", FAILED_IS_FINAL, _DISAGREES),
+    Guard("ONE_COPY", "a second copy is removed", FAILED_IS_FINAL, _DISAGREES),
+    Guard("REMOVE_RAW", "what was put back leaves the dead-letter queue", MOVED_AGREES, AGREES),
+    Guard("REMOVE_FALSE_COPIES", "a copy of what is not dead is removed", DISCARDED, _DISAGREES),
+    Guard("FRESH_FIRST", "the sweeper serves fresh work first", FRESH, "fresh"),
+    Guard("REST_WINDOW", "retries, redrives and resends have a bounded number in SQS", FRESH, "fresh"),
+    Guard("RESEND_IN_WINDOW", "lost work keeps its place in the window, and is sent again in it", REST_MOVES, "rest_moves"),
+    Guard("SUSPECT_ALONE", "a suspect is worked on alone in its process", NEIGHBOURS, "dies_of_its_neighbour"),
+)

@@ -1,0 +1,600 @@
+/* The flow of one piece of work: receiver, relay, two workers, dead-letter reader, operator, and what fails around them.
+ *
+ * Each atomic step is one transaction in PostgreSQL or one call to SQS. Time is chance: `due` may come at any moment, a message may be received
+ * again while it is in hand, and any step may take for ever long. Faults (a crash, a loss, a refusal, a lie of Redis) are counted: FAULTS in all.
+ * Redis's claims are left out: they only forbid what PostgreSQL must survive anyway. README.md says how to run it.
+ *
+ * What a case leaves out, it does not define: DELIVERIES (the receiver; how often the provider delivers), CONSOLE (copies come back to the main queue),
+ * REFUSED_FOLD (PostgreSQL may refuse an event's facts), POISON (the event kills its worker, each time), BUSY (no poll is ever empty).
+ *
+ * Every guard can be taken out with -DNO_<GUARD>; guards.py names the invariant that must break then.
+ */
+
+#ifndef FAULTS
+#define FAULTS 1
+#endif
+#ifndef OPERATIONS
+#define OPERATIONS 1      /* redrives, discards and redrives from the console, in all */
+#endif
+#ifndef SLOTS
+#define SLOTS 2           /* messages that fit into the queue: a sender waits for room */
+#endif
+#ifndef PERMANENT
+#define PERMANENT 0       /* whether a handler may fail for good */
+#endif
+#ifndef HANDLER_FAILS
+#define HANDLER_FAILS 1   /* whether a handler may fail */
+#endif
+
+#define MAX_ATTEMPTS 2
+#ifndef SUSPECT
+#define SUSPECT 1         /* a message that was received more often is suspected to kill its worker */
+#endif
+#ifndef SUSPECT_SENDS
+#define SUSPECT_SENDS 2   /* so is what was sent so often without an attempt that ended */
+#endif
+#ifndef MAX_RECEIVES
+#define MAX_RECEIVES 2    /* then SQS moves it to the dead-letter queue */
+#endif
+
+/* Status of the work; NONE: no row. */
+#define NONE 0
+#define RECEIVED 1
+#define QUEUED 2
+#define RETRYING 3
+#define DEAD 4
+#define DISCARDED 5
+
+#define HOT_PATH 0
+#define SWEEPER 1
+
+/* Kinds of message in the main queue; COPY + n: the copy of the death in epoch n, moved there from the console. */
+#define PLAIN 0
+#define FORGED 1
+#define COPY 2
+
+#define NOWHERE SLOTS     /* the slot of a worker with no message, or with one that is deleted */
+#define EPOCHS (OPERATIONS + 1)
+
+/* PostgreSQL */
+bool ledger, folded, processed, copy_sent;
+byte status, attempts, begun, sends, epoch;   /* sends: since the last attempt that ended; epoch stands for redriven_at */
+byte row_lock, advisory_lock;          /* which worker holds it; 0: none */
+/* Redis */
+bool seen;
+/* The relay: whether the row is still as it was chosen. Every change of a row changes its status or `due`, which thus are its version. */
+bool current[2];
+/* SQS: how often received + 1 (0: empty slot), kind, attempts that the message was sent for */
+byte received[SLOTS], kind[SLOTS], sent_for[SLOTS];
+byte raw, copies[EPOCHS];
+byte slot[3];                          /* the slot of workers 1 and 2 */
+/* The world */
+byte faults = FAULTS, operations = OPERATIONS;
+
+/* What only the invariants look at. */
+bool answered, lost, permanent;
+byte effects, failures, kills, asked;  /* failures and kills: since the last redrive, since the last attempt that ended */
+
+#define open (status == RECEIVED || status == QUEUED || status == RETRYING)
+#define given_up (status == DEAD || status == DISCARDED)
+
+/* Invariants. Each is a constant of its own, so that spin's report names it. */
+bit a_200_is_lost = 1, an_effect_is_doubled = 1, processed_without_the_timeline = 1, dead_without_being_tried = 1,
+    woken_without_being_asked = 1, waits_for_a_resend_although_nothing_is_lost = 1, what_waits_is_sent_again = 1,
+    stuck_at_the_end = 1, disagrees_at_the_end = 1;
+
+#define no_message (raw == 0 && !(received[0] > 0 && kind[0] == PLAIN) && !(received[1] > 0 && kind[1] == PLAIN))
+#define never_received ((received[0] == 1 && kind[0] == PLAIN) || (received[1] == 1 && kind[1] == PLAIN))
+#define as_it_is(n) (copies[n] == (status == DEAD && epoch == n))
+#if OPERATIONS == 0
+#define agree (raw == 0 && as_it_is(0))
+#elif OPERATIONS == 1
+#define agree (raw == 0 && as_it_is(0) && as_it_is(1))
+#else
+#define agree (raw == 0 && as_it_is(0) && as_it_is(1) && as_it_is(2))
+#endif
+
+ltl ends { <>[] (!open) }
+ltl agrees { <>[] agree }
+
+/* Each step may find its process dead instead: killed after the step before, at the latest moment. */
+inline or_die() { if :: skip :: faults > 0 -> faults--; goto died fi }
+
+/* Every change of status. Only an operator's request lets the dead live. */
+inline become(new) {
+    if :: given_up && new != DEAD && new != DISCARDED -> assert(asked > 0 || !woken_without_being_asked); asked = (asked > 0 -> asked - 1 : 0)
+       :: else fi;
+    status = new; current[HOT_PATH] = false; current[SWEEPER] = false
+}
+
+inline die() {
+    assert(failures >= MAX_ATTEMPTS || permanent || kills >= MAX_ATTEMPTS || !dead_without_being_tried);
+    become(DEAD); copy_sent = false
+}
+
+inline wake() {
+    become(RECEIVED); attempts = 0; begun = 0; sends = 0; epoch++; copy_sent = false;
+    failures = 0; kills = 0; permanent = false
+}
+
+byte gone;
+inline clear(i) {  /* the last message takes the empty place, so that equal queues are one state */
+    gone = i;
+    if :: slot[1] == gone -> slot[1] = NOWHERE :: else fi;
+    if :: slot[2] == gone -> slot[2] = NOWHERE :: else fi;
+    if
+    :: gone == 0 && received[1] > 0 ->
+        received[0] = received[1]; kind[0] = kind[1]; sent_for[0] = sent_for[1];
+        if :: slot[1] == 1 -> slot[1] = 0 :: else fi;
+        if :: slot[2] == 1 -> slot[2] = 0 :: else fi;
+        gone = 1
+    :: else
+    fi;
+    received[gone] = 0; kind[gone] = 0; sent_for[gone] = 0; gone = 0
+}
+
+inline put(what, count) {
+    if :: received[0] == 0 -> received[0] = 1; kind[0] = what; sent_for[0] = count
+       :: received[0] > 0 && received[1] == 0 -> received[1] = 1; kind[1] = what; sent_for[1] = count fi
+}
+#define room (received[0] == 0 || received[1] == 0)
+
+/* ---- receiver ---- */
+
+#ifdef DELIVERIES
+active proctype Receiver() {
+    byte deliveries = 0;
+died:
+next:
+    do
+    :: deliveries < DELIVERIES ->
+        atomic {  /* code: receive.look_up */
+            deliveries++;
+            if
+            :: seen -> answered = true; assert(ledger || !a_200_is_lost); goto next
+            :: true  /* unknown, or Redis has forgotten it, or is away */
+            fi
+        }
+#ifdef NO_COMMIT_BEFORE_MARK
+        atomic { or_die(); seen = true }
+#endif
+#ifdef NO_COMMIT_BEFORE_200
+        atomic { or_die(); answered = true }
+#endif
+        atomic {  /* code: receive.commit */
+            or_die();
+#ifndef NO_LEDGER_ONCE
+            if :: !ledger -> ledger = true; status = RECEIVED; current[HOT_PATH] = true :: else fi
+#else
+            if :: status == NONE -> ledger = true; status = RECEIVED; current[HOT_PATH] = true :: else fi
+#endif
+        }
+        atomic { or_die(); answered = true }  /* code: receive.answer */
+        atomic { or_die(); seen = true }      /* code: receive.mark_seen */
+    :: else -> break
+    od
+}
+#endif
+
+/* ---- relay ---- */
+
+/* It was sent: the row is `queued`, if its status and `due` are as they were when it was chosen. */
+inline mark_sent(sender) {
+    if
+#ifdef NO_SENT_CAS
+    :: open ->
+#elif defined(NO_SENT_DUE)
+    :: open && attempts == was_attempts && epoch == was_epoch ->  /* what the row's `due` replaces */
+#else
+    :: current[sender] && row_lock == 0 ->  /* SKIP LOCKED: what is in hand is not waited for */
+#endif
+        become(QUEUED)
+    :: else
+    fi;
+    current[sender] = false
+}
+
+inline choose() {
+    current[HOT_PATH] = false; current[SWEEPER] = true; was_attempts = attempts;
+    if :: SUSPECT < 9 && sends < SUSPECT_SENDS -> sends++ :: else fi;
+#ifdef NO_SENT_DUE
+    was_epoch = epoch
+#endif
+}
+
+#ifndef NO_HOT_PATH
+active proctype HotPath() {
+#ifdef NO_SENT_DUE
+    byte was_attempts, was_epoch;
+#endif
+    ledger;
+    atomic { or_die(); room -> put(PLAIN, 0) }   /* code: relay.hot_send */
+    atomic { or_die(); mark_sent(HOT_PATH) }       /* code: relay.mark_sent */
+died:
+    skip
+}
+#endif
+
+active proctype Sweeper() {
+    byte was_attempts;
+#ifdef NO_SENT_DUE
+    byte was_epoch;
+#endif
+died:
+end:
+    do
+#ifndef NO_SWEEP
+    :: atomic {  /* code: relay.lease */
+        (status == RECEIVED || status == RETRYING) && row_lock == 0 -> choose() }
+#else
+    :: atomic { false -> skip }
+#endif
+        goto send
+#ifndef NO_RESEND
+    :: atomic {  /* code: relay.lease_lost; its other half is the pollers' mark, code: poll.publish_mark */
+#if defined(NO_DRAINED_MARK) || (defined(BUSY) && !defined(NO_RESEND_CAP))
+        status == QUEUED && row_lock == 0 ->                     /* BUSY: the cap, since it was sent very long ago */
+#elif defined(BUSY)
+        false ->                                /* a busy queue gives no empty poll, and so no mark */
+#else
+        status == QUEUED && row_lock == 0 && !never_received ->  /* an empty poll since it was sent: it was received at least once, or is lost */
+#endif
+#ifndef BUSY
+        assert(!never_received || !what_waits_is_sent_again);
+#endif
+        choose() }
+        goto send
+#endif
+    od;
+send:
+    atomic { or_die(); room -> put(PLAIN, was_attempts) }   /* code: relay.send */
+    atomic { or_die(); mark_sent(SWEEPER);  /* code: relay.mark_sent */
+             was_attempts = 0; goto died }
+}
+
+/* ---- SQS ---- */
+
+active proctype Queue() {
+    byte i;
+end:
+    do
+    :: atomic {
+        if :: raw < SLOTS && received[0] > MAX_RECEIVES -> i = 0 :: raw < SLOTS && received[1] > MAX_RECEIVES -> i = 1 fi;
+        if
+        :: kind[i] == PLAIN -> raw++
+        :: kind[i] >= COPY -> copies[kind[i] - COPY]++
+        :: kind[i] == FORGED  /* a stranger's; the reader leaves what it does not know */
+        fi;
+        clear(i); i = 0
+    }
+    :: atomic { faults > 0 && received[0] > 0 -> faults--; lost = true; clear(0) }
+    :: atomic { faults > 0 && received[1] > 0 -> faults--; lost = true; clear(1) }
+    :: atomic { faults > 0 && raw > 0 -> faults--; lost = true; raw-- }
+    :: atomic { faults > 0 && copies[epoch] > 0 -> faults--; copies[epoch]-- }
+    od
+}
+
+/* ---- workers ---- */
+
+#define mine(lock) (lock == id)
+
+inline let_go() {
+    row_lock = (mine(row_lock) -> 0 : row_lock); advisory_lock = (mine(advisory_lock) -> 0 : advisory_lock)
+}
+
+/* Killed, or without its connection: the locks fall, and what it had begun was not taken back. */
+inline fall() {
+    let_go();
+    kills = (counted && kills < MAX_ATTEMPTS -> kills + 1 : kills); counted = false
+}
+
+inline forget() { slot[id] = NOWHERE; counted = false; was_attempts = 0; was_epoch = 0; fatal = false }
+
+/* No attempt ended: the message stays, and is received again. */
+inline let_come_back() {
+    let_go();
+#ifdef NO_KEEP_WHEN_BUSY
+    if :: slot[id] != NOWHERE -> clear(slot[id]) :: else fi;
+#endif
+    forget()
+}
+
+/* A suspect keeps its locks, by a savepoint. */
+inline roll_back() { if :: counted :: else -> let_go() fi }
+
+#define one_more(count) count = (count < MAX_ATTEMPTS -> count + 1 : count)
+
+#ifndef NO_LOCK_BEFORE_BEGUN
+#define LOCKED_FIRST row_lock == 0 && advisory_lock == 0
+#else
+#define LOCKED_FIRST row_lock == 0
+#endif
+
+#ifndef NO_SUSPECT_BY_SENDS
+#define SUSPECT_BY_SENDS (SUSPECT < 9 && sends >= SUSPECT_SENDS)
+#else
+#define SUSPECT_BY_SENDS false
+#endif
+
+/* In a case with SPLIT_STEPS, others may act, and a crash may come, between reading and locking. */
+#ifdef SPLIT_STEPS
+#define NEXT_STEP skip } atomic { or_die();
+#else
+#define NEXT_STEP skip;
+#endif
+
+proctype Worker(byte id) {
+    byte was_attempts, was_epoch;
+    bool suspect, counted, fatal;
+    byte what, for_attempts;
+end:
+    atomic {  /* code: work.receive */
+        if
+        :: received[0] > 0 && received[0] <= MAX_RECEIVES -> slot[id] = 0
+        :: received[1] > 0 && received[1] <= MAX_RECEIVES -> slot[id] = 1
+        fi;
+        received[slot[id]]++; what = kind[slot[id]]; for_attempts = sent_for[slot[id]];
+        suspect = (received[slot[id]] > SUSPECT + 1);
+#ifdef NO_DELETE_AFTER_COMMIT
+        if :: what == PLAIN -> clear(slot[id]) :: else fi;
+#endif
+        if
+        :: true
+        :: faults > 0 -> faults--; what = 0; for_attempts = 0; suspect = false;  /* killed; or PostgreSQL is away, Redis claims that it is busy */
+            let_come_back(); goto end
+        fi;
+#ifdef CONSOLE
+        /* A copy: an operator's redrive from the console, if it is proven and its death is the present one. */
+        if  /* code: work.revive */
+        :: what == PLAIN
+#ifndef NO_PROOF
+        :: what == FORGED -> what = 0; goto finished
+#else
+        :: what == FORGED -> what = 0; if :: given_up -> wake() :: else fi; goto finished
+#endif
+#ifndef NO_DEATH_MATCH
+        :: what >= COPY && status == DEAD && epoch == what - COPY -> what = 0; wake(); goto finished
+        :: what >= COPY && !(status == DEAD && epoch == what - COPY) -> what = 0; goto finished
+#else
+        :: what >= COPY -> what = 0; if :: status == DEAD -> wake() :: else fi; goto finished
+#endif
+        fi;
+#endif
+        /* The first phase: one transaction that many events share. */
+        if  /* code: work.fold */
+        :: status == NONE || given_up -> for_attempts = 0; suspect = false; goto finished
+#ifdef NO_ATTEMPT_IN_MESSAGE
+        :: status == RETRYING -> for_attempts = 0; suspect = false; goto finished  /* its `due` was moved by the lease */
+        :: status == RETRYING                                                      /* or has come */
+#else
+        :: status == RETRYING && for_attempts != attempts ->                       /* stale: a new message is sent when it is due */
+            for_attempts = 0; suspect = false; goto finished
+        :: status == RETRYING && for_attempts == attempts
+#endif
+        :: status == RECEIVED || status == QUEUED
+        fi;
+        for_attempts = 0;
+#ifndef NO_FOLD_FIRST
+        if
+        :: folded = true
+#ifdef REFUSED_FOLD
+        :: !folded ->  /* PostgreSQL refuses its facts, alone too */
+            suspect = false;
+#ifndef NO_FOLD_FAILURE_COUNTS
+            was_attempts = attempts; was_epoch = epoch; one_more(failures); goto failed
+#else
+            let_come_back(); goto end
+#endif
+#endif
+        fi;
+#endif
+#ifdef NO_HANDLERS
+        if :: row_lock == 0 -> become(NONE); processed = true; assert(folded || !processed_without_the_timeline) :: else fi;
+        suspect = false; goto finished
+#endif
+        NEXT_STEP
+        /* The second phase: a transaction of its own. */
+#ifndef NO_BEGUN
+        if
+        :: suspect || SUSPECT_BY_SENDS ->  /* code: work.begin */
+            suspect = false;
+            if
+            :: row_lock != 0 -> let_come_back(); goto end       /* NOWAIT */
+#ifndef NO_LOCK_BEFORE_BEGUN
+            :: advisory_lock != 0 -> let_come_back(); goto end  /* another suspects it, too */
+            :: LOCKED_FIRST && open && begun < MAX_ATTEMPTS -> advisory_lock = id;
+#else
+            :: LOCKED_FIRST && open && begun < MAX_ATTEMPTS ->
+#endif
+                begun++; counted = true; was_attempts = attempts; was_epoch = epoch
+            :: LOCKED_FIRST && open && begun >= MAX_ATTEMPTS ->  /* code: work.bury */
+                die(); goto finished
+            :: LOCKED_FIRST && !open -> goto finished
+            fi;
+            goto lock_it
+        :: else
+        fi;
+#endif
+        suspect = false;
+        NEXT_STEP
+        if  /* code: work.lock */
+#ifndef NO_ROW_LOCK
+        :: row_lock != 0 -> let_come_back(); goto end
+        :: row_lock == 0 && !open -> goto finished
+        :: row_lock == 0 && open ->
+#else
+        :: true ->
+#endif
+            row_lock = id; was_attempts = attempts; was_epoch = epoch; goto attempt
+        fi
+    }
+lock_it:
+    atomic {  /* code: work.lock */
+        or_die();
+        if
+#ifndef NO_ROW_LOCK
+        :: row_lock != 0 -> goto give_back
+        :: row_lock == 0 && !open -> counted = false; let_go(); goto finished
+        :: row_lock == 0 && open ->
+#else
+        :: true ->
+#endif
+            row_lock = id; was_attempts = attempts; was_epoch = epoch
+        fi
+    }
+attempt:
+#ifdef POISON
+    atomic { fall(); forget(); goto end }  /* the event kills its worker, each time */
+#else
+    atomic {  /* code: work.run */
+        or_die();
+        if
+        :: faults > 0 -> faults--; goto give_back       /* the worker is to stop */
+        :: HANDLER_FAILS -> one_more(failures); roll_back(); goto failed
+        :: PERMANENT -> fatal = true; permanent = true; roll_back(); goto failed
+        :: true
+        fi;
+        effects++;
+#ifdef NO_ONE_TRANSACTION
+    }
+    atomic {
+        or_die();
+#endif
+        assert(effects <= 1 || !an_effect_is_doubled);  /* code: work.end */
+        assert(folded || !processed_without_the_timeline);
+        become(NONE); attempts = 0; begun = 0; sends = 0; processed = true;
+        counted = false; let_go(); goto finished
+    }
+#endif
+failed:
+    atomic {  /* code: work.fail */
+        row_lock == 0 || mine(row_lock) -> or_die();
+        if
+#ifdef NO_FAIL_CAS
+        :: open ->
+#else
+        :: open && attempts == was_attempts && epoch == was_epoch ->
+#endif
+            if
+            :: fatal -> die()
+#ifndef NO_ATTEMPT_LIMIT
+            :: !fatal && attempts + 1 >= MAX_ATTEMPTS -> attempts = MAX_ATTEMPTS; die()
+            :: !fatal && attempts + 1 < MAX_ATTEMPTS -> attempts++; become(RETRYING)
+#else
+            :: !fatal -> become(RETRYING)
+#endif
+            fi;
+            begun = 0; kills = 0; sends = 0
+        :: else
+        fi;
+        counted = false; fatal = false; was_attempts = 0; was_epoch = 0; let_go(); goto finished
+    }
+give_back:
+    atomic {  /* code: work.take_back */
+        row_lock == 0 || mine(row_lock) -> or_die();
+#ifndef NO_TAKE_BACK
+        if
+        :: counted && begun > 0 && attempts == was_attempts && epoch == was_epoch -> begun--
+        :: else
+        fi;
+#endif
+        let_come_back(); goto end
+    }
+finished:
+    atomic {  /* code: work.delete */
+        or_die();
+        if :: slot[id] != NOWHERE -> clear(slot[id]) :: else fi;
+        forget(); goto end
+    }
+died:
+    atomic { fall(); what = 0; for_attempts = 0; suspect = false; forget(); goto end }
+}
+
+/* ---- dead letters ---- */
+
+active proctype Reader() {
+    byte was;
+died:
+    was = 0;
+end:
+    do
+    :: atomic {  /* code: dead_letters.put_back */
+            raw > 0 && row_lock == 0 -> or_die();
+            if
+#ifdef NO_PUT_BACK
+            :: status == RECEIVED || status == QUEUED -> die()
+#else
+#ifndef NO_PUT_BACK_WHERE_OPEN
+            :: open -> become(RECEIVED)  /* what was retrying keeps its `due` */
+#else
+            :: status != NONE -> become(RECEIVED)  /* as it was read, though it may have died since */
+#endif
+#endif
+            :: else
+            fi
+        }
+#ifndef NO_REMOVE_RAW
+        atomic { or_die(); if :: raw > 0 -> raw-- :: else fi }  /* code: dead_letters.remove_raw */
+#endif
+#ifndef NO_COPY_OWED
+    :: atomic { status == DEAD && !copy_sent -> was = epoch }                /* code: dead_letters.owed */
+        atomic { or_die(); copies[was]++ }                          /* code: dead_letters.send_copy */
+        atomic { or_die(); if :: status == DEAD && epoch == was -> copy_sent = true :: else fi; was = 0 }  /* code: dead_letters.mark_copy */
+#endif
+#ifndef NO_REMOVE_FALSE_COPIES
+    :: atomic { copies[0] > 0 && !(status == DEAD && epoch == 0) -> copies[0]-- }  /* code: dead_letters.remove_copy */
+#if OPERATIONS > 0
+    :: atomic { copies[1] > 0 && !(status == DEAD && epoch == 1) -> copies[1]-- }
+#endif
+#if OPERATIONS > 1
+    :: atomic { copies[2] > 0 && !(status == DEAD && epoch == 2) -> copies[2]-- }
+#endif
+#endif
+#ifndef NO_ONE_COPY
+    :: atomic { copies[epoch] > 1 -> copies[epoch]-- }                       /* code: dead_letters.remove_copy */
+#endif
+#ifndef NO_OWE_LOST_COPIES
+    :: atomic { status == DEAD && copy_sent && copies[epoch] == 0 -> copy_sent = false }  /* code: dead_letters.owe_lost */
+#endif
+    od
+}
+
+/* ---- operators ---- */
+
+active proctype Operator() {
+    byte i;
+end:
+    do
+    :: atomic { operations > 0 && given_up -> operations--; asked++; wake() }                 /* code: operator.redrive */
+    :: atomic { operations > 0 && status == DEAD -> operations--; become(DISCARDED) }         /* code: operator.discard */
+#ifdef CONSOLE
+    :: atomic { operations > 0 && room && copies[0] > 0 -> operations--; asked++; copies[0]--; put(COPY, 0) }  /* code: operator.console */
+#if OPERATIONS > 1
+    :: atomic { operations > 0 && room && copies[1] > 0 -> operations--; asked++; copies[1]--; put(COPY + 1, 0) }
+#endif
+    :: atomic { faults > 0 && room && given_up -> faults--; put(FORGED, 0) }                  /* a stranger who may send to the queue */
+#endif
+    od
+}
+
+/* ---- invariants that hold at every moment ---- */
+
+active proctype Monitor() {
+end:
+    if
+    :: atomic { answered && !(ledger && (status != NONE || processed)) -> assert(!a_200_is_lost) }
+    :: atomic { ledger && status == NONE && !processed -> assert(!a_200_is_lost) }
+    :: atomic { status == QUEUED && no_message && !lost -> assert(!waits_for_a_resend_although_nothing_is_lost) }
+    :: atomic { timeout -> assert(!open || !stuck_at_the_end); assert(agree || !disagrees_at_the_end) }
+    fi
+}
+
+init {
+    atomic {
+        slot[1] = NOWHERE; slot[2] = NOWHERE;
+#ifndef DELIVERIES
+        ledger = true; answered = true; status = RECEIVED; current[HOT_PATH] = true;  /* it was received */
+#endif
+        run Worker(1); run Worker(2)
+    }
+}
