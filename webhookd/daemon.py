@@ -32,7 +32,6 @@ from webhookd.queue.dead_letters import DeadLetters
 from webhookd.queue.leases import Leases
 from webhookd.queue.poller import Poller
 from webhookd.queue.relay import Relay
-from webhookd.queue.sqs import Sqs
 from webhookd.receive.admission import Admission, Unlimited
 from webhookd.receive.app import PublicApp
 from webhookd.receive.certificate import Certificate
@@ -41,6 +40,7 @@ from webhookd.receive.intake import Intake
 from webhookd.receive.listener import Listener, admin_counters, public_counters, raise_file_limit
 from webhookd.receive.samples import Samples
 from webhookd.settings import RENEWABLE, Role, Settings
+from webhookd.sqs.gateway import Sqs
 from webhookd.store.claims import Claims
 from webhookd.store.database import Database
 from webhookd.store.events import EventStore
@@ -87,7 +87,7 @@ class Daemon:
             watch=watch,
         )
         self.sqs = make_sqs(settings, metrics, watch)
-        self.health = Health(self.database, self.claims, self.sqs)
+        self.health = Health(self.database, self.claims, self.sqs.queue)
         self._admin: Listener | None = None
         self.admin: web.Application | None = None
         self._public: Listener | None = None
@@ -107,7 +107,7 @@ class Daemon:
         if Role.RELAY in roles:
             self.relay = Relay(
                 self.store,
-                self.sqs,
+                self.sqs.queue,
                 window=settings.relay_window,
                 resend_after=settings.resend_after,
                 metrics=metrics,
@@ -116,7 +116,7 @@ class Daemon:
             )
             self._parts.append(self.relay)
         self.dead_letters = dead_letters = DeadLetters(
-            self.store, self.sqs, metrics=metrics, watch=watch, reads=Role.RELAY in roles
+            self.store, self.sqs.dead_letter_queue, metrics=metrics, watch=watch, reads=Role.RELAY in roles
         )
         self._parts.append(dead_letters)
         if Role.WORK in roles:
@@ -160,14 +160,15 @@ class Daemon:
         self._parts.append(Loop("backlog gauge", self._measure_backlog, watch, every=_BACKLOG_EVERY))
 
     def _add_workers(self, dead_letters: DeadLetters) -> None:
-        settings, metrics, watch = self._settings, self.metrics, self.watch
-        leases = Leases(self.sqs, visibility_timeout=settings.visibility_timeout, metrics=metrics, watch=watch)
-        acks = Acks(self.sqs, metrics=metrics, watch=watch)
+        settings, metrics, watch, queue = self._settings, self.metrics, self.watch, self.sqs.queue
+        leases = Leases(queue, visibility_timeout=settings.visibility_timeout, metrics=metrics, watch=watch)
+        acks = Acks(queue, metrics=metrics, watch=watch)
         limits = Limits(
             handler_timeout=settings.handler_timeout,
             max_attempts=settings.max_attempts,
             retry_base=settings.retry_base,
-            retry_cap=settings.retry_cap,
+            retry_cap=min(settings.retry_cap, queue.limits.longest_hidden),
+            longest_delay=queue.limits.longest_hidden,
             resend_after=settings.resend_after,
             concurrency=settings.concurrency,
         )
@@ -176,7 +177,6 @@ class Daemon:
             self.database,
             self.store,
             self.claims,
-            self.sqs,
             leases,
             acks,
             dead_letters,
@@ -187,11 +187,13 @@ class Daemon:
             tracing=self._tracing,
         )
         self._poller = Poller(
-            self.sqs,
+            queue,
             worker.work,
             able=lambda: self.database.workable,
             concurrency=settings.concurrency,
             pollers=settings.pollers,
+            wait=settings.sqs_wait,
+            visibility_timeout=settings.visibility_timeout,
             watch=watch,
         )
         # Leases stop after the acks are flushed, and both after the pollers returned.

@@ -29,10 +29,18 @@ class RefusedError(UnavailableError):
 
 
 class MessageRefusedError(WebhookdError):
-    """SQS refuses the message of one event, sent alone: another try changes nothing by itself. `code` is SQS's."""
+    """The queue refuses a message for what the message is: another try changes nothing by itself. `code` is the queue's."""
 
     def __init__(self, code: str) -> None:
-        super().__init__(f"SQS refuses the message: {code}")
+        super().__init__(f"the queue refuses the message: {code}")
+        self.code = code
+
+
+class MessageGoneError(WebhookdError):
+    """Its receiver has lost a message: it was deleted, or was visible again for too long. `code` is the queue's."""
+
+    def __init__(self, code: str) -> None:
+        super().__init__(f"the message is no longer this receiver's: {code}")
         self.code = code
 
 

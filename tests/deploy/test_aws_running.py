@@ -26,7 +26,7 @@ from webhookd.doctor import Verdict, examine
 from webhookd.errors import Permanent, Retryable
 from webhookd.event import Event
 from webhookd.process.handlers import Registry
-from webhookd.queue.sqs import Sqs
+from webhookd.sqs.queue import SqsQueue
 
 # What StartMessageMoveTask, ListMessageMoveTasks and CancelMessageMoveTask need, and what the console shows of queues (SQS
 # developer guide, "API permissions: Actions and resource reference", and "Troubleshoot dead-letter queue issues").
@@ -201,20 +201,19 @@ async def test_iam_lets_the_daemon_and_an_operator_do_their_work_and_no_more(
     for variable, value in daemons.items():
         monkeypatch.setenv(variable.upper(), value)
     told: list[str | None] = []
-    set_up = Sqs._set
+    set_up = SqsQueue._set
 
-    def note(sqs: Sqs, *, up: bool, problem: str | None = None) -> None:
+    def note(queue: SqsQueue, *, up: bool, problem: str | None = None) -> None:
         told.append(problem)
-        set_up(sqs, up=up, problem=problem)
+        set_up(queue, up=up, problem=problem)
 
-    monkeypatch.setattr(Sqs, "_set", note)
+    monkeypatch.setattr(SqsQueue, "_set", note)
     daemon = await start(Shop().registry, **queues)
     await send(daemon)
     await come_to(connection, {"processed": 2, "dead": 1})
 
     async def holds_the_copy() -> bool:
-        depths = await daemon.sqs.depths(daemon.sqs.dead_letter_queue)
-        return sum(depths.values()) == 1
+        return (await daemon.sqs.dead_letter_queue.depth()).total == 1
 
     await until(holds_the_copy, "the dead event has its copy")
     await daemon.stop()

@@ -19,13 +19,16 @@ from webhookd.errors import Permanent, UnavailableError
 from webhookd.event import Event
 from webhookd.process import shared
 from webhookd.process import worker as worker_module
-from webhookd.queue.bundles import BUNDLED, may_be_bundled, pack
-from webhookd.queue.message import Body, dump, load
-from webhookd.queue.sqs import BATCH
+from webhookd.queue.bundles import may_be_bundled, pack
+from webhookd.queue.contract import Limits
+from webhookd.queue.message import MOST_EVENTS, Body, dump, load
 from webhookd.store.events import Outgoing
 
 CREATED = "net.authorize.customer.created"
 SUBSCRIBED = "net.authorize.customer.subscription.created"
+BATCH = 10
+LIMITS = Limits(message_bytes=262_144, batch=BATCH, longest_hidden=43_200)  # of SQS
+BUNDLED = BATCH * MOST_EVENTS
 
 
 async def received(start: Start, connection: Connection, *event_types: str) -> tuple[Daemon, list[Body]]:
@@ -69,7 +72,7 @@ async def _empty(queue: str, servers: Servers) -> bool:
 
 async def test_a_bundles_events_share_a_transaction(start: Start, servers: Servers, connection: Connection) -> None:
     receiver, bodies = await received(start, connection, *[AUTHCAPTURE, CREATED, SUBSCRIBED] * 10)
-    await receiver.sqs.send([bodies])
+    await receiver.sqs.queue.send([bodies])
     worker = await start(roles="work")
     await until(lambda: status(connection, "processed"), "every event is processed")
     assert await transactions(connection) == 1
@@ -87,7 +90,7 @@ async def test_events_of_one_entity_in_one_bundle_are_folded(start: Start, conne
     kinds = ["created", "updated", "deleted"]
     await send(receiver, *(traffic.sample(f"net.authorize.customer.{kind}", 1) for kind in kinds))
     rows = await connection.fetch("SELECT id, account, event_type FROM events ORDER BY random()")
-    await receiver.sqs.send([[Body(row["id"], row["account"], row["event_type"]) for row in rows]])
+    await receiver.sqs.queue.send([[Body(row["id"], row["account"], row["event_type"]) for row in rows]])
     await start(roles="work")
     await until(lambda: status(connection, "processed"), "every event is processed")
     row = await connection.fetchrow("SELECT state, last_event_type FROM customers")
@@ -101,7 +104,7 @@ async def test_a_handler_that_fails_harms_no_neighbour_in_its_bundle(
     await table_of_effects(connection)
 
     receiver, bodies = await received(start, connection, AUTHCAPTURE, AUTHCAPTURE, AUTHCAPTURE, CREATED, CREATED)
-    await receiver.sqs.send([bodies])
+    await receiver.sqs.queue.send([bodies])
     seen: list[uuid.UUID] = []
 
     async def fail_first(event: Event, inside: Any) -> None:
@@ -131,7 +134,7 @@ async def test_a_dead_event_harms_no_neighbour_in_its_bundle(start: Start, serve
         raise Permanent("never")
 
     receiver, bodies = await received(start, connection, CREATED, AUTHCAPTURE, CREATED)
-    await receiver.sqs.send([bodies])
+    await receiver.sqs.queue.send([bodies])
     worker = await start(handlers(refuse, pattern=AUTHCAPTURE), roles="work")
     await until(lambda: connection.fetchval("SELECT count(*) = 1 FROM events WHERE status = 'dead'"), "one is dead")
     await until(lambda: processed_are(connection, 2), "its neighbours are processed")
@@ -141,7 +144,7 @@ async def test_a_dead_event_harms_no_neighbour_in_its_bundle(start: Start, serve
 
 async def test_a_bundle_delivered_again_has_no_second_effect(start: Start, servers: Servers, connection: Connection) -> None:
     receiver, bodies = await received(start, connection, *[AUTHCAPTURE, CREATED] * 5)
-    await receiver.sqs.send([bodies, bodies, bodies[:5], bodies[5:]])
+    await receiver.sqs.queue.send([bodies, bodies, bodies[:5], bodies[5:]])
     worker = await start(roles="work")
     await until(lambda: status(connection, "processed"), "every event is processed")
     await drained(servers, worker)
@@ -153,9 +156,9 @@ async def test_a_bundle_that_came_back_is_split(start: Start, servers: Servers, 
     """One of its events may be what killed its worker."""
     receiver, bodies = await received(start, connection, *[AUTHCAPTURE, CREATED] * 6)
     await connection.execute("UPDATE events SET status = 'processed', finished_at = now() WHERE id = $1", bodies[0].event_id)
-    await receiver.sqs.send([bodies])
-    (message,) = await receiver.sqs.receive(1)
-    await receiver.sqs.hide([(message, 0)])  # as of a worker that died
+    await receiver.sqs.queue.send([bodies])
+    (message,) = await receiver.sqs.queue.receive(1, wait=1, visibility=60)
+    await receiver.sqs.queue.hide([(message, 0)])  # as of a worker that died
     worker = await start(roles="work,relay", relay_window=1)
     await until(lambda: status(connection, "processed"), "every event is processed")
     await drained(servers, worker)
@@ -167,9 +170,9 @@ async def test_a_bundle_is_deleted_only_after_what_is_left_of_it_is_due_again(
     start: Start, servers: Servers, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     receiver, bodies = await received(start, connection, CREATED, CREATED, CREATED)
-    await receiver.sqs.send([bodies])
-    (message,) = await receiver.sqs.receive(1)
-    await receiver.sqs.hide([(message, 0)])
+    await receiver.sqs.queue.send([bodies])
+    (message,) = await receiver.sqs.queue.receive(1, wait=1, visibility=60)
+    await receiver.sqs.queue.hide([(message, 0)])
     monkeypatch.setattr(worker_module, "_INTERRUPTED", 0.1)
     # Nobody may send the events meanwhile: a relay would hide that they were lost with their bundle.
     await connection.execute("UPDATE events SET send_after = now() + interval '1 hour'")
@@ -196,7 +199,7 @@ async def test_an_unknown_event_among_known_ones_is_counted_and_dropped(
     start: Start, servers: Servers, connection: Connection
 ) -> None:
     receiver, bodies = await received(start, connection, AUTHCAPTURE, CREATED)
-    await receiver.sqs.send([[*bodies, body(CREATED)]])
+    await receiver.sqs.queue.send([[*bodies, body(CREATED)]])
     worker = await start(roles="work")
     await until(lambda: status(connection, "processed"), "its neighbours are processed")
     await drained(servers, worker)
@@ -208,7 +211,7 @@ async def test_an_event_that_another_worker_has_is_left_to_it(start: Start, serv
     taken = bodies[1].event_id
     token, got = await receiver.claims.acquire([taken])
     assert got == [True]
-    await receiver.sqs.send([bodies])
+    await receiver.sqs.queue.send([bodies])
     worker = await start(roles="work")
     await until(lambda: processed_are(connection, 2), "its neighbours are processed")
     await until(lambda: metric(worker, "webhookd_processed_total", outcome="busy") >= 1, "it is busy")
@@ -224,7 +227,7 @@ async def test_a_locked_event_holds_up_no_neighbour_for_long(
 ) -> None:
     monkeypatch.setattr(shared, "_LOCK_WAIT", 0.3)
     receiver, bodies = await received(start, connection, CREATED, CREATED, CREATED)
-    await receiver.sqs.send([bodies])
+    await receiver.sqs.queue.send([bodies])
     async with connection.transaction():
         await connection.execute("SELECT FROM events WHERE id = $1 FOR UPDATE", bodies[1].event_id)
         worker = await start(roles="work")
@@ -238,7 +241,7 @@ async def test_a_locked_event_holds_up_no_neighbour_for_long(
 async def test_an_event_that_postgresql_refuses_fails_alone(start: Start, servers: Servers, connection: Connection) -> None:
     await connection.execute("ALTER TABLE customers ADD CONSTRAINT no_second CHECK (customer_profile_id NOT LIKE '%2')")
     receiver, bodies = await received(start, connection, CREATED, CREATED, CREATED, AUTHCAPTURE)
-    await receiver.sqs.send([bodies])
+    await receiver.sqs.queue.send([bodies])
     worker = await start(roles="work", max_attempts=1)
     await until(lambda: processed_are(connection, 3), "its neighbours are processed")
     await until(lambda: connection.fetchval("SELECT count(*) = 1 FROM events WHERE status = 'dead'"), "it is dead")
@@ -264,7 +267,7 @@ async def test_an_event_that_ended_meanwhile_undoes_what_it_shares(
         return await real(*given)
 
     monkeypatch.setattr(worker.store, "process", late)
-    await receiver.sqs.send([bodies])
+    await receiver.sqs.queue.send([bodies])
     await until(lambda: status(connection, "processed"), "every event is processed")
     await drained(servers, worker)
     trails = await connection.fetch("SELECT event_id FROM event_audit WHERE to_status = 'processed'")
@@ -275,7 +278,7 @@ async def test_an_event_that_ended_meanwhile_undoes_what_it_shares(
 async def test_users_handlers_have_transactions_of_their_own(start: Start, connection: Connection) -> None:
     await table_of_effects(connection)
     receiver, bodies = await received(start, connection, *[AUTHCAPTURE] * 4, *[CREATED] * 4)
-    await receiver.sqs.send([bodies])
+    await receiver.sqs.queue.send([bodies])
     await start(handlers(count, pattern=AUTHCAPTURE), roles="work")
     await until(lambda: status(connection, "processed"), "every event is processed")
     assert await connection.fetchval("SELECT count(DISTINCT xmin::text) FROM effects") == 4
@@ -293,7 +296,7 @@ async def test_no_more_transactions_than_concurrency_run_at_a_time(start: Start,
         running[0] -= 1
 
     receiver, bodies = await received(start, connection, *[AUTHCAPTURE] * 20)
-    await receiver.sqs.send([bodies])
+    await receiver.sqs.queue.send([bodies])
     await start(handlers(slow), roles="work", concurrency=3)
     await until(lambda: status(connection, "processed"), "every event is processed")
     assert running[1] == 3
@@ -302,7 +305,7 @@ async def test_no_more_transactions_than_concurrency_run_at_a_time(start: Start,
 async def test_a_bundle_in_the_dead_letter_queue_is_split(start: Start, servers: Servers, connection: Connection) -> None:
     """SQS moved it there, whichever of its events was to blame: none of them is dead for that."""
     receiver, bodies = await received(start, connection, *[CREATED, AUTHCAPTURE] * 3)
-    await receiver.sqs.send([bodies], receiver.sqs.dead_letter_queue)
+    await receiver.sqs.dead_letter_queue.send([bodies])
     relay = await start(roles="relay", relay_window=1)
     await relay.dead_letters.agree()
     worker = await start(roles="work")
@@ -362,7 +365,7 @@ def body(event_type: str = AUTHCAPTURE) -> Body:
 @pytest.mark.parametrize("number", [1, 2, BATCH, BATCH + 1, 33, 100, BUNDLED])
 def test_every_event_is_packed_once(number: int) -> None:
     bodies = [body() for _ in range(number)]
-    messages = pack(bodies, 262_144)
+    messages = pack(bodies, LIMITS)
     assert len(messages) <= BATCH
     assert sorted(b.event_id for message in messages for b in message) == sorted(b.event_id for b in bodies)
     assert (max(map(len, messages)) == 1) == (number <= BATCH)
@@ -372,7 +375,7 @@ def test_every_event_is_packed_once(number: int) -> None:
 def test_a_call_of_bundles_is_no_larger_than_sqs_takes() -> None:
     longest = Outgoing(uuid.uuid4(), "a" * 64, "x" * 100)
     assert may_be_bundled(longest)
-    texts = [dump(m) for m in pack([Body(uuid.uuid4(), longest.account, longest.event_type)] * BUNDLED, 262_144)]
+    texts = [dump(m) for m in pack([Body(uuid.uuid4(), longest.account, longest.event_type)] * BUNDLED, LIMITS)]
     assert sum(map(len, texts)) <= 262_144
 
 

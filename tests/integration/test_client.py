@@ -19,8 +19,8 @@ from botocore.exceptions import BotoCoreError, ClientError, EndpointConnectionEr
 
 from tests.conftest import Servers
 from webhookd.dev.servers import free_port
-from webhookd.queue import client as client_module
-from webhookd.queue.client import Client
+from webhookd.sqs import client as client_module
+from webhookd.sqs.client import Client
 
 QUEUE = "http://queue.test/1/q"
 

@@ -15,7 +15,7 @@ from tests.helpers.running import KEY, Process
 from tests.helpers.wait import until
 from webhookd.daemon import Daemon
 from webhookd.dev import traffic
-from webhookd.queue import credentials
+from webhookd.sqs import credentials
 
 LIFE = 60.0  # seconds, which is less than botocore wants to see left, so that they are renewed all the time
 
@@ -98,7 +98,7 @@ async def test_sts_away_for_less_than_the_credentials_last(
         daemon = await start(sqs_endpoint_url=sqs.url)
         await work(daemon.public_url, connection)
         changes: list[bool] = []
-        monkeypatch.setattr(daemon.sqs, "_set", lambda *, up, problem=None: changes.append(up))
+        monkeypatch.setattr(daemon.sqs.queue, "_set", lambda *, up, problem=None: changes.append(up))
         await irsa.away()
         await work(daemon.public_url, connection)
         await irsa.here()
@@ -118,8 +118,8 @@ async def test_sts_away_for_longer(irsa: Sts, keys: Keys, sqs: GuardedSqs, start
         await work(daemon.public_url, connection)
         await irsa.away()
         await until(lambda: not up(daemon), "the credentials have ended")
-        assert daemon.sqs.problem is not None
-        assert daemon.sqs.problem.startswith("no AWS credentials: ")
+        assert daemon.sqs.queue.problem is not None
+        assert daemon.sqs.queue.problem.startswith("no AWS credentials: ")
         await send(daemon.public_url)
         assert (await statuses(connection))["processed"] == 3, "the others wait"
         await irsa.here()
@@ -134,7 +134,7 @@ async def test_sts_refuses(irsa: Sts, sqs: GuardedSqs, start: Start, connection:
     async with serving(irsa, sqs):
         daemon = await start(sqs_endpoint_url=sqs.url)
         expected = "no AWS credentials: AssumeRoleWithWebIdentity is refused: InvalidIdentityToken"
-        await until(lambda: daemon.sqs.problem == expected, "the reason is told")
+        await until(lambda: daemon.sqs.queue.problem == expected, "the reason is told")
         irsa.token.rotate()
         await work(daemon.public_url, connection)
         await daemon.stop()
@@ -157,7 +157,9 @@ async def test_an_agent_that_comes_later_than_the_daemon(
     async with serving(sqs):
         daemon = await start(sqs_endpoint_url=sqs.url)
         await send(daemon.public_url)
-        await until(lambda: daemon.sqs.problem and daemon.sqs.problem.startswith("no AWS credentials: "), "it is away")
+        await until(
+            lambda: daemon.sqs.queue.problem and daemon.sqs.queue.problem.startswith("no AWS credentials: "), "it is away"
+        )
         assert not up(daemon)
         async with serving(agent):
             await work(daemon.public_url, connection)
@@ -176,7 +178,9 @@ async def test_an_agent_that_gives_what_has_ended(
     keys.life = -60.0
     async with serving(sqs, agent):
         daemon = await start(sqs_endpoint_url=sqs.url)
-        await until(lambda: daemon.sqs.problem and daemon.sqs.problem.startswith("no AWS credentials: "), "none is good")
+        await until(
+            lambda: daemon.sqs.queue.problem and daemon.sqs.queue.problem.startswith("no AWS credentials: "), "none is good"
+        )
         await send(daemon.public_url)
         assert sqs.refused == 0, "what has ended signs nothing"
         keys.life = LIFE
@@ -230,7 +234,7 @@ async def test_a_metadata_service_that_is_away_at_the_start(
     async with serving(sqs):
         daemon = await start(sqs_endpoint_url=sqs.url)
         await send(daemon.public_url)
-        await until(lambda: daemon.sqs.problem and "none found" in daemon.sqs.problem, "there are none")
+        await until(lambda: daemon.sqs.queue.problem and "none found" in daemon.sqs.queue.problem, "there are none")
         async with serving(imds):
             await work(daemon.public_url, connection)
         assert sqs.refused == 0

@@ -67,18 +67,18 @@ async def test_a_message_that_a_pass_sees_twice_is_not_taken_for_a_second_copy(
     """SQS may deliver a message again at once; then its only copy must stay."""
     daemon = await start(closing())
     await dead(daemon, servers, 3)
-    look = daemon.sqs.look
+    receive = daemon.sqs.dead_letter_queue.receive
     again: list[Message] = []
 
-    async def twice(*, visibility: int) -> list[Message]:
-        found = await look(visibility=visibility)
+    async def twice(limit: int, *, wait: int, visibility: int) -> list[Message]:
+        found = await receive(limit, wait=wait, visibility=visibility)
         if found:
             again[:] = found
             return found
         repeated, again[:] = list(again), []
         return repeated
 
-    monkeypatch.setattr(daemon.sqs, "look", twice)
+    monkeypatch.setattr(daemon.sqs.dead_letter_queue, "receive", twice)
     await daemon.dead_letters._pass(3)
     monkeypatch.undo()
     assert await moved(daemon, "removed") == 0
@@ -110,10 +110,10 @@ async def test_a_copy_that_sqs_refuses_neither_spins_nor_blocks_the_reader(
     await traffic.send([sample], f"{daemon.public_url}/webhooks/authorize-net", KEY)
     await connection.execute("UPDATE events SET status = 'dead', dead_reason = 'x', finished_at = now() - interval '1 minute'")
 
-    async def refuse(bodies: list[Body], queue: Any = None) -> list[str | None]:
-        return ["InternalError" for _ in bodies]
+    async def refuse(messages: list[list[Body]]) -> list[UnavailableError]:
+        return [UnavailableError("sqs", "InternalError") for _ in messages]
 
-    monkeypatch.setattr(daemon.sqs, "send", refuse)
+    monkeypatch.setattr(daemon.sqs.dead_letter_queue, "send", refuse)
     passes: list[object] = []
 
     async def note(_: int) -> None:
@@ -138,9 +138,9 @@ async def test_one_redrive_message_wakes_its_event_once(start: Start, servers: S
         (message,) = (await sqs.receive_message(QueueUrl=url, VisibilityTimeout=600))["Messages"]
     [body] = load(message["Body"])
     query = "SELECT count(*) FROM event_audit WHERE to_status = $1"
-    await daemon.sqs.send([[body]])
+    await daemon.sqs.queue.send([[body]])
     await until(lambda: _is(connection, query, "dead", 2), "it was tried anew, and died again")
-    await daemon.sqs.send([[body]])
+    await daemon.sqs.queue.send([[body]])
     known = {"event_type": AUTHCAPTURE, "outcome": "duplicate"}
     await until(lambda: daemon.metrics.registry.get_sample_value("webhookd_processed_total", known), "it has ended, it says")
     assert await connection.fetchval(query, "dead") == 2

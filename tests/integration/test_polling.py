@@ -51,7 +51,7 @@ async def test_with_messages_there_is_no_pause(
     monkeypatch.setattr(poller, "_PAUSE", 1e9)
     receiver, bodies = await received(start, connection, *[AUTHCAPTURE] * 12)
     for body in bodies:
-        await receiver.sqs.send([[body]])
+        await receiver.sqs.queue.send([[body]])
     await start(handlers(), sqs_endpoint_url=gateway.url, sqs_wait=0, pollers=1, concurrency=1, roles="work")
     await until(lambda: connection.fetchval("SELECT count(*) = 12 FROM events WHERE status = 'processed'"), "all are processed")
 

@@ -17,8 +17,8 @@ from tests.integration.test_work import AUTHCAPTURE, Connection, metric, send, s
 from webhookd.daemon import Daemon
 from webhookd.dev import traffic
 from webhookd.doctor import Verdict, examine
-from webhookd.queue.limits import QueueLimits
 from webhookd.queue.message import Body, dump, fit, load
+from webhookd.sqs.attributes import Attributes
 from webhookd.store.events import Outgoing
 
 SMALL = 2048  # bytes
@@ -47,7 +47,7 @@ async def test_a_hundred_events_go_through_a_queue_of_small_messages(
     await set_attributes(servers, servers.queue, MaximumMessageSize=str(SMALL))
     _, bodies = await received(start, connection, *[AUTHCAPTURE] * 100)
     relay = await start(roles="relay", relay_window=1, resend_after=600, sqs_endpoint_url=sqs.url)
-    await until(lambda: relay.sqs.limits.main.message_bytes == SMALL, "the limit is known")
+    await until(lambda: relay.sqs.queue.limits.message_bytes == SMALL, "the limit is known")
     offer(relay, bodies)
     await until(lambda: metric(relay, "webhookd_relayed_total", outcome="sent") >= 100, "every event is sent")
     assert metric(relay, "webhookd_queue_unfit", check="message size") == 1
@@ -66,12 +66,12 @@ async def test_events_of_a_bundle_that_sqs_refuses_are_sent_alone(
     """The limit is not known yet, or was made smaller since."""
     _, bodies = await received(start, connection, *[AUTHCAPTURE] * 100)
     relay = await start(roles="relay", relay_window=1, resend_after=600)
-    await until(lambda: relay.sqs.limits.main != QueueLimits(), "the limits are known")
+    await until(lambda: relay.sqs.queue.attributes != Attributes(), "the limits are known")
     await set_attributes(servers, servers.queue, MaximumMessageSize=str(SMALL))
     offer(relay, bodies)
     await until(lambda: metric(relay, "webhookd_relayed_total", outcome="sent") >= 100, "every event is sent")
     assert metric(relay, "webhookd_relayed_total", outcome="refused") == 0
-    assert relay.sqs.up
+    assert relay.sqs.queue.up
     await start(roles="work")
     await until(lambda: status(connection, "processed"), "every event is processed", deadline=30)
     await once(connection)
@@ -90,7 +90,7 @@ async def test_an_event_whose_message_is_refused_holds_up_no_other(
     put_back = "SELECT send_after > now() + interval '40 s' FROM events WHERE status = 'received'"
     await until(lambda: connection.fetchval(put_back), "the refused event waits for a minute")
     assert metric(relay, "webhookd_relayed_total", outcome="refused") >= 1
-    assert relay.sqs.up, "SQS answers"
+    assert relay.sqs.queue.up, "SQS answers"
     sqs.heal()
     await connection.execute("UPDATE events SET send_after = now() WHERE status = 'received'")
     await until(lambda: status(connection, "processed"), "what is taken now is processed", deadline=30)
@@ -102,7 +102,7 @@ async def test_a_copy_of_a_dead_event_fits_a_small_dead_letter_queue(
 ) -> None:
     await set_attributes(servers, servers.dead_letter_queue, MaximumMessageSize="1024")
     daemon = await start(roles="receive,relay")
-    await until(lambda: daemon.sqs.limits.dead.message_bytes == 1024, "the limit is known")
+    await until(lambda: daemon.sqs.dead_letter_queue.limits.message_bytes == 1024, "the limit is known")
     await send(daemon, traffic.sample(AUTHCAPTURE, 1))
     await connection.execute(
         "UPDATE events SET status = 'dead', dead_reason = repeat('ü', 2000), finished_at = now() - interval '1 minute'"
@@ -134,7 +134,7 @@ async def test_what_does_not_fit_is_found_at_the_start(
     await set_attributes(servers, getattr(servers, queue), **attributes)
     daemon = await start()
     await until(lambda: metric(daemon, "webhookd_queue_unfit", check=check) == 1, "the metric reports the check")
-    assert daemon.sqs.up
+    assert daemon.sqs.queue.up
     findings = [finding async for finding in examine(settings_of(servers.settings)) if finding.verdict is not Verdict.OK]
     assert [finding.check for finding in findings] == [f"sqs {check}"]
     assert remedy in findings[0].detail

@@ -301,7 +301,7 @@ async def test_a_second_delivery_has_no_second_effect(
     body = Body(row["id"], row["account"], row["event_type"])
     for redis_up in (True, False):
         daemon.claims.up = redis_up
-        await daemon.sqs.send([[body]] * 5)
+        await daemon.sqs.queue.send([[body]] * 5)
         known = 10 if not redis_up else 5
         await until(lambda: _duplicates(daemon) >= known, "each further delivery is known", deadline=30)  # noqa: B023  awaited here
     assert await effects() == 1
@@ -331,7 +331,7 @@ async def test_two_workers_on_one_event_make_one_effect_by_the_row_lock_alone(
     await send(receiver, traffic.sample(AUTHCAPTURE, 1))
     row = await connection.fetchrow("SELECT id, account, event_type FROM events")
     assert row is not None
-    await daemons[0].sqs.send([[Body(row["id"], row["account"], row["event_type"])]] * 4)
+    await daemons[0].sqs.queue.send([[Body(row["id"], row["account"], row["event_type"])]] * 4)
     await until(lambda: status(connection, "processed"), "the event is processed")
     await until(lambda: _is_empty(servers, servers.queue), "each delivery is acknowledged")
     assert running == 1
@@ -362,7 +362,7 @@ async def test_a_message_that_came_back_waits_for_a_worker_that_lives(
     async with connection.transaction():
         await connection.execute("SELECT FROM events FOR UPDATE")  # as the worker does that has the event in hand
         worker = await start(handlers(count), roles=["work"])
-        await worker.sqs.send([[Body(event_id, "default", AUTHCAPTURE)]])
+        await worker.sqs.queue.send([[Body(event_id, "default", AUTHCAPTURE)]])
         await until(
             lambda: metric(worker, "webhookd_processed_total", outcome="busy") >= 2, "it is looked at again, and left alone"
         )
@@ -409,7 +409,7 @@ async def test_the_window_bounds_what_is_in_sqs(start: Start, servers: Servers, 
 async def test_a_burst_over_the_hot_path_is_sent_once(start: Start, servers: Servers, connection: Connection) -> None:
     """Without a window and with SQS up nothing waits for the sweeper, and nothing is sent twice."""
     daemon = await start(roles="receive,relay", relay_window=None, resend_after=600)
-    await until(lambda: daemon.sqs.up, "SQS is known to be up")
+    await until(lambda: daemon.sqs.queue.up, "SQS is known to be up")
     await send(daemon, *traffic.stream([AUTHCAPTURE], 40))
     await until(lambda: status(connection, "queued"), "every event is sent")
     assert metric(daemon, "webhookd_relayed_total", outcome="sent") == 40
@@ -431,17 +431,17 @@ async def test_a_batch_of_acknowledgements_with_one_message_twice_deletes_all(st
     """SQS may deliver a message twice, even in one batch: entry ids are positions, and each delete counts."""
     daemon = await start(roles="receive")
     body = Body(uuid.uuid4(), "default", AUTHCAPTURE)
-    await daemon.sqs.send([[body]] * 3)
+    await daemon.sqs.queue.send([[body]] * 3)
     messages: list[Message] = []
 
     async def take(count: int) -> bool:
-        messages.extend(await daemon.sqs.receive(10))
+        messages.extend(await daemon.sqs.queue.receive(10, wait=1, visibility=60))
         return len(messages) == count
 
     await until(lambda: take(3), "three messages")
-    await daemon.sqs.hide([(messages[0], 0)])
+    await daemon.sqs.queue.hide([(messages[0], 0)])
     await until(lambda: take(4), "one of them again, with a receipt handle of its own")
-    acks = Acks(daemon.sqs, metrics=daemon.metrics, watch=daemon.watch)
+    acks = Acks(daemon.sqs.queue, metrics=daemon.metrics, watch=daemon.watch)
     await acks.start()
     for message in messages:
         acks.delete(message)
@@ -508,7 +508,7 @@ async def test_a_stale_delivery_does_not_wake_a_dead_event(start: Start, connect
     await until(lambda: status(connection, "dead"), "the event is dead")
     row = await connection.fetchrow("SELECT id, account, event_type FROM events")
     assert row is not None
-    await daemon.sqs.send([[Body(row["id"], row["account"], row["event_type"])]])
+    await daemon.sqs.queue.send([[Body(row["id"], row["account"], row["event_type"])]])
     await until(lambda: metric(daemon, "webhookd_processed_total", outcome="duplicate") == 1, "it is known to have ended")
     assert await status(connection, "dead")
 
@@ -551,7 +551,7 @@ async def test_a_copy_whose_event_is_no_longer_dead_is_removed(start: Start, ser
     row = await connection.fetchrow("SELECT id, account, event_type FROM events")
     assert row is not None
     stale = Body(row["id"], row["account"], row["event_type"], dead="closed")
-    await daemon.sqs.send([[stale], [stale]], daemon.sqs.dead_letter_queue)
+    await daemon.sqs.dead_letter_queue.send([[stale], [stale]])
     await until(lambda: _removed(daemon, servers), "both are removed")
 
 
@@ -579,7 +579,7 @@ async def test_a_relay_that_sent_but_could_not_record_it_sends_again(start: Star
     await send(daemon, traffic.sample(AUTHCAPTURE, 1))
     row = await connection.fetchrow("SELECT id, account, event_type FROM events")
     assert row is not None
-    await daemon.sqs.send([[Body(row["id"], row["account"], row["event_type"])]])
+    await daemon.sqs.queue.send([[Body(row["id"], row["account"], row["event_type"])]])
     worker = await start(handlers(), roles="work")
     await until(lambda: status(connection, "processed"), "the event is processed")
     assert daemon.relay is not None

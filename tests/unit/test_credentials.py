@@ -21,8 +21,8 @@ from webhookd.daemon import make_sqs
 from webhookd.errors import SettingsError
 from webhookd.lifecycle import Watch
 from webhookd.metrics import Metrics
-from webhookd.queue import credentials as module
-from webhookd.queue.credentials import Credentials, CredentialsError
+from webhookd.sqs import credentials as module
+from webhookd.sqs.credentials import Credentials, CredentialsError
 
 MINUTE = 60.0
 
@@ -256,7 +256,7 @@ async def test_the_gateway_to_sqs_stops_while_they_are_waited_for(source: Source
 
     monkeypatch.setattr(gateway._prober, "_step", idle)
     await gateway.start()
-    call = asyncio.create_task(gateway.depths(gateway.queue))
+    call = asyncio.create_task(gateway.queue.depth())
     await until(lambda: source.asked, "the source is asked")
     call.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -3,31 +3,40 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import cast
 
+from webhookd.errors import MessageGoneError, UnavailableError
 from webhookd.lifecycle import Watch
 from webhookd.metrics import Metrics
+from webhookd.queue.contract import Failure, Limits, Queue
 from webhookd.queue.leases import Leases
 from webhookd.queue.message import Message
-from webhookd.queue.sqs import Sqs
 
 
 class Hidden:
-    """Stands for the queue: keeps what it is asked to hide."""
+    """Stands for the queue: keeps what it is asked to extend, and answers as told by the message's id."""
 
-    def __init__(self) -> None:
+    limits = Limits(message_bytes=1024, batch=10, longest_hidden=60)
+
+    def __init__(self, failures: dict[str, Failure] | None = None) -> None:
         self.messages: list[Message] = []
+        self._failures = failures or {}
 
-    async def hide(self, changes: list[tuple[Message, int]]) -> list[None]:
-        self.messages += [message for message, _ in changes]
-        return [None] * len(changes)
+    async def extend(self, messages: Sequence[Message], seconds: int) -> list[Failure | None]:
+        self.messages += messages
+        return [self._failures.get(message.id) for message in messages]
+
+
+def leases_of(queue: Hidden) -> Leases:
+    return Leases(cast(Queue, queue), visibility_timeout=600, metrics=Metrics(), watch=Watch())
 
 
 async def test_what_is_released_while_a_turn_begins_is_not_extended() -> None:
     """Such an extension would go out beside the retry's delay, and overwrite it where it came second."""
     queue = Hidden()
-    leases = Leases(cast(Sqs, queue), visibility_timeout=2, metrics=Metrics(), watch=Watch())
-    past = asyncio.get_running_loop().time() - 10
+    leases = leases_of(queue)
+    past = asyncio.get_running_loop().time() - 1000
     released, kept = (Message(id_, id_, (), past, 1) for id_ in ("released", "kept"))
     leases.hold(released)
     leases.hold(kept)
@@ -36,3 +45,16 @@ async def test_what_is_released_while_a_turn_begins_is_not_extended() -> None:
     await leases.release(released)
     await turn
     assert [message.id for message in queue.messages] == ["kept"]
+
+
+async def test_a_lease_that_another_try_may_extend_is_tried_at_the_next_turn() -> None:
+    """Half of the lease is over, so that there would be no second half to wait for."""
+    queue = Hidden({"failed": UnavailableError("sqs", "InternalError"), "gone": MessageGoneError("ReceiptHandleIsInvalid")})
+    leases = leases_of(queue)
+    past = asyncio.get_running_loop().time() - 1000
+    for id_ in ("extended", "failed", "gone"):
+        leases.hold(Message(id_, id_, (), past, 1))
+    await leases._turn()
+    queue.messages.clear()
+    await leases._turn()
+    assert [message.id for message in queue.messages] == ["failed"]

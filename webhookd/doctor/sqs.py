@@ -6,8 +6,8 @@ from webhookd.daemon import make_sqs
 from webhookd.doctor.finding import Finding, Verdict
 from webhookd.lifecycle import Watch
 from webhookd.metrics import Metrics
-from webhookd.queue.limits import QueueLimits, find_unfit
 from webhookd.settings import Settings
+from webhookd.sqs.attributes import Attributes, find_unfit
 
 
 async def examine_sqs(settings: Settings) -> list[Finding]:
@@ -15,14 +15,14 @@ async def examine_sqs(settings: Settings) -> list[Finding]:
     sqs = make_sqs(settings, Metrics(), Watch())
     await sqs.start()
     try:
-        main = await sqs.attributes(sqs.queue)
-        dead = await sqs.attributes(sqs.dead_letter_queue)
+        main = await sqs.queue.inspect()
+        dead = await sqs.dead_letter_queue.inspect()
     finally:
         await sqs.stop()
-    return [Finding("sqs queue", Verdict.OK, "answers"), *_judge(QueueLimits.of(main), QueueLimits.of(dead), settings)]
+    return [Finding("sqs queue", Verdict.OK, "answers"), *_judge(main, dead, settings)]
 
 
-def _judge(main: QueueLimits, dead: QueueLimits, settings: Settings) -> list[Finding]:
+def _judge(main: Attributes, dead: Attributes, settings: Settings) -> list[Finding]:
     unfit = find_unfit(main, dead, max_attempts=settings.max_attempts)
     findings = [Finding(_name(one.check), Verdict.FAILED if one.is_fatal else Verdict.WARNING, one.detail) for one in unfit]
     if not any(one.check == "redrive policy" for one in unfit):

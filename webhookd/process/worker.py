@@ -33,7 +33,6 @@ from webhookd.queue.dead_letters import DeadLetters
 from webhookd.queue.leases import Leases
 from webhookd.queue.message import Body, Message
 from webhookd.queue.proof import is_proven
-from webhookd.queue.sqs import Sqs
 from webhookd.store.claims import Claims
 from webhookd.store.database import Connection, Database
 from webhookd.store.events import Claimed, EventStore, storable
@@ -59,6 +58,7 @@ class Limits:
     max_attempts: int
     retry_base: float
     retry_cap: float
+    longest_delay: float  # what the queue can hold a message back
     resend_after: float
     concurrency: int  # transactions at a time, and handlers that cannot be ended until the daemon gives itself up
 
@@ -82,7 +82,6 @@ class Worker:
         database: Database,
         store: EventStore,
         claims: Claims,
-        sqs: Sqs,
         leases: Leases,
         acks: Acks,
         dead_letters: DeadLetters,
@@ -96,7 +95,6 @@ class Worker:
         self._database = database
         self._store = store
         self._claims = claims
-        self._sqs = sqs
         self._leases = leases
         self._acks = acks
         self._dead_letters = dead_letters
@@ -410,7 +408,7 @@ class Worker:
             reason = f"all {event.attempt} attempts are spent; the last one raised {where(error)}"
             return await self._dead(claimed, "attempts_spent", reason, detail)
         if isinstance(error, Retryable) and error.after is not None:
-            delay = asked_delay(error.after)
+            delay = asked_delay(error.after, self._limits.longest_delay)
         else:
             delay = retry_delay(event.attempt, self._limits.retry_base, self._limits.retry_cap)
         logger.warning(

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 from webhookd.batcher import Batcher
-from webhookd.errors import OverloadedError, UnavailableError
+from webhookd.errors import MessageGoneError, OverloadedError, UnavailableError, WebhookdError
 from webhookd.failpoints import Failpoint, reach
 from webhookd.lifecycle import Watch
 from webhookd.logs import logger
 from webhookd.metrics import Metrics
+from webhookd.queue.contract import Failure, Queue
 from webhookd.queue.message import Message
-from webhookd.queue.sqs import BATCH, Sqs
 
 _TRIES = 3
 _LINGER = 0.02  # seconds: nobody waits for a delete, and ten in a call cost a tenth
@@ -20,15 +21,15 @@ _LINGER = 0.02  # seconds: nobody waits for a delete, and ten in a call cost a t
 class Acks:
     """Deletes and hides messages of the main queue. What fails is tried again, then left: it comes back, and is known."""
 
-    def __init__(self, sqs: Sqs, *, metrics: Metrics, watch: Watch) -> None:
-        self._sqs = sqs
+    def __init__(self, queue: Queue, *, metrics: Metrics, watch: Watch) -> None:
+        self._queue = queue
         self._deleted = metrics.acks.labels("deleted")
         self._failed = metrics.acks.labels("failed")
         self._deletes: Batcher[Message, None] = Batcher(
-            "deletes", self._delete, watch, max_batch=BATCH, max_pending=100_000, workers=8, linger=_LINGER
+            "deletes", self._delete, watch, max_batch=queue.limits.batch, max_pending=100_000, workers=8, linger=_LINGER
         )
         self._hides: Batcher[tuple[Message, int], None] = Batcher(
-            "visibility", self._hide, watch, max_batch=BATCH, max_pending=100_000, workers=2
+            "visibility", self._hide, watch, max_batch=queue.limits.batch, max_pending=100_000, workers=2
         )
 
     async def start(self) -> None:
@@ -52,7 +53,7 @@ class Acks:
         """Makes `message` come back in `seconds` (rounded up). Its lease must be released before."""
         try:
             await self._hides.submit((message, -int(-seconds // 1)))
-        except (UnavailableError, OverloadedError) as error:
+        except WebhookdError as error:
             # It comes back when its visibility timeout ends.
             logger.debug("a delay was not set", error=str(error))
 
@@ -61,11 +62,11 @@ class Acks:
         for attempt in range(_TRIES):
             reach(Failpoint.ACKS_BEFORE_DELETE)
             try:
-                codes = await self._sqs.delete(left)
+                results = await self._queue.delete(left)
                 reach(Failpoint.ACKS_AFTER_DELETE)
-            except UnavailableError:
-                codes = ["unavailable"] * len(left)
-            failed = [m for m, code in zip(left, codes, strict=True) if code not in (None, "ReceiptHandleIsInvalid")]
+            except UnavailableError as error:
+                results = [error] * len(left)
+            failed = [message for message, result in zip(left, results, strict=True) if not _is_done(result)]
             self._deleted.inc(len(left) - len(failed))
             left = failed
             if not left:
@@ -76,6 +77,9 @@ class Acks:
             self._failed.inc(len(left))
         return [None] * len(messages)
 
-    async def _hide(self, items: list[tuple[Message, int]]) -> list[BaseException | None]:
-        codes = await self._sqs.hide(items)
-        return [None if code is None else UnavailableError("sqs", code) for code in codes]
+    async def _hide(self, items: list[tuple[Message, int]]) -> Sequence[Failure | None]:
+        return await self._queue.hide(items)
+
+
+def _is_done(result: Failure | None) -> bool:
+    return result is None or isinstance(result, MessageGoneError)  # what is gone cannot be deleted

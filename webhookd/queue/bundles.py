@@ -1,8 +1,8 @@
-"""Bundles: one SQS message for several events, since a call costs the same however much its messages say.
+"""Bundles: one message for several events, since a request costs the same however much its messages say.
 
 A bundle is for the way without trouble. It is worked on once; when it comes back, for whatever reason, what is left of it
 goes on in messages of their own, so that each event has its own delays, its own count of receives and its own dead letter.
-The same holds for a bundle that SQS refuses.
+The same holds for a bundle that the queue refuses.
 """
 
 from __future__ import annotations
@@ -11,14 +11,12 @@ import math
 from collections.abc import Sequence
 from uuid import UUID
 
-from webhookd.errors import MessageRefusedError, UnavailableError
-from webhookd.queue.client import is_refusal
+from webhookd.errors import MessageRefusedError
+from webhookd.queue.contract import Failure, Limits, Queue
 from webhookd.queue.message import MOST_EVENTS, Body, dump
-from webhookd.queue.sqs import BATCH, Sqs
 from webhookd.store.events import Outgoing
 
-BUNDLED = BATCH * MOST_EVENTS  # events in a call
-_LONGEST_TYPE = 100  # characters; a call of bundles must stay below SQS's 256 KiB
+_LONGEST_TYPE = 100  # characters: an event of a longer one would make all bundles of its request smaller
 _FRAME = 32  # bytes of a bundle around its events
 
 
@@ -27,39 +25,35 @@ def may_be_bundled(event: Outgoing) -> bool:
     return not event.alone and len(event.event_type) <= _LONGEST_TYPE and event.event_type.isascii()
 
 
-def pack(bodies: Sequence[Body], most_bytes: int) -> list[Sequence[Body]]:
-    """At most 320 events as few messages: each alone while ten do, else in bundles of like size.
+def pack(bodies: Sequence[Body], limits: Limits) -> list[Sequence[Body]]:
+    """Few messages for many events: each event alone while one request holds them, else in bundles of like size.
 
-    No bundle is larger than `most_bytes`. A small limit makes more than ten messages of many events.
+    No bundle is larger than the queue's largest message. A small limit makes more messages than a request holds.
     """
-    if len(bodies) <= BATCH:
+    if len(bodies) <= limits.batch:
         return [[body] for body in bodies]
     largest = max(len(dump([body])) for body in bodies)
-    fitting = min(MOST_EVENTS, max(1, (most_bytes - _FRAME) // largest))
+    fitting = min(MOST_EVENTS, max(1, (limits.message_bytes - _FRAME) // largest))
     count = math.ceil(len(bodies) / fitting)
     return [bodies[i::count] for i in range(count)]
 
 
-async def send_events(sqs: Sqs, bodies: Sequence[Body]) -> dict[UUID, MessageRefusedError | UnavailableError]:
-    """Sends events in as few messages as fit; returns those that SQS did not take.
+async def send_events(queue: Queue, bodies: Sequence[Body]) -> dict[UUID, Failure]:
+    """Sends events in as few messages as fit; returns those that the queue did not take.
 
     The events of a refused bundle are sent alone before one of them counts as refused. Raises UnavailableError, perhaps after
     some of them were sent.
     """
-    failures: dict[UUID, MessageRefusedError | UnavailableError] = {}
-    messages = pack(bodies, sqs.limits.main.message_bytes)
+    failures: dict[UUID, Failure] = {}
+    messages = pack(bodies, queue.limits)
     while messages:
         again: list[Sequence[Body]] = []
-        for i in range(0, len(messages), BATCH):
-            batch = messages[i : i + BATCH]
-            for message, code in zip(batch, await sqs.send(batch), strict=True):
-                if code is None:
-                    continue
-                if not is_refusal(code):
-                    failures |= {body.event_id: UnavailableError("sqs", code) for body in message}
-                elif len(message) > 1:
-                    again += [[body] for body in message]
-                else:
-                    failures[message[0].event_id] = MessageRefusedError(code)
+        for message, failure in zip(messages, await queue.send(messages), strict=True):
+            if failure is None:
+                continue
+            if isinstance(failure, MessageRefusedError) and len(message) > 1:
+                again += [[body] for body in message]
+            else:
+                failures |= {body.event_id: failure for body in message}
         messages = again
     return failures

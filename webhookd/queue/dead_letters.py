@@ -1,36 +1,38 @@
 """Dead letters: the dead-letter queue and `dead` in PostgreSQL agree, whoever moved the message.
 
-A message in the dead-letter queue is either a *copy*, which says why its event is dead, or *raw*, moved there by SQS itself
-after too many receives. The reader turns raw ones into copies, and removes what is no longer true. So a redrive from the AWS
-console brings back copies only, which tell a worker that an operator wants this dead event tried again. SQS knows no source of
-a copy, since the daemon sent it: the console must name the main queue as its custom destination. A copy proves by its MAC that
-webhookd wrote it; the reader replaces one that does not.
+A message in the dead-letter queue is either a *copy*, which says why its event is dead, or *raw*, moved there by the queue
+itself after too many receives. The reader turns raw ones into copies, and removes what is no longer true. So a redrive from
+the AWS console brings back copies only, which tell a worker that an operator wants this dead event tried again. SQS knows no
+source of a copy, since the daemon sent it: the console must name the main queue as its custom destination. A copy proves by
+its MAC that webhookd wrote it; the reader replaces one that does not.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
 from webhookd.batcher import Batcher
-from webhookd.errors import OverloadedError, UnavailableError
+from webhookd.errors import OverloadedError
 from webhookd.event import Status
 from webhookd.failpoints import Failpoint, reach
 from webhookd.lifecycle import Loop, Watch
 from webhookd.logs import logger
 from webhookd.metrics import Metrics
+from webhookd.queue.contract import Failure, Queue
 from webhookd.queue.message import Body, Message, fit
 from webhookd.queue.proof import is_proven, sign
-from webhookd.queue.sqs import BATCH, Sqs
 from webhookd.store.events import EventStore
 
 _ACTOR = "dead-letter reader"
 _DUTY = "dead-letter reader"
 _OWED_AFTER = 15.0  # seconds: by then the copy that follows a death at once has failed
 _HIDDEN = 60  # seconds: how long a pass may hide what it looks at
+_WAIT = 1  # seconds: an empty answer without a wait says nothing, since SQS then asks some of its servers only
 _LOOK_EVERY = 15.0  # seconds
 _PASS = 30.0  # seconds that a pass may take; well within what it hides, or it would meet the same messages again
 _SHORT = 1000  # messages: so many are looked at each minute, more only every ten minutes
@@ -42,12 +44,15 @@ _SETTLED = 60.0  # seconds until a copy that was sent must show
 class DeadLetters:
     """Copies dead events to the dead-letter queue, and keeps that queue and PostgreSQL in agreement."""
 
-    def __init__(self, store: EventStore, sqs: Sqs, *, metrics: Metrics, watch: Watch, reads: bool) -> None:
+    def __init__(self, store: EventStore, queue: Queue, *, metrics: Metrics, watch: Watch, reads: bool) -> None:
         self._store = store
-        self._sqs = sqs
+        self._queue = queue  # the dead-letter queue
         self._moved = metrics.dead_letters_moved
         self._dead = metrics.dead.labels("redrive_policy")
-        self._copies: Batcher[Body, None] = Batcher("dead letters", self._copy, watch, max_batch=BATCH, max_pending=10_000)
+        self._batch = queue.limits.batch
+        self._copies: Batcher[Body, None] = Batcher(
+            "dead letters", self._copy, watch, max_batch=self._batch, max_pending=10_000
+        )
         # Every process copies what its workers find dead; the upkeep of the queue belongs to the role `relay`.
         self._reader = Loop("dead-letter reader", self.agree, watch, every=_LOOK_EVERY) if reads else None
         self._last_pass = -_EVERY_LONG
@@ -73,15 +78,15 @@ class DeadLetters:
         except OverloadedError:
             logger.warning("a dead-letter copy is left to the reader", event_id=str(body.event_id))
 
-    async def _copy(self, bodies: list[Body]) -> list[BaseException | None]:
+    async def _copy(self, bodies: list[Body]) -> Sequence[Failure | None]:
         secret = await self._store.secret()
-        copies = [sign(fit(body, self._sqs.limits.dead.message_bytes), secret) for body in bodies]
-        codes = await self._sqs.send([[copy] for copy in copies], self._sqs.dead_letter_queue)
+        copies = [sign(fit(body, self._queue.limits.message_bytes), secret) for body in bodies]
+        results = await self._queue.send([[copy] for copy in copies])
         reach(Failpoint.DEAD_LETTERS_AFTER_COPY)
-        ids = [body.event_id for body, code in zip(bodies, codes, strict=True) if code is None]
+        ids = [body.event_id for body, failure in zip(bodies, results, strict=True) if failure is None]
         await self._store.mark_dead_letter_sent(ids)
         self._moved.labels("copied").inc(len(ids))
-        return [None if code is None else UnavailableError("sqs", code) for code in codes]
+        return results
 
     async def agree(self) -> bool:
         """One round of upkeep: sends the copies that are owed, and looks through the queue where it may disagree.
@@ -94,14 +99,14 @@ class DeadLetters:
             return await self._round()
 
     async def _round(self) -> bool:
-        depth = sum((await self._sqs.depths(self._sqs.dead_letter_queue)).values())
+        depth = (await self._queue.depth()).total
         now = time.monotonic()
         every = _EVERY if depth <= _SHORT else _EVERY_LONG
         count = await self._store.count_dead()
         if depth - self._foreign != count or (depth and now - self._last_pass > every):
             await self._pass(depth)
             self._last_pass = now
-        owed = await self._store.owed_dead_letters(grace=_OWED_AFTER, limit=BATCH)
+        owed = await self._store.owed_dead_letters(grace=_OWED_AFTER, limit=self._batch)
         if owed:
             for result in await self._copy([_body(row["id"], row) for row in owed]):
                 if result is not None:
@@ -115,7 +120,7 @@ class DeadLetters:
         whole = False
         try:
             while time.monotonic() < end:
-                messages = await self._sqs.look(visibility=_HIDDEN)
+                messages = await self._queue.receive(self._batch, wait=_WAIT, visibility=_HIDDEN)
                 if not messages:
                     whole = True
                     break
@@ -127,14 +132,14 @@ class DeadLetters:
                     else:
                         gone.append(message)
                 if gone:
-                    await self._sqs.delete(gone, self._sqs.dead_letter_queue)
+                    await self._queue.delete(gone)
         finally:
             # If the time was too short, what was seen stays hidden for its minute, and the next pass sees the rest.
-            for i in range(0, len(seen.kept) if whole else 0, BATCH):
-                await self._sqs.hide([(message, 0) for message in seen.kept[i : i + BATCH]], self._sqs.dead_letter_queue)
+            if whole:
+                await self._queue.hide([(message, 0) for message in seen.kept])
         self._foreign = len(seen.foreign)
-        # Copies that SQS no longer has (purged, or older than it keeps them) are owed again; but only where all that is there
-        # was seen: another reader, or an operator's console, may have hidden some.
+        # Copies that the queue no longer has (purged, or older than it keeps them) are owed again; but only where all that
+        # is there was seen: another reader, or an operator's console, may have hidden some.
         if not whole or len({message.id for message in seen.kept}) < depth:
             return
         if lost := await self._store.owe_dead_letters(list(seen.copies), settled=_SETTLED):
@@ -142,7 +147,7 @@ class DeadLetters:
             logger.warning("the dead-letter queue has lost copies, which are sent again", count=lost)
 
     async def _belongs(self, message: Message, states: dict[UUID, Any], seen: _Seen) -> bool:
-        """Whether `message` belongs in the dead-letter queue; makes PostgreSQL agree where SQS has moved it."""
+        """Whether `message` belongs in the dead-letter queue; makes PostgreSQL agree where the queue has moved it."""
         known = [body for body in message.bodies if body.event_id in states]
         if not known:
             seen.foreign.add(message.id)
@@ -196,7 +201,7 @@ class DeadLetters:
                 seen.replaced.add(body.event_id)
             self._moved.labels("unproven").inc()
             return False
-        # SQS may deliver the same message twice, hence its id.
+        # The same message may be delivered twice, hence its id.
         if seen.copies.setdefault(body.event_id, message.id) != message.id:
             return self._removed()
         if not row["dead_letter_sent"]:

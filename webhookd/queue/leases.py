@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 from webhookd.errors import UnavailableError
 from webhookd.failpoints import Failpoint, reach
 from webhookd.lifecycle import Loop, Watch
 from webhookd.logs import logger
 from webhookd.metrics import Metrics
+from webhookd.queue.contract import Failure, Queue
 from webhookd.queue.message import Message
-from webhookd.queue.sqs import BATCH, Sqs
 
 
 class Leases:
     """Extends the visibility of held messages by `visibility_timeout` seconds, until they are released."""
 
-    def __init__(self, sqs: Sqs, *, visibility_timeout: int, metrics: Metrics, watch: Watch) -> None:
-        self._sqs = sqs
+    def __init__(self, queue: Queue, *, visibility_timeout: int, metrics: Metrics, watch: Watch) -> None:
+        self._queue = queue
         self._timeout = visibility_timeout
         self._extended = metrics.lease_extensions.labels("extended")
         self._failed = metrics.lease_extensions.labels("failed")
@@ -57,7 +58,8 @@ class Leases:
         now = asyncio.get_running_loop().time()
         due = [message for message, when in self._held.items() if when <= now]
         # Batches run side by side: many leases fall due together after a burst, and a late one is a second delivery.
-        await asyncio.gather(*(self._extend(due[i : i + BATCH]) for i in range(0, len(due), BATCH)))
+        batch = self._queue.limits.batch
+        await asyncio.gather(*(self._extend(due[i : i + batch]) for i in range(0, len(due), batch)))
 
     async def _extend(self, messages: list[Message]) -> None:
         # Released since the turn began: nobody has waited for this extension, so it would overwrite a retry's delay.
@@ -67,23 +69,24 @@ class Leases:
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
         self._extending.update(dict.fromkeys(messages, done))
-        again = loop.time() + self._timeout / 2
+        began = loop.time()
+        results: Sequence[Failure | None]
         try:
-            failures = await self._sqs.hide([(message, self._timeout) for message in messages])
+            results = await self._queue.extend(messages, self._timeout)
             reach(Failpoint.LEASES_AFTER_EXTENSION)
-        except UnavailableError:
-            failures = ["unavailable"] * len(messages)
-            again = loop.time()  # at the wheel's next turn
+        except UnavailableError as error:
+            results = [error] * len(messages)
         finally:
             done.set_result(None)
             for message in messages:
                 self._extending.pop(message, None)
-        for message, failure in zip(messages, failures, strict=True):
+        for message, failure in zip(messages, results, strict=True):
             if message not in self._held:
                 continue
-            self._held[message] = again
+            # Another try may mend it: at the wheel's next turn, since half of the lease is over.
+            self._held[message] = began if isinstance(failure, UnavailableError) else began + self._timeout / 2
             if failure is None:
                 self._extended.inc()
             else:
                 self._failed.inc()
-                logger.debug("a lease was not extended", code=failure)
+                logger.debug("a lease was not extended", error=str(failure))

@@ -36,10 +36,10 @@ class Body(NamedTuple):
 
 @dataclass(slots=True, frozen=True, eq=False)
 class Message:
-    """A received message. Compared by identity: SQS can deliver one message twice, even in one batch."""
+    """A received message. Compared by identity: one message can be delivered twice, even in one batch."""
 
     id: str  # the same at each delivery
-    handle: str  # the receipt handle, of this delivery
+    handle: str  # what the queue knows this delivery by
     bodies: tuple[Body, ...]  # several for a bundle; none if the message is not one of ours
     received: float  # the loop's clock
     receive_count: int

@@ -10,8 +10,8 @@ from collections.abc import Awaitable, Callable
 from webhookd.errors import UnavailableError
 from webhookd.lifecycle import Loop, Watch
 from webhookd.logs import logger
+from webhookd.queue.contract import Queue
 from webhookd.queue.message import Message
-from webhookd.queue.sqs import BATCH, Sqs
 
 _CANCELLED = 5.0  # seconds that a cancelled worker has to roll back
 _GATHER = 0.02  # seconds that a poll waits for more permits where there are few
@@ -23,24 +23,28 @@ class Poller:
     """`pollers` long polls over `concurrency` permits; `work` is called once for each message.
 
     A permit is taken before the poll and held while the message is worked on. A receive in flight is never cancelled:
-    SQS would have handed out messages that nobody holds.
+    The queue would have handed out messages that nobody holds.
     """
 
     def __init__(
         self,
-        sqs: Sqs,
+        queue: Queue,
         work: Callable[[Message], Awaitable[None]],
         *,
         able: Callable[[], bool],
         concurrency: int,
         pollers: int,
+        wait: int,
+        visibility_timeout: int,
         watch: Watch,
     ) -> None:
-        self._sqs = sqs
+        self._queue = queue
         self._work = work
-        self._able = able  # whether workers can work at all: without PostgreSQL, messages are better left in SQS
+        self._able = able  # whether workers can work at all: without PostgreSQL, messages are better left in the queue
+        self._wait = wait
+        self._visibility_timeout = visibility_timeout
         self._permits = asyncio.Semaphore(concurrency)
-        self._fill = min(BATCH, concurrency // pollers)
+        self._fill = min(queue.limits.batch, concurrency // pollers)
         self._loops = [Loop(f"poller {n}", self._poll, watch, every=_PAUSE) for n in range(pollers)]
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = False
@@ -91,7 +95,7 @@ class Poller:
             if self._stopping:
                 return False
             began = time.monotonic()
-            messages = await self._keep(await self._sqs.receive(permits))
+            messages = await self._keep(await self._receive(permits))
             for message in messages:
                 task = asyncio.create_task(self._run(message), name="worker")
                 self._tasks.add(task)
@@ -102,12 +106,15 @@ class Poller:
                 self._permits.release()
         return bool(messages) or time.monotonic() - began >= _PAUSE
 
+    async def _receive(self, limit: int) -> list[Message]:
+        return await self._queue.receive(limit, wait=self._wait, visibility=self._visibility_timeout)
+
     async def _keep(self, messages: list[Message]) -> list[Message]:
         """The messages to start on: none when a shutdown began during the receive, and then they are visible again."""
         if not self._stopping or not messages:
             return messages
         try:
-            await self._sqs.hide([(message, 0) for message in messages])
+            await self._queue.hide([(message, 0) for message in messages])
         except UnavailableError:
             logger.debug("messages come back by their visibility timeout", count=len(messages))
         return []

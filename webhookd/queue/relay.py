@@ -1,8 +1,8 @@
-"""The outbox relay: committed events become SQS messages.
+"""The outbox relay: committed events become messages.
 
 Two ways lead there. The hot path takes fresh events from the receiver's memory; the sweeper finds in PostgreSQL what the
-hot path left behind (SQS away, a crash after the commit, no room in the window), and what was sent long ago and has not
-ended (SQS lost it). Sending twice is harmless, so everything here errs on that side.
+hot path left behind (the queue away, a crash after the commit, no room in the window), and what was sent long ago and has not
+ended (the queue lost it). Sending twice is harmless, so everything here errs on that side.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from webhookd.failpoints import Failpoint, reach
 from webhookd.lifecycle import Loop, Watch
 from webhookd.logs import Seldom, logger
 from webhookd.metrics import Metrics
-from webhookd.queue.bundles import BUNDLED, may_be_bundled, send_events
-from webhookd.queue.message import Body
-from webhookd.queue.sqs import BATCH, Sqs
+from webhookd.queue.bundles import may_be_bundled, send_events
+from webhookd.queue.contract import Queue
+from webhookd.queue.message import MOST_EVENTS, Body
 from webhookd.store.events import EventStore, Outgoing
 
 if TYPE_CHECKING:
@@ -34,10 +34,10 @@ HOT_PATH_GRACE = 10.0
 # Seconds that a sweeper has to send what it claimed, before another one may.
 _LEASE = 30.0
 _AGAIN = 1.0  # seconds until what it claimed and could not send is due again
-_REFUSED_AGAIN = 60.0  # the same for what SQS refuses alone
+_REFUSED_AGAIN = 60.0  # the same for what the queue refuses alone
 _SWEEP = 500
 _MAX_PENDING = 20_000
-# Seconds that a call waits for more events where there are many: it costs the same for one and for 320.
+# Seconds that a request waits for more events where there are many: it costs the same for one and for hundreds.
 _GATHER = 0.03
 _HEAVY = 32  # events: so many at once are a sign of thousands a second
 # Seconds until a send is recorded: well before the hot path's grace is over. Most events end sooner, and then there is
@@ -49,16 +49,16 @@ _RECORDED = 1000  # events in one statement
 
 
 class Relay:
-    """Sends events to SQS and records that they were sent.
+    """Sends events to the queue and records that they were sent.
 
-    `window`: how many unfinished events may have a message in SQS; None for no limit. `resend_after` (seconds): when an
+    `window`: how many unfinished events may have a message in the queue; None for no limit. `resend_after` (seconds): when an
     event that was sent and has not ended is sent again; doubles with each send.
     """
 
     def __init__(
         self,
         store: EventStore,
-        sqs: Sqs,
+        queue: Queue,
         *,
         window: int | None,
         resend_after: float,
@@ -68,7 +68,7 @@ class Relay:
     ) -> None:
         self._store = store
         self._tracing = tracing
-        self._sqs = sqs
+        self._queue = queue
         self._window = window
         self._resend_after = resend_after
         self._room = 0
@@ -80,19 +80,20 @@ class Relay:
         self._refused = metrics.relayed.labels("refused")
         self._left = metrics.relayed.labels("left")
         self._tell_refused = Seldom()
+        batch = queue.limits.batch
         self._sender: Batcher[Outgoing, None] = Batcher(
             "relay",
             self._send,
             watch,
-            max_batch=BUNDLED,
+            max_batch=batch * MOST_EVENTS,
             max_pending=_MAX_PENDING,
             workers=4,
-            fill=BATCH,
+            fill=batch,
             linger=_GATHER,
             heavy=_HEAVY,
         )
         self._singles: Batcher[Outgoing, None] = Batcher(
-            "relay of single events", self._send, watch, max_batch=BATCH, max_pending=_MAX_PENDING, workers=8
+            "relay of single events", self._send, watch, max_batch=batch, max_pending=_MAX_PENDING, workers=8
         )
         delay = _DELAY if window is None else _DELAY_IN_WINDOW
         self._recorder = Loop("recorder of sent events", partial(self._record, delay), watch, every=0.1)
@@ -120,7 +121,7 @@ class Relay:
 
         False: the caller commits them as due at once for the sweeper, and does not offer them.
         """
-        if self._sqs.up and self._pending + count <= _MAX_PENDING:
+        if self._queue.up and self._pending + count <= _MAX_PENDING:
             if self._window is None:
                 return True
             if self._room >= count:
@@ -154,7 +155,7 @@ class Relay:
         traced = contextlib.nullcontext() if tracing is None else tracing.send([event.traceparent for event in events])
         try:
             with traced:
-                failures = await send_events(self._sqs, bodies)
+                failures = await send_events(self._queue, bodies)
         except UnavailableError as error:
             self._failed.inc(len(events))
             # What waits behind would fail one timeout after the other; it is in the outbox, where the sweeper finds it.
@@ -170,7 +171,7 @@ class Relay:
         self._refused.inc(len(refused))
         if refused and self._tell_refused():
             event_id, refusal = next(iter(refused.items()))
-            logger.error("SQS refuses the message of an event", event_id=str(event_id), code=refusal.code)
+            logger.error("the queue refuses the message of an event", event_id=str(event_id), code=refusal.code)
         return [failures.get(event.id) for event in events]
 
     async def _record(self, delay: float) -> bool:
@@ -190,8 +191,8 @@ class Relay:
 
     async def sweep(self) -> bool:
         """One round: sends what is due, as far as the window has room; True where there is more."""
-        # While SQS is away, a single event is claimed, to find out when it is back: a claimed event waits for its lease.
-        limit = min(_SWEEP, _MAX_PENDING - self._pending) if self._sqs.up else 1
+        # While the queue is away, a single event is claimed, to find out when it is back: a claimed event waits for its lease.
+        limit = min(_SWEEP, _MAX_PENDING - self._pending) if self._queue.up else 1
         if limit <= 0:
             return False
         fresh = limit
@@ -219,7 +220,7 @@ class Relay:
         failures = {event.id: result for event, result in zip(events, results, strict=True) if result is not None}
         refused = [id_ for id_, error in failures.items() if isinstance(error, MessageRefusedError)]
         failed = [id_ for id_, error in failures.items() if not isinstance(error, MessageRefusedError)]
-        if refused:  # no failure of SQS: the sweep goes on
+        if refused:  # no failure of the queue: the sweep goes on
             await self._store.put_back(refused, delay=_REFUSED_AGAIN)
         if failed:
             await self._store.put_back(failed, delay=_AGAIN)

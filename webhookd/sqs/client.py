@@ -29,18 +29,6 @@ from botocore.exceptions import ConnectionError as NoConnectionError
 if TYPE_CHECKING:
     from types_aiobotocore_sqs.client import SQSClient
 
-# Codes of SQS that judge a message, rather than report that SQS, the network or the credentials are away.
-_REFUSALS = frozenset(
-    {
-        "BatchRequestTooLong",
-        "InvalidAttributeValue",
-        "InvalidMessageContents",
-        "InvalidParameterValue",
-        "MissingParameter",
-        "UnsupportedOperation",
-        "ValidationError",
-    }
-)
 _RETRIED = frozenset({500, 502, 503, 504})
 _THROTTLED = frozenset({"RequestThrottled", "Throttling", "ThrottlingException", "TooManyRequestsException"})
 _PAUSE = 0.5  # seconds at most before a call is made again
@@ -120,16 +108,6 @@ class Client:
         if answer is None:
             raise HTTPClientError(error="a success whose body is no JSON object")
         return answer
-
-
-def code_of(error: ClientError) -> str:
-    """SQS's code of an error, or botocore's name of it."""
-    return str(error.response.get("Error", {}).get("Code", "ClientError"))
-
-
-def is_refusal(code: str) -> bool:
-    """Whether `code`, of a call or of an entry, means that SQS does not take the message, whenever it is sent."""
-    return code.rpartition(".")[2].removesuffix("Exception") in _REFUSALS
 
 
 def _object(text: bytes) -> dict[str, Any] | None:

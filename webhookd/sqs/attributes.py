@@ -1,4 +1,4 @@
-"""What a queue's attributes allow, and what cannot work with them: for the daemon's log and metric, and for the doctor.
+"""A queue's attributes, and what cannot work with them: for the daemon's log and metric, and for the doctor.
 
 Contract: the SQS API reference, GetQueueAttributes.
 """
@@ -13,37 +13,47 @@ import orjson
 
 from webhookd.logs import logger
 from webhookd.metrics import Metrics
+from webhookd.queue.contract import Depth
 
 CHECKS = ("redrive policy", "retention", "message size", "delay")
 _LEAST_RETENTION = 4 * 86_400  # seconds
 _ROOMY = 16_384  # bytes, for a bundle of 32 events
-_OF_A_CALL = 262_144  # bytes of all messages in a call: AWS takes four times as many now, other servers do not
+REQUEST_BYTES = 262_144  # of all messages in a call: AWS takes four times as many now, other servers do not
+
+
+_EMPTY = Depth(0, 0, 0)
 
 
 @dataclass(slots=True, frozen=True)
-class QueueLimits:
+class Attributes:
     """What webhookd has to know of a queue; the defaults are SQS's own."""
 
     arn: str = ""
-    message_bytes: int = _OF_A_CALL  # of the largest message
+    message_bytes: int = REQUEST_BYTES  # of the largest message
     retention: int = _LEAST_RETENTION  # seconds
     delay: int = 0  # seconds until a message that was sent is seen
     redrives_to: str | None = None
     max_receives: int = 0
     key: str | None = None  # of AWS KMS
+    depth: Depth = _EMPTY
 
     @classmethod
-    def of(cls, attributes: Mapping[str, Any]) -> QueueLimits:
+    def of(cls, attributes: Mapping[str, Any]) -> Attributes:
         """From the answer of GetQueueAttributes. Raises ValueError for one that is not SQS's."""
         policy = orjson.loads(attributes.get("RedrivePolicy") or "{}")
         return cls(
             arn=str(attributes.get("QueueArn", "")),
-            message_bytes=min(int(attributes.get("MaximumMessageSize", _OF_A_CALL)), _OF_A_CALL),
+            message_bytes=min(int(attributes.get("MaximumMessageSize", REQUEST_BYTES)), REQUEST_BYTES),
             retention=int(attributes.get("MessageRetentionPeriod", _LEAST_RETENTION)),
             delay=int(attributes.get("DelaySeconds", 0)),
             redrives_to=policy.get("deadLetterTargetArn"),
             max_receives=int(policy.get("maxReceiveCount", 0)),
             key=attributes.get("KmsMasterKeyId") or None,
+            depth=Depth(
+                visible=int(attributes.get("ApproximateNumberOfMessages", 0)),
+                in_flight=int(attributes.get("ApproximateNumberOfMessagesNotVisible", 0)),
+                delayed=int(attributes.get("ApproximateNumberOfMessagesDelayed", 0)),
+            ),
         )
 
 
@@ -55,7 +65,7 @@ class Unfit(NamedTuple):
     detail: str
 
 
-def find_unfit(main: QueueLimits, dead: QueueLimits, *, max_attempts: int) -> list[Unfit]:
+def find_unfit(main: Attributes, dead: Attributes, *, max_attempts: int) -> list[Unfit]:
     """What cannot work with these queues, each with its remedy."""
     found = []
     if main.redrives_to != dead.arn:
@@ -78,19 +88,16 @@ def find_unfit(main: QueueLimits, dead: QueueLimits, *, max_attempts: int) -> li
     return found
 
 
-class Limits:
-    """The limits of both queues as the last probe found them, with the metric and the log of what does not fit."""
+class Fitness:
+    """Whether the queues fit: the metric and the log of what does not."""
 
     def __init__(self, *, max_attempts: int, metrics: Metrics) -> None:
-        self.main = QueueLimits()
-        self.dead = QueueLimits()
         self._max_attempts = max_attempts
         self._unfit: list[Unfit] = []
         self._gauge = metrics.queue_unfit
 
-    def update(self, main: QueueLimits, dead: QueueLimits) -> None:
-        """Replaces the limits, and logs each problem that is new."""
-        self.main, self.dead = main, dead
+    def update(self, main: Attributes, dead: Attributes) -> None:
+        """Judges the queues as they are now, and logs each problem that is new."""
         unfit = find_unfit(main, dead, max_attempts=self._max_attempts)
         for one in unfit:
             if one not in self._unfit:

@@ -1,0 +1,82 @@
+"""The two clients of SQS, which share their credentials: one for calls, one for long polls."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from importlib.metadata import version
+
+from aiobotocore.session import AioSession, get_session
+from botocore.exceptions import ConfigParseError, NoRegionError, ProfileNotFound
+
+from webhookd.errors import SettingsError, UnavailableError
+from webhookd.sqs.client import Client
+from webhookd.sqs.credentials import Credentials
+
+
+class Clients:
+    """Makes the clients at the start, and closes them at the end. They connect at first use.
+
+    `wait`: seconds of the longest long poll. `polls`: how many long polls go on at a time.
+    """
+
+    def __init__(self, *, endpoint_url: str | None, region: str | None, wait: int, polls: int) -> None:
+        self._endpoint_url = endpoint_url
+        self._region = region
+        self._wait = wait
+        self._connections = polls
+        self._stack = AsyncExitStack()
+        self._calls: Client | None = None
+        self._polls: Client | None = None
+
+    @property
+    def calls(self) -> Client:
+        """For calls that are answered at once. Raises UnavailableError before the start."""
+        return _started(self._calls)
+
+    @property
+    def polls(self) -> Client:
+        """For long polls. Raises UnavailableError before the start."""
+        return _started(self._polls)
+
+    async def start(self) -> None:
+        """Makes the clients. Raises SettingsError."""
+        if self._calls is not None:
+            return
+        session = get_session()
+        credentials = Credentials(session, self._region)
+        session.register_component("credential_provider", credentials)
+        self._stack.push_async_callback(credentials.stop)
+        # One after the other (loading the service model is not safe at once), and apart from each other: a long poll
+        # holds its connection, and the pool's wait has no timeout, so polls would block every delete.
+        self._calls = await self._make(session, connections=32)
+        self._polls = await self._make(session, connections=self._connections)
+
+    async def stop(self) -> None:
+        """Closes the clients."""
+        self._calls = self._polls = None
+        await self._stack.aclose()
+
+    async def _make(self, session: AioSession, *, connections: int) -> Client:
+        try:
+            return await Client.start(
+                session,
+                self._stack,
+                region=self._region,
+                endpoint_url=self._endpoint_url,
+                user_agent=f"webhookd/{version('webhookd')} aiobotocore/{version('aiobotocore')}",
+                connect_timeout=3,
+                read_timeout=self._wait + 10,
+                max_pool_connections=connections,
+                parameter_validation=False,
+                retries={"mode": "standard", "total_max_attempts": 2},
+            )
+        except NoRegionError as error:
+            raise SettingsError("no AWS region: set AWS_REGION (or WEBHOOKD_SQS_REGION) to the queue's region") from error
+        except (ProfileNotFound, ConfigParseError) as error:
+            raise SettingsError(f"the AWS SDK's own settings: {error}") from error
+
+
+def _started(client: Client | None) -> Client:
+    if client is None:
+        raise UnavailableError("sqs", "not started")
+    return client

@@ -1,0 +1,85 @@
+"""webhookd's two queues in SQS."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import orjson
+
+from webhookd.errors import UnavailableError
+from webhookd.lifecycle import Loop, Watch
+from webhookd.logs import where
+from webhookd.metrics import Metrics
+from webhookd.sqs.attributes import Fitness
+from webhookd.sqs.clients import Clients
+from webhookd.sqs.errors import ERRORS
+from webhookd.sqs.queue import SqsQueue
+
+_CREATE_TIMEOUT = 10.0  # seconds
+_LONGEST_RETENTION = "1209600"  # seconds
+
+
+class Sqs:
+    """The queue and its dead-letter queue, with the clients that both share."""
+
+    def __init__(
+        self,
+        *,
+        queue: str,
+        dead_letter_queue: str,
+        endpoint_url: str | None,
+        region: str | None,
+        pollers: int,
+        wait: int,
+        visibility_timeout: int,
+        max_attempts: int,
+        metrics: Metrics,
+        watch: Watch,
+    ) -> None:
+        # One poll more, for the reader of the dead-letter queue.
+        self._clients = Clients(endpoint_url=endpoint_url, region=region, wait=wait, polls=pollers + 1)
+        self.queue = SqsQueue(queue, self._clients, metrics.dependency_up.labels("sqs"))
+        self.dead_letter_queue = SqsQueue(dead_letter_queue, self._clients)
+        self._visibility_timeout = visibility_timeout
+        self._fitness = Fitness(max_attempts=max_attempts, metrics=metrics)
+        self._depth = metrics.queue_depth
+        self._prober = Loop("sqs prober", self._probe, watch, every=15.0)
+
+    async def start(self) -> None:
+        """Makes the clients, and looks at the queues from then on. Raises SettingsError."""
+        await self._clients.start()
+        await self._prober.start()
+
+    async def stop(self) -> None:
+        """Closes the clients."""
+        await self._prober.stop()
+        await self._clients.stop()
+
+    async def create_queues(self, *, max_receive_count: int) -> None:
+        """Makes the queue and its dead-letter queue with a redrive policy; finding them made is fine."""
+        client = self._clients.calls.rare
+        try:
+            async with asyncio.timeout(_CREATE_TIMEOUT):
+                dead = await client.create_queue(
+                    QueueName=self.dead_letter_queue.name, Attributes={"MessageRetentionPeriod": _LONGEST_RETENTION}
+                )
+                target = await client.get_queue_attributes(QueueUrl=dead["QueueUrl"], AttributeNames=["QueueArn"])
+                policy = {"deadLetterTargetArn": target["Attributes"]["QueueArn"], "maxReceiveCount": max_receive_count}
+                attributes: Any = {
+                    "RedrivePolicy": orjson.dumps(policy).decode(),
+                    "VisibilityTimeout": str(self._visibility_timeout),
+                    "MessageRetentionPeriod": _LONGEST_RETENTION,
+                }
+                await client.create_queue(QueueName=self.queue.name, Attributes=attributes)
+        except ERRORS as error:
+            raise UnavailableError("sqs", where(error)) from error
+
+    async def _probe(self) -> None:
+        main, dead = await self.queue.inspect(), await self.dead_letter_queue.inspect()
+        self.queue.note(main)
+        self.dead_letter_queue.note(dead)
+        for label, attributes in (("main", main), ("dead_letter", dead)):
+            for state, count in attributes.depth._asdict().items():
+                self._depth.labels(label, state).set(count)
+        self._fitness.update(main, dead)

@@ -1,0 +1,187 @@
+"""One queue of SQS.
+
+Contract: webhookd/queue/contract.py on one side, and on the other the SQS API reference (SendMessageBatch, ReceiveMessage,
+DeleteMessageBatch, ChangeMessageVisibilityBatch, GetQueueAttributes).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import Any
+
+from botocore.exceptions import ClientError
+from prometheus_client import Gauge
+
+from webhookd.errors import MessageRefusedError, UnavailableError
+from webhookd.logs import logger
+from webhookd.queue.contract import Depth, Failure, Limits
+from webhookd.queue.message import Body, Message, dump, load
+from webhookd.sqs.attributes import REQUEST_BYTES, Attributes
+from webhookd.sqs.clients import Clients
+from webhookd.sqs.errors import ERRORS, code_of, is_missing, is_refusal, reason_of, receipt_failure, send_failure
+
+_BATCH = 10  # messages in a request
+_LONGEST_HIDDEN = 43_200  # seconds, from a message's receipt
+# Seconds at most from the receipt, as SQS counts it, to ours of the answer, and from a call to SQS's receipt of it.
+_ANSWER = 60
+_CALL_TIMEOUT = 10.0
+
+
+class SqsQueue:
+    """A queue by its name or URL; the URL is looked up at first use, and again when the queue was made anew.
+
+    `up`: the gauge that shows whether SQS answers, where this queue's calls are to decide that.
+    """
+
+    def __init__(self, name: str, clients: Clients, up: Gauge | None = None) -> None:
+        self.name = name
+        self._url = name if "://" in name else None
+        self._clients = clients
+        self._gauge = up
+        self.up = False
+        self.problem: str | None = "not yet reached"
+        self.note(Attributes())
+
+    def note(self, attributes: Attributes) -> None:
+        """Takes what was found of the queue as its limits."""
+        self.attributes = attributes
+        self.limits = Limits(attributes.message_bytes, _BATCH, _LONGEST_HIDDEN)
+
+    async def send(self, messages: Sequence[Sequence[Body]]) -> list[Failure | None]:
+        """Sends messages, each with its events."""
+        texts = [dump(bodies) for bodies in messages]
+        return [failure for part in _requests([len(text) for text in texts]) for failure in await self._send(texts[part])]
+
+    async def _send(self, texts: Sequence[str]) -> list[Failure | None]:
+        """One request. If SQS refuses all of it for what one message is, each is sent alone."""
+        refused = None
+        async with self._reach() as url:
+            entries = [{"Id": str(n), "MessageBody": text} for n, text in enumerate(texts)]
+            try:
+                reply = await self._clients.calls.call("SendMessageBatch", QueueUrl=url, Entries=entries)
+            except ClientError as error:  # an answer, so SQS is there
+                refused = code_of(error)
+                if not is_refusal(refused):
+                    raise
+        if refused is None:
+            sent = {entry["Id"] for entry in reply.get("Successful", ())}
+            failed = _failed(reply)
+            ids = map(str, range(len(texts)))
+            return [None if id_ in sent else send_failure(failed.get(id_, "unknown")) for id_ in ids]
+        if len(texts) == 1:
+            return [MessageRefusedError(refused)]
+        return [failure for text in texts for failure in await self._send([text])]
+
+    async def receive(self, limit: int, *, wait: int, visibility: int) -> list[Message]:
+        """Long-polls for at most `limit` messages (and ten)."""
+        async with self._reach(wait + _CALL_TIMEOUT) as url:
+            reply = await self._clients.polls.call(
+                "ReceiveMessage",
+                QueueUrl=url,
+                MaxNumberOfMessages=min(limit, _BATCH),
+                WaitTimeSeconds=wait,
+                VisibilityTimeout=visibility,
+                MessageSystemAttributeNames=["ApproximateReceiveCount"],
+            )
+        now = asyncio.get_running_loop().time()
+        return [
+            Message(
+                id=message["MessageId"],
+                handle=message["ReceiptHandle"],
+                bodies=load(message["Body"]),
+                received=now,
+                receive_count=int(message.get("Attributes", {}).get("ApproximateReceiveCount", 1)),
+            )
+            for message in reply.get("Messages", ())
+        ]
+
+    async def extend(self, messages: Sequence[Message], seconds: int) -> list[Failure | None]:
+        """Keeps messages hidden for `seconds` from now on."""
+        return await self.hide([(message, seconds) for message in messages])
+
+    async def hide(self, delays: Sequence[tuple[Message, int]]) -> list[Failure | None]:
+        """Makes messages visible in so many seconds.
+
+        SQS hides a message for 12 hours from its receipt at most, and refuses what goes beyond; so the rest of them is taken.
+        """
+        now = asyncio.get_running_loop().time()
+        fields = [
+            {
+                "ReceiptHandle": message.handle,
+                "VisibilityTimeout": min(seconds, max(0, int(_LONGEST_HIDDEN - _ANSWER - (now - message.received)))),
+            }
+            for message, seconds in delays
+        ]
+        return await self._acknowledge("ChangeMessageVisibilityBatch", fields)
+
+    async def delete(self, messages: Sequence[Message]) -> list[Failure | None]:
+        """Deletes messages."""
+        return await self._acknowledge("DeleteMessageBatch", [{"ReceiptHandle": message.handle} for message in messages])
+
+    async def _acknowledge(self, operation: str, fields: Sequence[dict[str, Any]]) -> list[Failure | None]:
+        """Calls `operation` for what was received, ten entries at a time."""
+        results: list[Failure | None] = []
+        for part in _requests([0] * len(fields)):
+            # Entry ids are positions: one message can stand in a batch twice, and ids must be distinct.
+            entries = [{"Id": str(n), **entry} for n, entry in enumerate(fields[part])]
+            async with self._reach() as url:
+                reply = await self._clients.calls.call(operation, QueueUrl=url, Entries=entries)
+            failed = _failed(reply)
+            results += [receipt_failure(failed.get(entry["Id"])) for entry in entries]
+        return results
+
+    async def depth(self) -> Depth:
+        """Counts the messages, as SQS approximates them."""
+        return (await self.inspect()).depth
+
+    async def inspect(self) -> Attributes:
+        """What SQS reports of the queue."""
+        async with self._reach() as url:
+            reply = await self._clients.calls.rare.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])
+        try:
+            return Attributes.of({str(name): value for name, value in reply["Attributes"].items()})
+        except ValueError as error:
+            raise UnavailableError("sqs", "its answer is not one of SQS") from error
+
+    @contextlib.asynccontextmanager
+    async def _reach(self, timeout: float = _CALL_TIMEOUT) -> AsyncIterator[str]:
+        """Bounds a call in time, and keeps what came of it; gives the queue's URL. Raises UnavailableError."""
+        try:
+            async with asyncio.timeout(timeout):
+                if self._url is None:
+                    self._url = (await self._clients.calls.rare.get_queue_url(QueueName=self.name))["QueueUrl"]
+                yield self._url
+        except ERRORS as error:
+            if is_missing(error) and "://" not in self.name:
+                self._url = None  # it may be made anew, with another URL
+            reason = reason_of(error, self.name)
+            self._set(up=False, problem=reason)
+            raise UnavailableError("sqs", reason) from error
+        self._set(up=True)
+
+    def _set(self, *, up: bool, problem: str | None = None) -> None:
+        if self._gauge is not None:
+            if up != self.up or problem != self.problem:
+                logger.log(20 if up else 30, "sqs is up" if up else "sqs is away", problem=problem)
+            self._gauge.set(up)
+        self.up = up
+        self.problem = problem
+
+
+def _requests(sizes: Sequence[int]) -> Iterator[slice]:
+    """Cuts messages of these sizes (bytes) into requests that SQS takes."""
+    begin = total = 0
+    for end, size in enumerate(sizes):
+        if end - begin == _BATCH or (end > begin and total + size > REQUEST_BYTES):
+            yield slice(begin, end)
+            begin, total = end, 0
+        total += size
+    if sizes:
+        yield slice(begin, len(sizes))
+
+
+def _failed(reply: dict[str, Any]) -> dict[str, str]:
+    """The codes of failed entries by their ids: an HTTP 200 can hold some."""
+    return {entry["Id"]: str(entry.get("Code", "unknown")) for entry in reply.get("Failed", ())}
