@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import psutil
 
+from tests.helpers.npm import node_modules
 from webhookd.dev.child import HOST, DevError, Server
 from webhookd.dev.servers import PostgresServer, ValkeyServer
 
@@ -34,6 +34,7 @@ class FauxqsServer(Server):
 
     name = "SQS (fauxqs)"
     program = "fauxqs"
+    _modules: Path
 
     @property
     def url(self) -> str:
@@ -42,16 +43,13 @@ class FauxqsServer(Server):
     def _prepare(self) -> None:
         if shutil.which("npm") is None:
             raise DevError("the bench takes SQS from the npm package fauxqs: install Node.js 20 or newer, with npm")
-        for name in ("package.json", "package-lock.json"):
-            shutil.copy(_PACKAGE / name, self.folder / name)
-        if not (self.folder / "node_modules").exists():
-            subprocess.run(["npm", "ci", "--silent", "--no-audit", "--no-fund"], cwd=self.folder, check=True)
+        self._modules = node_modules(_PACKAGE)
 
     def _command(self) -> list[str]:
         # Its settings are environment variables, hence env.
         names = {"FAUXQS_PORT": str(self.port), "FAUXQS_LOGGER": "false", "FAUXQS_HOST": HOST}
         settings = [f"{name}={value}" for name, value in names.items()]
-        return ["env", *settings, "node", "node_modules/fauxqs/dist/cli.js"]
+        return ["env", *settings, "node", str(self._modules / "fauxqs/dist/cli.js")]
 
     def _answers(self) -> bool:
         try:
