@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import asyncpg
@@ -75,7 +76,8 @@ async def test_a_message_that_a_pass_sees_twice_is_not_taken_for_a_second_copy(
         if found:
             again[:] = found
             return found
-        repeated, again[:] = list(again), []
+        repeated = [replace(message, handle=f"{message.handle} of its second delivery") for message in again]
+        again.clear()
         return repeated
 
     monkeypatch.setattr(daemon.sqs.dead_letter_queue, "receive", twice)
