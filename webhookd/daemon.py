@@ -360,7 +360,7 @@ def _make_tracing(settings: Settings, metrics: Metrics) -> Tracing | None:
         raise SettingsError(
             "WEBHOOKD_TRACING is on, and OpenTelemetry is not installed: pip install 'webhookd[tracing]', or leave it out"
         ) from error
-    return Tracing(queue=settings.sqs_queue, metrics=metrics)
+    return Tracing(queue=settings.sqs_queue, system="aws_sqs", metrics=metrics)
 
 
 def make_sqs(settings: Settings, metrics: Metrics, watch: Watch) -> Sqs:

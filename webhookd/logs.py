@@ -94,5 +94,4 @@ def configure(level: str = "info", fmt: str = "json", stream: IO[str] | None = N
         root.removeHandler(old)
     root.addHandler(handler)
     root.setLevel(logging.WARNING)  # libraries: warnings only; botocore at debug would log requests and credentials
-    logging.getLogger("aiobotocore.credentials").setLevel(logging.ERROR)  # webhookd.queue.credentials says it, and only once
     logging.getLogger("webhookd").setLevel(level.upper())

@@ -65,10 +65,11 @@ class Origin(NamedTuple):
 class Tracing:
     """Makes spans, and sends them from a thread of its own; what the collector does not take is lost, and nothing waits for it.
 
-    `queue`: the name or URL of the queue. Raises SettingsError where OpenTelemetry's settings cannot be used.
+    `queue`: the name or URL of the queue. `system`: its messaging system, as OpenTelemetry names it.
+    Raises SettingsError where OpenTelemetry's settings cannot be used.
     """
 
-    def __init__(self, *, queue: str, metrics: Metrics) -> None:
+    def __init__(self, *, queue: str, system: str, metrics: Metrics) -> None:
         _hear_complaints()
         protocol = os.environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or os.environ.get("OTEL_EXPORTER_OTLP_PROTOCOL")
         if protocol not in (None, "", "http/protobuf"):
@@ -81,6 +82,7 @@ class Tracing:
             self._provider = TracerProvider(resource=_resource(), shutdown_on_exit=False)
         self._tracer = self._provider.get_tracer("webhookd", version("webhookd"))
         self._queue = queue.rstrip("/").rpartition("/")[2]
+        self._system = system
         self._running = False
 
     async def start(self) -> None:
@@ -186,7 +188,7 @@ class Tracing:
     def _messaging(self, operation: str) -> dict[str, Any]:
         # https://opentelemetry.io/docs/specs/semconv/messaging/
         return {
-            "messaging.system": "aws_sqs",
+            "messaging.system": self._system,
             "messaging.destination.name": self._queue,
             "messaging.operation.name": operation,
             "messaging.operation.type": operation,

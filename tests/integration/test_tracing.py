@@ -306,7 +306,7 @@ async def test_without_the_extra_the_setting_is_refused_and_the_rest_works(serve
 async def test_what_opentelemetry_cannot_use_is_told(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(name, value)
     with pytest.raises(SettingsError, match="OTEL_") as told:
-        await Tracing(queue="webhookd", metrics=Metrics()).start()
+        await Tracing(queue="webhookd", system="aws_sqs", metrics=Metrics()).start()
     assert SECRET not in str(told.value)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from typing import Any
 
 from aiobotocore.credentials import AioCredentials, create_credential_resolver
@@ -34,6 +35,7 @@ class Credentials(AioCredentials):
 
     def __init__(self, session: AioSession, region: str | None) -> None:
         super().__init__("", "", method="webhookd")
+        logging.getLogger("aiobotocore.credentials").setLevel(logging.ERROR)  # what it warns of is logged here, and only once
         self._session = session
         self._region = region  # whose STS is asked
         self._source: Any = None  # what the chain found
