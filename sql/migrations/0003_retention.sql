@@ -134,13 +134,18 @@ BEGIN
     IF NOT found THEN
         RETURN 'nothing';
     END IF;
-    PERFORM set_config('lock_timeout', '3s', true);
-    EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', child::regclass);
-    EXECUTE format('SELECT EXISTS (SELECT FROM %s c WHERE %s)', child::regclass, needed)
-        INTO found USING first_id, end_id, since;
-    IF found THEN
-        RETURN 'mixed';
-    END IF;
+    -- Before the lock, so that nobody waits behind it in vain; and under the lock, when no row comes any more.
+    FOR turn IN 1..2 LOOP
+        EXECUTE format('SELECT EXISTS (SELECT FROM %s c WHERE %s)', child::regclass, needed)
+            INTO found USING first_id, end_id, since;
+        IF found THEN
+            RETURN 'mixed';
+        END IF;
+        IF turn = 1 THEN
+            PERFORM set_config('lock_timeout', '3s', true);
+            EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', child::regclass);
+        END IF;
+    END LOOP;
     EXECUTE format('TRUNCATE %s', child::regclass);
     RETURN 'cleared';
 END
