@@ -156,8 +156,7 @@ class Batcher(Generic[T, R]):
         self._arrived.set()
         self._stopped.set()
         tasks, self._tasks = self._tasks, []
-        if tasks:
-            await asyncio.gather(*tasks)
+        await self._watch.join(*tasks)
 
     async def _run(self) -> None:
         items = self._items

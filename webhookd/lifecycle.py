@@ -47,6 +47,19 @@ class Watch:
         self._tasks.discard(task)
         task.cancel()
 
+    async def join(self, *tasks: asyncio.Task[None]) -> None:
+        """Waits for the end of tasks of `spawn`, whatever it is. If the caller is cancelled, the tasks are too, as expected."""
+        if not tasks:
+            return
+        try:
+            # Not `await task`: that would cancel the task before its end can be expected.
+            await asyncio.wait(tasks)
+        except asyncio.CancelledError:
+            for task in tasks:
+                self.cancel(task)
+            await asyncio.wait(tasks)
+            raise
+
     def _ended(self, task: asyncio.Task[None]) -> None:
         expected = task not in self._tasks
         self._tasks.discard(task)
@@ -91,7 +104,7 @@ class Loop:
         self._wake.set()
         task, self._task = self._task, None
         if task is not None:
-            await task
+            await self._watch.join(task)
 
     async def _run(self) -> None:
         backoff = Reconnect()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
 from tests.helpers.wait import until
+from webhookd.batcher import Batcher
 from webhookd.errors import UnavailableError
-from webhookd.lifecycle import Loop, Watch, shielded
+from webhookd.lifecycle import Loop, Part, Watch, shielded
 
 
 async def test_a_loop_goes_on_after_any_failure() -> None:
@@ -49,6 +51,35 @@ async def test_a_stop_waits_for_the_step_and_does_not_cancel_it() -> None:
     await stopping
     assert ended
     await loop.stop()
+
+
+async def test_a_stop_that_takes_too_long_is_cancelled_and_breaks_nothing() -> None:
+    """As where every dependency hangs when the grace ends: that is no failure of a part."""
+    watch = Watch()
+    begun: list[asyncio.Task[Any] | None] = []
+
+    async def hang(_: list[int] | None = None) -> list[BaseException | None]:
+        begun.append(asyncio.current_task())
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def step() -> None:
+        await hang()
+
+    batcher: Batcher[int, None] = Batcher("test", hang, watch, max_batch=1, max_pending=1)
+    parts: list[Part] = [Loop("test", step, watch, every=60), batcher]
+    for number, part in enumerate(parts, 1):
+        await part.start()
+        if part is batcher:
+            batcher.post(1)
+        await until(lambda: len(begun) == number, "the part is at work")  # noqa: B023
+        stopping = asyncio.create_task(part.stop())
+        await asyncio.sleep(0)
+        stopping.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await stopping
+        assert all(task is not None and task.done() for task in begun)
+    assert not watch.broken.is_set()
 
 
 async def test_a_wake_ends_the_pause() -> None:
