@@ -41,23 +41,40 @@ WHERE id = ANY(ARRAY(
     SELECT id FROM webhookd.events WHERE id = ANY(:ids::uuid[]) AND finished_at IS NOT NULL AND status <> 'processed' ORDER BY id FOR UPDATE
 ));
 
--- name: count_dead()$
--- How many dead events have their copy in the dead-letter queue.
-SELECT count(*) FROM webhookd.events WHERE status = 'dead' AND dead_letter_sent_at IS NOT NULL AND discarded_at IS NULL;
+-- name: count_dead(limit)$
+-- How many dead events have their copy in the dead-letter queue; NULL if more than `limit` are dead, sent or not.
+SELECT CASE WHEN count(*) <= :limit::integer THEN count(sent_at) END
+FROM (
+    SELECT dead_letter_sent_at AS sent_at FROM webhookd.events WHERE status = 'dead' AND discarded_at IS NULL LIMIT :limit::integer + 1
+) AS counted;
 
--- name: owe_dead_letters(ids, settled)$
--- Owes again the copies of dead events that are not among `ids`, whose copies were all that was found; those sent within the
--- last `settled` seconds may not show yet. Returns how many.
-WITH lost AS MATERIALIZED (
+-- name: owe_dead_letters(ids, settled, after_death, after_id, looked)^
+-- Among `looked` dead events after a place, in the order of their deaths: owes again the copies of those that are not among `ids`,
+-- whose copies were all that was found. Copies sent within the last `settled` seconds may not show yet. `last_at` and `last_id` are the
+-- place that was looked at last, NULL at the end.
+WITH page AS MATERIALIZED (
+    SELECT id, finished_at, dead_letter_sent_at
+    FROM webhookd.events
+    WHERE status = 'dead' AND discarded_at IS NULL
+        AND finished_at >= :after_death::timestamptz AND (finished_at, id) > (:after_death::timestamptz, :after_id::uuid)
+    ORDER BY finished_at, id
+    LIMIT :looked::integer
+), lost AS MATERIALIZED (
     SELECT id FROM webhookd.events
-    WHERE status = 'dead' AND dead_letter_sent_at < now() - make_interval(secs => :settled) AND discarded_at IS NULL
-        AND id <> ALL(:ids::uuid[])
+    WHERE id = ANY(ARRAY(
+        SELECT id FROM page
+        WHERE dead_letter_sent_at < now() - make_interval(secs => :settled) AND id <> ALL(:ids::uuid[])
+    ))
+        AND finished_at IS NOT NULL AND status <> 'processed' AND discarded_at IS NULL
+        AND dead_letter_sent_at < now() - make_interval(secs => :settled)
     ORDER BY id
     FOR UPDATE
 ), owed AS (
     UPDATE webhookd.events e SET dead_letter_sent_at = NULL FROM lost WHERE e.id = lost.id RETURNING e.id
 )
-SELECT count(*) FROM owed;
+SELECT (SELECT count(*) FROM owed) AS owed, last.finished_at AS last_at, last.id AS last_id
+FROM (SELECT) AS one
+LEFT JOIN (SELECT finished_at, id FROM page ORDER BY finished_at, id OFFSET :looked::integer - 1 LIMIT 1) AS last ON true;
 
 -- choose_dead and search_dead look at `looked` dead events from a place on, in the order of their deaths, and return those that the filters
 -- choose, `limit` and no more, so that the work of a call has a bound whatever the filters are. There is always a row: `last_at` and

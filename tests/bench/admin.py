@@ -267,7 +267,7 @@ def run(bench: Bench, given: argparse.Namespace) -> list[Case]:
     if not asyncio.run(_loaded(database, given.count)):
         bench.database(name)
         asyncio.run(events.load(database, given.count, lambda line: print(line, file=sys.stderr)))
-    token = "a token for the bench"
+    token = "a-token-for-the-bench"
     made = [case for case in cases(asyncio.run(samples(database))) if given.only in case.name]
     # Receive only: the relay and the workers would end what is to be found unfinished.
     with running(bench.webhookd(database, bench.queues(), roles="receive", read_tokens=token)) as daemon:

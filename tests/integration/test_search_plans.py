@@ -332,8 +332,27 @@ async def test_however_many_died_at_one_instant_a_statement_looks_at_some_of_the
                 rows, place = await choose_dead(statements, dead, until, place, 4000, 4000)  # type: ignore[arg-type]
             chosen, batches = chosen + len(rows), batches + 1
         assert (chosen, batches) == (15_000 if dead.reason == "closed" else 0, 4)
-    await session.close()
     assert max(rows_read(plan) for plan in statements.plans) <= 4001
+
+    # What the reader of the dead-letter queue looks at.
+    statements.plans.clear()
+    await session.execute("UPDATE events SET dead_letter_sent_at = now() - interval '1 hour' WHERE id::text < '8'")
+    assert await statements.one(queries.count_dead, limit=4000) is None
+    assert max(rows_read(plan) for plan in statements.plans) <= 4001
+    steps, place = 0, Place(datetime(1970, 1, 1, tzinfo=UTC), uuid.UUID(int=0))
+    while place is not None:
+        async with session.transaction():
+            await queries.forbid_bitmaps(statements)
+            row = await statements.one(
+                queries.owe_dead_letters, ids=[], settled=60.0, after_death=place.at, after_id=place.id, looked=4000
+            )
+        steps += 1
+        place = None if row["last_id"] is None else Place(row["last_at"], row["last_id"])
+    assert steps == 4
+    # The page, and those of it that are owed: to lock them, to change them, and as they are then.
+    assert max(rows_read(plan) for plan in statements.plans) <= 4 * 4000
+    assert await statements.one(queries.count_dead, limit=15_000) == 0, "each copy is owed"
+    await session.close()
 
 
 async def test_a_transaction_is_read_by_its_keys(statements: Explaining, one: Any) -> None:

@@ -13,6 +13,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -39,6 +40,9 @@ _SHORT = 1000  # messages: so many are looked at each minute, more only every te
 _EVERY = 45.0  # seconds between passes over a short queue even where the counts agree
 _EVERY_LONG = 600.0
 _SETTLED = 60.0  # seconds until a copy that was sent must show
+_COUNTED = 10_000  # dead events; about as many copies as a pass sees
+_LOOKED = 1000  # dead events that one statement looks at
+_FIRST = datetime(1970, 1, 1, tzinfo=UTC), UUID(int=0)  # before every death
 
 
 class DeadLetters:
@@ -57,6 +61,7 @@ class DeadLetters:
         self._reader = Loop("dead-letter reader", self.agree, watch, every=_LOOK_EVERY) if reads else None
         self._last_pass = -_EVERY_LONG
         self._foreign = 0  # messages that are none of ours, at the last pass
+        self._mended = False  # the last pass found what did not agree
         self._one_at_a_time = asyncio.Lock()
 
     async def start(self) -> None:
@@ -94,7 +99,7 @@ class DeadLetters:
         One process at a time does it, since two would hide messages from each other; False where that is another.
         """
         async with self._one_at_a_time:
-            if not await self._store.take_duty(_DUTY, 2 * _LOOK_EVERY + _PASS):
+            if not await self._store.take_duty(_DUTY, 2 * _LOOK_EVERY + 2 * _PASS):
                 return False
             return await self._round()
 
@@ -102,9 +107,11 @@ class DeadLetters:
         depth = (await self._queue.depth()).total
         now = time.monotonic()
         every = _EVERY if depth <= _SHORT else _EVERY_LONG
-        count = await self._store.count_dead()
-        if depth - self._foreign != count or (depth and now - self._last_pass > every):
-            await self._pass(depth)
+        count = await self._store.count_dead(_COUNTED)
+        # Too many to count each time: then a pass that found something is followed by another.
+        differ = self._mended if count is None else depth - self._foreign != count
+        if differ or (now - self._last_pass > every and (depth or count is None)):
+            self._mended = await self._pass(depth)
             self._last_pass = now
         owed = await self._store.owed_dead_letters(grace=_OWED_AFTER, limit=self._batch)
         if owed:
@@ -113,11 +120,11 @@ class DeadLetters:
                     raise result
         return bool(owed)
 
-    async def _pass(self, depth: int) -> None:
-        """Looks once at every message of the dead-letter queue, as far as the time goes."""
+    async def _pass(self, depth: int) -> bool:
+        """Looks once at every message of the dead-letter queue, as far as the time goes; returns whether anything was amiss."""
         seen = _Seen()
         end = time.monotonic() + _PASS
-        whole = False
+        whole = mended = False
         try:
             while time.monotonic() < end:
                 messages = await self._queue.receive(self._batch, wait=_WAIT, visibility=_HIDDEN)
@@ -132,6 +139,7 @@ class DeadLetters:
                     else:
                         gone.append(message)
                 if gone:
+                    mended = True
                     await self._queue.delete(gone)
         finally:
             # If the time was too short, what was seen stays hidden for its minute, and the next pass sees the rest.
@@ -140,11 +148,24 @@ class DeadLetters:
         self._foreign = len(seen.foreign)
         # Copies that the queue no longer has (purged, or older than it keeps them) are owed again; but only where all that
         # is there was seen: another reader, or an operator's console, may have hidden some.
-        if not whole or len({message.id for message in seen.kept}) < depth:
-            return
-        if lost := await self._store.owe_dead_letters(list(seen.copies), settled=_SETTLED):
-            self._moved.labels("lost").inc(lost)
+        if whole and len({message.id for message in seen.kept}) >= depth:
+            mended |= await self._owe(list(seen.copies), time.monotonic() + _PASS)
+        return mended
+
+    async def _owe(self, found: list[UUID], end: float) -> bool:
+        """Owes again the copies that were not found, the oldest deaths first, until `end`; returns whether there were any.
+
+        In steps, since all may be lost, and a statement that locks every dead event would keep operators from all of them.
+        """
+        lost = 0
+        place: tuple[datetime, UUID] | None = _FIRST
+        while place is not None and (place is _FIRST or time.monotonic() < end):
+            owed, place = await self._store.owe_dead_letters(found, settled=_SETTLED, after=place, looked=_LOOKED)
+            lost += owed
+            self._moved.labels("lost").inc(owed)
+        if lost:
             logger.warning("the dead-letter queue has lost copies, which are sent again", count=lost)
+        return bool(lost)
 
     async def _belongs(self, message: Message, states: dict[UUID, Any], seen: _Seen) -> bool:
         """Whether `message` belongs in the dead-letter queue; makes PostgreSQL agree where the queue has moved it."""

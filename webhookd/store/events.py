@@ -229,13 +229,26 @@ class EventStore:
         """Records that these dead events' copies are in the dead-letter queue."""
         await self._one(queries.mark_dead_letter_sent, ids=ids)
 
-    async def count_dead(self) -> int:
-        """How many dead events have a copy in the dead-letter queue."""
-        return int(await self._one(queries.count_dead))
+    async def count_dead(self, limit: int) -> int | None:
+        """How many dead events have a copy in the dead-letter queue; None if more than `limit` are dead."""
+        count: int | None = await self._one(queries.count_dead, limit=limit)
+        return count
 
-    async def owe_dead_letters(self, found: Sequence[UUID], *, settled: float) -> int:
-        """Owes again the copies of all dead events but `found`, of those sent more than `settled` seconds ago."""
-        return int(await self._one(queries.owe_dead_letters, ids=found, settled=settled))
+    async def owe_dead_letters(
+        self, found: Sequence[UUID], *, settled: float, after: tuple[datetime, UUID], looked: int
+    ) -> tuple[int, tuple[datetime, UUID] | None]:
+        """Owes again the copies of all but `found` among `looked` dead events after a place (death, id).
+
+        Copies sent within `settled` seconds are left alone. Returns how many are owed, and the next place, None at the end.
+        """
+        with gateway():
+            async with self._database.acquire() as connection, connection.transaction():
+                # Statistics of a time with few dead events must not make PostgreSQL read and sort all of them.
+                await queries.forbid_bitmaps(connection)
+                row = await queries.owe_dead_letters(
+                    connection, ids=found, settled=settled, after_death=after[0], after_id=after[1], looked=looked
+                )
+        return row["owed"], None if row["last_id"] is None else (row["last_at"], row["last_id"])
 
     async def take_duty(self, name: str, seconds: float) -> bool:
         """Takes or keeps a duty that one process at a time has."""
