@@ -60,6 +60,10 @@ class Watch:
             await asyncio.wait(tasks)
             raise
 
+    def dismiss(self) -> None:
+        """The process ends now, whatever its tasks do: from here on, every end is expected."""
+        self._tasks.clear()
+
     def _ended(self, task: asyncio.Task[None]) -> None:
         expected = task not in self._tasks
         self._tasks.discard(task)

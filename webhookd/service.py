@@ -76,6 +76,7 @@ async def serve(
         except TimeoutError:
             # Whatever is left is safe: it is as if the process had been killed, which everything here is made for.
             logger.error("the shutdown took longer than WEBHOOKD_SHUTDOWN_GRACE; leaving the rest to recovery")
+            daemon.watch.dismiss()
         await manager.stopped()
     return 1 if daemon.watch.broken.is_set() else 0
 

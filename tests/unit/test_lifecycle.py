@@ -82,6 +82,21 @@ async def test_a_stop_that_takes_too_long_is_cancelled_and_breaks_nothing() -> N
     assert not watch.broken.is_set()
 
 
+async def test_what_a_stop_left_behind_is_cancelled_and_breaks_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    watch = Watch()
+    loop = Loop("test", asyncio.Event().wait, watch, every=60)
+    await loop.start()
+    await asyncio.sleep(0)
+    watch.dismiss()
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in left:
+        task.cancel()
+    await asyncio.wait(left)
+    await asyncio.sleep(0)
+    assert not watch.broken.is_set()
+    assert "cancelled by nobody" not in "".join(capsys.readouterr())
+
+
 async def test_a_wake_ends_the_pause() -> None:
     calls = 0
 
