@@ -84,19 +84,19 @@ GUARDS = (
     Guard(
         "Redis is marked only after the commit",
         "webhookd/receive/intake.py",
-        "        waiting = self._commits.submit(",
-        "        seen = Seen(_new_id(), _body_hash(body))\n"
-        "        self._claims.mark_seen([(account, notification.notification_id, seen)])\n"
-        "        waiting = self._commits.submit(",
+        "                waiting = self._commits.submit(",
+        "                seen = Seen(_new_id(), _body_hash(body))\n"
+        "                self._claims.mark_seen([(account, notification.notification_id, seen)])\n"
+        "                waiting = self._commits.submit(",
         _ORDER + "test_killed_before_the_commit_the_providers_retry_is_no_duplicate",
     ),
     Guard(
         "200 only after the commit",
         "webhookd/receive/intake.py",
-        "        waiting = self._commits.submit(",
-        "        waiting: asyncio.Future[Accepted] = asyncio.get_running_loop().create_future()\n"
-        "        waiting.set_result(Accepted(_new_id()))\n"
-        "        self._commits.post(",
+        "                waiting = self._commits.submit(",
+        "                waiting: asyncio.Future[Accepted] = asyncio.get_running_loop().create_future()\n"
+        "                waiting.set_result(Accepted(_new_id()))\n"
+        "                self._commits.post(",
         _ORDER + "test_killed_before_the_commit_nothing_was_answered_200",
     ),
     Guard(
