@@ -654,7 +654,7 @@ def _fill(disk: Path) -> Path:
 async def test_postgresqls_disk_is_full(own_rig: Rig, what: str) -> None:
     """A full data disk refuses statements (53100); a full log disk ends PostgreSQL, which a manager starts again for ever."""
     rig, postgresql = own_rig, own_rig.stack.postgresql
-    with _small_disk(rig.servers.folder, 400) as disk:
+    with _small_disk(postgresql.folder, 400) as disk:  # which the user that PostgreSQL runs as can reach
         await rig.ledger.close()
         await asyncio.to_thread(postgresql.stop)
         log = postgresql.data / "pg_wal"
