@@ -287,7 +287,7 @@ async def test_an_event_and_what_belongs_to_it_are_read_by_indexes(statements: E
 
 DEAD = {
     "all": (Dead(), 60),
-    "a reason": (Dead(reason="at a LOSS"), 60),
+    "a reason": (Dead(reason="at a LOSS"), 250),  # a look; with old statistics, PostgreSQL sorts what it has found
     "a type": (Dead(event_types=("payment.*",)), 250),
     "nothing": (Dead(reason="nothing"), LOOKED),
     "discarded": (Dead(discarded=True), LOOKED),
