@@ -24,9 +24,9 @@ from webhookd.operate.runner import Runner
 from webhookd.operate.statements import Statements
 from webhookd.operate.statistics import Recorder
 from webhookd.process import handlers
-from webhookd.process.handlers import Registration, Registry
-from webhookd.process.timeline import keep_timeline
-from webhookd.process.worker import Limits, Worker
+from webhookd.process.handlers import Registry
+from webhookd.process.parts import Limits, make_worker
+from webhookd.process.retry import Policy
 from webhookd.queue.acks import Acks
 from webhookd.queue.dead_letters import DeadLetters
 from webhookd.queue.leases import Leases
@@ -165,22 +165,19 @@ class Daemon:
         acks = Acks(queue, metrics=metrics, watch=watch)
         limits = Limits(
             handler_timeout=settings.handler_timeout,
-            max_attempts=settings.max_attempts,
-            retry_base=settings.retry_base,
-            retry_cap=min(settings.retry_cap, queue.limits.longest_hidden),
+            retry=Policy(settings.max_attempts, settings.retry_base, settings.retry_cap),
             longest_delay=queue.limits.longest_hidden,
             resend_after=settings.resend_after,
             concurrency=settings.concurrency,
         )
-        registry = Registry([Registration("*", keep_timeline), *self._registry])
-        worker = Worker(
+        worker = make_worker(
             self.database,
             self.store,
             self.claims,
             leases,
             acks,
             dead_letters,
-            registry,
+            self._registry,
             limits,
             metrics=metrics,
             watch=watch,

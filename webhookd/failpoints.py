@@ -25,6 +25,7 @@ class Failpoint(StrEnum):
     RELAY_AFTER_RECORD = "relay.after-record"
     SWEEPER_AFTER_CLAIM = "sweeper.after-claim"  # taken from the outbox for a while, not sent
     WORKER_AFTER_CLAIM = "worker.after-claim"  # Redis's claim is taken, nothing else
+    WORKER_AFTER_FOLD = "worker.after-fold"  # on the timeline, the handlers not begun
     WORKER_AFTER_HANDLERS = "worker.after-handlers"  # effects written, not committed
     WORKER_AFTER_COMMIT = "worker.after-commit"  # effects and status committed, the message not deleted
     WORKER_AFTER_RETRY = "worker.after-retry"  # the failed attempt is recorded, the message's delay not set

@@ -153,7 +153,7 @@ class Tracing:
             more = {_EVENT_ID: event_id, "webhookd.quarantine.id": quarantine_id, "webhookd.duplicate.layer": layer}
             span.set_attributes({name: str(value) for name, value in more.items() if value is not None})
             if error is not None:
-                _fail(span, error)
+                _fail(span, type(error).__qualname__, where(error))
         span.end()
 
     def commit(self, traceparents: Sequence[str | None]) -> contextlib.AbstractContextManager[None]:
@@ -180,7 +180,7 @@ class Tracing:
         try:
             yield
         except BaseException as error:
-            _fail(span, error)
+            _fail(span, type(error).__qualname__, where(error))
             raise
         finally:
             span.end()
@@ -210,12 +210,15 @@ class Tracing:
         ):
             yield
 
-    def attempted(self, attempt: int, error: BaseException | None) -> None:
-        """Tells the span of the delivery that the caller is at of its attempt, and of what the handlers raised."""
+    def attempted(self, attempt: int, kind: str | None = None, error: str = "") -> None:
+        """Tells the span of the delivery that the caller is at of its attempt.
+
+        `kind`: the type of the exception, if the attempt failed; `error`: its type and place.
+        """
         span = trace.get_current_span()
         span.set_attribute(_ATTEMPT, attempt)
-        if error is not None:
-            _fail(span, error)
+        if kind is not None:
+            _fail(span, kind, error)
 
     def delivered(self, outcome: str) -> None:
         """Tells the span of the delivery that the caller is at what came of it."""
@@ -234,7 +237,7 @@ class Tracing:
             try:
                 yield
             except BaseException as error:
-                _fail(span, error)
+                _fail(span, type(error).__qualname__, where(error))
                 raise
 
     def shared(
@@ -361,6 +364,6 @@ def _below(parent: SpanContext | None) -> Context:
     return _NOWHERE if parent is None else trace.set_span_in_context(NonRecordingSpan(parent), _NOWHERE)
 
 
-def _fail(span: Span, error: BaseException) -> None:
-    span.set_attribute("error.type", type(error).__qualname__)
-    span.set_status(Status(StatusCode.ERROR, where(error)))
+def _fail(span: Span, kind: str, error: str) -> None:
+    span.set_attribute("error.type", kind)
+    span.set_status(Status(StatusCode.ERROR, error))

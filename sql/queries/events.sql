@@ -243,14 +243,17 @@ WITH changed AS (
 )
 SELECT extract(epoch FROM finished_at - since)::float8 AS seconds FROM changed;
 
--- name: process_events(ids, attempts, redriven, tables, accounts, entities, facts)
--- The whole of a worker's transaction for events that only the timeline is for: their facts and `processed` commit together, in
--- one statement. All or nothing: where one of the events has ended or was tried since it was read, no row is written, and
--- none returns; else the seconds of each, as from mark_processed, in any order. Rows are locked in the order of their ids, and those
--- of the timeline as the caller sorted them, so that two such statements cannot deadlock.
-WITH due AS MATERIALIZED (
+-- name: process_events(lock_timeout, ids, attempts, redriven, tables, accounts, entities, facts)
+-- Folds facts of many events into the timeline, and ends those events (`ids`) that no handler is for: one statement, one transaction.
+-- All or nothing: where one of `ids` has ended or was tried since it was read, no row is written, and none returns; else the
+-- seconds of each, as from mark_processed, in any order. Rows are locked in the order of their ids, and those of the timeline as the
+-- caller sorted them, so that two such statements cannot deadlock. `impatient` comes before each lock, since every row that
+-- is locked or written goes through a join with it.
+WITH impatient AS MATERIALIZED (
+    SELECT set_config('lock_timeout', :lock_timeout, true)
+), due AS MATERIALIZED (
     SELECT e.id, e.status
-    FROM unnest(:ids::uuid[], :attempts::integer[], :redriven::timestamptz[]) AS c (id, attempts, redriven_at)
+    FROM impatient, unnest(:ids::uuid[], :attempts::integer[], :redriven::timestamptz[]) AS c (id, attempts, redriven_at)
     JOIN webhookd.events e ON e.id = c.id AND e.redriven_at IS NOT DISTINCT FROM c.redriven_at
     WHERE e.attempts = c.attempts AND e.status NOT IN ('processed', 'dead')
     ORDER BY e.id
@@ -259,7 +262,7 @@ WITH due AS MATERIALIZED (
     SELECT FROM due HAVING count(*) = cardinality(:ids::uuid[])
 ), kept AS MATERIALIZED (
     SELECT f.*
-    FROM whole, unnest(:tables::text[], :accounts::text[], :entities::text[], :facts::text[])
+    FROM impatient, whole, unnest(:tables::text[], :accounts::text[], :entities::text[], :facts::text[])
         WITH ORDINALITY AS f (name, account, id, facts, position)
 ), kept_transactions AS (
     INSERT INTO webhookd.transactions AS t (account, transaction_id, facts)

@@ -58,6 +58,7 @@ _CLI = "tests/integration/test_cli.py::"
 _TARGET = "tests/unit/test_client_target.py::"
 _SETTINGS = "tests/unit/test_settings.py::"
 _TIMELINE = "tests/unit/test_timeline.py::"
+_FOLD = "tests/integration/test_fold.py::"
 
 GUARDS = (
     Guard(
@@ -102,15 +103,15 @@ GUARDS = (
     Guard(
         "a message is deleted only after its event is committed",
         "webhookd/process/worker.py",
-        "            error = await self._handle(claimed.event, connection)\n",
-        "            self._acks.delete(message)\n            error = await self._handle(claimed.event, connection)\n",
+        "            result = await self._alone.work(message, body, left)\n",
+        "            self._acks.delete(message)\n            result = await self._alone.work(message, body, left)\n",
         _ORDER + "test_killed_before_the_workers_commit_the_message_comes_back",
     ),
     Guard(
         "a handler that failed leaves nothing behind",
-        "webhookd/process/worker.py",
-        "                await shielded(self._roll_back(transaction), _BOOKKEEPING)",
-        "                await shielded(transaction.commit(), _BOOKKEEPING)",
+        "webhookd/process/attempt.py",
+        "await shielded(_roll_back(transaction), _BOOKKEEPING)",
+        "await shielded(transaction.commit(), _BOOKKEEPING)",
         _WORK + "test_what_the_second_handler_raises_undoes_the_firsts_effect",
     ),
     Guard(
@@ -122,8 +123,8 @@ GUARDS = (
     ),
     Guard(
         "a handler that committed for itself is not tried again",
-        "webhookd/process/worker.py",
-        "            if not connection.is_in_transaction():\n                return claimed, TransactionEndedError()\n",
+        "webhookd/process/attempt.py",
+        "            elif not connection.is_in_transaction():\n                failure = Failure.of(TransactionEndedError())\n",
         "",
         _WORK + "test_a_handler_that_commits_and_then_fails_is_not_tried_again",
     ),
@@ -213,8 +214,8 @@ GUARDS = (
     ),
     Guard(
         "an event that has ended is not worked on again",
-        "webhookd/process/worker.py",
-        "            if claimed.status.finished:\n                return claimed, Outcome.DUPLICATE\n",
+        "webhookd/process/result.py",
+        "    if claimed.status.finished:\n        return Outcome.DUPLICATE\n",
         "",
         _WORK + "test_a_second_delivery_has_no_second_effect",
     ),
@@ -327,24 +328,52 @@ GUARDS = (
         _BUNDLES + "test_an_event_that_ended_meanwhile_undoes_what_it_shares",
     ),
     Guard(
+        "the timeline does not depend on handlers",
+        "webhookd/process/fold.py",
+        "facts = fold_all(claimed.event for claimed in events)",
+        "facts = fold_all(claimed.event for claimed in ending)",
+        _FOLD + "test_what_handlers_give_up_stays_on_the_timeline",
+    ),
+    Guard(
+        "a locked row of the timeline delays others for a moment only",
+        "sql/queries/events.sql",
+        "    SELECT set_config('lock_timeout', :lock_timeout, true)\n",
+        "    SELECT :lock_timeout::text\n",
+        _FOLD + "test_a_locked_row_of_the_timeline_delays_its_own_event_alone_and_counts_no_attempt",
+    ),
+    Guard(
+        "a fold that PostgreSQL refuses is a failed attempt",
+        "webhookd/process/failure.py",
+        "        raise AttemptFailedError(claimed, Failure.of(error)) from error\n",
+        "        raise BusyError from error\n",
+        _FOLD + "test_a_fold_that_postgresql_refuses_is_a_failed_attempt",
+    ),
+    Guard(
+        "an attempt folds, whatever came of those before",
+        "webhookd/process/alone.py",
+        "if left is Left.ALL and (step :=",
+        "if left is Left.ALL and body.dead is not None and (step :=",
+        _FOLD + "test_a_retry_folds_what_an_attempt_of_a_release_before_has_undone",
+    ),
+    Guard(
         "users' handlers do not share transactions",
-        "webhookd/process/shared.py",
-        "        return self._registry.matching(event_type) == _TIMELINE\n",
-        "        return bool(self._registry.matching(event_type))\n",
+        "webhookd/process/fold.py",
+        "        return not self._registry.matching(event_type)\n",
+        "        return bool(event_type)\n",
         _BUNDLES + "test_users_handlers_have_transactions_of_their_own",
     ),
     Guard(
         "events that fail together are tried alone",
         "webhookd/process/shared.py",
-        "            results |= dict.fromkeys(mine)\n",
-        "            results |= dict.fromkeys(mine, _DONE)\n",
+        "            results |= dict.fromkeys(ids, Left.ALL)\n",
+        "            results |= dict.fromkeys(ids, _DONE)\n",
         _BUNDLES + "test_an_event_that_postgresql_refuses_fails_alone",
     ),
     Guard(
         "a bundle that came back is split",
         "webhookd/process/worker.py",
-        "        if message.receive_count > 1:\n            # It was",
-        "        if message.receive_count > 1 and len(bodies) == 1:\n            # It was",
+        "        if message.receive_count > 1 and len(bodies) > 1:\n",
+        "        if False:\n",
         _BUNDLES + "test_a_bundle_that_came_back_is_split",
     ),
     Guard(
@@ -398,7 +427,7 @@ GUARDS = (
     ),
     Guard(
         "a dead event is revived only by a copy that webhookd wrote",
-        "webhookd/process/worker.py",
+        "webhookd/process/alone.py",
         "if body.died is None or not is_proven(body, await self._store.secret()):",
         "if body.died is None:",
         _FORGERY + "test_a_forged_copy_on_the_queue_revives_no_dead_event",
@@ -440,7 +469,7 @@ GUARDS = (
     ),
     Guard(
         "a claim of a worker that died delays nothing",
-        "webhookd/process/worker.py",
+        "webhookd/process/alone.py",
         "        if not ours and message.receive_count == 1:\n",
         "        if not ours:\n",
         _WORK + "test_an_event_does_not_wait_for_the_claim_of_a_worker_that_died",

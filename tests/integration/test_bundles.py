@@ -17,7 +17,6 @@ from webhookd.daemon import Daemon
 from webhookd.dev import traffic
 from webhookd.errors import Permanent, UnavailableError
 from webhookd.event import Event
-from webhookd.process import shared
 from webhookd.process import worker as worker_module
 from webhookd.queue.bundles import may_be_bundled, pack
 from webhookd.queue.contract import Limits
@@ -222,10 +221,7 @@ async def test_an_event_that_another_worker_has_is_left_to_it(start: Start, serv
     await drained(servers, worker)
 
 
-async def test_a_locked_event_holds_up_no_neighbour_for_long(
-    start: Start, servers: Servers, connection: Connection, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(shared, "_LOCK_WAIT", 0.3)
+async def test_a_locked_event_holds_up_no_neighbour_for_long(start: Start, servers: Servers, connection: Connection) -> None:
     receiver, bodies = await received(start, connection, CREATED, CREATED, CREATED)
     await receiver.sqs.queue.send([bodies])
     async with connection.transaction():

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.helpers.timeline import keep_timeline
 from tests.unit.test_timeline import (
     CHARGE,
     FRAUD,
@@ -31,7 +32,7 @@ from tests.unit.test_timeline import (
     with_duplicates,
 )
 from webhookd.event import Event
-from webhookd.process.timeline import Facts, facts_of, fold, keep_timeline
+from webhookd.process.timeline import Facts, facts_of, fold
 from webhookd.store.queries import queries
 
 if TYPE_CHECKING:
@@ -114,6 +115,7 @@ async def test_facts_that_share_a_transaction_are_settled_with_the_row(connectio
         )
         told = queries.process_events(
             connection,
+            lock_timeout="1s",
             ids=[event_id],
             attempts=[0],
             redriven=[None],
@@ -248,7 +250,7 @@ async def test_an_event_costs_one_statement_and_an_unknown_one_none(connection: 
         await keep_timeline(event("payment.unheardOf.created", CHARGE), connection)
         await keep_timeline(event("payment.void.created", CHARGE | {"id": "0"}), connection)
     await asyncio.sleep(0)  # the logger runs at the loop's next turn
-    assert len(sent) == 2
+    assert len([query for query in sent if "webhookd.fold" in query]) == 2, "beside asyncpg's own questions"
 
 
 async def test_no_odd_field_makes_the_event_fail_or_the_row_unreadable(connection: Connection) -> None:
@@ -280,11 +282,3 @@ async def test_dates_are_kept_to_the_microsecond(connection: Connection, date: d
     await keep_timeline(event("payment.void.created", CHARGE, date=date), connection)
     (row,) = await rows(connection, "transactions")
     assert row["voided_at"] == row["first_event_at"] == row["last_event_at"] == date
-
-
-async def test_a_handler_that_rolls_back_takes_the_timeline_back_too(connection: Connection) -> None:
-    transaction = connection.transaction()
-    await transaction.start()
-    await keep_timeline(event("payment.void.created", CHARGE, date=START + timedelta(1)), connection)
-    await transaction.rollback()
-    assert not await rows(connection, "transactions")

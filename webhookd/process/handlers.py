@@ -59,7 +59,7 @@ class Registry:
         return len(self._registrations)
 
 
-# What `@on` in users' modules fills; the daemon puts the built-in timeline before it.
+# What `@on` in users' modules fills.
 registered = Registry()
 
 

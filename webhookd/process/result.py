@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
+from enum import Enum, StrEnum
 from typing import NamedTuple
+
+from webhookd.store.events import Claimed
+
+BUSY = 1.0  # seconds for each receive so far, until a message comes back whose event another worker has
+_EARLY = 0.5  # seconds: a retry that comes back this little before its time is not sent away again
 
 
 class Outcome(StrEnum):
@@ -26,3 +31,19 @@ class Result(NamedTuple):
     outcome: Outcome
     again: float | None = None
     attempt: int | None = None  # where deliveries are traced
+
+
+class Left(Enum):
+    """What is left to do for an event that did not end in the transaction that it shared."""
+
+    ALL = "all"
+    HANDLERS = "handlers"  # it is on the timeline
+
+
+def standing(claimed: Claimed) -> Outcome | None:
+    """What an event's row already says of this delivery; None if the event is to be worked on."""
+    if claimed.status.finished:
+        return Outcome.DUPLICATE
+    if claimed.wait > _EARLY:
+        return Outcome.EARLY
+    return None

@@ -13,10 +13,10 @@ The rule of the fold, which lets events arrive in any order and any number of ti
    event will come. If the facts grow, the implied fact grows too, so rule 3 still holds.
 5. A void or a capture that failed leaves the transaction as it was, and is kept as its last failure.
 
-PostgreSQL folds (`fold` and `settle`, in the migrations): reading a row, folding it here and
-writing it back would cost a second round trip with a lock in between. The same fold in Python, which is pure, joins the events
-of one statement, because a statement can write a row only once. A row that an earlier release wrote is folded by these rules
-from its entity's next event on.
+PostgreSQL folds (`process_events`, and `fold` and `settle` in the migrations): reading a row, folding it here and writing it
+back would cost a second round trip with a lock in between. The same fold in Python, which is pure, joins the events of one
+statement, because a statement can write a row only once. A row that an earlier release wrote is folded by these rules from its
+entity's next event on.
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ import orjson
 
 from webhookd.authorizenet.notification import canonical
 from webhookd.event import Event, money
-from webhookd.store.queries import queries
 
 Register = tuple[int, int, str | None]
 Facts = dict[str, Register]
@@ -98,13 +97,6 @@ def _order(register: Register) -> tuple[int, int, bool, str]:
     return at, rank, value is None, value or ""
 
 
-async def keep_timeline(event: Event, connection: Any) -> None:
-    """The built-in handler: folds `event` into its entity's row. One round trip; none off the timeline."""
-    if entry := facts_of(event):
-        keep = _KEEP[entry.table]
-        await keep(connection, account=entry.account, id=entry.id, facts=orjson.dumps(entry.facts).decode())
-
-
 def fold_all(events: Iterable[Event]) -> list[tuple[str, str, str, str]]:
     """What many events report, (table, account, id, facts as JSON) once for each entity, sorted."""
     rows: dict[tuple[str, str, str], Facts] = {}
@@ -113,14 +105,6 @@ def fold_all(events: Iterable[Event]) -> list[tuple[str, str, str, str]]:
             key = entry.table, entry.account, entry.id
             rows[key] = fold(rows[key], entry.facts) if key in rows else entry.facts
     return [(*key, orjson.dumps(rows[key]).decode()) for key in sorted(rows)]
-
-
-_KEEP: dict[str, Any] = {
-    "transactions": queries.keep_transaction,
-    "subscriptions": queries.keep_subscription,
-    "customers": queries.keep_customer,
-    "payment_profiles": queries.keep_payment_profile,
-}
 
 
 @dataclass(slots=True, frozen=True)

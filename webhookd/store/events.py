@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from datetime import datetime
 
 _LOCK_WAIT = 2.0  # seconds
+_LOCK_TIMEOUT = "300ms"  # as PostgreSQL has it: for each row that events share
+_STATEMENT = 5.0  # seconds, for all rows of a statement together
 
 
 class Outgoing(NamedTuple):
@@ -125,25 +127,32 @@ class EventStore:
         return [_claimed(row) async for row in queries.read_events(connection, ids=ids)]
 
     async def process(
-        self, connection: Connection, events: Sequence[Claimed], facts: Sequence[tuple[str, str, str, str]]
+        self, connection: Connection, ending: Sequence[Claimed], facts: Sequence[tuple[str, str, str, str]]
     ) -> list[float]:
-        """Commits events that were read, and what they say, (table, account, id, JSON), in one statement.
+        """Folds `facts`, (table, account, id, JSON), and ends events that were read, in one statement that commits.
 
         Returns the seconds since the receipt of each, in any order; none, and nothing is written, where one of them has
-        ended or was tried meanwhile.
+        ended or was tried meanwhile. Raises BusyError where another transaction keeps one of the rows.
         """
+        if not ending and not facts:
+            return []
         tables, accounts, entities, texts = zip(*facts, strict=True) if facts else ((), (), (), ())
         rows = queries.process_events(
             connection,
-            ids=[e.event.id for e in events],
-            attempts=[e.attempts for e in events],
-            redriven=[e.redriven_at for e in events],
+            lock_timeout=_LOCK_TIMEOUT,
+            ids=[e.event.id for e in ending],
+            attempts=[e.attempts for e in ending],
+            redriven=[e.redriven_at for e in ending],
             tables=tables,
             accounts=accounts,
             entities=entities,
             facts=texts,
         )
-        return [row["seconds"] async for row in rows]
+        try:
+            async with asyncio.timeout(_STATEMENT):
+                return [row["seconds"] async for row in rows]
+        except (asyncpg.LockNotAvailableError, TimeoutError) as error:
+            raise BusyError("another transaction has a row of the events or of the timeline") from error
 
     async def mark_processed(self, connection: Connection, claimed: Claimed) -> float | None:
         """Sets `processed` in the transaction of the event's effects; returns the seconds since its receipt.

@@ -1,10 +1,20 @@
-"""When a failed event is tried again."""
+"""The retry policy: how often a failed event is tried, and when again."""
 
 from __future__ import annotations
 
 import random
+from dataclasses import dataclass
 
 from webhookd.backoff import ceiling
+
+
+@dataclass(slots=True, frozen=True)
+class Policy:
+    """How often an event is tried, and the bounds of its delays."""
+
+    attempts: int  # the first one counts
+    base: float  # seconds: the longest delay before the second attempt; doubles with each
+    cap: float  # seconds: the longest delay of all
 
 
 def retry_delay(attempt: int, base: float, cap: float) -> float:

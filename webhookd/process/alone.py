@@ -1,0 +1,137 @@
+"""An event on its own: claimed in Redis, revived if its dead-letter copy asks for that, folded, handled, and recorded."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from webhookd.errors import BusyError, Permanent
+from webhookd.failpoints import Failpoint, reach
+from webhookd.lifecycle import shielded
+from webhookd.logs import Seldom, logger
+from webhookd.metrics import Metrics
+from webhookd.process.attempt import Attempts, Step
+from webhookd.process.failure import AttemptFailedError, attempting
+from webhookd.process.fold import Folds
+from webhookd.process.records import Records
+from webhookd.process.result import BUSY, Left, Outcome, Result, standing
+from webhookd.queue.message import Body, Message
+from webhookd.queue.proof import is_proven
+from webhookd.store.claims import Claims
+from webhookd.store.database import Database
+from webhookd.store.events import EventStore
+from webhookd.store.failures import gateway
+
+if TYPE_CHECKING:
+    from webhookd.tracing import Tracing
+
+_LONGEST_BUSY = 30.0
+_BOOKKEEPING = 10.0  # seconds
+
+
+class Alone:
+    """Works on single events; `turns` bounds the transactions of the whole worker."""
+
+    def __init__(
+        self,
+        database: Database,
+        store: EventStore,
+        claims: Claims,
+        folds: Folds,
+        attempts: Attempts,
+        records: Records,
+        turns: asyncio.Semaphore,
+        *,
+        resend_after: float,
+        metrics: Metrics,
+        tracing: Tracing | None = None,
+    ) -> None:
+        self._database = database
+        self._store = store
+        self._claims = claims
+        self._folds = folds
+        self._attempts = attempts
+        self._records = records
+        self._turns = turns
+        self._resend_after = resend_after
+        self._metrics = metrics
+        self._tracing = tracing
+        self._tell_unknown = Seldom()
+        self._tell_unproven = Seldom()
+
+    async def work(self, message: Message, body: Body, left: Left) -> Result:
+        """Does what is `left` for one event of `message`. Raises UnavailableError where PostgreSQL is not there."""
+        busy = Result(Outcome.BUSY, min(BUSY * message.receive_count, _LONGEST_BUSY))
+        token, [ours] = await self._claims.acquire([body.event_id])
+        if not ours and message.receive_count == 1:
+            return busy
+        # A message that came back was not held on to, so its claim may be that of a worker which died: then the row lock alone
+        # says whether someone has the event, and nobody waits for the claim's end.
+        reach(Failpoint.WORKER_AFTER_CLAIM)
+        bundled = len(message.bodies) > 1
+        try:
+            if body.dead is not None:
+                await self._revive(body)
+            claimed, outcome = await self._steps(body, left, wait=ours)
+        except BusyError:
+            return busy
+        except AttemptFailedError as failed:
+            if self._tracing is not None:
+                self._tracing.attempted(failed.claimed.event.attempt, failed.failure.kind, failed.failure.error)
+            return await shielded(self._records.record(failed.claimed, failed.failure, bundled=bundled), _BOOKKEEPING)
+        finally:
+            if ours:
+                self._claims.release([body.event_id], token)
+        if self._tracing is not None and claimed is not None:
+            self._tracing.attempted(claimed.event.attempt)
+        if outcome is Outcome.EARLY and claimed is not None:
+            return Result(outcome, None if bundled else claimed.wait)
+        if outcome is Outcome.UNKNOWN and self._tell_unknown():
+            logger.warning("a message names an event that is not in the database", event_id=str(body.event_id))
+        return Result(outcome)
+
+    async def _steps(self, body: Body, left: Left, *, wait: bool) -> Step:
+        """Folds first: what the provider reported must not depend on what handlers can do with it."""
+        if left is Left.ALL and (step := await self._fold(body.event_id)) is not None:
+            return step
+        return await self._attempts.make(body.event_id, wait=wait)
+
+    async def _fold(self, event_id: UUID) -> Step | None:
+        """Folds the event in a transaction of its own; None: the handlers' turn.
+
+        If PostgreSQL refuses the fold, this is a failed attempt: handlers rely on the timeline's row.
+        """
+        with gateway():
+            async with self._turns, self._database.acquire("work") as connection:
+                claimed = next(iter(await self._store.read(connection, [event_id])), None)
+                if claimed is None:
+                    return Step(None, Outcome.UNKNOWN)
+                if (outcome := standing(claimed)) is not None:
+                    return Step(claimed, outcome)
+                with attempting(claimed):
+                    if not claimed.has_body:
+                        raise Permanent("its body is gone from the database")
+                    done = await self._folds.fold(connection, [claimed])
+        if not done:
+            raise BusyError("another worker has ended or tried the event meanwhile")
+        return Step(claimed, Outcome.PROCESSED) if self._folds.ends(claimed.event.event_type) else None
+
+    async def _revive(self, body: Body) -> None:
+        """Revives a dead event by its dead-letter copy, if webhookd wrote that copy for this very death."""
+        if body.died is None or not is_proven(body, await self._store.secret()):
+            self._metrics.dead_letters_moved.labels("unproven").inc()
+            if self._tell_unproven():
+                logger.warning(
+                    "a dead-letter copy that webhookd did not write revives nothing; `webhookd dead-letters redrive` does",
+                    event_id=str(body.event_id),
+                )
+            return
+        if await self._store.revive(
+            body.event_id,
+            died=body.died,
+            actor="queue redrive",  # who moved the copy is not known
+            reason="its dead-letter copy was moved back to the queue",
+            resend_after=self._resend_after,
+        ):
+            self._metrics.dead_letters_moved.labels("redriven").inc()

@@ -1,0 +1,38 @@
+"""What follows a failed attempt: another one after a delay, or death."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from webhookd.process.failure import Failure
+from webhookd.process.retry import Policy, asked_delay, retry_delay
+
+
+@dataclass(slots=True, frozen=True)
+class TryAgain:
+    """Another attempt follows."""
+
+    delay: float  # seconds
+
+
+@dataclass(slots=True, frozen=True)
+class GiveUp:
+    """The event is dead."""
+
+    code: str  # in metrics and logs
+    reason: str  # goes to the dead-letter queue
+
+
+Decision: TypeAlias = TryAgain | GiveUp
+
+
+def decide(failure: Failure, attempt: int, policy: Policy, *, longest_delay: float) -> Decision:
+    """Decides what follows `failure`, which was attempt number `attempt`; `longest_delay`: seconds that the queue can hold."""
+    if failure.final is not None:
+        return GiveUp(failure.final.code, failure.final.reason)
+    if attempt >= policy.attempts:
+        return GiveUp("attempts_spent", f"all {attempt} attempts are spent; the last one raised {failure.error}")
+    if failure.after is not None:
+        return TryAgain(asked_delay(failure.after, longest_delay))
+    return TryAgain(retry_delay(attempt, policy.base, min(policy.cap, longest_delay)))

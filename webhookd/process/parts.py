@@ -1,0 +1,89 @@
+"""The worker's parts, put together."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from webhookd.lifecycle import Watch
+from webhookd.metrics import Metrics
+from webhookd.process.alone import Alone
+from webhookd.process.attempt import Attempts
+from webhookd.process.fold import Folds
+from webhookd.process.handlers import Registry
+from webhookd.process.records import Records
+from webhookd.process.retry import Policy
+from webhookd.process.runner import HandlerRunner
+from webhookd.process.shared import SharedTransactions
+from webhookd.process.worker import Worker
+from webhookd.queue.acks import Acks
+from webhookd.queue.dead_letters import DeadLetters
+from webhookd.queue.leases import Leases
+from webhookd.store.claims import Claims
+from webhookd.store.database import Database
+from webhookd.store.events import EventStore
+
+if TYPE_CHECKING:
+    from webhookd.tracing import Tracing
+
+
+@dataclass(slots=True, frozen=True)
+class Limits:
+    """Seconds and counts of the settings that bear the same names."""
+
+    handler_timeout: float
+    retry: Policy
+    longest_delay: float  # what the queue can hold a message back
+    resend_after: float
+    concurrency: int  # transactions at a time, and handlers that cannot be ended until the daemon gives itself up
+
+
+def make_worker(
+    database: Database,
+    store: EventStore,
+    claims: Claims,
+    leases: Leases,
+    acks: Acks,
+    dead_letters: DeadLetters,
+    registry: Registry,
+    limits: Limits,
+    *,
+    metrics: Metrics,
+    watch: Watch,
+    tracing: Tracing | None = None,
+) -> Worker:
+    """A worker for the handlers of `registry`."""
+    turns = asyncio.Semaphore(limits.concurrency)
+    folds = Folds(store, registry, metrics=metrics)
+    runner = HandlerRunner(
+        registry,
+        timeout=limits.handler_timeout,
+        most_stuck=limits.concurrency,
+        metrics=metrics,
+        watch=watch,
+        tracing=tracing,
+    )
+    attempts = Attempts(database, store, runner, turns, metrics=metrics)
+    records = Records(
+        store,
+        dead_letters,
+        limits.retry,
+        longest_delay=limits.longest_delay,
+        resend_after=limits.resend_after,
+        metrics=metrics,
+    )
+    alone = Alone(
+        database,
+        store,
+        claims,
+        folds,
+        attempts,
+        records,
+        turns,
+        resend_after=limits.resend_after,
+        metrics=metrics,
+        tracing=tracing,
+    )
+    shared = SharedTransactions(database, store, claims, folds, turns, watch=watch, tracing=tracing)
+    return Worker(store, leases, acks, shared, alone, metrics=metrics, tracing=tracing)

@@ -1,0 +1,109 @@
+"""The handlers' run: one after the other, within their time, and what becomes of those that do not end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from webhookd.authorizenet.notification import label
+from webhookd.errors import Retryable
+from webhookd.event import Event
+from webhookd.lifecycle import Watch, shielded
+from webhookd.logs import logger
+from webhookd.metrics import Metrics
+from webhookd.process.failure import Failure, StuckError
+from webhookd.process.handlers import Registration, Registry
+from webhookd.store.database import Connection
+
+if TYPE_CHECKING:
+    from webhookd.tracing import Tracing
+
+_CANCELLED = 2.0  # seconds that handlers have to end when they are cancelled
+_BOOKKEEPING = 10.0  # seconds that their end may take while the daemon stops
+
+
+@dataclass(slots=True)
+class _Run:
+    """The handlers of one event, in registration order."""
+
+    event: Event
+    connection: Connection
+    registrations: Sequence[Registration]
+    tracing: Tracing | None
+
+    async def call(self) -> Failure | None:
+        """Calls each handler; returns how one of them failed."""
+        try:
+            for registration in self.registrations:
+                with contextlib.nullcontext() if self.tracing is None else self.tracing.handler(registration.name):
+                    await registration.handler(self.event, self.connection)
+        except BaseException as error:  # noqa: BLE001  SystemExit in a handler must not end the daemon
+            return Failure.of(error)
+        return None
+
+
+class HandlerRunner:
+    """Runs the handlers of events; handlers that cannot be ended are cut off, and the daemon gives itself up at too many.
+
+    `timeout`: seconds that an event's handlers have together. `most_stuck`: handlers that cannot be ended, until the daemon
+    stops.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        *,
+        timeout: float,
+        most_stuck: int,
+        metrics: Metrics,
+        watch: Watch,
+        tracing: Tracing | None = None,
+    ) -> None:
+        self._registry = registry
+        self._timeout = timeout
+        self._most_stuck = most_stuck
+        self._metrics = metrics
+        self._broken = watch.broken
+        self._tracing = tracing
+        self._stuck: set[asyncio.Task[Failure | None]] = set()
+
+    async def run(self, event: Event, connection: Connection) -> Failure | None:
+        """Runs the handlers that `event` has, within their time; returns how they failed."""
+        started = time.perf_counter()
+        run = _Run(event, connection, self._registry.matching(event.event_type), self._tracing)
+        # In a task of their own, so that handlers which cannot be ended do not keep the worker.
+        handlers = asyncio.create_task(run.call(), name=f"handlers of {event.id}")
+        try:
+            await asyncio.wait([handlers], timeout=self._timeout)
+            if handlers.done():
+                return handlers.result()
+            limit = f"WEBHOOKD_HANDLER_TIMEOUT ({self._timeout:g} s)"
+            if await self._end(handlers, event, connection):
+                return Failure.of(Retryable(f"the handlers took longer than {limit}"))
+            return Failure.of(StuckError(f"the handlers took longer than {limit}, and did not end when they were cancelled"))
+        except asyncio.CancelledError:  # the daemon stops
+            await shielded(self._end(handlers, event, connection), _BOOKKEEPING)
+            raise
+        finally:
+            self._metrics.handle_seconds.labels(label(event.event_type)).observe(time.perf_counter() - started)
+
+    async def _end(self, handlers: asyncio.Task[Failure | None], event: Event, connection: Connection) -> bool:
+        """Cancels handlers; False where they swallow that: then their connection is cut, so that PostgreSQL rolls back."""
+        handlers.cancel()
+        await asyncio.wait([handlers], timeout=_CANCELLED)
+        if handlers.done():
+            return True
+        connection.terminate()
+        self._stuck.add(handlers)
+        handlers.add_done_callback(self._stuck.discard)
+        self._metrics.stuck_handlers.inc()
+        logger.error("handlers do not end", event_id=str(event.id), event_type=event.event_type, stuck=len(self._stuck))
+        if len(self._stuck) >= self._most_stuck:
+            # They take memory, and the processor, and nothing can end them but the end of the process.
+            logger.critical("too many handlers do not end: the daemon stops, to be started anew", stuck=len(self._stuck))
+            self._broken.set()
+        return False
