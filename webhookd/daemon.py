@@ -86,7 +86,7 @@ class Daemon:
             metrics=metrics,
             watch=watch,
         )
-        self.sqs = make_sqs(settings, metrics, watch)
+        self.sqs = make_sqs(settings, metrics, watch, registry)
         self.health = Health(self.database, self.claims, self.sqs.queue)
         self._admin: Listener | None = None
         self.admin: web.Application | None = None
@@ -165,7 +165,7 @@ class Daemon:
         acks = Acks(queue, metrics=metrics, watch=watch)
         limits = Limits(
             handler_timeout=settings.handler_timeout,
-            retry=Policy(settings.max_attempts, settings.retry_base, settings.retry_cap),
+            retry=Policy.of(settings),
             longest_delay=queue.limits.longest_hidden,
             resend_after=settings.resend_after,
             concurrency=settings.concurrency,
@@ -360,8 +360,8 @@ def _make_tracing(settings: Settings, metrics: Metrics) -> Tracing | None:
     return Tracing(queue=settings.sqs_queue, system="aws_sqs", metrics=metrics)
 
 
-def make_sqs(settings: Settings, metrics: Metrics, watch: Watch) -> Sqs:
-    """The SQS gateway that the settings describe."""
+def make_sqs(settings: Settings, metrics: Metrics, watch: Watch, registry: Registry = handlers.registered) -> Sqs:
+    """The SQS gateway that the settings describe, for the handlers of `registry`."""
     return Sqs(
         queue=settings.sqs_queue,
         dead_letter_queue=settings.sqs_dead_letter_queue,
@@ -371,7 +371,7 @@ def make_sqs(settings: Settings, metrics: Metrics, watch: Watch) -> Sqs:
         pollers=settings.pollers,
         wait=settings.sqs_wait,
         visibility_timeout=settings.visibility_timeout,
-        max_attempts=settings.max_attempts,
+        max_attempts=registry.most_attempts(Policy.of(settings)),
         metrics=metrics,
         watch=watch,
     )

@@ -14,6 +14,7 @@ from webhookd.errors import SettingsError
 from webhookd.logs import logger, where
 from webhookd.manager import Manager
 from webhookd.process import handlers
+from webhookd.process.retry import Policy
 from webhookd.settings import RENEWABLE, Settings
 
 
@@ -43,7 +44,7 @@ async def serve(
     daemon, too, as the end of a terminal does.
     """
     failpoints.arm(settings.failpoints)
-    handlers.load(settings.handlers)
+    handlers.load(settings.handlers, Policy.of(settings))
     stop, hangup = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -23,6 +23,7 @@ from webhookd.errors import Permanent, Retryable
 from webhookd.event import Event
 from webhookd.process import handlers as handlers_module
 from webhookd.process.handlers import Handler, Registry
+from webhookd.process.retry import Retry
 from webhookd.queue.acks import Acks
 from webhookd.queue.message import Body, Message, dump, load
 from webhookd.store.events import Outgoing
@@ -145,6 +146,41 @@ async def test_spent_attempts_make_the_event_dead(start: Start, servers: Servers
 
 async def _is_empty(servers: Servers, queue: str) -> bool:
     return await depth(servers, queue) == 0
+
+
+async def test_a_handler_has_a_retry_policy_of_its_own(start: Start, connection: Connection) -> None:
+    """The attempts are the event's; how many there may be is up to the handler that fails."""
+
+    async def impatient(event: Event, _: Any) -> None:
+        if event.attempt > 2:
+            raise ValueError
+
+    async def patient(_: Event, __: Any) -> None:
+        raise ValueError
+
+    registry = Registry()
+    registry.add("*", impatient, Retry(attempts=3))
+    registry.add("*", patient, Retry(attempts=1000))
+    daemon = await start(registry, max_attempts=1, retry_base=0.05, retry_cap=0.05)
+    await send(daemon, traffic.sample(AUTHCAPTURE, 1))
+    await until(lambda: status(connection, "dead"), "the event is dead")
+    assert await connection.fetchval("SELECT attempts FROM events") == 3
+
+
+async def test_the_time_of_handlers_ends_in_the_one_that_runs(start: Start, connection: Connection) -> None:
+    async def quick(_: Event, __: Any) -> None:
+        pass
+
+    async def hang(_: Event, __: Any) -> None:
+        await asyncio.Event().wait()
+
+    registry = Registry()
+    registry.add("*", quick, Retry(attempts=1))
+    registry.add("*", hang, Retry(attempts=2))
+    daemon = await start(registry, handler_timeout=0.2, retry_base=0.05, retry_cap=0.05)
+    await send(daemon, traffic.sample(AUTHCAPTURE, 1))
+    await until(lambda: status(connection, "dead"), "the event is dead")
+    assert await connection.fetchval("SELECT attempts FROM events") == 2
 
 
 @pytest.mark.parametrize("raised", [SystemExit, KeyboardInterrupt, asyncio.CancelledError, GeneratorExit])

@@ -28,6 +28,7 @@ from webhookd.dev.servers import Stack
 from webhookd.errors import SettingsError, UnavailableError
 from webhookd.event import Status
 from webhookd.process import handlers
+from webhookd.process.retry import Policy
 from webhookd.settings import Settings, load
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def run(folder: Path, *, samples: bool, console: Console, loop: Callable[[Corout
             "WEBHOOKD_TLS_CERTIFICATE: `webhookd dev` speaks HTTP on this machine; unset it, or use `webhookd serve`"
         )
     _check_ports(checked)
-    handlers.load(checked.handlers)
+    handlers.load(checked.handlers, Policy.of(checked))
     stack = Stack(
         folder,
         database_url=checked.database_url.get_secret_value() if "database_url" in given else None,
@@ -183,7 +184,7 @@ class _Session:
             sqs = make_sqs(self._settings, Metrics(), Watch())
             await sqs.start()
             try:
-                await sqs.create_queues(max_receive_count=self._settings.max_attempts + 10)
+                await sqs.create_queues(max_receive_count=handlers.registered.most_attempts(Policy.of(self._settings)) + 10)
             finally:
                 await sqs.stop()
         shows: list[asyncio.Task[None]] = []

@@ -11,6 +11,7 @@ from webhookd.authorizenet.signature import fingerprint
 from webhookd.doctor.finding import Finding, Verdict
 from webhookd.errors import SettingsError
 from webhookd.process import handlers
+from webhookd.process.retry import Policy
 from webhookd.receive.certificate import usable
 from webhookd.settings import Settings
 
@@ -28,7 +29,7 @@ def examine_settings(settings: Settings) -> list[Finding]:
             detail = "128 hexadecimal digits" if well_formed else f"{len(key)} characters, and {_KEY_SHAPE}"
             findings.append(Finding(f"signature key of {account}", verdict, f"fingerprint {fingerprint(key)}; {detail}"))
     try:
-        handlers.load(settings.handlers)
+        handlers.load(settings.handlers, Policy.of(settings))
         detail = f"{len(handlers.registered)} registered" if settings.handlers else "none: only the timeline is kept"
         findings.append(Finding("handlers", Verdict.OK, detail))
     except SettingsError as error:

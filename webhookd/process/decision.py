@@ -27,10 +27,14 @@ class GiveUp:
 Decision: TypeAlias = TryAgain | GiveUp
 
 
-def decide(failure: Failure, attempt: int, policy: Policy, *, longest_delay: float) -> Decision:
-    """Decides what follows `failure`, which was attempt number `attempt`; `longest_delay`: seconds that the queue can hold."""
+def decide(failure: Failure, attempt: int, usual: Policy, *, longest_delay: float) -> Decision:
+    """Decides what follows a failure of attempt number `attempt`, by the policy of the handler that failed.
+
+    `usual`: what that policy leaves open. `longest_delay`: seconds that the queue can hold a message back.
+    """
     if failure.final is not None:
         return GiveUp(failure.final.code, failure.final.reason)
+    policy = failure.retry.over(usual)
     if attempt >= policy.attempts:
         return GiveUp("attempts_spent", f"all {attempt} attempts are spent; the last one raised {failure.error}")
     if failure.after is not None:

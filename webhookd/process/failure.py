@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from webhookd.errors import BusyError, Permanent, Retryable, UnavailableError, WebhookdError
 from webhookd.logs import where
+from webhookd.process.retry import USUAL, Retry
 from webhookd.store.events import Claimed
 from webhookd.store.failures import unavailable
 
@@ -40,9 +41,10 @@ class Failure:
     detail: str  # its type and its message: for the audit trail alone
     final: Final | None = None
     after: float | None = None  # seconds that the handler asked for
+    retry: Retry = USUAL  # of the handler that failed
 
     @classmethod
-    def of(cls, error: BaseException) -> Failure:
+    def of(cls, error: BaseException, retry: Retry = USUAL) -> Failure:
         """What `error` says. A user's exception class can do anything, so nothing of it is trusted."""
         final = after = None
         if isinstance(error, Permanent):
@@ -52,7 +54,7 @@ class Failure:
             final = Final("transaction_ended", str(error))
         elif isinstance(error, Retryable):
             after = error.after
-        return cls(type(error).__qualname__, where(error), _told(error), final, after)
+        return cls(type(error).__qualname__, where(error), _told(error), final, after, retry)
 
 
 class AttemptFailedError(WebhookdError):

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from webhookd.authorizenet.notification import whole_pattern
 from webhookd.errors import SettingsError
 from webhookd.event import Event
+from webhookd.process.retry import USUAL, Policy, Retry
 
 Handler = Callable[[Event, Any], Awaitable[None]]
 H = TypeVar("H", bound=Handler)
@@ -20,10 +21,11 @@ H = TypeVar("H", bound=Handler)
 
 @dataclass(slots=True, frozen=True)
 class Registration:
-    """One handler and the pattern of event types that it is for (`*` matches any characters, dots too)."""
+    """One handler, the pattern of event types that it is for (`*` matches any characters, dots too), its retry policy."""
 
     pattern: str
     handler: Handler
+    retry: Retry = USUAL
 
     @property
     def name(self) -> str:
@@ -38,16 +40,30 @@ class Registry:
         self._registrations = list(registrations)
         self._matching = functools.lru_cache(maxsize=1024)(self._match)
 
-    def add(self, pattern: str, handler: Handler) -> None:
+    def add(self, pattern: str, handler: Handler, retry: Retry = USUAL) -> None:
         """Adds `handler` for the event types that match `pattern`."""
         if not inspect.iscoroutinefunction(handler):
             raise TypeError(f"a handler is a coroutine function (async def), unlike {handler!r}")
-        self._registrations.append(Registration(whole_pattern(pattern), handler))
+        if not isinstance(retry, Retry):
+            raise TypeError(f"retry is a webhookd.Retry, unlike {retry!r}")
+        self._registrations.append(Registration(whole_pattern(pattern), handler, retry))
         self._matching.cache_clear()
 
     def matching(self, event_type: str) -> tuple[Registration, ...]:
         """The handlers for `event_type`."""
         return self._matching(event_type)
+
+    def check(self, usual: Policy) -> None:
+        """Raises SettingsError naming a handler whose retry policy cannot work."""
+        for registration in self._registrations:
+            try:
+                registration.retry.check(usual)
+            except SettingsError as error:
+                raise SettingsError(f"the handler {registration.name}: {error}") from None
+
+    def most_attempts(self, usual: Policy) -> int:
+        """The most attempts that an event can have."""
+        return max([usual.attempts, *(registration.retry.over(usual).attempts for registration in self._registrations)])
 
     def _match(self, event_type: str) -> tuple[Registration, ...]:
         return tuple(r for r in self._registrations if fnmatch.fnmatchcase(event_type, r.pattern))
@@ -63,28 +79,35 @@ class Registry:
 registered = Registry()
 
 
-def on(pattern: str) -> Callable[[H], H]:
+def on(pattern: str, *, retry: Retry = USUAL) -> Callable[[H], H]:
     """Registers a coroutine function `handler(event, connection)` for the event types that match `pattern`.
 
     What it writes through `connection` (asyncpg) commits together with the event's `processed` status, exactly once. It
     may raise Retryable or Permanent; any other exception is retried. `*` in the pattern matches any characters;
-    `net.authorize.` at its beginning may be left out.
+    `net.authorize.` at its beginning may be left out. `retry` is for the failures of this handler, where they are not to be
+    retried as the settings say.
     """
 
     def register(handler: H) -> H:
-        registered.add(pattern, handler)
+        registered.add(pattern, handler, retry)
         return handler
 
     return register
 
 
-def load(modules: Iterable[str]) -> None:
-    """Imports users' modules, which register their handlers. Raises SettingsError naming the module that fails."""
+def load(modules: Iterable[str], usual: Policy) -> None:
+    """Imports users' modules, which register their handlers. Raises SettingsError naming the module or handler that is wrong.
+
+    `usual`: the retry policy of handlers that have none of their own.
+    """
     for module in modules:
         try:
             importlib.import_module(module)
+        except SettingsError as error:  # a Retry that cannot work
+            raise SettingsError(f"WEBHOOKD_HANDLERS: {module!r}: {error}") from error
         except Exception as error:
             raise SettingsError(
                 f"WEBHOOKD_HANDLERS: importing {module!r} failed with {type(error).__name__}: {error}; "
                 "name importable modules, comma-separated, and see that they are on PYTHONPATH"
             ) from error
+    registered.check(usual)

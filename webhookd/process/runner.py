@@ -17,6 +17,7 @@ from webhookd.logs import logger
 from webhookd.metrics import Metrics
 from webhookd.process.failure import Failure, StuckError
 from webhookd.process.handlers import Registration, Registry
+from webhookd.process.retry import USUAL, Retry
 from webhookd.store.database import Connection
 
 if TYPE_CHECKING:
@@ -34,16 +35,22 @@ class _Run:
     connection: Connection
     registrations: Sequence[Registration]
     tracing: Tracing | None
+    retry: Retry = USUAL  # of the handler that runs
 
     async def call(self) -> Failure | None:
         """Calls each handler; returns how one of them failed."""
         try:
             for registration in self.registrations:
+                self.retry = registration.retry
                 with contextlib.nullcontext() if self.tracing is None else self.tracing.handler(registration.name):
                     await registration.handler(self.event, self.connection)
         except BaseException as error:  # noqa: BLE001  SystemExit in a handler must not end the daemon
-            return Failure.of(error)
+            return self.failed(error)
         return None
+
+    def failed(self, error: BaseException) -> Failure:
+        """The failure of the handler that runs, or ran last."""
+        return Failure.of(error, self.retry)
 
 
 class HandlerRunner:
@@ -83,8 +90,8 @@ class HandlerRunner:
                 return handlers.result()
             limit = f"WEBHOOKD_HANDLER_TIMEOUT ({self._timeout:g} s)"
             if await self._end(handlers, event, connection):
-                return Failure.of(Retryable(f"the handlers took longer than {limit}"))
-            return Failure.of(StuckError(f"the handlers took longer than {limit}, and did not end when they were cancelled"))
+                return run.failed(Retryable(f"the handlers took longer than {limit}"))
+            return run.failed(StuckError(f"the handlers took longer than {limit}, and did not end when they were cancelled"))
         except asyncio.CancelledError:  # the daemon stops
             await shielded(self._end(handlers, event, connection), _BOOKKEEPING)
             raise
