@@ -353,7 +353,7 @@ GUARDS = (
         "webhookd/process/alone.py",
         "if left is Left.ALL and (step :=",
         "if left is Left.ALL and body.dead is not None and (step :=",
-        _FOLD + "test_a_retry_folds_what_an_attempt_of_a_release_before_has_undone",
+        _FOLD + "test_a_retry_folds_what_is_not_on_the_timeline_yet",
     ),
     Guard(
         "users' handlers do not share transactions",

@@ -222,8 +222,8 @@ class Ledger:
             event = _event(row, self.samples[row["notification_id"]])
             if (entry := facts_of(event)) is None:
                 continue
-            # Of an event that no attempt was recorded of, and of one that a release before has given up, it need not be there.
-            uncertain = row["status"] == "dead" and (releases > 1 or not row["attempts"])
+            # A worker that was killed may have died before the fold or after it.
+            uncertain = row["status"] == "dead" and not row["attempts"]
             kept = perhaps if uncertain else expected
             key = (entry.table, entry.id)
             kept[key] = fold(kept.get(key, {}), entry.facts)

@@ -19,6 +19,9 @@ from tests.helpers.running import KEY
 from webhookd.authorizenet.signature import fingerprint, sign
 from webhookd.cli import app
 from webhookd.doctor import Finding, Verdict, examine
+from webhookd.process import handlers
+from webhookd.process.handlers import Registry
+from webhookd.process.retry import Retry
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 BODY = b'{"notificationId":"d0e8e7fe","eventType":"net.authorize.payment.void.created","payload":{"authAmount":1.10}}'
@@ -106,7 +109,7 @@ async def test_a_queue_that_does_not_redrive_fails(servers: Servers) -> None:
 async def test_a_queue_that_gives_up_before_webhookd_is_warned_of(servers: Servers) -> None:
     findings = await _examine(servers, max_attempts=50)
     assert _ill(findings) == {"sqs redrive policy": Verdict.WARNING}
-    assert "WEBHOOKD_MAX_ATTEMPTS (50)" in findings["sqs redrive policy"].detail
+    assert "more than 50, the most attempts by WEBHOOKD_MAX_ATTEMPTS" in findings["sqs redrive policy"].detail
 
 
 async def test_a_truncated_key_is_warned_of_by_its_fingerprint(servers: Servers) -> None:
@@ -121,6 +124,39 @@ async def test_handlers_that_cannot_be_imported_fail(servers: Servers) -> None:
     findings = await _examine(servers, handlers="no_such_shop")
     assert _ill(findings) == {"handlers": Verdict.FAILED}
     assert "no_such_shop" in findings["handlers"].detail
+
+
+@pytest.mark.parametrize(
+    ("retry", "problem"),
+    [
+        ("attempts=0", "Retry(attempts=0): give a whole number from 1 to 1000"),
+        ("base=7200", "is above WEBHOOKD_RETRY_CAP (3600 s); give a lower base or a higher cap"),
+    ],
+)
+async def test_a_handlers_retry_that_cannot_work_fails(
+    servers: Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, retry: str, problem: str
+) -> None:
+    monkeypatch.setattr(handlers, "registered", Registry())
+    name = f"shop_of_{retry.partition('=')[0]}"
+    code = f"from webhookd import Retry, on\n@on('*', retry=Retry({retry}))\nasync def book(event, connection): ...\n"
+    (tmp_path / f"{name}.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    findings = await _examine(servers, handlers=name)
+    assert _ill(findings) == {"handlers": Verdict.FAILED}
+    assert problem in findings["handlers"].detail
+
+
+async def test_the_redrive_policy_leaves_room_for_the_attempts_of_each_handler(
+    servers: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def book(_: Any, __: Any) -> None: ...
+
+    registry = Registry()
+    monkeypatch.setattr(handlers, "registered", registry)
+    registry.add("*", book, Retry(attempts=1000))
+    findings = await _examine(servers)
+    assert _ill(findings) == {"sqs redrive policy": Verdict.WARNING}
+    assert "more than 1000, the most attempts" in findings["sqs redrive policy"].detail
 
 
 async def test_an_address_in_use_is_a_warning_only(servers: Servers) -> None:

@@ -126,10 +126,8 @@ async def test_a_fold_that_was_refused_is_made_up_for_once_postgresql_takes_it(s
 
 
 @pytest.mark.parametrize("receives", [1, 2])
-async def test_a_retry_folds_what_an_attempt_of_a_release_before_has_undone(
-    start: Start, connection: Connection, receives: int
-) -> None:
-    """0.2.0 kept the timeline in the handlers' transaction, which it rolled back."""
+async def test_a_retry_folds_what_is_not_on_the_timeline_yet(start: Start, connection: Connection, receives: int) -> None:
+    """The attempt before may have failed because PostgreSQL refused the fold."""
     receiver, [body] = await received(start, connection, AUTHCAPTURE)
     await connection.execute("UPDATE events SET status = 'retrying', attempts = 1, retry_at = now()")
     await receiver.sqs.queue.send([[body]])

@@ -72,7 +72,7 @@ def find_unfit(main: Attributes, dead: Attributes, *, max_attempts: int) -> list
         detail = "the queue does not redrive to {}: a message that kills its worker never ends; set the queue's redrive policy"
         found.append(Unfit("redrive policy", True, detail.format(dead.arn.rpartition(":")[2] or "its dead-letter queue")))
     elif main.max_receives <= max_attempts:
-        most = f"WEBHOOKD_MAX_ATTEMPTS and each handler's Retry(attempts=…), here {max_attempts}"
+        most = f"{max_attempts}, the most attempts by WEBHOOKD_MAX_ATTEMPTS and the handlers' Retry(attempts=…)"
         detail = f"after {main.max_receives} receives: set more than {most}"
         found.append(Unfit("redrive policy", False, detail))
     if main.retention < _LEAST_RETENTION:
