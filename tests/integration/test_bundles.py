@@ -217,6 +217,8 @@ async def test_an_event_that_another_worker_has_is_left_to_it(start: Start, serv
     await until(lambda: processed_are(connection, 2), "its neighbours are processed")
     await until(lambda: metric(worker, "webhookd_processed_total", outcome="busy") >= 1, "it is busy")
     receiver.claims.release([taken], token)
+    due = "SELECT send_after <= now() FROM events WHERE id = $1"
+    await until(lambda: connection.fetchval(due, taken), "the bundle has come back, and was split", deadline=30)
     await start(roles="relay", relay_window=1)
     await until(lambda: status(connection, "processed"), "it is processed when it is free", deadline=30)
     await once(connection)
