@@ -235,6 +235,8 @@ def may_go(secret: Found, *, named_by: Path | None, loopback: bool) -> bool:
 
 def is_loopback(url: str) -> bool:
     """Whether a URL leads to this machine and nowhere else."""
+    if "," in urlsplit(url).netloc:  # PostgreSQL's client tries several hosts in turn; urlsplit sees the first
+        return False
     host = urlsplit(url).hostname or ""
     try:
         return ipaddress.ip_address(host).is_loopback

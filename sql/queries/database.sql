@@ -52,6 +52,8 @@ SELECT
     ARRAY(SELECT relname::text FROM pg_class WHERE relnamespace = n.oid AND relname = ANY(:names::text[]) ORDER BY relname) AS taken,
     EXISTS (SELECT FROM pg_views WHERE schemaname = 'public' AND viewname = 'webhookd_partitions') AS former,
     current_user::text AS role,
+    (SELECT source = 'default' FROM pg_settings WHERE name = 'search_path') AS default_path,
+    :schema::text = ANY(current_schemas(false)) AS is_on_path,
     current_database()::text AS database
 FROM (SELECT (SELECT oid FROM pg_namespace WHERE nspname = :schema::text) AS oid) AS n;
 

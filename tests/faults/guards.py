@@ -908,8 +908,8 @@ GUARDS = (
     Guard(
         "a database that a folder names gets no password of the user's",
         "webhookd/settings/loading.py",
-        '    if url is None or url.named_by is None or not os.environ.get("PGPASSWORD"):\n',
-        "    if True:\n",
+        '    if os.environ.get("PGPASSWORD") and not has_password:\n',
+        "    if False:\n",
         _SETTINGS + "test_the_users_pgpassword_goes_to_no_database_that_the_folder_names",
     ),
     Guard(

@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import re
+import secrets
 import subprocess
 import sys
 import termios
@@ -234,14 +235,36 @@ def test_a_sessions_sqs_gets_no_real_credentials_and_the_folder_sets_nothing_els
 def test_a_sessions_database_does_not_get_the_users_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PGPASSWORD", "real")
+    monkeypatch.setenv("PGPASSFILE", "/home/ann/.pgpass")
     Path("dev.env").write_text(f"WEBHOOKD_DATABASE_URL=postgresql://u@127.0.0.1/x\nWEBHOOKD_SIGNATURE_KEYS={KEY}\n")
     known.known(Path(), whole=False)
     assert "PGPASSWORD" not in os.environ
+    assert os.environ["PGPASSFILE"] == os.devnull
 
 
 def _session(folder: Path, database_url: str) -> None:
     (folder / ".webhookd").mkdir()
     (folder / ".webhookd" / "dev.env").write_text(f"WEBHOOKD_DATABASE_URL={database_url}\n")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [({"password": "wrong"}, "check WEBHOOKD_DATABASE_URL's password"), ({"path": "/nowhere"}, "no such database")],
+    ids=["a wrong password", "no such database"],
+)
+async def test_migrate_says_why_it_gets_no_session(
+    servers: Servers, connection: asyncpg.Connection[asyncpg.Record], tmp_path: Path, change: dict[str, str], said: str
+) -> None:
+    role = f"migrates_{secrets.token_hex(4)}"
+    await connection.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'a-password'")
+    parts = urlsplit(servers.database_url)
+    place = f"{role}:{change.get('password', 'a-password')}@{parts.netloc.rpartition('@')[2]}"
+    url = parts._replace(netloc=place, path=change.get("path", parts.path)).geturl()
+    code, out, err = await webhookd("migrate", "--check", folder=tmp_path, WEBHOOKD_DATABASE_URL=url)
+    await connection.execute(f"DROP ROLE {role}")
+    assert (code, out) == (1, "")
+    assert said in err
+    assert len(err.splitlines()) == 1
 
 
 async def test_migrate_finds_the_database_of_a_session_and_says_so(servers: Servers, tmp_path: Path) -> None:
@@ -252,7 +275,13 @@ async def test_migrate_finds_the_database_of_a_session_and_says_so(servers: Serv
 
 
 @pytest.mark.parametrize(
-    "url", ["u:own@db.example.com/x", "127.0.0.1,db.example.com/x", "127.0.0.1/x?passfile=/home/ann/.pgpass"]
+    "url",
+    [
+        "u:own@db.example.com/x",
+        "127.0.0.1,db.example.com/x",
+        "u@127.0.0.1:1,192.0.2.2:5999/x",
+        "127.0.0.1/x?passfile=/home/ann/.pgpass",
+    ],
 )
 async def test_migrate_connects_to_no_other_machine_that_only_a_session_names(tmp_path: Path, url: str) -> None:
     _session(tmp_path, f"postgresql://{url}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from typing import Any, TypeAlias
 
 import asyncpg
@@ -96,7 +97,7 @@ async def test_two_installations_share_a_database(
 def test_no_statement_names_another_schema() -> None:
     text = "\n".join(path.read_text() for path in SQL.rglob("*.sql"))
     assert "public." not in text
-    assert "webhookd." not in in_schema(text, "other").replace("other.", "")
+    assert "webhookd." not in in_schema(text, "other").replace('"other".', "")
 
 
 async def _check(servers: Servers, url: str, **settings: str) -> tuple[int, str]:
@@ -139,6 +140,55 @@ async def test_what_hinders_a_migration_is_foreseen(
     assert said in schema.detail
     made = await connection.fetchval("SELECT count(*) FROM pg_class WHERE relname = 'event_bodies'")
     assert made == 0, "nothing was made"
+
+
+async def test_a_role_that_is_named_as_the_schema_keeps_finding_its_own_tables(
+    start: Start, servers: Servers, empty_url: str, another_schema: str
+) -> None:
+    """PostgreSQL's default search_path begins with the schema of the role's name."""
+    admin = await connect(empty_url)
+    name = f"hooks_{secrets.token_hex(4)}"
+    database = await admin.fetchval("SELECT current_database()")
+    await admin.execute(
+        f"CREATE ROLE {name} LOGIN PASSWORD 'a-password'; GRANT CREATE ON DATABASE {database} TO {name}; {SHOP}"
+        f"GRANT ALL ON SCHEMA public TO {name}; GRANT ALL ON ALL TABLES IN SCHEMA public TO {name}"
+    )
+    url = f"postgresql://{name}:a-password@{empty_url.partition('@')[2]}"
+    told: list[str] = []
+    await migrate(url, schema=name, tell=told.append)
+    assert any("search_path" in line for line in told)
+
+    async def handler(event: Event, session: Any) -> None:
+        await session.execute("UPDATE customers SET name = 'Bob'")
+
+    registry = Registry()
+    registry.add("*", handler)
+    daemon = await start(registry, database_url=url, database_schema=name)
+    await traffic.send([traffic.sample(AUTHCAPTURE, 1)], f"{daemon.public_url}/webhooks/authorize-net", KEY)
+    await until(lambda: admin.fetchval("SELECT name = 'Bob' FROM public.customers"), "the shop's table is changed")
+    schema = {one.check: one async for one in examine(settings_of(servers.settings, database_url=url, database_schema=name))}
+    assert schema["schema"].verdict is Verdict.OK
+    await admin.execute(f'ALTER ROLE {name} IN DATABASE {database} SET search_path = "$user", public')
+    schema = {one.check: one async for one in examine(settings_of(servers.settings, database_url=url, database_schema=name))}
+    assert schema["schema"].verdict is Verdict.WARNING
+    assert "search_path" in schema["schema"].detail
+    await daemon.stop()
+    await admin.execute(f"DROP OWNED BY {name}; DROP ROLE {name}")
+    await admin.close()
+    assert another_schema
+
+
+async def test_a_schema_may_have_a_name_that_sql_reserves(start: Start, database_url: str, another_schema: str) -> None:
+    assert set(await migrate(database_url, schema="order")) == MIGRATIONS
+    daemon = await start(database_schema="order")
+    await traffic.send([traffic.sample(AUTHCAPTURE, 1)], f"{daemon.public_url}/webhooks/authorize-net", KEY)
+    ended = "SELECT count(*) = 1 FROM \"order\".events WHERE status = 'processed'"
+    admin = await connect(database_url)
+    await until(lambda: admin.fetchval(ended), "it is processed")
+    await daemon.retention.remove("bodies")
+    assert not daemon.metrics.registry.get_sample_value("webhookd_retention_failures_total", {"kind": "bodies"})
+    await admin.close()
+    assert another_schema
 
 
 async def test_tables_of_release_0_2_are_mentioned_and_left_alone(empty_url: str) -> None:

@@ -167,11 +167,44 @@ def test_the_users_pgpassword_goes_to_no_database_that_the_folder_names(
     env: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str
 ) -> None:
     monkeypatch.setenv("PGPASSWORD", PASSWORD)
+    monkeypatch.setenv("PGPASSFILE", "/home/ann/.pgpass")
     env(DATABASE_URL="")
     (tmp_path / ".env").write_text(f"WEBHOOKD_DATABASE_URL={url}\n")
     assert only_problem().startswith("WEBHOOKD_DATABASE_URL: .env names a database and no password, and PGPASSWORD ")
     with pytest.raises(SettingsError, match="PGPASSWORD"):
         load_database().database_url.get_secret_value()
+
+
+def test_no_file_of_passwords_is_read_for_a_database_that_the_folder_names(
+    env: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGPASSFILE", "/home/ann/.pgpass")
+    load_database()
+    assert os.environ["PGPASSFILE"] == "/home/ann/.pgpass", "the user's own address"
+    env(DATABASE_URL="")
+    (tmp_path / ".env").write_text("WEBHOOKD_DATABASE_URL=postgresql://u@db.example.com/x\n")
+    load_database()
+    assert os.environ["PGPASSFILE"] == os.devnull
+    (tmp_path / ".env").write_text("WEBHOOKD_DATABASE_URL=postgresql://u@db/x?passfile=/home/ann/.pgpass\n")
+    assert only_problem().startswith("WEBHOOKD_DATABASE_URL: .env may not name a file of passwords")
+
+
+def test_a_folder_does_not_name_the_schema_of_a_database_that_the_user_names(env: Any, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("WEBHOOKD_DATABASE_SCHEMA=stray\n")
+    assert only_problem().startswith("WEBHOOKD_DATABASE_SCHEMA: .env names the schema of a database that it does not name")
+    with pytest.raises(SettingsError, match="WEBHOOKD_DATABASE_SCHEMA"):
+        load_database()
+    env(DATABASE_SCHEMA="own")
+    assert load_database().database_schema == load().database_schema == "own"
+
+
+@pytest.mark.parametrize("name", ["Webhookd", "a-b", "pg_hooks", "information_schema", "a.b", 'a"b', "", "a" * 64])
+def test_a_schema_has_a_name_that_needs_no_care(env: Any, name: str) -> None:
+    env(DATABASE_SCHEMA=name)
+    if name:
+        assert only_problem().startswith("WEBHOOKD_DATABASE_SCHEMA: must be a name of lower-case letters")
+    else:
+        assert load().database_schema == "webhookd"
 
 
 @pytest.mark.parametrize("own", ["postgresql://u:own@db/x", "postgresql://db/x?user=u&password=own"])

@@ -44,7 +44,7 @@ def known(folder: Path, *, whole: bool = True) -> tuple[Settings, list[str]]:
         os.environ.update({name: kept.get(name) or "dev" for name in _CREDENTIALS})
         os.environ.setdefault("AWS_DEFAULT_REGION", kept.get("AWS_DEFAULT_REGION") or "us-east-1")
     if "WEBHOOKD_DATABASE_URL" in taken:
-        os.environ.pop("PGPASSWORD", None)  # the session's database needs none, and gets none of the user's
+        _keep_passwords()
     lower = set() if whole else {"database_url", "redis_url"} - sources.given(Settings.model_fields, layers)
     return load_from(layers, **{name: _STAND_INS[name] for name in lower}), sorted(taken)
 
@@ -66,14 +66,24 @@ def database(folder: Path) -> tuple[DatabaseSettings, Path | None]:
             f"WEBHOOKD_DATABASE_URL: {found.source} may name a database on this machine only (127.0.0.1), without parameters: "
             "set the URL in the environment"
         )
+    _keep_passwords()
+    schema = sources.find("database_schema", own) or dev.find("database_schema")
+    overrides = {} if schema is None else {"database_schema": schema.value}
+    return load_database(database_url=url, **overrides), folder / "dev.env"
+
+
+def _keep_passwords() -> None:
+    """The session's database needs no password, and gets none of the user's."""
     os.environ.pop("PGPASSWORD", None)
-    return load_database(database_url=url), folder / "dev.env"
+    os.environ["PGPASSFILE"] = os.devnull
 
 
 def _layers(folder: Path) -> list[Layer]:
     *own, dev = sources.layers(folder)
     if sources.find("accounts__default__signature_keys", own):
         dev.values.pop("signature_keys", None)  # of an earlier session, which had no key of the user's
+    if sources.find("database_url", own):
+        dev.values.pop("database_schema", None)  # of the session's own database
     return [*own, dev]
 
 

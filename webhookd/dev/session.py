@@ -207,6 +207,8 @@ class _Session:
         """Keeps what the session brought, for commands that are run in another terminal, and the key for the next session."""
         kept = {f"WEBHOOKD_{name.upper()}": str(value) for name, value in self._own.items() if name not in _GENTLE}
         kept |= {"WEBHOOKD_LISTEN": running.public_url, "WEBHOOKD_ADMIN_LISTEN": running.admin_url}
+        if "database_url" in self._own:
+            kept["WEBHOOKD_DATABASE_SCHEMA"] = self._settings.database_schema
         if self._stack.embeds_sqs:
             kept |= {name: value for name, value in os.environ.items() if name.startswith("AWS_") and value == "dev"}
             kept["AWS_DEFAULT_REGION"] = os.environ["AWS_DEFAULT_REGION"]

@@ -84,6 +84,12 @@ def _schema(state: State) -> Finding:
     if state.pending:
         missing = ", ".join(one.id for one in state.pending)
         return Finding("schema", Verdict.FAILED, f"{queries.schema} lacks {missing}: run `webhookd migrate`")
+    if state.is_on_path:
+        detail = (
+            f"the search_path of the role in WEBHOOKD_DATABASE_URL has {queries.schema}, so a handler's `customers` is "
+            "webhookd's, not your application's: ALTER ROLE … SET search_path = public, or whatever your handlers need"
+        )
+        return Finding("schema", Verdict.WARNING, detail)
     return Finding("schema", Verdict.OK, f"{queries.schema} is up to date")
 
 

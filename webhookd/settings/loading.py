@@ -45,6 +45,7 @@ def load_from(layers: list[Layer], **overrides: Any) -> Settings:
     try:
         found = sources.find_all(Settings.model_fields, layers)
         problems += _borrowed_password(found.get("database_url"))
+        problems += _stray_schema(found)
         settings = Settings.model_validate(_nested({name: one.value for name, one in found.items()} | overrides))
     except SettingsError as error:
         problems.append(str(error))
@@ -86,7 +87,7 @@ def load_database(**overrides: Any) -> DatabaseSettings:
     layers = sources.layers()
     wanted = DatabaseSettings.model_fields.keys() - overrides.keys()
     found = {name: one for name in wanted if (one := sources.find(name, layers))}
-    if problems := list(_borrowed_password(found.get("database_url"))):
+    if problems := [*_borrowed_password(found.get("database_url")), *_stray_schema(found)]:
         raise SettingsError("\n".join(problems))
     try:
         return DatabaseSettings.model_validate({name: one.value for name, one in found.items()} | overrides)
@@ -95,19 +96,36 @@ def load_database(**overrides: Any) -> DatabaseSettings:
 
 
 def _borrowed_password(url: Found | None) -> Iterator[str]:
-    """A line if the PostgreSQL client would send the user's PGPASSWORD to a database that a folder names."""
-    if url is None or url.named_by is None or not os.environ.get("PGPASSWORD"):
+    """A line if the PostgreSQL client would send a password of the user's to a database that a folder names.
+
+    Passwords of a file (PGPASSFILE, ~/.pgpass) are kept from such a database, without a word: most users have no such file.
+    """
+    if url is None or url.named_by is None:
         return
+    os.environ["PGPASSFILE"] = os.devnull
     try:
         parts = urlsplit(str(url.value))
-        has_password = bool(parts.password or parse_qs(parts.query).get("password"))
+        query = parse_qs(parts.query)
+        has_password = bool(parts.password or query.get("password"))
     except ValueError:
-        has_password = False
-    if not has_password:
+        query, has_password = {}, False
+    if "passfile" in query:
+        yield f"WEBHOOKD_DATABASE_URL: {url.source} may not name a file of passwords: set the URL in the environment"
+    if os.environ.get("PGPASSWORD") and not has_password:
         yield (
             f"WEBHOOKD_DATABASE_URL: {url.source} names a database and no password, and PGPASSWORD of the environment goes to "
             "no address that a folder names: write the password into that URL, set the URL in the "
             "environment, or unset PGPASSWORD"
+        )
+
+
+def _stray_schema(found: Mapping[str, Found]) -> Iterator[str]:
+    """A line if a folder names the schema of a database that the user names: events would go where nobody looks for them."""
+    url, schema = found.get("database_url"), found.get("database_schema")
+    if url is not None and schema is not None and url.named_by is None and schema.named_by is not None:
+        yield (
+            f"WEBHOOKD_DATABASE_SCHEMA: {schema.source} names the schema of a database that it does not name: "
+            "set the schema where WEBHOOKD_DATABASE_URL is set"
         )
 
 

@@ -129,7 +129,7 @@ SchemaName = Annotated[
     str,
     # A name that SQL needs not quote. `pg_` is PostgreSQL's own.
     _looks(
-        r"(?!pg_)[a-z_][a-z0-9_]{0,62}",
+        r"(?!pg_|information_schema$)[a-z_][a-z0-9_]{0,62}",
         "a name of lower-case letters, digits and _, as webhookd_eu; pg_ at its beginning is PostgreSQL's",
     ),
 ]

@@ -18,7 +18,7 @@ from webhookd.backoff import ceiling
 from webhookd.errors import WebhookdError
 from webhookd.store.blockers import Blockers
 from webhookd.store.database import CONNECT_TIMEOUT
-from webhookd.store.failures import gateway, unavailable
+from webhookd.store.failures import gateway, refusal, unavailable
 from webhookd.store.queries import SCHEMA, SQL, in_schema, queries
 from webhookd.store.session import connect, is_pooled
 
@@ -34,7 +34,7 @@ _PAUSE = (2.0, 10.0)  # seconds between two tries for a lock, at first and at mo
 # Such a statement keeps nobody from writing, however long it waits, so it may wait as long as we do.
 _CONCURRENTLY = re.compile(r"\bCONCURRENTLY\b", re.IGNORECASE)
 _NOT_AT_ONCE = "-- transaction: false"
-_RELATION = re.compile(r"^CREATE (?:TABLE|VIEW) \w+\.(\w+)", re.MULTILINE)
+_RELATION = re.compile(r'^CREATE (?:TABLE|VIEW) "?\w+"?\.(\w+)', re.MULTILINE)
 _POOLED = (
     "a connection pooler, such as PgBouncer, stands before PostgreSQL: it could give our session, and with it the lock that "
     "lets one process migrate, to somebody else. For this command, name PostgreSQL itself in WEBHOOKD_DATABASE_URL; where what "
@@ -78,6 +78,7 @@ class State:
     unknown: list[str]
     problem: str | None = None
     note: str | None = None
+    is_on_path: bool = False  # the role finds its tables without the schema's name
 
 
 async def migrate(
@@ -113,7 +114,7 @@ async def migrate(
                 raise WebhookdError(found.problem)
             if found.note:
                 tell(found.note)
-            await _make_schema(connection, schema)
+            await _make_schema(connection, schema, tell)
             pending = found.pending
             async with Blockers(url, connection.get_server_pid(), tell) as blockers:
                 session = _Session(connection, blockers, tell, lock_timeout, patience)
@@ -152,7 +153,12 @@ def _read(path: Path) -> Migration:
 
 async def _connect(url: str, **options: Any) -> Any:
     # Nothing is prepared ahead, so that a pooler in between gets as far as being found out.
-    return await connect(url, timeout=CONNECT_TIMEOUT, statement_cache_size=0, **options)
+    try:
+        return await connect(url, timeout=CONNECT_TIMEOUT, statement_cache_size=0, **options)
+    except asyncpg.PostgresError as error:
+        if problem := refusal(error):
+            raise WebhookdError(f"PostgreSQL opens {problem.removesuffix(', and restart webhookd')}") from error
+        raise
 
 
 async def _take_turn(connection: Any, tell: Tell) -> None:
@@ -178,7 +184,9 @@ async def state_of(connection: Any, known: list[Migration]) -> State:
     pending = [one for one in known if one.id not in applied]
     taken = set(row["taken"]) & frozenset[str]().union(*(one.makes for one in pending))
     note = _FORMER if row["former"] and not row["migrated"] else None
-    return State(pending, sorted(applied - {one.id for one in known}), _problem(row, taken) if pending else None, note)
+    return State(
+        pending, sorted(applied - {one.id for one in known}), _problem(row, taken) if pending else None, note, row["is_on_path"]
+    )
 
 
 def _problem(row: Any, taken: set[str]) -> str | None:
@@ -211,11 +219,15 @@ def _unreadable(row: Any) -> str:
     )
 
 
-async def _make_schema(connection: Any, schema: str) -> None:
+async def _make_schema(connection: Any, schema: str, tell: Tell) -> None:
     async with connection.transaction():
         row = await queries.schema_state(connection, schema=schema, names=[])
         if not row["exists"]:
-            await connection.execute(f"CREATE SCHEMA {schema}")  # the setting takes no name that needs quotes
+            await connection.execute(f'CREATE SCHEMA "{schema}"')
+        if row["role"] == schema and not row["migrated"] and row["default_path"]:
+            # By PostgreSQL's default, "$user", public, the role's unqualified names would find our tables from now on.
+            await connection.execute(f'ALTER ROLE CURRENT_USER IN DATABASE "{row["database"]}" SET search_path = public')
+            tell(f"the role {schema} keeps finding its own tables in public: its search_path in this database is now public")
         if not row["migrated"]:
             await queries.make_migrations_table(connection)
 

@@ -65,7 +65,7 @@ class Queries:
 
 def in_schema(sql: str, schema: str) -> str:
     """`sql` with `schema` in place of the schema `webhookd`, in which all SQL here is written."""
-    return sql if schema == SCHEMA else _QUALIFIER.sub(f"{schema}.", sql)
+    return sql if schema == SCHEMA else _QUALIFIER.sub(f'"{schema}".', sql)
 
 
 queries = Queries()
