@@ -24,7 +24,7 @@ from webhookd.authorizenet.notification import EVENT_TYPES
 from webhookd.dev import traffic
 from webhookd.errors import UnavailableError, WebhookdError
 from webhookd.settings import Settings
-from webhookd.store import migrations
+from webhookd.store import database, migrations
 from webhookd.store.migrations import FOLDER, LOCK_TIMEOUT, migrate
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
@@ -84,6 +84,7 @@ async def test_webhooks_go_on_while_a_migration_waits_for_its_lock(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(migrations, "_PAUSE", (1.0, 1.0))
+    monkeypatch.setattr(database, "CONNECT_TIMEOUT", 60.0)  # however slow the machine is, PostgreSQL does not count as away
     daemon = await start(roles="receive", commit_timeout=60, shutdown_grace=90)
     ledger = Ledger(servers.database_url)
     told: list[str] = []
