@@ -48,6 +48,7 @@ _OPERATIONS = "tests/integration/test_operations.py::"
 _RETRY = "tests/integration/test_retry.py::"
 _QUARANTINE = "tests/integration/test_quarantine.py::"
 _STATISTICS = "tests/integration/test_statistics.py::"
+_REQUESTS = "tests/integration/test_requests.py::"
 _CONNECTIONS = "tests/integration/test_connections.py::"
 _ATTACKS = "tests/integration/test_attacks.py::"
 _BOUNDS = "tests/integration/test_admin_bounds.py::"
@@ -732,9 +733,44 @@ GUARDS = (
     Guard(
         "a refusal does not overtake the answer before it",
         "webhookd/receive/connection.py",
-        "        if self.phase in (Phase.BODY, Phase.WORK) or self._messages:",
+        "        if self.phase in (Phase.BODY, Phase.WORK, Phase.NEXT) or self._messages:",
         "        if False:",
         _ATTACKS + "test_what_is_malformed_is_answered_after_the_request_before_it",
+    ),
+    Guard(
+        "a webhook is not lost to what is malformed behind it",
+        "webhookd/receive/connection.py",
+        "web_protocol.MAX_MSG_QUEUE_SIZE = 1",
+        "web_protocol.MAX_MSG_QUEUE_SIZE = 32",
+        _REQUESTS + "test_a_webhook_is_taken_whatever_comes_behind_it_in_the_same_read",
+    ),
+    Guard(
+        "the parser goes on after each request",
+        "webhookd/receive/connection.py",
+        '            self.data_received(b"")',
+        "            pass",
+        _REQUESTS + "test_a_pipeline_behind_a_body_in_pieces_is_answered",
+    ),
+    Guard(
+        "a pipeline is read no faster than it is answered",
+        "webhookd/receive/connection.py",
+        "            self._max_msg_queue_size = 1",
+        "            pass",
+        _REQUESTS + "test_a_pipeline_is_read_no_faster_than_it_is_answered",
+    ),
+    Guard(
+        "whole requests are not taken for the report of an error",
+        "webhookd/receive/connection.py",
+        "elif self._incomplete() and self._messages and",
+        "elif self.phase is Phase.BODY and self._messages and",
+        _REQUESTS + "test_whole_requests_behind_a_body_whose_handler_has_not_begun_are_no_error",
+    ),
+    Guard(
+        "a request for another protocol ends its connection",
+        "webhookd/receive/connection.py",
+        "            response.force_close()  # aiohttp's parser",
+        "            pass  # aiohttp's parser",
+        _REQUESTS + "test_a_client_that_asks_for_another_protocol_is_told_that_what_follows_is_not_read",
     ),
     Guard(
         "whatever the parser raises is a 400",

@@ -10,12 +10,14 @@ import re
 
 import asyncpg
 import pytest
+from aiohttp import web
 
 from tests.conftest import Start
 from tests.helpers.wait import until
 from tests.integration.test_connections import PATH, connected, metric, request, rest, statuses
 from webhookd.authorizenet.notification import EVENT_TYPES
 from webhookd.dev import traffic
+from webhookd.receive.connection import Connection, Phase
 from webhookd.receive.connections import ConnectionLimits
 
 HOLD = "BEGIN; LOCK TABLE events IN SHARE MODE"  # no commit ends before COMMIT
@@ -271,3 +273,125 @@ async def test_a_connection_that_stays_idle_after_a_webhook_is_closed(start: Sta
         writer.write(request(BODY))
         assert (await answer(reader))[0] == 200
         assert await rest(reader) == b""
+
+
+LIVE = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
+LONG = b"GET / HTTP/1.1\r\nHost: x\r\nA: " + b"a" * 70_000 + b"\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("sent", "expected"),
+    [
+        (PLAIN + b"\x00garbage\r\n\r\n", [b"200", b"400"]),
+        (PLAIN + LONG, [b"200", b"400"]),
+        (request(BODY, "Connection: close") + LIVE, [b"200"]),
+    ],
+    ids=["no HTTP", "a long head", "more after the last"],
+)
+async def test_a_webhook_is_taken_whatever_comes_behind_it_in_the_same_read(
+    sent: bytes, expected: list[bytes], start: Start
+) -> None:
+    daemon = await start(roles="receive")
+    async with connected(daemon) as [(reader, writer)]:
+        writer.write(sent)
+        assert statuses(await rest(reader)) == expected
+
+
+async def test_a_pipeline_behind_a_body_in_pieces_is_answered(start: Start) -> None:
+    daemon = await start(roles="receive")
+    async with connected(daemon) as [(reader, writer)]:
+        writer.write(PLAIN[:-2])
+        await asyncio.sleep(0.05)  # its handler begins
+        writer.write(PLAIN[-2:] + LIVE * 100)
+        assert [(await answer(reader))[0] for _ in range(101)] == [200] * 101
+
+
+async def test_the_last_of_a_pipeline_is_answered_when_the_client_ends_its_half_before_its_turn(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = asyncio.Event()
+    eof_received, answer_request = Connection.eof_received, Connection.answer
+
+    async def answer_late(connection: Connection, asked: web.BaseRequest) -> web.StreamResponse:
+        if connection.phase is Phase.NEXT:
+            writer.write_eof()
+            await asyncio.wait_for(ended.wait(), 10)
+        return await answer_request(connection, asked)
+
+    def end(connection: Connection) -> bool | None:
+        ended.set()
+        return eof_received(connection)
+
+    monkeypatch.setattr(Connection, "answer", answer_late)
+    monkeypatch.setattr(Connection, "eof_received", end)
+    daemon = await start(roles="receive")
+    async with connected(daemon) as [(reader, writer)]:
+        writer.write(LIVE * 2)
+        assert statuses(await rest(reader)) == [b"200", b"200"]
+
+
+async def test_whole_requests_behind_a_body_whose_handler_has_not_begun_are_no_error(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads = asyncio.Queue[int]()
+    begin = asyncio.Event()
+    data_received, answer_request = Connection.data_received, Connection.answer
+
+    async def answer_late(connection: Connection, asked: web.BaseRequest) -> web.StreamResponse:
+        await asyncio.wait_for(begin.wait(), 10)
+        return await answer_request(connection, asked)
+
+    def count(connection: Connection, data: bytes) -> None:
+        data_received(connection, data)
+        reads.put_nowait(len(data))
+
+    monkeypatch.setattr(Connection, "answer", answer_late)
+    monkeypatch.setattr(Connection, "data_received", count)
+    daemon = await start(roles="receive")
+    async with connected(daemon) as [(reader, writer)]:
+        for piece in (PLAIN[:-1], PLAIN[-1:] + LIVE, LIVE, LIVE):
+            writer.write(piece)
+            left = len(piece)
+            while left:
+                left -= await asyncio.wait_for(reads.get(), 10)
+        begin.set()
+        assert [(await answer(reader))[0] for _ in range(4)] == [200] * 4
+
+
+@pytest.mark.parametrize("protocol", ["h2c", "websocket"])
+async def test_a_client_that_asks_for_another_protocol_is_told_that_what_follows_is_not_read(
+    protocol: str, start: Start
+) -> None:
+    daemon = await start(roles="receive")
+    async with connected(daemon) as [(reader, writer)]:
+        writer.write(request(BODY, "Connection: upgrade", f"Upgrade: {protocol}") + PLAIN)
+        answers = await rest(reader)
+    assert statuses(answers) == [b"200"]
+    assert b"\r\nConnection: close\r\n" in answers
+
+
+async def test_a_pipeline_is_read_no_faster_than_it_is_answered(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, ahead, answered = 0, 0, 0
+    data_received, answer_request = Connection.data_received, Connection.answer
+
+    async def count_answers(connection: Connection, asked: web.BaseRequest) -> web.StreamResponse:
+        nonlocal answered
+        answered += 1
+        await asyncio.sleep(0.001)  # the client writes meanwhile
+        return await answer_request(connection, asked)
+
+    def count(connection: Connection, data: bytes) -> None:
+        nonlocal read, ahead
+        read += len(data)
+        ahead = max(ahead, read - answered * len(LIVE))
+        data_received(connection, data)
+
+    monkeypatch.setattr(Connection, "answer", count_answers)
+    monkeypatch.setattr(Connection, "data_received", count)
+    daemon = await start(roles="receive")
+    async with connected(daemon) as [(reader, writer)]:
+        writer.write(LIVE * 300_000)
+        for _ in range(200):
+            assert (await answer(reader))[0] == 200
+        writer.transport.abort()
+    assert ahead < 2_000_000

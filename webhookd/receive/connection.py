@@ -7,10 +7,11 @@ from contextlib import suppress
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, cast
 
-from aiohttp import StreamReader, web
+from aiohttp import HttpVersion10, StreamReader, web, web_protocol
+from aiohttp.http_exceptions import BadHttpMessage
 
 from webhookd.errors import OverloadedError
-from webhookd.receive.handler import MALFORMED, REST_SECONDS, Handler, Rest
+from webhookd.receive.handler import MALFORMED, REST_SECONDS, Handler, Rest, wants_another_protocol
 from webhookd.receive.reply import Rendered
 
 if TYPE_CHECKING:
@@ -20,6 +21,10 @@ LIVENESS = b"GET /livez "
 MAX_HEAD = 65_536  # bytes; aiohttp bounds each line and their number, which together is far more
 _UNREAD_BYTES = 16_384  # of answers, beside those that the system keeps, with which a client counts as not reading
 _EVICTION_SECONDS = 0.1
+
+# aiohttp's parser drops the whole requests of a read if it finds one behind them malformed. So it stops after each request, and
+# `Connection.answer` makes it go on.
+web_protocol.MAX_MSG_QUEUE_SIZE = 1
 
 _TOO_LARGE = 431, f"the head has more than {MAX_HEAD} bytes"
 _TOO_SLOW = 408, "the head took too long"
@@ -46,6 +51,7 @@ class Connection(Handler):
 
     def __init__(self, of: Connections, server: web.Server, **options: Any) -> None:
         super().__init__(of, server, **options)
+        self._max_msg_queue_size = 2  # requests with which aiohttp stops reading; to stop and go on at each one costs 10 µs
         self.phase = Phase.HEAD  # changed by Connections.move alone
         self._socket: asyncio.Transport | None = None
         self._started = False  # aiohttp's part has begun
@@ -92,8 +98,8 @@ class Connection(Handler):
             return
         if data and self.phase in (Phase.HEAD, Phase.IDLE):
             self._follow(len(data))
-        elif self.phase is Phase.BODY and len(self._messages) > (not self._handling):
-            # What aiohttp has queued behind an incomplete body is the report that the body is malformed. The request itself is
+        elif self._incomplete() and self._messages and self._messages[-1][1] is not self._payload:
+            # Only aiohttp's report that the body is malformed can be queued behind an incomplete body. The request itself is
             # queued until its handler begins.
             self._malformed()
 
@@ -102,7 +108,7 @@ class Connection(Handler):
         self._ended = True
         if self.phase is Phase.BODY and self._payload is not None:
             self._payload.set_exception(web.RequestPayloadError("the body ends too early"))
-        elif self.phase not in (Phase.WORK, Phase.UNREAD) and not self._messages:
+        elif self.phase not in (Phase.WORK, Phase.NEXT, Phase.UNREAD) and not self._messages:
             self._rest.end()
             self._of.move(self, Phase.CLOSING)
             return None
@@ -173,6 +179,8 @@ class Connection(Handler):
         if self.phase is Phase.NEXT:
             await asyncio.sleep(0)  # from Python 3.12 on, aiohttp would serve all that was read in one turn of the loop
         self._begun()
+        if request.version < HttpVersion10:
+            raise BadHttpMessage("no version")
         self._head = 0
         self.request, self._payload = request, request.content
         if request.content.is_eof():
@@ -183,6 +191,14 @@ class Connection(Handler):
         self._handling = True
         response = await self._of.handle(request)
         self._handling = False  # the response is written at once
+        if wants_another_protocol(request):
+            response.force_close()  # aiohttp's parser drops the bytes that came behind the request
+        elif not self._messages and request.content.is_eof():
+            self.data_received(b"")  # the parser has stopped after this request
+        if self._messages:
+            self._max_msg_queue_size = (
+                1  # read nothing further while a whole request is left, or the client would fill our memory
+            )
         last = not self._messages
         if not request.content.is_eof():
             response.force_close()
@@ -218,7 +234,7 @@ class Connection(Handler):
         """Answers with `reply`, after the requests before it have their answers, and closes."""
         if self._socket is None or self._socket.is_closing():
             return
-        if self.phase in (Phase.BODY, Phase.WORK) or self._messages:
+        if self.phase in (Phase.BODY, Phase.WORK, Phase.NEXT) or self._messages:
             self._due = reply
             return
         self._end(reply)
@@ -228,8 +244,12 @@ class Connection(Handler):
             self._socket.write(reply.wire(close=True))
             self._finish()
 
+    def _incomplete(self) -> bool:
+        """Whether the body of the request that comes, or is answered, has not come entirely."""
+        return self.phase is Phase.BODY and self._payload is not None and not self._payload.is_eof()
+
     def _malformed(self) -> None:
-        if self.phase is Phase.BODY and self._payload is not None and not self._payload.is_eof():
+        if self._incomplete() and self._payload is not None:
             self._payload.set_exception(web.RequestPayloadError("the body is malformed"))
             return
         self._of.counters.malformed.inc()

@@ -20,6 +20,11 @@ REST_SECONDS = 1.0
 _REST_BYTES = 1_048_576
 
 
+def wants_another_protocol(request: web.BaseRequest) -> bool:
+    """Whether what follows the request may be no HTTP."""
+    return request.method == "CONNECT" or "Upgrade" in request.headers
+
+
 class Handler(web.RequestHandler):
     """Answers malformed HTTP, and our mistakes, with problems that repeat no input. Malformed HTTP makes no line in the log."""
 
@@ -44,7 +49,7 @@ class Handler(web.RequestHandler):
     def log_exception(self, *args: Any, **kw: Any) -> None:
         """Reports an error outside of the application: in aiohttp, or in what follows a request for another protocol."""
         error = kw.get("exc_info")
-        if self.request is not None and (self.request.method == "CONNECT" or "Upgrade" in self.request.headers):
+        if self.request is not None and wants_another_protocol(self.request):
             self._of.counters.malformed.inc()
         else:
             logger.error("a request failed", error=where(error) if isinstance(error, BaseException) else "in aiohttp")
