@@ -196,9 +196,8 @@ class Connection(Handler):
         elif not self._messages and request.content.is_eof():
             self.data_received(b"")  # the parser has stopped after this request
         if self._messages:
-            self._max_msg_queue_size = (
-                1  # read nothing further while a whole request is left, or the client would fill our memory
-            )
+            # Read nothing further while a whole request is left, or the client would fill our memory.
+            self._max_msg_queue_size = 1
         last = not self._messages
         if not request.content.is_eof():
             response.force_close()
