@@ -97,6 +97,8 @@ async def test_copies_that_the_queue_lost_are_made_again(
             monkeypatch.setattr(dead_letters, name, value)
     daemon = await start(closing())
     await dead(daemon, servers, 3)
+    recorded = "SELECT count(*) = 3 FROM events WHERE dead_letter_sent_at IS NOT NULL"
+    await until(lambda: connection.fetchval(recorded), "each copy is recorded, too")
     # Sent a while ago: what was sent just now may not show yet.
     ago = "now() - interval '2 minutes'"
     await connection.execute(f"UPDATE events SET dead_letter_sent_at = {ago}, finished_at = {ago}")
