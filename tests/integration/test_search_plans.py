@@ -287,7 +287,7 @@ async def test_an_event_and_what_belongs_to_it_are_read_by_indexes(statements: E
 
 DEAD = {
     "all": (Dead(), 60),
-    "a reason": (Dead(reason="at a LOSS"), 250),  # a look; with old statistics, PostgreSQL sorts what it has found
+    "a reason": (Dead(reason="at a LOSS"), 60),
     "a type": (Dead(event_types=("payment.*",)), 250),
     "nothing": (Dead(reason="nothing"), LOOKED),
     "discarded": (Dead(discarded=True), LOOKED),
@@ -296,9 +296,13 @@ DEAD = {
 
 
 @pytest.mark.parametrize("name", DEAD)
-async def test_dead_letters_are_read_by_their_death(statements: Explaining, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_dead_letters_are_read_by_their_death(
+    statements: Explaining, name: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "_BUDGET", 60.0)
     dead, most = DEAD[name]
+    if CALM in request.node.name and name == "a reason":
+        most = 250  # a whole look: with old statistics, PostgreSQL sorts what it has found
     for place in (START, middle()):
         await search_dead(statements, dead, place, 50)
     assert read(statements.plans, "events") <= ({"events_dead_place"} if dead.discarded else DEAD_EVENTS)

@@ -1,4 +1,4 @@
-"""What implements each transition of the models: the one place where the models and the code meet.
+"""The code that implements each transition of the models: the one place where the models and the code meet.
 
 A transition carries `/* code: <key> */`. Here are its function, and the named queries of sql/queries/ that it runs.
 A name with `?` is not yet written: the code will probably be called so.

@@ -21,7 +21,7 @@ def has_spin() -> bool:
 
 @dataclass(slots=True, frozen=True)
 class Found:
-    """What a search found: the invariant that broke, if one did, and how far it looked."""
+    """The result of a search: the invariant that broke, if one did, and how far the search looked."""
 
     broken: str
     states: int

@@ -85,6 +85,7 @@ class Fleet:
         self.database: asyncpg.Pool[asyncpg.Record]  # for looks that are made at the same time
         self.replicas: list[Process] = []  # all that were started
         self.old: list[Process] = []  # those of the previous release
+        self.slowest = 0.0
         self.targets: list[Process] = []  # those that the load goes to
         self.failed: Counter[str] = Counter()  # what a webhook was answered that was not 200, or not what it must be
         self._in_flight: Counter[str] = Counter()
@@ -112,10 +113,7 @@ class Fleet:
         return {
             **self.servers.settings,
             **QUICK,
-            # However slow the machine is, no webhook is refused for that.
-            "WEBHOOKD_COMMIT_TIMEOUT": "30",
-            "WEBHOOKD_BODY_TIMEOUT": "30",
-            "WEBHOOKD_SHUTDOWN_GRACE": "60",
+            "WEBHOOKD_BODY_TIMEOUT": "30",  # the load's own process may be slow
             "WEBHOOKD_RELAY_WINDOW": "200",  # what is put off stays in it
             "WEBHOOKD_RESEND_AFTER": "15",  # or the queue fills with what is put off, and moto scans all of it
             "WEBHOOKD_MAX_ATTEMPTS": "100",
@@ -221,6 +219,7 @@ class Fleet:
         finally:
             self._in_flight[url] -= 1
         ledger.record(answer)
+        self.slowest = max(self.slowest, answer.seconds)
         if answer.status != 200 or answer.outcome != expected:
             self.failed[f"{answer.status} {answer.outcome}, not {expected}"] += 1
 

@@ -17,6 +17,7 @@ from tests.helpers.running import Process
 from tests.helpers.wait import until
 from tests.upgrade import release
 from tests.upgrade.fleet import Fleet, together
+from webhookd.settings import Settings
 from webhookd.store.queries import MIGRATIONS
 
 COMMANDS = str(Path(__file__).parent / "commands.py")
@@ -42,7 +43,7 @@ FROM generate_series(1, 300) AS n, (SELECT now() - interval '900 days' AS at) AS
 
 @asynccontextmanager
 async def loaded(fleet: Fleet, rate: float) -> AsyncIterator[None]:
-    """The load goes on through the block; in the end, none of it was refused."""
+    """The load goes on through the block; in the end, none of it was refused, and none waited too long."""
     stop = asyncio.Event()
     sending = asyncio.create_task(fleet.load(rate, stop))
     try:
@@ -51,6 +52,7 @@ async def loaded(fleet: Fleet, rate: float) -> AsyncIterator[None]:
         stop.set()
         await sending
     assert not fleet.failed
+    assert fleet.slowest < Settings.model_fields["commit_timeout"].default
 
 
 async def worked(fleet: Fleet, more: int) -> None:

@@ -25,7 +25,7 @@ _BOOKKEEPING = 10.0  # seconds, for each step after the handlers
 
 
 class Step(NamedTuple):
-    """What came of an event in a transaction of its own."""
+    """The outcome of an event in a transaction of its own."""
 
     claimed: Claimed | None  # None if there is no such event
     outcome: Outcome

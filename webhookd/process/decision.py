@@ -1,4 +1,4 @@
-"""What follows a failed attempt: another one after a delay, or death."""
+"""The decision after a failed attempt: another attempt after a delay, or death."""
 
 from __future__ import annotations
 
