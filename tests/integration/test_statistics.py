@@ -188,15 +188,17 @@ async def test_the_series_has_every_step_of_the_window_once_and_in_order(
     start: Start, connection: Connection, window: int, step: int
 ) -> None:
     daemon = await start(roles="receive", admin_tokens=ANN)
-    # Within the window, on its edge, and just before it; and of steps of another length, which count for nothing here.
-    await connection.execute(
-        """INSERT INTO statistics SELECT step, webhookd.step(step, now() - ago * interval '1 second'), 'received', '', '{1}'
-        FROM unnest(ARRAY[10, 300, 3600, 86400]) AS step, unnest(ARRAY[0, $1::integer - $2, $1 + 2 * $2]) AS ago
-        ON CONFLICT DO NOTHING""",
-        window,
-        step,
-    )
-    found = await stats(daemon, window=window)
+    found, steps = await stats(daemon, window=window), None
+    while steps != (steps := [datetime.fromisoformat(one["at"]) for one in found["series"]]):  # until no step began meanwhile
+        # The window's last step, its first, and the one before it; and steps of another length, which count for nothing here.
+        await connection.execute("DELETE FROM statistics")
+        await connection.execute(
+            """INSERT INTO statistics SELECT step, webhookd.step(step, moment), 'received', '', '{1}'
+            FROM unnest(ARRAY[10, 300, 3600, 86400]) AS step, unnest($1::timestamptz[]) AS moment
+            ON CONFLICT DO NOTHING""",
+            [steps[-1], steps[0], steps[0] - timedelta(seconds=step)],
+        )
+        found = await stats(daemon, window=window)
     assert (found["window"], found["step"]) == (window, step)
     began, ended = datetime.fromisoformat(found["from"]), datetime.fromisoformat(found["to"])
     assert (ended - began).total_seconds() == window
