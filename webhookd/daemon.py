@@ -25,7 +25,7 @@ from webhookd.operate.statements import Statements
 from webhookd.operate.statistics import Recorder
 from webhookd.process import handlers
 from webhookd.process.handlers import Registry
-from webhookd.process.parts import Limits, make_worker
+from webhookd.process.parts import FOLDS, Limits, make_worker
 from webhookd.process.retry import Policy
 from webhookd.queue.acks import Acks
 from webhookd.queue.dead_letters import DeadLetters
@@ -70,6 +70,7 @@ class Daemon:
             schema=settings.database_schema,
             short=settings.short_pool,
             work=settings.concurrency if Role.WORK in roles else 1,
+            fold=FOLDS if Role.WORK in roles else 1,
             admin=_ADMIN_CONNECTIONS,
             handler_timeout=settings.handler_timeout,
             pooled=settings.database_pooler != "none",

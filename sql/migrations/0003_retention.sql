@@ -13,7 +13,7 @@ JOIN pg_class child ON child.oid = i.inhrelid
 CROSS JOIN LATERAL regexp_match(
     pg_get_expr(child.relpartbound, child.oid), $re$FROM \('([0-9a-f-]{36})'\) TO \('([0-9a-f-]{36})'\)$re$
 ) AS bounds
-WHERE i.inhparent IN ('webhookd.event_bodies'::regclass, 'webhookd.event_audit'::regclass) AND bounds IS NOT NULL;
+WHERE i.inhparent IN ('webhookd.bodies'::regclass, 'webhookd.audit'::regclass) AND bounds IS NOT NULL;
 COMMENT ON VIEW webhookd.partitions IS 'The partitions of bodies and audit trail with two bounds: ids from low to below high.';
 
 CREATE FUNCTION webhookd.time_of(id uuid) RETURNS timestamptz
@@ -28,15 +28,18 @@ LANGUAGE sql STABLE STRICT PARALLEL SAFE AS $function$
 $function$;
 COMMENT ON FUNCTION webhookd.id_before(float8) IS 'The lowest id of the instant so many seconds ago.';
 
-CREATE FUNCTION webhookd.stands(
-    status text, received_at timestamptz, finished_at timestamptz, discarded_at timestamptz, since timestamptz
-) RETURNS boolean
-LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $function$
-    SELECT greatest(received_at, finished_at, discarded_at) >= since
-        OR status IN ('received', 'queued', 'retrying') OR (status = 'dead' AND discarded_at IS NULL)
+CREATE FUNCTION webhookd.needed(low uuid, high uuid, since timestamptz) RETURNS SETOF uuid
+LANGUAGE sql STABLE PARALLEL SAFE AS $function$
+    -- The function's `since` by its full name: the table work has a column of that name, which goes first.
+    SELECT id FROM webhookd.ledger WHERE id BETWEEN low AND high AND received_at >= needed.since
+    UNION ALL
+    SELECT event_id FROM webhookd.work
+    WHERE event_id BETWEEN low AND high AND (status <> 'discarded' OR discarded_at >= needed.since)
+    UNION ALL
+    SELECT event_id FROM webhookd.audit WHERE event_id BETWEEN low AND high AND at >= needed.since
 $function$;
-COMMENT ON FUNCTION webhookd.stands(text, timestamptz, timestamptz, timestamptz, timestamptz) IS
-    'Whether an event is needed, however old its id is: it has not ended, waits for an operator, or came, ended or was discarded since.';
+COMMENT ON FUNCTION webhookd.needed(uuid, uuid, timestamptz) IS
+    'The events with ids from low to high that are needed, however old their ids are: they have not ended, wait for an operator, or came, ended or were discarded since.';
 
 -- Makes the partition of `parent` for the week that begins at `first`. To be called outside a transaction.
 CREATE PROCEDURE webhookd.make_partition(parent text, first timestamptz)
@@ -124,18 +127,17 @@ DECLARE
     first_id uuid;
     end_id   uuid;
     since    timestamptz := now() - make_interval(secs => age);
-    needed   text := 'EXISTS (SELECT FROM webhookd.events e WHERE e.id = c.event_id AND e.id >= $1 AND e.id < $2'
-        ' AND webhookd.stands(e.status, e.received_at, e.finished_at, e.discarded_at, $3))';
+    needed   text := 'EXISTS (SELECT FROM webhookd.needed($1, $2, $3) AS n (id) WHERE n.id = c.event_id)';
     found    boolean;
 BEGIN
     SELECT low, high INTO STRICT first_id, end_id FROM webhookd.partitions p WHERE p.child = clear_partition.child;
-    EXECUTE format('SELECT EXISTS (SELECT FROM %s c WHERE NOT %s)', child::regclass, needed)
-        INTO found USING first_id, end_id, since;
-    IF NOT found THEN
-        RETURN 'nothing';
-    END IF;
     -- Before the lock, so that nobody waits behind it in vain; and under the lock, when no row comes any more.
     FOR turn IN 1..2 LOOP
+        EXECUTE format('SELECT EXISTS (SELECT FROM %s c WHERE NOT %s)', child::regclass, needed)
+            INTO found USING first_id, end_id, since;
+        IF NOT found THEN
+            RETURN 'nothing';
+        END IF;
         EXECUTE format('SELECT EXISTS (SELECT FROM %s c WHERE %s)', child::regclass, needed)
             INTO found USING first_id, end_id, since;
         IF found THEN
@@ -181,8 +183,13 @@ BEGIN
             DELETE FROM %1$s c
             USING (SELECT DISTINCT event_id FROM page) p
             WHERE c.event_id = p.event_id AND NOT EXISTS (
-                SELECT FROM webhookd.events e
-                WHERE e.id = p.event_id AND webhookd.stands(e.status, e.received_at, e.finished_at, e.discarded_at, $3)
+                SELECT
+                FROM webhookd.needed(
+                    (SELECT event_id FROM page ORDER BY event_id LIMIT 1),
+                    (SELECT event_id FROM page ORDER BY event_id DESC LIMIT 1),
+                    $3
+                ) AS n (id)
+                WHERE n.id = p.event_id
             )
             RETURNING c.event_id
         )
@@ -225,7 +232,7 @@ DECLARE
 BEGIN
     FOR week IN 0..4 LOOP
         first := (date_trunc('week', now() AT TIME ZONE 'UTC') + week * interval '1 week') AT TIME ZONE 'UTC';
-        FOREACH parent IN ARRAY ARRAY['event_bodies', 'event_audit'] LOOP
+        FOREACH parent IN ARRAY ARRAY['bodies', 'audit'] LOOP
             child := format('%s_%s', parent, to_char(first AT TIME ZONE 'UTC', 'YYYYMMDD'));
             EXECUTE format('CREATE TABLE webhookd.%I PARTITION OF webhookd.%I FOR VALUES FROM (%L) TO (%L)',
                            child, parent, webhookd.first_id(first), webhookd.first_id(first + interval '1 week'));

@@ -33,20 +33,20 @@ COMMENT ON COLUMN webhookd.operations.selection IS 'Which events, as the operato
 COMMENT ON COLUMN webhookd.operations.after_at IS 'With after_id: the place up to which the selection has been counted, or worked on.';
 
 CREATE FUNCTION webhookd.chosen(
-    e webhookd.events, statuses text[], event_types text[], account text, entity_id text, invoice_number text, merchant_reference text,
-    received_from timestamptz, received_to timestamptz
+    l webhookd.ledger, status text, statuses text[], event_types text[], account text, entity_id text, invoice_number text,
+    merchant_reference text, received_from timestamptz, received_to timestamptz
 ) RETURNS boolean
 LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $function$
-    SELECT (statuses IS NULL OR e.status = ANY(statuses))
-        AND (event_types IS NULL OR e.event_type LIKE ANY(event_types))
-        AND (chosen.account IS NULL OR e.account = chosen.account)
-        AND (chosen.entity_id IS NULL OR e.entity_id = chosen.entity_id)
-        AND (chosen.invoice_number IS NULL OR e.invoice_number = chosen.invoice_number)
-        AND (chosen.merchant_reference IS NULL OR e.merchant_reference = chosen.merchant_reference)
-        AND (received_from IS NULL OR e.received_at >= received_from) AND (received_to IS NULL OR e.received_at < received_to)
+    SELECT (statuses IS NULL OR webhookd.status_of(chosen.status) = ANY(statuses))
+        AND (event_types IS NULL OR l.event_type LIKE ANY(event_types))
+        AND (chosen.account IS NULL OR l.account = chosen.account)
+        AND (chosen.entity_id IS NULL OR l.entity_id = chosen.entity_id)
+        AND (chosen.invoice_number IS NULL OR l.invoice_number = chosen.invoice_number)
+        AND (chosen.merchant_reference IS NULL OR l.merchant_reference = chosen.merchant_reference)
+        AND (received_from IS NULL OR l.received_at >= received_from) AND (received_to IS NULL OR l.received_at < received_to)
 $function$;
-COMMENT ON FUNCTION webhookd.chosen(webhookd.events, text[], text[], text, text, text, text, timestamptz, timestamptz) IS
-    'Whether the filters choose an event; NULL stands for any. `event_types` are patterns for LIKE.';
+COMMENT ON FUNCTION webhookd.chosen(webhookd.ledger, text, text[], text[], text, text, text, text, timestamptz, timestamptz) IS
+    'Whether the filters choose an event; NULL stands for any. `status` is that of its work, NULL if it has none. `event_types` are patterns for LIKE.';
 
 -- What the daemons counted, by steps of time: each adds what it counted since it last did. Rows of long steps are few, so that
 -- a window of any length is read from some hundreds.

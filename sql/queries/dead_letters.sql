@@ -2,50 +2,59 @@
 -- A dead event whose dead-letter copy came back to the queue by a redrive: it starts anew, with all its attempts. Only if it
 -- died when the copy says: a second delivery of that copy does not wake an event that has died again since.
 WITH changed AS (
-    UPDATE webhookd.events
-    SET status = 'queued', attempts = 0, finished_at = NULL, retry_at = NULL, dead_reason = NULL,
-        dead_letter_sent_at = NULL, redriven_at = now(),
-        send_after = now() + make_interval(secs => :resend_after)
-    WHERE id = :id AND finished_at IS NOT NULL AND status <> 'processed' AND discarded_at IS NULL
-        AND (extract(epoch FROM finished_at) * 1000000)::bigint = :died
-    RETURNING id
+    UPDATE webhookd.work
+    SET status = 'queued', attempts = 0, retry_at = NULL, dead_reason = NULL, copy_sent_at = NULL, redriven_at = now(), since = now(),
+        due = now() + make_interval(secs => :resend_after)
+    WHERE event_id = :id AND consumer = 'handlers' AND status NOT IN ('received', 'queued', 'retrying', 'discarded')
+        AND (extract(epoch FROM due) * 1000000)::bigint = :died
+    RETURNING event_id
 ), audit AS (
-    INSERT INTO webhookd.event_audit (event_id, from_status, to_status, actor, reason)
-    SELECT id, 'dead', 'queued', :actor, :reason FROM changed
+    INSERT INTO webhookd.audit (event_id, from_status, to_status, actor, reason)
+    SELECT event_id, 'dead', 'queued', :actor, :reason FROM changed
 )
-SELECT id FROM changed;
+SELECT event_id FROM changed;
 
 -- name: secret(name)$
 SELECT value FROM webhookd.secrets WHERE name = :name;
 
 -- name: states_of_events(ids)
 SELECT
-    id, account, event_type, status, attempts, redriven_at, dead_reason, traceparent,
-    dead_letter_sent_at IS NOT NULL AS dead_letter_sent,
-    discarded_at IS NOT NULL AS discarded, (extract(epoch FROM finished_at) * 1000000)::bigint AS died,
-    status = 'retrying' AND retry_at > now() AS put_off
-FROM webhookd.events
-WHERE id = ANY(:ids::uuid[]);
+    l.id, l.account, l.event_type, webhookd.status_of(w.status) AS status,
+    w.attempts, w.redriven_at, w.dead_reason, l.traceparent,
+    w.copy_sent_at IS NOT NULL AS dead_letter_sent, w.discarded_at IS NOT NULL AS discarded,
+    CASE WHEN w.status IN ('dead', 'discarded') THEN (extract(epoch FROM w.due) * 1000000)::bigint END AS died,
+    coalesce(w.status = 'retrying' AND w.retry_at > now(), false) AS put_off
+FROM webhookd.ledger l
+LEFT JOIN webhookd.work w ON w.event_id = l.id AND w.event_id = ANY(:ids::uuid[]) AND w.consumer = 'handlers'
+WHERE l.id = ANY(:ids::uuid[]);
 
 -- name: owed_dead_letters(grace, limit)
 -- Dead events whose copy has not reached the dead-letter queue within `grace` seconds of their death.
-SELECT id, account, event_type, dead_reason, traceparent, (extract(epoch FROM finished_at) * 1000000)::bigint AS died
-FROM webhookd.events
-WHERE status = 'dead' AND dead_letter_sent_at IS NULL AND discarded_at IS NULL AND finished_at <= now() - make_interval(secs => :grace)
-ORDER BY finished_at
-LIMIT :limit;
+WITH owed AS MATERIALIZED (
+    SELECT event_id, dead_reason, due
+    FROM webhookd.work
+    WHERE status = 'dead' AND copy_sent_at IS NULL AND due <= now() - make_interval(secs => :grace)
+    ORDER BY due
+    LIMIT :limit
+)
+SELECT l.id, l.account, l.event_type, owed.dead_reason, l.traceparent, (extract(epoch FROM owed.due) * 1000000)::bigint AS died
+FROM owed CROSS JOIN LATERAL (SELECT * FROM webhookd.ledger WHERE id = owed.event_id OFFSET 0) AS l
+ORDER BY owed.due;
 
 -- name: mark_dead_letter_sent(ids)!
-UPDATE webhookd.events SET dead_letter_sent_at = now()
-WHERE id = ANY(ARRAY(
-    SELECT id FROM webhookd.events WHERE id = ANY(:ids::uuid[]) AND finished_at IS NOT NULL AND status <> 'processed' ORDER BY id FOR UPDATE
+UPDATE webhookd.work SET copy_sent_at = now()
+WHERE consumer = 'handlers' AND event_id = ANY(ARRAY(
+    SELECT event_id FROM webhookd.work
+    WHERE event_id = ANY(:ids::uuid[]) AND consumer = 'handlers' AND status NOT IN ('received', 'queued', 'retrying')
+    ORDER BY event_id
+    FOR UPDATE
 ));
 
 -- name: count_dead(limit)$
 -- How many dead events have their copy in the dead-letter queue; NULL if more than `limit` are dead, sent or not.
 SELECT CASE WHEN count(*) <= :limit::integer THEN count(sent_at) END
 FROM (
-    SELECT dead_letter_sent_at AS sent_at FROM webhookd.events WHERE status = 'dead' AND discarded_at IS NULL LIMIT :limit::integer + 1
+    SELECT copy_sent_at AS sent_at FROM webhookd.work WHERE status = 'dead' LIMIT :limit::integer + 1
 ) AS counted;
 
 -- name: owe_dead_letters(ids, settled, after_death, after_id, looked)^
@@ -53,28 +62,29 @@ FROM (
 -- whose copies were all that was found. Copies sent within the last `settled` seconds may not show yet. `last_at` and `last_id` are the
 -- place that was looked at last, NULL at the end.
 WITH page AS MATERIALIZED (
-    SELECT id, finished_at, dead_letter_sent_at
-    FROM webhookd.events
-    WHERE status = 'dead' AND discarded_at IS NULL
-        AND finished_at >= :after_death::timestamptz AND (finished_at, id) > (:after_death::timestamptz, :after_id::uuid)
-    ORDER BY finished_at, id
+    SELECT event_id, due, copy_sent_at
+    FROM webhookd.work
+    WHERE status = 'dead' AND due >= :after_death::timestamptz AND (due, event_id) > (:after_death::timestamptz, :after_id::uuid)
+    ORDER BY due, event_id
     LIMIT :looked::integer
 ), lost AS MATERIALIZED (
-    SELECT id FROM webhookd.events
-    WHERE id = ANY(ARRAY(
-        SELECT id FROM page
-        WHERE dead_letter_sent_at < now() - make_interval(secs => :settled) AND id <> ALL(:ids::uuid[])
+    SELECT event_id FROM webhookd.work
+    WHERE event_id = ANY(ARRAY(
+        SELECT event_id FROM page
+        WHERE copy_sent_at < now() - make_interval(secs => :settled) AND event_id <> ALL(:ids::uuid[])
     ))
-        AND finished_at IS NOT NULL AND status <> 'processed' AND discarded_at IS NULL
-        AND dead_letter_sent_at < now() - make_interval(secs => :settled)
-    ORDER BY id
+        AND consumer = 'handlers' AND status NOT IN ('received', 'queued', 'retrying', 'discarded')
+        AND copy_sent_at < now() - make_interval(secs => :settled)
+    ORDER BY event_id
     FOR UPDATE
 ), owed AS (
-    UPDATE webhookd.events e SET dead_letter_sent_at = NULL FROM lost WHERE e.id = lost.id RETURNING e.id
+    UPDATE webhookd.work SET copy_sent_at = NULL
+    WHERE event_id = ANY(ARRAY(SELECT event_id FROM lost)) AND consumer = 'handlers'
+    RETURNING event_id
 )
-SELECT (SELECT count(*) FROM owed) AS owed, last.finished_at AS last_at, last.id AS last_id
+SELECT (SELECT count(*) FROM owed) AS owed, last.due AS last_at, last.event_id AS last_id
 FROM (SELECT) AS one
-LEFT JOIN (SELECT finished_at, id FROM page ORDER BY finished_at, id OFFSET :looked::integer - 1 LIMIT 1) AS last ON true;
+LEFT JOIN (SELECT due, event_id FROM page ORDER BY due, event_id OFFSET :looked::integer - 1 LIMIT 1) AS last ON true;
 
 -- choose_dead and search_dead look at `looked` dead events from a place on, in the order of their deaths, and return those that the filters
 -- choose, `limit` and no more, so that the work of a call has a bound whatever the filters are. There is always a row: `last_at` and
@@ -84,38 +94,39 @@ LEFT JOIN (SELECT finished_at, id FROM page ORDER BY finished_at, id OFFSET :loo
 -- Those that were not discarded, the oldest death first, up to the deaths of `until`. `until` ends the choice beside the scan: with old
 -- statistics, PostgreSQL takes a range for few events, and would read and sort all of it.
 WITH found AS MATERIALIZED (
-    SELECT e AS event, e.id, e.finished_at AS at
-    FROM webhookd.events e
-    WHERE status = 'dead' AND discarded_at IS NULL
-        AND finished_at >= :after_death::timestamptz AND (finished_at, id) > (:after_death::timestamptz, :after_id::uuid)
-    ORDER BY finished_at, id
+    SELECT event_id, due, dead_reason, last_error
+    FROM webhookd.work
+    WHERE status = 'dead' AND due >= :after_death::timestamptz AND (due, event_id) > (:after_death::timestamptz, :after_id::uuid)
+    ORDER BY due, event_id
     LIMIT :looked::integer
 ), chosen AS (
-    SELECT event, id, at FROM found
-    WHERE at <= :until::timestamptz
-        AND webhookd.chosen(event, NULL, :event_types, :account, NULL, NULL, NULL, NULL, NULL)
+    SELECT l.id, l.event_type, found.dead_reason, 'dead' AS status, found.due AS finished_at
+    FROM found CROSS JOIN LATERAL (SELECT * FROM webhookd.ledger WHERE id = found.event_id OFFSET 0) AS l
+    WHERE due <= :until::timestamptz
+        AND webhookd.chosen(l, 'dead', NULL, :event_types, :account, NULL, NULL, NULL, NULL, NULL)
         AND (
-            :reason::text IS NULL OR position(lower(:reason) IN lower(coalesce((event).dead_reason, ''))) > 0
-            OR position(lower(:reason) IN lower(coalesce((event).last_error, ''))) > 0
+            :reason::text IS NULL OR position(lower(:reason) IN lower(coalesce(found.dead_reason, ''))) > 0
+            OR position(lower(:reason) IN lower(coalesce(found.last_error, ''))) > 0
         )
-    ORDER BY at, id
+    ORDER BY due, event_id
     LIMIT :limit
 )
-SELECT
-    last.at AS last_at, last.id AS last_id, chosen.id, (chosen.event).event_type, (chosen.event).dead_reason,
-    (chosen.event).status, (chosen.event).finished_at
+SELECT last.at AS last_at, last.id AS last_id, chosen.*
 FROM (SELECT) AS one
-LEFT JOIN (SELECT at, id FROM found ORDER BY at, id OFFSET :looked::integer - 1 LIMIT 1) AS last ON last.at <= :until::timestamptz
+LEFT JOIN (SELECT due AS at, event_id AS id FROM found ORDER BY due, event_id OFFSET :looked::integer - 1 LIMIT 1) AS last
+    ON last.at <= :until::timestamptz
 LEFT JOIN chosen ON true
-ORDER BY chosen.at, chosen.id;
+ORDER BY chosen.finished_at, chosen.id;
 
 -- name: choose_dead_by_id(ids, after_death, after_id, until, limit)
 -- Those of `ids` that are dead, discarded or not; else as choose_dead, with the end reached.
 WITH found AS MATERIALIZED (
-    SELECT id, event_type, dead_reason, status, finished_at FROM webhookd.events WHERE id = ANY(:ids::uuid[])
+    SELECT l.id, l.event_type, w.dead_reason, w.status, w.due AS finished_at
+    FROM webhookd.work w JOIN webhookd.ledger l ON l.id = w.event_id AND l.id = ANY(:ids::uuid[])
+    WHERE w.event_id = ANY(:ids::uuid[]) AND w.consumer = 'handlers'
 )
 SELECT * FROM found
-WHERE status = 'dead' AND finished_at <= :until::timestamptz
+WHERE status IN ('dead', 'discarded') AND finished_at <= :until::timestamptz
     AND (finished_at, id) > (:after_death::timestamptz, :after_id::uuid)
 ORDER BY finished_at, id
 LIMIT :limit;
@@ -126,78 +137,99 @@ LIMIT :limit;
 WITH found AS MATERIALIZED (
     SELECT * FROM (
         (
-            SELECT e AS event, e.id, finished_at AS at
-            FROM webhookd.events e
-            WHERE NOT :discarded::boolean AND status = 'dead' AND discarded_at IS NULL
-                AND finished_at <= :before::timestamptz AND (finished_at, id) < (:before::timestamptz, :below::uuid)
-            ORDER BY finished_at DESC, id DESC
+            SELECT event_id, due, dead_reason, last_error
+            FROM webhookd.work
+            WHERE NOT :discarded::boolean AND status = 'dead'
+                AND due <= :before::timestamptz AND (due, event_id) < (:before::timestamptz, :below::uuid)
+            ORDER BY due DESC, event_id DESC
             LIMIT :looked::integer
         ) UNION ALL (
-            SELECT e AS event, e.id, finished_at AS at
-            FROM webhookd.events e
-            WHERE :discarded::boolean AND status = 'dead'
-                AND finished_at <= :before::timestamptz AND (finished_at, id) < (:before::timestamptz, :below::uuid)
-            ORDER BY finished_at DESC, id DESC
+            SELECT event_id, due, dead_reason, last_error
+            FROM webhookd.work
+            WHERE :discarded::boolean AND status = 'discarded'
+                AND due <= :before::timestamptz AND (due, event_id) < (:before::timestamptz, :below::uuid)
+            ORDER BY due DESC, event_id DESC
             LIMIT :looked::integer
         )
     ) AS either
-    ORDER BY at DESC, id DESC
+    ORDER BY due DESC, event_id DESC
     LIMIT :looked::integer
-), chosen AS (
-    SELECT event, id, at FROM found
-    WHERE at >= :since::timestamptz AND ((event).discarded_at IS NOT NULL) = :discarded::boolean
-        AND webhookd.chosen(event, NULL, :event_types, :account, NULL, NULL, NULL, NULL, NULL)
+), chosen AS MATERIALIZED (
+    SELECT l.id
+    FROM found CROSS JOIN LATERAL (SELECT * FROM webhookd.ledger WHERE id = found.event_id OFFSET 0) AS l
+    WHERE due >= :since::timestamptz
+        AND webhookd.chosen(l, 'dead', NULL, :event_types, :account, NULL, NULL, NULL, NULL, NULL)
         AND (
-            :reason::text IS NULL OR position(lower(:reason) IN lower(coalesce((event).dead_reason, ''))) > 0
-            OR position(lower(:reason) IN lower(coalesce((event).last_error, ''))) > 0
+            :reason::text IS NULL OR position(lower(:reason) IN lower(coalesce(found.dead_reason, ''))) > 0
+            OR position(lower(:reason) IN lower(coalesce(found.last_error, ''))) > 0
         )
-    ORDER BY at DESC, id DESC
+    ORDER BY due DESC, event_id DESC
     LIMIT :limit
 )
-SELECT last.at AS last_at, last.id AS last_id, (chosen.event).*
+SELECT last.at AS last_at, last.id AS last_id, e.*
 FROM (SELECT) AS one
-LEFT JOIN (SELECT at, id FROM found ORDER BY at DESC, id DESC OFFSET :looked::integer - 1 LIMIT 1) AS last
+LEFT JOIN (SELECT due AS at, event_id AS id FROM found ORDER BY due DESC, event_id DESC OFFSET :looked::integer - 1 LIMIT 1) AS last
     ON last.at >= :since::timestamptz
-LEFT JOIN chosen ON true
-ORDER BY chosen.at DESC, chosen.id DESC;
+LEFT JOIN (chosen JOIN webhookd.events e USING (id)) ON true
+ORDER BY e.finished_at DESC, e.id DESC;
+
+-- name: lock_ends()$
+-- For the transaction. Processed events have no work whose row could be locked: so of all who make them start anew, or remove them, one
+-- goes after the other, and sees what the others did. A statement of its own, since one that waits sees what was there when it began.
+SELECT pg_advisory_xact_lock(hashtext('webhookd.ends'));
 
 -- name: redrive_events(actor, reason, forced, ids, ended)$
 -- Dead events, and if it is `forced` also processed ones, start anew, with all their attempts, by way of the outbox. `ended` has for each of
 -- `ids` the time of the end that was chosen: an event that has ended anew since is left alone. So is one whose body is no longer
 -- kept, since it would only die of that. Returns how many.
-WITH chosen AS MATERIALIZED (
-    SELECT id, status FROM webhookd.events
-    WHERE id = ANY(:ids::uuid[]) AND (status <> 'processed' OR :forced::boolean)
-        AND finished_at = (:ended::timestamptz[])[array_position(:ids::uuid[], id)]
-        AND EXISTS (SELECT FROM webhookd.event_bodies b WHERE b.event_id = events.id)
-    ORDER BY id
-    FOR UPDATE
+WITH given AS MATERIALIZED (
+    SELECT g.id, g.ended
+    FROM unnest(:ids::uuid[], :ended::timestamptz[]) AS g (id, ended)
+    WHERE EXISTS (SELECT FROM webhookd.bodies b WHERE b.event_id = g.id)
+), dead AS MATERIALIZED (
+    SELECT w.event_id
+    FROM given JOIN webhookd.work w ON w.event_id = given.id AND w.consumer = 'handlers' AND w.due = given.ended
+    WHERE w.event_id = ANY(:ids::uuid[]) AND w.status NOT IN ('received', 'queued', 'retrying')
+    ORDER BY w.event_id
+    FOR UPDATE OF w
 ), changed AS (
-    UPDATE webhookd.events e
-    SET status = 'received', attempts = 0, sends = 0, finished_at = NULL, retry_at = NULL, last_error = NULL, dead_reason = NULL,
-        dead_letter_sent_at = NULL, discarded_at = NULL, redriven_at = now(), send_after = now()
-    FROM chosen
-    WHERE e.id = chosen.id
-    RETURNING e.id, chosen.status
+    UPDATE webhookd.work w
+    SET status = 'received', attempts = 0, sends = 0, retry_at = NULL, last_error = NULL, dead_reason = NULL,
+        copy_sent_at = NULL, discarded_at = NULL, redriven_at = now(), since = now(), due = now()
+    WHERE w.event_id = ANY(ARRAY(SELECT event_id FROM dead)) AND w.consumer = 'handlers'
+    RETURNING w.event_id
+), anew AS (
+    INSERT INTO webhookd.work (event_id, consumer, due, redriven_at)
+    SELECT e.id, 'handlers', now(), now()
+    FROM given JOIN webhookd.events e ON e.id = given.id
+    WHERE e.id = ANY(:ids::uuid[]) AND :forced::boolean AND e.status = 'processed' AND e.finished_at IS NOT DISTINCT FROM given.ended
+    ORDER BY e.id
+    ON CONFLICT DO NOTHING
+    RETURNING event_id
 ), audit AS (
-    INSERT INTO webhookd.event_audit (event_id, from_status, to_status, actor, reason)
-    SELECT id, status, 'received', :actor, :reason FROM changed
+    INSERT INTO webhookd.audit (event_id, from_status, to_status, actor, reason)
+    SELECT event_id, 'dead', 'received', :actor, :reason FROM changed
+    UNION ALL
+    SELECT event_id, 'processed', 'received', :actor, :reason FROM anew
 )
-SELECT count(*) FROM changed;
+SELECT (SELECT count(*) FROM changed) + (SELECT count(*) FROM anew);
 
 -- name: discard_events(actor, reason, ids, ended)$
 -- Discards dead events, each by its death in `ended`, as redrive_events takes it: they stay dead, have no copy any more, and are no longer kept. Returns how many.
 WITH chosen AS MATERIALIZED (
-    SELECT id FROM webhookd.events
-    WHERE id = ANY(:ids::uuid[]) AND status <> 'processed' AND discarded_at IS NULL
-        AND finished_at = (:ended::timestamptz[])[array_position(:ids::uuid[], id)]
-    ORDER BY id
-    FOR UPDATE
+    SELECT w.event_id
+    FROM unnest(:ids::uuid[], :ended::timestamptz[]) AS g (id, ended)
+    JOIN webhookd.work w ON w.event_id = g.id AND w.consumer = 'handlers' AND w.due = g.ended
+    WHERE w.event_id = ANY(:ids::uuid[]) AND w.status NOT IN ('received', 'queued', 'retrying', 'discarded')
+    ORDER BY w.event_id
+    FOR UPDATE OF w
 ), changed AS (
-    UPDATE webhookd.events e SET discarded_at = now() FROM chosen WHERE e.id = chosen.id RETURNING e.id, e.attempts
+    UPDATE webhookd.work SET status = 'discarded', discarded_at = now()
+    WHERE event_id = ANY(ARRAY(SELECT event_id FROM chosen)) AND consumer = 'handlers'
+    RETURNING event_id, attempts
 ), audit AS (
-    INSERT INTO webhookd.event_audit (event_id, from_status, to_status, actor, attempt, reason)
-    SELECT id, 'dead', 'dead', :actor, attempts, 'discarded' || coalesce(': ' || nullif(:reason, ''), '') FROM changed
+    INSERT INTO webhookd.audit (event_id, from_status, to_status, actor, attempt, reason)
+    SELECT event_id, 'dead', 'dead', :actor, attempts, 'discarded' || coalesce(': ' || nullif(:reason, ''), '') FROM changed
 )
 SELECT count(*) FROM changed;
 
@@ -206,13 +238,13 @@ SELECT count(*) FROM changed;
 -- not been tried; each counted no further than its limit, and the latter only where the former is below it.
 WITH fresh AS MATERIALIZED (
     SELECT count(*) AS count FROM (
-        SELECT FROM webhookd.events
-        WHERE status IN ('received', 'queued') AND redriven_at IS NULL AND received_at < now() - make_interval(secs => :settled)
+        SELECT FROM webhookd.work
+        WHERE status IN ('received', 'queued') AND redriven_at IS NULL AND since < now() - make_interval(secs => :settled)
         LIMIT :fresh_limit
     ) AS counted
 ), redriven AS (
     SELECT count(*) AS count FROM (
-        SELECT FROM webhookd.events
+        SELECT FROM webhookd.work
         WHERE status IN ('received', 'queued') AND redriven_at IS NOT NULL
         LIMIT CASE WHEN (SELECT count FROM fresh) < :fresh_limit THEN :redriven_limit ELSE 0 END
     ) AS counted
@@ -223,4 +255,4 @@ SELECT fresh.count AS fresh, redriven.count AS redriven FROM fresh, redriven;
 SELECT now();
 
 -- name: event_in_full(id)^
-SELECT e.*, b.body FROM webhookd.events e LEFT JOIN webhookd.event_bodies b ON b.event_id = e.id WHERE e.id = :id;
+SELECT e.*, b.body FROM webhookd.events e LEFT JOIN webhookd.bodies b ON b.event_id = e.id WHERE e.id = :id;

@@ -1,9 +1,12 @@
--- Where rows are looked up by id, their status is compared by NOT IN ('processed', 'dead') or <>: by IN or =, PostgreSQL may read one of
--- the partial indexes of what waits instead of the ids, as it does where its statistics are of an hour in which nothing waited; then
--- each statement reads the whole backlog (tests/integration/test_plans.py).
+-- Where work is looked up by its event's id, its status is compared by NOT IN ('dead', 'discarded') or <>: by IN or =, PostgreSQL may read
+-- one of the partial indexes of what waits instead of the ids, as it does if its statistics are of an hour in which nothing waited; then
+-- each statement reads the whole backlog (tests/integration/test_plans.py). For the same reason each access to a table by a list of ids names that
+-- list itself, or is LATERAL with OFFSET 0: where PostgreSQL believes that a table is empty, it joins by reading all of an index.
+-- There is one consumer for now, 'handlers'.
 
--- name: insert_events(ids, accounts, notification_ids, event_types, event_dates, entity_names, entity_ids, invoice_numbers, merchant_references, key_fingerprints, content_hashes, body_hashes, bodies, traceparents, send_after, actor, reason)
--- Commits new notifications: one row in events, one body, one audit row each, in one statement. A column of texts comes as one
+-- name: insert_events(ids, notification_keys, content_keys, body_hashes, accounts, notification_ids, event_types, event_dates, entity_names, entity_ids, invoice_numbers, merchant_references, key_fingerprints, bodies, traceparents, send_after, actor, reason)
+-- Commits new notifications: one row in the ledger, one body and one piece of work each, in one statement. If `actor` is given, it brought
+-- the events about instead of the provider, and the audit trail says so. A column of texts comes as one
 -- text, its parts separated by U+001F; an empty part is NULL where NULL may be, and so is every part where the whole is NULL
 -- (`traceparents`, where nothing is traced). Returns the ids that are new; an id that is missing is a duplicate, by
 -- notification id or by content. The caller sorts the arrays, and the rows go in by their position there: two batches with the same
@@ -11,50 +14,54 @@
 WITH incoming AS MATERIALIZED (
     SELECT i.*
     FROM unnest(
-        :ids::uuid[], string_to_array(:accounts, chr(31)), string_to_array(:notification_ids, chr(31)),
+        :ids::uuid[], :notification_keys::uuid[], :content_keys::uuid[], :body_hashes::uuid[],
+        string_to_array(:accounts, chr(31)), string_to_array(:notification_ids, chr(31)),
         string_to_array(:event_types, chr(31)), :event_dates::timestamptz[], string_to_array(:entity_names, chr(31), ''),
         string_to_array(:entity_ids, chr(31), ''), string_to_array(:invoice_numbers, chr(31), ''),
         string_to_array(:merchant_references, chr(31), ''), string_to_array(:key_fingerprints, chr(31)),
-        :content_hashes::bytea[], :body_hashes::bytea[], :bodies::bytea[], string_to_array(:traceparents, chr(31), '')
+        :bodies::bytea[], string_to_array(:traceparents, chr(31), '')
     ) WITH ORDINALITY AS i (
-        id, account, notification_id, event_type, event_date,
+        id, notification_key, content_key, body_hash, account, notification_id, event_type, event_date,
         entity_name, entity_id, invoice_number, merchant_reference,
-        key_fingerprint, content_hash, body_hash, body, traceparent, position
+        key_fingerprint, body, traceparent, position
     )
-    -- An alias sent again with other bytes has another content hash; its id alone must stop it.
+    -- An alias sent again with other bytes has another content key; its id alone must stop it.
     WHERE NOT EXISTS (
-        SELECT FROM webhookd.notification_aliases a
-        WHERE a.account = i.account AND a.notification_id = i.notification_id
+        SELECT FROM webhookd.notification_aliases a WHERE a.notification_key = i.notification_key
     )
 ), inserted AS (
-    INSERT INTO webhookd.events (
-        id, account, notification_id, event_type, event_date, entity_name, entity_id, invoice_number,
-        merchant_reference, key_fingerprint, content_hash, body_hash, traceparent, send_after
+    INSERT INTO webhookd.ledger (
+        id, notification_key, content_key, body_hash, event_date, account, notification_id, event_type, key_fingerprint, entity_name,
+        entity_id, invoice_number, merchant_reference, traceparent
     )
     SELECT
-        id, account, notification_id, event_type, event_date, entity_name, entity_id, invoice_number,
-        merchant_reference, key_fingerprint, content_hash, body_hash, traceparent, now() + make_interval(secs => :send_after)
+        id, notification_key, content_key, body_hash, event_date, account, notification_id, event_type, key_fingerprint, entity_name,
+        entity_id, invoice_number, merchant_reference, traceparent
     FROM incoming
     ORDER BY position
     ON CONFLICT DO NOTHING
     RETURNING id, received_at
 ), body AS (
-    INSERT INTO webhookd.event_bodies (event_id, body)
+    INSERT INTO webhookd.bodies (event_id, body)
     SELECT id, incoming.body FROM incoming JOIN inserted USING (id)
+), work AS (
+    INSERT INTO webhookd.work (event_id, consumer, due)
+    SELECT id, 'handlers', now() + make_interval(secs => :send_after) FROM inserted
 ), audit AS (
-    INSERT INTO webhookd.event_audit (event_id, at, to_status, actor, reason)
-    SELECT id, received_at, 'received', :actor, :reason FROM inserted
+    INSERT INTO webhookd.audit (event_id, at, to_status, actor, reason)
+    SELECT id, received_at, 'received', :actor, :reason FROM inserted WHERE :actor::text IS NOT NULL
 )
 SELECT id FROM inserted;
 
--- name: find_duplicates(accounts, notification_ids, content_hashes, body_hashes)
+-- name: find_duplicates(accounts, notification_ids, notification_keys, content_keys, body_hashes)
 -- For notifications that insert_events did not take: which event each one repeats. `layer` is 'notification_id' or
 -- 'content'; `same_body` tells a repetition from another body under the same id. A first repetition by content leaves its
 -- notification id as an alias of the event. Aliases go in by their key, as in every other such statement.
 WITH incoming AS MATERIALIZED (
     SELECT *
-    FROM unnest(:accounts::text[], :notification_ids::text[], :content_hashes::bytea[], :body_hashes::bytea[])
-        WITH ORDINALITY AS i (account, notification_id, content_hash, body_hash, position)
+    FROM unnest(
+        :accounts::text[], :notification_ids::text[], :notification_keys::uuid[], :content_keys::uuid[], :body_hashes::uuid[]
+    ) WITH ORDINALITY AS i (account, notification_id, notification_key, content_key, body_hash, position)
 ), found AS (
     SELECT
         i.*,
@@ -63,13 +70,17 @@ WITH incoming AS MATERIALIZED (
         CASE WHEN same.id IS NULL THEN 'content' ELSE 'notification_id' END AS layer,
         coalesce(same.body_hash, alias.body_hash, i.body_hash) = i.body_hash AS same_body
     FROM incoming i
-    LEFT JOIN webhookd.events same ON same.account = i.account AND same.notification_id = i.notification_id
-    LEFT JOIN webhookd.notification_aliases alias ON alias.account = i.account AND alias.notification_id = i.notification_id
-    LEFT JOIN webhookd.events content ON content.content_hash = i.content_hash
+    LEFT JOIN LATERAL (
+        SELECT id, body_hash FROM webhookd.ledger WHERE notification_key = i.notification_key OFFSET 0
+    ) AS same ON true
+    LEFT JOIN LATERAL (
+        SELECT event_id, body_hash FROM webhookd.notification_aliases WHERE notification_key = i.notification_key OFFSET 0
+    ) AS alias ON true
+    LEFT JOIN LATERAL (SELECT id FROM webhookd.ledger WHERE content_key = i.content_key OFFSET 0) AS content ON true
 ), aliases AS (
-    INSERT INTO webhookd.notification_aliases (account, notification_id, event_id, body_hash)
-    SELECT account, notification_id, event_id, body_hash FROM found WHERE new_alias
-    ORDER BY account, notification_id
+    INSERT INTO webhookd.notification_aliases (notification_key, event_id, body_hash, account, notification_id)
+    SELECT notification_key, event_id, body_hash, account, notification_id FROM found WHERE new_alias
+    ORDER BY notification_key
     ON CONFLICT DO NOTHING
 )
 SELECT position, event_id, layer, same_body FROM found WHERE event_id IS NOT NULL;
@@ -94,28 +105,36 @@ SELECT kept.id FROM incoming JOIN kept USING (account, body_hash) ORDER BY posit
 
 -- name: mark_sent(ids, attempts, alone, redriven, resend_after)
 -- Records that events were sent to SQS: the first send makes them `queued`; each one puts the next send further away
--- (doubling, at most 12 hours). Rows that a worker holds are skipped: they end by themselves, or are sent again. So is an event that
--- has been tried since it was sent: its retry is due when it is due. An event that was redriven since is skipped too (`redriven`:
--- when each was redriven last), and so is one that was taken out of its bundle: their message of that time is gone.
+-- (doubling, at most 12 hours), and one that follows another leaves an audit row. Work that a worker holds is skipped: it ends by itself,
+-- or is sent again. So is an event that has been tried since it was sent: its retry is due when it is due. An event that was redriven
+-- since is skipped too (`redriven`: when each was redriven last), and so is one that was taken out of its bundle: their message of that
+-- time is gone.
 WITH sent AS MATERIALIZED (
-    SELECT e.id, e.status
-    FROM unnest(:ids::uuid[], :attempts::integer[], :alone::boolean[], :redriven::timestamptz[])
-        AS s (id, attempts, alone, redriven_at)
-    JOIN webhookd.events e ON e.id = s.id AND e.redriven_at IS NOT DISTINCT FROM s.redriven_at
-    WHERE e.attempts = s.attempts AND e.status NOT IN ('processed', 'dead') AND (s.alone OR e.sends = 0)
-    ORDER BY e.id
-    FOR UPDATE OF e SKIP LOCKED
+    SELECT w.*
+    FROM (
+        SELECT *
+        FROM unnest(:ids::uuid[], :attempts::integer[], :alone::boolean[], :redriven::timestamptz[])
+            AS s (id, attempts, alone, redriven_at)
+        ORDER BY id
+    ) AS s
+    -- One look-up for each id: a join of a thousand ids with work may compare each with each.
+    CROSS JOIN LATERAL (
+        SELECT event_id, status, sends
+        FROM webhookd.work
+        WHERE event_id = s.id AND consumer = 'handlers' AND redriven_at IS NOT DISTINCT FROM s.redriven_at
+            AND attempts = s.attempts AND status NOT IN ('dead', 'discarded') AND (s.alone OR sends = 0)
+        FOR UPDATE SKIP LOCKED
+    ) AS w
 ), changed AS (
-    UPDATE webhookd.events e
-    SET status = CASE WHEN e.status = 'received' THEN 'queued' ELSE e.status END,
-        sends = e.sends + 1,
-        send_after = greatest(now(), coalesce(e.retry_at, now()))
-            + make_interval(secs => least(:resend_after::float8 * 2 ^ least(e.sends, 20), 43200))
-    FROM sent
-    WHERE e.id = sent.id
+    UPDATE webhookd.work w
+    SET status = CASE WHEN w.status = 'received' THEN 'queued' ELSE w.status END,
+        sends = w.sends + 1,
+        due = greatest(now(), coalesce(w.retry_at, now()))
+            + make_interval(secs => least(:resend_after::float8 * 2 ^ least(w.sends, 20), 43200))
+    WHERE w.event_id = ANY(ARRAY(SELECT event_id FROM sent)) AND w.consumer = 'handlers'
 )
-INSERT INTO webhookd.event_audit (event_id, from_status, to_status, actor)
-SELECT id, 'received', 'queued', 'relay' FROM sent WHERE status = 'received';
+INSERT INTO webhookd.audit (event_id, from_status, to_status, actor, reason)
+SELECT event_id, status, status, 'relay', 'sent again' FROM sent WHERE status <> 'received' AND sends > 0;
 
 -- name: claim_unsent(statuses, limit, lease)
 -- Takes up to `limit` events in `statuses` that are due for sending, for `lease` seconds; safe on any number of replicas.
@@ -124,124 +143,141 @@ SELECT id, 'received', 'queued', 'relay' FROM sent WHERE status = 'received';
 -- to others. Each part is taken in its index's order: without an order, a long outbox is read from the table's start each
 -- time, past all that has been sent.
 WITH fresh AS MATERIALIZED (
-    SELECT due.id
+    SELECT next.event_id
     FROM unnest(:statuses::text[]) AS s (status), LATERAL (
-        SELECT id FROM webhookd.events
-        WHERE status = s.status AND status IN ('received', 'queued', 'retrying') AND send_after <= now() AND redriven_at IS NULL
-        ORDER BY send_after
+        SELECT event_id FROM webhookd.work
+        WHERE status = s.status AND status IN ('received', 'queued', 'retrying') AND due <= now() AND redriven_at IS NULL
+        ORDER BY due
         LIMIT :limit
         FOR UPDATE SKIP LOCKED
-    ) AS due
+    ) AS next
     LIMIT :limit
 ), redriven AS MATERIALIZED (
-    SELECT due.id
+    SELECT next.event_id
     FROM unnest(:statuses::text[]) AS s (status), LATERAL (
-        SELECT id FROM webhookd.events
+        SELECT event_id FROM webhookd.work
         WHERE status = s.status AND status IN ('received', 'queued', 'retrying') AND redriven_at IS NOT NULL
-            AND (send_after <= now() OR status = 'received' AND send_after > now() + interval '1 minute')
-        ORDER BY send_after
+            AND (due <= now() OR status = 'received' AND due > now() + interval '1 minute')
+        ORDER BY due
         LIMIT :limit - (SELECT count(*) FROM fresh)
         FOR UPDATE SKIP LOCKED
-    ) AS due
+    ) AS next
     LIMIT :limit - (SELECT count(*) FROM fresh)
 ), stranded AS MATERIALIZED (
-    SELECT id FROM webhookd.events
+    SELECT event_id FROM webhookd.work
     WHERE 'received' = ANY(:statuses::text[]) AND status = 'received' AND redriven_at IS NULL
-        AND send_after > now() + interval '1 minute'
-    ORDER BY send_after
+        AND due > now() + interval '1 minute'
+    ORDER BY due
     LIMIT :limit - (SELECT count(*) FROM fresh) - (SELECT count(*) FROM redriven)
     FOR UPDATE SKIP LOCKED
+), claimed AS (
+    UPDATE webhookd.work w
+    SET due = now() + make_interval(secs => :lease)
+    WHERE w.consumer = 'handlers' AND w.event_id = ANY(ARRAY(
+        SELECT event_id FROM fresh UNION ALL SELECT event_id FROM redriven UNION ALL SELECT event_id FROM stranded
+    ))
+    RETURNING w.event_id, w.attempts, w.sends > 0 OR w.attempts > 0 OR w.redriven_at IS NOT NULL AS alone, w.redriven_at
 )
-UPDATE webhookd.events e
-SET send_after = now() + make_interval(secs => :lease)
-WHERE e.id = ANY(ARRAY(SELECT id FROM fresh UNION ALL SELECT id FROM redriven UNION ALL SELECT id FROM stranded))
-RETURNING
-    e.id, e.account, e.event_type, e.attempts, e.sends > 0 OR e.attempts > 0 OR e.redriven_at IS NOT NULL AS alone,
-    e.redriven_at, e.traceparent;
+SELECT l.id, l.account, l.event_type, claimed.attempts, claimed.alone, claimed.redriven_at, l.traceparent
+FROM claimed CROSS JOIN LATERAL (SELECT * FROM webhookd.ledger WHERE id = claimed.event_id OFFSET 0) AS l;
 
 -- name: send_alone(ids)$
 -- Events of a bundle that came back: those that wait, and are sent no more than in a bundle so far, are due at once, each in a
 -- message of its own. An event is taken out of its bundles once, so many messages that name it make one more, not many. Returns
 -- which of the events exist.
 WITH waiting AS MATERIALIZED (
-    SELECT id FROM webhookd.events
-    WHERE id = ANY(:ids::uuid[]) AND status NOT IN ('processed', 'dead') AND sends < 2 AND attempts = 0 AND redriven_at IS NULL
-    ORDER BY id
+    SELECT event_id FROM webhookd.work
+    WHERE event_id = ANY(:ids::uuid[]) AND consumer = 'handlers' AND status NOT IN ('dead', 'discarded')
+        AND sends < 2 AND attempts = 0 AND redriven_at IS NULL
+    ORDER BY event_id
     FOR UPDATE
 ), changed AS (
-    UPDATE webhookd.events e SET send_after = now(), sends = 2 FROM waiting WHERE e.id = waiting.id
+    UPDATE webhookd.work SET due = now(), sends = 2
+    WHERE event_id = ANY(ARRAY(SELECT event_id FROM waiting)) AND consumer = 'handlers'
 )
-SELECT array_agg(id) FROM webhookd.events WHERE id = ANY(:ids::uuid[]);
+SELECT array_agg(id) FROM webhookd.ledger WHERE id = ANY(:ids::uuid[]);
 
 -- name: put_back(ids, delay)!
 -- Events that were claimed for sending and could not be sent: due again in `delay` seconds rather than at the end of the lease.
 -- A row that somebody holds is skipped: its lease ends by itself.
-UPDATE webhookd.events SET send_after = now() + make_interval(secs => :delay)
-WHERE id = ANY(ARRAY(
-    SELECT id FROM webhookd.events WHERE id = ANY(:ids::uuid[]) AND status NOT IN ('processed', 'dead') ORDER BY id FOR UPDATE SKIP LOCKED
+UPDATE webhookd.work SET due = now() + make_interval(secs => :delay)
+WHERE consumer = 'handlers' AND event_id = ANY(ARRAY(
+    SELECT event_id FROM webhookd.work
+    WHERE event_id = ANY(:ids::uuid[]) AND consumer = 'handlers' AND status NOT IN ('dead', 'discarded')
+    ORDER BY event_id
+    FOR UPDATE SKIP LOCKED
 ));
 
 -- name: count_in_queue(limit)$
 -- How many unfinished events have a message in SQS, counted no further than `limit` of each kind.
 SELECT
-    (SELECT count(*) FROM (SELECT FROM webhookd.events WHERE status IN ('queued', 'retrying') AND redriven_at IS NULL LIMIT :limit) AS fresh)
+    (SELECT count(*) FROM (SELECT FROM webhookd.work WHERE status IN ('queued', 'retrying') AND redriven_at IS NULL LIMIT :limit) AS fresh)
     + (SELECT count(*) FROM (
-        SELECT FROM webhookd.events WHERE status IN ('queued', 'retrying') AND redriven_at IS NOT NULL LIMIT :limit
+        SELECT FROM webhookd.work WHERE status IN ('queued', 'retrying') AND redriven_at IS NOT NULL LIMIT :limit
     ) AS redriven);
 
 -- name: claim_event(id)^
--- Locks one event for a worker, and reads all that a handler needs. `wait` is how many seconds its retry is still away;
--- unknown where the clock was put back since the event's receipt, and then SQS's delay alone holds.
+-- Locks one event's work for a worker, and reads all that a handler needs; no lock if none is left. `wait` is how many
+-- seconds its retry is still away; unknown if the clock was put back since the event's receipt, and then SQS's delay alone holds.
+WITH w AS MATERIALIZED (
+    SELECT status, attempts, retry_at, redriven_at FROM webhookd.work WHERE event_id = :id AND consumer = 'handlers' FOR UPDATE
+)
 SELECT
-    e.id, e.account, e.notification_id, e.event_type, e.event_date, e.received_at, e.status, e.attempts,
-    e.redriven_at, e.traceparent,
+    l.id, l.account, l.notification_id, l.event_type, l.event_date, l.received_at,
+    webhookd.status_of(w.status) AS status, coalesce(w.attempts, 0) AS attempts,
+    w.redriven_at, l.traceparent,
     b.body,
-    CASE WHEN e.received_at <= clock_timestamp() THEN extract(epoch FROM e.retry_at - clock_timestamp())::float8 END AS wait,
+    CASE WHEN l.received_at <= clock_timestamp() THEN extract(epoch FROM w.retry_at - clock_timestamp())::float8 END AS wait,
     pg_current_xact_id()::text AS transaction
-FROM webhookd.events e
-LEFT JOIN webhookd.event_bodies b ON b.event_id = :id
-WHERE e.id = :id
-FOR UPDATE OF e;
+FROM webhookd.ledger l
+LEFT JOIN w ON true
+LEFT JOIN webhookd.bodies b ON b.event_id = :id
+WHERE l.id = :id;
 
 -- name: claim_event_if_free(id)^
--- As claim_event, for an event that Redis says another worker has: fails at once where its row is locked.
+-- As claim_event, for an event that Redis says another worker has: fails at once if its work is locked.
+WITH w AS MATERIALIZED (
+    SELECT status, attempts, retry_at, redriven_at FROM webhookd.work WHERE event_id = :id AND consumer = 'handlers' FOR UPDATE NOWAIT
+)
 SELECT
-    e.id, e.account, e.notification_id, e.event_type, e.event_date, e.received_at, e.status, e.attempts,
-    e.redriven_at, e.traceparent,
+    l.id, l.account, l.notification_id, l.event_type, l.event_date, l.received_at,
+    webhookd.status_of(w.status) AS status, coalesce(w.attempts, 0) AS attempts,
+    w.redriven_at, l.traceparent,
     b.body,
-    CASE WHEN e.received_at <= clock_timestamp() THEN extract(epoch FROM e.retry_at - clock_timestamp())::float8 END AS wait,
+    CASE WHEN l.received_at <= clock_timestamp() THEN extract(epoch FROM w.retry_at - clock_timestamp())::float8 END AS wait,
     pg_current_xact_id()::text AS transaction
-FROM webhookd.events e
-LEFT JOIN webhookd.event_bodies b ON b.event_id = :id
-WHERE e.id = :id
-FOR UPDATE OF e NOWAIT;
+FROM webhookd.ledger l
+LEFT JOIN w ON true
+LEFT JOIN webhookd.bodies b ON b.event_id = :id
+WHERE l.id = :id;
 
 -- name: read_events(ids)
 -- What claim_event reads, of many events and without a lock.
 SELECT
-    e.id, e.account, e.notification_id, e.event_type, e.event_date, e.received_at, e.status, e.attempts,
-    e.redriven_at, e.traceparent,
+    l.id, l.account, l.notification_id, l.event_type, l.event_date, l.received_at,
+    webhookd.status_of(w.status) AS status, coalesce(w.attempts, 0) AS attempts,
+    w.redriven_at, l.traceparent,
     b.body,
-    CASE WHEN e.received_at <= clock_timestamp() THEN extract(epoch FROM e.retry_at - clock_timestamp())::float8 END AS wait,
+    CASE WHEN l.received_at <= clock_timestamp() THEN extract(epoch FROM w.retry_at - clock_timestamp())::float8 END AS wait,
     NULL AS transaction
-FROM webhookd.events e
--- The ids once more: with them, PostgreSQL locks and reads the partitions of these ids alone.
-LEFT JOIN webhookd.event_bodies b ON b.event_id = e.id AND b.event_id = ANY(:ids::uuid[])
-WHERE e.id = ANY(:ids::uuid[]);
+FROM webhookd.ledger l
+-- The ids once more, twice: with them, PostgreSQL reads the rows of these ids alone, and locks their partitions alone.
+LEFT JOIN webhookd.work w ON w.event_id = l.id AND w.event_id = ANY(:ids::uuid[]) AND w.consumer = 'handlers'
+LEFT JOIN webhookd.bodies b ON b.event_id = l.id AND b.event_id = ANY(:ids::uuid[])
+WHERE l.id = ANY(:ids::uuid[]);
 
 -- name: mark_processed(id, transaction, from_status)^
--- Inside the worker's transaction: the event's effects and this status commit together. Returns the seconds since the receipt, or since
--- the redrive; no row where it is not the `transaction` that claimed the event.
-WITH changed AS (
-    UPDATE webhookd.events
-    SET status = 'processed', attempts = attempts + 1, finished_at = clock_timestamp(), retry_at = NULL, last_error = NULL
-    WHERE id = :id AND pg_current_xact_id()::text = :transaction
-    RETURNING id, attempts, finished_at, coalesce(redriven_at, received_at) AS since
+-- Inside the worker's transaction: the event's effects and the end of its work commit together. Returns the seconds since the receipt, or
+-- since the redrive; no row if it is not the `transaction` that claimed the event.
+WITH ended AS (
+    DELETE FROM webhookd.work
+    WHERE event_id = :id AND consumer = 'handlers' AND pg_current_xact_id()::text = :transaction
+    RETURNING event_id, attempts + 1 AS attempt, since, clock_timestamp() AS at
 ), audit AS (
-    INSERT INTO webhookd.event_audit (event_id, at, from_status, to_status, actor, attempt)
-    SELECT id, finished_at, :from_status, 'processed', 'worker', attempts FROM changed
+    INSERT INTO webhookd.audit (event_id, at, from_status, to_status, actor, attempt)
+    SELECT event_id, at, :from_status, 'processed', 'worker', attempt FROM ended
 )
-SELECT extract(epoch FROM finished_at - since)::float8 AS seconds FROM changed;
+SELECT extract(epoch FROM at - since)::float8 AS seconds FROM ended;
 
 -- name: process_events(lock_timeout, ids, attempts, redriven, tables, accounts, entities, facts)
 -- Folds facts of many events into the timeline, and ends those events (`ids`) that no handler is for: one statement, one transaction.
@@ -252,12 +288,12 @@ SELECT extract(epoch FROM finished_at - since)::float8 AS seconds FROM changed;
 WITH impatient AS MATERIALIZED (
     SELECT set_config('lock_timeout', :lock_timeout, true)
 ), due AS MATERIALIZED (
-    SELECT e.id, e.status
+    SELECT w.event_id
     FROM impatient, unnest(:ids::uuid[], :attempts::integer[], :redriven::timestamptz[]) AS c (id, attempts, redriven_at)
-    JOIN webhookd.events e ON e.id = c.id AND e.redriven_at IS NOT DISTINCT FROM c.redriven_at
-    WHERE e.attempts = c.attempts AND e.status NOT IN ('processed', 'dead')
-    ORDER BY e.id
-    FOR UPDATE OF e
+    JOIN webhookd.work w ON w.event_id = c.id AND w.consumer = 'handlers' AND w.redriven_at IS NOT DISTINCT FROM c.redriven_at
+    WHERE w.event_id = ANY(:ids::uuid[]) AND w.attempts = c.attempts AND w.status NOT IN ('dead', 'discarded')
+    ORDER BY w.event_id
+    FOR UPDATE OF w
 ), whole AS MATERIALIZED (
     SELECT FROM due HAVING count(*) = cardinality(:ids::uuid[])
 ), kept AS MATERIALIZED (
@@ -280,59 +316,63 @@ WITH impatient AS MATERIALIZED (
     INSERT INTO webhookd.payment_profiles AS p (account, payment_profile_id, facts)
     SELECT account, id, facts::jsonb FROM kept WHERE name = 'payment_profiles' ORDER BY position
     ON CONFLICT (account, payment_profile_id) DO UPDATE SET facts = webhookd.fold(p.facts, excluded.facts)
-), changed AS (
-    UPDATE webhookd.events e
-    SET status = 'processed', attempts = e.attempts + 1, finished_at = clock_timestamp(), retry_at = NULL, last_error = NULL
-    FROM due, whole
-    WHERE e.id = due.id
-    RETURNING e.id, due.status AS from_status, e.attempts, e.finished_at, coalesce(e.redriven_at, e.received_at) AS since
+), ended AS (
+    DELETE FROM webhookd.work
+    WHERE event_id = ANY(ARRAY(SELECT event_id FROM due)) AND consumer = 'handlers' AND EXISTS (SELECT FROM whole)
+    RETURNING event_id, status, attempts + 1 AS attempt, since, clock_timestamp() AS at
 ), audit AS (
-    INSERT INTO webhookd.event_audit (event_id, at, from_status, to_status, actor, attempt)
-    SELECT id, finished_at, from_status, 'processed', 'worker', attempts FROM changed
+    INSERT INTO webhookd.audit (event_id, at, from_status, to_status, actor, attempt)
+    SELECT event_id, at, status, 'processed', 'worker', attempt FROM ended
 )
-SELECT extract(epoch FROM finished_at - since)::float8 AS seconds FROM changed;
+SELECT extract(epoch FROM at - since)::float8 AS seconds FROM ended;
 
 -- name: mark_retrying(reason, delay, resend_after, id, attempts, redriven_at, from_status)^
 -- A failed attempt with another to come, `delay` seconds from now. If the event moved on since it was claimed, nothing changes and
 -- no row returns: another attempt has another number, and a redrive, which counts anew, another `redriven_at`.
 WITH changed AS (
-    UPDATE webhookd.events
+    UPDATE webhookd.work
     SET status = 'retrying', attempts = attempts + 1, last_error = :reason,
         retry_at = now() + make_interval(secs => :delay),
-        send_after = now() + make_interval(secs => :delay::float8 + :resend_after::float8)
-    WHERE id = :id AND attempts = :attempts AND redriven_at IS NOT DISTINCT FROM :redriven_at::timestamptz
-        AND status NOT IN ('processed', 'dead')
-    RETURNING id, attempts
+        due = now() + make_interval(secs => :delay::float8 + :resend_after::float8)
+    WHERE event_id = :id AND consumer = 'handlers' AND attempts = :attempts
+        AND redriven_at IS NOT DISTINCT FROM :redriven_at::timestamptz AND status NOT IN ('dead', 'discarded')
+    RETURNING event_id, attempts
 ), audit AS (
-    INSERT INTO webhookd.event_audit (event_id, from_status, to_status, actor, attempt, reason)
-    SELECT id, :from_status, 'retrying', 'worker', attempts, :reason FROM changed
+    INSERT INTO webhookd.audit (event_id, from_status, to_status, actor, attempt, reason)
+    SELECT event_id, :from_status, 'retrying', 'worker', attempts, :reason FROM changed
 )
 SELECT attempts FROM changed;
 
 -- name: mark_dead(spent, detail, reason, id, attempts, redriven_at, from_status, actor)^
 -- An event given up, with the reason; its copy for the dead-letter queue is owed from now on. Guarded like mark_retrying.
 WITH changed AS (
-    UPDATE webhookd.events
+    UPDATE webhookd.work
     SET status = 'dead', attempts = attempts + :spent, last_error = :detail, dead_reason = :reason, retry_at = NULL,
-        finished_at = now(), dead_letter_sent_at = NULL
-    WHERE id = :id AND attempts = :attempts AND redriven_at IS NOT DISTINCT FROM :redriven_at::timestamptz
-        AND status NOT IN ('processed', 'dead')
-    RETURNING id, attempts
+        due = now(), copy_sent_at = NULL
+    WHERE event_id = :id AND consumer = 'handlers' AND attempts = :attempts
+        AND redriven_at IS NOT DISTINCT FROM :redriven_at::timestamptz AND status NOT IN ('dead', 'discarded')
+    RETURNING event_id, attempts
 ), audit AS (
-    INSERT INTO webhookd.event_audit (event_id, from_status, to_status, actor, attempt, reason)
-    SELECT id, :from_status, 'dead', :actor, attempts, :detail FROM changed
+    INSERT INTO webhookd.audit (event_id, from_status, to_status, actor, attempt, reason)
+    SELECT event_id, :from_status, 'dead', :actor, attempts, :detail FROM changed
 )
 SELECT (extract(epoch FROM now()) * 1000000)::bigint AS died FROM changed;
 
 -- name: backlog()^
 -- The size of the outbox, counted no further than 100,000 of each kind, and for how many seconds the oldest unfinished event has been so (NULL when all have ended).
 SELECT
-    (SELECT count(*) FROM (SELECT FROM webhookd.events WHERE status = 'received' AND redriven_at IS NULL LIMIT 100000) AS fresh)
+    (SELECT count(*) FROM (SELECT FROM webhookd.work WHERE status = 'received' AND redriven_at IS NULL LIMIT 100000) AS fresh)
         + (SELECT count(*) FROM (
-            SELECT FROM webhookd.events WHERE status = 'received' AND redriven_at IS NOT NULL LIMIT 100000
+            SELECT FROM webhookd.work WHERE status = 'received' AND redriven_at IS NOT NULL LIMIT 100000
         ) AS redriven) AS outbox,
-    (SELECT extract(epoch FROM clock_timestamp() - coalesce(redriven_at, received_at))::float8 FROM webhookd.events
-     WHERE status IN ('received', 'queued', 'retrying') ORDER BY coalesce(redriven_at, received_at) LIMIT 1) AS oldest;
+    (SELECT extract(epoch FROM clock_timestamp() - since)::float8 FROM webhookd.work
+     WHERE (status IN ('received', 'queued', 'retrying')) IS TRUE ORDER BY since LIMIT 1) AS oldest;
 
 -- name: audit_trail(id)
-SELECT at, from_status, to_status, actor, attempt, reason FROM webhookd.event_audit WHERE event_id = :id ORDER BY at;
+-- What happened to an event, its receipt included, which the ledger records.
+SELECT received_at AS at, NULL AS from_status, 'received' AS to_status, 'receiver' AS actor, NULL::integer AS attempt, NULL AS reason
+FROM webhookd.ledger
+WHERE id = :id AND NOT EXISTS (SELECT FROM webhookd.audit WHERE event_id = :id AND from_status IS NULL)
+UNION ALL
+SELECT at, from_status, to_status, actor, attempt, reason FROM webhookd.audit WHERE event_id = :id
+ORDER BY at;

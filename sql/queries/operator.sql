@@ -6,128 +6,132 @@
 -- Among all events, or those of an entity, invoice or reference, with ids from `from_id` to below `below`. `from_id` ends the search
 -- beside the scan: where statistics are old, PostgreSQL takes a range of ids for few events, and would read and sort all of it.
 WITH found AS MATERIALIZED (
-    SELECT e AS event, e.id, e.received_at AS at
-    FROM webhookd.events e
+    SELECT l AS entry, l.id, l.received_at AS at
+    FROM webhookd.ledger l
     WHERE id < :below::uuid
         AND (:entity_id::text IS NULL OR entity_id = :entity_id)
         AND (:invoice_number::text IS NULL OR invoice_number = :invoice_number)
         AND (:merchant_reference::text IS NULL OR merchant_reference = :merchant_reference)
     ORDER BY id DESC
     LIMIT :looked::integer
-), chosen AS (
-    SELECT event, id FROM found
-    WHERE id >= :from_id::uuid
-        AND webhookd.chosen(event, :statuses, :event_types, :account, NULL, NULL, NULL, :received_from, :received_to)
-    ORDER BY id DESC
+), chosen AS MATERIALIZED (
+    SELECT found.id
+    FROM found
+    LEFT JOIN LATERAL (
+        SELECT status FROM webhookd.work WHERE event_id = found.id AND consumer = 'handlers' OFFSET 0
+    ) AS w ON true
+    WHERE found.id >= :from_id::uuid
+        AND webhookd.chosen(entry, w.status, :statuses, :event_types, :account, NULL, NULL, NULL, :received_from, :received_to)
+    ORDER BY found.id DESC
     LIMIT :limit
 )
-SELECT last.at AS last_at, last.id AS last_id, (chosen.event).*
+SELECT last.at AS last_at, last.id AS last_id, e.*
 FROM (SELECT) AS one
 LEFT JOIN (SELECT at, id FROM found ORDER BY id DESC OFFSET :looked::integer - 1 LIMIT 1) AS last ON last.id >= :from_id::uuid
-LEFT JOIN chosen ON true
-ORDER BY chosen.id DESC;
+LEFT JOIN (chosen JOIN webhookd.events e USING (id)) ON true
+ORDER BY e.id DESC;
 
 -- name: search_open(unfinished, dead, before, below, looked, statuses, event_types, account, received_from, received_to, limit)
 -- Among the events that have not ended, by when they began to wait (their receipt, or redrive), and the dead ones, by their death.
 WITH found AS MATERIALIZED (
     SELECT * FROM (
         (
-            SELECT e AS event, e.id, coalesce(redriven_at, received_at) AS at
-            FROM webhookd.events e
-            WHERE :unfinished::boolean AND status IN ('received', 'queued', 'retrying')
-                AND coalesce(redriven_at, received_at) <= :before::timestamptz
-                AND (coalesce(redriven_at, received_at), id) < (:before::timestamptz, :below::uuid)
-            ORDER BY coalesce(redriven_at, received_at) DESC, id DESC
+            SELECT event_id, status, since AS at
+            FROM webhookd.work
+            WHERE :unfinished::boolean AND (status IN ('received', 'queued', 'retrying')) IS TRUE
+                AND since <= :before::timestamptz AND (since, event_id) < (:before::timestamptz, :below::uuid)
+            ORDER BY since DESC, event_id DESC
             LIMIT :looked::integer
         ) UNION ALL (
-            SELECT e AS event, e.id, finished_at AS at
-            FROM webhookd.events e
+            SELECT event_id, status, due AS at
+            FROM webhookd.work
             WHERE :dead::boolean AND status = 'dead'
-                AND finished_at <= :before::timestamptz AND (finished_at, id) < (:before::timestamptz, :below::uuid)
-            ORDER BY finished_at DESC, id DESC
+                AND due <= :before::timestamptz AND (due, event_id) < (:before::timestamptz, :below::uuid)
+            ORDER BY due DESC, event_id DESC
+            LIMIT :looked::integer
+        ) UNION ALL (
+            SELECT event_id, status, due AS at
+            FROM webhookd.work
+            WHERE :dead::boolean AND status = 'discarded'
+                AND due <= :before::timestamptz AND (due, event_id) < (:before::timestamptz, :below::uuid)
+            ORDER BY due DESC, event_id DESC
             LIMIT :looked::integer
         )
-    ) AS both_of
-    ORDER BY at DESC, id DESC
+    ) AS each
+    ORDER BY at DESC, event_id DESC
     LIMIT :looked::integer
-), chosen AS (
-    SELECT event, id, at FROM found
-    WHERE webhookd.chosen(event, :statuses, :event_types, :account, NULL, NULL, NULL, :received_from, :received_to)
-    ORDER BY at DESC, id DESC
+), chosen AS MATERIALIZED (
+    SELECT l.id, found.at
+    FROM found CROSS JOIN LATERAL (SELECT * FROM webhookd.ledger WHERE id = found.event_id OFFSET 0) AS l
+    WHERE webhookd.chosen(l, found.status, :statuses, :event_types, :account, NULL, NULL, NULL, :received_from, :received_to)
+    ORDER BY at DESC, l.id DESC
     LIMIT :limit
 )
-SELECT last.at AS last_at, last.id AS last_id, (chosen.event).*
+SELECT last.at AS last_at, last.id AS last_id, e.*
 FROM (SELECT) AS one
-LEFT JOIN (SELECT at, id FROM found ORDER BY at DESC, id DESC OFFSET :looked::integer - 1 LIMIT 1) AS last ON true
-LEFT JOIN chosen ON true
-ORDER BY chosen.at DESC, chosen.id DESC;
+LEFT JOIN (SELECT at, event_id AS id FROM found ORDER BY at DESC, event_id DESC OFFSET :looked::integer - 1 LIMIT 1) AS last ON true
+LEFT JOIN (chosen JOIN webhookd.events e USING (id)) ON true
+ORDER BY chosen.at DESC, e.id DESC;
 
 -- name: forbid_bitmaps()!
 -- For the transaction. Where statistics know of nothing that waits, search_open would read all that does, by a bitmap, for a page of it.
 SET LOCAL enable_bitmapscan = off;
 
--- name: search_key(key, event_id, notification_only, also, below, looked, statuses, event_types, account, entity_id, invoice_number, merchant_reference, received_from, received_to, limit)
+-- name: search_key(key, low, high, event_id, notification_only, also, below, looked, statuses, event_types, account, entity_id, invoice_number, merchant_reference, received_from, received_to, limit)
 -- Among the events that `key` is a notification id of, in lower case; unless `notification_only`, also those of which it is the entity's id, the invoice
 -- number or the merchant's reference, and the event `event_id`. `also`: those of them that it names in one of these ways, too.
-WITH RECURSIVE accounts (account) AS (
-    (SELECT account FROM webhookd.events ORDER BY account LIMIT 1)
-    UNION ALL
-    SELECT (SELECT e.account FROM webhookd.events e WHERE e.account > a.account ORDER BY e.account LIMIT 1)
-    FROM accounts a
-    WHERE a.account IS NOT NULL
-), ids AS MATERIALIZED (
-    SELECT e.id
-    FROM accounts a
-    CROSS JOIN LATERAL (
-        SELECT id FROM webhookd.events WHERE account = a.account AND notification_id = lower(:key::text) OFFSET 0
-    ) AS e
+-- `low` and `high` are the bounds of the notification keys of `key` in any account.
+WITH ids AS MATERIALIZED (
+    SELECT id FROM webhookd.ledger
+    WHERE notification_key BETWEEN :low::uuid AND :high::uuid AND notification_id = lower(:key::text)
     UNION
-    SELECT n.event_id
-    FROM accounts a
-    CROSS JOIN LATERAL (
-        SELECT event_id FROM webhookd.notification_aliases WHERE account = a.account AND notification_id = lower(:key::text) OFFSET 0
-    ) AS n
+    SELECT event_id FROM webhookd.notification_aliases
+    WHERE notification_key BETWEEN :low::uuid AND :high::uuid AND notification_id = lower(:key::text)
     UNION
     SELECT :event_id::uuid WHERE NOT :notification_only::boolean AND :event_id::uuid IS NOT NULL
     UNION
     (
-        SELECT id FROM webhookd.events
+        SELECT id FROM webhookd.ledger
         WHERE NOT :notification_only::boolean AND entity_id = :key AND id < :below::uuid ORDER BY id DESC LIMIT :looked::integer
     )
     UNION
     (
-        SELECT id FROM webhookd.events
+        SELECT id FROM webhookd.ledger
         WHERE NOT :notification_only::boolean AND invoice_number = :key AND id < :below::uuid
         ORDER BY id DESC
         LIMIT :looked::integer
     )
     UNION
     (
-        SELECT id FROM webhookd.events
+        SELECT id FROM webhookd.ledger
         WHERE NOT :notification_only::boolean AND merchant_reference = :key AND id < :below::uuid
         ORDER BY id DESC
         LIMIT :looked::integer
     )
 ), found AS MATERIALIZED (
-    SELECT e AS event, e.id, e.received_at AS at
-    FROM webhookd.events e
-    WHERE e.id = ANY(ARRAY(SELECT id FROM ids WHERE id < :below::uuid ORDER BY id DESC LIMIT :looked::integer))
-), chosen AS (
-    SELECT event, id FROM found
+    SELECT l AS entry, l.id, l.received_at AS at
+    FROM webhookd.ledger l
+    WHERE l.id = ANY(ARRAY(SELECT id FROM ids WHERE id < :below::uuid ORDER BY id DESC LIMIT :looked::integer))
+), chosen AS MATERIALIZED (
+    SELECT found.id
+    FROM found
+    LEFT JOIN LATERAL (
+        SELECT status FROM webhookd.work WHERE event_id = found.id AND consumer = 'handlers' OFFSET 0
+    ) AS w ON true
     WHERE webhookd.chosen(
-        event, :statuses, :event_types, :account, :entity_id, :invoice_number, :merchant_reference, :received_from, :received_to
+        entry, w.status, :statuses, :event_types, :account, :entity_id, :invoice_number, :merchant_reference, :received_from, :received_to
     ) AND (
-        :also::text IS NULL OR lower(:also) IN (id::text, (event).notification_id)
-        OR :also IN ((event).entity_id, (event).invoice_number, (event).merchant_reference)
+        :also::text IS NULL OR lower(:also) IN (found.id::text, (entry).notification_id)
+        OR :also IN ((entry).entity_id, (entry).invoice_number, (entry).merchant_reference)
     )
-    ORDER BY id DESC
+    ORDER BY found.id DESC
     LIMIT :limit
 )
-SELECT last.at AS last_at, last.id AS last_id, (chosen.event).*
+SELECT last.at AS last_at, last.id AS last_id, e.*
 FROM (SELECT) AS one
 LEFT JOIN (SELECT at, id FROM found ORDER BY id DESC OFFSET :looked::integer - 1 LIMIT 1) AS last ON true
-LEFT JOIN chosen ON true
-ORDER BY chosen.id DESC;
+LEFT JOIN (chosen JOIN webhookd.events e USING (id)) ON true
+ORDER BY e.id DESC;
 
 -- name: events_of_entity(account, entity_name, entity_id, limit)
 -- The newest events of an entity, newest first; of whatever entity has the id where `entity_name` is NULL. The account is compared
@@ -140,40 +144,48 @@ LIMIT :limit;
 -- name: aliases_of_event(id)
 SELECT notification_id, received_at FROM webhookd.notification_aliases WHERE event_id = :id ORDER BY received_at LIMIT 100;
 
--- name: lock_event(id)^
--- What a retry is decided by. Fails at once where a worker has the event in hand.
-SELECT e.*, EXISTS (SELECT FROM webhookd.event_bodies b WHERE b.event_id = :id) AS has_body FROM webhookd.events e WHERE e.id = :id FOR UPDATE OF e NOWAIT;
+-- name: lock_work(id)!
+-- Before a retry, in its transaction. Fails at once if a worker has the event in hand.
+SELECT FROM webhookd.work WHERE event_id = :id FOR UPDATE NOWAIT;
 
 -- name: retry_now(id, actor, reason)!
--- Makes the next attempt of an event, which has been put off, due at once; its row is locked.
+-- Makes the next attempt of an event, which has been put off, due at once; its work is locked.
 WITH changed AS (
-    UPDATE webhookd.events SET retry_at = now(), send_after = now() WHERE id = :id AND status NOT IN ('processed', 'dead') RETURNING id
+    UPDATE webhookd.work SET retry_at = now(), due = now()
+    WHERE event_id = :id AND consumer = 'handlers' AND status NOT IN ('dead', 'discarded')
+    RETURNING event_id
 )
-INSERT INTO webhookd.event_audit (event_id, from_status, to_status, actor, reason)
-SELECT id, 'retrying', 'retrying', :actor, :reason FROM changed;
+INSERT INTO webhookd.audit (event_id, from_status, to_status, actor, reason)
+SELECT event_id, 'retrying', 'retrying', :actor, :reason FROM changed;
 
 -- name: choose_finished(after_id, below, entity_id, invoice_number, merchant_reference, looked, statuses, event_types, account, received_from, received_to, until, limit)
 -- A page of a replay: ended events with ids above `after_id` and below `below`, oldest first. Looks and returns as the searches do,
 -- and ends beside the scan as they do.
 WITH found AS MATERIALIZED (
-    SELECT e AS event, e.id
-    FROM webhookd.events e
+    SELECT l AS entry, l.id
+    FROM webhookd.ledger l
     WHERE id > :after_id::uuid
         AND (:entity_id::text IS NULL OR entity_id = :entity_id)
         AND (:invoice_number::text IS NULL OR invoice_number = :invoice_number)
         AND (:merchant_reference::text IS NULL OR merchant_reference = :merchant_reference)
     ORDER BY id
     LIMIT :looked::integer
+), filtered AS MATERIALIZED (
+    SELECT found.id
+    FROM found
+    LEFT JOIN LATERAL (
+        SELECT status FROM webhookd.work WHERE event_id = found.id AND consumer = 'handlers' OFFSET 0
+    ) AS w ON true
+    WHERE found.id < :below::uuid AND coalesce(w.status = 'dead', true)
+        AND webhookd.chosen(entry, w.status, :statuses, :event_types, :account, NULL, NULL, NULL, :received_from, :received_to)
 ), chosen AS (
-    SELECT event, id FROM found
-    WHERE id < :below::uuid
-        AND webhookd.chosen(event, :statuses, :event_types, :account, NULL, NULL, NULL, :received_from, :received_to)
-        AND (event).finished_at <= :until AND (event).discarded_at IS NULL
-    ORDER BY id
+    SELECT e.id, e.event_type, e.dead_reason, e.status, e.finished_at
+    FROM filtered JOIN webhookd.events e USING (id)
+    WHERE coalesce(e.finished_at, e.received_at) <= :until
+    ORDER BY e.id
     LIMIT :limit
 )
-SELECT last.id AS last_id, chosen.id, (chosen.event).event_type, (chosen.event).dead_reason, (chosen.event).status,
-    (chosen.event).finished_at
+SELECT last.id AS last_id, chosen.*
 FROM (SELECT) AS one
 LEFT JOIN (SELECT id FROM found ORDER BY id OFFSET :looked::integer - 1 LIMIT 1) AS last ON last.id < :below::uuid
 LEFT JOIN chosen ON true
@@ -286,8 +298,8 @@ WHERE coalesce(
         )
     END,
     (
-        SELECT true FROM webhookd.events e
-        WHERE e.entity_id = n.entity_id AND e.account || '' = :account AND e.entity_name = n.entity_name
+        SELECT true FROM webhookd.ledger l
+        WHERE l.entity_id = n.entity_id AND l.account || '' = :account AND l.entity_name = n.entity_name
         LIMIT 1
     )
 )
@@ -298,18 +310,18 @@ ORDER BY n.position;
 -- what an operator put back are counted apart, as their indexes are.
 SELECT
     (SELECT count(*) FROM (
-        (SELECT FROM webhookd.events WHERE status = 'received' AND redriven_at IS NULL LIMIT :limit) UNION ALL
-        (SELECT FROM webhookd.events WHERE status = 'received' AND redriven_at IS NOT NULL LIMIT :limit)
+        (SELECT FROM webhookd.work WHERE status = 'received' AND redriven_at IS NULL LIMIT :limit) UNION ALL
+        (SELECT FROM webhookd.work WHERE status = 'received' AND redriven_at IS NOT NULL LIMIT :limit)
     ) AS counted) AS received,
     (SELECT count(*) FROM (
-        (SELECT FROM webhookd.events WHERE status = 'queued' AND redriven_at IS NULL LIMIT :limit) UNION ALL
-        (SELECT FROM webhookd.events WHERE status = 'queued' AND redriven_at IS NOT NULL LIMIT :limit)
+        (SELECT FROM webhookd.work WHERE status = 'queued' AND redriven_at IS NULL LIMIT :limit) UNION ALL
+        (SELECT FROM webhookd.work WHERE status = 'queued' AND redriven_at IS NOT NULL LIMIT :limit)
     ) AS counted) AS queued,
     (SELECT count(*) FROM (
-        (SELECT FROM webhookd.events WHERE status = 'retrying' AND redriven_at IS NULL LIMIT :limit) UNION ALL
-        (SELECT FROM webhookd.events WHERE status = 'retrying' AND redriven_at IS NOT NULL LIMIT :limit)
+        (SELECT FROM webhookd.work WHERE status = 'retrying' AND redriven_at IS NULL LIMIT :limit) UNION ALL
+        (SELECT FROM webhookd.work WHERE status = 'retrying' AND redriven_at IS NOT NULL LIMIT :limit)
     ) AS counted) AS retrying,
-    (SELECT count(*) FROM (SELECT FROM webhookd.events WHERE status = 'dead' AND discarded_at IS NULL LIMIT :limit) AS counted) AS dead,
+    (SELECT count(*) FROM (SELECT FROM webhookd.work WHERE status = 'dead' LIMIT :limit) AS counted) AS dead,
     (SELECT count(*) FROM (SELECT FROM webhookd.quarantine WHERE handled_at IS NULL LIMIT :limit) AS counted) AS quarantine;
 
 -- name: add_statistics(steps, measures, event_types, counts)!

@@ -24,12 +24,12 @@ FROM ends;
 
 -- name: strays()^
 -- Whether bodies or audit rows lie outside every partition.
-SELECT EXISTS (SELECT FROM webhookd.event_bodies_default) AS bodies, EXISTS (SELECT FROM webhookd.event_audit_default) AS audit;
+SELECT EXISTS (SELECT FROM webhookd.bodies_default) AS bodies, EXISTS (SELECT FROM webhookd.audit_default) AS audit;
 
 -- name: missing_partitions(weeks)
 -- The weeks without a partition: from yesterday's, for a receiver whose clock is behind, to `weeks` ahead, by the server's clock.
 SELECT parent, week AT TIME ZONE 'UTC' AS first
-FROM unnest(ARRAY['event_bodies', 'event_audit']) AS parent
+FROM unnest(ARRAY['bodies', 'audit']) AS parent
 CROSS JOIN generate_series(
     date_trunc('week', now() AT TIME ZONE 'UTC' - interval '1 day'),
     date_trunc('week', now() AT TIME ZONE 'UTC') + :weeks::integer * interval '1 week',
@@ -69,18 +69,29 @@ SELECT webhookd.drop_partition(:child);
 -- One batch of events that ended more than `age` seconds ago. What is removed can never be taken for new: its eventDate is more than
 -- `window` seconds old, so that a repeat is quarantined as too old. Hence one without an eventDate stays. `last` as in trim_partition.
 WITH page AS MATERIALIZED (
-    SELECT id FROM webhookd.events WHERE id > :after::uuid AND id < webhookd.id_before(:age::float8) ORDER BY id LIMIT :limit
+    SELECT id FROM webhookd.ledger WHERE id > :after::uuid AND id < webhookd.id_before(:age::float8) ORDER BY id LIMIT :limit
 ), ended AS MATERIALIZED (
     SELECT id
-    FROM webhookd.events
+    FROM webhookd.ledger l
     WHERE id > :after::uuid AND id <= (SELECT id FROM page ORDER BY id DESC LIMIT 1)
-        AND NOT webhookd.stands(status, received_at, finished_at, discarded_at, now() - make_interval(secs => :age::float8))
         AND event_date < now() - make_interval(secs => :window::float8)
+        AND NOT EXISTS (
+            SELECT
+            FROM webhookd.needed(
+                (SELECT id FROM page ORDER BY id LIMIT 1), (SELECT id FROM page ORDER BY id DESC LIMIT 1),
+                now() - make_interval(secs => :age::float8)
+            ) AS n (id)
+            WHERE n.id = l.id
+        )
     FOR UPDATE SKIP LOCKED
 ), aliases AS (
     DELETE FROM webhookd.notification_aliases a USING ended WHERE a.event_id = ended.id
+), discarded AS MATERIALIZED (
+    SELECT event_id FROM webhookd.work WHERE event_id = ANY(ARRAY(SELECT id FROM ended)) ORDER BY event_id FOR UPDATE
+), given_up AS (
+    DELETE FROM webhookd.work WHERE event_id = ANY(ARRAY(SELECT event_id FROM discarded))
 ), gone AS (
-    DELETE FROM webhookd.events e USING ended WHERE e.id = ended.id
+    DELETE FROM webhookd.ledger WHERE id = ANY(ARRAY(SELECT id FROM ended))
 )
 SELECT (SELECT id FROM page ORDER BY id DESC LIMIT 1) AS last, (SELECT count(*) FROM ended) AS removed;
 

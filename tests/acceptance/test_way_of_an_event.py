@@ -15,6 +15,7 @@ from tests.helpers.running import KEY, Process
 from tests.helpers.wait import until
 from webhookd.authorizenet.notification import EVENT_TYPES
 from webhookd.dev import traffic
+from webhookd.store.queries import queries
 
 HANDLERS = """
 from webhookd import Permanent, on
@@ -86,11 +87,13 @@ async def test_a_handler_that_fails_twice_is_retried_with_growing_delay_and_one_
         event = await connection.fetchrow("SELECT * FROM events")
         assert event is not None
         assert event["attempts"] == 3
-        trail = await connection.fetch("SELECT * FROM event_audit WHERE event_id = $1 ORDER BY at", event["id"])
+        trail = [row async for row in queries.audit_trail(connection, id=event["id"])]
         steps = [(row["from_status"], row["to_status"], row["actor"], row["attempt"]) for row in trail]
-        assert steps[0] == (None, "received", "receiver", None)
-        assert steps[-3:] == [
-            (steps[-4][1], "retrying", "worker", 1),
+        before = steps[1][0]
+        assert before in ("received", "queued"), "the first send, which has no row, may be recorded after the attempt"
+        assert steps == [
+            (None, "received", "receiver", None),
+            (before, "retrying", "worker", 1),
             ("retrying", "retrying", "worker", 2),
             ("retrying", "processed", "worker", 3),
         ]
@@ -121,7 +124,7 @@ async def test_a_handler_that_gives_up_makes_the_event_dead_at_once_with_a_copy_
         assert event is not None
         assert event["attempts"] == 1
         assert event["dead_reason"] == "the order is closed"
-        last = await connection.fetchrow("SELECT * FROM event_audit ORDER BY at DESC LIMIT 1")
+        last = await connection.fetchrow("SELECT * FROM audit ORDER BY at DESC LIMIT 1")
         assert last is not None
         assert last["to_status"] == "dead"
         assert last["reason"] == "Permanent: the order is closed"

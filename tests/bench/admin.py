@@ -285,7 +285,7 @@ async def _loaded(database: str, count: int) -> bool:
     except asyncpg.InvalidCatalogNameError:
         return False
     try:
-        return bool(await connection.fetchval("SELECT count(*) FROM events") >= count)
+        return bool(await connection.fetchval("SELECT count(*) FROM ledger") >= count)
     finally:
         await connection.close()
 

@@ -34,6 +34,10 @@ _DIED = (
     ("the queue gave up: redrive policy", None),
 )
 
+# As `webhookd.store.keys` makes it.
+_KEY = """(left(encode(sha256(convert_to(md5('n' || n)::uuid::text, 'UTF8')), 'hex'), 16)
+        || left(encode(sha256(convert_to(account || chr(31) || md5('n' || n)::uuid::text, 'UTF8')), 'hex'), 16))"""
+
 # $1 … $2: numbers; $3: count; $4: now; $5: event types, one a per mille; $6: numbers from here on have body and audit rows.
 _LOAD = f"""
 WITH numbered AS (
@@ -84,41 +88,42 @@ WITH numbered AS (
         ($7::text[])[1 + n % {len(_DIED)}] AS reason, ($8::text[])[1 + n % {len(_DIED)}] AS words
     FROM placed
 ), stored AS (
-    INSERT INTO events (id, account, notification_id, event_type, status, attempts, received_at, event_date, entity_name,
-        entity_id, invoice_number, merchant_reference, key_fingerprint, content_hash, body_hash, sends, send_after, retry_at,
-        finished_at, last_error, dead_reason, dead_letter_sent_at, redriven_at, discarded_at)
-    SELECT id, account, (md5('n' || n))::uuid::text, event_type, status,
-        CASE status WHEN 'processed' THEN 1 WHEN 'dead' THEN 9 WHEN 'retrying' THEN 3 ELSE 0 END,
-        received_at, received_at - h2 % 3000 * interval '1 ms', entity_name, entity_id,
+    INSERT INTO ledger (id, notification_key, content_key, body_hash, received_at, event_date, account, notification_id,
+        event_type, key_fingerprint, entity_name, entity_id, invoice_number, merchant_reference)
+    -- Keys as they are in life: that of the notification is random, that of the content begins with the date.
+    SELECT id, {_KEY}::uuid,
+        (lpad(to_hex(floor(extract(epoch FROM received_at))::bigint), 8, '0') || left(md5('c' || n), 24))::uuid,
+        md5('b' || n)::uuid, received_at, received_at - h2 % 3000 * interval '1 ms', account, md5('n' || n)::uuid::text,
+        event_type, 'a1b2c3d4', entity_name, entity_id,
         CASE WHEN entity_name = 'transaction' AND entity % 10 < 6 THEN 'INV-' || entity END,
-        CASE WHEN entity_name = 'transaction' AND entity % 10 < 3 THEN 'ref-' || entity END,
-        'a1b2c3d4', substring(sha256(('c' || n)::bytea) FROM 12), substring(sha256(('b' || n)::bytea) FROM 17), 1,
-        -- Nothing is due while it is measured.
-        $4::timestamptz + interval '30 days', CASE status WHEN 'retrying' THEN $4::timestamptz + interval '30 days' END,
-        least(ended, $4), CASE WHEN status IN ('dead', 'retrying') THEN words || repeat(' at /srv/app/handlers.py:120', 4) END,
-        CASE status WHEN 'dead' THEN reason END, CASE status WHEN 'dead' THEN least(ended, $4) END,
-        CASE WHEN put_back THEN $4::timestamptz - h2 % 86400 * interval '1 second'
-            WHEN status = 'processed' AND once_put_back THEN least(received_at + interval '1 hour', $4) END,
-        CASE WHEN status = 'dead' AND h2 % 10 = 0 THEN least(ended + interval '1 day', $4) END
+        CASE WHEN entity_name = 'transaction' AND entity % 10 < 3 THEN 'ref-' || entity END
     FROM made
+), left_over AS (
+    INSERT INTO work (event_id, consumer, status, attempts, sends, since, due, retry_at, last_error, dead_reason, copy_sent_at,
+        redriven_at, discarded_at)
+    SELECT id, 'handlers', CASE WHEN status = 'dead' AND h2 % 10 = 0 THEN 'discarded' ELSE status END,
+        CASE status WHEN 'dead' THEN 9 WHEN 'retrying' THEN 3 ELSE 0 END, 1, coalesce(again, received_at),
+        -- Nothing is due while it is measured.
+        CASE status WHEN 'dead' THEN least(ended, $4) ELSE $4::timestamptz + interval '30 days' END,
+        CASE status WHEN 'retrying' THEN $4::timestamptz + interval '30 days' END,
+        CASE WHEN status IN ('dead', 'retrying') THEN words || repeat(' at /srv/app/handlers.py:120', 4) END,
+        CASE status WHEN 'dead' THEN reason END, CASE status WHEN 'dead' THEN least(ended, $4) END, again,
+        CASE WHEN status = 'dead' AND h2 % 10 = 0 THEN least(ended + interval '1 day', $4) END
+    FROM made, LATERAL (SELECT CASE WHEN put_back THEN $4::timestamptz - h2 % 86400 * interval '1 second' END AS again) AS a
+    WHERE status <> 'processed'
 ), bodies AS (
-    INSERT INTO event_bodies (event_id, body)
+    INSERT INTO bodies (event_id, body)
     SELECT id, convert_to(format('{{"notificationId":"%s","eventType":"%s","eventDate":"2026-01-01T00:00:00.0000000Z",'
         '"webhookId":"e6b3764d-5677-4fb1-a929-2e25a02f3073","payload":{{"responseCode":1,"authCode":"P1XHLC",'
         '"avsResponse":"Y","authAmount":2.10,"entityName":"%s","id":"%s"}}}}', md5('n' || n), event_type, entity_name,
         entity_id), 'UTF8')
     FROM made WHERE n >= $6
 ), aliases AS (
-    INSERT INTO notification_aliases (account, notification_id, event_id, body_hash, received_at)
-    SELECT account, (md5('a' || n))::uuid::text, id, substring(sha256(('a' || n)::bytea) FROM 17), received_at
+    INSERT INTO notification_aliases (notification_key, event_id, body_hash, received_at, account, notification_id)
+    SELECT md5('ak' || n)::uuid, id, md5('a' || n)::uuid, received_at, account, (md5('a' || n))::uuid::text
     FROM made WHERE h3 % 500 = 0
 )
-INSERT INTO event_audit (event_id, at, from_status, to_status, actor, attempt, reason)
-SELECT id, received_at, NULL::text, 'received', 'receiver', NULL::integer, NULL::text FROM made WHERE n >= $6
-UNION ALL
-SELECT id, received_at + interval '5 ms', 'received', 'queued', 'relay', NULL, NULL
-FROM made WHERE n >= $6 AND status <> 'received'
-UNION ALL
+INSERT INTO audit (event_id, at, from_status, to_status, actor, attempt, reason)
 SELECT id, received_at + attempt * interval '1 minute', CASE attempt WHEN 1 THEN 'queued' ELSE 'retrying' END, 'retrying',
     'worker', attempt, words
 FROM made, generate_series(1, 8) AS attempt
@@ -260,7 +265,7 @@ async def _partitions(connection: Connection, now: datetime) -> None:
     have = {row["child"] for row in await connection.fetch("SELECT child::text FROM webhookd.partitions")}
     for back in range(DAYS // 7 + 1, -1, -1):
         first = monday - back * week
-        for parent in ("event_bodies", "event_audit"):
+        for parent in ("bodies", "audit"):
             if f"{parent}_{first:%Y%m%d}" not in have:
                 await connection.execute("CALL webhookd.make_partition($1, $2)", parent, first)
 

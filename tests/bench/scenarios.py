@@ -294,24 +294,24 @@ WITH made AS MATERIALIZED (
         PLACING left(webhookd.first_id(now() - interval '5 minutes')::text, 13) FROM 1 FOR 13)::uuid AS id,
         gen_random_uuid()::text AS notification_id
     FROM generate_series($1::bigint, $2::bigint) AS n
-), events AS (
-    INSERT INTO events (id, account, notification_id, event_type, status, attempts, event_date, entity_name, entity_id,
-        key_fingerprint, content_hash, body_hash, send_after, finished_at)
-    SELECT id, 'default', notification_id, 'net.authorize.payment.authcapture.created', $3,
-        CASE WHEN $3 = 'processed' THEN 1 ELSE 0 END, now(), 'transaction', n::text, 'bench',
-        substring(int8send(extract(epoch FROM now())::bigint) FROM 4) || substring(sha256(notification_id::bytea) FROM 17),
-        substring(sha256(notification_id::bytea) FROM 17), now(), CASE WHEN $3 = 'processed' THEN now() END
+), ledger AS (
+    INSERT INTO ledger (id, notification_key, content_key, body_hash, event_date, account, notification_id, event_type,
+        key_fingerprint, entity_name, entity_id)
+    SELECT id, gen_random_uuid(),
+        (lpad(to_hex(extract(epoch FROM now())::bigint), 8, '0') || left(md5(notification_id), 24))::uuid, gen_random_uuid(),
+        now(), 'default', notification_id, 'net.authorize.payment.authcapture.created', 'bench', 'transaction', n::text
     FROM made
+), left_over AS (
+    INSERT INTO work (event_id, consumer, status, due) SELECT id, 'handlers', $3, now() FROM made WHERE $3 <> 'processed'
 ), bodies AS (
-    INSERT INTO event_bodies (event_id, body)
+    INSERT INTO bodies (event_id, body)
     SELECT id, convert_to(format('{"notificationId":"%s","eventType":"net.authorize.payment.authcapture.created",'
         '"eventDate":"2026-01-01T00:00:00.0000000Z","webhookId":"e6b3764d-5677-4fb1-a929-2e25a02f3073","payload":'
         '{"responseCode":1,"authCode":"P1XHLC","avsResponse":"Y","authAmount":2.10,"entityName":"transaction","id":"%s"}}',
         notification_id, n), 'UTF8') FROM made
 )
-INSERT INTO event_audit (event_id, from_status, to_status, actor)
-SELECT id, NULL, 'received', 'receiver' FROM made
-UNION ALL SELECT id, 'received', 'processed', 'worker' FROM made WHERE $3 = 'processed'
+INSERT INTO audit (event_id, from_status, to_status, actor, attempt)
+SELECT id, 'received', 'processed', 'worker', 1 FROM made WHERE $3 = 'processed'
 """
 
 
@@ -319,9 +319,7 @@ async def _settle(database: str) -> None:
     """Ends what nobody worked on, or a later daemon would send it again while it is measured."""
     connection = await connect(database)
     try:
-        await connection.execute(
-            "UPDATE events SET status = 'processed', finished_at = now() WHERE status IN ('received', 'queued')", timeout=600
-        )
+        await connection.execute("DELETE FROM work WHERE status IN ('received', 'queued')", timeout=600)
         await connection.execute("CHECKPOINT", timeout=600)
     finally:
         await connection.close()
@@ -330,7 +328,7 @@ async def _settle(database: str) -> None:
 async def _grow(database: str, total: int, status: str) -> None:
     connection = await connect(database)
     try:
-        present = await connection.fetchval("SELECT count(*) FROM events")
+        present = await connection.fetchval("SELECT count(*) FROM ledger")
         for first in range(present, total, 50_000):
             await connection.execute(_GROW, first, min(first + 50_000, total) - 1, status, timeout=600)
         # As autovacuum would have, in the time that so many events take to arrive.

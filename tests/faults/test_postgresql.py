@@ -226,7 +226,7 @@ async def test_sessions_that_the_network_forgot_are_given_up_together(rig: Rig) 
         await rig.acknowledged(20)
         # Many statements wait at once, so there are many sessions: attempts that failed are recorded.
         async with _another(rig) as other, other.transaction():
-            await other.execute("LOCK TABLE events IN EXCLUSIVE MODE")
+            await other.execute("LOCK TABLE ledger IN EXCLUSIVE MODE")
             many = f"{sessions} AND wait_event_type = 'Lock'"
             await until(lambda: _count(rig, many, 5), "five statements wait for the lock")
         (daemon.log.parent / "calm").touch()
@@ -272,7 +272,7 @@ async def _limited_role(rig: Rig, limit: int) -> AsyncIterator[tuple[str, str]]:
     role = f"limited_{secrets.token_hex(4)}"
     await rig.connection.execute(
         f"CREATE ROLE {role} LOGIN PASSWORD 'secret' CONNECTION LIMIT {limit};"
-        f"GRANT USAGE ON SCHEMA webhookd TO {role}; GRANT ALL ON ALL TABLES IN SCHEMA webhookd, public TO {role}"
+        f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}; GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO {role}"
     )
     try:
         place = f"127.0.0.1:{rig.proxies.postgresql.port}{urlsplit(rig.servers.database_url).path}"
@@ -305,7 +305,7 @@ async def test_at_a_connection_limit_the_sessions_that_there_are_are_kept(rig: R
         daemon = await rig.daemon(roles="receive", database_url=url, commit_timeout="1")
         async with rig.load(_RATE):
             async with _another(rig) as other, other.transaction():
-                await other.execute("LOCK TABLE events IN EXCLUSIVE MODE")
+                await other.execute("LOCK TABLE ledger IN EXCLUSIVE MODE")
                 await until(
                     lambda: '"loop":"postgresql prober"' in daemon.log.read_text(), "a probe gets no session", deadline=30
                 )
@@ -371,7 +371,7 @@ async def test_the_group_commits_reply_is_lost_and_the_event_is_there_once(rig: 
     await rig.daemon(commit_timeout="2")
     await rig.send(20)
     for _ in range(rig.rounds(1, 3)):
-        await rig.connection.execute(_SLOW_COMMIT.format(table="events"))
+        await rig.connection.execute(_SLOW_COMMIT.format(table="ledger"))
         (sample,) = rig.samples(1)
         sending = asyncio.create_task(rig.ledger.send([sample], rig.urls))
         await until(lambda: rig.connection.fetchval(_COMMITTING), "it is being committed", every=0.005)
@@ -408,7 +408,7 @@ async def test_the_workers_commits_reply_is_lost_and_the_event_is_neither_double
     await until(lambda: _came_back(rig.daemons[0], rig.rounds_run), "the messages come back", deadline=30)
     await rig.send(10)
     await rig.finish()
-    trail = "SELECT to_status, count(*) FROM event_audit GROUP BY to_status"
+    trail = "SELECT to_status, count(*) FROM audit GROUP BY to_status"
     changes = {row["to_status"]: row["count"] for row in await rig.connection.fetch(trail)}
     assert changes["processed"] == len(rig.ledger.acknowledged)
     assert "retrying" not in changes
@@ -442,7 +442,7 @@ async def test_while_another_session_locks_the_events_webhooks_are_refused_withi
     async with rig.load(_RATE), _another(rig) as other:
         await rig.acknowledged(20)
         async with other.transaction():
-            await other.execute("LOCK TABLE events IN ACCESS EXCLUSIVE MODE")
+            await other.execute("LOCK TABLE ledger IN ACCESS EXCLUSIVE MODE")
             for _ in range(rig.rounds(1, 8)):
                 await _refused_in_time(rig, 10, 1.0)
         rig.recovered()
@@ -456,16 +456,16 @@ async def test_a_deadlock_ends_a_group_commit_and_costs_nothing(rig: Rig) -> Non
     # The daemon looks for a deadlock after this time, and the other session never: so it is the daemon that is refused.
     await rig.connection.execute(f"ALTER DATABASE {name} SET deadlock_timeout = '2s'")
     daemon = await rig.daemon(roles="receive", commit_timeout="5")
-    waiting = "SELECT count(*) > 0 FROM pg_locks WHERE relation = 'event_bodies'::regclass AND NOT granted"
+    waiting = "SELECT count(*) > 0 FROM pg_locks WHERE relation = 'bodies'::regclass AND NOT granted"
     async with _another(rig) as other:
         await other.execute("SET deadlock_timeout = '1min'")
         for _ in range(rig.rounds(1, 3)):
             async with other.transaction():
                 # The statement locks its tables one after the other, events first.
-                await other.execute("LOCK TABLE event_bodies IN ACCESS EXCLUSIVE MODE")
+                await other.execute("LOCK TABLE bodies IN ACCESS EXCLUSIVE MODE")
                 sending = asyncio.create_task(rig.send(1))
                 await until(lambda: rig.connection.fetchval(waiting), "a commit waits for the lock", every=0.01)
-                await other.execute("LOCK TABLE events IN ACCESS EXCLUSIVE MODE", timeout=20)
+                await other.execute("LOCK TABLE ledger IN ACCESS EXCLUSIVE MODE", timeout=20)
             assert (await sending).statuses == {503: 1}
             assert await daemon.ready(), "that does not mean that PostgreSQL is away"
     await rig.send(20)
@@ -591,7 +591,7 @@ async def test_every_commit_waits_for_the_disk_and_a_database_where_none_does_is
         "CREATE FUNCTION look() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
         "INSERT INTO seen_settings VALUES (TG_TABLE_NAME, current_setting('synchronous_commit')) ON CONFLICT DO NOTHING; "
         "RETURN NULL; END $$;"
-        "CREATE TRIGGER look AFTER INSERT ON events EXECUTE FUNCTION look();"
+        "CREATE TRIGGER look AFTER INSERT ON ledger EXECUTE FUNCTION look();"
         "CREATE TRIGGER look AFTER INSERT ON effects EXECUTE FUNCTION look()"
     )
     daemon = await rig.daemon(commit_timeout="2")
@@ -613,7 +613,7 @@ async def test_every_commit_waits_for_the_disk_and_a_database_where_none_does_is
         await rig.acknowledged(20)
     await rig.finish()
     found = await rig.connection.fetch("SELECT at, value FROM seen_settings ORDER BY at")
-    assert [tuple(row) for row in found] == [("effects", "on"), ("events", "on")]
+    assert [tuple(row) for row in found] == [("effects", "on"), ("ledger", "on")]
 
 
 # -- its disk is full

@@ -32,7 +32,7 @@ async def count(event, connection):
 _EFFECTS = """
 SELECT event_id FROM effects
 UNION ALL
-SELECT a.event_id FROM event_audit a JOIN events e ON e.id = a.event_id
+SELECT a.event_id FROM audit a JOIN events e ON e.id = a.event_id
 WHERE a.to_status = 'processed' AND e.event_type NOT LIKE 'net.authorize.payment.%'
 """
 _TIMELINE = {

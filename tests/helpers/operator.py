@@ -10,6 +10,7 @@ import asyncpg
 
 from tests.conftest import Servers
 from tests.helpers.command import webhookd
+from tests.helpers.stored import KEY
 from tests.helpers.wait import until
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
@@ -109,23 +110,32 @@ async def bury(
 
     Those that have ended did so a second after each other, the last one just now.
     """
+    key = KEY.format(account="'default'", notification_id="id::text")
     rows = await connection.fetch(
-        """
+        f"""
         WITH numbers AS MATERIALIZED (
             SELECT n, now() - interval '3 days' + n * interval '1 second' AS at, gen_random_uuid()::text AS chance
             FROM generate_series(1, $1) AS n
         ), named AS MATERIALIZED (
             SELECT n, at, (left(webhookd.first_id(at)::text, 15) || substr(chance, 16))::uuid AS id FROM numbers
         ), made AS (
-            INSERT INTO events (id, account, notification_id, event_type, key_fingerprint, body_hash, send_after, status,
-                                attempts, received_at, finished_at, retry_at, dead_reason, last_error)
-            SELECT id, 'default', id::text, $2, '', '', now() + interval '1 hour', $3, 12, at,
-                CASE WHEN $3 IN ('dead', 'processed') THEN now() - ($1 - n) * interval '1 second' END,
+            INSERT INTO ledger (id, notification_key, body_hash, received_at, account, notification_id, event_type,
+                                key_fingerprint)
+            SELECT id, {key}, '{uuid.UUID(int=0)}', at, 'default', id::text, $2, '' FROM named
+        ), left_over AS (
+            INSERT INTO work (event_id, consumer, status, attempts, since, due, retry_at, dead_reason, last_error)
+            SELECT id, 'handlers', $3, 12, at,
+                CASE WHEN $3 = 'dead' THEN now() - ($1 - n) * interval '1 second' ELSE now() + interval '1 hour' END,
                 CASE WHEN $3 = 'retrying' THEN now() + interval '1 hour' END,
                 CASE WHEN $3 = 'dead' THEN 'the handlers gave up' END, $4
             FROM named
+            WHERE $3 <> 'processed'
+        ), ended AS (
+            INSERT INTO audit (event_id, at, from_status, to_status, actor, attempt)
+            SELECT id, now() - ($1 - n) * interval '1 second', 'queued', 'processed', 'worker', 12 FROM named
+            WHERE $3 = 'processed'
         ), bodies AS (
-            INSERT INTO event_bodies SELECT id, '{"payload": {}}' FROM named WHERE $5
+            INSERT INTO bodies SELECT id, '{{"payload": {{}}}}' FROM named WHERE $5
         )
         SELECT id FROM named ORDER BY n
         """,
@@ -156,6 +166,6 @@ async def come_to(connection: Connection, expected: dict[str, int], *, deadline:
 async def times_put_back(connection: Connection) -> dict[uuid.UUID, int]:
     """How often operators have put each event back, by the audit trail."""
     rows = await connection.fetch(
-        "SELECT event_id, count(*) FROM event_audit WHERE actor LIKE 'operator%' AND to_status = 'received' GROUP BY event_id"
+        "SELECT event_id, count(*) FROM audit WHERE actor LIKE 'operator%' AND to_status = 'received' GROUP BY event_id"
     )
     return {row["event_id"]: row["count"] for row in rows}

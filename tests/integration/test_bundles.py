@@ -44,7 +44,7 @@ async def table_of_effects(connection: Connection) -> None:
 
 async def transactions(connection: Connection) -> int:
     """How many transactions marked the events processed."""
-    return int(await connection.fetchval("SELECT count(DISTINCT xmin::text) FROM events WHERE status = 'processed'"))
+    return int(await connection.fetchval("SELECT count(DISTINCT xmin::text) FROM audit WHERE to_status = 'processed'"))
 
 
 async def processed(connection: Connection) -> int:
@@ -54,7 +54,7 @@ async def processed(connection: Connection) -> int:
 async def once(connection: Connection) -> None:
     """Each event was processed, and once."""
     rows = await connection.fetch(
-        "SELECT e.id FROM events e LEFT JOIN event_audit a ON a.event_id = e.id AND a.to_status = 'processed' "
+        "SELECT e.id FROM events e LEFT JOIN audit a ON a.event_id = e.id AND a.to_status = 'processed' "
         "GROUP BY e.id HAVING count(a.event_id) <> 1 OR min(e.status) <> 'processed'"
     )
     assert not rows, f"{len(rows)} events were not processed once"
@@ -154,7 +154,7 @@ async def test_a_bundle_delivered_again_has_no_second_effect(start: Start, serve
 async def test_a_bundle_that_came_back_is_split(start: Start, servers: Servers, connection: Connection) -> None:
     """One of its events may be what killed its worker."""
     receiver, bodies = await received(start, connection, *[AUTHCAPTURE, CREATED] * 6)
-    await connection.execute("UPDATE events SET status = 'processed', finished_at = now() WHERE id = $1", bodies[0].event_id)
+    await connection.execute("DELETE FROM work WHERE event_id = $1", bodies[0].event_id)
     await receiver.sqs.queue.send([bodies])
     (message,) = await receiver.sqs.queue.receive(1, wait=1, visibility=60)
     await receiver.sqs.queue.hide([(message, 0)])  # as of a worker that died
@@ -174,7 +174,7 @@ async def test_a_bundle_is_deleted_only_after_what_is_left_of_it_is_due_again(
     await receiver.sqs.queue.hide([(message, 0)])
     monkeypatch.setattr(worker_module, "_INTERRUPTED", 0.1)
     # Nobody may send the events meanwhile: a relay would hide that they were lost with their bundle.
-    await connection.execute("UPDATE events SET send_after = now() + interval '1 hour'")
+    await connection.execute("UPDATE work SET due = now() + interval '1 hour'")
     worker = await start(roles="work")
     real = worker.store.send_alone
     refused: list[int] = []
@@ -186,7 +186,7 @@ async def test_a_bundle_is_deleted_only_after_what_is_left_of_it_is_due_again(
         return await real(ids)
 
     monkeypatch.setattr(worker.store, "send_alone", refuse_once)
-    due = "SELECT count(*) = 3 FROM events WHERE send_after <= now()"
+    due = "SELECT count(*) = 3 FROM work WHERE due <= now()"
     await until(lambda: connection.fetchval(due), "what is left of the bundle is due again", deadline=20)
     assert refused == [3]
     await start(roles="relay", relay_window=1)
@@ -212,12 +212,12 @@ async def test_an_event_that_another_worker_has_is_left_to_it(start: Start, serv
     assert got == [True]
     await receiver.sqs.queue.send([bodies])
     # Nobody may send the events meanwhile: a relay would hide that one was lost with its bundle.
-    await connection.execute("UPDATE events SET send_after = now() + interval '1 hour'")
+    await connection.execute("UPDATE work SET due = now() + interval '1 hour'")
     worker = await start(roles="work")
     await until(lambda: processed_are(connection, 2), "its neighbours are processed")
     await until(lambda: metric(worker, "webhookd_processed_total", outcome="busy") >= 1, "it is busy")
     receiver.claims.release([taken], token)
-    due = "SELECT send_after <= now() FROM events WHERE id = $1"
+    due = "SELECT due <= now() FROM work WHERE event_id = $1"
     await until(lambda: connection.fetchval(due, taken), "the bundle has come back, and was split", deadline=30)
     await start(roles="relay", relay_window=1)
     await until(lambda: status(connection, "processed"), "it is processed when it is free", deadline=30)
@@ -229,7 +229,7 @@ async def test_a_locked_event_holds_up_no_neighbour_for_long(start: Start, serve
     receiver, bodies = await received(start, connection, CREATED, CREATED, CREATED)
     await receiver.sqs.queue.send([bodies])
     async with connection.transaction():
-        await connection.execute("SELECT FROM events WHERE id = $1 FOR UPDATE", bodies[1].event_id)
+        await connection.execute("SELECT FROM work WHERE event_id = $1 FOR UPDATE", bodies[1].event_id)
         worker = await start(roles="work")
         await until(lambda: processed_are(connection, 2), "its neighbours are processed")
     await start(roles="relay", relay_window=1)
@@ -248,8 +248,15 @@ async def test_an_event_that_postgresql_refuses_fails_alone(start: Start, server
     await drained(servers, worker)
 
 
+@pytest.mark.parametrize(
+    ("end", "ended_as"),
+    [
+        ("DELETE FROM webhookd.work WHERE event_id = $1", "processed"),
+        ("UPDATE webhookd.work SET status = 'dead', due = now() WHERE event_id = $1", "dead"),
+    ],
+)
 async def test_an_event_that_ended_meanwhile_undoes_what_it_shares(
-    start: Start, servers: Servers, connection: Connection, monkeypatch: pytest.MonkeyPatch
+    start: Start, servers: Servers, connection: Connection, monkeypatch: pytest.MonkeyPatch, end: str, ended_as: str
 ) -> None:
     """Between the read and the commit another worker may have ended one of them: then all is read anew."""
     receiver, bodies = await received(start, connection, CREATED, CREATED, CREATED)
@@ -261,16 +268,16 @@ async def test_an_event_that_ended_meanwhile_undoes_what_it_shares(
         if not ended:
             ended.append(bodies[0].event_id)
             async with receiver.database.acquire() as other:  # the test waits on its own one
-                await other.execute(
-                    "UPDATE webhookd.events SET status = 'processed', attempts = 1, finished_at = now() WHERE id = $1", *ended
-                )
+                await other.execute(end, *ended)
         return await real(*given)
 
     monkeypatch.setattr(worker.store, "process", late)
     await receiver.sqs.queue.send([bodies])
-    await until(lambda: status(connection, "processed"), "every event is processed")
+    finished = "SELECT count(*) = 3 FROM events WHERE status IN ('processed', 'dead')"
+    await until(lambda: connection.fetchval(finished), "every event has ended")
     await drained(servers, worker)
-    trails = await connection.fetch("SELECT event_id FROM event_audit WHERE to_status = 'processed'")
+    assert await connection.fetchval("SELECT status FROM events WHERE id = $1", bodies[0].event_id) == ended_as
+    trails = await connection.fetch("SELECT event_id FROM audit WHERE to_status = 'processed'")
     assert sorted(row["event_id"] for row in trails) == sorted(body.event_id for body in bodies[1:])
     assert metric(worker, "webhookd_processed_total", outcome="duplicate") == 1
 
@@ -321,10 +328,10 @@ async def test_the_late_record_of_a_send_does_not_put_off_a_retry(start: Start, 
     receiver, bodies = await received(start, connection, AUTHCAPTURE, CREATED)
     failed, waiting = (Outgoing(body.event_id, body.account, body.event_type) for body in bodies)
     await connection.execute(
-        "UPDATE events SET status = 'retrying', attempts = 1, retry_at = now(), send_after = now() WHERE id = $1", failed.id
+        "UPDATE work SET status = 'retrying', attempts = 1, retry_at = now(), due = now() WHERE event_id = $1", failed.id
     )
     await receiver.store.mark_sent([failed, waiting], resend_after=600)
-    due = "SELECT send_after <= now() FROM events WHERE id = $1"
+    due = "SELECT due <= now() FROM work WHERE event_id = $1"
     assert await connection.fetchval(due, failed.id)
     assert not await connection.fetchval(due, waiting.id)
     assert await connection.fetchval("SELECT status FROM events WHERE id = $1", waiting.id) == "queued"
@@ -350,7 +357,7 @@ async def test_light_load_goes_singly_and_heavy_load_in_bundles(start: Start, se
 
 async def test_what_failed_before_is_sent_alone(start: Start, servers: Servers, connection: Connection) -> None:
     receiver, bodies = await received(start, connection, *[AUTHCAPTURE] * 12)
-    await connection.execute("UPDATE events SET status = 'retrying', attempts = 1, retry_at = now(), send_after = now()")
+    await connection.execute("UPDATE work SET status = 'retrying', attempts = 1, retry_at = now(), due = now()")
     relay = await start(roles="relay", resend_after=600)
     await until(lambda: metric(relay, "webhookd_relayed_total", outcome="sent") == 12, "all are sent")
     assert await depth(servers, servers.queue) == 12

@@ -168,7 +168,7 @@ async def test_where_every_connection_is_at_work_the_newest_is_answered_503(
     start: Start, connection: asyncpg.Connection[asyncpg.Record]
 ) -> None:
     daemon = await start(roles="receive", max_connections=20, commit_timeout=20, shutdown_grace=30)
-    await connection.execute("BEGIN; LOCK TABLE events IN SHARE MODE")
+    await connection.execute("BEGIN; LOCK TABLE ledger IN SHARE MODE")
     async with connected(daemon, 20) as busy:
         for _, writer in busy:
             writer.write(request(body()))
@@ -304,7 +304,7 @@ async def test_a_refused_webhook_whose_body_has_come_keeps_its_connection(
 ) -> None:
     """Under overload, a connection made anew for each refusal would cost more than the refusal."""
     daemon = await start(roles="receive", max_pending=1, commit_timeout=30, shutdown_grace=40)
-    await connection.execute("BEGIN; LOCK TABLE events IN SHARE MODE")
+    await connection.execute("BEGIN; LOCK TABLE ledger IN SHARE MODE")
     async with connected(daemon, 2) as [(waiting, first), (reader, writer)]:
         first.write(request(body()))
         await until(lambda: metric(daemon, "commit_batch_size_count") == 1, "one webhook waits")

@@ -164,7 +164,7 @@ async def test_a_custom_destination_revives_each_dead_event_once(
     assert len(shop.sold) == COUNT
     assert metric(daemon, "webhookd_dead_letters_total", action="redriven") == COUNT
     assert metric(daemon, "webhookd_dead_letters_total", action="unproven") == 0
-    revived = "SELECT count(*) FROM event_audit WHERE from_status = 'dead' AND to_status = 'queued' AND actor = 'queue redrive'"
+    revived = "SELECT count(*) FROM audit WHERE from_status = 'dead' AND to_status = 'queued' AND actor = 'queue redrive'"
     assert await connection.fetchval(revived) == COUNT
     assert await depth(strict, strict.dead_letter_queue) == 0
 
@@ -180,7 +180,7 @@ async def test_webhookds_own_redrive_works_after_the_consoles_has_failed(
     await come_to(connection, {"processed": COUNT})
     assert set(shop.sold.values()) == {1}
     assert len(shop.sold) == COUNT
-    named = "SELECT count(*) FROM event_audit WHERE from_status = 'dead' AND actor = 'operator (ann)'"
+    named = "SELECT count(*) FROM audit WHERE from_status = 'dead' AND actor = 'operator (ann)'"
     assert await connection.fetchval(named) == COUNT
 
     async def empty() -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -13,6 +14,7 @@ import pytest
 from tests.conftest import Start
 from tests.helpers.database import connect
 from tests.helpers.running import KEY
+from tests.helpers.stored import store
 from tests.helpers.wait import until
 from webhookd.authorizenet.notification import EVENT_TYPES
 from webhookd.dev import traffic
@@ -20,7 +22,7 @@ from webhookd.dev.servers import Stack
 from webhookd.errors import UnavailableError
 from webhookd.lifecycle import Watch
 from webhookd.metrics import Metrics
-from webhookd.store.database import Database, _closed
+from webhookd.store.database import SESSIONS, Database, _closed
 from webhookd.store.migrations import migrate
 from webhookd.store.queries import MIGRATIONS, queries
 
@@ -90,38 +92,43 @@ async def test_migrating_without_a_database_says_so() -> None:
 async def test_uniqueness_stands_in_a_table_that_is_not_partitioned(connection: asyncpg.Connection[asyncpg.Record]) -> None:
     kinds = {
         row["relname"]: row["relkind"]
-        for row in await connection.fetch("SELECT relname, relkind FROM pg_class WHERE relname IN ('events', 'event_bodies')")
+        for row in await connection.fetch("SELECT relname, relkind FROM pg_class WHERE relname IN ('ledger', 'bodies')")
     }
-    assert kinds == {"events": b"r", "event_bodies": b"p"}
-    sql = "SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conname = 'events_notification_key'"
-    columns = await connection.fetchval(sql)
-    assert columns == "UNIQUE (account, notification_id)"
+    assert kinds == {"ledger": b"r", "bodies": b"p"}
+    sql = "SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conname = $1"
+    for column in ("notification_key", "content_key"):
+        assert await connection.fetchval(sql, f"ledger_{column}") == f"UNIQUE ({column})"
 
 
 async def test_the_outbox_and_the_unfinished_are_found_by_partial_indexes(
-    connection: asyncpg.Connection[asyncpg.Record],
+    connection: asyncpg.Connection[asyncpg.Record], database_url: str
 ) -> None:
-    """With 20,000 finished events and 20 unfinished ones, no statement of the sweeper or the gauges reads the table."""
-    await connection.execute(
-        "INSERT INTO events (id, account, notification_id, event_type, status, key_fingerprint, body_hash, send_after) "
-        "SELECT gen_random_uuid(), 'a', n::text, 't', CASE WHEN n % 1000 = 0 THEN 'received' ELSE 'processed' END, '', '', "
-        "now() FROM generate_series(1, 20000) n"
-    )
-    await connection.execute("ANALYZE events")
+    """With 20,000 finished events and 20 unfinished ones, no statement of the sweeper or the gauges reads a table."""
+    now = datetime.now(UTC)
+    event = {"account": "a", "event_type": "t", "received_at": now, "finished_at": now}
+    events = [
+        {"id": uuid.uuid4(), "notification_id": str(n), "status": "processed" if n % 1000 else "received", **event}
+        for n in range(20_000)
+    ]
+    await store(connection, events)
+    await connection.execute("ANALYZE ledger, work")
+    session = await connect(database_url, server_settings=SESSIONS.get("short", {}))
     for sql in (
         queries.claim_unsent.sql.replace("$1", "'{received}'").replace("$2", "10").replace("$3", "1"),
         queries.count_in_queue.sql.replace("$1", "100"),
         queries.backlog.sql,
     ):
-        plan = "\n".join(row[0] for row in await connection.fetch(f"EXPLAIN {sql}"))
-        assert "Seq Scan on events" not in plan, plan
+        plan = "\n".join(row[0] for row in await session.fetch(f"EXPLAIN {sql}"))
+        for table in ("ledger", "work"):
+            assert f"Seq Scan on {table}" not in plan, plan
+    await session.close()
 
 
 async def test_a_body_lies_in_the_partition_of_its_time(connection: asyncpg.Connection[asyncpg.Record]) -> None:
     event_id = await connection.fetchval("SELECT webhookd.first_id(now())")
-    await connection.execute("INSERT INTO event_bodies VALUES ($1, '')", event_id)
-    assert await connection.fetchval("SELECT count(*) FROM event_bodies_default") == 0
-    plan = await connection.fetch(f"EXPLAIN SELECT body FROM event_bodies WHERE event_id = '{event_id}'")
+    await connection.execute("INSERT INTO bodies VALUES ($1, '')", event_id)
+    assert await connection.fetchval("SELECT count(*) FROM bodies_default") == 0
+    plan = await connection.fetch(f"EXPLAIN SELECT body FROM bodies WHERE event_id = '{event_id}'")
     assert sum("Scan" in row[0] for row in plan) == 1, "a look-up by id reads one partition"
 
 
@@ -221,10 +228,10 @@ async def test_what_was_never_sent_and_is_due_by_a_clock_put_back_is_taken_after
     daemon = await start(roles="receive")  # nobody sends
     url = f"{daemon.public_url}/webhooks/authorize-net"
     assert (await traffic.send(traffic.stream(list(EVENT_TYPES), 4), url, KEY)).failed == 0
-    await connection.execute("UPDATE events SET send_after = now()")
+    await connection.execute("UPDATE work SET due = now()")
     stranded = await connection.fetchval(
-        "UPDATE events SET send_after = now() + interval '1 hour' "
-        "WHERE id = (SELECT min(id::text)::uuid FROM events) RETURNING id"
+        "UPDATE work SET due = now() + interval '1 hour' "
+        "WHERE event_id = (SELECT min(event_id::text)::uuid FROM work) RETURNING event_id"
     )
     rows = [row async for row in queries.claim_unsent(connection, statuses=["received"], limit=3, lease=30)]
     assert stranded not in {row["id"] for row in rows}

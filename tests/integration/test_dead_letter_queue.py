@@ -101,7 +101,7 @@ async def test_copies_that_the_queue_lost_are_made_again(
     await until(lambda: connection.fetchval(recorded), "each copy is recorded, too")
     # Sent a while ago: what was sent just now may not show yet.
     ago = "now() - interval '2 minutes'"
-    await connection.execute(f"UPDATE events SET dead_letter_sent_at = {ago}, finished_at = {ago}")
+    await connection.execute(f"UPDATE work SET copy_sent_at = {ago}, due = {ago}")
     async with client(servers) as sqs:
         await sqs.purge_queue(QueueUrl=await url_of(sqs, servers.dead_letter_queue))
 
@@ -119,7 +119,7 @@ async def test_a_copy_that_sqs_refuses_neither_spins_nor_blocks_the_reader(
     daemon = await start(closing(), roles="receive,relay")
     (sample,) = traffic.stream([AUTHCAPTURE], 1)
     await traffic.send([sample], f"{daemon.public_url}/webhooks/authorize-net", KEY)
-    await connection.execute("UPDATE events SET status = 'dead', dead_reason = 'x', finished_at = now() - interval '1 minute'")
+    await connection.execute("UPDATE work SET status = 'dead', dead_reason = 'x', due = now() - interval '1 minute'")
 
     async def refuse(messages: list[list[Body]]) -> list[UnavailableError]:
         return [UnavailableError("sqs", "InternalError") for _ in messages]
@@ -148,7 +148,7 @@ async def test_one_redrive_message_wakes_its_event_once(start: Start, servers: S
         url = await url_of(sqs, servers.dead_letter_queue)
         (message,) = (await sqs.receive_message(QueueUrl=url, VisibilityTimeout=600))["Messages"]
     [body] = load(message["Body"])
-    query = "SELECT count(*) FROM event_audit WHERE to_status = $1"
+    query = "SELECT count(*) FROM audit WHERE to_status = $1"
     await daemon.sqs.queue.send([[body]])
     await until(lambda: _is(connection, query, "dead", 2), "it was tried anew, and died again")
     await daemon.sqs.queue.send([[body]])
@@ -186,7 +186,7 @@ async def test_a_pass_that_has_no_time_left_goes_on_where_it_stopped(
 ) -> None:
     daemon = await start(closing())
     await dead(daemon, servers, 25)
-    await connection.execute("UPDATE events SET dead_letter_sent_at = now() - interval '2 minutes'")
+    await connection.execute("UPDATE work SET copy_sent_at = now() - interval '2 minutes'")
     monkeypatch.setattr(dead_letters, "_PASS", 0.001)
     await daemon.dead_letters._pass(25)
     assert await connection.fetchval("SELECT count(*) FROM events WHERE dead_letter_sent_at IS NULL") == 0, (

@@ -21,6 +21,7 @@ from tests.helpers.operator import ANN, AUTHCAPTURE, LEO, REFUND, Connection, Op
 from tests.helpers.queues import depth
 from tests.helpers.readme import README
 from tests.helpers.running import KEY
+from tests.helpers.stored import end_well
 from tests.helpers.wait import until
 from webhookd.daemon import Daemon
 from webhookd.dev import traffic
@@ -92,7 +93,7 @@ async def test_a_chosen_set_is_redriven_and_keeps_its_identity_and_its_audit_tra
     ann = Operator(daemon.admin_url)
     await deliver(daemon, [AUTHCAPTURE, REFUND], 6)
     await copies(servers, 6)
-    before = await connection.fetch("SELECT id, notification_id, received_at, body_hash FROM events ORDER BY id")
+    before = await connection.fetch("SELECT * FROM ledger ORDER BY id")
     shop.closed = False
 
     would = await told(ann, servers, "redrive", "--event-type", "payment.refund.*", "--dry-run")
@@ -105,7 +106,7 @@ async def test_a_chosen_set_is_redriven_and_keeps_its_identity_and_its_audit_tra
     assert (redriven["done"], redriven["skipped"]) == (3, 0)
     await come_to(connection, {"dead": 3, "processed": 3})
     assert await connection.fetchval("SELECT count(*) FROM sales") == 3
-    assert await connection.fetch("SELECT id, notification_id, received_at, body_hash FROM events ORDER BY id") == before
+    assert await connection.fetch("SELECT * FROM ledger ORDER BY id") == before
     one = await connection.fetchval("SELECT id FROM events WHERE status = 'processed' LIMIT 1")
     _, shown = await ann.get(f"events/{one}")
     trail = [change for change in shown["audit"] if change["to_status"] != "queued"]
@@ -128,8 +129,7 @@ async def test_no_layer_of_idempotency_blocks_a_redriven_event(
     ids = [row["id"] for row in await connection.fetch("SELECT id FROM events")]
     for event_id in ids:
         assert await daemon.claims.acquire([event_id]), "what a worker left that died: its claim"
-    # Not so far away that it would be taken for the time of a clock that has been put back.
-    await connection.execute("UPDATE events SET send_after = now() + interval '50 s', retry_at = now() + interval '1 day'")
+    await connection.execute("UPDATE work SET retry_at = now() + interval '1 day'")
     assert (await ann.done("dead-letters/redrive", ids=[str(one) for one in ids]))["done"] == 3
     await come_to(connection, {"processed": 3})
     assert await connection.fetchval("SELECT count(*) FROM sales") == 3
@@ -203,7 +203,7 @@ async def test_list_filters_and_tells_that_there_are_more(idle: Operator, server
 
 async def test_pages_of_dead_events_hold_each_of_them_once(idle: Operator, connection: Connection) -> None:
     expected = [str(one) for one in reversed(await bury(connection, 5))]
-    await connection.execute("UPDATE events SET finished_at = now()")  # at one instant: the id decides
+    await connection.execute("UPDATE work SET due = now()")  # at one instant: the id decides
     found: list[str] = []
     cursor: dict[str, str] = {}
     while True:
@@ -296,7 +296,7 @@ async def test_an_order_is_a_dry_run_unless_it_says_otherwise(idle: Operator, co
         operation = await idle.ended(await idle.order(f"dead-letters/{kind}", all=True))
         assert (operation["dry_run"], operation["state"], operation["total"], operation["done"]) == (True, "done", 3, 0)
     assert await statuses(connection) == {"dead": 3}
-    assert await connection.fetchval("SELECT count(*) FROM event_audit") == 0
+    assert await connection.fetchval("SELECT count(*) FROM audit") == 0
 
 
 async def test_who_may_only_look_sees_dead_events_and_redrives_none(
@@ -327,7 +327,7 @@ async def test_fresh_events_are_sent_before_redriven_ones(start: Start, connecti
     await bury(connection, 5)
     assert (await Operator(daemon.admin_url).done("dead-letters/redrive", all=True))["done"] == 5
     await deliver(daemon, [AUTHCAPTURE], 5)
-    await connection.execute("UPDATE events SET send_after = now() WHERE redriven_at IS NULL")
+    await connection.execute("UPDATE work SET due = now() WHERE redriven_at IS NULL")
     first = await daemon.store.claim_unsent([Status.RECEIVED], limit=5, lease=60)
     redriven = "SELECT count(*) FROM events WHERE redriven_at IS NOT NULL AND id = ANY($1)"
     assert await connection.fetchval(redriven, [event.id for event in first]) == 0
@@ -348,26 +348,26 @@ async def test_a_redrive_holds_back_while_fresh_events_wait(idle: Operator, conn
     waiting = await bury(connection, 100, REFUND, status="queued")
     operation = await idle.order("dead-letters/redrive", all=True, dry_run=False, rate=100)
     assert (await idle.held(operation, "fresh events go first"))["done"] == 0
-    await connection.execute("UPDATE events SET status = 'processed' WHERE id = $1", waiting[0])
+    await end_well(connection, waiting[:1])
     ended = await idle.ended(operation)
     assert (ended["state"], ended["done"], ended["held_by"]) == ("done", 3, None)
 
 
 async def test_a_redrive_waits_for_what_was_put_back_before(idle: Operator, connection: Connection) -> None:
-    await bury(connection, 6)
+    dead = await bury(connection, 6)
     before = await bury(connection, 18, REFUND, status="received")
-    await connection.execute("UPDATE events SET redriven_at = now() WHERE id = ANY($1)", before)
+    await connection.execute("UPDATE work SET redriven_at = now() WHERE event_id = ANY($1)", before)
     operation = await idle.order("dead-letters/redrive", all=True, dry_run=False, rate=2)
     held = await idle.held(operation, "events put back before are still to be tried")
     assert held["done"] == 2, "with those before, ten seconds of its rate"
-    await connection.execute("UPDATE events SET status = 'processed', finished_at = now() WHERE status = 'received'")
+    await end_well(connection, [*before, *dead[:2]])
     assert (await idle.ended(operation))["done"] == 6
 
 
 async def test_a_redrive_keeps_its_rate_and_takes_the_oldest_death_first(idle: Operator, connection: Connection) -> None:
     dead = await bury(connection, 60)
     await idle.done("dead-letters/redrive", all=True, rate=20)
-    rows = await connection.fetch("SELECT event_id, at FROM event_audit ORDER BY at, event_id")
+    rows = await connection.fetch("SELECT event_id, at FROM audit ORDER BY at, event_id")
     assert [row["event_id"] for row in rows] == dead
     assert (rows[-1]["at"] - rows[0]["at"]).total_seconds() >= 55 / 20 - 0.5, "a batch of five each quarter of a second"
 
@@ -377,7 +377,7 @@ async def test_a_limit_means_those_that_died_first(idle: Operator, connection: C
     for kind, expected in (("redrive", dead[:2]), ("discard", dead[2:4])):
         operation = await idle.done(f"dead-letters/{kind}", all=True, limit=2)
         assert (operation["total"], operation["done"]) == (2, 2)
-        changed = "SELECT event_id FROM event_audit WHERE reason LIKE '%' || $1 || '%' ORDER BY event_id"
+        changed = "SELECT event_id FROM audit WHERE reason LIKE '%' || $1 || '%' ORDER BY event_id"
         assert [row["event_id"] for row in await connection.fetch(changed, operation["id"])] == expected
 
 

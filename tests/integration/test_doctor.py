@@ -88,7 +88,7 @@ async def test_a_database_without_the_schema_is_told_how_to_get_it(servers: Serv
     await connection.execute("DROP SCHEMA webhookd CASCADE")
     findings = await _examine(servers)
     assert _ill(findings) == {"schema": Verdict.FAILED}
-    assert "0001_events" in findings["schema"].detail
+    assert "0001_ledger" in findings["schema"].detail
     assert "webhookd migrate" in findings["schema"].detail
 
 

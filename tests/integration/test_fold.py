@@ -71,7 +71,7 @@ async def test_a_locked_row_of_the_timeline_delays_its_own_event_alone_and_count
     monkeypatch.setattr("webhookd.store.events._STATEMENT", 600.0)
     await table_of_effects(connection)
     receiver, bodies = await received(start, connection, CREATED, CREATED, CREATED)
-    rows = await connection.fetch("SELECT e.*, b.body FROM events e JOIN event_bodies b ON b.event_id = e.id ORDER BY e.id")
+    rows = await connection.fetch("SELECT e.*, b.body FROM events e JOIN bodies b ON b.event_id = e.id ORDER BY e.id")
     locked = {name: rows[1][name] for name in ("id", "account", "notification_id", "event_type", "event_date", "received_at")}
     event = Event(**locked, attempt=1, raw=rows[1]["body"])
     await keep_timeline(event, connection)
@@ -129,7 +129,7 @@ async def test_a_fold_that_was_refused_is_made_up_for_once_postgresql_takes_it(s
 async def test_a_retry_folds_what_is_not_on_the_timeline_yet(start: Start, connection: Connection, receives: int) -> None:
     """The attempt before may have failed because PostgreSQL refused the fold."""
     receiver, [body] = await received(start, connection, AUTHCAPTURE)
-    await connection.execute("UPDATE events SET status = 'retrying', attempts = 1, retry_at = now()")
+    await connection.execute("UPDATE work SET status = 'retrying', attempts = 1, retry_at = now()")
     await receiver.sqs.queue.send([[body]])
     if receives == 2:
         (message,) = await receiver.sqs.queue.receive(1, wait=1, visibility=60)

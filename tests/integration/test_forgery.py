@@ -24,7 +24,7 @@ from webhookd.queue.message import MOST_EVENTS, Body, dump, load
 from webhookd.queue.proof import is_proven, sign
 from webhookd.store.events import Outgoing
 
-TRAIL = "SELECT from_status, to_status, actor FROM event_audit ORDER BY at"
+TRAIL = "SELECT from_status, to_status, actor FROM audit ORDER BY at"
 
 
 async def put(servers: Servers, queue: str, *texts: str) -> None:
@@ -100,7 +100,7 @@ async def test_a_forged_copy_on_the_queue_revives_no_dead_event(
     await drained(servers, daemon)
     assert await status(connection, "dead")
     assert (await connection.fetch(TRAIL))[-1]["to_status"] == "dead"
-    assert await connection.fetchval("SELECT count(*) FROM event_audit WHERE from_status = 'dead'") == 0
+    assert await connection.fetchval("SELECT count(*) FROM audit WHERE from_status = 'dead'") == 0
 
 
 async def test_a_copy_that_is_moved_back_revives_its_event_and_names_nobody(

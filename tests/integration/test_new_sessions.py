@@ -40,7 +40,8 @@ class Role:
     async def end_workers(self) -> None:
         """Ends the sessions in which workers work; those that receive stay."""
         await self.connection.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = $1 AND application_name = 'webhookd work'",
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE usename = $1 AND application_name IN ('webhookd work', 'webhookd fold')",
             self.name,
         )
 
@@ -120,5 +121,5 @@ async def test_without_new_sessions_workers_stop_polling_and_say_so_and_nothing_
     await until(lambda: status(connection, "processed"), "every event is processed", deadline=60)
     assert daemon.database.refusal is None
     assert metric(daemon, "webhookd_dependency_up", dependency="postgresql") == 1
-    assert await connection.fetchval("SELECT count(*) FROM event_audit WHERE to_status = 'dead'") == 0
+    assert await connection.fetchval("SELECT count(*) FROM audit WHERE to_status = 'dead'") == 0
     assert await connection.fetchval("SELECT max(attempts) FROM events") == 1, "no attempt was spent on it"

@@ -13,6 +13,7 @@ import pytest
 from tests.conftest import Servers, Start
 from tests.helpers.operator import ANN, AUTHCAPTURE, REFUND, Connection, Operator, bury, come_to, statuses, times_put_back
 from tests.helpers.running import KEY, Process
+from tests.helpers.stored import end_well
 from tests.helpers.wait import until
 from webhookd.daemon import Daemon
 from webhookd.dev import traffic
@@ -47,13 +48,14 @@ async def test_a_dry_run_which_is_the_default_counts_by_type_and_changes_nothing
     await bury(connection, 3, status="processed")
     await bury(connection, 2, REFUND, status="processed")
     await bury(connection, 1)
+    changes = await connection.fetchval("SELECT count(*) FROM audit")
     operation = await idle.ended(await idle.order("events/replay", filter=PROCESSED, reason="to know"))
     assert (operation["kind"], operation["state"], operation["dry_run"]) == ("replay", "done", True)
     assert (operation["total"], operation["done"], operation["skipped"]) == (5, 0, 0)
     assert operation["event_types"] == {AUTHCAPTURE: 3, REFUND: 2}
     assert operation["finished_at"] is not None
     assert await statuses(connection) == {"processed": 5, "dead": 1}
-    assert await connection.fetchval("SELECT count(*) FROM event_audit") == 0
+    assert await connection.fetchval("SELECT count(*) FROM audit") == changes
 
 
 async def test_processed_events_run_again_only_with_force(idle: Operator, connection: Connection) -> None:
@@ -94,7 +96,7 @@ async def test_a_replay_needs_a_filter_and_a_reason(idle: Operator, connection: 
 async def test_filters_of_a_replay_choose_what_they_name(idle: Operator, connection: Connection) -> None:
     ours = await bury(connection, 4, status="processed")
     await bury(connection, 2, REFUND, status="processed")
-    await connection.execute("UPDATE events SET entity_id = '7', invoice_number = 'A-1' WHERE id = $1", ours[1])
+    await connection.execute("UPDATE ledger SET entity_id = '7', invoice_number = 'A-1' WHERE id = $1", ours[1])
     received = await connection.fetchval("SELECT received_at FROM events WHERE id = $1", ours[2])
     for given, expected in (
         ({"event_type": ["payment.refund.*"]}, 2),
@@ -129,7 +131,7 @@ async def test_an_event_without_its_body_is_not_run_again(idle: Operator, connec
     assert await times_put_back(connection) == dict.fromkeys(kept, 1)
 
 
-@pytest.mark.parametrize("died_anew", ["clock_timestamp()", "finished_at - interval '1 hour'"])
+@pytest.mark.parametrize("died_anew", ["clock_timestamp()", "due - interval '1 hour'"])
 async def test_what_has_moved_on_since_it_was_chosen_is_skipped(
     idle: Operator, connection: Connection, monkeypatch: pytest.MonkeyPatch, died_anew: str
 ) -> None:
@@ -138,7 +140,7 @@ async def test_what_has_moved_on_since_it_was_chosen_is_skipped(
     change = Runner._change
 
     async def late(self: Runner, lent: Any, work: Any, rows: list[asyncpg.Record]) -> int:
-        await connection.execute(f"UPDATE events SET finished_at = {died_anew} WHERE id = $1", dead[1])
+        await connection.execute(f"UPDATE work SET due = {died_anew} WHERE event_id = $1", dead[1])
         return await change(self, lent, work, rows)
 
     monkeypatch.setattr(Runner, "_change", late)
@@ -152,9 +154,7 @@ async def test_what_ended_after_the_order_is_not_run_again_by_it(idle: Operator,
     waiting = await bury(connection, 100, REFUND, status="queued")
     operation = await idle.order("events/replay", **REPLAY, dry_run=False)
     await idle.held(operation, "fresh events go first")
-    await connection.execute(
-        "UPDATE events SET status = 'processed', finished_at = clock_timestamp() WHERE id = ANY($1)", waiting
-    )
+    await end_well(connection, waiting)
     ended = await idle.ended(operation)
     assert (ended["done"], ended["skipped"], ended["total"]) == (2, 0, 2)
     assert await times_put_back(connection) == dict.fromkeys(events, 1)
@@ -167,7 +167,7 @@ async def test_a_replay_keeps_its_rate(idle: Operator, connection: Connection) -
     """Fewer than one in each turn of a quarter of a second, too."""
     await bury(connection, 7, status="processed")
     assert (await idle.done("events/replay", **REPLAY, rate=2))["done"] == 7
-    took = await connection.fetchval("SELECT max(at) - min(at) FROM event_audit")
+    took = await connection.fetchval("SELECT max(at) - min(at) FROM audit WHERE to_status = 'received'")
     assert took.total_seconds() >= 6 / 2 - 0.5
 
 
@@ -176,7 +176,8 @@ async def test_the_audit_trail_names_the_token_the_operation_and_the_reason(idle
     operation = await idle.done("events/replay", **REPLAY)
     assert (operation["actor"], operation["reason"]) == ("operator (ann)", "the shop was mended")
     _, shown = await idle.get(f"events/{event_id}")
-    (change,) = shown["audit"]
+    receipt, end, change = shown["audit"]
+    assert [(one["to_status"], one["actor"]) for one in (receipt, end)] == [("received", "receiver"), ("processed", "worker")]
     assert (change["from_status"], change["to_status"]) == ("processed", "received")
     assert change["actor"] == "operator (ann)"
     assert change["reason"] == f"replay {operation['id']}: the shop was mended"
@@ -207,7 +208,7 @@ async def test_a_replay_holds_back_while_fresh_events_wait(idle: Operator, conne
     waiting = await bury(connection, 100, REFUND, status="received")
     operation = await idle.order("events/replay", **REPLAY, dry_run=False)
     assert (await idle.held(operation, "fresh events go first"))["done"] == 0
-    await connection.execute("UPDATE events SET redriven_at = now() WHERE id = $1", waiting[0])
+    await connection.execute("UPDATE work SET redriven_at = now() WHERE event_id = $1", waiting[0])
     assert (await idle.ended(operation))["done"] == 2
 
 

@@ -75,7 +75,7 @@ async def test_a_command_of_the_readme_does_what_it_says(
         case ["events", "show"]:
             assert told["failed_attempts"][0]["error"] == "Permanent: the order is unknown"
         case ["events", "retry"]:
-            trail = await connection.fetch("SELECT actor, reason FROM event_audit WHERE event_id = $1", event)
+            trail = await connection.fetch("SELECT actor, reason FROM audit WHERE event_id = $1", event)
             assert ("operator (ann)", "the shop is back") in [(row["actor"], row["reason"]) for row in trail]
         case ["events", "replay"]:
             assert told["state"] == "done"

@@ -150,7 +150,7 @@ async def test_nothing_is_lost_or_doubled_and_nothing_stays_in_the_sessions(rig:
 
     async def again() -> Any:
         return await rig.connection.fetchval(
-            "SELECT count(*) = 2 FROM event_audit WHERE event_id = $1 AND to_status = 'processed'", event["id"]
+            "SELECT count(*) = 2 FROM audit WHERE event_id = $1 AND to_status = 'processed'", event["id"]
         )
 
     await until(again, "the event is processed once more")
@@ -159,7 +159,7 @@ async def test_nothing_is_lost_or_doubled_and_nothing_stays_in_the_sessions(rig:
 async def test_upkeep_goes_by_way_of_the_pooler(start: Start, pooled_url: str, connection: Connection) -> None:
     daemon = await start(database_url=pooled_url, database_pooler="transaction")
     child = await connection.fetchval(
-        "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'event_bodies'::regclass "
+        "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'bodies'::regclass "
         "AND inhrelid::regclass::text NOT LIKE '%default' ORDER BY 1 DESC LIMIT 1"
     )
     await connection.execute(f"DROP TABLE {child}")

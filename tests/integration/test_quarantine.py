@@ -148,7 +148,7 @@ async def test_one_that_has_become_an_event_meanwhile_is_a_duplicate(
     status, released = await ann.post(f"quarantine/{body_id}/release")
     assert (status, released) == (200, {"outcome": "duplicate", "event_id": event["id"], "mended": []})
     assert await connection.fetchval("SELECT count(*) FROM events") == 1
-    assert await connection.fetchval("SELECT count(*) FROM event_audit WHERE actor LIKE 'operator%'") == 0
+    assert await connection.fetchval("SELECT count(*) FROM audit WHERE actor LIKE 'operator%'") == 0
     assert await waiting(ann, state="released") == [body_id]
 
 
@@ -184,7 +184,7 @@ async def test_a_body_that_can_be_mended_is_released_with_its_exact_bytes(
     status, released = await ann.post(f"quarantine/{body_id}/release", {"reason": "seen"})
     assert (status, released["outcome"], released["mended"]) == (200, "released", mended)
     await come_to(connection, {"processed": 1})
-    assert await connection.fetchval("SELECT body FROM event_bodies") == body
+    assert await connection.fetchval("SELECT body FROM bodies") == body
     _, event = await ann.get(f"events/{released['event_id']}")
     assert event["body"]["mended"] == mended
     assert event["audit"][0]["reason"] == "; ".join([f"released from quarantine {body_id}", *mended]) + ": seen"

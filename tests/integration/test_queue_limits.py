@@ -84,15 +84,15 @@ async def test_an_event_whose_message_is_refused_holds_up_no_other(
     sqs.unwanted = CREATED
     relay = await start(roles="relay", resend_after=600, sqs_endpoint_url=sqs.url)
     await start(roles="work")
-    await connection.execute("UPDATE events SET send_after = now()")  # for the sweeper
+    await connection.execute("UPDATE work SET due = now()")  # for the sweeper
     others = "SELECT count(*) = 60 FROM events WHERE status = 'processed'"
     await until(lambda: connection.fetchval(others), "the others are processed", deadline=30)
-    put_back = "SELECT send_after > now() + interval '40 s' FROM events WHERE status = 'received'"
+    put_back = "SELECT due > now() + interval '40 s' FROM work WHERE status = 'received'"
     await until(lambda: connection.fetchval(put_back), "the refused event waits for a minute")
     assert metric(relay, "webhookd_relayed_total", outcome="refused") >= 1
     assert relay.sqs.queue.up, "SQS answers"
     sqs.heal()
-    await connection.execute("UPDATE events SET send_after = now() WHERE status = 'received'")
+    await connection.execute("UPDATE work SET due = now() WHERE status = 'received'")
     await until(lambda: status(connection, "processed"), "what is taken now is processed", deadline=30)
     await once(connection)
 
@@ -105,7 +105,7 @@ async def test_a_copy_of_a_dead_event_fits_a_small_dead_letter_queue(
     await until(lambda: daemon.sqs.dead_letter_queue.limits.message_bytes == 1024, "the limit is known")
     await send(daemon, traffic.sample(AUTHCAPTURE, 1))
     await connection.execute(
-        "UPDATE events SET status = 'dead', dead_reason = repeat('ü', 2000), finished_at = now() - interval '1 minute'"
+        "UPDATE work SET status = 'dead', dead_reason = repeat('ü', 2000), due = now() - interval '1 minute'"
     )
     await daemon.dead_letters.agree()
     [copy] = await received_bodies(servers, servers.dead_letter_queue, 1)

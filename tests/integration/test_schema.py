@@ -138,7 +138,7 @@ async def test_what_hinders_a_migration_is_foreseen(
     (schema,) = [one for one in found if one.check == "schema"]
     assert schema.verdict is Verdict.FAILED
     assert said in schema.detail
-    made = await connection.fetchval("SELECT count(*) FROM pg_class WHERE relname = 'event_bodies'")
+    made = await connection.fetchval("SELECT count(*) FROM pg_class WHERE relname = 'bodies'")
     assert made == 0, "nothing was made"
 
 

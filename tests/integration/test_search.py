@@ -16,6 +16,7 @@ import pytest
 import pytest_asyncio
 
 from tests.helpers.database import connect
+from tests.helpers.stored import store, store_alias
 from webhookd.event import Status
 from webhookd.lifecycle import Watch
 from webhookd.metrics import Metrics
@@ -54,34 +55,30 @@ class Stored:
     aliases: dict[str, uuid.UUID]
 
 
-def _event(chance: random.Random) -> tuple[Any, ...]:
+def _event(chance: random.Random) -> dict[str, Any]:
     # Many at one instant, and ids by a receiver's clock that is up to some minutes away from PostgreSQL's.
     received_at = BEGAN + timedelta(minutes=chance.randrange(300), seconds=chance.choice((0, 0, 30)))
     made_at = received_at + timedelta(seconds=chance.choice((0, 0, -0.004, 0.004, 120, -400)))
     number = (int(made_at.timestamp() * 1000) << 80) | (7 << 76) | (2 << 62) | chance.getrandbits(62)
     status = chance.choices(tuple(Status), weights=(1, 1, 1, 4, 2))[0]
     ended = status in (Status.PROCESSED, Status.DEAD)
-    return (
-        uuid.UUID(int=number),
-        chance.choice(ACCOUNTS),
-        f"{uuid.UUID(int=chance.getrandbits(128))}",
-        f"net.authorize.{chance.choice(TYPES)}",
-        status,
-        received_at,
-        *(chance.choice((*KEYS, None, None)) for _ in range(3)),
-        "",
-        b"",
-        received_at,
-        # Deaths come some at a time.
-        received_at.replace(minute=0) + timedelta(hours=1) if ended else None,
-        BEGAN + timedelta(minutes=chance.randrange(400)) if chance.random() < 0.2 and status is not Status.PROCESSED else None,
-    )
-
-
-_COLUMNS = [
-    *("id", "account", "notification_id", "event_type", "status", "received_at", "entity_id", "invoice_number"),
-    *("merchant_reference", "key_fingerprint", "body_hash", "send_after", "finished_at", "redriven_at"),
-]
+    redriven = chance.random() < 0.2 and status is not Status.PROCESSED
+    # Deaths come some at a time.
+    ended_at = received_at.replace(minute=0) + timedelta(hours=1) if ended else None
+    return {
+        "id": uuid.UUID(int=number),
+        "account": chance.choice(ACCOUNTS),
+        "notification_id": f"{uuid.UUID(int=chance.getrandbits(128))}",
+        "event_type": f"net.authorize.{chance.choice(TYPES)}",
+        "status": status,
+        "received_at": received_at,
+        "entity_id": chance.choice((*KEYS, None, None)),
+        "invoice_number": chance.choice((*KEYS, None, None)),
+        "merchant_reference": chance.choice((*KEYS, None, None)),
+        "finished_at": ended_at,
+        "redriven_at": BEGAN + timedelta(minutes=chance.randrange(400)) if redriven else None,
+        "discarded_at": ended_at if status is Status.DEAD and chance.random() < 0.3 else None,
+    }
 
 
 @pytest_asyncio.fixture
@@ -89,13 +86,11 @@ async def stored(database_url: str, seed: int) -> AsyncIterator[Stored]:
     """A database with random events, from few values, so that much is equal."""
     chance = random.Random(seed)
     connection = await connect(database_url)
-    await connection.copy_records_to_table("events", records=[_event(chance) for _ in range(COUNT)], columns=_COLUMNS)
+    await store(connection, [_event(chance) for _ in range(COUNT)])
     rows = await connection.fetch("SELECT * FROM events")
     aliases = {f"a{chance.getrandbits(64):x}": chance.choice(rows)["id"] for _ in range(20)}
-    await connection.executemany(
-        "INSERT INTO notification_aliases (account, notification_id, event_id, body_hash) VALUES ($1, $2, $3, '')",
-        [(chance.choice(ACCOUNTS), name, event_id) for name, event_id in aliases.items()],
-    )
+    for name, event_id in aliases.items():
+        await store_alias(connection, event_id, chance.choice(ACCOUNTS), name)
     await connection.close()
     database = Database(database_url, short=1, work=1, handler_timeout=5, metrics=Metrics(), watch=Watch())
     await database.start()
@@ -226,15 +221,14 @@ async def test_a_notification_id_and_a_key_together_find_what_both_name_however_
     connection: asyncpg.Connection[Record], database_url: str
 ) -> None:
     accounts = ("a", "b", "c", "d")  # one notification id in each, each event with an invoice of its own
-    event = (datetime.now(UTC), "n-1", "net.authorize.payment.void.created", "received", "", b"")
-    await connection.copy_records_to_table(
-        "events",
-        records=[(uuid.UUID(int=n), account, f"I-{account}", *event) for n, account in enumerate(accounts, 1)],
-        columns=[
-            *("id", "account", "invoice_number", "send_after", "notification_id", "event_type", "status"),
-            *("key_fingerprint", "body_hash"),
-        ],
-    )
+    event = {
+        "notification_id": "n-1",
+        "event_type": "net.authorize.payment.void.created",
+        "status": "received",
+        "received_at": datetime.now(UTC),
+    }
+    named = [{"id": uuid.UUID(int=n), "account": name, "invoice_number": f"I-{name}"} for n, name in enumerate(accounts, 1)]
+    await store(connection, [event | one for one in named])
     database = Database(database_url, short=1, work=1, handler_timeout=5, metrics=Metrics(), watch=Watch())
     await database.start()
     for account in accounts:

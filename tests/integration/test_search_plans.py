@@ -35,7 +35,7 @@ from webhookd.store.queries import SQL, queries
 
 COUNT = 20_000
 FEW = 200  # so many are dead, unless much is: where they are few, PostgreSQL may read all of them and sort
-LOOKED = 2_002  # events, that one statement of a search reads at most: what it looks at, and what ends that
+LOOKED = 2_060  # events, that one statement of a search reads at most: what it looks at, what ends that, and the page
 NOW = datetime.now(UTC)
 # One process makes the databases of this module, which takes seconds.
 pytestmark = pytest.mark.xdist_group("search plans")
@@ -43,8 +43,8 @@ CALM = "statistics of a time when all was well"
 OLD = "statistics of an empty table"
 # Small tables are rightly read without an index.
 _MORE = """
-INSERT INTO notification_aliases (account, notification_id, event_id, body_hash)
-SELECT 'default', gen_random_uuid(), gen_random_uuid(), '' FROM generate_series(1, 3000);
+INSERT INTO notification_aliases (notification_key, event_id, body_hash, account, notification_id)
+SELECT gen_random_uuid(), gen_random_uuid(), gen_random_uuid(), 'default', gen_random_uuid() FROM generate_series(1, 3000);
 INSERT INTO quarantine (id, account, reason, detail, key_fingerprint, body, body_hash, handled_at, handled_by, outcome)
 SELECT gen_random_uuid(), 'default', 'not_json', '', '', repeat('x', 200)::bytea, n::text::bytea,
     CASE WHEN n % 5 > 0 THEN now() END, 'operator (ann)', CASE WHEN n % 5 > 0 THEN 'released' END
@@ -52,16 +52,20 @@ FROM generate_series(1, 5000) AS n;
 """
 # Much that is dead, and much that waits.
 _WORSE = """
-UPDATE events
-SET status = 'dead', finished_at = received_at + interval '1 hour', last_error = 'at a loss', dead_reason = 'tired'
-WHERE status = 'processed' AND hashtext(id::text) % 4 = 0;
-UPDATE events SET status = 'retrying', finished_at = NULL, redriven_at = NULL
-WHERE status = 'processed' AND hashtext(id::text) % 4 = 1;
+INSERT INTO work (event_id, consumer, status, due, since, last_error, dead_reason)
+SELECT id, 'handlers', 'dead', received_at + interval '1 hour', received_at, 'at a loss', 'tired'
+FROM ledger WHERE hashtext(id::text) % 4 = 0
+ON CONFLICT DO NOTHING;
+INSERT INTO work (event_id, consumer, status, due, since)
+SELECT id, 'handlers', 'retrying', now(), received_at FROM ledger WHERE hashtext(id::text) % 4 = 1
+ON CONFLICT DO NOTHING;
 """
-PAGE = {"events_pkey"}
-BY_KEY = {"events_notification_key", "notification_aliases_pkey", "events_pkey"}
-STANDING = {"events_outbox", "events_redriven", "events_dead_waiting_place"}
-DEAD_EVENTS = {"events_dead_waiting_place", "events_dead_place"}
+BY_ID = {"ledger_pkey", "work_pkey"}
+BY_KEY = BY_ID | {"ledger_notification_key", "notification_aliases_pkey"}
+BY_KEYS = BY_KEY | {"ledger_entity", "ledger_invoice", "ledger_reference"}
+STANDING = {"work_due", "work_redriven", "work_dead"}
+BY_DEATH = BY_ID | {"work_dead", "work_discarded"}
+BY_WAIT = BY_ID | {"work_waiting"}
 
 
 @dataclass(slots=True)
@@ -118,13 +122,14 @@ def read(plans: list[dict[str, Any]], table: str) -> set[str]:
 
 
 def rows_read(plan: dict[str, Any]) -> int:
-    """How many events a statement read, those among them that it did not want."""
-    total = 0.0
+    """How many rows a statement read of the ledger or of the work, whichever is more; with those that it did not want."""
+    totals = {"ledger": 0.0, "work": 0.0}
     for node in nodes(plan):
-        if node.get("Relation Name") == "events" or node.get("Index Name", "").startswith("events_"):
+        table = node.get("Relation Name") or node.get("Index Name", "").split("_")[0]
+        if table in totals:
             unwanted = node.get("Rows Removed by Filter", 0) + node.get("Rows Removed by Index Recheck", 0)
-            total += (node["Actual Rows"] + unwanted) * node["Actual Loops"]
-    return round(total)
+            totals[table] += (node["Actual Rows"] + unwanted) * node["Actual Loops"]
+    return round(max(totals.values()))
 
 
 @pytest.fixture(scope="module", params=["analyzed", pytest.param(CALM, marks=pytest.mark.long), OLD])
@@ -138,15 +143,16 @@ def stored(request: pytest.FixtureRequest, stack: Stack, template: str) -> Itera
         await server.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
         await server.close()
         connection = await connect(url)
-        await connection.execute("ALTER TABLE events SET (autovacuum_enabled = false)")
-        await connection.execute("ANALYZE events")
+        await connection.execute("ALTER TABLE ledger SET (autovacuum_enabled = false)")
+        await connection.execute("ALTER TABLE work SET (autovacuum_enabled = false)")
+        await connection.execute("ANALYZE ledger, work")
         await loader.store(connection, COUNT, NOW)
         await loader.record(connection, NOW)
         await connection.execute(_MORE)
         others = "quarantine, operations, notification_aliases, statistics, statistics_gauges, transactions, subscriptions"
         await connection.execute(f"ANALYZE {others}")
         if request.param != OLD:
-            await connection.execute("ANALYZE events")
+            await connection.execute("ANALYZE ledger, work")
         if request.param == CALM:
             await connection.execute(_WORSE)
         await connection.close()
@@ -178,6 +184,21 @@ async def one(statements: Explaining) -> Any:
     )
 
 
+async def _store_work(connection: asyncpg.Connection[Any], count: int, status: str, since: str) -> None:
+    """Events that have not ended, in a status, which since then is so."""
+    await connection.execute(
+        f"""WITH stored AS (
+            INSERT INTO ledger (id, notification_key, account, notification_id, event_type, key_fingerprint, body_hash)
+            SELECT gen_random_uuid(), gen_random_uuid(), 'default', n, 'net.authorize.payment.void.created', '',
+                gen_random_uuid()
+            FROM generate_series(1, {count}) AS n
+            RETURNING id, notification_id::integer AS n
+        )
+        INSERT INTO work (event_id, consumer, status, since, due, dead_reason)
+        SELECT id, 'handlers', {status}, {since}, now(), 'the shop is closed' FROM stored"""
+    )
+
+
 def middle() -> Place:
     """A place in the midst of all events."""
     at = NOW - timedelta(days=30)
@@ -196,39 +217,39 @@ class Case:
 
 RANGE = {"received_from": NOW - timedelta(days=40), "received_to": NOW - timedelta(days=20)}
 CASES = {
-    "nothing": Case(PAGE, most=51),
-    "a type that nobody has": Case(PAGE, lambda _: {"event_types": ("payment.nothing.*",)}),
-    "an account that nobody has": Case(PAGE, lambda _: {"account": "nobody"}),
-    "a range": Case(PAGE, lambda _: RANGE),
-    "processed": Case(PAGE, lambda _: {"statuses": ("processed",)}),
-    "processed or dead": Case(PAGE, lambda _: {"statuses": ("processed", "dead"), "event_types": ("*.expired",)}),
-    "dead, of a range": Case({"events_dead_place"}, lambda _: {"statuses": ("dead",), **RANGE}),
-    "dead": Case({"events_dead_place"}, lambda _: {"statuses": ("dead",)}, most=52),
-    "retrying": Case({"events_unfinished"}, lambda _: {"statuses": ("retrying",)}, most=252),
-    "received": Case({"events_unfinished"}, lambda _: {"statuses": ("received",)}),
-    "retrying, of nobody": Case({"events_unfinished"}, lambda _: {"statuses": ("retrying",), "account": "nobody"}),
+    "nothing": Case(BY_ID, most=2 * 51),
+    "a type that nobody has": Case(BY_ID, lambda _: {"event_types": ("payment.nothing.*",)}),
+    "an account that nobody has": Case(BY_ID, lambda _: {"account": "nobody"}),
+    "a range": Case(BY_ID, lambda _: RANGE),
+    "processed": Case(BY_ID, lambda _: {"statuses": ("processed",)}),
+    "processed or dead": Case(BY_ID, lambda _: {"statuses": ("processed", "dead"), "event_types": ("*.expired",)}),
+    "dead, of a range": Case(BY_DEATH, lambda _: {"statuses": ("dead",), **RANGE}),
+    "dead": Case(BY_DEATH, lambda _: {"statuses": ("dead",)}, most=3 * 52),
+    "retrying": Case(BY_WAIT, lambda _: {"statuses": ("retrying",)}, most=2 * 252),
+    "received": Case(BY_WAIT, lambda _: {"statuses": ("received",)}),
+    "retrying, of nobody": Case(BY_WAIT, lambda _: {"statuses": ("retrying",), "account": "nobody"}),
     "not processed": Case(
-        {"events_unfinished", "events_dead_place"},
+        BY_WAIT | BY_DEATH,
         lambda _: {"statuses": ("received", "queued", "retrying", "dead"), "event_types": ("*.nothing",)},
-        most=2 * LOOKED,
+        most=3 * LOOKED,
     ),
-    "entity": Case({"events_entity"}, lambda one: {"entity_id": one["entity_id"]}, most=100),
-    "entity, dead": Case({"events_entity"}, lambda one: {"entity_id": one["entity_id"], "statuses": ("dead",)}, most=100),
-    "entity and range": Case({"events_entity"}, lambda one: {"entity_id": one["entity_id"], **RANGE}, most=100),
-    "invoice": Case({"events_invoice"}, lambda one: {"invoice_number": one["invoice_number"]}, most=100),
-    "reference": Case({"events_reference"}, lambda one: {"merchant_reference": one["merchant_reference"]}, most=100),
-    "unknown invoice": Case({"events_invoice"}, lambda _: {"invoice_number": "nothing"}, most=0),
+    "entity": Case(BY_ID | {"ledger_entity"}, lambda one: {"entity_id": one["entity_id"]}, most=200),
+    "entity, dead": Case(
+        BY_ID | {"ledger_entity"}, lambda one: {"entity_id": one["entity_id"], "statuses": ("dead",)}, most=100
+    ),
+    "entity and range": Case(BY_ID | {"ledger_entity"}, lambda one: {"entity_id": one["entity_id"], **RANGE}, most=200),
+    "invoice": Case(BY_ID | {"ledger_invoice"}, lambda one: {"invoice_number": one["invoice_number"]}, most=200),
+    "reference": Case(BY_ID | {"ledger_reference"}, lambda one: {"merchant_reference": one["merchant_reference"]}, most=200),
+    "unknown invoice": Case(BY_ID | {"ledger_invoice"}, lambda _: {"invoice_number": "nothing"}, most=0),
     "notification id": Case(BY_KEY, options=lambda one: {"notification_id": one["notification_id"].upper()}, most=20),
     "anything, an entity": Case(
-        BY_KEY | {"events_entity", "events_invoice", "events_reference"},
+        BY_KEYS,
         options=lambda one: {"anything": one["entity_id"]},
         most=100,
     ),
-    "anything, unknown": Case(
-        BY_KEY | {"events_entity", "events_invoice", "events_reference"}, options=lambda _: {"anything": "nothing"}, most=20
-    ),
+    "anything, unknown": Case(BY_KEYS, options=lambda _: {"anything": "nothing"}, most=20),
     "anything, an id of ours": Case(
-        BY_KEY | {"events_entity", "events_invoice", "events_reference"},
+        BY_KEYS,
         options=lambda one: {"anything": str(one["id"])},
         most=20,
     ),
@@ -249,11 +270,11 @@ async def test_a_search_reads_by_its_index_and_no_more_than_it_says(
         statements.plans.clear()
         await Events(statements).search(Filter(**case.filter(one)), place, 50, **case.options(one))
         assert statements.plans
-        tables = read(statements.plans, "events") | read(statements.plans, "notification_aliases")
-        # An account's or a key's branch that its predecessor leaves empty is not executed.
+        tables = set().union(*(read(statements.plans, table) for table in ("ledger", "work", "notification_aliases")))
+        # A branch that its predecessor leaves empty is not executed.
         assert tables <= case.indexes, name
         assert tables & (case.indexes - BY_KEY or case.indexes), name
-        most = max(case.most, FEW if case.indexes <= {"events_dead_place", "events_unfinished"} else 0)
+        most = max(case.most, FEW if case.indexes & (BY_DEATH | BY_WAIT) - BY_ID else 0)
         assert max(rows_read(plan) for plan in statements.plans) <= most, name
 
 
@@ -261,27 +282,24 @@ async def test_a_page_of_what_waits_reads_a_page_where_statistics_know_of_nothin
     database_url: str, connection: asyncpg.Connection[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_BUDGET", 60.0)
-    await connection.execute("ALTER TABLE events SET (autovacuum_enabled = false); ANALYZE events")
-    await connection.execute(
-        "INSERT INTO events "
-        "(id, account, notification_id, event_type, status, key_fingerprint, body_hash, send_after, received_at) "
-        "SELECT gen_random_uuid(), 'default', n::text, 'net.authorize.payment.void.created', "
-        "(ARRAY['received', 'queued', 'retrying'])[1 + n % 3], '', '', now(), now() - n * interval '1 second' "
-        "FROM generate_series(1, 10000) AS n"
+    await connection.execute("ALTER TABLE work SET (autovacuum_enabled = false); ANALYZE ledger, work")
+    await _store_work(
+        connection, 10_000, "(ARRAY['received', 'queued', 'retrying'])[1 + n % 3]", "now() - n * interval '1 second'"
     )
     session = await connect(database_url, server_settings={"jit": "off", **SESSIONS["admin"]})
     statements = Explaining(session)
     page = await Events(statements).search(Filter(statuses=("received", "queued", "retrying")), START, 50)
     await session.close()
     assert len(page.rows) == 50
-    assert max(rows_read(plan) for plan in statements.plans) <= 52
+    assert max(rows_read(plan) for plan in statements.plans) <= 2 * 52
 
 
 async def test_an_event_and_what_belongs_to_it_are_read_by_indexes(statements: Explaining, one: Any) -> None:
     await Events(statements).show(one["id"])
-    assert read(statements.plans, "events") == {"events_pkey", "events_entity"}
+    assert read(statements.plans, "ledger") == {"ledger_pkey", "ledger_entity"}
+    assert read(statements.plans, "work") == {"work_pkey"}
     assert {index.split("_")[0] for index in read(statements.plans, "notification_aliases")} == {"notification"}
-    assert "no index" not in read(statements.plans, "event_bodies") | read(statements.plans, "event_audit")
+    assert "no index" not in read(statements.plans, "bodies") | read(statements.plans, "audit")
     assert max(rows_read(plan) for plan in statements.plans) <= 100
 
 
@@ -305,8 +323,9 @@ async def test_dead_letters_are_read_by_their_death(
         most = 250  # a whole look: with old statistics, PostgreSQL sorts what it has found
     for place in (START, middle()):
         await search_dead(statements, dead, place, 50)
-    assert read(statements.plans, "events") <= ({"events_dead_place"} if dead.discarded else DEAD_EVENTS)
-    assert max(rows_read(plan) for plan in statements.plans) <= max(most, FEW)
+    assert read(statements.plans, "work") <= {"work_pkey", "work_discarded" if dead.discarded else "work_dead"}
+    assert read(statements.plans, "ledger") <= {"ledger_pkey"}
+    assert max(rows_read(plan) for plan in statements.plans) <= 2 * max(most, FEW)
 
 
 async def test_however_many_died_at_one_instant_a_statement_looks_at_some_of_them(
@@ -314,19 +333,14 @@ async def test_however_many_died_at_one_instant_a_statement_looks_at_some_of_the
 ) -> None:
     """As after an outage, and by statistics of a time when nothing was dead: lists, and the batches of an operation."""
     monkeypatch.setattr(module, "_BUDGET", 60.0)
-    await connection.execute("ALTER TABLE events SET (autovacuum_enabled = false); ANALYZE events")
-    await connection.execute(
-        "INSERT INTO events (id, account, notification_id, event_type, status, key_fingerprint, body_hash, send_after, "
-        "finished_at, dead_reason) "
-        "SELECT gen_random_uuid(), 'default', n::text, 'net.authorize.payment.void.created', 'dead', '', '', now(), "
-        "now(), 'the shop is closed' FROM generate_series(1, 15000) AS n"
-    )
+    await connection.execute("ALTER TABLE work SET (autovacuum_enabled = false); ANALYZE ledger, work")
+    await _store_work(connection, 15_000, "'dead'", "now()")
     session = await connect(database_url, server_settings={"jit": "off", **SESSIONS["admin"]})
     statements = Explaining(session)
     for dead in (Dead(), Dead(reason="nothing"), Dead(discarded=True), Dead(event_types=("payment.void.*",))):
         page = await search_dead(statements, dead, START, 50)
         assert len(page.rows) == (0 if dead.reason or dead.discarded else 50)
-        assert page.next is not None
+        assert (page.next is None) == dead.discarded, "the discarded, of which there are none, are apart"
     until = datetime.now(UTC) + timedelta(days=1)
     for dead in (Dead(reason="closed"), Dead(reason="nothing")):
         place: Place | None = Place(datetime(1970, 1, 1, tzinfo=UTC), uuid.UUID(int=0))
@@ -340,7 +354,7 @@ async def test_however_many_died_at_one_instant_a_statement_looks_at_some_of_the
 
     # What the reader of the dead-letter queue looks at.
     statements.plans.clear()
-    await session.execute("UPDATE events SET dead_letter_sent_at = now() - interval '1 hour' WHERE id::text < '8'")
+    await session.execute("UPDATE work SET copy_sent_at = now() - interval '1 hour' WHERE event_id::text < '8'")
     assert await statements.one(queries.count_dead, limit=4000) is None
     assert max(rows_read(plan) for plan in statements.plans) <= 4001
     steps, place = 0, Place(datetime(1970, 1, 1, tzinfo=UTC), uuid.UUID(int=0))
@@ -375,7 +389,7 @@ async def test_a_transaction_is_read_by_its_keys(statements: Explaining, one: An
     assert read(statements.plans, "subscriptions") == {"subscriptions_pkey"}
     assert read(statements.plans, "customers") == {"customers_pkey"}
     assert read(statements.plans, "payment_profiles") == {"payment_profiles_pkey"}
-    assert read(statements.plans, "events") == {"events_entity"}
+    assert read(statements.plans, "ledger") == {"ledger_entity"}
 
 
 @pytest.mark.parametrize(("state", "index"), [("waiting", "quarantine_waiting"), ("released", "quarantine_pkey")])
@@ -392,7 +406,7 @@ async def test_statistics_read_their_steps_and_count_what_stands_by_its_indexes(
     found = await read_statistics(statements, window)
     assert found.totals["received"] > 0
     assert read(statements.plans, "statistics") == {"statistics_pkey", "statistics_gauges_pkey"}
-    assert read(statements.plans, "events") == STANDING
+    assert read(statements.plans, "work") == STANDING
     assert read(statements.plans, "quarantine") == {"quarantine_waiting"}
     rows = [node["Actual Rows"] for plan in statements.plans for node in nodes(plan)]
     # 90 days of 24 types with four measures are the most.

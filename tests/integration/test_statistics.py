@@ -172,8 +172,8 @@ async def test_what_stands_where_is_counted_now(start: Start, connection: Connec
     daemon = await start(roles="receive", admin_tokens=ANN)
     for number, status in enumerate(("received", "queued", "retrying", "dead", "processed"), 1):
         await bury(connection, number, status=status)
-    one = "SELECT id FROM events WHERE status = 'queued' LIMIT 1"
-    await connection.execute(f"UPDATE events SET redriven_at = now() WHERE id IN ({one})")
+    one = "SELECT event_id FROM work WHERE status = 'queued' LIMIT 1"
+    await connection.execute(f"UPDATE work SET redriven_at = now() WHERE event_id IN ({one})")
     (discarded,) = await bury(connection, 1)
     await Operator(daemon.admin_url).done("dead-letters/discard", ids=[str(discarded)])
     found = await stats(daemon)

@@ -109,9 +109,8 @@ async def test_facts_that_share_a_transaction_are_settled_with_the_row(connectio
         entry = facts_of(event(name, payload, date=after(minutes)))
         assert entry is not None
         event_id = await connection.fetchval(
-            "INSERT INTO events (id, account, notification_id, event_type, status, key_fingerprint, body_hash, send_after) "
-            "VALUES (gen_random_uuid(), 'default', $1, 't', 'queued', '', '', now()) RETURNING id",
-            str(minutes),
+            "INSERT INTO work (event_id, consumer, status, due) "
+            "VALUES (gen_random_uuid(), 'handlers', 'queued', now()) RETURNING event_id"
         )
         told = queries.process_events(
             connection,

@@ -120,9 +120,9 @@ async def test_a_handler_chooses_its_delay(start: Start, connection: Connection)
     daemon = await start(handlers(later))
     await send(daemon, traffic.sample(AUTHCAPTURE, 1))
     await until(lambda: status(connection, "processed"), "the event is processed")
-    at = [row["at"] for row in await connection.fetch("SELECT at FROM event_audit ORDER BY at")]
+    at = [row["at"] for row in await connection.fetch("SELECT at FROM audit ORDER BY at")]
     assert (at[-1] - at[-2]).total_seconds() >= 1.5 - 0.5
-    reason = await connection.fetchval("SELECT reason FROM event_audit WHERE to_status = 'retrying'")
+    reason = await connection.fetchval("SELECT reason FROM audit WHERE to_status = 'retrying'")
     assert reason.startswith("Retryable: the till is closed")
 
 
@@ -206,7 +206,7 @@ async def test_a_handler_that_takes_too_long_is_retried(start: Start, connection
     daemon = await start(handlers(hang), handler_timeout=0.3, retry_base=0.1, retry_cap=0.1)
     await send(daemon, traffic.sample(AUTHCAPTURE, 1))
     await until(lambda: status(connection, "processed"), "the event is processed")
-    reason = await connection.fetchval("SELECT reason FROM event_audit WHERE to_status = 'retrying'")
+    reason = await connection.fetchval("SELECT reason FROM audit WHERE to_status = 'retrying'")
     assert "WEBHOOKD_HANDLER_TIMEOUT" in reason
 
 
@@ -396,7 +396,7 @@ async def test_a_message_that_came_back_waits_for_a_worker_that_lives(
     event_id = await connection.fetchval("SELECT id FROM events")
     assert await daemon.claims.acquire([event_id])
     async with connection.transaction():
-        await connection.execute("SELECT FROM events FOR UPDATE")  # as the worker does that has the event in hand
+        await connection.execute("SELECT FROM work FOR UPDATE")  # as the worker does that has the event in hand
         worker = await start(handlers(count), roles=["work"])
         await worker.sqs.queue.send([[Body(event_id, "default", AUTHCAPTURE)]])
         await until(
@@ -426,8 +426,9 @@ async def test_what_the_hot_path_left_behind_is_swept(start: Start, connection: 
     await until(lambda: status(connection, "queued"), "every event is sent", deadline=30)
     await start(roles="work")
     await until(lambda: status(connection, "processed"), "every event is processed", deadline=30)
-    trail = await connection.fetch("SELECT DISTINCT from_status, to_status, actor FROM event_audit")
-    assert ("received", "queued", "relay") in [tuple(row) for row in trail]
+    trail = await connection.fetch("SELECT DISTINCT from_status, to_status, actor FROM audit")
+    resent = ("queued", "queued", "relay")  # where the machine is slow; the first send has no row
+    assert {tuple(row) for row in trail} - {resent} == {("queued", "processed", "worker")}
 
 
 async def test_the_window_bounds_what_is_in_sqs(start: Start, servers: Servers, connection: Connection) -> None:
@@ -531,7 +532,7 @@ async def test_a_copy_brought_back_by_a_queue_redrive_is_tried_anew(
         await sqs.delete_message(QueueUrl=dead, ReceiptHandle=message["ReceiptHandle"])
     await until(lambda: status(connection, "processed"), "the event is processed")
     assert await effects() == 1
-    trail = await connection.fetch("SELECT from_status, to_status, actor FROM event_audit ORDER BY at")
+    trail = await connection.fetch("SELECT from_status, to_status, actor FROM audit ORDER BY at")
     assert ("dead", "queued", "queue redrive") in [tuple(row) for row in trail]
 
 
@@ -600,7 +601,7 @@ async def test_a_copy_that_could_not_be_sent_is_sent_later(start: Start, servers
     """Killed between the death and its copy: PostgreSQL remembers that the copy is owed."""
     daemon = await start(roles="receive,relay")
     await send(daemon, traffic.sample(AUTHCAPTURE, 1))
-    await connection.execute("UPDATE events SET status = 'dead', dead_reason = 'x', finished_at = now() - interval '1 minute'")
+    await connection.execute("UPDATE work SET status = 'dead', dead_reason = 'x', due = now() - interval '1 minute'")
     await until(lambda: _owed_is_paid(daemon, servers), "the copy is sent")
     assert await connection.fetchval("SELECT dead_letter_sent_at IS NOT NULL FROM events")
 

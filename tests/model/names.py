@@ -19,7 +19,7 @@ class Names(NamedTuple):
 NAMES = {
     # The receiver
     "receive.look_up": Names("webhookd.store.claims:Claims.seen"),
-    "receive.commit": Names("webhookd.store.receipts:Receipts.accept", ("?insert_ledger",)),
+    "receive.commit": Names("webhookd.store.receipts:Receipts.accept", ("insert_events",)),
     "receive.answer": Names("webhookd.receive.intake:Intake.take"),
     "receive.mark_seen": Names("webhookd.store.claims:Claims.mark_seen"),
     # The relay

@@ -40,6 +40,6 @@ def test_a_statement_that_locks_many_rows_states_their_order(name: str) -> None:
     text = statements()[name]
     # What may meet a row of another process waits for it, so rows go in by an order.
     for insert in re.findall(r"INSERT INTO (?:(?!INSERT INTO).)*? ON CONFLICT", text):
-        assert "VALUES" in insert or re.search(r"ORDER BY [\w, ]+ ON CONFLICT$", insert), insert
-    if name not in ONE_ROW and re.search(r"\b(UPDATE \w+ (\w+ )?SET|DELETE FROM)\b", text):
+        assert "VALUES" in insert or re.search(r"ORDER BY [\w., ]+ ON CONFLICT$", insert), insert
+    if name not in ONE_ROW and re.search(r"\b(UPDATE [\w.]+ (\w+ )?SET|DELETE FROM)\b", text):
         assert re.search(r"ORDER BY [\w., ]+ (LIMIT .+? )?FOR UPDATE|FOR UPDATE SKIP LOCKED", text), text

@@ -29,16 +29,16 @@ from webhookd.store.migrations import FOLDER, LOCK_TIMEOUT, migrate
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
-COLUMN = "ALTER TABLE webhookd.events ADD COLUMN sample text;"
-INDEX = "DROP INDEX CONCURRENTLY IF EXISTS webhookd.events_sample;\n"
-INDEX += "CREATE INDEX CONCURRENTLY events_sample ON webhookd.events (event_type);"
+COLUMN = "ALTER TABLE webhookd.ledger ADD COLUMN sample text;"
+INDEX = "DROP INDEX CONCURRENTLY IF EXISTS webhookd.ledger_sample;\n"
+INDEX += "CREATE INDEX CONCURRENTLY ledger_sample ON webhookd.ledger (event_type);"
 
 
 @pytest.fixture
 async def other(database_url: str) -> AsyncIterator[Connection]:
     """Another session, in a transaction in which it has read the events: somebody's console, say, or a backup."""
     connection = await connect(database_url, server_settings={"application_name": "somebody's console"})
-    await connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM events")
+    await connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM ledger")
     yield connection
     connection.terminate()
 
@@ -63,14 +63,14 @@ async def migrating(url: str, **options: Any) -> AsyncIterator[asyncio.Task[list
 
 
 async def has_column(connection: Connection) -> bool:
-    query = "SELECT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'events'::regclass AND attname = 'sample')"
+    query = "SELECT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'ledger'::regclass AND attname = 'sample')"
     return bool(await connection.fetchval(query))
 
 
 async def index_is_valid(connection: Connection) -> bool | None:
     """None where there is no such index."""
     valid: bool | None = await connection.fetchval(
-        "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass('events_sample')"
+        "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass('ledger_sample')"
     )
     return valid
 
@@ -141,7 +141,7 @@ async def test_an_index_waits_for_old_transactions_and_keeps_nobody_from_writing
     folder = write(tmp_path, INDEX, transaction=False)
     async with migrating(database_url, tell=told.append, lock_timeout=0.1, folder=folder) as migration:
         await until(lambda: any("somebody's console" in line for line in told), "it is told who is in the way")
-        await connection.execute("SET lock_timeout = '1s'; UPDATE events SET sends = 0; TRUNCATE quarantine")
+        await connection.execute("SET lock_timeout = '1s'; UPDATE work SET sends = 0; TRUNCATE quarantine")
         assert not migration.done(), "it is not given up after the time that others would wait"
         await other.execute("COMMIT")
         assert await migration == ["0099_sample"]

@@ -51,7 +51,7 @@ async def test_messages_and_marks(previous: Path, old_servers: Servers, old: boo
         await _redrive(old_servers, dead)
 
         async def redriven() -> bool:
-            query = "SELECT count(*) FROM event_audit WHERE actor IN ('operator (queue redrive)', 'queue redrive')"
+            query = "SELECT count(*) FROM audit WHERE actor IN ('operator (queue redrive)', 'queue redrive')"
             return bool(await fleet.database.fetchval(query) == dead)
 
         await until(redriven, "each is tried anew")

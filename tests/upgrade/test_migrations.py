@@ -143,7 +143,7 @@ def test_one_that_keeps_it_is_not(tmp_path: Path, statements: str, transaction: 
 
 async def test_what_the_previous_release_relies_on_stays(old_database_url: str, old_connection: Connection) -> None:
     before, tables = await _catalog(old_connection), await _tables(old_connection)
-    assert {"events.status", "first_id(timestamp with time zone)", "events: events_notification_key"} <= set(before)
+    assert {"ledger.event_type", "first_id(timestamp with time zone)", "ledger: ledger_notification_key"} <= set(before)
     await migrate(old_database_url)
     after = await _catalog(old_connection)
     gone = {name: (definition, after.get(name)) for name, definition in before.items() if after.get(name) != definition}
@@ -187,7 +187,7 @@ async def test_only_sessions_that_prepare_nothing_are_given_whole_rows(database_
         if not await connection.fetchval("SELECT relispartition FROM pg_class WHERE oid = $1::text::regclass", table):
             await connection.execute(f"ALTER TABLE webhookd.{table} ADD COLUMN added text")
     grown = {name for name, now in (await columns()).items() if now != before[name]}
-    assert "lock_event" in grown
+    assert "operation" in grown
     sources = {path: path.read_text() for path in PACKAGE.rglob("*.py") if path.parent.name not in ("operate", "admin")}
     used = {name: str(path) for name in grown for path, text in sources.items() if re.search(rf"queries\.{name}\b", text)}
     assert used == {}, "name the columns that are wanted"
@@ -205,6 +205,6 @@ async def test_an_operator_goes_on_after_a_column_was_added(start: Start, connec
             assert (await ann.get(path))[0] == 200, path
 
     await all_is_well(0)
-    for table in ("events", "operations"):
+    for table in ("ledger", "work", "operations"):
         await connection.execute(f"ALTER TABLE webhookd.{table} ADD COLUMN added text")
     await all_is_well(1)

@@ -33,10 +33,10 @@ LOOKS = [
 ]
 # Events that ended long ago, which only retention looks at.
 _ANCIENT = """
-INSERT INTO events (id, account, notification_id, event_type, status, received_at, event_date, finished_at, key_fingerprint,
-                    body_hash, send_after)
-SELECT (left(webhookd.first_id(at)::text, 24) || lpad(to_hex(n), 12, '0'))::uuid, 'default', 'ancient-' || n, 't', 'processed',
-    at, at, at, '', '', at
+INSERT INTO ledger (id, notification_key, body_hash, received_at, event_date, account, notification_id, event_type,
+                    key_fingerprint)
+SELECT (left(webhookd.first_id(at)::text, 24) || lpad(to_hex(n), 12, '0'))::uuid, md5('ancient-' || n)::uuid, gen_random_uuid(),
+    at, at, 'default', 'ancient-' || n, 't', ''
 FROM generate_series(1, 300) AS n, (SELECT now() - interval '900 days' AS at) AS ancient
 """
 
@@ -57,7 +57,7 @@ async def loaded(fleet: Fleet, rate: float) -> AsyncIterator[None]:
 
 async def worked(fleet: Fleet, more: int) -> None:
     """Waits until so many more webhooks are acknowledged, and half as many more events have been worked on."""
-    query = "SELECT count(*) FROM event_audit WHERE to_status IN ('processed', 'dead')"
+    query = "SELECT count(*) FROM audit WHERE to_status IN ('processed', 'dead')"
     received = len(fleet.ledger.acknowledged) + more
     ended = await fleet.database.fetchval(query) + more // 2
 

@@ -108,7 +108,7 @@ class EventInFull(EventRow):
     last_error: Annotated[str | None, Field(description="In full; may quote customer data.")]
     dead_reason: str | None
     dead_letter_copy: Annotated[str | None, Field(description="Of a dead event: owed, or sent to the dead-letter queue.")]
-    sends: Annotated[int, Field(description="How often it was sent to the queue.")]
+    sends: Annotated[int | None, Field(description="How often it was sent to the queue; null once it is processed.")]
     send_after: Annotated[Time | None, Field(description="When it is sent again, unless it has ended.")]
     body: Annotated[Body | None, Field(description="Null where it is no longer kept.")]
     aliases: list[Alias]

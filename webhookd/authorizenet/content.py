@@ -1,6 +1,6 @@
-"""The hash of a notification's content: by it, one event that came through two registered webhooks is found.
+"""The key of a notification's content: by it, one event that came through two registered webhooks is found.
 
-Two notifications have the same hash only if the same was written in both, but for white space, the order of fields, and ids.
+Two notifications have the same key only if the same was written in both, but for white space, the order of fields, and ids.
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ import orjson
 
 _SAFE_DIGITS = 15  # a double keeps so many of a decimal number
 _SMALLEST, _GREATEST = -(2**63), 2**64 - 1  # of the integers that orjson keeps as such
-_LONGEST = 65_536  # bytes; a longer body that is not as orjson writes it has no hash: Python would take too long for the check
+_LONGEST = 65_536  # bytes; a longer body that is not as orjson writes it has no key: Python would take too long for the check
+_LAST_SECOND = 2**32 - 1
 _IDS = ("notificationId", "webhookId")  # what differs between the two notifications
 
 
-def content_hash(
+def content_key(
     body: bytes, account: str, event_type: str, event_date: datetime | None, envelope: dict[str, Any]
 ) -> bytes | None:
-    """21 bytes; None where the date or the payload is missing, or where what was written cannot be told in full.
+    """16 bytes; None where the date or the payload is missing, or where what was written cannot be told in full.
 
     `envelope` is what was parsed of `body`, which is JSON in UTF-8 without a byte order mark.
     """
@@ -38,8 +39,8 @@ def content_hash(
     except (TypeError, ValueError, RecursionError):
         return None  # nested deeper than orjson writes, or too long for a look at each digit
     # The date first: what is new then stands at one end of the index, on few pages, however many events are stored.
-    second = 0 if event_date is None else max(int(event_date.timestamp()), 0)
-    return second.to_bytes(5, "big") + hashlib.blake2b(canonical, digest_size=16).digest()
+    second = 0 if event_date is None else min(max(int(event_date.timestamp()), 0), _LAST_SECOND)
+    return second.to_bytes(4, "big") + hashlib.blake2b(canonical, digest_size=12).digest()
 
 
 class _LostError(ValueError):

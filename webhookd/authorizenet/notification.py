@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from webhookd import body as bodies
-from webhookd.authorizenet.content import content_hash
+from webhookd.authorizenet.content import content_key
 from webhookd.errors import Unusable, UnusableError
 
 PREFIX = "net.authorize."  # of every event type
@@ -67,7 +67,7 @@ def whole_pattern(pattern: str) -> str:
 
 
 class Notification(NamedTuple):
-    """What stands in the columns of `events`; all but the first two may be missing."""
+    """What the ledger says of a notification; all but the first two may be missing."""
 
     notification_id: str  # lower case
     event_type: str
@@ -76,7 +76,7 @@ class Notification(NamedTuple):
     entity_id: str | None
     invoice_number: str | None
     merchant_reference: str | None
-    content_hash: bytes | None  # 21 bytes; None where date or payload is missing
+    content_key: bytes | None  # 16 bytes; None where date or payload is missing
 
 
 def parse(body: bytes, account: str) -> Notification:
@@ -127,7 +127,7 @@ def _notification(envelope: Any, text: bytes, account: str) -> Notification:
         entity_id=_text(payload.get("id")),
         invoice_number=_text(payload.get("invoiceNumber")),
         merchant_reference=_text(payload.get("merchantReferenceId")),
-        content_hash=content_hash(text, account, event_type, event_date, envelope),
+        content_key=content_key(text, account, event_type, event_date, envelope),
     )
 
 

@@ -15,6 +15,7 @@ from webhookd.operate.place import START, Place
 from webhookd.operate.search import Page, Rows, Search, ask, page_of
 from webhookd.operate.statements import Statements
 from webhookd.store.events import storable
+from webhookd.store.keys import keys_of_notification
 from webhookd.store.queries import queries
 
 _SKEW = timedelta(minutes=10)  # that a receiver's clock, by which ids are made, may be away from PostgreSQL's
@@ -100,11 +101,15 @@ class Events:
         return search
 
     def _by_key(self, chosen: Filter, key: str, *, notification_only: bool, also: str | None = None) -> Search:
+        low, high = keys_of_notification(key.lower())
+
         async def search(place: Place, looked: int, limit: int) -> Rows:
             return await ask(
                 self._statements.all,
                 queries.search_key,
                 key=key,
+                low=low,
+                high=high,
                 event_id=_uuid(key),
                 notification_only=notification_only,
                 also=also,
@@ -133,14 +138,16 @@ class Events:
 
     async def retry(self, event_id: UUID, *, actor: str, note: str, force: bool) -> asyncpg.Record:
         """Has an event tried again; returns its row as it is then. Raises NotFoundError, and ConflictError with the reason."""
-        async with self._statements.connection() as connection, connection.transaction():
+        async with self._statements.connection() as connection, connection.transaction(isolation="read_committed"):
             try:
-                row = await queries.lock_event(connection, id=event_id)
+                await queries.lock_ends(connection)
+                await queries.lock_work(connection, id=event_id)
             except asyncpg.LockNotAvailableError as error:
                 raise ConflictError("a worker has the event in hand; look again in a moment") from error
+            row = await queries.event_in_full(connection, id=event_id)
             if row is None:
                 raise NotFoundError(f"there is no event {event_id}; give webhookd's id, or search for the provider's")
-            retry = retry_of(row, has_body=row["has_body"])
+            retry = retry_of(row, has_body=row["body"] is not None)
             if not retry.allowed or (retry.needs_force and not force):
                 raise ConflictError(retry.reason)
             if row["status"] == Status.RETRYING:

@@ -167,7 +167,9 @@ class Runner:
         if work.kind is not Kind.DISCARD and await self._held(work):
             return
         size = _DISCARDED if work.kind is Kind.DISCARD else max(1, round(work.rate * _TURN))
-        async with self._statements.connection() as connection, connection.transaction():
+        async with self._statements.connection() as connection, connection.transaction(isolation="read_committed"):
+            if work.kind is not Kind.DISCARD:
+                await queries.lock_ends(connection)
             page = await self._page(connection, work, size)
             if page.rows:
                 changed = await self._change(connection, work, page.rows)

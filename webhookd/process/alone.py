@@ -31,7 +31,7 @@ _BOOKKEEPING = 10.0  # seconds
 
 
 class Alone:
-    """Works on single events; `turns` bounds the transactions of the whole worker."""
+    """Works on single events; `folding` bounds the folds that the worker does at a time."""
 
     def __init__(
         self,
@@ -41,7 +41,7 @@ class Alone:
         folds: Folds,
         attempts: Attempts,
         records: Records,
-        turns: asyncio.Semaphore,
+        folding: asyncio.Semaphore,
         *,
         resend_after: float,
         metrics: Metrics,
@@ -53,7 +53,7 @@ class Alone:
         self._folds = folds
         self._attempts = attempts
         self._records = records
-        self._turns = turns
+        self._folding = folding
         self._resend_after = resend_after
         self._metrics = metrics
         self._tracing = tracing
@@ -103,7 +103,7 @@ class Alone:
         If PostgreSQL refuses the fold, this is a failed attempt: handlers rely on the timeline's row.
         """
         with gateway():
-            async with self._turns, self._database.acquire("work") as connection:
+            async with self._folding, self._database.acquire("fold") as connection:
                 claimed = next(iter(await self._store.read(connection, [event_id])), None)
                 if claimed is None:
                     return Step(None, Outcome.UNKNOWN)

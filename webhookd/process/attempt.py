@@ -34,7 +34,7 @@ class Step(NamedTuple):
 class Attempts:
     """Makes attempts, each in a transaction of its own, so that no event's handlers can harm a neighbour.
 
-    `turns` bounds the transactions of the whole worker.
+    `turns` bounds the transactions in which the worker runs handlers.
     """
 
     def __init__(

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from webhookd.tracing import Tracing
 
 
+FOLDS = 4  # at a time, each on a connection of the pool `fold`
+
+
 @dataclass(slots=True, frozen=True)
 class Limits:
     """Seconds and counts of the settings that bear the same names."""
@@ -55,6 +58,7 @@ def make_worker(
 ) -> Worker:
     """A worker for the handlers of `registry`."""
     turns = asyncio.Semaphore(limits.concurrency)
+    folding = asyncio.Semaphore(FOLDS)
     folds = Folds(store, registry, metrics=metrics)
     runner = HandlerRunner(
         registry,
@@ -80,10 +84,10 @@ def make_worker(
         folds,
         attempts,
         records,
-        turns,
+        folding,
         resend_after=limits.resend_after,
         metrics=metrics,
         tracing=tracing,
     )
-    shared = SharedTransactions(database, store, claims, folds, turns, watch=watch, tracing=tracing)
+    shared = SharedTransactions(database, store, claims, folds, folding, watch=watch, tracing=tracing)
     return Worker(store, leases, acks, shared, alone, metrics=metrics, tracing=tracing)

@@ -37,7 +37,7 @@ Shared: TypeAlias = Result | Left
 
 
 class SharedTransactions:
-    """Gathers messages' events, and folds them together; `turns` bounds the transactions of the whole worker."""
+    """Gathers messages' events, and folds them together; `folding` bounds the folds that the worker does at a time."""
 
     def __init__(
         self,
@@ -45,7 +45,7 @@ class SharedTransactions:
         store: EventStore,
         claims: Claims,
         folds: Folds,
-        turns: asyncio.Semaphore,
+        folding: asyncio.Semaphore,
         *,
         watch: Watch,
         tracing: Tracing | None = None,
@@ -54,7 +54,7 @@ class SharedTransactions:
         self._store = store
         self._claims = claims
         self._folds = folds
-        self._turns = turns
+        self._folding = folding
         self._tracing = tracing
         # While some messages' events are worked on, the next ones gather.
         self._groups: Batcher[Sequence[Body], list[Shared]] = Batcher(
@@ -113,7 +113,7 @@ class SharedTransactions:
         """Reads, folds and commits. If this raises, nothing was written."""
         results: dict[UUID, Shared] = dict.fromkeys(ids, Left.ALL)
         with gateway():
-            async with self._turns, self._database.acquire("work") as connection:
+            async with self._folding, self._database.acquire("fold") as connection:
                 for _ in range(_TRIES):
                     due: list[Claimed] = []
                     for claimed in await self._store.read(connection, ids):

@@ -108,6 +108,11 @@ def _ages(settings: Settings) -> Iterator[str]:
             "WEBHOOKD_EVENT_RETENTION is below WEBHOOKD_BODY_RETENTION: bodies would outlive their events; "
             "raise the one or lower the other"
         )
+    if settings.audit_retention < settings.event_retention:
+        yield (
+            "WEBHOOKD_AUDIT_RETENTION is below WEBHOOKD_EVENT_RETENTION: the audit trail tells when an event ended, and by "
+            "that how long it is kept; raise the one or lower the other"
+        )
 
 
 def _collide(one: tuple[str, int], other: tuple[str, int]) -> bool:

@@ -37,9 +37,19 @@ _ABANDONED = 5.0  # seconds beyond the daemon's own patience, until PostgreSQL g
 # PostgreSQL asks after 15 s of silence whether a client's machine is still there, and gives it up after three questions.
 _KEEPALIVE = {"tcp_keepalives_idle": "15", "tcp_keepalives_interval": "5", "tcp_keepalives_count": "3"}
 
-# What a pool's sessions have beside that. Operators' statements are planned for the filters that are given, since a plan for
-# any of them would use no index; and are ended when their caller has given up.
-SESSIONS = {"admin": {"plan_cache_mode": "force_custom_plan", "statement_timeout": str(int(_ADMIN_TIMEOUT * 1000))}}
+# What a pool's sessions have beside that. Our own statements find their rows by an index: without enable_seqscan = off,
+# PostgreSQL reads all of the table `work` while little waits, and goes on with that plan in the burst that follows. Operators'
+# statements are planned for the filters that are given, since a plan for any of them would use no index; and are ended when
+# their caller has given up.
+SESSIONS = {
+    "short": {"enable_seqscan": "off"},
+    "fold": {"enable_seqscan": "off"},
+    "admin": {
+        "enable_seqscan": "off",
+        "plan_cache_mode": "force_custom_plan",
+        "statement_timeout": str(int(_ADMIN_TIMEOUT * 1000)),
+    },
+}
 # They give whole rows back. Once prepared, such a statement fails in a transaction after a migration has added a column.
 _CACHES = {"admin": {"statement_cache_size": 0}}
 
@@ -56,10 +66,11 @@ async def _leave_as_is(_: Any) -> None:
 
 
 class Database:
-    """Four pools on one database, and the knowledge of whether it answers.
+    """Five pools on one database, and the knowledge of whether it answers.
 
-    `short` serves single statements of our own; `work` holds one connection for each worker's transaction, and a session in
-    which users' handlers ran is reset when it is released; `upkeep` is one connection, open while it is needed, for
+    `short` serves single statements of our own; `fold` those that fold events into the timeline, some of which wait for a row's
+    lock, and keep neither webhooks nor handlers waiting; `work` holds one connection for each worker's transaction, and a
+    session in which users' handlers ran is reset when it is released; `upkeep` is one connection, open while it is needed, for
     retention's statements, some of which take long; `admin` is for what operators look at and do, apart from the others so that
     it can never take theirs.
     """
@@ -71,6 +82,7 @@ class Database:
         schema: str = SCHEMA,
         short: int,
         work: int,
+        fold: int = 1,
         admin: int = 1,
         handler_timeout: float,
         pooled: bool = False,
@@ -80,10 +92,11 @@ class Database:
         queries.use(schema)
         self._url = url
         self._pooled = pooled  # a pooler stands between, and gives consecutive transactions different sessions
-        self._sizes = {"short": short, "work": work, "upkeep": 1, "admin": admin}
+        self._sizes = {"short": short, "fold": fold, "work": work, "upkeep": 1, "admin": admin}
         # A connection that died without a word is found out by its statement's timeout, so ours are short.
         self._timeouts = {
             "short": _STATEMENT_TIMEOUT,
+            "fold": _STATEMENT_TIMEOUT,
             "work": max(handler_timeout, _STATEMENT_TIMEOUT),
             "upkeep": _UPKEEP_TIMEOUT,
             "admin": _ADMIN_TIMEOUT,
@@ -110,7 +123,7 @@ class Database:
         self._clock: tuple[datetime, float] | None = None  # PostgreSQL's, and the monotonic clock at that moment
         self._refused: dict[str, float] = {}  # pool → when it last gave no connection
         # Connections at hand, which the pools believe lent: to give one back and to get it again costs as much as a statement.
-        self._kept: dict[str, list[Connection]] = {"short": [], "work": []}
+        self._kept: dict[str, list[Connection]] = {"short": [], "fold": [], "work": []}
         self._waiting = dict.fromkeys(self._sizes, 0)  # who waits for a connection of the pool
         self._generation = 0  # counts the times that all sessions were given up
 
@@ -160,7 +173,8 @@ class Database:
     @property
     def workable(self) -> bool:
         """Whether a worker's transaction is likely to begin: PostgreSQL is up, opens sessions, and has not just failed."""
-        return self.up and self.refusal is None and time.monotonic() - self._refused.get("work", -_REFUSED) >= _REFUSED
+        failed = max(self._refused.get(pool, -_REFUSED) for pool in ("fold", "work"))
+        return self.up and self.refusal is None and time.monotonic() - failed >= _REFUSED
 
     def now(self) -> datetime:
         """The time by PostgreSQL's clock, to a few milliseconds: one clock for all replicas, however wrong this machine's is.

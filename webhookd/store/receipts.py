@@ -14,6 +14,7 @@ from webhookd.errors import RefusedError, UnavailableError
 from webhookd.logs import where
 from webhookd.store.database import Connection, Database
 from webhookd.store.failures import gateway
+from webhookd.store.keys import notification_key
 from webhookd.store.queries import queries
 
 T = TypeVar("T")
@@ -75,12 +76,12 @@ class Receipts:
         self._account = ""  # of what came last
 
     async def accept(
-        self, arrivals: Sequence[Arrival], *, send_after: float, actor: str = "receiver", reason: str | None = None
+        self, arrivals: Sequence[Arrival], *, send_after: float, actor: str | None = None, reason: str | None = None
     ) -> list[Accepted | BaseException]:
         """Commits arrivals in one statement; a result for each, in order, an exception for one that PostgreSQL does not take.
 
         `send_after` (seconds): when the sweeper takes an event that the hot path did not send. `actor` and `reason` are for
-        the audit trail.
+        the audit trail, if not the provider but somebody else brought the events about.
         """
         self._account = arrivals[0].account
         return await _by_halves(arrivals, lambda some: self._accept(some, send_after, actor, reason))
@@ -96,8 +97,8 @@ class Receipts:
         transaction = connection.transaction()
         await transaction.start()
         try:
-            arrival = Arrival(new_id, self._account, notification, "", b"", b"")
-            [row async for row in queries.insert_events(connection, **_columns([arrival], 0.0, "receiver", None))]
+            arrival = Arrival(new_id, self._account, notification, "", b"", bytes(16))
+            [row async for row in queries.insert_events(connection, **_columns([arrival], 0.0, None, None))]
         except _OF_ONE_ROW:
             pass  # a user's constraint does not take this one, which is no event
         finally:
@@ -114,12 +115,12 @@ class Receipts:
             self._database.refused(error)
             raise RefusedError("postgresql", where(error)) from error
 
-    async def _accept(self, arrivals: Sequence[Arrival], send_after: float, actor: str, reason: str | None) -> list[Accepted]:
+    async def _accept(
+        self, arrivals: Sequence[Arrival], send_after: float, actor: str | None, reason: str | None
+    ) -> list[Accepted]:
         results: dict[UUID, Accepted] = {}
         # One order for every batch on every replica: two batches that hold the same events cannot deadlock.
-        waiting = sorted(
-            arrivals, key=lambda a: (a.notification.content_hash or b"", a.account, a.notification.notification_id)
-        )
+        waiting = sorted(arrivals, key=lambda a: (a.notification.content_key or b"", a.account, a.notification.notification_id))
         for _ in range(3):
             rows = await self._all(queries.insert_events, **_columns(waiting, send_after, actor, reason))
             if len(rows) == len(arrivals):  # all are new, as nearly always
@@ -139,8 +140,9 @@ class Receipts:
             queries.find_duplicates,
             accounts=[a.account for a in waiting],
             notification_ids=[a.notification.notification_id for a in waiting],
-            content_hashes=[a.notification.content_hash for a in waiting],
-            body_hashes=[a.body_hash for a in waiting],
+            notification_keys=[notification_key(a.account, a.notification.notification_id) for a in waiting],
+            content_keys=_hexadecimal([a.notification.content_key for a in waiting]),
+            body_hashes=_hexadecimal([a.body_hash for a in waiting]),
         )
         for row in rows:
             arrival = waiting[row["position"] - 1]
@@ -184,13 +186,16 @@ async def _by_halves(rows: Sequence[T], commit: Callable[[Sequence[T]], Awaitabl
         return await _by_halves(rows[:half], commit) + await _by_halves(rows[half:], commit)
 
 
-def _columns(arrivals: Sequence[Arrival], send_after: float, actor: str, reason: str | None) -> dict[str, Any]:
+def _columns(arrivals: Sequence[Arrival], send_after: float, actor: str | None, reason: str | None) -> dict[str, Any]:
     # Columns out of rows in C: thirteen comprehensions take as long as to send them.
     ids, accounts, notifications, key_fingerprints, bodies, body_hashes, traceparents = zip(*arrivals, strict=True)
     said = zip(*notifications, strict=True)
     notification_ids, event_types, event_dates, entity_names, entity_ids, invoices, references, contents = said
     return {
         "ids": ids,
+        "notification_keys": [notification_key(*of) for of in zip(accounts, notification_ids, strict=True)],
+        "content_keys": _hexadecimal(contents),
+        "body_hashes": _hexadecimal(body_hashes),
         "accounts": _joined(accounts),
         "notification_ids": _joined(notification_ids),
         "event_types": _joined(event_types),
@@ -200,14 +205,17 @@ def _columns(arrivals: Sequence[Arrival], send_after: float, actor: str, reason:
         "invoice_numbers": _joined(invoices),
         "merchant_references": _joined(references),
         "key_fingerprints": _joined(key_fingerprints),
-        "content_hashes": contents,
-        "body_hashes": body_hashes,
         "bodies": bodies,
         "traceparents": _joined(traceparents) if any(traceparents) else None,
         "send_after": send_after,
         "actor": actor,
         "reason": reason,
     }
+
+
+def _hexadecimal(keys: Sequence[bytes | None]) -> list[str | None]:
+    """Keys of 16 bytes as asyncpg takes a uuid fastest."""
+    return [None if key is None else key.hex() for key in keys]
 
 
 def _joined(texts: Sequence[str | None]) -> str:

@@ -133,8 +133,8 @@ class Retention:
     async def remove(self, task: str) -> None:
         """Does one of REMOVALS now, unless another process has the duty; never fails."""
         removals = {
-            "bodies": lambda connection: self._retire(connection, task, "event_bodies", self._ages.bodies),
-            "audit": lambda connection: self._retire(connection, task, "event_audit", self._ages.audit),
+            "bodies": lambda connection: self._retire(connection, task, "bodies", self._ages.bodies),
+            "audit": lambda connection: self._retire(connection, task, "audit", self._ages.audit),
             "events": self._remove_events,
             "quarantine": self._remove_quarantine,
         }
@@ -245,7 +245,9 @@ class Retention:
 
         async def batch(after: UUID) -> tuple[UUID | None, int]:
             age, window = self._ages.events, self._ages.window
-            row = await queries.remove_events(connection, after=after, age=age, window=window, limit=_BATCH)
+            async with _reading_committed(connection):
+                await queries.lock_ends(connection)
+                row = await queries.remove_events(connection, after=after, age=age, window=window, limit=_BATCH)
             self._looked_at = row["last"] or after
             return _progress(row)
 

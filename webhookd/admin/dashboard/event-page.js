@@ -252,8 +252,9 @@ function details(event) {
   );
 }
 
-/** An event may be worked on by the process that received it, before any queue has it. */
+/** An event may be worked on before its first send is recorded. Of a processed one, nobody knows any more. */
 function sent({ sends, attempts: tried }) {
+  if (sends === null) return null;
   if (sends > 1) return `${sends} times`;
   return sends === 1 ? "once" : tried > 0 ? "not needed" : "not yet";
 }

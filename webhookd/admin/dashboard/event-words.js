@@ -70,7 +70,9 @@ export function story(event) {
       };
     case "processed":
       return {
-        title: `Processed ${duration(secondsBetween(event.received_at, event.finished_at))} after receipt`,
+        title: event.finished_at
+          ? `Processed ${duration(secondsBetween(event.received_at, event.finished_at))} after receipt`
+          : "Processed",
         text:
           event.attempts > 1
             ? `It succeeded at attempt ${event.attempts}. Its effects are in the database.`

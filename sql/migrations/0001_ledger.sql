@@ -1,0 +1,219 @@
+-- The ledger of events, the work that is left, bodies, the audit trail, aliases and quarantine.
+
+-- Which database this is. It prefixes every Redis key, so that two installations that share one Redis can never take
+-- each other's events for their own.
+CREATE TABLE webhookd.instance (
+    id         uuid        NOT NULL DEFAULT gen_random_uuid(),
+    created_at timestamptz NOT NULL DEFAULT now(),
+    only_one   boolean     PRIMARY KEY DEFAULT true CHECK (only_one)
+);
+INSERT INTO webhookd.instance DEFAULT VALUES;
+
+CREATE TABLE webhookd.secrets (
+    name  text  PRIMARY KEY,
+    value bytea NOT NULL
+);
+COMMENT ON TABLE webhookd.secrets IS 'Random secrets that every replica shares. Whoever can read them can revive dead events by a message in the queue.';
+
+-- gen_random_uuid() draws from the operating system's source of randomness: 244 bits here.
+INSERT INTO webhookd.secrets (name, value)
+VALUES ('dead-letter copies', decode(replace(gen_random_uuid()::text || gen_random_uuid()::text, '-', ''), 'hex'));
+
+-- What one replica at a time does for all of them. A duty is taken for a while, and falls to another replica if its holder does not
+-- take it again in time.
+CREATE TABLE webhookd.duties (
+    name       text        PRIMARY KEY,
+    holder     uuid        NOT NULL,
+    held_until timestamptz NOT NULL
+);
+
+-- The ledger: one row for each authentic notification, inserted once and never updated. Not partitioned, since a unique key over a
+-- partitioned table would be unique per partition only. Ids are UUID version 7: in order of time, made by the receiver, and unique
+-- over all replicas. The columns of fixed width come first, since that makes the rows smaller.
+CREATE TABLE webhookd.ledger (
+    id                  uuid        PRIMARY KEY,
+    notification_key    uuid        NOT NULL CONSTRAINT ledger_notification_key UNIQUE,
+    content_key         uuid        CONSTRAINT ledger_content_key UNIQUE,
+    body_hash           uuid        NOT NULL,
+    received_at         timestamptz NOT NULL DEFAULT now(),
+    event_date          timestamptz,
+    account             text        NOT NULL,
+    notification_id     text        NOT NULL,
+    event_type          text        NOT NULL,
+    key_fingerprint     text        NOT NULL,
+    entity_name         text,
+    entity_id           text,
+    invoice_number      text,
+    merchant_reference  text,
+    traceparent         text
+);
+COMMENT ON TABLE webhookd.ledger IS 'One row for each authentic notification, never updated. What is still to be done with it is in the table work.';
+COMMENT ON COLUMN webhookd.ledger.notification_key IS 'Hash of the notification id (first half), and of account and notification id (second half).';
+COMMENT ON COLUMN webhookd.ledger.content_key IS 'Second of the event''s date, and hash of account, type, date and payload: finds one event that came through two registered webhooks. NULL if date or payload is missing.';
+COMMENT ON COLUMN webhookd.ledger.body_hash IS 'Hash of the exact bytes: tells a repeated notification from another body under the same id.';
+COMMENT ON COLUMN webhookd.ledger.notification_id IS 'The provider''s id, in lower case.';
+COMMENT ON COLUMN webhookd.ledger.traceparent IS 'The span of the webhook''s receipt, as W3C Trace Context writes it; NULL if the receiver did not trace.';
+
+-- Events are found by what a person knows of them: the entity's id, the invoice number, the merchant's reference.
+CREATE INDEX ledger_entity ON webhookd.ledger (entity_id, id) WHERE entity_id IS NOT NULL;
+CREATE INDEX ledger_invoice ON webhookd.ledger (invoice_number, id) WHERE invoice_number IS NOT NULL;
+CREATE INDEX ledger_reference ON webhookd.ledger (merchant_reference, id) WHERE merchant_reference IS NOT NULL;
+
+-- Work: one row for each event and consumer that has not ended well. The row is deleted in the transaction of the event's effects, so
+-- that the row's existence is the truth about what is still to be done. The table is small, and its indexes are cheap to change.
+CREATE TABLE webhookd.work (
+    event_id     uuid        NOT NULL,
+    due          timestamptz NOT NULL,
+    since        timestamptz NOT NULL DEFAULT now(),
+    retry_at     timestamptz,
+    redriven_at  timestamptz,
+    copy_sent_at timestamptz,
+    discarded_at timestamptz,
+    attempts     integer     NOT NULL DEFAULT 0,
+    sends        integer     NOT NULL DEFAULT 0,
+    consumer     text        NOT NULL,
+    status       text        NOT NULL DEFAULT 'received'
+        CONSTRAINT work_status_known CHECK (status IN ('received', 'queued', 'retrying', 'dead', 'discarded')),
+    last_error   text,
+    dead_reason  text,
+    PRIMARY KEY (event_id, consumer)
+) WITH (vacuum_truncate = off, autovacuum_vacuum_scale_factor = 0.1, autovacuum_analyze_scale_factor = 0.1);
+COMMENT ON TABLE webhookd.work IS 'What is still to be done with the events: one row for each event and consumer that has not ended well.';
+COMMENT ON COLUMN webhookd.work.due IS 'When the sweeper sends this work to SQS (again). A claim by a sweeper moves it ahead, as a lease. Of dead work, when it died.';
+COMMENT ON COLUMN webhookd.work.since IS 'Since when it waits: the receipt, or the last redrive.';
+COMMENT ON COLUMN webhookd.work.last_error IS 'The last failed attempt, in full; may quote what a handler saw.';
+COMMENT ON COLUMN webhookd.work.dead_reason IS 'Why the work is dead, as it may leave the database: no customer data.';
+COMMENT ON COLUMN webhookd.work.copy_sent_at IS 'When a copy of dead work reached the dead-letter queue; NULL while it is owed.';
+COMMENT ON COLUMN webhookd.work.discarded_at IS 'When an operator discarded this dead work: it has no copy in the dead-letter queue, and retention may remove it.';
+COMMENT ON COLUMN webhookd.work.redriven_at IS 'When an operator last put this work back: it is sent after fresh work.';
+
+-- The outbox ('received') and what was sent long ago and has not ended ('queued', 'retrying'), in the order of being due. What an
+-- operator has put back is found apart from what is fresh, so that neither is read past to reach the other.
+CREATE INDEX work_due ON webhookd.work (status, due)
+    WHERE status IN ('received', 'queued', 'retrying') AND redriven_at IS NULL;
+CREATE INDEX work_redriven ON webhookd.work (status, due)
+    WHERE status IN ('received', 'queued', 'retrying') AND redriven_at IS NOT NULL;
+-- The age of the oldest unfinished work, and lists of it. IS TRUE keeps it from those who count one status: for them, PostgreSQL may take this
+-- index for as good as the others, and then read all that waits.
+CREATE INDEX work_waiting ON webhookd.work (since, event_id) WHERE (status IN ('received', 'queued', 'retrying')) IS TRUE;
+-- Dead work is read in the order of the deaths, a page at a time. The id is the second key: without it, each page would sort all
+-- that died at one instant. The discarded is apart, and is not read past to reach what waits for an operator.
+CREATE INDEX work_dead ON webhookd.work (due, event_id) WHERE status = 'dead';
+CREATE INDEX work_discarded ON webhookd.work (due, event_id) WHERE status = 'discarded';
+CREATE INDEX work_owed ON webhookd.work (due) WHERE status = 'dead' AND copy_sent_at IS NULL;
+
+-- Some pages that stay empty, and that no vacuum gives back. A prepared statement that PostgreSQL planned while the table had no pages would
+-- read all of it, by no index, until the next ANALYZE: of a burst after a quiet night, the work of a whole minute.
+INSERT INTO webhookd.work (event_id, consumer, due, status)
+SELECT gen_random_uuid(), 'handlers', now(), 'discarded' FROM generate_series(1, 20000);
+DELETE FROM webhookd.work;
+
+-- The exact bytes, apart from the ledger. Partitioned by the time in the event's id, so that retention drops whole
+-- partitions and a look-up by id alone reads one of them.
+CREATE TABLE webhookd.bodies (
+    event_id uuid  PRIMARY KEY,
+    body     bytea NOT NULL
+) PARTITION BY RANGE (event_id);
+CREATE TABLE webhookd.bodies_default PARTITION OF webhookd.bodies DEFAULT;
+COMMENT ON TABLE webhookd.bodies_default IS 'What a wrong clock put outside every partition; empty in health.';
+
+-- What happened to an event after its receipt: from which status to which, when, by whom, why. The receipt has a row only if
+-- somebody else than the provider brought the event about.
+CREATE TABLE webhookd.audit (
+    event_id    uuid        NOT NULL,
+    at          timestamptz NOT NULL DEFAULT clock_timestamp(),
+    from_status text,
+    to_status   text        NOT NULL,
+    actor       text        NOT NULL,
+    attempt     integer,
+    reason      text
+) PARTITION BY RANGE (event_id);
+CREATE INDEX audit_event ON webhookd.audit (event_id, at);
+CREATE TABLE webhookd.audit_default PARTITION OF webhookd.audit DEFAULT;
+
+-- Further notification ids of one event: the same content through a second registered webhook.
+CREATE TABLE webhookd.notification_aliases (
+    notification_key uuid        PRIMARY KEY,
+    event_id         uuid        NOT NULL,
+    body_hash        uuid        NOT NULL,
+    received_at      timestamptz NOT NULL DEFAULT now(),
+    account          text        NOT NULL,
+    notification_id  text        NOT NULL
+);
+CREATE INDEX notification_aliases_event ON webhookd.notification_aliases (event_id);  -- aliases go with their event
+
+CREATE FUNCTION webhookd.status_of(work_status text) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $function$
+    SELECT CASE WHEN work_status IS NULL THEN 'processed' WHEN work_status = 'discarded' THEN 'dead' ELSE work_status END
+$function$;
+COMMENT ON FUNCTION webhookd.status_of(text) IS 'The status of an event by that of its work, which is NULL if no work is left.';
+
+-- The events as a whole, for people and scripts. An event is dead if any of its work is dead, else retrying, queued or received if any
+-- is, else processed. Of a processed event, the audit trail tells when it ended, and after how many attempts; how often it was sent is
+-- not known any more.
+CREATE VIEW webhookd.events AS
+SELECT
+    l.id,
+    l.account,
+    l.notification_id,
+    l.event_type,
+    webhookd.status_of(w.status) AS status,
+    CASE WHEN w.status IS NOT NULL THEN w.attempts ELSE coalesce((
+        SELECT a.attempt FROM webhookd.audit a WHERE a.event_id = l.id AND a.to_status = 'processed' ORDER BY a.at DESC LIMIT 1
+    ), 0) END AS attempts,
+    l.received_at,
+    l.event_date,
+    l.entity_name,
+    l.entity_id,
+    l.invoice_number,
+    l.merchant_reference,
+    l.key_fingerprint,
+    w.sends,
+    CASE WHEN w.status IN ('received', 'queued', 'retrying') THEN w.due END AS send_after,
+    w.retry_at,
+    CASE WHEN w.status IN ('dead', 'discarded') THEN w.due WHEN w.status IS NULL THEN (
+        SELECT a.at FROM webhookd.audit a WHERE a.event_id = l.id AND a.to_status = 'processed' ORDER BY a.at DESC LIMIT 1
+    ) END AS finished_at,
+    w.last_error,
+    w.dead_reason,
+    w.copy_sent_at AS dead_letter_sent_at,
+    w.discarded_at,
+    w.redriven_at,
+    l.traceparent
+FROM webhookd.ledger l
+LEFT JOIN LATERAL (
+    SELECT *
+    FROM webhookd.work
+    WHERE event_id = l.id
+    ORDER BY array_position(ARRAY['dead', 'retrying', 'queued', 'received', 'discarded'], status)
+    LIMIT 1
+) AS w ON true;
+COMMENT ON VIEW webhookd.events IS 'One row for each authentic notification, with its status: received, queued, retrying, processed or dead.';
+
+-- Authentic bodies that cannot become events, with the reason; they can be released later.
+CREATE TABLE webhookd.quarantine (
+    id              uuid        PRIMARY KEY,
+    account         text        NOT NULL,
+    reason          text        NOT NULL,
+    detail          text        NOT NULL,
+    key_fingerprint text        NOT NULL,
+    body            bytea       NOT NULL,
+    body_hash       bytea       NOT NULL,
+    received_at     timestamptz NOT NULL DEFAULT now(),
+    times_received  integer     NOT NULL DEFAULT 1,
+    handled_at      timestamptz,
+    handled_by      text,
+    outcome         text        CONSTRAINT quarantine_outcome_check CHECK (outcome IN ('released', 'discarded')),
+    note            text,
+    event_id        uuid,
+    CONSTRAINT quarantine_body_key UNIQUE (account, body_hash)
+);
+CREATE INDEX quarantine_received ON webhookd.quarantine (received_at);
+CREATE INDEX quarantine_waiting ON webhookd.quarantine (id) WHERE handled_at IS NULL;
+COMMENT ON COLUMN webhookd.quarantine.event_id IS 'The event that a released body became, or that it repeats.';
+
+-- The lowest UUID version 7 of an instant.
+CREATE FUNCTION webhookd.first_id(instant timestamptz) RETURNS uuid
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $function$
+    SELECT (lpad(to_hex(floor(extract(epoch FROM instant) * 1000)::bigint), 12, '0') || repeat('0', 20))::uuid
+$function$;

@@ -1,0 +1,90 @@
+"""Events that a test puts into the tables by itself, with no receiver and no worker."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeAlias
+
+import asyncpg
+
+from webhookd.store.keys import notification_key
+
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+
+# `notification_key` in SQL, of the columns or constants that it is formatted with.
+KEY = (
+    "(left(encode(sha256(convert_to({notification_id}, 'UTF8')), 'hex'), 16) || "
+    "left(encode(sha256(convert_to({account} || chr(31) || {notification_id}, 'UTF8')), 'hex'), 16))::uuid"
+)
+
+_LEDGER = (
+    *("id", "notification_key", "content_key", "body_hash", "received_at", "event_date", "account", "notification_id"),
+    *("event_type", "key_fingerprint", "entity_name", "entity_id", "invoice_number", "merchant_reference"),
+)
+_WORK = (
+    *("event_id", "consumer", "status", "due", "since", "attempts", "retry_at", "redriven_at", "copy_sent_at", "discarded_at"),
+    *("last_error", "dead_reason"),
+)
+_END = ("event_id", "at", "from_status", "to_status", "actor", "attempt")
+
+
+async def store(connection: Connection, events: Iterable[Mapping[str, Any]]) -> None:
+    """Stores events, each given by columns of the view `events`.
+
+    Each needs `id`, `account`, `notification_id`, `event_type`, `status` and `received_at`; if it ended, `finished_at`, too.
+    If it waits, `send_after` is its receipt unless given. A dead event with `discarded_at` has been discarded.
+    """
+    ledger, work, ends = [], [], []
+    for event in events:
+        ledger.append(_of(event, _LEDGER, notification_key=_key(event), body_hash=uuid.UUID(int=0), key_fingerprint=""))
+        waits_since = event.get("redriven_at") or event["received_at"]
+        attempts = event.get("attempts", 0)
+        if event["status"] == "processed":
+            ends.append((event["id"], event["finished_at"], "queued", "processed", "worker", attempts))
+            continue
+        dead = event["status"] == "dead"
+        state = {
+            "event_id": event["id"],
+            "consumer": "handlers",
+            "status": "discarded" if event.get("discarded_at") else str(event["status"]),
+            "due": event["finished_at"] if dead else event.get("send_after", event["received_at"]),
+            "since": waits_since,
+            "attempts": attempts,
+            "copy_sent_at": event.get("dead_letter_sent_at"),
+        }
+        work.append(_of({**event, **state}, _WORK))
+    await connection.copy_records_to_table("ledger", records=ledger, columns=_LEDGER)
+    await connection.copy_records_to_table("work", records=work, columns=_WORK)
+    await connection.copy_records_to_table("audit", records=ends, columns=_END)
+
+
+async def store_alias(connection: Connection, event_id: uuid.UUID, account: str, notification_id: str) -> None:
+    """Stores a further notification id of an event."""
+    await connection.execute(
+        "INSERT INTO notification_aliases (notification_key, event_id, body_hash, account, notification_id) "
+        "VALUES ($1, $2, $3, $4, $5)",
+        *(notification_key(account, notification_id), event_id, uuid.UUID(int=0), account, notification_id),
+    )
+
+
+async def end_well(connection: Connection, ids: Iterable[uuid.UUID]) -> None:
+    """Makes events processed that wait, now."""
+    await connection.execute(
+        """
+        WITH ended AS (
+            DELETE FROM work WHERE event_id = ANY($1) RETURNING event_id, status, attempts
+        )
+        INSERT INTO audit (event_id, from_status, to_status, actor, attempt)
+        SELECT event_id, status, 'processed', 'worker', attempts + 1 FROM ended
+        """,
+        list(ids),
+    )
+
+
+def _key(event: Mapping[str, Any]) -> uuid.UUID:
+    return uuid.UUID(notification_key(event["account"], event["notification_id"]))
+
+
+def _of(event: Mapping[str, Any], columns: Iterable[str], **defaults: Any) -> tuple[Any, ...]:
+    return tuple(event.get(column, defaults.get(column)) for column in columns)
