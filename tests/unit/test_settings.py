@@ -462,6 +462,7 @@ def test_a_signature_key_has_128_hexadecimal_digits(env: Any, key: str, told: st
         ({"ROLES": ","}, "WEBHOOKD_ROLES is empty"),
         ({"RETRY_BASE": "10", "RETRY_CAP": "5"}, "WEBHOOKD_RETRY_BASE is above WEBHOOKD_RETRY_CAP"),
         ({"MAX_EVENT_AGE": "86400"}, "WEBHOOKD_MAX_EVENT_AGE is below 864000"),
+        ({"AUDIT_RETENTION": "30000000"}, "WEBHOOKD_AUDIT_RETENTION is below WEBHOOKD_EVENT_RETENTION"),
         ({"ADMIN_LISTEN": "127.0.0.1:8080"}, "WEBHOOKD_LISTEN and WEBHOOKD_ADMIN_LISTEN take the same port"),
         ({"ADMIN_LISTEN": "0.0.0.0:8080"}, "WEBHOOKD_LISTEN and WEBHOOKD_ADMIN_LISTEN take the same port"),
         ({"ACCOUNTS__A.B__SIGNATURE_KEYS": KEY}, "WEBHOOKD_ACCOUNTS__A.B__SIGNATURE_KEYS: an account's name has"),
