@@ -24,6 +24,8 @@ from dotenv.parser import parse_stream
 
 from webhookd.errors import SettingsError
 
+# A file that cannot be there. Of /dev/null, asyncpg would warn that it is no plain file.
+NO_FILE = f"{os.devnull}/none"
 PREFIX = "WEBHOOKD_"
 CONFIG = "WEBHOOKD_CONFIG"
 CLIENT = ("api_url", "api_token")  # settings of the operator's commands

@@ -29,6 +29,7 @@ from webhookd.cli import app
 from webhookd.dev import known
 from webhookd.errors import SettingsError
 from webhookd.settings import describe
+from webhookd.sources import NO_FILE
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 OTHER_KEY = "F" * 128
@@ -239,7 +240,7 @@ def test_a_sessions_database_does_not_get_the_users_password(tmp_path: Path, mon
     Path("dev.env").write_text(f"WEBHOOKD_DATABASE_URL=postgresql://u@127.0.0.1/x\nWEBHOOKD_SIGNATURE_KEYS={KEY}\n")
     known.known(Path(), whole=False)
     assert "PGPASSWORD" not in os.environ
-    assert os.environ["PGPASSFILE"] == os.devnull
+    assert os.environ["PGPASSFILE"] == NO_FILE
 
 
 def _session(folder: Path, database_url: str) -> None:

@@ -80,7 +80,7 @@ async def test_a_daemon_speaks_nothing_but_tls_with_a_server_whose_certificate_i
             "WHERE a.backend_type = 'client backend'"
         )
         await connection.close()
-    assert {"webhookd short", "webhookd work"} <= {row["name"] for row in rows}
+    assert {"webhookd short", "webhookd fold"} <= {row["name"] for row in rows}
     assert all(row["ssl"] for row in rows)
 
 

@@ -12,6 +12,7 @@ from pydantic import SecretStr, ValidationError
 
 from webhookd.errors import SettingsError
 from webhookd.settings import Role, Settings, describe, load, load_database
+from webhookd.sources import NO_FILE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -184,7 +185,7 @@ def test_no_file_of_passwords_is_read_for_a_database_that_the_folder_names(
     env(DATABASE_URL="")
     (tmp_path / ".env").write_text("WEBHOOKD_DATABASE_URL=postgresql://u@db.example.com/x\n")
     load_database()
-    assert os.environ["PGPASSFILE"] == os.devnull
+    assert os.environ["PGPASSFILE"] == NO_FILE
     (tmp_path / ".env").write_text("WEBHOOKD_DATABASE_URL=postgresql://u@db/x?passfile=/home/ann/.pgpass\n")
     assert only_problem().startswith("WEBHOOKD_DATABASE_URL: .env may not name a file of passwords")
 

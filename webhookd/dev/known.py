@@ -13,7 +13,7 @@ from dotenv import dotenv_values
 from webhookd import sources
 from webhookd.errors import SettingsError
 from webhookd.settings import DatabaseSettings, Settings, load_database, load_from
-from webhookd.sources import Found, Layer
+from webhookd.sources import NO_FILE, Found, Layer
 
 # Stands for what is required and the session will bring, while the rest of the settings is checked.
 _STAND_INS: dict[str, Any] = {"database_url": "postgresql://", "redis_url": "redis://", "signature_keys": "0" * 128}
@@ -75,7 +75,7 @@ def database(folder: Path) -> tuple[DatabaseSettings, Path | None]:
 def _keep_passwords() -> None:
     """The session's database needs no password, and gets none of the user's."""
     os.environ.pop("PGPASSWORD", None)
-    os.environ["PGPASSFILE"] = os.devnull
+    os.environ["PGPASSFILE"] = NO_FILE
 
 
 def _layers(folder: Path) -> list[Layer]:

@@ -16,7 +16,7 @@ from webhookd.errors import SettingsError
 from webhookd.settings.listing import shown
 from webhookd.settings.model import CONFIGURATION, Settings
 from webhookd.settings.values import DatabaseUrl, SchemaName
-from webhookd.sources import PREFIX, Found, Layer
+from webhookd.sources import NO_FILE, PREFIX, Found, Layer
 
 # What pydantic finds wrong with a number, with one of several choices, and with a TOML file's other types.
 _NUMBER = re.compile(r"greater_than_equal|less_than_equal|finite_number|int_.+|float_.+")
@@ -102,7 +102,7 @@ def _borrowed_password(url: Found | None) -> Iterator[str]:
     """
     if url is None or url.named_by is None:
         return
-    os.environ["PGPASSFILE"] = os.devnull
+    os.environ["PGPASSFILE"] = NO_FILE
     try:
         parts = urlsplit(str(url.value))
         query = parse_qs(parts.query)
