@@ -93,8 +93,8 @@ CREATE INDEX work_due ON webhookd.work (status, due)
     WHERE status IN ('received', 'queued', 'retrying') AND redriven_at IS NULL;
 CREATE INDEX work_redriven ON webhookd.work (status, due)
     WHERE status IN ('received', 'queued', 'retrying') AND redriven_at IS NOT NULL;
--- The age of the oldest unfinished work, and lists of it. IS TRUE keeps it from those who count one status: for them, PostgreSQL may take this
--- index for as good as the others, and then read all that waits.
+-- The age of the oldest unfinished work, and lists of it. IS TRUE keeps PostgreSQL from this index if one status is counted: it may take it
+-- for as good as the others, and would then read all that waits.
 CREATE INDEX work_waiting ON webhookd.work (since, event_id) WHERE (status IN ('received', 'queued', 'retrying')) IS TRUE;
 -- Dead work is read in the order of the deaths, a page at a time. The id is the second key: without it, each page would sort all
 -- that died at one instant. The discarded is apart, and is not read past to reach what waits for an operator.
@@ -103,7 +103,7 @@ CREATE INDEX work_discarded ON webhookd.work (due, event_id) WHERE status = 'dis
 CREATE INDEX work_owed ON webhookd.work (due) WHERE status = 'dead' AND copy_sent_at IS NULL;
 
 -- Some pages that stay empty, and that no vacuum gives back. A prepared statement that PostgreSQL planned while the table had no pages would
--- read all of it, by no index, until the next ANALYZE: of a burst after a quiet night, the work of a whole minute.
+-- read all of it, by no index, until the next ANALYZE. In a burst after a quiet night, each statement would read the work of a whole minute.
 INSERT INTO webhookd.work (event_id, consumer, due, status)
 SELECT gen_random_uuid(), 'handlers', now(), 'discarded' FROM generate_series(1, 20000);
 DELETE FROM webhookd.work;

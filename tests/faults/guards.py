@@ -342,6 +342,13 @@ GUARDS = (
         _FOLD + "test_a_locked_row_of_the_timeline_delays_its_own_event_alone_and_counts_no_attempt",
     ),
     Guard(
+        "a fold waits for no handler",
+        "webhookd/process/parts.py",
+        "SharedTransactions(database, store, claims, folds, folding,",
+        "SharedTransactions(database, store, claims, folds, turns,",
+        _FOLD + "test_a_fold_waits_for_no_handler",
+    ),
+    Guard(
         "a fold that PostgreSQL refuses is a failed attempt",
         "webhookd/process/failure.py",
         "        raise AttemptFailedError(claimed, Failure.of(error)) from error\n",
@@ -512,8 +519,8 @@ GUARDS = (
     Guard(
         "a redriven event is due at once, whatever its last attempt had put off",
         "sql/queries/dead_letters.sql",
-        "since = now(), due = now()\n    WHERE",
-        "since = now()\n    WHERE",
+        "sends = 0, retry_at = NULL, last_error = NULL",
+        "sends = 0, last_error = NULL",
         _OPERATOR + "test_no_layer_of_idempotency_blocks_a_redriven_event",
     ),
     Guard(

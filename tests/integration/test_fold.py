@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import asyncpg
@@ -63,12 +64,35 @@ async def test_an_event_waits_for_its_retry_and_is_on_the_timeline(start: Start,
     assert await connection.fetchval(_STATE) == "captured"
 
 
+async def test_a_fold_waits_for_no_handler(start: Start, connection: Connection) -> None:
+    """The handlers of a bundle hang, and have every transaction that handlers may have."""
+    running = 0
+    done = asyncio.Event()
+
+    async def hang(_: Event, __: Any) -> None:
+        nonlocal running
+        running += 1
+        await done.wait()
+
+    receiver, bodies = await received(start, connection, AUTHCAPTURE, AUTHCAPTURE, AUTHCAPTURE, CREATED)
+    await receiver.sqs.queue.send([[body for body in bodies if body.event_type == AUTHCAPTURE]])
+    await start(handlers(hang, pattern=AUTHCAPTURE), roles="work", concurrency=2)
+    try:
+        await until(lambda: running == 2, "two handlers hang, and a third one waits for its turn")
+        await receiver.sqs.queue.send([[body for body in bodies if body.event_type == CREATED]])
+        await until(lambda: processed_are(connection, 1), "an event without handlers is processed")
+        assert running == 2
+    finally:
+        done.set()
+
+
 @pytest.mark.parametrize("handled", [True, False], ids=["with handlers", "without handlers"])
 async def test_a_locked_row_of_the_timeline_delays_its_own_event_alone_and_counts_no_attempt(
     start: Start, servers: Servers, connection: Connection, monkeypatch: pytest.MonkeyPatch, handled: bool
 ) -> None:
     """PostgreSQL itself ends the wait; and the wait is longer than the time that handlers have."""
     monkeypatch.setattr("webhookd.store.events._STATEMENT", 600.0)
+    monkeypatch.setattr("webhookd.store.database._STATEMENT_TIMEOUT", 600.0)
     await table_of_effects(connection)
     receiver, bodies = await received(start, connection, CREATED, CREATED, CREATED)
     rows = await connection.fetch("SELECT e.*, b.body FROM events e JOIN bodies b ON b.event_id = e.id ORDER BY e.id")
