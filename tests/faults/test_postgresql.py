@@ -272,7 +272,7 @@ async def _limited_role(rig: Rig, limit: int) -> AsyncIterator[tuple[str, str]]:
     role = f"limited_{secrets.token_hex(4)}"
     await rig.connection.execute(
         f"CREATE ROLE {role} LOGIN PASSWORD 'secret' CONNECTION LIMIT {limit};"
-        f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}; GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO {role}"
+        f"GRANT USAGE ON SCHEMA webhookd TO {role}; GRANT ALL ON ALL TABLES IN SCHEMA webhookd, public TO {role}"
     )
     try:
         place = f"127.0.0.1:{rig.proxies.postgresql.port}{urlsplit(rig.servers.database_url).path}"
