@@ -269,6 +269,6 @@ async def make_queues(servers: Servers) -> None:
     sqs = make_sqs(settings, Metrics(), Watch())
     await sqs.start()
     try:
-        await sqs.create_queues(max_receive_count=settings.max_attempts + 10)
+        await sqs.create_queues()
     finally:
         await sqs.stop()

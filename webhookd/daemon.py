@@ -30,6 +30,7 @@ from webhookd.process.retry import Policy
 from webhookd.queue.acks import Acks
 from webhookd.queue.dead_letters import DeadLetters
 from webhookd.queue.leases import Leases
+from webhookd.queue.message import MOST_EVENTS
 from webhookd.queue.poller import Poller
 from webhookd.queue.relay import Relay
 from webhookd.receive.admission import Admission, Unlimited
@@ -87,7 +88,7 @@ class Daemon:
             metrics=metrics,
             watch=watch,
         )
-        self.sqs = make_sqs(settings, metrics, watch, registry)
+        self.sqs = make_sqs(settings, metrics, watch)
         self.health = Health(self.database, self.claims, self.sqs.queue)
         self._admin: Listener | None = None
         self.admin: web.Application | None = None
@@ -167,8 +168,6 @@ class Daemon:
         limits = Limits(
             handler_timeout=settings.handler_timeout,
             retry=Policy.of(settings),
-            longest_delay=queue.limits.longest_hidden,
-            resend_after=settings.resend_after,
             concurrency=settings.concurrency,
         )
         worker = make_worker(
@@ -187,6 +186,9 @@ class Daemon:
         self._poller = Poller(
             queue,
             worker.work,
+            weigh=worker.weigh,
+            heaviest=MOST_EVENTS if len(self._registry) else 1,
+            report=self.store.report_worker,
             able=lambda: self.database.workable,
             concurrency=settings.concurrency,
             pollers=settings.pollers,
@@ -361,8 +363,8 @@ def _make_tracing(settings: Settings, metrics: Metrics) -> Tracing | None:
     return Tracing(queue=settings.sqs_queue, system="aws_sqs", metrics=metrics)
 
 
-def make_sqs(settings: Settings, metrics: Metrics, watch: Watch, registry: Registry = handlers.registered) -> Sqs:
-    """The SQS gateway that the settings describe, for the handlers of `registry`."""
+def make_sqs(settings: Settings, metrics: Metrics, watch: Watch) -> Sqs:
+    """The SQS gateway that the settings describe."""
     return Sqs(
         queue=settings.sqs_queue,
         dead_letter_queue=settings.sqs_dead_letter_queue,
@@ -372,7 +374,6 @@ def make_sqs(settings: Settings, metrics: Metrics, watch: Watch, registry: Regis
         pollers=settings.pollers,
         wait=settings.sqs_wait,
         visibility_timeout=settings.visibility_timeout,
-        max_attempts=registry.most_attempts(Policy.of(settings)),
         metrics=metrics,
         watch=watch,
     )

@@ -28,13 +28,13 @@ class Failpoint(StrEnum):
     WORKER_AFTER_FOLD = "worker.after-fold"  # on the timeline, the handlers not begun
     WORKER_AFTER_HANDLERS = "worker.after-handlers"  # effects written, not committed
     WORKER_AFTER_COMMIT = "worker.after-commit"  # effects and status committed, the message not deleted
-    WORKER_AFTER_RETRY = "worker.after-retry"  # the failed attempt is recorded, the message's delay not set
+    WORKER_AFTER_RETRY = "worker.after-retry"  # the failed attempt is recorded, the message not deleted
     WORKER_AFTER_DEATH = "worker.after-death"  # `dead`, with no copy in the dead-letter queue
     LEASES_AFTER_EXTENSION = "leases.after-extension"
     ACKS_BEFORE_DELETE = "acks.before-delete"
     ACKS_AFTER_DELETE = "acks.after-delete"
     DEAD_LETTERS_AFTER_COPY = "dead-letters.after-copy"  # the copy is sent, not recorded
-    DEAD_LETTERS_AFTER_ADOPTION = "dead-letters.after-adoption"  # what SQS moved is `dead`, not copied
+    DEAD_LETTERS_AFTER_PUT_BACK = "dead-letters.after-put-back"  # the work is put back, its message not deleted
     SHUTDOWN_REFUSING = "shutdown.refusing"  # readiness is off, requests are under way
     SHUTDOWN_ANSWERED = "shutdown.answered"  # every request was answered, workers work
     SHUTDOWN_DRAINED = "shutdown.drained"  # the workers ended, acknowledgements are pending

@@ -102,8 +102,8 @@ class Metrics:
         self.in_flight = gauge("in_flight", "Messages that this process holds.")
         self.processed = counter(
             "processed_total",
-            "Deliveries of an event to a worker by what came of them: processed, retrying, dead, duplicate, busy, early, "
-            "interrupted, unknown, split (off a message of several).",
+            "Deliveries of an event to a worker by what came of them: processed, retrying, dead, duplicate, stale, "
+            "redriven, busy, interrupted, unknown.",
             "event_type",
             "outcome",
         )
@@ -116,16 +116,16 @@ class Metrics:
         self.end_to_end_seconds = histogram("end_to_end_seconds", "From receipt to processed, by PostgreSQL's clock.", _SLOW)
         self.dead = counter(
             "dead_total",
-            "Events given up: permanent, attempts_spent, redrive_policy, transaction_ended.",
+            "Events given up: permanent, attempts_spent, transaction_ended, worker_ended (it killed its process each time).",
             "reason",
-            values=("permanent", "attempts_spent", "redrive_policy", "transaction_ended"),
+            values=("permanent", "attempts_spent", "transaction_ended", "worker_ended"),
         )
         self.dead_letters_moved = counter(
             "dead_letters_total",
-            "Dead-letter queue upkeep: copied, adopted, removed, split, lost, redriven, unproven (copies that webhookd did not "
-            "write).",
+            "Dead-letter queue upkeep: copied, put_back (events whose message SQS moved there), removed, lost, redriven, "
+            "unproven (copies that webhookd did not write).",
             "action",
-            values=("copied", "adopted", "removed", "split", "lost", "redriven", "unproven"),
+            values=("copied", "put_back", "removed", "lost", "redriven", "unproven"),
         )
         self.partitions_ahead = gauge(
             "partitions_ahead_seconds",

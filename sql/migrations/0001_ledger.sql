@@ -65,34 +65,37 @@ CREATE TABLE webhookd.work (
     event_id     uuid        NOT NULL,
     due          timestamptz NOT NULL,
     since        timestamptz NOT NULL DEFAULT now(),
-    retry_at     timestamptz,
     redriven_at  timestamptz,
     copy_sent_at timestamptz,
     discarded_at timestamptz,
     attempts     integer     NOT NULL DEFAULT 0,
     sends        integer     NOT NULL DEFAULT 0,
+    fresh        boolean     NOT NULL DEFAULT true,
     consumer     text        NOT NULL,
     status       text        NOT NULL DEFAULT 'received'
         CONSTRAINT work_status_known CHECK (status IN ('received', 'queued', 'retrying', 'dead', 'discarded')),
     last_error   text,
     dead_reason  text,
-    PRIMARY KEY (event_id, consumer)
+    PRIMARY KEY (event_id, consumer),
+    CONSTRAINT work_retrying_is_not_fresh CHECK (status <> 'retrying' OR NOT fresh)
 ) WITH (vacuum_truncate = off, autovacuum_vacuum_scale_factor = 0.1, autovacuum_analyze_scale_factor = 0.1);
 COMMENT ON TABLE webhookd.work IS 'What is still to be done with the events: one row for each event and consumer that has not ended well.';
-COMMENT ON COLUMN webhookd.work.due IS 'When the sweeper sends this work to SQS (again). A claim by a sweeper moves it ahead, as a lease. Of dead work, when it died.';
+COMMENT ON COLUMN webhookd.work.due IS 'Received or retrying: when the sweeper sends it to SQS. Queued: when its message may count as lost. Dead: when it died. Each change of the row changes it, so that it is the row''s version. A sweeper that takes work moves it ahead, as a lease.';
+COMMENT ON COLUMN webhookd.work.sends IS 'How often it was taken for sending since the last attempt that ended.';
+COMMENT ON COLUMN webhookd.work.fresh IS 'False once it has failed, was redriven, was put back or was sent again: it is sent after what is fresh.';
 COMMENT ON COLUMN webhookd.work.since IS 'Since when it waits: the receipt, or the last redrive.';
 COMMENT ON COLUMN webhookd.work.last_error IS 'The last failed attempt, in full; may quote what a handler saw.';
 COMMENT ON COLUMN webhookd.work.dead_reason IS 'Why the work is dead, as it may leave the database: no customer data.';
 COMMENT ON COLUMN webhookd.work.copy_sent_at IS 'When a copy of dead work reached the dead-letter queue; NULL while it is owed.';
 COMMENT ON COLUMN webhookd.work.discarded_at IS 'When an operator discarded this dead work: it has no copy in the dead-letter queue, and retention may remove it.';
-COMMENT ON COLUMN webhookd.work.redriven_at IS 'When an operator last put this work back: it is sent after fresh work.';
+COMMENT ON COLUMN webhookd.work.redriven_at IS 'When an operator last redrove this work: its attempts are counted from then on.';
 
--- The outbox ('received') and what was sent long ago and has not ended ('queued', 'retrying'), in the order of being due. What an
--- operator has put back is found apart from what is fresh, so that neither is read past to reach the other.
-CREATE INDEX work_due ON webhookd.work (status, due)
-    WHERE status IN ('received', 'queued', 'retrying') AND redriven_at IS NULL;
-CREATE INDEX work_redriven ON webhookd.work (status, due)
-    WHERE status IN ('received', 'queued', 'retrying') AND redriven_at IS NOT NULL;
+-- What is to be sent, in the order of being due, in three lanes, so that none is read past to reach another: what is fresh; what was redriven or
+-- put back, and first retries; later retries. And what was sent and has not ended: among it is what the queue may have lost.
+CREATE INDEX work_fresh ON webhookd.work (due) WHERE status = 'received' AND fresh;
+CREATE INDEX work_rest ON webhookd.work (status, due) WHERE status IN ('received', 'retrying') AND NOT fresh AND attempts <= 1;
+CREATE INDEX work_later ON webhookd.work (status, due) WHERE status IN ('received', 'retrying') AND NOT fresh AND attempts > 1;
+CREATE INDEX work_sent ON webhookd.work (fresh, due) WHERE status = 'queued';
 -- The age of the oldest unfinished work, and lists of it. IS TRUE keeps PostgreSQL from this index if one status is counted: it may take it
 -- for as good as the others, and would then read all that waits.
 CREATE INDEX work_waiting ON webhookd.work (since, event_id) WHERE (status IN ('received', 'queued', 'retrying')) IS TRUE;
@@ -107,6 +110,26 @@ CREATE INDEX work_owed ON webhookd.work (due) WHERE status = 'dead' AND copy_sen
 INSERT INTO webhookd.work (event_id, consumer, due, status)
 SELECT gen_random_uuid(), 'handlers', now(), 'discarded' FROM generate_series(1, 20000);
 DELETE FROM webhookd.work;
+
+-- Attempts that have begun and have not ended, of work that may kill the process that tries it. They count as long as the work is as it was:
+-- a failed attempt or a redrive makes them void. A row goes with its event.
+CREATE TABLE webhookd.suspects (
+    event_id    uuid        NOT NULL,
+    consumer    text        NOT NULL,
+    attempts    integer     NOT NULL,
+    redriven_at timestamptz,
+    begun       integer     NOT NULL,
+    PRIMARY KEY (event_id, consumer)
+);
+
+-- The processes that work, each by a random id: how much each does at a time, and when it last found the queue empty. Of what was sent before that,
+-- each message was received at least once, or is lost.
+CREATE TABLE webhookd.processes (
+    id         uuid        PRIMARY KEY,
+    turns      integer     NOT NULL,
+    seen_at    timestamptz NOT NULL,
+    drained_at timestamptz
+);
 
 -- The exact bytes, apart from the ledger. Partitioned by the time in the event's id, so that retention drops whole
 -- partitions and a look-up by id alone reads one of them.
@@ -170,7 +193,7 @@ SELECT
     l.key_fingerprint,
     w.sends,
     CASE WHEN w.status IN ('received', 'queued', 'retrying') THEN w.due END AS send_after,
-    w.retry_at,
+    CASE WHEN w.status = 'retrying' THEN w.due END AS retry_at,
     CASE WHEN w.status IN ('dead', 'discarded') THEN w.due WHEN w.status IS NULL THEN (
         SELECT a.at FROM webhookd.audit a WHERE a.event_id = l.id AND a.to_status = 'processed' ORDER BY a.at DESC LIMIT 1
     ) END AS finished_at,

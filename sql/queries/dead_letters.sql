@@ -1,18 +1,41 @@
--- name: revive_event(resend_after, id, died, actor, reason)^
--- A dead event whose dead-letter copy came back to the queue by a redrive: it starts anew, with all its attempts. Only if it
--- died when the copy says: a second delivery of that copy does not wake an event that has died again since.
+-- name: revive_event(id, died, actor, reason)^
+-- Dead work whose dead-letter copy came back to the queue by a redrive: it starts anew, with all its attempts, by way of the outbox. Only if
+-- it died when the copy says: a second delivery of that copy does not wake work that has died again since.
 WITH changed AS (
     UPDATE webhookd.work
-    SET status = 'queued', attempts = 0, retry_at = NULL, dead_reason = NULL, copy_sent_at = NULL, redriven_at = now(), since = now(),
-        due = now() + make_interval(secs => :resend_after)
+    SET status = 'received', attempts = 0, sends = 0, fresh = false, dead_reason = NULL, copy_sent_at = NULL, redriven_at = now(),
+        since = now(), due = now()
     WHERE event_id = :id AND consumer = 'handlers' AND status NOT IN ('received', 'queued', 'retrying', 'discarded')
         AND (extract(epoch FROM due) * 1000000)::bigint = :died
     RETURNING event_id
 ), audit AS (
     INSERT INTO webhookd.audit (event_id, from_status, to_status, actor, reason)
-    SELECT event_id, 'dead', 'queued', :actor, :reason FROM changed
+    SELECT event_id, 'dead', 'received', :actor, :reason FROM changed
 )
 SELECT event_id FROM changed;
+
+-- name: put_back(ids, reason)$
+-- Work whose message SQS moved to the dead-letter queue, and which has not ended: it is sent again, at once, or when its retry is due. All of
+-- it, or nothing if some has ended since or somebody holds it: it may be ending just now. Returns whether it was put back.
+WITH open AS MATERIALIZED (
+    SELECT event_id, status FROM webhookd.work
+    WHERE event_id = ANY(:ids::uuid[]) AND consumer = 'handlers' AND status NOT IN ('dead', 'discarded')
+    ORDER BY event_id
+    FOR UPDATE SKIP LOCKED
+), whole AS MATERIALIZED (
+    SELECT count(*) = cardinality(:ids::uuid[]) AS is_whole FROM open
+), changed AS (
+    -- By its moved `due`, a retry is no longer what a sweeper may have chosen before.
+    UPDATE webhookd.work
+    SET status = CASE status WHEN 'retrying' THEN status ELSE 'received' END, fresh = false,
+        due = CASE status WHEN 'retrying' THEN due + interval '1 microsecond' ELSE now() END
+    WHERE event_id = ANY(ARRAY(SELECT event_id FROM open)) AND consumer = 'handlers' AND (SELECT is_whole FROM whole)
+    RETURNING event_id, status
+), audit AS (
+    INSERT INTO webhookd.audit (event_id, from_status, to_status, actor, reason)
+    SELECT event_id, open.status, changed.status, 'dead-letter reader', :reason FROM open JOIN changed USING (event_id)
+)
+SELECT is_whole FROM whole;
 
 -- name: secret(name)$
 SELECT value FROM webhookd.secrets WHERE name = :name;
@@ -22,8 +45,7 @@ SELECT
     l.id, l.account, l.event_type, webhookd.status_of(w.status) AS status,
     w.attempts, w.redriven_at, w.dead_reason, l.traceparent,
     w.copy_sent_at IS NOT NULL AS dead_letter_sent, w.discarded_at IS NOT NULL AS discarded,
-    CASE WHEN w.status IN ('dead', 'discarded') THEN (extract(epoch FROM w.due) * 1000000)::bigint END AS died,
-    coalesce(w.status = 'retrying' AND w.retry_at > now(), false) AS put_off
+    CASE WHEN w.status IN ('dead', 'discarded') THEN (extract(epoch FROM w.due) * 1000000)::bigint END AS died
 FROM webhookd.ledger l
 LEFT JOIN webhookd.work w ON w.event_id = l.id AND w.event_id = ANY(:ids::uuid[]) AND w.consumer = 'handlers'
 WHERE l.id = ANY(:ids::uuid[]);
@@ -194,13 +216,13 @@ WITH given AS MATERIALIZED (
     FOR UPDATE OF w
 ), changed AS (
     UPDATE webhookd.work w
-    SET status = 'received', attempts = 0, sends = 0, retry_at = NULL, last_error = NULL, dead_reason = NULL,
+    SET status = 'received', attempts = 0, sends = 0, fresh = false, last_error = NULL, dead_reason = NULL,
         copy_sent_at = NULL, discarded_at = NULL, redriven_at = now(), since = now(), due = now()
     WHERE w.event_id = ANY(ARRAY(SELECT event_id FROM dead)) AND w.consumer = 'handlers'
     RETURNING w.event_id
 ), anew AS (
-    INSERT INTO webhookd.work (event_id, consumer, due, redriven_at)
-    SELECT e.id, 'handlers', now(), now()
+    INSERT INTO webhookd.work (event_id, consumer, due, redriven_at, fresh)
+    SELECT e.id, 'handlers', now(), now(), false
     FROM given JOIN webhookd.events e ON e.id = given.id
     WHERE e.id = ANY(:ids::uuid[]) AND :forced::boolean AND e.status = 'processed' AND e.finished_at IS NOT DISTINCT FROM given.ended
     ORDER BY e.id
@@ -235,18 +257,28 @@ SELECT count(*) FROM changed;
 
 -- name: traffic(settled, fresh_limit, redriven_limit)^
 -- How much is in the way of a redrive: fresh events that have waited for more than `settled` seconds, and redriven ones that have
--- not been tried; each counted no further than its limit, and the latter only where the former is below it.
+-- not been tried; each counted no further than its limit, and the latter only where the former is below it. Of the fresh, 1,000 of a status are looked
+-- at, those that are due first.
 WITH fresh AS MATERIALIZED (
     SELECT count(*) AS count FROM (
-        SELECT FROM webhookd.work
-        WHERE status IN ('received', 'queued') AND redriven_at IS NULL AND since < now() - make_interval(secs => :settled)
+        SELECT FROM (
+            (SELECT since FROM webhookd.work WHERE status = 'received' AND fresh ORDER BY due LIMIT 1000) UNION ALL
+            (SELECT since FROM webhookd.work WHERE status = 'queued' AND fresh ORDER BY due LIMIT 1000)
+        ) AS looked
+        WHERE since < now() - make_interval(secs => :settled)
         LIMIT :fresh_limit
     ) AS counted
 ), redriven AS (
     SELECT count(*) AS count FROM (
-        SELECT FROM webhookd.work
-        WHERE status IN ('received', 'queued') AND redriven_at IS NOT NULL
-        LIMIT CASE WHEN (SELECT count FROM fresh) < :fresh_limit THEN :redriven_limit ELSE 0 END
+        (
+            SELECT FROM webhookd.work
+            WHERE status = 'received' AND NOT fresh AND redriven_at IS NOT NULL AND attempts <= 1 AND attempts = 0
+            LIMIT CASE WHEN (SELECT count FROM fresh) < :fresh_limit THEN :redriven_limit ELSE 0 END
+        ) UNION ALL (
+            SELECT FROM webhookd.work
+            WHERE status = 'queued' AND NOT fresh AND redriven_at IS NOT NULL AND attempts = 0
+            LIMIT CASE WHEN (SELECT count FROM fresh) < :fresh_limit THEN :redriven_limit ELSE 0 END
+        )
     ) AS counted
 )
 SELECT fresh.count AS fresh, redriven.count AS redriven FROM fresh, redriven;

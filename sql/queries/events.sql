@@ -8,7 +8,7 @@
 -- Commits new notifications: one row in the ledger, one body and one piece of work each, in one statement. If `actor` is given, it brought
 -- the events about instead of the provider, and the audit trail says so. A column of texts comes as one
 -- text, its parts separated by U+001F; an empty part is NULL where NULL may be, and so is every part where the whole is NULL
--- (`traceparents`, where nothing is traced). Returns the ids that are new; an id that is missing is a duplicate, by
+-- (`traceparents`, where nothing is traced). Returns the ids that are new, and when the sweeper takes them; an id that is missing is a duplicate, by
 -- notification id or by content. The caller sorts the arrays, and the rows go in by their position there: two batches with the same
 -- events take their locks in the same order, and cannot deadlock. No join keeps an order by itself.
 WITH incoming AS MATERIALIZED (
@@ -47,11 +47,12 @@ WITH incoming AS MATERIALIZED (
 ), work AS (
     INSERT INTO webhookd.work (event_id, consumer, due)
     SELECT id, 'handlers', now() + make_interval(secs => :send_after) FROM inserted
+    RETURNING event_id, due
 ), audit AS (
     INSERT INTO webhookd.audit (event_id, at, to_status, actor, reason)
     SELECT id, received_at, 'received', :actor, :reason FROM inserted WHERE :actor::text IS NOT NULL
 )
-SELECT id FROM inserted;
+SELECT event_id AS id, due FROM work;
 
 -- name: find_duplicates(accounts, notification_ids, notification_keys, content_keys, body_hashes)
 -- For notifications that insert_events did not take: which event each one repeats. `layer` is 'notification_id' or
@@ -103,131 +104,167 @@ WITH incoming AS MATERIALIZED (
 )
 SELECT kept.id FROM incoming JOIN kept USING (account, body_hash) ORDER BY position;
 
--- name: mark_sent(ids, attempts, alone, redriven, resend_after)
--- Records that events were sent to SQS: the first send makes them `queued`; each one puts the next send further away
--- (doubling, at most 12 hours), and one that follows another leaves an audit row. Work that a worker holds is skipped: it ends by itself,
--- or is sent again. So is an event that has been tried since it was sent: its retry is due when it is due. An event that was redriven
--- since is skipped too (`redriven`: when each was redriven last), and so is one that was taken out of its bundle: their message of that
--- time is gone.
+-- name: mark_sent(ids, dues, resend_after)
+-- Records that work was sent to SQS: it is `queued`, and each send puts further away when its message may count as lost (doubling, at most
+-- 12 hours). A send that follows another leaves an audit row. Work that has changed since it was chosen, and so is due at another time than
+-- `dues` says, stays as it is: its message of that time may be gone. Work that a worker holds is skipped: it ends by itself, or is sent again.
 WITH sent AS MATERIALIZED (
     SELECT w.*
     FROM (
-        SELECT *
-        FROM unnest(:ids::uuid[], :attempts::integer[], :alone::boolean[], :redriven::timestamptz[])
-            AS s (id, attempts, alone, redriven_at)
-        ORDER BY id
+        SELECT * FROM unnest(:ids::uuid[], :dues::timestamptz[]) AS s (id, due) ORDER BY id
     ) AS s
     -- One look-up for each id: a join of a thousand ids with work may compare each with each.
     CROSS JOIN LATERAL (
-        SELECT event_id, status, sends
+        SELECT event_id, status
         FROM webhookd.work
-        WHERE event_id = s.id AND consumer = 'handlers' AND redriven_at IS NOT DISTINCT FROM s.redriven_at
-            AND attempts = s.attempts AND status NOT IN ('dead', 'discarded') AND (s.alone OR sends = 0)
+        WHERE event_id = s.id AND consumer = 'handlers' AND due = s.due AND status NOT IN ('dead', 'discarded')
         FOR UPDATE SKIP LOCKED
     ) AS w
 ), changed AS (
     UPDATE webhookd.work w
-    SET status = CASE WHEN w.status = 'received' THEN 'queued' ELSE w.status END,
-        sends = w.sends + 1,
-        due = greatest(now(), coalesce(w.retry_at, now()))
-            + make_interval(secs => least(:resend_after::float8 * 2 ^ least(w.sends, 20), 43200))
+    SET status = 'queued',
+        sends = greatest(w.sends, 1),
+        due = now() + make_interval(secs => least(:resend_after::float8 * 2 ^ least(greatest(w.sends, 1) - 1, 20), 43200))
     WHERE w.event_id = ANY(ARRAY(SELECT event_id FROM sent)) AND w.consumer = 'handlers'
 )
 INSERT INTO webhookd.audit (event_id, from_status, to_status, actor, reason)
-SELECT event_id, status, status, 'relay', 'sent again' FROM sent WHERE status <> 'received' AND sends > 0;
+SELECT event_id, status, status, 'relay', 'sent again' FROM sent WHERE status NOT IN ('received', 'retrying');
 
--- name: claim_unsent(statuses, limit, lease)
--- Takes up to `limit` events in `statuses` that are due for sending, for `lease` seconds; safe on any number of replicas.
--- What an operator has put back comes after all others; so does what was never sent and is due as far away as no event is
--- made: its time is of a clock that has been put back since. `alone`: what happened to it before must not happen
--- to others. Each part is taken in its index's order: without an order, a long outbox is read from the table's start each
--- time, past all that has been sent.
+-- name: lease_work(fresh, rest, later, lost, lease, resend_after, longest_wait)
+-- Takes work that is due for sending, for `lease` seconds; safe on any number of replicas: up to `fresh` of what is fresh, up to `rest` of what
+-- was redriven, put back or tried once, up to `later` of what was tried more often, and up to `lost` of what the queue has lost. A message
+-- counts as lost if its work is due, and a poller has found the queue empty since it was sent, or if it was sent longer ago than
+-- `longest_wait` seconds: a busy queue is never empty. Work that is there since a time to come, or is to be sent at a time as far away as nothing is
+-- made, is taken too, as if it was lost: its times are of a clock that has been put back since. Each part is taken in its index's order: without an order, a long outbox is read from the
+-- table's start each time, past all that has been sent.
 WITH fresh AS MATERIALIZED (
-    SELECT next.event_id
-    FROM unnest(:statuses::text[]) AS s (status), LATERAL (
-        SELECT event_id FROM webhookd.work
-        WHERE status = s.status AND status IN ('received', 'queued', 'retrying') AND due <= now() AND redriven_at IS NULL
-        ORDER BY due
-        LIMIT :limit
-        FOR UPDATE SKIP LOCKED
-    ) AS next
-    LIMIT :limit
-), redriven AS MATERIALIZED (
-    SELECT next.event_id
-    FROM unnest(:statuses::text[]) AS s (status), LATERAL (
-        SELECT event_id FROM webhookd.work
-        WHERE status = s.status AND status IN ('received', 'queued', 'retrying') AND redriven_at IS NOT NULL
-            AND (due <= now() OR status = 'received' AND due > now() + interval '1 minute')
-        ORDER BY due
-        LIMIT :limit - (SELECT count(*) FROM fresh)
-        FOR UPDATE SKIP LOCKED
-    ) AS next
-    LIMIT :limit - (SELECT count(*) FROM fresh)
-), stranded AS MATERIALIZED (
     SELECT event_id FROM webhookd.work
-    WHERE 'received' = ANY(:statuses::text[]) AND status = 'received' AND redriven_at IS NULL
-        AND due > now() + interval '1 minute'
+    WHERE status = 'received' AND fresh AND due <= now()
     ORDER BY due
-    LIMIT :limit - (SELECT count(*) FROM fresh) - (SELECT count(*) FROM redriven)
+    LIMIT :fresh
     FOR UPDATE SKIP LOCKED
-), claimed AS (
+), early AS MATERIALIZED (
+    SELECT next.*
+    FROM unnest(ARRAY['received', 'retrying']) AS s (status), LATERAL (
+        SELECT event_id, due FROM webhookd.work
+        WHERE status = s.status AND status IN ('received', 'retrying') AND NOT fresh AND attempts <= 1 AND due <= now()
+        ORDER BY due
+        LIMIT :rest
+        FOR UPDATE SKIP LOCKED
+    ) AS next
+), late AS MATERIALIZED (
+    SELECT next.*
+    FROM unnest(ARRAY['received', 'retrying']) AS s (status), LATERAL (
+        SELECT event_id, due FROM webhookd.work
+        WHERE status = s.status AND status IN ('received', 'retrying') AND NOT fresh AND attempts > 1 AND due <= now()
+        ORDER BY due
+        LIMIT :later
+        FOR UPDATE SKIP LOCKED
+    ) AS next
+), lost AS MATERIALIZED (
+    SELECT next.event_id
+    FROM unnest(ARRAY[true, false]) AS s (fresh), LATERAL (
+        SELECT event_id FROM webhookd.work
+        WHERE status = 'queued' AND work.fresh = s.fresh AND due < least(
+            now(),
+            greatest(
+                (SELECT max(drained_at) FROM webhookd.processes WHERE drained_at <= now()), now() - make_interval(secs => :longest_wait)
+            ) + make_interval(secs => :resend_after)
+        )
+        ORDER BY due
+        LIMIT :lost
+        FOR UPDATE SKIP LOCKED
+    ) AS next
+    LIMIT :lost
+), fresh_of_another_clock AS MATERIALIZED (
+    SELECT event_id FROM webhookd.work
+    WHERE status = 'received' AND fresh AND due > now() + interval '90 seconds'
+    ORDER BY due
+    LIMIT :lost
+    FOR UPDATE SKIP LOCKED
+), rest_of_another_clock AS MATERIALIZED (
+    SELECT event_id FROM webhookd.work
+    WHERE status = 'received' AND status IN ('received', 'retrying') AND NOT fresh AND attempts <= 1 AND due > now() + interval '90 seconds'
+    ORDER BY due
+    LIMIT :lost
+    FOR UPDATE SKIP LOCKED
+), of_another_clock AS MATERIALIZED (
+    SELECT event_id FROM webhookd.work
+    WHERE (status IN ('received', 'queued', 'retrying')) IS TRUE AND since > now() + interval '90 seconds'
+    ORDER BY since DESC
+    LIMIT :lost
+    FOR UPDATE SKIP LOCKED
+), leased AS (
     UPDATE webhookd.work w
-    SET due = now() + make_interval(secs => :lease)
+    SET due = now() + make_interval(secs => :lease), since = least(w.since, now()), sends = w.sends + 1,
+        fresh = w.fresh AND w.status = 'received'
     WHERE w.consumer = 'handlers' AND w.event_id = ANY(ARRAY(
-        SELECT event_id FROM fresh UNION ALL SELECT event_id FROM redriven UNION ALL SELECT event_id FROM stranded
+        SELECT event_id FROM fresh
+        UNION ALL (SELECT event_id FROM early ORDER BY due LIMIT :rest)
+        UNION ALL (SELECT event_id FROM late ORDER BY due LIMIT :later)
+        UNION ALL SELECT event_id FROM lost
+        UNION ALL SELECT event_id FROM fresh_of_another_clock
+        UNION ALL SELECT event_id FROM rest_of_another_clock
+        UNION ALL SELECT event_id FROM of_another_clock
     ))
-    RETURNING w.event_id, w.attempts, w.sends > 0 OR w.attempts > 0 OR w.redriven_at IS NOT NULL AS alone, w.redriven_at
+    RETURNING w.event_id, w.attempts, w.due, CASE
+        WHEN w.status = 'queued' THEN 'lost' WHEN w.fresh THEN 'fresh' WHEN w.attempts <= 1 THEN 'rest' ELSE 'later'
+    END AS lane
 )
-SELECT l.id, l.account, l.event_type, claimed.attempts, claimed.alone, claimed.redriven_at, l.traceparent
-FROM claimed CROSS JOIN LATERAL (SELECT * FROM webhookd.ledger WHERE id = claimed.event_id OFFSET 0) AS l;
+SELECT l.id, l.account, l.event_type, leased.attempts, l.traceparent, leased.due, leased.lane
+FROM leased CROSS JOIN LATERAL (SELECT * FROM webhookd.ledger WHERE id = leased.event_id OFFSET 0) AS l;
 
--- name: send_alone(ids)$
--- Events of a bundle that came back: those that wait, and are sent no more than in a bundle so far, are due at once, each in a
--- message of its own. An event is taken out of its bundles once, so many messages that name it make one more, not many. Returns
--- which of the events exist.
-WITH waiting AS MATERIALIZED (
-    SELECT event_id FROM webhookd.work
-    WHERE event_id = ANY(:ids::uuid[]) AND consumer = 'handlers' AND status NOT IN ('dead', 'discarded')
-        AND sends < 2 AND attempts = 0 AND redriven_at IS NULL
-    ORDER BY event_id
-    FOR UPDATE
-), changed AS (
-    UPDATE webhookd.work SET due = now(), sends = 2
-    WHERE event_id = ANY(ARRAY(SELECT event_id FROM waiting)) AND consumer = 'handlers'
-)
-SELECT array_agg(id) FROM webhookd.ledger WHERE id = ANY(:ids::uuid[]);
-
--- name: put_back(ids, delay)!
--- Events that were claimed for sending and could not be sent: due again in `delay` seconds rather than at the end of the lease.
--- A row that somebody holds is skipped: its lease ends by itself.
-UPDATE webhookd.work SET due = now() + make_interval(secs => :delay)
+-- name: return_lease(ids, dues, delay)!
+-- Work that was taken for sending and could not be sent: due again in `delay` seconds rather than at the end of the lease. What has changed
+-- since stays as it is, and a row that somebody holds is skipped: its lease ends by itself.
+UPDATE webhookd.work SET due = now() + make_interval(secs => :delay), sends = sends - 1
 WHERE consumer = 'handlers' AND event_id = ANY(ARRAY(
-    SELECT event_id FROM webhookd.work
-    WHERE event_id = ANY(:ids::uuid[]) AND consumer = 'handlers' AND status NOT IN ('dead', 'discarded')
-    ORDER BY event_id
-    FOR UPDATE SKIP LOCKED
+    SELECT w.event_id
+    FROM (SELECT * FROM unnest(:ids::uuid[], :dues::timestamptz[]) AS s (id, due) ORDER BY id) AS s
+    CROSS JOIN LATERAL (
+        SELECT event_id FROM webhookd.work
+        WHERE event_id = s.id AND consumer = 'handlers' AND due = s.due AND status NOT IN ('dead', 'discarded')
+        FOR UPDATE SKIP LOCKED
+    ) AS w
 ));
 
--- name: count_in_queue(limit)$
--- How many unfinished events have a message in SQS, counted no further than `limit` of each kind.
+-- name: report_worker(id, turns, drained_ago)!
+-- A process works, on so much at a time; it found the queue empty by a poll that began `drained_ago` seconds ago, or not (NULL).
+WITH forgotten AS (
+    DELETE FROM webhookd.processes
+    WHERE id = ANY(ARRAY(
+        SELECT id FROM webhookd.processes WHERE seen_at < now() - interval '1 day' ORDER BY id FOR UPDATE SKIP LOCKED
+    ))
+)
+INSERT INTO webhookd.processes AS w (id, turns, seen_at, drained_at)
+VALUES (:id, :turns, now(), now() - make_interval(secs => :drained_ago::float8))
+ON CONFLICT (id) DO UPDATE SET
+    turns = excluded.turns, seen_at = excluded.seen_at,
+    drained_at = greatest(excluded.drained_at, CASE WHEN w.drained_at <= now() THEN w.drained_at END);
+
+-- name: count_in_queue(fresh)^
+-- How much unfinished work has a message in SQS, by lane, and how much the workers do at a time that were seen within a minute. What is fresh is
+-- counted no further than `fresh`; of the rest, what is due may be lost, and is not counted.
 SELECT
-    (SELECT count(*) FROM (SELECT FROM webhookd.work WHERE status IN ('queued', 'retrying') AND redriven_at IS NULL LIMIT :limit) AS fresh)
-    + (SELECT count(*) FROM (
-        SELECT FROM webhookd.work WHERE status IN ('queued', 'retrying') AND redriven_at IS NOT NULL LIMIT :limit
-    ) AS redriven);
+    (SELECT count(*) FROM (SELECT FROM webhookd.work WHERE status = 'queued' AND fresh LIMIT :fresh) AS counted) AS fresh,
+    (SELECT count(*) FROM (
+        SELECT FROM webhookd.work WHERE status = 'queued' AND NOT fresh AND due > now() AND attempts <= 1 LIMIT 1000
+    ) AS counted) AS rest,
+    (SELECT count(*) FROM (
+        SELECT FROM webhookd.work WHERE status = 'queued' AND NOT fresh AND due > now() AND attempts > 1 LIMIT 1000
+    ) AS counted) AS later,
+    (SELECT coalesce(sum(turns), 0) FROM webhookd.processes WHERE seen_at > now() - interval '1 minute') AS turns;
 
 -- name: claim_event(id)^
--- Locks one event's work for a worker, and reads all that a handler needs; no lock if none is left. `wait` is how many
--- seconds its retry is still away; unknown if the clock was put back since the event's receipt, and then SQS's delay alone holds.
+-- Locks one event's work for a worker, and reads all that a handler needs; no lock if none is left.
 WITH w AS MATERIALIZED (
-    SELECT status, attempts, retry_at, redriven_at FROM webhookd.work WHERE event_id = :id AND consumer = 'handlers' FOR UPDATE
+    SELECT status, attempts, redriven_at, sends FROM webhookd.work WHERE event_id = :id AND consumer = 'handlers' FOR UPDATE
 )
 SELECT
     l.id, l.account, l.notification_id, l.event_type, l.event_date, l.received_at,
     webhookd.status_of(w.status) AS status, coalesce(w.attempts, 0) AS attempts,
-    w.redriven_at, l.traceparent,
+    w.redriven_at, coalesce(w.sends, 0) AS sends, l.traceparent,
     b.body,
-    CASE WHEN l.received_at <= clock_timestamp() THEN extract(epoch FROM w.retry_at - clock_timestamp())::float8 END AS wait,
     pg_current_xact_id()::text AS transaction
 FROM webhookd.ledger l
 LEFT JOIN w ON true
@@ -237,14 +274,13 @@ WHERE l.id = :id;
 -- name: claim_event_if_free(id)^
 -- As claim_event, for an event that Redis says another worker has: fails at once if its work is locked.
 WITH w AS MATERIALIZED (
-    SELECT status, attempts, retry_at, redriven_at FROM webhookd.work WHERE event_id = :id AND consumer = 'handlers' FOR UPDATE NOWAIT
+    SELECT status, attempts, redriven_at, sends FROM webhookd.work WHERE event_id = :id AND consumer = 'handlers' FOR UPDATE NOWAIT
 )
 SELECT
     l.id, l.account, l.notification_id, l.event_type, l.event_date, l.received_at,
     webhookd.status_of(w.status) AS status, coalesce(w.attempts, 0) AS attempts,
-    w.redriven_at, l.traceparent,
+    w.redriven_at, coalesce(w.sends, 0) AS sends, l.traceparent,
     b.body,
-    CASE WHEN l.received_at <= clock_timestamp() THEN extract(epoch FROM w.retry_at - clock_timestamp())::float8 END AS wait,
     pg_current_xact_id()::text AS transaction
 FROM webhookd.ledger l
 LEFT JOIN w ON true
@@ -256,9 +292,8 @@ WHERE l.id = :id;
 SELECT
     l.id, l.account, l.notification_id, l.event_type, l.event_date, l.received_at,
     webhookd.status_of(w.status) AS status, coalesce(w.attempts, 0) AS attempts,
-    w.redriven_at, l.traceparent,
+    w.redriven_at, coalesce(w.sends, 0) AS sends, l.traceparent,
     b.body,
-    CASE WHEN l.received_at <= clock_timestamp() THEN extract(epoch FROM w.retry_at - clock_timestamp())::float8 END AS wait,
     NULL AS transaction
 FROM webhookd.ledger l
 -- The ids once more, twice: with them, PostgreSQL reads the rows of these ids alone, and locks their partitions alone.
@@ -266,39 +301,38 @@ LEFT JOIN webhookd.work w ON w.event_id = l.id AND w.event_id = ANY(:ids::uuid[]
 LEFT JOIN webhookd.bodies b ON b.event_id = l.id AND b.event_id = ANY(:ids::uuid[])
 WHERE l.id = ANY(:ids::uuid[]);
 
--- name: mark_processed(id, transaction, from_status)^
+-- name: mark_processed(id, transaction)^
 -- Inside the worker's transaction: the event's effects and the end of its work commit together. Returns the seconds since the receipt, or
 -- since the redrive; no row if it is not the `transaction` that claimed the event.
 WITH ended AS (
     DELETE FROM webhookd.work
     WHERE event_id = :id AND consumer = 'handlers' AND pg_current_xact_id()::text = :transaction
-    RETURNING event_id, attempts + 1 AS attempt, since, clock_timestamp() AS at
+    RETURNING event_id, status, attempts + 1 AS attempt, since, clock_timestamp() AS at
 ), audit AS (
     INSERT INTO webhookd.audit (event_id, at, from_status, to_status, actor, attempt)
-    SELECT event_id, at, :from_status, 'processed', 'worker', attempt FROM ended
+    SELECT event_id, at, status, 'processed', 'worker', attempt FROM ended
 )
 SELECT extract(epoch FROM at - since)::float8 AS seconds FROM ended;
 
--- name: process_events(lock_timeout, ids, attempts, redriven, tables, accounts, entities, facts)
--- Folds facts of many events into the timeline, and ends those events (`ids`) that no handler is for: one statement, one transaction.
--- All or nothing: where one of `ids` has ended or was tried since it was read, no row is written, and none returns; else the
--- seconds of each, as from mark_processed, in any order. Rows are locked in the order of their ids, and those of the timeline as the
+-- name: process_events(lock_timeout, ids, tables, accounts, entities, facts)
+-- Folds facts of many events into the timeline, and ends the work of those events (`ids`) that no handler is for: one statement, one
+-- transaction. Returns the events whose work it ended, and the seconds of each, as from mark_processed; a missing event had ended, or died,
+-- before. Rows are locked in the order of their ids, and after them those of the timeline, as the
 -- caller sorted them, so that two such statements cannot deadlock. `impatient` comes before each lock, since every row that
 -- is locked or written goes through a join with it.
 WITH impatient AS MATERIALIZED (
     SELECT set_config('lock_timeout', :lock_timeout, true)
-), due AS MATERIALIZED (
+), open AS MATERIALIZED (
     SELECT w.event_id
-    FROM impatient, unnest(:ids::uuid[], :attempts::integer[], :redriven::timestamptz[]) AS c (id, attempts, redriven_at)
-    JOIN webhookd.work w ON w.event_id = c.id AND w.consumer = 'handlers' AND w.redriven_at IS NOT DISTINCT FROM c.redriven_at
-    WHERE w.event_id = ANY(:ids::uuid[]) AND w.attempts = c.attempts AND w.status NOT IN ('dead', 'discarded')
+    FROM impatient, webhookd.work w
+    WHERE w.event_id = ANY(:ids::uuid[]) AND w.consumer = 'handlers' AND w.status NOT IN ('dead', 'discarded')
     ORDER BY w.event_id
     FOR UPDATE OF w
-), whole AS MATERIALIZED (
-    SELECT FROM due HAVING count(*) = cardinality(:ids::uuid[])
+), locked AS MATERIALIZED (
+    SELECT count(*) FROM open
 ), kept AS MATERIALIZED (
     SELECT f.*
-    FROM impatient, whole, unnest(:tables::text[], :accounts::text[], :entities::text[], :facts::text[])
+    FROM impatient, locked, unnest(:tables::text[], :accounts::text[], :entities::text[], :facts::text[])
         WITH ORDINALITY AS f (name, account, id, facts, position)
 ), kept_transactions AS (
     INSERT INTO webhookd.transactions AS t (account, transaction_id, facts)
@@ -318,22 +352,21 @@ WITH impatient AS MATERIALIZED (
     ON CONFLICT (account, payment_profile_id) DO UPDATE SET facts = webhookd.fold(p.facts, excluded.facts)
 ), ended AS (
     DELETE FROM webhookd.work
-    WHERE event_id = ANY(ARRAY(SELECT event_id FROM due)) AND consumer = 'handlers' AND EXISTS (SELECT FROM whole)
+    WHERE event_id = ANY(ARRAY(SELECT event_id FROM open)) AND consumer = 'handlers'
     RETURNING event_id, status, attempts + 1 AS attempt, since, clock_timestamp() AS at
 ), audit AS (
     INSERT INTO webhookd.audit (event_id, at, from_status, to_status, actor, attempt)
     SELECT event_id, at, status, 'processed', 'worker', attempt FROM ended
 )
-SELECT extract(epoch FROM at - since)::float8 AS seconds FROM ended;
+SELECT event_id AS id, attempt, extract(epoch FROM at - since)::float8 AS seconds FROM ended;
 
--- name: mark_retrying(reason, delay, resend_after, id, attempts, redriven_at, from_status)^
--- A failed attempt with another to come, `delay` seconds from now. If the event moved on since it was claimed, nothing changes and
--- no row returns: another attempt has another number, and a redrive, which counts anew, another `redriven_at`.
+-- name: mark_retrying(reason, delay, id, attempts, redriven_at, from_status)^
+-- A failed attempt with another to come: the sweeper sends it anew in `delay` seconds. If the work moved on since it was claimed, nothing
+-- changes and no row returns: another attempt has another number, and a redrive, which counts anew, another `redriven_at`.
 WITH changed AS (
     UPDATE webhookd.work
-    SET status = 'retrying', attempts = attempts + 1, last_error = :reason,
-        retry_at = now() + make_interval(secs => :delay),
-        due = now() + make_interval(secs => :delay::float8 + :resend_after::float8)
+    SET status = 'retrying', attempts = attempts + 1, sends = 0, fresh = false, last_error = :reason,
+        due = now() + make_interval(secs => :delay)
     WHERE event_id = :id AND consumer = 'handlers' AND attempts = :attempts
         AND redriven_at IS NOT DISTINCT FROM :redriven_at::timestamptz AND status NOT IN ('dead', 'discarded')
     RETURNING event_id, attempts
@@ -343,28 +376,53 @@ WITH changed AS (
 )
 SELECT attempts FROM changed;
 
--- name: mark_dead(spent, detail, reason, id, attempts, redriven_at, from_status, actor)^
--- An event given up, with the reason; its copy for the dead-letter queue is owed from now on. Guarded like mark_retrying.
+-- name: mark_dead(spent, detail, reason, id, attempts, redriven_at, from_status)^
+-- Work given up after `spent` more attempts, with the reason; its copy for the dead-letter queue is owed from now on. Guarded like mark_retrying.
 WITH changed AS (
     UPDATE webhookd.work
-    SET status = 'dead', attempts = attempts + :spent, last_error = :detail, dead_reason = :reason, retry_at = NULL,
-        due = now(), copy_sent_at = NULL
+    SET status = 'dead', attempts = attempts + :spent, last_error = :detail, dead_reason = :reason, due = now(), copy_sent_at = NULL
     WHERE event_id = :id AND consumer = 'handlers' AND attempts = :attempts
         AND redriven_at IS NOT DISTINCT FROM :redriven_at::timestamptz AND status NOT IN ('dead', 'discarded')
     RETURNING event_id, attempts
 ), audit AS (
     INSERT INTO webhookd.audit (event_id, from_status, to_status, actor, attempt, reason)
-    SELECT event_id, :from_status, 'dead', :actor, attempts, :detail FROM changed
+    SELECT event_id, :from_status, 'dead', 'worker', attempts, :detail FROM changed
 )
 SELECT (extract(epoch FROM now()) * 1000000)::bigint AS died FROM changed;
+
+-- name: attempts_begun(id)$
+-- How many attempts at this work have begun and not ended, each of which may have killed its process; none if somebody holds the work.
+SELECT s.begun
+FROM webhookd.suspects s
+JOIN webhookd.work w ON w.event_id = :id AND w.consumer = 'handlers' AND w.attempts = s.attempts
+    AND w.redriven_at IS NOT DISTINCT FROM s.redriven_at
+WHERE s.event_id = :id AND s.consumer = 'handlers'
+FOR UPDATE OF w SKIP LOCKED;
+
+-- name: begin_attempt(id, attempts, redriven_at)$
+-- Another attempt begins at work that another transaction has locked; returns how many have begun and not ended.
+INSERT INTO webhookd.suspects AS s (event_id, consumer, attempts, redriven_at, begun) VALUES (:id, 'handlers', :attempts, :redriven_at, 1)
+ON CONFLICT (event_id, consumer) DO UPDATE SET
+    begun = CASE
+        WHEN s.attempts = excluded.attempts AND s.redriven_at IS NOT DISTINCT FROM excluded.redriven_at THEN s.begun + 1 ELSE 1
+    END,
+    attempts = excluded.attempts, redriven_at = excluded.redriven_at
+RETURNING begun;
+
+-- name: take_back_attempt(id)!
+-- An attempt that had begun has ended, however it did: it has not killed its process.
+UPDATE webhookd.suspects SET begun = greatest(begun - 1, 0) WHERE event_id = :id AND consumer = 'handlers';
 
 -- name: backlog()^
 -- The size of the outbox, counted no further than 100,000 of each kind, and for how many seconds the oldest unfinished event has been so (NULL when all have ended).
 SELECT
-    (SELECT count(*) FROM (SELECT FROM webhookd.work WHERE status = 'received' AND redriven_at IS NULL LIMIT 100000) AS fresh)
+    (SELECT count(*) FROM (SELECT FROM webhookd.work WHERE status = 'received' AND fresh LIMIT 100000) AS fresh)
         + (SELECT count(*) FROM (
-            SELECT FROM webhookd.work WHERE status = 'received' AND redriven_at IS NOT NULL LIMIT 100000
-        ) AS redriven) AS outbox,
+            SELECT FROM webhookd.work WHERE status = 'received' AND NOT fresh AND attempts <= 1 LIMIT 100000
+        ) AS rest)
+        + (SELECT count(*) FROM (
+            SELECT FROM webhookd.work WHERE status = 'received' AND NOT fresh AND attempts > 1 LIMIT 100000
+        ) AS later) AS outbox,
     (SELECT extract(epoch FROM clock_timestamp() - since)::float8 FROM webhookd.work
      WHERE (status IN ('received', 'queued', 'retrying')) IS TRUE ORDER BY since LIMIT 1) AS oldest;
 

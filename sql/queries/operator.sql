@@ -149,10 +149,10 @@ SELECT notification_id, received_at FROM webhookd.notification_aliases WHERE eve
 SELECT FROM webhookd.work WHERE event_id = :id FOR UPDATE NOWAIT;
 
 -- name: retry_now(id, actor, reason)!
--- Makes the next attempt of an event, which has been put off, due at once; its work is locked.
+-- Makes the next attempt of an event that waits for it due at once; its work is locked.
 WITH changed AS (
-    UPDATE webhookd.work SET retry_at = now(), due = now()
-    WHERE event_id = :id AND consumer = 'handlers' AND status NOT IN ('dead', 'discarded')
+    UPDATE webhookd.work SET due = now()
+    WHERE event_id = :id AND consumer = 'handlers' AND status NOT IN ('dead', 'discarded', 'received', 'queued')
     RETURNING event_id
 )
 INSERT INTO webhookd.audit (event_id, from_status, to_status, actor, reason)
@@ -306,20 +306,21 @@ WHERE coalesce(
 ORDER BY n.position;
 
 -- name: standing(limit)^
--- How many events stand where, and bodies wait in quarantine; each counted no further than `limit`. Of each status what is fresh and
--- what an operator put back are counted apart, as their indexes are.
+-- How many events stand where, and bodies wait in quarantine; each counted no further than `limit`. Of each status the lanes
+-- are counted apart, as their indexes are.
 SELECT
     (SELECT count(*) FROM (
-        (SELECT FROM webhookd.work WHERE status = 'received' AND redriven_at IS NULL LIMIT :limit) UNION ALL
-        (SELECT FROM webhookd.work WHERE status = 'received' AND redriven_at IS NOT NULL LIMIT :limit)
+        (SELECT FROM webhookd.work WHERE status = 'received' AND fresh LIMIT :limit) UNION ALL
+        (SELECT FROM webhookd.work WHERE status = 'received' AND NOT fresh AND attempts <= 1 LIMIT :limit) UNION ALL
+        (SELECT FROM webhookd.work WHERE status = 'received' AND NOT fresh AND attempts > 1 LIMIT :limit)
     ) AS counted) AS received,
     (SELECT count(*) FROM (
-        (SELECT FROM webhookd.work WHERE status = 'queued' AND redriven_at IS NULL LIMIT :limit) UNION ALL
-        (SELECT FROM webhookd.work WHERE status = 'queued' AND redriven_at IS NOT NULL LIMIT :limit)
+        (SELECT FROM webhookd.work WHERE status = 'queued' AND fresh LIMIT :limit) UNION ALL
+        (SELECT FROM webhookd.work WHERE status = 'queued' AND NOT fresh LIMIT :limit)
     ) AS counted) AS queued,
     (SELECT count(*) FROM (
-        (SELECT FROM webhookd.work WHERE status = 'retrying' AND redriven_at IS NULL LIMIT :limit) UNION ALL
-        (SELECT FROM webhookd.work WHERE status = 'retrying' AND redriven_at IS NOT NULL LIMIT :limit)
+        (SELECT FROM webhookd.work WHERE status = 'retrying' AND NOT fresh AND attempts <= 1 LIMIT :limit) UNION ALL
+        (SELECT FROM webhookd.work WHERE status = 'retrying' AND NOT fresh AND attempts > 1 LIMIT :limit)
     ) AS counted) AS retrying,
     (SELECT count(*) FROM (SELECT FROM webhookd.work WHERE status = 'dead' LIMIT :limit) AS counted) AS dead,
     (SELECT count(*) FROM (SELECT FROM webhookd.quarantine WHERE handled_at IS NULL LIMIT :limit) AS counted) AS quarantine;

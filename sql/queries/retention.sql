@@ -90,6 +90,8 @@ WITH page AS MATERIALIZED (
     SELECT event_id FROM webhookd.work WHERE event_id = ANY(ARRAY(SELECT id FROM ended)) ORDER BY event_id FOR UPDATE
 ), given_up AS (
     DELETE FROM webhookd.work WHERE event_id = ANY(ARRAY(SELECT event_id FROM discarded))
+), suspects AS (
+    DELETE FROM webhookd.suspects WHERE event_id = ANY(ARRAY(SELECT id FROM ended))
 ), gone AS (
     DELETE FROM webhookd.ledger WHERE id = ANY(ARRAY(SELECT id FROM ended))
 )

@@ -89,13 +89,14 @@ async def test_a_handler_that_fails_twice_is_retried_with_growing_delay_and_one_
         assert event["attempts"] == 3
         trail = [row async for row in queries.audit_trail(connection, id=event["id"])]
         steps = [(row["from_status"], row["to_status"], row["actor"], row["attempt"]) for row in trail]
-        before = steps[1][0]
-        assert before in ("received", "queued"), "the first send, which has no row, may be recorded after the attempt"
+        before, again, last = (step[0] for step in steps[1:])
+        assert before in ("received", "queued"), "a send, which has no row, may be recorded after the attempt"
+        assert {again, last} <= {"retrying", "queued"}
         assert steps == [
             (None, "received", "receiver", None),
             (before, "retrying", "worker", 1),
-            ("retrying", "retrying", "worker", 2),
-            ("retrying", "processed", "worker", 3),
+            (again, "retrying", "worker", 2),
+            (last, "processed", "worker", 3),
         ]
         first, second = (row["reason"] for row in trail[-3:-1])
         assert "RuntimeError: attempt 1" in first

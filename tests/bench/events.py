@@ -99,13 +99,13 @@ WITH numbered AS (
         CASE WHEN entity_name = 'transaction' AND entity % 10 < 3 THEN 'ref-' || entity END
     FROM made
 ), left_over AS (
-    INSERT INTO work (event_id, consumer, status, attempts, sends, since, due, retry_at, last_error, dead_reason, copy_sent_at,
+    INSERT INTO work (event_id, consumer, status, attempts, sends, since, due, fresh, last_error, dead_reason, copy_sent_at,
         redriven_at, discarded_at)
     SELECT id, 'handlers', CASE WHEN status = 'dead' AND h2 % 10 = 0 THEN 'discarded' ELSE status END,
         CASE status WHEN 'dead' THEN 9 WHEN 'retrying' THEN 3 ELSE 0 END, 1, coalesce(again, received_at),
         -- Nothing is due while it is measured.
         CASE status WHEN 'dead' THEN least(ended, $4) ELSE $4::timestamptz + interval '30 days' END,
-        CASE status WHEN 'retrying' THEN $4::timestamptz + interval '30 days' END,
+        status <> 'retrying' AND again IS NULL,
         CASE WHEN status IN ('dead', 'retrying') THEN words || repeat(' at /srv/app/handlers.py:120', 4) END,
         CASE status WHEN 'dead' THEN reason END, CASE status WHEN 'dead' THEN least(ended, $4) END, again,
         CASE WHEN status = 'dead' AND h2 % 10 = 0 THEN least(ended + interval '1 day', $4) END

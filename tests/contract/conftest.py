@@ -85,7 +85,6 @@ async def open_queues(server: str, stack: Stack, request: pytest.FixtureRequest)
                 pollers=2,
                 wait=20,
                 visibility_timeout=30,
-                max_attempts=5,
                 metrics=Metrics(),
                 watch=Watch(),
             )

@@ -118,8 +118,8 @@ GUARDS = (
     Guard(
         "effects and status are of one transaction",
         "sql/queries/events.sql",
-        "AND pg_current_xact_id()::text = :transaction\n    RETURNING event_id, attempts + 1",
-        "AND :transaction::text <> ''\n    RETURNING event_id, attempts + 1",
+        "AND pg_current_xact_id()::text = :transaction\n    RETURNING event_id, status, attempts + 1",
+        "AND :transaction::text <> ''\n    RETURNING event_id, status, attempts + 1",
         _WORK + "test_a_handler_that_begins_a_transaction_of_its_own_is_not_processed_without_effects",
     ),
     Guard(
@@ -207,11 +207,11 @@ GUARDS = (
         "tests/contract/test_queue.py::test_deleting_twice_in_one_call_does_no_harm[strict]",
     ),
     Guard(
-        "no heartbeat after the retry's delay was set",
+        "no heartbeat after a message was given back",
         "webhookd/queue/leases.py",
         "            await asyncio.wait([extension])\n",
         "            pass\n",
-        _DELIVERY + "test_a_heartbeat_under_way_does_not_overwrite_the_delay_of_a_retry",
+        _DELIVERY + "test_a_heartbeat_under_way_does_not_hide_what_a_stop_gives_back",
     ),
     Guard(
         "an event that has ended is not worked on again",
@@ -237,8 +237,8 @@ GUARDS = (
     Guard(
         "what was sent and has not ended is sent again",
         "webhookd/queue/relay.py",
-        "        await self._send_all(overdue)",
-        "        overdue = []",
+        "            lost=limit,\n",
+        "            lost=0,\n",
         _WORK + "test_what_sqs_lost_is_sent_again",
     ),
     Guard(
@@ -314,18 +314,11 @@ GUARDS = (
         _RECEIVE + "test_two_receivers_with_the_same_events_at_once_make_each_one_event",
     ),
     Guard(
-        "what died or was tried meanwhile is not processed with others",
+        "what died meanwhile is not processed with others",
         "sql/queries/events.sql",
-        "WHERE w.event_id = ANY(:ids::uuid[]) AND w.attempts = c.attempts AND w.status NOT IN ('dead', 'discarded')",
-        "WHERE w.event_id = ANY(:ids::uuid[])",
-        _BUNDLES + "test_an_event_that_ended_meanwhile_undoes_what_it_shares",
-    ),
-    Guard(
-        "effects that events share are all or none",
-        "sql/queries/events.sql",
-        "    SELECT FROM due HAVING count(*) = cardinality(:ids::uuid[])",
-        "    SELECT FROM due HAVING count(*) <= cardinality(:ids::uuid[])",
-        _BUNDLES + "test_an_event_that_ended_meanwhile_undoes_what_it_shares",
+        "w.status NOT IN ('dead', 'discarded')\n    ORDER BY w.event_id\n    FOR UPDATE OF w\n), locked",
+        "w.status <> ''\n    ORDER BY w.event_id\n    FOR UPDATE OF w\n), locked",
+        _BUNDLES + "test_an_event_that_ended_meanwhile_is_not_ended_again",
     ),
     Guard(
         "the timeline does not depend on handlers",
@@ -343,10 +336,10 @@ GUARDS = (
     ),
     Guard(
         "a fold waits for no handler",
-        "webhookd/process/parts.py",
-        "SharedTransactions(database, store, claims, folds, folding,",
-        "SharedTransactions(database, store, claims, folds, turns,",
-        _FOLD + "test_a_fold_waits_for_no_handler",
+        "webhookd/process/shared.py",
+        'self._folding, self._database.acquire("fold")',
+        'self._folding, self._database.acquire("work")',
+        "tests/integration/test_fold.py::test_a_fold_waits_for_no_handler",
     ),
     Guard(
         "a fold that PostgreSQL refuses is a failed attempt",
@@ -357,10 +350,10 @@ GUARDS = (
     ),
     Guard(
         "an attempt folds, whatever came of those before",
-        "webhookd/process/alone.py",
-        "if left is Left.ALL and (step :=",
-        "if left is Left.ALL and body.dead is not None and (step :=",
-        _FOLD + "test_a_retry_folds_what_is_not_on_the_timeline_yet",
+        "webhookd/process/shared.py",
+        "if event_id in wanted and c.has_body]",
+        "if event_id in wanted and c.has_body and c.attempts == 0]",
+        "tests/integration/test_fold.py::test_a_retry_folds_what_is_not_on_the_timeline_yet",
     ),
     Guard(
         "users' handlers do not share transactions",
@@ -372,23 +365,9 @@ GUARDS = (
     Guard(
         "events that fail together are tried alone",
         "webhookd/process/shared.py",
-        "            results |= dict.fromkeys(ids, Left.ALL)\n",
-        "            results |= dict.fromkeys(ids, _DONE)\n",
+        '            logger.debug("events that shared a transaction are tried alone", count=len(ids), error=where(error))\n',
+        '            raise UnavailableError("postgresql", where(error)) from error\n',
         _BUNDLES + "test_an_event_that_postgresql_refuses_fails_alone",
-    ),
-    Guard(
-        "a bundle that came back is split",
-        "webhookd/process/worker.py",
-        "        if message.receive_count > 1 and len(bodies) > 1:\n",
-        "        if False:\n",
-        _BUNDLES + "test_a_bundle_that_came_back_is_split",
-    ),
-    Guard(
-        "a bundle is deleted after what is left of it is due again",
-        "webhookd/process/worker.py",
-        "            results = [self._interrupted(message, error)] * len(message.bodies)\n        for",
-        "            results = [Result(Outcome.SPLIT)] * len(message.bodies)\n        for",
-        _BUNDLES + "test_a_bundle_is_deleted_only_after_what_is_left_of_it_is_due_again",
     ),
     Guard(
         "workers stop polling while PostgreSQL opens no sessions",
@@ -409,14 +388,7 @@ GUARDS = (
         "webhookd/sqs/queue.py",
         '"VisibilityTimeout": min(seconds, max(',
         '"VisibilityTimeout": max(seconds, max(',
-        "tests/integration/test_polling.py::test_the_longest_delay_fits_into_what_sqs_can_hide",
-    ),
-    Guard(
-        "many bundles of an event make one more message",
-        "sql/queries/events.sql",
-        "AND sends < 2 AND attempts = 0",
-        "AND attempts = 0",
-        _FORGERY + "test_many_bundles_of_one_event_make_one_more_message",
+        "tests/contract/test_queue.py::test_what_is_to_be_hidden_for_too_long_is_hidden_for_as_long_as_can_be[strict]",
     ),
     Guard(
         "a message of more events than webhookd puts into one names none",
@@ -424,13 +396,6 @@ GUARDS = (
         "0 < len(events) <= MOST_EVENTS",
         "0 < len(events)",
         "tests/unit/test_message.py::test_a_message_names_no_more_events_than_a_bundle_has",
-    ),
-    Guard(
-        "a bundle of unknown events is not split",
-        "webhookd/process/worker.py",
-        "results = [Result(Outcome.SPLIT) if body.event_id in known else unknown for body in message.bodies]",
-        "results = [Result(Outcome.SPLIT) for body in message.bodies]",
-        _FORGERY + "test_a_bundle_of_unknown_events_does_not_become_more_messages",
     ),
     Guard(
         "a dead event is revived only by a copy that webhookd wrote",
@@ -461,11 +426,123 @@ GUARDS = (
         _FORGERY + "test_event_types_that_messages_make_up_fill_no_cache",
     ),
     Guard(
-        "a retry out of a bundle is due when it is due",
+        "a late record of a send hides nothing that changed since",
         "sql/queries/events.sql",
-        "            AND attempts = s.attempts AND status",
-        "            AND status",
-        _BUNDLES + "test_the_late_record_of_a_send_does_not_put_off_a_retry",
+        "AND due = s.due AND status NOT IN ('dead', 'discarded')\n        FOR UPDATE SKIP LOCKED\n    ) AS w\n), changed",
+        "AND status NOT IN ('dead', 'discarded')\n        FOR UPDATE SKIP LOCKED\n    ) AS w\n), changed",
+        "tests/integration/test_flow.py::test_the_late_record_of_a_send_changes_nothing",
+    ),
+    Guard(
+        "no message makes a retry that no sweeper has taken",
+        "webhookd/process/result.py",
+        "(claimed.attempts != attempts or claimed.sends == 0)",
+        "claimed.attempts != attempts",
+        "tests/integration/test_flow.py::test_a_retry_that_no_sweeper_has_taken_is_not_made_by_any_message",
+    ),
+    Guard(
+        "a count that could not be taken back is taken back later",
+        "webhookd/process/attempt.py",
+        "            self._owed.append(event_id)\n",
+        "            pass\n",
+        "tests/integration/test_suspects.py::test_a_count_that_could_not_be_taken_back_is_taken_back_later",
+    ),
+    Guard(
+        "an event that somebody holds stops no other",
+        "sql/queries/events.sql",
+        "FOR UPDATE OF w SKIP LOCKED;",
+        ";",
+        "tests/integration/test_suspects.py::test_an_event_that_somebody_holds_is_not_tried_alone",
+    ),
+    Guard(
+        "what was received too often is folded alone",
+        "webhookd/process/worker.py",
+        "elif message.receive_count > TRUSTED:",
+        "elif False:",
+        "tests/integration/test_suspects.py::test_what_was_received_too_often_is_folded_alone",
+    ),
+    Guard(
+        "work of a time to come is not waited for",
+        "sql/queries/events.sql",
+        "        UNION ALL SELECT event_id FROM of_another_clock\n",
+        "",
+        "tests/integration/test_database.py::test_what_is_there_since_a_time_to_come_is_sent_once",
+    ),
+    Guard(
+        "what the queue may have lost takes no room of the rest",
+        "sql/queries/events.sql",
+        "AND NOT fresh AND due > now() AND attempts > 1 LIMIT 1000",
+        "AND NOT fresh AND attempts > 1 LIMIT 1000",
+        "tests/integration/test_flow.py::test_what_failed_takes_no_room_of_what_is_fresh_and_has_a_bound_of_its_own",
+    ),
+    Guard(
+        "an attempt that ends takes its count back before the lock falls",
+        "webhookd/process/attempt.py",
+        "if counted and not ended:",
+        "if False:",
+        "tests/unit/test_attempts.py::test_a_failed_attempt_takes_its_count_back_before_the_lock_falls",
+    ),
+    Guard(
+        "an event that may kill its process is tried alone after that",
+        "webhookd/process/alone.py",
+        "alone=alone)",
+        "alone=False)",
+        "tests/unit/test_attempts.py::test_a_suspect_that_was_in_hand_when_its_process_ended_is_tried_alone",
+    ),
+    Guard(
+        "a permit comes back when its event has ended",
+        "webhookd/process/worker.py",
+        "        finally:\n            if self._has_handlers(body):\n                give(1)\n",
+        "        finally:\n            pass\n",
+        "tests/integration/test_polling.py::test_permits_come_back_event_by_event",
+    ),
+    Guard(
+        "a replica takes no more bundles than it has permits for",
+        "webhookd/queue/poller.py",
+        "limit = max(1, min(self._queue.limits.batch, room // self._weight))",
+        "limit = self._queue.limits.batch",
+        "tests/integration/test_polling.py::test_a_replica_leaves_bundles_that_it_has_no_permits_for_to_another_one",
+    ),
+    Guard(
+        "a queue that is never empty hides no lost message for ever",
+        "sql/queries/events.sql",
+        "now() - make_interval(secs => :longest_wait)\n",
+        "'-infinity'::timestamptz - make_interval(secs => :longest_wait)\n",
+        "tests/integration/test_flow.py::test_in_a_queue_that_is_never_empty_a_message_counts_as_lost_after_the_longest_wait",
+    ),
+    Guard(
+        "what waits in the queue is not lost",
+        "sql/queries/events.sql",
+        "now() - make_interval(secs => :longest_wait)\n",
+        "now() - 0 * make_interval(secs => :longest_wait)\n",
+        "tests/integration/test_flow.py::test_what_waits_in_the_queue_is_not_taken_for_lost",
+    ),
+    Guard(
+        "what failed takes no room of what is fresh",
+        "sql/queries/events.sql",
+        "WHERE status = 'queued' AND fresh LIMIT :fresh)",
+        "WHERE status = 'queued' LIMIT :fresh)",
+        "tests/integration/test_flow.py::test_what_failed_takes_no_room_of_what_is_fresh_and_has_a_bound_of_its_own",
+    ),
+    Guard(
+        "what failed has a bound in the queue",
+        "webhookd/queue/relay.py",
+        "rest, later = (max(0, min(limit, share - count)) for count in (in_queue.rest, in_queue.later))",
+        "rest = later = limit",
+        "tests/integration/test_flow.py::test_with_retries_that_hang_fresh_events_are_processed",
+    ),
+    Guard(
+        "no clock says whether a retry is due",
+        "webhookd/process/result.py",
+        "if claimed.status is Status.RETRYING and (claimed.attempts != attempts or claimed.sends == 0):",
+        "if claimed.status is Status.RETRYING:",
+        "tests/integration/test_flow.py::test_a_message_that_was_sent_for_a_retry_makes_its_attempt_although_the_lease_has_moved_its_time",
+    ),
+    Guard(
+        "a stale message makes no attempt",
+        "webhookd/process/result.py",
+        "if claimed.status is Status.RETRYING and (claimed.attempts != attempts or claimed.sends == 0):",
+        "if False:",
+        "tests/integration/test_flow.py::test_a_message_of_another_attempt_of_a_retrying_event_makes_none",
     ),
     Guard(
         "a bundle with an event that is not done comes back",
@@ -491,8 +568,8 @@ GUARDS = (
     Guard(
         "what an operator put back is sent after fresh events",
         "sql/queries/events.sql",
-        "AND due <= now() AND redriven_at IS NULL\n",
-        "AND due <= now()\n",
+        "WHERE status = 'received' AND fresh AND due <= now()",
+        "WHERE status = 'received' AND due <= now()",
         _OPERATOR + "test_fresh_events_are_sent_before_redriven_ones",
     ),
     Guard(
@@ -515,13 +592,6 @@ GUARDS = (
         "pause = 0.0 if work.kind is Kind.DISCARD else len(page.rows) / work.rate",
         "pause = 0.0",
         _OPERATIONS + "test_a_replay_keeps_its_rate",
-    ),
-    Guard(
-        "a redriven event is due at once, whatever its last attempt had put off",
-        "sql/queries/dead_letters.sql",
-        "sends = 0, retry_at = NULL, last_error = NULL",
-        "sends = 0, last_error = NULL",
-        _OPERATOR + "test_no_layer_of_idempotency_blocks_a_redriven_event",
     ),
     Guard(
         "what dies after an operation was ordered is not chosen by it",
@@ -631,8 +701,8 @@ GUARDS = (
     Guard(
         "a retry makes the next attempt due at once",
         "sql/queries/operator.sql",
-        "UPDATE webhookd.work SET retry_at = now(), due = now()\n",
-        "UPDATE webhookd.work SET due = now()\n",
+        "    UPDATE webhookd.work SET due = now()\n",
+        "    UPDATE webhookd.work SET due = due\n",
         _RETRY + "test_one_that_waits_for_its_next_attempt_is_tried_at_once",
     ),
     Guard(
@@ -666,7 +736,7 @@ GUARDS = (
     Guard(
         "the outbox does not wait for PostgreSQL's clock to come round again",
         "sql/queries/events.sql",
-        " UNION ALL SELECT event_id FROM stranded",
+        "        UNION ALL SELECT event_id FROM fresh_of_another_clock\n",
         "",
         _DATABASE + "test_what_was_never_sent_and_is_due_by_a_clock_put_back_is_taken_after_all_others",
     ),
@@ -1045,14 +1115,18 @@ GUARDS = (
     Guard(
         "a result of an attempt before a redrive is not taken for one after it",
         "sql/queries/events.sql",
-        " AND w.redriven_at IS NOT DISTINCT FROM c.redriven_at",
-        "",
+        "due = now() + make_interval(secs => :delay)\n"
+        "    WHERE event_id = :id AND consumer = 'handlers' AND attempts = :attempts\n"
+        "        AND redriven_at IS NOT DISTINCT FROM :redriven_at::timestamptz AND",
+        "due = now() + make_interval(secs => :delay)\n"
+        "    WHERE event_id = :id AND consumer = 'handlers' AND attempts = :attempts\n"
+        "        AND :redriven_at::timestamptz IS NULL AND",
         _RETRY + "test_the_late_result_of_an_attempt_before_a_redrive_changes_nothing",
     ),
     Guard(
         "bundles fit into the largest message of the queue",
         "webhookd/queue/bundles.py",
-        "fitting = min(MOST_EVENTS, max(1, (limits.message_bytes - _FRAME) // largest))",
+        "fitting = min(MOST_EVENTS, max(1, (most_bytes - _FRAME) // largest))",
         "fitting = MOST_EVENTS",
         f"{_LIMITS}test_a_hundred_events_go_through_a_queue_of_small_messages",
     ),
@@ -1073,9 +1147,9 @@ GUARDS = (
     Guard(
         "an event whose message SQS refuses holds up no other",
         "webhookd/queue/relay.py",
-        "failed = [id_ for id_, error in failures.items() if not isinstance(error, MessageRefusedError)]",
-        "failed = list(failures)",
-        f"{_LIMITS}test_an_event_whose_message_is_refused_holds_up_no_other",
+        "        refused = [event for event in events if isinstance(failures.get(event.id), MessageRefusedError)]\n",
+        "        refused: list[Outgoing] = []\n",
+        _LIMITS + "test_an_event_whose_message_is_refused_holds_up_no_other",
     ),
     Guard(
         "a dead-letter copy fits into its queue",

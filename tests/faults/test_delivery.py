@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
 
 from tests.conftest import make_queues
-from tests.helpers.database import connect
 from tests.helpers.ledger import COUNTING
 from tests.helpers.queues import client, depth, url_of
 from tests.helpers.rig import Rig
@@ -92,43 +92,44 @@ async def test_everything_at_once(rig: Rig, sqs: StrictSqs) -> None:
     )
 
 
-async def test_a_heartbeat_under_way_does_not_overwrite_the_delay_of_a_retry(rig: Rig, sqs: StrictSqs) -> None:
+async def test_a_heartbeat_under_way_does_not_hide_what_a_stop_gives_back(rig: Rig, sqs: StrictSqs, tmp_path: Path) -> None:
+    cancelled = tmp_path / "cancelled"
     rig.handlers(
         COUNTING
-        + """
+        + f"""
 import asyncio
-
-from webhookd import Retryable
+import pathlib
 
 
 @on("*")
-async def again_after_the_first_heartbeat(event, connection):
-    if event.attempt == 1:
-        await asyncio.sleep(2.2)
-        raise Retryable(after=7)
+async def in_hand_at_the_stop(event, connection):
+    if not pathlib.Path({str(cancelled)!r}).exists():
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            pathlib.Path({str(cancelled)!r}).touch()
+            raise
 """
     )
     late = asyncio.Event()
-    connection = await connect(rig.servers.database_url)
 
     async def hold_the_heartbeat_back(action: str, asked: dict[str, Any]) -> None:
         if action == "ChangeMessageVisibilityBatch" and asked["Entries"][0]["VisibilityTimeout"] == 3 and not late.is_set():
             late.set()
-            # Until the attempt has failed, and a moment more: time enough for the retry's delay to go first.
-            query = "SELECT count(*) = 1 FROM events WHERE status = 'retrying'"
-            await until(lambda: connection.fetchval(query), "the attempt has failed")
-            await asyncio.sleep(0.5)
+            await until(cancelled.exists, "the handler is cancelled")
+            await asyncio.sleep(0.5)  # time enough for what gives the message back to go first
 
     sqs.before = hold_the_heartbeat_back
-    await rig.daemon(sqs_endpoint_url=sqs.url, handler_timeout="10", resend_after="600")
+    daemon = await rig.daemon(sqs_endpoint_url=sqs.url, handler_timeout="60", resend_after="600", shutdown_grace="6")
     await rig.send(1)
-    await rig.finish(deadline=30)
-    await connection.close()
-    assert late.is_set()
+    await asyncio.wait_for(late.wait(), 15)
+    assert await daemon.stop() == 0
     changes = [
         asked["Entries"][0]["VisibilityTimeout"] for action, asked in sqs.done if action == "ChangeMessageVisibilityBatch"
     ]
-    assert changes[:2] == [3, 7], "the delay of the retry is what stands in the end"
+    assert changes[:2] == [3, 0], "the message is visible in the end"
+    await daemon.start()
+    await rig.finish(deadline=30)
 
 
 async def test_away_and_back(rig: Rig) -> None:

@@ -226,7 +226,7 @@ async def test_sessions_that_the_network_forgot_are_given_up_together(rig: Rig) 
         await rig.acknowledged(20)
         # Many statements wait at once, so there are many sessions: attempts that failed are recorded.
         async with _another(rig) as other, other.transaction():
-            await other.execute("LOCK TABLE ledger IN EXCLUSIVE MODE")
+            await other.execute("LOCK TABLE work IN EXCLUSIVE MODE")
             many = f"{sessions} AND wait_event_type = 'Lock'"
             await until(lambda: _count(rig, many, 5), "five statements wait for the lock")
         (daemon.log.parent / "calm").touch()
@@ -305,7 +305,7 @@ async def test_at_a_connection_limit_the_sessions_that_there_are_are_kept(rig: R
         daemon = await rig.daemon(roles="receive", database_url=url, commit_timeout="1")
         async with rig.load(_RATE):
             async with _another(rig) as other, other.transaction():
-                await other.execute("LOCK TABLE ledger IN EXCLUSIVE MODE")
+                await other.execute("LOCK TABLE work IN EXCLUSIVE MODE")
                 await until(
                     lambda: '"loop":"postgresql prober"' in daemon.log.read_text(), "a probe gets no session", deadline=30
                 )

@@ -123,10 +123,10 @@ async def bury(
                                 key_fingerprint)
             SELECT id, {key}, '{uuid.UUID(int=0)}', at, 'default', id::text, $2, '' FROM named
         ), left_over AS (
-            INSERT INTO work (event_id, consumer, status, attempts, since, due, retry_at, dead_reason, last_error)
+            INSERT INTO work (event_id, consumer, status, attempts, since, due, fresh, dead_reason, last_error)
             SELECT id, 'handlers', $3, 12, at,
                 CASE WHEN $3 = 'dead' THEN now() - ($1 - n) * interval '1 second' ELSE now() + interval '1 hour' END,
-                CASE WHEN $3 = 'retrying' THEN now() + interval '1 hour' END,
+                $3 <> 'retrying',
                 CASE WHEN $3 = 'dead' THEN 'the handlers gave up' END, $4
             FROM named
             WHERE $3 <> 'processed'

@@ -34,15 +34,15 @@ async def depth(servers: Servers, queue: str) -> int:
 
 
 async def received_bodies(servers: Servers, queue: str, count: int) -> list[dict[str, Any]]:
-    """Takes `count` messages from the queue, waiting for them; returns their bodies, parsed."""
+    """Takes messages with `count` events from the queue, waiting for them; returns what they say of each event, parsed."""
     bodies: list[dict[str, Any]] = []
     async with client(servers) as sqs:
         url = await url_of(sqs, queue)
 
         async def look() -> bool:
             reply = await sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10, VisibilityTimeout=600)
-            bodies.extend(json.loads(message["Body"]) for message in reply.get("Messages", ()))
+            bodies.extend(event for message in reply.get("Messages", ()) for event in json.loads(message["Body"])["events"])
             return len(bodies) >= count
 
-        await until(look, f"{count} messages in {queue}")
+        await until(look, f"{count} events in {queue}")
     return bodies

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 import asyncpg
 
+from webhookd.store.events import EventStore, Leased
 from webhookd.store.keys import notification_key
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
@@ -23,7 +24,7 @@ _LEDGER = (
     *("event_type", "key_fingerprint", "entity_name", "entity_id", "invoice_number", "merchant_reference"),
 )
 _WORK = (
-    *("event_id", "consumer", "status", "due", "since", "attempts", "retry_at", "redriven_at", "copy_sent_at", "discarded_at"),
+    *("event_id", "consumer", "status", "due", "since", "attempts", "fresh", "redriven_at", "copy_sent_at", "discarded_at"),
     *("last_error", "dead_reason"),
 )
 _END = ("event_id", "at", "from_status", "to_status", "actor", "attempt")
@@ -33,7 +34,8 @@ async def store(connection: Connection, events: Iterable[Mapping[str, Any]]) -> 
     """Stores events, each given by columns of the view `events`.
 
     Each needs `id`, `account`, `notification_id`, `event_type`, `status` and `received_at`; if it ended, `finished_at`, too.
-    If it waits, `send_after` is its receipt unless given. A dead event with `discarded_at` has been discarded.
+    If it waits, it is due at `retry_at`, or at `send_after`, or from its receipt on. A dead event with `discarded_at` has been
+    discarded.
     """
     ledger, work, ends = [], [], []
     for event in events:
@@ -48,9 +50,10 @@ async def store(connection: Connection, events: Iterable[Mapping[str, Any]]) -> 
             "event_id": event["id"],
             "consumer": "handlers",
             "status": "discarded" if event.get("discarded_at") else str(event["status"]),
-            "due": event["finished_at"] if dead else event.get("send_after", event["received_at"]),
+            "due": event["finished_at"] if dead else event.get("retry_at") or event.get("send_after") or event["received_at"],
             "since": waits_since,
             "attempts": attempts,
+            "fresh": event["status"] != "retrying" and not attempts and event.get("redriven_at") is None,
             "copy_sent_at": event.get("dead_letter_sent_at"),
         }
         work.append(_of({**event, **state}, _WORK))
@@ -65,6 +68,15 @@ async def store_alias(connection: Connection, event_id: uuid.UUID, account: str,
         "INSERT INTO notification_aliases (notification_key, event_id, body_hash, account, notification_id) "
         "VALUES ($1, $2, $3, $4, $5)",
         *(notification_key(account, notification_id), event_id, uuid.UUID(int=0), account, notification_id),
+    )
+
+
+async def lease(
+    store: EventStore, *, fresh: int = 0, rest: int = 0, later: int = 0, lost: int = 0, seconds: float = 30.0
+) -> Leased:
+    """Takes work that is due, as a sweeper does, with RESEND_AFTER of a minute."""
+    return await store.lease(
+        fresh=fresh, rest=rest, later=later, lost=lost, lease=seconds, resend_after=60.0, longest_wait=3600.0
     )
 
 

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from tests.conftest import Servers, Start
-from tests.helpers.queues import client, depth, url_of
+from tests.helpers.queues import client, depth, received_bodies, url_of
+from tests.helpers.stored import end_well
 from tests.helpers.wait import until
-from tests.integration.test_work import AUTHCAPTURE, Connection, count, handlers, metric, send, status
+from tests.integration.test_work import AUTHCAPTURE, Connection, count, counted, handlers, metric, send, status
 from webhookd.daemon import Daemon
 from webhookd.dev import traffic
 from webhookd.errors import Permanent, UnavailableError
 from webhookd.event import Event
 from webhookd.process import worker as worker_module
-from webhookd.queue.bundles import may_be_bundled, pack
+from webhookd.process.result import TRUSTED
+from webhookd.queue.bundles import pack
 from webhookd.queue.contract import Limits
 from webhookd.queue.message import MOST_EVENTS, Body, dump, load
 from webhookd.store.events import Outgoing
@@ -28,6 +29,7 @@ SUBSCRIBED = "net.authorize.customer.subscription.created"
 BATCH = 10
 LIMITS = Limits(message_bytes=262_144, batch=BATCH, longest_hidden=43_200)  # of SQS
 BUNDLED = BATCH * MOST_EVENTS
+OURS = '{"v":3,"consumer":"handlers"'
 
 
 async def received(start: Start, connection: Connection, *event_types: str) -> tuple[Daemon, list[Body]]:
@@ -40,6 +42,10 @@ async def received(start: Start, connection: Connection, *event_types: str) -> t
 
 async def table_of_effects(connection: Connection) -> None:
     await connection.execute("CREATE TABLE effects (event_id uuid, attempt integer)")
+
+
+async def nothing(_: Event, __: Any) -> None:
+    """A handler."""
 
 
 async def transactions(connection: Connection) -> int:
@@ -115,7 +121,7 @@ async def test_a_handler_that_fails_harms_no_neighbour_in_its_bundle(
     worker = await start(handlers(fail_first, pattern="net.authorize.payment.*"), roles="work", retry_base=0.2, retry_cap=0.2)
     await until(lambda: connection.fetchval("SELECT count(*) = 1 FROM events WHERE status = 'retrying'"), "one is retrying")
     await until(lambda: processed_are(connection, 4), "its neighbours are processed")
-    await drained(servers, worker)  # the bundle has done its duty: the sweeper sends what is retrying, alone
+    await drained(servers, worker)  # the bundle has done its duty: the sweeper sends what is retrying
     await start(roles="relay")
     await until(lambda: status(connection, "processed"), "it is processed too", deadline=15)
     await once(connection)
@@ -151,47 +157,53 @@ async def test_a_bundle_delivered_again_has_no_second_effect(start: Start, serve
     assert metric(worker, "webhookd_processed_total", outcome="processed") == 10
 
 
-async def test_a_bundle_that_came_back_is_split(start: Start, servers: Servers, connection: Connection) -> None:
-    """One of its events may be what killed its worker."""
+@pytest.mark.parametrize("receives", [2, TRUSTED + 2])
+async def test_a_bundle_that_came_back_is_worked_on_as_it_is(
+    start: Start, servers: Servers, connection: Connection, receives: int
+) -> None:
+    """As of a worker that died: what has ended has no second effect, and the rest needs no other message."""
+    await table_of_effects(connection)
     receiver, bodies = await received(start, connection, *[AUTHCAPTURE, CREATED] * 6)
-    await connection.execute("DELETE FROM work WHERE event_id = $1", bodies[0].event_id)
+    await end_well(connection, [bodies[0].event_id, bodies[1].event_id])
     await receiver.sqs.queue.send([bodies])
-    (message,) = await receiver.sqs.queue.receive(1, wait=1, visibility=60)
-    await receiver.sqs.queue.hide([(message, 0)])  # as of a worker that died
-    worker = await start(roles="work,relay", relay_window=1)
+    for _ in range(receives - 1):
+        (message,) = await receiver.sqs.queue.receive(1, wait=1, visibility=60)
+        await receiver.sqs.queue.hide([(message, 0)])
+    worker = await start(handlers(count, pattern=AUTHCAPTURE), roles="work")
     await until(lambda: status(connection, "processed"), "every event is processed")
     await drained(servers, worker)
-    assert metric(worker, "webhookd_processed_total", outcome="split") == 12
-    assert metric(worker, "webhookd_processed_total", outcome="processed") == 11, "what had ended is not sent again"
+    await once(connection)
+    assert await connection.fetchval("SELECT count(*) FROM effects") == 5
+    assert metric(worker, "webhookd_processed_total", outcome="processed") == 10
+    assert metric(worker, "webhookd_processed_total", outcome="duplicate") == 2
+    assert await connection.fetchval("SELECT count(*) FROM suspects WHERE begun > 1") == 0
 
 
-async def test_a_bundle_is_deleted_only_after_what_is_left_of_it_is_due_again(
+async def test_a_bundle_that_was_interrupted_comes_back_with_what_is_left(
     start: Start, servers: Servers, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    receiver, bodies = await received(start, connection, CREATED, CREATED, CREATED)
-    await receiver.sqs.queue.send([bodies])
-    (message,) = await receiver.sqs.queue.receive(1, wait=1, visibility=60)
-    await receiver.sqs.queue.hide([(message, 0)])
+    await table_of_effects(connection)
     monkeypatch.setattr(worker_module, "_INTERRUPTED", 0.1)
-    # Nobody may send the events meanwhile: a relay would hide that they were lost with their bundle.
-    await connection.execute("UPDATE work SET due = now() + interval '1 hour'")
-    worker = await start(roles="work")
-    real = worker.store.send_alone
-    refused: list[int] = []
+    receiver, bodies = await received(start, connection, AUTHCAPTURE, AUTHCAPTURE, CREATED)
+    await receiver.sqs.queue.send([bodies])
+    worker = await start(handlers(count, pattern=AUTHCAPTURE), roles="work")
+    real = worker.store.claim
+    away: list[uuid.UUID] = []
 
-    async def refuse_once(ids: Sequence[uuid.UUID]) -> set[uuid.UUID]:
-        if not refused:
-            refused.append(len(ids))
+    async def claim(connection: Any, event_id: uuid.UUID, *, wait: bool = True) -> Any:
+        if len(away) < 3 and event_id == bodies[0].event_id:
+            away.append(event_id)
             raise UnavailableError("postgresql", "away for a moment")
-        return await real(ids)
+        return await real(connection, event_id, wait=wait)
 
-    monkeypatch.setattr(worker.store, "send_alone", refuse_once)
-    due = "SELECT count(*) = 3 FROM work WHERE due <= now()"
-    await until(lambda: connection.fetchval(due), "what is left of the bundle is due again", deadline=20)
-    assert refused == [3]
-    await start(roles="relay", relay_window=1)
+    monkeypatch.setattr(worker.store, "claim", claim)
+    # Nobody sends the events again: the bundle itself must stay until the last one has ended.
     await until(lambda: status(connection, "processed"), "every event is processed", deadline=30)
+    assert len(away) == 3
     await drained(servers, worker)
+    await once(connection)
+    assert await connection.fetchval("SELECT array_agg(attempt) FROM effects") == [1, 1], "no attempt was counted"
+    await counted(worker, "webhookd_processed_total", 3, outcome="interrupted")
 
 
 async def test_an_unknown_event_among_known_ones_is_counted_and_dropped(
@@ -211,29 +223,29 @@ async def test_an_event_that_another_worker_has_is_left_to_it(start: Start, serv
     token, got = await receiver.claims.acquire([taken])
     assert got == [True]
     await receiver.sqs.queue.send([bodies])
-    # Nobody may send the events meanwhile: a relay would hide that one was lost with its bundle.
-    await connection.execute("UPDATE work SET due = now() + interval '1 hour'")
-    worker = await start(roles="work")
+    worker = await start(handlers(nothing), roles="work")
     await until(lambda: processed_are(connection, 2), "its neighbours are processed")
     await until(lambda: metric(worker, "webhookd_processed_total", outcome="busy") >= 1, "it is busy")
     receiver.claims.release([taken], token)
-    due = "SELECT due <= now() FROM work WHERE event_id = $1"
-    await until(lambda: connection.fetchval(due, taken), "the bundle has come back, and was split", deadline=30)
-    await start(roles="relay", relay_window=1)
+    # No relay runs: the bundle itself comes back for it.
     await until(lambda: status(connection, "processed"), "it is processed when it is free", deadline=30)
     await once(connection)
     await drained(servers, worker)
 
 
-async def test_a_locked_event_holds_up_no_neighbour_for_long(start: Start, servers: Servers, connection: Connection) -> None:
+@pytest.mark.parametrize("handled", [True, False], ids=["with handlers", "without handlers"])
+async def test_a_locked_event_holds_up_no_neighbour_for_long(
+    start: Start, servers: Servers, connection: Connection, handled: bool
+) -> None:
     receiver, bodies = await received(start, connection, CREATED, CREATED, CREATED)
     await receiver.sqs.queue.send([bodies])
     async with connection.transaction():
         await connection.execute("SELECT FROM work WHERE event_id = $1 FOR UPDATE", bodies[1].event_id)
-        worker = await start(roles="work")
+        worker = await start(handlers(*([nothing] if handled else [])), roles="work")
         await until(lambda: processed_are(connection, 2), "its neighbours are processed")
-    await start(roles="relay", relay_window=1)
+        await until(lambda: metric(worker, "webhookd_processed_total", outcome="busy") >= 2, "it is put off")
     await until(lambda: status(connection, "processed"), "it is processed when it is free", deadline=30)
+    assert await connection.fetchval("SELECT bool_and(attempts = 1) FROM events"), "being busy is no attempt"
     await once(connection)
     await drained(servers, worker)
 
@@ -255,21 +267,21 @@ async def test_an_event_that_postgresql_refuses_fails_alone(start: Start, server
         ("UPDATE webhookd.work SET status = 'dead', due = now() WHERE event_id = $1", "dead"),
     ],
 )
-async def test_an_event_that_ended_meanwhile_undoes_what_it_shares(
+async def test_an_event_that_ended_meanwhile_is_not_ended_again(
     start: Start, servers: Servers, connection: Connection, monkeypatch: pytest.MonkeyPatch, end: str, ended_as: str
 ) -> None:
-    """Between the read and the commit another worker may have ended one of them: then all is read anew."""
+    """Between the read and the commit another worker may have ended one of those that share a transaction."""
     receiver, bodies = await received(start, connection, CREATED, CREATED, CREATED)
     worker = await start(roles="work")
     real = worker.store.process
     ended: list[uuid.UUID] = []
 
-    async def late(*given: Any) -> list[float]:
+    async def late(*given: Any, waits: bool) -> Any:
         if not ended:
             ended.append(bodies[0].event_id)
             async with receiver.database.acquire() as other:  # the test waits on its own one
                 await other.execute(end, *ended)
-        return await real(*given)
+        return await real(*given, waits=waits)
 
     monkeypatch.setattr(worker.store, "process", late)
     await receiver.sqs.queue.send([bodies])
@@ -309,34 +321,6 @@ async def test_no_more_transactions_than_concurrency_run_at_a_time(start: Start,
     assert running[1] == 3
 
 
-async def test_a_bundle_in_the_dead_letter_queue_is_split(start: Start, servers: Servers, connection: Connection) -> None:
-    """SQS moved it there, whichever of its events was to blame: none of them is dead for that."""
-    receiver, bodies = await received(start, connection, *[CREATED, AUTHCAPTURE] * 3)
-    await receiver.sqs.dead_letter_queue.send([bodies])
-    relay = await start(roles="relay", relay_window=1)
-    await relay.dead_letters.agree()
-    worker = await start(roles="work")
-    await until(lambda: status(connection, "processed"), "every event is processed")
-    await until(lambda: _empty(servers.dead_letter_queue, servers), "the dead-letter queue is empty", deadline=30)
-    assert metric(relay, "webhookd_dead_letters_total", action="split") == 1
-    assert metric(worker, "webhookd_processed_total", outcome="processed") <= 6
-    await once(connection)
-
-
-async def test_the_late_record_of_a_send_does_not_put_off_a_retry(start: Start, connection: Connection) -> None:
-    """A send is recorded a moment later; by then the event may have failed, and its retry be due."""
-    receiver, bodies = await received(start, connection, AUTHCAPTURE, CREATED)
-    failed, waiting = (Outgoing(body.event_id, body.account, body.event_type) for body in bodies)
-    await connection.execute(
-        "UPDATE work SET status = 'retrying', attempts = 1, retry_at = now(), due = now() WHERE event_id = $1", failed.id
-    )
-    await receiver.store.mark_sent([failed, waiting], resend_after=600)
-    due = "SELECT due <= now() FROM work WHERE event_id = $1"
-    assert await connection.fetchval(due, failed.id)
-    assert not await connection.fetchval(due, waiting.id)
-    assert await connection.fetchval("SELECT status FROM events WHERE id = $1", waiting.id) == "queued"
-
-
 async def test_light_load_goes_singly_and_heavy_load_in_bundles(start: Start, servers: Servers, connection: Connection) -> None:
     receiver, bodies = await received(start, connection, *[AUTHCAPTURE] * 60)
     relay = await start(roles="relay", relay_window=1, resend_after=600)
@@ -355,14 +339,17 @@ async def test_light_load_goes_singly_and_heavy_load_in_bundles(start: Start, se
     await receiver.stop()
 
 
-async def test_what_failed_before_is_sent_alone(start: Start, servers: Servers, connection: Connection) -> None:
-    receiver, bodies = await received(start, connection, *[AUTHCAPTURE] * 12)
-    await connection.execute("UPDATE work SET status = 'retrying', attempts = 1, retry_at = now(), due = now()")
+async def test_what_failed_before_is_sent_in_bundles_with_the_rest(
+    start: Start, servers: Servers, connection: Connection
+) -> None:
+    receiver, _ = await received(start, connection, *[AUTHCAPTURE] * 40)
+    await connection.execute("UPDATE work SET status = 'retrying', attempts = 1, fresh = false, due = now()")
+    await receiver.store.report_worker(200, None)
     relay = await start(roles="relay", resend_after=600)
-    await until(lambda: metric(relay, "webhookd_relayed_total", outcome="sent") == 12, "all are sent")
-    assert await depth(servers, servers.queue) == 12
-    await receiver.stop()
-    assert len(bodies) == 12
+    await until(lambda: metric(relay, "webhookd_relayed_total", outcome="sent") == 40, "all are sent")
+    assert await depth(servers, servers.queue) <= 3, "the first round may send one alone, to see whether the queue is there"
+    named = await received_bodies(servers, servers.queue, 40)
+    assert {body["attempts"] for body in named} == {1}
 
 
 def body(event_type: str = AUTHCAPTURE) -> Body:
@@ -379,29 +366,19 @@ def test_every_event_is_packed_once(number: int) -> None:
     assert [load(dump(message)) for message in messages] == [tuple(message) for message in messages]
 
 
-def test_a_call_of_bundles_is_no_larger_than_sqs_takes() -> None:
-    longest = Outgoing(uuid.uuid4(), "a" * 64, "x" * 100)
-    assert may_be_bundled(longest)
-    texts = [dump(m) for m in pack([Body(uuid.uuid4(), longest.account, longest.event_type)] * BUNDLED, LIMITS)]
-    assert sum(map(len, texts)) <= 262_144
-
-
-@pytest.mark.parametrize(
-    "event",
-    [
-        Outgoing(uuid.uuid4(), "default", AUTHCAPTURE, alone=True),
-        Outgoing(uuid.uuid4(), "default", "x" * 101),
-        Outgoing(uuid.uuid4(), "default", "net.authorize.payment.\u20ac"),
-    ],
-    ids=["it failed before", "a long type", "a type that grows in JSON"],
-)
-def test_some_events_go_alone(event: Outgoing) -> None:
-    assert not may_be_bundled(event)
+@pytest.mark.parametrize("letter", ["x", "\u20ac", "\U0001f4b3"], ids=["ascii", "a sign of the euro", "beyond 16 bits"])
+def test_whatever_the_types_are_a_bundle_is_no_larger_than_what_is_read(letter: str) -> None:
+    """JSON of ASCII characters makes twelve of one."""
+    bodies = [Body(uuid.uuid4(), "a" * 200, letter * 200, attempts=1000, traceparent=f"00-{'a' * 32}-{'b' * 16}-01")] * BUNDLED
+    bodies = [body._replace(event_id=uuid.uuid4()) for body in bodies]
+    messages = pack(bodies, LIMITS)
+    assert [load(dump(message)) for message in messages] == [tuple(message) for message in messages]
+    assert max(len(dump(message)) for message in messages) <= LIMITS.message_bytes
 
 
 @pytest.mark.parametrize(
     "text",
-    ["", "1", "[]", "{}", '{"v":2}', '{"v":2,"events":[]}', '{"v":2,"events":[1]}', '{"v":2,"events":[{"event":"no"}]}'],
+    ["", "1", "[]", "{}", OURS + "}", OURS + ',"events":[]}', OURS + ',"events":[1]}', OURS + ',"events":[{"event":"no"}]}'],
 )
 def test_a_message_that_is_not_ours_names_no_event(text: str) -> None:
     assert load(text) == ()

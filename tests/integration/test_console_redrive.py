@@ -164,7 +164,7 @@ async def test_a_custom_destination_revives_each_dead_event_once(
     assert len(shop.sold) == COUNT
     assert metric(daemon, "webhookd_dead_letters_total", action="redriven") == COUNT
     assert metric(daemon, "webhookd_dead_letters_total", action="unproven") == 0
-    revived = "SELECT count(*) FROM audit WHERE from_status = 'dead' AND to_status = 'queued' AND actor = 'queue redrive'"
+    revived = "SELECT count(*) FROM audit WHERE from_status = 'dead' AND to_status = 'received' AND actor = 'queue redrive'"
     assert await connection.fetchval(revived) == COUNT
     assert await depth(strict, strict.dead_letter_queue) == 0
 

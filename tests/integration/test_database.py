@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import uuid
 from datetime import UTC, datetime
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 from tests.conftest import Start
 from tests.helpers.database import connect
 from tests.helpers.running import KEY
-from tests.helpers.stored import store
+from tests.helpers.stored import lease, store
 from tests.helpers.wait import until
 from webhookd.authorizenet.notification import EVENT_TYPES
 from webhookd.dev import traffic
@@ -114,8 +115,8 @@ async def test_the_outbox_and_the_unfinished_are_found_by_partial_indexes(
     await connection.execute("ANALYZE ledger, work")
     session = await connect(database_url, server_settings=SESSIONS.get("short", {}))
     for sql in (
-        queries.claim_unsent.sql.replace("$1", "'{received}'").replace("$2", "10").replace("$3", "1"),
-        queries.count_in_queue.sql.replace("$1", "100"),
+        re.sub(r"\$\d+", "10", queries.lease_work.sql),
+        re.sub(r"\$\d+", "100", queries.count_in_queue.sql),
         queries.backlog.sql,
     ):
         plan = "\n".join(row[0] for row in await session.fetch(f"EXPLAIN {sql}"))
@@ -233,7 +234,23 @@ async def test_what_was_never_sent_and_is_due_by_a_clock_put_back_is_taken_after
         "UPDATE work SET due = now() + interval '1 hour' "
         "WHERE event_id = (SELECT min(event_id::text)::uuid FROM work) RETURNING event_id"
     )
-    rows = [row async for row in queries.claim_unsent(connection, statuses=["received"], limit=3, lease=30)]
-    assert stranded not in {row["id"] for row in rows}
-    assert [row["id"] async for row in queries.claim_unsent(connection, statuses=["received"], limit=3, lease=30)] == [stranded]
-    assert [row async for row in queries.claim_unsent(connection, statuses=["received"], limit=3, lease=30)] == []
+    assert stranded not in {event.id for event in (await lease(daemon.store, fresh=3)).fresh}
+    assert [event.id for event in (await lease(daemon.store, lost=3)).fresh] == [stranded]
+    assert (await lease(daemon.store, fresh=3, lost=3)).all == []
+
+
+@pytest.mark.parametrize("state", ["received", "queued", "retrying"])
+async def test_what_is_there_since_a_time_to_come_is_sent_once(
+    start: Start, connection: asyncpg.Connection[asyncpg.Record], state: str
+) -> None:
+    """Its times are of a clock that has been put back since."""
+    daemon = await start(roles="receive")  # nobody sends
+    url = f"{daemon.public_url}/webhooks/authorize-net"
+    assert (await traffic.send(traffic.stream(list(EVENT_TYPES), 3), url, KEY)).failed == 0
+    later = "now() + interval '1 hour'"
+    await connection.execute(f"UPDATE work SET status = $1, fresh = $1 = 'received', due = {later}, since = {later}", state)
+    assert (await lease(daemon.store, fresh=9, rest=9, later=9)).all == []
+    assert len((await lease(daemon.store, lost=9)).all) == 3
+    assert await connection.fetchval("SELECT bool_and(since <= now() AND sends = 1) FROM work")
+    await connection.execute(f"UPDATE work SET due = {later} WHERE status <> 'received'")
+    assert (await lease(daemon.store, fresh=9, rest=9, later=9, lost=9)).all == []

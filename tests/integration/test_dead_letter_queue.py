@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any, TypeAlias
 
 import asyncpg
@@ -13,13 +14,15 @@ from tests.conftest import Servers, Start
 from tests.helpers.queues import client, depth, url_of
 from tests.helpers.running import KEY
 from tests.helpers.wait import until
+from tests.integration.test_bundles import nothing, received
+from tests.integration.test_work import handlers, metric, status
 from webhookd.daemon import Daemon
 from webhookd.dev import traffic
 from webhookd.errors import Permanent, UnavailableError
 from webhookd.event import Event
 from webhookd.process.handlers import Registry
 from webhookd.queue import dead_letters
-from webhookd.queue.message import Body, Message, load
+from webhookd.queue.message import Body, Message, dump, load
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 AUTHCAPTURE = "net.authorize.payment.authcapture.created"
@@ -152,14 +155,123 @@ async def test_one_redrive_message_wakes_its_event_once(start: Start, servers: S
     await daemon.sqs.queue.send([[body]])
     await until(lambda: _is(connection, query, "dead", 2), "it was tried anew, and died again")
     await daemon.sqs.queue.send([[body]])
-    known = {"event_type": AUTHCAPTURE, "outcome": "duplicate"}
-    await until(lambda: daemon.metrics.registry.get_sample_value("webhookd_processed_total", known), "it has ended, it says")
+    known = {"event_type": AUTHCAPTURE, "outcome": "stale"}
+    await until(lambda: daemon.metrics.registry.get_sample_value("webhookd_processed_total", known), "it is of another death")
     assert await connection.fetchval(query, "dead") == 2
     assert await connection.fetchval("SELECT status FROM events") == "dead"
 
 
 async def _is(connection: Connection, query: str, status: str, count: int) -> bool:
     return bool(await connection.fetchval(query, status) == count)
+
+
+# -- what SQS moved there: it proves nothing of the event
+
+
+async def raw(servers: Servers, *bodies: Body) -> None:
+    """Puts a message there as SQS does, when it was received too often."""
+    async with client(servers) as sqs:
+        await sqs.send_message(QueueUrl=await url_of(sqs, servers.dead_letter_queue), MessageBody=dump(bodies))
+
+
+async def gone(daemon: Daemon, servers: Servers) -> None:
+    """Each raw message is removed, by as many passes as that takes."""
+
+    async def look() -> bool:
+        await daemon.dead_letters.agree()
+        return await holds(servers, 0)
+
+    await until(look, "the raw messages are removed")
+
+
+async def test_what_sqs_moved_there_without_an_attempt_is_put_back_and_ends_well(
+    start: Start, servers: Servers, connection: Connection
+) -> None:
+    receiver, bodies = await received(start, connection, AUTHCAPTURE, AUTHCAPTURE, AUTHCAPTURE)
+    await connection.execute("UPDATE work SET status = 'queued', sends = 1, due = now() + interval '1 hour'")
+    await raw(servers, *bodies[:2])
+    await raw(servers, bodies[2])
+    await gone(receiver, servers)
+    assert await moved(receiver, "put_back") == 3
+    state = "SELECT bool_and(status = 'received' AND NOT fresh AND attempts = 0 AND due <= now()) FROM work"
+    assert await connection.fetchval(state)
+    trail = await connection.fetch("SELECT from_status, to_status, actor, reason FROM audit")
+    assert {tuple(row)[:3] for row in trail} == {("queued", "received", "dead-letter reader")}
+    assert all("moved its message to the dead-letter queue" in row["reason"] for row in trail)
+    daemon = await start(handlers(nothing), roles="work,relay")
+    await until(lambda: status(connection, "processed"), "every event is processed")
+    assert await connection.fetchval("SELECT count(*) FROM audit WHERE to_status = 'processed' AND attempt = 1") == 3
+    assert metric(daemon, "webhookd_dead_total") == 0
+
+
+async def test_what_a_worker_has_in_hand_keeps_its_raw_message_until_the_next_pass(
+    start: Start, servers: Servers, connection: Connection
+) -> None:
+    receiver, bodies = await received(start, connection, AUTHCAPTURE, AUTHCAPTURE)
+    await connection.execute("UPDATE work SET status = 'queued', due = now() + interval '1 hour'")
+    await raw(servers, *bodies)
+    async with connection.transaction():
+        await connection.execute("SELECT FROM work WHERE event_id = $1 FOR UPDATE", bodies[0].event_id)
+        await receiver.dead_letters.agree()
+        assert await moved(receiver, "put_back") == 0
+        assert await holds(servers, 1), "the message stays, with all its events"
+    assert await connection.fetchval("SELECT bool_and(status = 'queued') FROM work")
+    await gone(receiver, servers)
+    assert await connection.fetchval("SELECT bool_and(status = 'received') FROM work")
+
+
+async def test_a_retry_that_is_put_back_keeps_its_time_and_its_attempts(
+    start: Start, servers: Servers, connection: Connection
+) -> None:
+    """Its message may be one of before; a sweeper that has just chosen the work must not record that send."""
+    receiver, [body] = await received(start, connection, AUTHCAPTURE)
+    await connection.execute(
+        "UPDATE work SET status = 'retrying', attempts = 2, fresh = false, due = now() + interval '1 hour'"
+    )
+    before = await connection.fetchrow("SELECT * FROM work")
+    await raw(servers, body)
+    await gone(receiver, servers)
+    after = await connection.fetchrow("SELECT * FROM work")
+    assert before is not None
+    assert after is not None
+    assert after["due"] - before["due"] == timedelta(microseconds=1)
+    assert dict(after) == {**before, "due": after["due"]}
+
+
+@pytest.mark.parametrize(
+    "ended", ["DELETE FROM work", "UPDATE work SET status = 'discarded', discarded_at = now(), due = now()"]
+)
+async def test_a_raw_message_of_what_has_ended_is_removed_and_changes_nothing(
+    start: Start, servers: Servers, connection: Connection, ended: str
+) -> None:
+    receiver, bodies = await received(start, connection, AUTHCAPTURE, AUTHCAPTURE)
+    await connection.execute(ended)
+    before = await connection.fetch("SELECT * FROM work")
+    await raw(servers, *bodies)
+    await gone(receiver, servers)
+    assert (await moved(receiver, "removed"), await moved(receiver, "put_back")) == (1, 0)
+    assert await connection.fetch("SELECT * FROM work") == before
+    assert await connection.fetchval("SELECT count(*) FROM audit") == 0
+
+
+async def test_a_raw_message_of_a_dead_event_gives_way_to_its_copy(
+    start: Start, servers: Servers, connection: Connection
+) -> None:
+    daemon = await start(closing())
+    await dead(daemon, servers, 1)
+    row = await connection.fetchrow("SELECT id, account, event_type FROM events")
+    assert row is not None
+    body = Body(row["id"], row["account"], row["event_type"])
+    await raw(servers, body)
+
+    async def one_left() -> bool:
+        await daemon.dead_letters.agree()
+        return await holds(servers, 1)
+
+    await until(one_left, "the raw message is removed")
+    assert await copies(servers) == [str(body.event_id)]
+    assert await moved(daemon, "removed") == 1
+    assert await connection.fetchval("SELECT status FROM events") == "dead"
 
 
 async def test_one_process_at_a_time_reads_the_dead_letter_queue(

@@ -21,12 +21,12 @@ from tests.helpers.operator import ANN, AUTHCAPTURE, LEO, REFUND, Connection, Op
 from tests.helpers.queues import depth
 from tests.helpers.readme import README
 from tests.helpers.running import KEY
-from tests.helpers.stored import end_well
+from tests.helpers.stored import end_well, lease
 from tests.helpers.wait import until
 from webhookd.daemon import Daemon
 from webhookd.dev import traffic
 from webhookd.errors import Permanent
-from webhookd.event import Event, Status
+from webhookd.event import Event
 from webhookd.process.handlers import Registry
 
 
@@ -129,7 +129,6 @@ async def test_no_layer_of_idempotency_blocks_a_redriven_event(
     ids = [row["id"] for row in await connection.fetch("SELECT id FROM events")]
     for event_id in ids:
         assert await daemon.claims.acquire([event_id]), "what a worker left that died: its claim"
-    await connection.execute("UPDATE work SET retry_at = now() + interval '1 day'")
     assert (await ann.done("dead-letters/redrive", ids=[str(one) for one in ids]))["done"] == 3
     await come_to(connection, {"processed": 3})
     assert await connection.fetchval("SELECT count(*) FROM sales") == 3
@@ -328,11 +327,13 @@ async def test_fresh_events_are_sent_before_redriven_ones(start: Start, connecti
     assert (await Operator(daemon.admin_url).done("dead-letters/redrive", all=True))["done"] == 5
     await deliver(daemon, [AUTHCAPTURE], 5)
     await connection.execute("UPDATE work SET due = now() WHERE redriven_at IS NULL")
-    first = await daemon.store.claim_unsent([Status.RECEIVED], limit=5, lease=60)
+    no_room = await lease(daemon.store, fresh=5, rest=0)
+    assert (len(no_room.fresh), no_room.rest) == (5, []), "what was redriven takes no room of what is fresh"
     redriven = "SELECT count(*) FROM events WHERE redriven_at IS NOT NULL AND id = ANY($1)"
-    assert await connection.fetchval(redriven, [event.id for event in first]) == 0
-    rest = await daemon.store.claim_unsent([Status.RECEIVED], limit=5, lease=60)
-    assert await connection.fetchval(redriven, [event.id for event in rest]) == 5
+    assert await connection.fetchval(redriven, [event.id for event in no_room.fresh]) == 0
+    later = await lease(daemon.store, fresh=5, rest=5)
+    assert (later.fresh, len(later.rest)) == ([], 5)
+    assert await connection.fetchval(redriven, [event.id for event in later.rest]) == 5
 
 
 async def test_the_age_of_a_redriven_event_counts_from_its_redrive(start: Start, connection: Connection) -> None:
@@ -356,7 +357,8 @@ async def test_a_redrive_holds_back_while_fresh_events_wait(idle: Operator, conn
 async def test_a_redrive_waits_for_what_was_put_back_before(idle: Operator, connection: Connection) -> None:
     dead = await bury(connection, 6)
     before = await bury(connection, 18, REFUND, status="received")
-    await connection.execute("UPDATE work SET redriven_at = now() WHERE event_id = ANY($1)", before)
+    redriven = "UPDATE work SET redriven_at = now(), fresh = false, attempts = 0 WHERE event_id = ANY($1)"
+    await connection.execute(redriven, before)
     operation = await idle.order("dead-letters/redrive", all=True, dry_run=False, rate=2)
     held = await idle.held(operation, "events put back before are still to be tried")
     assert held["done"] == 2, "with those before, ten seconds of its rate"

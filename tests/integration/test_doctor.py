@@ -10,18 +10,19 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import asyncpg
+import orjson
 import pytest
 from redis.asyncio import Redis
 from typer.testing import CliRunner
 
 from tests.conftest import Servers, settings_of
+from tests.helpers.queues import client, url_of
 from tests.helpers.running import KEY
 from webhookd.authorizenet.signature import fingerprint, sign
 from webhookd.cli import app
 from webhookd.doctor import Finding, Verdict, examine
 from webhookd.process import handlers
 from webhookd.process.handlers import Registry
-from webhookd.process.retry import Retry
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 BODY = b'{"notificationId":"d0e8e7fe","eventType":"net.authorize.payment.void.created","payload":{"authAmount":1.10}}'
@@ -106,10 +107,16 @@ async def test_a_queue_that_does_not_redrive_fails(servers: Servers) -> None:
     assert servers.queue in findings["sqs redrive policy"].detail
 
 
-async def test_a_queue_that_gives_up_before_webhookd_is_warned_of(servers: Servers) -> None:
-    findings = await _examine(servers, max_attempts=50)
+async def test_a_queue_that_soon_gives_up_is_warned_of(servers: Servers) -> None:
+    async with client(servers) as sqs:
+        url = await url_of(sqs, servers.queue)
+        name = "RedrivePolicy"
+        policy = orjson.loads((await sqs.get_queue_attributes(QueueUrl=url, AttributeNames=[name]))["Attributes"][name])
+        changed = orjson.dumps(policy | {"maxReceiveCount": 9}).decode()
+        await sqs.set_queue_attributes(QueueUrl=url, Attributes={name: changed})
+    findings = await _examine(servers)
     assert _ill(findings) == {"sqs redrive policy": Verdict.WARNING}
-    assert "more than 50, the most attempts by WEBHOOKD_MAX_ATTEMPTS" in findings["sqs redrive policy"].detail
+    assert "set maxReceiveCount to 10 or more" in findings["sqs redrive policy"].detail
 
 
 async def test_a_truncated_key_is_warned_of_by_its_fingerprint(servers: Servers) -> None:
@@ -144,19 +151,6 @@ async def test_a_handlers_retry_that_cannot_work_fails(
     findings = await _examine(servers, handlers=name)
     assert _ill(findings) == {"handlers": Verdict.FAILED}
     assert problem in findings["handlers"].detail
-
-
-async def test_the_redrive_policy_leaves_room_for_the_attempts_of_each_handler(
-    servers: Servers, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def book(_: Any, __: Any) -> None: ...
-
-    registry = Registry()
-    monkeypatch.setattr(handlers, "registered", registry)
-    registry.add("*", book, Retry(attempts=1000))
-    findings = await _examine(servers)
-    assert _ill(findings) == {"sqs redrive policy": Verdict.WARNING}
-    assert "more than 1000, the most attempts" in findings["sqs redrive policy"].detail
 
 
 async def test_an_address_in_use_is_a_warning_only(servers: Servers) -> None:

@@ -18,6 +18,9 @@ from webhookd.dev import traffic
 from webhookd.errors import Permanent, Retryable
 from webhookd.event import Event
 from webhookd.process.handlers import Registry
+from webhookd.process.result import Outcome, Result
+from webhookd.process.worker import Worker
+from webhookd.queue.message import Body
 
 _STATE = "SELECT state FROM webhookd.transactions"
 
@@ -76,11 +79,16 @@ async def test_a_fold_waits_for_no_handler(start: Start, connection: Connection)
 
     receiver, bodies = await received(start, connection, AUTHCAPTURE, AUTHCAPTURE, AUTHCAPTURE, CREATED)
     await receiver.sqs.queue.send([[body for body in bodies if body.event_type == AUTHCAPTURE]])
-    await start(handlers(hang, pattern=AUTHCAPTURE), roles="work", concurrency=2)
+    daemon = await start(handlers(hang, pattern=AUTHCAPTURE), roles="work", concurrency=2)
+    shared = next(part for part in daemon._parts if isinstance(part, Worker))._shared
     try:
         await until(lambda: running == 2, "two handlers hang, and a third one waits for its turn")
-        await receiver.sqs.queue.send([[body for body in bodies if body.event_type == CREATED]])
-        await until(lambda: processed_are(connection, 1), "an event without handlers is processed")
+        assert await connection.fetchval("SELECT count(*) FROM transactions") == 3, "all are on the timeline"
+        # As of a message that was received before the permits were spent.
+        [result] = await asyncio.wait_for(shared.submit([body for body in bodies if body.event_type == CREATED]), 15)
+        assert isinstance(result, Result)
+        assert result.outcome is Outcome.PROCESSED
+        assert await processed_are(connection, 1), "an event without handlers is processed"
         assert running == 2
     finally:
         done.set()
@@ -112,6 +120,29 @@ async def test_a_locked_row_of_the_timeline_delays_its_own_event_alone_and_count
     assert await connection.fetchval("SELECT max(attempts) FROM events") == 1
     assert await connection.fetchval("SELECT count(*) FROM effects") == (3 if handled else 0)
     await drained(servers, worker)
+
+
+async def test_the_wait_for_a_locked_row_of_the_timeline_is_not_in_the_time_of_other_events(
+    start: Start, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("webhookd.store.events._LOCK_TIMEOUT", "3s")
+    receiver = await start(roles="receive")
+    kinds = (("created", 1), ("created", 2), ("updated", 2), ("created", 3))
+    await send(receiver, *(traffic.sample(f"net.authorize.customer.{kind}", number) for kind, number in kinds))
+    rows = await connection.fetch("SELECT id, account, event_type FROM events ORDER BY id")
+    bodies = [Body(row["id"], row["account"], row["event_type"]) for row in rows]
+    worker = await start(roles="work")
+    await receiver.sqs.queue.send([bodies[1:2]])
+    await until(lambda: processed_are(connection, 1), "its first event is processed")
+    before = metric(worker, "webhookd_handle_seconds_sum")
+    async with connection.transaction():
+        await connection.execute("SELECT FROM customers FOR UPDATE")
+        await receiver.sqs.queue.send([[bodies[0], *bodies[2:]]])
+        await until(lambda: processed_are(connection, 3), "its neighbours are processed", deadline=30)
+        spent = metric(worker, "webhookd_handle_seconds_sum") - before
+    assert spent < 3, "PostgreSQL waited for longer"
+    await until(lambda: status(connection, "processed"), "it is processed when the row is free", deadline=60)
+    await once(connection)
 
 
 @pytest.mark.parametrize("handled", [True, False], ids=["with handlers", "without handlers"])
@@ -153,8 +184,8 @@ async def test_a_fold_that_was_refused_is_made_up_for_once_postgresql_takes_it(s
 async def test_a_retry_folds_what_is_not_on_the_timeline_yet(start: Start, connection: Connection, receives: int) -> None:
     """The attempt before may have failed because PostgreSQL refused the fold."""
     receiver, [body] = await received(start, connection, AUTHCAPTURE)
-    await connection.execute("UPDATE work SET status = 'retrying', attempts = 1, retry_at = now()")
-    await receiver.sqs.queue.send([[body]])
+    await connection.execute("UPDATE work SET status = 'retrying', attempts = 1, sends = 1, fresh = false, due = now()")
+    await receiver.sqs.queue.send([[body._replace(attempts=1)]])
     if receives == 2:
         (message,) = await receiver.sqs.queue.receive(1, wait=1, visibility=60)
         await receiver.sqs.queue.hide([(message, 0)])

@@ -22,7 +22,6 @@ from webhookd.event import Event
 from webhookd.process.worker import Worker
 from webhookd.queue.message import MOST_EVENTS, Body, dump, load
 from webhookd.queue.proof import is_proven, sign
-from webhookd.store.events import Outgoing
 
 TRAIL = "SELECT from_status, to_status, actor FROM audit ORDER BY at"
 
@@ -74,8 +73,15 @@ async def daemon(start: Start, servers: Servers, connection: Connection, shop: S
 
 
 async def copy_of(servers: Servers) -> dict[str, Any]:
+    """What the one copy in the dead-letter queue says of its event."""
     (text,) = await texts(servers, servers.dead_letter_queue)
-    return dict(json.loads(text))
+    (fields,) = json.loads(text)["events"]
+    return dict(fields)
+
+
+def message(*events: dict[str, Any]) -> str:
+    """A message's text, with whatever it says of its events."""
+    return json.dumps({"v": 3, "consumer": "handlers", "events": events})
 
 
 FORGERIES: dict[str, dict[str, Any]] = {
@@ -95,7 +101,7 @@ async def test_a_forged_copy_on_the_queue_revives_no_dead_event(
 ) -> None:
     genuine = await copy_of(servers)
     forged = {name: value for name, value in (genuine | change).items() if value is not None}
-    await put(servers, servers.queue, json.dumps(forged))
+    await put(servers, servers.queue, message(forged))
     await until(lambda: metric(daemon, "webhookd_dead_letters_total", action="unproven") == 1, "it is counted")
     await drained(servers, daemon)
     assert await status(connection, "dead")
@@ -106,9 +112,9 @@ async def test_a_forged_copy_on_the_queue_revives_no_dead_event(
 async def test_a_copy_that_is_moved_back_revives_its_event_and_names_nobody(
     daemon: Daemon, servers: Servers, connection: Connection
 ) -> None:
-    await put(servers, servers.queue, json.dumps(await copy_of(servers)))
+    await put(servers, servers.queue, message(await copy_of(servers)))
     await until(lambda: status(connection, "processed"), "the event is processed")
-    assert ("dead", "queued", "queue redrive") in [tuple(row) for row in await connection.fetch(TRAIL)]
+    assert ("dead", "received", "queue redrive") in [tuple(row) for row in await connection.fetch(TRAIL)]
 
 
 async def test_a_copy_of_another_installation_revives_nothing(daemon: Daemon, servers: Servers, connection: Connection) -> None:
@@ -123,9 +129,9 @@ async def test_a_copy_of_another_installation_revives_nothing(daemon: Daemon, se
 async def test_every_replica_proves_with_the_same_secret(
     start: Start, daemon: Daemon, servers: Servers, connection: Connection, shop: Shop
 ) -> None:
-    text = json.dumps(await copy_of(servers))
+    text = message(await copy_of(servers))
     await daemon.stop()
-    other = await start(handlers(shop.handle), roles="work", signature_keys="F" * 128)
+    other = await start(handlers(shop.handle), roles="work,relay", signature_keys="F" * 128)
     await put(servers, servers.queue, text)
     await until(lambda: status(connection, "processed"), "another process revives it, with other signature keys")
     assert await other.store.secret() == await connection.fetchval("SELECT value FROM secrets")
@@ -139,7 +145,7 @@ async def test_copies_that_webhookd_did_not_write_are_replaced_by_one_true_copy(
     old = {name: value for name, value in genuine.items() if name != "mac"}
     async with client(servers) as sqs:
         await sqs.purge_queue(QueueUrl=await url_of(sqs, servers.dead_letter_queue))
-    await put(servers, servers.dead_letter_queue, *[json.dumps(old)] * 12)
+    await put(servers, servers.dead_letter_queue, *[message(old)] * 12)
     await daemon.dead_letters._pass(12)
     await until(lambda: _has(servers, [genuine]), "one copy is left, and it is a true one")
     assert metric(daemon, "webhookd_dead_letters_total", action="unproven") == 12
@@ -147,7 +153,7 @@ async def test_copies_that_webhookd_did_not_write_are_replaced_by_one_true_copy(
 
 
 async def _has(servers: Servers, copies: list[dict[str, Any]]) -> bool:
-    return [json.loads(text) for text in await texts(servers, servers.dead_letter_queue)] == copies
+    return [json.loads(text)["events"] for text in await texts(servers, servers.dead_letter_queue)] == [copies]
 
 
 async def test_a_bundle_of_unknown_events_does_not_become_more_messages(
@@ -157,7 +163,7 @@ async def test_a_bundle_of_unknown_events_does_not_become_more_messages(
     await put(
         servers,
         servers.queue,
-        *(json.dumps({"v": 2, "events": events}) for events in (unknown, unknown[:MOST_EVENTS])),
+        *(message(*events) for events in (unknown, unknown[:MOST_EVENTS])),
     )
     # SQS hands each message out for the second time at once.
     daemon = await start(visibility_timeout=2, handler_timeout=1)
@@ -169,32 +175,39 @@ async def test_a_bundle_of_unknown_events_does_not_become_more_messages(
     assert metric(daemon, "webhookd_relayed_total", outcome="sent") == 0
 
 
-async def test_many_bundles_of_one_event_make_one_more_message(start: Start, connection: Connection) -> None:
+async def test_many_raw_messages_of_one_event_make_one_more_message(
+    start: Start, servers: Servers, connection: Connection
+) -> None:
+    """Whoever can write to the dead-letter queue has events sent again that have not ended; and no more."""
     receiver, [body] = await received(start, connection, AUTHCAPTURE)
-    await receiver.store.mark_sent([Outgoing(body.event_id, body.account, body.event_type)], resend_after=600)
+    await put(servers, servers.dead_letter_queue, *[dump([body])] * 30)
+    await until(lambda: _is_gone(receiver, servers), "the raw messages are removed")
+    assert metric(receiver, "webhookd_dead_letters_total", action="put_back") == 30
     relay = await start(roles="relay", relay_window=None, resend_after=600)
-    assert relay.relay is not None
-    for _ in range(3):  # bundles that come back, each after the message that the one before it left was sent
-        await receiver.store.send_alone([body.event_id])
-        await relay.relay.sweep()
-    await until(lambda: metric(relay, "webhookd_relayed_total", outcome="sent") >= 1, "the event is sent alone")
+    await until(lambda: metric(relay, "webhookd_relayed_total", outcome="sent") >= 1, "the event is sent")
     await relay.stop()
     assert metric(relay, "webhookd_relayed_total", outcome="sent") == 1
+
+
+async def _is_gone(daemon: Daemon, servers: Servers) -> bool:
+    await daemon.dead_letters.agree()
+    return await depth(servers, servers.dead_letter_queue) == 0
 
 
 def _twisted(seed: int) -> list[str]:
     """Texts that are nearly ours, or not at all, or made to be expensive."""
     chance = random.Random(seed)
-    ours: dict[str, Any] = {"v": 1, "event": str(uuid.uuid4()), "account": "default", "type": AUTHCAPTURE}
+    ours: dict[str, Any] = {"event": str(uuid.uuid4()), "account": "default", "type": AUTHCAPTURE}
     odd: list[Any] = [None, True, -1, 0, 2**63, 2**64, 1.5, 1e300, "", "x" * 5000, "\x00", "ü\u20ac", [], [[]], {}, {"a": 1}]
     found = ["", "null", "[]", "0", "[" * 5000, '{"v":' * 2000, '"' + "x" * 200_000 + '"', '{"v":1e400}', "9" * 5000]
     for _ in range(60):
         fields = dict(ours)
-        for name in chance.sample(["v", "event", "account", "type", "dead", "died", "mac", "traceparent", "events"], 3):
+        for name in chance.sample(["event", "account", "type", "attempts", "dead", "died", "mac", "traceparent"], 3):
             fields[name] = chance.choice(odd)
         found.append(json.dumps(fields))
-        found.append(json.dumps({"v": 2, "events": [fields] * chance.choice([1, 2, 40])}))
-        text = bytearray(json.dumps(ours).encode())
+        found.append(message(*[fields] * chance.choice([1, 2, 40])))
+        found.append(json.dumps(json.loads(message(ours)) | {chance.choice(["v", "consumer", "events"]): chance.choice(odd)}))
+        text = bytearray(message(ours).encode())
         text[chance.randrange(len(text))] = chance.randrange(32, 127)
         found.append(text.decode())
     return found

@@ -208,7 +208,7 @@ async def test_a_replay_holds_back_while_fresh_events_wait(idle: Operator, conne
     waiting = await bury(connection, 100, REFUND, status="received")
     operation = await idle.order("events/replay", **REPLAY, dry_run=False)
     assert (await idle.held(operation, "fresh events go first"))["done"] == 0
-    await connection.execute("UPDATE work SET redriven_at = now() WHERE event_id = $1", waiting[0])
+    await connection.execute("UPDATE work SET redriven_at = now(), fresh = false WHERE event_id = $1", waiting[0])
     assert (await idle.ended(operation))["done"] == 2
 
 

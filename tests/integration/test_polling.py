@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import uuid
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -13,12 +14,15 @@ import pytest_asyncio
 from tests.conftest import Servers, Start
 from tests.helpers.strict_sqs import StrictSqs
 from tests.helpers.wait import until
-from tests.integration.test_bundles import received
-from tests.integration.test_work import AUTHCAPTURE, Connection, handlers, metric, send
+from tests.integration.test_bundles import CREATED, drained, once, processed_are, received
+from tests.integration.test_work import AUTHCAPTURE, Connection, handlers, metric, send, status
 from webhookd.dev import traffic
 from webhookd.errors import Retryable
 from webhookd.event import Event
+from webhookd.process.retry import LONGEST_DELAY
+from webhookd.process.worker import Worker
 from webhookd.queue import poller
+from webhookd.queue.message import MOST_EVENTS, Body, Message
 
 
 @pytest_asyncio.fixture
@@ -56,20 +60,104 @@ async def test_with_messages_there_is_no_pause(
     await until(lambda: connection.fetchval("SELECT count(*) = 12 FROM events WHERE status = 'processed'"), "all are processed")
 
 
-async def test_the_longest_delay_fits_into_what_sqs_can_hide(start: Start, gateway: StrictSqs, connection: Connection) -> None:
-    """SQS counts the twelve hours from the message's receipt, so the time in the worker's hands is a part of them."""
+async def test_the_longest_delay_is_kept_by_postgresql_and_hides_no_message(
+    start: Start, servers: Servers, gateway: StrictSqs, connection: Connection
+) -> None:
+    """SQS can hide a message for twelve hours, and no more than 120,000 messages at a time."""
 
     async def fail(_: Event, __: Any) -> None:
-        raise Retryable(after=43_200)
+        raise Retryable(after=1e9)
 
     daemon = await start(handlers(fail), sqs_endpoint_url=gateway.url)
     await send(daemon, traffic.sample(AUTHCAPTURE, 1))
-
-    def hidden() -> list[int]:
-        calls = [asked["Entries"] for action, asked in gateway.done if action == "ChangeMessageVisibilityBatch"]
-        return [entry["VisibilityTimeout"] for entries in calls for entry in entries]
-
-    await until(hidden, "the message is hidden")
-    assert 43_200 - 180 <= hidden()[-1] < 43_200
+    await until(lambda: status(connection, "retrying"), "the event is retrying")
+    await drained(servers, daemon)
+    left = await connection.fetchval("SELECT extract(epoch FROM due - now()) FROM work")
+    assert LONGEST_DELAY - 180 <= left <= LONGEST_DELAY
+    assert not [asked for action, asked in gateway.done if action == "ChangeMessageVisibilityBatch"]
     assert not gateway.refused
     assert metric(daemon, "webhookd_retries_total") == 1
+
+
+# -- permits
+
+
+class Till:
+    """A handler that hangs until the till is open; counts who waits."""
+
+    def __init__(self) -> None:
+        self.waiting = 0
+        self.open = asyncio.Event()
+
+    async def handle(self, _: Event, __: Any) -> None:
+        self.waiting += 1
+        await self.open.wait()
+
+
+async def test_a_replica_leaves_bundles_that_it_has_no_permits_for_to_another_one(
+    start: Start, servers: Servers, connection: Connection
+) -> None:
+    """It takes one message beyond its permits at most, for each of its pollers."""
+    receiver, bodies = await received(start, connection, *[AUTHCAPTURE] * 6 * MOST_EVENTS)
+    await receiver.sqs.queue.send([bodies[n::6] for n in range(6)])
+    tills = Till(), Till()
+    replicas = []
+    try:
+        for till in tills:
+            replicas.append(await start(handlers(till.handle), roles="work", concurrency=4, pollers=2))
+            await until(lambda: till.waiting == 4, "its handlers are all at work")  # noqa: B023  awaited here
+        for replica in replicas:
+            assert 1 <= metric(replica, "webhookd_in_flight") <= 2
+    finally:
+        for till in tills:
+            till.open.set()
+    await until(lambda: status(connection, "processed"), "every event is processed", deadline=60)
+    await once(connection)
+
+
+async def test_permits_come_back_event_by_event(start: Start, connection: Connection) -> None:
+    """One event of a bundle hangs; its neighbours' permits are for the next message."""
+    till = Till()
+    receiver, bodies = await received(start, connection, *[AUTHCAPTURE] * 4)
+    first, *others, last = bodies
+
+    async def hang_first(event: Event, inside: Any) -> None:
+        if event.id == first.event_id:
+            await till.handle(event, inside)
+
+    await receiver.sqs.queue.send([[first, *others]])
+    await start(handlers(hang_first), roles="work", concurrency=2, pollers=1)
+    try:
+        await until(lambda: till.waiting, "the first one hangs")
+        await receiver.sqs.queue.send([[last]])
+        await until(lambda: processed_are(connection, 3), "the next message is worked on meanwhile")
+    finally:
+        till.open.set()
+    await until(lambda: status(connection, "processed"), "every event is processed")
+
+
+async def test_an_event_without_handlers_needs_no_permit(start: Start) -> None:
+    daemon = await start(handlers(Till().handle, pattern=AUTHCAPTURE), roles="work")
+    worker = next(part for part in daemon._parts if isinstance(part, Worker))
+
+    def weight(*event_types: str) -> int:
+        bodies = tuple(Body(uuid.uuid4(), "default", event_type) for event_type in event_types)
+        return worker.weigh(Message("1", "1", bodies, 0.0, 1))
+
+    assert weight(*[AUTHCAPTURE] * 5, *[CREATED] * 20) == 5
+    assert weight(*[CREATED] * 20) == weight(CREATED) == weight() == 1, "the message itself needs one"
+
+
+async def test_events_without_handlers_take_no_permit_of_those_that_have(start: Start, connection: Connection) -> None:
+    """Bundles of them are received while all but one permit is taken."""
+    till = Till()
+    receiver, bodies = await received(start, connection, AUTHCAPTURE, *[CREATED] * 60)
+    await receiver.sqs.queue.send([bodies[:1]])
+    await start(handlers(till.handle, pattern=AUTHCAPTURE), roles="work", concurrency=2, pollers=1)
+    try:
+        await until(lambda: till.waiting, "one permit is taken")
+        await receiver.sqs.queue.send([bodies[1:31], bodies[31:]])
+        await until(lambda: processed_are(connection, 60), "the others are processed")
+    finally:
+        till.open.set()
+    await until(lambda: status(connection, "processed"), "every event is processed")

@@ -169,7 +169,7 @@ async def test_after_retention_a_dead_event_can_be_redriven_and_a_waiting_one_en
     await replica.retention.remove("bodies")
     daemon = await start()
     died = (await daemon.store.states([dead]))[dead]["died"]
-    assert await daemon.store.revive(dead, died=died, actor="test", reason="redriven", resend_after=0)
+    assert await daemon.store.revive(dead, died=died, actor="test", reason="redriven")
     ended = "SELECT count(*) = 2 FROM events WHERE id = ANY($1) AND status = 'processed'"
     await until(lambda: connection.fetchval(ended, [dead, waiting]), "both are processed", deadline=60)
     assert await connection.fetchval("SELECT count(*) FROM transactions") == 2

@@ -13,11 +13,12 @@ from tests.conftest import Servers, Start
 from tests.helpers.operator import ANN, AUTHCAPTURE, LEO, Connection, Operator, bury, come_to, statuses
 from tests.helpers.queues import client, depth, url_of
 from tests.helpers.running import KEY
+from tests.helpers.stored import lease
 from tests.helpers.wait import until
 from webhookd.daemon import Daemon
 from webhookd.dev import traffic
 from webhookd.errors import Retryable
-from webhookd.event import Event, Status
+from webhookd.event import Event
 from webhookd.process.handlers import Handler, Registry
 from webhookd.queue.message import Body, dump
 from webhookd.store.events import Claimed, Outgoing
@@ -213,13 +214,14 @@ async def test_the_late_record_of_the_first_send_does_not_put_a_retry_off(start:
     """A send is recorded up to seconds after it; of an event that has ended and was put back since, that message is gone."""
     daemon = await start(roles="receive", admin_tokens=ANN)
     event_id, *_ = await bury(connection, 1)
-    sent = Outgoing(event_id, "default", AUTHCAPTURE)
+    died = await connection.fetchval("SELECT due FROM work")
+    sent = Outgoing(event_id, "default", AUTHCAPTURE, due=died)
     assert (await Operator(daemon.admin_url).post(f"events/{event_id}/retry"))[0] == 202
     await daemon.store.mark_sent([sent], resend_after=600)
     due = "SELECT status, send_after <= now() AS due FROM events"
     assert dict(await connection.fetchrow(due) or {}) == {"status": "received", "due": True}
-    (claimed,) = await daemon.store.claim_unsent([Status.RECEIVED], limit=1, lease=0.0)
-    await daemon.store.mark_sent([claimed], resend_after=600)
+    (taken,) = (await lease(daemon.store, rest=1)).rest
+    await daemon.store.mark_sent([taken], resend_after=600)
     assert dict(await connection.fetchrow(due) or {}) == {"status": "queued", "due": False}
 
 
@@ -244,31 +246,19 @@ async def test_the_late_result_of_an_attempt_before_a_redrive_changes_nothing(st
     async def results(claimed: Claimed) -> list[object]:
         """Whether each way to record a result of `claimed` changes anything; each is undone."""
         outcomes: list[object] = []
-        for record in (
-            lambda: store.mark_retrying(claimed, reason="late", delay=60, resend_after=0),
-            lambda: store.mark_dead(
-                event_id,
-                attempts=claimed.attempts,
-                redriven_at=claimed.redriven_at,
-                from_status=claimed.status,
-                reason="late",
-                detail="late",
-                actor="worker",
-            ),
-            lambda: process(claimed),
-        ):
+        ways: list[Callable[[], Awaitable[object]]] = [
+            lambda: store.mark_retrying(claimed, reason="late", delay=60),
+            lambda: store.mark_dead(claimed, reason="late", detail="late"),
+        ]
+        for record in ways:
             row = await connection.fetchrow("SELECT * FROM events")
             outcomes.append(bool(await record()))
             assert (await connection.fetchrow("SELECT * FROM events") != row) is outcomes[-1]
             await connection.execute("DELETE FROM work; INSERT INTO work SELECT * FROM before")
         return outcomes
 
-    async def process(claimed: Claimed) -> list[float]:
-        async with daemon.database.acquire() as session:
-            return await store.process(session, [claimed], [])
-
-    assert await results(old) == [False, False, False]
-    assert await results(new) == [True, True, True]
+    assert await results(old) == [False, False]
+    assert await results(new) == [True, True]
 
 
 async def test_what_is_not_understood_changes_nothing(idle: Operator, connection: Connection) -> None:

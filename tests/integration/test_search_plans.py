@@ -56,14 +56,14 @@ INSERT INTO work (event_id, consumer, status, due, since, last_error, dead_reaso
 SELECT id, 'handlers', 'dead', received_at + interval '1 hour', received_at, 'at a loss', 'tired'
 FROM ledger WHERE hashtext(id::text) % 4 = 0
 ON CONFLICT DO NOTHING;
-INSERT INTO work (event_id, consumer, status, due, since)
-SELECT id, 'handlers', 'retrying', now(), received_at FROM ledger WHERE hashtext(id::text) % 4 = 1
+INSERT INTO work (event_id, consumer, status, fresh, due, since)
+SELECT id, 'handlers', 'retrying', false, now(), received_at FROM ledger WHERE hashtext(id::text) % 4 = 1
 ON CONFLICT DO NOTHING;
 """
 BY_ID = {"ledger_pkey", "work_pkey"}
 BY_KEY = BY_ID | {"ledger_notification_key", "notification_aliases_pkey"}
 BY_KEYS = BY_KEY | {"ledger_entity", "ledger_invoice", "ledger_reference"}
-STANDING = {"work_due", "work_redriven", "work_dead"}
+STANDING = {"work_fresh", "work_rest", "work_later", "work_sent", "work_dead"}
 BY_DEATH = BY_ID | {"work_dead", "work_discarded"}
 BY_WAIT = BY_ID | {"work_waiting"}
 
@@ -194,8 +194,8 @@ async def _store_work(connection: asyncpg.Connection[Any], count: int, status: s
             FROM generate_series(1, {count}) AS n
             RETURNING id, notification_id::integer AS n
         )
-        INSERT INTO work (event_id, consumer, status, since, due, dead_reason)
-        SELECT id, 'handlers', {status}, {since}, now(), 'the shop is closed' FROM stored"""
+        INSERT INTO work (event_id, consumer, status, since, due, dead_reason, fresh)
+        SELECT id, 'handlers', {status}, {since}, now(), 'the shop is closed', false FROM stored"""
     )
 
 

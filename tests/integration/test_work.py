@@ -25,7 +25,7 @@ from webhookd.process import handlers as handlers_module
 from webhookd.process.handlers import Handler, Registry
 from webhookd.process.retry import Retry
 from webhookd.queue.acks import Acks
-from webhookd.queue.message import Body, Message, dump, load
+from webhookd.queue.message import Body, Message, dump
 from webhookd.store.events import Outgoing
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
@@ -533,7 +533,7 @@ async def test_a_copy_brought_back_by_a_queue_redrive_is_tried_anew(
     await until(lambda: status(connection, "processed"), "the event is processed")
     assert await effects() == 1
     trail = await connection.fetch("SELECT from_status, to_status, actor FROM audit ORDER BY at")
-    assert ("dead", "queued", "queue redrive") in [tuple(row) for row in trail]
+    assert ("dead", "received", "queue redrive") in [tuple(row) for row in trail]
 
 
 async def test_a_stale_delivery_does_not_wake_a_dead_event(start: Start, connection: Connection) -> None:
@@ -548,37 +548,6 @@ async def test_a_stale_delivery_does_not_wake_a_dead_event(start: Start, connect
     await daemon.sqs.queue.send([[Body(row["id"], row["account"], row["event_type"])]])
     await until(lambda: metric(daemon, "webhookd_processed_total", outcome="duplicate") == 1, "it is known to have ended")
     assert await status(connection, "dead")
-
-
-async def test_what_sqs_itself_moved_to_the_dead_letter_queue_becomes_dead_with_a_copy(
-    start: Start, servers: Servers, connection: Connection
-) -> None:
-    """A message that kills its worker each time ends by the queue's redrive policy; PostgreSQL hears of it."""
-    receiver = await start(roles="receive")
-    await send(receiver, traffic.sample(AUTHCAPTURE, 1))
-    row = await connection.fetchrow("SELECT id, account, event_type FROM events")
-    assert row is not None
-    async with client(servers) as sqs:
-        raw = dump([Body(row["id"], row["account"], row["event_type"])])
-        await sqs.send_message(QueueUrl=await url_of(sqs, servers.dead_letter_queue), MessageBody=raw)
-    relay = await start(roles="relay", relay_window=1)
-    await until(lambda: _agreed(relay, connection), "PostgreSQL agrees")
-    event = await connection.fetchrow("SELECT status, dead_reason, dead_letter_sent_at FROM events")
-    assert event is not None
-    assert "moved its message to the dead-letter queue" in event["dead_reason"]
-    assert event["dead_letter_sent_at"] is not None
-    await relay.dead_letters.agree()
-    async with client(servers) as sqs:
-        url = await url_of(sqs, servers.dead_letter_queue)
-        messages = (await sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10))["Messages"]
-    bodies = [body for message in messages for body in load(message["Body"])]
-    assert [body.dead for body in bodies] == [event["dead_reason"]], "the raw message gave way to one copy"
-    await counted(relay, "webhookd_dead_total", 1, reason="redrive_policy")
-
-
-async def _agreed(daemon: Daemon, connection: Connection) -> bool:
-    await daemon.dead_letters.agree()
-    return await status(connection, "dead")
 
 
 async def test_a_copy_whose_event_is_no_longer_dead_is_removed(start: Start, servers: Servers, connection: Connection) -> None:

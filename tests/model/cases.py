@@ -38,6 +38,8 @@ FAULTY = _flow("FAULTS=2 OPERATIONS=0 SUSPECT=9 HANDLER_FAILS=0")
 BUSY = _flow("FAULTS=1 OPERATIONS=0 SUSPECT=9 HANDLER_FAILS=0 NO_HOT_PATH BUSY")
 STOPPED = _flow("FAULTS=3 OPERATIONS=0 HANDLER_FAILS=0 NO_HOT_PATH")
 DISCARDED = _flow("FAULTS=0 OPERATIONS=1 SUSPECT=9 HANDLER_FAILS=0 PERMANENT=1 NO_HOT_PATH")
+WITHOUT_HANDLERS = _flow("FAULTS=2 OPERATIONS=0 SUSPECT=9 HANDLER_FAILS=0 NO_HANDLERS")
+KILLS_AND_FAILS = _flow("FAULTS=0 OPERATIONS=0 SUSPECT=0 HANDLER_FAILS=0 NO_HOT_PATH POISON FAILS_BETWEEN")
 SUSPECTS = _flow("FAULTS=2 OPERATIONS=0 HANDLER_FAILS=0 NO_HOT_PATH")
 CONSOLE = _flow("FAULTS=1 OPERATIONS=1 SUSPECT=9 HANDLER_FAILS=0 PERMANENT=1 NO_HOT_PATH CONSOLE")
 FAILED_IS_FINAL = _flow("FAULTS=1 OPERATIONS=0 SUSPECT=9 HANDLER_FAILS=0 PERMANENT=1 NO_HOT_PATH")
@@ -55,13 +57,16 @@ MOVED_AGREES = _flow("FAULTS=1 OPERATIONS=0 SUSPECT=9 HANDLER_FAILS=0 NO_HOT_PAT
 FRESH = Case("lanes.pml", "HANG", "fresh")
 REST_MOVES = Case("lanes.pml", "", "rest_moves")
 NEIGHBOURS = Case("suspects.pml", "")
+NEIGHBOURS_COUNTS = Case("suspects.pml", "COUNTS")
 NEIGHBOURS_END = Case("suspects.pml", "", ENDS)
 
 SHORT = (
     RECEIVING,
     FAULTY,
     BUSY,
+    WITHOUT_HANDLERS,
     SUSPECTS,
+    KILLS_AND_FAILS,
     FAILED_IS_FINAL,
     DISCARDED,
     FAULTY_ENDS,
@@ -69,6 +74,7 @@ SHORT = (
     FRESH,
     REST_MOVES,
     NEIGHBOURS,
+    NEIGHBOURS_COUNTS,
     NEIGHBOURS_END,
 )
 LONG = tuple(
@@ -99,6 +105,8 @@ _ONCE = "an_effect_is_doubled"
 _STUCK = "stuck_at_the_end"
 _DISAGREES = "disagrees_at_the_end"
 _200 = "a_200_is_lost"
+_NEIGHBOUR = "dies_of_its_neighbour"
+_ONE_COUNT = "more_than_one_count_of_others"
 
 GUARDS = (
     Guard("COMMIT_BEFORE_200", "200 only after the commit", RECEIVING, _200),
@@ -108,8 +116,7 @@ GUARDS = (
     Guard("RESEND", "what was sent and is lost is sent again", FAULTY, _STUCK),
     Guard("RESEND_CAP", "a busy queue does not stop resends for ever", BUSY, _STUCK),
     Guard("DRAINED_MARK", "what waits in the queue is not sent again", FAULTY, "what_waits_is_sent_again"),
-    Guard("SENT_CAS", "`queued` is only what is as it was when it was chosen", FAILING, _NO_NEEDLESS_WAIT),
-    Guard("SENT_DUE", "that is: by its status and `due`, which change with every change", FAILING, _NO_NEEDLESS_WAIT),
+    Guard("SENT_DUE", "`queued` is only what is due as it was when it was chosen", FAILING, _NO_NEEDLESS_WAIT),
     Guard(
         "ATTEMPT_IN_MESSAGE", "a message names its attempt, so that a lease does not hide a retry", FAILING, _NO_NEEDLESS_WAIT
     ),
@@ -125,7 +132,11 @@ GUARDS = (
     Guard("SUSPECT_BY_SENDS", "what PostgreSQL sent often is a suspect, whatever SQS counts", POISON_ENDS, ENDS),
     Guard("LOCK_BEFORE_BEGUN", "an attempt is counted only under its lock", SUSPECTS, _TRIED),
     Guard("TAKE_BACK", "an attempt that is stopped takes its count back", STOPPED, _TRIED),
+    Guard("TAKE_BACK_BEFORE_UNLOCK", "before its lock falls", STOPPED, _TRIED),
+    Guard("VOID_COUNTS", "a failed attempt or a redrive makes the counts void", KILLS_AND_FAILS, _TRIED),
     Guard("PUT_BACK", "what SQS moved to the dead-letter queue is put back", FAULTY, _TRIED),
+    Guard("PUT_BACK_MOVES_DUE", "a retry that is put back is no longer as a sweeper chose it", FAILING, _NO_NEEDLESS_WAIT),
+    Guard("KEEP_RAW_WHILE_LOCKED", "what SQS moved stays while a worker has its work", FAULTY, _NO_NEEDLESS_WAIT),
     Guard("PUT_BACK_WHERE_OPEN", "only what has not ended is put back", FAILED_IS_FINAL, _ASKED),
     Guard("DEATH_MATCH", "a copy wakes the death that it is of, and no later one", CONSOLE, _ASKED),
     Guard("PROOF", "a copy without its proof wakes nothing", CONSOLE, _ASKED),
@@ -135,7 +146,8 @@ GUARDS = (
     Guard("REMOVE_RAW", "what was put back leaves the dead-letter queue", MOVED_AGREES, AGREES),
     Guard("REMOVE_FALSE_COPIES", "a copy of what is not dead is removed", DISCARDED, _DISAGREES),
     Guard("FRESH_FIRST", "the sweeper serves fresh work first", FRESH, "fresh"),
-    Guard("REST_WINDOW", "retries, redrives and resends have a bounded number in SQS", FRESH, "fresh"),
-    Guard("RESEND_IN_WINDOW", "lost work keeps its place in the window, and is sent again in it", REST_MOVES, "rest_moves"),
-    Guard("SUSPECT_ALONE", "a suspect is worked on alone in its process", NEIGHBOURS, "dies_of_its_neighbour"),
+    Guard("REST_WINDOW", "retries, and what was redriven or put back, have a bounded number in SQS", FRESH, "fresh"),
+    Guard("RESEND_IN_WINDOW", "lost work keeps its place in the window, and asks for no room", REST_MOVES, "rest_moves"),
+    Guard("SUSPECT_ALONE", "what was in hand at a kill is tried one at a time", NEIGHBOURS_COUNTS, _ONE_COUNT),
+    Guard("OTHERS_WAIT", "and nothing else is tried meanwhile", NEIGHBOURS, _NEIGHBOUR),
 )

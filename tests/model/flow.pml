@@ -5,9 +5,10 @@
  * Redis's claims are left out: they only forbid what PostgreSQL must survive anyway. README.md says how to run it.
  *
  * What a case leaves out, it does not define: DELIVERIES (the receiver; how often the provider delivers), CONSOLE (copies come back to the main queue),
- * REFUSED_FOLD (PostgreSQL may refuse an event's facts), POISON (the event kills its worker, each time), BUSY (no poll is ever empty).
+ * REFUSED_FOLD (PostgreSQL may refuse an event's facts), POISON (the event kills its worker, each time; with FAILS_BETWEEN, its handler fails once),
+ * BUSY (no poll is ever empty), NO_HANDLERS (the fold ends the event).
  *
- * Every guard can be taken out with -DNO_<GUARD>; guards.py names the invariant that must break then.
+ * Every guard can be taken out with -DNO_<GUARD>; cases.py names the invariant that must break then.
  */
 
 #ifndef FAULTS
@@ -58,11 +59,12 @@
 
 /* PostgreSQL */
 bool ledger, folded, processed, copy_sent;
-byte status, attempts, begun, sends, epoch;   /* sends: since the last attempt that ended; epoch stands for redriven_at */
-byte row_lock, advisory_lock;          /* which worker holds it; 0: none */
+byte status, attempts, sends, epoch;   /* sends: since the last attempt that ended; epoch stands for redriven_at */
+byte begun;                            /* attempts that have begun and not ended */
+byte row_lock;                         /* which worker holds it; 0: none */
 /* Redis */
 bool seen;
-/* The relay: whether the row is still as it was chosen. Every change of a row changes its status or `due`, which thus are its version. */
+/* The relay: whether the row is still as it was chosen. Every change of open work moves `due`, which thus is its version. */
 bool current[2];
 /* SQS: how often received + 1 (0: empty slot), kind, attempts that the message was sent for */
 byte received[SLOTS], kind[SLOTS], sent_for[SLOTS];
@@ -112,8 +114,17 @@ inline die() {
     become(DEAD); copy_sent = false
 }
 
+/* Counts are of a number of attempts and of a redrive: a failed attempt or another redrive makes them void. */
+inline make_counts_void() {
+#ifndef NO_VOID_COUNTS
+    begun = 0
+#else
+    skip
+#endif
+}
+
 inline wake() {
-    become(RECEIVED); attempts = 0; begun = 0; sends = 0; epoch++; copy_sent = false;
+    become(RECEIVED); attempts = 0; sends = 0; epoch++; copy_sent = false; make_counts_void();
     failures = 0; kills = 0; permanent = false
 }
 
@@ -178,13 +189,11 @@ next:
 
 /* ---- relay ---- */
 
-/* It was sent: the row is `queued`, if its status and `due` are as they were when it was chosen. */
+/* It was sent: the row is `queued`, if its `due` is as it was when it was chosen. The hot path records a while later, the sweeper at once. */
 inline mark_sent(sender) {
     if
-#ifdef NO_SENT_CAS
-    :: open ->
-#elif defined(NO_SENT_DUE)
-    :: open && attempts == was_attempts && epoch == was_epoch ->  /* what the row's `due` replaces */
+#ifdef NO_SENT_DUE
+    :: open && row_lock == 0 ->
 #else
     :: current[sender] && row_lock == 0 ->  /* SKIP LOCKED: what is in hand is not waited for */
 #endif
@@ -196,17 +205,11 @@ inline mark_sent(sender) {
 
 inline choose() {
     current[HOT_PATH] = false; current[SWEEPER] = true; was_attempts = attempts;
-    if :: SUSPECT < 9 && sends < SUSPECT_SENDS -> sends++ :: else fi;
-#ifdef NO_SENT_DUE
-    was_epoch = epoch
-#endif
+    if :: SUSPECT < 9 && sends < SUSPECT_SENDS -> sends++ :: else fi
 }
 
 #ifndef NO_HOT_PATH
 active proctype HotPath() {
-#ifdef NO_SENT_DUE
-    byte was_attempts, was_epoch;
-#endif
     ledger;
     atomic { or_die(); room -> put(PLAIN, 0) }   /* code: relay.hot_send */
     atomic { or_die(); mark_sent(HOT_PATH) }       /* code: relay.mark_sent */
@@ -217,9 +220,6 @@ died:
 
 active proctype Sweeper() {
     byte was_attempts;
-#ifdef NO_SENT_DUE
-    byte was_epoch;
-#endif
 died:
 end:
     do
@@ -278,20 +278,20 @@ end:
 
 #define mine(lock) (lock == id)
 
-inline let_go() {
-    row_lock = (mine(row_lock) -> 0 : row_lock); advisory_lock = (mine(advisory_lock) -> 0 : advisory_lock)
-}
+inline let_go() { row_lock = (mine(row_lock) -> 0 : row_lock) }
 
-/* Killed, or without its connection: the locks fall, and what it had begun was not taken back. */
+/* Killed, or without its connection: the lock falls, and what it had begun was not taken back. */
 inline fall() {
     let_go();
     kills = (counted && kills < MAX_ATTEMPTS -> kills + 1 : kills); counted = false
 }
 
-inline forget() { slot[id] = NOWHERE; counted = false; was_attempts = 0; was_epoch = 0; fatal = false }
+inline forget() {
+    slot[id] = NOWHERE; counted = false; was_attempts = 0; was_epoch = 0; for_attempts = 0; fatal = false; failing = false; suspect = false
+}
 
 /* No attempt ended: the message stays, and is received again. */
-inline let_come_back() {
+inline let_come_back() {  /* code: work.come_back */
     let_go();
 #ifdef NO_KEEP_WHEN_BUSY
     if :: slot[id] != NOWHERE -> clear(slot[id]) :: else fi;
@@ -299,15 +299,17 @@ inline let_come_back() {
     forget()
 }
 
-/* A suspect keeps its locks, by a savepoint. */
-inline roll_back() { if :: counted :: else -> let_go() fi }
+/* Counts an attempt, in a transaction of its own. */
+inline begin() { begun++; counted = true }
+
+inline take_back() { begun = (begun > 0 -> begun - 1 : 0); counted = false }
 
 #define one_more(count) count = (count < MAX_ATTEMPTS -> count + 1 : count)
 
-#ifndef NO_LOCK_BEFORE_BEGUN
-#define LOCKED_FIRST row_lock == 0 && advisory_lock == 0
+#ifndef NO_ROW_LOCK
+#define row_lock_is_free (row_lock == 0)
 #else
-#define LOCKED_FIRST row_lock == 0
+#define row_lock_is_free true
 #endif
 
 #ifndef NO_SUSPECT_BY_SENDS
@@ -325,7 +327,7 @@ inline roll_back() { if :: counted :: else -> let_go() fi }
 
 proctype Worker(byte id) {
     byte was_attempts, was_epoch;
-    bool suspect, counted, fatal;
+    bool suspect, counted, failing, fatal;
     byte what, for_attempts;
 end:
     atomic {  /* code: work.receive */
@@ -340,7 +342,7 @@ end:
 #endif
         if
         :: true
-        :: faults > 0 -> faults--; what = 0; for_attempts = 0; suspect = false;  /* killed; or PostgreSQL is away, Redis claims that it is busy */
+        :: faults > 0 -> faults--; what = 0;  /* killed; or PostgreSQL is away, Redis claims that it is busy */
             let_come_back(); goto end
         fi;
 #ifdef CONSOLE
@@ -362,24 +364,21 @@ end:
 #endif
         /* The first phase: one transaction that many events share. */
         if  /* code: work.fold */
-        :: status == NONE || given_up -> for_attempts = 0; suspect = false; goto finished
+        :: status == NONE || given_up -> goto finished
 #ifdef NO_ATTEMPT_IN_MESSAGE
-        :: status == RETRYING -> for_attempts = 0; suspect = false; goto finished  /* its `due` was moved by the lease */
-        :: status == RETRYING                                                      /* or has come */
+        :: status == RETRYING -> goto finished                     /* its `due` was moved by the lease */
+        :: status == RETRYING                                     /* or has come */
 #else
-        :: status == RETRYING && for_attempts != attempts ->                       /* stale: a new message is sent when it is due */
-            for_attempts = 0; suspect = false; goto finished
+        :: status == RETRYING && for_attempts != attempts -> goto finished  /* stale: a new message is sent when it is due */
         :: status == RETRYING && for_attempts == attempts
 #endif
         :: status == RECEIVED || status == QUEUED
         fi;
-        for_attempts = 0;
 #ifndef NO_FOLD_FIRST
         if
         :: folded = true
 #ifdef REFUSED_FOLD
         :: !folded ->  /* PostgreSQL refuses its facts, alone too */
-            suspect = false;
 #ifndef NO_FOLD_FAILURE_COUNTS
             was_attempts = attempts; was_epoch = epoch; one_more(failures); goto failed
 #else
@@ -390,68 +389,72 @@ end:
 #endif
 #ifdef NO_HANDLERS
         if :: row_lock == 0 -> become(NONE); processed = true; assert(folded || !processed_without_the_timeline) :: else fi;
-        suspect = false; goto finished
+        goto finished
 #endif
+        suspect = suspect || SUSPECT_BY_SENDS;
         NEXT_STEP
         /* The second phase: a transaction of its own. */
-#ifndef NO_BEGUN
-        if
-        :: suspect || SUSPECT_BY_SENDS ->  /* code: work.begin */
-            suspect = false;
-            if
-            :: row_lock != 0 -> let_come_back(); goto end       /* NOWAIT */
-#ifndef NO_LOCK_BEFORE_BEGUN
-            :: advisory_lock != 0 -> let_come_back(); goto end  /* another suspects it, too */
-            :: LOCKED_FIRST && open && begun < MAX_ATTEMPTS -> advisory_lock = id;
-#else
-            :: LOCKED_FIRST && open && begun < MAX_ATTEMPTS ->
-#endif
-                begun++; counted = true; was_attempts = attempts; was_epoch = epoch
-            :: LOCKED_FIRST && open && begun >= MAX_ATTEMPTS ->  /* code: work.bury */
-                die(); goto finished
-            :: LOCKED_FIRST && !open -> goto finished
-            fi;
-            goto lock_it
-        :: else
-        fi;
-#endif
-        suspect = false;
+#ifdef NO_LOCK_BEFORE_BEGUN
+        if :: suspect -> begin(); suspect = false :: else fi;
         NEXT_STEP
+#endif
         if  /* code: work.lock */
 #ifndef NO_ROW_LOCK
-        :: row_lock != 0 -> let_come_back(); goto end
-        :: row_lock == 0 && !open -> goto finished
-        :: row_lock == 0 && open ->
-#else
-        :: true ->
+        :: row_lock != 0 && counted -> goto give_back
+        :: row_lock != 0 && !counted -> let_come_back(); goto end
 #endif
-            row_lock = id; was_attempts = attempts; was_epoch = epoch; goto attempt
+        :: row_lock_is_free && !open && counted -> goto give_back
+        :: row_lock_is_free && !open && !counted -> goto finished
+#ifndef NO_ATTEMPT_IN_MESSAGE
+        :: row_lock_is_free && status == RETRYING && for_attempts != attempts -> goto finished
+        :: row_lock_is_free && open && !(status == RETRYING && for_attempts != attempts) ->
+#else
+        :: row_lock_is_free && open ->
+#endif
+            for_attempts = 0; row_lock = id; was_attempts = attempts; was_epoch = epoch
+        fi;
+        if
+#ifndef NO_BEGUN
+        :: suspect -> suspect = false; goto count
+#else
+        :: suspect -> suspect = false
+#endif
+        :: !suspect
+        fi;
+#ifdef NO_LOCK_BEFORE_BEGUN
+        if :: counted && begun > MAX_ATTEMPTS -> die(); counted = false; let_go(); goto finished :: else fi;
+#endif
+        goto attempt
+    }
+count:
+    atomic {  /* code: work.begin */
+        or_die();
+        begin();
+        if
+        :: begun > MAX_ATTEMPTS -> goto bury
+        :: else -> goto attempt
         fi
     }
-lock_it:
-    atomic {  /* code: work.lock */
+bury:
+    atomic {  /* code: work.bury */
         or_die();
-        if
-#ifndef NO_ROW_LOCK
-        :: row_lock != 0 -> goto give_back
-        :: row_lock == 0 && !open -> counted = false; let_go(); goto finished
-        :: row_lock == 0 && open ->
-#else
-        :: true ->
-#endif
-            row_lock = id; was_attempts = attempts; was_epoch = epoch
-        fi
+        die(); counted = false; let_go(); goto finished
     }
 attempt:
 #ifdef POISON
-    atomic { fall(); forget(); goto end }  /* the event kills its worker, each time */
+    atomic {  /* the event kills its worker, each time */
+#ifdef FAILS_BETWEEN
+        if :: attempts == 0 && begun > 1 -> one_more(failures); failing = true; goto give_back :: else fi;
+#endif
+        fall(); forget(); goto end
+    }
 #else
     atomic {  /* code: work.run */
         or_die();
         if
         :: faults > 0 -> faults--; goto give_back       /* the worker is to stop */
-        :: HANDLER_FAILS -> one_more(failures); roll_back(); goto failed
-        :: PERMANENT -> fatal = true; permanent = true; roll_back(); goto failed
+        :: HANDLER_FAILS -> one_more(failures); failing = true; goto give_back
+        :: PERMANENT -> fatal = true; permanent = true; failing = true; goto give_back
         :: true
         fi;
         effects++;
@@ -466,9 +469,28 @@ attempt:
         counted = false; let_go(); goto finished
     }
 #endif
+give_back:  /* before the row lock falls */
+#ifdef NO_TAKE_BACK_BEFORE_UNLOCK
+    atomic { or_die(); let_go() }
+#endif
+#ifndef NO_TAKE_BACK
+    atomic {
+        if
+        :: counted -> or_die(); take_back()  /* code: work.take_back */
+        :: else
+        fi
+    }
+#endif
+    atomic {
+        or_die();
+        if
+        :: failing -> counted = false; failing = false; let_go(); goto failed
+        :: else -> let_come_back(); goto end
+        fi
+    }
 failed:
     atomic {  /* code: work.fail */
-        row_lock == 0 || mine(row_lock) -> or_die();
+        row_lock == 0 -> or_die();  /* the UPDATE waits for another worker's lock */
         if
 #ifdef NO_FAIL_CAS
         :: open ->
@@ -484,21 +506,10 @@ failed:
             :: !fatal -> become(RETRYING)
 #endif
             fi;
-            begun = 0; kills = 0; sends = 0
+            kills = 0; sends = 0; make_counts_void()
         :: else
         fi;
-        counted = false; fatal = false; was_attempts = 0; was_epoch = 0; let_go(); goto finished
-    }
-give_back:
-    atomic {  /* code: work.take_back */
-        row_lock == 0 || mine(row_lock) -> or_die();
-#ifndef NO_TAKE_BACK
-        if
-        :: counted && begun > 0 && attempts == was_attempts && epoch == was_epoch -> begun--
-        :: else
-        fi;
-#endif
-        let_come_back(); goto end
+        fatal = false; was_attempts = 0; was_epoch = 0; goto finished
     }
 finished:
     atomic {  /* code: work.delete */
@@ -507,7 +518,7 @@ finished:
         forget(); goto end
     }
 died:
-    atomic { fall(); what = 0; for_attempts = 0; suspect = false; forget(); goto end }
+    atomic { fall(); what = 0; forget(); goto end }
 }
 
 /* ---- dead letters ---- */
@@ -519,21 +530,28 @@ died:
 end:
     do
     :: atomic {  /* code: dead_letters.put_back */
+#ifndef NO_KEEP_RAW_WHILE_LOCKED
             raw > 0 && row_lock == 0 -> or_die();
+#else
+            raw > 0 -> or_die(); if :: row_lock != 0 -> goto remove_raw :: else fi;
+#endif
             if
 #ifdef NO_PUT_BACK
             :: status == RECEIVED || status == QUEUED -> die()
 #else
-#ifndef NO_PUT_BACK_WHERE_OPEN
-            :: open -> become(RECEIVED)  /* what was retrying keeps its `due` */
-#else
-            :: status != NONE -> become(RECEIVED)  /* as it was read, though it may have died since */
+            :: status == RECEIVED || status == QUEUED -> become(RECEIVED)
+#ifndef NO_PUT_BACK_MOVES_DUE
+            :: status == RETRYING -> become(RETRYING)  /* due as before, by a microsecond later */
+#endif
+#ifdef NO_PUT_BACK_WHERE_OPEN
+            :: given_up -> become(RECEIVED)            /* as it was read, though it has died since */
 #endif
 #endif
             :: else
             fi
         }
 #ifndef NO_REMOVE_RAW
+remove_raw:
         atomic { or_die(); if :: raw > 0 -> raw-- :: else fi }  /* code: dead_letters.remove_raw */
 #endif
 #ifndef NO_COPY_OWED

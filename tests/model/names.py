@@ -1,7 +1,6 @@
 """The code that implements each transition of the models: the one place where the models and the code meet.
 
 A transition carries `/* code: <key> */`. Here are its function, and the named queries of sql/queries/ that it runs.
-A name with `?` is not yet written: the code will probably be called so.
 """
 
 from __future__ import annotations
@@ -10,11 +9,13 @@ from typing import NamedTuple
 
 
 class Names(NamedTuple):
-    """A Python object (module:qualified.name) and named queries; each with a `?` before it while it is to be filled in."""
+    """A Python object (module:qualified.name) and named queries."""
 
     code: str
     sql: tuple[str, ...] = ()
 
+
+STORE = "webhookd.store.events:EventStore"
 
 NAMES = {
     # The receiver
@@ -24,39 +25,40 @@ NAMES = {
     "receive.mark_seen": Names("webhookd.store.claims:Claims.mark_seen"),
     # The relay
     "relay.hot_send": Names("webhookd.queue.relay:Relay.offer"),
-    "relay.lease": Names("?webhookd.store.work:Work.lease_due", ("?lease_due_work",)),
-    "relay.lease_lost": Names("?webhookd.store.work:Work.lease_lost", ("?lease_lost_work",)),
-    "relay.send": Names("webhookd.queue.relay:Relay.sweep"),
-    "relay.mark_sent": Names("?webhookd.store.work:Work.mark_sent", ("?mark_work_sent",)),
-    "poll.publish_mark": Names("?webhookd.store.work:Work.publish_drained", ("?publish_drained",)),
+    "relay.lease": Names(f"{STORE}.lease", ("lease_work",)),
+    "relay.lease_lost": Names(f"{STORE}.lease", ("lease_work",)),
+    "relay.send": Names("webhookd.queue.bundles:send_events"),
+    "relay.mark_sent": Names(f"{STORE}.mark_sent", ("mark_sent",)),
+    "poll.publish_mark": Names(f"{STORE}.report_worker", ("report_worker",)),
     # The worker
-    "work.receive": Names("?webhookd.queue.poller:Poller.receive"),
-    "work.revive": Names("?webhookd.store.work:Work.revive", ("?revive_work",)),
-    "work.fold": Names("?webhookd.process.shared:SharedTransactions.fold", ("?fold_and_end_work",)),
-    "work.begin": Names("?webhookd.store.work:Work.begin_suspect", ("?begin_suspect_work",)),
-    "work.begin_alone": Names("?webhookd.process.suspects:Suspects.attempt"),
-    "work.bury": Names("?webhookd.store.work:Work.bury", ("?bury_work",)),
-    "work.lock": Names("?webhookd.store.work:Work.claim", ("?claim_work",)),
-    "work.run": Names("?webhookd.process.attempt:attempt"),
-    "work.end": Names("?webhookd.store.work:Work.end", ("?end_work",)),
-    "work.fail": Names("?webhookd.store.work:Work.fail", ("?fail_work",)),
-    "work.take_back": Names("?webhookd.store.work:Work.take_back", ("?take_back_work",)),
+    "work.receive": Names("webhookd.process.worker:Worker.work"),
+    "work.revive": Names("webhookd.process.alone:Alone.revive", ("revive_event",)),
+    "work.fold": Names("webhookd.process.fold:Folds.fold", ("read_events", "process_events")),
+    "work.lock": Names(f"{STORE}.claim", ("claim_event", "claim_event_if_free")),
+    "work.begin": Names(f"{STORE}.begin_attempt", ("begin_attempt",)),
+    "work.begin_alone": Names("webhookd.process.turns:Turns.take", ("attempts_begun",)),
+    "work.bury": Names(f"{STORE}.mark_dead", ("mark_dead",)),
+    "work.run": Names("webhookd.process.attempt:Attempts.make"),
+    "work.end": Names(f"{STORE}.mark_processed", ("mark_processed",)),
+    "work.take_back": Names(f"{STORE}.take_back_attempt", ("take_back_attempt",)),
+    "work.fail": Names("webhookd.process.records:Records.record", ("mark_retrying", "mark_dead")),
+    "work.come_back": Names("webhookd.queue.acks:Acks.hide"),
     "work.delete": Names("webhookd.queue.acks:Acks.delete"),
     # Dead letters
-    "dead_letters.put_back": Names("?webhookd.store.work:Work.put_back", ("?put_back_work",)),
+    "dead_letters.put_back": Names(f"{STORE}.put_back", ("put_back",)),
     "dead_letters.remove_raw": Names("webhookd.queue.dead_letters:DeadLetters.agree"),
-    "dead_letters.owed": Names("?webhookd.store.work:Work.owed_copies", ("?owed_copies",)),
+    "dead_letters.owed": Names(f"{STORE}.owed_dead_letters", ("owed_dead_letters",)),
     "dead_letters.send_copy": Names("webhookd.queue.dead_letters:DeadLetters.copy"),
-    "dead_letters.mark_copy": Names("?webhookd.store.work:Work.mark_copy_sent", ("?mark_copy_sent",)),
+    "dead_letters.mark_copy": Names(f"{STORE}.mark_dead_letter_sent", ("mark_dead_letter_sent",)),
     "dead_letters.remove_copy": Names("webhookd.queue.dead_letters:DeadLetters.agree"),
-    "dead_letters.owe_lost": Names("?webhookd.store.work:Work.owe_copies", ("?owe_copies",)),
+    "dead_letters.owe_lost": Names(f"{STORE}.owe_dead_letters", ("owe_dead_letters",)),
     # Operators; a redrive from the console runs none of our code
-    "operator.redrive": Names("?webhookd.operate.dead_letters:redrive", ("?redrive_work",)),
-    "operator.discard": Names("?webhookd.operate.dead_letters:discard", ("?discard_work",)),
+    "operator.redrive": Names("webhookd.operate.runner:Runner._change", ("redrive_events",)),
+    "operator.discard": Names("webhookd.operate.runner:Runner._change", ("discard_events",)),
     "operator.console": Names("webhookd.queue.proof:is_proven"),
     # Lanes
-    "lanes.fresh": Names("?webhookd.store.work:Work.lease_fresh", ("?lease_fresh_work",)),
-    "lanes.rest": Names("?webhookd.store.work:Work.lease_due", ("?lease_due_work",)),
-    "lanes.resend": Names("?webhookd.store.work:Work.lease_lost", ("?lease_lost_work",)),
-    "lanes.receive": Names("?webhookd.queue.poller:Poller.receive"),
+    "lanes.fresh": Names("webhookd.queue.relay:Relay.sweep", ("count_in_queue", "lease_work")),
+    "lanes.rest": Names("webhookd.queue.relay:Relay.sweep", ("count_in_queue", "lease_work")),
+    "lanes.resend": Names("webhookd.queue.relay:Relay.sweep", ("lease_work",)),
+    "lanes.receive": Names("webhookd.queue.poller:Permits.take"),
 }

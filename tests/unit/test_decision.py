@@ -14,12 +14,12 @@ from webhookd.process.retry import Policy, Retry
 USUAL = Policy(attempts=4, base=8, cap=64)
 
 
-def decided(error: BaseException, attempt: int = 1, retry: Retry | None = None, longest: float = 43_200) -> TryAgain | GiveUp:
-    return decide(Failure.of(error, retry or Retry()), attempt, USUAL, longest_delay=longest)
+def decided(error: BaseException, attempt: int = 1, retry: Retry | None = None) -> TryAgain | GiveUp:
+    return decide(Failure.of(error, retry or Retry()), attempt, USUAL)
 
 
-def delay(error: BaseException, attempt: int = 1, retry: Retry | None = None, longest: float = 43_200) -> float:
-    decision = decided(error, attempt, retry, longest)
+def delay(error: BaseException, attempt: int = 1, retry: Retry | None = None) -> float:
+    decision = decided(error, attempt, retry)
     assert isinstance(decision, TryAgain)
     return decision.delay
 
@@ -56,10 +56,6 @@ def test_the_policy_of_the_handler_that_failed_decides() -> None:
     assert 64 <= delay(ValueError(), 5, Retry(attempts=6, cap=128)) <= 128
     assert delay(ValueError(), 3, Retry(base=0.01)) <= 0.04
     assert delay(ValueError(), 3, Retry(cap=8)) <= 8
-
-
-def test_no_delay_is_longer_than_the_queue_can_hold() -> None:
-    assert 5 <= delay(ValueError(), 3, Retry(base=30_000, cap=40_000), longest=10) <= 10
 
 
 def test_a_failure_keeps_no_exception() -> None:

@@ -102,12 +102,3 @@ def test_a_retry_that_does_not_fit_the_settings_is_refused(
 def test_a_retry_that_is_none_is_refused_at_once() -> None:
     with pytest.raises(TypeError, match=r"webhookd\.Retry"):
         Registry().add("*", _one, {"attempts": 3})  # type: ignore[arg-type]
-
-
-def test_the_most_attempts_are_those_of_any_handler() -> None:
-    registry = Registry()
-    assert registry.most_attempts(USUAL_POLICY) == 10
-    registry.add("*", _one, Retry(attempts=3))
-    assert registry.most_attempts(USUAL_POLICY) == 10
-    registry.add("*", _two, Retry(attempts=25))
-    assert registry.most_attempts(USUAL_POLICY) == 25

@@ -20,6 +20,7 @@ ONE_ROW = {
     "prove_writable",
     "retry_now",
     "revive_event",
+    "take_back_attempt",
 }
 
 

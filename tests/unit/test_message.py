@@ -22,6 +22,7 @@ CHANGES: dict[str, Any] = {
     "traceparent": None,
     "mac": "0" * 64,
 }
+EVENT: dict[str, Any] = {"event": str(COPY.event_id), "account": "default", "type": "x"}
 
 
 def test_a_copy_is_proven_after_its_way_through_the_queue() -> None:
@@ -54,7 +55,40 @@ def test_a_bundle_holds_no_dead_letter_copy() -> None:
     assert load(dump([sign(COPY, b"secret"), Body(uuid.uuid4(), "default", "x")])) == ()
 
 
+def test_a_message_names_its_consumer_and_each_event_s_attempts() -> None:
+    bodies = (Body(uuid.uuid4(), "default", "x", attempts=3), Body(uuid.uuid4(), "default", "x"))
+    assert json.loads(dump(bodies)) == {
+        "v": 3,
+        "consumer": "handlers",
+        "events": [
+            {"event": str(bodies[0].event_id), "account": "default", "type": "x", "attempts": 3},
+            {"event": str(bodies[1].event_id), "account": "default", "type": "x"},
+        ],
+    }
+    assert load(dump(bodies)) == bodies
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"v": 1, **EVENT},
+        {"v": 2, "events": [EVENT]},
+        {"v": 2, "consumer": "handlers", "events": [EVENT]},
+        {"v": 4, "consumer": "handlers", "events": [EVENT]},
+        {"v": 3, "events": [EVENT]},
+        {"v": 3, "consumer": "ledger", "events": [EVENT]},
+        {"v": 3, "consumer": "handlers", **EVENT},
+        {"v": 3, "consumer": "handlers", "events": []},
+        {"v": 3, "consumer": "handlers", "events": EVENT},
+    ],
+)
+def test_a_message_of_another_version_or_for_another_consumer_names_no_event(fields: dict[str, Any]) -> None:
+    assert load(json.dumps(fields)) == ()
+    assert load(json.dumps({"v": 3, "consumer": "handlers", "events": [EVENT]})), "as it should be"
+
+
 ODD: dict[str, list[Any]] = {
+    "attempts": [True, 1.5, "1", -1, 2**31, None, [1]],
     "died": [True, 1.5, "17", -1, 2**63, [1]],
     "dead": ["x" * 2001, 1, ["x"], {}],
     "event": [1, "0" * 35, "0" * 37, "x" * 36, None],
@@ -65,8 +99,11 @@ ODD: dict[str, list[Any]] = {
 
 @pytest.mark.parametrize("field", ODD)
 def test_what_webhookd_never_writes_names_no_event(field: str) -> None:
+    message = json.loads(dump([COPY]))
     for value in ODD[field]:
-        assert load(json.dumps(json.loads(dump([COPY])) | {field: value})) == (), value
+        odd = [message["events"][0] | {field: value}]
+        assert load(json.dumps(message | {"events": odd})) == (), value
+        assert load(json.dumps(message | {"events": [EVENT, *odd]})) == (), value
 
 
 def test_a_huge_message_is_not_parsed() -> None:

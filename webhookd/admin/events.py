@@ -109,7 +109,9 @@ class EventInFull(EventRow):
     dead_reason: str | None
     dead_letter_copy: Annotated[str | None, Field(description="Of a dead event: owed, or sent to the dead-letter queue.")]
     sends: Annotated[int | None, Field(description="How often it was sent to the queue; null once it is processed.")]
-    send_after: Annotated[Time | None, Field(description="When it is sent again, unless it has ended.")]
+    send_after: Annotated[
+        Time | None, Field(description="When it is due to be sent; if it is queued, when its message can count as lost.")
+    ]
     body: Annotated[Body | None, Field(description="Null where it is no longer kept.")]
     aliases: list[Alias]
     audit: Annotated[list[Change], Field(description="Oldest first.")]

@@ -184,7 +184,7 @@ class _Session:
             sqs = make_sqs(self._settings, Metrics(), Watch())
             await sqs.start()
             try:
-                await sqs.create_queues(max_receive_count=handlers.registered.most_attempts(Policy.of(self._settings)) + 10)
+                await sqs.create_queues()
             finally:
                 await sqs.stop()
         shows: list[asyncio.Task[None]] = []

@@ -6,8 +6,6 @@ from webhookd.daemon import make_sqs
 from webhookd.doctor.finding import Finding, Verdict
 from webhookd.lifecycle import Watch
 from webhookd.metrics import Metrics
-from webhookd.process import handlers
-from webhookd.process.retry import Policy
 from webhookd.settings import Settings
 from webhookd.sqs.attributes import Attributes, find_unfit
 
@@ -25,7 +23,7 @@ async def examine_sqs(settings: Settings) -> list[Finding]:
 
 
 def _judge(main: Attributes, dead: Attributes, settings: Settings) -> list[Finding]:
-    unfit = find_unfit(main, dead, max_attempts=handlers.registered.most_attempts(Policy.of(settings)))
+    unfit = find_unfit(main, dead)
     findings = [Finding(_name(one.check), Verdict.FAILED if one.is_fatal else Verdict.WARNING, one.detail) for one in unfit]
     if not any(one.check == "redrive policy" for one in unfit):
         findings.append(Finding(_name("redrive policy"), Verdict.OK, f"after {main.max_receives} receives"))

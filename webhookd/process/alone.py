@@ -1,10 +1,9 @@
-"""An event on its own: claimed in Redis, revived if its dead-letter copy asks for that, folded, handled, and recorded."""
+"""An event on its own: claimed in Redis, folded, handled, and recorded; and a dead-letter copy that came back."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING
-from uuid import UUID
 
 from webhookd.errors import BusyError, Permanent
 from webhookd.failpoints import Failpoint, reach
@@ -15,12 +14,12 @@ from webhookd.process.attempt import Attempts, Step
 from webhookd.process.failure import AttemptFailedError, attempting
 from webhookd.process.fold import Folds
 from webhookd.process.records import Records
-from webhookd.process.result import BUSY, Left, Outcome, Result, standing
+from webhookd.process.result import BUSY, TRUSTED, Left, Outcome, Result, is_suspect, standing
 from webhookd.queue.message import Body, Message
 from webhookd.queue.proof import is_proven
 from webhookd.store.claims import Claims
 from webhookd.store.database import Database
-from webhookd.store.events import EventStore
+from webhookd.store.events import Claimed, EventStore
 from webhookd.store.failures import gateway
 
 if TYPE_CHECKING:
@@ -43,7 +42,6 @@ class Alone:
         records: Records,
         folding: asyncio.Semaphore,
         *,
-        resend_after: float,
         metrics: Metrics,
         tracing: Tracing | None = None,
     ) -> None:
@@ -54,14 +52,12 @@ class Alone:
         self._attempts = attempts
         self._records = records
         self._folding = folding
-        self._resend_after = resend_after
         self._metrics = metrics
         self._tracing = tracing
-        self._tell_unknown = Seldom()
         self._tell_unproven = Seldom()
 
     async def work(self, message: Message, body: Body, left: Left) -> Result:
-        """Does what is `left` for one event of `message`. Raises UnavailableError where PostgreSQL is not there."""
+        """Does what is `left` for one event of `message`. Raises UnavailableError if PostgreSQL is not there."""
         busy = Result(Outcome.BUSY, min(BUSY * message.receive_count, _LONGEST_BUSY))
         token, [ours] = await self._claims.acquire([body.event_id])
         if not ours and message.receive_count == 1:
@@ -69,56 +65,63 @@ class Alone:
         # A message that came back was not held on to, so its claim may be that of a worker which died: then the row lock alone
         # says whether someone has the event, and nobody waits for the claim's end.
         reach(Failpoint.WORKER_AFTER_CLAIM)
-        bundled = len(message.bodies) > 1
         try:
-            if body.dead is not None:
-                await self._revive(body)
-            claimed, outcome = await self._steps(body, left, wait=ours)
+            step = await self._steps(message, body, left, wait=ours)
         except BusyError:
             return busy
         except AttemptFailedError as failed:
             if self._tracing is not None:
                 self._tracing.attempted(failed.claimed.event.attempt, failed.failure.kind, failed.failure.error)
-            return await shielded(self._records.record(failed.claimed, failed.failure, bundled=bundled), _BOOKKEEPING)
+            return await shielded(self._records.record(failed.claimed, failed.failure), _BOOKKEEPING)
         finally:
             if ours:
                 self._claims.release([body.event_id], token)
-        if self._tracing is not None and claimed is not None:
-            self._tracing.attempted(claimed.event.attempt)
-        if outcome is Outcome.EARLY and claimed is not None:
-            return Result(outcome, None if bundled else claimed.wait)
-        if outcome is Outcome.UNKNOWN and self._tell_unknown():
-            logger.warning("a message names an event that is not in the database", event_id=str(body.event_id))
+        claimed, outcome, death = step
+        if claimed is not None:
+            if self._tracing is not None:
+                self._tracing.attempted(claimed.event.attempt)
+            if death is not None:
+                self._records.died(claimed, *death)
         return Result(outcome)
 
-    async def _steps(self, body: Body, left: Left, *, wait: bool) -> Step:
+    async def _steps(self, message: Message, body: Body, left: Left, *, wait: bool) -> Step:
         """Folds first: what the provider reported must not depend on what handlers can do with it."""
-        if left is Left.ALL and (step := await self._fold(body.event_id)) is not None:
-            return step
-        return await self._attempts.make(body.event_id, wait=wait)
+        suspect = message.receive_count > TRUSTED or left is Left.SUSPECT
+        if left is Left.ALL:
+            folded = await self._fold(body)
+            if isinstance(folded, Step):
+                return folded
+            suspect |= is_suspect(folded)
+        if not suspect:
+            return await self._attempts.make(body, wait=wait)
+        # What was in hand when a process was killed is tried alone from then on: so the next kill tells which event it was.
+        # Beside others, a harmless event would be counted at each kill of theirs, and die of them.
+        alone = await self._store.attempts_begun(body.event_id) > 0
+        return await self._attempts.make(body, wait=wait, suspect=True, alone=alone)
 
-    async def _fold(self, event_id: UUID) -> Step | None:
-        """Folds the event in a transaction of its own; None: the handlers' turn.
+    async def _fold(self, body: Body) -> Step | Claimed:
+        """Folds the event in a transaction of its own; returns the event if it is the handlers' turn.
 
         If PostgreSQL refuses the fold, this is a failed attempt: handlers rely on the timeline's row.
         """
         with gateway():
             async with self._folding, self._database.acquire("fold") as connection:
-                claimed = next(iter(await self._store.read(connection, [event_id])), None)
+                claimed = next(iter(await self._store.read(connection, [body.event_id])), None)
                 if claimed is None:
                     return Step(None, Outcome.UNKNOWN)
-                if (outcome := standing(claimed)) is not None:
+                if (outcome := standing(claimed, body.attempts)) is not None:
                     return Step(claimed, outcome)
                 with attempting(claimed):
                     if not claimed.has_body:
                         raise Permanent("its body is gone from the database")
-                    done = await self._folds.fold(connection, [claimed])
-        if not done:
-            raise BusyError("another worker has ended or tried the event meanwhile")
-        return Step(claimed, Outcome.PROCESSED) if self._folds.ends(claimed.event.event_type) else None
+                    # Those that shared a transaction have waited for the rows already.
+                    ended = await self._folds.fold(connection, [claimed], waits=False)
+        if not self._folds.ends(claimed.event.event_type):
+            return claimed
+        return Step(claimed, Outcome.PROCESSED if ended else Outcome.DUPLICATE)
 
-    async def _revive(self, body: Body) -> None:
-        """Revives a dead event by its dead-letter copy, if webhookd wrote that copy for this very death."""
+    async def revive(self, body: Body) -> Result:
+        """Has a dead event start anew by its dead-letter copy, if webhookd wrote that copy for this very death."""
         if body.died is None or not is_proven(body, await self._store.secret()):
             self._metrics.dead_letters_moved.labels("unproven").inc()
             if self._tell_unproven():
@@ -126,12 +129,13 @@ class Alone:
                     "a dead-letter copy that webhookd did not write revives nothing; `webhookd dead-letters redrive` does",
                     event_id=str(body.event_id),
                 )
-            return
-        if await self._store.revive(
+            return Result(Outcome.STALE)
+        if not await self._store.revive(
             body.event_id,
             died=body.died,
             actor="queue redrive",  # who moved the copy is not known
             reason="its dead-letter copy was moved back to the queue",
-            resend_after=self._resend_after,
         ):
-            self._metrics.dead_letters_moved.labels("redriven").inc()
+            return Result(Outcome.STALE)
+        self._metrics.dead_letters_moved.labels("redriven").inc()
+        return Result(Outcome.REDRIVEN)

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
+from collections import deque
 from typing import NamedTuple
 from uuid import UUID
 
 import asyncpg
 from asyncpg.transaction import Transaction
 
-from webhookd.errors import Permanent, Retryable
+from webhookd.errors import Permanent, Retryable, UnavailableError
 from webhookd.failpoints import Failpoint, reach
 from webhookd.lifecycle import shielded
+from webhookd.logs import logger
 from webhookd.metrics import Metrics
+from webhookd.process.decision import GiveUp
 from webhookd.process.failure import AttemptFailedError, Failure, TransactionEndedError, attempting
 from webhookd.process.result import Outcome, standing
 from webhookd.process.runner import HandlerRunner
+from webhookd.process.turns import Turns
+from webhookd.queue.message import Body
 from webhookd.store.database import Connection, Database
 from webhookd.store.events import Claimed, EventStore
 from webhookd.store.failures import gateway
 
 _BOOKKEEPING = 10.0  # seconds, for each step after the handlers
+_KILLS = "worker_ended"
 
 
 class Step(NamedTuple):
@@ -29,48 +34,81 @@ class Step(NamedTuple):
 
     claimed: Claimed | None  # None if there is no such event
     outcome: Outcome
+    death: tuple[GiveUp, int] | None = None  # why the event died in this transaction, and when
 
 
 class Attempts:
     """Makes attempts, each in a transaction of its own, so that no event's handlers can harm a neighbour.
 
-    `turns` bounds the transactions in which the worker runs handlers.
+    `turns` are for the transactions in which the worker runs handlers. `most_begun`: attempts that began and did not end, after
+    which an event that may kill its process is given up.
     """
 
     def __init__(
-        self, database: Database, store: EventStore, runner: HandlerRunner, turns: asyncio.Semaphore, *, metrics: Metrics
+        self,
+        database: Database,
+        store: EventStore,
+        runner: HandlerRunner,
+        turns: Turns,
+        *,
+        most_begun: int,
+        metrics: Metrics,
     ) -> None:
         self._database = database
         self._store = store
         self._runner = runner
         self._turns = turns
+        self._most_begun = most_begun
         self._metrics = metrics
+        self._owed: deque[UUID] = deque()  # events whose last attempt has ended and is still counted
 
-    async def make(self, event_id: UUID, *, wait: bool) -> Step:
-        """Makes an attempt at the event; the outcome says whether the event needed one.
+    async def make(self, body: Body, *, wait: bool, suspect: bool = False, alone: bool = False) -> Step:
+        """Makes an attempt at the event of `body`; the outcome says whether the event needed one.
 
-        `wait`: for a moment, for a lock that another transaction has.
+        `wait`: for a moment, for a lock that another transaction has. `suspect`: the event may kill its process, so that the
+        attempt is counted before it begins. `alone`: while no other attempt is made in this process.
         Raises AttemptFailedError after a rollback, BusyError if another worker has the event, UnavailableError.
         """
         with gateway():
-            async with self._turns, self._database.acquire("work", reset=True) as connection:
+            async with self._turns.take(alone=alone), self._database.acquire("work", reset=True) as connection:
                 transaction = connection.transaction()
                 await transaction.start()
-                committed = False
+                ended = counted = False
                 try:
-                    step = await self._work(connection, transaction, event_id, wait=wait)
-                    committed = step.outcome is Outcome.PROCESSED
-                    return step
+                    claimed = await self._store.claim(connection, body.event_id, wait=wait)
+                    if claimed is None:
+                        return Step(None, Outcome.UNKNOWN)
+                    if (outcome := standing(claimed, body.attempts)) is not None:
+                        return Step(claimed, outcome)
+                    if suspect:
+                        counted = True  # perhaps, even if the answer is lost
+                        begun = await self._store.begin_attempt(claimed)
+                        if begun > self._most_begun:
+                            step = await self._bury(connection, transaction, claimed, begun - 1)
+                            ended = True
+                            return step
+                    await self._run(connection, transaction, claimed)
+                    ended = True
+                    return Step(claimed, Outcome.PROCESSED)
                 finally:
-                    if not committed and not _is_lost(connection):
+                    if counted and not ended:  # before the row's lock falls, so that nobody reads a count too high
+                        await shielded(self._take_back(body.event_id), _BOOKKEEPING)
+                    if not ended and not _is_lost(connection):
                         await shielded(_roll_back(transaction), _BOOKKEEPING)
 
-    async def _work(self, connection: Connection, transaction: Transaction, event_id: UUID, *, wait: bool) -> Step:
-        claimed = await self._store.claim(connection, event_id, wait=wait)
-        if claimed is None:
-            return Step(None, Outcome.UNKNOWN)
-        if (outcome := standing(claimed)) is not None:
-            return Step(claimed, outcome)
+    async def _take_back(self, event_id: UUID) -> None:
+        try:
+            await self._store.take_back_attempt(event_id)
+        except UnavailableError:
+            self._owed.append(event_id)
+
+    async def take_back_what_is_owed(self) -> None:
+        """Takes back the counts of attempts that ended while PostgreSQL was away. Raises UnavailableError while it still is."""
+        while self._owed:
+            await self._store.take_back_attempt(self._owed[0])
+            self._owed.popleft()
+
+    async def _run(self, connection: Connection, transaction: Transaction, claimed: Claimed) -> None:
         with attempting(claimed):
             if not claimed.has_body:
                 raise Permanent("its body is gone from the database")
@@ -88,7 +126,13 @@ class Attempts:
         reach(Failpoint.WORKER_AFTER_COMMIT)
         self._metrics.end_to_end_seconds.observe(seconds)
         self._metrics.attempts.observe(claimed.event.attempt)
-        return Step(claimed, Outcome.PROCESSED)
+
+    async def _bury(self, connection: Connection, transaction: Transaction, claimed: Claimed, kills: int) -> Step:
+        reason = f"its worker ended {kills} times in the middle of an attempt"
+        logger.error("an event is dead", event_id=str(claimed.event.id), event_type=claimed.event.event_type, reason=_KILLS)
+        died = await self._store.mark_dead(claimed, reason=reason, detail=reason, spent=0, connection=connection)
+        await transaction.commit()
+        return Step(claimed, Outcome.DEAD, None if died is None else (GiveUp(_KILLS, reason), died))
 
     async def _commit(self, connection: Connection, transaction: Transaction, claimed: Claimed) -> float:
         seconds = await self._store.mark_processed(connection, claimed)

@@ -27,10 +27,10 @@ class GiveUp:
 Decision: TypeAlias = TryAgain | GiveUp
 
 
-def decide(failure: Failure, attempt: int, usual: Policy, *, longest_delay: float) -> Decision:
+def decide(failure: Failure, attempt: int, usual: Policy) -> Decision:
     """Decides what follows a failure of attempt number `attempt`, by the policy of the handler that failed.
 
-    `usual`: what that policy leaves open. `longest_delay`: seconds that the queue can hold a message back.
+    `usual`: what that policy leaves open.
     """
     if failure.final is not None:
         return GiveUp(failure.final.code, failure.final.reason)
@@ -38,5 +38,5 @@ def decide(failure: Failure, attempt: int, usual: Policy, *, longest_delay: floa
     if attempt >= policy.attempts:
         return GiveUp("attempts_spent", f"all {attempt} attempts are spent; the last one raised {failure.error}")
     if failure.after is not None:
-        return TryAgain(asked_delay(failure.after, longest_delay))
-    return TryAgain(retry_delay(attempt, policy.base, min(policy.cap, longest_delay)))
+        return TryAgain(asked_delay(failure.after))
+    return TryAgain(retry_delay(attempt, policy.base, policy.cap))

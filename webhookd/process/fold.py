@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from uuid import UUID
 
 from webhookd.authorizenet.notification import label
 from webhookd.failpoints import Failpoint, reach
@@ -26,24 +27,23 @@ class Folds:
         """Whether the fold ends an event of this type: no handler is for it."""
         return not self._registry.matching(event_type)
 
-    async def fold(self, connection: Connection, events: Sequence[Claimed]) -> bool:
-        """Commits what `events` report, and the end of those that the fold ends.
+    async def fold(self, connection: Connection, events: Sequence[Claimed], *, waits: bool = True) -> set[UUID]:
+        """Commits what `events` report, and the end of those that no handler is for; returns what it has ended.
 
-        False, and nothing is written, if one that it would end was ended or tried since it was read. Raises BusyError if
-        another transaction keeps one of the rows.
+        One that is missing had ended, or died, before. Raises BusyError if another transaction keeps one of the rows;
+        `waits`: for a moment.
         """
         ending = [claimed for claimed in events if self.ends(claimed.event.event_type)]
         started = time.perf_counter()
         facts = fold_all(claimed.event for claimed in events)
         if ending:
             reach(Failpoint.WORKER_AFTER_HANDLERS)
-        seconds = await self._store.process(connection, ending, facts)
-        if len(seconds) < len(ending):
-            return False
+        ended = await self._store.process(connection, ending, facts, waits=waits)
         reach(Failpoint.WORKER_AFTER_COMMIT if ending else Failpoint.WORKER_AFTER_FOLD)
         spent = (time.perf_counter() - started) / len(events)
-        for claimed, age in zip(ending, seconds, strict=True):
-            self._metrics.handle_seconds.labels(label(claimed.event.event_type)).observe(spent)
-            self._metrics.end_to_end_seconds.observe(age)
-            self._metrics.attempts.observe(claimed.event.attempt)
-        return True
+        types = {claimed.event.id: claimed.event.event_type for claimed in ending}
+        for row in ended:
+            self._metrics.handle_seconds.labels(label(types[row["id"]])).observe(spent)
+            self._metrics.end_to_end_seconds.observe(row["seconds"])
+            self._metrics.attempts.observe(row["attempt"])
+        return {row["id"] for row in ended}

@@ -61,10 +61,6 @@ class Registry:
             except SettingsError as error:
                 raise SettingsError(f"the handler {registration.name}: {error}") from None
 
-    def most_attempts(self, usual: Policy) -> int:
-        """The most attempts that an event can have."""
-        return max([usual.attempts, *(registration.retry.over(usual).attempts for registration in self._registrations)])
-
     def _match(self, event_type: str) -> tuple[Registration, ...]:
         return tuple(r for r in self._registrations if fnmatch.fnmatchcase(event_type, r.pattern))
 

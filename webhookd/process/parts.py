@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from webhookd.lifecycle import Watch
+from webhookd.lifecycle import Loop, Watch
 from webhookd.metrics import Metrics
 from webhookd.process.alone import Alone
 from webhookd.process.attempt import Attempts
@@ -16,6 +16,7 @@ from webhookd.process.records import Records
 from webhookd.process.retry import Policy
 from webhookd.process.runner import HandlerRunner
 from webhookd.process.shared import SharedTransactions
+from webhookd.process.turns import Turns
 from webhookd.process.worker import Worker
 from webhookd.queue.acks import Acks
 from webhookd.queue.dead_letters import DeadLetters
@@ -31,14 +32,15 @@ if TYPE_CHECKING:
 FOLDS = 4  # at a time, each on a connection of the pool `fold`
 
 
+_LEAST_KILLS = 3  # of its process, until an event may be given up for that
+
+
 @dataclass(slots=True, frozen=True)
 class Limits:
     """Seconds and counts of the settings that bear the same names."""
 
     handler_timeout: float
     retry: Policy
-    longest_delay: float  # what the queue can hold a message back
-    resend_after: float
     concurrency: int  # transactions at a time, and handlers that cannot be ended until the daemon gives itself up
 
 
@@ -57,7 +59,7 @@ def make_worker(
     tracing: Tracing | None = None,
 ) -> Worker:
     """A worker for the handlers of `registry`."""
-    turns = asyncio.Semaphore(limits.concurrency)
+    turns = Turns(limits.concurrency)
     folding = asyncio.Semaphore(FOLDS)
     folds = Folds(store, registry, metrics=metrics)
     runner = HandlerRunner(
@@ -68,26 +70,10 @@ def make_worker(
         watch=watch,
         tracing=tracing,
     )
-    attempts = Attempts(database, store, runner, turns, metrics=metrics)
-    records = Records(
-        store,
-        dead_letters,
-        limits.retry,
-        longest_delay=limits.longest_delay,
-        resend_after=limits.resend_after,
-        metrics=metrics,
-    )
-    alone = Alone(
-        database,
-        store,
-        claims,
-        folds,
-        attempts,
-        records,
-        folding,
-        resend_after=limits.resend_after,
-        metrics=metrics,
-        tracing=tracing,
-    )
-    shared = SharedTransactions(database, store, claims, folds, folding, watch=watch, tracing=tracing)
-    return Worker(store, leases, acks, shared, alone, metrics=metrics, tracing=tracing)
+    most_begun = max(limits.retry.attempts, _LEAST_KILLS)
+    attempts = Attempts(database, store, runner, turns, most_begun=most_begun, metrics=metrics)
+    records = Records(store, dead_letters, limits.retry, metrics=metrics)
+    alone = Alone(database, store, claims, folds, attempts, records, folding, metrics=metrics, tracing=tracing)
+    shared = SharedTransactions(database, store, folds, folding, watch=watch, tracing=tracing)
+    owed = Loop("counts of attempts", attempts.take_back_what_is_owed, watch, every=1.0)
+    return Worker(leases, acks, folds, shared, alone, owed, metrics=metrics, tracing=tracing)

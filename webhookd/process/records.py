@@ -16,40 +16,22 @@ from webhookd.store.events import Claimed, EventStore, storable
 
 
 class Records:
-    """Records failed attempts.
+    """Records failed attempts. `policy`: of handlers that have none of their own."""
 
-    `longest_delay`: seconds that the queue can hold a message back. `resend_after`: seconds after which a message counts as
-    lost, beyond the delay.
-    """
-
-    def __init__(
-        self,
-        store: EventStore,
-        dead_letters: DeadLetters,
-        policy: Policy,
-        *,
-        longest_delay: float,
-        resend_after: float,
-        metrics: Metrics,
-    ) -> None:
+    def __init__(self, store: EventStore, dead_letters: DeadLetters, policy: Policy, *, metrics: Metrics) -> None:
         self._store = store
         self._dead_letters = dead_letters
         self._policy = policy
-        self._longest_delay = longest_delay
-        self._resend_after = resend_after
         self._metrics = metrics
 
-    async def record(self, claimed: Claimed, failure: Failure, *, bundled: bool) -> Result:
-        """Decides what follows and records it.
-
-        `bundled`: others share the message, so the sweeper sends a retry when it is due, in a message of its own.
-        """
-        decision = decide(failure, claimed.event.attempt, self._policy, longest_delay=self._longest_delay)
+    async def record(self, claimed: Claimed, failure: Failure) -> Result:
+        """Decides what follows and records it."""
+        decision = decide(failure, claimed.event.attempt, self._policy)
         if isinstance(decision, GiveUp):
             return await self._give_up(claimed, failure, decision)
-        return await self._retry(claimed, failure, decision, bundled=bundled)
+        return await self._retry(claimed, failure, decision)
 
-    async def _retry(self, claimed: Claimed, failure: Failure, decision: TryAgain, *, bundled: bool) -> Result:
+    async def _retry(self, claimed: Claimed, failure: Failure, decision: TryAgain) -> Result:
         event, delay = claimed.event, decision.delay
         logger.warning(
             "an attempt failed",
@@ -59,35 +41,27 @@ class Records:
             error=failure.error,
             retry_in=round(delay, 3),
         )
-        if await self._store.mark_retrying(
-            claimed,
-            reason=f"{failure.detail} (next try in {delay:.2f} s)",
-            delay=delay,
-            resend_after=0.0 if bundled else self._resend_after,
-        ):
+        if await self._store.mark_retrying(claimed, reason=f"{failure.detail} (next try in {delay:.2f} s)", delay=delay):
             self._metrics.retries.labels(label(event.event_type)).inc()
         reach(Failpoint.WORKER_AFTER_RETRY)
-        return Result(Outcome.RETRYING, None if bundled else delay)
+        return Result(Outcome.RETRYING)
 
     async def _give_up(self, claimed: Claimed, failure: Failure, decision: GiveUp) -> Result:
         event = claimed.event
         logger.error(
             "an event is dead", event_id=str(event.id), event_type=event.event_type, attempt=event.attempt, reason=decision.code
         )
-        died = await self._store.mark_dead(
-            event.id,
-            attempts=claimed.attempts,
-            redriven_at=claimed.redriven_at,
-            from_status=claimed.status,
-            reason=decision.reason,
-            detail=failure.detail,
-            actor="worker",
-        )
+        died = await self._store.mark_dead(claimed, reason=decision.reason, detail=failure.detail)
         if died is not None:
-            reach(Failpoint.WORKER_AFTER_DEATH)
-            self._metrics.dead.labels(decision.code).inc()
             self._metrics.attempts.observe(event.attempt)
-            self._dead_letters.copy(
-                Body(event.id, event.account, event.event_type, storable(decision.reason), died, claimed.traceparent)
-            )
+            self.died(claimed, decision, died)
         return Result(Outcome.DEAD)
+
+    def died(self, claimed: Claimed, decision: GiveUp, died: int) -> None:
+        """Counts a death that is recorded, and sends its copy to the dead-letter queue."""
+        reach(Failpoint.WORKER_AFTER_DEATH)
+        event = claimed.event
+        self._metrics.dead.labels(decision.code).inc()
+        self._dead_letters.copy(
+            Body(event.id, event.account, event.event_type, storable(decision.reason), died, claimed.traceparent)
+        )

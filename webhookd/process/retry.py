@@ -12,6 +12,8 @@ from webhookd.errors import SettingsError
 if TYPE_CHECKING:
     from webhookd.settings import Settings
 
+LONGEST_DELAY = 43_200.0  # seconds: of whatever a handler asks for
+
 # As of WEBHOOKD_MAX_ATTEMPTS, WEBHOOKD_RETRY_BASE and WEBHOOKD_RETRY_CAP.
 _MOST_ATTEMPTS = 1000
 _LEAST_SECONDS, _MOST_SECONDS = 0.01, 43_200
@@ -86,6 +88,6 @@ def retry_delay(attempt: int, base: float, cap: float) -> float:
     return random.uniform(low, high)
 
 
-def asked_delay(after: float, longest: float) -> float:
-    """The delay that a handler asked for, within `longest` seconds."""
-    return min(after, longest) if after > 0 else 0.0  # not a number is no delay
+def asked_delay(after: float) -> float:
+    """The delay that a handler asked for, as far as it may be."""
+    return min(after, LONGEST_DELAY) if after > 0 else 0.0  # not a number is no delay

@@ -14,13 +14,11 @@ from uuid import UUID
 
 from webhookd.batcher import Batcher
 from webhookd.errors import UnavailableError
-from webhookd.failpoints import Failpoint, reach
 from webhookd.lifecycle import Watch
 from webhookd.logs import logger, where
 from webhookd.process.fold import Folds
-from webhookd.process.result import BUSY, Left, Outcome, Result, standing
+from webhookd.process.result import Left, Outcome, Result, is_suspect, standing
 from webhookd.queue.message import Body
-from webhookd.store.claims import Claims
 from webhookd.store.database import Database
 from webhookd.store.events import Claimed, EventStore
 from webhookd.store.failures import gateway
@@ -28,7 +26,6 @@ from webhookd.store.failures import gateway
 if TYPE_CHECKING:
     from webhookd.tracing import Tracing
 
-_TRIES = 2  # until what another worker did meanwhile is no longer in the way
 _GROUP = 10  # messages whose events share a transaction
 _GROUPS = 3  # such transactions at a time
 _DONE = Result(Outcome.PROCESSED)
@@ -43,7 +40,6 @@ class SharedTransactions:
         self,
         database: Database,
         store: EventStore,
-        claims: Claims,
         folds: Folds,
         folding: asyncio.Semaphore,
         *,
@@ -52,7 +48,6 @@ class SharedTransactions:
     ) -> None:
         self._database = database
         self._store = store
-        self._claims = claims
         self._folds = folds
         self._folding = folding
         self._tracing = tracing
@@ -78,61 +73,51 @@ class SharedTransactions:
 
     async def _work(self, groups: list[Sequence[Body]]) -> list[list[Shared]]:
         began = time.time_ns()
-        types = {body.event_id: body.event_type for bodies in groups for body in bodies}
-        # Only what may end here is claimed: two workers that fold one event do no harm.
-        ending = [event_id for event_id, event_type in types.items() if self._folds.ends(event_type)]
-        token, ours = await self._claims.acquire(ending) if ending else ("", [])
-        if ending:
-            reach(Failpoint.WORKER_AFTER_CLAIM)
-        mine = [event_id for event_id, got in zip(ending, ours, strict=True) if got]
-        taken = set(ending) - set(mine)
-        ids = [event_id for event_id in types if event_id not in taken]
-        results: dict[UUID, Shared] = dict.fromkeys(taken, Result(Outcome.BUSY, BUSY))
+        ids = list({body.event_id for bodies in groups for body in bodies})
+        claimed: dict[UUID, Claimed] | None = None
+        ended: set[UUID] = set()
         try:
-            results |= await self._transact(ids)
+            claimed, ended = await self._transact(ids, groups)
         except UnavailableError:
             raise
         except Exception as error:  # noqa: BLE001  whatever one of them causes, it must not fail its neighbours
             logger.debug("events that shared a transaction are tried alone", count=len(ids), error=where(error))
-            results |= dict.fromkeys(ids, Left.ALL)
-        finally:
-            self._claims.release(mine, token)
-        told: list[list[Shared]] = []
-        for bodies in groups:
-            told.append([results[body.event_id] for body in bodies])
-            # Another message of the same event finds it ended.
-            for body in bodies:
-                result = results[body.event_id]
-                if isinstance(result, Result) and result.outcome is Outcome.PROCESSED:
-                    results[body.event_id] = Result(Outcome.DUPLICATE)
+        if claimed is None:
+            results: list[list[Shared]] = [[Left.ALL] * len(bodies) for bodies in groups]
+        else:
+            results = [[self._result(body, claimed.get(body.event_id), ended) for body in bodies] for bodies in groups]
         if self._tracing is not None:
-            self._trace(self._tracing, groups, told, began)
-        return told
+            self._trace(self._tracing, groups, results, began)
+        return results
 
-    async def _transact(self, ids: Sequence[UUID]) -> dict[UUID, Shared]:
-        """Reads, folds and commits. If this raises, nothing was written."""
-        results: dict[UUID, Shared] = dict.fromkeys(ids, Left.ALL)
+    async def _transact(self, ids: Sequence[UUID], groups: list[Sequence[Body]]) -> tuple[dict[UUID, Claimed], set[UUID]]:
+        """Reads, folds and commits; returns the events as they were read, and those that ended. If this raises, nothing was
+        written."""
         with gateway():
             async with self._folding, self._database.acquire("fold") as connection:
-                for _ in range(_TRIES):
-                    due: list[Claimed] = []
-                    for claimed in await self._store.read(connection, ids):
-                        outcome = standing(claimed)
-                        if outcome is Outcome.DUPLICATE:
-                            results[claimed.event.id] = Result(outcome)
-                        elif outcome is None and claimed.has_body:
-                            due.append(claimed)
-                    if not due or await self._folds.fold(connection, due):
-                        break
-                else:
-                    return results  # another worker is at them
-        for claimed in due:
-            event = claimed.event
-            if not self._folds.ends(event.event_type):
-                results[event.id] = Left.HANDLERS
-            else:
-                results[event.id] = _DONE if self._tracing is None else _DONE._replace(attempt=event.attempt)
-        return results
+                claimed = {c.event.id: c for c in await self._store.read(connection, ids)}
+                wanted = {
+                    body.event_id
+                    for bodies in groups
+                    for body in bodies
+                    if body.event_id in claimed and standing(claimed[body.event_id], body.attempts) is None
+                }
+                due = [c for event_id, c in claimed.items() if event_id in wanted and c.has_body]
+                return claimed, await self._folds.fold(connection, due) if due else set()
+
+    def _result(self, body: Body, claimed: Claimed | None, ended: set[UUID]) -> Shared:
+        if claimed is None:
+            return Result(Outcome.UNKNOWN)
+        if (outcome := standing(claimed, body.attempts)) is not None:
+            return Result(outcome)
+        if not claimed.has_body:
+            return Left.ALL
+        if not self._folds.ends(claimed.event.event_type):
+            return Left.SUSPECT if is_suspect(claimed) else Left.HANDLERS
+        if body.event_id not in ended:  # by another worker, or by another message of this transaction
+            return Result(Outcome.DUPLICATE)
+        ended.discard(body.event_id)
+        return _DONE if self._tracing is None else _DONE._replace(attempt=claimed.event.attempt)
 
     @staticmethod
     def _trace(tracing: Tracing, groups: list[Sequence[Body]], told: list[list[Shared]], began: int) -> None:

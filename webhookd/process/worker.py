@@ -8,22 +8,22 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from webhookd.authorizenet.notification import EVENT_TYPES, label
 from webhookd.errors import UnavailableError
-from webhookd.lifecycle import shielded
+from webhookd.lifecycle import Loop, shielded
 from webhookd.logs import Seldom, logger
 from webhookd.metrics import Metrics
 from webhookd.process.alone import Alone
-from webhookd.process.result import Left, Outcome, Result
+from webhookd.process.fold import Folds
+from webhookd.process.result import TRUSTED, Left, Outcome, Result
 from webhookd.process.retry import retry_delay
 from webhookd.process.shared import Shared, SharedTransactions
 from webhookd.queue.acks import Acks
 from webhookd.queue.leases import Leases
 from webhookd.queue.message import Body, Message
-from webhookd.store.events import EventStore
 
 if TYPE_CHECKING:
     from webhookd.tracing import Tracing
@@ -41,20 +41,22 @@ class Worker:
 
     def __init__(
         self,
-        store: EventStore,
         leases: Leases,
         acks: Acks,
+        folds: Folds,
         shared: SharedTransactions,
         alone: Alone,
+        owed: Loop,
         *,
         metrics: Metrics,
         tracing: Tracing | None = None,
     ) -> None:
-        self._store = store
         self._leases = leases
         self._acks = acks
+        self._folds = folds
         self._shared = shared
         self._alone = alone
+        self._owed = owed  # what attempts could not record when they ended
         self._tracing = tracing
         # By label, since whoever writes to the queue chooses the types that stand in messages.
         self._processed = functools.cache(metrics.processed.labels)
@@ -67,19 +69,28 @@ class Worker:
     async def start(self) -> None:
         """Starts gathering."""
         await self._shared.start()
+        await self._owed.start()
 
     async def stop(self) -> None:
         """Ends what is gathered."""
         await self._shared.stop()
+        await self._owed.stop()
 
-    async def work(self, message: Message) -> None:
-        """Brings `message` to an outcome.
+    def weigh(self, message: Message) -> int:
+        """How many permits a message needs: one for each event that has handlers, which take their time."""
+        return max(1, sum(map(self._has_handlers, message.bodies)))
+
+    def _has_handlers(self, body: Body) -> bool:
+        return not self._folds.ends(body.event_type)
+
+    async def work(self, message: Message, give: Callable[[int], None]) -> None:
+        """Brings `message` to an outcome; `give` takes back the permits of events that have ended.
 
         Whatever happens, it is deleted only after each of its events has ended, or is due to be sent again.
         """
         self._leases.hold(message)
         try:
-            await self._settle(message, await self._results(message))
+            await self._settle(message, await self._results(message, give))
         except asyncio.CancelledError:
             # Stopping: the transactions were rolled back, so another worker may have the events at once.
             await shielded(self._hide(message, 0), _BOOKKEEPING)
@@ -101,37 +112,21 @@ class Worker:
         await self._leases.release(message)
         await self._acks.hide(message, seconds)
 
-    async def _results(self, message: Message) -> Sequence[Result]:
+    async def _results(self, message: Message, give: Callable[[int], None]) -> Sequence[Result]:
         bodies = message.bodies
         if not bodies:
             if self._tell_unknown():
                 logger.warning("a message in the queue is not one of webhookd's; it is left to the redrive policy")
             self._processed("other", Outcome.UNKNOWN).inc()
             return [Result(Outcome.UNKNOWN)]
-        if message.receive_count > 1 and len(bodies) > 1:
-            # It was interrupted, or one of its events may kill its worker: from now on each is on its own.
-            return await self._split(message)
-        if message.receive_count > 1 or bodies[0].dead is not None:  # a dead-letter copy is never a part of a bundle
-            return [await self._deliver(message, bodies[0], Left.ALL)]
-        return await self._share(message, bodies)
-
-    async def _split(self, message: Message) -> list[Result]:
-        """Leaves what still waits of a bundle to the sweeper; unknown events are dropped, unless there are no others."""
-        try:
-            known = await self._store.send_alone([body.event_id for body in message.bodies])
-            unknown = Result(Outcome.UNKNOWN)
-            results = [Result(Outcome.SPLIT) if body.event_id in known else unknown for body in message.bodies]
-        except UnavailableError as error:
-            results = [self._interrupted(message, error)] * len(message.bodies)
-        for body, result in zip(message.bodies, results, strict=True):
-            self._count(body, result.outcome)
-        return results
-
-    async def _share(self, message: Message, bodies: Sequence[Body]) -> list[Result]:
-        """Folds events in a transaction with others', then does what is left for each of them, side by side."""
         shared: list[Shared]
         try:
-            shared = await self._shared.submit(bodies)
+            if bodies[0].dead is not None:  # a dead-letter copy is never a part of a bundle
+                shared = [await self._alone.revive(bodies[0])]
+            elif message.receive_count > TRUSTED:  # what it folds may kill the process: not together with others
+                shared = [Left.ALL] * len(bodies)
+            else:
+                shared = await self._shared.submit(bodies)
         except UnavailableError as error:
             shared = [self._interrupted(message, error)] * len(bodies)
         done: list[Result] = []
@@ -139,13 +134,22 @@ class Worker:
         for body, result in zip(bodies, shared, strict=True):
             if isinstance(result, Left):
                 left.append((body, result))
-            else:
-                self._count(body, result.outcome)
-                done.append(result)
+                continue
+            done.append(result)
+            self._count(body, result.outcome)
+            if self._has_handlers(body):
+                give(1)
         if len(left) == 1:
-            return [*done, await self._deliver(message, *left[0])]
-        results = await asyncio.gather(*(self._deliver(message, *one) for one in left), return_exceptions=True)
+            return [*done, await self._finish(message, *left[0], give)]
+        results = await asyncio.gather(*(self._finish(message, *one, give) for one in left), return_exceptions=True)
         return [*done, *map(_or_raise, results)]
+
+    async def _finish(self, message: Message, body: Body, left: Left, give: Callable[[int], None]) -> Result:
+        try:
+            return await self._deliver(message, body, left)
+        finally:
+            if self._has_handlers(body):
+                give(1)
 
     async def _deliver(self, message: Message, body: Body, left: Left) -> Result:
         """Works on one event alone, and counts what came of it."""
@@ -173,6 +177,8 @@ class Worker:
         return Result(Outcome.INTERRUPTED, retry_delay(message.receive_count, _INTERRUPTED, _LONGEST_INTERRUPTED))
 
     def _count(self, body: Body, outcome: Outcome) -> None:
+        if outcome is Outcome.UNKNOWN and self._tell_unknown():
+            logger.warning("a message names an event that is not in the database", event_id=str(body.event_id))
         self._processed(label(body.event_type), outcome).inc()
 
 

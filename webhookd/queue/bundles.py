@@ -1,8 +1,7 @@
 """Bundles: one message for several events, since a request costs the same however much its messages say.
 
-A bundle is for the way without trouble. It is worked on once; when it comes back, for whatever reason, what is left of it
-goes on in messages of their own, so that each event has its own delays, its own count of receives and its own dead letter.
-The same holds for a bundle that the queue refuses.
+Each event of a bundle is worked on alone, in its own time and with its own outcome. The events of a bundle that the queue
+refuses are sent in messages of their own.
 """
 
 from __future__ import annotations
@@ -13,27 +12,22 @@ from uuid import UUID
 
 from webhookd.errors import MessageRefusedError
 from webhookd.queue.contract import Failure, Limits, Queue
-from webhookd.queue.message import MOST_EVENTS, Body, dump
-from webhookd.store.events import Outgoing
+from webhookd.queue.message import LONGEST_MESSAGE, MOST_EVENTS, Body, dump
 
-_LONGEST_TYPE = 100  # characters: an event of a longer one would make all bundles of its request smaller
-_FRAME = 32  # bytes of a bundle around its events
-
-
-def may_be_bundled(event: Outgoing) -> bool:
-    """Whether `event` may share its message with others."""
-    return not event.alone and len(event.event_type) <= _LONGEST_TYPE and event.event_type.isascii()
+_FRAME = 48  # bytes of a message around its events
 
 
 def pack(bodies: Sequence[Body], limits: Limits) -> list[Sequence[Body]]:
     """Few messages for many events: each event alone while one request holds them, else in bundles of like size.
 
-    No bundle is larger than the queue's largest message. A small limit makes more messages than a request holds.
+    No bundle is larger than the queue's largest message, or than what `load` reads. A small limit makes more messages than a
+    request holds.
     """
     if len(bodies) <= limits.batch:
         return [[body] for body in bodies]
     largest = max(len(dump([body])) for body in bodies)
-    fitting = min(MOST_EVENTS, max(1, (limits.message_bytes - _FRAME) // largest))
+    most_bytes = min(limits.message_bytes, LONGEST_MESSAGE)
+    fitting = min(MOST_EVENTS, max(1, (most_bytes - _FRAME) // largest))
     count = math.ceil(len(bodies) / fitting)
     return [bodies[i::count] for i in range(count)]
 

@@ -1,7 +1,8 @@
 """Dead letters: the dead-letter queue and `dead` in PostgreSQL agree, whoever moved the message.
 
 A message in the dead-letter queue is either a *copy*, which says why its event is dead, or *raw*, moved there by the queue
-itself after too many receives. The reader turns raw ones into copies, and removes what is no longer true. So a redrive from
+itself after too many receives. That proves nothing of the event, so the reader has the work of raw messages sent again, and
+removes them, as it removes what is no longer true. So a redrive from
 the AWS console brings back copies only, which tell a worker that an operator wants this dead event tried again. SQS knows no
 source of a copy, since the daemon sent it: the console must name the main queue as its custom destination. A copy proves by
 its MAC that webhookd wrote it; the reader replaces one that does not.
@@ -29,7 +30,6 @@ from webhookd.queue.message import Body, Message, fit
 from webhookd.queue.proof import is_proven, sign
 from webhookd.store.events import EventStore
 
-_ACTOR = "dead-letter reader"
 _DUTY = "dead-letter reader"
 _OWED_AFTER = 15.0  # seconds: by then the copy that follows a death at once has failed
 _HIDDEN = 60  # seconds: how long a pass may hide what it looks at
@@ -52,7 +52,6 @@ class DeadLetters:
         self._store = store
         self._queue = queue  # the dead-letter queue
         self._moved = metrics.dead_letters_moved
-        self._dead = metrics.dead.labels("redrive_policy")
         self._batch = queue.limits.batch
         self._copies: Batcher[Body, None] = Batcher(
             "dead letters", self._copy, watch, max_batch=self._batch, max_pending=10_000
@@ -168,45 +167,22 @@ class DeadLetters:
         return bool(lost)
 
     async def _belongs(self, message: Message, states: dict[UUID, Any], seen: _Seen) -> bool:
-        """Whether `message` belongs in the dead-letter queue; makes PostgreSQL agree where the queue has moved it."""
+        """Whether `message` belongs in the dead-letter queue; makes PostgreSQL agree if the queue has moved it."""
         known = [body for body in message.bodies if body.event_id in states]
         if not known:
             seen.foreign.add(message.id)
             return True  # not ours to judge; it stays for a person to look at
-        if len(message.bodies) > 1:
-            await self._store.send_alone([body.event_id for body in known])
-            self._moved.labels("split").inc()
-            return False
-        [body] = known
-        row = states[body.event_id]
-        status = Status(row["status"])
-        dead = status is Status.DEAD and not row["discarded"]
-        if body.dead is not None:
-            return await self._is_copy(message, body, row, seen) if dead else self._removed()
-        if status.finished:
-            if dead and body.event_id not in seen.copies and not row["dead_letter_sent"]:
-                await self._copy([_body(body.event_id, row)])
+        if known[0].dead is not None:
+            row = states[known[0].event_id]
+            return await self._is_copy(message, known[0], row, seen) if _is_dead(row) else self._removed()
+        open_ = {body.event_id for body in known if not Status(states[body.event_id]["status"]).finished}
+        if not open_:
             return self._removed()
-        if row["put_off"]:
-            # Its attempts are not spent, and the sweeper sends it again: it was received too often for other reasons.
-            return self._removed()
-        reason = f"SQS moved its message to the dead-letter queue after {message.receive_count} receives"
-        died = await self._store.mark_dead(
-            body.event_id,
-            attempts=row["attempts"],
-            redriven_at=row["redriven_at"],
-            from_status=status,
-            reason=reason,
-            detail=reason,
-            actor=_ACTOR,
-            spent=0,
-        )
-        if died is None:
-            return True  # it moved on just now; the next pass sees where to
-        reach(Failpoint.DEAD_LETTERS_AFTER_ADOPTION)
-        self._dead.inc()
-        self._moved.labels("adopted").inc()
-        await self._copy([Body(body.event_id, row["account"], row["event_type"], reason, died, row["traceparent"])])
+        reason = f"SQS moved its message to the dead-letter queue after {message.receive_count} receives: put back"
+        if not await self._store.put_back(sorted(open_), reason=reason):
+            return True  # some have ended, or are in a worker's hands; the next pass sees which
+        reach(Failpoint.DEAD_LETTERS_AFTER_PUT_BACK)
+        self._moved.labels("put_back").inc(len(open_))
         return False
 
     async def _is_copy(self, message: Message, body: Body, row: Any, seen: _Seen) -> bool:
@@ -242,6 +218,10 @@ class _Seen:
     copies: dict[UUID, str] = field(default_factory=dict)  # the id of the message that is an event's copy
     replaced: set[UUID] = field(default_factory=set)  # events whose unproven copy gave way to a true one
     foreign: set[str] = field(default_factory=set)  # ids of messages that are none of ours
+
+
+def _is_dead(row: Any) -> bool:
+    return Status(row["status"]) is Status.DEAD and not row["discarded"]
 
 
 def _body(event_id: UUID, row: Any) -> Body:

@@ -47,7 +47,7 @@ class Leases:
     async def release(self, message: Message) -> None:
         """Stops extending `message`; when this returns, no extension of it is under way.
 
-        A heartbeat that lands after a retry's visibility was set would overwrite that delay, hence the wait.
+        A heartbeat that lands after the message was given back would hide it again, hence the wait.
         """
         self._held.pop(message, None)
         self._in_flight.set(len(self._held))
@@ -62,7 +62,7 @@ class Leases:
         await asyncio.gather(*(self._extend(due[i : i + batch]) for i in range(0, len(due), batch)))
 
     async def _extend(self, messages: list[Message]) -> None:
-        # Released since the turn began: nobody has waited for this extension, so it would overwrite a retry's delay.
+        # Released since the turn began: nobody has waited for this extension, so it would hide again what was given back.
         messages = [message for message in messages if message in self._held]
         if not messages:
             return

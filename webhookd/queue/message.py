@@ -13,7 +13,10 @@ import orjson
 from asyncpg.pgproto import pgproto
 
 MOST_EVENTS = 32  # in a message
-_LONGEST_MESSAGE = 65_536  # characters; the largest message of ours has a third of them
+_VERSION = 3
+_CONSUMER = "handlers"  # whom the work is for
+_MOST_ATTEMPTS = 2**31 - 1  # as in the database
+LONGEST_MESSAGE = 65_536  # characters; a longer one is not read
 _LONGEST_NAME = 200  # characters, of an account or an event type: no event has longer ones
 _LONGEST_REASON = 2000  # characters, as in the database
 _LATEST = 2**63 - 1
@@ -23,7 +26,11 @@ _MAC = re.compile(r"[0-9a-f]{64}")
 
 
 class Body(NamedTuple):
-    """What a message says of an event: which one, and, for a dead-letter copy, why and when it died. No customer data."""
+    """What a message says of an event: which one, and, for a dead-letter copy, why and when it died. No customer data.
+
+    `attempts`: how many attempts the event's work had failed when the message was sent. If the work waits for a retry after
+    more attempts, the message is stale.
+    """
 
     event_id: UUID
     account: str
@@ -32,6 +39,7 @@ class Body(NamedTuple):
     died: int | None = None  # microseconds since 1970: tells one death of an event from another
     traceparent: str | None = None  # W3C Trace Context's, of the span of the event's receipt
     mac: str | None = None  # of a dead-letter copy (proof.py)
+    attempts: int = 0
 
 
 @dataclass(slots=True, frozen=True, eq=False)
@@ -46,15 +54,16 @@ class Message:
 
 
 def dump(bodies: Sequence[Body]) -> str:
-    """A message's text, JSON: version 1 for one event, version 2 for several (a bundle)."""
-    events = [_fields(body) for body in bodies]
-    fields: dict[str, Any] = {"v": 1, **events[0]} if len(events) == 1 else {"v": 2, "events": events}
+    """A message's text, JSON: the consumer that its work is for, and its events."""
+    fields = {"v": _VERSION, "consumer": _CONSUMER, "events": [_fields(body) for body in bodies]}
     text = orjson.dumps(fields).decode()
     return text if text.isascii() else json.dumps(fields)  # ASCII only: SQS refuses some of Unicode's characters
 
 
 def _fields(body: Body) -> dict[str, Any]:
     fields: dict[str, Any] = {"event": str(body.event_id), "account": body.account, "type": body.event_type}
+    if body.attempts:
+        fields["attempts"] = body.attempts
     if body.dead is not None:
         fields |= {"dead": body.dead, "died": body.died}
     if body.traceparent is not None:
@@ -73,25 +82,28 @@ def fit(body: Body, most_bytes: int) -> Body:
 
 def load(text: str) -> tuple[Body, ...]:
     """The events that a message's text names, each once; none if the text is not what `dump` makes."""
-    if len(text) > _LONGEST_MESSAGE:
+    if len(text) > LONGEST_MESSAGE:
         return ()
     try:
         fields = orjson.loads(text)
-        if fields["v"] == 1:
-            return (_body(fields),)
         events = fields["events"]
-        if fields["v"] != 2 or not isinstance(events, list) or not 0 < len(events) <= MOST_EVENTS:
+        if (fields["v"], fields["consumer"]) != (_VERSION, _CONSUMER) or type(events) is not list:
+            return ()
+        if not 0 < len(events) <= MOST_EVENTS:
             return ()
         bodies = {body.event_id: body for body in map(_body, events)}
     except (ValueError, TypeError, KeyError):
         return ()
     # A dead-letter copy is never a part of a bundle.
-    return () if any(body.dead is not None for body in bodies.values()) else tuple(bodies.values())
+    return () if len(bodies) > 1 and any(body.dead is not None for body in bodies.values()) else tuple(bodies.values())
 
 
 def _body(fields: dict[str, Any]) -> Body:
     event = _text(fields["event"], 36)
     dead, died, traceparent, mac = map(fields.get, ("dead", "died", "traceparent", "mac"))
+    attempts = fields.get("attempts", 0)
+    if type(attempts) is not int or not 0 <= attempts <= _MOST_ATTEMPTS:
+        raise ValueError("no count")
     if dead is None:
         died = mac = None
     elif died is not None and (type(died) is not int or not 0 <= died <= _LATEST):
@@ -104,6 +116,7 @@ def _body(fields: dict[str, Any]) -> Body:
         died,
         traceparent if isinstance(traceparent, str) and _TRACEPARENT.fullmatch(traceparent) else None,
         mac if isinstance(mac, str) and _MAC.fullmatch(mac) else None,
+        attempts,
     )
 
 

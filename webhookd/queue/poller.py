@@ -1,4 +1,4 @@
-"""The poller: receives no more messages than workers can start, and hands each one to a worker's task."""
+"""The poller: receives no more events than workers can start, and hands each message to a worker's task."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable
+from typing import TypeAlias, cast
 
 from webhookd.errors import UnavailableError
 from webhookd.lifecycle import Loop, Watch
@@ -17,21 +18,55 @@ _CANCELLED = 5.0  # seconds that a cancelled worker has to roll back
 _GATHER = 0.02  # seconds that a poll waits for more permits where there are few
 # Seconds from an empty receive to the next one that is as quick: with WEBHOOKD_SQS_WAIT=0, and by a server that does not wait.
 _PAUSE = 1.0
+_REPORTED = 10.0  # seconds between two reports
+
+# Called with a message, and a function that gives so many of its permits back.
+Work: TypeAlias = Callable[[Message, Callable[[int], None]], Awaitable[None]]
+
+
+class Permits:
+    """How many more events may be worked on.
+
+    A message can need more permits than were thought: then the count falls below zero.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.free = count
+        self._given = asyncio.Event()
+
+    def take(self, count: int) -> None:
+        """Takes permits, free or not."""
+        self.free -= count
+
+    def give(self, count: int) -> None:
+        """Gives permits back."""
+        self.free += count
+        self._given.set()
+
+    async def wait(self, count: int) -> None:
+        """Returns when `count` permits are free, and takes none."""
+        while self.free < count:
+            self._given.clear()
+            await self._given.wait()
 
 
 class Poller:
-    """`pollers` long polls over `concurrency` permits; `work` is called once for each message.
+    """`pollers` long polls over permits for `concurrency` events; `work` is called once for each message.
 
-    A permit is taken before the poll and held while the message is worked on. A receive in flight is never cancelled:
-    The queue would have handed out messages that nobody holds.
+    A message needs as many permits as `weigh` says, at most `heaviest`. They are taken before the poll, as many as its messages
+    will probably need, since a replica must not take all of a queue that others could work on. A receive in flight is never
+    cancelled: the queue would have handed out messages that nobody holds.
     """
 
     def __init__(
         self,
         queue: Queue,
-        work: Callable[[Message], Awaitable[None]],
+        work: Work,
         *,
+        weigh: Callable[[Message], int],
+        heaviest: int,
         able: Callable[[], bool],
+        report: Callable[[int, float | None], Awaitable[None]],
         concurrency: int,
         pollers: int,
         wait: int,
@@ -41,17 +76,25 @@ class Poller:
         self._queue = queue
         self._work = work
         self._able = able  # whether workers can work at all: without PostgreSQL, messages are better left in the queue
+        # Called with how much is worked on at a time, and the age (seconds) of a poll that found the queue empty, or None.
+        self._report = report
+        self._reported = -_REPORTED
         self._wait = wait
         self._visibility_timeout = visibility_timeout
-        self._permits = asyncio.Semaphore(concurrency)
-        self._fill = min(queue.limits.batch, concurrency // pollers)
+        self._concurrency = concurrency
+        self._permits = Permits(concurrency)
+        self._weigh = weigh
+        self._heaviest = self._weight = heaviest  # the second: of the heaviest message of late
+        self._share = max(1, concurrency // pollers)
         self._loops = [Loop(f"poller {n}", self._poll, watch, every=_PAUSE) for n in range(pollers)]
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], int] = {}  # and the permits that it holds
         self._stopping = False
 
     async def start(self) -> None:
         """Starts polling."""
         self._stopping = False
+        with contextlib.suppress(UnavailableError):  # the sweepers go by it
+            await self._report(self._concurrency, None)
         for loop in self._loops:
             await loop.start()
 
@@ -73,38 +116,61 @@ class Poller:
             _, left = await asyncio.wait(self._tasks, timeout=_CANCELLED)
             if left:  # a handler that swallows its cancellation; its message comes back by its visibility timeout
                 logger.error("workers did not end when they were cancelled", count=len(left))
-                for _ in left:  # so that no poller waits for their permits
-                    self._permits.release()
+                self._permits.give(sum(self._tasks[task] for task in left))  # so that no poller waits for their permits
 
     async def _poll(self) -> bool:
         if not self._able():
             raise UnavailableError("postgresql", "workers cannot work without it")
-        await self._permits.acquire()
-        permits = 1
+        permits = self._permits
+        await permits.wait(1)
+        fill = min(self._queue.limits.batch * self._weight, self._share)
+        if permits.free < fill / 2:
+            # Under load permits come back one by one; waiting a moment for more makes a call worth its price.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_GATHER):
+                    await permits.wait(fill)
+        if self._stopping:
+            return False
+        room = min(permits.free, self._share)
+        limit = max(1, min(self._queue.limits.batch, room // self._weight))
+        taken = min(limit * self._weight, room)
+        permits.take(taken)
+        began = time.monotonic()
         try:
-            while permits < self._fill and not self._permits.locked():
-                await self._permits.acquire()
-                permits += 1
-            if permits < self._fill / 2:
-                # Under load permits come back one by one; waiting a moment for more makes a call worth its price.
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(_GATHER):
-                        while permits < self._fill:
-                            await self._permits.acquire()
-                            permits += 1
-            if self._stopping:
-                return False
-            began = time.monotonic()
-            messages = await self._keep(await self._receive(permits))
+            messages = await self._keep(await self._receive(limit))
             for message in messages:
-                task = asyncio.create_task(self._run(message), name="worker")
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
-                permits -= 1  # the task's now
+                self._start(message)
         finally:
-            for _ in range(permits):
-                self._permits.release()
+            permits.give(taken)
+        if messages:
+            # Those that come are like those that came.
+            self._weight = max(1, self._weight // 2, *map(self._weigh, messages))
+        else:
+            self._weight = self._heaviest
+        await self._tell(began, empty=not messages)
         return bool(messages) or time.monotonic() - began >= _PAUSE
+
+    def _start(self, message: Message) -> None:
+        weight = self._weigh(message)
+        self._permits.take(weight)
+        task = asyncio.create_task(self._run(message), name="worker")
+        self._tasks[task] = weight
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._permits.give(self._tasks.pop(task))
+
+    async def _run(self, message: Message) -> None:
+        task = cast("asyncio.Task[None]", asyncio.current_task())
+
+        def give(permits: int) -> None:
+            self._tasks[task] -= permits
+            self._permits.give(permits)
+
+        try:
+            await self._work(message, give)
+        except Exception:  # noqa: BLE001  the message comes back by its visibility timeout
+            logger.exception("a worker failed")
 
     async def _receive(self, limit: int) -> list[Message]:
         return await self._queue.receive(limit, wait=self._wait, visibility=self._visibility_timeout)
@@ -119,10 +185,12 @@ class Poller:
             logger.debug("messages come back by their visibility timeout", count=len(messages))
         return []
 
-    async def _run(self, message: Message) -> None:
-        try:
-            await self._work(message)
-        except Exception:  # noqa: BLE001  the message comes back by its visibility timeout
-            logger.exception("a worker failed")
-        finally:
-            self._permits.release()
+    async def _tell(self, began: float, *, empty: bool) -> None:
+        """Reports that this process works, and whether the queue was empty: what was sent before was received, or is lost."""
+        if self._stopping or began - self._reported < _REPORTED:
+            return
+        # An answer without a wait says nothing, since SQS then asks some of its servers only.
+        if empty and self._wait == 0:
+            empty = (await self._queue.depth()).visible == 0
+        self._reported = began
+        await self._report(self._concurrency, time.monotonic() - began if empty else None)

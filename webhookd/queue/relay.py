@@ -1,8 +1,11 @@
-"""The outbox relay: committed events become messages.
+"""The outbox relay: committed work becomes messages. PostgreSQL knows what is due; the queue only carries it.
 
-Two ways lead there. The hot path takes fresh events from the receiver's memory; the sweeper finds in PostgreSQL what the
-hot path left behind (the queue away, a crash after the commit, no room in the window), and what was sent long ago and has not
-ended (the queue lost it). Sending twice is harmless, so everything here errs on that side.
+Two ways lead there. The hot path takes fresh events from the receiver's memory. The sweeper finds in PostgreSQL whatever else
+is due: what the hot path left behind (the queue away, a crash after the commit, no room in the window), retries, what an
+operator redrove, and what the queue has lost. Sending twice is harmless, so everything here errs on that side.
+
+There are two lanes. What is fresh never waits behind the rest (what has failed, was redriven, put back or lost), of which a
+bounded number is in the queue at a time.
 """
 
 from __future__ import annotations
@@ -13,16 +16,16 @@ from collections import deque
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
+from uuid import UUID
 
 from webhookd.batcher import Batcher
 from webhookd.errors import MessageRefusedError, OverloadedError, UnavailableError
-from webhookd.event import Status
 from webhookd.failpoints import Failpoint, reach
 from webhookd.lifecycle import Loop, Watch
 from webhookd.logs import Seldom, logger
 from webhookd.metrics import Metrics
-from webhookd.queue.bundles import may_be_bundled, send_events
-from webhookd.queue.contract import Queue
+from webhookd.queue.bundles import send_events
+from webhookd.queue.contract import Failure, Queue
 from webhookd.queue.message import MOST_EVENTS, Body
 from webhookd.store.events import EventStore, Outgoing
 
@@ -31,11 +34,20 @@ if TYPE_CHECKING:
 
 # Seconds that the hot path has before the sweeper takes an event for left behind.
 HOT_PATH_GRACE = 10.0
-# Seconds that a sweeper has to send what it claimed, before another one may.
+# Seconds that a sweeper has to send what it leased, before another one may.
 _LEASE = 30.0
-_AGAIN = 1.0  # seconds until what it claimed and could not send is due again
+_AGAIN = 1.0  # seconds until what it leased and could not send is due again
 _REFUSED_AGAIN = 60.0  # the same for what the queue refuses alone
-_SWEEP = 500
+_SWEEP = 500  # events of a lane in one round
+_LONGEST_WAIT = 3600.0  # seconds that a message may wait in a busy queue until it counts as lost, or four times RESEND_AFTER
+# Seconds until a round after one that left work behind, since its lane had no more room: the workers are making some. The
+# second one is for a round that sent nothing.
+_NO_ROOM, _NO_ROOM_AT_ALL = 0.05, 0.25
+# What has failed, was redriven or put back has half of what workers do at a time, so that handlers that hang at it leave the
+# other half to fresh events. Half of that half is for what was tried once at most: or what fails each time would keep all
+# others from their second attempt.
+_SHARES = 4
+_LEAST_TURNS = 4  # if no worker was seen of late
 _MAX_PENDING = 20_000
 # Seconds that a request waits for more events where there are many: it costs the same for one and for hundreds.
 _GATHER = 0.03
@@ -51,8 +63,8 @@ _RECORDED = 1000  # events in one statement
 class Relay:
     """Sends events to the queue and records that they were sent.
 
-    `window`: how many unfinished events may have a message in the queue; None for no limit. `resend_after` (seconds): when an
-    event that was sent and has not ended is sent again; doubles with each send.
+    `window`: how much fresh work may have a message in the queue; None for no limit.
+    `resend_after` (seconds): until an event that was sent and has not ended may count as lost; doubles with each send.
     """
 
     def __init__(
@@ -74,16 +86,16 @@ class Relay:
         self._room = 0
         self._unrecorded: deque[tuple[float, list[Outgoing]]] = deque()  # sent at (the loop's clock), oldest first
         self._uncounted = 0  # sent, and not yet counted by PostgreSQL as being in the queue
-        self._left_behind = True
+        self._waits = [True, True, True]  # of each lane, whether more waits than the last round could take, perhaps
         self._sent = metrics.relayed.labels("sent")
         self._failed = metrics.relayed.labels("failed")
         self._refused = metrics.relayed.labels("refused")
         self._left = metrics.relayed.labels("left")
         self._tell_refused = Seldom()
         batch = queue.limits.batch
-        self._sender: Batcher[Outgoing, None] = Batcher(
+        self._hot: Batcher[Outgoing, None] = Batcher(
             "relay",
-            self._send,
+            self._send_hot,
             watch,
             max_batch=batch * MOST_EVENTS,
             max_pending=_MAX_PENDING,
@@ -92,9 +104,6 @@ class Relay:
             linger=_GATHER,
             heavy=_HEAVY,
         )
-        self._singles: Batcher[Outgoing, None] = Batcher(
-            "relay of single events", self._send, watch, max_batch=batch, max_pending=_MAX_PENDING, workers=8
-        )
         delay = _DELAY if window is None else _DELAY_IN_WINDOW
         self._recorder = Loop("recorder of sent events", partial(self._record, delay), watch, every=0.1)
         self._sweeper = Loop("outbox sweeper", self.sweep, watch, every=1.0)
@@ -102,15 +111,13 @@ class Relay:
     async def start(self) -> None:
         """Starts both ways."""
         await self._recorder.start()
-        await self._sender.start()
-        await self._singles.start()
+        await self._hot.start()
         await self._sweeper.start()
 
     async def stop(self) -> None:
         """Sends what the hot path holds, records it, and returns."""
         await self._sweeper.stop()
-        await self._sender.stop()
-        await self._singles.stop()
+        await self._hot.stop()
         await self._recorder.stop()
         with contextlib.suppress(UnavailableError):  # they stay due, and are sent once more: harmless
             while self._unrecorded:
@@ -121,50 +128,51 @@ class Relay:
 
         False: the caller commits them as due at once for the sweeper, and does not offer them.
         """
-        if self._queue.up and self._pending + count <= _MAX_PENDING:
+        if self._queue.up and self._hot.pending + count <= _MAX_PENDING:
             if self._window is None:
                 return True
             if self._room >= count:
                 self._room -= count
                 return True
         self._left.inc(count)
-        self._left_behind = True
+        self._waits[0] = True
         self._sweeper.wake()
         return False
-
-    @property
-    def _pending(self) -> int:
-        return self._sender.pending + self._singles.pending
-
-    def _batcher(self, event: Outgoing) -> Batcher[Outgoing, None]:
-        return self._sender if may_be_bundled(event) else self._singles
 
     def offer(self, events: Sequence[Outgoing]) -> None:
         """Takes reserved events that are committed now."""
         try:
             for event in events:
-                self._batcher(event).post(event)
+                self._hot.post(event)
         except OverloadedError:
             # They are committed, so nobody must be told otherwise; the sweeper finds them when they are due.
-            self._left_behind = True
+            self._waits[0] = True
 
-    async def _send(self, events: list[Outgoing]) -> list[BaseException | None]:
-        bodies = [Body(event.id, event.account, event.event_type, None, None, event.traceparent) for event in events]
+    async def _send_hot(self, events: list[Outgoing]) -> list[BaseException | None]:
+        try:
+            failures = await self._send(events)
+        except UnavailableError as error:
+            # What waits behind would fail one timeout after the other; it is in the outbox, where the sweeper finds it.
+            self._hot.drop(error)
+            raise
+        sent = [event for event in events if event.id not in failures]
+        self._unrecorded.append((asyncio.get_running_loop().time(), sent))
+        self._uncounted += len(sent)
+        return [failures.get(event.id) for event in events]
+
+    async def _send(self, events: Sequence[Outgoing]) -> dict[UUID, Failure]:
+        """Sends events, and counts them; returns those that the queue did not take."""
+        bodies = [Body(e.id, e.account, e.event_type, traceparent=e.traceparent, attempts=e.attempts) for e in events]
         reach(Failpoint.RELAY_BEFORE_SEND)
         tracing = self._tracing
         traced = contextlib.nullcontext() if tracing is None else tracing.send([event.traceparent for event in events])
         try:
             with traced:
                 failures = await send_events(self._queue, bodies)
-        except UnavailableError as error:
+        except UnavailableError:
             self._failed.inc(len(events))
-            # What waits behind would fail one timeout after the other; it is in the outbox, where the sweeper finds it.
-            self._sender.drop(error)
-            self._singles.drop(error)
             raise
         reach(Failpoint.RELAY_AFTER_SEND)
-        self._unrecorded.append((asyncio.get_running_loop().time(), [event for event in events if event.id not in failures]))
-        self._uncounted += len(events) - len(failures)
         self._sent.inc(len(events) - len(failures))
         refused = {id_: error for id_, error in failures.items() if isinstance(error, MessageRefusedError)}
         self._failed.inc(len(failures) - len(refused))
@@ -172,56 +180,76 @@ class Relay:
         if refused and self._tell_refused():
             event_id, refusal = next(iter(refused.items()))
             logger.error("the queue refuses the message of an event", event_id=str(event_id), code=refusal.code)
-        return [failures.get(event.id) for event in events]
+        return failures
 
     async def _record(self, delay: float) -> bool:
-        """One round: records what was sent `delay` seconds ago and before; True where there is more."""
+        """One round: records what the hot path sent `delay` seconds ago and before; True if there is more."""
         due = asyncio.get_running_loop().time() - delay
         events: list[Outgoing] = []
         while self._unrecorded and self._unrecorded[0][0] <= due and len(events) < _RECORDED:
             events += self._unrecorded.popleft()[1]
-        # Where this fails the events stay due, and are sent once more: harmless.
         try:
             if events:
-                await self._store.mark_sent(events, resend_after=self._resend_after)
-                reach(Failpoint.RELAY_AFTER_RECORD)
+                await self._mark_sent(events)
         finally:
             self._uncounted -= len(events)
         return len(events) >= _RECORDED
 
-    async def sweep(self) -> bool:
-        """One round: sends what is due, as far as the window has room; True where there is more."""
-        # While the queue is away, a single event is claimed, to find out when it is back: a claimed event waits for its lease.
-        limit = min(_SWEEP, _MAX_PENDING - self._pending) if self._queue.up else 1
-        if limit <= 0:
-            return False
-        fresh = limit
-        if self._window is not None:
-            in_queue = await self._store.count_in_queue(self._window)
-            self._room = self._window - in_queue - self._pending - self._uncounted
-            fresh = max(0, min(limit, self._room))
-        more = False
-        if fresh:
-            events = await self._store.claim_unsent([Status.RECEIVED], limit=fresh, lease=_LEASE)
-            self._room -= len(events)
-            if events:
-                reach(Failpoint.SWEEPER_AFTER_CLAIM)
-            await self._send_all(events)
-            more = self._left_behind = len(events) == fresh
-        overdue = await self._store.claim_unsent([Status.QUEUED, Status.RETRYING], limit=limit, lease=_LEASE)
-        await self._send_all(overdue)
-        if not fresh and self._left_behind:
-            await asyncio.sleep(0.05)  # no room in the window: the workers are making some
-            return True
-        return more or len(overdue) == limit
+    async def _mark_sent(self, events: Sequence[Outgoing]) -> None:
+        # If this fails the events stay due, and are sent once more: harmless.
+        await self._store.mark_sent(events, resend_after=self._resend_after)
+        reach(Failpoint.RELAY_AFTER_RECORD)
 
-    async def _send_all(self, events: Sequence[Outgoing]) -> None:
-        results = await asyncio.gather(*(self._batcher(event).submit(event) for event in events), return_exceptions=True)
-        failures = {event.id: result for event, result in zip(events, results, strict=True) if result is not None}
-        refused = [id_ for id_, error in failures.items() if isinstance(error, MessageRefusedError)]
-        failed = [id_ for id_, error in failures.items() if not isinstance(error, MessageRefusedError)]
+    async def sweep(self) -> bool:
+        """One round: sends what is due, as far as the windows have room; True if there is more."""
+        # While the queue is away, a single event is leased, to find out when it is back: a leased event waits for its lease.
+        limit = _SWEEP if self._queue.up else 1
+        fresh, rest, later = await self._rooms(limit)
+        leased = await self._store.lease(
+            fresh=fresh,
+            rest=rest,
+            later=later,
+            lost=limit,
+            lease=_LEASE,
+            resend_after=self._resend_after,
+            longest_wait=max(_LONGEST_WAIT, 4 * self._resend_after),
+        )
+        self._room -= len(leased.fresh)
+        if leased.all:
+            reach(Failpoint.SWEEPER_AFTER_CLAIM)
+            await self._send_leased(leased.all)
+        # Without room, nobody knows whether more waits.
+        for lane, room in enumerate((fresh, rest, later)):
+            self._waits[lane] = len(leased[lane]) >= room and (room > 0 or self._waits[lane])
+        if limit in map(len, leased):
+            return True
+        if any(self._waits):
+            await asyncio.sleep(_NO_ROOM if leased.all else _NO_ROOM_AT_ALL)
+            return True
+        return False
+
+    async def _rooms(self, limit: int) -> tuple[int, int, int]:
+        """How much of each lane, (fresh, rest, later), may be sent now."""
+        in_queue = await self._store.count_in_queue(fresh=self._window or 0)
+        share = max(1, (in_queue.turns or _LEAST_TURNS) // _SHARES)
+        rest, later = (max(0, min(limit, share - count)) for count in (in_queue.rest, in_queue.later))
+        if self._window is None:
+            return limit, rest, later
+        self._room = self._window - in_queue.fresh - self._hot.pending - self._uncounted
+        return max(0, min(limit, self._room)), rest, later
+
+    async def _send_leased(self, events: Sequence[Outgoing]) -> None:
+        try:
+            failures = await self._send(events)
+        except UnavailableError:
+            await self._store.return_lease(events, delay=_AGAIN)
+            raise
+        if sent := [event for event in events if event.id not in failures]:
+            await self._mark_sent(sent)
+        refused = [event for event in events if isinstance(failures.get(event.id), MessageRefusedError)]
         if refused:  # no failure of the queue: the sweep goes on
-            await self._store.put_back(refused, delay=_REFUSED_AGAIN)
+            await self._store.return_lease(refused, delay=_REFUSED_AGAIN)
+        failed = [event for event in events if event.id in failures and event not in refused]
         if failed:
-            await self._store.put_back(failed, delay=_AGAIN)
-            raise failures[failed[0]]
+            await self._store.return_lease(failed, delay=_AGAIN)
+            raise failures[failed[0].id]

@@ -250,7 +250,9 @@ class Intake:
             results = await self._receipts.accept(arrivals, send_after=HOT_PATH_GRACE if hot else 0.0)
         reach(Failpoint.RECEIVE_AFTER_COMMIT)
         fresh = [
-            Outgoing(arrival.id, arrival.account, arrival.notification.event_type, traceparent=arrival.traceparent)
+            Outgoing(
+                arrival.id, arrival.account, arrival.notification.event_type, traceparent=arrival.traceparent, due=result.due
+            )
             for arrival, result in zip(arrivals, results, strict=True)
             if isinstance(result, Accepted) and result.layer is None
         ]

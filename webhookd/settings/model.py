@@ -113,7 +113,7 @@ class Settings(BaseModel):
     roles: Annotated[frozenset[Role], CommaSeparated] = _setting(
         frozenset(Role), "What this process does, comma-separated: any of receive, relay, work."
     )
-    concurrency: int = _setting(16, "Events worked on at a time.", ge=1, le=1000)
+    concurrency: int = _setting(16, "Events that have handlers and are worked on at a time.", ge=1, le=1000)
     pollers: int = _setting(
         None, "Long polls side by side; one for each ten of concurrency when unset.", ge=1, le=100, validate_default=True
     )
@@ -123,12 +123,15 @@ class Settings(BaseModel):
     retry_base: float = _setting(
         2.0, "Longest delay in seconds before the second attempt; doubles with each.", ge=0.01, le=43_200
     )
-    retry_cap: float = _setting(3600.0, "Longest delay in seconds between attempts; at most SQS's 43200.", ge=0.01, le=43_200)
+    retry_cap: float = _setting(3600.0, "Longest delay in seconds between attempts.", ge=0.01, le=43_200)
     relay_window: int | None = _setting(
-        None, "Most unfinished events with a message in SQS; no limit when unset.", ge=1, le=10_000_000
+        None, "Most fresh events that are unfinished and have a message in SQS; no limit when unset.", ge=1, le=10_000_000
     )
     resend_after: float = _setting(
-        600.0, "Seconds until an event that was sent and has not ended is sent again; doubles with each.", ge=1, le=14 * _DAY
+        600.0,
+        "Seconds until an event that was sent and has not ended can count as lost, and is sent again; doubles with each.",
+        ge=1,
+        le=14 * _DAY,
     )
     sqs_wait: int = _setting(
         10,

@@ -16,6 +16,7 @@ from webhookd.metrics import Metrics
 from webhookd.queue.contract import Depth
 
 CHECKS = ("redrive policy", "retention", "message size", "delay")
+_LEAST_RECEIVES = 10  # by the redrive policy: a message can be put off some times without any fault of its event
 _LEAST_RETENTION = 4 * 86_400  # seconds
 _ROOMY = 16_384  # bytes, for a bundle of 32 events
 REQUEST_BYTES = 262_144  # of all messages in a call: AWS takes four times as many now, other servers do not
@@ -65,15 +66,17 @@ class Unfit(NamedTuple):
     detail: str
 
 
-def find_unfit(main: Attributes, dead: Attributes, *, max_attempts: int) -> list[Unfit]:
+def find_unfit(main: Attributes, dead: Attributes) -> list[Unfit]:
     """What cannot work with these queues, each with its remedy."""
     found = []
     if main.redrives_to != dead.arn:
-        detail = "the queue does not redrive to {}: a message that kills its worker never ends; set the queue's redrive policy"
+        detail = "the queue does not redrive to {}: what is not webhookd's comes back for ever; set the queue's redrive policy"
         found.append(Unfit("redrive policy", True, detail.format(dead.arn.rpartition(":")[2] or "its dead-letter queue")))
-    elif main.max_receives <= max_attempts:
-        most = f"{max_attempts}, the most attempts by WEBHOOKD_MAX_ATTEMPTS and the handlers' Retry(attempts=…)"
-        detail = f"after {main.max_receives} receives: set more than {most}"
+    elif main.max_receives < _LEAST_RECEIVES:
+        detail = (
+            f"after {main.max_receives} receives: what workers put off is soon moved to the dead-letter queue, and is sent "
+            f"again from there a minute later; set maxReceiveCount to {_LEAST_RECEIVES} or more"
+        )
         found.append(Unfit("redrive policy", False, detail))
     if main.retention < _LEAST_RETENTION:
         detail = f"{main.retention} s: events are sent again from PostgreSQL, but late; set at least {_LEAST_RETENTION}"
@@ -92,14 +95,13 @@ def find_unfit(main: Attributes, dead: Attributes, *, max_attempts: int) -> list
 class Fitness:
     """Whether the queues fit: the metric and the log of what does not."""
 
-    def __init__(self, *, max_attempts: int, metrics: Metrics) -> None:
-        self._max_attempts = max_attempts
+    def __init__(self, *, metrics: Metrics) -> None:
         self._unfit: list[Unfit] = []
         self._gauge = metrics.queue_unfit
 
     def update(self, main: Attributes, dead: Attributes) -> None:
         """Judges the queues as they are now, and logs each problem that is new."""
-        unfit = find_unfit(main, dead, max_attempts=self._max_attempts)
+        unfit = find_unfit(main, dead)
         for one in unfit:
             if one not in self._unfit:
                 logger.log(

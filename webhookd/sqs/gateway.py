@@ -33,7 +33,6 @@ class Sqs:
         pollers: int,
         wait: int,
         visibility_timeout: int,
-        max_attempts: int,
         metrics: Metrics,
         watch: Watch,
     ) -> None:
@@ -42,7 +41,7 @@ class Sqs:
         self.queue = SqsQueue(queue, self._clients, metrics.dependency_up.labels("sqs"))
         self.dead_letter_queue = SqsQueue(dead_letter_queue, self._clients)
         self._visibility_timeout = visibility_timeout
-        self._fitness = Fitness(max_attempts=max_attempts, metrics=metrics)
+        self._fitness = Fitness(metrics=metrics)
         self._depth = metrics.queue_depth
         self._prober = Loop("sqs prober", self._probe, watch, every=15.0)
 
@@ -56,7 +55,7 @@ class Sqs:
         await self._prober.stop()
         await self._clients.stop()
 
-    async def create_queues(self, *, max_receive_count: int) -> None:
+    async def create_queues(self, *, max_receive_count: int = 20) -> None:
         """Makes the queue and its dead-letter queue with a redrive policy; finding them made is fine."""
         client = self._clients.calls.rare
         try:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import asyncpg
 
@@ -20,20 +20,45 @@ if TYPE_CHECKING:
     from datetime import datetime
 
 _LOCK_WAIT = 2.0  # seconds
-_LOCK_TIMEOUT = "300ms"  # as PostgreSQL has it: for each row that events share
+# As PostgreSQL has it, for each row: of a transaction that events share, and of one alone that follows it.
+_LOCK_TIMEOUT = "300ms"
+_SHORT_LOCK_TIMEOUT = "20ms"
+_LONGEST_RESEND = 43_200.0  # seconds, as the query mark_sent has it
 _STATEMENT = 5.0  # seconds, for all rows of a statement together
 
 
 class Outgoing(NamedTuple):
-    """An event to be sent: all that a message holds."""
+    """Work to be sent: all that a message says of it, and `due`, the row's version as it was chosen."""
 
     id: UUID
     account: str
     event_type: str
     attempts: int = 0
-    alone: bool = False  # in a message of its own
-    redriven_at: datetime | None = None
     traceparent: str | None = None
+    due: datetime | None = None  # None: nobody knows, so that the send is not recorded
+
+
+class Leased(NamedTuple):
+    """Work that a sweeper took for sending, by its lane."""
+
+    fresh: list[Outgoing]
+    rest: list[Outgoing]  # was redriven, put back, or tried once
+    later: list[Outgoing]  # was tried more often
+    lost: list[Outgoing]  # the queue has lost its message
+
+    @property
+    def all(self) -> list[Outgoing]:
+        """All of it, the fresh first."""
+        return [*self.fresh, *self.rest, *self.later, *self.lost]
+
+
+class InQueue(NamedTuple):
+    """How much unfinished work has a message in SQS, by lane; and how much the workers do at a time, all together."""
+
+    fresh: int
+    rest: int
+    later: int
+    turns: int
 
 
 @dataclass(slots=True, frozen=True)
@@ -44,7 +69,7 @@ class Claimed:
     status: Status
     attempts: int
     redriven_at: datetime | None  # when its attempts were last counted anew
-    wait: float  # seconds until its retry is due; 0 where it is due
+    sends: int  # since the last attempt that ended
     has_body: bool
     transaction: str  # its number, which tells whether effects and status still commit together
     traceparent: str | None
@@ -58,6 +83,7 @@ class EventStore:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._worker = uuid4()  # of this process, if it works
         self._secret: tuple[UUID | None, bytes] | None = None  # which database's, and the secret
 
     async def _all(self, query: Any, **parameters: Any) -> list[asyncpg.Record]:
@@ -73,33 +99,47 @@ class EventStore:
     # -- relay
 
     async def mark_sent(self, events: Sequence[Outgoing], *, resend_after: float) -> None:
-        """Records that these events' messages reached SQS."""
+        """Records that messages of this work reached SQS, where it is still as it was chosen."""
         await self._all(
             queries.mark_sent,
             ids=[event.id for event in events],
-            attempts=[event.attempts for event in events],
-            alone=[event.alone for event in events],
-            redriven=[event.redriven_at for event in events],
+            dues=[event.due for event in events],
             resend_after=resend_after,
         )
 
-    async def claim_unsent(self, statuses: Sequence[Status], *, limit: int, lease: float) -> list[Outgoing]:
-        """Events in `statuses` that are due for sending; nobody else gets them for `lease` seconds."""
-        rows = await self._all(queries.claim_unsent, statuses=[str(s) for s in statuses], limit=limit, lease=lease)
-        names = ("id", "account", "event_type", "attempts", "alone", "redriven_at", "traceparent")
-        return [Outgoing(*(row[name] for name in names)) for row in rows]
+    async def lease(
+        self, *, fresh: int, rest: int, later: int, lost: int, lease: float, resend_after: float, longest_wait: float
+    ) -> Leased:
+        """Work that is due for sending, so much of each lane at most; nobody else gets it for `lease` seconds."""
+        rows = await self._all(
+            queries.lease_work,
+            fresh=fresh,
+            rest=rest,
+            later=later,
+            lost=lost,
+            lease=lease,
+            resend_after=min(resend_after, _LONGEST_RESEND),
+            longest_wait=longest_wait,
+        )
+        lanes: dict[str, list[Outgoing]] = {"fresh": [], "rest": [], "later": [], "lost": []}
+        names = ("id", "account", "event_type", "attempts", "traceparent", "due")
+        for row in rows:
+            lanes[row["lane"]].append(Outgoing(*(row[name] for name in names)))
+        return Leased(**lanes)
 
-    async def put_back(self, ids: Sequence[UUID], *, delay: float) -> None:
-        """Makes claimed events, which could not be sent, due again in `delay` seconds."""
-        await self._one(queries.put_back, ids=ids, delay=delay)
+    async def return_lease(self, events: Sequence[Outgoing], *, delay: float) -> None:
+        """Makes leased work, which could not be sent, due again in `delay` seconds."""
+        await self._one(
+            queries.return_lease, ids=[event.id for event in events], dues=[event.due for event in events], delay=delay
+        )
 
-    async def send_alone(self, ids: Sequence[UUID]) -> set[UUID]:
-        """Makes what still waits of a bundle due at once, each event in a message of its own; returns which events exist."""
-        return set(await self._one(queries.send_alone, ids=ids) or ())
+    async def report_worker(self, turns: int, drained_ago: float | None) -> None:
+        """This process works on so much at a time; it found the queue empty by a poll that began `drained_ago` seconds ago."""
+        await self._one(queries.report_worker, id=self._worker, turns=turns, drained_ago=drained_ago)
 
-    async def count_in_queue(self, limit: int) -> int:
-        """How many unfinished events have been sent, counted no further than `limit`."""
-        return int(await self._one(queries.count_in_queue, limit=limit))
+    async def count_in_queue(self, *, fresh: int) -> InQueue:
+        """How much work has a message in SQS; what is fresh is counted no further than `fresh`."""
+        return InQueue(*await self._one(queries.count_in_queue, fresh=fresh))
 
     async def backlog(self) -> tuple[int, float]:
         """(events in the outbox, 100,000 of each kind at most, age in seconds of the oldest unfinished event or 0)."""
@@ -127,22 +167,25 @@ class EventStore:
         return [_claimed(row) async for row in queries.read_events(connection, ids=ids)]
 
     async def process(
-        self, connection: Connection, ending: Sequence[Claimed], facts: Sequence[tuple[str, str, str, str]]
-    ) -> list[float]:
-        """Folds `facts`, (table, account, id, JSON), and ends events that were read, in one statement that commits.
+        self,
+        connection: Connection,
+        ending: Sequence[Claimed],
+        facts: Sequence[tuple[str, str, str, str]],
+        *,
+        waits: bool = True,
+    ) -> list[asyncpg.Record]:
+        """Folds `facts`, (table, account, id, JSON), and ends the work of events, in one statement that commits.
 
-        Returns the seconds since the receipt of each, in any order; none, and nothing is written, where one of them has
-        ended or was tried meanwhile. Raises BusyError where another transaction keeps one of the rows.
+        Returns a row (id, attempt, seconds since the receipt) for each event whose work it ended, in any order; a missing one
+        had ended, or died, before. Raises BusyError if another transaction keeps one of the rows; `waits`: for a moment.
         """
         if not ending and not facts:
             return []
         tables, accounts, entities, texts = zip(*facts, strict=True) if facts else ((), (), (), ())
         rows = queries.process_events(
             connection,
-            lock_timeout=_LOCK_TIMEOUT,
+            lock_timeout=_LOCK_TIMEOUT if waits else _SHORT_LOCK_TIMEOUT,
             ids=[e.event.id for e in ending],
-            attempts=[e.attempts for e in ending],
-            redriven=[e.redriven_at for e in ending],
             tables=tables,
             accounts=accounts,
             entities=entities,
@@ -150,7 +193,7 @@ class EventStore:
         )
         try:
             async with asyncio.timeout(_STATEMENT):
-                return [row["seconds"] async for row in rows]
+                return [row async for row in rows]
         except (asyncpg.LockNotAvailableError, TimeoutError) as error:
             raise BusyError("another transaction has a row of the events or of the timeline") from error
 
@@ -159,15 +202,13 @@ class EventStore:
 
         None, and nothing is set, where `connection` is in another transaction than the one that claimed the event.
         """
-        row = await queries.mark_processed(
-            connection, id=claimed.event.id, from_status=str(claimed.status), transaction=claimed.transaction
-        )
+        row = await queries.mark_processed(connection, id=claimed.event.id, transaction=claimed.transaction)
         return None if row is None else float(row["seconds"])
 
     # -- work, after the worker's transaction
 
-    async def mark_retrying(self, claimed: Claimed, *, reason: str, delay: float, resend_after: float) -> bool:
-        """Records a failed attempt with another to come in `delay` seconds; False where the event moved on meanwhile."""
+    async def mark_retrying(self, claimed: Claimed, *, reason: str, delay: float) -> bool:
+        """Records a failed attempt with another to come in `delay` seconds; False if the work moved on meanwhile."""
         row = await self._one(
             queries.mark_retrying,
             id=claimed.event.id,
@@ -176,46 +217,53 @@ class EventStore:
             from_status=str(claimed.status),
             reason=storable(reason),
             delay=delay,
-            resend_after=resend_after,
         )
         return row is not None
 
     async def mark_dead(
-        self,
-        event_id: UUID,
-        *,
-        attempts: int,
-        redriven_at: datetime | None,
-        from_status: Status,
-        reason: str,
-        detail: str,
-        actor: str,
-        spent: int = 1,
+        self, claimed: Claimed, *, reason: str, detail: str, spent: int = 1, connection: Connection | None = None
     ) -> int | None:
-        """Gives the event up; `spent` attempts are added. Returns when it died (microseconds since 1970); None where the event
-        moved on meanwhile.
+        """Gives the work up; `spent` attempts are added. In the transaction of `connection`, if there is one.
 
+        Returns when it died (microseconds since 1970); None if the work moved on meanwhile.
         `reason` goes to the dead-letter queue as well and holds no customer data; `detail` stays in the database.
         """
-        row = await self._one(
-            queries.mark_dead,
-            id=event_id,
-            attempts=attempts,
-            redriven_at=redriven_at,
-            from_status=str(from_status),
-            reason=storable(reason),
-            detail=storable(detail),
-            actor=actor,
-            spent=spent,
-        )
+        parameters = {
+            "id": claimed.event.id,
+            "attempts": claimed.attempts,
+            "redriven_at": claimed.redriven_at,
+            "from_status": str(claimed.status),
+            "reason": storable(reason),
+            "detail": storable(detail),
+            "spent": spent,
+        }
+        if connection is None:
+            row = await self._one(queries.mark_dead, **parameters)
+        else:
+            row = await queries.mark_dead(connection, **parameters)
         return None if row is None else int(row["died"])
 
-    async def revive(self, event_id: UUID, *, died: int, actor: str, reason: str, resend_after: float) -> bool:
-        """Makes a dead event `queued` again, with all its attempts; False where it is not dead, discarded, or died anew."""
-        row = await self._one(
-            queries.revive_event, id=event_id, died=died, actor=actor, reason=reason, resend_after=resend_after
+    async def revive(self, event_id: UUID, *, died: int, actor: str, reason: str) -> bool:
+        """Has dead work start anew, with all its attempts; False if it is not dead, was discarded, or has died anew."""
+        return await self._one(queries.revive_event, id=event_id, died=died, actor=actor, reason=reason) is not None
+
+    # -- work that may kill its process
+
+    async def attempts_begun(self, event_id: UUID) -> int:
+        """How many attempts at the event have begun and not ended, each of which may have killed its process."""
+        return int(await self._one(queries.attempts_begun, id=event_id) or 0)
+
+    async def begin_attempt(self, claimed: Claimed) -> int:
+        """Counts an attempt at work that the caller has locked; returns how many have begun and not ended, with this one."""
+        return int(
+            await self._one(
+                queries.begin_attempt, id=claimed.event.id, attempts=claimed.attempts, redriven_at=claimed.redriven_at
+            )
         )
-        return row is not None
+
+    async def take_back_attempt(self, event_id: UUID) -> None:
+        """An attempt that was counted has ended: it has not killed its process."""
+        await self._one(queries.take_back_attempt, id=event_id)
 
     # -- dead letters
 
@@ -229,6 +277,12 @@ class EventStore:
     async def states(self, ids: Sequence[UUID]) -> dict[UUID, asyncpg.Record]:
         """What the dead-letter reader asks of each event that exists: its status, its death, whether its copy was sent."""
         return {row["id"]: row for row in await self._all(queries.states_of_events, ids=ids)}
+
+    async def put_back(self, ids: Sequence[UUID], *, reason: str) -> bool:
+        """Has work sent again whose message SQS moved to the dead-letter queue; False, and nothing is changed, if some of it
+        has ended since or somebody holds it just now.
+        """
+        return bool(await self._one(queries.put_back, ids=ids, reason=reason))
 
     async def owed_dead_letters(self, *, grace: float, limit: int) -> list[asyncpg.Record]:
         """Dead events whose copy did not reach the dead-letter queue within `grace` seconds."""
@@ -279,14 +333,13 @@ def _claimed(row: asyncpg.Record) -> Claimed:
         attempt=row["attempts"] + 1,
         raw=row["body"] or b"",
     )
-    away = max(row["wait"] or 0.0, 0.0)
     has_body = row["body"] is not None
     return Claimed(
         event,
         Status(row["status"]),
         row["attempts"],
         row["redriven_at"],
-        away,
+        row["sends"],
         has_body,
         row["transaction"],
         row["traceparent"],

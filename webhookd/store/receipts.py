@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
 from typing import Any, NamedTuple, TypeVar
 from uuid import UUID
 
@@ -50,6 +51,7 @@ class Accepted(NamedTuple):
     id: UUID
     layer: str | None = None
     same_body: bool = True
+    due: datetime | None = None  # of a new event: when the sweeper sends what the hot path did not send
 
 
 class Quarantined(NamedTuple):
@@ -123,10 +125,11 @@ class Receipts:
         waiting = sorted(arrivals, key=lambda a: (a.notification.content_key or b"", a.account, a.notification.notification_id))
         for _ in range(3):
             rows = await self._all(queries.insert_events, **_columns(waiting, send_after, actor, reason))
+            due = rows[0]["due"] if rows else None  # one statement gives all of them the same
             if len(rows) == len(arrivals):  # all are new, as nearly always
-                return [Accepted(a.id) for a in arrivals]
+                return [Accepted(a.id, due=due) for a in arrivals]
             for row in rows:
-                results[row["id"]] = Accepted(row["id"])
+                results[row["id"]] = Accepted(row["id"], due=due)
             waiting = [a for a in waiting if a.id not in results]
             if waiting:
                 waiting = await self._resolve_duplicates(waiting, results)

@@ -1,0 +1,132 @@
+"""An attempt at an event that may kill its process: when it is counted, when the count is taken back, and when it is alone."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from webhookd.errors import UnavailableError
+from webhookd.event import Event, Status
+from webhookd.metrics import Metrics
+from webhookd.process.alone import Alone
+from webhookd.process.attempt import Attempts, Step
+from webhookd.process.failure import AttemptFailedError, Failure
+from webhookd.process.result import Left, Outcome
+from webhookd.process.turns import Turns
+from webhookd.queue.message import Body, Message
+from webhookd.store.events import Claimed
+
+ID = UUID(int=1)
+EVENT = Event(ID, "main", "n", "net.authorize.payment.refund.created", None, datetime.now(UTC), 1, b"{}")
+CLAIMED = Claimed(EVENT, Status.QUEUED, 0, None, 1, True, "1", None)
+
+
+class Steps:
+    """The database, the store and the handlers of one attempt, which note their steps."""
+
+    def __init__(self, *, begin: Exception | None = None, failure: Failure | None = None) -> None:
+        self.done: list[str] = []
+        self._begin = begin
+        self._failure = failure
+
+    @contextlib.asynccontextmanager
+    async def acquire(self, _pool: str, *, reset: bool) -> AsyncIterator[Steps]:
+        assert reset
+        yield self
+
+    def transaction(self) -> Steps:
+        return self
+
+    async def start(self) -> None:
+        self.done.append("lock")
+
+    async def rollback(self) -> None:
+        self.done.append("unlock")
+
+    def is_closed(self) -> bool:
+        return False
+
+    def is_in_transaction(self) -> bool:
+        return True
+
+    async def claim(self, *_: Any, **__: Any) -> Claimed:
+        return CLAIMED
+
+    async def begin_attempt(self, _claimed: Claimed) -> int:
+        self.done.append("count")
+        if self._begin is not None:
+            raise self._begin
+        return 1
+
+    async def take_back_attempt(self, _event_id: UUID) -> None:
+        self.done.append("take back")
+
+    async def run(self, *_: Any) -> Failure | None:
+        self.done.append("handlers")
+        return self._failure
+
+    def attempts(self) -> Attempts:
+        parts: Any = self
+        return Attempts(parts, parts, parts, Turns(1), most_begun=3, metrics=Metrics())
+
+
+BODY = Body(ID, "main", EVENT.event_type)
+
+
+async def test_a_failed_attempt_takes_its_count_back_before_the_lock_falls() -> None:
+    steps = Steps(failure=Failure.of(ValueError()))
+    with pytest.raises(AttemptFailedError):
+        await steps.attempts().make(BODY, wait=True, suspect=True)
+    assert steps.done == ["lock", "count", "handlers", "take back", "unlock"]
+
+
+async def test_a_count_whose_answer_was_lost_is_taken_back_too() -> None:
+    steps = Steps(begin=UnavailableError("postgresql", "its answer was lost"))
+    with pytest.raises(UnavailableError):
+        await steps.attempts().make(BODY, wait=True, suspect=True)
+    assert steps.done == ["lock", "count", "take back", "unlock"]
+
+
+class Made:
+    """Claims, store and attempts of a worker; notes how an attempt is made."""
+
+    def __init__(self, begun: int) -> None:
+        self.how: dict[str, bool] = {}
+        self._begun = begun
+
+    async def acquire(self, ids: list[UUID]) -> tuple[str, list[bool]]:
+        return "token", [True for _ in ids]
+
+    def release(self, *_: Any) -> None: ...
+
+    async def attempts_begun(self, _event_id: UUID) -> int:
+        return self._begun
+
+    async def make(self, _body: Body, **how: bool) -> Step:
+        self.how = how
+        return Step(CLAIMED, Outcome.PROCESSED)
+
+
+@pytest.mark.parametrize(
+    ("left", "receives", "begun", "suspect", "alone"),
+    [
+        (Left.HANDLERS, 3, 1, False, False),
+        (Left.HANDLERS, 4, 0, True, False),
+        (Left.SUSPECT, 1, 0, True, False),
+        (Left.SUSPECT, 1, 1, True, True),
+    ],
+)
+async def test_a_suspect_that_was_in_hand_when_its_process_ended_is_tried_alone(
+    left: Left, receives: int, begun: int, suspect: bool, alone: bool
+) -> None:
+    made = Made(begun)
+    parts: Any = made
+    worker = Alone(parts, parts, parts, parts, parts, parts, asyncio.Semaphore(1), metrics=Metrics())
+    await worker.work(Message("m", "h", (BODY,), 0.0, receives), BODY, left)
+    assert (made.how.get("suspect", False), made.how.get("alone", False)) == (suspect, alone)

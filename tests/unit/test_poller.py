@@ -1,0 +1,133 @@
+"""What a poller asks for, and when it reports that the queue is empty."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from webhookd.lifecycle import Watch
+from webhookd.queue import poller as poller_module
+from webhookd.queue.contract import Depth, Limits
+from webhookd.queue.message import Body, Message
+from webhookd.queue.poller import Permits, Poller
+
+BODY = Body(UUID(int=1), "default", "x")
+
+
+class Queue:
+    """A queue that has these messages, and waits a little for more."""
+
+    limits = Limits(262_144, 10, 43_200)
+    up = True
+
+    def __init__(self, *messages: Message, visible: int = 0) -> None:
+        self.messages = list(messages)
+        self.visible = visible
+        self.asked: list[int] = []
+
+    async def receive(self, limit: int, *, wait: int, visibility: int) -> list[Message]:
+        self.asked.append(limit)
+        await asyncio.sleep(0.05)
+        found, self.messages = self.messages[:limit], self.messages[limit:]
+        return found
+
+    async def depth(self) -> Depth:
+        return Depth(self.visible, 0, 0)
+
+
+def message(events: int) -> Message:
+    return Message("1", "1", (BODY,) * events, 0.0, 1)
+
+
+class Reports:
+    """Works on messages for ever, and keeps what the poller reports."""
+
+    def __init__(self) -> None:
+        self.ages: list[float | None] = []  # of each report's empty poll
+
+    async def report(self, turns: int, age: float | None) -> None:
+        assert turns > 0
+        self.ages.append(age)
+
+    async def work(self, _: Message, give: Callable[[int], None]) -> None:
+        await asyncio.Event().wait()
+
+    def poller(self, queue: Any, *, wait: int = 1, concurrency: int = 64, pollers: int = 1) -> Poller:
+        return Poller(
+            queue,
+            self.work,
+            weigh=lambda found: len(found.bodies),
+            heaviest=32,
+            able=lambda: True,
+            report=self.report,
+            concurrency=concurrency,
+            pollers=pollers,
+            wait=wait,
+            visibility_timeout=60,
+            watch=Watch(),
+        )
+
+
+async def test_an_empty_answer_of_a_long_poll_reports_when_the_poll_began_and_seldom() -> None:
+    reports = Reports()
+    poller = reports.poller(Queue())
+    await poller._poll()
+    await poller._poll()
+    (age,) = reports.ages
+    assert age is not None
+    assert age >= 0.05, "what was sent during the poll may be in the queue"
+
+
+@pytest.mark.parametrize(("visible", "empty"), [(0, True), (3, False)])
+async def test_an_empty_answer_without_a_wait_is_believed_if_the_depth_agrees(visible: int, empty: bool) -> None:
+    reports = Reports()
+    await reports.poller(Queue(visible=visible), wait=0)._poll()
+    assert [age is not None for age in reports.ages] == [empty]
+
+
+async def test_a_poll_with_messages_reports_that_the_process_works_and_no_empty_queue() -> None:
+    reports = Reports()
+    poller = reports.poller(Queue(message(1)))
+    await poller._poll()
+    assert reports.ages == [None]
+    await poller.stop()
+
+
+@pytest.mark.parametrize(
+    ("concurrency", "sizes", "asked"),
+    [
+        (64, [], [2]),  # two of the heaviest
+        (320, [], [10]),
+        (4, [32], [1]),  # beyond its permits, and no second one
+        (64, [1, 1], [2, 3]),  # those that come are probably like those that came: each weighs at most half of what was thought
+        (64, [32], [2, 1]),
+    ],
+)
+async def test_a_poll_asks_for_no_more_than_there_are_permits_for(
+    concurrency: int, sizes: Sequence[int], asked: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(poller_module, "_GATHER", 0.001)
+    queue = Queue(*map(message, sizes))
+    poller = Reports().poller(queue, concurrency=concurrency)
+    for _ in asked:
+        await poller._poll()
+    assert queue.asked == asked
+    assert poller._permits.free == concurrency - sum(sizes)
+    await poller.stop()
+
+
+async def test_who_waits_for_permits_gets_them_when_they_come_back() -> None:
+    permits = Permits(2)
+    permits.take(5)
+    waiting = asyncio.create_task(permits.wait(1))
+    permits.give(3)
+    await asyncio.sleep(0)
+    assert permits.free == 0
+    assert not waiting.done()
+    permits.give(1)
+    await asyncio.wait_for(waiting, 5)
+    assert permits.free == 1

@@ -1,0 +1,27 @@
+"""Turns: how many transactions with handlers a worker has open at a time, and one that is alone."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+
+class Turns:
+    """`count` turns, in the order in which they were asked for."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._free = asyncio.Semaphore(count)
+        self._alone = asyncio.Lock()  # two who each gather all turns would wait for each other
+
+    def take(self, *, alone: bool) -> contextlib.AbstractAsyncContextManager[None]:
+        """Waits for a turn; `alone`: for all of them, so that nobody else has one meanwhile."""
+        return self._take_all() if alone else self._free
+
+    @contextlib.asynccontextmanager
+    async def _take_all(self) -> AsyncIterator[None]:
+        async with self._alone, contextlib.AsyncExitStack() as turns:
+            for _ in range(self._count):
+                await turns.enter_async_context(self._free)
+            yield
