@@ -1,4 +1,4 @@
-"""`make bench`: every scenario several times, webhookd and the baselines by turns, and what came of them.
+"""`make bench`: every scenario several times, webhookd, the release before and the baselines by turns, and the aims.
 
 By turns, because the speed of a virtual machine changes from minute to minute: only what ran side by side can be compared,
 so each ratio is taken within a round, and the median is that of the rounds' ratios.
@@ -13,17 +13,32 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import psutil
 
 from tests.bench import scenarios
+from tests.bench.aims import markdown, reached
+from tests.bench.bench import Bench, Figures
 from tests.bench.load import PROVIDER, PROXY
 from tests.bench.processes import CORES
+from tests.bench.releases import BEFORE, HERE, Release, ReleaseError, before
 from tests.bench.report import Result, Table, machine, print_tables, save
-from tests.bench.scenarios import Bench, Figures
 from tests.bench.servers import servers
-from tests.bench.summary import ingest_title
+from tests.bench.stored import grow
+from tests.bench.titles import (
+    CAPACITY,
+    CONSUME,
+    COST_RECORDED,
+    COST_UNRECORDED,
+    LATENCY,
+    REPLICAS,
+    calls_title,
+    case_title,
+    growth_title,
+    ingest_title,
+)
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -31,8 +46,9 @@ RESULTS = Path(__file__).parent / "results"
 class Run:
     """One run of the bench: rounds of scenarios, and the figures of each."""
 
-    def __init__(self, bench: Bench, rounds: int) -> None:
+    def __init__(self, bench: Bench, rounds: int, stored: list[int]) -> None:
         self.bench = bench
+        self.stored = sorted(stored)
         self.rounds = 1 if bench.quick else rounds
         self.tables: list[Table] = []
 
@@ -50,6 +66,11 @@ class Run:
         return table
 
 
+def by_turns(run: Run, case: Callable[[Release], Figures], what: str = "") -> dict[str, Callable[[], Figures]]:
+    """The case of each release; `what` names the case if a table has several of a release."""
+    return {case_title(release, what): partial(case, release) for release in run.bench.releases}
+
+
 def ingest_burst(run: Run) -> None:
     """Durable acknowledgements by concurrency, as fast as they come, for 10 s; at 64 connections from a proxy, too."""
     bench = run.bench
@@ -57,21 +78,23 @@ def ingest_burst(run: Run) -> None:
         run.measure(
             ingest_title("burst", connections, sender),
             {
-                "ceiling": lambda c=connections, s=sender: scenarios.ceiling(bench, c, 10, s),  # type: ignore[misc]
-                "webhookd": lambda c=connections, s=sender: scenarios.ingest(bench, c, 10, sender=s),  # type: ignore[misc]
-                "textbook": lambda c=connections, s=sender: scenarios.textbook_ingest(bench, c, 10, s),  # type: ignore[misc]
+                "ceiling": partial(scenarios.ceiling, bench, connections, 10, sender),
+                "webhookd": partial(scenarios.ingest, bench, connections, 10, sender=sender),
+                "textbook": partial(scenarios.textbook_ingest, bench, connections, 10, sender),
             },
         )
 
 
 def ingest_sustained(run: Run) -> None:
     """Durable acknowledgements for 60 s at 64 connections, from the provider and from a proxy."""
+    bench = run.bench
     for sender in (PROVIDER, PROXY):
+        ingest = partial(scenarios.ingest, bench, 64, 60, sender=sender)
         run.measure(
             ingest_title("sustained", 64, sender),
             {
-                "ceiling": lambda s=sender: scenarios.ceiling(run.bench, 64, 10, s),  # type: ignore[misc]
-                "webhookd": lambda s=sender: scenarios.ingest(run.bench, 64, 60, sender=s),  # type: ignore[misc]
+                "ceiling": partial(scenarios.ceiling, bench, 64, 10, sender),
+                **{release.name: partial(ingest, release=release) for release in bench.releases},
             },
         )
 
@@ -80,27 +103,34 @@ def consume(run: Run) -> None:
     """From a queue of 50,000 events to their effects' commit."""
     bench = run.bench
     run.measure(
-        "consume, 50,000 events",
+        CONSUME,
         {
-            "webhookd": lambda: scenarios.consume(bench, 50_000),
+            **by_turns(run, lambda release: scenarios.consume(bench, 50_000, release=release)),
             "webhookd, one event a message": lambda: scenarios.consume(bench, 20_000, bundled=False),
             "textbook": lambda: scenarios.textbook_consume(bench, 20_000),
         },
     )
 
 
-def end_to_end(run: Run) -> None:
-    """From the making of a webhook to its effects' commit, at a part of the capacity."""
+def database_cost(run: Run) -> None:
+    """What an event costs PostgreSQL from its receipt to its processing: CPU, WAL, disk."""
     bench = run.bench
-    whole = run.measure("end to end, capacity", {"webhookd": lambda: scenarios.capacity(bench, 10)})
-    capacity = statistics.median(whole.results["webhookd"].figures["per_second"])
-    run.measure(
-        "end to end, latency",
-        {
-            f"at {part} % of capacity": lambda part=part: scenarios.end_to_end(bench, capacity * part / 100, 15)  # type: ignore[misc]
-            for part in (25, 50, 90)
-        },
-    )
+    for title, recorded in ((COST_UNRECORDED, False), (COST_RECORDED, True)):
+        cost = partial(scenarios.database_cost, bench, 50_000, recorded=recorded)
+        run.measure(title, {release.name: partial(cost, release=release) for release in bench.releases})
+
+
+def end_to_end(run: Run) -> None:
+    """From the making of a webhook to its effects' commit: the most that one process does, and at a part of that."""
+    bench = run.bench
+    whole = run.measure(CAPACITY, by_turns(run, lambda release: scenarios.capacity(bench, 10, release)))
+    cases: dict[str, Callable[[], Figures]] = {}
+    for release in bench.releases:
+        capacity = statistics.median(whole.results[release.name].figures["per_second"])
+        for part in (25, 50, 90) if release is HERE else (25,):
+            title = case_title(release, f"at {part} % of capacity")
+            cases[title] = partial(scenarios.end_to_end, bench, capacity * part / 100, 15, release)
+    run.measure(LATENCY, cases)
 
 
 def duplicates(run: Run) -> None:
@@ -120,36 +150,52 @@ def backlog(run: Run) -> None:
 
 
 def cost_growth(run: Run) -> None:
-    """Ingest and consume with nothing stored, and with much."""
+    """Ingest and consume with nothing stored, and with much (`--stored`), its ages spread over the retention."""
     bench = run.bench
-    database = bench.database("growth")
-    for stored in (1_000_000, 10_000_000):
-        scenarios.grow(database, bench.count(stored))
-        much = f"{stored:,} stored"
+    databases = {release.name: bench.database(f"growth_{release.name}", release) for release in bench.releases}
+
+    def ingest(release: Release, *, stored: bool, warm: float) -> Figures:
+        database = databases[release.name] if stored else None
+        return scenarios.ingest(bench, 64, 10, release=release, database=database, warm=warm)
+
+    def consume(release: Release, *, stored: bool) -> Figures:
+        database = databases[release.name] if stored else None
+        return scenarios.consume(bench, 20_000, release=release, database=database)
+
+    for count in run.stored:
+        for release in bench.releases:
+            grow(databases[release.name], release.tables, bench.count(count))
+        much = f"{count:,} stored"
         run.measure(
-            f"cost growth, {much}",
+            growth_title(count),
             {
                 # Both warm, since sends are recorded from the fifth second on; with much stored, long enough for each page
                 # of the indexes to have been written since the checkpoint.
-                "ingest, nothing stored": lambda: scenarios.ingest(bench, 64, 10, warm=15),
-                f"ingest, {much}": lambda: scenarios.ingest(bench, 64, 10, database=database, warm=90),
-                f"ingest, {much}, just after a checkpoint": lambda: scenarios.ingest(bench, 64, 10, database=database),
-                "consume, nothing stored": lambda: scenarios.consume(bench, 20_000),
-                f"consume, {much}": lambda: scenarios.consume(bench, 20_000, database=database),
+                **by_turns(run, partial(ingest, stored=False, warm=15), "ingest, nothing stored"),
+                **by_turns(run, partial(ingest, stored=True, warm=90), f"ingest, {much}"),
+                **by_turns(run, partial(ingest, stored=True, warm=0), f"ingest, {much}, just after a checkpoint"),
+                **by_turns(run, partial(consume, stored=False), "consume, nothing stored"),
+                **by_turns(run, partial(consume, stored=True), f"consume, {much}"),
             },
         )
+
+
+def operator_calls(run: Run) -> None:
+    """Every list, search and statistics call of the operator's API with the most that `--stored` names."""
+    stored = run.stored[-1]
+    run.measure(calls_title(stored), {"webhookd": lambda: scenarios.operator_calls(run.bench, stored)}, rounds=1)
 
 
 def replicas(run: Run) -> None:
     """One daemon and two, on all cores."""
     bench = run.bench
     run.measure(
-        "replicas",
+        REPLICAS,
         {
-            "one, ingest": lambda: scenarios.side_by_side(bench, 1, 10),
-            "two, ingest": lambda: scenarios.side_by_side(bench, 2, 10),
-            "one, consume": lambda: scenarios.consume(bench, 30_000, pinned=False),
-            "two, consume": lambda: scenarios.consume(bench, 30_000, replicas=2),
+            **by_turns(run, lambda release: scenarios.side_by_side(bench, 1, 10, release), "one, ingest"),
+            **by_turns(run, lambda release: scenarios.side_by_side(bench, 2, 10, release), "two, ingest"),
+            **by_turns(run, lambda release: scenarios.consume(bench, 30_000, release=release, pinned=False), "one, consume"),
+            **by_turns(run, lambda release: scenarios.consume(bench, 30_000, release=release, replicas=2), "two, consume"),
         },
     )
 
@@ -158,12 +204,18 @@ SCENARIOS = {
     "ingest-burst": ingest_burst,
     "ingest-sustained": ingest_sustained,
     "consume": consume,
+    "database-cost": database_cost,
     "end-to-end": end_to_end,
     "duplicates": duplicates,
     "replicas": replicas,
     "backlog": backlog,
     "cost-growth": cost_growth,
+    "operator-calls": operator_calls,
 }
+
+
+def _counts(text: str) -> list[int]:
+    return [int(count) for count in text.split(",")]
 
 
 def main() -> int:
@@ -177,9 +229,16 @@ def main() -> int:
     parser.add_argument("scenarios", nargs="*", choices=[[], *SCENARIOS], default=[], help="all of them when none is named")
     parser.add_argument("--rounds", type=int, default=3, help="how often each is run (default: 3)")
     parser.add_argument("--quick", action="store_true", help="seconds, not minutes: shows that it works, measures nothing")
+    parser.add_argument("--alone", action="store_true", help=f"without {BEFORE}, the release before")
+    default = "1000000,10000000"
+    parser.add_argument("--stored", type=_counts, default=default, help=f"events stored before (default: {default})")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where JSON and chart go (default: tests/bench/results)")
     parser.add_argument("--folder", type=Path, help="where the servers keep their data (default: a temporary folder)")
     given = parser.parse_args()
+    try:
+        release = None if given.alone else before()
+    except ReleaseError as error:
+        parser.error(str(error))
     # The cores of what is measured are its own; everything that is started from here inherits the others.
     psutil.Process().cpu_affinity(CORES[1:] or CORES)
     with tempfile.TemporaryDirectory(prefix="webhookd-bench-") as temporary:
@@ -187,12 +246,14 @@ def main() -> int:
         folder.mkdir(parents=True, exist_ok=True)
         with servers(folder) as started:
             os.environ["SQS_ENDPOINT_URL"] = started.sqs.url
-            run = Run(Bench(started, folder, quick=given.quick), given.rounds)
-            about = machine(started)
+            run = Run(Bench(started, folder, quick=given.quick, before=release), given.rounds, given.stored)
+            about = machine(started, release)
             for name in given.scenarios or SCENARIOS:
                 SCENARIOS[name](run)
-                save(given.results, about, run.tables, quick=given.quick)  # after each, so that none is lost with a later one
+                # After each, so that none is lost with a later one.
+                measured = save(given.results, about, run.tables, quick=given.quick)
     print_tables(about, run.tables)
+    print(markdown(reached(measured)))
     return 0
 
 

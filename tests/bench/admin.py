@@ -28,8 +28,8 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.bench import events
+from tests.bench.bench import Bench
 from tests.bench.processes import CORES, running
-from tests.bench.scenarios import Bench
 from tests.bench.servers import servers
 from tests.helpers.database import connect
 from webhookd.operate.place import Place
@@ -251,7 +251,7 @@ def main() -> int:
         folder.mkdir(parents=True, exist_ok=True)
         with servers(folder) as started:
             os.environ["SQS_ENDPOINT_URL"] = started.sqs.url
-            done = run(Bench(started, folder), given)
+            done = run(Bench(started, folder), given.count, given.calls, given.only)
     if given.json:
         figures = {case.name: {"p50": case.p50, "p95": case.p95, "max": max(case.milliseconds)} for case in done}
         print(json.dumps({"events": given.count, "milliseconds": figures}))
@@ -260,21 +260,21 @@ def main() -> int:
     return int(any(case.p95 > AIM for case in done))
 
 
-def run(bench: Bench, given: argparse.Namespace) -> list[Case]:
-    """Loads, unless a run before did in the same folder, and measures."""
-    name = f"admin_{given.count}"
+def run(bench: Bench, count: int, calls: int, only: str = "") -> list[Case]:
+    """Loads `count` events, unless a run before did in the same folder, and measures `calls` of each case whose name has `only`."""
+    name = f"admin_{count}"
     database = f"{bench.servers.postgresql.url.rpartition('/')[0]}/{name}"
-    if not asyncio.run(_loaded(database, given.count)):
+    if not asyncio.run(_loaded(database, count)):
         bench.database(name)
-        asyncio.run(events.load(database, given.count, lambda line: print(line, file=sys.stderr)))
+        asyncio.run(events.load(database, count, lambda line: print(line, file=sys.stderr)))
     token = "a-token-for-the-bench"
-    made = [case for case in cases(asyncio.run(samples(database))) if given.only in case.name]
+    made = [case for case in cases(asyncio.run(samples(database))) if only in case.name]
     # Receive only: the relay and the workers would end what is to be found unfinished.
     with running(bench.webhookd(database, bench.queues(), roles="receive", read_tokens=token)) as daemon:
         client = Client(daemon._admin, token)
         for case in made:
             if case.paths:
-                measure(client, case, given.calls)
+                measure(client, case, calls)
                 print(f"{case.name}: p50 {case.p50:.1f}, p95 {case.p95:.1f} ms", file=sys.stderr)
     return [case for case in made if case.milliseconds]
 

@@ -17,6 +17,7 @@ from typing import Any
 import psutil
 
 from tests.bench.load import Report
+from tests.bench.releases import ROOT, Release
 from webhookd.dev.servers import free_port
 
 KEY = "a1" * 64
@@ -24,18 +25,17 @@ PATH = "/webhooks/authorize-net"
 # What is measured has one core to itself, and all else the others: where the system moves processes between cores as it
 # likes, two runs of the same code differ by half.
 CORES = psutil.Process().cpu_affinity()
-_ROOT = Path(__file__).parents[2]
 
 
 class Target:
     """A process under measurement."""
 
-    def __init__(self, command: list[str], environment: dict[str, str], log: Path, *, pinned: bool = True) -> None:
+    def __init__(
+        self, command: list[str], environment: dict[str, str], log: Path, *, folder: Path = ROOT, pinned: bool = True
+    ) -> None:
         self.log = log
         with log.open("ab") as out:
-            self._process = subprocess.Popen(
-                [sys.executable, *command], env={**os.environ, **environment}, cwd=_ROOT, stdout=out, stderr=out
-            )
+            self._process = subprocess.Popen(command, env={**os.environ, **environment}, cwd=folder, stdout=out, stderr=out)
         self.process = psutil.Process(self._process.pid)
         self.process.cpu_affinity(CORES[:1] if pinned else CORES)
 
@@ -71,13 +71,13 @@ class Target:
 
 
 class Webhookd(Target):
-    """`webhookd serve` with `settings` (names without WEBHOOKD_)."""
+    """`webhookd serve` of a release with `settings` (names without WEBHOOKD_)."""
 
-    def __init__(self, settings: dict[str, str], log: Path, *, pinned: bool) -> None:
+    def __init__(self, release: Release, settings: dict[str, str], log: Path, *, pinned: bool) -> None:
         public, admin = free_port(0), free_port(0)
         given = {"LISTEN": f"127.0.0.1:{public}", "ADMIN_LISTEN": f"127.0.0.1:{admin}", "SIGNATURE_KEYS": KEY, **settings}
         clean = {f"WEBHOOKD_{name}": value for name, value in given.items()}
-        super().__init__(["-m", "webhookd", "serve"], clean, log, pinned=pinned)
+        super().__init__([str(release.python), "-m", "webhookd", "serve"], clean, log, folder=release.folder, pinned=pinned)
         self.url = f"http://127.0.0.1:{public}{PATH}"
         self._admin = f"http://127.0.0.1:{admin}"
 
@@ -114,7 +114,7 @@ def load(url: str, **options: float | str) -> Report:
     command = [sys.executable, "-m", "tests.bench.load", url, "--key", KEY]
     for name, value in options.items():
         command += [f"--{name}", str(value)]
-    done = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"the load failed:\n{done.stderr}")
     return Report(**json.loads(done.stdout))

@@ -8,7 +8,7 @@ import os
 import platform
 import statistics
 import subprocess
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,9 @@ import psutil
 from rich.console import Console
 from rich.table import Table as RichTable
 
+from tests.bench.aims import reached
 from tests.bench.processes import CORES
+from tests.bench.releases import BEFORE, COMMIT, Release
 from tests.bench.servers import POSTGRESQL, Servers
 from tests.helpers.database import connect
 
@@ -53,8 +55,8 @@ class Table:
         return [a / b for a, b in zip(mine, theirs, strict=True)]
 
 
-def machine(servers: Servers) -> dict[str, Any]:
-    """The machine, versions and settings."""
+def machine(servers: Servers, before: Release | None) -> dict[str, Any]:
+    """The machine, versions and settings. `before` is the release that is measured beside this checkout."""
     model = next(
         (line.partition(": ")[2] for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")),
         platform.processor(),
@@ -69,6 +71,7 @@ def machine(servers: Servers) -> dict[str, Any]:
         "versions": {
             "webhookd": version("webhookd"),
             "commit": _commit(),
+            **({} if before is None else {"release before": f"{before.name} at {COMMIT[:7]}"}),
             "python": platform.python_version(),
             **{name: version(name) for name in _LIBRARIES},
             **asyncio.run(_postgresql(servers.postgresql.url)),
@@ -98,11 +101,11 @@ async def _postgresql(url: str) -> dict[str, str]:
         await connection.close()
 
 
-def save(folder: Path, about: dict[str, Any], tables: list[Table], *, quick: bool) -> None:
+def save(folder: Path, about: dict[str, Any], tables: list[Table], *, quick: bool) -> dict[str, Any]:
     """Writes `bench.json` and `bench.svg` (those of a quick run, which measures nothing, as `quick.json` and `quick.svg`).
 
     What was measured before of other scenarios stays, where machine and settings are the same; `commits` tells of which code
-    each one was.
+    each one was. Returns what was measured now.
     """
     folder.mkdir(parents=True, exist_ok=True)
     name = "quick" if quick else "bench"
@@ -119,8 +122,10 @@ def save(folder: Path, about: dict[str, Any], tables: list[Table], *, quick: boo
     }
     scenarios = {**before.get("scenarios", {}), **measured}
     commits = {**before.get("commits", {}), **dict.fromkeys(measured, about["versions"]["commit"])}
-    path.write_text(json.dumps({**about, "commits": commits, "scenarios": scenarios}, indent=1) + "\n")
+    aims = [asdict(aim) for aim in reached(scenarios)]
+    path.write_text(json.dumps({**about, "commits": commits, "scenarios": scenarios, "aims": aims}, indent=1) + "\n")
     _chart(folder / f"{name}.svg", scenarios)
+    return measured
 
 
 def _chart(path: Path, scenarios: dict[str, Any]) -> None:
@@ -135,7 +140,7 @@ def _chart(path: Path, scenarios: dict[str, Any]) -> None:
     figure, axes = plt.subplots(figsize=(9, 0.6 + 0.28 * len(shown)), layout="constrained")
     for row, (_, name, values) in enumerate(shown):
         median = statistics.median(values)
-        colour = {"ceiling": "#b8b8b8", "textbook": "#d9a441"}.get(name, "#2a6f97")
+        colour = {"ceiling": "#b8b8b8", "textbook": "#d9a441"}.get(name, "#8ab6cf" if name.startswith(BEFORE) else "#2a6f97")
         spread = [[median - min(values)], [max(values) - median]]
         axes.barh(row, median, xerr=spread, color=colour, error_kw={"ecolor": "#444444", "elinewidth": 1})
         axes.text(max(values), row, f"  {median:,.0f}", va="center", fontsize=8)

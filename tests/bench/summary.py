@@ -7,15 +7,10 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from tests.bench.load import PROVIDER, SENDERS
+from tests.bench.load import SENDERS
+from tests.bench.titles import CAPACITY, CONSUME, LATENCY, REPLICAS, growth_title, ingest_title
 
 RESULTS = Path(__file__).parent / "results" / "bench.json"
-
-
-def ingest_title(kind: str, connections: int, sender: str) -> str:
-    """The title of an ingest table: `kind` is burst or sustained, `sender` whose requests were sent."""
-    count = "1 connection" if connections == 1 else f"{connections} connections"
-    return f"ingest, {kind}, {count}, from {'the provider' if sender == PROVIDER else 'a proxy'}"
 
 
 def summary(told: dict[str, Any]) -> str:
@@ -64,7 +59,7 @@ def summary(told: dict[str, Any]) -> str:
             f"{ratio(name, '90 % duplicates', 'plain'):.2f} x the same without them",
         )
     )
-    name = "consume, 50,000 events"
+    name = CONSUME
     one = "webhookd, one event a message"
     rows += [
         (
@@ -78,9 +73,9 @@ def summary(told: dict[str, Any]) -> str:
             f"{ratio(name, one, 'textbook'):.1f} x the textbook",
         ),
     ]
-    capacity = median("end to end, capacity", "webhookd")
+    capacity = median(CAPACITY, "webhookd")
     for part in (25, 50, 90):
-        name, case = "end to end, latency", f"at {part} % of capacity"
+        name, case = LATENCY, f"at {part} % of capacity"
         rows.append(
             (
                 f"end to end at {median(name, case, 'rate'):,.0f}/s",
@@ -97,7 +92,7 @@ def summary(told: dict[str, Any]) -> str:
         )
     )
     for stored in ("1,000,000", "10,000,000"):
-        name = f"cost growth, {stored} stored"
+        name = growth_title(int(stored.replace(",", "")))
         if name in scenarios:
             ingest, consume, cold = (
                 ratio(name, f"{what}, {stored} stored{when}", f"{what}, nothing stored")
@@ -105,7 +100,7 @@ def summary(told: dict[str, Any]) -> str:
             )
             beside = f"ingest {ingest:.2f} x, consume {consume:.2f} x the same with none"
             rows.append((f"with {stored} events stored", "", f"{beside}; ingest {cold:.2f} x just after a checkpoint"))
-    ingest, consume = (ratio("replicas", f"two, {what}", f"one, {what}") for what in ("ingest", "consume"))
+    ingest, consume = (ratio(REPLICAS, f"two, {what}", f"one, {what}") for what in ("ingest", "consume"))
     rows.append(("two replicas on the same two cores", "", f"ingest {ingest:.2f} x, consume {consume:.2f} x one"))
     about = (
         f"{machine['cores']} cores ({machine['processor']}), {machine['memory_gib']} GiB; Python {versions['python']}, "

@@ -51,21 +51,34 @@ def migrations() -> dict[str, bytes]:
         return {name.rpartition("/")[2]: archive.read(name) for name in sorted(names)}
 
 
-def take(commit: str) -> Path:
-    """Builds the wheel of `commit`, and puts it in the place of the present one."""
+def has_commit(commit: str) -> bool:
+    """Whether this clone has `commit`; a shallow one may not."""
+    found = subprocess.run(["git", "cat-file", "-e", f"{commit}^{{commit}}"], cwd=_ROOT, check=False, capture_output=True)
+    return found.returncode == 0
+
+
+def build(commit: str, folder: Path) -> Path:
+    """Builds the wheel of `commit` into `folder`; its path."""
     packed = subprocess.run(["git", "archive", commit], cwd=_ROOT, check=True, capture_output=True).stdout
     with tempfile.TemporaryDirectory() as scratch:
         source = Path(scratch) / "source"
         with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
             archive.extractall(source, filter="data")
-        build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", scratch]
-        subprocess.run([*build, str(source)], check=True)
+        command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", scratch]
+        subprocess.run([*command, str(source)], check=True)
         (built,) = Path(scratch).glob("*.whl")
+        return Path(shutil.copy(built, folder / built.name))
+
+
+def take(commit: str) -> Path:
+    """Builds the wheel of `commit`, and puts it in the place of the present one."""
+    with tempfile.TemporaryDirectory() as scratch:
+        built = build(commit, Path(scratch))
         for old in FOLDER.glob("*.whl"):
             old.unlink()
-        shutil.copy(built, FOLDER / built.name)
-    SUMS.write_text(f"{hashlib.sha256((FOLDER / built.name).read_bytes()).hexdigest()}  {built.name}\n")
-    return FOLDER / built.name
+        found = Path(shutil.copy(built, FOLDER / built.name))
+    SUMS.write_text(f"{hashlib.sha256(found.read_bytes()).hexdigest()}  {found.name}\n")
+    return found
 
 
 if __name__ == "__main__":

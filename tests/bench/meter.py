@@ -1,0 +1,85 @@
+"""What a load costs PostgreSQL: CPU of the whole server, WAL, disk and rows written."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from types import TracebackType
+from typing import Self
+
+import psutil
+
+from tests.helpers.database import connect
+from webhookd.dev.servers import PostgresServer
+
+# pg_total_relation_size counts a table's indexes and TOAST. Of a partitioned table it counts nothing: the partitions are tables
+# themselves.
+_STATE = """
+SELECT
+    pg_current_wal_insert_lsn() - '0/0'::pg_lsn AS wal_bytes,
+    (
+        SELECT sum(pg_total_relation_size(c.oid))
+        FROM pg_class c
+        WHERE c.relkind = 'r' AND c.relnamespace NOT IN ('pg_catalog'::regnamespace, 'information_schema'::regnamespace)
+    ) AS disk_bytes,
+    (SELECT tup_inserted + tup_updated FROM pg_stat_database WHERE datname = current_database()) AS row_versions
+"""
+_REPORTED_SECONDS = 1.5  # a session that has ended, or begins a transaction, reports its counts to pg_stat_database by then
+
+
+class Meter:
+    """Measures PostgreSQL in a `with` block, from a checkpoint on. Nothing else may use the server meanwhile.
+
+    CPU is that of the postmaster and all its children, ended ones too: sessions, checkpointer, WAL writer, autovacuum.
+    """
+
+    def __init__(self, server: PostgresServer, database: str) -> None:
+        self._server = server
+        self._database = database
+        self._before: dict[str, float] = {}
+        self._after: dict[str, float] = {}
+
+    def __enter__(self) -> Self:
+        self._before = asyncio.run(self._state(checkpoint=True))
+        self._before["cpu_seconds"] = self._cpu_seconds()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None) -> None:
+        if error is None:
+            self._after["cpu_seconds"] = self._cpu_seconds()
+            time.sleep(_REPORTED_SECONDS)
+            self._after |= asyncio.run(self._state(checkpoint=False))
+
+    def per_event(self, count: int) -> dict[str, float]:
+        """What each of `count` events took: CPU in microseconds, bytes of WAL and disk, row versions."""
+        spent = {name: (after - self._before[name]) / count for name, after in self._after.items()}
+        return {
+            "pg_cpu_us": spent["cpu_seconds"] * 1e6,
+            "wal_bytes": spent["wal_bytes"],
+            "disk_bytes": spent["disk_bytes"],
+            "row_versions": spent["row_versions"],
+        }
+
+    async def _state(self, *, checkpoint: bool) -> dict[str, float]:
+        connection = await connect(self._database)
+        try:
+            if checkpoint:
+                await connection.execute("CHECKPOINT", timeout=600)
+            row = await connection.fetchrow(_STATE)
+            assert row is not None
+            return {name: float(value) for name, value in row.items()}
+        finally:
+            await connection.close()
+
+    def _cpu_seconds(self) -> float:
+        assert self._server.process is not None
+        postmaster = psutil.Process(self._server.process.pid)
+        ended = postmaster.cpu_times()
+        total = float(ended.children_user + ended.children_system)
+        for process in (postmaster, *postmaster.children(recursive=True)):
+            try:
+                times = process.cpu_times()
+            except psutil.NoSuchProcess:  # it ends in this very moment, and is missing in the sum
+                continue
+            total += float(times.user + times.system)
+        return total

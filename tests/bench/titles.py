@@ -1,0 +1,42 @@
+"""The names of scenarios and cases, by which the results are found again."""
+
+from __future__ import annotations
+
+from tests.bench.load import PROVIDER
+from tests.bench.releases import BEFORE, HERE, Release
+
+CONSUME = "consume, 50,000 events"
+COST_RECORDED = "cost in PostgreSQL, sends recorded"
+COST_UNRECORDED = "cost in PostgreSQL, sends not recorded"
+CAPACITY = "end to end, capacity"
+LATENCY = "end to end, latency"
+REPLICAS = "replicas"
+
+
+def ingest_title(kind: str, connections: int, sender: str) -> str:
+    """The title of an ingest table: `kind` is burst or sustained, `sender` whose requests were sent."""
+    count = "1 connection" if connections == 1 else f"{connections} connections"
+    return f"ingest, {kind}, {count}, from {'the provider' if sender == PROVIDER else 'a proxy'}"
+
+
+def growth_title(stored: int) -> str:
+    """The title of a cost growth table."""
+    return f"cost growth, {stored:,} stored"
+
+
+def calls_title(stored: int) -> str:
+    """The title of the table of the operator's calls."""
+    return f"operator's calls, {stored:,} stored"
+
+
+def case_title(release: Release | str, what: str = "") -> str:
+    """The case of a release: the release's name, what was measured, or both. This checkout's is not named beside `what`."""
+    name = release if isinstance(release, str) else release.name
+    if not what:
+        return name
+    return what if name == HERE.name else f"{name}: {what}"
+
+
+def before_title(what: str = "") -> str:
+    """The same case of the release before."""
+    return case_title(BEFORE, what)
