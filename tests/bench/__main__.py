@@ -30,12 +30,12 @@ from tests.bench.stored import grow
 from tests.bench.titles import (
     CAPACITY,
     CONSUME,
-    COST_RECORDED,
-    COST_UNRECORDED,
+    COST_STORED,
     LATENCY,
     REPLICAS,
     calls_title,
     case_title,
+    cost_title,
     growth_title,
     ingest_title,
 )
@@ -113,11 +113,21 @@ def consume(run: Run) -> None:
 
 
 def database_cost(run: Run) -> None:
-    """What an event costs PostgreSQL from its receipt to its processing: CPU, WAL, disk."""
+    """What an event costs PostgreSQL from its receipt to its processing, with little and with two million stored."""
     bench = run.bench
-    for title, recorded in ((COST_UNRECORDED, False), (COST_RECORDED, True)):
-        cost = partial(scenarios.database_cost, bench, 50_000, recorded=recorded)
-        run.measure(title, {release.name: partial(cost, release=release) for release in bench.releases})
+    for stored in (0, COST_STORED):
+        databases = {}
+        if stored:
+            databases = {release.name: bench.database(f"cost_{release.name}", release) for release in bench.releases}
+            for release in bench.releases:
+                grow(databases[release.name], release.tables, bench.count(stored))
+
+        def cost(release: Release, *, recorded: bool, of: dict[str, str]) -> Figures:
+            database = of.get(release.name)
+            return scenarios.database_cost(bench, 30_000, recorded=recorded, release=release, database=database)
+
+        for recorded in (False, True):
+            run.measure(cost_title(stored, recorded=recorded), by_turns(run, partial(cost, recorded=recorded, of=databases)))
 
 
 def end_to_end(run: Run) -> None:
@@ -246,7 +256,10 @@ def main() -> int:
         folder.mkdir(parents=True, exist_ok=True)
         with servers(folder) as started:
             os.environ["SQS_ENDPOINT_URL"] = started.sqs.url
-            run = Run(Bench(started, folder, quick=given.quick, before=release), given.rounds, given.stored)
+            # A stop waits for the end of a long poll.
+            settings = {"SQS_WAIT": "1"} if given.quick else {}
+            bench = Bench(started, folder, quick=given.quick, before=release, settings=settings)
+            run = Run(bench, given.rounds, given.stored)
             about = machine(started, release)
             for name in given.scenarios or SCENARIOS:
                 SCENARIOS[name](run)

@@ -261,7 +261,7 @@ def main() -> int:
 
 
 def run(bench: Bench, count: int, calls: int, only: str = "") -> list[Case]:
-    """Loads `count` events, unless a run before did in the same folder, and measures `calls` of each case whose name has `only`."""
+    """Loads `count` events, unless a run before did in the same folder; makes `calls` of each case whose name has `only`."""
     name = f"admin_{count}"
     database = f"{bench.servers.postgresql.url.rpartition('/')[0]}/{name}"
     if not asyncio.run(_loaded(database, count)):

@@ -17,12 +17,12 @@ from tests.bench.releases import BEFORE
 from tests.bench.titles import (
     CAPACITY,
     CONSUME,
-    COST_RECORDED,
-    COST_UNRECORDED,
+    COST_STORED,
     LATENCY,
     REPLICAS,
     before_title,
     calls_title,
+    cost_title,
     growth_title,
     ingest_title,
 )
@@ -54,11 +54,11 @@ class Aim:
         wanted = [self.case] if self.other is None else [self.case, self.other]
         if any(case not in cases for case in wanted):
             return None
-        mine = cases[self.case][self.figure]["rounds"]
+        mine: list[float] = cases[self.case][self.figure]["rounds"]
         if self.other is None:
             return statistics.median(mine)
-        theirs = cases[self.other][self.figure]["rounds"]
-        return statistics.median(a / b if b else float("inf") for a, b in zip(mine, theirs, strict=True))
+        theirs: list[float] = cases[self.other][self.figure]["rounds"]
+        return statistics.median(a / b for a, b in zip(mine, theirs, strict=True))
 
     @property
     def wanted(self) -> str:
@@ -78,8 +78,8 @@ class Reached:
 
 def _aims() -> Iterator[Aim]:
     before = before_title()
-    for title, when in ((COST_UNRECORDED, "sends not recorded"), (COST_RECORDED, "sends recorded")):
-        beside = f"of {BEFORE}, {when}"
+    for recorded, when in ((False, "sends not recorded"), (True, "sends recorded")):
+        title, beside = cost_title(COST_STORED, recorded=recorded), f"of {BEFORE}, {when}"
         yield Aim(f"PostgreSQL's CPU an event, part {beside}", title, "webhookd", "pg_cpu_us", before, 0.45, at_most=True)
         yield Aim(f"WAL an event, part {beside}", title, "webhookd", "wal_bytes", before, 0.5, at_most=True)
         yield Aim(f"disk an event, part {beside}", title, "webhookd", "disk_bytes", before, 0.65, at_most=True)
@@ -116,9 +116,7 @@ def markdown(every: list[Reached]) -> str:
     """The table of the aims."""
     lines = ["| | aim | measured | met |", "|---|---|---|---|"]
     for one in every:
-        measured = (
-            "not measured" if one.measured is None else f"{one.measured:.2f}" if one.measured < 10 else f"{one.measured:.0f}"
-        )
+        measured = "not measured" if one.measured is None else f"{one.measured:.3g}"
         met = "" if one.met is None else "yes" if one.met else "no"
         lines.append(f"| {one.what} | {one.wanted} | {measured} | {met} |")
     return "\n".join(lines) + "\n"

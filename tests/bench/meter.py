@@ -28,19 +28,21 @@ _REPORTED_SECONDS = 1.5  # a session that has ended, or begins a transaction, re
 
 
 class Meter:
-    """Measures PostgreSQL in a `with` block, from a checkpoint on. Nothing else may use the server meanwhile.
+    """Measures PostgreSQL in a `with` block, from a checkpoint on if `checkpoint`. Nothing else may use the server meanwhile.
 
+    Just after a checkpoint, each page is written whole to the WAL when it is changed first.
     CPU is that of the postmaster and all its children, ended ones too: sessions, checkpointer, WAL writer, autovacuum.
     """
 
-    def __init__(self, server: PostgresServer, database: str) -> None:
+    def __init__(self, server: PostgresServer, database: str, *, checkpoint: bool = False) -> None:
         self._server = server
         self._database = database
+        self._checkpoint = checkpoint
         self._before: dict[str, float] = {}
         self._after: dict[str, float] = {}
 
     def __enter__(self) -> Self:
-        self._before = asyncio.run(self._state(checkpoint=True))
+        self._before = asyncio.run(self._state(checkpoint=self._checkpoint))
         self._before["cpu_seconds"] = self._cpu_seconds()
         return self
 

@@ -100,7 +100,7 @@ def consume(
     """
     count = bench.count(count)
     database, queues = database or bench.database("webhookd", release), bench.queues()
-    oldest = _first_id(time.time())
+    oldest = first_id(time.time())
     _fill(bench, database, queues, count, release, bundled=bundled)
     one = pinned and replicas == 1
     daemons = [bench.webhookd(database, queues, release, roles="work", pinned=one) for _ in range(replicas)]
@@ -124,7 +124,7 @@ WHERE id >= $2 AND finished_at > $1
 """
 
 
-def _first_id(instant: float) -> uuid.UUID:
+def first_id(instant: float) -> uuid.UUID:
     """The lowest UUID version 7 of an instant, in seconds since 1970."""
     return uuid.UUID(int=int(instant * 1000) << 80)
 
@@ -176,27 +176,34 @@ async def _fill_textbook(database: str, endpoint: str, queue: str, count: int) -
 _BURST = 5_000  # events that even a slow machine ends within the 5 s after which a send is recorded
 
 
-def database_cost(bench: Bench, count: int, *, recorded: bool, release: Release = HERE) -> Figures:
-    """What `count` events cost PostgreSQL from their receipt until they are processed, with 64 connections.
+def database_cost(bench: Bench, count: int, *, recorded: bool, release: Release = HERE, database: str | None = None) -> Figures:
+    """What `count` events cost PostgreSQL from their receipt until they are processed, after as many that are not measured.
 
     With `recorded`, each send is recorded before a worker starts. Else all roles run, and the load comes in bursts that end
     before sends are recorded. `row_versions` tells whether it went so.
     """
     count = bench.count(count)
-    database, queues = bench.database("webhookd", release), bench.queues()
-    with Meter(bench.servers.postgresql, database) as meter:
-        if recorded:
-            with running(bench.webhookd(database, queues, release, roles="receive,relay")) as daemon:
-                _send(daemon, count)
-                until(lambda: not asyncio.run(_one(database, release.tables.unsent))[0], 300, every=1.0)
-            with running(bench.webhookd(database, queues, release, roles="work")) as daemon:
-                until(lambda: daemon.metric("processed_total", outcome="processed") >= count, 300, every=0.2)
-        else:
-            with running(bench.webhookd(database, queues, release)) as daemon:
-                for sent in range(0, count, _BURST):
-                    _send(daemon, min(_BURST, count - sent))
-                    until(lambda: daemon.metric("processed_total", outcome="processed") >= daemon.metric("accepted_total"), 300)
+    used = database or bench.database("webhookd", release)
+    _pass_through(bench, used, count, recorded=recorded, release=release)
+    with Meter(bench.servers.postgresql, used) as meter:
+        _pass_through(bench, used, count, recorded=recorded, release=release)
     return meter.per_event(count)
+
+
+def _pass_through(bench: Bench, database: str, count: int, *, recorded: bool, release: Release) -> None:
+    """Receives and processes `count` events."""
+    queues = bench.queues()
+    if recorded:
+        with running(bench.webhookd(database, queues, release, roles="receive,relay")) as daemon:
+            _send(daemon, count)
+            until(lambda: not asyncio.run(_one(database, release.tables.unsent))[0], 300, every=1.0)
+        with running(bench.webhookd(database, queues, release, roles="work")) as daemon:
+            until(lambda: daemon.metric("processed_total", outcome="processed") >= count, 300, every=0.2)
+    else:
+        with running(bench.webhookd(database, queues, release)) as daemon:
+            for sent in range(0, count, _BURST):
+                _send(daemon, min(_BURST, count - sent))
+                until(lambda: daemon.metric("processed_total", outcome="processed") >= daemon.metric("accepted_total"), 300)
 
 
 def _send(daemon: Webhookd, count: int) -> None:
@@ -226,7 +233,7 @@ def end_to_end(bench: Bench, rate: float, seconds: float, release: Release = HER
         started = time.time()
         report = load(daemon.url, connections=64, seconds=bench.seconds(seconds), rate=rate)
         until(lambda: daemon.metric("processed_total", outcome="processed") >= daemon.metric("accepted_total"), 120)
-        p50, p99 = asyncio.run(_one(database, _LATENCIES, _first_id(started)))
+        p50, p99 = asyncio.run(_one(database, _LATENCIES, first_id(started)))
         return {"p50_ms": p50, "p99_ms": p99, "rate": rate, "ack_p50_ms": report.p50 * 1000, "ack_p99_ms": report.p99 * 1000}
 
 

@@ -6,8 +6,7 @@ from tests.bench.load import PROVIDER
 from tests.bench.releases import BEFORE, HERE, Release
 
 CONSUME = "consume, 50,000 events"
-COST_RECORDED = "cost in PostgreSQL, sends recorded"
-COST_UNRECORDED = "cost in PostgreSQL, sends not recorded"
+COST_STORED = 2_000_000  # as many as when the aims were set
 CAPACITY = "end to end, capacity"
 LATENCY = "end to end, latency"
 REPLICAS = "replicas"
@@ -17,6 +16,11 @@ def ingest_title(kind: str, connections: int, sender: str) -> str:
     """The title of an ingest table: `kind` is burst or sustained, `sender` whose requests were sent."""
     count = "1 connection" if connections == 1 else f"{connections} connections"
     return f"ingest, {kind}, {count}, from {'the provider' if sender == PROVIDER else 'a proxy'}"
+
+
+def cost_title(stored: int, *, recorded: bool) -> str:
+    """The title of a table of what an event costs PostgreSQL."""
+    return f"cost in PostgreSQL, {'sends recorded' if recorded else 'sends not recorded'}, {stored:,} stored"
 
 
 def growth_title(stored: int) -> str:
