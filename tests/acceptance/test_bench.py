@@ -7,28 +7,41 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.bench import releases
+from tests.bench.aims import reached
+from tests.bench.titles import CONSUME
+from tests.upgrade.release import has_commit
+
 ROOT = Path(__file__).parents[2]
+_npm = pytest.mark.skipif(
+    shutil.which("npm") is None, reason="LEFT OUT: the bench takes its SQS from npm, which is not installed"
+)
 
 
-@pytest.mark.long
-@pytest.mark.timeout(400)
-@pytest.mark.skipif(shutil.which("npm") is None, reason="LEFT OUT: the bench takes its SQS from npm, which is not installed")
-def test_the_bench_measures_and_tells(tmp_path: Path) -> None:
-    scenarios = ["ingest-sustained", "consume"]
-    folders = ["--results", str(tmp_path), "--folder", str(tmp_path / "servers")]
+def _run(folder: Path, *arguments: str) -> tuple[dict[str, Any], str]:
+    """The results of a quick run, and its output."""
+    folders = ["--results", str(folder), "--folder", str(folder / "servers")]
     done = subprocess.run(
-        [sys.executable, "-m", "tests.bench", "--quick", *folders, *scenarios],
+        [sys.executable, "-m", "tests.bench", "--quick", *folders, *arguments],
         cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,
-        timeout=380,
+        timeout=880,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    told = json.loads((tmp_path / "quick.json").read_text())
+    return json.loads((folder / "quick.json").read_text()), done.stdout
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+@_npm
+def test_the_bench_measures_and_tells(tmp_path: Path) -> None:
+    told, output = _run(tmp_path, "--alone", "ingest-sustained", "consume")
     assert told["postgresql"]["fsync"] == told["postgresql"]["synchronous_commit"] == "on"
     assert told["versions"]["postgresql"]
     for title, cases in {
@@ -36,9 +49,51 @@ def test_the_bench_measures_and_tells(tmp_path: Path) -> None:
         "ingest, sustained, 64 connections, from a proxy": ["ceiling", "webhookd"],
         "consume, 50,000 events": ["webhookd", "webhookd, one event a message", "textbook"],
     }.items():
+        assert list(told["scenarios"][title]) == cases
         for case in cases:
             assert told["scenarios"][title][case]["per_second"]["median"] > 0, (title, case)
         if title.startswith("ingest"):
             assert told["scenarios"][title]["webhookd"]["refused"]["median"] == 0, title
     assert "<svg" in (tmp_path / "quick.svg").read_text()
-    assert "% of ceiling" in done.stdout
+    assert "% of ceiling" in output
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+@_npm
+@pytest.mark.skipif(
+    not has_commit(releases.COMMIT), reason=f"LEFT OUT: this clone has no commit of {releases.BEFORE}; git fetch --unshallow"
+)
+def test_the_release_before_is_measured_by_turns(tmp_path: Path) -> None:
+    told, output = _run(tmp_path, "consume", "database-cost")
+    scenarios = told["scenarios"]
+    for case in ("webhookd", releases.BEFORE):
+        assert scenarios[CONSUME][case]["per_second"]["median"] > 0
+    costs = {title: cases for title, cases in scenarios.items() if title.startswith("cost in PostgreSQL")}
+    for title, cases in costs.items():
+        for case in ("webhookd", releases.BEFORE):
+            for figure in ("pg_cpu_us", "wal_bytes", "row_versions"):
+                assert cases[case][figure]["median"] > 0, (title, case, figure)
+    assert len(costs) == 4
+    measured = [aim for aim in told["aims"] if aim["measured"] is not None]
+    assert len(measured) == 13
+    assert all(aim["met"] in (True, False) and aim["what"] in output for aim in measured)
+
+
+def test_aims_are_medians_of_the_rounds_ratios() -> None:
+    def rounds(*values: float) -> dict[str, Any]:
+        return {"per_second": {"rounds": list(values)}}
+
+    consumed = {CONSUME: {"webhookd": rounds(30, 10, 20), releases.BEFORE: rounds(10, 10, 10)}}
+    (aim,) = [aim for aim in reached(consumed) if aim.measured is not None]
+    assert (aim.measured, aim.met) == (2, True)
+    (missed,) = [aim for aim in reached({CONSUME: {"webhookd": rounds(9), releases.BEFORE: rounds(10)}}) if aim.met is not None]
+    assert (missed.measured, missed.met) == (0.9, False)
+    assert all(aim.measured is None for aim in reached({CONSUME: {"webhookd": rounds(9)}}))
+
+
+def test_a_clone_without_the_release_before_is_told_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(releases, "COMMIT", "0" * 40)
+    monkeypatch.setattr(releases, "_CACHE", tmp_path)
+    with pytest.raises(releases.ReleaseError, match=r"git fetch --unshallow.*--alone"):
+        releases.before()

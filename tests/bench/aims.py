@@ -17,7 +17,6 @@ from tests.bench.releases import BEFORE
 from tests.bench.titles import (
     CAPACITY,
     CONSUME,
-    COST_STORED,
     LATENCY,
     REPLICAS,
     before_title,
@@ -78,11 +77,12 @@ class Reached:
 
 def _aims() -> Iterator[Aim]:
     before = before_title()
-    for recorded, when in ((False, "sends not recorded"), (True, "sends recorded")):
-        title, beside = cost_title(COST_STORED, recorded=recorded), f"of {BEFORE}, {when}"
-        yield Aim(f"PostgreSQL's CPU an event, part {beside}", title, "webhookd", "pg_cpu_us", before, 0.45, at_most=True)
-        yield Aim(f"WAL an event, part {beside}", title, "webhookd", "wal_bytes", before, 0.5, at_most=True)
-        yield Aim(f"disk an event, part {beside}", title, "webhookd", "disk_bytes", before, 0.65, at_most=True)
+    for timeline, what in ((True, ""), (False, " without a timeline")):
+        for recorded, sends in ((False, "not recorded"), (True, "recorded")):
+            title, beside = cost_title(timeline=timeline, recorded=recorded), f"an event{what}, sends {sends}, part of {BEFORE}"
+            yield Aim(f"PostgreSQL's CPU {beside}", title, "webhookd", "pg_cpu_us", before, 0.45, at_most=True)
+            yield Aim(f"WAL {beside}", title, "webhookd", "wal_bytes", before, 0.5, at_most=True)
+            yield Aim(f"disk {beside}", title, "webhookd", "disk_bytes", before, 0.65, at_most=True)
     for sender in SENDERS:
         title = ingest_title("sustained", 64, sender)
         whose = "from the provider" if sender == PROVIDER else "from a proxy"

@@ -33,6 +33,7 @@ from urllib.parse import urlsplit
 from webhookd.dev import traffic
 
 AUTHCAPTURE = "net.authorize.payment.authcapture.created"
+NOT_ON_TIMELINE = "net.authorize.bench.created"
 _REMEMBERED = 2_000  # acknowledged webhooks that a repetition is chosen from
 _PATIENCE = 10.0  # seconds to wait for the last answers
 # The provider's connections per webhook are not published. Its webhooks are rare for one merchant, and come from several
@@ -72,14 +73,16 @@ class Request(NamedTuple):
 class Requests:
     """Makes requests, each a new event but for a part `duplicates` of them."""
 
-    def __init__(self, url: str, key: str, *, sender: str = PROVIDER, duplicates: float = 0.0) -> None:
+    def __init__(
+        self, url: str, key: str, *, sender: str = PROVIDER, duplicates: float = 0.0, event_type: str = AUTHCAPTURE
+    ) -> None:
         path = urlsplit(url).path
         expect = "Expect: 100-continue\r\n" if sender == PROVIDER else ""
         self._head = (
             f"POST {path} HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\n{expect}X-ANET-Signature: sha512="
         )
         sample = traffic.sample(AUTHCAPTURE, 1)
-        body = sample.body.decode()
+        body = sample.body.decode().replace(AUTHCAPTURE, event_type)
         first, self._last = body.split(f'"{sample.entity_id}"')
         first, _, after_date = re.split(r'(?<="eventDate":)("[^"]+")', first)
         self._after_date: str = after_date
@@ -296,9 +299,10 @@ def _main() -> None:
     parser.add_argument("--rate", type=float, help="webhooks a second (default: as fast as answers come)")
     parser.add_argument("--count", type=float, default=math.inf, help="webhooks at most")
     parser.add_argument("--duplicates", type=float, default=0.0, help="the part of repetitions, 0 to 1")
+    parser.add_argument("--event-type", default=AUTHCAPTURE, help=f"of each webhook (default: {AUTHCAPTURE})")
     parser.add_argument("--prepare", type=int, default=0, help="webhooks to make and sign before the load begins")
     given = parser.parse_args()
-    requests = Requests(given.url, given.key, sender=given.sender, duplicates=given.duplicates)
+    requests = Requests(given.url, given.key, sender=given.sender, duplicates=given.duplicates, event_type=given.event_type)
     requests.prepare(given.prepare)
     load = Load(
         given.url,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from types import TracebackType
 from typing import Self
@@ -76,12 +77,14 @@ class Meter:
     def _cpu_seconds(self) -> float:
         assert self._server.process is not None
         postmaster = psutil.Process(self._server.process.pid)
-        ended = postmaster.cpu_times()
-        total = float(ended.children_user + ended.children_system)
-        for process in (postmaster, *postmaster.children(recursive=True)):
-            try:
-                times = process.cpu_times()
-            except psutil.NoSuchProcess:  # it ends in this very moment, and is missing in the sum
-                continue
-            total += float(times.user + times.system)
-        return total
+        while True:
+            children = postmaster.children()
+            with contextlib.suppress(psutil.NoSuchProcess):
+                ended = postmaster.cpu_times()
+                total = ended.user + ended.system + ended.children_user + ended.children_system
+                for child in children:
+                    times = child.cpu_times()
+                    total += times.user + times.system
+                # A child that ends passes its CPU to the postmaster: between two readings it would be missing, or count twice.
+                if postmaster.children() == children:
+                    return float(total)

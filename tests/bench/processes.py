@@ -113,7 +113,7 @@ def load(url: str, **options: float | str) -> Report:
     """Runs the load in a process of its own; `options` as its command line names them."""
     command = [sys.executable, "-m", "tests.bench.load", url, "--key", KEY]
     for name, value in options.items():
-        command += [f"--{name}", str(value)]
+        command += [f"--{name.replace('_', '-')}", str(value)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"the load failed:\n{done.stderr}")

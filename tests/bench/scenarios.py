@@ -176,40 +176,42 @@ async def _fill_textbook(database: str, endpoint: str, queue: str, count: int) -
 _BURST = 5_000  # events that even a slow machine ends within the 5 s after which a send is recorded
 
 
-def database_cost(bench: Bench, count: int, *, recorded: bool, release: Release = HERE, database: str | None = None) -> Figures:
+def database_cost(
+    bench: Bench, count: int, *, database: str, event_type: str, recorded: bool, release: Release = HERE
+) -> Figures:
     """What `count` events cost PostgreSQL from their receipt until they are processed, after as many that are not measured.
 
     With `recorded`, each send is recorded before a worker starts. Else all roles run, and the load comes in bursts that end
     before sends are recorded. `row_versions` tells whether it went so.
     """
     count = bench.count(count)
-    used = database or bench.database("webhookd", release)
-    _pass_through(bench, used, count, recorded=recorded, release=release)
-    with Meter(bench.servers.postgresql, used) as meter:
-        _pass_through(bench, used, count, recorded=recorded, release=release)
+    _pass_through(bench, count, database=database, event_type=event_type, recorded=recorded, release=release)
+    with Meter(bench.servers.postgresql, database) as meter:
+        _pass_through(bench, count, database=database, event_type=event_type, recorded=recorded, release=release)
     return meter.per_event(count)
 
 
-def _pass_through(bench: Bench, database: str, count: int, *, recorded: bool, release: Release) -> None:
+def _pass_through(bench: Bench, count: int, *, database: str, event_type: str, recorded: bool, release: Release) -> None:
     """Receives and processes `count` events."""
     queues = bench.queues()
     if recorded:
         with running(bench.webhookd(database, queues, release, roles="receive,relay")) as daemon:
-            _send(daemon, count)
+            _send(daemon, count, event_type)
             until(lambda: not asyncio.run(_one(database, release.tables.unsent))[0], 300, every=1.0)
         with running(bench.webhookd(database, queues, release, roles="work")) as daemon:
             until(lambda: daemon.metric("processed_total", outcome="processed") >= count, 300, every=0.2)
     else:
         with running(bench.webhookd(database, queues, release)) as daemon:
             for sent in range(0, count, _BURST):
-                _send(daemon, min(_BURST, count - sent))
+                _send(daemon, min(_BURST, count - sent), event_type)
                 until(lambda: daemon.metric("processed_total", outcome="processed") >= daemon.metric("accepted_total"), 300)
 
 
-def _send(daemon: Webhookd, count: int) -> None:
+def _send(daemon: Webhookd, count: int, event_type: str = AUTHCAPTURE) -> None:
     """Sends webhooks until `count` are accepted."""
     while count > 0:
-        count -= load(daemon.url, sender=PROXY, connections=64, seconds=600, count=count).outcomes.get("accepted", 0)
+        report = load(daemon.url, sender=PROXY, connections=64, seconds=600, count=count, event_type=event_type)
+        count -= report.outcomes.get("accepted", 0)
 
 
 # -- the whole way

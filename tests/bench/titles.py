@@ -6,7 +6,6 @@ from tests.bench.load import PROVIDER
 from tests.bench.releases import BEFORE, HERE, Release
 
 CONSUME = "consume, 50,000 events"
-COST_STORED = 2_000_000  # as many as when the aims were set
 CAPACITY = "end to end, capacity"
 LATENCY = "end to end, latency"
 REPLICAS = "replicas"
@@ -18,9 +17,10 @@ def ingest_title(kind: str, connections: int, sender: str) -> str:
     return f"ingest, {kind}, {count}, from {'the provider' if sender == PROVIDER else 'a proxy'}"
 
 
-def cost_title(stored: int, *, recorded: bool) -> str:
+def cost_title(*, timeline: bool, recorded: bool) -> str:
     """The title of a table of what an event costs PostgreSQL."""
-    return f"cost in PostgreSQL, {'sends recorded' if recorded else 'sends not recorded'}, {stored:,} stored"
+    what = "payments" if timeline else "events without a timeline"
+    return f"cost in PostgreSQL, {what}, sends {'recorded' if recorded else 'not recorded'}"
 
 
 def growth_title(stored: int) -> str:
