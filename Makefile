@@ -34,7 +34,7 @@ test-faults: setup  ## Break servers, networks and processes under load, and cou
 test-guards: setup  ## Take each guard of the promises out of a copy of the code, and see its test fail
 	@$(BIN)/python -m tests.faults.guards $(ARGS)
 
-bench: setup  ## Measure webhookd beside the ceiling and the textbook, on servers that commit to disk (needs npm; takes an hour)
+bench: setup  ## Measure webhookd beside 0.2.0, the ceiling and the textbook, on servers that commit to disk (needs npm; takes hours)
 	@$(BIN)/python -m tests.bench $(ARGS)
 
 lint: setup  ## Check style, types and the direction of imports

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench.load import SENDERS
-from tests.bench.titles import CAPACITY, CONSUME, LATENCY, REPLICAS, growth_title, ingest_title
+from tests.bench.releases import BEFORE
+from tests.bench.titles import CAPACITY, CONSUME, LATENCY, REPLICAS, calls_title, cost_title, growth_title, ingest_title
 
+_COSTS = {"pg_cpu_us": "CPU", "wal_bytes": "WAL", "disk_bytes": "disk"}
 RESULTS = Path(__file__).parent / "results" / "bench.json"
 
 
@@ -23,6 +25,10 @@ def summary(told: dict[str, Any]) -> str:
     def ratio(scenario: str, case: str, other: str, figure: str = "per_second") -> float:
         mine, theirs = (scenarios[scenario][name][figure]["rounds"] for name in (case, other))
         return float(statistics.median(a / b for a, b in zip(mine, theirs, strict=True)))
+
+    def times_before(scenario: str) -> str:
+        """What webhookd does for one that the release before does; empty if that was not measured."""
+        return f", {ratio(scenario, 'webhookd', BEFORE):.2f} x {BEFORE}" if BEFORE in scenarios[scenario] else ""
 
     rows = []
     for sender in SENDERS:
@@ -48,7 +54,7 @@ def summary(told: dict[str, Any]) -> str:
             (
                 name.replace("sustained", "sustained for 60 s"),
                 f"{median(name, 'webhookd'):,.0f}/s, p99 {p99:.1f} ms, {unsent:,.0f} left in the outbox",
-                f"{ratio(name, 'webhookd', 'ceiling'):.0%} of the ceiling",
+                f"{ratio(name, 'webhookd', 'ceiling'):.0%} of the ceiling{times_before(name)}",
             )
         )
     name = "duplicate storm, 64 connections"
@@ -65,7 +71,7 @@ def summary(told: dict[str, Any]) -> str:
         (
             "consume: from the queue to the commit of the effects",
             f"{median(name, 'webhookd'):,.0f}/s",
-            f"{ratio(name, 'webhookd', 'textbook'):.1f} x the textbook",
+            f"{ratio(name, 'webhookd', 'textbook'):.1f} x the textbook{times_before(name)}",
         ),
         (
             "the same, each event in a message of its own",
@@ -80,9 +86,24 @@ def summary(told: dict[str, Any]) -> str:
             (
                 f"end to end at {median(name, case, 'rate'):,.0f}/s",
                 f"p50 {median(name, case, 'p50_ms'):.0f} ms, p99 {median(name, case, 'p99_ms'):.0f} ms",
-                f"{part} % of {capacity:,.0f}/s, the most that one process does from end to end",
+                f"{part} % of {capacity:,.0f}/s, the most that one process does from end to end{times_before(CAPACITY)}",
             )
         )
+    for recorded in (False, True):
+        name = cost_title(timeline=True, recorded=recorded)
+        if name in scenarios:
+            cpu, wal, disk = (median(name, "webhookd", figure) for figure in _COSTS)
+            beside = ""
+            if BEFORE in scenarios[name]:
+                times = (f"{what} {ratio(name, 'webhookd', BEFORE, figure):.2f}" for figure, what in _COSTS.items())
+                beside = f"{', '.join(times)} x {BEFORE}"
+            rows.append(
+                (
+                    f"PostgreSQL, for an event until it is processed, its send {'recorded' if recorded else 'not recorded'}",
+                    f"{cpu:.0f} µs of CPU, {wal:,.0f} bytes of WAL, {disk:,.0f} bytes of disk",
+                    beside,
+                )
+            )
     name = "backlog"
     rows.append(
         (
@@ -100,6 +121,13 @@ def summary(told: dict[str, Any]) -> str:
             )
             beside = f"ingest {ingest:.2f} x, consume {consume:.2f} x the same with none"
             rows.append((f"with {stored} events stored", "", f"{beside}; ingest {cold:.2f} x just after a checkpoint"))
+    for count in (1_000_000, 10_000_000):
+        name = calls_title(count)
+        if name in scenarios:
+            slowest, calls = (median(name, "webhookd", figure) for figure in ("slowest_p95_ms", "calls"))
+            rows.append(
+                (f"the slowest of {calls:.0f} lists, searches and statistics, {count:,} stored", f"p95 {slowest:.0f} ms", "")
+            )
     ingest, consume = (ratio(REPLICAS, f"two, {what}", f"one, {what}") for what in ("ingest", "consume"))
     rows.append(("two replicas on the same two cores", "", f"ingest {ingest:.2f} x, consume {consume:.2f} x one"))
     about = (
