@@ -42,7 +42,7 @@ class Bench:
 
     def seconds(self, whole: float) -> float:
         """`whole`, or a few seconds where the run is only to show that it works."""
-        return min(whole, 3.0) if self.quick else whole
+        return min(whole, 2.0) if self.quick else whole
 
     def count(self, whole: int) -> int:
         """`whole`, or a few where the run is only to show that it works."""
