@@ -7,6 +7,7 @@ rest of the bench drives a release through its environment and HTTP, and reads `
 from __future__ import annotations
 
 import asyncio
+import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TypeAlias
@@ -133,6 +134,8 @@ async def _grow(database: str, tables: Tables, total: int, status: str) -> None:
         for first in range(1, missing + 1, _BATCH):
             last = min(first + _BATCH - 1, missing)
             await connection.execute(tables.insert, first, last, missing, days, status, timeout=600)
+            if last % (10 * _BATCH) == 0:
+                print(f"{last:,} of {missing:,} events stored", file=sys.stderr)
         # As autovacuum would have, in the time that so many events take to arrive.
         await connection.execute("VACUUM (ANALYZE)", timeout=3600)
         await connection.execute("CHECKPOINT", timeout=600)
