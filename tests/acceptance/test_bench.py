@@ -78,7 +78,7 @@ def test_the_release_before_is_measured_by_turns(tmp_path: Path) -> None:
                 assert cases[case][figure]["median"] > 0, (title, case, figure)
     assert len(costs) == 4
     measured = [aim for aim in told["aims"] if aim["measured"] is not None]
-    assert len(measured) == 13
+    assert len(measured) == 10
     assert all(aim["met"] in (True, False) and aim["what"] in output for aim in measured)
 
 

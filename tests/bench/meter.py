@@ -1,4 +1,4 @@
-"""What a load costs PostgreSQL: CPU of the whole server, WAL, disk and rows written."""
+"""What a load costs PostgreSQL: CPU of the whole server, WAL and rows written."""
 
 from __future__ import annotations
 
@@ -13,16 +13,9 @@ import psutil
 from tests.helpers.database import connect
 from webhookd.dev.servers import PostgresServer
 
-# pg_total_relation_size counts a table's indexes and TOAST. Of a partitioned table it counts nothing: the partitions are tables
-# themselves.
 _STATE = """
 SELECT
     pg_current_wal_insert_lsn() - '0/0'::pg_lsn AS wal_bytes,
-    (
-        SELECT sum(pg_total_relation_size(c.oid))
-        FROM pg_class c
-        WHERE c.relkind = 'r' AND c.relnamespace NOT IN ('pg_catalog'::regnamespace, 'information_schema'::regnamespace)
-    ) AS disk_bytes,
     (SELECT tup_inserted + tup_updated FROM pg_stat_database WHERE datname = current_database()) AS row_versions
 """
 _REPORTED_SECONDS = 1.5  # a session that has ended, or begins a transaction, reports its counts to pg_stat_database by then
@@ -54,12 +47,11 @@ class Meter:
             self._after |= asyncio.run(self._state(checkpoint=False))
 
     def per_event(self, count: int) -> dict[str, float]:
-        """What each of `count` events took: CPU in microseconds, bytes of WAL and disk, row versions."""
+        """What each of `count` events took: CPU in microseconds, bytes of WAL, row versions."""
         spent = {name: (after - self._before[name]) / count for name, after in self._after.items()}
         return {
             "pg_cpu_us": spent["cpu_seconds"] * 1e6,
             "wal_bytes": spent["wal_bytes"],
-            "disk_bytes": spent["disk_bytes"],
             "row_versions": spent["row_versions"],
         }
 

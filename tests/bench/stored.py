@@ -155,6 +155,28 @@ async def _make_partitions(connection: Connection, tables: Tables) -> None:
                 await connection.execute(tables.make_partition, parent, first)
 
 
+def disk_bytes(database: str, tables: Tables) -> float:
+    """Bytes of tables and indexes for each event that is stored, all that belongs to the events included."""
+    return asyncio.run(_disk_bytes(database, tables))
+
+
+# pg_total_relation_size counts a table's indexes and TOAST. Of a partitioned table it counts nothing: the partitions are tables
+# themselves.
+_SIZE = """
+SELECT sum(pg_total_relation_size(c.oid))
+FROM pg_class c
+WHERE c.relkind = 'r' AND c.relnamespace NOT IN ('pg_catalog'::regnamespace, 'information_schema'::regnamespace)
+"""
+
+
+async def _disk_bytes(database: str, tables: Tables) -> float:
+    connection = await connect(database)
+    try:
+        return float(await connection.fetchval(_SIZE) / await connection.fetchval(tables.count, timeout=600))
+    finally:
+        await connection.close()
+
+
 def settle(database: str, tables: Tables) -> None:
     """Ends what nobody worked on, or a later daemon would send it again while it is measured."""
     asyncio.run(_settle(database, tables))

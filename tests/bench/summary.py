@@ -11,7 +11,7 @@ from tests.bench.load import SENDERS
 from tests.bench.releases import BEFORE
 from tests.bench.titles import CAPACITY, CONSUME, LATENCY, REPLICAS, calls_title, cost_title, growth_title, ingest_title
 
-_COSTS = {"pg_cpu_us": "CPU", "wal_bytes": "WAL", "disk_bytes": "disk"}
+_COSTS = {"pg_cpu_us": "CPU", "wal_bytes": "WAL"}
 RESULTS = Path(__file__).parent / "results" / "bench.json"
 
 
@@ -92,7 +92,7 @@ def summary(told: dict[str, Any]) -> str:
     for recorded in (False, True):
         name = cost_title(timeline=True, recorded=recorded)
         if name in scenarios:
-            cpu, wal, disk = (median(name, "webhookd", figure) for figure in _COSTS)
+            cpu, wal = (median(name, "webhookd", figure) for figure in _COSTS)
             beside = ""
             if BEFORE in scenarios[name]:
                 times = (f"{what} {ratio(name, 'webhookd', BEFORE, figure):.2f}" for figure, what in _COSTS.items())
@@ -100,7 +100,7 @@ def summary(told: dict[str, Any]) -> str:
             rows.append(
                 (
                     f"PostgreSQL, for an event until it is processed, its send {'recorded' if recorded else 'not recorded'}",
-                    f"{cpu:.0f} µs of CPU, {wal:,.0f} bytes of WAL, {disk:,.0f} bytes of disk",
+                    f"{cpu:.0f} µs of CPU, {wal:,.0f} bytes of WAL",
                     beside,
                 )
             )

@@ -6,6 +6,7 @@ from tests.bench.load import PROVIDER
 from tests.bench.releases import BEFORE, HERE, Release
 
 CONSUME = "consume, 50,000 events"
+DISK = "disk for an event, 2,000,000 stored"
 CAPACITY = "end to end, capacity"
 LATENCY = "end to end, latency"
 REPLICAS = "replicas"
