@@ -90,8 +90,9 @@ COMMENT ON COLUMN webhookd.work.copy_sent_at IS 'When a copy of dead work reache
 COMMENT ON COLUMN webhookd.work.discarded_at IS 'When an operator discarded this dead work: it has no copy in the dead-letter queue, and retention may remove it.';
 COMMENT ON COLUMN webhookd.work.redriven_at IS 'When an operator last redrove this work: its attempts are counted from then on.';
 
--- What is to be sent, in the order of being due, in three lanes, so that none is read past to reach another: what is fresh; what was redriven or
--- put back, and first retries; later retries. And what was sent and has not ended: among it is what the queue may have lost.
+-- Work that is to be sent waits in three lanes, each in the order of `due`: fresh work; work that was redriven or put back, and first retries;
+-- later retries. Each lane has an index of its own, so that a search in one lane reads no row of another. The fourth index has the work that was
+-- sent and has not ended. The queue may have lost some of it.
 CREATE INDEX work_fresh ON webhookd.work (due) WHERE status = 'received' AND fresh;
 CREATE INDEX work_rest ON webhookd.work (status, due) WHERE status IN ('received', 'retrying') AND NOT fresh AND attempts <= 1;
 CREATE INDEX work_later ON webhookd.work (status, due) WHERE status IN ('received', 'retrying') AND NOT fresh AND attempts > 1;

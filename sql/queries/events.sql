@@ -8,7 +8,7 @@
 -- Commits new notifications: one row in the ledger, one body and one piece of work each, in one statement. If `actor` is given, it brought
 -- the events about instead of the provider, and the audit trail says so. A column of texts comes as one
 -- text, its parts separated by U+001F; an empty part is NULL where NULL may be, and so is every part where the whole is NULL
--- (`traceparents`, where nothing is traced). Returns the ids that are new, and when the sweeper takes them; an id that is missing is a duplicate, by
+-- (`traceparents`, where nothing is traced). Returns the new ids, each with the time at which the sweeper takes it; an id that is missing is a duplicate, by
 -- notification id or by content. The caller sorts the arrays, and the rows go in by their position there: two batches with the same
 -- events take their locks in the same order, and cannot deadlock. No join keeps an order by itself.
 WITH incoming AS MATERIALIZED (

@@ -113,7 +113,7 @@ def consume(run: Run) -> None:
 
 
 def database_cost(run: Run) -> None:
-    """What an event costs PostgreSQL from its receipt to its processing, with two million stored; also without a timeline."""
+    """The cost of an event in PostgreSQL, from receipt to processed, with two million stored; also without a timeline."""
     bench = run.bench
     databases = {release.name: bench.database(f"cost_{release.name}", release) for release in bench.releases}
     for release in bench.releases:

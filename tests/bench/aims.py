@@ -68,7 +68,7 @@ class Aim:
 
 @dataclass(slots=True, frozen=True)
 class Reached:
-    """What a run reached of an aim. `measured` and `met` are None if it was not measured."""
+    """The result of a run for one aim. `measured` and `met` are None if it was not measured."""
 
     what: str
     wanted: str
@@ -104,7 +104,7 @@ def _aims() -> Iterator[Aim]:
 
 
 def reached(scenarios: dict[str, Any]) -> list[Reached]:
-    """What `scenarios`, as `bench.json` has them, reached of each aim."""
+    """The result for each aim, from `scenarios` as `bench.json` holds them."""
     every = []
     for aim in _aims():
         measured = aim.measured(scenarios)

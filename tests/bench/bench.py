@@ -1,4 +1,4 @@
-"""What the scenarios run on: servers, databases, queues, and the processes under measurement."""
+"""The ground of every scenario: servers, databases, queues, and the processes under measurement."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _numbers = itertools.count(1)
 
 @dataclass(slots=True)
 class Bench:
-    """What a scenario runs on."""
+    """The servers, databases and queues of a scenario."""
 
     servers: Servers
     folder: Path
@@ -37,7 +37,7 @@ class Bench:
 
     @property
     def releases(self) -> tuple[Release, ...]:
-        """What is measured by turns: this checkout first."""
+        """The releases that are measured by turns: this checkout first."""
         return (HERE,) if self.before is None else (HERE, self.before)
 
     def seconds(self, whole: float) -> float:

@@ -1,4 +1,4 @@
-"""What a load costs PostgreSQL: CPU of the whole server, WAL and rows written."""
+"""The cost of a load in PostgreSQL: CPU of the whole server, WAL and rows written."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Meter:
             self._after |= asyncio.run(self._state(checkpoint=False))
 
     def per_event(self, count: int) -> dict[str, float]:
-        """What each of `count` events took: CPU in microseconds, bytes of WAL, row versions."""
+        """The cost of one of `count` events: CPU in microseconds, bytes of WAL, row versions."""
         spent = {name: (after - self._before[name]) / count for name, after in self._after.items()}
         return {
             "pg_cpu_us": spent["cpu_seconds"] * 1e6,

@@ -179,7 +179,7 @@ _BURST = 5_000  # events that even a slow machine ends within the 5 s after whic
 def database_cost(
     bench: Bench, count: int, *, database: str, event_type: str, recorded: bool, release: Release = HERE
 ) -> Figures:
-    """What `count` events cost PostgreSQL from their receipt until they are processed, after as many that are not measured.
+    """Measures the cost of `count` events in PostgreSQL, from receipt to processed. As many go before, and are not measured.
 
     With `recorded`, each send is recorded before a worker starts. Else all roles run, and the load comes in bursts that end
     before sends are recorded. `row_versions` tells whether it went so.

@@ -27,7 +27,7 @@ def summary(told: dict[str, Any]) -> str:
         return float(statistics.median(a / b for a, b in zip(mine, theirs, strict=True)))
 
     def times_before(scenario: str) -> str:
-        """What webhookd does for one that the release before does; empty if that was not measured."""
+        """How many times as much as the release before webhookd does; empty if that was not measured."""
         return f", {ratio(scenario, 'webhookd', BEFORE):.2f} x {BEFORE}" if BEFORE in scenarios[scenario] else ""
 
     rows = []

@@ -91,8 +91,10 @@ class SharedTransactions:
         return results
 
     async def _transact(self, ids: Sequence[UUID], groups: list[Sequence[Body]]) -> tuple[dict[UUID, Claimed], set[UUID]]:
-        """Reads, folds and commits; returns the events as they were read, and those that ended. If this raises, nothing was
-        written."""
+        """Reads, folds and commits; returns the events as they were read, and those that ended.
+
+        If this raises, nothing was written.
+        """
         with gateway():
             async with self._folding, self._database.acquire("fold") as connection:
                 claimed = {c.event.id: c for c in await self._store.read(connection, ids)}

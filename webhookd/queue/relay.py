@@ -39,7 +39,8 @@ _LEASE = 30.0
 _AGAIN = 1.0  # seconds until what it leased and could not send is due again
 _REFUSED_AGAIN = 60.0  # the same for what the queue refuses alone
 _SWEEP = 500  # events of a lane in one round
-_LONGEST_WAIT = 3600.0  # seconds that a message may wait in a busy queue until it counts as lost, or four times RESEND_AFTER
+# Seconds that a message may wait in a busy queue until it counts as lost; if RESEND_AFTER is long, four times that.
+_LONGEST_WAIT = 3600.0
 # Seconds until a round after one that left work behind, since its lane had no more room: the workers are making some. The
 # second one is for a round that sent nothing.
 _NO_ROOM, _NO_ROOM_AT_ALL = 0.05, 0.25
@@ -86,7 +87,8 @@ class Relay:
         self._room = 0
         self._unrecorded: deque[tuple[float, list[Outgoing]]] = deque()  # sent at (the loop's clock), oldest first
         self._uncounted = 0  # sent, and not yet counted by PostgreSQL as being in the queue
-        self._waits = [True, True, True]  # of each lane, whether more waits than the last round could take, perhaps
+        # By lane: whether more work may wait than the last round could take.
+        self._waits = {"fresh": True, "rest": True, "later": True}
         self._sent = metrics.relayed.labels("sent")
         self._failed = metrics.relayed.labels("failed")
         self._refused = metrics.relayed.labels("refused")
@@ -135,7 +137,7 @@ class Relay:
                 self._room -= count
                 return True
         self._left.inc(count)
-        self._waits[0] = True
+        self._waits["fresh"] = True
         self._sweeper.wake()
         return False
 
@@ -146,7 +148,7 @@ class Relay:
                 self._hot.post(event)
         except OverloadedError:
             # They are committed, so nobody must be told otherwise; the sweeper finds them when they are due.
-            self._waits[0] = True
+            self._waits["fresh"] = True
 
     async def _send_hot(self, events: list[Outgoing]) -> list[BaseException | None]:
         try:
@@ -219,11 +221,15 @@ class Relay:
             reach(Failpoint.SWEEPER_AFTER_CLAIM)
             await self._send_leased(leased.all)
         # Without room, nobody knows whether more waits.
-        for lane, room in enumerate((fresh, rest, later)):
-            self._waits[lane] = len(leased[lane]) >= room and (room > 0 or self._waits[lane])
+        for lane, taken, room in (
+            ("fresh", leased.fresh, fresh),
+            ("rest", leased.rest, rest),
+            ("later", leased.later, later),
+        ):
+            self._waits[lane] = len(taken) >= room and (room > 0 or self._waits[lane])
         if limit in map(len, leased):
             return True
-        if any(self._waits):
+        if any(self._waits.values()):
             await asyncio.sleep(_NO_ROOM if leased.all else _NO_ROOM_AT_ALL)
             return True
         return False
