@@ -113,7 +113,7 @@ class Settings(BaseModel):
     roles: Annotated[frozenset[Role], CommaSeparated] = _setting(
         frozenset(Role), "What this process does, comma-separated: any of receive, relay, work."
     )
-    concurrency: int = _setting(16, "Events that have handlers and are worked on at a time.", ge=1, le=1000)
+    concurrency: int = _setting(16, "Events with handlers that this process works on at a time.", ge=1, le=1000)
     pollers: int = _setting(
         None, "Long polls side by side; one for each ten of concurrency when unset.", ge=1, le=100, validate_default=True
     )
@@ -125,7 +125,11 @@ class Settings(BaseModel):
     )
     retry_cap: float = _setting(3600.0, "Longest delay in seconds between attempts.", ge=0.01, le=43_200)
     relay_window: int | None = _setting(
-        None, "Most fresh events that are unfinished and have a message in SQS; no limit when unset.", ge=1, le=10_000_000
+        None,
+        "Most fresh events with a message in SQS, of all replicas together; for an emulator that a long queue makes slow. "
+        "No limit when unset.",
+        ge=1,
+        le=10_000_000,
     )
     resend_after: float = _setting(
         600.0,
