@@ -152,7 +152,7 @@ CREATE TABLE webhookd.audit (
     attempt     integer,
     reason      text
 ) PARTITION BY RANGE (event_id);
-CREATE INDEX audit_event ON webhookd.audit (event_id, at);
+CREATE INDEX audit_event ON webhookd.audit (event_id);
 CREATE TABLE webhookd.audit_default PARTITION OF webhookd.audit DEFAULT;
 
 -- Further notification ids of one event: the same content through a second registered webhook.

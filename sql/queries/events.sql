@@ -314,7 +314,7 @@ WITH ended AS (
 )
 SELECT extract(epoch FROM at - since)::float8 AS seconds FROM ended;
 
--- name: process_events(lock_timeout, ids, tables, accounts, entities, facts)
+-- name: process_events(lock_timeout, ids, entity_names, accounts, entity_ids, facts)
 -- Folds facts of many events into the timeline, and ends the work of those events (`ids`) that no handler is for: one statement, one
 -- transaction. Returns the events whose work it ended, and the seconds of each, as from mark_processed; a missing event had ended, or died,
 -- before. Rows are locked in the order of their ids, and after them those of the timeline, as the
@@ -332,24 +332,12 @@ WITH impatient AS MATERIALIZED (
     SELECT count(*) FROM open
 ), kept AS MATERIALIZED (
     SELECT f.*
-    FROM impatient, locked, unnest(:tables::text[], :accounts::text[], :entities::text[], :facts::text[])
-        WITH ORDINALITY AS f (name, account, id, facts, position)
-), kept_transactions AS (
-    INSERT INTO webhookd.transactions AS t (account, transaction_id, facts)
-    SELECT account, id, webhookd.settle(facts::jsonb) FROM kept WHERE name = 'transactions' ORDER BY position
-    ON CONFLICT (account, transaction_id) DO UPDATE SET facts = webhookd.settle(webhookd.fold(t.facts, excluded.facts))
-), kept_subscriptions AS (
-    INSERT INTO webhookd.subscriptions AS s (account, subscription_id, facts)
-    SELECT account, id, facts::jsonb FROM kept WHERE name = 'subscriptions' ORDER BY position
-    ON CONFLICT (account, subscription_id) DO UPDATE SET facts = webhookd.fold(s.facts, excluded.facts)
-), kept_customers AS (
-    INSERT INTO webhookd.customers AS c (account, customer_profile_id, facts)
-    SELECT account, id, facts::jsonb FROM kept WHERE name = 'customers' ORDER BY position
-    ON CONFLICT (account, customer_profile_id) DO UPDATE SET facts = webhookd.fold(c.facts, excluded.facts)
-), kept_payment_profiles AS (
-    INSERT INTO webhookd.payment_profiles AS p (account, payment_profile_id, facts)
-    SELECT account, id, facts::jsonb FROM kept WHERE name = 'payment_profiles' ORDER BY position
-    ON CONFLICT (account, payment_profile_id) DO UPDATE SET facts = webhookd.fold(p.facts, excluded.facts)
+    FROM impatient, locked, unnest(:entity_names::text[], :accounts::text[], :entity_ids::text[], :facts::text[])
+        WITH ORDINALITY AS f (entity_name, account, entity_id, facts, position)
+), folded AS (
+    INSERT INTO webhookd.timeline AS t (entity_name, account, entity_id, facts)
+    SELECT entity_name, account, entity_id, facts::jsonb FROM kept ORDER BY position
+    ON CONFLICT (entity_name, account, entity_id) DO UPDATE SET facts = webhookd.settle(webhookd.fold(t.facts, excluded.facts))
 ), ended AS (
     DELETE FROM webhookd.work
     WHERE event_id = ANY(ARRAY(SELECT event_id FROM open)) AND consumer = 'handlers'

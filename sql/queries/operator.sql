@@ -286,17 +286,10 @@ SELECT * FROM webhookd.payment_profiles WHERE account = :account AND payment_pro
 SELECT n.entity_name, n.entity_id
 FROM unnest(:names::text[], :ids::text[]) WITH ORDINALITY AS n (entity_name, entity_id, position)
 WHERE coalesce(
-    CASE n.entity_name
-        WHEN 'transaction' THEN (
-            SELECT true FROM webhookd.transactions t WHERE t.account = :account AND t.transaction_id = n.entity_id
-        )
-        WHEN 'customerProfile' THEN (
-            SELECT true FROM webhookd.customers c WHERE c.account = :account AND c.customer_profile_id = n.entity_id
-        )
-        WHEN 'customerPaymentProfile' THEN (
-            SELECT true FROM webhookd.payment_profiles p WHERE p.account = :account AND p.payment_profile_id = n.entity_id
-        )
-    END,
+    (
+        SELECT true FROM webhookd.timeline t
+        WHERE t.entity_name = n.entity_name AND t.account = :account AND t.entity_id = n.entity_id
+    ),
     (
         SELECT true FROM webhookd.ledger l
         WHERE l.entity_id = n.entity_id AND l.account || '' = :account AND l.entity_name = n.entity_name

@@ -191,11 +191,10 @@ FROM {_STEPS},
 
 # Of the entities of the newest events. $1: received since.
 _TIMELINE = """
-INSERT INTO {table} (account, {column}, facts)
-SELECT account, entity_id, jsonb_build_object(
-    '{state}', jsonb_build_array(0, 1, 'captured'), 'first_event_at', jsonb_build_array(0, 1, at), 'last_event_at',
-    jsonb_build_array(0, 1, at), 'last_event_type', jsonb_build_array(0, 1, 'net.authorize.payment.capture.created')
-)
+INSERT INTO timeline (entity_name, account, entity_id, facts)
+SELECT '{entity}', account, entity_id, jsonb_build_array(jsonb_build_array(0, 1, jsonb_build_object(
+    '{state}', 'captured', 'first_event_at', at, 'last_event_at', at, 'last_event_type', 'net.authorize.payment.capture.created'
+)))
 FROM (
     SELECT account, entity_id, (max(extract(epoch FROM event_date)) * 1000000)::bigint::text AS at
     FROM events WHERE received_at >= $1 AND entity_name = '{entity}' GROUP BY account, entity_id
@@ -244,11 +243,8 @@ async def store(connection: Connection, count: int, now: datetime, tell: Callabl
     await connection.execute(_QUARANTINE, max(count // 300, 10), now, timeout=600)
     await connection.execute(_OPERATIONS, 500, now, timeout=600)
     since = now - timedelta(days=DAYS) * min(_WITH_BODIES / count, 1)
-    for table, column, entity, state in (
-        ("transactions", "transaction_id", "transaction", "state"),
-        ("subscriptions", "subscription_id", "subscription", "status"),
-    ):
-        timeline = _TIMELINE.format(table=table, column=column, entity=entity, state=state)
+    for entity, state in (("transaction", "state"), ("subscription", "status")):
+        timeline = _TIMELINE.format(entity=entity, state=state)
         await connection.execute(timeline, since, timeout=600)
 
 

@@ -35,12 +35,6 @@ UNION ALL
 SELECT a.event_id FROM audit a JOIN events e ON e.id = a.event_id
 WHERE a.to_status = 'processed' AND e.event_type NOT LIKE 'net.authorize.payment.%'
 """
-_TIMELINE = {
-    "transactions": "transaction_id",
-    "subscriptions": "subscription_id",
-    "customers": "customer_profile_id",
-    "payment_profiles": "payment_profile_id",
-}
 
 
 @dataclass(slots=True, frozen=True)
@@ -225,13 +219,12 @@ class Ledger:
             # A worker that was killed may have died before the fold or after it.
             uncertain = row["status"] == "dead" and not row["attempts"]
             kept = perhaps if uncertain else expected
-            key = (entry.table, entry.id)
+            key = (entry.name, entry.id)
             kept[key] = fold(kept.get(key, {}), entry.facts)
         found: dict[tuple[str, str], Facts] = {}
-        await self.connection.set_type_codec("jsonb", encoder=str, decoder=_registers, schema="pg_catalog")
-        for table, key_column in _TIMELINE.items():
-            for row in await self.connection.fetch(f"SELECT {key_column} AS id, facts FROM {table}"):
-                found[table, row["id"]] = row["facts"]
+        await self.connection.set_type_codec("jsonb", encoder=str, decoder=decode, schema="pg_catalog")
+        for row in await self.connection.fetch("SELECT entity_name, entity_id, facts FROM timeline"):
+            found[row["entity_name"], row["entity_id"]] = row["facts"]
         for key in perhaps.keys() & (found.keys() | expected.keys()):
             for timeline in (found, expected):
                 timeline[key] = fold(timeline.get(key, {}), perhaps[key])
@@ -259,5 +252,3 @@ def _event(row: asyncpg.Record, sent: traffic.Sample) -> Event:
     )
 
 
-def _registers(text: str) -> Any:
-    return {name: tuple(register) for name, register in json.loads(text).items()}

@@ -1,11 +1,12 @@
-"""The fold as the worker does it: one statement."""
+"""The fold as the worker does it, in one statement; and the facts as PostgreSQL stores them."""
 
 from __future__ import annotations
 
+import json
 from typing import Any, cast
 
 from webhookd.event import Event
-from webhookd.process.timeline import fold_all
+from webhookd.process.timeline import Facts, fold_all
 from webhookd.store.events import EventStore
 
 _STORE = EventStore(cast("Any", None))  # the statement stands on the caller's connection
@@ -14,3 +15,12 @@ _STORE = EventStore(cast("Any", None))  # the statement stands on the caller's c
 async def keep_timeline(event: Event, connection: Any) -> None:
     """Folds `event` into its entity's row."""
     await _STORE.process(connection, [], fold_all([event]))
+
+
+def decode(text: str) -> Facts:
+    """The facts that PostgreSQL stores, each by itself; none may stand in two groups."""
+    facts: Facts = {}
+    for at, rank, values in json.loads(text):
+        assert not facts.keys() & values.keys(), text
+        facts |= {name: (at, rank, value) for name, value in values.items()}
+    return facts

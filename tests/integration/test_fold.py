@@ -109,7 +109,7 @@ async def test_a_locked_row_of_the_timeline_delays_its_own_event_alone_and_count
     await keep_timeline(event, connection)
     await receiver.sqs.queue.send([bodies])
     async with connection.transaction():
-        await connection.execute("SELECT FROM customers FOR UPDATE")
+        await connection.execute("SELECT FROM timeline FOR UPDATE")
         worker = await start(handlers(*([count] if handled else [])), roles="work", handler_timeout=0.1, concurrency=1)
         await until(lambda: processed_are(connection, 2), "its neighbours are processed")
         await until(lambda: metric(worker, "webhookd_processed_total", outcome="busy") >= 1, "it is put off")
@@ -136,7 +136,7 @@ async def test_the_wait_for_a_locked_row_of_the_timeline_is_not_in_the_time_of_o
     await until(lambda: processed_are(connection, 1), "its first event is processed")
     before = metric(worker, "webhookd_handle_seconds_sum")
     async with connection.transaction():
-        await connection.execute("SELECT FROM customers FOR UPDATE")
+        await connection.execute("SELECT FROM timeline FOR UPDATE")
         await receiver.sqs.queue.send([[bodies[0], *bodies[2:]]])
         await until(lambda: processed_are(connection, 3), "its neighbours are processed", deadline=30)
         spent = metric(worker, "webhookd_handle_seconds_sum") - before
@@ -151,7 +151,7 @@ async def test_a_fold_that_postgresql_refuses_is_a_failed_attempt(
 ) -> None:
     """The handlers do not run: they rely on the timeline's row."""
     await table_of_effects(connection)
-    await connection.execute("ALTER TABLE customers ADD CONSTRAINT no_second CHECK (customer_profile_id NOT LIKE '%2')")
+    await connection.execute("ALTER TABLE timeline ADD CONSTRAINT no_second CHECK (entity_name || entity_id NOT LIKE 'customer%2')")
     receiver, bodies = await received(start, connection, CREATED, CREATED, AUTHCAPTURE)
     await receiver.sqs.queue.send([[body] for body in bodies])
     registry = handlers(*([count] if handled else []))
@@ -169,12 +169,12 @@ async def test_a_fold_that_postgresql_refuses_is_a_failed_attempt(
 
 
 async def test_a_fold_that_was_refused_is_made_up_for_once_postgresql_takes_it(start: Start, connection: Connection) -> None:
-    await connection.execute("ALTER TABLE transactions ADD CONSTRAINT none CHECK (state <> 'captured')")
+    await connection.execute("ALTER TABLE timeline ADD CONSTRAINT none CHECK (facts::text NOT LIKE '%captured%')")
     await table_of_effects(connection)
     daemon = await start(handlers(count), max_attempts=1000, retry_base=0.1, retry_cap=0.1, resend_after=1)
     await send(daemon, traffic.sample(AUTHCAPTURE, 1))
     await until(lambda: status(connection, "retrying"), "the event is retrying")
-    await connection.execute("ALTER TABLE transactions DROP CONSTRAINT none")
+    await connection.execute("ALTER TABLE timeline DROP CONSTRAINT none")
     await until(lambda: status(connection, "processed"), "the event is processed", deadline=30)
     assert await connection.fetchval(_STATE) == "captured"
     assert await connection.fetchval("SELECT count(*) FROM effects") == 1

@@ -149,7 +149,7 @@ def stored(request: pytest.FixtureRequest, stack: Stack, template: str) -> Itera
         await loader.store(connection, COUNT, NOW)
         await loader.record(connection, NOW)
         await connection.execute(_MORE)
-        others = "quarantine, operations, notification_aliases, statistics, statistics_gauges, transactions, subscriptions"
+        others = "quarantine, operations, notification_aliases, statistics, statistics_gauges, timeline"
         await connection.execute(f"ANALYZE {others}")
         if request.param != OLD:
             await connection.execute("ANALYZE ledger, work")
@@ -385,10 +385,7 @@ async def test_a_transaction_is_read_by_its_keys(statements: Explaining, one: An
     ids = [str(number) for number in range(99)]
     known = await statements.all(queries.known_entities, account=one["account"], names=named, ids=[one["entity_id"], *ids])
     assert [(row["entity_name"], row["entity_id"]) for row in known] == [("transaction", one["entity_id"])]
-    assert read(statements.plans, "transactions") == {"transactions_pkey"}
-    assert read(statements.plans, "subscriptions") == {"subscriptions_pkey"}
-    assert read(statements.plans, "customers") == {"customers_pkey"}
-    assert read(statements.plans, "payment_profiles") == {"payment_profiles_pkey"}
+    assert read(statements.plans, "timeline") == {"timeline_pkey"}
     assert read(statements.plans, "ledger") == {"ledger_entity"}
 
 

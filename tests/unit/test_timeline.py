@@ -393,7 +393,7 @@ def test_the_response_code_of_a_new_transaction_tells_its_state(kind: str, code:
 def test_a_refund_stands_under_its_own_id() -> None:
     entry = entry_of(event("payment.refund.created", {"responseCode": 1, "authAmount": 0.72, "id": "60022194896"}))
     row = {name: value for name, (_, _, value) in entry.facts.items()}
-    assert (entry.table, entry.id) == ("transactions", "60022194896")
+    assert (entry.name, entry.id) == ("transaction", "60022194896")
     assert (row["kind"], row["state"], row["refunded_amount"]) == ("refund", "refunded", "0.72")
     assert "captured_amount" not in row
 

@@ -45,7 +45,7 @@ _GREATEST_CODE = 999_999
 class Entry:
     """The facts that one event reports about one entity."""
 
-    table: str  # "transactions", "subscriptions", "customers" or "payment_profiles"
+    name: str  # the kind of entity: "transaction", "subscription", "customerProfile" or "customerPaymentProfile"
     account: str
     id: str  # the provider's, of the entity
     facts: Facts
@@ -57,20 +57,20 @@ def facts_of(event: Event) -> Entry | None:
     A transaction with the id "0" is one of the provider's tests, and no entity.
     """
     event_type = canonical(event.event_type)
-    table, read = _TABLES.get(event_type, (None, None))
-    if table is None or read is None:
+    name, read = _ENTITIES.get(event_type, (None, None))
+    if name is None or read is None:
         return None
     try:
         payload = event.payload
     except ValueError:
         return None
     entity = _text(payload.get("id"))
-    if entity is None or (table == "transactions" and entity == "0"):
+    if entity is None or (name == "transaction" and entity == "0"):
         return None
     at = _microseconds(event.event_date or event.received_at)
     facts = read(event_type, payload, at)
     facts["first_event_at"] = (-at, 0, str(at))  # the greatest -at is the earliest date
-    return Entry(table, event.account, entity, facts)
+    return Entry(name, event.account, entity, facts)
 
 
 def fold(a: Facts, b: Facts) -> Facts:
@@ -98,13 +98,21 @@ def _order(register: Register) -> tuple[int, int, bool, str]:
 
 
 def fold_all(events: Iterable[Event]) -> list[tuple[str, str, str, str]]:
-    """What many events report, (table, account, id, facts as JSON) once for each entity, sorted."""
+    """What many events report, (entity's name, account, id, facts as JSON) once for each entity, sorted."""
     rows: dict[tuple[str, str, str], Facts] = {}
     for event in events:
         if entry := facts_of(event):
-            key = entry.table, entry.account, entry.id
+            key = entry.name, entry.account, entry.id
             rows[key] = fold(rows[key], entry.facts) if key in rows else entry.facts
-    return [(*key, orjson.dumps(rows[key]).decode()) for key in sorted(rows)]
+    return [(*key, encode(rows[key])) for key in sorted(rows)]
+
+
+def encode(facts: Facts) -> str:
+    """The facts as PostgreSQL stores them, in groups, the greatest first: `[[at, rank, {name: value}]]`, as JSON."""
+    groups: dict[tuple[int, int], Values] = {}
+    for name, (at, rank, value) in facts.items():
+        groups.setdefault((at, rank), {})[name] = value
+    return orjson.dumps([(*key, groups[key]) for key in sorted(groups, reverse=True)]).decode()
 
 
 @dataclass(slots=True, frozen=True)
@@ -254,12 +262,12 @@ def _payment_profile(event_type: str, payload: dict[str, Any], at: int) -> Facts
     })  # fmt: skip
 
 
-# Event type → its table, and who reads its payload.
-_TABLES: dict[str, tuple[str, Callable[[str, dict[str, Any], int], Facts]]] = {
-    **dict.fromkeys(_TRANSACTIONS, ("transactions", _transaction)),
-    **dict.fromkeys(_SUBSCRIPTIONS, ("subscriptions", _subscription)),
+# Event type → the kind of entity, and the function that reads the payload.
+_ENTITIES: dict[str, tuple[str, Callable[[str, dict[str, Any], int], Facts]]] = {
+    **dict.fromkeys(_TRANSACTIONS, ("transaction", _transaction)),
+    **dict.fromkeys(_SUBSCRIPTIONS, ("subscription", _subscription)),
     **{
-        name: ("payment_profiles", _payment_profile) if ".paymentProfile." in name else ("customers", _customer)
+        name: ("customerPaymentProfile", _payment_profile) if ".paymentProfile." in name else ("customerProfile", _customer)
         for name in _PROFILES
     },
 }

@@ -174,21 +174,21 @@ class EventStore:
         *,
         waits: bool = True,
     ) -> list[asyncpg.Record]:
-        """Folds `facts`, (table, account, id, JSON), and ends the work of events, in one statement that commits.
+        """Folds `facts`, (entity's name, account, id, JSON), and ends the work of events, in one statement that commits.
 
         Returns a row (id, attempt, seconds since the receipt) for each event whose work it ended, in any order; a missing one
         had ended, or died, before. Raises BusyError if another transaction keeps one of the rows; `waits`: for a moment.
         """
         if not ending and not facts:
             return []
-        tables, accounts, entities, texts = zip(*facts, strict=True) if facts else ((), (), (), ())
+        names, accounts, entities, texts = zip(*facts, strict=True) if facts else ((), (), (), ())
         rows = queries.process_events(
             connection,
             lock_timeout=_LOCK_TIMEOUT if waits else _SHORT_LOCK_TIMEOUT,
             ids=[e.event.id for e in ending],
-            tables=tables,
+            entity_names=names,
             accounts=accounts,
-            entities=entities,
+            entity_ids=entities,
             facts=texts,
         )
         try:

@@ -23,29 +23,19 @@ from aiobotocore.session import get_session
 
 from webhookd.authorizenet.notification import parse
 from webhookd.event import Event
-from webhookd.process.timeline import facts_of
-
-_KEYS = {
-    "transactions": "transaction_id",
-    "subscriptions": "subscription_id",
-    "customers": "customer_profile_id",
-    "payment_profiles": "payment_profile_id",
-}
-
+from webhookd.process.timeline import encode, facts_of
 
 async def keep_timeline(event: Event, connection: Any) -> None:
     """Folds `event` into its entity's row, inside the caller's transaction."""
     if (entry := facts_of(event)) is not None:
-        key = _KEYS[entry.table]
-        facts, folded = "$3::text::jsonb", "webhookd.fold(t.facts, excluded.facts)"
-        if entry.table == "transactions":
-            facts, folded = f"webhookd.settle({facts})", f"webhookd.settle({folded})"
         await connection.execute(
-            f"INSERT INTO webhookd.{entry.table} AS t (account, {key}, facts) VALUES ($1, $2, {facts}) "
-            f"ON CONFLICT (account, {key}) DO UPDATE SET facts = {folded}",
+            "INSERT INTO webhookd.timeline AS t (entity_name, account, entity_id, facts) VALUES ($1, $2, $3, $4::text::jsonb) "
+            "ON CONFLICT (entity_name, account, entity_id) "
+            "DO UPDATE SET facts = webhookd.settle(webhookd.fold(t.facts, excluded.facts))",
+            entry.name,
             entry.account,
             entry.id,
-            orjson.dumps(entry.facts).decode(),
+            encode(entry.facts),
         )
 
 
