@@ -4,12 +4,12 @@
 -- list itself, or is LATERAL with OFFSET 0: where PostgreSQL believes that a table is empty, it joins by reading all of an index.
 -- There is one consumer for now, 'handlers'.
 
--- name: insert_events(ids, notification_keys, content_keys, body_hashes, accounts, notification_ids, event_types, event_dates, entity_names, entity_ids, invoice_numbers, merchant_references, key_fingerprints, bodies, traceparents, send_after, actor, reason)
+-- name: insert_events(ids, notification_keys, content_keys, body_hashes, accounts, notification_ids, event_types, event_dates, entity_names, entity_ids, invoice_numbers, merchant_references, key_fingerprints, bodies, traceparents, send_after, actor, reason)^
 -- Commits new notifications: one row in the ledger, one body and one piece of work each, in one statement. If `actor` is given, it brought
 -- the events about instead of the provider, and the audit trail says so. A column of texts comes as one
 -- text, its parts separated by U+001F; an empty part is NULL where NULL may be, and so is every part where the whole is NULL
--- (`traceparents`, where nothing is traced). Returns the new ids, each with the time at which the sweeper takes it; an id that is missing is a duplicate, by
--- notification id or by content. The caller sorts the arrays, and the rows go in by their position there: two batches with the same
+-- (`traceparents`, where nothing is traced). Returns when the sweeper takes the new events (`due`), and the ids of those that are new, or NULL if
+-- all are: that is nearly always so, and saves a row for each. What is not new is a duplicate, by notification id or by content. The caller sorts the arrays, and the rows go in by their position there: two batches with the same
 -- events take their locks in the same order, and cannot deadlock. No join keeps an order by itself.
 WITH incoming AS MATERIALIZED (
     SELECT i.*
@@ -25,10 +25,10 @@ WITH incoming AS MATERIALIZED (
         entity_name, entity_id, invoice_number, merchant_reference,
         key_fingerprint, body, traceparent, position
     )
-    -- An alias sent again with other bytes has another content key; its id alone must stop it.
-    WHERE NOT EXISTS (
-        SELECT FROM webhookd.notification_aliases a WHERE a.notification_key = i.notification_key
-    )
+    -- An alias sent again with other bytes has another content key; its id alone must stop it. One look-up for all, since there are few aliases.
+    WHERE i.notification_key <> ALL(ARRAY(
+        SELECT notification_key FROM webhookd.notification_aliases WHERE notification_key = ANY(:notification_keys::uuid[])
+    ))
 ), inserted AS (
     INSERT INTO webhookd.ledger (
         id, notification_key, content_key, body_hash, event_date, account, notification_id, event_type, key_fingerprint, entity_name,
@@ -47,12 +47,14 @@ WITH incoming AS MATERIALIZED (
 ), work AS (
     INSERT INTO webhookd.work (event_id, consumer, due)
     SELECT id, 'handlers', now() + make_interval(secs => :send_after) FROM inserted
-    RETURNING event_id, due
 ), audit AS (
     INSERT INTO webhookd.audit (event_id, at, to_status, actor, reason)
     SELECT id, received_at, 'received', :actor, :reason FROM inserted WHERE :actor::text IS NOT NULL
 )
-SELECT event_id AS id, due FROM work;
+SELECT
+    now() + make_interval(secs => :send_after) AS due,
+    CASE WHEN count(*) < cardinality(:ids::uuid[]) THEN coalesce(array_agg(id), '{}') END AS new_ids
+FROM inserted;
 
 -- name: find_duplicates(accounts, notification_ids, notification_keys, content_keys, body_hashes)
 -- For notifications that insert_events did not take: which event each one repeats. `layer` is 'notification_id' or

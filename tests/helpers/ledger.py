@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import asyncpg
 
 from tests.helpers.database import connect
 from tests.helpers.running import KEY
+from tests.helpers.timeline import decode
 from tests.helpers.wait import until_ended
 from webhookd.dev import traffic
 from webhookd.event import Event
@@ -250,5 +250,3 @@ def _event(row: asyncpg.Record, sent: traffic.Sample) -> Event:
         attempt=1,
         raw=sent.body,
     )
-
-

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 from uuid import UUID
 
@@ -100,22 +101,28 @@ class Receipts:
         await transaction.start()
         try:
             arrival = Arrival(new_id, self._account, notification, "", b"", bytes(16))
-            [row async for row in queries.insert_events(connection, **_columns([arrival], 0.0, None, None))]
+            await queries.insert_events(connection, **_columns([arrival], 0.0, None, None))
         except _OF_ONE_ROW:
             pass  # a user's constraint does not take this one, which is no event
         finally:
             await transaction.rollback()
 
-    async def _all(self, query: Any, **parameters: Any) -> list[asyncpg.Record]:
+    async def _run(self, query: Callable[[Connection], Awaitable[R]]) -> R:
         try:
             with gateway():
                 async with self._database.acquire() as connection:
-                    return [row async for row in query(connection, **parameters)]
+                    return await query(connection)
         except _OF_ONE_ROW:
             raise
         except asyncpg.PostgresError as error:
             self._database.refused(error)
             raise RefusedError("postgresql", where(error)) from error
+
+    async def _all(self, query: Any, **parameters: Any) -> list[asyncpg.Record]:
+        async def rows(connection: Connection) -> list[asyncpg.Record]:
+            return [row async for row in query(connection, **parameters)]
+
+        return await self._run(rows)
 
     async def _accept(
         self, arrivals: Sequence[Arrival], send_after: float, actor: str | None, reason: str | None
@@ -124,12 +131,9 @@ class Receipts:
         # One order for every batch on every replica: two batches that hold the same events cannot deadlock.
         waiting = sorted(arrivals, key=lambda a: (a.notification.content_key or b"", a.account, a.notification.notification_id))
         for _ in range(3):
-            rows = await self._all(queries.insert_events, **_columns(waiting, send_after, actor, reason))
-            due = rows[0]["due"] if rows else None  # one statement gives all of them the same
-            if len(rows) == len(arrivals):  # all are new, as nearly always
-                return [Accepted(a.id, due=due) for a in arrivals]
-            for row in rows:
-                results[row["id"]] = Accepted(row["id"], due=due)
+            row = await self._run(partial(queries.insert_events, **_columns(waiting, send_after, actor, reason)))
+            due, new_ids = row["due"], row["new_ids"]
+            results |= {id_: Accepted(id_, due=due) for id_ in ([a.id for a in waiting] if new_ids is None else new_ids)}
             waiting = [a for a in waiting if a.id not in results]
             if waiting:
                 waiting = await self._resolve_duplicates(waiting, results)

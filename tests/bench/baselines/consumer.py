@@ -25,6 +25,7 @@ from webhookd.authorizenet.notification import parse
 from webhookd.event import Event
 from webhookd.process.timeline import encode, facts_of
 
+
 async def keep_timeline(event: Event, connection: Any) -> None:
     """Folds `event` into its entity's row, inside the caller's transaction."""
     if (entry := facts_of(event)) is not None:
