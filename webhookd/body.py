@@ -43,7 +43,7 @@ def load(text: str) -> Any:
     A number that Decimal cannot hold is NaN. Raises ValueError if `text` is not JSON, or is nested too deeply for Python.
     """
     try:
-        return json.loads(text, parse_float=_fraction, parse_int=_integer, parse_constant=_no_constant)
+        return _DECODER.decode(text)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
 
@@ -116,3 +116,6 @@ def _fraction(text: str) -> Decimal:
 
 def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
+
+
+_DECODER = json.JSONDecoder(parse_float=_fraction, parse_int=_integer, parse_constant=_no_constant)

@@ -1049,7 +1049,7 @@ GUARDS = (
     ),
     Guard(
         "the order of arrival does not change a timeline's row",
-        "webhookd/process/timeline.py",
+        "webhookd/process/facts.py",
         "max((facts[name] for facts in (a, b) if name in facts), key=_order)",
         "(b if name in b else a)[name]",
         _TIMELINE + "test_every_order_of_arrival_with_duplicates_ends_in_the_same_row",

@@ -16,7 +16,8 @@ from tests.helpers.timeline import decode
 from tests.helpers.wait import until_ended
 from webhookd.dev import traffic
 from webhookd.event import Event
-from webhookd.process.timeline import Facts, facts_of, fold
+from webhookd.process.facts import Facts, fold
+from webhookd.process.timeline import facts_of
 
 # A users' handler whose effect can be counted: a row for each time that it ran and its transaction was committed. Only for
 # a part of the events, so that the rest share transactions; theirs are counted by the audit trail.

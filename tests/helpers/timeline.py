@@ -6,7 +6,8 @@ import json
 from typing import Any, cast
 
 from webhookd.event import Event
-from webhookd.process.timeline import Facts, fold_all
+from webhookd.process.facts import Facts
+from webhookd.process.timeline import fold_all
 from webhookd.store.events import EventStore
 
 _STORE = EventStore(cast("Any", None))  # the statement stands on the caller's connection

@@ -251,9 +251,7 @@ async def test_a_locked_event_holds_up_no_neighbour_for_long(
 
 
 async def test_an_event_that_postgresql_refuses_fails_alone(start: Start, servers: Servers, connection: Connection) -> None:
-    await connection.execute(
-        "ALTER TABLE timeline ADD CONSTRAINT no_second CHECK (facts::text NOT LIKE '%SUB_002%')"
-    )
+    await connection.execute("ALTER TABLE timeline ADD CONSTRAINT no_second CHECK (facts::text NOT LIKE '%SUB_002%')")
     receiver, bodies = await received(start, connection, CREATED, CREATED, CREATED, AUTHCAPTURE)
     await receiver.sqs.queue.send([bodies])
     worker = await start(roles="work", max_attempts=1)

@@ -151,9 +151,7 @@ async def test_a_fold_that_postgresql_refuses_is_a_failed_attempt(
 ) -> None:
     """The handlers do not run: they rely on the timeline's row."""
     await table_of_effects(connection)
-    await connection.execute(
-        "ALTER TABLE timeline ADD CONSTRAINT no_second CHECK (facts::text NOT LIKE '%SUB_002%')"
-    )
+    await connection.execute("ALTER TABLE timeline ADD CONSTRAINT no_second CHECK (facts::text NOT LIKE '%SUB_002%')")
     receiver, bodies = await received(start, connection, CREATED, CREATED, AUTHCAPTURE)
     await receiver.sqs.queue.send([[body] for body in bodies])
     registry = handlers(*([count] if handled else []))

@@ -32,7 +32,8 @@ from tests.unit.test_timeline import (
     with_duplicates,
 )
 from webhookd.event import Event
-from webhookd.process.timeline import Facts, encode, facts_of, fold
+from webhookd.process.facts import Facts, encode, fold
+from webhookd.process.timeline import facts_of
 from webhookd.store.queries import queries
 
 if TYPE_CHECKING:

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from webhookd.authorizenet.notification import EVENT_TYPES
 from webhookd.event import Event
-from webhookd.process.timeline import Entry, Facts, facts_of, fold, settle
+from webhookd.process.facts import Entry, Facts, fold, settle
+from webhookd.process.timeline import facts_of
 
 START = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC)
 # These stand for numbers that JSON can write and nothing, or not even Decimal, can hold.

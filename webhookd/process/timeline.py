@@ -31,24 +31,11 @@ import orjson
 
 from webhookd.authorizenet.notification import canonical
 from webhookd.event import Event, money
-
-Register = tuple[int, int, str | None]
-Facts = dict[str, Register]
-Values = dict[str, str | None]  # a fact's name → its value; None if the event does not carry it
+from webhookd.process.facts import Entry, Values, encode_all
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LONGEST = 500  # characters: an id of 500, at four bytes each, still fits into the primary key's index
 _GREATEST_CODE = 999_999
-
-
-@dataclass(slots=True, frozen=True)
-class Entry:
-    """The facts that one event reports about one entity."""
-
-    name: str  # the kind of entity: "transaction", "subscription", "customerProfile" or "customerPaymentProfile"
-    account: str
-    id: str  # the provider's, of the entity
-    facts: Facts
 
 
 def facts_of(event: Event) -> Entry | None:
@@ -68,51 +55,16 @@ def facts_of(event: Event) -> Entry | None:
     if entity is None or (name == "transaction" and entity == "0"):
         return None
     at = _microseconds(event.event_date or event.received_at)
-    facts = read(event_type, payload, at)
-    facts["first_event_at"] = (-at, 0, str(at))  # the greatest -at is the earliest date
-    return Entry(name, event.account, entity, facts)
-
-
-def fold(a: Facts, b: Facts) -> Facts:
-    """Both sets of facts in one, as PostgreSQL folds them: rules 3 and 4."""
-    return settle(_greater(a, b))
-
-
-def settle(facts: Facts) -> Facts:
-    """`facts`, and what they imply together: the approval of a sale that was held captures it."""
-    approved = facts.get("approved_amount")
-    if approved is None or "captures_when_approved" not in facts:
-        return facts
-    at, rank, amount = approved
-    implied: Facts = {"state": (at, rank + 1, "captured"), "captured_at": (at, rank + 1, str(at))}
-    return _greater(facts, implied | {"captured_amount": (at, rank + 1, amount)})
-
-
-def _greater(a: Facts, b: Facts) -> Facts:
-    return {name: max((facts[name] for facts in (a, b) if name in facts), key=_order) for name in a.keys() | b.keys()}
-
-
-def _order(register: Register) -> tuple[int, int, bool, str]:
-    at, rank, value = register
-    return at, rank, value is None, value or ""
+    return Entry(name, event.account, entity, at, *read(event_type, payload, at))
 
 
 def fold_all(events: Iterable[Event]) -> list[tuple[str, str, str, str]]:
     """What many events report, (entity's name, account, id, facts as JSON) once for each entity, sorted."""
-    rows: dict[tuple[str, str, str], Facts] = {}
+    entities: dict[tuple[str, str, str], list[Entry]] = {}
     for event in events:
         if entry := facts_of(event):
-            key = entry.name, entry.account, entry.id
-            rows[key] = fold(rows[key], entry.facts) if key in rows else entry.facts
-    return [(*key, encode(rows[key])) for key in sorted(rows)]
-
-
-def encode(facts: Facts) -> str:
-    """The facts as PostgreSQL stores them, in groups, the greatest first: `[[at, rank, {name: value}]]`, as JSON."""
-    groups: dict[tuple[int, int], Values] = {}
-    for name, (at, rank, value) in facts.items():
-        groups.setdefault((at, rank), {})[name] = value
-    return orjson.dumps([(*key, groups[key]) for key in sorted(groups, reverse=True)]).decode()
+            entities.setdefault((entry.name, entry.account, entry.id), []).append(entry)
+    return [(*key, encode_all(entities[key])) for key in sorted(entities)]
 
 
 @dataclass(slots=True, frozen=True)
@@ -160,18 +112,17 @@ _TRANSACTIONS: dict[str, tuple[int, dict[int, _Outcome]]] = {
 _FOLLOW_UPS = frozenset({"net.authorize.payment.void.created", "net.authorize.payment.priorAuthCapture.created"})
 
 
-def _transaction(event_type: str, payload: dict[str, Any], at: int) -> Facts:
+def _transaction(event_type: str, payload: dict[str, Any], at: int) -> tuple[int, Values]:
     rank, outcomes = _TRANSACTIONS[event_type]
     given = payload.get("responseCode")
     code = 1 if given is None else _code(given)
     outcome = outcomes.get(_ANY) or (None if code is None else outcomes.get(code))
     shown_code = None if given is None or code is None else str(code)
     if outcome is None and event_type in _FOLLOW_UPS:
-        failure = {"last_failure_at": str(at), "last_failure_type": event_type, "last_failure_code": shown_code}
         # The code also if it is missing: it belongs to this failure, and not to the one before.
-        return {name: (at, rank, value) for name, value in failure.items()}
+        return rank, {"last_failure_at": str(at), "last_failure_type": event_type, "last_failure_code": shown_code}
     amount = _amount(payload.get("authAmount"))
-    facts = _newest(event_type, at, rank, {
+    values = _newest(event_type, at, {
         "requested_amount": None if event_type in _FOLLOW_UPS else amount,
         "kind": "refund" if event_type == "net.authorize.payment.refund.created" else None,  # else it is a charge
         "response_code": shown_code,
@@ -182,19 +133,21 @@ def _transaction(event_type: str, payload: dict[str, Any], at: int) -> Facts:
         "fraud_filters": _fraud_filters(payload.get("fraudList")),
     })  # fmt: skip
     if outcome is None:
-        return facts
-    facts["state"] = (at, rank, outcome.state)
+        return rank, values
+    values["state"] = outcome.state
     for name in outcome.sets:
         value = amount if name.endswith("_amount") else str(at)
         if value is not None or name == "approved_amount":  # whose presence alone means that the approval came
-            facts[name] = (at, rank, value)
-    return facts | dict.fromkeys(outcome.erases, (at, rank, None))
+            values[name] = value
+    return rank, values | dict.fromkeys(outcome.erases)
 
 
-def _newest(event_type: str, at: int, rank: int, values: Values) -> Facts:
-    """The facts of `values`, and that of the newest event that counts."""
-    values = values | {"last_event_at": str(at), "last_event_type": event_type}
-    return {name: (at, rank, value) for name, value in values.items() if value is not None}
+def _newest(event_type: str, at: int, values: Values) -> Values:
+    """Those of `values` that there are, and what the newest event that counts adds."""
+    present: Values = {name: value for name, value in values.items() if value is not None}
+    present["last_event_at"] = str(at)
+    present["last_event_type"] = event_type
+    return present
 
 
 # Subscriptions: event type → its rank, the status that the type means, and whether that holds whatever the payload's status is:
@@ -211,7 +164,7 @@ _SUBSCRIPTIONS: dict[str, tuple[int, str | None, bool]] = {
 }
 
 
-def _subscription(event_type: str, payload: dict[str, Any], at: int) -> Facts:
+def _subscription(event_type: str, payload: dict[str, Any], at: int) -> tuple[int, Values]:
     rank, status, holds = _SUBSCRIPTIONS[event_type]
     given = payload.get("status")
     if not holds and isinstance(given, str) and (text := _text(given)):
@@ -233,7 +186,7 @@ def _subscription(event_type: str, payload: dict[str, Any], at: int) -> Facts:
             "last_failure_error": _text(details.get("error")),
             "last_failure_at": _date(details.get("submitTimeUTC")) or str(at),
         }
-    return _newest(event_type, at, rank, values)
+    return rank, _newest(event_type, at, values)
 
 
 # Customers and payment profiles: event type → its rank, and the state.
@@ -244,26 +197,26 @@ _PROFILES: dict[str, tuple[int, str]] = {
 }
 
 
-def _customer(event_type: str, payload: dict[str, Any], at: int) -> Facts:
+def _customer(event_type: str, payload: dict[str, Any], at: int) -> tuple[int, Values]:
     rank, state = _PROFILES[event_type]
-    return _newest(event_type, at, rank, {
+    return rank, _newest(event_type, at, {
         "state": state,
         "merchant_customer_id": _text(payload.get("merchantCustomerId")),
         "payment_profile_ids": _payment_profile_ids(payload.get("paymentProfiles")),
     })  # fmt: skip
 
 
-def _payment_profile(event_type: str, payload: dict[str, Any], at: int) -> Facts:
+def _payment_profile(event_type: str, payload: dict[str, Any], at: int) -> tuple[int, Values]:
     rank, state = _PROFILES[event_type]
-    return _newest(event_type, at, rank, {
+    return rank, _newest(event_type, at, {
         "state": state,
         "customer_profile_id": _text(payload.get("customerProfileId")),
         "customer_type": _text(payload.get("customerType")),
     })  # fmt: skip
 
 
-# Event type → the kind of entity, and the function that reads the payload.
-_ENTITIES: dict[str, tuple[str, Callable[[str, dict[str, Any], int], Facts]]] = {
+# Event type → the kind of entity, and the function that reads the payload: it returns the rank and the facts' values.
+_ENTITIES: dict[str, tuple[str, Callable[[str, dict[str, Any], int], tuple[int, Values]]]] = {
     **dict.fromkeys(_TRANSACTIONS, ("transaction", _transaction)),
     **dict.fromkeys(_SUBSCRIPTIONS, ("subscription", _subscription)),
     **{

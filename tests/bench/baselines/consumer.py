@@ -23,7 +23,8 @@ from aiobotocore.session import get_session
 
 from webhookd.authorizenet.notification import parse
 from webhookd.event import Event
-from webhookd.process.timeline import encode, facts_of
+from webhookd.process.facts import encode
+from webhookd.process.timeline import facts_of
 
 
 async def keep_timeline(event: Event, connection: Any) -> None:
