@@ -6,7 +6,7 @@
  *
  * What a case leaves out, it does not define: DELIVERIES (the receiver; how often the provider delivers), CONSOLE (copies come back to the main queue),
  * REFUSED_FOLD (PostgreSQL may refuse an event's facts), POISON (the event kills its worker, each time; with FAILS_BETWEEN, its handler fails once),
- * BUSY (no poll is ever empty), NO_HANDLERS (the fold ends the event).
+ * BUSY (no poll is ever empty), NO_HANDLERS (the fold ends the event), RETURNS (a send may fail, and its lease is given back).
  *
  * Every guard can be taken out with -DNO_<GUARD>; cases.py names the invariant that must break then.
  */
@@ -16,6 +16,12 @@
 #endif
 #ifndef OPERATIONS
 #define OPERATIONS 1      /* redrives, discards and redrives from the console, in all */
+#endif
+#ifndef AWAY
+#define AWAY 0            /* how often PostgreSQL goes away in the middle of an attempt that is counted */
+#endif
+#ifndef STRANGER
+#define STRANGER 0        /* messages of one who may write to the queue, as if they were ours */
 #endif
 #ifndef SLOTS
 #define SLOTS 2           /* messages that fit into the queue: a sender waits for room */
@@ -49,10 +55,12 @@
 #define HOT_PATH 0
 #define SWEEPER 1
 
-/* Kinds of message in the main queue; COPY + n: the copy of the death in epoch n, moved there from the console. */
+/* Kinds of message in the main queue; FORGED: a copy without its proof; STRANGE: a stranger's, as if it were ours; COPY + n: the copy of the death in
+ * epoch n, moved there from the console. */
 #define PLAIN 0
 #define FORGED 1
-#define COPY 2
+#define STRANGE 2
+#define COPY 3
 
 #define NOWHERE SLOTS     /* the slot of a worker with no message, or with one that is deleted */
 #define EPOCHS (OPERATIONS + 1)
@@ -61,6 +69,7 @@
 bool ledger, folded, processed, copy_sent;
 byte status, attempts, sends, epoch;   /* sends: since the last attempt that ended; epoch stands for redriven_at */
 byte begun;                            /* attempts that have begun and not ended */
+byte drained;                          /* since the send was recorded, a poll has begun that was empty (1), and was reported (2) */
 byte row_lock;                         /* which worker holds it; 0: none */
 /* Redis */
 bool seen;
@@ -70,11 +79,13 @@ bool current[2];
 byte received[SLOTS], kind[SLOTS], sent_for[SLOTS];
 byte raw, copies[EPOCHS];
 byte slot[3];                          /* the slot of workers 1 and 2 */
+/* Processes */
+byte owed;                             /* counts of attempts that ended while PostgreSQL was away */
 /* The world */
-byte faults = FAULTS, operations = OPERATIONS;
+byte faults = FAULTS, away = AWAY, strange = STRANGER, operations = OPERATIONS;
 
 /* What only the invariants look at. */
-bool answered, lost, permanent;
+bool answered, lost, permanent, was_due, unrecorded;  /* was_due: since the last failure; unrecorded: the last send */
 byte effects, failures, kills, asked;  /* failures and kills: since the last redrive, since the last attempt that ended */
 
 #define open (status == RECEIVED || status == QUEUED || status == RETRYING)
@@ -83,7 +94,7 @@ byte effects, failures, kills, asked;  /* failures and kills: since the last red
 /* Invariants. Each is a constant of its own, so that spin's report names it. */
 bit a_200_is_lost = 1, an_effect_is_doubled = 1, processed_without_the_timeline = 1, dead_without_being_tried = 1,
     woken_without_being_asked = 1, waits_for_a_resend_although_nothing_is_lost = 1, what_waits_is_sent_again = 1,
-    stuck_at_the_end = 1, disagrees_at_the_end = 1;
+    tried_before_it_was_due = 1, a_kill_is_not_counted = 1, stuck_at_the_end = 1, disagrees_at_the_end = 1;
 
 #define no_message (raw == 0 && !(received[0] > 0 && kind[0] == PLAIN) && !(received[1] > 0 && kind[1] == PLAIN))
 #define never_received ((received[0] == 1 && kind[0] == PLAIN) || (received[1] == 1 && kind[1] == PLAIN))
@@ -106,18 +117,21 @@ inline or_die() { if :: skip :: faults > 0 -> faults--; goto died fi }
 inline become(new) {
     if :: given_up && new != DEAD && new != DISCARDED -> assert(asked > 0 || !woken_without_being_asked); asked = (asked > 0 -> asked - 1 : 0)
        :: else fi;
-    status = new; current[HOT_PATH] = false; current[SWEEPER] = false
+    status = new; current[HOT_PATH] = false; current[SWEEPER] = false; drained = 0
 }
 
-inline die() {
-    assert(failures >= MAX_ATTEMPTS || permanent || kills >= MAX_ATTEMPTS || !dead_without_being_tried);
-    become(DEAD); copy_sent = false
-}
+/* What lets it die; counts that are still owed are too many only until they are taken back. */
+#define IS_TRIED (failures >= MAX_ATTEMPTS || permanent || kills + owed >= MAX_ATTEMPTS)
+
+inline die() { become(DEAD); copy_sent = false }
 
 /* Counts are of a number of attempts and of a redrive: a failed attempt or another redrive makes them void. */
 inline make_counts_void() {
 #ifndef NO_VOID_COUNTS
-    begun = 0
+    begun = 0;
+#endif
+#ifndef NO_OWED_OF_ITS_ATTEMPT
+    owed = 0  /* what is owed names the attempt that it is of */
 #else
     skip
 #endif
@@ -149,6 +163,8 @@ inline put(what, count) {
        :: received[0] > 0 && received[1] == 0 -> received[1] = 1; kind[1] = what; sent_for[1] = count fi
 }
 #define room (received[0] == 0 || received[1] == 0)
+
+inline take_back_one() { begun = (begun > 0 -> begun - 1 : 0) }
 
 /* ---- receiver ---- */
 
@@ -197,21 +213,27 @@ inline mark_sent(sender) {
 #else
     :: current[sender] && row_lock == 0 ->  /* SKIP LOCKED: what is in hand is not waited for */
 #endif
-        become(QUEUED)
+        become(QUEUED); unrecorded = false; sends = (sends == 0 -> 1 : sends)
     :: else
     fi;
     current[sender] = false
 }
 
 inline choose() {
-    current[HOT_PATH] = false; current[SWEEPER] = true; was_attempts = attempts;
-    if :: SUSPECT < 9 && sends < SUSPECT_SENDS -> sends++ :: else fi
+    current[HOT_PATH] = false; current[SWEEPER] = true; was_attempts = attempts; was_due = true;
+    if
+    :: sends < (SUSPECT < 9 -> SUSPECT_SENDS : 1) -> sends++
+#ifdef RETURNS
+        ; one_more_send = true
+#endif
+    :: else
+    fi
 }
 
 #ifndef NO_HOT_PATH
 active proctype HotPath() {
     ledger;
-    atomic { or_die(); room -> put(PLAIN, 0) }   /* code: relay.hot_send */
+    atomic { or_die(); room -> put(PLAIN, 0); unrecorded = true }   /* code: relay.hot_send */
     atomic { or_die(); mark_sent(HOT_PATH) }       /* code: relay.mark_sent */
 died:
     skip
@@ -220,6 +242,9 @@ died:
 
 active proctype Sweeper() {
     byte was_attempts;
+#ifdef RETURNS
+    bool one_more_send;
+#endif
 died:
 end:
     do
@@ -231,25 +256,64 @@ end:
 #endif
         goto send
 #ifndef NO_RESEND
-    :: atomic {  /* code: relay.lease_lost; its other half is the pollers' mark, code: poll.publish_mark */
+    :: atomic {  /* code: relay.lease_lost; its other half is the pollers' report, code: poll.report */
 #if defined(NO_DRAINED_MARK) || (defined(BUSY) && !defined(NO_RESEND_CAP))
         status == QUEUED && row_lock == 0 ->                     /* BUSY: the cap, since it was sent very long ago */
 #elif defined(BUSY)
         false ->                                /* a busy queue gives no empty poll, and so no mark */
 #else
-        status == QUEUED && row_lock == 0 && !never_received ->  /* an empty poll since it was sent: it was received at least once, or is lost */
+        status == QUEUED && row_lock == 0 && drained == 2 ->  /* it was received at least once, or is lost */
 #endif
 #ifndef BUSY
-        assert(!never_received || !what_waits_is_sent_again);
+        assert(!never_received || unrecorded || !what_waits_is_sent_again);
 #endif
         choose() }
         goto send
 #endif
     od;
 send:
-    atomic { or_die(); room -> put(PLAIN, was_attempts) }   /* code: relay.send */
+    atomic { or_die(); room -> put(PLAIN, was_attempts); unrecorded = true }   /* code: relay.send */
+#ifdef RETURNS
+    atomic {
+        if
+        :: true
+        :: faults > 0 -> faults--;  /* the queue's answer was lost, or none came: code: relay.return_lease */
+            if
+            :: current[SWEEPER] && row_lock == 0 -> current[SWEEPER] = false; sends = (one_more_send -> sends - 1 : sends)
+            :: else
+            fi;
+            was_attempts = 0; one_more_send = false; goto died
+        fi
+    }
+#endif
     atomic { or_die(); mark_sent(SWEEPER);  /* code: relay.mark_sent */
-             was_attempts = 0; goto died }
+             was_attempts = 0;
+#ifdef RETURNS
+             one_more_send = false;
+#endif
+             goto died }
+}
+
+/* ---- what the processes repeat ---- */
+
+#ifdef NO_POLL_BEGAN_AFTER
+bool polled;
+#endif
+
+active proctype Loops() {
+end:
+    do
+#ifndef BUSY
+#ifndef NO_POLL_BEGAN_AFTER
+    :: atomic { status == QUEUED && drained == 0 && !never_received -> drained = 1 }  /* a poll begins, and finds nothing: code: poll.begin */
+    :: atomic { drained == 1 -> drained = 2 }                                         /* code: poll.report */
+#else
+    :: atomic { !polled && status == QUEUED && drained == 0 && !never_received -> polled = true }
+    :: atomic { polled -> polled = false; drained = (status == QUEUED -> 2 : 0) }     /* as if it had begun when it is reported */
+#endif
+#endif
+    :: atomic { owed > 0 -> owed--; take_back_one() }                                 /* code: work.take_back_owed */
+    od
 }
 
 /* ---- SQS ---- */
@@ -261,7 +325,7 @@ end:
     :: atomic {
         if :: raw < SLOTS && received[0] > MAX_RECEIVES -> i = 0 :: raw < SLOTS && received[1] > MAX_RECEIVES -> i = 1 fi;
         if
-        :: kind[i] == PLAIN -> raw++
+        :: kind[i] == PLAIN || kind[i] == STRANGE -> raw++
         :: kind[i] >= COPY -> copies[kind[i] - COPY]++
         :: kind[i] == FORGED  /* a stranger's; the reader leaves what it does not know */
         fi;
@@ -283,7 +347,8 @@ inline let_go() { row_lock = (mine(row_lock) -> 0 : row_lock) }
 /* Killed, or without its connection: the lock falls, and what it had begun was not taken back. */
 inline fall() {
     let_go();
-    kills = (counted && kills < MAX_ATTEMPTS -> kills + 1 : kills); counted = false
+    kills = (counted && kills < MAX_ATTEMPTS -> kills + 1 : kills); counted = false;
+    assert(begun >= kills || !a_kill_is_not_counted)
 }
 
 inline forget() {
@@ -299,10 +364,19 @@ inline let_come_back() {  /* code: work.come_back */
     forget()
 }
 
+/* PostgreSQL goes away in the middle of an attempt: the lock falls with the session, and the count is taken back later. */
+inline go_away() {  /* code: work.owe */
+    away--; counted = false;
+#ifndef NO_OWED
+    owed++;
+#endif
+    let_come_back()
+}
+
 /* Counts an attempt, in a transaction of its own. */
 inline begin() { begun++; counted = true }
 
-inline take_back() { begun = (begun > 0 -> begun - 1 : 0); counted = false }
+inline take_back() { take_back_one(); counted = false }
 
 #define one_more(count) count = (count < MAX_ATTEMPTS -> count + 1 : count)
 
@@ -317,6 +391,13 @@ inline take_back() { begun = (begun > 0 -> begun - 1 : 0); counted = false }
 #else
 #define SUSPECT_BY_SENDS false
 #endif
+
+#ifndef NO_RETRY_IS_LEASED
+#define is_leased (sends > 0)
+#else
+#define is_leased true
+#endif
+#define is_stale (status == RETRYING && (for_attempts != attempts || !is_leased))
 
 /* In a case with SPLIT_STEPS, others may act, and a crash may come, between reading and locking. */
 #ifdef SPLIT_STEPS
@@ -348,7 +429,7 @@ end:
 #ifdef CONSOLE
         /* A copy: an operator's redrive from the console, if it is proven and its death is the present one. */
         if  /* code: work.revive */
-        :: what == PLAIN
+        :: what == PLAIN || what == STRANGE
 #ifndef NO_PROOF
         :: what == FORGED -> what = 0; goto finished
 #else
@@ -369,8 +450,8 @@ end:
         :: status == RETRYING -> goto finished                     /* its `due` was moved by the lease */
         :: status == RETRYING                                     /* or has come */
 #else
-        :: status == RETRYING && for_attempts != attempts -> goto finished  /* stale: a new message is sent when it is due */
-        :: status == RETRYING && for_attempts == attempts
+        :: is_stale -> goto finished                              /* a new message is sent when it is due */
+        :: status == RETRYING && !is_stale
 #endif
         :: status == RECEIVED || status == QUEUED
         fi;
@@ -406,8 +487,9 @@ end:
         :: row_lock_is_free && !open && counted -> goto give_back
         :: row_lock_is_free && !open && !counted -> goto finished
 #ifndef NO_ATTEMPT_IN_MESSAGE
-        :: row_lock_is_free && status == RETRYING && for_attempts != attempts -> goto finished
-        :: row_lock_is_free && open && !(status == RETRYING && for_attempts != attempts) ->
+        :: row_lock_is_free && is_stale -> goto finished
+        :: row_lock_is_free && open && !is_stale ->
+            assert(status != RETRYING || was_due || !tried_before_it_was_due);
 #else
         :: row_lock_is_free && open ->
 #endif
@@ -422,7 +504,7 @@ end:
         :: !suspect
         fi;
 #ifdef NO_LOCK_BEFORE_BEGUN
-        if :: counted && begun > MAX_ATTEMPTS -> die(); counted = false; let_go(); goto finished :: else fi;
+        if :: counted && begun > MAX_ATTEMPTS -> assert(IS_TRIED || !dead_without_being_tried); die(); counted = false; let_go(); goto finished :: else fi;
 #endif
         goto attempt
     }
@@ -431,7 +513,7 @@ count:
         or_die();
         begin();
         if
-        :: begun > MAX_ATTEMPTS -> goto bury
+        :: begun > MAX_ATTEMPTS -> assert(IS_TRIED || !dead_without_being_tried); goto bury
         :: else -> goto attempt
         fi
     }
@@ -446,6 +528,7 @@ attempt:
 #ifdef FAILS_BETWEEN
         if :: attempts == 0 && begun > 1 -> one_more(failures); failing = true; goto give_back :: else fi;
 #endif
+        if :: counted && away > 0 -> go_away(); goto end :: true fi;
         fall(); forget(); goto end
     }
 #else
@@ -453,6 +536,7 @@ attempt:
         or_die();
         if
         :: faults > 0 -> faults--; goto give_back       /* the worker is to stop */
+        :: counted && away > 0 -> go_away(); goto end
         :: HANDLER_FAILS -> one_more(failures); failing = true; goto give_back
         :: PERMANENT -> fatal = true; permanent = true; failing = true; goto give_back
         :: true
@@ -465,7 +549,7 @@ attempt:
 #endif
         assert(effects <= 1 || !an_effect_is_doubled);  /* code: work.end */
         assert(folded || !processed_without_the_timeline);
-        become(NONE); attempts = 0; begun = 0; sends = 0; processed = true;
+        become(NONE); attempts = 0; begun = 0; kills = 0; sends = 0; was_due = false; unrecorded = false; processed = true;
         counted = false; let_go(); goto finished
     }
 #endif
@@ -498,15 +582,15 @@ failed:
         :: open && attempts == was_attempts && epoch == was_epoch ->
 #endif
             if
-            :: fatal -> die()
+            :: fatal -> assert(IS_TRIED || !dead_without_being_tried); die()
 #ifndef NO_ATTEMPT_LIMIT
-            :: !fatal && attempts + 1 >= MAX_ATTEMPTS -> attempts = MAX_ATTEMPTS; die()
+            :: !fatal && attempts + 1 >= MAX_ATTEMPTS -> assert(IS_TRIED || !dead_without_being_tried); attempts = MAX_ATTEMPTS; die()
             :: !fatal && attempts + 1 < MAX_ATTEMPTS -> attempts++; become(RETRYING)
 #else
             :: !fatal -> become(RETRYING)
 #endif
             fi;
-            kills = 0; sends = 0; make_counts_void()
+            kills = 0; sends = 0; was_due = false; make_counts_void()
         :: else
         fi;
         fatal = false; was_attempts = 0; was_epoch = 0; goto finished
@@ -537,7 +621,7 @@ end:
 #endif
             if
 #ifdef NO_PUT_BACK
-            :: status == RECEIVED || status == QUEUED -> die()
+            :: status == RECEIVED || status == QUEUED -> assert(IS_TRIED || !dead_without_being_tried); die()
 #else
             :: status == RECEIVED || status == QUEUED -> become(RECEIVED)
 #ifndef NO_PUT_BACK_MOVES_DUE
@@ -580,9 +664,12 @@ remove_raw:
 /* ---- operators ---- */
 
 active proctype Operator() {
-    byte i;
 end:
     do
+#if STRANGER > 0
+    :: atomic { strange > 0 && room && open -> strange--; put(STRANGE, 0) }
+    :: atomic { strange > 0 && room && open -> strange--; put(STRANGE, 1) }  /* it guesses how many attempts have failed */
+#endif
     :: atomic { operations > 0 && given_up -> operations--; asked++; wake() }                 /* code: operator.redrive */
     :: atomic { operations > 0 && status == DEAD -> operations--; become(DISCARDED) }         /* code: operator.discard */
 #ifdef CONSOLE
