@@ -39,7 +39,9 @@ BUSY = _flow("FAULTS=1 OPERATIONS=0 SUSPECT=9 HANDLER_FAILS=0 NO_HOT_PATH BUSY")
 STOPPED = _flow("FAULTS=3 OPERATIONS=0 HANDLER_FAILS=0 NO_HOT_PATH")
 DISCARDED = _flow("FAULTS=0 OPERATIONS=1 SUSPECT=9 HANDLER_FAILS=0 PERMANENT=1 NO_HOT_PATH")
 WITHOUT_HANDLERS = _flow("FAULTS=2 OPERATIONS=0 SUSPECT=9 HANDLER_FAILS=0 NO_HANDLERS")
-KILLS_AND_FAILS = _flow("FAULTS=0 OPERATIONS=0 SUSPECT=0 HANDLER_FAILS=0 NO_HOT_PATH POISON FAILS_BETWEEN")
+KILLS_AND_FAILS = _flow("FAULTS=0 AWAY=1 OPERATIONS=0 SUSPECT=0 HANDLER_FAILS=0 NO_HOT_PATH POISON FAILS_BETWEEN")
+OWED = _flow("FAULTS=0 AWAY=2 OPERATIONS=0 SUSPECT=0 HANDLER_FAILS=0 NO_HOT_PATH")
+STRANGER = _flow("FAULTS=0 STRANGER=1 OPERATIONS=0 SUSPECT=9 NO_HOT_PATH")
 SUSPECTS = _flow("FAULTS=2 OPERATIONS=0 HANDLER_FAILS=0 NO_HOT_PATH")
 CONSOLE = _flow("FAULTS=1 OPERATIONS=1 SUSPECT=9 HANDLER_FAILS=0 PERMANENT=1 NO_HOT_PATH CONSOLE")
 FAILED_IS_FINAL = _flow("FAULTS=1 OPERATIONS=0 SUSPECT=9 HANDLER_FAILS=0 PERMANENT=1 NO_HOT_PATH")
@@ -54,8 +56,12 @@ DISCARDED_AGREES = _flow("FAULTS=0 OPERATIONS=1 SUSPECT=9 HANDLER_FAILS=0 PERMAN
 
 MOVED_AGREES = _flow("FAULTS=1 OPERATIONS=0 SUSPECT=9 HANDLER_FAILS=0 NO_HOT_PATH", AGREES)
 
-FRESH = Case("lanes.pml", "HANG", "fresh")
-REST_MOVES = Case("lanes.pml", "", "rest_moves")
+FRESH = Case("lanes.pml", "HANG_ALL", "fresh")
+REST_IS_TRIED = Case("lanes.pml", "HANG", "rest_is_tried")
+REST_MOVES = Case("lanes.pml", "HANG_ALL LOSES", "rest_moves")
+PUT_BACK = Case("bundles.pml", "")
+PUT_BACK_AGREES = Case("bundles.pml", "", AGREES)
+FOLD_ENDS = Case("bundles.pml", "FOLD", ENDS)
 NEIGHBOURS = Case("suspects.pml", "")
 NEIGHBOURS_COUNTS = Case("suspects.pml", "COUNTS")
 NEIGHBOURS_END = Case("suspects.pml", "", ENDS)
@@ -67,12 +73,18 @@ SHORT = (
     WITHOUT_HANDLERS,
     SUSPECTS,
     KILLS_AND_FAILS,
+    OWED,
+    STRANGER,
     FAILED_IS_FINAL,
     DISCARDED,
     FAULTY_ENDS,
     MOVED_AGREES,
     FRESH,
+    REST_IS_TRIED,
     REST_MOVES,
+    PUT_BACK,
+    PUT_BACK_AGREES,
+    FOLD_ENDS,
     NEIGHBOURS,
     NEIGHBOURS_COUNTS,
     NEIGHBOURS_END,
@@ -85,6 +97,10 @@ LONG = tuple(
         CONSOLE,
         REDRIVEN,
         _flow("FAULTS=2 OPERATIONS=0 NO_HOT_PATH"),
+        _flow("FAULTS=1 AWAY=2 OPERATIONS=0 SUSPECT=0 HANDLER_FAILS=0 NO_HOT_PATH"),
+        _flow("FAULTS=0 AWAY=1 OPERATIONS=0 SUSPECT=0 NO_HOT_PATH"),
+        _flow("FAULTS=0 STRANGER=2 OPERATIONS=0 SUSPECT=9 NO_HOT_PATH"),
+        _flow("FAULTS=1 OPERATIONS=0 SUSPECT=9 NO_HOT_PATH RETURNS"),
         _flow("FAULTS=1 OPERATIONS=0 SUSPECT=9"),
         _flow("FAULTS=1 OPERATIONS=0 NO_HOT_PATH SUSPECT=9 SPLIT_STEPS"),
         _flow("FAULTS=0 OPERATIONS=0"),
@@ -102,6 +118,9 @@ _NO_NEEDLESS_WAIT = "waits_for_a_resend_although_nothing_is_lost"
 _TRIED = "dead_without_being_tried"
 _ASKED = "woken_without_being_asked"
 _ONCE = "an_effect_is_doubled"
+_NOT_DUE = "tried_before_it_was_due"
+_KILL = "a_kill_is_not_counted"
+_AGAIN = "what_waits_is_sent_again"
 _STUCK = "stuck_at_the_end"
 _DISAGREES = "disagrees_at_the_end"
 _200 = "a_200_is_lost"
@@ -115,7 +134,8 @@ GUARDS = (
     Guard("SWEEP", "the sweeper sends what the hot path left", FAULTY, _STUCK),
     Guard("RESEND", "what was sent and is lost is sent again", FAULTY, _STUCK),
     Guard("RESEND_CAP", "a busy queue does not stop resends for ever", BUSY, _STUCK),
-    Guard("DRAINED_MARK", "what waits in the queue is not sent again", FAULTY, "what_waits_is_sent_again"),
+    Guard("DRAINED_MARK", "what waits in the queue is not sent again", FAULTY, _AGAIN),
+    Guard("POLL_BEGAN_AFTER", "a poll that was under way when work was sent says nothing of that work", FAULTY, _AGAIN),
     Guard("SENT_DUE", "`queued` is only what is due as it was when it was chosen", FAILING, _NO_NEEDLESS_WAIT),
     Guard(
         "ATTEMPT_IN_MESSAGE", "a message names its attempt, so that a lease does not hide a retry", FAILING, _NO_NEEDLESS_WAIT
@@ -133,6 +153,9 @@ GUARDS = (
     Guard("LOCK_BEFORE_BEGUN", "an attempt is counted only under its lock", SUSPECTS, _TRIED),
     Guard("TAKE_BACK", "an attempt that is stopped takes its count back", STOPPED, _TRIED),
     Guard("TAKE_BACK_BEFORE_UNLOCK", "before its lock falls", STOPPED, _TRIED),
+    Guard("OWED", "a count that could not be taken back is taken back later", OWED, _TRIED),
+    Guard("OWED_OF_ITS_ATTEMPT", "and is not taken from the counts of another attempt", KILLS_AND_FAILS, _KILL),
+    Guard("RETRY_IS_LEASED", "a retry that no sweeper has taken has no message, whatever one says", STRANGER, _NOT_DUE),
     Guard("VOID_COUNTS", "a failed attempt or a redrive makes the counts void", KILLS_AND_FAILS, _TRIED),
     Guard("PUT_BACK", "what SQS moved to the dead-letter queue is put back", FAULTY, _TRIED),
     Guard("PUT_BACK_MOVES_DUE", "a retry that is put back is no longer as a sweeper chose it", FAILING, _NO_NEEDLESS_WAIT),
@@ -146,8 +169,15 @@ GUARDS = (
     Guard("REMOVE_RAW", "what was put back leaves the dead-letter queue", MOVED_AGREES, AGREES),
     Guard("REMOVE_FALSE_COPIES", "a copy of what is not dead is removed", DISCARDED, _DISAGREES),
     Guard("FRESH_FIRST", "the sweeper serves fresh work first", FRESH, "fresh"),
-    Guard("REST_WINDOW", "retries, and what was redriven or put back, have a bounded number in SQS", FRESH, "fresh"),
-    Guard("RESEND_IN_WINDOW", "lost work keeps its place in the window, and asks for no room", REST_MOVES, "rest_moves"),
+    Guard("REST_ROOM", "first retries, and what was redriven or put back, have a quarter of the turns", FRESH, "fresh"),
+    Guard("LATER_ROOM", "later retries have a quarter of the turns", FRESH, "fresh"),
+    Guard("LANES_APART", "and not the quarter of what was tried once", REST_IS_TRIED, "rest_is_tried"),
+    Guard("FADE", "the turns of a process that has died count for a minute only", FRESH, "fresh"),
+    Guard("IN_HAND_COUNTS", "what is in hand takes room (assumed: README.md says when it does not)", FRESH, "fresh"),
+    Guard("THREE_TURNS", "the workers have three turns at least (assumed)", FRESH, "fresh"),
+    Guard("RESEND_WITHOUT_ROOM", "lost work asks for no room", REST_MOVES, "rest_moves"),
+    Guard("PUT_BACK_WHOLE", "what SQS moved is put back whole, or stays", PUT_BACK, _NO_NEEDLESS_WAIT),
+    Guard("FOLD_ALONE", "what was received too often is folded alone", FOLD_ENDS, ENDS),
     Guard("SUSPECT_ALONE", "what was in hand at a kill is tried one at a time", NEIGHBOURS_COUNTS, _ONE_COUNT),
     Guard("OTHERS_WAIT", "and nothing else is tried meanwhile", NEIGHBOURS, _NEIGHBOUR),
 )

@@ -346,9 +346,9 @@ inline let_go() { row_lock = (mine(row_lock) -> 0 : row_lock) }
 
 /* Killed, or without its connection: the lock falls, and what it had begun was not taken back. */
 inline fall() {
-    let_go();
     kills = (counted && kills < MAX_ATTEMPTS -> kills + 1 : kills); counted = false;
-    assert(begun >= kills || !a_kill_is_not_counted)
+    assert(begun >= kills || !mine(row_lock) || !a_kill_is_not_counted);
+    let_go()
 }
 
 inline forget() {

@@ -29,7 +29,9 @@ NAMES = {
     "relay.lease_lost": Names(f"{STORE}.lease", ("lease_work",)),
     "relay.send": Names("webhookd.queue.bundles:send_events"),
     "relay.mark_sent": Names(f"{STORE}.mark_sent", ("mark_sent",)),
-    "poll.publish_mark": Names(f"{STORE}.report_worker", ("report_worker",)),
+    "relay.return_lease": Names(f"{STORE}.return_lease", ("return_lease",)),
+    "poll.begin": Names("webhookd.queue.poller:Poller._poll"),
+    "poll.report": Names(f"{STORE}.report_worker", ("report_worker",)),
     # The worker
     "work.receive": Names("webhookd.process.worker:Worker.work"),
     "work.revive": Names("webhookd.process.alone:Alone.revive", ("revive_event",)),
@@ -41,6 +43,8 @@ NAMES = {
     "work.run": Names("webhookd.process.attempt:Attempts.make"),
     "work.end": Names(f"{STORE}.mark_processed", ("mark_processed",)),
     "work.take_back": Names(f"{STORE}.take_back_attempt", ("take_back_attempt",)),
+    "work.owe": Names("webhookd.process.attempt:Attempts._take_back"),
+    "work.take_back_owed": Names("webhookd.process.attempt:Attempts.take_back_what_is_owed", ("take_back_attempt",)),
     "work.fail": Names("webhookd.process.records:Records.record", ("mark_retrying", "mark_dead")),
     "work.come_back": Names("webhookd.queue.acks:Acks.hide"),
     "work.delete": Names("webhookd.queue.acks:Acks.delete"),
@@ -59,6 +63,13 @@ NAMES = {
     # Lanes
     "lanes.fresh": Names("webhookd.queue.relay:Relay.sweep", ("count_in_queue", "lease_work")),
     "lanes.rest": Names("webhookd.queue.relay:Relay.sweep", ("count_in_queue", "lease_work")),
+    "lanes.later": Names("webhookd.queue.relay:Relay.sweep", ("count_in_queue", "lease_work")),
+    "lanes.turns": Names(f"{STORE}.count_in_queue", ("count_in_queue",)),
     "lanes.resend": Names("webhookd.queue.relay:Relay.sweep", ("lease_work",)),
     "lanes.receive": Names("webhookd.queue.poller:Permits.take"),
+    # What events have in common
+    "bundles.read": Names(f"{STORE}.states", ("states_of_events",)),
+    "bundles.put_back": Names(f"{STORE}.put_back", ("put_back",)),
+    "bundles.fold": Names("webhookd.process.shared:SharedTransactions.submit", ("read_events", "process_events")),
+    "bundles.fold_alone": Names("webhookd.process.alone:Alone.work", ("read_events", "process_events")),
 }
