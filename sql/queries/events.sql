@@ -399,9 +399,11 @@ ON CONFLICT (event_id, consumer) DO UPDATE SET
     attempts = excluded.attempts, redriven_at = excluded.redriven_at
 RETURNING begun;
 
--- name: take_back_attempt(id)!
--- An attempt that had begun has ended, however it did: it has not killed its process.
-UPDATE webhookd.suspects SET begun = greatest(begun - 1, 0) WHERE event_id = :id AND consumer = 'handlers';
+-- name: take_back_attempt(id, attempts, redriven_at)!
+-- An attempt that had begun has ended, however it did: it has not killed its process. If that is recorded late, the counts may be those of
+-- another number of attempts, or of another redrive, and stay as they are.
+UPDATE webhookd.suspects SET begun = greatest(begun - 1, 0)
+WHERE event_id = :id AND consumer = 'handlers' AND attempts = :attempts AND redriven_at IS NOT DISTINCT FROM :redriven_at::timestamptz;
 
 -- name: backlog()^
 -- The size of the outbox, counted no further than 100,000 of each kind, and for how many seconds the oldest unfinished event has been so (NULL when all have ended).

@@ -440,9 +440,23 @@ GUARDS = (
     Guard(
         "a count that could not be taken back is taken back later",
         "webhookd/process/attempt.py",
-        "            self._owed.append(event_id)\n",
+        "            self._owed.append(counted)\n",
         "            pass\n",
         "tests/integration/test_suspects.py::test_a_count_that_could_not_be_taken_back_is_taken_back_later",
+    ),
+    Guard(
+        "a count is owed, too, if PostgreSQL does not answer that it is taken back",
+        "webhookd/process/attempt.py",
+        "except (UnavailableError, asyncio.CancelledError) as error:",
+        "except UnavailableError as error:",
+        "tests/unit/test_attempts.py::test_a_count_is_owed_if_postgresql_does_not_answer_that_it_is_taken_back",
+    ),
+    Guard(
+        "a count that is taken back late is not taken from those of another attempt",
+        "sql/queries/events.sql",
+        "AND attempts = :attempts AND redriven_at IS NOT DISTINCT FROM :redriven_at::timestamptz;",
+        "AND (:attempts::integer IS NULL OR :redriven_at::timestamptz IS NULL OR true);",
+        "tests/integration/test_suspects.py::test_a_count_that_is_taken_back_late_is_not_taken_from_those_of_another_attempt",
     ),
     Guard(
         "an event that somebody holds stops no other",

@@ -23,6 +23,7 @@ from webhookd.event import Event
 from webhookd.process.result import TRUSTED
 from webhookd.process.shared import SharedTransactions
 from webhookd.queue.message import Body
+from webhookd.store.events import Claimed
 
 BEGUN = "SELECT coalesce(max(begun), 0) FROM webhookd.suspects"
 
@@ -220,17 +221,37 @@ async def test_a_count_that_could_not_be_taken_back_is_taken_back_later(
     real = worker.store.take_back_attempt
     refused: list[uuid.UUID] = []
 
-    async def away(event_id: uuid.UUID) -> None:
+    async def away(claimed: Claimed) -> None:
         if not refused:
-            refused.append(event_id)
+            refused.append(claimed.event.id)
             raise UnavailableError("postgresql", "the connection was lost")
-        await real(event_id)
+        await real(claimed)
 
     monkeypatch.setattr(worker.store, "take_back_attempt", away)
     await receiver.sqs.queue.send([[body]])
     await until(lambda: status(connection, "dead"), "the attempt has failed")
     assert refused == [body.event_id]
     await until(lambda: connection.fetchval(f"SELECT ({BEGUN}) = 0"), "the count is taken back")
+
+
+@pytest.mark.parametrize("change", ["attempts = 1, status = 'retrying', fresh = false", "redriven_at = now()"])
+async def test_a_count_that_is_taken_back_late_is_not_taken_from_those_of_another_attempt(
+    start: Start, connection: Connection, change: str
+) -> None:
+    """That one may be about to kill its process, which nobody would know."""
+    daemon, [body] = await received(start, connection, AUTHCAPTURE)
+    store = daemon.store
+    async with daemon.database.acquire() as ours:
+        [before] = await store.read(ours, [body.event_id])
+    assert await store.begin_attempt(before) == 1
+    await connection.execute(f"UPDATE work SET {change}")
+    async with daemon.database.acquire() as ours:
+        [after] = await store.read(ours, [body.event_id])
+    assert await store.begin_attempt(after) == 1
+    await store.take_back_attempt(before)
+    assert await connection.fetchval(BEGUN) == 1
+    await store.take_back_attempt(after)
+    assert await connection.fetchval(BEGUN) == 0
 
 
 async def test_an_event_that_somebody_holds_is_not_tried_alone(start: Start, connection: Connection) -> None:

@@ -43,7 +43,7 @@ def search(case: Case, folder: Path, without: str = "") -> Found:
     defines = [f"-D{name}" for name in case.defines.split()] + ([f"-DNO_{without}"] if without else [])
     _run(["spin", "-a", *defines, case.model], folder)
     # Compiling with optimization costs more than a small search. Time (LTL under fairness) needs every order of steps.
-    kind = ["-DNFAIR=3", "-DNOREDUCE"] if case.claim else ["-DSAFETY", "-DNOCLAIM"]
+    kind = ["-DNFAIR=4", "-DNOREDUCE"] if case.claim else ["-DSAFETY", "-DNOCLAIM"]
     _run(["gcc", "-O2" if case.large else "-O0", "-w", "-DMEMLIM=6000", *kind, "-o", "pan", "pan.c"], folder)
     claim = ["-a", "-f", "-N", case.claim] if case.claim else []
     size = ["-m1000000", "-w24"] if case.large else ["-m50000", "-w20"]

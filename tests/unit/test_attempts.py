@@ -30,8 +30,9 @@ CLAIMED = Claimed(EVENT, Status.QUEUED, 0, None, 1, True, "1", None)
 class Steps:
     """The database, the store and the handlers of one attempt, which note their steps."""
 
-    def __init__(self, *, begin: Exception | None = None, failure: Failure | None = None) -> None:
+    def __init__(self, *, begin: Exception | None = None, failure: Failure | None = None, silent: bool = False) -> None:
         self.done: list[str] = []
+        self.silent = silent  # it never answers that a count is taken back
         self._begin = begin
         self._failure = failure
 
@@ -64,8 +65,10 @@ class Steps:
             raise self._begin
         return 1
 
-    async def take_back_attempt(self, _event_id: UUID) -> None:
+    async def take_back_attempt(self, _claimed: Claimed) -> None:
         self.done.append("take back")
+        if self.silent:
+            await asyncio.Event().wait()
 
     async def run(self, *_: Any) -> Failure | None:
         self.done.append("handlers")
@@ -91,6 +94,18 @@ async def test_a_count_whose_answer_was_lost_is_taken_back_too() -> None:
     with pytest.raises(UnavailableError):
         await steps.attempts().make(BODY, wait=True, suspect=True)
     assert steps.done == ["lock", "count", "take back", "unlock"]
+
+
+async def test_a_count_is_owed_if_postgresql_does_not_answer_that_it_is_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("webhookd.process.attempt._BOOKKEEPING", 0.05)
+    steps = Steps(failure=Failure.of(ValueError()), silent=True)
+    attempts = steps.attempts()
+    with pytest.raises(UnavailableError):
+        await attempts.make(BODY, wait=True, suspect=True)
+    steps.silent = False
+    steps.done.clear()
+    await attempts.take_back_what_is_owed()
+    assert steps.done == ["take back"]
 
 
 class Made:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections import deque
 from typing import NamedTuple
-from uuid import UUID
 
 import asyncpg
 from asyncpg.transaction import Transaction
@@ -60,7 +60,7 @@ class Attempts:
         self._turns = turns
         self._most_begun = most_begun
         self._metrics = metrics
-        self._owed: deque[UUID] = deque()  # events whose last attempt has ended and is still counted
+        self._owed: deque[Claimed] = deque()  # whose attempt has ended and is still counted
 
     async def make(self, body: Body, *, wait: bool, suspect: bool = False, alone: bool = False) -> Step:
         """Makes an attempt at the event of `body`; the outcome says whether the event needed one.
@@ -73,7 +73,8 @@ class Attempts:
             async with self._turns.take(alone=alone), self._database.acquire("work", reset=True) as connection:
                 transaction = connection.transaction()
                 await transaction.start()
-                ended = counted = False
+                ended = False
+                counted: Claimed | None = None
                 try:
                     claimed = await self._store.claim(connection, body.event_id, wait=wait)
                     if claimed is None:
@@ -81,7 +82,7 @@ class Attempts:
                     if (outcome := standing(claimed, body.attempts)) is not None:
                         return Step(claimed, outcome)
                     if suspect:
-                        counted = True  # perhaps, even if the answer is lost
+                        counted = claimed  # perhaps, even if the answer is lost
                         begun = await self._store.begin_attempt(claimed)
                         if begun > self._most_begun:
                             step = await self._bury(connection, transaction, claimed, begun - 1)
@@ -91,16 +92,18 @@ class Attempts:
                     ended = True
                     return Step(claimed, Outcome.PROCESSED)
                 finally:
-                    if counted and not ended:  # before the row's lock falls, so that nobody reads a count too high
-                        await shielded(self._take_back(body.event_id), _BOOKKEEPING)
+                    if counted is not None and not ended:  # before the row's lock falls, so that nobody reads a count too high
+                        await shielded(self._take_back(counted), _BOOKKEEPING)
                     if not ended and not _is_lost(connection):
                         await shielded(_roll_back(transaction), _BOOKKEEPING)
 
-    async def _take_back(self, event_id: UUID) -> None:
+    async def _take_back(self, counted: Claimed) -> None:
         try:
-            await self._store.take_back_attempt(event_id)
-        except UnavailableError:
-            self._owed.append(event_id)
+            await self._store.take_back_attempt(counted)
+        except (UnavailableError, asyncio.CancelledError) as error:
+            self._owed.append(counted)
+            if isinstance(error, asyncio.CancelledError):  # its time is over: PostgreSQL does not answer
+                raise
 
     async def take_back_what_is_owed(self) -> None:
         """Takes back the counts of attempts that ended while PostgreSQL was away. Raises UnavailableError while it still is."""

@@ -261,9 +261,11 @@ class EventStore:
             )
         )
 
-    async def take_back_attempt(self, event_id: UUID) -> None:
+    async def take_back_attempt(self, claimed: Claimed) -> None:
         """An attempt that was counted has ended: it has not killed its process."""
-        await self._one(queries.take_back_attempt, id=event_id)
+        await self._one(
+            queries.take_back_attempt, id=claimed.event.id, attempts=claimed.attempts, redriven_at=claimed.redriven_at
+        )
 
     # -- dead letters
 
