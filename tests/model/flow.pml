@@ -313,6 +313,8 @@ end:
 #endif
 #endif
     :: atomic { owed > 0 -> owed--; take_back_one() }                                 /* code: work.take_back_owed */
+    :: atomic { owed > 0 && faults > 0 -> faults--;  /* the process that owes it is killed: then it counts as a kill */
+                kills = (kills + owed > MAX_ATTEMPTS -> MAX_ATTEMPTS : kills + owed); owed = 0 }
     od
 }
 

@@ -1,9 +1,9 @@
 /* Lanes: fresh work beside work that was tried once, or redriven (rest), and work that fails each time (later). Handlers may hang for ever.
  *
- * Event 0 is fresh, 1 and 2 are rest, 3 and 4 are later: they are tried again for ever. Three turns, and so one place in the queue for each lane. A
- * process of five more turns has died just now: for a minute, they still count. What was sent within that minute ends in its handlers' time.
- * HANG: handlers of later work may hang; HANG_ALL: those of rest, too; LOSES: the message of event 1 may be lost once. The queue is first in, first out here: what a queue without order does to one
- * message, flow.pml has. README.md says how to run it.
+ * Event 0 is fresh, 1 and 2 are rest, 3 and 4 are later, and are tried again for ever. There are three turns, and so one place in the queue for each
+ * of the two lanes. A process of five more turns has died just now: they still count for a minute. What was sent within that minute does not hang.
+ * HANG: handlers of later work may hang; HANG_ALL: those of rest, too; LOSES: the queue may lose the messages of event 1. The queue is first in, first
+ * out here: what a queue without order does to one message, flow.pml has. README.md says how to run it.
  */
 
 #define FRESH 0
