@@ -489,7 +489,7 @@ GUARDS = (
     Guard(
         "an attempt that ends takes its count back before the lock falls",
         "webhookd/process/attempt.py",
-        "if counted and not ended:",
+        "if counted is not None and not ended:",
         "if False:",
         "tests/unit/test_attempts.py::test_a_failed_attempt_takes_its_count_back_before_the_lock_falls",
     ),
