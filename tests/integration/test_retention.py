@@ -298,6 +298,30 @@ async def test_the_default_partition_is_trimmed_but_for_what_stands_and_what_cam
     assert replica.metric("retention_removed_total", kind="bodies") == 1
 
 
+async def test_an_event_that_is_forced_to_run_again_at_that_moment_keeps_its_body(
+    replica: Replica, connection: Connection, database_url: str
+) -> None:
+    """The retry has found the body of a processed event, and commits after the trimming began."""
+    event_id = await keep(connection, 100)
+    operator = await connect(database_url)
+    await operator.execute("BEGIN")
+    await queries.lock_ends(operator)
+    ended = await connection.fetchval("SELECT finished_at FROM events WHERE id = $1", event_id)
+    assert await queries.redrive_events(operator, actor="test", reason="", ids=[event_id], ended=[ended], forced=True) == 1
+    removal = asyncio.create_task(replica.retention.remove("bodies"))
+    waiting = "SELECT count(*) > 0 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+
+    async def ended_or_waits() -> bool:
+        return removal.done() or bool(await connection.fetchval(waiting))
+
+    await until(ended_or_waits, "the trimming has met the retry")
+    await operator.execute("COMMIT")
+    await removal
+    await operator.close()
+    assert await ids(connection, "bodies_default") == [event_id]
+    assert replica.metric("retention_failures_total", task="bodies") == 0
+
+
 async def test_a_stop_cancels_a_statement_that_waits(replica: Replica, database_url: str, connection: Connection) -> None:
     """Retention stops before the receiver: a statement may take ten minutes, and nobody else may wait for it."""
     event = await keep(connection, 100)

@@ -233,7 +233,11 @@ class Retention:
 
     async def _trim(self, connection: Connection, task: str, child: str, age: float) -> bool:
         async def batch(after: UUID) -> tuple[UUID | None, int]:
-            return _progress(await queries.trim_partition(connection, child=child, after=after, age=age, most=_BATCH))
+            async with _reading_committed(connection):
+                # An operator's forced retry needs the body, and its work shows only after the commit.
+                await queries.lock_ends(connection)
+                row = await queries.trim_partition(connection, child=child, after=after, age=age, most=_BATCH)
+            return _progress(row)
 
         return await self._batches(task, batch)
 
