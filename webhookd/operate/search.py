@@ -12,8 +12,8 @@ import asyncpg
 
 from webhookd.operate.place import Place
 
-_LOOKED = (250, 1000, 2000, 2000, 2000, 2000)  # events that a search looks at, one statement after the other
-_BUDGET = 0.02  # seconds after which a search looks no further
+_LOOKED = (250, 1000, 2000, 2000, 2000, 2000)  # events that a search looks at, at most, one statement after the other
+_BUDGET = 0.02  # seconds that the statements of a page may take together
 
 Rows = tuple[list[asyncpg.Record], Place | None]
 Search = Callable[[Place, int, int], Awaitable[Rows]]  # from a place on, looking at so many, returning so many at most
@@ -31,18 +31,22 @@ class Page:
 async def page_of(search: Search, place_of: Callable[[asyncpg.Record], Place], place: Place, limit: int) -> Page:
     """A page of at most `limit` rows from `place` on; it ends early when enough events were looked at for one call."""
     rows: list[asyncpg.Record] = []
-    started = time.perf_counter()
-    looks = iter(_LOOKED)
     # Where nothing is filtered out, a page is as long as what it looks at.
     looked = limit + 1
+    looks = iter(_LOOKED)
     last: Place | None = place
+    end = time.perf_counter() + _BUDGET
     while True:
+        begun = time.perf_counter()
         found, last = await search(place, looked, limit + 1 - len(rows))
         rows += found
         if last is None or len(rows) > limit:
             break
-        looked = next(looks, 0)
-        if not looked or time.perf_counter() - started > _BUDGET:
+        # As many as fit into the time that is left, at the pace of this statement. An event that is read from disk takes many
+        # times as long as one in memory, and a busy machine is slow at both.
+        now = time.perf_counter()
+        looked = min(next(looks, 0), int(looked * (end - now) / max(now - begun, 1e-6)))
+        if looked <= 0:
             break
         place = last
     if len(rows) > limit:
