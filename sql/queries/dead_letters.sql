@@ -283,8 +283,5 @@ WITH fresh AS MATERIALIZED (
 )
 SELECT fresh.count AS fresh, redriven.count AS redriven FROM fresh, redriven;
 
--- name: clock()$
-SELECT now();
-
 -- name: event_in_full(id)^
 SELECT e.*, b.body FROM webhookd.events e LEFT JOIN webhookd.bodies b ON b.event_id = e.id WHERE e.id = :id;

@@ -298,26 +298,6 @@ WHERE coalesce(
 )
 ORDER BY n.position;
 
--- name: standing(limit)^
--- How many events stand where, and bodies wait in quarantine; each counted no further than `limit`. Of each status the lanes
--- are counted apart, as their indexes are.
-SELECT
-    (SELECT count(*) FROM (
-        (SELECT FROM webhookd.work WHERE status = 'received' AND fresh LIMIT :limit) UNION ALL
-        (SELECT FROM webhookd.work WHERE status = 'received' AND NOT fresh AND attempts <= 1 LIMIT :limit) UNION ALL
-        (SELECT FROM webhookd.work WHERE status = 'received' AND NOT fresh AND attempts > 1 LIMIT :limit)
-    ) AS counted) AS received,
-    (SELECT count(*) FROM (
-        (SELECT FROM webhookd.work WHERE status = 'queued' AND fresh LIMIT :limit) UNION ALL
-        (SELECT FROM webhookd.work WHERE status = 'queued' AND NOT fresh LIMIT :limit)
-    ) AS counted) AS queued,
-    (SELECT count(*) FROM (
-        (SELECT FROM webhookd.work WHERE status = 'retrying' AND NOT fresh AND attempts <= 1 LIMIT :limit) UNION ALL
-        (SELECT FROM webhookd.work WHERE status = 'retrying' AND NOT fresh AND attempts > 1 LIMIT :limit)
-    ) AS counted) AS retrying,
-    (SELECT count(*) FROM (SELECT FROM webhookd.work WHERE status = 'dead' LIMIT :limit) AS counted) AS dead,
-    (SELECT count(*) FROM (SELECT FROM webhookd.quarantine WHERE handled_at IS NULL LIMIT :limit) AS counted) AS quarantine;
-
 -- name: add_statistics(steps, measures, event_types, counts)!
 -- Adds what a process has counted to the present step of each length in `steps`. `counts` are arrays as text.
 INSERT INTO webhookd.statistics AS s (step, at, measure, event_type, counts)
@@ -334,35 +314,75 @@ FROM unnest(:steps::integer[]) AS step, unnest(:gauges::text[], :values::float8[
 ORDER BY step, gauge
 ON CONFLICT (step, at, gauge) DO UPDATE SET value = greatest(g.value, excluded.value);
 
--- name: statistics_series(step, since)
--- Of each step after `since`, the counts over all event types and the histograms, as JSON by measure: a row a step, since each row has
--- its price on the way. Told apart by the index alone from the rows of each type, of which there are ten times as many.
-SELECT at, json_object_agg(measure, counts)::text AS counts
-FROM webhookd.statistics
-WHERE step = :step AND at > :since::timestamptz AND event_type = ''
-GROUP BY at;
-
--- name: statistics_types(step, since, longer, from_longer)
--- After `since`, the sum of each measure by event type. From `from_longer` on it is read from steps of the length `longer`, which
--- hold the same in far fewer rows: each length counts everything, and a longer step is some shorter ones. NULL: none of those.
-SELECT event_type, measure, sum(counts[1])::bigint AS count
-FROM (
-    SELECT event_type, measure, counts
-    FROM webhookd.statistics
-    WHERE step = :step AND at > :since::timestamptz AND at < coalesce(:from_longer::timestamptz, 'infinity') AND event_type <> ''
-    UNION ALL
-    SELECT event_type, measure, counts
-    FROM webhookd.statistics
-    WHERE step = :longer::integer AND at >= :from_longer::timestamptz AND event_type <> ''
-) AS counted
-GROUP BY event_type, measure;
-
--- name: gauges_series(step, since)
--- Of each step after `since`, the gauges, as JSON by name; but those of the dead-letter queue, which no chart shows.
-SELECT at, json_object_agg(gauge, value)::text AS gauges
-FROM webhookd.statistics_gauges
-WHERE step = :step AND at > :since::timestamptz AND gauge NOT LIKE 'dead\_letter\_%'
-GROUP BY at;
+-- name: statistics(step, window, longer, limit)^
+-- The last `window` seconds, by steps of the length `step`. One statement, and one row with JSON: each round trip and each row has its price.
+-- `series` has for each step the counts over all event types, and the histograms, by measure; told apart by the index alone from the
+-- rows of each type, of which there are ten times as many. `types` has the sum of each measure by event type. From the first beginning of a
+-- step of the length `longer` on, it is read from those, which hold the same in far fewer rows: each length counts everything, and a longer
+-- step is some shorter ones. NULL: there are none. `gauges` has the gauges of each step, but those of the dead-letter queue, which no chart
+-- shows. Steps are named by their beginning, in seconds since 1970. The other columns are how many events stand where, and bodies wait in
+-- quarantine; each is counted no further than `limit`. Of each status the lanes are counted apart, as their indexes are.
+SELECT
+    now() AS now,
+    (
+        SELECT json_object_agg(extract(epoch FROM at)::bigint, counts)::text
+        FROM (
+            SELECT at, json_object_agg(measure, counts) AS counts
+            FROM webhookd.statistics
+            WHERE step = :step AND at > now() - make_interval(secs => :window::float8) AND event_type = ''
+            GROUP BY at
+        ) AS steps
+    ) AS series,
+    (
+        SELECT json_object_agg(event_type, counts)::text
+        FROM (
+            SELECT event_type, json_object_agg(measure, count) AS counts
+            FROM (
+                SELECT event_type, measure, sum(counts[1])::bigint AS count
+                FROM (
+                    SELECT event_type, measure, counts
+                    FROM webhookd.statistics
+                    WHERE step = :step AND at > now() - make_interval(secs => :window::float8) AND event_type <> '' AND at < coalesce(
+                        webhookd.step(:longer::integer, now() - make_interval(secs => :window::float8))
+                            + make_interval(secs => :longer::integer),
+                        'infinity'
+                    )
+                    UNION ALL
+                    SELECT event_type, measure, counts
+                    FROM webhookd.statistics
+                    WHERE step = :longer::integer AND event_type <> ''
+                        AND at >= webhookd.step(:longer::integer, now() - make_interval(secs => :window::float8))
+                            + make_interval(secs => :longer::integer)
+                ) AS counted
+                GROUP BY event_type, measure
+            ) AS sums
+            GROUP BY event_type
+        ) AS types
+    ) AS types,
+    (
+        SELECT json_object_agg(extract(epoch FROM at)::bigint, gauges)::text
+        FROM (
+            SELECT at, json_object_agg(gauge, value) AS gauges
+            FROM webhookd.statistics_gauges
+            WHERE step = :step AND at > now() - make_interval(secs => :window::float8) AND gauge NOT LIKE 'dead\_letter\_%'
+            GROUP BY at
+        ) AS steps
+    ) AS gauges,
+    (SELECT count(*) FROM (
+        (SELECT FROM webhookd.work WHERE status = 'received' AND fresh LIMIT :limit) UNION ALL
+        (SELECT FROM webhookd.work WHERE status = 'received' AND NOT fresh AND attempts <= 1 LIMIT :limit) UNION ALL
+        (SELECT FROM webhookd.work WHERE status = 'received' AND NOT fresh AND attempts > 1 LIMIT :limit)
+    ) AS counted) AS received,
+    (SELECT count(*) FROM (
+        (SELECT FROM webhookd.work WHERE status = 'queued' AND fresh LIMIT :limit) UNION ALL
+        (SELECT FROM webhookd.work WHERE status = 'queued' AND NOT fresh LIMIT :limit)
+    ) AS counted) AS queued,
+    (SELECT count(*) FROM (
+        (SELECT FROM webhookd.work WHERE status = 'retrying' AND NOT fresh AND attempts <= 1 LIMIT :limit) UNION ALL
+        (SELECT FROM webhookd.work WHERE status = 'retrying' AND NOT fresh AND attempts > 1 LIMIT :limit)
+    ) AS counted) AS retrying,
+    (SELECT count(*) FROM (SELECT FROM webhookd.work WHERE status = 'dead' LIMIT :limit) AS counted) AS dead,
+    (SELECT count(*) FROM (SELECT FROM webhookd.quarantine WHERE handled_at IS NULL LIMIT :limit) AS counted) AS quarantine;
 
 -- name: remove_statistics(step, age)!
 DELETE FROM webhookd.statistics WHERE ctid = ANY(ARRAY(

@@ -429,7 +429,7 @@ def bounded(text: str) -> bool:
 
 def test_nothing_is_counted_without_a_bound() -> None:
     names = re.findall(r"-- name: (\w+)\(", (SQL / "queries" / "operator.sql").read_text())
-    assert {"search_events", "search_open", "search_key", "standing", "statistics_series"} <= set(names)
+    assert {"search_events", "search_open", "search_key", "statistics"} <= set(names)
     for name in [*names, "search_dead", "choose_dead", "choose_dead_by_id", "traffic"]:
         assert bounded(getattr(queries, name).sql), name
     assert not bounded("SELECT count(*) FROM events")

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import asyncpg
 import orjson
@@ -208,33 +209,31 @@ class Statistics:
 async def read_statistics(statements: Statements, window: int) -> Statistics:
     """The statistics of the last `window` seconds, and how many events stand where now."""
     step = step_of(window)
+    longer = next((other for other in _STEPS if other > step), None)
+    row = await statements.one(queries.statistics, step=step, window=window, longer=longer, limit=_CAP)
     totals: dict[str, int] = dict.fromkeys(COUNTED, 0)
-    types: dict[str, dict[str, int]] = {}
     latency: dict[str, list[int]] = {}
     counts: dict[datetime, dict[str, int]] = {}
     latencies: dict[datetime, dict[str, list[int]]] = {}
-    async with statements.connection() as connection:
-        end = await queries.clock(connection)
-        start = end - timedelta(seconds=window)
-        async for row in queries.statistics_series(connection, step=step, since=start):
-            counts[row["at"]], latencies[row["at"]] = {}, {}
-            for measure, counted in orjson.loads(row["counts"]).items():
-                if measure in _LATENCIES:
-                    latencies[row["at"]][measure] = counted
-                    before = latency.get(measure) or [0] * len(counted)
-                    latency[measure] = [a + b for a, b in zip(before, counted, strict=False)]
-                else:
-                    counts[row["at"]][measure] = counted[0]
-                    totals[measure] = totals.get(measure, 0) + counted[0]
-        longer = next((other for other in _STEPS if other > step), None)
-        from_longer = None if longer is None else _beginning(start, longer) + timedelta(seconds=longer)
-        async for row in queries.statistics_types(connection, step=step, since=start, longer=longer, from_longer=from_longer):
-            types.setdefault(row["event_type"], {})[row["measure"]] = row["count"]
-        gauges = {
-            row["at"]: orjson.loads(row["gauges"]) async for row in queries.gauges_series(connection, step=step, since=start)
-        }
-        standing = await queries.standing(connection, limit=_CAP)
-    return Statistics(window, step, start, end, totals, types, latency, counts, latencies, gauges, standing, _CAP)
+    for at, measures in _by_step(row["series"]).items():
+        counts[at], latencies[at] = {}, {}
+        for measure, counted in measures.items():
+            if measure in _LATENCIES:
+                latencies[at][measure] = counted
+                before = latency.get(measure) or [0] * len(counted)
+                latency[measure] = [a + b for a, b in zip(before, counted, strict=False)]
+            else:
+                counts[at][measure] = counted[0]
+                totals[measure] = totals.get(measure, 0) + counted[0]
+    types = orjson.loads(row["types"] or "{}")
+    start = row["now"] - timedelta(seconds=window)
+    gauges = _by_step(row["gauges"])
+    return Statistics(window, step, start, row["now"], totals, types, latency, counts, latencies, gauges, row, _CAP)
+
+
+def _by_step(text: str | None) -> dict[datetime, dict[str, Any]]:
+    """What JSON has of each step, by the step's beginning; None is of no step."""
+    return {datetime.fromtimestamp(int(at), UTC): of for at, of in orjson.loads(text or "{}").items()}
 
 
 def _beginning(instant: datetime, step: int) -> datetime:
