@@ -174,7 +174,8 @@ COMMENT ON FUNCTION webhookd.status_of(text) IS 'The status of an event by that 
 
 -- The events as a whole, for people and scripts. An event is dead if any of its work is dead, else retrying, queued or received if any
 -- is, else processed. Of a processed event, the audit trail tells when it ended, and after how many attempts; how often it was sent is
--- not known any more.
+-- not known any more. Not a UNION ALL of what has work and what has none: a filter by status would then begin with the work, but with a million
+-- events, the newest 50 took 190 ms instead of 1 ms, and a join with 200 ids took 3 s instead of 2 ms.
 CREATE VIEW webhookd.events AS
 SELECT
     l.id,
@@ -212,7 +213,7 @@ LEFT JOIN LATERAL (
     ORDER BY array_position(ARRAY['dead', 'retrying', 'queued', 'received', 'discarded'], status)
     LIMIT 1
 ) AS w ON true;
-COMMENT ON VIEW webhookd.events IS 'One row for each authentic notification, with its status: received, queued, retrying, processed or dead.';
+COMMENT ON VIEW webhookd.events IS 'One row for each authentic notification, with its status: received, queued, retrying, processed or dead. A filter by status reads the whole ledger. For what is not processed, begin with the work: SELECT e.* FROM webhookd.work w JOIN webhookd.events e ON e.id = w.event_id WHERE w.status = ''dead''.';
 
 -- Authentic bodies that cannot become events, with the reason; they can be released later.
 CREATE TABLE webhookd.quarantine (

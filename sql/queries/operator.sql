@@ -1,4 +1,4 @@
--- The three searches look at `looked` events from a place on, newest first, and return those that the filters choose, `limit` and no more, so that the
+-- The searches, and the list of quarantine, look at `looked` events or bodies from a place on, newest first, and return those that the filters choose, `limit` and no more, so that the
 -- work of a call has a bound whatever the filters are. There is always a row: `last_at` and `last_id` are the place that was looked at
 -- last, NULL where the end was reached; the other columns are NULL where nothing was chosen.
 
@@ -240,20 +240,34 @@ DELETE FROM webhookd.operations WHERE id = ANY(ARRAY(
     FOR UPDATE SKIP LOCKED
 ));
 
--- name: list_quarantine(below, state, account, reason, received_from, received_to, limit)
--- Newest first; `state` is waiting, released or discarded.
+-- name: list_quarantine(below, from_id, looked, state, account, reason, received_from, received_to, limit)
+-- Bodies with ids from `from_id` to below `below`; `state` is waiting, released or discarded. Of those that wait, no other is looked at.
+WITH found AS MATERIALIZED (
+    SELECT id, account, reason, received_at AS at, handled_at, outcome
+    FROM webhookd.quarantine
+    WHERE id < :below::uuid AND (:state::text <> 'waiting' OR handled_at IS NULL)
+    ORDER BY id DESC
+    LIMIT :looked::integer
+), chosen AS MATERIALIZED (
+    SELECT id FROM found
+    WHERE id >= :from_id::uuid
+        AND ((:state = 'waiting' AND handled_at IS NULL) OR (:state <> 'waiting' AND outcome = :state))
+        AND (:account::text IS NULL OR account = :account)
+        AND (:reason::text IS NULL OR reason = :reason)
+        AND (:received_from::timestamptz IS NULL OR at >= :received_from)
+        AND (:received_to::timestamptz IS NULL OR at < :received_to)
+    ORDER BY id DESC
+    LIMIT :limit
+)
 SELECT
-    id, account, reason, detail, received_at, times_received, length(body) AS size, coalesce(outcome, 'waiting') AS state,
-    event_id, handled_at, handled_by, note
-FROM webhookd.quarantine
-WHERE id < :below::uuid
-    AND ((:state = 'waiting' AND handled_at IS NULL) OR (:state <> 'waiting' AND outcome = :state))
-    AND (:account::text IS NULL OR account = :account)
-    AND (:reason::text IS NULL OR reason = :reason)
-    AND (:received_from::timestamptz IS NULL OR received_at >= :received_from)
-    AND (:received_to::timestamptz IS NULL OR received_at < :received_to)
-ORDER BY id DESC
-LIMIT :limit;
+    last.at AS last_at, last.id AS last_id, q.id, q.account, q.reason, q.detail, q.received_at, q.times_received,
+    length(q.body) AS size, coalesce(q.outcome, 'waiting') AS state, q.event_id, q.handled_at, q.handled_by, q.note
+FROM (SELECT) AS one
+LEFT JOIN (SELECT at, id FROM found ORDER BY id DESC OFFSET :looked::integer - 1 LIMIT 1) AS last ON last.id >= :from_id::uuid
+LEFT JOIN (
+    chosen CROSS JOIN LATERAL (SELECT * FROM webhookd.quarantine WHERE id = chosen.id OFFSET 0) AS q
+) ON true
+ORDER BY q.id DESC;
 
 -- name: quarantined(id)^
 SELECT *, length(body) AS size, coalesce(outcome, 'waiting') AS state FROM webhookd.quarantine WHERE id = :id;

@@ -20,6 +20,7 @@ from webhookd.daemon import Daemon
 from webhookd.dev.traffic import sample
 from webhookd.errors import UnavailableError
 from webhookd.event import Event
+from webhookd.operate import search
 from webhookd.process.handlers import Registration, Registry
 from webhookd.store.receipts import Receipts
 
@@ -93,6 +94,29 @@ async def test_it_lists_what_waits_newest_first_by_filters_and_in_pages(daemon: 
         assert (await leo.post(f"quarantine/{second}/{change}"))[0] == 403
     assert await waiting(ann, state="waiting") == [third, second, first]
     assert (await ann.get("quarantine", state="lost"))[0] == 422
+
+
+async def test_a_page_ends_after_so_many_that_were_looked_at_and_the_next_one_goes_on(
+    daemon: Daemon, ann: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search, "_LOOKED", ())  # as when the first look took all the time
+    wanted = await set_aside(daemon, old_one())
+    for number in range(5):
+        await set_aside(daemon, b"not json %d" % number)
+    query = {"reason": "too_old", "limit": 1}
+    cursors: list[str | None] = [None]
+    found = []
+    while len(cursors) < 9:
+        _, page = await ann.get("quarantine", **query, **({"cursor": cursors[-1]} if cursors[-1] else {}))
+        found.append([body["id"] for body in page["bodies"]])
+        if page["next"] is None:
+            break
+        assert page["searched_to"] is not None
+        cursors.append(page["next"])
+    # Two are looked at by a page of one: whether there is a next one is to be told.
+    assert found == [[], [], [wanted], []]
+    assert await waiting(ann, received_to="2020-01-01T00:00:00Z") == []
+    assert await waiting(ann, received_from="2020-01-01T00:00:00Z", reason="too_old") == [wanted]
 
 
 async def test_show_tells_the_exact_bytes_and_whether_it_can_be_released(daemon: Daemon, ann: Operator) -> None:

@@ -28,6 +28,7 @@ from webhookd.operate.dead_letters import Dead, choose_dead, search_dead
 from webhookd.operate.events import Events
 from webhookd.operate.filter import Filter
 from webhookd.operate.place import START, Place
+from webhookd.operate.quarantine import Quarantine
 from webhookd.operate.statements import Statements
 from webhookd.operate.statistics import read_statistics
 from webhookd.store.database import SESSIONS
@@ -122,8 +123,8 @@ def read(plans: list[dict[str, Any]], table: str) -> set[str]:
 
 
 def rows_read(plan: dict[str, Any]) -> int:
-    """How many rows a statement read of the ledger or of the work, whichever is more; with those that it did not want."""
-    totals = {"ledger": 0.0, "work": 0.0}
+    """How many rows a statement read of the ledger, the work or quarantine, whichever is most, and with the unwanted ones."""
+    totals = {"ledger": 0.0, "work": 0.0, "quarantine": 0.0}
     for node in nodes(plan):
         table = node.get("Relation Name") or node.get("Index Name", "").split("_")[0]
         if table in totals:
@@ -390,11 +391,23 @@ async def test_a_transaction_is_read_by_its_keys(statements: Explaining, one: An
 
 
 @pytest.mark.parametrize(("state", "index"), [("waiting", "quarantine_waiting"), ("released", "quarantine_pkey")])
-async def test_quarantine_and_operations_are_read_in_their_order(statements: Explaining, state: str, index: str) -> None:
-    none: dict[str, Any] = {"account": None, "reason": None, "received_from": None, "received_to": None}
-    await statements.all(queries.list_quarantine, below=START.id, state=state, **none, limit=5)
+async def test_quarantine_is_read_in_its_order_and_no_further_than_a_search_says(
+    statements: Explaining, state: str, index: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_BUDGET", 60.0)
+    quarantine = Quarantine(statements, Any)  # type: ignore[arg-type]
+    span: dict[str, Any] = {"received_from": None, "received_to": None}
+    page = await quarantine.newest(START, 5, state=state, account=None, reason=None, **span)
+    assert len(page.rows) == 5
+    assert max(rows_read(plan) for plan in statements.plans) <= 2 * FEW
+    page = await quarantine.newest(START, 5, state=state, account="nobody", reason=None, **span)
+    assert (page.rows, page.next) == ([], None)
+    assert max(rows_read(plan) for plan in statements.plans) <= LOOKED
+    assert read(statements.plans, "quarantine") == {index, "quarantine_pkey"}
+
+
+async def test_operations_are_read_in_their_order(statements: Explaining) -> None:
     await statements.all(queries.list_operations, below=START.id, limit=51)
-    assert read(statements.plans, "quarantine") == {index}
     assert read(statements.plans, "operations") == {"operations_pkey"}
 
 

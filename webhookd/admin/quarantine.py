@@ -11,7 +11,7 @@ from webhookd.admin.events import Id, Reason
 from webhookd.admin.route import Call, Route, Shape
 from webhookd.admin.shapes import Body, Cursor, GivenTime, Limit, Text, Time, body_of
 from webhookd.errors import Unusable
-from webhookd.operate.place import Place, place_of
+from webhookd.operate.place import place_of
 from webhookd.operate.quarantine import Quarantine, release_refused
 
 State = Literal["waiting", "released", "discarded"]
@@ -47,10 +47,14 @@ class Quarantined(Shape):
 
 
 class QuarantinePage(Shape):
-    """A page of bodies, the newest first."""
+    """A page of bodies, the newest first.
+
+    It may hold fewer than `limit`, or none, with `next` not null: then the search goes on with `next`.
+    """
 
     bodies: list[Quarantined]
     next: str | None
+    searched_to: Annotated[Time | None, Field(description="How far back the search came.")]
 
 
 class ReleaseAdvice(Shape):
@@ -106,22 +110,25 @@ class QuarantineRoutes:
         ]
 
     async def list_quarantine(self, call: Call) -> QuarantinePage:
-        """List bodies in quarantine, the newest first."""
+        """List bodies in quarantine, the newest first.
+
+        The work of a call has a bound: if the filters choose few bodies, a page ends after some thousands that were looked at,
+        and `next` goes on from there.
+        """
         query = call.query
-        rows = await self._quarantine.newest(
+        page = await self._quarantine.newest(
             place_of(query.cursor),
-            query.limit + 1,
+            query.limit,
             state=query.state,
             account=query.account,
             reason=query.reason,
             received_from=query.received_from,
             received_to=query.received_to,
         )
-        more = len(rows) > query.limit
-        rows = rows[: query.limit]
-        last = Place(rows[-1]["received_at"], rows[-1]["id"]) if more else None
         return QuarantinePage(
-            bodies=[Quarantined(**_fields(row)) for row in rows], next=None if last is None else last.cursor()
+            bodies=[Quarantined(**_fields(row)) for row in page.rows],
+            next=None if page.next is None else page.next.cursor(),
+            searched_to=page.searched_to,
         )
 
     async def show_quarantined(self, call: Call) -> QuarantinedInFull:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import asyncpg
@@ -11,17 +10,15 @@ import asyncpg
 from webhookd.errors import ConflictError, NotFoundError
 from webhookd.event import Status
 from webhookd.operate.filter import Filter
-from webhookd.operate.place import START, Place
+from webhookd.operate.place import Place, ids_between
 from webhookd.operate.search import Page, Rows, Search, ask, page_of
 from webhookd.operate.statements import Statements
 from webhookd.store.events import storable
 from webhookd.store.keys import keys_of_notification
 from webhookd.store.queries import queries
 
-_SKEW = timedelta(minutes=10)  # that a receiver's clock, by which ids are made, may be away from PostgreSQL's
 _RELATED = 50
 _UNFINISHED = {Status.RECEIVED, Status.QUEUED, Status.RETRYING}
-NIL = UUID(int=0)
 
 
 @dataclass(slots=True, frozen=True)
@@ -68,7 +65,7 @@ class Events:
         return await page_of(self._by_id(chosen), _by_receipt, place, limit)
 
     def _by_id(self, chosen: Filter) -> Search:
-        low, high = _ids(chosen)
+        low, high = ids_between(chosen.received_from, chosen.received_to)
 
         async def search(place: Place, looked: int, limit: int) -> Rows:
             return await ask(
@@ -191,25 +188,6 @@ def _by_wait(row: asyncpg.Record) -> Place:
     if row["status"] == Status.DEAD:
         return Place(row["finished_at"], row["id"])
     return Place(row["redriven_at"] or row["received_at"], row["id"])
-
-
-def first_id(instant: datetime) -> UUID:
-    """The lowest UUID version 7 of an instant."""
-    milliseconds = min(max(int(instant.timestamp() * 1000), 0), 2**48 - 1)
-    return UUID(int=milliseconds << 80)
-
-
-def _ids(chosen: Filter) -> tuple[UUID, UUID]:
-    low = NIL if chosen.received_from is None else first_id(_moved(chosen.received_from, -_SKEW))
-    high = START.id if chosen.received_to is None else first_id(_moved(chosen.received_to, _SKEW))
-    return low, high
-
-
-def _moved(instant: datetime, by: timedelta) -> datetime:
-    try:
-        return instant.astimezone(UTC) + by
-    except OverflowError:
-        return instant
 
 
 def _uuid(text: str) -> UUID | None:

@@ -10,6 +10,7 @@ from uuid import UUID
 
 PATTERN = r"^[A-Za-z0-9_-]{32}$"  # of a cursor; each text that it matches is one
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_SKEW = timedelta(minutes=10)  # that a receiver's clock, by which ids are made, may be away from PostgreSQL's
 _LATEST = int((datetime(9999, 12, 31, tzinfo=UTC) - _EPOCH).total_seconds()) * 1_000_000
 
 
@@ -25,6 +26,7 @@ class Place(NamedTuple):
         return base64.urlsafe_b64encode(struct.pack(">q", since) + self.id.bytes).decode()
 
 
+NIL = UUID(int=0)
 START = Place(_EPOCH + timedelta(microseconds=_LATEST), UUID(int=2**128 - 1))
 
 
@@ -35,3 +37,23 @@ def place_of(cursor: str | None) -> Place:
     packed = base64.urlsafe_b64decode(cursor)
     since = min(max(struct.unpack(">q", packed[:8])[0], 0), _LATEST)
     return Place(_EPOCH + timedelta(microseconds=since), UUID(bytes=packed[8:]))
+
+
+def first_id(instant: datetime) -> UUID:
+    """The lowest UUID version 7 of an instant."""
+    milliseconds = min(max(int(instant.timestamp() * 1000), 0), 2**48 - 1)
+    return UUID(int=milliseconds << 80)
+
+
+def ids_between(received_from: datetime | None, received_to: datetime | None) -> tuple[UUID, UUID]:
+    """Bounds of the ids of what was received between two times, with room for a receiver's clock; None is no bound."""
+    low = NIL if received_from is None else first_id(_moved(received_from, -_SKEW))
+    high = START.id if received_to is None else first_id(_moved(received_to, _SKEW))
+    return low, high
+
+
+def _moved(instant: datetime, by: timedelta) -> datetime:
+    try:
+        return instant.astimezone(UTC) + by
+    except OverflowError:
+        return instant

@@ -12,7 +12,8 @@ import uuid_utils
 
 from webhookd.authorizenet.notification import parse_mended
 from webhookd.errors import ConflictError, NotFoundError, UnusableError
-from webhookd.operate.place import Place
+from webhookd.operate.place import Place, ids_between
+from webhookd.operate.search import Page, Rows, ask, page_of
 from webhookd.operate.statements import Statements
 from webhookd.store.events import storable
 from webhookd.store.queries import queries
@@ -47,18 +48,26 @@ class Quarantine:
         reason: str | None,
         received_from: datetime | None,
         received_to: datetime | None,
-    ) -> list[asyncpg.Record]:
-        """Bodies before `place`, newest first, at most `limit`; `state` is waiting, released or discarded."""
-        return await self._statements.all(
-            queries.list_quarantine,
-            below=place.id,
-            limit=limit,
-            state=state,
-            account=account,
-            reason=reason,
-            received_from=received_from,
-            received_to=received_to,
-        )
+    ) -> Page:
+        """A page of at most `limit` bodies from `place` on, newest first; `state` is waiting, released or discarded."""
+        low, high = ids_between(received_from, received_to)
+
+        async def search(place: Place, looked: int, limit: int) -> Rows:
+            return await ask(
+                self._statements.all_in_order,
+                queries.list_quarantine,
+                below=min(place.id, high),
+                from_id=low,
+                looked=looked,
+                limit=limit,
+                state=state,
+                account=account,
+                reason=reason,
+                received_from=received_from,
+                received_to=received_to,
+            )
+
+        return await page_of(search, lambda row: Place(row["received_at"], row["id"]), place, limit)
 
     async def show(self, body_id: UUID) -> asyncpg.Record:
         """A body, with what is known of it. Raises NotFoundError."""

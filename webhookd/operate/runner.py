@@ -18,10 +18,9 @@ from webhookd.errors import UnavailableError, WebhookdError
 from webhookd.lifecycle import Loop, Watch, shielded
 from webhookd.logs import logger, where
 from webhookd.operate.dead_letters import Dead, choose_dead
-from webhookd.operate.events import NIL, first_id
 from webhookd.operate.filter import Filter
 from webhookd.operate.operations import Kind
-from webhookd.operate.place import START, Place
+from webhookd.operate.place import NIL, START, Place, first_id
 from webhookd.operate.statements import Statements
 from webhookd.store.database import Connection, Database
 from webhookd.store.events import storable

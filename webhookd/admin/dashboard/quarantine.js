@@ -38,7 +38,7 @@ export function quarantine(context) {
     add: (rows) => body.append(...rows.map(bodyRow)),
     fetchPage: async (cursor) => {
       const page = await get("/webhooks/quarantine", { ...filter, limit: 50, cursor }, signal);
-      return { rows: page.bodies, next: page.next };
+      return { rows: page.bodies, next: page.next, searchedTo: page.searched_to };
     },
     empty: () => nothing(filter),
   });
