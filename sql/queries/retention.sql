@@ -54,6 +54,12 @@ SELECT child FROM webhookd.partitions WHERE parent = :parent AND high <= webhook
 -- name: clear_partition(child, age)$
 SELECT webhookd.clear_partition(:child, :age::float8);
 
+-- name: vacuum_of(child)$
+-- The statement that clears a partition of its deleted rows, which takes no parameter, and no function can run. It locks out nobody.
+SELECT format('VACUUM (TRUNCATE off) %I.%I', n.nspname, c.relname)
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.oid = :child::text::regclass;
+
 -- name: compact_partition(child)$
 SELECT webhookd.compact_partition(:child);
 

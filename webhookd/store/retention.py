@@ -208,6 +208,8 @@ class Retention:
         elif outcome == "mixed":
             if not await self._trim(connection, task, child, age):
                 return False
+            # The compaction locks out whoever reads events, and is short where deleted rows need not be read.
+            await connection.execute(await queries.vacuum_of(connection, child=child))
             await self._until_free(partial(_committed, connection, queries.compact_partition, child))
             logger.info("removed rows from an old partition, but for those of events that stand", partition=child)
         try:
