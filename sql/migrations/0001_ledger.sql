@@ -150,10 +150,12 @@ CREATE TABLE webhookd.audit (
     to_status   text        NOT NULL,
     actor       text        NOT NULL,
     attempt     integer,
-    reason      text
+    reason      text,
+    consumer    text
 ) PARTITION BY RANGE (event_id);
 CREATE INDEX audit_event ON webhookd.audit (event_id);
 CREATE TABLE webhookd.audit_default PARTITION OF webhookd.audit DEFAULT;
+COMMENT ON COLUMN webhookd.audit.consumer IS 'Whose work changed. NULL stands for the consumer handlers, and in the row of a receipt (from_status is NULL) for the event as a whole: a NULL takes no room, the name 8 bytes of each row.';
 
 -- Further notification ids of one event: the same content through a second registered webhook.
 CREATE TABLE webhookd.notification_aliases (

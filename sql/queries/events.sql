@@ -419,10 +419,16 @@ SELECT
      WHERE (status IN ('received', 'queued', 'retrying')) IS TRUE ORDER BY since LIMIT 1) AS oldest;
 
 -- name: audit_trail(id)
--- What happened to an event, its receipt included, which the ledger records.
-SELECT received_at AS at, NULL AS from_status, 'received' AS to_status, 'receiver' AS actor, NULL::integer AS attempt, NULL AS reason
+-- What happened to an event, its receipt included, which the ledger records; that one is of no consumer.
+SELECT
+    received_at AS at, NULL AS from_status, 'received' AS to_status, 'receiver' AS actor, NULL::integer AS attempt, NULL AS reason,
+    NULL AS consumer
 FROM webhookd.ledger
 WHERE id = :id AND NOT EXISTS (SELECT FROM webhookd.audit WHERE event_id = :id AND from_status IS NULL)
 UNION ALL
-SELECT at, from_status, to_status, actor, attempt, reason FROM webhookd.audit WHERE event_id = :id
+SELECT
+    at, from_status, to_status, actor, attempt, reason,
+    CASE WHEN from_status IS NOT NULL THEN coalesce(consumer, 'handlers') END AS consumer
+FROM webhookd.audit
+WHERE event_id = :id
 ORDER BY at;

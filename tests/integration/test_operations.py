@@ -183,6 +183,22 @@ async def test_the_audit_trail_names_the_token_the_operation_and_the_reason(idle
     assert change["reason"] == f"replay {operation['id']}: the shop was mended"
 
 
+async def test_the_audit_trail_names_whose_work_changed_and_nobody_for_the_receipt(
+    idle: Operator, connection: Connection
+) -> None:
+    (event_id,) = await bury(connection, 1, status="processed")
+    # What somebody else than the provider brought about has a row for its receipt, too.
+    receipt = "INSERT INTO audit (event_id, at, to_status, actor) VALUES ($1, 'epoch', 'received', 'ann')"
+    await connection.execute(receipt, event_id)
+    await connection.execute("INSERT INTO audit VALUES ($1, now(), 'queued', 'dead', 'worker', 9, 'no', 'mail')", event_id)
+    _, shown = await idle.get(f"events/{event_id}")
+    assert [(change["actor"], change["consumer"]) for change in shown["audit"]] == [
+        ("ann", None),
+        ("worker", "handlers"),
+        ("worker", "mail"),
+    ]
+
+
 async def test_effects_happen_once_for_each_run_that_was_forced(start: Start, connection: Connection) -> None:
     await connection.execute("CREATE TABLE effects (event_id uuid, attempt integer)")
 

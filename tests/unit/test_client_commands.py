@@ -225,6 +225,7 @@ def whole(**more: Any) -> dict[str, Any]:
                 "actor": HOSTILE,
                 "attempt": None,
                 "reason": HOSTILE,
+                "consumer": HOSTILE,
             }
         ],
         "failed_attempts": [{"at": "2026-01-31T12:00:00Z", "attempt": 1, "outcome": "dead", "error": HOSTILE}],

@@ -83,6 +83,7 @@ class Change(Shape):
     actor: str
     attempt: int | None
     reason: str | None
+    consumer: Annotated[str | None, Field(description="Whose work changed; null for the receipt, which is of the whole event.")]
 
 
 class FailedAttempt(Shape):

@@ -320,7 +320,7 @@ class EventStore:
         return await self._database.take_duty(name, seconds)
 
     async def audit_trail(self, event_id: UUID) -> list[asyncpg.Record]:
-        """Every change of the event's status, oldest first: at, from_status, to_status, actor, attempt, reason."""
+        """Every change of the event's status, oldest first: at, from_status, to_status, actor, attempt, reason, consumer."""
         return await self._all(queries.audit_trail, id=event_id)
 
 
