@@ -79,6 +79,10 @@ FROM (
     SELECT copy_sent_at AS sent_at FROM webhookd.work WHERE status = 'dead' LIMIT :limit::integer + 1
 ) AS counted;
 
+-- name: forbid_bitmaps()!
+-- For the transaction. Where statistics know of few dead events, owe_dead_letters would read all of them, by a bitmap, for a page.
+SET LOCAL enable_bitmapscan = off;
+
 -- name: owe_dead_letters(ids, settled, after_death, after_id, looked)^
 -- Among `looked` dead events after a place, in the order of their deaths: owes again the copies of those that are not among `ids`,
 -- whose copies were all that was found. Copies sent within the last `settled` seconds may not show yet. `last_at` and `last_id` are the

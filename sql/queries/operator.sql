@@ -73,10 +73,6 @@ LEFT JOIN (SELECT at, event_id AS id FROM found ORDER BY at DESC, event_id DESC 
 LEFT JOIN (chosen JOIN webhookd.events e USING (id)) ON true
 ORDER BY chosen.at DESC, e.id DESC;
 
--- name: forbid_bitmaps()!
--- For the transaction. Where statistics know of nothing that waits, search_open would read all that does, by a bitmap, for a page of it.
-SET LOCAL enable_bitmapscan = off;
-
 -- name: search_key(key, low, high, event_id, notification_only, also, below, looked, statuses, event_types, account, entity_id, invoice_number, merchant_reference, received_from, received_to, limit)
 -- Among the events that `key` is a notification id of, in lower case; unless `notification_only`, also those of which it is the entity's id, the invoice
 -- number or the merchant's reference, and the event `event_id`. `also`: those of them that it names in one of these ways, too.

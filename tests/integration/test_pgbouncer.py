@@ -23,7 +23,11 @@ from webhookd.dev import traffic
 from webhookd.dev.servers import Stack
 from webhookd.doctor import Finding, Verdict, examine
 from webhookd.errors import WebhookdError
+from webhookd.lifecycle import Watch
+from webhookd.metrics import Metrics
+from webhookd.operate.statements import Statements
 from webhookd.store import session
+from webhookd.store.database import Database
 from webhookd.store.migrations import State, migrate, state
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
@@ -202,6 +206,23 @@ async def test_the_doctor_is_content_with_the_setting_and_says_where_it_is_not_n
     assert needless.verdict is Verdict.WARNING
     assert "set it to none" in needless.detail
     assert "pooler" not in await _doctor(servers)
+
+
+async def test_operators_statements_that_need_their_settings_have_them(pooled_url: str) -> None:
+    """A page of what waits is read by an index, whatever the statistics say."""
+
+    async def settings(connection: Any) -> AsyncIterator[Any]:
+        for name in ("enable_bitmapscan", "enable_seqscan", "plan_cache_mode"):
+            yield await connection.fetchval(f"SHOW {name}")
+
+    database = Database(pooled_url, short=1, work=1, handler_timeout=5, pooled=True, metrics=Metrics(), watch=Watch())
+    await database.start()
+    try:
+        found: list[Any] = await Statements(database).all_in_order(settings)
+    finally:
+        await database.stop()
+    assert found == ["off", "off", "force_custom_plan"]
+    assert set(await _in_every_session(pooled_url, "SHOW enable_bitmapscan")) == {"on"}
 
 
 async def test_whether_there_is_anything_to_migrate_can_be_asked_by_way_of_the_pooler(pooled_url: str) -> None:

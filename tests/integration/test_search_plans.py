@@ -80,6 +80,9 @@ class Explaining(Statements):
     async def connection(self) -> AsyncIterator[Any]:
         yield self
 
+    def settled(self, connection: Any) -> Any:
+        return contextlib.nullcontext()
+
     def transaction(self) -> Any:
         return self.session.transaction()
 

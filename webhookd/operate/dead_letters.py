@@ -81,8 +81,6 @@ async def choose_dead(
         after |= {"after_death": dead.since, "after_id": UUID(int=0)}
     if dead.until is not None:
         until = min(until, dead.until)
-    # Statistics of a time with few dead events must not make PostgreSQL read and sort all of them.
-    await queries.forbid_bitmaps(connection)
     found = [row async for row in queries.choose_dead(connection, until=until, looked=looked, **dead.filters, **after)]
     rows = [row for row in found if row["id"] is not None]
     if len(rows) == limit:

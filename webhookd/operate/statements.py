@@ -10,7 +10,6 @@ import asyncpg
 
 from webhookd.store.database import Connection, Database
 from webhookd.store.failures import gateway
-from webhookd.store.queries import queries
 
 
 class Statements:
@@ -31,9 +30,12 @@ class Statements:
 
     async def all_in_order(self, query: Any, **parameters: Any) -> list[asyncpg.Record]:
         """The rows of a query that is to read an index in its order, whatever PostgreSQL thinks of how few rows there are."""
-        async with self.connection() as connection, connection.transaction():
-            await queries.forbid_bitmaps(connection)
+        async with self.connection() as connection, self.settled(connection):
             return [row async for row in query(connection, **parameters)]
+
+    def settled(self, connection: Connection) -> contextlib.AbstractAsyncContextManager[Any]:
+        """A block in which the settings of an operator's session hold."""
+        return self._database.settled(connection)
 
     @contextlib.asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:

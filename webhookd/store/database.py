@@ -39,13 +39,15 @@ _KEEPALIVE = {"tcp_keepalives_idle": "15", "tcp_keepalives_interval": "5", "tcp_
 
 # What a pool's sessions have beside that. Our own statements find their rows by an index: without enable_seqscan = off,
 # PostgreSQL reads all of the table `work` while little waits, and goes on with that plan in the burst that follows. Operators'
-# statements are planned for the filters that are given, since a plan for any of them would use no index; and are ended when
-# their caller has given up.
+# statements are planned for the filters that are given, since a plan for any of them would use no index. They read an index in
+# its order: with statistics of a time when little waited, PostgreSQL would make a bitmap of all that waits for a page of it.
+# And they are ended when their caller has given up.
 SESSIONS = {
     "short": {"enable_seqscan": "off"},
     "fold": {"enable_seqscan": "off"},
     "admin": {
         "enable_seqscan": "off",
+        "enable_bitmapscan": "off",
         "plan_cache_mode": "force_custom_plan",
         "statement_timeout": str(int(_ADMIN_TIMEOUT * 1000)),
     },
@@ -185,6 +187,10 @@ class Database:
             raise UnavailableError("postgresql", self.problem or "away")
         at, then = self._clock
         return at + timedelta(seconds=time.monotonic() - then)
+
+    def settled(self, connection: Connection) -> contextlib.AbstractAsyncContextManager[Any]:
+        """A block in which the session's settings (SESSIONS) hold: a transaction if a pooler stands between, else nothing."""
+        return connection.transaction() if self._pooled else contextlib.nullcontext()
 
     @contextlib.asynccontextmanager
     async def acquire(self, pool: str = "short", *, reset: bool = False) -> AsyncIterator[Connection]:
