@@ -144,6 +144,13 @@ GUARDS = (
         "tests/faults/test_restore.py::test_what_a_restored_backup_lacks_is_accepted_when_it_is_sent_again",
     ),
     Guard(
+        "what operators look at is read by an index through a pooler, too",
+        "webhookd/store/database.py",
+        "connection.transaction() if self._pooled else contextlib.nullcontext()",
+        "contextlib.nullcontext()",
+        "tests/integration/test_pgbouncer.py::test_operators_statements_that_need_their_settings_have_them",
+    ),
+    Guard(
         "a body is not removed while an operator has its event run again",
         "webhookd/store/retention.py",
         "                await queries.lock_ends(connection)\n                row = await queries.trim_partition",
