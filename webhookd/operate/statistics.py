@@ -212,7 +212,7 @@ async def read_statistics(statements: Statements, window: int) -> Statistics:
     longer = next((other for other in _STEPS if other > step), None)
     row = await statements.one(queries.statistics, step=step, window=window, longer=longer, limit=_CAP)
     totals: dict[str, int] = dict.fromkeys(COUNTED, 0)
-    latency: dict[str, list[int]] = {}
+    histograms: dict[str, list[list[int]]] = {}
     counts: dict[datetime, dict[str, int]] = {}
     latencies: dict[datetime, dict[str, list[int]]] = {}
     for at, measures in _by_step(row["series"]).items():
@@ -220,11 +220,11 @@ async def read_statistics(statements: Statements, window: int) -> Statistics:
         for measure, counted in measures.items():
             if measure in _LATENCIES:
                 latencies[at][measure] = counted
-                before = latency.get(measure) or [0] * len(counted)
-                latency[measure] = [a + b for a, b in zip(before, counted, strict=False)]
+                histograms.setdefault(measure, []).append(counted)
             else:
                 counts[at][measure] = counted[0]
                 totals[measure] = totals.get(measure, 0) + counted[0]
+    latency = {measure: [sum(bucket) for bucket in zip(*of, strict=False)] for measure, of in histograms.items()}
     types = orjson.loads(row["types"] or "{}")
     start = row["now"] - timedelta(seconds=window)
     gauges = _by_step(row["gauges"])
