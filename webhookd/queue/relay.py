@@ -4,8 +4,8 @@ Two ways lead there. The hot path takes fresh events from the receiver's memory.
 is due: what the hot path left behind (the queue away, a crash after the commit, no room in the window), retries, what an
 operator redrove, and what the queue has lost. Sending twice is harmless, so everything here errs on that side.
 
-There are two lanes. What is fresh never waits behind the rest (what has failed, was redriven, put back or lost), of which a
-bounded number is in the queue at a time.
+There are three lanes. Fresh work never waits behind the other two: what was redriven, put back or failed once, and what failed
+more often. Of each of these, a bounded number is in the queue at a time. What the queue has lost is sent again beside them.
 """
 
 from __future__ import annotations

@@ -133,7 +133,8 @@ class Settings(BaseModel):
     )
     resend_after: float = _setting(
         600.0,
-        "Seconds until an event that was sent and has not ended can count as lost, and is sent again; doubles with each.",
+        "Seconds until an event that was sent and has not ended can count as lost, and is sent again; doubles with each. "
+        "Keep it above WEBHOOKD_HANDLER_TIMEOUT, or retries that hang take workers from fresh events.",
         ge=1,
         le=14 * _DAY,
     )

@@ -336,16 +336,8 @@ def _claimed(row: asyncpg.Record) -> Claimed:
         raw=row["body"] or b"",
     )
     has_body = row["body"] is not None
-    return Claimed(
-        event,
-        Status(row["status"]),
-        row["attempts"],
-        row["redriven_at"],
-        row["sends"],
-        has_body,
-        row["transaction"],
-        row["traceparent"],
-    )
+    work = row["attempts"], row["redriven_at"], row["sends"]
+    return Claimed(event, Status(row["status"]), *work, has_body, row["transaction"], row["traceparent"])
 
 
 def storable(text: str) -> str:
