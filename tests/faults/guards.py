@@ -950,18 +950,24 @@ GUARDS = (
     ),
     Guard(
         "AWS credentials that end are renewed",
-        "webhookd/sqs/client.py",
-        "SigV4Auth(await self._credentials.get_frozen_credentials(), ",
-        "self._frozen = getattr(self, '_frozen', None) or await self._credentials.get_frozen_credentials()\n"
-        "        SigV4Auth(self._frozen, ",
+        "webhookd/sqs/credentials.py",
+        "if self._frozen is None or self._ends_within(None):",
+        "if self._frozen is None:",
         _CLIENT + "test_credentials_that_end_are_renewed",
     ),
     Guard(
         "a connection that SQS had closed costs no message",
-        "webhookd/sqs/client.py",
-        "        except ConnectionClosedError:\n            pass",
-        "        except ConnectionClosedError:\n            raise",
+        "webhookd/sqs/clients.py",
+        '"total_max_attempts": 2',
+        '"total_max_attempts": 1',
         _CLIENT + "test_a_call_that_may_succeed_the_next_time_is_made_twice[None]",
+    ),
+    Guard(
+        "a proxy's page with status 200 is no empty queue",
+        "webhookd/sqs/clients.py",
+        '        client.meta.events.register("after-call.sqs", _require_json)\n',
+        "",
+        _CLIENT + "test_an_answer_that_is_not_one_of_sqs_means_that_sqs_is_away",
     ),
     Guard(
         "no heartbeat begins for what was just released",

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from contextlib import AsyncExitStack
 from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
 
+from aiobotocore.config import AioConfig
 from aiobotocore.session import AioSession, get_session
-from botocore.exceptions import ConfigParseError, NoRegionError, ProfileNotFound
+from botocore.exceptions import ConfigParseError, HTTPClientError, NoRegionError, ProfileNotFound
 
 from webhookd.errors import SettingsError, UnavailableError
-from webhookd.sqs.client import Client
 from webhookd.sqs.credentials import Credentials
+
+if TYPE_CHECKING:
+    from types_aiobotocore_sqs.client import SQSClient
 
 
 class Clients:
@@ -25,16 +29,16 @@ class Clients:
         self._wait = wait
         self._connections = polls
         self._stack = AsyncExitStack()
-        self._calls: Client | None = None
-        self._polls: Client | None = None
+        self._calls: SQSClient | None = None
+        self._polls: SQSClient | None = None
 
     @property
-    def calls(self) -> Client:
+    def calls(self) -> SQSClient:
         """For calls that are answered at once. Raises UnavailableError before the start."""
         return _started(self._calls)
 
     @property
-    def polls(self) -> Client:
+    def polls(self) -> SQSClient:
         """For long polls. Raises UnavailableError before the start."""
         return _started(self._polls)
 
@@ -56,27 +60,35 @@ class Clients:
         self._calls = self._polls = None
         await self._stack.aclose()
 
-    async def _make(self, session: AioSession, *, connections: int) -> Client:
+    async def _make(self, session: AioSession, *, connections: int) -> SQSClient:
+        config = AioConfig(
+            # Made once: botocore's own is put together for each call.
+            user_agent=f"webhookd/{version('webhookd')} aiobotocore/{version('aiobotocore')}",
+            connect_timeout=3,
+            read_timeout=self._wait + 10,
+            max_pool_connections=connections,
+            parameter_validation=False,
+            retries={"mode": "standard", "total_max_attempts": 2},
+        )
         try:
-            return await Client.start(
-                session,
-                self._stack,
-                region=self._region,
-                endpoint_url=self._endpoint_url,
-                user_agent=f"webhookd/{version('webhookd')} aiobotocore/{version('aiobotocore')}",
-                connect_timeout=3,
-                read_timeout=self._wait + 10,
-                max_pool_connections=connections,
-                parameter_validation=False,
-                retries={"mode": "standard", "total_max_attempts": 2},
+            client: SQSClient = await self._stack.enter_async_context(
+                session.create_client("sqs", region_name=self._region, endpoint_url=self._endpoint_url, config=config)
             )
         except NoRegionError as error:
             raise SettingsError("no AWS region: set AWS_REGION (or WEBHOOKD_SQS_REGION) to the queue's region") from error
         except (ProfileNotFound, ConfigParseError) as error:
             raise SettingsError(f"the AWS SDK's own settings: {error}") from error
+        client.meta.events.register("after-call.sqs", _require_json)
+        return client
 
 
-def _started(client: Client | None) -> Client:
+def _require_json(http_response: Any, **_: Any) -> None:
+    """Refuses a proxy's page that came with status 200: botocore would read an empty answer from it."""
+    if http_response.status_code < 300 and "json" not in http_response.headers.get("content-type", ""):
+        raise HTTPClientError(error="a success whose body is no JSON")
+
+
+def _started(client: SQSClient | None) -> SQSClient:
     if client is None:
         raise UnavailableError("sqs", "not started")
     return client

@@ -57,7 +57,7 @@ class Sqs:
 
     async def create_queues(self, *, max_receive_count: int = 20) -> None:
         """Makes the queue and its dead-letter queue with a redrive policy; finding them made is fine."""
-        client = self._clients.calls.rare
+        client = self._clients.calls
         try:
             async with asyncio.timeout(_CREATE_TIMEOUT):
                 dead = await client.create_queue(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any
 
 from botocore.exceptions import ClientError
@@ -58,9 +58,9 @@ class SqsQueue:
         """One request. If SQS refuses all of it for what one message is, each is sent alone."""
         refused = None
         async with self._reach() as url:
-            entries = [{"Id": str(n), "MessageBody": text} for n, text in enumerate(texts)]
+            entries: Any = [{"Id": str(n), "MessageBody": text} for n, text in enumerate(texts)]
             try:
-                reply = await self._clients.calls.call("SendMessageBatch", QueueUrl=url, Entries=entries)
+                reply = await self._clients.calls.send_message_batch(QueueUrl=url, Entries=entries)
             except ClientError as error:  # an answer, so SQS is there
                 refused = code_of(error)
                 if not is_refusal(refused):
@@ -77,8 +77,7 @@ class SqsQueue:
     async def receive(self, limit: int, *, wait: int, visibility: int) -> list[Message]:
         """Long-polls for at most `limit` messages (and ten)."""
         async with self._reach(wait + _CALL_TIMEOUT) as url:
-            reply = await self._clients.polls.call(
-                "ReceiveMessage",
+            reply = await self._clients.polls.receive_message(
                 QueueUrl=url,
                 MaxNumberOfMessages=min(limit, _BATCH),
                 WaitTimeSeconds=wait,
@@ -114,20 +113,20 @@ class SqsQueue:
             }
             for message, seconds in delays
         ]
-        return await self._acknowledge("ChangeMessageVisibilityBatch", fields)
+        return await self._acknowledge("change_message_visibility_batch", fields)
 
     async def delete(self, messages: Sequence[Message]) -> list[Failure | None]:
         """Deletes messages."""
-        return await self._acknowledge("DeleteMessageBatch", [{"ReceiptHandle": message.handle} for message in messages])
+        return await self._acknowledge("delete_message_batch", [{"ReceiptHandle": message.handle} for message in messages])
 
     async def _acknowledge(self, operation: str, fields: Sequence[dict[str, Any]]) -> list[Failure | None]:
-        """Calls `operation` for what was received, ten entries at a time."""
+        """Calls `operation`, a method of the client, for what was received, ten entries at a time."""
         results: list[Failure | None] = []
         for part in _requests([0] * len(fields)):
             # Entry ids are positions: one message can stand in a batch twice, and ids must be distinct.
             entries = [{"Id": str(n), **entry} for n, entry in enumerate(fields[part])]
             async with self._reach() as url:
-                reply = await self._clients.calls.call(operation, QueueUrl=url, Entries=entries)
+                reply = await getattr(self._clients.calls, operation)(QueueUrl=url, Entries=entries)
             failed = _failed(reply)
             results += [receipt_failure(failed.get(entry["Id"])) for entry in entries]
         return results
@@ -139,7 +138,7 @@ class SqsQueue:
     async def inspect(self) -> Attributes:
         """What SQS reports of the queue."""
         async with self._reach() as url:
-            reply = await self._clients.calls.rare.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])
+            reply = await self._clients.calls.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])
         try:
             return Attributes.of({str(name): value for name, value in reply["Attributes"].items()})
         except ValueError as error:
@@ -151,9 +150,10 @@ class SqsQueue:
         try:
             async with asyncio.timeout(timeout):
                 if self._url is None:
-                    self._url = (await self._clients.calls.rare.get_queue_url(QueueName=self.name))["QueueUrl"]
+                    self._url = (await self._clients.calls.get_queue_url(QueueName=self.name))["QueueUrl"]
                 yield self._url
-        except ERRORS as error:
+        # AttributeError, TypeError: botocore's parser, of JSON that is not SQS's.
+        except (*ERRORS, AttributeError, TypeError) as error:
             if is_missing(error) and "://" not in self.name:
                 self._url = None  # it may be made anew, with another URL
             reason = reason_of(error, self.name)
@@ -182,6 +182,6 @@ def _requests(sizes: Sequence[int]) -> Iterator[slice]:
         yield slice(begin, len(sizes))
 
 
-def _failed(reply: dict[str, Any]) -> dict[str, str]:
+def _failed(reply: Mapping[str, Any]) -> dict[str, str]:
     """The codes of failed entries by their ids: an HTTP 200 can hold some."""
     return {entry["Id"]: str(entry.get("Code", "unknown")) for entry in reply.get("Failed", ())}
