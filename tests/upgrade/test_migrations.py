@@ -159,7 +159,7 @@ async def test_what_the_previous_release_relies_on_stays(old_database_url: str, 
 async def test_each_statement_of_the_previous_release_fits_the_new_schema(
     previous: Path, old_database_url: str, old_connection: Connection
 ) -> None:
-    queries: Any = aiosql.from_path(previous / "webhookd" / "sql" / "queries", "webhookd")
+    queries: Any = aiosql.from_path(previous / "webhookd" / "sql" / "queries", "asyncpg")
     names = [name for name in queries.available_queries if not name.endswith("_cursor")]
     assert len(names) > 20
     await migrate(old_database_url)

@@ -3,44 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import aiosql
-from aiosql.adapters.asyncpg import AsyncPGAdapter
 
 _package = Path(__file__).parent.parent
 SQL = _package / "sql" if (_package / "sql").is_dir() else _package.parent / "sql"
 SCHEMA = "webhookd"
 _QUALIFIER = re.compile(r"\bwebhookd\.")
 MIGRATIONS = frozenset(path.stem for path in (SQL / "migrations").glob("*.sql"))  # their ids
-
-
-class _Adapter(AsyncPGAdapter):
-    """For connections only. aiosql's own finds out each time whether it was given a pool, by listing all attributes (dir)."""
-
-    def _ordered(self, query_name: str, parameters: dict[str, Any]) -> list[Any]:
-        return [parameters[name] for name in self.var_sorted[query_name]]
-
-    async def select(
-        self, conn: Any, query_name: str, sql: str, parameters: Any, record_class: Any = None
-    ) -> AsyncIterator[Any]:
-        for row in await conn.fetch(sql, *self._ordered(query_name, parameters)):
-            yield row
-
-    async def select_one(self, conn: Any, query_name: str, sql: str, parameters: Any, record_class: Any = None) -> Any:
-        return await conn.fetchrow(sql, *self._ordered(query_name, parameters))
-
-    async def select_value(self, conn: Any, query_name: str, sql: str, parameters: Any) -> Any:
-        return await conn.fetchval(sql, *self._ordered(query_name, parameters))
-
-    async def insert_update_delete(self, conn: Any, query_name: str, sql: str, parameters: Any) -> Any:
-        return await conn.execute(sql, *self._ordered(query_name, parameters))
-
-
-_adapter: Any = _Adapter  # which aiosql does not type
-aiosql.register_adapter("webhookd", _adapter)
 
 
 class Queries:
@@ -57,7 +29,7 @@ class Queries:
         """Makes every query one of `schema`."""
         self.schema = schema
         texts = [path.read_text() for path in sorted((SQL / "queries").glob("*.sql"))]
-        self._loaded: Any = aiosql.from_str(in_schema("\n".join(texts), schema), "webhookd")
+        self._loaded: Any = aiosql.from_str(in_schema("\n".join(texts), schema), "asyncpg")
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._loaded, name)
