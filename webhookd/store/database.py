@@ -56,13 +56,6 @@ SESSIONS = {
 _CACHES = {"admin": {"statement_cache_size": 0}}
 
 
-def _closed(connection: Connection) -> bool:
-    try:
-        return connection.is_closed()
-    except asyncpg.InterfaceError:  # the pool noticed, and took it back
-        return True
-
-
 async def _leave_as_is(_: Any) -> None:
     """Instead of asyncpg's reset on release, a round trip: our own statements leave nothing behind."""
 
@@ -124,10 +117,6 @@ class Database:
         self._ahead = metrics.clock_ahead
         self._clock: tuple[datetime, float] | None = None  # PostgreSQL's, and the monotonic clock at that moment
         self._refused: dict[str, float] = {}  # pool → when it last gave no connection
-        # Connections at hand, which the pools believe lent: to give one back and to get it again costs as much as a statement.
-        self._kept: dict[str, list[Connection]] = {"short": [], "fold": [], "work": []}
-        self._waiting = dict.fromkeys(self._sizes, 0)  # who waits for a connection of the pool
-        self._generation = 0  # counts the times that all sessions were given up
 
     async def start(self) -> None:
         """Makes the pools (which connect at first use) and probes once, so that `up` is known; never fails."""
@@ -162,8 +151,6 @@ class Database:
     async def stop(self) -> None:
         """Stops probing and closes the pools; connections that do not close within 5 s are cut."""
         await self._prober.stop()
-        self._generation += 1  # what is lent is not kept any more
-        await self._give_back()
         pools, self._pools = self._pools, {}
         for pool in pools.values():
             try:
@@ -223,25 +210,13 @@ class Database:
 
     @contextlib.asynccontextmanager
     async def _lend(self, pool: str, *, reset: bool = False) -> AsyncIterator[Connection]:
-        generation = self._generation
-        kept = self._kept.get(pool)
-        connection = kept.pop() if kept else await self._acquire(pool)
-        if _closed(connection):  # while it was at hand
-            await self._release(pool, connection, reset=False)
-            connection = await self._acquire(pool)
-        clean = False
+        connection = await self._acquire(pool)
         try:
             yield connection
-            clean = not (reset or _closed(connection) or connection.is_in_transaction())
         finally:
-            # Not one whose statement failed: PostgreSQL may be at it still, and the pool waits for that a short while only.
-            if clean and kept is not None and self.up and not self._waiting[pool] and generation == self._generation:
-                kept.append(connection)
-            else:
-                await self._release(pool, connection, reset=reset)
+            await self._release(pool, connection, reset=reset)
 
     async def _acquire(self, pool: str) -> Connection:
-        self._waiting[pool] += 1
         try:
             # Not asyncpg's own timeout, which before Python 3.12 takes a task for each statement.
             async with asyncio.timeout(_STATEMENT_TIMEOUT):
@@ -251,20 +226,12 @@ class Database:
                 self._refuse(problem)
                 raise UnavailableError("postgresql", problem) from error
             raise
-        finally:
-            self._waiting[pool] -= 1
 
     def _refuse(self, problem: str | None) -> None:
         if problem != self.refusal:
             self.refusal = problem
             logger.log(30 if problem else 20, "postgresql opens " + ("no session" if problem else "sessions"), problem=problem)
         self._up.set(self.up and problem is None)
-
-    async def _give_back(self) -> None:
-        """Gives the pools what is at hand, so that they can close what is idle, old, or used too often."""
-        for pool, kept in self._kept.items():
-            while kept:
-                await self._release(pool, kept.pop(), reset=False)
 
     async def _release(self, pool: str, connection: Connection, *, reset: bool) -> None:
         # asyncpg shields this: it must end even when the caller is cancelled, or the pool would lose the connection.
@@ -309,7 +276,6 @@ class Database:
         self._up.set(up and self.refusal is None)
 
     async def _probe(self) -> None:
-        await self._give_back()
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT), self._lend("short") as connection:
                 await self._identify(connection)
@@ -350,8 +316,6 @@ class Database:
         raise UnavailableError("postgresql", problem) from error
 
     async def _give_up_sessions(self) -> None:
-        self._generation += 1
-        await self._give_back()
         # Sessions that nobody answers any more (their server's machine is gone, a firewall forgot them) are found out one
         # timeout after the other, those that began before a setting was mended never see it, and those that lead to what is a
         # replica now would be kept in use by the probes: all begin anew.
