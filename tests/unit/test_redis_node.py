@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from collections.abc import Sequence
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from redis.asyncio import SSLConnection
 from redis.exceptions import MovedError
 
+from tests.conftest import Servers
 from webhookd.store.redis_node import Command, RedisNode
 
 MOVED = MovedError("1 cache-2.example.com:7000")
@@ -43,3 +45,13 @@ async def test_nodes_that_redirect_to_each_other_are_followed_once(monkeypatch: 
     node = RedisNode("redis://cache.example.com:6379/0")
     assert await node.run([("GET", "webhookd:x")]) == [MOVED]
     assert asked == ["cache.example.com:6379", "cache-2.example.com:7000"]
+
+
+async def test_a_batch_that_was_given_up_leaves_no_reply_to_the_next_one(servers: Servers) -> None:
+    node = RedisNode(servers.redis_url)
+    for seconds in (0.0, 0.001, 0.01, 0.1):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await node.run([("ECHO", "before"), ("BLPOP", "webhookd:nothing", 0), ("ECHO", "after")])
+        assert await node.run([("ECHO", "mine"), ("ECHO", "too")]) == [b"mine", b"too"]
+    await node.leave()

@@ -37,7 +37,7 @@ async def examine_redis(settings: Settings) -> list[Finding]:
     finally:
         await node.leave()
     detail = f"answers in {took * 1000:.1f} ms, and takes every command of webhookd"
-    if isinstance(info, bytes) and b"cluster_enabled:1" in info:
+    if isinstance(info, dict) and info.get("cluster_enabled"):
         detail += (
             f"; in cluster mode: one slot has all keys of an installation, redirections are followed, as to {node.address}"
         )

@@ -6,8 +6,7 @@ import contextlib
 from collections.abc import Sequence
 from typing import Any
 
-import hiredis
-from redis.asyncio import ConnectionPool
+from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import (
@@ -48,7 +47,6 @@ class RedisNode:
             url, socket_connect_timeout=1.0, retry=Retry(NoBackoff(), 0), client_name="webhookd"
         )
         self._pool: Any = self._first
-        self._idle: list[Any] = []
 
     @property
     def address(self) -> str:
@@ -106,33 +104,22 @@ class RedisNode:
         return True
 
     async def _go(self, pool: Any) -> None:
-        self._pool = pool
-        idle, self._idle = self._idle, []
-        for connection in idle:
-            await connection.disconnect(nowait=True)
+        before, self._pool = self._pool, pool
+        await _close_idle(before)
 
     async def _pipeline(self, commands: Sequence[Command]) -> list[Any]:
-        # What the library's own pipeline does; but it packs each key in Python, which costs more than the round trip, and so
-        # does its pool.
-        pool, idle = self._pool, self._idle
-        connection = idle.pop() if idle else pool.connection_class(**pool.connection_kwargs)
+        # The library closes a connection whose replies were not all read, as when the caller's time is over.
+        pool = self._pool
+        pipeline = Redis(connection_pool=pool).pipeline(transaction=False)
+        for command in commands:
+            pipeline.execute_command(*command)
         try:
-            await pool.ensure_connection(connection)
-            await connection.send_packed_command([hiredis.pack_command(command) for command in commands], check_health=False)
-            replies = [await _reply(connection) for _ in commands]
-        except BaseException:
-            await connection.disconnect(nowait=True)  # replies may be on their way, which are nobody's any more
-            raise
-        if idle is self._idle:
-            idle.append(connection)
-        else:  # the keys are elsewhere since
-            with contextlib.suppress(RedisError, OSError):
-                await connection.disconnect(nowait=True)
-        return replies
+            return await pipeline.execute(raise_on_error=False)
+        finally:
+            if pool is not self._pool:  # the keys are elsewhere since
+                await _close_idle(pool)
 
 
-async def _reply(connection: Any) -> Any:
-    try:
-        return await connection.read_response()
-    except ResponseError as error:  # of this command alone
-        return error
+async def _close_idle(pool: Any) -> None:
+    with contextlib.suppress(RedisError, OSError):
+        await pool.disconnect(inuse_connections=False)
