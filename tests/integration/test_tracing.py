@@ -118,7 +118,11 @@ async def test_one_trace_leads_through_two_processes_and_a_retry(servers: Server
         sends = await the(collector, "send", 2)  # a retry has a message of its own
         deliveries, calls = await the(collector, "process", 2), await the(collector, "handle shop.charge", 2)
         own = await the(collector, "ask the bank", 2)
-        assert await worker.metric("webhookd_spans_total", outcome="exported") >= 6
+
+        async def are_exported() -> bool:  # counted when the collector's answer is there
+            return await worker.metric("webhookd_spans_total", outcome="exported") >= 6
+
+        await until(are_exported, "the worker's spans are exported")
         assert await receiver.stop() == await worker.stop() == 0
 
     assert {span.trace for span in collector.spans} == {TRACE}
