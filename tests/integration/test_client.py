@@ -120,17 +120,25 @@ async def test_and_not_a_third_time() -> None:
     [
         (200, {"Content-Type": "text/html"}, b"<html>sign in</html>"),
         (200, {}, b""),
+        (200, JSON, b""),
+        (200, JSON, b"<html>"),
+        (200, JSON, b'{"Successful":[{"Id":'),
+        (200, JSON, b"caf\xe9"),
+        (200, JSON, b"[" * 100_000),
+        (403, {"Content-Type": "text/html"}, b"<html>caf\xe9</html>"),
+        (503, {"Content-Type": "text/html"}, b"<html>caf\xe9</html>"),
+        (400, JSON, b"[" * 100_000),
         (200, JSON, b"[]"),
         (400, JSON, b"[]"),
         (400, JSON, b'{"__type":null,"message":7}'),
         (400, JSON, b'{"__type":7}'),
     ],
-    ids=str,
+    ids=range(14),
 )
 async def test_an_answer_that_is_not_one_of_sqs_means_that_sqs_is_away(answer: Any) -> None:
     """Neither that messages were sent or deleted, nor that the queue is empty."""
     message = Message(id="m", handle="h", bodies=(), received=asyncio.get_running_loop().time(), receive_count=1)
-    async with serving(Scripted(answer, answer, answer)) as url, started(url) as clients:
+    async with serving(Scripted(*[answer] * 6)) as url, started(url) as clients:
         queue = SqsQueue(QUEUE, clients)
         for call in (queue.send([[]]), queue.receive(1, wait=0, visibility=1), queue.delete([message])):
             with pytest.raises(UnavailableError):

@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+import orjson
 from aiobotocore.config import AioConfig
 from aiobotocore.session import AioSession, get_session
 from botocore.exceptions import ConfigParseError, HTTPClientError, NoRegionError, ProfileNotFound
@@ -78,14 +79,23 @@ class Clients:
             raise SettingsError("no AWS region: set AWS_REGION (or WEBHOOKD_SQS_REGION) to the queue's region") from error
         except (ProfileNotFound, ConfigParseError) as error:
             raise SettingsError(f"the AWS SDK's own settings: {error}") from error
-        client.meta.events.register("after-call.sqs", _require_json)
+        # aiobotocore awaits what a hook returns; its types are botocore's.
+        client.meta.events.register("after-call.sqs", _require_json)  # type: ignore[arg-type]
         return client
 
 
-def _require_json(http_response: Any, **_: Any) -> None:
-    """Refuses a proxy's page that came with status 200: botocore would read an empty answer from it."""
-    if http_response.status_code < 300 and "json" not in http_response.headers.get("content-type", ""):
-        raise HTTPClientError(error="a success whose body is no JSON")
+async def _require_json(http_response: Any, **_: Any) -> None:
+    """Refuses a success whose body is no JSON object, such as a proxy's page or half an answer.
+
+    botocore would read from it that all was deleted, or that the queue is empty.
+    """
+    if http_response.status_code < 300:
+        try:
+            answer = orjson.loads(await http_response.content)
+        except ValueError:
+            answer = None
+        if not isinstance(answer, dict):
+            raise HTTPClientError(error="a success whose body is no JSON object")
 
 
 def _started(client: SQSClient | None) -> SQSClient:

@@ -14,6 +14,8 @@ from webhookd.sqs.credentials import CredentialsError
 
 # What a call to SQS raises where SQS, the network or the credentials are away.
 ERRORS = (ClientError, BotoCoreError, OSError, TimeoutError)
+# What botocore's parser raises of an answer that is not SQS's: JSON of another shape, bytes that are no UTF-8, deep nesting.
+ODD_ANSWERS = (AttributeError, TypeError, ValueError, RecursionError)
 # Codes of SQS that judge a message, rather than report that SQS, the network or the credentials are away.
 _REFUSALS = frozenset(
     {

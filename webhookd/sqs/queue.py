@@ -20,7 +20,7 @@ from webhookd.queue.contract import Depth, Failure, Limits
 from webhookd.queue.message import Body, Message, dump, load
 from webhookd.sqs.attributes import REQUEST_BYTES, Attributes
 from webhookd.sqs.clients import Clients
-from webhookd.sqs.errors import ERRORS, code_of, is_missing, is_refusal, reason_of, receipt_failure, send_failure
+from webhookd.sqs.errors import ERRORS, ODD_ANSWERS, code_of, is_missing, is_refusal, reason_of, receipt_failure, send_failure
 
 _BATCH = 10  # messages in a request
 _LONGEST_HIDDEN = 43_200  # seconds, from a message's receipt
@@ -152,8 +152,7 @@ class SqsQueue:
                 if self._url is None:
                     self._url = (await self._clients.calls.get_queue_url(QueueName=self.name))["QueueUrl"]
                 yield self._url
-        # AttributeError, TypeError: botocore's parser, of JSON that is not SQS's.
-        except (*ERRORS, AttributeError, TypeError) as error:
+        except (*ERRORS, *ODD_ANSWERS) as error:
             if is_missing(error) and "://" not in self.name:
                 self._url = None  # it may be made anew, with another URL
             reason = reason_of(error, self.name)

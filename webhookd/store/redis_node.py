@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Sequence
 from typing import Any
@@ -24,6 +25,7 @@ from webhookd.store.tls import REDIS, tls_problem
 
 Command = tuple[Any, ...]
 
+_CLOSE_SECONDS = 0.1
 _NO_DATABASE = ("SELECT is not allowed in cluster mode", "DB index is out of range")
 _REMEDIES: dict[type[RedisError], str] = {
     NoPermissionError: "let the user in WEBHOOKD_REDIS_URL run EVAL, GET, MGET, SET and DEL on keys webhookd:*",
@@ -121,5 +123,7 @@ class RedisNode:
 
 
 async def _close_idle(pool: Any) -> None:
-    with contextlib.suppress(RedisError, OSError):
-        await pool.disconnect(inuse_connections=False)
+    # redis-py waits for the end of TLS, which a server that hangs does not send.
+    with contextlib.suppress(RedisError, OSError, TimeoutError):
+        async with asyncio.timeout(_CLOSE_SECONDS):
+            await pool.disconnect(inuse_connections=False)
