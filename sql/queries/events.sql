@@ -8,8 +8,9 @@
 -- Commits new notifications: one row in the ledger, one body and one piece of work each, in one statement. If `actor` is given, it brought
 -- the events about instead of the provider, and the audit trail says so. A column of texts comes as one
 -- text, its parts separated by U+001F; an empty part is NULL where NULL may be, and so is every part where the whole is NULL
--- (`traceparents`, where nothing is traced). Returns when the sweeper takes the new events (`due`), and the ids of those that are new, or NULL if
--- all are: that is nearly always so, and saves a row for each. What is not new is a duplicate, by notification id or by content. The caller sorts the arrays, and the rows go in by their position there: two batches with the same
+-- (`traceparents`, where nothing is traced). Returns one row. `due` is the time from which the sweeper may take the new events. `new_ids` has the ids
+-- of the new events; it is NULL if all events of the batch are new, as in nearly every batch. An event that is not new is a duplicate, by notification
+-- id or by content. The caller sorts the arrays, and the rows go in by their position there: two batches with the same
 -- events take their locks in the same order, and cannot deadlock. No join keeps an order by itself.
 WITH incoming AS MATERIALIZED (
     SELECT i.*

@@ -238,7 +238,7 @@ async def test_a_count_that_could_not_be_taken_back_is_taken_back_later(
 async def test_a_count_that_is_taken_back_late_is_not_taken_from_those_of_another_attempt(
     start: Start, connection: Connection, change: str
 ) -> None:
-    """That one may be about to kill its process, which nobody would know."""
+    """A later attempt may be about to kill its process. Without its count, nobody would know of that kill."""
     daemon, [body] = await received(start, connection, AUTHCAPTURE)
     store = daemon.store
     async with daemon.database.acquire() as ours:

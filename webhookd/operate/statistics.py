@@ -232,7 +232,7 @@ async def read_statistics(statements: Statements, window: int) -> Statistics:
 
 
 def _by_step(text: str | None) -> dict[datetime, dict[str, Any]]:
-    """What JSON has of each step, by the step's beginning; None is of no step."""
+    """Reads a JSON object that has an entry for each step. Returns the entries by the beginning of their step."""
     return {datetime.fromtimestamp(int(at), UTC): of for at, of in orjson.loads(text or "{}").items()}
 
 

@@ -9,7 +9,9 @@ import orjson
 
 Register = tuple[int, int, str | None]
 Facts = dict[str, Register]
-Values = dict[str, str | None]  # a fact's name → its value; None if the event does not carry it
+Values = dict[
+    str, str | None
+]  # a fact's name → its value; None erases the fact, and in `_newest` means that the event has no such field
 
 _FIRST = "first_event_at"
 

@@ -59,7 +59,7 @@ def facts_of(event: Event) -> Entry | None:
 
 
 def fold_all(events: Iterable[Event]) -> list[tuple[str, str, str, str]]:
-    """What many events report, (entity's name, account, id, facts as JSON) once for each entity, sorted."""
+    """Folds the facts of many events. Returns (entity's name, account, id, facts as JSON) once for each entity, sorted."""
     entities: dict[tuple[str, str, str], list[Entry]] = {}
     for event in events:
         if entry := facts_of(event):
@@ -143,7 +143,7 @@ def _transaction(event_type: str, payload: dict[str, Any], at: int) -> tuple[int
 
 
 def _newest(event_type: str, at: int, values: Values) -> Values:
-    """Those of `values` that there are, and what the newest event that counts adds."""
+    """Returns the values that are not None, together with the date and the type of the event."""
     present: Values = {name: value for name, value in values.items() if value is not None}
     present["last_event_at"] = str(at)
     present["last_event_type"] = event_type
