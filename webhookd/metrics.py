@@ -116,7 +116,8 @@ class Metrics:
         self.end_to_end_seconds = histogram("end_to_end_seconds", "From receipt to processed, by PostgreSQL's clock.", _SLOW)
         self.dead = counter(
             "dead_total",
-            "Events given up: permanent, attempts_spent, transaction_ended, worker_ended (it killed its process each time).",
+            "Events given up: permanent, attempts_spent, transaction_ended, worker_ended (its process, or its connection to "
+            "PostgreSQL, ended each time).",
             "reason",
             values=("permanent", "attempts_spent", "transaction_ended", "worker_ended"),
         )

@@ -466,6 +466,13 @@ GUARDS = (
         "tests/unit/test_attempts.py::test_a_count_is_owed_if_postgresql_does_not_answer_that_it_is_taken_back",
     ),
     Guard(
+        "an attempt that loses PostgreSQL while its handlers run stays counted, if it was counted",
+        "webhookd/process/attempt.py",
+        "                        counted = None\n",
+        "                        pass\n",
+        "tests/unit/test_attempts.py::test_a_count_stays_if_the_connection_was_lost_while_the_handlers_ran",
+    ),
+    Guard(
         "a count that is taken back late is not taken from those of another attempt",
         "sql/queries/events.sql",
         "AND attempts = :attempts AND redriven_at IS NOT DISTINCT FROM :redriven_at::timestamptz;",

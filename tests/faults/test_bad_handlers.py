@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 
+import asyncpg
 import pytest
 
 from tests.helpers.ledger import COUNTING
@@ -121,5 +122,36 @@ async def test_an_event_that_kills_its_process_ends_dead_and_holds_up_no_other(r
     finally:
         supervisor.cancel()
     reason = await rig.connection.fetchval("SELECT dead_reason FROM events WHERE event_type = $1", _BAD)
-    assert reason == "its worker ended 3 times in the middle of an attempt"
+    assert reason == "its worker, or its connection to PostgreSQL, ended 3 times in the middle of an attempt"
     assert await rig.connection.fetchval("SELECT count(*) FROM events WHERE status = 'processed'") == 25
+
+
+_KILLS_POSTGRESQL = """os.kill(await connection.fetchval("SELECT pg_backend_pid()"), signal.SIGKILL)
+        await connection.execute("SELECT 1")"""
+
+
+@pytest.mark.long
+async def test_an_event_that_kills_postgresql_ends_dead_and_holds_up_no_other(own_rig: Rig) -> None:
+    """The failure of such an attempt cannot be recorded, since PostgreSQL is away then; only that it began is known."""
+    rig = own_rig
+    rig.handlers(_handler(_KILLS_POSTGRESQL, attempts=">= 1"))
+    daemon = await rig.daemon(resend_after="600", max_attempts="3")
+    await rig.ledger.send([next(rig.samples(1, [_BAD]))], rig.urls)
+
+    async def is_dead() -> bool:
+        await asyncio.to_thread(rig.stack.postgresql.start)  # as a manager does, if it ended
+        try:
+            async with asyncio.timeout(5):
+                await rig.ledger.connect()
+                return bool(await rig.connection.fetchval("SELECT status = 'dead' FROM events WHERE event_type = $1", _BAD))
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            return False
+
+    await until(is_dead, "it is dead", deadline=300, every=0.5)
+    await rig.ledger.send(rig.samples(20, ["net.authorize.payment.authcapture.created"]), rig.urls)
+    await rig.finish()
+    assert daemon.running
+    row = await rig.connection.fetchrow("SELECT attempts, dead_reason FROM events WHERE event_type = $1", _BAD)
+    assert row is not None
+    assert tuple(row) == (0, "its worker, or its connection to PostgreSQL, ended 3 times in the middle of an attempt")
+    assert await rig.connection.fetchval("SELECT count(*) FROM events WHERE status = 'processed'") == 20

@@ -5,7 +5,8 @@
  * Redis's claims are left out: they only forbid what PostgreSQL must survive anyway. README.md says how to run it.
  *
  * What a case leaves out, it does not define: DELIVERIES (the receiver; how often the provider delivers), CONSOLE (copies come back to the main queue),
- * REFUSED_FOLD (PostgreSQL may refuse an event's facts), POISON (the event kills its worker, each time; with FAILS_BETWEEN, its handler fails once),
+ * REFUSED_FOLD (PostgreSQL may refuse an event's facts), POISON (the event kills its worker, each time; with FAILS_BETWEEN, its handler fails once;
+ * with KILLS_POSTGRESQL, it ends PostgreSQL instead),
  * BUSY (no poll is ever empty), NO_HANDLERS (the fold ends the event), RETURNS (a send may fail, and its lease is given back).
  *
  * Every guard can be taken out with -DNO_<GUARD>; cases.py names the invariant that must break then.
@@ -366,21 +367,31 @@ inline let_come_back() {  /* code: work.come_back */
     forget()
 }
 
-/* PostgreSQL goes away in the middle of an attempt: the lock falls with the session, and the count is taken back later. */
-inline go_away() {  /* code: work.owe */
-    away--; counted = false;
+/* PostgreSQL no longer answers when the attempt has ended: the lock falls with the session, and the count is taken back later. */
+inline owe() {  /* code: work.owe */
+    counted = false;
 #ifndef NO_OWED
     owed++;
 #endif
     let_come_back()
 }
 
+#define one_more(count) count = (count < MAX_ATTEMPTS -> count + 1 : count)
+
+/* The session ends while the handlers run, perhaps because of them: the count stays, since the failure cannot be recorded. */
+inline lose_session() {  /* code: work.run */
+#ifndef NO_LOST_COUNTS
+    if :: counted -> one_more(kills) :: else fi;
+    let_come_back()
+#else
+    if :: counted -> owe() :: else -> let_come_back() fi
+#endif
+}
+
 /* Counts an attempt, in a transaction of its own. */
 inline begin() { begun++; counted = true }
 
 inline take_back() { take_back_one(); counted = false }
-
-#define one_more(count) count = (count < MAX_ATTEMPTS -> count + 1 : count)
 
 #ifndef NO_ROW_LOCK
 #define row_lock_is_free (row_lock == 0)
@@ -530,7 +541,10 @@ attempt:
 #ifdef FAILS_BETWEEN
         if :: attempts == 0 && begun > 1 -> one_more(failures); failing = true; goto give_back :: else fi;
 #endif
-        if :: counted && away > 0 -> go_away(); goto end :: true fi;
+#ifdef KILLS_POSTGRESQL
+        lose_session(); goto end
+#endif
+        if :: counted && away > 0 -> away--; owe(); goto end :: true fi;
         fall(); forget(); goto end
     }
 #else
@@ -538,7 +552,8 @@ attempt:
         or_die();
         if
         :: faults > 0 -> faults--; goto give_back       /* the worker is to stop */
-        :: counted && away > 0 -> go_away(); goto end
+        :: counted && away > 0 -> away--; owe(); goto end
+        :: counted && away > 0 -> away--; lose_session(); goto end
         :: HANDLER_FAILS -> one_more(failures); failing = true; goto give_back
         :: PERMANENT -> fatal = true; permanent = true; failing = true; goto give_back
         :: true

@@ -30,8 +30,11 @@ CLAIMED = Claimed(EVENT, Status.QUEUED, 0, None, 1, True, "1", None)
 class Steps:
     """The database, the store and the handlers of one attempt, which note their steps."""
 
-    def __init__(self, *, begin: Exception | None = None, failure: Failure | None = None, silent: bool = False) -> None:
+    def __init__(
+        self, *, begin: Exception | None = None, failure: Failure | None = None, silent: bool = False, lost: bool = False
+    ) -> None:
         self.done: list[str] = []
+        self._lost = lost  # while the handlers run, the connection is lost
         self.silent = silent  # it never answers that a count is taken back
         self._begin = begin
         self._failure = failure
@@ -51,7 +54,7 @@ class Steps:
         self.done.append("unlock")
 
     def is_closed(self) -> bool:
-        return False
+        return self._lost and "handlers" in self.done
 
     def is_in_transaction(self) -> bool:
         return True
@@ -94,6 +97,15 @@ async def test_a_count_whose_answer_was_lost_is_taken_back_too() -> None:
     with pytest.raises(UnavailableError):
         await steps.attempts().make(BODY, wait=True, suspect=True)
     assert steps.done == ["lock", "count", "take back", "unlock"]
+
+
+@pytest.mark.parametrize("failure", [None, Failure.of(ConnectionResetError())])
+async def test_a_count_stays_if_the_connection_was_lost_while_the_handlers_ran(failure: Failure | None) -> None:
+    """The event may have ended PostgreSQL, which then cannot record that the attempt has failed."""
+    steps = Steps(failure=failure, lost=True)
+    with pytest.raises(AttemptFailedError):
+        await steps.attempts().make(BODY, wait=True, suspect=True)
+    assert steps.done == ["lock", "count", "handlers"]
 
 
 async def test_a_count_is_owed_if_postgresql_does_not_answer_that_it_is_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,7 +41,7 @@ class Attempts:
     """Makes attempts, each in a transaction of its own, so that no event's handlers can harm a neighbour.
 
     `turns` are for the transactions in which the worker runs handlers. `most_begun`: attempts that began and did not end, after
-    which an event that may kill its process is given up.
+    which an event that may kill its process or PostgreSQL is given up.
     """
 
     def __init__(
@@ -65,8 +65,8 @@ class Attempts:
     async def make(self, body: Body, *, wait: bool, suspect: bool = False, alone: bool = False) -> Step:
         """Makes an attempt at the event of `body`; the outcome says whether the event needed one.
 
-        `wait`: for a moment, for a lock that another transaction has. `suspect`: the event may kill its process, so that the
-        attempt is counted before it begins. `alone`: while no other attempt is made in this process.
+        `wait`: for a moment, for a lock that another transaction has. `suspect`: the event may kill its process or PostgreSQL,
+        so that the attempt is counted before it begins. `alone`: while no other attempt is made in this process.
         Raises AttemptFailedError after a rollback, BusyError if another worker has the event, UnavailableError.
         """
         with gateway():
@@ -91,6 +91,12 @@ class Attempts:
                     await self._run(connection, transaction, claimed)
                     ended = True
                     return Step(claimed, Outcome.PROCESSED)
+                except AttemptFailedError:
+                    if _is_lost(connection):
+                        # The handlers may have ended PostgreSQL. If they did, the failure cannot be recorded, so the count
+                        # stays. If they did not, the record of the failure makes the count void.
+                        counted = None
+                    raise
                 finally:
                     if counted is not None and not ended:  # before the row's lock falls, so that nobody reads a count too high
                         await shielded(self._take_back(counted), _BOOKKEEPING)
@@ -131,7 +137,7 @@ class Attempts:
         self._metrics.attempts.observe(claimed.event.attempt)
 
     async def _bury(self, connection: Connection, transaction: Transaction, claimed: Claimed, kills: int) -> Step:
-        reason = f"its worker ended {kills} times in the middle of an attempt"
+        reason = f"its worker, or its connection to PostgreSQL, ended {kills} times in the middle of an attempt"
         logger.error("an event is dead", event_id=str(claimed.event.id), event_type=claimed.event.event_type, reason=_KILLS)
         died = await self._store.mark_dead(claimed, reason=reason, detail=reason, spent=0, connection=connection)
         await transaction.commit()
