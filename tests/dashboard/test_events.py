@@ -44,6 +44,22 @@ async def test_a_stranger_finds_by_invoice_number_why_a_payment_was_not_booked_a
     await come_to(connection, {"dead": 1, "processed": 1})
 
 
+async def test_the_history_names_consumers_only_if_there_is_another_than_the_handlers(
+    start: Start, visit: Visit, shop: Shop, connection: Connection
+) -> None:
+    daemon = await start(shop.registry, admin_tokens=ANN)
+    (event_id,) = await deliver(daemon, notification())
+    await come_to(connection, {"processed": 1})
+    visitor = await visit(daemon)
+    page = await visitor.sign_in(ANN["ann"])
+    await visitor.go(f"#/events/{event_id}")
+    texts = page.locator(".trail .trail-text")
+    await expect(texts).to_have_text(["by receiver", "by worker, attempt 1"])
+    await connection.execute("INSERT INTO audit VALUES ($1, now(), 'queued', 'retrying', 'sender', 2, NULL, 'mail')", event_id)
+    await page.reload()
+    await expect(texts).to_have_text(["by receiver", "by worker for handlers, attempt 1", "by sender for mail, attempt 2"])
+
+
 @pytest.mark.long
 async def test_all_of_it_works_by_keyboard_alone(start: Start, visit: Visit, shop: Shop, connection: Connection) -> None:
     shop.failure = Permanent("the order 4711 is unknown")

@@ -259,6 +259,26 @@ async def test_json_is_exact_and_the_body_is_customer_data(api: AdminApi) -> Non
     assert "card" not in (await ran(api.url, *SHOW)).out
 
 
+async def test_the_trail_names_consumers_only_if_there_is_another_than_the_handlers(api: AdminApi) -> None:
+    def change(consumer: str | None, to: str) -> dict[str, Any]:
+        return {**whole()["audit"][0], "to_status": to, "actor": "worker", "reason": None, "consumer": consumer}
+
+    receipt, handled = change(None, "received"), change("handlers", "processed")
+    api.answer("GET", f"events/{event_id(1)}", whole(audit=[receipt, handled]))
+    shown = (await ran(api.url, *SHOW)).out
+    assert "worker" in shown
+    assert not re.search("consumer|handlers", shown)
+    api.answer("GET", f"events/{event_id(1)}", whole(audit=[receipt, handled, change("mail", "dead")]))
+    cells = [[cell.strip() for cell in re.split("[│┃]", line)] for line in (await ran(api.url, *SHOW)).out.splitlines()]
+    trail = [row[3:6] for row in cells if len(row) == 9]
+    assert trail == [
+        ["to", "consumer", "by"],
+        ["received", "", "worker"],
+        ["processed", "handlers", "worker"],
+        ["dead", "mail", "worker"],
+    ]
+
+
 async def test_of_several_retries_each_is_tried_and_one_failure_is_exit_code_one(api: AdminApi) -> None:
     api.answer("POST", f"events/{event_id(2)}/retry", {"event": event(2)})
     found = await ran(api.url, "events", "retry", event_id(1), event_id(2), "--force", "--note", "again", "--json")

@@ -79,11 +79,18 @@ def tell_event(event: Json, *, body: bool, as_json: bool) -> None:
     if event["failed_attempts"]:
         names = ("at", "attempt", "outcome", "error")
         table(("failed at", *names[1:]), _cells(event["failed_attempts"], names))
-    changes = ("at", "from_status", "to_status", "actor", "attempt", "reason")
-    table(("at", "from", "to", "by", "attempt", "reason"), _cells(event["audit"], changes))
+    _audit_table(event["audit"])
     if event["related"]:
         say("of the same entity:")
         event_table(event["related"])
+
+
+def _audit_table(changes: list[Json]) -> None:
+    """The audit trail. Consumers have a column only if one is not the handlers: else each row would say the same."""
+    names = {"at": "at", "from_status": "from", "to_status": "to", "consumer": "consumer", "actor": "by", "attempt": "attempt"}
+    if all(change["consumer"] in {None, "handlers"} for change in changes):
+        del names["consumer"]
+    table((*names.values(), "reason"), _cells(changes, (*names, "reason")))
 
 
 def tell_body(body: Json | None) -> None:

@@ -76,6 +76,7 @@ class Connection(Handler):
         """Gives the room back."""
         self._of.lost(self)
         self._socket = None
+        self._payload = None  # a cycle, which would be freed only when the collector runs: after thousands of them
         self._begun()
         self._rest.end()
         if self._started:
@@ -182,7 +183,8 @@ class Connection(Handler):
         if request.version < HttpVersion10:
             raise BadHttpMessage("no version")
         self._head = 0
-        self.request, self._payload = request, request.content
+        self.foreign = wants_another_protocol(request)
+        self._payload = None if self._socket is None else request.content
         if request.content.is_eof():
             self._complete()
         else:
@@ -191,7 +193,7 @@ class Connection(Handler):
         self._handling = True
         response = await self._of.handle(request)
         self._handling = False  # the response is written at once
-        if wants_another_protocol(request):
+        if self.foreign:
             response.force_close()  # aiohttp's parser drops the bytes that came behind the request
         elif not self._messages and request.content.is_eof():
             self.data_received(b"")  # the parser has stopped after this request

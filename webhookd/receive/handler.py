@@ -31,7 +31,7 @@ class Handler(web.RequestHandler):
     def __init__(self, of: Connections, server: web.Server, **options: Any) -> None:
         super().__init__(server, loop=of.loop, **options)
         self._of = of
-        self.request: web.BaseRequest | None = None  # the latest
+        self.foreign = False  # the latest request wants another protocol
 
     def handle_error(
         self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
@@ -41,6 +41,7 @@ class Handler(web.RequestHandler):
             raise exc
         if isinstance(exc, HttpProcessingError):
             self._of.counters.malformed.inc()
+            exc.__traceback__ = None  # its frame in aiohttp refers to it: a cycle that would keep the connection in memory
             return Reply(self._of.render(*MALFORMED), close=True)
         logger.error("a request failed", error=where(exc) if isinstance(exc, BaseException) else f"status {status}")
         self._of.counters.error.inc()
@@ -49,7 +50,7 @@ class Handler(web.RequestHandler):
     def log_exception(self, *args: Any, **kw: Any) -> None:
         """Reports an error outside of the application: in aiohttp, or in what follows a request for another protocol."""
         error = kw.get("exc_info")
-        if self.request is not None and wants_another_protocol(self.request):
+        if self.foreign:
             self._of.counters.malformed.inc()
         else:
             logger.error("a request failed", error=where(error) if isinstance(error, BaseException) else "in aiohttp")

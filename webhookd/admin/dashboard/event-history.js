@@ -40,9 +40,13 @@ function attempt(item, same) {
   );
 }
 
-/** Every change of status: from, to, by whom, why. What a failed attempt raised stands among the attempts already. */
+/**
+ * Every change of status: to which, by whom, why. What a failed attempt raised stands among the attempts already.
+ * Consumers are named only if there is another one than the handlers: else each change would say the same.
+ */
 export function trail({ audit, failed_attempts: failed }) {
   const told = new Set(failed.map((item) => item.attempt));
+  const several = audit.some(({ consumer }) => consumer && consumer !== "handlers");
   return h(
     "ol",
     { class: "trail" },
@@ -60,6 +64,7 @@ export function trail({ audit, failed_attempts: failed }) {
           "div",
           { class: "trail-text" },
           `by ${entry.actor}`,
+          several && entry.consumer ? ` for ${entry.consumer}` : "",
           entry.attempt ? `, attempt ${entry.attempt}` : "",
           entry.reason && !told.has(entry.attempt) && h("p", { class: "trail-reason" }, entry.reason),
         ),
