@@ -55,6 +55,13 @@ async def test_a_transaction_left_open_ends_with_the_use_of_its_connection(datab
         assert not used.is_in_transaction()
 
 
+async def test_after_the_stop_there_is_no_connection(database: Database) -> None:
+    await database.stop()
+    with pytest.raises(UnavailableError, match="the daemon has stopped"):
+        async with database.acquire():
+            pass
+
+
 async def test_a_session_that_ended_while_nobody_had_it_is_made_anew(
     database: Database, connection: asyncpg.Connection[asyncpg.Record]
 ) -> None:

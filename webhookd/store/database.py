@@ -151,6 +151,7 @@ class Database:
     async def stop(self) -> None:
         """Stops probing and closes the pools; connections that do not close within 5 s are cut."""
         await self._prober.stop()
+        self.up, self.problem = False, "the daemon has stopped"
         pools, self._pools = self._pools, {}
         for pool in pools.values():
             try:
