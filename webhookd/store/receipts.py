@@ -16,7 +16,7 @@ from webhookd.errors import RefusedError, UnavailableError
 from webhookd.logs import where
 from webhookd.store.database import Connection, Database
 from webhookd.store.failures import gateway
-from webhookd.store.keys import notification_key
+from webhookd.store.keys import kind_id, notification_key
 from webhookd.store.queries import queries
 
 T = TypeVar("T")
@@ -100,7 +100,7 @@ class Receipts:
         transaction = connection.transaction()
         await transaction.start()
         try:
-            arrival = Arrival(new_id, self._account, notification, "", b"", bytes(16))
+            arrival = Arrival(new_id, self._account, notification, "probe", b"", bytes(16))
             await queries.insert_events(connection, **_columns([arrival], 0.0, None, None))
         except _OF_ONE_ROW:
             pass  # a user's constraint does not take this one, which is no event
@@ -203,20 +203,36 @@ def _columns(arrivals: Sequence[Arrival], send_after: float, actor: str | None, 
         "notification_keys": [notification_key(*of) for of in zip(accounts, notification_ids, strict=True)],
         "content_keys": _hexadecimal(contents),
         "body_hashes": _hexadecimal(body_hashes),
-        "accounts": _joined(accounts),
         "notification_ids": _joined(notification_ids),
-        "event_types": _joined(event_types),
         "event_dates": event_dates,
-        "entity_names": _joined(entity_names),
         "entity_ids": _joined(entity_ids),
         "invoice_numbers": _joined(invoices),
         "merchant_references": _joined(references),
-        "key_fingerprints": _joined(key_fingerprints),
         "bodies": bodies,
         "traceparents": _joined(traceparents) if any(traceparents) else None,
         "send_after": send_after,
         "actor": actor,
         "reason": reason,
+        **_kinds(list(zip(accounts, event_types, entity_names, key_fingerprints, strict=True))),
+    }
+
+
+def _kinds(kinds: Sequence[tuple[str, str, str | None, str]]) -> dict[str, Any]:
+    """The kind of each arrival by its id, and the kinds themselves, each once.
+
+    Raises ValueError if two of them have one id. The caller then commits them apart, and PostgreSQL refuses the second one.
+    """
+    ids = {kind: kind_id(*kind) for kind in dict.fromkeys(kinds)}
+    if len(set(ids.values())) < len(ids):
+        raise ValueError("two kinds of event have one id")
+    accounts, event_types, entity_names, key_fingerprints = zip(*ids, strict=True)
+    return {
+        "kinds": [ids[kind] for kind in kinds],
+        "kind_ids": list(ids.values()),
+        "accounts": _joined(accounts),
+        "event_types": _joined(event_types),
+        "entity_names": _joined(entity_names),
+        "key_fingerprints": _joined(key_fingerprints),
     }
 
 
