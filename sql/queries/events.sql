@@ -4,7 +4,7 @@
 -- list itself, or is LATERAL with OFFSET 0: where PostgreSQL believes that a table is empty, it joins by reading all of an index.
 -- There is one consumer for now, 'handlers'.
 
--- name: insert_events(ids, notification_keys, content_keys, body_hashes, kinds, notification_ids, event_dates, entity_ids, invoice_numbers, merchant_references, bodies, traceparents, kind_ids, accounts, event_types, entity_names, key_fingerprints, send_after, actor, reason)^
+-- name: insert_events(ids, notification_keys, content_keys, body_hashes, kinds, notification_ids, event_dates, entity_ids, invoice_numbers, merchant_references, bodies, traceparents, kind_ids, kind_texts, send_after, actor, reason)^
 -- Commits new notifications: one row in the ledger, one body and one piece of work each, in one statement. If `actor` is given, it brought
 -- the events about instead of the provider, and the audit trail says so. A column of texts comes as one
 -- text, its parts separated by U+001F; an empty part is NULL where NULL may be, and so is every part where the whole is NULL
@@ -12,10 +12,15 @@
 -- of the new events; it is NULL if all events of the batch are new, as in nearly every batch. An event that is not new is a duplicate, by notification
 -- id or by content. The caller sorts the arrays, and the rows go in by their position there: two batches with the same
 -- events take their locks in the same order, and cannot deadlock. No join keeps an order by itself.
--- `kind_ids` and the four after it are the kinds of the batch, each once. After all rows of the ledger, those kinds that are not there yet go in,
--- by their ids. A kind that is there is only read: it is neither locked nor written. If another kind has the id, the statement fails, and not
--- only if this statement's snapshot has that other kind: hence DO UPDATE, which meets the row that another transaction committed meanwhile.
-WITH incoming AS MATERIALIZED (
+-- `kind_ids` and `kind_texts` are the kinds of the batch, each once. If the table kinds lacks one of them, or has other texts under its id, the
+-- statement stores nothing and returns `known` = false: insert_kinds is to go first. Kinds are looked up each time, since a failover or a restore may
+-- have lost one. Beside that look-up, an INSERT of the new ones in this statement would cost each batch 60 µs, for kinds that come once.
+WITH kinds AS MATERIALIZED (
+    SELECT count(*) = cardinality(:kind_ids::bigint[]) AS known
+    FROM webhookd.kinds
+    WHERE id = ANY(:kind_ids::bigint[])
+        AND concat_ws(chr(31), account, event_type, coalesce(entity_name, ''), key_fingerprint) = ANY(:kind_texts::text[])
+), incoming AS MATERIALIZED (
     SELECT i.*
     FROM unnest(
         :ids::uuid[], :notification_keys::uuid[], :content_keys::uuid[], :body_hashes::uuid[],
@@ -29,7 +34,7 @@ WITH incoming AS MATERIALIZED (
     -- An alias sent again with other bytes has another content key; its id alone must stop it. One look-up for all, since there are few aliases.
     WHERE i.notification_key <> ALL(ARRAY(
         SELECT notification_key FROM webhookd.notification_aliases WHERE notification_key = ANY(:notification_keys::uuid[])
-    ))
+    )) AND (SELECT known FROM kinds)
 ), inserted AS (
     INSERT INTO webhookd.ledger (
         id, notification_key, content_key, body_hash, event_date, kind, notification_id, entity_id, invoice_number, merchant_reference,
@@ -51,28 +56,27 @@ WITH incoming AS MATERIALIZED (
 ), audit AS (
     INSERT INTO webhookd.audit (event_id, at, to_status, actor, reason)
     SELECT id, received_at, 'received', :actor, :reason FROM inserted WHERE :actor::text IS NOT NULL
-), kinds AS (
-    INSERT INTO webhookd.kinds AS k (id, account, event_type, entity_name, key_fingerprint)
-    SELECT i.*
-    FROM unnest(
-        :kind_ids::bigint[], string_to_array(:accounts, chr(31)), string_to_array(:event_types, chr(31)),
-        string_to_array(:entity_names, chr(31), ''), string_to_array(:key_fingerprints, chr(31))
-    ) AS i (id, account, event_type, entity_name, key_fingerprint)
-    WHERE (SELECT count(*) > 0 FROM inserted) AND NOT EXISTS (
-        SELECT FROM webhookd.kinds
-        WHERE id = i.id AND account = i.account AND event_type = i.event_type AND entity_name IS NOT DISTINCT FROM i.entity_name
-            AND key_fingerprint = i.key_fingerprint
-        OFFSET 0
-    )
-    ORDER BY i.id
-    ON CONFLICT (id) DO UPDATE SET account = ''  -- kinds_one_kind_an_id forbids it
-    WHERE (k.account, k.event_type, k.entity_name, k.key_fingerprint)
-        IS DISTINCT FROM (excluded.account, excluded.event_type, excluded.entity_name, excluded.key_fingerprint)
 )
 SELECT
+    (SELECT known FROM kinds) AS known,
     now() + make_interval(secs => :send_after) AS due,
     CASE WHEN count(*) < cardinality(:ids::uuid[]) THEN coalesce(array_agg(id), '{}') END AS new_ids
 FROM inserted;
+
+-- name: insert_kinds(kind_ids, kind_texts)!
+-- Stores kinds of events, in the order of their ids, so that two such statements cannot deadlock. One that is there already is neither locked nor
+-- written. If another kind has the id, the statement fails, also if a transaction commits that other kind meanwhile: hence DO UPDATE.
+INSERT INTO webhookd.kinds AS k (id, account, event_type, entity_name, key_fingerprint)
+SELECT i.id, text[1], text[2], nullif(text[3], ''), text[4]
+FROM unnest(:kind_ids::bigint[], :kind_texts::text[]) AS i (id, joined), LATERAL (SELECT string_to_array(joined, chr(31)) AS text) AS s
+WHERE NOT EXISTS (
+    SELECT FROM webhookd.kinds
+    WHERE id = i.id AND concat_ws(chr(31), account, event_type, coalesce(entity_name, ''), key_fingerprint) = joined
+)
+ORDER BY i.id
+ON CONFLICT (id) DO UPDATE SET account = ''  -- kinds_one_kind_an_id forbids it
+WHERE (k.account, k.event_type, k.entity_name, k.key_fingerprint)
+    IS DISTINCT FROM (excluded.account, excluded.event_type, excluded.entity_name, excluded.key_fingerprint);
 
 -- name: find_duplicates(accounts, notification_ids, notification_keys, content_keys, body_hashes)
 -- For notifications that insert_events did not take: which event each one repeats. `layer` is 'notification_id' or

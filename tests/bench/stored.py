@@ -65,7 +65,7 @@ _BODY = """
     FROM made WHERE has_body"""
 
 _TEXTS = ("default", "net.authorize.payment.authcapture.created", "transaction", "a1b2c3d4e5f6")
-_KIND = kind_id(*_TEXTS)
+_KIND = kind_id("\x1f".join(_TEXTS))
 
 LEDGER = Tables(
     count="SELECT count(*) FROM ledger",

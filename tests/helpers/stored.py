@@ -79,9 +79,10 @@ async def store_kind(
     key_fingerprint: str = "",
 ) -> int:
     """Stores a kind of event, if it is not there; returns its id."""
-    kind = (account, event_type, entity_name, key_fingerprint)
-    await connection.execute("INSERT INTO kinds VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING", kind_id(*kind), *kind)
-    return kind_id(*kind)
+    id_ = kind_id("\x1f".join((account, event_type, entity_name or "", key_fingerprint)))
+    row = (id_, account, event_type, entity_name, key_fingerprint)
+    await connection.execute("INSERT INTO kinds VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING", *row)
+    return id_
 
 
 async def store_alias(connection: Connection, event_id: uuid.UUID, account: str, notification_id: str) -> None:

@@ -21,9 +21,8 @@ def keys_of_notification(notification_id: str) -> tuple[str, str]:
     return half + "00" * _HALF, half + "ff" * _HALF
 
 
-def kind_id(account: str, event_type: str, entity_name: str | None, key_fingerprint: str) -> int:
-    """The id of a kind of event, as a signed integer of 64 bits: a hash of the four texts, none of which holds U+001F."""
-    texts = "\x1f".join((account, event_type, entity_name or "", key_fingerprint))
+def kind_id(texts: str) -> int:
+    """The id of a kind of event, a signed integer of 64 bits: the hash of its four texts, which U+001F separates."""
     return int.from_bytes(hashlib.sha256(texts.encode()).digest()[:_HALF], "big", signed=True)
 
 
