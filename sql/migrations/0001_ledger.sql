@@ -28,10 +28,10 @@ CREATE TABLE webhookd.duties (
 );
 
 -- The texts that thousands of events share, once for each combination of them. The id is a hash of the four (webhookd/store/keys.py), so that
--- every process knows it without a look-up, also after a failover or a restore. A row is never changed or removed. No foreign key of the ledger
--- leads here: its trigger would look here once for each event, and the statement that inserts an event inserts its kind, too.
--- Whoever holds a signature key can choose the types of his events so that two of them have one hash (2^32 attempts). insert_events refuses
--- the second one by the constraint kinds_one_kind_an_id, and so no event ever gets the labels of another.
+-- every process knows it without a look-up, also after a failover or a restore. A row is never changed or removed. The ledger has no foreign key
+-- to this table: its trigger would read here once for each event, and insert_events stores no event whose kind is missing.
+-- Whoever holds a signature key can find two event types whose hashes are equal, with 2^32 attempts. insert_kinds refuses the second one by the
+-- constraint kinds_one_kind_an_id. So no event gets the texts of another; the second one goes to quarantine.
 CREATE TABLE webhookd.kinds (
     id              bigint PRIMARY KEY,
     account         text   NOT NULL CONSTRAINT kinds_one_kind_an_id CHECK (account <> ''),
