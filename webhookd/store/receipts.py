@@ -76,7 +76,7 @@ class Receipts:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._account = ""  # of what came last
+        self._account = "default"  # or that of what came last
 
     async def accept(
         self, arrivals: Sequence[Arrival], *, send_after: float, actor: str | None = None, reason: str | None = None
