@@ -149,12 +149,14 @@ async def test_odd_fields_and_unknown_types_are_no_reason_to_refuse(
 POISON = "net.authorize.poison"
 
 
-async def refuse(connection: Connection, state: str, condition: str = "true", table: str = "ledger") -> None:
+async def refuse(
+    connection: Connection, state: str, condition: str = "true", table: str = "ledger", when: str = "BEFORE"
+) -> None:
     """Makes PostgreSQL answer the insert of some rows with the error of an SQLSTATE."""
     await connection.execute(
         f"CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
         f"IF {condition} THEN RAISE SQLSTATE '{state}'; END IF; RETURN NEW; END $$;"
-        f"CREATE TRIGGER refuse BEFORE INSERT ON {table} FOR EACH ROW EXECUTE FUNCTION refuse()"
+        f"CREATE TRIGGER refuse {when} INSERT ON {table} FOR EACH ROW EXECUTE FUNCTION refuse()"
     )
 
 
@@ -202,12 +204,12 @@ async def test_a_body_that_even_quarantine_refuses_is_put_off_alone(
     assert daemon.health.ready
 
 
-@pytest.mark.parametrize("state", ["42501", "XX002", "42P01"])
+@pytest.mark.parametrize(("state", "when"), [("42501", "BEFORE"), ("XX002", "BEFORE"), ("42P01", "BEFORE"), ("XX002", "AFTER")])
 async def test_while_postgresql_refuses_to_store_webhooks_are_put_off_and_counted_and_the_daemon_is_not_ready(
-    daemon: Daemon, http: aiohttp.ClientSession, connection: Connection, state: str
+    daemon: Daemon, http: aiohttp.ClientSession, connection: Connection, state: str, when: str
 ) -> None:
     """A missing right, a corrupted index, a missing table: nothing of it is the sender's fault, and it may be all webhooks."""
-    await refuse(connection, state)
+    await refuse(connection, state, when=when)
     status, _, headers = await post(http, sample(AUTHCAPTURE, 1).body)
     assert status == 503
     assert "Retry-After" in headers
