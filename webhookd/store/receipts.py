@@ -100,7 +100,7 @@ class Receipts:
         transaction = connection.transaction()
         await transaction.start()
         try:
-            arrival = Arrival(new_id, self._account, notification, "probe", b"", bytes(16))
+            arrival = Arrival(new_id, self._account, notification, "", b"", bytes(16))
             columns = _columns([arrival], 0.0, None, None)
             await queries.insert_kinds(connection, kind_ids=columns["kind_ids"], kind_texts=columns["kind_texts"])
             await queries.insert_events(connection, **columns)
