@@ -27,6 +27,20 @@ CREATE TABLE webhookd.duties (
     held_until timestamptz NOT NULL
 );
 
+-- The texts that thousands of events share, once for each combination of them. The id is a hash of the four (webhookd/store/keys.py), so that
+-- every process knows it without a look-up, also after a failover or a restore. A row is never changed or removed. The ledger has no foreign key
+-- to this table: its trigger would read here once for each event, and insert_events stores no event whose kind is missing.
+-- Whoever holds a signature key can find two event types whose hashes are equal, with 2^32 attempts. insert_kinds refuses the second one by the
+-- constraint kinds_one_kind_an_id. So no event gets the texts of another; the second one goes to quarantine.
+CREATE TABLE webhookd.kinds (
+    id              bigint PRIMARY KEY,
+    account         text   NOT NULL CONSTRAINT kinds_one_kind_an_id CHECK (account <> ''),
+    event_type      text   NOT NULL,
+    entity_name     text,
+    key_fingerprint text   NOT NULL
+);
+COMMENT ON TABLE webhookd.kinds IS 'What thousands of events share: account, event type, name of the entity, and the key that signed. By the ledger''s column kind.';
+
 -- The ledger: one row for each authentic notification, inserted once and never updated. Not partitioned, since a unique key over a
 -- partitioned table would be unique per partition only. Ids are UUID version 7: in order of time, made by the receiver, and unique
 -- over all replicas. The columns of fixed width come first, since that makes the rows smaller.
@@ -37,11 +51,8 @@ CREATE TABLE webhookd.ledger (
     body_hash           uuid        NOT NULL,
     received_at         timestamptz NOT NULL DEFAULT now(),
     event_date          timestamptz,
-    account             text        NOT NULL,
+    kind                bigint      NOT NULL,
     notification_id     text        NOT NULL,
-    event_type          text        NOT NULL,
-    key_fingerprint     text        NOT NULL,
-    entity_name         text,
     entity_id           text,
     invoice_number      text,
     merchant_reference  text,
@@ -51,6 +62,7 @@ COMMENT ON TABLE webhookd.ledger IS 'One row for each authentic notification, ne
 COMMENT ON COLUMN webhookd.ledger.notification_key IS 'Hash of the notification id (first half), and of account and notification id (second half).';
 COMMENT ON COLUMN webhookd.ledger.content_key IS 'Second of the event''s date, and hash of account, type, date and payload: finds one event that came through two registered webhooks. NULL if date or payload is missing.';
 COMMENT ON COLUMN webhookd.ledger.body_hash IS 'Hash of the exact bytes: tells a repeated notification from another body under the same id.';
+COMMENT ON COLUMN webhookd.ledger.kind IS 'The id in the table kinds: account, event type, entity''s name and key. The view events has them.';
 COMMENT ON COLUMN webhookd.ledger.notification_id IS 'The provider''s id, in lower case.';
 COMMENT ON COLUMN webhookd.ledger.traceparent IS 'The span of the webhook''s receipt, as W3C Trace Context writes it; NULL if the receiver did not trace.';
 
@@ -181,20 +193,20 @@ COMMENT ON FUNCTION webhookd.status_of(text) IS 'The status of an event by that 
 CREATE VIEW webhookd.events AS
 SELECT
     l.id,
-    l.account,
+    k.account,
     l.notification_id,
-    l.event_type,
+    k.event_type,
     webhookd.status_of(w.status) AS status,
     CASE WHEN w.status IS NOT NULL THEN w.attempts ELSE coalesce((
         SELECT a.attempt FROM webhookd.audit a WHERE a.event_id = l.id AND a.to_status = 'processed' ORDER BY a.at DESC LIMIT 1
     ), 0) END AS attempts,
     l.received_at,
     l.event_date,
-    l.entity_name,
+    k.entity_name,
     l.entity_id,
     l.invoice_number,
     l.merchant_reference,
-    l.key_fingerprint,
+    k.key_fingerprint,
     w.sends,
     CASE WHEN w.status IN ('received', 'queued', 'retrying') THEN w.due END AS send_after,
     CASE WHEN w.status = 'retrying' THEN w.due END AS retry_at,
@@ -208,6 +220,8 @@ SELECT
     w.redriven_at,
     l.traceparent
 FROM webhookd.ledger l
+-- A left join: PostgreSQL leaves it out if nobody asks for a text of the kind, and it hides no event.
+LEFT JOIN webhookd.kinds k ON k.id = l.kind
 LEFT JOIN LATERAL (
     SELECT *
     FROM webhookd.work

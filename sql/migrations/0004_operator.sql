@@ -32,21 +32,31 @@ CREATE INDEX operations_unfinished ON webhookd.operations (created_at) WHERE fin
 COMMENT ON COLUMN webhookd.operations.selection IS 'Which events, as the operator gave it.';
 COMMENT ON COLUMN webhookd.operations.after_at IS 'With after_id: the place up to which the selection has been counted, or worked on.';
 
+CREATE FUNCTION webhookd.kinds_of(event_types text[], account text) RETURNS bigint[]
+LANGUAGE sql STABLE PARALLEL SAFE AS $function$
+    SELECT CASE WHEN event_types IS NOT NULL OR kinds_of.account IS NOT NULL THEN ARRAY(
+        SELECT id FROM webhookd.kinds k
+        WHERE (event_types IS NULL OR k.event_type LIKE ANY(event_types)) AND (kinds_of.account IS NULL OR k.account = kinds_of.account)
+    ) END
+$function$;
+COMMENT ON FUNCTION webhookd.kinds_of(text[], text) IS
+    'The kinds that the filters choose; NULL if neither is given. `event_types` are patterns for LIKE. As a subselect, it is called once for a statement.';
+
+-- `kinds` stands here once: PostgreSQL would not put the function's body in its place if an argument with a subselect stood there twice.
 CREATE FUNCTION webhookd.chosen(
-    l webhookd.ledger, status text, statuses text[], event_types text[], account text, entity_id text, invoice_number text,
+    l webhookd.ledger, status text, statuses text[], kinds bigint[], entity_id text, invoice_number text,
     merchant_reference text, received_from timestamptz, received_to timestamptz
 ) RETURNS boolean
 LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $function$
     SELECT (statuses IS NULL OR webhookd.status_of(chosen.status) = ANY(statuses))
-        AND (event_types IS NULL OR l.event_type LIKE ANY(event_types))
-        AND (chosen.account IS NULL OR l.account = chosen.account)
+        AND (l.kind = ANY(kinds)) IS NOT FALSE
         AND (chosen.entity_id IS NULL OR l.entity_id = chosen.entity_id)
         AND (chosen.invoice_number IS NULL OR l.invoice_number = chosen.invoice_number)
         AND (chosen.merchant_reference IS NULL OR l.merchant_reference = chosen.merchant_reference)
         AND (received_from IS NULL OR l.received_at >= received_from) AND (received_to IS NULL OR l.received_at < received_to)
 $function$;
-COMMENT ON FUNCTION webhookd.chosen(webhookd.ledger, text, text[], text[], text, text, text, text, timestamptz, timestamptz) IS
-    'Whether the filters choose an event; NULL stands for any. `status` is that of its work, NULL if it has none. `event_types` are patterns for LIKE.';
+COMMENT ON FUNCTION webhookd.chosen(webhookd.ledger, text, text[], bigint[], text, text, text, timestamptz, timestamptz) IS
+    'Whether the filters choose an event; NULL stands for any. `status` is that of its work, NULL if it has none. `kinds` are those of kinds_of.';
 
 -- What the daemons counted, by steps of time: each adds what it counted since it last did. Rows of long steps are few, so that
 -- a window of any length is read from some hundreds.

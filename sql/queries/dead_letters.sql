@@ -42,11 +42,12 @@ SELECT value FROM webhookd.secrets WHERE name = :name;
 
 -- name: states_of_events(ids)
 SELECT
-    l.id, l.account, l.event_type, webhookd.status_of(w.status) AS status,
+    l.id, k.account, k.event_type, webhookd.status_of(w.status) AS status,
     w.attempts, w.redriven_at, w.dead_reason, l.traceparent,
     w.copy_sent_at IS NOT NULL AS dead_letter_sent, w.discarded_at IS NOT NULL AS discarded,
     CASE WHEN w.status IN ('dead', 'discarded') THEN (extract(epoch FROM w.due) * 1000000)::bigint END AS died
 FROM webhookd.ledger l
+LEFT JOIN webhookd.kinds k ON k.id = l.kind
 LEFT JOIN webhookd.work w ON w.event_id = l.id AND w.event_id = ANY(:ids::uuid[]) AND w.consumer = 'handlers'
 WHERE l.id = ANY(:ids::uuid[]);
 
@@ -59,8 +60,9 @@ WITH owed AS MATERIALIZED (
     ORDER BY due
     LIMIT :limit
 )
-SELECT l.id, l.account, l.event_type, owed.dead_reason, l.traceparent, (extract(epoch FROM owed.due) * 1000000)::bigint AS died
+SELECT l.id, k.account, k.event_type, owed.dead_reason, l.traceparent, (extract(epoch FROM owed.due) * 1000000)::bigint AS died
 FROM owed CROSS JOIN LATERAL (SELECT * FROM webhookd.ledger WHERE id = owed.event_id OFFSET 0) AS l
+LEFT JOIN webhookd.kinds k ON k.id = l.kind
 ORDER BY owed.due;
 
 -- name: mark_dead_letter_sent(ids)!
@@ -126,10 +128,11 @@ WITH found AS MATERIALIZED (
     ORDER BY due, event_id
     LIMIT :looked::integer
 ), chosen AS (
-    SELECT l.id, l.event_type, found.dead_reason, 'dead' AS status, found.due AS finished_at
+    SELECT l.id, k.event_type, found.dead_reason, 'dead' AS status, found.due AS finished_at
     FROM found CROSS JOIN LATERAL (SELECT * FROM webhookd.ledger WHERE id = found.event_id OFFSET 0) AS l
+    LEFT JOIN webhookd.kinds k ON k.id = l.kind
     WHERE due <= :until::timestamptz
-        AND webhookd.chosen(l, 'dead', NULL, :event_types, :account, NULL, NULL, NULL, NULL, NULL)
+        AND webhookd.chosen(l, 'dead', NULL, (SELECT webhookd.kinds_of(:event_types, :account)), NULL, NULL, NULL, NULL, NULL)
         AND (
             :reason::text IS NULL OR position(lower(:reason) IN lower(coalesce(found.dead_reason, ''))) > 0
             OR position(lower(:reason) IN lower(coalesce(found.last_error, ''))) > 0
@@ -147,8 +150,9 @@ ORDER BY chosen.finished_at, chosen.id;
 -- name: choose_dead_by_id(ids, after_death, after_id, until, limit)
 -- Those of `ids` that are dead, discarded or not; else as choose_dead, with the end reached.
 WITH found AS MATERIALIZED (
-    SELECT l.id, l.event_type, w.dead_reason, w.status, w.due AS finished_at
+    SELECT l.id, k.event_type, w.dead_reason, w.status, w.due AS finished_at
     FROM webhookd.work w JOIN webhookd.ledger l ON l.id = w.event_id AND l.id = ANY(:ids::uuid[])
+    LEFT JOIN webhookd.kinds k ON k.id = l.kind
     WHERE w.event_id = ANY(:ids::uuid[]) AND w.consumer = 'handlers'
 )
 SELECT * FROM found
@@ -184,7 +188,7 @@ WITH found AS MATERIALIZED (
     SELECT l.id
     FROM found CROSS JOIN LATERAL (SELECT * FROM webhookd.ledger WHERE id = found.event_id OFFSET 0) AS l
     WHERE due >= :since::timestamptz
-        AND webhookd.chosen(l, 'dead', NULL, :event_types, :account, NULL, NULL, NULL, NULL, NULL)
+        AND webhookd.chosen(l, 'dead', NULL, (SELECT webhookd.kinds_of(:event_types, :account)), NULL, NULL, NULL, NULL, NULL)
         AND (
             :reason::text IS NULL OR position(lower(:reason) IN lower(coalesce(found.dead_reason, ''))) > 0
             OR position(lower(:reason) IN lower(coalesce(found.last_error, ''))) > 0

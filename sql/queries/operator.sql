@@ -21,7 +21,10 @@ WITH found AS MATERIALIZED (
         SELECT status FROM webhookd.work WHERE event_id = found.id AND consumer = 'handlers' OFFSET 0
     ) AS w ON true
     WHERE found.id >= :from_id::uuid
-        AND webhookd.chosen(entry, w.status, :statuses, :event_types, :account, NULL, NULL, NULL, :received_from, :received_to)
+        AND webhookd.chosen(
+            entry, w.status, :statuses, (SELECT webhookd.kinds_of(:event_types, :account)), NULL, NULL, NULL,
+            :received_from, :received_to
+        )
     ORDER BY found.id DESC
     LIMIT :limit
 )
@@ -63,7 +66,10 @@ WITH found AS MATERIALIZED (
 ), chosen AS MATERIALIZED (
     SELECT l.id, found.at
     FROM found CROSS JOIN LATERAL (SELECT * FROM webhookd.ledger WHERE id = found.event_id OFFSET 0) AS l
-    WHERE webhookd.chosen(l, found.status, :statuses, :event_types, :account, NULL, NULL, NULL, :received_from, :received_to)
+    WHERE webhookd.chosen(
+        l, found.status, :statuses, (SELECT webhookd.kinds_of(:event_types, :account)), NULL, NULL, NULL,
+        :received_from, :received_to
+    )
     ORDER BY at DESC, l.id DESC
     LIMIT :limit
 )
@@ -115,7 +121,8 @@ WITH ids AS MATERIALIZED (
         SELECT status FROM webhookd.work WHERE event_id = found.id AND consumer = 'handlers' OFFSET 0
     ) AS w ON true
     WHERE webhookd.chosen(
-        entry, w.status, :statuses, :event_types, :account, :entity_id, :invoice_number, :merchant_reference, :received_from, :received_to
+        entry, w.status, :statuses, (SELECT webhookd.kinds_of(:event_types, :account)),
+        :entity_id, :invoice_number, :merchant_reference, :received_from, :received_to
     ) AND (
         :also::text IS NULL OR lower(:also) IN (found.id::text, (entry).notification_id)
         OR :also IN ((entry).entity_id, (entry).invoice_number, (entry).merchant_reference)
@@ -130,10 +137,10 @@ LEFT JOIN (chosen JOIN webhookd.events e USING (id)) ON true
 ORDER BY e.id DESC;
 
 -- name: events_of_entity(account, entity_name, entity_id, limit)
--- The newest events of an entity, newest first; of whatever entity has the id where `entity_name` is NULL. The account is compared
--- so that no index finds it: where statistics are old, PostgreSQL would read all of an account's events.
+-- The newest events of an entity, newest first; of whatever entity has the id where `entity_name` is NULL. With coalesce(), the join with
+-- the kinds stays a left one: PostgreSQL reads the entity's events in their order, and does not begin with the kinds of the account.
 SELECT * FROM webhookd.events
-WHERE entity_id = :entity_id AND account || '' = :account AND (:entity_name::text IS NULL OR entity_name = :entity_name)
+WHERE entity_id = :entity_id AND coalesce(account, '') = :account AND (:entity_name::text IS NULL OR coalesce(entity_name, '') = :entity_name)
 ORDER BY id DESC
 LIMIT :limit;
 
@@ -173,7 +180,10 @@ WITH found AS MATERIALIZED (
         SELECT status FROM webhookd.work WHERE event_id = found.id AND consumer = 'handlers' OFFSET 0
     ) AS w ON true
     WHERE found.id < :below::uuid AND coalesce(w.status = 'dead', true)
-        AND webhookd.chosen(entry, w.status, :statuses, :event_types, :account, NULL, NULL, NULL, :received_from, :received_to)
+        AND webhookd.chosen(
+            entry, w.status, :statuses, (SELECT webhookd.kinds_of(:event_types, :account)), NULL, NULL, NULL,
+            :received_from, :received_to
+        )
 ), chosen AS (
     SELECT e.id, e.event_type, e.dead_reason, e.status, e.finished_at
     FROM filtered JOIN webhookd.events e USING (id)
@@ -291,7 +301,7 @@ SELECT * FROM webhookd.customers WHERE account = :account AND customer_profile_i
 SELECT * FROM webhookd.payment_profiles WHERE account = :account AND payment_profile_id = :id;
 
 -- name: known_entities(account, names, ids)
--- Those of the entities, in the order given, that have a timeline: a row, or an event. The account is compared as in
+-- Those of the entities, in the order given, that have a timeline: a row, or an event. The kinds are joined as in
 -- events_of_entity. Scalar subqueries instead of EXISTS, for which PostgreSQL may read and hash a whole table.
 SELECT n.entity_name, n.entity_id
 FROM unnest(:names::text[], :ids::text[]) WITH ORDINALITY AS n (entity_name, entity_id, position)
@@ -301,8 +311,8 @@ WHERE coalesce(
         WHERE t.entity_name = n.entity_name AND t.account = :account AND t.entity_id = n.entity_id
     ),
     (
-        SELECT true FROM webhookd.ledger l
-        WHERE l.entity_id = n.entity_id AND l.account || '' = :account AND l.entity_name = n.entity_name
+        SELECT true FROM webhookd.ledger l LEFT JOIN webhookd.kinds k ON k.id = l.kind
+        WHERE l.entity_id = n.entity_id AND coalesce(k.account, '') = :account AND coalesce(k.entity_name, '') = n.entity_name
         LIMIT 1
     )
 )

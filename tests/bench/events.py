@@ -16,6 +16,7 @@ from typing import TypeAlias
 import asyncpg
 
 from tests.helpers.database import connect
+from tests.helpers.stored import KIND
 from webhookd.authorizenet.notification import EVENT_TYPES
 
 DAYS = 60
@@ -37,6 +38,7 @@ _DIED = (
 # As `webhookd.store.keys` makes it.
 _KEY = """(left(encode(sha256(convert_to(md5('n' || n)::uuid::text, 'UTF8')), 'hex'), 16)
         || left(encode(sha256(convert_to(account || chr(31) || md5('n' || n)::uuid::text, 'UTF8')), 'hex'), 16))"""
+_KIND = KIND.format(account="account", event_type="event_type", entity_name="entity_name", key_fingerprint="'a1b2c3d4'")
 
 # $1 … $2: numbers; $3: count; $4: now; $5: event types, one a per mille; $6: numbers from here on have body and audit rows.
 _LOAD = f"""
@@ -88,16 +90,20 @@ WITH numbered AS (
         ($7::text[])[1 + n % {len(_DIED)}] AS reason, ($8::text[])[1 + n % {len(_DIED)}] AS words
     FROM placed
 ), stored AS (
-    INSERT INTO ledger (id, notification_key, content_key, body_hash, received_at, event_date, account, notification_id,
-        event_type, key_fingerprint, entity_name, entity_id, invoice_number, merchant_reference)
+    INSERT INTO ledger (id, notification_key, content_key, body_hash, received_at, event_date, kind, notification_id,
+        entity_id, invoice_number, merchant_reference)
     -- Keys as they are in life: that of the notification is random, that of the content begins with the date.
     SELECT id, {_KEY}::uuid,
         (lpad(to_hex(floor(extract(epoch FROM received_at))::bigint), 8, '0') || left(md5('c' || n), 24))::uuid,
-        md5('b' || n)::uuid, received_at, received_at - h2 % 3000 * interval '1 ms', account, md5('n' || n)::uuid::text,
-        event_type, 'a1b2c3d4', entity_name, entity_id,
+        md5('b' || n)::uuid, received_at, received_at - h2 % 3000 * interval '1 ms', {_KIND}, md5('n' || n)::uuid::text,
+        entity_id,
         CASE WHEN entity_name = 'transaction' AND entity % 10 < 6 THEN 'INV-' || entity END,
         CASE WHEN entity_name = 'transaction' AND entity % 10 < 3 THEN 'ref-' || entity END
     FROM made
+), kinds AS (
+    INSERT INTO kinds (id, account, event_type, entity_name, key_fingerprint)
+    SELECT DISTINCT {_KIND}, account, event_type, entity_name, 'a1b2c3d4' FROM made
+    ON CONFLICT DO NOTHING
 ), left_over AS (
     INSERT INTO work (event_id, consumer, status, attempts, sends, since, due, fresh, last_error, dead_reason, copy_sent_at,
         redriven_at, discarded_at)

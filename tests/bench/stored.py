@@ -15,6 +15,7 @@ from typing import TypeAlias
 import asyncpg
 
 from tests.helpers.database import connect
+from webhookd.store.keys import kind_id
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
@@ -63,15 +64,19 @@ _BODY = """
         notification_id, n), 'UTF8')
     FROM made WHERE has_body"""
 
+_TEXTS = ("default", "net.authorize.payment.authcapture.created", "transaction", "a1b2c3d4e5f6")
+_KIND = kind_id("\x1f".join(_TEXTS))
+
 LEDGER = Tables(
     count="SELECT count(*) FROM ledger",
     insert=f"""{_MADE.format(first_id="webhookd.first_id")}, ledger AS (
-    INSERT INTO ledger (id, notification_key, content_key, body_hash, received_at, event_date, account, notification_id,
-        event_type, key_fingerprint, entity_name, entity_id)
+    INSERT INTO ledger (id, notification_key, content_key, body_hash, received_at, event_date, kind, notification_id, entity_id)
     SELECT id, gen_random_uuid(),
         (lpad(to_hex(extract(epoch FROM at)::bigint), 8, '0') || left(md5(notification_id), 24))::uuid, gen_random_uuid(),
-        at, at, 'default', notification_id, 'net.authorize.payment.authcapture.created', 'a1b2c3d4e5f6', 'transaction', n::text
+        at, at, {_KIND}, notification_id, n::text
     FROM made
+), kinds AS (
+    INSERT INTO kinds VALUES ({_KIND}, '{"', '".join(_TEXTS)}') ON CONFLICT DO NOTHING
 ), left_over AS (
     INSERT INTO work (event_id, consumer, status, due) SELECT id, 'handlers', $5, at FROM made WHERE $5::text <> 'processed'
 ), bodies AS (

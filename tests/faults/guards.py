@@ -60,6 +60,7 @@ _TARGET = "tests/unit/test_client_target.py::"
 _SETTINGS = "tests/unit/test_settings.py::"
 _TIMELINE = "tests/unit/test_timeline.py::"
 _FOLD = "tests/integration/test_fold.py::"
+_KINDS = "tests/integration/test_kinds.py::"
 
 GUARDS = (
     Guard(
@@ -324,6 +325,27 @@ GUARDS = (
         "    FROM incoming\n    ORDER BY position\n",
         "    FROM incoming\n",
         _RECEIVE + "test_two_receivers_with_the_same_events_at_once_make_each_one_event",
+    ),
+    Guard(
+        "no event gets the texts of another kind with the same id",
+        "sql/queries/events.sql",
+        "AND concat_ws(chr(31), account, event_type, coalesce(entity_name, ''), key_fingerprint) = ANY(:kind_texts::text[])\n)",
+        "AND cardinality(:kind_texts::text[]) > 0\n)",
+        _KINDS + "test_of_two_kinds_with_one_id_the_second_is_refused",
+    ),
+    Guard(
+        "new kinds of events take their locks in one order",
+        "sql/queries/events.sql",
+        "ORDER BY i.id\nON CONFLICT (id)",
+        "ON CONFLICT (id)",
+        _KINDS + "test_two_batches_with_the_same_new_kinds_in_another_order_do_not_deadlock",
+    ),
+    Guard(
+        "a kind that a restore lost is stored anew",
+        "sql/queries/events.sql",
+        "(SELECT known FROM kinds) AS known,",
+        "true AS known,",
+        _KINDS + "test_a_kind_that_a_restore_lost_comes_back_with_the_next_event",
     ),
     Guard(
         "what died meanwhile is not processed with others",

@@ -10,7 +10,7 @@ import asyncpg
 
 from tests.conftest import Servers
 from tests.helpers.command import webhookd
-from tests.helpers.stored import KEY
+from tests.helpers.stored import KEY, store_kind
 from tests.helpers.wait import until
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
@@ -119,9 +119,8 @@ async def bury(
         ), named AS MATERIALIZED (
             SELECT n, at, (left(webhookd.first_id(at)::text, 15) || substr(chance, 16))::uuid AS id FROM numbers
         ), made AS (
-            INSERT INTO ledger (id, notification_key, body_hash, received_at, account, notification_id, event_type,
-                                key_fingerprint)
-            SELECT id, {key}, '{uuid.UUID(int=0)}', at, 'default', id::text, $2, '' FROM named
+            INSERT INTO ledger (id, notification_key, body_hash, received_at, kind, notification_id)
+            SELECT id, {key}, '{uuid.UUID(int=0)}', at, $2, id::text FROM named
         ), left_over AS (
             INSERT INTO work (event_id, consumer, status, attempts, since, due, fresh, dead_reason, last_error)
             SELECT id, 'handlers', $3, 12, at,
@@ -140,7 +139,7 @@ async def bury(
         SELECT id FROM named ORDER BY n
         """,
         count,
-        event_type,
+        await store_kind(connection, event_type=event_type),
         status,
         error,
         body,

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import asyncpg
 
 from webhookd.store.events import EventStore, Leased
-from webhookd.store.keys import notification_key
+from webhookd.store.keys import kind_id, notification_key
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
@@ -18,10 +18,15 @@ KEY = (
     "(left(encode(sha256(convert_to({notification_id}, 'UTF8')), 'hex'), 16) || "
     "left(encode(sha256(convert_to({account} || chr(31) || {notification_id}, 'UTF8')), 'hex'), 16))::uuid"
 )
+# `kind_id` in SQL, likewise. An event without an entity has the name ''.
+KIND = (
+    "('x' || left(encode(sha256(convert_to("
+    "concat_ws(chr(31), {account}, {event_type}, {entity_name}, {key_fingerprint}), 'UTF8')), 'hex'), 16))::bit(64)::bigint"
+)
 
 _LEDGER = (
-    *("id", "notification_key", "content_key", "body_hash", "received_at", "event_date", "account", "notification_id"),
-    *("event_type", "key_fingerprint", "entity_name", "entity_id", "invoice_number", "merchant_reference"),
+    *("id", "notification_key", "content_key", "body_hash", "received_at", "event_date", "kind", "notification_id"),
+    *("entity_id", "invoice_number", "merchant_reference"),
 )
 _WORK = (
     *("event_id", "consumer", "status", "due", "since", "attempts", "fresh", "redriven_at", "copy_sent_at", "discarded_at"),
@@ -38,8 +43,12 @@ async def store(connection: Connection, events: Iterable[Mapping[str, Any]]) -> 
     discarded.
     """
     ledger, work, ends = [], [], []
+    kinds: dict[tuple[str, str, str | None, str], int] = {}
     for event in events:
-        ledger.append(_of(event, _LEDGER, notification_key=_key(event), body_hash=uuid.UUID(int=0), key_fingerprint=""))
+        kind = (event["account"], event["event_type"], event.get("entity_name"), event.get("key_fingerprint", ""))
+        if kind not in kinds:
+            kinds[kind] = await store_kind(connection, *kind)
+        ledger.append(_of(event, _LEDGER, notification_key=_key(event), body_hash=uuid.UUID(int=0), kind=kinds[kind]))
         waits_since = event.get("redriven_at") or event["received_at"]
         attempts = event.get("attempts", 0)
         if event["status"] == "processed":
@@ -60,6 +69,20 @@ async def store(connection: Connection, events: Iterable[Mapping[str, Any]]) -> 
     await connection.copy_records_to_table("ledger", records=ledger, columns=_LEDGER)
     await connection.copy_records_to_table("work", records=work, columns=_WORK)
     await connection.copy_records_to_table("audit", records=ends, columns=_END)
+
+
+async def store_kind(
+    connection: Connection,
+    account: str = "default",
+    event_type: str = "t",
+    entity_name: str | None = None,
+    key_fingerprint: str = "",
+) -> int:
+    """Stores a kind of event, if it is not there; returns its id."""
+    id_ = kind_id("\x1f".join((account, event_type, entity_name or "", key_fingerprint)))
+    row = (id_, account, event_type, entity_name, key_fingerprint)
+    await connection.execute("INSERT INTO kinds VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING", *row)
+    return id_
 
 
 async def store_alias(connection: Connection, event_id: uuid.UUID, account: str, notification_id: str) -> None:

@@ -11,6 +11,7 @@ import asyncpg
 import pytest
 
 from tests.helpers.database import connect
+from tests.helpers.stored import store_kind
 from webhookd.store.database import SESSIONS
 from webhookd.store.queries import queries
 
@@ -52,10 +53,9 @@ async def little_waits(request: pytest.FixtureRequest, database_url: str) -> Any
     """A database whose statistics are of a time when so many events had not ended."""
     connection = await connect(database_url)
     await connection.execute(
-        "INSERT INTO ledger (id, notification_key, account, notification_id, event_type, key_fingerprint, body_hash) "
-        "SELECT gen_random_uuid(), gen_random_uuid(), 'default', n, 'net.authorize.payment.void.created', '', "
-        "gen_random_uuid() "
-        "FROM generate_series(1, 20000) AS n"
+        "INSERT INTO ledger (id, notification_key, kind, notification_id, body_hash) "
+        "SELECT gen_random_uuid(), gen_random_uuid(), $1, n, gen_random_uuid() FROM generate_series(1, 20000) AS n",
+        await store_kind(connection),
     )
     await connection.execute(
         "INSERT INTO work (event_id, consumer, due) SELECT id, 'handlers', now() FROM ledger LIMIT $1", request.param

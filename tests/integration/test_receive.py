@@ -149,12 +149,14 @@ async def test_odd_fields_and_unknown_types_are_no_reason_to_refuse(
 POISON = "net.authorize.poison"
 
 
-async def refuse(connection: Connection, state: str, condition: str = "true", table: str = "ledger") -> None:
+async def refuse(
+    connection: Connection, state: str, condition: str = "true", table: str = "ledger", when: str = "BEFORE"
+) -> None:
     """Makes PostgreSQL answer the insert of some rows with the error of an SQLSTATE."""
     await connection.execute(
         f"CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
         f"IF {condition} THEN RAISE SQLSTATE '{state}'; END IF; RETURN NEW; END $$;"
-        f"CREATE TRIGGER refuse BEFORE INSERT ON {table} FOR EACH ROW EXECUTE FUNCTION refuse()"
+        f"CREATE TRIGGER refuse {when} INSERT ON {table} FOR EACH ROW EXECUTE FUNCTION refuse()"
     )
 
 
@@ -164,9 +166,9 @@ async def test_one_row_that_postgresql_refuses_is_quarantined_and_its_neighbours
 ) -> None:
     """Beyond what the parser knows: the group commit isolates the row itself."""
     if state == "check":
-        await connection.execute(f"ALTER TABLE ledger ADD CONSTRAINT no_poison CHECK (event_type <> '{POISON}')")
+        await connection.execute(f"ALTER TABLE kinds ADD CONSTRAINT no_poison CHECK (event_type <> '{POISON}')")
     else:
-        await refuse(connection, state, f"NEW.event_type = '{POISON}'")
+        await refuse(connection, state, f"NEW.event_type = '{POISON}'", "kinds")
     bodies = [sample(POISON if n == 5 else AUTHCAPTURE, n).body for n in range(10)]
     answers = await asyncio.gather(*(post(http, body) for body in bodies))
     assert [answer["status"] for _, answer, _ in answers] == ["quarantined" if n == 5 else "accepted" for n in range(10)]
@@ -181,13 +183,13 @@ async def test_one_row_that_postgresql_refuses_is_quarantined_and_its_neighbours
 async def test_what_a_constraint_refused_is_released_once_it_is_gone(
     start: Start, http: aiohttp.ClientSession, daemon: Daemon, connection: Connection
 ) -> None:
-    await connection.execute(f"ALTER TABLE ledger ADD CONSTRAINT no_poison CHECK (event_type <> '{POISON}')")
+    await connection.execute(f"ALTER TABLE kinds ADD CONSTRAINT no_poison CHECK (event_type <> '{POISON}')")
     _, answer, _ = await post(http, sample(POISON, 1).body)
     assert answer["status"] == "quarantined"
     quarantine = Quarantine(Statements(daemon.database), daemon.receipts)
-    with pytest.raises(ConflictError, match="the constraint no_poison of the table ledger"):
+    with pytest.raises(ConflictError, match="the constraint no_poison of the table kinds"):
         await quarantine.release(uuid.UUID(answer["id"]), actor="operator (ann)", note="")
-    await connection.execute("ALTER TABLE ledger DROP CONSTRAINT no_poison")
+    await connection.execute("ALTER TABLE kinds DROP CONSTRAINT no_poison")
     await quarantine.release(uuid.UUID(answer["id"]), actor="operator (ann)", note="")
     assert await connection.fetchval("SELECT event_type FROM events") == POISON
 
@@ -202,12 +204,12 @@ async def test_a_body_that_even_quarantine_refuses_is_put_off_alone(
     assert daemon.health.ready
 
 
-@pytest.mark.parametrize("state", ["42501", "XX002", "42P01"])
+@pytest.mark.parametrize(("state", "when"), [("42501", "BEFORE"), ("XX002", "BEFORE"), ("42P01", "BEFORE"), ("XX002", "AFTER")])
 async def test_while_postgresql_refuses_to_store_webhooks_are_put_off_and_counted_and_the_daemon_is_not_ready(
-    daemon: Daemon, http: aiohttp.ClientSession, connection: Connection, state: str
+    daemon: Daemon, http: aiohttp.ClientSession, connection: Connection, state: str, when: str
 ) -> None:
     """A missing right, a corrupted index, a missing table: nothing of it is the sender's fault, and it may be all webhooks."""
-    await refuse(connection, state)
+    await refuse(connection, state, when=when)
     status, _, headers = await post(http, sample(AUTHCAPTURE, 1).body)
     assert status == 503
     assert "Retry-After" in headers
@@ -229,7 +231,7 @@ async def test_while_postgresql_refuses_to_store_webhooks_are_put_off_and_counte
 async def test_one_row_that_meets_a_corrupted_index_does_not_stop_the_others(
     daemon: Daemon, http: aiohttp.ClientSession, connection: Connection
 ) -> None:
-    await refuse(connection, "XX002", f"NEW.event_type = '{POISON}'")
+    await refuse(connection, "XX002", f"NEW.event_type = '{POISON}'", "kinds")
     assert (await post(http, sample(POISON, 1).body))[0] == 503
     await until(lambda: daemon.health.ready, "others can be stored")
     assert (await post(http, sample(AUTHCAPTURE, 1).body))[0] == 200
@@ -494,8 +496,8 @@ async def test_a_commit_that_waits_for_a_lock_keeps_no_other_webhook_waiting(
     transaction = holder.transaction()
     await transaction.start()
     await holder.execute(
-        "INSERT INTO ledger (id, notification_key, body_hash, account, notification_id, event_type, key_fingerprint)"
-        " VALUES (gen_random_uuid(), $1, gen_random_uuid(), 'default', $2, 'held', '')",
+        "INSERT INTO ledger (id, notification_key, body_hash, kind, notification_id) "
+        "VALUES (gen_random_uuid(), $1, gen_random_uuid(), 1, $2)",
         notification_key("default", held.notification_id),
         held.notification_id,
     )

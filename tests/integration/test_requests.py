@@ -131,7 +131,7 @@ async def test_what_cannot_be_used_is_quarantined(start: Start, connection: asyn
     await connection.execute(
         "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
         "IF NEW.event_type = 'net.authorize.poison' THEN RAISE SQLSTATE '22000'; END IF; RETURN NEW; END $$;"
-        "CREATE TRIGGER refuse BEFORE INSERT ON ledger FOR EACH ROW EXECUTE FUNCTION refuse()"
+        "CREATE TRIGGER refuse BEFORE INSERT ON kinds FOR EACH ROW EXECUTE FUNCTION refuse()"
     )
     async with connected(daemon) as [(reader, writer)]:
         for body in (b"[]", traffic.sample("net.authorize.poison", 1).body):

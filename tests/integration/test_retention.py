@@ -504,8 +504,8 @@ async def test_a_repeat_of_a_removed_event_is_not_processed_anew(
 
 async def test_removing_events_reads_a_range_of_the_primary_key(connection: Connection) -> None:
     await connection.execute(
-        "INSERT INTO ledger (id, notification_key, body_hash, account, notification_id, event_type, key_fingerprint) "
-        "SELECT webhookd.first_id(now() - n * interval '30 min'), md5(n::text)::uuid, gen_random_uuid(), 'a', n::text, 't', '' "
+        "INSERT INTO ledger (id, notification_key, body_hash, kind, notification_id) "
+        "SELECT webhookd.first_id(now() - n * interval '30 min'), md5(n::text)::uuid, gen_random_uuid(), 1, n::text "
         "FROM generate_series(1, 20000) n; "
         "INSERT INTO audit (event_id, at, from_status, to_status, actor) "
         "SELECT id, webhookd.time_of(id), 'queued', 'processed', 'worker' FROM ledger; ANALYZE ledger, work, audit_default"

@@ -31,7 +31,7 @@ Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 COLUMN = "ALTER TABLE webhookd.ledger ADD COLUMN sample text;"
 INDEX = "DROP INDEX CONCURRENTLY IF EXISTS webhookd.ledger_sample;\n"
-INDEX += "CREATE INDEX CONCURRENTLY ledger_sample ON webhookd.ledger (event_type);"
+INDEX += "CREATE INDEX CONCURRENTLY ledger_sample ON webhookd.ledger (notification_id);"
 
 
 @pytest.fixture

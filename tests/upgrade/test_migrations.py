@@ -143,7 +143,7 @@ def test_one_that_keeps_it_is_not(tmp_path: Path, statements: str, transaction: 
 
 async def test_what_the_previous_release_relies_on_stays(old_database_url: str, old_connection: Connection) -> None:
     before, tables = await _catalog(old_connection), await _tables(old_connection)
-    assert {"ledger.event_type", "first_id(timestamp with time zone)", "ledger: ledger_notification_key"} <= set(before)
+    assert {"ledger.kind", "first_id(timestamp with time zone)", "ledger: ledger_notification_key"} <= set(before)
     await migrate(old_database_url)
     after = await _catalog(old_connection)
     gone = {name: (definition, after.get(name)) for name, definition in before.items() if after.get(name) != definition}

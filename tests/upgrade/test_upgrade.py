@@ -33,10 +33,9 @@ LOOKS = [
 ]
 # Events that ended long ago, which only retention looks at.
 _ANCIENT = """
-INSERT INTO ledger (id, notification_key, body_hash, received_at, event_date, account, notification_id, event_type,
-                    key_fingerprint)
+INSERT INTO ledger (id, notification_key, body_hash, received_at, event_date, kind, notification_id)
 SELECT (left(webhookd.first_id(at)::text, 24) || lpad(to_hex(n), 12, '0'))::uuid, md5('ancient-' || n)::uuid, gen_random_uuid(),
-    at, at, 'default', 'ancient-' || n, 't', ''
+    at, at, 1, 'ancient-' || n
 FROM generate_series(1, 300) AS n, (SELECT now() - interval '900 days' AS at) AS ancient
 """
 

@@ -1,4 +1,4 @@
-"""The 16-byte keys by which the ledger knows a notification again."""
+"""The keys by which the ledger knows a notification again, and the ids of the kinds of events."""
 
 from __future__ import annotations
 
@@ -19,6 +19,11 @@ def keys_of_notification(notification_id: str) -> tuple[str, str]:
     """The lowest and the highest key of a notification id in any account, in hexadecimal digits."""
     half = _hash(notification_id)
     return half + "00" * _HALF, half + "ff" * _HALF
+
+
+def kind_id(texts: str) -> int:
+    """The id of a kind of event, a signed integer of 64 bits: the hash of its four texts, which U+001F separates."""
+    return int.from_bytes(hashlib.sha256(texts.encode()).digest()[:_HALF], "big", signed=True)
 
 
 def _hash(text: str) -> str:

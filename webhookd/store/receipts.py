@@ -16,7 +16,7 @@ from webhookd.errors import RefusedError, UnavailableError
 from webhookd.logs import where
 from webhookd.store.database import Connection, Database
 from webhookd.store.failures import gateway
-from webhookd.store.keys import notification_key
+from webhookd.store.keys import kind_id, notification_key
 from webhookd.store.queries import queries
 
 T = TypeVar("T")
@@ -76,7 +76,7 @@ class Receipts:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._account = ""  # of what came last
+        self._account = "default"  # or that of what came last
 
     async def accept(
         self, arrivals: Sequence[Arrival], *, send_after: float, actor: str | None = None, reason: str | None = None
@@ -101,7 +101,9 @@ class Receipts:
         await transaction.start()
         try:
             arrival = Arrival(new_id, self._account, notification, "", b"", bytes(16))
-            await queries.insert_events(connection, **_columns([arrival], 0.0, None, None))
+            columns = _columns([arrival], 0.0, None, None)
+            await queries.insert_kinds(connection, kind_ids=columns["kind_ids"], kind_texts=columns["kind_texts"])
+            await queries.insert_events(connection, **columns)
         except _OF_ONE_ROW:
             pass  # a user's constraint does not take this one, which is no event
         finally:
@@ -131,7 +133,7 @@ class Receipts:
         # One order for every batch on every replica: two batches that hold the same events cannot deadlock.
         waiting = sorted(arrivals, key=lambda a: (a.notification.content_key or b"", a.account, a.notification.notification_id))
         for _ in range(3):
-            row = await self._run(partial(queries.insert_events, **_columns(waiting, send_after, actor, reason)))
+            row = await self._insert(_columns(waiting, send_after, actor, reason))
             due, new_ids = row["due"], row["new_ids"]
             results |= {id_: Accepted(id_, due=due) for id_ in ([a.id for a in waiting] if new_ids is None else new_ids)}
             waiting = [a for a in waiting if a.id not in results]
@@ -141,6 +143,15 @@ class Receipts:
                 return [results[a.id] for a in arrivals]
         # The row in the way vanished each time, between the insert and the look-up.
         raise UnavailableError("postgresql", "a duplicate's first event could not be found")
+
+    async def _insert(self, columns: dict[str, Any]) -> asyncpg.Record:
+        insert = partial(queries.insert_events, **columns)
+        row: asyncpg.Record = await self._run(insert)
+        if not row["known"]:
+            kinds = {name: columns[name] for name in ("kind_ids", "kind_texts")}
+            await self._run(partial(queries.insert_kinds, **kinds))
+            row = await self._run(insert)
+        return row
 
     async def _resolve_duplicates(self, waiting: list[Arrival], results: dict[UUID, Accepted]) -> list[Arrival]:
         rows = await self._all(
@@ -203,21 +214,30 @@ def _columns(arrivals: Sequence[Arrival], send_after: float, actor: str | None, 
         "notification_keys": [notification_key(*of) for of in zip(accounts, notification_ids, strict=True)],
         "content_keys": _hexadecimal(contents),
         "body_hashes": _hexadecimal(body_hashes),
-        "accounts": _joined(accounts),
         "notification_ids": _joined(notification_ids),
-        "event_types": _joined(event_types),
         "event_dates": event_dates,
-        "entity_names": _joined(entity_names),
         "entity_ids": _joined(entity_ids),
         "invoice_numbers": _joined(invoices),
         "merchant_references": _joined(references),
-        "key_fingerprints": _joined(key_fingerprints),
         "bodies": bodies,
         "traceparents": _joined(traceparents) if any(traceparents) else None,
         "send_after": send_after,
         "actor": actor,
         "reason": reason,
+        **_kinds(list(zip(accounts, event_types, entity_names, key_fingerprints, strict=True))),
     }
+
+
+def _kinds(kinds: Sequence[tuple[str, str, str | None, str]]) -> dict[str, Any]:
+    """The kind of each arrival by its id, and the kinds themselves, each once.
+
+    Raises ValueError if two of them have one id. The caller then commits them apart, and PostgreSQL refuses the second one.
+    """
+    texts = {kind: _joined(kind) for kind in dict.fromkeys(kinds)}
+    ids = {kind: kind_id(text) for kind, text in texts.items()}
+    if len(set(ids.values())) < len(ids):
+        raise ValueError("two kinds of event have one id")
+    return {"kinds": [ids[kind] for kind in kinds], "kind_ids": list(ids.values()), "kind_texts": list(texts.values())}
 
 
 def _hexadecimal(keys: Sequence[bytes | None]) -> list[str | None]:
