@@ -157,7 +157,7 @@ class OperationRoutes:
         """
         body = call.body
         if "processed" in (body.filter.status or ()) and not body.force and not body.dry_run:
-            raise ConflictError("processed events run again, and their effects happen again, only with force: true")
+            raise ConflictError("processed events run again, and their effects happen again, only with `force` (--force)")
         selection = {"status": ["dead"]} | body.filter.model_dump(mode="json", exclude_none=True)
         order = Order(Kind.REPLAY, selection, call.caller.actor, body.reason, body.dry_run, body.rate, body.limit)
         return operation_of(await self._operations.order(order))

@@ -293,7 +293,11 @@ async def _show_samples(running: Daemon, aim: Target, console: Console) -> None:
     if processed == len(samples):
         console.print(f"[bold green]{processed} events processed[/], each effect committed with its status", highlight=False)
     else:
-        console.print(f"[bold yellow]{processed} of {len(samples)} events processed[/]: see the log", highlight=False)
+        console.print(
+            f"[bold yellow]{processed} of {len(samples)} events processed[/]: the dashboard and the log, named below, tell why",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 async def _look(running: Daemon, rows: list[_Row]) -> None:

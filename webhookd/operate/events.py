@@ -177,7 +177,7 @@ def retry_of(row: asyncpg.Record, *, has_body: bool) -> Retry:
             return Retry(True, False, "it waits for its next attempt, and would be tried at once")
         case Status.DEAD:
             return Retry(True, False, "it was given up, and would start anew with all its attempts")
-    return Retry(True, True, "it is processed; only with force do its handlers run again, and then their effects happen again")
+    return Retry(True, True, "it is processed; only a forced retry (--force) runs its handlers, and their effects, once more")
 
 
 def _by_receipt(row: asyncpg.Record) -> Place:
