@@ -12,7 +12,7 @@ _SLOW = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60
 
 
 class Metrics:
-    """The metrics of one daemon. Hot paths bind label children once (`.labels(…)` costs a lock and a hash)."""
+    """The metrics of one daemon. Hot paths keep the child of a label, since each `.labels(…)` costs a lock and a hash."""
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
@@ -22,7 +22,7 @@ class Metrics:
 
         def counter(name: str, text: str, *labels: str, values: tuple[str, ...] = ()) -> Counter:
             made = Counter(f"webhookd_{name}", text, labels, registry=registry)
-            # There from the start: of a series that begins at 1, Prometheus sees no increase.
+            # The series exist from the start. If a series began at 1, Prometheus would see no increase.
             for value in values:
                 made.labels(value)
             return made
@@ -35,40 +35,42 @@ class Metrics:
 
         self.received = counter(
             "received_total",
-            "Webhook requests by outcome: accepted, duplicate, quarantined, or why they were refused.",
+            "Webhook requests by outcome: accepted, duplicate, quarantined, or the reason of the refusal.",
             "account",
             "outcome",
         )
         self.refused_samples = counter(
             "refused_samples_total",
-            "Samples of refused webhooks: kept, or dropped, since PostgreSQL was away.",
+            "Samples of refused webhooks: kept, or dropped because PostgreSQL was away.",
             "outcome",
             values=("kept", "dropped"),
         )
-        self.accepted = counter("accepted_total", "New events that were committed, by type.", "event_type")
+        self.accepted = counter("accepted_total", "New events that were committed, by event type.", "event_type")
         self.ack_seconds = histogram(
-            "ack_seconds", "From the first byte of an authentic webhook to its 200, commit included.", _FAST
+            "ack_seconds", "Seconds from the first byte of an authentic webhook to its answer 200, including the commit.", _FAST
         )
         self.clock_ahead = gauge(
-            "clock_ahead_seconds", "How far this machine's clock is ahead of PostgreSQL's, which alone counts; negative behind."
+            "clock_ahead_seconds",
+            "Seconds that this machine's clock is ahead of PostgreSQL's clock; negative if it is behind. Only "
+            "PostgreSQL's counts.",
         )
         self.loop_lag_seconds = gauge(
-            "loop_lag_seconds", "How late the event loop ran its timers, at worst within the last 10 s."
+            "loop_lag_seconds", "Seconds that the event loop was late for its timers: the worst value of the last 10 s."
         )
-        self.shedding = gauge("shedding", "1 while a new webhook would be answered 503 for want of capacity, else 0.")
+        self.shedding = gauge(
+            "shedding", "1 while the receiver answers new webhooks 503 because its capacity is used up, else 0."
+        )
         self.connections = gauge("connections", "Open connections to the public listener.")
-        self.open_requests = gauge(
-            "open_requests", "Requests to the public listener that have come entirely and have no answer yet."
-        )
+        self.open_requests = gauge("open_requests", "Requests to the public listener that are complete and not yet answered.")
         self.connections_closed = counter(
             "connections_closed_total",
-            "Connections that webhookd ended: head_timeout, head_too_large, idle (for a newer one), full, unread, tls.",
+            "Connections that webhookd closed: head_timeout, head_too_large, idle (to make room), full, unread, tls.",
             "reason",
         )
         self.admin_connections = gauge("admin_connections", "Open connections to the admin listener.")
         self.admin_connections_closed = counter(
             "admin_connections_closed_total",
-            "Connections to the admin listener that webhookd ended, by reason, as in connections_closed_total.",
+            "Connections to the admin listener that webhookd closed, by reason as in connections_closed_total.",
             "reason",
         )
         self.commit_batch_size = histogram(
@@ -76,115 +78,126 @@ class Metrics:
         )
         self.duplicates = counter("duplicates_total", "Duplicates by the layer that found them.", "layer")
         self.body_mismatches = counter(
-            "body_mismatches_total", "Known notification ids that came again with another body.", "account"
+            "body_mismatches_total", "Webhooks whose notification id is known, but with another body.", "account"
         )
         self.queue_depth = gauge(
-            "queue_depth", "Messages in SQS, as SQS counts them: visible, in_flight, delayed.", "queue", "state"
+            "queue_depth", "Messages in SQS by SQS's own count: visible, in_flight, delayed.", "queue", "state"
         )
         self.queue_unfit = gauge(
             "queue_unfit",
-            "1 while a queue's own settings do not fit, by check: redrive policy, retention, message size, delay.",
+            "1 while an attribute of the queue does not fit, by check: redrive policy, retention, message size, delay.",
             "check",
         )
         self.outbox_pending = gauge(
             "outbox_pending",
-            "Committed events that are not recorded as sent to SQS (up to 5 s after the send) and have not ended; "
-            "counted no further than 100,000.",
+            "Committed events that have not ended and are not recorded as sent to SQS (the record follows "
+            "within 5 s); counted up to 100,000.",
         )
         self.oldest_unfinished = gauge(
-            "oldest_unfinished_seconds", "Age of the oldest event that is neither processed nor dead; 0 when none."
+            "oldest_unfinished_seconds",
+            "Age in seconds of the oldest event that is neither processed nor dead; 0 if there is none.",
         )
         self.relayed = counter(
             "relayed_total",
-            "Events handed to SQS, by outcome: sent, failed, refused, left (to the sweeper).",
+            "Events that the relay sent to SQS, by outcome: sent, failed, refused, left (the sweeper sends them).",
             "outcome",
         )
         self.in_flight = gauge("in_flight", "Messages that this process holds.")
         self.processed = counter(
             "processed_total",
-            "Deliveries of an event to a worker by what came of them: processed, retrying, dead, duplicate, stale, "
+            "Deliveries of an event to a worker, by outcome: processed, retrying, dead, duplicate, stale, "
             "redriven, busy, interrupted, unknown.",
             "event_type",
             "outcome",
         )
-        self.retries = counter("retries_total", "Failed attempts that will be tried again.", "event_type")
-        self.attempts = histogram("attempts", "Attempts that a finished event took.", (1, 2, 3, 4, 5, 6, 8, 10, 15, 20))
-        self.handle_seconds = histogram("handle_seconds", "Time in an event's handlers.", _SLOW, "event_type")
+        self.retries = counter("retries_total", "Failed attempts that another attempt follows.", "event_type")
+        self.attempts = histogram("attempts", "Number of attempts of a finished event.", (1, 2, 3, 4, 5, 6, 8, 10, 15, 20))
+        self.handle_seconds = histogram("handle_seconds", "Seconds that the handlers of an event ran.", _SLOW, "event_type")
         self.stuck_handlers = counter(
-            "stuck_handlers_total", "Handlers that did not end when they were cancelled; their connection was cut."
+            "stuck_handlers_total",
+            "Handlers that did not end when they were cancelled, so that webhookd closed their connection.",
         )
-        self.end_to_end_seconds = histogram("end_to_end_seconds", "From receipt to processed, by PostgreSQL's clock.", _SLOW)
+        self.end_to_end_seconds = histogram(
+            "end_to_end_seconds", "Seconds from receipt to processed, by PostgreSQL's clock.", _SLOW
+        )
         self.dead = counter(
             "dead_total",
-            "Events given up: permanent, attempts_spent, transaction_ended, worker_ended (its process, or its connection to "
-            "PostgreSQL, ended each time).",
+            "Events that died, by reason: permanent, attempts_spent, transaction_ended, worker_ended (its "
+            "process, or its connection to PostgreSQL, ended each time).",
             "reason",
             values=("permanent", "attempts_spent", "transaction_ended", "worker_ended"),
         )
         self.dead_letters_moved = counter(
             "dead_letters_total",
-            "Dead-letter queue upkeep: copied, put_back (events whose message SQS moved there), removed, lost, redriven, "
-            "unproven (copies that webhookd did not write).",
+            "Actions on the dead-letter queue: copied, put_back (events whose message SQS moved there), "
+            "removed, lost, redriven, unproven (copies that webhookd did not write).",
             "action",
             values=("copied", "put_back", "removed", "lost", "redriven", "unproven"),
         )
         self.partitions_ahead = gauge(
             "partitions_ahead_seconds",
-            "How far the partitions of bodies and audit trail reach beyond PostgreSQL's now; 0 where none covers it.",
+            "Seconds that the partitions of bodies and audit trail reach beyond PostgreSQL's present time; 0 "
+            "if none covers it.",
         )
         self.retention_last_success = gauge(
             "retention_last_success_timestamp_seconds",
-            "When this process last ended a task of retention well: partitions, bodies, audit, events, quarantine.",
+            "When this process last completed a task of retention: partitions, bodies, audit, events, quarantine.",
             "task",
         )
         self.retention_removed = counter(
             "retention_removed_total",
-            "What retention removed: rows of bodies, audit, events, quarantine; whole bodies_partitions, audit_partitions.",
+            "Rows that retention removed (bodies, audit, events, quarantine), and partitions "
+            "(bodies_partitions, audit_partitions).",
             "kind",
             values=("bodies", "audit", "events", "quarantine", "bodies_partitions", "audit_partitions"),
         )
-        self.retention_failures = counter("retention_failures_total", "Tasks of retention that failed; tried again.", "task")
-        self.quarantine_rows = gauge("quarantine_rows", "Bodies that wait in quarantine, counted no further than 100,000.")
-        self.quarantine_bytes = gauge("quarantine_bytes", "The size on disk of the table of quarantine and its indexes.")
+        self.retention_failures = counter(
+            "retention_failures_total", "Tasks of retention that failed. Each is tried again.", "task"
+        )
+        self.quarantine_rows = gauge("quarantine_rows", "Bodies that wait in quarantine, counted up to 100,000.")
+        self.quarantine_bytes = gauge("quarantine_bytes", "Bytes on disk of the table quarantine and its indexes.")
         self.dependency_up = gauge(
             "dependency_up",
-            "1 when the dependency answered last time, else 0; 0 also while PostgreSQL opens no new sessions.",
+            "1 if the dependency answered the last time, else 0. Also 0 while PostgreSQL opens no new sessions.",
             "dependency",
         )
         self.key_last_used = gauge(
             "signature_key_last_used_timestamp_seconds",
-            "When a signature key (by fingerprint) last verified a webhook.",
+            "When a Signature Key, by its fingerprint, last verified a webhook.",
             "account",
             "key",
         )
         self.certificate_ends = gauge(
-            "tls_certificate_expiry_timestamp_seconds", "When the public listener's certificate ends; 0 where it has none."
+            "tls_certificate_expiry_timestamp_seconds", "When the public listener's certificate expires; 0 if it has none."
         )
         self.reloads = counter(
             "reloads_total",
-            "Times that keys, tokens and certificate were read anew: done, failed.",
+            "Reloads of keys, tokens and certificate: done, failed.",
             "outcome",
             values=("done", "failed"),
         )
         self.spans = counter(
-            "spans_total", "Spans of traces by outcome: exported, or failed, since the collector did not take them.", "outcome"
+            "spans_total", "Spans of traces by outcome: exported, or failed because the collector did not take them.", "outcome"
         )
         self.admin_refused = counter(
             "admin_refused_total",
             "Requests to the admin listener that were refused: no_token, wrong_token, not_allowed, cross_site, unknown_host, "
-            "malformed, overload (too many connections), error (a mistake of ours).",
+            "malformed, overload (too many connections), error (a defect of webhookd).",
             "reason",
             values=("no_token", "wrong_token", "not_allowed", "cross_site", "unknown_host", "malformed", "overload", "error"),
         )
         self.admin_delayed = counter(
             "admin_delayed_total",
-            "Requests to the admin listener whose token had to wait up to 5 s, since many wrong ones had come before.",
+            "Requests to the admin listener that waited up to 5 s because many wrong tokens had come before.",
         )
-        self.acks = counter("acks_total", "Messages deleted from SQS after their event ended, by outcome.", "outcome")
-        self.lease_extensions = counter("lease_extensions_total", "Visibility extensions by outcome.", "outcome")
+        self.acks = counter("acks_total", "Deletions of messages from SQS after their events ended, by outcome.", "outcome")
+        self.lease_extensions = counter(
+            "lease_extensions_total", "Extensions of a message's visibility timeout, by outcome.", "outcome"
+        )
         self.redis_skipped = counter(
             "redis_skipped_total",
-            "Operations done without Redis because it was away; correct, only slower: seen, mark, claim, release.",
+            "Operations that went on without Redis because Redis was away: seen, mark, claim, release. They "
+            "are correct, but slower.",
             "operation",
             values=("seen", "mark", "claim", "release"),
         )

@@ -35,12 +35,12 @@ _LONGEST_RETENTION = 20 * 365 * _DAY  # longer ones would reach back before 1970
 
 CONFIGURATION = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
 
-# What a running daemon takes anew at a SIGHUP, beside the content of the certificate's files.
+# The settings that a running daemon reads again at a SIGHUP, beside the files of the certificate.
 RENEWABLE = ("signature_keys", "accounts", "admin_tokens", "read_tokens")
 
 
 class Role(StrEnum):
-    """What a process does; a small installation does all of it in one."""
+    """A task of a process. In a small installation, one process has all roles."""
 
     RECEIVE = "receive"
     RELAY = "relay"
@@ -70,10 +70,10 @@ class Settings(BaseModel):
     )
     database_schema: SchemaName = _setting(
         "webhookd",
-        "The schema of PostgreSQL that holds webhookd's tables; another one for each further installation in a database.",
+        "The PostgreSQL schema of webhookd's tables. Each further installation in the same database needs another one.",
     )
     database_pooler: Literal["none", "transaction"] = _setting(
-        "none", "transaction: if a pooler, such as PgBouncer in transaction or session mode, stands before PostgreSQL."
+        "none", "transaction: webhookd reaches PostgreSQL through a pooler, such as PgBouncer in transaction or session mode."
     )
     redis_url: RedisUrl = _setting(
         ...,
@@ -81,132 +81,158 @@ class Settings(BaseModel):
         "system's CAs).",
     )
     sqs_queue: Queue = _setting("webhookd", "The SQS queue, by name or URL.")
-    sqs_dead_letter_queue: Queue = _setting("webhookd-dead-letters", "Its dead-letter queue, by name or URL.")
-    sqs_endpoint_url: Endpoint | None = _setting(None, "Another address than AWS's for SQS.")
+    sqs_dead_letter_queue: Queue = _setting("webhookd-dead-letters", "The dead-letter queue of that queue, by name or URL.")
+    sqs_endpoint_url: Endpoint | None = _setting(None, "The address of SQS, if it is not AWS's own.")
     sqs_region: Region | None = _setting(None, "The queues' region, if it differs from the AWS SDK's own setting.")
-    listen: Address = _setting("127.0.0.1:8080", "Address of the public listener, which the provider posts to.")
+    listen: Address = _setting("127.0.0.1:8080", "Address of the public listener, to which the provider posts.")
     admin_listen: Address = _setting("127.0.0.1:9090", "Address of the admin listener: API, dashboard, health, metrics.")
     admin_hosts: HostNames = _setting(
         (),
-        "Host names that the admin listener answers to beside localhost and its own address, comma-separated: each `host` or "
-        "`host:port`.",
+        "Further host names of the admin listener, comma-separated: each `host` or `host:port`. It always "
+        "answers to localhost and "
+        "its own address.",
     )
     tls_certificate: Path | None = _setting(
-        None, "PEM file of the public listener's certificate and its chain; with it, the listener speaks TLS only."
+        None, "PEM file of the public listener's certificate and its chain. If it is set, the listener speaks TLS only."
     )
     tls_key: Path | None = _setting(None, "PEM file of that certificate's private key, without a passphrase.")
     signature_keys: Keys = _setting(
         (), "Signature Keys of the account `default`, 128 hexadecimal digits each, comma-separated; several during a rotation."
     )
     allow_odd_signature_keys: bool = _setting(
-        False, "For tests: takes Signature Keys that are not of 128 hexadecimal digits, which Authorize.Net never gives."
+        False,
+        "For tests: accepts Signature Keys of another form than 128 hexadecimal digits. Authorize.Net never gives such keys.",
     )
     accounts: dict[str, AccountSettings] = _setting(
-        {}, "Signature Keys of a further account, posted to /webhooks/authorize-net/<name>."
+        {}, "Signature Keys of a further account, whose webhooks are posted to /webhooks/authorize-net/<name>."
     )
-    admin_tokens: Tokens = _setting({}, "Bearer tokens that may operate, comma-separated: each `name:token` or a token.")
-    read_tokens: Tokens = _setting({}, "Bearer tokens that may only look, in the same form.")
+    admin_tokens: Tokens = _setting({}, "Bearer tokens of operators, comma-separated: each `name:token` or a token.")
+    read_tokens: Tokens = _setting({}, "Bearer tokens that may only read, in the same form.")
     admin_anonymous: Literal["nothing", "look", "operate"] = _setting(
-        "nothing", "What may be done on the admin listener without a token: nothing, look or operate."
+        "nothing", "What the admin listener allows without a token: nothing, look (read) or operate."
     )
-    handlers: Names = _setting((), "Modules to import, comma-separated, that register handlers.")
+    handlers: Names = _setting((), "Python modules with handlers, comma-separated.")
     roles: Annotated[frozenset[Role], CommaSeparated] = _setting(
-        frozenset(Role), "What this process does, comma-separated: any of receive, relay, work."
+        frozenset(Role), "Roles of this process, comma-separated: receive, relay, work."
     )
-    concurrency: int = _setting(16, "Events with handlers that this process works on at a time.", ge=1, le=1000)
+    concurrency: int = _setting(16, "Number of events with handlers that this process works on at a time.", ge=1, le=1000)
     pollers: int = _setting(
-        None, "Long polls side by side; one for each ten of concurrency when unset.", ge=1, le=100, validate_default=True
+        None,
+        "Number of long polls of SQS at a time. If unset, one for each ten of WEBHOOKD_CONCURRENCY.",
+        ge=1,
+        le=100,
+        validate_default=True,
     )
-    handler_timeout: float = _setting(30.0, "Seconds that an event's handlers may take together.", ge=0.1, le=36_000)
-    visibility_timeout: int = _setting(60, "Seconds that SQS hides a message in hand; extended at half of it.", ge=2, le=43_200)
-    max_attempts: int = _setting(10, "Attempts until an event is dead.", ge=1, le=1000)
+    handler_timeout: float = _setting(30.0, "Seconds that all handlers of an event may take together.", ge=0.1, le=36_000)
+    visibility_timeout: int = _setting(
+        60, "Seconds that SQS hides a message in hand. webhookd extends them after half the time.", ge=2, le=43_200
+    )
+    max_attempts: int = _setting(10, "Number of attempts after which an event is dead.", ge=1, le=1000)
     retry_base: float = _setting(
-        2.0, "Longest delay in seconds before the second attempt; doubles with each.", ge=0.01, le=43_200
+        2.0, "Longest delay in seconds before the second attempt. It doubles with each further attempt.", ge=0.01, le=43_200
     )
     retry_cap: float = _setting(3600.0, "Longest delay in seconds between attempts.", ge=0.01, le=43_200)
     relay_window: int | None = _setting(
         None,
-        "Most fresh events with a message in SQS, of all replicas together; for an emulator that a long queue makes slow. "
-        "No limit when unset.",
+        "Most fresh events that have a message in SQS, for all replicas together: for emulators that a long queue makes slow. "
+        "If unset, there is no limit.",
         ge=1,
         le=10_000_000,
     )
     resend_after: float = _setting(
         600.0,
-        "Seconds until an event that was sent and has not ended can count as lost, and is sent again; doubles with each. "
-        "Keep it above WEBHOOKD_HANDLER_TIMEOUT, or retries that hang take workers from fresh events.",
+        "Seconds until an event that was sent and has not ended can count as lost and is sent again. They "
+        "double with each send. "
+        "Keep them above WEBHOOKD_HANDLER_TIMEOUT: otherwise retries that hang take workers from fresh events.",
         ge=1,
         le=14 * _DAY,
     )
     sqs_wait: int = _setting(
         10,
-        "Seconds of a long poll, which is also what an idle shutdown takes; 0 polls once a second while the queue is empty.",
+        "Seconds of a long poll. An idle shutdown takes as long. 0: one poll a second while the queue is empty.",
         ge=0,
         le=20,
     )
-    dedupe_ttl: float = _setting(3.0 * _DAY, "Seconds that Redis remembers a committed notification.", ge=1, le=365 * _DAY)
+    dedupe_ttl: float = _setting(3.0 * _DAY, "Seconds for which Redis remembers a committed notification.", ge=1, le=365 * _DAY)
     max_event_age: float = _setting(
-        14.0 * _DAY, "Seconds; an event whose eventDate is older is quarantined.", ge=1, le=_LONGEST_RETENTION
+        14.0 * _DAY,
+        "Greatest age in seconds of an event, by its eventDate. An older event goes to quarantine.",
+        ge=1,
+        le=_LONGEST_RETENTION,
     )
     max_clock_skew: float = _setting(
-        1.0 * _DAY, "Seconds that an eventDate may lie in the future.", ge=0, le=_LONGEST_RETENTION
+        1.0 * _DAY, "Seconds by which an eventDate may lie in the future.", ge=0, le=_LONGEST_RETENTION
     )
     body_retention: float = _setting(
         90.0 * _DAY,
-        "Seconds that the bodies of finished events are kept, and up to a week more.",
+        "Seconds for which the bodies of finished events are kept, and up to a week longer.",
         ge=_DAY,
         le=_LONGEST_RETENTION,
     )
     event_retention: float = _setting(
         400.0 * _DAY,
-        "Seconds that finished events are kept; a repeat is known by its event.",
+        "Seconds for which finished events are kept. A repeat is recognised as long as its event is kept.",
         ge=_DAY,
         le=_LONGEST_RETENTION,
     )
     audit_retention: float = _setting(
         400.0 * _DAY,
-        "Seconds that the audit trail of finished events is kept, and up to a week more.",
+        "Seconds for which the audit trail of finished events is kept, and up to a week longer.",
         ge=_DAY,
         le=_LONGEST_RETENTION,
     )
     quarantine_retention: float = _setting(
-        90.0 * _DAY, "Seconds that bodies stay in quarantine.", ge=_DAY, le=_LONGEST_RETENTION
+        90.0 * _DAY, "Seconds for which bodies stay in quarantine.", ge=_DAY, le=_LONGEST_RETENTION
     )
-    max_body_bytes: int = _setting(1_048_576, "Largest body in bytes.", ge=1024, le=64 * _MIB)
+    max_body_bytes: int = _setting(1_048_576, "Size in bytes of the largest body that is accepted.", ge=1024, le=64 * _MIB)
     max_body_memory: int = _setting(
         67_108_864,
-        "Most bytes of bodies above 16384 bytes at once; beyond it, those are answered 503.",
+        "Most bytes that bodies above 16384 bytes may take together. Further ones are answered 503.",
         ge=1024,
         le=16_384 * _MIB,
     )
     max_connections: int = _setting(
         4096,
-        "Most connections to the public listener; beyond it the one whose request is incomplete for longest, or that is idle "
-        "longest, is closed.",
+        "Most connections to the public listener. For a further one, webhookd closes the connection whose request has been "
+        "incomplete for longest, or that has been idle for longest.",
         ge=16,
         le=100_000,
     )
     head_timeout: float = _setting(
-        10.0, "Seconds that a new connection may take to send a head, or any to read its answers.", ge=0.1, le=300
+        10.0,
+        "Seconds that a new connection may take to send a request's head, and any connection to read its answers.",
+        ge=0.1,
+        le=300,
     )
     body_timeout: float = _setting(5.0, "Seconds that a body may take to arrive.", ge=0.1, le=300)
-    max_pending: int = _setting(2000, "Webhooks that may wait for their answer; beyond it the answer is 503.", ge=1, le=100_000)
+    max_pending: int = _setting(
+        2000, "Most webhooks that may wait for their answer. Further ones are answered 503.", ge=1, le=100_000
+    )
     refused_samples: int = _setting(
         20,
-        "Samples of refused webhooks, for each account and reason, kept for two weeks; 0 keeps none and removes those kept.",
+        "Samples of refused webhooks that are kept for two weeks, for each account and reason. 0 keeps none, "
+        "and removes old ones.",
         ge=0,
         le=1000,
     )
     commit_timeout: float = _setting(
-        5.0, "Seconds until a webhook that could not be committed is answered 503; below the shutdown's.", ge=0.1, le=60
+        5.0,
+        "Seconds after which a webhook that could not be committed is answered 503. Below WEBHOOKD_SHUTDOWN_GRACE.",
+        ge=0.1,
+        le=60,
     )
-    retry_after: int = _setting(5, "The Retry-After of a 503, in seconds.", ge=0, le=_DAY)
-    shutdown_grace: float = _setting(25.0, "Seconds that a shutdown may take; below Kubernetes' 30.", ge=1, le=3600)
-    log_level: Literal["debug", "info", "warning", "error"] = _setting("info", "The least level that is logged.")
-    failpoints: str = _setting("", "For tests of webhookd itself: where the process is to crash, as `name:nth pass`.")
-    log_format: Literal["json", "console"] = _setting("json", "json: an object a line; console: for reading.")
+    retry_after: int = _setting(5, "Seconds of the header Retry-After of a 503.", ge=0, le=_DAY)
+    shutdown_grace: float = _setting(
+        25.0, "Seconds that a shutdown may take. Below Kubernetes' grace period of 30.", ge=1, le=3600
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = _setting("info", "The lowest level that is logged.")
+    failpoints: str = _setting(
+        "", "For tests of webhookd itself: the failpoint at which the process crashes, as `name:nth pass`."
+    )
+    log_format: Literal["json", "console"] = _setting("json", "json: one object a line; console: for people.")
     tracing: bool = _setting(
-        False, "Sends spans to an OpenTelemetry collector, set up by OpenTelemetry's own variables; needs webhookd[tracing]."
+        False,
+        "true: sends spans to an OpenTelemetry collector, which OpenTelemetry's own variables name. Needs webhookd[tracing].",
     )
 
     @field_validator("accounts", mode="before")
