@@ -1,4 +1,4 @@
-"""An event on its own: claimed in Redis, folded, handled, and recorded; and a dead-letter copy that came back."""
+"""Work on a single event: its claim in Redis, its fold, its handlers, its record; and redrives by dead-letter copies."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _BOOKKEEPING = 10.0  # seconds
 
 
 class Alone:
-    """Works on single events; `folding` bounds the folds that the worker does at a time."""
+    """The part of the worker that works on single events. `folding`: bounds the folds that the worker does at a time."""
 
     def __init__(
         self,
@@ -57,13 +57,13 @@ class Alone:
         self._tell_unproven = Seldom()
 
     async def work(self, message: Message, body: Body, left: Left) -> Result:
-        """Does what is `left` for one event of `message`. Raises UnavailableError if PostgreSQL is not there."""
+        """Does the steps that are `left` for one event of `message`. Raises UnavailableError if PostgreSQL is unavailable."""
         busy = Result(Outcome.BUSY, min(BUSY * message.receive_count, _LONGEST_BUSY))
         token, [ours] = await self._claims.acquire([body.event_id])
         if not ours and message.receive_count == 1:
             return busy
-        # A message that came back was not held on to, so its claim may be that of a worker which died: then the row lock alone
-        # says whether someone has the event, and nobody waits for the claim's end.
+        # An earlier receiver no longer holds this message, so the claim may belong to a worker that died. Then the row lock
+        # alone decides whether another worker has the event, and nobody waits until the claim expires.
         reach(Failpoint.WORKER_AFTER_CLAIM)
         try:
             step = await self._steps(message, body, left, wait=ours)
@@ -85,7 +85,7 @@ class Alone:
         return Result(outcome)
 
     async def _steps(self, message: Message, body: Body, left: Left, *, wait: bool) -> Step:
-        """Folds first: what the provider reported must not depend on what handlers can do with it."""
+        """Folds first, then makes an attempt: the provider's report must reach the timeline even if handlers fail."""
         suspect = message.receive_count > TRUSTED or left is Left.SUSPECT
         if left is Left.ALL:
             folded = await self._fold(body)
@@ -94,15 +94,15 @@ class Alone:
             suspect |= is_suspect(folded)
         if not suspect:
             return await self._attempts.make(body, wait=wait)
-        # What was in hand when a process was killed is tried alone from then on: so the next kill tells which event it was.
-        # Beside others, a harmless event would be counted at each kill of theirs, and die of them.
+        # An event in hand when a process was killed is tried alone from then on, so the next kill shows which event caused it.
+        # Beside others, a harmless event would be counted at each kill that they cause, and die of these counts.
         alone = await self._store.attempts_begun(body.event_id) > 0
         return await self._attempts.make(body, wait=wait, suspect=True, alone=alone)
 
     async def _fold(self, body: Body) -> Step | Claimed:
-        """Folds the event in a transaction of its own; returns the event if it is the handlers' turn.
+        """Folds the event in a transaction of its own; returns the event if its handlers must run next.
 
-        If PostgreSQL refuses the fold, this is a failed attempt: handlers rely on the timeline's row.
+        If PostgreSQL refuses the fold, the attempt has failed: handlers rely on the timeline's row.
         """
         with gateway():
             async with self._folding, self._database.acquire("fold") as connection:
@@ -114,14 +114,14 @@ class Alone:
                 with attempting(claimed):
                     if not claimed.has_body:
                         raise Permanent("its body is gone from the database")
-                    # Those that shared a transaction have waited for the rows already.
+                    # Without a wait: an event that shared a transaction has waited for the rows there.
                     ended = await self._folds.fold(connection, [claimed], waits=False)
         if not self._folds.ends(claimed.event.event_type):
             return claimed
         return Step(claimed, Outcome.PROCESSED if ended else Outcome.DUPLICATE)
 
     async def revive(self, body: Body) -> Result:
-        """Has a dead event start anew by its dead-letter copy, if webhookd wrote that copy for this very death."""
+        """Redrives a dead event by its dead-letter copy, if webhookd wrote the copy for the event's present death."""
         if body.died is None or not is_proven(body, await self._store.secret()):
             self._metrics.dead_letters_moved.labels("unproven").inc()
             if self._tell_unproven():

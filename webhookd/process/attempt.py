@@ -1,4 +1,4 @@
-"""An attempt: an event claimed, its handlers run, their effects and `processed` committed, all in one transaction."""
+"""Attempts: one transaction claims an event, runs its handlers, and commits their effects together with `processed`."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ class Step(NamedTuple):
 
     claimed: Claimed | None  # None if there is no such event
     outcome: Outcome
-    death: tuple[GiveUp, int] | None = None  # why the event died in this transaction, and when
+    death: tuple[GiveUp, int] | None = None  # why the event died in this transaction, and when (microseconds since 1970)
 
 
 class Attempts:
-    """Makes attempts, each in a transaction of its own, so that no event's handlers can harm a neighbour.
+    """The part of the worker that makes attempts, each in its own transaction, so no event's handlers can harm another event.
 
-    `turns` are for the transactions in which the worker runs handlers. `most_begun`: attempts that began and did not end, after
-    which an event that may kill its process or PostgreSQL is given up.
+    `turns`: for the transactions in which handlers run.
+    `most_begun`: attempts that began and did not end, after which an event that may kill its process or PostgreSQL is dead.
     """
 
     def __init__(
@@ -60,13 +60,14 @@ class Attempts:
         self._turns = turns
         self._most_begun = most_begun
         self._metrics = metrics
-        self._owed: deque[Claimed] = deque()  # whose attempt has ended and is still counted
+        self._owed: deque[Claimed] = deque()  # events whose attempt has ended, but is still counted
 
     async def make(self, body: Body, *, wait: bool, suspect: bool = False, alone: bool = False) -> Step:
-        """Makes an attempt at the event of `body`; the outcome says whether the event needed one.
+        """Makes an attempt at the event of `body`. The outcome shows whether the event needed an attempt.
 
-        `wait`: for a moment, for a lock that another transaction has. `suspect`: the event may kill its process or PostgreSQL,
-        so that the attempt is counted before it begins. `alone`: while no other attempt is made in this process.
+        `wait`: waits a moment if another transaction has the row's lock.
+        `suspect`: the event may kill its process or PostgreSQL, so the attempt is counted before it begins.
+        `alone`: makes the attempt while this process makes no other attempt.
         Raises AttemptFailedError after a rollback, BusyError if another worker has the event, UnavailableError.
         """
         with gateway():
@@ -82,7 +83,7 @@ class Attempts:
                     if (outcome := standing(claimed, body.attempts)) is not None:
                         return Step(claimed, outcome)
                     if suspect:
-                        counted = claimed  # perhaps, even if the answer is lost
+                        counted = claimed  # if the answer is lost, the attempt may be counted all the same
                         begun = await self._store.begin_attempt(claimed)
                         if begun > self._most_begun:
                             step = await self._bury(connection, transaction, claimed, begun - 1)
@@ -98,7 +99,7 @@ class Attempts:
                         counted = None
                     raise
                 finally:
-                    if counted is not None and not ended:  # before the row's lock falls, so that nobody reads a count too high
+                    if counted is not None and not ended:  # before the row's lock is released, or others read too high a count
                         await shielded(self._take_back(counted), _BOOKKEEPING)
                     if not ended and not _is_lost(connection):
                         await shielded(_roll_back(transaction), _BOOKKEEPING)
@@ -108,11 +109,11 @@ class Attempts:
             await self._store.take_back_attempt(counted)
         except (UnavailableError, asyncio.CancelledError) as error:
             self._owed.append(counted)
-            if isinstance(error, asyncio.CancelledError):  # its time is over: PostgreSQL does not answer
+            if isinstance(error, asyncio.CancelledError):  # the time of `shielded` is over: PostgreSQL does not answer
                 raise
 
     async def take_back_what_is_owed(self) -> None:
-        """Takes back the counts of attempts that ended while PostgreSQL was away. Raises UnavailableError while it still is."""
+        """Takes back the counts of attempts that ended while PostgreSQL was away. Raises UnavailableError if it still is."""
         while self._owed:
             await self._store.take_back_attempt(self._owed[0])
             self._owed.popleft()
@@ -124,13 +125,13 @@ class Attempts:
             failure = await self._runner.run(claimed.event, connection)
             reach(Failpoint.WORKER_AFTER_HANDLERS)
             if _is_lost(connection):
-                # By PostgreSQL or by a handler: it counts as an attempt, or a handler that closes it would be called for ever.
+                # PostgreSQL or a handler closed it. This counts as an attempt: else such a handler would be called for ever.
                 failure = failure or Failure.of(Retryable("the connection was lost while the handlers ran"))
             elif not connection.is_in_transaction():
                 failure = Failure.of(TransactionEndedError())
             if failure is not None:
                 raise AttemptFailedError(claimed, failure)
-            # This fails if a handler had swallowed a database error, which aborts the transaction.
+            # The commit fails if a handler swallowed a database error, since such an error aborts the transaction.
             seconds = await shielded(self._commit(connection, transaction, claimed), _BOOKKEEPING)
         reach(Failpoint.WORKER_AFTER_COMMIT)
         self._metrics.end_to_end_seconds.observe(seconds)
@@ -160,5 +161,5 @@ async def _roll_back(transaction: Transaction) -> None:
 def _is_lost(connection: Connection) -> bool:
     try:
         return connection.is_closed()
-    except asyncpg.InterfaceError:  # closed, and therefore back with its pool, which no longer lets it be asked
+    except asyncpg.InterfaceError:  # closed, and so back in its pool: asyncpg then refuses this call
         return True

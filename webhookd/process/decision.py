@@ -11,17 +11,17 @@ from webhookd.process.retry import Policy, asked_delay, retry_delay
 
 @dataclass(slots=True, frozen=True)
 class TryAgain:
-    """Another attempt follows."""
+    """The decision that another attempt follows."""
 
     delay: float  # seconds
 
 
 @dataclass(slots=True, frozen=True)
 class GiveUp:
-    """The event is dead."""
+    """The decision that the event is dead."""
 
     code: str  # in metrics and logs
-    reason: str  # goes to the dead-letter queue
+    reason: str  # sent to the dead-letter queue
 
 
 Decision: TypeAlias = TryAgain | GiveUp
@@ -30,7 +30,7 @@ Decision: TypeAlias = TryAgain | GiveUp
 def decide(failure: Failure, attempt: int, usual: Policy) -> Decision:
     """Decides what follows a failure of attempt number `attempt`, by the policy of the handler that failed.
 
-    `usual`: what that policy leaves open.
+    `usual`: the policy for the values that the handler's policy does not set.
     """
     if failure.final is not None:
         return GiveUp(failure.final.code, failure.final.reason)

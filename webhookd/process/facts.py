@@ -25,7 +25,7 @@ class Entry:
     id: the provider's id of the entity.
     at: the event's date, in microseconds since 1970.
     rank: the place of the event's type in the entity's life.
-    values: the facts' values. All of them have `at` and `rank`.
+    values: the facts' values. Each fact has this `at` and this `rank`.
     """
 
     name: str
@@ -37,19 +37,19 @@ class Entry:
 
     @property
     def facts(self) -> Facts:
-        """The facts as registers, with the date as the entity's first one."""
+        """Returns the facts as registers, and adds the event's date as the entity's first date."""
         facts = {name: (self.at, self.rank, value) for name, value in self.values.items()}
         facts[_FIRST] = _first(self.at)
         return facts
 
 
 def fold(a: Facts, b: Facts) -> Facts:
-    """Both sets of facts in one, as PostgreSQL folds them: rules 3 and 4."""
+    """Returns both sets of facts in one, as PostgreSQL folds them: rules 3 and 4."""
     return settle(_greater(a, b))
 
 
 def settle(facts: Facts) -> Facts:
-    """`facts`, and what they imply together: the approval of a sale that was held captures it."""
+    """Returns `facts` and the facts that they imply together: a held sale that is approved is captured."""
     approved = facts.get("approved_amount")
     if approved is None or "captures_when_approved" not in facts:
         return facts
@@ -68,17 +68,17 @@ def _order(register: Register) -> tuple[int, int, bool, str]:
 
 
 def encode_all(entries: list[Entry]) -> str:
-    """The facts of one entity's events, folded, as PostgreSQL stores them."""
+    """Folds the facts of one entity's events; returns them as PostgreSQL stores them."""
     if len(entries) > 1:
         return encode(reduce(fold, (entry.facts for entry in entries)))
-    # One event's facts are groups already. To make them again out of registers costs 3 µs.
+    # One event's facts are groups already. Making the groups again from registers would cost 3 µs.
     (entry,) = entries
     at, _, first = _first(entry.at)
     return _json({(entry.at, entry.rank): entry.values, (at, 0): {_FIRST: first}})
 
 
 def encode(facts: Facts) -> str:
-    """The facts as PostgreSQL stores them, in groups, the greatest first: `[[at, rank, {name: value}]]`, as JSON."""
+    """Returns the facts as PostgreSQL stores them: JSON groups `[[at, rank, {name: value}]]`, the greatest group first."""
     groups: dict[tuple[int, int], Values] = {}
     for name, (at, rank, value) in facts.items():
         groups.setdefault((at, rank), {})[name] = value

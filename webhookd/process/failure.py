@@ -1,4 +1,4 @@
-"""A failed attempt, and why it failed."""
+"""Failed attempts, and the reasons why they failed."""
 
 from __future__ import annotations
 
@@ -14,43 +14,43 @@ from webhookd.store.failures import unavailable
 
 
 class TransactionEndedError(Exception):
-    """A handler ended the transaction that it was given, so its effects no longer commit with the event."""
+    """A handler ended the transaction that it was given, so the handler's effects no longer commit with the event."""
 
     def __init__(self) -> None:
         super().__init__("a handler committed or rolled back the transaction of the connection that it was given")
 
 
 class StuckError(Exception):
-    """Handlers that do not end when they are cancelled; their connection was cut."""
+    """Handlers did not end when they were cancelled, so their connection was cut."""
 
 
 @dataclass(slots=True, frozen=True)
 class Final:
-    """Why no later attempt may follow."""
+    """The reason why no later attempt may follow."""
 
     code: str  # in metrics and logs
-    reason: str  # goes to the dead-letter queue
+    reason: str  # sent to the dead-letter queue
 
 
 @dataclass(slots=True, frozen=True)
 class Failure:
-    """Why an attempt failed, as texts: an exception keeps its frames alive, and all that a handler's variables hold."""
+    """The reason of a failed attempt, as texts: an exception would keep its frames and the handler's variables in memory."""
 
     kind: str  # the exception's type
-    error: str  # its type and its place, without its message: for logs, and for the dead-letter queue
-    detail: str  # its type and its message: for the audit trail alone
+    error: str  # the exception's type and place, without its message: for logs, and for the dead-letter queue
+    detail: str  # the exception's type and message: for the audit trail alone
     final: Final | None = None
     after: float | None = None  # seconds that the handler asked for
-    retry: Retry = USUAL  # of the handler that failed
+    retry: Retry = USUAL  # the policy of the handler that failed
 
     @classmethod
     def of(cls, error: BaseException, retry: Retry = USUAL) -> Failure:
-        """What `error` says. A user's exception class can do anything, so nothing of it is trusted."""
+        """Returns the failure that `error` means. Trusts nothing in `error`: a user's exception class can do anything."""
         final = after = None
         if isinstance(error, Permanent):
             final = Final("permanent", error.reason)
         elif isinstance(error, TransactionEndedError):
-            # Its effects may be committed, so another attempt could double them.
+            # The handler's effects may be committed, so another attempt could double them.
             final = Final("transaction_ended", str(error))
         elif isinstance(error, Retryable):
             after = error.after
@@ -58,7 +58,7 @@ class Failure:
 
 
 class AttemptFailedError(WebhookdError):
-    """Rolls the attempt's transaction back, and carries the failure to where it is recorded."""
+    """An attempt failed: this error rolls the transaction back, and carries the failure to the code that records it."""
 
     def __init__(self, claimed: Claimed, failure: Failure) -> None:
         super().__init__(failure.error)
@@ -68,7 +68,7 @@ class AttemptFailedError(WebhookdError):
 
 @contextlib.contextmanager
 def attempting(claimed: Claimed) -> Iterator[None]:
-    """Turns what goes wrong inside into a failed attempt; PostgreSQL away or another worker's lock is none."""
+    """Turns an error inside into a failed attempt, unless PostgreSQL is away or another worker has the lock."""
     try:
         yield
     except (AttemptFailedError, BusyError, UnavailableError):

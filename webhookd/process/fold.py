@@ -1,4 +1,4 @@
-"""The fold: events' facts go to the timeline before their handlers run, and an event without handlers ends there."""
+"""The fold: commits events' facts to the timeline before handlers run, and ends events that have no handlers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from webhookd.store.events import Claimed, EventStore
 
 
 class Folds:
-    """Folds events that were read, many in one statement. A repeat does no harm, so each attempt folds anew."""
+    """The part of the worker that folds events, many in one statement. A repeat does no harm, so each attempt folds again."""
 
     def __init__(self, store: EventStore, registry: Registry, *, metrics: Metrics) -> None:
         self._store = store
@@ -24,14 +24,14 @@ class Folds:
         self._metrics = metrics
 
     def ends(self, event_type: str) -> bool:
-        """Whether the fold ends an event of this type: no handler is for it."""
+        """Returns whether the fold ends an event of this type, because the type has no handler."""
         return not self._registry.matching(event_type)
 
     async def fold(self, connection: Connection, events: Sequence[Claimed], *, waits: bool = True) -> set[UUID]:
-        """Commits what `events` report, and the end of those that no handler is for; returns what it has ended.
+        """Commits the facts of `events`, and the end of each event without handlers; returns the ids of the events it ended.
 
-        One that is missing had ended, or died, before. Raises BusyError if another transaction keeps one of the rows;
-        `waits`: for a moment.
+        An event without handlers whose id is not returned had ended, or died, before. `waits`: waits a moment for rows that
+        another transaction has locked. Raises BusyError if a row stays locked.
         """
         ending = [claimed for claimed in events if self.ends(claimed.event.event_type)]
         started = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Handlers: which coroutines an event reaches, in registration order."""
+"""The registry of handlers: the coroutine functions for each event type, in registration order."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ H = TypeVar("H", bound=Handler)
 
 @dataclass(slots=True, frozen=True)
 class Registration:
-    """One handler, the pattern of event types that it is for (`*` matches any characters, dots too), its retry policy."""
+    """One handler, the pattern of its event types (`*` matches any characters, dots too), and its retry policy."""
 
     pattern: str
     handler: Handler
@@ -29,7 +29,7 @@ class Registration:
 
     @property
     def name(self) -> str:
-        """Where the handler stands, for logs."""
+        """Returns the handler's module and name, for logs."""
         return f"{self.handler.__module__}.{self.handler.__qualname__}"
 
 
@@ -50,11 +50,11 @@ class Registry:
         self._matching.cache_clear()
 
     def matching(self, event_type: str) -> tuple[Registration, ...]:
-        """The handlers for `event_type`."""
+        """Returns the handlers for `event_type`."""
         return self._matching(event_type)
 
     def check(self, usual: Policy) -> None:
-        """Raises SettingsError naming a handler whose retry policy cannot work."""
+        """Raises SettingsError if a handler's retry policy cannot work; the error names the handler."""
         for registration in self._registrations:
             try:
                 registration.retry.check(usual)
@@ -71,17 +71,17 @@ class Registry:
         return len(self._registrations)
 
 
-# What `@on` in users' modules fills.
+# `@on` in users' modules adds their handlers here.
 registered = Registry()
 
 
 def on(pattern: str, *, retry: Retry = USUAL) -> Callable[[H], H]:
     """Registers a coroutine function `handler(event, connection)` for the event types that match `pattern`.
 
-    What it writes through `connection` (asyncpg) commits together with the event's `processed` status, exactly once. It
-    may raise Retryable or Permanent; any other exception is retried. `*` in the pattern matches any characters;
-    `net.authorize.` at its beginning may be left out. `retry` is for the failures of this handler, where they are not to be
-    retried as the settings say.
+    The handler's writes through `connection` (asyncpg) commit together with the event's `processed` status, exactly once.
+    The handler may raise Retryable or Permanent. After any other exception, the event is retried.
+    `pattern`: `*` matches any characters; `net.authorize.` at the beginning may be left out.
+    `retry`: the retry policy for this handler's failures; without it, the settings decide.
     """
 
     def register(handler: H) -> H:
@@ -92,9 +92,9 @@ def on(pattern: str, *, retry: Retry = USUAL) -> Callable[[H], H]:
 
 
 def load(modules: Iterable[str], usual: Policy) -> None:
-    """Imports users' modules, which register their handlers. Raises SettingsError naming the module or handler that is wrong.
+    """Imports users' modules, which register their handlers. Raises SettingsError, which names the wrong module or handler.
 
-    `usual`: the retry policy of handlers that have none of their own.
+    `usual`: the retry policy of handlers that have no policy of their own.
     """
     for module in modules:
         try:

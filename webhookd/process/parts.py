@@ -1,4 +1,4 @@
-"""The worker's parts, put together."""
+"""The builder of the worker: puts its parts together."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ if TYPE_CHECKING:
     from webhookd.tracing import Tracing
 
 
-FOLDS = 4  # at a time, each on a connection of the pool `fold`
+FOLDS = 4  # folds at a time, each on a connection of the pool `fold`
 
 
-_LEAST_KILLS = 3  # of its process, until an event may be given up for that
+_LEAST_KILLS = 3  # kills of its process until an event may be given up for them
 
 
 @dataclass(slots=True, frozen=True)
 class Limits:
-    """Seconds and counts of the settings that bear the same names."""
+    """The worker's limits, from the settings of the same names."""
 
-    handler_timeout: float
+    handler_timeout: float  # seconds
     retry: Policy
-    concurrency: int  # transactions at a time, and handlers that cannot be ended until the daemon gives itself up
+    concurrency: int  # transactions at a time; also, handlers that cannot be ended until the daemon stops
 
 
 def make_worker(
@@ -58,7 +58,7 @@ def make_worker(
     watch: Watch,
     tracing: Tracing | None = None,
 ) -> Worker:
-    """A worker for the handlers of `registry`."""
+    """Builds a worker for the handlers of `registry`."""
     turns = Turns(limits.concurrency)
     folding = asyncio.Semaphore(FOLDS)
     folds = Folds(store, registry, metrics=metrics)

@@ -1,4 +1,4 @@
-"""The records of failed attempts: what was decided goes to PostgreSQL, to the log and to the metrics."""
+"""The records of failed attempts: each decision is written to PostgreSQL, the log and the metrics."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from webhookd.store.events import Claimed, EventStore, storable
 
 
 class Records:
-    """Records failed attempts. `policy`: of handlers that have none of their own."""
+    """The part of the worker that records failed attempts. `policy`: for handlers that have no policy of their own."""
 
     def __init__(self, store: EventStore, dead_letters: DeadLetters, policy: Policy, *, metrics: Metrics) -> None:
         self._store = store
@@ -25,7 +25,7 @@ class Records:
         self._metrics = metrics
 
     async def record(self, claimed: Claimed, failure: Failure) -> Result:
-        """Decides what follows and records it."""
+        """Decides what follows `failure`, records the decision, and returns its result."""
         decision = decide(failure, claimed.event.attempt, self._policy)
         if isinstance(decision, GiveUp):
             return await self._give_up(claimed, failure, decision)
@@ -58,7 +58,7 @@ class Records:
         return Result(Outcome.DEAD)
 
     def died(self, claimed: Claimed, decision: GiveUp, died: int) -> None:
-        """Counts a death that is recorded, and sends its copy to the dead-letter queue."""
+        """Counts a death that PostgreSQL has recorded, and sends the event's copy to the dead-letter queue."""
         reach(Failpoint.WORKER_AFTER_DEATH)
         event = claimed.event
         self._metrics.dead.labels(decision.code).inc()

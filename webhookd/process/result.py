@@ -1,4 +1,4 @@
-"""What came of an event at one delivery of its message."""
+"""The results of work on an event at one delivery of its message."""
 
 from __future__ import annotations
 
@@ -8,51 +8,51 @@ from typing import NamedTuple
 from webhookd.event import Status
 from webhookd.store.events import Claimed
 
-BUSY = 1.0  # seconds for each receive so far, until a message comes back whose event another worker has
+BUSY = 1.0  # seconds for each receive so far, until a message is visible again if another worker has its event
 # A message that was received more often, or work that was sent more often without an attempt that ended, may kill its process.
 TRUSTED = 3
 
 
 class Outcome(StrEnum):
-    """What came of one delivery."""
+    """The outcome of one delivery."""
 
     PROCESSED = "processed"
     RETRYING = "retrying"
     DEAD = "dead"
-    DUPLICATE = "duplicate"  # its event had ended before
-    STALE = "stale"  # its event waits for a later attempt, which has a message of its own; or it is a copy of no present death
-    REDRIVEN = "redriven"  # a dead-letter copy that came back: its event starts anew, with a message of its own
-    BUSY = "busy"  # another worker has its event
+    DUPLICATE = "duplicate"  # the event had ended before
+    STALE = "stale"  # the event waits for a later attempt with its own message; or a copy is unproven, or of another death
+    REDRIVEN = "redriven"  # a dead-letter copy was moved back: its event starts anew, with a message of its own
+    BUSY = "busy"  # another worker has the event
     INTERRUPTED = "interrupted"  # PostgreSQL went away, or the daemon stops: no attempt is counted
-    UNKNOWN = "unknown"  # no such event here, or no message of ours: left to the redrive policy
+    UNKNOWN = "unknown"  # the database has no such event, or the message is not webhookd's: left to the redrive policy
 
 
 class Result(NamedTuple):
-    """What came of one event, and in how many seconds its message is to come back for it; None: it need not."""
+    """The outcome of one event. `again`: seconds until its message must be visible again; None if it need not be."""
 
     outcome: Outcome
     again: float | None = None
-    attempt: int | None = None  # if deliveries are traced
+    attempt: int | None = None  # the attempt's number, if deliveries are traced
 
 
 class Left(Enum):
-    """What is left to do for an event that did not end in the transaction that it shared."""
+    """The steps that are left for an event that did not end in a shared transaction."""
 
     ALL = "all"
-    HANDLERS = "handlers"  # it is on the timeline
-    SUSPECT = "suspect"  # so it is, and its handlers may kill the process
+    HANDLERS = "handlers"  # the event is on the timeline
+    SUSPECT = "suspect"  # the event is on the timeline, and its handlers may kill the process
 
 
 def is_suspect(claimed: Claimed) -> bool:
-    """Whether work was sent so often without an attempt that ended that it may kill the process that tries it."""
+    """Returns whether work may kill the process that tries it: it was sent too often without an attempt that ended."""
     return claimed.sends > TRUSTED
 
 
 def standing(claimed: Claimed, attempts: int) -> Outcome | None:
-    """What the work's row already says of a delivery whose message was sent after so many `attempts`; None: work on it."""
+    """Returns the outcome if the work's row already decides it, else None. `attempts`: the number that the message names."""
     if claimed.status.finished:
         return Outcome.DUPLICATE
-    # No clock is asked: a sweeper's lease moves the time of a retry that it is sending. Before that lease it has no message.
+    # No time decides: a sweeper that sends a retry moves the retry's `due`. Before that lease, a retry has no message.
     if claimed.status is Status.RETRYING and (claimed.attempts != attempts or claimed.sends == 0):
         return Outcome.STALE
     return None

@@ -1,4 +1,4 @@
-"""The retry policy: how often a failed event is tried, and when again."""
+"""The retry policy: how often a failed event is tried, and after which delays."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ from webhookd.errors import SettingsError
 if TYPE_CHECKING:
     from webhookd.settings import Settings
 
-LONGEST_DELAY = 43_200.0  # seconds: of whatever a handler asks for
+LONGEST_DELAY = 43_200.0  # seconds: the longest delay that a handler can ask for
 
-# As of WEBHOOKD_MAX_ATTEMPTS, WEBHOOKD_RETRY_BASE and WEBHOOKD_RETRY_CAP.
+# The bounds of WEBHOOKD_MAX_ATTEMPTS, WEBHOOKD_RETRY_BASE and WEBHOOKD_RETRY_CAP.
 _MOST_ATTEMPTS = 1000
 _LEAST_SECONDS, _MOST_SECONDS = 0.01, 43_200
 
 
 @dataclass(slots=True, frozen=True)
 class Policy:
-    """How often an event is tried, and the bounds of its delays."""
+    """A retry policy: how often an event is tried, and the bounds of its delays."""
 
-    attempts: int  # the first one counts
-    base: float  # seconds: the longest delay before the second attempt; doubles with each
+    attempts: int  # including the first attempt
+    base: float  # seconds: the longest delay before the second attempt; doubles with each attempt
     cap: float  # seconds: the longest delay of all
 
     @classmethod
     def of(cls, settings: Settings) -> Policy:
-        """The settings' own: that of each handler that has no other."""
+        """Returns the policy of the settings, for each handler that has no other policy."""
         return cls(settings.max_attempts, settings.retry_base, settings.retry_cap)
 
 
 @dataclass(slots=True, frozen=True, kw_only=True)
 class Retry:
-    """A handler's retry policy, for `@on(pattern, retry=Retry(…))`. What is not given is as the settings say.
+    """A handler's retry policy, for `@on(pattern, retry=Retry(…))`. The settings give the values that are left out.
 
-    `attempts`: attempts until an event that this handler fails is dead (WEBHOOKD_MAX_ATTEMPTS).
-    `base`: longest delay in seconds before the second attempt; doubles with each (WEBHOOKD_RETRY_BASE).
+    `attempts`: attempts after which an event that this handler fails is dead (WEBHOOKD_MAX_ATTEMPTS).
+    `base`: longest delay in seconds before the second attempt; doubles with each attempt (WEBHOOKD_RETRY_BASE).
     `cap`: longest delay in seconds between attempts (WEBHOOKD_RETRY_CAP).
 
     Raises SettingsError for a value that cannot work.
@@ -57,7 +57,7 @@ class Retry:
                 raise SettingsError(f"Retry({name}={seconds!r}): give seconds from {_LEAST_SECONDS} to {_MOST_SECONDS}")
 
     def over(self, usual: Policy) -> Policy:
-        """The `usual` policy with what this one gives in its place."""
+        """Returns the `usual` policy, with the values that this policy sets in their place."""
         return Policy(
             usual.attempts if self.attempts is None else self.attempts,
             usual.base if self.base is None else self.base,
@@ -65,7 +65,7 @@ class Retry:
         )
 
     def check(self, usual: Policy) -> None:
-        """Raises SettingsError if this cannot work together with what the settings say."""
+        """Raises SettingsError if this policy cannot work together with the `usual` policy of the settings."""
         policy = self.over(usual)
         if policy.base > policy.cap:
             cap = f"its cap of {policy.cap:g} s" if self.cap is not None else f"WEBHOOKD_RETRY_CAP ({policy.cap:g} s)"
@@ -77,11 +77,11 @@ USUAL = Retry()
 
 
 def retry_delay(attempt: int, base: float, cap: float) -> float:
-    """Seconds to wait after failed attempt number `attempt` (1 at the first).
+    """Returns the seconds to wait after failed attempt number `attempt` (1 for the first).
 
-    Exponential with jitter over the whole step: drawn between the ceiling of the attempt before and this one's
-    (base * 2^(attempt - 1)), so that the delays of one event grow, and events that failed together spread out. At the
-    cap the draw is from its upper half.
+    The delay is exponential with jitter: random between the ceiling of the attempt before and this attempt's ceiling,
+    base * 2^(attempt - 1). So the delays of one event grow, and events that failed together spread out. At the cap, the
+    delay is in the upper half of the cap.
     """
     high = ceiling(attempt, base, cap)
     low = 0.0 if attempt == 1 else high / 2
@@ -89,5 +89,5 @@ def retry_delay(attempt: int, base: float, cap: float) -> float:
 
 
 def asked_delay(after: float) -> float:
-    """The delay that a handler asked for, as far as it may be."""
-    return min(after, LONGEST_DELAY) if after > 0 else 0.0  # not a number is no delay
+    """Returns the delay in seconds that a handler asked for, at most LONGEST_DELAY."""
+    return min(after, LONGEST_DELAY) if after > 0 else 0.0  # NaN means no delay

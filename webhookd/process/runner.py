@@ -1,4 +1,4 @@
-"""The handlers' run: one after the other, within their time, and what becomes of those that do not end."""
+"""The runner of handlers: calls them one after the other, bounds their time, and cuts off handlers that do not end."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from webhookd.tracing import Tracing
 
 _CANCELLED = 2.0  # seconds that handlers have to end when they are cancelled
-_BOOKKEEPING = 10.0  # seconds that their end may take while the daemon stops
+_BOOKKEEPING = 10.0  # seconds that the end of handlers may take while the daemon stops
 
 
 @dataclass(slots=True)
@@ -35,10 +35,10 @@ class _Run:
     connection: Connection
     registrations: Sequence[Registration]
     tracing: Tracing | None
-    retry: Retry = USUAL  # of the handler that runs
+    retry: Retry = USUAL  # the policy of the handler that runs
 
     async def call(self) -> Failure | None:
-        """Calls each handler; returns how one of them failed."""
+        """Calls the handlers one after the other; returns the first failure, or None."""
         try:
             for registration in self.registrations:
                 self.retry = registration.retry
@@ -49,15 +49,15 @@ class _Run:
         return None
 
     def failed(self, error: BaseException) -> Failure:
-        """The failure of the handler that runs, or ran last."""
+        """Returns `error` as the failure of the handler that runs, or ran last."""
         return Failure.of(error, self.retry)
 
 
 class HandlerRunner:
-    """Runs the handlers of events; handlers that cannot be ended are cut off, and the daemon gives itself up at too many.
+    """The runner of events' handlers. Handlers that cannot be ended are cut off; at too many of them, the daemon stops.
 
-    `timeout`: seconds that an event's handlers have together. `most_stuck`: handlers that cannot be ended, until the daemon
-    stops.
+    `timeout`: seconds that an event's handlers have together.
+    `most_stuck`: handlers that cannot be ended, until the daemon stops.
     """
 
     def __init__(
@@ -79,10 +79,10 @@ class HandlerRunner:
         self._stuck: set[asyncio.Task[Failure | None]] = set()
 
     async def run(self, event: Event, connection: Connection) -> Failure | None:
-        """Runs the handlers that `event` has, within their time; returns how they failed."""
+        """Runs the handlers of `event` within their time; returns their failure, or None."""
         started = time.perf_counter()
         run = _Run(event, connection, self._registry.matching(event.event_type), self._tracing)
-        # In a task of their own, so that handlers which cannot be ended do not keep the worker.
+        # Handlers have a task of their own: if they cannot be ended, the worker can still go on.
         handlers = asyncio.create_task(run.call(), name=f"handlers of {event.id}")
         try:
             await asyncio.wait([handlers], timeout=self._timeout)
@@ -99,7 +99,7 @@ class HandlerRunner:
             self._metrics.handle_seconds.labels(label(event.event_type)).observe(time.perf_counter() - started)
 
     async def _end(self, handlers: asyncio.Task[Failure | None], event: Event, connection: Connection) -> bool:
-        """Cancels handlers; False where they swallow that: then their connection is cut, so that PostgreSQL rolls back."""
+        """Cancels handlers. If they swallow that, cuts their connection, so that PostgreSQL rolls back, and returns False."""
         handlers.cancel()
         await asyncio.wait([handlers], timeout=_CANCELLED)
         if handlers.done():
@@ -110,7 +110,7 @@ class HandlerRunner:
         self._metrics.stuck_handlers.inc()
         logger.error("handlers do not end", event_id=str(event.id), event_type=event.event_type, stuck=len(self._stuck))
         if len(self._stuck) >= self._most_stuck:
-            # They take memory, and the processor, and nothing can end them but the end of the process.
+            # Such handlers take memory and processor time, and only the end of the process can end them.
             logger.critical("too many handlers do not end: the daemon stops, to be started anew", stuck=len(self._stuck))
             self._broken.set()
         return False

@@ -1,7 +1,7 @@
 """Shared transactions: the events of several messages are folded into the timeline in one statement.
 
-No handler of a user runs there, so none can harm a neighbour's event; and where such a transaction fails, each of its events is
-to be tried alone.
+No user's handler runs in such a transaction, so no handler can harm another event. If the transaction fails, each of its events
+is tried alone.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
     from webhookd.tracing import Tracing
 
 _GROUP = 10  # messages whose events share a transaction
-_GROUPS = 3  # such transactions at a time
+_GROUPS = 3  # shared transactions at a time
 _DONE = Result(Outcome.PROCESSED)
 
 Shared: TypeAlias = Result | Left
 
 
 class SharedTransactions:
-    """Gathers messages' events, and folds them together; `folding` bounds the folds that the worker does at a time."""
+    """The part of the worker that folds the events of many messages together. `folding`: bounds the worker's open folds."""
 
     def __init__(
         self,
@@ -51,23 +51,23 @@ class SharedTransactions:
         self._folds = folds
         self._folding = folding
         self._tracing = tracing
-        # While some messages' events are worked on, the next ones gather.
+        # While the events of some messages are folded, the next messages gather.
         self._groups: Batcher[Sequence[Body], list[Shared]] = Batcher(
             "timeline", self._work, watch, max_batch=_GROUP, max_pending=100_000, workers=_GROUPS, fill=_GROUP // 2
         )
 
     async def start(self) -> None:
-        """Starts gathering."""
+        """Starts to gather messages and to fold their events."""
         await self._groups.start()
 
     async def stop(self) -> None:
-        """Ends what is gathered."""
+        """Finishes the messages that are gathered, and returns."""
         await self._groups.stop()
 
     def submit(self, bodies: Sequence[Body]) -> asyncio.Future[list[Shared]]:
-        """A message's events; the future gets for each what came of it, or what is left to do.
+        """Adds a message's events; returns a future with the Result of each event, or the steps that are Left for it.
 
-        It raises UnavailableError where PostgreSQL was not there.
+        The future raises UnavailableError if PostgreSQL is unavailable.
         """
         return self._groups.submit(bodies)
 
@@ -80,7 +80,7 @@ class SharedTransactions:
             claimed, ended = await self._transact(ids, groups)
         except UnavailableError:
             raise
-        except Exception as error:  # noqa: BLE001  whatever one of them causes, it must not fail its neighbours
+        except Exception as error:  # noqa: BLE001  an error that one event causes must not fail the others
             logger.debug("events that shared a transaction are tried alone", count=len(ids), error=where(error))
         if claimed is None:
             results: list[list[Shared]] = [[Left.ALL] * len(bodies) for bodies in groups]
@@ -91,9 +91,9 @@ class SharedTransactions:
         return results
 
     async def _transact(self, ids: Sequence[UUID], groups: list[Sequence[Body]]) -> tuple[dict[UUID, Claimed], set[UUID]]:
-        """Reads, folds and commits; returns the events as they were read, and those that ended.
+        """Reads, folds and commits events; returns the events as they were read, and the ids of the events that ended.
 
-        If this raises, nothing was written.
+        If this method raises an error, nothing was written.
         """
         with gateway():
             async with self._folding, self._database.acquire("fold") as connection:
@@ -116,7 +116,7 @@ class SharedTransactions:
             return Left.ALL
         if not self._folds.ends(claimed.event.event_type):
             return Left.SUSPECT if is_suspect(claimed) else Left.HANDLERS
-        if body.event_id not in ended:  # by another worker, or by another message of this transaction
+        if body.event_id not in ended:  # ended by another worker, or by another message of this transaction
             return Result(Outcome.DUPLICATE)
         ended.discard(body.event_id)
         return _DONE if self._tracing is None else _DONE._replace(attempt=claimed.event.attempt)
@@ -125,7 +125,7 @@ class SharedTransactions:
     def _trace(tracing: Tracing, groups: list[Sequence[Body]], told: list[list[Shared]], began: int) -> None:
         for bodies, results in zip(groups, told, strict=True):
             for body, result in zip(bodies, results, strict=True):
-                if isinstance(result, Result):  # else it has a span when it is tried alone
+                if isinstance(result, Result):  # else the event has a span when it is tried alone
                     tracing.shared(
                         body.traceparent,
                         body.event_id,

@@ -2,21 +2,21 @@
 
 The rule of the fold, which lets events arrive in any order and any number of times:
 
-1. An event reports facts about one entity. Which ones depends on its type and, for a transaction, on its `responseCode`: see
-   the tables below.
+1. An event reports facts about one entity. The event's type decides which facts, and for a transaction its `responseCode` too:
+   see the tables below.
 2. A fact is a register `(at, rank, value)`. `at` is the event's date in microseconds since 1970. `rank` is the place of the
-   event's type in the entity's life; it decides between events of the same instant. `value` is text, or None, which erases:
-   after a void, for example, the captured amount is None. A field that is missing or odd is no fact, and erases nothing.
+   event's type in the entity's life; it decides between events of the same instant. `value` is text, or None, which erases the
+   fact: after a void, for example, the captured amount is None. A field that is missing or odd is no fact, and erases nothing.
 3. Of two registers with the same name, the greater one stays: the later date, then the higher rank, then None, then the
    greater text. So the row does not depend on the order of arrival, and a repetition changes nothing.
 4. Two facts can imply a third (`settle`). A sale that the provider held is captured when the approval comes, because no other
    event will come. If the facts grow, the implied fact grows too, so rule 3 still holds.
-5. A void or a capture that failed leaves the transaction as it was, and is kept as its last failure.
+5. A void or a capture that failed leaves the transaction as it was, and is stored as the transaction's last failure.
 
 PostgreSQL folds (`process_events`, and `fold` and `settle` in the migrations): reading a row, folding it here and writing it
-back would cost a second round trip with a lock in between. The same fold in Python, which is pure, joins the events of one
-statement, because a statement can write a row only once. A row that an earlier release wrote is folded by these rules from its
-entity's next event on.
+back would cost a second round trip with a lock in between. The same fold in Python has no side effects. It joins the events of
+one statement, because a statement can write a row only once. A row that an earlier release wrote is folded by these rules from
+its entity's next event on.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _GREATEST_CODE = 999_999
 
 
 def facts_of(event: Event) -> Entry | None:
-    """What `event` reports; None if its type is not on the timeline, or if it names no entity. Raises nothing.
+    """Returns the facts of `event`; None if its type is not on the timeline, or if it names no entity. Raises nothing.
 
     A transaction with the id "0" is one of the provider's tests, and no entity.
     """
@@ -69,14 +69,14 @@ def fold_all(events: Iterable[Event]) -> list[tuple[str, str, str, str]]:
 
 @dataclass(slots=True, frozen=True)
 class _Outcome:
-    """What an event of a transaction reports: the state, and the facts that it sets (dates, amounts) and erases."""
+    """The report of a transaction's event: the state, and the facts that it sets (dates, amounts) and erases."""
 
     state: str
     sets: tuple[str, ...] = ()
     erases: tuple[str, ...] = ()
 
 
-# An amount stands in one of these while it counts in sums.
+# While an amount counts in sums, it stands in one of these facts.
 _SUMS = ("authorized_amount", "captured_amount", "refunded_amount")
 
 _AUTHORIZED = _Outcome("authorized", ("authorized_at", "authorized_amount"))
@@ -108,7 +108,7 @@ _TRANSACTIONS: dict[str, tuple[int, dict[int, _Outcome]]] = {
     "net.authorize.payment.fraud.declined": (5, {_ANY: _DECLINED}),
     "net.authorize.payment.void.created": (6, {1: _VOIDED}),
 }
-# These act on a transaction that exists: if they fail, it stays as it was. Their amount is not what the payment asked for.
+# These types act on a transaction that exists: if they fail, it stays as it was. Their amount is no `requested_amount`.
 _FOLLOW_UPS = frozenset({"net.authorize.payment.void.created", "net.authorize.payment.priorAuthCapture.created"})
 
 
@@ -119,7 +119,7 @@ def _transaction(event_type: str, payload: dict[str, Any], at: int) -> tuple[int
     outcome = outcomes.get(_ANY) or (None if code is None else outcomes.get(code))
     shown_code = None if given is None or code is None else str(code)
     if outcome is None and event_type in _FOLLOW_UPS:
-        # The code also if it is missing: it belongs to this failure, and not to the one before.
+        # A missing code is written as None: else the code of the failure before would stay.
         return rank, {"last_failure_at": str(at), "last_failure_type": event_type, "last_failure_code": shown_code}
     amount = _amount(payload.get("authAmount"))
     values = _newest(event_type, at, {
@@ -137,7 +137,7 @@ def _transaction(event_type: str, payload: dict[str, Any], at: int) -> tuple[int
     values["state"] = outcome.state
     for name in outcome.sets:
         value = amount if name.endswith("_amount") else str(at)
-        if value is not None or name == "approved_amount":  # whose presence alone means that the approval came
+        if value is not None or name == "approved_amount":  # the fact's presence means that the approval came
             values[name] = value
     return rank, values | dict.fromkeys(outcome.erases)
 
@@ -150,7 +150,7 @@ def _newest(event_type: str, at: int, values: Values) -> Values:
     return present
 
 
-# Subscriptions: event type → its rank, the status that the type means, and whether that holds whatever the payload's status is:
+# Subscriptions: event type → its rank, the status that the type means, and whether this status overrides the payload's status:
 # the payload of an event that suspends or ends a subscription can still have the status from before.
 _SUBSCRIPTIONS: dict[str, tuple[int, str | None, bool]] = {
     "net.authorize.customer.subscription.created": (1, "active", False),
@@ -169,7 +169,7 @@ def _subscription(event_type: str, payload: dict[str, Any], at: int) -> tuple[in
     given = payload.get("status")
     if not holds and isinstance(given, str) and (text := _text(given)):
         status = text.lower()
-        status = "canceled" if status == "cancelled" else status  # the event's type has one spelling, the status the other
+        status = "canceled" if status == "cancelled" else status  # the type spells it with two l, the status with one
     profile = _object(payload.get("profile"))
     values: Values = {
         "name": _text(payload.get("name")),
@@ -227,9 +227,9 @@ _ENTITIES: dict[str, tuple[str, Callable[[str, dict[str, Any], int], tuple[int, 
 
 
 def _text(value: object) -> str | None:
-    """Text without the white space around it, or a whole number (7 and 7.0) as text.
+    """Returns text without the white space around it, or a whole number (7 and 7.0) as text.
 
-    None if PostgreSQL could not hold it (U+0000, half a surrogate pair).
+    None for other values, and if the text is empty, too long, or not storable in PostgreSQL (U+0000, half a surrogate pair).
     """
     if isinstance(value, Decimal) and (number := money(value)) is not None and number == int(number):
         value = int(number)
@@ -245,7 +245,7 @@ def _text(value: object) -> str | None:
 
 
 def _code(value: object) -> int | None:
-    """A responseCode, as 1, 1.0, "1" or " 1 "; None if the value is no number that could be one."""
+    """Returns a responseCode, given as 1, 1.0, "1" or " 1 "; None if the value cannot be a responseCode."""
     number = money(value)
     return int(number) if number is not None and 0 <= number <= _GREATEST_CODE and number == int(number) else None
 
@@ -256,7 +256,7 @@ def _amount(value: object) -> str | None:
 
 
 def _date(value: object) -> str | None:
-    """An ISO date as microseconds since 1970; without a zone it is UTC."""
+    """Returns an ISO date as microseconds since 1970; a date without a zone is UTC. None for any other value."""
     if not isinstance(value, str):
         return None
     try:
@@ -275,7 +275,7 @@ def _object(value: object) -> dict[str, Any]:
 
 
 def _fraud_filters(value: object) -> str | None:
-    """The list as JSON; None if a part of it is odd: the rest would look like the whole."""
+    """Returns the list as JSON; None if a part of the list is odd, since the rest would look like the whole list."""
     if not isinstance(value, list):
         return None
     names = ("fraudFilter", "fraudAction")
@@ -284,7 +284,7 @@ def _fraud_filters(value: object) -> str | None:
 
 
 def _payment_profile_ids(value: object) -> str | None:
-    """The ids as a JSON list; None if one of them is odd."""
+    """Returns the ids as a JSON list; None if an id is odd."""
     if not isinstance(value, list):
         return None
     ids = [_text(_object(item).get("id")) for item in value]

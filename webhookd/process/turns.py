@@ -1,4 +1,4 @@
-"""Turns: how many transactions with handlers a worker has open at a time, and one that is alone."""
+"""Turns: bound how many transactions with handlers a worker has open at a time, and let one run alone."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from collections.abc import AsyncIterator
 
 
 class Turns:
-    """`count` turns, in the order in which they were asked for."""
+    """A number (`count`) of turns, given in the order in which they were asked for."""
 
     def __init__(self, count: int) -> None:
         self._count = count
         self._free = asyncio.Semaphore(count)
-        self._alone = asyncio.Lock()  # two who each gather all turns would wait for each other
+        self._alone = asyncio.Lock()  # without it, two tasks that each gather all turns would wait for each other
 
     def take(self, *, alone: bool) -> contextlib.AbstractAsyncContextManager[None]:
-        """Waits for a turn; `alone`: for all of them, so that nobody else has one meanwhile."""
+        """Returns a context that waits for a turn. `alone`: waits for all turns, so that nobody else has a turn meanwhile."""
         return self._take_all() if alone else self._free
 
     @contextlib.asynccontextmanager

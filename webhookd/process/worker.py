@@ -1,7 +1,7 @@
-"""The worker: brings each message's events to an outcome, and then the message to its end.
+"""The worker: works on each message's events until each has an outcome, then deletes the message or gives it back.
 
-Every event is folded into the timeline first, in a transaction that many events share (shared.py). An event that handlers are
-for then has a transaction of its own (attempt.py), so that none of them can harm a neighbour.
+Every event is folded into the timeline first, in a transaction that many events share (shared.py). An event with handlers then
+has a transaction of its own (attempt.py), so that no handler can harm another event.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from webhookd.tracing import Tracing
 
 _BOOKKEEPING = 10.0  # seconds
-# Seconds at first, doubling, until a message comes back that PostgreSQL was not there for.
+# Seconds until a message is visible again if PostgreSQL was away: after the first receive (then doubling), and at most.
 _INTERRUPTED = 2.0
 _LONGEST_INTERRUPTED = 60.0
 
@@ -37,7 +37,7 @@ R = TypeVar("R")
 
 
 class Worker:
-    """Works on messages; any number of `work` calls run side by side."""
+    """The worker of messages. Any number of `work` calls can run side by side."""
 
     def __init__(
         self,
@@ -56,43 +56,43 @@ class Worker:
         self._folds = folds
         self._shared = shared
         self._alone = alone
-        self._owed = owed  # what attempts could not record when they ended
+        self._owed = owed  # takes back the counts that attempts could not take back when they ended
         self._tracing = tracing
-        # By label, since whoever writes to the queue chooses the types that stand in messages.
+        # Cached by label, not by event type: whoever writes to the queue chooses the types in messages.
         self._processed = functools.cache(metrics.processed.labels)
-        # What alerts look at is there before the first one: of a series that begins at 1, Prometheus sees no increase.
+        # Series for alerts must exist before the first event: if a series begins at 1, Prometheus sees no increase.
         for event_type in (*EVENT_TYPES, "other"):
             self._processed(event_type, Outcome.UNKNOWN)
             metrics.retries.labels(event_type)
         self._tell_unknown = Seldom()
 
     async def start(self) -> None:
-        """Starts gathering."""
+        """Starts the shared transactions, and the loop that takes back counts."""
         await self._shared.start()
         await self._owed.start()
 
     async def stop(self) -> None:
-        """Ends what is gathered."""
+        """Finishes the events that are gathered, and stops the loop."""
         await self._shared.stop()
         await self._owed.stop()
 
     def weigh(self, message: Message) -> int:
-        """How many permits a message needs: one for each event that has handlers, which take their time."""
+        """Returns how many permits a message needs: one for each event with handlers, since these take time; at least one."""
         return max(1, sum(map(self._has_handlers, message.bodies)))
 
     def _has_handlers(self, body: Body) -> bool:
         return not self._folds.ends(body.event_type)
 
     async def work(self, message: Message, give: Callable[[int], None]) -> None:
-        """Brings `message` to an outcome; `give` takes back the permits of events that have ended.
+        """Works on the events of `message`, and calls `give` with each permit that an event no longer needs.
 
-        Whatever happens, it is deleted only after each of its events has ended, or is due to be sent again.
+        Whatever happens, the message is deleted only after each of its events has ended, or will be sent again.
         """
         self._leases.hold(message)
         try:
             await self._settle(message, await self._results(message, give))
         except asyncio.CancelledError:
-            # Stopping: the transactions were rolled back, so another worker may have the events at once.
+            # The daemon stops. The transactions were rolled back, so another worker may have the events at once.
             await shielded(self._hide(message, 0), _BOOKKEEPING)
             raise
         finally:
@@ -100,7 +100,7 @@ class Worker:
 
     async def _settle(self, message: Message, results: Sequence[Result]) -> None:
         if all(result.outcome is Outcome.UNKNOWN for result in results):
-            return  # another installation's, perhaps; else the redrive policy takes it away
+            return  # perhaps another installation's message; else the redrive policy removes it
         again = [result.again for result in results if result.again is not None]
         if again:
             await self._hide(message, max(again))
@@ -123,7 +123,7 @@ class Worker:
         try:
             if bodies[0].dead is not None:  # a dead-letter copy is never a part of a bundle
                 shared = [await self._alone.revive(bodies[0])]
-            elif message.receive_count > TRUSTED:  # what it folds may kill the process: not together with others
+            elif message.receive_count > TRUSTED:  # its fold may kill the process: not together with others
                 shared = [Left.ALL] * len(bodies)
             else:
                 shared = await self._shared.submit(bodies)
@@ -152,7 +152,7 @@ class Worker:
                 give(1)
 
     async def _deliver(self, message: Message, body: Body, left: Left) -> Result:
-        """Works on one event alone, and counts what came of it."""
+        """Works on one event alone, and counts its outcome."""
         if self._tracing is None:
             return await self._counted(message, body, left)
         with self._tracing.process(body.traceparent, message.id, body.event_id, body.account, body.event_type):
@@ -173,7 +173,7 @@ class Worker:
     def _interrupted(self, message: Message, error: UnavailableError) -> Result:
         ids = [str(body.event_id) for body in message.bodies]
         logger.warning("an event was interrupted", event_id=ids[0], events=len(ids), dependency=error.dependency)
-        # Further and further away: what is put off too often, SQS moves to the dead-letter queue, tried or not.
+        # The delay grows with each receive: SQS moves a message that is put off too often to the dead letters, tried or not.
         return Result(Outcome.INTERRUPTED, retry_delay(message.receive_count, _INTERRUPTED, _LONGEST_INTERRUPTED))
 
     def _count(self, body: Body, outcome: Outcome) -> None:
