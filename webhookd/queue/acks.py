@@ -1,4 +1,4 @@
-"""Acknowledgements: deletes of messages whose event ended, and the delays of those that are to come back, in batches."""
+"""Acknowledgements, in batches: deletes of messages whose events ended, and delays until other messages are visible again."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from webhookd.queue.contract import Failure, Queue
 from webhookd.queue.message import Message
 
 _TRIES = 3
-_LINGER = 0.02  # seconds: nobody waits for a delete, and ten in a call cost a tenth
+_LINGER = 0.02  # seconds: nobody waits for a delete, and ten deletes in one call cost a tenth
 
 
 class Acks:
-    """Deletes and hides messages of the main queue. What fails is tried again, then left: it comes back, and is known."""
+    """The deletes and delays of messages. A failed delete is tried again, then left: the message returns as a duplicate."""
 
     def __init__(self, queue: Queue, *, metrics: Metrics, watch: Watch) -> None:
         self._queue = queue
@@ -43,18 +43,18 @@ class Acks:
         await self._deletes.stop()
 
     def delete(self, message: Message) -> None:
-        """Deletes `message` soon. Only for a message whose event has ended *and committed*."""
+        """Deletes `message` soon. Only for a message whose events have their outcomes *committed*."""
         try:
             self._deletes.post(message)
         except OverloadedError:
             self._failed.inc()
 
     async def hide(self, message: Message, seconds: float) -> None:
-        """Makes `message` come back in `seconds` (rounded up). Its lease must be released before."""
+        """Makes `message` visible again in `seconds` (rounded up). Its lease must be released before."""
         try:
             await self._hides.submit((message, -int(-seconds // 1)))
         except WebhookdError as error:
-            # It comes back when its visibility timeout ends.
+            # The message is visible again when its visibility timeout ends.
             logger.debug("a delay was not set", error=str(error))
 
     async def _delete(self, messages: list[Message]) -> list[BaseException | None]:
@@ -82,4 +82,4 @@ class Acks:
 
 
 def _is_done(result: Failure | None) -> bool:
-    return result is None or isinstance(result, MessageGoneError)  # what is gone cannot be deleted
+    return result is None or isinstance(result, MessageGoneError)  # a message that is gone needs no delete

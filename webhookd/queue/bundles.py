@@ -1,7 +1,7 @@
-"""Bundles: one message for several events, since a request costs the same however much its messages say.
+"""Bundles: one message for several events, since a request costs the same whatever its messages hold.
 
-Each event of a bundle is worked on alone, in its own time and with its own outcome. The events of a bundle that the queue
-refuses are sent in messages of their own.
+Each event of a bundle is worked on alone, in its own time and with its own outcome. If the queue refuses a bundle, each of its
+events is sent in a message of its own.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ _FRAME = 48  # bytes of a message around its events
 
 
 def pack(bodies: Sequence[Body], limits: Limits) -> list[Sequence[Body]]:
-    """Few messages for many events: each event alone while one request holds them, else in bundles of like size.
+    """Packs events into few messages: each event alone if one request holds them all, else in bundles of similar size.
 
-    No bundle is larger than the queue's largest message, or than what `load` reads. A small limit makes more messages than a
-    request holds.
+    No bundle is larger than the queue's largest message, or than the longest text that `load` reads. If the queue's limit is
+    small, there are more messages than one request holds.
     """
     if len(bodies) <= limits.batch:
         return [[body] for body in bodies]
@@ -33,10 +33,10 @@ def pack(bodies: Sequence[Body], limits: Limits) -> list[Sequence[Body]]:
 
 
 async def send_events(queue: Queue, bodies: Sequence[Body]) -> dict[UUID, Failure]:
-    """Sends events in as few messages as fit; returns those that the queue did not take.
+    """Sends events in few messages; returns the failure of each event that the queue did not take.
 
-    The events of a refused bundle are sent alone before one of them counts as refused. Raises UnavailableError, perhaps after
-    some of them were sent.
+    The events of a refused bundle are sent alone before an event counts as refused. Raises UnavailableError, perhaps after
+    some events were sent.
     """
     failures: dict[UUID, Failure] = {}
     messages = pack(bodies, queue.limits)

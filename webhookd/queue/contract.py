@@ -1,7 +1,7 @@
-"""What webhookd asks of a queue. Who sends, receives and acknowledges knows a queue by this contract alone.
+"""The contract of a queue. The code that sends, receives and acknowledges messages knows a queue by this contract alone.
 
 Each promise of the contract has its test in tests/contract, which runs on every kind of queue and server that webhookd knows.
-A queue may lose, double, delay and reorder messages: PostgreSQL has the truth.
+A queue may lose, double, delay and reorder messages: PostgreSQL holds the truth.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol, TypeAlias
 from webhookd.errors import MessageGoneError, MessageRefusedError, UnavailableError
 from webhookd.queue.message import Body, Message
 
-# Why a queue did not do what it was asked to do with one message.
+# The reason why a queue's call failed for one message.
 # UnavailableError: another try may succeed. MessageRefusedError: the message itself is the reason.
 # MessageGoneError: the receiver has lost the message, so no later try can succeed.
 Failure: TypeAlias = UnavailableError | MessageRefusedError | MessageGoneError
@@ -21,9 +21,9 @@ Failure: TypeAlias = UnavailableError | MessageRefusedError | MessageGoneError
 
 @dataclass(slots=True, frozen=True)
 class Limits:
-    """What a queue takes, as far as known now."""
+    """The limits of a queue, as far as they are known now."""
 
-    message_bytes: int  # of the largest message
+    message_bytes: int  # size of the largest message
     batch: int  # messages in one request; never changes. More messages make more requests
     longest_hidden: int  # seconds from a message's receipt
 
@@ -37,34 +37,34 @@ class Depth(NamedTuple):
 
     @property
     def total(self) -> int:
-        """All messages of the queue."""
+        """Returns the number of all messages in the queue."""
         return sum(self)
 
 
 class Queue(Protocol):
     """A queue of messages, each delivered at least once, in no order.
 
-    Every call ends within a bounded time, and raises UnavailableError where the queue does not answer, or refuses everybody.
-    Then the call may have been done, all of it or a part: a reply can be lost. Messages of a call that succeeds have one result
-    each, in the order of the arguments: None for done, or a Failure.
+    Every call ends within a bounded time. It raises UnavailableError if the queue does not answer, or refuses everybody. Then
+    the queue may have done all or a part of the call, since a reply can be lost. If a call succeeds, each message has one
+    result, in the order of the arguments: None if the call was done for it, or a Failure.
     """
 
     @property
     def limits(self) -> Limits:
-        """What the queue takes."""
+        """Returns the queue's limits."""
 
     @property
     def up(self) -> bool:
-        """Whether the last call found the queue."""
+        """Returns whether the last call reached the queue."""
 
     async def send(self, messages: Sequence[Sequence[Body]]) -> list[Failure | None]:
-        """Sends messages, each with its events. A message that is refused holds up no other."""
+        """Sends messages, each with its events. A message that is refused does not stop the other messages."""
 
     async def receive(self, limit: int, *, wait: int, visibility: int) -> list[Message]:
         """Returns at most `limit` messages (and `limits.batch`); each is hidden from all receivers for `visibility` seconds.
 
-        Waits at most `wait` seconds for the first message. Cancel no receive: the queue would have handed out messages that
-        nobody holds.
+        Waits at most `wait` seconds for the first message. Never cancel a receive: the queue would have handed out messages
+        that nobody holds.
         """
 
     async def extend(self, messages: Sequence[Message], seconds: int) -> list[Failure | None]:
@@ -73,11 +73,11 @@ class Queue(Protocol):
     async def hide(self, delays: Sequence[tuple[Message, int]]) -> list[Failure | None]:
         """Gives messages back: each is visible again after its number of seconds, at once for 0.
 
-        A message that would be hidden for longer than `limits.longest_hidden` since its receipt is hidden until then.
+        No message is hidden longer than `limits.longest_hidden` seconds from its receipt: a longer delay ends then.
         """
 
     async def delete(self, messages: Sequence[Message]) -> list[Failure | None]:
-        """Deletes messages. Deleting a message again is done (None), or reports that the message is gone."""
+        """Deletes messages. If a message was deleted before, its result is None or MessageGoneError."""
 
     async def depth(self) -> Depth:
-        """Counts the queue's messages."""
+        """Counts the queue's messages, approximately."""

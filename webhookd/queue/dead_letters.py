@@ -1,11 +1,11 @@
-"""Dead letters: the dead-letter queue and `dead` in PostgreSQL agree, whoever moved the message.
+"""Dead letters: keeps the dead-letter queue in agreement with the dead events in PostgreSQL, whoever moved a message.
 
-A message in the dead-letter queue is either a *copy*, which says why its event is dead, or *raw*, moved there by the queue
-itself after too many receives. That proves nothing of the event, so the reader has the work of raw messages sent again, and
-removes them, as it removes what is no longer true. So a redrive from
-the AWS console brings back copies only, which tell a worker that an operator wants this dead event tried again. SQS knows no
-source of a copy, since the daemon sent it: the console must name the main queue as its custom destination. A copy proves by
-its MAC that webhookd wrote it; the reader replaces one that does not.
+A message in the dead-letter queue is a *copy* or *raw*. A copy names the reason why its event is dead. The queue itself moved a
+raw message there after too many receives, which proves nothing about the event. So the reader has the work of raw messages sent
+again, and removes them; it removes copies that are no longer true, too. So a redrive from the AWS console brings back copies
+only. Such a copy means that an operator wants its dead event tried again. SQS knows no source of a copy, since the daemon sent
+it: the console must name the main queue as its custom destination. A copy proves by its MAC that webhookd wrote it; the reader
+replaces a copy without this proof.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ from webhookd.queue.proof import is_proven, sign
 from webhookd.store.events import EventStore
 
 _DUTY = "dead-letter reader"
-_OWED_AFTER = 15.0  # seconds: by then the copy that follows a death at once has failed
-_HIDDEN = 60  # seconds: how long a pass may hide what it looks at
-_WAIT = 1  # seconds: an empty answer without a wait says nothing, since SQS then asks some of its servers only
+_OWED_AFTER = 15.0  # seconds after a death: by then, the copy that is sent at once has failed
+_HIDDEN = 60  # seconds that a pass may hide the messages that it reads
+_WAIT = 1  # seconds: without a wait, an empty answer proves nothing, since SQS then asks only some of its servers
 _LOOK_EVERY = 15.0  # seconds
-_PASS = 30.0  # seconds that a pass may take; well within what it hides, or it would meet the same messages again
-_SHORT = 1000  # messages: so many are looked at each minute, more only every ten minutes
-_EVERY = 45.0  # seconds between passes over a short queue even where the counts agree
+_PASS = 30.0  # seconds that a pass may take: well below _HIDDEN, or the pass would receive the same messages again
+_SHORT = 1000  # messages: a queue of so many is read each minute, a longer one only every ten minutes
+_EVERY = 45.0  # seconds between passes over a short queue, even if the counts agree
 _EVERY_LONG = 600.0
-_SETTLED = 60.0  # seconds until a copy that was sent must show
-_COUNTED = 10_000  # dead events; about as many copies as a pass sees
-_LOOKED = 1000  # dead events that one statement looks at
+_SETTLED = 60.0  # seconds until a copy that was sent must be in the queue
+_COUNTED = 10_000  # dead events: about as many as the copies that one pass reads
+_LOOKED = 1000  # dead events that one statement reads
 _FIRST = datetime(1970, 1, 1, tzinfo=UTC), UUID(int=0)  # before every death
 
 
 class DeadLetters:
-    """Copies dead events to the dead-letter queue, and keeps that queue and PostgreSQL in agreement."""
+    """The dead-letter queue's upkeep: copies dead events to the queue, and keeps the queue and PostgreSQL in agreement."""
 
     def __init__(self, store: EventStore, queue: Queue, *, metrics: Metrics, watch: Watch, reads: bool) -> None:
         self._store = store
@@ -56,11 +56,11 @@ class DeadLetters:
         self._copies: Batcher[Body, None] = Batcher(
             "dead letters", self._copy, watch, max_batch=self._batch, max_pending=10_000
         )
-        # Every process copies what its workers find dead; the upkeep of the queue belongs to the role `relay`.
+        # Every process copies the events that its workers find dead; the upkeep of the queue belongs to the role `relay`.
         self._reader = Loop("dead-letter reader", self.agree, watch, every=_LOOK_EVERY) if reads else None
         self._last_pass = -_EVERY_LONG
-        self._foreign = 0  # messages that are none of ours, at the last pass
-        self._mended = False  # the last pass found what did not agree
+        self._foreign = 0  # messages that are not webhookd's, at the last pass
+        self._mended = False  # whether the last pass found a disagreement
         self._one_at_a_time = asyncio.Lock()
 
     async def start(self) -> None:
@@ -76,7 +76,7 @@ class DeadLetters:
         await self._copies.stop()
 
     def copy(self, body: Body) -> None:
-        """Sends a copy of an event that is `dead` in PostgreSQL; what fails here is sent later from PostgreSQL."""
+        """Sends a copy of an event that is `dead` in PostgreSQL; if this fails, the copy is sent later from PostgreSQL."""
         try:
             self._copies.post(body)
         except OverloadedError:
@@ -93,9 +93,9 @@ class DeadLetters:
         return results
 
     async def agree(self) -> bool:
-        """One round of upkeep: sends the copies that are owed, and looks through the queue where it may disagree.
+        """Runs one round of upkeep: reads the queue if it may disagree, and sends copies that are owed; True if there were any.
 
-        One process at a time does it, since two would hide messages from each other; False where that is another.
+        Only one process at a time does this, since two would hide messages from each other. False if another process does it.
         """
         async with self._one_at_a_time:
             if not await self._store.take_duty(_DUTY, 2 * _LOOK_EVERY + 2 * _PASS):
@@ -107,7 +107,7 @@ class DeadLetters:
         now = time.monotonic()
         every = _EVERY if depth <= _SHORT else _EVERY_LONG
         count = await self._store.count_dead(_COUNTED)
-        # Too many to count each time: then a pass that found something is followed by another.
+        # None: too many dead events to count each time. Then another pass follows a pass that found a disagreement.
         differ = self._mended if count is None else depth - self._foreign != count
         if differ or (now - self._last_pass > every and (depth or count is None)):
             self._mended = await self._pass(depth)
@@ -120,7 +120,7 @@ class DeadLetters:
         return bool(owed)
 
     async def _pass(self, depth: int) -> bool:
-        """Looks once at every message of the dead-letter queue, as far as the time goes; returns whether anything was amiss."""
+        """Reads each message of the dead-letter queue once, as far as the time allows; returns whether anything disagreed."""
         seen = _Seen()
         end = time.monotonic() + _PASS
         whole = mended = False
@@ -141,20 +141,20 @@ class DeadLetters:
                     mended = True
                     await self._queue.delete(gone)
         finally:
-            # If the time was too short, what was seen stays hidden for its minute, and the next pass sees the rest.
+            # If the time was too short, the messages that were read stay hidden for a minute, and the next pass reads the rest.
             if whole:
                 await self._queue.hide([(message, 0) for message in seen.kept])
         self._foreign = len(seen.foreign)
-        # Copies that the queue no longer has (purged, or older than it keeps them) are owed again; but only where all that
-        # is there was seen: another reader, or an operator's console, may have hidden some.
+        # Copies that the queue no longer has (purged or expired) are owed again, but only if this pass read all messages of
+        # the queue: another reader, or an operator's console, may have hidden some.
         if whole and len({message.id for message in seen.kept}) >= depth:
             mended |= await self._owe(list(seen.copies), time.monotonic() + _PASS)
         return mended
 
     async def _owe(self, found: list[UUID], end: float) -> bool:
-        """Owes again the copies that were not found, the oldest deaths first, until `end`; returns whether there were any.
+        """Marks copies that were not found as owed, the oldest deaths first, until `end`; returns whether there were any.
 
-        In steps, since all may be lost, and a statement that locks every dead event would keep operators from all of them.
+        Works in steps: all copies may be lost, and one statement that locks every dead event would keep operators from them.
         """
         lost = 0
         place: tuple[datetime, UUID] | None = _FIRST
@@ -167,11 +167,11 @@ class DeadLetters:
         return bool(lost)
 
     async def _belongs(self, message: Message, states: dict[UUID, Any], seen: _Seen) -> bool:
-        """Whether `message` belongs in the dead-letter queue; makes PostgreSQL agree if the queue has moved it."""
+        """Returns whether `message` belongs in the dead-letter queue; makes PostgreSQL agree if the queue itself moved it."""
         known = [body for body in message.bodies if body.event_id in states]
         if not known:
             seen.foreign.add(message.id)
-            return True  # not ours to judge; it stays for a person to look at
+            return True  # not webhookd's message: it stays for a person to look at
         if known[0].dead is not None:
             row = states[known[0].event_id]
             return await self._is_copy(message, known[0], row, seen) if _is_dead(row) else self._removed()
@@ -180,17 +180,17 @@ class DeadLetters:
             return self._removed()
         reason = f"SQS moved its message to the dead-letter queue after {message.receive_count} receives: put back"
         if not await self._store.put_back(sorted(open_), reason=reason):
-            return True  # some have ended, or are in a worker's hands; the next pass sees which
+            return True  # an event has ended, or a worker has it; the next pass sees which
         reach(Failpoint.DEAD_LETTERS_AFTER_PUT_BACK)
         self._moved.labels("put_back").inc(len(open_))
         return False
 
     async def _is_copy(self, message: Message, body: Body, row: Any, seen: _Seen) -> bool:
-        """Whether `message` is the one copy of its dead event's present death; replaces a copy that webhookd did not write."""
+        """Returns whether `message` is the one copy of its event's present death; replaces a copy that has no valid proof."""
         if body.died not in (None, row["died"]):
             return self._removed()
         if not is_proven(body, await self._store.secret()):
-            # A stranger's, or an older release's. However many there are of an event, one true copy takes their place.
+            # A stranger or an older release wrote this copy. One true copy replaces all such copies of an event.
             if body.event_id not in seen.copies and body.event_id not in seen.replaced:
                 [problem] = await self._copy([_body(body.event_id, row)])
                 if problem is not None:
@@ -198,7 +198,7 @@ class DeadLetters:
                 seen.replaced.add(body.event_id)
             self._moved.labels("unproven").inc()
             return False
-        # The same message may be delivered twice, hence its id.
+        # Compare the ids: the same message may be delivered twice.
         if seen.copies.setdefault(body.event_id, message.id) != message.id:
             return self._removed()
         if not row["dead_letter_sent"]:
@@ -212,12 +212,12 @@ class DeadLetters:
 
 @dataclass(slots=True)
 class _Seen:
-    """What one pass has met in the dead-letter queue."""
+    """The messages that one pass has read in the dead-letter queue."""
 
     kept: list[Message] = field(default_factory=list)
-    copies: dict[UUID, str] = field(default_factory=dict)  # the id of the message that is an event's copy
-    replaced: set[UUID] = field(default_factory=set)  # events whose unproven copy gave way to a true one
-    foreign: set[str] = field(default_factory=set)  # ids of messages that are none of ours
+    copies: dict[UUID, str] = field(default_factory=dict)  # event → id of the message that is its copy
+    replaced: set[UUID] = field(default_factory=set)  # events whose unproven copy was replaced by a true one
+    foreign: set[str] = field(default_factory=set)  # ids of messages that are not webhookd's
 
 
 def _is_dead(row: Any) -> bool:

@@ -1,4 +1,4 @@
-"""The lease wheel: keeps every message in hand invisible to others, in batches, at half the visibility timeout."""
+"""The lease wheel: keeps every message in hand hidden, by extensions in batches at half the visibility timeout."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from webhookd.queue.message import Message
 
 
 class Leases:
-    """Extends the visibility of held messages by `visibility_timeout` seconds, until they are released."""
+    """The leases of held messages: hides each for `visibility_timeout` seconds again and again, until it is released."""
 
     def __init__(self, queue: Queue, *, visibility_timeout: int, metrics: Metrics, watch: Watch) -> None:
         self._queue = queue
@@ -23,7 +23,7 @@ class Leases:
         self._extended = metrics.lease_extensions.labels("extended")
         self._failed = metrics.lease_extensions.labels("failed")
         self._in_flight = metrics.in_flight
-        # Message → when its lease is due, by the loop's clock.
+        # Message → when its lease must be extended, by the loop's clock.
         self._held: dict[Message, float] = {}
         self._extending: dict[Message, asyncio.Future[None]] = {}
         self._wheel = Loop("lease wheel", self._turn, watch, every=min(1.0, visibility_timeout / 10))
@@ -36,18 +36,18 @@ class Leases:
         await self._wheel.start()
 
     async def stop(self) -> None:
-        """Stops extending; what is still held becomes visible by its timeout."""
+        """Stops extending; messages that are still held become visible when their timeout ends."""
         await self._wheel.stop()
 
     def hold(self, message: Message) -> None:
-        """Keeps `message` invisible from now on."""
+        """Keeps `message` hidden from now on."""
         self._held[message] = message.received + self._timeout / 2
         self._in_flight.set(len(self._held))
 
     async def release(self, message: Message) -> None:
         """Stops extending `message`; when this returns, no extension of it is under way.
 
-        A heartbeat that lands after the message was given back would hide it again, hence the wait.
+        Waits because an extension that arrives after the message was given back would hide the message again.
         """
         self._held.pop(message, None)
         self._in_flight.set(len(self._held))
@@ -57,12 +57,12 @@ class Leases:
     async def _turn(self) -> None:
         now = asyncio.get_running_loop().time()
         due = [message for message, when in self._held.items() if when <= now]
-        # Batches run side by side: many leases fall due together after a burst, and a late one is a second delivery.
+        # Batches run side by side: after a burst, many leases are due at once, and a late extension is a second delivery.
         batch = self._queue.limits.batch
         await asyncio.gather(*(self._extend(due[i : i + batch]) for i in range(0, len(due), batch)))
 
     async def _extend(self, messages: list[Message]) -> None:
-        # Released since the turn began: nobody has waited for this extension, so it would hide again what was given back.
+        # Skip messages released since the turn began: `release` did not wait for this extension, which would hide them again.
         messages = [message for message in messages if message in self._held]
         if not messages:
             return
@@ -83,7 +83,7 @@ class Leases:
         for message, failure in zip(messages, results, strict=True):
             if message not in self._held:
                 continue
-            # Another try may mend it: at the wheel's next turn, since half of the lease is over.
+            # If another try may succeed, it is made at the wheel's next turn, since half of the lease is over.
             self._held[message] = began if isinstance(failure, UnavailableError) else began + self._timeout / 2
             if failure is None:
                 self._extended.inc()

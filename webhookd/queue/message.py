@@ -1,4 +1,4 @@
-"""What a message says, as JSON text. Whatever else stands in the queue names no event, and costs no more than its parsing."""
+"""Messages as JSON text. Any other text in the queue names no event, and costs no more than its parsing."""
 
 from __future__ import annotations
 
@@ -14,50 +14,50 @@ from asyncpg.pgproto import pgproto
 
 MOST_EVENTS = 32  # in a message
 _VERSION = 3
-_CONSUMER = "handlers"  # whom the work is for
+_CONSUMER = "handlers"  # the consumer of the work
 _MOST_ATTEMPTS = 2**31 - 1  # as in the database
 LONGEST_MESSAGE = 65_536  # characters; a longer one is not read
-_LONGEST_NAME = 200  # characters, of an account or an event type: no event has longer ones
+_LONGEST_NAME = 200  # characters of an account or an event type: no event has longer names
 _LONGEST_REASON = 2000  # characters, as in the database
 _LATEST = 2**63 - 1
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
-_MAC_BYTES = 80  # of a MAC in a message, with its name
+_MAC_BYTES = 80  # of a MAC in a message, with the field's name
 _MAC = re.compile(r"[0-9a-f]{64}")
 
 
 class Body(NamedTuple):
-    """What a message says of an event: which one, and, for a dead-letter copy, why and when it died. No customer data.
+    """The data of one event in a message: its identity; in a dead-letter copy, why and when it died. No customer data.
 
-    `attempts`: how many attempts the event's work had failed when the message was sent. If the work waits for a retry after
-    more attempts, the message is stale.
+    `attempts`: the event's failed attempts when the message was sent. If the event waits for a retry after another number of
+    attempts, the message is stale.
     """
 
     event_id: UUID
     account: str
     event_type: str
     dead: str | None = None
-    died: int | None = None  # microseconds since 1970: tells one death of an event from another
-    traceparent: str | None = None  # W3C Trace Context's, of the span of the event's receipt
+    died: int | None = None  # microseconds since 1970; distinguishes the deaths of an event
+    traceparent: str | None = None  # W3C Trace Context of the span that received the event
     mac: str | None = None  # of a dead-letter copy (proof.py)
     attempts: int = 0
 
 
 @dataclass(slots=True, frozen=True, eq=False)
 class Message:
-    """A received message. Compared by identity: one message can be delivered twice, even in one batch."""
+    """A received message. Messages are compared by identity: one message can be delivered twice, even in one batch."""
 
     id: str  # the same at each delivery
-    handle: str  # what the queue knows this delivery by
-    bodies: tuple[Body, ...]  # several for a bundle; none if the message is not one of ours
+    handle: str  # the queue's name for this delivery
+    bodies: tuple[Body, ...]  # several for a bundle; none if the message is not webhookd's
     received: float  # the loop's clock
     receive_count: int
 
 
 def dump(bodies: Sequence[Body]) -> str:
-    """A message's text, JSON: the consumer that its work is for, and its events."""
+    """Returns a message's text as JSON: the consumer of its work, and its events."""
     fields = {"v": _VERSION, "consumer": _CONSUMER, "events": [_fields(body) for body in bodies]}
     text = orjson.dumps(fields).decode()
-    return text if text.isascii() else json.dumps(fields)  # ASCII only: SQS refuses some of Unicode's characters
+    return text if text.isascii() else json.dumps(fields)  # ASCII only: SQS refuses some Unicode characters
 
 
 def _fields(body: Body) -> dict[str, Any]:
@@ -74,14 +74,14 @@ def _fields(body: Body) -> dict[str, Any]:
 
 
 def fit(body: Body, most_bytes: int) -> Body:
-    """The dead-letter copy `body`, with as much of its reason as a message of `most_bytes` can hold beside a MAC."""
+    """Returns the dead-letter copy `body` with its reason cut until a message of `most_bytes` holds it and a MAC."""
     while body.dead and len(dump([body]).encode()) > most_bytes - _MAC_BYTES:
         body = body._replace(dead=body.dead[: len(body.dead) * 3 // 4])
     return body
 
 
 def load(text: str) -> tuple[Body, ...]:
-    """The events that a message's text names, each once; none if the text is not what `dump` makes."""
+    """Returns the events that a message's text names, each once; none if the text has not the form that `dump` writes."""
     if len(text) > LONGEST_MESSAGE:
         return ()
     try:

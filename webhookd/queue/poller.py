@@ -15,19 +15,19 @@ from webhookd.queue.contract import Queue
 from webhookd.queue.message import Message
 
 _CANCELLED = 5.0  # seconds that a cancelled worker has to roll back
-_GATHER = 0.02  # seconds that a poll waits for more permits where there are few
-# Seconds from an empty receive to the next one that is as quick: with WEBHOOKD_SQS_WAIT=0, and by a server that does not wait.
+_GATHER = 0.02  # seconds that a poll waits for more permits if few are free
+# Seconds between receives that are empty at once: with WEBHOOKD_SQS_WAIT=0, or from a server that does not wait.
 _PAUSE = 1.0
 _REPORTED = 10.0  # seconds between two reports
 
-# Called with a message, and a function that gives so many of its permits back.
+# Called with a message, and with a function that gives back a number of the message's permits.
 Work: TypeAlias = Callable[[Message, Callable[[int], None]], Awaitable[None]]
 
 
 class Permits:
-    """How many more events may be worked on.
+    """The free permits: how many more events may be worked on.
 
-    A message can need more permits than were thought: then the count falls below zero.
+    A message can need more permits than were expected: then the count falls below zero.
     """
 
     def __init__(self, count: int) -> None:
@@ -35,11 +35,11 @@ class Permits:
         self._given = asyncio.Event()
 
     def take(self, count: int) -> None:
-        """Takes permits, free or not."""
+        """Takes `count` permits, even if fewer are free."""
         self.free -= count
 
     def give(self, count: int) -> None:
-        """Gives permits back."""
+        """Gives `count` permits back."""
         self.free += count
         self._given.set()
 
@@ -51,10 +51,10 @@ class Permits:
 
 
 class Poller:
-    """`pollers` long polls over permits for `concurrency` events; `work` is called once for each message.
+    """The long polls of a process: `pollers` of them share permits for `concurrency` events, and call `work` for each message.
 
-    A message needs as many permits as `weigh` says, at most `heaviest`. They are taken before the poll, as many as its messages
-    will probably need, since a replica must not take all of a queue that others could work on. A receive in flight is never
+    A message needs `weigh(message)` permits, at most `heaviest`. A poll takes permits before it begins, as many as its messages
+    will probably need: a replica must not take a whole queue that other replicas could work on. A receive in flight is never
     cancelled: the queue would have handed out messages that nobody holds.
     """
 
@@ -76,7 +76,7 @@ class Poller:
         self._queue = queue
         self._work = work
         self._able = able  # whether workers can work at all: without PostgreSQL, messages are better left in the queue
-        # Called with how much is worked on at a time, and the age (seconds) of a poll that found the queue empty, or None.
+        # Called with the concurrency, and the age (seconds) of a poll that found the queue empty, or None.
         self._report = report
         self._reported = -_REPORTED
         self._wait = wait
@@ -84,16 +84,16 @@ class Poller:
         self._concurrency = concurrency
         self._permits = Permits(concurrency)
         self._weigh = weigh
-        self._heaviest = self._weight = heaviest  # the second: of the heaviest message of late
+        self._heaviest = self._weight = heaviest  # `_weight`: of the heaviest message of late
         self._share = max(1, concurrency // pollers)
         self._loops = [Loop(f"poller {n}", self._poll, watch, every=_PAUSE) for n in range(pollers)]
-        self._tasks: dict[asyncio.Task[None], int] = {}  # and the permits that it holds
+        self._tasks: dict[asyncio.Task[None], int] = {}  # task → the permits that it holds
         self._stopping = False
 
     async def start(self) -> None:
         """Starts polling."""
         self._stopping = False
-        with contextlib.suppress(UnavailableError):  # the sweepers go by it
+        with contextlib.suppress(UnavailableError):  # the sweepers use this report
             await self._report(self._concurrency, None)
         for loop in self._loops:
             await loop.start()
@@ -104,7 +104,7 @@ class Poller:
         returned = asyncio.gather(*(loop.stop() for loop in self._loops))
         if self._tasks and grace > 0:
             await asyncio.wait(self._tasks, timeout=grace)
-        # Cancelled workers give their permits back, so pollers that wait for one return as well.
+        # Cancelled workers give their permits back, so pollers that wait for a permit return as well.
         await self._cancel()
         await returned
         await self._cancel()
@@ -125,7 +125,7 @@ class Poller:
         await permits.wait(1)
         fill = min(self._queue.limits.batch * self._weight, self._share)
         if permits.free < fill / 2:
-            # Under load permits come back one by one; waiting a moment for more makes a call worth its price.
+            # Under load, permits become free one by one; a short wait for more makes a call worth its price.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_GATHER):
                     await permits.wait(fill)
@@ -143,7 +143,7 @@ class Poller:
         finally:
             permits.give(taken)
         if messages:
-            # Those that come are like those that came.
+            # The next messages are probably like these messages.
             self._weight = max(1, self._weight // 2, *map(self._weigh, messages))
         else:
             self._weight = self._heaviest
@@ -176,7 +176,7 @@ class Poller:
         return await self._queue.receive(limit, wait=self._wait, visibility=self._visibility_timeout)
 
     async def _keep(self, messages: list[Message]) -> list[Message]:
-        """The messages to start on: none when a shutdown began during the receive, and then they are visible again."""
+        """Returns the messages to start. If a shutdown began during the receive, makes them visible again and returns none."""
         if not self._stopping or not messages:
             return messages
         try:
@@ -186,10 +186,10 @@ class Poller:
         return []
 
     async def _tell(self, began: float, *, empty: bool) -> None:
-        """Reports that this process works, and whether the queue was empty: what was sent before was received, or is lost."""
+        """Reports that this process works, and whether the queue was empty: messages sent before were received, or are lost."""
         if self._stopping or began - self._reported < _REPORTED:
             return
-        # An answer without a wait says nothing, since SQS then asks some of its servers only.
+        # Without a wait, an empty answer proves nothing, since SQS then asks only some of its servers.
         if empty and self._wait == 0:
             empty = (await self._queue.depth()).visible == 0
         self._reported = began

@@ -1,9 +1,8 @@
-"""The proof that a dead-letter copy is one of ours: a MAC over all that the copy says.
+"""The proof that webhookd wrote a dead-letter copy: a MAC over all data of the copy.
 
 Whoever moves a copy back to the queue revives its event. So a worker must know that webhookd wrote the copy, for this very
-death of this event. The secret is made by a migration, stands in PostgreSQL's table `secrets`, and is the same for all
-replicas. Whoever can only write to the queues cannot read it, it needs no setting, and no rotation of keys or tokens makes it
-void.
+death of this event. A migration makes the secret, and stores it in PostgreSQL's table `secrets` for all replicas. Whoever can
+only write to the queues cannot read the secret. It needs no setting, and no rotation of keys or tokens makes it void.
 """
 
 from __future__ import annotations
@@ -17,12 +16,12 @@ from webhookd.queue.message import Body
 
 
 def sign(body: Body, secret: bytes) -> Body:
-    """The dead-letter copy `body` with its MAC (HMAC-SHA-256, hexadecimal)."""
+    """Returns the dead-letter copy `body` with its MAC (HMAC-SHA-256, hexadecimal)."""
     return body._replace(mac=_mac(body, secret))
 
 
 def is_proven(body: Body, secret: bytes) -> bool:
-    """Whether `body` is a dead-letter copy that `sign` has made: nothing in the copy was changed since."""
+    """Returns whether `body` is a dead-letter copy that `sign` has made, and nothing in the copy was changed since."""
     if body.dead is None or body.died is None or body.mac is None:
         return False
     return hmac.compare_digest(body.mac.encode(), _mac(body, secret).encode())

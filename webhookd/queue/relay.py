@@ -1,11 +1,12 @@
-"""The outbox relay: committed work becomes messages. PostgreSQL knows what is due; the queue only carries it.
+"""The outbox relay: sends committed work as messages. PostgreSQL knows which work is due; the queue only carries it.
 
-Two ways lead there. The hot path takes fresh events from the receiver's memory. The sweeper finds in PostgreSQL whatever else
-is due: what the hot path left behind (the queue away, a crash after the commit, no room in the window), retries, what an
-operator redrove, and what the queue has lost. Sending twice is harmless, so everything here errs on that side.
+Work reaches the queue in two ways. The hot path takes fresh events from the receiver's memory. The sweeper finds all other due
+work in PostgreSQL: events that the hot path left behind (the queue away, a crash after the commit, no room in the window),
+retries, events that an operator redrove, and events that the queue has lost. Sending twice is harmless, so in doubt, the relay
+sends.
 
-There are three lanes. Fresh work never waits behind the other two: what was redriven, put back or failed once, and what failed
-more often. Of each of these, a bounded number is in the queue at a time. What the queue has lost is sent again beside them.
+There are three lanes. Fresh work never waits behind the other two: work that was redriven, put back or failed once, and work
+that failed more often. Each of these two has a bounded number in the queue at a time. Lost work is sent again beside the lanes.
 """
 
 from __future__ import annotations
@@ -32,40 +33,40 @@ from webhookd.store.events import EventStore, Outgoing
 if TYPE_CHECKING:
     from webhookd.tracing import Tracing
 
-# Seconds that the hot path has before the sweeper takes an event for left behind.
+# Seconds that the hot path has to send an event. Then the sweeper takes the event as left behind.
 HOT_PATH_GRACE = 10.0
-# Seconds that a sweeper has to send what it leased, before another one may.
+# Seconds that a sweeper has to send events that it leased. Then another sweeper may send them.
 _LEASE = 30.0
-_AGAIN = 1.0  # seconds until what it leased and could not send is due again
-_REFUSED_AGAIN = 60.0  # the same for what the queue refuses alone
+_AGAIN = 1.0  # seconds until an event that was leased and could not be sent is due again
+_REFUSED_AGAIN = 60.0  # the same for an event that the queue refuses even alone
 _SWEEP = 500  # events of a lane in one round
-# Seconds that a message may wait in a busy queue until it counts as lost; if RESEND_AFTER is long, four times that.
+# Seconds that a message may wait in a busy queue until it counts as lost; or four times RESEND_AFTER, if that is longer.
 _LONGEST_WAIT = 3600.0
-# Seconds until a round after one that left work behind, since its lane had no more room: the workers are making some. The
-# second one is for a round that sent nothing.
+# Seconds until the next round if a round left work behind because its lane had no more room: workers make room meanwhile. The
+# second value is for a round that sent nothing.
 _NO_ROOM, _NO_ROOM_AT_ALL = 0.05, 0.25
-# What has failed, was redriven or put back has half of what workers do at a time, so that handlers that hang at it leave the
-# other half to fresh events. Half of that half is for what was tried once at most: or what fails each time would keep all
-# others from their second attempt.
+# Work that has failed, was redriven or put back has half of what workers do at a time. So handlers that hang at such work leave
+# the other half to fresh events. Half of that half is for work that was tried once at most: else events that fail each time
+# would keep all others from their second attempt.
 _SHARES = 4
-_LEAST_TURNS = 4  # if no worker was seen of late
+_LEAST_TURNS = 4  # turns that are assumed if no worker was seen of late
 _MAX_PENDING = 20_000
-# Seconds that a request waits for more events where there are many: it costs the same for one and for hundreds.
+# Seconds that a request waits for more events if there are many: a request costs the same for one event and for hundreds.
 _GATHER = 0.03
 _HEAVY = 32  # events: so many at once are a sign of thousands a second
 # Seconds until a send is recorded: well before the hot path's grace is over. Most events end sooner, and then there is
 # nothing to record.
 _DELAY = 5.0
-# The same where a window bounds what is in the queue: what is not recorded takes room in it, ended or not.
+# The same if a window bounds the work in the queue: an event that is not recorded takes room in the window, ended or not.
 _DELAY_IN_WINDOW = 0.25
 _RECORDED = 1000  # events in one statement
 
 
 class Relay:
-    """Sends events to the queue and records that they were sent.
+    """The sender of events: sends them to the queue and records that they were sent.
 
-    `window`: how much fresh work may have a message in the queue; None for no limit.
-    `resend_after` (seconds): until an event that was sent and has not ended may count as lost; doubles with each send.
+    `window`: the number of fresh events that may have a message in the queue; None for no limit.
+    `resend_after`: seconds until an event that was sent and has not ended may count as lost; doubles with each send.
     """
 
     def __init__(
@@ -86,8 +87,8 @@ class Relay:
         self._resend_after = resend_after
         self._room = 0
         self._unrecorded: deque[tuple[float, list[Outgoing]]] = deque()  # sent at (the loop's clock), oldest first
-        self._uncounted = 0  # sent, and not yet counted by PostgreSQL as being in the queue
-        # By lane: whether more work may wait than the last round could take.
+        self._uncounted = 0  # events that were sent, and that PostgreSQL does not yet count as in the queue
+        # Lane → whether more work may wait than the last round could take.
         self._waits = {"fresh": True, "rest": True, "later": True}
         self._sent = metrics.relayed.labels("sent")
         self._failed = metrics.relayed.labels("failed")
@@ -111,24 +112,24 @@ class Relay:
         self._sweeper = Loop("outbox sweeper", self.sweep, watch, every=1.0)
 
     async def start(self) -> None:
-        """Starts both ways."""
+        """Starts the recorder, the hot path and the sweeper."""
         await self._recorder.start()
         await self._hot.start()
         await self._sweeper.start()
 
     async def stop(self) -> None:
-        """Sends what the hot path holds, records it, and returns."""
+        """Sends the events that the hot path holds, records them, and returns."""
         await self._sweeper.stop()
         await self._hot.stop()
         await self._recorder.stop()
-        with contextlib.suppress(UnavailableError):  # they stay due, and are sent once more: harmless
+        with contextlib.suppress(UnavailableError):  # events stay due, and are sent once more: harmless
             while self._unrecorded:
                 await self._record(0.0)
 
     def reserve(self, count: int) -> bool:
-        """Whether the hot path will take `count` events that are about to be committed.
+        """Returns whether the hot path will take `count` events that are about to be committed.
 
-        False: the caller commits them as due at once for the sweeper, and does not offer them.
+        If False, the caller commits the events as due at once for the sweeper, and does not offer them.
         """
         if self._queue.up and self._hot.pending + count <= _MAX_PENDING:
             if self._window is None:
@@ -147,14 +148,14 @@ class Relay:
             for event in events:
                 self._hot.post(event)
         except OverloadedError:
-            # They are committed, so nobody must be told otherwise; the sweeper finds them when they are due.
+            # The events are committed, so the caller must see no error; the sweeper finds the events when they are due.
             self._waits["fresh"] = True
 
     async def _send_hot(self, events: list[Outgoing]) -> list[BaseException | None]:
         try:
             failures = await self._send(events)
         except UnavailableError as error:
-            # What waits behind would fail one timeout after the other; it is in the outbox, where the sweeper finds it.
+            # The events that wait behind would fail one timeout after the other. The sweeper finds them in the outbox.
             self._hot.drop(error)
             raise
         sent = [event for event in events if event.id not in failures]
@@ -163,7 +164,7 @@ class Relay:
         return [failures.get(event.id) for event in events]
 
     async def _send(self, events: Sequence[Outgoing]) -> dict[UUID, Failure]:
-        """Sends events, and counts them; returns those that the queue did not take."""
+        """Sends events, and counts them; returns the failure of each event that the queue did not take."""
         bodies = [Body(e.id, e.account, e.event_type, traceparent=e.traceparent, attempts=e.attempts) for e in events]
         reach(Failpoint.RELAY_BEFORE_SEND)
         tracing = self._tracing
@@ -185,7 +186,7 @@ class Relay:
         return failures
 
     async def _record(self, delay: float) -> bool:
-        """One round: records what the hot path sent `delay` seconds ago and before; True if there is more."""
+        """Records in one round the events that the hot path sent at least `delay` seconds ago; True if there are more."""
         due = asyncio.get_running_loop().time() - delay
         events: list[Outgoing] = []
         while self._unrecorded and self._unrecorded[0][0] <= due and len(events) < _RECORDED:
@@ -198,13 +199,13 @@ class Relay:
         return len(events) >= _RECORDED
 
     async def _mark_sent(self, events: Sequence[Outgoing]) -> None:
-        # If this fails the events stay due, and are sent once more: harmless.
+        # If this fails, the events stay due, and are sent once more: harmless.
         await self._store.mark_sent(events, resend_after=self._resend_after)
         reach(Failpoint.RELAY_AFTER_RECORD)
 
     async def sweep(self) -> bool:
-        """One round: sends what is due, as far as the windows have room; True if there is more."""
-        # While the queue is away, a single event is leased, to find out when it is back: a leased event waits for its lease.
+        """Sends in one round the events that are due, as far as the lanes have room; True if there are more."""
+        # While the queue is away, lease only one event, to find out when the queue is back: a leased event waits for its lease.
         limit = _SWEEP if self._queue.up else 1
         fresh, rest, later = await self._rooms(limit)
         leased = await self._store.lease(
@@ -220,7 +221,7 @@ class Relay:
         if leased.all:
             reach(Failpoint.SWEEPER_AFTER_CLAIM)
             await self._send_leased(leased.all)
-        # Without room, nobody knows whether more waits.
+        # A lane without room does not show whether more work waits.
         for lane, taken, room in (
             ("fresh", leased.fresh, fresh),
             ("rest", leased.rest, rest),
@@ -235,7 +236,7 @@ class Relay:
         return False
 
     async def _rooms(self, limit: int) -> tuple[int, int, int]:
-        """How much of each lane, (fresh, rest, later), may be sent now."""
+        """Returns how many events of each lane, (fresh, rest, later), may be sent now."""
         in_queue = await self._store.count_in_queue(fresh=self._window or 0)
         share = max(1, (in_queue.turns or _LEAST_TURNS) // _SHARES)
         rest, later = (max(0, min(limit, share - count)) for count in (in_queue.rest, in_queue.later))
@@ -253,7 +254,7 @@ class Relay:
         if sent := [event for event in events if event.id not in failures]:
             await self._mark_sent(sent)
         refused = [event for event in events if isinstance(failures.get(event.id), MessageRefusedError)]
-        if refused:  # no failure of the queue: the sweep goes on
+        if refused:  # a refusal is no failure of the queue: the sweep goes on
             await self._store.return_lease(refused, delay=_REFUSED_AGAIN)
         failed = [event for event in events if event.id in failures and event not in refused]
         if failed:
