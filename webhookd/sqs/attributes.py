@@ -1,4 +1,4 @@
-"""A queue's attributes, and what cannot work with them: for the daemon's log and metric, and for the doctor.
+"""A queue's attributes, and the problems in them: for the daemon's log and metric, and for the doctor.
 
 Contract: the SQS API reference, GetQueueAttributes.
 """
@@ -16,10 +16,10 @@ from webhookd.metrics import Metrics
 from webhookd.queue.contract import Depth
 
 CHECKS = ("redrive policy", "retention", "message size", "delay")
-_LEAST_RECEIVES = 10  # by the redrive policy: a message can be put off some times without any fault of its event
+_LEAST_RECEIVES = 10  # of the redrive policy: a message can be put off several times although its event has no fault
 _LEAST_RETENTION = 4 * 86_400  # seconds
 _ROOMY = 16_384  # bytes, for a bundle of 32 events
-REQUEST_BYTES = 262_144  # of all messages in a call: AWS takes four times as many now, other servers do not
+REQUEST_BYTES = 262_144  # of all messages in a call: AWS now takes four times as many, other servers do not
 
 
 _EMPTY = Depth(0, 0, 0)
@@ -27,20 +27,20 @@ _EMPTY = Depth(0, 0, 0)
 
 @dataclass(slots=True, frozen=True)
 class Attributes:
-    """What webhookd has to know of a queue; the defaults are SQS's own."""
+    """The attributes of a queue that webhookd needs; the defaults are SQS's own."""
 
     arn: str = ""
-    message_bytes: int = REQUEST_BYTES  # of the largest message
+    message_bytes: int = REQUEST_BYTES  # size of the largest message
     retention: int = _LEAST_RETENTION  # seconds
-    delay: int = 0  # seconds until a message that was sent is seen
+    delay: int = 0  # seconds until a message that was sent is visible
     redrives_to: str | None = None
     max_receives: int = 0
-    key: str | None = None  # of AWS KMS
+    key: str | None = None  # the AWS KMS key
     depth: Depth = _EMPTY
 
     @classmethod
     def of(cls, attributes: Mapping[str, Any]) -> Attributes:
-        """From the answer of GetQueueAttributes. Raises ValueError for one that is not SQS's."""
+        """Returns the attributes in an answer of GetQueueAttributes. Raises ValueError if the answer is not SQS's."""
         policy = orjson.loads(attributes.get("RedrivePolicy") or "{}")
         return cls(
             arn=str(attributes.get("QueueArn", "")),
@@ -59,7 +59,7 @@ class Attributes:
 
 
 class Unfit(NamedTuple):
-    """One thing that cannot work, or not well; `check` is one of CHECKS."""
+    """A setting of a queue that cannot work, or not well; `check` is one of CHECKS."""
 
     check: str
     is_fatal: bool
@@ -67,7 +67,7 @@ class Unfit(NamedTuple):
 
 
 def find_unfit(main: Attributes, dead: Attributes) -> list[Unfit]:
-    """What cannot work with these queues, each with its remedy."""
+    """Returns the settings of these queues that cannot work, or not well, each with its remedy."""
     found = []
     if main.redrives_to != dead.arn:
         detail = "the queue does not redrive to {}: what is not webhookd's comes back for ever; set the queue's redrive policy"
@@ -93,14 +93,14 @@ def find_unfit(main: Attributes, dead: Attributes) -> list[Unfit]:
 
 
 class Fitness:
-    """Whether the queues fit: the metric and the log of what does not."""
+    """The report of whether the queues fit: the metric and the log of settings that do not fit."""
 
     def __init__(self, *, metrics: Metrics) -> None:
         self._unfit: list[Unfit] = []
         self._gauge = metrics.queue_unfit
 
     def update(self, main: Attributes, dead: Attributes) -> None:
-        """Judges the queues as they are now, and logs each problem that is new."""
+        """Checks the queues as they are now, sets the metric, and logs each new problem."""
         unfit = find_unfit(main, dead)
         for one in unfit:
             if one not in self._unfit:

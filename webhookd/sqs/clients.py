@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 
 class Clients:
-    """Makes the clients at the start, and closes them at the end. They connect at first use.
+    """The owner of the clients: makes them at the start, and closes them at the end. They connect at first use.
 
-    `wait`: seconds of the longest long poll. `polls`: how many long polls go on at a time.
+    `wait`: seconds of the longest long poll. `polls`: number of long polls at a time.
     """
 
     def __init__(self, *, endpoint_url: str | None, region: str | None, wait: int, polls: int) -> None:
@@ -35,24 +35,24 @@ class Clients:
 
     @property
     def calls(self) -> SQSClient:
-        """For calls that are answered at once. Raises UnavailableError before the start."""
+        """Returns the client for calls that SQS answers at once. Raises UnavailableError before the start."""
         return _started(self._calls)
 
     @property
     def polls(self) -> SQSClient:
-        """For long polls. Raises UnavailableError before the start."""
+        """Returns the client for long polls. Raises UnavailableError before the start."""
         return _started(self._polls)
 
     async def start(self) -> None:
-        """Makes the clients. Raises SettingsError."""
+        """Makes the clients. Raises SettingsError if there is no AWS region, or if the AWS SDK's own settings are wrong."""
         if self._calls is not None:
             return
         session = get_session()
         credentials = Credentials(session, self._region)
         session.register_component("credential_provider", credentials)
         self._stack.push_async_callback(credentials.stop)
-        # One after the other (loading the service model is not safe at once), and apart from each other: a long poll
-        # holds its connection, and the pool's wait has no timeout, so polls would block every delete.
+        # One after the other: loading the service model twice at once is not safe. Two clients: a long poll holds its
+        # connection, and the wait for a pool has no timeout, so polls would block every delete.
         self._calls = await self._make(session, connections=32)
         self._polls = await self._make(session, connections=self._connections)
 
@@ -63,7 +63,7 @@ class Clients:
 
     async def _make(self, session: AioSession, *, connections: int) -> SQSClient:
         config = AioConfig(
-            # Made once: botocore's own is put together for each call.
+            # Made once: botocore builds its own user agent for each call.
             user_agent=f"webhookd/{version('webhookd')} aiobotocore/{version('aiobotocore')}",
             connect_timeout=3,
             read_timeout=self._wait + 10,
@@ -79,7 +79,7 @@ class Clients:
             raise SettingsError("no AWS region: set AWS_REGION (or WEBHOOKD_SQS_REGION) to the queue's region") from error
         except (ProfileNotFound, ConfigParseError) as error:
             raise SettingsError(f"the AWS SDK's own settings: {error}") from error
-        # aiobotocore awaits what a hook returns; its types are botocore's.
+        # aiobotocore awaits a hook's result; its types are those of botocore.
         client.meta.events.register("after-call.sqs", _require_json)  # type: ignore[arg-type]
         return client
 
@@ -87,7 +87,7 @@ class Clients:
 async def _require_json(http_response: Any, **_: Any) -> None:
     """Refuses a success whose body is no JSON object, such as a proxy's page or half an answer.
 
-    botocore would read from it that all was deleted, or that the queue is empty.
+    botocore would read such a body as "all was deleted", or as "the queue is empty".
     """
     if http_response.status_code < 300:
         try:

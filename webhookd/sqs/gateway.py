@@ -36,7 +36,7 @@ class Sqs:
         metrics: Metrics,
         watch: Watch,
     ) -> None:
-        # One poll more, for the reader of the dead-letter queue.
+        # One poll more: for the reader of the dead-letter queue.
         self._clients = Clients(endpoint_url=endpoint_url, region=region, wait=wait, polls=pollers + 1)
         self.queue = SqsQueue(queue, self._clients, metrics.dependency_up.labels("sqs"))
         self.dead_letter_queue = SqsQueue(dead_letter_queue, self._clients)
@@ -46,17 +46,17 @@ class Sqs:
         self._prober = Loop("sqs prober", self._probe, watch, every=15.0)
 
     async def start(self) -> None:
-        """Makes the clients, and looks at the queues from then on. Raises SettingsError."""
+        """Makes the clients, and starts to probe the queues. Raises SettingsError."""
         await self._clients.start()
         await self._prober.start()
 
     async def stop(self) -> None:
-        """Closes the clients."""
+        """Stops the probes, and closes the clients."""
         await self._prober.stop()
         await self._clients.stop()
 
     async def create_queues(self, *, max_receive_count: int = 20) -> None:
-        """Makes the queue and its dead-letter queue with a redrive policy; finding them made is fine."""
+        """Creates the queue and its dead-letter queue with a redrive policy; it is fine if they exist already."""
         client = self._clients.calls
         try:
             async with asyncio.timeout(_CREATE_TIMEOUT):

@@ -24,15 +24,15 @@ from webhookd.sqs.errors import ERRORS, ODD_ANSWERS, code_of, is_missing, is_ref
 
 _BATCH = 10  # messages in a request
 _LONGEST_HIDDEN = 43_200  # seconds, from a message's receipt
-# Seconds at most from the receipt, as SQS counts it, to ours of the answer, and from a call to SQS's receipt of it.
+# Seconds at most from SQS's receipt of a message until its answer is here, and from a call until SQS has the call.
 _ANSWER = 60
 _CALL_TIMEOUT = 10.0
 
 
 class SqsQueue:
-    """A queue by its name or URL; the URL is looked up at first use, and again when the queue was made anew.
+    """A queue by its name or URL; the URL is looked up at first use, and again if the queue was created anew.
 
-    `up`: the gauge that shows whether SQS answers, where this queue's calls are to decide that.
+    `up`: the gauge that shows whether SQS answers, if this queue's calls decide that; else None.
     """
 
     def __init__(self, name: str, clients: Clients, up: Gauge | None = None) -> None:
@@ -45,7 +45,7 @@ class SqsQueue:
         self.note(Attributes())
 
     def note(self, attributes: Attributes) -> None:
-        """Takes what was found of the queue as its limits."""
+        """Stores the queue's attributes, and takes its limits from them."""
         self.attributes = attributes
         self.limits = Limits(attributes.message_bytes, _BATCH, _LONGEST_HIDDEN)
 
@@ -55,13 +55,13 @@ class SqsQueue:
         return [failure for part in _requests([len(text) for text in texts]) for failure in await self._send(texts[part])]
 
     async def _send(self, texts: Sequence[str]) -> list[Failure | None]:
-        """One request. If SQS refuses all of it for what one message is, each is sent alone."""
+        """Sends one request. If SQS refuses the whole request because of one message, sends each message alone."""
         refused = None
         async with self._reach() as url:
             entries: Any = [{"Id": str(n), "MessageBody": text} for n, text in enumerate(texts)]
             try:
                 reply = await self._clients.calls.send_message_batch(QueueUrl=url, Entries=entries)
-            except ClientError as error:  # an answer, so SQS is there
+            except ClientError as error:  # SQS has answered, so it is there
                 refused = code_of(error)
                 if not is_refusal(refused):
                     raise
@@ -75,7 +75,7 @@ class SqsQueue:
         return [failure for text in texts for failure in await self._send([text])]
 
     async def receive(self, limit: int, *, wait: int, visibility: int) -> list[Message]:
-        """Long-polls for at most `limit` messages (and ten)."""
+        """Receives at most `limit` messages (and ten) by a long poll."""
         async with self._reach(wait + _CALL_TIMEOUT) as url:
             reply = await self._clients.polls.receive_message(
                 QueueUrl=url,
@@ -101,9 +101,9 @@ class SqsQueue:
         return await self.hide([(message, seconds) for message in messages])
 
     async def hide(self, delays: Sequence[tuple[Message, int]]) -> list[Failure | None]:
-        """Makes messages visible in so many seconds.
+        """Makes each message visible again after its number of seconds.
 
-        SQS hides a message for 12 hours from its receipt at most, and refuses what goes beyond; so the rest of them is taken.
+        SQS hides a message for at most 12 hours from its receipt, and refuses longer delays; so delays are cut to that time.
         """
         now = asyncio.get_running_loop().time()
         fields = [
@@ -120,7 +120,7 @@ class SqsQueue:
         return await self._acknowledge("delete_message_batch", [{"ReceiptHandle": message.handle} for message in messages])
 
     async def _acknowledge(self, operation: str, fields: Sequence[dict[str, Any]]) -> list[Failure | None]:
-        """Calls `operation`, a method of the client, for what was received, ten entries at a time."""
+        """Calls `operation`, a method of the client, for received messages, ten entries at a time."""
         results: list[Failure | None] = []
         for part in _requests([0] * len(fields)):
             # Entry ids are positions: one message can stand in a batch twice, and ids must be distinct.
@@ -132,11 +132,11 @@ class SqsQueue:
         return results
 
     async def depth(self) -> Depth:
-        """Counts the messages, as SQS approximates them."""
+        """Returns SQS's approximate counts of messages."""
         return (await self.inspect()).depth
 
     async def inspect(self) -> Attributes:
-        """What SQS reports of the queue."""
+        """Returns the attributes that SQS reports for the queue."""
         async with self._reach() as url:
             reply = await self._clients.calls.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])
         try:
@@ -146,7 +146,10 @@ class SqsQueue:
 
     @contextlib.asynccontextmanager
     async def _reach(self, timeout: float = _CALL_TIMEOUT) -> AsyncIterator[str]:
-        """Bounds a call in time, and keeps what came of it; gives the queue's URL. Raises UnavailableError."""
+        """Yields the queue's URL for a call, bounds the call to `timeout` seconds, and stores its success or its problem.
+
+        Raises UnavailableError.
+        """
         try:
             async with asyncio.timeout(timeout):
                 if self._url is None:
@@ -154,7 +157,7 @@ class SqsQueue:
                 yield self._url
         except (*ERRORS, *ODD_ANSWERS) as error:
             if is_missing(error) and "://" not in self.name:
-                self._url = None  # it may be made anew, with another URL
+                self._url = None  # the queue may be created anew, with another URL
             reason = reason_of(error, self.name)
             self._set(up=False, problem=reason)
             raise UnavailableError("sqs", reason) from error
@@ -182,5 +185,5 @@ def _requests(sizes: Sequence[int]) -> Iterator[slice]:
 
 
 def _failed(reply: Mapping[str, Any]) -> dict[str, str]:
-    """The codes of failed entries by their ids: an HTTP 200 can hold some."""
+    """Returns the codes of failed entries by their ids: a reply with HTTP 200 can hold some."""
     return {entry["Id"]: str(entry.get("Code", "unknown")) for entry in reply.get("Failed", ())}
