@@ -169,7 +169,7 @@ def _subscription(event_type: str, payload: dict[str, Any], at: int) -> tuple[in
     given = payload.get("status")
     if not holds and isinstance(given, str) and (text := _text(given)):
         status = text.lower()
-        status = "canceled" if status == "cancelled" else status  # the type spells it with two l, the status with one
+        status = "canceled" if status == "cancelled" else status  # the event's type has "cancelled", the status "canceled"
     profile = _object(payload.get("profile"))
     values: Values = {
         "name": _text(payload.get("name")),

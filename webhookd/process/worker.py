@@ -84,7 +84,7 @@ class Worker:
         return not self._folds.ends(body.event_type)
 
     async def work(self, message: Message, give: Callable[[int], None]) -> None:
-        """Works on the events of `message`, and calls `give` with each permit that an event no longer needs.
+        """Works on the events of `message`. `give`: called to give back the permits of events that have their outcome.
 
         Whatever happens, the message is deleted only after each of its events has ended, or will be sent again.
         """

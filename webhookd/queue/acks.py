@@ -43,7 +43,7 @@ class Acks:
         await self._deletes.stop()
 
     def delete(self, message: Message) -> None:
-        """Deletes `message` soon. Only for a message whose events have their outcomes *committed*."""
+        """Deletes `message` soon. Call this only when the outcome of each of its events is *committed*."""
         try:
             self._deletes.post(message)
         except OverloadedError:

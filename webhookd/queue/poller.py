@@ -84,7 +84,7 @@ class Poller:
         self._concurrency = concurrency
         self._permits = Permits(concurrency)
         self._weigh = weigh
-        self._heaviest = self._weight = heaviest  # `_weight`: of the heaviest message of late
+        self._heaviest = self._weight = heaviest  # `_weight`: permits of the heaviest recent message
         self._share = max(1, concurrency // pollers)
         self._loops = [Loop(f"poller {n}", self._poll, watch, every=_PAUSE) for n in range(pollers)]
         self._tasks: dict[asyncio.Task[None], int] = {}  # task → the permits that it holds

@@ -49,7 +49,7 @@ _NO_ROOM, _NO_ROOM_AT_ALL = 0.05, 0.25
 # the other half to fresh events. Half of that half is for work that was tried once at most: else events that fail each time
 # would keep all others from their second attempt.
 _SHARES = 4
-_LEAST_TURNS = 4  # turns that are assumed if no worker was seen of late
+_LEAST_TURNS = 4  # turns that are assumed if no worker was seen recently
 _MAX_PENDING = 20_000
 # Seconds that a request waits for more events if there are many: a request costs the same for one event and for hundreds.
 _GATHER = 0.03
