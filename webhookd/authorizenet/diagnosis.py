@@ -1,6 +1,6 @@
 """Diagnosis of a refused webhook: the shape of its signature header, and the likely mistake.
 
-No diagnosis holds a key, a signature or a stranger's text. All words are our own, so they can be shown anywhere.
+No text that is made here holds a key, a signature or a stranger's text. All words are our own: they can be shown anywhere.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 LIVENESS = b"GET /livez "
 MAX_HEAD = 65_536  # bytes; aiohttp bounds each line and the number of lines, which together allow far more
-_UNREAD_BYTES = 16_384  # of answers, beside those in the system's buffer; with more, a client counts as not reading
+_UNREAD_BYTES = 16_384  # bytes of answers, beside the system's buffer; with more, a client counts as not reading
 _EVICTION_SECONDS = 0.1
 
 # If a malformed request follows whole ones in one read, aiohttp's parser drops the whole ones too. So the parser stops after
@@ -105,7 +105,7 @@ class Connection(Handler):
             self._malformed()
 
     def eof_received(self) -> bool | None:  # type: ignore[override]
-        """Ends the client's half, after answers to the requests that it has sent. A TLS connection cannot stay half open."""
+        """Notes that the client sends no more; its requests are answered first. A TLS connection cannot stay half open."""
         self._ended = True
         if self.phase is Phase.BODY and self._payload is not None:
             self._payload.set_exception(web.RequestPayloadError("the body ends too early"))
