@@ -1,6 +1,6 @@
-"""The key of a notification's content: by it, one event that came through two registered webhooks is found.
+"""The key of a notification's content, which finds one event that arrived through two registered webhooks.
 
-Two notifications have the same key only if the same was written in both, but for white space, the order of fields, and ids.
+Two notifications have the same key only if their texts differ in nothing but white space, the order of fields, and ids.
 """
 
 from __future__ import annotations
@@ -13,48 +13,48 @@ from typing import Any
 
 import orjson
 
-_SAFE_DIGITS = 15  # a double keeps so many of a decimal number
-_SMALLEST, _GREATEST = -(2**63), 2**64 - 1  # of the integers that orjson keeps as such
-_LONGEST = 65_536  # bytes; a longer body that is not as orjson writes it has no key: Python would take too long for the check
+_SAFE_DIGITS = 15  # a double keeps so many digits of a decimal number
+_SMALLEST, _GREATEST = -(2**63), 2**64 - 1  # of the integers that orjson keeps as integers
+_LONGEST = 65_536  # bytes; a longer body has a key only if it equals what orjson writes: Python's check would take too long
 _LAST_SECOND = 2**32 - 1
-_IDS = ("notificationId", "webhookId")  # what differs between the two notifications
+_IDS = ("notificationId", "webhookId")  # fields that differ between the two notifications
 
 
 def content_key(
     body: bytes, account: str, event_type: str, event_date: datetime | None, envelope: dict[str, Any]
 ) -> bytes | None:
-    """16 bytes; None where the date or the payload is missing, or where what was written cannot be told in full.
+    """Returns a key of 16 bytes; None if date or payload is missing, or if the body is too deep or too long for the check.
 
-    `envelope` is what was parsed of `body`, which is JSON in UTF-8 without a byte order mark.
+    `envelope`: the parsed `body`, which is JSON in UTF-8 without a byte order mark.
     """
     date, payload = envelope.get("eventDate"), envelope.get("payload")
     if not isinstance(payload, dict) or not payload or not isinstance(date, str) or not date:
-        return None  # too little to tell two events apart
-    # A list, serialised, frames its parts without ambiguity; sorted keys make the payload canonical.
+        return None  # too little to distinguish two events
+    # A serialised list separates its parts without ambiguity. Sorted keys make the payload canonical.
     parts: list[Any] = [account, event_type, date, payload]
     try:
         if not _is_whole(body, envelope):
             parts = [account, event_type, _as_written(body)]
         canonical = orjson.dumps(parts, option=orjson.OPT_SORT_KEYS)
     except (TypeError, ValueError, RecursionError):
-        return None  # nested deeper than orjson writes, or too long for a look at each digit
-    # The date first: what is new then stands at one end of the index, on few pages, however many events are stored.
+        return None  # nested deeper than orjson writes, or too long to check each digit
+    # The date first: so new keys stand at one end of the index, on few pages, however many events are stored.
     second = 0 if event_date is None else min(max(int(event_date.timestamp()), 0), _LAST_SECOND)
     return second.to_bytes(4, "big") + hashlib.blake2b(canonical, digest_size=12).digest()
 
 
 class _LostError(ValueError):
-    """Parsing lost something that was written."""
+    """The error if parsing lost a part of the written text."""
 
 
 def _is_whole(body: bytes, envelope: dict[str, Any]) -> bool:
-    """Whether nothing of what was written was lost when `body` was parsed."""
+    """Returns whether the parsing of `body` lost nothing of its text. Raises _LostError if `body` is too long to find out."""
     if orjson.dumps(envelope) == body:
         return True
     if len(body) > _LONGEST:
         raise _LostError("too long to find out")
     try:
-        _CHECK.raw_decode(body.decode().lstrip())  # which costs less than `decode`
+        _CHECK.raw_decode(body.decode().lstrip())  # cheaper than `decode`
     except _LostError:
         return False
     return True
@@ -84,9 +84,9 @@ _CHECK = json.JSONDecoder(parse_float=_check_fraction, parse_int=_check_integer,
 
 
 def _as_written(body: bytes) -> list[Any]:
-    """The fields of a body, but its ids, in the order in which they were written; each number as the text that was written.
+    """Returns the fields of a body without its ids, in their written order, with each number as its written text.
 
-    An object becomes {"object": pairs} and a number {"number": text}, so that neither passes for a list or a text.
+    An object becomes {"object": pairs} and a number {"number": text}, so that neither equals a list or a text.
     """
     envelope = _WRITTEN.decode(body.decode())
     return [pair for pair in envelope["object"] if pair[0] not in _IDS]

@@ -1,6 +1,6 @@
-"""Diagnosis of a refused webhook: the shape of its signature header, and what is likely wrong.
+"""Diagnosis of a refused webhook: the shape of its signature header, and the likely mistake.
 
-Nothing here holds a key, a signature or what a stranger wrote: all words are ours, so they can be shown anywhere.
+No text that is made here holds a key, a signature or a stranger's text. All words are our own: they can be shown anywhere.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ _HEX = re.compile(r"[0-9a-fA-F]+", re.ASCII)
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]{20,}={0,2}", re.ASCII)
 _SILENT_POST = re.compile(rb"(?:^|&)x_(?:trans_id|response_code|amount|type)=")
 _KEY_DIGITS = re.compile(r"[0-9A-Fa-f]{128}", re.ASCII)
-_LONGEST = 1024  # characters of a header that are looked at
-_MOST_KEYS = 8  # of an account that are tried
+_LONGEST = 1024  # characters of a header that are examined
+_MOST_KEYS = 8  # most keys of an account that are tried
 
 
 class Finding(StrEnum):
-    """What is likely wrong with a refused webhook."""
+    """The likely mistake of a refused webhook."""
 
     VERIFIES_NOW = "verifies_now"
     HEX_DECODED_KEY = "hex_decoded_key"
@@ -72,14 +72,14 @@ _WORDS = {
 
 
 class Diagnosis(NamedTuple):
-    """A finding, and what it means for an operator, in sentences."""
+    """A finding, and its meaning for an operator in sentences."""
 
-    finding: str  # a Finding, or the outcome of a refusal that is its own explanation
+    finding: str  # a Finding, or the outcome of a refusal that explains itself
     likely: str
 
 
 def header_shape(header: str | None) -> str:
-    """How an X-ANET-Signature header is written, without its value: "sha512=, 128 hexadecimal digits in upper case"."""
+    """Describes the form of an X-ANET-Signature header without its value: "sha512=, 128 hexadecimal digits in upper case"."""
     if header is None:
         return "no header"
     text = header[:_LONGEST].strip()
@@ -117,10 +117,10 @@ def _value_shape(value: str) -> str:
 
 
 def diagnose(body: bytes, header: str | None, account: str | None, keys: Mapping[str, Sequence[str]]) -> Diagnosis:
-    """What is likely wrong with a webhook that was refused.
+    """Returns the likely mistake of a refused webhook.
 
-    `account` is that of its path, None for an unknown one; `keys` has every account's. The work is bounded by the body's
-    length and by eight keys an account.
+    `account`: the account of its path, None if unknown. `keys`: the keys of every account. The body's length and eight keys
+    for each account bound the work.
     """
     return (
         _by_signature(body, header, account, keys)
@@ -131,7 +131,7 @@ def diagnose(body: bytes, header: str | None, account: str | None, keys: Mapping
 
 
 def not_examined() -> Diagnosis:
-    """For a webhook whose body is not there to be looked at."""
+    """Returns the diagnosis of a webhook whose body cannot be examined."""
     return Diagnosis(Finding.NOT_EXAMINED, _WORDS[Finding.NOT_EXAMINED])
 
 

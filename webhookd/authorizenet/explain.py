@@ -30,19 +30,19 @@ _AMOUNT = re.compile(rb'("(?:authAmount|amount)":-?\d+)(?:\.(\d?))?(?=[,}])')
 
 @dataclass(slots=True, frozen=True)
 class Reading:
-    """One way in which a signature could have been made, and whether it was."""
+    """One way in which a signature could have been made, and whether this way gives the signature."""
 
     fingerprint: str
     reading: str  # of the key: AS_TEXT, or a common mistake
-    body_variant: str  # AS_IT_IS, or what the body may have been before something on the way changed it
+    body_variant: str  # AS_IT_IS, or a possible form of the body before something on the way changed it
     matches: bool
 
 
 def explain(body: bytes, header: str | None, keys: Sequence[str]) -> list[Reading]:
-    """For an operator: which key, in which reading, over which variant of the body, gives `header`.
+    """Lists for an operator which key, in which reading, over which variant of the body, gives `header`.
 
-    Each key has a row for its readings as text and hex-decoded over the body as it is. All others have a row only if they
-    match. A header without a SHA-512 digest matches nothing.
+    Each key has a row for its readings as text and hex-decoded over the body as it is. Other combinations have a row only if
+    they match. A header without a SHA-512 digest matches nothing.
     """
     given = digest_of(header) or b""
     variants = list(_variants(body))
@@ -57,7 +57,7 @@ def explain(body: bytes, header: str | None, keys: Sequence[str]) -> list[Readin
 
 
 def digest_of(header: str | None) -> bytes | None:
-    """The 64 bytes that a header holds in hexadecimal digits or in base64, with or without a prefix; None without them."""
+    """Returns the 64 bytes that a header holds in hexadecimal or base64, with or without a prefix; None if it holds none."""
     text = (header or "")[:_LONGEST_HEADER]
     if match := _HEX.search(text):
         return bytes.fromhex(match[0])
@@ -77,7 +77,7 @@ def _key_readings(key: str) -> Iterator[tuple[str, bytes]]:
 
 
 def _variants(body: bytes) -> Iterator[tuple[str, bytes]]:
-    """The body and what it may have been when it was signed, each content once."""
+    """Yields the body, and its possible forms at the time of the signature; each content once."""
     seen = set()
     for name, content in _candidates(body):
         if content not in seen:
@@ -95,7 +95,7 @@ def _candidates(body: bytes) -> Iterator[tuple[str, bytes]]:
     # Numbers stay as they are written: 1.10 is not 1.1.
     compact = _STRING_OR_SPACE.sub(lambda part: part[1] or b"", body)
     yield "without white space between its parts", compact
-    # Whoever parses the provider's 1.10 as a number writes 1.1.
+    # A program that parses the provider's 1.10 as a number writes 1.1.
     yield _TWO_DECIMALS, _with_two_decimals(compact)
     with contextlib.suppress(binascii.Error, ValueError):
         yield "decoded from base64", base64.b64decode(body.strip(), validate=True)

@@ -1,4 +1,4 @@
-"""A notification's envelope, as far as the receiver stores it in columns, and the provider's event types."""
+"""A notification's envelope, with the fields that the receiver stores in columns, and the provider's event types."""
 
 from __future__ import annotations
 
@@ -45,29 +45,29 @@ _SPELLINGS = {name.lower(): name for name in EVENT_TYPES}
 _ENTITY_NAMES = {name.lower(): name for name in ("transaction", "subscription", "customerProfile", "customerPaymentProfile")}
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _EXACT = 2.0**53  # below this a float holds every whole number
-_LONGEST = 200  # characters, of any text in a column: a longer one could not stand in an index
+_LONGEST = 200  # characters of any text in a column: an index could not hold a longer text
 
 
 def label(event_type: str) -> str:
-    """`event_type` for a metric: unknown types share the value "other", so that nobody can make labels at will."""
+    """Returns the label of `event_type` for a metric. Unknown types share "other", so that nobody can make labels at will."""
     return event_type if event_type in _KNOWN else "other"
 
 
 def canonical(event_type: str) -> str:
-    """The event type in the provider's own spelling. A type that nobody knows stays as it is."""
+    """Returns the event type in the provider's own spelling. An unknown type stays as it is."""
     return event_type if event_type in _KNOWN else _SPELLINGS.get(event_type.lower(), event_type)
 
 
 def whole_pattern(pattern: str) -> str:
-    """The pattern of event types in full: `net.authorize.` may be left out, as in `payment.*`. `*` stands for any text."""
+    """Returns the full pattern of event types: `net.authorize.` may be left out, as in `payment.*`. `*` stands for any text."""
     start, _, _ = pattern.partition("*")
-    # `net*` and `*` begin as the prefix does, so they need none.
+    # `net*` and `*` begin like the prefix, so they need no prefix.
     whole = start.startswith("net.") or PREFIX.startswith(start)
     return pattern if whole else PREFIX + pattern
 
 
 class Notification(NamedTuple):
-    """What the ledger says of a notification; all but the first two may be missing."""
+    """The fields of a notification that the ledger stores. All but the first two may be missing."""
 
     notification_id: str  # lower case
     event_type: str
@@ -76,15 +76,15 @@ class Notification(NamedTuple):
     entity_id: str | None
     invoice_number: str | None
     merchant_reference: str | None
-    content_key: bytes | None  # 16 bytes; None where date or payload is missing
+    content_key: bytes | None  # 16 bytes; None for the reasons that `content_key` names
 
 
 def parse(body: bytes, account: str) -> Notification:
-    """The envelope of an authentic body. Raises UnusableError, and nothing else, whatever the bytes are.
+    """Parses the envelope of an authentic body. Raises UnusableError, and no other error, whatever the bytes are.
 
-    Needs `notificationId` and `eventType`; a field beside them that is odd counts as missing.
+    `notificationId` and `eventType` are required. Another field with an odd value counts as missing.
     """
-    # Whoever reads the payload for a handler skips a byte order mark too.
+    # The code that reads the payload for a handler skips a byte order mark too.
     text = body.removeprefix(_BYTE_ORDER_MARK)
     try:
         envelope = orjson.loads(text)
@@ -94,7 +94,7 @@ def parse(body: bytes, account: str) -> Notification:
 
 
 def parse_mended(body: bytes, account: str) -> tuple[Notification, tuple[str, ...]]:
-    """As `parse`, and also of bodies that can be mended; with what was mended, as `body.read` says it."""
+    """Parses a body like `parse`, and also a body that can be mended. Returns the mendings too, in the words of `body.read`."""
     try:
         return parse(body, account), ()
     except UnusableError as error:
@@ -113,7 +113,7 @@ def _notification(envelope: Any, text: bytes, account: str) -> Notification:
         raise UnusableError(Unusable.NOT_OBJECT, "the body is JSON, but no object")
     notification_id = _required(envelope, "notificationId", Unusable.NO_NOTIFICATION_ID).lower()
     event_type = canonical(_required(envelope, "eventType", Unusable.NO_EVENT_TYPE))
-    if len(notification_id) > _LONGEST:  # lower-casing can lengthen
+    if len(notification_id) > _LONGEST:  # lower case can be longer
         raise UnusableError(Unusable.UNSTORABLE, "notificationId is too long")
     event_date = _date(envelope.get("eventDate"))
     raw_payload = envelope.get("payload")
@@ -142,7 +142,7 @@ def _required(envelope: dict[str, Any], name: str, reason: Unusable) -> str:
 
 
 def _text(value: object) -> str | None:
-    """Text without the white space around it; a whole number (7 and 7.0) as text."""
+    """Returns a text without the white space around it, a whole number (7 or 7.0) as text, and None for other values."""
     if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT:
         value = int(value)
     if isinstance(value, int) and not isinstance(value, bool):
@@ -154,12 +154,12 @@ def _text(value: object) -> str | None:
 
 
 def _storable(text: str) -> bool:
-    # PostgreSQL has no U+0000, and U+001F separates texts on their way there.
+    # PostgreSQL has no U+0000, and U+001F separates texts on their way to it.
     return len(text) <= _LONGEST and "\x00" not in text and "\x1f" not in text
 
 
 def _date(value: object) -> datetime | None:
-    """An ISO date with any number of fractional digits; without a zone it is UTC, as the provider's history is."""
+    """Parses an ISO date with any number of fractional digits. A date without a zone is UTC, as in the provider's history."""
     if not isinstance(value, str):
         return None
     try:
@@ -172,7 +172,7 @@ def _date(value: object) -> datetime | None:
 
 
 def check_age(event_date: datetime | None, now: datetime, max_age: float, max_skew: float) -> None:
-    """Raises UnusableError (TOO_OLD, IN_THE_FUTURE; limits in seconds) outside the window; no date is inside."""
+    """Raises UnusableError (TOO_OLD, IN_THE_FUTURE) for a date outside the limits (seconds). A missing date is accepted."""
     if event_date is None:
         return
     age = (now - event_date).total_seconds()

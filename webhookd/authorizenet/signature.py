@@ -1,8 +1,8 @@
 """The signature of a notification: `X-ANET-Signature: sha512=<128 hex digits>`, HMAC-SHA512 over the raw body.
 
-The key is the 128-character Signature Key as ASCII text, not hex-decoded (recomputed on published vectors; a support
-article that says to convert it to binary is about another hash). The casing of header and prefix varies, so both are
-compared without case.
+The key is the 128-character Signature Key as ASCII text, not hex-decoded. (Recomputed on published vectors. A support
+article that says to convert the key to binary is about another hash.) The casing of header and prefix varies, so both
+are compared without case.
 """
 
 from __future__ import annotations
@@ -22,35 +22,35 @@ _SPACE = " \t\n\r\f\v"
 
 
 def encoded(key: str) -> bytes:
-    """The bytes of a key, by which it signs."""
+    """Returns the bytes of a key, as the HMAC uses them."""
     return key.strip().encode()
 
 
 def sign(body: bytes, key: str) -> str:
-    """The header's value for `body`, as the provider writes it: upper-case hex."""
+    """Returns the header's value for `body`, as the provider writes it: in upper-case hex."""
     return "sha512=" + hmac.digest(encoded(key), body, "sha512").hex().upper()
 
 
 def fingerprint(key: str) -> str:
-    """Twelve hex digits of SHA-256 over the key's text: they name it in metrics and tables without telling it."""
+    """Returns twelve hex digits of SHA-256 over the key's text. They name the key in metrics and tables, and keep it secret."""
     return hashlib.sha256(encoded(key)).hexdigest()[:12]
 
 
 class Verifier:
-    """Verifies against several keys at a time, as a rotation needs. Raises ValueError for a blank key: anyone has it."""
+    """A verifier with several keys at a time, as a rotation needs. Raises ValueError for a blank key: anyone has it."""
 
     __slots__ = ("_keys",)
 
     def __init__(self, keys: Sequence[str]) -> None:
         if not all(map(encoded, keys)):
             raise ValueError("a signature key is blank")
-        # Half of the work on a short body is the key's, and is done once.
+        # For a short body, half of the work depends on the key only. Do this half once.
         self._keys = [(hmac.new(encoded(key), digestmod="sha512"), fingerprint(key)) for key in keys]
 
     def verify(self, body: bytes, header: str | None) -> str:
-        """The fingerprint of the key that signed `body`. Raises SignatureError otherwise.
+        """Returns the fingerprint of the key that signed `body`. Raises SignatureError if no key did.
 
-        Constant in time over the keys: each is tried, whichever matches.
+        The time does not show which key matches, since each key is tried.
         """
         if header is None:
             raise SignatureError("missing")

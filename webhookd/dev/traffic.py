@@ -1,6 +1,6 @@
 """Sample traffic: notifications as Authorize.Net makes them, signed, sent over HTTP, and counted.
 
-The shapes follow the provider's captured notifications; amounts keep their two decimals on the wire, as the provider's do.
+The shapes follow the provider's captured notifications. Amounts keep their two decimals on the wire, like the provider's.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ _MONEY = re.compile(rb'"\$([0-9.]+)"')
 
 
 def matching_types(pattern: str) -> list[str]:
-    """The event types that `pattern` names: `all`, a full name, one without `net.authorize.`, or one with `*`.
+    """Returns the event types that `pattern` names: `all`, a full name, a name without `net.authorize.`, or a name with `*`.
 
-    A name that is not on the provider's list is taken as it stands when it is complete: types come that nobody knows.
+    A full name that is not on the provider's list is accepted as it stands, since new types can appear.
     Raises SettingsError if nothing matches.
     """
     if pattern == "all":
@@ -63,14 +63,14 @@ class Sample:
 
 
 def sample(event_type: str, number: int, when: datetime | None = None) -> Sample:
-    """A notification of `event_type`; `number` makes its entity, so that types with one number tell one story."""
+    """Makes a notification of `event_type`. `number` names its entity, so that types with the same number tell one story."""
     when = when or datetime.now(UTC)
     notification_id = str(uuid.uuid4())
     payload = _payload(event_type.removeprefix(PREFIX), number)
     body = {
         "notificationId": notification_id,
         "eventType": event_type,
-        # The provider gives seven fractional digits.
+        # The provider writes seven fractional digits.
         "eventDate": when.strftime("%Y-%m-%dT%H:%M:%S.%f") + "1Z",
         "webhookId": "e6b3764d-5677-4fb1-a929-2e25a02f3073",
         "payload": payload,
@@ -80,7 +80,7 @@ def sample(event_type: str, number: int, when: datetime | None = None) -> Sample
 
 
 def _money(amount: Decimal) -> str:
-    return f"${amount:.2f}"  # unquoted again in the finished body
+    return f"${amount:.2f}"  # `sample` removes the quotes from the finished body
 
 
 def _payload(kind: str, number: int) -> dict[str, Any]:
@@ -109,7 +109,7 @@ def _payload(kind: str, number: int) -> dict[str, Any]:
         }
     elif kind in ("payment.void.created", "payment.refund.created"):
         del payload["authCode"]
-    # Authorised-then-captured, captured at once, refunded, held: each a transaction of its own.
+    # Authorised and then captured, captured at once, refunded, held: each is a transaction of its own.
     story = {
         "payment.authcapture.created": 1,
         "payment.void.created": 1,
@@ -143,10 +143,10 @@ def _subscription(kind: str, number: int, amount: str, customer: int, profile: i
 def stream(
     event_types: Sequence[str], count: int, *, duplicates: float = 0.0, out_of_order: bool = False, first: int = 1
 ) -> list[Sample]:
-    """`count` notifications over `event_types` in turn; `duplicates` (0 to 1) of them repeat an earlier one's bytes.
+    """Makes `count` notifications of the `event_types` in turn. `duplicates`: the fraction that repeats earlier bytes, 0 to 1.
 
-    Types go round with one entity a round, dated a millisecond apart; `out_of_order` shuffles the sending, not the dates.
-    The very first is never a repeat, and each repeat stands somewhere after the one that it repeats.
+    Each round of types has one entity. Dates are a millisecond apart. `out_of_order` shuffles the sending, not the dates.
+    The very first is never a repeat, and each repeat stands somewhere after its original.
     """
     repeats = min(round(count * duplicates), max(count - 1, 0))
     began = datetime.now(UTC) - timedelta(milliseconds=count)
@@ -165,7 +165,7 @@ def stream(
 
 @dataclass(slots=True, frozen=True)
 class Answer:
-    """What the receiver said: `status` 0 if there was no answer; `outcome` and `id` from its body."""
+    """The receiver's answer. `status`: 0 if there was no answer; `outcome` and `id`: from the answer's body."""
 
     sample: Sample
     status: int
@@ -176,7 +176,7 @@ class Answer:
 
 @dataclass(slots=True)
 class Summary:
-    """Counts and times of what was sent."""
+    """Counts and times of the requests that were sent."""
 
     seconds: float = 0.0
     outcomes: Counter[str] = field(default_factory=Counter)
@@ -192,11 +192,11 @@ class Summary:
 
     @property
     def failed(self) -> int:
-        """How many were not answered 200."""
+        """The number of requests that were not answered 200."""
         return self.statuses.total() - self.statuses[200]
 
     def as_dict(self) -> dict[str, Any]:
-        """For `--json`; latencies in milliseconds."""
+        """Returns the counts and times for `--json`, with latencies in milliseconds."""
         ordered = sorted(self.latencies)
         return {
             "sent": self.outcomes.total(),
@@ -215,7 +215,7 @@ class Summary:
 async def post(
     session: aiohttp.ClientSession, url: str, sent: Sample, *, key: str | None = None, signature: str | None = None
 ) -> Answer:
-    """Sends one notification as the provider does, signed with `key`, or carrying `signature` as it is."""
+    """Sends one notification as the provider does, signed with `key`, or with `signature` as it is."""
     headers = {"Content-Type": "application/json", "X-ANET-Signature": signature or sign(sent.body, key or "")}
     started = time.perf_counter()
     try:
@@ -229,7 +229,7 @@ async def post(
 
 
 def _fields(body: bytes) -> dict[str, Any]:
-    """An answer's JSON object; {} if something on the way, a proxy say, answered in its own words."""
+    """Returns an answer's JSON object; {} if something on the way, such as a proxy, answered in its own words."""
     try:
         fields = orjson.loads(body)
     except ValueError:
@@ -246,10 +246,10 @@ async def send(
     connections: int = 16,
     answered: Callable[[Answer], None] | None = None,
 ) -> Summary:
-    """Sends `samples` over `connections`, at most `rate` a second; calls `answered` for each.
+    """Sends `samples` over `connections`, at most `rate` a second; calls `answered` for each answer.
 
-    They leave in order, but those in flight at once may overtake each other. A repeat waits until the one that it repeats
-    was answered, as the provider sends again only what it has no 200 for.
+    Samples leave in order, but samples in flight at once may overtake each other. A repeat waits until its original was
+    answered, since the provider sends again only a notification for which it has no 200.
     """
     summary = Summary()
     queue = _paced(samples, rate)

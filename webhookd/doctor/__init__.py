@@ -1,4 +1,4 @@
-"""The doctor: checks every setting and dependency, and says of each what it found and what to do."""
+"""The doctor: checks every setting and dependency, and reports for each the finding and the remedy."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ __all__ = ["Finding", "Verdict", "examine"]
 
 
 async def examine(settings: Settings, *, source: str = "") -> AsyncIterator[Finding]:
-    """Every check, as each one ends; `source` tells where settings came from that are not the user's own.
+    """Yields the findings of every check as it ends. `source`: where settings came from that are not the user's own.
 
-    Changes nothing in any dependency but one Redis key, which it removes.
+    Changes nothing in any dependency but two Redis keys, which it removes.
     """
     yield Finding("settings", Verdict.OK, "valid" + (f"; {source}" if source else ""))
     for finding in examine_settings(settings):
@@ -46,9 +46,9 @@ async def examine(settings: Settings, *, source: str = "") -> AsyncIterator[Find
             asyncpg.InterfaceError,
             asyncpg.InternalClientError,
             ValueError,  # a URL that its library cannot read
-            TypeError,  # one with an option that its library does not know
+            TypeError,  # a URL with an option that its library does not know
         ) as error:
-            # Of other libraries' messages none is shown: they quote URLs with their passwords.
+            # Show no message of another library: such messages quote URLs with their passwords.
             reason = str(error) if isinstance(error, WebhookdError) else where(error)
             findings = [Finding(name, Verdict.FAILED, f"does not answer ({reason}): check {_URLS[name]}")]
         for finding in findings:

@@ -1,4 +1,4 @@
-"""What the doctor finds without asking a dependency: keys, handlers, operators, certificate, addresses."""
+"""The doctor's findings that need no dependency: keys, handlers, operators, certificate, addresses."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _KEY_SHAPE = "Authorize.Net's Signature Key has 128 hexadecimal digits: copy it 
 
 
 def examine_settings(settings: Settings) -> list[Finding]:
-    """Findings about the settings themselves."""
+    """Returns the findings about the settings themselves."""
     findings = []
     for account, keys in settings.keys_by_account.items():
         for key in keys:

@@ -1,4 +1,4 @@
-"""What one check of the doctor found."""
+"""The finding of one check of the doctor."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from enum import StrEnum
 
 
 class Verdict(StrEnum):
-    """How a check ended. Only `failed` makes the command fail."""
+    """The verdict of a check. Only `failed` makes the command fail."""
 
     OK = "ok"
     WARNING = "warning"
@@ -16,12 +16,12 @@ class Verdict(StrEnum):
 
 @dataclass(slots=True, frozen=True)
 class Finding:
-    """One check: what was looked at, how it is, and what to do where it is not well."""
+    """The finding of one check: its subject, its verdict, and in `detail` the state and the remedy if something is wrong."""
 
     check: str
     verdict: Verdict
     detail: str
 
     def as_dict(self) -> dict[str, str]:
-        """For `--json`."""
+        """Returns the finding for `--json`."""
         return asdict(self)

@@ -1,4 +1,4 @@
-"""What the doctor finds in PostgreSQL."""
+"""The doctor's findings about PostgreSQL."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from webhookd.store.session import UNTOLD, connect, is_pooled
 
 _OLDEST = 140000
 _CLOCK_TOLERANCE = 5.0  # seconds
-_PARTITIONS_AHEAD = 14 * 86_400.0  # seconds; a daemon keeps them four weeks ahead
+_PARTITIONS_AHEAD = 14 * 86_400.0  # seconds; a daemon keeps partitions four weeks ahead
 
-_NAMED = 5  # refused statements that a finding names
+_NAMED = 5  # most refused statements that a finding names
 _EXPLAINABLE = ("SELECT", "WITH", "INSERT", "UPDATE", "DELETE")
-# The statements that a daemon's start runs, and their parameters. The others are explained.
+# The statements that a daemon runs at its start, and their parameters. The doctor runs these, and explains the others.
 _FIRST: dict[str, tuple[object, ...]] = {
     "identify": (),
     "prove_writable": (),
@@ -37,8 +37,8 @@ _FIRST: dict[str, tuple[object, ...]] = {
 
 
 async def examine_postgresql(settings: Settings) -> list[Finding]:
-    """Findings about version, pooler, clock, durability, schema and partitions."""
-    # Nothing is prepared ahead, so that a pooler in between gets as far as being found out.
+    """Returns the findings about version, pooler, clock, durability, schema, statements and partitions."""
+    # Prepare no statement ahead: otherwise the check would fail at a pooler in between, before it detects the pooler.
     queries.use(settings.database_schema)
     connection = await connect(settings.database_url.get_secret_value(), timeout=5, statement_cache_size=0)
     findings = []
@@ -103,7 +103,7 @@ def _pooler(there: bool, *, told: bool) -> list[Finding]:
 
 
 async def _statements(connection: Any) -> Finding:
-    """Whether PostgreSQL lets the role run each statement of webhookd. Nothing of what runs here is committed."""
+    """Checks whether PostgreSQL lets the role run each statement of webhookd. Everything that runs here is rolled back."""
     refused: dict[str, str] = {}
     names = sorted(name for name in queries.available_queries if not name.endswith("_cursor"))
     for name in names:
@@ -115,7 +115,7 @@ async def _statements(connection: Any) -> Finding:
                 elif sql.upper().startswith(_EXPLAINABLE):
                     await _explain(connection, sql)
         except asyncpg.PostgresError as error:
-            # PostgreSQL's message about a right names the table or function, and nothing secret.
+            # PostgreSQL's message about a missing right names the table or function, and nothing secret.
             message = f": {error.args[0]}" if isinstance(error, asyncpg.InsufficientPrivilegeError) else ""
             refused[name] = f"{name} ({error.sqlstate}{message})"
     if not refused:

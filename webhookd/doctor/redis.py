@@ -1,4 +1,4 @@
-"""What the doctor finds in Redis."""
+"""The doctor's findings about Redis."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _TIMEOUT = 3.0
 
 
 async def examine_redis(settings: Settings) -> list[Finding]:
-    """Whether Redis takes every command of the daemon, each with several keys; and whether it is in cluster mode."""
+    """Checks whether Redis accepts every command of the daemon, each with several keys, and whether it is in cluster mode."""
     node = RedisNode(settings.redis_url.get_secret_value())
     try:
         async with asyncio.timeout(_TIMEOUT):
@@ -30,7 +30,7 @@ async def examine_redis(settings: Settings) -> list[Finding]:
             if refused is not None:
                 return [_refuses(node, refused)]
             (info,) = await node.run([("INFO", "cluster")])
-    except ResponseError as error:  # already to the first words
+    except ResponseError as error:  # Redis refuses even the first commands
         return [_refuses(node, error)]
     except (OSError, RedisError, TimeoutError) as error:
         raise WebhookdError(node.problem(error)) from error

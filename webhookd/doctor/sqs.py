@@ -1,4 +1,4 @@
-"""What the doctor finds in SQS."""
+"""The doctor's findings about SQS."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from webhookd.sqs.attributes import Attributes, find_unfit
 
 
 async def examine_sqs(settings: Settings) -> list[Finding]:
-    """Findings about the queue and its dead-letter queue."""
+    """Returns the findings about the queue and its dead-letter queue."""
     sqs = make_sqs(settings, Metrics(), Watch())
     await sqs.start()
     try:

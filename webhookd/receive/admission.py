@@ -1,4 +1,4 @@
-"""Admission: what is too much is refused early and cheaply, so that what is accepted stays fast."""
+"""Admission: refuses excess requests early and cheaply, so that accepted requests are answered fast."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections import OrderedDict, deque
 
 from webhookd.metrics import Metrics
 
-_TICK = 0.05  # seconds between two looks at the loop's lag and the oldest wait
-_WAIT = 1.0  # seconds that an authentic webhook should wait for its answer at most
-_GROUP = 256  # webhooks; one group commit takes as many, so fewer of them would wait no shorter
-_GROWTH = 1.1  # of the limit at each look, while waits are short
+_TICK = 0.05  # seconds between two measurements of the loop's lag and the oldest wait
+_WAIT = 1.0  # seconds; the longest time that an authentic webhook should wait for its answer
+_GROUP = 256  # webhooks; one group commit takes as many, so a lower limit would not shorten their wait
+_GROWTH = 1.1  # factor of the limit at each measurement, while waits are short
 _LAG = 0.25  # seconds that the loop may be late, twice in a row, before new requests are refused
-_RELIEF = 0.5  # the part of either time below which the bounds are loosened again
+_RELIEF = 0.5  # fraction of _WAIT, and of _LAG, below which the bounds are loosened again
 _PEAK_KEPT = 10.0  # seconds
 
 
 class _Wait:
-    """A context manager; a class of its own, since a generator's costs several times as much, for each webhook."""
+    """The context manager of a waiting webhook. A class, since a generator costs several times as much for each webhook."""
 
     __slots__ = ("_at",)
 
@@ -32,7 +32,7 @@ class _Wait:
 
 
 class Unlimited:
-    """The admission of a listener that its number of connections alone bounds."""
+    """The admission of a listener that only its number of connections bounds."""
 
     full = False
 
@@ -41,13 +41,13 @@ class Unlimited:
 
 
 class Admission:
-    """Whether a further request is taken.
+    """The admission of the public listener: decides whether a further request is accepted.
 
-    A limit on how many authentic webhooks wait for their answer: `max_pending`, and while the oldest waits too long, as many
-    as were answered within the last second. So each answer lets one more in, and nothing stands idle; a rule that looked at
-    the wait alone would have to let the whole queue drain. And while the loop is late, which tells of a flood before
-    anything of it is authentic, nothing new is taken until it has caught up. A single stall (a garbage collection, a machine
-    that stood still) is no flood, nor are fewer requests than a group commit takes: those are better off waiting.
+    At most `max_pending` authentic webhooks may wait for their answer. While the oldest waits too long, the limit is the
+    number of answers in the last second. So each answer admits one more webhook, and no capacity stands idle. A rule by the
+    wait alone would have to let the whole queue drain. While the loop is late, no new request is accepted until the loop has
+    caught up: lateness shows a flood before any of its webhooks is verified. A single stall (a garbage collection, a machine
+    that stood still) is no flood. Nor are fewer requests than a group commit takes: to wait is better for them.
     """
 
     def __init__(self, *, max_pending: int, metrics: Metrics) -> None:
@@ -56,17 +56,17 @@ class Admission:
         self._lag_seconds = metrics.loop_lag_seconds
         self._gauge = metrics.shedding
         self._open_gauge = metrics.open_requests
-        # In order of arrival. Not a dict: the first key of one that loses its first keys all the time is slow to find.
+        # In order of arrival. Not a dict: while its first keys are removed all the time, a dict finds its first key slowly.
         self._waiting: OrderedDict[object, float] = OrderedDict()
         self._answered = 0
         self._history: deque[tuple[float, int]] = deque([(0.0, 0)], maxlen=round(1 / _TICK))
-        self.coming = 0  # requests whose head has come, and whose handler has not begun
-        self.open_requests = 0  # that have come entirely and have no answer, whatever comes of them
+        self.coming = 0  # requests whose head has arrived, and whose handler has not begun
+        self.open_requests = 0  # requests that have arrived entirely and have no answer yet, of whatever outcome
         self.late = False
-        self._was_late = False  # at the last look
+        self._was_late = False  # at the last measurement
         self._peak = self._peak_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None  # to ask for it at each webhook costs a system call
+        self._loop: asyncio.AbstractEventLoop | None = None  # kept: a look-up for each webhook costs a system call
 
     async def start(self) -> None:
         """Starts to watch the loop."""
@@ -86,15 +86,15 @@ class Admission:
         return self.late or len(self._waiting) + self.coming >= self._limit
 
     def waits(self) -> _Wait:
-        """An authentic webhook waits for its answer in the block."""
+        """Returns a context manager, in whose block an authentic webhook waits for its answer."""
         return _Wait(self)
 
     def enter(self, webhook: object) -> None:
-        """It waits from now on."""
+        """Counts `webhook` as waiting from now on."""
         self._waiting[webhook] = (self._loop or asyncio.get_running_loop()).time()
 
     def leave(self, webhook: object) -> None:
-        """It has its answer."""
+        """Counts `webhook` as answered."""
         del self._waiting[webhook]
         self._answered += 1
 
@@ -108,7 +108,7 @@ class Admission:
         self._schedule(loop)
 
     def observe(self, now: float, *, lag: float) -> None:
-        """Decides anew, at `now` by the loop's clock, with the loop `lag` seconds late."""
+        """Sets the bounds anew. `now`: the time of the loop's clock; `lag`: the seconds that the loop is late."""
         if lag >= self._peak or now - self._peak_at > _PEAK_KEPT:
             self._peak, self._peak_at = lag, now
             self._lag_seconds.set(lag)

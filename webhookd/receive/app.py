@@ -1,4 +1,4 @@
-"""The public application: the webhook's two paths, `/livez`, and nothing else."""
+"""The public application: serves the webhook's two paths, `/livez`, and nothing else."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from webhookd.receive.samples import EXAMINED, Sample, Samples
 DEFAULT_ACCOUNT = "default"
 PATH = "/webhooks/authorize-net"
 JSON = "application/json; charset=utf-8"
-_CHUNKS = 1_024  # of a body at most, unless they hold _CHUNK_BYTES on average: each takes a microsecond, however small it is
+_CHUNKS = 1_024  # most chunks of a body, unless they hold _CHUNK_BYTES on average: each costs a microsecond, however small
 _CHUNK_BYTES = 256
 
 
 class PublicApp:
-    """Reads a request under its limits, and answers what the intake made of it.
+    """The public application: reads each request within limits, and answers with the intake's result.
 
-    A handler for aiohttp's low-level server: two paths need no router, and what an Application adds to each request costs as
-    much as the verification of its signature.
+    A handler for aiohttp's low-level server, since two paths need no router. An Application would add to each request the cost
+    of one more verification of its signature.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class PublicApp:
     ) -> None:
         self._intake = intake
         self._samples = samples
-        self.paths: dict[str, str] = {}  # the webhook's path → the account
+        self.paths: dict[str, str] = {}  # path of a webhook → its account
         self._max_body_bytes = max_body_bytes
         self._bodies = Bodies(max_body_memory)
         self._body_timeout = body_timeout
@@ -66,16 +66,16 @@ class PublicApp:
             self.paths[PATH] = DEFAULT_ACCOUNT
         # The provider follows no redirect, so a path with a trailing slash is served as the path without one.
         self.paths |= {f"{path}/": account for path, account in self.paths.items()}
-        # None is taken out: a webhook of an account that goes may be waiting for its commit.
+        # Remove no counter: a webhook of a removed account may still wait for its commit.
         for account in self.paths.values():
             for outcome in Outcome:
                 self._taken[account, outcome] = self._received.labels(account, outcome)
-            for refused in REFUSED:  # there before the first one: of a series that begins at 1, Prometheus sees no increase
+            for refused in REFUSED:  # from the start: if a series began at 1, Prometheus would see no increase
                 self._received.labels(account, refused)
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Answers a request, whatever it is."""
-        # As it was sent, for the look-up; whatever is not found so is looked at again with care.
+        """Answers any request."""
+        # Look up the path as it was sent. Only if it is not found, decode the path and look again.
         account = self.paths.get(request.raw_path)
         if account is None:
             path = request.path
@@ -113,7 +113,7 @@ class PublicApp:
             return
         whole = body is not None or request.content.is_eof()
         length = request.content_length
-        if body is None:  # what has come so far; a stream that failed gives nothing
+        if body is None:  # take the bytes that have arrived so far, and none of a failed stream
             body = b"" if request.content.exception() is not None else request.content.read_nowait(EXAMINED + 1)
         elif length is None:
             length = len(body)
@@ -138,13 +138,13 @@ class PublicApp:
     def _refuse_for(self, request: web.BaseRequest, account: str, error: Exception, body: bytes | None = None) -> Reply:
         of = refusal(error)
         answer = self._refuse(request, account, *of, body=body)
-        if of.outcome == "error":  # a mistake of ours
+        if of.outcome == "error":  # an error of webhookd itself
             logger.error("a request failed", error=where(error))
             answer.force_close()
         return answer
 
     def _admit(self, request: web.BaseRequest, account: str | None) -> Reply | None:
-        """Decides by its head alone whether a webhook is taken. Returns the refusal, or writes what `Expect` asks for."""
+        """Decides by the head alone whether a webhook is accepted. Returns the refusal, or writes the answer to `Expect`."""
         expected = request.headers.get("Expect")
         if expected is not None and expected.lower() != "100-continue":
             return self._refuse(request, account, 417, "only Expect: 100-continue is understood", Rejection.BAD_EXPECT)
@@ -166,7 +166,7 @@ class PublicApp:
             return self._refuse_for(request, account, error)
         if isinstance(request.protocol, Connection) and not request.protocol.admitted():
             return self._refuse_for(request, account, OverloadedError("too many webhooks wait for their commit"))
-        # The provider sends `Expect: 100-continue`: what is refused by its head alone is refused before its body comes.
+        # The provider sends `Expect: 100-continue`, so a refusal for the head alone is sent before the body arrives.
         if expected is not None and request.transport is not None:
             request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         return None
@@ -175,7 +175,7 @@ class PublicApp:
         started = time.perf_counter()
         content = request.content
         length = request.content_length
-        if length is not None and length <= SMALL and content.is_eof():  # as nearly all are: the whole came with the head
+        if length is not None and length <= SMALL and content.is_eof():  # like nearly all: the body arrived with the head
             return await self._take(request, account, content.read_nowait(), started)
         with self._bodies.hold() as held:
             try:
@@ -194,18 +194,18 @@ class PublicApp:
             return await self._take(request, account, body, started)
 
     async def _take(self, request: web.BaseRequest, account: str, body: bytes, started: float) -> web.StreamResponse:
-        if not self._intake.knows(account):  # any more, since its body began to come
+        if not self._intake.knows(account):  # the account was removed while the body arrived
             return self._refuse(request, account, 404, "no such account", Rejection.UNKNOWN_ACCOUNT)
         tracing = self._intake.tracing
         origin = None if tracing is None else tracing.origin(request.headers, started)
         try:
             receipt = await self._intake.take(account, body, request.headers.get("X-ANET-Signature"), origin)
-        except Exception as error:  # noqa: BLE001  whatever it is, the client must have an answer
+        except Exception as error:  # noqa: BLE001  the client must have an answer after any error
             return self._refuse_for(request, account, error, body)
         return Reply(render(200, JSON, self._acknowledge(account, receipt, started).encode()))
 
     def _acknowledge(self, account: str, receipt: Receipt, started: float) -> str:
-        """The text of a 200, counted, with the time since `started`. The caller writes it before it lets the loop turn."""
+        """Counts a 200 and the time since `started`. Returns its text, which the caller must write before the loop turns."""
         self._taken[account, receipt.outcome].inc()
         self._ack_seconds.observe(time.perf_counter() - started)
         if armed(Failpoint.RECEIVE_AFTER_ANSWER):
@@ -213,9 +213,9 @@ class PublicApp:
         return f'{{"status":"{receipt.outcome}","id":"{receipt.id}"}}'
 
     async def _read(self, request: web.BaseRequest, held: Held) -> bytes | None:
-        """The raw body, or None where it is larger than the limit (a chunked one tells its length by coming).
+        """Returns the raw body, or None if it is larger than the limit (the length of a chunked body shows only as it arrives).
 
-        Raises OverloadedError where it is one of too many large ones, and RequestPayloadError where it has too many chunks.
+        Raises OverloadedError if there are too many large bodies, and RequestPayloadError if the body has too many chunks.
         """
         parts = []
         size = chunks = 0
@@ -225,7 +225,7 @@ class PublicApp:
             if size > self._max_body_bytes:
                 return None
             if chunks > _CHUNKS and size < chunks * _CHUNK_BYTES:
-                # The next read raises it, and a sample of what was refused does not have the rest parsed.
+                # The next read raises this error, and a sample of the refused body does not make aiohttp parse the rest.
                 request.content.set_exception(web.RequestPayloadError("the body has too many small chunks"))
             held.grow(size)
             parts.append(part)
@@ -233,12 +233,12 @@ class PublicApp:
 
 
 async def live(_: web.BaseRequest) -> web.Response:
-    """Liveness: the loop turns."""
+    """Answers the liveness check: any answer proves that the loop turns."""
     return web.Response(body=b'{"status":"alive"}', headers={"Content-Type": JSON, "Server": SERVER})
 
 
 def _names_an_account(path: str) -> bool:
-    """Whether `path` is a webhook's path, of whatever account."""
+    """Returns whether `path` is the webhook path of any account, known or not."""
     before, _, name = path.removesuffix("/").removeprefix(PATH).partition("/")
     return path.startswith(PATH) and not before and "/" not in name
 
@@ -248,5 +248,5 @@ def _method_not_allowed(allowed: str) -> Reply:
 
 
 def _plain(encodings: Iterable[str]) -> bool:
-    """Whether a Content-Encoding says that the body is as it was written."""
+    """Returns whether the fields Content-Encoding say that the body is not encoded."""
     return all(name.strip().lower() in ("", "identity") for line in encodings for name in line.split(","))

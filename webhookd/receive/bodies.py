@@ -1,4 +1,4 @@
-"""Memory for bodies: small ones are bounded by the number of connections, large ones share one budget."""
+"""Memory for bodies: the number of connections bounds small bodies, and large bodies share one budget."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SMALL = 16_384  # bytes; a notification has about one thousand
 
 
 class Held:
-    """What one request's body holds of the budget."""
+    """The part of the budget that the body of one request holds."""
 
     __slots__ = ("_of", "bytes")
 
@@ -20,7 +20,7 @@ class Held:
         self.bytes = 0
 
     def grow(self, size: int) -> None:
-        """The body has `size` bytes by now. Raises OverloadedError where it is large and the budget is spent."""
+        """Records that the body now has `size` bytes. Raises OverloadedError if it is large and the budget is spent."""
         if size > SMALL:
             self._of.check(size - self.bytes)
             self._of.held += size - self.bytes
@@ -28,7 +28,7 @@ class Held:
 
 
 class Bodies:
-    """At most `limit` bytes of large bodies at once, counted as they come: an announced length alone holds nothing.
+    """The budget of large bodies: `limit` bytes at once, counted as they arrive. An announced length alone takes nothing.
 
     So a flood of large bodies cannot keep out notifications, which are small.
     """
@@ -38,17 +38,17 @@ class Bodies:
         self.held = 0
 
     def fits(self, size: int) -> bool:
-        """Whether a body of `size` bytes would find room now."""
+        """Returns whether a body of `size` bytes would fit now."""
         return size <= SMALL or self.held + size <= self._limit
 
     def check(self, more: int) -> None:
-        """Raises OverloadedError where `more` bytes do not fit."""
+        """Raises OverloadedError if `more` bytes do not fit."""
         if self.held + more > self._limit:
             raise OverloadedError("too many large bodies at once")
 
     @contextlib.contextmanager
     def hold(self) -> Iterator[Held]:
-        """Room for one body, given back at the end of the block."""
+        """Yields the part of one body, and returns its bytes to the budget at the end of the block."""
         held = Held(self)
         try:
             yield held

@@ -1,4 +1,4 @@
-"""The public listener's certificate, for those who have no proxy in front; a renewed one is taken without a restart."""
+"""The public listener's certificate, for installations without a proxy. A renewed certificate needs no restart."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from webhookd.lifecycle import Loop, Watch
 from webhookd.logs import logger
 from webhookd.metrics import Metrics
 
-_EVERY = 30.0  # seconds between two looks at the files
+_EVERY = 30.0  # seconds between two checks of the files
 
 _State = tuple[tuple[int, ...], ...]
 
 
 class Certificate:
-    """A certificate and its key, in PEM files. A handshake is made by `context`; connections keep the one that they have."""
+    """A certificate and its key in PEM files. Each handshake uses `context`; open connections keep their own context."""
 
     def __init__(self, certificate: Path, key: Path, *, metrics: Metrics, watch: Watch) -> None:
         self._certificate = certificate
@@ -30,16 +30,16 @@ class Certificate:
         self._loop = Loop("certificate", self._look, watch, every=_EVERY)
 
     async def start(self) -> None:
-        """Loads the files, and looks after them from then on. Raises SettingsError where they cannot be used."""
+        """Loads the files, and watches them from then on. Raises SettingsError if they cannot be used."""
         self.load()
         await self._loop.start()
 
     async def stop(self) -> None:
-        """Looks no more."""
+        """Stops watching the files."""
         await self._loop.stop()
 
     def load(self) -> None:
-        """Takes what the files hold now. Raises SettingsError where they cannot be used; what was in force stays so then."""
+        """Loads the files as they are now. If they cannot be used, keeps the earlier certificate and raises SettingsError."""
         seen = self._state()
         found = usable(self._certificate, self._key)
         self.context = found.context
@@ -50,7 +50,7 @@ class Certificate:
         seen = self._state()
         if seen == self._seen:
             return
-        self._seen = seen  # one complaint for each change; the two files seldom change at the same moment
+        self._seen = seen  # log one error for each change; the two files seldom change at the same moment
         try:
             self.load()
         except SettingsError as error:
@@ -59,7 +59,7 @@ class Certificate:
             logger.info("a changed certificate is in use")
 
     def _state(self) -> _State:
-        # What a path leads to, since certificate managers change a link.
+        # `stat` follows links, since certificate managers change a link.
         found: list[tuple[int, ...]] = []
         for path in (self._certificate, self._key):
             try:
@@ -67,13 +67,13 @@ class Certificate:
             except OSError:
                 found.append(())
             else:
-                # With the time of a change of owner or mode: they are often set after the content.
+                # `st_ctime_ns` shows a change of owner or mode: both are often set after the content.
                 found.append((of.st_ino, of.st_mtime_ns, of.st_ctime_ns, of.st_size))
         return tuple(found)
 
 
 class Usable(NamedTuple):
-    """What a certificate and its key come to: whose it is, and when it ends (seconds since 1970)."""
+    """A certificate and key that a server can use: the TLS context, the names, and the expiry (seconds since 1970)."""
 
     context: ssl.SSLContext
     names: list[str]
@@ -81,7 +81,7 @@ class Usable(NamedTuple):
 
 
 def usable(certificate: Path, key: Path) -> Usable:
-    """What the files hold. Raises SettingsError, naming the setting, where a server cannot use them."""
+    """Loads the files. If a server cannot use them, raises SettingsError, which names the setting."""
     try:
         leaf = x509.load_pem_x509_certificates(certificate.read_bytes())[0]
     except (OSError, ValueError) as error:
@@ -92,7 +92,7 @@ def usable(certificate: Path, key: Path) -> Usable:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.set_alpn_protocols(["http/1.1"])
     try:
-        # A passphrase is never asked for: there is nobody to give it.
+        # An empty password: OpenSSL must not ask for a passphrase, since nobody is there to type it.
         context.load_cert_chain(certificate, key, password="")
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
         reason = getattr(error, "reason", None) or type(error).__name__
@@ -107,5 +107,5 @@ def _names(leaf: x509.Certificate) -> list[str]:
     try:
         names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         return [str(name.value) for name in names]
-    except (x509.ExtensionNotFound, x509.UnsupportedGeneralNameType, ValueError):  # it can be served all the same
+    except (x509.ExtensionNotFound, x509.UnsupportedGeneralNameType, ValueError):  # a certificate can be used without names
         return []

@@ -1,4 +1,4 @@
-"""One connection: aiohttp's protocol with a phase, and with an end for each way in which a client can hold it."""
+"""One connection: aiohttp's protocol with a phase, and with a limit for each way in which a client can keep it open."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from webhookd.receive.connections import Connections
 
 LIVENESS = b"GET /livez "
-MAX_HEAD = 65_536  # bytes; aiohttp bounds each line and their number, which together is far more
-_UNREAD_BYTES = 16_384  # of answers, beside those that the system keeps, with which a client counts as not reading
+MAX_HEAD = 65_536  # bytes; aiohttp bounds each line and the number of lines, which together allow far more
+_UNREAD_BYTES = 16_384  # bytes of answers, beside the system's buffer; with more, a client counts as not reading
 _EVICTION_SECONDS = 0.1
 
-# aiohttp's parser drops the whole requests of a read if it finds one behind them malformed. So it stops after each request, and
-# `Connection.answer` makes it go on.
+# If a malformed request follows whole ones in one read, aiohttp's parser drops the whole ones too. So the parser stops after
+# each request, and `Connection.answer` makes it go on.
 web_protocol.MAX_MSG_QUEUE_SIZE = 1
 
 _TOO_LARGE = 431, f"the head has more than {MAX_HEAD} bytes"
@@ -31,59 +31,59 @@ _TOO_SLOW = 408, "the head took too long"
 
 
 class Phase(Enum):
-    """What a connection waits for."""
+    """The phase of a connection, named for what the connection waits for."""
 
     HEAD = auto()  # the rest of a request's head, or its first byte on a new connection
     BODY = auto()  # the rest of a request's body
     WORK = auto()  # our answer to a whole request
-    NEXT = auto()  # the turn of a whole request that came before the one ahead of it was answered
+    NEXT = auto()  # the turn of a whole request that arrived before the request ahead of it was answered
     IDLE = auto()  # the first byte of a further request
     UNREAD = auto()  # the client, which does not read its answers
-    CLOSING = auto()  # the end; the last answer is written, and whatever comes is thrown away
+    CLOSING = auto()  # the end; the last answer is written, and further bytes are thrown away
 
 
 class Connection(Handler):
-    """Serves the requests of one client, one after the other; `of` decides how many there are, and for how long.
+    """The connection of one client: serves its requests one after the other. `of` limits the connections' number and time.
 
-    aiohttp's part begins with the first byte: a silent connection costs a kilobyte, and a request that is refused for overload
-    costs no parsing. `_messages` is aiohttp's: the requests whose head has come, and whose handler has not begun.
+    aiohttp's part begins with the first byte. So a silent connection costs a kilobyte, and a request that is refused for
+    overload costs no parsing. `_messages` belongs to aiohttp: requests whose head has arrived and whose handler has not begun.
     """
 
     def __init__(self, of: Connections, server: web.Server, **options: Any) -> None:
         super().__init__(of, server, **options)
-        self._max_msg_queue_size = 2  # requests with which aiohttp stops reading; to stop and go on at each one costs 10 µs
-        self.phase = Phase.HEAD  # changed by Connections.move alone
+        self._max_msg_queue_size = 2  # with so many requests, aiohttp stops reading; a stop at each request costs 10 µs
+        self.phase = Phase.HEAD  # only Connections.move changes the phase
         self._socket: asyncio.Transport | None = None
         self._started = False  # aiohttp's part has begun
-        self._asked = False  # admission has been asked for the request that comes
-        self._coming = False  # a request's head has come, and its handler has not begun
-        self._handling = False  # the application has a request in hand
+        self._asked = False  # admission was asked for the request that is arriving
+        self._coming = False  # a request's head has arrived, and its handler has not begun
+        self._handling = False  # the application is answering a request
         self._ended = False  # the client sends no more
         self._head = 0  # bytes of an incomplete head
         self._rest = Rest(of.loop)
-        self._due: Rendered | None = None  # the last answer, due after those to the requests before it
-        self._payload: StreamReader | None = None  # of the request that comes, or is answered
+        self._due: Rendered | None = None  # the last answer; it follows the answers to earlier requests
+        self._payload: StreamReader | None = None  # body of the request that is arriving or being answered
 
-    # What the transport reports.
+    # Reports of the transport.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Asks for room."""
-        self._socket = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
+        """Asks `Connections` for room."""
+        self._socket = cast(asyncio.Transport, transport)  # uvloop's transport does not inherit from asyncio's
         self._socket.set_write_buffer_limits(high=_UNREAD_BYTES)
         self._of.opened(self)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Gives the room back."""
+        """Gives the connection's room back."""
         self._of.lost(self)
         self._socket = None
-        self._payload = None  # a cycle, which would be freed only when the collector runs: after thousands of them
+        self._payload = None  # breaks a cycle, which the garbage collector would free only after thousands of them
         self._begun()
         self._rest.end()
         if self._started:
             super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Passes on what belongs to a request that is taken. aiohttp calls this too, with nothing, to parse on."""
+        """Passes the bytes of accepted requests to aiohttp. aiohttp calls this too, with no bytes, to go on parsing."""
         if self._socket is None or self._due is not None:
             return
         if self.phase is Phase.CLOSING:
@@ -94,7 +94,7 @@ class Connection(Handler):
             return
         try:
             super().data_received(data)
-        except Exception:  # noqa: BLE001  aiohttp's parser raises its own errors, and whatever it trips over
+        except Exception:  # noqa: BLE001  aiohttp's parser raises its own errors, and any that it runs into
             self._malformed()
             return
         if data and self.phase in (Phase.HEAD, Phase.IDLE):
@@ -105,7 +105,7 @@ class Connection(Handler):
             self._malformed()
 
     def eof_received(self) -> bool | None:  # type: ignore[override]
-        """The client sends no more; what it has sent is answered first. Under TLS, no half of a connection stays open."""
+        """Notes that the client sends no more; its requests are answered first. A TLS connection cannot stay half open."""
         self._ended = True
         if self.phase is Phase.BODY and self._payload is not None:
             self._payload.set_exception(web.RequestPayloadError("the body ends too early"))
@@ -116,13 +116,13 @@ class Connection(Handler):
         return self.ssl_context is None
 
     def pause_writing(self) -> None:
-        """The client does not read its answers."""
+        """Notes that the client does not read its answers."""
         super().pause_writing()
         if not self._handling and self.phase is not Phase.CLOSING:
             self._of.move(self, Phase.UNREAD)
 
     def resume_writing(self) -> None:
-        """The client reads again."""
+        """Goes on with the next request, since the client reads again."""
         super().resume_writing()
         if self.phase is Phase.UNREAD:
             self._next()
@@ -131,7 +131,7 @@ class Connection(Handler):
 
     def _start(self, data: bytes, transport: asyncio.Transport) -> bool:
         """Begins aiohttp's part, unless admission refuses the first request."""
-        if not data.startswith(LIVENESS):  # always answered
+        if not data.startswith(LIVENESS):  # a liveness check is always answered
             if not self._of.admit():
                 self._of.counters.overload.inc()
                 self.refuse(self._of.overloaded)
@@ -142,7 +142,7 @@ class Connection(Handler):
         return True
 
     def _follow(self, size: int) -> None:
-        """Bytes came while none of a request's was known."""
+        """Handles `size` bytes of a head: begins the request if its head is now whole, else bounds the size of the head."""
         if self._messages:
             self._coming = True
             self._of.admission.coming += 1
@@ -156,7 +156,7 @@ class Connection(Handler):
             self.refuse(self._of.render(*_TOO_LARGE))
 
     def _next(self, whole: Phase = Phase.NEXT) -> None:
-        """Enters the phase of the next request, as far as it has come: `whole`, if all of it has."""
+        """Enters the phase of the next request: `whole` if the request has arrived entirely."""
         if self.writing_paused:
             self._of.move(self, Phase.UNREAD)
         elif self._messages:
@@ -171,14 +171,14 @@ class Connection(Handler):
             self._of.admission.coming -= 1
 
     def admitted(self) -> bool:
-        """Whether the request that is handled is taken. Admission is asked once: for a first request before it is parsed."""
+        """Returns whether admission accepts the current request. It is asked once: for a first request, before the parsing."""
         asked, self._asked = self._asked, False
         return asked or self._of.admit(itself=self.phase is Phase.WORK)
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Has a request answered; ends the connection if the client or the answer wants it so, or the body was left unread."""
+        """Has a request answered. Ends the connection if the client or the answer asks for it, or if the body is unread."""
         if self.phase is Phase.NEXT:
-            await asyncio.sleep(0)  # from Python 3.12 on, aiohttp would serve all that was read in one turn of the loop
+            await asyncio.sleep(0)  # else, from Python 3.12 on, aiohttp serves all requests of a read in one turn of the loop
         self._begun()
         if request.version < HttpVersion10:
             raise BadHttpMessage("no version")
@@ -194,11 +194,11 @@ class Connection(Handler):
         response = await self._of.handle(request)
         self._handling = False  # the response is written at once
         if self.foreign:
-            response.force_close()  # aiohttp's parser drops the bytes that came behind the request
+            response.force_close()  # aiohttp's parser drops the bytes that follow the request
         elif not self._messages and request.content.is_eof():
-            self.data_received(b"")  # the parser has stopped after this request
+            self.data_received(b"")  # the parser has stopped after this request; make it go on
         if self._messages:
-            # Read nothing further while a whole request is left, or the client would fill our memory.
+            # Read no further bytes while a whole request is left, or the client would fill our memory.
             self._max_msg_queue_size = 1
         last = not self._messages
         if not request.content.is_eof():
@@ -219,7 +219,7 @@ class Connection(Handler):
         return response
 
     def _complete(self) -> None:
-        """The request has come entirely."""
+        """Enters WORK, since the request has arrived entirely."""
         self._of.leaving.discard(self)
         if self.phase is not Phase.CLOSING:
             self._of.move(self, Phase.WORK)
@@ -229,10 +229,10 @@ class Connection(Handler):
         await response.prepare(request)
         await response.write_eof()
 
-    # Ends.
+    # Ways in which a connection ends.
 
     def refuse(self, reply: Rendered) -> None:
-        """Answers with `reply`, after the requests before it have their answers, and closes."""
+        """Answers with `reply` once all earlier requests are answered, and closes."""
         if self._socket is None or self._socket.is_closing():
             return
         if self.phase in (Phase.BODY, Phase.WORK, Phase.NEXT) or self._messages:
@@ -246,7 +246,7 @@ class Connection(Handler):
             self._finish()
 
     def _incomplete(self) -> bool:
-        """Whether the body of the request that comes, or is answered, has not come entirely."""
+        """Returns whether the body of the request that is arriving or being answered is incomplete."""
         return self.phase is Phase.BODY and self._payload is not None and not self._payload.is_eof()
 
     def _malformed(self) -> None:
@@ -257,7 +257,7 @@ class Connection(Handler):
         self.refuse(self._of.render(*MALFORMED))
 
     def _finish(self) -> None:
-        """Ends our half, and throws away what still comes for a moment: closing with unread bytes makes the kernel send RST."""
+        """Ends our half, and throws away further bytes for a moment: closing with unread bytes makes the kernel send RST."""
         if self._socket is None:
             return
         self._of.move(self, Phase.CLOSING)
@@ -267,14 +267,14 @@ class Connection(Handler):
         self._of.loop.call_later(REST_SECONDS, self.shut)
 
     def time_out(self) -> None:
-        """The head did not come in time."""
+        """Ends a connection whose head did not arrive in time: with 408 if a part of the head has arrived."""
         if self._head:
             self.refuse(self._of.render(*_TOO_SLOW))
         else:
             self.shut()
 
     def evict(self) -> None:
-        """Makes room, in a moment: a request that has come already, and was not read yet, is answered."""
+        """Makes room. Waits a moment in HEAD, BODY and IDLE: a request that has arrived but is not read yet is answered."""
         if self.phase in (Phase.CLOSING, Phase.UNREAD):
             self.abort()
             return
@@ -293,22 +293,22 @@ class Connection(Handler):
             self.abort()
 
     def shut(self) -> None:
-        """Closes when what is written has been sent."""
+        """Closes once all written bytes have been sent."""
         self._rest.end()
         if self._socket is not None:
             self._of.move(self, Phase.CLOSING)
             self._socket.close()
 
     def abort(self) -> None:
-        """Closes without a wait for what is written and unread."""
+        """Closes at once: does not wait for the client to read the written bytes."""
         self._rest.end()
         if self._socket is not None:
             self._socket.abort()
 
-    # What aiohttp ends.
+    # Ends that aiohttp asks for.
 
     def force_close(self) -> None:
-        """Closes, as aiohttp wants it."""
+        """Closes as aiohttp does, and enters CLOSING."""
         super().force_close()
         if self._socket is not None:
             self._of.move(self, Phase.CLOSING)
@@ -316,7 +316,7 @@ class Connection(Handler):
     def handle_error(
         self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
     ) -> web.StreamResponse:
-        """Ends the connection with the answer to an error."""
+        """Returns the answer to an error, which ends the connection."""
         answer = super().handle_error(request, status, exc, message)
         self._of.move(self, Phase.CLOSING)
         return answer

@@ -1,7 +1,7 @@
-"""The connections of a listener: how many, how long each may wait for its client, and who makes room for whom.
+"""The connections of a listener: their number, how long each may wait for its client, and which one makes room.
 
-aiohttp has no bound on connections, none on a first head but its keep-alive timeout, none on a slow body, and none on a
-client that reads no answer.
+aiohttp bounds neither connections, nor a slow body, nor a client that reads no answer. It bounds a first head only by its
+keep-alive timeout.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from webhookd.receive.connection import LIVENESS, MAX_HEAD, Connection, Phase
 from webhookd.receive.problem import render_problem
 from webhookd.receive.reply import Rendered
 
-_NEVER = 1e9  # seconds; aiohttp's own keep-alive timer, which ours replaces
+_NEVER = 1e9  # seconds; for aiohttp's own keep-alive timer, which ours replaces
 _SWEEP_SECONDS = 1.0
-_READ_BYTES = 16_384  # of a body; aiohttp parses on when they are read, and so it does at each 1,024 chunks
+_READ_BYTES = 16_384  # of a body; aiohttp goes on parsing when they are read, and also at each 1,024 chunks
 
 
 @dataclass(slots=True, frozen=True)
 class ConnectionLimits:
-    """How many connections there may be, and for how many seconds each may wait for its client.
+    """The limits of connections: their number, and the seconds for which each may wait for its client.
 
-    connections: at most; beyond it one makes room, or the newest is refused.
-    head_timeout: from a new connection to its first head, and for each further head from its first byte.
-    body_timeout: for a body; a handler may keep a stricter one.
-    read_timeout: until the client has read what is written.
-    keepalive_timeout: between two requests; longer than a proxy's, so that the proxy is the one who closes.
+    connections: most open connections; for a further one, another makes room, or the newest is refused.
+    head_timeout: from a new connection to its first head; for each further head, from its first byte.
+    body_timeout: for a body; a handler may set a stricter limit.
+    read_timeout: until the client has read the written bytes.
+    keepalive_timeout: between two requests; longer than a proxy's timeout, so that the proxy closes first.
     """
 
     connections: int
@@ -47,21 +47,21 @@ class ConnectionLimits:
 
 @dataclass(slots=True, frozen=True)
 class Counters:
-    """What a listener counts. `closed`: by reason head_timeout, head_too_large, idle, full, unread, tls."""
+    """The counters of a listener. `closed`: by reason head_timeout, head_too_large, idle, full, unread, tls."""
 
     connections: Gauge
     closed: Mapping[str, Counter]
-    overload: Counter  # refused before they were parsed
+    overload: Counter  # requests that were refused before parsing
     malformed: Counter
-    error: Counter  # mistakes of ours
+    error: Counter  # errors of webhookd itself
 
 
 class Connections:
-    """All connections of a listener, each in its phase. Called, it makes the protocol of a new one.
+    """All connections of a listener, each in its phase. A call of the object makes the protocol of a new connection.
 
-    Beyond the limit one makes room: one that is closing, else the one whose request is incomplete for longest, else one that
-    does not read, else one that sent further requests before it had its answers, else the one that is idle for longest. While
-    all are at work, the newest is refused.
+    Beyond the limit, one connection makes room. The choice is, in this order: one that is closing; the one whose request has
+    been incomplete for longest; one that does not read; one that sent further requests before it had its answers; the one
+    that has been idle for longest. If all are at work, the newest is refused.
     """
 
     def __init__(
@@ -87,13 +87,13 @@ class Connections:
         self.broken = self.render(503, "webhookd made a mistake; its log says where", later)
         self._options = options
         self._all: set[Connection] = set()
-        self.leaving: set[Connection] = set()  # those that make room
-        # Each with the loop's time since when, oldest first. A request's head and its body are one wait.
+        self.leaving: set[Connection] = set()  # connections that make room
+        # Each connection with the loop's time when its wait began, oldest first. A request's head and its body are one wait.
         incomplete: OrderedDict[Connection, float] = OrderedDict()
         self._in = {phase: OrderedDict[Connection, float]() for phase in Phase}
         self._in[Phase.HEAD] = self._in[Phase.BODY] = incomplete
         self._work = self._in[Phase.WORK]
-        self.loop = asyncio.get_running_loop()  # to ask for it at each request costs a system call
+        self.loop = asyncio.get_running_loop()  # kept: a look-up at each request costs a system call
         self._timer: asyncio.TimerHandle | None = None
 
     def __call__(self) -> Connection:
@@ -109,23 +109,23 @@ class Connections:
         )
 
     def render(self, status: int, detail: str, *fields: tuple[str, str]) -> Rendered:
-        """A problem of this listener."""
+        """Renders a problem with this listener's header fields."""
         return render_problem(status, detail, self._fields + fields)
 
     def admit(self, *, itself: bool = False) -> bool:
-        """Whether one more request is taken; `itself` says that it counts as work already."""
+        """Returns whether one more request is accepted. `itself`: the request counts as work already."""
         return not self.admission.full and len(self._work) - itself < self._limits.connections
 
     def turns_away(self, client: socket.socket) -> bool:
-        """Answers 503 on the bare socket, and closes it, if there are too many requests and one has come already.
+        """Answers 503 on the bare socket and closes it, if there are too many requests and the client has sent bytes of one.
 
-        That costs a tenth of a request that is taken; to make a transport and a task first would cost half of one.
+        This costs a tenth of an accepted request. With a transport and a task, it would cost half of an accepted request.
         """
         if self.admit():
             return False
         try:
             begin = client.recv(len(LIVENESS), socket.MSG_PEEK)
-        except OSError:  # nothing is there so far
+        except OSError:  # no bytes have arrived so far
             return False
         if not begin or begin == LIVENESS:
             return False
@@ -136,7 +136,7 @@ class Connections:
         return True
 
     def start(self) -> None:
-        """Starts to look for what has timed out."""
+        """Starts to look for connections that have timed out."""
         self._timer = self.loop.call_later(min(self._limits.head_timeout / 4, _SWEEP_SECONDS), self._sweep)
 
     def stop(self) -> None:
@@ -149,13 +149,13 @@ class Connections:
                 connection.shut()
 
     def abort(self) -> None:
-        """Ends all that are left."""
+        """Closes all remaining connections at once."""
         for connection in list(self._all):
             connection.abort()
 
     def move(self, connection: Connection, phase: Phase) -> None:
-        """A connection enters a phase."""
-        if connection not in self._all:  # its client has gone, and its handler goes on
+        """Moves a connection into a phase."""
+        if connection not in self._all:  # the connection is lost, and its handler goes on
             return
         before, after = self._in[connection.phase], self._in[phase]
         connection.phase = phase
@@ -165,7 +165,7 @@ class Connections:
             self.admission.open_requests = len(self._work)
 
     def opened(self, connection: Connection) -> None:
-        """Makes room for a new connection, or has it refused."""
+        """Registers a new connection. If there are too many, makes room for it or refuses it."""
         self._all.add(connection)
         self.counters.connections.set(len(self._all))
         self._in[Phase.HEAD][connection] = self.loop.time()

@@ -1,4 +1,4 @@
-"""aiohttp's protocol with our answers to what goes wrong, and an end for what comes after the last answer."""
+"""aiohttp's protocol with our own answers to errors, and with a limit for bytes after the last answer."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _REST_BYTES = 1_048_576
 
 
 def wants_another_protocol(request: web.BaseRequest) -> bool:
-    """Whether what follows the request may be no HTTP."""
+    """Returns whether the bytes after the request may be no HTTP."""
     return request.method == "CONNECT" or "Upgrade" in request.headers
 
 
 class Handler(web.RequestHandler):
-    """Answers malformed HTTP, and our mistakes, with problems that repeat no input. Malformed HTTP makes no line in the log."""
+    """aiohttp's handler. Its answers to malformed HTTP and to our errors repeat no input. Malformed HTTP is not logged."""
 
     def __init__(self, of: Connections, server: web.Server, **options: Any) -> None:
         super().__init__(server, loop=of.loop, **options)
@@ -36,19 +36,19 @@ class Handler(web.RequestHandler):
     def handle_error(
         self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
     ) -> web.StreamResponse:
-        """Makes the answer to malformed HTTP, and to an error that leaves the application. It ends the connection."""
+        """Returns the answer to malformed HTTP or to an error that leaves the application. The answer ends the connection."""
         if isinstance(exc, ConnectionError):
             raise exc
         if isinstance(exc, HttpProcessingError):
             self._of.counters.malformed.inc()
-            exc.__traceback__ = None  # its frame in aiohttp refers to it: a cycle that would keep the connection in memory
+            exc.__traceback__ = None  # a frame in it refers to the error: this cycle would keep the connection in memory
             return Reply(self._of.render(*MALFORMED), close=True)
         logger.error("a request failed", error=where(exc) if isinstance(exc, BaseException) else f"status {status}")
         self._of.counters.error.inc()
         return Reply(self._of.broken, close=True)
 
     def log_exception(self, *args: Any, **kw: Any) -> None:
-        """Reports an error outside of the application: in aiohttp, or in what follows a request for another protocol."""
+        """Logs an error in aiohttp. Counts it as malformed instead if its bytes follow a request for another protocol."""
         error = kw.get("exc_info")
         if self.foreign:
             self._of.counters.malformed.inc()
@@ -57,7 +57,7 @@ class Handler(web.RequestHandler):
 
 
 class Rest:
-    """What comes after the last answer, thrown away for a moment.
+    """The bytes that arrive after the last answer, which are thrown away for a moment.
 
     Closing with unread bytes makes the kernel send RST, and the client never sees the answer.
     """
@@ -71,18 +71,18 @@ class Rest:
         self._end: asyncio.Future[None] | None = None
 
     def throw_away(self, size: int) -> bool:
-        """Counts `size` bytes; returns whether more may come."""
+        """Counts `size` bytes; returns whether more may arrive."""
         self._bytes += size
         return self._bytes <= _REST_BYTES
 
     def end(self) -> None:
-        """Nothing more comes."""
+        """Records that no more bytes arrive, and ends the wait for them."""
         self._over = True
         if self._end is not None and not self._end.done():
             self._end.set_result(None)
 
     async def ended(self) -> None:
-        """Waits for the end, for a moment."""
+        """Waits for the end of the bytes, for REST_SECONDS at most."""
         if not self._over:
             self._end = self._loop.create_future()
             with suppress(TimeoutError):

@@ -1,4 +1,4 @@
-"""The intake: an authentic body becomes a committed event, a known duplicate, or quarantine; only then is there an answer."""
+"""The intake: an authentic body becomes a committed event, a known duplicate or quarantine. Only then is it answered."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ if TYPE_CHECKING:
     from webhookd.tracing import Origin, Tracing
 
 _MAX_BATCH = 256
-_COMMITS = 3  # group commits under way at a time: while PostgreSQL has some in hand, the next one is made ready
-_FILL = 21  # webhooks; while one commit is under way, another one for fewer would cost more than it saves
-# Under heavy load with few duplicates, to ask Redis costs all more than it saves those few: PostgreSQL finds them as well.
+_COMMITS = 3  # group commits under way at a time: while PostgreSQL runs some, webhookd prepares the next one
+_FILL = 21  # webhooks; while one commit is under way, another one for fewer webhooks would cost more than it saves
+# Under heavy load with few duplicates, Redis costs all webhooks more than it saves the few: PostgreSQL finds duplicates too.
 _HEAVY = 16  # webhooks in a batch
-_FEW = 0.05  # which part of the webhooks
-_LATEST = 0.1  # how much a batch counts for that
+_FEW = 0.05  # duplicates, as a fraction of the webhooks
+_LATEST = 0.1  # weight of the latest batch in that fraction
 
 
 class Outcome(StrEnum):
-    """What a 200 says."""
+    """The outcomes that a 200 reports."""
 
     ACCEPTED = "accepted"
     DUPLICATE = "duplicate"
@@ -55,14 +55,14 @@ class Outcome(StrEnum):
 
 
 class Receipt(NamedTuple):
-    """What became of an authentic body; whatever it says is committed in PostgreSQL."""
+    """The result for an authentic body. PostgreSQL has committed what the result reports."""
 
     outcome: Outcome
     id: UUID
 
 
 class Intake:
-    """Verifies, deduplicates, commits. `relay` is None where another process relays."""
+    """The intake: verifies, deduplicates, commits. `relay` is None if another process relays."""
 
     def __init__(
         self,
@@ -117,7 +117,7 @@ class Intake:
             fill=_FILL,
             timeout=commit_timeout,
         )
-        self._repeated = 0.0  # which part of the latest webhooks were duplicates
+        self._repeated = 0.0  # fraction of duplicates among the latest webhooks
         self._stopping = False
 
     async def start(self) -> None:
@@ -128,18 +128,18 @@ class Intake:
         await self._quarantine.start()
 
     async def stop(self) -> None:
-        """Commits what was accepted, and returns."""
+        """Commits the accepted webhooks, and returns."""
         self._stopping = True
         await self._commits.stop()
         await self._quarantine.stop()
         await self._admission.stop()
 
     def refuse(self) -> None:
-        """Refuses new requests from now on; those under way are finished."""
+        """Refuses new requests from now on. Requests under way are finished."""
         self._stopping = True
 
     def renew(self, keys: Mapping[str, Sequence[str]]) -> None:
-        """Verifies by these accounts and keys from now on; what is verified already goes its way."""
+        """Verifies by these accounts and keys from now on. Webhooks that are verified already are not affected."""
         self._verifiers = {account: Verifier(of) for account, of in keys.items()}
         now = {(account, fingerprint(key)) for account, of in keys.items() for key in of}
         for account, key in now - self._keys:
@@ -147,11 +147,11 @@ class Intake:
         for account, key in self._keys - now:
             self._key_last_used.remove(account, key)
         self._keys = now
-        for account in keys:  # there before the first one: of a series that begins at 1, Prometheus sees no increase
+        for account in keys:  # from the start: if a series began at 1, Prometheus would see no increase
             self._mismatches.labels(account)
 
     def knows(self, account: str) -> bool:
-        """Whether the account is configured."""
+        """Returns whether the account is configured."""
         return account in self._verifiers
 
     def check(self) -> None:
@@ -162,11 +162,10 @@ class Intake:
             raise UnavailableError("postgresql", "away")
 
     async def take(self, account: str, body: bytes, signature: str | None, origin: Origin | None = None) -> Receipt:
-        """Takes one body of a known account.
+        """Verifies and commits one body of a known account. `origin`: the origin of the request, if it is traced.
 
-        Raises SignatureError where it is not authentic, UnavailableError, OverloadedError or TimeoutError where it could not
-        be made durable in time: then it may be committed or not, and the provider's retry settles it. `origin`: of the request,
-        where it is traced.
+        Raises SignatureError if the body is not authentic. Raises UnavailableError, OverloadedError or TimeoutError if it could
+        not be made durable in time. Then the body may be committed or not, and the provider's retry settles the matter.
         """
         key = self._verifiers[account].verify(body, signature)
         try:
@@ -192,7 +191,7 @@ class Intake:
         return Receipt(Outcome.DUPLICATE, accepted.id)
 
     async def _set_aside(self, account: str, body: bytes, key: str, why: UnusableError, origin: Origin | None) -> Receipt:
-        """Keeps an authentic body in quarantine. Raises what `take` raises."""
+        """Commits an authentic body to quarantine. Raises the errors of `take`."""
         with self._admission.waits():
             quarantined = Quarantined(_new_id(), account, why.reason, why.detail, key, body, _body_hash(body))
             waiting = self._quarantine.submit(quarantined)
@@ -208,7 +207,7 @@ class Intake:
             return
         error = waiting.exception()
         if isinstance(error, UnusableError):
-            return  # it goes to quarantine, and has another span for that
+            return  # the body goes to quarantine, which has another span
         if isinstance(error, Exception):
             of = refusal(error)
             self.tracing.answered(span, of.status, of.outcome, error=error)
@@ -223,7 +222,7 @@ class Intake:
     async def _commit(self, arrivals: list[Arrival]) -> list[Accepted | BaseException]:
         self._verified(arrivals)
         known = await self._seen(arrivals)
-        # Redis is believed only where it remembers these very bytes: whatever else it says, PostgreSQL decides.
+        # Believe Redis only if it remembers exactly these bytes. After any other reply, PostgreSQL decides.
         results: list[Accepted | BaseException | None] = [
             Accepted(seen.event_id, "redis") if seen is not None and seen.body_hash == arrival.body_hash else None
             for arrival, seen in zip(arrivals, known, strict=True)
@@ -260,7 +259,7 @@ class Intake:
             relay.offer(fresh)
         for event_type, count in Counter(event.event_type for event in fresh).items():
             self._accepted[label(event_type)].inc(count)
-        # Only now, after the commit: a mark before it would turn a crash into a lost event.
+        # Mark only after the commit: a crash between an earlier mark and the commit would lose the event.
         self._claims.mark_seen(
             [
                 (arrival.account, arrival.notification.notification_id, Seen(result.id, arrival.body_hash))
@@ -269,7 +268,7 @@ class Intake:
             ]
         )
         return [
-            # PostgreSQL refused this one alone; it is authentic, so it is kept aside rather than refused.
+            # PostgreSQL refused this body alone. The body is authentic, so it goes to quarantine and is not refused.
             UnusableError(Unusable.UNSTORABLE, why_not_stored(result)) if isinstance(result, Exception) else result
             for result in results
         ]
@@ -283,12 +282,12 @@ class Intake:
         self._verified(bodies)
         kept = await self._receipts.quarantine(bodies)
         reach(Failpoint.QUARANTINE_AFTER_COMMIT)
-        # A body that not even quarantine takes is put off, and the provider sends it again.
+        # If not even quarantine can store a body, the answer is 503, and the provider sends the body again.
         return [RefusedError("postgresql", why_not_stored(k)) if isinstance(k, Exception) else k for k in kept]
 
 
 def _new_id() -> UUID:
-    return pgproto.UUID(uuid_utils.uuid7().bytes)  # a UUID in C, made and hashed in a tenth of the time
+    return pgproto.UUID(uuid_utils.uuid7().bytes)  # asyncpg's UUID in C, which is made and hashed in a tenth of the time
 
 
 def _body_hash(body: bytes) -> bytes:

@@ -18,21 +18,21 @@ from webhookd.receive.certificate import Certificate
 from webhookd.receive.connections import ConnectionLimits, Connections, Counters
 
 _BACKLOG = 2048  # connections that the system keeps while the loop is late
-_SEND_BYTES = 65_536  # that the system keeps for a client that does not read; Linux doubles it
-_ACCEPTS = 128  # connections taken at a turn of the loop
-_AGAIN = 1.0  # seconds
+_SEND_BYTES = 65_536  # of answers that the system buffers for a client that does not read; Linux doubles the number
+_ACCEPTS = 128  # most connections that one turn of the loop accepts
+_AGAIN = 1.0  # seconds from a failed accept to the next one
 _HANDSHAKES = 1.0  # seconds that a stop waits for handshakes
 _TLS_ENDS = 2.0  # seconds that the end of a TLS session may take
-_SPARE_FILES = 256  # for everything but the listeners' connections and the workers' to PostgreSQL
+_SPARE_FILES = 256  # for everything but the listeners' connections, and the workers' connections to PostgreSQL
 _REASONS = ("head_timeout", "head_too_large", "idle", "full", "unread", "tls")
 
 
 class Listener:
-    """Answers the requests on an address, within limits; `options` are aiohttp's for each connection.
+    """A listener on one address: answers its requests within limits. `options`: aiohttp's options for each connection.
 
-    runner: of the application, without sites; its server answers the requests.
-    fields: the header fields of the answers that the application is not asked for.
-    certificate: the listener speaks TLS, and nothing else, if there is one.
+    runner: the application's runner, without sites; its server answers the requests.
+    fields: the header fields of answers that do not come from the application.
+    certificate: if there is one, the listener speaks TLS only.
     """
 
     def __init__(
@@ -60,9 +60,9 @@ class Listener:
         self._accepting: dict[asyncio.Task[object], None] = {}  # oldest first
 
     async def start(self, host: str, port: int) -> None:
-        """Listens. Raises OSError if the address cannot be had."""
+        """Starts to listen. Raises OSError if the address is not available."""
         await self._runner.setup()
-        server = cast(web.Server, self._runner.server)  # set up by now
+        server = cast(web.Server, self._runner.server)  # set by `setup`
         try:
             await self._bind(host, port)
         except BaseException:
@@ -87,17 +87,17 @@ class Listener:
             for family, address in dict.fromkeys((of[0], of[4]) for of in found):
                 self._sockets.append(socket.create_server(address, family=family, backlog=_BACKLOG))
                 self._sockets[-1].setblocking(False)
-                # Its connections inherit this. Linux would keep megabytes of answers for a client that reads none: half a
-                # second of CPU to make them, for each connection.
+                # Accepted connections inherit this limit. Otherwise Linux would buffer megabytes of answers for a client that
+                # reads none, and to make them takes half a second of CPU for each connection.
                 self._sockets[-1].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BYTES)
         except BaseException:
             self._close()
             raise
 
     def _accept(self, of: socket.socket) -> None:
-        """Takes what has connected. Not the loop's own server: uvloop's takes one connection for each turn of the loop.
+        """Accepts waiting connections. Not the loop's own server: uvloop's accepts one connection for each turn of the loop.
 
-        When the loop is late that is a few a second, and webhooks wait in the system's queue, where nobody can refuse them.
+        When the loop is late, that is a few a second. Then webhooks wait in the system's queue, where nobody can refuse them.
         """
         loop = asyncio.get_running_loop()
         for _ in range(_ACCEPTS):
@@ -106,7 +106,7 @@ class Listener:
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as error:
-                # Out of files or memory: the queue keeps them. Whatever it is, the next try must not be at once.
+                # Out of files or memory: the system's queue keeps the connections. After any error, do not try again at once.
                 logger.error("cannot take connections", error=where(error), reason=error.strerror)
                 loop.remove_reader(of)
                 loop.call_later(_AGAIN, self._accept_again, of)
@@ -116,7 +116,7 @@ class Listener:
                 if self._connections is not None and self._connections.turns_away(connection):
                     continue
             elif len(self._accepting) >= min(self._limits.connections, _BACKLOG):
-                # Those that only connect must not keep out those that go on to speak.
+                # Clients that only connect must not keep out clients that go on to speak.
                 oldest = next(iter(self._accepting))
                 del self._accepting[oldest]
                 oldest.cancel()
@@ -140,7 +140,7 @@ class Listener:
                 ssl_handshake_timeout=self._limits.head_timeout if tls else None,
                 ssl_shutdown_timeout=_TLS_ENDS if tls else None,
             )
-        except (OSError, asyncio.CancelledError):  # it has gone meanwhile, speaks no TLS, or made way for another
+        except (OSError, asyncio.CancelledError):  # the client has left, speaks no TLS, or made room for another
             if tls:
                 self._counters.closed["tls"].inc()
             connection.close()
@@ -157,11 +157,11 @@ class Listener:
 
     @property
     def addresses(self) -> list[Any]:
-        """Where it listens, as bound."""
+        """The addresses of the listening sockets, as bound."""
         return [of.getsockname() for of in self._sockets]
 
     async def stop(self) -> None:
-        """Takes no more connections, ends the idle ones, and returns when the requests under way are answered."""
+        """Accepts no more connections, closes idle ones, and returns once the requests under way are answered."""
         self._close()
         if self._accepting and (late := (await asyncio.wait(self._accepting, timeout=_HANDSHAKES))[1]):
             for task in late:
@@ -175,7 +175,7 @@ class Listener:
 
 
 def public_counters(metrics: Metrics) -> Counters:
-    """What the public listener counts."""
+    """Returns the counters of the public listener."""
     return Counters(
         connections=metrics.connections,
         closed={reason: metrics.connections_closed.labels(reason) for reason in _REASONS},
@@ -186,7 +186,7 @@ def public_counters(metrics: Metrics) -> Counters:
 
 
 def admin_counters(metrics: Metrics) -> Counters:
-    """What the admin listener counts."""
+    """Returns the counters of the admin listener."""
     return Counters(
         connections=metrics.admin_connections,
         closed={reason: metrics.admin_connections_closed.labels(reason) for reason in _REASONS},
@@ -197,9 +197,9 @@ def admin_counters(metrics: Metrics) -> Counters:
 
 
 def raise_file_limit(connections: int, others: int) -> int:
-    """Lets this process open files for `connections` and `others` more; returns how many connections it then can have.
+    """Lets this process open files for `connections` and `others` more; returns how many connections it can then serve.
 
-    Only the soft limit can be raised; where the hard one is too low, a warning says what to do.
+    Only the soft limit can be raised. If the hard limit is too low, a warning names the remedy.
     """
     spare = _SPARE_FILES + others + _BACKLOG
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -18,14 +18,14 @@ def _body(status: int, detail: str) -> bytes:
     return orjson.dumps({"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail})
 
 
-@lru_cache(maxsize=128)  # our own texts alone, so there are few
+@lru_cache(maxsize=128)  # all texts are our own, so there are few
 def render_problem(status: int, detail: str, fields: tuple[tuple[str, str], ...] = ()) -> Rendered:
-    """An application/problem+json answer, with further header `fields`; each is rendered once."""
+    """Renders an application/problem+json answer with further header `fields`. Equal answers are rendered once."""
     return render(status, CONTENT_TYPE, _body(status, detail), dict(fields))
 
 
 def problem(status: int, detail: str, *, retry_after: int | None = None, close: bool = False) -> web.Response:
-    """The same for an aiohttp application, whose middlewares add headers; `close` ends the connection."""
+    """Returns a problem for an aiohttp application, whose middlewares add headers. `close` ends the connection."""
     headers = {"Content-Type": CONTENT_TYPE, "Server": SERVER}
     if retry_after is not None:
         headers["Retry-After"] = str(retry_after)

@@ -1,11 +1,11 @@
-"""What a stranger wrote, made fit to be stored and shown: cut, escaped, and without what may be a customer's."""
+"""Text of strangers, made safe to store and to show: cut, escaped, and without possible data of customers."""
 
 from __future__ import annotations
 
 import re
 
 _FIRST = 200  # bytes of a body that are kept
-_BEYOND = 64  # bytes that are looked at after those, so that no number is cut before it is masked
+_BEYOND = 64  # further bytes that are examined, so that no number is cut before it is masked
 _CARD = re.compile(rb"(?<!\d)\d(?:[ -]?\d){12,}")
 _ADDRESS = re.compile(rb"[^\s\"'&=<>:;,]+(?:@|%40)[^\s\"'&=<>:;,]+")
 _FORM = re.compile(rb"[\w.%\[\]-]+=[^&]*(?:&|\Z)", re.DOTALL)
@@ -14,15 +14,15 @@ _CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), 127)}
 
 
 def printable(text: str, most: int) -> str:
-    """The first `most` characters in ASCII, with all others as escapes: nothing that a terminal or a reader would obey."""
+    """Returns the first `most` characters, all but printable ASCII as escapes: no terminal and no reader obeys such a text."""
     return text[:most].encode("ascii", "backslashreplace").decode().translate(_CONTROL)
 
 
 def first_bytes(body: bytes) -> str:
-    """The first 200 bytes as text, escaped.
+    """Returns the first 200 bytes as text, escaped.
 
-    The body is not authentic, so it may hold anything. What looks like a card number or an e-mail address is masked, and so is
-    each value of a form.
+    The body is not authentic, so it may hold anything. Text that looks like a card number or an e-mail address is masked, and
+    so is each value of a form.
     """
     begin = body[: _FIRST + _BEYOND]
     if _FORM.match(begin):

@@ -10,7 +10,7 @@ from webhookd.errors import OverloadedError, RefusedError, SignatureError, Unava
 
 
 class Rejection(StrEnum):
-    """Why a webhook is rejected, if its sender is at fault: the outcome that is counted, and the reason of its sample."""
+    """The reason of a rejection that is the sender's fault: the outcome that is counted, and the reason of the sample."""
 
     SIGNATURE_MISSING = "signature_missing"
     SIGNATURE_MALFORMED = "signature_malformed"
@@ -25,7 +25,7 @@ class Rejection(StrEnum):
 
 
 class Refusal(NamedTuple):
-    """The answer to a webhook that is refused, and the outcome that is counted."""
+    """The answer to a refused webhook, and the outcome that is counted."""
 
     status: HTTPStatus
     detail: str
@@ -33,7 +33,7 @@ class Refusal(NamedTuple):
     retry: bool = False  # with Retry-After
 
 
-# The outcomes that a refused webhook of a known account is counted with, and that alerts look at.
+# The outcomes under which refused webhooks of a known account are counted, and which alerts use.
 REFUSED = (
     *("overload", "error", "postgresql_away", "postgresql_refused", "webhookd_away"),
     *(Rejection.SIGNATURE_MISSING, Rejection.SIGNATURE_MALFORMED, Rejection.SIGNATURE_MISMATCH),
@@ -42,14 +42,14 @@ _OF_SIGNATURES = {name.removeprefix("signature_"): name for name in Rejection if
 
 
 def refusal(error: Exception) -> Refusal:
-    """What an error of the intake is answered with. What is not the sender's fault is put off: the provider sends it again."""
+    """Returns the answer to an error of the intake: 503 if the sender is not at fault, so that the provider sends again."""
     match error:
         case SignatureError():
             return Refusal(HTTPStatus.UNAUTHORIZED, "the signature does not verify", _OF_SIGNATURES[error.outcome])
         case UnavailableError():
             outcome = f"{error.dependency}_{'refused' if isinstance(error, RefusedError) else 'away'}"
             return Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "not able to store webhooks just now", outcome, retry=True)
-        case TimeoutError():  # of the commit
+        case TimeoutError():  # the commit took too long
             return Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "could not store the webhook in time", "postgresql_away", retry=True)
         case OverloadedError():
             return Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "too many webhooks at once", "overload", retry=True)

@@ -1,4 +1,4 @@
-"""Replies whose bytes are ready: the public listener's answers, and every answer that comes before a request was parsed."""
+"""Replies with ready bytes: the public listener's answers, and every answer that is sent before a request is parsed."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ SERVER = "webhookd"
 
 
 class Rendered(NamedTuple):
-    """An answer without its `Date` and `Connection`, which differ each time."""
+    """A rendered answer without `Date` and `Connection`, which differ each time."""
 
     status: int
     head: bytes  # the status line and the fields, each with its line break
     body: bytes
 
     def wire(self, *, close: bool, head_only: bool = False) -> bytes:
-        """The bytes to write; `close` announces the end of the connection."""
+        """Returns the bytes to write. `close` announces the end of the connection."""
         ending = b"Connection: close\r\n\r\n" if close else b"\r\n"
         return self.head + _Clock.field() + ending + (b"" if head_only else self.body)
 
 
 def render(status: int, content_type: str, body: bytes, fields: Mapping[str, str] | None = None) -> Rendered:
-    """Renders an answer, with further `fields` by name."""
+    """Renders an answer with further header `fields` by name."""
     lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}", f"Content-Type: {content_type}", f"Content-Length: {len(body)}"]
     lines += [f"{name}: {value}" for name, value in {"Server": SERVER, **(fields or {})}.items()]
     return Rendered(status, "".join(f"{line}\r\n" for line in lines).encode(), body)
 
 
 class _Clock:
-    """The `Date` field, made once a second."""
+    """The `Date` field, which is rendered once a second."""
 
     second = -1
     rendered = b""
@@ -59,7 +59,7 @@ class Reply(web.StreamResponse):
 
     @property
     def keep_alive(self) -> bool | None:
-        """Whether the connection serves on; None until the request is known."""
+        """Whether the connection stays open; None until the request is known."""
         return self._keeps
 
     def force_close(self) -> None:
@@ -67,7 +67,7 @@ class Reply(web.StreamResponse):
         self._keeps = False
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
-        """Writes the reply, once. Raises ConnectionResetError if the client has gone."""
+        """Writes the reply, once. Raises ConnectionResetError if the connection is lost."""
         if self._written:
             return None
         if request.transport is None:
@@ -80,4 +80,4 @@ class Reply(web.StreamResponse):
         return None
 
     async def write_eof(self, data: bytes = b"") -> None:
-        """Nothing is left to write."""
+        """Does nothing: `prepare` has written the whole reply."""

@@ -1,7 +1,7 @@
-"""Samples of refused webhooks: what an operator looks at when signatures do not verify.
+"""Samples of refused webhooks, for an operator who finds that signatures do not verify.
 
-Strangers choose what is refused, and how often. So a refusal beyond the pace costs two look-ups and nothing else, PostgreSQL is
-written to in the background, and each text of theirs is cut, escaped and masked before it is stored.
+Strangers decide which webhooks are refused, and how often. So a refusal beyond the pace costs two look-ups and nothing else. A
+background task writes to PostgreSQL. Each text of a stranger is cut, escaped and masked before it is stored.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from webhookd.store.failures import gateway
 from webhookd.store.queries import queries
 
 _WINDOW_SECONDS = 10.0
-_GROUP_PACE = 10  # samples of an account and outcome in a window
-_PEER_PACE = 5  # of those, from one address
-_PENDING = 200  # samples that wait for PostgreSQL
+_GROUP_PACE = 10  # most samples of an account and outcome in a window
+_PEER_PACE = 5  # most of these samples from one address
+_PENDING = 200  # most samples that wait for PostgreSQL
 _BATCH = 32
 _EVERY = 1.0  # seconds
 _CLEANED = 600.0  # seconds
@@ -52,13 +52,13 @@ _LIKELY = {
     Rejection.TOO_SLOW: "The body did not arrive within WEBHOOKD_BODY_TIMEOUT. The network, a proxy or the sender is slow.",
     Rejection.TRUNCATED: "The connection ended before the body did, or the body's encoding is malformed.",
 }
-FINDINGS = (*Finding, *_LIKELY)  # what a sample's finding can be
+FINDINGS = (*Finding, *_LIKELY)  # all possible findings of a sample
 
 
 class Sample(NamedTuple):
-    """A refused webhook, as it came."""
+    """A refused webhook, as it arrived."""
 
-    account: str  # "unknown" for a path of no account
+    account: str  # "unknown" if the path is of no account
     outcome: Rejection
     status: int
     path: str
@@ -66,16 +66,16 @@ class Sample(NamedTuple):
     header: str | None  # X-ANET-Signature; kept in memory until the diagnosis, and nowhere else
     forwarded_for: str | None
     content_type: str | None
-    length: int | None  # of the body, in bytes
-    body: bytes  # its first bytes, or all of it
+    length: int | None  # bytes of the body
+    body: bytes  # the body's first bytes, or all of them
     whole: bool  # whether `body` is all of it
     at: float  # time.monotonic()
 
 
 class Samples:
-    """Keeps up to `keep` samples for each account and outcome, in PostgreSQL; none for 0.
+    """The samples in PostgreSQL: keeps up to `keep` of them for each account and outcome; none if `keep` is 0.
 
-    `takes` decides at once whether a refused webhook becomes a sample, `add` hands it over. A background task writes.
+    `takes` decides at once whether a refused webhook becomes a sample, and `add` queues the sample. A background task writes.
     While PostgreSQL is away, samples are dropped and counted.
     """
 
@@ -98,7 +98,7 @@ class Samples:
         await self._loop.start()
 
     async def stop(self) -> None:
-        """Writes what waits, for two seconds at most, and returns."""
+        """Writes the waiting samples, for two seconds at most, and returns."""
         await self._loop.stop()
         with contextlib.suppress(WebhookdError, asyncpg.PostgresError, TimeoutError):
             async with asyncio.timeout(_STOP):
@@ -106,11 +106,11 @@ class Samples:
                     await self._write()
 
     def renew(self, keys: Mapping[str, Sequence[str]]) -> None:
-        """Diagnoses by these keys from now on."""
+        """Uses these keys for diagnoses from now on."""
         self._keys = keys
 
     def takes(self, account: str, outcome: str, peer: str) -> bool:
-        """Whether a webhook that is refused now becomes a sample; then it counts as one."""
+        """Returns whether a webhook that is refused now becomes a sample, and if so, counts it."""
         if not self._keep:
             return False
         now = time.monotonic()
@@ -119,7 +119,7 @@ class Samples:
             self._groups.clear()
             self._peers.clear()
         group, source = (account, outcome), (account, outcome, peer)
-        # An entry is made for a sample only, so both stay as small as the pace.
+        # Only a sample makes an entry, so the pace bounds the size of both counters.
         if self._groups.get(group, 0) >= _GROUP_PACE or self._peers.get(source, 0) >= _PEER_PACE:
             return False
         if len(self._pending) >= _PENDING:
@@ -130,7 +130,7 @@ class Samples:
         return True
 
     def add(self, sample: Sample) -> None:
-        """Hands over a sample that `takes` has agreed to."""
+        """Queues a sample that `takes` has accepted."""
         self._pending.append(sample)
 
     async def _write(self) -> None:
@@ -142,7 +142,7 @@ class Samples:
             rows = []
             for sample in batch:
                 rows.append(self._row(sample))
-                await asyncio.sleep(0)  # a diagnosis takes up to some milliseconds
+                await asyncio.sleep(0)  # let the loop turn: a diagnosis takes up to some milliseconds
             with gateway():
                 async with self._database.acquire("admin") as connection:
                     if rows:
