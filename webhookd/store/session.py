@@ -13,7 +13,7 @@ from webhookd.store.tls import POSTGRESQL, tls_problem
 
 if TYPE_CHECKING:
     Connection = asyncpg.Connection[asyncpg.Record]
-else:  # generic in its stubs alone
+else:  # asyncpg's class is generic in its stubs alone
     Connection = asyncpg.Connection
 
 UNTOLD = (
@@ -25,8 +25,8 @@ UNTOLD = (
 MISPLACED = (asyncpg.DuplicatePreparedStatementError, asyncpg.InvalidSQLStatementNameError)
 
 # What users' handlers leave in a session would reach its next user, perhaps another application. It is undone in the message
-# that ends the transaction, since the next message may meet another session. Prepared statements have no name there, and leave
-# nothing. RESET ALL restores the settings with which the pooler began the session, so our own are set again.
+# that ends the transaction, since the next message may meet another session. Prepared statements have no name behind a pooler,
+# and leave nothing. RESET ALL restores the settings with which the pooler began the session, so our own are set again.
 _LEAVE = """;
 SELECT pg_advisory_unlock_all();
 CLOSE ALL;
