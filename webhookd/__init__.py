@@ -1,6 +1,6 @@
-"""webhookd: Authorize.Net webhooks, durable before the 200, each one's effects exactly once.
+"""webhookd receives Authorize.Net webhooks: durable before the 200, each one's effects exactly once.
 
-What users' handler modules import: `from webhookd import on, Event, Permanent, Retry, Retryable`.
+Users' handler modules import these names: `from webhookd import on, Event, Permanent, Retry, Retryable`.
 """
 
 from webhookd.errors import Permanent, Retryable

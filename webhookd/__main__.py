@@ -1,4 +1,4 @@
-"""`python -m webhookd`."""
+"""Runs the command line for `python -m webhookd`."""
 
 from webhookd.cli import main
 

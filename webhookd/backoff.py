@@ -9,17 +9,17 @@ import random
 
 
 def ceiling(attempt: int, base: float, cap: float) -> float:
-    """The longest delay after `attempt` failures (1 at the first), in seconds: base * 2^(attempt - 1), at most `cap`."""
+    """Returns the longest delay in seconds after `attempt` failures (1 at the first): base * 2^(attempt - 1), at most `cap`."""
     return min(cap, base * 2.0 ** min(attempt - 1, 60))
 
 
 def full_jitter(attempt: int, base: float, cap: float) -> float:
-    """A delay in seconds after `attempt` failures, uniform from 0 to its ceiling."""
+    """Returns a delay in seconds after `attempt` failures, uniform from 0 to its ceiling."""
     return random.uniform(0, ceiling(attempt, base, cap))
 
 
 class Reconnect:
-    """The pause between tries at a dependency that is away: grows with each failure, starts anew after a success."""
+    """The pause between tries at a dependency that is away. It grows with each failure, and starts anew after a success."""
 
     def __init__(self, base: float = 0.2, cap: float = 10.0) -> None:
         self._base = base
@@ -28,11 +28,11 @@ class Reconnect:
 
     @property
     def failing(self) -> bool:
-        """True from a failure until the next success."""
+        """Returns True from a failure until the next success."""
         return self._failures > 0
 
     def failed(self) -> float:
-        """Counts a failure; returns the seconds to wait, never less than half the base, so that no loop spins."""
+        """Counts a failure. Returns the seconds to wait, never less than half the base, so that no loop spins."""
         self._failures += 1
         return max(self._base / 2, full_jitter(self._failures, self._base, self._cap))
 

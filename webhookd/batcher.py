@@ -1,6 +1,6 @@
-"""Group work: while one batch is being flushed, the next one gathers.
+"""Groups items into batches: while one batch is being flushed, the next one gathers.
 
-Under light load an item is flushed alone and at once; under heavy load batches grow by themselves.
+Under light load, an item is flushed alone and at once. Under heavy load, batches grow by themselves.
 """
 
 from __future__ import annotations
@@ -16,25 +16,26 @@ from webhookd.errors import OverloadedError, UnavailableError, WebhookdError
 from webhookd.lifecycle import Watch
 from webhookd.logs import logger
 
-_FILL_SECONDS = 0.02  # several commits or calls of usual length: with those, batches fill, and this time never counts
+_FILL_SECONDS = 0.02  # several commits or calls of usual length, so that batches usually fill before this time ends
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 
 class Batcher(Generic[T, R]):
-    """Hands items to `flush` in batches, on `workers` concurrent tasks, which `watch` watches.
+    """A queue whose items `workers` concurrent tasks, which `watch` watches, hand to `flush` in batches.
 
-    `flush` gets at most `max_batch` items and returns one result for each, in order; a result that is an exception is
-    raised to that item's waiter alone, and an exception that `flush` raises goes to every waiter of the batch.
-    `fill`: while another batch is being flushed, one of fewer items waits for it, since each batch has a price of its own; but
-    no longer than some milliseconds, since that other batch may wait for somebody's lock.
-    `linger` (seconds): how long a batch that is not full waits for more, where calls cost more than latency matters; with
-    `heavy`, as the square root of how many items there are beside the first, in full from that number: so many at once are a
-    sign of more to come, but already with a few, calls follow so closely that they cost more than they save. A lone item
-    does not wait.
-    More than `max_pending` items waiting raise OverloadedError at the call that would add one. `timeout` (seconds): whose
-    item has no result by then gets TimeoutError, within another tenth of it; an item that is not being flushed is dropped.
+    flush: gets at most `max_batch` items and returns one result for each, in order. A result that is an exception is raised to
+    that item's waiter alone. An exception that `flush` raises goes to every waiter of the batch.
+    max_pending: number of waiting items from which the call that would add another raises OverloadedError.
+    fill: while another batch is being flushed, a batch of fewer items waits for its end, since each batch has a price of its
+    own; but only some milliseconds, since the other batch may wait for somebody's lock.
+    linger: seconds that a batch that is not full waits for more items, if calls cost more than latency matters.
+    heavy: `linger` counts in full from so many items beside the first, which are a sign of more to come. With fewer items, it
+    falls as the square root: already with a few, calls follow so closely that they cost more than they save. A lone item does
+    not wait then.
+    timeout: seconds until the waiter of an item without a result gets TimeoutError, a tenth of it later at most. If the item is
+    not being flushed, it is dropped.
     """
 
     def __init__(
@@ -59,18 +60,18 @@ class Batcher(Generic[T, R]):
         self._workers = workers
         self._fill = fill
         self._flushing = 0
-        self._begun = 0  # batches so far
+        self._begun = 0  # number of batches so far
         self._filling: asyncio.TimerHandle | None = None  # ends the wait to fill a batch
-        self._overdue = False  # what is pending has waited long enough
-        self._gathering = False  # one worker waits for more items; another beside it would only part them
+        self._overdue = False  # the pending items have waited long enough
+        self._gathering = False  # one worker waits for more items; a second worker would only split them
         self._linger = linger
         self._heavy = heavy
         self._timeout = timeout
         self._items: deque[tuple[T, asyncio.Future[R] | None]] = deque()
-        # One timer for all: one for each item would cost more than the rest of what is done here.
-        self._waiters: deque[tuple[float, asyncio.Future[R]]] = deque()  # when each one's time is over, oldest first
+        # One timer for all: a timer for each item would cost more than the rest of the work here.
+        self._waiters: deque[tuple[float, asyncio.Future[R]]] = deque()  # the end of each waiter's time, oldest first
         self._timer: asyncio.TimerHandle | None = None
-        # Looked up once: before Python 3.12, to ask which loop runs is a system call.
+        # Looked up once: before Python 3.12, asking for the running loop is a system call.
         self._loop: asyncio.AbstractEventLoop | None = None
         self._arrived = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -79,16 +80,16 @@ class Batcher(Generic[T, R]):
 
     @property
     def pending(self) -> int:
-        """How many items wait for a batch; those being flushed are not counted."""
+        """Returns how many items wait for a batch. Items that are being flushed are not counted."""
         return len(self._items)
 
     @property
     def full(self) -> bool:
-        """Whether the next item would be refused."""
+        """Returns whether the next item would be refused."""
         return self._stopping or len(self._items) >= self._max_pending
 
     def submit(self, item: T) -> asyncio.Future[R]:
-        """Adds `item`; the future gets its result. Raises OverloadedError when full or stopping."""
+        """Adds `item`, and returns the future of its result. Raises OverloadedError when full or stopping."""
         loop = self._loop or asyncio.get_running_loop()
         future: asyncio.Future[R] = loop.create_future()
         self._add(item, future)
@@ -108,7 +109,7 @@ class Batcher(Generic[T, R]):
         self._timer = loop.call_later((self._timeout or 0) / 10, self._expire, loop) if waiters else None
 
     def post(self, item: T) -> None:
-        """Adds `item` with nobody waiting; a failure is logged. Raises OverloadedError when full or stopping."""
+        """Adds `item` without a waiter. Unexpected errors of `flush` are logged. Raises OverloadedError if full or stopping."""
         self._add(item, None)
 
     def _add(self, item: T, future: asyncio.Future[R] | None) -> None:
@@ -121,7 +122,7 @@ class Batcher(Generic[T, R]):
             self._bound_filling()
 
     def _bound_filling(self) -> None:
-        """Gives what is pending a bound to its wait, unless it has one or need not wait."""
+        """Bounds the wait of the pending items, unless it has a bound or they need not wait."""
         if self._filling is None and self._items and not self._due:
             loop = self._loop or asyncio.get_running_loop()
             self._filling = loop.call_later(_FILL_SECONDS, self._filled, self._begun)
@@ -131,11 +132,11 @@ class Batcher(Generic[T, R]):
         if begun == self._begun:
             self._overdue = True
             self._arrived.set()
-        else:  # a batch has begun since, and what is pending may have come after it
+        else:  # a batch has begun since, and the pending items may have come after it
             self._bound_filling()
 
     def drop(self, error: BaseException) -> None:
-        """Gives up what is pending: those who wait for an item get `error`."""
+        """Gives up the pending items: their waiters get `error`."""
         dropped = list(self._items)
         self._items.clear()
         for _, future in dropped:
@@ -151,7 +152,7 @@ class Batcher(Generic[T, R]):
             self._tasks = [self._watch.spawn(self._run(), f"batcher {self.name} {n}") for n in range(self._workers)]
 
     async def stop(self) -> None:
-        """Refuses new items, flushes what is pending, and returns when all of it ended; before start or twice is fine."""
+        """Refuses new items, flushes the pending ones, and returns when all ended. A call twice or before `start` is fine."""
         self._stopping = True
         self._arrived.set()
         self._stopped.set()
@@ -179,13 +180,13 @@ class Batcher(Generic[T, R]):
                             await self._stopped.wait()
                 finally:
                     self._gathering = False
-                    self._arrived.set()  # who waited for the end of this may take what is left
+                    self._arrived.set()  # a worker that waited for this may take the items that are left
             self._begun += 1
             self._overdue = False
             batch: list[tuple[T, asyncio.Future[R] | None]] = []
             while items and len(batch) < self._max_batch:
                 item, future = items.popleft()
-                # Whoever waited for this one gave up: under overload its work would only delay those who still wait.
+                # Leave out an item whose waiter gave up: under overload, its work would only delay those who still wait.
                 if future is None or not future.done():
                     batch.append((item, future))
             if batch:
@@ -195,11 +196,11 @@ class Batcher(Generic[T, R]):
                     await self._flush_batch(batch)
                 finally:
                     self._flushing -= 1
-                    self._arrived.set()  # who waited for this batch need not wait any longer
+                    self._arrived.set()  # a batch that waited for this one need not wait any longer
 
     @property
     def _due(self) -> bool:
-        """Whether what is pending may become a batch now, rather than at the end of what another worker is at."""
+        """Returns whether the pending items may become a batch now, and need not wait for another worker."""
         return not self._gathering and (not self._flushing or self._overdue or len(self._items) >= self._fill)
 
     def _lingering(self, count: int) -> float:
@@ -222,12 +223,12 @@ class Batcher(Generic[T, R]):
                 raise
             # A cancellation that leaked out of a library is no reason for this task to end.
             outcome = [UnavailableError(self.name, "cancelled")] * len(batch)
-        except Exception as error:  # noqa: BLE001  whatever it is, the waiters must hear of it
+        except Exception as error:  # noqa: BLE001  whatever it is, the waiters must get it
             outcome = [error] * len(batch)
             if not isinstance(error, WebhookdError):
                 logger.exception("batch failed", batcher=self.name, items=len(batch))
         for (_, future), result in zip(batch, outcome, strict=True):
-            if future is None or future.done():  # done: its waiter was cancelled meanwhile
+            if future is None or future.done():  # done: its waiter gave up meanwhile
                 continue
             if isinstance(result, BaseException):
                 future.set_exception(result)

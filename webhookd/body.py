@@ -1,6 +1,6 @@
-"""A notification's body as JSON: nothing that was written is lost, and bodies that are not quite JSON can be mended.
+"""Reads a notification's body as JSON. Loses nothing that was written, and mends bodies that are not quite JSON.
 
-A body is mended by its bytes alone, so that whoever reads it, at whatever time, reads the same.
+Only the bytes of a body decide how it is mended, so that every reader, at whatever time, reads the same.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from typing import Any, NamedTuple
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _MOST_DIGITS = 4300  # int() refuses more
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
-# An escape sequence: a whole surrogate pair, a half of one (the group), or any other.
+# An escape sequence: a whole surrogate pair, half of a pair (the group), or any other escape.
 _ESCAPES = re.compile(
     r"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(\\u[dD][89a-fA-F][0-9a-fA-F]{2})|\\.", re.DOTALL
 )
 
 
 class Text(NamedTuple):
-    """A body as text. `mended` says what was not as JSON demands, and what became of it; empty where all was."""
+    """A body as text. `mended` reports what was not as JSON demands, and its replacement; it is empty if all was."""
 
     text: str
     mended: tuple[str, ...] = ()
 
 
 def read(raw: bytes) -> Text:
-    """The text of a body, whatever its bytes are. Whether the text is JSON is another question; `load` answers it."""
+    """Returns the text of a body, whatever its bytes are. The text need not be JSON; `load` finds that out."""
     mended: list[str] = []
     text = _decoded(raw, mended)
     if _SURROGATE.search(text):
@@ -38,7 +38,7 @@ def read(raw: bytes) -> Text:
 
 
 def load(text: str) -> Any:
-    """The value of a JSON text; each number that is written with a fraction or an exponent as Decimal.
+    """Returns the value of a JSON text, with each number that is written with a fraction or an exponent as Decimal.
 
     A number that Decimal cannot hold is NaN. Raises ValueError if `text` is not JSON, or is nested too deeply for Python.
     """
@@ -49,7 +49,7 @@ def load(text: str) -> Any:
 
 
 def why_unreadable(raw: bytes, error: Exception) -> str:
-    """Why orjson could not read a body, and where; `error` is what it raised. Quotes at most one byte of the body."""
+    """Returns why and where orjson could not read a body; `error` is orjson's. Quotes at most one byte of the body."""
     encoding = json.detect_encoding(raw)
     if not encoding.startswith("utf-8"):
         return f"the body is {encoding[:6].upper()}, and JSON is UTF-8"
@@ -85,7 +85,7 @@ def _decoded(raw: bytes, mended: list[str]) -> str:
 
 
 def _has_no_utf_8(raw: bytes) -> bool:
-    """Whether no character beyond ASCII is written in UTF-8, so that all of them are in another encoding."""
+    """Returns whether no character beyond ASCII is written in UTF-8, so that all of them are in another encoding."""
     return raw.decode("utf-8", "ignore").isascii()
 
 
@@ -103,7 +103,7 @@ def _whole_pairs(text: str) -> tuple[str, int]:
 
 
 def _integer(text: str) -> int | Decimal:
-    # Such a number is odd, but no reason to fail the whole body.
+    # A number with so many digits is odd, but no reason to fail the whole body.
     return int(text) if len(text) <= _MOST_DIGITS else _fraction(text)
 
 

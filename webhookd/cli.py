@@ -59,14 +59,14 @@ def _options(
 
 @app.command()
 def serve() -> None:
-    """Run the daemon, until SIGTERM or SIGINT.
+    """Run the daemon until SIGTERM or SIGINT.
 
-    Logs go to standard error, a JSON object a line. It starts with PostgreSQL, Redis or SQS away, and waits for them.
+    Logs go to standard error, a JSON object a line. If PostgreSQL, Redis or SQS is away, the daemon starts and waits for it.
 
-    SIGHUP has it read its settings anew and take signature keys, tokens and the TLS certificate from them, while requests go
-    on; if something is wrong with them, all stays as it was, and the log says what.
+    At SIGHUP, it reads its settings again and takes signature keys, tokens and the TLS certificate from them, while requests
+    go on. If a setting is wrong, everything stays as it was, and the log reports the problem.
     """
-    # The daemon takes SIGTERM a second later, when all is imported; until then PID 1 of a container would not hear it.
+    # The daemon handles SIGTERM a second later, when all is imported. Until then PID 1 of a container would ignore it.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     from webhookd import logs, service, settings
 
@@ -94,10 +94,10 @@ def dev(
 ) -> None:
     """Run everything on this machine: embedded PostgreSQL, Valkey and SQS, the daemon, and sample events.
 
-    It needs no container, no root and no settings. Where WEBHOOKD_DATABASE_URL, WEBHOOKD_REDIS_URL or
-    WEBHOOKD_SQS_ENDPOINT_URL is set, that server is used instead; every other setting holds here, too.
+    It needs no container, no root and no settings. If WEBHOOKD_DATABASE_URL, WEBHOOKD_REDIS_URL or
+    WEBHOOKD_SQS_ENDPOINT_URL is set, that server is used instead. Every other setting holds here, too.
 
-    Ctrl-C stops it all; the next run finds its data again. Remove the folder to begin anew.
+    Ctrl-C stops everything. The next run finds its data again. Remove the folder to begin anew.
 
     While it runs, `webhookd trigger` and `webhookd doctor` in the same folder know its key and its addresses.
     """
@@ -129,13 +129,13 @@ def migrate(
 ) -> None:
     """Bring the database's schema up to date.
 
-    Safe on several replicas at once, and while webhookd runs, this release or the one before it; does nothing if nothing is
-    to do. It needs no setting but WEBHOOKD_DATABASE_URL, of a role that may make the schema that WEBHOOKD_DATABASE_SCHEMA
-    names, or tables in it. Run it before `webhookd serve`, at the first time and at each upgrade: migrate, then replace the
-    replicas. If WEBHOOKD_DATABASE_URL is not set, the database is that of the `webhookd dev` in this folder. To go back to the
-    release before, the schema stays as it is.
+    Safe on several replicas at once, and while webhookd of this release or the release before runs. Does nothing if nothing is
+    to do. The command needs no setting but WEBHOOKD_DATABASE_URL. The URL's role must be allowed to make the schema that
+    WEBHOOKD_DATABASE_SCHEMA names, or tables in it. Run the command before `webhookd serve`, the first time and at each
+    upgrade: migrate, then replace the replicas. If WEBHOOKD_DATABASE_URL is not set, the database is that of the `webhookd dev`
+    in this folder. To go back to the release before, leave the schema as it is.
 
-    A lock that another session holds is tried for again and again, so that webhooks do not wait behind it. Progress goes to
+    If another session holds a lock, the command tries again and again, so that webhooks do not wait behind it. Progress goes to
     standard error. Exit codes: 0 up to date; 1 failed; 2 a wrong setting; 3 `--check` found something to be applied.
     """
     from webhookd.dev import known
@@ -193,8 +193,8 @@ def trigger(
 
     The key and the address come from the settings, else from the `webhookd dev` that ran in this folder.
 
-    Requests leave in order, but with several connections those in flight may overtake each other. A duplicate is
-    sent only after the first of its kind was answered, as the provider repeats only what it has no 200 for.
+    Requests leave in order, but with several connections, requests in flight may overtake each other. A duplicate is
+    sent only after the first of its kind was answered, as the provider repeats only a webhook for which it has no 200.
 
     The exit code is 1 if any request was not answered 200.
 
@@ -242,12 +242,13 @@ def doctor(
     folder: Folder = FOLDER,
     as_json: Json = False,
 ) -> None:
-    """Check every setting and dependency, and say what to do about each one that is not well.
+    """Check every setting and dependency, and report the remedy for each problem.
 
-    What is not set is taken from the `webhookd dev` that runs in this folder, if one does. The exit code is 1 if a
-    check failed, 2 if a setting is wrong. A warning, as of an address in use (by webhookd itself, say), fails nothing.
+    A setting that is not set is taken from the `webhookd dev` that runs in this folder, if one does. The exit code is 1
+    if a check failed, 2 if a setting is wrong. A warning, for example of an address in use (perhaps by webhookd itself), fails
+    nothing.
 
-    With `--body` and `--signature` of a captured request: which key matches, in which reading of the key (as text, as
+    With `--body` and `--signature` of a captured request, report which key matches, in which reading of the key (as text, as
     it must be, or wrongly hex-decoded), and what may have changed the body on its way. For example:
     `webhookd doctor --body body.json --signature 'sha512=…'`.
     """
@@ -266,7 +267,7 @@ def doctor(
         raise
     if body is not None and signature is not None:
         raise typer.Exit(_explain(loaded.keys_by_account, body.read_bytes(), signature, as_json=as_json))
-    logs.configure("critical")  # the findings tell it
+    logs.configure("critical")  # the findings report the problems
     source = f"not set, and so taken from {folder / 'dev.env'}: {', '.join(taken)}" if taken else ""
     raise typer.Exit(run(_doctor(loaded, source, as_json=as_json)))
 
@@ -336,7 +337,7 @@ def list_settings(as_json: Json = False) -> None:
 
 
 def main() -> None:
-    """The entry point: errors of ours become one message and an exit code."""
+    """Runs the command line. Turns an error of ours into one message and an exit code."""
     write_whole()
     try:
         app()
@@ -350,7 +351,7 @@ def main() -> None:
         sys.exit(130)
     finally:
         with contextlib.suppress(AttributeError, OSError, ValueError):  # no standard output, a full disk, or closed
-            sys.stdout.flush()  # while an exit code can still say that nobody reads
+            sys.stdout.flush()  # while an exit code can still report that nobody reads
 
 
 def _fail(message: str, code: int) -> NoReturn:

@@ -1,4 +1,4 @@
-"""What every command shares: where it prints, how it runs, the options that are the same everywhere."""
+"""The parts that all commands share: where they print, how they run, and their common options."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script, and
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
-    """Runs `work` on uvloop if it is installed."""
+    """Runs `work`, on uvloop if it is installed."""
     try:
         import uvloop
 
@@ -65,16 +65,16 @@ class _WaitingFile(io.RawIOBase):
                 select.select([], [self.fileno()], [])
         except BrokenPipeError:  # `| head` has seen enough
             nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self.fileno())  # what is still buffered goes there
+            os.dup2(nowhere, self.fileno())  # the rest of the buffer goes there
             os.close(nowhere)
             raise SystemExit(_NOBODY_READS) from None
         return written
 
 
 def write_whole() -> None:
-    """Has standard output write everything that is printed.
+    """Makes standard output write everything that is printed.
 
-    With PYTHONUNBUFFERED Python writes to the file itself, and ignores that the system took only a part: a signal, or a
+    With PYTHONUNBUFFERED, Python writes to the file itself, and ignores that the system took only a part: a signal, or a
     pipe that does not block, would cut long output.
     """
     stream = sys.stdout

@@ -1,4 +1,4 @@
-"""The daemon: the one place where the parts are put together, started in order, and stopped in the reverse of it."""
+"""The daemon: the one place where the parts are put together, started in order, and stopped in the reverse order."""
 
 from __future__ import annotations
 
@@ -54,11 +54,11 @@ if TYPE_CHECKING:
 _BACKLOG_EVERY = 5.0
 _ADMIN_CONNECTIONS = 4
 _ADMIN_LIMITS = ConnectionLimits(connections=256, head_timeout=10.0, body_timeout=10.0, read_timeout=60.0)
-_LONGEST_LINE = 65_536  # bytes; a search with many values of a filter has more than aiohttp's 8190, and is to be answered by us
+_LONGEST_LINE = 65_536  # bytes; a search with many values of a filter has more than aiohttp's 8190, and we must answer it
 
 
 class Daemon:
-    """One process: `start` returns when it serves, `stop` when everything it accepted is safe and it holds nothing."""
+    """One process. `start` returns when it serves, `stop` when everything that it accepted is safe and it holds nothing."""
 
     def __init__(self, settings: Settings, registry: Registry = handlers.registered) -> None:
         self._settings = settings
@@ -102,7 +102,7 @@ class Daemon:
         self.admission: Admission | None = None
         self._poller: Poller | None = None
         self._tracing = tracing = _make_tracing(settings, metrics)
-        # The order of starting: what a part needs comes before it.
+        # The order of starting: a part comes after the parts that it needs.
         self._parts: list[Part] = [] if tracing is None else [tracing]
         self._parts += [self.database, self.claims, self.sqs]
         self.relay: Relay | None = None
@@ -200,7 +200,7 @@ class Daemon:
         self._parts += [leases, acks, worker, self._poller]
 
     async def start(self) -> None:
-        """Starts every part, and both listeners. Raises SettingsError where an address cannot be had."""
+        """Starts every part, and both listeners. Raises SettingsError if it cannot listen on an address."""
         settings = self._settings
         statements = Statements(self.database)
         self._access = access = Access(
@@ -266,9 +266,9 @@ class Daemon:
         return listener
 
     def renew(self, settings: Settings) -> list[str]:
-        """Takes what `settings` have in RENEWABLE, as of now, while requests go on; returns the names of those that changed.
+        """Puts the settings in RENEWABLE in force at once, while requests go on. Returns the names of those that changed.
 
-        Raises SettingsError where the certificate's files cannot be used; then nothing is changed.
+        Raises SettingsError, and changes nothing, if the certificate's files cannot be used.
         """
         if self._certificate is not None:
             self._certificate.load()
@@ -284,21 +284,21 @@ class Daemon:
 
     @property
     def settings(self) -> Settings:
-        """Those in force."""
+        """Returns the settings in force."""
         return self._settings
 
     @property
     def public_url(self) -> str:
-        """Where the public listener is, its port as bound; empty without the role `receive`."""
+        """Returns the public listener's URL, with the port as bound; empty without the role `receive`."""
         return _bound(self._public, "http" if self._certificate is None else "https")
 
     @property
     def admin_url(self) -> str:
-        """Where the admin listener is, its port as bound."""
+        """Returns the admin listener's URL, with the port as bound."""
         return _bound(self._admin)
 
     async def stop(self) -> None:
-        """Readiness off, stop accepting, finish what was accepted, drain the workers, flush, close the clients."""
+        """Turns readiness off, stops accepting, finishes what was accepted, drains workers, flushes, and closes the clients."""
         if self.health.stopping:
             return
         started = time.monotonic()
@@ -311,7 +311,7 @@ class Daemon:
             await self._public.stop()
         reach(Failpoint.SHUTDOWN_ANSWERED)
         if self._poller is not None:
-            # Some of the grace is for what comes after the workers: flushing, and closing.
+            # Some of the grace is for the steps after the workers: flushing, and closing.
             await self._poller.stop(max(self._settings.shutdown_grace - (time.monotonic() - started) - 5.0, 1.0))
         reach(Failpoint.SHUTDOWN_DRAINED)
         await self._stack.aclose()
@@ -337,7 +337,7 @@ async def _start(listener: Listener, setting: str, address: tuple[str, int]) -> 
 
 
 def _tokens(settings: Settings) -> list[dict[str, str]]:
-    """Those that operate, and those that look: each one's name, and the token."""
+    """Returns the tokens that may operate, and the tokens that may only look, each by its name."""
     return [
         {name: token.get_secret_value() for name, token in tokens.items()}
         for tokens in (settings.admin_tokens, settings.read_tokens)
@@ -364,12 +364,12 @@ def _make_tracing(settings: Settings, metrics: Metrics) -> Tracing | None:
 
 
 def make_sqs(settings: Settings, metrics: Metrics, watch: Watch) -> Sqs:
-    """The SQS gateway that the settings describe."""
+    """Makes the SQS gateway that the settings describe."""
     return Sqs(
         queue=settings.sqs_queue,
         dead_letter_queue=settings.sqs_dead_letter_queue,
         endpoint_url=settings.sqs_endpoint_url,
-        # botocore looks for AWS_DEFAULT_REGION alone, where AWS's other SDKs, and their documentation, say AWS_REGION.
+        # botocore reads AWS_DEFAULT_REGION alone, while AWS's other SDKs, and their documentation, name AWS_REGION.
         region=settings.sqs_region or os.environ.get("AWS_REGION") or None,
         pollers=settings.pollers,
         wait=settings.sqs_wait,

@@ -1,4 +1,4 @@
-"""webhookd's own errors. Vendor exceptions end at the gateway modules; above them there are only these."""
+"""webhookd's own errors. Vendor exceptions end at the gateway modules; above them, only these errors occur."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class WebhookdError(Exception):
-    """Base of every error that webhookd raises on purpose; its message says what to do."""
+    """The base of every error that webhookd raises on purpose. The message says what to do."""
 
 
 class SettingsError(WebhookdError):
@@ -25,11 +25,11 @@ class UnavailableError(WebhookdError):
 
 
 class RefusedError(UnavailableError):
-    """A dependency answers, and refuses what everybody asks of it: nothing that is in hand is the reason."""
+    """A dependency answers, and refuses the requests of all callers: no work in hand is the reason."""
 
 
 class MessageRefusedError(WebhookdError):
-    """The queue refuses a message for what the message is: another try changes nothing by itself. `code` is the queue's."""
+    """The queue refuses a message because of the message itself: another try alone changes nothing. `code` is the queue's."""
 
     def __init__(self, code: str) -> None:
         super().__init__(f"the queue refuses the message: {code}")
@@ -37,7 +37,7 @@ class MessageRefusedError(WebhookdError):
 
 
 class MessageGoneError(WebhookdError):
-    """Its receiver has lost a message: it was deleted, or was visible again for too long. `code` is the queue's."""
+    """A receiver has lost its message: the message was deleted, or was visible again for too long. `code` is the queue's."""
 
     def __init__(self, code: str) -> None:
         super().__init__(f"the message is no longer this receiver's: {code}")
@@ -49,7 +49,7 @@ class OverloadedError(WebhookdError):
 
 
 class BusyError(WebhookdError):
-    """Another worker has the event in hand; it is to be looked at again later."""
+    """Another worker has the event in hand; the caller should look at the event again later."""
 
 
 class NotFoundError(WebhookdError):
@@ -57,11 +57,11 @@ class NotFoundError(WebhookdError):
 
 
 class ConflictError(WebhookdError):
-    """What an operator asked for cannot be done as things stand; the message says why."""
+    """An operator's request cannot be done in the present state; the message says why."""
 
 
 class Unusable(StrEnum):
-    """Why an authentic body cannot become an event."""
+    """The reason why an authentic body cannot become an event."""
 
     NOT_JSON = "not_json"
     NOT_OBJECT = "not_object"
@@ -82,7 +82,7 @@ class UnusableError(WebhookdError):
 
 
 class Retryable(WebhookdError):  # noqa: N818  part of the handler contract, named for what it asks
-    """Raised by a handler: try this event again, `after` seconds from now, or by the usual backoff when None."""
+    """A handler's request to try this event again, `after` seconds from now, or by the usual backoff if `after` is None."""
 
     def __init__(self, reason: str = "the handler asked for another try", *, after: float | None = None) -> None:
         super().__init__(reason)
@@ -92,7 +92,7 @@ class Retryable(WebhookdError):  # noqa: N818  part of the handler contract, nam
 
 
 class Permanent(WebhookdError):  # noqa: N818  part of the handler contract, named for what it says
-    """Raised by a handler: no later try can succeed; the event is dead at once, with `reason`."""
+    """A handler's report that no later try can succeed. The event is dead at once, with `reason`."""
 
     def __init__(self, reason: object) -> None:
         super().__init__(reason)
@@ -100,7 +100,7 @@ class Permanent(WebhookdError):  # noqa: N818  part of the handler contract, nam
 
 
 class SignatureError(WebhookdError):
-    """A body that is not shown to be authentic. `outcome` is "missing", "malformed" or "mismatch"."""
+    """A body is not proven to be authentic. `outcome` is "missing", "malformed" or "mismatch"."""
 
     def __init__(self, outcome: str) -> None:
         super().__init__(f"the signature is {outcome}" if outcome != "mismatch" else "no key gives this signature")

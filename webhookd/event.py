@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Status(StrEnum):
-    """Where an event stands.
+    """The state of an event.
 
     `received`: committed, not yet sent to SQS (the outbox). `queued`: sent. `retrying`: failed at least once, and
     will be tried again. `processed`: its effects are committed. `dead`: given up, with a reason.
@@ -29,7 +29,7 @@ class Status(StrEnum):
 
     @property
     def finished(self) -> bool:
-        """True for the statuses that only an operator's action leaves."""
+        """Returns whether only an operator's action leaves this status."""
         return self in (Status.PROCESSED, Status.DEAD)
 
 
@@ -39,18 +39,18 @@ LEGAL_CHANGES: dict[Status | None, frozenset[Status]] = {
     Status.RECEIVED: frozenset({Status.QUEUED, Status.RETRYING, Status.PROCESSED, Status.DEAD}),
     Status.QUEUED: frozenset({Status.RETRYING, Status.PROCESSED, Status.DEAD}),
     Status.RETRYING: frozenset({Status.RETRYING, Status.PROCESSED, Status.DEAD}),
-    # Only an operator's redrive or forced retry leaves these; one who discards a dead event leaves it dead.
+    # Only an operator's redrive or forced retry leaves these. A dead event that an operator discards stays dead.
     Status.DEAD: frozenset({Status.RECEIVED, Status.QUEUED, Status.DEAD}),
     Status.PROCESSED: frozenset({Status.RECEIVED}),
 }
 
-# The payload's money fields: JSON numbers, which become Decimal even where they are written as integers.
+# The payload's money fields: JSON numbers, which become Decimal even if they are written as integers.
 _MONEY = ("authAmount", "amount")
 _TOO_MUCH = Decimal(10) ** 15
 
 
 def load_payload(raw: bytes) -> dict[str, Any]:
-    """The `payload` object of a notification's exact bytes; every fraction and every amount as Decimal.
+    """Returns the `payload` object of a notification's exact bytes, with every fraction and every amount as Decimal.
 
     A body that an operator released from quarantine is mended as it was then (`webhookd.body`). Returns {} if the payload is
     missing or no object; a number that Decimal cannot hold is NaN. Raises ValueError if `raw` is not JSON, or is nested deeper
@@ -68,14 +68,14 @@ def load_payload(raw: bytes) -> dict[str, Any]:
 
 
 def money(value: object) -> Decimal | None:
-    """`value` as an amount, or None where it is no number, not finite, or beyond what a ledger could hold."""
+    """Returns `value` as an amount, or None if it is no number, not finite, or beyond what a ledger could hold."""
     if isinstance(value, bool) or not isinstance(value, (int, str, Decimal)):
         return None
     try:
         amount = Decimal(value)
     except (InvalidOperation, ValueError):
         return None
-    # copy_abs and not abs, which rounds to the context and overflows on a large exponent.
+    # Not abs, which rounds to the context and overflows on a large exponent.
     if not amount.is_finite() or amount.copy_abs() >= _TOO_MUCH or int(amount.as_tuple().exponent) < -8:
         return None
     return amount
@@ -89,7 +89,7 @@ class Event:
     account: str
     notification_id: str  # the provider's, in lower case
     event_type: str
-    event_date: datetime | None  # the provider's clock, UTC; None where it was missing or odd
+    event_date: datetime | None  # the provider's clock, UTC; None if it was missing or odd
     received_at: datetime  # PostgreSQL's clock
     attempt: int  # 1 at the first try
     raw: bytes  # the exact body that was signed
@@ -97,7 +97,7 @@ class Event:
 
     @property
     def payload(self) -> dict[str, Any]:
-        """The notification's `payload` object, money as Decimal; parsed at the first look."""
+        """Returns the notification's `payload` object, money as Decimal. Parses it at the first call."""
         if not self._payload:
             self._payload.append(load_payload(self.raw))
         return self._payload[0]

@@ -1,6 +1,6 @@
 """Failpoints: places where a crash could lose or double something, and where a test makes the process crash.
 
-Off unless WEBHOOKD_FAILPOINTS names one. `tests/faults` kills a daemon at each of them, and counts what is left.
+A failpoint is off unless WEBHOOKD_FAILPOINTS names it. `tests/faults` kills a daemon at each one, and counts what is left.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ class Failpoint(StrEnum):
 
 NAMES = tuple(Failpoint)
 
-_left: dict[Failpoint, int] = {}  # passes until the process dies, for those that are armed
+_left: dict[Failpoint, int] = {}  # passes until the process dies, for each armed failpoint
 
 
 def arm(text: str) -> None:
-    """Arms failpoints: `name:nth`, comma-separated; the process dies at the nth pass, by default the first.
+    """Arms failpoints: `name:nth`, comma-separated. The process dies at the nth pass, by default the first.
 
-    Raises SettingsError where a name is unknown.
+    Raises SettingsError if a name is unknown, or `nth` is no number.
     """
     _left.clear()
     for part in filter(None, (part.strip() for part in text.split(","))):
@@ -62,12 +62,12 @@ def arm(text: str) -> None:
 
 
 def armed(point: Failpoint) -> bool:
-    """Whether a crash is to come at `point`."""
+    """Returns whether a crash is to come at `point`."""
     return point in _left
 
 
 def reach(point: Failpoint) -> None:
-    """Dies here, as by kill -9, where `point` is armed and this is its pass."""
+    """Kills the process, as kill -9 does, if `point` is armed and this is its pass."""
     if not _left or point not in _left:
         return
     _left[point] -= 1

@@ -16,8 +16,8 @@ T = TypeVar("T")
 class Part(Protocol):
     """The one contract of every long-lived part.
 
-    `start` returns when the part works, and needs no dependency to be up. `stop` returns when it has stopped; twice is
-    fine, and so is stopping what never started.
+    `start` returns when the part works, and needs no dependency to be up. `stop` returns when the part has stopped. A call of
+    `stop` twice, or before `start`, is fine.
     """
 
     async def start(self) -> None: ...
@@ -26,7 +26,7 @@ class Part(Protocol):
 
 
 class Watch:
-    """Owns the long-lived tasks; the unexpected end of one ends the process, which a manager then restarts.
+    """The owner of the long-lived tasks. A task's unexpected end ends the process, which a manager then restarts.
 
     A task ends as expected when its coroutine returns, or by `cancel`.
     """
@@ -43,12 +43,12 @@ class Watch:
         return task
 
     def cancel(self, task: asyncio.Task[None]) -> None:
-        """Cancels a task of `spawn`, whose end is expected then."""
+        """Cancels a task of `spawn`, and expects its end."""
         self._tasks.discard(task)
         task.cancel()
 
     async def join(self, *tasks: asyncio.Task[None]) -> None:
-        """Waits for the end of tasks of `spawn`, whatever it is. If the caller is cancelled, the tasks are too, as expected."""
+        """Waits until tasks of `spawn` end in any way. If the caller is cancelled, cancels the tasks, and expects their end."""
         if not tasks:
             return
         try:
@@ -61,7 +61,7 @@ class Watch:
             raise
 
     def dismiss(self) -> None:
-        """The process ends now, whatever its tasks do: from here on, every end is expected."""
+        """Expects the end of every task from now on: the process ends, whatever its tasks do."""
         self._tasks.clear()
 
     def _ended(self, task: asyncio.Task[None]) -> None:
@@ -79,8 +79,8 @@ class Watch:
 class Loop:
     """A step that is repeated for ever: every `every` seconds, at once when woken, with backoff while it fails.
 
-    The step returns True to be called again without a pause. No failure ends the loop: expected ones
-    (UnavailableError) are logged once when they begin and once when they end, others each time.
+    The step returns True to be called again without a pause. No failure ends the loop. Expected failures (UnavailableError)
+    are logged once when they begin and once when they end, other failures each time.
     """
 
     def __init__(self, name: str, step: Callable[[], Awaitable[bool | None]], watch: Watch, *, every: float) -> None:
@@ -97,13 +97,13 @@ class Loop:
         self._wake.set()
 
     async def start(self) -> None:
-        """Starts repeating."""
+        """Starts the loop."""
         if self._task is None:
             self._stopping = False
             self._task = self._watch.spawn(self._run(), self.name)
 
     async def stop(self) -> None:
-        """Lets the step that runs end, and returns then."""
+        """Waits until the running step has ended, and starts no other."""
         self._stopping = True
         self._wake.set()
         task, self._task = self._task, None
@@ -128,13 +128,13 @@ class Loop:
             except asyncio.CancelledError:
                 if (task := asyncio.current_task()) is not None and task.cancelling():
                     raise
-                logger.error("a step was cancelled by nobody", loop=self.name)  # it leaked out of a library
+                logger.error("a step was cancelled by nobody", loop=self.name)  # the cancellation leaked out of a library
                 pause = max(backoff.failed(), self._every)
-            except Exception:  # noqa: BLE001  a bug in one step must not end what others depend on; it is logged each time
+            except Exception:  # noqa: BLE001  a bug in one step must not end others' work; it is logged each time
                 logger.exception("a step failed", loop=self.name)
                 pause = max(backoff.failed(), self._every)
             if not pause:
-                # A step need not have waited for anything: without this, one that does not would keep the loop to itself.
+                # A step may have waited for nothing. Without this pause, such a step would keep the event loop to itself.
                 await asyncio.sleep(0)
             elif not self._stopping:
                 try:
@@ -145,9 +145,9 @@ class Loop:
 
 
 async def shielded(work: Coroutine[Any, Any, T], timeout: float) -> T:
-    """Runs `work` to its end within `timeout` seconds even when the caller is cancelled, which then hears of it after.
+    """Runs `work` to its end within `timeout` seconds, even if the caller is cancelled. The caller is cancelled afterwards.
 
-    For bookkeeping that must not stop half-way: a commit whose outcome nobody learns is a second delivery.
+    For bookkeeping that must not stop half-way: a commit whose outcome nobody learns leads to a second delivery.
     """
 
     async def bounded() -> T:

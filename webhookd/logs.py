@@ -1,8 +1,8 @@
 """Logs: one JSON object a line on standard error, or readable lines for a terminal.
 
-What never goes into a log: keys, tokens, URLs with passwords, bodies, and the messages of exceptions that a user's
-handler or a database raised, since those can quote customer data. `where` tells the type and the place instead; the full text
-stands in the event's audit trail.
+A log never holds keys, tokens, URLs with passwords, bodies, or the messages of exceptions that a user's handler or a database
+raised, since those messages can quote customer data. `where` gives the type and the place instead. The full text stands in the
+event's audit trail.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ logger: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger("webhookd")
 
 
 def where(error: BaseException) -> str:
-    """`error`'s type and the innermost place that raised it, without its message: `ValueError at shop.py:12 in book`."""
+    """Returns `error`'s type and the innermost place that raised it, not its message: `ValueError at shop.py:12 in book`."""
     frames = traceback.extract_tb(error.__traceback__)
     place = f" at {frames[-1].filename.rsplit('/', 1)[-1]}:{frames[-1].lineno} in {frames[-1].name}" if frames else ""
     return f"{type(error).__qualname__}{place}"
 
 
 class Seldom:
-    """True at the first call, and then once in `seconds`: for lines whose number a stranger decides."""
+    """A limit for log lines whose number a stranger decides. A call returns True at first, and then once in `seconds`."""
 
     def __init__(self, seconds: float = 60.0) -> None:
         self._seconds = seconds

@@ -1,4 +1,4 @@
-"""A daemon as a service: signals, what its manager is told, and new keys without a restart."""
+"""Runs a daemon as a service: signals, reports to its manager, and new keys without a restart."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from webhookd.settings import RENEWABLE, Settings
 
 
 def _stray(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    # Not asyncio's own words: they hold the exception's repr, which can quote customer data.
+    # Not asyncio's own message: it holds the exception's repr, which can quote customer data.
     error = context.get("exception")
     logger.error("an error that nobody waited for", error=where(error) if error else None)
 
 
 def _spare_the_collector() -> None:
-    # What is there now stays to the end, so no collection need look at it again; and what a request leaves behind is freed by
-    # its count of references, so to look for cycles at every 700 objects finds none.
+    # The present objects stay to the end, so no collection needs to look at them again. Reference counts free what a request
+    # leaves behind, so a search for cycles at every 700 objects finds none.
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
@@ -38,10 +38,10 @@ async def serve(
     reload: Callable[[], Settings] | None = None,
     started: Callable[[Daemon], None] | None = None,
 ) -> int:
-    """Runs a daemon until SIGTERM or SIGINT; returns the exit code: 1 where one of its parts broke.
+    """Runs a daemon until SIGTERM or SIGINT. Returns the exit code: 1 if one of its parts broke, else 0.
 
-    At a SIGHUP, `reload` reads the settings anew, and what can be renewed is (`Daemon.renew`); without it, SIGHUP ends the
-    daemon, too, as the end of a terminal does.
+    At a SIGHUP, `reload` reads the settings anew, and `Daemon.renew` takes those that can be renewed. Without `reload`, SIGHUP
+    ends the daemon, too, as the end of a terminal does.
     """
     failpoints.arm(settings.failpoints)
     handlers.load(settings.handlers, Policy.of(settings))
@@ -59,7 +59,7 @@ async def serve(
         _spare_the_collector()
         await manager.ready()
         if reload is not None:
-            # From here on: a SIGHUP that has come before has its turn now.
+            # From here on: a SIGHUP that arrived before is handled now.
             reloads = daemon.watch.spawn(_reload_at(hangup, reload, daemon, manager), "reload")
         if started is not None:
             started(daemon)
@@ -75,7 +75,7 @@ async def serve(
             async with asyncio.timeout(settings.shutdown_grace + 2):
                 await daemon.stop()
         except TimeoutError:
-            # Whatever is left is safe: it is as if the process had been killed, which everything here is made for.
+            # Whatever is left is safe, as if the process had been killed: everything here is made for a kill.
             logger.error("the shutdown took longer than WEBHOOKD_SHUTDOWN_GRACE; leaving the rest to recovery")
             daemon.watch.dismiss()
         await manager.stopped()
@@ -83,7 +83,7 @@ async def serve(
 
 
 async def _reload_at(hangup: asyncio.Event, read: Callable[[], Settings], daemon: Daemon, manager: Manager) -> None:
-    """Reads the settings and takes what can be renewed, whenever `hangup` is set; what is wrong leaves all as it is."""
+    """Reads the settings and takes those that can be renewed, whenever `hangup` is set. An error leaves all as it is."""
     while True:
         await hangup.wait()
         hangup.clear()
@@ -93,7 +93,7 @@ async def _reload_at(hangup: asyncio.Event, read: Callable[[], Settings], daemon
             fresh = await asyncio.to_thread(read)
             before = daemon.settings
             changed = daemon.renew(fresh)
-        except Exception as error:  # noqa: BLE001  whatever it is, the next SIGHUP must find somebody
+        except Exception as error:  # noqa: BLE001  whatever it is, the next SIGHUP must be handled
             outcome = "failed"
             problems = str(error).splitlines() if isinstance(error, SettingsError) else [where(error)]
             logger.error("nothing was reloaded; what was in force stays", problems=problems)

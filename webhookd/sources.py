@@ -1,10 +1,11 @@
-"""Where settings come from, which source wins, and whose each source is.
+"""The sources of settings, their order, and their owners.
 
 The sources, the strongest first: the environment with the files that it names, systemd's credentials, the TOML file that
 WEBHOOKD_CONFIG names, and `.env` of the current folder. For some commands, what `webhookd dev` left in its folder comes last.
 
-What a folder names counts less than what the user names, since whoever can write into the folder chose it: `.env`, a TOML file
-that `.env` or a relative path names, `dev.env`. `may_go` is the rule that keeps the user's secrets from addresses of a folder.
+What a folder names counts less than what the user names, since anyone who can write into the folder chose it. A folder names
+`.env`, a TOML file that `.env` or a relative path names, and `dev.env`. `may_go` is the rule that keeps the user's secrets from
+addresses that a folder names.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from dotenv.parser import parse_stream
 
 from webhookd.errors import SettingsError
 
-# A file that cannot be there. Of /dev/null, asyncpg would warn that it is no plain file.
+# A file that cannot exist. For /dev/null, asyncpg would warn that it is no plain file.
 NO_FILE = f"{os.devnull}/none"
 PREFIX = "WEBHOOKD_"
 CONFIG = "WEBHOOKD_CONFIG"
@@ -37,7 +38,7 @@ _ENVIRONMENT = "the environment"
 
 @dataclass(slots=True, frozen=True)
 class Found:
-    """One setting's value, and where it comes from.
+    """One setting's value, and its source.
 
     named_by: the folder that names it, None if the user does.
     kept_in: the folder that holds the value itself, None if the value lies elsewhere. A folder can name a file outside it.
@@ -51,19 +52,19 @@ class Found:
 
 @dataclass(slots=True)
 class Layer:
-    """One source. `values` and `files` are by the setting's name: lower case, accounts as accounts__<name>__signature_keys."""
+    """One source. The keys of `values` and `files` are names in lower case, accounts as accounts__<name>__signature_keys."""
 
     source: str
     folder: Path | None = None
     kept_in: Path | None = None
     toml: bool = False
-    spelled: dict[str, str] = field(default_factory=dict)  # how the source itself spells each name, empty ones included
+    spelled: dict[str, str] = field(default_factory=dict)  # how the source itself spells each name, also if its value is empty
     values: dict[str, Any] = field(default_factory=dict, repr=False)
     files: dict[str, tuple[str, Path]] = field(default_factory=dict)
     twice: list[tuple[str, str]] = field(default_factory=list)  # two spellings of one name, as LISTEN and listen
 
     def add(self, spelled: str, name: str, value: Any) -> None:
-        """Adds what the source calls `spelled`; an empty value counts as not given."""
+        """Adds the setting that the source calls `spelled`. An empty value counts as not given."""
         if value is None or value == "":
             self.spelled.setdefault(name, spelled)
             return
@@ -78,7 +79,7 @@ class Layer:
             self.values[name] = value
 
     def find(self, name: str) -> Found | None:
-        """The setting, also from the file that the source names for it. Raises SettingsError if that file cannot be read."""
+        """Returns the setting, also from the file that the source names for it. Raises SettingsError if it cannot be read."""
         if name in self.values:
             return Found(self.values[name], self.source, self.folder, self.kept_in)
         if name not in self.files:
@@ -88,12 +89,12 @@ class Layer:
 
 
 def kept_in(folder: Path | None, path: Path) -> Path | None:
-    """`folder` if the file at `path` lies in it, whatever links lead there; else None."""
+    """Returns `folder` if the file at `path` lies in it, whatever links lead there; else None."""
     return folder if folder is not None and path.resolve().is_relative_to(folder) else None
 
 
 def read(name: str, path: Path) -> str:
-    """The text of the file that the setting `name` names, without white space at its ends. Raises SettingsError."""
+    """Returns the text of the file that the setting `name` names, without white space at its ends. Raises SettingsError."""
     try:
         return path.read_text(encoding="utf-8").strip()
     except (OSError, ValueError) as error:
@@ -104,7 +105,7 @@ def read(name: str, path: Path) -> str:
 
 
 def layers(dev: Path | None = None) -> list[Layer]:
-    """Every source, the strongest first; with `dev`, the folder of a `webhookd dev`, what that session brought comes last.
+    """Returns every source, the strongest first. With `dev`, the folder of a `webhookd dev`, what it left there comes last.
 
     Raises SettingsError if WEBHOOKD_CONFIG or `.env` cannot be read.
     """
@@ -128,7 +129,7 @@ def _variables(variables: Mapping[str, str | None], layer: Layer) -> Layer:
 def _dotenv(path: Path, folder: Path) -> Layer:
     variables: dict[str, str | None] = {}
     try:
-        # Only parsed: dotenv_values would replace `${…}`, and let the folder take a secret of the environment for its own.
+        # Only parsed: dotenv_values would replace `${…}`, so that the folder could take a secret of the environment.
         with path.open(encoding="utf-8") as lines:
             for binding in parse_stream(lines):
                 if binding.error and PREFIX in binding.original.string.upper():
@@ -146,14 +147,14 @@ def _credentials() -> Layer:
     layer = Layer("systemd's credentials")
     if folder := os.environ.get("CREDENTIALS_DIRECTORY"):
         for path in sorted(Path(folder).glob("*")):
-            # Those of other services may lie there, too.
+            # Credentials of other services may lie there, too.
             if SECRET.fullmatch(name := path.name.lower().removeprefix(PREFIX.lower())):
                 layer.files[name] = (path.name, path)
     return layer
 
 
 def _configuration(*layers_: Layer) -> Iterator[Layer]:
-    """The TOML file that the first of `layers_` to name one names."""
+    """Yields the TOML file that `layers_` name, if they do; the first of them that names a file decides."""
     for layer in layers_:
         if found := layer.find("config"):
             path = Path(str(found.value))
@@ -161,7 +162,7 @@ def _configuration(*layers_: Layer) -> Iterator[Layer]:
                 table = tomllib.loads(read(CONFIG, path))
             except tomllib.TOMLDecodeError as error:
                 raise SettingsError(f"{CONFIG}: {path} is not TOML: {error}") from None
-            # By a relative path, the folder decides what the file says, whoever names the file.
+            # If the path is relative, the folder decides what the file holds, whoever names the file.
             folder = Path.cwd().resolve() if layer.folder is not None or not path.is_absolute() else None
             toml = Layer(str(path), folder, kept_in(folder, path), toml=True)
             for name, value in table.items():
@@ -184,32 +185,32 @@ def _accounts(accounts: dict[str, Any]) -> Iterator[tuple[str, str, Any]]:
 
 
 def find_each(name: str, sources: Iterable[Layer]) -> Iterator[Found]:
-    """The setting from every source that gives it, the strongest first. Raises SettingsError if a file cannot be read."""
+    """Returns the setting from all sources that give it, the strongest first. Raises SettingsError if it cannot read a file."""
     return (found for layer in sources if (found := layer.find(name)) is not None)
 
 
 def find(name: str, sources: Iterable[Layer]) -> Found | None:
-    """The setting from the strongest of the sources that give it. Raises SettingsError if its file cannot be read."""
+    """Returns the setting from the strongest source that gives it. Raises SettingsError if its file cannot be read."""
     return next(find_each(name, sources), None)
 
 
 def given(names: Iterable[str], sources: Iterable[Layer]) -> set[str]:
-    """Those of the settings `names` that some source gives; no file is read."""
+    """Returns those of the settings `names` that some source gives. Reads no file."""
     every = {name for layer in sources for name in (*layer.values, *layer.files)}
     accounts = {"accounts"} if any(map(_ACCOUNT_KEYS.fullmatch, every)) else set()
     return (every | accounts) & set(names)
 
 
 def folder_that_names(name: str, sources: Iterable[Layer], default: str) -> Path | None:
-    """The folder that names the address `name`; None if the user does, or if the address is the default anyway."""
+    """Returns the folder that names the address `name`; None if the user does, or if the address is the default anyway."""
     found = find(name, sources)
     return None if found is None or found.value == default else found.named_by
 
 
 def find_all(names: Iterable[str], sources: list[Layer]) -> dict[str, Found]:
-    """Those of the settings `names` that some source gives, each from the strongest; `accounts` stands for all accounts' keys.
+    """Returns those of the settings `names` that some source gives, each from the strongest source.
 
-    Raises SettingsError with a line for each file that cannot be read.
+    `accounts` stands for all accounts' keys. Raises SettingsError with a line for each file that cannot be read.
     """
     wanted = set(names)
     given = dict.fromkeys(name for layer in sources for name in (*layer.values, *layer.files))
@@ -228,7 +229,7 @@ def find_all(names: Iterable[str], sources: list[Layer]) -> dict[str, Found]:
 
 
 def may_go(secret: Found, *, named_by: Path | None, loopback: bool) -> bool:
-    """Whether a secret may be used with an address: only if whoever named the address could have named the secret as well.
+    """Returns whether a secret may be used with an address: only if the one who named the address could have named the secret.
 
     named_by: the folder that names the address, None if the user does. `loopback`: whether the address is on this machine.
     """
@@ -236,8 +237,8 @@ def may_go(secret: Found, *, named_by: Path | None, loopback: bool) -> bool:
 
 
 def is_loopback(url: str) -> bool:
-    """Whether a URL leads to this machine and nowhere else."""
-    if "," in urlsplit(url).netloc:  # PostgreSQL's client tries several hosts in turn; urlsplit sees the first
+    """Returns whether a URL leads to this machine and nowhere else."""
+    if "," in urlsplit(url).netloc:  # PostgreSQL's client tries several hosts in turn; urlsplit sees only the first
         return False
     host = urlsplit(url).hostname or ""
     try:
@@ -247,9 +248,9 @@ def is_loopback(url: str) -> bool:
 
 
 def slips(fields: Iterable[str], sources: Iterable[Layer]) -> list[str]:
-    """A line for each name that looks like a setting and is none, and for each setting that one source gives twice.
+    """Returns a line for each name that looks like a setting and is none, and for each setting that one source gives twice.
 
-    A slip must not leave a default in force unseen.
+    Without these lines, a slip could leave a default in force unseen.
     """
     known = {CONFIG.removeprefix(PREFIX).lower(), *CLIENT, *fields}
     known |= {f"{name}_file" for name in known if _IN_FILES.fullmatch(name)}
@@ -270,7 +271,7 @@ def slips(fields: Iterable[str], sources: Iterable[Layer]) -> list[str]:
                 continue
             if _ACCOUNT_KEYS.fullmatch(name):
                 if name not in layer.values and name.removesuffix("_file") not in layer.files:
-                    # Would else count as not set, and the account's webhooks be answered 404.
+                    # Otherwise the account would count as not set, and its webhooks would be answered 404.
                     problems.append(f"{place}{spelled} is empty; set a key, or drop the account")
                 continue
             problems.append(f"{place}{spelled} is not a setting; {_remedy(name, known - {name}, toml=layer.toml)}")

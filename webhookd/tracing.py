@@ -1,12 +1,12 @@
 """Tracing: OpenTelemetry's spans along an event's way, one trace from its webhook to its handlers.
 
-To import it takes the extra `tracing`. A part has a `Tracing` or None; with None it makes no call for it.
+The import needs the extra `tracing`. A part has a `Tracing` or None; with None it makes no call for tracing.
 
-The context that an event keeps, in PostgreSQL and in its messages, is that of the span of its receipt. So whoever sends it or
-works on it later, at whatever attempt, goes on with that trace. A batch (a commit, a call of SQS) is a child of the first event
-of it that is traced, and linked to the others: a span in each trace would cost more than the batch.
+An event keeps the context of the span of its receipt, in PostgreSQL and in its messages. So all who send the event or work on
+it later, at whatever attempt, continue that trace. The span of a batch (a commit, a call of SQS) is a child of the batch's
+first traced event, and linked to the other events: a span in each trace would cost more than the batch.
 
-In a span stand ids, account, event type, attempt and outcome, and of an error its type and place. No body, no key, no
+A span holds ids, account, event type, attempt and outcome, and the type and place of an error. It holds no body, no key, and no
 exception's message: those can hold customer data.
 """
 
@@ -45,9 +45,9 @@ _ATTEMPT = "webhookd.attempt"
 _OUTCOME = "webhookd.outcome"
 _ROUTE = "/webhooks/authorize-net/{account}"
 _FLUSH = 2.0  # seconds that a stop waits for the spans to be sent
-_QUIET = 60.0  # seconds between two lines of one kind about what OpenTelemetry complains of
+_QUIET = 60.0  # seconds between two log lines about the same complaint of OpenTelemetry
 _NOWHERE = Context()
-# https://www.w3.org/TR/trace-context/#traceparent-header. What comes behind it in a later version is left out.
+# https://www.w3.org/TR/trace-context/#traceparent-header. Fields that a later version adds behind are left out.
 _TRACEPARENT = re.compile(
     r"(?:00(?=.{53}\Z)|(?!00|ff)[0-9a-f]{2})-(?P<trace>(?!0{32})[0-9a-f]{32})-(?P<span>(?!0{16})[0-9a-f]{16})"
     r"-(?P<flags>[0-9a-f]{2})(?:-.*)?"
@@ -56,17 +56,17 @@ _FLAGS = TraceFlags.SAMPLED | TraceFlags.RANDOM_TRACE_ID
 
 
 class Origin(NamedTuple):
-    """Where a webhook's span begins, and what its request says of a trace."""
+    """The beginning of a webhook's span, and the trace that its request names."""
 
     traceparent: str | None
     began: int  # nanoseconds since 1970
 
 
 class Tracing:
-    """Makes spans, and sends them from a thread of its own; what the collector does not take is lost, and nothing waits for it.
+    """The maker of spans. A thread of its own sends them; nothing waits, and spans that the collector does not take are lost.
 
     `queue`: the name or URL of the queue. `system`: its messaging system, as OpenTelemetry names it.
-    Raises SettingsError where OpenTelemetry's settings cannot be used.
+    Raises SettingsError if OpenTelemetry's settings cannot be used.
     """
 
     def __init__(self, *, queue: str, system: str, metrics: Metrics) -> None:
@@ -86,7 +86,7 @@ class Tracing:
         self._running = False
 
     async def start(self) -> None:
-        """Starts sending; handlers' own spans go the same way, by the global provider. Raises what the constructor raises."""
+        """Starts sending spans, also handlers' own, by the global provider. Raises SettingsError as the constructor does."""
         if self._running:
             return
         with _usable():
@@ -95,7 +95,7 @@ class Tracing:
         trace.set_tracer_provider(self._provider)
 
     async def stop(self) -> None:
-        """Sends what has ended, for two seconds at most."""
+        """Sends the spans that have ended, for two seconds at most."""
         if not self._running:
             return
         self._running = False
@@ -106,27 +106,28 @@ class Tracing:
             with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
                 loop.call_soon_threadsafe(sent.set)
 
-        # Not by the loop's executor: whoever closes the loop waits for its threads.
+        # Not by the loop's executor: closing the loop would wait for its threads.
         threading.Thread(target=end, name="last spans", daemon=True).start()
         try:
             async with asyncio.timeout(_FLUSH):
                 await sent.wait()
         except TimeoutError:
             logger.warning("the last spans could not be sent in time", seconds=_FLUSH)
-            self._exporter.shutdown()  # ends its waiting for another try
+            self._exporter.shutdown()  # ends its wait for another try
 
     # -- receive
 
     def origin(self, headers: CIMultiDictProxy[str], started: float) -> Origin:
-        """What a request's headers say, before it is known to be authentic; `started`: time.perf_counter() at its beginning."""
+        """Reads the headers of a request that is not proven authentic yet. `started`: time.perf_counter() at its beginning."""
         given = headers.getall("traceparent", ())
         began = time.time_ns() - int((time.perf_counter() - started) * 1e9)
         return Origin(given[0] if len(given) == 1 else None, began)
 
     def receive(self, account: str, origin: Origin, event_type: str | None = None) -> tuple[Span, str | None]:
-        """The span of an authentic webhook, which `answered` ends, and its context; it has begun with the request.
+        """Begins the span of an authentic webhook, as of the request's beginning. Returns it and its context.
 
-        Only of an authentic one: whoever has no key neither names a trace nor has anything sent. `tracestate` is left out.
+        `answered` ends the span. Only for authentic webhooks: without a key, nobody can name a trace or have a span sent.
+        `tracestate` is left out.
         """
         attributes = {"http.request.method": "POST", "http.route": _ROUTE, _ACCOUNT: account}
         if event_type is not None:
@@ -146,7 +147,7 @@ class Tracing:
         layer: str | None = None,
         error: BaseException | None = None,
     ) -> None:
-        """Ends the span of a webhook: with which HTTP status, and what became of it; `layer`: what found a duplicate."""
+        """Ends the span of a webhook, with the HTTP status and the outcome. `layer`: the layer that found a duplicate."""
         if span.is_recording():
             span.set_attribute("http.response.status_code", status)
             span.set_attribute(_OUTCOME, outcome)
@@ -157,14 +158,14 @@ class Tracing:
         span.end()
 
     def commit(self, traceparents: Sequence[str | None]) -> contextlib.AbstractContextManager[None]:
-        """The span of a group commit, around it; none where none of its events is sampled."""
+        """Puts a span around a group commit; none if none of its events is sampled."""
         attributes = {"db.system.name": "postgresql", "db.operation.batch.size": len(traceparents)}
         return self._batch("commit", SpanKind.CLIENT, traceparents, attributes)
 
     # -- relay
 
     def send(self, traceparents: Sequence[str | None]) -> contextlib.AbstractContextManager[None]:
-        """The span of the calls that send events, around them; none if none of the events is sampled."""
+        """Puts a span around the calls that send events; none if none of the events is sampled."""
         attributes = {"webhookd.events": len(traceparents)}
         return self._batch(f"send {self._queue}", SpanKind.PRODUCER, traceparents, self._messaging("send") | attributes)
 
@@ -200,7 +201,7 @@ class Tracing:
     def process(
         self, traceparent: str | None, message_id: str, event_id: UUID, account: str, event_type: str
     ) -> Iterator[None]:
-        """The span of one event's delivery, around it; log lines there name it."""
+        """Puts a span around one event's delivery. Log lines there name the span."""
         span = self._delivery(traceparent, event_id, account, event_type, {"messaging.message.id": message_id})
         context = span.get_span_context()
         ids = {"trace_id": f"{context.trace_id:032x}", "span_id": f"{context.span_id:016x}"} if context.is_valid else {}
@@ -211,7 +212,7 @@ class Tracing:
             yield
 
     def attempted(self, attempt: int, kind: str | None = None, error: str = "") -> None:
-        """Tells the span of the delivery that the caller is at of its attempt.
+        """Adds the attempt to the span of the delivery that the caller works on.
 
         `kind`: the type of the exception, if the attempt failed; `error`: its type and place.
         """
@@ -221,13 +222,13 @@ class Tracing:
             _fail(span, kind, error)
 
     def delivered(self, outcome: str) -> None:
-        """Tells the span of the delivery that the caller is at what came of it."""
+        """Adds the outcome to the span of the delivery that the caller works on."""
         trace.get_current_span().set_attribute(_OUTCOME, outcome)
 
     @contextlib.contextmanager
     def handler(self, name: str) -> Iterator[None]:
-        """The span of one handler's call, around it: it is the current one there, so that the handler's own are below it."""
-        # Without OpenTelemetry's own record of an exception: that has its message, and the stack with it.
+        """Puts a span around one handler's call. It is the current span there, so that the handler's own spans are below it."""
+        # Without OpenTelemetry's own record of an exception: it holds the exception's message, and the stack.
         with self._tracer.start_as_current_span(
             f"handle {name}",
             attributes={"code.function.name": name},
@@ -251,7 +252,7 @@ class Tracing:
         outcome: str,
         attempt: int | None,
     ) -> None:
-        """The span of a delivery that has ended, of an event that shared a transaction; `began`: nanoseconds since 1970."""
+        """Makes the span of an ended delivery, of an event that shared a transaction. `began`: nanoseconds since 1970."""
         attributes: dict[str, Any] = {_OUTCOME: outcome, "webhookd.shared": True}
         if attempt is not None:
             attributes[_ATTEMPT] = attempt
@@ -280,13 +281,13 @@ class Tracing:
 def _usable() -> Iterator[None]:
     try:
         yield
-    except Exception as error:  # noqa: BLE001  whatever it is, the user is to know what to look at
-        # Not its message, which may quote what a setting holds: OTEL_EXPORTER_OTLP_HEADERS has secrets.
+    except Exception as error:  # noqa: BLE001  whatever it is, the user must learn what to look at
+        # Not the error's message, which may quote a setting: OTEL_EXPORTER_OTLP_HEADERS has secrets.
         raise SettingsError(f"OpenTelemetry cannot use its settings, OTEL_… ({where(error)})") from None
 
 
 class _Exporter(OTLPSpanExporter):
-    """OTLP over HTTP, as OTEL_EXPORTER_OTLP_… say, counted."""
+    """An exporter by OTLP over HTTP, as OTEL_EXPORTER_OTLP_… configure it, that counts its spans."""
 
     def __init__(self, metrics: Metrics) -> None:
         super().__init__()
@@ -306,7 +307,7 @@ class _Exporter(OTLPSpanExporter):
 
 
 class _Complaints(logging.Handler):
-    """What OpenTelemetry logs, without its words' arguments, which quote headers, URLs and what a collector answered."""
+    """The log of OpenTelemetry, without the texts among its arguments: they quote headers, URLs and a collector's answers."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -326,7 +327,7 @@ class _Complaints(logging.Handler):
             errors.append(record.exc_info[1])
         if errors:
             more["error"] = where(errors[-1])
-        # A text with arguments is a template; one without may have been put together with anything.
+        # A text with arguments is a template. A text without arguments may hold anything.
         template = str(record.msg) if arguments else None
         logger.warning("OpenTelemetry complains; spans may be lost", at=place, template=template, **more)
 
@@ -347,20 +348,20 @@ def _resource() -> Resource:
 
 
 def _traceparent(span: Span) -> str | None:
-    """What stands for the span in a message; None where OpenTelemetry is switched off."""
+    """Returns the traceparent that names the span in a message; None if OpenTelemetry is switched off."""
     context = span.get_span_context()
     return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}" if context.is_valid else None
 
 
 def _context(traceparent: str | None) -> SpanContext | None:
-    """The span that a traceparent names; None where it is none."""
+    """Returns the span that a traceparent names; None if it is no traceparent."""
     if traceparent is None or (match := _TRACEPARENT.fullmatch(traceparent)) is None:
         return None
     return SpanContext(int(match["trace"], 16), int(match["span"], 16), True, TraceFlags(int(match["flags"], 16) & _FLAGS))
 
 
 def _below(parent: SpanContext | None) -> Context:
-    # Never the task's own context: a batch's task has that of whoever started it.
+    # Never the task's own context: a batch's task has the context of whoever started the task.
     return _NOWHERE if parent is None else trace.set_span_in_context(NonRecordingSpan(parent), _NOWHERE)
 
 

@@ -1,4 +1,4 @@
-"""Settings: what they are (`model`), how they must fit together (`fit`), and where they come from (`loading`)."""
+"""The settings: their definitions (`model`), how they must fit together (`fit`), and their sources (`loading`)."""
 
 from webhookd.settings.listing import describe
 from webhookd.settings.loading import DatabaseSettings, load, load_database, load_from

@@ -1,4 +1,4 @@
-"""What settings must hold together, beyond what each must hold alone."""
+"""The conditions that settings must meet together, beyond those that each must meet alone."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PROVIDER_RETRIES = 10 * 86_400  # seconds; the provider's schedule of retries t
 
 
 def problems(settings: Settings) -> Iterator[str]:
-    """A line for each pair of settings that cannot work together: the setting, what is wrong, and the remedy."""
+    """Yields a line for each set of settings that cannot work together: the setting, what is wrong, and the remedy."""
     yield from _accounts(settings)
     yield from _keys(settings)
     yield from _tokens(settings)
@@ -117,5 +117,5 @@ def _ages(settings: Settings) -> Iterator[str]:
 
 def _collide(one: tuple[str, int], other: tuple[str, int]) -> bool:
     everywhere = {"0.0.0.0", "::"}  # noqa: S104  compared, not bound
-    # Port 0 is for the system to choose, and the system does not choose one twice.
+    # For port 0, the system chooses a port, and never the same port twice.
     return one[1] == other[1] != 0 and (one[0] == other[0] or bool({one[0], other[0]} & everywhere))

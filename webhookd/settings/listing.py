@@ -7,7 +7,7 @@ from webhookd.sources import CONFIG, PREFIX
 
 
 def describe() -> list[tuple[str, str, str]]:
-    """(environment variable, default, meaning) of every setting; a secret's may be a file's path, in `…_FILE`."""
+    """Returns (environment variable, default, meaning) of every setting. A secret may also be a file's path, in `…_FILE`."""
     rows = [(CONFIG, "", "Path of a TOML file of settings: their names in lower case, without WEBHOOKD_.")]
     for name, field in Settings.model_fields.items():
         default = "required" if field.is_required() else shown(field.default)
@@ -17,7 +17,7 @@ def describe() -> list[tuple[str, str, str]]:
 
 
 def shown(default: object) -> str:
-    """A default as it would be written in the environment."""
+    """Returns a default as it would be written in the environment."""
     if default is None or default in ((), {}):
         return ""
     if isinstance(default, frozenset):

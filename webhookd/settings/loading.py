@@ -1,4 +1,4 @@
-"""Settings from every source. Every problem is found before anything starts, and no message holds a secret."""
+"""Loads settings from every source. Every problem is found before anything starts, and no message holds a secret."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from webhookd.settings.model import CONFIGURATION, Settings
 from webhookd.settings.values import DatabaseUrl, SchemaName
 from webhookd.sources import NO_FILE, PREFIX, Found, Layer
 
-# What pydantic finds wrong with a number, with one of several choices, and with a TOML file's other types.
+# The types of pydantic's errors for a number, for one of several choices, and for other types in a TOML file.
 _NUMBER = re.compile(r"greater_than_equal|less_than_equal|finite_number|int_.+|float_.+")
 _CHOICE = re.compile(r"literal_error|enum|bool_.+")
 _KINDS = {
@@ -31,15 +31,15 @@ _ACCOUNT = re.compile(r"accounts__(?P<name>.+)__(?P<field>signature_keys)")
 
 
 def load(**overrides: Any) -> Settings:
-    """The settings from every source; `overrides` go first. Raises SettingsError, a line for each problem.
+    """Returns the settings from every source; `overrides` are the strongest. Raises SettingsError, a line for each problem.
 
-    No line holds a secret, nor what was given for one.
+    No line holds a secret, nor a value that was given for a secret.
     """
     return load_from(sources.layers(), **overrides)
 
 
 def load_from(layers: list[Layer], **overrides: Any) -> Settings:
-    """The settings from `layers`, the strongest first; else as `load`."""
+    """Returns the settings from `layers`, the strongest first; else as `load`."""
     problems = sources.slips(Settings.model_fields, layers)
     settings = None
     try:
@@ -57,7 +57,7 @@ def load_from(layers: list[Layer], **overrides: Any) -> Settings:
 
 
 def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
-    """`accounts__eu__signature_keys` as {"accounts": {"eu": {"signature_keys": …}}}."""
+    """Turns `accounts__eu__signature_keys` into {"accounts": {"eu": {"signature_keys": …}}}."""
     nested: dict[str, Any] = {}
     accounts: dict[str, Any] = {}
     for name, value in values.items():
@@ -80,9 +80,9 @@ class DatabaseSettings(BaseModel):
 
 
 def load_database(**overrides: Any) -> DatabaseSettings:
-    """Where the database is, for what needs no other setting and should not be given any. Raises SettingsError.
+    """Returns the settings of the database, for code that needs no other setting and should get none. Raises SettingsError.
 
-    `overrides` go first. No other secret's file is opened.
+    `overrides` are the strongest. No other secret's file is opened.
     """
     layers = sources.layers()
     wanted = DatabaseSettings.model_fields.keys() - overrides.keys()
@@ -96,9 +96,9 @@ def load_database(**overrides: Any) -> DatabaseSettings:
 
 
 def _borrowed_password(url: Found | None) -> Iterator[str]:
-    """A line if the PostgreSQL client would send a password of the user's to a database that a folder names.
+    """Yields a line if the PostgreSQL client would send a password of the user's to a database that a folder names.
 
-    Passwords of a file (PGPASSFILE, ~/.pgpass) are kept from such a database, without a word: most users have no such file.
+    Passwords of a file (PGPASSFILE, ~/.pgpass) are kept from such a database without a message: most users have no such file.
     """
     if url is None or url.named_by is None:
         return
@@ -120,7 +120,7 @@ def _borrowed_password(url: Found | None) -> Iterator[str]:
 
 
 def _stray_schema(found: Mapping[str, Found]) -> Iterator[str]:
-    """A line if a folder names the schema of a database that the user names: events would go where nobody looks for them."""
+    """Yields a line if a folder names the schema of the user's database: events would go where nobody looks for them."""
     url, schema = found.get("database_url"), found.get("database_schema")
     if url is not None and schema is not None and url.named_by is None and schema.named_by is not None:
         yield (
@@ -136,7 +136,7 @@ def _explained(errors: ValidationError) -> list[str]:
 def _explain(error: Any) -> str:
     if not error["loc"]:
         return str(error["msg"]).removeprefix("Value error, ")
-    # Beyond the setting's own name stand positions, or names that were given: of use for accounts only.
+    # After the setting's own name come positions, or names that were given. They are of use for accounts only.
     parts = error["loc"] if error["loc"][0] == "accounts" else error["loc"][:1]
     name = PREFIX + "__".join(str(part).upper() for part in parts)
     if error["type"] == "missing":
@@ -149,7 +149,7 @@ def _explain(error: Any) -> str:
 
 
 def _wanted(error: Any, field: FieldInfo) -> str | None:
-    """What the setting must be, if its value is of another type or out of bounds; the value is not quoted."""
+    """Returns what the setting must be, if its value is of another type or out of bounds. Does not quote the value."""
     if _NUMBER.fullmatch(error["type"]):
         least, most = (
             next((getattr(bound, end) for bound in field.metadata if hasattr(bound, end)), None) for end in ("ge", "le")

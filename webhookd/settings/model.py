@@ -31,7 +31,7 @@ from webhookd.settings.values import (
 
 _DAY = 86_400
 _MIB = 1_048_576
-_LONGEST_RETENTION = 20 * 365 * _DAY  # longer ones would reach back before 1970, where no id is
+_LONGEST_RETENTION = 20 * 365 * _DAY  # a longer one would reach back before 1970, when no id exists
 
 CONFIGURATION = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
 
@@ -48,7 +48,7 @@ class Role(StrEnum):
 
 
 class AccountSettings(BaseModel):
-    """One Authorize.Net account."""
+    """The settings of one Authorize.Net account."""
 
     model_config = CONFIGURATION
 
@@ -255,7 +255,7 @@ class Settings(BaseModel):
 
     @property
     def keys_by_account(self) -> dict[str, tuple[str, ...]]:
-        """Every account's keys; `default` has those of WEBHOOKD_SIGNATURE_KEYS, and its own among the accounts."""
+        """Returns every account's keys. `default` has the keys of WEBHOOKD_SIGNATURE_KEYS, and its own keys in `accounts`."""
         keys = {"default": self.signature_keys} if self.signature_keys else {}
         for name, account in self.accounts.items():
             keys[name] = keys.get(name, ()) + account.signature_keys
@@ -263,23 +263,23 @@ class Settings(BaseModel):
 
     @property
     def public_address(self) -> tuple[str, int]:
-        """Host and port of the public listener."""
+        """Returns the host and the port of the public listener."""
         return host_and_port(self.listen)
 
     @property
     def admin_address(self) -> tuple[str, int]:
-        """Host and port of the admin listener."""
+        """Returns the host and the port of the admin listener."""
         return host_and_port(self.admin_listen)
 
     @property
     def short_pool(self) -> int:
-        """Connections for single statements: two group commits, the relay, the worker's bookkeeping, and spare."""
+        """Returns the number of connections for single statements: two group commits, the relay, bookkeeping, and spare."""
         return 8
 
     def redacted(self) -> dict[str, object]:
-        """Every setting for a log: URLs without user and password, keys as fingerprints, tokens as their names."""
+        """Returns every setting for a log: URLs without user and password, keys as fingerprints, tokens as their names."""
         shown: dict[str, object] = {name: getattr(self, name) for name in type(self).model_fields}
-        del shown["signature_keys"]  # among the accounts, as `default`
+        del shown["signature_keys"]  # shown among the accounts, as `default`
         return shown | {
             "database_url": without_password(self.database_url),
             "redis_url": without_password(self.redis_url),

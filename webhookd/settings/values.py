@@ -7,26 +7,26 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, SecretStr
 
-_TOKEN = 16  # characters, below which a token could be guessed
-# At most one @, and that before the host: if a password is not percent-encoded, nothing beyond the scheme is safe to show.
+_TOKEN = 16  # characters; a shorter token could be guessed
+# At most one @, before the host. If a password is not percent-encoded, nothing beyond the scheme is safe to show.
 _URL = re.compile(r"(?P<scheme>\w+)://(?:[^/?#@]*@)?(?P<place>[^@?#]*)(?:[?#][^@]*)?")
 
 _HOST = re.compile(r"(?:\[[0-9a-f:.]+\]|[a-z0-9._-]{1,253})(?::([0-9]{1,5}))?", re.ASCII)
 
 
 def revealed(secret: object) -> str:
-    """The text of a secret, or of what is to become one."""
+    """Returns the text of a secret, or of a value that is to become a secret."""
     return secret.get_secret_value() if isinstance(secret, SecretStr) else str(secret)
 
 
 def without_password(url: SecretStr) -> str:
-    """A URL for a log: no user, password or query. Only the scheme if the password's end is unclear."""
+    """Returns a URL for a log: no user, password or query. Only the scheme if the password's end is unclear."""
     parts = _URL.fullmatch(url.get_secret_value())
     return f"{parts['scheme']}://{parts['place']}" if parts else f"{url.get_secret_value().partition('://')[0]}://…"
 
 
 def host_and_port(text: str) -> tuple[str, int]:
-    """`127.0.0.1:8080` or `[::1]:8080` in its two parts. Raises ValueError."""
+    """Splits `127.0.0.1:8080` or `[::1]:8080` into host and port. Raises ValueError."""
     match = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^\s:\[\]]+):([0-9]{1,5})", text, re.ASCII)
     if match is None or int(match[2]) > 65_535:
         raise ValueError(f"must be host:port, as 127.0.0.1:8080 or [::1]:8080, and is {text!r}")
@@ -95,7 +95,7 @@ def _with_scheme(*schemes: str) -> AfterValidator:
 
 
 def _queue(value: str) -> str:
-    # SQS refuses each message to a FIFO queue that has no group; FIFO queues, and no others, have this suffix.
+    # SQS refuses each message without a group to a FIFO queue. FIFO queues, and no others, have this suffix.
     if value.rstrip("/").endswith(".fifo"):
         raise ValueError("must be a standard queue, and this is a FIFO queue: make a standard one, and name it here")
     return value
@@ -127,7 +127,7 @@ DatabaseUrl = Annotated[SecretStr, _with_scheme("postgresql", "postgres")]
 RedisUrl = Annotated[SecretStr, _with_scheme("redis", "rediss", "unix")]
 SchemaName = Annotated[
     str,
-    # A name that SQL needs not quote. `pg_` is PostgreSQL's own.
+    # A name that needs no quotes in SQL. `pg_` is PostgreSQL's own.
     _looks(
         r"(?!pg_|information_schema$)[a-z_][a-z0-9_]{0,62}",
         "a name of lower-case letters, digits and _, as webhookd_eu; pg_ at its beginning is PostgreSQL's",

@@ -1,4 +1,4 @@
-"""Who is in the way of a session that waits for a lock, as seen from a session beside it."""
+"""Finds who blocks a session that waits for a lock, from a session of its own."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import asyncpg
 
 from webhookd.store.queries import queries
 
-_LOOK = 0.5  # seconds between two looks, and until the first one: a shorter wait is not worth a word
+_LOOK = 0.5  # seconds between two looks, and before the first one: a shorter wait is not reported
 _TIMEOUT = 5.0  # seconds
-_NAMED = 3  # sessions that are named at once
+_NAMED = 3  # sessions that one report names at most
 
 
 class Blockers:
-    """Watches the statements of the session `pid`, and tells whom one waits for whenever that changes.
+    """A watcher of the statements of session `pid`. Whenever the blockers of one change, it reports them by `tell`.
 
-    It connects at once, since it may have no more than a lock timeout's time to look, and anew when that is lost. Never fails.
+    It connects at once, since a lock timeout may leave little time to look, and again when the connection is lost. Never fails.
     """
 
     def __init__(self, url: str, pid: int, tell: Callable[[str], None]) -> None:
@@ -28,10 +28,10 @@ class Blockers:
         self._tell = tell
         self._connection: asyncpg.Connection[asyncpg.Record] | None = None
         self._task: asyncio.Task[None] | None = None
-        self._since: float | None = None  # when the statement in hand began
+        self._since: float | None = None  # when the present statement began
         self._what = ""
         self._found: set[int] = set()
-        self.last: str | None = None  # whom the present piece of work waited for when last seen
+        self.last: str | None = None  # the blockers of the present piece of work, when last seen
 
     async def __aenter__(self) -> Blockers:
         self._task = asyncio.create_task(self._run(), name="blockers")
@@ -44,13 +44,13 @@ class Blockers:
         self._disconnect()
 
     def begin(self, what: str) -> None:
-        """Names the piece of work that statements from now on belong to."""
+        """Sets the name of the piece of work to which the next statements belong."""
         self._what, self.last = what, None
         self._found = set()
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
-        """A statement is under way in the block."""
+        """Marks a statement as running during the block."""
         self._since = time.monotonic()
         try:
             yield
@@ -84,7 +84,7 @@ class Blockers:
 
 
 def _named(row: asyncpg.Record) -> str:
-    """One session, as an operator knows it."""
+    """Describes one session in an operator's terms."""
     if row["pid"] == 0:
         return "a prepared transaction (see pg_prepared_xacts)"
     told = [row["application"] or row["kind"], f"role {row['role']}" if row["role"] else "", row["state"]]

@@ -1,7 +1,7 @@
-"""Redis: the fast layer of idempotency. Never the truth: without it everything is as correct, only slower.
+"""Redis, the fast layer of idempotency. Redis never decides: without it, everything is as correct, only slower.
 
-Two kinds of keys, both set with `SET NX` and a TTL, both prefixed with the identity of the database:
-`seen`, that a notification id is *committed* (set only after the commit), and `claim`, that a worker has an event in hand.
+Keys of both kinds are set with `SET NX` and a TTL, and have the identity of the database in their prefix. `seen` means that a
+notification id is *committed* (set only after the commit), and `claim` that a worker has an event in hand.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from webhookd.metrics import Metrics
 from webhookd.store import redis_keys
 from webhookd.store.redis_node import Command, RedisNode
 
-# Short, because Redis is here to save time: slower than this, PostgreSQL alone is the better way.
+# Short, because Redis is here to save time: if it is slower than this, PostgreSQL alone is better.
 _TIMEOUT = 0.25
 _CONNECT_TIMEOUT = 2.0
 _MAX_BATCH = 256
 
 
 class Seen(NamedTuple):
-    """A committed notification, as Redis remembers it: 32 bytes, the id before the hash."""
+    """A committed notification, as Redis stores it: 32 bytes, the id before the hash."""
 
     event_id: UUID
     body_hash: bytes
 
 
 class Claims:
-    """The keys. Each operation waits at most a quarter of a second, and none at all while Redis is known to be away."""
+    """The keys. A batch of operations waits half a second at most; no operation waits while Redis is known to be away."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class Claims:
         self.problem: str | None = "not yet reached"
 
     async def start(self) -> None:
-        """Makes the client (it connects at first use) and probes once; never fails."""
+        """Makes the client, which connects at first use, and probes once. Raises SettingsError if the URL cannot be read."""
         if self._node is not None:
             return
         try:
@@ -97,14 +97,14 @@ class Claims:
         return [f"{prefix}:{account}:{notification_id}" for account, notification_id in notifications]
 
     async def seen(self, notifications: Sequence[tuple[str, str]]) -> list[Seen | None]:
-        """For each (account, notification id) its committed event, or None: not committed, forgotten, or Redis is away."""
+        """Returns each notification's committed event; None if it is not committed or not stored, or Redis is away."""
         reply = await self._ask("seen", redis_keys.look_up(self._seen_keys(notifications)))
         if not isinstance(reply, list) or len(reply) != len(notifications):
             return [None] * len(notifications)
         return [None if value is None else _load(value) for value in reply]
 
     def mark_seen(self, notifications: Sequence[tuple[str, str, Seen]]) -> None:
-        """Remembers *committed* notifications; before the commit, a crash would turn the provider's retry into a loss."""
+        """Stores *committed* notifications. If done before the commit, a crash would make the provider's retry a loss."""
         if not self._usable:
             self._skipped.labels("mark").inc(len(notifications))
             return
@@ -117,9 +117,9 @@ class Claims:
         return [f"{prefix}:{event_id}" for event_id in event_ids]
 
     async def acquire(self, event_ids: Sequence[UUID]) -> tuple[str, list[bool]]:
-        """Claims events for one worker: a token, and for each event whether it is this token's, or another worker has it.
+        """Claims events for one worker. Returns a token, and for each event whether the token, and no other worker, has it.
 
-        Where Redis is away all are: then the row lock alone decides.
+        If Redis is away, the token has all events: then the row lock alone decides.
         """
         self._claims += 1
         token = f"{self._token}-{self._claims}"
@@ -128,13 +128,13 @@ class Claims:
         return token, [True] * len(keys) if reply is None else list(map(bool, reply))
 
     def release(self, event_ids: Sequence[UUID], token: str) -> None:
-        """Gives claims back, those that are still this token's."""
+        """Releases those claims that this token still has."""
         if event_ids and self._usable:
             keys = self._claim_keys(event_ids)
             self._send("release", 1, redis_keys.release(keys, token))
 
     def _send(self, operation: str, count: int, command: Command) -> None:
-        """Gives Redis a command whose reply nobody waits for; one that fails counts as `count` skipped operations."""
+        """Sends a command whose reply nobody waits for. A command that fails counts as `count` skipped operations."""
 
         def replied(reply: asyncio.Future[Any]) -> None:
             if reply.cancelled() or reply.exception() is not None:
@@ -160,17 +160,17 @@ class Claims:
 
     async def _execute(self, commands: list[Command]) -> Sequence[Any]:
         node = self._node
-        if not self.up or node is None:  # fell away while these waited
+        if not self.up or node is None:  # Redis went away while the commands waited
             raise UnavailableError("redis", self.problem or "away")
         try:
             async with asyncio.timeout(2 * _TIMEOUT):
                 replies = await node.run(commands)
                 reach(Failpoint.REDIS_AFTER_WRITE)
-        except Exception as error:  # not only Redis's own: uvloop raises RuntimeError where a reset closed the transport
+        except Exception as error:  # not only Redis's own: uvloop raises RuntimeError if a reset closed the transport
             await self._away(node, error)
             self._prober.wake()
             raise UnavailableError("redis", where(error)) from error
-        # The prober looks at its next turn, and not at once: where it finds all well, up and away take turns of seconds.
+        # The prober is not woken: if its probe succeeds, Redis then changes between up and away only every few seconds.
         if (refused := _refused(replies)) is not None:
             await self._away(node, refused)
         return [UnavailableError("redis", type(reply).__name__) if isinstance(reply, Exception) else reply for reply in replies]
@@ -189,7 +189,7 @@ class Claims:
         try:
             async with asyncio.timeout(_CONNECT_TIMEOUT):
                 await node.run([("PING",)])
-            # No more patient than those who use Redis: they would find it too slow again at once.
+            # The same limit as for operations: with a longer one, they would find Redis too slow again at once.
             async with asyncio.timeout(2 * _TIMEOUT):
                 replies = await node.run(redis_keys.proof(self._instance(), self._token))
         except Exception as error:
@@ -211,4 +211,4 @@ def _refused(replies: Sequence[Any]) -> Exception | None:
 
 
 def _load(value: bytes) -> Seen | None:
-    return Seen(pgproto.UUID(value[:16]), value[16:]) if len(value) == 32 else None  # None: not ours; PostgreSQL knows
+    return Seen(pgproto.UUID(value[:16]), value[16:]) if len(value) == 32 else None  # None: not ours; PostgreSQL decides

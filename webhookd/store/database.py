@@ -1,4 +1,4 @@
-"""PostgreSQL: the connection pools, and whether it is up."""
+"""The connection pools on PostgreSQL, and whether PostgreSQL is up."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ _STATEMENT_TIMEOUT = 10.0
 _UPKEEP_TIMEOUT = 600.0
 _ADMIN_TIMEOUT = 5.0
 
-_EXHAUSTED = ("53100", "53200")  # disk full, out of memory; too many connections leaves those that there are working
+_EXHAUSTED = ("53100", "53200")  # disk full, out of memory. Not too many connections: the open ones go on working
 _REFUSED = 2.0  # seconds
-_ABANDONED = 5.0  # seconds beyond the daemon's own patience, until PostgreSQL gives up a client that says nothing
-# PostgreSQL asks after 15 s of silence whether a client's machine is still there, and gives it up after three questions.
+_ABANDONED = 5.0  # seconds after the daemon's own timeout, until PostgreSQL ends a silent session
+# After 15 s of silence, PostgreSQL probes the client's machine. After three unanswered probes, it drops the connection.
 _KEEPALIVE = {"tcp_keepalives_idle": "15", "tcp_keepalives_interval": "5", "tcp_keepalives_count": "3"}
 
-# What a pool's sessions have beside that. Our own statements find their rows by an index: without enable_seqscan = off,
-# PostgreSQL reads all of the table `work` while little waits, and goes on with that plan in the burst that follows. Operators'
-# statements are planned for the filters that are given, since a plan for any of them would use no index. They read an index in
-# its order: with statistics of a time when little waited, PostgreSQL would make a bitmap of all that waits for a page of it.
-# And they are ended when their caller has given up.
+# Further settings of a pool's sessions. Our own statements find their rows by an index. Without enable_seqscan = off,
+# PostgreSQL reads the whole table `work` while few rows wait, and keeps that plan in the burst that follows. Operators'
+# statements are planned for the given filters, since a plan for any filter would use no index. They read an index in its order:
+# with statistics from a time when few rows waited, PostgreSQL would build a bitmap of all waiting rows for one page of them.
+# PostgreSQL ends these statements when their caller has given up.
 SESSIONS = {
     "short": {"enable_seqscan": "off"},
     "fold": {"enable_seqscan": "off"},
@@ -52,22 +52,22 @@ SESSIONS = {
         "statement_timeout": str(int(_ADMIN_TIMEOUT * 1000)),
     },
 }
-# They give whole rows back. Once prepared, such a statement fails in a transaction after a migration has added a column.
+# These statements return whole rows. Once prepared, one of them fails in a transaction after a migration has added a column.
 _CACHES = {"admin": {"statement_cache_size": 0}}
 
 
 async def _leave_as_is(_: Any) -> None:
-    """Instead of asyncpg's reset on release, a round trip: our own statements leave nothing behind."""
+    """Replaces asyncpg's reset on release, which is a round trip: our own statements leave nothing behind."""
 
 
 class Database:
-    """Five pools on one database, and the knowledge of whether it answers.
+    """Five pools on one database, and the record of whether it answers.
 
-    `short` serves single statements of our own; `fold` those that fold events into the timeline, some of which wait for a row's
-    lock, and keep neither webhooks nor handlers waiting; `work` holds one connection for each worker's transaction, and a
-    session in which users' handlers ran is reset when it is released; `upkeep` is one connection, open while it is needed, for
-    retention's statements, some of which take long; `admin` is for what operators look at and do, apart from the others so that
-    it can never take theirs.
+    short: single statements of our own.
+    fold: statements that fold events into the timeline. Some wait for a row's lock; they delay neither webhooks nor handlers.
+    work: one connection for each worker's transaction. A session in which users' handlers ran is reset on release.
+    upkeep: one connection, open while it is needed, for retention's statements. Some of them take long.
+    admin: what operators look at and do. It can never take a connection of the other pools.
     """
 
     def __init__(
@@ -86,9 +86,9 @@ class Database:
     ) -> None:
         queries.use(schema)
         self._url = url
-        self._pooled = pooled  # a pooler stands between, and gives consecutive transactions different sessions
+        self._pooled = pooled  # a pooler stands before PostgreSQL, and gives consecutive transactions different sessions
         self._sizes = {"short": short, "fold": fold, "work": work, "upkeep": 1, "admin": admin}
-        # A connection that died without a word is found out by its statement's timeout, so ours are short.
+        # A statement's timeout reveals a connection that died silently, so our timeouts are short.
         self._timeouts = {
             "short": _STATEMENT_TIMEOUT,
             "fold": _STATEMENT_TIMEOUT,
@@ -96,8 +96,8 @@ class Database:
             "upkeep": _UPKEEP_TIMEOUT,
             "admin": _ADMIN_TIMEOUT,
         }
-        # A daemon that was cut off or froze in a transaction would keep its event's row locked for as long as TCP believes in
-        # it: two hours, unless asked sooner. As startup parameters, since RESET ALL leaves those alone.
+        # If a daemon is cut off or freezes in a transaction, its event's row stays locked until TCP gives the connection up:
+        # two hours, without probes. These settings are startup parameters, since RESET ALL does not change those.
         self._session = {
             "jit": "off",
             "idle_in_transaction_session_timeout": str(int((self._timeouts["work"] + _ABANDONED) * 1000)),
@@ -108,18 +108,18 @@ class Database:
         self._prober = Loop("postgresql prober", self._probe, watch, every=2.0)
         self.up = False
         self.problem: str | None = "not yet reached"
-        # Why no new session opens, while those that are open go on: enough to receive, not enough to work.
+        # Why no new session opens while the open ones go on working: enough to receive, not enough to work.
         self.refusal: str | None = None
         self.proofs: list[Callable[[Connection], Awaitable[None]]] = []
-        self._refusing = False  # a statement that it must take
+        self._refusing = False  # PostgreSQL refuses a statement that it must take
         self.instance: UUID | None = None
         self._me = uuid4()
         self._ahead = metrics.clock_ahead
-        self._clock: tuple[datetime, float] | None = None  # PostgreSQL's, and the monotonic clock at that moment
+        self._clock: tuple[datetime, float] | None = None  # PostgreSQL's time, and the monotonic clock at that moment
         self._refused: dict[str, float] = {}  # pool → when it last gave no connection
 
     async def start(self) -> None:
-        """Makes the pools (which connect at first use) and probes once, so that `up` is known; never fails."""
+        """Makes the pools, which connect at first use, and probes once, so that `up` is known. Never fails."""
         if self._pools:
             return
         for name, size in self._sizes.items():
@@ -130,7 +130,7 @@ class Database:
                 max_inactive_connection_lifetime=60.0,
                 command_timeout=self._timeouts[name],
                 timeout=CONNECT_TIMEOUT,
-                # After a failover, a name may still lead to what is a replica now.
+                # After a failover, the host's name may still lead to a server that is a replica now.
                 target_session_attrs=SessionAttribute.read_write,
                 **session_options(
                     f"webhookd {name}",
@@ -139,7 +139,7 @@ class Database:
                     foreign=name == "work",
                 )
                 | _CACHES.get(name, {}),
-                # Each session, not only the prober's: settings of a role or database, and a failover, reach new sessions first.
+                # Checks each session: settings of a role or database, and a failover, reach new sessions before the prober's.
                 init=self._identify,
                 reset=None if name == "upkeep" and not self._pooled else _leave_as_is,
             )
@@ -162,12 +162,12 @@ class Database:
 
     @property
     def workable(self) -> bool:
-        """Whether a worker's transaction is likely to begin: PostgreSQL is up, opens sessions, and has not just failed."""
+        """Returns whether a worker's transaction is likely to begin: PostgreSQL is up, opens sessions, has not just failed."""
         failed = max(self._refused.get(pool, -_REFUSED) for pool in ("fold", "work"))
         return self.up and self.refusal is None and time.monotonic() - failed >= _REFUSED
 
     def now(self) -> datetime:
-        """The time by PostgreSQL's clock, to a few milliseconds: one clock for all replicas, however wrong this machine's is.
+        """Returns PostgreSQL's time, to a few milliseconds: one clock for all replicas, however wrong this machine's is.
 
         Raises UnavailableError before the first probe has succeeded.
         """
@@ -177,14 +177,14 @@ class Database:
         return at + timedelta(seconds=time.monotonic() - then)
 
     def settled(self, connection: Connection) -> contextlib.AbstractAsyncContextManager[Any]:
-        """A block in which the session's settings (SESSIONS) hold: a transaction if a pooler stands between, else nothing."""
+        """Returns a context in which the session's settings (SESSIONS) hold: behind a pooler a transaction, else nothing."""
         return connection.transaction() if self._pooled else contextlib.nullcontext()
 
     @contextlib.asynccontextmanager
     async def acquire(self, pool: str = "short", *, reset: bool = False) -> AsyncIterator[Connection]:
-        """A connection for the block. Raises UnavailableError at once while PostgreSQL is known to be away.
+        """Lends a connection for the block. Raises UnavailableError at once while PostgreSQL is known to be away.
 
-        `reset`: code that is not ours runs on it, so its session is made as new before anyone else gets it: a round trip.
+        `reset`: foreign code runs on the connection, so its session is reset before anyone else gets it: a round trip.
         """
         if not self.up:
             raise UnavailableError("postgresql", self.problem or "away")
@@ -196,9 +196,9 @@ class Database:
         except UnavailableError:
             raise
         except WebhookdError as error:
-            if not lent:  # a new session is not what it must be
+            if not lent:  # a new session failed its check
                 self._set(up=False, problem=str(error))
-                # The older ones began before the change, and a probe on one of them would find all well.
+                # Older sessions began before the change, and a probe on one of them would succeed.
                 await self._give_up_sessions()
                 self._prober.wake()
                 raise UnavailableError("postgresql", str(error)) from error
@@ -219,7 +219,7 @@ class Database:
 
     async def _acquire(self, pool: str) -> Connection:
         try:
-            # Not asyncpg's own timeout, which before Python 3.12 takes a task for each statement.
+            # Not asyncpg's own timeout, which before Python 3.12 makes a task for each statement.
             async with asyncio.timeout(_STATEMENT_TIMEOUT):
                 return await self._pools[pool].acquire()
         except asyncpg.PostgresError as error:
@@ -235,33 +235,33 @@ class Database:
         self._up.set(self.up and problem is None)
 
     async def _release(self, pool: str, connection: Connection, *, reset: bool) -> None:
-        # asyncpg shields this: it must end even when the caller is cancelled, or the pool would lose the connection.
+        # asyncpg shields the release: it must end even if the caller is cancelled, or the pool would lose the connection.
         try:
-            if reset and not self._pooled and not connection.is_closed():  # else it was, with its transaction
+            if reset and not self._pooled and not connection.is_closed():  # behind a pooler, its transaction's end has reset it
                 await connection.reset(timeout=2.0)
             await self._pools[pool].release(connection, timeout=2.0)
         except (OSError, TimeoutError, KeyError, asyncpg.PostgresError, asyncpg.InterfaceError):
-            with contextlib.suppress(asyncpg.InterfaceError):  # the pool took it back all the same
+            with contextlib.suppress(asyncpg.InterfaceError):  # the pool took the connection back in spite of the error
                 connection.terminate()
 
     async def take_duty(self, name: str, seconds: float) -> bool:
-        """Takes or keeps the duty `name` for `seconds`; False while another process has it. Raises UnavailableError.
+        """Takes or keeps the duty `name` for `seconds`. Returns False while another process has it. Raises UnavailableError.
 
-        For upkeep that several replicas must not do side by side; what it guards must be harmless when done twice all the same.
+        For upkeep that several replicas must not do side by side. Upkeep that is done twice in spite of it must do no harm.
         """
         with gateway():
             async with self.acquire() as connection:
                 return bool(await queries.take_duty(connection, name=name, holder=self._me, seconds=seconds))
 
     def refused(self, error: Exception) -> None:
-        """PostgreSQL answers, and refuses a statement that it must take: it counts as away until all `proofs` succeed."""
+        """Counts PostgreSQL as away until all `proofs` succeed: it answers, and refuses a statement that it must take."""
         self._refusing = True
         self._set(up=False, problem=f"it refuses to store events: {where(error)}")
         self._prober.wake()
 
     async def _failed(self, error: Exception) -> None:
-        # What speaks for the whole server: the connection itself was lost, the server takes no writes, or it has run out of
-        # disk or memory. The prober finds out about the rest.
+        # These errors concern the whole server: the connection itself was lost, the server takes no writes, or it has run out
+        # of disk or memory. The prober finds out about the rest.
         state = getattr(error, "sqlstate", None) or ""
         lost = isinstance(error, (OSError, asyncpg.PostgresConnectionError, asyncpg.CannotConnectNowError))
         if (lost and not isinstance(error, TimeoutError)) or state == READ_ONLY or state.startswith(_EXHAUSTED):
@@ -287,21 +287,21 @@ class Database:
                         await proof(connection)
                     self._refusing = False
         except UnavailableError:
-            # No session for the probe; those that there are go on working, and giving them up would be to lose them.
+            # There is no session for the probe. The open ones go on working, and could not be replaced if they were closed.
             if not self._pools["short"].get_size():
                 self._set(up=False, problem=self.refusal)
             raise
         except WebhookdError as error:
             await self._down(str(error), error)
         except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
-            # A wrong password or database name too: whoever mends it there finds the daemon waiting.
+            # Also a wrong password or database name: the daemon waits until somebody mends it in PostgreSQL.
             await self._down(where(error), error)
         self._set(up=True)
         if self.refusal is not None:
             await self._try_new_session()
 
     async def _try_new_session(self) -> None:
-        """Asks for a session beside the pools, since those that are open tell nothing, and no message should be spent on it."""
+        """Opens a session outside the pools: open sessions prove nothing, and no message should be spent on the test."""
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT):
                 connection = await connect(self._url, timeout=CONNECT_TIMEOUT, statement_cache_size=0)
@@ -317,9 +317,9 @@ class Database:
         raise UnavailableError("postgresql", problem) from error
 
     async def _give_up_sessions(self) -> None:
-        # Sessions that nobody answers any more (their server's machine is gone, a firewall forgot them) are found out one
-        # timeout after the other, those that began before a setting was mended never see it, and those that lead to what is a
-        # replica now would be kept in use by the probes: all begin anew.
+        # All sessions begin anew. Dead ones (their server's machine is gone, a firewall forgot them) would show one timeout
+        # after the other. Those that began before a setting was mended never see the new value. The probes would keep in use
+        # those that lead to a server that is a replica now.
         for pool in self._pools.values():
             await pool.expire_connections()
 
@@ -343,7 +343,7 @@ class Database:
         if missing := MIGRATIONS - set(row["migrations"] or ()):
             raise WebhookdError(f"the database lacks {', '.join(sorted(missing))}: run `webhookd migrate`")
         if row["synchronous_commit"] == "off":
-            # Then a commit is no promise: a crash of PostgreSQL would lose events that were answered 200.
+            # A commit is then no promise: a crash of PostgreSQL would lose events that were answered 200.
             raise WebhookdError("PostgreSQL's synchronous_commit is off: set it to on for this database or role")
         self.instance = row["instance"]
         self._clock = row["now"], time.monotonic()

@@ -1,4 +1,4 @@
-"""Every statement about events. Arguments and results are plain values; SQL stands in `sql/queries/events.sql`."""
+"""Every statement about events. Arguments and results are plain values. The SQL is in `events.sql` and `dead_letters.sql`."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ if TYPE_CHECKING:
     from datetime import datetime
 
 _LOCK_WAIT = 2.0  # seconds
-# As PostgreSQL has it, for each row: of a transaction that events share, and of one alone that follows it.
+# In PostgreSQL's notation, for each row: in a transaction that events share, and in the later one of a single event.
 _LOCK_TIMEOUT = "300ms"
 _SHORT_LOCK_TIMEOUT = "20ms"
-_LONGEST_RESEND = 43_200.0  # seconds, as the query mark_sent has it
+_LONGEST_RESEND = 43_200.0  # seconds; the query mark_sent has the same bound
 _STATEMENT = 5.0  # seconds, for all rows of a statement together
 
 
 class Outgoing(NamedTuple):
-    """Work to be sent: all that a message says of it, and `due`, the row's version as it was chosen."""
+    """Work to be sent: all that its message says, and `due`, the row's version when the work was chosen."""
 
     id: UUID
     account: str
     event_type: str
     attempts: int = 0
     traceparent: str | None = None
-    due: datetime | None = None  # None: nobody knows, so that the send is not recorded
+    due: datetime | None = None  # None: unknown, so the send is not recorded
 
 
 class Leased(NamedTuple):
@@ -48,12 +48,12 @@ class Leased(NamedTuple):
 
     @property
     def all(self) -> list[Outgoing]:
-        """All of it, the fresh first."""
+        """Returns all the work, the fresh first."""
         return [*self.fresh, *self.rest, *self.later, *self.lost]
 
 
 class InQueue(NamedTuple):
-    """How much unfinished work has a message in SQS, by lane; and how much the workers do at a time, all together."""
+    """The amount of unfinished work that has a message in SQS, by lane. `turns`: how much all workers do at a time."""
 
     fresh: int
     rest: int
@@ -63,28 +63,28 @@ class InQueue(NamedTuple):
 
 @dataclass(slots=True, frozen=True)
 class Claimed:
-    """An event locked by the transaction that claimed it."""
+    """An event as the worker's transaction read it. `claim` has locked it too, `read` has not."""
 
     event: Event
     status: Status
     attempts: int
-    redriven_at: datetime | None  # when its attempts were last counted anew
-    sends: int  # since the last attempt that ended
+    redriven_at: datetime | None  # when the count of its attempts last began anew
+    sends: int  # number of sends since the last attempt that ended
     has_body: bool
-    transaction: str  # its number, which tells whether effects and status still commit together
+    transaction: str  # its number, which shows whether effects and status still commit together
     traceparent: str | None
 
 
 class EventStore:
-    """The statements, on the database's `short` pool where they stand alone.
+    """The statements about events. All raise UnavailableError while PostgreSQL is away.
 
-    All raise UnavailableError while PostgreSQL is away. Those that take a connection run in the caller's transaction.
+    Those that take a connection run in the caller's transaction, the others on the database's `short` pool.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._worker = uuid4()  # of this process, if it works
-        self._secret: tuple[UUID | None, bytes] | None = None  # which database's, and the secret
+        self._worker = uuid4()  # this process's id, if it works
+        self._secret: tuple[UUID | None, bytes] | None = None  # the database's id, and its secret
 
     async def _all(self, query: Any, **parameters: Any) -> list[asyncpg.Record]:
         with gateway():
@@ -99,7 +99,7 @@ class EventStore:
     # -- relay
 
     async def mark_sent(self, events: Sequence[Outgoing], *, resend_after: float) -> None:
-        """Records that messages of this work reached SQS, where it is still as it was chosen."""
+        """Records that messages of this work reached SQS. Skips work that has changed since it was chosen."""
         await self._all(
             queries.mark_sent,
             ids=[event.id for event in events],
@@ -110,7 +110,7 @@ class EventStore:
     async def lease(
         self, *, fresh: int, rest: int, later: int, lost: int, lease: float, resend_after: float, longest_wait: float
     ) -> Leased:
-        """Work that is due for sending, so much of each lane at most; nobody else gets it for `lease` seconds."""
+        """Takes work that is to be sent now, up to the given number of each lane. Nobody else gets it for `lease` seconds."""
         rows = await self._all(
             queries.lease_work,
             fresh=fresh,
@@ -128,31 +128,34 @@ class EventStore:
         return Leased(**lanes)
 
     async def return_lease(self, events: Sequence[Outgoing], *, delay: float) -> None:
-        """Makes leased work, which could not be sent, due again in `delay` seconds."""
+        """Makes leased work that could not be sent due again in `delay` seconds."""
         await self._one(
             queries.return_lease, ids=[event.id for event in events], dues=[event.due for event in events], delay=delay
         )
 
     async def report_worker(self, turns: int, drained_ago: float | None) -> None:
-        """This process works on so much at a time; it found the queue empty by a poll that began `drained_ago` seconds ago."""
+        """Reports that this process does `turns` at a time, and that a poll found the queue empty.
+
+        `drained_ago`: seconds since that poll began; None if there is none.
+        """
         await self._one(queries.report_worker, id=self._worker, turns=turns, drained_ago=drained_ago)
 
     async def count_in_queue(self, *, fresh: int) -> InQueue:
-        """How much work has a message in SQS; what is fresh is counted no further than `fresh`."""
+        """Counts the work that has a message in SQS; fresh work no further than `fresh`."""
         return InQueue(*await self._one(queries.count_in_queue, fresh=fresh))
 
     async def backlog(self) -> tuple[int, float]:
-        """(events in the outbox, 100,000 of each kind at most, age in seconds of the oldest unfinished event or 0)."""
+        """Returns (events in the outbox, 100,000 of each kind at most, age in seconds of the oldest unfinished event or 0)."""
         row = await self._one(queries.backlog)
         return row["outbox"], max(row["oldest"] or 0.0, 0.0)
 
     # -- work, in the worker's transaction
 
     async def claim(self, connection: Connection, event_id: UUID, *, wait: bool = True) -> Claimed | None:
-        """Locks the event and reads it; None where there is no such event.
+        """Locks the event and reads it. Returns None if there is no such event.
 
-        Waits a moment for a lock that another transaction holds (the relay's are short), or, without `wait`, not at all; then
-        raises BusyError.
+        Waits a moment for a lock of another transaction (the relay's are short), or, without `wait`, not at all. Then raises
+        BusyError.
         """
         query = queries.claim_event if wait else queries.claim_event_if_free
         try:
@@ -163,7 +166,7 @@ class EventStore:
         return None if row is None else _claimed(row)
 
     async def read(self, connection: Connection, ids: Sequence[UUID]) -> list[Claimed]:
-        """Those of the events that there are, as `claim` reads them, and locks none."""
+        """Reads those of the events that exist, as `claim` does, and locks none."""
         return [_claimed(row) async for row in queries.read_events(connection, ids=ids)]
 
     async def process(
@@ -174,10 +177,10 @@ class EventStore:
         *,
         waits: bool = True,
     ) -> list[asyncpg.Record]:
-        """Folds `facts`, (entity's name, account, id, JSON), and ends the work of events, in one statement that commits.
+        """Folds `facts` (entity's name, account, id, JSON) and ends the work of `ending`, in one statement that commits.
 
-        Returns a row (id, attempt, seconds since the receipt) for each event whose work it ended, in any order; a missing one
-        had ended, or died, before. Raises BusyError if another transaction keeps one of the rows; `waits`: for a moment.
+        Returns a row (id, attempt, seconds since the receipt) for each event whose work it ended, in any order. A missing event
+        had ended, or died, before. Raises BusyError if another transaction keeps a row for 300 ms, or 20 ms without `waits`.
         """
         if not ending and not facts:
             return []
@@ -198,9 +201,9 @@ class EventStore:
             raise BusyError("another transaction has a row of the events or of the timeline") from error
 
     async def mark_processed(self, connection: Connection, claimed: Claimed) -> float | None:
-        """Sets `processed` in the transaction of the event's effects; returns the seconds since its receipt.
+        """Sets `processed` in the transaction of the event's effects. Returns the seconds since its receipt.
 
-        None, and nothing is set, where `connection` is in another transaction than the one that claimed the event.
+        Returns None, and sets nothing, if `connection` is in another transaction than the one that claimed the event.
         """
         row = await queries.mark_processed(connection, id=claimed.event.id, transaction=claimed.transaction)
         return None if row is None else float(row["seconds"])
@@ -208,7 +211,7 @@ class EventStore:
     # -- work, after the worker's transaction
 
     async def mark_retrying(self, claimed: Claimed, *, reason: str, delay: float) -> bool:
-        """Records a failed attempt with another to come in `delay` seconds; False if the work moved on meanwhile."""
+        """Records a failed attempt, with the next one in `delay` seconds. Returns False if the work moved on meanwhile."""
         row = await self._one(
             queries.mark_retrying,
             id=claimed.event.id,
@@ -223,9 +226,9 @@ class EventStore:
     async def mark_dead(
         self, claimed: Claimed, *, reason: str, detail: str, spent: int = 1, connection: Connection | None = None
     ) -> int | None:
-        """Gives the work up; `spent` attempts are added. In the transaction of `connection`, if there is one.
+        """Gives the work up and adds `spent` attempts, in the transaction of `connection`, if it is given.
 
-        Returns when it died (microseconds since 1970); None if the work moved on meanwhile.
+        Returns the time of death (microseconds since 1970); None if the work moved on meanwhile.
         `reason` goes to the dead-letter queue as well and holds no customer data; `detail` stays in the database.
         """
         parameters = {
@@ -244,17 +247,17 @@ class EventStore:
         return None if row is None else int(row["died"])
 
     async def revive(self, event_id: UUID, *, died: int, actor: str, reason: str) -> bool:
-        """Has dead work start anew, with all its attempts; False if it is not dead, was discarded, or has died anew."""
+        """Starts dead work anew, with all its attempts. Returns False if it is not dead, was discarded, or has died anew."""
         return await self._one(queries.revive_event, id=event_id, died=died, actor=actor, reason=reason) is not None
 
     # -- work that may kill its process
 
     async def attempts_begun(self, event_id: UUID) -> int:
-        """How many attempts at the event have begun and not ended, each of which may have killed its process."""
+        """Returns how many attempts at the event have begun and not ended. Each of them may have killed its process."""
         return int(await self._one(queries.attempts_begun, id=event_id) or 0)
 
     async def begin_attempt(self, claimed: Claimed) -> int:
-        """Counts an attempt at work that the caller has locked; returns how many have begun and not ended, with this one."""
+        """Counts an attempt at work that the caller has locked. Returns how many have begun and not ended, with this one."""
         return int(
             await self._one(
                 queries.begin_attempt, id=claimed.event.id, attempts=claimed.attempts, redriven_at=claimed.redriven_at
@@ -262,7 +265,7 @@ class EventStore:
         )
 
     async def take_back_attempt(self, claimed: Claimed) -> None:
-        """An attempt that was counted has ended: it has not killed its process."""
+        """Takes back the count of an attempt that has ended, and so has not killed its process."""
         await self._one(
             queries.take_back_attempt, id=claimed.event.id, attempts=claimed.attempts, redriven_at=claimed.redriven_at
         )
@@ -270,24 +273,25 @@ class EventStore:
     # -- dead letters
 
     async def secret(self) -> bytes:
-        """The secret that proves dead-letter copies: read once, and anew when the database is another one."""
+        """Returns the secret that proves dead-letter copies. Reads it once, and again if the database is another one."""
         instance = self._database.instance
         if self._secret is None or self._secret[0] != instance:
             self._secret = instance, bytes(await self._one(queries.secret, name="dead-letter copies"))
         return self._secret[1]
 
     async def states(self, ids: Sequence[UUID]) -> dict[UUID, asyncpg.Record]:
-        """What the dead-letter reader asks of each event that exists: its status, its death, whether its copy was sent."""
+        """Returns for each event that exists its status, its death, and whether its dead-letter copy was sent."""
         return {row["id"]: row for row in await self._all(queries.states_of_events, ids=ids)}
 
     async def put_back(self, ids: Sequence[UUID], *, reason: str) -> bool:
-        """Has work sent again whose message SQS moved to the dead-letter queue; False, and nothing is changed, if some of it
-        has ended since or somebody holds it just now.
+        """Puts work back, to be sent again, after SQS moved its message to the dead-letter queue.
+
+        Returns False, and changes nothing, if some of it has ended since or somebody holds it just now.
         """
         return bool(await self._one(queries.put_back, ids=ids, reason=reason))
 
     async def owed_dead_letters(self, *, grace: float, limit: int) -> list[asyncpg.Record]:
-        """Dead events whose copy did not reach the dead-letter queue within `grace` seconds."""
+        """Returns dead events whose copy did not reach the dead-letter queue within `grace` seconds."""
         return await self._all(queries.owed_dead_letters, grace=grace, limit=limit)
 
     async def mark_dead_letter_sent(self, ids: Sequence[UUID]) -> None:
@@ -295,20 +299,20 @@ class EventStore:
         await self._one(queries.mark_dead_letter_sent, ids=ids)
 
     async def count_dead(self, limit: int) -> int | None:
-        """How many dead events have a copy in the dead-letter queue; None if more than `limit` are dead."""
+        """Returns how many dead events have a copy in the dead-letter queue; None if more than `limit` are dead."""
         count: int | None = await self._one(queries.count_dead, limit=limit)
         return count
 
     async def owe_dead_letters(
         self, found: Sequence[UUID], *, settled: float, after: tuple[datetime, UUID], looked: int
     ) -> tuple[int, tuple[datetime, UUID] | None]:
-        """Owes again the copies of all but `found` among `looked` dead events after a place (death, id).
+        """Records as owed again the copies of all but `found` among `looked` dead events after the place `after` (death, id).
 
-        Copies sent within `settled` seconds are left alone. Returns how many are owed, and the next place, None at the end.
+        Leaves alone copies sent within `settled` seconds. Returns how many are owed, and the next place, None at the end.
         """
         with gateway():
             async with self._database.acquire() as connection, connection.transaction():
-                # Statistics of a time with few dead events must not make PostgreSQL read and sort all of them.
+                # Statistics from a time with few dead events must not make PostgreSQL read and sort all of them.
                 await queries.forbid_bitmaps(connection)
                 row = await queries.owe_dead_letters(
                     connection, ids=found, settled=settled, after_death=after[0], after_id=after[1], looked=looked
@@ -320,7 +324,7 @@ class EventStore:
         return await self._database.take_duty(name, seconds)
 
     async def audit_trail(self, event_id: UUID) -> list[asyncpg.Record]:
-        """Every change of the event's status, oldest first: at, from_status, to_status, actor, attempt, reason, consumer."""
+        """Returns every change of the status, oldest first: at, from_status, to_status, actor, attempt, reason, consumer."""
         return await self._all(queries.audit_trail, id=event_id)
 
 
@@ -341,5 +345,5 @@ def _claimed(row: asyncpg.Record) -> Claimed:
 
 
 def storable(text: str) -> str:
-    """`text` as PostgreSQL can hold it (no U+0000, no lone surrogate), and no longer than anyone would read."""
+    """Returns `text` as PostgreSQL can hold it: no U+0000, no lone surrogate, and at most 2000 characters."""
     return text.replace("\x00", "\ufffd").encode("utf-8", "replace").decode()[:2000]

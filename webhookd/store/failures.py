@@ -1,4 +1,4 @@
-"""What an error of asyncpg means: PostgreSQL is away, it opens no session, or a statement is wrong."""
+"""The meaning of an error of asyncpg: PostgreSQL is away, PostgreSQL opens no session, or a statement is wrong."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ _NO_SESSION = {"3D000": "no such database", "42501": "the role lacks the right t
 
 
 def unavailable(error: BaseException) -> bool:
-    """Whether `error` means that PostgreSQL is away or cannot serve just now, rather than that a statement is wrong."""
+    """Returns whether `error` means that PostgreSQL is away or cannot serve just now, not that a statement is wrong."""
     if isinstance(error, asyncpg.PostgresError):
         state = getattr(error, "sqlstate", None) or ""
         return state.startswith(_TRANSIENT) or state == READ_ONLY
     # asyncpg raises InterfaceError for a connection that broke, and for misuse, which a test would have found.
     broken = isinstance(error, (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError))
-    return broken and not isinstance(error, ValueError)  # which asyncpg raises for an argument that it cannot encode
+    return broken and not isinstance(error, ValueError)  # ValueError: an argument that asyncpg cannot encode
 
 
 @contextlib.contextmanager
 def gateway() -> Any:
-    """Turns what asyncpg raises when PostgreSQL is away into UnavailableError; lets other errors through."""
+    """Turns asyncpg's errors into UnavailableError if they mean that PostgreSQL is away. Lets other errors through."""
     try:
         yield
     except Exception as error:
@@ -39,7 +39,7 @@ def gateway() -> Any:
 
 
 def refusal(error: BaseException) -> str | None:
-    """Why PostgreSQL opens no new session, and the remedy; None for an error that says nothing of that."""
+    """Returns why PostgreSQL opens no new session, and the remedy; None for an error with another meaning."""
     state = getattr(error, "sqlstate", None) or ""
     if isinstance(error, asyncpg.TooManyConnectionsError):
         return (

@@ -1,4 +1,4 @@
-"""The keys by which the ledger knows a notification again, and the ids of the kinds of events."""
+"""The keys by which the ledger recognises a notification, and the ids of the kinds of events."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ _HALF = 8  # bytes
 
 
 def notification_key(account: str, notification_id: str) -> str:
-    """The key of a notification id within its account, in hexadecimal digits.
+    """Returns the key of a notification id within its account, in hexadecimal digits.
 
-    Its first half is a hash of the id alone, so that the notifications of an id are found without their accounts.
+    The key's first half is a hash of the id alone, so that the notifications of an id are found without their accounts.
     """
     return _hash(notification_id) + _hash(f"{account}\x1f{notification_id}")
 
 
 def keys_of_notification(notification_id: str) -> tuple[str, str]:
-    """The lowest and the highest key of a notification id in any account, in hexadecimal digits."""
+    """Returns the lowest and the highest key of a notification id in any account, in hexadecimal digits."""
     half = _hash(notification_id)
     return half + "00" * _HALF, half + "ff" * _HALF
 
 
 def kind_id(texts: str) -> int:
-    """The id of a kind of event, a signed integer of 64 bits: the hash of its four texts, which U+001F separates."""
+    """Returns the id of a kind of event, a signed integer of 64 bits: the hash of its four texts, which U+001F separates."""
     return int.from_bytes(hashlib.sha256(texts.encode()).digest()[:_HALF], "big", signed=True)
 
 

@@ -1,4 +1,4 @@
-"""Brings the schema up to date, while daemons of this release and of the one before it work on it."""
+"""Brings the schema up to date, while daemons of this release and of the release before work on it."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from webhookd.store.queries import SCHEMA, SQL, in_schema, queries
 from webhookd.store.session import connect, is_pooled
 
 FOLDER = SQL / "migrations"
-# Whoever writes to a table stands in line behind a lock that waits for it, webhooks too. Longer than PostgreSQL's
-# deadlock_timeout (1 s unless set), at which it ends an autovacuum that is in the way; shorter than WEBHOOKD_COMMIT_TIMEOUT.
+# While a lock waits for a table, all who write to the table queue behind it, webhooks too. Longer than PostgreSQL's
+# deadlock_timeout (1 s unless set), at which it ends an autovacuum in the way; shorter than WEBHOOKD_COMMIT_TIMEOUT.
 LOCK_TIMEOUT = 2.0
 PATIENCE = 300.0
 HELD = 10.0  # seconds that one statement of a transaction may take, since others wait for what the transaction has locked
-_TURN = 0.2  # seconds between two tries to be the one that migrates
-_QUIET = 5.0  # seconds of waiting for another process that are not worth a word
-_PAUSE = (2.0, 10.0)  # seconds between two tries for a lock, at first and at most: what stood in line is served meanwhile
-# Such a statement keeps nobody from writing, however long it waits, so it may wait as long as we do.
+_TURN = 0.2  # seconds between two tries to take the lock that lets one process migrate
+_QUIET = 5.0  # seconds of waiting for another process until a message reports it
+_PAUSE = (2.0, 10.0)  # seconds between two tries for a lock, at first and at most: the queue behind it is served meanwhile
+# Such a statement keeps nobody from writing, however long it waits. So it may wait for all of `patience`.
 _CONCURRENTLY = re.compile(r"\bCONCURRENTLY\b", re.IGNORECASE)
 _NOT_AT_ONCE = "-- transaction: false"
 _RELATION = re.compile(r'^CREATE (?:TABLE|VIEW) "?\w+"?\.(\w+)', re.MULTILINE)
@@ -53,7 +53,7 @@ Tell = Callable[[str], None]
 class Migration:
     """A file of `sql/migrations`: its name without `.sql`, its first line, and its statements.
 
-    If `transaction` is false, each statement commits by itself, and all of them run anew when one failed.
+    If `transaction` is false, each statement commits by itself, and all of them run again if one failed.
     """
 
     id: str
@@ -63,22 +63,22 @@ class Migration:
 
     @property
     def makes(self) -> frozenset[str]:
-        """The tables and views that it makes, without the schema's name."""
+        """Returns the names of the tables and views that the migration makes, without the schema's name."""
         return frozenset(name for statement in self.statements for name in _RELATION.findall(statement))
 
 
 @dataclass(slots=True, frozen=True)
 class State:
-    """How a database's schema stands: what it lacks, in order, what it has from another release, and what hinders a migration.
+    """The state of a database's schema: the migrations that it lacks, in order, and those that it has from another release.
 
-    `problem` names the remedy. `note` is worth knowing, and hinders nothing.
+    `problem` hinders a migration, and names the remedy. `note` is worth knowing, and hinders nothing.
     """
 
     pending: list[Migration]
     unknown: list[str]
     problem: str | None = None
     note: str | None = None
-    is_on_path: bool = False  # the role finds its tables without the schema's name
+    is_on_path: bool = False  # the role finds the schema's tables without the schema's name
 
 
 async def migrate(
@@ -91,17 +91,18 @@ async def migrate(
     direct: bool = False,
     folder: Path = FOLDER,
 ) -> list[str]:
-    """Brings the schema `schema` at `url` up to date; returns the ids of the migrations that were applied.
+    """Brings the schema `schema` at `url` up to date. Returns the ids of the migrations that were applied.
 
-    Safe when several replicas start at once: an advisory lock lets one do it, and the others find it done. A lock that is not
-    to be had within `lock_timeout` seconds is given up, so that nobody waits behind it for longer, and tried again, for
-    `patience` seconds. `direct`: what stands at `url` is no pooler, whatever it looks like. `tell` gets a line when a
-    migration begins, waits and ends. Raises UnavailableError where PostgreSQL does not answer, and WebhookdError, which says
-    what to do, where a migration cannot be done.
+    Safe if several replicas start at once: an advisory lock lets one migrate, and the others find the work done.
+    tell: gets a line when a migration begins, waits and ends.
+    lock_timeout: seconds after which it gives up waiting for a lock, so that nobody waits behind it for longer.
+    patience: seconds for which it tries again to get a lock.
+    direct: the server at `url` is no pooler, whatever it looks like.
+    Raises UnavailableError if PostgreSQL does not answer; WebhookdError, with the remedy, if a migration cannot be done.
     """
     queries.use(schema)
     with gateway():
-        # UTC: where the session's time zone has summer time, a week is not always 168 hours, and partitions would overlap.
+        # UTC: in a time zone with summer time, a week is not always 168 hours, and partitions would overlap.
         connection = await _connect(url, server_settings={"timezone": "UTC"})
         try:
             if not direct and is_pooled(connection, await queries.backend(connection)):
@@ -122,11 +123,11 @@ async def migrate(
                     await session.apply(migration)
             return [migration.id for migration in pending]
         finally:
-            await connection.close(timeout=5)  # which releases the lock, whatever happened
+            await connection.close(timeout=5)  # closing releases the lock, whatever happened
 
 
 async def state(url: str, *, schema: str = SCHEMA, folder: Path = FOLDER) -> State:
-    """How the schema `schema` at `url` stands; changes nothing. Raises UnavailableError."""
+    """Returns the state of the schema `schema` at `url`. Changes nothing. Raises UnavailableError."""
     queries.use(schema)
     with gateway():
         connection = await _connect(url)
@@ -137,14 +138,14 @@ async def state(url: str, *, schema: str = SCHEMA, folder: Path = FOLDER) -> Sta
 
 
 def read(folder: Path = FOLDER) -> list[Migration]:
-    """The migrations in `folder`, in the order of their names, for the schema in use."""
+    """Returns the migrations in `folder`, in the order of their names, for the schema in use."""
     return [_read(path) for path in sorted(folder.glob("*.sql"))]
 
 
 def _read(path: Path) -> Migration:
     head, _, rest = path.read_text().partition("\n\n")
     about, *marks = head.splitlines()
-    # A comment before a statement is left out: PostgreSQL keeps the text of a statement that runs for long, for others to see.
+    # Comments before a statement are left out: PostgreSQL shows others the text of a statement that runs for long.
     bare = (
         re.sub(r"\A(?:\s*--[^\n]*\n)+", "", statement).strip() for statement in sqlparse.split(in_schema(rest, queries.schema))
     )
@@ -152,7 +153,7 @@ def _read(path: Path) -> Migration:
 
 
 async def _connect(url: str, **options: Any) -> Any:
-    # Nothing is prepared ahead, so that a pooler in between gets as far as being found out.
+    # Prepares nothing ahead, so that the connection works behind a pooler until `is_pooled` recognises the pooler.
     try:
         return await connect(url, timeout=CONNECT_TIMEOUT, statement_cache_size=0, **options)
     except asyncpg.PostgresError as error:
@@ -163,7 +164,7 @@ async def _connect(url: str, **options: Any) -> Any:
 
 async def _take_turn(connection: Any, tell: Tell) -> None:
     began, told = time.monotonic(), False
-    while not await queries.lock_migrations(connection):  # another process has it
+    while not await queries.lock_migrations(connection):  # another process has the lock
         if not told and time.monotonic() - began > _QUIET:
             tell("another process migrates this database: waiting for its end")
             told = True
@@ -175,7 +176,7 @@ async def _state(connection: Any, folder: Path) -> State:
 
 
 async def state_of(connection: Any, known: list[Migration]) -> State:
-    """How the schema in use stands, as `state` reports it."""
+    """Returns the state of the schema in use, as `state` does."""
     made = frozenset[str]().union(*(one.makes for one in known))
     row = await queries.schema_state(connection, schema=queries.schema, names=sorted(made))
     if row["migrated"] and not row["may_read"]:
@@ -190,7 +191,7 @@ async def state_of(connection: Any, known: list[Migration]) -> State:
 
 
 def _problem(row: Any, taken: set[str]) -> str | None:
-    """What hinders a migration, before it begins."""
+    """Returns what hinders a migration, before it begins; None if nothing does."""
     schema = queries.schema
     if not row["exists"] and not row["may_make_schema"]:
         return (
@@ -225,7 +226,7 @@ async def _make_schema(connection: Any, schema: str, tell: Tell) -> None:
         if not row["exists"]:
             await connection.execute(f'CREATE SCHEMA "{schema}"')
         if row["role"] == schema and not row["migrated"] and row["default_path"]:
-            # By PostgreSQL's default, "$user", public, the role's unqualified names would find our tables from now on.
+            # With PostgreSQL's default path ("$user", public), the role's unqualified names would find our tables from now on.
             await connection.execute(f'ALTER ROLE CURRENT_USER IN DATABASE "{row["database"]}" SET search_path = public')
             tell(f"the role {schema} keeps finding its own tables in public: its search_path in this database is now public")
         if not row["migrated"]:
@@ -245,7 +246,7 @@ class _Session:
         self._began = 0.0
 
     async def apply(self, migration: Migration) -> None:
-        """Applies one migration, and says so when it begins and when it has ended."""
+        """Applies one migration, and reports its beginning and its end."""
         self._began = time.monotonic()
         self._migration = migration.id
         self._blockers.begin(migration.id)
@@ -266,7 +267,7 @@ class _Session:
         return time.monotonic() - self._began
 
     def _problem(self, error: asyncpg.PostgresError, migration: Migration) -> str | None:
-        """What to tell; None where PostgreSQL went away."""
+        """Returns what to report; None if PostgreSQL went away."""
         if isinstance(error, _NO_LOCK):
             return (
                 f"given up after {self._took():.0f} s, waiting for {self._blockers.last or 'other sessions'}. Let it end, or "
@@ -282,7 +283,7 @@ class _Session:
         return None if unavailable(error) else f"{error.args[0]} ({error.sqlstate})"
 
     async def _patiently(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Does `work`, anew while it gets no lock."""
+        """Does `work`, and tries again while it gets no lock."""
         attempt = 0
         began = time.monotonic()
         while True:
@@ -309,7 +310,7 @@ class _Session:
             lock_timeout = self._patience if waits else self._lock_timeout
             await queries.limit_session(self._connection, lock=_ms(lock_timeout), statement=_ms(0), local=False)
             if waits:
-                # Not tried again alone: what it left behind is removed by the statement before it.
+                # Not tried again alone: the statement before it removes what a failed try leaves behind.
                 await self._execute(statement)
             else:
                 await self._patiently(partial(self._execute, statement))

@@ -1,4 +1,4 @@
-"""The named queries of `sql/queries`, and where `sql/` is: inside the wheel, or beside the package in a checkout."""
+"""The named queries of `sql/queries`, and the path of `sql/`: inside the wheel, or beside the package in a checkout."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ MIGRATIONS = frozenset(path.stem for path in (SQL / "migrations").glob("*.sql"))
 class Queries:
     """The named queries. Each is a coroutine function that takes a connection and its parameters by name (see the .sql files).
 
-    The SQL names the schema in front of each table and function, so it depends on no session's search_path, neither on a
-    role's nor on one that a user's handler has set. A process works on one schema; `use` chooses it at the start.
+    The SQL names the schema in front of each table and function. So it depends on no search_path, neither a role's nor one
+    that a user's handler has set. A process works on one schema, which `use` chooses at the start.
     """
 
     def __init__(self) -> None:
         self.use(SCHEMA)
 
     def use(self, schema: str) -> None:
-        """Makes every query one of `schema`."""
+        """Loads every query for the schema `schema`."""
         self.schema = schema
         texts = [path.read_text() for path in sorted((SQL / "queries").glob("*.sql"))]
         self._loaded: Any = aiosql.from_str(in_schema("\n".join(texts), schema), "asyncpg")
@@ -36,7 +36,7 @@ class Queries:
 
 
 def in_schema(sql: str, schema: str) -> str:
-    """`sql` with `schema` in place of the schema `webhookd`, in which all SQL here is written."""
+    """Returns `sql` with `schema` in place of the schema `webhookd`, in which all SQL here is written."""
     return sql if schema == SCHEMA else _QUALIFIER.sub(f'"{schema}".', sql)
 
 

@@ -1,4 +1,4 @@
-"""The statements that receive: each authentic body becomes an event or is kept in quarantine, committed before its answer."""
+"""The statements that receive: they commit each authentic body, as an event or in quarantine, before it is answered."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 _SEPARATOR = "\x1f"  # U+001F, which no text in a column has
-# What PostgreSQL raises for a row that it does not take: odd data, too much for an index, a constraint, a trigger's refusal.
+# Errors for a row that PostgreSQL does not take: odd data, too much for an index, a constraint, a trigger's refusal.
 _OF_ONE_ROW = (
     asyncpg.DataError,
     asyncpg.ProgramLimitExceededError,
@@ -47,12 +47,12 @@ class Arrival(NamedTuple):
 
 
 class Accepted(NamedTuple):
-    """What became of an arrival. `layer` is None for a new event, else the layer that found the duplicate."""
+    """The outcome of an arrival. `layer` is None for a new event, else the layer that found the duplicate."""
 
     id: UUID
     layer: str | None = None
     same_body: bool = True
-    due: datetime | None = None  # of a new event: when the sweeper sends what the hot path did not send
+    due: datetime | None = None  # for a new event: when the sweeper sends it, if the hot path did not
 
 
 class Quarantined(NamedTuple):
@@ -68,33 +68,33 @@ class Quarantined(NamedTuple):
 
 
 class Receipts:
-    """Commits what was received, many at a time, on the database's `short` pool.
+    """The commits of received bodies, many at a time, on the database's `short` pool.
 
-    Raises UnavailableError while PostgreSQL is away. If PostgreSQL answers and refuses the statement itself (a missing right,
-    a corrupted index), it counts as away until `prove` succeeds, and RefusedError says so.
+    They raise UnavailableError while PostgreSQL is away. If PostgreSQL answers and refuses the statement itself (a missing
+    right, a corrupted index), they raise RefusedError, and PostgreSQL counts as away until `prove` succeeds.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._account = "default"  # or that of what came last
+        self._account = "default"  # then the account of the last arrival
 
     async def accept(
         self, arrivals: Sequence[Arrival], *, send_after: float, actor: str | None = None, reason: str | None = None
     ) -> list[Accepted | BaseException]:
-        """Commits arrivals in one statement; a result for each, in order, an exception for one that PostgreSQL does not take.
+        """Commits arrivals in one statement. Returns a result for each, in order: an exception if PostgreSQL does not take it.
 
-        `send_after` (seconds): when the sweeper takes an event that the hot path did not send. `actor` and `reason` are for
-        the audit trail, if not the provider but somebody else brought the events about.
+        send_after: seconds until the sweeper takes an event that the hot path did not send.
+        actor, reason: for the audit trail, if somebody else than the provider caused the events.
         """
         self._account = arrivals[0].account
         return await _by_halves(arrivals, lambda some: self._accept(some, send_after, actor, reason))
 
     async def quarantine(self, bodies: Sequence[Quarantined]) -> list[UUID | BaseException]:
-        """Commits bodies to quarantine; in order, the id of each (an earlier id of the same bytes) or an exception."""
+        """Commits bodies to quarantine. Returns the id of each (an earlier id of the same bytes), or an exception, in order."""
         return await _by_halves(bodies, self._quarantine)
 
     async def prove(self, connection: Connection) -> None:
-        """Inserts an event and takes it back. Raises what PostgreSQL raises if it refuses the statement."""
+        """Inserts an event and rolls it back. Raises PostgreSQL's error if PostgreSQL refuses the statement."""
         new_id = UUID(int=uuid_utils.uuid7().int)
         notification = Notification(f"webhookd:probe:{new_id}", "webhookd.probe", *[None] * 6)
         transaction = connection.transaction()
@@ -105,7 +105,7 @@ class Receipts:
             await queries.insert_kinds(connection, kind_ids=columns["kind_ids"], kind_texts=columns["kind_texts"])
             await queries.insert_events(connection, **columns)
         except _OF_ONE_ROW:
-            pass  # a user's constraint does not take this one, which is no event
+            pass  # a user's constraint refuses this row, which is no real event
         finally:
             await transaction.rollback()
 
@@ -141,7 +141,7 @@ class Receipts:
                 waiting = await self._resolve_duplicates(waiting, results)
             if not waiting:
                 return [results[a.id] for a in arrivals]
-        # The row in the way vanished each time, between the insert and the look-up.
+        # Each time, the row in the way vanished between the insert and the look-up.
         raise UnavailableError("postgresql", "a duplicate's first event could not be found")
 
     async def _insert(self, columns: dict[str, Any]) -> asyncpg.Record:
@@ -164,7 +164,7 @@ class Receipts:
         )
         for row in rows:
             arrival = waiting[row["position"] - 1]
-            # What a batch committed before another row failed it is no duplicate of itself.
+            # A batch that failed at another row may have committed this arrival before: it is no duplicate of itself.
             own = row["event_id"] == arrival.id
             results[arrival.id] = Accepted(arrival.id) if own else Accepted(row["event_id"], row["layer"], row["same_body"])
         return [a for a in waiting if a.id not in results]
@@ -184,7 +184,7 @@ class Receipts:
 
 
 def why_not_stored(error: BaseException) -> str:
-    """Why PostgreSQL did not take a row, without a word of what stands in it."""
+    """Returns why PostgreSQL did not take a row. Quotes nothing that stands in the row."""
     constraint = getattr(error, "constraint_name", None)
     state = getattr(error, "sqlstate", None)
     if constraint:
@@ -193,7 +193,7 @@ def why_not_stored(error: BaseException) -> str:
 
 
 async def _by_halves(rows: Sequence[T], commit: Callable[[Sequence[T]], Awaitable[list[R]]]) -> list[R | BaseException]:
-    """Commits rows in one statement; one that PostgreSQL does not take fails alone, and not its neighbours."""
+    """Commits rows in one statement. A row that PostgreSQL does not take fails alone, without its neighbours."""
     try:
         return list(await commit(rows))
     except _OF_ONE_ROW as error:
@@ -205,7 +205,7 @@ async def _by_halves(rows: Sequence[T], commit: Callable[[Sequence[T]], Awaitabl
 
 
 def _columns(arrivals: Sequence[Arrival], send_after: float, actor: str | None, reason: str | None) -> dict[str, Any]:
-    # Columns out of rows in C: thirteen comprehensions take as long as to send them.
+    # zip makes columns out of rows in C: thirteen comprehensions take as long as sending the columns.
     ids, accounts, notifications, key_fingerprints, bodies, body_hashes, traceparents = zip(*arrivals, strict=True)
     said = zip(*notifications, strict=True)
     notification_ids, event_types, event_dates, entity_names, entity_ids, invoices, references, contents = said
@@ -229,9 +229,9 @@ def _columns(arrivals: Sequence[Arrival], send_after: float, actor: str | None, 
 
 
 def _kinds(kinds: Sequence[tuple[str, str, str | None, str]]) -> dict[str, Any]:
-    """The kind of each arrival by its id, and the kinds themselves, each once.
+    """Returns the id of each arrival's kind, and the id and text of each kind once.
 
-    Raises ValueError if two of them have one id. The caller then commits them apart, and PostgreSQL refuses the second one.
+    Raises ValueError if two kinds have the same id. The caller then commits them apart, and PostgreSQL refuses the second one.
     """
     texts = {kind: _joined(kind) for kind in dict.fromkeys(kinds)}
     ids = {kind: kind_id(text) for kind, text in texts.items()}
@@ -241,14 +241,14 @@ def _kinds(kinds: Sequence[tuple[str, str, str | None, str]]) -> dict[str, Any]:
 
 
 def _hexadecimal(keys: Sequence[bytes | None]) -> list[str | None]:
-    """Keys of 16 bytes as asyncpg takes a uuid fastest."""
+    """Returns keys of 16 bytes in the form in which asyncpg takes a uuid fastest."""
     return [None if key is None else key.hex() for key in keys]
 
 
 def _joined(texts: Sequence[str | None]) -> str:
-    """A column of texts, where None is the same as an empty one, as one text: asyncpg writes an array ten times as slowly.
+    """Joins a column of texts, with None as an empty text, into one: asyncpg writes an array ten times as slowly.
 
-    Raises ValueError where one of them holds the separator: then the others would go to the wrong rows.
+    Raises ValueError if a text holds the separator: the other texts would go to the wrong rows.
     """
     joined = _SEPARATOR.join([text or "" for text in texts])
     if joined.count(_SEPARATOR) != len(texts) - 1:

@@ -1,4 +1,4 @@
-"""The Redis server that has our keys: the one in the URL, or the node of a cluster to which that one redirects."""
+"""The Redis server that has our keys: the server in the URL, or the node of a cluster to which that server redirects."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ _REMEDIES: dict[type[RedisError], str] = {
 class RedisNode:
     """Connections to one server, for batches of commands.
 
-    Every key of an installation is in one slot, so that commands with several keys work and one node has them all. A
-    redirection (MOVED) to that node is followed, and is forgotten when the node fails: the URL then leads to the next one.
+    All keys of an installation are in one slot: commands with several keys work, and one node has all keys. A redirection
+    (MOVED) to that node is followed. When the node fails, the redirection is forgotten: the URL then leads to the next node.
     """
 
     def __init__(self, url: str) -> None:
@@ -52,15 +52,15 @@ class RedisNode:
 
     @property
     def address(self) -> str:
-        """Where commands go now: host and port, or a socket's path."""
+        """Returns the address to which commands go now: host and port, or a socket's path."""
         at = self._pool.connection_kwargs
         return str(at["path"]) if "path" in at else f"{at.get('host', 'localhost')}:{at.get('port', 6379)}"
 
     async def run(self, commands: Sequence[Command]) -> list[Any]:
-        """The commands' replies, in order; an error that Redis replies with is in its place. Raises RedisError and OSError."""
+        """Returns the commands' replies, in order, also those that are errors. Raises RedisError and OSError."""
         replies = await self._pipeline(commands)
         refused = [position for position, reply in enumerate(replies) if isinstance(reply, MovedError)]
-        # A refused command was not executed, so that it may be sent again. Once: nodes that disagree could redirect for ever.
+        # A refused command was not executed: it may be sent again. But only once: nodes that disagree could redirect for ever.
         if refused and await self._follow(replies[refused[-1]]):
             again = await self._pipeline([commands[position] for position in refused])
             for position, reply in zip(refused, again, strict=True):
@@ -68,11 +68,11 @@ class RedisNode:
         return replies
 
     async def leave(self) -> None:
-        """Closes the connections at hand; the next command begins at the URL again."""
+        """Closes the idle connections. The next command goes to the server in the URL again."""
         await self._go(self._first)
 
     def problem(self, error: BaseException) -> str:
-        """What to mend after `error`; it quotes no message of Redis, which could hold a key or a user's name."""
+        """Returns what to mend after `error`. Quotes no message of Redis, which could hold a key or a user's name."""
         if problem := tls_problem(error, self._url, REDIS):
             return problem
         if isinstance(error, MovedError):
@@ -98,7 +98,7 @@ class RedisNode:
         at = self._first.connection_kwargs
         if "path" in at:  # a socket of this machine; a redirection leads elsewhere
             return False
-        # A node that does not know its own name sends none, and means the host that was asked.
+        # A node that does not know its own name sends no host, and means the host that was asked.
         host = moved.host or self._pool.connection_kwargs.get("host", "localhost")
         await self._go(
             ConnectionPool(connection_class=self._first.connection_class, **{**at, "host": host, "port": moved.port})
@@ -110,7 +110,7 @@ class RedisNode:
         await _close_idle(before)
 
     async def _pipeline(self, commands: Sequence[Command]) -> list[Any]:
-        # The library closes a connection whose replies were not all read, as when the caller's time is over.
+        # The library closes a connection whose replies were not all read, for example after the caller's timeout.
         pool = self._pool
         pipeline = Redis(connection_pool=pool).pipeline(transaction=False)
         for command in commands:
@@ -118,7 +118,7 @@ class RedisNode:
         try:
             return await pipeline.execute(raise_on_error=False)
         finally:
-            if pool is not self._pool:  # the keys are elsewhere since
+            if pool is not self._pool:  # commands go to another server now
                 await _close_idle(pool)
 
 

@@ -1,4 +1,4 @@
-"""Retention: partitions made ahead of time, and what is old removed, by whichever replica has the duty."""
+"""Retention makes partitions ahead of time and removes what is old, on whichever replica has the duty."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ REMOVALS = ("bodies", "audit", "events", "quarantine")
 _MEASURE = 60.0  # seconds
 _HOURLY = 3600.0
 _DAILY = 86_400.0
-_AGAIN = 600.0  # seconds until what failed, was left over, or is another replica's duty is tried again
+_AGAIN = 600.0  # seconds until the next try of a task that failed, left something over, or is another replica's duty
 # Seconds after the start: replicas that start together do not begin together, and a machine that has just started may not know
-# the time yet. Where PostgreSQL is on the same one, nothing else tells.
+# the time yet. If PostgreSQL is on the same machine, no other check finds the wrong time.
 _FIRST = (600.0, 1200.0)
 _HOLD = 300.0  # seconds that a duty is held; it is taken again with each batch
 _BATCH = 1000  # rows
-_CLOCKS = 86_400.0  # seconds that PostgreSQL's clock may be away from ours before nothing is removed any more
-_TRIES = 5  # a round, to get a partition's lock
+_CLOCKS = 86_400.0  # seconds that PostgreSQL's clock may differ from ours; beyond that, nothing is removed
+_TRIES = 5  # tries in a round to get a partition's lock
 _NIL = UUID(int=0)
 
 
 @dataclass(slots=True, frozen=True)
 class Ages:
-    """How long each kind is kept, in seconds. `window`: a repeat whose eventDate is older than this is quarantined."""
+    """The seconds for which each kind is kept. `window`: a repeat whose eventDate is older than this is quarantined."""
 
     bodies: float
     audit: float
@@ -52,9 +52,9 @@ class Ages:
 
 
 class Retention:
-    """Makes partitions ahead and removes what is old; the receiver never waits for it longer than a moment.
+    """The upkeep that makes partitions ahead and removes what is old. The receiver waits for it a moment at most.
 
-    Every process runs it, and a duty for each task lets one work; two at once would do no harm. What fails is counted
+    Every process runs it. For each task, a duty lets one process work; two at once would do no harm. A failed task is counted
     and logged, and tried again later.
     """
 
@@ -68,22 +68,22 @@ class Retention:
         )
         first = time.monotonic() + random.uniform(*_FIRST)
         self._due = {"partitions": 0.0} | dict.fromkeys(REMOVALS, first)
-        for task in self._due:  # so that what never succeeds shows, too
+        for task in self._due:  # so that a task that never succeeds shows, too
             metrics.retention_last_success.labels(task)
             metrics.retention_failures.labels(task)
         self._stopping = asyncio.Event()
-        self._statements: set[asyncio.Task[bool]] = set()  # work in hand, each with PostgreSQL
+        self._statements: set[asyncio.Task[bool]] = set()  # in hand at PostgreSQL
         self._looked_at = _NIL  # up to this id, an earlier pass has looked at the events
         self._whole_pass_at = 0.0  # when the next pass begins at the first event
 
     async def start(self) -> None:
-        """Starts both loops; partitions are looked at at once."""
+        """Starts both loops. The first looks at the partitions at once."""
         self._stopping.clear()
         for loop in self._loops:
             await loop.start()
 
     async def stop(self) -> None:
-        """Cancels the statements in hand, which may take ten minutes, and returns when PostgreSQL has given them up."""
+        """Cancels the statements in hand, which may take ten minutes, and returns when PostgreSQL has ended them."""
         self._stopping.set()
         for statement in self._statements:
             statement.cancel()
@@ -93,7 +93,7 @@ class Retention:
     async def keep_partitions(self) -> None:
         """Measures how far the partitions reach, and makes those that are missing."""
         if not self._database.up:
-            return  # which the prober tells
+            return  # the prober reports it
         missing = await self._measure()
         if not missing:
             self._metrics.retention_last_success.labels("partitions").set_to_current_time()
@@ -118,7 +118,7 @@ class Retention:
             try:
                 await self._until_free(partial(queries.make_partition, connection, parent=row["parent"], first=row["first"]))
                 logger.info("made a partition", table=row["parent"], week=week)
-            except asyncpg.PostgresError as error:  # other weeks may be made all the same
+            except asyncpg.PostgresError as error:  # other weeks may still succeed
                 logger.error("could not make a partition", table=row["parent"], week=week, error=where(error))
                 failure = error
         if failure is not None:
@@ -131,7 +131,7 @@ class Retention:
                 await self.remove(task)
 
     async def remove(self, task: str) -> None:
-        """Does one of REMOVALS now, unless another process has the duty; never fails."""
+        """Does `task`, one of REMOVALS, now, unless another process has the duty. Never fails."""
         removals = {
             "bodies": lambda connection: self._retire(connection, task, "bodies", self._ages.bodies),
             "audit": lambda connection: self._retire(connection, task, "audit", self._ages.audit),
@@ -141,14 +141,14 @@ class Retention:
 
         async def checked(connection: Connection) -> bool:
             away = abs((await queries.retention_state(connection))["epoch"] - time.time())
-            if away > _CLOCKS:  # what is old by a wrong clock is not old
+            if away > _CLOCKS:  # by a wrong clock, rows look old that are not
                 raise WebhookdError(f"PostgreSQL's clock is {away:.0f} s away from this machine's, so nothing is removed")
             return await removals[task](connection)
 
         await self._attempt(task, checked)
 
     async def _attempt(self, task: str, work: Callable[[Connection], Coroutine[Any, Any, bool]]) -> None:
-        """Runs `work`, which returns whether nothing is left over, while no other process does."""
+        """Runs `work`, which returns whether nothing is left over, unless another process has the duty."""
         pause = _AGAIN
         try:
             with gateway():
@@ -167,7 +167,7 @@ class Retention:
         self._due[task] = time.monotonic() + pause
 
     async def _cancellable(self, work: Coroutine[Any, Any, bool]) -> bool:
-        """What `work` returns; False if `stop` cancels it."""
+        """Returns the result of `work`; False if `stop` cancels it."""
         statement = asyncio.create_task(work)
         self._statements.add(statement)
         try:
@@ -183,7 +183,7 @@ class Retention:
         return await self._database.take_duty(f"retention: {task}", seconds)
 
     async def _retire(self, connection: Connection, task: str, table: str, age: float) -> bool:
-        """Empties and drops the partitions of `table` that are old, and trims the default one."""
+        """Empties and drops the old partitions of `table`, and trims the default one. Returns whether nothing is left over."""
         done = True
         failure: Exception | None = None
         for child in [row["child"] async for row in queries.old_partitions(connection, parent=table, age=age)]:
@@ -191,7 +191,7 @@ class Retention:
                 return False
             try:
                 done &= await self._retire_partition(connection, task, child, age)
-            except asyncpg.PostgresError as error:  # as where a backup reads it; the others may be free
+            except asyncpg.PostgresError as error:  # for example, a backup reads it; the others may be free
                 logger.warning("an old partition stays for now", partition=child, error=where(error))
                 failure = error
         done &= await self._trim(connection, task, f"{queries.schema}.{table}_default", age)
@@ -208,7 +208,7 @@ class Retention:
         elif outcome == "mixed":
             if not await self._trim(connection, task, child, age):
                 return False
-            # The compaction locks out whoever reads events, and is short where deleted rows need not be read.
+            # The compaction locks out readers of events. After the VACUUM it is short: it need not read deleted rows.
             await connection.execute(await queries.vacuum_of(connection, child=child))
             await self._until_free(partial(_committed, connection, queries.compact_partition, child))
             logger.info("removed rows from an old partition, but for those of events that stand", partition=child)
@@ -216,14 +216,14 @@ class Retention:
             if await self._until_free(partial(_committed, connection, queries.drop_partition, child)):
                 logger.info("dropped an old partition", partition=child)
         except asyncpg.LockNotAvailableError:
-            # Transactions that use the table never paused for long enough. It is empty, and can wait.
+            # The transactions that use the table never paused for long enough. The table is empty, and can wait.
             logger.info("an empty partition is dropped later", partition=child)
             return False
         return True
 
     async def _until_free(self, attempt: Callable[[], Awaitable[T]]) -> T:
-        """What `attempt` returns, tried again where it could not have its locks. They are waited for in short turns, in
-        between which those who stand behind them go on."""
+        """Returns the result of `attempt`, and tries again if it did not get its locks. It waits for them in short turns:
+        between the turns, sessions that wait behind it go on."""
         for _ in range(_TRIES - 1):
             try:
                 return await attempt()
@@ -236,7 +236,7 @@ class Retention:
     async def _trim(self, connection: Connection, task: str, child: str, age: float) -> bool:
         async def batch(after: UUID) -> tuple[UUID | None, int]:
             async with _reading_committed(connection):
-                # An operator's forced retry needs the body, and its work shows only after the commit.
+                # An operator's forced retry needs the body, and its work is visible only after its commit.
                 await queries.lock_ends(connection)
                 row = await queries.trim_partition(connection, child=child, after=after, age=age, most=_BATCH)
             return _progress(row)
@@ -244,8 +244,8 @@ class Retention:
         return await self._batches(task, batch)
 
     async def _remove_events(self, connection: Connection) -> bool:
-        # Some stay for ever, as those without an eventDate: a pass goes on from the end of the last one. One pass a day begins
-        # at the first event, and finds what has ended late.
+        # Some events stay for ever, for example without an eventDate. So a pass begins where the last one ended. One pass a day
+        # begins at the first event, and finds events that ended late.
         if time.monotonic() >= self._whole_pass_at:
             self._whole_pass_at, self._looked_at = time.monotonic() + _DAILY, _NIL
 
@@ -269,7 +269,7 @@ class Retention:
     async def _batches(
         self, task: str, batch: Callable[[UUID], Awaitable[tuple[UUID | None, int]]], after: UUID = _NIL
     ) -> bool:
-        """Batch after batch, with as long a pause after each one as it took; False if it was not brought to the end."""
+        """Runs batch after batch, with a pause after each as long as it took. Returns False if it did not reach the end."""
         while not self._stopping.is_set():
             started = time.monotonic()
             last, removed = await batch(after)
@@ -279,7 +279,7 @@ class Retention:
             after = last
             await self._pause(max(time.monotonic() - started, 0.02))
             if not await self._take(task):
-                break  # it took so long that another process began
+                break  # the batch took so long that another process has the duty
         return False
 
     async def _pause(self, seconds: float) -> None:
@@ -289,7 +289,7 @@ class Retention:
 
 
 def _reading_committed(connection: Connection) -> Any:
-    # Whatever the database's default: what was committed while a lock was waited for must be seen.
+    # Whatever the database's default is: after a wait for a lock, the statement must see what was committed meanwhile.
     return connection.transaction(isolation="read_committed")
 
 

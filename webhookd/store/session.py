@@ -1,4 +1,4 @@
-"""How a session of PostgreSQL begins, straight or through a pooler, and what hinders it, told so that it can be mended."""
+"""The beginning of a PostgreSQL session, direct or through a pooler, and the remedy if it fails."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from webhookd.store.tls import POSTGRESQL, tls_problem
 
 if TYPE_CHECKING:
     Connection = asyncpg.Connection[asyncpg.Record]
-else:  # generic in its stubs alone
+else:  # asyncpg's class is generic in its stubs alone
     Connection = asyncpg.Connection
 
 UNTOLD = (
     "a connection pooler, such as PgBouncer, stands before PostgreSQL, and webhookd was not told: "
     "set WEBHOOKD_DATABASE_POOLER=transaction"
 )
-# A statement that was prepared on one session, and executed on another. Where that one has another statement of the same name,
-# nobody notices: so without the setting no session behind a pooler is used at all (see `is_pooled`).
+# Errors for a statement that was prepared in one session and executed in another. If the other session has its own statement of
+# that name, nobody notices: so without the setting, no session behind a pooler is used at all (see `is_pooled`).
 MISPLACED = (asyncpg.DuplicatePreparedStatementError, asyncpg.InvalidSQLStatementNameError)
 
-# What users' handlers leave in a session goes to whoever gets it next, another application perhaps: it is undone in the same
-# message as the end of the transaction, since the next message may meet another session. Prepared statements have no name
-# there, and leave nothing. RESET ALL goes back to what the pooler began the session with, so what we began with is set again.
+# What users' handlers leave in a session would reach its next user, perhaps another application. It is undone in the message
+# that ends the transaction, since the next message may meet another session. Prepared statements have no name behind a pooler,
+# and leave nothing. RESET ALL restores the settings with which the pooler began the session, so our own are set again.
 _LEAVE = """;
 SELECT pg_advisory_unlock_all();
 CLOSE ALL;
@@ -37,10 +37,10 @@ SET client_encoding = 'UTF8';
 
 
 async def connect(dsn: str, **options: Any) -> Any:
-    """`asyncpg.connect`, but raises WebhookdError, which says what to do, where the URL or the certificates are wrong."""
+    """Calls `asyncpg.connect`, but raises WebhookdError, which says what to do, if the URL or the certificates are wrong."""
     try:
         return await asyncpg.connect(dsn, **options)
-    except KeyError as error:  # of the user that this process runs as, who has no name
+    except KeyError as error:  # the user that this process runs as has no name
         raise WebhookdError("WEBHOOKD_DATABASE_URL names no user: postgresql://user@host/name") from error
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         if problem := _problem(error, dsn):
@@ -49,10 +49,10 @@ async def connect(dsn: str, **options: Any) -> Any:
 
 
 def session_options(name: str, settings: dict[str, str], *, pooled: bool, foreign: bool) -> dict[str, Any]:
-    """What makes a pool's sessions be named `name` and have `settings`; `foreign`: code that is not ours runs on them.
+    """Returns the options of a pool that name its sessions `name` and give them `settings`. `foreign`: users' code runs there.
 
     Through a pooler, consecutive transactions meet different sessions. So nothing is prepared ahead, and `settings` hold in
-    transactions only; they go in the message that begins it, and cost no round trip.
+    transactions only. They are in the message that begins the transaction, and cost no round trip.
     """
     if not pooled:
         return {"connect": connect, "server_settings": {"application_name": name, **settings}}
@@ -66,7 +66,7 @@ def session_options(name: str, settings: dict[str, str], *, pooled: bool, foreig
 
 
 def is_pooled(connection: Any, backend: int) -> bool:
-    """Whether a pooler stands between: what PostgreSQL says its process is differs from what we were told at the start."""
+    """Returns whether a pooler stands before PostgreSQL: `backend`, PostgreSQL's process, is not the one named at the start."""
     return int(connection.get_server_pid()) != backend
 
 
@@ -75,7 +75,7 @@ def _pooled(begin: str, end: str) -> type[Connection]:
         __slots__ = ()
 
         async def execute(self, query: str, *args: Any, timeout: float | None = None) -> str:
-            # What asyncpg's own transactions send.
+            # These are the texts that asyncpg's own transactions send.
             if query.startswith("BEGIN"):
                 query += begin
             elif query.rstrip(";") in ("COMMIT", "ROLLBACK"):
@@ -86,7 +86,7 @@ def _pooled(begin: str, end: str) -> type[Connection]:
 
 
 def _problem(error: Exception, url: str) -> str | None:
-    # Other libraries' messages are looked at, and never told: they quote the URL, and PostgreSQL's the role.
+    # Other libraries' messages are examined, and never shown: they quote the URL, and PostgreSQL's messages the role.
     message = str(error)
     if isinstance(error, MISPLACED) or (isinstance(error, asyncpg.ProtocolViolationError) and "startup parameter" in message):
         return UNTOLD
@@ -113,11 +113,11 @@ def _problem(error: Exception, url: str) -> str | None:
 
 
 def _home_is_closed() -> bool:
-    # asyncpg looks for certificates there, as libpq does.
+    # asyncpg looks for certificates in that folder, as libpq does.
     try:
         (Path.home() / ".postgresql" / "postgresql.key").exists()
     except PermissionError:
         return True
-    except RuntimeError:  # there is none
+    except RuntimeError:  # there is no home
         pass
     return False

@@ -1,4 +1,4 @@
-"""Why TLS with a server fails, told so that it can be mended: the file, the certificate or the host, and the setting."""
+"""Reports why TLS with a server fails, and the remedy: the file, the certificate or the host, and the setting."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _OF_FILES = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirector
 
 @dataclass(slots=True, frozen=True)
 class Options:
-    """How a URL says what TLS needs: its setting's name, the option that names the CA's file, and all that name files."""
+    """The options of a URL for TLS: the URL's setting, the option that names the CA's file, and all that name files."""
 
     server: str
     setting: str
@@ -28,7 +28,7 @@ REDIS = Options("Redis", "WEBHOOKD_REDIS_URL", "ssl_ca_certs", ("ssl_ca_certs", 
 
 
 def tls_problem(error: BaseException, url: str, options: Options) -> str | None:
-    """What to mend where TLS, or a file that it needs, made `error`; else None. Of `url` it quotes the paths alone."""
+    """Returns what to mend if TLS, or a file that it needs, caused `error`; else None. Quotes only the paths of `url`."""
     chain = list(_chain(error))
     if any(isinstance(one, _OF_FILES) for one in chain) and (problem := _unreadable(url, options)):
         return problem
