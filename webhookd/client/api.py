@@ -23,7 +23,7 @@ from webhookd.sources import is_loopback
 T = TypeVar("T")
 Json = dict[str, Any]
 
-PAGE = 200  # the API's largest
+PAGE = 200  # rows; the API's largest page
 ENDED = ("done", "cancelled", "failed")
 # Seconds between two looks at an operation: short at first, since small operations end at once.
 FIRST_LOOK, LAST_LOOK = 0.1, 1.0

@@ -54,7 +54,7 @@ def health(
         problem = {"problem": answer.problem} if answer.problem else {}
         tell_json({"ok": well, "url": address, "status": answer.status, "report": answer.report, **problem})
     else:
-        # Print on standard output, good or bad: the health is what the user asked for.
+        # Print on standard output, good or bad: the user asked for the health.
         what = ("alive" if well else "not alive") if live else ("ready" if well else "not ready")
         say(f"{what}: {address}" + "".join(f"; {problem}" for problem in _problems(answer)))
     raise typer.Exit(0 if well else 1)

@@ -13,7 +13,7 @@ from webhookd.client.options import iso
 from webhookd.console import err
 
 PAUSE = 1.0  # seconds between two looks
-MOST_PAGES = 20  # that are searched for the first events: the last event of a rare kind may be far back
+MOST_PAGES = 20  # pages that are searched for the first events: the last event of a rare kind may be far back
 # An event's time is its receipt, but its commit makes it visible: each look reaches so far back behind the look before.
 OVERLAP = timedelta(seconds=15)
 
