@@ -1,4 +1,4 @@
-"""Who may do what on the admin listener: bearer tokens, the dashboard's session cookie, and the role that each route needs."""
+"""Access to the admin listener: bearer tokens, the dashboard's session cookie, and the role that each route needs."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from webhookd.errors import UnavailableError
 from webhookd.metrics import Metrics
 
 HEADER = "X-Webhookd"  # a change without a bearer token must carry this header; no other site can send it
-_LOOK_SECONDS = 0.1  # a peer that must wait is checked so often: it may have hung up
+_LOOK_SECONDS = 0.1  # how often a waiting peer is checked: the peer may have hung up
 
 
 class Role(StrEnum):
-    """What a route needs, and what a caller may: `open` needs no token, `look` reads, `operate` changes, and may look."""
+    """A role that a route needs and a caller has: `open` needs no token, `look` reads, `operate` reads and changes."""
 
     OPEN = "open"
     LOOK = "look"
     OPERATE = "operate"
 
     def allows(self, needed: Role) -> bool:
-        """Whether a caller with this role may use a route that needs `needed`."""
+        """Returns whether a caller with this role may use a route that needs `needed`."""
         return needed is Role.OPEN or self is Role.OPERATE or self is needed
 
 
 @dataclass(slots=True, frozen=True)
 class Caller:
-    """Who sent a request. `safe`: the request cannot have been made by another site's page."""
+    """The sender of a request. `safe`: no page of another site can have made the request."""
 
     name: str
     role: Role
@@ -42,7 +42,7 @@ class Caller:
 
     @property
     def actor(self) -> str:
-        """As the audit trail names the caller."""
+        """Returns the caller's name in the audit trail."""
         return f"operator ({self.name})"
 
 
@@ -54,7 +54,7 @@ class WrongTokenError(Exception):
 
 
 class Access:
-    """Knows the tokens. A token is compared in constant time with every one of them."""
+    """The check of tokens and roles. A given token is compared in constant time with every known token."""
 
     def __init__(
         self,
@@ -74,14 +74,14 @@ class Access:
         self._guesses = Guesses()
 
     def renew(self, operate: Mapping[str, str], look: Mapping[str, str]) -> None:
-        """Knows these tokens from now on; the sessions of all others end."""
+        """Replaces the known tokens; the sessions of all other tokens end."""
         tokens = [(name, Role.LOOK, token) for name, token in look.items()]
         tokens += [(name, Role.OPERATE, token) for name, token in operate.items()]
         self._tokens = [(Caller(name, role), _digest(token.encode())) for name, role, token in tokens]
         self._sessions.renew({(name, role.value): token for name, role, token in tokens})
 
     async def prove(self, request: web.BaseRequest, token: str) -> Caller:
-        """The caller whose token a request gives; waits first if many wrong tokens came before. Raises WrongTokenError."""
+        """Returns the caller that has the token. Waits first if many wrong tokens came before. Raises WrongTokenError."""
         loop = asyncio.get_running_loop()
         wait = self._guesses.charge(request.remote)
         if wait:
@@ -100,7 +100,7 @@ class Access:
         return caller
 
     def token(self, token: str) -> Caller:
-        """The caller that has this token. Raises WrongTokenError."""
+        """Returns the caller that has this token. Raises WrongTokenError."""
         given = _digest(token.encode("utf-8", "replace"))
         found = None
         for caller, digest in self._tokens:
@@ -111,11 +111,11 @@ class Access:
         return found
 
     def cookie(self, caller: Caller) -> str:
-        """A cookie for a new session of a caller."""
+        """Returns a cookie for a new session of a caller."""
         return self._sessions.cookie((caller.name, caller.role.value))
 
     async def sign_out(self, request: web.BaseRequest) -> None:
-        """Ends the request's session, if it has one, for every replica. Raises UnavailableError."""
+        """Ends the request's session, if the request has one, for every replica. Raises UnavailableError."""
         session = self._sessions.read(request.cookies.get(COOKIE, ""))
         if session is not None:
             await self._sessions.end(session)
@@ -125,10 +125,10 @@ class Access:
         self._refused.labels(reason).inc()
 
     async def caller(self, request: web.BaseRequest, *, bears_no_event: bool = False) -> Caller | None:
-        """The caller that sent the request; None if the request has no token and needs one. Raises WrongTokenError.
+        """Returns the caller that sent the request, or None if the request needs a token and has none. Raises WrongTokenError.
 
-        Raises UnavailableError if PostgreSQL cannot say whether a session was ended. An answer that bears no event's data does
-        not depend on that: an operator must be able to see that PostgreSQL is away.
+        Raises UnavailableError if PostgreSQL does not report whether a session was ended. With `bears_no_event` (the answer
+        holds no event's data) the session then counts: an operator must be able to see that PostgreSQL is away.
         """
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
         if scheme:
@@ -149,7 +149,7 @@ class Access:
         return self._anonymous if ended else Caller(name, Role(role), safe=False)
 
     async def refuses(self, request: web.BaseRequest, needed: Role, *, bears_no_event: bool = False) -> tuple[int, str] | None:
-        """The status and the detail of a refusal; None if the caller is allowed, who is then the request's CALLER."""
+        """Returns the status and the detail of a refusal, or None. An allowed caller becomes the request's CALLER."""
         if needed is Role.OPEN:
             return None
         try:

@@ -36,9 +36,9 @@ from webhookd.receive.reply import SERVER
 from webhookd.store.receipts import Receipts
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-_ID = "{id:[0-9A-Fa-f-]{36}}"  # no other word of a path is taken for one
+_ID = "{id:[0-9A-Fa-f-]{36}}"  # matches no other word of a path
 _CHANGES = ("POST", "PUT", "PATCH", "DELETE")
-# Probes and scrapes come by whatever address a pod has.
+# Every host name may reach these: probes and scrapes use whatever address a pod has.
 _BY_ADDRESS = {("GET", path) for path in ("/livez", "/readyz", "/metrics")}
 _BEARS_NO_EVENT = {("GET", "/webhooks/health"), ("GET", "/session")}
 _API_POLICY = "default-src 'none'; frame-ancestors 'none'"
@@ -49,7 +49,7 @@ SECURITY_FIELDS = {
     "Referrer-Policy": "no-referrer",
     "Server": SERVER,
 }
-_KEPT = ("Content-Security-Policy", "Cache-Control")  # as a route sets them
+_KEPT = ("Content-Security-Policy", "Cache-Control")  # if a route sets them, its values stay
 
 
 def admin_app(
@@ -61,7 +61,7 @@ def admin_app(
     receipts: Receipts,
     runner: Loop,
 ) -> web.Application:
-    """The aiohttp application of the admin listener."""
+    """Builds the aiohttp application of the admin listener."""
     events = Events(statements)
     operations = Operations(statements, runner)
     routes = [
@@ -76,7 +76,7 @@ def admin_app(
     ]
     app = web.Application(middlewares=[_headers, problems, refusals, _guard(access, hosts)])
     add_routes(app, routes)
-    described: list[bytes] = []  # made when it is first asked for: that takes a twentieth of a second
+    described: list[bytes] = []  # the document, made at the first request: making it takes a twentieth of a second
 
     async def ready(_: web.Request) -> web.Response:
         return web.json_response(health.report(), status=200 if health.ready else 503)
@@ -133,7 +133,7 @@ def _guard(access: Access, hosts: Hosts) -> Middleware:
 
     @web.middleware
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Lets nobody pass without a known host name and the role that the route needs; where it has none, nobody at all."""
+        """Admits a request only with a known host name and the role that the route needs. Without a role, it admits nobody."""
         resource = request.match_info.route.resource
         if resource is None:  # no such path, or another method
             return await handler(request)

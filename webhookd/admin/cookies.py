@@ -1,4 +1,4 @@
-"""Sessions: what the dashboard's cookie holds, and how a session ends before its time, for every replica."""
+"""Sessions: the content of the dashboard's cookie, and how a session ends early, for every replica."""
 
 from __future__ import annotations
 
@@ -17,37 +17,37 @@ from webhookd.store.queries import queries
 
 COOKIE = "webhookd_session"
 SESSION = 12 * 3600  # seconds
-_CLOCKS_APART = 3600.0  # seconds that a replica's clock may be behind PostgreSQL's, and a session live longer
+_CLOCKS_APART = 3600.0  # seconds that a replica's clock may be behind PostgreSQL's: there a session lives longer
 
 Owner = tuple[str, str]  # a token's name and its role
 
 
 @dataclass(slots=True, frozen=True)
 class Session:
-    """A session whose cookie is genuine and in time."""
+    """A session whose cookie is genuine and has not expired."""
 
     id: UUID
     owner: Owner
 
 
 class Sessions:
-    """Makes and reads cookies, each signed with its token; keeps in PostgreSQL which sessions were ended."""
+    """The maker and reader of cookies. Each cookie is signed with its token. PostgreSQL keeps which sessions were ended."""
 
     def __init__(self, statements: Statements) -> None:
         self._statements = statements
         self._keys: dict[Owner, bytes] = {}
 
     def renew(self, tokens: Mapping[Owner, str]) -> None:
-        """Knows these tokens from now on; the sessions of all others end."""
+        """Replaces the known tokens; the sessions of all other tokens end."""
         self._keys = {owner: hashlib.sha256(b"session " + token.encode()).digest() for owner, token in tokens.items()}
 
     def cookie(self, owner: Owner) -> str:
-        """A cookie for a new session; it ends with its time, with its token, or when it is ended."""
+        """Returns a cookie for a new session. The session ends by its time, with its token, or when somebody ends it."""
         said = base64.urlsafe_b64encode(orjson.dumps([*owner, int(time.time()) + SESSION, str(uuid4())]))
         return f"{said.decode()}.{self._signature(owner, said)}"
 
     def read(self, cookie: str) -> Session | None:
-        """The session of a cookie; None if the cookie is forged or too old, or if its token is no longer known."""
+        """Returns the session of a cookie, or None if the cookie is forged or too old, or its token is no longer known."""
         said, _, signature = cookie.partition(".")
         try:
             name, role, until, session_id = orjson.loads(base64.urlsafe_b64decode(said))
@@ -61,9 +61,9 @@ class Sessions:
         return hmac.new(self._keys[owner], said, hashlib.sha256).hexdigest()
 
     async def ended(self, session: Session) -> bool:
-        """Whether somebody signed out of the session, on any replica. Raises UnavailableError."""
+        """Returns whether somebody signed out of the session, on any replica. Raises UnavailableError."""
         return bool(await self._statements.one(queries.session_ended, id=session.id))
 
     async def end(self, session: Session) -> None:
-        """Ends a session for every replica. Raises UnavailableError; then it goes on."""
+        """Ends a session for every replica. Raises UnavailableError; then the session continues."""
         await self._statements.one(queries.end_session, id=session.id, seconds=SESSION + _CLOCKS_APART)

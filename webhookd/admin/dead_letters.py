@@ -1,4 +1,4 @@
-"""Routes of dead letters: the list, one of them, and what is done with many."""
+"""Routes of dead letters: the list, one event, and bulk redrive and discard."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from webhookd.operate.statements import Statements
 
 
 class DeadQuery(Shape):
-    """The filter of the list; all that is given must hold."""
+    """The filter of the list. Every given field must match."""
 
     event_type: Annotated[
         EventTypes | None, Field(description="`*` stands for any text; `net.authorize.` may be left out.")
@@ -53,7 +53,7 @@ class DeadQuery(Shape):
 class DeadPage(Shape):
     """A page of dead events, the newest death first.
 
-    It may hold fewer than `limit`, or none, with `next` not null: then the search goes on with `next`.
+    A page may hold fewer than `limit` events, or none, while `next` is not null: then continue the search with `next`.
     """
 
     events: list[EventRow]
@@ -65,7 +65,7 @@ _NARROWING = ("event_type", "account", "reason", "died_from", "died_to")
 
 
 class DeadFilter(Shape):
-    """Which dead events, by at least one of these; all that is given must hold."""
+    """A filter of dead events. At least one field is required, and every given field must match."""
 
     model_config = ConfigDict(json_schema_extra={"anyOf": [{"required": [name]} for name in _NARROWING]})
 
@@ -86,7 +86,7 @@ _CHOICES: list[JsonValue] = [{"required": [name]} for name in ("ids", "filter", 
 
 
 class Chosen(Shape):
-    """Which dead events: exactly one of `ids`, `filter` and `all`."""
+    """A choice of dead events, by exactly one of `ids`, `filter` and `all`."""
 
     model_config = ConfigDict(json_schema_extra={"oneOf": _CHOICES})
 
@@ -104,7 +104,7 @@ class Chosen(Shape):
         return self
 
     def selection(self) -> dict[str, Any]:
-        """As an operation keeps it."""
+        """Returns the choice as an operation stores it."""
         given = self.model_fields_set
         if "ids" in given:
             return {"ids": [str(one) for one in self.ids]}
@@ -118,7 +118,7 @@ class Redrive(Chosen):
 
 
 class DeadLetterRoutes:
-    """What is done with dead events."""
+    """Routes of dead letters."""
 
     def __init__(self, statements: Statements, events: Events, operations: Operations) -> None:
         self._statements = statements
@@ -126,7 +126,7 @@ class DeadLetterRoutes:
         self._operations = operations
 
     def routes(self) -> list[Route]:
-        """The table."""
+        """Returns the table of routes."""
         path = "/webhooks/dead-letters"
         return [
             Route("GET", path, Role.LOOK, self.list_dead_letters, DeadPage, query=DeadQuery),
@@ -138,8 +138,8 @@ class DeadLetterRoutes:
     async def list_dead_letters(self, call: Call) -> DeadPage:
         """List dead events, the newest death first.
 
-        The work of a call has a bound: if the filters choose few events, a page ends after some thousands that were looked at,
-        and `next` goes on from there.
+        The work of a call has a bound. If the filters choose few events, a page ends after the search has looked at some
+        thousands, and `next` continues from there.
         """
         query = call.query
         dead = Dead(
@@ -167,9 +167,9 @@ class DeadLetterRoutes:
     async def redrive(self, call: Call) -> OperationShape:
         """Have dead events tried again, the oldest death first.
 
-        Each keeps its id, its body and its audit trail, and goes the way of a new event, with all its attempts. Fresh events
-        go first. What was discarded is redriven by its id only. Answers with an operation, whose progress
-        `GET /webhooks/operations/{id}` shows.
+        Each event keeps its id, its body and its audit trail, and takes the way of a new event, with all its attempts. Fresh
+        events go first. A discarded event is redriven by its id only. The answer is an operation;
+        `GET /webhooks/operations/{id}` shows its progress.
         """
         return await self._order(call, Kind.REDRIVE, call.body.rate)
 

@@ -32,13 +32,13 @@ from webhookd.operate.place import place_of
 
 
 class Id(Shape):
-    """An id of ours, in the path."""
+    """An id that webhookd gave, in the path."""
 
     id: UUID
 
 
 class EventFilter(Shape):
-    """Filters of the list; all that are given must hold."""
+    """The filter of the list. Every given field must match."""
 
     q: Annotated[
         Text | None,
@@ -60,7 +60,10 @@ class EventFilter(Shape):
 
 
 class EventPage(Shape):
-    """A page of events. It may hold fewer than `limit`, or none, with `next` not null: then the search goes on with `next`."""
+    """A page of events.
+
+    A page may hold fewer than `limit` events, or none, while `next` is not null: then continue the search with `next`.
+    """
 
     events: list[EventRow]
     next: str | None
@@ -96,7 +99,7 @@ class FailedAttempt(Shape):
 
 
 class RetryAdvice(Shape):
-    """Whether the event can be tried again."""
+    """Advice about a retry: whether the event can be tried again, and why or why not."""
 
     allowed: bool
     needs_force: bool
@@ -104,7 +107,7 @@ class RetryAdvice(Shape):
 
 
 class EventInFull(EventRow):
-    """An event with its body, its audit trail, and what belongs to it."""
+    """An event with its body, its audit trail, its other notification ids, and related events."""
 
     last_error: Annotated[str | None, Field(description="In full; may quote customer data.")]
     dead_reason: str | None
@@ -122,13 +125,13 @@ class EventInFull(EventRow):
 
 
 class Force(Shape):
-    """How to retry."""
+    """The option of a retry."""
 
     force: Annotated[Boolean, Field(description="Run a processed event again; its effects happen again.")] = False
 
 
 class Reason(Shape):
-    """Why, for the audit trail."""
+    """The reason of a change, for the audit trail."""
 
     reason: Note = ""
 
@@ -140,7 +143,7 @@ class Retried(Shape):
 
 
 def filter_of(query: Any) -> Filter:
-    """The filter that a query's fields name."""
+    """Returns the filter that a query's fields name."""
     return Filter(
         statuses=None if query.status is None else tuple(query.status),
         event_types=None if query.event_type is None else tuple(query.event_type),
@@ -154,7 +157,7 @@ def filter_of(query: Any) -> Filter:
 
 
 def in_full(shown: Shown) -> EventInFull:
-    """An event as JSON has it."""
+    """Returns the JSON shape of an event."""
     row = shown.row
     retry = retry_of(row, has_body=row["body"] is not None)
     copy = None
@@ -182,13 +185,13 @@ def in_full(shown: Shown) -> EventInFull:
 
 
 class EventRoutes:
-    """What is done with single events."""
+    """Routes of events."""
 
     def __init__(self, events: Events) -> None:
         self._events = events
 
     def routes(self) -> list[Route]:
-        """The table."""
+        """Returns the table of routes."""
         path = "/webhooks/events"
         return [
             Route("GET", path, Role.LOOK, self.list_events, EventPage, query=EventFilter),
@@ -211,9 +214,9 @@ class EventRoutes:
     async def list_events(self, call: Call) -> EventPage:
         """Find events, the newest first.
 
-        Where only statuses other than `processed` are asked for, unfinished events are in the order in which they began to
-        wait, and dead ones in the order of their deaths. The work of a call has a bound: where the filters choose few events, a
-        page ends after some thousands that were looked at, and `next` goes on from there.
+        If only statuses other than `processed` are asked for, unfinished events are in the order in which they began to wait,
+        and dead events in the order of their deaths. The work of a call has a bound. If the filters choose few events, a page
+        ends after the search has looked at some thousands, and `next` continues from there.
         """
         query = call.query
         page = await self._events.search(
@@ -230,15 +233,15 @@ class EventRoutes:
         )
 
     async def show_event(self, call: Call) -> EventInFull:
-        """Show an event: where it stands, its audit trail, its failed attempts, its exact body, related events."""
+        """Show an event: its status, audit trail, failed attempts, exact body, and related events."""
         return in_full(await self._events.show(call.path.id))
 
     async def retry_event(self, call: Call) -> Retried:
         """Have an event tried again.
 
-        A dead event starts anew with all its attempts; one that waits for its next attempt is tried at once. A processed
-        one is refused, unless it is forced: then its handlers run again, and their effects happen again. One that is on its
-        way is refused.
+        A dead event starts anew with all its attempts. An event that waits for its next attempt is tried at once. A processed
+        event is refused, unless the retry is forced: then its handlers run again, and their effects happen again. An event
+        that is on its way is refused.
         """
         row = await self._events.retry(call.path.id, actor=call.caller.actor, note=call.body.reason, force=call.query.force)
         return Retried(event=event_row(row))

@@ -1,4 +1,4 @@
-"""Slows down whoever guesses tokens."""
+"""Delays for peers that guess tokens."""
 
 from __future__ import annotations
 
@@ -8,23 +8,24 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 _BURST = 20  # wrong tokens of one peer that are answered at once
-_PEER_SECONDS = 1.0  # for each further one
+_PEER_SECONDS = 1.0  # for each further wrong token
 _BURST_OF_ALL = 200
 _ALL_SECONDS = 0.05
 _LONGEST_SECONDS = 5.0
-_SUSPECTS = 1024  # peers that are remembered; the one that guessed longest ago makes way
+_SUSPECTS = 1024  # peers that are remembered; a new peer replaces the peer that guessed longest ago
 _PROVEN = 256  # peers with a right token that are remembered
 
 
 class Guesses:
-    """Decides how long a request with a token waits before the token is checked.
+    """The delay of a request with a token, before the token is checked.
 
     A right token waits as long as a wrong one. If a right token were answered sooner, a guesser could hang up on every late
-    answer. No request is refused for what other peers sent, so a right token always works, five seconds late at most. A guesser
+    answer. No request is refused because of other peers, so a right token always works, five seconds late at most. A guesser
     has one guess under way on each connection, and the listener bounds the connections. A peer that has sent a right token
     before waits only for its own wrong tokens.
 
-    The generic cell rate algorithm: for each peer, and for all peers together, the time until which the guesses are paid for.
+    This is the generic cell rate algorithm. It keeps, for each peer and for all peers together, the time until which the
+    guesses are paid for.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -34,7 +35,7 @@ class Guesses:
         self._all = 0.0
 
     def charge(self, address: str | None) -> float:
-        """Counts a token of a peer as a guess; returns the seconds that the token must wait."""
+        """Counts a token of a peer as a guess, and returns how many seconds the token must wait."""
         peer, now = _network(address), self._clock()
         paid = _charged(self._suspects.pop(peer, 0.0), now, _PEER_SECONDS, _BURST)
         self._suspects[peer] = paid
@@ -65,7 +66,7 @@ def _charged(paid: float, now: float, seconds: float, burst: int) -> float:
 
 
 def _network(address: str | None) -> str:
-    """The peer of an address; of IPv6 the /64, since one machine may have all of it."""
+    """Returns the peer of an address. A peer in IPv6 is the whole /64, since one machine may have all of it."""
     if address is None or ":" not in address:
         return str(address)
     try:

@@ -1,4 +1,4 @@
-"""Health: liveness (the loop turns), readiness (webhooks can be taken), and each dependency's state."""
+"""Health: liveness (the event loop runs), readiness (webhooks can be taken), and each dependency's state."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from typing import Any, Protocol
 
 @functools.cache
 def _version() -> str:
-    return version("webhookd")  # which reads a file
+    return version("webhookd")  # reads a file
 
 
 class Dependency(Protocol):
-    """What a health report asks of a dependency's gateway."""
+    """The part of a dependency's gateway that a health report reads."""
 
     up: bool
     problem: str | None
 
 
 class PostgreSQL(Dependency, Protocol):
-    """The same of PostgreSQL, whose open sessions may go on while it opens no new ones."""
+    """The same for PostgreSQL, whose open sessions may go on while PostgreSQL opens no new session."""
 
     refusal: str | None
 
 
 @dataclass(slots=True)
 class Health:
-    """What the daemon knows of itself; `serving` from when its listeners are open, `stopping` from when shutdown begins."""
+    """The health of the daemon. `serving`: the listeners have been opened. `stopping`: shutdown has begun."""
 
     postgresql: PostgreSQL
     redis: Dependency
@@ -38,11 +38,11 @@ class Health:
 
     @property
     def ready(self) -> bool:
-        """Whether webhooks can be taken: listening, PostgreSQL up with the right schema, and no shutdown begun."""
+        """Returns whether webhooks can be taken: listeners open, PostgreSQL up with the right schema, and no shutdown begun."""
         return self.serving and self.postgresql.up and not self.stopping
 
     def report(self) -> dict[str, Any]:
-        """JSON: status ("ok", "degraded": slower or queueing, "unavailable": refusing webhooks), and each dependency."""
+        """Returns JSON: status ("ok", "degraded": slower or queueing, "unavailable": refusing webhooks) and each dependency."""
         problems = self._problems()
         status = "unavailable" if not self.ready else "ok" if not any(problems.values()) else "degraded"
         return {
@@ -60,7 +60,7 @@ class Health:
         return found | {"postgresql": found["postgresql"] or self.postgresql.refusal}
 
     def summary(self) -> str:
-        """How things are, in a line; it holds no secret."""
+        """Returns the state of the daemon in one line that holds no secret."""
         names = {"postgresql": "PostgreSQL", "redis": "Redis", "sqs": "SQS"}
         away = ", ".join(f"{names[name]} away" for name, problem in self._problems().items() if problem)
         if not self.serving:

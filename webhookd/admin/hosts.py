@@ -1,7 +1,7 @@
-"""Which host names the admin listener answers to, and which pages may make changes through a browser.
+"""The host names that the admin listener answers to, and the pages that may make changes through a browser.
 
-Otherwise a page of any site could read events by DNS rebinding: the site points its own name at this listener, and the browser
-takes both for one site.
+Without this check, a page of any site could read events by DNS rebinding: the site points its own name at this listener, and
+the browser takes both for one site.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from aiohttp import web
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::([0-9]{1,5}))?", re.ASCII)
 _LONGEST = 300  # characters; a name has at most 253
 _PORTS = {"http": 80, "https": 443}
-_OURS = ("same-origin", "none")  # of Sec-Fetch-Site; none: the person asked for it, by the address bar or a bookmark
+_OURS = ("same-origin", "none")  # values of Sec-Fetch-Site; none: the person used the address bar or a bookmark
 
 
 class Hosts:
-    """Knows the loopback names, the listener's own address, and the names that are given: `host` or `host:port` each."""
+    """The listener's host names: the loopback names, its own address, and the names in `given` (`host` or `host:port`)."""
 
     def __init__(self, listens_on: str, given: Iterable[str]) -> None:
         given = list(given)
@@ -28,7 +28,7 @@ class Hosts:
         self._given = set(pairs)
 
     def knows(self, request: web.BaseRequest) -> bool:
-        """Whether the request's Host names this listener."""
+        """Returns whether the request's Host names this listener."""
         pair = _host(request)
         if pair is None:
             return False
@@ -42,7 +42,7 @@ class Hosts:
             return False
 
     def foreign(self, request: web.BaseRequest) -> bool:
-        """Whether a browser says that another site's page, or another port's, sent the request."""
+        """Returns whether a browser reports that a page of another site, or of another port, sent the request."""
         if request.headers.get("Sec-Fetch-Site", "none") not in _OURS:
             return True
         origin = request.headers.get("Origin")
@@ -63,13 +63,13 @@ def _host(request: web.BaseRequest) -> tuple[str, int | None] | None:
 
 
 def _parts(text: str) -> tuple[str, int | None] | None:
-    """Host and port of `host`, `host:port` or `[::1]:port`, in lower case; None if `text` is none of these."""
+    """Returns host and port of `host`, `host:port` or `[::1]:port`, in lower case, or None if `text` is none of these."""
     match = _HOST.fullmatch(text.lower()) if len(text) <= _LONGEST else None
     return None if match is None else (_plain(match[1]), None if match[2] is None else int(match[2]))
 
 
 def _plain(host: str) -> str:
-    """One way of writing a host: an address as Python writes it, a name in lower case without the dot at its end."""
+    """Returns a host in one spelling: an address as Python writes it, a name in lower case without the dot at its end."""
     host = host.strip("[]").partition("%")[0]
     try:
         address = ipaddress.ip_address(host)
@@ -79,6 +79,6 @@ def _plain(host: str) -> str:
 
 
 def shown(request: web.BaseRequest) -> str:
-    """The request's host name for an error message: only if it is one."""
+    """Returns the request's host name for an error message, or nothing if Host is no host name."""
     pair = _host(request)
     return "" if pair is None else f" {pair[0]!r}"

@@ -39,7 +39,7 @@ Mode = Literal["validation", "serialization"]
 
 
 def document(routes: Iterable[Route]) -> dict[str, Any]:
-    """The document of OpenAPI 3.1 for `routes`."""
+    """Returns the OpenAPI 3.1 document of `routes`."""
     routes = list(routes)
     shapes: set[tuple[type[BaseModel], Mode]] = {(Problem, "serialization")}
     for route in routes:
@@ -146,7 +146,7 @@ def _parameters(schema: dict[str, Any], place: str) -> list[dict[str, Any]]:
 
 
 def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
-    """A parameter's schema: one that is not needed is left out, and not given as null."""
+    """Returns a parameter's schema without null: a request leaves an optional parameter out, and does not give null."""
     options = [option for option in schema.pop("anyOf", ()) if option.get("type") != "null"]
     if schema.get("default", "") is None:
         del schema["default"]

@@ -23,7 +23,7 @@ class OperationId(Shape):
 
 
 class OperationShape(Shape):
-    """Bulk work, and how far it has come."""
+    """Bulk work and its progress."""
 
     id: Annotated[str, Field(json_schema_extra={"format": "uuid"})]
     kind: Literal["replay", "redrive", "discard"]
@@ -54,7 +54,7 @@ class OperationPage(Shape):
 
 
 class OperationQuery(Shape):
-    """Which page."""
+    """The page of the list."""
 
     limit: Limit = 50
     cursor: Cursor | None = None
@@ -72,9 +72,9 @@ _NARROWING = (
 
 
 class ReplayFilter(Shape):
-    """Which ended events: all that is given must hold, and something beside the status must be given.
+    """A filter of ended events. Every given field must match, and at least one field beside `status` is required.
 
-    Everything is chosen by `received_from` with an early time.
+    To choose everything, give `received_from` with an early time.
     """
 
     model_config = ConfigDict(json_schema_extra={"anyOf": [{"required": [name]} for name in _NARROWING]})
@@ -107,7 +107,7 @@ class Replay(Shape):
 
 
 def operation_of(row: Any) -> OperationShape:
-    """An operation's row as JSON has it."""
+    """Returns the JSON shape of an operation's row."""
     fields = {name: row[name] for name in OperationShape.model_fields if name not in ("id", "limit")}
     for name in ("selection", "event_types", "reasons"):
         fields[name] = json.loads(row[name])
@@ -115,13 +115,13 @@ def operation_of(row: Any) -> OperationShape:
 
 
 class OperationRoutes:
-    """What is done with many events."""
+    """Routes of operations."""
 
     def __init__(self, operations: Operations) -> None:
         self._operations = operations
 
     def routes(self) -> list[Route]:
-        """The table."""
+        """Returns the table of routes."""
         path = "/webhooks/operations"
         return [
             Route(
@@ -151,9 +151,9 @@ class OperationRoutes:
     async def replay_events(self, call: Call) -> OperationShape:
         """Run ended events again, the oldest first.
 
-        Dead ones only, unless the filter's status names processed ones and `force` is given. What ends after the replay was
-        ordered is not chosen. Fresh events go first. Answers with an operation, whose progress `GET /webhooks/operations/{id}`
-        shows; a dry run, which is the default, only counts.
+        Only dead events are chosen, unless the filter's status names processed events and `force` is given. Events that end
+        after the replay was ordered are not chosen. Fresh events go first. The answer is an operation;
+        `GET /webhooks/operations/{id}` shows its progress. A dry run, which is the default, only counts.
         """
         body = call.body
         if "processed" in (body.filter.status or ()) and not body.force and not body.dry_run:
@@ -175,5 +175,5 @@ class OperationRoutes:
         return operation_of(await self._operations.get(call.path.id))
 
     async def cancel_operation(self, call: Call) -> OperationShape:
-        """End an operation after the batch in hand; what it did stays done."""
+        """End an operation after its present batch; finished work stays done."""
         return operation_of(await self._operations.cancel(call.path.id))

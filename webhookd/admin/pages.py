@@ -1,4 +1,4 @@
-"""What a browser shows: the dashboard and Swagger UI, files that hold no data, from this process and nowhere else."""
+"""Pages for a browser: the dashboard and Swagger UI. Their files hold no data, and come from this process only."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _SWAGGER = ("swagger-ui.css", "swagger-ui-bundle.js")
 
 
 class File:
-    """A file that is served, read once."""
+    """A file to serve, read from the disk once."""
 
     def __init__(self, path: Path, policy: str) -> None:
         self._body = path.read_bytes()
         self._etag = hashlib.sha256(self._body).hexdigest()[:32]
         guessed = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
         self._headers = {
-            # `charset` for all of them: they are our own, or Swagger UI's, and in UTF-8.
+            # Every text has a `charset`: webhookd's files and Swagger UI's are in UTF-8.
             "Content-Type": f"{guessed}; charset=utf-8"
             if guessed.startswith("text/") or guessed.endswith("javascript")
             else guessed,
@@ -34,10 +34,10 @@ class File:
         }
 
     async def serve(self, request: web.Request) -> web.Response:
-        """The file, or that it has not changed."""
+        """Answers with the file, or with 304 if the browser has the same file."""
         known = {tag.value for tag in request.if_none_match or ()}
         if self._etag in known:
-            # With its policy: a browser puts a 304's headers in the place of those that it has kept.
+            # Send the policy, too: a browser replaces the headers that it has kept by the headers of a 304.
             answer = web.Response(status=304, headers=self._headers)
         else:
             answer = web.Response(body=self._body, headers=self._headers)
@@ -46,7 +46,7 @@ class File:
 
 
 def pages() -> dict[str, File]:
-    """Every file by its path."""
+    """Returns every file by its path."""
     found = {
         f"/assets/{path.name}": File(path, _DASHBOARD) for path in sorted((_FOLDER / "dashboard").iterdir()) if path.is_file()
     }

@@ -18,7 +18,7 @@ State = Literal["waiting", "released", "discarded"]
 
 
 class QuarantineQuery(Shape):
-    """Which bodies; all that is given must hold."""
+    """The filter of the list. Every given field must match."""
 
     account: Text | None = None
     reason: Unusable | None = None
@@ -49,7 +49,7 @@ class Quarantined(Shape):
 class QuarantinePage(Shape):
     """A page of bodies, the newest first.
 
-    It may hold fewer than `limit`, or none, with `next` not null: then the search goes on with `next`.
+    A page may hold fewer than `limit` bodies, or none, while `next` is not null: then continue the search with `next`.
     """
 
     bodies: list[Quarantined]
@@ -58,7 +58,7 @@ class QuarantinePage(Shape):
 
 
 class ReleaseAdvice(Shape):
-    """Whether the body can be released."""
+    """Advice about a release: whether the body can be released, and why or why not."""
 
     allowed: bool
     reason: str
@@ -72,7 +72,7 @@ class QuarantinedInFull(Quarantined):
 
 
 class ReleaseAnswer(Shape):
-    """What became of a released body."""
+    """The result of a release."""
 
     outcome: Literal["released", "duplicate"]
     event_id: Annotated[str, Field(json_schema_extra={"format": "uuid"})]
@@ -82,7 +82,7 @@ class ReleaseAnswer(Shape):
 
 
 class DiscardAnswer(Shape):
-    """What became of a discarded body."""
+    """The result of a discard."""
 
     outcome: Literal["discarded"]
 
@@ -93,13 +93,13 @@ def _fields(row: Any) -> dict[str, Any]:
 
 
 class QuarantineRoutes:
-    """What is done with bodies in quarantine."""
+    """Routes of quarantine."""
 
     def __init__(self, quarantine: Quarantine) -> None:
         self._quarantine = quarantine
 
     def routes(self) -> list[Route]:
-        """The table."""
+        """Returns the table of routes."""
         path = "/webhooks/quarantine"
         changes: dict[str, Any] = {"takes": Id, "body": Reason, "body_required": False, "problems": (404, 409)}
         return [
@@ -112,8 +112,8 @@ class QuarantineRoutes:
     async def list_quarantine(self, call: Call) -> QuarantinePage:
         """List bodies in quarantine, the newest first.
 
-        The work of a call has a bound: if the filters choose few bodies, a page ends after some thousands that were looked at,
-        and `next` goes on from there.
+        The work of a call has a bound. If the filters choose few bodies, a page ends after the search has looked at some
+        thousands, and `next` continues from there.
         """
         query = call.query
         page = await self._quarantine.newest(
@@ -132,7 +132,7 @@ class QuarantineRoutes:
         )
 
     async def show_quarantined(self, call: Call) -> QuarantinedInFull:
-        """Show a body in quarantine: why it is there, its exact bytes, whether it can be released."""
+        """Show a body in quarantine: the reason, the exact bytes, and whether the body can be released."""
         row = await self._quarantine.show(call.path.id)
         refused = release_refused(row)
         body = body_of(row["body"])
@@ -142,7 +142,7 @@ class QuarantineRoutes:
         return QuarantinedInFull(**_fields(row), body=body, release=advice)
 
     async def release_quarantined(self, call: Call) -> ReleaseAnswer:
-        """Make an event of a body, however old its date is. One that an event has come of meanwhile is a duplicate."""
+        """Make an event of a body, however old its date is. If its event exists already, the body is a duplicate."""
         released = await self._quarantine.release(call.path.id, actor=call.caller.actor, note=call.body.reason)
         return ReleaseAnswer(
             outcome="duplicate" if released.duplicate else "released",
@@ -151,6 +151,6 @@ class QuarantineRoutes:
         )
 
     async def discard_quarantined(self, call: Call) -> DiscardAnswer:
-        """Discard a body; retention removes it in its time."""
+        """Discard a body; retention removes it later."""
         await self._quarantine.discard(call.path.id, actor=call.caller.actor, note=call.body.reason)
         return DiscardAnswer(outcome="discarded")

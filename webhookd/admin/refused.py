@@ -23,7 +23,7 @@ def _known(finding: str | None) -> str | None:
 
 
 class RefusedQuery(Shape):
-    """Which samples; all that is given must hold."""
+    """The filter of the list. Every given field must match."""
 
     account: Annotated[Text | None, Field(description="`unknown` for paths of no account.")] = None
     reason: Rejection | None = None
@@ -37,7 +37,7 @@ class RefusedQuery(Shape):
 
 
 class RefusedSample(Shape):
-    """A refused webhook. Nothing of it is authentic: strangers chose path, headers and body, which are shown escaped."""
+    """A refused webhook. Nothing in it is authentic: strangers chose path, headers and body, which are shown escaped."""
 
     id: Annotated[str, Field(json_schema_extra={"format": "uuid"})]
     refused_at: Time
@@ -71,13 +71,13 @@ def _sample(row: Any) -> RefusedSample:
 
 
 class RefusedRoutes:
-    """Webhooks that were refused."""
+    """Routes of refused webhooks."""
 
     def __init__(self, statements: Statements) -> None:
         self._statements = statements
 
     def routes(self) -> list[Route]:
-        """The table."""
+        """Returns the table of routes."""
         return [Route("GET", "/webhooks/refused", Role.LOOK, self.list_refused, RefusedPage, query=RefusedQuery)]
 
     async def list_refused(self, call: Call) -> RefusedPage:

@@ -17,29 +17,29 @@ from webhookd.receive.problem import problem
 
 _RETRY_AFTER = 2  # seconds
 _LARGEST_BODY = 131_072  # bytes; a thousand ids, or the longest filter with each character escaped, need less
-_MOST_PARAMETERS = 100  # of a query; the longest filter has about 70
-_MOST_ERRORS = 10  # that an answer lists
-_LONGEST_NAME = 60  # characters of a name that was given
-_OWN_WORDS = {  # for what pydantic finds wrong
+_MOST_PARAMETERS = 100  # in a query; the longest filter has about 70
+_MOST_ERRORS = 10  # in one answer
+_LONGEST_NAME = 60  # characters of a given name
+_OWN_WORDS = {  # messages by the type of mistake that pydantic finds
     "extra_forbidden": "there is no such parameter",
     "uuid_parsing": "must be an id of webhookd's, as 01890a5d-ac96-774b-bcce-b302099a8057",
 }
-_LONGEST_MESSAGE = 500  # characters: one names all choices
+_LONGEST_MESSAGE = 500  # characters; one message names all choices
 
 
 class Shape(BaseModel):
-    """Base of every shape: unknown names are refused, so that a slip does not become a filter that is not there."""
+    """The base of every shape. Unknown names are refused: otherwise a misspelled filter would be left out unseen."""
 
     model_config = ConfigDict(extra="forbid", regex_engine="python-re", frozen=True)
 
 
 class Nothing(Shape):
-    """No parameters."""
+    """A shape without parameters."""
 
 
 @dataclass(slots=True, frozen=True)
 class Call:
-    """A request, checked. `path`, `query` and `body` are of the route's shapes."""
+    """A checked request. `path`, `query` and `body` have the route's shapes."""
 
     caller: Caller
     path: Any
@@ -50,7 +50,7 @@ class Call:
 
 @dataclass(slots=True, frozen=True)
 class Route:
-    """One method of one path. `handler` takes a Call; its docstring's first line is the summary in the OpenAPI document."""
+    """One method of one path. `handler` takes a Call; the first line of its docstring is the summary in OpenAPI."""
 
     method: str
     path: str
@@ -58,15 +58,15 @@ class Route:
     handler: Callable[[Call], Awaitable[Any]]
     answers: type[BaseModel] | None
     status: int = 200
-    takes: type[Shape] = Nothing  # in the path
+    takes: type[Shape] = Nothing  # parameters in the path
     query: type[Shape] = Nothing
     body: type[Shape] | None = None
     body_required: bool = True
     largest_body: int = _LARGEST_BODY
-    problems: tuple[int, ...] = ()  # beside those of every route
+    problems: tuple[int, ...] = ()  # statuses beside those of every route
 
     async def __call__(self, request: web.Request) -> web.StreamResponse:
-        """Answers a request whose caller has been let in."""
+        """Answers a request whose caller is allowed."""
         path = _checked("path", self.takes, dict(request.match_info))
         query = _checked("query", self.query, _fields(self.query, request))
         body = await self._read(request)
@@ -94,8 +94,8 @@ class Route:
             raise Refused.by("body", error) from error
 
 
-class Refused(Exception):  # noqa: N818  an answer, not a mistake of ours
-    """A request that is answered with a problem."""
+class Refused(Exception):  # noqa: N818  an answer, not a mistake in webhookd
+    """A refusal of a request, which is answered with a problem."""
 
     def __init__(self, status: int, detail: str, errors: list[dict[str, str]] | None = None) -> None:
         super().__init__(detail)
@@ -105,7 +105,7 @@ class Refused(Exception):  # noqa: N818  an answer, not a mistake of ours
 
     @classmethod
     def by(cls, place: str, error: ValidationError) -> Refused:
-        """For input that does not fit its shape: the first few mistakes, without the values that were given."""
+        """Makes the refusal of input that does not fit its shape. It lists the first few mistakes, without the given values."""
         found = error.errors(include_url=False, include_input=False, include_context=False)
         errors = [
             {
@@ -148,7 +148,7 @@ def _checked(place: str, shape: type[Shape], given: dict[str, Any]) -> Any:
 
 def _fields(shape: type[Shape], request: web.Request) -> dict[str, Any]:
     given: dict[str, Any] = {}
-    # Counted before the query is parsed: a query may be 64 KB long.
+    # Count the parameters before the query is parsed: a query may be 64 KB long.
     if request.query_string.count("&") >= _MOST_PARAMETERS:
         raise Refused(422, f"the query has more than {_MOST_PARAMETERS} parameters")
     for name in set(request.query):
@@ -170,7 +170,7 @@ def _repeats(annotation: Any) -> bool:
 
 @web.middleware
 async def refusals(request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> web.StreamResponse:
-    """Turns our errors into problems."""
+    """Turns webhookd's errors into problems."""
     try:
         return await handler(request)
     except Refused as error:
@@ -188,14 +188,14 @@ async def refusals(request: web.Request, handler: Callable[[web.Request], Awaita
         return problem(503, f"{reason}; try again, or narrow the search", retry_after=_RETRY_AFTER)
     except web.HTTPException:
         raise
-    except Exception as error:  # noqa: BLE001  a mistake of ours: told in the log, without what the exception may quote
+    except Exception as error:  # noqa: BLE001  a mistake in webhookd: logged without the text that the exception may quote
         resource = request.match_info.route.resource
         logger.error("an admin request failed", path=resource.canonical if resource else None, error=where(error))
         return refused(500, "webhookd made a mistake; its log tells where")
 
 
 def refused(status: int, detail: str, errors: list[dict[str, str]] | None = None) -> web.Response:
-    """A problem with what is wrong in each parameter."""
+    """Returns a problem that lists the mistake in each parameter."""
     answer = problem(status, detail)
     if errors:
         answer.body = orjson.dumps(orjson.loads(bytes(answer.body or b"{}")) | {"errors": errors})  # type: ignore[arg-type]

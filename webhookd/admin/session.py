@@ -1,4 +1,4 @@
-"""Routes of the dashboard's session: sign in with a token, and out."""
+"""Routes of the dashboard's session: sign in with a token, and sign out."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from webhookd.admin.access import Access, Role, WrongTokenError
 from webhookd.admin.cookies import COOKIE, SESSION
 from webhookd.admin.route import Call, Refused, Route, Shape
 
-_LARGEST_BODY = 8192  # bytes: a token of 1000 characters, each escaped; nobody need be known to send one
+_LARGEST_BODY = 8192  # bytes: a token of 1000 characters, each escaped; strangers may send one
 
 
 class SignIn(Shape):
@@ -21,20 +21,20 @@ class SignIn(Shape):
 
 
 class Who(Shape):
-    """Who is signed in."""
+    """The caller that is signed in."""
 
     name: str
     role: Literal["look", "operate"]
 
 
 class SessionRoutes:
-    """Signing in and out."""
+    """Routes that sign in and out."""
 
     def __init__(self, access: Access) -> None:
         self._access = access
 
     def routes(self) -> list[Route]:
-        """The table."""
+        """Returns the table of routes."""
         return [
             Route("POST", "/session", Role.OPEN, self.sign_in, Who, body=SignIn, largest_body=_LARGEST_BODY, problems=(401,)),
             Route("GET", "/session", Role.LOOK, self.show_session, Who),
@@ -42,7 +42,7 @@ class SessionRoutes:
         ]
 
     async def sign_in(self, call: Call) -> web.StreamResponse:
-        """Change a token for a session cookie, which ends after twelve hours, or with its token."""
+        """Exchange a token for a session cookie. The session ends after twelve hours, or with its token."""
         try:
             caller = await self._access.prove(call.request, call.body.token)
         except WrongTokenError as error:
@@ -55,17 +55,17 @@ class SessionRoutes:
             max_age=SESSION,
             httponly=True,
             samesite="Strict",
-            # Behind a proxy that ends TLS the request itself comes without it.
+            # If a proxy ends TLS, the request itself arrives without TLS.
             secure="https" in (call.request.scheme, call.request.headers.get("X-Forwarded-Proto", "").lower()),
         )
         return answer
 
     async def show_session(self, call: Call) -> Who:
-        """Show whose token or session the request has."""
+        """Show the name and the role of the request's caller."""
         return Who(name=call.caller.name, role=call.caller.role.value)  # type: ignore[arg-type]
 
     async def sign_out(self, call: Call) -> web.StreamResponse:
-        """End the session, for whoever holds its cookie and on every replica. Without PostgreSQL it goes on: 503."""
+        """End the session for every holder of its cookie, on every replica. Without PostgreSQL, the session continues: 503."""
         await self._access.sign_out(call.request)
         answer = web.Response(status=204)
         answer.del_cookie(COOKIE, httponly=True, samesite="Strict")

@@ -49,7 +49,7 @@ StatusName = Literal["received", "queued", "retrying", "processed", "dead"]
 Time = Annotated[datetime, PlainSerializer(_zulu, return_type=str), Field(json_schema_extra={"format": "date-time"})]
 GivenTime = Annotated[datetime, BeforeValidator(_time)]
 Boolean = Annotated[bool, BeforeValidator(_is_boolean)]
-# No control characters: PostgreSQL cannot hold U+0000, and nobody means the others.
+# No control characters: PostgreSQL cannot store U+0000, and nobody sends the others on purpose.
 Text = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern="^[^\\u0000-\\u001f\\u007f]+$")]
 Note = Annotated[str, StringConstraints(max_length=500, pattern="^[^\\u0000-\\u0008\\u000b-\\u001f\\u007f]*$")]
 
@@ -73,12 +73,12 @@ NarrowTypes = Annotated[list[NarrowType], Field(min_length=1, max_length=50)]
 Limit = Annotated[int, Field(ge=1, le=200, description="How many at most."), BeforeValidator(_is_number)]
 Cursor = Annotated[str, StringConstraints(pattern=PATTERN), Field(description="`next` of the page before.")]
 Whole = BeforeValidator(_is_number)
-# JSON knows one kind of number: 2.0 is a whole one.
+# JSON has one kind of number: 2.0 is a whole number.
 Most = Annotated[int | None, Field(ge=1, le=1_000_000_000), BeforeValidator(_whole)]
 
 
 def left_out(**of: Any) -> Any:
-    """A field that may be left out, and is None then, but may not be given as null."""
+    """Returns a field that may be left out, and is None then, but may not be given as null."""
 
     def without_default(schema: dict[str, Any]) -> None:
         schema.pop("default", None)
@@ -87,7 +87,7 @@ def left_out(**of: Any) -> Any:
 
 
 class Fault(Shape):
-    """What is wrong with one parameter."""
+    """A mistake in one parameter."""
 
     in_: Annotated[str, Field(alias="in", description="query, body or path")]
     name: str
@@ -113,7 +113,7 @@ class Body(Shape):
 
 
 def body_of(raw: bytes | None) -> Body | None:
-    """A body as JSON has it; None where it is no longer kept."""
+    """Returns the JSON shape of a body, or None if the body is no longer kept."""
     if raw is None:
         return None
     mended = list(body.read(bytes(raw)).mended)
@@ -148,14 +148,14 @@ class EventRow(Shape):
 
 
 def event_fields(row: Any) -> dict[str, Any]:
-    """The fields of an EventRow from a row of events."""
+    """Returns the fields of an EventRow from a row of events."""
     fields = {name: row[name] for name in EventRow.model_fields if name not in ("id", "error")}
     reason = row["dead_reason"] if row["status"] == "dead" else None
-    # A handler's own words say more than that it gave up.
+    # A handler's own error says more than the fact that the handler gave up.
     text = " ".join((row["last_error"] or reason or "").split())
     return fields | {"id": str(row["id"]), "error": text[:_ERROR] or None}
 
 
 def event_row(row: Any) -> EventRow:
-    """An EventRow from a row of events."""
+    """Returns an EventRow from a row of events."""
     return EventRow(**event_fields(row))

@@ -16,7 +16,7 @@ from webhookd.operate.statistics import COUNTED, LONGEST_WINDOW, Statistics, bou
 
 
 class Window(Shape):
-    """How far back."""
+    """The window that the statistics cover, until now."""
 
     window: Annotated[
         int,
@@ -30,7 +30,7 @@ class Window(Shape):
 
 
 class Counts(Shape):
-    """How many events of each kind."""
+    """The number of events of each kind."""
 
     received: Annotated[int, Field(description="New events that were committed.")]
     duplicates: int
@@ -42,7 +42,7 @@ class Counts(Shape):
 
 
 class Rates(Shape):
-    """The counts, a second."""
+    """The counts per second."""
 
     received: float
     duplicates: float
@@ -54,7 +54,7 @@ class Rates(Shape):
 
 
 class TypeCounts(Shape):
-    """How many events of one type."""
+    """The number of events of one type."""
 
     event_type: str
     received: int = 0
@@ -64,7 +64,7 @@ class TypeCounts(Shape):
 
 
 class Percentiles(Shape):
-    """Of a latency, in seconds; estimated from the buckets of a histogram."""
+    """Percentiles of a latency, in seconds, estimated from the buckets of a histogram."""
 
     count: int
     p50: float | None
@@ -73,14 +73,14 @@ class Percentiles(Shape):
 
 
 class Latency(Shape):
-    """How long webhooks wait for their 200, and events until they are processed."""
+    """The time that webhooks wait for their 200, and the time until events are processed."""
 
     acknowledgement: Percentiles
     end_to_end: Percentiles
 
 
 class Statuses(Shape):
-    """How many events have each status."""
+    """The number of events in each status."""
 
     received: int
     queued: int
@@ -97,7 +97,7 @@ class Depth(Shape):
 
 
 class Now(Shape):
-    """How things stand."""
+    """The present state of events, quarantine and queues."""
 
     statuses: Statuses
     capped_at: Annotated[int, Field(description="Events of one status are counted no further.")]
@@ -125,7 +125,7 @@ class Step(Shape):
 
 
 class Stats(Shape):
-    """What happened in a window, and how things stand."""
+    """The statistics of a window, and the present state."""
 
     window: int
     step: Annotated[int, Field(description="Seconds of a step of `series`.")]
@@ -140,14 +140,14 @@ class Stats(Shape):
 
 
 class DependencyState(Shape):
-    """Whether a dependency answers."""
+    """The state of a dependency: whether it answers."""
 
     up: bool
     problem: str | None = None
 
 
 class HealthReport(Shape):
-    """How the process that answers is."""
+    """The health of the process that answers."""
 
     status: Annotated[str, Field(description="ok, degraded (slower, or queueing) or unavailable (refusing webhooks).")]
     version: str
@@ -156,7 +156,7 @@ class HealthReport(Shape):
 
 
 class StatisticsRoutes:
-    """How things are going."""
+    """Routes of statistics and health."""
 
     def __init__(self, statements: Statements, health: Health, metrics: Metrics) -> None:
         self._statements = statements
@@ -168,7 +168,7 @@ class StatisticsRoutes:
         }
 
     def routes(self) -> list[Route]:
-        """The table."""
+        """Returns the table of routes."""
         return [
             Route("GET", "/webhooks/stats", Role.LOOK, self.show_stats, Stats, query=Window),
             Route("GET", "/webhooks/health", Role.LOOK, self.show_health, HealthReport),
@@ -181,8 +181,8 @@ class StatisticsRoutes:
     async def show_stats(self, call: Call) -> Stats:
         """Show throughput, latencies and the backlog over a window.
 
-        All replicas count together. A process that is killed takes the counts of its last five seconds with it; events
-        themselves are never lost so.
+        The figures include all replicas. If a process is killed, the counts of its last five seconds are lost; events
+        themselves are never lost in this way.
         """
         read = await read_statistics(self._statements, call.query.window)
         types = [TypeCounts(event_type=name, **_flow(counts)) for name, counts in read.types.items()]

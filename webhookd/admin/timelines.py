@@ -25,7 +25,7 @@ Money = Annotated[str | None, Field(description="An exact decimal number.", exam
 
 
 class Account(Shape):
-    """Whose it is."""
+    """The account of the entity."""
 
     account: Text = "default"
 
@@ -55,14 +55,14 @@ class PaymentProfileId(Shape):
 
 
 class Related(Shape):
-    """An entity that this one names. It has a timeline of its own."""
+    """An entity that the shown entity names, and that has a timeline of its own."""
 
     entity_name: EntityName
     entity_id: str
 
 
 class Timeline(Shape):
-    """What the timelines of all entities have. Facts are null if no processed event reported them."""
+    """The part that the timelines of all entities have. Facts are null if no processed event reported them."""
 
     account: str
     first_event_at: Time | None = None
@@ -155,7 +155,7 @@ class PaymentProfile(Timeline):
 
 @dataclass(slots=True, frozen=True)
 class _Entity:
-    """How one kind of entity is read: its name in events, its word for people, and what it names in turn."""
+    """One kind of entity: its name in events, its word for people, its query, and the entities that it names in turn."""
 
     name: EntityName
     word: str
@@ -198,7 +198,7 @@ _PAYMENT_PROFILE = _Entity(
 
 def _facts(row: Any, shape: type[Shape]) -> dict[str, Any]:
     names = shape.model_fields.keys() & row.keys() if row is not None else set()
-    # Not str: it writes a small amount as 1E-8.
+    # Not str(): it writes a small amount as 1E-8.
     facts = {name: format(row[name], "f") if isinstance(row[name], Decimal) else row[name] for name in names}
     if facts.get("fraud_filters") is not None:
         facts["fraud_filters"] = _filters(json.loads(facts["fraud_filters"]))
@@ -208,7 +208,7 @@ def _facts(row: Any, shape: type[Shape]) -> dict[str, Any]:
 
 
 def _filters(given: Any) -> list[FraudFilter]:
-    """The provider's fraudList; what is not as it should be is left out."""
+    """Returns the entries of the provider's fraudList; malformed parts are left out."""
 
     def text(value: Any) -> str | None:
         return value if isinstance(value, str) else None
@@ -218,13 +218,13 @@ def _filters(given: Any) -> list[FraudFilter]:
 
 
 class TimelineRoutes:
-    """The states of entities."""
+    """Routes of timelines."""
 
     def __init__(self, statements: Statements) -> None:
         self._statements = statements
 
     def routes(self) -> list[Route]:
-        """The table."""
+        """Returns the table of routes."""
         given: dict[str, Any] = {"query": Account, "problems": (404,)}
         table: tuple[tuple[str, Any, type[Timeline], type[Shape]], ...] = (
             ("transactions/{transaction_id}", self.show_transaction, Transaction, TransactionId),
@@ -270,7 +270,7 @@ class TimelineRoutes:
         )
 
     async def _related(self, account: str, entity: _Entity, facts: dict[str, Any]) -> list[Related]:
-        """The entities that `facts` name, without those that have no timeline: a link to one of them would lead nowhere."""
+        """Returns the entities that `facts` name, if they have a timeline: a link to another entity would lead nowhere."""
         named: list[tuple[str, str]] = []
         for field, name in entity.names.items():
             value = facts.get(field)

@@ -1,1 +1,1 @@
-"""The operator's command line: it talks to the admin API, and needs nothing but its URL and a token."""
+"""The operator's command line. It uses the admin API, and needs only the API's URL and a token."""

@@ -1,4 +1,4 @@
-"""A client of the admin API. aiohttp's exceptions end here; above it there are only ApiErrors."""
+"""A client of the admin API. aiohttp's exceptions end here: callers see ApiError only."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from webhookd.sources import is_loopback
 T = TypeVar("T")
 Json = dict[str, Any]
 
-PAGE = 200  # the API's largest
+PAGE = 200  # rows; the API's largest page
 ENDED = ("done", "cancelled", "failed")
-# Seconds between two looks at an operation: short at first, since small ones end at once.
+# Seconds between two looks at an operation: short at first, since small operations end at once.
 FIRST_LOOK, LAST_LOOK = 0.1, 1.0
-PATIENCE = 60.0  # seconds without an answer through which an operation is followed: a restart of the daemon takes less
+PATIENCE = 60.0  # seconds without an answer for which an operation is still followed: a restart of the daemon takes less
 _LONGEST = 2000  # characters of the API's own words that an error quotes
 
 
@@ -36,10 +36,10 @@ class Api:
 
     def __init__(self, target: Target) -> None:
         self._target = target
-        self.clock = datetime.now(UTC)  # when the last answer was made, by the server's clock, in whole seconds
+        self.clock = datetime.now(UTC)  # the time of the last answer, by the server's clock, in whole seconds
 
     async def __aenter__(self) -> Api:
-        # Imported where a call is made: that takes a fifth of a second, which `--help` and `webhookd health` need not wait for.
+        # Import aiohttp for a call only: it takes a fifth of a second, for which `--help` and `webhookd health` need not wait.
         import aiohttp
 
         headers = {"Authorization": f"Bearer {self._target.token}"} if self._target.token else {}
@@ -53,19 +53,19 @@ class Api:
         await self._session.close()
 
     async def get(self, *path: str, **query: Any) -> Json:
-        """GET: the answer's object. None and empty parameters are left out, lists repeat. Raises ApiError."""
+        """Sends a GET, and returns the answer's object. None and empty lists are left out, lists repeat. Raises ApiError."""
         return await self._call("GET", path, query, None)
 
     async def post(self, *path: str, body: Json, **query: Any) -> Json:
-        """POST of `body`; else as `get`."""
+        """Sends a POST with `body`; else as `get`."""
         return await self._call("POST", path, query, body)
 
     async def pages(
         self, *path: str, key: str, limit: int | None = None, told: Callable[[Json], object] = lambda _: None, **query: Any
     ) -> AsyncIterator[tuple[list[Json], bool]]:
-        """Every page's rows under `key`, and whether there may be more; up to `limit` rows. `told` hears of each page.
+        """Yields each page's rows under `key`, up to `limit`, and whether there may be more. Calls `told` with each page.
 
-        A page may be empty with more to come: the API bounds its work, not ours.
+        A page may be empty although more rows follow: the API bounds its own work, not the client's.
         """
         left, cursor = limit, None
         while True:
@@ -79,7 +79,7 @@ class Api:
                 return
 
     async def follow(self, operation: Json) -> AsyncIterator[Json]:
-        """The operation as it is and whenever it is looked at, until it has ended; goes on through a restart of the daemon."""
+        """Yields the operation as given and at each look, until it has ended. Goes on through a restart of the daemon."""
         pause, heard = FIRST_LOOK, monotonic()
         yield operation
         while operation["state"] not in ENDED:
@@ -100,7 +100,7 @@ class Api:
         url = "/".join((self._target.url, "webhooks", *path))
         proxy = _proxy(self._target.url)
         try:
-            # Not redirected: the token would go on to where the answer points, and a POST would become a GET.
+            # Follow no redirect: the token would go to the address in the answer, and a POST would become a GET.
             async with self._session.request(
                 method, url, params=_flat(query), json=body, allow_redirects=False, proxy=proxy
             ) as answer:
@@ -143,7 +143,7 @@ class Api:
             case 429 | 502 | 503 | 504:
                 return ApiError(f"the admin API at {url} is unavailable: {said or status}; try again later", Exit.UNAVAILABLE)
         if said is None:
-            # A 404 of anything else must not read as "there is no such event".
+            # A 404 of another server must not read as "there is no such event".
             return ApiError(
                 f"{url} answers {status}, but not as webhookd's admin API: is the address right (--url, WEBHOOKD_API_URL)?",
                 Exit.UNAVAILABLE,
@@ -159,9 +159,9 @@ class Api:
 
 
 def _proxy(url: str) -> str | None:
-    """The proxy that the environment (never `.env`) names for `url`; none for this machine.
+    """Returns the proxy that the environment (never `.env`) names for `url`; None for this machine.
 
-    Not by aiohttp's `trust_env`, which would also send passwords of ~/.netrc.
+    aiohttp's `trust_env` is not used, since it would also send passwords of ~/.netrc.
     """
     parts = urlsplit(url)
     if is_loopback(url) or proxy_bypass(parts.netloc):
@@ -173,8 +173,8 @@ def _reason(error: Exception, *, proxied: bool) -> str:
     import aiohttp
 
     certificate = isinstance(error, aiohttp.ClientConnectorCertificateError)
-    strerror = None if certificate else getattr(error, "strerror", None)  # without aiohttp's own account of its TLS settings
-    if proxied and not strerror:  # its text may quote the proxy's address, password and all
+    strerror = None if certificate else getattr(error, "strerror", None)  # aiohttp's would describe its TLS settings
+    if proxied and not strerror:  # the error's text may quote the proxy's address with its password
         return f"the environment's proxy is no way to it ({getattr(error, 'status', None) or type(error).__name__})"
     return plain(strerror or error) or type(error).__name__
 

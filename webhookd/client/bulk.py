@@ -1,4 +1,4 @@
-"""Bulk work: counted by a dry run, asked about, then run by the daemon as an operation that a bar follows."""
+"""Bulk work: a dry run counts the events, the operator agrees, and the daemon runs an operation that a bar follows."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def act(
             return
         typer.confirm(f"{kind} {number_of(count['total'], 'event')}?", abort=True, err=True)
         if "ids" not in body:
-            # What came after the count was not agreed to.
+            # The operator did not agree to events that came after the count.
             chosen = dict(body.get("filter", {}))
             chosen[until] = min(chosen.get(until, count["created_at"]), count["created_at"], key=datetime.fromisoformat)
             body = {name: value for name, value in body.items() if name != "all"} | {"filter": chosen}
@@ -69,7 +69,7 @@ def act(
 
 
 def follow(url: str | None, folder: Path, operation: Json, *, as_json: bool) -> Json:
-    """Shows how far the operation is until it has ended, and returns it. Ctrl-C leaves it to the daemon: exit code 130."""
+    """Shows an operation's progress until its end, and returns its last state. Ctrl-C leaves it running: exit code 130."""
     last = operation
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     bar = Progress(*columns, console=err, transient=True, disable=as_json or not err.is_terminal)
@@ -100,7 +100,7 @@ def follow(url: str | None, folder: Path, operation: Json, *, as_json: bool) -> 
 
 
 def finish(operation: Json, *, as_json: bool) -> None:
-    """Tells how an operation that has ended went. Raises ApiError if it failed or was cancelled."""
+    """Prints the result of an operation that has ended. Raises ApiError if it failed or was cancelled."""
     if as_json:
         tell_json(operation)
     elif operation["dry_run"]:

@@ -70,7 +70,7 @@ def show(
     folder: Folder = FOLDER,
     as_json: AsJson = False,
 ) -> None:
-    """Show a dead event: its last error, its copy, its audit trail. `webhookd events show` shows one of any status.
+    """Show a dead event: its last error, its copy, its audit trail. `webhookd events show` shows an event of any status.
 
     The last error may quote what a handler saw.
     For example: `webhookd dead-letters show 01890a5d-ac96-774b-bcce-b302099a8057`.
@@ -99,11 +99,12 @@ def redrive(
 ) -> None:
     """Try dead events again, with all their attempts, the oldest death first, as an operation of the daemon.
 
-    It counts first and asks. Each event keeps its id, its body and its audit trail, and goes the way of a new one. Fresh
-    events go first: the operation holds back while they wait, or while what it put back before is still to be tried. Ctrl-C
-    leaves it to the daemon; `webhookd operations` shows and cancels it. An event that dies again is not tried twice.
+    The command counts first and asks. Each event keeps its id, its body and its audit trail, and takes the way of a new event.
+    Fresh events go first: the operation pauses while they wait, or while events that were put back before are still to be
+    tried. Ctrl-C leaves the operation to the daemon; `webhookd operations` shows and cancels it. An event that dies again is
+    not tried twice.
 
-    What was discarded is redriven by its id only.
+    A discarded event is redriven by its id only.
 
     For example: `webhookd dead-letters redrive --reason timeout --since 2h --dry-run`.
     """
@@ -132,8 +133,8 @@ def discard(
 ) -> None:
     """Discard dead events: they stay dead, lose their copy in the dead-letter queue, and retention may remove them.
 
-    It counts first and asks. `webhookd dead-letters list --discarded` shows them; until retention has removed one, its id
-    can still be redriven.
+    The command counts first and asks. `webhookd dead-letters list --discarded` shows discarded events. Until retention removes
+    a discarded event, it can still be redriven by its id.
 
     For example: `webhookd dead-letters discard --event-type customer.deleted --until 30d --note 'told the merchant'`.
     """
@@ -149,7 +150,7 @@ def _act(kind: str, body: Json, url: str | None, folder: Path, **flags: bool) ->
 def _filter(
     event_type: list[str] | None, account: str | None, reason: str | None, since: str | None, until: str | None
 ) -> Json:
-    """What was given, by the API's names."""
+    """Returns the given filters by the API's names."""
     given = {
         "event_type": event_type,
         "account": account,

@@ -75,7 +75,7 @@ def show(
     folder: Folder = FOLDER,
     as_json: AsJson = False,
 ) -> None:
-    """Show an event: where it stands, its failed attempts, its audit trail, the events of the same entity.
+    """Show an event: its status, its failed attempts, its audit trail, and the events of the same entity.
 
     Errors may quote what a handler saw. For example: `webhookd events show 01890a5d-ac96-774b-bcce-b302099a8057 --body`.
     """
@@ -91,9 +91,9 @@ def retry(
     folder: Folder = FOLDER,
     as_json: AsJson = False,
 ) -> None:
-    """Try events now: dead ones anew with all their attempts, waiting ones at once.
+    """Try events now. A dead event starts anew with all its attempts; a waiting event is tried at once.
 
-    A processed event is refused, unless with `--force`: its handlers then run again, and their effects with them.
+    A processed event is refused without `--force`. With it, the handlers run again, and their effects happen again.
     For example: `webhookd events retry 01890a5d-ac96-774b-bcce-b302099a8057 --note 'the shop is back'`.
     """
     retried: list[Json] = []
@@ -104,7 +104,7 @@ def retry(
             try:
                 answer = await api.post("events", event_id, "retry", body={"reason": note} if note else {}, force=force)
             except ApiError as error:
-                if error.exit_code in (Exit.UNAVAILABLE, Exit.NOT_ALLOWED):  # and would be for the next one
+                if error.exit_code in (Exit.UNAVAILABLE, Exit.NOT_ALLOWED):  # the next event would fail in the same way
                     raise
                 failed.append((event_id, error))
             else:
@@ -117,7 +117,7 @@ def retry(
 
 
 def tell_failures(done: str, results: list[Json], failed: list[tuple[str, ApiError]], *, as_json: bool) -> None:
-    """Ends a command that took several ids: one that failed alone keeps its own exit code. Raises ApiError."""
+    """Ends a command that took several ids. Raises ApiError if any id failed; an id that failed alone keeps its exit code."""
     if as_json:
         tell_json({done: results, "failed": [{"id": id_, "problem": str(error)} for id_, error in failed]})
     if not failed:
@@ -150,10 +150,10 @@ def replay(
     folder: Folder = FOLDER,
     as_json: AsJson = False,
 ) -> None:
-    """Run many finished events again, those that the filters choose, as an operation of the daemon.
+    """Run again all finished events that the filters choose, as an operation of the daemon.
 
-    It counts first and asks. Fresh events go first. Ctrl-C leaves the operation to the daemon; `webhookd operations` shows
-    and cancels it. Processed events need `--force`: their handlers' effects happen again.
+    The command counts first and asks. Fresh events go first. Ctrl-C leaves the operation to the daemon; `webhookd operations`
+    shows and cancels it. Processed events need `--force`: the effects of their handlers happen again.
 
     For example: `webhookd events replay --status processed --force --event-type 'payment.*' --since 2h --note 'wrong tax'`.
     """
@@ -184,9 +184,9 @@ def tail_(
     folder: Folder = FOLDER,
     as_json: AsJson = False,
 ) -> None:
-    """Show new events as they come, until Ctrl-C; each one once, as it stands when it is first seen.
+    """Show new events as they arrive, until Ctrl-C. Each event is shown once, with its first status that the command sees.
 
-    With `--json` an object a line. For example: `webhookd events tail --event-type 'payment.*'`, or
+    With `--json`, each line is an object. For example: `webhookd events tail --event-type 'payment.*'`, or
     `webhookd events tail --json -n 0 | jq -r .entity_id`.
     """
     query = _query(search, status, event_type, account, entity_id, invoice_number, merchant_reference)

@@ -1,4 +1,4 @@
-"""What a command can end with: its exit codes, and the error that carries one."""
+"""The exit codes of commands, and the error that carries one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class Exit(IntEnum):
     """The exit codes of every command that talks to the admin API."""
 
     DONE = 0
-    FAILED = 1  # or refused: the API said no, an operation failed, some of several ids could not be done
+    FAILED = 1  # or refused: the API refused, an operation failed, or some of several ids could not be done
     USAGE = 2  # wrong usage or settings, found here or by the API
     NOT_FOUND = 3
     UNAVAILABLE = 4  # the API could not be reached, or is unavailable
@@ -19,7 +19,7 @@ class Exit(IntEnum):
     INTERRUPTED = 130
 
 
-# The same for people, in the help of each group.
+# The exit codes in words, for the help of each group.
 EXIT_CODES = (
     "Exit codes: 0 done; 1 failed or refused; 2 wrong usage or settings; 3 not found; 4 the API could not be reached or is "
     "unavailable; 5 not allowed; 130 interrupted."
@@ -27,7 +27,7 @@ EXIT_CODES = (
 
 
 class ApiError(WebhookdError):
-    """The admin API refused, failed, or did not answer. `exit_code` is what the command ends with.
+    """The admin API refused, failed, or did not answer. The command ends with `exit_code`.
 
     The message may quote the API, and is safe to print: it holds no control characters.
     """

@@ -1,4 +1,4 @@
-"""`webhookd health`: what a running daemon says of itself, for people and for a container's health check."""
+"""`webhookd health`: the health that a running daemon reports, for people and for a container's health check."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ HELP = (
     "Exit codes: 0 well; 1 not well, or no answer; 2 wrong usage or settings.\n\n"
     "For example: `webhookd health --live --timeout 1`, or `webhookd health --json | jq .report.dependencies`."
 )
-_LONGEST = 65_536  # bytes of an answer; ours has some hundreds
+_LONGEST = 65_536  # bytes of an answer; webhookd's has some hundreds
 _NAMES = {"postgresql": "PostgreSQL", "redis": "Redis", "sqs": "SQS"}
 
 
 @dataclass(slots=True, frozen=True)
 class Answer:
-    """What was answered: the HTTP status, None if there was no answer of webhookd, and its object; or why there is none."""
+    """An answer: its HTTP status, None if webhookd gave no answer, and its object; or the reason why there is no answer."""
 
     status: int | None
     report: dict[str, Any]
@@ -46,7 +46,7 @@ def health(
     folder: Folder = FOLDER,
     as_json: AsJson = False,
 ) -> None:
-    """The command; its help is HELP, since a docstring cannot be put together."""
+    """Runs the command. Its help is HELP, since a docstring cannot be put together."""
     address = find_open(url, folder)
     answer = ask(f"{address}/{'livez' if live else 'readyz'}", timeout)
     well = answer.status == 200
@@ -54,14 +54,14 @@ def health(
         problem = {"problem": answer.problem} if answer.problem else {}
         tell_json({"ok": well, "url": address, "status": answer.status, "report": answer.report, **problem})
     else:
-        # On standard output, good or bad: it is what was asked for.
+        # Print on standard output, good or bad: the user asked for the health.
         what = ("alive" if well else "not alive") if live else ("ready" if well else "not ready")
         say(f"{what}: {address}" + "".join(f"; {problem}" for problem in _problems(answer)))
     raise typer.Exit(0 if well else 1)
 
 
 def ask(url: str, timeout: float) -> Answer:
-    """GET `url`, within about `timeout` seconds."""
+    """Sends a GET to `url`, and returns the answer within about `timeout` seconds."""
     parts = urlsplit(url)
     kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
     ends = monotonic() + timeout

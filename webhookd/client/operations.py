@@ -58,7 +58,7 @@ def show(
     folder: Folder = FOLDER,
     as_json: AsJson = False,
 ) -> None:
-    """Show an operation: how far it is, what it waits for, what it was given.
+    """Show an operation: its progress, the reason why it waits, and its order.
 
     For example: `webhookd operations show 01890a5d-ac96-774b-bcce-b302099a8057 --follow`.
     """
@@ -76,7 +76,7 @@ def show(
 
 @app.command()
 def cancel(operation_id: OperationId, url: options.Url = None, folder: Folder = FOLDER, as_json: AsJson = False) -> None:
-    """Cancel an operation; what it has done stays done.
+    """Cancel an operation; finished work stays done.
 
     For example: `webhookd operations cancel 01890a5d-ac96-774b-bcce-b302099a8057`.
     """

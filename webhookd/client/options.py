@@ -41,7 +41,7 @@ _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks
 
 
 def one_of(choices: type[C], meaning: str) -> Any:
-    """An option that takes one of `choices`. The help lists them whole; typer's own list breaks names over lines."""
+    """Returns an option that takes one of `choices`. The help lists whole names; typer's own list breaks names over lines."""
 
     def parse(text: str) -> C:
         try:
@@ -62,12 +62,12 @@ def _id(text: str) -> UUID:
 
 
 def id_(meaning: str) -> Any:
-    """An argument that takes one or several ids."""
+    """Returns an argument that takes one or several ids."""
     return typer.Argument(parser=_id, metavar="ID", help=meaning, show_default=False)
 
 
 def moment(option: str, text: str | None) -> str | None:
-    """An age or a time as the API has it: ISO 8601, UTC. Raises SettingsError that names `option`."""
+    """Returns an age or a time as the API takes it: ISO 8601, UTC. Raises SettingsError that names `option`."""
     if text is None:
         return None
     try:
@@ -84,7 +84,7 @@ def moment(option: str, text: str | None) -> str | None:
 
 
 def seconds(option: str, text: str) -> int:
-    """A length as `90s` or `2h`, in whole seconds. Raises SettingsError that names `option`."""
+    """Returns a length of time, such as `90s` or `2h`, in whole seconds. Raises SettingsError that names `option`."""
     try:
         length = _length(text)
     except OverflowError:
@@ -95,7 +95,7 @@ def seconds(option: str, text: str) -> int:
 
 
 def iso(at: datetime) -> str:
-    """A time in UTC as the API has it."""
+    """Returns a time in UTC as the API takes it."""
     return at.isoformat().replace("+00:00", "Z")
 
 

@@ -98,7 +98,7 @@ def release(
     folder: Folder = FOLDER,
     as_json: AsJson = False,
 ) -> None:
-    """Make events of bodies. One that is known already is a duplicate, and is not processed twice.
+    """Make events of bodies. A body whose event exists already is a duplicate, and is not processed twice.
 
     For example: `webhookd quarantine release 01890a5d-ac96-774b-bcce-b302099a8057 --note 'late, but good'`.
     """
@@ -114,7 +114,7 @@ def discard(
     folder: Folder = FOLDER,
     as_json: AsJson = False,
 ) -> None:
-    """Discard bodies: they can be released no more.
+    """Discard bodies: they cannot be released any more.
 
     For example: `webhookd quarantine discard 01890a5d-ac96-774b-bcce-b302099a8057 --yes --note 'a test of ours'`.
     """
@@ -136,7 +136,7 @@ def _handle(action: str, done: str, ids: list[UUID], note: str, url: str | None,
             try:
                 answer = await api.post("quarantine", body_id, action, body={"reason": note} if note else {})
             except ApiError as error:
-                if error.exit_code in (Exit.UNAVAILABLE, Exit.NOT_ALLOWED):  # and would be for the next one
+                if error.exit_code in (Exit.UNAVAILABLE, Exit.NOT_ALLOWED):  # the next body would fail in the same way
                     raise
                 failed.append((body_id, error))
             else:

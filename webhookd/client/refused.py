@@ -30,7 +30,7 @@ app = typer.Typer(
 
 @app.callback()
 def _group() -> None:
-    """Typer makes a command of an app with a single one; this keeps the group."""
+    """Keeps the group: Typer makes a plain command of an app that has a single command."""
 
 
 @app.command("list")

@@ -1,4 +1,4 @@
-"""Events on the terminal: the lines of a list, and all that is known of one."""
+"""Events on the terminal: the lines of a list, and all details of one event."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LISTS = ("body", "aliases", "audit", "failed_attempts", "related", "retry")
 
 
 async def collect(api: Api, *path: str, key: str, limit: int, **query: Any) -> tuple[list[Json], bool]:
-    """Up to `limit` rows, and whether there may be more; a long search tells on standard error how far it has come."""
+    """Returns up to `limit` rows, and whether there may be more. A long search shows its progress on standard error."""
     rows: list[Json] = []
     more = False
     async with AsyncExitStack() as stack:
@@ -31,7 +31,7 @@ async def collect(api: Api, *path: str, key: str, limit: int, **query: Any) -> t
 
 
 def tell_list(rows: list[Json], *, key: str, more: bool, as_json: bool, none: str) -> bool:
-    """Tells what is the same for every list; True if there are rows to be shown as a table, and `tell_more` after it."""
+    """Prints the JSON of a list, or `none` if it is empty. Returns whether rows are left for a table, and then `tell_more`."""
     if as_json:
         tell_json({key: rows, "more": more})
     elif not rows:
@@ -40,12 +40,12 @@ def tell_list(rows: list[Json], *, key: str, more: bool, as_json: bool, none: st
 
 
 def tell_more(limit: int) -> None:
-    """After a list that was cut."""
+    """Prints a hint after a list that was cut."""
     say(f"There may be more than {limit}: see --limit, or choose fewer.")
 
 
 def event_table(rows: Iterable[Json]) -> None:
-    """Events by when they were received."""
+    """Prints events with the time of their receipt."""
     lines = (
         (row["id"], short_type(row["event_type"]), row["status"], instant(row["received_at"]), row["entity_id"], row["error"])
         for row in rows
@@ -54,7 +54,7 @@ def event_table(rows: Iterable[Json]) -> None:
 
 
 def dead_table(rows: Iterable[Json]) -> None:
-    """Dead events by when they died."""
+    """Prints dead events with the time of their death."""
     lines = (
         (row["id"], short_type(row["event_type"]), row["account"], row["attempts"], instant(row["finished_at"]), row["error"])
         for row in rows
@@ -63,13 +63,13 @@ def dead_table(rows: Iterable[Json]) -> None:
 
 
 def tell_event(event: Json, *, body: bool, as_json: bool) -> None:
-    """One event, with its audit trail and what belongs to it; its body only if it is asked for: customer data."""
+    """Prints all details of an event. The body, which is customer data, is printed only if `body` asks for it."""
     if as_json:
         tell_json(event if body else {name: value for name, value in event.items() if name != "body"})
         return
     shown = {name: value for name, value in event.items() if name not in _LISTS}
     if event["last_error"]:
-        del shown["error"]  # the same, cut
+        del shown["error"]  # the same text, cut
     fields(shown)
     fields({"retry": event["retry"]["reason"]})
     for alias in event["aliases"]:
@@ -86,7 +86,7 @@ def tell_event(event: Json, *, body: bool, as_json: bool) -> None:
 
 
 def _audit_table(changes: list[Json]) -> None:
-    """The audit trail. Consumers have a column only if one is not the handlers: else each row would say the same."""
+    """Prints the audit trail. Consumers have a column only if one is not the handlers: else each row would say the same."""
     names = {"at": "at", "from_status": "from", "to_status": "to", "consumer": "consumer", "actor": "by", "attempt": "attempt"}
     if all(change["consumer"] in {None, "handlers"} for change in changes):
         del names["consumer"]
@@ -94,7 +94,7 @@ def _audit_table(changes: list[Json]) -> None:
 
 
 def tell_body(body: Json | None) -> None:
-    """A body as {"encoding","text"}; bytes that are no text stay base64."""
+    """Prints a body of the form {"encoding","text"}; bytes that are no text stay base64."""
     if body is None:
         say("body: it is not kept any more")
     elif body["encoding"] == "utf-8":

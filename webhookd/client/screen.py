@@ -1,4 +1,4 @@
-"""What reaches the terminal. Text from the API is untrusted: it holds what handlers raised and what customers typed."""
+"""Output on the terminal. Text from the API is untrusted: it holds messages of handlers and input of customers."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from webhookd.console import out
 
 
 def plain(value: object, *, keep: str = "") -> str:
-    r"""`value` as text without anything that a terminal would obey: ESC becomes `\x1b`. None is empty.
+    r"""Returns `value` as text without anything that a terminal would obey: ESC becomes `\x1b`. None is empty.
 
-    Characters of `keep` stay. What turns the reading direction, and lone surrogates, which cannot be printed, go as well.
+    Characters of `keep` stay. Characters that turn the reading direction are replaced as well, and so are lone surrogates,
+    which cannot be printed.
     """
     text = "" if value is None else str(value)
     if text.isprintable():
@@ -26,39 +27,39 @@ def plain(value: object, *, keep: str = "") -> str:
 
 
 def instant(value: object) -> str:
-    """An ISO 8601 time as a table shows it: whole seconds, UTC."""
+    """Returns an ISO 8601 time as a table shows it: whole seconds, UTC."""
     return plain(value).replace("T", " ")[:19]
 
 
 def number_of(number: int, noun: str, several: str | None = None) -> str:
-    """`1 event`, `3 events`; `several` for a plural with another ending."""
+    """Returns `1 event` or `3 events`. `several` is a plural with another ending."""
     return f"{number} {noun if number == 1 else several or f'{noun}s'}"
 
 
 def money(value: object) -> str:
-    """An amount with two decimals, or with as many as it has beyond two."""
+    """Returns an amount with two decimals, or with more if it has more."""
     text = plain(value)
     whole, _, fraction = text.partition(".")
     return f"{whole}.{fraction.rstrip('0'):0<2}" if re.fullmatch(r"-?[0-9]+(\.[0-9]+)?", text) else text
 
 
 def short_type(value: object) -> str:
-    """An event type without what all of them begin with."""
+    """Returns an event type without the beginning that all types share."""
     return plain(value).removeprefix("net.authorize.")
 
 
 def tell_json(value: object) -> None:
-    """One line of JSON on standard output, exact: JSON's own escapes keep control characters from the terminal."""
+    """Prints one exact line of JSON on standard output. JSON's own escapes keep control characters from the terminal."""
     print(json.dumps(value), flush=True)  # noqa: T201
 
 
 def say(text: str) -> None:
-    """A line for people, in which nothing is markup."""
+    """Prints a line for people, in which nothing is markup."""
     out.print(Text(text), soft_wrap=True)
 
 
 def fields(values: Mapping[str, object]) -> None:
-    """A line for each value that is not None; long text keeps its own lines."""
+    """Prints a line for each value that is not None; long text keeps its own lines."""
     for name, value in values.items():
         if value is not None:
             out.print(Text.assemble((f"{plain(name)}: ", "bold"), plain(value, keep="\n\t")), soft_wrap=True)
@@ -74,12 +75,12 @@ def table(headings: Iterable[str], rows: Iterable[Iterable[object]], *, right: I
     shown.columns[0].no_wrap = whole
     if whole:
         shown.columns[0].overflow = "ignore"
-    # A pipe has no width that its lines had to fit.
+    # A pipe has no width that lines must fit.
     (out if out.is_terminal else Console(file=out.file, width=10_000)).print(shown)
 
 
 def counts(heading: str, counted: Mapping[str, Any], most: int = 20) -> None:
-    """A table of names and their numbers, the largest first."""
+    """Prints a table of names and their numbers, the largest first."""
     rows = sorted(counted.items(), key=lambda item: -item[1])
     table((heading, "events"), rows[:most], right=(1,))
     if len(rows) > most:

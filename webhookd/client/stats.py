@@ -1,4 +1,4 @@
-"""`webhookd stats`: what webhookd received and did of late, and where it stands."""
+"""`webhookd stats`: recent counts and latencies, and the present state."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def stats(
     folder: Folder = FOLDER,
     as_json: AsJson = False,
 ) -> None:
-    """The command; its help is HELP, since a docstring cannot be put together."""
+    """Runs the command. Its help is HELP, since a docstring cannot be put together."""
     length = options.seconds("--window", window)
     found = with_api(url, folder, lambda api: api.get("stats", window=length))
     if as_json:

@@ -1,4 +1,4 @@
-"""New events as they come: the API is asked again and again for the latest ones."""
+"""New events as they arrive: the client asks the API for the latest events again and again."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from webhookd.client.options import iso
 from webhookd.console import err
 
 PAUSE = 1.0  # seconds between two looks
-MOST_PAGES = 20  # that are searched for events to begin with: a rare kind may be nowhere near
-# An event's time is that of its receipt, and it is seen once it is committed: each look goes so far back behind the one before.
+MOST_PAGES = 20  # pages that are searched for the first events: the last event of a rare kind may be far back
+# An event's time is its receipt, but its commit makes it visible: each look reaches so far back behind the look before.
 OVERLAP = timedelta(seconds=15)
 
 
 async def follow(api: Api, last: int, **query: Any) -> AsyncGenerator[Json, None]:
-    """The `last` newest events, then each new one once, for ever; in the order of their receipt within each look.
+    """Yields the `last` newest events, then each new event once, for ever. The events of a look are in the order of receipt.
 
-    By the server's clock. Goes on when the API is away for a while, but not when it is so at first: raises ApiError.
+    Times are by the server's clock. Raises ApiError if the API is away at first; later, waits until the API is back.
     """
     seen: dict[str, Json] = {}
     looks, since = 0, api.clock
@@ -51,7 +51,7 @@ async def follow(api: Api, last: int, **query: Any) -> AsyncGenerator[Json, None
             ordered = sorted(fresh.values(), key=lambda event: (datetime.fromisoformat(event["received_at"]), event["id"]))
             for event in ordered[max(len(ordered) - last, 0) :] if first else ordered:
                 yield event
-            # Every later look reaches back to `since` at most, so what this one found is all that can come again.
+            # Later looks reach back to `since` at most, so only events that this look found can come again.
             seen, first = {**seen, **found} if first else found, False
             since = max(since, (looked_at or api.clock) - OVERLAP)
         await asyncio.sleep(PAUSE)

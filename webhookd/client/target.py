@@ -1,6 +1,6 @@
-"""Where the admin API is, and the token for it.
+"""The address of the admin API, and its token.
 
-A token goes only to an address whose source may name it: see `sources.may_go`.
+A token goes only to an address whose source could have named the token as well: see `sources.may_go`.
 """
 
 from __future__ import annotations
@@ -34,9 +34,11 @@ class Target:
 
 @dataclass(slots=True, frozen=True)
 class _Address:
-    """An address, the setting and the source that name it, and the folder of that source, None for the user's own.
+    """An address of the API.
 
-    explicit: whether it was given as the API's address, and not as where a daemon listens.
+    setting, source: the setting and the source that name the address.
+    named_by: the folder of that source, None if the user names the address.
+    explicit: whether the setting is the API's address, and not the address where a daemon listens.
     """
 
     url: str
@@ -47,11 +49,11 @@ class _Address:
 
 
 def find(url: str | None, folder: Path) -> Target:
-    """`url`, else WEBHOOKD_API_URL, else this machine's daemon, else the `webhookd dev` of `folder`.
+    """Finds the API: at `url`, else WEBHOOKD_API_URL, else this machine's daemon, else the `webhookd dev` of `folder`.
 
-    This machine's own tokens go to loopback and to WEBHOOKD_ADMIN_LISTEN only, never to a URL that was given and leads
-    elsewhere; and what a folder names gets that folder's tokens only, on loopback only. Raises SettingsError if no address is
-    known, no token for another machine, or one of them cannot work.
+    This machine's own tokens go to loopback and to WEBHOOKD_ADMIN_LISTEN only, never to a given URL that leads elsewhere. An
+    address that a folder names gets that folder's tokens only, on loopback only. Raises SettingsError if no address is known,
+    if no token for another machine is known, or if the address or the token cannot work.
     """
     layers = sources.layers(folder)
     address = _address(url, layers)
@@ -99,9 +101,9 @@ def _refusal(address: _Address, token: str, *, loopback: bool) -> str:
 
 
 def find_open(url: str | None, folder: Path) -> str:
-    """The address alone, for what needs no token; if none is known, that at which a daemon listens by default.
+    """Returns the address alone, for a command that needs no token. If none is known, returns a daemon's default address.
 
-    No file of a secret is read. Raises SettingsError if the address cannot work.
+    Reads no file of a secret. Raises SettingsError if the address cannot work.
     """
     address = _address(url, sources.layers(folder))
     return address.url if address else _reachable(_DEFAULT_LISTEN)
@@ -125,9 +127,9 @@ def _address(url: str | None, layers: list[Layer]) -> _Address | None:
 
 
 def _tokens(layers: list[Layer], *, own: bool) -> Iterator[tuple[str, Found, str]]:
-    """The tokens that there are, each with its setting and its source, the one to prefer first; `own`: this machine's, too.
+    """Yields the known tokens, each with its setting and its source, the preferred token first. `own`: this machine's, too.
 
-    Only read, not checked: a laptop has no database, and another setting's fault is no matter of these commands.
+    Settings are read and not checked: a laptop has no database, and mistakes in other settings do not concern a command.
     """
     for setting in ("api_token", *(_TOKENS if own else ())):
         for found in sources.find_each(setting, layers):
@@ -136,7 +138,7 @@ def _tokens(layers: list[Layer], *, own: bool) -> Iterator[tuple[str, Found, str
 
 
 def _first(tokens: Any) -> str | None:
-    """The first token of `name:token,…`, or of a TOML file's list or table."""
+    """Returns the first token of `name:token,…`, or of a TOML file's list or table."""
     if isinstance(tokens, dict):
         return next((str(token) for token in tokens.values()), None)
     part = str(tokens or "").partition(",")[0] if not isinstance(tokens, list) else str(next(iter(tokens), ""))
@@ -166,7 +168,7 @@ def _checked(url: str, name: str) -> str:
 
 
 def _reachable(listen: str) -> str:
-    """The URL of an address that is listened on: one listens on every address, but connects to one."""
+    """Returns the URL of a listener's address. A daemon may listen on every address, but a client connects to one."""
     host, _, port = listen.removeprefix("http://").rpartition(":")
     here = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)  # noqa: S104  connected to, not bound
     return _checked(f"http://{here}:{port}", "WEBHOOKD_ADMIN_LISTEN")

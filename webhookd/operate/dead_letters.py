@@ -1,7 +1,7 @@
-"""Which dead events an operator means, the list of them, and how an operation chooses them.
+"""Dead events: the filter, the list, and how an operation chooses them.
 
-All of it is in PostgreSQL: a redriven event goes the way of every event, through the outbox; the daemons take its copy out of
-the dead-letter queue, as they do for a discarded one. Each statement looks at a bounded number of events.
+This module uses PostgreSQL only. A redriven event takes the way of every event, through the outbox. The daemons remove its
+copy from the dead-letter queue, as they do for a discarded event. Each statement looks at a bounded number of events.
 """
 
 from __future__ import annotations
@@ -25,10 +25,12 @@ _EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 
 @dataclass(slots=True, frozen=True)
 class Dead:
-    """Which dead events; None stands for any.
+    """A filter of dead events; None stands for any.
 
-    `event_types`: names, where `*` stands for any text and `net.authorize.` may be left out. `reason`: a part of the reason
-    or of the last error. `since`, `until`: of the death. `discarded`: those that were, instead of those that were not.
+    event_types: names, in which `*` stands for any text and `net.authorize.` may be left out.
+    reason: a part of the reason or of the last error.
+    since, until: bounds of the time of death.
+    discarded: chooses discarded events, instead of events that were not discarded.
     """
 
     event_types: tuple[str, ...] | None = None
@@ -40,12 +42,12 @@ class Dead:
 
     @property
     def filters(self) -> dict[str, Any]:
-        """As the queries take them."""
+        """Returns the filters as the queries take them."""
         return {"event_types": patterns(self.event_types), "account": self.account, "reason": self.reason}
 
 
 async def search_dead(statements: Statements, dead: Dead, place: Place, limit: int) -> Page:
-    """A page of the dead events that died last, from `place` on, at most `limit`."""
+    """Returns a page of at most `limit` dead events from `place` on, newest death first."""
     if dead.until is not None and dead.until < place.at:
         place = Place(dead.until, START.id)
 
@@ -72,7 +74,10 @@ def _by_death(row: asyncpg.Record) -> Place:
 async def choose_dead(
     connection: Connection, dead: Dead | tuple[UUID, ...], until: datetime, place: Place, looked: int, limit: int
 ) -> Rows:
-    """A batch of dead events, by a filter or by ids, oldest death first, after `place`; and the next place, None at the end."""
+    """Returns a batch of dead events after `place`, oldest death first, and the next place, None at the end.
+
+    `dead`: a filter, or ids. Deaths after `until` are not chosen. A choice by a filter looks at `looked` events at most.
+    """
     after = {"after_death": place.at, "after_id": place.id, "limit": limit}
     if not isinstance(dead, Dead):
         rows = [row async for row in queries.choose_dead_by_id(connection, ids=dead, until=until, **after)]

@@ -1,4 +1,4 @@
-"""What an operator does with events: finds them, looks at one, has one tried again."""
+"""An operator's work with events: search for events, show one, retry one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _UNFINISHED = {Status.RECEIVED, Status.QUEUED, Status.RETRYING}
 
 @dataclass(slots=True, frozen=True)
 class Shown:
-    """An event with what belongs to it."""
+    """An event with its audit trail, other events of its entity, and its other notification ids."""
 
     row: asyncpg.Record
     audit: list[asyncpg.Record]
@@ -33,7 +33,7 @@ class Shown:
 
 @dataclass(slots=True, frozen=True)
 class Retry:
-    """Whether an event can be tried again, and a sentence that says why not, or what it does."""
+    """Advice about a retry: whether it is allowed, and a sentence that says why not, or what the retry does."""
 
     allowed: bool
     needs_force: bool
@@ -41,7 +41,7 @@ class Retry:
 
 
 class Events:
-    """The operator's side of events. All raise UnavailableError where PostgreSQL does not answer."""
+    """The operator's side of events. Each method raises UnavailableError if PostgreSQL does not answer."""
 
     def __init__(self, statements: Statements) -> None:
         self._statements = statements
@@ -49,10 +49,11 @@ class Events:
     async def search(
         self, chosen: Filter, place: Place, limit: int, *, anything: str | None = None, notification_id: str | None = None
     ) -> Page:
-        """A page of at most `limit` events from `place` on, newest first.
+        """Returns a page of at most `limit` events from `place` on, newest first.
 
-        `anything` is an id of ours, a notification id, an entity's id, an invoice number or a merchant's reference. A search
-        whose filters choose few events ends its page after some thousands that it looked at, and says how far back it came.
+        `anything` is webhookd's id of an event, a notification id, an entity's id, an invoice number or a merchant's reference.
+        If the filters choose few events, the page ends after the search has looked at some thousands. The page says how far
+        back the search came.
         """
         if notification_id is not None:
             by_id = self._by_key(chosen, notification_id, notification_only=True, also=anything)
@@ -120,7 +121,7 @@ class Events:
         return search
 
     async def show(self, event_id: UUID) -> Shown:
-        """An event, its body among its columns, and what belongs to it. Raises NotFoundError."""
+        """Returns an event, its body among its columns, and what belongs to the event. Raises NotFoundError."""
         async with self._statements.connection() as connection:
             row = await queries.event_in_full(connection, id=event_id)
             if row is None:
@@ -134,7 +135,7 @@ class Events:
         return Shown(row, audit, [other for other in related if other["id"] != event_id][:_RELATED], aliases)
 
     async def retry(self, event_id: UUID, *, actor: str, note: str, force: bool) -> asyncpg.Record:
-        """Has an event tried again; returns its row as it is then. Raises NotFoundError, and ConflictError with the reason."""
+        """Has an event tried again, and returns its new row. Raises NotFoundError, and ConflictError with the reason."""
         async with self._statements.connection() as connection, connection.transaction(isolation="read_committed"):
             try:
                 await queries.lock_ends(connection)
@@ -165,7 +166,7 @@ class Events:
 
 
 def retry_of(row: asyncpg.Record, *, has_body: bool) -> Retry:
-    """Whether the event of a row can be tried again."""
+    """Returns whether the event of a row can be tried again, with the reason."""
     match Status(row["status"]):
         case Status.RECEIVED:
             return Retry(False, False, "it is on its way: received, and not yet sent to the queue")

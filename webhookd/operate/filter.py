@@ -1,4 +1,4 @@
-"""Which events an operator means."""
+"""The filter by which an operator chooses events."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from webhookd.authorizenet.notification import whole_pattern
 
 
 def patterns(event_types: tuple[str, ...] | None) -> list[str] | None:
-    """Event types as patterns for LIKE: `*` stands for any text, and `net.authorize.` may be left out."""
+    """Returns event types as patterns for LIKE: `*` stands for any text, and `net.authorize.` may be left out."""
     return None if event_types is None else [_pattern(name) for name in event_types]
 
 
@@ -20,7 +20,7 @@ def _pattern(name: str) -> str:
 
 @dataclass(slots=True, frozen=True)
 class Filter:
-    """Which events; None stands for any. `received_from` is inclusive, `received_to` is not."""
+    """A filter of events; None stands for any. `received_from` is inclusive, `received_to` is exclusive."""
 
     statuses: tuple[str, ...] | None = None
     event_types: tuple[str, ...] | None = None
@@ -33,7 +33,7 @@ class Filter:
 
     @property
     def keys(self) -> dict[str, str | None]:
-        """What events are found by through an index."""
+        """Returns the filters by which an index finds events."""
         return {
             "entity_id": self.entity_id,
             "invoice_number": self.invoice_number,
@@ -42,7 +42,7 @@ class Filter:
 
     @property
     def rest(self) -> dict[str, Any]:
-        """The other filters, as the queries take them."""
+        """Returns the other filters, as the queries take them."""
         return {
             "statuses": self.statuses,
             "event_types": patterns(self.event_types),

@@ -1,4 +1,4 @@
-"""Operations: bulk work on events that an operator asked for, kept in PostgreSQL from the first event to the last."""
+"""Operations: bulk work on events that an operator ordered. PostgreSQL keeps each from the first event to the last."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from webhookd.store.queries import queries
 
 
 class Kind(StrEnum):
-    """What is done: a replay runs ended events again, a redrive dead ones; a discard gives dead ones to retention."""
+    """The kind of work: a replay runs ended events again, a redrive dead events; a discard gives dead events to retention."""
 
     REPLAY = "replay"
     REDRIVE = "redrive"
@@ -29,10 +29,10 @@ class Kind(StrEnum):
 
 @dataclass(slots=True, frozen=True)
 class Order:
-    """What an operator asks for. `rate`: events a second; `limit`: those that come first, None for all."""
+    """An operator's order. `rate`: events a second. `limit`: only so many events, those that come first; None for all."""
 
     kind: Kind
-    selection: dict[str, Any]  # as JSON has it
+    selection: dict[str, Any]  # as in the API's JSON
     actor: str
     reason: str
     dry_run: bool
@@ -41,14 +41,14 @@ class Order:
 
 
 class Operations:
-    """Orders operations and tells of them; `runner`, of which every process has one, is what works on them."""
+    """The list of operations: takes orders and reports progress. `runner` does the work; every process has one."""
 
     def __init__(self, statements: Statements, runner: Loop) -> None:
         self._statements = statements
         self._runner = runner
 
     async def order(self, order: Order) -> asyncpg.Record:
-        """Keeps an order; returns the operation's row. Some process begins it within two seconds."""
+        """Stores an order, and returns the operation's row. Some process begins the operation within two seconds."""
         row: asyncpg.Record = await self._statements.one(
             queries.add_operation,
             id=UUID(int=uuid_utils.uuid7().int),
@@ -64,18 +64,18 @@ class Operations:
         return row
 
     async def get(self, operation_id: UUID) -> asyncpg.Record:
-        """The operation's row. Raises NotFoundError."""
+        """Returns the operation's row. Raises NotFoundError."""
         row: asyncpg.Record | None = await self._statements.one(queries.operation, id=operation_id)
         if row is None:
             raise NotFoundError(f"there is no operation {operation_id}")
         return row
 
     async def newest(self, place: Place, limit: int) -> list[asyncpg.Record]:
-        """The operations before `place`, newest first, at most `limit`."""
+        """Returns at most `limit` operations before `place`, newest first."""
         return await self._statements.all(queries.list_operations, below=place.id, limit=limit)
 
     async def cancel(self, operation_id: UUID) -> asyncpg.Record:
-        """Ends an operation after the batch in hand; what it did stays done. Raises NotFoundError, ConflictError."""
+        """Ends an operation after its present batch; finished work stays done. Raises NotFoundError, ConflictError."""
         row: asyncpg.Record | None = await self._statements.one(queries.cancel_operation, id=operation_id)
         if row is None:
             ended = await self.get(operation_id)

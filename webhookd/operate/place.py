@@ -8,20 +8,20 @@ from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 from uuid import UUID
 
-PATTERN = r"^[A-Za-z0-9_-]{32}$"  # of a cursor; each text that it matches is one
+PATTERN = r"^[A-Za-z0-9_-]{32}$"  # each text that matches is a valid cursor
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_SKEW = timedelta(minutes=10)  # that a receiver's clock, by which ids are made, may be away from PostgreSQL's
+_SKEW = timedelta(minutes=10)  # how far a receiver's clock, which makes the ids, may differ from PostgreSQL's
 _LATEST = int((datetime(9999, 12, 31, tzinfo=UTC) - _EPOCH).total_seconds()) * 1_000_000
 
 
 class Place(NamedTuple):
-    """An instant, and an id that orders what is of the same instant."""
+    """A position: an instant, and an id that orders rows of the same instant."""
 
     at: datetime
     id: UUID
 
     def cursor(self) -> str:
-        """The place as a client gets it."""
+        """Returns the place as clients see it."""
         since = (self.at - _EPOCH) // timedelta(microseconds=1)
         return base64.urlsafe_b64encode(struct.pack(">q", since) + self.id.bytes).decode()
 
@@ -31,7 +31,7 @@ START = Place(_EPOCH + timedelta(microseconds=_LATEST), UUID(int=2**128 - 1))
 
 
 def place_of(cursor: str | None) -> Place:
-    """The place of a cursor that matches PATTERN; the start of the list for None."""
+    """Returns the place of a cursor that matches PATTERN, or the start of the list for None."""
     if cursor is None:
         return START
     packed = base64.urlsafe_b64decode(cursor)
@@ -40,13 +40,13 @@ def place_of(cursor: str | None) -> Place:
 
 
 def first_id(instant: datetime) -> UUID:
-    """The lowest UUID version 7 of an instant."""
+    """Returns the lowest UUID version 7 of an instant."""
     milliseconds = min(max(int(instant.timestamp() * 1000), 0), 2**48 - 1)
     return UUID(int=milliseconds << 80)
 
 
 def ids_between(received_from: datetime | None, received_to: datetime | None) -> tuple[UUID, UUID]:
-    """Bounds of the ids of what was received between two times, with room for a receiver's clock; None is no bound."""
+    """Returns bounds of the ids received between two times, with room for a receiver's clock. None means no bound."""
     low = NIL if received_from is None else first_id(_moved(received_from, -_SKEW))
     high = START.id if received_to is None else first_id(_moved(received_to, _SKEW))
     return low, high

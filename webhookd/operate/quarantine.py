@@ -1,4 +1,4 @@
-"""What an operator does with bodies in quarantine: looks at them, makes them events after all, discards them."""
+"""An operator's work with bodies in quarantine: list and show them, release them as events, discard them."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ _MISSING = "there is no body {} in quarantine; retention may have removed it"
 
 @dataclass(slots=True, frozen=True)
 class Released:
-    """The event that a body became, or that it is a duplicate of."""
+    """The result of a release: the event that the body became, or the event that the body repeats."""
 
     event_id: UUID
     duplicate: bool
-    mended: tuple[str, ...]  # what of the body had to be mended to read it
+    mended: tuple[str, ...]  # what in the body had to be mended before the body could be read
 
 
 class Quarantine:
-    """The operator's side of quarantine. All raise UnavailableError where PostgreSQL does not answer."""
+    """The operator's side of quarantine. Each method raises UnavailableError if PostgreSQL does not answer."""
 
     def __init__(self, statements: Statements, receipts: Receipts) -> None:
         self._statements = statements
@@ -49,7 +49,7 @@ class Quarantine:
         received_from: datetime | None,
         received_to: datetime | None,
     ) -> Page:
-        """A page of at most `limit` bodies from `place` on, newest first; `state` is waiting, released or discarded."""
+        """Returns a page of at most `limit` bodies from `place` on, newest first. `state`: waiting, released or discarded."""
         low, high = ids_between(received_from, received_to)
 
         async def search(place: Place, looked: int, limit: int) -> Rows:
@@ -70,18 +70,19 @@ class Quarantine:
         return await page_of(search, lambda row: Place(row["received_at"], row["id"]), place, limit)
 
     async def show(self, body_id: UUID) -> asyncpg.Record:
-        """A body, with what is known of it. Raises NotFoundError."""
+        """Returns a body with all that is known about the body. Raises NotFoundError."""
         row: asyncpg.Record | None = await self._statements.one(queries.quarantined, id=body_id)
         if row is None:
             raise NotFoundError(_MISSING.format(body_id))
         return row
 
     async def release(self, body_id: UUID, *, actor: str, note: str) -> Released:
-        """Makes an event of a body, however old its date is. Raises NotFoundError, and ConflictError if it cannot become one.
+        """Makes an event of a body, however old the body's date is.
 
-        The event has the exact bytes that came; if they had to be mended, the audit trail says how.
-        A crash between the event's commit and the record that the body was released leaves it waiting; released again, it is
-        a duplicate of that event.
+        The event keeps the exact bytes that were received. If the bytes had to be mended, the audit trail says how.
+        If the process crashes after the event's commit and before the release is recorded, the body still waits. A second
+        release then finds the body to be a duplicate of that event.
+        Raises NotFoundError, and ConflictError if the body cannot become an event.
         """
         async with self._statements.connection() as connection, connection.transaction():
             row = await queries.lock_quarantined(connection, id=body_id)
@@ -99,7 +100,7 @@ class Quarantine:
         return Released(accepted.id, accepted.layer is not None, mended)
 
     async def discard(self, body_id: UUID, *, actor: str, note: str) -> None:
-        """Discards a body; retention removes it in its time. Raises NotFoundError, ConflictError where it was handled."""
+        """Discards a body; retention removes it later. Raises NotFoundError, and ConflictError if it was handled before."""
         row = await self.show(body_id)
         if row["handled_at"] is not None:
             raise ConflictError(_handled(row))
@@ -120,7 +121,7 @@ def _handling(outcome: str, actor: str, note: str, event_id: UUID | None) -> dic
 
 
 def release_refused(row: asyncpg.Record) -> str | None:
-    """Why a body cannot become an event; None where it can."""
+    """Returns why a body cannot become an event, or None if it can."""
     if row["handled_at"] is not None:
         return _handled(row)
     try:

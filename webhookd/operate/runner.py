@@ -1,4 +1,4 @@
-"""The runner: works on the operations that are ordered, a batch at a time."""
+"""The runner: does the work of ordered operations, a batch at a time."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ from webhookd.store.database import Connection, Database
 from webhookd.store.events import storable
 from webhookd.store.queries import queries
 
-_IDLE = 2.0  # seconds between two looks for what another process left, or was given
+_IDLE = 2.0  # seconds between two looks for operations that another process has left, or was given
 _TURN = 0.25  # seconds between two batches
-_LEASE = 30.0  # seconds until what a process that died had in hand falls to another
+_LEASE = 30.0  # seconds until another process may take the operations of a process that died
 _AT_ONCE = 16  # operations that a process works on side by side
 _COUNTED = 4000  # events that a batch looks at
 _DISCARDED = 500
 _STATEMENT = 15.0  # seconds
 _WAITED = 5.0  # seconds after which a fresh event counts as waiting
-_BACKLOG = 100  # waiting events from which on an operation holds back
-_AHEAD = 10.0  # seconds of an operation's rate that may be under way
-_NAMES = 50  # reasons that are told apart; the rest is "other"
-_OLD = 400 * 86_400.0  # seconds that ended operations are kept
+_BACKLOG = 100  # replays and redrives pause while so many fresh events wait
+_AHEAD = 10.0  # an operation may have as many events under way as its rate gives in so many seconds
+_NAMES = 50  # reasons that are counted by name; all further reasons are "other"
+_OLD = 400 * 86_400.0  # seconds for which ended operations are kept
 _UPKEEP = 3600.0
 
 
 @dataclass(slots=True)
 class _Work:
-    """An operation in hand."""
+    """An operation that this process works on."""
 
     id: UUID
     kind: Kind
@@ -68,19 +68,19 @@ class _Work:
 
 @dataclass(slots=True)
 class _Page:
-    """What a batch chose; `last` is where the next one begins, None at the end."""
+    """The rows that a batch chose. `last`: where the next batch begins, None at the end."""
 
     rows: list[asyncpg.Record] = field(default_factory=list)
     last: Place | None = None
 
 
 class Runner:
-    """Works on operations, counted first, then done.
+    """The worker for operations: counts the chosen events, then changes them.
 
-    A batch and the record of how far it came commit together, so an operation that its process leaves, dead or stopped, goes on
-    in another one where it was, and nothing is done twice. Fresh events go first: while 100 of them have waited for more than
-    5 s, or what was put back before is still to be tried, operations hold back. What ends after an operation was ordered is not
-    chosen by it: an event that dies again is not redriven twice.
+    A batch and the record of its progress commit together. If a process dies or stops, another process continues its operations
+    from there, and nothing is done twice. Fresh events go first: replays and redrives pause while 100 fresh events have waited
+    for more than 5 s, or while events that were put back before are still to be tried. An operation does not choose events
+    that ended after it was ordered: an event that dies again is not redriven twice.
     """
 
     def __init__(self, database: Database, watch: Watch) -> None:
@@ -96,11 +96,11 @@ class Runner:
         await self.loop.start()
 
     async def stop(self) -> None:
-        """Returns after the batch in hand; other processes go on at once."""
+        """Stops after the present batch. Other processes continue the operations at once."""
         await self.loop.stop()
         if not self._due:
             return
-        # Where it fails, they fall to others when the lease ends.
+        # If this fails, other processes take the operations when the lease ends.
         with contextlib.suppress(WebhookdError, asyncpg.PostgresError, TimeoutError):
             await self._statements.one(queries.let_go_of_operations, holder=self._me)
 
@@ -115,7 +115,7 @@ class Runner:
                 try:
                     await self._advance(_work(row))
                 except (UnavailableError, TimeoutError) as error:
-                    failure = error  # one whose statements take too long must not keep others from their turn
+                    failure = error  # an operation whose statements take too long must not cost the others their turn
         if failure is not None:
             raise failure
         if held:
@@ -136,8 +136,8 @@ class Runner:
         except _GoneError:
             pass
         except (UnavailableError, TimeoutError):
-            raise  # tried again: nothing of the batch was kept
-        except Exception as error:  # noqa: BLE001  a mistake of ours must not end the others' work; it is logged
+            raise  # the batch is tried again: PostgreSQL kept nothing of it
+        except Exception as error:  # noqa: BLE001  a mistake in webhookd must not end other operations; it is logged
             logger.exception("an operation failed", operation=str(work.id))
             work.error = where(error)
             with contextlib.suppress(_GoneError):
@@ -145,7 +145,7 @@ class Runner:
                     await self._record(connection, work, "failed")
 
     async def _count(self, work: _Work) -> bool:
-        """Counts a batch; returns whether there is another one."""
+        """Counts a batch; returns whether another batch follows."""
         async with self._statements.connection() as connection, connection.transaction():
             page = await self._page(connection, work, _COUNTED)
             work.total += len(page.rows)
@@ -157,7 +157,7 @@ class Runner:
                 work.after_at, work.after_id = page.last
                 await self._record(connection, work, "counting")
                 return True
-            # The same way again, this time to do it.
+            # Begin again at the first event, now to change the events.
             work.after_at, work.after_id = _BEGIN
             await self._record(connection, work, "done" if work.dry_run or not work.total else "working")
             return False
@@ -179,7 +179,7 @@ class Runner:
             full = work.limit is not None and work.done + work.skipped >= work.limit
             await self._record(connection, work, "done" if page.last is None or full else "working")
         pause = 0.0 if work.kind is Kind.DISCARD else len(page.rows) / work.rate
-        # What a batch was late is made up for, but no more than a turn of it.
+        # A batch that was late makes the next one earlier, but by one turn at most.
         self._due[work.id] = max(self._due.get(work.id, 0.0) + pause, time.monotonic() + pause - _TURN)
 
     async def _held(self, work: _Work) -> bool:
@@ -214,7 +214,7 @@ class Runner:
             row
             async for row in queries.choose_finished(
                 connection,
-                # Ids are made by the receivers' clocks: ten minutes on both sides, and received_at, by PostgreSQL's, decides.
+                # Receivers' clocks make the ids: add ten minutes on both sides. received_at, by PostgreSQL's clock, decides.
                 after_id=max(work.after_id, _moved(low, -_SKEW)),
                 below=_moved(high, _SKEW),
                 looked=_COUNTED,
@@ -230,7 +230,7 @@ class Runner:
 
     async def _change(self, connection: Connection, work: _Work, rows: list[asyncpg.Record]) -> int:
         note = storable(f"{work.kind} {work.id}" + (f": {work.reason}" if work.reason else ""))
-        # By the very end that was chosen: what has been put back since, and has ended anew, is not this operation's.
+        # Each event must still have the end that was chosen: leave alone an event that was put back since and has ended again.
         ended = {"ids": [row["id"] for row in rows], "ended": [row["finished_at"] for row in rows]}
         given = {**ended, "actor": work.actor, "reason": note}
         if work.kind is Kind.DISCARD:
@@ -259,7 +259,7 @@ class Runner:
 
 
 class _GoneError(Exception):
-    """The operation was cancelled, or is another process's now: what this batch did is rolled back."""
+    """The operation was cancelled, or another process holds it now: the changes of this batch are rolled back."""
 
 
 _BEGIN = datetime(1970, 1, 1, tzinfo=UTC), NIL
@@ -289,7 +289,7 @@ def _work(row: asyncpg.Record) -> _Work:
         total=row["total"],
         done=row["done"],
         skipped=row["skipped"],
-        # A new operation has -infinity there, which asyncpg returns as a time without a zone.
+        # A new operation has -infinity here, which asyncpg returns as a time without a zone.
         after_at=row["after_at"] if row["after_at"].tzinfo else _BEGIN[0],
         after_id=row["after_id"],
         event_types=Counter(json.loads(row["event_types"])),
@@ -306,7 +306,7 @@ def _tuple(values: list[str] | None) -> tuple[str, ...] | None:
 
 
 def filter_of(selection: dict[str, Any]) -> Filter:
-    """The filter of a replay's selection."""
+    """Returns the filter of a replay's selection."""
     return Filter(
         statuses=_tuple(selection.get("status")),
         event_types=_tuple(selection.get("event_type")),
@@ -320,7 +320,7 @@ def filter_of(selection: dict[str, Any]) -> Filter:
 
 
 def dead_of(selection: dict[str, Any]) -> Dead | tuple[UUID, ...]:
-    """The dead events of a redrive's or discard's selection. What was discarded is redriven by its id only."""
+    """Returns the dead events of a redrive's or discard's selection. A discarded event is redriven by its id only."""
     if (ids := selection.get("ids")) is not None:
         return tuple(UUID(one) for one in ids)
     return Dead(

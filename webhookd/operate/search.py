@@ -1,4 +1,4 @@
-"""A search in bounded steps: what one statement looks at, and how many statements a page may take."""
+"""A search in bounded steps: how many events one statement looks at, and how many statements a page may take."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ import asyncpg
 
 from webhookd.operate.place import Place
 
-_LOOKED = (250, 1000, 2000, 2000, 2000, 2000)  # events that a search looks at, at most, one statement after the other
+_LOOKED = (250, 1000, 2000, 2000, 2000, 2000)  # how many events each statement after the first looks at, at most
 _BUDGET = 0.02  # seconds that the statements of a page may take together
 
 Rows = tuple[list[asyncpg.Record], Place | None]
-Search = Callable[[Place, int, int], Awaitable[Rows]]  # from a place on, looking at so many, returning so many at most
+Search = Callable[[Place, int, int], Awaitable[Rows]]  # takes the place, how many to look at, and how many to return at most
 
 
 @dataclass(slots=True, frozen=True)
 class Page:
-    """Rows of events; `next` is where the next page begins, None at the end. `searched_to`: how far back it looked."""
+    """A page of rows. `next`: where the next page begins, None at the end. `searched_to`: how far back the search looked."""
 
     rows: list[asyncpg.Record]
     next: Place | None
@@ -29,9 +29,9 @@ class Page:
 
 
 async def page_of(search: Search, place_of: Callable[[asyncpg.Record], Place], place: Place, limit: int) -> Page:
-    """A page of at most `limit` rows from `place` on; it ends early when enough events were looked at for one call."""
+    """Returns a page of at most `limit` rows from `place` on. The page ends early when a call has looked at enough events."""
     rows: list[asyncpg.Record] = []
-    # Where nothing is filtered out, a page is as long as what it looks at.
+    # If the filters leave nothing out, the first statement fills the page.
     looked = limit + 1
     looks = iter(_LOOKED)
     last: Place | None = place
@@ -42,8 +42,8 @@ async def page_of(search: Search, place_of: Callable[[asyncpg.Record], Place], p
         rows += found
         if last is None or len(rows) > limit:
             break
-        # As many as fit into the time that is left, at the pace of this statement. An event that is read from disk takes many
-        # times as long as one in memory, and a busy machine is slow at both.
+        # Look at as many events as fit into the time that is left, at the pace of this statement. An event that is read from
+        # disk takes many times as long as an event in memory, and a busy machine is slow at both.
         now = time.perf_counter()
         looked = min(next(looks, 0), int(looked * (end - now) / max(now - begun, 1e-6)))
         if looked <= 0:
@@ -56,7 +56,7 @@ async def page_of(search: Search, place_of: Callable[[asyncpg.Record], Place], p
 
 
 async def ask(run: Callable[..., Awaitable[list[asyncpg.Record]]], query: Any, **parameters: Any) -> Rows:
-    """The rows that a statement chose, and the place that it looked at last; None at the end."""
+    """Returns the rows that a statement chose, and the place that the statement looked at last, None at the end."""
     found = await run(query, **parameters)
     last = None if found[0]["last_id"] is None else Place(found[0]["last_at"], found[0]["last_id"])
     return [row for row in found if row["id"] is not None], last

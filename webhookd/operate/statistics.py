@@ -1,4 +1,4 @@
-"""Statistics: what the daemons count, kept by steps of time in PostgreSQL, and read from there for a window of any length."""
+"""Statistics: the daemons' counts, which PostgreSQL keeps by steps of time, and from which any window is read."""
 
 from __future__ import annotations
 
@@ -25,27 +25,27 @@ from webhookd.store.database import Database
 from webhookd.store.queries import queries
 
 _EVERY = 5.0  # seconds
-_CAP = 10_000  # events of one status that are counted
+_CAP = 10_000  # events of one status are counted no further
 _CLEANED = 600.0
-# Seconds of a step → of the longest window that is read from such steps, and how long they are kept.
+# Seconds of a step → seconds of the longest window that is read from such steps, and seconds for which they are kept.
 _STEPS = {10: (3_600, 7_200), 300: (86_400, 172_800), 3_600: (604_800, 1_209_600), 86_400: (7_776_000, 34_560_000)}
 LONGEST_WINDOW = _STEPS[86_400][0]
 COUNTED = ("received", "duplicates", "quarantined", "refused", "processed", "retried", "dead")
 _OUTCOMES = {"accepted": "", "duplicate": "duplicates", "quarantined": "quarantined"}
 _WORKED = {"processed": "processed", "retrying": "retried", "dead": "dead"}
 _LATENCIES = ("acknowledgement", "end_to_end")
-_ORIGIN = datetime(2000, 1, 1, tzinfo=UTC)  # that the beginnings of steps are counted from
+_ORIGIN = datetime(2000, 1, 1, tzinfo=UTC)  # the beginnings of steps are counted from here
 
 
 def step_of(window: float) -> int:
-    """The length in seconds of the steps from which a window of so many seconds is read."""
+    """Returns the length in seconds of the steps from which a window of `window` seconds is read."""
     return next(step for step, (longest, _) in _STEPS.items() if window <= longest)
 
 
 class Recorder:
-    """Adds what this process counted to the statistics, every 5 s; what it counted in its last seconds is lost with a crash.
+    """The recorder of this process's counts: adds them to the statistics every 5 s. A crash loses the last seconds' counts.
 
-    It reads the process's own metrics, so that nothing is added to the way of an event.
+    The counts are read from the process's own metrics, so an event costs nothing more.
     """
 
     def __init__(self, database: Database, metrics: Metrics, watch: Watch) -> None:
@@ -61,7 +61,7 @@ class Recorder:
         await self._loop.start()
 
     async def stop(self) -> None:
-        """Records what was counted since, and returns."""
+        """Stops recording, after a last record that takes 2 s at most."""
         await self._loop.stop()
         with contextlib.suppress(WebhookdError, asyncpg.PostgresError, TimeoutError):
             async with asyncio.timeout(2):
@@ -76,7 +76,7 @@ class Recorder:
             told = self._told.get(key) or [0] * len(counts)
             if any(added := [count - before for count, before in zip(counts, told, strict=True)]):
                 new[key] = added
-        # At the first time they may not have been measured yet, and would look as if nothing were waiting.
+        # At the first record the gauges may not be measured yet, and would look as if nothing were waiting.
         gauges = self._measured() if self._told else {}
         async with self._statements.connection() as connection, connection.transaction():
             if new:
@@ -113,10 +113,10 @@ class Recorder:
         for labels, value in _values(metrics.processed):
             if measure := _WORKED.get(labels["outcome"], ""):
                 add(measure, label(labels["event_type"]), value)
-        # Those that the queue's redrive policy gave up have no worker that counts them by type.
+        # Deaths that are counted, but that no worker has counted by type, are "other".
         worked = sum(count for (measure, _), count in counts.items() if measure == "dead")
         add("dead", "other", max(sum(value for _, value in _values(metrics.dead)) - worked, 0))
-        # The sums over all types are kept too: a chart of 360 steps reads them, not 24 types' rows of each step.
+        # Keep the sums over all types too: a chart of 360 steps reads the sums, and not the rows of 24 types for each step.
         for (measure, event_type), count in list(counts.items()):
             if event_type:
                 add(measure, "", count)
@@ -145,13 +145,13 @@ def _value(metric: Gauge) -> float:
 
 
 def _buckets(metric: Histogram) -> list[int]:
-    """How many observations were in each bucket, not those below it with them."""
+    """Returns the number of observations in each bucket alone, without the buckets below it."""
     upto = [int(sample.value) for family in metric.collect() for sample in family.samples if sample.name.endswith("_bucket")]
     return [count - below for count, below in zip(upto, [0, *upto], strict=False)]
 
 
 def bounds(metric: Histogram) -> list[float]:
-    """The upper bounds of a histogram's buckets, in seconds; the last one is infinite."""
+    """Returns the upper bounds of a histogram's buckets, in seconds; the last one is infinite."""
     return [
         float(sample.labels["le"])
         for family in metric.collect()
@@ -161,9 +161,9 @@ def bounds(metric: Histogram) -> list[float]:
 
 
 def percentiles(counts: Sequence[int], upper: Sequence[float], parts: Sequence[float]) -> list[float | None]:
-    """The values below which `parts` (0 to 1) of what a histogram counted lie, taken as spread evenly within a bucket.
+    """Returns the values below which `parts` (0 to 1) of a histogram's observations lie, taken as spread evenly in a bucket.
 
-    None where nothing was counted; the last finite bound where one is beyond all of them.
+    A value is None if nothing was counted, and the last finite bound if it lies beyond all finite bounds.
     """
     upto = list(itertools.accumulate(counts))
     if not upto or not upto[-1]:
@@ -183,7 +183,7 @@ def percentiles(counts: Sequence[int], upper: Sequence[float], parts: Sequence[f
 
 @dataclass(slots=True, frozen=True)
 class Statistics:
-    """What was counted in a window; `series` has a step for each beginning in `steps`."""
+    """The counts, latencies and gauges of a window, in total and by the beginning of a step; `steps` has every beginning."""
 
     window: int
     step: int
@@ -200,14 +200,14 @@ class Statistics:
 
     @property
     def steps(self) -> list[datetime]:
-        """The beginning of each step, oldest first."""
+        """Returns the beginning of each step, oldest first."""
         length = timedelta(seconds=self.step)
         first = _beginning(self.start, self.step) + length
         return [first + n * length for n in range((self.end - first) // length + 1)] if first <= self.end else []
 
 
 async def read_statistics(statements: Statements, window: int) -> Statistics:
-    """The statistics of the last `window` seconds, and how many events stand where now."""
+    """Returns the statistics of the last `window` seconds, and how many events have each status now."""
     step = step_of(window)
     longer = next((other for other in _STEPS if other > step), None)
     row = await statements.one(queries.statistics, step=step, window=window, longer=longer, limit=_CAP)
@@ -237,6 +237,6 @@ def _by_step(text: str | None) -> dict[datetime, dict[str, Any]]:
 
 
 def _beginning(instant: datetime, step: int) -> datetime:
-    """Of the step that an instant is in (sql: webhookd.step)."""
+    """Returns the beginning of the step that contains an instant (sql: webhookd.step)."""
     length = timedelta(seconds=step)
     return _ORIGIN + (instant - _ORIGIN) // length * length

@@ -1,10 +1,10 @@
-// The one place that speaks to the admin API.
+// The only module that calls the admin API.
 
 import { sentence } from "./format.js";
 
 const TIMEOUT = 20;
 
-/** Who is signed in; `role` is "look" or "operate". */
+/** The person who is signed in; `role` is "look" or "operate". */
 export const session = { name: null, role: null };
 
 /** An answer that is not a success, or no answer at all (status 0). The message says what to do. */
@@ -17,7 +17,7 @@ export class ApiError extends Error {
   }
 }
 
-/** True for the error of a request that was given up because its view was left. */
+/** Returns whether a request ended with this error because the person left its view. */
 export function isLeft(error) {
   return error?.name === "AbortError";
 }
@@ -51,7 +51,7 @@ function keep({ name, role }) {
   return Object.assign(session, { name, role });
 }
 
-/** "?a=1&b=2&b=3" with the empty ones left out; lists repeat their name. */
+/** Returns "?a=1&b=2&b=3" without empty parameters; lists repeat their name. */
 export function queryText(query) {
   const params = new URLSearchParams();
   for (const [name, value] of Object.entries(query ?? {})) {
@@ -65,7 +65,7 @@ export function queryText(query) {
 
 async function request(method, path, body, signal) {
   const headers = { Accept: "application/json" };
-  // The cookie alone changes nothing: this header cannot be sent by another site's form.
+  // A change needs this header beside the cookie: a form of another site cannot send the header.
   if (method !== "GET") headers["X-Webhookd"] = "dashboard";
   if (body !== undefined) headers["Content-Type"] = "application/json";
   const response = await answer(

@@ -1,4 +1,4 @@
-// Starts the dashboard: who is signed in, the frame, and the view that the address names.
+// The start of the dashboard: the sign-in, the frame, and the view that the address names.
 
 import { ApiError, signOut, whoAmI } from "./api.js";
 import { deadLetters } from "./dead-letters.js";
@@ -21,7 +21,7 @@ import { buildSignIn } from "./sign-in.js";
 import { customerPage, paymentProfilePage, subscriptionPage, transactionPage } from "./timeline.js";
 import { toast } from "./toasts.js";
 
-// By the first path part, and by how many parts follow it.
+// The views by the first path part, and by the number of parts after it.
 const VIEWS = {
   "": [overview],
   events: [events, eventPage],
@@ -83,7 +83,7 @@ function closeFrame() {
 
 function askToken(notice) {
   document.title = `Sign in – ${TITLE}`;
-  // The hash stays as it is, so that signing in returns to where one was.
+  // The hash stays as it is, so that a sign-in returns to the same view.
   show(app, buildSignIn({ notice, onDone: openFrame }));
   document.getElementById("token").focus();
 }
@@ -99,8 +99,8 @@ async function leave() {
 }
 
 /**
- * Replaces the view. What the old one had running ends with its signal. `fresh` for one that was asked for anew, and
- * not gone back to: it shows nothing that is kept.
+ * Replaces the view. The old view's signal ends the work that the old view has running. `fresh`: the person asked for
+ * the view anew, and did not go back to it, so the view shows nothing that is kept.
  */
 function openView({ fresh = false } = {}) {
   if (!frame) return;
@@ -132,13 +132,13 @@ function openView({ fresh = false } = {}) {
   };
   if (view) view(context);
   else root.append(emptyState("There is no such page", h("a", { href: "#/" }, "Go to the overview")));
-  // A changed filter builds the view anew: the field that was used keeps the focus.
+  // A changed filter builds the view anew: the field with the focus must keep it.
   if (samePath) document.getElementById(focus)?.focus({ preventScroll: true });
   else frame.main.focus({ preventScroll: true });
   if (!samePath) window.scrollTo(0, 0);
 }
 
-/** Names this entry of the history: a list that is gone back to finds what it had loaded. */
+/** Returns the key of this entry of the history, so that a list finds its loaded rows when the person goes back. */
 function visitKey() {
   if (!history.state?.key) history.replaceState({ key: String(Math.random()) }, "");
   return history.state.key;

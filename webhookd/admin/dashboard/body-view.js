@@ -1,4 +1,4 @@
-// A webhook's body: set out for reading, and the exact bytes as they came.
+// A webhook's body: formatted for reading, and the exact bytes as they were received.
 
 import { h, show } from "./dom.js";
 import { button, copyButton } from "./parts.js";
@@ -6,7 +6,7 @@ import { button, copyButton } from "./parts.js";
 const TOKEN = /"(?:[^"\\]|\\.)*"|[{}[\],:]|[^\s{}[\],:"]+/g;
 const LONGEST = 200_000;
 
-/** The body with a switch between formatted and exact, and a copy button that gives the exact text. */
+/** Returns the body with a switch between formatted and exact, and a copy button that copies the exact text. */
 export function bodyView(body) {
   if (!body) return h("p", { class: "faint" }, "The body is no longer kept.");
   const pretty = body.encoding === "utf-8" ? layOut(body.text) : null;
@@ -44,8 +44,8 @@ function notPretty(body) {
 }
 
 /**
- * JSON set out from its own tokens. Nothing is parsed to numbers and back: 300.00 stays 300.00, and long ids keep
- * all their digits. Null when the text is not JSON.
+ * Formats JSON from its own tokens. No number is parsed and written again: 300.00 stays 300.00, and long ids keep
+ * all their digits. Returns null if the text is not JSON, or is too long.
  */
 function layOut(text) {
   if (text.length > LONGEST || !isJson(text)) return null;

@@ -9,9 +9,10 @@ import { breakdown, cancelButton, follow, isOver, progress } from "./operation-p
 import { button, errorState } from "./parts.js";
 
 /**
- * `submit({dryRun, reason, rate})` starts the operation and gives it. `verb` is "Redrive", "Discard" or "Replay".
- * `sure` skips the dry run: the events were chosen by hand, and their number is known.
- * The promise gives the operation that was started, or null.
+ * Opens the dialog. The promise returns the operation that was started, or null.
+ * submit({dryRun, reason, rate}): starts the operation and returns it.
+ * verb: "Redrive", "Discard" or "Replay".
+ * sure: skips the dry run, if the events were chosen by hand and their number is known.
  */
 export function bulkDialog({
   title,

@@ -7,7 +7,7 @@ import { timeLabel, timeTicks, valueTicks } from "./scales.js";
 const HEIGHT = 168;
 const MARGIN = { top: 8, right: 8, bottom: 22, left: 52 };
 
-/** The moment that the crosshairs point at, shared by the charts that are given the same cursor. */
+/** Returns a cursor: the moment that the crosshairs point at, shared by all charts that get the same cursor. */
 export function createCursor() {
   const listeners = new Set();
   return {
@@ -17,8 +17,8 @@ export function createCursor() {
 }
 
 /**
- * A chart of `series` [{key, label, tone, dash?, area?}]. `format` writes a value, `axis` one beside the axis.
- * `update({points: [{at: epoch seconds, [key]: number|null}], from, to, step})` draws.
+ * Returns a chart of `series` [{key, label, tone, dash?, area?}]. `format` writes a value, `axis` a value at the axis.
+ * `update({points: [{at: epoch seconds, [key]: number|null}], from, to, step})` draws the chart.
  */
 export function lineChart({
   title,
@@ -178,7 +178,7 @@ function axes(scale, format) {
   ];
 }
 
-/** One path a line; a missing value or a missing step breaks it. */
+/** Draws a line as one path; a missing value or a missing step breaks the line. */
 function drawLine(line, { data, scale }) {
   const runs = [];
   let run = null;

@@ -1,4 +1,4 @@
-// Dead events: choose some, or all that match, and redrive or discard them.
+// Dead events: choose some, or all events that match, and redrive or discard them.
 
 import { get, post } from "./api.js";
 import { bulkDialog } from "./bulk-dialog.js";
@@ -86,7 +86,7 @@ export function deadLetters(context) {
   );
 }
 
-/** For everything that the filter matches: the dry run in the dialog says what that is. */
+/** Returns a button for all events that the filter matches. The dry run in the dialog counts them. */
 function bulkButton(action, filter, context) {
   const { verb } = VERBS[action];
   const filtered = Object.keys(filter).length > 0;
@@ -106,7 +106,7 @@ function bulkButton(action, filter, context) {
   );
 }
 
-/** The API wants a list where the address may hold one value. */
+/** Returns the event types as a list: the API needs a list, but the address may hold one value. */
 function listed({ event_type: types }) {
   return types ? { event_type: [types].flat() } : {};
 }

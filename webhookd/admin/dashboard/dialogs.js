@@ -3,7 +3,7 @@
 import { h } from "./dom.js";
 import { button } from "./parts.js";
 
-/** Opens a dialog. `build` gets a function that closes it with a value; the promise gives that value or null. */
+/** Opens a dialog. `build` gets a function that closes it with a value; the promise returns that value or null. */
 export function openDialog(title, build, signal) {
   const { promise, resolve } = withResolvers();
   const before = document.activeElement;
@@ -27,7 +27,7 @@ export function openDialog(title, build, signal) {
   return promise;
 }
 
-/** Asks for a confirmation with a note. Gives {note} or null. */
+/** Asks for a confirmation with a note. Returns {note} or null. */
 export function confirmWithNote({ title, text, warning, action, kind = "primary", required = false, signal }) {
   return openDialog(
     title,

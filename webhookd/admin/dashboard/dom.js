@@ -1,13 +1,13 @@
-// Elements are built from text nodes only: what a webhook brings can never become markup.
+// Elements are built from text nodes only: text of a webhook can never become markup.
 
 const SVG = "http://www.w3.org/2000/svg";
 
-/** An HTML element. `onclick` and the like are listeners, all else are attributes; null and false are left out. */
+/** Returns an HTML element. Names like `onclick` are listeners, other names attributes; null and false are left out. */
 export function h(tag, props, ...children) {
   return fill(document.createElement(tag), props, children);
 }
 
-/** The same for SVG. */
+/** Returns an SVG element, in the same way. */
 export function svg(tag, props, ...children) {
   return fill(document.createElementNS(SVG, tag), props, children);
 }
@@ -26,18 +26,18 @@ function flat(children) {
   return children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false);
 }
 
-/** Puts the children in the place of all that the node held. */
+/** Replaces all children of the node. */
 export function show(node, ...children) {
   node.replaceChildren(...flat(children));
   return node;
 }
 
-/** Writes a text only when it differs: a screen reader's live region must not repeat what it said. */
+/** Writes a text only if it differs: a live region must not make a screen reader repeat the text. */
 export function setText(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
 
-/** Runs a function again and again until the signal ends it; not while the tab is hidden. */
+/** Runs a function at intervals until the signal ends this, but not while the tab is hidden. */
 export function every(seconds, work, signal) {
   const timer = setInterval(() => {
     if (!document.hidden) work();
@@ -45,7 +45,7 @@ export function every(seconds, work, signal) {
   signal.addEventListener("abort", () => clearInterval(timer), { once: true });
 }
 
-/** Waits; rejects when the signal ends the view that waits. */
+/** Waits. Rejects when the signal ends the view that waits. */
 export function pause(seconds, signal) {
   return new Promise((resolve, reject) => {
     const timer = setTimeout(resolve, seconds * 1000);

@@ -6,7 +6,7 @@ import { chip, statusTone, when } from "./parts.js";
 
 const SHOWN = 5;
 
-/** Newest first; an error that repeats the one above it is shown once, and the older ones are folded away. */
+/** Returns the failed attempts, newest first. A repeated error is shown once, and older attempts are folded away. */
 export function attempts(list) {
   const newest = list.toReversed();
   const rows = newest.map((item, i) => attempt(item, item.error === newest[i - 1]?.error));
@@ -41,8 +41,8 @@ function attempt(item, same) {
 }
 
 /**
- * Every change of status: to which, by whom, why. What a failed attempt raised stands among the attempts already.
- * Consumers are named only if there is another one than the handlers: else each change would say the same.
+ * Returns every change of status: to which status, by whom, why. The error of a failed attempt is left out, since the
+ * list of attempts shows it. Consumers are named only if one is not the handlers: else each change would say the same.
  */
 export function trail({ audit, failed_attempts: failed }) {
   const told = new Set(failed.map((item) => item.attempt));

@@ -1,4 +1,4 @@
-// What stands beside an event on a timeline. Rows of events have no amounts: the facts that the events have set do.
+// The note beside an event on a timeline. Rows of events have no amounts: the facts that the events have set do.
 
 import { money } from "./format.js";
 
@@ -11,13 +11,13 @@ const SETTLED = {
 };
 const ASKS = ["authorization.created", "authcapture.created", "capture.created", "refund.created", "fraud.held"];
 
-/** Whether the last failure of a transaction is newer than the last event that counts. */
+/** Returns whether the last failure of a transaction is at least as new as the last event that counts. */
 export function isFailure(found) {
   if (!found.last_failure_type) return false;
   return !found.last_event_at || Date.parse(found.last_failure_at) >= Date.parse(found.last_event_at);
 }
 
-/** "139.99", "139.99 requested", "failed", or null if the event's status says enough. */
+/** Returns "139.99", "139.99 requested", "failed", or null if the event's status says enough. */
 export function noteOf(event, found) {
   if (event.status !== "processed") return null;
   const at = event.event_date ?? event.received_at;

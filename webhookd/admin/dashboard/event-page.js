@@ -1,4 +1,4 @@
-// One event: what happened to it, why, and the way to try it again.
+// One event: its history, its errors, and the way to try it again.
 
 import { get, isLeft, mayOperate, post } from "./api.js";
 import { bodyView } from "./body-view.js";
@@ -49,7 +49,7 @@ async function refresh(page) {
   const event = await get(`/webhooks/events/${encodeURIComponent(id)}`, {}, context.signal);
   const text = JSON.stringify(event);
   page.event = event;
-  // An unchanged page is not built again: a selection or the focus in it would be lost.
+  // Do not build an unchanged page again: a selection or the focus in the page would be lost.
   if (text === page.shown) return;
   page.shown = text;
   context.title(`${story(event).title} – ${typeWords(event.event_type)}`);
@@ -58,7 +58,7 @@ async function refresh(page) {
   if (focus) context.root.querySelector(`[data-key="${focus}"]`)?.focus();
 }
 
-/** Follows an event that has not ended: quickly at first, then at ease. */
+/** Follows an event until it has ended: each second at first, later every five seconds. */
 async function watch(page) {
   for (let round = 0; ; round += 1) {
     if (isEnded(page.event) && !page.follow) return;
@@ -68,7 +68,7 @@ async function watch(page) {
       await refresh(page);
     } catch (error) {
       if (isLeft(error)) return;
-      // The shell says that the daemon is away; the page goes on following.
+      // The shell shows that the daemon is away; the page continues to follow the event.
     }
     if (page.follow && isEnded(page.event)) {
       page.follow = false;
@@ -252,7 +252,7 @@ function details(event) {
   );
 }
 
-/** An event may be worked on before its first send is recorded. Of a processed one, nobody knows any more. */
+/** Returns how often the event was sent, null if it is processed. An attempt may precede the record of the first send. */
 function sent({ sends, attempts: tried }) {
   if (sends === null) return null;
   if (sends > 1) return `${sends} times`;

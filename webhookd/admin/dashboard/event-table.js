@@ -7,9 +7,10 @@ import { eventLink, timelineLink } from "./navigation.js";
 import { chip, when } from "./parts.js";
 
 /**
- * A table that grows: `add(rows)` appends, `renew(rows)` replaces. `timeHead` and `time(row)` change the time
- * column, `select(row)` gives a cell before the others, `brief` leaves out what all the rows have in common on the
- * page of one entity.
+ * Returns a table that grows: `add(rows)` appends rows, `renew(rows)` replaces them.
+ * timeHead, time(row): change the time column.
+ * select(row): returns a cell before the others.
+ * brief: leaves out the facts that all rows have in common on the page of one entity.
  */
 export function eventTable({
   caption,
@@ -46,7 +47,7 @@ export function eventTable({
     return made.node;
   };
   const add = (rows) => body.append(...rows.map(build));
-  /** Shows these rows and no others. What has not changed keeps its node; what was not there is marked for a while. */
+  /** Shows these rows and no others. An unchanged row keeps its node; a new row is marked for a while. */
   const renew = (rows) => {
     const known = new Map(shown);
     shown.clear();
@@ -61,7 +62,7 @@ export function eventTable({
       return node;
     });
     for (const [id, { node }] of known) if (shown.get(id)?.node !== node) node.remove();
-    // Moving a node restarts its mark, so those that stand right are left alone.
+    // A moved node restarts its mark, so leave alone the nodes that are in their place.
     nodes.forEach((node, i) => {
       if (body.children[i] !== node) body.insertBefore(node, body.children[i] ?? null);
     });
@@ -85,7 +86,7 @@ function eventRow(row, { timeHead, time, withStatus, select, brief }) {
       { class: "cell-type" },
       h(
         "a",
-        // The label, because a place to break may be read out as the end of a word.
+        // The label is needed, because a screen reader may read a place to break as the end of a word.
         { class: "row-link", href: eventLink(row.id), "aria-label": shortType(row.event_type) },
         typeText(row.event_type),
       ),
@@ -118,7 +119,7 @@ function entityCell(row) {
     : h("span", { title }, row.entity_id);
 }
 
-/** The type, with places where a narrow column may break it. */
+/** Returns the type, with places where a narrow column may break it. */
 export function typeText(type) {
   return shortType(type)
     .split(/(?=\.)/)
@@ -129,7 +130,7 @@ function faint() {
   return h("span", { class: "faint" }, "–");
 }
 
-/** A click anywhere in the row opens it, but not one that selects text or meets another control. */
+/** Opens the row at a click anywhere in it, unless the click selects text or meets another control. */
 function openRow(event) {
   if (event.target.closest("a, input, button, label") || String(getSelection())) return;
   const link = event.target.closest("tr")?.querySelector(".row-link");

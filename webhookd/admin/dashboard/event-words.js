@@ -1,4 +1,4 @@
-// What happened to an event, in sentences; and what the provider's event types mean.
+// Sentences about the state of an event, and the meaning of the provider's event types.
 
 import { duration, named, plural, roughly, secondsBetween, shortType } from "./format.js";
 
@@ -36,7 +36,7 @@ const ENTITIES = {
 
 export const KNOWN_TYPES = Object.keys(TYPES);
 
-/** "Sale", or the type itself if it is not known here. A name, not a result: the event may tell that the sale was declined. */
+/** Returns "Sale", or an unknown type itself. A name, not a result: the event may report that the sale was declined. */
 export function typeWords(type) {
   const short = shortType(type);
   return named(TYPES, short);
@@ -46,18 +46,18 @@ export function entityWords(event) {
   return named(ENTITIES, event.entity_name ?? "Entity");
 }
 
-/** The error for one line of a list: the attempts have their own column, so the lead-in is left out. */
+/** Returns the error for one line of a list. The lead-in is left out, since the attempts have their own column. */
 export function briefError(error) {
   return (error ?? "").replace(/^all \d+ attempts are spent; the last one raised /, "");
 }
 
-/** The reason as a sentence beneath a title that has said how many attempts there were. */
+/** Returns the reason as a sentence, for the place below a title that gives the number of attempts. */
 function reasonText(reason) {
   const rest = reason.replace(/^all \d+ attempts are spent; /, "");
   return rest.charAt(0).toUpperCase() + rest.slice(1);
 }
 
-/** The status while time passes: a title and the sentence beneath it. */
+/** Returns the status at this moment: a title, and a sentence for the place below it. */
 export function story(event) {
   const reason = event.dead_reason ?? event.last_error ?? event.error;
   const age = roughly(secondsBetween(event.received_at, new Date().toISOString()));
@@ -96,7 +96,7 @@ export function story(event) {
   }
 }
 
-/** A traceback tells its sense in its last line; the whole stands further down the page. */
+/** Returns the last line of a traceback, which has its meaning; the whole is further down the page. */
 function lastLine(error) {
   return error.startsWith("Traceback") ? error.trim().split("\n").at(-1) : error;
 }

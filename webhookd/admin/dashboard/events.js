@@ -1,4 +1,4 @@
-// The list of events, newest first, with filters that live in the address.
+// The list of events, newest first, with filters that the address holds.
 
 import { get } from "./api.js";
 import { every, h, setText, show } from "./dom.js";
@@ -85,7 +85,7 @@ function filters(query, q, filter) {
   });
 }
 
-/** Where all that was found belongs to one transaction, its timeline says more than the list. */
+/** Returns a link to the timeline if all events found belong to one entity: the timeline says more than the list. */
 function timelineHint(rows) {
   const links = new Set(rows.map(timelineLink).filter(Boolean));
   if (links.size !== 1 || rows.length < 2) return null;

@@ -1,4 +1,4 @@
-// Filter forms: they are filled from the address, and write it.
+// Filter forms: they read their values from the address, and write them to the address.
 
 import { h } from "./dom.js";
 import { fromInput, toInput } from "./format.js";
@@ -7,10 +7,10 @@ import { go } from "./navigation.js";
 import { icon } from "./icons.js";
 import { button } from "./parts.js";
 
-// Places whose filters are unfolded on a narrow screen: each change builds the form anew, and it must stay open.
+// Places whose filters are unfolded on a narrow screen: each change builds the form anew, and the form must stay open.
 const unfolded = new Set();
 
-/** A labelled field. `kind`: text, types, time, select, or checks (a list of choices). */
+/** Returns a labelled field. `kind`: text, types, time, select, or checks (a list of choices). */
 export function field(name, label, query, { kind = "text", choices = [], placeholder, required } = {}) {
   const id = `filter-${name}`;
   if (kind === "checks") return checks(name, label, choices, query.getAll(name));
@@ -78,7 +78,7 @@ export function typeList() {
   );
 }
 
-/** What the form says: empty ones left out, types split at commas, times in UTC. */
+/** Returns the values of a form: without empty fields, with types split at commas, and times in UTC. */
 export function readForm(form) {
   const values = {};
   for (const control of form.elements) {
@@ -93,7 +93,7 @@ export function readForm(form) {
   return values;
 }
 
-/** A form whose changes go into the address at once; `kept` are parts of the query that it does not hold. */
+/** Returns a form that writes changes to the address at once. `kept`: parts of the query that are not in the form. */
 export function filterForm(place, { fields, more, query, kept = {}, count = 0 }) {
   const apply = () => go([place], { ...kept, ...readForm(form) });
   const submit = (event) => {
@@ -128,7 +128,7 @@ export function filterForm(place, { fields, more, query, kept = {}, count = 0 })
   return form;
 }
 
-/** Seen on narrow screens only, where the filters would take most of the first screen. */
+/** Returns the button that unfolds the filters on a narrow screen, where they would fill most of the first screen. */
 function foldButton(place, count) {
   const turn = ({ currentTarget: node }) => {
     const open = !unfolded.delete(place);
@@ -151,7 +151,7 @@ function foldButton(place, count) {
   );
 }
 
-/** The named parameters of the address as an object for the API. */
+/** Returns the named parameters of the address as an object for the API. */
 export function pick(query, names) {
   const values = {};
   for (const name of names) {

@@ -1,4 +1,4 @@
-// Numbers, times and durations as people read them. Figures come in, short text goes out.
+// Numbers, times and durations as people read them. The functions take figures, and return short text.
 
 const PREFIX = "net.authorize.";
 const absolute = new Intl.DateTimeFormat(undefined, {
@@ -21,19 +21,19 @@ export function shortType(type) {
   return type?.startsWith(PREFIX) ? type.slice(PREFIX.length) : (type ?? "");
 }
 
-/** The words for a name, or the name itself. Only the table's own names: "constructor" is a property of every object. */
+/** Returns the words for a name, or the name itself. Own names only: "constructor" is a property of every object. */
 export function named(table, name) {
   return Object.hasOwn(table, name) ? table[name] : name;
 }
 
-/** A sentence of the API, which begins with a small letter, to stand by itself. */
+/** Returns a text of the API, which begins with a small letter, as a whole sentence. */
 export function sentence(text) {
   if (!text) return text;
   const begun = text.charAt(0).toUpperCase() + text.slice(1);
   return /[.!?]$/.test(begun) ? begun : `${begun}.`;
 }
 
-/** 12,345 / 100,000+ where counting stopped. */
+/** Returns 12,345, or 100,000+ if counting stopped there. */
 export function count(value, cap) {
   if (value === null || value === undefined) return "–";
   return value.toLocaleString() + (cap && value >= cap ? "+" : "");
@@ -43,7 +43,7 @@ export function plural(value, one, many = `${one}s`) {
   return `${count(value)} ${value === 1 ? one : many}`;
 }
 
-/** An amount with two decimals, or with as many as it has beyond two. The text is never read as a number: it stays exact. */
+/** Returns an amount with two decimals, or with more if it has more. Text is never read as a number: it stays exact. */
 export function money(amount) {
   if (!/^-?\d+(\.\d+)?$/.test(amount ?? "")) return amount;
   const [whole, fraction = ""] = amount.split(".");
@@ -57,7 +57,7 @@ export function rate(value) {
   return value.toLocaleString(undefined, { maximumFractionDigits: value < 1 ? 2 : value < 100 ? 1 : 0 });
 }
 
-/** 4 ms, 0.32 s, 12 s, 3 min 20 s, 2 h 5 min, 3 d 4 h. */
+/** Returns a duration: 4 ms, 0.32 s, 12 s, 3 min 20 s, 2 h 5 min, 3 d 4 h. */
 export function duration(seconds) {
   if (seconds === null || seconds === undefined) return "–";
   if (seconds < 0) return "0 s";
@@ -69,7 +69,7 @@ export function duration(seconds) {
   return two(whole, 86400, "d", 3600, "h");
 }
 
-/** For an axis, where there is little room: 45 s, 1.5 min, 2 h. */
+/** Returns a duration for an axis, where there is little room: 45 s, 1.5 min, 2 h. */
 export function axisDuration(seconds) {
   const [size, name] = [
     [86400, "d"],
@@ -88,7 +88,7 @@ function trim(value, digits) {
   return String(Number(value.toFixed(digits)));
 }
 
-/** One unit only: 3 min, 2 h, 5 d. For places where the size matters, not the figure. */
+/** Returns a duration in one unit only: 3 min, 2 h, 5 d. For places where the size matters, not the figure. */
 export function roughly(seconds) {
   if (seconds < 60) return `${Math.max(0, Math.floor(seconds))} s`;
   if (seconds < 3600) return `${Math.floor(seconds / 60)} min`;
@@ -96,7 +96,7 @@ export function roughly(seconds) {
   return `${Math.floor(seconds / 86400)} d`;
 }
 
-/** "3 min ago", "in 40 s". */
+/** Returns "3 min ago" or "in 40 s". */
 export function relative(iso) {
   const age = (Date.now() - Date.parse(iso)) / 1000;
   if (Math.abs(age) < 1) return "now";
@@ -115,7 +115,7 @@ export function day(moment) {
   return dayTime.format(new Date(moment));
 }
 
-/** The tooltip of every time: the browser's zone first, then UTC to the millisecond. */
+/** Returns the tooltip of a time: the browser's zone first, then UTC to the millisecond. */
 export function bothZones(iso) {
   const utc = new Date(iso).toISOString().replace("T", " ").replace("Z", "");
   return `${localTime(iso)} here\n${utc} UTC`;
@@ -130,7 +130,7 @@ export function bytes(size) {
   return size < 1024 * 1024 ? `${trim(size / 1024, 1)} KiB` : `${trim(size / 1024 / 1024, 1)} MiB`;
 }
 
-/** A datetime-local value, in the browser's zone, from ISO; and back to ISO in UTC. */
+/** Returns a datetime-local value, in the browser's zone, of an ISO time. `fromInput` returns ISO in UTC. */
 export function toInput(iso) {
   const moment = new Date(iso ?? "");
   if (Number.isNaN(moment.getTime())) return "";

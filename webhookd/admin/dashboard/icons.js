@@ -31,7 +31,7 @@ const PATHS = {
     "M10.5 9.5a1.5 1.5 0 1 0 0-3 1.5 1.5 0 0 0 0 3z",
 };
 
-/** A decoration beside a text; screen readers pass over it. */
+/** Returns a decoration beside a text; screen readers ignore it. */
 export function icon(name, size = 16) {
   return svg(
     "svg",

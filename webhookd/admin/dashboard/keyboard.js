@@ -1,4 +1,4 @@
-// Shortcuts. They are off while one types, and while a dialog is open.
+// Keyboard shortcuts. They are off while the person types, and while a dialog is open.
 
 import { openDialog } from "./dialogs.js";
 import { h } from "./dom.js";
@@ -64,7 +64,7 @@ function press(selector) {
   return Boolean(node);
 }
 
-/** Rows are reached through their link, so Enter opens them without more code. */
+/** Moves the focus to the link of another row, so that Enter opens the row without more code. */
 function moveRow(step) {
   const links = [...document.querySelectorAll("#main .row-link")];
   if (links.length === 0) return false;

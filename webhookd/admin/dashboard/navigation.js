@@ -1,8 +1,8 @@
-// Addresses live in the hash: each view, with its filters, can be bookmarked and gone back to.
+// The hash holds the address, so each view with its filters can have a bookmark and an entry in the history.
 
 import { queryText } from "./api.js";
 
-/** "#/events?status=dead" from path parts and a query. Parts are encoded: ids come from outside. */
+/** Returns "#/events?status=dead" of path parts and a query. Parts are encoded: ids come from outside. */
 export function href(parts, query) {
   return `#/${[parts].flat().map(encodeURIComponent).join("/")}${queryText(query)}`;
 }
@@ -16,7 +16,7 @@ export function replace(parts, query) {
   history.replaceState(history.state, "", href(parts, query));
 }
 
-/** The place that the hash names: decoded path parts and the query. */
+/** Returns the place that the hash names: decoded path parts and the query. */
 export function here() {
   const [path, query = ""] = location.hash.replace(/^#\/?/, "").split(/\?(.*)/s);
   return { parts: path.split("/").filter(Boolean).map(decode), query: new URLSearchParams(query) };
@@ -41,13 +41,13 @@ const FOLDERS = {
   customerPaymentProfile: "payment-profiles",
 };
 
-/** The link to an entity's timeline, or null if entities of this name have none. */
+/** Returns the link to an entity's timeline, or null if entities of this name have no timeline. */
 export function timelineOf(entityName, account, id) {
   const folder = Object.hasOwn(FOLDERS, entityName ?? "") ? FOLDERS[entityName] : null;
   return folder && id ? href([folder, account, id]) : null;
 }
 
-/** The link to the timeline that an event belongs to, or null. */
+/** Returns the link to the timeline that an event belongs to, or null. */
 export function timelineLink(event) {
   return timelineOf(event.entity_name, event.account, event.entity_id);
 }

@@ -1,4 +1,4 @@
-// One operation: followed until it ends, with what it chose and what it met.
+// One operation: its progress until it ends, its choice, its counts and its errors.
 
 import { get, isLeft } from "./api.js";
 import { h, show } from "./dom.js";
@@ -89,7 +89,7 @@ function build(operation) {
   ];
 }
 
-/** The selection as it was given, in words where it is one of ours. */
+/** Returns the selection: in words if it is ids or everything, else the filter as it was given, with short types. */
 function selection({ selection: given }) {
   if (given.ids) return `${given.ids.length} by hand`;
   const entries = Object.entries(given);

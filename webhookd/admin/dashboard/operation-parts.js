@@ -13,7 +13,7 @@ export function isOver(operation) {
   return ["done", "cancelled", "failed"].includes(operation.state);
 }
 
-/** Asks again until the operation has ended; `tell` gets each answer. Gives the last one. */
+/** Asks for the operation until it has ended; `tell` gets each answer. Returns the last answer. */
 export async function follow(operation, tell, signal) {
   let now = operation;
   tell(now);
@@ -32,7 +32,7 @@ export async function follow(operation, tell, signal) {
 
 export function progressBar(operation) {
   const total = operation.total ?? 0;
-  // A dry run takes nothing; when it has counted, it is at its end.
+  // A dry run changes no event: the bar is full when all events are counted.
   const passed = operation.dry_run ? total : operation.done + operation.skipped;
   const counting = operation.state === "counting" || operation.total === null;
   const label = `${KINDS[operation.kind]}: ${progressWords(operation)}`;
@@ -58,7 +58,7 @@ export function progressWords(operation) {
   );
 }
 
-/** State, bar, words, what it waits for, and what failed. */
+/** Returns the state, the bar, the words, the reason to wait, and the error of an operation. */
 export function progress(operation) {
   return h(
     "div",
@@ -75,13 +75,13 @@ export function progress(operation) {
   );
 }
 
-/** How many by type and by reason, most first. */
+/** Returns the numbers of events by type and by reason, largest first. */
 export function breakdown(operation) {
   return h(
     "div",
     { class: "breakdown" },
     counts("By type", operation.event_types, (name) => h("code", {}, shortType(name))),
-    // The API counts the reasons beyond some fifty together.
+    // The API counts all reasons after the first 50 together.
     counts("By reason", operation.reasons, (name) => (name === "other" ? "other reasons" : name)),
   );
 }

@@ -1,4 +1,4 @@
-// The charts of the overview, fed from the series of the stats.
+// The charts of the overview, drawn from the series of the statistics.
 
 import { lineChart } from "./charts.js";
 import { h } from "./dom.js";
@@ -75,7 +75,7 @@ export function buildCharts(cursor) {
   };
 }
 
-/** The series with counts turned into rates. The last step counts for what has passed of it. */
+/** Returns the series with rates in place of counts. The rate of the last step is over its time until now. */
 export function ratePoints({ series, step, to }) {
   return series.map((point) => {
     const at = seconds(point.at);

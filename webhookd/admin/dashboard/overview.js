@@ -1,4 +1,4 @@
-// The first page: whether all is well, the figures that matter, and how they went over a window of time.
+// The first page: whether all is well, the figures that matter, and their course over a window of time.
 
 import { createCursor } from "./charts.js";
 import { every, h, setText, show } from "./dom.js";
@@ -94,7 +94,7 @@ function drawAll(parts, said) {
   drawTypes(parts.types, stats, said);
 }
 
-/** Builds a part only when it says something new: links keep their focus, and live regions stay quiet. */
+/** Builds a part only if its values are new: links keep their focus, and live regions stay quiet. */
 function onceNew(said, name, value, build) {
   const text = JSON.stringify(value);
   if (said[name] === text) return;
@@ -218,7 +218,7 @@ function drawTiles(node, stats, said) {
   });
 }
 
-/** Over the last minute where the steps are fine enough, else over the window: its last step says nothing of now. */
+/** Returns the rate of the last minute if steps are short, else of the window: a long last step says nothing of now. */
 function latestRate(points, key, { step, rates }) {
   if (step > 60) return rates[key];
   const recent = points.slice(0, -1).slice(-Math.max(1, Math.floor(60 / step)));

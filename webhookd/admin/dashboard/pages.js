@@ -1,4 +1,4 @@
-// Lists that load page by page. A page may be short or empty while there is more: those are followed by themselves.
+// Lists that load page by page. A page may be short or empty while more rows follow: then the list loads the next page.
 
 import { isLeft } from "./api.js";
 import { h, setText, show } from "./dom.js";
@@ -10,9 +10,9 @@ const STILL = 2000; // milliseconds after the pointer moved over a list, until i
 const kept = new Map();
 
 /**
- * Loads pages with `fetchPage(cursor)` → {rows, next, searchedTo} and hands the rows to `add`. What was loaded is
- * kept under the visit's key, so that going back shows the same list at the same place. `refresh()` fetches the first
- * page again and hands its rows to `renew`, where nobody is in the middle of something.
+ * Loads pages with `fetchPage(cursor)` → {rows, next, searchedTo} and passes the rows to `add`. Loaded rows are kept
+ * under the visit's key, so that going back shows the same list at the same place. `refresh()` fetches the first page
+ * again and passes its rows to `renew`, unless the person is using the list.
  */
 export function pagedList({ context, fetchPage, add, renew, table, empty, wanted = 50 }) {
   const foot = h("div", { class: "list-foot", "aria-live": "polite" });
@@ -47,7 +47,7 @@ export function pagedList({ context, fetchPage, add, renew, table, empty, wanted
     }
   }
 
-  /** Not beyond the first page, where rows would go that one had loaded, nor under a hand that is about to click. */
+  /** Returns whether rows may move: not after a second page, whose rows would vanish, nor just before a click. */
   function mayMove() {
     const selected = getSelection();
     return (
@@ -72,7 +72,7 @@ export function pagedList({ context, fetchPage, add, renew, table, empty, wanted
       renew(page.rows);
       tell(false);
     } catch {
-      // The shell says that the daemon is away. What is shown stays.
+      // The shell shows that the daemon is away. The rows stay.
     }
   }
 
@@ -141,7 +141,7 @@ function found(state) {
   return state.rows.length > 0;
 }
 
-/** The scroll position as it was before the browser changed it for the next view. */
+/** Returns a function for the scroll position as it was before the browser changed it for the next view. */
 function trackScroll(signal) {
   let top = window.scrollY;
   window.addEventListener(

@@ -22,7 +22,7 @@ const STATUSES = {
   failed: ["Failed", "warn", "bad"],
 };
 
-/** A status with its word and its icon: the colour is never alone. */
+/** Returns a status with its word and its icon: the colour is never alone. */
 export function chip(status, label) {
   const [word, sign, tone] = STATUSES[status] ?? [status, "info", "plain"];
   return h("span", { class: `chip ${tone}` }, icon(sign, 13), label ?? word);
@@ -32,7 +32,7 @@ export function statusTone(status) {
   return (STATUSES[status] ?? [])[2] ?? "plain";
 }
 
-/** A time that keeps its age current; both zones stand in the tooltip. */
+/** Returns a time whose age stays current; the tooltip has both zones. */
 export function when(iso, empty = "–") {
   if (!iso) return h("span", { class: "faint" }, empty);
   return h("time", { datetime: iso, title: bothZones(iso), "data-relative": true }, relative(iso));
@@ -49,7 +49,7 @@ export function button(label, onclick, { kind = "", sign, title, type = "button"
   return h("button", { type, class: `button ${kind}`, onclick, title, id }, sign && icon(sign), label);
 }
 
-/** A button that changes something. Without the right to, it stays in sight, says why, and does nothing. */
+/** Returns a button that changes something. Without the right to operate, it is visible, says why, and does nothing. */
 export function operateButton(label, onclick, options = {}) {
   const reason = mayOperate() ? options.refused : LOOK_ONLY;
   if (!reason) return button(label, onclick, options);
@@ -60,12 +60,12 @@ export function operateButton(label, onclick, options = {}) {
 
 export const LOOK_ONLY = "Your token may only look. Sign in with a token of WEBHOOKD_ADMIN_TOKENS to change things.";
 
-/** The note beneath buttons of a person who may not press them. */
+/** Returns the note below the buttons if the person may not press them. */
 export function lookOnlyNote() {
   return mayOperate() ? null : h("p", { class: "note" }, icon("info"), LOOK_ONLY);
 }
 
-/** Disables a button while its work runs, and tells of a failure in a toast. */
+/** Disables a button while its work runs, and reports a failure in a toast. */
 export async function busy(node, work) {
   if (node.getAttribute("aria-busy") === "true") return;
   node.setAttribute("aria-busy", "true");
@@ -97,7 +97,7 @@ export function emptyState(title, ...hints) {
   );
 }
 
-/** What went wrong, which parameter was refused, and a way to try again. */
+/** Returns the error, the parameters that were refused, and a way to try again. */
 export function errorState(error, retry) {
   const known = error instanceof ApiError;
   const lines = known
@@ -114,7 +114,7 @@ export function errorState(error, retry) {
   );
 }
 
-/** Fills a node: skeleton first, then what the loader builds, or the error with a way to try again. */
+/** Fills a node: first with a skeleton, then with the loader's node, or with the error and a way to try again. */
 export async function load(node, loader, lines) {
   show(node, skeleton(lines));
   try {
@@ -137,7 +137,7 @@ export function section(title, ...content) {
   return h("section", { class: "panel" }, h("h2", {}, title), content);
 }
 
-/** A list of names and values; those without a value are left out. */
+/** Returns a list of names and values, without the names that have no value. */
 export function facts(pairs) {
   const shown = pairs.filter(([, value]) => value !== null && value !== undefined && value !== "");
   return h(

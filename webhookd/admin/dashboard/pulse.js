@@ -1,11 +1,11 @@
-// The daemon's figures and health, asked for at intervals and shared by the shell and the overview.
+// The daemon's figures and health, fetched at intervals and shared by the shell and the overview.
 
 import { get, isLeft } from "./api.js";
 
 const FAST = 5;
 const SLOW = 15;
 
-/** What was heard last. `at` is when the figures came; `problem` says why there are no newer ones. */
+/** The last answers. `at`: the time of the figures. `problem`: why there are no newer figures. */
 export const pulse = { stats: null, health: null, at: null, problem: null, away: false, window: 3600 };
 
 const listeners = new Set();
@@ -14,7 +14,7 @@ let asked = null;
 let fast = false;
 let running = false;
 
-/** Calls back after each round, until the signal ends. */
+/** Calls the listener after each round, until the signal ends this. */
 export function onPulse(listener, signal) {
   listeners.add(listener);
   signal?.addEventListener("abort", () => listeners.delete(listener), { once: true });
@@ -32,7 +32,7 @@ export function stopPulse() {
   Object.assign(pulse, { stats: null, health: null, at: null, problem: null, away: false });
 }
 
-/** The overview looks often and over its own window; other views need only the badges. */
+/** Sets the pace. The overview fetches often and over its own window; other views need only the badges. */
 export function setPace({ quick, window = pulse.window }) {
   const sooner = quick && !fast;
   const other = window !== pulse.window;
@@ -58,7 +58,7 @@ export async function beat() {
 }
 
 function next() {
-  // A hidden tab asks nothing; the visibility listener below wakes it.
+  // A hidden tab fetches nothing; the visibility listener below wakes it.
   if (!document.hidden) beat();
 }
 

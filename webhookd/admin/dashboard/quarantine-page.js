@@ -1,4 +1,4 @@
-// One body in quarantine: why it is here, the bytes, and the two ways out.
+// One body in quarantine: the reason, the bytes, and the buttons to release or discard the body.
 
 import { get, post } from "./api.js";
 import { bodyView } from "./body-view.js";

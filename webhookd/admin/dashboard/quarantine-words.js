@@ -1,4 +1,4 @@
-// Why a body could not become an event, in sentences.
+// Sentences that say why a body could not become an event.
 
 const REASONS = {
   not_json: "The body is not JSON",

@@ -1,4 +1,4 @@
-// Samples of refused webhooks: what came, and what is likely wrong.
+// Samples of refused webhooks: what was received, and what is likely wrong.
 
 import { get } from "./api.js";
 import { h } from "./dom.js";

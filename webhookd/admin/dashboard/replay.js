@@ -1,4 +1,4 @@
-// Replays events that match a filter: dead ones anew, or processed ones again.
+// The replay of events that match a filter: dead events anew, or processed events again.
 
 import { mayOperate, post } from "./api.js";
 import { bulkDialog } from "./bulk-dialog.js";

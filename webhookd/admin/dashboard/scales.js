@@ -1,9 +1,9 @@
-// Where the ticks of an axis stand, and what they say.
+// The places and the labels of an axis's ticks.
 
 const TIME_STEPS = [60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400, 172800, 604800];
 const DURATION_STEPS = [10, 15, 30, ...TIME_STEPS];
 
-/** Round values from 0 to at least `max`, about `wanted` of them. */
+/** Returns about `wanted` round values from 0 to at least `max`. */
 export function valueTicks(max, { wanted = 4, whole = false, seconds = false } = {}) {
   const step = tickStep(max / wanted, whole, seconds);
   const ticks = [];
@@ -19,7 +19,7 @@ function tickStep(rough, whole, seconds) {
   return whole ? Math.max(1, step) : step;
 }
 
-/** Moments on round local times between two epochs in seconds, at most `most` of them. */
+/** Returns at most `most` round local times between two epochs in seconds. */
 export function timeTicks(from, to, most) {
   const step = TIME_STEPS.find((candidate) => (to - from) / candidate <= most) ?? 604800;
   const shift = new Date(from * 1000).getTimezoneOffset() * 60;

@@ -1,4 +1,4 @@
-// Choosing rows by checkbox: one, all that are shown, or a range with Shift.
+// The choice of rows by checkbox: one row, all shown rows, or a range with Shift.
 
 import { h } from "./dom.js";
 
@@ -30,7 +30,7 @@ export function createSelection() {
     tell();
   }
 
-  /** The browser toggles the box that was clicked; Shift carries its new state over the rows between. */
+  /** Chooses rows at a click. The browser toggles the clicked box; Shift gives its new state to the rows between. */
   function clicked(event) {
     const box = event.target;
     const shown = boxes();

@@ -1,4 +1,4 @@
-// The frame around every view: navigation, search, who is signed in, and whether the daemon answers.
+// The frame around every view: navigation, search, the signed-in person, and whether the daemon answers.
 
 import { session } from "./api.js";
 import { every, h, setText, show } from "./dom.js";
@@ -25,7 +25,7 @@ const SECTIONS = {
   replay: "operations",
 };
 
-/** Builds the frame; gives its node, the main element, and a function that marks where one is. */
+/** Builds the frame. Returns its node, the main element, and a function that marks the present place. */
 export function buildShell({ onSignOut, signal }) {
   const main = h("main", { id: "main", tabindex: "-1" });
   const links = new Map(PLACES.map(([path, label, sign]) => [path, navLink(path, label, sign)]));
@@ -161,7 +161,7 @@ function setTheme(theme) {
   try {
     localStorage.setItem("webhookd-theme", theme);
   } catch {
-    // Without storage the choice holds for this visit.
+    // Without storage, the choice holds for this visit only.
   }
 }
 
@@ -191,7 +191,7 @@ function tellState({ live, away, main, links }) {
   away.hidden = !pulse.away;
   if (!pulse.away) return;
   if (away.childElementCount === 0) show(away, icon("warn"), h("span", {}));
-  // Without the age, so that the alert is read out once and not each second.
+  // The text has no age, so that a screen reader reads the alert once, and not each second.
   setText(
     away.lastChild,
     "The daemon has stopped answering. " +

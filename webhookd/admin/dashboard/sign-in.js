@@ -1,9 +1,9 @@
-// The sign-in form. The token goes to the daemon once and comes back as a cookie that scripts cannot read.
+// The sign-in form. It sends the token to the daemon once, and gets a cookie that scripts cannot read.
 
 import { signIn } from "./api.js";
 import { h, setText } from "./dom.js";
 
-/** Shows the form and calls back when it succeeded. `notice` says why one is here again. */
+/** Returns the form, which calls `onDone` after a sign-in. `notice` says why the person must sign in again. */
 export function buildSignIn({ notice, onDone }) {
   const token = h("input", {
     type: "password",

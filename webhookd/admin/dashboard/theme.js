@@ -1,9 +1,9 @@
-// A classic script in the head: the kept theme holds before the first paint, without a flash of the other one.
+// A classic script in the head: it sets the kept theme before the first paint, so the other theme does not flash.
 (() => {
   try {
     const kept = localStorage.getItem("webhookd-theme");
     if (kept === "dark" || kept === "light") document.documentElement.dataset.theme = kept;
   } catch {
-    // Storage may be forbidden; the system's theme is used then.
+    // The browser may forbid storage; then the system's theme is used.
   }
 })();

@@ -1,4 +1,4 @@
-// Events as marks along time, in SVG. Gaps are drawn by their logarithm: seconds and weeks both stay legible.
+// Events as marks along time, in SVG. Gaps have the logarithm of their length: seconds and weeks both stay legible.
 
 import { h, show, svg } from "./dom.js";
 import { day, duration, localTime, plural, secondsBetween } from "./format.js";
@@ -32,7 +32,7 @@ function gaps(events) {
   return events.slice(1).map((event, i) => Math.max(0, secondsBetween(moment(events[i]), moment(event))));
 }
 
-/** Places from `start` to `end`: each gap gets the least room, and the rest goes by the logarithm of its length. */
+/** Returns places from `start` to `end`. Each gap gets `least` room, and shares the rest by the logarithm of its length. */
 function spread(events, start, end, least) {
   const weights = gaps(events).map((gap) => Math.log1p(gap));
   const sum = weights.reduce((total, weight) => total + weight, 0) || 1;
@@ -99,7 +99,7 @@ function vertical(events, width, noteOf) {
   );
 }
 
-/** A link with the mark and its labels. Processed is a full disc, waiting a dashed ring, dead an octagon. */
+/** Returns a link with the mark and its labels. Processed is a full disc, waiting a dashed ring, dead an octagon. */
 function mark(event, note, x, y, labels) {
   const sign = { good: "check", bad: "cross" }[tone(event)] ?? "clock";
   const size = RADIUS * 1.1;

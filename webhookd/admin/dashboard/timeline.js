@@ -92,7 +92,7 @@ export function paymentProfilePage(context) {
   }));
 }
 
-/** What was asked for stands there while no amount was authorised, captured or refunded. */
+/** Returns the amounts. The requested amount is shown only if no amount was authorised, captured or refunded. */
 function amounts(found) {
   const settled = [
     ["Authorised", found.authorized_amount],
@@ -107,7 +107,7 @@ function codeWords(code) {
   return CODES[code] ?? `${code}, which reports no state`;
 }
 
-/** The id of another entity, as a link if it has a timeline. Without one, the link would lead nowhere. */
+/** Returns the id of another entity, as a link if it has a timeline. Without a timeline, the link would lead nowhere. */
 function related(found, entityName, id) {
   const known = found.related.some((other) => other.entity_name === entityName && other.entity_id === id);
   return known ? h("a", { href: timelineOf(entityName, found.account, id) }, id) : id;
@@ -199,7 +199,7 @@ function isNone(value) {
   return value === null || value === undefined;
 }
 
-/** A void or a capture that failed after the last event that counts. An older failure stands among the details. */
+/** Returns a note if a void or a capture failed after the last event that counts. The details show an older failure. */
 function failureNote(word, found) {
   if (!isFailure(found)) return null;
   return h(

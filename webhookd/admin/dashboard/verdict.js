@@ -1,4 +1,4 @@
-// Whether all is well, in words; and where it is not, what is wrong and where to look.
+// The verdict in words: whether all is well, or what is wrong and where to look.
 
 import { count, duration, plural } from "./format.js";
 import { href } from "./navigation.js";
@@ -16,7 +16,7 @@ export function dependencyName(name) {
   return NAMES[name] ?? name;
 }
 
-/** A list of {tone, text, detail?, link?: {href, label}}, worst first; empty when all is well. */
+/** Returns a list of {tone, text, detail?, link?: {href, label}}, worst first; empty if all is well. */
 export function findProblems({ stats, health }) {
   return [...dependencies(health), ...(stats ? [...deadEvents(stats), ...oldest(stats), ...quarantine(stats)] : [])];
 }
