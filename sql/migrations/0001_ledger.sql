@@ -1,7 +1,8 @@
 -- The ledger of events, the unfinished work, the bodies, the audit trail, the aliases and the quarantine.
 
--- The random id of this database. The query identify computes the prefix of every Redis key from this id and from the identity of the
--- server. So two installations that share one Redis never take each other's events for their own.
+-- The random id of this database. The query identify computes the prefix of every Redis key from this id, from the start time of the
+-- server process, and from the oids of the database and of this table. So two installations that share one Redis never take each other's
+-- events for their own.
 CREATE TABLE webhookd.instance (
     id         uuid        NOT NULL DEFAULT gen_random_uuid(),
     created_at timestamptz NOT NULL DEFAULT now(),
