@@ -1,11 +1,13 @@
 -- The timeline: one row for each transaction, subscription, customer and payment profile, folded from events in any order.
 
--- A fact has a time, a rank and a value: two integers, and a text or null. Of two facts with one name, the greater one stays; that is a total
--- order, so that any order of arrival, with any repetition, ends in the same facts. Most facts of an entity come with one event, and have its
--- time and rank. So facts are stored in groups, [[time, rank, {name: value, …}], …], the greatest time and rank first, and each name in one group
--- only: that takes a third of the bytes of a time and a rank for each fact.
--- Texts compare by code point (COLLATE "C"), because the database's own collation may differ between servers, and change under an upgrade.
--- In PL/pgSQL, which plans the query once a connection; a function in SQL would plan it at every call.
+-- A fact has a time, a rank and a value: two integers, and a text or null. Of two facts with the same name, the greater fact stays. The
+-- order of facts is total. So any order of arrival, with any repetition, ends in the same facts.
+-- Most facts of an entity come with one event, and have the time and the rank of that event. So facts are stored in groups: [[time, rank,
+-- {name: value, …}], …]. The greatest time and rank come first, and each name is in one group only. Groups take a third of the bytes that
+-- a time and a rank for each fact would take.
+-- Texts compare by code point (COLLATE "C"), because the database's own collation may differ between servers and may change with an
+-- upgrade.
+-- The function is in PL/pgSQL, which plans the query once for each connection. A function in SQL would plan the query at every call.
 CREATE FUNCTION webhookd.fold(a jsonb, b jsonb) RETURNS jsonb
 LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS $function$
 BEGIN
@@ -24,10 +26,11 @@ BEGIN
 END
 $function$;
 COMMENT ON FUNCTION webhookd.fold(jsonb, jsonb) IS
-    'Merges two sets of facts, [[time, rank, {name: value}]]: of each name, the greater fact. Commutative, associative, idempotent.';
+    'Merges two sets of facts, [[time, rank, {name: value}]]. Of two facts with the same name, the greater fact stays. Commutative, '
+    'associative, idempotent.';
 
--- A sale that the provider held is captured by the approval: no further event comes. So two facts together imply a third.
--- The ranks are higher by one, so that a captured state is greater than the approved state of the same instant.
+-- If the provider held a sale, the approval captures the sale, and no further event comes. So two facts together imply a third fact. The
+-- implied facts have a rank that is higher by one. So a captured state is greater than the approved state of the same instant.
 CREATE FUNCTION webhookd.settle(facts jsonb) RETURNS jsonb
 LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS $function$
 DECLARE
@@ -44,7 +47,7 @@ BEGIN
 END
 $function$;
 COMMENT ON FUNCTION webhookd.settle(jsonb) IS
-    'Adds to an entity''s facts what they imply together: a sale that was held is captured when it is approved.';
+    'Adds the facts that an entity''s facts imply together: a held sale is captured when it is approved.';
 
 CREATE TABLE webhookd.timeline (
     entity_name text  NOT NULL,
@@ -53,12 +56,15 @@ CREATE TABLE webhookd.timeline (
     facts       jsonb NOT NULL,
     PRIMARY KEY (entity_name, account, entity_id)
 ) WITH (fillfactor = 90);
-COMMENT ON TABLE webhookd.timeline IS 'What events reported about each entity. To read it, use the views transactions, subscriptions, customers and payment_profiles.';
+COMMENT ON TABLE webhookd.timeline IS
+    'The facts that events reported about each entity. To read them, use the views transactions, subscriptions, customers and '
+    'payment_profiles.';
 COMMENT ON COLUMN webhookd.timeline.entity_name IS 'transaction, subscription, customerProfile or customerPaymentProfile.';
-COMMENT ON COLUMN webhookd.timeline.facts IS 'In groups, [[time in microseconds since 1970, rank, {name: value}]]. A value of null erases.';
+COMMENT ON COLUMN webhookd.timeline.facts IS
+    'Facts in groups: [[time in microseconds since 1970, rank, {name: value}]]. A value of null erases an older value.';
 
--- The conversion from microseconds. In two steps, since the arithmetic is in floating point, where only whole seconds and small
--- fractions are exact.
+-- Converts microseconds to a time, in two steps. The arithmetic is in floating point, where only whole seconds and small fractions are
+-- exact.
 CREATE FUNCTION webhookd.instant(microseconds text) RETURNS timestamptz
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $function$
     SELECT (
@@ -67,14 +73,15 @@ LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $function$
         + microseconds::bigint % 1000000 * interval '1 microsecond'
     ) AT TIME ZONE 'UTC'
 $function$;
-COMMENT ON FUNCTION webhookd.instant(text) IS 'The instant so many microseconds after 1970-01-01 UTC.';
+COMMENT ON FUNCTION webhookd.instant(text) IS 'The instant that is the given number of microseconds after 1970-01-01 UTC.';
 
--- PostgreSQL puts this function's body in its place, so that a query pays for the columns that it reads only.
+-- PostgreSQL puts the body of this function in place of the call. So a query computes only the columns that it reads.
 CREATE FUNCTION webhookd.value_of(facts jsonb, fact jsonpath) RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $function$
     SELECT jsonb_path_query_first(facts, fact) #>> '{}'
 $function$;
-COMMENT ON FUNCTION webhookd.value_of(jsonb, jsonpath) IS 'The value of a fact, for example value_of(facts, ''$[*][2].state''); NULL if there is none, or if it was erased.';
+COMMENT ON FUNCTION webhookd.value_of(jsonb, jsonpath) IS
+    'The value of a fact, for example value_of(facts, ''$[*][2].state''). NULL if the fact does not exist or was erased.';
 
 CREATE VIEW webhookd.transactions AS
 SELECT
@@ -107,16 +114,23 @@ SELECT
     webhookd.value_of(facts, '$[*][2].last_failure_code')::integer AS last_failure_code
 FROM webhookd.timeline
 WHERE entity_name = 'transaction';
-COMMENT ON VIEW webhookd.transactions IS 'Where each transaction stands, by its newest event; a refund is a transaction of its own.';
-COMMENT ON COLUMN webhookd.transactions.requested_amount IS 'What the payment or refund asked for, whatever became of it.';
-COMMENT ON COLUMN webhookd.transactions.authorized_amount IS 'NULL while held, and after a refusal or a void: it counts in no sum.';
-COMMENT ON COLUMN webhookd.transactions.captured_amount IS 'NULL while held, and after a refusal or a void: it counts in no sum.';
-COMMENT ON COLUMN webhookd.transactions.refunded_amount IS 'NULL while held, and after a refusal or a void: it counts in no sum.';
-COMMENT ON COLUMN webhookd.transactions.last_event_type IS 'The newest event that counts. A void or a capture that failed does not: see last_failure_type.';
-COMMENT ON COLUMN webhookd.transactions.last_failure_at IS 'When a void or a capture of this transaction last failed; it left the transaction as it was.';
+COMMENT ON VIEW webhookd.transactions IS
+    'The state of each transaction, according to its newest event. A refund is a transaction of its own.';
+COMMENT ON COLUMN webhookd.transactions.requested_amount IS 'The amount that the payment or the refund asked for, whatever happened later.';
+COMMENT ON COLUMN webhookd.transactions.authorized_amount IS
+    'NULL while the transaction is held, and after a refusal or a void. So no sum counts the amount.';
+COMMENT ON COLUMN webhookd.transactions.captured_amount IS
+    'NULL while the transaction is held, and after a refusal or a void. So no sum counts the amount.';
+COMMENT ON COLUMN webhookd.transactions.refunded_amount IS
+    'NULL while the transaction is held, and after a refusal or a void. So no sum counts the amount.';
+COMMENT ON COLUMN webhookd.transactions.last_event_type IS
+    'The type of the newest event that counts. A void or a capture that failed does not count: see last_failure_type.';
+COMMENT ON COLUMN webhookd.transactions.last_failure_at IS
+    'When a void or a capture of this transaction last failed. The failure left the transaction unchanged.';
 COMMENT ON COLUMN webhookd.transactions.last_failure_type IS 'The type of the event that reported the failure.';
-COMMENT ON COLUMN webhookd.transactions.last_failure_code IS 'Its responseCode; NULL if it was no number.';
-COMMENT ON COLUMN webhookd.transactions.state IS 'authorized, held, approved, captured, refunded, declined, error or voided; NULL where no event told.';
+COMMENT ON COLUMN webhookd.transactions.last_failure_code IS 'The responseCode of the failure. NULL if the responseCode was not a number.';
+COMMENT ON COLUMN webhookd.transactions.state IS
+    'authorized, held, approved, captured, refunded, declined, error or voided. NULL if no event reported a state.';
 COMMENT ON COLUMN webhookd.transactions.kind IS 'charge or refund.';
 COMMENT ON COLUMN webhookd.transactions.fraud_filters IS 'The provider''s fraudList: [{"fraudFilter": …, "fraudAction": …}].';
 
@@ -138,9 +152,11 @@ SELECT
     webhookd.value_of(facts, '$[*][2].last_event_type') AS last_event_type
 FROM webhookd.timeline
 WHERE entity_name = 'subscription';
-COMMENT ON VIEW webhookd.subscriptions IS 'Where each subscription stands, by its newest event.';
-COMMENT ON COLUMN webhookd.subscriptions.status IS 'active, expired, suspended, canceled or terminated, or what else the provider says, in lower case.';
-COMMENT ON COLUMN webhookd.subscriptions.last_failure_at IS 'When the failed payment was submitted; where that was not told, the date of the event.';
+COMMENT ON VIEW webhookd.subscriptions IS 'The state of each subscription, according to its newest event.';
+COMMENT ON COLUMN webhookd.subscriptions.status IS
+    'active, expired, suspended, canceled or terminated, or any other status that the provider reports, in lower case.';
+COMMENT ON COLUMN webhookd.subscriptions.last_failure_at IS
+    'When the failed payment was submitted. If the event did not report this time: the date of the event.';
 
 CREATE VIEW webhookd.customers AS
 SELECT
@@ -154,9 +170,10 @@ SELECT
     webhookd.value_of(facts, '$[*][2].last_event_type') AS last_event_type
 FROM webhookd.timeline
 WHERE entity_name = 'customerProfile';
-COMMENT ON VIEW webhookd.customers IS 'Customer profiles, by their newest event; ids only, no names or addresses.';
+COMMENT ON VIEW webhookd.customers IS 'Customer profiles, according to their newest events. Ids only: no names or addresses.';
 COMMENT ON COLUMN webhookd.customers.state IS 'active or deleted.';
-COMMENT ON COLUMN webhookd.customers.payment_profile_ids IS 'The newest list that a customer event gave, ["id", …]; events of payment profiles do not change it.';
+COMMENT ON COLUMN webhookd.customers.payment_profile_ids IS
+    'The newest list that a customer event reported, ["id", …]. Events of payment profiles do not change the list.';
 
 CREATE VIEW webhookd.payment_profiles AS
 SELECT
@@ -170,5 +187,5 @@ SELECT
     webhookd.value_of(facts, '$[*][2].last_event_type') AS last_event_type
 FROM webhookd.timeline
 WHERE entity_name = 'customerPaymentProfile';
-COMMENT ON VIEW webhookd.payment_profiles IS 'Payment profiles of customers, by their newest event; no card or bank data.';
+COMMENT ON VIEW webhookd.payment_profiles IS 'Payment profiles of customers, according to their newest events. No card or bank data.';
 COMMENT ON COLUMN webhookd.payment_profiles.state IS 'active or deleted.';

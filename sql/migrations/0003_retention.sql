@@ -1,4 +1,4 @@
--- Retention: partitions that are made ahead and emptied when they are old, without locking out the receiver.
+-- Retention: partitions are made ahead of time, and emptied when they are old. The receiver is not locked out.
 
 CREATE VIEW webhookd.partitions AS
 SELECT
@@ -9,28 +9,31 @@ SELECT
 FROM pg_inherits i
 JOIN pg_class parent ON parent.oid = i.inhparent
 JOIN pg_class child ON child.oid = i.inhrelid
--- No row for the default partition, nor for one that somebody made from MINVALUE or to MAXVALUE: retention leaves those alone.
+-- The view has no row for the default partition, nor for a partition that somebody made from MINVALUE or to MAXVALUE. Retention neither
+-- empties nor drops these partitions as a whole.
 CROSS JOIN LATERAL regexp_match(
     pg_get_expr(child.relpartbound, child.oid), $re$FROM \('([0-9a-f-]{36})'\) TO \('([0-9a-f-]{36})'\)$re$
 ) AS bounds
 WHERE i.inhparent IN ('webhookd.bodies'::regclass, 'webhookd.audit'::regclass) AND bounds IS NOT NULL;
-COMMENT ON VIEW webhookd.partitions IS 'The partitions of bodies and audit trail with two bounds: ids from low to below high.';
+COMMENT ON VIEW webhookd.partitions IS
+    'The partitions of bodies and audit trail that have two bounds. A partition has the ids from low to below high.';
 
 CREATE FUNCTION webhookd.time_of(id uuid) RETURNS timestamptz
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $function$
     SELECT to_timestamp(('x' || left(replace(id::text, '-', ''), 12))::bit(48)::bigint / 1000.0)
 $function$;
-COMMENT ON FUNCTION webhookd.time_of(uuid) IS 'The instant in a UUID version 7.';
+COMMENT ON FUNCTION webhookd.time_of(uuid) IS 'The instant in a UUID of version 7.';
 
 CREATE FUNCTION webhookd.id_before(seconds float8) RETURNS uuid
 LANGUAGE sql STABLE STRICT PARALLEL SAFE AS $function$
     SELECT webhookd.first_id(greatest(now() - make_interval(secs => seconds), to_timestamp(0)))
 $function$;
-COMMENT ON FUNCTION webhookd.id_before(float8) IS 'The lowest id of the instant so many seconds ago.';
+COMMENT ON FUNCTION webhookd.id_before(float8) IS 'The lowest id of the instant that is the given number of seconds ago.';
 
 CREATE FUNCTION webhookd.needed(low uuid, high uuid, since timestamptz) RETURNS SETOF uuid
 LANGUAGE sql STABLE PARALLEL SAFE AS $function$
-    -- The function's `since` by its full name: the table work has a column of that name, which goes first.
+    -- `needed.since` is the parameter. Without the function's name, PostgreSQL would take the column `since` of the table work, which
+    -- goes first.
     SELECT id FROM webhookd.ledger WHERE id BETWEEN low AND high AND received_at >= needed.since
     UNION ALL
     SELECT event_id FROM webhookd.work
@@ -39,13 +42,14 @@ LANGUAGE sql STABLE PARALLEL SAFE AS $function$
     SELECT event_id FROM webhookd.audit WHERE event_id BETWEEN low AND high AND at >= needed.since
 $function$;
 COMMENT ON FUNCTION webhookd.needed(uuid, uuid, timestamptz) IS
-    'The events with ids from low to high that are needed, however old their ids are: they have not ended, wait for an operator, or came, ended or were discarded since.';
+    'The events with ids from low to high that retention must keep, however old their ids are. Such an event has not ended, or waits '
+    'for an operator, or came, ended or was discarded at or after `since`.';
 
--- Makes the partition of `parent` for the week that begins at `first`. To be called outside a transaction.
+-- Makes the partition of `parent` for the week that begins at `first`. Call this procedure outside a transaction, because it commits.
 CREATE PROCEDURE webhookd.make_partition(parent text, first timestamptz)
 LANGUAGE plpgsql AS $procedure$
 DECLARE
-    -- 168 hours: over a change to summer time, a week is another number of them in the session's time zone.
+    -- 168 hours instead of one week: in the session's time zone, a week with a change to summer time has another number of hours.
     first_id uuid := webhookd.first_id(first);
     end_id   uuid := webhookd.first_id(first + interval '168 hours');
     child    text := format('%s_%s', parent, to_char(first AT TIME ZONE 'UTC', 'YYYYMMDD'));
@@ -56,13 +60,14 @@ DECLARE
     state    text;
     message  text;
 BEGIN
-    -- What a crash left behind refuses rows, so it goes first and for good, whatever becomes of the rest.
+    -- After a crash, this constraint may still exist, and refuses rows. So the procedure drops the constraint first and commits, whatever
+    -- happens to the rest.
     PERFORM set_config('lock_timeout', '1s', true);
     EXECUTE format('ALTER TABLE webhookd.%I DROP CONSTRAINT IF EXISTS webhookd_excluded', others);
     COMMIT;
     PERFORM set_config('lock_timeout', '1s', true);
 
-    -- Where a neighbour ends or begins an hour beside the week, this one goes up to it.
+    -- If a neighbour partition ends or begins an hour away from the week's bound, the new partition reaches up to the neighbour.
     first_id := coalesce((
         SELECT p.high FROM webhookd.partitions p
         WHERE p.parent = make_partition.parent AND p.low < first_id
@@ -82,9 +87,9 @@ BEGIN
     END IF;
     excluded := strays = 0 AND first > now() + interval '1 day';
     IF excluded THEN
-        -- Attaching scans the default partition under a lock that keeps out writers, unless a constraint says that it has
-        -- no such rows; adding it unchecked is a matter of a moment, and checking it locks out nobody. A row of that week,
-        -- from a clock that is days ahead, is refused meanwhile.
+        -- ATTACH scans the default partition under a lock that keeps out writers. ATTACH does not scan if a constraint says that the default
+        -- partition has no such rows. Adding the constraint unchecked takes a moment, and checking it locks out nobody. Meanwhile, the
+        -- constraint refuses a row of that week, from a clock that is days ahead.
         EXECUTE format('ALTER TABLE webhookd.%I ADD CONSTRAINT webhookd_excluded CHECK (NOT (%s)) NOT VALID', others, within);
         COMMIT;
         PERFORM set_config('lock_timeout', '1s', true);
@@ -93,12 +98,12 @@ BEGIN
         IF excluded THEN
             EXECUTE format('ALTER TABLE webhookd.%I VALIDATE CONSTRAINT webhookd_excluded', others);
         ELSE
-            -- The parent first: who had looked up the partitions before, and waited for the default one only, would not find
-            -- there what has been moved.
+            -- Lock the parent first. Otherwise, a session could look up the partitions before the move, and wait for the default
+            -- partition only. That session would not find the moved rows there.
             EXECUTE format('LOCK TABLE ONLY webhookd.%I IN ACCESS EXCLUSIVE MODE', parent);
             EXECUTE format('LOCK TABLE webhookd.%I IN ACCESS EXCLUSIVE MODE', others);
         END IF;
-        -- ATTACH rather than CREATE … PARTITION OF: the latter locks out every reader and writer of the parent.
+        -- ATTACH, not CREATE … PARTITION OF, which locks out every reader and writer of the parent.
         EXECUTE format('CREATE TABLE webhookd.%I (LIKE webhookd.%I INCLUDING ALL)', child, parent);
         IF NOT excluded THEN
             EXECUTE format('WITH moved AS (DELETE FROM webhookd.%I WHERE %s RETURNING *) INSERT INTO webhookd.%I SELECT * FROM moved',
@@ -108,7 +113,8 @@ BEGIN
     EXCEPTION WHEN query_canceled OR OTHERS THEN
         GET STACKED DIAGNOSTICS state = RETURNED_SQLSTATE, message = MESSAGE_TEXT;
     END;
-    -- Without its partition, the week's rows belong into the default one, which must not go on refusing them.
+    -- If the partition could not be made, rows of the week belong in the default partition. So the constraint must not stay and refuse
+    -- these rows.
     EXECUTE format('ALTER TABLE webhookd.%I DROP CONSTRAINT IF EXISTS webhookd_excluded', others);
     IF state IS NOT NULL THEN
         COMMIT;
@@ -117,10 +123,10 @@ BEGIN
 END
 $procedure$;
 
--- Empties an old partition in which no row is needed. By TRUNCATE, which gives the disk back at once and locks this partition
--- only: nobody reads or writes one so old, while a lock on its parent keeps out the receiver. Returns 'nothing' where there was
--- nothing to remove, 'cleared', or 'mixed' where rows of events that stand are among the others. Those are not written anew
--- behind a TRUNCATE: a dump that began before would have neither the old rows nor the new ones.
+-- Empties an old partition if no row in it is needed. TRUNCATE gives the disk space back at once, and locks this partition only. Nobody
+-- reads or writes such an old partition, while a lock on the parent would keep out the receiver. Returns 'nothing' if there is no row to
+-- remove, 'cleared' if the partition was emptied, or 'mixed' if some rows belong to events that are still needed. The function does not
+-- write these rows anew after a TRUNCATE. A dump that began before would have neither the old rows nor the new rows.
 CREATE FUNCTION webhookd.clear_partition(child text, age float8) RETURNS text
 LANGUAGE plpgsql AS $function$
 DECLARE
@@ -131,7 +137,8 @@ DECLARE
     found    boolean;
 BEGIN
     SELECT low, high INTO STRICT first_id, end_id FROM webhookd.partitions p WHERE p.child = clear_partition.child;
-    -- Before the lock, so that nobody waits behind it in vain; and under the lock, when no row comes any more.
+    -- The first turn checks before the lock, so that nobody waits behind the lock in vain. The second turn checks under the lock, when no
+    -- more rows can come.
     FOR turn IN 1..2 LOOP
         EXECUTE format('SELECT EXISTS (SELECT FROM %s c WHERE NOT %s)', child::regclass, needed)
             INTO found USING first_id, end_id, since;
@@ -153,10 +160,10 @@ BEGIN
 END
 $function$;
 
--- Gives back the disk space of rows that were deleted from an old partition. CLUSTER writes anew what stays and locks this partition
--- only; unlike TRUNCATE, it leaves to each older snapshot what that one sees.
--- Whoever reads the view of events locks each partition of the audit trail, and waits meanwhile. So the deleted rows are to be vacuumed
--- before: of three million rows, those that stay are then written anew within 0.2 s instead of 4 s. Returns true.
+-- Gives back the disk space of rows that were deleted from an old partition. CLUSTER writes the remaining rows anew, and locks this
+-- partition only. Unlike TRUNCATE, CLUSTER leaves to each older snapshot the rows that the snapshot sees.
+-- A session that reads the view events locks each partition of the audit trail, and waits during CLUSTER. So vacuum the deleted rows
+-- before. Of three million rows, CLUSTER then writes the remaining rows anew within 0.2 s instead of 4 s. Returns true.
 CREATE FUNCTION webhookd.compact_partition(child text) RETURNS boolean
 LANGUAGE plpgsql AS $function$
 BEGIN
@@ -170,8 +177,8 @@ BEGIN
 END
 $function$;
 
--- Deletes rows of `child` with ids between `after` and `below`, but those of events that stand; looks at `most` rows.
--- `last` is where to go on, NULL at the end.
+-- Deletes rows of `child` with ids between `after` and `below`, but keeps rows of events that are still needed. One call looks at `most`
+-- rows. `last` is the id after which the next call goes on, NULL at the end.
 CREATE FUNCTION webhookd.trim_partition(
     child text, after uuid, below uuid, age float8, most integer, OUT last uuid, OUT removed bigint
 )
@@ -201,9 +208,9 @@ BEGIN
 END
 $function$;
 
--- Drops a partition that is empty; false where it is not. Waits for its lock on the parent no longer than the receiver,
--- which stands behind it in the queue, can wait. To be called in a transaction that reads what is committed: what came before
--- the locks were there must be seen.
+-- Drops a partition if it is empty; returns false if it is not empty. The function waits for its lock on the parent no longer than the
+-- receiver can wait, because the receiver stands behind this lock in the queue. Call the function in a transaction of the level READ
+-- COMMITTED, because rows that came before the locks were taken must be visible.
 CREATE FUNCTION webhookd.drop_partition(child text) RETURNS boolean
 LANGUAGE plpgsql AS $function$
 DECLARE
@@ -225,7 +232,7 @@ BEGIN
 END
 $function$;
 
--- The first partitions: this week's and four weeks ahead. From then on the daemon makes them.
+-- Makes the first partitions: for this week and for the next four weeks. The daemon makes all later partitions.
 DO $$
 DECLARE
     parent text;

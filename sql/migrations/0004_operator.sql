@@ -1,7 +1,7 @@
--- What an operator does and sees: bulk operations, statistics, sessions, samples of refused webhooks.
+-- For operators: bulk operations, statistics, sessions of the dashboard, and samples of refused webhooks.
 
--- Bulk work on events. Whichever process holds a row does a batch at a time, and records it here in the batch's own
--- transaction: one that dies leaves its work to another, which goes on where it ended.
+-- Bulk work on events. The process that holds a row does one batch at a time, and records the batch here in the same transaction. If that
+-- process dies, another process goes on where the recorded work ended.
 CREATE TABLE webhookd.operations (
     id          uuid        PRIMARY KEY,
     kind        text        NOT NULL CHECK (kind IN ('replay', 'redrive', 'discard')),
@@ -29,8 +29,9 @@ CREATE TABLE webhookd.operations (
     held_until  timestamptz NOT NULL DEFAULT '-infinity'
 );
 CREATE INDEX operations_unfinished ON webhookd.operations (created_at) WHERE finished_at IS NULL;
-COMMENT ON COLUMN webhookd.operations.selection IS 'Which events, as the operator gave it.';
-COMMENT ON COLUMN webhookd.operations.after_at IS 'With after_id: the place up to which the selection has been counted, or worked on.';
+COMMENT ON COLUMN webhookd.operations.selection IS 'Which events the operation is for, as the operator gave the selection.';
+COMMENT ON COLUMN webhookd.operations.after_at IS
+    'Together with after_id: the place up to which the selection has been counted, or worked on.';
 
 CREATE FUNCTION webhookd.kinds_of(event_types text[], account text) RETURNS bigint[]
 LANGUAGE sql STABLE PARALLEL SAFE AS $function$
@@ -40,9 +41,11 @@ LANGUAGE sql STABLE PARALLEL SAFE AS $function$
     ) END
 $function$;
 COMMENT ON FUNCTION webhookd.kinds_of(text[], text) IS
-    'The kinds that the filters choose; NULL if neither is given. `event_types` are patterns for LIKE. As a subselect, it is called once for a statement.';
+    'The kinds that the filters choose. NULL if neither filter is given. `event_types` are patterns for LIKE. If the call stands in a '
+    'subselect, PostgreSQL calls the function once for each statement.';
 
--- `kinds` stands here once: PostgreSQL would not put the function's body in its place if an argument with a subselect stood there twice.
+-- The body uses `kinds` once. If the body used it twice, and the argument had a subselect, PostgreSQL would not put the body in place of
+-- the call.
 CREATE FUNCTION webhookd.chosen(
     l webhookd.ledger, status text, statuses text[], kinds bigint[], entity_id text, invoice_number text,
     merchant_reference text, received_from timestamptz, received_to timestamptz
@@ -56,10 +59,11 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $function$
         AND (received_from IS NULL OR l.received_at >= received_from) AND (received_to IS NULL OR l.received_at < received_to)
 $function$;
 COMMENT ON FUNCTION webhookd.chosen(webhookd.ledger, text, text[], bigint[], text, text, text, timestamptz, timestamptz) IS
-    'Whether the filters choose an event; NULL stands for any. `status` is that of its work, NULL if it has none. `kinds` are those of kinds_of.';
+    'Whether the filters choose an event. NULL stands for any value. `status` is the status of the event''s work, NULL if the event has '
+    'no work. `kinds` is the result of kinds_of.';
 
--- What the daemons counted, by steps of time: each adds what it counted since it last did. Rows of long steps are few, so that
--- a window of any length is read from some hundreds.
+-- The counts of the daemons, by steps of time. Each daemon adds its counts since its last addition. Long steps have few rows. So a window
+-- of any length is read from some hundreds of rows.
 CREATE TABLE webhookd.statistics (
     step       integer     NOT NULL,
     at         timestamptz NOT NULL,
@@ -68,10 +72,10 @@ CREATE TABLE webhookd.statistics (
     counts     bigint[]    NOT NULL,
     PRIMARY KEY (step, at, measure, event_type)
 );
-COMMENT ON COLUMN webhookd.statistics.step IS 'Seconds from `at` on that the row counts.';
-COMMENT ON COLUMN webhookd.statistics.counts IS 'One number; for a latency, one for each bucket of its histogram.';
+COMMENT ON COLUMN webhookd.statistics.step IS 'The length of the step in seconds, from `at` on.';
+COMMENT ON COLUMN webhookd.statistics.counts IS 'One number. For a latency: one number for each bucket of the histogram.';
 
--- What the daemons measured of what they share; of a step, the highest.
+-- Measurements by the daemons of the things that they share. Each step keeps the highest value.
 CREATE TABLE webhookd.statistics_gauges (
     step  integer     NOT NULL,
     at    timestamptz NOT NULL,
@@ -84,24 +88,25 @@ CREATE FUNCTION webhookd.step(step integer, instant timestamptz) RETURNS timesta
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $function$
     SELECT date_bin(make_interval(secs => step), instant, timestamptz '2000-01-01 00:00:00+00')
 $function$;
-COMMENT ON FUNCTION webhookd.step(integer, timestamptz) IS 'The beginning of the step of so many seconds that an instant is in.';
+COMMENT ON FUNCTION webhookd.step(integer, timestamptz) IS
+    'The beginning of the step that an instant is in. `step` is the length of the step in seconds.';
 
 CREATE FUNCTION webhookd.add_counts(a bigint[], b bigint[]) RETURNS bigint[]
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $function$
     SELECT array_agg(coalesce(x, 0) + coalesce(y, 0) ORDER BY place) FROM unnest(a, b) WITH ORDINALITY AS both_of (x, y, place)
 $function$;
-COMMENT ON FUNCTION webhookd.add_counts(bigint[], bigint[]) IS 'The sum of two arrays, place by place.';
+COMMENT ON FUNCTION webhookd.add_counts(bigint[], bigint[]) IS 'The sum of two arrays, element by element.';
 
--- Sessions of the dashboard that were ended before their time, for every replica.
+-- Sessions of the dashboard that were ended before they expired, for every replica.
 CREATE TABLE webhookd.ended_sessions (
     id         uuid        PRIMARY KEY,
     kept_until timestamptz NOT NULL
 );
 CREATE INDEX ended_sessions_kept ON webhookd.ended_sessions (kept_until);
-COMMENT ON COLUMN webhookd.ended_sessions.kept_until IS 'From then on the session''s own time is over, and nobody need remember it.';
+COMMENT ON COLUMN webhookd.ended_sessions.kept_until IS 'After this time, the session has expired by itself, and no replica needs the row.';
 
--- Samples of refused webhooks. A bounded number for each account and outcome. Nothing here is authentic: strangers chose it, and a text of theirs stands here
--- cut and escaped.
+-- Samples of refused webhooks: a bounded number for each account and outcome. Nothing here is authentic, because strangers chose the
+-- contents. Each text of a stranger is stored cut and escaped.
 CREATE TABLE webhookd.refused_webhooks (
     id            uuid        PRIMARY KEY,
     refused_at    timestamptz NOT NULL,
@@ -120,9 +125,10 @@ CREATE TABLE webhookd.refused_webhooks (
 );
 CREATE INDEX refused_webhooks_newest ON webhookd.refused_webhooks (refused_at, id);
 CREATE INDEX refused_webhooks_group ON webhookd.refused_webhooks (account, outcome);
-COMMENT ON COLUMN webhookd.refused_webhooks.account IS 'By the path; unknown for a path of no account.';
-COMMENT ON COLUMN webhookd.refused_webhooks.peer IS 'The address of the connection: behind a proxy, the proxy.';
-COMMENT ON COLUMN webhookd.refused_webhooks.forwarded_for IS 'What X-Forwarded-For says. Anyone can write that header.';
+COMMENT ON COLUMN webhookd.refused_webhooks.account IS 'The account in the path, or unknown if the path belongs to no account.';
+COMMENT ON COLUMN webhookd.refused_webhooks.peer IS 'The address of the connection. Behind a proxy, this is the address of the proxy.';
+COMMENT ON COLUMN webhookd.refused_webhooks.forwarded_for IS 'The value of the header X-Forwarded-For. Anyone can write that header.';
 COMMENT ON COLUMN webhookd.refused_webhooks.header_shape IS 'How the signature header is written, without its value.';
-COMMENT ON COLUMN webhookd.refused_webhooks.body_length IS 'Bytes, as read or as announced; NULL for a body of unknown length.';
-COMMENT ON COLUMN webhookd.refused_webhooks.first_bytes IS 'At most 200 bytes of the body, escaped, with card numbers, addresses and the values of forms masked.';
+COMMENT ON COLUMN webhookd.refused_webhooks.body_length IS 'Bytes of the body, as read or as announced. NULL if the length is unknown.';
+COMMENT ON COLUMN webhookd.refused_webhooks.first_bytes IS
+    'At most 200 bytes of the body, escaped. Card numbers, e-mail addresses and the values of forms are masked.';

@@ -1,7 +1,8 @@
 -- name: identify()^
--- Which database this is, and which migrations it has. A promoted replica and a restored backup may lack commits that Redis was told of
--- before, so each is another instance. Both run in another server process, which began at another time; a dump that was restored on the
--- same server made another table. Every role may ask for these; not every provider answers a question about the WAL.
+-- Identifies the database, and lists its migrations. A promoted replica or a restored backup may lack commits that Redis already knows.
+-- So each of them must count as another instance. Both run in another server process, which began at another time. A dump that was
+-- restored on the same server made another table. Every role may read these values. A question about the WAL is no alternative, because
+-- not every provider answers it.
 SELECT
     md5(concat_ws(
         ' ',
@@ -19,23 +20,24 @@ SELECT
 SELECT pg_backend_pid();
 
 -- name: lock_migrations()$
--- Tries, and does not wait: to wait is to hold a snapshot, for whose end the making of an index CONCURRENTLY would wait.
+-- Tries to take the lock, and does not wait. A session that waits holds a snapshot, and CREATE INDEX CONCURRENTLY in another session
+-- would wait for the end of that snapshot.
 SELECT pg_try_advisory_lock(hashtext('webhookd.applied_migrations'));
 
 -- name: unlock_migrations()$
 SELECT pg_advisory_unlock(hashtext('webhookd.applied_migrations'));
 
 -- name: prove_writable()!
--- Fails where the server takes no writes: a replica, a full disk.
+-- Fails if the server takes no writes: a replica, or a server whose disk is full.
 UPDATE webhookd.instance SET created_at = created_at;
 
 -- name: applied_migrations()$
 SELECT array_agg(id) FROM webhookd.applied_migrations;
 
 -- name: schema_state(schema, names)^
--- Whether the schema exists, what the role may do there, and which of the relations `names` are there already. From the catalog, since
--- to_regclass fails for a role that may not look into the schema.
--- `former`: release 0.2 left its tables in the schema public, without a mark on them but this view.
+-- Returns whether the schema exists, what the role may do there, and which of the relations `names` exist already. The statement reads
+-- the catalog, because to_regclass fails for a role that may not look into the schema.
+-- `former` is true if the schema public has tables of release 0.2. Only the view webhookd_partitions marks these tables.
 SELECT
     n.oid IS NOT NULL AS exists,
     has_database_privilege(current_database(), 'CREATE') AS may_make_schema,
@@ -67,12 +69,13 @@ CREATE TABLE webhookd.applied_migrations (
 INSERT INTO webhookd.applied_migrations (id) VALUES (:id);
 
 -- name: limit_session(lock, statement, local)$
--- How long a statement may wait for a lock, and how long it may take, as PostgreSQL writes times; `local`: in this transaction.
+-- Sets how long a statement may wait for a lock, and how long it may take, as PostgreSQL writes times. If `local` is true, the limits
+-- hold in this transaction only.
 SELECT set_config('lock_timeout', :lock::text, :local::boolean), set_config('statement_timeout', :statement::text, :local::boolean);
 
 -- name: in_the_way(waiting)
--- Whom the session `waiting` waits for, those first that do not wait themselves; pid 0 is a prepared transaction. What they run is
--- not read: it may hold customer data.
+-- Returns the sessions for which the session `waiting` waits. Sessions that do not wait for a lock themselves come first. The pid 0 is a
+-- prepared transaction. The texts of the sessions' queries are not read, because they may hold customer data.
 SELECT
     b.pid,
     coalesce(s.backend_type, '') AS kind,
@@ -85,7 +88,7 @@ LEFT JOIN pg_stat_activity s ON s.pid = b.pid
 ORDER BY s.wait_event_type = 'Lock', s.xact_start, b.pid;
 
 -- name: server_state()^
--- What the doctor looks at first, while the schema may be missing.
+-- Returns what the doctor looks at first, when the schema may be missing.
 SELECT
     current_setting('server_version') AS version,
     current_setting('server_version_num')::integer AS version_number,
@@ -94,8 +97,8 @@ SELECT
     extract(epoch FROM clock_timestamp())::float8 AS epoch;
 
 -- name: take_duty(name, holder, seconds)$
--- Takes or keeps a duty for `seconds`, well under ten minutes; true where it is this holder's now. One that is held for longer
--- was taken by a clock that has been put back since.
+-- Takes or keeps a duty for `seconds`, well under ten minutes. Returns true if this holder has the duty now. If the time of a duty ends
+-- more than ten minutes from now, a clock that has been put back since set this time. Then another holder may take the duty.
 INSERT INTO webhookd.duties AS d (name, holder, held_until)
 VALUES (:name, :holder::uuid, now() + make_interval(secs => :seconds::float8))
 ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, held_until = excluded.held_until

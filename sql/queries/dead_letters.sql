@@ -1,6 +1,7 @@
 -- name: revive_event(id, died, actor, reason)^
--- Dead work whose dead-letter copy came back to the queue by a redrive: it starts anew, with all its attempts, by way of the outbox. Only if
--- it died when the copy says: a second delivery of that copy does not wake work that has died again since.
+-- Starts dead work anew, with all its attempts, by way of the outbox. A redrive has brought the dead-letter copy of the work back to the
+-- queue. The statement does this only if the work died at the time in the copy (`died`). So a second delivery of that copy does not
+-- revive work that has died again since.
 WITH changed AS (
     UPDATE webhookd.work
     SET status = 'received', attempts = 0, sends = 0, fresh = false, dead_reason = NULL, copy_sent_at = NULL, redriven_at = now(),
@@ -15,8 +16,9 @@ WITH changed AS (
 SELECT event_id FROM changed;
 
 -- name: put_back(ids, reason)$
--- Work whose message SQS moved to the dead-letter queue, and which has not ended: it is sent again, at once, or when its retry is due. All of
--- it, or nothing if some has ended since or somebody holds it: it may be ending just now. Returns whether it was put back.
+-- Makes work due for sending again, if SQS moved its message to the dead-letter queue and the work has not ended. The work is sent at
+-- once, or when its retry is due. The statement puts back all the work of `ids`, or nothing if some of the work has ended since or
+-- somebody holds it: held work may be ending just now. Returns whether the work was put back.
 WITH open AS MATERIALIZED (
     SELECT event_id, status FROM webhookd.work
     WHERE event_id = ANY(:ids::uuid[]) AND consumer = 'handlers' AND status NOT IN ('dead', 'discarded')
@@ -25,7 +27,7 @@ WITH open AS MATERIALIZED (
 ), whole AS MATERIALIZED (
     SELECT count(*) = cardinality(:ids::uuid[]) AS is_whole FROM open
 ), changed AS (
-    -- By its moved `due`, a retry is no longer what a sweeper may have chosen before.
+    -- The UPDATE moves the `due` of a retry. A sweeper that chose the retry before then has an old `due`, and records no send.
     UPDATE webhookd.work
     SET status = CASE status WHEN 'retrying' THEN status ELSE 'received' END, fresh = false,
         due = CASE status WHEN 'retrying' THEN due + interval '1 microsecond' ELSE now() END
@@ -52,7 +54,7 @@ LEFT JOIN webhookd.work w ON w.event_id = l.id AND w.event_id = ANY(:ids::uuid[]
 WHERE l.id = ANY(:ids::uuid[]);
 
 -- name: owed_dead_letters(grace, limit)
--- Dead events whose copy has not reached the dead-letter queue within `grace` seconds of their death.
+-- Returns dead events whose copy has not reached the dead-letter queue within `grace` seconds of their death.
 WITH owed AS MATERIALIZED (
     SELECT event_id, dead_reason, due
     FROM webhookd.work
@@ -75,20 +77,23 @@ WHERE consumer = 'handlers' AND event_id = ANY(ARRAY(
 ));
 
 -- name: count_dead(limit)$
--- How many dead events have their copy in the dead-letter queue; NULL if more than `limit` are dead, sent or not.
+-- Returns how many dead events have a copy in the dead-letter queue. Returns NULL if more than `limit` events are dead, with or without a
+-- copy.
 SELECT CASE WHEN count(*) <= :limit::integer THEN count(sent_at) END
 FROM (
     SELECT copy_sent_at AS sent_at FROM webhookd.work WHERE status = 'dead' LIMIT :limit::integer + 1
 ) AS counted;
 
 -- name: forbid_bitmaps()!
--- For the transaction. Where statistics know of few dead events, owe_dead_letters would read all of them, by a bitmap, for a page.
+-- Holds for the transaction. If the statistics know of few dead events, owe_dead_letters would use a bitmap, and read all dead events for
+-- one page.
 SET LOCAL enable_bitmapscan = off;
 
 -- name: owe_dead_letters(ids, settled, after_death, after_id, looked)^
--- Among `looked` dead events after a place, in the order of their deaths: owes again the copies of those that are not among `ids`,
--- whose copies were all that was found. Copies sent within the last `settled` seconds may not show yet. `last_at` and `last_id` are the
--- place that was looked at last, NULL at the end.
+-- Looks at `looked` dead events after a place, in the order of their deaths. `ids` are the events whose copies were found; no other copy
+-- was found in the queue. For an event that is not among `ids`, the statement clears `copy_sent_at`, so that webhookd sends the copy
+-- again. Copies that were sent within the last `settled` seconds stay as they are, because the queue may not show them yet. `last_at` and
+-- `last_id` are the place that was looked at last, NULL at the end.
 WITH page AS MATERIALIZED (
     SELECT event_id, due, copy_sent_at
     FROM webhookd.work
@@ -114,13 +119,14 @@ SELECT (SELECT count(*) FROM owed) AS owed, last.due AS last_at, last.event_id A
 FROM (SELECT) AS one
 LEFT JOIN (SELECT due, event_id FROM page ORDER BY due, event_id OFFSET :looked::integer - 1 LIMIT 1) AS last ON true;
 
--- choose_dead and search_dead look at `looked` dead events from a place on, in the order of their deaths, and return those that the filters
--- choose, `limit` and no more, so that the work of a call has a bound whatever the filters are. There is always a row: `last_at` and
--- `last_id` are the place that was looked at last, NULL if the end was reached; the other columns are NULL if nothing was chosen.
+-- choose_dead and search_dead look at `looked` dead events from a place on, in the order of their deaths. They return at most `limit` of
+-- these events, namely events that the filters choose. So the work of a call has a bound, whatever the filters are. There is always a
+-- row. `last_at` and `last_id` are the place that was looked at last, NULL if the end was reached. The other columns are NULL if no event
+-- was chosen.
 
 -- name: choose_dead(after_death, after_id, until, looked, event_types, account, reason, limit)
--- Those that were not discarded, the oldest death first, up to the deaths of `until`. `until` ends the choice beside the scan: with old
--- statistics, PostgreSQL takes a range for few events, and would read and sort all of it.
+-- Chooses dead events that were not discarded, the oldest death first, up to the deaths of `until`. `until` ends the choice outside the
+-- scan. With old statistics, PostgreSQL assumes that a range has few events, and would read and sort the whole range.
 WITH found AS MATERIALIZED (
     SELECT event_id, due, dead_reason, last_error
     FROM webhookd.work
@@ -148,7 +154,8 @@ LEFT JOIN chosen ON true
 ORDER BY chosen.finished_at, chosen.id;
 
 -- name: choose_dead_by_id(ids, after_death, after_id, until, limit)
--- Those of `ids` that are dead, discarded or not; else as choose_dead, with the end reached.
+-- Chooses the events among `ids` that are dead, discarded or not. The order and the place are those of choose_dead. The statement looks
+-- at all `ids`, so it returns no place that was looked at last.
 WITH found AS MATERIALIZED (
     SELECT l.id, k.event_type, w.dead_reason, w.status, w.due AS finished_at
     FROM webhookd.work w JOIN webhookd.ledger l ON l.id = w.event_id AND l.id = ANY(:ids::uuid[])
@@ -162,8 +169,8 @@ ORDER BY finished_at, id
 LIMIT :limit;
 
 -- name: search_dead(discarded, before, below, since, looked, event_types, account, reason, limit)
--- Those that were discarded, or were not, the newest death first, back to the deaths of `since`, which ends the search beside the scan.
--- However many were discarded, they are not looked at for those that were not.
+-- Searches the dead events that were discarded, or those that were not, the newest death first, back to the deaths of `since`. `since`
+-- ends the search outside the scan. A search for events that were not discarded reads no discarded event, however many there are.
 WITH found AS MATERIALIZED (
     SELECT * FROM (
         (
@@ -204,14 +211,16 @@ LEFT JOIN (chosen JOIN webhookd.events e USING (id)) ON true
 ORDER BY e.finished_at DESC, e.id DESC;
 
 -- name: lock_ends()$
--- For the transaction. Processed events have no work whose row could be locked: so of all who make them start anew, or remove them, one
--- goes after the other, and sees what the others did. A statement of its own, since one that waits sees what was there when it began.
+-- Holds for the transaction. Processed events have no work, so they have no row of work that could be locked. So the transactions that
+-- start processed events anew, or remove them, run one after the other, and each sees what the others did. The lock is a statement of its
+-- own, because a statement that waits for a lock sees the data of the time when the statement began.
 SELECT pg_advisory_xact_lock(hashtext('webhookd.ends'));
 
 -- name: redrive_events(actor, reason, forced, ids, ended)$
--- Dead events, and if it is `forced` also processed ones, start anew, with all their attempts, by way of the outbox. `ended` has for each of
--- `ids` the time of the end that was chosen: an event that has ended anew since is left alone. So is one whose body is no longer
--- kept, since it would only die of that. Returns how many.
+-- Starts dead events anew, with all their attempts, by way of the outbox. If `forced` is true, also starts processed events anew. `ended`
+-- has, for each of `ids`, the time of the end that was chosen. The statement leaves an event alone if it has ended anew since. The
+-- statement also leaves an event alone if its body is no longer kept, because such an event would only die of the missing body. Returns
+-- the number of events that start anew.
 WITH given AS MATERIALIZED (
     SELECT g.id, g.ended
     FROM unnest(:ids::uuid[], :ended::timestamptz[]) AS g (id, ended)
@@ -245,7 +254,8 @@ WITH given AS MATERIALIZED (
 SELECT (SELECT count(*) FROM changed) + (SELECT count(*) FROM anew);
 
 -- name: discard_events(actor, reason, ids, ended)$
--- Discards dead events, each by its death in `ended`, as redrive_events takes it: they stay dead, have no copy any more, and are no longer kept. Returns how many.
+-- Discards dead events. `ended` has the death of each event, as in redrive_events. The events stay dead and have no copy in the
+-- dead-letter queue any more, and retention no longer keeps them. Returns the number of discarded events.
 WITH chosen AS MATERIALIZED (
     SELECT w.event_id
     FROM unnest(:ids::uuid[], :ended::timestamptz[]) AS g (id, ended)
@@ -264,9 +274,9 @@ WITH chosen AS MATERIALIZED (
 SELECT count(*) FROM changed;
 
 -- name: traffic(settled, fresh_limit, redriven_limit)^
--- How much is in the way of a redrive: fresh events that have waited for more than `settled` seconds, and redriven ones that have
--- not been tried; each counted no further than its limit, and the latter only where the former is below it. Of the fresh, 1,000 of a status are looked
--- at, those that are due first.
+-- Counts what a redrive must wait for: fresh events that have waited for more than `settled` seconds, and redriven events that have not
+-- been tried. Each number is counted up to its limit. Redriven events are counted only if the number of fresh events is below its limit.
+-- Of the fresh events, the statement looks at 1,000 of each status, those that are due first.
 WITH fresh AS MATERIALIZED (
     SELECT count(*) AS count FROM (
         SELECT FROM (

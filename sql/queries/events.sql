@@ -1,20 +1,24 @@
--- Where work is looked up by its event's id, its status is compared by NOT IN ('dead', 'discarded') or <>: by IN or =, PostgreSQL may read
--- one of the partial indexes of what waits instead of the ids, as it does if its statistics are of an hour in which nothing waited; then
--- each statement reads the whole backlog (tests/integration/test_plans.py). For the same reason each access to a table by a list of ids names that
--- list itself, or is LATERAL with OFFSET 0: where PostgreSQL believes that a table is empty, it joins by reading all of an index.
+-- Statements that look up work by the ids of events compare the status by NOT IN ('dead', 'discarded') or by <>. With IN or =, PostgreSQL
+-- may read one of the partial indexes of waiting work instead of the ids. PostgreSQL does this if its statistics are of an hour in which
+-- nothing waited. Then each statement reads the whole backlog (tests/integration/test_plans.py).
+-- For the same reason, each access to a table by a list of ids names that list itself, or is LATERAL with OFFSET 0. If PostgreSQL
+-- believes that a table is empty, it joins by reading all of an index.
 -- There is one consumer for now, 'handlers'.
 
 -- name: insert_events(ids, notification_keys, content_keys, body_hashes, kinds, notification_ids, event_dates, entity_ids, invoice_numbers, merchant_references, bodies, traceparents, kind_ids, kind_texts, send_after, actor, reason)^
--- Commits new notifications: one row in the ledger, one body and one piece of work each, in one statement. If `actor` is given, it brought
--- the events about instead of the provider, and the audit trail says so. A column of texts comes as one
--- text, its parts separated by U+001F; an empty part is NULL where NULL may be, and so is every part where the whole is NULL
--- (`traceparents`, where nothing is traced). Returns one row. `due` is the time from which the sweeper may take the new events. `new_ids` has the ids
--- of the new events; it is NULL if all events of the batch are new, as in nearly every batch. An event that is not new is a duplicate, by notification
--- id or by content. The caller sorts the arrays, and the rows go in by their position there: two batches with the same
--- events take their locks in the same order, and cannot deadlock. No join keeps an order by itself.
--- `kind_ids` and `kind_texts` are the kinds of the batch, each once. If the table kinds lacks one of them, or has other texts under its id, the
--- statement stores nothing and returns `known` = false: insert_kinds is to go first. Kinds are looked up each time, since a failover or a restore may
--- have lost one. With an INSERT of the new ones in this statement, each batch took 37 µs more, for kinds that come once.
+-- Commits new notifications in one statement: for each notification, one row in the ledger, one body and one piece of work. If `actor` is
+-- given, the actor caused the events instead of the provider, and the audit trail records the actor.
+-- A column of texts comes as one text, whose parts are separated by U+001F. An empty part is NULL in a column that may be NULL. If the
+-- whole text is NULL, every part is NULL (`traceparents`, if nothing is traced).
+-- Returns one row. `due` is the time from which the sweeper may take the new events. `new_ids` has the ids of the new events. `new_ids`
+-- is NULL if all events of the batch are new, as in nearly every batch. An event that is not new is a duplicate, by notification id or by
+-- content.
+-- The caller sorts the arrays, and ORDER BY inserts the rows by their position in the arrays, because no join keeps an order by itself.
+-- So two batches with the same events take their locks in the same order, and cannot deadlock.
+-- `kind_ids` and `kind_texts` are the kinds of the batch, each kind once. If the table kinds lacks one of these kinds, or has other texts
+-- under its id, the statement stores nothing and returns `known` = false. Then run insert_kinds first. The statement looks up the kinds
+-- each time, because a failover or a restore may have lost a kind. With an INSERT of new kinds in this statement, each batch took 37 µs
+-- more, although a new kind comes only once.
 WITH kinds AS MATERIALIZED (
     SELECT count(*) = cardinality(:kind_ids::bigint[]) AS known
     FROM webhookd.kinds
@@ -31,7 +35,8 @@ WITH kinds AS MATERIALIZED (
         id, notification_key, content_key, body_hash, kind, notification_id, event_date,
         entity_id, invoice_number, merchant_reference, body, traceparent, position
     )
-    -- An alias sent again with other bytes has another content key; its id alone must stop it. One look-up for all, since there are few aliases.
+    -- A notification whose id is an alias may come again with other bytes. Then its content key is another one, so the notification id
+    -- alone must stop it. One look-up serves all rows, because there are few aliases.
     WHERE i.notification_key <> ALL(ARRAY(
         SELECT notification_key FROM webhookd.notification_aliases WHERE notification_key = ANY(:notification_keys::uuid[])
     )) AND (SELECT known FROM kinds)
@@ -64,8 +69,9 @@ SELECT
 FROM inserted;
 
 -- name: insert_kinds(kind_ids, kind_texts)!
--- Stores kinds of events, in the order of their ids, so that two such statements cannot deadlock. One that is there already is neither locked nor
--- written. If another kind has the id, the statement fails, also if a transaction commits that other kind meanwhile: hence DO UPDATE.
+-- Stores kinds of events in the order of their ids, so that two such statements cannot deadlock. A kind that is already stored is neither
+-- locked nor written. If another kind has the id, the statement fails. DO UPDATE makes the statement fail also if a transaction commits
+-- that other kind meanwhile.
 INSERT INTO webhookd.kinds AS k (id, account, event_type, entity_name, key_fingerprint)
 SELECT i.id, text[1], text[2], nullif(text[3], ''), text[4]
 FROM unnest(:kind_ids::bigint[], :kind_texts::text[]) AS i (id, joined), LATERAL (SELECT string_to_array(joined, chr(31)) AS text) AS s
@@ -74,14 +80,14 @@ WHERE NOT EXISTS (
     WHERE id = i.id AND concat_ws(chr(31), account, event_type, coalesce(entity_name, ''), key_fingerprint) = joined
 )
 ORDER BY i.id
-ON CONFLICT (id) DO UPDATE SET account = ''  -- kinds_one_kind_an_id forbids it
+ON CONFLICT (id) DO UPDATE SET account = ''  -- the constraint kinds_one_kind_an_id forbids an empty account
 WHERE (k.account, k.event_type, k.entity_name, k.key_fingerprint)
     IS DISTINCT FROM (excluded.account, excluded.event_type, excluded.entity_name, excluded.key_fingerprint);
 
 -- name: find_duplicates(accounts, notification_ids, notification_keys, content_keys, body_hashes)
--- For notifications that insert_events did not take: which event each one repeats. `layer` is 'notification_id' or
--- 'content'; `same_body` tells a repetition from another body under the same id. A first repetition by content leaves its
--- notification id as an alias of the event. Aliases go in by their key, as in every other such statement.
+-- Finds the event that each notification repeats, for notifications that insert_events did not take. `layer` is 'notification_id' or
+-- 'content'. `same_body` distinguishes a repetition from another body under the same id. The first repetition by content leaves its
+-- notification id as an alias of the event. Aliases are inserted in the order of their keys, so that two such statements cannot deadlock.
 WITH incoming AS MATERIALIZED (
     SELECT *
     FROM unnest(
@@ -111,8 +117,8 @@ WITH incoming AS MATERIALIZED (
 SELECT position, event_id, layer, same_body FROM found WHERE event_id IS NOT NULL;
 
 -- name: insert_quarantine(ids, accounts, reasons, details, key_fingerprints, bodies, body_hashes)
--- Keeps authentic bodies that cannot become events; the same bytes again are counted, not kept twice. Returns, in the
--- order given, the id under which each body is kept.
+-- Stores authentic bodies that cannot become events. If the same bytes come again, the statement counts them and does not store them
+-- twice. Returns the id under which each body is stored, in the order given.
 WITH incoming AS MATERIALIZED (
     SELECT *
     FROM unnest(:ids::uuid[], :accounts::text[], :reasons::text[], :details::text[], :key_fingerprints::text[],
@@ -129,15 +135,17 @@ WITH incoming AS MATERIALIZED (
 SELECT kept.id FROM incoming JOIN kept USING (account, body_hash) ORDER BY position;
 
 -- name: mark_sent(ids, dues, resend_after)
--- Records that work was sent to SQS: it is `queued`, and each send puts further away when its message may count as lost (doubling, at most
--- 12 hours). A send that follows another leaves an audit row. Work that has changed since it was chosen, and so is due at another time than
--- `dues` says, stays as it is: its message of that time may be gone. Work that a worker holds is skipped: it ends by itself, or is sent again.
+-- Records that work was sent to SQS. The status becomes `queued`. Each send delays the time from which the message may count as lost: the
+-- delay doubles with each send, to at most 12 hours. If the work was queued already, this send follows another send and leaves an audit
+-- row.
+-- Work that has changed since it was chosen has another `due` than the time in `dues`. Such work stays as it is, because the message of
+-- that time may be gone. The statement skips work that a worker holds: such work ends by itself, or is sent again.
 WITH sent AS MATERIALIZED (
     SELECT w.*
     FROM (
         SELECT * FROM unnest(:ids::uuid[], :dues::timestamptz[]) AS s (id, due) ORDER BY id
     ) AS s
-    -- One look-up for each id: a join of a thousand ids with work may compare each with each.
+    -- One look-up for each id, because a join of a thousand ids with work may compare each id with each row.
     CROSS JOIN LATERAL (
         SELECT event_id, status
         FROM webhookd.work
@@ -155,12 +163,16 @@ INSERT INTO webhookd.audit (event_id, from_status, to_status, actor, reason)
 SELECT event_id, status, status, 'relay', 'sent again' FROM sent WHERE status NOT IN ('received', 'retrying');
 
 -- name: lease_work(fresh, rest, later, lost, lease, resend_after, longest_wait)
--- Takes work that is due for sending, for `lease` seconds; safe on any number of replicas: up to `fresh` of what is fresh, up to `rest` of what
--- was redriven, put back or tried once, up to `later` of what was tried more often, and up to `lost` of what the queue has lost. A message
--- counts as lost if its work is due, and a poller has found the queue empty since it was sent, or if it was sent longer ago than
--- `longest_wait` seconds: a busy queue is never empty. Work that is there since a time to come, or is to be sent at a time as far away as nothing is
--- made, is taken too, as if it was lost: its times are of a clock that has been put back since. Each part is taken in its index's order: without an order, a long outbox is read from the
--- table's start each time, past all that has been sent.
+-- Takes work that is due for sending, for `lease` seconds. The statement is safe on any number of replicas. It takes up to `fresh` pieces
+-- of fresh work, and up to `rest` of the work that was redriven, put back or tried once. It takes up to `later` of the work that was
+-- tried more often, and up to `lost` of the work whose message the queue has lost.
+-- The message of due work counts as lost in two cases: a poller has found the queue empty since the send, or the send is longer ago than
+-- `longest_wait` seconds. The second case is needed because a busy queue is never empty.
+-- Some work has times of a clock that has been put back since: the work waits since a time in the future, or its `due` is further away
+-- than webhookd ever sets it for received work. The limit is 90 seconds for both. The statement takes such work, too, as if its message
+-- was lost: up to `lost` pieces for each of the three ways to find such work.
+-- Each part is read in the order of its index. Without an order, PostgreSQL would read a long outbox from the start of the table each
+-- time, past all the work that has been sent.
 WITH fresh AS MATERIALIZED (
     SELECT event_id FROM webhookd.work
     WHERE status = 'received' AND fresh AND due <= now()
@@ -240,8 +252,8 @@ FROM leased CROSS JOIN LATERAL (SELECT * FROM webhookd.ledger WHERE id = leased.
 LEFT JOIN webhookd.kinds k ON k.id = l.kind;
 
 -- name: return_lease(ids, dues, delay)!
--- Work that was taken for sending and could not be sent: due again in `delay` seconds rather than at the end of the lease. What has changed
--- since stays as it is, and a row that somebody holds is skipped: its lease ends by itself.
+-- Makes work due again that was taken for sending and could not be sent: in `delay` seconds instead of at the end of the lease. Work that
+-- has changed since then stays as it is. The statement skips a row that somebody holds, because the lease of that row expires by itself.
 UPDATE webhookd.work SET due = now() + make_interval(secs => :delay), sends = sends - 1
 WHERE consumer = 'handlers' AND event_id = ANY(ARRAY(
     SELECT w.event_id
@@ -254,7 +266,8 @@ WHERE consumer = 'handlers' AND event_id = ANY(ARRAY(
 ));
 
 -- name: report_worker(id, turns, drained_ago)!
--- A process works, on so much at a time; it found the queue empty by a poll that began `drained_ago` seconds ago, or not (NULL).
+-- Records that a process works, and how much it does at a time (`turns`). `drained_ago` is how many seconds ago a poll began that found
+-- the queue empty, or NULL if no poll did. Also removes processes that were not seen for a day.
 WITH forgotten AS (
     DELETE FROM webhookd.processes
     WHERE id = ANY(ARRAY(
@@ -268,8 +281,9 @@ ON CONFLICT (id) DO UPDATE SET
     drained_at = greatest(excluded.drained_at, CASE WHEN w.drained_at <= now() THEN w.drained_at END);
 
 -- name: count_in_queue(fresh)^
--- How much unfinished work has a message in SQS, by lane, and how much the workers do at a time that were seen within a minute. What is fresh is
--- counted no further than `fresh`; of the rest, what is due may be lost, and is not counted.
+-- Counts the unfinished work that has a message in SQS, by lane. Also returns how much work the workers do at a time, for workers that
+-- were seen within the last minute. Fresh work is counted up to `fresh`, and each other lane up to 1,000. In the other lanes, work that
+-- is due is not counted, because its message may be lost.
 SELECT
     (SELECT count(*) FROM (SELECT FROM webhookd.work WHERE status = 'queued' AND fresh LIMIT :fresh) AS counted) AS fresh,
     (SELECT count(*) FROM (
@@ -281,7 +295,7 @@ SELECT
     (SELECT coalesce(sum(turns), 0) FROM webhookd.processes WHERE seen_at > now() - interval '1 minute') AS turns;
 
 -- name: claim_event(id)^
--- Locks one event's work for a worker, and reads all that a handler needs; no lock if none is left.
+-- Locks the work of one event for a worker, and reads all that a handler needs. Takes no lock if no work is left.
 WITH w AS MATERIALIZED (
     SELECT status, attempts, redriven_at, sends FROM webhookd.work WHERE event_id = :id AND consumer = 'handlers' FOR UPDATE
 )
@@ -298,7 +312,7 @@ LEFT JOIN webhookd.bodies b ON b.event_id = :id
 WHERE l.id = :id;
 
 -- name: claim_event_if_free(id)^
--- As claim_event, for an event that Redis says another worker has: fails at once if its work is locked.
+-- Like claim_event, for an event that another worker has, according to Redis. Fails at once if the event's work is locked.
 WITH w AS MATERIALIZED (
     SELECT status, attempts, redriven_at, sends FROM webhookd.work WHERE event_id = :id AND consumer = 'handlers' FOR UPDATE NOWAIT
 )
@@ -315,7 +329,7 @@ LEFT JOIN webhookd.bodies b ON b.event_id = :id
 WHERE l.id = :id;
 
 -- name: read_events(ids)
--- What claim_event reads, of many events and without a lock.
+-- Reads what claim_event reads, but for many events and without a lock.
 SELECT
     l.id, k.account, l.notification_id, k.event_type, l.event_date, l.received_at,
     webhookd.status_of(w.status) AS status, coalesce(w.attempts, 0) AS attempts,
@@ -324,14 +338,14 @@ SELECT
     NULL AS transaction
 FROM webhookd.ledger l
 LEFT JOIN webhookd.kinds k ON k.id = l.kind
--- The ids once more, twice: with them, PostgreSQL reads the rows of these ids alone, and locks their partitions alone.
+-- The joins name the ids twice more. So PostgreSQL reads only the rows of these ids, and locks only the partitions of these ids.
 LEFT JOIN webhookd.work w ON w.event_id = l.id AND w.event_id = ANY(:ids::uuid[]) AND w.consumer = 'handlers'
 LEFT JOIN webhookd.bodies b ON b.event_id = l.id AND b.event_id = ANY(:ids::uuid[])
 WHERE l.id = ANY(:ids::uuid[]);
 
 -- name: mark_processed(id, transaction)^
--- Inside the worker's transaction: the event's effects and the end of its work commit together. Returns the seconds since the receipt, or
--- since the redrive; no row if it is not the `transaction` that claimed the event.
+-- Runs inside the worker's transaction, so that the event's effects and the end of its work commit together. Returns the seconds since
+-- the receipt, or since the redrive. Returns no row if the present transaction is not the `transaction` that claimed the event.
 WITH ended AS (
     DELETE FROM webhookd.work
     WHERE event_id = :id AND consumer = 'handlers' AND pg_current_xact_id()::text = :transaction
@@ -343,11 +357,12 @@ WITH ended AS (
 SELECT extract(epoch FROM at - since)::float8 AS seconds FROM ended;
 
 -- name: process_events(lock_timeout, ids, entity_names, accounts, entity_ids, facts)
--- Folds facts of many events into the timeline, and ends the work of those events (`ids`) that no handler is for: one statement, one
--- transaction. Returns the events whose work it ended, and the seconds of each, as from mark_processed; a missing event had ended, or died,
--- before. Rows are locked in the order of their ids, and after them those of the timeline, as the
--- caller sorted them, so that two such statements cannot deadlock. `impatient` comes before each lock, since every row that
--- is locked or written goes through a join with it.
+-- Folds facts of many events into the timeline, and ends the work of the events in `ids`, for which there is no handler. All of this is
+-- one statement and one transaction. Returns the events whose work the statement ended, and for each event the seconds that
+-- mark_processed returns. An event that is missing in the result had ended, or died, before.
+-- The statement locks rows of work in the order of their ids, and then rows of the timeline in the order in which the caller sorted them.
+-- So two such statements cannot deadlock. `impatient` sets the lock timeout before each lock is taken, because every row that is locked
+-- or written goes through a join with `impatient`.
 WITH impatient AS MATERIALIZED (
     SELECT set_config('lock_timeout', :lock_timeout, true)
 ), open AS MATERIALIZED (
@@ -377,8 +392,9 @@ WITH impatient AS MATERIALIZED (
 SELECT event_id AS id, attempt, extract(epoch FROM at - since)::float8 AS seconds FROM ended;
 
 -- name: mark_retrying(reason, delay, id, attempts, redriven_at, from_status)^
--- A failed attempt with another to come: the sweeper sends it anew in `delay` seconds. If the work moved on since it was claimed, nothing
--- changes and no row returns: another attempt has another number, and a redrive, which counts anew, another `redriven_at`.
+-- Records a failed attempt that another attempt will follow. The sweeper sends the work again in `delay` seconds. If the work has changed
+-- since it was claimed, the statement changes nothing and returns no row. Another attempt changes the number of attempts. A redrive,
+-- which counts anew, changes `redriven_at`.
 WITH changed AS (
     UPDATE webhookd.work
     SET status = 'retrying', attempts = attempts + 1, sends = 0, fresh = false, last_error = :reason,
@@ -393,7 +409,8 @@ WITH changed AS (
 SELECT attempts FROM changed;
 
 -- name: mark_dead(spent, detail, reason, id, attempts, redriven_at, from_status)^
--- Work given up after `spent` more attempts, with the reason; its copy for the dead-letter queue is owed from now on. Guarded like mark_retrying.
+-- Marks work as dead after `spent` more attempts, with the reason. From then on, webhookd must send a copy of the work to the dead-letter
+-- queue. If the work has changed since it was claimed, the statement changes nothing, like mark_retrying.
 WITH changed AS (
     UPDATE webhookd.work
     SET status = 'dead', attempts = attempts + :spent, last_error = :detail, dead_reason = :reason, due = now(), copy_sent_at = NULL
@@ -407,7 +424,8 @@ WITH changed AS (
 SELECT (extract(epoch FROM now()) * 1000000)::bigint AS died FROM changed;
 
 -- name: attempts_begun(id)$
--- How many attempts at this work have begun and not ended, each of which may have killed its process; none if somebody holds the work.
+-- Returns how many attempts at this work have begun and not ended. Each of these attempts may have killed its process. Returns nothing if
+-- somebody holds the work.
 SELECT s.begun
 FROM webhookd.suspects s
 JOIN webhookd.work w ON w.event_id = :id AND w.consumer = 'handlers' AND w.attempts = s.attempts
@@ -416,7 +434,7 @@ WHERE s.event_id = :id AND s.consumer = 'handlers'
 FOR UPDATE OF w SKIP LOCKED;
 
 -- name: begin_attempt(id, attempts, redriven_at)$
--- Another attempt begins at work that another transaction has locked; returns how many have begun and not ended.
+-- Counts another attempt at work that another transaction has locked. Returns how many attempts have begun and not ended.
 INSERT INTO webhookd.suspects AS s (event_id, consumer, attempts, redriven_at, begun) VALUES (:id, 'handlers', :attempts, :redriven_at, 1)
 ON CONFLICT (event_id, consumer) DO UPDATE SET
     begun = CASE
@@ -426,13 +444,14 @@ ON CONFLICT (event_id, consumer) DO UPDATE SET
 RETURNING begun;
 
 -- name: take_back_attempt(id, attempts, redriven_at)!
--- An attempt that had begun has ended, however it did: it has not killed its process. If that is recorded late, the counts may be those of
--- another number of attempts, or of another redrive, and stay as they are.
+-- Removes one attempt from the count. The attempt has ended, in whatever way, so it has not killed its process. If this statement runs
+-- late, the count may belong to another number of attempts or to another redrive. Then the count stays as it is.
 UPDATE webhookd.suspects SET begun = greatest(begun - 1, 0)
 WHERE event_id = :id AND consumer = 'handlers' AND attempts = :attempts AND redriven_at IS NOT DISTINCT FROM :redriven_at::timestamptz;
 
 -- name: backlog()^
--- The size of the outbox, counted no further than 100,000 of each kind, and for how many seconds the oldest unfinished event has been so (NULL when all have ended).
+-- Returns the size of the outbox, with each lane counted up to 100,000. Also returns for how many seconds the oldest unfinished event has
+-- been unfinished (NULL if all events have ended).
 SELECT
     (SELECT count(*) FROM (SELECT FROM webhookd.work WHERE status = 'received' AND fresh LIMIT 100000) AS fresh)
         + (SELECT count(*) FROM (
@@ -445,7 +464,8 @@ SELECT
      WHERE (status IN ('received', 'queued', 'retrying')) IS TRUE ORDER BY since LIMIT 1) AS oldest;
 
 -- name: audit_trail(id)
--- What happened to an event, its receipt included, which the ledger records; that one is of no consumer.
+-- Returns what happened to an event, with its receipt. The row of the receipt comes from the ledger if the audit trail has no such row.
+-- The receipt belongs to no consumer.
 SELECT
     received_at AS at, NULL AS from_status, 'received' AS to_status, 'receiver' AS actor, NULL::integer AS attempt, NULL AS reason,
     NULL AS consumer

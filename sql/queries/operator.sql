@@ -1,10 +1,12 @@
--- The searches, and the list of quarantine, look at `looked` events or bodies from a place on, newest first, and return those that the filters choose, `limit` and no more, so that the
--- work of a call has a bound whatever the filters are. There is always a row: `last_at` and `last_id` are the place that was looked at
--- last, NULL where the end was reached; the other columns are NULL where nothing was chosen.
+-- The searches and the list of the quarantine look at `looked` events or bodies from a place on, the newest first. They return at most
+-- `limit` of these rows, namely rows that the filters choose. So the work of a call has a bound, whatever the filters are. There is
+-- always a row. `last_at` and `last_id` are the place that was looked at last, NULL if the end was reached. The other columns are NULL if
+-- nothing was chosen.
 
 -- name: search_events(below, from_id, entity_id, invoice_number, merchant_reference, looked, statuses, event_types, account, received_from, received_to, limit)
--- Among all events, or those of an entity, invoice or reference, with ids from `from_id` to below `below`. `from_id` ends the search
--- beside the scan: where statistics are old, PostgreSQL takes a range of ids for few events, and would read and sort all of it.
+-- Searches all events, or the events of one entity, invoice or reference, with ids from `from_id` to below `below`. `from_id` ends the
+-- search outside the scan. With old statistics, PostgreSQL assumes that a range of ids has few events, and would read and sort the whole
+-- range.
 WITH found AS MATERIALIZED (
     SELECT l AS entry, l.id, l.received_at AS at
     FROM webhookd.ledger l
@@ -35,7 +37,8 @@ LEFT JOIN (chosen JOIN webhookd.events e USING (id)) ON true
 ORDER BY e.id DESC;
 
 -- name: search_open(unfinished, dead, before, below, looked, statuses, event_types, account, received_from, received_to, limit)
--- Among the events that have not ended, by when they began to wait (their receipt, or redrive), and the dead ones, by their death.
+-- Searches the events that have not ended, by the time when they began to wait (the receipt or the redrive), and the dead events, by
+-- their death.
 WITH found AS MATERIALIZED (
     SELECT * FROM (
         (
@@ -80,8 +83,9 @@ LEFT JOIN (chosen JOIN webhookd.events e USING (id)) ON true
 ORDER BY chosen.at DESC, e.id DESC;
 
 -- name: search_key(key, low, high, event_id, notification_only, also, below, looked, statuses, event_types, account, entity_id, invoice_number, merchant_reference, received_from, received_to, limit)
--- Among the events that `key` is a notification id of, in lower case; unless `notification_only`, also those of which it is the entity's id, the invoice
--- number or the merchant's reference, and the event `event_id`. `also`: those of them that it names in one of these ways, too.
+-- Searches the events that have `key`, in lower case, as a notification id. Unless `notification_only` is true, also searches the event
+-- `event_id`, and the events that have `key` as the entity's id, the invoice number or the merchant's reference. If `also` is given, an
+-- event must also have `also` as one of these ids, numbers or references.
 -- `low` and `high` are the bounds of the notification keys of `key` in any account.
 WITH ids AS MATERIALIZED (
     SELECT id FROM webhookd.ledger
@@ -137,8 +141,9 @@ LEFT JOIN (chosen JOIN webhookd.events e USING (id)) ON true
 ORDER BY e.id DESC;
 
 -- name: events_of_entity(account, entity_name, entity_id, limit)
--- The newest events of an entity, newest first; of whatever entity has the id where `entity_name` is NULL. With coalesce(), the join with
--- the kinds stays a left one: PostgreSQL reads the entity's events in their order, and does not begin with the kinds of the account.
+-- Returns the newest events of an entity, the newest first. If `entity_name` is NULL, returns the events of every entity that has the id.
+-- With coalesce(), the join with the kinds stays a left join. So PostgreSQL reads the entity's events in their order, and does not begin
+-- with the kinds of the account.
 SELECT * FROM webhookd.events
 WHERE entity_id = :entity_id AND coalesce(account, '') = :account AND (:entity_name::text IS NULL OR coalesce(entity_name, '') = :entity_name)
 ORDER BY id DESC
@@ -148,11 +153,11 @@ LIMIT :limit;
 SELECT notification_id, received_at FROM webhookd.notification_aliases WHERE event_id = :id ORDER BY received_at LIMIT 100;
 
 -- name: lock_work(id)!
--- Before a retry, in its transaction. Fails at once if a worker has the event in hand.
+-- Runs before a retry, in the transaction of the retry. Fails at once if a worker has the event in hand.
 SELECT FROM webhookd.work WHERE event_id = :id FOR UPDATE NOWAIT;
 
 -- name: retry_now(id, actor, reason)!
--- Makes the next attempt of an event that waits for it due at once; its work is locked.
+-- Makes the next attempt due at once, for an event that waits for its next attempt. The caller has locked the event's work.
 WITH changed AS (
     UPDATE webhookd.work SET due = now()
     WHERE event_id = :id AND consumer = 'handlers' AND status NOT IN ('dead', 'discarded', 'received', 'queued')
@@ -162,8 +167,8 @@ INSERT INTO webhookd.audit (event_id, from_status, to_status, actor, reason)
 SELECT event_id, 'retrying', 'retrying', :actor, :reason FROM changed;
 
 -- name: choose_finished(after_id, below, entity_id, invoice_number, merchant_reference, looked, statuses, event_types, account, received_from, received_to, until, limit)
--- A page of a replay: ended events with ids above `after_id` and below `below`, oldest first. Looks and returns as the searches do,
--- and ends beside the scan as they do.
+-- Returns a page of a replay: ended events with ids above `after_id` and below `below`, the oldest first. This statement looks and
+-- returns like the searches. `below` ends the choice outside the scan, as `from_id` does in search_events.
 WITH found AS MATERIALIZED (
     SELECT l AS entry, l.id
     FROM webhookd.ledger l
@@ -230,7 +235,8 @@ RETURNING *;
 UPDATE webhookd.operations SET held_until = '-infinity' WHERE holder = :holder::uuid AND finished_at IS NULL;
 
 -- name: advance_operation(id, holder, state, total, done, skipped, held_by, error, event_types, reasons, after_at, after_id, ended)^
--- Records how far an operation has come, in the transaction of what it did; no row where it was cancelled, or another process holds it.
+-- Records how far an operation has come, in the transaction of the operation's changes. Returns no row if the operation was cancelled, or
+-- if another process holds it.
 UPDATE webhookd.operations
 SET state = :state, total = :total, done = :done, skipped = :skipped, held_by = :held_by, error = :error,
     event_types = :event_types::text::jsonb, reasons = :reasons::text::jsonb, after_at = :after_at, after_id = :after_id,
@@ -247,7 +253,8 @@ DELETE FROM webhookd.operations WHERE id = ANY(ARRAY(
 ));
 
 -- name: list_quarantine(below, from_id, looked, state, account, reason, received_from, received_to, limit)
--- Bodies with ids from `from_id` to below `below`; `state` is waiting, released or discarded. Of those that wait, no other is looked at.
+-- Lists bodies with ids from `from_id` to below `below`. `state` is waiting, released or discarded. If `state` is waiting, the statement
+-- looks only at bodies that wait.
 WITH found AS MATERIALIZED (
     SELECT id, account, reason, received_at AS at, handled_at, outcome
     FROM webhookd.quarantine
@@ -279,11 +286,11 @@ ORDER BY q.id DESC;
 SELECT *, length(body) AS size, coalesce(outcome, 'waiting') AS state FROM webhookd.quarantine WHERE id = :id;
 
 -- name: lock_quarantined(id)^
--- As quarantined, for one who releases it: nobody discards it meanwhile.
+-- Like quarantined, for a caller that releases the body. The lock keeps others from discarding the body meanwhile.
 SELECT *, length(body) AS size, coalesce(outcome, 'waiting') AS state FROM webhookd.quarantine WHERE id = :id FOR UPDATE;
 
 -- name: handle_quarantine(id, outcome, actor, note, event_id)^
--- Releases or discards what waits in quarantine; no row where it was handled before.
+-- Marks a waiting body in quarantine as released or discarded. Returns no row if the body was handled before.
 UPDATE webhookd.quarantine SET handled_at = now(), handled_by = :actor, outcome = :outcome, note = :note, event_id = :event_id
 WHERE id = :id AND handled_at IS NULL
 RETURNING id;
@@ -301,8 +308,8 @@ SELECT * FROM webhookd.customers WHERE account = :account AND customer_profile_i
 SELECT * FROM webhookd.payment_profiles WHERE account = :account AND payment_profile_id = :id;
 
 -- name: known_entities(account, names, ids)
--- Those of the entities, in the order given, that have a timeline: a row, or an event. The kinds are joined as in
--- events_of_entity. Scalar subqueries instead of EXISTS, for which PostgreSQL may read and hash a whole table.
+-- Returns the given entities that have a timeline (a row, or an event), in the order given. The kinds are joined as in events_of_entity.
+-- Scalar subqueries stand here instead of EXISTS, because for EXISTS PostgreSQL may read and hash a whole table.
 SELECT n.entity_name, n.entity_id
 FROM unnest(:names::text[], :ids::text[]) WITH ORDINALITY AS n (entity_name, entity_id, position)
 WHERE coalesce(
@@ -319,7 +326,7 @@ WHERE coalesce(
 ORDER BY n.position;
 
 -- name: add_statistics(steps, measures, event_types, counts)!
--- Adds what a process has counted to the present step of each length in `steps`. `counts` are arrays as text.
+-- Adds the counts of a process to the present step of each length in `steps`. `counts` are arrays as text.
 INSERT INTO webhookd.statistics AS s (step, at, measure, event_type, counts)
 SELECT step, webhookd.step(step, now()) AS at, measure, event_type, counts::bigint[]
 FROM unnest(:steps::integer[]) AS step, unnest(:measures::text[], :event_types::text[], :counts::text[]) AS c (measure, event_type, counts)
@@ -327,7 +334,7 @@ ORDER BY step, measure, event_type
 ON CONFLICT (step, at, measure, event_type) DO UPDATE SET counts = webhookd.add_counts(s.counts, excluded.counts);
 
 -- name: add_gauges(steps, gauges, values)!
--- Keeps the highest of each gauge in the present step of each length.
+-- Keeps the highest value of each gauge in the present step of each length in `steps`.
 INSERT INTO webhookd.statistics_gauges AS g (step, at, gauge, value)
 SELECT step, webhookd.step(step, now()) AS at, gauge, value
 FROM unnest(:steps::integer[]) AS step, unnest(:gauges::text[], :values::float8[]) AS v (gauge, value)
@@ -335,13 +342,17 @@ ORDER BY step, gauge
 ON CONFLICT (step, at, gauge) DO UPDATE SET value = greatest(g.value, excluded.value);
 
 -- name: statistics(step, window, longer, limit)^
--- The last `window` seconds, by steps of the length `step`. One statement, and one row with JSON: each round trip and each row has its price.
--- `series` has for each step the counts over all event types, and the histograms, by measure; told apart by the index alone from the
--- rows of each type, of which there are ten times as many. `types` has the sum of each measure by event type. From the first beginning of a
--- step of the length `longer` on, it is read from those, which hold the same in far fewer rows: each length counts everything, and a longer
--- step is some shorter ones. NULL: there are none. `gauges` has the gauges of each step, but those of the dead-letter queue, which no chart
--- shows. Steps are named by their beginning, in seconds since 1970. The other columns are how many events stand where, and bodies wait in
--- quarantine; each is counted no further than `limit`. Of each status the lanes are counted apart, as their indexes are.
+-- Returns the last `window` seconds, by steps of the length `step`. This is one statement and one row with JSON, because each round trip
+-- and each row costs time.
+-- `series` has for each step the counts over all event types, and the histograms, by measure. The index alone separates these rows from
+-- the rows of each type, of which there are ten times as many.
+-- `types` has the sum of each measure by event type. From the first beginning of a step of the length `longer` on, the sums come from
+-- those longer steps. The longer steps hold the same counts in far fewer rows: each length counts everything, and a longer step consists
+-- of some shorter steps. `longer` is NULL if `step` is the greatest length.
+-- `gauges` has the gauges of each step, but not the gauges of the dead-letter queue, which no chart shows. The name of a step is its
+-- beginning, in seconds since 1970.
+-- The other columns are the number of events in each status but processed, and the number of bodies that wait in quarantine. Each is
+-- counted up to `limit`. The lanes of a status are counted apart, each up to `limit`, because the indexes separate them.
 SELECT
     now() AS now,
     (
@@ -424,7 +435,7 @@ DELETE FROM webhookd.statistics_gauges WHERE ctid = ANY(ARRAY(
 SELECT EXISTS (SELECT FROM webhookd.ended_sessions WHERE id = :id);
 
 -- name: end_session(id, seconds)!
--- Ends a session, and forgets some whose own time is over.
+-- Ends a session, and removes up to 100 ended sessions that have expired by themselves.
 WITH forgotten AS (
     DELETE FROM webhookd.ended_sessions
     WHERE id = ANY(ARRAY(SELECT id FROM webhookd.ended_sessions WHERE kept_until < now() ORDER BY kept_until LIMIT 100 FOR UPDATE SKIP LOCKED))

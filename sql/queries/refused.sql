@@ -1,5 +1,5 @@
 -- name: add_refused(ids, ages, accounts, outcomes, statuses, paths, peers, forwarded, shapes, content_types, lengths, first_bytes, findings, likely)!
--- Samples of refused webhooks; each was refused `ages` seconds ago.
+-- Stores samples of refused webhooks. Each webhook was refused `ages` seconds ago.
 INSERT INTO webhookd.refused_webhooks (
     id, refused_at, account, outcome, status, path, peer, forwarded_for, header_shape, content_type, body_length, first_bytes, finding,
     likely
@@ -13,8 +13,8 @@ FROM unnest(
 ) AS s (id, age, account, outcome, status, path, peer, forwarded, shape, content_type, length, first, finding, likely);
 
 -- name: trim_refused(accounts, outcomes, keep)!
--- Keeps `keep` samples for each account and outcome. Findings take turns, and within a finding the peers do; so a flood of one kind
--- or from one address removes its own samples first.
+-- Keeps `keep` samples for each account and outcome. Findings take turns, and within a finding the peers take turns. So a flood of one
+-- finding or from one address removes its own samples first.
 WITH by_peer AS (
     SELECT id, account, outcome, finding, refused_at,
         row_number() OVER (PARTITION BY account, outcome, finding, peer ORDER BY refused_at DESC, id) AS turn
@@ -44,7 +44,7 @@ WHERE id IN (
 );
 
 -- name: list_refused(at, below, account, outcome, finding, limit)
--- Samples before a place, newest first.
+-- Returns samples before a place, the newest first.
 SELECT * FROM webhookd.refused_webhooks
 WHERE (refused_at, id) < (:at::timestamptz, :below::uuid)
     AND (:account::text IS NULL OR account = :account)

@@ -1,9 +1,9 @@
 -- name: retention_state()^
--- What the gauges and the doctor show, without a look at any large table: how many seconds the partitions reach ahead of now (0
--- where one of bodies and audit trail has none for now), the bodies that wait in quarantine (counted no further than 100,000) and its
--- bytes, and the server's clock in seconds since 1970.
+-- Returns what the gauges and the doctor show, and does not look at any large table. `ahead` is how many seconds the partitions reach
+-- ahead of now. `ahead` is 0 if bodies or audit trail has no partition for now. The other columns are the number of bodies that wait in
+-- quarantine (counted up to 100,000), the size of the quarantine in bytes, and the server's clock in seconds since 1970.
 WITH ends AS (
-    -- Where what covers the present instant ends: the first end at which no other partition begins.
+    -- The end of the partitions that cover the present instant: the first end at which no other partition begins.
     SELECT
         parent,
         min(webhookd.time_of(low)) AS low,
@@ -23,11 +23,12 @@ SELECT
 FROM ends;
 
 -- name: strays()^
--- Whether bodies or audit rows lie outside every partition.
+-- Returns whether bodies or audit rows lie outside every partition.
 SELECT EXISTS (SELECT FROM webhookd.bodies_default) AS bodies, EXISTS (SELECT FROM webhookd.audit_default) AS audit;
 
 -- name: missing_partitions(weeks)
--- The weeks without a partition: from yesterday's, for a receiver whose clock is behind, to `weeks` ahead, by the server's clock.
+-- Returns the weeks without a partition, by the server's clock. The weeks go from the week of yesterday, for a receiver whose clock is
+-- behind, to `weeks` weeks ahead.
 SELECT parent, week AT TIME ZONE 'UTC' AS first
 FROM unnest(ARRAY['bodies', 'audit']) AS parent
 CROSS JOIN generate_series(
@@ -43,19 +44,20 @@ WHERE NOT EXISTS (
 ORDER BY week, parent;
 
 -- name: make_partition(parent, first)!
--- Outside a transaction: it commits between its steps.
+-- Runs outside a transaction, because the procedure commits between its steps.
 CALL webhookd.make_partition(:parent, :first);
 
 -- name: old_partitions(parent, age)
--- The partitions all of whose ids are older than `age` seconds and a day, oldest first. By then the last events of its week have
--- ended that long ago, too, as a rule, and it can be emptied as a whole.
+-- Returns the partitions whose ids are all older than `age` seconds and a day, the oldest first. By then, as a rule, the last events of
+-- the partition's week have also ended `age` seconds ago, and the partition can be emptied as a whole.
 SELECT child FROM webhookd.partitions WHERE parent = :parent AND high <= webhookd.id_before(:age::float8 + 86400) ORDER BY low;
 
 -- name: clear_partition(child, age)$
 SELECT webhookd.clear_partition(:child, :age::float8);
 
 -- name: vacuum_of(child)$
--- The statement that clears a partition of its deleted rows, which takes no parameter, and no function can run. It locks out nobody.
+-- Returns the statement that clears a partition of its deleted rows. VACUUM takes no parameter, no function can run it, and it locks out
+-- nobody.
 SELECT format('VACUUM (TRUNCATE off) %I.%I', n.nspname, c.relname)
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.oid = :child::text::regclass;
@@ -64,7 +66,8 @@ WHERE c.oid = :child::text::regclass;
 SELECT webhookd.compact_partition(:child);
 
 -- name: trim_partition(child, after, age, most)^
--- One batch of single rows older than `age` seconds; `last` is where the next one goes on, NULL at the end.
+-- Removes one batch of single rows that are older than `age` seconds. `last` is the id after which the next batch goes on, NULL at the
+-- end.
 SELECT last, removed
 FROM webhookd.trim_partition(:child, :after::uuid, webhookd.id_before(:age::float8), :age::float8, :most::integer);
 
@@ -72,8 +75,9 @@ FROM webhookd.trim_partition(:child, :after::uuid, webhookd.id_before(:age::floa
 SELECT webhookd.drop_partition(:child);
 
 -- name: remove_events(after, age, window, limit)^
--- One batch of events that ended more than `age` seconds ago. What is removed can never be taken for new: its eventDate is more than
--- `window` seconds old, so that a repeat is quarantined as too old. Hence one without an eventDate stays. `last` as in trim_partition.
+-- Removes one batch of events that ended more than `age` seconds ago. A removed event can never be taken for a new event: its eventDate
+-- is more than `window` seconds old, so a repeat is quarantined as too old. So an event without an eventDate stays. `last` is as in
+-- trim_partition.
 WITH page AS MATERIALIZED (
     SELECT id FROM webhookd.ledger WHERE id > :after::uuid AND id < webhookd.id_before(:age::float8) ORDER BY id LIMIT :limit
 ), ended AS MATERIALIZED (
@@ -104,7 +108,7 @@ WITH page AS MATERIALIZED (
 SELECT (SELECT id FROM page ORDER BY id DESC LIMIT 1) AS last, (SELECT count(*) FROM ended) AS removed;
 
 -- name: remove_quarantine(age, limit)$
--- One batch of what has been in quarantine for more than `age` seconds; returns how many.
+-- Removes one batch of bodies that have been in quarantine for more than `age` seconds. Returns the number of removed bodies.
 WITH old AS MATERIALIZED (
     SELECT id FROM webhookd.quarantine
     WHERE received_at < now() - make_interval(secs => :age::float8)
