@@ -1,6 +1,6 @@
-"""The servers of a test session, and what each test gets of them: a fresh database, queues of its own.
+"""The servers of a test session, with a fresh database and fresh queues for each test.
 
-Where WEBHOOKD_TEST_DATABASE_URL, WEBHOOKD_TEST_REDIS_URL or WEBHOOKD_TEST_SQS_ENDPOINT_URL is set, that server is used.
+If WEBHOOKD_TEST_DATABASE_URL, WEBHOOKD_TEST_REDIS_URL or WEBHOOKD_TEST_SQS_ENDPOINT_URL is set, the tests use that server.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ pytest_plugins = ["pytester", "tests.helpers.groups"]
 
 NO_CHROMIUM = "no chromium; apt install chromium"
 
-# Commands under test are sent SIGINT, which they would ignore if they inherited that, as from a background job of a shell.
+# Tests send SIGINT to commands. A shell's background job ignores SIGINT, and the commands would inherit this.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-# A busy machine makes examples slowly, and runs a test slowly at one of them: neither says anything of the code.
+# A busy machine makes examples slowly, and runs a test slowly with some of them. Neither is a fault of the code.
 hypothesis.settings.register_profile("webhookd", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("webhookd")
 
@@ -60,7 +60,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         if "/faults/" in str(item.path):
-            # A client whose connection is reset in the middle of its request: aiohttp leaves a task's exception unread.
+            # If a client's connection is reset in the middle of a request, aiohttp leaves a task's exception unread.
             item.add_marker(pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"))
             item.add_marker(pytest.mark.timeout(900))
     if config.getoption("--faults-long"):
@@ -72,7 +72,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Tests that were skipped for want of a program are not lost among the others."""
+    """Reports tests that were skipped because a program is missing, so that they are not lost among the other tests."""
     skipped = terminalreporter.stats.get("skipped", [])
     for what, reason in (("dashboard", NO_CHROMIUM), ("model", NO_SPIN)):
         if any(reason in str(report.longrepr) for report in skipped):
@@ -81,7 +81,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_environment() -> Iterator[None]:
-    """No setting of the developer's shell reaches a test, and no AWS call real credentials."""
+    """Keeps settings of the developer's shell out of the tests, and real credentials out of AWS calls."""
     patch = pytest.MonkeyPatch()
     for name in [name for name in os.environ if name.startswith("WEBHOOKD_") and not name.startswith("WEBHOOKD_TEST_")]:
         patch.delenv(name)
@@ -91,11 +91,11 @@ def _own_environment() -> Iterator[None]:
     patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     for name in ("AWS_SESSION_TOKEN", "AWS_PROFILE", "AWS_REGION"):
         patch.delenv(name, raising=False)
-    # A daemon in the test's process logs by structlog's defaults, which show an exception with what the variables held.
+    # A daemon in the test's process logs with structlog's defaults, which show an exception with the values of variables.
     *processors, _ = structlog.get_config()["processors"]
     plain = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
     structlog.configure(processors=[*processors, plain])
-    # Each daemon under test would read botocore's data files anew, a tenth of a second of its own.
+    # Otherwise, each daemon under test would read botocore's data files again, which takes a tenth of a second.
     patch.setattr("botocore.session.create_loader", functools.cache(botocore.loaders.create_loader))
     yield
     patch.undo()
@@ -103,9 +103,9 @@ def _own_environment() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _temporary() -> Iterator[Path]:
-    """A folder for servers.
+    """Makes a folder for servers, and removes it at the end.
 
-    Not in pytest's own folder: each session that begins closes that one to other users, and PostgreSQL does not run as root.
+    The folder is not in pytest's: each new session closes pytest's folder to other users, and PostgreSQL does not run as root.
     """
     folder = Path(tempfile.mkdtemp(prefix="webhookd-tests-"))
     yield folder
@@ -114,14 +114,14 @@ def _temporary() -> Iterator[Path]:
 
 @pytest.fixture
 def server_folder() -> Iterator[Path]:
-    """A folder for a test's own servers."""
+    """Makes a folder for a test's own servers."""
     with _temporary() as folder:
         yield folder
 
 
 @pytest.fixture(scope="session")
 def stack(_own_environment: None) -> Iterator[Stack]:
-    """The servers of the session."""
+    """Starts the servers of the session."""
     with _temporary() as folder:
         servers = Stack(
             folder,
@@ -141,7 +141,7 @@ def _named(url: str, database: str) -> str:
 
 @pytest.fixture(scope="session")
 def template(stack: Stack) -> Iterator[str]:
-    """The name of a migrated database that each test's database is a copy of."""
+    """Makes a migrated database, and returns its name. Each test's database is a copy of this database."""
     name = f"webhookd_template_{uuid.uuid4().hex[:8]}"
 
     async def make() -> None:
@@ -162,15 +162,15 @@ def template(stack: Stack) -> Iterator[str]:
 
 @pytest_asyncio.fixture
 async def database_url(stack: Stack, template: str) -> AsyncIterator[str]:
-    """A fresh, migrated database."""
+    """Makes a fresh, migrated database, and returns its URL."""
     name = f"webhookd_{uuid.uuid4().hex[:12]}"
     server = await connect(stack.database_url)
-    # Copied as files where that can be chosen: through the WAL, it takes a third longer.
+    # Copy files if PostgreSQL offers this choice: a copy through the WAL takes a third longer.
     copy = " STRATEGY file_copy" if server.get_server_version() >= (15,) else ""
     await server.execute(f"CREATE DATABASE {name} TEMPLATE {template}{copy}")
     url = _named(stack.database_url, name)
     connection = await connect(url)
-    # The copy would share its template's identity, and with it the Redis keys of every other test.
+    # Otherwise, the copy would share its template's identity, and so the Redis keys of every other test.
     await connection.execute("UPDATE instance SET id = gen_random_uuid()")
     await connection.close()
     yield url
@@ -180,7 +180,7 @@ async def database_url(stack: Stack, template: str) -> AsyncIterator[str]:
 
 @pytest_asyncio.fixture
 async def empty_url(stack: Stack) -> AsyncIterator[str]:
-    """A database with nothing in it."""
+    """Makes an empty database, and returns its URL."""
     name = f"webhookd_{uuid.uuid4().hex[:12]}"
     server = await connect(stack.database_url)
     await server.execute(f"CREATE DATABASE {name}")
@@ -191,7 +191,7 @@ async def empty_url(stack: Stack) -> AsyncIterator[str]:
 
 @pytest_asyncio.fixture
 async def connection(database_url: str) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
-    """A connection to the test's database."""
+    """Opens a connection to the test's database."""
     connection = await connect(database_url)
     yield connection
     await connection.close()
@@ -199,7 +199,7 @@ async def connection(database_url: str) -> AsyncIterator[asyncpg.Connection[asyn
 
 @dataclass(slots=True, frozen=True)
 class Servers:
-    """What a daemon under test connects to: its own database and queues."""
+    """The servers that a daemon under test connects to, with a database and queues of its own."""
 
     database_url: str
     redis_url: str
@@ -210,7 +210,7 @@ class Servers:
 
     @property
     def settings(self) -> dict[str, str]:
-        """As environment variables' names and values, with the rest of what a test's daemon needs."""
+        """Returns every setting that a test's daemon needs, as names and values of environment variables."""
         return {
             **base_settings(),
             "WEBHOOKD_DATABASE_URL": self.database_url,
@@ -222,7 +222,7 @@ class Servers:
 
 
 def settings_of(values: dict[str, str], **overrides: Any) -> Settings:
-    """Settings from environment variables' names and values, with `overrides` by field."""
+    """Returns settings from names and values of environment variables; `overrides` replace fields by name."""
     settings = load(**{name.removeprefix("WEBHOOKD_").lower(): value for name, value in values.items()} | overrides)
     note_settings(settings)
     return settings
@@ -233,7 +233,7 @@ Start = Callable[..., Awaitable[Daemon]]
 
 @pytest_asyncio.fixture
 async def start(servers: Servers) -> AsyncIterator[Start]:
-    """Starts daemons inside the test's process; takes settings by field, and `registry` with users' handlers."""
+    """Returns a function that starts a daemon in the test's process. `registry` has users' handlers; settings go by field."""
     daemons = []
 
     async def begin(registry: Registry | None = None, **overrides: Any) -> Daemon:
@@ -249,7 +249,7 @@ async def start(servers: Servers) -> AsyncIterator[Start]:
 
 @pytest_asyncio.fixture
 async def servers(stack: Stack, database_url: str, tmp_path: Path) -> Servers:
-    """A database of its own, and a queue with its dead-letter queue."""
+    """Returns the servers, with a database, a queue and a dead-letter queue of the test's own."""
     name = f"test-{uuid.uuid4().hex[:12]}"
     found = Servers(
         database_url=database_url,
@@ -264,7 +264,7 @@ async def servers(stack: Stack, database_url: str, tmp_path: Path) -> Servers:
 
 
 async def make_queues(servers: Servers) -> None:
-    """Makes the queue and its dead-letter queue; finding them made is fine."""
+    """Makes the queue and its dead-letter queue, unless they exist already."""
     settings = settings_of(servers.settings)
     sqs = make_sqs(settings, Metrics(), Watch())
     await sqs.start()

@@ -1,4 +1,4 @@
-"""What a stranger may cost the admin listener: bodies, queries and answers have bounds, and guessing a token is slow."""
+"""The admin listener bounds the cost of strangers: bodies, queries and answers have limits, and guessing a token is slow."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ async def test_ids_of_a_thousand_events_and_the_longest_filter_fit_in_a_body(htt
 
 
 async def test_a_guesser_is_slowed_down_and_a_right_token_always_works(daemon: Daemon) -> None:
-    """Through 32 connections at once. A right token of the guesser's own address works, too, though not at once."""
+    """The guesser uses 32 connections at once. A right token from the guesser's address works, too, though not at once."""
     answered: list[int] = []
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(daemon.admin_url, connector=connector) as http:
@@ -127,7 +127,7 @@ async def test_a_guesser_is_slowed_down_and_a_right_token_always_works(daemon: D
             metrics = await answer.text()
     assert right == [200] * 5
     assert set(answered) == {401}
-    # Twenty at once, then one a second; and no guess waits for longer than five seconds.
+    # Twenty guesses are answered at once, then one a second; and no guess waits longer than five seconds.
     assert len(answered) <= 20 + took + 32 * took / 5
     assert 'webhookd_admin_refused_total{reason="wrong_token"}' in metrics
     assert "webhookd_admin_delayed_total 0.0" not in metrics

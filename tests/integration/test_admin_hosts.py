@@ -1,4 +1,4 @@
-"""DNS rebinding and other sites' pages: which host names the admin listener answers to, and whose changes it takes."""
+"""DNS rebinding and other sites' pages: the admin listener refuses unknown host names, and changes from other origins."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ async def test_a_request_with_no_host_name_or_with_two_is_refused(daemon: Daemon
 FOREIGN = [
     {"Origin": "https://evil.example"},
     {"Origin": "null"},
-    {"Origin": "http://localhost:1"},  # another program of the same machine
+    {"Origin": "http://localhost:1"},  # another program on the same machine
     {"Origin": "file://"},
     {"Origin": "https://ops.example.com:444"},
     {"Sec-Fetch-Site": "cross-site"},

@@ -1,4 +1,4 @@
-"""The admin API as a whole: its document, who may do what, and how bad input is answered."""
+"""The admin API as a whole: its OpenAPI document, the rights of each caller, and the answers to bad input."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LOOK = "look-0123456789abcd"
 TOKENS: dict[str, Any] = {"admin_tokens": {"ann": OPERATE}, "read_tokens": {"bob": LOOK}}
 UNSAFE = ("POST", "PUT", "PATCH", "DELETE")
 
-# What needs no token, by name: a route that is not here must refuse whoever has none.
+# The routes that need no token. Every other route must refuse a request without a token.
 OPEN = {
     *(("GET", path) for path in ("/livez", "/readyz", "/metrics", "/openapi.json", "/docs", "/")),
     ("POST", "/session"),
@@ -50,13 +50,13 @@ async def daemon(start: Start) -> Daemon:
 
 @pytest.fixture
 async def http(daemon: Daemon) -> AsyncIterator[aiohttp.ClientSession]:
-    # Cookies of an address too, and none that the test does not send.
+    # Store no cookies: a request must send only the cookies that the test gives.
     async with aiohttp.ClientSession(daemon.admin_url, cookie_jar=aiohttp.DummyCookieJar()) as session:
         yield session
 
 
 def routes(daemon: Daemon) -> list[tuple[str, str]]:
-    """Method and path of every route of the admin application."""
+    """Returns the method and the path of every route of the admin application."""
     assert daemon.admin is not None
     return [
         (route.method, route.resource.canonical)
@@ -116,7 +116,7 @@ async def test_without_a_token_only_what_the_setting_names_is_allowed(
             assert answer.status == look
         async with http.post(retry, headers={HEADER: "dashboard"}) as answer:
             assert answer.status == operate
-        async with http.post(retry) as answer:  # as any page that a browser shows could send it
+        async with http.post(retry) as answer:  # any web page in a browser could send this request
             assert answer.status == (403 if anonymous == "operate" else operate)
 
 
@@ -141,7 +141,7 @@ async def test_a_session_is_a_cookie_without_the_token_and_changes_nothing_witho
     async with http.post(f"/webhooks/events/{uuid.uuid4()}/retry", headers=signed_in | {HEADER: "dashboard"}) as answer:
         assert answer.status == 404
     async with http.post("/session", json={"token": OPERATE}) as answer:
-        assert not answer.cookies[COOKIE]["secure"]  # on plain HTTP the browser would not send it back
+        assert not answer.cookies[COOKIE]["secure"]  # a browser would not send a secure cookie over plain HTTP
     for forged in (
         f"{morsel.value[:-1]}{'0' if morsel.value[-1] != '0' else '1'}",
         "x",
@@ -187,7 +187,7 @@ QUESTIONS = [
 
 
 async def test_a_question_that_is_long_is_answered_by_us(http: aiohttp.ClientSession) -> None:
-    """aiohttp itself would refuse it, in plain text, beyond 8190 bytes."""
+    """aiohttp itself would refuse a query beyond 8190 bytes, in plain text."""
     many = "&".join(f"event_type=net.authorize.{'x' * 50}{number}" for number in range(200))
     async with http.get(f"/webhooks/events?{many}", headers=bearer(OPERATE)) as answer:
         assert (answer.status, answer.content_type) in ((200, "application/json"), (422, "application/problem+json"))
@@ -271,12 +271,12 @@ async def test_nothing_that_is_answered_may_be_kept_or_framed(http: aiohttp.Clie
 
 
 async def test_schemathesis_finds_nothing(daemon: Daemon, connection: asyncpg.Connection[Any], tmp_path: Path) -> None:
-    """Requests made from the document, good and bad ones, in sequences too: each is answered as the document says."""
+    """Schemathesis makes good and bad requests from the document, also in sequences. Each answer is as the document says."""
     sent = await traffic.send(
         traffic.stream(["net.authorize.payment.authcapture.created"], 20), f"{daemon.public_url}/webhooks/authorize-net", KEY
     )
     assert sent.failed == 0
-    # 413 is a refusal, too: schemathesis does not count it as one by itself.
+    # 413 is a refusal, too, but schemathesis does not count it by default.
     refusals = '["400", "401", "403", "404", "405", "406", "409", "413", "415", "422", "428", "429"]'
     config = tmp_path / "schemathesis.toml"
     config.write_text(f"[checks.negative_data_rejection]\nexpected-statuses = {refusals}\n")

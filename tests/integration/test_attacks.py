@@ -1,4 +1,4 @@
-"""What strangers do to a listener, each with the input that once held it, and what the next request then meets."""
+"""Attacks on a listener: each test sends input that once blocked the listener, and checks how the next request is answered."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ LIVE = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
 
 @contextlib.asynccontextmanager
 async def at(daemon: Daemon, listener: str) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    """A connection to the listener `public` or `admin`."""
+    """Opens a connection to the listener `public` or `admin`."""
     url = urlsplit(daemon.public_url if listener == "public" else daemon.admin_url)
     reader, writer = await asyncio.open_connection(url.hostname, url.port)
     try:
@@ -61,7 +61,7 @@ def bomb(path: str) -> bytes:
 
 
 def chunked(count: int, size: int = 1) -> bytes:
-    """A signed webhook with a body of `count` chunks, `size` bytes each."""
+    """Returns a signed webhook with a body of `count` chunks, `size` bytes each."""
     signature = sign(b"x" * count * size, KEY)
     head = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nX-ANET-Signature: {signature}\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
     return head + b"%x\r\n%b\r\n" % (size, b"x" * size) * count + b"0\r\n\r\n"
@@ -119,7 +119,7 @@ async def test_a_body_in_chunks_as_a_proxy_makes_them_is_read(count: int, size: 
 async def test_a_body_in_too_many_small_chunks_is_refused_before_all_are_parsed(
     count: int, size: int, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each of them costs as much as a large one."""
+    """A small chunk costs as much as a large chunk."""
     parsed = 0
     begin = StreamReader.begin_http_chunk_receiving
 
@@ -140,7 +140,7 @@ async def test_a_body_in_too_many_small_chunks_is_refused_before_all_are_parsed(
 
 @pytest.fixture
 def breaking(monkeypatch: pytest.MonkeyPatch) -> None:
-    """aiohttp's parser fails an assertion of its own at each chunk."""
+    """Makes aiohttp's parser fail at each chunk, as if an assertion of its own failed."""
 
     def fail(*_: object) -> None:
         raise AssertionError("SECRET-LOOKING")
@@ -276,7 +276,7 @@ def listening(
 
 
 async def test_a_request_in_a_pipeline_is_no_work_before_its_turn() -> None:
-    """Or else a few clients that send pipelines for ever would be all the work that there may be."""
+    """Otherwise, a few clients that send pipelines for ever would take up all the work that is allowed."""
     metrics, work = Metrics(), []
     admission = Admission(max_pending=1000, metrics=metrics)
 
@@ -295,7 +295,7 @@ async def test_a_request_in_a_pipeline_is_no_work_before_its_turn() -> None:
 
 
 async def test_one_request_of_a_pipeline_is_served_at_a_turn_of_the_loop() -> None:
-    """Since Python 3.12 aiohttp's tasks begin at once: without a pause, all of a pipeline would be served in one turn."""
+    """Since Python 3.12, aiohttp's tasks begin at once: without a pause, one turn would serve the whole pipeline."""
     metrics, turn, served_at = Metrics(), 0, []
 
     async def count_turns() -> None:

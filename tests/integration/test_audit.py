@@ -1,6 +1,7 @@
-"""CI's look for known vulnerabilities, against a server that follows OSV's API (https://google.github.io/osv.dev/post-v1-query/).
+"""CI's scan for known vulnerabilities, against a server that follows OSV's API.
 
-A query is a POST of {"package": {"name", "ecosystem"}, "version"}; the answer is {} or {"vulns": […]} in OSV's format.
+A query is a POST of {"package": {"name", "ecosystem"}, "version"}; the answer is {} or {"vulns": […]} in OSV's format:
+https://google.github.io/osv.dev/post-v1-query/
 """
 
 from __future__ import annotations

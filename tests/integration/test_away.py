@@ -1,4 +1,4 @@
-"""Each dependency away at the start, away under way, and back: slower or refused, never lost."""
+"""Each dependency is away at the start or later, and comes back: webhooks are slower or refused, but never lost."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ AUTHCAPTURE = "net.authorize.payment.authcapture.created"
 
 @pytest_asyncio.fixture
 async def own(server_folder: Path) -> AsyncIterator[Stack]:
-    """Servers of the test's own, which it may stop and kill; started, migrated, with queues."""
+    """Starts servers that the test may stop and kill, and migrates the database. The test makes the queues."""
     stack = Stack(server_folder, durable=False)
     await asyncio.to_thread(stack.start)
     await migrate(stack.database_url)
@@ -125,7 +125,7 @@ async def test_without_sqs_webhooks_are_accepted_and_the_outbox_drains_when_it_i
         assert (await send(daemon, 100)).outcomes == {"accepted": 100}
         assert (await daemon.store.backlog())[0] > 0
         await asyncio.to_thread(own.sqs.start)
-        # moto forgets its queues; so this is also a queue that was deleted and made again.
+        # moto forgets its queues, so this is also the case of a queue that was deleted and made again.
         await daemon.sqs.create_queues(max_receive_count=15)
         await until(lambda: ended(own, 100), "every event is processed", deadline=60)
         await until(lambda: _outbox_is(daemon, 0), "the outbox is empty")

@@ -1,4 +1,4 @@
-"""Bundles: events that share a message and a transaction, and how none of them harms another."""
+"""Bundles: events share a message and a transaction, and no event harms another."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from webhookd.store.events import Outgoing
 CREATED = "net.authorize.customer.created"
 SUBSCRIBED = "net.authorize.customer.subscription.created"
 BATCH = 10
-LIMITS = Limits(message_bytes=262_144, batch=BATCH, longest_hidden=43_200)  # of SQS
+LIMITS = Limits(message_bytes=262_144, batch=BATCH, longest_hidden=43_200)  # the limits of SQS
 BUNDLED = BATCH * MOST_EVENTS
 OURS = '{"v":3,"consumer":"handlers"'
 
 
 async def received(start: Start, connection: Connection, *event_types: str) -> tuple[Daemon, list[Body]]:
-    """A receiver with one new event of each type, which nobody has sent yet."""
+    """Returns a receiver with one new event of each type. No event has been sent to the queue yet."""
     receiver = await start(roles="receive")
     await send(receiver, *(traffic.sample(event_type, number) for number, event_type in enumerate(event_types, 1)))
     rows = await connection.fetch("SELECT id, account, event_type FROM events ORDER BY id")
@@ -45,11 +45,11 @@ async def table_of_effects(connection: Connection) -> None:
 
 
 async def nothing(_: Event, __: Any) -> None:
-    """A handler."""
+    """Does nothing, as a handler."""
 
 
 async def transactions(connection: Connection) -> int:
-    """How many transactions marked the events processed."""
+    """Returns how many transactions marked the events processed."""
     return int(await connection.fetchval("SELECT count(DISTINCT xmin::text) FROM audit WHERE to_status = 'processed'"))
 
 
@@ -58,7 +58,7 @@ async def processed(connection: Connection) -> int:
 
 
 async def once(connection: Connection) -> None:
-    """Each event was processed, and once."""
+    """Asserts that each event was processed, and only once."""
     rows = await connection.fetch(
         "SELECT e.id FROM events e LEFT JOIN audit a ON a.event_id = e.id AND a.to_status = 'processed' "
         "GROUP BY e.id HAVING count(a.event_id) <> 1 OR min(e.status) <> 'processed'"
@@ -121,7 +121,7 @@ async def test_a_handler_that_fails_harms_no_neighbour_in_its_bundle(
     worker = await start(handlers(fail_first, pattern="net.authorize.payment.*"), roles="work", retry_base=0.2, retry_cap=0.2)
     await until(lambda: connection.fetchval("SELECT count(*) = 1 FROM events WHERE status = 'retrying'"), "one is retrying")
     await until(lambda: processed_are(connection, 4), "its neighbours are processed")
-    await drained(servers, worker)  # the bundle has done its duty: the sweeper sends what is retrying
+    await drained(servers, worker)  # the bundle is no longer needed: the sweeper sends the retry
     await start(roles="relay")
     await until(lambda: status(connection, "processed"), "it is processed too", deadline=15)
     await once(connection)
@@ -161,7 +161,7 @@ async def test_a_bundle_delivered_again_has_no_second_effect(start: Start, serve
 async def test_a_bundle_that_came_back_is_worked_on_as_it_is(
     start: Start, servers: Servers, connection: Connection, receives: int
 ) -> None:
-    """As of a worker that died: what has ended has no second effect, and the rest needs no other message."""
+    """As after a worker's death: events that have ended have no second effect, and the other events need no new message."""
     await table_of_effects(connection)
     receiver, bodies = await received(start, connection, *[AUTHCAPTURE, CREATED] * 6)
     await end_well(connection, [bodies[0].event_id, bodies[1].event_id])
@@ -197,7 +197,7 @@ async def test_a_bundle_that_was_interrupted_comes_back_with_what_is_left(
         return await real(connection, event_id, wait=wait)
 
     monkeypatch.setattr(worker.store, "claim", claim)
-    # Nobody sends the events again: the bundle itself must stay until the last one has ended.
+    # Nothing sends the events again: the bundle itself must stay until the last event has ended.
     await until(lambda: status(connection, "processed"), "every event is processed", deadline=30)
     assert len(away) == 3
     await drained(servers, worker)
@@ -227,7 +227,7 @@ async def test_an_event_that_another_worker_has_is_left_to_it(start: Start, serv
     await until(lambda: processed_are(connection, 2), "its neighbours are processed")
     await until(lambda: metric(worker, "webhookd_processed_total", outcome="busy") >= 1, "it is busy")
     receiver.claims.release([taken], token)
-    # No relay runs: the bundle itself comes back for it.
+    # No relay runs: the bundle itself comes back for the busy event.
     await until(lambda: status(connection, "processed"), "it is processed when it is free", deadline=30)
     await once(connection)
     await drained(servers, worker)
@@ -270,7 +270,7 @@ async def test_an_event_that_postgresql_refuses_fails_alone(start: Start, server
 async def test_an_event_that_ended_meanwhile_is_not_ended_again(
     start: Start, servers: Servers, connection: Connection, monkeypatch: pytest.MonkeyPatch, end: str, ended_as: str
 ) -> None:
-    """Between the read and the commit another worker may have ended one of those that share a transaction."""
+    """Between the read and the commit, another worker may have ended one of the events that share a transaction."""
     receiver, bodies = await received(start, connection, CREATED, CREATED, CREATED)
     worker = await start(roles="work")
     real = worker.store.process
@@ -279,7 +279,7 @@ async def test_an_event_that_ended_meanwhile_is_not_ended_again(
     async def late(*given: Any, waits: bool) -> Any:
         if not ended:
             ended.append(bodies[0].event_id)
-            async with receiver.database.acquire() as other:  # the test waits on its own one
+            async with receiver.database.acquire() as other:  # the test waits on its own connection
                 await other.execute(end, *ended)
         return await real(*given, waits=waits)
 
@@ -368,7 +368,7 @@ def test_every_event_is_packed_once(number: int) -> None:
 
 @pytest.mark.parametrize("letter", ["x", "\u20ac", "\U0001f4b3"], ids=["ascii", "a sign of the euro", "beyond 16 bits"])
 def test_whatever_the_types_are_a_bundle_is_no_larger_than_what_is_read(letter: str) -> None:
-    """JSON of ASCII characters makes twelve of one."""
+    """JSON in ASCII turns one character into up to twelve."""
     bodies = [Body(uuid.uuid4(), "a" * 200, letter * 200, attempts=1000, traceparent=f"00-{'a' * 32}-{'b' * 16}-01")] * BUNDLED
     bodies = [body._replace(event_id=uuid.uuid4()) for body in bodies]
     messages = pack(bodies, LIMITS)

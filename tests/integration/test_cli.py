@@ -1,4 +1,4 @@
-"""The command line: what it teaches, what it does, how it fails; and that it tells no secret."""
+"""The command line: its help, its effects and its errors; and no output shows a secret."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ async def test_output_is_whole_when_a_pipe_is_full_and_does_not_block(unbuffered
     )
     os.close(writes)
     assert process.stderr is not None
-    # Read only when the command has met the full pipe: what it writes is longer than the pipe.
+    # Read only after the command has filled the pipe: its output is longer than the pipe.
     await until(lambda: _unread(reads) == 4096, "the pipe is full")
     with open(reads, "rb") as pipe:  # noqa: ASYNC230, PTH123
         out = await asyncio.to_thread(pipe.read)

@@ -1,4 +1,4 @@
-"""The clients of SQS: what an answer means that is not the one expected, how often a call is made, and who signs it."""
+"""The clients of SQS: the meaning of unexpected answers, the number of tries of a call, and the credentials that sign it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def started(url: str) -> AsyncIterator[Clients]:
 
 
 class Scripted:
-    """A server that answers each request by the next of `answers`: (status, headers, body), or None for a closed connection."""
+    """A server that sends the next of `answers` to each request: (status, headers, body), or None to close the connection."""
 
     def __init__(self, *answers: tuple[int, dict[str, str], bytes] | None) -> None:
         self.answers = list(answers)
@@ -136,7 +136,7 @@ async def test_and_not_a_third_time() -> None:
     ids=range(14),
 )
 async def test_an_answer_that_is_not_one_of_sqs_means_that_sqs_is_away(answer: Any) -> None:
-    """Neither that messages were sent or deleted, nor that the queue is empty."""
+    """Such an answer does not mean that messages were sent or deleted, or that the queue is empty."""
     message = Message(id="m", handle="h", bodies=(), received=asyncio.get_running_loop().time(), receive_count=1)
     async with serving(Scripted(*[answer] * 6)) as url, started(url) as clients:
         queue = SqsQueue(QUEUE, clients)
@@ -169,7 +169,7 @@ async def test_nobody_there_is_an_error_of_botocore_after_two_tries() -> None:
 
 @pytest.fixture
 def configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Sets what the AWS configuration file says; there are no credentials in the environment."""
+    """Returns a function that writes the AWS configuration file, and removes credentials from the environment."""
 
     def configure(text: str) -> None:
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
@@ -185,7 +185,7 @@ def configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str
 async def test_credentials_that_end_are_renewed(
     configured: Callable[[str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As those of a role do. The first ones are good for a minute, which is less than botocore wants to see left."""
+    """A role's credentials end, too. Here the first ones are good for a minute, less than botocore wants to have left."""
     monkeypatch.setattr(credentials_module, "_PAUSE", 0.0)
     program = tmp_path / "credentials.py"
     program.write_text(
@@ -193,7 +193,7 @@ async def test_credentials_that_end_are_renewed(
         f"path = pathlib.Path({str(tmp_path / 'count')!r})\n"
         "number = int(path.read_text()) + 1 if path.exists() else 1\n"
         "path.write_text(str(number))\n"
-        # Two of them at the first call. The next ones last, so that no program runs when the test ends.
+        # The first call fetches two. The next credentials last an hour, so that no program runs when the test ends.
         "good = datetime.timedelta(minutes=1 if number < 3 else 60)\n"
         "end = (datetime.datetime.now(datetime.UTC) + good).isoformat()\n"
         "print(json.dumps({'Version': 1, 'AccessKeyId': f'key{number}', 'SecretAccessKey': 's', 'Expiration': end}))\n"

@@ -1,4 +1,4 @@
-"""A connection that has ended leaves nothing that waits for Python's collector of cycles, which runs seldom in the daemon."""
+"""A connection that has ended leaves no memory to Python's collector of cycles, which runs seldom in the daemon."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ STREAMS = {
 
 @pytest.fixture
 def no_collector() -> Iterator[None]:
-    """Cycles are not collected meanwhile."""
+    """Stops the collector of cycles during the test."""
     gc.collect()
     gc.disable()
     yield

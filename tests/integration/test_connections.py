@@ -1,4 +1,4 @@
-"""Connections that are silent, slow, malformed or too many, and what the next webhook then meets."""
+"""Connections that are silent, slow, malformed or too many, and how the next webhook is then answered."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ async def connected(daemon: Daemon, count: int = 1) -> AsyncIterator[list[tuple[
 
 
 async def rest(reader: asyncio.StreamReader, deadline: float = 15.0) -> bytes:
-    """All that comes until the server closes, or resets."""
+    """Returns all bytes that arrive until the server closes or resets the connection."""
     came = b""
     with contextlib.suppress(ConnectionError):
         while chunk := await asyncio.wait_for(reader.read(65_536), deadline):
@@ -84,7 +84,7 @@ def body() -> bytes:
 
 
 async def accepted(daemon: Daemon) -> None:
-    """A fresh webhook, through a connection of its own, is accepted."""
+    """Sends a fresh webhook through a connection of its own, and asserts that it is accepted."""
     (sample,) = traffic.stream(EVENT_TYPES[:1], 1)
     async with aiohttp.ClientSession() as session:
         answer = await traffic.post(session, daemon.public_url + PATH, sample, key=KEY)
@@ -152,7 +152,7 @@ async def test_connections_that_have_sent_a_request_are_kept_before_silent_ones(
 
 
 async def test_a_webhook_that_has_come_is_taken_even_where_its_connection_was_to_make_room(start: Start) -> None:
-    """It is silent only because nobody has read it yet."""
+    """The connection is silent only because nothing has read the webhook yet."""
     daemon = await start(roles="receive", max_connections=20)
     with contextlib.ExitStack() as clients:
         first = clients.enter_context(socket.create_connection(address(daemon)))
@@ -244,7 +244,7 @@ MALFORMED = {
 async def test_malformed_http_is_400_and_closed_and_counted_and_makes_no_line_in_the_log(
     sent: bytes, start: Start, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A length together with chunks, and two lengths, are how one request is smuggled past a proxy inside another."""
+    """A length together with chunks, or two lengths, can smuggle one request past a proxy inside another request."""
     daemon = await start(roles="receive")
     caplog.clear()
     capfd.readouterr()
@@ -276,7 +276,7 @@ async def test_a_head_without_an_end_is_431_whatever_its_lines(start: Start) -> 
                 await writer.drain()
                 await asyncio.sleep(0.001)
         answer = await rest(reader)
-    assert answer[:13] in (b"HTTP/1.1 431 ", b"")  # a reset may overtake it
+    assert answer[:13] in (b"HTTP/1.1 431 ", b"")  # a reset may overtake the answer
     assert metric(daemon, "connections_closed_total", reason="head_too_large") == 1
 
 
@@ -290,7 +290,7 @@ async def test_large_bodies_share_a_budget_and_do_not_keep_out_notifications(len
         await until(lambda: metric(daemon, "received_total", account="default", outcome="overload") >= 7, "all but three")
         await accepted(daemon)
     await open_connections(daemon, 0)
-    # All of it was given back.
+    # The whole budget was given back.
     large = b" " * 80_000
     async with connected(daemon, 3) as streams:
         for _, writer in streams:
@@ -302,7 +302,7 @@ async def test_large_bodies_share_a_budget_and_do_not_keep_out_notifications(len
 async def test_a_refused_webhook_whose_body_has_come_keeps_its_connection(
     start: Start, connection: asyncpg.Connection[asyncpg.Record]
 ) -> None:
-    """Under overload, a connection made anew for each refusal would cost more than the refusal."""
+    """Under overload, a new connection for each refusal would cost more than the refusal."""
     daemon = await start(roles="receive", max_pending=1, commit_timeout=30, shutdown_grace=40)
     await connection.execute("BEGIN; LOCK TABLE ledger IN SHARE MODE")
     async with connected(daemon, 2) as [(waiting, first), (reader, writer)]:
@@ -356,7 +356,7 @@ async def test_a_webhook_that_comes_with_its_connection_is_shed_on_the_bare_sock
 
 
 def test_connections_that_have_come_together_are_taken_within_a_few_turns_of_the_loop() -> None:
-    """uvloop's own server takes one a turn: with a late loop webhooks would wait where nobody can refuse them."""
+    """uvloop's own server accepts one connection a turn: if the loop is late, webhooks wait where nothing can refuse them."""
 
     async def nothing(_: web.BaseRequest) -> web.StreamResponse:
         return web.Response()
@@ -373,7 +373,7 @@ def test_connections_that_have_come_together_are_taken_within_a_few_turns_of_the
         await listener.start("127.0.0.1", 0)
         with contextlib.ExitStack() as clients:
             for _ in range(500):
-                clients.enter_context(socket.create_connection(listener.addresses[0]))  # while the loop stands
+                clients.enter_context(socket.create_connection(listener.addresses[0]))  # while the loop does not run
             needed = 0
             while metrics.registry.get_sample_value("webhookd_connections") != 500:
                 needed += 1

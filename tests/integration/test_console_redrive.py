@@ -24,11 +24,11 @@ from webhookd.dev import traffic
 from webhookd.errors import Permanent
 from webhookd.event import Event
 
-COUNT = 12  # more than SQS hands out at once
+COUNT = 12  # more messages than SQS returns at once
 
 
 class Shop:
-    """A handler that gives every event up while the shop is closed, and counts the others."""
+    """A handler that gives up every event while the shop is closed, and counts the other events."""
 
     def __init__(self) -> None:
         self.closed = True
@@ -42,14 +42,14 @@ class Shop:
 
 @pytest_asyncio.fixture
 async def strict(servers: Servers) -> AsyncIterator[Servers]:
-    """The test's servers, with the strict SQS before moto."""
+    """Starts the strict SQS in front of moto, and returns the test's servers with its address."""
     async with StrictSqs(servers.sqs_endpoint_url) as gateway:
         yield replace(servers, sqs_endpoint_url=gateway.url)
 
 
 @pytest_asyncio.fixture
 async def queues(strict: Servers) -> Servers:
-    """The queues without a daemon: SQS moves a message to the dead-letter queue after one receive."""
+    """Prepares the queues without a daemon: SQS moves a message to the dead-letter queue after one receive."""
     async with client(strict) as sqs:
         policy = {"deadLetterTargetArn": await arn_of(sqs, await url_of(sqs, strict.dead_letter_queue)), "maxReceiveCount": 1}
         url = await url_of(sqs, strict.queue)
@@ -64,7 +64,7 @@ async def shop() -> Shop:
 
 @pytest_asyncio.fixture
 async def daemon(strict: Servers, start: Start, connection: Connection, shop: Shop) -> Daemon:
-    """A daemon with `COUNT` dead events, each with its copy in the dead-letter queue; the shop is open again."""
+    """Starts a daemon with `COUNT` dead events, each with its copy in the dead-letter queue; then opens the shop again."""
     daemon = await start(handlers(shop.handle), sqs_endpoint_url=strict.sqs_endpoint_url, admin_tokens=ANN)
     for number in range(COUNT):
         await send(daemon, traffic.sample(AUTHCAPTURE, number))

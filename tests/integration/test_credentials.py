@@ -1,4 +1,4 @@
-"""A daemon runs for months on credentials that last hours: by IRSA, by an instance's role, by a container's agent."""
+"""A daemon runs for months on credentials that last hours: from IRSA, an instance's role or a container's agent."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from webhookd.daemon import Daemon
 from webhookd.dev import traffic
 from webhookd.sqs import credentials
 
-LIFE = 60.0  # seconds, which is less than botocore wants to see left, so that they are renewed all the time
+LIFE = 60.0  # seconds: less than botocore wants to have left, so that credentials are renewed all the time
 
 
 @pytest.fixture(autouse=True)
 def _no_keys_of_a_user(servers: Servers, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """From here on; the queues are made with some."""
+    """Removes the user's AWS keys, after the queues were made with them."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
         monkeypatch.setenv(name, str(tmp_path / "none"))
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")  # botocore's own repetitions would wait for seconds
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")  # botocore's own retries would wait for seconds
     monkeypatch.setattr(credentials, "_PAUSE", 0.3)
 
 
@@ -42,13 +42,13 @@ def sqs(servers: Servers, keys: Keys) -> GuardedSqs:
 
 
 async def work(url: str, connection: Connection, count: int = 3) -> None:
-    """Sends webhooks and sees them processed."""
+    """Sends webhooks, and waits until all events are processed."""
     await send(url, count)
     await until(lambda: _all_processed(connection), "all are processed", deadline=30)
 
 
 async def send(url: str, count: int = 3) -> None:
-    """Sends webhooks, each of which is answered 200."""
+    """Sends webhooks, and asserts that each is answered 200."""
     samples = traffic.stream(["net.authorize.payment.authcapture.created"], count)
     summary = await traffic.send(samples, f"{url}/webhooks/authorize-net", KEY)
     assert summary.failed == 0
@@ -59,13 +59,13 @@ async def _all_processed(connection: Connection) -> bool:
 
 
 def up(daemon: Daemon) -> bool:
-    """What the metric says."""
+    """Returns whether SQS is up, according to the metric."""
     return bool(daemon.metrics.registry.get_sample_value("webhookd_dependency_up", {"dependency": "sqs"}))
 
 
 @pytest.fixture
 def irsa(servers: Servers, keys: Keys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sts:
-    """What EKS sets in a pod whose service account has a role."""
+    """Sets the environment that EKS sets in a pod whose service account has a role."""
     token = tmp_path / "token"
     sts = Sts(servers.sqs_endpoint_url, keys, token)
     monkeypatch.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", str(token))
@@ -93,7 +93,7 @@ async def test_a_service_account_and_its_token_that_rotates(
 async def test_sts_away_for_less_than_the_credentials_last(
     irsa: Sts, sqs: GuardedSqs, start: Start, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing is felt of it."""
+    """SQS stays up for the daemon all the time."""
     async with serving(irsa, sqs):
         daemon = await start(sqs_endpoint_url=sqs.url)
         await work(daemon.public_url, connection)
@@ -111,7 +111,7 @@ async def test_sts_away_for_less_than_the_credentials_last(
 
 
 async def test_sts_away_for_longer(irsa: Sts, keys: Keys, sqs: GuardedSqs, start: Start, connection: Connection) -> None:
-    """Webhooks are answered, events wait, the metric and the health say why; all is made up for when it is back."""
+    """Webhooks are answered, events wait, the metric and the health say why. When STS is back, all events are processed."""
     keys.life = 2.0
     async with serving(irsa, sqs):
         daemon = await start(sqs_endpoint_url=sqs.url)
@@ -129,7 +129,7 @@ async def test_sts_away_for_longer(irsa: Sts, keys: Keys, sqs: GuardedSqs, start
 
 
 async def test_sts_refuses(irsa: Sts, sqs: GuardedSqs, start: Start, connection: Connection, tmp_path: Path) -> None:
-    """A token that STS does not take: the health names STS's code, and not the token."""
+    """STS refuses the token: the health names the code of STS, and not the token."""
     (tmp_path / "token").write_text("stale")
     async with serving(irsa, sqs):
         daemon = await start(sqs_endpoint_url=sqs.url)
@@ -142,7 +142,7 @@ async def test_sts_refuses(irsa: Sts, sqs: GuardedSqs, start: Start, connection:
 
 @pytest.fixture
 def agent(keys: Keys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Agent:
-    """What EKS sets in a pod with a Pod Identity association; ECS sets a path instead, and no token."""
+    """Sets the environment that EKS sets in a pod with a Pod Identity association; ECS sets a path instead, and no token."""
     token = tmp_path / "eks-pod-identity-token"
     agent = Agent(keys, token)
     monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{agent.url}/v1/credentials")
@@ -153,7 +153,7 @@ def agent(keys: Keys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Agent:
 async def test_an_agent_that_comes_later_than_the_daemon(
     agent: Agent, sqs: GuardedSqs, start: Start, connection: Connection
 ) -> None:
-    """As on a node that has just come up. Its token rotates, too."""
+    """As on a node that has just started. The agent's token rotates, too."""
     async with serving(sqs):
         daemon = await start(sqs_endpoint_url=sqs.url)
         await send(daemon.public_url)
@@ -174,7 +174,7 @@ async def test_an_agent_that_comes_later_than_the_daemon(
 async def test_an_agent_that_gives_what_has_ended(
     agent: Agent, keys: Keys, sqs: GuardedSqs, start: Start, connection: Connection
 ) -> None:
-    """Or something else than credentials: it is asked again until it gives good ones."""
+    """Or the agent gives something other than credentials: the daemon asks again until the credentials are good."""
     keys.life = -60.0
     async with serving(sqs, agent):
         daemon = await start(sqs_endpoint_url=sqs.url)
@@ -190,7 +190,7 @@ async def test_an_agent_that_gives_what_has_ended(
 
 @pytest.fixture
 def imds(keys: Keys, monkeypatch: pytest.MonkeyPatch) -> Imds:
-    """An instance with a role, whose metadata service wants IMDSv2."""
+    """Prepares an instance with a role, whose metadata service requires IMDSv2."""
     keys.life = 6.0 * HOUR
     imds = Imds(keys)
     monkeypatch.delenv("AWS_EC2_METADATA_DISABLED")
@@ -208,14 +208,14 @@ async def test_an_instance_role_for_a_day(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Credentials of six hours, as an instance gets them; the clocks of the daemon and of AWS go on together."""
+    """An instance's credentials last six hours. The clocks of the daemon and of AWS are moved on together."""
     clock = Clock(tmp_path, monkeypatch, "day")
     clock.set(0)
     async with serving(imds, sqs), Process({**servers.settings, "WEBHOOKD_SQS_ENDPOINT_URL": sqs.url}, tmp_path) as daemon:
         await work(daemon.public_url, connection)
         for hours in (6, 24):
             seen = len(sqs.used)
-            keys.ahead = hours * HOUR  # first: what is given in between must not have ended already
+            keys.ahead = hours * HOUR  # AWS's clock first: credentials that are given in between must not have ended already
             clock.set(hours * HOUR)
             await work(daemon.public_url, connection)
             assert len(sqs.used) == seen + 1, "renewed, once"
@@ -230,7 +230,7 @@ async def test_an_instance_role_for_a_day(
 async def test_a_metadata_service_that_is_away_at_the_start(
     imds: Imds, sqs: GuardedSqs, start: Start, connection: Connection
 ) -> None:
-    """Then the chain finds nothing, and is asked again."""
+    """Then botocore's chain finds no credentials, and the daemon asks it again."""
     async with serving(sqs):
         daemon = await start(sqs_endpoint_url=sqs.url)
         await send(daemon.public_url)

@@ -30,7 +30,7 @@ from webhookd.store.queries import MIGRATIONS, queries
 
 @pytest.fixture
 async def database(database_url: str) -> Any:
-    """A Database with a single connection in each pool."""
+    """Starts a Database with a single connection in each pool."""
     made = Database(database_url, short=1, work=1, handler_timeout=5, metrics=Metrics(), watch=Watch())
     await made.start()
     yield made
@@ -42,7 +42,7 @@ async def test_a_connection_goes_from_one_to_the_next(database: Database) -> Non
         async with database.acquire() as connection:
             return await connection.fetchval("SELECT $1::int", number), await connection.fetchval("SELECT pg_backend_pid()")
 
-    async with asyncio.timeout(20):  # none waits for what another one keeps
+    async with asyncio.timeout(20):  # no statement waits for a connection that another statement keeps
         results = await asyncio.gather(*(statement(number) for number in range(200)))
     assert [number for number, _ in results] == list(range(200))
     assert len({pid for _, pid in results}) == 1
@@ -77,7 +77,7 @@ async def test_a_session_that_ended_while_nobody_had_it_is_made_anew(
 async def test_every_query_is_valid_on_the_migrated_schema(connection: asyncpg.Connection[asyncpg.Record]) -> None:
     names = [name for name in queries.available_queries if not name.endswith("_cursor")]
     assert len(names) > 20
-    await connection.execute("SET search_path = ''")  # each name stands with its schema
+    await connection.execute("SET search_path = ''")  # so every query must name its schemas
     for name in names:
         try:
             await connection.prepare(getattr(queries, name).sql)
@@ -111,7 +111,7 @@ async def test_uniqueness_stands_in_a_table_that_is_not_partitioned(connection: 
 async def test_the_outbox_and_the_unfinished_are_found_by_partial_indexes(
     connection: asyncpg.Connection[asyncpg.Record], database_url: str
 ) -> None:
-    """With 20,000 finished events and 20 unfinished ones, no statement of the sweeper or the gauges reads a table."""
+    """With 20,000 finished events and 20 unfinished events, no statement of the sweeper or the gauges reads a whole table."""
     now = datetime.now(UTC)
     event = {"account": "a", "event_type": "t", "received_at": now, "finished_at": now}
     events = [
@@ -151,7 +151,7 @@ async def test_a_daemon_on_a_database_without_its_schema_is_not_ready_and_become
 async def test_a_copy_of_the_database_is_another_instance(
     stack: Stack, database_url: str, connection: asyncpg.Connection[asyncpg.Record]
 ) -> None:
-    """A dump that was restored, beside the original or over it, may lack commits that Redis was told of."""
+    """A restored dump, beside the original or over it, may lack commits that Redis knows of."""
     original = (await queries.identify(connection))["instance"]
     assert (await queries.identify(connection))["instance"] == original
     await connection.execute("ALTER TABLE instance RENAME TO old; CREATE TABLE webhookd.instance (LIKE old INCLUDING ALL)")
@@ -172,7 +172,7 @@ async def test_a_copy_of_the_database_is_another_instance(
 async def test_a_database_that_does_not_wait_for_its_disk_is_refused(
     start: Start, database_url: str, connection: asyncpg.Connection[asyncpg.Record]
 ) -> None:
-    """With synchronous_commit off a 200 would promise what PostgreSQL does not."""
+    """With synchronous_commit off, a 200 would promise more than PostgreSQL does."""
     name = urlsplit(database_url).path[1:]
     await connection.execute(f"ALTER DATABASE {name} SET synchronous_commit = off")
     daemon = await start()
@@ -183,7 +183,7 @@ async def test_a_database_that_does_not_wait_for_its_disk_is_refused(
 async def test_after_a_failover_to_what_takes_no_writes_the_daemon_comes_back_by_itself(
     start: Start, database_url: str, connection: asyncpg.Connection[asyncpg.Record]
 ) -> None:
-    """Without a restart, and events that were in hand meanwhile are not given up."""
+    """No restart is needed, and events that were in hand meanwhile are not given up."""
     daemon = await start(visibility_timeout=2)
     url = f"{daemon.public_url}/webhooks/authorize-net"
     assert (await traffic.send(traffic.stream(EVENT_TYPES, 23), url, KEY)).failed == 0
@@ -198,14 +198,14 @@ async def test_after_a_failover_to_what_takes_no_writes_the_daemon_comes_back_by
     await until(lambda: daemon.database.up, "it is found out, too")
     assert (await traffic.send(traffic.stream(EVENT_TYPES, 23), url, KEY)).failed == 0
     ended = "SELECT count(*) = 46 FROM events WHERE status = 'processed'"
-    # A claim of the sweeper whose reply was lost with its session holds its events for 30 s.
+    # If the reply to a sweeper's claim was lost with its session, the claim holds its events for 30 s.
     await until(lambda: connection.fetchval(ended), "every event is processed", deadline=90)
 
 
 async def test_connections_that_lead_to_a_replica_now_are_given_up(
     start: Start, connection: asyncpg.Connection[asyncpg.Record], database_url: str
 ) -> None:
-    """The server that they lead to was demoted under them: no probe closes them, since it answers."""
+    """The server was demoted while the connections were open: no probe closes them, since the server answers."""
     daemon = await start(roles="receive")
     url = f"{daemon.public_url}/webhooks/authorize-net"
     pool = daemon.database._pools["short"]
@@ -233,7 +233,7 @@ async def test_a_duty_is_one_processs_and_falls_to_another_that_sees_it_held_by_
 async def test_what_was_never_sent_and_is_due_by_a_clock_put_back_is_taken_after_all_others(
     start: Start, connection: asyncpg.Connection[asyncpg.Record]
 ) -> None:
-    daemon = await start(roles="receive")  # nobody sends
+    daemon = await start(roles="receive")  # nothing sends events
     url = f"{daemon.public_url}/webhooks/authorize-net"
     assert (await traffic.send(traffic.stream(list(EVENT_TYPES), 4), url, KEY)).failed == 0
     await connection.execute("UPDATE work SET due = now()")
@@ -250,8 +250,8 @@ async def test_what_was_never_sent_and_is_due_by_a_clock_put_back_is_taken_after
 async def test_what_is_there_since_a_time_to_come_is_sent_once(
     start: Start, connection: asyncpg.Connection[asyncpg.Record], state: str
 ) -> None:
-    """Its times are of a clock that has been put back since."""
-    daemon = await start(roles="receive")  # nobody sends
+    """The times of the work are from a clock that has been put back since."""
+    daemon = await start(roles="receive")  # nothing sends events
     url = f"{daemon.public_url}/webhooks/authorize-net"
     assert (await traffic.send(traffic.stream(list(EVENT_TYPES), 3), url, KEY)).failed == 0
     later = "now() + interval '1 hour'"

@@ -1,4 +1,4 @@
-"""PostgreSQL over TLS, as `sslmode` and its companions in WEBHOOKD_DATABASE_URL say; and what is told where that fails."""
+"""PostgreSQL over TLS, as `sslmode` and related options in WEBHOOKD_DATABASE_URL require; and the errors if TLS fails."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from webhookd.doctor import Verdict, examine
 from webhookd.errors import WebhookdError
 from webhookd.store.migrations import migrate, state
 
-pytestmark = pytest.mark.xdist_group("database_tls")  # one server for all
+pytestmark = pytest.mark.xdist_group("database_tls")  # all these tests share one server
 TYPE = "net.authorize.payment.authcapture.created"
 
 
 @pytest.fixture(scope="module")
 def authority() -> Iterator[Authority]:
     with tempfile.TemporaryDirectory(prefix="webhookd-tls-") as folder:
-        Path(folder).chmod(0o711)  # PostgreSQL, which is another user where the tests are root, reads its files there
+        Path(folder).chmod(0o711)  # PostgreSQL reads its files there, as another user if the tests run as root
         yield Authority(Path(folder) / "authority")
 
 
@@ -54,7 +54,7 @@ def postgres(authority: Authority) -> Iterator[TlsPostgres]:
 
 @pytest.fixture
 def stranger(tmp_path: Path) -> Authority:
-    """An authority that issued nothing here."""
+    """Returns an authority that has issued no certificate here."""
     return Authority(tmp_path / "stranger")
 
 
@@ -202,6 +202,6 @@ async def test_a_home_that_may_not_be_looked_into_is_told_of(
     def closed(path: Path, *_: Any, **__: Any) -> bool:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(Path, "exists", closed)  # root may look into every folder
+    monkeypatch.setattr(Path, "exists", closed)  # simulated, since root may look into every folder
     daemon = await start(roles="relay", database_url=postgres.address(sslmode="require"))
     await until(lambda: "set HOME to a folder that may" in str(daemon.database.problem), "the reason is told")

@@ -50,7 +50,7 @@ async def holds(servers: Servers, count: int) -> bool:
 
 
 async def copies(servers: Servers) -> list[str]:
-    """The event of each message in the dead-letter queue."""
+    """Returns the id of the event of each message in the dead-letter queue."""
     async with client(servers) as sqs:
         url = await url_of(sqs, servers.dead_letter_queue)
         found: list[str] = []
@@ -68,7 +68,7 @@ async def moved(daemon: Daemon, action: str) -> float:
 async def test_a_message_that_a_pass_sees_twice_is_not_taken_for_a_second_copy(
     start: Start, servers: Servers, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """SQS may deliver a message again at once; then its only copy must stay."""
+    """SQS may deliver a message again at once. The event's only copy must then stay."""
     daemon = await start(closing())
     await dead(daemon, servers, 3)
     receive = daemon.sqs.dead_letter_queue.receive
@@ -94,7 +94,7 @@ async def test_a_message_that_a_pass_sees_twice_is_not_taken_for_a_second_copy(
 async def test_copies_that_the_queue_lost_are_made_again(
     start: Start, servers: Servers, connection: Connection, monkeypatch: pytest.MonkeyPatch, many: bool
 ) -> None:
-    """However many there are: too many to count them each time, and to look at them with one statement."""
+    """Lost copies are made again even if they are too many to count each time, and to look at with one statement."""
     if many:
         for name, value in {"_COUNTED": 2, "_LOOKED": 2, "_EVERY": 0.0}.items():
             monkeypatch.setattr(dead_letters, name, value)
@@ -102,7 +102,7 @@ async def test_copies_that_the_queue_lost_are_made_again(
     await dead(daemon, servers, 3)
     recorded = "SELECT count(*) = 3 FROM events WHERE dead_letter_sent_at IS NOT NULL"
     await until(lambda: connection.fetchval(recorded), "each copy is recorded, too")
-    # Sent a while ago: what was sent just now may not show yet.
+    # As if the copies were sent earlier: a copy that was sent just now may not be visible yet.
     ago = "now() - interval '2 minutes'"
     await connection.execute(f"UPDATE work SET copy_sent_at = {ago}, due = {ago}")
     async with client(servers) as sqs:
@@ -137,14 +137,14 @@ async def test_a_copy_that_sqs_refuses_neither_spins_nor_blocks_the_reader(
     async with client(servers) as sqs:
         await sqs.send_message(QueueUrl=await url_of(sqs, servers.dead_letter_queue), MessageBody="not webhookd's")
     for _ in range(2):
-        with pytest.raises(UnavailableError):  # which the reader's loop answers with a growing pause
+        with pytest.raises(UnavailableError):  # the reader's loop then pauses, longer each time
             await daemon.dead_letters.agree()
-    # The daemon's own reader may come by at the same time.
+    # The daemon's own reader may make a pass at the same time.
     assert passes.count(asyncio.current_task()) == 2, "the queue is looked at all the same"
 
 
 async def test_one_redrive_message_wakes_its_event_once(start: Start, servers: Servers, connection: Connection) -> None:
-    """SQS delivers it again after the event has died again: that death is not the one that an operator wanted undone."""
+    """SQS delivers the message again after the event has died again. The operator did not redrive this second death."""
     daemon = await start(closing())
     await dead(daemon, servers, 1)
     async with client(servers) as sqs:
@@ -165,17 +165,17 @@ async def _is(connection: Connection, query: str, status: str, count: int) -> bo
     return bool(await connection.fetchval(query, status) == count)
 
 
-# -- what SQS moved there: it proves nothing of the event
+# -- messages that SQS moved there: they prove nothing about the event
 
 
 async def raw(servers: Servers, *bodies: Body) -> None:
-    """Puts a message there as SQS does, when it was received too often."""
+    """Puts a message into the dead-letter queue, as SQS does after too many receives."""
     async with client(servers) as sqs:
         await sqs.send_message(QueueUrl=await url_of(sqs, servers.dead_letter_queue), MessageBody=dump(bodies))
 
 
 async def gone(daemon: Daemon, servers: Servers) -> None:
-    """Each raw message is removed, by as many passes as that takes."""
+    """Makes passes until every raw message is removed."""
 
     async def look() -> bool:
         await daemon.dead_letters.agree()
@@ -223,7 +223,7 @@ async def test_what_a_worker_has_in_hand_keeps_its_raw_message_until_the_next_pa
 async def test_a_retry_that_is_put_back_keeps_its_time_and_its_attempts(
     start: Start, servers: Servers, connection: Connection
 ) -> None:
-    """Its message may be one of before; a sweeper that has just chosen the work must not record that send."""
+    """The message may be from an earlier attempt. A sweeper that has just chosen the work must not record its send."""
     receiver, [body] = await received(start, connection, AUTHCAPTURE)
     await connection.execute(
         "UPDATE work SET status = 'retrying', attempts = 2, fresh = false, due = now() + interval '1 hour'"
@@ -277,7 +277,7 @@ async def test_a_raw_message_of_a_dead_event_gives_way_to_its_copy(
 async def test_one_process_at_a_time_reads_the_dead_letter_queue(
     start: Start, servers: Servers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two would hide its messages from each other, and each would take the other's for lost."""
+    """Two readers would hide messages from each other, and each would take the hidden messages for lost."""
     first, second = await start(closing()), await start(closing())
     looked: list[Daemon] = []
     for daemon in (first, second):

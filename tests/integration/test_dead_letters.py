@@ -1,4 +1,4 @@
-"""Dead letters by the API and `webhookd dead-letters`: found, tried again, let go; nothing is in a redriven one's way."""
+"""Dead letters by the API and `webhookd dead-letters`: found, redriven, discarded; nothing blocks a redriven event."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from webhookd.process.handlers import Registry
 
 
 class Shop:
-    """Handlers that give up while the shop is closed, and else write a row; the row is the effect that is counted."""
+    """Handlers that give up while the shop is closed, and otherwise write a row; the tests count rows as effects."""
 
     def __init__(self) -> None:
         self.closed = True
@@ -52,7 +52,7 @@ async def shop(connection: Connection) -> Shop:
 
 @pytest.fixture
 async def idle(start: Start) -> Operator:
-    """Of a daemon that takes orders, and neither sends events nor works on them: what is put back stays to be seen."""
+    """Returns an operator of a daemon that takes orders, but sends and processes no events: put-back work stays visible."""
     return Operator((await start(roles="receive", admin_tokens=ANN)).admin_url)
 
 
@@ -142,7 +142,7 @@ async def test_an_event_that_dies_again_is_dead_again_with_one_copy(
     await deliver(daemon, [AUTHCAPTURE], 3)
     await copies(servers, 3)
     deaths = await connection.fetch("SELECT finished_at FROM events ORDER BY id")
-    # The first one has died again long before the last one's turn has come.
+    # The first event has died again long before the last event's turn.
     redriven = await ann.done("dead-letters/redrive", all=True, rate=1)
     assert (redriven["done"], redriven["skipped"]) == (3, 0), "each of them once"
 
@@ -202,7 +202,7 @@ async def test_list_filters_and_tells_that_there_are_more(idle: Operator, server
 
 async def test_pages_of_dead_events_hold_each_of_them_once(idle: Operator, connection: Connection) -> None:
     expected = [str(one) for one in reversed(await bury(connection, 5))]
-    await connection.execute("UPDATE work SET due = now()")  # at one instant: the id decides
+    await connection.execute("UPDATE work SET due = now()")  # all at one instant: the id decides the order
     found: list[str] = []
     cursor: dict[str, str] = {}
     while True:
@@ -322,7 +322,7 @@ async def test_a_database_without_the_schema_is_told_to_be_migrated(
 
 
 async def test_fresh_events_are_sent_before_redriven_ones(start: Start, connection: Connection) -> None:
-    daemon = await start(roles="receive", admin_tokens=ANN)  # nobody sends
+    daemon = await start(roles="receive", admin_tokens=ANN)  # nothing sends events
     await bury(connection, 5)
     assert (await Operator(daemon.admin_url).done("dead-letters/redrive", all=True))["done"] == 5
     await deliver(daemon, [AUTHCAPTURE], 5)

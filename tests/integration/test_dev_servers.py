@@ -1,4 +1,4 @@
-"""The embedded servers: they find their data again, clean up after a crash, and say what is wrong in the user's terms."""
+"""The embedded servers: they find their data again, clean up after a crash, and report errors in the user's terms."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ _as_user = pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhe
 
 @pytest.fixture
 def folder(server_folder: Path) -> Path:
-    """A folder whose name has a space."""
+    """Returns a folder whose name has a space."""
     return server_folder / "a folder"
 
 
 async def _run(server: PostgresServer, *statements: str) -> object:
-    """Runs each statement and returns the last one's value."""
+    """Runs each statement and returns the value of the last statement."""
     connection = await connect(server.url)
     try:
         for statement in statements[:-1]:
@@ -68,7 +68,7 @@ async def test_postgresql_finds_its_data_port_and_password_again(folder: Path) -
 
 async def test_postgresql_killed_and_started_again_keeps_port_and_committed_rows(folder: Path) -> None:
     with PostgresServer(folder, settings=_FAST) as server:
-        # A session that is open at the time of the kill must not keep the next start from its data or its port.
+        # A session that is open at the time of the kill must not keep the next start from the data or the port.
         session = await connect(server.url)
         await session.execute("CREATE TABLE kept AS SELECT 42 AS answer")
         port, first = server.port, _pid(server)
@@ -147,7 +147,7 @@ time.sleep(600)
 def test_what_a_killed_session_left_running_is_stopped_and_its_ports_are_taken_over(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # A path relative to the session's own folder, to see that the servers' folders do not depend on it.
+    # The path is relative to the session's own folder, to test that the servers' folders do not depend on that folder.
     folder.parent.mkdir(exist_ok=True)
     with subprocess.Popen(
         [sys.executable, "-c", _SESSION, folder.name], stdout=subprocess.PIPE, text=True, cwd=folder.parent
@@ -169,7 +169,7 @@ def test_what_a_killed_session_left_running_is_stopped_and_its_ports_are_taken_o
 
 def test_a_process_that_took_over_the_number_of_a_server_is_left_alone(folder: Path) -> None:
     folder.mkdir()
-    # In the server's folder and naming it, as an editor of its log would be.
+    # The process runs in the server's folder and names it, like an editor of the server's log.
     other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", str(folder)], cwd=folder)
     try:
         (folder / "server.pid").write_text(str(other.pid))
@@ -233,7 +233,7 @@ def test_a_folder_in_use_by_another_session_is_refused_until_that_one_stops(fold
     first.start()
     with pytest.raises(DevError, match=rf"another webhookd dev \(process {os.getpid()}\).*a folder"):
         second.start()
-    second.stop()  # must not release what it did not get
+    second.stop()  # must not release the folder, which it did not get
     with pytest.raises(DevError, match="another webhookd dev"):
         second.start()
     first.stop()

@@ -1,4 +1,4 @@
-"""The doctor: each thing that is not well is found, and told with its remedy; and which key made a signature."""
+"""The doctor: it finds every fault, and reports it with its remedy; and it finds which key made a signature."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ async def test_an_address_in_use_is_a_warning_only(servers: Servers) -> None:
 
 
 def _explain(folder: Path, signature: str, *arguments: str) -> tuple[int, str]:
-    """`webhookd doctor` of BODY and `signature`, with two keys; neither may be shown."""
+    """Runs `webhookd doctor` for BODY and `signature` with two keys, and asserts that the output shows neither key."""
     (folder / "body.json").write_bytes(BODY)
     command = ["doctor", "--body", str(folder / "body.json"), "--signature", signature, "--folder", str(folder), *arguments]
     result = CliRunner().invoke(app, command, env={"WEBHOOKD_SIGNATURE_KEYS": f"{OLD_KEY},{KEY}", "COLUMNS": "120"})

@@ -1,4 +1,4 @@
-"""PostgreSQL knows what is due; the queue only carries it. Fresh work never waits behind the rest."""
+"""PostgreSQL knows which work is due; the queue only carries the work. Fresh work never waits behind other work."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ async def test_a_failed_attempt_deletes_its_message_and_a_new_one_is_sent_when_t
 async def test_a_message_of_another_attempt_of_a_retrying_event_makes_none(
     start: Start, servers: Servers, connection: Connection, attempts: int, handled: bool
 ) -> None:
-    """It was delivered again, or late. The attempt that is due has a message of its own."""
+    """The message was delivered again, or late. The attempt that is due has a message of its own."""
     await table_of_effects(connection)
     receiver, [body] = await received(start, connection, AUTHCAPTURE)
     await connection.execute(RETRYING + ", due = now() - interval '1 minute'")
@@ -96,7 +96,7 @@ async def test_a_message_that_was_sent_for_a_retry_makes_its_attempt_although_th
 
 
 async def test_a_retry_that_no_sweeper_has_taken_is_not_made_by_any_message(start: Start, connection: Connection) -> None:
-    """Whoever writes to the queue and knows an id could spend its attempts in seconds."""
+    """Otherwise, anyone who writes to the queue and knows an event's id could spend its attempts in seconds."""
     attempts: list[int] = []
 
     async def fail(event: Event, _: Any) -> None:
@@ -118,7 +118,7 @@ async def test_a_retry_that_no_sweeper_has_taken_is_not_made_by_any_message(star
 async def test_what_failed_takes_no_room_of_what_is_fresh_and_has_a_bound_of_its_own(
     start: Start, servers: Servers, connection: Connection
 ) -> None:
-    """Half of what all workers do at a time, whichever processes they are; and half of that for first retries."""
+    """The bound is half of the work that all workers of all processes do at a time. Half of the bound is for first retries."""
     receiver, bodies = await received(start, connection, *[AUTHCAPTURE] * 40)
     await connection.execute(RETRYING + ", due = now() WHERE event_id = ANY($1)", [body.event_id for body in bodies[:30]])
     later = [body.event_id for body in bodies[:20]]
@@ -149,7 +149,7 @@ async def _are_queued(connection: Connection, *, fresh: int, rest: int, later: i
 
 
 async def test_with_retries_that_hang_fresh_events_are_processed(start: Start, connection: Connection) -> None:
-    """First retries have a quarter of the permits at most, and so have later ones."""
+    """First retries have a quarter of the permits at most, and later retries have another quarter."""
     hanging = 0
     done = asyncio.Event()
 
@@ -174,7 +174,7 @@ async def test_with_retries_that_hang_fresh_events_are_processed(start: Start, c
 
 
 async def test_with_a_handler_that_always_fails_fresh_events_are_processed(start: Start, connection: Connection) -> None:
-    """Its events are due again at once, for ever, and more of them than each window holds."""
+    """The handler's events are due again at once, for ever, and there are more of them than each window holds."""
 
     async def fail(_: Event, __: Any) -> None:
         raise ValueError
@@ -194,7 +194,7 @@ async def test_with_a_handler_that_always_fails_fresh_events_are_processed(start
 
 
 async def sent_before(connection: Connection, seconds: int) -> None:
-    """All work was sent once, so long ago, with RESEND_AFTER of 60 s."""
+    """Records that all work was sent once, `seconds` ago, with RESEND_AFTER of 60 s."""
     await connection.execute(
         "UPDATE work SET status = 'queued', sends = 1, due = now() + make_interval(secs => 60 - $1::integer)", seconds
     )
@@ -208,7 +208,7 @@ async def test_what_waits_in_the_queue_is_not_taken_for_lost(start: Start, conne
     await store.report_worker(16, 75.0)
     assert (await lease(store, lost=9)).all == [], "none since they were sent"
     await store.report_worker(16, 65.0)
-    await store.report_worker(16, 75.0)  # of a poller that was slow: it takes nothing back
+    await store.report_worker(16, 75.0)  # the report of a slow poller takes nothing back
     await sent_before(connection, 50)
     assert (await lease(store, lost=9)).all == [], "they were sent again after that"
     await sent_before(connection, 70)
@@ -219,7 +219,7 @@ async def test_what_waits_in_the_queue_is_not_taken_for_lost(start: Start, conne
 
 
 async def test_an_empty_queue_of_a_time_to_come_proves_nothing(start: Start, connection: Connection) -> None:
-    """It was found by a clock of PostgreSQL that has been put back since."""
+    """The time is from PostgreSQL's clock, which has been put back since."""
     daemon, _ = await received(start, connection, *[AUTHCAPTURE] * 5)
     await sent_before(connection, 70)
     await daemon.store.report_worker(16, 75.0)
@@ -242,7 +242,7 @@ async def test_in_a_queue_that_is_never_empty_a_message_counts_as_lost_after_the
 async def test_what_is_lost_needs_no_room_and_is_sent_in_bundles(
     start: Start, servers: Servers, connection: Connection
 ) -> None:
-    """300 events take twelve messages or so: their messages may all be lost because the queue was made anew."""
+    """If the queue was made anew, all messages may be lost. 100 events are sent again in five messages at most."""
     daemon, _ = await received(start, connection, *[AUTHCAPTURE] * 100)
     await sent_before(connection, 70)
     relay = await start(roles="relay", relay_window=1, concurrency=2, resend_after=60)
@@ -262,7 +262,7 @@ async def test_what_is_lost_needs_no_room_and_is_sent_in_bundles(
 async def test_a_backlog_older_than_resend_after_is_not_sent_again(
     start: Start, servers: Servers, connection: Connection
 ) -> None:
-    """No worker was there for longer than RESEND_AFTER; then one is, and it meets each event once."""
+    """No worker runs for longer than RESEND_AFTER. Then a worker starts, and receives each event once."""
     relay = await start(roles="receive,relay", relay_window=None, resend_after=1)
     await send(relay, *traffic.stream([AUTHCAPTURE], 40))
     await until(lambda: status(connection, "queued"), "every event is sent")
@@ -296,7 +296,7 @@ async def test_once_a_poller_finds_the_queue_empty_what_it_has_lost_is_sent_agai
 
 
 async def taken(daemon: Daemon, connection: Connection, state: str) -> Outgoing:
-    """One event's work, as a sweeper has taken it for sending from `state`."""
+    """Sets all work to `state`, takes the only event as a sweeper does, and returns it."""
     await connection.execute(
         "UPDATE work SET status = $1, fresh = $1 = 'received', attempts = CASE $1 WHEN 'retrying' THEN 1 ELSE 0 END, "
         "sends = 0, due = now()",
@@ -349,7 +349,7 @@ async def claimed(daemon: Daemon, event: Outgoing) -> Claimed:
     ],
 )
 async def test_the_late_record_of_a_send_changes_nothing(start: Start, connection: Connection, change: Any, state: str) -> None:
-    """A send is recorded up to seconds after it. By then its message may be gone, and the work due anew."""
+    """A send may be recorded seconds later. By then, the message may be deleted, and the work due again."""
     daemon, _ = await received(start, connection, AUTHCAPTURE)
     event = await taken(daemon, connection, state)
     await change(daemon, connection, event)

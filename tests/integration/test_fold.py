@@ -1,4 +1,4 @@
-"""The fold and the handlers: the timeline is kept first and for good, whatever the handlers do with the event."""
+"""The fold and the handlers: the timeline is written first and stays, whatever the handlers do with the event."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ async def test_an_event_waits_for_its_retry_and_is_on_the_timeline(start: Start,
 
 
 async def test_a_fold_waits_for_no_handler(start: Start, connection: Connection) -> None:
-    """The handlers of a bundle hang, and have every transaction that handlers may have."""
+    """The handlers of a bundle hang, and hold every transaction that handlers may have."""
     running = 0
     done = asyncio.Event()
 
@@ -84,7 +84,7 @@ async def test_a_fold_waits_for_no_handler(start: Start, connection: Connection)
     try:
         await until(lambda: running == 2, "two handlers hang, and a third one waits for its turn")
         assert await connection.fetchval("SELECT count(*) FROM transactions") == 3, "all are on the timeline"
-        # As of a message that was received before the permits were spent.
+        # As if a worker had received the message before the permits were spent.
         [result] = await asyncio.wait_for(shared.submit([body for body in bodies if body.event_type == CREATED]), 15)
         assert isinstance(result, Result)
         assert result.outcome is Outcome.PROCESSED
@@ -98,7 +98,7 @@ async def test_a_fold_waits_for_no_handler(start: Start, connection: Connection)
 async def test_a_locked_row_of_the_timeline_delays_its_own_event_alone_and_counts_no_attempt(
     start: Start, servers: Servers, connection: Connection, monkeypatch: pytest.MonkeyPatch, handled: bool
 ) -> None:
-    """PostgreSQL itself ends the wait; and the wait is longer than the time that handlers have."""
+    """PostgreSQL itself ends the wait. The wait is longer than the time that handlers have."""
     monkeypatch.setattr("webhookd.store.events._STATEMENT", 600.0)
     monkeypatch.setattr("webhookd.store.database._STATEMENT_TIMEOUT", 600.0)
     await table_of_effects(connection)
@@ -182,7 +182,7 @@ async def test_a_fold_that_was_refused_is_made_up_for_once_postgresql_takes_it(s
 
 @pytest.mark.parametrize("receives", [1, 2])
 async def test_a_retry_folds_what_is_not_on_the_timeline_yet(start: Start, connection: Connection, receives: int) -> None:
-    """The attempt before may have failed because PostgreSQL refused the fold."""
+    """The earlier attempt may have failed because PostgreSQL refused the fold."""
     receiver, [body] = await received(start, connection, AUTHCAPTURE)
     await connection.execute("UPDATE work SET status = 'retrying', attempts = 1, sends = 1, fresh = false, due = now()")
     await receiver.sqs.queue.send([[body._replace(attempts=1)]])

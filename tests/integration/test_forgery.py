@@ -1,4 +1,4 @@
-"""What can be done by whoever can only write to the queues: make webhookd look at events that exist, and nothing else."""
+"""Anyone who can only write to the queues can make webhookd look at events that exist, and can do nothing else."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def put(servers: Servers, queue: str, *texts: str) -> None:
 
 
 async def texts(servers: Servers, queue: str) -> list[str]:
-    """The text of each message in the queue, which a test looks at and leaves there."""
+    """Returns the text of each message in the queue, and leaves the messages there."""
     found: dict[str, str] = {}
     async with client(servers) as sqs:
         url = await url_of(sqs, queue)
@@ -46,7 +46,7 @@ async def texts(servers: Servers, queue: str) -> list[str]:
 
 
 class Shop:
-    """A handler that gives every event up while the shop is closed."""
+    """A handler that gives up every event while the shop is closed."""
 
     def __init__(self) -> None:
         self.closed = True
@@ -63,7 +63,7 @@ async def shop() -> Shop:
 
 @pytest.fixture
 async def daemon(start: Start, servers: Servers, connection: Connection, shop: Shop) -> Daemon:
-    """A daemon with one dead event, whose copy is in the dead-letter queue; the shop is open again."""
+    """Starts a daemon with one dead event, whose copy is in the dead-letter queue; then opens the shop again."""
     daemon = await start(handlers(shop.handle))
     await send(daemon, traffic.sample(AUTHCAPTURE, 1))
     await until(lambda: depth(servers, servers.dead_letter_queue), "a copy in the dead-letter queue")
@@ -73,14 +73,14 @@ async def daemon(start: Start, servers: Servers, connection: Connection, shop: S
 
 
 async def copy_of(servers: Servers) -> dict[str, Any]:
-    """What the one copy in the dead-letter queue says of its event."""
+    """Returns the fields of the event in the only copy in the dead-letter queue."""
     (text,) = await texts(servers, servers.dead_letter_queue)
     (fields,) = json.loads(text)["events"]
     return dict(fields)
 
 
 def message(*events: dict[str, Any]) -> str:
-    """A message's text, with whatever it says of its events."""
+    """Returns the text of a message with the given fields of its events."""
     return json.dumps({"v": 3, "consumer": "handlers", "events": events})
 
 
@@ -118,7 +118,7 @@ async def test_a_copy_that_is_moved_back_revives_its_event_and_names_nobody(
 
 
 async def test_a_copy_of_another_installation_revives_nothing(daemon: Daemon, servers: Servers, connection: Connection) -> None:
-    """Its event has this id here too, as after a restore; but the secret is another one."""
+    """The event has the same id in both installations, as after a restore, but the secrets differ."""
     (text,) = await texts(servers, servers.dead_letter_queue)
     (body,) = load(text)
     await put(servers, servers.queue, dump([sign(body, b"another installation's")]))
@@ -140,7 +140,7 @@ async def test_every_replica_proves_with_the_same_secret(
 async def test_copies_that_webhookd_did_not_write_are_replaced_by_one_true_copy(
     daemon: Daemon, servers: Servers, connection: Connection, shop: Shop
 ) -> None:
-    """An older release's copies have no MAC; and a stranger can write any number of them."""
+    """An older release's copies have no MAC; and a stranger can write any number of copies."""
     genuine = await copy_of(servers)
     old = {name: value for name, value in genuine.items() if name != "mac"}
     async with client(servers) as sqs:
@@ -165,7 +165,7 @@ async def test_a_bundle_of_unknown_events_does_not_become_more_messages(
         servers.queue,
         *(message(*events) for events in (unknown, unknown[:MOST_EVENTS])),
     )
-    # SQS hands each message out for the second time at once.
+    # SQS delivers each message a second time after 2 s.
     daemon = await start(visibility_timeout=2, handler_timeout=1)
     counted = "webhookd_processed_total"
     await until(lambda: metric(daemon, counted, outcome="unknown") >= 3 + MOST_EVENTS, "each is met again", deadline=30)
@@ -178,7 +178,7 @@ async def test_a_bundle_of_unknown_events_does_not_become_more_messages(
 async def test_many_raw_messages_of_one_event_make_one_more_message(
     start: Start, servers: Servers, connection: Connection
 ) -> None:
-    """Whoever can write to the dead-letter queue has events sent again that have not ended; and no more."""
+    """Anyone who can write to the dead-letter queue can have unfinished events sent again, and can do no more."""
     receiver, [body] = await received(start, connection, AUTHCAPTURE)
     await put(servers, servers.dead_letter_queue, *[dump([body])] * 30)
     await until(lambda: _is_gone(receiver, servers), "the raw messages are removed")
@@ -195,7 +195,7 @@ async def _is_gone(daemon: Daemon, servers: Servers) -> bool:
 
 
 def _twisted(seed: int) -> list[str]:
-    """Texts that are nearly ours, or not at all, or made to be expensive."""
+    """Returns texts that are nearly webhookd's messages, or not at all, or made to be expensive."""
     chance = random.Random(seed)
     ours: dict[str, Any] = {"event": str(uuid.uuid4()), "account": "default", "type": AUTHCAPTURE}
     odd: list[Any] = [None, True, -1, 0, 2**63, 2**64, 1.5, 1e300, "", "x" * 5000, "\x00", "ü\u20ac", [], [[]], {}, {"a": 1}]

@@ -1,4 +1,4 @@
-"""What SQS is told of a webhook, and what can be done by whoever writes to the queues."""
+"""SQS gets no payload of a webhook, and anyone who writes to the queues can only name events."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ async def sent(daemon: Daemon, sample: traffic.Sample) -> str:
 
 
 def told(body: bytes) -> set[str]:
-    """What a webhook says: each value of its payload, at whatever depth, that is long enough to be known again."""
+    """Returns each value of a webhook's payload, at any depth, that is long enough to be recognized."""
 
     def values(of: Any) -> Any:
         if isinstance(of, dict | list):
@@ -67,7 +67,7 @@ async def test_no_message_holds_what_a_webhook_says(start: Start, servers: Serve
 async def test_a_forged_message_has_no_effect(
     start: Start, servers: Servers, connection: asyncpg.Connection[asyncpg.Record]
 ) -> None:
-    """Whoever writes to the queue can name events, and nothing else."""
+    """Anyone who writes to the queue can name events, and can do nothing else."""
     handled = []
 
     async def count(event: Any, connection: Any) -> None:
@@ -92,7 +92,7 @@ async def test_a_forged_message_has_no_effect(
         samples = [s for family in daemon.metrics.registry.collect() for s in family.samples]
         return sum(s.value for s in samples if s.name == "webhookd_processed_total" and s.labels["outcome"] in ended)
 
-    await until(lambda: counted() >= 4, "all that names an event is looked at")  # the fourth is none of ours
+    await until(lambda: counted() >= 4, "all that names an event is looked at")  # the fourth message is not webhookd's
     assert len(handled) == 1
     rows = await connection.fetch("SELECT id::text, account, event_type, status, attempts FROM events")
     assert [tuple(row) for row in rows] == [(event_id, "default", HELD, "processed", 1)]

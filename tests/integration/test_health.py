@@ -1,4 +1,4 @@
-"""`webhookd health`, asked of real daemons; and a SIGTERM that comes before the daemon is there to take it."""
+"""`webhookd health` against real daemons; and a SIGTERM before the daemon is ready to handle it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def place(url: str) -> str:
 
 
 def everywhere(url: str) -> str:
-    """The address that a daemon there, on every interface, would be set to listen on."""
+    """Returns the listen setting of the daemon at `url`, as if it listened on every interface."""
     return f"0.0.0.0:{urlsplit(url).port}"
 
 
@@ -41,7 +41,7 @@ async def test_a_daemon_that_can_take_webhooks_is_well(start: Start, servers: Se
     daemon = await start()
     await until(lambda: daemon.health.report()["status"] == "ok", "every dependency is there")
     listens = everywhere(daemon.admin_url)
-    # That a file of tokens cannot be read is no matter of its health.
+    # A file of tokens that cannot be read does not change the health.
     settings = {"WEBHOOKD_ADMIN_LISTEN": listens, "WEBHOOKD_ADMIN_TOKENS_FILE": "not-there"}
     code, out, err = await webhookd("health", folder=servers.folder, **settings)
     assert (code, out, err) == (0, f"ready: {daemon.admin_url}\n", "")
@@ -126,7 +126,7 @@ async def test_a_connection_that_is_not_taken_is_given_up_in_time() -> None:
     with contextlib.ExitStack() as open_, socket.socket() as full:
         full.bind(("127.0.0.1", 0))
         full.listen(0)
-        for _ in range(3):  # what waits to be accepted; the kernel leaves the next without an answer
+        for _ in range(3):  # these wait to be accepted; the kernel does not answer the next connection
             waiting = open_.enter_context(socket.socket())
             waiting.setblocking(False)
             waiting.connect_ex(full.getsockname())
@@ -171,7 +171,7 @@ def test_the_command_starts_without_what_only_the_daemon_needs() -> None:
 
 
 async def test_sigterm_before_the_daemon_takes_it_ends_the_process_in_order(servers: Servers) -> None:
-    # In a container webhookd is PID 1, which no signal ends by itself: what is not taken is lost.
+    # In a container, webhookd is PID 1, which no signal ends by itself: a signal without a handler is lost.
     (servers.folder / "slow.py").write_text("import os, signal, time\nos.kill(os.getpid(), signal.SIGTERM)\ntime.sleep(30)\n")
     settings = {**servers.settings, "WEBHOOKD_HANDLERS": "slow", "PYTHONPATH": str(servers.folder)}
     daemon = Process(settings, servers.folder)

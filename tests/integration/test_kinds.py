@@ -1,4 +1,4 @@
-"""The kinds of events: account, type, entity's name and key stand once for all events that share them."""
+"""The kinds of events: account, type, entity's name and key are stored once for all events that share them."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ async def accept(receipts: Receipts, *arrivals: Arrival) -> list[Accepted | Base
 
 
 async def labels(connection: Connection) -> dict[uuid.UUID, tuple[Any, ...]]:
-    """What the view says of the kind of each event."""
+    """Returns the kind of each event, as the view shows it."""
     rows = await connection.fetch("SELECT id, account, event_type, entity_name, key_fingerprint FROM events")
     return {row["id"]: tuple(row)[1:] for row in rows}
 
@@ -81,7 +81,7 @@ async def test_events_of_one_kind_share_a_row_and_each_reads_as_it_came(receipts
 async def test_a_kind_that_is_there_is_neither_written_nor_locked(receipts: Receipts, connection: Connection) -> None:
     await accept(receipts, arrival())
     async with asyncio.timeout(20), connection.transaction():
-        await connection.execute("LOCK TABLE kinds IN EXCLUSIVE MODE")  # it can be read, and no row can be locked
+        await connection.execute("LOCK TABLE kinds IN EXCLUSIVE MODE")  # others can read the table, but cannot lock a row
         [result] = await accept(receipts, arrival())
         assert isinstance(result, Accepted)
     row = await connection.fetchrow("SELECT * FROM kinds")
@@ -96,7 +96,7 @@ async def test_a_kind_that_is_there_is_neither_written_nor_locked(receipts: Rece
 async def test_of_two_kinds_with_one_id_the_second_is_refused(
     receipts: Receipts, connection: Connection, monkeypatch: pytest.MonkeyPatch, known: bool
 ) -> None:
-    """In one batch, and where the first one has been there for long."""
+    """The second kind is refused in the same batch, and also if the first kind has been stored for long."""
     monkeypatch.setattr(module, "kind_id", lambda _: 7)
     if known:
         await accept(receipts, arrival(CAPTURE))
@@ -128,7 +128,7 @@ async def test_a_kind_that_another_transaction_commits_meanwhile_is_compared_too
 async def test_two_batches_with_the_same_new_kinds_in_another_order_do_not_deadlock(
     database_url: str, connection: Connection
 ) -> None:
-    """The first one stops between its two rows: the second one waits for the first row, and holds none."""
+    """The first batch stops between its two rows: the second batch waits for the first row, and holds no row."""
     ids, texts = [1, 2], [TEXTS, "shop\x1ft\x1f\x1fk1"]
     held, other = await connect(database_url), await connect(database_url)
     async with held.transaction():

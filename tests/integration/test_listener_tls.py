@@ -1,4 +1,4 @@
-"""TLS on the public listener: served, renewed without a restart, and what speaks no TLS."""
+"""TLS on the public listener: certificates are served, and renewed without a restart; without TLS there is no answer."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ TYPE = "net.authorize.customer.created"
 
 
 def issue(folder: Path, authority: trustme.CA, *, days: int = 30) -> dict[str, str]:
-    """A certificate of 127.0.0.1 and its key, in `folder`, as settings."""
+    """Writes a certificate for 127.0.0.1 and its key into `folder`, and returns the settings."""
     folder.mkdir(exist_ok=True)
     made = authority.issue_cert("127.0.0.1", not_after=datetime.now(UTC) + timedelta(days=days))
-    # Written beside and moved, as certificate managers do.
+    # Write beside and then move, as certificate managers do.
     (folder / "new.pem").write_bytes(b"".join(pem.bytes() for pem in made.cert_chain_pems))
     (folder / "new.key").write_bytes(made.private_key_pem.bytes())
     (folder / "new.key").replace(folder / "key.pem")
@@ -49,7 +49,7 @@ async def sent(daemon: Daemon, context: ssl.SSLContext, sample: traffic.Sample) 
 
 
 async def served(daemon: Daemon, context: ssl.SSLContext) -> str:
-    """The serial number of the certificate that a new connection meets."""
+    """Returns the serial number of the certificate that a new connection gets."""
     host, port = urlsplit(daemon.public_url).hostname, urlsplit(daemon.public_url).port
     _, writer = await asyncio.open_connection(host, port, ssl=context, server_hostname=host)
     serial = writer.get_extra_info("peercert")["serialNumber"]
@@ -73,7 +73,7 @@ async def test_webhooks_are_taken_over_tls_one_by_one_and_many_on_a_connection(s
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=context, limit=2)) as http:
         answers = await asyncio.gather(*(traffic.post(http, url, traffic.sample(TYPE, n), key=KEY) for n in range(10, 60)))
         assert {answer.outcome for answer in answers} == {"accepted"}
-        # A body that comes in pieces.
+        # This body arrives in pieces.
         large = traffic.sample(TYPE, 100)
         async with http.post(url, data=pieces(large.body), headers={"X-ANET-Signature": "sha512=00"}) as response:
             assert response.status == 401
@@ -93,7 +93,7 @@ async def test_what_speaks_no_tls_or_nothing_gets_no_answer_and_keeps_nobody_out
     authority = trustme.CA()
     daemon = await start(roles="receive", head_timeout=1, max_connections=16, **issue(tmp_path / "tls", authority))
     host, port = urlsplit(daemon.public_url).hostname, urlsplit(daemon.public_url).port
-    silent = [await asyncio.open_connection(host, port) for _ in range(40)]  # more than there may be
+    silent = [await asyncio.open_connection(host, port) for _ in range(40)]  # more than max_connections
     reader, writer = await asyncio.open_connection(host, port)
     writer.write(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
     assert not (await asyncio.wait_for(reader.read(), 5)).startswith(b"HTTP")
@@ -127,7 +127,7 @@ async def test_a_renewed_certificate_is_served_and_connections_go_on(
     url = f"{daemon.public_url}/webhooks/authorize-net"
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=both, limit=1)) as http:
         assert (await traffic.post(http, url, traffic.sample(TYPE, 1), key=KEY)).status == 200
-        # Half a renewal, or a wrong one, changes nothing; nor does one that may not be read, until it may.
+        # Half a renewal, or a wrong one, changes nothing; an unreadable renewal changes nothing until it is readable.
         (tmp_path / "tls" / "certificate.pem").write_bytes(b"-----BEGIN CERTIFICATE-----\nno\n-----END CERTIFICATE-----\n")
         await asyncio.sleep(0.2)
         assert await served(daemon, both) == before
@@ -153,7 +153,7 @@ def refused(certificate: Path, key: Path) -> None:
 async def test_a_stop_does_not_wait_for_handshakes(start: Start, tmp_path: Path) -> None:
     daemon = await start(roles="receive", **issue(tmp_path / "tls", trustme.CA()))
     _, writer = await asyncio.open_connection(urlsplit(daemon.public_url).hostname, urlsplit(daemon.public_url).port)
-    async with asyncio.timeout(5):  # and not the 10 that a head may take
+    async with asyncio.timeout(5):  # not the 10 s that a head may take
         await daemon.stop()
     writer.close()
 

@@ -1,4 +1,4 @@
-"""PostgreSQL opens no new sessions, while those that are open go on: a changed password, a limit that is reached."""
+"""PostgreSQL opens no new sessions, but open sessions continue: after a changed password, or at a limit."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Role:
         await self.connection.execute(f"ALTER ROLE {self.name} {change}")
 
     async def end_workers(self) -> None:
-        """Ends the sessions in which workers work; those that receive stay."""
+        """Ends the sessions of workers; the sessions that receive webhooks stay."""
         await self.connection.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
             "WHERE usename = $1 AND application_name IN ('webhookd work', 'webhookd fold')",
@@ -102,7 +102,7 @@ async def test_without_new_sessions_workers_stop_polling_and_say_so_and_nothing_
     assert metric(daemon, "webhookd_dependency_up", dependency="postgresql") == 0
     assert "PostgreSQL away" in daemon.health.summary()
 
-    # A poll that was under way may still end.
+    # A poll that was in progress may still end.
     before = receives(gateway) + daemon.settings.pollers
     tries = []
     real = daemon.database._try_new_session

@@ -1,4 +1,4 @@
-"""Operations: bulk work that an operator orders, done once each, wherever it runs and whatever becomes of the process."""
+"""Operations: bulk work that an operator orders is done once for each event, in any process, even if the process dies."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ REPLAY: dict[str, Any] = {"filter": PROCESSED, "reason": "the shop was mended", 
 
 @pytest.fixture
 async def idle(start: Start) -> Operator:
-    """Of a daemon that takes orders, and neither sends events nor works on them: what is put back stays to be seen."""
+    """Returns an operator of a daemon that takes orders, but sends and processes no events: put-back work stays visible."""
     return Operator((await start(roles="receive", admin_tokens=ANN)).admin_url)
 
 
@@ -39,7 +39,7 @@ async def has_begun(connection: Connection, count: int = 1) -> None:
     await until(lambda: connection.fetchval(some, count), f"{count} events were put back", deadline=30)
 
 
-# -- what is chosen
+# -- which events are chosen
 
 
 async def test_a_dry_run_which_is_the_default_counts_by_type_and_changes_nothing(
@@ -66,7 +66,7 @@ async def test_processed_events_run_again_only_with_force(idle: Operator, connec
     assert status == 409
     assert "force" in answer["detail"]
     assert await connection.fetchval("SELECT count(*) FROM operations") == 0
-    # Not named, they are not chosen, with force neither.
+    # A filter that does not name their status does not choose processed events, even with force.
     assert (await idle.done("events/replay", filter=EVERYTHING, reason="again", force=True))["done"] == 1
     assert await times_put_back(connection) == {dead[0]: 1}
     assert (await idle.done("events/replay", **REPLAY))["done"] == 2
@@ -123,7 +123,7 @@ async def test_a_limit_means_the_oldest(idle: Operator, connection: Connection) 
 
 
 async def test_an_event_without_its_body_is_not_run_again(idle: Operator, connection: Connection) -> None:
-    """It would die for want of it."""
+    """Without the body, the event would die."""
     kept = await bury(connection, 2, status="processed")
     await bury(connection, 3, REFUND, status="processed", body=False)
     operation = await idle.done("events/replay", **REPLAY)
@@ -135,7 +135,7 @@ async def test_an_event_without_its_body_is_not_run_again(idle: Operator, connec
 async def test_what_has_moved_on_since_it_was_chosen_is_skipped(
     idle: Operator, connection: Connection, monkeypatch: pytest.MonkeyPatch, died_anew: str
 ) -> None:
-    """An operation acts on the very death that it chose, and on no later one, whatever PostgreSQL's clock says of it."""
+    """An operation acts only on the death that it chose, and on no later death, whatever PostgreSQL's clock shows."""
     dead = await bury(connection, 3)
     change = Runner._change
 
@@ -160,11 +160,11 @@ async def test_what_ended_after_the_order_is_not_run_again_by_it(idle: Operator,
     assert await times_put_back(connection) == dict.fromkeys(events, 1)
 
 
-# -- how it is done
+# -- how an operation runs
 
 
 async def test_a_replay_keeps_its_rate(idle: Operator, connection: Connection) -> None:
-    """Fewer than one in each turn of a quarter of a second, too."""
+    """The rate is kept, even if it is less than one event in each turn of a quarter of a second."""
     await bury(connection, 7, status="processed")
     assert (await idle.done("events/replay", **REPLAY, rate=2))["done"] == 7
     took = await connection.fetchval("SELECT max(at) - min(at) FROM audit WHERE to_status = 'received'")
@@ -187,7 +187,7 @@ async def test_the_audit_trail_names_whose_work_changed_and_nobody_for_the_recei
     idle: Operator, connection: Connection
 ) -> None:
     (event_id,) = await bury(connection, 1, status="processed")
-    # What somebody else than the provider brought about has a row for its receipt, too.
+    # If somebody other than the provider caused an event, the event has an audit row for its receipt, too.
     receipt = "INSERT INTO audit (event_id, at, to_status, actor) VALUES ($1, 'epoch', 'received', 'ann')"
     await connection.execute(receipt, event_id)
     await connection.execute("INSERT INTO audit VALUES ($1, now(), 'queued', 'dead', 'worker', 9, 'no', 'mail')", event_id)
@@ -238,7 +238,7 @@ async def test_a_cancelled_operation_stops_and_what_it_did_stays(idle: Operator,
     status, answer = await idle.post(f"operations/{operation['id']}/cancel")
     assert status == 409
     assert "ended already: cancelled" in answer["detail"]
-    # The runner has looked again since, when it did another one's work.
+    # Before the runner does another operation's work, it looks for work again.
     (dead,) = await bury(connection, 1)
     await idle.done("dead-letters/redrive", ids=[str(dead)])
     assert await idle.operation(operation) == cancelled
@@ -262,7 +262,7 @@ async def test_a_batch_in_hand_when_its_operation_is_cancelled_is_undone(
     assert (operation["state"], operation["done"]) == ("cancelled", 0)
     monkeypatch.undo()
     (dead,) = await bury(connection, 1)
-    await idle.done("dead-letters/redrive", ids=[str(dead)])  # so the batch has ended
+    await idle.done("dead-letters/redrive", ids=[str(dead)])  # so the batch of the cancelled operation has ended
     assert answers == [202]
     assert await idle.operation(operation) == operation
     assert await statuses(connection) == {"processed": 3, "received": 1}
@@ -271,7 +271,7 @@ async def test_a_batch_in_hand_when_its_operation_is_cancelled_is_undone(
 async def test_a_batch_and_the_record_of_it_commit_together(
     idle: Operator, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Broken off between the two, the batch is undone; it is not found done, and skipped, the next time."""
+    """A failure between the two undoes the batch. Otherwise, the next run would find its events done, and skip them."""
     await bury(connection, 4, status="processed")
     record = Runner._record
     broken: list[int] = []
@@ -294,7 +294,7 @@ async def test_an_operation_that_fails_by_a_mistake_ends_and_the_others_go_on(id
     other = await idle.order("dead-letters/redrive", all=True, dry_run=False, rate=20)
     selection = '{"ids": ["no id"]}'
     bad = await idle.order("dead-letters/discard", all=True, dry_run=True)
-    await idle.ended(bad)  # or its runner would end it after what follows
+    await idle.ended(bad)  # or its runner would end it after the change below
     await connection.execute(
         "UPDATE operations SET selection = $2, state = 'counting', finished_at = NULL WHERE id = $1",
         uuid.UUID(bad["id"]),
@@ -324,13 +324,13 @@ async def test_an_operation_that_takes_too_long_for_postgresql_does_not_keep_oth
     assert (await idle.operation(slow))["state"] == "counting"
 
 
-# -- wherever it runs
+# -- in several processes, and after a process has ended
 
 
 async def test_two_replicas_work_on_one_operation_and_do_nothing_twice(
     start: Start, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each loses it to the other in the midst of a batch, as a process does that stood still until its lease had ended."""
+    """Each replica loses the operation to the other in a batch, like a process that stood still until its lease had ended."""
     monkeypatch.setattr(module, "_IDLE", 0.05)
     change = Runner._change
     lost: list[uuid.UUID] = []
@@ -362,7 +362,7 @@ async def test_one_process_at_a_time_has_an_operation(start: Start, connection: 
     holders = set()
 
     async def ended() -> bool:
-        # As a number: before it begins nobody holds it since for ever, which no timedelta can say.
+        # As a number: before the operation begins, held_until is '-infinity', which no timedelta can express.
         lease = "EXTRACT(epoch FROM held_until - now())::float8 AS lease"
         row = await connection.fetchrow(f"SELECT holder, {lease}, finished_at FROM operations")
         assert row is not None
@@ -406,7 +406,7 @@ async def test_an_operation_survives_kill_9_of_its_process_and_goes_on_exactly_w
     assert row["finished_at"] is None
     assert 0 < row["lease"].total_seconds() <= 30
     assert len(await times_put_back(connection)) == row["done"], "what was done, and the record of it"
-    await connection.execute("UPDATE operations SET held_until = now()")  # its end, which comes within 30 s
+    await connection.execute("UPDATE operations SET held_until = now()")  # as if the lease had ended, which takes 30 s at most
     daemon = await start(roles="receive", admin_tokens=ANN)
     done = await Operator(daemon.admin_url).ended(operation)
     assert (done["state"], done["done"], done["skipped"]) == ("done", 60, 0)

@@ -1,4 +1,4 @@
-"""The README's commands for operators, each as it stands there, against a real daemon."""
+"""The README's commands for operators, each exactly as written there, against a real daemon."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_the_readme_shows_each_group() -> None:
 
 @pytest.fixture
 async def dead(start: Start, connection: asyncpg.Connection[Any]) -> tuple[Daemon, str]:
-    """A daemon with a dead event, and the event's id."""
+    """Starts a daemon with a dead event, and returns the daemon and the event's id."""
     registry = Registry()
 
     async def refuse(_: Event, __: Any) -> None:
@@ -55,7 +55,7 @@ async def dead(start: Start, connection: asyncpg.Connection[Any]) -> tuple[Daemo
 
 
 def environment(servers: Servers, daemon: Daemon) -> dict[str, str]:
-    """What a laptop has: an address and a token, and nothing of the daemon's."""
+    """Returns the environment of an operator's laptop: an address and a token, and no setting of the daemon."""
     (servers.folder / "token").write_text(f"{TOKEN}\n")
     return {"WEBHOOKD_API_URL": daemon.admin_url, "WEBHOOKD_API_TOKEN_FILE": str(servers.folder / "token")}
 
@@ -98,7 +98,7 @@ async def test_tail_shows_what_comes_and_ends_well_by_ctrl_c(servers: Servers, d
     )
     assert process.stdout is not None
     shown = None
-    for number in range(100):  # those that came before it began to follow are not its matter
+    for number in range(100):  # the command does not show events from before it began to follow
         await traffic.send(
             traffic.stream([PAYMENT], 1, first=1000 + number), f"{daemon.public_url}/webhooks/authorize-net", KEY
         )
