@@ -28,7 +28,7 @@ Effects = Callable[[], Awaitable[int]]
 
 @pytest.fixture
 async def idle(start: Start) -> Operator:
-    """Returns an operator of a daemon that neither sends events nor works on them, so events that are put back stay visible."""
+    """Returns an operator of a daemon that takes orders, but neither sends nor handles events: put-back events stay visible."""
     return Operator((await start(roles="receive", admin_tokens=ANN)).admin_url)
 
 

@@ -209,7 +209,7 @@ async def test_pages_hold_each_event_once_and_in_order(
         empty += any(not page for page in found[:-1])
         several += len(found) > 1
     assert several > 0
-    if not by_key:  # a key finds few events, and a page looks at all of them at once
+    if not by_key:  # a key finds few events, and a page looks at about as many at once
         assert (empty > 0) == (budget != "ample")
 
 
