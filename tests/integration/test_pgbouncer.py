@@ -1,4 +1,4 @@
-"""PostgreSQL behind PgBouncer in transaction mode, where consecutive transactions meet different sessions."""
+"""The daemon works with PgBouncer in transaction mode, in which consecutive transactions meet different sessions."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ from webhookd.store.database import Database
 from webhookd.store.migrations import State, migrate, state
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
-pytestmark = pytest.mark.xdist_group("pgbouncer")  # one server for all
+pytestmark = pytest.mark.xdist_group("pgbouncer")  # one server for all tests
 SIZE = 5  # sessions, fewer than two daemons' workers
 SETTING = "WEBHOOKD_DATABASE_POOLER=transaction"
 
-# Beside the effect to be counted, a handler leaves in its session whatever one can, and every third one is tried again.
+# Besides the counted effect, a handler leaves in its session whatever a handler can leave. Every third event is tried again.
 UNTIDY = """
 from webhookd import Retryable, on
 
@@ -69,7 +69,7 @@ def pgbouncer(stack: Stack) -> Iterator[PgBouncer]:
 
 @pytest.fixture(scope="module")
 def ignorant(stack: Stack) -> Iterator[PgBouncer]:
-    """One that takes startup parameters, and does nothing with them."""
+    """Yields a PgBouncer that accepts startup parameters and ignores them."""
     ignored = "jit, idle_in_transaction_session_timeout, statement_timeout, plan_cache_mode, "
     ignored += "tcp_keepalives_idle, tcp_keepalives_interval, tcp_keepalives_count"
     with (
@@ -85,7 +85,7 @@ def _database(url: str) -> str:
 
 @pytest.fixture
 def pooled_url(pgbouncer: PgBouncer, database_url: str) -> str:
-    """The test's database, by way of the pooler."""
+    """Returns the URL of the test's database through the pooler."""
     return pgbouncer.before(_database(database_url))
 
 
@@ -98,7 +98,7 @@ async def rig(servers: Servers, stack: Stack) -> AsyncIterator[Rig]:
 
 
 async def _in_every_session(pooled_url: str, query: str) -> list[Any]:
-    """What `query` gives in all of the pooler's sessions; transactions that are open at once have different ones."""
+    """Returns the results of `query` in all of the pooler's sessions; transactions open at once have different sessions."""
     connections = [await asyncpg.connect(pooled_url, statement_cache_size=0) for _ in range(SIZE)]
     transactions = [connection.transaction() for connection in connections]
     try:
@@ -113,7 +113,7 @@ async def _in_every_session(pooled_url: str, query: str) -> list[Any]:
 
 async def test_nothing_is_lost_or_doubled_and_nothing_stays_in_the_sessions(rig: Rig, pooled_url: str) -> None:
     await rig.connection.execute("CREATE TABLE limits (value text)")
-    # What the pooler's sessions begin with, and what users' handlers must not be thrown back to.
+    # The pooler's sessions begin with this encoding; users' handlers must not be set back to it.
     await rig.connection.execute(f"ALTER DATABASE {_database(pooled_url)} SET client_encoding = 'LATIN1'")
     rig.handlers(UNTIDY)
     for _ in range(2):
@@ -129,7 +129,7 @@ async def test_nothing_is_lost_or_doubled_and_nothing_stays_in_the_sessions(rig:
     assert set(await _in_every_session(pooled_url, "SELECT count(*) FROM pg_cursors WHERE is_holdable")) == {0}
     assert set(await _in_every_session(pooled_url, "SELECT count(*) FROM pg_prepared_statements WHERE name <> ''")) == {0}
     assert not await rig.connection.fetchval("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'")
-    # A daemon that freezes in a transaction does not keep its event for ever.
+    # The timeout ends the transaction of a frozen daemon, so the daemon does not keep its event for ever.
     assert {row["value"] for row in await rig.connection.fetch("SELECT DISTINCT value FROM limits")} == {
         "application_name webhookd work",
         "client_encoding UTF8",
@@ -209,7 +209,7 @@ async def test_the_doctor_is_content_with_the_setting_and_says_where_it_is_not_n
 
 
 async def test_operators_statements_that_need_their_settings_have_them(pooled_url: str) -> None:
-    """A page of what waits is read by an index, whatever the statistics say."""
+    """The settings make PostgreSQL read a page of waiting events by an index, whatever the statistics say."""
 
     async def settings(connection: Any) -> AsyncIterator[Any]:
         for name in ("enable_bitmapscan", "enable_seqscan", "plan_cache_mode"):

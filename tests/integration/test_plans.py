@@ -1,4 +1,4 @@
-"""How PostgreSQL reads: what is looked up by its id is found by its id, whatever the statistics say of how much waits."""
+"""PostgreSQL finds an event that is looked up by id by its id, whatever number of waiting events the statistics show."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from tests.helpers.stored import store_kind
 from webhookd.store.database import SESSIONS
 from webhookd.store.queries import queries
 
-# These run in the sessions that handlers use.
+# These queries run in the sessions that handlers use.
 _BESIDE_HANDLERS = {"claim_event", "claim_event_if_free", "mark_processed"}
-# These choose by other columns, and `ids` narrows the choice.
+# These queries choose by other columns, and `ids` narrows the choice.
 _CHOOSE = {"choose_dead", "search_dead", "owe_dead_letters"}
 
 
 def looks_up() -> list[str]:
-    """The names of the queries that look events up by id."""
+    """Returns the names of the queries that look events up by id."""
     found = []
     for name in queries.available_queries:
         text = getattr(queries, name).sql
@@ -38,7 +38,7 @@ def looks_up() -> list[str]:
 
 
 def scans(plan: dict[str, Any]) -> Iterator[str]:
-    """By which index each node reads the ledger or the work; or that it looks up no row there, and reads all."""
+    """Yields, for each node that reads the ledger or the work, its index; says so if the node looks up no id and reads all."""
     if plan.get("Index Name", "").startswith(("ledger_", "work_")):
         by_id = re.search(r"\b(event_)?id = |\b(event_)?id [<>]", plan.get("Index Cond", ""))
         yield plan["Index Name"] if by_id else f"all of {plan['Index Name']}"
@@ -50,7 +50,7 @@ def scans(plan: dict[str, Any]) -> Iterator[str]:
 
 @pytest.fixture(params=[0, 20])
 async def little_waits(request: pytest.FixtureRequest, database_url: str) -> Any:
-    """A database whose statistics are of a time when so many events had not ended."""
+    """Yields a connection to a database whose statistics date from a time when `request.param` events had not ended."""
     connection = await connect(database_url)
     await connection.execute(
         "INSERT INTO ledger (id, notification_key, kind, notification_id, body_hash) "
@@ -75,7 +75,7 @@ def test_there_are_such_queries() -> None:
 
 async def test_look_ups_by_id_read_no_index_of_what_waits(little_waits: asyncpg.Connection[Any]) -> None:
     for name in looks_up():
-        # Handlers run in the other sessions, in which nothing is set that is not theirs.
+        # Handlers run in the other sessions, in which webhookd sets nothing of its own.
         for setting, value in {} if name in _BESIDE_HANDLERS else SESSIONS["short"].items():
             await little_waits.execute(f"SET {setting} = {value}")
         text = getattr(queries, name).sql

@@ -1,4 +1,4 @@
-"""How messages are asked for, and for how long they are hidden."""
+"""The pollers ask for as many messages as they have permits for, pause between empty polls, and hide no message for a retry."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def gateway(servers: Servers) -> AsyncIterator[StrictSqs]:
 async def test_an_empty_queue_is_asked_once_in_a_while_without_long_polls_too(
     start: Start, gateway: StrictSqs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """WEBHOOKD_SQS_WAIT=0: SQS answers at once."""
+    """If WEBHOOKD_SQS_WAIT is 0, SQS answers at once."""
     asked: list[float] = []
 
     async def note(action: str, _: dict[str, Any]) -> None:
@@ -44,7 +44,7 @@ async def test_an_empty_queue_is_asked_once_in_a_while_without_long_polls_too(
     gateway.before = note
     daemon = await start(handlers(), sqs_endpoint_url=gateway.url, sqs_wait=0, pollers=1, roles="work")
     await until(lambda: len(asked) >= 4, "it polls", deadline=60)
-    # The first answer may come late, and the connection be new: what counts is that no two follow at once.
+    # The first answer may be late, since the connection is new. No two later polls may follow each other at once.
     assert all(later - earlier >= poller._PAUSE / 2 for earlier, later in itertools.pairwise(asked[1:]))
     await daemon.stop()
 
@@ -63,7 +63,7 @@ async def test_with_messages_there_is_no_pause(
 async def test_the_longest_delay_is_kept_by_postgresql_and_hides_no_message(
     start: Start, servers: Servers, gateway: StrictSqs, connection: Connection
 ) -> None:
-    """SQS can hide a message for twelve hours, and no more than 120,000 messages at a time."""
+    """SQS can hide a message for twelve hours at most, and at most 120,000 messages at a time."""
 
     async def fail(_: Event, __: Any) -> None:
         raise Retryable(after=1e9)
@@ -83,7 +83,7 @@ async def test_the_longest_delay_is_kept_by_postgresql_and_hides_no_message(
 
 
 class Till:
-    """A handler that hangs until the till is open; counts who waits."""
+    """A handler that hangs until the till is open; counts the attempts that wait."""
 
     def __init__(self) -> None:
         self.waiting = 0
@@ -97,7 +97,7 @@ class Till:
 async def test_a_replica_leaves_bundles_that_it_has_no_permits_for_to_another_one(
     start: Start, servers: Servers, connection: Connection
 ) -> None:
-    """It takes one message beyond its permits at most, for each of its pollers."""
+    """A replica takes at most one message beyond its permits for each of its pollers."""
     receiver, bodies = await received(start, connection, *[AUTHCAPTURE] * 6 * MOST_EVENTS)
     await receiver.sqs.queue.send([bodies[n::6] for n in range(6)])
     tills = Till(), Till()
@@ -116,7 +116,7 @@ async def test_a_replica_leaves_bundles_that_it_has_no_permits_for_to_another_on
 
 
 async def test_permits_come_back_event_by_event(start: Start, connection: Connection) -> None:
-    """One event of a bundle hangs; its neighbours' permits are for the next message."""
+    """One event of a bundle hangs; the permits of the bundle's other events are free for the next message."""
     till = Till()
     receiver, bodies = await received(start, connection, *[AUTHCAPTURE] * 4)
     first, *others, last = bodies
@@ -149,7 +149,7 @@ async def test_an_event_without_handlers_needs_no_permit(start: Start) -> None:
 
 
 async def test_events_without_handlers_take_no_permit_of_those_that_have(start: Start, connection: Connection) -> None:
-    """Bundles of them are received while all but one permit is taken."""
+    """Bundles of events without handlers are received while only one permit is free."""
     till = Till()
     receiver, bodies = await received(start, connection, AUTHCAPTURE, *[CREATED] * 60)
     await receiver.sqs.queue.send([bodies[:1]])

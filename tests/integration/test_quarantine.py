@@ -1,4 +1,4 @@
-"""Quarantine through the API: what waits there is found, becomes an event after all, or is let go; once, whatever breaks."""
+"""The API finds each quarantined body; the body is released as an event or discarded, and only once, whatever fails."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ OLD = timedelta(days=20)
 
 @pytest.fixture
 async def daemon(start: Start) -> Daemon:
-    """One that receives, takes orders, and neither sends events nor works on them."""
+    """Returns a daemon that receives and takes orders, but neither sends events nor works on them."""
     return await start(roles="receive", admin_tokens=ANN, read_tokens=LEO)
 
 
@@ -43,7 +43,7 @@ def old_one(number: int = 1) -> bytes:
 
 
 async def post(daemon: Daemon, body: bytes) -> dict[str, str]:
-    """What the receiver answers to an authentic body."""
+    """Sends an authentic body; returns the receiver's answer."""
     headers = {"Content-Type": "application/json", "X-ANET-Signature": sign(body, KEY)}
     async with (
         aiohttp.ClientSession(daemon.public_url, headers=headers) as session,
@@ -99,7 +99,7 @@ async def test_it_lists_what_waits_newest_first_by_filters_and_in_pages(daemon: 
 async def test_a_page_ends_after_so_many_that_were_looked_at_and_the_next_one_goes_on(
     daemon: Daemon, ann: Operator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(search, "_LOOKED", ())  # as when the first look took all the time
+    monkeypatch.setattr(search, "_LOOKED", ())  # as if the first look took all the time
     wanted = await set_aside(daemon, old_one())
     for number in range(5):
         await set_aside(daemon, b"not json %d" % number)
@@ -113,7 +113,7 @@ async def test_a_page_ends_after_so_many_that_were_looked_at_and_the_next_one_go
             break
         assert page["searched_to"] is not None
         cursors.append(page["next"])
-    # Two are looked at by a page of one: whether there is a next one is to be told.
+    # A page of one body looks at two bodies, because it must report whether there is a next page.
     assert found == [[], [], [wanted], []]
     assert await waiting(ann, received_to="2020-01-01T00:00:00Z") == []
     assert await waiting(ann, received_from="2020-01-01T00:00:00Z", reason="too_old") == [wanted]
@@ -277,7 +277,7 @@ async def test_a_crash_between_the_events_commit_and_its_mark_makes_no_second_ev
 async def test_what_was_not_committed_as_an_event_waits_still(
     daemon: Daemon, ann: Operator, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The mark comes after the commit: before it, a crash would lose the body."""
+    """The body is marked as released after the commit of its event: if it were marked before, a crash would lose the body."""
     body_id = await set_aside(daemon, old_one())
 
     async def breaks(*_: Any, **__: Any) -> None:
@@ -308,7 +308,7 @@ async def test_one_that_is_being_released_is_not_discarded(
     await reached.wait()
     discarding = asyncio.create_task(ann.post(f"quarantine/{body_id}/discard"))
     done, _ = await asyncio.wait([discarding], timeout=0.3)
-    assert not done  # it waits for what becomes of the release
+    assert not done  # the discard waits until the release has ended
     goes_on.set()
     assert (await releasing)[0] == 200
     assert (await discarding)[0] == 409

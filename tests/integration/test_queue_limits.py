@@ -1,4 +1,4 @@
-"""Queues whose settings do not fit, and messages that SQS refuses."""
+"""Queue settings that do not fit are reported, and a message that SQS refuses holds up no other event."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def set_attributes(servers: Servers, queue: str, **attributes: str) -> Non
 
 
 def offer(relay: Daemon, bodies: list[Body]) -> None:
-    """Hands events to the hot path, all at once, so that bundles are due."""
+    """Offers all events to the hot path at once, so that it sends bundles."""
     assert relay.relay is not None
     relay.relay.offer([Outgoing(body.event_id, body.account, body.event_type) for body in bodies])
 
@@ -63,7 +63,7 @@ async def test_a_hundred_events_go_through_a_queue_of_small_messages(
 async def test_events_of_a_bundle_that_sqs_refuses_are_sent_alone(
     start: Start, servers: Servers, connection: Connection
 ) -> None:
-    """The limit is not known yet, or was made smaller since."""
+    """The relay does not know the limit yet, or the limit was made smaller since."""
     _, bodies = await received(start, connection, *[AUTHCAPTURE] * 100)
     relay = await start(roles="relay", relay_window=1, resend_after=600)
     await until(lambda: relay.sqs.queue.attributes != Attributes(), "the limits are known")

@@ -1,4 +1,4 @@
-"""Every answer of the public listener, over real sockets, with what each leaves in PostgreSQL."""
+"""Every answer of the public listener, over real sockets, and the rows that each answer leaves in PostgreSQL."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ EU_OLD, EU_NEW = "E0" * 64, "E1" * 64
 
 @pytest_asyncio.fixture
 async def daemon(start: Start) -> Daemon:
-    """A daemon that only receives."""
+    """Returns a daemon that only receives."""
     return await start(
         roles="receive", accounts={"eu": {"signature_keys": f"{EU_OLD},{EU_NEW}"}}, body_timeout=1, max_body_bytes=4096
     )
@@ -60,7 +60,7 @@ def metric(daemon: Daemon, name: str, **labels: str) -> float:
 
 
 async def known(daemon: Daemon, notification_id: str) -> Seen | None:
-    """What Redis remembers of a notification."""
+    """Returns the mark that Redis has of a notification, or None."""
     [seen] = await daemon.claims.seen([("default", notification_id)])
     return seen
 
@@ -129,7 +129,7 @@ async def test_an_authentic_body_that_is_unusable_is_kept_aside_once(
 async def test_odd_fields_and_unknown_types_are_no_reason_to_refuse(
     http: aiohttp.ClientSession, connection: Connection
 ) -> None:
-    """A U+0000, a date in the year 20000, a number out of range: stored, and no neighbour in the batch fails."""
+    """A U+0000, a date in the year 20000 or a number out of range is stored, and no other webhook of the batch fails."""
     odd: list[dict[str, Any]] = [
         {"payload": {"id": "a\u0000b", "entityName": 7}},
         {"eventDate": "20000-01-01T00:00:00Z"},
@@ -152,7 +152,7 @@ POISON = "net.authorize.poison"
 async def refuse(
     connection: Connection, state: str, condition: str = "true", table: str = "ledger", when: str = "BEFORE"
 ) -> None:
-    """Makes PostgreSQL answer the insert of some rows with the error of an SQLSTATE."""
+    """Makes PostgreSQL answer the insert of some rows with the error of SQLSTATE `state`."""
     await connection.execute(
         f"CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
         f"IF {condition} THEN RAISE SQLSTATE '{state}'; END IF; RETURN NEW; END $$;"
@@ -164,7 +164,7 @@ async def refuse(
 async def test_one_row_that_postgresql_refuses_is_quarantined_and_its_neighbours_are_committed(
     daemon: Daemon, http: aiohttp.ClientSession, connection: Connection, state: str
 ) -> None:
-    """Beyond what the parser knows: the group commit isolates the row itself."""
+    """If the parser does not know the fault, the group commit isolates the row itself."""
     if state == "check":
         await connection.execute(f"ALTER TABLE kinds ADD CONSTRAINT no_poison CHECK (event_type <> '{POISON}')")
     else:
@@ -208,7 +208,7 @@ async def test_a_body_that_even_quarantine_refuses_is_put_off_alone(
 async def test_while_postgresql_refuses_to_store_webhooks_are_put_off_and_counted_and_the_daemon_is_not_ready(
     daemon: Daemon, http: aiohttp.ClientSession, connection: Connection, state: str, when: str
 ) -> None:
-    """A missing right, a corrupted index, a missing table: nothing of it is the sender's fault, and it may be all webhooks."""
+    """A missing right, a corrupted index or a missing table is not the sender's fault, and may concern all webhooks."""
     await refuse(connection, state, when=when)
     status, _, headers = await post(http, sample(AUTHCAPTURE, 1).body)
     assert status == 503
@@ -217,7 +217,7 @@ async def test_while_postgresql_refuses_to_store_webhooks_are_put_off_and_counte
     assert not daemon.health.ready
     assert metric(daemon, "webhookd_dependency_up", dependency="postgresql") == 0
     for _ in range(3):
-        with pytest.raises(UnavailableError):  # a probe finds what webhooks would find
+        with pytest.raises(UnavailableError):  # a probe meets the same refusal as webhooks
             await daemon.database._probe()
     assert (await post(http, sample(AUTHCAPTURE, 1).body))[0] == 503
     assert metric(daemon, "webhookd_received_total", account="default", outcome="postgresql_away") == 1
@@ -246,7 +246,7 @@ async def test_a_repeated_notification_is_a_duplicate_by_redis_and_by_postgresql
     _, second, _ = await post(http, sent.body)
     assert second == {"status": "duplicate", "id": first["id"]}
     assert metric(daemon, "webhookd_duplicates_total", layer="redis") == 1
-    daemon.claims.up = False  # away, as far as the receiver knows
+    daemon.claims.up = False  # the receiver believes that Redis is away
     _, third, _ = await post(http, sent.body)
     assert third == second
     assert metric(daemon, "webhookd_duplicates_total", layer="notification_id") == 1
@@ -256,7 +256,7 @@ async def test_a_repeated_notification_is_a_duplicate_by_redis_and_by_postgresql
 async def test_redis_hears_of_a_notification_only_after_its_commit(
     daemon: Daemon, http: aiohttp.ClientSession, connection: Connection
 ) -> None:
-    """A mark before a commit that then fails would turn the provider's retry into a loss."""
+    """If Redis had the mark and the commit then failed, the provider's retry would count as a duplicate, and be lost."""
     await connection.execute(
         "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE SQLSTATE '53100'; END $$;"
         "CREATE TRIGGER refuse BEFORE INSERT ON ledger FOR EACH ROW EXECUTE FUNCTION refuse()"
@@ -295,7 +295,7 @@ async def test_the_same_id_with_another_body_is_a_duplicate_counted_as_a_mismatc
 async def test_what_redis_says_of_other_bytes_is_not_believed(
     daemon: Daemon, http: aiohttp.ClientSession, connection: Connection
 ) -> None:
-    """Redis may hold what PostgreSQL never committed; only PostgreSQL can say that an event is known."""
+    """Redis may hold marks of events that PostgreSQL never committed. Only PostgreSQL decides whether an event is known."""
     sent = sample(AUTHCAPTURE, 1)
     daemon.claims.mark_seen([("default", sent.notification_id, Seen(uuid.uuid4(), b"other bytes here"))])
     await until(lambda: known(daemon, sent.notification_id), "Redis has the mark")
@@ -313,7 +313,7 @@ async def test_an_event_through_a_second_webhook_is_linked_to_the_first(
     _, second, _ = await post(http, twin)
     assert second == {"status": "duplicate", "id": first["id"]}
     assert metric(daemon, "webhookd_duplicates_total", layer="content") == 1
-    # The twin's own retry, with other bytes, is known by its id.
+    # The twin's own retry, with other bytes, is recognised by its id.
     daemon.claims.up = False
     _, third, _ = await post(http, twin.replace(b'"eventDate":"2', b'"eventDate": "2'))
     _, fourth, _ = await post(http, twin.replace(b'"P1XHLC"', b'"OTHER1"'))
@@ -422,7 +422,7 @@ async def test_an_unknown_account_with_a_trailing_slash_is_an_unknown_account(ht
 
 
 async def test_a_body_too_large_by_its_length_is_refused_before_it_is_read(daemon: Daemon) -> None:
-    """The provider sends `Expect: 100-continue`, and gets no 100."""
+    """The provider sends `Expect: 100-continue`, and receives no 100."""
     answer = await _raw(daemon, b"Content-Length: 4097\r\nExpect: 100-continue\r\n\r\n", b"")
     assert answer.startswith(b"HTTP/1.1 413")
     assert b"100 Continue" not in answer
@@ -461,9 +461,9 @@ async def test_a_content_encoding_is_refused(http: aiohttp.ClientSession) -> Non
 
 
 async def test_a_client_that_leaves_does_not_undo_its_event(daemon: Daemon, connection: Connection) -> None:
-    """aiohttp does not cancel a handler whose client left; a cancelled commit would be of unknown outcome."""
+    """aiohttp does not cancel the handler of a client that left; the outcome of a cancelled commit would be unknown."""
     body = sample(AUTHCAPTURE, 1).body
-    await connection.execute("BEGIN; LOCK TABLE ledger IN SHARE MODE")  # holds the commit until the client has gone
+    await connection.execute("BEGIN; LOCK TABLE ledger IN SHARE MODE")  # holds the commit until the client has left
     _, writer = await _open(daemon)
     head = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\nX-ANET-Signature: {sign(body, KEY)}\r\n\r\n"
     writer.write(head.encode() + body)
@@ -489,7 +489,7 @@ async def test_a_commit_that_takes_too_long_is_503(start: Start, connection: Con
 async def test_a_commit_that_waits_for_a_lock_keeps_no_other_webhook_waiting(
     start: Start, servers: Servers, connection: Connection
 ) -> None:
-    """Fewer than a batch needs to be full, so that they would wait for the end of the commit before them."""
+    """The other webhooks do not fill a batch; such a batch could otherwise wait for the end of the commit before it."""
     daemon = await start(roles="receive", commit_timeout=60, shutdown_grace=90)
     held, *others = (sample(AUTHCAPTURE, number) for number in range(5))
     holder = await connect(servers.database_url)
@@ -520,7 +520,7 @@ async def test_more_than_max_pending_is_503_and_what_waits_is_taken(start: Start
     await connection.execute("BEGIN; LOCK TABLE ledger IN SHARE MODE")
     async with aiohttp.ClientSession(daemon.public_url) as http:
         posts = [asyncio.create_task(post(http, sample(AUTHCAPTURE, n).body)) for n in range(40)]
-        await until(  # of unknown account: refused before it was parsed
+        await until(  # account unknown: refused before the request was parsed
             lambda: metric(daemon, "webhookd_received_total", account="unknown", outcome="overload") > 0, "a refusal"
         )
         await connection.execute("COMMIT")
@@ -557,7 +557,7 @@ async def test_many_at_once_share_commits(daemon: Daemon, http: aiohttp.ClientSe
 
 
 async def test_redis_is_asked_under_heavy_load_once_there_are_duplicates(daemon: Daemon, http: aiohttp.ClientSession) -> None:
-    """Of 64 at once, most share a batch; PostgreSQL finds the first of their repetitions, and Redis the later ones."""
+    """Most of 64 webhooks at once share a batch. PostgreSQL finds their first repetitions, and Redis finds the later ones."""
     bodies = [sample(AUTHCAPTURE, n).body for n in range(64)]
     asked: list[tuple[int, bool]] = []
     real = daemon.claims.seen
@@ -578,10 +578,10 @@ async def test_redis_is_asked_under_heavy_load_once_there_are_duplicates(daemon:
 async def test_two_receivers_with_the_same_events_at_once_make_each_one_event(
     start: Start, servers: Servers, connection: Connection, off: tuple[str, ...]
 ) -> None:
-    """Bursts at two replicas: notifications, and their twins through a second webhook in another order. No deadlock.
+    """Two replicas receive bursts of notifications, and of their twins through a second webhook in another order. No deadlock.
 
-    PostgreSQL chooses how it looks for aliases. If it hashes, the rows may come in no order; if it merges, they come in the
-    order of the notifications' keys, which is another one for the twins. Each row takes a while, so that commits overlap.
+    PostgreSQL chooses how it looks for aliases. If it hashes, the rows may have no order. If it merges, the rows have the order
+    of the notifications' keys, and the twins have another order. Each row takes a while, so that commits overlap.
     """
     database = await connection.fetchval("SELECT quote_ident(current_database())")
     for join in off:
@@ -593,7 +593,7 @@ async def test_two_receivers_with_the_same_events_at_once_make_each_one_event(
     daemons = [await start(roles="receive"), await start(roles="receive")]
 
     async def taken(http: aiohttp.ClientSession, body: bytes) -> tuple[int, dict[str, Any], Any]:
-        """Sends it again while it is put off for overload, as a slow machine may; for nothing else."""
+        """Sends a body; sends it again only while the answer is 503 for overload, which a slow machine may give."""
         for _ in range(100):
             answer = await post(http, body)
             if answer[0] != 503 or not answer[1]["detail"].startswith("too many webhooks"):
@@ -623,7 +623,7 @@ async def _open(daemon: Daemon) -> tuple[asyncio.StreamReader, asyncio.StreamWri
 
 
 async def _raw(daemon: Daemon, head: bytes, body: bytes) -> bytes:
-    """Sends a request as bytes; returns everything until the server closes, or a complete answer."""
+    """Sends a request as bytes; returns all bytes until the server closes, or a complete answer."""
     reader, writer = await _open(daemon)
     writer.write(f"POST {PATH} HTTP/1.1\r\nHost: x\r\n".encode() + head)
     await writer.drain()

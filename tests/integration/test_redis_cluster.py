@@ -1,4 +1,4 @@
-"""Redis in cluster mode, as ElastiCache Serverless is: one slot has all keys of an installation, redirections are followed."""
+"""Redis works in cluster mode, as in ElastiCache Serverless: one slot has all keys of an installation; redirections work."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ async def nodes(_own_environment: None) -> AsyncIterator[Cluster]:
 
 
 async def _known_by_redis(daemon: Daemon) -> None:
-    """Sends webhooks until one is known as a duplicate by Redis."""
+    """Sends webhooks until Redis recognises all repeats as duplicates."""
     samples, url = traffic.stream([TYPE], 5), f"{daemon.public_url}/webhooks/authorize-net"
 
     async def known() -> bool:
@@ -69,7 +69,7 @@ async def _free(daemon: Daemon, event: Any) -> bool:
 
 @pytest.mark.parametrize("which", ["there", "here"])
 async def test_every_operation_works_in_cluster_mode(which: str, nodes: Cluster, start: Start, servers: Servers) -> None:
-    """With the endpoint that has the slots, and with a node that redirects each command."""
+    """Runs with the endpoint that has the slots, and with a node that redirects each command."""
     node: ClusterNode = getattr(nodes, which)
     daemon = await start(redis_url=node.url)
     await until(lambda: daemon.claims.up, "Redis is up")
@@ -125,7 +125,7 @@ async def test_a_database_number_that_cluster_mode_has_not_is_named(nodes: Clust
 
 @pytest.mark.parametrize("command", ["eval", "mget"])
 async def test_a_command_that_redis_refuses_makes_it_count_as_away(command: str, start: Start, servers: Servers) -> None:
-    """Whatever the command: PING, SET and GET that work say nothing about the others."""
+    """Each command counts: even if PING, SET and GET work, Redis may refuse the other commands."""
     user = f"user{uuid4().hex[:8]}"
     with _client(servers.redis_url) as client:
         client.execute_command("ACL", "SETUSER", user, "on", ">hunter2", "~*", "+@all", f"-{command}")
@@ -140,7 +140,7 @@ async def test_a_command_that_redis_refuses_makes_it_count_as_away(command: str,
         assert "hunter2" not in f"{daemon.claims.problem}{finding.detail}"
         client.execute_command("ACL", "SETUSER", user, f"+{command}")
         await until(lambda: daemon.claims.up, "it is well again", deadline=20)
-        # From now on under way: no probe has looked yet.
+        # Now the refusal is met by the calls themselves: no probe has looked yet.
         client.execute_command("ACL", "SETUSER", user, f"-{command}")
         await daemon.claims.seen([("default", "a"), ("default", "b")])
         await daemon.claims.acquire([uuid4(), uuid4()])

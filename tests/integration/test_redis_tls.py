@@ -1,4 +1,4 @@
-"""Redis over TLS: the CA in WEBHOOKD_REDIS_URL or the system's; and what is told where that fails."""
+"""Redis over TLS works with the CA in WEBHOOKD_REDIS_URL or the system's CAs, and a failure is reported with its cause."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.helpers.wait import until
 from webhookd.dev import traffic
 from webhookd.doctor import Verdict, examine
 
-pytestmark = pytest.mark.xdist_group("redis_tls")  # one server for all
+pytestmark = pytest.mark.xdist_group("redis_tls")  # one server for all tests
 TYPE = "net.authorize.customer.created"
 
 
@@ -36,7 +36,7 @@ def redis(authority: Authority) -> Iterator[TlsRedis]:
 
 @pytest.fixture
 def stranger(tmp_path: Path) -> Authority:
-    """An authority that issued nothing here."""
+    """Returns an authority that issued none of the certificates here."""
     return Authority(tmp_path / "stranger")
 
 

@@ -1,4 +1,4 @@
-"""Refused webhooks leave samples: bounded, without what could be replayed, and with what is likely wrong."""
+"""Refused webhooks leave samples: bounded in number, with the likely fault, and without anything that could be replayed."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ async def sampled(daemon: Daemon, count: int = 1, **query: str) -> list[dict[str
 
 async def test_a_forged_webhook_leaves_a_sample_without_its_signature(daemon: Daemon, http: aiohttp.ClientSession) -> None:
     sent = sample(AUTHCAPTURE, 1)
-    # A random id may hold thirteen digits in a row, which are hidden as a card's number would be.
+    # A random id may hold thirteen digits in a row, which would be hidden like a card number.
     body = sent.body.replace(sent.notification_id.encode(), b"aaaaaaaa-bbbb-4ccc-8ddd-eeeeeeeeeeee")
     signature = sign(body, "0A" * 64)
     headers = {SIGNATURE: signature, "X-Forwarded-For": "198.241.162.104", "Content-Type": "application/json"}
@@ -179,7 +179,7 @@ async def test_what_strangers_write_is_stored_cut_escaped_and_masked(
 async def test_a_flood_of_one_reason_is_sampled_at_a_pace_and_others_still_are(
     daemon: Daemon, http: aiohttp.ClientSession, connection: Connection
 ) -> None:
-    """One address sends far more than its share; another address, another account and another reason have their samples."""
+    """One address sends far more than its share; another address, another account and another reason still have samples."""
     forged = {SIGNATURE: "sha512=" + "0" * 128}
     began = time.monotonic()
     for _ in range(20):
@@ -195,7 +195,7 @@ async def test_a_flood_of_one_reason_is_sampled_at_a_pace_and_others_still_are(
     found = await sampled(daemon, account="default", reason="signature_mismatch")
     from_each = Counter(one["peer"] for one in found)
     assert from_each["127.0.0.2"] == 1
-    windows = 2 + (time.monotonic() - began) // 10  # of ten seconds each
+    windows = 2 + (time.monotonic() - began) // 10  # windows of ten seconds each
     assert from_each["127.0.0.1"] <= 5 * windows
     written = daemon.metrics.registry.get_sample_value("webhookd_refused_samples_total", {"outcome": "kept"}) or 0
     assert written <= 8 * windows, "a flood writes no more than its pace"
@@ -233,7 +233,7 @@ async def test_a_flood_removes_its_own_samples_first(connection: Connection) -> 
         ("10.0.0.2", "unknown_key"): 3,
         ("10.0.0.1", "unknown_key"): 14,
     }
-    for number in range(100):  # from everywhere
+    for number in range(100):  # from many addresses
         await add(connection, 1, peer=f"10.1.0.{number}")
     await queries.trim_refused(connection, accounts=["default"], outcomes=["signature_mismatch"], keep=20)
     assert (await kept(connection))["10.0.0.9", "hex_decoded_key"] == 3

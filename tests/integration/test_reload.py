@@ -1,4 +1,4 @@
-"""SIGHUP: at the start, after an error of whatever kind, and with an account that comes and one that goes."""
+"""SIGHUP reloads the settings: during the start, after any error, and if an account is added or removed."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ TYPE = "net.authorize.customer.created"
 
 @pytest.fixture(autouse=True)
 def collector_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The daemon would change it for the whole process, which here is the tests'."""
+    """Keeps the garbage collector as it is: the daemon would change it for the whole process, which runs the tests too."""
     monkeypatch.setattr(service, "_spare_the_collector", lambda: None)
 
 
 async def serving(settings: Settings, read: Callable[[], Settings]) -> tuple[Daemon, asyncio.Task[int]]:
-    """A daemon as a service of this process, and its end."""
+    """Starts a daemon as a service of this process; returns the daemon, and the task that ends with it."""
     daemons: list[Daemon] = []
     ending = asyncio.create_task(service.serve(settings, reload=read, started=daemons.append))
     await until(lambda: daemons or ending.done(), "it serves")
@@ -109,7 +109,7 @@ async def test_a_sighup_while_it_starts_has_its_turn_when_it_serves(servers: Ser
 
     async def hung_up(self: Daemon) -> None:
         os.kill(os.getpid(), signal.SIGHUP)
-        await asyncio.sleep(0.2)  # longer than the reading takes
+        await asyncio.sleep(0.2)  # longer than reading the settings takes
         await start(self)
 
     monkeypatch.setattr(Daemon, "start", hung_up)

@@ -1,4 +1,4 @@
-"""Requests in every shape, whole and in pieces, alone and in a pipeline, and the answer to each."""
+"""Each request has its answer, in every shape: whole, in pieces, alone and in a pipeline."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ HOLD = "BEGIN; LOCK TABLE ledger IN SHARE MODE"  # no commit ends before COMMIT
 
 
 def bodies(count: int) -> list[bytes]:
-    """Bodies of fresh events."""
+    """Returns `count` bodies of new events."""
     return [sample.body for sample in traffic.stream(EVENT_TYPES[:1], count)]
 
 
 async def answer(reader: asyncio.StreamReader) -> tuple[int, dict[str, str]]:
-    """The next answer: its status and its JSON body."""
+    """Reads the next answer; returns its status and its JSON body."""
     head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
     length = re.search(rb"(?i)content-length: (\d+)", head)
     assert length is not None
@@ -41,7 +41,7 @@ async def test_a_webhook_is_answered_alike_whole_and_in_pieces(start: Start) -> 
     daemon = await start(roles="receive")
     one, other = bodies(2)
     async with connected(daemon, 2) as [(reader, writer), (slow_reader, slow_writer)]:
-        writer.write(b"\r\n" + request(one))  # empty lines before a request are to be ignored
+        writer.write(b"\r\n" + request(one))  # empty lines before a request must be ignored
         status, said = await answer(reader)
         assert (status, said["status"]) == (200, "accepted")
         writer.write(request(one))
@@ -126,7 +126,7 @@ async def test_a_refused_webhook_keeps_its_connection(start: Start) -> None:
 
 
 async def test_what_cannot_be_used_is_quarantined(start: Start, connection: asyncpg.Connection[asyncpg.Record]) -> None:
-    """What the parser refuses, and what PostgreSQL alone does."""
+    """The parser refuses the first body, and only PostgreSQL refuses the second body."""
     daemon = await start(roles="receive")
     await connection.execute(
         "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
@@ -220,7 +220,7 @@ async def test_however_a_stream_of_requests_is_cut_its_answers_are_the_same(seed
         expected.append({"forged": "401", "alive": "alive", "unusable": "quarantined"}.get(kind, "accepted"))
     stream = b"".join(sent)
     places = [0, *sorted(cuts.sample(range(1, len(stream)), 15)), len(stream)]
-    if seed % 2:  # at the requests' ends, so that plain ones come whole
+    if seed % 2:  # cuts at the requests' ends, so that plain requests arrive whole
         ends = [sum(map(len, sent[:n])) for n in range(len(sent) + 1)]
         places = ends if seed == 1 else sorted({*ends, *places[:seed]})
     async with connected(daemon) as [(reader, writer)]:

@@ -1,4 +1,4 @@
-"""Retention against a real PostgreSQL: what is old goes, what is needed stays, and the receiver is never locked out."""
+"""Retention on a real PostgreSQL removes old rows, keeps rows that are still needed, and never locks out the receiver."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ WEEK = 7 * DAY
 
 @dataclass(slots=True)
 class Replica:
-    """One process's retention, without its loops."""
+    """The retention of one process, without its loops."""
 
     retention: Retention
     metrics: Metrics
@@ -53,7 +53,7 @@ class Replica:
 
 @pytest_asyncio.fixture
 async def replicas(database_url: str) -> AsyncIterator[list[Replica]]:
-    """Two of them on one database."""
+    """Yields two replicas on one database."""
     made = []
     for _ in range(2):
         metrics, watch = Metrics(), Watch()
@@ -72,7 +72,7 @@ def replica(replicas: list[Replica]) -> Replica:
 
 
 async def make_week(connection: Connection, days_ago: float) -> str:
-    """The partitions of the week so many days ago; returns its date, as their names end."""
+    """Makes the partitions of the week `days_ago` days ago; returns the week's date, with which their names end."""
     sql = "SELECT date_trunc('week', (now() - make_interval(secs => $1)) AT TIME ZONE 'UTC') AT TIME ZONE 'UTC'"
     first = await connection.fetchval(sql, days_ago * DAY)
     for parent in ("bodies", "audit"):
@@ -83,7 +83,7 @@ async def make_week(connection: Connection, days_ago: float) -> str:
 async def keep(
     connection: Connection, days_ago: float, status: str = "processed", *, body: bytes = b"{}", discarded: bool = False
 ) -> uuid.UUID:
-    """An event of so many days ago with its body and its audit trail, as the receiver and a worker leave it."""
+    """Stores an event of `days_ago` days ago, its body and its audit trail, as the receiver and a worker leave them."""
     when = datetime.now(UTC) - timedelta(days=days_ago)
     low: uuid.UUID = await connection.fetchval("SELECT webhookd.first_id($1)", when)
     event_id = uuid.UUID(int=low.int | uuid.uuid4().int >> 64)
@@ -103,7 +103,7 @@ async def keep(
     }
     await store(connection, [event])
     await connection.execute("INSERT INTO bodies VALUES ($1, $2)", event_id, body)
-    if status != "processed":  # of which `store` has left a row
+    if status != "processed":  # for a processed event, `store` has written the row
         trail = "INSERT INTO audit VALUES ($1, $2, 'received', $3, 'test')"
         await connection.execute(trail, event_id, when, status)
     return event_id
@@ -179,7 +179,7 @@ async def test_after_retention_a_dead_event_can_be_redriven_and_a_waiting_one_en
 async def test_what_an_event_left_stays_as_long_again_where_it_ended_late(
     replica: Replica, connection: Connection, task: str, table: str
 ) -> None:
-    """Redriven after more than a year, say: who did that, and what the handlers got, is asked afterwards."""
+    """If an event is redriven after more than a year, people may ask later who did that, and what the handlers received."""
     await make_week(connection, 420)
     await keep(connection, 420)
     late = await keep(connection, 420)
@@ -207,13 +207,13 @@ async def test_where_some_stand_the_others_leave_and_their_disk_space_is_free(
     assert await connection.fetchval(f"SELECT count(*) FROM {table}") == 3
     assert replica.metric("retention_removed_total", kind=task) == 1001
     assert await connection.fetchval(size, f"{table}_{week}") == 8192
-    # The compaction, for which who looks at events waits, had no deleted rows to read.
+    # Readers of events wait for the compaction, so the compaction must have no deleted rows to read: the vacuum is first.
     vacuumed = f"SELECT pg_stat_get_vacuum_count('{table}_{week}'::regclass) > 0"
     await until(lambda: connection.fetchval(vacuumed), "PostgreSQL's statistics tell of the vacuum")
 
 
 async def test_a_week_is_left_to_end_for_a_day_so_that_it_leaves_as_a_whole(connection: Connection) -> None:
-    """What came in its last hours ended a little later, and stands a little longer."""
+    """Events of the week's last hours ended a little later, and are kept a little longer."""
     week = await make_week(connection, 100)
     high = "SELECT extract(epoch FROM now() - webhookd.time_of(high))::float8 FROM webhookd.partitions WHERE child = $1"
     age = await connection.fetchval(high, f"bodies_{week}")
@@ -225,7 +225,7 @@ async def test_a_week_is_left_to_end_for_a_day_so_that_it_leaves_as_a_whole(conn
 async def test_a_dump_that_began_before_the_removal_holds_all_that_is_needed(
     replica: Replica, connection: Connection, database_url: str
 ) -> None:
-    """It takes its snapshot first, and opens one table after the other."""
+    """A dump takes its snapshot first, and then opens one table after the other."""
     await make_week(connection, 410)
     needed = {await keep(connection, 410, "dead") for _ in range(3)}
     await keep(connection, 410)
@@ -242,7 +242,7 @@ async def test_a_dump_that_began_before_the_removal_holds_all_that_is_needed(
 async def test_a_row_that_comes_while_the_drop_waits_is_not_dropped(
     replica: Replica, connection: Connection, database_url: str
 ) -> None:
-    """Whatever the database's default isolation level."""
+    """The row stays under any default isolation level of the database."""
     name = await connection.fetchval("SELECT current_database()")
     await connection.execute(f"ALTER DATABASE {name} SET default_transaction_isolation = 'repeatable read'")
     week = await make_week(connection, 410)
@@ -266,7 +266,7 @@ async def test_a_partition_that_cannot_be_removed_does_not_keep_the_others(repli
     for days in (120, 110):
         await keep(connection, days)
     await connection.execute(f"CREATE VIEW of_a_user AS SELECT * FROM bodies_{weeks[0]}")
-    await keep(connection, 100)  # in the default partition
+    await keep(connection, 100)  # is stored in the default partition
     await replica.retention.remove("bodies")
     assert [await partition_exists(connection, f"bodies_{week}") for week in weeks] == [True, False]
     assert await ids(connection, "bodies") == []
@@ -292,7 +292,7 @@ async def test_a_partition_that_somebody_made_without_bounds_is_left_alone(repli
 async def test_the_default_partition_is_trimmed_but_for_what_stands_and_what_came_lately(
     replica: Replica, connection: Connection
 ) -> None:
-    """No partition of that time is there, and one receiver's clock was wrong."""
+    """The partition of that time is missing, and one receiver's clock was wrong."""
     await keep(connection, 100)
     needed = {await keep(connection, 100, "dead"), await keep(connection, 100)}
     await connection.execute("UPDATE ledger SET received_at = now() WHERE id = ANY($1)", list(needed))
@@ -304,7 +304,7 @@ async def test_the_default_partition_is_trimmed_but_for_what_stands_and_what_cam
 async def test_an_event_that_is_forced_to_run_again_at_that_moment_keeps_its_body(
     replica: Replica, connection: Connection, database_url: str
 ) -> None:
-    """The retry has found the body of a processed event, and commits after the trimming began."""
+    """The retry has found the body of a processed event, and commits after the trimming has begun."""
     event_id = await keep(connection, 100)
     operator = await connect(database_url)
     await operator.execute("BEGIN")
@@ -326,7 +326,7 @@ async def test_an_event_that_is_forced_to_run_again_at_that_moment_keeps_its_bod
 
 
 async def test_a_stop_cancels_a_statement_that_waits(replica: Replica, database_url: str, connection: Connection) -> None:
-    """Retention stops before the receiver: a statement may take ten minutes, and nobody else may wait for it."""
+    """Retention stops before the receiver. A statement may take ten minutes, and no other part may wait for the statement."""
     event = await keep(connection, 100)
     other = await connect(database_url)
     waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
@@ -345,7 +345,7 @@ async def test_a_stop_cancels_a_statement_that_waits(replica: Replica, database_
 async def test_what_stays_is_not_read_again_by_each_pass(
     replica: Replica, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An event without a date never leaves, since its repeat could not be told from a new one."""
+    """An event without a date is never removed, because a repeat of the event would look like a new event."""
     passed: list[Any] = []
     remove_events = queries.remove_events
 
@@ -363,23 +363,23 @@ async def test_what_stays_is_not_read_again_by_each_pass(
     await keep(connection, 450)
     await replica.retention.remove("events")
     assert set(await ids(connection, "events")) == set(undated), "what has come of age since is removed"
-    dated = await keep(connection, 460)  # below what was looked at: as one that ended late
+    dated = await keep(connection, 460)  # its id is below the ids already read, like an event that ended late
     await replica.retention.remove("events")
     assert dated in await ids(connection, "events")
     assert len(passed) == 2
-    replica.retention._whole_pass_at = 0.0  # a day later
+    replica.retention._whole_pass_at = 0.0  # as if a day had passed
     await replica.retention.remove("events")
     assert set(await ids(connection, "events")) == set(undated)
 
 
 async def test_look_ups_by_id_do_not_wait_for_a_lock_on_another_partition(connection: Connection, database_url: str) -> None:
-    """Retention locks an old partition, and so does whoever reindexes one."""
+    """Retention locks an old partition, and so does a person who reindexes a partition."""
     old = await make_week(connection, 30)
     event = await keep(connection, 0)
     other = await connect(database_url, server_settings={"lock_timeout": "1s"})
     async with connection.transaction():
         await connection.execute(f"LOCK TABLE bodies_{old}, audit_{old} IN ACCESS EXCLUSIVE MODE")
-        # Planned for these ids. From the sixth time on, PostgreSQL may take a plan for any ids if that costs less.
+        # The first five runs are planned for these ids. Later, PostgreSQL may use a plan for any ids if that plan costs less.
         for _ in range(5):
             assert len([row async for row in queries.read_events(other, ids=[event])]) == 1
             assert (await queries.claim_event(other, id=event))["body"] == b"{}"
@@ -401,7 +401,7 @@ async def test_a_week_with_rows_that_stand_is_known_without_a_lock(connection: C
 async def test_the_receiver_goes_on_while_a_drop_waits_for_its_lock(
     start: Start, replica: Replica, connection: Connection, database_url: str
 ) -> None:
-    """A worker's transaction has the bodies' table; behind the drop, which waits for it, every commit waits."""
+    """A worker's transaction has locked the table of bodies. The drop waits for the worker, and each commit for the drop."""
     daemon = await start(roles="receive")
     week = await make_week(connection, 100)
     await keep(connection, 100)
@@ -448,7 +448,7 @@ async def test_finished_events_go_with_their_aliases_and_nothing_that_stands(rep
         await keep(connection, 399),
         *[await keep(connection, 500, status) for status in ("dead", "received", "queued", "retrying")],
     }
-    lately = await keep(connection, 500)  # redriven after a year, or from a receiver whose clock was wrong
+    lately = await keep(connection, 500)  # was redriven after a year, or its receiver's clock was wrong
     await connection.execute("UPDATE audit SET at = now() WHERE event_id = $1", lately)
     for event_id in (*gone, lately):
         await store_alias(connection, event_id, "default", f"alias of {event_id}")
@@ -461,7 +461,7 @@ async def test_finished_events_go_with_their_aliases_and_nothing_that_stands(rep
 async def test_an_event_that_is_redriven_at_that_moment_stays(
     replica: Replica, connection: Connection, database_url: str
 ) -> None:
-    """It was discarded long ago; the redrive has its row, and commits after the removal began."""
+    """The event was discarded long ago. The redrive has locked the row, and commits after the removal has begun."""
     event_id = await keep(connection, 500, "dead", discarded=True)
     operator = await connect(database_url)
     await operator.execute("BEGIN")
@@ -485,12 +485,12 @@ async def test_an_event_that_is_redriven_at_that_moment_stays(
 async def test_a_repeat_of_a_removed_event_is_not_processed_anew(
     start: Start, replica: Replica, connection: Connection, servers: Servers
 ) -> None:
-    """Its date is too old by then. An event whose date could not tell stays for as long as its repeat would be taken."""
+    """A repeat of a removed event is too old. An event whose date proves nothing stays while its repeat would be accepted."""
     old = datetime.now(UTC) - timedelta(days=401)
     removed = sample(AUTHCAPTURE, 1, old).body
     dateless = sample(AUTHCAPTURE, 2, old).body.replace(b'"eventDate"', b'"eventDay"')
     odd = sample(AUTHCAPTURE, 3, old).body.replace(b'"eventDate":"2', b'"eventDate":"the year 2')
-    lately = sample(AUTHCAPTURE, 4, datetime.now(UTC) - timedelta(days=13)).body  # released from quarantine long ago
+    lately = sample(AUTHCAPTURE, 4, datetime.now(UTC) - timedelta(days=13)).body  # was released from quarantine long ago
     for body in (removed, dateless, odd, lately):
         await keep(connection, 401, body=body)
     await replica.retention.remove("events")
@@ -521,7 +521,7 @@ async def test_removing_events_reads_a_range_of_the_primary_key(connection: Conn
 async def test_two_replicas_at_once_remove_each_event_once(
     replicas: list[Replica], connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where the duty is lost: it saves work, and nothing depends on it."""
+    """The result is the same if both replicas have the duty: the duty only saves work."""
     monkeypatch.setattr(module, "_BATCH", 7)
     for duty in (True, False):
         if not duty:
@@ -615,7 +615,7 @@ async def test_partitions_that_are_missing_show_and_are_made_with_the_rows_that_
 async def test_the_present_week_is_made_at_once_though_a_workers_transaction_is_in_the_way(
     replica: Replica, connection: Connection, database_url: str
 ) -> None:
-    """Later there might be too many rows to move."""
+    """Later the default partition might hold too many rows to move."""
     await drop_from_now_on(connection)
     other = await connect(database_url)
     await other.execute("BEGIN; LOCK TABLE ONLY bodies IN ACCESS SHARE MODE")
@@ -636,7 +636,7 @@ async def test_the_present_week_is_made_at_once_though_a_workers_transaction_is_
 async def test_a_week_that_has_too_many_stray_rows_is_left_and_the_next_ones_are_made(
     replica: Replica, connection: Connection, servers: Servers
 ) -> None:
-    """Moving them would lock out the receiver."""
+    """Moving the stray rows would lock out the receiver."""
     await drop_from_now_on(connection)
     await connection.execute(
         "INSERT INTO bodies SELECT (substr(webhookd.first_id(now())::text, 1, 24) || lpad(to_hex(n), 12, '0'))::uuid, '' "
@@ -674,7 +674,7 @@ THIS_WEEK = "SELECT date_trunc('week', now() AT TIME ZONE 'UTC') AT TIME ZONE 'U
 async def test_what_a_crash_left_in_the_way_of_rows_goes_also_where_the_partition_cannot_be_made(
     connection: Connection, strays: int
 ) -> None:
-    """The daemon was killed between two steps, and that week has begun before another one started."""
+    """The daemon was killed between two steps, and that week had begun before another daemon started."""
     first = await connection.fetchval(THIS_WEEK)
     await connection.execute(f"DROP TABLE bodies_{first:%Y%m%d}; CREATE TABLE webhookd.bodies_{first:%Y%m%d} ()")
     await connection.execute(
@@ -695,7 +695,7 @@ async def test_what_a_crash_left_in_the_way_of_rows_goes_also_where_the_partitio
 async def test_who_looks_a_body_up_while_it_is_moved_into_its_partition_finds_it(
     connection: Connection, database_url: str
 ) -> None:
-    """A worker that finds no body gives the event up for dead."""
+    """A worker that finds no body makes the event dead."""
     await drop_from_now_on(connection)
     event_id = await keep(connection, 0, "queued")
     first = await connection.fetchval(THIS_WEEK)
@@ -703,7 +703,7 @@ async def test_who_looks_a_body_up_while_it_is_moved_into_its_partition_finds_it
     waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
 
     async def moved() -> bool:
-        await other.execute(f"BEGIN; CREATE TABLE webhookd.bodies_{first:%Y%m%d} ()")  # the maker waits for what becomes of it
+        await other.execute(f"BEGIN; CREATE TABLE webhookd.bodies_{first:%Y%m%d} ()")  # the maker waits for this transaction
         made = asyncio.create_task(_made(maker, first))
 
         async def reached(number: int) -> bool:
@@ -717,7 +717,7 @@ async def test_who_looks_a_body_up_while_it_is_moved_into_its_partition_finds_it
         return await made
 
     async with asyncio.timeout(60):
-        while not await moved():  # the lock's time was over before the worker came
+        while not await moved():  # tries again if the lock timed out before the worker arrived
             pass
     assert len(await ids(connection, "bodies_default")) == 0
     for each in (maker, other, worker):

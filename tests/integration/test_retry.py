@@ -1,4 +1,4 @@
-"""A retry of one event: what it does to each status, and that it never makes an effect happen more often than it says."""
+"""A retry of one event does what its answer says for each status, and never repeats an effect more often than that."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ Effects = Callable[[], Awaitable[int]]
 
 @pytest.fixture
 async def idle(start: Start) -> Operator:
-    """Of a daemon that takes orders, and neither sends events nor works on them: what is put back stays to be seen."""
+    """Returns an operator of a daemon that takes orders, but neither sends nor handles events: put-back events stay visible."""
     return Operator((await start(roles="receive", admin_tokens=ANN)).admin_url)
 
 
 @pytest.fixture
 async def effects(connection: Connection) -> Effects:
-    """A table for handlers to write to, and its count."""
+    """Creates a table for handlers to write to; returns a function that counts its rows."""
     await connection.execute("CREATE TABLE effects (event_id uuid, attempt integer)")
     return lambda: connection.fetchval("SELECT count(*) FROM effects")
 
@@ -105,7 +105,7 @@ async def test_who_may_only_look_retries_nothing(start: Start, connection: Conne
 
 
 async def test_an_event_in_a_workers_hands_is_refused_at_once(start: Start, connection: Connection, effects: Effects) -> None:
-    """It neither waits for the worker, nor is it done to the event that the worker leaves."""
+    """The retry does not wait for the worker, and is not applied to the event after the worker has ended."""
     began, go_on = asyncio.Event(), asyncio.Event()
 
     async def slow(_: Event, __: Any) -> None:
@@ -115,7 +115,7 @@ async def test_an_event_in_a_workers_hands_is_refused_at_once(start: Start, conn
     daemon = await start(handlers(count, slow), admin_tokens=ANN)
     event_id = await deliver(daemon, connection)
     await asyncio.wait_for(began.wait(), 60)
-    # The worker goes on only after the answer: a retry that waits for the row's lock fails at its statement's timeout.
+    # The worker continues only after the answer: a retry that waits for the row's lock would fail at its statement's timeout.
     code, told = await Operator(daemon.admin_url).post(f"events/{event_id}/retry", force="true")
     assert code == 409
     assert "a worker has the event in hand" in told["detail"]
@@ -211,7 +211,7 @@ async def test_of_retries_at_the_same_time_one_is_accepted(start: Start, connect
 
 
 async def test_the_late_record_of_the_first_send_does_not_put_a_retry_off(start: Start, connection: Connection) -> None:
-    """A send is recorded up to seconds after it; of an event that has ended and was put back since, that message is gone."""
+    """A send is recorded up to seconds later. If the event has ended and was put back since, its first message is gone."""
     daemon = await start(roles="receive", admin_tokens=ANN)
     event_id, *_ = await bury(connection, 1)
     died = await connection.fetchval("SELECT due FROM work")
@@ -226,7 +226,7 @@ async def test_the_late_record_of_the_first_send_does_not_put_a_retry_off(start:
 
 
 async def test_the_late_result_of_an_attempt_before_a_redrive_changes_nothing(start: Start, connection: Connection) -> None:
-    """A redrive counts attempts anew, so the number of the attempt alone would take the old attempt for the new one."""
+    """A redrive counts attempts anew, so the number alone does not distinguish the old attempt from the new attempt."""
     daemon = await start(roles="receive", admin_tokens=ANN)
     store = daemon.store
     event_id, *_ = await bury(connection, 1)
@@ -244,7 +244,7 @@ async def test_the_late_result_of_an_attempt_before_a_redrive_changes_nothing(st
     assert (old.attempts, old.status) == (new.attempts, new.status)
 
     async def results(claimed: Claimed) -> list[object]:
-        """Whether each way to record a result of `claimed` changes anything; each is undone."""
+        """Returns, for each way to record a result of `claimed`, whether it changes the row; undoes each change."""
         outcomes: list[object] = []
         ways: list[Callable[[], Awaitable[object]]] = [
             lambda: store.mark_retrying(claimed, reason="late", delay=60),

@@ -1,4 +1,4 @@
-"""PostgreSQL as a provider runs it: a role that may not call every function, and a doctor that sees what the daemon meets."""
+"""The daemon runs with a provider's limited role, which may not call every function, and the doctor sees what fails there."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ WAL_FUNCTIONS = ("pg_current_wal_lsn()", "pg_current_wal_insert_lsn()", "pg_curr
 
 @pytest_asyncio.fixture
 async def role_url(database_url: str, connection: Connection) -> AsyncIterator[str]:
-    """The test's database for a role that is no superuser, and has the rights that the deploy guide names."""
+    """Yields the URL of the test's database for a role that is no superuser and has the rights that the deploy guide names."""
     role, password = f"webhookd_{secrets.token_hex(4)}", secrets.token_hex(8)
     await connection.execute(
         f"CREATE ROLE {role} LOGIN PASSWORD '{password}';"
@@ -41,7 +41,7 @@ async def role_url(database_url: str, connection: Connection) -> AsyncIterator[s
 
 
 async def _shadow(connection: Connection, *functions: str) -> None:
-    """Has each of `functions` fail as on Aurora: one of its name stands first in the search path."""
+    """Makes each of `functions` fail as on Aurora: a function of the same name stands first in the search path."""
     database = await connection.fetchval("SELECT current_database()")
     await connection.execute("CREATE SCHEMA shadow; GRANT USAGE ON SCHEMA shadow TO PUBLIC")
     for function in functions:

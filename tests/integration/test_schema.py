@@ -1,4 +1,4 @@
-"""webhookd's tables stand in a schema of their own, whatever else the database holds and its search_path is."""
+"""webhookd's tables have their own schema, whatever else the database holds and whatever its search_path is."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 AUTHCAPTURE = "net.authorize.payment.authcapture.created"
 CUSTOMER = "net.authorize.customer.created"
-# A shop's own tables, with the names of ours.
+# A shop's own tables, with the names of webhookd's tables.
 SHOP = """
 CREATE TABLE public.customers (id integer PRIMARY KEY, name text NOT NULL);
 CREATE TABLE public.events (name text);
@@ -36,7 +36,7 @@ INSERT INTO public.customers VALUES (1, 'Ann');
 
 @pytest.fixture
 def another_schema() -> Any:
-    """The name of a schema that this process works on; the default again afterwards."""
+    """Yields the name of a schema for this process; afterwards sets the default schema again."""
     yield "shop_hooks"
     queries.use(module.SCHEMA)
 
@@ -49,7 +49,7 @@ async def test_a_shops_tables_stand_beside_ours_and_a_handler_finds_the_shops(
 
     async def handler(event: Event, session: Any) -> None:
         await session.execute("UPDATE customers SET name = 'Bob'")
-        await session.execute("SET search_path = ''")  # what a handler does to its session harms no statement of ours
+        await session.execute("SET search_path = ''")  # a handler's change of its session harms no statement of webhookd
         seen.append(await session.fetchval("SELECT count(*) FROM webhookd.transactions"))
 
     registry = Registry()
@@ -145,7 +145,7 @@ async def test_what_hinders_a_migration_is_foreseen(
 async def test_a_role_that_is_named_as_the_schema_keeps_finding_its_own_tables(
     start: Start, servers: Servers, empty_url: str, another_schema: str
 ) -> None:
-    """PostgreSQL's default search_path begins with the schema of the role's name."""
+    """PostgreSQL's default search_path begins with the schema that has the role's name."""
     admin = await connect(empty_url)
     name = f"hooks_{secrets.token_hex(4)}"
     database = await admin.fetchval("SELECT current_database()")

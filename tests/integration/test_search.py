@@ -1,4 +1,4 @@
-"""The search gives each event that is asked for once, and in order, however its pages fall: a plain filter in Python agrees."""
+"""The search returns each wanted event once and in order, on pages of any size: a plain filter in Python agrees."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from webhookd.store.database import Database
 
 Record: TypeAlias = "asyncpg.Record"
 COUNT = 400
-SEARCHES = 30  # of each seed
+SEARCHES = 30  # for each seed
 BEGAN = datetime(2026, 3, 1, tzinfo=UTC)
 TYPES = (
     "payment.authcapture.created",
@@ -50,7 +50,7 @@ UNFINISHED = (Status.RECEIVED, Status.QUEUED, Status.RETRYING)
 
 @dataclass(slots=True)
 class Stored:
-    """What is stored, and the search on it."""
+    """The stored events, and the search over them."""
 
     events: Events
     rows: list[Record]
@@ -58,14 +58,14 @@ class Stored:
 
 
 def _event(chance: random.Random) -> dict[str, Any]:
-    # Many at one instant, and ids by a receiver's clock that is up to some minutes away from PostgreSQL's.
+    # Many events share an instant, and ids follow a receiver's clock that differs from PostgreSQL's by up to some minutes.
     received_at = BEGAN + timedelta(minutes=chance.randrange(300), seconds=chance.choice((0, 0, 30)))
     made_at = received_at + timedelta(seconds=chance.choice((0, 0, -0.004, 0.004, 120, -400)))
     number = (int(made_at.timestamp() * 1000) << 80) | (7 << 76) | (2 << 62) | chance.getrandbits(62)
     status = chance.choices(tuple(Status), weights=(1, 1, 1, 4, 2))[0]
     ended = status in (Status.PROCESSED, Status.DEAD)
     redriven = chance.random() < 0.2 and status is not Status.PROCESSED
-    # Deaths come some at a time.
+    # Several deaths share an instant.
     ended_at = received_at.replace(minute=0) + timedelta(hours=1) if ended else None
     return {
         "id": uuid.UUID(int=number),
@@ -85,7 +85,7 @@ def _event(chance: random.Random) -> dict[str, Any]:
 
 @pytest_asyncio.fixture
 async def stored(database_url: str, seed: int) -> AsyncIterator[Stored]:
-    """A database with random events, from few values, so that much is equal."""
+    """Yields a database of random events, made from few values, so that many values are equal."""
     chance = random.Random(seed)
     connection = await connect(database_url)
     await store(connection, [_event(chance) for _ in range(COUNT)])
@@ -101,7 +101,7 @@ async def stored(database_url: str, seed: int) -> AsyncIterator[Stored]:
 
 
 def chosen(row: Record, wanted: Filter) -> bool:
-    """Whether a filter chooses an event: the naive way."""
+    """Returns whether a filter chooses an event, by a naive comparison."""
     whole = [name if name.startswith(("net.", "*")) else f"net.authorize.{name}" for name in wanted.event_types or ()]
     return (
         (wanted.statuses is None or row["status"] in wanted.statuses)
@@ -116,7 +116,7 @@ def chosen(row: Record, wanted: Filter) -> bool:
 
 
 def expected(stored: Stored, wanted: Filter, options: dict[str, str]) -> list[uuid.UUID]:
-    """The ids that a search must give, in their order."""
+    """Returns the ids that a search must return, in their order."""
     rows = [row for row in stored.rows if chosen(row, wanted)]
     for kind, key in options.items():
         named = {row["id"] for row in rows if row["notification_id"] == key.lower()}
@@ -138,7 +138,7 @@ def _waits_since(row: Record) -> tuple[datetime, uuid.UUID]:
 
 
 async def pages(stored: Stored, wanted: Filter, options: dict[str, str], limit: int) -> list[list[uuid.UUID]]:
-    """All pages of a search."""
+    """Returns the ids on each page of a search."""
     found, place = [], START
     while True:
         page = await stored.events.search(wanted, place, limit, **options)
@@ -181,7 +181,7 @@ def _options(chance: random.Random, stored: Stored) -> dict[str, str]:
     return {"anything": chance.choice((*names, str(row["id"]), str(row["id"]).upper(), *KEYS))}
 
 
-# How many events the statements of a page look at after the first, and the seconds after which no more of them follow.
+# How many events each statement of a page after the first looks at, and the seconds after which no statement follows.
 BUDGETS: dict[str, tuple[tuple[int, ...], float]] = {
     "ample": (module._LOOKED, 60.0),
     "one look": ((250, 1000), 0.0),
@@ -209,12 +209,12 @@ async def test_pages_hold_each_event_once_and_in_order(
         empty += any(not page for page in found[:-1])
         several += len(found) > 1
     assert several > 0
-    if not by_key:  # a key finds few, and a page looks at as many at once
+    if not by_key:  # a key finds few events, and a page looks at about as many at once
         assert (empty > 0) == (budget != "ample")
 
 
 def test_the_budget_is_kept_by_looks_that_are_short() -> None:
-    # A statement may take longer than those before it let expect; so much later the page can end.
+    # A statement may take longer than its predecessors suggest, and the page then ends later by the difference.
     assert max(module._LOOKED) <= 2_000
     assert module._BUDGET <= 0.02
 
@@ -223,7 +223,7 @@ def test_the_budget_is_kept_by_looks_that_are_short() -> None:
 async def test_however_slow_postgresql_is_a_page_looks_at_what_the_budget_allows(
     pace: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Events a second: as from a disk, from memory on a busy machine, and from memory. Each statement takes 2 ms besides."""
+    """`pace` is in events a second: from disk, from memory on a busy machine, from memory. Each statement adds 2 ms."""
     now = 0.0
     looks: list[int] = []
 
@@ -236,7 +236,7 @@ async def test_however_slow_postgresql_is_a_page_looks_at_what_the_budget_allows
     monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: now))
     page = await module.page_of(search, lambda row: START, START, 10)
     assert page.next is not None
-    # One look at a few, when there is hardly any time left, takes little more than the statement as such.
+    # If hardly any time is left, a look at a few events takes little more than the 2 ms of the statement itself.
     assert 0.7 * module._BUDGET <= now <= module._BUDGET + 0.003
     assert len(looks) > 1
 
@@ -244,7 +244,7 @@ async def test_however_slow_postgresql_is_a_page_looks_at_what_the_budget_allows
 async def test_a_notification_id_and_a_key_together_find_what_both_name_however_short_the_page(
     connection: asyncpg.Connection[Record], database_url: str
 ) -> None:
-    accounts = ("a", "b", "c", "d")  # one notification id in each, each event with an invoice of its own
+    accounts = ("a", "b", "c", "d")  # each has the same notification id, and each event has its own invoice
     event = {
         "notification_id": "n-1",
         "event_type": "net.authorize.payment.void.created",

@@ -1,6 +1,6 @@
-"""How PostgreSQL reads for an operator: by an index, and a bounded number of events, whatever is asked for.
+"""Whatever an operator asks for, PostgreSQL reads by an index, and reads a bounded number of events.
 
-Each call runs as the code makes it, and each of its statements is explained with the very values that it has.
+Each call runs as the code makes it, and each of its statements is explained with its real values.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ from webhookd.store.database import SESSIONS
 from webhookd.store.queries import SQL, queries
 
 COUNT = 20_000
-FEW = 200  # so many are dead, unless much is: where they are few, PostgreSQL may read all of them and sort
-LOOKED = 2_060  # events, that one statement of a search reads at most: what it looks at, what ends that, and the page
+FEW = 200  # dead events, if few are dead: then PostgreSQL may read all of them and sort
+LOOKED = 2_060  # events that a search's statement reads at most: to look at them, to find the look's end, and for the page
 NOW = datetime.now(UTC)
-# One process makes the databases of this module, which takes seconds.
+# One process makes the databases of this module, since each database takes seconds.
 pytestmark = pytest.mark.xdist_group("search plans")
 CALM = "statistics of a time when all was well"
 OLD = "statistics of an empty table"
-# Small tables are rightly read without an index.
+# PostgreSQL rightly reads small tables without an index, so these tables need more rows.
 _MORE = """
 INSERT INTO notification_aliases (notification_key, event_id, body_hash, account, notification_id)
 SELECT gen_random_uuid(), gen_random_uuid(), gen_random_uuid(), 'default', gen_random_uuid() FROM generate_series(1, 3000);
@@ -52,7 +52,7 @@ SELECT gen_random_uuid(), 'default', 'not_json', '', '', repeat('x', 200)::bytea
     CASE WHEN n % 5 > 0 THEN now() END, 'operator (ann)', CASE WHEN n % 5 > 0 THEN 'released' END
 FROM generate_series(1, 5000) AS n;
 """
-# Much that is dead, and much that waits.
+# Many dead events, and many waiting events.
 _WORSE = """
 INSERT INTO work (event_id, consumer, status, due, since, last_error, dead_reason)
 SELECT id, 'handlers', 'dead', received_at + interval '1 hour', received_at, 'at a loss', 'tired'
@@ -72,7 +72,7 @@ BY_WAIT = BY_ID | {"work_waiting"}
 
 @dataclass(slots=True)
 class Explaining(Statements):
-    """Runs the statements on one connection, and keeps the plan of each."""
+    """Statements that run on one connection and keep the plan of each statement."""
 
     session: Any
     plans: list[dict[str, Any]] = field(default_factory=list)
@@ -108,7 +108,7 @@ class Explaining(Statements):
 
 
 def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """All nodes of a plan that were executed."""
+    """Yields all nodes of a plan that were executed."""
     if plan["Actual Loops"]:
         yield plan
         for below in plan.get("Plans", ()):
@@ -116,7 +116,7 @@ def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def read(plans: list[dict[str, Any]], table: str) -> set[str]:
-    """The indexes by which a table, or its partitions, were read; "no index" where they were read without."""
+    """Returns the indexes by which a table or its partitions were read; "no index" stands for a read without an index."""
     found = set()
     for node in (node for plan in plans for node in nodes(plan)):
         if node.get("Index Name", "").startswith(table):
@@ -127,7 +127,7 @@ def read(plans: list[dict[str, Any]], table: str) -> set[str]:
 
 
 def rows_read(plan: dict[str, Any]) -> int:
-    """How many rows a statement read of the ledger, the work or quarantine, whichever is most, and with the unwanted ones."""
+    """Returns the most rows that a statement read of the ledger, the work or quarantine, with the rows it filtered out."""
     totals = {"ledger": 0.0, "work": 0.0, "quarantine": 0.0}
     for node in nodes(plan):
         table = node.get("Relation Name") or node.get("Index Name", "").split("_")[0]
@@ -139,7 +139,7 @@ def rows_read(plan: dict[str, Any]) -> int:
 
 @pytest.fixture(scope="module", params=["analyzed", pytest.param(CALM, marks=pytest.mark.long), OLD])
 def stored(request: pytest.FixtureRequest, stack: Stack, template: str) -> Iterator[str]:
-    """The URL of a database with many events."""
+    """Yields the URL of a database with many events."""
     name = f"webhookd_{uuid.uuid4().hex[:12]}"
     url = urlsplit(stack.database_url)._replace(path=f"/{name}").geturl()
 
@@ -174,7 +174,7 @@ def stored(request: pytest.FixtureRequest, stack: Stack, template: str) -> Itera
 
 @pytest_asyncio.fixture
 async def statements(stored: str) -> AsyncIterator[Explaining]:
-    """As the daemon's, in a session as its."""
+    """Yields statements like the daemon's, in a session like the daemon's."""
     connection = await connect(stored, server_settings={"jit": "off", **SESSIONS["admin"]})
     yield Explaining(connection)
     await connection.close()
@@ -182,7 +182,7 @@ async def statements(stored: str) -> AsyncIterator[Explaining]:
 
 @pytest_asyncio.fixture
 async def one(statements: Explaining) -> Any:
-    """Some event that has every key."""
+    """Returns an event that has every key."""
     return await statements.session.fetchrow(
         "SELECT * FROM events WHERE merchant_reference IS NOT NULL AND invoice_number IS NOT NULL "
         "AND id >= webhookd.first_id(now() - interval '20 days') ORDER BY id LIMIT 1"
@@ -190,7 +190,7 @@ async def one(statements: Explaining) -> Any:
 
 
 async def _store_work(connection: asyncpg.Connection[Any], count: int, status: str, since: str) -> None:
-    """Events that have not ended, in a status, which since then is so."""
+    """Stores `count` events that have not ended; `status` and `since` (of that status) are SQL expressions."""
     kind = await store_kind(connection, event_type="net.authorize.payment.void.created")
     await connection.execute(
         f"""WITH stored AS (
@@ -205,14 +205,14 @@ async def _store_work(connection: asyncpg.Connection[Any], count: int, status: s
 
 
 def middle() -> Place:
-    """A place in the midst of all events."""
+    """Returns a place in the middle of all events."""
     at = NOW - timedelta(days=30)
     return Place(at, uuid.UUID(int=int(at.timestamp() * 1000) << 80))
 
 
 @dataclass(slots=True, frozen=True)
 class Case:
-    """A search, the indexes of events that it may read, and how many events a statement of it may read."""
+    """A search, the indexes of events that it may read, and how many events each of its statements may read."""
 
     indexes: set[str]
     filter: Callable[[Any], dict[str, Any]] = lambda _: {}
@@ -266,8 +266,8 @@ async def test_a_search_reads_by_its_index_and_no_more_than_it_says(
     statements: Explaining, one: Any, name: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     case = CASES[name]
-    # However slow this machine is, each look is taken; but where PostgreSQL does not know that ids are in the table's order, a
-    # tenth of so small a table costs it more than all of it.
+    # Each look is made, however slow this machine is. But with old statistics, PostgreSQL does not know that ids are in the
+    # table's order; then a tenth of so small a table costs more than the whole table.
     monkeypatch.setattr(module, "_BUDGET", 60.0)
     if OLD in request.node.name:
         monkeypatch.setattr(module, "_LOOKED", (250,))
@@ -276,10 +276,10 @@ async def test_a_search_reads_by_its_index_and_no_more_than_it_says(
         await Events(statements).search(Filter(**case.filter(one)), place, 50, **case.options(one))
         assert statements.plans
         tables = set().union(*(read(statements.plans, table) for table in ("ledger", "work", "notification_aliases")))
-        # A branch that its predecessor leaves empty is not executed.
+        # PostgreSQL does not execute a branch that its predecessor leaves empty.
         assert tables <= case.indexes, name
         assert tables & (case.indexes - BY_KEY or case.indexes), name
-        # Else a function is called for each event, and one of them reads all kinds.
+        # Otherwise PostgreSQL calls a function for each event, and one of these functions reads all kinds.
         assert not re.search(r"\b(chosen|kinds_of)\(", json.dumps(statements.plans)), name
         most = max(case.most, FEW if case.indexes & (BY_DEATH | BY_WAIT) - BY_ID else 0)
         assert max(rows_read(plan) for plan in statements.plans) <= most, name
@@ -338,7 +338,7 @@ async def test_dead_letters_are_read_by_their_death(
 async def test_however_many_died_at_one_instant_a_statement_looks_at_some_of_them(
     database_url: str, connection: asyncpg.Connection[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As after an outage, and by statistics of a time when nothing was dead: lists, and the batches of an operation."""
+    """After an outage, with statistics of a time when nothing was dead, this holds for lists and an operation's batches."""
     monkeypatch.setattr(module, "_BUDGET", 60.0)
     await connection.execute("ALTER TABLE work SET (autovacuum_enabled = false); ANALYZE ledger, work")
     await _store_work(connection, 15_000, "'dead'", "now()")
@@ -359,7 +359,7 @@ async def test_however_many_died_at_one_instant_a_statement_looks_at_some_of_the
         assert (chosen, batches) == (15_000 if dead.reason == "closed" else 0, 4)
     assert max(rows_read(plan) for plan in statements.plans) <= 4001
 
-    # What the reader of the dead-letter queue looks at.
+    # The statements of the dead-letter queue's reader.
     statements.plans.clear()
     await session.execute("UPDATE work SET copy_sent_at = now() - interval '1 hour' WHERE event_id::text < '8'")
     assert await statements.one(queries.count_dead, limit=4000) is None
@@ -374,7 +374,7 @@ async def test_however_many_died_at_one_instant_a_statement_looks_at_some_of_the
         steps += 1
         place = None if row["last_id"] is None else Place(row["last_at"], row["last_id"])
     assert steps == 4
-    # The page, and those of it that are owed: to lock them, to change them, and as they are then.
+    # Four reads: the page; then its owed events to lock them, to change them, and after the change.
     assert max(rows_read(plan) for plan in statements.plans) <= 4 * 4000
     assert await statements.one(queries.count_dead, limit=15_000) == 0, "each copy is owed"
     await session.close()
@@ -425,12 +425,12 @@ async def test_statistics_read_their_steps_and_count_what_stands_by_its_indexes(
     assert read(statements.plans, "work") == STANDING
     assert read(statements.plans, "quarantine") == {"quarantine_waiting"}
     rows = [node["Actual Rows"] for plan in statements.plans for node in nodes(plan)]
-    # 90 days of 24 types with four measures are the most.
+    # 90 days of 24 types with four measures are the maximum.
     assert max(rows) <= 10_000
 
 
 def bounded(text: str) -> bool:
-    """Whether each count(*) of a query is over a subselect that has a LIMIT."""
+    """Returns whether each count(*) of a query is over a subselect that has a LIMIT."""
     for counted in re.finditer(r"count\(\*\)", text):
         over = re.match(r"\s*(AS \w+\s+)?FROM\s*\(", text[counted.end() :])
         if over is None:

@@ -1,4 +1,4 @@
-"""How a session of the dashboard ends: with its time, with its token, and by signing out, on every replica."""
+"""A session of the dashboard ends with its time, with its token, and by signing out, on every replica."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ AWAY = "postgresql://nobody@127.0.0.1:1/none"
 
 
 async def signed_in(daemon: Daemon) -> dict[str, str]:
-    """The header of a new session's cookie."""
+    """Signs in; returns the headers of requests in the new session."""
     async with aiohttp.ClientSession(daemon.admin_url) as http, http.post("/session", json={"token": OPERATE}) as answer:
         assert answer.status == 200
         return {"Cookie": f"{COOKIE}={answer.cookies[COOKIE].value}", HEADER: "dashboard"}
@@ -40,7 +40,7 @@ def test_a_session_ends_with_its_time_and_with_its_token(monkeypatch: pytest.Mon
 
     def sessions(token: str, now: float) -> Sessions:
         monkeypatch.setattr("webhookd.admin.cookies.time.time", lambda: now)
-        found = Sessions(None)  # type: ignore[arg-type]  # only what needs no database
+        found = Sessions(None)  # type: ignore[arg-type]  # used only without a database
         found.renew({owner: token, ("ann", "look"): "look-0123456789abcd"})
         return found
 
@@ -83,7 +83,7 @@ async def test_ended_sessions_are_forgotten_when_their_time_is_over(start: Start
 
 
 async def test_a_session_that_nobody_can_look_up_shows_no_event(start: Start, connection: Connection) -> None:
-    """Events could be read; whether the session was ended could not."""
+    """The daemon could read events, but not whether the session was ended."""
     daemon = await start(**TOKENS)
     cookie = await signed_in(daemon)
     async with connection.transaction():

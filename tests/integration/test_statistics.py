@@ -1,4 +1,4 @@
-"""Statistics: what the API tells of a window is what happened in it, on however many replicas, and across a restart."""
+"""The API reports exactly what happened in a window, on any number of replicas, and across a restart."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ Startable = Callable[..., Awaitable[Daemon]]
 
 @pytest.fixture
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Daemons record what they counted many times a second, so that a test need not wait five."""
+    """Makes daemons record their counts many times a second, so that a test need not wait five seconds."""
     monkeypatch.setattr(module, "_EVERY", 0.1)
 
 
 @pytest.fixture
 def seldom(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Daemons record what they counted when they stop, and not before."""
+    """Makes daemons record their counts only when they stop."""
     monkeypatch.setattr(module, "_EVERY", 10_000.0)
 
 
 def registry() -> Registry:
-    """Refunds are given up; voids fail twice before they succeed."""
+    """Returns a registry whose handlers give refunds up, and fail twice at voids before they succeed."""
     made = Registry()
 
     async def refuse(_: Event, __: Any) -> None:
@@ -70,7 +70,7 @@ async def post(daemon: Daemon, body: bytes, signature: str | None = None) -> int
 
 
 async def traffic(daemon: Daemon) -> None:
-    """4 captures, of which one is sent three times; 2 refunds, 1 void, 1 of a type that nobody knows; 2 unusable, 3 forged."""
+    """Sends 4 captures (one of them three times), 2 refunds, 1 void, 1 of an unknown type, 2 unusable bodies, 3 forged."""
     bodies = [sample(AUTHCAPTURE, number).body for number in range(4)]
     bodies += [sample(REFUND, number).body for number in range(2)]
     bodies += [sample(VOID, 0).body, sample(UNKNOWN, 0).body]
@@ -98,7 +98,7 @@ async def stats(daemon: Daemon, **query: Any) -> Json:
 
 
 async def told(daemon: Daemon, expected: dict[str, int]) -> Json:
-    """The statistics once their totals are as expected."""
+    """Waits until the totals are as expected; returns the statistics."""
     last: Json = {}
 
     async def look() -> bool:
@@ -189,8 +189,8 @@ async def test_the_series_has_every_step_of_the_window_once_and_in_order(
 ) -> None:
     daemon = await start(roles="receive", admin_tokens=ANN)
     found, steps = await stats(daemon, window=window), None
-    while steps != (steps := [datetime.fromisoformat(one["at"]) for one in found["series"]]):  # until no step began meanwhile
-        # The window's last step, its first, and the one before it; and steps of another length, which count for nothing here.
+    while steps != (steps := [datetime.fromisoformat(one["at"]) for one in found["series"]]):  # until no step begins meanwhile
+        # Rows for the window's last step, its first step and the step before; rows of other step lengths do not count here.
         await connection.execute("DELETE FROM statistics")
         await connection.execute(
             """INSERT INTO statistics SELECT step, webhookd.step(step, moment), 'received', '', '{1}'
@@ -261,13 +261,13 @@ UPPER = [0.001, 0.01, 0.1, 1.0, 10.0, math.inf]
     [
         ([0, 0, 0, 0, 0, 0], 0.5, None),
         ([], 0.5, None),
-        ([0, 0, 10, 0, 0, 0], 0.5, 0.055),  # half-way through its bucket
+        ([0, 0, 10, 0, 0, 0], 0.5, 0.055),  # half-way through the bucket
         ([0, 0, 10, 0, 0, 0], 1.0, 0.1),
         ([0, 0, 10, 0, 0, 0], 0.0, 0.01),
         ([4, 0, 0, 0, 0, 0], 0.5, 0.0005),
-        ([50, 0, 0, 50, 0, 0], 0.5, 0.001),  # an empty bucket between is not entered
+        ([50, 0, 0, 50, 0, 0], 0.5, 0.001),  # an empty bucket between two others is not entered
         ([50, 0, 0, 50, 0, 0], 0.75, 0.55),
-        ([90, 0, 0, 0, 0, 10], 0.95, 10.0),  # beyond all bounds, the last of them is told
+        ([90, 0, 0, 0, 0, 10], 0.95, 10.0),  # if the value is beyond all bounds, the last bound is reported
         ([0, 0, 0, 0, 0, 1], 0.01, 10.0),
     ],
 )

@@ -1,6 +1,6 @@
-"""An event that kills the process which tries it is known by its attempts that began and did not end.
+"""An event that kills its process is recognised by its attempts that began and did not end.
 
-What SQS counts is no proof.
+The deliveries that SQS counts are no proof.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ BEGUN = "SELECT coalesce(max(begun), 0) FROM webhookd.suspects"
 
 
 async def killed(connection: Connection, event_id: uuid.UUID, times: int) -> None:
-    """What an event leaves that has killed its process so often: its attempts began, and its messages were lost with them."""
+    """Stores the traces of an event that has killed its process `times` times: begun attempts, and messages lost with them."""
     await connection.execute(
         "INSERT INTO suspects SELECT event_id, consumer, attempts, redriven_at, $2 FROM work WHERE event_id = $1",
         event_id,
@@ -39,7 +39,7 @@ async def killed(connection: Connection, event_id: uuid.UUID, times: int) -> Non
 
 
 async def receive_often(daemon: Daemon, bodies: list[Body], times: int = TRUSTED) -> None:
-    """Sends a message, and has it received `times` times."""
+    """Sends a message, and receives the message `times` times."""
     await daemon.sqs.queue.send([bodies])
     for _ in range(times):
         (message,) = await daemon.sqs.queue.receive(1, wait=1, visibility=60)
@@ -74,7 +74,7 @@ async def test_an_event_that_has_killed_its_worker_too_often_is_dead(
 async def test_an_attempt_that_may_kill_is_counted_before_its_handlers_run(
     start: Start, connection: Connection, sends: int, receives: int
 ) -> None:
-    """Committed at once: a process that dies in the handlers takes nothing back."""
+    """The count is committed at once: a process that dies in the handlers does not take the count back."""
     receiver, [body] = await received(start, connection, AUTHCAPTURE)
     await connection.execute("UPDATE work SET sends = $1, status = 'queued', due = now() + interval '1 hour'", sends)
     await receive_often(receiver, [body], receives)
@@ -163,7 +163,7 @@ async def test_a_failed_attempt_or_a_redrive_makes_old_counts_void(start: Start,
 
 
 async def test_what_has_begun_before_runs_one_at_a_time(start: Start, servers: Servers, connection: Connection) -> None:
-    """So the next kill tells which of them it was."""
+    """Events that run one at a time let the next kill show which event was the cause."""
     running: list[int] = [0, 0]
 
     async def slow(_: Event, __: Any) -> None:
@@ -210,7 +210,7 @@ async def test_an_event_without_handlers_cannot_kill_and_is_not_counted(start: S
 async def test_a_count_that_could_not_be_taken_back_is_taken_back_later(
     start: Start, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """PostgreSQL goes away in the middle of an attempt, and comes back: nothing has killed a process."""
+    """PostgreSQL fails in the middle of an attempt and recovers: the event has killed no process."""
     receiver, [body] = await received(start, connection, AUTHCAPTURE)
     await connection.execute("UPDATE work SET status = 'queued', sends = $1", TRUSTED + 1)
 
@@ -238,7 +238,7 @@ async def test_a_count_that_could_not_be_taken_back_is_taken_back_later(
 async def test_a_count_that_is_taken_back_late_is_not_taken_from_those_of_another_attempt(
     start: Start, connection: Connection, change: str
 ) -> None:
-    """A later attempt may be about to kill its process. Without its count, nobody would know of that kill."""
+    """A later attempt may be about to kill its process. Without the later attempt's count, that kill would stay unknown."""
     daemon, [body] = await received(start, connection, AUTHCAPTURE)
     store = daemon.store
     async with daemon.database.acquire() as ours:
@@ -255,7 +255,7 @@ async def test_a_count_that_is_taken_back_late_is_not_taken_from_those_of_anothe
 
 
 async def test_an_event_that_somebody_holds_is_not_tried_alone(start: Start, connection: Connection) -> None:
-    """All others of the process would wait, only for the event to be busy."""
+    """All other attempts of the process would wait, and then the event would be found busy."""
     receiver, [body] = await received(start, connection, AUTHCAPTURE)
     await killed(connection, body.event_id, 1)
     assert await receiver.store.attempts_begun(body.event_id) == 1
@@ -267,7 +267,7 @@ async def test_an_event_that_somebody_holds_is_not_tried_alone(start: Start, con
 async def test_what_was_received_too_often_is_folded_alone(
     start: Start, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It may be the fold that kills the process, by the bodies of many events at a time."""
+    """The fold itself may kill the process, by the bodies of many events at a time."""
     receiver, bodies = await received(start, connection, CREATED, CREATED)
     await receive_often(receiver, list(bodies))
     shared: list[Any] = []

@@ -1,4 +1,4 @@
-"""The timeline in PostgreSQL: the same fold as in Python, typed columns, and one round trip an event."""
+"""The timeline in PostgreSQL has the same fold as in Python, typed columns, and one round trip for each event."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     Connection = asyncpg.Connection[asyncpg.Record]
 
-# Each example has an account of its own, so one database serves them all.
+# Each example has an account of its own, so one database serves all examples.
 _one_database = settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
@@ -50,7 +50,7 @@ async def rows(connection: Connection, table: str, account: str = "default") -> 
 
 
 async def facts_in(connection: Connection, account: str) -> str:
-    """The facts of the account's only entity, as they are stored."""
+    """Returns the stored facts of the account's only entity."""
     (row,) = await rows(connection, "timeline", account)
     return str(row["facts"])
 
@@ -75,7 +75,7 @@ async def test_every_order_of_arrival_with_duplicates_ends_in_the_same_row(
     assert decode(kept[0]) == folded(story)
 
 
-# PostgreSQL holds no U+0000 and no lone surrogate; facts_of lets none through.
+# PostgreSQL stores no U+0000 and no lone surrogate; facts_of lets neither through.
 _storable = some_facts.map(
     lambda facts: {name: (at, rank, value and value.replace("\x00", "")) for name, (at, rank, value) in facts.items()}
 )
@@ -106,7 +106,7 @@ def _as_text(value: object) -> str:
 
 
 async def test_facts_that_share_a_transaction_are_settled_with_the_row(connection: Connection) -> None:
-    """One event's facts alone imply nothing: they must meet those of the row."""
+    """The facts of one event alone imply nothing: they must be combined with the row's facts."""
     for minutes, (name, payload) in enumerate(ROWS["a held sale is captured by its approval"][0]):
         entry = facts_of(event(name, payload, date=after(minutes)))
         assert entry is not None
@@ -224,7 +224,7 @@ async def test_customers_and_payment_profiles_have_a_column_for_each_fact(connec
 
 @pytest.mark.parametrize("view", ["transactions", "subscriptions", "customers", "payment_profiles"])
 async def test_a_view_of_the_timeline_costs_only_the_columns_that_are_read(connection: Connection, view: str) -> None:
-    """A function that PostgreSQL calls for each row would make count(*) a hundred times as slow."""
+    """A function that PostgreSQL calls for each row would make count(*) a hundred times slower."""
     for columns in ("*", "count(*)"):
         plan = [row[0] for row in await connection.fetch(f"EXPLAIN (VERBOSE) SELECT {columns} FROM {view}")]
         assert not [line for line in plan if "value_of" in line]
@@ -259,7 +259,7 @@ async def test_an_event_costs_one_statement_and_an_unknown_one_none(connection: 
 
 
 async def test_no_odd_field_makes_the_event_fail_or_the_row_unreadable(connection: Connection) -> None:
-    accounts = map(str, itertools.count())  # an account each, lest one odd value hides behind another
+    accounts = map(str, itertools.count())  # one account for each event, so that no odd value hides another
     for name, payload in itertools.chain.from_iterable(STORIES.values()):
         for odd in ODD:
             for fields in (*with_an_odd_field(payload, odd), {"id": odd}):

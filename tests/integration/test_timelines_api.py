@@ -1,4 +1,4 @@
-"""What the API and the command line show of each kind of entity, and which others they name."""
+"""The API and the command line show the timeline of each kind of entity, and name the related entities."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ FAILED = "net.authorize.customer.subscription.failed"
 
 
 def of(event_type: str, payload: dict[str, Any]) -> dict[str, Any]:
-    """A notification with this payload and no other fields."""
+    """Returns a notification whose payload has exactly these fields."""
     return notification(event_type) | {"payload": payload}
 
 
 @pytest.fixture
 async def ann(start: Start, connection: Connection) -> Operator:
-    """An operator of a daemon that has processed an event of each kind of entity, but none of the failed transaction."""
+    """Returns an operator of a daemon that has processed an event of each kind of entity, but not of the failed transaction."""
     daemon = await start(admin_tokens=ANN)
     await deliver(
         daemon,
@@ -65,7 +65,7 @@ async def test_each_kind_of_entity_has_a_timeline_and_names_only_those_that_have
         "state": "active",
         "merchant_customer_id": "SUB_001",
         "payment_profile_ids": ["1806085692", "1806085693"],
-        "related": [profile],  # no event names the other one
+        "related": [profile],  # no event is about the other payment profile
     }
     assert await shown(ann, "payment-profiles/1806085692") == {
         "account": "default",

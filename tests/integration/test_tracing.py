@@ -1,4 +1,4 @@
-"""One trace for an event, from its webhook through PostgreSQL and SQS to its handlers, as a collector gets it."""
+"""A collector receives one trace for an event, from its webhook through PostgreSQL and SQS to its handlers."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ async def charge(event, connection):
 
 @pytest_asyncio.fixture
 async def collector(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Collector]:
-    """A collector, and this process's environment such that daemons in it send their spans there, soon."""
+    """Yields a collector, and sets the environment so that daemons in this process send their spans to it soon."""
     for name in [name for name in os.environ if name.startswith("OTEL_")]:
         monkeypatch.delenv(name)
     async with Collector() as collector:
@@ -75,7 +75,7 @@ async def post(
     signature: str | None = None,
     expect: bool = False,
 ) -> tuple[int, dict[str, Any]]:
-    """Sends a webhook, with `expect` as the provider does, which is another way through the receiver."""
+    """Sends a webhook; with `expect` as the provider does, which takes another way through the receiver."""
     given = [traceparent] if isinstance(traceparent, str) else traceparent or []
     headers = [("X-ANET-Signature", signature or sign(body, KEY)), *(("traceparent", one) for one in given)]
     async with (
@@ -92,7 +92,7 @@ def payment(**more: Any) -> bytes:
 
 
 async def the(collector: Collector, name: str, count: int = 1, **attributes: Any) -> list[Received]:
-    """Waits for so many spans."""
+    """Waits for `count` spans with this name and these attributes; returns them, and fails if there are more."""
     await until(lambda: len(collector.named(name, **attributes)) >= count, f"{count} spans {name!r} {attributes}")
     found = collector.named(name, **attributes)
     assert len(found) == count, found
@@ -115,11 +115,11 @@ async def test_one_trace_leads_through_two_processes_and_a_retry(servers: Server
         id_ = answer["id"]
         await the(collector, "process", outcome="processed")
         [receive], [commit] = [await the(collector, name) for name in ("POST", "commit")]
-        sends = await the(collector, "send", 2)  # a retry has a message of its own
+        sends = await the(collector, "send", 2)  # a retry has its own message
         deliveries, calls = await the(collector, "process", 2), await the(collector, "handle shop.charge", 2)
         own = await the(collector, "ask the bank", 2)
 
-        async def are_exported() -> bool:  # counted when the collector's answer is there
+        async def are_exported() -> bool:  # spans are counted when the collector has answered
             return await worker.metric("webhookd_spans_total", outcome="exported") >= 6
 
         await until(are_exported, "the worker's spans are exported")
@@ -190,7 +190,7 @@ async def test_what_the_sweeper_sends_each_event_of_a_bundle_and_a_dead_letter_k
     assert {text[3:35]: text[36:52] for text in stored} == {trace: span.id for trace, span in roots.items()}
     await receiver.stop()
 
-    # The relay does not trace, and passes on what it is given.
+    # The relay does not trace, and passes on the traceparent that it receives.
     relay = await start(roles="relay")
     await until(lambda: status(connection, "queued"), "the sweeper has sent them")
     await relay.stop()
@@ -207,7 +207,7 @@ async def test_what_the_sweeper_sends_each_event_of_a_bundle_and_a_dead_letter_k
     assert copy["traceparent"] == f"00-{dead.trace}-{dead.parent}-01"
     await worker.stop()
 
-    # An operator has it tried again: still in its trace.
+    # An operator retries the event: the new attempt stays in the event's trace.
     daemon = await start(tracing=True, admin_tokens=ANN)
     code, _ = await Operator(daemon.admin_url).post(f"events/{copy['event']}/retry", {"reason": "open again"})
     assert code == 202
@@ -239,7 +239,7 @@ async def test_a_trace_is_taken_from_an_authentic_webhook_alone_and_only_where_i
     assert second.attributes["webhookd.outcome"] == "duplicate"
     assert second.attributes["webhookd.event.id"] == first.attributes["webhookd.event.id"]
     assert (aside.trace, aside.attributes["webhookd.outcome"]) == (TRACE, "quarantined")
-    # What a proxy in front does not sample is not sampled, and goes on so.
+    # If a proxy in front does not sample a request, webhookd does not sample it either, and passes the decision on.
     last = await connection.fetchval("SELECT traceparent FROM events ORDER BY id DESC LIMIT 1")
     assert last.startswith(f"00-{'c' * 32}-")
     assert last.endswith("-00")

@@ -1,4 +1,4 @@
-"""Relay, poller, leases, worker and handlers, on a real queue and a real database."""
+"""Relay, poller, leases, worker and handlers do their work on a real queue and a real database, each effect once."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def metric(daemon: Daemon, name: str, **labels: str) -> float:
 
 
 async def counted(daemon: Daemon, name: str, value: float, **labels: str) -> None:
-    """A metric comes to `value`: what is committed is counted a moment after."""
+    """Waits until a metric is `value`: a commit is counted a moment after it ends."""
     await until(lambda: metric(daemon, name, **labels) == value, f"{name} is {value:g}")
 
 
@@ -64,7 +64,7 @@ async def status(connection: Connection, wanted: str) -> bool:
 
 @pytest.fixture
 async def effects(connection: Connection) -> Callable[[], Any]:
-    """A table for handlers to write to, and its count."""
+    """Creates a table for handlers to write to; returns a function that counts its rows."""
     await connection.execute("CREATE TABLE effects (event_id uuid, attempt integer)")
     return lambda: connection.fetchval("SELECT count(*) FROM effects")
 
@@ -149,7 +149,7 @@ async def _is_empty(servers: Servers, queue: str) -> bool:
 
 
 async def test_a_handler_has_a_retry_policy_of_its_own(start: Start, connection: Connection) -> None:
-    """The attempts are the event's; how many there may be is up to the handler that fails."""
+    """Attempts are counted for the event; the handler that fails decides how many attempts the event may have."""
 
     async def impatient(event: Event, _: Any) -> None:
         if event.attempt > 2:
@@ -308,7 +308,7 @@ async def _holds(servers: Servers, queue: str, count: int) -> bool:
 async def test_a_handler_outlives_the_visibility_timeout_and_runs_once(
     start: Start, connection: Connection, effects: Callable[[], Any]
 ) -> None:
-    """The lease wheel keeps its message invisible."""
+    """The lease wheel keeps the handler's message invisible."""
     runs = []
 
     async def slow(event: Event, inside: Any) -> None:
@@ -350,7 +350,7 @@ def _duplicates(daemon: Daemon) -> float:
 async def test_two_workers_on_one_event_make_one_effect_by_the_row_lock_alone(
     start: Start, servers: Servers, connection: Connection, effects: Callable[[], Any]
 ) -> None:
-    """Two replicas without Redis get the same message at the same time."""
+    """Two replicas without Redis receive the same message at the same time."""
     both = asyncio.Event()
     running = 0
 
@@ -383,20 +383,20 @@ async def test_an_event_does_not_wait_for_the_claim_of_a_worker_that_died(
     assert await daemon.claims.acquire([event_id]), "and nobody gives it back"
     worker = await start(handlers(count), roles=["relay", "work"], handler_timeout=600)
     await until(lambda: status(connection, "processed"), "the event is processed, long before the claim ends")
-    await counted(worker, "webhookd_processed_total", 1, outcome="busy")  # the first delivery believes the claim
+    await counted(worker, "webhookd_processed_total", 1, outcome="busy")  # the first delivery trusts the claim
     assert await effects() == 1
 
 
 async def test_a_message_that_came_back_waits_for_a_worker_that_lives(
     start: Start, connection: Connection, effects: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("webhookd.store.events._LOCK_WAIT", 60.0)  # it is the message that waits, and not the worker
+    monkeypatch.setattr("webhookd.store.events._LOCK_WAIT", 60.0)  # so that the message waits, and not the worker
     daemon = await start(handlers(count), roles=["receive"])
     await send(daemon, traffic.sample(AUTHCAPTURE, 1))
     event_id = await connection.fetchval("SELECT id FROM events")
     assert await daemon.claims.acquire([event_id])
     async with connection.transaction():
-        await connection.execute("SELECT FROM work FOR UPDATE")  # as the worker does that has the event in hand
+        await connection.execute("SELECT FROM work FOR UPDATE")  # as a worker that is working on the event does
         worker = await start(handlers(count), roles=["work"])
         await worker.sqs.queue.send([[Body(event_id, "default", AUTHCAPTURE)]])
         await until(
@@ -418,7 +418,7 @@ async def test_what_sqs_lost_is_sent_again(start: Start, servers: Servers, conne
 
 
 async def test_what_the_hot_path_left_behind_is_swept(start: Start, connection: Connection) -> None:
-    """A receiver without the role `relay` leaves all of it to the sweeper of another process."""
+    """A receiver without the role `relay` leaves all events to the sweeper of another process."""
     receiver = await start(roles="receive")
     await send(receiver, *traffic.stream([AUTHCAPTURE], 50))
     assert await status(connection, "received")
@@ -427,7 +427,7 @@ async def test_what_the_hot_path_left_behind_is_swept(start: Start, connection: 
     await start(roles="work")
     await until(lambda: status(connection, "processed"), "every event is processed", deadline=30)
     trail = await connection.fetch("SELECT DISTINCT from_status, to_status, actor FROM audit")
-    resent = ("queued", "queued", "relay")  # where the machine is slow; the first send has no row
+    resent = ("queued", "queued", "relay")  # if the machine is slow; the first send has no row
     assert {tuple(row) for row in trail} - {resent} == {("queued", "processed", "worker")}
 
 
@@ -444,7 +444,7 @@ async def test_the_window_bounds_what_is_in_sqs(start: Start, servers: Servers, 
 
 
 async def test_a_burst_over_the_hot_path_is_sent_once(start: Start, servers: Servers, connection: Connection) -> None:
-    """Without a window and with SQS up nothing waits for the sweeper, and nothing is sent twice."""
+    """Without a window and with SQS up, no event waits for the sweeper, and no event is sent twice."""
     daemon = await start(roles="receive,relay", relay_window=None, resend_after=600)
     await until(lambda: daemon.sqs.queue.up, "SQS is known to be up")
     await send(daemon, *traffic.stream([AUTHCAPTURE], 40))
@@ -465,7 +465,7 @@ async def test_a_message_that_is_not_ours_is_left_to_the_redrive_policy(start: S
 
 
 async def test_a_batch_of_acknowledgements_with_one_message_twice_deletes_all(start: Start, servers: Servers) -> None:
-    """SQS may deliver a message twice, even in one batch: entry ids are positions, and each delete counts."""
+    """SQS may deliver a message twice, even in one batch. So entry ids are positions, and each delete counts."""
     daemon = await start(roles="receive")
     body = Body(uuid.uuid4(), "default", AUTHCAPTURE)
     await daemon.sqs.queue.send([[body]] * 3)
@@ -513,7 +513,7 @@ async def test_stopping_gives_back_what_is_in_hand_at_once(
 async def test_a_copy_brought_back_by_a_queue_redrive_is_tried_anew(
     start: Start, servers: Servers, connection: Connection, effects: Callable[[], Any]
 ) -> None:
-    """What the AWS console does: the dead-letter queue's message, put on the queue."""
+    """The AWS console's redrive does this: it puts the dead-letter queue's message on the queue."""
     closed = True
 
     async def handle(event: Event, inside: Any) -> None:
@@ -567,7 +567,7 @@ async def _removed(daemon: Daemon, servers: Servers) -> bool:
 
 
 async def test_a_copy_that_could_not_be_sent_is_sent_later(start: Start, servers: Servers, connection: Connection) -> None:
-    """Killed between the death and its copy: PostgreSQL remembers that the copy is owed."""
+    """If the process is killed between the death and the copy, PostgreSQL still knows that the copy is owed."""
     daemon = await start(roles="receive,relay")
     await send(daemon, traffic.sample(AUTHCAPTURE, 1))
     await connection.execute("UPDATE work SET status = 'dead', dead_reason = 'x', due = now() - interval '1 minute'")

@@ -1,4 +1,4 @@
-"""Admission: shut by lag or by waiting where there is a crowd, open again only when either has halved."""
+"""Admission closes because of lag or of waits if there is a crowd, and opens again only when the lag or wait has halved."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_a_late_loop_without_a_crowd_refuses_nobody() -> None:
 async def test_while_the_oldest_waits_too_long_as_many_may_wait_as_were_answered_within_a_second() -> None:
     door = admission()
     now = asyncio.get_running_loop().time()
-    for tick in range(40):  # 400 a second
+    for tick in range(40):  # 400 answers a second
         for _n in range(20):
             with door.waits():
                 pass
@@ -64,7 +64,7 @@ async def test_while_the_oldest_waits_too_long_as_many_may_wait_as_were_answered
         assert not refuses(door)
         waiting.enter_context(door.waits())
         waiting.enter_context(door.waits())
-        for tick in range(20):  # and still 400 a second
+        for tick in range(20):  # still 400 answers a second
             door._answered += 20
             door.observe(now + 0.1 + 0.05 * tick, lag=0.0)
         assert not refuses(door)

@@ -1,4 +1,4 @@
-"""An attempt at an event that may kill its process: when it is counted, when the count is taken back, and when it is alone."""
+"""An attempt that may kill its process is counted before its handlers, and its count is taken back; a suspect runs alone."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ CLAIMED = Claimed(EVENT, Status.QUEUED, 0, None, 1, True, "1", None)
 
 
 class Steps:
-    """The database, the store and the handlers of one attempt, which note their steps."""
+    """Stands for the database, the store and the handlers of one attempt; records their steps."""
 
     def __init__(
         self, *, begin: Exception | None = None, failure: Failure | None = None, silent: bool = False, lost: bool = False
     ) -> None:
         self.done: list[str] = []
-        self._lost = lost  # while the handlers run, the connection is lost
-        self.silent = silent  # it never answers that a count is taken back
+        self._lost = lost  # the connection is lost while the handlers run
+        self.silent = silent  # the database never answers when a count is taken back
         self._begin = begin
         self._failure = failure
 
@@ -101,7 +101,7 @@ async def test_a_count_whose_answer_was_lost_is_taken_back_too() -> None:
 
 @pytest.mark.parametrize("failure", [None, Failure.of(ConnectionResetError())])
 async def test_a_count_stays_if_the_connection_was_lost_while_the_handlers_ran(failure: Failure | None) -> None:
-    """The event may have ended PostgreSQL, which then cannot record that the attempt has failed."""
+    """The event may have crashed PostgreSQL, which then cannot record that the attempt has failed."""
     steps = Steps(failure=failure, lost=True)
     with pytest.raises(AttemptFailedError):
         await steps.attempts().make(BODY, wait=True, suspect=True)
@@ -121,7 +121,7 @@ async def test_a_count_is_owed_if_postgresql_does_not_answer_that_it_is_taken_ba
 
 
 class Made:
-    """Claims, store and attempts of a worker; notes how an attempt is made."""
+    """Stands for the claims, the store and the attempts of a worker; records how an attempt is made."""
 
     def __init__(self, begun: int) -> None:
         self.how: dict[str, bool] = {}

@@ -1,4 +1,4 @@
-"""Delays that grow, spread, and have an upper bound."""
+"""Retry delays grow, spread, and have an upper bound."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Group work: one batch while the last one is flushed, bounds, and a stop that loses nothing."""
+"""The batcher collects a batch while the last batch is flushed, keeps its bounds, and loses no item at a stop."""
 
 from __future__ import annotations
 
@@ -233,7 +233,7 @@ async def test_a_cancellation_that_leaks_out_of_a_flush_ends_nothing() -> None:
 
 
 async def test_a_batch_that_does_not_end_keeps_fewer_than_fill_one_waiting_for_milliseconds_only() -> None:
-    """It may wait for somebody's lock, and the other workers have nothing else to do."""
+    """The batch may wait for a lock, and the other workers have nothing else to do."""
     held = asyncio.Event()
 
     async def flush(items: list[int]) -> list[int | BaseException]:
@@ -291,7 +291,7 @@ async def test_batches_that_end_in_their_time_fill() -> None:
 
 @pytest.mark.parametrize("broken", [True, False])
 async def test_a_worker_that_ends_unexpectedly_is_seen(broken: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A batcher without its workers would take items that nobody flushes."""
+    """A batcher without its workers would accept items that nobody flushes."""
     watch, flush = Watch(), Flushes()
     batcher: Batcher[int, int] = Batcher("test", flush, watch, max_batch=10, max_pending=10)
     await batcher.start()

@@ -1,4 +1,4 @@
-"""A body that is not quite JSON: what is wrong and where, and how it is read all the same."""
+"""A body that is not quite JSON is still read, and its fault and the fault's place are reported."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_what_is_json_needs_no_mending() -> None:
 )
 def test_any_bytes_are_read_as_text_that_postgresql_can_hold(raw: bytes) -> None:
     text, _ = body.read(raw)
-    text.encode()  # no half of a surrogate pair
+    text.encode()  # raises if the text holds half of a surrogate pair
     try:
         value = body.load(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""The operator's commands: what they ask the API for, what they show, and how they end."""
+"""The operator's commands send the right requests to the API, show its answers, and end with the right exit status."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ HOSTILE = "\x1b]0;owned\x07[bold]\x9b2J\u202e\ud800 end"
 
 @pytest.fixture(autouse=True)
 def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No settings but a test's own."""
+    """Runs each test in its own folder, so that only its own settings count; a command looks again after 10 ms."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(client, "FIRST_LOOK", 0.01)
     monkeypatch.setattr(client, "LAST_LOOK", 0.01)
@@ -58,7 +58,7 @@ async def api() -> AsyncIterator[AdminApi]:
 
 @pytest.fixture
 def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Somebody can be asked."""
+    """Makes stdin a terminal, so that the command can ask somebody."""
     monkeypatch.setattr(bulk, "sys", SimpleNamespace(stdin=SimpleNamespace(isatty=lambda: True)))
 
 
@@ -207,7 +207,7 @@ async def test_filters_reach_the_api_by_its_names(api: AdminApi) -> None:
 
 
 def whole(**more: Any) -> dict[str, Any]:
-    """An event with all that belongs to it."""
+    """Returns an event with its body, aliases and audit trail."""
     return {
         **event(1, error=HOSTILE, status="dead"),
         "last_error": HOSTILE,
@@ -331,7 +331,7 @@ async def test_what_could_not_be_meant_asks_nothing_of_the_api(api: AdminApi, ar
 
 
 def working(api: AdminApi, kind: str, place: str, *states: dict[str, Any]) -> None:
-    """A dry run that is counted at once, and an operation that goes through `states`."""
+    """Makes the API answer a dry run as counted at once, and an operation as going through `states`."""
     left = list(states)
 
     def start(_: Any, body: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Where the commands find the admin API and its token, and that no token goes where it does not belong."""
+"""The commands find the admin API and its token, and send no token to a server that it does not belong to."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_url_and_token_of_this_machine_may_stand_in_dot_env_and_the_token_in_a_f
 def test_on_the_daemons_own_machine_its_settings_do(
     monkeypatch: pytest.MonkeyPatch, settings: dict[str, str], target: Target
 ) -> None:
-    put(monkeypatch, MAX_ATTEMPTS="nonsense", **settings)  # another setting's fault is no matter here
+    put(monkeypatch, MAX_ATTEMPTS="nonsense", **settings)  # a fault in another setting does not matter here
     assert find(None, FOLDER) == target
 
 

@@ -1,4 +1,4 @@
-"""`webhookd timeline`: what it asks the API for, and what it shows."""
+"""`webhookd timeline` asks the API for the right timeline, and shows it exactly and safely."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Columns of texts on their way to PostgreSQL: no text can shift the others into rows that are not theirs."""
+"""Texts are joined into columns for PostgreSQL: no text can shift other texts into the wrong rows."""
 
 from __future__ import annotations
 

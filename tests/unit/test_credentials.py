@@ -1,4 +1,4 @@
-"""Credentials are renewed beside the calls: who waits for their source, for how long, and what is said where it fails."""
+"""Credentials are renewed beside the calls: no call waits while they are good, waits are bounded, failures are reported."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ MINUTE = 60.0
 
 
 class Source:
-    """What AWS's chain finds: botocore's own credentials, renewed by a function of the test's."""
+    """Stands for the chain of AWS sources: returns botocore's own credentials, which a function of the test renews."""
 
     def __init__(self) -> None:
         self.asked = 0
         self.life = 60 * MINUTE
-        self.answers: Callable[[], Awaitable[None]] | None = None  # before each answer
+        self.answers: Callable[[], Awaitable[None]] | None = None  # runs before each answer
         self.found: Any = AioDeferredRefreshableCredentials(self.renew, "test")
         self.error: Exception | None = None
 
@@ -83,7 +83,7 @@ async def test_they_are_asked_for_once_while_they_last(source: Source, credentia
 async def test_no_call_waits_for_a_source_that_hangs_while_they_are_good(
     source: Source, credentials: Credentials, minutes: int
 ) -> None:
-    """botocore's calls would: one at a time in its advisory period, all of them in the mandatory one."""
+    """With botocore alone, calls would wait: one at a time in its advisory period, all calls in its mandatory period."""
     source.life = minutes * MINUTE
     assert await key(credentials) == "key1"
     source.answers = never
@@ -97,7 +97,7 @@ async def test_no_call_waits_for_a_source_that_hangs_while_they_are_good(
 async def test_no_call_fails_for_a_source_that_fails_while_they_are_good(
     source: Source, credentials: Credentials, minutes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is said once that it fails, and once that it works again."""
+    """The log reports once that the source fails, and once that it works again."""
 
     async def away() -> None:
         raise CredentialRetrievalError(provider="test", error_msg="hunter2")
@@ -128,7 +128,7 @@ async def _is_newer(credentials: Credentials) -> bool:
 async def test_they_are_not_asked_for_at_each_call(
     source: Source, credentials: Credentials, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As botocore would, of a source whose credentials never last a quarter of an hour."""
+    """If a source's credentials never last a quarter of an hour, botocore would ask for them at each call."""
     monkeypatch.setattr(module, "_PAUSE", 60.0)
     source.life = 5 * MINUTE
     for _ in range(20):
@@ -211,7 +211,7 @@ async def test_what_has_ended_signs_nothing(source: Source, credentials: Credent
 async def test_whatever_goes_wrong_is_one_error_without_a_secret(
     source: Source, credentials: Credentials, error: Exception, reason: str
 ) -> None:
-    """A source's answer makes botocore raise more than its own errors."""
+    """A source's answer can make botocore raise other errors than its own."""
     source.error = error
     with pytest.raises(NoCredentialsError) as raised:
         await key(credentials)

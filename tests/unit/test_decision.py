@@ -1,4 +1,4 @@
-"""What follows a failed attempt."""
+"""A failed attempt leads to a retry with the right delay, or makes the event dead."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A refused webhook is described without its signature, and what people get wrong is recognised."""
+"""A refused webhook is described without its signature, and people's usual mistakes are recognised."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def found(body: bytes, header: str | None, account: str | None = "default") -> s
         (b"x_response_code=1&x_first_name=Ann", sign(BODY, OLD), Finding.SILENT_POST),
         (b"hello", sign(BODY, OLD), Finding.NOT_JSON),
         (b'{"event":"push"}', sign(BODY, OLD), Finding.NOT_A_NOTIFICATION),
-        (json.dumps(json.loads(BODY)).encode(), sign(BODY, KEY), Finding.BODY_CHANGED),  # 300.00 became 300.0, and ë \u00eb
+        (json.dumps(json.loads(BODY)).encode(), sign(BODY, KEY), Finding.BODY_CHANGED),  # 300.00 became 300.0, ë became \u00eb
         (json.dumps(json.loads(BODY), ensure_ascii=False).encode(), sign(BODY, KEY), Finding.BODY_CHANGED),
         (BODY.replace(b"300.00", b"300"), sign(BODY, KEY), Finding.BODY_CHANGED),
         (BODY + b"\n", sign(BODY, KEY), Finding.BODY_CHANGED),

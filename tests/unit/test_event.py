@@ -1,4 +1,4 @@
-"""An event gives its handler money that is exact, a payload whatever the body holds, and no customer data to the logs."""
+"""An event gives its handler exact money and a payload for any body, and gives the logs no customer data."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_a_payload_that_is_missing_or_odd_is_empty(body: bytes) -> None:
 
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff", b"[" * 100_000])
 def test_a_body_that_cannot_be_read_is_a_value_error(body: bytes) -> None:
-    with pytest.raises(ValueError):  # noqa: PT011  several messages, all the parser's
+    with pytest.raises(ValueError):  # noqa: PT011  the parser has several messages
         load_payload(body)
 
 
@@ -81,7 +81,7 @@ def test_an_amount_that_a_ledger_holds_is_kept(value: object, amount: str) -> No
     [
         None,
         True,
-        1.1,  # a float has lost what was written
+        1.1,  # a float has lost the written digits
         "",
         "seven",
         "NaN",

@@ -1,4 +1,4 @@
-"""The list of guards is true: each stands in the code, each names a test that exists, and the README lists them."""
+"""The list of guards is true: each guard stands in the code, names a test that exists, and is listed in the README."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.faults.guards import GUARDS, README, ROOT, Guard, table
 def test_a_guard_stands_in_the_code_and_its_test_exists(guard: Guard) -> None:
     text = (ROOT / guard.file).read_text()
     assert guard.before in text
-    if guard.file.endswith(".py"):  # a test must fail for want of the guard, and not of code that can be read
+    if guard.file.endswith(".py"):  # a test must fail because the guard is missing, not because of a syntax error
         ast.parse(text.replace(guard.before, guard.after, 1))
     path, _, name = guard.test.partition("::")
     assert f"def {name.partition('[')[0]}(" in (ROOT / path).read_text()

@@ -1,4 +1,4 @@
-"""How long a token waits before it is looked at."""
+"""The tokens of a peer that guesses wait before they are checked, and no wait is longer than five seconds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which handlers an event reaches, and what a wrong registration says."""
+"""An event reaches the handlers that match its type, and a wrong registration is refused with its reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The order of extensions and releases, turn by turn of the loop; the rest is shown on a real queue."""
+"""Extensions and releases keep their order, turn by turn of the loop; tests on a real queue prove the rest."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from webhookd.queue.message import Message
 
 
 class Hidden:
-    """Stands for the queue: keeps what it is asked to extend, and answers as told by the message's id."""
+    """Stands for the queue: keeps the messages to extend, and returns the failure that is given for a message's id."""
 
     limits = Limits(message_bytes=1024, batch=10, longest_hidden=60)
 
@@ -33,7 +33,7 @@ def leases_of(queue: Hidden) -> Leases:
 
 
 async def test_what_is_released_while_a_turn_begins_is_not_extended() -> None:
-    """Such an extension would go out beside the retry's delay, and overwrite it where it came second."""
+    """Such an extension would be sent beside the retry's delay, and overwrite the delay if the extension arrived second."""
     queue = Hidden()
     leases = leases_of(queue)
     past = asyncio.get_running_loop().time() - 1000
@@ -41,14 +41,14 @@ async def test_what_is_released_while_a_turn_begins_is_not_extended() -> None:
     leases.hold(released)
     leases.hold(kept)
     turn = asyncio.ensure_future(leases._turn())
-    await asyncio.sleep(0)  # the turn has chosen both, and their batch has not begun
+    await asyncio.sleep(0)  # the turn has chosen both messages, and their batch has not begun
     await leases.release(released)
     await turn
     assert [message.id for message in queue.messages] == ["kept"]
 
 
 async def test_a_lease_that_another_try_may_extend_is_tried_at_the_next_turn() -> None:
-    """Half of the lease is over, so that there would be no second half to wait for."""
+    """Half of the lease is over, so the next try cannot wait for half a timeout again."""
     queue = Hidden({"failed": UnavailableError("sqs", "InternalError"), "gone": MessageGoneError("ReceiptHandleIsInvalid")})
     leases = leases_of(queue)
     past = asyncio.get_running_loop().time() - 1000

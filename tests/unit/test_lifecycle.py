@@ -1,4 +1,4 @@
-"""Loops that nothing ends, tasks that are watched, bookkeeping that a cancellation cannot cut."""
+"""No error ends a loop, every task is watched, and a cancellation cannot cut the bookkeeping short."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ async def test_a_stop_waits_for_the_step_and_does_not_cancel_it() -> None:
 
 
 async def test_a_stop_that_takes_too_long_is_cancelled_and_breaks_nothing() -> None:
-    """As where every dependency hangs when the grace ends: that is no failure of a part."""
+    """A stop takes too long if every dependency hangs when the grace period ends; that is no failure of a part."""
     watch = Watch()
     begun: list[asyncio.Task[Any] | None] = []
 

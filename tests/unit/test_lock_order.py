@@ -1,4 +1,4 @@
-"""Statements that lock many rows state the order of the locks: two of them in another order can deadlock."""
+"""Statements that lock many rows state the order of the locks: two statements with different orders can deadlock."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 QUERIES = Path(__file__).parents[2] / "sql" / "queries"
-# Each locks one row, by its key, or rows that no other process has.
+# Each statement locks one row by its key, or rows that no other process has.
 ONE_ROW = {
     "advance_operation",
     "cancel_operation",
@@ -25,7 +25,7 @@ ONE_ROW = {
 
 
 def statements() -> dict[str, str]:
-    """Each named statement, its comments left out and its white space made one."""
+    """Returns each named statement without comments, with each run of white space as one space."""
     found = {}
     for file in sorted(QUERIES.glob("*.sql")):
         for part in re.split(r"^-- name: ", file.read_text(), flags=re.MULTILINE)[1:]:
@@ -39,7 +39,7 @@ def statements() -> dict[str, str]:
 @pytest.mark.parametrize("name", sorted(statements()))
 def test_a_statement_that_locks_many_rows_states_their_order(name: str) -> None:
     text = statements()[name]
-    # What may meet a row of another process waits for it, so rows go in by an order.
+    # An insert that meets a row of another process waits for that process, so rows are inserted in a stated order.
     for insert in re.findall(r"INSERT INTO (?:(?!INSERT INTO).)*? ON CONFLICT", text):
         assert "VALUES" in insert or re.search(r"ORDER BY [\w., ]+ ON CONFLICT$", insert), insert
     if name not in ONE_ROW and re.search(r"\b(UPDATE [\w.]+ (\w+ )?SET|DELETE FROM)\b", text):

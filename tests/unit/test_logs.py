@@ -1,4 +1,4 @@
-"""What a log line holds, and what it never holds."""
+"""A log line is a JSON object, and never holds an exception's message."""
 
 from __future__ import annotations
 

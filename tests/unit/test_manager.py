@@ -1,4 +1,4 @@
-"""What the service manager is told, by the protocol of sd_notify(3)."""
+"""The daemon reports its state to the service manager, by the protocol of sd_notify(3)."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ async def test_the_watchdog_hears_of_a_loop_that_turns_and_of_none_that_is_block
 
     await until(pinged, "three pings", deadline=5)
     datagrams(told)
-    time.sleep(0.3)  # noqa: ASYNC251  what a handler must not do
+    time.sleep(0.3)  # noqa: ASYNC251  blocks the loop, as no handler may
     assert not datagrams(told), "a blocked loop pinged"
     service.stopping()
     pings = 0

@@ -1,4 +1,4 @@
-"""What a message says, and how a dead-letter copy proves that webhookd wrote it."""
+"""A message names the right events, and a dead-letter copy proves that webhookd wrote the copy."""
 
 from __future__ import annotations
 

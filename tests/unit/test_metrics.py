@@ -1,4 +1,4 @@
-"""The metrics' names and labels are a contract with users: dashboards and alerts stand on them."""
+"""The metrics' names and labels are a contract with users, because dashboards and alerts depend on them."""
 
 from __future__ import annotations
 

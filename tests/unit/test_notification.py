@@ -1,4 +1,4 @@
-"""Any authentic body gives a notification or a reason for quarantine, and nothing that PostgreSQL cannot store."""
+"""Any authentic body becomes a notification that PostgreSQL can store, or has a reason for quarantine."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_a_byte_order_mark_is_skipped() -> None:
         (b'{"notificationId":"%s","eventType":"t"}' % (b"a" * 201), "unstorable"),
         (b'{"notificationId":"a","eventType":"a\\u001fb"}', "unstorable"),
         (b'{"notificationId":"a","eventType":"%s"}' % (b"t" * 201), "unstorable"),
-        # 200 characters whose lower case has 400
+        # 200 characters, but 400 in lower case
         (b'{"notificationId":"%s","eventType":"t"}' % ("\u0130" * 200).encode(), "unstorable"),
     ],
 )
@@ -129,7 +129,7 @@ def test_an_odd_payload_counts_as_missing(payload: object) -> None:
     [
         ("2019-01-31T14:38:42Z", 0),
         ("2019-01-31T14:38:42.1Z", 100_000),
-        ("2019-01-31T14:38:42.167", 167_000),  # the history's form: no zone, taken as UTC
+        ("2019-01-31T14:38:42.167", 167_000),  # the form of the provider's history: no zone, read as UTC
         ("2019-01-31T14:38:42.69373Z", 693_730),
         ("2019-01-31T14:38:42.693731Z", 693_731),
         ("2019-01-31T14:38:42.6937313Z", 693_731),
@@ -182,7 +182,7 @@ def test_another_account_type_date_or_payload_has_another_hash() -> None:
         parsed().content_key,
         parsed(account="other").content_key,
         parsed(eventType="net.authorize.payment.fraud.approved").content_key,
-        parsed(eventDate="2019-01-31T14:38:42.6937314Z").content_key,  # one digit beyond what a column keeps
+        parsed(eventDate="2019-01-31T14:38:42.6937314Z").content_key,  # one digit more than a column keeps
         with_payload(id="64378428712").content_key,
         with_payload(authAmount=139.98).content_key,
     ]
@@ -229,7 +229,7 @@ def hashed(body: bytes) -> bytes | None:
     [(b"45.99", "5c53087295ee5fdc3949804d996ad9f0"), (b"45.00", "5c53087207a29e63ec43f295b8edfb35")],
 )
 def test_the_hash_is_the_same_in_every_release(amount: bytes, expected: str) -> None:
-    """Two releases run side by side during an upgrade, and each one may get one of two twins."""
+    """Two releases run side by side during an upgrade, and each release may receive one of two twins."""
     content_key = hashed(WRITTEN % (b"a", b"w", amount))
     assert content_key is not None
     assert content_key.hex() == expected
@@ -277,12 +277,12 @@ def test_the_twin_through_another_webhook_has_the_same_hash_however_its_numbers_
 
 
 def check_storable(body: bytes) -> None:
-    """Parsing gives an UnusableError of a known reason, or values that PostgreSQL's text and timestamptz take."""
+    """Checks that parsing raises UnusableError with a known reason, or returns values that PostgreSQL can store."""
     try:
         notification = parse(body, "default")
     except UnusableError as error:
         reasons = {"not_json", "not_object", "no_notification_id", "no_event_type", "unstorable"}
-        assert error.reason in reasons  # noqa: PT017  either way is right, so `raises` cannot say it
+        assert error.reason in reasons  # noqa: PT017  parsing may also succeed, so `raises` does not fit
         return
     for value in tuple(notification):
         if isinstance(value, str):

@@ -1,4 +1,4 @@
-"""What a poller asks for, and when it reports that the queue is empty."""
+"""A poller asks for no more messages than its permits allow, and reports when the queue is empty."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BODY = Body(UUID(int=1), "default", "x")
 
 
 class Queue:
-    """A queue that has these messages, and waits a little for more."""
+    """A queue that has the given messages, and waits a little for more messages."""
 
     limits = Limits(262_144, 10, 43_200)
     up = True
@@ -44,10 +44,10 @@ def message(events: int) -> Message:
 
 
 class Reports:
-    """Works on messages for ever, and keeps what the poller reports."""
+    """Stands for the worker: works on messages for ever, and keeps the poller's reports."""
 
     def __init__(self) -> None:
-        self.ages: list[float | None] = []  # of each report's empty poll
+        self.ages: list[float | None] = []  # the age of the empty poll in each report
 
     async def report(self, turns: int, age: float | None) -> None:
         assert turns > 0
@@ -100,10 +100,10 @@ async def test_a_poll_with_messages_reports_that_the_process_works_and_no_empty_
 @pytest.mark.parametrize(
     ("concurrency", "sizes", "asked"),
     [
-        (64, [], [2]),  # two of the heaviest
+        (64, [], [2]),  # two of the heaviest messages
         (320, [], [10]),
-        (4, [32], [1]),  # beyond its permits, and no second one
-        (64, [1, 1], [2, 3]),  # those that come are probably like those that came: each weighs at most half of what was thought
+        (4, [32], [1]),  # one message beyond its permits, and no second message
+        (64, [1, 1], [2, 3]),  # the expected weight is halved, because the next messages are probably like the last ones
         (64, [32], [2, 1]),
     ],
 )

@@ -1,4 +1,4 @@
-"""Whoever names the reasons of refusals and of quarantine names all of them, as the code that produces them does."""
+"""The dashboard names every reason of refusals and of quarantine that the code produces."""
 
 from __future__ import annotations
 

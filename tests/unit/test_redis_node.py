@@ -1,4 +1,4 @@
-"""Where a redirection of Redis (MOVED) leads: to the node that it names, by the same TLS, once for each batch."""
+"""A redirection of Redis (MOVED) leads to the node that it names, with the same TLS, once for each batch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""That the suite's own watch over secrets sees one in what is printed, logged, written to a log file, or told by an error."""
+"""The suite's watch over secrets sees a secret that is printed, logged, written to a log file, or part of an error."""
 
 from __future__ import annotations
 

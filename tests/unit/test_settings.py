@@ -1,4 +1,4 @@
-"""Every source of a setting is read in its order, every mistake is named with its remedy, and no secret is ever shown."""
+"""Every source of a setting is read in its order, every mistake is reported with its remedy, and no secret is ever shown."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ REDIS = f"redis://:{PASSWORD}@cache:6379/0"
 
 @pytest.fixture(autouse=True)
 def nothing_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No variable of whoever runs the tests, and no `.env`, gets in."""
+    """Keeps out the variables of the person who runs the tests, and any `.env`."""
     for name in os.environ:
         if name.startswith("WEBHOOKD_") or name.endswith("_SERVICE_HOST") or name == "CREDENTIALS_DIRECTORY":
             monkeypatch.delenv(name)
@@ -36,7 +36,7 @@ def nothing_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture
 def env(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Sets WEBHOOKD_ variables, by the rest of their names; at first, those without which nothing starts."""
+    """Sets the variables that a start needs; returns a function that sets WEBHOOKD_ variables by the rest of their names."""
 
     def setter(**values: str) -> None:
         for name, value in values.items():
@@ -310,7 +310,7 @@ def test_several_keys_and_accounts_come_together(env: Any, tmp_path: Path) -> No
         SIGNATURE_KEYS=f" {KEY} , {OTHER}",
         ACCOUNTS__ACME__SIGNATURE_KEYS=OTHER,
         ACCOUNTS__DEFAULT__SIGNATURE_KEYS=f"{OTHER},{KEY.lower()}",
-        ACCOUNTS__DIGITS__SIGNATURE_KEYS="12345E67",  # JSON would take it for a number
+        ACCOUNTS__DIGITS__SIGNATURE_KEYS="12345E67",  # JSON would read it as a number
         ALLOW_ODD_SIGNATURE_KEYS="true",
     )
     assert load().keys_by_account == {
@@ -607,13 +607,13 @@ def test_the_log_line_names_keys_and_tokens_without_telling_them(env: Any) -> No
         ("postgresql://u:p@one:1,two:2/name", "postgresql://one:1,two:2/name"),
         ("postgresql:///name?host=/run/pg&password=p", "postgresql:///name"),
         ("postgresql://h/name", "postgresql://h/name"),
-        # Not percent-encoded: where the password ends cannot be told.
+        # The password is not percent-encoded, so its end is unknown.
         (f"postgresql://u:{PASSWORD}/x@h/name", "postgresql://…"),
         (f"postgresql://u:{PASSWORD}?x@h/name", "postgresql://…"),
         (f"postgresql://u:{PASSWORD}#x@h/name", "postgresql://…"),
         (f"postgresql://u:x@{PASSWORD}@h/name", "postgresql://…"),
         (f"postgresql://h/name?user=a@b&password={PASSWORD}", "postgresql://…"),
-        # urlsplit's own error would quote it
+        # urlsplit's own error would quote the password
         (f"postgresql://u:{PASSWORD}\u2100@h/name", "postgresql://h/name"),
         (f"postgresql://u:{PASSWORD}@[h/name", "postgresql://[h/name"),
     ],
@@ -642,7 +642,7 @@ def test_to_migrate_takes_the_databases_url_and_no_other_secret(monkeypatch: pyt
     with pytest.raises(SettingsError, match="WEBHOOKD_DATABASE_URL: must begin with postgresql://"):
         load_database().database_url.get_secret_value()
     monkeypatch.delenv("WEBHOOKD_DATABASE_URL")
-    # Files that are not there for it, or not for it to read, are not looked for.
+    # `load_database` does not look for the files of other settings, which may be missing or unreadable.
     monkeypatch.setenv("WEBHOOKD_SIGNATURE_KEYS_FILE", "/nowhere/keys")
     monkeypatch.setenv("WEBHOOKD_ACCOUNTS__SHOP__SIGNATURE_KEYS_FILE", "/nowhere/shop")
     (tmp_path / "url").write_text(f"{DATABASE}\n")

@@ -1,4 +1,4 @@
-"""Only a body that its account's key signed, byte for byte, verifies; and an operator learns why another did not."""
+"""Only a body that its account's key signed, byte for byte, verifies; an operator learns why another body does not."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from webhookd.authorizenet.explain import Reading, explain
 from webhookd.authorizenet.signature import Verifier, fingerprint, sign
 from webhookd.errors import SignatureError
 
-# The published vector: key, body and signature as the provider's own documentation and captures give them.
+# The published vector: key, body and signature from the provider's own documentation and captures.
 KEY = (
     "339E42F5D962293A925C244313E8C3546FD765AD202BFF3805F4C8459193E2AA"
     "1C106F476D6907C7A85714CCD69BB7BF184D17ECCDD546CED7EF69DB4C4AD723"
@@ -125,7 +125,7 @@ def test_a_missing_header_is_told_from_a_malformed_and_a_wrong_one() -> None:
         f"sha512= {HEX}",
         f"sha512={HEX[:-1]}g",
         f"{HEADER}, {HEADER}",
-        "sha512=" + "\uff11" * 128,  # digits to str.isdigit, not to this header
+        "sha512=" + "\uff11" * 128,  # digits for str.isdigit, but not in this header
     ],
 )
 def test_what_is_not_the_scheme_and_128_hex_digits_is_malformed(header: str) -> None:

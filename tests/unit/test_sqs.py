@@ -1,4 +1,4 @@
-"""What SQS takes in a request, and what its codes mean."""
+"""Requests stay within SQS's limits, and SQS's error codes have the right meaning."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The timeline's fold, without a database: what an event says, and that no order of arrival changes the row."""
+"""The timeline's fold, without a database, reads an event's facts, and no order of arrival changes the row."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from webhookd.process.facts import Entry, Facts, fold, settle
 from webhookd.process.timeline import facts_of
 
 START = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC)
-# These stand for numbers that JSON can write and nothing, or not even Decimal, can hold.
+# These texts stand for JSON numbers that no float can hold, and the second not even Decimal.
 HUGE, BEYOND = "@huge", "@beyond"
 
 
 def event(name: str, payload: object, *, date: datetime | None = START, account: str = "default") -> Event:
-    """An event of the type `net.authorize.{name}`, as the worker hands it out."""
+    """Returns an event of the type `net.authorize.{name}`, as the worker gives it to a handler."""
     raw = json.dumps({"notificationId": "n", "eventType": name, "payload": payload})
     raw = raw.replace(f'"{HUGE}"', "1e99999").replace(f'"{BEYOND}"', "1e99999999999999999999")
     return Event(
@@ -46,12 +46,12 @@ def after(minutes: int) -> datetime:
 
 
 def folded(events: Iterable[Event]) -> Facts:
-    """The facts of one entity's events, folded in the order given."""
+    """Returns the facts of one entity's events, folded in the given order."""
     return functools.reduce(fold, (entry.facts for e in events if (entry := facts_of(e))), {})
 
 
 def values(events: Iterable[Event]) -> dict[str, str]:
-    """The same without dates, ranks and what is erased: what the row's columns show."""
+    """Returns the values of the folded facts, without erased values: the row's columns show them."""
     return {name: value for name, (_, _, value) in folded(events).items() if value is not None}
 
 
@@ -76,7 +76,7 @@ FAILURE = {"transId": 123, "error": "This transaction has been declined.", "subm
 CUSTOMER = {"paymentProfiles": [{"customerType": "individual", "id": "7"}], "merchantCustomerId": "SUB_1", "id": "18"}
 PROFILE = {"customerProfileId": 1811525852, "customerType": "individual", "id": "7"}
 
-# The events of one entity each, in the order in which they happen.
+# Each story is the events of one entity, in the order in which they happen.
 STORIES: dict[str, list[tuple[str, dict[str, Any]]]] = {
     "held, approved, captured, voided": [
         ("payment.authorization.created", CHARGE),
@@ -137,7 +137,7 @@ ODD: list[Any] = [
 
 
 def with_an_odd_field(payload: dict[str, Any], odd: object) -> Iterator[dict[str, Any]]:
-    """`payload` with each field but its id in turn, those of nested objects too, made odd; and with all of them."""
+    """Yields `payload` with each field in turn made odd, except the id; nested fields too; at last with all fields odd."""
     for key, value in payload.items():
         if key != "id":
             yield payload | {key: odd}
@@ -148,7 +148,7 @@ def with_an_odd_field(payload: dict[str, Any], odd: object) -> Iterator[dict[str
 
 @st.composite
 def stories(draw: st.DrawFn) -> list[Event]:
-    """One entity's events with fields missing or odd, and dates that are equal, out of order or missing."""
+    """Draws one entity's events with missing or odd fields, and with dates that are equal, out of order or missing."""
     story = draw(st.sampled_from(list(STORIES.values())))
     dates = st.none() | st.integers(0, len(story)).map(after)
     events = []
@@ -160,7 +160,7 @@ def stories(draw: st.DrawFn) -> list[Event]:
 
 
 def with_duplicates(events: Sequence[Event], chance: random.Random) -> list[Event]:
-    """`events` with some of them again, each anywhere after its first."""
+    """Returns `events` with some events repeated, each repeat anywhere after the event's first place."""
     arrivals = list(events)
     for _ in range(chance.randint(0, len(events))):
         place = chance.randrange(len(arrivals))
@@ -218,7 +218,7 @@ def test_a_held_transaction_takes_the_verdict(verdict: str) -> None:
     assert json.loads(row["fraud_filters"]) == FRAUD
 
 
-# What is expected of each story: a row's columns, None for one that is empty.
+# Each story with the expected columns of its row; None stands for an empty column.
 SALE = CHARGE | {"authAmount": 139.99}
 HELD_SALE = HELD | {"authAmount": 139.99}
 STARTED = ("payment.authorization.created", CHARGE)
@@ -419,7 +419,7 @@ def test_a_failed_payment_of_a_subscription_is_remembered() -> None:
     events = [event(*step, date=after(n)) for n, step in enumerate(STORIES["subscription"])]
     row = values(events)
     assert row["status"] == "canceled"
-    assert row["amount"] == "11.55"  # of the newest event, in spite of the update between
+    assert row["amount"] == "11.55"  # the newest event's amount, in spite of the update between
     assert row["last_failure_transaction_id"] == "123"
     assert row["last_failure_error"] == "This transaction has been declined."
     assert row["last_failure_at"] == "1617960567257000"

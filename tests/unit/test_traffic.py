@@ -1,4 +1,4 @@
-"""Sample traffic: shaped and signed as the provider's, in the order and measure that was asked for, honestly counted."""
+"""Sample traffic has the provider's shape and signature and the requested order and number, and is counted honestly."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Receiver = Callable[[Callable[[web.Request], Awaitable[web.Response]]], Awaitabl
 
 @pytest.fixture
 async def receiver() -> AsyncIterator[Receiver]:
-    """Starts an HTTP server that answers as it is told; returns its address."""
+    """Yields a function that starts an HTTP server with the given answer, and returns the server's address."""
     servers = []
 
     async def start(answer: Callable[[web.Request], Awaitable[web.Response]]) -> str:
@@ -136,7 +136,7 @@ async def test_a_repeat_waits_until_the_first_was_answered(receiver: Receiver) -
         if sum(at_once.values()) == 2:
             side_by_side.set()
         async with asyncio.timeout(10):
-            await side_by_side.wait()  # the two different ones are in flight together
+            await side_by_side.wait()  # the two different bodies are in flight together
         at_once[body] -= 1
         return await _accept(request)
 

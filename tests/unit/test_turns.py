@@ -1,4 +1,4 @@
-"""Turns of the transactions with handlers, and the turn of one that is alone."""
+"""Transactions with handlers take turns, and a transaction that must be alone runs while no other runs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from webhookd.process.turns import Turns
 
 
 class Work:
-    """Holds a turn until its gate opens."""
+    """A task that holds a turn until its gate opens."""
 
     def __init__(self, turns: Turns, *, alone: bool = False) -> None:
         self.gate = asyncio.Event()
@@ -31,7 +31,7 @@ class Work:
 
 
 async def _settle() -> None:
-    for _ in range(20):  # turns of the event loop: no time passes
+    for _ in range(20):  # these are turns of the event loop: no time passes
         await asyncio.sleep(0)
 
 
