@@ -1,6 +1,6 @@
-"""The code that implements each transition of the models: the one place where the models and the code meet.
+"""The code that implements each transition of the models. Only this module connects the models with the code.
 
-A transition carries `/* code: <key> */`. Here are its function, and the named queries of sql/queries/ that it runs.
+A transition carries `/* code: <key> */`. This module gives its function, and the named queries of sql/queries/ that it runs.
 """
 
 from __future__ import annotations
