@@ -168,7 +168,7 @@ SELECT (lpad(to_hex(floor(extract(epoch FROM at) * 1000)::bigint), 12, '0') || '
 FROM generate_series(1, $1::bigint) AS n, LATERAL (SELECT $2::timestamptz - ($1 - n) * interval '1 hour') AS a (at)
 """
 
-# The daemons' counts of each type in each step. All types occur, as in an outage behind the handlers. $1: now; $2: event types.
+# The daemons' counts of each type in each step. All counts occur, as in an outage behind handlers. $1: now; $2: event types.
 _STEPS = """
 (VALUES (10, 7200), (300, 172800), (3600, 1209600), (86400, 34560000)) AS s (step, age),
     generate_series(webhookd.step(step, $1::timestamptz - make_interval(secs => age)), $1, make_interval(secs => step)) AS at

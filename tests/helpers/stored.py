@@ -13,7 +13,7 @@ from webhookd.store.keys import kind_id, notification_key
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
-# `notification_key` in SQL; format it with the columns or constants of the arguments.
+# `notification_key` in SQL; format it with SQL columns or constants.
 KEY = (
     "(left(encode(sha256(convert_to({notification_id}, 'UTF8')), 'hex'), 16) || "
     "left(encode(sha256(convert_to({account} || chr(31) || {notification_id}, 'UTF8')), 'hex'), 16))::uuid"

@@ -67,7 +67,7 @@ NAMES = {
     "lanes.turns": Names(f"{STORE}.count_in_queue", ("count_in_queue",)),
     "lanes.resend": Names("webhookd.queue.relay:Relay.sweep", ("lease_work",)),
     "lanes.receive": Names("webhookd.queue.poller:Permits.take"),
-    # What events have in common
+    # Several events that share a message or a fold
     "bundles.read": Names(f"{STORE}.states", ("states_of_events",)),
     "bundles.put_back": Names(f"{STORE}.put_back", ("put_back",)),
     "bundles.fold": Names("webhookd.process.shared:SharedTransactions.submit", ("read_events", "process_events")),
