@@ -1,7 +1,7 @@
-"""`make bench`: every scenario several times, webhookd, the release before and the baselines by turns, and the aims.
+"""`make bench`: every scenario several times, with webhookd, the release before and the baselines by turns, and the aims.
 
-By turns, because the speed of a virtual machine changes from minute to minute: only what ran side by side can be compared,
-so each ratio is taken within a round, and the median is that of the rounds' ratios.
+Cases run by turns because the speed of a virtual machine changes from minute to minute. Only measurements side by side can be
+compared. So each ratio is taken within a round, and the result is the median of the rounds' ratios.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Run:
         self.tables: list[Table] = []
 
     def measure(self, title: str, cases: dict[str, Callable[[], Figures]], rounds: int | None = None) -> Table:
-        """Runs `cases` by turns; a table of their figures, round by round."""
+        """Runs `cases` by turns; returns a table of their figures, round by round."""
         table = Table(title, {name: Result() for name in cases})
         for number in range(min(rounds or self.rounds, self.rounds)):
             for name, case in cases.items():
@@ -67,12 +67,12 @@ class Run:
 
 
 def by_turns(run: Run, case: Callable[[Release], Figures], what: str = "") -> dict[str, Callable[[], Figures]]:
-    """The case of each release; `what` names the case if a table has several of a release."""
+    """Returns the case of each release. `what` names the case if a table has several cases of a release."""
     return {case_title(release, what): partial(case, release) for release in run.bench.releases}
 
 
 def ingest_burst(run: Run) -> None:
-    """Durable acknowledgements by concurrency, as fast as they come, for 10 s; at 64 connections from a proxy, too."""
+    """Measures durable acknowledgements at full speed for 10 s, by number of connections; at 64 also from a proxy."""
     bench = run.bench
     for connections, sender in ((1, PROVIDER), (16, PROVIDER), (64, PROVIDER), (64, PROXY), (256, PROVIDER)):
         run.measure(
@@ -86,7 +86,7 @@ def ingest_burst(run: Run) -> None:
 
 
 def ingest_sustained(run: Run) -> None:
-    """Durable acknowledgements for 60 s at 64 connections, from the provider and from a proxy."""
+    """Measures durable acknowledgements for 60 s at 64 connections, from the provider and from a proxy."""
     bench = run.bench
     for sender in (PROVIDER, PROXY):
         ingest = partial(scenarios.ingest, bench, 64, 60, sender=sender)
@@ -100,7 +100,7 @@ def ingest_sustained(run: Run) -> None:
 
 
 def consume(run: Run) -> None:
-    """From a queue of 50,000 events to their effects' commit."""
+    """Measures the way from a queue of 50,000 events to their effects' commit."""
     bench = run.bench
     run.measure(
         CONSUME,
@@ -113,11 +113,11 @@ def consume(run: Run) -> None:
 
 
 def database_cost(run: Run) -> None:
-    """The cost of an event in PostgreSQL, from receipt to processed, with two million stored; also without a timeline."""
+    """Measures an event's cost in PostgreSQL, from receipt to processed, with two million stored; also without a timeline."""
     bench = run.bench
     databases = {release.name: bench.database(f"cost_{release.name}", release) for release in bench.releases}
     for release in bench.releases:
-        grow(databases[release.name], release.tables, bench.count(2_000_000))  # as many as when the aims were set
+        grow(databases[release.name], release.tables, bench.count(2_000_000))  # the same number as when the aims were set
 
     def cost(release: Release, *, event_type: str, recorded: bool) -> Figures:
         database = databases[release.name]
@@ -125,10 +125,10 @@ def database_cost(run: Run) -> None:
             bench, 30_000, database=database, event_type=event_type, recorded=recorded, release=release
         )
 
-    # One version of each row, as loaded: what the updates of 0.2.0 leave until a vacuum is not in its figure.
+    # One version of each row, as loaded. In 0.2.0, updates leave more row versions until a vacuum; this figure excludes them.
     disk = by_turns(run, lambda release: {"bytes": disk_bytes(databases[release.name], release.tables)})
     run.measure(DISK, disk, rounds=1)
-    # The timeline is the same in both releases. Here each event is the first one of its entity, so that it costs the most.
+    # The timeline is the same in both releases. Here each event is the first of its entity, which is the greatest cost.
     for event_type in (AUTHCAPTURE, NOT_ON_TIMELINE):
         for recorded in (False, True):
             title = cost_title(timeline=event_type == AUTHCAPTURE, recorded=recorded)
@@ -136,7 +136,7 @@ def database_cost(run: Run) -> None:
 
 
 def end_to_end(run: Run) -> None:
-    """From the making of a webhook to its effects' commit: the most that one process does, and at a part of that."""
+    """Measures from the making of a webhook to its effects' commit: the most that one process does, and a part of that rate."""
     bench = run.bench
     whole = run.measure(CAPACITY, by_turns(run, lambda release: scenarios.capacity(bench, 10, release)))
     cases: dict[str, Callable[[], Figures]] = {}
@@ -149,7 +149,7 @@ def end_to_end(run: Run) -> None:
 
 
 def duplicates(run: Run) -> None:
-    """A storm of repetitions, beside a plain load."""
+    """Measures a storm of repetitions beside a plain load."""
     run.measure(
         "duplicate storm, 64 connections",
         {
@@ -160,12 +160,12 @@ def duplicates(run: Run) -> None:
 
 
 def backlog(run: Run) -> None:
-    """A million events waiting in PostgreSQL, a hundred thousand in SQS."""
+    """Measures a million events waiting in PostgreSQL and a hundred thousand in SQS."""
     run.measure("backlog", {"webhookd": lambda: scenarios.backlog(run.bench, 1_000_000, 100_000)}, rounds=1)
 
 
 def cost_growth(run: Run) -> None:
-    """Ingest and consume with nothing stored, and with much (`--stored`), its ages spread over the retention."""
+    """Measures ingest and consume with nothing stored, and with much (`--stored`), its ages spread over the retention."""
     bench = run.bench
     databases = {release.name: bench.database(f"growth_{release.name}", release) for release in bench.releases}
 
@@ -184,8 +184,8 @@ def cost_growth(run: Run) -> None:
         run.measure(
             growth_title(count),
             {
-                # Both warm, since sends are recorded from the fifth second on; with much stored, long enough for each page
-                # of the indexes to have been written since the checkpoint.
+                # Both warm up, since sends are recorded from the fifth second on. With much stored, the warm-up
+                # is long enough for each page of the indexes to have been written since the checkpoint.
                 **by_turns(run, partial(ingest, stored=False, warm=15), "ingest, nothing stored"),
                 **by_turns(run, partial(ingest, stored=True, warm=90), f"ingest, {much}"),
                 **by_turns(run, partial(ingest, stored=True, warm=0), f"ingest, {much}, just after a checkpoint"),
@@ -196,13 +196,13 @@ def cost_growth(run: Run) -> None:
 
 
 def operator_calls(run: Run) -> None:
-    """Every list, search and statistics call of the operator's API with the most that `--stored` names."""
+    """Measures every list, search and statistics call of the operator's API with the largest number in `--stored`."""
     stored = run.stored[-1]
     run.measure(calls_title(stored), {"webhookd": lambda: scenarios.operator_calls(run.bench, stored)}, rounds=1)
 
 
 def replicas(run: Run) -> None:
-    """One daemon and two, on all cores."""
+    """Measures one daemon and two daemons, on all cores."""
     bench = run.bench
     run.measure(
         REPLICAS,
@@ -234,7 +234,7 @@ def _counts(text: str) -> list[int]:
 
 
 def main() -> int:
-    """Runs; prints the tables; writes JSON and a chart."""
+    """Runs the bench; prints the tables; writes JSON and a chart."""
     listed = "".join(f"\n  {name}: {scenario.__doc__}" for name, scenario in SCENARIOS.items())
     parser = argparse.ArgumentParser(
         prog="make bench ARGS=",
@@ -254,21 +254,21 @@ def main() -> int:
         release = None if given.alone else before()
     except ReleaseError as error:
         parser.error(str(error))
-    # The cores of what is measured are its own; everything that is started from here inherits the others.
+    # Keep the first core for the process under measurement. Everything that is started from here inherits the other cores.
     psutil.Process().cpu_affinity(CORES[1:] or CORES)
     with tempfile.TemporaryDirectory(prefix="webhookd-bench-") as temporary:
         folder = given.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
         with servers(folder) as started:
             os.environ["SQS_ENDPOINT_URL"] = started.sqs.url
-            # A stop waits for the end of a long poll.
+            # A stop waits until a long poll ends.
             settings = {"SQS_WAIT": "1"} if given.quick else {}
             bench = Bench(started, folder, quick=given.quick, before=release, settings=settings)
             run = Run(bench, given.rounds, given.stored)
             about = machine(started, release)
             for name in given.scenarios or SCENARIOS:
                 SCENARIOS[name](run)
-                # After each, so that none is lost with a later one.
+                # Save after each scenario, so that a failure in a later scenario loses no result.
                 measured = save(given.results, about, run.tables, quick=given.quick)
     print_tables(about, run.tables)
     print(markdown(reached(measured)))

@@ -1,6 +1,6 @@
 """Measures every list and stats call of the admin API over HTTP, on many events, with many filters and places.
 
-As `make bench`: PostgreSQL with durable commits, and the daemon on a core of its own. One call at a time.
+As in `make bench`, PostgreSQL commits durably and the daemon has a core of its own. Calls are made one at a time.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ from tests.helpers.database import connect
 from webhookd.operate.place import Place
 
 AIM = 50.0  # ms, at the 95th percentile
-_WARM = 5  # calls of each case that are not counted: plans and pages are read for the first time
+_WARM = 5  # uncounted calls of each case: they read plans and pages for the first time
 _WINDOWS = (900, 3600, 86_400, 604_800, 7_776_000)
-_PAGES = 40  # that a list is followed
+_PAGES = 40  # pages that are followed in a list
 
 
 @dataclass(slots=True)
 class Case:
-    """Calls of one kind; `paths` are called in turn, where `follow` each page by page."""
+    """Calls of one kind. `paths` are called in turn; with `follow`, page by page."""
 
     name: str
     paths: list[str]
@@ -53,12 +53,12 @@ class Case:
 
     @property
     def p50(self) -> float:
-        """The median."""
+        """Returns the median in milliseconds."""
         return statistics.median(self.milliseconds)
 
     @property
     def p95(self) -> float:
-        """The 95th percentile."""
+        """Returns the 95th percentile in milliseconds."""
         return statistics.quantiles(self.milliseconds, n=20, method="inclusive")[-1]
 
 
@@ -70,7 +70,7 @@ class Client:
         self._headers = {"Authorization": f"Bearer {token}"}
 
     def get(self, path: str) -> tuple[float, bytes]:
-        """Milliseconds from the request to the answer's last byte, and the answer. Raises RuntimeError where it is no 200."""
+        """Returns the milliseconds to the answer's last byte, and the answer. Raises RuntimeError if its status is not 200."""
         started = time.perf_counter()
         self._connection.request("GET", path, headers=self._headers)
         answer = self._connection.getresponse()
@@ -103,7 +103,7 @@ def measure(client: Client, case: Case, calls: int) -> None:
 
 
 async def samples(url: str) -> dict[str, list[Any]]:
-    """Things to ask for, from all over the database."""
+    """Returns sample rows from all over the database, whose values the calls ask for."""
     connection = await connect(url)
     try:
         low, high = (
@@ -130,7 +130,7 @@ async def samples(url: str) -> dict[str, list[Any]]:
 
 
 def cases(found: dict[str, list[Any]]) -> list[Case]:
-    """Every list and stats call."""
+    """Returns a case for every list and stats call."""
     made: list[Case] = []
     rows = found["rows"]
 
@@ -222,7 +222,7 @@ def cases(found: dict[str, list[Any]]) -> list[Case]:
 
 
 def print_table(done: list[Case], count: int) -> None:
-    """The cases, for a person."""
+    """Prints the cases as a table for a person."""
     table = Table(title=f"the admin API with {count:,} events stored, milliseconds")
     table.add_column("call")
     for name in ("p50", "p95", "max", "rows", "KiB", "calls"):
@@ -237,7 +237,7 @@ def print_table(done: list[Case], count: int) -> None:
 
 
 def main() -> int:
-    """Runs; 1 where a call's 95th percentile is above the aim."""
+    """Runs the measurement; returns 1 if a call's 95th percentile is above the aim."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.admin", description=__doc__)
     parser.add_argument("--count", type=int, default=1_000_000, help="events stored (default: 1000000)")
     parser.add_argument("--calls", type=int, default=100, help="of each case (default: 100)")
@@ -261,7 +261,7 @@ def main() -> int:
 
 
 def run(bench: Bench, count: int, calls: int, only: str = "") -> list[Case]:
-    """Loads `count` events, unless a run before did in the same folder; makes `calls` of each case whose name has `only`."""
+    """Loads `count` events, unless an earlier run did so in this folder; makes `calls` of each case with `only` in its name."""
     name = f"admin_{count}"
     database = f"{bench.servers.postgresql.url.rpartition('/')[0]}/{name}"
     if not asyncio.run(_loaded(database, count)):
@@ -269,7 +269,7 @@ def run(bench: Bench, count: int, calls: int, only: str = "") -> list[Case]:
         asyncio.run(events.load(database, count, lambda line: print(line, file=sys.stderr)))
     token = "a-token-for-the-bench"
     made = [case for case in cases(asyncio.run(samples(database))) if only in case.name]
-    # Receive only: the relay and the workers would end what is to be found unfinished.
+    # Only the role receive: the relay and the workers would end events that the calls must find unfinished.
     with running(bench.webhookd(database, bench.queues(), roles="receive", read_tokens=token)) as daemon:
         client = Client(daemon._admin, token)
         for case in made:

@@ -1,6 +1,6 @@
-"""The aims of the ledger's shape, and what a run reached of them: `python -m tests.bench.aims` shows those of the last run.
+"""The aims of the ledger's shape, and the results of a run. `python -m tests.bench.aims` shows the last run's results.
 
-Most are ratios, taken within a round, of which the median counts.
+Most figures are ratios within a round. The median of the rounds counts.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ _MUCH = 10_000_000
 
 @dataclass(slots=True, frozen=True)
 class Aim:
-    """A figure of a case, or its ratio to that of another case, and what it should be.
+    """An aim for a figure of a case, or for its ratio to the figure of another case.
 
     what: the figure, in words.
-    scenario, case, figure: where the figure is found.
-    other: the case that it is compared with; None if the figure itself counts.
-    bound: the least that is good enough; the most if `at_most`.
+    scenario, case, figure: the place of the figure in the results.
+    other: the case to compare with; None if the figure itself counts.
+    bound: the least value that is good enough; the greatest if `at_most`.
     """
 
     what: str
@@ -49,7 +49,7 @@ class Aim:
     at_most: bool = False
 
     def measured(self, scenarios: dict[str, Any]) -> float | None:
-        """The median; None if the scenario was not run with all of its cases."""
+        """Returns the median, or None if the scenario was not run with all of its cases."""
         cases = scenarios.get(self.scenario, {})
         wanted = [self.case] if self.other is None else [self.case, self.other]
         if any(case not in cases for case in wanted):
@@ -62,7 +62,7 @@ class Aim:
 
     @property
     def wanted(self) -> str:
-        """The bound, in words."""
+        """Returns the bound in words."""
         return f"{'≤' if self.at_most else '≥'} {self.bound:g}"
 
 
@@ -104,7 +104,7 @@ def _aims() -> Iterator[Aim]:
 
 
 def reached(scenarios: dict[str, Any]) -> list[Reached]:
-    """The result for each aim, from `scenarios` as `bench.json` holds them."""
+    """Returns the result for each aim, from `scenarios` as `bench.json` holds them."""
     every = []
     for aim in _aims():
         measured = aim.measured(scenarios)
@@ -114,7 +114,7 @@ def reached(scenarios: dict[str, Any]) -> list[Reached]:
 
 
 def markdown(every: list[Reached]) -> str:
-    """The table of the aims."""
+    """Returns the table of the aims."""
     lines = ["| | aim | measured | met |", "|---|---|---|---|"]
     for one in every:
         measured = "not measured" if one.measured is None else f"{one.measured:.3g}"

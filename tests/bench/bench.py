@@ -1,4 +1,4 @@
-"""The ground of every scenario: servers, databases, queues, and the processes under measurement."""
+"""The base of every scenario: servers, databases, queues, and the processes under measurement."""
 
 from __future__ import annotations
 
@@ -37,25 +37,25 @@ class Bench:
 
     @property
     def releases(self) -> tuple[Release, ...]:
-        """The releases that are measured by turns: this checkout first."""
+        """Returns the releases that are measured by turns, this checkout first."""
         return (HERE,) if self.before is None else (HERE, self.before)
 
     def seconds(self, whole: float) -> float:
-        """`whole`, or a few seconds where the run is only to show that it works."""
+        """Returns `whole`, or at most two seconds if the run only shows that the bench works."""
         return min(whole, 2.0) if self.quick else whole
 
     def count(self, whole: int) -> int:
-        """`whole`, or a few where the run is only to show that it works."""
+        """Returns `whole`, or at most 2,000 if the run only shows that the bench works."""
         return min(whole, 2_000) if self.quick else whole
 
     def database(self, name: str, release: Release = HERE) -> str:
-        """A fresh database with the schema of `release`; its URL."""
+        """Creates a fresh database with the schema of `release`; returns its URL."""
         url = asyncio.run(_database(self.servers.postgresql.url, name))
         release.run("migrate", DATABASE_URL=url)
         return url
 
     def queues(self) -> tuple[str, str]:
-        """A fresh queue and its dead-letter queue; their names."""
+        """Creates a fresh queue and its dead-letter queue; returns their names."""
         names = f"bench-{os.getpid()}-{next(_numbers)}", f"bench-{os.getpid()}-{next(_numbers)}-dead"
         asyncio.run(_queues(self.servers.sqs.url, names))
         return names
@@ -63,7 +63,7 @@ class Bench:
     def webhookd(
         self, database: str, queues: tuple[str, str], release: Release = HERE, *, pinned: bool = True, **settings: str
     ) -> Webhookd:
-        """A daemon, ready; on a core of its own if `pinned`."""
+        """Starts a daemon and returns it when it is ready. With `pinned`, the daemon has a core of its own."""
         given = {
             "DATABASE_URL": database,
             "REDIS_URL": self.servers.redis.url,
@@ -79,7 +79,7 @@ class Bench:
 
     @contextmanager
     def baseline(self, name: str, *options: str, **environment: str) -> Iterator[str]:
-        """A baseline that receives; its URL."""
+        """Runs a baseline that receives webhooks; yields its URL."""
         port = free_port(0)
         command = [sys.executable, "-m", f"tests.bench.baselines.{name}", "--port", str(port), "--key", KEY, *options]
         log = self.folder / f"{name}.log"
@@ -95,7 +95,7 @@ async def _database(server: str, name: str) -> str:
     try:
         await connection.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
         await connection.execute(f'CREATE DATABASE "{name}"')
-        # What an earlier scenario left to be written must not be written during the next one.
+        # Write the pending data of an earlier scenario now, not during the next scenario.
         await connection.execute("CHECKPOINT")
     finally:
         await connection.close()

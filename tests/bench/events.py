@@ -1,6 +1,6 @@
-"""Loads a busy installation of 60 days: events of every type, in every state, and all that belongs to them.
+"""Loads a busy installation of 60 days: events of every type, in every state, with all rows that belong to them.
 
-Everything follows from an event's number by hashes, so that two runs of one count store the same but for times.
+Hashes of an event's number decide everything. So two runs with the same count store the same data, except for times.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from webhookd.authorizenet.notification import EVENT_TYPES
 
 DAYS = 60
 _BATCH = 50_000
-_WITH_BODIES = 100_000  # of the newest events
-# Per mille of the events, in the order of EVENT_TYPES.
+_WITH_BODIES = 100_000  # number of the newest events that have a body
+# Weights per mille of the events, in the order of EVENT_TYPES.
 _WEIGHTS = (150, 380, 40, 110, 30, 20, 10, 5, 3, 60, 30, 5, 60, 20, 5, 20, 20, 3, 2, 8, 10, 8, 1)
 RARE_TYPE = EVENT_TYPES[-1]
 RARE_ACCOUNT = "seldom"
-CLOSED_ACCOUNT = "closed"  # has events at the very beginning only
+CLOSED_ACCOUNT = "closed"  # an account that has events only at the very beginning
 _DIED = (
     ("the handlers gave up: attempts spent", "ledger.post: HTTPStatusError: 503 Service Unavailable from ledger.internal"),
     ("the handlers gave up: attempts spent", "mail.receipt: SMTPServerDisconnected: Connection unexpectedly closed"),
@@ -35,12 +35,12 @@ _DIED = (
     ("the queue gave up: redrive policy", None),
 )
 
-# As `webhookd.store.keys` makes it.
+# The same key as `webhookd.store.keys` makes.
 _KEY = """(left(encode(sha256(convert_to(md5('n' || n)::uuid::text, 'UTF8')), 'hex'), 16)
         || left(encode(sha256(convert_to(account || chr(31) || md5('n' || n)::uuid::text, 'UTF8')), 'hex'), 16))"""
 _KIND = KIND.format(account="account", event_type="event_type", entity_name="entity_name", key_fingerprint="'a1b2c3d4'")
 
-# $1 … $2: numbers; $3: count; $4: now; $5: event types, one a per mille; $6: numbers from here on have body and audit rows.
+# $1 … $2: numbers; $3: count; $4: now; $5: event types, one a per mille; $6: first number that has body and audit rows.
 _LOAD = f"""
 WITH numbered AS (
     SELECT n, $3::bigint - n AS to_come, $4::timestamptz - (1 - n / $3::float8) * interval '{DAYS} days' AS received_at,
@@ -140,7 +140,7 @@ SELECT id, least(ended, $4), 'queued', status, 'worker', CASE status WHEN 'dead'
 FROM made WHERE n >= $6 AND status IN ('processed', 'dead')
 """
 
-# $1: how many; $2: now. Every fifth waits.
+# $1: how many; $2: now. Every fifth body waits.
 _QUARANTINE = f"""
 INSERT INTO quarantine (id, account, reason, detail, key_fingerprint, body, body_hash, received_at, times_received, handled_at,
     handled_by, outcome)
@@ -168,7 +168,7 @@ SELECT (lpad(to_hex(floor(extract(epoch FROM at) * 1000)::bigint), 12, '0') || '
 FROM generate_series(1, $1::bigint) AS n, LATERAL (SELECT $2::timestamptz - ($1 - n) * interval '1 hour') AS a (at)
 """
 
-# What the daemons count of each type in each step; all of it, as in an outage of what handlers call. $1: now; $2: event types.
+# The daemons' counts of each type in each step. All counts occur, as in an outage behind handlers. $1: now; $2: event types.
 _STEPS = """
 (VALUES (10, 7200), (300, 172800), (3600, 1209600), (86400, 34560000)) AS s (step, age),
     generate_series(webhookd.step(step, $1::timestamptz - make_interval(secs => age)), $1, make_interval(secs => step)) AS at
@@ -195,7 +195,7 @@ FROM {_STEPS},
         'dead_letter_visible', 'dead_letter_in_flight', 'dead_letter_delayed']) AS gauge
 """
 
-# Of the entities of the newest events. $1: received since.
+# The timeline of the newest events' entities. $1: the earliest receipt of an event.
 _TIMELINE = """
 INSERT INTO timeline (entity_name, account, entity_id, facts)
 SELECT '{entity}', account, entity_id, jsonb_build_array(jsonb_build_array(0, 1, jsonb_build_object(
@@ -216,12 +216,12 @@ def _silent(_: str) -> None:
 
 
 async def load(url: str, count: int, tell: Callable[[str], None] = _silent) -> None:
-    """Loads `count` events into a migrated database that has none; `tell` gets a line now and then."""
+    """Loads `count` events into a migrated database without events. `tell` receives a line of progress now and then."""
     connection = await connect(url)
     try:
         if await connection.fetchval("SELECT EXISTS (SELECT FROM events)"):
             raise RuntimeError("there are events in this database already; load into a fresh one")
-        # A load of this kind is not what is measured; the checkpoint at its end makes it durable.
+        # This load is not measured. The checkpoint at its end makes it durable.
         await connection.execute("SET synchronous_commit = off")
         now: datetime = await connection.fetchval("SELECT now()")
         await _partitions(connection, now)
@@ -229,7 +229,7 @@ async def load(url: str, count: int, tell: Callable[[str], None] = _silent) -> N
         tell("statistics of 400 days")
         await record(connection, now)
         tell("vacuum")
-        # As autovacuum would have, in the time that so many events take to arrive.
+        # Autovacuum would have done this in the time that so many events take to arrive.
         await connection.execute("VACUUM (ANALYZE)", timeout=3600)
         await connection.execute("CHECKPOINT", timeout=600)
     finally:
@@ -237,7 +237,7 @@ async def load(url: str, count: int, tell: Callable[[str], None] = _silent) -> N
 
 
 async def store(connection: Connection, count: int, now: datetime, tell: Callable[[str], None] = _silent) -> None:
-    """Stores `count` events, and what belongs to them."""
+    """Stores `count` events and the rows that belong to them."""
     types = [name for name, weight in zip(EVENT_TYPES, _WEIGHTS, strict=True) for _ in range(weight)]
     reasons, words = [reason for reason, _ in _DIED], [words for _, words in _DIED]
     started = time.monotonic()
@@ -255,13 +255,13 @@ async def store(connection: Connection, count: int, now: datetime, tell: Callabl
 
 
 async def record(connection: Connection, now: datetime) -> None:
-    """Stores the statistics that the daemons of a busy installation would have left."""
+    """Stores the statistics that the daemons of a busy installation would have written."""
     await connection.execute(_STATISTICS, now, list(EVENT_TYPES), timeout=600)
     await connection.execute(_GAUGES, now, timeout=600)
 
 
 async def _partitions(connection: Connection, now: datetime) -> None:
-    """Makes the weeks' partitions that an installation so old would have."""
+    """Creates the weekly partitions that an installation of this age would have."""
     week = timedelta(days=7)
     monday = (now - timedelta(days=now.weekday())).replace(hour=0, minute=0, second=0, microsecond=0)
     have = {row["child"] for row in await connection.fetch("SELECT child::text FROM webhookd.partitions")}
@@ -273,7 +273,7 @@ async def _partitions(connection: Connection, now: datetime) -> None:
 
 
 def main() -> int:
-    """Loads what the command line says."""
+    """Loads the number of events that the command line gives."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.events", description=__doc__)
     parser.add_argument("database_url", help="of a fresh database that `webhookd migrate` was run on")
     parser.add_argument("--count", type=int, default=1_000_000, help="events (default: 1000000)")

@@ -1,14 +1,14 @@
 """A load of signed webhooks from a process of its own: `python -m tests.bench.load URL --connections 64 --seconds 10`.
 
-Each webhook has ids of its own, the present as its date, and a valid signature. So each one is a new event, unless
-`--duplicates` asks for repetitions. `--sender provider` (the default) sends what Authorize.Net sends: `Expect: 100-continue`,
-the body after the receiver's `100 Continue`, and a tenth of the webhooks on a new connection. `--sender proxy` sends what a
-reverse proxy sends: head and body together, on connections that are kept.
+Each webhook has ids of its own, the present as its date, and a valid signature. So each webhook is a new event, unless
+`--duplicates` asks for repetitions. `--sender provider` (the default) sends as Authorize.Net does: `Expect: 100-continue`,
+the body after the receiver's `100 Continue`, and a tenth of the webhooks on a new connection. `--sender proxy` sends as a
+reverse proxy does: head and body together, on connections that are kept.
 
 Without `--rate` the loop is closed: each connection sends its next webhook when the last one is answered. With `--rate` the
-loop is open: a webhook is due at its time whatever became of the others, and its latency counts from then. So a receiver
-that stalls cannot hide the stall. The load uses bare epoll and sockets, because an HTTP library would take processor time
-from the receiver under measurement.
+loop is open: each webhook is due at its own time, whatever happened to earlier webhooks, and its latency counts from then. So
+a receiver that stalls cannot hide the stall. The load uses bare epoll and sockets, because an HTTP library would take processor
+time from the receiver under measurement.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from webhookd.dev import traffic
 
 AUTHCAPTURE = "net.authorize.payment.authcapture.created"
 NOT_ON_TIMELINE = "net.authorize.bench.created"
-_REMEMBERED = 2_000  # acknowledged webhooks that a repetition is chosen from
+_REMEMBERED = 2_000  # number of acknowledged webhooks that a repetition is chosen from
 _PATIENCE = 10.0  # seconds to wait for the last answers
 # The provider's connections per webhook are not published. Its webhooks are rare for one merchant, and come from several
 # hosts, so a receiver meets more new connections than this part; the figure for a proxy shows the other extreme.
@@ -46,7 +46,7 @@ SENDERS = (PROVIDER, PROXY)
 
 @dataclass(slots=True)
 class Report:
-    """What came of a load. Latencies in seconds, of every answer."""
+    """The result of a load. Latencies are in seconds, of every answer."""
 
     sent: int = 0
     statuses: dict[str, int] = field(default_factory=dict)
@@ -64,14 +64,14 @@ class Report:
 
 
 class Request(NamedTuple):
-    """One webhook as it goes over the wire."""
+    """The bytes of one webhook."""
 
     head: bytes
     body: bytes
 
 
 class Requests:
-    """Makes requests, each a new event but for a part `duplicates` of them."""
+    """A source of requests. A part `duplicates` of them repeats earlier requests; each other request is a new event."""
 
     def __init__(
         self, url: str, key: str, *, sender: str = PROVIDER, duplicates: float = 0.0, event_type: str = AUTHCAPTURE
@@ -95,11 +95,11 @@ class Requests:
         self._ready: list[Request] = []
 
     def prepare(self, count: int) -> None:
-        """Makes `count` requests ahead, so that making them takes nothing from what is measured."""
+        """Makes `count` requests in advance, so that their making costs the measured process nothing."""
         self._ready = [self._make() for _ in range(count)]
 
     def make(self) -> Request:
-        """The next request."""
+        """Returns the next request."""
         if self._duplicates and self._sent and self._random.random() < self._duplicates:
             return self._random.choice(self._sent)
         return self._ready.pop() if self._ready else self._make()
@@ -114,13 +114,13 @@ class Requests:
         return Request(f"{self._head}{mac.hexdigest()}\r\nContent-Length: {len(body)}\r\n\r\n".encode(), body)
 
     def answered(self, request: Request) -> None:
-        """Remembers an acknowledged `request`, which may be repeated from now on."""
+        """Stores an acknowledged `request`, which may be repeated from now on."""
         if self._duplicates:
             self._sent.append(request)
 
 
 class Load:
-    """Sends for `seconds`, at most `count`, over `connections`, at `rate` a second or as fast as answers come."""
+    """A load for `seconds`, at most `count` webhooks, over `connections`, at `rate` a second or as fast as answers arrive."""
 
     def __init__(
         self,
@@ -143,7 +143,7 @@ class Load:
         self._random = random.Random(time.time_ns())
         self._poll = select.epoll()
         self._sockets: dict[int, socket.socket] = {}
-        self._waits: dict[int, tuple[float, Request]] = {}  # connection → when its webhook was due, and the webhook
+        self._waits: dict[int, tuple[float, Request]] = {}  # connection → its webhook's due time, and the webhook
         self._expecting: set[int] = set()  # connections whose webhook's body waits for `100 Continue`
         self._parts: dict[int, bytes] = {}
         self._free: deque[int] = deque()
@@ -164,7 +164,7 @@ class Load:
         return made.fileno()
 
     def run(self) -> Report:
-        """Sends, waits for the last answers, and reports."""
+        """Sends, waits for the last answers, and returns the report."""
         processor = time.process_time()
         started = time.perf_counter()
         end = started + self._seconds
@@ -209,13 +209,13 @@ class Load:
             raise RuntimeError("a request was sent in part")
 
     def _lost(self, connection: int) -> None:
-        """The receiver ended `connection`, whose webhook has no answer."""
+        """Counts a reset and replaces `connection`: the receiver closed it without an answer to its webhook."""
         del self._waits[connection]
         self._statuses[b"reset"] += 1
         self._free.append(self._replace(connection))
 
     def _replace(self, connection: int) -> int:
-        """Closes `connection`; returns a new one."""
+        """Closes `connection`; returns a new connection."""
         self._poll.unregister(connection)
         self._sockets.pop(connection).close()
         self._parts.pop(connection, None)
@@ -246,7 +246,7 @@ class Load:
         if connection in self._expecting and end and head.startswith(b"HTTP/1.1 100"):
             self._expecting.discard(connection)
             self._write(connection, self._waits[connection][1].body)
-            if connection not in self._waits:  # the write found the connection lost
+            if connection not in self._waits:  # the write found that the connection is lost
                 return
             data = body
             head, end, body = data.partition(b"\r\n\r\n")
@@ -261,7 +261,7 @@ class Load:
         if status == b"200":
             self._outcomes[body[11 : body.index(b'"', 11)]] += 1
             self._requests.answered(request)
-        # A refusal that came instead of `100 Continue` leaves the body unsent, so the connection cannot serve on.
+        # A refusal instead of `100 Continue` leaves the body unsent, so this connection cannot carry another request.
         if self._expect and (connection in self._expecting or self._random.random() < _NEW_CONNECTIONS):
             connection = self._replace(connection)
         self._free.append(connection)

@@ -18,14 +18,14 @@ SELECT
     pg_current_wal_insert_lsn() - '0/0'::pg_lsn AS wal_bytes,
     (SELECT tup_inserted + tup_updated FROM pg_stat_database WHERE datname = current_database()) AS row_versions
 """
-_REPORTED_SECONDS = 1.5  # a session that has ended, or begins a transaction, reports its counts to pg_stat_database by then
+_REPORTED_SECONDS = 1.5  # a session that ended, or begins a transaction, reports to pg_stat_database within this time
 
 
 class Meter:
-    """Measures PostgreSQL in a `with` block, from a checkpoint on if `checkpoint`. Nothing else may use the server meanwhile.
+    """A meter of PostgreSQL in a `with` block, from a checkpoint on if `checkpoint`. Nothing else may use the server meanwhile.
 
-    Just after a checkpoint, each page is written whole to the WAL when it is changed first.
-    CPU is that of the postmaster and all its children, ended ones too: sessions, checkpointer, WAL writer, autovacuum.
+    Just after a checkpoint, the first change of a page writes the whole page to the WAL.
+    CPU time includes the postmaster and all its children, also ended ones: sessions, checkpointer, WAL writer, autovacuum.
     """
 
     def __init__(self, server: PostgresServer, database: str, *, checkpoint: bool = False) -> None:
@@ -47,7 +47,7 @@ class Meter:
             self._after |= asyncio.run(self._state(checkpoint=False))
 
     def per_event(self, count: int) -> dict[str, float]:
-        """The cost of one of `count` events: CPU in microseconds, bytes of WAL, row versions."""
+        """Returns the cost of one of `count` events: CPU in microseconds, bytes of WAL, row versions."""
         spent = {name: (after - self._before[name]) / count for name, after in self._after.items()}
         return {
             "pg_cpu_us": spent["cpu_seconds"] * 1e6,
@@ -77,6 +77,6 @@ class Meter:
                 for child in children:
                     times = child.cpu_times()
                     total += times.user + times.system
-                # A child that ends passes its CPU to the postmaster: between two readings it would be missing, or count twice.
+                # An ended child's CPU time moves to the postmaster. Between two readings, it would be missing or count twice.
                 if postmaster.children() == children:
                     return float(total)

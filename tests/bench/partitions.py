@@ -1,6 +1,6 @@
-"""Weighs a ledger that is partitioned by time, its unique keys in a table of their own, against the ledger as it is.
+"""Compares a ledger that is partitioned by time, with its unique keys in a separate table, with the present ledger.
 
-`python -m tests.bench.partitions` measures PostgreSQL's CPU and WAL for each event that is inserted, by turns, and for each
+`python -m tests.bench.partitions` measures PostgreSQL's CPU time and WAL: for each inserted event, by turns, and for each
 event that retention removes. Only ledger and keys are written: bodies, work and audit trail are the same in every shape.
 """
 
@@ -31,11 +31,11 @@ from tests.bench.servers import POSTGRESQL
 from tests.helpers.database import connect
 from webhookd.dev.servers import PostgresServer
 
-_DAYS = 400  # that events are kept
-_PARTS = 4  # the events that are stored fill so many partitions; retention removes the oldest
-_BATCH, _SESSIONS = 64, 3  # as the receiver commits under load
-_REMOVED = 1000  # events in a statement of retention
-# Nothing but the phases that are measured: no vacuum and no checkpoint that begins by itself.
+_DAYS = 400  # days for which events are kept
+_PARTS = 4  # number of partitions that the stored events fill; retention removes the oldest
+_BATCH, _SESSIONS = 64, 3  # the receiver's batches and sessions under load
+_REMOVED = 1000  # events in one statement of retention
+# Only the measured phases run: no vacuum and no checkpoint starts on its own.
 _SETTINGS = POSTGRESQL | {"autovacuum": "off", "checkpoint_timeout": "1h", "max_wal_size": "20GB"}
 
 _COLUMNS = """body_hash, received_at, event_date, kind, notification_id, entity_id, invoice_number, merchant_reference"""
@@ -53,13 +53,13 @@ class Shape:
     """A shape of the ledger, in a PostgreSQL schema of its own.
 
     what: its name in the results.
-    make: its tables.
-    fill: stores what the table `stored` has.
-    insert: one batch of new events.
-    remove: removes up to $3 rows of events with ids above $1 and below $2, and returns the last one's id.
-    vacuumed: the table that has dead rows then.
-    ages: which events' rows are removed one by one, from and to so many days old.
-    partitions: whether the oldest partition is dropped besides.
+    make: the statements that create its tables.
+    fill: the statements that store the rows of the table `stored`.
+    insert: the statement that inserts one batch of new events.
+    remove: removes up to $3 rows of events with ids above $1 and below $2, and returns the id of the last one.
+    vacuumed: the table that has dead rows afterwards.
+    ages: the greatest and the least age, in days, of the events whose rows are removed one by one.
+    partitions: whether the oldest partition is dropped, too.
     """
 
     schema: str
@@ -74,9 +74,9 @@ class Shape:
 
 
 def _apart(schema: str, what: str, days: float, ages: tuple[float, float]) -> Shape:
-    """The ledger in partitions, and the keys of the events of the last `days` apart.
+    """Returns the shape with the ledger in partitions, and with the keys of the events of the last `days` in a separate table.
 
-    Events are searched for by their notification's id, too: among the keys if all are there, else by an index in a partition.
+    Events are also searched by their notification's id: in the keys if they are complete, otherwise by an index of a partition.
     """
     indexes = [] if days > _DAYS else [f"CREATE INDEX ON {schema}.ledger (notification_key)"]
     indexes += [
@@ -87,7 +87,7 @@ def _apart(schema: str, what: str, days: float, ages: tuple[float, float]) -> Sh
         schema,
         what,
         make=(
-            # The notification's key stays in the ledger: by it, retention finds the keys without an index on the event's id.
+            # The notification's key stays in the ledger. With it, retention finds the keys without an index on the event's id.
             f"CREATE TABLE {schema}.ledger (LIKE webhookd.ledger INCLUDING DEFAULTS, PRIMARY KEY (id)) PARTITION BY RANGE (id)",
             f"ALTER TABLE {schema}.ledger DROP COLUMN content_key",
             *indexes,
@@ -148,7 +148,7 @@ WHOLE = Shape(
     ages=(_DAYS, _DAYS - _DAYS / _PARTS),
     partitions=False,
 )
-# A webhook whose eventDate is more than 14 days old is quarantined, and may be a day ahead: an older key decides nothing.
+# A webhook is quarantined if its eventDate is over 14 days old; the date may be a day ahead. Older keys decide nothing.
 _WINDOW = 15.0
 SHAPES = (
     WHOLE,
@@ -156,7 +156,7 @@ SHAPES = (
     _apart("recent", "partitions, keys of 15 days", _WINDOW, (_WINDOW, _WINDOW / 2)),
 )
 
-# {count} events. Over the time that they are kept, the oldest first.
+# {count} events, spread over the time that events are kept, the oldest first.
 _STORED = f"""
 CREATE TABLE stored AS
 SELECT
@@ -173,11 +173,11 @@ ORDER BY n
 
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
-Figures = dict[str, dict[str, list[float]]]  # {shape, phase: {figure: a number a round}}
+Figures = dict[str, dict[str, list[float]]]  # {"shape, phase": {figure: one number a round}}
 
 
 class Weighing:
-    """Fills the shapes, inserts into each by turns, and removes old events from each."""
+    """A comparison that fills the shapes, inserts into each by turns, and removes old events from each."""
 
     def __init__(self, server: PostgresServer, stored: int) -> None:
         self._server = server
@@ -188,7 +188,7 @@ class Weighing:
         self.figures: Figures = {}
 
     async def fill(self) -> None:
-        """Makes and fills every shape."""
+        """Creates and fills every shape."""
         connection = await connect(self._server.url)
         try:
             await connection.execute("SET synchronous_commit = off")
@@ -216,7 +216,7 @@ class Weighing:
         return first_id(self._filled_at - days * 86_400)
 
     def insert(self, shape: Shape, cold: int, warm: int) -> None:
-        """Inserts `cold` events just after a checkpoint, and `warm` ones after as many that are not measured."""
+        """Measures `cold` inserts just after a checkpoint, and then `warm` inserts after as many unmeasured ones."""
         self._measured(
             f"{shape.what}, insert just after a checkpoint", cold, lambda: self._insert(shape, cold), checkpoint=True
         )
@@ -224,8 +224,8 @@ class Weighing:
         self._measured(f"{shape.what}, insert", warm, lambda: self._insert(shape, warm), checkpoint=False)
 
     def remove(self, shape: Shape) -> None:
-        """Removes old events, and vacuums."""
-        asyncio.run(self._execute(f"VACUUM {shape.vacuumed}"))  # the work of the inserts before is not measured here
+        """Measures the removal of old events, and the vacuum afterwards."""
+        asyncio.run(self._execute(f"VACUUM {shape.vacuumed}"))  # the earlier inserts' work is not measured here
         low, high = map(self._id_of_age, shape.ages)
         count = round(self._stored * (shape.ages[0] - shape.ages[1]) / _DAYS)
         self._measured(f"{shape.what}, remove", count, lambda: self._remove(shape, low, high), checkpoint=True)
@@ -295,7 +295,7 @@ class Weighing:
 
 
 def _shown(figures: Figures) -> str:
-    """A table of medians, in Markdown."""
+    """Returns a table of medians in Markdown."""
     lines = ["| an event | CPU, µs | WAL, bytes |", "|---|---|---|"]
     for name, told in figures.items():
         medians = (statistics.median(told[figure]) for figure in ("pg_cpu_us", "wal_bytes"))
@@ -304,7 +304,7 @@ def _shown(figures: Figures) -> str:
 
 
 def main() -> int:
-    """Runs, and prints the medians."""
+    """Runs the comparison and prints the medians."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.partitions", description=__doc__)
     parser.add_argument("--stored", type=int, default=2_000_000, help="events stored before (default: 2000000)")
     parser.add_argument("--count", type=int, default=60_000, help="events inserted in a phase (default: 60000)")

@@ -1,4 +1,4 @@
-"""What is measured, each in a process of its own: webhookd, the baselines, and the load."""
+"""The measured programs, each in a process of its own: webhookd, the baselines, and the load."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from webhookd.dev.servers import free_port
 
 KEY = "a1" * 64
 PATH = "/webhooks/authorize-net"
-# What is measured has one core to itself, and all else the others: where the system moves processes between cores as it
+# The measured process has one core, and everything else has the other cores. If the system moves processes between cores as it
 # likes, two runs of the same code differ by half.
 CORES = psutil.Process().cpu_affinity()
 
@@ -40,7 +40,7 @@ class Target:
         self.process.cpu_affinity(CORES[:1] if pinned else CORES)
 
     def wait(self, answers: Any, seconds: float = 30.0) -> None:
-        """Waits until `answers()`; raises RuntimeError with the log's end where the process ends before."""
+        """Waits until `answers()`. Raises RuntimeError with the log's end if the process ends before, or after `seconds`."""
         end = time.monotonic() + seconds
         while not answers():
             if self._process.poll() is not None or time.monotonic() > end:
@@ -48,30 +48,30 @@ class Target:
             time.sleep(0.05)
 
     def result(self, seconds: float) -> Any:
-        """Waits for the end, and returns the last line of the output as JSON."""
+        """Waits for the end of the process, and returns the last line of its output as JSON."""
         self._process.wait(seconds)
         return json.loads(self.log.read_text().splitlines()[-1])
 
     def stop(self) -> None:
-        """SIGTERM, and the end."""
+        """Sends SIGTERM, and waits until the process ends."""
         if self._process.poll() is None:
             self._process.terminate()
             self._process.wait(60)
 
     @property
     def memory(self) -> float:
-        """Resident, in MiB."""
+        """Returns the resident memory in MiB."""
         return float(self.process.memory_info().rss) / 2**20
 
     @property
     def processor_seconds(self) -> float:
-        """Of this process, so far."""
+        """Returns the CPU seconds of this process so far."""
         times = self.process.cpu_times()
         return float(times.user + times.system)
 
 
 class Webhookd(Target):
-    """`webhookd serve` of a release with `settings` (names without WEBHOOKD_)."""
+    """A process `webhookd serve` of a release with `settings` (names without WEBHOOKD_)."""
 
     def __init__(self, release: Release, settings: dict[str, str], log: Path, *, pinned: bool) -> None:
         public, admin = free_port(0), free_port(0)
@@ -82,7 +82,7 @@ class Webhookd(Target):
         self._admin = f"http://127.0.0.1:{admin}"
 
     def ready(self) -> bool:
-        """Whether it takes webhooks."""
+        """Returns whether the daemon is ready for webhooks."""
         try:
             with urllib.request.urlopen(f"{self._admin}/readyz", timeout=2) as reply:
                 return bool(reply.status == 200)
@@ -90,7 +90,7 @@ class Webhookd(Target):
             return False
 
     def metric(self, name: str, **labels: str) -> float:
-        """The sum of a metric's samples that have `labels`; 0 where there is none."""
+        """Returns the sum of a metric's samples that have `labels`, or 0 if there is none."""
         with urllib.request.urlopen(f"{self._admin}/metrics", timeout=10) as reply:
             text = reply.read().decode()
         total = 0.0
@@ -110,7 +110,7 @@ def running(target: Target) -> Iterator[Any]:
 
 
 def load(url: str, **options: float | str) -> Report:
-    """Runs the load in a process of its own; `options` as its command line names them."""
+    """Runs the load in a process of its own. `options` have the names of its command line."""
     command = [sys.executable, "-m", "tests.bench.load", url, "--key", KEY]
     for name, value in options.items():
         command += [f"--{name.replace('_', '-')}", str(value)]

@@ -1,7 +1,7 @@
-"""The releases under measurement: this checkout, and beside it the release before, built from its commit.
+"""The releases under measurement: this checkout, and the release before, built from its commit.
 
-The release before runs from a folder and a virtual environment of its own, with the dependencies that its lock names. The bench
-drives both alike: by commands, environment variables and HTTP.
+The release before runs in a folder and a virtual environment of its own, with the dependencies of its lock file. The bench
+drives both releases in the same way: by commands, environment variables and HTTP.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ ROOT = Path(__file__).parents[2]
 _CACHE = ROOT / ".webhookd" / "bench"
 
 BEFORE = "0.2.0"
-# The last commit of the day that CHANGELOG.md gives for 0.2.0. The release has no tag.
+# The last commit of the day that CHANGELOG.md gives for 0.2.0, since the release has no tag.
 COMMIT = "61e633bfd9a7d30f7e1ea5644ee0a90b9f078581"
 
 
 class ReleaseError(Exception):
-    """The release before cannot be had; the message says why, and what to do."""
+    """The release before cannot be built. The message gives the reason and the remedy."""
 
 
 @dataclass(slots=True, frozen=True)
 class Release:
-    """A webhookd that the bench drives.
+    """A release of webhookd that the bench drives.
 
-    name: how the results name it.
-    python: the interpreter that has it installed.
-    folder: where its processes run. Python looks for packages there first, so that of a wheel is not the checkout.
-    tables: how its database is filled.
+    name: its name in the results.
+    python: the interpreter in which it is installed.
+    folder: the working folder of its processes. Python searches it first, so a wheel's package must not be the checkout's.
+    tables: the statements that fill its database.
     """
 
     name: str
@@ -57,7 +57,7 @@ HERE = Release("webhookd", Path(sys.executable), ROOT, LEDGER)
 
 
 def before() -> Release:
-    """The release before. Builds it the first time, which takes a minute and the package registry. Raises ReleaseError."""
+    """Returns the release before. The first call builds it, with the package registry, in a minute. Raises ReleaseError."""
     python = "{}.{}".format(*sys.version_info)
     folder = _CACHE / f"webhookd-{BEFORE}-{COMMIT[:7]}-python{python}"
     release = Release(BEFORE, folder / "venv" / "bin" / "python", folder, EVENTS)

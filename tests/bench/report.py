@@ -1,4 +1,4 @@
-"""What a run of the bench is told as: tables for a person, JSON for a script, a chart for the README."""
+"""The reports of a bench run: tables for a person, JSON for a script, a chart for the README."""
 
 from __future__ import annotations
 
@@ -32,31 +32,31 @@ _LIBRARIES = ("aiohttp", "aiobotocore", "asyncpg", "orjson", "redis", "hiredis",
 
 @dataclass(slots=True)
 class Result:
-    """A case's figures: {name: [one number a round]}."""
+    """The figures of a case: {name: [one number a round]}."""
 
     figures: dict[str, list[float]] = field(default_factory=dict)
 
     def add(self, figures: dict[str, float]) -> None:
-        """Adds a round."""
+        """Adds the figures of a round."""
         for name, value in figures.items():
             self.figures.setdefault(name, []).append(value)
 
 
 @dataclass(slots=True)
 class Table:
-    """One scenario: its cases, which ran by turns."""
+    """One scenario with its cases, which ran by turns."""
 
     title: str
     results: dict[str, Result]
 
     def part_of(self, name: str, other: str) -> list[float]:
-        """Round by round, the throughput of `name` as a part of that of `other`."""
+        """Returns the throughput of `name` divided by the throughput of `other`, round by round."""
         mine, theirs = (self.results[case].figures.get("per_second", []) for case in (name, other))
         return [a / b for a, b in zip(mine, theirs, strict=True)]
 
 
 def machine(servers: Servers, before: Release | None) -> dict[str, Any]:
-    """The machine, versions and settings. `before` is the release that is measured beside this checkout."""
+    """Returns the machine, versions and settings. `before` is the release that is measured beside this checkout."""
     model = next(
         (line.partition(": ")[2] for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")),
         platform.processor(),
@@ -91,7 +91,7 @@ def _commit() -> str:
 async def _postgresql(url: str) -> dict[str, str]:
     connection = await connect(url)
     try:
-        # As the server says, not as it was told: a figure without a commit that waits for the disk would be worth nothing.
+        # Ask the server, not its configuration: a figure is worthless if commits did not wait for the disk.
         for name in ("fsync", "synchronous_commit", "full_page_writes"):
             value = await connection.fetchval("SELECT current_setting($1)", name)
             if value != "on":
@@ -102,10 +102,10 @@ async def _postgresql(url: str) -> dict[str, str]:
 
 
 def save(folder: Path, about: dict[str, Any], tables: list[Table], *, quick: bool) -> dict[str, Any]:
-    """Writes `bench.json` and `bench.svg` (those of a quick run, which measures nothing, as `quick.json` and `quick.svg`).
+    """Writes `bench.json` and `bench.svg`. A quick run measures nothing, so it writes `quick.json` and `quick.svg`.
 
-    What was measured before of other scenarios stays, where machine and settings are the same; `commits` tells of which code
-    each one was. Returns what was measured now.
+    Earlier results of other scenarios stay if machine and settings are the same; `commits` holds the commit of each scenario's
+    code. Returns the new results.
     """
     folder.mkdir(parents=True, exist_ok=True)
     name = "quick" if quick else "bench"
@@ -129,7 +129,7 @@ def save(folder: Path, about: dict[str, Any], tables: list[Table], *, quick: boo
 
 
 def _chart(path: Path, scenarios: dict[str, Any]) -> None:
-    """Throughput of every case that has one, webhookd beside the baselines."""
+    """Draws the throughput of every case that has one, webhookd beside the baselines."""
     plt.rcParams["svg.hashsalt"] = "webhookd"
     shown = [
         (title, name, figures["per_second"]["rounds"])
@@ -154,7 +154,7 @@ def _chart(path: Path, scenarios: dict[str, Any]) -> None:
 
 
 def print_tables(about: dict[str, Any], tables: list[Table]) -> None:
-    """Medians, with the least and the most of the rounds."""
+    """Prints medians, with the least and the greatest of the rounds."""
     console = Console(width=int(os.environ.get("COLUMNS", "128")))
     for title, facts in about.items():
         console.print(f"{title}: " + ", ".join(f"{name} {value}" for name, value in facts.items()), highlight=False)

@@ -1,4 +1,4 @@
-"""The scenarios, each a function that runs once and returns what it measured as {name: number}."""
+"""The scenarios. Each is a function that runs once and returns its measurements as {name: number}."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ def _figures(report: Report) -> Figures:
 
 
 def ceiling(bench: Bench, connections: int, seconds: float, sender: str = PROVIDER) -> Figures:
-    """The endpoint that only verifies the HMAC and answers."""
+    """Measures the endpoint that only verifies the HMAC and answers."""
     with bench.baseline("ceiling") as url:
         return _figures(load(url, sender=sender, connections=connections, seconds=bench.seconds(seconds)))
 
 
 def textbook_ingest(bench: Bench, connections: int, seconds: float, sender: str = PROVIDER) -> Figures:
-    """The textbook receiver."""
+    """Measures the textbook receiver."""
     database, (queue, _) = bench.database("textbook"), bench.queues()
     given = {"DATABASE_URL": database, "SQS_ENDPOINT_URL": bench.servers.sqs.url}
     with bench.baseline("receiver", "--queue", queue, **given) as url:
@@ -62,9 +62,9 @@ def ingest(
     warm: float = 0,
     **options: float | str,
 ) -> Figures:
-    """webhookd, receive and relay: durable acknowledgements, and how many of them were not relayed at the end.
+    """Measures webhookd's receive and relay: durable acknowledgements, and how many of them were not relayed at the end.
 
-    After `warm` seconds of the same load, which are not measured. A `database` that is given comes fresh from a checkpoint.
+    A load of `warm` seconds goes before, and is not measured. A given `database` comes fresh from a checkpoint.
     """
     used = database or bench.database("webhookd", release)
     with running(bench.webhookd(used, bench.queues(), release, roles="receive,relay")) as daemon:
@@ -94,9 +94,9 @@ def consume(
     replicas: int = 1,
     pinned: bool = True,
 ) -> Figures:
-    """webhookd, work: from the start of the daemon's work to the last event, out of a queue that its own relay filled.
+    """Measures webhookd's work: from the start of the daemon's work to the last event, from a queue that its own relay filled.
 
-    With `bundled` as heavy load fills it, else one message an event, as light load does.
+    With `bundled`, the queue is filled as by heavy load; otherwise with one message for each event, as by light load.
     """
     count = bench.count(count)
     database, queues = database or bench.database("webhookd", release), bench.queues()
@@ -105,7 +105,7 @@ def consume(
     one = pinned and replicas == 1
     daemons = [bench.webhookd(database, queues, release, roles="work", pinned=one) for _ in range(replicas)]
     try:
-        (started,) = asyncio.run(_one(database, "SELECT clock_timestamp()"))  # they are at it already
+        (started,) = asyncio.run(_one(database, "SELECT clock_timestamp()"))  # the daemons are already working
         spent = sum(daemon.processor_seconds for daemon in daemons)
         until(lambda: sum(d.metric("processed_total", outcome="processed") for d in daemons) >= count, 600, every=0.2)
         spent = sum(daemon.processor_seconds for daemon in daemons) - spent
@@ -116,7 +116,7 @@ def consume(
     return {"per_second": done / seconds, "cpu_us": spent / done * 1e6}
 
 
-# By the ids, or all that is stored would be read.
+# Select by ids, since otherwise every stored event would be read.
 _DONE = """
 SELECT greatest(count(*), 1), coalesce(extract(epoch FROM max(finished_at) - $1)::float8, 1)
 FROM events
@@ -125,7 +125,7 @@ WHERE id >= $2 AND finished_at > $1
 
 
 def first_id(instant: float) -> uuid.UUID:
-    """The lowest UUID version 7 of an instant, in seconds since 1970."""
+    """Returns the lowest UUID version 7 of an instant, in seconds since 1970."""
     return uuid.UUID(int=int(instant * 1000) << 80)
 
 
@@ -133,15 +133,15 @@ def _fill(bench: Bench, database: str, queues: tuple[str, str], count: int, rele
     with running(bench.webhookd(database, queues, release, roles="receive,relay")) as daemon:
         left = count
         while left > 0:
-            # With two connections no more than ten events are there at a time, so each has a message of its own. From a
-            # proxy, since only the filling is wanted here, and that is faster.
+            # With two connections, at most ten events are present at a time, so each has a message of its own. The sender is a
+            # proxy because it is faster, and only the filling matters here.
             report = load(daemon.url, sender=PROXY, connections=64 if bundled else 2, seconds=600, count=left)
             left -= report.outcomes.get("accepted", 0)
         until(lambda: daemon.metric("relayed_total", outcome="sent") >= count, 120)
 
 
 def textbook_consume(bench: Bench, count: int) -> Figures:
-    """The textbook consumer, out of a queue filled for it."""
+    """Measures the textbook consumer, from a queue filled for it."""
     count = bench.count(count)
     database, (queue, _) = bench.database("textbook"), bench.queues()
     asyncio.run(_fill_textbook(database, bench.servers.sqs.url, queue, count))
@@ -170,10 +170,10 @@ async def _fill_textbook(database: str, endpoint: str, queue: str, count: int) -
             await client.send_message_batch(QueueUrl=url, Entries=entries)
 
 
-# -- what PostgreSQL has to do for an event
+# -- the work of PostgreSQL for an event
 
 
-_BURST = 5_000  # events that even a slow machine ends within the 5 s after which a send is recorded
+_BURST = 5_000  # even a slow machine ends so many events within the 5 s after which a send is recorded
 
 
 def database_cost(
@@ -181,11 +181,11 @@ def database_cost(
 ) -> Figures:
     """Measures the cost of `count` events in PostgreSQL, from receipt to processed. As many go before, and are not measured.
 
-    With `recorded`, each send is recorded before a worker starts. Else all roles run, and the load comes in bursts that end
-    before sends are recorded. `row_versions` tells whether it went so.
+    With `recorded`, each send is recorded before a worker starts. Otherwise all roles run, and the load comes in bursts that
+    end before sends are recorded. `row_versions` shows whether that succeeded.
     """
     count = bench.count(count)
-    # After a checkpoint, each page is written whole to the WAL when it is changed first. The next checkpoint is minutes away.
+    # After a checkpoint, the first change of a page writes the whole page to the WAL. The next checkpoint is minutes away.
     asyncio.run(_one(database, "CHECKPOINT"))
     _pass_through(bench, count, database=database, event_type=event_type, recorded=recorded, release=release)
     with Meter(bench.servers.postgresql, database) as meter:
@@ -220,7 +220,7 @@ def _send(daemon: Webhookd, count: int, event_type: str = AUTHCAPTURE) -> None:
 
 
 def capacity(bench: Bench, seconds: float, release: Release = HERE) -> Figures:
-    """webhookd, all roles: events a second from the first webhook of a load at 64 connections until the last is processed."""
+    """Measures webhookd, all roles: events a second from a load's first webhook, at 64 connections, to the last processed."""
     with running(bench.webhookd(bench.database("webhookd", release), bench.queues(), release)) as daemon:
         report = load(daemon.url, connections=64, seconds=bench.seconds(seconds))
         started = time.perf_counter()
@@ -230,10 +230,10 @@ def capacity(bench: Bench, seconds: float, release: Release = HERE) -> Figures:
 
 
 def end_to_end(bench: Bench, rate: float, seconds: float, release: Release = HERE) -> Figures:
-    """webhookd, all roles, at a steady rate: from the moment that a webhook is made to its effects' commit."""
+    """Measures webhookd, all roles, at a steady rate: from the making of a webhook to its effects' commit."""
     database = bench.database("webhookd", release)
     with running(bench.webhookd(database, bench.queues(), release)) as daemon:
-        load(daemon.url, connections=64, seconds=1, rate=min(rate, 200))  # connections are made, statements prepared
+        load(daemon.url, connections=64, seconds=1, rate=min(rate, 200))  # makes connections and prepares statements
         started = time.time()
         report = load(daemon.url, connections=64, seconds=bench.seconds(seconds), rate=rate)
         until(lambda: daemon.metric("processed_total", outcome="processed") >= daemon.metric("accepted_total"), 120)
@@ -241,7 +241,7 @@ def end_to_end(bench: Bench, rate: float, seconds: float, release: Release = HER
         return {"p50_ms": p50, "p99_ms": p99, "rate": rate, "ack_p50_ms": report.p50 * 1000, "ack_p99_ms": report.p99 * 1000}
 
 
-# The load dates each webhook when it makes it, by the clock of the machine that PostgreSQL is on as well.
+# The load dates each webhook when it makes it. Its clock is the clock of PostgreSQL's machine, too.
 _LATENCIES = """
 SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY ms), percentile_cont(0.99) WITHIN GROUP (ORDER BY ms)
 FROM (SELECT extract(epoch FROM finished_at - event_date)::float8 * 1000 AS ms FROM events WHERE id >= $1) AS e
@@ -256,11 +256,11 @@ async def _one(database: str, statement: str, *arguments: Any) -> Any:
         await connection.close()
 
 
-# -- much waiting, and more than one daemon
+# -- much work waiting, and several daemons
 
 
 def backlog(bench: Bench, stored: int, queued: int) -> Figures:
-    """webhookd, all roles, started on `stored` events in the outbox and `queued` in SQS, until all are processed."""
+    """Measures webhookd, all roles, from its start with `stored` events in the outbox and `queued` in SQS to the last one."""
     stored, queued = bench.count(stored), bench.count(queued)
     database, queues = bench.database("webhookd"), bench.queues()
     _fill(bench, database, queues, queued, HERE, bundled=True)
@@ -282,7 +282,7 @@ def backlog(bench: Bench, stored: int, queued: int) -> Figures:
 
 
 def side_by_side(bench: Bench, count: int, seconds: float, release: Release = HERE) -> Figures:
-    """`count` daemons, receive and relay, on all cores, with 128 connections between them."""
+    """Measures `count` daemons, receive and relay, on all cores, with 128 connections in total."""
     database, queues = bench.database("webhookd", release), bench.queues()
     daemons = [bench.webhookd(database, queues, release, roles="receive,relay", pinned=False) for _ in range(count)]
     try:
@@ -302,7 +302,7 @@ def side_by_side(bench: Bench, count: int, seconds: float, release: Release = HE
 
 
 def operator_calls(bench: Bench, stored: int) -> Figures:
-    """Every list, search and statistics call: the slowest one's 95th percentile, and how many calls are slower than the aim."""
+    """Measures every list, search and statistics call: the slowest 95th percentile, and how many calls are above the aim."""
     cases = admin.run(bench, bench.count(stored), 20 if bench.quick else 100)
     return {
         "slowest_p95_ms": max(case.p95 for case in cases),

@@ -1,4 +1,4 @@
-"""The servers of a bench: PostgreSQL as it is in production (fsync, synchronous_commit), Valkey, and fauxqs for SQS."""
+"""The servers of a bench: PostgreSQL as in production (fsync, synchronous_commit), Valkey, and fauxqs for SQS."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from tests.helpers.npm import node_modules
 from webhookd.dev.child import HOST, DevError, Server
 from webhookd.dev.servers import PostgresServer, ValkeyServer
 
-# What a production server would have (a quarter of the memory for its buffers, as PostgreSQL's manual advises), and no
-# durability given up.
+# Settings of a production server (a quarter of the memory for buffers, as PostgreSQL's manual advises), with full
+# durability.
 POSTGRESQL = {
     "fsync": "on",
     "synchronous_commit": "on",
@@ -30,7 +30,7 @@ _PACKAGE = Path(__file__).parent / "sqs"
 
 
 class FauxqsServer(Server):
-    """SQS from the npm package `fauxqs`, in memory. moto scans its whole queue at each send, and cannot serve here."""
+    """SQS from the npm package `fauxqs`, in memory. moto cannot serve here: it scans its whole queue at each send."""
 
     name = "SQS (fauxqs)"
     program = "fauxqs"
@@ -46,7 +46,7 @@ class FauxqsServer(Server):
         self._modules = node_modules(_PACKAGE)
 
     def _command(self) -> list[str]:
-        # Its settings are environment variables, hence env.
+        # fauxqs reads its settings from environment variables, so `env` sets them.
         names = {"FAUXQS_PORT": str(self.port), "FAUXQS_LOGGER": "false", "FAUXQS_HOST": HOST}
         settings = [f"{name}={value}" for name, value in names.items()]
         return ["env", *settings, "node", str(self._modules / "fauxqs/dist/cli.js")]
@@ -61,7 +61,7 @@ class FauxqsServer(Server):
 
 @dataclass(slots=True, frozen=True)
 class Servers:
-    """The servers, started."""
+    """The started servers."""
 
     postgresql: PostgresServer
     redis: ValkeyServer

@@ -1,7 +1,7 @@
 """Events that are stored before a measurement, in the tables of either release.
 
-By SQL rather than by webhooks, since ten million webhooks would take an hour. Only this module knows the releases' tables: the
-rest of the bench drives a release through its environment and HTTP, and reads `events`, a table in 0.2.0 and a view since.
+SQL stores them, since ten million webhooks would take an hour. Only this module knows the releases' tables. The rest of the
+bench drives a release through its environment and HTTP, and reads `events`, which is a table in 0.2.0 and a view since then.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from webhookd.store.keys import kind_id
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
-# As the settings' defaults say: events and their audit trail are kept for 400 days, bodies for 90. Some days less, so that
-# retention finds nothing to remove while something is measured.
+# By default, events and their audit trail are kept for 400 days, and bodies for 90 days. The ages here are some days less, so
+# that retention finds nothing to remove during a measurement.
 _DAYS, _DAYS_OF_BODIES = 390, 80
 _BATCH = 50_000
 
 
 @dataclass(slots=True, frozen=True)
 class Tables:
-    """The statements that know a release's tables. All are run with the search_path `public, webhookd`.
+    """The statements that know a release's tables. All run with the search_path `public, webhookd`.
 
     count: the number of events.
     insert: events $1 to $2 of $3, from the oldest to the newest, over $4 days, with status $5 ('processed' or 'received').
-    settle: ends what is unfinished.
+    settle: ends all unfinished work.
     unsent: whether the send of an event is not recorded yet.
     parents: the tables that are partitioned by week.
     partitions: the names of their partitions.
-    make_partition: makes the partition of the table $1 for the week that begins at $2.
+    make_partition: creates the partition of the table $1 for the week that begins at $2.
     """
 
     count: str
@@ -47,7 +47,7 @@ class Tables:
     make_partition: str
 
 
-# Ids and content keys grow with the time, notification keys are random: as they are in life.
+# As in production, ids and content keys grow with time, and notification keys are random.
 _MADE = f"""
 WITH numbered AS (
     SELECT n, now() - interval '5 minutes' - (1 - n / $3::float8) * $4::float8 * interval '1 day' AS at
@@ -120,9 +120,9 @@ UNION ALL SELECT id, at, 'received', 'processed', 'worker' FROM made WHERE $5::t
 
 
 def grow(database: str, tables: Tables, total: int, *, status: str = "processed") -> None:
-    """Brings the database to `total` events, with bodies and audit rows.
+    """Inserts events, with bodies and audit rows, until the database has `total` events.
 
-    Those that are made have `status`. Processed ones have ages spread over their retention; others are minutes old.
+    The new events have `status`. Processed events have ages spread over their retention; other events are minutes old.
     """
     asyncio.run(_grow(database, tables, total, status))
 
@@ -141,7 +141,7 @@ async def _grow(database: str, tables: Tables, total: int, status: str) -> None:
             await connection.execute(tables.insert, first, last, missing, days, status, timeout=600)
             if last % (10 * _BATCH) == 0:
                 print(f"{last:,} of {missing:,} events stored", file=sys.stderr)
-        # As autovacuum would have, in the time that so many events take to arrive.
+        # Autovacuum would have done this in the time that so many events take to arrive.
         await connection.execute("VACUUM (ANALYZE)", timeout=3600)
         await connection.execute("CHECKPOINT", timeout=600)
     finally:
@@ -149,7 +149,7 @@ async def _grow(database: str, tables: Tables, total: int, status: str) -> None:
 
 
 async def _make_partitions(connection: Connection, tables: Tables) -> None:
-    """Makes the weeks' partitions that an installation so old would have."""
+    """Creates the weekly partitions that an installation of this age would have."""
     have = {row[0] for row in await connection.fetch(tables.partitions)}
     today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     monday = today - timedelta(days=today.weekday())
@@ -161,12 +161,12 @@ async def _make_partitions(connection: Connection, tables: Tables) -> None:
 
 
 def disk_bytes(database: str, tables: Tables) -> float:
-    """Bytes of tables and indexes for each event that is stored, all that belongs to the events included."""
+    """Returns the bytes of tables and indexes for each stored event, with all rows that belong to the events."""
     return asyncio.run(_disk_bytes(database, tables))
 
 
-# pg_total_relation_size counts a table's indexes and TOAST. Of a partitioned table it counts nothing: the partitions are tables
-# themselves.
+# pg_total_relation_size includes a table's indexes and TOAST. For a partitioned table it returns nothing: each partition is a
+# table of its own.
 _SIZE = """
 SELECT sum(pg_total_relation_size(c.oid))
 FROM pg_class c
@@ -183,7 +183,7 @@ async def _disk_bytes(database: str, tables: Tables) -> float:
 
 
 def settle(database: str, tables: Tables) -> None:
-    """Ends what nobody worked on, or a later daemon would send it again while it is measured."""
+    """Ends the unfinished events. A later daemon would otherwise send them again during its measurement."""
     asyncio.run(_settle(database, tables))
 
 

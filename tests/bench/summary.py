@@ -16,7 +16,7 @@ RESULTS = Path(__file__).parent / "results" / "bench.json"
 
 
 def summary(told: dict[str, Any]) -> str:
-    """Markdown: a line on the machine, and a table of medians. Ratios are taken within a round; theirs is the median told."""
+    """Returns Markdown: a line on the machine, and a table of medians. For ratios, it is the median of the rounds' ratios."""
     machine, versions, scenarios = told["machine"], told["versions"], told["scenarios"]
 
     def median(scenario: str, case: str, figure: str = "per_second") -> float:
@@ -27,7 +27,7 @@ def summary(told: dict[str, Any]) -> str:
         return float(statistics.median(a / b for a, b in zip(mine, theirs, strict=True)))
 
     def times_before(scenario: str) -> str:
-        """How many times as much as the release before webhookd does; empty if that was not measured."""
+        """Returns the ratio of webhookd to the release before, or an empty text if that was not measured."""
         return f", {ratio(scenario, 'webhookd', BEFORE):.2f} x {BEFORE}" if BEFORE in scenarios[scenario] else ""
 
     rows = []
@@ -139,5 +139,5 @@ def summary(told: dict[str, Any]) -> str:
 
 
 def last_run() -> str:
-    """The summary of the run whose results are kept here."""
+    """Returns the summary of the run whose results are kept here."""
     return summary(json.loads(RESULTS.read_text()))

@@ -1,4 +1,4 @@
-"""The names of scenarios and cases, by which the results are found again."""
+"""The names of scenarios and cases. The results are found by these names."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ REPLICAS = "replicas"
 
 
 def ingest_title(kind: str, connections: int, sender: str) -> str:
-    """The title of an ingest table: `kind` is burst or sustained, `sender` whose requests were sent."""
+    """Returns the title of an ingest table. `kind` is burst or sustained; `sender` is the kind of sender."""
     count = "1 connection" if connections == 1 else f"{connections} connections"
     return f"ingest, {kind}, {count}, from {'the provider' if sender == PROVIDER else 'a proxy'}"
 
 
 def cost_title(*, timeline: bool, recorded: bool) -> str:
-    """The title of a table of what an event costs PostgreSQL."""
+    """Returns the title of a table of an event's cost in PostgreSQL."""
     what = "payments" if timeline else "events without a timeline"
     return f"cost in PostgreSQL, {what}, sends {'recorded' if recorded else 'not recorded'}"
 
 
 def growth_title(stored: int) -> str:
-    """The title of a cost growth table."""
+    """Returns the title of a cost growth table."""
     return f"cost growth, {stored:,} stored"
 
 
 def calls_title(stored: int) -> str:
-    """The title of the table of the operator's calls."""
+    """Returns the title of the table of the operator's calls."""
     return f"operator's calls, {stored:,} stored"
 
 
 def case_title(release: Release | str, what: str = "") -> str:
-    """The case of a release: the release's name, what was measured, or both. This checkout's is not named beside `what`."""
+    """Returns the title of a release's case: its name, `what`, or both. With `what`, this checkout's name is left out."""
     name = release if isinstance(release, str) else release.name
     if not what:
         return name
@@ -43,5 +43,5 @@ def case_title(release: Release | str, what: str = "") -> str:
 
 
 def before_title(what: str = "") -> str:
-    """The same case of the release before."""
+    """Returns the title of the same case of the release before."""
     return case_title(BEFORE, what)

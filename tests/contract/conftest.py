@@ -1,4 +1,4 @@
-"""The servers that a queue's contract is tested on, and for each test a queue with its dead-letter queue on one of them."""
+"""The servers on which a queue's contract is tested. Each test has a queue with its dead-letter queue on one of them."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from webhookd.metrics import Metrics
 from webhookd.queue.contract import Queue
 from webhookd.sqs.gateway import Sqs
 
-# moto: what `webhookd dev` starts. fauxqs: what the bench measures on.
+# moto: the server of `webhookd dev`. fauxqs: the server of the bench.
 # strict: moto behind a gateway that refuses what AWS refuses, and fails on demand.
 SERVERS = ("moto", "fauxqs", "strict")
 
 
 @dataclass(slots=True, frozen=True)
 class Queues:
-    """A queue and its dead-letter queue, on a server that can be cut off."""
+    """A queue and its dead-letter queue, on a server that the test can cut off."""
 
     server: str  # one of SERVERS
     queue: Queue
     dead_letter_queue: Queue
     network: FaultProxy  # between the queues and their server
-    strict: StrictSqs | None  # where the server is that one
+    strict: StrictSqs | None  # the gateway, if the server is `strict`
 
 
 Open = Callable[..., Awaitable[Queues]]
@@ -52,13 +52,13 @@ def _fauxqs(_own_environment: None, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture(params=[pytest.param(server, marks=pytest.mark.xdist_group(f"contract-{server}")) for server in SERVERS])
 def server(request: pytest.FixtureRequest) -> str:
-    """The server's name."""
+    """Returns the server's name."""
     return str(request.param)
 
 
 @pytest_asyncio.fixture
 async def open_queues(server: str, stack: Stack, request: pytest.FixtureRequest) -> AsyncIterator[Open]:
-    """Makes a queue and its dead-letter queue; `message_bytes` is the size of the largest message."""
+    """Returns a function that makes a queue and its dead-letter queue; `message_bytes` limits the size of a message."""
     async with contextlib.AsyncExitStack() as exits:
         strict = None
         if server == "fauxqs":
@@ -89,7 +89,7 @@ async def open_queues(server: str, stack: Stack, request: pytest.FixtureRequest)
                 watch=Watch(),
             )
             await sqs.start()
-            await sqs._prober.stop()  # its calls would be among those that a test counts, or breaks
+            await sqs._prober.stop()  # a test counts calls or breaks them, and must not meet those of the prober
             exits.push_async_callback(sqs.stop)
             await sqs.create_queues(max_receive_count=max_receives)
             if message_bytes is not None:
@@ -104,5 +104,5 @@ async def open_queues(server: str, stack: Stack, request: pytest.FixtureRequest)
 
 @pytest_asyncio.fixture
 async def queues(open_queues: Open) -> Queues:
-    """A queue and its dead-letter queue, both empty."""
+    """Makes a queue and its dead-letter queue, both empty."""
     return await open_queues()

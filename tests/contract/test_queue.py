@@ -1,4 +1,4 @@
-"""The promises of webhookd/queue/contract.py, on each queue and server that webhookd knows."""
+"""Each queue, on each server that webhookd knows, keeps the promises of webhookd/queue/contract.py."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def event(**fields: str) -> Body:
 
 
 def events(count: int) -> list[list[Body]]:
-    """So many messages of one event."""
+    """Returns `count` messages of one event each."""
     return [[event()] for _ in range(count)]
 
 
@@ -36,7 +36,7 @@ def bodies_of(messages: Sequence[Message]) -> list[list[Body]]:
 
 
 async def take(queue: Queue, count: int, *, visibility: int = LONG) -> list[Message]:
-    """Receives `count` messages, in as many calls as that takes."""
+    """Receives `count` messages, in as many calls as needed."""
     found: list[Message] = []
 
     async def more() -> bool:
@@ -94,7 +94,7 @@ async def test_any_number_of_messages_goes_in_one_call(queues: Queues) -> None:
 
 
 async def test_messages_of_any_total_size_go_in_one_call(queues: Queues) -> None:
-    """Each fits; ten of them are larger than a request of SQS."""
+    """Each message fits into a request of SQS; ten of them do not."""
     large = "ü" * 150
     messages = [[event(account=large, event_type=large) for _ in range(MOST_EVENTS)] for _ in range(queues.queue.limits.batch)]
     assert await queues.queue.send(messages) == [None] * len(messages)
@@ -320,7 +320,7 @@ async def test_a_queue_that_is_away_is_unavailable_and_comes_back(queues: Queues
 
 @contextlib.asynccontextmanager
 async def lost_reply(queues: Queues) -> AsyncIterator[None]:
-    """The server does what is asked of it in the block, and the answer never comes."""
+    """Makes the server carry out the call in the block, and loses its answer."""
     queues.network.drop_replies()
     dropped = queues.network.dropped
 
@@ -337,7 +337,7 @@ async def lost_reply(queues: Queues) -> AsyncIterator[None]:
 
 
 async def test_a_send_whose_reply_is_lost_may_have_been_done(queues: Queues) -> None:
-    await queues.queue.depth()  # so that the queue's address is known, and the lost reply is the send's
+    await queues.queue.depth()  # resolves the queue's address, so that the lost reply is the send's
     body = event()
     async with lost_reply(queues):
         with pytest.raises(UnavailableError):
@@ -366,7 +366,7 @@ async def test_a_receive_whose_reply_is_lost_loses_no_message(queues: Queues) ->
 
 
 async def test_what_the_server_fails_at_can_be_tried_again(queues: Queues) -> None:
-    """A 200 with `Failed` entries."""
+    """The server answers 200 with `Failed` entries."""
     if queues.strict is None:
         pytest.skip(f"{queues.server} does all that a call asks for, or nothing")
     messages = events(3)

@@ -1,4 +1,4 @@
-"""The browser of the dashboard's tests: Debian's chromium, and a visitor who notes everything that goes wrong in it."""
+"""The browser of the dashboard's tests: Debian's chromium, and a visitor who records every fault in it."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ from playwright.async_api import (
 )
 
 COOKIE = "webhookd_session"
-_START = 30.0  # seconds that chromium may take
+_START = 30.0  # seconds that the start of chromium may take
 _VIOLATIONS = """document.addEventListener("securitypolicyviolation",
     (event) => console.error("policy violation", event.violatedDirective, event.blockedURI));"""
-# What the browser says of an answer that is no success; the answers themselves are looked at.
+# The browser writes this about an answer without success. The tests check the answers themselves.
 _OF_AN_ANSWER = "Failed to load resource:"
 
 
 def chromium() -> str | None:
-    """Where chromium is, if anywhere."""
+    """Returns the path of chromium, if it is installed."""
     return os.environ.get("CHROMIUM") or shutil.which("chromium")
 
 
 @contextmanager
 def running_chromium(program: str, folder: Path) -> Iterator[str]:
-    """A chromium of its own, with `folder` as its profile; the address that Playwright connects to.
+    """Runs a chromium with `folder` as its profile; yields the address for Playwright.
 
-    It is a process beside the tests, not a child of Playwright's driver: that belongs to an event loop, and each test has
-    its own.
+    The chromium is a process beside the tests, not a child of Playwright's driver. A driver belongs to an event loop, and each
+    test has its own loop.
     """
     root = os.geteuid() == 0
     process = subprocess.Popen(
@@ -84,10 +84,10 @@ def _port(process: subprocess.Popen[bytes], file: Path) -> str:
 
 
 class Visitor:
-    """A browser's context of its own, on one daemon, with one page.
+    """A browser context on one daemon, with one page.
 
     `faults` are console errors, uncaught errors, breaches of the content security policy, requests to other hosts, requests
-    that fail, and answers that are no success, unless they are `expected`. The fixture checks that there are none.
+    that fail, and answers without success, unless they are `expected`. The fixture checks that there are none.
     """
 
     def __init__(self, context: BrowserContext, page: Page, url: str) -> None:
@@ -102,7 +102,7 @@ class Visitor:
     async def arrive(
         cls, browser: Browser, url: str, *, width: int = 1440, height: int = 900, scheme: Literal["light", "dark"] = "light"
     ) -> Visitor:
-        """A visitor who has not opened any page yet."""
+        """Makes a visitor who has not opened any page yet."""
         context = await browser.new_context(
             viewport={"width": width, "height": height}, color_scheme=scheme, locale="en-GB", timezone_id="UTC"
         )
@@ -130,7 +130,7 @@ class Visitor:
             self.faults.append(f"a request to another host: {request.url}")
 
     def _failed(self, request: Request) -> None:
-        # Requests are given up when their view is left.
+        # The browser aborts open requests when it leaves their view.
         if request.failure != "net::ERR_ABORTED" and not self.daemon_is_away:
             self.faults.append(f"{request.method} {request.url}: {request.failure}")
 
@@ -142,29 +142,29 @@ class Visitor:
             self.faults.append(f"{response.request.method} {path}: {response.status}")
 
     async def sign_in(self, token: str, place: str = "#/") -> Page:
-        """Gets a session, without the form, and opens a view."""
+        """Creates a session, without the form, and opens a view."""
         answer: APIResponse = await self.context.request.post(f"{self.url}/session", data={"token": token})
         assert answer.ok
         await self.go(place)
         return self.page
 
     async def go(self, place: str = "") -> None:
-        """Opens a view by its address: the whole page at first, as a link does afterwards."""
+        """Opens a view by its address: the first call loads the whole page, and later calls act as links."""
         await self.page.goto(f"{self.url}/{place}")
 
     async def open(self, place: str, text: str) -> None:
-        """Opens another view, and waits until it says `text`; the view that is left may have said the same."""
+        """Opens another view, and waits until it shows `text`. Marks the previous view, which may show the same text."""
         await self.page.evaluate("document.querySelector('.view')?.classList.add('left')")
         await self.go(place)
         await expect(self.page.locator(".view:not(.left)")).to_contain_text(text)
 
     async def fetch(self, method: str, path: str, headers: dict[str, str] | None = None) -> int:
-        """The status of a request that a script of the page makes."""
+        """Makes a request by a script of the page; returns its status."""
         script = "async ([path, options]) => (await fetch(path, options)).status"
         status: int = await self.page.evaluate(script, [path, {"method": method, "headers": headers or {}}])
         return status
 
     async def cookie(self) -> dict[str, Any]:
-        """The session's cookie, as the browser keeps it."""
+        """Returns the session's cookie, as the browser keeps it."""
         (found,) = [dict(cookie) for cookie in await self.context.cookies() if cookie["name"] == COOKIE]
         return found

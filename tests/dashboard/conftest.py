@@ -1,4 +1,4 @@
-"""A browser for each worker, a fresh context for each visitor; where there is no chromium, the tests are skipped, loudly."""
+"""A browser for each worker, and a fresh context for each visitor. Without chromium, the tests are skipped, loudly."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ expect.set_options(timeout=15_000)
 Visit = Callable[..., Awaitable[Visitor]]
 
 
-@pytest.fixture(scope="session", autouse=True)  # before the servers, which take long to start for a test that is skipped
+@pytest.fixture(scope="session", autouse=True)  # before the servers, whose slow start would be wasted if the test is skipped
 def chromium_url() -> Iterator[str]:
-    """The address of the worker's chromium."""
+    """Yields the address of the worker's chromium."""
     program = chromium()
     if program is None:
         pytest.skip(f"the dashboard is not tested: {NO_CHROMIUM}")
@@ -36,7 +36,7 @@ def chromium_url() -> Iterator[str]:
 
 @pytest_asyncio.fixture
 async def visit(chromium_url: str) -> AsyncIterator[Visit]:
-    """Makes visitors of a daemon. At the end of the test nothing may have gone wrong in any visitor's browser."""
+    """Makes visitors of a daemon. At the end of the test, no visitor's browser may have recorded a fault."""
     visitors: list[Visitor] = []
     async with async_playwright() as playwright:
         browser = await playwright.chromium.connect_over_cdp(chromium_url)
@@ -55,5 +55,5 @@ async def visit(chromium_url: str) -> AsyncIterator[Visit]:
 
 @pytest.fixture
 def shop() -> Shop:
-    """Handlers that do as the test says."""
+    """Returns handlers whose outcome the test decides."""
     return Shop()

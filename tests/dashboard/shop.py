@@ -1,4 +1,4 @@
-"""What the dashboard is shown: webhooks with the fields that matter, and handlers that fail when the test says so."""
+"""Data for the dashboard: webhooks with the fields that matter, and handlers that fail when the test says so."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TRANSACTION = "60155504711"
 
 
 class Shop:
-    """Handlers for every type: they raise `failure`, or that of the type in `failures`, while there is one."""
+    """Handlers for every type. They raise `failure`, or the failure of the type in `failures`, while one is set."""
 
     def __init__(self) -> None:
         self.failure: Exception | None = None
@@ -36,7 +36,7 @@ class Shop:
 
 
 def notification(event_type: str = AUTHCAPTURE, **payload: Any) -> dict[str, Any]:
-    """A notification as Authorize.Net makes it."""
+    """Returns a notification as Authorize.Net makes it."""
     return {
         "notificationId": str(uuid.uuid4()),
         "eventType": event_type,
@@ -46,7 +46,7 @@ def notification(event_type: str = AUTHCAPTURE, **payload: Any) -> dict[str, Any
 
 
 async def deliver(daemon: Daemon, *bodies: dict[str, Any] | bytes) -> list[str]:
-    """Sends webhooks, one after the other; the ids that the receiver gave them."""
+    """Sends webhooks, one after the other; returns the ids that the receiver gave them."""
     ids = []
     async with aiohttp.ClientSession() as session:
         for body in bodies:
@@ -59,6 +59,6 @@ async def deliver(daemon: Daemon, *bodies: dict[str, Any] | bytes) -> list[str]:
 
 
 async def refuse(daemon: Daemon, path: str, headers: dict[str, str], body: bytes = b"{}") -> None:
-    """Sends a webhook that is refused."""
+    """Sends a webhook that the receiver refuses."""
     async with aiohttp.ClientSession(daemon.public_url) as session, session.post(path, data=body, headers=headers) as answer:
         assert 400 <= answer.status < 500, await answer.text()

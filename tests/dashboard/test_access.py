@@ -1,4 +1,4 @@
-"""Who may do what in the dashboard, and how a session begins and ends."""
+"""Each person may do only what the person's token allows in the dashboard, and a session begins and ends as promised."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An event is found, understood and tried again; the list of events stays current, and its filters are in the address."""
+"""An event is found, understood and retried. The list of events stays current, and its filters are in the address."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ async def test_a_stranger_finds_by_invoice_number_why_a_payment_was_not_booked_a
     await expect(story.locator(".reason")).to_have_text("The order 4711 is unknown")
     await expect(story).to_contain_text("invoice INV-4711")
 
-    shop.failure = None  # the handler is mended
+    shop.failure = None  # the handler works again
     await story.get_by_role("button", name="Retry").click()
     await page.get_by_label("Reason").fill("the order is there now")
     await page.locator("dialog").get_by_role("button", name="Retry").click()
@@ -182,7 +182,7 @@ async def test_the_list_of_events_refreshes_itself_but_not_under_ones_hands(
     page.on("request", lambda request: asked.append(request.url))
     await page.keyboard.press("j")
     for _ in range(3):
-        async with page.expect_response("**/webhooks/stats*"):  # the figures in the frame go on
+        async with page.expect_response("**/webhooks/stats*"):  # the figures in the frame are still refreshed
             await page.clock.fast_forward(16_000)
     assert not [url for url in asked if "/webhooks/events" in url]
     await expect(rows).to_have_count(2)

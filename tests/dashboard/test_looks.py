@@ -1,4 +1,4 @@
-"""Every view, narrow and wide, dark and light: nothing to scroll sideways, and text that can be read. And the API's pages."""
+"""Every view, narrow and wide, dark and light, needs no sideways scrolling, and its text is readable. The API's pages, too."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WIDTH = (Path(__file__).parent / "width.js").read_text()
 
 
 async def furnish(start: Start, shop: Shop, connection: Connection) -> tuple[Any, list[tuple[str, str]]]:
-    """A daemon with something of everything; its views, each with a text that says that it is there."""
+    """Starts a daemon with data for every view; returns its views, each with a text that shows that the data is there."""
     long = "x" * 300
     shop.failures = {
         REFUND: Permanent(f"the order 4711 is unknown, and so is {long}"),
@@ -96,7 +96,7 @@ async def test_every_view_fits_its_screen_and_can_be_read(
     await expect(page.get_by_label("Token")).to_be_visible()
     await look("sign in")
     await visitor.sign_in(ANN["ann"])
-    await page.reload()  # which the session's cookie alone does not do
+    await page.reload()  # loads the page again: the session's cookie alone changes nothing in an open page
     for place, text in views:
         await visitor.open(place, text)
         await look(place)

@@ -1,4 +1,4 @@
-"""The overview tells how it goes and what is wrong; a daemon that is gone is told, and what one saw stays."""
+"""The overview shows the state and what is wrong. It reports when the daemon is away, and keeps the data shown."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def tile(page: Page, name: str, part: str) -> Locator:
 
 
 async def counted(daemon: Daemon, **totals: int) -> None:
-    """Waits until the statistics, which are written every few seconds, have these totals."""
+    """Waits until the statistics have these totals. They are written every few seconds."""
 
     async def look() -> bool:
         _, stats = await Operator(daemon.admin_url).get("stats")

@@ -1,4 +1,4 @@
-"""Refused webhooks are shown with what is likely wrong, and nothing of theirs becomes markup."""
+"""Refused webhooks are shown with their likely fault, and none of their content becomes markup."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ async def test_refused_webhooks_are_shown_with_what_is_likely_wrong(start: Start
     daemon = await start(read_tokens=LEO)
     hurtful = {"X-ANET-Signature": MARKUP, "X-Forwarded-For": MARKUP, "Content-Type": MARKUP}
     await refuse(daemon, f"{PATH}/nobody", {"X-ANET-Signature": "sha512=" + "0" * 128})
-    # The newest sample stands first, and a sample's time has the accuracy of its writing.
+    # The newest sample stands first, and a sample's time is only as exact as its write.
     await until(lambda: connection.fetchval("SELECT count(*) = 1 FROM refused_webhooks"), "the first sample is written")
     await refuse(daemon, PATH, hurtful, MARKUP.encode())
     await until(lambda: connection.fetchval("SELECT count(*) = 2 FROM refused_webhooks"), "both samples are written")

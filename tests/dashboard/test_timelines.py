@@ -1,4 +1,4 @@
-"""The page of a transaction, subscription, customer or payment profile says what its events say. Its links lead somewhere."""
+"""The page of a transaction, subscription, customer or payment profile shows what its events say. Its links lead to pages."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SUBSCRIPTION = {
     "transactionDetails": {"transId": 901, "error": "This transaction has been declined."},
 }  # fmt: skip
 
-# What came, and what the page says, does not say, and draws beside the marks.
+# For each story: the events received, then the texts that the page shows, does not show, and draws beside the marks.
 STORIES: dict[str, tuple[list[dict[str, Any]], list[str], list[str], list[str]]] = {
     "a void that failed": (
         [notification(AUTHCAPTURE, id="100"), notification(VOID, id="100", responseCode=3)],
@@ -81,7 +81,7 @@ async def labels(page: Page) -> list[str]:
 
 @pytest.fixture
 async def page(start: Start, visit: Visit, connection: Connection) -> Page:
-    """The dashboard of a daemon that has processed every story's events, those of a story a second apart."""
+    """Opens the dashboard of a daemon that has processed every story's events. The events of a story are a second apart."""
     daemon = await start(admin_tokens=ANN)
     bodies = [body for story in STORIES.values() for body in story[0]]
     bodies += [notification(kind) | {"payload": of} for kind, of in (
@@ -118,7 +118,7 @@ async def test_links_between_entities_lead_to_their_timelines(page: Page, start:
     await expect(page.locator(".amounts")).to_have_text("Amount11.00")
     failed = page.locator(".facts div", has_text="Its transaction")
     await expect(failed.locator("dd")).to_have_text("901")
-    await expect(failed.get_by_role("link")).to_have_count(0)  # no event of it has come
+    await expect(failed.get_by_role("link")).to_have_count(0)  # no event of this transaction has been received
     await page.locator(".facts").get_by_role("link", name="18").click()
     await expect(page.get_by_role("heading", level=1)).to_have_text("Customer profile 18")
     await expect(page.locator(".story")).to_contain_text("Now active.")

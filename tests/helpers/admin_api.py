@@ -1,6 +1,6 @@
-"""A small admin API over a real socket, for the tests of the commands that talk to it; and those commands, run.
+"""A small admin API over a real socket, for tests of the commands that call it. `ran` runs those commands.
 
-It answers as the admin API's OpenAPI document says, as far as the commands need it.
+The API answers as the admin API's OpenAPI document says, as far as the commands need it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Route = Callable[[dict[str, list[str]], Any], Answer]
 
 @dataclass
 class Asked:
-    """One request as the API got it."""
+    """One request that the API received."""
 
     method: str
     path: str
@@ -39,7 +39,7 @@ class Asked:
 
 @dataclass
 class AdminApi:
-    """Routes by method and path below /webhooks, and what was asked; `events` are served without a route of their own."""
+    """Routes by method and path below /webhooks, and the requests received. The path `events` needs no route of its own."""
 
     url: str = ""
     routes: dict[tuple[str, str], Route] = field(default_factory=dict)
@@ -68,11 +68,11 @@ class AdminApi:
         if route is None:
             return problem(404, "there is nothing here")
         answer = route(query, self.asked[-1].body)
-        # A response object can be sent once.
+        # A response object can be sent only once.
         return answer if isinstance(answer, web.Response) else web.json_response(answer)
 
     def _events(self, query: dict[str, list[str]]) -> dict[str, Any]:
-        """A page of events, newest first; every other page is empty with more to come."""
+        """Returns a page of events, newest first. Every other page is empty, and says that more events follow."""
         (floor,) = query.get("received_from", [""])
         rows = sorted((row for row in self.events if row["received_at"] >= floor), key=lambda row: row["received_at"])[::-1]
         step = int(query.get("cursor", ["0"])[0])
@@ -92,7 +92,7 @@ def problem(status: int, detail: str, **more: Any) -> web.Response:
 
 
 def event(number: int, received_at: str = "2026-01-31T12:00:00Z", **more: Any) -> dict[str, Any]:
-    """An EventRow."""
+    """Returns an EventRow of the API."""
     absent = ("event_date", "invoice_number", "merchant_reference", "retry_at", "finished_at", "redriven_at", "discarded_at")
     return {
         "id": event_id(number),
@@ -141,7 +141,7 @@ def operation(kind: str, state: str, **more: Any) -> dict[str, Any]:
 
 @asynccontextmanager
 async def serving(handler: Callable[[web.Request], Any] | None = None) -> AsyncIterator[AdminApi]:
-    """An AdminApi, or another `handler` in its place, on a port of its own."""
+    """Serves an AdminApi, or `handler` in its place, on a free port."""
     api = AdminApi()
     app = web.Application()
     app.router.add_route("*", "/webhooks/{path:.*}", handler or api.handle)
@@ -157,7 +157,7 @@ async def serving(handler: Callable[[web.Request], Any] | None = None) -> AsyncI
 
 
 def commands() -> typer.Typer:
-    """The commands as they are put together."""
+    """Returns the commands, put together as in `webhookd`."""
     app = typer.Typer(rich_markup_mode="markdown", pretty_exceptions_enable=False)
     for group in (events.app, timelines.app, dead_letters.app, quarantine.app, refused.app, operations.app):
         app.add_typer(group)
@@ -167,7 +167,7 @@ def commands() -> typer.Typer:
 
 @dataclass
 class Ran:
-    """What a command left: its exit code, its output, its errors."""
+    """The result of a command: its exit code, its output and its errors."""
 
     code: int
     out: str

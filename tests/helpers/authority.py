@@ -1,4 +1,4 @@
-"""A certificate authority of a test's own, as files."""
+"""A test's own certificate authority, which writes files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import trustme
 
 
 class Authority:
-    """Its certificate is `ca`; `issue` makes others."""
+    """A certificate authority. `ca` is the file of its certificate; `issue` makes further certificates."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -19,7 +19,7 @@ class Authority:
         self._made.cert_pem.write_to_path(self.ca)
 
     def issue(self, *names: str, common_name: str | None = None, owner: dict[str, int] | None = None) -> tuple[Path, Path]:
-        """The files of a certificate for the hosts `names` and of its key, which `owner` alone may read."""
+        """Issues a certificate for the hosts `names`; returns its file and its key's file. Only `owner` may read the key."""
         made = self._made.issue_cert(*names, common_name=common_name)
         certificate, key = (self._folder / f"{common_name or names[0]}.{kind}" for kind in ("pem", "key"))
         certificate.write_bytes(b"".join(pem.bytes() for pem in made.cert_chain_pems))

@@ -1,4 +1,4 @@
-"""Valkey in cluster mode: two nodes, of which one has every slot, and the other one redirects to it."""
+"""Valkey in cluster mode: two nodes. One node has every slot, and the other node redirects to it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SLOTS = 16_384
 
 
 class ClusterNode(ValkeyServer):
-    """One node; it has no slots before it is given them."""
+    """One node. A new node has no slots."""
 
     name = "Valkey in cluster mode"
 
@@ -34,18 +34,18 @@ class ClusterNode(ValkeyServer):
             config.write(f"cluster-enabled yes\ncluster-port {self.bus_port}\ncluster-node-timeout 2000\n")
 
     def client(self) -> Any:
-        """A client that follows no redirection."""
+        """Returns a client that follows no redirection."""
         return Redis.from_url(self.url, decode_responses=True)
 
 
 class Cluster:
-    """`here` is the node that the URL names; `there` has the slots."""
+    """Two nodes. The tests' URL names `here`; `there` has the slots."""
 
     def __init__(self, here: ClusterNode, there: ClusterNode) -> None:
         self.here, self.there = here, there
 
     async def form(self) -> None:
-        """Has the nodes meet, and gives every slot to `there`."""
+        """Connects the nodes, and gives every slot to `there`."""
         with self.here.client() as here, self.there.client() as there:
             there.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, _SLOTS - 1)
             here.execute_command("CLUSTER", "MEET", HOST, self.there.port, self.there.bus_port)
@@ -57,7 +57,7 @@ class Cluster:
         return all("ok" in (info["cluster_state"] if isinstance(info, dict) else info) for info in infos)
 
     def give_slots(self, to: ClusterNode) -> None:
-        """Gives every slot to another node; keys are lost."""
+        """Gives every slot to another node. All keys are lost."""
         with self.here.client() as here, self.there.client() as there, to.client() as taker:
             owner = taker.execute_command("CLUSTER", "MYID")
             there.flushall()
@@ -71,7 +71,7 @@ class Cluster:
 
 @contextlib.contextmanager
 def cluster(folder: Path) -> Iterator[Cluster]:
-    """Two started nodes; `form` makes a cluster of them."""
+    """Starts two nodes; `form` makes a cluster of them."""
     password = "cluster-of-the-tests"
     nodes = [ClusterNode(folder / name, password) for name in ("here", "there")]
     try:

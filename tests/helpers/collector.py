@@ -1,4 +1,4 @@
-"""A collector of spans, as far as tests need one: OTLP over HTTP, decoded by OpenTelemetry's own protobuf classes.
+"""A collector of spans, as far as tests need: OTLP over HTTP, decoded by OpenTelemetry's own protobuf classes.
 
 Contract: the OTLP specification, "OTLP/HTTP": POST to /v1/traces of an ExportTraceServiceRequest as application/x-protobuf.
 """
@@ -18,7 +18,7 @@ _KINDS = {number: name.removeprefix("SPAN_KIND_").lower() for name, number in tr
 
 @dataclass(slots=True, frozen=True)
 class Received:
-    """A span as it came: ids in hexadecimal, `parent` empty for a root, `error` None where its status is not an error."""
+    """A span as received: ids in hexadecimal, `parent` empty for a root, `error` None if the span's status is not an error."""
 
     name: str
     kind: str
@@ -33,11 +33,11 @@ class Received:
 
 
 class Collector:
-    """Listens on a port of its own; answers nothing, ever, once `hangs` is set."""
+    """A collector on a free port. While `hangs` is set, the collector never answers."""
 
     def __init__(self) -> None:
         self.spans: list[Received] = []
-        self.raw = b""  # all requests' bodies
+        self.raw = b""  # the bodies of all requests
         self.headers: list[dict[str, str]] = []
         self.hangs = False
         self._runner: web.AppRunner | None = None
@@ -56,12 +56,12 @@ class Collector:
 
     @property
     def url(self) -> str:
-        """For OTEL_EXPORTER_OTLP_ENDPOINT."""
+        """Returns the URL for OTEL_EXPORTER_OTLP_ENDPOINT."""
         assert self._runner is not None
         return f"http://127.0.0.1:{self._runner.addresses[0][1]}"
 
     def named(self, name: str, **attributes: Any) -> list[Received]:
-        """The spans, as they came, whose name begins so, and that have these attributes (`a_b` stands for `webhookd.a.b`)."""
+        """Returns, as received, the spans whose name begins with `name`, with `attributes` (`a_b` means `webhookd.a.b`)."""
         wanted = {f"webhookd.{key.replace('_', '.')}": value for key, value in attributes.items()}
         return [span for span in self.spans if span.name.startswith(name) and wanted.items() <= span.attributes.items()]
 

@@ -1,4 +1,4 @@
-"""The command line as a user runs it: a process of its own."""
+"""The command line as a user runs it: in a process of its own."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.helpers.secrets import found, note_environment
 
 
 async def webhookd(*arguments: str, folder: Path, **environment: str) -> tuple[int, str, str]:
-    """Runs the command in `folder`; returns its exit code, its standard output and its standard error; fails after a minute."""
+    """Runs the command in `folder`; returns its exit code, standard output and standard error. Fails after a minute."""
     note_environment(environment)
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("WEBHOOKD_")}
     process = await asyncio.create_subprocess_exec(

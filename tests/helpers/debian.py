@@ -1,4 +1,4 @@
-"""Servers from Debian's packages: TLS, which the embedded ones are built without, and a pooler. Tests skip what is absent."""
+"""Servers from Debian's packages: TLS, which the embedded servers lack, and a pooler. A test skips if a package is absent."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from webhookd.dev.servers import ValkeyServer
 
 
 def _program(name: str, package: str) -> str:
-    # A service's program stands where a user's PATH may not lead.
+    # A service's program may stand in a folder that a user's PATH does not have.
     found = shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin")
     return found or pytest.skip(f"no {name}; apt install {package}")
 
@@ -47,19 +47,19 @@ class TlsPostgres(PostgresServer):
 
     def _prepare(self) -> None:
         super()._prepare()
-        # By TLS alone; of the database `certified`, with a client's certificate alone.
+        # Only TLS connects. The database `certified` needs a client's certificate, too.
         (self.data / "pg_hba.conf").write_text(
             f"hostssl certified all {HOST}/32 cert\nhostssl all all {HOST}/32 scram-sha-256\n"
         )
 
     def address(self, database: str = "postgres", host: str = "localhost", **options: object) -> str:
-        """The URL of a database, with libpq's options."""
+        """Returns the URL of a database, with libpq's options."""
         query = "&".join(f"{name}={quote(str(value), safe='/')}" for name, value in options.items())
         return f"postgresql://postgres:{self.password}@{host}:{self.port}/{database}?{query}"
 
 
 class TlsRedis(ValkeyServer):
-    """Redis from the package `redis-server`, which speaks nothing but TLS; Valkey's wheel is built without it."""
+    """Redis from the package `redis-server`, which speaks only TLS. Valkey's wheel is built without TLS."""
 
     name = "Redis with TLS"
     program = "redis-server"
@@ -81,13 +81,13 @@ class TlsRedis(ValkeyServer):
         return Server._answers(self)
 
     def address(self, host: str = "localhost", scheme: str = "rediss", **options: object) -> str:
-        """Its URL, with redis-py's options."""
+        """Returns the server's URL, with redis-py's options."""
         query = "&".join(f"{name}={value}" for name, value in options.items())
         return f"{scheme}://:{self.password}@{host}:{self.port}/0?{query}"
 
 
 class PgBouncer(Server):
-    """A pooler in transaction mode, from the package `pgbouncer`, before every database of the server at `url`."""
+    """A pooler in transaction mode, from the package `pgbouncer`, in front of every database of the server at `url`."""
 
     name = "PgBouncer"
     program = "pgbouncer"
@@ -103,7 +103,7 @@ class PgBouncer(Server):
         return self.before(self._server.path.removeprefix("/"))
 
     def before(self, database: str) -> str:
-        """The URL of a database, by way of the pooler."""
+        """Returns the URL of a database behind the pooler."""
         user = self._server.netloc.rpartition("@")[0]
         return f"postgresql://{user}@{HOST}:{self.port}/{database}"
 

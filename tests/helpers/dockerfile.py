@@ -1,6 +1,6 @@
-"""Reads a Dockerfile and its .dockerignore: as much of Docker's Dockerfile reference as ours use, and an error for all else.
+"""Reads a Dockerfile and its .dockerignore: the part of Docker's reference that ours use. Everything else is an error.
 
-Stricter than Docker where that finds a slip: a variable that nothing sets, a flag or an instruction that is not known here.
+Stricter than Docker, to find slips: a variable that nothing sets, and an unknown flag or instruction, are errors.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ _VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
 
 
 class DockerfileError(Exception):
-    """A line that cannot be used; the message begins with its number."""
+    """A line that cannot be used. The message begins with the line's number."""
 
 
 @dataclass(slots=True, frozen=True)
 class Instruction:
-    """One instruction: its first line's number, its name, its flags, and what follows, with continued lines joined."""
+    """One instruction: the number of its first line, its name, its flags, and the rest with continued lines joined."""
 
     line: int
     name: str
@@ -45,7 +45,7 @@ class Instruction:
 
     @property
     def exec_form(self) -> list[str] | None:
-        """The arguments where it has them as a JSON list, None for the form of a shell."""
+        """Returns the arguments if the instruction has them as a JSON list, or None if it has the shell form."""
         try:
             found = json.loads(self.text)
         except ValueError:
@@ -53,11 +53,11 @@ class Instruction:
         return found if isinstance(found, list) and all(isinstance(word, str) for word in found) else None
 
     def fails(self, why: str) -> DockerfileError:
-        """An error at this line."""
+        """Returns an error for this line."""
         return DockerfileError(f"line {self.line}: {self.name}: {why}")
 
     def expanded(self, variables: Mapping[str, str]) -> str:
-        """The text, its variables replaced."""
+        """Returns the text with its variables replaced."""
 
         def value(match: re.Match[str]) -> str:
             name = match[1] or match[2]
@@ -68,7 +68,7 @@ class Instruction:
         return _VARIABLE.sub(value, self.text)
 
     def pairs(self, variables: Mapping[str, str]) -> dict[str, str]:
-        """The `name=value` words of ENV and LABEL."""
+        """Returns the `name=value` words of ENV and LABEL."""
         found = {}
         for word in shlex.split(self.expanded(variables)):
             name, equals, value = word.partition("=")
@@ -80,7 +80,7 @@ class Instruction:
 
 @dataclass(slots=True, frozen=True)
 class Stage:
-    """What one FROM begins; `base` with the variables of the file's head replaced."""
+    """A stage, which a FROM begins. In `base`, the variables of the file's head are replaced."""
 
     name: str
     base: str
@@ -88,7 +88,7 @@ class Stage:
 
 
 def parse(text: str, arguments: Mapping[str, str] | None = None) -> list[Stage]:
-    """The stages, in their order; `arguments` are build arguments. Raises DockerfileError."""
+    """Returns the stages in order; `arguments` are build arguments. Raises DockerfileError."""
     given = arguments or {}
     head: dict[str, str] = {}
     stages: list[Stage] = []
@@ -113,7 +113,7 @@ def _instructions(text: str) -> list[Instruction]:
     begun, parts = 0, list[str]()
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip() or line.lstrip().startswith("#"):
-            continue  # among continued lines, too
+            continue  # also between continued lines
         begun = begun if parts else number
         more = line.rstrip().endswith("\\")
         parts.append(line.rstrip()[:-1] if more else line)
@@ -142,7 +142,7 @@ def _instruction(line: int, text: str) -> Instruction:
 
 
 class Ignore:
-    """A .dockerignore: of the patterns that match, the last decides, and what lies in a folder that matches, matches."""
+    """A .dockerignore. The last pattern that matches decides. A path in a folder that matches, matches too."""
 
     def __init__(self, lines: Iterable[str]) -> None:
         stripped = (line.strip() for line in lines)
@@ -150,7 +150,7 @@ class Ignore:
         self._patterns = [(line.startswith("!"), _glob(line.removeprefix("!").strip("/"))) for line in patterns]
 
     def excludes(self, path: str | Path) -> bool:
-        """Whether `path`, relative to the context, is kept from the builder."""
+        """Returns whether `path`, relative to the context, is kept from the builder."""
         parts = PurePosixPath(path).parts
         ways = ["/".join(parts[: count + 1]) for count in range(len(parts))]
         excluded = False

@@ -1,8 +1,8 @@
-"""A flood of webhooks: more than the receiver can take, from a process of its own, with the time that each answer took.
+"""A flood of webhooks: more than the receiver can take, from a process of its own, with the time of each answer.
 
-`python -m tests.helpers.flood URL --rate 2000 --seconds 5` tells what came of it as JSON. It is an open loop: a webhook is due
-when it is due, whether others were answered or not, until `--connections` are all waiting for an answer. Bodies are made and
-signed beforehand, and answers are read without an HTTP library, so that the receiver is the slower one.
+`python -m tests.helpers.flood URL --rate 2000 --seconds 5` prints the result as JSON. The load is an open loop: each webhook is
+sent at its time, even if earlier webhooks have no answer yet, until all `--connections` wait for an answer. Bodies are made and
+signed in advance, and answers are read without an HTTP library, so that the receiver is the slower side.
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ _FORGED = "sha512=" + "0" * 128
 
 @dataclass(slots=True)
 class Report:
-    """What came of a flood."""
+    """The result of a flood."""
 
     sent: int = 0
-    held_back: int = 0  # were due while every connection waited for an answer
+    held_back: int = 0  # due while every connection waited for an answer
     statuses: dict[str, int] = field(default_factory=dict)  # "reset": closed without an answer
     seconds: float = 0.0
     accepted_per_second: float = 0.0
-    p50: float | None = None  # of the 200s, in seconds
+    p50: float | None = None  # of the answers 200, in seconds
     p99: float | None = None
     refused_p99: float | None = None  # of all other answers
-    retry_after: int = 0  # how many of the 503 named a time
+    retry_after: int = 0  # number of the 503 answers with a Retry-After
 
 
 class _Client(asyncio.Protocol):
-    """One connection; tells each answer, or its end."""
+    """One connection, which reports each answer, and its own end if an answer is outstanding."""
 
     def __init__(self, answered: Callable[[_Client, int, bytes, bytes], None]) -> None:
         self._answered = answered
@@ -78,7 +78,7 @@ class _Client(asyncio.Protocol):
 
 
 class Flood:
-    """Sends what it is given; `record` gets (sample, status, answer's JSON, seconds) of each."""
+    """Sends requests. `record` receives (sample, status, body of the answer, seconds) for each answer."""
 
     def __init__(self, url: str, connections: int, record: Callable[..., None], *, all_: bool = False) -> None:
         parts = urlsplit(url)
@@ -96,7 +96,7 @@ class Flood:
         self._times: dict[bool, list[float]] = {True: [], False: []}
 
     def request(self, body: bytes, signature: str) -> bytes:
-        """The bytes of a request."""
+        """Returns the bytes of a request."""
         head = (
             f"POST {self._path} HTTP/1.1\r\nHost: flood\r\nContent-Type: application/json\r\n"
             f"X-ANET-Signature: {signature}\r\nContent-Length: {len(body)}\r\n\r\n"
@@ -104,7 +104,7 @@ class Flood:
         return head.encode() + body
 
     async def run(self, requests: list[tuple[Any, bytes]], rate: float) -> Report:
-        """Sends `requests`, (what to tell `record`, bytes), `rate` a second."""
+        """Sends `requests`, `rate` a second. Each request is a pair: the sample for `record`, and the bytes to send."""
         started = time.perf_counter()
         queue = iter(requests)
         due = 0
@@ -226,7 +226,7 @@ async def _main(arguments: argparse.Namespace) -> None:
 
 
 def read(record: Path) -> list[traffic.Answer]:
-    """The answers that a flood recorded."""
+    """Returns the answers that a flood recorded."""
     answers = []
     with record.open() as lines:
         for line in map(json.loads, lines):
@@ -239,7 +239,7 @@ def read(record: Path) -> list[traffic.Answer]:
 
 @asynccontextmanager
 async def flooding(url: str, *options: str) -> AsyncIterator[asyncio.Task[Report]]:
-    """A flood from a process of its own all through the block; the task's result is its report."""
+    """Runs a flood in a process of its own throughout the block. The result of the task is the flood's report."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "tests.helpers.flood", url, *options, stdout=asyncio.subprocess.PIPE
     )

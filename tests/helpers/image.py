@@ -1,7 +1,8 @@
-"""Builds the image of a Dockerfile in a folder of its own, by the file's very instructions and without a container engine.
+"""Builds the image of a Dockerfile in a folder, by the file's own instructions and without a container engine.
 
-What a stage begins from and how a RUN is run are given: `tests/helpers/scratch.py` runs it, `tests/helpers/rehearsal.py` only
-looks whether it could be. COPY, ENV, ARG, WORKDIR, USER and the rest follow Docker's Dockerfile reference.
+The caller gives the base of a stage and the way to run a RUN: `tests/helpers/scratch.py` runs the command, and
+`tests/helpers/rehearsal.py` only checks whether it could run. COPY, ENV, ARG, WORKDIR, USER and the rest follow Docker's
+Dockerfile reference.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from tests.helpers.dockerfile import Ignore, Instruction, Stage, parse
 
 @dataclass(slots=True)
 class Image:
-    """A stage as it is built: its root, and what a container of it is run with."""
+    """A stage that is being built: its root, and the settings with which a container of it runs."""
 
     root: Path
     env: dict[str, str]
@@ -35,22 +36,22 @@ class Image:
     stop_signal: str = "SIGTERM"
 
     def path(self, inside: str | Path) -> Path:
-        """Where a path of the image is outside."""
+        """Returns the path outside of a path inside the image."""
         return self.root / os.path.normpath(Path(self.workdir, inside)).lstrip("/")
 
 
 class Steps(Protocol):
-    """What a builder is given."""
+    """The steps that the caller gives to a builder."""
 
     def base(self, name: str, root: Path) -> Image:
         """Fills `root` with the image `name`."""
 
     def run(self, image: Image, arguments: list[str], env: dict[str, str]) -> None:
-        """Runs a RUN. Raises an error where it fails."""
+        """Runs a RUN. Raises an error if the command fails."""
 
 
 class Builder:
-    """Builds below `folder`, from `context`, without what its .dockerignore keeps out. `images` are there already, by name."""
+    """A builder of images below `folder` from `context`, which obeys its .dockerignore. `images` exist already, by name."""
 
     def __init__(
         self,
@@ -71,7 +72,7 @@ class Builder:
         self._built: dict[str, Image] = {}
 
     def build(self, text: str) -> Image:
-        """The image of the last stage. Raises DockerfileError, or what a step raises."""
+        """Returns the image of the last stage. Raises DockerfileError, or the error of a step."""
         stages = parse(text, self._arguments)
         for stage in stages:
             self._built[stage.name] = self._stage(stage)
@@ -146,7 +147,7 @@ class Builder:
                 raise one.fails(f"{source} is not there")
             if stage is None and self._ignore.excludes(source):
                 raise one.fails(f".dockerignore keeps {source} out")
-            if origin.is_dir():  # its content
+            if origin.is_dir():  # the content of the folder is copied
                 leave_out = self._left_out if stage is None else None
                 shutil.copytree(origin, target, symlinks=True, ignore=leave_out, dirs_exist_ok=True)
             else:

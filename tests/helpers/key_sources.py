@@ -1,10 +1,10 @@
-"""Where AWS gives temporary credentials, and an SQS that takes no others: HTTP servers on this machine.
+"""Sources of temporary AWS credentials, and an SQS that accepts only such credentials: HTTP servers on this machine.
 
 Contracts:
-- STS: moto's own AssumeRoleWithWebIdentity, through a gateway that shortens the credentials' life, as botocore cannot ask for
-  less than a quarter of an hour.
+- STS: moto's own AssumeRoleWithWebIdentity, through a gateway that shortens the credentials' life, because botocore cannot ask
+  for less than a quarter of an hour.
 - The metadata service, IMDSv2: EC2 user guide, "Use the Instance Metadata Service to access instance metadata" (a session's
-  token by PUT, then GET with it; 401 without a valid one) and "Retrieve security credentials from instance metadata".
+  token by PUT, then GET with it; 401 without a valid token) and "Retrieve security credentials from instance metadata".
 - A container's agent, of ECS or of EKS Pod Identity: AWS SDKs and Tools reference guide, "Container credential provider".
 """
 
@@ -26,30 +26,30 @@ from aiohttp import web
 from webhookd.dev.servers import free_port
 
 ROLE = "arn:aws:iam::123456789012:role/webhookd"
-# A request that was signed just before the end arrives just after it.
+# A request that was signed just before the credentials end arrives just after their end. The unit is seconds.
 _GRACE = 1.0
 
 
 class Keys:
-    """The credentials that were given so far; each is good for `life` seconds by a clock that is `ahead` of this machine's."""
+    """All credentials given so far. They last `life` seconds. The servers' clock is `ahead` seconds before this machine's."""
 
     def __init__(self, life: float) -> None:
         self.life = life
         self.ahead = 0.0
-        self.given: dict[str, tuple[str, float]] = {}  # session token and end, by access key
+        self.given: dict[str, tuple[str, float]] = {}  # access key → session token and end
 
     def now(self) -> float:
-        """Seconds since 1970 by the servers' clock."""
+        """Returns the seconds since 1970 by the servers' clock."""
         return time.time() + self.ahead
 
     def add(self, key: str, token: str) -> str:
-        """Notes credentials that are given; returns when they end, as ISO 8601."""
+        """Stores credentials that are given out; returns the time of their end, as ISO 8601."""
         end = self.now() + self.life
         self.given[key] = token, end
         return datetime.fromtimestamp(end, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
     def make(self) -> dict[str, str]:
-        """New credentials, as the metadata service and the agents give them."""
+        """Returns new credentials in the format of the metadata service and of the agents."""
         key, token = f"ASIA{secrets.token_hex(8).upper()}", secrets.token_hex(16)
         return {
             "AccessKeyId": key,
@@ -59,13 +59,13 @@ class Keys:
         }
 
     def takes(self, key: str, token: str) -> bool:
-        """Whether they were given, together, and have not ended."""
+        """Returns whether the key and the token were given together and have not ended."""
         known, end = self.given.get(key, ("", 0.0))
         return secrets.compare_digest(known, token) and self.now() < end + _GRACE
 
 
 class _Server:
-    """An HTTP server that can be away: its port refuses."""
+    """An HTTP server that can be away: its port then refuses connections."""
 
     def __init__(self) -> None:
         self.port = free_port(0)
@@ -76,7 +76,7 @@ class _Server:
         return f"http://127.0.0.1:{self.port}"
 
     async def here(self) -> None:
-        """Listens; again on the same port."""
+        """Listens. After `away`, listens on the same port again."""
         if self._runner is None:
             app = web.Application(client_max_size=2**24)
             app.router.add_route("*", "/{path:.*}", self.answer)
@@ -85,13 +85,13 @@ class _Server:
             await web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_address=True).start()
 
     async def away(self) -> None:
-        """Refuses connections from now on, and closes those that are open."""
+        """Refuses connections from now on, and closes the open connections."""
         runner, self._runner = self._runner, None
         if runner is not None:
             await runner.cleanup()
 
     async def answer(self, request: web.Request) -> web.Response:
-        """One request's answer."""
+        """Returns the answer to one request."""
         raise NotImplementedError
 
 
@@ -104,13 +104,13 @@ async def _pass_on(request: web.Request, upstream: str) -> tuple[int, dict[str, 
 
 
 class GuardedSqs(_Server):
-    """Before moto's SQS: a call that is not signed with good credentials is refused, and counted."""
+    """A server in front of moto's SQS. A call without a signature by valid credentials is refused and counted."""
 
     def __init__(self, upstream: str, keys: Keys) -> None:
         super().__init__()
         self._upstream = upstream
         self._keys = keys
-        self.used: list[str] = []  # access keys, each once, as they come
+        self.used: list[str] = []  # access keys, each once, in the order of their first use
         self.refused = 0
 
     async def answer(self, request: web.Request) -> web.Response:
@@ -126,7 +126,7 @@ class GuardedSqs(_Server):
 
 
 class _Token:
-    """The file of a token that rotates. The one before is good for a while, since it may be on its way."""
+    """The file of a token that rotates. The previous token stays valid, since a request with it may be on its way."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -134,7 +134,7 @@ class _Token:
         self.rotate()
 
     def rotate(self) -> str:
-        """Writes another, as the kubelet does: by a rename."""
+        """Writes a new token as the kubelet does: by a rename."""
         self.good = [*self.good[-1:], secrets.token_hex(16)]
         new = self._path.with_suffix(".new")
         new.write_text(self.good[-1])
@@ -143,7 +143,7 @@ class _Token:
 
 
 class Sts(_Server):
-    """Before moto's STS: the service account's tokens that it was shown, and credentials that end sooner."""
+    """A server in front of moto's STS. It records the service account's tokens, and gives credentials that end sooner."""
 
     def __init__(self, upstream: str, keys: Keys, token: Path) -> None:
         super().__init__()
@@ -170,12 +170,12 @@ class Sts(_Server):
 
 
 class Imds(_Server):
-    """The metadata service of an instance that must be asked by IMDSv2."""
+    """The metadata service of an instance that requires IMDSv2."""
 
     def __init__(self, keys: Keys) -> None:
         super().__init__()
         self._keys = keys
-        self._sessions: dict[str, float] = {}  # their end, by token
+        self._sessions: dict[str, float] = {}  # token → end of its session
         self.unsigned = 0
 
     async def answer(self, request: web.Request) -> web.Response:
@@ -198,7 +198,7 @@ class Imds(_Server):
 
 
 class Agent(_Server):
-    """EKS Pod Identity's agent, or ECS's: it wants the token of the pod or the task."""
+    """The agent of EKS Pod Identity or of ECS. It requires the token of the pod or of the task."""
 
     def __init__(self, keys: Keys, token: Path) -> None:
         super().__init__()
@@ -219,7 +219,7 @@ def _json(fields: dict[str, Any]) -> web.Response:
 
 @contextlib.asynccontextmanager
 async def serving(*servers: _Server) -> AsyncIterator[None]:
-    """All of them listen inside; those that are to be away at first are told so."""
+    """Runs all servers during the block. To make a server absent at first, call its `away` in the block."""
     try:
         for server in servers:
             await server.here()

@@ -1,4 +1,4 @@
-"""The ledger: what a client sent and what it was answered, against what PostgreSQL holds in the end."""
+"""The ledger compares the webhooks that a client sent, and their answers, with PostgreSQL's final state."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from webhookd.event import Event
 from webhookd.process.facts import Facts, fold
 from webhookd.process.timeline import facts_of
 
-# A users' handler whose effect can be counted: a row for each time that it ran and its transaction was committed. Only for
-# a part of the events, so that the rest share transactions; theirs are counted by the audit trail.
+# A users' handler whose effect can be counted: one row for each run whose transaction was committed. The handler takes only a
+# part of the events, so that the other events share transactions. The audit trail counts those.
 COUNTING = """
 from webhookd import on
 
@@ -40,7 +40,7 @@ WHERE a.to_status = 'processed' AND e.event_type NOT LIKE 'net.authorize.payment
 
 @dataclass(slots=True, frozen=True)
 class Totals:
-    """What a ledger check counted; `lost` and `doubled` are 0, or the check would have failed."""
+    """The counts of a ledger check. `lost` and `doubled` are 0, since the check fails otherwise."""
 
     sent: int  # distinct notifications
     acknowledged: int
@@ -49,24 +49,24 @@ class Totals:
 
 
 class Ledger:
-    """Everything that was sent to a database's daemons, over any number of rounds."""
+    """Everything that was sent to the daemons of a database, over any number of rounds."""
 
     def __init__(self, database_url: str) -> None:
         self._database_url = database_url
         self._connection: asyncpg.Connection[asyncpg.Record] | None = None
         self.samples: dict[str, traffic.Sample] = {}  # by notification id
-        self.acknowledged: dict[str, str] = {}  # notification id → event id, of a 200 that says accepted or duplicate
+        self.acknowledged: dict[str, str] = {}  # notification id → event id, of a 200 with accepted or duplicate
         self.quarantined: dict[str, str] = {}  # notification id → quarantine id
-        self.answers: Counter[int] = Counter()  # by HTTP status; 0: none
+        self.answers: Counter[int] = Counter()  # by HTTP status; 0: no answer
         self.latencies: list[float] = []  # seconds until each 200
-        self.contradictions: list[str] = []  # one notification, two event ids
+        self.contradictions: list[str] = []  # one notification, answered with two event ids
 
     async def open(self) -> None:
-        """Connects, straight and not through a proxy, and makes the table of the counting handler's effects."""
+        """Connects directly, not through a proxy, and creates the table of the counting handler's effects."""
         await self.connection.execute("CREATE TABLE IF NOT EXISTS effects (event_id uuid NOT NULL, attempt integer NOT NULL)")
 
     async def connect(self) -> None:
-        """Connects anew, after PostgreSQL was away."""
+        """Connects again, after PostgreSQL was away."""
         await self.close()
         self._connection = await connect(self._database_url, timeout=5)
 
@@ -78,17 +78,17 @@ class Ledger:
 
     @property
     def connection(self) -> asyncpg.Connection[asyncpg.Record]:
-        """Straight to PostgreSQL."""
+        """Returns the direct connection to PostgreSQL."""
         assert self._connection is not None, "the ledger is not connected"
         return self._connection
 
     @property
     def unanswered(self) -> list[traffic.Sample]:
-        """What was sent and never answered 200; each may be committed or not."""
+        """Returns the notifications that were sent and never answered 200. Each may be committed or not."""
         return [sample for id_, sample in self.samples.items() if id_ not in self.acknowledged and id_ not in self.quarantined]
 
     def record(self, answer: traffic.Answer) -> None:
-        """Keeps one answer."""
+        """Stores one answer."""
         id_ = answer.sample.notification_id
         self.answers[answer.status] += 1
         if answer.status != 200 or answer.id is None:
@@ -106,7 +106,7 @@ class Ledger:
         rate: float | None = None,
         connections: int = 16,
     ) -> traffic.Summary:
-        """Sends `samples`, to several daemons in turn, and keeps the answers. Never raises for what a daemon does."""
+        """Sends `samples`, to several daemons in turn, and stores the answers. No behavior of a daemon makes it raise."""
         targets = [urls] if isinstance(urls, str) else list(urls)
         shared = map(self._kept, samples)
         summary = traffic.Summary()
@@ -136,9 +136,9 @@ class Ledger:
         return sample
 
     async def settle(self, urls: str | Sequence[str], *, deadline: float = 60.0) -> None:
-        """Sends again what has no 200, as the provider does, until all of it has; then waits until every event has ended.
+        """Resends webhooks without a 200, as the provider does, until all have one; then waits until every event has ended.
 
-        Either fails after `deadline` seconds without progress.
+        Either step fails after `deadline` seconds without progress.
         """
         clock = asyncio.get_running_loop().time
         least, end = float("inf"), 0.0
@@ -148,7 +148,7 @@ class Ledger:
             assert clock() < end, f"{len(left)} webhooks are still refused: {dict(self.answers)}"
             summary = await self.send(left, urls)
             if summary.failed:
-                await asyncio.sleep(0.2)  # as a sender would, before it tries again
+                await asyncio.sleep(0.2)  # a real sender waits, too, before it tries again
         try:
             await until_ended(self._unended, "every event ends", patience=deadline)
         except AssertionError as error:
@@ -158,7 +158,7 @@ class Ledger:
             raise AssertionError(f"{error}; there are {[tuple(row) for row in rows]}") from None
 
     async def _unended(self) -> float:
-        """How many events have not ended; infinitely many while PostgreSQL does not answer."""
+        """Returns the number of events that have not ended, or infinity while PostgreSQL does not answer."""
         if self._connection is None or self._connection.is_closed():
             try:
                 await self.connect()
@@ -168,11 +168,12 @@ class Ledger:
         return float(await self.connection.fetchval(query))
 
     async def check(self, *, dead_effects: bool = False, releases: int = 1) -> Totals:
-        """Compares; raises AssertionError where anything was lost, doubled, or came from nowhere.
+        """Compares both sides; raises AssertionError if anything was lost or doubled, or was never sent.
 
-        Each webhook that was answered 200 is exactly one event, which ended; each processed event has exactly one effect in the
-        counting handler (or, of a type that it is not for, became processed once), each dead one none (unless `dead_effects`);
-        the timeline is the fold of what was tried. If two `releases` folded, only what both tell is compared.
+        Each webhook that was answered 200 is exactly one event, which ended. Each processed event has exactly one effect in the
+        counting handler; an event of another type became processed exactly once. A dead event has no effect, unless
+        `dead_effects`. The timeline is the fold of the events that were tried. If two `releases` folded, only the facts that
+        both know are compared.
         """
         await self.connect()
         events = await self.connection.fetch(
@@ -236,7 +237,7 @@ class Ledger:
 
 
 def _of_any_release(timeline: dict[tuple[str, str], Facts]) -> dict[tuple[str, str], list[Any]]:
-    """When each entity's first and last events were: what releases read from an event besides can differ."""
+    """Returns the times of each entity's first and last events. Releases may read different other facts from an event."""
     return {key: [facts[name][2] for name in ("first_event_at", "last_event_at")] for key, facts in timeline.items()}
 
 

@@ -1,4 +1,4 @@
-"""A small Debian with systemd as its first process, in a container of systemd-nspawn: for what only systemd itself can show."""
+"""A small Debian with systemd as its first process, in a container of systemd-nspawn, for tests that need systemd itself."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _IN = ["-m", "-u", "-i", "-n", "-p", "-C"]
 
 
 def needed() -> None:
-    """Skips where a machine cannot be made."""
+    """Skips the test if a machine cannot be made."""
     if os.geteuid():
         pytest.skip("a machine with systemd can only be made by root")
     if absent := [package for tool, package in _TOOLS.items() if shutil.which(tool) is None]:
@@ -34,7 +34,7 @@ def _done(*command: str, **options: object) -> str:
 
 
 class Machine:
-    """The machine at `root`, which shares this one's loopback. `install` before `boot`."""
+    """The machine at `root`, which shares the loopback of this machine. Call `install` before `boot`."""
 
     def __init__(self, root: Path) -> None:
         needed()
@@ -44,14 +44,14 @@ class Machine:
         _done("mmdebstrap", "--variant=minbase", f"--include={_PACKAGES}", "bookworm", str(root))
 
     def install(self, commands: str) -> None:
-        """Runs `commands` in a folder that has deploy/systemd and webhookd's wheel; what they install is fetched before."""
+        """Fetches the packages to install; then runs `commands` in a folder with deploy/systemd and webhookd's wheel."""
         wheels, folder = self.root / "wheels", self.root / "srv/webhookd"
         pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
         _done(*pip, "wheel", "--no-deps", "--no-build-isolation", f"--wheel-dir={folder}", ".")
         lock = Path("deploy/requirements.txt")
         fetch = [*pip, "download", "--no-deps", "--only-binary=:all:", f"--dest={wheels}"]
         _done(*fetch, "--require-hashes", f"--requirement={lock}")
-        # Debian's Python 3.11.2 asks for one more than this one, perhaps.
+        # Debian's Python 3.11.2 may need this package in addition to those of this Python.
         _done(*fetch, *re.findall(r"^async-timeout==[^ ;]+", lock.read_text(), re.MULTILINE))
         shutil.copytree("deploy/systemd", folder / "deploy/systemd")
         shutil.copy(lock, folder / "deploy")
@@ -59,7 +59,7 @@ class Machine:
         _done("chroot", str(self.root), "sh", "-exc", f"cd /srv/webhookd\n{commands}", env=plain)
 
     async def boot(self) -> None:
-        """Starts systemd, and waits until it takes orders."""
+        """Starts systemd, and waits until it accepts commands."""
         command = ["systemd-nspawn", f"--directory={self.root}", "--boot", "--register=no", "--keep-unit", "--console=pipe"]
         with (self.root.parent / "machine.log").open("wb") as log:
             self._boot = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)  # noqa: ASYNC220
@@ -76,15 +76,15 @@ class Machine:
         await until(lambda: asyncio.to_thread(up), "systemd is up", deadline=60, every=0.3)
 
     async def run(self, *command: str) -> str:
-        """What a command prints that runs on the machine; it must succeed."""
+        """Runs a command on the machine and returns its output. The command must succeed."""
         return (await asyncio.to_thread(_done, "nsenter", "-t", self._pid, *_IN, "--", *command)).strip()
 
     async def shown(self, unit: str, name: str) -> str:
-        """A property of a unit, as `systemctl show` tells it."""
+        """Returns a property of a unit, as `systemctl show` prints it."""
         return (await self.run("systemctl", "show", unit, f"--property={name}")).partition("=")[2]
 
     def close(self) -> None:
-        """Ends it, and removes it."""
+        """Ends the machine and removes it."""
         if self._boot is not None:
             self._boot.terminate()
             try:

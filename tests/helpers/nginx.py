@@ -1,4 +1,4 @@
-"""A real nginx with the project's configuration, its addresses and certificate replaced by a test's."""
+"""A real nginx with the project's configuration. The test's own addresses and certificate replace those of the project."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ http {{
 
 
 class Nginx:
-    """nginx before `replicas` (host:port of each): over TLS at `https_url`, and without it at `http_url`."""
+    """nginx in front of `replicas` (host:port of each): with TLS at `https_url`, and without TLS at `http_url`."""
 
     def __init__(self, folder: Path, replicas: Sequence[str], authority: trustme.CA) -> None:
         self._folder = folder
@@ -73,7 +73,7 @@ class Nginx:
         return [NGINX, "-p", str(self._folder), "-c", str(self._folder / "nginx.conf"), "-e", str(self.log), *more]
 
     def check(self) -> str:
-        """What `nginx -t` says of the configuration."""
+        """Returns the output of `nginx -t` about the configuration."""
         done = subprocess.run(self._command("-t"), check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         return done.stdout if done.returncode else ""
 

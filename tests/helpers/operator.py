@@ -1,4 +1,4 @@
-"""An operator of the daemons under test: the admin API over HTTP, the command line over it, and events that have ended."""
+"""An operator of the daemons under test: the admin API over HTTP, the command line for it, and events that have ended."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ ENDED = ("done", "cancelled", "failed")
 
 
 class Operator:
-    """The API at `admin_url`, as the holder of `token`."""
+    """A client of the API at `admin_url` that holds `token`."""
 
     def __init__(self, admin_url: str, token: str = ANN["ann"]) -> None:
         self._url = admin_url
         self._token = token
 
     async def get(self, path: str, **query: Any) -> tuple[int, Json]:
-        """GET of `/webhooks/…`; the status, and the answer's JSON. A list is a parameter that is repeated."""
+        """Sends a GET of `/webhooks/…`; returns the status and the answer's JSON. A list repeats the parameter."""
         return await self._call("GET", path, None, query)
 
     async def post(self, path: str, body: Json | None = None, **query: Any) -> tuple[int, Json]:
-        """POST of `body`, as JSON, or of nothing; else as `get`."""
+        """Sends a POST with `body` as JSON, or without a body; otherwise works as `get`."""
         return await self._call("POST", path, body, query)
 
     async def _call(self, method: str, path: str, body: Json | None, query: Json) -> tuple[int, Json]:
@@ -49,19 +49,19 @@ class Operator:
             return answer.status, await answer.json(content_type=None)
 
     async def order(self, path: str, **body: Any) -> Json:
-        """Orders an operation, which must be accepted."""
+        """Orders an operation, which the API must accept, and returns it."""
         status, operation = await self.post(path, body)
         assert status == 202, operation
         return operation
 
     async def operation(self, operation: Json) -> Json:
-        """How the operation stands now."""
+        """Returns the present state of the operation."""
         status, now = await self.get(f"operations/{operation['id']}")
         assert status == 200, now
         return now
 
     async def ended(self, operation: Json, *, deadline: float = 30.0) -> Json:
-        """The operation as it has ended; waits for that."""
+        """Waits until the operation has ended, and returns its final state."""
 
         async def look() -> Json | None:
             now = await self.operation(operation)
@@ -71,13 +71,13 @@ class Operator:
         return found
 
     async def done(self, path: str, **body: Any) -> Json:
-        """Orders an operation, not as a dry run, and returns it as it is done."""
+        """Orders an operation, not as a dry run, and returns it when it is done."""
         operation = await self.ended(await self.order(path, **{"dry_run": False, **body}))
         assert operation["state"] == "done", operation
         return operation
 
     async def held(self, operation: Json, by: str) -> Json:
-        """The operation as it holds back for the reason `by`; waits for that."""
+        """Waits until the operation is held back for the reason `by`, and returns its state."""
 
         async def look() -> Json | None:
             now = await self.operation(operation)
@@ -88,12 +88,12 @@ class Operator:
         return found
 
     async def command(self, servers: Servers, *arguments: str) -> tuple[int, str, str]:
-        """A command on another machine: it knows the API's address and the token, and nothing else."""
+        """Runs a command as on another machine: it knows only the API's address and the token."""
         return await webhookd(*arguments, folder=servers.folder, **self.environment)
 
     @property
     def environment(self) -> dict[str, str]:
-        """What such a command has in its environment."""
+        """Returns the environment of such a command."""
         return {"WEBHOOKD_API_URL": self._url, "WEBHOOKD_API_TOKEN": self._token}
 
 
@@ -108,7 +108,7 @@ async def bury(
 ) -> list[uuid.UUID]:
     """Makes `count` events of `status` without a daemon, received three days ago, oldest first.
 
-    Those that have ended did so a second after each other, the last one just now.
+    Events that have ended did so one second apart, the last event just now.
     """
     key = KEY.format(account="'default'", notification_id="id::text")
     rows = await connection.fetch(
@@ -148,13 +148,13 @@ async def bury(
 
 
 async def statuses(connection: Connection) -> dict[str, int]:
-    """How many events have which status."""
+    """Returns the number of events for each status."""
     rows = await connection.fetch("SELECT status, count(*) FROM events GROUP BY status")
     return {row["status"]: row["count"] for row in rows}
 
 
 async def come_to(connection: Connection, expected: dict[str, int], *, deadline: float = 30.0) -> None:
-    """Waits until so many events have these statuses, and no others."""
+    """Waits until the numbers of events for each status are exactly `expected`."""
 
     async def look() -> bool:
         return await statuses(connection) == expected
@@ -163,7 +163,7 @@ async def come_to(connection: Connection, expected: dict[str, int], *, deadline:
 
 
 async def times_put_back(connection: Connection) -> dict[uuid.UUID, int]:
-    """How often operators have put each event back, by the audit trail."""
+    """Returns how often operators have put each event back, according to the audit trail."""
     rows = await connection.fetch(
         "SELECT event_id, count(*) FROM audit WHERE actor LIKE 'operator%' AND to_status = 'received' GROUP BY event_id"
     )

@@ -1,4 +1,4 @@
-"""A real Prometheus with the project's configuration and rules, its targets and intervals replaced by a test's."""
+"""A real Prometheus with the project's configuration and rules. The test's own targets and intervals replace the project's."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ needs_prometheus = pytest.mark.skipif(
 
 
 class Sample(NamedTuple):
-    """One series of an answer, and its value."""
+    """One series of an answer, with its value."""
 
     labels: dict[str, str]
     value: float
 
 
 def promtool(*arguments: object) -> str:
-    """What promtool says where it fails; nothing where all is well."""
+    """Runs promtool. Returns its output if it fails, and nothing if it succeeds."""
     assert PROMTOOL is not None
     done = subprocess.run(
         [PROMTOOL, *map(str, arguments)], check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -46,9 +46,9 @@ def promtool(*arguments: object) -> str:
 
 
 class Prometheus:
-    """Scrapes `targets` (host:port of admin listeners) each second, and evaluates the rules as often.
+    """A Prometheus that scrapes `targets` (host:port of admin listeners) and evaluates the rules, both once a second.
 
-    Alerts fire as soon as they are true: their `for` is what promtool tests.
+    Alerts fire as soon as they are true. promtool tests their `for`.
     """
 
     def __init__(self, folder: Path, targets: Sequence[str]) -> None:
@@ -73,7 +73,7 @@ class Prometheus:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Starts it, and returns when it answers."""
+        """Starts Prometheus, and returns when it answers."""
         assert PROMETHEUS is not None
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
@@ -90,7 +90,7 @@ class Prometheus:
         asyncio.run(until(self._ready, "Prometheus is ready", deadline=30))
 
     def stop(self) -> None:
-        """Ends it at once: nobody needs its data."""
+        """Kills the process at once: nobody needs its data."""
         if self._process is not None:
             self._process.kill()
             self._process.wait(10)
@@ -105,7 +105,7 @@ class Prometheus:
             return False
 
     def get(self, path: str, **parameters: str) -> Any:
-        """`data` of an answer of the HTTP API, version 1. Fails with its error where it is none."""
+        """Returns `data` of an answer of the HTTP API, version 1. If the answer has none, fails with the API's error."""
         url = f"{self.url}/api/v1/{path}?{urllib.parse.urlencode(parameters)}"
         try:
             with urllib.request.urlopen(url, timeout=30) as answer:
@@ -114,7 +114,7 @@ class Prometheus:
             raise AssertionError(f"{parameters or path}: {json.load(error)['error']}") from None
 
     def query(self, expression: str) -> list[Sample]:
-        """What an expression comes to now; only what is a number."""
+        """Returns the present value of an expression; only series whose value is a number."""
         data = self.get("query", query=expression)
         if data["resultType"] == "scalar":
             return [Sample({}, float(data["result"][1]))]
@@ -122,16 +122,16 @@ class Prometheus:
         return [one for one in found if not math.isnan(one.value)]
 
     def values(self, label: str, selector: str) -> list[str]:
-        """The values of a label among the series that `selector` chooses."""
+        """Returns the values of a label in the series that `selector` chooses."""
         found: list[str] = self.get(f"label/{label}/values", **{"match[]": selector})
         return found
 
     def rules(self) -> list[dict[str, Any]]:
-        """Each rule as it was last evaluated."""
+        """Returns each rule with its last evaluation."""
         return [rule for group in self.get("rules")["groups"] for rule in group["rules"]]
 
     def firing(self) -> set[str]:
-        """The names of the alerts that fire."""
+        """Returns the names of the firing alerts."""
         return {alert["labels"]["alertname"] for alert in self.get("alerts")["alerts"] if alert["state"] == "firing"}
 
     def fires(self, alert: str) -> None:
@@ -139,16 +139,16 @@ class Prometheus:
         asyncio.run(until(lambda: alert in self.firing(), f"{alert} fires", deadline=30, every=0.1))
 
     def ends(self, alert: str) -> None:
-        """Waits until an alert does not fire any more."""
+        """Waits until an alert no longer fires."""
         asyncio.run(until(lambda: alert not in self.firing(), f"{alert} ends", deadline=30, every=0.1))
 
     def scraped(self, times: int = 1) -> None:
-        """Waits for so many scrapes that begin after now."""
+        """Waits for `times` scrapes that begin after now."""
         for _ in range(times):
             now = self.query("time()")[0].value
 
             def later(now: float = now) -> bool:
-                # Of a comparison, timestamp() would tell when it was made.
+                # Applied to a comparison, timestamp() would return the time of the comparison.
                 scrapes = self.query('timestamp(up{job="webhookd"}) and up{job="webhookd"} == 1')
                 return any(one.value > now for one in scrapes)
 

@@ -11,7 +11,7 @@ _CHUNK = 65_536
 
 
 class _Link:
-    """One client's connection, and the proxy's own to the server."""
+    """One client's connection, and the proxy's own connection to the server."""
 
     def __init__(self, proxy: FaultProxy, client: tuple[asyncio.StreamReader, asyncio.StreamWriter]) -> None:
         self._proxy = proxy
@@ -58,7 +58,7 @@ class _Link:
 
 
 class FaultProxy:
-    """Listens on `host:port` and forwards to `host:upstream_port`, as well or as badly as it is told."""
+    """A proxy that listens on `host:port` and forwards to `host:upstream_port`, with the faults that its methods set."""
 
     def __init__(self, host: str, upstream_port: int) -> None:
         self.host = host
@@ -66,20 +66,20 @@ class FaultProxy:
         self.port = 0
         self.latency = 0.0
         self.dropping = False
-        self.dropped = 0  # chunks of replies thrown away
+        self.dropped = 0  # number of chunks of replies that were discarded
         self.flowing = asyncio.Event()
         self.flowing.set()
         self._links: set[_Link] = set()
         self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
-        """Listens; on the same port again after a cut."""
+        """Listens. After a cut, listens on the same port again."""
         if self._server is None:
             self._server = await asyncio.start_server(self._serve, self.host, self.port, reuse_address=True)
             self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
-        """Closes everything."""
+        """Closes all sockets."""
         await self.cut()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -92,7 +92,7 @@ class FaultProxy:
             link.close()
 
     def connections(self) -> int:
-        """How many are open."""
+        """Returns the number of open connections."""
         return len(self._links)
 
     async def cut(self) -> None:
@@ -107,7 +107,7 @@ class FaultProxy:
         await self._close_links(reset=True)
 
     def stall(self) -> None:
-        """Forwards nothing from now on; connections stay open, new ones are accepted, and bytes are kept."""
+        """Forwards nothing from now on. Connections stay open, new connections are accepted, and bytes are kept."""
         self.flowing.clear()
 
     def delay(self, seconds: float) -> None:
@@ -115,11 +115,11 @@ class FaultProxy:
         self.latency = seconds
 
     def drop_replies(self) -> None:
-        """Lets requests through, and throws away what the server answers."""
+        """Forwards requests, and discards the server's answers."""
         self.dropping = True
 
     async def heal(self) -> None:
-        """Passes everything again; connections that lost bytes are closed, as nothing sensible can follow on them."""
+        """Forwards everything again. Closes connections that lost bytes, since nothing sensible can follow on them."""
         self.latency = 0.0
         self.dropping = False
         self.flowing.set()

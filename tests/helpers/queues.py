@@ -1,4 +1,4 @@
-"""A test's own look into its queues."""
+"""A test's own access to its queues."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from tests.helpers.wait import until
 
 @contextlib.asynccontextmanager
 async def client(servers: Servers) -> AsyncIterator[Any]:
-    """A plain SQS client on the test's server."""
+    """Opens a plain SQS client for the test's server."""
     async with get_session().create_client("sqs", endpoint_url=servers.sqs_endpoint_url) as sqs:
         yield sqs
 
 
 async def url_of(sqs: Any, queue: str) -> str:
-    """A queue's URL by its name."""
+    """Returns the URL of the queue with this name."""
     return str((await sqs.get_queue_url(QueueName=queue))["QueueUrl"])
 
 
 async def depth(servers: Servers, queue: str) -> int:
-    """How many messages the queue holds, in whatever state."""
+    """Returns the number of messages in the queue, in every state."""
     async with client(servers) as sqs:
         names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible", "ApproximateNumberOfMessagesDelayed"]
         reply = await sqs.get_queue_attributes(QueueUrl=await url_of(sqs, queue), AttributeNames=names)
@@ -34,7 +34,7 @@ async def depth(servers: Servers, queue: str) -> int:
 
 
 async def received_bodies(servers: Servers, queue: str, count: int) -> list[dict[str, Any]]:
-    """Takes messages with `count` events from the queue, waiting for them; returns what they say of each event, parsed."""
+    """Receives messages until they hold `count` events; returns the parsed entry of each event."""
     bodies: list[dict[str, Any]] = []
     async with client(servers) as sqs:
         url = await url_of(sqs, queue)

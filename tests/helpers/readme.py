@@ -1,4 +1,4 @@
-"""The README's settings and figures, from the code and the last bench: `python -m tests.helpers.readme` writes them."""
+"""The README's settings and figures, from the code and the last bench. `python -m tests.helpers.readme` writes them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ README = Path(__file__).parent.parent.parent / "README.md"
 
 
 def settings_table() -> str:
-    """A row for each setting: its variable, default and meaning."""
+    """Returns a table with one row for each setting: its variable, default and meaning."""
     rows = ["| setting | default | meaning |", "|---|---|---|"]
     for name, default, meaning in describe():
         shown = f"`{default}`" if default not in ("", "required") else default
@@ -23,7 +23,7 @@ MADE = {"settings": settings_table, "bench": last_run}
 
 
 def written(part: str) -> str:
-    """What stands in the README between the marks of `part`."""
+    """Returns the README's text between the marks of `part`."""
     return README.read_text().partition(f"<!-- {part} -->\n")[2].partition(f"<!-- /{part} -->")[0]
 
 

@@ -1,7 +1,7 @@
-"""Rehearses a Dockerfile's RUNs: nothing is installed, but a command, an option or a file that is not there is found out.
+"""Rehearses a Dockerfile's RUNs: installs nothing, but finds each command, option or file that does not exist.
 
-Each command is looked up here, and each of its options in what it tells with --help. A `hatchling build` is really run, in the
-folder that the Dockerfile has copied together, so that what it lacks is missed.
+Each command is searched here, and each of its options is searched in the output of its --help. A `hatchling build` really runs,
+in the folder into which the Dockerfile has copied its files, so that a missing file is found.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ class RehearsalError(Exception):
 
 
 class Rehearsal:
-    """Steps of a builder; `wheel` is the one that was built. With `wheels` off none is, which takes a second."""
+    """Steps of a builder. `wheel` is the wheel that was built. With `wheels` off, none is built: a build takes a second."""
 
     def __init__(self, *, wheels: bool = True) -> None:
         self.wheel: Path | None = None
         self._wheels = wheels
 
     def base(self, name: str, root: Path) -> Image:
-        """An empty folder: there is no image here."""
+        """Makes an empty folder: there is no image here."""
         root.mkdir(parents=True)
         return Image(root, {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"})
 
     def run(self, image: Image, arguments: list[str], env: dict[str, str]) -> None:
-        """Looks at each command of the RUN."""
+        """Checks each command of the RUN."""
         text = arguments[-1] if arguments[:2] == ["/bin/sh", "-c"] else shlex.join(arguments)
         checked = subprocess.run(["/bin/sh", "-n", "-c", text], check=False, capture_output=True, text=True)
         if checked.returncode:
@@ -66,7 +66,7 @@ class Rehearsal:
     def _path(image: Image, word: str) -> None:
         path = word.rpartition("=")[2]
         if path.startswith("/opt/"):
-            # What a virtual environment has inside is not made here.
+            # This rehearsal does not make the content of a virtual environment.
             path = str(PurePosixPath(*PurePosixPath(path).parts[:3]))
         elif not re.fullmatch(r"[\w./-]+\.(txt|toml|lock)", path):
             return
@@ -82,7 +82,7 @@ class Rehearsal:
 
 
 def _program(command: list[str]) -> tuple[str, ...]:
-    """What tells of a command's options: the program, its module, and its own command."""
+    """Returns the command whose --help lists the options: the program, with its module or subcommand."""
     name = PurePosixPath(command[0]).name
     if name == "python":
         return (sys.executable, *command[1:3]) if command[1] == "-m" else (sys.executable,)

@@ -1,4 +1,4 @@
-"""A rig: servers behind fault proxies, real daemons before them, a load, and the ledger that says what came of it."""
+"""A rig: servers behind fault proxies, real daemons before them, a load, and the ledger that checks the result."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from webhookd.authorizenet.notification import EVENT_TYPES
 from webhookd.dev import traffic
 from webhookd.dev.servers import Stack
 
-# What was in a killed daemon's hands comes back soon, and what fails is tried again soon.
+# Work of a killed daemon comes back soon, and a failure is tried again soon.
 QUICK = {
     "WEBHOOKD_VISIBILITY_TIMEOUT": "3",
     "WEBHOOKD_HANDLER_TIMEOUT": "2",
@@ -36,7 +36,7 @@ _numbers = itertools.count(1)
 
 @dataclass(slots=True)
 class Row:
-    """One line of the table that a run of the suite prints."""
+    """One row of the table that a run of the suite prints."""
 
     case: str
     rounds: int
@@ -49,7 +49,7 @@ class Row:
 
 @dataclass(slots=True, frozen=True)
 class Proxies:
-    """A proxy before each server."""
+    """A proxy in front of each server."""
 
     postgresql: FaultProxy
     redis: FaultProxy
@@ -72,7 +72,7 @@ def _proxy(url: str) -> FaultProxy:
 
 @dataclass(slots=True)
 class Rig:
-    """One case of the fault suite. `finish` is its last line."""
+    """One case of the fault suite. A case calls `finish` last."""
 
     case: str
     servers: Servers
@@ -82,7 +82,7 @@ class Rig:
     proxies: Proxies = field(init=False)
     ledger: Ledger = field(init=False)
     daemons: list[Process] = field(default_factory=list)
-    through: str = ""  # the webhook's address on a proxy before the daemons, where there is one
+    through: str = ""  # the webhook's address on a proxy in front of the daemons, if there is one
     rounds_run: int = 1
     _handlers: str = COUNTING
     _recovered_at: float | None = None
@@ -100,7 +100,7 @@ class Rig:
         await self.ledger.open()
 
     async def close(self) -> None:
-        """Kills the daemons, and closes what was opened."""
+        """Kills the daemons, and closes the ledger and the proxies."""
         if self._probe is not None:
             self._probe.cancel()
             await asyncio.gather(self._probe, return_exceptions=True)
@@ -112,20 +112,20 @@ class Rig:
 
     @property
     def connection(self) -> asyncpg.Connection[asyncpg.Record]:
-        """To the database, straight and not through the proxy."""
+        """Returns the direct connection to the database, not through the proxy."""
         return self.ledger.connection
 
     def rounds(self, short: int, long: int) -> int:
-        """How many rounds this run makes; `long` with `--faults-long`."""
+        """Returns how many rounds this run makes: `long` with `--faults-long`, otherwise `short`."""
         self.rounds_run = long if self.long else short
         return self.rounds_run
 
     def handlers(self, source: str) -> None:
-        """Sets the source of the users' handler module of daemons that are started from now on."""
+        """Sets the source of the users' handler module for daemons that start from now on."""
         self._handlers = source
 
     def settings(self, **overrides: str) -> dict[str, str]:
-        """The environment of a daemon whose connections go through the proxies."""
+        """Returns the environment of a daemon whose connections go through the proxies."""
         module = f"handlers_{next(_numbers)}"
         (self.servers.folder / f"{module}.py").write_text(self._handlers)
         return {
@@ -140,7 +140,7 @@ class Rig:
         }
 
     async def daemon(self, *, ready: bool = True, **settings: str) -> Process:
-        """Starts one more real daemon, with `settings` by field; returns when it is ready, or at once."""
+        """Starts one more real daemon, with `settings` by field. Waits until it is ready, unless `ready` is false."""
         folder = self.servers.folder / f"daemon{len(self.daemons)}"
         folder.mkdir()
         process = Process(self.settings(**settings), folder)
@@ -150,24 +150,24 @@ class Rig:
 
     @property
     def urls(self) -> list[str]:
-        """The webhook's address of each daemon that runs, or the proxy's before them all."""
+        """Returns the webhook's address of each running daemon, or of the proxy in front of them all."""
         if self.through:
             return [self.through]
         return [daemon.webhook_url for daemon in self.daemons if daemon.running]
 
     def samples(self, count: int | None = None, types: Iterable[str] = EVENT_TYPES) -> Iterator[traffic.Sample]:
-        """Notifications of every type in turn, each a new event, `count` of them or without end."""
+        """Returns notifications of every type in turn, each a new event: `count` of them, or without end."""
         names = itertools.cycle(list(types))
         stream = (traffic.sample(name, next(_numbers)) for name in names)
         return stream if count is None else itertools.islice(stream, count)
 
     async def send(self, count: int, *, rate: float | None = None, connections: int = 16) -> traffic.Summary:
-        """Sends `count` new events to the daemons that run, and keeps them in the ledger."""
+        """Sends `count` new events to the running daemons, and records them in the ledger."""
         return await self.ledger.send(self.samples(count), self.urls, rate=rate, connections=connections)
 
     @contextlib.asynccontextmanager
     async def load(self, rate: float = 100.0, *, connections: int = 32) -> AsyncIterator[None]:
-        """New events all through the block, `rate` a second, to every daemon that there is, whether it runs or not."""
+        """Sends new events throughout the block, `rate` a second, to every daemon, whether it runs or not."""
         going = True
 
         def samples() -> Iterator[traffic.Sample]:
@@ -185,7 +185,7 @@ class Rig:
             await sending
 
     async def acknowledged(self, more: int, *, deadline: float = 30.0) -> None:
-        """Waits until `more` webhooks than now have been answered 200; fails after `deadline` seconds without a further one."""
+        """Waits until `more` further webhooks have been answered 200; fails after `deadline` seconds without a further one."""
         goal = len(self.ledger.acknowledged) + more
         await until_ended(
             lambda: max(goal - len(self.ledger.acknowledged), 0),
@@ -195,12 +195,12 @@ class Rig:
         )
 
     def recovered(self) -> None:
-        """The fault is over now: from here runs the time until a fresh webhook is accepted and processed."""
+        """Marks the end of the fault: starts to measure the time until a fresh webhook is accepted and processed."""
         self._recovered_at = time.monotonic()
         self._probe = asyncio.create_task(self._probing(), name="time to recover")
 
     async def _probing(self) -> None:
-        """Sends one webhook after the other until one is accepted, and waits until that one is processed."""
+        """Sends webhooks, one after the other, until one is accepted, and waits until that webhook is processed."""
         assert self._recovered_at is not None
         connection = await connect(self.servers.database_url, timeout=30)
         try:
@@ -218,7 +218,7 @@ class Rig:
             connection.terminate()
 
     async def finish(self, *, deadline: float = 90.0, dead_effects: bool = False) -> Row:
-        """Settles what is open, checks the ledger, and adds the case's row to the table."""
+        """Settles open work, checks the ledger, and adds the case's row to the table."""
         await self.ledger.settle(self.urls, deadline=deadline)
         if self._probe is not None:
             await self._probe

@@ -24,7 +24,7 @@ KEY = (
 
 
 def base_settings() -> dict[str, str]:
-    """What every daemon under test is set to: quick to retry, to poll and to stop, on ports of its own."""
+    """Returns the settings of every daemon under test: quick to retry, to poll and to stop, on its own ports."""
     return {
         "WEBHOOKD_SIGNATURE_KEYS": KEY,
         "WEBHOOKD_LISTEN": "127.0.0.1:0",
@@ -56,7 +56,7 @@ class Process:
         self.end(signal.SIGKILL)
 
     async def start(self, *, ready: bool = True, **settings: str) -> None:
-        """Starts the process, with `settings` by field over its own, and waits until it is ready, or not."""
+        """Starts the process, with `settings` by field over its own. Waits until it is ready, unless `ready` is false."""
         overrides = {f"WEBHOOKD_{name.upper()}": value for name, value in settings.items()}
         environment = {name: value for name, value in os.environ.items() if not name.startswith("WEBHOOKD_")}
         note_environment({**self._settings, **overrides})
@@ -71,16 +71,16 @@ class Process:
                 stderr=log,
             )
         if ready:
-            # A start takes a second of CPU, which is a minute on a machine that is busy enough.
+            # A start takes a second of CPU time. On a very busy machine this is a minute.
             await until(self.ready, "the daemon is ready", deadline=120)
 
     @property
     def running(self) -> bool:
-        """Whether the process lives."""
+        """Returns whether the process lives."""
         return self.process is not None and self.process.poll() is None
 
     async def ready(self) -> bool:
-        """Whether it answers its readiness probe with 200."""
+        """Returns whether the daemon answers its readiness probe with 200."""
         assert self.process is not None
         assert self.process.poll() is None, f"the daemon ended:\n{self.log.read_text()}"
         try:
@@ -90,7 +90,7 @@ class Process:
             return False
 
     def end(self, number: signal.Signals) -> int:
-        """Sends a signal and waits for the end; returns the exit code."""
+        """Sends a signal and waits for the end of the process; returns the exit code."""
         if self.process is None:
             return 0
         if self.process.poll() is None:
@@ -98,11 +98,11 @@ class Process:
         return self.process.wait(60)
 
     async def stop(self) -> int:
-        """SIGTERM, and the exit code."""
+        """Sends SIGTERM, waits for the end of the process, and returns the exit code."""
         return await asyncio.to_thread(self.end, signal.SIGTERM)
 
     async def metrics(self) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
-        """Every sample of a scrape by (name, labels)."""
+        """Returns every sample of a scrape by (name, labels)."""
         async with aiohttp.ClientSession() as session, session.get(f"{self.admin_url}/metrics") as response:
             text = await response.text()
         return {
@@ -112,7 +112,7 @@ class Process:
         }
 
     async def metric(self, name: str, **labels: str) -> float:
-        """One sample of a scrape, or the sum of those that have `labels`."""
+        """Returns one sample of a scrape, or the sum of the samples that have `labels`."""
         wanted = labels.items()
         found: list[Any] = [
             value for (sample, of), value in (await self.metrics()).items() if sample == name and wanted <= dict(of).items()

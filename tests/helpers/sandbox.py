@@ -2,8 +2,8 @@
 
     python -m tests.helpers.sandbox '@system-service ~@privileged ~@resources' COMMAND …
 
-The groups are systemd's own, as `systemd-analyze syscall-filter` lists them; the filter is libseccomp's, as in systemd. What is
-not allowed fails with EPERM.
+The groups are systemd's own, as `systemd-analyze syscall-filter` lists them. The filter is libseccomp's, as in systemd. A
+system call that is not allowed fails with EPERM.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import os
 import subprocess
 import sys
 
-_ERRNO = 0x00050000 | errno.EPERM  # SCMP_ACT_ERRNO(EPERM), of seccomp.h
+_ERRNO = 0x00050000 | errno.EPERM  # SCMP_ACT_ERRNO(EPERM), from seccomp.h
 _ALLOW = 0x7FFF0000  # SCMP_ACT_ALLOW
-_NO_NEW_PRIVILEGES, _MDWE, _REFUSE_EXEC_GAIN = 38, 65, 1  # of linux/prctl.h
+_NO_NEW_PRIVILEGES, _MDWE, _REFUSE_EXEC_GAIN = 38, 65, 1  # from linux/prctl.h
 
 
 def calls(filters: str) -> set[str]:
-    """The system calls that a SystemCallFilter allows: groups and names, those after a ~ taken out."""
+    """Returns the system calls that a SystemCallFilter allows. A group or name after a ~ is removed."""
     allowed: set[str] = set()
     for word in filters.split():
         if word.startswith("~"):
@@ -39,10 +39,10 @@ def _expanded(name: str) -> set[str]:
 
 
 def enter(filters: str) -> None:
-    """Puts this process under the filter, for good."""
+    """Puts this process under the filter permanently."""
     libc = ctypes.CDLL(None, use_errno=True)
     for option, value in ((_NO_NEW_PRIVILEGES, 1), (_MDWE, _REFUSE_EXEC_GAIN)):
-        # The second is known to Linux 6.3 and newer.
+        # Only Linux 6.3 and newer knows the second option.
         if libc.prctl(option, value, 0, 0, 0) and option == _NO_NEW_PRIVILEGES:
             raise OSError(ctypes.get_errno(), "prctl")
     seccomp = ctypes.CDLL("libseccomp.so.2")
@@ -50,7 +50,7 @@ def enter(filters: str) -> None:
     context = ctypes.c_void_p(seccomp.seccomp_init(_ERRNO))
     for name in calls(filters):
         number = seccomp.seccomp_syscall_resolve_name(name.encode())
-        if number >= 0:  # one that this machine has
+        if number >= 0:  # only if this machine has the system call
             seccomp.seccomp_rule_add(context, _ALLOW, number, 0)
     if failed := seccomp.seccomp_load(context):
         raise OSError(-failed, "seccomp_load")

@@ -1,12 +1,12 @@
-"""Runs the steps of a Dockerfile, and the image that they make, without a container engine: chroot and Linux's namespaces.
+"""Runs the steps of a Dockerfile, and its image, without a container engine: with chroot and Linux's namespaces.
 
-It needs root, unshare, and mmdebstrap for what stands in for the base image: Debian's own Python, of the same release of Debian
-and the same version of Python, where the real one is built from source below /usr/local. Like that one, it has `python` and
-`pip`, no compiler, and no bytecode of its standard library. Where WEBHOOKD_TEST_BASE_ROOT names a folder, that is the base, as
-from `docker export`.
+This needs root, unshare and mmdebstrap. mmdebstrap makes the stand-in for the base image: Debian's own Python, of the same
+release of Debian and the same version of Python. The real base builds Python from source below /usr/local. Like the real base,
+the stand-in has `python` and `pip`, no compiler, and no bytecode of its standard library. If WEBHOOKD_TEST_BASE_ROOT names a
+folder, that folder is the base, as from `docker export`.
 
-What an engine adds and this has not: a network of its own, cgroups, seccomp; and a /dev/shm that a container may write to, so
-that here it has no such place at all.
+An engine adds some things that are absent here: a network of its own, cgroups, seccomp, and a /dev/shm that a container may
+write to. So here a container has no such writable place at all.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ _PACKAGES = "python3,python3-venv,python3-pip,ca-certificates,netbase"
 _PATH = "/usr/local/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _PASSED = re.compile(r"PIP_\w+|SSL_CERT_\w+|REQUESTS_CA_BUNDLE|\w+_proxy", re.IGNORECASE)
 
-# Arguments: root, "ro" or "rw", what to bind from outside (one path a line), a folder that can be written or nothing, then the
-# command. Whole paths, since PATH is the image's.
+# Arguments: root, "ro" or "rw", the outside paths to bind (one a line), a writable folder or nothing, then the command.
+# The paths are absolute, since PATH is the image's.
 _ENTER = """
 root=$1 mode=$2 binds=$3 writable=$4
 shift 4
@@ -59,7 +59,7 @@ exec /usr/sbin/chroot "$root" "$@"
 
 
 def skip_where_not_able() -> None:
-    """Skips the test where a root cannot be made or entered."""
+    """Skips the test if a root cannot be made or entered."""
     if os.geteuid() != 0:
         pytest.skip("making a root for the image needs root")
     if not os.environ.get("WEBHOOKD_TEST_BASE_ROOT") and shutil.which("mmdebstrap") is None:
@@ -91,13 +91,13 @@ class Scratch:
         self._binds, self._env = _network()
 
     def base(self, name: str, root: Path) -> Image:
-        """A copy of what stands in for Python's own image."""
+        """Copies the stand-in for Python's own image to `root`."""
         root.parent.mkdir(parents=True, exist_ok=True)
         subprocess.run(["cp", "-a", str(self._debian(name)), str(root)], check=True)
         return Image(root, {"PATH": _PATH})
 
     def run(self, image: Image, arguments: list[str], env: dict[str, str]) -> None:
-        """Runs a RUN as the image's user, with the network and pip's settings as here."""
+        """Runs a RUN as the image's user, with this machine's network and pip settings."""
         with _mount_points(image.root, self._binds):
             command = _entered(image, arguments, mode="rw", binds=self._binds)
             done = subprocess.run(
@@ -133,12 +133,12 @@ class Scratch:
 
 
 def _network() -> tuple[list[str], dict[str, str]]:
-    """The paths, and the variables, with which pip finds its index here."""
+    """Returns the paths and the variables with which pip finds its index here."""
     told = subprocess.run([sys.executable, "-m", "pip", "config", "debug"], check=True, capture_output=True, text=True).stdout
     files = re.findall(r"^  (\S+), exists: True$", told, re.MULTILINE)
     values = [word.removeprefix("file://").split("/simple")[0] for word in re.findall(r"[^\s'=]*/[^\s'=]+", told)]
     wanted = {"/etc/resolv.conf", "/etc/hosts", "/etc/ssl/certs", *files, *values}
-    # What lies in a folder that comes anyhow needs no mount of its own.
+    # A path in a folder that is bound anyway needs no mount of its own.
     paths = sorted(path for path in wanted if path.startswith("/") and Path(path).exists() and path != "/")
     binds = [path for path in paths if not any(path.startswith(f"{other}/") for other in paths)]
     return binds, {name: value for name, value in os.environ.items() if _PASSED.fullmatch(name)}
@@ -146,7 +146,7 @@ def _network() -> tuple[list[str], dict[str, str]]:
 
 @contextmanager
 def _mount_points(root: Path, paths: Iterable[str]) -> Iterator[None]:
-    """Makes what is missing of `paths` below `root`, and removes that again."""
+    """Creates each of `paths` that is missing below `root`, and removes the created ones at the end."""
     made: list[Path] = []
     for path in paths:
         inside = root / path.lstrip("/")
@@ -161,7 +161,7 @@ def _mount_points(root: Path, paths: Iterable[str]) -> Iterator[None]:
 
 
 class Container:
-    """A container of `image`: a read-only root, no capability, no folder to write to but `writable`; its command is PID 1."""
+    """A container of `image`: a read-only root, no capability, no writable folder but `writable`. Its command is PID 1."""
 
     def __init__(self, image: Image, log: Path, env: dict[str, str], *, writable: str = "") -> None:
         self._image = image
@@ -180,7 +180,7 @@ class Container:
             self._outer.wait(10)
 
     async def start(self, *arguments: str) -> None:
-        """Starts it, with `arguments` for the image's own, and returns when its program runs."""
+        """Starts the container, with `arguments` instead of the image's own, and returns when its program runs."""
         image = self._image
         command = [*image.entrypoint, *(arguments or image.cmd)]
         with self.log.open("ab") as log:
@@ -196,20 +196,20 @@ class Container:
 
     @property
     def pid(self) -> int:
-        """The process that is PID 1 inside, by its number outside; 0 where there is none yet."""
+        """Returns the outside number of the process that is PID 1 inside, or 0 if there is none yet."""
         assert self._outer is not None
         outer = self._outer.pid
         children = Path(f"/proc/{outer}/task/{outer}/children").read_text().split()
         return int(children[0]) if children else 0
 
     def status(self, field: str) -> str:
-        """A field of the process's /proc/PID/status."""
+        """Returns a field of the process's /proc/PID/status."""
         found = re.search(rf"^{field}:\s+(.+)$", Path(f"/proc/{self.pid}/status").read_text(), re.MULTILINE)
         assert found is not None
         return found[1]
 
     def run(self, *arguments: str) -> tuple[int, str]:
-        """Runs a command in it, as an engine does a health check; returns its exit code and its output."""
+        """Runs a command in the container, as an engine runs a health check; returns its exit code and its output."""
         inside = ["nsenter", f"--target={self.pid}", "--mount", "--pid", "--root"]
         command = [*inside, *_as_user(self._image.user), "/usr/bin/env", "-C", self._image.workdir, *arguments]
         done = subprocess.run(
@@ -218,6 +218,6 @@ class Container:
         return done.returncode, done.stdout
 
     def wait(self, timeout: float) -> int:
-        """Its exit code, when it ends."""
+        """Waits until the container ends, and returns its exit code."""
         assert self._outer is not None
         return self._outer.wait(timeout)

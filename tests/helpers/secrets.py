@@ -1,7 +1,7 @@
-"""A pytest plugin: fails a test whose output, log files or errors hold a secret that any test of the session has used.
+"""A pytest plugin: fails a test if its output, log files or errors hold a secret that any test of the session has used.
 
-What counts as a secret is what settings take as one: signature keys, tokens, the passwords in URLs; `note` adds others. One
-shorter than twelve characters is left out, since it could be a word.
+Secrets are the values that settings take as secrets: signature keys, tokens, the passwords in URLs. `note` adds others. A
+secret shorter than twelve characters is ignored, since it could be a word.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ _in_errors: list[str] = []
 
 
 def note(values: Iterable[str]) -> None:
-    """Keeps secrets, one by one."""
+    """Stores the secrets in `values`."""
     _secrets.update(value for value in values if len(value) >= _SHORTEST)
 
 
 def note_settings(settings: Settings) -> None:
-    """Keeps what is secret of a daemon's settings."""
+    """Stores the secrets of a daemon's settings."""
     note(key for keys in settings.keys_by_account.values() for key in keys)
     note(token.get_secret_value() for tokens in (settings.admin_tokens, settings.read_tokens) for token in tokens.values())
     note(_password(url.get_secret_value()) for url in (settings.database_url, settings.redis_url))
 
 
 def note_environment(environment: Mapping[str, str]) -> None:
-    """Keeps what is secret of a process's environment."""
+    """Stores the secrets of a process's environment."""
     for name, value in environment.items():
         setting = name.removeprefix("WEBHOOKD_").lower()
         if name.startswith("WEBHOOKD_") and SECRET.fullmatch(setting):
@@ -50,13 +50,13 @@ def _password(url: str) -> str:
 
 
 def found(text: str) -> list[str]:
-    """The secrets that stand in `text`, each by its first four characters."""
+    """Returns the secrets that `text` holds, each by its first four characters."""
     return [f"{secret[:4]}…" for secret in _secrets if secret in text]
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _watched_errors() -> Iterator[None]:
-    """Looks at the message of every error of ours that is made."""
+    """Searches the message of every WebhookdError that is created for secrets."""
     patch = pytest.MonkeyPatch()
     made = WebhookdError.__init__
 

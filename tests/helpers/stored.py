@@ -1,4 +1,4 @@
-"""Events that a test puts into the tables by itself, with no receiver and no worker."""
+"""Events that a test writes into the tables itself, without a receiver or a worker."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from webhookd.store.keys import kind_id, notification_key
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
-# `notification_key` in SQL, of the columns or constants that it is formatted with.
+# `notification_key` in SQL; format it with SQL columns or constants.
 KEY = (
     "(left(encode(sha256(convert_to({notification_id}, 'UTF8')), 'hex'), 16) || "
     "left(encode(sha256(convert_to({account} || chr(31) || {notification_id}, 'UTF8')), 'hex'), 16))::uuid"
 )
-# `kind_id` in SQL, likewise. An event without an entity has the name ''.
+# `kind_id` in SQL, formatted likewise. An event without an entity has the name ''.
 KIND = (
     "('x' || left(encode(sha256(convert_to("
     "concat_ws(chr(31), {account}, {event_type}, {entity_name}, {key_fingerprint}), 'UTF8')), 'hex'), 16))::bit(64)::bigint"
@@ -78,7 +78,7 @@ async def store_kind(
     entity_name: str | None = None,
     key_fingerprint: str = "",
 ) -> int:
-    """Stores a kind of event, if it is not there; returns its id."""
+    """Stores a kind of event, unless it exists; returns its id."""
     id_ = kind_id("\x1f".join((account, event_type, entity_name or "", key_fingerprint)))
     row = (id_, account, event_type, entity_name, key_fingerprint)
     await connection.execute("INSERT INTO kinds VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING", *row)
@@ -86,7 +86,7 @@ async def store_kind(
 
 
 async def store_alias(connection: Connection, event_id: uuid.UUID, account: str, notification_id: str) -> None:
-    """Stores a further notification id of an event."""
+    """Stores another notification id of an event."""
     await connection.execute(
         "INSERT INTO notification_aliases (notification_key, event_id, body_hash, account, notification_id) "
         "VALUES ($1, $2, $3, $4, $5)",
@@ -97,14 +97,14 @@ async def store_alias(connection: Connection, event_id: uuid.UUID, account: str,
 async def lease(
     store: EventStore, *, fresh: int = 0, rest: int = 0, later: int = 0, lost: int = 0, seconds: float = 30.0
 ) -> Leased:
-    """Takes work that is due, as a sweeper does, with RESEND_AFTER of a minute."""
+    """Leases due work as a sweeper does, with a RESEND_AFTER of one minute."""
     return await store.lease(
         fresh=fresh, rest=rest, later=later, lost=lost, lease=seconds, resend_after=60.0, longest_wait=3600.0
     )
 
 
 async def end_well(connection: Connection, ids: Iterable[uuid.UUID]) -> None:
-    """Makes events processed that wait, now."""
+    """Marks waiting events as processed now."""
     await connection.execute(
         """
         WITH ended AS (

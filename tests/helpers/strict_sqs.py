@@ -1,9 +1,9 @@
-"""An SQS that is stricter than moto, and worse: an HTTP server between the daemons and moto.
+"""An SQS that is stricter and less reliable than moto: an HTTP server between the daemons and moto.
 
 It speaks SQS's JSON protocol (`X-Amz-Target: AmazonSQS.<Action>`). It always refuses a batch that AWS refuses
-(BatchEntryIdsNotDistinct, TooManyEntriesInBatchRequest, EmptyBatchRequest: SQS API reference, DeleteMessageBatch), and on
-demand breaks what a caller must live with: a 200 with `Failed` entries, throttling, lost replies, repeated deliveries.
-It redrives a dead-letter queue as AWS does, which moto does not.
+(BatchEntryIdsNotDistinct, TooManyEntriesInBatchRequest, EmptyBatchRequest: SQS API reference, DeleteMessageBatch). On demand,
+it produces the faults that a caller must survive: a 200 with `Failed` entries, throttling, lost replies, repeated deliveries.
+It redrives a dead-letter queue as AWS does; moto does not.
 """
 
 from __future__ import annotations
@@ -27,26 +27,26 @@ _LONGEST_HIDDEN = 43_200  # seconds from the receipt
 
 
 class StrictSqs:
-    """One gateway. The rates are probabilities, 0 to 1, of each call or entry; all are 0 at first."""
+    """One gateway. The rates are probabilities from 0 to 1, for each call or entry. All are 0 at first."""
 
     def __init__(self, upstream: str) -> None:
         self._upstream = upstream
-        self.failed_entries = 0.0  # entries that a 200 says were not done; they were not
+        self.failed_entries = 0.0  # entries that a 200 reports as failed, and that were not done
         self.expired = 0.0  # entries of deletes and delays that fail because their receipt handle has expired
-        self.shuffled = 0.0  # receives whose messages come in another order, and later than those of the next receives
-        self.throttled = 0.0  # calls refused by RequestThrottled
-        self.denied = 0.0  # calls refused by AccessDenied, as for credentials that were withdrawn
+        self.shuffled = 0.0  # receives whose messages are in another order, and arrive later than those of the next receives
+        self.throttled = 0.0  # calls refused with RequestThrottled
+        self.denied = 0.0  # calls refused with AccessDenied, as if the credentials were withdrawn
         self.errors = 0.0  # calls answered 500
-        self.lost_replies = 0.0  # calls that were done, and whose reply never comes
+        self.lost_replies = 0.0  # calls that were done, and whose reply never arrives
         self.repeated = 0.0  # receives after which the same messages can be received again at once
-        self.doubled = 0.0  # receives whose first message stands in them twice
-        self.unwanted = ""  # a call with a message that holds this text is refused, all of it
-        self.seconds = 0.0  # before each call
+        self.doubled = 0.0  # receives that contain their first message twice
+        self.unwanted = ""  # a call is refused as a whole if one of its messages holds this text
+        self.seconds = 0.0  # delay before each call
         self.before: Callable[[str, dict[str, Any]], Awaitable[None]] | None = None
         self.done: list[tuple[str, dict[str, Any]]] = []  # (action, request) in the order in which they were done
-        self.refused: list[str] = []  # codes of what a strict SQS refuses
+        self.refused: list[str] = []  # error codes of the refused calls
         self._move_tasks = MoveTasks()
-        self._received: dict[str, float] = {}  # receipt handle → when it was given, by the monotonic clock
+        self._received: dict[str, float] = {}  # receipt handle → time of the receipt, by the monotonic clock
         self._runner: web.AppRunner | None = None
         self._session: aiohttp.ClientSession | None = None
         self.url = ""
@@ -70,7 +70,7 @@ class StrictSqs:
         await self._session.close()
 
     def heal(self) -> None:
-        """No more faults."""
+        """Removes all faults."""
         self.failed_entries = self.throttled = self.errors = self.lost_replies = self.repeated = self.doubled = 0.0
         self.expired = self.shuffled = self.denied = self.seconds = 0.0
         self.unwanted = ""
@@ -118,7 +118,7 @@ class StrictSqs:
             asked = asked | {"Entries": left}
             if not asked["Entries"]:
                 return 200, {"Successful": [], "Failed": failed}
-        if action == "DeleteMessageBatch":  # one handle twice is fine for AWS, where deleting is idempotent, but not for moto
+        if action == "DeleteMessageBatch":  # AWS accepts one handle twice, since deleting is idempotent there; moto does not
             asked = asked | {"Entries": list({entry["ReceiptHandle"]: entry for entry in asked["Entries"]}.values())}
         if action == "ReceiveMessage" and random.random() < self.repeated:
             asked = asked | {"VisibilityTimeout": 0}
@@ -132,14 +132,14 @@ class StrictSqs:
             if len(messages) < asked.get("MaxNumberOfMessages", 1):
                 messages.append(messages[0])
             elif len(messages) > 1:
-                messages[-1] = messages[0]  # and the one that gave way comes back by its visibility timeout
+                messages[-1] = messages[0]  # the replaced message comes back after its visibility timeout
         if action == "ReceiveMessage" and reply.get("Messages") and random.random() < self.shuffled:
             random.shuffle(reply["Messages"])
             await asyncio.sleep(random.uniform(0, 1))
         return status, reply
 
     async def _ask(self, request: web.Request, action: str, asked: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-        """Asks moto, with the headers of the caller's `request`: moto reads the region from its signature."""
+        """Asks moto with the headers of the caller's `request`: moto reads the region from the request's signature."""
         headers = {name: value for name, value in request.headers.items() if name.lower() not in ("host", "content-length")}
         headers["X-Amz-Target"] = f"AmazonSQS.{action}"
         assert self._session is not None
@@ -163,7 +163,7 @@ class StrictSqs:
         return web.Response(body=orjson.dumps(reply), content_type=_JSON)
 
     def _is_beyond_limit(self, entry: dict[str, Any]) -> bool:
-        """Whether a message would be hidden for more than 12 hours since its receipt (SQS API, ChangeMessageVisibility)."""
+        """Returns whether a message would be hidden over 12 hours from its receipt on (SQS API, ChangeMessageVisibility)."""
         since = time.monotonic() - self._received.get(entry["ReceiptHandle"], time.monotonic())
         return float(entry["VisibilityTimeout"]) + since > _LONGEST_HIDDEN
 

@@ -1,4 +1,4 @@
-"""The fold as the worker does it, in one statement; and the facts as PostgreSQL stores them."""
+"""The worker's fold in one statement, and the facts as PostgreSQL stores them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from webhookd.process.facts import Facts
 from webhookd.process.timeline import fold_all
 from webhookd.store.events import EventStore
 
-_STORE = EventStore(cast("Any", None))  # the statement stands on the caller's connection
+_STORE = EventStore(cast("Any", None))  # the statement runs on the caller's connection
 
 
 async def keep_timeline(event: Event, connection: Any) -> None:
@@ -19,7 +19,7 @@ async def keep_timeline(event: Event, connection: Any) -> None:
 
 
 def decode(text: str) -> Facts:
-    """The facts that PostgreSQL stores, each by itself; none may stand in two groups."""
+    """Returns each fact that PostgreSQL stores, by name. A name may not stand in two groups."""
     facts: Facts = {}
     for at, rank, values in json.loads(text):
         assert not facts.keys() & values.keys(), text

@@ -1,7 +1,7 @@
-"""A stand-in for systemd, which cannot run here: it starts, reloads and stops a unit as the unit's file says.
+"""A stand-in for systemd, which cannot run here. It starts, reloads and stops a unit as the unit's file says.
 
-It follows systemd.service(5) (the order of Exec lines, EnvironmentFile, RuntimeDirectory), systemd.exec(5) (a folder given to
-LoadCredential brings a credential `<id>_<file>` for each file, read once, at the start) and sd_notify(3) (datagrams of lines,
+It follows systemd.service(5) (the order of Exec lines, EnvironmentFile, RuntimeDirectory), systemd.exec(5) (for a folder,
+LoadCredential makes a credential `<id>_<file>` of each file, read once, at the start) and sd_notify(3) (datagrams of lines,
 READY=1, STOPPING=1, WATCHDOG=1). Paths outside the unit's own folder are moved below `root`; nothing else is changed.
 """
 
@@ -22,7 +22,7 @@ from tests.helpers.wait import until
 
 
 class Unit:
-    """A unit file: its options in their order, each with all that it is set to."""
+    """A unit file: its options in order, each with all its values."""
 
     def __init__(self, path: Path) -> None:
         self.options: dict[str, dict[str, list[str]]] = {}
@@ -35,17 +35,17 @@ class Unit:
                 self.options.setdefault(section, {}).setdefault(name, []).append(value)
 
     def all(self, name: str, section: str = "Service") -> list[str]:
-        """What an option is set to, each time that it is."""
+        """Returns all values of an option, in order."""
         return self.options[section].get(name, [])
 
     def one(self, name: str, section: str = "Service") -> str:
-        """What an option is set to, which it is once."""
+        """Returns the value of an option that is set exactly once."""
         (value,) = self.all(name, section)
         return value
 
 
 class Manager:
-    """Runs one unit. `told` holds what the service has told, line by line, with the time (monotonic) of each."""
+    """A service manager for one unit. `told` holds each line from the service, with its time (monotonic)."""
 
     def __init__(self, unit: Unit, root: Path) -> None:
         self._unit = unit
@@ -68,7 +68,7 @@ class Manager:
         (self._etc / path).unlink()
 
     def handed_over(self) -> set[str]:
-        """The files that the service may read anew."""
+        """Returns the names of the files that the service may read again."""
         return {file.name for file in self._runtime.iterdir()}
 
     def _moved(self, text: str) -> str:
@@ -82,13 +82,13 @@ class Manager:
             (self._root / "credentials" / f"{id_}_{file.name}").write_bytes(file.read_bytes())
 
     def _run(self, name: str) -> None:
-        """The Exec lines of that name, in their order; each must succeed."""
+        """Runs the Exec lines of this name in order. Each must succeed."""
         pid = "" if self.process is None else str(self.process.pid)
         for line in self._unit.all(name):
             subprocess.run(shlex.split(self._moved(line.lstrip("+")).replace("$MAINPID", pid)), check=True, timeout=30)
 
     async def start(self, environment: dict[str, str]) -> None:
-        """Starts the service, with `environment` beside what the unit gives it, and waits for its READY=1."""
+        """Starts the service, with `environment` in addition to the unit's own, and waits for its READY=1."""
         unit = self._unit
         self._runtime.mkdir(parents=True, mode=int(unit.one("RuntimeDirectoryMode"), 8))
         (self._root / "credentials").mkdir()
@@ -125,7 +125,7 @@ class Manager:
         self.told += [(time.monotonic(), line) for line in self._socket.recv(4096).decode().splitlines()]
 
     async def hears(self, line: str, count: int = 1, *, deadline: float = 20.0) -> None:
-        """Waits until the service has told `line` so often."""
+        """Waits until the service has sent `line` at least `count` times."""
 
         def heard() -> bool:
             assert self.process is not None
@@ -135,24 +135,24 @@ class Manager:
         await until(heard, f"the service tells {line}; it has told {[told for _, told in self.told]}", deadline=deadline)
 
     def times(self, line: str) -> int:
-        """How often the service has told a line that begins so."""
+        """Returns how many lines from the service begin with `line`."""
         return sum(told.startswith(line) for _, told in self.told)
 
     async def reload(self) -> None:
-        """`systemctl reload`, which for Type=notify ends when the service has said that it is ready again."""
+        """Reloads as `systemctl reload` does: for Type=notify, it ends when the service reports that it is ready again."""
         ready, reloading = self.times("READY=1"), self.times("RELOADING=1")
         await asyncio.to_thread(self._run, "ExecReload")
         await self.hears("RELOADING=1", reloading + 1)
         await self.hears("READY=1", ready + 1)
 
     async def stop(self) -> int:
-        """SIGTERM, and the exit code; fails beyond TimeoutStopSec."""
+        """Sends SIGTERM and returns the exit code. Fails after TimeoutStopSec."""
         assert self.process is not None
         self.process.terminate()
         return await asyncio.to_thread(self.process.wait, float(self._unit.one("TimeoutStopSec")))
 
     def close(self) -> None:
-        """Kills what is left. To be called where the loop runs."""
+        """Kills the service if it still runs. Call this in the running event loop."""
         if self.process is not None and self.process.poll() is None:
             self.process.kill()
             self.process.wait(10)

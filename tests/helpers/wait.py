@@ -1,4 +1,4 @@
-"""Waiting for a condition, with a deadline; never for a time."""
+"""Functions that wait for a condition with a deadline, never for a fixed time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 async def until(condition: Callable[[], Any], what: str, *, deadline: float = 15.0, every: float = 0.02) -> Any:
-    """Calls `condition` (plain or async) until its result is true, and returns that; fails with `what` after `deadline` s."""
+    """Calls `condition` (plain or async) until its result is true; returns it. Fails with `what` after `deadline` seconds."""
     loop = asyncio.get_running_loop()
     end = loop.time() + deadline
     while True:
@@ -23,9 +23,9 @@ async def until(condition: Callable[[], Any], what: str, *, deadline: float = 15
 
 
 async def until_ended(left: Callable[[], Any], what: str, *, patience: float, every: float = 0.1) -> None:
-    """Calls `left` (plain or async; what is still to be done, as a number) until it is 0.
+    """Calls `left` (plain or async; returns the number of things still to be done) until it is 0.
 
-    Fails with `what` when `patience` seconds have passed without progress: a busy machine is slow, and does not stand still.
+    Fails with `what` after `patience` seconds without progress: a busy machine is slow, but does not stand still.
     """
     loop = asyncio.get_running_loop()
     least, at = float("inf"), loop.time()

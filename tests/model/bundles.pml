@@ -1,7 +1,7 @@
-/* What two events have in common: a message that SQS moved to the dead-letter queue while a worker may hold one of them, or (FOLD) a fold.
+/* Two events that share a message, which SQS moved to the dead-letter queue while a worker may hold one of the events, or (FOLD) a fold.
  *
- * At first a worker may hold any of the two by the message that SQS moved. What happens to one event alone, flow.pml has. FOLD: both bodies are too
- * much for one fold, which kills its process; each alone is not. README.md says how to run it.
+ * At first a worker may hold either event by the message that SQS moved. flow.pml models one event alone. FOLD: both bodies together are too
+ * much for one fold and kill its process; each body alone is not. README.md says how to run this model.
  */
 
 #define EVENTS 2
@@ -13,7 +13,7 @@
 #define ENDED 2
 
 byte status[EVENTS] = QUEUED;
-bool message[EVENTS];  /* in the main queue, of one event each: the sweeper's */
+bool message[EVENTS];  /* the sweeper's messages in the main queue, one for each event */
 bool held[EVENTS];     /* the row's lock */
 bool raw = true;
 bit waits_for_a_resend_although_nothing_is_lost = 1;
@@ -30,7 +30,7 @@ end:
         atomic {  /* code: bundles.put_back */
             if
 #ifndef NO_PUT_BACK_WHOLE
-            :: (was_open[0] && (!open(0) || held[0])) || (was_open[1] && (!open(1) || held[1])) -> skip  /* the next pass */
+            :: (was_open[0] && (!open(0) || held[0])) || (was_open[1] && (!open(1) || held[1])) -> skip  /* the next pass tries again */
             :: else ->
 #else
             :: true ->
@@ -51,7 +51,7 @@ end:
     od
 }
 
-active [EVENTS] proctype Worker() {  /* of one event each: they may be in one process or in two */
+active [EVENTS] proctype Worker() {  /* one worker for each event, in one process or in two */
     if :: true -> held[_pid - 3] = true :: true fi;
 end:
     do
@@ -68,7 +68,7 @@ end:
 
 #else
 
-#define TRUSTED 3        /* what was received more often is folded alone */
+#define TRUSTED 3        /* a body that was received more often is folded alone */
 
 byte received[EVENTS];
 bool done[EVENTS];

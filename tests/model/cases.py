@@ -1,26 +1,26 @@
-"""The cases in which spin looks at the models, and the guards that are taken out of them one at a time."""
+"""The cases in which spin searches the models, and the guards that are removed one at a time."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-ENDS = "ends"  # properties of time (LTL under weak fairness); all other names are of assertions
+ENDS = "ends"  # properties of time (LTL under weak fairness); all other names belong to assertions
 AGREES = "agrees"
 
 
 @dataclass(slots=True, frozen=True)
 class Case:
-    """A model with a bound; `claim` names a property of time, and without it the assertions are checked."""
+    """A model with a bound. `claim` names a property of time; without it, the search checks the assertions."""
 
     model: str
     defines: str
     claim: str = ""
-    large: bool = False  # so many states that compiling with optimization pays
+    large: bool = False  # the case has so many states that compiling with optimization pays
 
 
 @dataclass(slots=True, frozen=True)
 class Guard:
-    """Without the guard, `case` must break `invariant`."""
+    """A guard of a model. Without it, `case` must break `invariant`."""
 
     name: str
     says: str

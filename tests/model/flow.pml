@@ -1,15 +1,15 @@
-/* The flow of one piece of work: receiver, relay, two workers, dead-letter reader, operator, and what fails around them.
+/* The flow of one piece of work: receiver, relay, two workers, dead-letter reader, operator, and the faults around them.
  *
- * Each atomic step is one transaction in PostgreSQL or one call to SQS. Time is chance: `due` may come at any moment, a message may be received
- * again while it is in hand, and any step may take for ever long. Faults (a crash, a loss, a refusal, a lie of Redis) are counted: FAULTS in all.
- * Redis's claims are left out: they only forbid what PostgreSQL must survive anyway. README.md says how to run it.
+ * Each atomic step is one transaction in PostgreSQL or one call to SQS. Time is chance: work may be due at any moment, a message may be received
+ * again while it is in hand, and any step may take any time. Faults (a crash, a loss, a refusal, a lie of Redis) are counted: FAULTS in all.
+ * Redis's claims are left out: they only forbid steps that PostgreSQL must survive anyway. README.md says how to run this model.
  *
- * What a case leaves out, it does not define: DELIVERIES (the receiver; how often the provider delivers), CONSOLE (copies come back to the main queue),
- * REFUSED_FOLD (PostgreSQL may refuse an event's facts), POISON (the event kills its worker, each time; with FAILS_BETWEEN, its handler fails once;
- * with KILLS_POSTGRESQL, it ends PostgreSQL instead),
- * BUSY (no poll is ever empty), NO_HANDLERS (the fold ends the event), RETURNS (a send may fail, and its lease is given back).
+ * A case defines only the parts that it includes: DELIVERIES (the receiver; how often the provider delivers), CONSOLE (copies come back to the main
+ * queue), REFUSED_FOLD (PostgreSQL may refuse an event's facts), POISON (the event kills its worker each time; with FAILS_BETWEEN, its handler fails
+ * once; with KILLS_POSTGRESQL, the event ends PostgreSQL instead), BUSY (no poll is ever empty), NO_HANDLERS (the fold ends the event), RETURNS (a send
+ * may fail, and its lease is given back).
  *
- * Every guard can be taken out with -DNO_<GUARD>; cases.py names the invariant that must break then.
+ * -DNO_<GUARD> removes a guard; cases.py names the invariant that must then break.
  */
 
 #ifndef FAULTS
@@ -19,16 +19,16 @@
 #define OPERATIONS 1      /* redrives, discards and redrives from the console, in all */
 #endif
 #ifndef AWAY
-#define AWAY 0            /* how often PostgreSQL goes away in the middle of an attempt that is counted */
+#define AWAY 0            /* how often PostgreSQL goes away during a counted attempt */
 #endif
 #ifndef STRANGER
-#define STRANGER 0        /* messages of one who may write to the queue, as if they were ours */
+#define STRANGER 0        /* messages from a stranger who may write to the queue; they look like ours */
 #endif
 #ifndef SLOTS
 #define SLOTS 2           /* messages that fit into the queue: a sender waits for room */
 #endif
 #ifndef PERMANENT
-#define PERMANENT 0       /* whether a handler may fail for good */
+#define PERMANENT 0       /* whether a handler may fail finally */
 #endif
 #ifndef HANDLER_FAILS
 #define HANDLER_FAILS 1   /* whether a handler may fail */
@@ -36,16 +36,16 @@
 
 #define MAX_ATTEMPTS 2
 #ifndef SUSPECT
-#define SUSPECT 1         /* a message that was received more often is suspected to kill its worker */
+#define SUSPECT 1         /* a message that was received more often may kill its worker: a suspect */
 #endif
 #ifndef SUSPECT_SENDS
-#define SUSPECT_SENDS 2   /* so is what was sent so often without an attempt that ended */
+#define SUSPECT_SENDS 2   /* work that was sent so often, with no ended attempt, is a suspect, too */
 #endif
 #ifndef MAX_RECEIVES
-#define MAX_RECEIVES 2    /* then SQS moves it to the dead-letter queue */
+#define MAX_RECEIVES 2    /* after so many receives, SQS moves a message to the dead-letter queue */
 #endif
 
-/* Status of the work; NONE: no row. */
+/* The status of the work. NONE: no row. */
 #define NONE 0
 #define RECEIVED 1
 #define QUEUED 2
@@ -56,27 +56,27 @@
 #define HOT_PATH 0
 #define SWEEPER 1
 
-/* Kinds of message in the main queue; FORGED: a copy without its proof; STRANGE: a stranger's, as if it were ours; COPY + n: the copy of the death in
- * epoch n, moved there from the console. */
+/* Kinds of message in the main queue. FORGED: a copy without its proof. STRANGE: a stranger's message that looks like ours. COPY + n: the copy of the
+ * death in epoch n, moved there from the console. */
 #define PLAIN 0
 #define FORGED 1
 #define STRANGE 2
 #define COPY 3
 
-#define NOWHERE SLOTS     /* the slot of a worker with no message, or with one that is deleted */
+#define NOWHERE SLOTS     /* the slot of a worker that has no message, or whose message is deleted */
 #define EPOCHS (OPERATIONS + 1)
 
 /* PostgreSQL */
 bool ledger, folded, processed, copy_sent;
 byte status, attempts, sends, epoch;   /* sends: since the last attempt that ended; epoch stands for redriven_at */
 byte begun;                            /* attempts that have begun and not ended */
-byte drained;                          /* since the send was recorded, a poll has begun that was empty (1), and was reported (2) */
-byte row_lock;                         /* which worker holds it; 0: none */
+byte drained;                          /* since the record of the send: an empty poll has begun (1), and was reported (2) */
+byte row_lock;                         /* the worker that holds the lock; 0: none */
 /* Redis */
 bool seen;
-/* The relay: whether the row is still as it was chosen. Every change of open work moves `due`, which thus is its version. */
+/* The relay: whether the row is unchanged since it was chosen. Every change of open work moves `due`, so `due` is the row's version. */
 bool current[2];
-/* SQS: how often received + 1 (0: empty slot), kind, attempts that the message was sent for */
+/* SQS: the number of receives + 1 (0: empty slot), the kind, the number of attempts that the message names */
 byte received[SLOTS], kind[SLOTS], sent_for[SLOTS];
 byte raw, copies[EPOCHS];
 byte slot[3];                          /* the slot of workers 1 and 2 */
@@ -85,14 +85,14 @@ byte owed;                             /* counts of attempts that ended while Po
 /* The world */
 byte faults = FAULTS, away = AWAY, strange = STRANGER, operations = OPERATIONS;
 
-/* What only the invariants look at. */
-bool answered, lost, permanent, was_due, unrecorded;  /* was_due: since the last failure; unrecorded: the last send */
+/* Only the invariants read these. */
+bool answered, lost, permanent, was_due, unrecorded;  /* was_due: due since the last failure; unrecorded: the last send has no record */
 byte effects, failures, kills, asked;  /* failures and kills: since the last redrive, since the last attempt that ended */
 
 #define open (status == RECEIVED || status == QUEUED || status == RETRYING)
 #define given_up (status == DEAD || status == DISCARDED)
 
-/* Invariants. Each is a constant of its own, so that spin's report names it. */
+/* Invariants. Each is a separate constant, so that spin's report names the invariant. */
 bit a_200_is_lost = 1, an_effect_is_doubled = 1, processed_without_the_timeline = 1, dead_without_being_tried = 1,
     woken_without_being_asked = 1, waits_for_a_resend_although_nothing_is_lost = 1, what_waits_is_sent_again = 1,
     tried_before_it_was_due = 1, a_kill_is_not_counted = 1, stuck_at_the_end = 1, disagrees_at_the_end = 1;
@@ -111,28 +111,28 @@ bit a_200_is_lost = 1, an_effect_is_doubled = 1, processed_without_the_timeline 
 ltl ends { <>[] (!open) }
 ltl agrees { <>[] agree }
 
-/* Each step may find its process dead instead: killed after the step before, at the latest moment. */
+/* Before each step, its process may die instead: killed after the previous step, at the last moment. */
 inline or_die() { if :: skip :: faults > 0 -> faults--; goto died fi }
 
-/* Every change of status. Only an operator's request lets the dead live. */
+/* Every change of status. Dead or discarded work may live again only at an operator's request. */
 inline become(new) {
     if :: given_up && new != DEAD && new != DISCARDED -> assert(asked > 0 || !woken_without_being_asked); asked = (asked > 0 -> asked - 1 : 0)
        :: else fi;
     status = new; current[HOT_PATH] = false; current[SWEEPER] = false; drained = 0
 }
 
-/* What lets it die; counts that are still owed are too many only until they are taken back. */
+/* The reasons for a death. A count that is still owed is one too many only until it is taken back. */
 #define IS_TRIED (failures >= MAX_ATTEMPTS || permanent || kills + owed >= MAX_ATTEMPTS)
 
 inline die() { become(DEAD); copy_sent = false }
 
-/* Counts are of a number of attempts and of a redrive: a failed attempt or another redrive makes them void. */
+/* A count belongs to a number of attempts and to a redrive: a failed attempt or another redrive makes it void. */
 inline make_counts_void() {
 #ifndef NO_VOID_COUNTS
     begun = 0;
 #endif
 #ifndef NO_OWED_OF_ITS_ATTEMPT
-    owed = 0  /* what is owed names the attempt that it is of */
+    owed = 0  /* an owed count names its attempt */
 #else
     skip
 #endif
@@ -144,7 +144,7 @@ inline wake() {
 }
 
 byte gone;
-inline clear(i) {  /* the last message takes the empty place, so that equal queues are one state */
+inline clear(i) {  /* the last message moves to the empty slot, so that equal queues are one state */
     gone = i;
     if :: slot[1] == gone -> slot[1] = NOWHERE :: else fi;
     if :: slot[2] == gone -> slot[2] = NOWHERE :: else fi;
@@ -180,7 +180,7 @@ next:
             deliveries++;
             if
             :: seen -> answered = true; assert(ledger || !a_200_is_lost); goto next
-            :: true  /* unknown, or Redis has forgotten it, or is away */
+            :: true  /* the webhook is unknown, or Redis has forgotten it or is away */
             fi
         }
 #ifdef NO_COMMIT_BEFORE_MARK
@@ -206,13 +206,13 @@ next:
 
 /* ---- relay ---- */
 
-/* It was sent: the row is `queued`, if its `due` is as it was when it was chosen. The hot path records a while later, the sweeper at once. */
+/* Records a send: the row is `queued` if its `due` has not changed since it was chosen. The hot path records some seconds later, the sweeper at once. */
 inline mark_sent(sender) {
     if
 #ifdef NO_SENT_DUE
     :: open && row_lock == 0 ->
 #else
-    :: current[sender] && row_lock == 0 ->  /* SKIP LOCKED: what is in hand is not waited for */
+    :: current[sender] && row_lock == 0 ->  /* SKIP LOCKED: a record does not wait for work in hand */
 #endif
         become(QUEUED); unrecorded = false; sends = (sends == 0 -> 1 : sends)
     :: else
@@ -259,11 +259,11 @@ end:
 #ifndef NO_RESEND
     :: atomic {  /* code: relay.lease_lost; its other half is the pollers' report, code: poll.report */
 #if defined(NO_DRAINED_MARK) || (defined(BUSY) && !defined(NO_RESEND_CAP))
-        status == QUEUED && row_lock == 0 ->                     /* BUSY: the cap, since it was sent very long ago */
+        status == QUEUED && row_lock == 0 ->                     /* BUSY: the cap: the work was sent very long ago */
 #elif defined(BUSY)
-        false ->                                /* a busy queue gives no empty poll, and so no mark */
+        false ->                                /* a busy queue has no empty poll, and so sets no mark */
 #else
-        status == QUEUED && row_lock == 0 && drained == 2 ->  /* it was received at least once, or is lost */
+        status == QUEUED && row_lock == 0 && drained == 2 ->  /* the message was received at least once, or is lost */
 #endif
 #ifndef BUSY
         assert(!never_received || unrecorded || !what_waits_is_sent_again);
@@ -278,7 +278,7 @@ send:
     atomic {
         if
         :: true
-        :: faults > 0 -> faults--;  /* the queue's answer was lost, or none came: code: relay.return_lease */
+        :: faults > 0 -> faults--;  /* the queue's answer was lost or never sent: code: relay.return_lease */
             if
             :: current[SWEEPER] && row_lock == 0 -> current[SWEEPER] = false; sends = (one_more_send -> sends - 1 : sends)
             :: else
@@ -295,7 +295,7 @@ send:
              goto died }
 }
 
-/* ---- what the processes repeat ---- */
+/* ---- the loops of the processes ---- */
 
 #ifdef NO_POLL_BEGAN_AFTER
 bool polled;
@@ -306,15 +306,15 @@ end:
     do
 #ifndef BUSY
 #ifndef NO_POLL_BEGAN_AFTER
-    :: atomic { status == QUEUED && drained == 0 && !never_received -> drained = 1 }  /* a poll begins, and finds nothing: code: poll.begin */
+    :: atomic { status == QUEUED && drained == 0 && !never_received -> drained = 1 }  /* a poll begins and finds nothing: code: poll.begin */
     :: atomic { drained == 1 -> drained = 2 }                                         /* code: poll.report */
 #else
     :: atomic { !polled && status == QUEUED && drained == 0 && !never_received -> polled = true }
-    :: atomic { polled -> polled = false; drained = (status == QUEUED -> 2 : 0) }     /* as if it had begun when it is reported */
+    :: atomic { polled -> polled = false; drained = (status == QUEUED -> 2 : 0) }     /* as if the poll had begun when it is reported */
 #endif
 #endif
     :: atomic { owed > 0 -> owed--; take_back_one() }                                 /* code: work.take_back_owed */
-    :: atomic { owed > 0 && faults > 0 -> faults--;  /* the process that owes it is killed: then it counts as a kill */
+    :: atomic { owed > 0 && faults > 0 -> faults--;  /* the process that owes the count is killed: the count stays as a kill */
                 kills = (kills + owed > MAX_ATTEMPTS -> MAX_ATTEMPTS : kills + owed); owed = 0 }
     od
 }
@@ -330,7 +330,7 @@ end:
         if
         :: kind[i] == PLAIN || kind[i] == STRANGE -> raw++
         :: kind[i] >= COPY -> copies[kind[i] - COPY]++
-        :: kind[i] == FORGED  /* a stranger's; the reader leaves what it does not know */
+        :: kind[i] == FORGED  /* a stranger's message; the reader leaves unknown messages alone */
         fi;
         clear(i); i = 0
     }
@@ -347,7 +347,7 @@ end:
 
 inline let_go() { row_lock = (mine(row_lock) -> 0 : row_lock) }
 
-/* Killed, or without its connection: the lock falls, and what it had begun was not taken back. */
+/* The worker was killed, or lost its connection: the lock is released, and the count of its attempt stays. */
 inline fall() {
     kills = (counted && kills < MAX_ATTEMPTS -> kills + 1 : kills); counted = false;
     assert(begun >= kills || !mine(row_lock) || !a_kill_is_not_counted);
@@ -358,7 +358,7 @@ inline forget() {
     slot[id] = NOWHERE; counted = false; was_attempts = 0; was_epoch = 0; for_attempts = 0; fatal = false; failing = false; suspect = false
 }
 
-/* No attempt ended: the message stays, and is received again. */
+/* No attempt ended: the message stays in the queue, and is received again. */
 inline let_come_back() {  /* code: work.come_back */
     let_go();
 #ifdef NO_KEEP_WHEN_BUSY
@@ -367,7 +367,7 @@ inline let_come_back() {  /* code: work.come_back */
     forget()
 }
 
-/* PostgreSQL no longer answers when the attempt has ended: the lock falls with the session, and the count is taken back later. */
+/* PostgreSQL does not answer when the attempt has ended: the lock is released with the session, and the count is taken back later. */
 inline owe() {  /* code: work.owe */
     counted = false;
 #ifndef NO_OWED
@@ -378,7 +378,7 @@ inline owe() {  /* code: work.owe */
 
 #define one_more(count) count = (count < MAX_ATTEMPTS -> count + 1 : count)
 
-/* The session ends while the handlers run, perhaps because of them: the count stays, since the failure cannot be recorded. */
+/* The session ends while handlers run, perhaps because of them: the count stays, since the failure cannot be recorded. */
 inline lose_session() {  /* code: work.run */
 #ifndef NO_LOST_COUNTS
     if :: counted -> one_more(kills) :: else fi;
@@ -412,7 +412,7 @@ inline take_back() { take_back_one(); counted = false }
 #endif
 #define is_stale (status == RETRYING && (for_attempts != attempts || !is_leased))
 
-/* In a case with SPLIT_STEPS, others may act, and a crash may come, between reading and locking. */
+/* With SPLIT_STEPS, other processes may act, and a crash may happen, between reading and locking. */
 #ifdef SPLIT_STEPS
 #define NEXT_STEP skip } atomic { or_die();
 #else
@@ -436,11 +436,11 @@ end:
 #endif
         if
         :: true
-        :: faults > 0 -> faults--; what = 0;  /* killed; or PostgreSQL is away, Redis claims that it is busy */
+        :: faults > 0 -> faults--; what = 0;  /* killed; or PostgreSQL is away; or Redis claims that the event is busy */
             let_come_back(); goto end
         fi;
 #ifdef CONSOLE
-        /* A copy: an operator's redrive from the console, if it is proven and its death is the present one. */
+        /* A copy is an operator's redrive from the console, if it is proven and of the present death. */
         if  /* code: work.revive */
         :: what == PLAIN || what == STRANGE
 #ifndef NO_PROOF
@@ -456,14 +456,14 @@ end:
 #endif
         fi;
 #endif
-        /* The first phase: one transaction that many events share. */
+        /* The first phase is one transaction, which many events share. */
         if  /* code: work.fold */
         :: status == NONE || given_up -> goto finished
 #ifdef NO_ATTEMPT_IN_MESSAGE
-        :: status == RETRYING -> goto finished                     /* its `due` was moved by the lease */
-        :: status == RETRYING                                     /* or has come */
+        :: status == RETRYING -> goto finished                     /* the lease moved its `due` */
+        :: status == RETRYING                                     /* or the retry is due */
 #else
-        :: is_stale -> goto finished                              /* a new message is sent when it is due */
+        :: is_stale -> goto finished                              /* the retry gets a new message when it is due */
         :: status == RETRYING && !is_stale
 #endif
         :: status == RECEIVED || status == QUEUED
@@ -472,7 +472,7 @@ end:
         if
         :: folded = true
 #ifdef REFUSED_FOLD
-        :: !folded ->  /* PostgreSQL refuses its facts, alone too */
+        :: !folded ->  /* PostgreSQL refuses the event's facts, even alone */
 #ifndef NO_FOLD_FAILURE_COUNTS
             was_attempts = attempts; was_epoch = epoch; one_more(failures); goto failed
 #else
@@ -487,7 +487,7 @@ end:
 #endif
         suspect = suspect || SUSPECT_BY_SENDS;
         NEXT_STEP
-        /* The second phase: a transaction of its own. */
+        /* The second phase is a separate transaction. */
 #ifdef NO_LOCK_BEFORE_BEGUN
         if :: suspect -> begin(); suspect = false :: else fi;
         NEXT_STEP
@@ -537,7 +537,7 @@ bury:
     }
 attempt:
 #ifdef POISON
-    atomic {  /* the event kills its worker, each time */
+    atomic {  /* the event kills its worker each time */
 #ifdef FAILS_BETWEEN
         if :: attempts == 0 && begun > 1 -> one_more(failures); failing = true; goto give_back :: else fi;
 #endif
@@ -551,7 +551,7 @@ attempt:
     atomic {  /* code: work.run */
         or_die();
         if
-        :: faults > 0 -> faults--; goto give_back       /* the worker is to stop */
+        :: faults > 0 -> faults--; goto give_back       /* the worker must stop */
         :: counted && away > 0 -> away--; owe(); goto end
         :: counted && away > 0 -> away--; lose_session(); goto end
         :: HANDLER_FAILS -> one_more(failures); failing = true; goto give_back
@@ -570,7 +570,7 @@ attempt:
         counted = false; let_go(); goto finished
     }
 #endif
-give_back:  /* before the row lock falls */
+give_back:  /* before the row lock is released */
 #ifdef NO_TAKE_BACK_BEFORE_UNLOCK
     atomic { or_die(); let_go() }
 #endif
@@ -642,10 +642,10 @@ end:
 #else
             :: status == RECEIVED || status == QUEUED -> become(RECEIVED)
 #ifndef NO_PUT_BACK_MOVES_DUE
-            :: status == RETRYING -> become(RETRYING)  /* due as before, by a microsecond later */
+            :: status == RETRYING -> become(RETRYING)  /* due a microsecond later than before */
 #endif
 #ifdef NO_PUT_BACK_WHERE_OPEN
-            :: given_up -> become(RECEIVED)            /* as it was read, though it has died since */
+            :: given_up -> become(RECEIVED)            /* by the status as read, though the work has died since */
 #endif
 #endif
             :: else
@@ -685,7 +685,7 @@ end:
     do
 #if STRANGER > 0
     :: atomic { strange > 0 && room && open -> strange--; put(STRANGE, 0) }
-    :: atomic { strange > 0 && room && open -> strange--; put(STRANGE, 1) }  /* it guesses how many attempts have failed */
+    :: atomic { strange > 0 && room && open -> strange--; put(STRANGE, 1) }  /* the stranger guesses the number of failed attempts */
 #endif
     :: atomic { operations > 0 && given_up -> operations--; asked++; wake() }                 /* code: operator.redrive */
     :: atomic { operations > 0 && status == DEAD -> operations--; become(DISCARDED) }         /* code: operator.discard */
@@ -715,7 +715,7 @@ init {
     atomic {
         slot[1] = NOWHERE; slot[2] = NOWHERE;
 #ifndef DELIVERIES
-        ledger = true; answered = true; status = RECEIVED; current[HOT_PATH] = true;  /* it was received */
+        ledger = true; answered = true; status = RECEIVED; current[HOT_PATH] = true;  /* the webhook was received */
 #endif
         run Worker(1); run Worker(2)
     }

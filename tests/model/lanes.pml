@@ -1,9 +1,9 @@
-/* Lanes: fresh work beside work that was tried once, or redriven (rest), and work that fails each time (later). Handlers may hang for ever.
+/* Lanes: fresh work beside work that was tried once or redriven (rest), and work that fails each time (later). Handlers may hang for ever.
  *
- * Event 0 is fresh, 1 and 2 are rest, 3 and 4 are later, and are tried again for ever. There are three turns, and so one place in the queue for each
- * of the two lanes. A process of five more turns has died just now: they still count for a minute. What was sent within that minute does not hang.
- * HANG: handlers of later work may hang; HANG_ALL: those of rest, too; LOSES: the queue may lose the messages of event 1. The queue is first in, first
- * out here: what a queue without order does to one message, flow.pml has. README.md says how to run it.
+ * Event 0 is fresh, events 1 and 2 are rest, and events 3 and 4 are later, and are tried again for ever. There are three turns, and so one place in
+ * the queue for each of the lanes rest and later. A process with five more turns has just died: its turns still count for a minute. Work that was sent
+ * within that minute does not hang. HANG: handlers of later work may hang; HANG_ALL: handlers of rest, too; LOSES: the queue may lose the messages of
+ * event 1. Here the queue is first in, first out; flow.pml has a queue without order. README.md says how to run this model.
  */
 
 #define FRESH 0
@@ -24,12 +24,12 @@ byte state[5];
 bool may_hang[5];
 chan queue = [5] of { byte };
 bool has_come[5], is_over;
-byte turns = TURNS + TURNS_OF_THE_DEAD;  /* as the table `processes` has them, of processes seen within a minute */
+byte turns = TURNS + TURNS_OF_THE_DEAD;  /* the turns in the table `processes`, of processes seen within a minute */
 
 #define waits(n) (state[n] == WAITING && has_come[n])
 #define fresh_waits waits(FRESH)
 
-/* How many of a lane are in the queue. What may be lost takes no room. */
+/* The number of a lane's events in the queue. Work that may be lost takes no room. */
 #ifndef NO_IN_HAND_COUNTS
 #define out(n) (state[n] == SENT || state[n] == IN_HAND)
 #else
@@ -39,7 +39,7 @@ byte turns = TURNS + TURNS_OF_THE_DEAD;  /* as the table `processes` has them, o
 #define rest (out(1) + out(2))
 #define later (out(3) + out(4))
 
-#ifdef NO_LANES_APART  /* one lane with room for half */
+#ifdef NO_LANES_APART  /* one lane with room for half of the turns */
 #define room_of_rest (rest + later < 2 * share)
 #define room_of_later room_of_rest
 #else
@@ -61,7 +61,7 @@ byte turns = TURNS + TURNS_OF_THE_DEAD;  /* as the table `processes` has them, o
 #else
 #define lost_waits (state[1] == LOST && room_of_rest)
 #endif
-#define others_wait (rest_waits || lost_waits)  /* a round takes of each lane: none waits for ever behind another */
+#define others_wait (rest_waits || lost_waits)  /* a round takes from each lane: no lane waits for ever behind another */
 
 #ifndef NO_FRESH_FIRST
 #define goes_before_fresh false
@@ -88,7 +88,7 @@ end:
     od
 }
 
-active proctype Receiver() {  /* events 0 and 1 come some time, in any order */
+active proctype Receiver() {  /* events 0 and 1 arrive at some time, in any order */
     atomic { has_come[2] = true; has_come[3] = true; has_come[4] = true }
     if
     :: true -> has_come[FRESH] = true; has_come[1] = true
@@ -112,7 +112,7 @@ end:
 }
 #endif
 
-active [TURNS] proctype Turn() {  /* of a poller: one event at a time */
+active [TURNS] proctype Turn() {  /* a poller's turn: one event at a time */
     byte event;
 end:
     do

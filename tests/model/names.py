@@ -1,6 +1,6 @@
-"""The code that implements each transition of the models: the one place where the models and the code meet.
+"""The code that implements each transition of the models. Only this module connects the models with the code.
 
-A transition carries `/* code: <key> */`. Here are its function, and the named queries of sql/queries/ that it runs.
+A transition carries `/* code: <key> */`. This module gives its function, and the named queries of sql/queries/ that it runs.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ NAMES = {
     "lanes.turns": Names(f"{STORE}.count_in_queue", ("count_in_queue",)),
     "lanes.resend": Names("webhookd.queue.relay:Relay.sweep", ("lease_work",)),
     "lanes.receive": Names("webhookd.queue.poller:Permits.take"),
-    # What events have in common
+    # Several events that share a message or a fold
     "bundles.read": Names(f"{STORE}.states", ("states_of_events",)),
     "bundles.put_back": Names(f"{STORE}.put_back", ("put_back",)),
     "bundles.fold": Names("webhookd.process.shared:SharedTransactions.submit", ("read_events", "process_events")),

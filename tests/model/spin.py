@@ -1,4 +1,4 @@
-"""Runs spin: a model becomes a program in C, which looks at every state that the model can reach."""
+"""Runs spin: turns a model into a C program, which visits every state that the model can reach."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ NO_SPIN = "no spin or no gcc; apt install spin gcc"
 
 
 def has_spin() -> bool:
-    """Whether both programs are there."""
+    """Returns whether spin and gcc are installed."""
     return bool(shutil.which("spin") and shutil.which("gcc"))
 
 
 @dataclass(slots=True, frozen=True)
 class Found:
-    """The result of a search: the invariant that broke, if one did, and how far the search looked."""
+    """The result of a search: the broken invariant, if any, and the extent of the search."""
 
     broken: str
     states: int
@@ -37,7 +37,7 @@ def _run(command: list[str], folder: Path) -> str:
 
 
 def search(case: Case, folder: Path, without: str = "") -> Found:
-    """Searches `case` in `folder`, with the guard `without` taken out; raises AssertionError if the search was not whole."""
+    """Searches `case` in `folder`, without the guard `without`. Raises AssertionError if the search was not complete."""
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copy(FOLDER / case.model, folder)
     defines = [f"-D{name}" for name in case.defines.split()] + ([f"-DNO_{without}"] if without else [])

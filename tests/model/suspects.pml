@@ -1,12 +1,12 @@
-/* Suspects: events that kill their process each time, beside one that does no harm. A process runs what it receives at the same time.
+/* Suspects: events that kill their process each time, beside an event that does no harm. A process runs the events that it receives at the same time.
  *
- * Here numbers are those of the code. Event 0 may have been received often before, for whatever reason. Each event has a message of its own,
- * which comes back after a kill, and no redrive or failure makes counts void: flow.pml has that. README.md says how to run it.
+ * The numbers here are those of the code. Event 0 may have been received often before, for any reason. Each event has a message of its own, which
+ * comes back after a kill. No redrive or failure makes counts void; flow.pml models that. README.md says how to run this model.
  */
 
-#define MAX_ATTEMPTS 3   /* the least: max(WEBHOOKD_MAX_ATTEMPTS, 3) */
-#define TRUSTED 3        /* what was received more often is a suspect */
-#define EVENTS 3         /* 0 does no harm, the others are poison */
+#define MAX_ATTEMPTS 3   /* the least value of max(WEBHOOKD_MAX_ATTEMPTS, 3) */
+#define TRUSTED 3        /* an event that was received more often is a suspect */
+#define EVENTS 3         /* event 0 does no harm, the other events are poison */
 #define NEIGHBOUR 0
 
 #define WAITS 0
@@ -47,7 +47,7 @@ inline start(n) {
     fi
 }
 
-#ifdef COUNTS  /* how many counts an event gets of kills that are not its own */
+#ifdef COUNTS  /* the number of an event's counts that come from kills by other events */
 #define COUNT_OF_OTHERS(n, killer) if :: counted[n] && n != killer -> others[n]++; assert(others[n] <= 1 || !more_than_one_count_of_others) :: else fi
 #else
 #define COUNT_OF_OTHERS(n, killer) skip

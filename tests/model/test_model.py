@@ -1,4 +1,4 @@
-"""The flow of work as a model: every state is looked at, and each guard is taken out once, to see its invariant break."""
+"""The model of the flow keeps its invariants in every state. If a guard is removed, its invariant breaks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Each transition of the models names the code that implements it, and that code is there."""
+"""Each transition of the models names the code that implements it, and that code exists."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_what_implements_a_transition_is_there(names: Names) -> None:
 
 
 def test_each_guard_of_the_models_is_taken_out_once() -> None:
-    switches = set(re.findall(r"\bNO_([A-Z_0-9]+)\b", _models())) - {"HOT_PATH", "HANDLERS"}  # these two are of cases
+    switches = set(re.findall(r"\bNO_([A-Z_0-9]+)\b", _models())) - {"HOT_PATH", "HANDLERS"}  # cases define these two
     assert sorted(switches) == sorted(guard.name for guard in GUARDS)
 
 
