@@ -10,7 +10,7 @@ from webhookd.failpoints import Failpoint
 
 
 async def _bundles(rig: Rig) -> None:
-    """Sends sixty events in bundles, before any worker runs. Some share transactions, others do not."""
+    """Sends sixty events in bundles, before any worker runs. Some events share transactions, other events do not."""
     relay = await rig.daemon(roles="receive,relay", relay_window="1000", resend_after="600")
     await rig.ledger.send(rig.samples(60), [relay.webhook_url], connections=16)
     await until(

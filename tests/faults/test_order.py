@@ -1,4 +1,4 @@
-"""No event is answered, marked in Redis or deleted from SQS before the commit that makes this safe."""
+"""No webhook is answered or marked in Redis, and no message deleted, before the commit that makes this safe."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""PostgreSQL dies, hangs, refuses, fills up, locks and comes back: each event that was answered 200 is there, and ends once.
+"""PostgreSQL dies, hangs, refuses, fills up, locks and comes back: a webhook answered 200 is an event, and happens once.
 
 The servers that a case kills run with `fsync` off: only their processes die, and the operating system keeps their writes.
 So these cases say nothing about a machine that loses its power.
@@ -216,7 +216,7 @@ async def fail_at_first(event, connection):
 
 @pytest.mark.long
 async def test_sessions_that_the_network_forgot_are_given_up_together(rig: Rig) -> None:
-    """Each session by its own timeout would take a minute: if the daemon is idle, only probes find them, one by one."""
+    """Timeouts of single sessions would take a minute: in an idle daemon, only probes find dead sessions, one by one."""
     name = urlsplit(rig.servers.database_url).path[1:]
     await rig.connection.execute(f"ALTER DATABASE {name} SET transaction_timeout = '15s'")  # the proxy answers for dead peers
     rig.handlers(COUNTING + _FAILS_AT_FIRST)
@@ -404,7 +404,7 @@ async def test_the_workers_commits_reply_is_lost_and_the_event_is_neither_double
         await rig.connection.execute("DROP FUNCTION linger CASCADE")
     await until(rig.daemons[0].ready, "the daemon is back", deadline=30)
     rig.recovered()
-    # The worker did not learn of the commit, so it deleted no message: the messages come back, and their events have ended.
+    # The worker did not learn of the commits, so it deleted no messages. They come back, and their events have ended.
     await until(lambda: _came_back(rig.daemons[0], rig.rounds_run), "the messages come back", deadline=30)
     await rig.send(10)
     await rig.finish()

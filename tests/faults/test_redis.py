@@ -24,8 +24,8 @@ from webhookd.store.queries import queries
 
 _RATE = 30.0  # webhooks a second: the cases wait until the events end, and SQS is slow here
 # The daemon waits half a second for a batch of commands to Redis. Afterwards it asks again only when a probe has found Redis
-# well. The rest is for a busy machine. Without the bound, an answer waits as long as Redis hangs, and the cases end that only
-# after the answers.
+# well. The rest is for a busy machine. Without the bound, an answer waits as long as Redis hangs: the cases
+# let Redis go on only after the answers.
 _BOUND = 0.5 + 9.5
 
 

@@ -34,7 +34,7 @@ async def test_messages_and_marks(previous: Path, old_servers: Servers, old: boo
         await ledger.settle(receiver.webhook_url)
         assert set(await fleet.signed()) == {RELEASES[not old]}
 
-        # Each release knows the other's commits by PostgreSQL, since their keys in Redis have different names.
+        # Each release knows the other's commits, by Redis or by PostgreSQL.
         summary = await ledger.send(samples, worker.webhook_url)
         assert summary.outcomes == {"duplicate": COUNT}
 

@@ -25,7 +25,7 @@ RELEASED = release.migrations()
 PACKAGE = Path(webhookd.__file__).parent
 NEW = sorted(path for path in FOLDER.glob("*.sql") if path.name not in RELEASED)
 
-# A release's promises to the previous release: each query returns a name, and a definition that must stay as it is.
+# A release's promises to the previous release: each query returns a name, and a definition that must stay.
 _COLUMNS = """
 SELECT c.relname || '.' || a.attname AS name,
     concat_ws(' ', format_type(a.atttypid, a.atttypmod), CASE WHEN a.attnotnull THEN 'NOT NULL' END,

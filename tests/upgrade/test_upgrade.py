@@ -86,7 +86,7 @@ async def look(fleet: Fleet, replica: Process) -> str:
         return found
 
     found = await get("events", limit=5, event_type="payment.fraud.held")
-    while not found["events"]:  # a call searches some of the events, and says where to go on
+    while not found["events"]:  # a call searches some of the events, and returns a cursor for the next
         found = await get("events", limit=5, event_type="payment.fraud.held", cursor=found["next"])
     event: Json = found["events"][0]
     for path in ("dead-letters", "quarantine", "operations", "stats", "health", f"events/{event['id']}"):
@@ -147,7 +147,7 @@ async def test_upgrade_and_the_way_back(
 
             assert await migrated(fleet, old=False) == NEW
 
-            # The previous release goes on.
+            # The previous release keeps working.
             await together(look(fleet, one), look(fleet, two))
             await together(worked(fleet, more), operate(fleet, one, old=True), retain(fleet))
             assert set(await fleet.signed()) == {"previous"}
