@@ -1,4 +1,4 @@
-"""`make bench` runs: its servers, load and baselines, and what it writes. What it measures is no test's to judge."""
+"""`make bench` runs its servers, load and baselines, and writes its results. No test judges the measured figures."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _npm = pytest.mark.skipif(
 
 
 def _run(folder: Path, *arguments: str) -> tuple[dict[str, Any], str]:
-    """The results of a quick run, and its output.
+    """Makes a quick run of the bench; returns its results and its output.
 
-    The servers' data is not in pytest's folder: another run of pytest closes that to PostgreSQL, which runs as nobody.
+    The servers' data is not in pytest's folder: another run of pytest closes that folder to PostgreSQL, which runs as nobody.
     """
     done = subprocess.run(
         [sys.executable, "-m", "tests.bench", "--quick", "--results", str(folder), *arguments],

@@ -1,4 +1,4 @@
-"""`webhookd dev`: one command shows every event processed, serves, ends without a trace, and finds its data again."""
+"""`webhookd dev` shows every event processed, serves, ends without a trace, and finds its data again."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Dev:
 
     @staticmethod
     def environment() -> dict[str, str]:
-        """What a developer's shell has: nothing of webhookd's, and no AWS credentials."""
+        """Returns the environment of a developer's shell, without webhookd's settings and AWS credentials."""
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(("WEBHOOKD_", "AWS_"))}
         return {**inherited, "COLUMNS": "80", "LINES": "40", "TERM": "xterm"}
 
@@ -79,18 +79,18 @@ class Dev:
         try:
             while part := os.read(end, 65536):
                 self._printed += part
-        except OSError:  # how a terminal says that its other end is closed
+        except OSError:  # how a terminal reports that its other end is closed
             pass
         finally:
             os.close(end)
 
     @property
     def printed(self) -> str:
-        """What it has printed so far."""
+        """The output so far."""
         return self._printed.decode().replace("\r\n", "\n")
 
     async def prints(self, text: str) -> None:
-        """Waits until it has printed `text`."""
+        """Waits until the command has printed `text`."""
         assert self.process is not None
         process = self.process
         await until(lambda: text in self.printed or process.poll() is not None, f"it prints {text!r}", deadline=60)
@@ -107,7 +107,7 @@ class Dev:
         return code
 
     def left(self) -> list[psutil.Process]:
-        """The processes that still work in the folder."""
+        """Returns the processes that still work in the folder."""
         return [process for process in psutil.process_iter() if self._here(process)]
 
     def _here(self, process: psutil.Process) -> bool:
@@ -133,7 +133,7 @@ class Dev:
         return process.returncode, out.decode()
 
     def secrets(self) -> list[str]:
-        """The session's key, and the passwords of its URLs."""
+        """Returns the session's key, and the passwords of its URLs."""
         kept = dotenv_values(self.folder / ".webhookd" / "dev.env")
         urls = [kept.get(name) or "" for name in ("WEBHOOKD_DATABASE_URL", "WEBHOOKD_REDIS_URL")]
         return [kept["WEBHOOKD_SIGNATURE_KEYS"] or "", *(match[1] for url in urls if (match := re.search(r":(\w+)@", url)))]
@@ -162,7 +162,7 @@ async def _events(database_url: str | None) -> int:
 
 
 def _without(folder: Path, package: str) -> dict[str, str]:
-    """An environment in which `package` cannot be imported."""
+    """Returns an environment in which `package` cannot be imported."""
     missing = folder / "missing"
     missing.mkdir()
     (missing / "sitecustomize.py").write_text(f"import sys\nsys.modules[{package!r}] = None\n")
@@ -208,7 +208,7 @@ async def test_a_session_shows_every_event_processed_serves_and_is_found_again(d
     log = (dev.folder / ".webhookd" / "webhookd.log").read_text()
     assert [secret for secret in dev.secrets() if secret in dev.printed + told + advice + log] == []
 
-    dev.start("--no-samples", settings=_without(dev.folder, "uvloop"))  # asyncio's own loop leaves signals otherwise behind
+    dev.start("--no-samples", settings=_without(dev.folder, "uvloop"))  # asyncio's own loop leaves signals in another state
     await dev.prints("trigger all")
     assert "found the data of an earlier session" in dev.printed
     again = dotenv_values(dev.folder / ".webhookd" / "dev.env")
@@ -216,7 +216,7 @@ async def test_a_session_shows_every_event_processed_serves_and_is_found_again(d
     assert await _events(again["WEBHOOKD_DATABASE_URL"]) == 23 + 160, "the events of the first session are there"
     assert dev.process is not None
     stopping = asyncio.create_task(dev.ends(signal.SIGINT, group=True))  # as Ctrl-C in a terminal does
-    while not stopping.done():  # and again, by someone who cannot wait
+    while not stopping.done():  # more signals, from an impatient person
         await asyncio.wait([stopping], timeout=0.05)
         dev.process.send_signal(signal.SIGINT)
     assert stopping.result() == 0

@@ -1,4 +1,4 @@
-"""The whole way, through the real process: 10,000 webhooks, what a handler's errors do, and an orderly stop."""
+"""The real process takes an event the whole way: 10,000 webhooks, errors of handlers, and an orderly stop."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def never(event, connection):
 
 @pytest.fixture
 async def settings(servers: Servers, connection: asyncpg.Connection[asyncpg.Record]) -> dict[str, str]:
-    """Settings with a users' handler module that counts effects, fails twice, and gives up."""
+    """Returns settings with a user's handler module that counts effects, fails twice, and gives up."""
     (servers.folder / "shop.py").write_text(textwrap.dedent(HANDLERS))
     await connection.execute("CREATE TABLE effects (event_id uuid, event_type text, attempt integer)")
     return {**servers.settings, "WEBHOOKD_HANDLERS": "shop", "PYTHONPATH": str(servers.folder)}
@@ -48,7 +48,7 @@ async def settings(servers: Servers, connection: asyncpg.Connection[asyncpg.Reco
 async def test_ten_thousand_webhooks_each_have_one_effect(
     servers: Servers, connection: asyncpg.Connection[asyncpg.Record]
 ) -> None:
-    """20 % duplicates, 64 connections: each 200 is processed once, and the timeline is what was sent."""
+    """20 % duplicates, 64 connections: each webhook answered 200 is processed once, and the timeline fits them."""
     (servers.folder / "counting.py").write_text(COUNTING)
     ledger = Ledger(servers.database_url)
     await ledger.connect()
@@ -144,7 +144,7 @@ async def _status_is(connection: asyncpg.Connection[asyncpg.Record], status: str
 async def test_a_sigterm_ends_the_process_in_order_and_a_second_start_goes_on(
     servers: Servers, connection: asyncpg.Connection[asyncpg.Record], tmp_path: Path
 ) -> None:
-    """What was accepted before the stop is processed after it."""
+    """Webhooks that were accepted before the stop are processed after it."""
     async with Process(servers.settings, tmp_path) as daemon:
         answers: list[traffic.Answer] = []
         samples = traffic.stream(EVENT_TYPES, 200)

@@ -1,4 +1,4 @@
-"""The template of deploy/aws, and moto's services to make stacks of it."""
+"""The template of deploy/aws, and moto's services that make stacks of it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ EVERYTHING = {
 
 
 def permissions(policy: Any) -> set[tuple[str, str]]:
-    """(action, resource) of everything that a policy allows."""
+    """Returns (action, resource) of everything that a policy allows."""
 
     def listed(value: Any) -> list[str]:
         return [value] if isinstance(value, str) else value
@@ -71,14 +71,14 @@ class Aws:
         return {output["OutputKey"]: output["OutputValue"] for output in stack["Outputs"]}
 
     async def attributes(self, queue: str) -> dict[str, Any]:
-        """A queue's attributes by its name, JSON read."""
+        """Returns the attributes of the queue with this name; JSON values are decoded."""
         async with self.client("sqs") as sqs:
             url = (await sqs.get_queue_url(QueueName=queue))["QueueUrl"]
             found = (await sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["All"]))["Attributes"]
         return {name: json.loads(value) if value.startswith("{") else value for name, value in found.items()}
 
     async def policy(self, arn: str) -> Any:
-        """What a managed policy says."""
+        """Returns the document of a managed policy."""
         async with self.client("iam") as iam:
             version = (await iam.get_policy(PolicyArn=arn))["Policy"]["DefaultVersionId"]
             found = await iam.get_policy_version(PolicyArn=arn, VersionId=version)
@@ -86,12 +86,12 @@ class Aws:
 
 
 def moto(stack: Stack) -> Aws:
-    """The test session's; skips where its SQS is another."""
+    """Returns the test session's moto; skips if the session uses another SQS."""
     if not stack.embeds_sqs:
         pytest.skip("the SQS of WEBHOOKD_TEST_SQS_ENDPOINT_URL need not know CloudFormation; unset it to use moto")
     return Aws(stack.sqs_endpoint_url)
 
 
 def some_name() -> str:
-    """A queue's name of the test's own."""
+    """Returns a new queue name."""
     return f"test-{uuid.uuid4().hex[:12]}"

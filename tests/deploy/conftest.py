@@ -1,4 +1,4 @@
-"""A daemon that has met nearly everything, under the eyes of a real Prometheus; one for the whole session."""
+"""A daemon that has met nearly everything while a real Prometheus scrapes it; one daemon for the whole session."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ async def succeed_at_the_second_try(event, connection):
     if event.attempt == 1:
         raise Retryable("as the test wants it", after=0)
 """
-Page = dict[tuple[str, frozenset[tuple[str, str]]], float]  # of a scrape: name and labels → value
+Page = dict[tuple[str, frozenset[tuple[str, str]]], float]  # one scrape: name and labels → value
 
 
 @dataclass
@@ -55,12 +55,12 @@ class Observed:
     start: Page
 
     async def put_off(self) -> bool:
-        """Sends a webhook; whether it is answered 503."""
+        """Sends a webhook; returns whether the answer is 503."""
         async with aiohttp.ClientSession() as http:
             return (await traffic.post(http, self.daemon.webhook_url, traffic.sample(EVENT_TYPES[0], 1), key=KEY)).status == 503
 
     def admit(self, *, connections: bool) -> None:
-        """Has PostgreSQL refuse the daemon, and end its sessions; or let it in again."""
+        """Makes PostgreSQL admit the daemon or refuse it; ends the daemon's sessions in both cases."""
 
         async def alter() -> None:
             server = await connect(self.stack.database_url)
@@ -78,7 +78,10 @@ async def _database(stack: Stack, name: str, template: str | None) -> None:
 
 
 async def _round(daemon: Process, number: int) -> None:
-    """One of each type, three sorts of duplicates, one for quarantine, two that are refused, and two at the admin listener."""
+    """Sends one webhook of each type, three sorts of duplicates, one for quarantine, and two that are refused.
+
+    Also makes two unauthorized requests to the admin listener, and waits until every event has ended.
+    """
     async with aiohttp.ClientSession() as http:
 
         async def post(sample: traffic.Sample, outcome: str, **more: str) -> None:
@@ -111,7 +114,7 @@ async def _round(daemon: Process, number: int) -> None:
 
 @pytest.fixture(scope="session")
 def observed(stack: Stack, template: str) -> Iterator[Observed]:
-    """See Observed."""
+    """Yields the session's daemon and its Prometheus, after two rounds of webhooks."""
     folder = Path(tempfile.mkdtemp(prefix="webhookd-prometheus-"))
     name = f"webhookd_observed_{uuid.uuid4().hex[:8]}"
     url = urlsplit(stack.database_url)._replace(path=f"/{name}").geturl()
@@ -137,10 +140,10 @@ def observed(stack: Stack, template: str) -> Iterator[Observed]:
         asyncio.run(daemon.start())
         start = asyncio.run(daemon.metrics())
         prometheus.scraped()
-        for number in (1, 2):  # a counter that first shows up with a number has no rate yet
+        for number in (1, 2):  # a counter has no rate yet when it first appears with a number
             asyncio.run(_round(daemon, number))
             prometheus.scraped()
-        prometheus.scraped()  # and its rules are evaluated on it
+        prometheus.scraped()  # evaluates the rules on the last scrape
         yield Observed(prometheus, daemon, stack, name, before, start)
     finally:
         daemon.end(signal.SIGKILL)

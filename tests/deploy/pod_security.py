@@ -39,7 +39,7 @@ _HOOKS = ("postStart", "preStop")
 
 
 def violations(pod: dict[str, Any]) -> list[str]:
-    """What a pod's spec has that the standard forbids, or lacks that it demands; a line each."""
+    """Returns a line for each field of a pod's spec that the standard forbids, or demands and misses."""
     return list(_pod(pod))
 
 
@@ -61,7 +61,7 @@ def _pod(pod: dict[str, Any]) -> Iterator[str]:
 
 
 def _both(where: str, context: dict[str, Any]) -> Iterator[str]:
-    """What holds of the context of a pod and of a container alike."""
+    """Yields violations of the rules that a pod's and a container's security context share."""
     if context.get("windowsOptions", {}).get("hostProcess"):
         yield f"{where}: hostProcess"
     if context.get("appArmorProfile", {}).get("type", "RuntimeDefault") not in _CONFINED:
@@ -81,7 +81,7 @@ def _container(container: dict[str, Any], pod: dict[str, Any]) -> Iterator[str]:
     name = container["name"]
     context = container.get("securityContext", {})
     yield from _both(name, context)
-    # What the one need not say where the other does.
+    # Either the pod or the container must set these fields.
     if "runAsNonRoot" not in pod | context:
         yield f"{name}: runAsNonRoot is not set"
     if "seccompProfile" not in pod | context:

@@ -1,4 +1,4 @@
-"""What expressions in PromQL name: metrics, labels, functions; and what there is to be named."""
+"""The metrics and labels that PromQL expressions name, and those that exist."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MATCHER = re.compile(rf'\s*({_NAME})\s*(=~|!~|!=|=)\s*"((?:[^"\\]|\\.)*)"\s*')
 _GROUPING = re.compile(r"\b(?:by|without|on|ignoring|group_left|group_right)\s*\(([^)]*)\)")
 _SELECTOR = re.compile(rf"({_NAME})\s*(\{{[^}}]*\}})?(\s*\()?")
 _WORDS = {"and", "or", "unless", "bool", "offset", "by", "without", "on", "ignoring", "group_left", "group_right"}
-TARGET_LABELS = {"job", "instance", "namespace"}  # that a scrape adds
+TARGET_LABELS = {"job", "instance", "namespace"}  # labels that a scrape adds
 _SCRAPE = {"up": TARGET_LABELS}
 
 
@@ -29,13 +29,13 @@ class Matcher(NamedTuple):
     value: str
 
     def alternatives(self) -> list[Matcher]:
-        """A matcher for each value that this one allows for, so that each can be looked for."""
+        """Returns a matcher for each value that this matcher allows, so that each value can be looked for."""
         if self.operator != "=~" or "(" in self.value:
             return [self]
         return [Matcher(self.label, "=~", value) for value in self.value.split("|")]
 
     def fits(self, labels: Mapping[str, str]) -> bool:
-        """Whether a series with `labels` has it."""
+        """Returns whether a series with `labels` meets this condition."""
         found = labels.get(self.label, "")
         same = re.fullmatch(self.value, found) is not None if "~" in self.operator else found == self.value
         return same is not self.operator.startswith("!")
@@ -52,7 +52,7 @@ class Selector(NamedTuple):
         return f"{self.name}{{{','.join(conditions)}}}"
 
     def alternatives(self) -> Iterator[Selector]:
-        """Selectors that must each find a series: this one with every value of its alternatives in turn."""
+        """Yields selectors that must each find a series: this selector with each alternative value in turn."""
         for i, matcher in enumerate(self.matchers):
             for one in matcher.alternatives():
                 yield Selector(self.name, (*self.matchers[:i], one, *self.matchers[i + 1 :]))
@@ -62,14 +62,14 @@ class Selector(NamedTuple):
 
 @dataclass
 class Named:
-    """What an expression names."""
+    """The selectors and labels that an expression names."""
 
     selectors: list[Selector] = field(default_factory=list)
-    labels: set[str] = field(default_factory=set)  # that it groups and joins by
+    labels: set[str] = field(default_factory=set)  # labels by which the expression groups and joins
 
 
 def named(expression: str) -> Named:
-    """What an expression names; it need not be valid, which Prometheus itself says."""
+    """Returns the names in an expression. It need not be valid: Prometheus itself checks that."""
     found = Named()
     for grouping in _GROUPING.finditer(expression):
         found.labels |= {label.strip() for label in grouping[1].split(",") if label.strip()}
@@ -96,7 +96,7 @@ class Rule:
 
 
 def rules() -> list[Rule]:
-    """Every rule, in the file's order."""
+    """Returns every rule, in the file's order."""
     return [
         Rule(
             group["name"],
@@ -112,7 +112,7 @@ def rules() -> list[Rule]:
 
 
 def own_metrics() -> dict[str, set[str]]:
-    """The names of every series of the daemon's page, with their labels; of Python's and the process's, too."""
+    """Returns the name and labels of every series of the daemon's page, Python's and the process's included."""
     registry = Metrics().registry
     found: dict[str, set[str]] = {}
     collectors = {name: collector for collector, names in registry._collector_to_names.items() for name in names}
@@ -126,7 +126,7 @@ def own_metrics() -> dict[str, set[str]]:
 
 
 def families() -> set[str]:
-    """The daemon's own metrics, by the names that users know."""
+    """Returns the daemon's own metrics, by the names that users know."""
     types = {"counter": "_total"}
     return {
         family.name + types.get(family.type, "")
@@ -136,7 +136,7 @@ def families() -> set[str]:
 
 
 def problems(expression: str, metrics: Mapping[str, set[str]]) -> list[str]:
-    """What an expression names that is not in `metrics`, or not a label of theirs."""
+    """Returns a line for each name in an expression that is not in `metrics`, or no label of its metrics."""
     of = named(expression)
     known = {**metrics, **_SCRAPE}
     told = [f"no metric {selector.name}" for selector in of.selectors if selector.name not in known]
@@ -149,5 +149,5 @@ def problems(expression: str, metrics: Mapping[str, set[str]]) -> list[str]:
 
 
 def recorded() -> dict[str, set[str]]:
-    """The recording rules' names, with the labels that they aggregate by."""
+    """Returns the recording rules' names, with the labels by which they aggregate."""
     return {rule.record: named(rule.expression).labels - {"le", "instance"} for rule in rules() if rule.record}

@@ -1,8 +1,8 @@
-"""A CloudFormation template as a stack of it would be: its conditions judged, and its functions worked out.
+"""A CloudFormation template, resolved as in a stack: its conditions and functions are evaluated.
 
-As far as deploy/aws needs them: Ref, Fn::GetAtt, Fn::Sub, Fn::If, Fn::Equals and Fn::Not (CloudFormation's template reference,
-"Intrinsic functions"). moto makes queues, policies and roles of a template; alarms and queue policies it passes over, and tests
-put those to it by themselves.
+Only the functions that deploy/aws uses: Ref, Fn::GetAtt, Fn::Sub, Fn::If, Fn::Equals and Fn::Not (CloudFormation's template
+reference, "Intrinsic functions"). moto makes queues, policies and roles from a template, but ignores alarms and queue policies.
+So the tests create those in moto themselves.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from cfnlint.decode import decode  # type: ignore[import-untyped]
 
 ACCOUNT = "123456789012"  # moto's
 REGION = "us-east-1"
-_NOTHING = object()  # AWS::NoValue: its property, or its place in a list, is not there
+_NOTHING = object()  # AWS::NoValue: removes its property, or its place in a list
 _PSEUDO = {
     "AWS::AccountId": ACCOUNT,
     "AWS::NoValue": _NOTHING,
@@ -26,14 +26,14 @@ _PSEUDO = {
 
 
 def read(path: Path) -> Any:
-    """The template as an object, its YAML tags as functions."""
+    """Returns the template as an object, its YAML tags as functions."""
     template, problems = decode(str(path))
     assert not problems, problems
     return template
 
 
 class Resolved:
-    """A template with its parameters' defaults, and `parameters` over them."""
+    """A template with the defaults of its parameters, overridden by `parameters`."""
 
     def __init__(self, template: Any, **parameters: str) -> None:
         for name, value in parameters.items():
@@ -52,7 +52,7 @@ class Resolved:
         }
 
     def of(self, kind: str) -> dict[str, Any]:
-        """The properties of each resource of a type, as `SQS::Queue`, by name."""
+        """Returns the properties of each resource of a type, such as `SQS::Queue`, by name."""
         return {name: one["Properties"] for name, one in self.resources.items() if one["Type"] == f"AWS::{kind}"}
 
     def _holds(self, condition: str) -> bool:
@@ -93,7 +93,7 @@ class Resolved:
         if name in self.parameters:
             return self.parameters[name]
         assert name in self._all, name
-        return f"<{name}>"  # what AWS would make up
+        return f"<{name}>"  # a placeholder for the name that AWS would choose
 
     def _attribute(self, name: str, attribute: str) -> str:
         if self._all[name]["Type"] == "AWS::SQS::Queue":

@@ -1,6 +1,6 @@
-"""The CloudFormation template: what AWS's own linter says of it, that it fits webhookd, and that moto makes a stack of it.
+"""AWS's own linter accepts the CloudFormation template, the template fits webhookd, and moto makes a stack of it.
 
-Each property is compared with what AWS documents; test_aws_running.py has a daemon run on such a stack.
+Each property is compared with AWS's documentation; test_aws_running.py runs a daemon on such a stack.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def default(name: str) -> Any:
 
 
 def test_the_linter_has_nothing_to_say() -> None:
-    """It knows each resource's properties, each function's arguments, and each action's name."""
+    """The linter knows each resource's properties, each function's arguments, and each action's name."""
     found = lint(TEXT, config=ManualArgs(include_checks=["I"], regions=[REGION]))
     assert not [f"{match.rule.id} in line {match.linenumber}: {match.message}" for match in found]
 
@@ -81,7 +81,7 @@ def test_what_a_parameter_takes(document: Any, parameter: str, good: list[str], 
 
 @pytest.mark.parametrize("key", ["", KMS_KEY])
 def test_the_queues(document: Any, key: str) -> None:
-    """As SQS takes them: the reference of AWS::SQS::Queue."""
+    """The properties are those that SQS takes: see the reference of AWS::SQS::Queue."""
     stack = Resolved(document, KmsKeyArn=key, QueueName="shop", MaxReceiveCount="30", VisibilityTimeout="90")
     encrypted = {"KmsMasterKeyId": key} if key else {"SqsManagedSseEnabled": True}
     arn = f"arn:aws:sqs:{REGION}:{ACCOUNT}:shop"
@@ -189,7 +189,7 @@ def name() -> str:
 
 
 async def test_moto_makes_the_stack_as_it_is_read_here(aws: Aws, document: Any, name: str) -> None:
-    """Queues, policies and roles of a real CloudFormation's reading, beside those that the other tests look at."""
+    """moto's CloudFormation makes the same queues, policies and roles as the other tests read from the template."""
     outputs = await aws.create(QueueName=name, **EVERYTHING)
     read_here = Resolved(document, QueueName=name, **EVERYTHING)
     assert outputs.keys() == document["Outputs"].keys()
@@ -215,7 +215,7 @@ async def test_moto_makes_the_stack_as_it_is_read_here(aws: Aws, document: Any, 
 
 
 async def test_nothing_passes_without_tls(aws: Aws, document: Any, name: str) -> None:
-    """Each queue has a policy that denies it, and SQS takes that (moto's CloudFormation makes no queue policies)."""
+    """Each queue has a policy against it, and SQS takes the policy (moto's CloudFormation makes no queue policies)."""
     outputs = await aws.create(QueueName=name)
     policies = Resolved(document, QueueName=name).of("SQS::QueuePolicy")
     assert sorted(one for policy in policies.values() for one in policy["Queues"]) == ["<DeadLetterQueue>", "<Queue>"]
@@ -240,7 +240,7 @@ async def test_nothing_passes_without_tls(aws: Aws, document: Any, name: str) ->
             await sqs.set_queue_attributes(QueueUrl=url, Attributes={"Policy": json.dumps(policy["PolicyDocument"])})
 
 
-# SQS developer guide, "Available CloudWatch metrics for Amazon SQS": the unit of each, and its one dimension, QueueName.
+# SQS developer guide, "Available CloudWatch metrics for Amazon SQS": each metric's unit; the only dimension is QueueName.
 METRICS = {
     "ApproximateAgeOfOldestMessage": "seconds",
     "ApproximateNumberOfMessagesNotVisible": "messages",
@@ -250,14 +250,14 @@ METRICS = {
 
 
 def breaches(alarm: Any, **values: float) -> bool:
-    """Whether an alarm's expression, or its one metric, is beyond the threshold with these values of its metrics."""
+    """Returns whether these values of an alarm's metrics put its expression, or its one metric, beyond the threshold."""
     assert alarm["ComparisonOperator"] == "GreaterThanThreshold"
     if "Metrics" not in alarm:
         [value] = values.values()
         return value > float(alarm["Threshold"])
     [expression] = [one["Expression"] for one in alarm["Metrics"] if one["ReturnData"]]
     assert values.keys() == {one["Id"] for one in alarm["Metrics"] if not one["ReturnData"]}
-    # CloudWatch's metric math, as far as it is used: it is Python's, too.
+    # The part of CloudWatch's metric math that the template uses is valid Python, too.
     functions = {"IF": lambda condition, then, otherwise: then if condition else otherwise, "FILL": lambda one, _: one}
     return bool(eval(expression, {"__builtins__": {}, **functions}, values) > float(alarm["Threshold"]))
 
@@ -283,7 +283,7 @@ async def test_the_alarms(aws: Aws, document: Any) -> None:
                 asked.setdefault(alarm["AlarmName"], set()).add((metric["MetricName"], dimension["Value"]))
                 minutes = one["Period"] * alarm["EvaluationPeriods"] / 60
                 assert minutes == {"shop-dead-letters": 1, "shop-stuck": 15}.get(alarm["AlarmName"], 3)
-                # A maximum is there when one look of a period found it; nothing is stuck that moved in between.
+                # A maximum counts a value that one look of a period found. Messages that moved in between are not stuck.
                 stat = {"shop-stuck": {"ApproximateNumberOfMessagesVisible": "Minimum", "NumberOfMessagesDeleted": "Sum"}}
                 assert one["Stat"] == stat.get(alarm["AlarmName"], {}).get(metric["MetricName"], "Maximum")
     visible, hidden = "ApproximateNumberOfMessagesVisible", "ApproximateNumberOfMessagesNotVisible"

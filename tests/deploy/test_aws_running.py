@@ -1,4 +1,4 @@
-"""A daemon on a stack of the CloudFormation template: what it calls is what its policy allows, and the doctor is content."""
+"""A daemon on a stack of the CloudFormation template makes just the calls that its policy allows, and passes the doctor."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ from webhookd.event import Event
 from webhookd.process.handlers import Registry
 from webhookd.sqs.queue import SqsQueue
 
-# What StartMessageMoveTask, ListMessageMoveTasks and CancelMessageMoveTask need, and what the console shows of queues (SQS
-# developer guide, "API permissions: Actions and resource reference", and "Troubleshoot dead-letter queue issues").
+# The permissions for StartMessageMoveTask, ListMessageMoveTasks and CancelMessageMoveTask, and for the console's view of queues
+# (SQS developer guide, "API permissions: Actions and resource reference", and "Troubleshoot dead-letter queue issues").
 REDRIVE = {
     "dead letters": {
         *("sqs:StartMessageMoveTask", "sqs:ListMessageMoveTasks", "sqs:CancelMessageMoveTask", "sqs:ReceiveMessage"),
@@ -54,7 +54,7 @@ def name() -> str:
 class Shop:
     """A user's handlers: a refund is refused until the shop is back, and each authorization needs a second attempt.
 
-    A second attempt ends when it may.
+    A second attempt ends only when `may_end` is set.
     """
 
     def __init__(self) -> None:
@@ -76,7 +76,7 @@ class Shop:
 
 
 async def send(daemon: Daemon) -> None:
-    """Two events that are processed at their second attempt, and one that dies."""
+    """Sends two events that are processed at their second attempt, and one that dies."""
     summary = await traffic.send(
         traffic.stream([AUTHCAPTURE, AUTHCAPTURE, REFUND], 3), f"{daemon.public_url}/webhooks/authorize-net", KEY
     )
@@ -84,7 +84,7 @@ async def send(daemon: Daemon) -> None:
 
 
 def called(gateway: StrictSqs) -> set[tuple[str, str]]:
-    """(action, queue) of every call so far. AWS knows no permission for the batches but that of the single call."""
+    """Returns (action, queue) of every call so far. In AWS, a batch needs the permission of the single call."""
     return {
         (f"sqs:{action.removesuffix('Batch')}", str(asked.get("QueueUrl") or asked["QueueName"]).rpartition("/")[2])
         for action, asked in gateway.done
@@ -92,13 +92,13 @@ def called(gateway: StrictSqs) -> set[tuple[str, str]]:
 
 
 def on_queues(policy: Any) -> set[tuple[str, str]]:
-    """(action, queue's name) of everything that a policy allows."""
+    """Returns (action, queue's name) of everything that a policy allows."""
     return {(action, resource.rpartition(":")[2]) for action, resource in permissions(policy)}
 
 
 @pytest_asyncio.fixture
 async def gateway(aws: Aws) -> AsyncIterator[StrictSqs]:
-    """Before moto; it knows each call."""
+    """Yields a gateway before moto, which records each call."""
     async with StrictSqs(aws.url) as made:
         yield made
 
@@ -106,7 +106,7 @@ async def gateway(aws: Aws) -> AsyncIterator[StrictSqs]:
 async def test_the_policies_allow_what_is_called_and_nothing_else(
     aws: Aws, gateway: StrictSqs, start: Start, servers: Servers, connection: Connection, name: str
 ) -> None:
-    """A day of a daemon on a stack's queues: events, a long handler, retries, a death, its copy, a redrive; and the doctor."""
+    """A daemon does all its work on a stack's queues: events, a long handler, retries, a death, its copy, a redrive, doctor."""
     outputs = await aws.create(QueueName=name)
     assert outputs["QueueName"] == name
     queues = {"sqs_queue": outputs["QueueName"], "sqs_dead_letter_queue": outputs["DeadLetterQueueName"]}
@@ -147,7 +147,7 @@ async def test_the_policies_allow_what_is_called_and_nothing_else(
 
 
 async def test_the_doctor_is_content_with_any_stack_that_fits(aws: Aws, servers: Servers, name: str) -> None:
-    """By URL, too."""
+    """The doctor finds the queues by URL, too."""
     outputs = await aws.create(QueueName=name, MaxReceiveCount="10")
     queues = {"sqs_queue": outputs["QueueUrl"], "sqs_dead_letter_queue": outputs["DeadLetterQueueUrl"]}
 
@@ -157,21 +157,21 @@ async def test_the_doctor_is_content_with_any_stack_that_fits(aws: Aws, servers:
 
 @pytest.fixture
 def guarded(tmp_path: Path) -> Iterator[Aws]:
-    """A moto of the test's own, which can be told to ask IAM."""
+    """Yields a moto of the test's own, which can be made to check IAM."""
     with SqsServer(tmp_path / "moto") as server:
         yield Aws(server.url)
 
 
 async def ask_iam(aws: Aws) -> None:
-    """From now on each call must be signed by a user whose policies allow it."""
+    """Makes moto refuse, from now on, each call that is not signed by a user whose policies allow it."""
     async with aiohttp.ClientSession() as session, session.post(f"{aws.url}/moto-api/reset-auth", data=b"0") as answer:
         assert answer.status == 200
 
 
 async def user(aws: Aws, policy: Any) -> dict[str, str]:
-    """The access key of a new user who has this policy, and nothing else.
+    """Returns the access key of a new user who has only this policy.
 
-    moto's IAM looks at the batches' own names, which AWS has no permissions for, and not at a policy's resources.
+    moto's IAM checks the batches' own names, for which AWS has no permissions, and ignores a policy's resources.
     """
     batched = {"sqs:ChangeMessageVisibility", "sqs:DeleteMessage", "sqs:SendMessage"}
     actions = {action for action, _ in permissions(policy)}
@@ -233,7 +233,7 @@ async def test_iam_lets_the_daemon_and_an_operator_do_their_work_and_no_more(
         async with guarded.client("sqs", **credentials) as sqs:
             with pytest.raises(ClientError) as raised:
                 await getattr(sqs, operation)(**parameters)
-        # moto's IAM answers in XML, also to who speaks JSON, so that there is no code to look at.
+        # moto's IAM answers in XML, also to a JSON client, so the error has no code to check.
         action = "".join(word.capitalize() for word in operation.split("_"))
         return f"not authorized to perform: sqs:{action}" in raised.value.response["Error"]["Message"]
 

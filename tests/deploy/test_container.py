@@ -1,4 +1,4 @@
-"""The container's image: its Dockerfile, by hadolint and by rehearsal; and (long) its very steps, in a root of their own."""
+"""The container's image: hadolint and a rehearsal check its Dockerfile, and (long) its real steps run in a new root."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ TEXT = DOCKERFILE.read_text()
 COMMENT = "\n".join(line.removeprefix("#").removeprefix(" ") for line in TEXT.partition("\nARG")[0].splitlines())
 PYPROJECT = tomllib.loads((PROJECT / "pyproject.toml").read_text())
 RELEASE = PYPROJECT["project"]["version"]
-# What the comment in the Dockerfile shows: an image with handlers, and with a package that they need.
+# The example in the Dockerfile's comment: an image with handlers, and with a package that they need.
 EXTENDED = textwrap.dedent(COMMENT[COMMENT.index("    FROM webhookd:") : COMMENT.index("\nTo build on")])
 HANDLER = """
 import iniconfig
@@ -59,7 +59,7 @@ COMPILERS = ("gcc", "cc", "c++", "g++", "clang", "ld", "as", "make", "cargo", "r
 
 
 def locked(file: str) -> dict[str, str]:
-    """Every package of a lock: what stands for it, from its name to its last hash."""
+    """Returns the text of each package of a lock, from its name to its last hash, by name."""
     blocks = re.findall(r"^\S[^\n]*(?:\n {4}[^\n]*)*", (PROJECT / "deploy" / file).read_text(), re.MULTILINE)
     return {canonicalize_name(re.split(r"[=\[ ]", block)[0]): block for block in blocks}
 
@@ -76,7 +76,7 @@ def rehearsal(tmp_path_factory: pytest.TempPathFactory) -> tuple[Image, Rehearsa
 
 
 def with_handlers(context: Path) -> None:
-    """Fills a folder with what the image of the comment is made from."""
+    """Fills a folder with the files from which the image of the comment is made."""
     (context / "shop").mkdir(parents=True)
     (context / "shop/orders.py").write_text(HANDLER)
     (context / "requirements.txt").write_text(locked("requirements-dev.txt")["iniconfig"])
@@ -240,7 +240,7 @@ def test_a_source_that_the_wheel_needs_is_missed(tmp_path: Path) -> None:
 
 
 def written(root: Path) -> dict[str, tuple[int, int, int]]:
-    """What a root holds: each path's inode, size and time of change."""
+    """Returns the inode, size and time of change (nanoseconds) of each path in a root."""
     found = {}
     for folder, folders, files in os.walk(root):
         for name in [*folders, *files]:
@@ -250,7 +250,7 @@ def written(root: Path) -> dict[str, tuple[int, int, int]]:
 
 
 def check_content(image: Image) -> None:
-    """What is in the last stage, and what is not."""
+    """Checks what the last stage contains, and what it must not contain."""
     site = next((image.root / "opt/webhookd/lib").glob("python3.*/site-packages"))
     version = site.parent.name.removeprefix("python")
     here = {"python_version": version, "python_full_version": f"{version}.0", "sys_platform": "linux"}
@@ -270,14 +270,14 @@ def check_content(image: Image) -> None:
     sources = [*site.rglob("*.py"), *standard]
     cached = [path.parent / "__pycache__" / f"{path.stem}.cpython-{version.replace('.', '')}.pyc" for path in sources]
     assert [str(path) for path in cached if not path.exists()] == []
-    # The second word of bytecode's head: 1 says that it goes by a hash, which is not looked at.
+    # The second word of a bytecode file's head: 1 means that the file is valid by a hash that is never checked.
     assert {path.read_bytes()[4:8] for path in cached} == {b"\x01\0\0\0"}
     own = [path for folder in ("opt", "app") for path in (image.root / folder).rglob("*") if not path.is_symlink()]
     assert [str(path) for path in own if path.stat().st_uid != 0 or path.stat().st_mode & 0o022] == []
 
 
 async def check_running(image: Image, servers: Servers, connection: asyncpg.Connection[asyncpg.Record], log: Path) -> None:
-    """A container's life: migrated for, started, asked for its health, sent webhooks, and stopped."""
+    """Takes a container through its life: migration, start, health checks, webhooks and stop."""
     settings = {
         **servers.settings,
         "WEBHOOKD_LISTEN": f"0.0.0.0:{(public := free_port(0))}",
@@ -302,7 +302,7 @@ async def check_running(image: Image, servers: Servers, connection: asyncpg.Conn
 
         await until(healthy, "the health check succeeds", deadline=seconds(image.health_flags["start-period"]))
         await until(lambda: container.run("webhookd", "health")[0] == 0, "it is ready", deadline=20)
-        # The last of its numbers is that in the container.
+        # The last number of NSpid is the process id in the container.
         assert (container.status("NSpid").split()[-1], container.status("Uid").split()) == ("1", ["65532"] * 4)
         assert {int(container.status(field), 16) for field in ("CapEff", "CapPrm", "CapBnd", "CapInh")} == {0}
         _, said = container.run("/usr/bin/touch", "/x", "/app/x", "/tmp/x", "/run/x", "/dev/x", "/var/tmp/x")

@@ -1,4 +1,4 @@
-"""deploy/grafana: Grafana can load it, and each query finds data where a daemon has met nearly everything."""
+"""Grafana can load deploy/grafana, and each query finds data after a daemon has met nearly everything."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ EMPTY = {
 # Metrics that neither a rule nor the dashboard nor the README names, and why.
 UNUSED: dict[str, str] = {}
 
-# What Grafana itself puts in the place of its own variables, and what a user chooses.
+# The values that Grafana puts in place of its own variables, and of those that a user chooses.
 VALUES = {"__rate_interval": "5m", "namespace": ".*", "job": "webhookd", "instance": ".*", "datasource": "prometheus"}
 
 
@@ -80,14 +80,14 @@ def test_the_dashboard_is_what_grafana_loads() -> None:
 
 
 def test_every_key_is_one_of_grafanas_own() -> None:
-    """Grafana leaves out without a word what it does not know: so does its library, which is asked what it understood."""
+    """Grafana silently drops unknown keys. So does its library: the test asks the library what it understood."""
     register_default_plugins()
     understood = json.loads(JSONEncoder().encode(Dashboard.from_json(DASHBOARD)))
     assert set(lost(DASHBOARD, understood)) == {"templating.list.definition"}, "but for one of its own"
 
 
 def lost(given: Any, understood: Any, path: str = "") -> Iterator[str]:
-    """The paths of what is not in `understood` as it was given."""
+    """Yields the paths of the values in `given` that `understood` lacks or changes."""
     if isinstance(given, dict) and isinstance(understood, dict):
         for key, value in given.items():
             yield from lost(value, understood.get(key), f"{path}.{key}".lstrip("."))
@@ -138,7 +138,7 @@ def test_a_query_names_metrics_and_labels_that_there_are(query: Query) -> None:
     for selector in selectors:
         chosen = {matcher.label for matcher in selector.matchers}
         assert {"namespace", "job"} <= chosen, f"{selector} takes what other installations report"
-    # What each replica reports of what they share is never added up.
+    # Each replica reports the shared values, so no query adds them up.
     shared = (
         "outbox_pending|oldest_unfinished|queue_depth|partitions_ahead|quarantine_|dependency_up|retention_last|key_last_used"
     )

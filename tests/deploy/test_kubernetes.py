@@ -1,4 +1,4 @@
-"""The Kubernetes manifests: what an API server would say of them, and that their parts fit each other and webhookd."""
+"""An API server would accept the Kubernetes manifests, and their parts fit each other and webhookd."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ from webhookd.sources import SECRET
 
 pytestmark = pytest.mark.xdist_group("kubernetes")
 
-# From the oldest version that has the preStop action `sleep` by default, to the newest whose schemas are known.
+# The oldest version that has the preStop action `sleep` by default, and the newest whose schemas are known.
 VERSIONS = ["1.30", "1.37"]
 CUSTOM = {"ScaledObject", "PodMonitor"}
 DAEMON = {"app.kubernetes.io/name": "webhookd", "app.kubernetes.io/component": "daemon"}
 MIGRATION = {"app.kubernetes.io/name": "webhookd", "app.kubernetes.io/component": "migrate"}
-# Values that the API server knows a list of, and its schemas do not tell.
+# Values for which the API server has a list that its schemas do not contain.
 KNOWN = {
     "pathType": {"Prefix"},
     "whenUnsatisfiable": {"ScheduleAnyway", "DoNotSchedule"},
@@ -65,7 +65,7 @@ QUANTITY = re.compile(r"[1-9][0-9]*(m|Mi|Gi)?")
 
 @pytest.fixture(params=FOLDERS)
 def objects(request: pytest.FixtureRequest) -> list[Object]:
-    """Every object of the base, and of each overlay."""
+    """Returns every object of the base, or of an overlay."""
     return build(request.param)
 
 
@@ -83,7 +83,7 @@ def default(name: str) -> Any:
     return Settings.model_fields[name].default
 
 
-# What an API server would say
+# Checks that an API server would make
 
 
 @pytest.mark.parametrize("of", VERSIONS)
@@ -144,7 +144,7 @@ def test_labels_are_the_usual_ones(objects: list[Object]) -> None:
         if found["kind"] != "Namespace":
             labels = found["metadata"].get("labels", {})
             assert labels in ({}, {"app.kubernetes.io/name": "webhookd"}, DAEMON, MIGRATION), found["kind"]
-    # By which `kubectl apply --selector` finds the migration alone.
+    # By these labels, `kubectl apply --selector` finds only the migration.
     assert [of["kind"] for of in objects if of["metadata"].get("labels") == MIGRATION] == ["Job"]
 
 
@@ -155,7 +155,7 @@ def test_pods_are_restricted(objects: list[Object]) -> None:
     for workload in workloads(objects):
         spec = template(workload)["spec"]
         assert pod_security.violations(spec) == []
-        # What the standard does not ask for.
+        # The standard does not ask for the following.
         assert container(workload)["securityContext"]["readOnlyRootFilesystem"] is True
         assert spec["automountServiceAccountToken"] is False
         assert spec["enableServiceLinks"] is False
@@ -231,7 +231,7 @@ def test_settings_are_webhookds(objects: list[Object], tmp_path: Path, monkeypat
         (volume,) = template(workload)["spec"]["volumes"]
         assert mount == {"name": volume["name"], "mountPath": "/run/secrets/webhookd", "readOnly": True}
         items = volume["secret"].pop("items", [{"key": name, "path": name} for name in secrets])
-        assert volume["secret"] == {"secretName": "webhookd", "defaultMode": 0o440}  # which fsGroup may read
+        assert volume["secret"] == {"secretName": "webhookd", "defaultMode": 0o440}  # readable for fsGroup
         folder = tmp_path / workload["kind"]
         folder.mkdir()
         for item in items:
@@ -246,17 +246,17 @@ def test_settings_are_webhookds(objects: list[Object], tmp_path: Path, monkeypat
                 if setting.endswith("_file"):
                     assert parent == mount["mountPath"]
                 patch.setenv(name, str(folder / file) if setting.endswith("_file") else value)
-            # Both refuse a name that is no setting, and a file that is not there.
+            # Both loaders refuse a name that is no setting, and a file that does not exist.
             if workload["kind"] == "Job":
                 assert load_database().database_url.get_secret_value() == secrets["database-url"]
-                assert [item["key"] for item in items] == ["database-url"]  # it is given no more than it needs
+                assert [item["key"] for item in items] == ["database-url"]  # the Job gets no secret that it does not need
                 continue
             loaded = load()
         assert loaded.database_url.get_secret_value() == secrets["database-url"]
         assert list(loaded.admin_tokens) == ["ann"]
         assert loaded.roles == frozenset(Role)
         assert (loaded.sqs_queue, loaded.sqs_dead_letter_queue) == (default("sqs_queue"), default("sqs_dead_letter_queue"))
-        # From beside the container nobody reaches 127.0.0.1.
+        # From outside the container, nobody reaches 127.0.0.1.
         assert loaded.public_address == ("0.0.0.0", port_of(workload, "public"))
         assert loaded.admin_address == ("0.0.0.0", port_of(workload, "admin"))
 
@@ -266,7 +266,7 @@ def test_a_pod_has_the_time_that_its_shutdown_takes(objects: list[Object]) -> No
     leaving = container(deployment)["lifecycle"]["preStop"]["sleep"]["seconds"]
     assert 5 <= leaving <= 20
     grace = float(environment(objects, deployment).get("WEBHOOKD_SHUTDOWN_GRACE", default("shutdown_grace")))
-    hanging = 3  # 2 s beyond the grace a shutdown is left, and 1 s more its tasks
+    hanging = 3  # seconds: a shutdown may take 2 s beyond the grace, and its tasks 1 s more
     spec = template(deployment)["spec"]
     assert spec["terminationGracePeriodSeconds"] >= leaving + grace + hanging + 5
 
@@ -309,10 +309,10 @@ def test_the_migration_runs_first_and_gives_up_on_wrong_settings(objects: list[O
         "argocd.argoproj.io/hook": "PreSync",
         "argocd.argoproj.io/hook-delete-policy": "BeforeHookCreation",
     }
-    # Before the sync nothing else is there: neither the ConfigMap nor the ServiceAccount.
+    # Before the sync, nothing else exists: neither the ConfigMap nor the ServiceAccount.
     assert "envFrom" not in container(job)
     assert "serviceAccountName" not in template(job)["spec"]
     (rule,) = job["spec"]["podFailurePolicy"]["rules"]
     assert rule["onExitCodes"]["containerName"] == container(job)["name"]
-    assert rule["onExitCodes"]["values"] == [2]  # the exit code is seen in test_kubernetes_running.py
+    assert rule["onExitCodes"]["values"] == [2]  # test_kubernetes_running.py checks the exit code
     assert (job["spec"]["backoffLimit"], job["spec"]["ttlSecondsAfterFinished"]) == (6, 3600)

@@ -1,4 +1,4 @@
-"""The Kubernetes manifests: who finds whom, what comes in and goes out, and when it scales."""
+"""The Kubernetes manifests: which objects find each other, which traffic may pass, and when the Deployment scales."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SCALE = {
 
 @pytest.fixture(params=FOLDERS)
 def objects(request: pytest.FixtureRequest) -> list[Object]:
-    """Every object of the base, and of each overlay."""
+    """Returns every object of the base, or of an overlay."""
     return build(request.param)
 
 
@@ -74,7 +74,7 @@ def test_the_way_in_leads_to_the_public_listener_alone(objects: list[Object]) ->
     for service in of_kind(objects, "Service"):
         assert service["spec"].get("type", "ClusterIP") == "ClusterIP"
         assert not {"externalIPs", "loadBalancerIP"} & service["spec"].keys()
-        for port in service["spec"]["ports"]:  # as EKS wants it for NetworkPolicies
+        for port in service["spec"]["ports"]:  # as EKS needs for NetworkPolicies
             assert (port["name"], port["port"]) == (port["targetPort"], port_of(deployment, port["targetPort"]))
     admin = one(objects, "Service", "webhookd-admin")["spec"]
     assert behind(objects, "webhookd-admin", 9090) == port_of(deployment, "admin")
@@ -122,7 +122,7 @@ def test_the_proxy_fits_webhookds_limits(objects: list[Object], tmp_path: Path) 
 def test_the_network_lets_pass_what_is_needed_and_nothing_else(objects: list[Object]) -> None:
     policy = one(objects, "NetworkPolicy")["spec"]
     deployment = one(objects, "Deployment")
-    assert sorted(policy["policyTypes"]) == ["Egress", "Ingress"]  # so that what no rule names is refused
+    assert sorted(policy["policyTypes"]) == ["Egress", "Ingress"]  # so traffic that no rule names is refused
 
     def namespace(peers: list[Any]) -> str:
         (peer,) = peers
@@ -147,7 +147,7 @@ def test_one_autoscaler_or_a_number_of_replicas(objects: list[Object], request: 
     if overlay == "small":
         assert (autoscaler, replicas) == ({}, 1)
         return
-    assert replicas is None  # which an apply would set back
+    assert replicas is None  # each apply would reset a number
     if overlay == "base":
         (target, least, most) = (autoscaler["HorizontalPodAutoscaler"][of] for of in SCALE["HorizontalPodAutoscaler"])
         assert target == {"apiVersion": "apps/v1", "kind": "Deployment", "name": "webhookd"}
@@ -167,7 +167,7 @@ def test_production_scales_on_cpu_depth_and_age(production: list[Object]) -> Non
     for trigger, kind in ((depth, "AverageValue"), (age, "Value")):
         assert trigger.keys() == {"type", "metricType", "metadata"}
         assert trigger["metricType"] == kind
-        # As https://keda.sh/docs/latest/scalers/prometheus names them.
+        # The names in https://keda.sh/docs/latest/scalers/prometheus.
         assert trigger["metadata"].keys() == {"serverAddress", "query", "threshold", "ignoreNullValues"}
         assert trigger["metadata"]["serverAddress"] == "http://prometheus-operated.monitoring.svc:9090"
         assert trigger["metadata"]["ignoreNullValues"] == "false"
@@ -182,7 +182,7 @@ def test_the_queries_for_scaling_give_one_number_each(production: list[Object], 
     def series(visible: int, oldest: int, namespace: str) -> list[dict[str, str]]:
         of = [
             (f'webhookd_queue_depth{{namespace="{namespace}",pod="{pod}",queue="{queue}",state="{state}"}}', value)
-            for pod in ("a", "b")  # each replica tells of the whole queue
+            for pod in ("a", "b")  # each replica reports the whole queue
             for queue, state, value in (
                 ("main", "visible", visible),
                 ("main", "in_flight", 9),
@@ -204,7 +204,7 @@ def test_the_queries_for_scaling_give_one_number_each(production: list[Object], 
             "promql_expr_test": expected,
         }
 
-    # An event between two attempts is old, and no message waits for a worker.
+    # An event between two attempts is old, but no message waits for a worker.
     cases = [case(1200, 90, 90), case(0, 10_000, 0), case(50, 10_000, 0)]
     (tmp_path / "cases.yaml").write_text(yaml.safe_dump({"rule_files": [], "tests": cases}))
     done = subprocess.run(

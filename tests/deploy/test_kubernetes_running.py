@@ -1,4 +1,4 @@
-"""The manifests against what they start: a real daemon and a real migration, with the manifest's arguments and settings."""
+"""A real daemon and a real migration run with the manifests' arguments and settings."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ TOKEN = "ann-has-a-token-of-32-characters"
 
 @pytest.fixture
 def objects() -> list[Object]:
-    """What production is made of."""
+    """Returns the objects of production."""
     return build("production")
 
 
 @pytest_asyncio.fixture
 async def unmigrated(servers: Servers) -> AsyncIterator[Servers]:
-    """Servers whose database is empty."""
+    """Yields servers whose database is empty."""
     name = f"webhookd_{uuid.uuid4().hex[:12]}"
     server = await connect(servers.database_url)
     await server.execute(f"CREATE DATABASE {name}")
@@ -48,7 +48,7 @@ async def unmigrated(servers: Servers) -> AsyncIterator[Servers]:
 
 @pytest.fixture
 def secrets(unmigrated: Servers, tmp_path: Path) -> Path:
-    """The folder of the mounted Secret, its files ending as an editor ends them."""
+    """Returns the folder of the mounted Secret; each file ends with a newline, as editors write it."""
     folder = tmp_path / "secrets"
     folder.mkdir()
     for name, secret in {
@@ -62,7 +62,7 @@ def secrets(unmigrated: Servers, tmp_path: Path) -> Path:
 
 
 def settings(objects: list[Object], workload: Object, servers: Servers, secrets: Path) -> dict[str, str]:
-    """The pod's environment, with the addresses of the test's servers, and the place of its secrets."""
+    """Returns the pod's environment, with the addresses of the test's servers and the folder of its secrets."""
     found = {
         name: value.replace(SECRETS, str(secrets)) if value.startswith(f"{SECRETS}/") else value
         for name, value in environment(objects, workload).items()
@@ -72,7 +72,7 @@ def settings(objects: list[Object], workload: Object, servers: Servers, secrets:
             "WEBHOOKD_SQS_ENDPOINT_URL": servers.sqs_endpoint_url,
             "WEBHOOKD_SQS_QUEUE": servers.queue,
             "WEBHOOKD_SQS_DEAD_LETTER_QUEUE": servers.dead_letter_queue,
-            "WEBHOOKD_SQS_WAIT": "1",  # which a shutdown waits for
+            "WEBHOOKD_SQS_WAIT": "1",  # seconds; a shutdown waits for this receive
         }
     return found
 
@@ -83,7 +83,7 @@ async def status(url: str) -> int:
 
 
 def selectors(objects: list[Object]) -> Iterator[tuple[str, dict[str, str]]]:
-    """(metric, labels) of each selector in the scaler's queries, without the labels that a scrape adds."""
+    """Yields (metric, labels) of each selector in the scaler's queries, without the labels that a scrape adds."""
     for trigger in one(objects, "ScaledObject")["spec"]["triggers"]:
         for name, labels in re.findall(r"(webhookd_\w+)\{([^}]*)\}", trigger["metadata"].get("query", "")):
             pairs = dict(re.findall(r'(\w+)="([^"]*)"', labels))
@@ -93,9 +93,9 @@ def selectors(objects: list[Object]) -> Iterator[tuple[str, dict[str, str]]]:
 
 @pytest.fixture
 def daemon(objects: list[Object], unmigrated: Servers, secrets: Path, tmp_path: Path) -> Iterator[Process]:
-    """The daemon of the Deployment, not yet started."""
+    """Yields the daemon of the Deployment, not yet started."""
     deployment = one(objects, "Deployment")
-    assert container(deployment)["args"] == ["serve"]  # as Process runs it
+    assert container(deployment)["args"] == ["serve"]  # as Process runs the daemon
     process = Process(settings(objects, deployment, unmigrated, secrets), tmp_path)
     yield process
     process.end(signal.SIGKILL)
@@ -105,7 +105,7 @@ async def test_a_first_rollout(
     objects: list[Object], daemon: Process, unmigrated: Servers, secrets: Path, tmp_path: Path
 ) -> None:
     deployment, job = workloads(objects)
-    # Each of the container's ports, on this machine.
+    # The address on this machine for each of the container's ports.
     urls = {port_of(deployment, "public"): daemon.public_url, port_of(deployment, "admin"): daemon.admin_url}
 
     async def probe(name: str) -> int:
@@ -120,11 +120,11 @@ async def test_a_first_rollout(
 
     await daemon.start(ready=False)
     await until(lambda: passes("startup"), "the startup probe passes", deadline=30)
-    # Before the migration the pod lives, takes nothing, and waits.
+    # Before the migration, the pod lives, takes no webhooks, and waits.
     assert await passes("liveness")
     assert await probe("readiness") == 503
     environ = settings(objects, job, unmigrated, secrets)
-    for _ in range(2):  # a second Job finds all done
+    for _ in range(2):  # a second Job finds nothing to do
         code, out, err = await webhookd(*container(job)["args"], folder=tmp_path, **environ)
         assert code == 0, err
     assert "up to date" in out

@@ -1,4 +1,4 @@
-"""nginx in front of a real daemon, with the project's configuration: what passes, what does not, what the provider is told."""
+"""nginx with the project's configuration, before a real daemon: what it passes and refuses, and what the provider sees."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def daemon(start: Start) -> Daemon:
 
 @pytest_asyncio.fixture
 async def nginx(daemon: Daemon, tmp_path: Path) -> AsyncIterator[Nginx]:
-    """Before one replica that answers, and two that do not."""
+    """Yields nginx before one replica that answers, and two that do not."""
     addresses = [f"127.0.0.1:{free_port(0)}", daemon.public_url.removeprefix("http://"), f"127.0.0.1:{free_port(0)}"]
     async with Nginx(tmp_path / "nginx", addresses, trustme.CA()) as running:
         yield running
@@ -75,7 +75,10 @@ async def test_where_no_replica_answers_the_provider_is_told_to_come_again(nginx
 
 @contextlib.asynccontextmanager
 async def faulty(answer: bytes) -> AsyncIterator[tuple[str, list[bytes]]]:
-    """A replica that takes a request, says `answer` (nothing: as one that is killed), and closes: its address, what it took."""
+    """Yields the address of a replica that reads a request, sends `answer` and closes, and the list of requests.
+
+    An empty answer stands for a replica that is killed.
+    """
     taken: list[bytes] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -1,4 +1,4 @@
-"""deploy/prometheus: checked by promtool, and by a real Prometheus that scrapes a real daemon and sees it fail."""
+"""promtool accepts deploy/prometheus, and a real Prometheus scrapes a real daemon and sees the daemon fail."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_the_page_needs_no_token_and_has_no_timestamps(observed: Observed) -> No
     with urllib.request.urlopen(f"{observed.daemon.admin_url}/metrics", timeout=10) as answer:
         lines = [line for line in answer.read().decode().splitlines() if not line.startswith("#")]
     assert lines
-    # A name, its labels, a value; a timestamp would be one more.
+    # Each line has a name, its labels and a value; a timestamp would be one more word.
     assert all(line.rpartition("}")[2].split()[1:] == [] or "}" not in line for line in lines)
     assert all(len(line.split()) == 2 for line in lines if "{" not in line)
 
@@ -106,7 +106,7 @@ def test_every_value_of_a_label_that_a_rule_asks_for_is_one(observed: Observed, 
 
 
 def test_what_an_alert_counts_is_there_before_it_counts(observed: Observed) -> None:
-    """Of a counter that shows up with 1, Prometheus sees no increase: the first dead event would go unnoticed."""
+    """If a counter first appears with 1, Prometheus sees no increase: the first dead event would go unnoticed."""
 
     def series(page: Page, selector: Selector) -> set[frozenset[tuple[str, str]]]:
         fitting = {labels for name, labels in page if name == selector.name}
@@ -145,4 +145,4 @@ def test_postgresql_away_is_seen_and_that_it_is_back(observed: Observed) -> None
     finally:
         observed.admit(connections=True)
     prometheus.ends("WebhookdPostgreSQLDown")
-    prometheus.scraped(2)  # other tests find all as it was
+    prometheus.scraped(2)  # so that other tests find the former state

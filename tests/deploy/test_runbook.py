@@ -1,4 +1,4 @@
-"""deploy/RUNBOOK.md: each alert leads to its section, and whatever a section tells one to type or to look at is there."""
+"""In deploy/RUNBOOK.md, each alert has a section, and the commands, settings and metrics that a section names exist."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ RUNBOOK = DEPLOY / "RUNBOOK.md"
 TEXT = RUNBOOK.read_text()
 ID = "01890a5d-ac96-774b-bcce-b302099a8057"
 SECTIONS = dict(re.findall(r"^## ([^\n]+)\n(.*?)(?=^## |\Z)", TEXT, re.MULTILINE | re.DOTALL))
-# That the commands which ask the API take, and no daemon.
+# Settings of the commands that ask the API, and of no daemon.
 _OF_THE_COMMANDS = {"WEBHOOKD_API_URL", "WEBHOOKD_API_TOKEN", "WEBHOOKD_API_TOKEN_FILE"}
 
 
 def anchor(title: str) -> str:
-    """The anchor that a heading has where Markdown is shown as on GitHub."""
+    """Returns the anchor of a heading in GitHub's Markdown."""
     return re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-")
 
 
@@ -41,7 +41,7 @@ def inline() -> list[str]:
 
 
 def commands() -> Iterator[list[str]]:
-    """Every `webhookd …` that the runbook tells one to type."""
+    """Yields the words of every `webhookd …` command in the runbook."""
     lines = [line for block in blocks("sh") for line in block.splitlines()] + inline()
     for line in lines:
         if line.startswith("webhookd ") and "…" not in line:
@@ -77,7 +77,7 @@ def test_a_command_is_one_that_webhookd_understands(words: list[str], tmp_path: 
     monkeypatch.chdir(tmp_path)
     command: Any = typer.main.get_command(app)
     while True:
-        context = command.make_context("webhookd", list(words))  # fails where it does not understand
+        context = command.make_context("webhookd", list(words))  # fails if the command does not understand the words
         if not hasattr(command, "resolve_command"):
             break
         _, command, words = command.resolve_command(context, [*context._protected_args, *context.args])
@@ -90,7 +90,7 @@ def test_there_are_commands() -> None:
 
 def test_every_metric_that_is_named_exists() -> None:
     known = families() | set(own_metrics())
-    # What else begins so: functions and views of the database, and the outcome of a webhook that came at a shutdown.
+    # Not a metric: the outcome of a webhook that came at a shutdown.
     others = {"webhookd_away"}
     named = set(re.findall(r"\bwebhookd_\w+", TEXT))
     assert named - others - known == set()

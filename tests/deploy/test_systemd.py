@@ -1,4 +1,4 @@
-"""The units: what systemd's own tools say of them, that they fit webhookd, and a service that is run as they say."""
+"""systemd's own tools accept the units, the units fit webhookd, and a service runs as they say."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def default(name: str) -> float:
 
 
 def told(*command: str) -> tuple[int, str]:
-    """The exit code and all the output of one of systemd's tools."""
+    """Runs one of systemd's tools; returns its exit code and all its output."""
     plain = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
     done = subprocess.run(command, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=plain)
     return done.returncode, done.stdout
@@ -58,7 +58,7 @@ def test_a_unit_is_hardened(name: str) -> None:
 @systemd
 @pytest.mark.parametrize("name", UNITS)
 def test_systemd_understands_every_line(name: str, tmp_path: Path) -> None:
-    for unit in UNITS:  # they name each other
+    for unit in UNITS:  # the units name each other
         (tmp_path / unit).write_text((FOLDER / unit).read_text().replace("/opt/webhookd/bin/webhookd", "/bin/true"))
     assert told("systemd-analyze", "verify", "--man=no", str(tmp_path / name)) == (0, "")
 
@@ -67,7 +67,7 @@ def test_systemd_understands_every_line(name: str, tmp_path: Path) -> None:
 def test_the_user_can_be_made_and_is_the_units() -> None:
     code, said = told("systemd-sysusers", "--dry-run", str((FOLDER / "webhookd.sysusers").absolute()))
     assert code == 0, said
-    assert "Creating user 'webhookd'" in said or not said  # it is there
+    assert "Creating user 'webhookd'" in said or not said  # no output: the user exists
     for name in UNITS:
         assert Unit(FOLDER / name).one("User") == Unit(FOLDER / name).one("Group") == "webhookd"
 
@@ -165,7 +165,7 @@ async def test_a_service_run_by_its_unit_rotates_its_keys_under_load_and_stops_i
         loads.create_task(load(http, KEY))
         assert await answered_by(NEW_KEY) == 401
 
-        # A mistake changes nothing, and is told.
+        # A mistake in a file changes nothing, and is logged.
         manager.write("renewable/signature_keys", f"{KEY},\n")
         await manager.reload()
         assert await answered_by(KEY) == 200
@@ -185,7 +185,7 @@ async def test_a_service_run_by_its_unit_rotates_its_keys_under_load_and_stops_i
         going[KEY] = False
         manager.write("renewable/signature_keys", f"{NEW_KEY}\n")
         manager.remove("renewable/read_tokens")
-        await asyncio.sleep(0.05)  # what was signed by the old key is answered
+        await asyncio.sleep(0.05)  # time for answers to webhooks that the old key signed
         await manager.reload()
         assert await answered_by(KEY) == 401
         assert manager.handed_over() == {"signature_keys", "admin_tokens"}, "what is taken away would stay valid"

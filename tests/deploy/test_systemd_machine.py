@@ -1,4 +1,4 @@
-"""The units under systemd itself, installed as the guide says: sandbox, credentials, readiness, reload, watchdog, stop."""
+"""Under systemd itself, the units work as the guide says: sandbox, credentials, readiness, reload, watchdog, stop."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def secret(root: Path, path: str, value: str) -> None:
 
 
 def set_up(root: Path, servers: Servers, public: int, admin: int) -> None:
-    """What the guide leaves to the operator: the settings, and the secrets."""
+    """Writes the settings and secrets that the guide leaves to the operator."""
     secret(root, "credentials/database_url", servers.database_url)
     secret(root, "credentials/redis_url", servers.redis_url)
     secret(root, "renewable/signature_keys", KEY)
@@ -90,7 +90,7 @@ async def test_systemd_starts_reloads_watches_and_stops_it(machine: Machine, ser
     async with aiohttp.ClientSession() as http, http.get(f"http://127.0.0.1:{admin}/metrics") as response:
         assert "process_start_time_seconds" in await response.text(), "an alert on restarts would never fire"
 
-    # A process that does nothing any more is started anew.
+    # The watchdog restarts a process that hangs.
     await machine.run("sh", "-c", f"kill -{signal.SIGSTOP.name.removeprefix('SIG')} {pid}")
     await until(lambda: restarted(machine, pid), "the watchdog ends it, and it is started again", deadline=90, every=1)
     await until(lambda: answers(answered, NEW_KEY), "it serves again")

@@ -22,7 +22,7 @@ _ROW = "row of the fault suite"
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    # By way of the reports, which also come from other processes where the tests run side by side.
+    # Reads the rows from the reports: when tests run in parallel, the reports of other processes arrive here, too.
     reports = [report for of in terminalreporter.stats.values() for report in of if getattr(report, "when", "") == "call"]
     rows = [Row(**value) for report in reports for name, value in report.user_properties if name == _ROW]
     if not rows:
@@ -54,7 +54,7 @@ def _rig(request: pytest.FixtureRequest, servers: Servers, stack: Stack) -> Rig:
 
 @pytest_asyncio.fixture
 async def rig(request: pytest.FixtureRequest, servers: Servers, stack: Stack) -> AsyncIterator[Rig]:
-    """A rig on the session's servers, with a database and queues of its own."""
+    """Yields a rig on the session's servers, with a database and queues of its own."""
     made = _rig(request, servers, stack)
     await made.open()
     yield made
@@ -63,7 +63,7 @@ async def rig(request: pytest.FixtureRequest, servers: Servers, stack: Stack) ->
 
 @pytest_asyncio.fixture
 async def own_rig(request: pytest.FixtureRequest, server_folder: Path, tmp_path: Path) -> AsyncIterator[Rig]:
-    """A rig with servers of its own, which the case may stop and kill."""
+    """Yields a rig with servers of its own, which the case may stop and kill."""
     stack = Stack(server_folder, durable=False)
     await asyncio.to_thread(stack.start)
     try:

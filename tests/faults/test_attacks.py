@@ -1,4 +1,4 @@
-"""What strangers do without a key, while the provider's webhooks come: each is answered, and none is lost or doubled."""
+"""Strangers without a key attack while the provider sends: each webhook is answered, and none is lost or doubled."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ _LIVE = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 async def bomb(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """A small body that inflates to a large one."""
+    """Sends a small body that inflates to a large one."""
     head = b"POST " + PATH + b" HTTP/1.1\r\nHost: x\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(_BOMB)
     writer.write(head + _BOMB)
     await reader.read()
 
 
 async def unevictable(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """A request that is answered at once, whose body comes byte by byte."""
+    """Sends a request that is answered at once, and then its body byte by byte."""
     writer.write(_LIVE[:-2] + b"Content-Length: 100\r\n\r\n")
     while not reader.at_eof():
         writer.write(b"x")
@@ -41,7 +41,7 @@ async def unevictable(reader: asyncio.StreamReader, writer: asyncio.StreamWriter
 
 
 async def slow_bodies(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """A webhook whose body comes byte by byte."""
+    """Sends a webhook, and its body byte by byte."""
     writer.write(b"POST " + PATH + b" HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n")
     while not writer.transport.is_closing():
         writer.write(b"x")
@@ -49,14 +49,14 @@ async def slow_bodies(reader: asyncio.StreamReader, writer: asyncio.StreamWriter
 
 
 async def chunks(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """A body in thousands of chunks, in one read."""
+    """Sends a body in thousands of chunks, in one read."""
     writer.write(_CHUNKS)
     answer = await reader.readuntil(b"}")
     assert answer[9:12] in (b"400", b"503"), answer
 
 
 async def pipelines(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Many requests at once, cut anywhere, with something malformed at their end."""
+    """Sends many requests at once, cut anywhere, with malformed bytes at their end."""
     stream = _FORGED * 20 + _LIVE + b"no HTTP\r\n\r\n"
     at = 0
     while at < len(stream):
@@ -65,13 +65,13 @@ async def pipelines(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) 
         await asyncio.sleep(0)
         at = end
     found = [line[9:12] for line in (await reader.read()).split(b"\r\n") if line.startswith(b"HTTP/1.1 ")]
-    # What comes in one read with something malformed is not answered beside it.
+    # Requests that arrive in one read with the malformed bytes may stay unanswered.
     assert set(found) <= {b"401", b"503", b"200", b"400"}, found
     assert b"400" not in found[:-1], found
 
 
 async def half_close(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """A client that sends a request and ends its half."""
+    """Sends a request, and closes the client's half of the connection."""
     writer.write(_FORGED)
     writer.write_eof()
     answer = await reader.read()
@@ -79,7 +79,7 @@ async def half_close(reader: asyncio.StreamReader, writer: asyncio.StreamWriter)
 
 
 async def unread(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """A client that asks for ever and reads nothing."""
+    """Sends requests without end, and reads no answer."""
     writer.transport.pause_reading()  # type: ignore[attr-defined]
     while not writer.transport.is_closing():
         writer.write(_LIVE * 200)

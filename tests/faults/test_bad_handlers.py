@@ -1,4 +1,4 @@
-"""Users' handlers at their worst: the events that they spoil end, and all others are processed."""
+"""Whatever users' handlers do wrong, the events that they spoil end, and all other events are processed."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ async def bad(event, connection):
     )
 
 
-# What each does at its first attempt, after its effects; at the second it is good.
+# The code of each handler at its first attempt, after its effects. At the second attempt, the handler succeeds.
 _ONCE = {
     "hangs": "await asyncio.sleep(3600)",
     "waits for PostgreSQL for ever": "await connection.execute('SELECT pg_sleep(3600)')",
@@ -96,11 +96,11 @@ async def test_a_daemon_with_too_many_handlers_that_cannot_be_ended_asks_to_be_s
 
 @pytest.mark.long
 async def test_an_event_that_kills_its_process_ends_dead_and_holds_up_no_other(rig: Rig) -> None:
-    """The first attempts are not counted, since nothing is suspected; then three are, each before it begins."""
+    """The first attempts are not counted, since the event is no suspect yet; then three are, each before it begins."""
     rig.handlers(_handler("os.kill(os.getpid(), signal.SIGKILL)", attempts=">= 1"))
     daemon = await rig.daemon(resend_after="600", max_attempts="3")
 
-    async def started_again() -> None:  # as systemd and Kubernetes do
+    async def started_again() -> None:  # as systemd and Kubernetes start it
         while True:
             await until(lambda: not daemon.running, "it is killed", deadline=300, every=0.05)
             await daemon.start()
@@ -132,14 +132,14 @@ _KILLS_POSTGRESQL = """os.kill(await connection.fetchval("SELECT pg_backend_pid(
 
 @pytest.mark.long
 async def test_an_event_that_kills_postgresql_ends_dead_and_holds_up_no_other(own_rig: Rig) -> None:
-    """The failure of such an attempt cannot be recorded, since PostgreSQL is away then; only that it began is known."""
+    """PostgreSQL is away when such an attempt fails. So its beginning is recorded, and its failure cannot be."""
     rig = own_rig
     rig.handlers(_handler(_KILLS_POSTGRESQL, attempts=">= 1"))
     daemon = await rig.daemon(resend_after="600", max_attempts="3")
     await rig.ledger.send([next(rig.samples(1, [_BAD]))], rig.urls)
 
     async def is_dead() -> bool:
-        await asyncio.to_thread(rig.stack.postgresql.start)  # as a manager does, if it ended
+        await asyncio.to_thread(rig.stack.postgresql.start)  # as a service manager does, if PostgreSQL has ended
         try:
             async with asyncio.timeout(5):
                 await rig.ledger.connect()

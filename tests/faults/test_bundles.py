@@ -1,4 +1,4 @@
-"""A worker that dies with a bundle in its hands: its events share a message and a transaction, and no fate."""
+"""A worker dies with a bundle in hand: the bundle's events share a message and a transaction, but no fate."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from webhookd.failpoints import Failpoint
 
 
 async def _bundles(rig: Rig) -> None:
-    """Sixty events, of those that share transactions and of others, in bundles; nobody works yet."""
+    """Sends sixty events in bundles, before any worker runs. Some events share transactions, other events do not."""
     relay = await rig.daemon(roles="receive,relay", relay_window="1000", resend_after="600")
     await rig.ledger.send(rig.samples(60), [relay.webhook_url], connections=16)
     await until(

@@ -1,7 +1,7 @@
-"""A machine's clock is wrong, or jumps: PostgreSQL's is the one that counts; and PostgreSQL's own is wrong, and is put right.
+"""A daemon's clock may be wrong or jump, since PostgreSQL's clock counts. That clock may be wrong, too, and be put right.
 
-The daemon, or PostgreSQL, runs under libfaketime (Debian: faketime), which shifts what its C library, and so Python, Rust and
-the AWS client, take for the time; the monotonic clock stays as it is.
+The daemon or PostgreSQL runs under libfaketime (Debian: faketime). The library shifts the time of the process's C library, and
+so the time that Python, Rust and the AWS client read. The monotonic clock stays as it is.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ DAY = 24 * HOUR
 
 
 class Clock:
-    """A clock that processes started from now on are given."""
+    """A false clock for the processes that start from now on."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
         self._file = folder / f"{name}.clock"
@@ -37,7 +37,7 @@ class Clock:
             monkeypatch.setenv(variable, value)
 
     def set(self, ahead: int) -> None:
-        """Sets it `ahead` seconds, or behind; at any time."""
+        """Sets the clock `ahead` seconds ahead, or behind if negative. This works at any time."""
         new = self._file.with_suffix(".new")
         new.write_text(f"{ahead:+d}")
         new.rename(self._file)
@@ -57,7 +57,7 @@ async def ahead(daemon: Process) -> float:
     ],
 )
 async def test_a_clock_that_is_wrong(rig: Rig, monkeypatch: pytest.MonkeyPatch, seconds: int) -> None:
-    """Beyond WEBHOOKD_MAX_EVENT_AGE and WEBHOOKD_MAX_CLOCK_SKEW as well: fresh webhooks are not taken for old ones."""
+    """Fresh webhooks do not count as old, also beyond WEBHOOKD_MAX_EVENT_AGE and WEBHOOKD_MAX_CLOCK_SKEW."""
     rig.handlers(HANDLERS)
     clock = Clock(rig.servers.folder, monkeypatch, "wrong")
     clock.set(seconds)
@@ -105,7 +105,7 @@ async def test_replicas_whose_clocks_differ(rig: Rig, monkeypatch: pytest.Monkey
 
 
 async def _clock_of_postgresql(rig: Rig, monkeypatch: pytest.MonkeyPatch, seconds: int) -> Clock:
-    """Starts PostgreSQL again with a clock of its own, `seconds` ahead; daemons that are started later have the true one."""
+    """Restarts PostgreSQL with a clock of its own, `seconds` ahead. Daemons that start later have the true time."""
     postgresql = rig.stack.postgresql
     await rig.ledger.close()
     await asyncio.to_thread(postgresql.stop)
@@ -122,7 +122,7 @@ async def _clock_of_postgresql(rig: Rig, monkeypatch: pytest.MonkeyPatch, second
 async def test_postgresqls_clock_is_wrong(
     own_rig: Rig, monkeypatch: pytest.MonkeyPatch, seconds: int, reason: str | None
 ) -> None:
-    """Beyond the window it is told nothing true of any webhook's age: each is answered 200, kept aside, and counted."""
+    """Beyond the window, the clock makes every webhook's age wrong: each is answered 200, quarantined and counted."""
     rig = own_rig
     rig.handlers(HANDLERS)
     await _clock_of_postgresql(rig, monkeypatch, seconds)
@@ -140,7 +140,7 @@ async def test_postgresqls_clock_is_wrong(
 async def test_what_waits_when_postgresqls_clock_is_put_back_does_not_wait_for_it_to_come_round(
     own_rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is in the outbox, and what is to be tried again, has times of an hour ahead."""
+    """Work in the outbox, and work that waits for its retry, has times an hour ahead."""
     rig = own_rig
     rig.handlers(HANDLERS)
     clock = await _clock_of_postgresql(rig, monkeypatch, HOUR)

@@ -1,4 +1,4 @@
-"""SQS at its worst: away, slow, throttling, failing in part, delivering twice, forgetting everything."""
+"""SQS is away, slow, throttles, fails in part, delivers twice or forgets everything: no event is lost or doubled."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from tests.helpers.wait import until
 
 @pytest_asyncio.fixture
 async def sqs(rig: Rig) -> AsyncIterator[StrictSqs]:
-    """The gateway before moto, which the case's daemons use."""
+    """Yields the gateway before moto that the case's daemons use."""
     async with StrictSqs(rig.servers.sqs_endpoint_url) as gateway:
         yield gateway
 
 
 async def _suffers(rig: Rig, sqs: StrictSqs, webhooks: int, **rates: float) -> Process:
-    """A load while SQS is as bad as `rates` say; then it is well again, and the ledger must hold."""
+    """Sends a load while SQS is as bad as `rates` say, then heals SQS, and checks the ledger and the empty queue."""
     daemon = await rig.daemon(sqs_endpoint_url=sqs.url)
     for name, rate in rates.items():
         setattr(sqs, name, rate)
@@ -46,7 +46,7 @@ async def _is_empty(rig: Rig) -> bool:
 
 
 async def test_one_message_twice_within_one_batch_is_acknowledged_with_all_others(rig: Rig, sqs: StrictSqs) -> None:
-    # Without Redis the row lock alone keeps the two apart, and their acknowledgements come at the same time.
+    # Without Redis, only the row lock keeps the two deliveries apart, and they are acknowledged at the same time.
     await rig.proxies.redis.cut()
     daemon = await _suffers(rig, sqs, 60, doubled=1.0)
     assert await daemon.metric("webhookd_acks_total", outcome="failed") == 0
@@ -117,7 +117,7 @@ async def in_hand_at_the_stop(event, connection):
         if action == "ChangeMessageVisibilityBatch" and asked["Entries"][0]["VisibilityTimeout"] == 3 and not late.is_set():
             late.set()
             await until(cancelled.exists, "the handler is cancelled")
-            await asyncio.sleep(0.5)  # time enough for what gives the message back to go first
+            await asyncio.sleep(0.5)  # long enough for the call that gives the message back to go first
 
     sqs.before = hold_the_heartbeat_back
     daemon = await rig.daemon(sqs_endpoint_url=sqs.url, handler_timeout="60", resend_after="600", shutdown_grace="6")

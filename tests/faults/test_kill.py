@@ -1,4 +1,4 @@
-"""kill -9: at every failpoint, and at random moments, under load; and the orderly stop, again and again."""
+"""No event is lost or doubled by kill -9 under load, at every failpoint and at random moments, or by repeated stops."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.helpers.running import Process
 from tests.helpers.wait import until
 from webhookd.failpoints import Failpoint
 
-# Beside the counting handler: one that fails at first, one that gives up, one that outlives half the visibility timeout.
+# Beside the counting handler: a handler that fails at first, one that gives up, one that outlives half the visibility timeout.
 HANDLERS = (
     COUNTING
     + """
@@ -40,8 +40,8 @@ async def takes_long(event, connection):
     await asyncio.sleep(1.6)
 """
 )
-_FROZEN = 5.0  # seconds, beyond the rig's visibility timeout
-# At which pass the process dies: far enough that events are in every state, near enough that it comes.
+_FROZEN = 5.0  # seconds, longer than the rig's visibility timeout
+# The pass at which the process dies: late enough for events in every state, early enough to be reached.
 _NTH = dict.fromkeys(Failpoint, 5) | {
     Failpoint.REDIS_AFTER_WRITE: 20,
     Failpoint.LEASES_AFTER_EXTENSION: 1,
@@ -56,7 +56,7 @@ _NTH = dict.fromkeys(Failpoint, 5) | {
     Failpoint.SHUTDOWN_DRAINED: 1,
     Failpoint.SHUTDOWN_FLUSHED: 1,
 }
-# These need more than a load to be reached.
+# A load alone does not reach these failpoints.
 _APART = {Failpoint.QUARANTINE_AFTER_COMMIT, Failpoint.DEAD_LETTERS_AFTER_PUT_BACK}
 _SHORT = {Failpoint.RECEIVE_AFTER_COMMIT, Failpoint.RELAY_AFTER_SEND, Failpoint.WORKER_AFTER_COMMIT}
 _POINTS = [pytest.param(point, marks=() if point in _SHORT else pytest.mark.long) for point in Failpoint if point not in _APART]
@@ -69,7 +69,7 @@ def _was_killed_at(daemon: Process, point: Failpoint) -> bool:
 @pytest.mark.parametrize("point", _POINTS)
 async def test_killed_at(rig: Rig, point: Failpoint) -> None:
     rig.handlers(HANDLERS)
-    # The sweeper has work only where the hot path leaves some behind.
+    # The sweeper has work only if the hot path leaves some behind.
     window = "5" if point is Failpoint.SWEEPER_AFTER_CLAIM else "30"
     daemon = await rig.daemon(failpoints=f"{point}:{_NTH[point]}", relay_window=window)
     async with rig.load(rate=30, connections=8):
@@ -112,7 +112,7 @@ async def test_killed_at_random_moments(rig: Rig) -> None:
 
 
 async def test_stopped_in_order_under_load_again_and_again(rig: Rig) -> None:
-    """Exit code 0 within the grace, and what was in hand is visible again at once."""
+    """Each stop ends with exit code 0 within the grace, and messages in hand are visible again at once."""
     rig.handlers(HANDLERS)
     daemon = await rig.daemon()
     for _ in range(rig.rounds(2, 6)):
@@ -153,7 +153,7 @@ async def test_three_replicas_killed_and_stopped_in_turn(rig: Rig) -> None:
 
 
 async def test_a_replica_that_was_frozen_beyond_its_visibility_timeout_has_no_second_effect(rig: Rig) -> None:
-    """A paused machine wakes up in the middle of its handlers, when another replica long has its messages."""
+    """A paused machine wakes up while its handlers run, long after another replica has received its messages."""
     rig.handlers(HANDLERS)
     frozen = await rig.daemon()
     async with rig.load(rate=60):

@@ -1,4 +1,4 @@
-"""The order of steps that keeps an event safe: nothing is told, marked or deleted before what it rests on is committed."""
+"""No webhook is answered or marked in Redis, and no message deleted, before the commit that makes this safe."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ async def linger(event, connection):
 
 
 async def _killed_before_the_commit(rig: Rig) -> None:
-    """Webhooks whose commit hangs; the daemon is killed, and what hung never reaches PostgreSQL."""
+    """Kills the daemon while the commit of its webhooks hangs. The commit never reaches PostgreSQL."""
     daemon = await rig.daemon(commit_timeout="1")
     rig.proxies.postgresql.stall()
     summary = await rig.send(20)
@@ -47,7 +47,7 @@ async def test_killed_before_the_commit_the_providers_retry_is_no_duplicate(rig:
 
 async def test_killed_before_the_workers_commit_the_message_comes_back(rig: Rig) -> None:
     rig.handlers(COUNTING + _SLOW)
-    # Sent again from the outbox far too late to matter here: it is SQS that must still have the message.
+    # The outbox sends again far too late to matter here, so SQS itself must still have the message.
     daemon = await rig.daemon(failpoints="worker.after-handlers:1", resend_after="600")
     await rig.send(1)
     await until(lambda: not daemon.running, "it is killed")

@@ -1,4 +1,4 @@
-"""More than the receiver can take: the excess is refused, what is accepted is fast and kept, and it comes back by itself."""
+"""An overloaded receiver refuses the excess, answers fast and keeps what it accepts, and recovers by itself."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from tests.helpers.wait import until
 
 MIB = 1 << 20
 COMMIT_TIMEOUT = 5.0
-PROBE_TIMEOUT = 5.0  # the livenessProbe's of deploy/kubernetes, of which six in a row must fail
+PROBE_TIMEOUT = 5.0  # seconds, as the livenessProbe of deploy/kubernetes, which must fail six times in a row
 
 
 class Vigil:
-    """What is seen of a daemon from beside it: memory, and how long liveness takes on either listener."""
+    """An observer of a daemon's memory, and of how long liveness takes on either listener, in seconds."""
 
     def __init__(self, daemon: Process) -> None:
         assert daemon.process is not None
@@ -37,7 +37,7 @@ class Vigil:
         self.slowest = 0.0
 
     async def look(self) -> None:
-        """Asks both, each through a new connection, and notes what was worst."""
+        """Asks both listeners, each through a new connection, and notes the worst values."""
         for url in self._urls:
             started = time.monotonic()
             async with aiohttp.ClientSession() as session, session.get(url) as response:
@@ -47,7 +47,7 @@ class Vigil:
         self.looks += 1
 
     def check(self, *, grown: int) -> None:
-        """Fails where memory grew by more than `grown` bytes, or a liveness probe would have failed."""
+        """Fails if memory grew by more than `grown` bytes, or if a liveness probe would have failed."""
         assert self.looks, "nobody looked"
         assert self.slowest < PROBE_TIMEOUT, f"liveness took {self.slowest:.1f} s"
         assert self.memory - self.began < grown, f"memory grew from {self.began // MIB} to {self.memory // MIB} MiB"
@@ -55,7 +55,7 @@ class Vigil:
 
 @contextlib.asynccontextmanager
 async def watched(daemon: Process) -> AsyncIterator[Vigil]:
-    """Looks at a daemon again and again all through the block."""
+    """Looks at a daemon again and again during the block."""
     vigil = Vigil(daemon)
     await vigil.look()
 
@@ -76,14 +76,14 @@ async def watched(daemon: Process) -> AsyncIterator[Vigil]:
 
 
 def keep(rig: Rig, record: Path) -> None:
-    """Enters into the ledger what a flood sent, and what it was answered."""
+    """Enters the webhooks that a flood sent, and their answers, into the ledger."""
     for answer in flood.read(record):
         rig.ledger.samples[answer.sample.notification_id] = answer.sample
         rig.ledger.record(answer)
 
 
 async def accepted(rig: Rig, within: float) -> None:
-    """A fresh webhook is answered 200 in time, maybe after a few tries, as the provider makes."""
+    """Waits until a fresh webhook is answered 200, maybe after a few tries, as the provider makes."""
 
     async def tried() -> bool:
         return (await rig.send(1)).failed == 0
@@ -93,7 +93,7 @@ async def accepted(rig: Rig, within: float) -> None:
 
 async def test_beyond_a_slow_postgresql_the_excess_is_503_and_what_is_accepted_is_in_time(rig: Rig) -> None:
     daemon = await rig.daemon(max_pending="20", roles="receive")
-    await rig.send(60, connections=32)  # so that the sessions of all commits are open: a slow PostgreSQL opens one in seconds
+    await rig.send(60, connections=32)  # opens the sessions of all commits: a slow PostgreSQL takes seconds to open one
     rig.proxies.postgresql.delay(0.2)
     record = daemon.log.parent / "flood"
     async with (
@@ -133,7 +133,7 @@ async def test_at_far_more_than_it_can_take_what_is_accepted_is_in_time_and_kept
     assert report.p99 < COMMIT_TIMEOUT, report
     vigil.check(grown=150 * MIB)
     await accepted(rig, within=10)
-    # The rest of the flood stays refused: a provider comes again with it later, and the ledger with a part of it now.
+    # The ledger sends only a part of the refused webhooks again now. The rest stays refused: a provider retries it later.
     stored = {row["notification_id"] for row in await rig.connection.fetch("SELECT notification_id FROM events")}
     for sample in rig.ledger.unanswered[100:]:
         if sample.notification_id not in stored:
@@ -262,7 +262,7 @@ async def test_a_file_limit_that_is_too_low_is_named_and_obeyed(rig: Rig) -> Non
 
 @pytest.mark.long
 async def test_posts_of_a_proxy_that_keeps_connections_survive_an_overload(rig: Rig) -> None:
-    """The same clients, over the connections that they have, come again after a 503 and are all served in the end."""
+    """The same clients retry after a 503, over the connections that they have, and all are served in the end."""
     await rig.daemon(max_pending="5")
     rig.proxies.postgresql.delay(0.1)
     summary = await rig.send(60, connections=40)

@@ -1,7 +1,7 @@
-"""PostgreSQL dies, hangs, refuses, fills up, locks and comes back: what was answered 200 is there, and happens once.
+"""PostgreSQL dies, hangs, refuses, fills up, locks and comes back: a webhook answered 200 is an event, and happens once.
 
-The servers that a case kills run with `fsync` off: it is their processes that die, and the operating system keeps what they
-wrote. So these cases say nothing about a machine that loses its power.
+The servers that a case kills run with `fsync` off: only their processes die, and the operating system keeps their writes.
+So these cases say nothing about a machine that loses its power.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 _OURS = "datname = current_database() AND application_name LIKE 'webhookd%'"
 _TERMINATE = f"SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE {_OURS}"
-_RATE = 30.0  # webhooks a second: what comes of them is awaited, and SQS is slow here
-_AT_ONCE = 0.0  # now that it is known
+_RATE = 30.0  # webhooks a second: the cases wait until the events end, and SQS is slow here
+_AT_ONCE = 0.0  # seconds, if the daemon knows already that it cannot use PostgreSQL
 # Seconds beyond a deadline, for a busy machine. Without the deadline, an answer would take the ten seconds of a statement.
 _SLACK = 6.0
 
@@ -44,14 +44,14 @@ async def _away(daemon: Process) -> bool:
 
 
 def _processes(server: PostgresServer) -> list[psutil.Process]:
-    """The server's, each of which leads a process group of its own."""
+    """Returns the server's processes, each of which leads a process group of its own."""
     assert server.process is not None
     parent = psutil.Process(server.process.pid)
     return [parent, *parent.children(recursive=True)]
 
 
 def _crash(server: PostgresServer) -> None:
-    """kill -9 of every process."""
+    """Kills every process of the server by kill -9."""
     for process in _processes(server):
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
@@ -59,7 +59,7 @@ def _crash(server: PostgresServer) -> None:
 
 
 def _freeze_sessions(rig: Rig) -> None:
-    """The network forgets the present connections: nothing more passes on them, not even their end; new ones pass."""
+    """Makes the network forget the present connections: nothing passes on them, not even their end. New ones pass."""
     for link in rig.proxies.postgresql._links:
         for writer in (link.client, link.server):
             if writer is not None:
@@ -68,7 +68,7 @@ def _freeze_sessions(rig: Rig) -> None:
 
 @contextlib.asynccontextmanager
 async def _another(rig: Rig) -> AsyncIterator[Connection]:
-    """One more connection, straight to the database."""
+    """Yields one more connection, straight to the database."""
     connection = await connect(rig.servers.database_url, timeout=10)
     try:
         yield connection
@@ -77,14 +77,14 @@ async def _another(rig: Rig) -> AsyncIterator[Connection]:
 
 
 async def _refused_in_time(rig: Rig, count: int, deadline: float) -> None:
-    """Sends new webhooks: each is answered 503, and within `deadline` seconds."""
+    """Sends `count` new webhooks: each must be answered 503 within `deadline` seconds, and the slack."""
     summary = await rig.send(count, connections=count)
     assert summary.statuses == {503: count}
     assert max(summary.latencies) < deadline + _SLACK
 
 
 async def _serves_again(rig: Rig) -> bool:
-    await asyncio.to_thread(rig.stack.postgresql.start)  # as a manager does where it ended
+    await asyncio.to_thread(rig.stack.postgresql.start)  # as a service manager does, if PostgreSQL has ended
     try:
         await rig.ledger.connect()
     except (OSError, asyncpg.PostgresError):
@@ -92,7 +92,7 @@ async def _serves_again(rig: Rig) -> bool:
     return True
 
 
-# -- it dies
+# -- PostgreSQL dies
 
 
 async def test_postgresql_killed_and_started_again(own_rig: Rig) -> None:
@@ -117,7 +117,7 @@ async def test_postgresql_restarted_in_order(own_rig: Rig) -> None:
         for _ in range(rig.rounds(1, 2)):
             await rig.acknowledged(20)
             await rig.ledger.close()
-            await asyncio.to_thread(postgresql.stop)  # SIGINT: sessions are ended, those under way too
+            await asyncio.to_thread(postgresql.stop)  # SIGINT ends all sessions, also those that are at work
             await asyncio.to_thread(postgresql.start)
         rig.recovered()
         await rig.acknowledged(20)
@@ -126,7 +126,7 @@ async def test_postgresql_restarted_in_order(own_rig: Rig) -> None:
 
 @pytest.mark.long
 async def test_one_session_killed_by_the_system_takes_all_of_postgresql_through_recovery(own_rig: Rig) -> None:
-    """As where the machine runs out of memory: the server ends every other session, and replays its log."""
+    """As when the machine runs out of memory: the server ends every other session, and replays its log."""
     rig = own_rig
     await rig.daemon(commit_timeout="1")
     async with rig.load(_RATE):
@@ -164,7 +164,7 @@ async def test_connections_reset_in_mid_statement(rig: Rig) -> None:
     await rig.finish()
 
 
-# -- it hangs
+# -- PostgreSQL hangs
 
 
 async def test_while_postgresql_hangs_webhooks_are_refused_within_the_commit_deadline(rig: Rig) -> None:
@@ -216,15 +216,15 @@ async def fail_at_first(event, connection):
 
 @pytest.mark.long
 async def test_sessions_that_the_network_forgot_are_given_up_together(rig: Rig) -> None:
-    """Each by its own timeout would take a minute, and where nothing goes on it is the probes that find them, one by one."""
+    """Timeouts of single sessions would take a minute: in an idle daemon, only probes find dead sessions, one by one."""
     name = urlsplit(rig.servers.database_url).path[1:]
-    await rig.connection.execute(f"ALTER DATABASE {name} SET transaction_timeout = '15s'")  # the proxy answers for the dead
+    await rig.connection.execute(f"ALTER DATABASE {name} SET transaction_timeout = '15s'")  # the proxy answers for dead peers
     rig.handlers(COUNTING + _FAILS_AT_FIRST)
     daemon = await rig.daemon(commit_timeout="1", max_attempts="100")
     sessions = f"SELECT count(*) FROM pg_stat_activity WHERE {_OURS} AND application_name = 'webhookd short'"
     async with rig.load(_RATE):
         await rig.acknowledged(20)
-        # Many statements wait at once, so there are many sessions: attempts that failed are recorded.
+        # Records of failed attempts wait for the lock. Many wait at once, so there are many sessions.
         async with _another(rig) as other, other.transaction():
             await other.execute("LOCK TABLE work IN EXCLUSIVE MODE")
             many = f"{sessions} AND wait_event_type = 'Lock'"
@@ -247,12 +247,12 @@ async def _count(rig: Rig, query: str, least: int) -> bool:
     return bool(await rig.connection.fetchval(query) >= least)
 
 
-# -- it refuses
+# -- PostgreSQL refuses
 
 
 @pytest.mark.long
 async def test_while_connections_are_refused_webhooks_are_refused_at_once(rig: Rig) -> None:
-    # An answer that is not at once would take the commit timeout, which is far longer than a busy machine needs.
+    # A later answer would take the commit timeout, which is far longer than a busy machine needs.
     daemon = await rig.daemon(commit_timeout="20", shutdown_grace="30")
     async with rig.load(_RATE):
         await rig.acknowledged(20)
@@ -268,7 +268,7 @@ async def test_while_connections_are_refused_webhooks_are_refused_at_once(rig: R
 
 @contextlib.asynccontextmanager
 async def _limited_role(rig: Rig, limit: int) -> AsyncIterator[tuple[str, str]]:
-    """A role of its own with a connection limit, and its URL through the proxy."""
+    """Yields the name of a new role with a connection limit, and its database URL through the proxy."""
     role = f"limited_{secrets.token_hex(4)}"
     await rig.connection.execute(
         f"CREATE ROLE {role} LOGIN PASSWORD 'secret' CONNECTION LIMIT {limit};"
@@ -283,7 +283,7 @@ async def _limited_role(rig: Rig, limit: int) -> AsyncIterator[tuple[str, str]]:
 
 @pytest.mark.long
 async def test_a_role_at_its_connection_limit(rig: Rig) -> None:
-    """What needs another session waits, and nothing is lost when it does not get it."""
+    """Work that needs another session waits, and nothing is lost if it gets none."""
     async with _limited_role(rig, 3) as (role, url):
         await rig.daemon(database_url=url, commit_timeout="1")
         async with rig.load(_RATE):
@@ -299,7 +299,7 @@ async def test_a_role_at_its_connection_limit(rig: Rig) -> None:
 
 @pytest.mark.long
 async def test_at_a_connection_limit_the_sessions_that_there_are_are_kept(rig: Rig) -> None:
-    """Where a probe gets no session of its own, giving up the others would leave none: someone else takes their place."""
+    """If a probe gets no session, the daemon must keep its others: someone else would take their places, and leave none."""
     sessions = f"SELECT array_agg(pid ORDER BY pid) FROM pg_stat_activity WHERE {_OURS}"
     async with _limited_role(rig, 2) as (_, url):
         daemon = await rig.daemon(roles="receive", database_url=url, commit_timeout="1")
@@ -328,9 +328,9 @@ async def test_all_of_postgresqls_connections_are_taken_by_others(own_rig: Rig) 
         with contextlib.suppress(asyncpg.TooManyConnectionsError):
             while True:
                 others.append(await connect(rig.servers.database_url, timeout=10))
-        await rig.acknowledged(50)  # by the sessions that there are
+        await rig.acknowledged(50)  # by the existing sessions
         await rig.connection.fetchval(_TERMINATE)
-        with contextlib.suppress(asyncpg.TooManyConnectionsError):  # the slots that became free
+        with contextlib.suppress(asyncpg.TooManyConnectionsError):  # takes the slots that became free
             while True:
                 others.append(await connect(rig.servers.database_url, timeout=10))
         for other in others:
@@ -404,7 +404,7 @@ async def test_the_workers_commits_reply_is_lost_and_the_event_is_neither_double
         await rig.connection.execute("DROP FUNCTION linger CASCADE")
     await until(rig.daemons[0].ready, "the daemon is back", deadline=30)
     rig.recovered()
-    # Nobody knew, so nobody deleted the messages: they come back, and are found to be done.
+    # The worker did not learn of the commits, so it deleted no messages. They come back, and their events have ended.
     await until(lambda: _came_back(rig.daemons[0], rig.rounds_run), "the messages come back", deadline=30)
     await rig.send(10)
     await rig.finish()
@@ -434,7 +434,7 @@ async def test_replies_are_lost_under_load(rig: Rig) -> None:
     await rig.finish()
 
 
-# -- it makes wait
+# -- PostgreSQL makes sessions wait
 
 
 async def test_while_another_session_locks_the_events_webhooks_are_refused_within_the_commit_deadline(rig: Rig) -> None:
@@ -453,7 +453,7 @@ async def test_while_another_session_locks_the_events_webhooks_are_refused_withi
 @pytest.mark.long
 async def test_a_deadlock_ends_a_group_commit_and_costs_nothing(rig: Rig) -> None:
     name = urlsplit(rig.servers.database_url).path[1:]
-    # The daemon looks for a deadlock after this time, and the other session never: so it is the daemon that is refused.
+    # The daemon's session looks for a deadlock after this time, the other session far later: so the daemon is refused.
     await rig.connection.execute(f"ALTER DATABASE {name} SET deadlock_timeout = '2s'")
     daemon = await rig.daemon(roles="receive", commit_timeout="5")
     waiting = "SELECT count(*) > 0 FROM pg_locks WHERE relation = 'bodies'::regclass AND NOT granted"
@@ -461,7 +461,7 @@ async def test_a_deadlock_ends_a_group_commit_and_costs_nothing(rig: Rig) -> Non
         await other.execute("SET deadlock_timeout = '1min'")
         for _ in range(rig.rounds(1, 3)):
             async with other.transaction():
-                # The statement locks its tables one after the other, events first.
+                # The daemon's statement locks its tables one after the other, the ledger first.
                 await other.execute("LOCK TABLE bodies IN ACCESS EXCLUSIVE MODE")
                 sending = asyncio.create_task(rig.send(1))
                 await until(lambda: rig.connection.fetchval(waiting), "a commit waits for the lock", every=0.01)
@@ -496,7 +496,7 @@ async def test_handlers_that_deadlock_are_tried_again_and_their_effects_happen_o
 
 @pytest.mark.long
 async def test_statements_that_postgresql_cancels_are_tried_again(rig: Rig) -> None:
-    """Of webhooks' commits, of workers' transactions, of handlers."""
+    """Cancels statements of webhooks' commits, of workers' transactions and of handlers."""
     await rig.daemon(max_attempts="100")
     cancel = f"SELECT count(pg_cancel_backend(pid)) FROM pg_stat_activity WHERE {_OURS} AND state <> 'idle'"
     cancelled = 0
@@ -527,11 +527,11 @@ async def linger(event, connection):
     ("before", "state"), [("pass", "idle in transaction"), ("await connection.prepare('SELECT 1')", "active")]
 )
 async def test_the_row_that_a_dead_daemons_session_locks_is_free_again_soon(rig: Rig, before: str, state: str) -> None:
-    """The network was cut with a transaction open, so PostgreSQL hears nothing of the daemon's death.
+    """The network is cut while a transaction is open, so PostgreSQL does not learn that the daemon died.
 
-    Without a limit of ours the row stays locked until TCP gives up: two hours, by the system's own settings. A statement that
-    was prepared, and whose arguments never came, is one under way for PostgreSQL: then it is TCP that ends it, half a minute
-    later, or, where something between the two answers for the dead, the limit that a role can have since PostgreSQL 17.
+    Without a limit of webhookd's, the row stays locked until TCP gives up: two hours, by the system's own settings. PostgreSQL
+    takes a prepared statement whose arguments never came for one under way. TCP then ends the session, half a minute later. If
+    something in between answers for the dead daemon, the limit that a role can have since PostgreSQL 17 ends the session.
     """
     name = urlsplit(rig.servers.database_url).path[1:]
     if state == "active":
@@ -556,8 +556,8 @@ async def test_the_row_that_a_dead_daemons_session_locks_is_free_again_soon(rig:
     await until(
         lambda: rig.connection.fetchval("SELECT count(*) > 0 FROM effects"), "another daemon has the event", deadline=60
     )
-    # 15 s until PostgreSQL gives the session up; the message is looked at again within VISIBILITY_TIMEOUT or, while its row is
-    # locked, a second later for each time that it was received.
+    # PostgreSQL gives the session up after 15 s. The message is received again within VISIBILITY_TIMEOUT or, while its row is
+    # locked, one second later for each time that it was received.
     assert loop.time() - began < 15 + 10 + 2 * _SLACK
     await rig.finish()
 
@@ -572,7 +572,7 @@ async def show(event, connection):
 
 
 async def test_a_workers_session_tells_postgresql_how_long_to_believe_in_it(rig: Rig) -> None:
-    """Each time that it is used: what a handler sets is reset, and these limits are not."""
+    """The limits hold at each use of the session: settings that a handler makes are reset, these are not."""
     await rig.connection.execute("CREATE TABLE shown (settings integer[])")
     rig.handlers(COUNTING + _SHOWS)
     await rig.daemon(concurrency="1", pollers="1")
@@ -582,7 +582,7 @@ async def test_a_workers_session_tells_postgresql_how_long_to_believe_in_it(rig:
     assert [row["settings"] for row in found] == [[15_000, 3, 15, 5]]
 
 
-# -- it forgets
+# -- PostgreSQL forgets
 
 
 async def test_every_commit_waits_for_the_disk_and_a_database_where_none_does_is_refused(rig: Rig) -> None:
@@ -601,7 +601,7 @@ async def test_every_commit_waits_for_the_disk_and_a_database_where_none_does_is
         await until(lambda: rig.connection.fetchval("SELECT count(*) > 0 FROM effects"), "some are processed")
         for _ in range(rig.rounds(1, 3)):
             await rig.connection.execute(f"ALTER DATABASE {name} SET synchronous_commit = off")
-            # The sessions that there are keep the old setting, the prober's too; the new ones must not be used.
+            # Existing sessions keep the old setting, the prober's too. New sessions must not be used.
             newest = f"SELECT max(pid) FROM pg_stat_activity WHERE {_OURS}"
             keep = await rig.connection.fetchval(newest)
             await rig.connection.fetchval(f"{_TERMINATE} AND pid <> $1", keep)
@@ -616,12 +616,12 @@ async def test_every_commit_waits_for_the_disk_and_a_database_where_none_does_is
     assert [tuple(row) for row in found] == [("effects", "on"), ("ledger", "on")]
 
 
-# -- its disk is full
+# -- PostgreSQL's disk is full
 
 
 @contextlib.contextmanager
 def _small_disk(folder: Path, megabytes: int) -> Iterator[Path]:
-    """A file system of its own size; the case is left out, and says so, where none can be mounted."""
+    """Yields a new file system of `megabytes` MB. If none can be mounted, the case is left out, and says so."""
     disk = folder / "disk"
     disk.mkdir()
     done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", disk], capture_output=True, check=False)
@@ -654,7 +654,7 @@ def _fill(disk: Path) -> Path:
 async def test_postgresqls_disk_is_full(own_rig: Rig, what: str) -> None:
     """A full data disk refuses statements (53100); a full log disk ends PostgreSQL, which a manager starts again for ever."""
     rig, postgresql = own_rig, own_rig.stack.postgresql
-    with _small_disk(postgresql.folder, 400) as disk:  # which the user that PostgreSQL runs as can reach
+    with _small_disk(postgresql.folder, 400) as disk:  # in a folder that PostgreSQL's user can reach
         await rig.ledger.close()
         await asyncio.to_thread(postgresql.stop)
         log = postgresql.data / "pg_wal"
@@ -669,7 +669,7 @@ async def test_postgresqls_disk_is_full(own_rig: Rig, what: str) -> None:
             await rig.acknowledged(50)
             ballast = _fill(disk)
             if what == "log":
-                with contextlib.suppress(asyncpg.PostgresError, OSError):  # sooner than the load would
+                with contextlib.suppress(asyncpg.PostgresError, OSError):  # fills the log sooner than the load would
                     while True:
                         await rig.connection.execute("SELECT pg_logical_emit_message(false, 'x', repeat('x', 1000000))")
             await until(lambda: _away(daemon), "it is found out", deadline=60)

@@ -1,4 +1,4 @@
-"""SQS is there, and refuses: a missing permission, credentials refused from the start, a dead-letter queue made anew."""
+"""SQS is there and refuses: without a permission, with bad credentials from the start, with a new dead-letter queue."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.helpers.rig import Rig
 from tests.helpers.strict_sqs import StrictSqs
 from tests.helpers.wait import until
 
-# What a policy names, and the calls that it covers: AWS knows no permission for the batches.
+# The permission that a policy names, and the calls that it covers: AWS has no permissions for the batches.
 _PERMISSIONS = {
     "SendMessage": {"SendMessage", "SendMessageBatch"},
     "ReceiveMessage": {"ReceiveMessage"},
@@ -26,13 +26,13 @@ _PERMISSIONS = {
 
 @pytest_asyncio.fixture
 async def gateway(rig: Rig) -> AsyncIterator[StrictSqs]:
-    """Before moto, for the case's daemons."""
+    """Yields a gateway before moto for the case's daemons."""
     async with StrictSqs(rig.servers.sqs_endpoint_url) as made:
         yield made
 
 
 def _deny(gateway: StrictSqs, actions: set[str], queue: str) -> list[str]:
-    """Refuses `actions` on `queue` from now on, until `before` is taken away; returns what is refused, as it comes."""
+    """Refuses `actions` on `queue` until `before` is removed; returns the growing list of refused actions."""
     refused: list[str] = []
 
     async def judge(action: str, asked: dict[str, Any]) -> None:
@@ -65,7 +65,7 @@ async def _has_each_copy_once(rig: Rig) -> bool:
     [pytest.param(name, marks=() if name == "DeleteMessage" else pytest.mark.long) for name in _PERMISSIONS],
 )
 async def test_a_permission_is_missing_and_given(rig: Rig, gateway: StrictSqs, permission: str) -> None:
-    """Webhooks are taken as before; what is processed and cannot be deleted comes back, and has no second effect."""
+    """Webhooks are accepted as before. A processed message that cannot be deleted comes back, without a second effect."""
     rig.handlers(HANDLERS)
     daemon = await rig.daemon(sqs_endpoint_url=gateway.url)
     async with rig.load(rate=30):
@@ -97,7 +97,7 @@ async def test_credentials_refused_from_the_start(rig: Rig, gateway: StrictSqs) 
 
 @pytest.mark.long
 async def test_only_the_dead_letter_queue_refuses_while_events_die(rig: Rig, gateway: StrictSqs) -> None:
-    """Live traffic does not suffer for it, and each death has its copy in the end."""
+    """Live traffic does not suffer, and each dead event has its copy in the end."""
     rig.handlers(HANDLERS)
     daemon = await rig.daemon(sqs_endpoint_url=gateway.url)
     refused = _deny(gateway, _PERMISSIONS["SendMessage"], rig.servers.dead_letter_queue)
@@ -122,7 +122,7 @@ async def test_only_the_dead_letter_queue_refuses_while_events_die(rig: Rig, gat
 
 @pytest.mark.long
 async def test_the_dead_letter_queue_is_deleted_with_the_copies_that_it_held(rig: Rig) -> None:
-    """What PostgreSQL believes to be copied is found missing in the queue that was made anew, and is copied again."""
+    """Copies that PostgreSQL records as sent are found missing in the new queue, and are sent again."""
     rig.handlers(HANDLERS)
     await rig.daemon()
     copied = "SELECT count(*) > 2 FROM events WHERE status = 'dead' AND dead_letter_sent_at IS NOT NULL"
@@ -136,5 +136,5 @@ async def test_the_dead_letter_queue_is_deleted_with_the_copies_that_it_held(rig
         rig.recovered()
         await rig.acknowledged(10)
     await rig.finish()
-    # A copy must have been sent for a minute before it is missed, and the queue is looked through every 15 s.
+    # A copy counts as missing one minute after it was sent at the earliest, and the queue is searched every 15 s.
     await until(lambda: _has_each_copy_once(rig), "each dead event has its copy, once", deadline=150, every=0.5)

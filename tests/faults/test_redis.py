@@ -1,6 +1,6 @@
-"""Redis dies, forgets, hangs, refuses and remembers wrongly: slower at worst, nothing lost, nothing doubled.
+"""Redis dies, forgets, hangs, refuses and remembers wrongly: webhookd is slower at worst, and loses or doubles nothing.
 
-Each case sends some webhooks again while it goes on: a duplicate must be told as one, with its event's id, or the ledger
+Each case also sends some webhooks again. Each must be answered as a duplicate, with its event's id; otherwise the ledger
 finds a contradiction.
 """
 
@@ -22,15 +22,16 @@ from tests.helpers.running import Process
 from tests.helpers.wait import until
 from webhookd.store.queries import queries
 
-_RATE = 30.0  # webhooks a second: what comes of them is awaited, and SQS is slow here
+_RATE = 30.0  # webhooks a second: the cases wait until the events end, and SQS is slow here
 # The daemon waits half a second for a batch of commands to Redis. Afterwards it asks again only when a probe has found Redis
-# well. The rest is for a busy machine. Without the bound, an answer takes as long as Redis hangs: until after the answers.
+# well. The rest is for a busy machine. Without the bound, an answer waits as long as Redis hangs: the cases
+# let Redis go on only after the answers.
 _BOUND = 0.5 + 9.5
 
 
 @contextlib.asynccontextmanager
 async def _redis(rig: Rig) -> AsyncIterator[Any]:
-    """A client, straight to Redis; what it set in the server's configuration is put back."""
+    """Yields a client, straight to Redis, and restores the server's configuration afterwards."""
     client: Any = Redis.from_url(rig.servers.redis_url)
     kept = {name: (await client.config_get(name))[name] for name in ("maxmemory", "maxmemory-policy", "requirepass", "save")}
     try:
@@ -43,7 +44,7 @@ async def _redis(rig: Rig) -> AsyncIterator[Any]:
 
 
 async def _keys(client: Any, rig: Rig, kind: str) -> list[bytes]:
-    """The present keys of one kind, of this case's database alone."""
+    """Returns the present keys of one kind, of this case's database alone."""
     instance = (await queries.identify(rig.connection))["instance"]
     return [key async for key in client.scan_iter(f"webhookd:{{{instance}}}:{kind}:*", count=1000)]
 
@@ -65,7 +66,7 @@ async def _again(rig: Rig, count: int = 10) -> None:
     assert not rig.ledger.contradictions
 
 
-# -- it dies, and forgets
+# -- Redis dies, and forgets
 
 
 @pytest.mark.long
@@ -107,7 +108,7 @@ async def test_redis_evicts_our_keys(rig: Rig) -> None:
         await redis.config_set("maxmemory-policy", "allkeys-random")
         before = (await redis.info("stats"))["evicted_keys"]
         for _ in range(rig.rounds(1, 3)):
-            await redis.config_set("maxmemory", "1mb")  # less than an empty server takes: whatever comes has to go
+            await redis.config_set("maxmemory", "1mb")  # less than an empty server takes, so Redis must evict
             await rig.acknowledged(20)
             await _again(rig)
         assert (await redis.info("stats"))["evicted_keys"] > before
@@ -115,7 +116,7 @@ async def test_redis_evicts_our_keys(rig: Rig) -> None:
     await rig.finish()
 
 
-# -- it hangs
+# -- Redis hangs
 
 
 async def test_while_redis_hangs_the_receivers_latency_stays_bounded(rig: Rig) -> None:
@@ -161,13 +162,13 @@ async def test_redis_stopped_by_sigstop_and_continued(own_rig: Rig) -> None:
 
 @pytest.mark.long
 async def test_a_slow_redis_is_left_aside(rig: Rig) -> None:
-    """Slower than PostgreSQL it is of no use; and it must not be found well by a probe that is more patient than its users."""
+    """A Redis slower than PostgreSQL is of no use, and a probe more patient than its users must not find it well."""
     daemon = await rig.daemon()
     async with rig.load(_RATE):
         await rig.acknowledged(20)
         rig.proxies.redis.delay(0.3)
         await _finds(daemon, up=False)
-        # Counted, not timed: on a busy machine a webhook is slow for other reasons.
+        # Counts commits, and measures no time: on a busy machine, a webhook is slow for other reasons.
         skipped = await daemon.metric("webhookd_redis_skipped_total", operation="seen")
         commits = await daemon.metric("webhookd_commit_batch_size_count")
         await rig.acknowledged(150)
@@ -182,7 +183,7 @@ async def test_a_slow_redis_is_left_aside(rig: Rig) -> None:
     await rig.finish()
 
 
-# -- its answers get lost
+# -- Redis' answers get lost
 
 
 _FAILS_ONCE = """
@@ -197,7 +198,7 @@ async def fail_once(event, connection):
 
 
 async def test_a_claim_whose_reply_was_lost_does_not_hold_its_own_event_up(rig: Rig) -> None:
-    """SET NX went through, and nobody was told: the claim is nobody's then, and lives for its TTL."""
+    """Redis did SET NX, but the reply was lost: no worker holds the claim, and the claim lives for its TTL."""
     rig.handlers(COUNTING + _FAILS_ONCE)  # so each event is claimed a second time
     daemon = await rig.daemon(roles="receive,relay", handler_timeout="600")
     await rig.send(5)
@@ -248,12 +249,12 @@ async def test_connections_reset_again_and_again(rig: Rig) -> None:
     await rig.finish()
 
 
-# -- it refuses
+# -- Redis refuses
 
 
 @pytest.mark.long
 async def test_a_redis_that_takes_no_writes_is_found_out_and_left_aside(rig: Rig) -> None:
-    """Full, or a replica now: it answers PING, and every read."""
+    """Redis is full, or has become a replica: it answers PING, and every read."""
     daemon = await rig.daemon()
     async with rig.load(_RATE), _redis(rig) as redis:
         for _ in range(rig.rounds(1, 2)):
@@ -285,7 +286,7 @@ async def test_redis_has_another_password_now(rig: Rig) -> None:
         for _ in range(rig.rounds(1, 2)):
             await rig.acknowledged(20)
             await redis.config_set("requirepass", "another")
-            await rig.proxies.redis.reset()  # sessions that there are go on
+            await rig.proxies.redis.reset()  # existing sessions would go on
             await _finds(daemon, up=False)
             await rig.acknowledged(20)
             await _again(rig)
@@ -298,11 +299,11 @@ async def test_redis_has_another_password_now(rig: Rig) -> None:
     await rig.finish()
 
 
-# -- it remembers wrongly
+# -- Redis remembers wrongly
 
 
 async def test_wrong_values_under_our_keys(rig: Rig) -> None:
-    """Of other shapes and types, and of other events."""
+    """The values have other shapes and types, or belong to other events."""
     await rig.daemon()
     async with rig.load(_RATE), _redis(rig) as redis:
         for _ in range(rig.rounds(1, 3)):
@@ -321,8 +322,8 @@ async def test_wrong_values_under_our_keys(rig: Rig) -> None:
 
 
 async def test_claims_that_nobody_holds_delay_an_event_by_seconds_at_most(rig: Rig) -> None:
-    """Left by a dead worker, by a lost reply, by a Redis restored from an old dump: none is waited for to its end."""
-    # Sent again from the outbox too late to matter, and claims that live far longer than the case.
+    """A dead worker, a lost reply or a restored old dump leaves such claims; no event waits until one expires."""
+    # The outbox sends again too late to matter, and claims live far longer than the case.
     await rig.daemon(roles="receive,relay", handler_timeout="600", resend_after="600")
     await rig.send(20)
     async with _redis(rig) as redis:
@@ -362,7 +363,7 @@ async def test_the_claim_of_a_worker_that_died_delays_its_event_no_longer_than_i
 
 @pytest.mark.long
 async def test_redis_restored_from_an_old_dump(rig: Rig) -> None:
-    """Old marks are true, as a mark is set only after its commit; old claims are nobody's."""
+    """Old marks are true, as a mark is set only after its commit; no worker holds the old claims."""
     daemon = await rig.daemon()
     async with rig.load(_RATE), _redis(rig) as redis:
         for _ in range(rig.rounds(1, 3)):

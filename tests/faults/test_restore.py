@@ -1,4 +1,4 @@
-"""PostgreSQL goes back in time: a backup is restored, and Redis remembers what the backup does not hold."""
+"""PostgreSQL goes back in time: a backup is restored, and Redis remembers events that the backup does not hold."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ async def test_what_a_restored_backup_lacks_is_accepted_when_it_is_sent_again(ow
     await until(lambda: _is_away(daemon), "the daemon has found PostgreSQL away")
     shutil.rmtree(postgresql.data)
     backup.rename(postgresql.data)
-    # As a recovery to a point in time ends: with a timeline of its own.
+    # Makes PostgreSQL begin a new timeline, as at the end of a recovery to a point in time.
     (postgresql.data / "recovery.signal").touch()
     with (postgresql.data / "postgresql.auto.conf").open("a") as settings:
         settings.write("restore_command = 'false'\n")
@@ -39,7 +39,7 @@ async def test_what_a_restored_backup_lacks_is_accepted_when_it_is_sent_again(ow
     assert await rig.connection.fetchval("SELECT count(*) FROM events") == 0
     await until(daemon.ready, "the daemon has found PostgreSQL again", deadline=30)
 
-    rig.ledger.acknowledged.clear()  # what was promised before is gone with the backup's age; what is sent now is not
+    rig.ledger.acknowledged.clear()  # the restore voids earlier promises; later ones must hold
     assert (await rig.ledger.send(samples, daemon.webhook_url)).outcomes == {"accepted": 23}
     await rig.daemon(roles="relay,work")
     await rig.finish()

@@ -27,14 +27,14 @@ async def test_a_rolling_restart_fails_no_request_loses_nothing_and_doubles_noth
                     await rig.acknowledged(30)  # by the other two
                     await daemon.start()
             await rig.acknowledged(30)
-        # No proxy's error, no connection that broke: only what tells the provider to come again, and most not even that.
+        # No error of the proxy and no broken connection: only a few 503, which make the provider retry.
         assert set(rig.ledger.answers) <= {200, 503}, rig.ledger.answers
         assert rig.ledger.answers[503] <= rig.ledger.answers.total() / 100, rig.ledger.answers
         await rig.finish()
 
 
 async def test_a_replica_that_is_killed_costs_no_request(rig: Rig, tmp_path: Path) -> None:
-    """What it had taken and not answered is asked of another one, and is the same event."""
+    """The proxy repeats the unanswered requests of the killed replica at another replica, and each is the same event."""
     daemons = [await rig.daemon() for _ in range(3)]
     addresses = [daemon.public_url.removeprefix("http://") for daemon in daemons]
     async with Nginx(tmp_path / "nginx", addresses, trustme.CA()) as nginx:

@@ -1,4 +1,4 @@
-"""SIGTERM at the worst moments: the process ends in time, and what it leaves is taken up by the next."""
+"""SIGTERM comes at the worst moments: the process ends in time, and the next process takes over its work."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ async def test_stopped_while_a_dependency_is(rig: Rig, case: str) -> None:
         await asyncio.sleep(0.3)  # under load, so that something is in hand everywhere
         began = time.monotonic()
         assert await daemon.stop() == 0
-        assert time.monotonic() - began < _GRACE + 20  # twenty for a busy machine: without a bound, the stop never ends
+        assert time.monotonic() - began < _GRACE + 20  # 20 s for a busy machine; without a bound, the stop never ends
         assert "cancelled by nobody" not in daemon.log.read_text()
         for proxy in rig.proxies:
             await proxy.heal()
@@ -53,7 +53,7 @@ async def test_stopped_while_a_dependency_is(rig: Rig, case: str) -> None:
 
 @pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.long), signal.SIGTERM])
 async def test_signalled_again_while_it_stops(rig: Rig, number: signal.Signals) -> None:
-    """As when Ctrl-C is pressed three times, or a manager is impatient: the stop stays orderly."""
+    """The stop stays orderly if Ctrl-C is pressed three times, or if a service manager is impatient."""
     rig.handlers(HANDLERS)
     daemon = await rig.daemon()
     async with rig.load(rate=30):

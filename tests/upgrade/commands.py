@@ -1,6 +1,7 @@
-"""Run as a script, by the code that PYTHONPATH names: several commands in one process, which takes a second to start.
+"""A script that runs several commands of the webhookd that PYTHONPATH names, in one process: each start takes a second.
 
-Its argument is a JSON list of commands, each a list of words; it prints a JSON list of their outputs, and fails if one does.
+The argument is a JSON list of commands, each a list of words. The script prints a JSON list of the outputs, and fails if a
+command fails.
 """
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ from typer.testing import CliRunner
 from webhookd.cli import app
 
 _BUSY = ("a worker has the event in hand", "it is on its way")
-_BUSY_SECONDS = 90.0  # within the time that a script has
+_BUSY_SECONDS = 90.0  # shorter than the time that a script has
 
 
 def _run(words: list[str]) -> str:
     result = CliRunner().invoke(app, words)
     end = time.monotonic() + _BUSY_SECONDS
-    # Such a refusal is right, and passes: the operator waits until an attempt has ended.
+    # Such a refusal is right, and temporary: the operator waits until an attempt has ended.
     while result.exit_code and any(why in f"{result.output}{result.exception}" for why in _BUSY) and time.monotonic() < end:
         time.sleep(0.1)
         result = CliRunner().invoke(app, words)

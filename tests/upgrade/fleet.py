@@ -1,4 +1,4 @@
-"""Replicas of two releases on one database, queue and Redis, and a load that goes to those that are in."""
+"""Replicas of two releases on one database, queue and Redis, and a load for the replicas in service."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from tests.helpers.wait import until
 from webhookd.authorizenet.notification import EVENT_TYPES
 from webhookd.dev import traffic
 
-# Beside the counting handler: one that fails at first, one that gives up, one that is put off while the gate is shut; and who
-# did what.
+# Beside the counting handler: a handler that fails at first, one that gives up, one that is put off while the gate is shut, and
+# a record of the release that processed each event.
 HANDLERS = (
     COUNTING
     + """
@@ -69,7 +69,7 @@ _numbers = itertools.count(1)
 
 
 async def together(*work: Coroutine[Any, Any, Any]) -> None:
-    """Does all of `work` at once; where one fails, the others end as well."""
+    """Does all of `work` at once; if one fails, the others end as well."""
     async with asyncio.TaskGroup() as group:
         for one in work:
             group.create_task(one)
@@ -82,12 +82,12 @@ class Fleet:
         self.servers = servers
         self.previous = previous
         self.ledger = Ledger(servers.database_url)
-        self.database: asyncpg.Pool[asyncpg.Record]  # for looks that are made at the same time
-        self.replicas: list[Process] = []  # all that were started
-        self.old: list[Process] = []  # those of the previous release
+        self.database: asyncpg.Pool[asyncpg.Record]  # for queries that run at the same time
+        self.replicas: list[Process] = []  # all replicas that were started
+        self.old: list[Process] = []  # the replicas of the previous release
         self.slowest = 0.0
-        self.targets: list[Process] = []  # those that the load goes to
-        self.failed: Counter[str] = Counter()  # what a webhook was answered that was not 200, or not what it must be
+        self.targets: list[Process] = []  # the replicas that get the load
+        self.failed: Counter[str] = Counter()  # answers other than 200, or with an unexpected outcome
         self._in_flight: Counter[str] = Counter()
         self._turn = 0
 
@@ -108,14 +108,14 @@ class Fleet:
         self.database.terminate()
 
     def environment(self, *, old: bool) -> dict[str, str]:
-        """What makes a `python -m webhookd` one of the fleet."""
+        """Returns the environment that makes a `python -m webhookd` part of the fleet."""
         code = [str(self.servers.folder), *([str(self.previous)] if old else []), os.environ.get("PYTHONPATH", "")]
         return {
             **self.servers.settings,
             **QUICK,
             "WEBHOOKD_BODY_TIMEOUT": "30",  # the load's own process may be slow
-            "WEBHOOKD_RELAY_WINDOW": "200",  # what is put off stays in it
-            "WEBHOOKD_RESEND_AFTER": "15",  # or the queue fills with what is put off, and moto scans all of it
+            "WEBHOOKD_RELAY_WINDOW": "200",  # events that are put off stay in it
+            "WEBHOOKD_RESEND_AFTER": "15",  # or events that are put off fill the queue, and moto scans all of them
             "WEBHOOKD_MAX_ATTEMPTS": "100",
             "WEBHOOKD_HANDLERS": "fleet_handlers",
             "WEBHOOKD_ADMIN_TOKENS": ",".join(f"{name}:{token}" for name, token in ANN.items()),
@@ -123,7 +123,7 @@ class Fleet:
         }
 
     async def start(self, *, old: bool, **settings: str) -> Process:
-        """Starts a replica with `settings` by field, and sends it a part of the load when it is ready."""
+        """Starts a replica with `settings` by field; once ready, it gets a part of the load."""
         folder = self.servers.folder / f"replica{next(_numbers)}"
         folder.mkdir()
         own = {f"WEBHOOKD_{name.upper()}": value for name, value in settings.items()}
@@ -136,27 +136,27 @@ class Fleet:
         return replica
 
     async def stop(self, replica: Process) -> None:
-        """Takes a replica out, as a load balancer does, and ends it; it must end well."""
+        """Takes a replica out of the load, as a load balancer does, and stops it; the exit code must be 0."""
         self.targets.remove(replica)
         await until(lambda: not self._in_flight[replica.webhook_url], "nothing is in flight to it")
         assert await replica.stop() == 0, replica.log.read_text()[-2000:]
 
     async def replace(self, replica: Process, *, old: bool, **settings: str) -> Process:
-        """Starts another one, then ends this one."""
+        """Starts another replica, then stops this one."""
         made = await self.start(old=old, **settings)
         await self.stop(replica)
         return made
 
     async def run(self, *script: str, old: bool, at: Process | None = None) -> str:
-        """A Python process of either release; where `at` is given, an operator's, who knows of that replica only.
+        """Runs a Python process of either release; if `at` is given, as an operator who knows only that replica.
 
-        Returns what it prints; it must end well.
+        Returns the process's output. The exit code must be 0.
         """
         environment = self.environment(old=old)
         if at is not None:
             operator = {"WEBHOOKD_API_URL": at.admin_url, "WEBHOOKD_API_TOKEN": ANN["ann"]}
             environment = {**operator, "PYTHONPATH": environment["PYTHONPATH"]}
-        # Unbuffered, Python loses what a pipe does not take at once.
+        # Unbuffered, Python loses output that a pipe does not take at once.
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("WEBHOOKD_") and k != "PYTHONUNBUFFERED"}
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-P", *script),
@@ -176,17 +176,17 @@ class Fleet:
         return out.decode()
 
     def misread(self) -> list[str]:
-        """Where a replica met a message that it could not read: it would be sent again, and look like a slow one."""
+        """Returns the log lines about unreadable messages: such a message would be sent again, and look like a slow one."""
         found = "a message in the queue is not one of webhookd's"
         return [line for replica in self.replicas for line in replica.log.read_text().splitlines() if found in line]
 
     async def signed(self) -> dict[str, int]:
-        """How many events each release's handlers have processed."""
+        """Returns how many events each release's handlers have processed."""
         rows = await self.database.fetch("SELECT release, count(*) FROM signatures GROUP BY release")
         return {row["release"]: row["count"] for row in rows}
 
     async def load(self, rate: float, stop: asyncio.Event) -> None:
-        """Webhooks, `rate` a second, until `stop`: a fifth of them duplicates, some unusable; to each target in turn."""
+        """Sends `rate` webhooks a second to the targets in turn, until `stop`; a fifth are duplicates, some unusable."""
         due = iter(itertools.count())
         began = time.monotonic()
         connector = aiohttp.TCPConnector(limit=0)
@@ -224,7 +224,7 @@ class Fleet:
             self.failed[f"{answer.status} {answer.outcome}, not {expected}"] += 1
 
     def samples(self, count: int) -> Iterator[traffic.Sample]:
-        """`count` new events of every type in turn."""
+        """Yields `count` new events, of every type in turn."""
         for _ in range(count):
             number = next(_numbers)
             yield traffic.sample(EVENT_TYPES[number % len(EVENT_TYPES)], number)

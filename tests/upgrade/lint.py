@@ -1,4 +1,4 @@
-"""What is wrong with a migration while the previous release runs: squawk's findings, and some of our own."""
+"""Checks whether a migration is safe while the previous release runs: squawk's rules, and some of webhookd's own."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from webhookd.store.migrations import HELD, LOCK_TIMEOUT, read
 
 SQUAWK = Path(sys.executable).parent / "squawk"
-# Rules that squawk leaves to those who deploy as we do: the old code runs on, and what it relies on must stay.
+# Optional rules of squawk. Here the old code runs on during a migration, so whatever it relies on must stay.
 _ALSO = (
     "ban-alter-row-level-security",
     "ban-detach-inheritance",
@@ -30,10 +30,10 @@ _EXCEPT_ONE_BY_ONE = {
 }
 # Rule, part of its message, pattern of the line.
 _HARMLESS = (
-    # IF NOT EXISTS would be content with the invalid index of an attempt that broke off; see _own.
+    # IF NOT EXISTS would accept the invalid index of an attempt that broke off; see _own.
     ("prefer-robust-stmts", "", r"^CREATE (UNIQUE )?INDEX CONCURRENTLY"),
-    ("prefer-robust-stmts", "", r"^ALTER TABLE [\w.]+ VALIDATE CONSTRAINT \w+;$"),  # a second time, it finds nothing to do
-    # The old code does not know the column, so it writes the default, which the constraint has let through.
+    ("prefer-robust-stmts", "", r"^ALTER TABLE [\w.]+ VALIDATE CONSTRAINT \w+;$"),  # a second run finds nothing to do
+    # The old code does not know the column, so it writes the default, which the constraint has accepted.
     ("ban-new-write-restriction", "A new column constraint", r"\bADD COLUMN\b.*\bDEFAULT\b"),
 )
 _INDEX = re.compile(r"CREATE (?:UNIQUE )?INDEX CONCURRENTLY (?:IF NOT EXISTS )?(\w+)", re.IGNORECASE)
@@ -51,7 +51,7 @@ _OURS = {
 
 
 def problems(path: Path, used: set[str]) -> list[str]:
-    """What is to be mended in the migration at `path`; `used` names the tables that are in use before it."""
+    """Returns the faults of the migration at `path`; `used` names the tables that are in use before it."""
     found = [f"{path.name}:{line}: {what}" for line, what in _squawk(path)]
     return found + [f"{path.name}: {what}" for what in _own(path, used)]
 
@@ -59,7 +59,7 @@ def problems(path: Path, used: set[str]) -> list[str]:
 def _squawk(path: Path) -> list[tuple[int, str]]:
     head, _, applied = path.read_text().partition("\n\n")
     alone = "-- transaction: false" in head
-    # What PostgreSQL gets to see, with each statement in its line: the runner sets the timeouts, and nothing is rolled back.
+    # PostgreSQL sees this: the runner's timeouts, then each statement in its own line of the file. Nothing is rolled back.
     limits = f"SET lock_timeout = '{LOCK_TIMEOUT:g}s';" + ("" if alone else f" SET statement_timeout = '{HELD:g}s';")
     shown = limits + "\n" * (head.count("\n") + 1) + applied
     arguments = [f"--include={rule}" for rule in _ALSO]

@@ -1,4 +1,4 @@
-"""The previous release, as the wheel that was shipped. `python -m tests.upgrade.release COMMIT` takes another one.
+"""The previous release, as the wheel that was shipped. `python -m tests.upgrade.release COMMIT` puts another one here.
 
 Until there is a wheel, this checkout stands for the previous release: nothing was published before it.
 """
@@ -21,7 +21,7 @@ _ROOT = FOLDER.parent.parent
 
 
 def wheel() -> Path | None:
-    """The wheel; None if there is none yet. Fails if there are several, or it is not the one that was put there."""
+    """Returns the wheel, or None if there is none yet. Fails if there are several, or if SHA256SUMS names another."""
     wheels = list(FOLDER.glob("*.whl"))
     if not wheels:
         return None
@@ -32,7 +32,7 @@ def wheel() -> Path | None:
 
 
 def unpack(folder: Path) -> Path:
-    """Unpacks it into `folder`, which on PYTHONPATH goes before what is installed."""
+    """Unpacks the release into `folder`. On PYTHONPATH, the folder takes precedence over installed packages."""
     if (found := wheel()) is None:
         shutil.copytree(_ROOT / "webhookd", folder / "webhookd", ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copytree(_ROOT / "sql", folder / "webhookd" / "sql")
@@ -43,7 +43,7 @@ def unpack(folder: Path) -> Path:
 
 
 def migrations() -> dict[str, bytes]:
-    """Its migrations, by file name."""
+    """Returns the release's migrations by file name."""
     if (found := wheel()) is None:
         return {path.name: path.read_bytes() for path in sorted((_ROOT / "sql" / "migrations").glob("*.sql"))}
     with zipfile.ZipFile(found) as archive:
@@ -52,13 +52,13 @@ def migrations() -> dict[str, bytes]:
 
 
 def has_commit(commit: str) -> bool:
-    """Whether this clone has `commit`; a shallow one may not."""
+    """Returns whether this clone has `commit`; a shallow clone may lack it."""
     found = subprocess.run(["git", "cat-file", "-e", f"{commit}^{{commit}}"], cwd=_ROOT, check=False, capture_output=True)
     return found.returncode == 0
 
 
 def build(commit: str, folder: Path) -> Path:
-    """Builds the wheel of `commit` into `folder`; its path."""
+    """Builds the wheel of `commit` into `folder`; returns the wheel's path."""
     packed = subprocess.run(["git", "archive", commit], cwd=_ROOT, check=True, capture_output=True).stdout
     with tempfile.TemporaryDirectory() as scratch:
         source = Path(scratch) / "source"
@@ -71,7 +71,7 @@ def build(commit: str, folder: Path) -> Path:
 
 
 def take(commit: str) -> Path:
-    """Builds the wheel of `commit`, and puts it in the place of the present one."""
+    """Builds the wheel of `commit`, replaces the present wheel by it, and returns its path."""
     with tempfile.TemporaryDirectory() as scratch:
         built = build(commit, Path(scratch))
         for old in FOLDER.glob("*.whl"):

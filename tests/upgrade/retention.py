@@ -1,4 +1,4 @@
-"""Run as a script, by the code that PYTHONPATH names: does all that retention does, now rather than at its hour."""
+"""A script that does all of retention's work at once, by the code that PYTHONPATH names, not at its hour."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`webhookd migrate` while other sessions are in its way: webhooks go on, and whoever is in the way is named."""
+"""Webhooks go on while other sessions block `webhookd migrate`, and the command names the blocking sessions."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ INDEX += "CREATE INDEX CONCURRENTLY ledger_sample ON webhookd.ledger (notificati
 
 @pytest.fixture
 async def other(database_url: str) -> AsyncIterator[Connection]:
-    """Another session, in a transaction in which it has read the events: somebody's console, say, or a backup."""
+    """Yields another session, in a transaction that has read the ledger: a console, say, or a backup."""
     connection = await connect(database_url, server_settings={"application_name": "somebody's console"})
     await connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM ledger")
     yield connection
@@ -44,7 +44,7 @@ async def other(database_url: str) -> AsyncIterator[Connection]:
 
 
 def write(folder: Path, statements: str, *, transaction: bool = True) -> Path:
-    """A folder with one migration."""
+    """Writes one migration into `folder`; returns the folder."""
     mark = "" if transaction else "-- transaction: false\n"
     (folder / "0099_sample.sql").write_text(f"-- A sample.\n{mark}\n{statements}\n")
     return folder
@@ -52,7 +52,7 @@ def write(folder: Path, statements: str, *, transaction: bool = True) -> Path:
 
 @asynccontextmanager
 async def migrating(url: str, **options: Any) -> AsyncIterator[asyncio.Task[list[str]]]:
-    """A migration under way; where the block fails, it ends."""
+    """Yields the task of a running migration; cancels the task if it still runs at the block's end."""
     task = asyncio.create_task(migrate(url, **options))
     try:
         yield task
@@ -68,7 +68,7 @@ async def has_column(connection: Connection) -> bool:
 
 
 async def index_is_valid(connection: Connection) -> bool | None:
-    """None where there is no such index."""
+    """Returns whether the index is valid; None if there is no such index."""
     valid: bool | None = await connection.fetchval(
         "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass('ledger_sample')"
     )

@@ -1,4 +1,4 @@
-"""Each release works on what the other one has put into SQS, PostgreSQL and Redis."""
+"""Each release works on the messages and rows that the other one has put into SQS, PostgreSQL and Redis."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ async def test_messages_and_marks(previous: Path, old_servers: Servers, old: boo
         samples = list(fleet.samples(COUNT))
         summary = await ledger.send(samples, receiver.webhook_url)
         assert summary.outcomes == {"accepted": COUNT}
-        # All at once, and in a wide window: so that some share their message.
+        # The relay sends all events at once, in a wide window, so some share a message.
         await fleet.start(old=old, roles="relay", relay_window="1000")
         await ledger.settle(receiver.webhook_url)
         assert set(await fleet.signed()) == {RELEASES[not old]}
 
-        # What the one has committed, the other knows: by PostgreSQL, since their keys in Redis have different names.
+        # Each release knows the other's commits, by Redis or by PostgreSQL.
         summary = await ledger.send(samples, worker.webhook_url)
         assert summary.outcomes == {"duplicate": COUNT}
 
-        # Copies of dead events, which come back to the queue when they are redriven from the AWS console.
+        # Copies of dead events come back to the queue when they are redriven from the AWS console.
         dead = await fleet.database.fetchval("SELECT count(*) FROM events WHERE status = 'dead'")
         assert dead > 0
 
@@ -75,4 +75,4 @@ async def _redrive(servers: Servers, count: int) -> None:
                 moved += 1
             return moved == count
 
-        await until(move, "all are moved", deadline=40)  # a reader may have hidden some of them for a while
+        await until(move, "all are moved", deadline=40)  # a reader may have hidden some copies for a while

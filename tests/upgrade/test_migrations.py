@@ -1,4 +1,4 @@
-"""The rule for migrations: none that was released is edited, and new ones leave the previous release running."""
+"""No released migration is edited, and new migrations leave the previous release running."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ RELEASED = release.migrations()
 PACKAGE = Path(webhookd.__file__).parent
 NEW = sorted(path for path in FOLDER.glob("*.sql") if path.name not in RELEASED)
 
-# What a release promises to the one before it: relation, name, and what must stay as it is.
+# A release's promises to the previous release: each query returns a name, and a definition that must stay.
 _COLUMNS = """
 SELECT c.relname || '.' || a.attname AS name,
     concat_ws(' ', format_type(a.atttypid, a.atttypmod), CASE WHEN a.attnotnull THEN 'NOT NULL' END,
@@ -40,7 +40,7 @@ _FUNCTIONS = """
 SELECT oid::regprocedure::text AS name, coalesce(pg_get_function_result(oid), 'procedure') AS definition
 FROM pg_proc WHERE pronamespace = 'webhookd'::regnamespace
 """
-# What ON CONFLICT finds its rows by.
+# The unique indexes by which ON CONFLICT finds its rows.
 _UNIQUE = """
 SELECT t.relname || ': ' || x.relname AS name, pg_get_indexdef(i.indexrelid) AS definition
 FROM pg_index i JOIN pg_class t ON t.oid = i.indrelid JOIN pg_class x ON x.oid = i.indexrelid
@@ -80,7 +80,7 @@ async def test_new_migrations_add_and_lock_nobody_out(old_connection: Connection
     assert [problem for path in NEW for problem in problems(path, used)] == []
 
 
-# What is done, whether in a transaction, and what is said of it.
+# A migration's statements, whether they run in a transaction, and a part of the fault that is reported.
 # In the samples, @ stands for the schema.
 BAD = [
     ("ALTER TABLE @events DROP COLUMN last_error;", True, "ban-drop-column"),
@@ -171,7 +171,7 @@ async def test_each_statement_of_the_previous_release_fits_the_new_schema(
 
 
 async def test_only_sessions_that_prepare_nothing_are_given_whole_rows(database_url: str, connection: Connection) -> None:
-    """A statement that was prepared before its columns grew fails in a transaction, once in each process."""
+    """A statement prepared before its columns grew fails in a transaction, once in each process."""
 
     async def columns() -> dict[str, list[str]]:
         fresh = await connect(database_url)

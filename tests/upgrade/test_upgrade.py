@@ -1,4 +1,4 @@
-"""An upgrade from the previous release under load, and the way back: nothing lost, nothing doubled, no webhook refused."""
+"""An upgrade under load, and the way back, lose no event, double none and refuse no webhook."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LOOKS = [
     ["events", "list", "--event-type", "payment.*", "--status", "processed"],
     ["events", "list", "--invoice-number", "4711"],
 ]
-# Events that ended long ago, which only retention looks at.
+# Events that ended long ago; only retention reads them.
 _ANCIENT = """
 INSERT INTO ledger (id, notification_key, body_hash, received_at, event_date, kind, notification_id)
 SELECT (left(webhookd.first_id(at)::text, 24) || lpad(to_hex(n), 12, '0'))::uuid, md5('ancient-' || n)::uuid, gen_random_uuid(),
@@ -42,7 +42,7 @@ FROM generate_series(1, 300) AS n, (SELECT now() - interval '900 days' AS at) AS
 
 @asynccontextmanager
 async def loaded(fleet: Fleet, rate: float) -> AsyncIterator[None]:
-    """The load goes on through the block; in the end, none of it was refused, and none waited too long."""
+    """Sends the load during the block; checks that no webhook was refused or waited too long."""
     stop = asyncio.Event()
     sending = asyncio.create_task(fleet.load(rate, stop))
     try:
@@ -55,7 +55,7 @@ async def loaded(fleet: Fleet, rate: float) -> AsyncIterator[None]:
 
 
 async def worked(fleet: Fleet, more: int) -> None:
-    """Waits until so many more webhooks are acknowledged, and half as many more events have been worked on."""
+    """Waits until `more` more webhooks are acknowledged, and half as many more events are processed or dead."""
     query = "SELECT count(*) FROM audit WHERE to_status IN ('processed', 'dead')"
     received = len(fleet.ledger.acknowledged) + more
     ended = await fleet.database.fetchval(query) + more // 2
@@ -77,7 +77,7 @@ async def signed(fleet: Fleet, release: str) -> None:
 
 
 async def look(fleet: Fleet, replica: Process) -> str:
-    """Reads whatever an operator sees, by the API; returns the id of an event."""
+    """Reads by the API whatever an operator sees; returns the id of an event."""
     api = Operator(replica.admin_url)
 
     async def get(path: str, **query: Any) -> Json:
@@ -86,7 +86,7 @@ async def look(fleet: Fleet, replica: Process) -> str:
         return found
 
     found = await get("events", limit=5, event_type="payment.fraud.held")
-    while not found["events"]:  # a call searches some of the events, and says where to go on
+    while not found["events"]:  # a call searches some of the events, and returns a cursor for the next
         found = await get("events", limit=5, event_type="payment.fraud.held", cursor=found["next"])
     event: Json = found["events"][0]
     for path in ("dead-letters", "quarantine", "operations", "stats", "health", f"events/{event['id']}"):
@@ -96,7 +96,7 @@ async def look(fleet: Fleet, replica: Process) -> str:
 
 
 async def operate(fleet: Fleet, replica: Process, *, old: bool) -> None:
-    """What an operator does, by either release's commands: some looks, and an event tried again."""
+    """Does an operator's work by either release's commands: looks at several things, and retries an event."""
     event = await look(fleet, replica)
     commands = [["events", "retry", event, "--note", "the gate may be open"], ["events", "show", event], *LOOKS]
     script = json.dumps([[*words, "--json"] for words in commands])
@@ -105,20 +105,20 @@ async def operate(fleet: Fleet, replica: Process, *, old: bool) -> None:
 
 
 async def retain(fleet: Fleet) -> None:
-    """Retention by the code of the previous release, with events that are to go."""
+    """Runs the previous release's retention, with events that it must remove."""
     await fleet.database.execute(_ANCIENT)
     await fleet.run(RETENTION, old=True)
     assert await fleet.database.fetchval("SELECT count(*) FROM events WHERE notification_id LIKE 'ancient-%'") == 0
 
 
 async def migrated(fleet: Fleet, *, old: bool) -> list[str]:
-    """`webhookd migrate` of one release; what it applied."""
+    """Runs one release's `webhookd migrate`; returns the names of the migrations that it applied."""
     applied: list[str] = json.loads(await fleet.run("-m", "webhookd", "migrate", "--json", old=old))["applied"]
     return applied
 
 
 async def migrated_already(fleet: Fleet) -> None:
-    """The previous release finds nothing to apply."""
+    """Checks that the previous release finds nothing to apply."""
     assert await migrated(fleet, old=True) == []
 
 
@@ -135,32 +135,32 @@ async def test_upgrade_and_the_way_back(
     async with Fleet(old_servers, previous) as fleet:
         ledger = fleet.ledger
         one, two = await asyncio.gather(fleet.start(old=True), fleet.start(old=True))
-        # Events that are processed, dead, put off, on their way, in quarantine; and an operation under way.
+        # Makes events that are processed, dead, put off, on their way or in quarantine, and later a running operation.
         await ledger.send(fleet.samples(seed), [one.webhook_url, two.webhook_url])
         async with loaded(fleet, rate):
             await worked(fleet, more)
             statuses = {row["status"] for row in await fleet.database.fetch("SELECT DISTINCT status FROM events")}
             assert {"processed", "dead", "retrying"} <= statuses
-            # What sessions have prepared before the migration, they use again after it.
+            # Sessions use statements again after the migration that they prepared before it.
             await together(look(fleet, one), look(fleet, two))
             redrive = await Operator(one.admin_url).order("dead-letters/redrive", all=True, rate=4, dry_run=False)
 
             assert await migrated(fleet, old=False) == NEW
 
-            # The previous release goes on.
+            # The previous release keeps working.
             await together(look(fleet, one), look(fleet, two))
             await together(worked(fleet, more), operate(fleet, one, old=True), retain(fleet))
             assert set(await fleet.signed()) == {"previous"}
 
             for number in range(rounds):
-                # One by one, the replicas are replaced, and both releases share the work.
+                # The replicas are replaced one by one, and both releases share the work.
                 one = await fleet.replace(one, old=False)
                 await together(signed(fleet, "present"), signed(fleet, "previous"))
                 await together(worked(fleet, more), look(fleet, one), look(fleet, two))
                 if number == crossed:  # an operator's laptop has the other release
                     await together(operate(fleet, one, old=True), operate(fleet, two, old=False))
                 two = await fleet.replace(two, old=False)
-                # And back, where a deployment migrates first, too.
+                # And back: a deployment migrates first then, too.
                 await together(signed(fleet, "present"), migrated_already(fleet))
                 one = await fleet.replace(one, old=True)
                 await together(signed(fleet, "present"), signed(fleet, "previous"), worked(fleet, more))
@@ -181,7 +181,7 @@ async def test_upgrade_and_the_way_back(
 
 
 async def _counted(fleet: Fleet, *replicas: Process) -> None:
-    """Both releases tell the same of what all replicas together have counted."""
+    """Waits until each replica reports the same totals of what all replicas have counted."""
     events = await fleet.database.fetchval("SELECT count(*) FROM events")
     processed = await fleet.database.fetchval("SELECT count(*) FROM events WHERE status = 'processed'")
 
