@@ -183,7 +183,7 @@ class Connection(Handler):
         if request.version < HttpVersion10:
             raise BadHttpMessage("no version")
         self._head = 0
-        self.foreign = wants_another_protocol(request)
+        self.leaves_http = wants_another_protocol(request)
         self._payload = None if self._socket is None else request.content
         if request.content.is_eof():
             self._complete()
@@ -193,7 +193,7 @@ class Connection(Handler):
         self._handling = True
         response = await self._of.handle(request)
         self._handling = False  # the response is written at once
-        if self.foreign:
+        if self.leaves_http:
             response.force_close()  # aiohttp's parser drops the bytes that follow the request
         elif not self._messages and request.content.is_eof():
             self.data_received(b"")  # the parser has stopped after this request; make it go on

@@ -31,7 +31,7 @@ class Handler(web.RequestHandler):
     def __init__(self, of: Connections, server: web.Server, **options: Any) -> None:
         super().__init__(server, loop=of.loop, **options)
         self._of = of
-        self.foreign = False  # the latest request wants another protocol
+        self.leaves_http = False  # whether the latest request asks for another protocol
 
     def handle_error(
         self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
@@ -50,7 +50,7 @@ class Handler(web.RequestHandler):
     def log_exception(self, *args: Any, **kw: Any) -> None:
         """Logs an error in aiohttp. Counts it as malformed instead if its bytes follow a request for another protocol."""
         error = kw.get("exc_info")
-        if self.foreign:
+        if self.leaves_http:
             self._of.counters.malformed.inc()
         else:
             logger.error("a request failed", error=where(error) if isinstance(error, BaseException) else "in aiohttp")
