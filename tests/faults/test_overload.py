@@ -22,7 +22,8 @@ from tests.helpers.wait import until
 
 MIB = 1 << 20
 COMMIT_TIMEOUT = 5.0
-PROBE_TIMEOUT = 5.0  # seconds, as the livenessProbe of deploy/kubernetes, which must fail six times in a row
+PROBE_TIMEOUT = 5.0  # seconds, as the livenessProbe of deploy/kubernetes
+PROBE_FAILURES = 3  # in a row. That probe must fail six times; one slow answer may be the machine's, which stood still
 
 
 class Vigil:
@@ -34,22 +35,25 @@ class Vigil:
         self._urls = [f"{url}/livez" for url in (daemon.public_url, daemon.admin_url)]
         self.began = self.memory = self._process.memory_info().rss
         self.looks = 0
-        self.slowest = 0.0
+        self._failures = self.worst = 0  # probes in a row that Kubernetes would count as failed: now, and at most
 
     async def look(self) -> None:
         """Asks both listeners, each through a new connection, and notes the worst values."""
+        slowest = 0.0
         for url in self._urls:
             started = time.monotonic()
             async with aiohttp.ClientSession() as session, session.get(url) as response:
                 assert response.status == 200, url
-            self.slowest = max(self.slowest, time.monotonic() - started)
+            slowest = max(slowest, time.monotonic() - started)
+        self._failures = self._failures + 1 if slowest > PROBE_TIMEOUT else 0
+        self.worst = max(self.worst, self._failures)
         self.memory = max(self.memory, self._process.memory_info().rss)
         self.looks += 1
 
     def check(self, *, grown: int) -> None:
-        """Fails if memory grew by more than `grown` bytes, or if a liveness probe would have failed."""
+        """Fails if memory grew by more than `grown` bytes, or if liveness probes would have failed."""
         assert self.looks, "nobody looked"
-        assert self.slowest < PROBE_TIMEOUT, f"liveness took {self.slowest:.1f} s"
+        assert self.worst < PROBE_FAILURES, f"liveness took more than {PROBE_TIMEOUT:g} s {self.worst} times in a row"
         assert self.memory - self.began < grown, f"memory grew from {self.began // MIB} to {self.memory // MIB} MiB"
 
 

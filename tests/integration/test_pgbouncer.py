@@ -111,6 +111,17 @@ async def _in_every_session(pooled_url: str, query: str) -> list[Any]:
             await connection.close()
 
 
+async def _first_found(http: aiohttp.ClientSession, url: str, query: dict[str, str]) -> list[Any]:
+    """Returns the events of the first page that has some: on a busy machine a page may end before its search finds one."""
+    while True:
+        async with http.get(url, params=query) as response:
+            assert response.status == 200, await response.text()
+            page = await response.json()
+        if page["events"] or page["next"] is None:
+            return list(page["events"])
+        query = {**query, "cursor": page["next"]}
+
+
 async def test_nothing_is_lost_or_doubled_and_nothing_stays_in_the_sessions(rig: Rig, pooled_url: str) -> None:
     await rig.connection.execute("CREATE TABLE limits (value text)")
     # The pooler's sessions begin with this encoding; users' handlers must not be set back to it.
@@ -141,10 +152,7 @@ async def test_nothing_is_lost_or_doubled_and_nothing_stays_in_the_sessions(rig:
         event = await rig.connection.fetchrow("SELECT * FROM events WHERE entity_id IS NOT NULL LIMIT 1")
         assert event
         for query in ({"status": "processed"}, {"entity_id": event["entity_id"]}, {"event_type": event["event_type"]}):
-            async with http.get(f"{url}/events", params=query) as response:
-                assert response.status == 200, await response.text()
-                found = [one["id"] for one in (await response.json())["events"]]
-                assert found
+            assert await _first_found(http, f"{url}/events", query)
         async with http.post(
             f"{url}/events/{event['id']}/retry?force=true", json={}, headers={"X-Webhookd": "dashboard"}
         ) as response:
