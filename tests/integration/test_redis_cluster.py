@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import pytest
@@ -82,6 +83,7 @@ async def test_every_operation_works_in_cluster_mode(which: str, nodes: Cluster,
     finding = await _redis(servers, node.url)
     assert finding.verdict is Verdict.OK
     assert "in cluster mode" in finding.detail
+    assert f":{urlsplit(nodes.there.url).port} has" in finding.detail, "the finding names the node that has the keys"
 
 
 async def test_slots_that_move_are_followed(nodes: Cluster, start: Start) -> None:
