@@ -94,10 +94,12 @@ async def test_webhooks_go_on_while_a_migration_waits_for_its_lock(
     async with asyncio.TaskGroup() as group:
         sending = group.create_task(ledger.send(samples, f"{daemon.public_url}/webhooks/authorize-net", rate=60))
         async with migrating(servers.database_url, tell=told.append, lock_timeout=1.0, folder=folder) as migration:
-            await until(lambda: sum("tries again" in line for line in told) == 1, "it has given way", deadline=60)
+            await until(lambda: sum("tries again" in line for line in told) == 1, "the migration has given way", deadline=60)
             before = len(ledger.acknowledged)
             await until(lambda: len(ledger.acknowledged) > before + 20, "webhooks go on before it has its lock", deadline=60)
-            await until(lambda: sum("tries again" in line for line in told) >= 2, "it has given way twice", deadline=60)
+            await until(
+                lambda: sum("tries again" in line for line in told) >= 2, "the migration has given way twice", deadline=60
+            )
             assert not migration.done()
             await other.execute("COMMIT")
             assert await migration == ["0099_sample"]
@@ -160,7 +162,7 @@ async def test_an_index_that_broke_off_is_made_anew(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
                 "WHERE datname = current_database() AND query LIKE 'CREATE INDEX%' AND wait_event_type = 'Lock'"
             )
-            await until(lambda: connection.fetchval(query), "it waits, and is ended")
+            await until(lambda: connection.fetchval(query), "the CREATE INDEX waits for a lock")
         with pytest.raises(WebhookdError) as raised:
             await migration
     if how == "it gives up":
@@ -208,7 +210,7 @@ async def test_another_process_that_migrates_is_waited_for(
     told: list[str] = []
     await connection.execute("SELECT pg_advisory_lock(hashtext('webhookd.applied_migrations'))")
     async with migrating(database_url, tell=told.append) as migration:
-        await until(lambda: told, "it tells that it waits")
+        await until(lambda: told, "the migration reports that it waits")
         await connection.execute("SELECT pg_advisory_unlock_all()")
         assert await migration == []
     assert told == ["another process migrates this database; this process waits until the other one ends"]
