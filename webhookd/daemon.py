@@ -358,7 +358,7 @@ def _make_tracing(settings: Settings, metrics: Metrics) -> Tracing | None:
         from webhookd.tracing import Tracing
     except ImportError as error:
         raise SettingsError(
-            "WEBHOOKD_TRACING is on, and OpenTelemetry is not installed: pip install 'webhookd[tracing]', or leave it out"
+            "WEBHOOKD_TRACING is on, but OpenTelemetry is not installed: pip install 'webhookd[tracing]', or unset the setting"
         ) from error
     return Tracing(queue=settings.sqs_queue, system="aws_sqs", metrics=metrics)
 

@@ -29,7 +29,7 @@ ALERTS = {"ALERTS": {"alertname", "alertstate"}}
 
 # Panels whose queries find nothing here, and why.
 EMPTY = {
-    "Certificate ends in": "the daemon here has no certificate of its own",
+    "Certificate expires in": "the daemon here has no certificate of its own",
     "Traces": "tracing is off",
 }
 # Metrics that neither a rule nor the dashboard nor the README names, and why.

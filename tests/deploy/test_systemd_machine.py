@@ -93,7 +93,7 @@ async def test_systemd_starts_reloads_watches_and_stops_it(machine: Machine, ser
     # The watchdog restarts a process that hangs.
     await machine.run("sh", "-c", f"kill -{signal.SIGSTOP.name.removeprefix('SIG')} {pid}")
     await until(lambda: restarted(machine, pid), "the watchdog ends it, and it is started again", deadline=90, every=1)
-    await until(lambda: answers(answered, NEW_KEY), "it serves again")
+    await until(lambda: answers(answered, NEW_KEY), "webhookd serves again")
 
     await machine.run("systemctl", "stop", "webhookd")
     assert await machine.shown("webhookd", "Result") == "success"

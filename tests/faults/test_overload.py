@@ -190,7 +190,7 @@ async def test_ten_thousand_idle_connections_leave_room_for_webhooks(rig: Rig) -
             for n in range(100):
                 opened = [asyncio.open_connection(host, int(port), local_addr=(f"127.0.0.{2 + n % 8}", 0)) for _ in range(100)]
                 writers += [writer for _, writer in await asyncio.gather(*opened)]
-            await until(lambda: idle(daemon), "they are taken", deadline=30)
+            await until(lambda: idle(daemon), "the connections are accepted", deadline=30)
             await accepted(rig, within=10)
             await rig.send(200)
         vigil.check(grown=200 * MIB)
@@ -198,7 +198,7 @@ async def test_ten_thousand_idle_connections_leave_room_for_webhooks(rig: Rig) -
         for writer in writers:
             writer.transport.abort()
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    await until(lambda: gone(daemon), "they are let go", deadline=30)
+    await until(lambda: gone(daemon), "the connections are closed", deadline=30)
     rig.recovered()
     await rig.finish()
 

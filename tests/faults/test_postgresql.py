@@ -175,7 +175,7 @@ async def test_while_postgresql_hangs_webhooks_are_refused_within_the_commit_dea
         for _ in range(rig.rounds(2, 4)):
             await _refused_in_time(rig, 10, 1.0)
         if rig.long:
-            await until(lambda: _away(daemon), "it is found out", deadline=30)
+            await until(lambda: _away(daemon), "the daemon notices that PostgreSQL is away", deadline=30)
         await rig.proxies.postgresql.heal()
         rig.recovered()
         await rig.acknowledged(20)
@@ -192,7 +192,7 @@ async def test_postgresql_stopped_by_sigstop_and_continued(own_rig: Rig) -> None
         for process in frozen:
             process.suspend()
         await _refused_in_time(rig, 10, 1.0)
-        await until(lambda: _away(daemon), "it is found out", deadline=30)
+        await until(lambda: _away(daemon), "the daemon notices that PostgreSQL is away", deadline=30)
         await _refused_in_time(rig, 10, _AT_ONCE)
         for process in frozen:
             process.resume()
@@ -233,7 +233,7 @@ async def test_sessions_that_the_network_forgot_are_given_up_together(rig: Rig) 
     await rig.ledger.settle(rig.urls)
     assert await _count(rig, sessions, 5)
     _freeze_sessions(rig)
-    await until(lambda: _away(daemon), "it is found out", deadline=30)
+    await until(lambda: _away(daemon), "the daemon notices that PostgreSQL is away", deadline=30)
     rig.recovered()
     loop = asyncio.get_running_loop()
     began = loop.time()
@@ -257,7 +257,7 @@ async def test_while_connections_are_refused_webhooks_are_refused_at_once(rig: R
     async with rig.load(_RATE):
         await rig.acknowledged(20)
         await rig.proxies.postgresql.cut()
-        await until(lambda: _away(daemon), "it is found out", deadline=30)
+        await until(lambda: _away(daemon), "the daemon notices that PostgreSQL is away", deadline=30)
         for _ in range(rig.rounds(2, 5)):
             await _refused_in_time(rig, 10, _AT_ONCE)
         await rig.proxies.postgresql.heal()
@@ -349,7 +349,7 @@ async def test_read_only_after_a_failover_and_writable_again(rig: Rig) -> None:
             await rig.acknowledged(20)
             await rig.connection.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
             await rig.connection.fetchval(_TERMINATE)
-            await until(lambda: _away(daemon), "it is found out")
+            await until(lambda: _away(daemon), "the daemon notices that PostgreSQL is away")
             await _refused_in_time(rig, 10, _AT_ONCE)
             await rig.connection.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
         rig.recovered()
@@ -374,7 +374,7 @@ async def test_the_group_commits_reply_is_lost_and_the_event_is_there_once(rig: 
         await rig.connection.execute(_SLOW_COMMIT.format(table="ledger"))
         (sample,) = rig.samples(1)
         sending = asyncio.create_task(rig.ledger.send([sample], rig.urls))
-        await until(lambda: rig.connection.fetchval(_COMMITTING), "it is being committed", every=0.005)
+        await until(lambda: rig.connection.fetchval(_COMMITTING), "the commit of the webhook has begun", every=0.005)
         rig.proxies.postgresql.drop_replies()
         assert (await sending).statuses == {503: 1}, "nobody knows whether it is committed"
         sent = "SELECT id::text FROM events WHERE notification_id = $1"
@@ -399,7 +399,7 @@ async def test_the_workers_commits_reply_is_lost_and_the_event_is_neither_double
         await until(lambda: rig.connection.fetchval(_COMMITTING), "its effects are being committed", every=0.005)
         rig.proxies.postgresql.drop_replies()
         status = "SELECT status = 'processed' FROM events WHERE notification_id = $1"
-        await until(lambda: rig.connection.fetchval(status, sample.notification_id), "they are")  # noqa: B023
+        await until(lambda: rig.connection.fetchval(status, sample.notification_id), "the event is processed")  # noqa: B023
         await rig.proxies.postgresql.heal()
         await rig.connection.execute("DROP FUNCTION linger CASCADE")
     await until(rig.daemons[0].ready, "the daemon is back", deadline=30)
@@ -672,7 +672,7 @@ async def test_postgresqls_disk_is_full(own_rig: Rig, what: str) -> None:
                 with contextlib.suppress(asyncpg.PostgresError, OSError):  # fills the log sooner than the load would
                     while True:
                         await rig.connection.execute("SELECT pg_logical_emit_message(false, 'x', repeat('x', 1000000))")
-            await until(lambda: _away(daemon), "it is found out", deadline=60)
+            await until(lambda: _away(daemon), "the daemon notices that PostgreSQL is away", deadline=60)
             await _refused_in_time(rig, 10, 1.0)
             ballast.unlink()
             await until(lambda: _serves_again(rig), "PostgreSQL is back", deadline=60, every=0.2)

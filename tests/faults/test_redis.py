@@ -214,7 +214,7 @@ async def test_a_claim_whose_reply_was_lost_does_not_hold_its_own_event_up(rig: 
             await _finds(daemon, up=True)
             return bool(await _keys(redis, rig, "claim"))
 
-        await until(left_behind, "it was a claim's reply that was lost, and no probe's", deadline=60)
+        await until(left_behind, "the lost reply was the reply of a claim, not of a probe", deadline=60)
         rig.recovered()
         await rig.finish(deadline=60)
 

@@ -235,7 +235,9 @@ async def test_a_client_that_reads_nothing_is_cut(end: bytes, start: Start) -> N
     await loop.sock_connect(plain, address(daemon))
     asking = asyncio.create_task(loop.sock_sendall(plain, LIVE * 50_000 + end))
     try:
-        await until(lambda: metric(daemon, "connections_closed_total", reason="unread") == 1, "it is found", deadline=60)
+        await until(
+            lambda: metric(daemon, "connections_closed_total", reason="unread") == 1, "the connection is cut", deadline=60
+        )
         await open_connections(daemon, 0)
     finally:
         asking.cancel()
@@ -257,7 +259,9 @@ async def test_a_client_that_reads_nothing_is_served_no_more_than_its_buffers_ho
         await loop.sock_connect(plain, address(daemon))
         asking = asyncio.create_task(loop.sock_sendall(plain, forged * 20_000))
         try:
-            await until(lambda: metric(daemon, "connections_closed_total", reason="unread") == 1, "it is cut", deadline=60)
+            await until(
+                lambda: metric(daemon, "connections_closed_total", reason="unread") == 1, "the connection is cut", deadline=60
+            )
         finally:
             asking.cancel()
             await asyncio.gather(asking, return_exceptions=True)

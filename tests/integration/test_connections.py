@@ -197,7 +197,9 @@ async def test_a_client_that_reads_no_answer_is_cut(start: Start) -> None:
 
     asking = asyncio.create_task(ask_for_ever())
     try:
-        await until(lambda: metric(daemon, "connections_closed_total", reason="unread") == 1, "it is found", deadline=60)
+        await until(
+            lambda: metric(daemon, "connections_closed_total", reason="unread") == 1, "the connection is cut", deadline=60
+        )
         await open_connections(daemon, 0)
     finally:
         asking.cancel()

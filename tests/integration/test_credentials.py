@@ -103,7 +103,7 @@ async def test_sts_away_for_less_than_the_credentials_last(
         await work(daemon.public_url, connection)
         await irsa.here()
         asked = len(irsa.shown)
-        await until(lambda: len(irsa.shown) > asked, "it is asked again")
+        await until(lambda: len(irsa.shown) > asked, "the source of the credentials is asked again")
         await work(daemon.public_url, connection)
         assert set(changes) == {True}
         assert sqs.refused == 0
@@ -124,7 +124,7 @@ async def test_sts_away_for_longer(irsa: Sts, keys: Keys, sqs: GuardedSqs, start
         assert (await statuses(connection))["processed"] == 3, "the others wait"
         await irsa.here()
         await work(daemon.public_url, connection)
-        await until(lambda: up(daemon), "it says so")
+        await until(lambda: up(daemon), "the daemon reports that SQS is up")
         await daemon.stop()
 
 

@@ -191,11 +191,11 @@ async def test_after_a_failover_to_what_takes_no_writes_the_daemon_comes_back_by
     await connection.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
     others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1 AND pid <> pg_backend_pid()"
     await connection.execute(others, name)
-    await until(lambda: not daemon.database.up, "it is found out")
+    await until(lambda: not daemon.database.up, "the daemon notices that PostgreSQL takes no writes")
     (answer,) = (await traffic.send(traffic.stream(EVENT_TYPES, 1), url, KEY)).statuses
     assert answer == 503
     await connection.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = off")
-    await until(lambda: daemon.database.up, "it is found out, too")
+    await until(lambda: daemon.database.up, "the daemon notices that PostgreSQL takes writes again")
     assert (await traffic.send(traffic.stream(EVENT_TYPES, 23), url, KEY)).failed == 0
     ended = "SELECT count(*) = 46 FROM events WHERE status = 'processed'"
     # If the reply to a sweeper's claim was lost with its session, the claim holds its events for 30 s.

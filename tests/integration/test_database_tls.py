@@ -125,7 +125,7 @@ Broken = Callable[[TlsPostgres, Authority, Authority], str]
     [
         pytest.param(
             lambda server, _, stranger: server.address(sslmode="verify-full", sslrootcert=stranger.ca),
-            "certificate in certificate chain): sslrootcert in WEBHOOKD_DATABASE_URL",
+            "certificate in certificate chain): in WEBHOOKD_DATABASE_URL, set sslrootcert",
             id="another CA",
         ),
         pytest.param(
@@ -146,7 +146,7 @@ Broken = Callable[[TlsPostgres, Authority, Authority], str]
         pytest.param(
             lambda server, _, __: server.address(sslmode="verify-full"), "name its CA's file there, as sslrootcert", id="no CA"
         ),
-        pytest.param(lambda server, _, __: server.address(sslmode="on"), "is one of disable, allow, prefer", id="no mode"),
+        pytest.param(lambda server, _, __: server.address(sslmode="on"), "must be one of disable, allow, prefer", id="no mode"),
         pytest.param(
             lambda server, _, __: server.address(sslmode="disable"), "admits no session without TLS: set sslmode", id="no TLS"
         ),
@@ -183,7 +183,7 @@ async def test_what_is_wrong_is_told_with_its_remedy_and_no_secret(
 
 async def test_a_server_without_tls_is_told_of(servers: Servers, start: Start) -> None:
     daemon = await start(roles="relay", database_url=f"{servers.database_url}?sslmode=require")
-    await until(lambda: "PostgreSQL offers no TLS there" in str(daemon.database.problem), "the reason is told")
+    await until(lambda: "PostgreSQL offers no TLS" in str(daemon.database.problem), "the reason is told")
 
 
 async def test_the_daemon_goes_on_by_itself_once_the_file_is_there(
@@ -204,4 +204,4 @@ async def test_a_home_that_may_not_be_looked_into_is_told_of(
 
     monkeypatch.setattr(Path, "exists", closed)  # simulated, since root may look into every folder
     daemon = await start(roles="relay", database_url=postgres.address(sslmode="require"))
-    await until(lambda: "set HOME to a folder that may" in str(daemon.database.problem), "the reason is told")
+    await until(lambda: "set HOME to a folder that the user may read" in str(daemon.database.problem), "the reason is told")

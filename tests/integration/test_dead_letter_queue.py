@@ -156,7 +156,10 @@ async def test_one_redrive_message_wakes_its_event_once(start: Start, servers: S
     await until(lambda: _is(connection, query, "dead", 2), "it was tried anew, and died again")
     await daemon.sqs.queue.send([[body]])
     known = {"event_type": AUTHCAPTURE, "outcome": "stale"}
-    await until(lambda: daemon.metrics.registry.get_sample_value("webhookd_processed_total", known), "it is of another death")
+    await until(
+        lambda: daemon.metrics.registry.get_sample_value("webhookd_processed_total", known),
+        "the message of another death is stale",
+    )
     assert await connection.fetchval(query, "dead") == 2
     assert await connection.fetchval("SELECT status FROM events") == "dead"
 

@@ -71,7 +71,7 @@ async def test_a_message_of_another_attempt_of_a_retrying_event_makes_none(
     await connection.execute("UPDATE work SET attempts = 2")
     await receiver.sqs.queue.send([[body._replace(attempts=attempts)]])
     worker = await start(handlers(count, pattern=AUTHCAPTURE if handled else CREATED), roles="work")
-    await until(lambda: metric(worker, "webhookd_processed_total", outcome="stale") == 1, "it is stale")
+    await until(lambda: metric(worker, "webhookd_processed_total", outcome="stale") == 1, "the message is stale")
     await drained(servers, worker)
     assert tuple(await connection.fetchrow("SELECT status, attempts FROM work") or ()) == ("retrying", 2)
     assert await connection.fetchval("SELECT count(*) FROM effects") == 0

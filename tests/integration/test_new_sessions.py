@@ -86,7 +86,7 @@ async def test_without_new_sessions_workers_stop_polling_and_say_so_and_nothing_
     daemon: Daemon, role: Role, gateway: StrictSqs, connection: Connection, refuse: str, admit: str, state: str
 ) -> None:
     await send(daemon, 0, 5)
-    await until(lambda: status(connection, "processed"), "it works")
+    await until(lambda: status(connection, "processed"), "the events are processed")
     await role.alter(refuse)
     await role.end_workers()
     summary = await send(daemon, 5, 5)

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import pytest
@@ -82,6 +83,7 @@ async def test_every_operation_works_in_cluster_mode(which: str, nodes: Cluster,
     finding = await _redis(servers, node.url)
     assert finding.verdict is Verdict.OK
     assert "in cluster mode" in finding.detail
+    assert f":{urlsplit(nodes.there.url).port} has" in finding.detail, "the finding names the node that has the keys"
 
 
 async def test_slots_that_move_are_followed(nodes: Cluster, start: Start) -> None:
@@ -97,9 +99,9 @@ async def test_a_node_that_is_lost_is_found_anew_from_the_url(nodes: Cluster, st
     daemon = await start(redis_url=nodes.here.url)
     await _known_by_redis(daemon)
     await asyncio.to_thread(nodes.there.stop)
-    await until(lambda: not daemon.claims.up, "it is found away")
+    await until(lambda: not daemon.claims.up, "the daemon notices that Redis is away")
     await asyncio.to_thread(nodes.there.start)
-    await until(lambda: daemon.claims.up, "it is found again", deadline=30)
+    await until(lambda: daemon.claims.up, "the daemon finds Redis again", deadline=30)
     await _known_by_redis(daemon)
 
 
@@ -131,7 +133,7 @@ async def test_a_command_that_redis_refuses_makes_it_count_as_away(command: str,
         client.execute_command("ACL", "SETUSER", user, "on", ">hunter2", "~*", "+@all", f"-{command}")
         place = servers.redis_url.rpartition("@")[2]
         daemon = await start(redis_url=f"redis://{user}:hunter2@{place}")
-        await until(lambda: daemon.claims.problem not in (None, "not yet reached"), "it is found out")
+        await until(lambda: daemon.claims.problem not in (None, "not yet reached"), "the daemon notices the refusal")
         assert not daemon.claims.up
         assert daemon.metrics.registry.get_sample_value("webhookd_dependency_up", {"dependency": "redis"}) == 0
         finding = await _redis(servers, f"redis://{user}:hunter2@{place}")
@@ -139,7 +141,7 @@ async def test_a_command_that_redis_refuses_makes_it_count_as_away(command: str,
         assert "NoPermissionError" in finding.detail
         assert "hunter2" not in f"{daemon.claims.problem}{finding.detail}"
         client.execute_command("ACL", "SETUSER", user, f"+{command}")
-        await until(lambda: daemon.claims.up, "it is well again", deadline=20)
+        await until(lambda: daemon.claims.up, "Redis is up again", deadline=20)
         # Now the refusal is met by the calls themselves: no probe has looked yet.
         client.execute_command("ACL", "SETUSER", user, f"-{command}")
         await daemon.claims.seen([("default", "a"), ("default", "b")])

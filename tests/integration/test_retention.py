@@ -625,8 +625,8 @@ async def test_the_present_week_is_made_at_once_though_a_workers_transaction_is_
     async def waits(number: int) -> bool:
         return bool(await connection.fetchval(waiting) == number)
 
-    await until(lambda: waits(1), "it waits for its lock")
-    await until(lambda: waits(0), "it lets the others go on")
+    await until(lambda: waits(1), "retention waits for its lock")
+    await until(lambda: waits(0), "retention pauses, and other sessions go on")
     await other.close()
     await making
     assert replica.metric("retention_failures_total", task="partitions") == 0

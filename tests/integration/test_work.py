@@ -546,7 +546,9 @@ async def test_a_stale_delivery_does_not_wake_a_dead_event(start: Start, connect
     row = await connection.fetchrow("SELECT id, account, event_type FROM events")
     assert row is not None
     await daemon.sqs.queue.send([[Body(row["id"], row["account"], row["event_type"])]])
-    await until(lambda: metric(daemon, "webhookd_processed_total", outcome="duplicate") == 1, "it is known to have ended")
+    await until(
+        lambda: metric(daemon, "webhookd_processed_total", outcome="duplicate") == 1, "the second message is a duplicate"
+    )
     assert await status(connection, "dead")
 
 

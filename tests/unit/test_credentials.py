@@ -109,7 +109,7 @@ async def test_no_call_fails_for_a_source_that_fails_while_they_are_good(
     monkeypatch.setattr(module, "logger", log)
     for asked in (2, 3):
         assert await key(credentials) == "key1"
-        await until(lambda: source.asked >= asked and _is_idle(credentials), "it is asked again")  # noqa: B023  at once
+        await until(lambda: source.asked >= asked and _is_idle(credentials), "the source is asked again")  # noqa: B023  at once
     source.answers, source.life = None, 60 * MINUTE
     await until(lambda: _is_newer(credentials), "renewed")
     assert [call.args for call in log.calls] == [("credentials cannot be renewed",), ("credentials are renewed again",)]
@@ -179,7 +179,7 @@ async def test_what_ends_while_its_source_is_away_signs_nothing(source: Source, 
         except CredentialsError:
             return True
 
-    await until(is_refused, "it has ended")
+    await until(is_refused, "the credentials have expired")
     source.answers = None
     assert await key(credentials) != "key1"
 
@@ -238,7 +238,7 @@ async def test_keys_that_never_end_are_taken_as_they_are(source: Source, credent
 async def test_a_stop_ends_a_renewal_in_progress(source: Source, credentials: Credentials) -> None:
     source.answers = never
     waiting = asyncio.create_task(key(credentials))
-    await until(lambda: source.asked, "it is asked")
+    await until(lambda: source.asked, "the source is asked")
     for _ in range(2):
         await credentials.stop()
     with pytest.raises(asyncio.CancelledError):

@@ -171,7 +171,7 @@ def test_the_users_pgpassword_goes_to_no_database_that_the_folder_names(
     monkeypatch.setenv("PGPASSFILE", "/home/ann/.pgpass")
     env(DATABASE_URL="")
     (tmp_path / ".env").write_text(f"WEBHOOKD_DATABASE_URL={url}\n")
-    assert only_problem().startswith("WEBHOOKD_DATABASE_URL: .env names a database and no password, and PGPASSWORD ")
+    assert only_problem().startswith("WEBHOOKD_DATABASE_URL: .env names a database without a password, and webhookd sends ")
     with pytest.raises(SettingsError, match="PGPASSWORD"):
         load_database().database_url.get_secret_value()
 
@@ -187,12 +187,12 @@ def test_no_file_of_passwords_is_read_for_a_database_that_the_folder_names(
     load_database()
     assert os.environ["PGPASSFILE"] == NO_FILE
     (tmp_path / ".env").write_text("WEBHOOKD_DATABASE_URL=postgresql://u@db/x?passfile=/home/ann/.pgpass\n")
-    assert only_problem().startswith("WEBHOOKD_DATABASE_URL: .env may not name a file of passwords")
+    assert only_problem().startswith("WEBHOOKD_DATABASE_URL: .env may not name a password file")
 
 
 def test_a_folder_does_not_name_the_schema_of_a_database_that_the_user_names(env: Any, tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("WEBHOOKD_DATABASE_SCHEMA=stray\n")
-    assert only_problem().startswith("WEBHOOKD_DATABASE_SCHEMA: .env names the schema of a database that it does not name")
+    assert only_problem().startswith("WEBHOOKD_DATABASE_SCHEMA: .env names the schema, but not the database")
     with pytest.raises(SettingsError, match="WEBHOOKD_DATABASE_SCHEMA"):
         load_database()
     env(DATABASE_SCHEMA="own")
@@ -337,14 +337,14 @@ def test_tokens_have_names_given_or_counted(env: Any, tmp_path: Path) -> None:
         ("DATABASE_URL", f"postgresql:u:{PASSWORD}", "must begin with postgresql:// or postgres://"),
         ("REDIS_URL", f"http://:{PASSWORD}@cache", "must begin with redis:// or rediss:// or unix://"),
         ("SIGNATURE_KEYS", f"{PASSWORD},", "one of the keys is empty"),
-        ("SIGNATURE_KEYS", f"{PASSWORD} {PASSWORD}", "separate keys by commas"),
+        ("SIGNATURE_KEYS", f"{PASSWORD} {PASSWORD}", "separate the keys by commas"),
         ("ACCOUNTS__ACME__SIGNATURE_KEYS", f"{PASSWORD},,", "one of the keys is empty"),
-        ("ADMIN_TOKENS", f"ann:{PASSWORD},bob:", "one of the tokens, or of their names, is empty"),
-        ("ADMIN_TOKENS", f":{PASSWORD}", "one of the tokens, or of their names, is empty"),
+        ("ADMIN_TOKENS", f"ann:{PASSWORD},bob:", "one of the tokens, or the name of one, is empty"),
+        ("ADMIN_TOKENS", f":{PASSWORD}", "one of the tokens, or the name of one, is empty"),
         ("ADMIN_TOKENS", f"ann:{PASSWORD}", "one of the tokens has fewer than 16 characters"),
         ("ADMIN_TOKENS", f"ann:{PASSWORD} {TOKEN}", "one of the tokens holds white space"),
-        ("READ_TOKENS", f"ann:{PASSWORD}{TOKEN}ü", "or what is not ASCII"),
-        ("READ_TOKENS", f"ann:{PASSWORD},ann:x", "two of the tokens have the same name"),
+        ("READ_TOKENS", f"ann:{PASSWORD}{TOKEN}ü", "or a character outside ASCII"),
+        ("READ_TOKENS", f"ann:{PASSWORD},ann:x", "two of the tokens have the same name: rename one"),
         ("LISTEN", "8080", "must be host:port"),
         ("LISTEN", ":8080", "must be host:port"),
         ("LISTEN", "::1:8080", "must be host:port"),
@@ -353,16 +353,16 @@ def test_tokens_have_names_given_or_counted(env: Any, tmp_path: Path) -> None:
         (
             "SQS_ENDPOINT_URL",
             f"http://u:{PASSWORD}@sqs",
-            "must be an address as https://sqs.example.com, without user and password",
+            "must be an address such as https://sqs.example.com, without user and password",
         ),
         ("SQS_QUEUE", "arn:aws:sqs:us-east-1:123456789012:webhookd", "must be a queue's name"),
-        ("SQS_QUEUE", "webhookd.fifo", "must be a standard queue, and this is a FIFO queue"),
+        ("SQS_QUEUE", "webhookd.fifo", "must be a standard queue, but this is a FIFO queue"),
         (
             "SQS_DEAD_LETTER_QUEUE",
             "https://sqs.us-east-1.amazonaws.com/123456789012/dead.fifo",
-            "must be a standard queue, and this is a FIFO queue",
+            "must be a standard queue, but this is a FIFO queue",
         ),
-        ("SQS_REGION", "US East", "must be a region's name, as us-east-1"),
+        ("SQS_REGION", "US East", "must be a region's name, such as us-east-1"),
     ],
 )
 def test_a_wrong_value_is_told_by_the_settings_name_and_no_secret_with_it(env: Any, name: str, value: str, told: str) -> None:
@@ -441,15 +441,15 @@ def test_what_could_never_work_is_refused(env: Any, name: str, value: str) -> No
         ("x", "the key has 1 characters"),
         (KEY[:-1], "the key has 127 characters"),
         (KEY + "0", "the key has 129 characters"),
-        (KEY[:-1] + "G", "the key holds another character than 0-9 and A-F"),
-        (KEY[:-1] + "\u0661", "the key holds another character than 0-9 and A-F"),
+        (KEY[:-1] + "G", "the key holds a character other than 0-9 and A-F"),
+        (KEY[:-1] + "\u0661", "the key holds a character other than 0-9 and A-F"),
         (f"{OTHER},{KEY[:64]}", "key 2 of 2 has 64 characters"),
     ],
 )
 def test_a_signature_key_has_128_hexadecimal_digits(env: Any, key: str, told: str) -> None:
     env(SIGNATURE_KEYS=key)
     line = only_problem()
-    assert line.startswith(f"WEBHOOKD_SIGNATURE_KEYS: {told}, and a Signature Key has 128 hexadecimal digits: copy it whole")
+    assert line.startswith(f"WEBHOOKD_SIGNATURE_KEYS: {told}, but a Signature Key has 128 hexadecimal digits: copy the whole")
     assert KEY[:32] not in line
     env(SIGNATURE_KEYS=KEY.lower(), ACCOUNTS__EU__SIGNATURE_KEYS=key)
     assert only_problem().startswith(f"WEBHOOKD_ACCOUNTS__EU__SIGNATURE_KEYS: {told}")
@@ -464,14 +464,14 @@ def test_a_signature_key_has_128_hexadecimal_digits(env: Any, key: str, told: st
         ({"RETRY_BASE": "10", "RETRY_CAP": "5"}, "WEBHOOKD_RETRY_BASE is above WEBHOOKD_RETRY_CAP"),
         ({"MAX_EVENT_AGE": "86400"}, "WEBHOOKD_MAX_EVENT_AGE is below 864000"),
         ({"AUDIT_RETENTION": "30000000"}, "WEBHOOKD_AUDIT_RETENTION is below WEBHOOKD_EVENT_RETENTION"),
-        ({"ADMIN_LISTEN": "127.0.0.1:8080"}, "WEBHOOKD_LISTEN and WEBHOOKD_ADMIN_LISTEN take the same port"),
-        ({"ADMIN_LISTEN": "0.0.0.0:8080"}, "WEBHOOKD_LISTEN and WEBHOOKD_ADMIN_LISTEN take the same port"),
+        ({"ADMIN_LISTEN": "127.0.0.1:8080"}, "WEBHOOKD_LISTEN and WEBHOOKD_ADMIN_LISTEN use the same port"),
+        ({"ADMIN_LISTEN": "0.0.0.0:8080"}, "WEBHOOKD_LISTEN and WEBHOOKD_ADMIN_LISTEN use the same port"),
         ({"ACCOUNTS__A.B__SIGNATURE_KEYS": KEY}, "WEBHOOKD_ACCOUNTS__A.B__SIGNATURE_KEYS: an account's name has"),
         ({"ACCOUNTS__ACME__SIGNATURE_KEYS": ""}, "WEBHOOKD_ACCOUNTS__ACME__SIGNATURE_KEYS is empty"),
         ({"ACCOUNTS": KEY}, "WEBHOOKD_ACCOUNTS: set WEBHOOKD_ACCOUNTS__<NAME>__SIGNATURE_KEYS instead"),
         ({"ACCOUNTS__ACME__SIGNATURE_KEY": KEY}, "WEBHOOKD_ACCOUNTS__ACME__SIGNATURE_KEY is not a setting"),
-        ({"COMMIT_TIMEOUT": "25"}, "WEBHOOKD_COMMIT_TIMEOUT is not below WEBHOOKD_SHUTDOWN_GRACE (25): "),
-        ({"SHUTDOWN_GRACE": "8"}, "WEBHOOKD_SQS_WAIT is not below WEBHOOKD_SHUTDOWN_GRACE (8): "),
+        ({"COMMIT_TIMEOUT": "25"}, "WEBHOOKD_COMMIT_TIMEOUT is not below WEBHOOKD_SHUTDOWN_GRACE (25 s): "),
+        ({"SHUTDOWN_GRACE": "8"}, "WEBHOOKD_SQS_WAIT is not below WEBHOOKD_SHUTDOWN_GRACE (8 s): "),
         ({"SQS_DEAD_LETTER_QUEUE": "webhookd"}, "WEBHOOKD_SQS_DEAD_LETTER_QUEUE is WEBHOOKD_SQS_QUEUE: "),
         ({"ADMIN_TOKENS": f"ann:{TOKEN}", "READ_TOKENS": TOKEN}, "WEBHOOKD_READ_TOKENS holds a token of WEBHOOKD_ADMIN_TOKENS"),
     ],

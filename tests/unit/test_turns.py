@@ -57,11 +57,11 @@ async def test_one_that_is_alone_waits_for_the_others_and_the_others_for_it() ->
 async def test_two_that_are_alone_run_one_after_the_other() -> None:
     turns = Turns(2)
     both = [Work(turns, alone=True) for _ in range(2)]
-    await until(lambda: any(work.runs for work in both), "one has all turns")
+    await until(lambda: any(work.runs for work in both), "one of the two runs alone")
     await _settle()
     assert [work.runs for work in both] == [True, False]
     await both[0].end()
-    await until(lambda: both[1].runs, "it is the other's time")
+    await until(lambda: both[1].runs, "the other one runs")
     await both[1].end()
 
 

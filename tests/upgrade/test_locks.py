@@ -94,10 +94,12 @@ async def test_webhooks_go_on_while_a_migration_waits_for_its_lock(
     async with asyncio.TaskGroup() as group:
         sending = group.create_task(ledger.send(samples, f"{daemon.public_url}/webhooks/authorize-net", rate=60))
         async with migrating(servers.database_url, tell=told.append, lock_timeout=1.0, folder=folder) as migration:
-            await until(lambda: sum("tries again" in line for line in told) == 1, "it has given way", deadline=60)
+            await until(lambda: sum("tries again" in line for line in told) == 1, "the migration has given way", deadline=60)
             before = len(ledger.acknowledged)
             await until(lambda: len(ledger.acknowledged) > before + 20, "webhooks go on before it has its lock", deadline=60)
-            await until(lambda: sum("tries again" in line for line in told) >= 2, "it has given way twice", deadline=60)
+            await until(
+                lambda: sum("tries again" in line for line in told) >= 2, "the migration has given way twice", deadline=60
+            )
             assert not migration.done()
             await other.execute("COMMIT")
             assert await migration == ["0099_sample"]
@@ -124,9 +126,9 @@ async def test_who_is_in_the_way_is_named_when_it_gives_up(
     with pytest.raises(WebhookdError) as raised:
         await migrate(database_url, lock_timeout=2.0, patience=2.0, folder=folder)
     pid = other.get_server_pid()
-    assert re.search(rf"^0099_sample: given up after \d s, waiting for session {pid} \(somebody's console,", str(raised.value))
+    assert re.search(rf"^0099_sample: gave up after \d s of waiting for session {pid} \(somebody's console,", str(raised.value))
     assert "pg_terminate_backend" in str(raised.value)
-    assert "Nothing of it is done" in str(raised.value)
+    assert "The migration changed nothing" in str(raised.value)
     assert not await has_column(connection)
     assert await connection.fetchval("SELECT to_regclass('webhookd.beside')") is None
     await other.execute("ROLLBACK")
@@ -160,11 +162,11 @@ async def test_an_index_that_broke_off_is_made_anew(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
                 "WHERE datname = current_database() AND query LIKE 'CREATE INDEX%' AND wait_event_type = 'Lock'"
             )
-            await until(lambda: connection.fetchval(query), "it waits, and is ended")
+            await until(lambda: connection.fetchval(query), "the CREATE INDEX waits for a lock")
         with pytest.raises(WebhookdError) as raised:
             await migration
     if how == "it gives up":
-        assert "The next run does all of it anew" in str(raised.value)
+        assert "The next run repeats the whole migration" in str(raised.value)
     else:
         assert isinstance(raised.value, UnavailableError)
     assert await index_is_valid(connection) is False, "what broke off stays behind"
@@ -179,7 +181,7 @@ async def test_a_transaction_that_takes_long_is_ended(
 ) -> None:
     monkeypatch.setattr(migrations, "HELD", 0.2)
     folder = write(tmp_path, f"{COLUMN}\nSELECT pg_sleep(30);")
-    with pytest.raises(WebhookdError, match=r"it may take 0\.2 s.*Nothing of it is done"):
+    with pytest.raises(WebhookdError, match=r"a statement may take 0\.2 s.*The migration changed nothing"):
         await migrate(database_url, folder=folder)
     assert not await has_column(connection)
 
@@ -187,7 +189,7 @@ async def test_a_transaction_that_takes_long_is_ended(
 async def test_a_migration_that_fails_is_named(database_url: str, connection: Connection, tmp_path: Path) -> None:
     folder = write(tmp_path, f"{COLUMN}\nSELECT nothing;")
     with pytest.raises(
-        WebhookdError, match=r'^0099_sample: column "nothing" does not exist \(42703\)\. Nothing of it is done\.$'
+        WebhookdError, match=r'^0099_sample: column "nothing" does not exist \(42703\)\. The migration changed nothing\.$'
     ):
         await migrate(database_url, folder=folder)
     assert not await has_column(connection)
@@ -208,10 +210,10 @@ async def test_another_process_that_migrates_is_waited_for(
     told: list[str] = []
     await connection.execute("SELECT pg_advisory_lock(hashtext('webhookd.applied_migrations'))")
     async with migrating(database_url, tell=told.append) as migration:
-        await until(lambda: told, "it tells that it waits")
+        await until(lambda: told, "the migration reports that it waits")
         await connection.execute("SELECT pg_advisory_unlock_all()")
         assert await migration == []
-    assert told == ["another process migrates this database: waiting for its end"]
+    assert told == ["another process migrates this database; this process waits until the other one ends"]
 
 
 async def test_check_tells_what_would_be_applied_and_changes_nothing(

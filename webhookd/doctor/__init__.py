@@ -50,13 +50,13 @@ async def examine(settings: Settings, *, source: str = "") -> AsyncIterator[Find
         ) as error:
             # Show no message of another library: such messages quote URLs with their passwords.
             reason = str(error) if isinstance(error, WebhookdError) else where(error)
-            findings = [Finding(name, Verdict.FAILED, f"does not answer ({reason}): check {_URLS[name]}")]
+            findings = [Finding(name, Verdict.FAILED, f"cannot be used ({reason}): check {_URLS[name]}")]
         for finding in findings:
             yield finding
 
 
 _URLS = {
-    "postgresql": "WEBHOOKD_DATABASE_URL, the network, and that the role may connect",
-    "redis": "WEBHOOKD_REDIS_URL (rediss:// for TLS) and the network; webhookd works without it, only slower",
+    "postgresql": "WEBHOOKD_DATABASE_URL, the network, and whether the role may connect",
+    "redis": "WEBHOOKD_REDIS_URL (rediss:// for TLS) and the network; webhookd works without Redis, but more slowly",
     "sqs": "WEBHOOKD_SQS_QUEUE, WEBHOOKD_SQS_DEAD_LETTER_QUEUE, WEBHOOKD_SQS_ENDPOINT_URL, and the AWS region and credentials",
 }

@@ -16,7 +16,7 @@ from webhookd.receive.certificate import usable
 from webhookd.settings import Settings
 
 _CERTIFICATE_DAYS = 14  # certificate managers renew a month ahead
-_KEY_SHAPE = "Authorize.Net's Signature Key has 128 hexadecimal digits: copy it whole"
+_KEY_SHAPE = "a Signature Key of Authorize.Net has 128 hexadecimal digits: copy the whole key"
 
 
 def examine_settings(settings: Settings) -> list[Finding]:
@@ -26,11 +26,11 @@ def examine_settings(settings: Settings) -> list[Finding]:
         for key in keys:
             well_formed = len(key) == 128 and all(c in "0123456789abcdefABCDEF" for c in key)
             verdict = Verdict.OK if well_formed else Verdict.WARNING
-            detail = "128 hexadecimal digits" if well_formed else f"{len(key)} characters, and {_KEY_SHAPE}"
+            detail = "128 hexadecimal digits" if well_formed else f"{len(key)} characters, but {_KEY_SHAPE}"
             findings.append(Finding(f"signature key of {account}", verdict, f"fingerprint {fingerprint(key)}; {detail}"))
     try:
         handlers.load(settings.handlers, Policy.of(settings))
-        detail = f"{len(handlers.registered)} registered" if settings.handlers else "none: only the timeline is kept"
+        detail = f"{len(handlers.registered)} registered" if settings.handlers else "none: webhookd keeps only the timeline"
         findings.append(Finding("handlers", Verdict.OK, detail))
     except SettingsError as error:
         findings.append(Finding("handlers", Verdict.FAILED, str(error)))
@@ -50,7 +50,7 @@ def _operators(settings: Settings) -> Finding:
     told = [f"{role}: {', '.join(sorted(tokens))}" for role, tokens in roles.items() if tokens]
     if settings.admin_anonymous != "nothing":
         told.append(f"{settings.admin_anonymous}: whoever reaches WEBHOOKD_ADMIN_LISTEN, without a token")
-    nobody = "nobody may use the API and the dashboard; set WEBHOOKD_ADMIN_TOKENS"
+    nobody = "nobody may use the API and the dashboard: set WEBHOOKD_ADMIN_TOKENS"
     return Finding("operators", Verdict.OK, "; ".join(told) or nobody)
 
 
@@ -63,9 +63,9 @@ def _certificate(certificate: Path, key: Path) -> Finding:
     left = (found.ends - time.time()) / 86_400
     names = f"of {', '.join(found.names) or 'no name'}"
     if left < 0:
-        return Finding(check, Verdict.FAILED, f"{names}, ended {-left:.0f} days ago: renew it; it is taken without a restart")
+        return Finding(check, Verdict.FAILED, f"{names}, expired {-left:.0f} days ago: renew it; no restart is necessary")
     verdict = Verdict.WARNING if left < _CERTIFICATE_DAYS else Verdict.OK
-    return Finding(check, verdict, f"{names}, ends in {int(left)} days" + ("" if verdict is Verdict.OK else ": renew it"))
+    return Finding(check, verdict, f"{names}, expires in {int(left)} days" + ("" if verdict is Verdict.OK else ": renew it"))
 
 
 def _address(name: str, address: tuple[str, int]) -> Finding:
@@ -75,5 +75,5 @@ def _address(name: str, address: tuple[str, int]) -> Finding:
         try:
             probe.bind(address)
         except OSError as error:
-            return Finding(name, Verdict.WARNING, f"{host}:{port}: {error.strerror}; fine where webhookd is running now")
+            return Finding(name, Verdict.WARNING, f"{host}:{port}: {error.strerror}; this is right if webhookd is running now")
     return Finding(name, Verdict.OK, f"{host}:{port} is free")

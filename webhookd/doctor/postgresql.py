@@ -49,7 +49,7 @@ async def examine_postgresql(settings: Settings) -> list[Finding]:
             Finding(
                 "postgresql version",
                 Verdict.OK if fine else Verdict.FAILED,
-                server["version"] + ("" if fine else ": 14 or newer is needed"),
+                server["version"] + ("" if fine else ": upgrade PostgreSQL to 14 or newer"),
             )
         )
         findings += _pooler(is_pooled(connection, server["backend"]), told=settings.database_pooler != "none")
@@ -64,7 +64,8 @@ async def examine_postgresql(settings: Settings) -> list[Finding]:
             Finding(
                 "synchronous_commit",
                 Verdict.FAILED if off else Verdict.OK,
-                server["synchronous_commit"] + (": a crash would lose what was answered 200; set it to on" if off else ""),
+                server["synchronous_commit"]
+                + (": a crash of PostgreSQL would lose events that were answered 200; set it to on" if off else ""),
             )
         )
         state = await state_of(connection, read())
@@ -83,11 +84,12 @@ def _schema(state: State) -> Finding:
         return Finding("schema", Verdict.FAILED, state.problem)
     if state.pending:
         missing = ", ".join(one.id for one in state.pending)
-        return Finding("schema", Verdict.FAILED, f"{queries.schema} lacks {missing}: run `webhookd migrate`")
+        return Finding("schema", Verdict.FAILED, f"{queries.schema} lacks the migrations {missing}: run `webhookd migrate`")
     if state.is_on_path:
         detail = (
-            f"the search_path of the role in WEBHOOKD_DATABASE_URL has {queries.schema}, so a handler's `customers` is "
-            "webhookd's, not your application's: ALTER ROLE … SET search_path = public, or whatever your handlers need"
+            f"the search_path of the role in WEBHOOKD_DATABASE_URL contains the schema {queries.schema}, so `customers` in a "
+            "handler's SQL means webhookd's table, not your application's: run ALTER ROLE … SET search_path = public, or name "
+            "the schemas that your handlers need"
         )
         return Finding("schema", Verdict.WARNING, detail)
     return Finding("schema", Verdict.OK, f"{queries.schema} is up to date")
@@ -97,9 +99,12 @@ def _pooler(there: bool, *, told: bool) -> list[Finding]:
     if there and not told:
         return [Finding("pooler", Verdict.FAILED, UNTOLD)]
     if told and not there:
-        detail = "none is seen before PostgreSQL, and WEBHOOKD_DATABASE_POOLER has each statement parsed anew: set it to none"
+        detail = (
+            "WEBHOOKD_DATABASE_POOLER makes PostgreSQL parse each statement anew, but no pooler stands before PostgreSQL: "
+            "set it to none"
+        )
         return [Finding("pooler", Verdict.WARNING, detail)]
-    return [Finding("pooler", Verdict.OK, "one stands before PostgreSQL, as WEBHOOKD_DATABASE_POOLER says")] if told else []
+    return [Finding("pooler", Verdict.OK, "one stands before PostgreSQL, as WEBHOOKD_DATABASE_POOLER declares")] if told else []
 
 
 async def _statements(connection: Any) -> Finding:
@@ -119,9 +124,9 @@ async def _statements(connection: Any) -> Finding:
             message = f": {error.args[0]}" if isinstance(error, asyncpg.InsufficientPrivilegeError) else ""
             refused[name] = f"{name} ({error.sqlstate}{message})"
     if not refused:
-        return Finding("statements", Verdict.OK, f"the role may run all {len(names)} of webhookd")
+        return Finding("statements", Verdict.OK, f"the role may run all {len(names)} statements of webhookd")
     named = ", ".join(list(refused.values())[:_NAMED]) + (f" and {len(refused) - _NAMED} more" if len(refused) > _NAMED else "")
-    remedy = "grant its role what deploy/README.md lists under PostgreSQL's rights, or run `webhookd migrate` as that role"
+    remedy = "grant the role the rights in deploy/README.md (PostgreSQL's role), or run `webhookd migrate` as that role"
     detail = f"the role in WEBHOOKD_DATABASE_URL may not run {named}: {remedy}"
     return Finding("statements", Verdict.FAILED, detail)
 
@@ -153,11 +158,17 @@ async def _undone(connection: Any) -> AsyncIterator[None]:
 async def _partitions(connection: Any) -> Finding:
     ahead = (await queries.retention_state(connection))["ahead"]
     if ahead < _PARTITIONS_AHEAD:
-        remedy = "start `webhookd serve`, which makes them, or look in its log for what hinders it (the right to CREATE?)"
+        remedy = (
+            "start `webhookd serve`, which makes them; if it is running, look in its log for the error "
+            "(a missing right to CREATE?)"
+        )
         verdict = Verdict.WARNING if ahead > 0 else Verdict.FAILED
         return Finding("partitions", verdict, f"reach only {ahead / 86_400:.1f} days ahead: {remedy}")
     strays = await queries.strays(connection)
     if strays["bodies"] or strays["audit"]:
-        detail = "bodies or audit rows outside every partition: was a machine's clock wrong, or a partition made too late?"
+        detail = (
+            "some bodies or audit rows are outside every week's partition: was a machine's clock wrong, or a partition made "
+            "too late?"
+        )
         return Finding("partitions", Verdict.WARNING, detail)
     return Finding("partitions", Verdict.OK, f"reach {ahead / 86_400:.0f} days ahead")

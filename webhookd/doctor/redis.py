@@ -30,19 +30,18 @@ async def examine_redis(settings: Settings) -> list[Finding]:
             if refused is not None:
                 return [_refuses(node, refused)]
             (info,) = await node.run([("INFO", "cluster")])
+            address = node.address
     except ResponseError as error:  # Redis refuses even the first commands
         return [_refuses(node, error)]
     except (OSError, RedisError, TimeoutError) as error:
         raise WebhookdError(node.problem(error)) from error
     finally:
         await node.leave()
-    detail = f"answers in {took * 1000:.1f} ms, and takes every command of webhookd"
+    detail = f"answers in {took * 1000:.1f} ms, and accepts every command of webhookd"
     if isinstance(info, dict) and info.get("cluster_enabled"):
-        detail += (
-            f"; in cluster mode: one slot has all keys of an installation, redirections are followed, as to {node.address}"
-        )
+        detail += f"; it is in cluster mode: all keys of the installation are in one slot, which the node {address} has"
     return [Finding("redis", Verdict.OK, detail)]
 
 
 def _refuses(node: RedisNode, error: RedisError) -> Finding:
-    return Finding("redis", Verdict.FAILED, f"answers, but takes no key ({node.problem(error)})")
+    return Finding("redis", Verdict.FAILED, f"answers, but refuses commands of webhookd ({node.problem(error)})")

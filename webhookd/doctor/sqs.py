@@ -26,10 +26,19 @@ def _judge(main: Attributes, dead: Attributes, settings: Settings) -> list[Findi
     unfit = find_unfit(main, dead)
     findings = [Finding(_name(one.check), Verdict.FAILED if one.is_fatal else Verdict.WARNING, one.detail) for one in unfit]
     if not any(one.check == "redrive policy" for one in unfit):
-        findings.append(Finding(_name("redrive policy"), Verdict.OK, f"after {main.max_receives} receives"))
+        findings.append(
+            Finding(
+                _name("redrive policy"),
+                Verdict.OK,
+                f"SQS moves a message to the dead-letter queue after {main.max_receives} receives",
+            )
+        )
     for check, limits in (("encryption", main), ("dead-letter encryption", dead)):
         if limits.key is not None:
-            detail = f"by the key {limits.key}: webhookd's role needs kms:GenerateDataKey and kms:Decrypt; a send shows it"
+            detail = (
+                f"with the key {limits.key}: webhookd's role needs kms:GenerateDataKey and kms:Decrypt; "
+                "only a send shows whether it has them"
+            )
             findings.append(Finding(_name(check), Verdict.OK, detail))
     return findings
 

@@ -126,7 +126,7 @@ class Alone:
             self._metrics.dead_letters_moved.labels("unproven").inc()
             if self._tell_unproven():
                 logger.warning(
-                    "a dead-letter copy that webhookd did not write revives nothing; `webhookd dead-letters redrive` does",
+                    "a dead-letter copy that webhookd did not write revives no event; use `webhookd dead-letters redrive`",
                     event_id=str(body.event_id),
                 )
             return Result(Outcome.STALE)

@@ -43,9 +43,9 @@ class Registry:
     def add(self, pattern: str, handler: Handler, retry: Retry = USUAL) -> None:
         """Adds `handler` for the event types that match `pattern`."""
         if not inspect.iscoroutinefunction(handler):
-            raise TypeError(f"a handler is a coroutine function (async def), unlike {handler!r}")
+            raise TypeError(f"a handler must be a coroutine function (async def), not {handler!r}")
         if not isinstance(retry, Retry):
-            raise TypeError(f"retry is a webhookd.Retry, unlike {retry!r}")
+            raise TypeError(f"retry must be a webhookd.Retry, not {retry!r}")
         self._registrations.append(Registration(whole_pattern(pattern), handler, retry))
         self._matching.cache_clear()
 
@@ -104,6 +104,6 @@ def load(modules: Iterable[str], usual: Policy) -> None:
         except Exception as error:
             raise SettingsError(
                 f"WEBHOOKD_HANDLERS: importing {module!r} failed with {type(error).__name__}: {error}; "
-                "name importable modules, comma-separated, and see that they are on PYTHONPATH"
+                "name importable modules, comma-separated, and check that they are on PYTHONPATH"
             ) from error
     registered.check(usual)

@@ -111,6 +111,8 @@ class HandlerRunner:
         logger.error("handlers do not end", event_id=str(event.id), event_type=event.event_type, stuck=len(self._stuck))
         if len(self._stuck) >= self._most_stuck:
             # Such handlers take memory and processor time, and only the end of the process can end them.
-            logger.critical("too many handlers do not end: the daemon stops, to be started anew", stuck=len(self._stuck))
+            logger.critical(
+                "too many handlers do not end: the daemon stops, for its supervisor to start it again", stuck=len(self._stuck)
+            )
             self._broken.set()
         return False

@@ -80,7 +80,9 @@ class DeadLetters:
         try:
             self._copies.post(body)
         except OverloadedError:
-            logger.warning("a dead-letter copy is left to the reader", event_id=str(body.event_id))
+            logger.warning(
+                "a dead-letter copy was not sent; the dead-letter reader sends it later", event_id=str(body.event_id)
+            )
 
     async def _copy(self, bodies: list[Body]) -> Sequence[Failure | None]:
         secret = await self._store.secret()
@@ -178,7 +180,7 @@ class DeadLetters:
         open_ = {body.event_id for body in known if not Status(states[body.event_id]["status"]).finished}
         if not open_:
             return self._removed()
-        reason = f"SQS moved its message to the dead-letter queue after {message.receive_count} receives: put back"
+        reason = f"SQS moved its message to the dead-letter queue after {message.receive_count} receives; webhookd put it back"
         if not await self._store.put_back(sorted(open_), reason=reason):
             return True  # an event has ended, or a worker has it; the next pass sees which
         reach(Failpoint.DEAD_LETTERS_AFTER_PUT_BACK)

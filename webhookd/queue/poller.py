@@ -120,7 +120,7 @@ class Poller:
 
     async def _poll(self) -> bool:
         if not self._able():
-            raise UnavailableError("postgresql", "workers cannot work without it")
+            raise UnavailableError("postgresql", "workers cannot work without PostgreSQL")
         permits = self._permits
         await permits.wait(1)
         fill = min(self._queue.limits.batch * self._weight, self._share)

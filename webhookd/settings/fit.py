@@ -30,26 +30,26 @@ def problems(settings: Settings) -> Iterator[str]:
     if settings.retry_base > settings.retry_cap:
         yield "WEBHOOKD_RETRY_BASE is above WEBHOOKD_RETRY_CAP: lower the one or raise the other"
     if _collide(settings.public_address, settings.admin_address):
-        yield "WEBHOOKD_LISTEN and WEBHOOKD_ADMIN_LISTEN take the same port: give each its own"
+        yield "WEBHOOKD_LISTEN and WEBHOOKD_ADMIN_LISTEN use the same port: give each its own"
     if (settings.tls_certificate is None) != (settings.tls_key is None):
         yield "WEBHOOKD_TLS_CERTIFICATE and WEBHOOKD_TLS_KEY go together: set both, or neither"
     if settings.sqs_queue == settings.sqs_dead_letter_queue:
-        yield "WEBHOOKD_SQS_DEAD_LETTER_QUEUE is WEBHOOKD_SQS_QUEUE: dead letters would be worked on; name another queue"
+        yield "WEBHOOKD_SQS_DEAD_LETTER_QUEUE is WEBHOOKD_SQS_QUEUE: workers would receive the dead letters; name another queue"
     if settings.max_body_memory < settings.max_body_bytes:
-        yield "WEBHOOKD_MAX_BODY_MEMORY is below WEBHOOKD_MAX_BODY_BYTES: no body of that size could be taken; raise it"
+        yield "WEBHOOKD_MAX_BODY_MEMORY is below WEBHOOKD_MAX_BODY_BYTES: webhookd could accept no body of that size; raise it"
 
 
 def _accounts(settings: Settings) -> Iterator[str]:
     for name, account in settings.accounts.items():
         variable = f"{PREFIX}ACCOUNTS__{name.upper()}__SIGNATURE_KEYS"
         if not _ACCOUNT.fullmatch(name):
-            yield f"{variable}: an account's name has 1 to 64 of the characters a-z, 0-9, _ and -"
+            yield f"{variable}: an account's name has 1 to 64 of the characters a-z, 0-9, _ and -; rename the account"
         if not account.signature_keys:
-            yield f"{variable}: has no key; set one, or drop the account"
+            yield f"{variable} has no key: set one, or remove the account"
     if "receive" in settings.roles and not settings.keys_by_account:
         yield (
             "WEBHOOKD_SIGNATURE_KEYS is not set: give the Signature Key from the Merchant Interface (Account, "
-            "API Credentials & Keys), or its file in WEBHOOKD_SIGNATURE_KEYS_FILE (`webhookd dev` makes its own)"
+            "API Credentials & Keys), or name its file in WEBHOOKD_SIGNATURE_KEYS_FILE (`webhookd dev` makes its own key)"
         )
 
 
@@ -64,10 +64,11 @@ def _keys(settings: Settings) -> Iterator[str]:
         for number, key in enumerate(map(revealed, keys), 1):
             if not _KEY.fullmatch(key):
                 which = f"key {number} of {len(keys)}" if len(keys) > 1 else "the key"
-                wrong = f"has {len(key)} characters" if len(key) != _KEY_DIGITS else "holds another character than 0-9 and A-F"
+                wrong = f"has {len(key)} characters" if len(key) != _KEY_DIGITS else "holds a character other than 0-9 and A-F"
                 yield (
-                    f"{PREFIX}{variable}: {which} {wrong}, and a Signature Key has {_KEY_DIGITS} hexadecimal digits: copy it "
-                    "whole from the Merchant Interface (WEBHOOKD_ALLOW_ODD_SIGNATURE_KEYS=true takes any key, for tests)"
+                    f"{PREFIX}{variable}: {which} {wrong}, but a Signature Key has {_KEY_DIGITS} hexadecimal digits: copy "
+                    "the whole key from the Merchant Interface (for tests, WEBHOOKD_ALLOW_ODD_SIGNATURE_KEYS=true accepts any "
+                    "key)"
                 )
 
 
@@ -76,18 +77,21 @@ def _tokens(settings: Settings) -> Iterator[str]:
         revealed(token) for token in settings.read_tokens.values()
     }
     if both:
-        yield "WEBHOOKD_READ_TOKENS holds a token of WEBHOOKD_ADMIN_TOKENS: it may either operate or look; drop one of the two"
+        yield (
+            "WEBHOOKD_READ_TOKENS holds a token of WEBHOOKD_ADMIN_TOKENS: a token may either operate or only look; "
+            "remove it from one of the two"
+        )
 
 
 def _shutdown(settings: Settings) -> Iterator[str]:
     if "receive" in settings.roles and settings.commit_timeout >= settings.shutdown_grace:
         yield (
-            f"WEBHOOKD_COMMIT_TIMEOUT is not below WEBHOOKD_SHUTDOWN_GRACE ({settings.shutdown_grace:g}): a webhook that waits "
-            "for its commit would not be answered before the process ends; lower the one or raise the other"
+            f"WEBHOOKD_COMMIT_TIMEOUT is not below WEBHOOKD_SHUTDOWN_GRACE ({settings.shutdown_grace:g} s): a webhook that "
+            "waits for its commit would not be answered before the process ends; lower the one or raise the other"
         )
     if "work" in settings.roles and settings.sqs_wait >= settings.shutdown_grace:
         yield (
-            f"WEBHOOKD_SQS_WAIT is not below WEBHOOKD_SHUTDOWN_GRACE ({settings.shutdown_grace:g}): a shutdown waits for "
+            f"WEBHOOKD_SQS_WAIT is not below WEBHOOKD_SHUTDOWN_GRACE ({settings.shutdown_grace:g} s): a shutdown waits for "
             "the long polls to end; lower the one or raise the other"
         )
 
@@ -95,12 +99,12 @@ def _shutdown(settings: Settings) -> Iterator[str]:
 def _ages(settings: Settings) -> Iterator[str]:
     if settings.max_event_age < _PROVIDER_RETRIES:
         yield (
-            f"WEBHOOKD_MAX_EVENT_AGE is below {_PROVIDER_RETRIES} (10 days): "
+            f"WEBHOOKD_MAX_EVENT_AGE is below {_PROVIDER_RETRIES} s (10 days): "
             "the provider's last retries would be quarantined as too old; raise it"
         )
     if settings.event_retention <= settings.max_event_age + settings.max_clock_skew:
         yield (
-            "WEBHOOKD_EVENT_RETENTION is not above WEBHOOKD_MAX_EVENT_AGE and WEBHOOKD_MAX_CLOCK_SKEW together: "
+            "WEBHOOKD_EVENT_RETENTION is not above the sum of WEBHOOKD_MAX_EVENT_AGE and WEBHOOKD_MAX_CLOCK_SKEW: "
             "a late repeat of a removed event would be processed anew; raise it"
         )
     if settings.event_retention < settings.body_retention:
@@ -110,8 +114,8 @@ def _ages(settings: Settings) -> Iterator[str]:
         )
     if settings.audit_retention < settings.event_retention:
         yield (
-            "WEBHOOKD_AUDIT_RETENTION is below WEBHOOKD_EVENT_RETENTION: the audit trail tells when an event ended, and by "
-            "that how long it is kept; raise the one or lower the other"
+            "WEBHOOKD_AUDIT_RETENTION is below WEBHOOKD_EVENT_RETENTION: retention reads from the audit trail when an "
+            "event ended; raise the one or lower the other"
         )
 
 

@@ -110,11 +110,11 @@ def _borrowed_password(url: Found | None) -> Iterator[str]:
     except ValueError:
         query, has_password = {}, False
     if "passfile" in query:
-        yield f"WEBHOOKD_DATABASE_URL: {url.source} may not name a file of passwords: set the URL in the environment"
+        yield f"WEBHOOKD_DATABASE_URL: {url.source} may not name a password file: set the URL in the environment"
     if os.environ.get("PGPASSWORD") and not has_password:
         yield (
-            f"WEBHOOKD_DATABASE_URL: {url.source} names a database and no password, and PGPASSWORD of the environment goes to "
-            "no address that a folder names: write the password into that URL, set the URL in the "
+            f"WEBHOOKD_DATABASE_URL: {url.source} names a database without a password, and webhookd sends the environment's "
+            "PGPASSWORD to no address that a folder names: write the password into that URL, set the URL in the "
             "environment, or unset PGPASSWORD"
         )
 
@@ -124,7 +124,7 @@ def _stray_schema(found: Mapping[str, Found]) -> Iterator[str]:
     url, schema = found.get("database_url"), found.get("database_schema")
     if url is not None and schema is not None and url.named_by is None and schema.named_by is not None:
         yield (
-            f"WEBHOOKD_DATABASE_SCHEMA: {schema.source} names the schema of a database that it does not name: "
+            f"WEBHOOKD_DATABASE_SCHEMA: {schema.source} names the schema, but not the database: "
             "set the schema where WEBHOOKD_DATABASE_URL is set"
         )
 
@@ -140,8 +140,8 @@ def _explain(error: Any) -> str:
     parts = error["loc"] if error["loc"][0] == "accounts" else error["loc"][:1]
     name = PREFIX + "__".join(str(part).upper() for part in parts)
     if error["type"] == "missing":
-        meaning = Settings.model_fields[error["loc"][0]].description
-        return f"{name} is not set: it names {meaning} (`webhookd dev` brings its own)"
+        meaning = (Settings.model_fields[error["loc"][0]].description or "").removesuffix(".")
+        return f"{name} is not set: set it ({meaning}), or run `webhookd dev`, which sets its own"
     field = Settings.model_fields.get(error["loc"][0])
     if field is not None and (wanted := _wanted(error, field)):
         return f"{name}: must be {wanted}; the default is {shown(field.default) or 'none'}"

@@ -29,7 +29,7 @@ def host_and_port(text: str) -> tuple[str, int]:
     """Splits `127.0.0.1:8080` or `[::1]:8080` into host and port. Raises ValueError."""
     match = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^\s:\[\]]+):([0-9]{1,5})", text, re.ASCII)
     if match is None or int(match[2]) > 65_535:
-        raise ValueError(f"must be host:port, as 127.0.0.1:8080 or [::1]:8080, and is {text!r}")
+        raise ValueError(f"must be host:port, such as 127.0.0.1:8080 or [::1]:8080, not {text!r}")
     return match[1].strip("[]"), int(match[2])
 
 
@@ -45,7 +45,7 @@ def _names(value: object) -> object:
 def _keys(value: object) -> object:
     keys = _split(value)
     if isinstance(keys, list) and any(len(revealed(key).split()) != 1 for key in keys):
-        raise ValueError("one of the keys is empty, or holds white space; separate keys by commas, and end with none")
+        raise ValueError("one of the keys is empty or holds white space: separate the keys by commas, with no comma at the end")
     return keys
 
 
@@ -58,15 +58,17 @@ def _tokens(value: object) -> object:
             if not colon:
                 name, token = f"token{number}", name
             if name in tokens:
-                raise ValueError("two of the tokens have the same name")
+                raise ValueError("two of the tokens have the same name: rename one")
             tokens[name] = token.strip()
         value = tokens
     if isinstance(value, dict) and not all(name and revealed(token) for name, token in value.items()):
-        raise ValueError("one of the tokens, or of their names, is empty; end with no comma")
+        raise ValueError("one of the tokens, or the name of one, is empty: write no comma at the end")
     if isinstance(value, dict) and not all(re.fullmatch(r"[!-~]*", revealed(token)) for token in value.values()):
-        raise ValueError("one of the tokens holds white space, or what is not ASCII, and no header can carry it; make another")
+        raise ValueError(
+            "one of the tokens holds white space or a character outside ASCII, which no header can carry: make another token"
+        )
     if isinstance(value, dict) and any(len(revealed(token)) < _TOKEN for token in value.values()):
-        raise ValueError(f"one of the tokens has fewer than {_TOKEN} characters; `openssl rand -hex 32` makes a good one")
+        raise ValueError(f"one of the tokens has fewer than {_TOKEN} characters: make a longer one (`openssl rand -hex 32`)")
     return value
 
 
@@ -80,7 +82,9 @@ def _host_names(value: object) -> object:
     for name in names if isinstance(names, (list, tuple)) else ():
         match = _HOST.fullmatch(str(name).lower())
         if match is None or int(match[1] or 0) > 65_535:
-            raise ValueError(f"must be host names, as ops.example.com or ops.example.com:8443, and one is {str(name)[:80]!r}")
+            raise ValueError(
+                f"must be host names, such as ops.example.com or ops.example.com:8443, but one is {str(name)[:80]!r}"
+            )
     return names
 
 
@@ -97,7 +101,7 @@ def _with_scheme(*schemes: str) -> AfterValidator:
 def _queue(value: str) -> str:
     # SQS refuses each message without a group to a FIFO queue. FIFO queues, and no others, have this suffix.
     if value.rstrip("/").endswith(".fifo"):
-        raise ValueError("must be a standard queue, and this is a FIFO queue: make a standard one, and name it here")
+        raise ValueError("must be a standard queue, but this is a FIFO queue: make a standard queue, and name it here")
     return value
 
 
@@ -121,8 +125,8 @@ Queue = Annotated[
     AfterValidator(_queue),
     _looks(r"https?://[^\s@]+|[A-Za-z0-9_-]{1,80}", "a queue's name (80 letters, digits, - and _ at most) or URL"),
 ]
-Endpoint = Annotated[str, _looks(r"https?://[^@\s]+", "an address as https://sqs.example.com, without user and password")]
-Region = Annotated[str, _looks(r"[a-z0-9-]+", "a region's name, as us-east-1")]
+Endpoint = Annotated[str, _looks(r"https?://[^@\s]+", "an address such as https://sqs.example.com, without user and password")]
+Region = Annotated[str, _looks(r"[a-z0-9-]+", "a region's name, such as us-east-1")]
 DatabaseUrl = Annotated[SecretStr, _with_scheme("postgresql", "postgres")]
 RedisUrl = Annotated[SecretStr, _with_scheme("redis", "rediss", "unix")]
 SchemaName = Annotated[
@@ -130,7 +134,7 @@ SchemaName = Annotated[
     # A name that needs no quotes in SQL. `pg_` is PostgreSQL's own.
     _looks(
         r"(?!pg_|information_schema$)[a-z_][a-z0-9_]{0,62}",
-        "a name of lower-case letters, digits and _, as webhookd_eu; pg_ at its beginning is PostgreSQL's",
+        "a name of lower-case letters, digits and _, such as webhookd_eu; PostgreSQL reserves names that begin with pg_",
     ),
 ]
 CommaSeparated = BeforeValidator(_names)

@@ -75,7 +75,9 @@ class Claims:
         try:
             self._node = RedisNode(self._url)
         except Exception as error:
-            raise SettingsError(f"WEBHOOKD_REDIS_URL cannot be read ({where(error)})") from error
+            raise SettingsError(
+                f"WEBHOOKD_REDIS_URL is no valid URL ({where(error)}): write it as redis://:password@host:6379/0"
+            ) from error
         await self._commands.start()
         with contextlib.suppress(UnavailableError):
             await self._probe()

@@ -256,7 +256,7 @@ class Database:
     def refused(self, error: Exception) -> None:
         """Counts PostgreSQL as away until all `proofs` succeed: it answers, and refuses a statement that it must take."""
         self._refusing = True
-        self._set(up=False, problem=f"it refuses to store events: {where(error)}")
+        self._set(up=False, problem=f"PostgreSQL refuses to store events: {where(error)}")
         self._prober.wake()
 
     async def _failed(self, error: Exception) -> None:
@@ -335,13 +335,13 @@ class Database:
             raise WebhookdError(UNTOLD) from error
         except (asyncpg.InsufficientPrivilegeError, asyncpg.ObjectNotInPrerequisiteStateError) as error:
             raise WebhookdError(
-                f"PostgreSQL refuses the first question of webhookd ({error.sqlstate}): "
+                f"PostgreSQL refuses the first statement of webhookd ({error.sqlstate}): "
                 "run `webhookd doctor`, which names the statement and the remedy"
             ) from error
         if not self._pooled and is_pooled(connection, row["backend"]):
             raise WebhookdError(UNTOLD)
         if missing := MIGRATIONS - set(row["migrations"] or ()):
-            raise WebhookdError(f"the database lacks {', '.join(sorted(missing))}: run `webhookd migrate`")
+            raise WebhookdError(f"the database lacks the migrations {', '.join(sorted(missing))}: run `webhookd migrate`")
         if row["synchronous_commit"] == "off":
             # A commit is then no promise: a crash of PostgreSQL would lose events that were answered 200.
             raise WebhookdError("PostgreSQL's synchronous_commit is off: set it to on for this database or role")

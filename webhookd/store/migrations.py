@@ -36,13 +36,13 @@ _CONCURRENTLY = re.compile(r"\bCONCURRENTLY\b", re.IGNORECASE)
 _NOT_AT_ONCE = "-- transaction: false"
 _RELATION = re.compile(r'^CREATE (?:TABLE|VIEW) "?\w+"?\.(\w+)', re.MULTILINE)
 _POOLED = (
-    "a connection pooler, such as PgBouncer, stands before PostgreSQL: it could give our session, and with it the lock that "
-    "lets one process migrate, to somebody else. For this command, name PostgreSQL itself in WEBHOOKD_DATABASE_URL; where what "
-    "stands there is a proxy that leaves each session to its client, say so by --direct"
+    "a connection pooler, such as PgBouncer, stands before PostgreSQL. It could give this command's session to another client, "
+    "and with the session the lock that lets only one process migrate. For this command, name PostgreSQL itself in "
+    "WEBHOOKD_DATABASE_URL. If it is no pooler, but a proxy that leaves each session to its client, pass --direct"
 )
 _FORMER = (
-    "the schema public holds tables of webhookd 0.2, which this release neither reads nor changes. Let 0.2 finish its work "
-    "first, and drop them when nobody needs them any more"
+    "the schema public holds tables of webhookd 0.2. This release neither reads nor changes them. Let 0.2 finish its work "
+    "first, and drop the tables when nobody needs them any more"
 )
 _NO_LOCK = (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError)
 
@@ -166,7 +166,7 @@ async def _take_turn(connection: Any, tell: Tell) -> None:
     began, told = time.monotonic(), False
     while not await queries.lock_migrations(connection):  # another process has the lock
         if not told and time.monotonic() - began > _QUIET:
-            tell("another process migrates this database: waiting for its end")
+            tell("another process migrates this database; this process waits until the other one ends")
             told = True
         await asyncio.sleep(_TURN)
 
@@ -206,7 +206,7 @@ def _problem(row: Any, taken: set[str]) -> str | None:
     if taken:
         return (
             f"WEBHOOKD_DATABASE_SCHEMA: {schema} already has {', '.join(sorted(taken))}, which webhookd did not make: "
-            "name a schema that webhookd has to itself"
+            "name a schema that only webhookd uses"
         )
     return None
 
@@ -228,7 +228,7 @@ async def _make_schema(connection: Any, schema: str, tell: Tell) -> None:
         if row["role"] == schema and not row["migrated"] and row["default_path"]:
             # With PostgreSQL's default path ("$user", public), the role's unqualified names would find our tables from now on.
             await connection.execute(f'ALTER ROLE CURRENT_USER IN DATABASE "{row["database"]}" SET search_path = public')
-            tell(f"the role {schema} keeps finding its own tables in public: its search_path in this database is now public")
+            tell(f"the role {schema} still finds its own tables in public: its search_path in this database is now public")
         if not row["migrated"]:
             await queries.make_migrations_table(connection)
 
@@ -258,7 +258,9 @@ class _Session:
                 await self._one_by_one(migration)
         except asyncpg.PostgresError as error:
             if problem := self._problem(error, migration):
-                undone = "Nothing of it is done" if migration.transaction else "The next run does all of it anew"
+                undone = (
+                    "The migration changed nothing" if migration.transaction else "The next run repeats the whole migration"
+                )
                 raise WebhookdError(f"{migration.id}: {problem}. {undone}.") from error
             raise
         self._tell(f"{migration.id}: done in {self._took():.1f} s")
@@ -270,14 +272,14 @@ class _Session:
         """Returns what to report; None if PostgreSQL went away."""
         if isinstance(error, _NO_LOCK):
             return (
-                f"given up after {self._took():.0f} s, waiting for {self._blockers.last or 'other sessions'}. Let it end, or "
-                "end it (SELECT pg_terminate_backend(…)), and run `webhookd migrate` again; where handlers of yours take so "
-                "long all the time, a longer --lock-timeout gets between them, and webhooks that wait too long are answered 503"
+                f"gave up after {self._took():.0f} s of waiting for {self._blockers.last or 'other sessions'}. Let their "
+                "transactions end, or end them (SELECT pg_terminate_backend(…)), and run `webhookd migrate` again. If your "
+                "handlers always take so long, pass a longer --lock-timeout; webhooks that then wait too long are answered 503"
             )
         if isinstance(error, asyncpg.QueryCanceledError) and migration.transaction:
             return (
-                f"{error}: it may take {HELD:g} s, since others wait for what it has locked. Run `webhookd migrate` again when "
-                "PostgreSQL has less to do"
+                f"{error}: a statement may take {HELD:g} s, since other sessions wait for the locks of the migration. Run "
+                "`webhookd migrate` again when PostgreSQL has less to do"
             )
         # Without the detail, which quotes rows.
         return None if unavailable(error) else f"{error.args[0]} ({error.sqlstate})"

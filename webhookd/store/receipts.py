@@ -188,8 +188,8 @@ def why_not_stored(error: BaseException) -> str:
     constraint = getattr(error, "constraint_name", None)
     state = getattr(error, "sqlstate", None)
     if constraint:
-        return f"the constraint {constraint} of the table {getattr(error, 'table_name', None)} does not allow it"
-    return f"PostgreSQL does not take it: {type(error).__name__}{f' ({state})' if state else ''}"
+        return f"the constraint {constraint} of the table {getattr(error, 'table_name', None)} does not allow the row"
+    return f"PostgreSQL does not accept the row: {type(error).__name__}{f' ({state})' if state else ''}"
 
 
 async def _by_halves(rows: Sequence[T], commit: Callable[[Sequence[T]], Awaitable[list[R]]]) -> list[R | BaseException]:

@@ -28,7 +28,7 @@ Command = tuple[Any, ...]
 _CLOSE_SECONDS = 0.1
 _NO_DATABASE = ("SELECT is not allowed in cluster mode", "DB index is out of range")
 _REMEDIES: dict[type[RedisError], str] = {
-    NoPermissionError: "let the user in WEBHOOKD_REDIS_URL run EVAL, GET, MGET, SET and DEL on keys webhookd:*",
+    NoPermissionError: "allow the user in WEBHOOKD_REDIS_URL to run EVAL, GET, MGET, SET and DEL on keys webhookd:*",
     OutOfMemoryError: "Redis is full: raise its maxmemory, or set maxmemory-policy to volatile-ttl",
     ReadOnlyError: "this is a replica: name the primary in WEBHOOKD_REDIS_URL",
     ClusterDownError: "the cluster serves no slot for webhookd's keys: look at CLUSTER INFO on its nodes",
@@ -82,7 +82,7 @@ class RedisNode:
             )
         database = self._first.connection_kwargs.get("db") or 0
         if database and isinstance(error, ResponseError) and any(reply in str(error) for reply in _NO_DATABASE):
-            reason = "which this Redis does not have (in cluster mode there may be 0 alone): end the URL in /0"
+            reason = "which this Redis does not have (in cluster mode, only the database 0 may exist): end the URL in /0"
             return f"WEBHOOKD_REDIS_URL names the database {database}, {reason}"
         for kind, remedy in _REMEDIES.items():
             if isinstance(error, kind):

@@ -142,7 +142,10 @@ class Retention:
         async def checked(connection: Connection) -> bool:
             away = abs((await queries.retention_state(connection))["epoch"] - time.time())
             if away > _CLOCKS:  # by a wrong clock, rows look old that are not
-                raise WebhookdError(f"PostgreSQL's clock is {away:.0f} s away from this machine's, so nothing is removed")
+                raise WebhookdError(
+                    f"PostgreSQL's clock is {away:.0f} s away from this machine's, so retention removes nothing: "
+                    "run NTP on both machines"
+                )
             return await removals[task](connection)
 
         await self._attempt(task, checked)
@@ -163,7 +166,7 @@ class Retention:
         except (WebhookdError, asyncpg.PostgresError) as error:
             self._metrics.retention_failures.labels(task).inc()
             reason = str(error) if isinstance(error, WebhookdError) else where(error)
-            logger.error("retention failed, and is tried again", task=task, error=reason, seconds=_AGAIN)
+            logger.error("retention failed; webhookd tries again", task=task, error=reason, seconds=_AGAIN)
         self._due[task] = time.monotonic() + pause
 
     async def _cancellable(self, work: Coroutine[Any, Any, bool]) -> bool:
@@ -211,7 +214,7 @@ class Retention:
             # The compaction locks out readers of events. After the VACUUM it is short: it need not read deleted rows.
             await connection.execute(await queries.vacuum_of(connection, child=child))
             await self._until_free(partial(_committed, connection, queries.compact_partition, child))
-            logger.info("removed rows from an old partition, but for those of events that stand", partition=child)
+            logger.info("removed rows from an old partition, except those that are still needed", partition=child)
         try:
             if await self._until_free(partial(_committed, connection, queries.drop_partition, child)):
                 logger.info("dropped an old partition", partition=child)

@@ -17,7 +17,7 @@ else:  # asyncpg's class is generic in its stubs alone
     Connection = asyncpg.Connection
 
 UNTOLD = (
-    "a connection pooler, such as PgBouncer, stands before PostgreSQL, and webhookd was not told: "
+    "a connection pooler, such as PgBouncer, stands before PostgreSQL, but WEBHOOKD_DATABASE_POOLER does not declare it: "
     "set WEBHOOKD_DATABASE_POOLER=transaction"
 )
 # Errors for a statement that was prepared in one session and executed in another. If the other session has its own statement of
@@ -41,7 +41,7 @@ async def connect(dsn: str, **options: Any) -> Any:
     try:
         return await asyncpg.connect(dsn, **options)
     except KeyError as error:  # the user that this process runs as has no name
-        raise WebhookdError("WEBHOOKD_DATABASE_URL names no user: postgresql://user@host/name") from error
+        raise WebhookdError("WEBHOOKD_DATABASE_URL names no user: write it as postgresql://user@host/name") from error
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         if problem := _problem(error, dsn):
             raise WebhookdError(problem) from error
@@ -91,23 +91,23 @@ def _problem(error: Exception, url: str) -> str | None:
     if isinstance(error, MISPLACED) or (isinstance(error, asyncpg.ProtocolViolationError) and "startup parameter" in message):
         return UNTOLD
     if isinstance(error, ConnectionError) and "rejected SSL upgrade" in message:
-        return "PostgreSQL offers no TLS there, and sslmode in WEBHOOKD_DATABASE_URL asks for it: set ssl = on in PostgreSQL"
+        return "PostgreSQL offers no TLS, but sslmode in WEBHOOKD_DATABASE_URL requires TLS: set ssl = on in PostgreSQL"
     if isinstance(error, asyncpg.InvalidAuthorizationSpecificationError):
         if "client certificate" in message or "certificate authentication" in message:
-            return "PostgreSQL wants a client certificate: name its files in WEBHOOKD_DATABASE_URL, as sslcert and sslkey"
+            return "PostgreSQL requires a client certificate: name its files in WEBHOOKD_DATABASE_URL, as sslcert and sslkey"
         if "no encryption" in message:
             return "PostgreSQL's pg_hba.conf admits no session without TLS: set sslmode=verify-full in WEBHOOKD_DATABASE_URL"
     if isinstance(error, ClientConfigurationError):
         if "sslmode" in message:
-            return "sslmode in WEBHOOKD_DATABASE_URL is one of disable, allow, prefer, require, verify-ca and verify-full"
+            return "sslmode in WEBHOOKD_DATABASE_URL must be one of disable, allow, prefer, require, verify-ca and verify-full"
         if "root certificate" in message:
-            return "sslmode in WEBHOOKD_DATABASE_URL asks for a trusted certificate: name its CA's file there, as sslrootcert"
+            return "sslmode in WEBHOOKD_DATABASE_URL requires a trusted certificate: name its CA's file there, as sslrootcert"
     if problem := tls_problem(error, url, POSTGRESQL):
         return problem
     if isinstance(error, PermissionError) and _home_is_closed():
         return (
-            "the folder .postgresql in the home of the user that webhookd runs as may not be looked into: set HOME to a folder "
-            "that may, or to one that is not there, as /nonexistent"
+            "webhookd's user may not read the folder .postgresql in its home: set HOME to a folder that the user may read, or "
+            "to a folder that does not exist, such as /nonexistent"
         )
     return None
 

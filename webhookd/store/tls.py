@@ -37,15 +37,16 @@ def tls_problem(error: BaseException, url: str, options: Options) -> str | None:
             if one.verify_code in _ANOTHER_HOST:
                 return (
                     f"{options.server}'s certificate is not for the host that {options.setting} names: "
-                    "name it there as the certificate does"
+                    "write the host there as the certificate names it"
                 )
             return (
-                f"{options.server}'s certificate is not trusted ({one.verify_message}): {options.authority} in "
-                f"{options.setting} is to name the file of the CA that issued it"
+                f"{options.server}'s certificate is not trusted ({one.verify_message}): in {options.setting}, set "
+                f"{options.authority} to the file of the CA that issued the certificate"
             )
         if isinstance(one, ssl.SSLError):
             return (
-                f"TLS with {options.server} fails ({one.reason or 'no reason given'}): check what {options.setting} says of it"
+                f"TLS with {options.server} fails ({one.reason or 'no reason given'}): "
+                f"check the TLS options in {options.setting}"
             )
     return None
 
@@ -65,5 +66,5 @@ def _unreadable(url: str, options: Options) -> str | None:
                 with Path(path).open("rb"):
                     pass
             except OSError as error:
-                return f"{name}={path} in {options.setting} cannot be read ({error.strerror}): put the file there"
+                return f"{name}={path} in {options.setting} cannot be read ({error.strerror}): put a readable file there"
     return None
