@@ -30,9 +30,9 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Receives Authorize.Net webhooks: durable before the 200, each one's effects exactly once.\n\n"
-    "Settings are environment variables that begin with WEBHOOKD_, also from `.env` and a TOML file (WEBHOOKD_CONFIG); "
-    "`webhookd settings` lists them.",
+    help="Receives Authorize.Net webhooks: each event is durable before the 200, and its effects happen exactly once.\n\n"
+    "Settings are environment variables that begin with WEBHOOKD_. They can also stand in `.env` and in a TOML file "
+    "(WEBHOOKD_CONFIG). `webhookd settings` lists them.",
 )
 for group in (events, timelines, dead_letters, quarantine, refused, operations):
     app.add_typer(group.app)
@@ -61,10 +61,11 @@ def _options(
 def serve() -> None:
     """Run the daemon until SIGTERM or SIGINT.
 
-    Logs go to standard error, a JSON object a line. If PostgreSQL, Redis or SQS is away, the daemon starts and waits for it.
+    Logs go to standard error, by default one JSON object per line. If PostgreSQL, Redis or SQS is unavailable, the daemon
+    still starts, and waits for the dependency.
 
-    At SIGHUP, it reads its settings again and takes signature keys, tokens and the TLS certificate from them, while requests
-    go on. If a setting is wrong, everything stays as it was, and the log reports the problem.
+    At SIGHUP, the daemon reads its settings again, and applies the signature keys, the tokens and the TLS certificate.
+    Requests go on meanwhile. If a setting is wrong, nothing changes, and the log reports the problem.
     """
     # The daemon handles SIGTERM a second later, when all is imported. Until then PID 1 of a container would ignore it.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
@@ -94,12 +95,13 @@ def dev(
 ) -> None:
     """Run everything on this machine: embedded PostgreSQL, Valkey and SQS, the daemon, and sample events.
 
-    It needs no container, no root and no settings. If WEBHOOKD_DATABASE_URL, WEBHOOKD_REDIS_URL or
-    WEBHOOKD_SQS_ENDPOINT_URL is set, that server is used instead. Every other setting holds here, too.
+    The command needs no container, no root and no settings. If WEBHOOKD_DATABASE_URL, WEBHOOKD_REDIS_URL or
+    WEBHOOKD_SQS_ENDPOINT_URL is set, the session uses that server instead. All other settings apply, too, but
+    WEBHOOKD_TLS_CERTIFICATE must not be set: the session uses HTTP.
 
     Ctrl-C stops everything. The next run finds its data again. Remove the folder to begin anew.
 
-    While it runs, `webhookd trigger` and `webhookd doctor` in the same folder know its key and its addresses.
+    While it runs, `webhookd trigger` and `webhookd doctor` in the same folder use its key and its addresses.
     """
     from webhookd.dev import session
 
@@ -112,31 +114,34 @@ def migrate(
         bool,
         typer.Option(
             "--check",
-            help="Change nothing; list what would be applied. Exits with 3 if anything would be, with 1 if that would fail.",
+            help="Change nothing; list the migrations to apply. Exit codes: 3 if there are any, 1 if they would fail.",
         ),
     ] = False,
     lock_timeout: Annotated[
         float, typer.Option(min=0.1, help="Seconds that a migration, and webhooks behind it, may wait for a lock.")
     ] = 2.0,
     patience: Annotated[
-        float, typer.Option(min=1, help="Seconds until a migration that does not get its lock is given up.")
+        float, typer.Option(min=1, help="Seconds after which the command gives up a migration that does not get its lock.")
     ] = 300.0,
     direct: Annotated[
-        bool, typer.Option("--direct", help="Do not look for a pooler: what stands there leaves each session to its client.")
+        bool,
+        typer.Option(
+            "--direct", help="Do not check for a pooler: the server or proxy at the URL keeps each session for one client."
+        ),
     ] = False,
     folder: Folder = FOLDER,
     as_json: Json = False,
 ) -> None:
     """Bring the database's schema up to date.
 
-    Safe on several replicas at once, and while webhookd of this release or the release before runs. Does nothing if nothing is
-    to do. The command needs no setting but WEBHOOKD_DATABASE_URL. The URL's role must be allowed to make the schema that
-    WEBHOOKD_DATABASE_SCHEMA names, or tables in it. Run the command before `webhookd serve`, the first time and at each
-    upgrade: migrate, then replace the replicas. If WEBHOOKD_DATABASE_URL is not set, the database is that of the `webhookd dev`
-    in this folder. To go back to the release before, leave the schema as it is.
+    The command is safe on several replicas at once, and while webhookd of this release or of the release before runs. If the
+    schema is up to date, the command changes nothing. It needs no setting but WEBHOOKD_DATABASE_URL. The URL's role must be
+    allowed to create the schema that WEBHOOKD_DATABASE_SCHEMA names, or tables in it. Run the command before `webhookd serve`,
+    the first time and at each upgrade: migrate, then replace the replicas. If WEBHOOKD_DATABASE_URL is not set, the database is
+    that of the `webhookd dev` in this folder. To go back to the release before, leave the schema as it is.
 
     If another session holds a lock, the command tries again and again, so that webhooks do not wait behind it. Progress goes to
-    standard error. Exit codes: 0 up to date; 1 failed; 2 a wrong setting; 3 `--check` found something to be applied.
+    standard error. Exit codes: 0 up to date; 1 failed; 2 a wrong setting; 3 `--check` found migrations to apply.
     """
     from webhookd.dev import known
     from webhookd.store import migrations
@@ -145,7 +150,7 @@ def migrate(
     url, schema = database.database_url.get_secret_value(), database.database_schema
     tell = partial(err.print, highlight=False, markup=False, soft_wrap=True)
     if brought is not None:
-        tell(f"WEBHOOKD_DATABASE_URL is not set, and so taken from {brought}")
+        tell(f"WEBHOOKD_DATABASE_URL is not set; its value comes from {brought}")
     if check:
         state = run(migrations.state(url, schema=schema))
         if as_json:
@@ -175,17 +180,18 @@ def trigger(
     event_type: Annotated[
         str, typer.Argument(help="An event type, with or without `net.authorize.`; `payment.*`; or `all`.")
     ] = "all",
-    count: Annotated[int | None, typer.Option("--count", "-n", min=1, help="How many requests. [one of each type]")] = None,
-    rate: Annotated[float | None, typer.Option(min=0.001, help="Requests a second. [as fast as it goes]")] = None,
+    count: Annotated[int | None, typer.Option("--count", "-n", min=1, help="Number of requests. [one of each type]")] = None,
+    rate: Annotated[float | None, typer.Option(min=0.001, help="Requests per second. [as fast as possible]")] = None,
     duplicates: Annotated[
-        float, typer.Option(min=0, max=100, help="Per cent of the requests that repeat an earlier one, byte for byte.")
+        float, typer.Option(min=0, max=100, help="Percentage of the requests that repeat an earlier request, byte for byte.")
     ] = 0.0,
     out_of_order: Annotated[
-        bool, typer.Option("--out-of-order", help="Shuffle: send in another order than that of the events' dates.")
+        bool,
+        typer.Option("--out-of-order", help="Shuffle: send the events in a random order, not in the order of their dates."),
     ] = False,
-    url: Annotated[str | None, typer.Option(help="The webhook's whole address. [from WEBHOOKD_LISTEN]")] = None,
+    url: Annotated[str | None, typer.Option(help="The webhook's full URL. [from WEBHOOKD_LISTEN]")] = None,
     account: Annotated[str, typer.Option(help="The account whose path and key are used.")] = "default",
-    connections: Annotated[int, typer.Option(min=1, max=1024, help="Connections side by side; 1 keeps the exact order.")] = 16,
+    connections: Annotated[int, typer.Option(min=1, max=1024, help="Number of connections; 1 keeps the exact order.")] = 16,
     folder: Folder = FOLDER,
     as_json: Json = False,
 ) -> None:
@@ -194,7 +200,7 @@ def trigger(
     The key and the address come from the settings, else from the `webhookd dev` that ran in this folder.
 
     Requests leave in order, but with several connections, requests in flight may overtake each other. A duplicate is
-    sent only after the first of its kind was answered, as the provider repeats only a webhook for which it has no 200.
+    sent only after the original was answered, since the provider sends a webhook again only if it has no 200.
 
     The exit code is 1 if any request was not answered 200.
 
@@ -207,7 +213,7 @@ def trigger(
 
     types = traffic.matching_types(event_type)
     if url is not None and not url.startswith(("http://", "https://")):
-        raise SettingsError("--url: give the whole address, as http://127.0.0.1:8080/webhooks/authorize-net")
+        raise SettingsError("--url: give the full URL, for example http://127.0.0.1:8080/webhooks/authorize-net")
     target = known.target(folder, account=account, url=url)
     first = session.fresh_number()
     samples = traffic.stream(types, count or len(types), duplicates=duplicates / 100, out_of_order=out_of_order, first=first)
@@ -244,19 +250,20 @@ def doctor(
 ) -> None:
     """Check every setting and dependency, and report the remedy for each problem.
 
-    A setting that is not set is taken from the `webhookd dev` that runs in this folder, if one does. The exit code is 1
-    if a check failed, 2 if a setting is wrong. A warning, for example of an address in use (perhaps by webhookd itself), fails
-    nothing.
+    If a setting is not set, its value comes from the last `webhookd dev` in this folder. The exit code is 1 if a check
+    failed, 2 if a setting is wrong. A warning, for example about an address in use (perhaps by webhookd itself), does not
+    change the exit code.
 
-    With `--body` and `--signature` of a captured request, report which key matches, in which reading of the key (as text, as
-    it must be, or wrongly hex-decoded), and what may have changed the body on its way. For example:
-    `webhookd doctor --body body.json --signature 'sha512=…'`.
+    With `--body` and `--signature` of a captured request, the command reports which key matches, and how the key was read: as
+    text, which is right, or hex-decoded, which is wrong. It also reports what may have changed the body on its way.
+
+    For example: `webhookd doctor --body body.json --signature 'sha512=…'`.
     """
     from webhookd import logs
     from webhookd.dev import known
 
     if (body is None) != (signature is None):
-        raise SettingsError("--body and --signature go together: both from one captured request")
+        raise SettingsError("--body and --signature: give both, from one captured request")
     try:
         loaded, taken = known.known(folder, whole=body is None)
     except SettingsError as error:
@@ -268,7 +275,7 @@ def doctor(
     if body is not None and signature is not None:
         raise typer.Exit(_explain(loaded.keys_by_account, body.read_bytes(), signature, as_json=as_json))
     logs.configure("critical")  # the findings report the problems
-    source = f"not set, and so taken from {folder / 'dev.env'}: {', '.join(taken)}" if taken else ""
+    source = f"not set, so their values come from {folder / 'dev.env'}: {', '.join(taken)}" if taken else ""
     raise typer.Exit(run(_doctor(loaded, source, as_json=as_json)))
 
 
@@ -346,7 +353,7 @@ def main() -> None:
     except ApiError as error:
         _fail(str(error), error.exit_code)
     except WebhookdError as error:
-        _fail(f"{error}{' (`webhookd doctor` tells more)' if isinstance(error, UnavailableError) else ''}", 1)
+        _fail(f"{error}{' (run `webhookd doctor` for details)' if isinstance(error, UnavailableError) else ''}", 1)
     except KeyboardInterrupt:
         sys.exit(130)
     finally:

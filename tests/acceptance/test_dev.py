@@ -175,7 +175,7 @@ async def test_a_session_shows_every_event_processed_serves_and_is_found_again(d
     for event_type in EVENT_TYPES:
         row = rf"^{re.escape(event_type.removeprefix('net.authorize.'))} +200 accepted +received → .*processed *$"
         assert len(re.findall(row, dev.printed, re.MULTILINE)) == 1, event_type
-    assert re.search(r"^the first one again +200 duplicate", dev.printed, re.MULTILINE)
+    assert re.search(r"^the first event again +200 duplicate", dev.printed, re.MULTILINE)
     assert re.search(r"^a forged signature +401", dev.printed, re.MULTILINE)
     assert re.search(r"^authentic, but unusable +200 quarantined", dev.printed, re.MULTILINE)
     assert "\n23 events processed" in dev.printed
@@ -184,7 +184,7 @@ async def test_a_session_shows_every_event_processed_serves_and_is_found_again(d
     assert max(len(line) for line in table.splitlines() if str(dev.folder) not in line) <= 80
     assert f"  webhook     http://{dev.ports['WEBHOOKD_LISTEN']}/webhooks/authorize-net\n" in dev.printed
     assert f"  dashboard   http://{dev.ports['WEBHOOKD_ADMIN_LISTEN']}\n" in dev.printed
-    assert re.search(r"^  its token   [0-9a-f]{32}$", dev.printed, re.MULTILINE)
+    assert re.search(r"^  token       [0-9a-f]{32}$", dev.printed, re.MULTILINE)
 
     (pasted,) = re.findall(r"^    (.*webhookd trigger .*)$", dev.printed, re.MULTILINE)
     code, told = await dev.webhookd(*shlex.split(pasted)[1:])
@@ -332,4 +332,4 @@ async def test_a_folder_in_use_is_told_with_its_user(dev: Dev) -> None:
         lock.flush()
         fcntl.flock(lock, fcntl.LOCK_EX)
         dev.start("--folder", "shared")
-        await _refuses(dev, 1, "another webhookd dev (process 4242)", "choose another with --folder")
+        await _refuses(dev, 1, "another webhookd dev (process 4242)", "choose another folder with --folder")

@@ -20,7 +20,7 @@ async def test_a_token_signs_in_and_a_wrong_one_is_told(start: Start, visit: Vis
     await visitor.go()
     await page.get_by_label("Token").fill("ann-operates-nothing")
     await page.get_by_role("button", name="Sign in").click()
-    await expect(page.get_by_role("alert")).to_contain_text("This token is not known")
+    await expect(page.get_by_role("alert")).to_contain_text("The daemon does not know this token")
     assert await visitor.context.cookies() == []
     await page.get_by_label("Token").fill(f" {ANN['ann']}\n")
     await page.get_by_role("button", name="Sign in").click()

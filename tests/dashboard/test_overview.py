@@ -85,7 +85,7 @@ async def test_the_overview_says_what_is_away_and_what_that_means(start: Start, 
     verdict = page.locator(".verdict")
     await expect(verdict.locator(".verdict-title")).to_have_text("2 things need attention")
     await expect(verdict).to_contain_text("Redis is away")
-    await expect(verdict).to_contain_text("Everything goes on by PostgreSQL alone")
+    await expect(verdict).to_contain_text("webhookd works with PostgreSQL alone")
     await expect(verdict).to_contain_text("SQS is away")
     await expect(verdict).to_contain_text("They wait in the outbox")
     await expect(verdict.get_by_role("list", name="Dependencies")).to_contain_text("PostgreSQLup")
@@ -109,7 +109,7 @@ async def test_a_daemon_that_stops_is_told_and_the_data_stay_until_it_is_back(
     visitor.daemon_is_away = True
     await daemon.stop()
     await page.clock.fast_forward(6_000)
-    await expect(away).to_contain_text("The daemon has stopped answering. What you see is from")
+    await expect(away).to_contain_text("The daemon has stopped answering. This page shows the state of")
     await expect(note).to_have_text("2 in 1 h")
     await page.get_by_role("link", name="Events").click()
     await expect(page.locator("main")).to_contain_text("The daemon does not answer.")

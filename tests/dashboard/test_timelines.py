@@ -62,13 +62,13 @@ STORIES: dict[str, tuple[list[dict[str, Any]], list[str], list[str], list[str]]]
     ),
     "a void that failed, of a transaction that is not known": (
         [notification(VOID, id="104", responseCode=2)],
-        ["one that tried to change it failed", "Void, response code 2, declined,"],
+        ["An attempt to change it failed", "Void, response code 2, declined,"],
         ["Nothing is known", "stays as it was"],
         ["failed"],
     ),
     "a test transaction": (
         [notification(AUTHCAPTURE, id="0")],
-        ["are processed, and none of them reports its state"],
+        ["are processed, but none of them reports the state"],
         ["Nothing is known"],
         ["processed"],
     ),
@@ -116,7 +116,7 @@ async def test_the_page_of_a_transaction_says_what_its_events_say(page: Page) ->
 async def test_links_between_entities_lead_to_their_timelines(page: Page, start: Start, connection: Connection) -> None:
     await open_timeline(page, "subscriptions/default/4415473")
     await expect(page.locator(".amounts")).to_have_text("Amount11.00")
-    failed = page.locator(".facts div", has_text="Its transaction")
+    failed = page.locator(".facts div", has_text="Failed transaction")
     await expect(failed.locator("dd")).to_have_text("901")
     await expect(failed.get_by_role("link")).to_have_count(0)  # no event of this transaction has been received
     await page.locator(".facts").get_by_role("link", name="18").click()

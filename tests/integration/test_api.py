@@ -167,11 +167,11 @@ async def test_refusals_are_counted(daemon: Daemon, http: aiohttp.ClientSession)
 
 QUESTIONS = [
     ("/webhooks/events?limit=0", 422, "limit: input should be greater than or equal to 1"),
-    ("/webhooks/events?limit=1e1", 422, "limit: is a whole number"),
+    ("/webhooks/events?limit=1e1", 422, "limit: must be a whole number"),
     ("/webhooks/events?limit=5&limit=6", 422, "limit: given more than once"),
     ("/webhooks/events?statsu=dead", 422, "statsu: there is no such parameter"),
     ("/webhooks/events?status=lost", 422, "input should be 'received', 'queued'"),
-    ("/webhooks/events?received_from=yesterday", 422, "received_from: a time is written as 2026-01-31T12:00:00Z"),
+    ("/webhooks/events?received_from=yesterday", 422, "received_from: must be a time with its zone, such as 2026-01-31"),
     ("/webhooks/events?received_from=2026-01-31T12:00:00", 422, "with its zone"),
     ("/webhooks/events?cursor=abc", 422, "cursor: "),
     ("/webhooks/events?account=a%00b", 422, "account: "),

@@ -82,7 +82,7 @@ async def test_a_daemon_starts_with_everything_away_and_works_when_it_comes(own:
             "redis": False,
             "sqs": False,
         }
-        assert (await send(daemon, 1)).outcomes == {"503 not able to store webhooks just now": 1}
+        assert (await send(daemon, 1)).outcomes == {"503 webhookd cannot store webhooks at the moment": 1}
         for server in servers:
             await asyncio.to_thread(server.start)
         await until(lambda: daemon.health.ready, "it is ready", deadline=30)

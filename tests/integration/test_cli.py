@@ -74,7 +74,7 @@ def _unread(pipe: int) -> int:
         (("serve",), ["SIGTERM", "standard error"]),
         (("dev",), ["Ctrl-C", "WEBHOOKD_DATABASE_URL", "--no-samples", "--folder"]),
         (("migrate",), ["upgrade", "WEBHOOKD_DATABASE_URL"]),
-        (("trigger",), ["overtake", "after the first", "exit code is 1", "payment.refund.created", "1 keeps the exact order"]),
+        (("trigger",), ["overtake", "the original", "exit code is 1", "payment.refund.created", "1 keeps the exact order"]),
         (("doctor",), ["--signature", "hex-decoded", "exit code is 1"]),
         (("settings",), ["environment variable"]),
         (("dead-letters",), ["redrive", "discard", "list", "show"]),
@@ -149,7 +149,7 @@ async def test_trigger_says_that_nothing_answers_and_shows_no_password_of_the_ad
         "trigger", "--url", "http://user:hunter2@127.0.0.1:1/hook", folder=tmp_path, WEBHOOKD_SIGNATURE_KEYS=KEY
     )
     assert code == 1
-    assert "23 of 23 requests got no answer: is webhookd running there?" in err
+    assert "23 of 23 requests got no answer: check that webhookd runs there." in err
     assert "http://127.0.0.1:1/hook" in out
     assert "hunter2" not in out + err
 
@@ -160,7 +160,7 @@ async def test_trigger_says_that_nothing_answers_and_shows_no_password_of_the_ad
         ([], {}, "WEBHOOKD_SIGNATURE_KEYS is not set"),
         (["--account", "eu"], {"WEBHOOKD_SIGNATURE_KEYS": KEY}, "WEBHOOKD_ACCOUNTS__EU__SIGNATURE_KEYS"),
         (["payment.voided"], {"WEBHOOKD_SIGNATURE_KEYS": KEY}, "no event type matches 'payment.voided'"),
-        (["--url", "localhost:8080"], {"WEBHOOKD_SIGNATURE_KEYS": KEY}, "--url: give the whole address"),
+        (["--url", "localhost:8080"], {"WEBHOOKD_SIGNATURE_KEYS": KEY}, "--url: give the full URL"),
         ([], {"WEBHOOKD_SIGNATURE_KEY": KEY}, "did you mean WEBHOOKD_SIGNATURE_KEYS?"),
     ],
 )
@@ -205,7 +205,7 @@ async def test_trigger_and_doctor_take_the_users_own_settings_before_those_of_th
         assert (code, err) == (0, ""), out
     code, out, err = await webhookd("doctor", folder=servers.folder, **{**servers.settings, **listen})
     assert (code, err) == (0, ""), out
-    assert "not set, and so taken from" not in out
+    assert "not set, so their values come from" not in out
 
 
 def test_the_users_key_signs_for_the_default_address_whoever_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -272,7 +272,7 @@ async def test_migrate_finds_the_database_of_a_session_and_says_so(servers: Serv
     _session(tmp_path, servers.database_url)
     code, out, err = await webhookd("migrate", "--check", folder=tmp_path, PGPASSWORD="wrong")
     assert (code, out) == (0, "the schema is up to date\n"), err
-    assert err == "WEBHOOKD_DATABASE_URL is not set, and so taken from .webhookd/dev.env\n"
+    assert err == "WEBHOOKD_DATABASE_URL is not set; its value comes from .webhookd/dev.env\n"
 
 
 @pytest.mark.parametrize(

@@ -252,7 +252,7 @@ async def test_what_could_not_be_meant_changes_nothing(idle: Operator, servers: 
     cases = (
         (("redrive", "--yes"), "--all"),
         (("discard", "--yes"), "--all"),
-        (("redrive", "--all", "--account", "default", "--yes"), "one of these"),
+        (("redrive", "--all", "--account", "default", "--yes"), "in exactly one way"),
         (("redrive", "--all"), "--yes"),
         (("redrive", "--all", "--json"), "--yes"),
         (("list", "--since", "yesterday"), "--since"),
@@ -360,7 +360,7 @@ async def test_a_redrive_waits_for_what_was_put_back_before(idle: Operator, conn
     redriven = "UPDATE work SET redriven_at = now(), fresh = false, attempts = 0 WHERE event_id = ANY($1)"
     await connection.execute(redriven, before)
     operation = await idle.order("dead-letters/redrive", all=True, dry_run=False, rate=2)
-    held = await idle.held(operation, "events put back before are still to be tried")
+    held = await idle.held(operation, "events that were put back earlier still wait for an attempt")
     assert held["done"] == 2, "with those before, ten seconds of its rate"
     await end_well(connection, [*before, *dead[:2]])
     assert (await idle.ended(operation))["done"] == 6

@@ -217,7 +217,7 @@ def test_a_body_without_its_signature_is_refused(tmp_path: Path) -> None:
     (tmp_path / "body.json").write_bytes(BODY)
     result = CliRunner().invoke(app, ["doctor", "--body", str(tmp_path / "body.json")])
     assert result.exit_code != 0
-    assert "go together" in str(result.exception)
+    assert "give both, from one captured request" in str(result.exception)
 
 
 @pytest.mark.parametrize(

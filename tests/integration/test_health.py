@@ -105,7 +105,7 @@ async def test_another_server_there_is_not_taken_for_webhookd(status: int, text:
     finally:
         await runner.cleanup()
     assert found.exit_code == 1
-    assert found.output == f"not ready: {url}; what answers there ({status}) is not webhookd's admin listener\n"
+    assert found.output == f"not ready: {url}; the server there ({status}) is not webhookd's admin listener\n"
 
 
 async def test_a_server_that_breaks_off_or_speaks_something_else_is_no_answer() -> None:

@@ -237,7 +237,7 @@ async def test_a_cancelled_operation_stops_and_what_it_did_stays(idle: Operator,
     assert await statuses(connection) == {"received": cancelled["done"], "processed": 30 - cancelled["done"]}
     status, answer = await idle.post(f"operations/{operation['id']}/cancel")
     assert status == 409
-    assert "ended already: cancelled" in answer["detail"]
+    assert "already ended: cancelled" in answer["detail"]
     # Before the runner does another operation's work, it looks for work again.
     (dead,) = await bury(connection, 1)
     await idle.done("dead-letters/redrive", ids=[str(dead)])

@@ -239,7 +239,7 @@ async def test_what_was_handled_is_not_handled_again(daemon: Daemon, ann: Operat
         for change in ("release", "discard"):
             status, answer = await ann.post(f"quarantine/{body_id}/{change}")
             assert status == 409
-            assert f"it was {how} by operator (ann) already" in answer["detail"]
+            assert f"operator (ann) has already {how} the body" in answer["detail"]
         _, shown = await ann.get(f"quarantine/{body_id}")
         assert (shown["state"], shown["release"]["allowed"]) == (how, False)
         assert await waiting(ann, state=how) == [body_id]

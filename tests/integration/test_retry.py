@@ -118,7 +118,7 @@ async def test_an_event_in_a_workers_hands_is_refused_at_once(start: Start, conn
     # The worker continues only after the answer: a retry that waits for the row's lock would fail at its statement's timeout.
     code, told = await Operator(daemon.admin_url).post(f"events/{event_id}/retry", force="true")
     assert code == 409
-    assert "a worker has the event in hand" in told["detail"]
+    assert "a worker processes the event at the moment" in told["detail"]
     go_on.set()
     await come_to(connection, {"processed": 1})
     assert await effects() == 1

@@ -88,7 +88,7 @@ async def test_a_refusal_says_each_mistake_once(api: AdminApi) -> None:
     errors = [{"in": "query", "name": name, "message": message} for name, message in said.items()]
     api.answer("GET", f"events/{event_id(1)}", lambda *_: problem(422, "limit: too large", errors=errors))
     found = await ran(api.url, *SHOW)
-    assert "cannot use this: limit: too large; query status.0: unknown\n" in found.err
+    assert "rejects the request: limit: too large; query status.0: unknown\n" in found.err
 
 
 async def test_a_wrong_token_and_one_that_may_only_look_are_not_allowed(api: AdminApi) -> None:
@@ -98,7 +98,7 @@ async def test_a_wrong_token_and_one_that_may_only_look_are_not_allowed(api: Adm
     assert "wrong-token-1" not in wrong.err
     without = await ran(api.url, *SHOW, token=None)
     assert without.code == Exit.NOT_ALLOWED
-    assert "wants a token" in without.err
+    assert "needs a token" in without.err
     look = await ran(api.url, "events", "retry", event_id(1), token=LOOK_TOKEN)
     assert look.code == Exit.NOT_ALLOWED
     assert "this token may only look" in look.err
@@ -170,7 +170,7 @@ async def test_a_proxy_that_refuses_is_told_without_its_password(monkeypatch: py
     found = await ran("https://hooks.example.test", *SHOW)
     server.close()
     assert found.code == Exit.UNAVAILABLE
-    assert "the environment's proxy is no way to it (" in found.err
+    assert "the environment's proxy cannot reach it (" in found.err
     assert "hunter22" not in found.err
 
 
@@ -316,10 +316,10 @@ async def test_where_nobody_can_be_asked_nothing_is_done_without_yes(api: AdminA
         (("dead-letters", "discard", "--yes", event_id(1), "--reason", "timeout"), "--all"),
         (("events", "replay", "--yes", "--note", "x"), "filter"),
         (("events", "replay", "--dry-run", "--status", "dead"), "--since"),
-        (("events", "show", "4711"), "'4711' is no id of webhookd's"),
-        (("dead-letters", "redrive", "4711"), "'4711' is no id of webhookd's"),
-        (("quarantine", "release", "4711"), "'4711' is no id of webhookd's"),
-        (("operations", "show", "4711"), "'4711' is no id of webhookd's"),
+        (("events", "show", "4711"), "'4711' is not an id of webhookd"),
+        (("dead-letters", "redrive", "4711"), "'4711' is not an id of webhookd"),
+        (("quarantine", "release", "4711"), "'4711' is not an id of webhookd"),
+        (("operations", "show", "4711"), "'4711' is not an id of webhookd"),
         (("events", "replay", "--yes", "--since", "2h"), "--note"),
         (("stats", "--window", "soon"), "--window"),
     ],
@@ -347,7 +347,7 @@ async def test_a_dry_run_counts_by_type_and_reason_and_starts_nothing(api: Admin
     assert found.code == Exit.DONE
     assert "payment.authcapture.created" in found.out
     assert "the handlers gave up" in found.out
-    assert "redrive would take 3 events; nothing was changed" in found.out
+    assert "redrive would change 3 events; nothing was changed" in found.out
     assert [asked.body["dry_run"] for asked in api.asked] == [True]
 
 
@@ -359,7 +359,7 @@ async def test_a_bulk_command_counts_asks_and_follows_what_was_agreed_to(api: Ad
     agreed = await ran(api.url, "dead-letters", "redrive", "--all", "--note", "reopened", stdin="y\n")
     assert agreed.code == Exit.DONE
     assert "redrive 3 events?" in agreed.err
-    assert "2 events redriven, 1 had moved on" in agreed.out
+    assert "2 events redriven, 1 skipped, since they had changed" in agreed.out
     body = api.asked_for("POST", "dead-letters/redrive")[-1].body
     assert body["dry_run"] is False
     assert body["reason"] == "reopened"

@@ -133,7 +133,7 @@ def test_a_folder_that_names_the_file_or_variable_of_the_users_token_does_not_ge
 
 def test_a_folders_own_token_stays_on_this_machine() -> None:
     Path(".env").write_text("WEBHOOKD_API_URL=https://hooks.example.com\nWEBHOOKD_API_TOKEN=folders-secret\n")
-    with pytest.raises(SettingsError, match=r"WEBHOOKD_API_URL: .env names https://hooks.example.com, .*this machine only"):
+    with pytest.raises(SettingsError, match=r"WEBHOOKD_API_URL: .env names https://hooks.example.com, .*only on this machine"):
         find(None, FOLDER)
     Path(".env").write_text("WEBHOOKD_ADMIN_LISTEN=10.0.0.5:9090\nWEBHOOKD_ADMIN_TOKENS=ann:folders-secret\n")
     with pytest.raises(SettingsError, match=r"WEBHOOKD_ADMIN_LISTEN: .env names http://10.0.0.5:9090"):

@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 
 from webhookd.cli import app
 
-_BUSY = ("a worker has the event in hand", "it is on its way")
+_BUSY_BEFORE = ("a worker has the event in hand", "it is on its way")  # the texts of the previous release
+_BUSY = ("a worker processes the event", "the event is on its way", *_BUSY_BEFORE)
 _BUSY_SECONDS = 90.0  # shorter than the time that a script has
 
 

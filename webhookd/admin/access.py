@@ -155,13 +155,16 @@ class Access:
         try:
             caller = await self.caller(request, bears_no_event=bears_no_event)
         except WrongTokenError:
-            return 401, "this token is not known here: it is none of WEBHOOKD_ADMIN_TOKENS or WEBHOOKD_READ_TOKENS"
+            return 401, "the token is unknown: it is neither in WEBHOOKD_ADMIN_TOKENS nor in WEBHOOKD_READ_TOKENS"
         if caller is None:
             self.count("no_token")
-            return 401, "a token is needed: Authorization: Bearer …, one of WEBHOOKD_ADMIN_TOKENS or WEBHOOKD_READ_TOKENS"
+            return (
+                401,
+                "a token is needed: send Authorization: Bearer … with a token of WEBHOOKD_ADMIN_TOKENS or WEBHOOKD_READ_TOKENS",
+            )
         if not caller.role.allows(needed):
             self.count("not_allowed")
-            return 403, f"{caller.name} may look, and not operate: that takes one of WEBHOOKD_ADMIN_TOKENS"
+            return 403, f"{caller.name} may look, but not operate: use a token of WEBHOOKD_ADMIN_TOKENS"
         if needed is Role.OPERATE and not caller.safe and HEADER not in request.headers:
             self.count("cross_site")
             return 403, f"without a bearer token, a change needs the header {HEADER}: dashboard"

@@ -117,14 +117,14 @@ def _guard(access: Access, hosts: Hosts) -> Middleware:
         if route not in _BY_ADDRESS and not hosts.knows(request):
             access.count("unknown_host")
             return 421, (
-                f"WEBHOOKD_ADMIN_HOSTS does not list the host name{shown(request)} that this request was sent to: add the name "
+                f"WEBHOOKD_ADMIN_HOSTS does not list the host name{shown(request)} of this request: add the name "
                 "there, or use localhost or the address that webhookd listens on"
             )
         if route[0] in _CHANGES and hosts.foreign(request):
             access.count("cross_site")
             return 403, (
                 "a page of another origin sent this change: open the dashboard itself; if a proxy changes the host name, list "
-                "the browser's in WEBHOOKD_ADMIN_HOSTS"
+                "the browser's host name in WEBHOOKD_ADMIN_HOSTS"
             )
         needed = request.app[ROLES].get(route)
         if needed is None:

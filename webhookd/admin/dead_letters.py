@@ -42,10 +42,12 @@ class DeadQuery(Shape):
         EventTypes | None, Field(description="`*` stands for any text; `net.authorize.` may be left out.")
     ] = None
     account: Text | None = None
-    reason: Annotated[Text | None, Field(description="A part of the reason, or of the last error.")] = None
+    reason: Annotated[Text | None, Field(description="Part of the reason or of the last error.")] = None
     died_from: GivenTime | None = None
     died_to: GivenTime | None = None
-    discarded: Annotated[Boolean, Field(description="Those that were discarded, instead.")] = False
+    discarded: Annotated[
+        Boolean, Field(description="true: only discarded events; false: only events that were not discarded.")
+    ] = False
     limit: Limit = 50
     cursor: Cursor | None = None
 
@@ -58,7 +60,9 @@ class DeadPage(Shape):
 
     events: list[EventRow]
     next: str | None
-    searched_to: Annotated[Time | None, Field(description="Back to which death the search came.")]
+    searched_to: Annotated[
+        Time | None, Field(description="The time of death down to which the search has looked; null at the end.")
+    ]
 
 
 _NARROWING = ("event_type", "account", "reason", "died_from", "died_to")
@@ -71,14 +75,16 @@ class DeadFilter(Shape):
 
     event_type: NarrowTypes = left_out(description="`*` stands for any text; `net.authorize.` may be left out.")
     account: Text = left_out()
-    reason: Text = left_out(description="A part of the reason, or of the last error.")
+    reason: Text = left_out(description="Part of the reason or of the last error.")
     died_from: GivenTime = left_out()
     died_to: GivenTime = left_out()
 
     @model_validator(mode="after")
     def _narrows(self) -> DeadFilter:
         if not self.model_fields_set:
-            raise ValueError(f"give one of {', '.join(_NARROWING)}; or, for every dead event, all: true in place of the filter")
+            raise ValueError(
+                f"give at least one of {', '.join(_NARROWING)}; for every dead event, give all: true instead of the filter"
+            )
         return self
 
 
@@ -93,9 +99,9 @@ class Chosen(Shape):
     ids: Annotated[list[UUID], FailFast()] = left_out(min_length=1, max_length=1000)
     filter: DeadFilter = left_out()
     all: Literal[True] = left_out()
-    reason: Annotated[Note, Field(description="Why, for the audit trail.")] = ""
-    dry_run: Annotated[bool, Field(description="Only count, by type and reason.")] = True
-    limit: Annotated[Most, Field(description="No more than so many: those that died first.")] = None
+    reason: Annotated[Note, Field(description="The reason, for the audit trail.")] = ""
+    dry_run: Annotated[bool, Field(description="Only count the events, by type and reason.")] = True
+    limit: Annotated[Most, Field(description="At most this many events, the oldest death first.")] = None
 
     @model_validator(mode="after")
     def _one_choice(self) -> Chosen:
@@ -114,7 +120,7 @@ class Chosen(Shape):
 class Redrive(Chosen):
     """A redrive of dead events."""
 
-    rate: Annotated[float, Field(ge=0.1, le=10_000, description="Events a second, at most.")] = 20.0
+    rate: Annotated[float, Field(ge=0.1, le=10_000, description="At most this many events per second.")] = 20.0
 
 
 class DeadLetterRoutes:

@@ -42,7 +42,7 @@ class EventFilter(Shape):
 
     q: Annotated[
         Text | None,
-        Field(description="An id of webhookd, a notification id, an entity's id, an invoice number or a merchant's reference."),
+        Field(description="The exact id, notification id, entity id, invoice number or merchant reference of an event."),
     ] = None
     status: Annotated[list[StatusName] | None, Field(min_length=1, max_length=5)] = None
     event_type: Annotated[
@@ -67,7 +67,9 @@ class EventPage(Shape):
 
     events: list[EventRow]
     next: str | None
-    searched_to: Annotated[Time | None, Field(description="How far back the search came.")]
+    searched_to: Annotated[
+        Time | None, Field(description="The search has looked at all events back to this time; null at the end.")
+    ]
 
 
 class Alias(Shape):
@@ -86,7 +88,9 @@ class Change(Shape):
     actor: str
     attempt: int | None
     reason: str | None
-    consumer: Annotated[str | None, Field(description="Whose work changed; null for the receipt, which is of the whole event.")]
+    consumer: Annotated[
+        str | None, Field(description="The consumer whose work changed; null for the receipt, which concerns the whole event.")
+    ]
 
 
 class FailedAttempt(Shape):
@@ -109,16 +113,23 @@ class RetryAdvice(Shape):
 class EventInFull(EventRow):
     """An event with its body, its audit trail, its other notification ids, and related events."""
 
-    last_error: Annotated[str | None, Field(description="In full; may quote customer data.")]
+    last_error: Annotated[str | None, Field(description="The full error. It may quote customer data.")]
     dead_reason: str | None
-    dead_letter_copy: Annotated[str | None, Field(description="Of a dead event: owed, or sent to the dead-letter queue.")]
-    sends: Annotated[int | None, Field(description="How often it was sent to the queue; null once it is processed.")]
-    send_after: Annotated[
-        Time | None, Field(description="When it is due to be sent; if it is queued, when its message can count as lost.")
+    dead_letter_copy: Annotated[
+        str | None,
+        Field(
+            description="Of a dead event: owed, or sent to the dead-letter queue. Null for other events, and once discarded."
+        ),
     ]
-    body: Annotated[Body | None, Field(description="Null where it is no longer kept.")]
+    sends: Annotated[
+        int | None, Field(description="How often the event was sent to the queue; null once the event is processed.")
+    ]
+    send_after: Annotated[
+        Time | None, Field(description="When the event is due to be sent; if it is queued, when its message can count as lost.")
+    ]
+    body: Annotated[Body | None, Field(description="Null if the body is no longer kept.")]
     aliases: list[Alias]
-    audit: Annotated[list[Change], Field(description="Oldest first.")]
+    audit: Annotated[list[Change], Field(description="The oldest change first.")]
     failed_attempts: list[FailedAttempt]
     related: Annotated[list[EventRow], Field(description="The newest other events of the same entity.")]
     retry: RetryAdvice
@@ -127,7 +138,7 @@ class EventInFull(EventRow):
 class Force(Shape):
     """The option of a retry."""
 
-    force: Annotated[Boolean, Field(description="Run a processed event again; its effects happen again.")] = False
+    force: Annotated[Boolean, Field(description="Run a processed event again, too. Its effects happen again.")] = False
 
 
 class Reason(Shape):

@@ -19,20 +19,20 @@ from webhookd.admin.shapes import Problem
 _REF = "#/components/schemas/{model}"
 _PROBLEMS = {
     400: "The request is malformed.",
-    401: "No token, or one that is not known.",
-    403: "The token may look, and not operate; or a page of another origin sent the change.",
-    404: "There is no such thing.",
-    409: "It cannot be done as things stand; `detail` says why.",
+    401: "The request has no token, or an unknown token.",
+    403: "The token may look, but not operate; or a page of another origin sent the change.",
+    404: "Nothing has this id.",
+    409: "The present state does not allow the request; `detail` gives the reason.",
     413: "The body is too large.",
     415: "The body is not JSON.",
-    421: "WEBHOOKD_ADMIN_HOSTS does not list the host name that the request was sent to.",
-    422: "A parameter is not as it must be; `errors` names each.",
-    503: "PostgreSQL is away, or took too long; try again.",
+    421: "WEBHOOKD_ADMIN_HOSTS does not list the host name of the request.",
+    422: "A parameter is invalid; `errors` lists each mistake.",
+    503: "PostgreSQL is unavailable, or took too long; try again.",
 }
 _ABOUT = """
-What an operator of webhookd looks at and does. Errors are problem details (RFC 9457). Lists are pages: `next` of one is the
-`cursor` of the following; a null `next` is the end. Times are ISO 8601, UTC. Every change is kept in the audit trail with the
-token's name.
+The API for operators of webhookd. Errors are problem details (RFC 9457). Lists have pages: give the `next` of a page as the
+`cursor` of the following page; if `next` is null, the page is the last. Times are ISO 8601, in UTC. The audit trail keeps
+every change, with the name of the token.
 """
 
 Mode = Literal["validation", "serialization"]
@@ -73,13 +73,13 @@ def document(routes: Iterable[Route]) -> dict[str, Any]:
                 "token": {
                     "type": "http",
                     "scheme": "bearer",
-                    "description": "One of WEBHOOKD_ADMIN_TOKENS or WEBHOOKD_READ_TOKENS.",
+                    "description": "A token of WEBHOOKD_ADMIN_TOKENS or WEBHOOKD_READ_TOKENS.",
                 },
                 "session": {
                     "type": "apiKey",
                     "in": "cookie",
                     "name": COOKIE,
-                    "description": f"From POST /session. A change needs the header {HEADER} beside it.",
+                    "description": f"`POST /session` sets this cookie. A change also needs the header {HEADER}.",
                 },
             },
         },
@@ -101,7 +101,7 @@ def _operation(route: Route, refs: dict[Any, Any], parameters: dict[str, Any]) -
     if route.body is not None:
         content = {"application/json": {"schema": refs[route.body, "validation"]}}
         operation["requestBody"] = {"required": route.body_required, "content": content}
-    answer: dict[str, Any] = {"description": "Done." if route.status != 202 else "Ordered; the answer tells of its progress."}
+    answer: dict[str, Any] = {"description": "Done." if route.status != 202 else "Ordered; the work follows."}
     if route.answers is not None:
         answer["content"] = {"application/json": {"schema": refs[route.answers, "serialization"]}}
     operation["responses"][str(route.status)] = answer

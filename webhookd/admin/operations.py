@@ -31,16 +31,18 @@ class OperationShape(Shape):
     dry_run: bool
     actor: str
     reason: str
-    selection: Annotated[dict[str, Any], Field(description="Which events, as it was asked for.")]
-    rate: Annotated[float, Field(description="Events a second, at most.")]
+    selection: Annotated[dict[str, Any], Field(description="The choice of events, as ordered.")]
+    rate: Annotated[float, Field(description="At most this many events per second.")]
     limit: int | None
-    total: Annotated[int, Field(description="How many events are chosen; while it counts, so far.")]
+    total: Annotated[int, Field(description="How many events are chosen; in the state `counting`, so far.")]
     done: int
-    skipped: Annotated[int, Field(description="Those that had moved on when their turn came.")]
-    held_by: Annotated[str | None, Field(description="What it waits for now.")]
+    skipped: Annotated[
+        int, Field(description="How many chosen events had changed before their turn came, and were left alone.")
+    ]
+    held_by: Annotated[str | None, Field(description="Why the operation waits now; null if it does not wait.")]
     error: str | None
-    event_types: Annotated[dict[str, int], Field(description="How many are chosen, by type.")]
-    reasons: Annotated[dict[str, int], Field(description="How many are chosen, by the reason of their death.")]
+    event_types: Annotated[dict[str, int], Field(description="How many events are chosen, by type.")]
+    reasons: Annotated[dict[str, int], Field(description="How many events are chosen, by the reason of their death.")]
     created_at: Time
     updated_at: Time
     finished_at: Time | None
@@ -72,14 +74,16 @@ _NARROWING = (
 
 
 class ReplayFilter(Shape):
-    """A filter of ended events. Every given field must match, and at least one field beside `status` is required.
+    """A filter of ended events. Every given field must match, and at least one field besides `status` is required.
 
     To choose everything, give `received_from` with an early time.
     """
 
     model_config = ConfigDict(json_schema_extra={"anyOf": [{"required": [name]} for name in _NARROWING]})
 
-    status: list[Literal["processed", "dead"]] = left_out(min_length=1, max_length=2, description="By default, dead ones.")
+    status: list[Literal["processed", "dead"]] = left_out(
+        min_length=1, max_length=2, description="By default, only dead events."
+    )
     event_type: NarrowTypes = left_out(description="`*` stands for any text; `net.authorize.` may be left out.")
     account: Text = left_out()
     entity_id: Text = left_out()
@@ -91,7 +95,7 @@ class ReplayFilter(Shape):
     @model_validator(mode="after")
     def _narrows(self) -> ReplayFilter:
         if not self.model_fields_set & set(_NARROWING):
-            raise ValueError("give a filter beside the status; received_from with an early time chooses everything")
+            raise ValueError("give a filter besides the status; received_from with an early time chooses every event")
         return self
 
 
@@ -99,11 +103,11 @@ class Replay(Shape):
     """A replay of ended events."""
 
     filter: ReplayFilter
-    reason: Annotated[Note, Field(min_length=1, description="Why, for the audit trail.")]
-    dry_run: Annotated[bool, Field(description="Only count, by type and reason.")] = True
-    force: Annotated[bool, Field(description="Needed to run processed events again; their effects happen again.")] = False
-    rate: Annotated[float, Field(ge=0.1, le=10_000, description="Events a second, at most.")] = 20.0
-    limit: Annotated[Most, Field(description="No more than so many: the oldest.")] = None
+    reason: Annotated[Note, Field(min_length=1, description="The reason, for the audit trail.")]
+    dry_run: Annotated[bool, Field(description="Only count the events, by type and reason.")] = True
+    force: Annotated[bool, Field(description="Required to run processed events again. Their effects happen again.")] = False
+    rate: Annotated[float, Field(ge=0.1, le=10_000, description="At most this many events per second.")] = 20.0
+    limit: Annotated[Most, Field(description="At most this many events, the oldest first.")] = None
 
 
 def operation_of(row: Any) -> OperationShape:
@@ -157,7 +161,7 @@ class OperationRoutes:
         """
         body = call.body
         if "processed" in (body.filter.status or ()) and not body.force and not body.dry_run:
-            raise ConflictError("processed events run again, and their effects happen again, only with `force` (--force)")
+            raise ConflictError("processed events need `force` (--force): they run again, and their effects happen again")
         selection = {"status": ["dead"]} | body.filter.model_dump(mode="json", exclude_none=True)
         order = Order(Kind.REPLAY, selection, call.caller.actor, body.reason, body.dry_run, body.rate, body.limit)
         return operation_of(await self._operations.order(order))

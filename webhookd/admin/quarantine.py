@@ -38,9 +38,9 @@ class Quarantined(Shape):
     detail: str
     received_at: Time
     times_received: int
-    size: Annotated[int, Field(description="Bytes.")]
+    size: Annotated[int, Field(description="The size in bytes.")]
     state: State
-    event_id: Annotated[str | None, Field(description="The event that a released body became, or repeats.")]
+    event_id: Annotated[str | None, Field(description="The event that the released body became, or whose duplicate it is.")]
     handled_at: Time | None
     handled_by: str | None
     note: str | None
@@ -54,7 +54,9 @@ class QuarantinePage(Shape):
 
     bodies: list[Quarantined]
     next: str | None
-    searched_to: Annotated[Time | None, Field(description="How far back the search came.")]
+    searched_to: Annotated[
+        Time | None, Field(description="The search has looked at all bodies back to this time; null at the end.")
+    ]
 
 
 class ReleaseAdvice(Shape):
@@ -77,7 +79,7 @@ class ReleaseAnswer(Shape):
     outcome: Literal["released", "duplicate"]
     event_id: Annotated[str, Field(json_schema_extra={"format": "uuid"})]
     mended: Annotated[
-        list[str], Field(description="What of the body had to be mended to read it; its bytes stay as they came.")
+        list[str], Field(description="What had to be mended to read the body; the stored bytes stay as received.")
     ]
 
 
@@ -137,8 +139,10 @@ class QuarantineRoutes:
         refused = release_refused(row)
         body = body_of(row["body"])
         mended = body.mended if body is not None else []
-        how = f"; its bytes stay as they are, and it is read so: {'; '.join(mended)}" if mended else ""
-        advice = ReleaseAdvice(allowed=refused is None, reason=refused or f"released, it becomes an event and is handled{how}")
+        how = f"; the stored bytes stay as received; mended to read them: {'; '.join(mended)}" if mended else ""
+        advice = ReleaseAdvice(
+            allowed=refused is None, reason=refused or f"a release makes the body an event, which is processed{how}"
+        )
         return QuarantinedInFull(**_fields(row), body=body, release=advice)
 
     async def release_quarantined(self, call: Call) -> ReleaseAnswer:

@@ -25,7 +25,7 @@ def _known(finding: str | None) -> str | None:
 class RefusedQuery(Shape):
     """The filter of the list. Every given field must match."""
 
-    account: Annotated[Text | None, Field(description="`unknown` for paths of no account.")] = None
+    account: Annotated[Text | None, Field(description="`unknown` for paths that name no account.")] = None
     reason: Rejection | None = None
     finding: Annotated[
         str | None,
@@ -44,13 +44,15 @@ class RefusedSample(Shape):
     account: str
     reason: str
     status: int
-    path: Annotated[str, Field(description="Without its query.")]
-    peer: Annotated[str, Field(description="The address of the connection: behind a proxy, the proxy.")]
-    forwarded_for: Annotated[str | None, Field(description="What X-Forwarded-For says. Anyone can write that header.")]
-    header: Annotated[str, Field(description="How X-ANET-Signature is written, without its value.")]
+    path: Annotated[str, Field(description="The path without the query.")]
+    peer: Annotated[str, Field(description="The address of the peer; behind a proxy, the proxy's address.")]
+    forwarded_for: Annotated[str | None, Field(description="The header X-Forwarded-For. Anyone can write that header.")]
+    header: Annotated[str, Field(description="The form of the header X-ANET-Signature, without its value.")]
     content_type: str | None
-    size: Annotated[int | None, Field(description="Bytes of the body, as read or announced.")]
-    first_bytes: Annotated[str, Field(description="Of the body: at most 200, escaped; what may be a customer's is masked.")]
+    size: Annotated[int | None, Field(description="The size of the body in bytes, as read or as announced.")]
+    first_bytes: Annotated[
+        str, Field(description="At most 200 bytes of the body, escaped. Text that may be customer data is masked.")
+    ]
     finding: str
     likely: Annotated[str, Field(description="What is likely wrong, and what to do.")]
 

@@ -22,7 +22,7 @@ _MOST_ERRORS = 10  # in one answer
 _LONGEST_NAME = 60  # characters of a given name
 _OWN_WORDS = {  # messages by the type of mistake that pydantic finds
     "extra_forbidden": "there is no such parameter",
-    "uuid_parsing": "must be an id of webhookd's, as 01890a5d-ac96-774b-bcce-b302099a8057",
+    "uuid_parsing": "must be an id of webhookd, such as 01890a5d-ac96-774b-bcce-b302099a8057",
 }
 _LONGEST_MESSAGE = 500  # characters; one message names all choices
 
@@ -191,7 +191,7 @@ async def refusals(request: web.Request, handler: Callable[[web.Request], Awaita
     except Exception as error:  # noqa: BLE001  a mistake in webhookd: logged without the text that the exception may quote
         resource = request.match_info.route.resource
         logger.error("an admin request failed", path=resource.canonical if resource else None, error=where(error))
-        return refused(500, "webhookd made a mistake; its log tells where")
+        return refused(500, "webhookd made a mistake; its log shows where")
 
 
 def refused(status: int, detail: str, errors: list[dict[str, str]] | None = None) -> web.Response:

@@ -46,7 +46,7 @@ class SessionRoutes:
         try:
             caller = await self._access.prove(call.request, call.body.token)
         except WrongTokenError as error:
-            raise Refused(401, "this token is not known here") from error
+            raise Refused(401, "the token is unknown") from error
         who = Who(name=caller.name, role=caller.role.value)  # type: ignore[arg-type]
         answer = web.Response(body=who.model_dump_json().encode(), content_type="application/json")
         answer.set_cookie(

@@ -21,7 +21,7 @@ def _time(value: object) -> object:
     if not isinstance(value, str):
         return value
     if not _TIME.fullmatch(value):
-        raise ValueError("a time is written as 2026-01-31T12:00:00Z, with its zone")
+        raise ValueError("must be a time with its zone, such as 2026-01-31T12:00:00Z")
     return datetime.fromisoformat(value.upper())
 
 
@@ -31,13 +31,13 @@ def _zulu(value: datetime) -> str:
 
 def _is_boolean(value: object) -> object:
     if isinstance(value, str) and value not in ("true", "false"):
-        raise ValueError("is true or false")
+        raise ValueError("must be true or false")
     return value
 
 
 def _is_number(value: object) -> object:
     if isinstance(value, str) and not re.fullmatch(r"-?[0-9]{1,18}", value):
-        raise ValueError("is a whole number")
+        raise ValueError("must be a whole number")
     return value
 
 
@@ -59,7 +59,7 @@ _EVERY_TYPE = r"\**(" + "|".join(re.escape("net.authorize."[:length]) for length
 
 def _narrows(value: object) -> object:
     if isinstance(value, str) and re.fullmatch(_EVERY_TYPE, value):
-        raise ValueError("chooses every event; name a type, or leave the filter out and choose everything by name")
+        raise ValueError("matches every event; name a type, or leave this filter out and choose every event explicitly")
     return value
 
 
@@ -70,8 +70,8 @@ NarrowType = Annotated[
     BeforeValidator(_narrows),
 ]
 NarrowTypes = Annotated[list[NarrowType], Field(min_length=1, max_length=50)]
-Limit = Annotated[int, Field(ge=1, le=200, description="How many at most."), BeforeValidator(_is_number)]
-Cursor = Annotated[str, StringConstraints(pattern=PATTERN), Field(description="`next` of the page before.")]
+Limit = Annotated[int, Field(ge=1, le=200, description="The largest number of items on the page."), BeforeValidator(_is_number)]
+Cursor = Annotated[str, StringConstraints(pattern=PATTERN), Field(description="The `next` of the page before.")]
 Whole = BeforeValidator(_is_number)
 # JSON has one kind of number: 2.0 is a whole number.
 Most = Annotated[int | None, Field(ge=1, le=1_000_000_000), BeforeValidator(_whole)]
@@ -107,9 +107,9 @@ class Problem(Shape):
 class Body(Shape):
     """The exact bytes of a webhook's body."""
 
-    encoding: Annotated[Literal["utf-8", "base64"], Field(description="How the bytes are written in `text`.")]
+    encoding: Annotated[Literal["utf-8", "base64"], Field(description="How `text` represents the bytes.")]
     text: str
-    mended: Annotated[list[str], Field(description="What had to be mended to read it as text; empty for nearly all.")]
+    mended: Annotated[list[str], Field(description="What had to be mended to read the body; empty for nearly all bodies.")]
 
 
 def body_of(raw: bytes | None) -> Body | None:
@@ -133,17 +133,18 @@ class EventRow(Shape):
     status: StatusName
     attempts: int
     received_at: Time
-    event_date: Annotated[Time | None, Field(description="By the provider's clock.")]
+    event_date: Annotated[Time | None, Field(description="The time of the event by the provider's clock.")]
     entity_name: Annotated[str | None, Field(description="transaction, subscription, customerProfile …")]
     entity_id: Annotated[str | None, Field(description="The provider's id of the transaction, subscription …")]
     invoice_number: str | None
     merchant_reference: str | None
-    retry_at: Annotated[Time | None, Field(description="When its next attempt is due.")]
+    retry_at: Annotated[Time | None, Field(description="When the next attempt is due.")]
     finished_at: Time | None
-    redriven_at: Annotated[Time | None, Field(description="When an operator last put it back.")]
+    redriven_at: Annotated[Time | None, Field(description="When an operator last had the event tried again.")]
     discarded_at: Annotated[Time | None, Field(description="When an operator discarded the event.")]
     error: Annotated[
-        str | None, Field(description="In one line: why it is dead, or the last failed attempt; may quote customer data.")
+        str | None,
+        Field(description="One line: the last failed attempt's error, or the reason of the death. It may quote customer data."),
     ]
 
 

@@ -23,7 +23,7 @@ class Window(Shape):
         Field(
             ge=60,
             le=LONGEST_WINDOW,
-            description="Seconds. Up to an hour by steps of 10 s, a day by 300 s, a week by an hour, and beyond by a day.",
+            description="Seconds. The steps are 10 s up to an hour, 300 s up to a day, an hour up to a week, and a day beyond.",
         ),
         Whole,
     ] = 3600
@@ -32,12 +32,12 @@ class Window(Shape):
 class Counts(Shape):
     """The number of events of each kind."""
 
-    received: Annotated[int, Field(description="New events that were committed.")]
+    received: Annotated[int, Field(description="New events that PostgreSQL has stored.")]
     duplicates: int
     quarantined: int
-    refused: Annotated[int, Field(description="Requests that were refused: a wrong signature, overload and so on.")]
+    refused: Annotated[int, Field(description="Refused requests: a wrong signature, overload and so on.")]
     processed: int
-    retried: Annotated[int, Field(description="Failed attempts that are tried again.")]
+    retried: Annotated[int, Field(description="Failed attempts that are followed by another attempt.")]
     dead: int
 
 
@@ -85,7 +85,7 @@ class Statuses(Shape):
     received: int
     queued: int
     retrying: int
-    dead: Annotated[int, Field(description="And not discarded.")]
+    dead: Annotated[int, Field(description="Dead events that were not discarded.")]
 
 
 class Depth(Shape):
@@ -100,10 +100,12 @@ class Now(Shape):
     """The present state of events, quarantine and queues."""
 
     statuses: Statuses
-    capped_at: Annotated[int, Field(description="Events of one status are counted no further.")]
+    capped_at: Annotated[
+        int, Field(description="Events of one status, and bodies in quarantine, are counted up to this number.")
+    ]
     quarantine: Annotated[int, Field(description="Bodies that wait in quarantine.")]
     oldest_unfinished_seconds: float
-    queue: Annotated[Depth | None, Field(description="Null where SQS has not been reached.")]
+    queue: Annotated[Depth | None, Field(description="Null if the process that answers has not reached SQS.")]
     dead_letter_queue: Depth | None
 
 
@@ -128,15 +130,15 @@ class Stats(Shape):
     """The statistics of a window, and the present state."""
 
     window: int
-    step: Annotated[int, Field(description="Seconds of a step of `series`.")]
+    step: Annotated[int, Field(description="The length of a step of `series`, in seconds.")]
     from_: Annotated[Time, Field(alias="from")]
     to: Time
     totals: Counts
-    rates: Annotated[Rates, Field(description="A second, over the window.")]
-    event_types: Annotated[list[TypeCounts], Field(description="The most received first.")]
+    rates: Annotated[Rates, Field(description="Per second, averaged over the window.")]
+    event_types: Annotated[list[TypeCounts], Field(description="The types with the most received events first.")]
     latency: Latency
     now: Now
-    series: Annotated[list[Step], Field(description="Oldest first; the last step is not over.")]
+    series: Annotated[list[Step], Field(description="The oldest step first; the last step is not complete.")]
 
 
 class DependencyState(Shape):

@@ -68,8 +68,8 @@ class Timeline(Shape):
     first_event_at: Time | None = None
     last_event_at: Annotated[Time | None, Field(description="The date of the newest event that counts.")] = None
     last_event_type: Annotated[str | None, Field(description="The type of the newest event that counts.")] = None
-    related: Annotated[list[Related], Field(description="The entities that this one names, if they have a timeline.")]
-    events: Annotated[list[EventRow], Field(description="The newest 200, in the order of their dates.")]
+    related: Annotated[list[Related], Field(description="The entities that this entity names, if they have a timeline.")]
+    events: Annotated[list[EventRow], Field(description="The newest 200 events, in the order of their dates.")]
 
 
 class FraudFilter(Shape):
@@ -87,11 +87,11 @@ class Transaction(Timeline):
         str | None,
         Field(
             description="authorized, held, approved, captured, refunded, declined, error or voided. Null if no event "
-            "reported it: then `response_code` may say why."
+            "reported it: then `response_code` may give the reason."
         ),
     ] = None
     kind: Annotated[str | None, Field(description="charge or refund.")] = None
-    requested_amount: Annotated[Money, Field(description="What the payment asked for, whatever became of it.")] = None
+    requested_amount: Annotated[Money, Field(description="The amount that the payment requested, whatever its result.")] = None
     authorized_amount: Annotated[Money, Field(description="Null while held, and after a refusal or a void.")] = None
     captured_amount: Annotated[Money, Field(description="Null while held, and after a refusal or a void.")] = None
     refunded_amount: Annotated[Money, Field(description="Null while held, and after a refusal or a void.")] = None
@@ -103,7 +103,7 @@ class Transaction(Timeline):
     voided_at: Time | None = None
     refunded_at: Time | None = None
     response_code: Annotated[
-        int | None, Field(description="1 approved, 2 declined, 3 error, 4 held for review; others report no state.")
+        int | None, Field(description="1 approved, 2 declined, 3 error, 4 held for review. Other codes report no state.")
     ] = None
     auth_code: str | None = None
     avs_response: str | None = None
@@ -111,10 +111,12 @@ class Transaction(Timeline):
     merchant_reference: str | None = None
     fraud_filters: list[FraudFilter] | None = None
     last_failure_at: Annotated[
-        Time | None, Field(description="When a void or a capture last failed; it left the transaction as it was.")
+        Time | None, Field(description="When a void or a capture last failed. The failure did not change the transaction.")
     ] = None
-    last_failure_type: Annotated[str | None, Field(description="The type of that event.")] = None
-    last_failure_code: Annotated[int | None, Field(description="Its response code; null if that was no number.")] = None
+    last_failure_type: Annotated[str | None, Field(description="The type of the event that reported the last failure.")] = None
+    last_failure_code: Annotated[
+        int | None, Field(description="The response code of the last failure; null if the code was not a number.")
+    ] = None
 
 
 class Subscription(Timeline):

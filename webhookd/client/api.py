@@ -112,7 +112,7 @@ class Api:
             )
             raise ApiError(
                 f"the admin API at {self._target.url} cannot be reached: {reason}; "
-                "is webhookd running there, and the address right (--url, WEBHOOKD_API_URL)?",
+                "check that webhookd runs there, and that the address is right (--url, WEBHOOKD_API_URL)",
                 Exit.UNAVAILABLE,
             ) from None
         if answer.ok and answer.status < 300 and isinstance(found := _parsed(text), dict):
@@ -131,7 +131,7 @@ class Api:
         said = _said(problem) if isinstance(problem, dict) else None
         match status:
             case 401:
-                what = "refused the token" if self._target.token else "wants a token"
+                what = "refused the token" if self._target.token else "needs a token"
                 return ApiError(f"the admin API at {url} {what}: set WEBHOOKD_API_TOKEN to one of its tokens", Exit.NOT_ALLOWED)
             case 403:
                 return ApiError(
@@ -145,7 +145,7 @@ class Api:
         if said is None:
             # A 404 of another server must not read as "there is no such event".
             return ApiError(
-                f"{url} answers {status}, but not as webhookd's admin API: is the address right (--url, WEBHOOKD_API_URL)?",
+                f"{url} answers {status}, but not as webhookd's admin API: check the address (--url, WEBHOOKD_API_URL)",
                 Exit.UNAVAILABLE,
             )
         match status:
@@ -154,7 +154,7 @@ class Api:
             case 409:
                 return ApiError(f"refused: {said}", Exit.FAILED)
             case 400 | 413 | 422:
-                return ApiError(f"the admin API cannot use this: {said}", Exit.USAGE)
+                return ApiError(f"the admin API rejects the request: {said}", Exit.USAGE)
         return ApiError(f"the admin API failed ({status}): {said}", Exit.FAILED)
 
 
@@ -175,7 +175,7 @@ def _reason(error: Exception, *, proxied: bool) -> str:
     certificate = isinstance(error, aiohttp.ClientConnectorCertificateError)
     strerror = None if certificate else getattr(error, "strerror", None)  # aiohttp's would describe its TLS settings
     if proxied and not strerror:  # the error's text may quote the proxy's address with its password
-        return f"the environment's proxy is no way to it ({getattr(error, 'status', None) or type(error).__name__})"
+        return f"the environment's proxy cannot reach it ({getattr(error, 'status', None) or type(error).__name__})"
     return plain(strerror or error) or type(error).__name__
 
 

@@ -37,7 +37,7 @@ def act(
     With `yes` there is no dry run: nobody would read its counts.
     """
     if not (dry_run or yes) and (as_json or not sys.stdin.isatty()):
-        raise SettingsError(f"{kind} may take many events: give --yes (or --dry-run) if nobody can be asked")
+        raise SettingsError(f"{kind} may change many events, and nobody can confirm here: give --yes, or --dry-run")
 
     def start(wanted: Json) -> Json:
         return with_api(url, folder, lambda api: api.post(place, kind, body=wanted))
@@ -84,14 +84,14 @@ def follow(url: str | None, folder: Path, operation: Json, *, as_json: bool) -> 
             total, done = (None, last["total"] or 0) if counting else (last["total"], last["done"] + last["skipped"])
             bar.update(task, description=name + waits, completed=done, total=total)
 
-    look = f"`webhookd operations show {plain(operation['id'])}` looks at it"
+    look = f"`webhookd operations show {plain(operation['id'])}` shows its progress"
     try:
         with bar:
             with_api(url, folder, watch)
     except KeyboardInterrupt:
         if as_json:
             tell_json(last)
-        cancel = f"`webhookd operations cancel {plain(operation['id'])}` ends it"
+        cancel = f"`webhookd operations cancel {plain(operation['id'])}` cancels it"
         err.print(f"the operation goes on in the daemon: {look}, {cancel}", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(Exit.INTERRUPTED) from None
     except ApiError as error:
@@ -106,7 +106,7 @@ def finish(operation: Json, *, as_json: bool) -> None:
     elif operation["dry_run"]:
         _tell_count(operation, dry_run=True)
     else:
-        skipped = f", {operation['skipped']} had moved on" if operation["skipped"] else ""
+        skipped = f", {operation['skipped']} skipped, since they had changed" if operation["skipped"] else ""
         say(f"{number_of(operation['done'], 'event')} {_PAST.get(operation['kind'], 'done')}{skipped}")
     if operation["state"] != "done":
         _fail(operation)
@@ -125,4 +125,4 @@ def _tell_count(operation: Json, *, dry_run: bool) -> None:
     counts("type", operation["event_types"])
     counts("reason", operation["reasons"])
     if dry_run:
-        say(f"{plain(operation['kind'])} would take {number_of(operation['total'], 'event')}; nothing was changed")
+        say(f"{plain(operation['kind'])} would change {number_of(operation['total'], 'event')}; nothing was changed")

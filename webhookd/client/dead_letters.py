@@ -20,19 +20,19 @@ app = typer.Typer(
     name="dead-letters",
     no_args_is_help=True,
     help="Look at dead events, redrive or discard them.\n\n"
-    "A dead event is one whose handlers gave up (`Permanent`), or failed at every attempt. It keeps its place in "
-    "PostgreSQL, its body and its audit trail, and has a copy in the dead-letter queue.\n\n"
-    "The admin API is that of WEBHOOKD_API_URL and WEBHOOKD_API_TOKEN (or WEBHOOKD_API_TOKEN_FILE), else this machine's "
-    "daemon, else the `webhookd dev` in this folder.\n\n"
+    "An event is dead if its handlers gave up (`Permanent`), or failed at every attempt. PostgreSQL keeps the event, its "
+    "body and its audit trail, and the dead-letter queue has a copy.\n\n"
+    "The commands use the admin API of WEBHOOKD_API_URL and WEBHOOKD_API_TOKEN (or WEBHOOKD_API_TOKEN_FILE), else of this "
+    "machine's daemon, else of the `webhookd dev` in this folder.\n\n"
     "For example: `webhookd dead-letters redrive --reason timeout --since 2h --dry-run`.\n\n" + EXIT_CODES,
 )
 
 Ids = Annotated[
     list[UUID] | None,
-    options.id_("Events by id, up to 1000. [those that the filters choose]"),
+    options.id_("Ids of events, at most 1000. [the events that the filters choose]"),
 ]
-Reason = Annotated[str | None, typer.Option(help="A part of the reason, or of the last error.")]
-All = Annotated[bool, typer.Option("--all", help="Every dead event, if nothing else chooses.")]
+Reason = Annotated[str | None, typer.Option(help="Part of the reason or of the last error.")]
+All = Annotated[bool, typer.Option("--all", help="Choose every dead event, instead of ids or filters.")]
 
 
 @app.command("list")
@@ -55,7 +55,7 @@ def list_(
     chosen = _filter(event_type, account, reason, since, until)
     query = {**chosen, "discarded": discarded}
     rows, more = with_api(url, folder, lambda api: collect(api, "dead-letters", key="events", limit=limit, **query))
-    none = "no dead event" + (" that these filters choose" if chosen else "")
+    none = "no dead event" + (" matches these filters" if chosen else "")
     if tell_list(rows, key="events", more=more, as_json=as_json, none=none):
         dead_table(rows)
         if more:
@@ -99,10 +99,10 @@ def redrive(
 ) -> None:
     """Try dead events again, with all their attempts, the oldest death first, as an operation of the daemon.
 
-    The command counts first and asks. Each event keeps its id, its body and its audit trail, and takes the way of a new event.
-    Fresh events go first: the operation pauses while they wait, or while events that were put back before are still to be
-    tried. Ctrl-C leaves the operation to the daemon; `webhookd operations` shows and cancels it. An event that dies again is
-    not tried twice.
+    The command counts first and asks. Each event keeps its id, its body and its audit trail, and is processed like a new
+    event. Fresh events go first: the operation pauses while they wait, or while events that were put back earlier still
+    wait for an attempt. Ctrl-C leaves the operation to the daemon; `webhookd operations` shows and cancels it. An event that
+    dies again is not tried twice.
 
     A discarded event is redriven by its id only.
 
@@ -165,5 +165,5 @@ def _selection(ids: list[UUID] | None, chosen: Json, *, everything: bool) -> Jso
     ways: Json = {"ids": [str(id_) for id_ in ids or ()], "filter": chosen, "all": everything}
     ways = {name: value for name, value in ways.items() if value}
     if len(ways) != 1:
-        raise SettingsError("choose events by id, by a filter, or all of them with --all: one of these")
+        raise SettingsError("choose the events in exactly one way: by ids, by filters, or all with --all")
     return ways

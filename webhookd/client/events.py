@@ -20,9 +20,9 @@ from webhookd.errors import SettingsError
 app = typer.Typer(
     name="events",
     no_args_is_help=True,
-    help="Find events, look at one, run one or many again, follow new ones.\n\n"
-    "The admin API is that of WEBHOOKD_API_URL and WEBHOOKD_API_TOKEN (or WEBHOOKD_API_TOKEN_FILE), else this machine's "
-    "daemon, else the `webhookd dev` in this folder.\n\n"
+    help="Find events, show an event, run events again, and follow new events.\n\n"
+    "The commands use the admin API of WEBHOOKD_API_URL and WEBHOOKD_API_TOKEN (or WEBHOOKD_API_TOKEN_FILE), else of this "
+    "machine's daemon, else of the `webhookd dev` in this folder.\n\n"
     "For example: `webhookd events list --status dead --since 2h`, or `webhookd events tail --event-type 'payment.*'`.\n\n"
     + EXIT_CODES,
 )
@@ -30,7 +30,7 @@ app = typer.Typer(
 Search = Annotated[
     str | None,
     typer.Argument(
-        help="An event's id, notification id, entity id, invoice number or merchant reference, exactly.", show_default=False
+        help="The exact id, notification id, entity id, invoice number or merchant reference of an event.", show_default=False
     ),
 ]
 Status = Annotated[
@@ -69,7 +69,7 @@ def list_(
 
 @app.command()
 def show(
-    event_id: Annotated[UUID, options.id_("The event's id: webhookd's, not the provider's.")],
+    event_id: Annotated[UUID, options.id_("webhookd's id of the event, not the provider's.")],
     body: options.Body = False,
     url: options.Url = None,
     folder: Folder = FOLDER,
@@ -84,8 +84,8 @@ def show(
 
 @app.command()
 def retry(
-    ids: Annotated[list[UUID], options.id_("Events by id.")],
-    force: Annotated[bool, typer.Option("--force", help="Run processed ones again, too.")] = False,
+    ids: Annotated[list[UUID], options.id_("Ids of events.")],
+    force: Annotated[bool, typer.Option("--force", help="Run processed events again, too.")] = False,
     note: options.Note = "",
     url: options.Url = None,
     folder: Folder = FOLDER,
@@ -93,7 +93,7 @@ def retry(
 ) -> None:
     """Try events now. A dead event starts anew with all its attempts; a waiting event is tried at once.
 
-    A processed event is refused without `--force`. With it, the handlers run again, and their effects happen again.
+    A processed event is refused without `--force`. With `--force`, the handlers run again, and their effects happen again.
     For example: `webhookd events retry 01890a5d-ac96-774b-bcce-b302099a8057 --note 'the shop is back'`.
     """
     retried: list[Json] = []
@@ -110,7 +110,7 @@ def retry(
             else:
                 retried.append(answer["event"])
                 if not as_json:
-                    say(f"{event_id}: to be tried")
+                    say(f"{event_id}: will be tried")
 
     with_api(url, folder, work)
     tell_failures("retried", retried, failed, as_json=as_json)
@@ -139,13 +139,13 @@ def replay(
     merchant_reference: options.Reference = None,
     since: options.Since = None,
     until: options.Until = None,
-    force: Annotated[bool, typer.Option("--force", help="Processed ones may be among them.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Allow processed events among the chosen events.")] = False,
     limit: options.BulkLimit = None,
     rate: options.Rate = 20.0,
     dry_run: options.DryRun = False,
     yes: options.Yes = False,
     detach: options.Detach = False,
-    note: Annotated[str, typer.Option(help="Why, for the audit trail; required but for a dry run.")] = "",
+    note: Annotated[str, typer.Option(help="The reason, for the audit trail; required without --dry-run.")] = "",
     url: options.Url = None,
     folder: Folder = FOLDER,
     as_json: AsJson = False,
@@ -161,10 +161,10 @@ def replay(
     chosen = {name: value for name, value in chosen.items() if value}
     if not chosen.keys() - {"status"}:
         raise SettingsError(
-            "choose the events by a filter beside --status, as --since 2h; --since 2000-01-01 chooses all of them"
+            "choose the events by a filter besides --status, for example --since 2h; --since 2000-01-01 chooses all events"
         )
     if not note and not dry_run:
-        raise SettingsError("--note: say why, for the audit trail (or give --dry-run)")
+        raise SettingsError("--note: give the reason, for the audit trail, or give --dry-run")
     body: Json = {"filter": chosen, "reason": note or "dry run", "force": force, "rate": rate, "limit": limit}
     flags = {"dry_run": dry_run, "yes": yes, "detach": detach, "as_json": as_json}
     bulk.act(url, folder, "events", "replay", body, until="received_to", **flags)
@@ -179,7 +179,7 @@ def tail_(
     entity_id: options.EntityId = None,
     invoice_number: options.Invoice = None,
     merchant_reference: options.Reference = None,
-    last: Annotated[int, typer.Option("--last", "-n", min=0, max=200, help="Begin with so many that are there.")] = 10,
+    last: Annotated[int, typer.Option("--last", "-n", min=0, max=200, help="Begin with this many of the newest events.")] = 10,
     url: options.Url = None,
     folder: Folder = FOLDER,
     as_json: AsJson = False,

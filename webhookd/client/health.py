@@ -18,12 +18,13 @@ from webhookd.console import FOLDER, Folder
 from webhookd.console import Json as AsJson
 
 HELP = (
-    "Ask a running webhookd whether it can take webhooks, and what is not well.\n\n"
-    "It asks the admin listener of WEBHOOKD_API_URL, else this machine's daemon, else the `webhookd dev` in this folder; it "
-    "needs no token. That PostgreSQL is away makes it not ready; that Redis or SQS is away is told, and no failure.\n\n"
-    "With `--live`, only whether the process answers: what is for a check that restarts webhookd, since no restart brings "
-    "PostgreSQL back.\n\n"
-    "Exit codes: 0 well; 1 not well, or no answer; 2 wrong usage or settings.\n\n"
+    "Ask a running webhookd whether it can take webhooks, and which problems it has.\n\n"
+    "The command asks the admin listener of WEBHOOKD_API_URL, else of this machine's daemon, else of the `webhookd dev` in "
+    "this folder. It needs no token. If PostgreSQL is unavailable, webhookd is not ready. If only Redis or SQS is "
+    "unavailable, webhookd is ready, and the command reports the problem.\n\n"
+    "With `--live`, the command asks only whether the process answers. Use `--live` for a check that restarts webhookd: no "
+    "restart brings PostgreSQL back.\n\n"
+    "Exit codes: 0 ready (with `--live`: alive); 1 not ready, or no answer; 2 wrong usage or settings.\n\n"
     "For example: `webhookd health --live --timeout 1`, or `webhookd health --json | jq .report.dependencies`."
 )
 _LONGEST = 65_536  # bytes of an answer; webhookd's has some hundreds
@@ -84,14 +85,14 @@ def ask(url: str, timeout: float) -> Answer:
     except ValueError:
         report = None
     if status not in (200, 503) or not isinstance(report, dict) or "status" not in report:
-        return Answer(None, {}, f"what answers there ({status}) is not webhookd's admin listener")
+        return Answer(None, {}, f"the server there ({status}) is not webhookd's admin listener")
     return Answer(status, report)
 
 
 def _problems(answer: Answer) -> list[str]:
     problems = [answer.problem] if answer.problem else []
     if answer.report.get("stopping"):
-        problems.append("it is stopping")
+        problems.append("webhookd is stopping")
     dependencies = answer.report.get("dependencies")
     for name, state in dependencies.items() if isinstance(dependencies, dict) else ():
         if isinstance(state, dict) and not state.get("up"):

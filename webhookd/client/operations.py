@@ -18,10 +18,10 @@ from webhookd.console import Json as AsJson
 app = typer.Typer(
     name="operations",
     no_args_is_help=True,
-    help="Look at bulk work of the daemon (replay, redrive, discard), and cancel it.\n\n"
-    "An operation goes on when the command that began it has ended, and when the daemon starts again.\n\n"
-    "The admin API is that of WEBHOOKD_API_URL and WEBHOOKD_API_TOKEN (or WEBHOOKD_API_TOKEN_FILE), else this machine's "
-    "daemon, else the `webhookd dev` in this folder.\n\n"
+    help="Show or cancel the daemon's operations: bulk replays, redrives and discards.\n\n"
+    "An operation continues after the command that ordered it has ended, and after a restart of the daemon.\n\n"
+    "The commands use the admin API of WEBHOOKD_API_URL and WEBHOOKD_API_TOKEN (or WEBHOOKD_API_TOKEN_FILE), else of this "
+    "machine's daemon, else of the `webhookd dev` in this folder.\n\n"
     "For example: `webhookd operations list --limit 5`.\n\n" + EXIT_CODES,
 )
 
@@ -53,7 +53,9 @@ def list_(limit: options.Limit = 20, url: options.Url = None, folder: Folder = F
 @app.command()
 def show(
     operation_id: OperationId,
-    follow: Annotated[bool, typer.Option("--follow", help="Until it has ended; 1 if it failed.")] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Show the progress until the end; exit with 1 if it failed or was cancelled.")
+    ] = False,
     url: options.Url = None,
     folder: Folder = FOLDER,
     as_json: AsJson = False,

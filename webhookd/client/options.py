@@ -17,24 +17,26 @@ C = TypeVar("C", bound=StrEnum)
 Url = Annotated[str | None, typer.Option("--url", help="The admin API's address. [WEBHOOKD_API_URL]", show_default=False)]
 EventType = Annotated[
     list[str] | None,
-    typer.Option("--event-type", help="With or without `net.authorize.`; `payment.*` for several. May be repeated."),
+    typer.Option(
+        "--event-type", help="A type, with or without `net.authorize.`, or a pattern like `payment.*`. May be repeated."
+    ),
 ]
 Account = Annotated[str | None, typer.Option(help="The account.")]
-EntityId = Annotated[str | None, typer.Option("--entity-id", help="The provider's transaction id, subscription id….")]
+EntityId = Annotated[str | None, typer.Option("--entity-id", help="The provider's id of the transaction, subscription …")]
 Invoice = Annotated[str | None, typer.Option("--invoice-number", help="The invoice number.")]
 Reference = Annotated[str | None, typer.Option("--merchant-reference", help="The merchant's reference id.")]
 Since = Annotated[str | None, typer.Option(help="Received since: an age (`90s`, `2h`, `3d`), or an ISO 8601 time (UTC).")]
-Until = Annotated[str | None, typer.Option(help="Received until: the same.")]
+Until = Annotated[str | None, typer.Option(help="Received until: an age or a time, like --since.")]
 DiedSince = Annotated[str | None, typer.Option("--since", help="Died since: an age (`90s`, `2h`, `3d`), or a time (UTC).")]
-DiedUntil = Annotated[str | None, typer.Option("--until", help="Died until: the same.")]
-Limit = Annotated[int, typer.Option(min=1, help="No more than so many, the newest.")]
-BulkLimit = Annotated[int | None, typer.Option("--limit", min=1, help="No more than so many, the oldest. [all]")]
-Rate = Annotated[float, typer.Option(min=0.1, max=10_000, help="Events a second, at most.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Only count what would be done, by type and reason.")]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
-Detach = Annotated[bool, typer.Option("--detach", help="Return at once; `webhookd operations show ID` tells how it goes.")]
-Note = Annotated[str, typer.Option(help="Why, for the audit trail.")]
-Body = Annotated[bool, typer.Option("--body", help="Its body as well: customer data.")]
+DiedUntil = Annotated[str | None, typer.Option("--until", help="Died until: an age or a time, like --since.")]
+Limit = Annotated[int, typer.Option(min=1, help="At most this many, the newest first.")]
+BulkLimit = Annotated[int | None, typer.Option("--limit", min=1, help="At most this many, the oldest first. [all]")]
+Rate = Annotated[float, typer.Option(min=0.1, max=10_000, help="At most this many events per second.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only count the events, by type and reason.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
+Detach = Annotated[bool, typer.Option("--detach", help="Return at once; `webhookd operations show ID` shows the progress.")]
+Note = Annotated[str, typer.Option(help="The reason, for the audit trail.")]
+Body = Annotated[bool, typer.Option("--body", help="Show the body, too. It holds customer data.")]
 
 _AGE = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
@@ -57,7 +59,7 @@ def _id(text: str) -> UUID:
         return UUID(text)
     except ValueError:
         raise typer.BadParameter(
-            f"{text!r} is no id of webhookd's, as 01890a5d-ac96-774b-bcce-b302099a8057; copy it whole from a list"
+            f"{text!r} is not an id of webhookd, such as 01890a5d-ac96-774b-bcce-b302099a8057; copy the whole id from a list"
         ) from None
 
 
@@ -78,7 +80,7 @@ def moment(option: str, text: str | None) -> str | None:
             at = at.astimezone(UTC) if at.tzinfo else at.replace(tzinfo=UTC)
     except (ValueError, OverflowError) as error:
         raise SettingsError(
-            f"{option}: {text!r} is neither an age, as 90s, 2h or 3d, nor a time, as 2026-01-31T12:00"
+            f"{option}: {text!r} is neither an age, such as 90s, 2h or 3d, nor a time, such as 2026-01-31T12:00"
         ) from error
     return iso(at)
 
@@ -90,7 +92,7 @@ def seconds(option: str, text: str) -> int:
     except OverflowError:
         length = None
     if length is None:
-        raise SettingsError(f"{option}: {text!r} is no length of time, as 90s, 2h or 3d")
+        raise SettingsError(f"{option}: {text!r} is not a length of time, such as 90s, 2h or 3d")
     return round(length.total_seconds())
 
 

@@ -23,21 +23,22 @@ app = typer.Typer(
     name="quarantine",
     no_args_is_help=True,
     help="Look at authentic bodies that could not become events, release or discard them.\n\n"
-    "A body is here because it is no JSON object, lacks an id or a type, or its date is out of bounds. Once the reason is "
-    "gone (a wider WEBHOOKD_MAX_EVENT_AGE, say) it can be released: it becomes an event like any other. So can a body that is "
-    "not quite JSON: Latin-1 and UTF-16 are read as such, and half a surrogate pair becomes U+FFFD. The audit says so.\n\n"
-    "The admin API is that of WEBHOOKD_API_URL and WEBHOOKD_API_TOKEN (or WEBHOOKD_API_TOKEN_FILE), else this machine's "
-    "daemon, else the `webhookd dev` in this folder.\n\n"
+    "A body is here if it is not a JSON object, if it lacks an id or a type, if PostgreSQL cannot store it, or if its date is "
+    "out of bounds. Release a body that is late, but good: a release checks no date, and the body becomes an event like any "
+    "other. A body that is not quite JSON can be released, too: Latin-1 and UTF-16 are read as such, and half a surrogate "
+    "pair becomes U+FFFD. The audit trail records each such change.\n\n"
+    "The commands use the admin API of WEBHOOKD_API_URL and WEBHOOKD_API_TOKEN (or WEBHOOKD_API_TOKEN_FILE), else of this "
+    "machine's daemon, else of the `webhookd dev` in this folder.\n\n"
     "For example: `webhookd quarantine list --reason too_old`.\n\n" + EXIT_CODES,
 )
 
-Ids = Annotated[list[UUID], options.id_("Bodies by id.")]
+Ids = Annotated[list[UUID], options.id_("Ids of bodies.")]
 
 
 @app.command("list")
 def list_(
     account: options.Account = None,
-    reason: Annotated[Unusable | None, options.one_of(Unusable, "Why they could not become events")] = None,
+    reason: Annotated[Unusable | None, options.one_of(Unusable, "The reason why they could not become events")] = None,
     state: Annotated[str, typer.Option(help="waiting, released or discarded.")] = "waiting",
     since: options.Since = None,
     until: options.Until = None,
@@ -121,7 +122,7 @@ def discard(
     if not yes:
         if as_json or not sys.stdin.isatty():
             raise SettingsError(
-                f"{number_of(len(ids), 'body', 'bodies')} would be discarded: give --yes if nobody can be asked"
+                f"{number_of(len(ids), 'body', 'bodies')} would be discarded, and nobody can confirm here: give --yes"
             )
         typer.confirm(f"discard {number_of(len(ids), 'body', 'bodies')}?", abort=True, err=True)
     _handle("discard", "discarded", ids, note, url, folder, as_json=as_json)

@@ -22,8 +22,8 @@ app = typer.Typer(
     "webhookd keeps a few samples for each account and reason, for two weeks (WEBHOOKD_REFUSED_SAMPLES). A sample has the "
     "path, the peer, the shape of the signature header and the body's first bytes. None of that is authentic. A "
     "sample is written within a second or two.\n\n"
-    "The admin API is that of WEBHOOKD_API_URL and WEBHOOKD_API_TOKEN (or WEBHOOKD_API_TOKEN_FILE), else this machine's "
-    "daemon, else the `webhookd dev` in this folder.\n\n"
+    "The commands use the admin API of WEBHOOKD_API_URL and WEBHOOKD_API_TOKEN (or WEBHOOKD_API_TOKEN_FILE), else of this "
+    "machine's daemon, else of the `webhookd dev` in this folder.\n\n"
     "For example: `webhookd refused list --reason signature_mismatch`.\n\n" + EXIT_CODES,
 )
 
@@ -35,9 +35,11 @@ def _group() -> None:
 
 @app.command("list")
 def list_(
-    account: Annotated[str | None, typer.Option(help="The account; `unknown` for paths of no account.")] = None,
-    reason: Annotated[Rejection | None, options.one_of(Rejection, "Why they were refused")] = None,
-    finding: Annotated[str | None, typer.Option(help="What is likely wrong, as --json names it: body_changed ….")] = None,
+    account: Annotated[str | None, typer.Option(help="The account; `unknown` for paths that name no account.")] = None,
+    reason: Annotated[Rejection | None, options.one_of(Rejection, "The reason of the refusal")] = None,
+    finding: Annotated[
+        str | None, typer.Option(help="What is likely wrong, by its name in --json, for example body_changed.")
+    ] = None,
     limit: options.Limit = 20,
     url: options.Url = None,
     folder: Folder = FOLDER,
@@ -49,7 +51,7 @@ def list_(
     """
     query = {"account": account, "reason": reason, "finding": finding}
     rows, more = with_api(url, folder, lambda api: collect(api, "refused", key="samples", limit=limit, **query))
-    if tell_list(rows, key="samples", more=more, as_json=as_json, none="no refused webhook was sampled"):
+    if tell_list(rows, key="samples", more=more, as_json=as_json, none="there is no sample of a refused webhook"):
         for row in rows:
             _tell(row)
         if more:

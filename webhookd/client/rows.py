@@ -41,7 +41,7 @@ def tell_list(rows: list[Json], *, key: str, more: bool, as_json: bool, none: st
 
 def tell_more(limit: int) -> None:
     """Prints a hint after a list that was cut."""
-    say(f"There may be more than {limit}: see --limit, or choose fewer.")
+    say(f"There may be more than {limit}: raise --limit, or narrow the filters.")
 
 
 def event_table(rows: Iterable[Json]) -> None:
@@ -96,7 +96,7 @@ def _audit_table(changes: list[Json]) -> None:
 def tell_body(body: Json | None) -> None:
     """Prints a body of the form {"encoding","text"}; bytes that are no text stay base64."""
     if body is None:
-        say("body: it is not kept any more")
+        say("body: no longer kept")
     elif body["encoding"] == "utf-8":
         fields({"body": body["text"]})
     else:

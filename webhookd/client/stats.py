@@ -14,14 +14,14 @@ from webhookd.console import FOLDER, Folder
 from webhookd.console import Json as AsJson
 
 HELP = (
-    "Show what webhookd received and did of late, how quickly, and where it stands.\n\n"
+    "Show recent counts and latencies, and the present backlog.\n\n"
     "For example: `webhookd stats --window 1d`, or `webhookd stats --json | jq .now.oldest_unfinished_seconds`.\n\n"
     + EXIT_CODES
 )
 
 
 def stats(
-    window: Annotated[str, typer.Option(help="How far back: from 60s to 90d.")] = "1h",
+    window: Annotated[str, typer.Option(help="How far to look back: from 60s to 90d.")] = "1h",
     url: options.Url = None,
     folder: Folder = FOLDER,
     as_json: AsJson = False,
@@ -35,7 +35,7 @@ def stats(
     say(f"{instant(found['from'])} to {instant(found['to'])} UTC")
     rates = found["rates"]
     table(
-        ("", "events", "a second"),
+        ("", "events", "per second"),
         ((name, f"{count:,}", f"{rates[name]:,.2f}") for name, count in found["totals"].items()),
         right=(1, 2),
     )

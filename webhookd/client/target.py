@@ -59,8 +59,8 @@ def find(url: str | None, folder: Path) -> Target:
     address = _address(url, layers)
     if address is None:
         raise SettingsError(
-            "WEBHOOKD_API_URL is not set: give the admin API's address, there or as --url, and its token as "
-            f"WEBHOOKD_API_TOKEN; or run this in the folder of a `webhookd dev` ({folder / 'dev.env'} is not there)"
+            "WEBHOOKD_API_URL is not set: set it to the admin API's address, or give --url, and set WEBHOOKD_API_TOKEN to "
+            f"its token; or run this command in the folder of a `webhookd dev` ({folder / 'dev.env'} does not exist)"
         )
     loopback = sources.is_loopback(address.url)
     own = loopback or not address.explicit
@@ -73,11 +73,13 @@ def find(url: str | None, folder: Path) -> Target:
     if token is None and withheld:
         raise SettingsError(_refusal(address, withheld, loopback=loopback))
     if token is None and not own:
-        raise SettingsError("WEBHOOKD_API_TOKEN is not set: give a token of the admin API, or its file's path in …_FILE")
+        raise SettingsError(
+            "WEBHOOKD_API_TOKEN is not set: give a token of the admin API, or its file's path in WEBHOOKD_API_TOKEN_FILE"
+        )
     if withheld:
-        _warn(_refusal(address, withheld, loopback=loopback) + f"; a token of {address.source} is used")
+        _warn(_refusal(address, withheld, loopback=loopback) + f"; webhookd uses a token of {address.source}")
     if token is not None and not re.fullmatch(r"[!-~]+", token):
-        raise SettingsError("WEBHOOKD_API_TOKEN holds white space, or what is not ASCII: see that it was copied whole")
+        raise SettingsError("WEBHOOKD_API_TOKEN holds white space, or characters that are not ASCII: copy the whole token")
     if address.url.startswith("http://") and token is not None and not loopback:
         _warn(f"the token goes unencrypted to {address.url}; use https://")
     return Target(address.url, token)
@@ -91,12 +93,12 @@ def _refusal(address: _Address, token: str, *, loopback: bool) -> str:
     remedy = "give the address as --url, or as WEBHOOKD_API_URL in the environment"
     if not loopback:
         return (
-            f"{address.setting}: {address.source} names {address.url}, and an address that a folder names gets a token on this "
-            f"machine only (127.0.0.1): {remedy}"
+            f"{address.setting}: {address.source} names {address.url}, and an address that a folder names gets a token "
+            f"only on this machine (127.0.0.1): {remedy}"
         )
     return (
-        f"{token} is not sent to {address.url}, which {address.source} names: a folder's address gets that folder's tokens "
-        f"only; {remedy}"
+        f"{token} is not sent to {address.url}, which {address.source} names: a folder's address gets only that "
+        f"folder's tokens; {remedy}"
     )
 
 
@@ -161,7 +163,7 @@ def _checked(url: str, name: str) -> str:
         good = False
     # The URL is not quoted: it may hold a password.
     if not good:
-        raise SettingsError(f"{name}: give the whole address, as https://webhooks.example.com or http://127.0.0.1:9090")
+        raise SettingsError(f"{name}: give the full address, for example https://webhooks.example.com or http://127.0.0.1:9090")
     if parts.username is not None or parts.query or parts.fragment:
         raise SettingsError(f"{name}: give the address without user, password, ? and #; the token is WEBHOOKD_API_TOKEN")
     return url.rstrip("/")

@@ -20,14 +20,14 @@ app = typer.Typer(
     name="timeline",
     no_args_is_help=True,
     help="Show the state of a transaction, subscription, customer or payment profile, and its events.\n\n"
-    "The admin API is that of WEBHOOKD_API_URL and WEBHOOKD_API_TOKEN (or WEBHOOKD_API_TOKEN_FILE), else this machine's "
-    "daemon, else the `webhookd dev` in this folder.\n\n"
+    "The commands use the admin API of WEBHOOKD_API_URL and WEBHOOKD_API_TOKEN (or WEBHOOKD_API_TOKEN_FILE), else of this "
+    "machine's daemon, else of the `webhookd dev` in this folder.\n\n"
     "For example: `webhookd timeline transaction 60022194830`, or "
     "`webhookd timeline customer 1811525852 --account north --json`.\n\n" + EXIT_CODES,
 )
 
 Id = Annotated[str, typer.Argument(help="The provider's id.")]
-Account = Annotated[str, typer.Option(help="The account that it belongs to.")]
+Account = Annotated[str, typer.Option(help="The account of the transaction, subscription or profile.")]
 
 
 @app.command()

@@ -127,7 +127,7 @@ class Server:
             self.kill()
             raise DevError(
                 f"{self.name} cannot use {self.folder} ({error}): "
-                "remove that folder to begin anew, or choose another with --folder"
+                "remove that folder to begin anew, or choose another folder with --folder"
             ) from error
         deadline = time.monotonic() + _START_TIMEOUT
         while not self._answers():

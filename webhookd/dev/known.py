@@ -110,7 +110,7 @@ def target(folder: Path, *, account: str, url: str | None) -> Target:
     variable = f"WEBHOOKD_ACCOUNTS__{account.upper()}__SIGNATURE_KEYS"
     if not keys:
         name = "WEBHOOKD_SIGNATURE_KEYS" if account == "default" else variable
-        raise SettingsError(f"no key of the account {account!r} to sign with: set {name}")
+        raise SettingsError(f"{name} is not set: the account {account!r} has no key to sign with; set its key")
     if url is None:
         _check_may_sign(settings, _layers(folder), account)
     host, port = settings.public_address
@@ -133,7 +133,7 @@ def _check_may_sign(settings: Settings, layers: list[Layer], account: str) -> No
         address = sources.find("listen", layers)
         raise SettingsError(
             f"WEBHOOKD_LISTEN: {address.source if address else ''} names {settings.listen}, and an address that a folder names "
-            "gets only what that folder's own key signs, and only on this machine: give the webhook's address as --url"
+            "gets only notifications that the folder's own key signs, and only on this machine: give the webhook's URL as --url"
         )
 
 

@@ -70,8 +70,8 @@ class PostgresServer(Server):
             version = subprocess.check_output([binaries / "postgres", "--version"], text=True, **owner).split()[2]
             if version.split(".")[0] != made_by.read_text().strip():
                 raise DevError(
-                    f"{self.data} was made by PostgreSQL {made_by.read_text().strip()}, and this is {version}: "
-                    "remove that folder to begin anew, or set WEBHOOKD_DATABASE_URL"
+                    f"{self.data} was made by PostgreSQL {made_by.read_text().strip()}, and the embedded PostgreSQL "
+                    f"is {version}: remove that folder to begin anew, or set WEBHOOKD_DATABASE_URL"
                 )
             if owner and self.data.stat().st_uid == 0:  # for example, root has copied the data
                 for path in (self.data, *self.data.rglob("*")):

@@ -9,11 +9,11 @@ from webhookd.console import err, out
 from webhookd.dev.traffic import Summary
 
 _REMEDIES = {
-    0: "got no answer: is webhookd running there? `webhookd dev` starts one, and --url names another address (with "
-    "TLS, one that has the name in the certificate)",
-    401: "were refused: the receiver has another key; set WEBHOOKD_SIGNATURE_KEYS (or the account's) to the receiver's",
-    404: "met no such webhook: check --account, and the path of --url",
-    503: "were put off: the receiver has more than it can take, or its PostgreSQL is away (`webhookd doctor` tells)",
+    0: "got no answer: check that webhookd runs there. `webhookd dev` starts it, and --url names another address (with "
+    "TLS, an address whose name is in the certificate)",
+    401: "were refused: the receiver has another key; set WEBHOOKD_SIGNATURE_KEYS (or the account's) to the receiver's key",
+    404: "went to a path that the receiver does not serve: check --account, and the path of --url",
+    503: "were refused for now: the receiver is overloaded, or its PostgreSQL is unavailable (run `webhookd doctor`)",
 }
 
 
@@ -28,7 +28,7 @@ def print_summary(summary: Summary, url: str) -> None:
     for outcome, count in sorted(counted["outcomes"].items()):
         table.add_row(Text(outcome), str(count))
     out.print(table)
-    out.print(f"{counted['seconds']:g} s, {counted['per_second']:g} a second", highlight=False)
+    out.print(f"{counted['seconds']:g} s, {counted['per_second']:g} per second", highlight=False)
     if times := ", ".join(f"{name} {value:g} ms" for name, value in counted["latency_ms"].items()):
         out.print(f"answered within: {times}", highlight=False, soft_wrap=True)
 

@@ -155,7 +155,7 @@ class Stack:
             (self.folder / ".gitignore").write_text("*\n")
             self._lock = (self.folder / "lock").open("a+")
         except OSError as error:
-            raise DevError(f"cannot write to {self.folder} ({error.strerror}): choose another with --folder") from error
+            raise DevError(f"cannot write to {self.folder} ({error.strerror}): choose another folder with --folder") from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -164,7 +164,7 @@ class Stack:
             self._lock.close()
             self._lock = None
             raise DevError(
-                f"another webhookd dev (process {other}) uses {self.folder}: stop it, or choose another with --folder"
+                f"another webhookd dev (process {other}) uses {self.folder}: stop it, or choose another folder with --folder"
             ) from error
         self._lock.truncate(0)
         self._lock.write(str(os.getpid()))

@@ -108,7 +108,7 @@ def run(folder: Path, *, samples: bool, console: Console, loop: Callable[[Corout
         interrupts.ignore()
     with contextlib.suppress(OSError):
         if code:
-            console.print(f"[bold red]a part of the daemon broke[/]: {folder / 'webhookd.log'} tells which", soft_wrap=True)
+            console.print(f"[bold red]a part of the daemon failed[/]: {folder / 'webhookd.log'} names it", soft_wrap=True)
         console.print(f"stopped; the data stays in {folder}", highlight=False, soft_wrap=True)
     return code
 
@@ -124,8 +124,8 @@ def _check_ports(settings: Settings) -> None:
             except OSError as error:
                 problems.append(
                     f"WEBHOOKD_{name}: cannot listen on {host}:{port} ({error.strerror}); "
-                    "stop what uses it (another `webhookd dev`?), "
-                    f"or choose another: WEBHOOKD_{name}=127.0.0.1:{10_000 + port % 10_000}"
+                    "stop the program that uses the address (another `webhookd dev`?), "
+                    f"or choose another address: WEBHOOKD_{name}=127.0.0.1:{10_000 + port % 10_000}"
                 )
     if problems:
         raise SettingsError("\n".join(problems))
@@ -213,7 +213,9 @@ class _Session:
             kept |= {name: value for name, value in os.environ.items() if name.startswith("AWS_") and value == "dev"}
             kept["AWS_DEFAULT_REGION"] = os.environ["AWS_DEFAULT_REGION"]
         lines = [f"{name}={value.removeprefix('http://') if 'LISTEN' in name else value}" for name, value in kept.items()]
-        lines.insert(0, "# Made by `webhookd dev`: what its commands use in this folder if nothing else is set.")
+        lines.insert(
+            0, "# Made by `webhookd dev`: the commands in this folder use these settings if no other source sets them."
+        )
         path = self._folder / "dev.env"
         if "signature_keys" not in self._own and (key := dotenv_values(path, interpolate=False).get("WEBHOOKD_SIGNATURE_KEYS")):
             lines.append(f"WEBHOOKD_SIGNATURE_KEYS={key}")
@@ -243,7 +245,7 @@ class _Session:
             yield "webhook", f"{public}/webhooks/authorize-net"
         yield "dashboard", admin
         if "admin_tokens" in self._own:
-            yield "its token", self._own["admin_tokens"].partition(":")[2]
+            yield "token", self._own["admin_tokens"].partition(":")[2]
         yield "API", f"{admin}/docs"
         yield "metrics", f"{admin}/metrics"
         yield from self._stack.describe()
@@ -267,7 +269,7 @@ async def _show_samples(running: Daemon, aim: Target, console: Console) -> None:
     samples = [traffic.sample(name, first) for name in EVENT_TYPES]
     unusable = traffic.Sample("unusable", "", "", b'{"eventDate":"2019-01-31T14:38:42.6937313Z","seen":%d}' % first)
     forged = traffic.sample(EVENT_TYPES[0], first + 1)
-    rows += [_Row("the first one again"), _Row("a forged signature"), _Row("authentic, but unusable")]
+    rows += [_Row("the first event again"), _Row("a forged signature"), _Row("authentic, but unusable")]
     sends: list[tuple[traffic.Sample, str | None]] = [(s, None) for s in samples]
     sends += [(samples[0], None), (forged, "sha512=" + "0" * 128), (unusable, None)]
     # If the output is no terminal, print the table once, when it is whole.
@@ -294,7 +296,7 @@ async def _show_samples(running: Daemon, aim: Target, console: Console) -> None:
         console.print(f"[bold green]{processed} events processed[/], each effect committed with its status", highlight=False)
     else:
         console.print(
-            f"[bold yellow]{processed} of {len(samples)} events processed[/]: the dashboard and the log, named below, tell why",
+            f"[bold yellow]{processed} of {len(samples)} events processed[/]: the dashboard and the log, named below, show why",
             highlight=False,
             soft_wrap=True,
         )

@@ -49,7 +49,7 @@ def matching_types(pattern: str) -> list[str]:
         return found
     if pattern.startswith(PREFIX) and "*" not in pattern:
         return [pattern]
-    raise SettingsError(f"no event type matches {pattern!r}; known are: all, {', '.join(EVENT_TYPES)}")
+    raise SettingsError(f"no event type matches {pattern!r}; the known types are: all, {', '.join(EVENT_TYPES)}")
 
 
 @dataclass(slots=True, frozen=True)

@@ -141,7 +141,7 @@ class Events:
                 await queries.lock_ends(connection)
                 await queries.lock_work(connection, id=event_id)
             except asyncpg.LockNotAvailableError as error:
-                raise ConflictError("a worker has the event in hand; look again in a moment") from error
+                raise ConflictError("a worker processes the event at the moment; look again in some seconds") from error
             row = await queries.event_in_full(connection, id=event_id)
             if row is None:
                 raise NotFoundError(f"there is no event {event_id}; give webhookd's id, or search for the provider's")
@@ -169,16 +169,20 @@ def retry_of(row: asyncpg.Record, *, has_body: bool) -> Retry:
     """Returns whether the event of a row can be tried again, with the reason."""
     match Status(row["status"]):
         case Status.RECEIVED:
-            return Retry(False, False, "it is on its way: received, and not yet sent to the queue")
+            return Retry(False, False, "the event is on its way: it was received, and is not yet sent to the queue")
         case Status.QUEUED:
-            return Retry(False, False, "it is on its way: in the queue, or in a worker's hands")
+            return Retry(False, False, "the event is on its way: it is in the queue, or a worker processes it")
         case _ if not has_body:
-            return Retry(False, False, "its body is no longer kept, so it cannot be handled again")
+            return Retry(False, False, "the body is no longer kept, so the event cannot be processed again")
         case Status.RETRYING:
-            return Retry(True, False, "it waits for its next attempt, and would be tried at once")
+            return Retry(True, False, "the event waits for its next attempt; a retry tries it at once")
         case Status.DEAD:
-            return Retry(True, False, "it was given up, and would start anew with all its attempts")
-    return Retry(True, True, "it is processed; only a forced retry (--force) runs its handlers, and their effects, once more")
+            return Retry(True, False, "the event was given up; a retry starts anew with all attempts")
+    return Retry(
+        True,
+        True,
+        "the event is processed; only a forced retry (--force) runs its handlers again, and their effects happen again",
+    )
 
 
 def _by_receipt(row: asyncpg.Record) -> Place:

@@ -79,5 +79,5 @@ class Operations:
         row: asyncpg.Record | None = await self._statements.one(queries.cancel_operation, id=operation_id)
         if row is None:
             ended = await self.get(operation_id)
-            raise ConflictError(f"the operation has ended already: {ended['state']}")
+            raise ConflictError(f"the operation has already ended: {ended['state']}")
         return row

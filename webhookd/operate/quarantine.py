@@ -95,7 +95,7 @@ class Quarantine:
             reason = storable(f"released from quarantine {body_id}{how}" + (f": {note}" if note else ""))
             [accepted] = await self._receipts.accept([arrival], send_after=0.0, actor=actor, reason=reason)
             if not isinstance(accepted, Accepted):
-                raise ConflictError(f"it cannot become an event: {why_not_stored(accepted)}")
+                raise ConflictError(f"the body cannot become an event: {why_not_stored(accepted)}")
             await queries.handle_quarantine(connection, id=body_id, **_handling("released", actor, note, accepted.id))
         return Released(accepted.id, accepted.layer is not None, mended)
 
@@ -127,9 +127,9 @@ def release_refused(row: asyncpg.Record) -> str | None:
     try:
         parse_mended(bytes(row["body"]), row["account"])
     except UnusableError as error:
-        return f"it cannot become an event: {error.detail}"
+        return f"the body cannot become an event: {error.detail}"
     return None
 
 
 def _handled(row: asyncpg.Record) -> str:
-    return f"it was {row['outcome']} by {row['handled_by']} already"
+    return f"{row['handled_by']} has already {row['outcome']} the body"

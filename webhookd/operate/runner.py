@@ -190,7 +190,7 @@ class Runner:
             if row["fresh"] >= _BACKLOG:
                 held_by = "fresh events go first"
             elif row["redriven"] >= ahead:
-                held_by = "events put back before are still to be tried"
+                held_by = "events that were put back earlier still wait for an attempt"
             if held_by is not None:
                 work.held_by = held_by
                 await self._record(connection, work, "working")

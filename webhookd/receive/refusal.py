@@ -48,9 +48,9 @@ def refusal(error: Exception) -> Refusal:
             return Refusal(HTTPStatus.UNAUTHORIZED, "the signature does not verify", _OF_SIGNATURES[error.outcome])
         case UnavailableError():
             outcome = f"{error.dependency}_{'refused' if isinstance(error, RefusedError) else 'away'}"
-            return Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "not able to store webhooks just now", outcome, retry=True)
+            return Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "webhookd cannot store webhooks at the moment", outcome, retry=True)
         case TimeoutError():  # the commit took too long
             return Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "could not store the webhook in time", "postgresql_away", retry=True)
         case OverloadedError():
             return Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "too many webhooks at once", "overload", retry=True)
-    return Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "not able to take webhooks just now", "error", retry=True)
+    return Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "webhookd cannot take webhooks at the moment", "error", retry=True)

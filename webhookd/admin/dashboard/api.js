@@ -96,7 +96,7 @@ async function answer(path, options, signal) {
     throw new ApiError(0, {
       detail: slow
         ? `The daemon did not answer within ${TIMEOUT} seconds.`
-        : "The daemon does not answer. It may be restarting, or the network is away.",
+        : "The daemon does not answer. It may be restarting, or the network may be down.",
     });
   }
 }

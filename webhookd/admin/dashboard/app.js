@@ -148,7 +148,7 @@ window.addEventListener("hashchange", () => openView());
 window.addEventListener("signed-out", () => {
   if (!frame) return;
   closeFrame();
-  askToken("Your session has ended. Sign in again, and you return to where you were.");
+  askToken("Your session has ended. Sign in again to return to this page.");
 });
 window.addEventListener("unhandledrejection", (event) => {
   if (event.reason?.name === "AbortError") event.preventDefault();

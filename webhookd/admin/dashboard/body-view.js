@@ -33,14 +33,14 @@ export function bodyView(body) {
       copyButton(body.text, "Copy exact body"),
     ),
     body.mended.length > 0 &&
-      h("p", { class: "note plain-note" }, `To read it, something had to be mended: ${body.mended.join("; ")}.`),
+      h("p", { class: "note plain-note" }, `To read this body, webhookd had to mend it: ${body.mended.join("; ")}.`),
     code,
   );
 }
 
 function notPretty(body) {
-  if (body.encoding === "base64") return "These bytes are not text: they are shown as base64.";
-  return "This is not JSON, or too long to set out: it is shown as it came.";
+  if (body.encoding === "base64") return "These bytes are not text, so this page shows them as base64.";
+  return "The body is not JSON, or too long to format, so this page shows the exact text.";
 }
 
 /**

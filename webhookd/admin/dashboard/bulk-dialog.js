@@ -76,7 +76,7 @@ export function bulkDialog({
             (now) =>
               show(
                 body,
-                h("p", {}, "Dry run: nothing is changed yet."),
+                h("p", {}, "Dry run: nothing changes yet."),
                 progress(now),
                 h("div", { class: "actions" }, button("Close", end, { kind: "quiet" })),
               ),
@@ -95,7 +95,7 @@ export function bulkDialog({
 function askForm({ counted, verb, text, warning, withRate, reason, rate, danger, cancel, start }) {
   if (counted.total === 0) {
     return [
-      h("p", {}, "Nothing matches: there is nothing to do."),
+      h("p", {}, "No event matches. There is nothing to do."),
       h("div", { class: "actions" }, button("Close", cancel, { kind: "primary" })),
     ];
   }
@@ -123,7 +123,7 @@ function askForm({ counted, verb, text, warning, withRate, reason, rate, danger,
       "div",
       { class: "field-row" },
       h("label", { class: "field grow" }, verb === "Replay" ? "Reason" : "Reason (goes into the audit trail)", note),
-      withRate && h("label", { class: "field" }, "Events a second", pace),
+      withRate && h("label", { class: "field" }, "Events per second", pace),
     ),
     h(
       "div",
@@ -141,7 +141,7 @@ function running(operation, end, verb) {
   return [
     progress(operation),
     !isOver(operation) &&
-      h("p", { class: "faint" }, "You may close this: the work goes on, also when the daemon restarts."),
+      h("p", { class: "faint" }, "You can close this dialog. The work continues, even if the daemon restarts."),
     h(
       "div",
       { class: "actions" },
@@ -151,7 +151,7 @@ function running(operation, end, verb) {
         { class: "button", href: href(["operations", operation.id]), onclick: () => end() },
         `See this ${verb.toLowerCase()}`,
       ),
-      button(isOver(operation) ? "Close" : "Go on in the background", end, { kind: "primary" }),
+      button(isOver(operation) ? "Close" : "Continue in the background", end, { kind: "primary" }),
     ),
   ];
 }

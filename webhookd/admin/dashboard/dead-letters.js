@@ -17,12 +17,12 @@ const VERBS = {
   redrive: {
     verb: "Redrive",
     withRate: true,
-    text: "Each starts anew with all its attempts. Effects happen once, as ever.",
+    text: "Each event starts anew with all its attempts. Its effects still happen only once.",
   },
   discard: {
     verb: "Discard",
     danger: true,
-    text: "They leave this list and the dead-letter queue. Their history stays, and search finds them.",
+    text: "The events leave this list and the dead-letter queue. Their history stays, and the search finds them.",
   },
 };
 
@@ -61,7 +61,7 @@ export function deadLetters(context) {
       discarded ? "Discarded dead letters" : "Dead letters",
       !discarded && [bulkButton("redrive", filter, context), bulkButton("discard", filter, context)],
     ),
-    h("p", { class: "lead" }, "Events whose handlers gave up. Nothing happens to them until someone acts."),
+    h("p", { class: "lead" }, "Events whose handlers gave up, or failed at every attempt. Nothing happens to them until an operator acts."),
     lookOnlyNote(),
     filterForm("dead-letters", {
       query,
@@ -158,9 +158,9 @@ function nothing(filter, discarded) {
     );
   }
   if (discarded)
-    return emptyState("Nothing was discarded", h("a", { href: href(["dead-letters"]) }, "Back to those that wait"));
+    return emptyState("Nothing was discarded", h("a", { href: href(["dead-letters"]) }, "Back to the waiting events"));
   return emptyState(
     "No dead events",
-    "Every event was processed, or is still being tried. There is nothing to do here.",
+    "Every event was processed, or has attempts left. There is nothing to do here.",
   );
 }

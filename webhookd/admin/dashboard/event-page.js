@@ -175,8 +175,8 @@ async function askRetry(page, node) {
     text: force ? null : sentence(event.retry.reason),
     warning:
       force &&
-      "It was processed already. Its handlers run once more, and their effects happen again: a booking " +
-        "is made twice, a message is sent twice, unless the handlers guard against it.",
+      "This event is already processed. Its handlers run again, and their effects happen again: a booking " +
+        "is made twice, a message is sent twice, unless the handlers prevent it.",
     action: force ? "Run it again" : "Retry",
     kind: force ? "danger" : "primary",
     signal: context.signal,
@@ -192,7 +192,7 @@ async function askRetry(page, node) {
     const idle = isEnded(page.event) && !page.follow;
     page.follow = true;
     page.shown = "";
-    toast("Retry asked for. This page follows the event until it ends.", "good");
+    toast("Retry ordered. This page follows the event until it ends.", "good");
     await refresh(page);
     if (idle) watch(page);
   });
@@ -206,8 +206,8 @@ async function askDiscard(page) {
     kind: "danger",
     signal: context.signal,
     text:
-      "It leaves the list of dead letters and the dead-letter queue. The event and its history stay, and it can " +
-      "still be found by search.",
+      "The event leaves the list of dead letters and the dead-letter queue. The event and its history stay, and " +
+      "the search still finds it.",
   });
   if (!answer) return;
   const operation = await post(
@@ -265,6 +265,6 @@ function related(event, timeline) {
   return section(
     `Other events of this ${entityWords(event).toLowerCase()}`,
     h("div", { class: "list" }, table.node),
-    timeline && h("p", { class: "section-foot" }, h("a", { href: timeline }, "See them along time")),
+    timeline && h("p", { class: "section-foot" }, h("a", { href: timeline }, "See them on a timeline")),
   );
 }

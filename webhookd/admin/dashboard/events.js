@@ -93,7 +93,7 @@ function timelineHint(rows) {
   return h(
     "p",
     { class: "note" },
-    "All of these belong to one ",
+    "All these events belong to one ",
     entityWords(row).toLowerCase(),
     ": ",
     h("a", { href: timelineLink(row) }, `see the timeline of ${row.entity_id}`),
@@ -113,7 +113,7 @@ function nothing(filter, q) {
         h("a", { href: href(["quarantine"]) }, "quarantine"),
         ".",
       ),
-      "If it is not there either, Authorize.Net has not delivered it to this daemon.",
+      "If it is not there either, Authorize.Net has not delivered it to webhookd.",
     );
   }
   if (Object.keys(filter).length > 0) {

@@ -63,7 +63,7 @@ function build(operation) {
         "div",
         { class: "main-column" },
         section(
-          "What it takes",
+          "Chosen events",
           breakdown(operation),
           h("p", { class: "section-foot faint" }, operation.state === "counting" ? "Still counting." : ""),
         ),
@@ -76,7 +76,7 @@ function build(operation) {
           facts([
             ["By", operation.actor],
             ["Chosen", selection(operation)],
-            ["Events a second", operation.kind === "discard" ? null : String(operation.rate)],
+            ["Events per second", operation.kind === "discard" ? null : String(operation.rate)],
             ["At most", operation.limit && String(operation.limit)],
             ["Started", when(operation.created_at)],
             ["Last step", when(operation.updated_at)],

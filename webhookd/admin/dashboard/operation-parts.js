@@ -47,7 +47,7 @@ export function progressBar(operation) {
 export function progressWords(operation) {
   const { state, done, skipped, total } = operation;
   if (state === "counting") return `counting, ${plural(total ?? 0, "event")} so far`;
-  if (operation.dry_run) return `${plural(total ?? 0, "event")} would be taken`;
+  if (operation.dry_run) return `${plural(total ?? 0, "event")} would be chosen`;
   const left =
     state === "working" && operation.kind !== "discard" && operation.rate
       ? Math.max(0, (total - done - skipped) / operation.rate)
@@ -70,7 +70,7 @@ export function progress(operation) {
       h("span", { "aria-live": "polite" }, progressWords(operation)),
     ),
     !(operation.dry_run && isOver(operation)) && progressBar(operation),
-    operation.held_by && !isOver(operation) && h("p", { class: "note" }, icon("clock"), `Held: ${operation.held_by}`),
+    operation.held_by && !isOver(operation) && h("p", { class: "note" }, icon("clock"), `Waiting: ${operation.held_by}`),
     operation.error && h("p", { class: "problem" }, operation.error),
   );
 }
@@ -113,7 +113,7 @@ export function cancelButton(operation, done) {
     () =>
       busy(node, async () => {
         done(await post(`/webhooks/operations/${operation.id}/cancel`));
-        toast("The operation stops. What is done stays done.", "warn");
+        toast("The operation stops. Finished work stays done.", "warn");
       }),
     { sign: "cross", kind: "small" },
   );

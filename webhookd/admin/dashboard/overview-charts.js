@@ -7,7 +7,7 @@ import { axisDuration, count, duration, rate } from "./format.js";
 const CHARTS = [
   {
     title: "Throughput",
-    hint: "events a second",
+    hint: "events per second",
     format: rate,
     wide: true,
     series: [
@@ -39,7 +39,7 @@ const CHARTS = [
   },
   {
     title: "Waiting events",
-    hint: "not yet sent, and in the queue",
+    hint: "in the outbox and in the queue",
     format: count,
     whole: true,
     floor: 4,

@@ -105,7 +105,7 @@ function onceNew(said, name, value, build) {
 function drawVerdict(node, said) {
   const problems = findProblems(pulse);
   if (pulse.problem && !pulse.away)
-    problems.push({ tone: "warn", text: `The figures are not current: ${pulse.problem}` });
+    problems.push({ tone: "warn", text: `The figures are out of date: ${pulse.problem}` });
   onceNew(said, "verdict", [problems, pulse.health?.dependencies, pulse.health?.version], () => {
     const worst = problems.some((problem) => problem.tone === "bad") ? "bad" : problems.length > 0 ? "warn" : "good";
     node.className = `verdict ${worst}`;

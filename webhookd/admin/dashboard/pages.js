@@ -95,11 +95,11 @@ export function pagedList({ context, fetchPage, add, renew, table, empty, wanted
       );
     }
     const shown = `${state.rows.length.toLocaleString()} shown`;
-    if (!state.next) return show(foot, h("span", {}, `${shown}. That is all there is.`));
+    if (!state.next) return show(foot, h("span", {}, `${shown}. This is the end of the list.`));
     return show(
       foot,
       h("span", {}, back ? `${shown}, ${back}.` : `${shown}.`),
-      button(found(state) ? "Load more" : "Search on", (event) => loadMore(event.currentTarget), {}),
+      button(found(state) ? "Load more" : "Continue the search", (event) => loadMore(event.currentTarget), {}),
     );
   }
 

@@ -58,7 +58,7 @@ export function operateButton(label, onclick, options = {}) {
   return node;
 }
 
-export const LOOK_ONLY = "Your token may only look. Sign in with a token of WEBHOOKD_ADMIN_TOKENS to change things.";
+export const LOOK_ONLY = "Your token may only look. To make changes, sign in with a token of WEBHOOKD_ADMIN_TOKENS.";
 
 /** Returns the note below the buttons if the person may not press them. */
 export function lookOnlyNote() {

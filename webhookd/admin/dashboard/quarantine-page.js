@@ -106,7 +106,7 @@ function releaseButton(item, context) {
         const result = await send(item, "release", answer.note);
         toast(
           result.outcome === "duplicate"
-            ? "The event was known already; nothing runs twice."
+            ? "The event is already known, so nothing runs twice."
             : ["Released: it is an event now", ...result.mended].join("; ") + ".",
           "good",
           { href: eventLink(result.event_id), label: "Open the event" },
@@ -132,7 +132,7 @@ function discardButton(item, context) {
         action: "Discard",
         kind: "danger",
         signal: context.signal,
-        text: "It will not become an event, and Authorize.Net does not send it again.",
+        text: "The body will not become an event, and Authorize.Net does not send it again.",
       });
       if (!answer) return;
       await busy(node, async () => {

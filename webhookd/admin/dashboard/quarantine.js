@@ -51,8 +51,8 @@ export function quarantine(context) {
     h(
       "p",
       { class: "lead" },
-      "Bodies with a good signature that could not become events. Authorize.Net was answered 200, " +
-        "so it does not send them again: release or discard each.",
+      "Bodies with a valid signature that could not become events. Authorize.Net got a 200 for each, " +
+        "and does not send them again. Release or discard each body.",
     ),
     filterForm("quarantine", {
       query,

@@ -87,6 +87,6 @@ function nothing(filter) {
   }
   return emptyState(
     "No refused webhook was sampled",
-    "Nothing was refused in the last two weeks, or WEBHOOKD_REFUSED_SAMPLES is 0.",
+    "webhookd refused nothing in the last two weeks, or WEBHOOKD_REFUSED_SAMPLES is 0.",
   );
 }

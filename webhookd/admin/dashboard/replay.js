@@ -16,9 +16,9 @@ export function replay(context) {
   const choice = field("status", "Which events", query, {
     kind: "select",
     choices: [
-      ["dead", "Dead ones"],
-      ["processed", "Processed ones, again"],
-      ["both", "Dead and processed ones"],
+      ["dead", "Dead events"],
+      ["processed", "Processed events, again"],
+      ["both", "Dead and processed events"],
     ],
   });
   const status = choice.querySelector("select");
@@ -30,8 +30,8 @@ export function replay(context) {
       {},
       icon("warn"),
       h("strong", {}, " Processed events have had their effects. "),
-      "Replaying runs their handlers again: bookings and messages happen twice unless the handlers guard against it. " +
-        "Each new run is audited.",
+      "A replay runs their handlers again: bookings and messages happen twice, unless the handlers prevent it. " +
+        "The audit trail records each new run.",
     ),
     h("label", { class: "check-line" }, force, " I want the effects of processed events to happen again"),
   );
@@ -77,7 +77,7 @@ export function replay(context) {
       h(
         "label",
         { class: "field" },
-        "Events a second",
+        "Events per second",
         h("input", { name: "rate", type: "number", min: 0.1, max: 10000, step: "any", value: 20, required: true }),
       ),
       h(
@@ -112,7 +112,7 @@ export function replay(context) {
       h("span", {}, "Replay"),
     ),
     heading("Replay events"),
-    h("p", { class: "lead" }, "For a single event, use the Retry button on its page. For many, describe them here."),
+    h("p", { class: "lead" }, "For a single event, use the Retry button on its page. For many events, choose them here."),
     lookOnlyNote(),
     form,
   );
@@ -125,7 +125,7 @@ async function submit(event, { form, force, context }) {
   const filter = { ...rest, status: status === "both" ? ["dead", "processed"] : [status] };
   if (types) filter.event_type = types;
   if (Object.keys(filter).length === 1) {
-    toast("Say which events: a type, a time, an invoice. A time long ago in “Received from” chooses all.", "warn");
+    toast("Choose events by a type, a time or an invoice. An early time in “Received from” chooses all events.", "warn");
     return;
   }
   const again = status !== "dead";
@@ -150,7 +150,7 @@ async function submit(event, { form, force, context }) {
     rate: Number(rate),
     danger: again,
     submit: send,
-    warning: again && "Processed events among these have their effects a second time.",
+    warning: again && "The effects of the processed events among these happen a second time.",
     signal: context.signal,
   });
   if (started) go(["operations", started.id]);

@@ -195,7 +195,7 @@ function tellState({ live, away, main, links }) {
   setText(
     away.lastChild,
     "The daemon has stopped answering. " +
-      (pulse.at ? `What you see is from ${clock(pulse.at)}. ` : "") +
+      (pulse.at ? `This page shows the state of ${clock(pulse.at)}. ` : "") +
       "Trying again every few seconds.",
   );
 }

@@ -27,7 +27,7 @@ export function buildSignIn({ notice, onDone }) {
       setText(
         problem,
         error.status === 401
-          ? "This token is not known to the daemon. Check that it was copied whole, and that it was not changed since."
+          ? "The daemon does not know this token. Check that you copied the whole token, and that it is still in use."
           : error.message,
       );
       token.select();
@@ -45,14 +45,14 @@ export function buildSignIn({ notice, onDone }) {
       h("h1", {}, "webhookd"),
       notice
         ? h("p", { class: "note" }, notice)
-        : h("p", { class: "faint" }, "Payment webhooks, made durable and processed once."),
+        : h("p", { class: "faint" }, "Payment webhooks, stored durably and processed once."),
       h("label", { class: "field" }, "Token", token),
       problem,
       send,
       h(
         "div",
         { id: "token-help", class: "help" },
-        h("p", {}, "Tokens are set where the daemon runs:"),
+        h("p", {}, "The daemon's settings hold the tokens:"),
         h(
           "dl",
           {},

@@ -150,5 +150,5 @@ function legend() {
 
 function summary(events) {
   const order = events.map((event) => `${typeWords(event.event_type)} (${event.status})`).join(", then ");
-  return `${plural(events.length, "event")} along time: ${order}`;
+  return `${plural(events.length, "event")} in the order of time: ${order}`;
 }

@@ -56,8 +56,8 @@ export function subscriptionPage(context) {
       ["Payment profile", related(found, "customerPaymentProfile", found.payment_profile_id)],
       ["Shipping address", found.shipping_address_id],
       ["Last failure", found.last_failure_at && when(found.last_failure_at)],
-      ["Its error", found.last_failure_error],
-      ["Its transaction", related(found, "transaction", found.last_failure_transaction_id)],
+      ["Error of the failure", found.last_failure_error],
+      ["Failed transaction", related(found, "transaction", found.last_failure_transaction_id)],
     ],
   }));
 }
@@ -159,7 +159,7 @@ function build(word, found, view) {
       ),
     ),
     section(
-      "Along time",
+      "Timeline",
       found.events.length > 0
         ? timelineChart(found.events, (event) => noteOf(event, found))
         : emptyState("No events are kept", "The facts below come from events that are no longer stored."),
@@ -181,18 +181,18 @@ function lead(word, view, found) {
   }
   if (last && !isNone(found.response_code)) {
     return [
-      `No event reports the state of this ${noun}. The last one, `,
+      `No event reports the state of this ${noun}. The last event, `,
       last,
       `, has the response code ${found.response_code}, which reports no state. ` +
         "The “Test Webhook” button of the Merchant Interface sends such events.",
     ];
   }
-  if (last) return [`No event reports the state of this ${noun}. The last one: `, last, "."];
-  if (found.last_failure_type) return `No event reports the state of this ${noun}: one that tried to change it failed.`;
+  if (last) return [`No event reports the state of this ${noun}. The last event: `, last, "."];
+  if (found.last_failure_type) return `No event reports the state of this ${noun}. An attempt to change it failed.`;
   if (found.events.some((event) => event.status === "processed")) {
-    return `The events of this ${noun} are processed, and none of them reports its state.`;
+    return `The events of this ${noun} are processed, but none of them reports the state.`;
   }
-  return `Nothing is known of this ${noun} yet: none of its events is processed.`;
+  return `Nothing is known about this ${noun} yet: none of its events is processed.`;
 }
 
 function isNone(value) {
@@ -220,7 +220,7 @@ function failureFacts(found) {
 
 function deadWords(bad) {
   return [
-    ` ${bad.length === 1 ? "One event is" : `${plural(bad.length, "event")} are`} dead, so the facts here may be behind: `,
+    ` ${bad.length === 1 ? "One event is" : `${plural(bad.length, "event")} are`} dead, so the facts here may be out of date: `,
     bad
       .slice(0, 3)
       .map((event, i) => [i > 0 && ", ", h("a", { href: href(["events", event.id]) }, typeWords(event.event_type))]),

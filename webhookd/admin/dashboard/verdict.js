@@ -6,9 +6,9 @@ import { href } from "./navigation.js";
 const LONG_WAIT = 120;
 const NAMES = { postgresql: "PostgreSQL", redis: "Redis", sqs: "SQS" };
 const MEANING = {
-  postgresql: "Webhooks are answered 503, and Authorize.Net sends them again later.",
-  redis: "Everything goes on by PostgreSQL alone, only slower.",
-  sqs: "Webhooks are still accepted. They wait in the outbox and go out by themselves once SQS is back.",
+  postgresql: "webhookd answers webhooks with 503, and Authorize.Net sends them again later.",
+  redis: "webhookd works with PostgreSQL alone, only slower.",
+  sqs: "Webhooks are still accepted. They wait in the outbox, and webhookd sends them once SQS is back.",
 };
 export const UNFINISHED = ["received", "queued", "retrying"];
 
