@@ -166,6 +166,8 @@ class Connection(Handler):
             self._of.move(self, Phase.UNREAD)
         elif self._messages:
             self._payload = self._messages[0][1]
+            if self._ended and not self._payload.is_eof() and not self._reading_paused:  # paused: the parser has more bytes
+                self._payload.set_exception(web.RequestPayloadError("the body ends too early"))
             self._of.move(self, whole if self._payload.is_eof() else Phase.BODY)
         else:
             self._of.move(self, Phase.IDLE)
