@@ -495,6 +495,20 @@ GUARDS = (
         "tests/unit/test_attempts.py::test_a_count_stays_if_the_connection_was_lost_while_the_handlers_ran",
     ),
     Guard(
+        "a counted attempt that loses PostgreSQL in its commit stays counted",
+        "webhookd/process/attempt.py",
+        "                except Exception:\n",
+        "                except AttemptFailedError:\n",
+        "tests/unit/test_attempts.py::test_a_count_stays_if_the_connection_was_lost_in_the_commit",
+    ),
+    Guard(
+        "an attempt whose handlers did not run does not stay counted",
+        "webhookd/process/attempt.py",
+        "if tried and _is_lost(connection):",
+        "if _is_lost(connection):",
+        "tests/unit/test_attempts.py::test_a_count_is_taken_back_if_the_connection_was_lost_and_no_handler_ran",
+    ),
+    Guard(
         "a count that is taken back late is not subtracted from the counts of another attempt",
         "sql/queries/events.sql",
         "AND attempts = :attempts AND redriven_at IS NOT DISTINCT FROM :redriven_at::timestamptz;",

@@ -21,6 +21,10 @@ STREAMS = {
     "body-cut-off": request(b"{}")[:-1],
     "head-cut-off": _HEAD,
     "malformed": b"no HTTP\r\n\r\n",
+    "pipelined": request(b"{}") * 5,
+    "malformed-behind": request(b"{}") * 2 + b"no HTTP\r\n\r\n",
+    "upgrade": request(b"{}", "Upgrade: websocket", "Connection: Upgrade") + request(b"{}"),
+    "upgrade-malformed": request(b"{}", "Upgrade: websocket", "Connection: Upgrade") + b"no HTTP\r\n\r\n",
     "compressed": _HEAD + b"Content-Encoding: gzip\r\nContent-Length: 100000\r\n\r\n" + bytes(20_000),
 }
 
@@ -38,14 +42,15 @@ def no_collector() -> Iterator[None]:
 @pytest.mark.usefixtures("no_collector")
 async def test_a_connection_that_has_ended_is_freed_without_the_collector(stream: bytes, start: Start) -> None:
     daemon = await start()
-    for reads in (True, False):
+    for ends in ("read", "at once", "later"):
         reader, writer = await asyncio.open_connection(*address(daemon))
         writer.write(stream)
-        if reads:
+        if ends == "read":
             writer.write_eof()
             await reader.read()
         else:
             await open_connections(daemon, 1)
+            await asyncio.sleep(0.1 if ends == "later" else 0)  # later: the handler waits for the body that does not come
         writer.transport.abort()
         await open_connections(daemon, 0)
 

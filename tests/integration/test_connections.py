@@ -385,3 +385,22 @@ def test_connections_that_have_come_together_are_taken_within_a_few_turns_of_the
         return needed
 
     assert uvloop.run(turns()) < 50
+
+
+@pytest.mark.parametrize("before", [1, 2, 3])
+async def test_a_body_that_ends_too_early_behind_other_requests_is_refused_at_once(start: Start, before: int) -> None:
+    """The client ends its half before the requests ahead are answered, so no later report tells that the body ends."""
+    daemon = await start(body_timeout=30)
+    async with connected(daemon) as [(reader, writer)]:
+        writer.write(request(b"{}") * before + request(b"{}")[:-1])
+        writer.write_eof()
+        assert statuses(await rest(reader)) == [b"200"] * before + [b"400"]
+
+
+@pytest.mark.parametrize("size", [34_000, 100_000])
+async def test_a_large_body_behind_another_request_is_read_although_the_client_sends_no_more(start: Start, size: int) -> None:
+    daemon = await start()
+    async with connected(daemon) as [(reader, writer)]:
+        writer.write(request(b"{}") + request(b'{"a":"' + b"x" * size + b'"}'))
+        writer.write_eof()
+        assert statuses(await rest(reader)) == [b"200", b"200"]

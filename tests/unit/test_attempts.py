@@ -31,12 +31,19 @@ class Steps:
     """Stands for the database, the store and the handlers of one attempt; records their steps."""
 
     def __init__(
-        self, *, begin: Exception | None = None, failure: Failure | None = None, silent: bool = False, lost: bool = False
+        self,
+        *,
+        begin: Exception | None = None,
+        failure: Failure | None = None,
+        silent: bool = False,
+        lost: str | None = None,
+        begun: int = 1,
     ) -> None:
         self.done: list[str] = []
-        self._lost = lost  # the connection is lost while the handlers run
+        self._lost = lost  # the step in which the connection is lost
         self.silent = silent  # the database never answers when a count is taken back
         self._begin = begin
+        self._begun = begun
         self._failure = failure
 
     @contextlib.asynccontextmanager
@@ -54,7 +61,7 @@ class Steps:
         self.done.append("unlock")
 
     def is_closed(self) -> bool:
-        return self._lost and "handlers" in self.done
+        return self._lost in self.done
 
     def is_in_transaction(self) -> bool:
         return True
@@ -66,7 +73,15 @@ class Steps:
         self.done.append("count")
         if self._begin is not None:
             raise self._begin
-        return 1
+        return self._begun
+
+    async def mark_processed(self, *_: Any) -> float | None:
+        self.done.append("commit")
+        raise ConnectionResetError
+
+    async def mark_dead(self, *_: Any, **__: Any) -> int | None:
+        self.done.append("bury")
+        raise ConnectionResetError
 
     async def take_back_attempt(self, _claimed: Claimed) -> None:
         self.done.append("take back")
@@ -102,10 +117,32 @@ async def test_a_count_whose_answer_was_lost_is_taken_back_too() -> None:
 @pytest.mark.parametrize("failure", [None, Failure.of(ConnectionResetError())])
 async def test_a_count_stays_if_the_connection_was_lost_while_the_handlers_ran(failure: Failure | None) -> None:
     """The event may have crashed PostgreSQL, which then cannot record that the attempt has failed."""
-    steps = Steps(failure=failure, lost=True)
+    steps = Steps(failure=failure, lost="handlers")
     with pytest.raises(AttemptFailedError):
         await steps.attempts().make(BODY, wait=True, suspect=True)
     assert steps.done == ["lock", "count", "handlers"]
+
+
+async def test_a_count_stays_if_the_connection_was_lost_in_the_commit() -> None:
+    """What the handlers left to the commit, like a deferred trigger, may end PostgreSQL too."""
+    steps = Steps(lost="commit")
+    with pytest.raises(UnavailableError):
+        await steps.attempts().make(BODY, wait=True, suspect=True)
+    assert steps.done == ["lock", "count", "handlers", "commit"]
+
+
+@pytest.mark.parametrize(
+    ("steps", "done"),
+    [
+        (Steps(begin=UnavailableError("postgresql", "away"), lost="count"), ["lock", "count", "take back"]),
+        (Steps(begun=4, lost="bury"), ["lock", "count", "bury", "take back"]),
+    ],
+    ids=["count", "bury"],
+)
+async def test_a_count_is_taken_back_if_the_connection_was_lost_and_no_handler_ran(steps: Steps, done: list[str]) -> None:
+    with pytest.raises(UnavailableError):
+        await steps.attempts().make(BODY, wait=True, suspect=True)
+    assert steps.done == done
 
 
 async def test_a_count_is_owed_if_postgresql_does_not_answer_that_it_is_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,7 +74,7 @@ class Attempts:
             async with self._turns.take(alone=alone), self._database.acquire("work", reset=True) as connection:
                 transaction = connection.transaction()
                 await transaction.start()
-                ended = False
+                ended = tried = False
                 counted: Claimed | None = None
                 try:
                     claimed = await self._store.claim(connection, body.event_id, wait=wait)
@@ -89,13 +89,14 @@ class Attempts:
                             step = await self._bury(connection, transaction, claimed, begun - 1)
                             ended = True
                             return step
+                    tried = True
                     await self._run(connection, transaction, claimed)
                     ended = True
                     return Step(claimed, Outcome.PROCESSED)
-                except AttemptFailedError:
-                    if _is_lost(connection):
-                        # The handlers may have ended PostgreSQL. If they did, the failure cannot be recorded, so the count
-                        # stays. If they did not, the record of the failure makes the count void.
+                except Exception:
+                    if tried and _is_lost(connection):
+                        # The handlers, or the commit of their effects, may have ended PostgreSQL. If they did, the failure
+                        # cannot be recorded, so the count stays. A failure that is recorded makes the count void.
                         counted = None
                     raise
                 finally:

@@ -81,6 +81,11 @@ class Connection(Handler):
         self._rest.end()
         if self._started:
             super().connection_lost(exc)
+        # Requests that nobody answers any more. Their bodies and errors refer to the connection, and so are cycles, too.
+        for message, _ in self._messages:
+            if (error := getattr(message, "exc", None)) is not None:
+                error.__traceback__ = None
+        self._messages.clear()
 
     def data_received(self, data: bytes) -> None:
         """Passes the bytes of accepted requests to aiohttp. aiohttp calls this too, with no bytes, to go on parsing."""
@@ -161,6 +166,8 @@ class Connection(Handler):
             self._of.move(self, Phase.UNREAD)
         elif self._messages:
             self._payload = self._messages[0][1]
+            if self._ended and not self._payload.is_eof() and not self._reading_paused:  # paused: the parser has more bytes
+                self._payload.set_exception(web.RequestPayloadError("the body ends too early"))
             self._of.move(self, whole if self._payload.is_eof() else Phase.BODY)
         else:
             self._of.move(self, Phase.IDLE)
@@ -193,6 +200,8 @@ class Connection(Handler):
         self._handling = True
         response = await self._of.handle(request)
         self._handling = False  # the response is written at once
+        if (error := request.content.exception()) is not None:
+            error.__traceback__ = None  # a frame in it has the request, which has the error: this cycle would stay in memory
         if self.leaves_http:
             response.force_close()  # aiohttp's parser drops the bytes that follow the request
         elif not self._messages and request.content.is_eof():
