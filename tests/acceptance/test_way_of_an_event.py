@@ -55,6 +55,10 @@ async def test_ten_thousand_webhooks_each_have_one_effect(
     await ledger.open()
     samples = traffic.stream(EVENT_TYPES, 10_000, duplicates=0.2, out_of_order=True)
     settings = {**servers.settings, "WEBHOOKD_HANDLERS": "counting", "PYTHONPATH": str(servers.folder)}
+    settings |= {
+        "WEBHOOKD_COMMIT_TIMEOUT": "60",
+        "WEBHOOKD_SHUTDOWN_GRACE": "90",
+    }  # a busy machine may stand still for longer than the default
     async with Process(settings, servers.folder) as daemon:
         summary = await ledger.send(samples, daemon.webhook_url, connections=64)
         assert summary.failed == 0, summary.as_dict()
