@@ -198,5 +198,5 @@ async def test_doctor_tells_when_the_certificate_ends(servers: Servers, tmp_path
         (found,) = [f for f in json.loads(out)["findings"] if f["check"] == "WEBHOOKD_TLS_CERTIFICATE"]
         return f"{found['verdict']}: {found['detail']}"
 
-    assert (await told(30)).startswith("ok: of 127.0.0.1, ends in 29 days")
-    assert (await told(3)).startswith("warning: of 127.0.0.1, ends in 2 days")
+    assert (await told(30)).startswith("ok: of 127.0.0.1, expires in 29 days")
+    assert (await told(3)).startswith("warning: of 127.0.0.1, expires in 2 days")
