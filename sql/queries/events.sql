@@ -13,7 +13,7 @@
 -- Returns one row. `due` is the time from which the sweeper may take the new events. `new_ids` has the ids of the new events. `new_ids`
 -- is NULL if all events of the batch are new, as in nearly every batch. An event that is not new is a duplicate, by notification id or by
 -- content.
--- The caller sorts the arrays, and ORDER BY inserts the rows by their position in the arrays, because no join keeps an order by itself.
+-- The caller sorts the arrays, and ORDER BY inserts the rows by their position in the arrays, because SQL promises no order without it.
 -- So two batches with the same events take their locks in the same order, and cannot deadlock.
 -- `kind_ids` and `kind_texts` are the kinds of the batch, each kind once. If the table kinds lacks one of these kinds, or has other texts
 -- under its id, the statement stores nothing and returns `known` = false. Then run insert_kinds first. The statement looks up the kinds

@@ -258,6 +258,7 @@ async def test_an_event_that_postgresql_refuses_fails_alone(start: Start, server
     await until(lambda: processed_are(connection, 3), "its neighbours are processed")
     await until(lambda: connection.fetchval("SELECT count(*) = 1 FROM events WHERE status = 'dead'"), "it is dead")
     await drained(servers, worker)
+    assert not metric(worker, "webhookd_processed_total", outcome="interrupted"), "the message did not have to come again"
 
 
 @pytest.mark.parametrize(
