@@ -25,19 +25,19 @@ R = TypeVar("R")
 class Batcher(Generic[T, R]):
     """A queue of items. Concurrent tasks take items from the queue in batches, and call `flush` with each batch.
 
-    flush: gets at most `max_batch` items and returns one result for each, in order. If a result is an exception, only that item's
-    waiter gets the exception. If `flush` raises an exception, every waiter of the batch gets it.
+    flush: gets at most `max_batch` items and returns one result for each, in order. If a result is an exception, only that
+    item's waiter gets the exception. If `flush` raises an exception, every waiter of the batch gets it.
     watch: the owner of the tasks.
     workers: number of tasks, and so of batches that are flushed at a time.
     max_pending: most items that may wait. A call that would add one more raises OverloadedError.
     fill: while another batch is being flushed, a batch of fewer than `fill` items waits for the end of that flush, because each
     batch has a fixed cost. The wait is some milliseconds at most, because the other batch may wait for somebody's lock.
-    linger: seconds that a batch that is not full waits for more items. For a `flush` whose calls cost more than latency matters.
-    heavy: number of items beside the first from which a batch waits the full `linger`, since so many are a sign of more to come.
-    With fewer items, the wait is shorter, by the square root of their number: already with a few items, calls that follow each
-    other closely cost more than they save. A lone item does not wait. If `heavy` is None, every batch waits the full `linger`.
-    timeout: seconds until the waiter of an item without a result gets TimeoutError, or up to a tenth of `timeout` later. An item
-    that is not being flushed by then is dropped.
+    linger: seconds that a batch that is not full waits for more items, if calls of `flush` cost more than latency matters.
+    heavy: number of items beside the first from which a batch waits the full `linger`: so many are a sign of more to come. With
+    fewer items, the wait is shorter, by the square root of their number: already with a few items, calls that follow each other
+    closely cost more than they save. A lone item does not wait. If `heavy` is None, every batch waits the full `linger`.
+    timeout: seconds until the waiter of an item without a result gets TimeoutError, or up to a tenth of `timeout` later. If the
+    item is not being flushed then, it is dropped.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Batcher(Generic[T, R]):
         self._timeout = timeout
         self._items: deque[tuple[T, asyncio.Future[R] | None]] = deque()
         # One timer for all: a timer for each item would cost more than the rest of the work here.
-        self._waiters: deque[tuple[float, asyncio.Future[R]]] = deque()  # (when the waiter's time ends, the waiter), oldest first
+        self._waiters: deque[tuple[float, asyncio.Future[R]]] = deque()  # (end of the waiter's time, waiter), oldest first
         self._timer: asyncio.TimerHandle | None = None
         # Look the running loop up once: before Python 3.12, each look-up is a system call.
         self._loop: asyncio.AbstractEventLoop | None = None

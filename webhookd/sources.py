@@ -58,7 +58,7 @@ class Layer:
     folder: Path | None = None
     kept_in: Path | None = None
     toml: bool = False
-    spelled: dict[str, str] = field(default_factory=dict)  # each name as the source itself spells it, also if its value is empty
+    spelled: dict[str, str] = field(default_factory=dict)  # each name as the source spells it, also if its value is empty
     values: dict[str, Any] = field(default_factory=dict, repr=False)
     files: dict[str, tuple[str, Path]] = field(default_factory=dict)
     twice: list[tuple[str, str]] = field(default_factory=list)  # pairs of spellings of one name, for example LISTEN and listen
@@ -129,7 +129,7 @@ def _variables(variables: Mapping[str, str | None], layer: Layer) -> Layer:
 def _dotenv(path: Path, folder: Path) -> Layer:
     variables: dict[str, str | None] = {}
     try:
-        # Only parse the file. dotenv_values would also replace `${…}`, and so the folder could get a secret of the environment.
+        # Only parse the file. dotenv_values would replace `${…}`, and so the folder could get a secret of the environment.
         with path.open(encoding="utf-8") as lines:
             for binding in parse_stream(lines):
                 if binding.error and PREFIX in binding.original.string.upper():

@@ -15,8 +15,8 @@ import orjson
 
 _SAFE_DIGITS = 15  # a double keeps at least this many digits of a decimal number
 _SMALLEST, _GREATEST = -(2**63), 2**64 - 1  # bounds of the integers that orjson reads without loss
-# Bytes. For a longer body, Python's check of each digit would take too long. Such a body has a key only if orjson writes exactly
-# the same bytes.
+# Bytes. For a longer body, Python's check of each digit would take too long. Such a body has a key only if orjson writes
+# exactly the same bytes.
 _LONGEST = 65_536
 _LAST_SECOND = 2**32 - 1
 _IDS = ("notificationId", "webhookId")  # fields that differ between the two notifications
@@ -27,8 +27,8 @@ def content_key(
 ) -> bytes | None:
     """Returns the key of 16 bytes by which two notifications with the same content are found to be one event.
 
-    Returns None if the date or the payload is missing, empty or of the wrong type, or if the body is nested too deeply or is too
-    long for the check.
+    Returns None if the date or the payload is missing, empty or of the wrong type, or if the body is nested too deeply or is
+    too long for the check.
     `envelope`: the parsed `body`, which is JSON in UTF-8 without a byte order mark.
     """
     date, payload = envelope.get("eventDate"), envelope.get("payload")

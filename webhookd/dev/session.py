@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from webhookd.daemon import Daemon
 
 _SHOWN_FOR = 60.0  # seconds for which the display of samples waits for their end
-# moto scans the whole queue at each send, so the window keeps few messages there. When moto stops, it loses its messages, so lost
-# messages are sent again soon.
+# moto scans the whole queue at each send, so the window keeps few messages there. When moto stops, it loses its messages, so
+# lost messages are sent again soon.
 _GENTLE = {"relay_window": 30, "resend_after": 15, "sqs_wait": 2, "shutdown_grace": 10}
 
 

@@ -83,7 +83,7 @@ class Attempts:
                     if (outcome := standing(claimed, body.attempts)) is not None:
                         return Step(claimed, outcome)
                     if suspect:
-                        counted = claimed  # set first: if the statement's reply is lost, the attempt may be counted all the same
+                        counted = claimed  # set first: if the statement's reply is lost, the attempt may be counted anyway
                         begun = await self._store.begin_attempt(claimed)
                         if begun > self._most_begun:
                             step = await self._bury(connection, transaction, claimed, begun - 1)
@@ -111,7 +111,7 @@ class Attempts:
             await self._store.take_back_attempt(counted)
         except (UnavailableError, asyncio.CancelledError) as error:
             self._owed.append(counted)
-            if isinstance(error, asyncio.CancelledError):  # PostgreSQL did not answer in time, so `shielded` cancelled this call
+            if isinstance(error, asyncio.CancelledError):  # PostgreSQL did not answer in time, and `shielded` ended this call
                 raise
 
     async def take_back_what_is_owed(self) -> None:

@@ -55,7 +55,7 @@ def standing(claimed: Claimed, attempts: int) -> Outcome | None:
     """Returns the outcome if the work's row already decides it, else None. `attempts`: the number that the message names."""
     if claimed.status.finished:
         return Outcome.DUPLICATE
-    # Do not compare `due` with the time: a sweeper moves `due` when it leases a retry. Before this lease, a retry has no message.
+    # Do not compare `due` with the time: a sweeper moves `due` when it leases a retry. Until then, a retry has no message.
     if claimed.status is Status.RETRYING and (claimed.attempts != attempts or claimed.sends == 0):
         return Outcome.STALE
     return None

@@ -54,8 +54,8 @@ _MAX_PENDING = 20_000
 # Seconds that a request waits for more events if there are many: a request costs the same for one event and for hundreds.
 _GATHER = 0.03
 _HEAVY = 32  # events: so many at once are a sign of thousands a second
-# Seconds from a send to its record in PostgreSQL: short enough to be well before the end of the hot path's grace. Most events end
-# sooner, and an event that has ended needs no record.
+# Seconds from a send to its record in PostgreSQL, well before the end of the hot path's grace. Most events end sooner, and an
+# event that has ended needs no record.
 _DELAY = 5.0
 # The same seconds if a window bounds the work in the queue: until its send is recorded, even an ended event takes room there.
 _DELAY_IN_WINDOW = 0.25
@@ -122,7 +122,7 @@ class Relay:
         await self._sweeper.stop()
         await self._hot.stop()
         await self._recorder.stop()
-        with contextlib.suppress(UnavailableError):  # the events stay due, and a sweeper sends them once more, which is harmless
+        with contextlib.suppress(UnavailableError):  # the events stay due, and a sweeper sends them again, which is harmless
             while self._unrecorded:
                 await self._record(0.0)
 

@@ -66,7 +66,7 @@ class Admission:
         self._was_late = False  # whether the loop was late at the last measurement
         self._peak = self._peak_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None  # stored here, because a look-up for each webhook costs a system call
+        self._loop: asyncio.AbstractEventLoop | None = None  # stored, because a look-up for each webhook costs a system call
 
     async def start(self) -> None:
         """Starts to watch the loop."""

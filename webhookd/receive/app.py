@@ -175,7 +175,7 @@ class PublicApp:
         started = time.perf_counter()
         content = request.content
         length = request.content_length
-        if length is not None and length <= SMALL and content.is_eof():  # as nearly always, the whole body arrived with the head
+        if length is not None and length <= SMALL and content.is_eof():  # as nearly always, the body arrived with the head
             return await self._take(request, account, content.read_nowait(), started)
         with self._bodies.hold() as held:
             try:

@@ -52,13 +52,12 @@ SESSIONS = {
         "statement_timeout": str(int(_ADMIN_TIMEOUT * 1000)),
     },
 }
-# Operators' statements return whole rows. A prepared statement of this kind fails in a transaction after a migration has added a
-# column, so keep none.
+# Operators' statements return whole rows, and fail in a transaction if they were prepared before a migration added a column.
 _CACHES = {"admin": {"statement_cache_size": 0}}
 
 
 async def _leave_as_is(_: Any) -> None:
-    """Does nothing. asyncpg's reset on release would cost a round trip, and webhookd's own statements leave nothing to reset."""
+    """Does nothing. asyncpg's reset on release would cost a round trip, and our own statements leave nothing to reset."""
 
 
 class Database:
@@ -140,7 +139,7 @@ class Database:
                     foreign=name == "work",
                 )
                 | _CACHES.get(name, {}),
-                # Check each new session: settings of a role or database, and a failover, show there before the prober sees them.
+                # Check each new session: settings of a role or database, and a failover, may show there first.
                 init=self._identify,
                 reset=None if name == "upkeep" and not self._pooled else _leave_as_is,
             )
@@ -238,8 +237,7 @@ class Database:
     async def _release(self, pool: str, connection: Connection, *, reset: bool) -> None:
         # asyncpg shields the release: it must end even if the caller is cancelled, or the pool would lose the connection.
         try:
-            # Behind a pooler, the end of the transaction has reset the session already.
-            if reset and not self._pooled and not connection.is_closed():
+            if reset and not self._pooled and not connection.is_closed():  # a pooler's session is reset as its transaction ends
                 await connection.reset(timeout=2.0)
             await self._pools[pool].release(connection, timeout=2.0)
         except (OSError, TimeoutError, KeyError, asyncpg.PostgresError, asyncpg.InterfaceError):
@@ -319,7 +317,7 @@ class Database:
         raise UnavailableError("postgresql", problem) from error
 
     async def _give_up_sessions(self) -> None:
-        # Let new sessions replace all present ones. A dead session (its server is gone, or a firewall forgot it) costs a timeout.
+        # Let new sessions replace all present ones. A dead session (its server is gone, or a firewall forgot it) costs time.
         # A session that began before somebody mended a setting never sees the new value. A session that leads to a server
         # that is a replica now would stay in use, because the probes use it.
         for pool in self._pools.values():

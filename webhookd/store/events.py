@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
 _LOCK_WAIT = 2.0  # seconds that `claim` waits for an event's row
-# How long a fold waits for the lock of each row, in PostgreSQL's notation. The short time is for the fold of one event, which
-# has waited in a shared transaction before.
+# How long a fold waits for a row. The fold of one event waits for the short time: it has waited in a shared transaction before.
 _LOCK_TIMEOUT = "300ms"
 _SHORT_LOCK_TIMEOUT = "20ms"
 _LONGEST_RESEND = 43_200.0  # seconds; the query mark_sent has the same bound
@@ -180,9 +179,8 @@ class EventStore:
     ) -> list[asyncpg.Record]:
         """Folds `facts` (entity's name, account, id, JSON) and ends the work of `ending`, in one statement that commits.
 
-        Returns a row (id, attempt, seconds since the receipt or the redrive) for each event whose work ended, in any order.
-        A missing event had ended, or died, before. Raises BusyError if another transaction keeps a row for 300 ms (20 ms
-        without `waits`), or if the statement takes more than 5 s.
+        Returns a row (id, attempt, seconds since receipt or redrive) for each event whose work ended, in any order. Other
+        events had ended, or died, before. Raises BusyError after 300 ms (20 ms without `waits`) for one row, or 5 s in all.
         """
         if not ending and not facts:
             return []

@@ -312,7 +312,7 @@ class _Session:
             lock_timeout = self._patience if waits else self._lock_timeout
             await queries.limit_session(self._connection, lock=_ms(lock_timeout), statement=_ms(0), local=False)
             if waits:
-                # Do not try this statement again alone: the statement before it must first remove what a failed try left behind.
+                # Do not try this statement again alone: the statement before it must remove what a failed try left behind.
                 await self._execute(statement)
             else:
                 await self._patiently(partial(self._execute, statement))

@@ -194,7 +194,7 @@ class Retention:
                 return False
             try:
                 done &= await self._retire_partition(connection, task, child, age)
-            except asyncpg.PostgresError as error:  # for example, a backup reads this partition; go on with the other partitions
+            except asyncpg.PostgresError as error:  # for example, a backup reads this partition; go on with the others
                 logger.warning("an old partition stays for now", partition=child, error=where(error))
                 failure = error
         done &= await self._trim(connection, task, f"{queries.schema}.{table}_default", age)
