@@ -23,19 +23,21 @@ R = TypeVar("R")
 
 
 class Batcher(Generic[T, R]):
-    """A queue whose items `workers` concurrent tasks, which `watch` watches, hand to `flush` in batches.
+    """A queue of items. Concurrent tasks take items from the queue in batches, and call `flush` with each batch.
 
-    flush: gets at most `max_batch` items and returns one result for each, in order. A result that is an exception is raised to
-    that item's waiter alone. An exception that `flush` raises goes to every waiter of the batch.
-    max_pending: number of waiting items from which the call that would add another raises OverloadedError.
-    fill: while another batch is being flushed, a batch of fewer items waits for its end, since each batch has a price of its
-    own; but only some milliseconds, since the other batch may wait for somebody's lock.
-    linger: seconds that a batch that is not full waits for more items, if calls cost more than latency matters.
-    heavy: `linger` counts in full from so many items beside the first, which are a sign of more to come. With fewer items, it
-    falls as the square root: already with a few, calls follow so closely that they cost more than they save. A lone item does
-    not wait then.
-    timeout: seconds until the waiter of an item without a result gets TimeoutError, a tenth of it later at most. If the item is
-    not being flushed, it is dropped.
+    flush: gets at most `max_batch` items and returns one result for each, in order. If a result is an exception, only that
+    item's waiter gets the exception. If `flush` raises an exception, every waiter of the batch gets it.
+    watch: the owner of the tasks.
+    workers: number of tasks, and so of batches that are flushed at a time.
+    max_pending: most items that may wait. A call that would add one more raises OverloadedError.
+    fill: while another batch is being flushed, a batch of fewer than `fill` items waits for the end of that flush, because each
+    batch has a fixed cost. The wait is some milliseconds at most, because the other batch may wait for somebody's lock.
+    linger: seconds that a batch that is not full waits for more items, if calls of `flush` cost more than latency matters.
+    heavy: number of items beside the first from which a batch waits the full `linger`: so many are a sign of more to come. With
+    fewer items, the wait is shorter, by the square root of their number: already with a few items, calls that follow each other
+    closely cost more than they save. A lone item does not wait. If `heavy` is None, every batch waits the full `linger`.
+    timeout: seconds until the waiter of an item without a result gets TimeoutError, or up to a tenth of `timeout` later. If the
+    item is not being flushed then, it is dropped.
     """
 
     def __init__(
@@ -61,17 +63,17 @@ class Batcher(Generic[T, R]):
         self._fill = fill
         self._flushing = 0
         self._begun = 0  # number of batches so far
-        self._filling: asyncio.TimerHandle | None = None  # ends the wait to fill a batch
+        self._filling: asyncio.TimerHandle | None = None  # the timer that ends the wait for a fuller batch
         self._overdue = False  # the pending items have waited long enough
-        self._gathering = False  # one worker waits for more items; a second worker would only split them
+        self._gathering = False  # one worker waits for more items, so no second worker may take some of them
         self._linger = linger
         self._heavy = heavy
         self._timeout = timeout
         self._items: deque[tuple[T, asyncio.Future[R] | None]] = deque()
         # One timer for all: a timer for each item would cost more than the rest of the work here.
-        self._waiters: deque[tuple[float, asyncio.Future[R]]] = deque()  # the end of each waiter's time, oldest first
+        self._waiters: deque[tuple[float, asyncio.Future[R]]] = deque()  # (end of the waiter's time, waiter), oldest first
         self._timer: asyncio.TimerHandle | None = None
-        # Looked up once: before Python 3.12, asking for the running loop is a system call.
+        # Look the running loop up once: before Python 3.12, each look-up is a system call.
         self._loop: asyncio.AbstractEventLoop | None = None
         self._arrived = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -122,7 +124,7 @@ class Batcher(Generic[T, R]):
             self._bound_filling()
 
     def _bound_filling(self) -> None:
-        """Bounds the wait of the pending items, unless it has a bound or they need not wait."""
+        """Starts the timer that ends the wait of the pending items, unless a timer runs already or the items need not wait."""
         if self._filling is None and self._items and not self._due:
             loop = self._loop or asyncio.get_running_loop()
             self._filling = loop.call_later(_FILL_SECONDS, self._filled, self._begun)
@@ -132,7 +134,7 @@ class Batcher(Generic[T, R]):
         if begun == self._begun:
             self._overdue = True
             self._arrived.set()
-        else:  # a batch has begun since, and the pending items may have come after it
+        else:  # a batch has begun since the timer started, and the pending items may be newer than that batch
             self._bound_filling()
 
     def drop(self, error: BaseException) -> None:
@@ -180,7 +182,7 @@ class Batcher(Generic[T, R]):
                             await self._stopped.wait()
                 finally:
                     self._gathering = False
-                    self._arrived.set()  # a worker that waited for this may take the items that are left
+                    self._arrived.set()  # wake another worker, which may take the items that are left
             self._begun += 1
             self._overdue = False
             batch: list[tuple[T, asyncio.Future[R] | None]] = []
@@ -196,7 +198,7 @@ class Batcher(Generic[T, R]):
                     await self._flush_batch(batch)
                 finally:
                     self._flushing -= 1
-                    self._arrived.set()  # a batch that waited for this one need not wait any longer
+                    self._arrived.set()  # wake a worker that waited for the end of this batch
 
     @property
     def _due(self) -> bool:
@@ -221,14 +223,14 @@ class Batcher(Generic[T, R]):
         except asyncio.CancelledError:
             if (task := asyncio.current_task()) is not None and task.cancelling():
                 raise
-            # A cancellation that leaked out of a library is no reason for this task to end.
+            # Nobody cancelled this task: the cancellation leaked out of a library, and the task must go on.
             outcome = [UnavailableError(self.name, "cancelled")] * len(batch)
         except Exception as error:  # noqa: BLE001  whatever it is, the waiters must get it
             outcome = [error] * len(batch)
             if not isinstance(error, WebhookdError):
                 logger.exception("batch failed", batcher=self.name, items=len(batch))
         for (_, future), result in zip(batch, outcome, strict=True):
-            if future is None or future.done():  # done: its waiter gave up meanwhile
+            if future is None or future.done():  # None: the item has no waiter. done: the waiter gave up meanwhile
                 continue
             if isinstance(result, BaseException):
                 future.set_exception(result)

@@ -110,7 +110,7 @@ def _integer(text: str) -> int | Decimal:
 def _fraction(text: str) -> Decimal:
     try:
         return Decimal(text)
-    except InvalidOperation:  # an exponent of twenty digits: JSON, but beyond what Decimal holds
+    except InvalidOperation:  # for example, an exponent of twenty digits is JSON, but Decimal cannot hold such a number
         return Decimal("NaN")
 
 

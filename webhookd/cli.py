@@ -80,7 +80,7 @@ def serve() -> None:
         for task in left:
             task.cancel()
         if left and (await asyncio.wait(left, timeout=1))[1]:
-            # A handler that swallows its cancellation: closing the loop would wait for it for ever.
+            # A handler that swallows its cancellation still runs, and closing the loop would wait for that handler for ever.
             logging.shutdown()
             os._exit(code)
         return code
@@ -338,7 +338,7 @@ def list_settings(as_json: Json = False) -> None:
         print(json.dumps([dict(zip(fields, row, strict=True)) for row in rows]))  # noqa: T201
         return
     for name, default, meaning in rows:
-        # A URL in a meaning is not broken over lines: each word stands whole.
+        # The lines of a meaning break between words only, so a URL stays whole.
         out.print(Text.assemble((name, "bold"), f"  {default}"), soft_wrap=True)
         out.print(Padding(Text(meaning), (0, 0, 0, 4)))
 
@@ -357,11 +357,11 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     finally:
-        with contextlib.suppress(AttributeError, OSError, ValueError):  # no standard output, a full disk, or closed
-            sys.stdout.flush()  # while an exit code can still report that nobody reads
+        with contextlib.suppress(AttributeError, OSError, ValueError):  # no standard output, a closed one, or a full disk
+            sys.stdout.flush()  # flush now, while the exit code can still report that nobody reads the output
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    # Escaped: rich would take the brackets of 'webhookd[dev]' for markup.
+    # Escape the text: otherwise rich would take the brackets of 'webhookd[dev]' for markup.
     err.print(f"[bold red]webhookd:[/] {escape(message)}", highlight=False, soft_wrap=True)
     sys.exit(code)

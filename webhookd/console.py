@@ -63,9 +63,9 @@ class _WaitingFile(io.RawIOBase):
         try:
             while (written := self._raw.write(data)) is None:
                 select.select([], [self.fileno()], [])
-        except BrokenPipeError:  # `| head` has seen enough
+        except BrokenPipeError:  # nobody reads the pipe any more, for example after `| head`
             nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self.fileno())  # the rest of the buffer goes there
+            os.dup2(nowhere, self.fileno())  # discard the rest of the buffer
             os.close(nowhere)
             raise SystemExit(_NOBODY_READS) from None
         return written
@@ -80,7 +80,7 @@ def write_whole() -> None:
     stream = sys.stdout
     try:
         raw = io.FileIO(stream.fileno(), "wb", closefd=False)
-    except (AttributeError, OSError, ValueError):  # closed, or not a file
+    except (AttributeError, OSError, ValueError):  # standard output is closed, or is no file
         return
     buffer = io.BufferedWriter(_WaitingFile(raw))
     by_line = stream.isatty() or bool(getattr(stream, "write_through", False))

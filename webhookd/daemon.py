@@ -84,7 +84,8 @@ class Daemon:
             settings.redis_url.get_secret_value(),
             instance=lambda: self.database.instance,
             dedupe_ttl=settings.dedupe_ttl,
-            claim_ttl=settings.handler_timeout + 10,  # the handlers, and the bookkeeping after them
+            # A claim must outlive the handlers of its event, and the bookkeeping after the handlers (10 s).
+            claim_ttl=settings.handler_timeout + 10,
             metrics=metrics,
             watch=watch,
         )

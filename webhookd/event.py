@@ -75,7 +75,7 @@ def money(value: object) -> Decimal | None:
         amount = Decimal(value)
     except (InvalidOperation, ValueError):
         return None
-    # Not abs, which rounds to the context and overflows on a large exponent.
+    # Do not use abs(), which rounds to the context and overflows on a large exponent.
     if not amount.is_finite() or amount.copy_abs() >= _TOO_MUCH or int(amount.as_tuple().exponent) < -8:
         return None
     return amount
@@ -85,13 +85,13 @@ def money(value: object) -> Decimal | None:
 class Event:
     """One authentic notification, as a handler gets it."""
 
-    id: UUID  # ours; stable over retries, so it serves as idempotency key for calls to other systems
+    id: UUID  # webhookd's own id. All attempts have the same id, so it can be the idempotency key for calls to other systems
     account: str
-    notification_id: str  # the provider's, in lower case
+    notification_id: str  # the provider's id of the notification, in lower case
     event_type: str
-    event_date: datetime | None  # the provider's clock, UTC; None if it was missing or odd
-    received_at: datetime  # PostgreSQL's clock
-    attempt: int  # 1 at the first try
+    event_date: datetime | None  # by the provider's clock, in UTC; None if the field was missing or odd
+    received_at: datetime  # by PostgreSQL's clock
+    attempt: int  # number of the attempt, 1 for the first
     raw: bytes  # the exact body that was signed
     _payload: list[dict[str, Any]] = field(default_factory=list, init=False, repr=False, compare=False)
 
@@ -102,5 +102,5 @@ class Event:
             self._payload.append(load_payload(self.raw))
         return self._payload[0]
 
-    def __repr__(self) -> str:  # no body: it may hold customer data, and a repr ends up in logs
+    def __repr__(self) -> str:  # leaves out the body, which may hold customer data: a repr ends up in logs
         return f"Event(id={self.id!s}, account={self.account!r}, event_type={self.event_type!r}, attempt={self.attempt})"

@@ -16,34 +16,34 @@ class Failpoint(StrEnum):
     """Every failpoint, along the way of an event."""
 
     RECEIVE_BEFORE_COMMIT = "receive.before-commit"
-    RECEIVE_AFTER_COMMIT = "receive.after-commit"  # committed, not answered
+    RECEIVE_AFTER_COMMIT = "receive.after-commit"  # the events are committed, and no request is answered yet
     RECEIVE_AFTER_ANSWER = "receive.after-answer"
     QUARANTINE_AFTER_COMMIT = "quarantine.after-commit"
     REDIS_AFTER_WRITE = "redis.after-write"  # Redis took a batch of marks, claims or releases
     RELAY_BEFORE_SEND = "relay.before-send"
-    RELAY_AFTER_SEND = "relay.after-send"  # in SQS, not recorded as sent
+    RELAY_AFTER_SEND = "relay.after-send"  # SQS has the messages, and PostgreSQL does not know yet that they were sent
     RELAY_AFTER_RECORD = "relay.after-record"
-    SWEEPER_AFTER_CLAIM = "sweeper.after-claim"  # taken from the outbox for a while, not sent
-    WORKER_AFTER_CLAIM = "worker.after-claim"  # Redis's claim is taken, nothing else
-    WORKER_AFTER_FOLD = "worker.after-fold"  # on the timeline, the handlers not begun
-    WORKER_AFTER_HANDLERS = "worker.after-handlers"  # effects written, not committed
-    WORKER_AFTER_COMMIT = "worker.after-commit"  # effects and status committed, the message not deleted
-    WORKER_AFTER_RETRY = "worker.after-retry"  # the failed attempt is recorded, the message not deleted
-    WORKER_AFTER_DEATH = "worker.after-death"  # `dead`, with no copy in the dead-letter queue
+    SWEEPER_AFTER_CLAIM = "sweeper.after-claim"  # a sweeper has leased the work, and has not sent it
+    WORKER_AFTER_CLAIM = "worker.after-claim"  # the worker has the claim in Redis, and has done nothing else
+    WORKER_AFTER_FOLD = "worker.after-fold"  # the event is on the timeline, and its handlers have not begun
+    WORKER_AFTER_HANDLERS = "worker.after-handlers"  # the handlers' effects are written, and not committed
+    WORKER_AFTER_COMMIT = "worker.after-commit"  # effects and status are committed, and the message is not deleted
+    WORKER_AFTER_RETRY = "worker.after-retry"  # the failed attempt is recorded, and the message is not deleted
+    WORKER_AFTER_DEATH = "worker.after-death"  # the event is `dead`, and has no copy in the dead-letter queue
     LEASES_AFTER_EXTENSION = "leases.after-extension"
     ACKS_BEFORE_DELETE = "acks.before-delete"
     ACKS_AFTER_DELETE = "acks.after-delete"
-    DEAD_LETTERS_AFTER_COPY = "dead-letters.after-copy"  # the copy is sent, not recorded
-    DEAD_LETTERS_AFTER_PUT_BACK = "dead-letters.after-put-back"  # the work is put back, its message not deleted
-    SHUTDOWN_REFUSING = "shutdown.refusing"  # readiness is off, requests are under way
-    SHUTDOWN_ANSWERED = "shutdown.answered"  # every request was answered, workers work
-    SHUTDOWN_DRAINED = "shutdown.drained"  # the workers ended, acknowledgements are pending
+    DEAD_LETTERS_AFTER_COPY = "dead-letters.after-copy"  # the copy is sent, and PostgreSQL does not know it yet
+    DEAD_LETTERS_AFTER_PUT_BACK = "dead-letters.after-put-back"  # the work is put back, and its message is not deleted
+    SHUTDOWN_REFUSING = "shutdown.refusing"  # readiness is off, and requests are under way
+    SHUTDOWN_ANSWERED = "shutdown.answered"  # every request is answered, and workers still work
+    SHUTDOWN_DRAINED = "shutdown.drained"  # the workers have ended, and acknowledgements are pending
     SHUTDOWN_FLUSHED = "shutdown.flushed"
 
 
 NAMES = tuple(Failpoint)
 
-_left: dict[Failpoint, int] = {}  # passes until the process dies, for each armed failpoint
+_left: dict[Failpoint, int] = {}  # armed failpoint → how many more passes until the process dies
 
 
 def arm(text: str) -> None:

@@ -52,7 +52,7 @@ class Watch:
         if not tasks:
             return
         try:
-            # Not `await task`: that would cancel the task before its end can be expected.
+            # Do not write `await task`: a cancellation of the caller would then cancel the task before its end is expected.
             await asyncio.wait(tasks)
         except asyncio.CancelledError:
             for task in tasks:

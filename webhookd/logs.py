@@ -93,5 +93,5 @@ def configure(level: str = "info", fmt: str = "json", stream: IO[str] | None = N
     for old in root.handlers[:]:
         root.removeHandler(old)
     root.addHandler(handler)
-    root.setLevel(logging.WARNING)  # libraries: warnings only; botocore at debug would log requests and credentials
+    root.setLevel(logging.WARNING)  # libraries log warnings only: at debug level, botocore would log requests and credentials
     logging.getLogger("webhookd").setLevel(level.upper())

@@ -19,7 +19,7 @@ from webhookd.settings import RENEWABLE, Settings
 
 
 def _stray(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    # Not asyncio's own message: it holds the exception's repr, which can quote customer data.
+    # Do not log asyncio's own message, which holds the exception's repr: a repr can quote customer data.
     error = context.get("exception")
     logger.error("an error that nobody waited for", error=where(error) if error else None)
 
@@ -59,7 +59,7 @@ async def serve(
         _spare_the_collector()
         await manager.ready()
         if reload is not None:
-            # From here on: a SIGHUP that arrived before is handled now.
+            # Handle SIGHUP from here on. A SIGHUP that arrived earlier has set `hangup`, and is handled now.
             reloads = daemon.watch.spawn(_reload_at(hangup, reload, daemon, manager), "reload")
         if started is not None:
             started(daemon)
@@ -83,13 +83,13 @@ async def serve(
 
 
 async def _reload_at(hangup: asyncio.Event, read: Callable[[], Settings], daemon: Daemon, manager: Manager) -> None:
-    """Reads the settings and takes those that can be renewed, whenever `hangup` is set. An error leaves all as it is."""
+    """Whenever `hangup` is set, reads the settings anew, and applies those that can be renewed. An error changes nothing."""
     while True:
         await hangup.wait()
         hangup.clear()
         manager.reloading()
         try:
-            # In a thread: files may be slow to read, and requests go on meanwhile.
+            # Read the files in a thread, because reading may be slow, and requests must go on meanwhile.
             fresh = await asyncio.to_thread(read)
             before = daemon.settings
             changed = daemon.renew(fresh)

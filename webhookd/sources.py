@@ -58,10 +58,10 @@ class Layer:
     folder: Path | None = None
     kept_in: Path | None = None
     toml: bool = False
-    spelled: dict[str, str] = field(default_factory=dict)  # how the source itself spells each name, also if its value is empty
+    spelled: dict[str, str] = field(default_factory=dict)  # each name as the source spells it, also if its value is empty
     values: dict[str, Any] = field(default_factory=dict, repr=False)
     files: dict[str, tuple[str, Path]] = field(default_factory=dict)
-    twice: list[tuple[str, str]] = field(default_factory=list)  # two spellings of one name, as LISTEN and listen
+    twice: list[tuple[str, str]] = field(default_factory=list)  # pairs of spellings of one name, for example LISTEN and listen
 
     def add(self, spelled: str, name: str, value: Any) -> None:
         """Adds the setting that the source calls `spelled`. An empty value counts as not given."""
@@ -129,7 +129,7 @@ def _variables(variables: Mapping[str, str | None], layer: Layer) -> Layer:
 def _dotenv(path: Path, folder: Path) -> Layer:
     variables: dict[str, str | None] = {}
     try:
-        # Only parsed: dotenv_values would replace `${…}`, so that the folder could take a secret of the environment.
+        # Only parse the file. dotenv_values would replace `${…}`, and so the folder could get a secret of the environment.
         with path.open(encoding="utf-8") as lines:
             for binding in parse_stream(lines):
                 if binding.error and PREFIX in binding.original.string.upper():
@@ -280,7 +280,7 @@ def slips(fields: Iterable[str], sources: Iterable[Layer]) -> list[str]:
 
 def _remedy(name: str, known: set[str], *, toml: bool) -> str:
     accounts = "accounts__<name>__signature_keys"
-    # Without the prefix, which would make any two names look alike.
+    # Compare the names without the prefix, which would make any two names look alike.
     bare = name.removeprefix(PREFIX.lower())
     near = [accounts] if bare.startswith("accounts__") else difflib.get_close_matches(bare, sorted(known), n=1)
     if not near:

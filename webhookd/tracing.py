@@ -103,17 +103,17 @@ class Tracing:
 
         def end() -> None:
             self._provider.shutdown()
-            with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+            with contextlib.suppress(RuntimeError):  # the loop may have ended meanwhile
                 loop.call_soon_threadsafe(sent.set)
 
-        # Not by the loop's executor: closing the loop would wait for its threads.
+        # Do not use the loop's executor: closing the loop would wait for the executor's threads.
         threading.Thread(target=end, name="last spans", daemon=True).start()
         try:
             async with asyncio.timeout(_FLUSH):
                 await sent.wait()
         except TimeoutError:
             logger.warning("the last spans could not be sent in time", seconds=_FLUSH)
-            self._exporter.shutdown()  # ends its wait for another try
+            self._exporter.shutdown()  # end the exporter's wait for another try
 
     # -- receive
 
@@ -227,8 +227,8 @@ class Tracing:
 
     @contextlib.contextmanager
     def handler(self, name: str) -> Iterator[None]:
-        """Puts a span around one handler's call. It is the current span there, so that the handler's own spans are below it."""
-        # Without OpenTelemetry's own record of an exception: it holds the exception's message, and the stack.
+        """Puts a span around one handler's call. It is the current span of the call: the handler's own spans are below it."""
+        # Switch off OpenTelemetry's own record of an exception, because it holds the exception's message and the stack.
         with self._tracer.start_as_current_span(
             f"handle {name}",
             attributes={"code.function.name": name},
@@ -282,7 +282,7 @@ def _usable() -> Iterator[None]:
     try:
         yield
     except Exception as error:  # noqa: BLE001  whatever it is, the user must learn what to look at
-        # Not the error's message, which may quote a setting: OTEL_EXPORTER_OTLP_HEADERS has secrets.
+        # Do not show the error's message, which may quote a setting: OTEL_EXPORTER_OTLP_HEADERS has secrets.
         raise SettingsError(f"OpenTelemetry cannot use its settings, OTEL_… ({where(error)})") from None
 
 
@@ -361,7 +361,7 @@ def _context(traceparent: str | None) -> SpanContext | None:
 
 
 def _below(parent: SpanContext | None) -> Context:
-    # Never the task's own context: a batch's task has the context of whoever started the task.
+    # Never use the task's own context: the task of a batch has the context of the code that started the task.
     return _NOWHERE if parent is None else trace.set_span_in_context(NonRecordingSpan(parent), _NOWHERE)
 
 

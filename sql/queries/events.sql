@@ -281,9 +281,9 @@ ON CONFLICT (id) DO UPDATE SET
     drained_at = greatest(excluded.drained_at, CASE WHEN w.drained_at <= now() THEN w.drained_at END);
 
 -- name: count_in_queue(fresh)^
--- Counts the unfinished work that has a message in SQS, by lane. Also returns how much work the workers do at a time, for workers that
--- were seen within the last minute. Fresh work is counted up to `fresh`, and each other lane up to 1,000. In the other lanes, work that
--- is due is not counted, because its message may be lost.
+-- Counts the unfinished work that has a message in SQS, by lane. The statement counts fresh work up to the number `fresh`, and
+-- each other lane up to 1,000. In the other lanes, the statement leaves out work that is due, because its message may be lost.
+-- `turns` is how much work all workers together do at a time. Only workers that reported within the last minute count.
 SELECT
     (SELECT count(*) FROM (SELECT FROM webhookd.work WHERE status = 'queued' AND fresh LIMIT :fresh) AS counted) AS fresh,
     (SELECT count(*) FROM (

@@ -346,9 +346,10 @@ ON CONFLICT (step, at, gauge) DO UPDATE SET value = greatest(g.value, excluded.v
 -- and each row costs time.
 -- `series` has for each step the counts over all event types, and the histograms, by measure. The index alone separates these rows from
 -- the rows of each type, of which there are ten times as many.
--- `types` has the sum of each measure by event type. From the first beginning of a step of the length `longer` on, the sums come from
--- those longer steps. The longer steps hold the same counts in far fewer rows: each length counts everything, and a longer step consists
--- of some shorter steps. `longer` is NULL if `step` is the greatest length.
+-- `types` has the sum of each measure by event type. PostgreSQL keeps every count once for each length of step. So the statement
+-- reads most of the window from steps of the length `longer`, which have far fewer rows with the same counts. The window seldom
+-- begins together with a longer step. For the time before the first longer step begins, the statement reads the short steps.
+-- `longer` is NULL if `step` is the greatest length.
 -- `gauges` has the gauges of each step, but not the gauges of the dead-letter queue, which no chart shows. The name of a step is its
 -- beginning, in seconds since 1970.
 -- The other columns are the number of events in each status but processed, and the number of bodies that wait in quarantine. Each is

@@ -90,7 +90,7 @@ class Access:
         while (left := until - loop.time()) > 0:
             await asyncio.sleep(min(left, _LOOK_SECONDS))
             if request.transport is None:
-                raise WrongTokenError  # the peer has hung up: nobody learns whether the token was right
+                raise WrongTokenError  # the peer has hung up, so its token is not checked
         try:
             caller = self.token(token)
         except WrongTokenError:

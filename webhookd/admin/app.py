@@ -49,7 +49,7 @@ SECURITY_FIELDS = {
     "Referrer-Policy": "no-referrer",
     "Server": SERVER,
 }
-_KEPT = ("Content-Security-Policy", "Cache-Control")  # if a route sets them, its values stay
+_KEPT = ("Content-Security-Policy", "Cache-Control")  # header fields whose value a route can set itself
 
 
 def admin_app(
@@ -135,7 +135,7 @@ def _guard(access: Access, hosts: Hosts) -> Middleware:
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         """Admits a request only with a known host name and the role that the route needs. Without a role, it admits nobody."""
         resource = request.match_info.route.resource
-        if resource is None:  # no such path, or another method
+        if resource is None:  # no route has this path and this method
             return await handler(request)
         method = "GET" if request.method == "HEAD" else request.method
         refused_by = await refusal(request, (method, resource.canonical))

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 _BURST = 20  # wrong tokens of one peer that are answered at once
-_PEER_SECONDS = 1.0  # for each further wrong token
+_PEER_SECONDS = 1.0  # seconds of delay for each further wrong token of one peer
 _BURST_OF_ALL = 200
 _ALL_SECONDS = 0.05
 _LONGEST_SECONDS = 5.0

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 @functools.cache
 def _version() -> str:
-    return version("webhookd")  # reads a file
+    return version("webhookd")  # slow, because `version` reads a file
 
 
 class Dependency(Protocol):
@@ -21,7 +21,10 @@ class Dependency(Protocol):
 
 
 class PostgreSQL(Dependency, Protocol):
-    """The same for PostgreSQL, whose open sessions may go on while PostgreSQL opens no new session."""
+    """The part of PostgreSQL's gateway that a health report reads.
+
+    `refusal`: why PostgreSQL opens no new session while open sessions go on working; None if it opens sessions.
+    """
 
     refusal: str | None
 

@@ -17,9 +17,9 @@ from webhookd.receive.problem import problem
 
 _RETRY_AFTER = 2  # seconds
 _LARGEST_BODY = 131_072  # bytes; a thousand ids, or the longest filter with each character escaped, need less
-_MOST_PARAMETERS = 100  # in a query; the longest filter has about 70
-_MOST_ERRORS = 10  # in one answer
-_LONGEST_NAME = 60  # characters of a given name
+_MOST_PARAMETERS = 100  # parameters that one query may have; the longest filter has about 70
+_MOST_ERRORS = 10  # mistakes that one answer lists
+_LONGEST_NAME = 60  # characters of a given parameter's name that an answer shows
 _OWN_WORDS = {  # messages by the type of mistake that pydantic finds
     "extra_forbidden": "there is no such parameter",
     "uuid_parsing": "must be an id of webhookd, such as 01890a5d-ac96-774b-bcce-b302099a8057",
@@ -58,12 +58,12 @@ class Route:
     handler: Callable[[Call], Awaitable[Any]]
     answers: type[BaseModel] | None
     status: int = 200
-    takes: type[Shape] = Nothing  # parameters in the path
+    takes: type[Shape] = Nothing  # the shape of the parameters in the path
     query: type[Shape] = Nothing
     body: type[Shape] | None = None
     body_required: bool = True
     largest_body: int = _LARGEST_BODY
-    problems: tuple[int, ...] = ()  # statuses beside those of every route
+    problems: tuple[int, ...] = ()  # HTTP statuses of this route's problems, beside the statuses that every route has
 
     async def __call__(self, request: web.Request) -> web.StreamResponse:
         """Answers a request whose caller is allowed."""
@@ -195,7 +195,7 @@ async def refusals(request: web.Request, handler: Callable[[web.Request], Awaita
 
 
 def refused(status: int, detail: str, errors: list[dict[str, str]] | None = None) -> web.Response:
-    """Returns a problem that lists the mistake in each parameter."""
+    """Returns a problem (RFC 9457). `errors`: the mistakes in single parameters, which the problem lists if there are any."""
     answer = problem(status, detail)
     if errors:
         answer.body = orjson.dumps(orjson.loads(bytes(answer.body or b"{}")) | {"errors": errors})  # type: ignore[arg-type]

@@ -30,7 +30,7 @@ class Window(Shape):
 
 
 class Counts(Shape):
-    """The number of events of each kind."""
+    """Counts over the window: events, quarantined bodies, refused requests, and attempts."""
 
     received: Annotated[int, Field(description="New events that PostgreSQL has stored.")]
     duplicates: int

@@ -162,7 +162,7 @@ class _Entity:
     name: EntityName
     word: str
     shape: type[Timeline]
-    row: Any  # the query
+    row: Any  # the named query that reads the entity's row
     id_field: str
     names: dict[str, EntityName]  # field → the kind of entity whose id it holds
 
@@ -200,7 +200,7 @@ _PAYMENT_PROFILE = _Entity(
 
 def _facts(row: Any, shape: type[Shape]) -> dict[str, Any]:
     names = shape.model_fields.keys() & row.keys() if row is not None else set()
-    # Not str(): it writes a small amount as 1E-8.
+    # Do not use str(), which writes a small amount as 1E-8.
     facts = {name: format(row[name], "f") if isinstance(row[name], Decimal) else row[name] for name in names}
     if facts.get("fraud_filters") is not None:
         facts["fraud_filters"] = _filters(json.loads(facts["fraud_filters"]))
@@ -264,7 +264,8 @@ class TimelineRoutes:
         )
         if row is None and not events:
             raise NotFoundError(f"no event of the account {account!r} names the {entity.word} {entity_id!r}")
-        events.reverse()  # events of one request have one date: they stay in the order of their receipt
+        # The query returns the newest first. The stable sort then keeps events of the same date in the order of their receipt.
+        events.reverse()
         events.sort(key=lambda event: event["event_date"] or event["received_at"] or datetime.min.replace(tzinfo=UTC))
         facts = {"account": account, entity.id_field: entity_id} | _facts(row, entity.shape)
         return entity.shape.model_validate(

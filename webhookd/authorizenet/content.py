@@ -13,9 +13,11 @@ from typing import Any
 
 import orjson
 
-_SAFE_DIGITS = 15  # a double keeps so many digits of a decimal number
-_SMALLEST, _GREATEST = -(2**63), 2**64 - 1  # of the integers that orjson keeps as integers
-_LONGEST = 65_536  # bytes; a longer body has a key only if it equals what orjson writes: Python's check would take too long
+_SAFE_DIGITS = 15  # a double keeps at least this many digits of a decimal number
+_SMALLEST, _GREATEST = -(2**63), 2**64 - 1  # bounds of the integers that orjson reads without loss
+# Bytes. For a longer body, Python's check of each digit would take too long. Such a body has a key only if orjson writes
+# exactly the same bytes.
+_LONGEST = 65_536
 _LAST_SECOND = 2**32 - 1
 _IDS = ("notificationId", "webhookId")  # fields that differ between the two notifications
 
@@ -23,8 +25,10 @@ _IDS = ("notificationId", "webhookId")  # fields that differ between the two not
 def content_key(
     body: bytes, account: str, event_type: str, event_date: datetime | None, envelope: dict[str, Any]
 ) -> bytes | None:
-    """Returns a key of 16 bytes; None if date or payload is missing, or if the body is too deep or too long for the check.
+    """Returns the key of 16 bytes by which two notifications with the same content are found to be one event.
 
+    Returns None if the date or the payload is missing, empty or of the wrong type, or if the body is nested too deeply or is
+    too long for the check.
     `envelope`: the parsed `body`, which is JSON in UTF-8 without a byte order mark.
     """
     date, payload = envelope.get("eventDate"), envelope.get("payload")
@@ -38,7 +42,7 @@ def content_key(
         canonical = orjson.dumps(parts, option=orjson.OPT_SORT_KEYS)
     except (TypeError, ValueError, RecursionError):
         return None  # nested deeper than orjson writes, or too long to check each digit
-    # The date first: so new keys stand at one end of the index, on few pages, however many events are stored.
+    # The key begins with the date. So new keys are inserted at one end of the index, on few pages, however many are stored.
     second = 0 if event_date is None else min(max(int(event_date.timestamp()), 0), _LAST_SECOND)
     return second.to_bytes(4, "big") + hashlib.blake2b(canonical, digest_size=12).digest()
 

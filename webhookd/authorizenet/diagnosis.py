@@ -74,7 +74,7 @@ _WORDS = {
 class Diagnosis(NamedTuple):
     """A finding, and its meaning for an operator in sentences."""
 
-    finding: str  # a Finding, or the outcome of a refusal that explains itself
+    finding: str  # the value of a Finding, or the outcome of a refusal that needs no diagnosis
     likely: str
 
 

@@ -33,8 +33,8 @@ class Reading:
     """One way in which a signature could have been made, and whether this way gives the signature."""
 
     fingerprint: str
-    reading: str  # of the key: AS_TEXT, or a common mistake
-    body_variant: str  # AS_IT_IS, or a possible form of the body before something on the way changed it
+    reading: str  # how the key was read: AS_TEXT, or a common mistake
+    body_variant: str  # AS_IT_IS, or a form that the body may have had before something on the way changed it
     matches: bool
 
 

@@ -11,7 +11,7 @@ from webhookd import body as bodies
 from webhookd.authorizenet.content import content_key
 from webhookd.errors import Unusable, UnusableError
 
-PREFIX = "net.authorize."  # of every event type
+PREFIX = "net.authorize."  # the beginning of every event type of the provider
 EVENT_TYPES: tuple[str, ...] = tuple(
     PREFIX + name
     for name in (
@@ -69,7 +69,7 @@ def whole_pattern(pattern: str) -> str:
 class Notification(NamedTuple):
     """The fields of a notification that the ledger stores. All but the first two may be missing."""
 
-    notification_id: str  # lower case
+    notification_id: str  # in lower case
     event_type: str
     event_date: datetime | None  # UTC
     entity_name: str | None
@@ -113,7 +113,7 @@ def _notification(envelope: Any, text: bytes, account: str) -> Notification:
         raise UnusableError(Unusable.NOT_OBJECT, "the body is JSON, but no object")
     notification_id = _required(envelope, "notificationId", Unusable.NO_NOTIFICATION_ID).lower()
     event_type = canonical(_required(envelope, "eventType", Unusable.NO_EVENT_TYPE))
-    if len(notification_id) > _LONGEST:  # lower case can be longer
+    if len(notification_id) > _LONGEST:  # checked again, because lower case can make a text longer
         raise UnusableError(Unusable.UNSTORABLE, "notificationId is too long")
     event_date = _date(envelope.get("eventDate"))
     raw_payload = envelope.get("payload")
@@ -154,7 +154,7 @@ def _text(value: object) -> str | None:
 
 
 def _storable(text: str) -> bool:
-    # PostgreSQL has no U+0000, and U+001F separates texts on their way to it.
+    # PostgreSQL cannot store U+0000. U+001F separates the texts of a column that a statement gets as one text.
     return len(text) <= _LONGEST and "\x00" not in text and "\x1f" not in text
 
 

@@ -32,7 +32,7 @@ _LONGEST = 2000  # characters of the API's own words that an error quotes
 
 
 class Api:
-    """The admin API at `target`; an async context manager."""
+    """A client of the admin API at `target`. Use it as an async context manager, which opens and closes the HTTP session."""
 
     def __init__(self, target: Target) -> None:
         self._target = target
@@ -57,7 +57,7 @@ class Api:
         return await self._call("GET", path, query, None)
 
     async def post(self, *path: str, body: Json, **query: Any) -> Json:
-        """Sends a POST with `body`; else as `get`."""
+        """Sends a POST with the JSON `body`. Query, result and errors are those of `get`."""
         return await self._call("POST", path, query, body)
 
     async def pages(
@@ -106,7 +106,7 @@ class Api:
             ) as answer:
                 self._tell_time(answer.headers.get("Date"))
                 text = await answer.text("utf-8", "replace")
-        except (aiohttp.ClientError, OSError, ValueError) as error:  # TimeoutError is an OSError
+        except (aiohttp.ClientError, OSError, ValueError) as error:  # OSError includes TimeoutError
             reason = (
                 "it did not answer in time" if isinstance(error, TimeoutError) else _reason(error, proxied=proxy is not None)
             )
@@ -173,7 +173,8 @@ def _reason(error: Exception, *, proxied: bool) -> str:
     import aiohttp
 
     certificate = isinstance(error, aiohttp.ClientConnectorCertificateError)
-    strerror = None if certificate else getattr(error, "strerror", None)  # aiohttp's would describe its TLS settings
+    # The `strerror` of aiohttp's certificate error describes aiohttp's TLS settings, and not the fault.
+    strerror = None if certificate else getattr(error, "strerror", None)
     if proxied and not strerror:  # the error's text may quote the proxy's address with its password
         return f"the environment's proxy cannot reach it ({getattr(error, 'status', None) or type(error).__name__})"
     return plain(strerror or error) or type(error).__name__

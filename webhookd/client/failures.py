@@ -11,8 +11,8 @@ class Exit(IntEnum):
     """The exit codes of every command that talks to the admin API."""
 
     DONE = 0
-    FAILED = 1  # or refused: the API refused, an operation failed, or some of several ids could not be done
-    USAGE = 2  # wrong usage or settings, found here or by the API
+    FAILED = 1  # the API refused the request, an operation failed, or the command failed for some of several ids
+    USAGE = 2  # the command's usage or a setting is wrong: the command or the API found the mistake
     NOT_FOUND = 3
     UNAVAILABLE = 4  # the API could not be reached, or is unavailable
     NOT_ALLOWED = 5

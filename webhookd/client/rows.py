@@ -69,7 +69,7 @@ def tell_event(event: Json, *, body: bool, as_json: bool) -> None:
         return
     shown = {name: value for name, value in event.items() if name not in _LISTS}
     if event["last_error"]:
-        del shown["error"]  # the same text, cut
+        del shown["error"]  # `error` is the beginning of `last_error`
     fields(shown)
     fields({"retry": event["retry"]["reason"]})
     for alias in event["aliases"]:
@@ -86,7 +86,7 @@ def tell_event(event: Json, *, body: bool, as_json: bool) -> None:
 
 
 def _audit_table(changes: list[Json]) -> None:
-    """Prints the audit trail. Consumers have a column only if one is not the handlers: else each row would say the same."""
+    """Prints the audit trail. Has a column for consumers only if some row names another consumer than the handlers."""
     names = {"at": "at", "from_status": "from", "to_status": "to", "consumer": "consumer", "actor": "by", "attempt": "attempt"}
     if all(change["consumer"] in {None, "handlers"} for change in changes):
         del names["consumer"]

@@ -71,7 +71,7 @@ class Server:
     stop_signal = signal.SIGTERM
 
     def __init__(self, folder: Path, *, port: int = 0) -> None:
-        self.folder = folder.resolve()  # absolute: the child works in another folder, and `_stop_leftover` compares this path
+        self.folder = folder.resolve()  # absolute, since the child works in another folder, and `_stop_leftover` compares paths
         self.process: subprocess.Popen[bytes] | None = None
         self._wanted_port = port
         self.port = port

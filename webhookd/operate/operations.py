@@ -32,7 +32,7 @@ class Order:
     """An operator's order. `rate`: events a second. `limit`: only so many events, those that come first; None for all."""
 
     kind: Kind
-    selection: dict[str, Any]  # as in the API's JSON
+    selection: dict[str, Any]  # the choice of events, in the form of the API's JSON
     actor: str
     reason: str
     dry_run: bool

@@ -115,7 +115,8 @@ class Runner:
                 try:
                     await self._advance(_work(row))
                 except (UnavailableError, TimeoutError) as error:
-                    failure = error  # an operation whose statements take too long must not cost the others their turn
+                    # Go on with the other operations: an operation whose statements take too long must not delay them.
+                    failure = error
         if failure is not None:
             raise failure
         if held:
@@ -136,7 +137,7 @@ class Runner:
         except _GoneError:
             pass
         except (UnavailableError, TimeoutError):
-            raise  # the batch is tried again: PostgreSQL kept nothing of it
+            raise  # PostgreSQL has rolled the batch back, and the loop tries it again
         except Exception as error:  # noqa: BLE001  a mistake in webhookd must not end other operations; it is logged
             logger.exception("an operation failed", operation=str(work.id))
             work.error = where(error)
@@ -157,7 +158,7 @@ class Runner:
                 work.after_at, work.after_id = page.last
                 await self._record(connection, work, "counting")
                 return True
-            # Begin again at the first event, now to change the events.
+            # The count is complete. Begin again at the first event, now to change the events.
             work.after_at, work.after_id = _BEGIN
             await self._record(connection, work, "done" if work.dry_run or not work.total else "working")
             return False

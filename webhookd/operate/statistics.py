@@ -113,7 +113,7 @@ class Recorder:
         for labels, value in _values(metrics.processed):
             if measure := _WORKED.get(labels["outcome"], ""):
                 add(measure, label(labels["event_type"]), value)
-        # Deaths that are counted, but that no worker has counted by type, are "other".
+        # Some deaths are counted by no worker, and so by no type. Count these deaths under the type "other".
         worked = sum(count for (measure, _), count in counts.items() if measure == "dead")
         add("dead", "other", max(sum(value for _, value in _values(metrics.dead)) - worked, 0))
         # Keep the sums over all types too: a chart of 360 steps reads the sums, and not the rows of 24 types for each step.

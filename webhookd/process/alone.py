@@ -30,7 +30,7 @@ _BOOKKEEPING = 10.0  # seconds
 
 
 class Alone:
-    """The part of the worker that works on single events. `folding`: bounds the folds that the worker does at a time."""
+    """The part of the worker that works on single events. `folding`: the semaphore of its folds."""
 
     def __init__(
         self,
@@ -114,7 +114,7 @@ class Alone:
                 with attempting(claimed):
                     if not claimed.has_body:
                         raise Permanent("its body is gone from the database")
-                    # Without a wait: an event that shared a transaction has waited for the rows there.
+                    # Do not wait for locked rows: an event that shared a transaction has waited for these rows there.
                     ended = await self._folds.fold(connection, [claimed], waits=False)
         if not self._folds.ends(claimed.event.event_type):
             return claimed
@@ -133,7 +133,7 @@ class Alone:
         if not await self._store.revive(
             body.event_id,
             died=body.died,
-            actor="queue redrive",  # who moved the copy is not known
+            actor="queue redrive",  # nobody knows which person moved the copy
             reason="its dead-letter copy was moved back to the queue",
         ):
             return Result(Outcome.STALE)

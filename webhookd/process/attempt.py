@@ -32,7 +32,7 @@ _KILLS = "worker_ended"
 class Step(NamedTuple):
     """The outcome of an event in a transaction of its own."""
 
-    claimed: Claimed | None  # None if there is no such event
+    claimed: Claimed | None  # the event as PostgreSQL has it; None if there is no such event
     outcome: Outcome
     death: tuple[GiveUp, int] | None = None  # why the event died in this transaction, and when (microseconds since 1970)
 
@@ -83,7 +83,7 @@ class Attempts:
                     if (outcome := standing(claimed, body.attempts)) is not None:
                         return Step(claimed, outcome)
                     if suspect:
-                        counted = claimed  # if the answer is lost, the attempt may be counted all the same
+                        counted = claimed  # set first: if the statement's reply is lost, the attempt may be counted anyway
                         begun = await self._store.begin_attempt(claimed)
                         if begun > self._most_begun:
                             step = await self._bury(connection, transaction, claimed, begun - 1)
@@ -100,7 +100,8 @@ class Attempts:
                         counted = None
                     raise
                 finally:
-                    if counted is not None and not ended:  # before the row's lock is released, or others read too high a count
+                    # Take the count back before the rollback releases the row's lock: else others would read too high a count.
+                    if counted is not None and not ended:
                         await shielded(self._take_back(counted), _BOOKKEEPING)
                     if not ended and not _is_lost(connection):
                         await shielded(_roll_back(transaction), _BOOKKEEPING)
@@ -110,11 +111,11 @@ class Attempts:
             await self._store.take_back_attempt(counted)
         except (UnavailableError, asyncio.CancelledError) as error:
             self._owed.append(counted)
-            if isinstance(error, asyncio.CancelledError):  # the time of `shielded` is over: PostgreSQL does not answer
+            if isinstance(error, asyncio.CancelledError):  # PostgreSQL did not answer in time, and `shielded` ended this call
                 raise
 
     async def take_back_what_is_owed(self) -> None:
-        """Takes back the counts of attempts that ended while PostgreSQL was away. Raises UnavailableError if it still is."""
+        """Takes back the counts of attempts that ended while PostgreSQL was away. Raises UnavailableError."""
         while self._owed:
             await self._store.take_back_attempt(self._owed[0])
             self._owed.popleft()
@@ -126,7 +127,7 @@ class Attempts:
             failure = await self._runner.run(claimed.event, connection)
             reach(Failpoint.WORKER_AFTER_HANDLERS)
             if _is_lost(connection):
-                # PostgreSQL or a handler closed it. This counts as an attempt: else such a handler would be called for ever.
+                # PostgreSQL or a handler closed the connection. Count an attempt: else such a handler would be called for ever.
                 failure = failure or Failure.of(Retryable("the connection was lost while the handlers ran"))
             elif not connection.is_in_transaction():
                 failure = Failure.of(TransactionEndedError())
@@ -162,5 +163,5 @@ async def _roll_back(transaction: Transaction) -> None:
 def _is_lost(connection: Connection) -> bool:
     try:
         return connection.is_closed()
-    except asyncpg.InterfaceError:  # closed, and so back in its pool: asyncpg then refuses this call
+    except asyncpg.InterfaceError:  # a closed connection is back in its pool, and asyncpg then refuses this call
         return True

@@ -11,17 +11,17 @@ from webhookd.process.retry import Policy, asked_delay, retry_delay
 
 @dataclass(slots=True, frozen=True)
 class TryAgain:
-    """The decision that another attempt follows."""
+    """The decision to try the event again."""
 
-    delay: float  # seconds
+    delay: float  # seconds until the next attempt
 
 
 @dataclass(slots=True, frozen=True)
 class GiveUp:
-    """The decision that the event is dead."""
+    """The decision to try the event no more: the event is dead."""
 
-    code: str  # in metrics and logs
-    reason: str  # sent to the dead-letter queue
+    code: str  # the reason as one word, for metrics and logs
+    reason: str  # the reason in words; the dead-letter copy holds it too
 
 
 Decision: TypeAlias = TryAgain | GiveUp

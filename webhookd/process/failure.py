@@ -28,8 +28,8 @@ class StuckError(Exception):
 class Final:
     """The reason why no later attempt may follow."""
 
-    code: str  # in metrics and logs
-    reason: str  # sent to the dead-letter queue
+    code: str  # the reason as one word, for metrics and logs
+    reason: str  # the reason in words; the dead-letter copy holds it too
 
 
 @dataclass(slots=True, frozen=True)
@@ -40,7 +40,7 @@ class Failure:
     error: str  # the exception's type and place, without its message: for logs, and for the dead-letter queue
     detail: str  # the exception's type and message: for the audit trail alone
     final: Final | None = None
-    after: float | None = None  # seconds that the handler asked for
+    after: float | None = None  # the delay in seconds that the handler asked for; None if it asked for none
     retry: Retry = USUAL  # the policy of the handler that failed
 
     @classmethod

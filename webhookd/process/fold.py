@@ -24,11 +24,11 @@ class Folds:
         self._metrics = metrics
 
     def ends(self, event_type: str) -> bool:
-        """Returns whether the fold ends an event of this type, because the type has no handler."""
+        """Returns whether an event of this type ends with its fold. This is so if no handler is registered for the type."""
         return not self._registry.matching(event_type)
 
     async def fold(self, connection: Connection, events: Sequence[Claimed], *, waits: bool = True) -> set[UUID]:
-        """Commits the facts of `events`, and the end of each event without handlers; returns the ids of the events it ended.
+        """Commits the facts of `events`, and the end of each event without handlers. Returns the ids of the ended events.
 
         An event without handlers whose id is not returned had ended, or died, before. `waits`: waits a moment for rows that
         another transaction has locked. Raises BusyError if a row stays locked.

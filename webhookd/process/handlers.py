@@ -99,7 +99,7 @@ def load(modules: Iterable[str], usual: Policy) -> None:
     for module in modules:
         try:
             importlib.import_module(module)
-        except SettingsError as error:  # a Retry that cannot work
+        except SettingsError as error:  # the module has a `Retry(…)` whose values cannot work
             raise SettingsError(f"WEBHOOKD_HANDLERS: {module!r}: {error}") from error
         except Exception as error:
             raise SettingsError(

@@ -8,8 +8,9 @@ from typing import NamedTuple
 from webhookd.event import Status
 from webhookd.store.events import Claimed
 
-BUSY = 1.0  # seconds for each receive so far, until a message is visible again if another worker has its event
-# A message that was received more often, or work that was sent more often without an attempt that ended, may kill its process.
+# Seconds until a message is visible again if another worker has its event, multiplied by the number of receives so far.
+BUSY = 1.0
+# Receives of a message, or sends of its work without an attempt that ended. With more, the work may kill the process.
 TRUSTED = 3
 
 
@@ -20,11 +21,13 @@ class Outcome(StrEnum):
     RETRYING = "retrying"
     DEAD = "dead"
     DUPLICATE = "duplicate"  # the event had ended before
-    STALE = "stale"  # the event waits for a later attempt with its own message; or a copy is unproven, or of another death
+    # The event waits for a later attempt, which has its own message. Or the message is a dead-letter copy that has no valid
+    # proof, or that belongs to another death of the event.
+    STALE = "stale"
     REDRIVEN = "redriven"  # a dead-letter copy was moved back: its event starts anew, with a message of its own
     BUSY = "busy"  # another worker has the event
     INTERRUPTED = "interrupted"  # PostgreSQL went away, or the daemon stops: no attempt is counted
-    UNKNOWN = "unknown"  # the database has no such event, or the message is not webhookd's: left to the redrive policy
+    UNKNOWN = "unknown"  # the database has no such event, or the message is not webhookd's: it is left to the redrive policy
 
 
 class Result(NamedTuple):
@@ -32,19 +35,19 @@ class Result(NamedTuple):
 
     outcome: Outcome
     again: float | None = None
-    attempt: int | None = None  # the attempt's number, if deliveries are traced
+    attempt: int | None = None  # the attempt's number, for the trace; None if deliveries are not traced
 
 
 class Left(Enum):
     """The steps that are left for an event that did not end in a shared transaction."""
 
     ALL = "all"
-    HANDLERS = "handlers"  # the event is on the timeline
-    SUSPECT = "suspect"  # the event is on the timeline, and its handlers may kill the process
+    HANDLERS = "handlers"  # only the handlers: the event is on the timeline
+    SUSPECT = "suspect"  # only the handlers, which may kill the process: the event is on the timeline
 
 
 def is_suspect(claimed: Claimed) -> bool:
-    """Returns whether work may kill the process that tries it: it was sent too often without an attempt that ended."""
+    """Returns whether the work may kill its process, because the work was sent too often without an attempt that ended."""
     return claimed.sends > TRUSTED
 
 
@@ -52,7 +55,7 @@ def standing(claimed: Claimed, attempts: int) -> Outcome | None:
     """Returns the outcome if the work's row already decides it, else None. `attempts`: the number that the message names."""
     if claimed.status.finished:
         return Outcome.DUPLICATE
-    # No time decides: a sweeper that sends a retry moves the retry's `due`. Before that lease, a retry has no message.
+    # Do not compare `due` with the time: a sweeper moves `due` when it leases a retry. Until then, a retry has no message.
     if claimed.status is Status.RETRYING and (claimed.attempts != attempts or claimed.sends == 0):
         return Outcome.STALE
     return None

@@ -23,7 +23,7 @@ _LEAST_SECONDS, _MOST_SECONDS = 0.01, 43_200
 class Policy:
     """A retry policy: how often an event is tried, and the bounds of its delays."""
 
-    attempts: int  # including the first attempt
+    attempts: int  # number of attempts, with the first one
     base: float  # seconds: the longest delay before the second attempt; doubles with each attempt
     cap: float  # seconds: the longest delay of all
 

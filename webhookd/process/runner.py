@@ -99,7 +99,7 @@ class HandlerRunner:
             self._metrics.handle_seconds.labels(label(event.event_type)).observe(time.perf_counter() - started)
 
     async def _end(self, handlers: asyncio.Task[Failure | None], event: Event, connection: Connection) -> bool:
-        """Cancels handlers. If they swallow that, cuts their connection, so that PostgreSQL rolls back, and returns False."""
+        """Cancels handlers. If they go on, cuts their connection, so that PostgreSQL rolls back, and returns False."""
         handlers.cancel()
         await asyncio.wait([handlers], timeout=_CANCELLED)
         if handlers.done():

@@ -34,7 +34,10 @@ Shared: TypeAlias = Result | Left
 
 
 class SharedTransactions:
-    """The part of the worker that folds the events of many messages together. `folding`: bounds the worker's open folds."""
+    """The part of the worker that folds the events of many messages in one transaction.
+
+    `folding`: the semaphore that bounds how many folds the worker does at a time.
+    """
 
     def __init__(
         self,
@@ -116,7 +119,7 @@ class SharedTransactions:
             return Left.ALL
         if not self._folds.ends(claimed.event.event_type):
             return Left.SUSPECT if is_suspect(claimed) else Left.HANDLERS
-        if body.event_id not in ended:  # ended by another worker, or by another message of this transaction
+        if body.event_id not in ended:  # another worker, or another message of this transaction, ended the event
             return Result(Outcome.DUPLICATE)
         ended.discard(body.event_id)
         return _DONE if self._tracing is None else _DONE._replace(attempt=claimed.event.attempt)
@@ -125,7 +128,7 @@ class SharedTransactions:
     def _trace(tracing: Tracing, groups: list[Sequence[Body]], told: list[list[Shared]], began: int) -> None:
         for bodies, results in zip(groups, told, strict=True):
             for body, result in zip(bodies, results, strict=True):
-                if isinstance(result, Result):  # else the event has a span when it is tried alone
+                if isinstance(result, Result):  # an event that is Left gets its span when it is tried alone
                     tracing.shared(
                         body.traceparent,
                         body.event_id,

@@ -119,12 +119,12 @@ def _transaction(event_type: str, payload: dict[str, Any], at: int) -> tuple[int
     outcome = outcomes.get(_ANY) or (None if code is None else outcomes.get(code))
     shown_code = None if given is None or code is None else str(code)
     if outcome is None and event_type in _FOLLOW_UPS:
-        # A missing code is written as None: else the code of the failure before would stay.
+        # Write a missing code as None: otherwise the code of the failure before would stay.
         return rank, {"last_failure_at": str(at), "last_failure_type": event_type, "last_failure_code": shown_code}
     amount = _amount(payload.get("authAmount"))
     values = _newest(event_type, at, {
         "requested_amount": None if event_type in _FOLLOW_UPS else amount,
-        "kind": "refund" if event_type == "net.authorize.payment.refund.created" else None,  # else it is a charge
+        "kind": "refund" if event_type == "net.authorize.payment.refund.created" else None,  # None: the transaction is a charge
         "response_code": shown_code,
         "auth_code": _text(payload.get("authCode")),
         "avs_response": _text(payload.get("avsResponse")),

@@ -13,7 +13,7 @@ class Turns:
     def __init__(self, count: int) -> None:
         self._count = count
         self._free = asyncio.Semaphore(count)
-        self._alone = asyncio.Lock()  # without it, two tasks that each gather all turns would wait for each other
+        self._alone = asyncio.Lock()  # lets one task at a time gather all turns: two such tasks would wait for each other
 
     def take(self, *, alone: bool) -> contextlib.AbstractAsyncContextManager[None]:
         """Returns a context that waits for a turn. `alone`: waits for all turns, so that nobody else has a turn meanwhile."""

@@ -100,7 +100,7 @@ class Worker:
 
     async def _settle(self, message: Message, results: Sequence[Result]) -> None:
         if all(result.outcome is Outcome.UNKNOWN for result in results):
-            return  # perhaps another installation's message; else the redrive policy removes it
+            return  # the message may be another installation's; if not, the redrive policy removes it
         again = [result.again for result in results if result.again is not None]
         if again:
             await self._hide(message, max(again))
@@ -123,7 +123,7 @@ class Worker:
         try:
             if bodies[0].dead is not None:  # a dead-letter copy is never a part of a bundle
                 shared = [await self._alone.revive(bodies[0])]
-            elif message.receive_count > TRUSTED:  # its fold may kill the process: not together with others
+            elif message.receive_count > TRUSTED:  # its fold may kill the process, so do not fold it together with others
                 shared = [Left.ALL] * len(bodies)
             else:
                 shared = await self._shared.submit(bodies)

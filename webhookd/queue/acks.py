@@ -50,7 +50,7 @@ class Acks:
             self._failed.inc()
 
     async def hide(self, message: Message, seconds: float) -> None:
-        """Makes `message` visible again in `seconds` (rounded up). Its lease must be released before."""
+        """Makes `message` visible again in `seconds` (rounded up). Release the lease of `message` before."""
         try:
             await self._hides.submit((message, -int(-seconds // 1)))
         except WebhookdError as error:

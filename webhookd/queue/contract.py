@@ -32,8 +32,8 @@ class Depth(NamedTuple):
     """How many messages a queue holds, approximately."""
 
     visible: int
-    in_flight: int  # received, and hidden since
-    delayed: int  # sent, and not visible yet
+    in_flight: int  # messages that a receiver got, and that are hidden since
+    delayed: int  # messages that were sent, and that are not visible yet
 
     @property
     def total(self) -> int:

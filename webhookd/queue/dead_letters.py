@@ -40,7 +40,7 @@ _SHORT = 1000  # messages: a queue of so many is read each minute, a longer one 
 _EVERY = 45.0  # seconds between passes over a short queue, even if the counts agree
 _EVERY_LONG = 600.0
 _SETTLED = 60.0  # seconds until a copy that was sent must be in the queue
-_COUNTED = 10_000  # dead events: about as many as the copies that one pass reads
+_COUNTED = 10_000  # dead events that are counted at most; one pass reads about as many copies
 _LOOKED = 1000  # dead events that one statement reads
 _FIRST = datetime(1970, 1, 1, tzinfo=UTC), UUID(int=0)  # before every death
 
@@ -109,7 +109,7 @@ class DeadLetters:
         now = time.monotonic()
         every = _EVERY if depth <= _SHORT else _EVERY_LONG
         count = await self._store.count_dead(_COUNTED)
-        # None: too many dead events to count each time. Then another pass follows a pass that found a disagreement.
+        # `count` is None if too many events are dead. Then another pass follows a pass that found a disagreement.
         differ = self._mended if count is None else depth - self._foreign != count
         if differ or (now - self._last_pass > every and (depth or count is None)):
             self._mended = await self._pass(depth)
@@ -169,11 +169,11 @@ class DeadLetters:
         return bool(lost)
 
     async def _belongs(self, message: Message, states: dict[UUID, Any], seen: _Seen) -> bool:
-        """Returns whether `message` belongs in the dead-letter queue; makes PostgreSQL agree if the queue itself moved it."""
+        """Returns whether `message` may stay in this queue. Puts its work back if the queue itself moved it here."""
         known = [body for body in message.bodies if body.event_id in states]
         if not known:
             seen.foreign.add(message.id)
-            return True  # not webhookd's message: it stays for a person to look at
+            return True  # the message is not webhookd's, so it stays here for a person to look at
         if known[0].dead is not None:
             row = states[known[0].event_id]
             return await self._is_copy(message, known[0], row, seen) if _is_dead(row) else self._removed()
@@ -182,7 +182,7 @@ class DeadLetters:
             return self._removed()
         reason = f"SQS moved its message to the dead-letter queue after {message.receive_count} receives; webhookd put it back"
         if not await self._store.put_back(sorted(open_), reason=reason):
-            return True  # an event has ended, or a worker has it; the next pass sees which
+            return True  # one of the events has ended, or a worker has it; the next pass finds out which
         reach(Failpoint.DEAD_LETTERS_AFTER_PUT_BACK)
         self._moved.labels("put_back").inc(len(open_))
         return False

@@ -12,16 +12,16 @@ from uuid import UUID
 import orjson
 from asyncpg.pgproto import pgproto
 
-MOST_EVENTS = 32  # in a message
+MOST_EVENTS = 32  # events that one message may hold
 _VERSION = 3
 _CONSUMER = "handlers"  # the consumer of the work
-_MOST_ATTEMPTS = 2**31 - 1  # as in the database
-LONGEST_MESSAGE = 65_536  # characters; a longer one is not read
+_MOST_ATTEMPTS = 2**31 - 1  # the largest number that the database's column holds
+LONGEST_MESSAGE = 65_536  # characters; a longer message is not read
 _LONGEST_NAME = 200  # characters of an account or an event type: no event has longer names
 _LONGEST_REASON = 2000  # characters, as in the database
 _LATEST = 2**63 - 1
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
-_MAC_BYTES = 80  # of a MAC in a message, with the field's name
+_MAC_BYTES = 80  # bytes that a MAC takes in a message, with the field's name
 _MAC = re.compile(r"[0-9a-f]{64}")
 
 
@@ -36,9 +36,9 @@ class Body(NamedTuple):
     account: str
     event_type: str
     dead: str | None = None
-    died: int | None = None  # microseconds since 1970; distinguishes the deaths of an event
+    died: int | None = None  # time of death, in microseconds since 1970; distinguishes the deaths of one event
     traceparent: str | None = None  # W3C Trace Context of the span that received the event
-    mac: str | None = None  # of a dead-letter copy (proof.py)
+    mac: str | None = None  # the proof of a dead-letter copy (proof.py); None for other messages
     attempts: int = 0
 
 
@@ -46,10 +46,10 @@ class Body(NamedTuple):
 class Message:
     """A received message. Messages are compared by identity: one message can be delivered twice, even in one batch."""
 
-    id: str  # the same at each delivery
+    id: str  # the queue's id of the message, the same at each delivery
     handle: str  # the queue's name for this delivery
-    bodies: tuple[Body, ...]  # several for a bundle; none if the message is not webhookd's
-    received: float  # the loop's clock
+    bodies: tuple[Body, ...]  # the events: several in a bundle, none if the message is not webhookd's
+    received: float  # time of the receipt, by the loop's clock
     receive_count: int
 
 
@@ -57,7 +57,7 @@ def dump(bodies: Sequence[Body]) -> str:
     """Returns a message's text as JSON: the consumer of its work, and its events."""
     fields = {"v": _VERSION, "consumer": _CONSUMER, "events": [_fields(body) for body in bodies]}
     text = orjson.dumps(fields).decode()
-    return text if text.isascii() else json.dumps(fields)  # ASCII only: SQS refuses some Unicode characters
+    return text if text.isascii() else json.dumps(fields)  # ASCII only, because SQS refuses some Unicode characters
 
 
 def _fields(body: Body) -> dict[str, Any]:

@@ -75,7 +75,7 @@ class Poller:
     ) -> None:
         self._queue = queue
         self._work = work
-        self._able = able  # whether workers can work at all: without PostgreSQL, messages are better left in the queue
+        self._able = able  # returns whether workers can work: without PostgreSQL, messages are better left in the queue
         # Called with the concurrency, and the age (seconds) of a poll that found the queue empty, or None.
         self._report = report
         self._reported = -_REPORTED
@@ -114,9 +114,9 @@ class Poller:
             task.cancel()
         if self._tasks:
             _, left = await asyncio.wait(self._tasks, timeout=_CANCELLED)
-            if left:  # a handler that swallows its cancellation; its message comes back by its visibility timeout
+            if left:  # a handler swallows its cancellation; the message comes back at its visibility timeout
                 logger.error("workers did not end when they were cancelled", count=len(left))
-                self._permits.give(sum(self._tasks[task] for task in left))  # so that no poller waits for their permits
+                self._permits.give(sum(self._tasks[task] for task in left))  # else a poller could wait for these permits
 
     async def _poll(self) -> bool:
         if not self._able():

@@ -38,8 +38,8 @@ HOT_PATH_GRACE = 10.0
 # Seconds that a sweeper has to send events that it leased. Then another sweeper may send them.
 _LEASE = 30.0
 _AGAIN = 1.0  # seconds until an event that was leased and could not be sent is due again
-_REFUSED_AGAIN = 60.0  # the same for an event that the queue refuses even alone
-_SWEEP = 500  # events of a lane in one round
+_REFUSED_AGAIN = 60.0  # seconds until an event is due again that the queue refused even in a message of its own
+_SWEEP = 500  # events of one lane that a round leases at most
 # Seconds that a message may wait in a busy queue until it counts as lost; or four times RESEND_AFTER, if that is longer.
 _LONGEST_WAIT = 3600.0
 # Seconds until the next round if a round left work behind because its lane had no more room: workers make room meanwhile. The
@@ -54,10 +54,10 @@ _MAX_PENDING = 20_000
 # Seconds that a request waits for more events if there are many: a request costs the same for one event and for hundreds.
 _GATHER = 0.03
 _HEAVY = 32  # events: so many at once are a sign of thousands a second
-# Seconds until a send is recorded: well before the hot path's grace is over. Most events end sooner, and then there is
-# nothing to record.
+# Seconds from a send to its record in PostgreSQL, well before the end of the hot path's grace. Most events end sooner, and an
+# event that has ended needs no record.
 _DELAY = 5.0
-# The same if a window bounds the work in the queue: an event that is not recorded takes room in the window, ended or not.
+# The same seconds if a window bounds the work in the queue: until its send is recorded, even an ended event takes room there.
 _DELAY_IN_WINDOW = 0.25
 _RECORDED = 1000  # events in one statement
 
@@ -86,7 +86,7 @@ class Relay:
         self._window = window
         self._resend_after = resend_after
         self._room = 0
-        self._unrecorded: deque[tuple[float, list[Outgoing]]] = deque()  # sent at (the loop's clock), oldest first
+        self._unrecorded: deque[tuple[float, list[Outgoing]]] = deque()  # (send by the loop's clock, events), oldest first
         self._uncounted = 0  # events that were sent, and that PostgreSQL does not yet count as in the queue
         # Lane → whether more work may wait than the last round could take.
         self._waits = {"fresh": True, "rest": True, "later": True}
@@ -122,7 +122,7 @@ class Relay:
         await self._sweeper.stop()
         await self._hot.stop()
         await self._recorder.stop()
-        with contextlib.suppress(UnavailableError):  # events stay due, and are sent once more: harmless
+        with contextlib.suppress(UnavailableError):  # the events stay due, and a sweeper sends them again, which is harmless
             while self._unrecorded:
                 await self._record(0.0)
 
@@ -199,7 +199,7 @@ class Relay:
         return len(events) >= _RECORDED
 
     async def _mark_sent(self, events: Sequence[Outgoing]) -> None:
-        # If this fails, the events stay due, and are sent once more: harmless.
+        # If this statement fails, the events stay due, and a sweeper sends them once more, which is harmless.
         await self._store.mark_sent(events, resend_after=self._resend_after)
         reach(Failpoint.RELAY_AFTER_RECORD)
 
@@ -254,7 +254,7 @@ class Relay:
         if sent := [event for event in events if event.id not in failures]:
             await self._mark_sent(sent)
         refused = [event for event in events if isinstance(failures.get(event.id), MessageRefusedError)]
-        if refused:  # a refusal is no failure of the queue: the sweep goes on
+        if refused:  # the queue works, although it refused some messages: the sweep goes on
             await self._store.return_lease(refused, delay=_REFUSED_AGAIN)
         failed = [event for event in events if event.id in failures and event not in refused]
         if failed:

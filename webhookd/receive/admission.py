@@ -63,10 +63,10 @@ class Admission:
         self.coming = 0  # requests whose head has arrived, and whose handler has not begun
         self.open_requests = 0  # requests that have arrived entirely and have no answer yet, of whatever outcome
         self.late = False
-        self._was_late = False  # at the last measurement
+        self._was_late = False  # whether the loop was late at the last measurement
         self._peak = self._peak_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None  # kept: a look-up for each webhook costs a system call
+        self._loop: asyncio.AbstractEventLoop | None = None  # stored, because a look-up for each webhook costs a system call
 
     async def start(self) -> None:
         """Starts to watch the loop."""

@@ -70,7 +70,7 @@ class PublicApp:
         for account in self.paths.values():
             for outcome in Outcome:
                 self._taken[account, outcome] = self._received.labels(account, outcome)
-            for refused in REFUSED:  # from the start: if a series began at 1, Prometheus would see no increase
+            for refused in REFUSED:  # make these series at the start: if a series began at 1, Prometheus would see no increase
                 self._received.labels(account, refused)
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -83,7 +83,7 @@ class PublicApp:
                 return await live(request) if request.method in ("GET", "HEAD") else _method_not_allowed("GET,HEAD")
             account = self.paths.get(path)
             if account is None and not _names_an_account(path):
-                if request.method == "POST" and "X-ANET-Signature" in request.headers:  # a webhook on a wrong path
+                if request.method == "POST" and "X-ANET-Signature" in request.headers:  # a webhook was sent to a wrong path
                     return self._refuse(request, None, 404, "Not Found", Rejection.UNKNOWN_PATH)
                 return Reply(render_problem(404, "Not Found"))
         if request.method != "POST":
@@ -113,7 +113,7 @@ class PublicApp:
             return
         whole = body is not None or request.content.is_eof()
         length = request.content_length
-        if body is None:  # take the bytes that have arrived so far, and none of a failed stream
+        if body is None:  # the body was not read: take the bytes that have arrived so far, but none of a failed stream
             body = b"" if request.content.exception() is not None else request.content.read_nowait(EXAMINED + 1)
         elif length is None:
             length = len(body)
@@ -175,7 +175,7 @@ class PublicApp:
         started = time.perf_counter()
         content = request.content
         length = request.content_length
-        if length is not None and length <= SMALL and content.is_eof():  # like nearly all: the body arrived with the head
+        if length is not None and length <= SMALL and content.is_eof():  # as nearly always, the body arrived with the head
             return await self._take(request, account, content.read_nowait(), started)
         with self._bodies.hold() as held:
             try:

@@ -26,7 +26,7 @@ class Certificate:
         self._key = key
         self._ends = metrics.certificate_ends
         self._seen: _State | None = None
-        self.context: ssl.SSLContext | None = None  # for the next handshake; None before `start`
+        self.context: ssl.SSLContext | None = None  # the context for the next handshake; None before `start`
         self._loop = Loop("certificate", self._look, watch, every=_EVERY)
 
     async def start(self) -> None:

@@ -45,21 +45,21 @@ class Phase(Enum):
 class Connection(Handler):
     """The connection of one client: serves its requests one after the other. `of` limits the connections' number and time.
 
-    aiohttp's part begins with the first byte. So a silent connection costs a kilobyte, and a request that is refused for
+    aiohttp's own set-up begins with the first byte. So a silent connection costs a kilobyte, and a request that is refused for
     overload costs no parsing. `_messages` belongs to aiohttp: requests whose head has arrived and whose handler has not begun.
     """
 
     def __init__(self, of: Connections, server: web.Server, **options: Any) -> None:
         super().__init__(of, server, **options)
-        self._max_msg_queue_size = 2  # with so many requests, aiohttp stops reading; a stop at each request costs 10 µs
+        self._max_msg_queue_size = 2  # at this number of requests, aiohttp stops reading; a stop at each request costs 10 µs
         self.phase = Phase.HEAD  # only Connections.move changes the phase
         self._socket: asyncio.Transport | None = None
-        self._started = False  # aiohttp's part has begun
+        self._started = False  # True from the first accepted byte: aiohttp's protocol is set up and parses this connection
         self._asked = False  # admission was asked for the request that is arriving
         self._coming = False  # a request's head has arrived, and its handler has not begun
         self._handling = False  # the application is answering a request
-        self._ended = False  # the client sends no more
-        self._head = 0  # bytes of an incomplete head
+        self._ended = False  # the client has ended its half, and sends no more
+        self._head = 0  # number of bytes of an incomplete head
         self._rest = Rest(of.loop)
         self._due: Rendered | None = None  # the last answer; it follows the answers to earlier requests
         self._payload: StreamReader | None = None  # body of the request that is arriving or being answered
@@ -166,7 +166,7 @@ class Connection(Handler):
             self._of.move(self, Phase.UNREAD)
         elif self._messages:
             self._payload = self._messages[0][1]
-            if self._ended and not self._payload.is_eof() and not self._reading_paused:  # paused: the parser has more bytes
+            if self._ended and not self._payload.is_eof() and not self._reading_paused:  # if reading is paused, more bytes wait
                 self._payload.set_exception(web.RequestPayloadError("the body ends too early"))
             self._of.move(self, whole if self._payload.is_eof() else Phase.BODY)
         else:
@@ -199,7 +199,7 @@ class Connection(Handler):
             request.content.on_eof(self._complete)
         self._handling = True
         response = await self._of.handle(request)
-        self._handling = False  # the response is written at once
+        self._handling = False  # cleared now, since the response is written at once
         if (error := request.content.exception()) is not None:
             error.__traceback__ = None  # a frame in it has the request, which has the error: this cycle would stay in memory
         if self.leaves_http:
@@ -314,7 +314,7 @@ class Connection(Handler):
         if self._socket is not None:
             self._socket.abort()
 
-    # Ends that aiohttp asks for.
+    # Ways to end a connection that aiohttp calls.
 
     def force_close(self) -> None:
         """Closes as aiohttp does, and enters CLOSING."""

@@ -22,9 +22,9 @@ from webhookd.receive.connection import LIVENESS, MAX_HEAD, Connection, Phase
 from webhookd.receive.problem import render_problem
 from webhookd.receive.reply import Rendered
 
-_NEVER = 1e9  # seconds; for aiohttp's own keep-alive timer, which ours replaces
+_NEVER = 1e9  # seconds; switches off aiohttp's keep-alive timer, because `keepalive_timeout` here replaces it
 _SWEEP_SECONDS = 1.0
-_READ_BYTES = 16_384  # of a body; aiohttp goes on parsing when they are read, and also at each 1,024 chunks
+_READ_BYTES = 16_384  # bytes of a body; when they are read, aiohttp goes on parsing, and also at each 1,024 chunks
 
 
 @dataclass(slots=True, frozen=True)
@@ -59,9 +59,10 @@ class Counters:
 class Connections:
     """All connections of a listener, each in its phase. A call of the object makes the protocol of a new connection.
 
-    Beyond the limit, one connection makes room. The choice is, in this order: one that is closing; the one whose request has
-    been incomplete for longest; one that does not read; one that sent further requests before it had its answers; the one
-    that has been idle for longest. If all are at work, the newest is refused.
+    Beyond the limit, one connection makes room. The first choice is a connection that is closing. The next choices are, in this
+    order: the connection whose request has been incomplete for longest, a connection whose client does not read, a connection
+    whose client sent further requests before it had its answers, and the connection that has been idle for longest. If all
+    connections are at work, the newest is refused.
     """
 
     def __init__(
@@ -93,15 +94,15 @@ class Connections:
         self._in = {phase: OrderedDict[Connection, float]() for phase in Phase}
         self._in[Phase.HEAD] = self._in[Phase.BODY] = incomplete
         self._work = self._in[Phase.WORK]
-        self.loop = asyncio.get_running_loop()  # kept: a look-up at each request costs a system call
+        self.loop = asyncio.get_running_loop()  # stored here, because a look-up at each request costs a system call
         self._timer: asyncio.TimerHandle | None = None
 
     def __call__(self) -> Connection:
         return Connection(
             self,
             self._server,
-            access_log=None,  # a line for each request costs more than the request
-            auto_decompress=False,  # a small body could inflate for seconds, in the loop
+            access_log=None,  # no access log: a line for each request costs more than the request
+            auto_decompress=False,  # do not decompress: a small body could inflate for seconds, in the loop
             keepalive_timeout=_NEVER,
             lingering_time=0.0,
             read_bufsize=_READ_BYTES,
@@ -155,7 +156,7 @@ class Connections:
 
     def move(self, connection: Connection, phase: Phase) -> None:
         """Moves a connection into a phase."""
-        if connection not in self._all:  # the connection is lost, and its handler goes on
+        if connection not in self._all:  # the connection is lost already, and only its handler still runs
             return
         before, after = self._in[connection.phase], self._in[phase]
         connection.phase = phase

@@ -40,9 +40,10 @@ if TYPE_CHECKING:
 _MAX_BATCH = 256
 _COMMITS = 3  # group commits under way at a time: while PostgreSQL runs some, webhookd prepares the next one
 _FILL = 21  # webhooks; while one commit is under way, another one for fewer webhooks would cost more than it saves
-# Under heavy load with few duplicates, Redis costs all webhooks more than it saves the few: PostgreSQL finds duplicates too.
-_HEAVY = 16  # webhooks in a batch
-_FEW = 0.05  # duplicates, as a fraction of the webhooks
+# Under heavy load with few duplicates, do not ask Redis: Redis costs all webhooks more than it saves the few duplicates, and
+# PostgreSQL finds duplicates too.
+_HEAVY = 16  # webhooks in a batch, from which the load is heavy
+_FEW = 0.05  # fraction of duplicates among the webhooks, below which duplicates are few
 _LATEST = 0.1  # weight of the latest batch in that fraction
 
 
@@ -89,7 +90,7 @@ class Intake:
         self._verifiers: dict[str, Verifier] = {}
         self._key_last_used = metrics.key_last_used
         self._mismatches = metrics.body_mismatches
-        self._keys: set[tuple[str, str]] = set()  # account, and a key's fingerprint
+        self._keys: set[tuple[str, str]] = set()  # pairs of an account and the fingerprint of one of its keys
         self.renew(keys)
         self._max_event_age = max_event_age
         self._max_clock_skew = max_clock_skew
@@ -147,7 +148,7 @@ class Intake:
         for account, key in self._keys - now:
             self._key_last_used.remove(account, key)
         self._keys = now
-        for account in keys:  # from the start: if a series began at 1, Prometheus would see no increase
+        for account in keys:  # make these series at the start: if a series began at 1, Prometheus would see no increase
             self._mismatches.labels(account)
 
     def knows(self, account: str) -> bool:
@@ -287,7 +288,7 @@ class Intake:
 
 
 def _new_id() -> UUID:
-    return pgproto.UUID(uuid_utils.uuid7().bytes)  # asyncpg's UUID in C, which is made and hashed in a tenth of the time
+    return pgproto.UUID(uuid_utils.uuid7().bytes)  # asyncpg's UUID class in C takes a tenth of the time to make and to hash
 
 
 def _body_hash(body: bytes) -> bytes:

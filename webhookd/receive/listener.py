@@ -18,12 +18,12 @@ from webhookd.receive.certificate import Certificate
 from webhookd.receive.connections import ConnectionLimits, Connections, Counters
 
 _BACKLOG = 2048  # connections that the system keeps while the loop is late
-_SEND_BYTES = 65_536  # of answers that the system buffers for a client that does not read; Linux doubles the number
+_SEND_BYTES = 65_536  # bytes of answers that the system buffers for a client that does not read; Linux doubles it
 _ACCEPTS = 128  # most connections that one turn of the loop accepts
 _AGAIN = 1.0  # seconds from a failed accept to the next one
 _HANDSHAKES = 1.0  # seconds that a stop waits for handshakes
 _TLS_ENDS = 2.0  # seconds that the end of a TLS session may take
-_SPARE_FILES = 256  # for everything but the listeners' connections, and the workers' connections to PostgreSQL
+_SPARE_FILES = 256  # open files for all else than connections of the listeners and of the workers to PostgreSQL
 _REASONS = ("head_timeout", "head_too_large", "idle", "full", "unread", "tls")
 
 
@@ -62,7 +62,7 @@ class Listener:
     async def start(self, host: str, port: int) -> None:
         """Starts to listen. Raises OSError if the address is not available."""
         await self._runner.setup()
-        server = cast(web.Server, self._runner.server)  # set by `setup`
+        server = cast(web.Server, self._runner.server)  # `setup` has set the server
         try:
             await self._bind(host, port)
         except BaseException:
@@ -106,7 +106,7 @@ class Listener:
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as error:
-                # Out of files or memory: the system's queue keeps the connections. After any error, do not try again at once.
+                # If files or memory run out, connections stay in the system's queue. After any error, wait before the next try.
                 logger.error("cannot take connections", error=where(error), reason=error.strerror)
                 loop.remove_reader(of)
                 loop.call_later(_AGAIN, self._accept_again, of)

@@ -30,7 +30,7 @@ class Refusal(NamedTuple):
     status: HTTPStatus
     detail: str
     outcome: str
-    retry: bool = False  # with Retry-After
+    retry: bool = False  # whether the answer has the header field Retry-After
 
 
 # The outcomes under which refused webhooks of a known account are counted, and which alerts use.
@@ -49,7 +49,7 @@ def refusal(error: Exception) -> Refusal:
         case UnavailableError():
             outcome = f"{error.dependency}_{'refused' if isinstance(error, RefusedError) else 'away'}"
             return Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "webhookd cannot store webhooks at the moment", outcome, retry=True)
-        case TimeoutError():  # the commit took too long
+        case TimeoutError():  # the commit took longer than its timeout
             return Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "could not store the webhook in time", "postgresql_away", retry=True)
         case OverloadedError():
             return Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "too many webhooks at once", "overload", retry=True)

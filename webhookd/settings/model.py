@@ -31,7 +31,7 @@ from webhookd.settings.values import (
 
 _DAY = 86_400
 _MIB = 1_048_576
-_LONGEST_RETENTION = 20 * 365 * _DAY  # a longer one would reach back before 1970, when no id exists
+_LONGEST_RETENTION = 20 * 365 * _DAY  # seconds; a longer retention would reach back before 1970, and no id has such a time
 
 CONFIGURATION = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
 
@@ -279,7 +279,7 @@ class Settings(BaseModel):
     def redacted(self) -> dict[str, object]:
         """Returns every setting for a log: URLs without user and password, keys as fingerprints, tokens as their names."""
         shown: dict[str, object] = {name: getattr(self, name) for name in type(self).model_fields}
-        del shown["signature_keys"]  # shown among the accounts, as `default`
+        del shown["signature_keys"]  # the account `default` shows these keys
         return shown | {
             "database_url": without_password(self.database_url),
             "redis_url": without_password(self.redis_url),

@@ -90,7 +90,7 @@ def _host_names(value: object) -> object:
 
 def _with_scheme(*schemes: str) -> AfterValidator:
     def check(value: SecretStr) -> SecretStr:
-        # Not urlsplit: its errors quote the user and password.
+        # Do not use urlsplit, whose errors quote the user and the password.
         if value.get_secret_value().partition("://")[0] not in schemes:
             raise ValueError(f"must begin with {' or '.join(f'{scheme}://' for scheme in schemes)}")
         return value

@@ -16,10 +16,10 @@ from webhookd.metrics import Metrics
 from webhookd.queue.contract import Depth
 
 CHECKS = ("redrive policy", "retention", "message size", "delay")
-_LEAST_RECEIVES = 10  # of the redrive policy: a message can be put off several times although its event has no fault
-_LEAST_RETENTION = 4 * 86_400  # seconds
-_ROOMY = 16_384  # bytes, for a bundle of 32 events
-REQUEST_BYTES = 262_144  # of all messages in a call: AWS now takes four times as many, other servers do not
+_LEAST_RECEIVES = 10  # least maxReceiveCount of the redrive policy: a message without a fault can be put off several times
+_LEAST_RETENTION = 4 * 86_400  # seconds that a queue should keep a message at least
+_ROOMY = 16_384  # bytes of a message that holds a bundle of 32 events
+REQUEST_BYTES = 262_144  # bytes of all messages in one call: AWS now takes four times as many, but other servers do not
 
 
 _EMPTY = Depth(0, 0, 0)

@@ -63,7 +63,7 @@ class Clients:
 
     async def _make(self, session: AioSession, *, connections: int) -> SQSClient:
         config = AioConfig(
-            # Made once: botocore builds its own user agent for each call.
+            # Make the user agent once: botocore would build its own for each call.
             user_agent=f"webhookd/{version('webhookd')} aiobotocore/{version('aiobotocore')}",
             connect_timeout=3,
             read_timeout=self._wait + 10,

@@ -38,12 +38,12 @@ class Credentials(AioCredentials):
         logging.getLogger("aiobotocore.credentials").setLevel(logging.ERROR)  # this class logs its problems, and only once
         self._session = session
         self._region = region  # the region whose STS is asked
-        self._source: Any = None  # the source that the chain found
+        self._source: Any = None  # where credentials come from, as the AWS SDK's chain found it; None if not found yet
         self._frozen: Any = None  # the last credentials that the source gave
         self._problem = "not yet looked for"
         self._failing = False
         self._renewal: asyncio.Task[None] | None = None
-        self._not_before = 0.0  # no renewal before, by the loop's clock
+        self._not_before = 0.0  # the time by the loop's clock before which no renewal begins while the credentials are good
 
     async def load_credentials(self) -> Credentials:
         """Returns this object: the session's clients share it."""
@@ -101,7 +101,8 @@ class Credentials(AioCredentials):
                     self._frozen = await self._source.get_frozen_credentials()
                     # A machine's role has new credentials no sooner than five minutes before the end.
                     late = _LATE if getattr(self._source, "method", "") == "iam-role" else None
-                    if self._frozen == before and self._ends_within(late):  # botocore has swallowed the reason
+                    # If a renewal fails early, botocore raises nothing, and returns the old credentials without the reason.
+                    if self._frozen == before and self._ends_within(late):
                         problem = "the source of the credentials does not answer"
         except Exception as error:  # noqa: BLE001  a source's answer can make botocore raise errors that are not its own
             problem = _reason(error)

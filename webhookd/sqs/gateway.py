@@ -36,7 +36,7 @@ class Sqs:
         metrics: Metrics,
         watch: Watch,
     ) -> None:
-        # One poll more: for the reader of the dead-letter queue.
+        # The reader of the dead-letter queue needs one poll more.
         self._clients = Clients(endpoint_url=endpoint_url, region=region, wait=wait, polls=pollers + 1)
         self.queue = SqsQueue(queue, self._clients, metrics.dependency_up.labels("sqs"))
         self.dead_letter_queue = SqsQueue(dead_letter_queue, self._clients)

@@ -61,7 +61,7 @@ class SqsQueue:
             entries: Any = [{"Id": str(n), "MessageBody": text} for n, text in enumerate(texts)]
             try:
                 reply = await self._clients.calls.send_message_batch(QueueUrl=url, Entries=entries)
-            except ClientError as error:  # SQS has answered, so it is there
+            except ClientError as error:  # the error is an answer of SQS, so SQS is up
                 refused = code_of(error)
                 if not is_refusal(refused):
                     raise

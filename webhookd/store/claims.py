@@ -168,7 +168,7 @@ class Claims:
             async with asyncio.timeout(2 * _TIMEOUT):
                 replies = await node.run(commands)
                 reach(Failpoint.REDIS_AFTER_WRITE)
-        except Exception as error:  # not only Redis's own: uvloop raises RuntimeError if a reset closed the transport
+        except Exception as error:  # not only Redis's errors: uvloop raises RuntimeError if a reset closed the transport
             await self._away(node, error)
             self._prober.wake()
             raise UnavailableError("redis", where(error)) from error
@@ -191,7 +191,7 @@ class Claims:
         try:
             async with asyncio.timeout(_CONNECT_TIMEOUT):
                 await node.run([("PING",)])
-            # The same limit as for operations: with a longer one, they would find Redis too slow again at once.
+            # Use the limit of operations. With a longer limit here, the next operations would find Redis too slow again.
             async with asyncio.timeout(2 * _TIMEOUT):
                 replies = await node.run(redis_keys.proof(self._instance(), self._token))
         except Exception as error:
@@ -213,4 +213,4 @@ def _refused(replies: Sequence[Any]) -> Exception | None:
 
 
 def _load(value: bytes) -> Seen | None:
-    return Seen(pgproto.UUID(value[:16]), value[16:]) if len(value) == 32 else None  # None: not ours; PostgreSQL decides
+    return Seen(pgproto.UUID(value[:16]), value[16:]) if len(value) == 32 else None  # None: another program's value

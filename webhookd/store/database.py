@@ -31,8 +31,8 @@ _STATEMENT_TIMEOUT = 10.0
 _UPKEEP_TIMEOUT = 600.0
 _ADMIN_TIMEOUT = 5.0
 
-_EXHAUSTED = ("53100", "53200")  # disk full, out of memory. Not too many connections: the open ones go on working
-_REFUSED = 2.0  # seconds
+_EXHAUSTED = ("53100", "53200")  # disk full, out of memory. "Too many connections" stops no open session
+_REFUSED = 2.0  # seconds for which a pool that gave no connection counts as not workable
 _ABANDONED = 5.0  # seconds after the daemon's own timeout, until PostgreSQL ends a silent session
 # After 15 s of silence, PostgreSQL probes the client's machine. After three unanswered probes, it drops the connection.
 _KEEPALIVE = {"tcp_keepalives_idle": "15", "tcp_keepalives_interval": "5", "tcp_keepalives_count": "3"}
@@ -41,7 +41,7 @@ _KEEPALIVE = {"tcp_keepalives_idle": "15", "tcp_keepalives_interval": "5", "tcp_
 # PostgreSQL reads the whole table `work` while few rows wait, and keeps that plan in the burst that follows. Operators'
 # statements are planned for the given filters, since a plan for any filter would use no index. They read an index in its order:
 # with statistics from a time when few rows waited, PostgreSQL would build a bitmap of all waiting rows for one page of them.
-# PostgreSQL ends these statements when their caller has given up.
+# By statement_timeout, PostgreSQL ends operators' statements when their caller has given up.
 SESSIONS = {
     "short": {"enable_seqscan": "off"},
     "fold": {"enable_seqscan": "off"},
@@ -52,22 +52,22 @@ SESSIONS = {
         "statement_timeout": str(int(_ADMIN_TIMEOUT * 1000)),
     },
 }
-# These statements return whole rows. Once prepared, one of them fails in a transaction after a migration has added a column.
+# Operators' statements return whole rows, and fail in a transaction if they were prepared before a migration added a column.
 _CACHES = {"admin": {"statement_cache_size": 0}}
 
 
 async def _leave_as_is(_: Any) -> None:
-    """Replaces asyncpg's reset on release, which is a round trip: our own statements leave nothing behind."""
+    """Does nothing. asyncpg's reset on release would cost a round trip, and our own statements leave nothing to reset."""
 
 
 class Database:
     """Five pools on one database, and the record of whether it answers.
 
-    short: single statements of our own.
+    short: webhookd's own single statements.
     fold: statements that fold events into the timeline. Some wait for a row's lock; they delay neither webhooks nor handlers.
     work: one connection for each worker's transaction. A session in which users' handlers ran is reset on release.
     upkeep: one connection, open while it is needed, for retention's statements. Some of them take long.
-    admin: what operators look at and do. It can never take a connection of the other pools.
+    admin: operators' statements, which can never take a connection of the other pools.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class Database:
         self._prober = Loop("postgresql prober", self._probe, watch, every=2.0)
         self.up = False
         self.problem: str | None = "not yet reached"
-        # Why no new session opens while the open ones go on working: enough to receive, not enough to work.
+        # Why PostgreSQL opens no new session; None if it does. Open sessions go on working: enough to receive, not to process.
         self.refusal: str | None = None
         self.proofs: list[Callable[[Connection], Awaitable[None]]] = []
         self._refusing = False  # PostgreSQL refuses a statement that it must take
@@ -139,7 +139,7 @@ class Database:
                     foreign=name == "work",
                 )
                 | _CACHES.get(name, {}),
-                # Checks each session: settings of a role or database, and a failover, reach new sessions before the prober's.
+                # Check each new session: settings of a role or database, and a failover, may show there first.
                 init=self._identify,
                 reset=None if name == "upkeep" and not self._pooled else _leave_as_is,
             )
@@ -177,14 +177,14 @@ class Database:
         return at + timedelta(seconds=time.monotonic() - then)
 
     def settled(self, connection: Connection) -> contextlib.AbstractAsyncContextManager[Any]:
-        """Returns a context in which the session's settings (SESSIONS) hold: behind a pooler a transaction, else nothing."""
+        """Returns a context in which the session's settings (SESSIONS) hold. Behind a pooler, the context is a transaction."""
         return connection.transaction() if self._pooled else contextlib.nullcontext()
 
     @contextlib.asynccontextmanager
     async def acquire(self, pool: str = "short", *, reset: bool = False) -> AsyncIterator[Connection]:
         """Lends a connection for the block. Raises UnavailableError at once while PostgreSQL is known to be away.
 
-        `reset`: foreign code runs on the connection, so its session is reset before anyone else gets it: a round trip.
+        `reset`: users' code runs on the connection. So the session is reset, in a round trip, before anyone else gets it.
         """
         if not self.up:
             raise UnavailableError("postgresql", self.problem or "away")
@@ -196,9 +196,9 @@ class Database:
         except UnavailableError:
             raise
         except WebhookdError as error:
-            if not lent:  # a new session failed its check
+            if not lent:  # the block has not begun: a new session failed its check
                 self._set(up=False, problem=str(error))
-                # Older sessions began before the change, and a probe on one of them would succeed.
+                # Give up the older sessions: they began before the change, so a probe on one of them would succeed.
                 await self._give_up_sessions()
                 self._prober.wake()
                 raise UnavailableError("postgresql", str(error)) from error
@@ -219,7 +219,7 @@ class Database:
 
     async def _acquire(self, pool: str) -> Connection:
         try:
-            # Not asyncpg's own timeout, which before Python 3.12 makes a task for each statement.
+            # Do not use asyncpg's own timeout: before Python 3.12, it makes a task for each statement.
             async with asyncio.timeout(_STATEMENT_TIMEOUT):
                 return await self._pools[pool].acquire()
         except asyncpg.PostgresError as error:
@@ -237,7 +237,7 @@ class Database:
     async def _release(self, pool: str, connection: Connection, *, reset: bool) -> None:
         # asyncpg shields the release: it must end even if the caller is cancelled, or the pool would lose the connection.
         try:
-            if reset and not self._pooled and not connection.is_closed():  # behind a pooler, its transaction's end has reset it
+            if reset and not self._pooled and not connection.is_closed():  # a pooler's session is reset as its transaction ends
                 await connection.reset(timeout=2.0)
             await self._pools[pool].release(connection, timeout=2.0)
         except (OSError, TimeoutError, KeyError, asyncpg.PostgresError, asyncpg.InterfaceError):
@@ -287,14 +287,14 @@ class Database:
                         await proof(connection)
                     self._refusing = False
         except UnavailableError:
-            # There is no session for the probe. The open ones go on working, and could not be replaced if they were closed.
+            # The probe got no session. Close no open session: open sessions go on working, and new ones could not replace them.
             if not self._pools["short"].get_size():
                 self._set(up=False, problem=self.refusal)
             raise
         except WebhookdError as error:
             await self._down(str(error), error)
         except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
-            # Also a wrong password or database name: the daemon waits until somebody mends it in PostgreSQL.
+            # The error may be a wrong password or database name. The daemon waits until somebody mends this in PostgreSQL.
             await self._down(where(error), error)
         self._set(up=True)
         if self.refusal is not None:
@@ -317,9 +317,9 @@ class Database:
         raise UnavailableError("postgresql", problem) from error
 
     async def _give_up_sessions(self) -> None:
-        # All sessions begin anew. Dead ones (their server's machine is gone, a firewall forgot them) would show one timeout
-        # after the other. Those that began before a setting was mended never see the new value. The probes would keep in use
-        # those that lead to a server that is a replica now.
+        # Let new sessions replace all present ones. A dead session (its server is gone, or a firewall forgot it) costs time.
+        # A session that began before somebody mended a setting never sees the new value. A session that leads to a server
+        # that is a replica now would stay in use, because the probes use it.
         for pool in self._pools.values():
             await pool.expire_connections()
 
@@ -343,7 +343,7 @@ class Database:
         if missing := MIGRATIONS - set(row["migrations"] or ()):
             raise WebhookdError(f"the database lacks the migrations {', '.join(sorted(missing))}: run `webhookd migrate`")
         if row["synchronous_commit"] == "off":
-            # A commit is then no promise: a crash of PostgreSQL would lose events that were answered 200.
+            # Without synchronous commits, a crash of PostgreSQL would lose events that were answered 200.
             raise WebhookdError("PostgreSQL's synchronous_commit is off: set it to on for this database or role")
         self.instance = row["instance"]
         self._clock = row["now"], time.monotonic()

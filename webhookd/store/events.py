@@ -19,12 +19,12 @@ from webhookd.store.queries import queries
 if TYPE_CHECKING:
     from datetime import datetime
 
-_LOCK_WAIT = 2.0  # seconds
-# In PostgreSQL's notation, for each row: in a transaction that events share, and in the later one of a single event.
+_LOCK_WAIT = 2.0  # seconds that `claim` waits for an event's row
+# How long a fold waits for a row. The fold of one event waits for the short time: it has waited in a shared transaction before.
 _LOCK_TIMEOUT = "300ms"
 _SHORT_LOCK_TIMEOUT = "20ms"
 _LONGEST_RESEND = 43_200.0  # seconds; the query mark_sent has the same bound
-_STATEMENT = 5.0  # seconds, for all rows of a statement together
+_STATEMENT = 5.0  # seconds that the statement of a fold may take for all its rows together
 
 
 class Outgoing(NamedTuple):
@@ -35,16 +35,16 @@ class Outgoing(NamedTuple):
     event_type: str
     attempts: int = 0
     traceparent: str | None = None
-    due: datetime | None = None  # None: unknown, so the send is not recorded
+    due: datetime | None = None  # None if the version is not known: then the send is not recorded
 
 
 class Leased(NamedTuple):
     """Work that a sweeper took for sending, by its lane."""
 
     fresh: list[Outgoing]
-    rest: list[Outgoing]  # was redriven, put back, or tried once
-    later: list[Outgoing]  # was tried more often
-    lost: list[Outgoing]  # the queue has lost its message
+    rest: list[Outgoing]  # work that was redriven, put back, or tried once
+    later: list[Outgoing]  # work that was tried more often
+    lost: list[Outgoing]  # work whose message the queue has lost
 
     @property
     def all(self) -> list[Outgoing]:
@@ -63,28 +63,28 @@ class InQueue(NamedTuple):
 
 @dataclass(slots=True, frozen=True)
 class Claimed:
-    """An event as the worker's transaction read it. `claim` has locked it too, `read` has not."""
+    """An event as the worker's transaction read it. `claim` also locks the event's work, and `read` does not."""
 
     event: Event
     status: Status
     attempts: int
-    redriven_at: datetime | None  # when the count of its attempts last began anew
+    redriven_at: datetime | None  # when the count of the event's attempts last began anew; None if never
     sends: int  # number of sends since the last attempt that ended
     has_body: bool
-    transaction: str  # its number, which shows whether effects and status still commit together
+    transaction: str  # the transaction's number, which shows whether effects and status still commit together
     traceparent: str | None
 
 
 class EventStore:
     """The statements about events. All raise UnavailableError while PostgreSQL is away.
 
-    Those that take a connection run in the caller's transaction, the others on the database's `short` pool.
+    Methods that take a connection run in the caller's transaction. The other methods use the database's `short` pool.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._worker = uuid4()  # this process's id, if it works
-        self._secret: tuple[UUID | None, bytes] | None = None  # the database's id, and its secret
+        self._worker = uuid4()  # this process's id in the table of processes that work
+        self._secret: tuple[UUID | None, bytes] | None = None  # the database's id, and the secret that was read there
 
     async def _all(self, query: Any, **parameters: Any) -> list[asyncpg.Record]:
         with gateway():
@@ -154,8 +154,8 @@ class EventStore:
     async def claim(self, connection: Connection, event_id: UUID, *, wait: bool = True) -> Claimed | None:
         """Locks the event and reads it. Returns None if there is no such event.
 
-        Waits a moment for a lock of another transaction (the relay's are short), or, without `wait`, not at all. Then raises
-        BusyError.
+        `wait`: waits up to 2 s for another transaction's lock (the relay's locks are short). Without `wait`, waits not at all.
+        Raises BusyError if the other transaction keeps the lock.
         """
         query = queries.claim_event if wait else queries.claim_event_if_free
         try:
@@ -166,7 +166,7 @@ class EventStore:
         return None if row is None else _claimed(row)
 
     async def read(self, connection: Connection, ids: Sequence[UUID]) -> list[Claimed]:
-        """Reads those of the events that exist, as `claim` does, and locks none."""
+        """Reads events as `claim` does, but locks none. Leaves out ids of which there is no event."""
         return [_claimed(row) async for row in queries.read_events(connection, ids=ids)]
 
     async def process(
@@ -179,8 +179,8 @@ class EventStore:
     ) -> list[asyncpg.Record]:
         """Folds `facts` (entity's name, account, id, JSON) and ends the work of `ending`, in one statement that commits.
 
-        Returns a row (id, attempt, seconds since the receipt) for each event whose work it ended, in any order. A missing event
-        had ended, or died, before. Raises BusyError if another transaction keeps a row for 300 ms, or 20 ms without `waits`.
+        Returns a row (id, attempt, seconds since receipt or redrive) for each event whose work ended, in any order. Other
+        events had ended, or died, before. Raises BusyError after 300 ms (20 ms without `waits`) for one row, or 5 s in all.
         """
         if not ending and not facts:
             return []

@@ -281,11 +281,11 @@ class _Session:
                 f"{error}: a statement may take {HELD:g} s, since other sessions wait for the locks of the migration. Run "
                 "`webhookd migrate` again when PostgreSQL has less to do"
             )
-        # Without the detail, which quotes rows.
+        # Leave out the detail of PostgreSQL's message, because the detail quotes rows.
         return None if unavailable(error) else f"{error.args[0]} ({error.sqlstate})"
 
     async def _patiently(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Does `work`, and tries again while it gets no lock."""
+        """Does `work`, and tries again while `work` fails because a lock is not free."""
         attempt = 0
         began = time.monotonic()
         while True:
@@ -312,7 +312,7 @@ class _Session:
             lock_timeout = self._patience if waits else self._lock_timeout
             await queries.limit_session(self._connection, lock=_ms(lock_timeout), statement=_ms(0), local=False)
             if waits:
-                # Not tried again alone: the statement before it removes what a failed try leaves behind.
+                # Do not try this statement again alone: the statement before it must remove what a failed try left behind.
                 await self._execute(statement)
             else:
                 await self._patiently(partial(self._execute, statement))

@@ -12,7 +12,7 @@ _package = Path(__file__).parent.parent
 SQL = _package / "sql" if (_package / "sql").is_dir() else _package.parent / "sql"
 SCHEMA = "webhookd"
 _QUALIFIER = re.compile(r"\bwebhookd\.")
-MIGRATIONS = frozenset(path.stem for path in (SQL / "migrations").glob("*.sql"))  # their ids
+MIGRATIONS = frozenset(path.stem for path in (SQL / "migrations").glob("*.sql"))  # the ids of all migrations
 
 
 class Queries:

@@ -43,7 +43,7 @@ class Arrival(NamedTuple):
     key_fingerprint: str
     body: bytes
     body_hash: bytes
-    traceparent: str | None = None  # of the span of its receipt
+    traceparent: str | None = None  # names the span of the receipt; None if it is not traced
 
 
 class Accepted(NamedTuple):
@@ -52,7 +52,7 @@ class Accepted(NamedTuple):
     id: UUID
     layer: str | None = None
     same_body: bool = True
-    due: datetime | None = None  # for a new event: when the sweeper sends it, if the hot path did not
+    due: datetime | None = None  # when the sweeper sends a new event that the hot path did not send; None for others
 
 
 class Quarantined(NamedTuple):
@@ -141,7 +141,7 @@ class Receipts:
                 waiting = await self._resolve_duplicates(waiting, results)
             if not waiting:
                 return [results[a.id] for a in arrivals]
-        # Each time, the row in the way vanished between the insert and the look-up.
+        # In each try, the row that was in the way vanished between the insert and the look-up.
         raise UnavailableError("postgresql", "a duplicate's first event could not be found")
 
     async def _insert(self, columns: dict[str, Any]) -> asyncpg.Record:

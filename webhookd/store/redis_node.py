@@ -57,7 +57,7 @@ class RedisNode:
         return str(at["path"]) if "path" in at else f"{at.get('host', 'localhost')}:{at.get('port', 6379)}"
 
     async def run(self, commands: Sequence[Command]) -> list[Any]:
-        """Returns the commands' replies, in order, also those that are errors. Raises RedisError and OSError."""
+        """Returns the replies to the commands, in order. A reply can be an error. Raises RedisError and OSError."""
         replies = await self._pipeline(commands)
         refused = [position for position, reply in enumerate(replies) if isinstance(reply, MovedError)]
         # A refused command was not executed: it may be sent again. But only once: nodes that disagree could redirect for ever.
@@ -96,7 +96,7 @@ class RedisNode:
 
     async def _follow(self, moved: MovedError) -> bool:
         at = self._first.connection_kwargs
-        if "path" in at:  # a socket of this machine; a redirection leads elsewhere
+        if "path" in at:  # the URL names a socket of this machine, and a redirection would lead elsewhere
             return False
         # A node that does not know its own name sends no host, and means the host that was asked.
         host = moved.host or self._pool.connection_kwargs.get("host", "localhost")

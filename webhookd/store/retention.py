@@ -68,12 +68,12 @@ class Retention:
         )
         first = time.monotonic() + random.uniform(*_FIRST)
         self._due = {"partitions": 0.0} | dict.fromkeys(REMOVALS, first)
-        for task in self._due:  # so that a task that never succeeds shows, too
+        for task in self._due:  # make the series at the start, so that a task that never succeeds shows, too
             metrics.retention_last_success.labels(task)
             metrics.retention_failures.labels(task)
         self._stopping = asyncio.Event()
-        self._statements: set[asyncio.Task[bool]] = set()  # in hand at PostgreSQL
-        self._looked_at = _NIL  # up to this id, an earlier pass has looked at the events
+        self._statements: set[asyncio.Task[bool]] = set()  # statements that PostgreSQL runs now
+        self._looked_at = _NIL  # the id up to which an earlier pass has looked at the events
         self._whole_pass_at = 0.0  # when the next pass begins at the first event
 
     async def start(self) -> None:
@@ -118,7 +118,7 @@ class Retention:
             try:
                 await self._until_free(partial(queries.make_partition, connection, parent=row["parent"], first=row["first"]))
                 logger.info("made a partition", table=row["parent"], week=week)
-            except asyncpg.PostgresError as error:  # other weeks may still succeed
+            except asyncpg.PostgresError as error:  # go on: the partitions of other weeks may succeed
                 logger.error("could not make a partition", table=row["parent"], week=week, error=where(error))
                 failure = error
         if failure is not None:
@@ -141,7 +141,7 @@ class Retention:
 
         async def checked(connection: Connection) -> bool:
             away = abs((await queries.retention_state(connection))["epoch"] - time.time())
-            if away > _CLOCKS:  # by a wrong clock, rows look old that are not
+            if away > _CLOCKS:  # if a clock is wrong, rows may look old that are not
                 raise WebhookdError(
                     f"PostgreSQL's clock is {away:.0f} s away from this machine's, so retention removes nothing: "
                     "run NTP on both machines"
@@ -194,7 +194,7 @@ class Retention:
                 return False
             try:
                 done &= await self._retire_partition(connection, task, child, age)
-            except asyncpg.PostgresError as error:  # for example, a backup reads it; the others may be free
+            except asyncpg.PostgresError as error:  # for example, a backup reads this partition; go on with the others
                 logger.warning("an old partition stays for now", partition=child, error=where(error))
                 failure = error
         done &= await self._trim(connection, task, f"{queries.schema}.{table}_default", age)
@@ -292,7 +292,7 @@ class Retention:
 
 
 def _reading_committed(connection: Connection) -> Any:
-    # Whatever the database's default is: after a wait for a lock, the statement must see what was committed meanwhile.
+    # Do not rely on the database's default level: after a wait for a lock, a statement must see what was committed meanwhile.
     return connection.transaction(isolation="read_committed")
 
 

@@ -58,7 +58,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _unreadable(url: str, options: Options) -> str | None:
-    # Not urlsplit, which raises on odd URLs.
+    # Do not use urlsplit, which raises on odd URLs.
     given = parse_qs(url.partition("?")[2])
     for name in options.files:
         for path in given.get(name, []):
