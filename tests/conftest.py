@@ -95,7 +95,7 @@ def _own_environment() -> Iterator[None]:
     *processors, _ = structlog.get_config()["processors"]
     plain = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
     structlog.configure(processors=[*processors, plain])
-    # Otherwise, each daemon under test would read botocore's data files again, which takes a tenth of a second.
+    # Keep botocore's data files: each daemon under test would read them again, which takes a tenth of a second.
     patch.setattr("botocore.session.create_loader", functools.cache(botocore.loaders.create_loader))
     yield
     patch.undo()
@@ -170,7 +170,7 @@ async def database_url(stack: Stack, template: str) -> AsyncIterator[str]:
     await server.execute(f"CREATE DATABASE {name} TEMPLATE {template}{copy}")
     url = _named(stack.database_url, name)
     connection = await connect(url)
-    # Otherwise, the copy would share its template's identity, and so the Redis keys of every other test.
+    # Give the copy its own identity: with the template's identity, it would share the Redis keys of every other test.
     await connection.execute("UPDATE instance SET id = gen_random_uuid()")
     await connection.close()
     yield url

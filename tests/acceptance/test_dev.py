@@ -79,14 +79,14 @@ class Dev:
         try:
             while part := os.read(end, 65536):
                 self._printed += part
-        except OSError:  # how a terminal reports that its other end is closed
+        except OSError:  # a terminal reports by this error that its other end is closed
             pass
         finally:
             os.close(end)
 
     @property
     def printed(self) -> str:
-        """The output so far."""
+        """Returns the output so far."""
         return self._printed.decode().replace("\r\n", "\n")
 
     async def prints(self, text: str) -> None:
@@ -141,7 +141,7 @@ class Dev:
 
 @pytest.fixture
 def dev() -> Iterator[Dev]:
-    # Not in pytest's own folder: each session of pytest closes that folder to other users, and PostgreSQL does not run as root.
+    # Do not use pytest's own folder: each session closes that folder to other users, and PostgreSQL does not run as root.
     folder = Path(tempfile.mkdtemp(prefix="webhookd-dev-")).resolve()
     session = Dev(folder)
     yield session
@@ -215,7 +215,7 @@ async def test_a_session_shows_every_event_processed_serves_and_is_found_again(d
     assert again["WEBHOOKD_SIGNATURE_KEYS"] == kept["WEBHOOKD_SIGNATURE_KEYS"]
     assert await _events(again["WEBHOOKD_DATABASE_URL"]) == 23 + 160, "the events of the first session are there"
     assert dev.process is not None
-    stopping = asyncio.create_task(dev.ends(signal.SIGINT, group=True))  # as Ctrl-C in a terminal does
+    stopping = asyncio.create_task(dev.ends(signal.SIGINT, group=True))  # Ctrl-C in a terminal sends SIGINT to the group, too
     while not stopping.done():  # more signals, from an impatient person
         await asyncio.wait([stopping], timeout=0.05)
         dev.process.send_signal(signal.SIGINT)

@@ -1,4 +1,4 @@
-"""`make bench`: every scenario several times, with webhookd, the release before and the baselines by turns, and the aims.
+"""`make bench` runs the scenarios with webhookd, the release before and the baselines by turns, and checks the aims.
 
 Cases run by turns because the speed of a virtual machine changes from minute to minute. Only measurements side by side can be
 compared. So each ratio is taken within a round, and the result is the median of the rounds' ratios.
@@ -117,7 +117,7 @@ def database_cost(run: Run) -> None:
     bench = run.bench
     databases = {release.name: bench.database(f"cost_{release.name}", release) for release in bench.releases}
     for release in bench.releases:
-        grow(databases[release.name], release.tables, bench.count(2_000_000))  # the same number as when the aims were set
+        grow(databases[release.name], release.tables, bench.count(2_000_000))  # the aims were set with this number
 
     def cost(release: Release, *, event_type: str, recorded: bool) -> Figures:
         database = databases[release.name]
@@ -125,7 +125,7 @@ def database_cost(run: Run) -> None:
             bench, 30_000, database=database, event_type=event_type, recorded=recorded, release=release
         )
 
-    # One version of each row, as loaded. In 0.2.0, updates leave more row versions until a vacuum; this figure excludes them.
+    # Each row has one version here, as loaded. In 0.2.0, updates leave more versions until a vacuum; this figure excludes them.
     disk = by_turns(run, lambda release: {"bytes": disk_bytes(databases[release.name], release.tables)})
     run.measure(DISK, disk, rounds=1)
     # The timeline is the same in both releases. Here each event is the first of its entity, which is the greatest cost.
@@ -184,7 +184,7 @@ def cost_growth(run: Run) -> None:
         run.measure(
             growth_title(count),
             {
-                # Both warm up, since sends are recorded from the fifth second on. With much stored, the warm-up
+                # Both kinds of ingest warm up, since sends are recorded from the fifth second on. With much stored, the warm-up
                 # is long enough for each page of the indexes to have been written since the checkpoint.
                 **by_turns(run, partial(ingest, stored=False, warm=15), "ingest, nothing stored"),
                 **by_turns(run, partial(ingest, stored=True, warm=90), f"ingest, {much}"),

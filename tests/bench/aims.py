@@ -1,4 +1,4 @@
-"""The aims of the ledger's shape, and the results of a run. `python -m tests.bench.aims` shows the last run's results.
+"""The aims for figures of the bench, and the results of a run. `python -m tests.bench.aims` shows the last run's results.
 
 Most figures are ratios within a round. The median of the rounds counts.
 """

@@ -1,6 +1,7 @@
-"""Loads a busy installation of 60 days: events of every type, in every state, with all rows that belong to them.
+"""Loads the data of a busy installation of 60 days: events of every type, in every state, with the rows that belong to them.
 
-Hashes of an event's number decide everything. So two runs with the same count store the same data, except for times.
+Only the newest 100,000 events have bodies and audit rows. Hashes of an event's number decide everything. So two runs with the
+same count store the same data, except for times and ids, which contain times.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from webhookd.authorizenet.notification import EVENT_TYPES
 
 DAYS = 60
 _BATCH = 50_000
-_WITH_BODIES = 100_000  # number of the newest events that have a body
+_WITH_BODIES = 100_000  # number of the newest events that have a body and audit rows
 # Weights per mille of the events, in the order of EVENT_TYPES.
 _WEIGHTS = (150, 380, 40, 110, 30, 20, 10, 5, 3, 60, 30, 5, 60, 20, 5, 20, 20, 3, 2, 8, 10, 8, 1)
 RARE_TYPE = EVENT_TYPES[-1]
@@ -40,7 +41,8 @@ _KEY = """(left(encode(sha256(convert_to(md5('n' || n)::uuid::text, 'UTF8')), 'h
         || left(encode(sha256(convert_to(account || chr(31) || md5('n' || n)::uuid::text, 'UTF8')), 'hex'), 16))"""
 _KIND = KIND.format(account="account", event_type="event_type", entity_name="entity_name", key_fingerprint="'a1b2c3d4'")
 
-# $1 … $2: numbers; $3: count; $4: now; $5: event types, one a per mille; $6: first number that has body and audit rows.
+# $1 to $2: the numbers of the events in this batch; $3: the count of all events; $4: now; $5: 1,000 event types, one for each per
+# mille of the events; $6: the first number that has a body and audit rows; $7, $8: the reasons and error texts of _DIED.
 _LOAD = f"""
 WITH numbered AS (
     SELECT n, $3::bigint - n AS to_come, $4::timestamptz - (1 - n / $3::float8) * interval '{DAYS} days' AS received_at,
@@ -140,7 +142,7 @@ SELECT id, least(ended, $4), 'queued', status, 'worker', CASE status WHEN 'dead'
 FROM made WHERE n >= $6 AND status IN ('processed', 'dead')
 """
 
-# $1: how many; $2: now. Every fifth body waits.
+# $1: number of quarantined bodies; $2: now. Every fifth body waits for an operator.
 _QUARANTINE = f"""
 INSERT INTO quarantine (id, account, reason, detail, key_fingerprint, body, body_hash, received_at, times_received, handled_at,
     handled_by, outcome)
@@ -168,7 +170,8 @@ SELECT (lpad(to_hex(floor(extract(epoch FROM at) * 1000)::bigint), 12, '0') || '
 FROM generate_series(1, $1::bigint) AS n, LATERAL (SELECT $2::timestamptz - ($1 - n) * interval '1 hour') AS a (at)
 """
 
-# The daemons' counts of each type in each step. All counts occur, as in an outage behind handlers. $1: now; $2: event types.
+# The daemons' counts of each event type in each step of time. Each measure has a count in each step, as in an outage of a service
+# that handlers call. $1: now; $2: event types.
 _STEPS = """
 (VALUES (10, 7200), (300, 172800), (3600, 1209600), (86400, 34560000)) AS s (step, age),
     generate_series(webhookd.step(step, $1::timestamptz - make_interval(secs => age)), $1, make_interval(secs => step)) AS at
@@ -195,7 +198,7 @@ FROM {_STEPS},
         'dead_letter_visible', 'dead_letter_in_flight', 'dead_letter_delayed']) AS gauge
 """
 
-# The timeline of the newest events' entities. $1: the earliest receipt of an event.
+# The timeline of the entities of recent events. $1: events received before this time are left out.
 _TIMELINE = """
 INSERT INTO timeline (entity_name, account, entity_id, facts)
 SELECT '{entity}', account, entity_id, jsonb_build_array(jsonb_build_array(0, 1, jsonb_build_object(

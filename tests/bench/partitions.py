@@ -33,7 +33,7 @@ from webhookd.dev.servers import PostgresServer
 
 _DAYS = 400  # days for which events are kept
 _PARTS = 4  # number of partitions that the stored events fill; retention removes the oldest
-_BATCH, _SESSIONS = 64, 3  # the receiver's batches and sessions under load
+_BATCH, _SESSIONS = 64, 3  # a receiver under load: events in a batch, and sessions that commit batches
 _REMOVED = 1000  # events in one statement of retention
 # Only the measured phases run: no vacuum and no checkpoint starts on its own.
 _SETTINGS = POSTGRESQL | {"autovacuum": "off", "checkpoint_timeout": "1h", "max_wal_size": "20GB"}
@@ -52,12 +52,13 @@ WITH incoming AS MATERIALIZED (
 class Shape:
     """A shape of the ledger, in a PostgreSQL schema of its own.
 
-    what: its name in the results.
-    make: the statements that create its tables.
+    schema: the name of the PostgreSQL schema.
+    what: the shape's name in the results.
+    make: the statements that create the shape's tables.
     fill: the statements that store the rows of the table `stored`.
     insert: the statement that inserts one batch of new events.
     remove: removes up to $3 rows of events with ids above $1 and below $2, and returns the id of the last one.
-    vacuumed: the table that has dead rows afterwards.
+    vacuumed: the table in which `remove` leaves dead rows.
     ages: the greatest and the least age, in days, of the events whose rows are removed one by one.
     partitions: whether the oldest partition is dropped, too.
     """
@@ -76,7 +77,8 @@ class Shape:
 def _apart(schema: str, what: str, days: float, ages: tuple[float, float]) -> Shape:
     """Returns the shape with the ledger in partitions, and with the keys of the events of the last `days` in a separate table.
 
-    Events are also searched by their notification's id: in the keys if they are complete, otherwise by an index of a partition.
+    Operators also search events by the notification's id. The table of keys serves this search if it has the keys of all events;
+    otherwise an index of each partition does.
     """
     indexes = [] if days > _DAYS else [f"CREATE INDEX ON {schema}.ledger (notification_key)"]
     indexes += [
@@ -188,7 +190,7 @@ class Weighing:
         self.figures: Figures = {}
 
     async def fill(self) -> None:
-        """Creates and fills every shape."""
+        """Creates the table `stored`, and from its rows the tables of every shape."""
         connection = await connect(self._server.url)
         try:
             await connection.execute("SET synchronous_commit = off")
@@ -225,7 +227,7 @@ class Weighing:
 
     def remove(self, shape: Shape) -> None:
         """Measures the removal of old events, and the vacuum afterwards."""
-        asyncio.run(self._execute(f"VACUUM {shape.vacuumed}"))  # the earlier inserts' work is not measured here
+        asyncio.run(self._execute(f"VACUUM {shape.vacuumed}"))  # so that the measured vacuum does no work for the earlier inserts
         low, high = map(self._id_of_age, shape.ages)
         count = round(self._stored * (shape.ages[0] - shape.ages[1]) / _DAYS)
         self._measured(f"{shape.what}, remove", count, lambda: self._remove(shape, low, high), checkpoint=True)

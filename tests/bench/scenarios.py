@@ -64,7 +64,7 @@ def ingest(
 ) -> Figures:
     """Measures webhookd's receive and relay: durable acknowledgements, and how many of them were not relayed at the end.
 
-    A load of `warm` seconds goes before, and is not measured. A given `database` comes fresh from a checkpoint.
+    An unmeasured load of `warm` seconds goes before the measured load. A given `database` comes fresh from a checkpoint.
     """
     used = database or bench.database("webhookd", release)
     with running(bench.webhookd(used, bench.queues(), release, roles="receive,relay")) as daemon:
@@ -125,7 +125,7 @@ WHERE id >= $2 AND finished_at > $1
 
 
 def first_id(instant: float) -> uuid.UUID:
-    """Returns the lowest UUID version 7 of an instant, in seconds since 1970."""
+    """Returns a lower bound of the UUIDs version 7 that are made at or after `instant` (seconds since 1970)."""
     return uuid.UUID(int=int(instant * 1000) << 80)
 
 
@@ -141,7 +141,7 @@ def _fill(bench: Bench, database: str, queues: tuple[str, str], count: int, rele
 
 
 def textbook_consume(bench: Bench, count: int) -> Figures:
-    """Measures the textbook consumer, from a queue filled for it."""
+    """Measures how fast the textbook consumer empties a queue of `count` events."""
     count = bench.count(count)
     database, (queue, _) = bench.database("textbook"), bench.queues()
     asyncio.run(_fill_textbook(database, bench.servers.sqs.url, queue, count))
@@ -179,7 +179,7 @@ _BURST = 5_000  # even a slow machine ends so many events within the 5 s after w
 def database_cost(
     bench: Bench, count: int, *, database: str, event_type: str, recorded: bool, release: Release = HERE
 ) -> Figures:
-    """Measures the cost of `count` events in PostgreSQL, from receipt to processed. As many go before, and are not measured.
+    """Measures the cost of `count` events in PostgreSQL, from receipt to processed, after `count` unmeasured ones.
 
     With `recorded`, each send is recorded before a worker starts. Otherwise all roles run, and the load comes in bursts that
     end before sends are recorded. `row_versions` shows whether that succeeded.
@@ -233,7 +233,7 @@ def end_to_end(bench: Bench, rate: float, seconds: float, release: Release = HER
     """Measures webhookd, all roles, at a steady rate: from the making of a webhook to its effects' commit."""
     database = bench.database("webhookd", release)
     with running(bench.webhookd(database, bench.queues(), release)) as daemon:
-        load(daemon.url, connections=64, seconds=1, rate=min(rate, 200))  # makes connections and prepares statements
+        load(daemon.url, connections=64, seconds=1, rate=min(rate, 200))  # the daemon opens sessions and prepares statements
         started = time.time()
         report = load(daemon.url, connections=64, seconds=bench.seconds(seconds), rate=rate)
         until(lambda: daemon.metric("processed_total", outcome="processed") >= daemon.metric("accepted_total"), 120)

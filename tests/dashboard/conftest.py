@@ -1,4 +1,4 @@
-"""A browser for each worker, and a fresh context for each visitor. Without chromium, the tests are skipped, loudly."""
+"""One chromium for each process of pytest-xdist, and a fresh context for each visitor. Without chromium, the tests skip."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ expect.set_options(timeout=15_000)
 Visit = Callable[..., Awaitable[Visitor]]
 
 
-@pytest.fixture(scope="session", autouse=True)  # before the servers, whose slow start would be wasted if the test is skipped
+@pytest.fixture(scope="session", autouse=True)  # first, so that a skip starts no servers
 def chromium_url() -> Iterator[str]:
-    """Yields the address of the worker's chromium."""
+    """Yields the address of the chromium that this process of pytest-xdist has started."""
     program = chromium()
     if program is None:
         pytest.skip(f"the dashboard is not tested: {NO_CHROMIUM}")

@@ -268,7 +268,7 @@ async def test_the_alarms(aws: Aws, document: Any) -> None:
     async with aws.client("cloudwatch") as cloudwatch:
         for alarm in alarms.values():
             numbers = {"Threshold": float(alarm["Threshold"])}
-            await cloudwatch.put_metric_alarm(**{**alarm, **numbers})  # botocore refuses what CloudWatch does not know
+            await cloudwatch.put_metric_alarm(**{**alarm, **numbers})  # botocore refuses unknown parameters
             assert alarm["AlarmActions"] == alarm["OKActions"] == [TOPIC]
             assert alarm["TreatMissingData"] == "notBreaching"
             metrics = [one["MetricStat"] for one in alarm.get("Metrics", ()) if not one["ReturnData"]] or [

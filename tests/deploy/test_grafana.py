@@ -27,20 +27,20 @@ VARIABLES: dict[str, dict[str, Any]] = {one["name"]: one for one in DASHBOARD["t
 README = DEPLOY.parent / "README.md"
 ALERTS = {"ALERTS": {"alertname", "alertstate"}}
 
-# Panels whose queries find nothing here, and why.
+# The titles of the panels whose queries find nothing in this test, each with the reason.
 EMPTY = {
     "Certificate expires in": "the daemon here has no certificate of its own",
     "Traces": "tracing is off",
 }
-# Metrics that neither a rule nor the dashboard nor the README names, and why.
+# The metrics that neither a rule nor the dashboard nor the README names, each with the reason.
 UNUSED: dict[str, str] = {}
 
-# The values that Grafana puts in place of its own variables, and of those that a user chooses.
+# The values that this test puts in place of Grafana's own variables, and of the variables whose values a user chooses.
 VALUES = {"__rate_interval": "5m", "namespace": ".*", "job": "webhookd", "instance": ".*", "datasource": "prometheus"}
 
 
 class Query(NamedTuple):
-    """A panel's query."""
+    """A PromQL query of a panel, and the legend of its series."""
 
     panel: str
     expression: str
@@ -80,7 +80,7 @@ def test_the_dashboard_is_what_grafana_loads() -> None:
 
 
 def test_every_key_is_one_of_grafanas_own() -> None:
-    """Grafana silently drops unknown keys. So does its library: the test asks the library what it understood."""
+    """Grafana silently drops unknown keys. Its library does so, too: a key that the library keeps is a key of Grafana's."""
     register_default_plugins()
     understood = json.loads(JSONEncoder().encode(Dashboard.from_json(DASHBOARD)))
     assert set(lost(DASHBOARD, understood)) == {"templating.list.definition"}, "but for one of its own"

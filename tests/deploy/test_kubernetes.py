@@ -214,7 +214,7 @@ def test_commands_are_of_the_command_line(objects: list[Object]) -> None:
     assert (serve, migrate) == ("serve", "migrate")
     assert {serve, migrate} <= known
     for workload in workloads(objects):
-        assert "command" not in container(workload)  # the image's entry point
+        assert "command" not in container(workload)  # so Kubernetes runs the image's entry point
         assert container(workload)["name"] == "webhookd"
 
 
@@ -231,7 +231,7 @@ def test_settings_are_webhookds(objects: list[Object], tmp_path: Path, monkeypat
         (volume,) = template(workload)["spec"]["volumes"]
         assert mount == {"name": volume["name"], "mountPath": "/run/secrets/webhookd", "readOnly": True}
         items = volume["secret"].pop("items", [{"key": name, "path": name} for name in secrets])
-        assert volume["secret"] == {"secretName": "webhookd", "defaultMode": 0o440}  # readable for fsGroup
+        assert volume["secret"] == {"secretName": "webhookd", "defaultMode": 0o440}  # the pod's fsGroup can read the files
         folder = tmp_path / workload["kind"]
         folder.mkdir()
         for item in items:

@@ -74,7 +74,7 @@ def test_the_way_in_leads_to_the_public_listener_alone(objects: list[Object]) ->
     for service in of_kind(objects, "Service"):
         assert service["spec"].get("type", "ClusterIP") == "ClusterIP"
         assert not {"externalIPs", "loadBalancerIP"} & service["spec"].keys()
-        for port in service["spec"]["ports"]:  # as EKS needs for NetworkPolicies
+        for port in service["spec"]["ports"]:  # EKS needs equal ports for NetworkPolicies
             assert (port["name"], port["port"]) == (port["targetPort"], port_of(deployment, port["targetPort"]))
     admin = one(objects, "Service", "webhookd-admin")["spec"]
     assert behind(objects, "webhookd-admin", 9090) == port_of(deployment, "admin")
@@ -122,7 +122,7 @@ def test_the_proxy_fits_webhookds_limits(objects: list[Object], tmp_path: Path) 
 def test_the_network_lets_pass_what_is_needed_and_nothing_else(objects: list[Object]) -> None:
     policy = one(objects, "NetworkPolicy")["spec"]
     deployment = one(objects, "Deployment")
-    assert sorted(policy["policyTypes"]) == ["Egress", "Ingress"]  # so traffic that no rule names is refused
+    assert sorted(policy["policyTypes"]) == ["Egress", "Ingress"]  # Kubernetes refuses traffic that no rule names
 
     def namespace(peers: list[Any]) -> str:
         (peer,) = peers

@@ -95,7 +95,7 @@ def selectors(objects: list[Object]) -> Iterator[tuple[str, dict[str, str]]]:
 def daemon(objects: list[Object], unmigrated: Servers, secrets: Path, tmp_path: Path) -> Iterator[Process]:
     """Yields the daemon of the Deployment, not yet started."""
     deployment = one(objects, "Deployment")
-    assert container(deployment)["args"] == ["serve"]  # as Process runs the daemon
+    assert container(deployment)["args"] == ["serve"]  # Process runs the daemon with these arguments
     process = Process(settings(objects, deployment, unmigrated, secrets), tmp_path)
     yield process
     process.end(signal.SIGKILL)
@@ -152,7 +152,7 @@ async def test_a_first_rollout(
     ):
         assert [event["event_type"] for event in (await response.json())["events"]] == [sample.event_type]
     (endpoint,) = one(objects, "PodMonitor")["spec"]["podMetricsEndpoints"]
-    assert endpoint["path"] == "/metrics"  # where `metrics` scrapes
+    assert endpoint["path"] == "/metrics"  # Process.metrics scrapes this path
     assert urls[port_of(deployment, endpoint["port"])] == daemon.admin_url
     wanted = list(selectors(objects))
     assert len(wanted) == 3

@@ -69,7 +69,7 @@ def test_the_page_needs_no_token_and_has_no_timestamps(observed: Observed) -> No
     with urllib.request.urlopen(f"{observed.daemon.admin_url}/metrics", timeout=10) as answer:
         lines = [line for line in answer.read().decode().splitlines() if not line.startswith("#")]
     assert lines
-    # Each line has a name, its labels and a value; a timestamp would be one more word.
+    # Each line has a name, labels if the metric has some, and a value; a timestamp would be one more word.
     assert all(line.rpartition("}")[2].split()[1:] == [] or "}" not in line for line in lines)
     assert all(len(line.split()) == 2 for line in lines if "{" not in line)
 

@@ -90,7 +90,7 @@ def test_there_are_commands() -> None:
 
 def test_every_metric_that_is_named_exists() -> None:
     known = families() | set(own_metrics())
-    # Not a metric: the outcome of a webhook that came at a shutdown.
+    # `webhookd_away` is no metric: it is the outcome of a webhook that came at a shutdown.
     others = {"webhookd_away"}
     named = set(re.findall(r"\bwebhookd_\w+", TEXT))
     assert named - others - known == set()

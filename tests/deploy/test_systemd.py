@@ -58,7 +58,7 @@ def test_a_unit_is_hardened(name: str) -> None:
 @systemd
 @pytest.mark.parametrize("name", UNITS)
 def test_systemd_understands_every_line(name: str, tmp_path: Path) -> None:
-    for unit in UNITS:  # the units name each other
+    for unit in UNITS:  # each unit names other units, which must be there, too
         (tmp_path / unit).write_text((FOLDER / unit).read_text().replace("/opt/webhookd/bin/webhookd", "/bin/true"))
     assert told("systemd-analyze", "verify", "--man=no", str(tmp_path / name)) == (0, "")
 
@@ -67,7 +67,7 @@ def test_systemd_understands_every_line(name: str, tmp_path: Path) -> None:
 def test_the_user_can_be_made_and_is_the_units() -> None:
     code, said = told("systemd-sysusers", "--dry-run", str((FOLDER / "webhookd.sysusers").absolute()))
     assert code == 0, said
-    assert "Creating user 'webhookd'" in said or not said  # no output: the user exists
+    assert "Creating user 'webhookd'" in said or not said  # without output, the user exists already
     for name in UNITS:
         assert Unit(FOLDER / name).one("User") == Unit(FOLDER / name).one("Group") == "webhookd"
 

@@ -1255,14 +1255,14 @@ _HEAD = "| guard | in | test that fails without it |"
 
 
 def table() -> str:
-    """The guards as the README lists them."""
+    """Returns the table of guards for the README."""
     rows = [_HEAD, "|---|---|---|"]
     rows += [f"| {guard.name} | `{guard.file}` | `{guard.test}` |" for guard in GUARDS]
     return "\n".join(rows) + "\n"
 
 
 def broken_copy(guard: Guard, place: Path) -> None:
-    """A copy of the code at `place`, without `guard`."""
+    """Copies the code to `place`, and takes `guard` out of the copy."""
     for name in ("webhookd", "sql", "tests", "deploy"):
         shutil.copytree(ROOT / name, place / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", place)
@@ -1274,7 +1274,7 @@ def broken_copy(guard: Guard, place: Path) -> None:
 
 
 def is_missed(guard: Guard) -> bool:
-    """Whether the named test fails without the guard, and not for want of the test itself."""
+    """Returns whether the guard's test runs and fails without the guard."""
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / "copy"
         place.mkdir()

@@ -15,7 +15,7 @@ from tests.faults.test_overload import MIB, accepted, watched
 from tests.helpers.rig import Rig
 
 PATH = b"/webhooks/authorize-net"
-ATTACKERS = 60  # more than there may be connections
+ATTACKERS = 60  # more than CONNECTIONS, the limit of the listener
 CONNECTIONS = 40
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 

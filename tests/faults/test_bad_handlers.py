@@ -96,11 +96,11 @@ async def test_a_daemon_with_too_many_handlers_that_cannot_be_ended_asks_to_be_s
 
 @pytest.mark.long
 async def test_an_event_that_kills_its_process_ends_dead_and_holds_up_no_other(rig: Rig) -> None:
-    """The first attempts are not counted, since the event is no suspect yet; then three are, each before it begins."""
+    """Attempts before the event is a suspect are not counted. Then three attempts are counted, each before it begins."""
     rig.handlers(_handler("os.kill(os.getpid(), signal.SIGKILL)", attempts=">= 1"))
     daemon = await rig.daemon(resend_after="600", max_attempts="3")
 
-    async def started_again() -> None:  # as systemd and Kubernetes start it
+    async def started_again() -> None:  # systemd and Kubernetes start a killed daemon again, too
         while True:
             await until(lambda: not daemon.running, "it is killed", deadline=300, every=0.05)
             await daemon.start()
@@ -108,7 +108,7 @@ async def test_an_event_that_kills_its_process_ends_dead_and_holds_up_no_other(r
     supervisor = asyncio.create_task(started_again())
     try:
         sample = next(rig.samples(1, [_BAD]))
-        others = rig.samples(5, ["net.authorize.payment.authcapture.created"])  # in hand at each kill, too
+        others = rig.samples(5, ["net.authorize.payment.authcapture.created"])  # the worker has these in hand at each kill, too
         await rig.ledger.send([sample, *others], rig.urls)
         query = "SELECT status = 'dead' FROM events WHERE event_type = $1"
         await until(lambda: rig.connection.fetchval(query, _BAD), "it is dead", deadline=200, every=0.2)
@@ -139,7 +139,7 @@ async def test_an_event_that_kills_postgresql_ends_dead_and_holds_up_no_other(ow
     await rig.ledger.send([next(rig.samples(1, [_BAD]))], rig.urls)
 
     async def is_dead() -> bool:
-        await asyncio.to_thread(rig.stack.postgresql.start)  # as a service manager does, if PostgreSQL has ended
+        await asyncio.to_thread(rig.stack.postgresql.start)  # a service manager starts an ended PostgreSQL, too
         try:
             async with asyncio.timeout(5):
                 await rig.ledger.connect()

@@ -15,7 +15,7 @@ from tests.helpers.running import Process
 from tests.helpers.wait import until
 from webhookd.failpoints import Failpoint
 
-# Beside the counting handler: a handler that fails at first, one that gives up, one that outlives half the visibility timeout.
+# The counting handler, a handler that fails at first, one that gives up, and one that outlives half the visibility timeout.
 HANDLERS = (
     COUNTING
     + """
@@ -176,7 +176,7 @@ async def test_killed_between_putting_back_what_sqs_gave_up_and_removing_its_mes
     async with client(rig.servers) as sqs:
         main, dead = [await url_of(sqs, name) for name in (rig.servers.queue, rig.servers.dead_letter_queue)]
         moved = 0
-        while moved < 3:  # as SQS does after too many receives
+        while moved < 3:  # SQS moves a message after too many receives, too
             for message in (await sqs.receive_message(QueueUrl=main, WaitTimeSeconds=1)).get("Messages", ()):
                 await sqs.send_message(QueueUrl=dead, MessageBody=message["Body"])
                 await sqs.delete_message(QueueUrl=main, ReceiptHandle=message["ReceiptHandle"])

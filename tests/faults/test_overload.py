@@ -22,8 +22,8 @@ from tests.helpers.wait import until
 
 MIB = 1 << 20
 COMMIT_TIMEOUT = 5.0
-PROBE_TIMEOUT = 5.0  # seconds, as the livenessProbe of deploy/kubernetes
-PROBE_FAILURES = 3  # in a row. That probe must fail six times; one slow answer may be the machine's, which stood still
+PROBE_TIMEOUT = 5.0  # seconds: the timeout of the livenessProbe in deploy/kubernetes
+PROBE_FAILURES = 3  # in a row; the livenessProbe allows six. One slow answer may come from a machine that stood still
 
 
 class Vigil:
@@ -87,7 +87,7 @@ def keep(rig: Rig, record: Path) -> None:
 
 
 async def accepted(rig: Rig) -> None:
-    """Waits until a fresh webhook is answered 200, maybe after a few tries, as the provider makes.
+    """Sends fresh webhooks, one after the other, until one is answered 200: the provider tries again, too.
 
     The deadline is long, since a busy machine may stand still. A daemon that a load keeps from its work would never accept.
     """

@@ -84,7 +84,7 @@ async def _refused_in_time(rig: Rig, count: int, deadline: float) -> None:
 
 
 async def _serves_again(rig: Rig) -> bool:
-    await asyncio.to_thread(rig.stack.postgresql.start)  # as a service manager does, if PostgreSQL has ended
+    await asyncio.to_thread(rig.stack.postgresql.start)  # a service manager starts an ended PostgreSQL, too
     try:
         await rig.ledger.connect()
     except (OSError, asyncpg.PostgresError):
@@ -126,7 +126,7 @@ async def test_postgresql_restarted_in_order(own_rig: Rig) -> None:
 
 @pytest.mark.long
 async def test_one_session_killed_by_the_system_takes_all_of_postgresql_through_recovery(own_rig: Rig) -> None:
-    """As when the machine runs out of memory: the server ends every other session, and replays its log."""
+    """The test kills one session, as Linux does if memory runs out. PostgreSQL then ends all sessions, and replays its log."""
     rig = own_rig
     await rig.daemon(commit_timeout="1")
     async with rig.load(_RATE):
@@ -328,9 +328,9 @@ async def test_all_of_postgresqls_connections_are_taken_by_others(own_rig: Rig) 
         with contextlib.suppress(asyncpg.TooManyConnectionsError):
             while True:
                 others.append(await connect(rig.servers.database_url, timeout=10))
-        await rig.acknowledged(50)  # by the existing sessions
+        await rig.acknowledged(50)  # the existing sessions commit these
         await rig.connection.fetchval(_TERMINATE)
-        with contextlib.suppress(asyncpg.TooManyConnectionsError):  # takes the slots that became free
+        with contextlib.suppress(asyncpg.TooManyConnectionsError):  # the others take the slots that became free
             while True:
                 others.append(await connect(rig.servers.database_url, timeout=10))
         for other in others:

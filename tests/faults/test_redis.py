@@ -199,7 +199,7 @@ async def fail_once(event, connection):
 
 async def test_a_claim_whose_reply_was_lost_does_not_hold_its_own_event_up(rig: Rig) -> None:
     """Redis did SET NX, but the reply was lost: no worker holds the claim, and the claim lives for its TTL."""
-    rig.handlers(COUNTING + _FAILS_ONCE)  # so each event is claimed a second time
+    rig.handlers(COUNTING + _FAILS_ONCE)  # the failure makes a worker claim each event a second time
     daemon = await rig.daemon(roles="receive,relay", handler_timeout="600")
     await rig.send(5)
     worker = await rig.daemon(roles="work", handler_timeout="600")  # a claim lives 10 s longer than that

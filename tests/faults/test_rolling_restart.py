@@ -24,10 +24,10 @@ async def test_a_rolling_restart_fails_no_request_loses_nothing_and_doubles_noth
                 for daemon in daemons:
                     await rig.acknowledged(30)
                     assert await daemon.stop() == 0
-                    await rig.acknowledged(30)  # by the other two
+                    await rig.acknowledged(30)  # the other two replicas answer these
                     await daemon.start()
             await rig.acknowledged(30)
-        # No error of the proxy and no broken connection: only a few 503, which make the provider retry.
+        # The proxy reports no error and breaks no connection. A few webhooks get a 503, which makes the provider retry.
         assert set(rig.ledger.answers) <= {200, 503}, rig.ledger.answers
         assert rig.ledger.answers[503] <= rig.ledger.answers.total() / 100, rig.ledger.answers
         await rig.finish()

@@ -38,7 +38,7 @@ async def test_stopped_while_a_dependency_is(rig: Rig, case: str) -> None:
                 proxy.stall()
             else:
                 await proxy.cut()
-        await asyncio.sleep(0.3)  # under load, so that something is in hand everywhere
+        await asyncio.sleep(0.3)  # the load goes on, so that every part has work in hand
         began = time.monotonic()
         assert await daemon.stop() == 0
         assert time.monotonic() - began < _GRACE + 20  # 20 s for a busy machine; without a bound, the stop never ends

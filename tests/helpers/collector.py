@@ -25,7 +25,7 @@ class Received:
     trace: str
     id: str
     parent: str
-    links: tuple[str, ...]  # the spans' ids
+    links: tuple[str, ...]  # the ids of the linked spans
     attributes: dict[str, Any]
     error: str | None
     seconds: float
@@ -37,7 +37,7 @@ class Collector:
 
     def __init__(self) -> None:
         self.spans: list[Received] = []
-        self.raw = b""  # the bodies of all requests
+        self.raw = b""  # the bodies of all requests, joined
         self.headers: list[dict[str, str]] = []
         self.hangs = False
         self._runner: web.AppRunner | None = None

@@ -1,6 +1,7 @@
-"""Reads a Dockerfile and its .dockerignore: the part of Docker's reference that ours use. Everything else is an error.
+"""Reads a Dockerfile and its .dockerignore, as far as this project uses Docker's reference. Everything else is an error.
 
-Stricter than Docker, to find slips: a variable that nothing sets, and an unknown flag or instruction, are errors.
+To find slips, this reader is stricter than Docker: a variable that nothing sets, an unknown flag and an unknown instruction are
+errors.
 """
 
 from __future__ import annotations
@@ -113,7 +114,7 @@ def _instructions(text: str) -> list[Instruction]:
     begun, parts = 0, list[str]()
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip() or line.lstrip().startswith("#"):
-            continue  # also between continued lines
+            continue  # Docker skips comments and empty lines, also between continued lines
         begun = begun if parts else number
         more = line.rstrip().endswith("\\")
         parts.append(line.rstrip()[:-1] if more else line)

@@ -38,13 +38,13 @@ class Report:
     """The result of a flood."""
 
     sent: int = 0
-    held_back: int = 0  # due while every connection waited for an answer
-    statuses: dict[str, int] = field(default_factory=dict)  # "reset": closed without an answer
+    held_back: int = 0  # webhooks that were due while every connection waited for an answer
+    statuses: dict[str, int] = field(default_factory=dict)  # by HTTP status; "reset": the connection was closed without an answer
     seconds: float = 0.0
     accepted_per_second: float = 0.0
-    p50: float | None = None  # of the answers 200, in seconds
+    p50: float | None = None  # seconds to an answer 200
     p99: float | None = None
-    refused_p99: float | None = None  # of all other answers
+    refused_p99: float | None = None  # seconds to any other answer
     retry_after: int = 0  # number of the 503 answers with a Retry-After
 
 

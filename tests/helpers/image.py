@@ -36,7 +36,7 @@ class Image:
     stop_signal: str = "SIGTERM"
 
     def path(self, inside: str | Path) -> Path:
-        """Returns the path outside of a path inside the image."""
+        """Returns the path on this machine of the path `inside` the image."""
         return self.root / os.path.normpath(Path(self.workdir, inside)).lstrip("/")
 
 
@@ -72,7 +72,7 @@ class Builder:
         self._built: dict[str, Image] = {}
 
     def build(self, text: str) -> Image:
-        """Returns the image of the last stage. Raises DockerfileError, or the error of a step."""
+        """Builds the Dockerfile `text`; returns the image of its last stage. Raises DockerfileError, and errors of the Steps."""
         stages = parse(text, self._arguments)
         for stage in stages:
             self._built[stage.name] = self._stage(stage)

@@ -31,12 +31,12 @@ _GRACE = 1.0
 
 
 class Keys:
-    """All credentials given so far. They last `life` seconds. The servers' clock is `ahead` seconds before this machine's."""
+    """All credentials given so far. They last `life` seconds. The servers' clock is `ahead` seconds ahead of this machine's."""
 
     def __init__(self, life: float) -> None:
         self.life = life
         self.ahead = 0.0
-        self.given: dict[str, tuple[str, float]] = {}  # access key → session token and end
+        self.given: dict[str, tuple[str, float]] = {}  # access key → session token, and the time at which the credentials end
 
     def now(self) -> float:
         """Returns the seconds since 1970 by the servers' clock."""

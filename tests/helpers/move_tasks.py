@@ -70,7 +70,7 @@ class MoveTasks:
             return {"Results": latest[: asked.get("MaxResults", 1)]}
         url = await _url(source, call)
         if not (await call("ListDeadLetterSourceQueues", {"QueueUrl": url})).get("queueUrls"):
-            raise RefusedError("InvalidParameterValue")  # the source is the dead-letter queue of no queue
+            raise RefusedError("InvalidParameterValue")  # no queue uses the source as its dead-letter queue
         destination = asked.get("DestinationArn")
         to = None if destination is None else await _url(destination, call)
         if source in self._running and not self._running[source].done():

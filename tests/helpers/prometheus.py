@@ -114,7 +114,7 @@ class Prometheus:
             raise AssertionError(f"{parameters or path}: {json.load(error)['error']}") from None
 
     def query(self, expression: str) -> list[Sample]:
-        """Returns the present value of an expression; only series whose value is a number."""
+        """Returns the present value of each series of an expression. Leaves out each series whose value is NaN."""
         data = self.get("query", query=expression)
         if data["resultType"] == "scalar":
             return [Sample({}, float(data["result"][1]))]
@@ -148,7 +148,7 @@ class Prometheus:
             now = self.query("time()")[0].value
 
             def later(now: float = now) -> bool:
-                # Applied to a comparison, timestamp() would return the time of the comparison.
+                # timestamp() of a comparison would return the time of the comparison, so `and` joins the comparison.
                 scrapes = self.query('timestamp(up{job="webhookd"}) and up{job="webhookd"} == 1')
                 return any(one.value > now for one in scrapes)
 

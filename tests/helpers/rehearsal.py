@@ -20,7 +20,7 @@ _PATH = f"{Path(sys.executable).parent}:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 class RehearsalError(Exception):
-    """A RUN that would fail."""
+    """A RUN instruction would fail; the message gives the reason."""
 
 
 class Rehearsal:
@@ -31,12 +31,12 @@ class Rehearsal:
         self._wheels = wheels
 
     def base(self, name: str, root: Path) -> Image:
-        """Makes an empty folder: there is no image here."""
+        """Makes `root` an empty folder in place of the image `name`: a rehearsal needs no content of an image."""
         root.mkdir(parents=True)
         return Image(root, {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"})
 
     def run(self, image: Image, arguments: list[str], env: dict[str, str]) -> None:
-        """Checks each command of the RUN."""
+        """Checks each command of a RUN. Raises RehearsalError if a command would fail."""
         text = arguments[-1] if arguments[:2] == ["/bin/sh", "-c"] else shlex.join(arguments)
         checked = subprocess.run(["/bin/sh", "-n", "-c", text], check=False, capture_output=True, text=True)
         if checked.returncode:

@@ -23,7 +23,7 @@ from webhookd.authorizenet.notification import EVENT_TYPES
 from webhookd.dev import traffic
 from webhookd.dev.servers import Stack
 
-# Work of a killed daemon comes back soon, and a failure is tried again soon.
+# With these settings, the work of a killed daemon comes back soon, and a failed attempt is repeated soon.
 QUICK = {
     "WEBHOOKD_VISIBILITY_TIMEOUT": "3",
     "WEBHOOKD_HANDLER_TIMEOUT": "2",

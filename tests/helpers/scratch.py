@@ -91,7 +91,7 @@ class Scratch:
         self._binds, self._env = _network()
 
     def base(self, name: str, root: Path) -> Image:
-        """Copies the stand-in for Python's own image to `root`."""
+        """Copies the stand-in for the image `name`, which is Docker's image of Python, to `root`."""
         root.parent.mkdir(parents=True, exist_ok=True)
         subprocess.run(["cp", "-a", str(self._debian(name)), str(root)], check=True)
         return Image(root, {"PATH": _PATH})

@@ -68,7 +68,7 @@ class Manager:
         (self._etc / path).unlink()
 
     def handed_over(self) -> set[str]:
-        """Returns the names of the files that the service may read again."""
+        """Returns the names of the files in RuntimeDirectory: the unit's Exec lines put files there for the service to read."""
         return {file.name for file in self._runtime.iterdir()}
 
     def _moved(self, text: str) -> str:

@@ -16,7 +16,7 @@ from webhookd.daemon import Daemon
 
 OPERATE = "operate-0123456789"
 AUTHORIZED = {"Authorization": f"Bearer {OPERATE}"}
-LARGEST_ANSWER = 4096  # bytes of a refusal
+LARGEST_ANSWER = 4096  # bytes: every refusal is smaller
 
 
 @pytest.fixture

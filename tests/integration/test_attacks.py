@@ -280,7 +280,7 @@ def listening(
 
 
 async def test_a_request_in_a_pipeline_is_no_work_before_its_turn() -> None:
-    """Otherwise, a few clients that send pipelines for ever would take up all the work that is allowed."""
+    """If waiting requests of a pipeline counted as work, a few clients with endless pipelines would use up all allowed work."""
     metrics, work = Metrics(), []
     admission = Admission(max_pending=1000, metrics=metrics)
 

@@ -125,7 +125,7 @@ async def test_without_sqs_webhooks_are_accepted_and_the_outbox_drains_when_it_i
         assert (await send(daemon, 100)).outcomes == {"accepted": 100}
         assert (await daemon.store.backlog())[0] > 0
         await asyncio.to_thread(own.sqs.start)
-        # moto forgets its queues, so this is also the case of a queue that was deleted and made again.
+        # moto has lost its queues, so the test also covers queues that were deleted and made again.
         await daemon.sqs.create_queues(max_receive_count=15)
         await until(lambda: ended(own, 100), "every event is processed", deadline=60)
         await until(lambda: _outbox_is(daemon, 0), "the outbox is empty")

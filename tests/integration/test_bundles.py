@@ -33,7 +33,10 @@ OURS = '{"v":3,"consumer":"handlers"'
 
 
 async def received(start: Start, connection: Connection, *event_types: str) -> tuple[Daemon, list[Body]]:
-    """Returns a receiver with one new event of each type. No event has been sent to the queue yet."""
+    """Returns a receiver that has accepted one event of each of `event_types`, and each event's entry for a message.
+
+    No relay runs, so nothing has sent the events to the queue yet.
+    """
     receiver = await start(roles="receive")
     await send(receiver, *(traffic.sample(event_type, number) for number, event_type in enumerate(event_types, 1)))
     rows = await connection.fetch("SELECT id, account, event_type FROM events ORDER BY id")
@@ -161,7 +164,7 @@ async def test_a_bundle_delivered_again_has_no_second_effect(start: Start, serve
 async def test_a_bundle_that_came_back_is_worked_on_as_it_is(
     start: Start, servers: Servers, connection: Connection, receives: int
 ) -> None:
-    """As after a worker's death: events that have ended have no second effect, and the other events need no new message."""
+    """A worker died with the bundle in hand. Ended events have no second effect; the other events need no new message."""
     await table_of_effects(connection)
     receiver, bodies = await received(start, connection, *[AUTHCAPTURE, CREATED] * 6)
     await end_well(connection, [bodies[0].event_id, bodies[1].event_id])

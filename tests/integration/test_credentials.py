@@ -153,7 +153,7 @@ def agent(keys: Keys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Agent:
 async def test_an_agent_that_comes_later_than_the_daemon(
     agent: Agent, sqs: GuardedSqs, start: Start, connection: Connection
 ) -> None:
-    """As on a node that has just started. The agent's token rotates, too."""
+    """On a node that has just started, the daemon may be first. Later, the agent's token rotates."""
     async with serving(sqs):
         daemon = await start(sqs_endpoint_url=sqs.url)
         await send(daemon.public_url)
@@ -174,7 +174,7 @@ async def test_an_agent_that_comes_later_than_the_daemon(
 async def test_an_agent_that_gives_what_has_ended(
     agent: Agent, keys: Keys, sqs: GuardedSqs, start: Start, connection: Connection
 ) -> None:
-    """Or the agent gives something other than credentials: the daemon asks again until the credentials are good."""
+    """The daemon signs nothing with credentials that have ended, and asks the agent again until the credentials are good."""
     keys.life = -60.0
     async with serving(sqs, agent):
         daemon = await start(sqs_endpoint_url=sqs.url)
@@ -190,7 +190,7 @@ async def test_an_agent_that_gives_what_has_ended(
 
 @pytest.fixture
 def imds(keys: Keys, monkeypatch: pytest.MonkeyPatch) -> Imds:
-    """Prepares an instance with a role, whose metadata service requires IMDSv2."""
+    """Sets the environment of an EC2 instance with a role: a metadata service that requires IMDSv2. Keys last six hours."""
     keys.life = 6.0 * HOUR
     imds = Imds(keys)
     monkeypatch.delenv("AWS_EC2_METADATA_DISABLED")
@@ -230,7 +230,7 @@ async def test_an_instance_role_for_a_day(
 async def test_a_metadata_service_that_is_away_at_the_start(
     imds: Imds, sqs: GuardedSqs, start: Start, connection: Connection
 ) -> None:
-    """Then botocore's chain finds no credentials, and the daemon asks it again."""
+    """Without the metadata service, botocore's chain finds no credentials, and the daemon asks the chain again."""
     async with serving(sqs):
         daemon = await start(sqs_endpoint_url=sqs.url)
         await send(daemon.public_url)

@@ -39,7 +39,7 @@ def closing() -> Registry:
 
 
 async def dead(daemon: Daemon, servers: Servers, count: int) -> None:
-    """Makes `count` dead events, each with its copy."""
+    """Makes `count` dead events with `daemon`, whose handler gives up, and waits until each has its copy."""
     summary = await traffic.send(traffic.stream([AUTHCAPTURE], count), f"{daemon.public_url}/webhooks/authorize-net", KEY)
     assert summary.failed == 0
     await until(lambda: holds(servers, count), "each has a copy in the dead-letter queue", deadline=30)
@@ -137,7 +137,7 @@ async def test_a_copy_that_sqs_refuses_neither_spins_nor_blocks_the_reader(
     async with client(servers) as sqs:
         await sqs.send_message(QueueUrl=await url_of(sqs, servers.dead_letter_queue), MessageBody="not webhookd's")
     for _ in range(2):
-        with pytest.raises(UnavailableError):  # the reader's loop then pauses, longer each time
+        with pytest.raises(UnavailableError):  # the error makes the reader's loop pause, longer each time
             await daemon.dead_letters.agree()
     # The daemon's own reader may make a pass at the same time.
     assert passes.count(asyncio.current_task()) == 2, "the queue is looked at all the same"
@@ -168,7 +168,7 @@ async def _is(connection: Connection, query: str, status: str, count: int) -> bo
     return bool(await connection.fetchval(query, status) == count)
 
 
-# -- messages that SQS moved there: they prove nothing about the event
+# -- raw messages: SQS moved them to the dead-letter queue, and they prove nothing about the event
 
 
 async def raw(servers: Servers, *bodies: Body) -> None:
@@ -178,7 +178,7 @@ async def raw(servers: Servers, *bodies: Body) -> None:
 
 
 async def gone(daemon: Daemon, servers: Servers) -> None:
-    """Makes passes until every raw message is removed."""
+    """Lets the dead-letter reader make passes until the dead-letter queue is empty."""
 
     async def look() -> bool:
         await daemon.dead_letters.agree()

@@ -293,7 +293,7 @@ def test_as_root_postgresql_runs_as_nobody_and_folders_above_let_it_through_and_
 @_as_root
 @pytest.mark.parametrize(("owner", "runs_as"), [("daemon", "daemon"), ("root", "nobody")])
 async def test_as_root_data_stays_its_owners_unless_that_is_root(folder: Path, owner: str, runs_as: str) -> None:
-    """As after `sudo make run` in a folder that was used without sudo before, or that root has copied."""
+    """`sudo make run` may find the folder of a user, or a folder that root has copied. PostgreSQL never runs as root."""
     with PostgresServer(folder, settings=_FAST) as server:
         await _run(server, "CREATE TABLE kept AS SELECT 42 AS answer", "SELECT 1")
     user = pwd.getpwnam(owner)

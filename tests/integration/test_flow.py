@@ -96,7 +96,7 @@ async def test_a_message_that_was_sent_for_a_retry_makes_its_attempt_although_th
 
 
 async def test_a_retry_that_no_sweeper_has_taken_is_not_made_by_any_message(start: Start, connection: Connection) -> None:
-    """Otherwise, anyone who writes to the queue and knows an event's id could spend its attempts in seconds."""
+    """If any message could make the attempt, a stranger who writes to the queue could spend an event's attempts in seconds."""
     attempts: list[int] = []
 
     async def fail(event: Event, _: Any) -> None:

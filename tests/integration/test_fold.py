@@ -84,7 +84,7 @@ async def test_a_fold_waits_for_no_handler(start: Start, connection: Connection)
     try:
         await until(lambda: running == 2, "two handlers hang, and a third one waits for its turn")
         assert await connection.fetchval("SELECT count(*) FROM transactions") == 3, "all are on the timeline"
-        # As if a worker had received the message before the permits were spent.
+        # No poller receives while the permits are spent, so give the message to the worker directly.
         [result] = await asyncio.wait_for(shared.submit([body for body in bodies if body.event_type == CREATED]), 15)
         assert isinstance(result, Result)
         assert result.outcome is Outcome.PROCESSED
@@ -98,7 +98,7 @@ async def test_a_fold_waits_for_no_handler(start: Start, connection: Connection)
 async def test_a_locked_row_of_the_timeline_delays_its_own_event_alone_and_counts_no_attempt(
     start: Start, servers: Servers, connection: Connection, monkeypatch: pytest.MonkeyPatch, handled: bool
 ) -> None:
-    """PostgreSQL itself ends the wait. The wait is longer than the time that handlers have."""
+    """PostgreSQL's lock_timeout ends the wait for the row. This takes 300 ms, longer than the handlers' timeout of 100 ms."""
     monkeypatch.setattr("webhookd.store.events._STATEMENT", 600.0)
     monkeypatch.setattr("webhookd.store.database._STATEMENT_TIMEOUT", 600.0)
     await table_of_effects(connection)

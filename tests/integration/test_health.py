@@ -33,7 +33,7 @@ def place(url: str) -> str:
 
 
 def everywhere(url: str) -> str:
-    """Returns the listen setting of the daemon at `url`, as if it listened on every interface."""
+    """Returns a value of WEBHOOKD_ADMIN_LISTEN: every interface (0.0.0.0), and the port of `url`."""
     return f"0.0.0.0:{urlsplit(url).port}"
 
 
@@ -126,7 +126,7 @@ async def test_a_connection_that_is_not_taken_is_given_up_in_time() -> None:
     with contextlib.ExitStack() as open_, socket.socket() as full:
         full.bind(("127.0.0.1", 0))
         full.listen(0)
-        for _ in range(3):  # these wait to be accepted; the kernel does not answer the next connection
+        for _ in range(3):  # fill the queue of connections to accept: the kernel answers no further one
             waiting = open_.enter_context(socket.socket())
             waiting.setblocking(False)
             waiting.connect_ex(full.getsockname())

@@ -73,7 +73,7 @@ async def test_webhooks_are_taken_over_tls_one_by_one_and_many_on_a_connection(s
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=context, limit=2)) as http:
         answers = await asyncio.gather(*(traffic.post(http, url, traffic.sample(TYPE, n), key=KEY) for n in range(10, 60)))
         assert {answer.outcome for answer in answers} == {"accepted"}
-        # This body arrives in pieces.
+        # `pieces` sends this large body in pieces.
         large = traffic.sample(TYPE, 100)
         async with http.post(url, data=pieces(large.body), headers={"X-ANET-Signature": "sha512=00"}) as response:
             assert response.status == 401
@@ -153,7 +153,7 @@ def refused(certificate: Path, key: Path) -> None:
 async def test_a_stop_does_not_wait_for_handshakes(start: Start, tmp_path: Path) -> None:
     daemon = await start(roles="receive", **issue(tmp_path / "tls", trustme.CA()))
     _, writer = await asyncio.open_connection(urlsplit(daemon.public_url).hostname, urlsplit(daemon.public_url).port)
-    async with asyncio.timeout(5):  # not the 10 s that a head may take
+    async with asyncio.timeout(5):  # a head may take 10 s, and this must be faster
         await daemon.stop()
     writer.close()
 

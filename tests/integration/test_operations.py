@@ -262,7 +262,7 @@ async def test_a_batch_in_hand_when_its_operation_is_cancelled_is_undone(
     assert (operation["state"], operation["done"]) == ("cancelled", 0)
     monkeypatch.undo()
     (dead,) = await bury(connection, 1)
-    await idle.done("dead-letters/redrive", ids=[str(dead)])  # so the batch of the cancelled operation has ended
+    await idle.done("dead-letters/redrive", ids=[str(dead)])  # after this one, the batch of the cancelled operation has ended
     assert answers == [202]
     assert await idle.operation(operation) == operation
     assert await statuses(connection) == {"processed": 3, "received": 1}
@@ -294,7 +294,7 @@ async def test_an_operation_that_fails_by_a_mistake_ends_and_the_others_go_on(id
     other = await idle.order("dead-letters/redrive", all=True, dry_run=False, rate=20)
     selection = '{"ids": ["no id"]}'
     bad = await idle.order("dead-letters/discard", all=True, dry_run=True)
-    await idle.ended(bad)  # or its runner would end it after the change below
+    await idle.ended(bad)  # otherwise the runner would end the operation after the change below
     await connection.execute(
         "UPDATE operations SET selection = $2, state = 'counting', finished_at = NULL WHERE id = $1",
         uuid.UUID(bad["id"]),
@@ -362,7 +362,7 @@ async def test_one_process_at_a_time_has_an_operation(start: Start, connection: 
     holders = set()
 
     async def ended() -> bool:
-        # As a number: before the operation begins, held_until is '-infinity', which no timedelta can express.
+        # Read the lease as a number: before the operation begins, held_until is '-infinity', which no timedelta can express.
         lease = "EXTRACT(epoch FROM held_until - now())::float8 AS lease"
         row = await connection.fetchrow(f"SELECT holder, {lease}, finished_at FROM operations")
         assert row is not None

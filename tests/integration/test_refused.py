@@ -233,7 +233,7 @@ async def test_a_flood_removes_its_own_samples_first(connection: Connection) -> 
         ("10.0.0.2", "unknown_key"): 3,
         ("10.0.0.1", "unknown_key"): 14,
     }
-    for number in range(100):  # from many addresses
+    for number in range(100):  # each sample comes from another address
         await add(connection, 1, peer=f"10.1.0.{number}")
     await queries.trim_refused(connection, accounts=["default"], outcomes=["signature_mismatch"], keep=20)
     assert (await kept(connection))["10.0.0.9", "hex_decoded_key"] == 3

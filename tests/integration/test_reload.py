@@ -31,7 +31,7 @@ def collector_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def serving(settings: Settings, read: Callable[[], Settings]) -> tuple[Daemon, asyncio.Task[int]]:
-    """Starts a daemon as a service of this process; returns the daemon, and the task that ends with it."""
+    """Serves in this process as `webhookd serve` does; returns the daemon, and the task that ends when the daemon ends."""
     daemons: list[Daemon] = []
     ending = asyncio.create_task(service.serve(settings, reload=read, started=daemons.append))
     await until(lambda: daemons or ending.done(), "it serves")

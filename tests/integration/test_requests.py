@@ -152,7 +152,7 @@ async def test_while_quarantine_cannot_be_written_it_is_503(
         await connection.execute("COMMIT")
 
 
-@pytest.mark.parametrize("part", ["receipts", "database"])  # in the commit, and before it
+@pytest.mark.parametrize("part", ["receipts", "database"])  # `receipts` fails in the commit, and `database` before it
 async def test_a_mistake_of_ours_is_503_and_the_end_of_its_connection(
     part: str, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -179,7 +179,10 @@ async def test_after_retention_a_dead_event_can_be_redriven_and_a_waiting_one_en
 async def test_what_an_event_left_stays_as_long_again_where_it_ended_late(
     replica: Replica, connection: Connection, task: str, table: str
 ) -> None:
-    """If an event is redriven after more than a year, people may ask later who did that, and what the handlers received."""
+    """An event was redriven after more than a year. Its body and its audit trail stay for another full period from its end.
+
+    People may ask during this period who redrove the event, and which body the handlers received.
+    """
     await make_week(connection, 420)
     await keep(connection, 420)
     late = await keep(connection, 420)
@@ -213,7 +216,7 @@ async def test_where_some_stand_the_others_leave_and_their_disk_space_is_free(
 
 
 async def test_a_week_is_left_to_end_for_a_day_so_that_it_leaves_as_a_whole(connection: Connection) -> None:
-    """Events of the week's last hours ended a little later, and are kept a little longer."""
+    """Retention takes a week's partition a day late, since events of the week's last hours ended a little after the week."""
     week = await make_week(connection, 100)
     high = "SELECT extract(epoch FROM now() - webhookd.time_of(high))::float8 FROM webhookd.partitions WHERE child = $1"
     age = await connection.fetchval(high, f"bodies_{week}")
@@ -242,7 +245,7 @@ async def test_a_dump_that_began_before_the_removal_holds_all_that_is_needed(
 async def test_a_row_that_comes_while_the_drop_waits_is_not_dropped(
     replica: Replica, connection: Connection, database_url: str
 ) -> None:
-    """The row stays under any default isolation level of the database."""
+    """The row stays even if the database's default isolation level is repeatable read."""
     name = await connection.fetchval("SELECT current_database()")
     await connection.execute(f"ALTER DATABASE {name} SET default_transaction_isolation = 'repeatable read'")
     week = await make_week(connection, 410)
@@ -266,7 +269,7 @@ async def test_a_partition_that_cannot_be_removed_does_not_keep_the_others(repli
     for days in (120, 110):
         await keep(connection, days)
     await connection.execute(f"CREATE VIEW of_a_user AS SELECT * FROM bodies_{weeks[0]}")
-    await keep(connection, 100)  # is stored in the default partition
+    await keep(connection, 100)  # the default partition stores this event
     await replica.retention.remove("bodies")
     assert [await partition_exists(connection, f"bodies_{week}") for week in weeks] == [True, False]
     assert await ids(connection, "bodies") == []
@@ -292,7 +295,10 @@ async def test_a_partition_that_somebody_made_without_bounds_is_left_alone(repli
 async def test_the_default_partition_is_trimmed_but_for_what_stands_and_what_came_lately(
     replica: Replica, connection: Connection
 ) -> None:
-    """The partition of that time is missing, and one receiver's clock was wrong."""
+    """The rows are in the default partition, since no partition holds their time.
+
+    Two events came today, though a receiver's wrong clock gave them old ids; one of the two is dead.
+    """
     await keep(connection, 100)
     needed = {await keep(connection, 100, "dead"), await keep(connection, 100)}
     await connection.execute("UPDATE ledger SET received_at = now() WHERE id = ANY($1)", list(needed))
@@ -448,7 +454,7 @@ async def test_finished_events_go_with_their_aliases_and_nothing_that_stands(rep
         await keep(connection, 399),
         *[await keep(connection, 500, status) for status in ("dead", "received", "queued", "retrying")],
     }
-    lately = await keep(connection, 500)  # was redriven after a year, or its receiver's clock was wrong
+    lately = await keep(connection, 500)  # an operator redrove it, or its receiver's clock was wrong
     await connection.execute("UPDATE audit SET at = now() WHERE event_id = $1", lately)
     for event_id in (*gone, lately):
         await store_alias(connection, event_id, "default", f"alias of {event_id}")
@@ -490,7 +496,7 @@ async def test_a_repeat_of_a_removed_event_is_not_processed_anew(
     removed = sample(AUTHCAPTURE, 1, old).body
     dateless = sample(AUTHCAPTURE, 2, old).body.replace(b'"eventDate"', b'"eventDay"')
     odd = sample(AUTHCAPTURE, 3, old).body.replace(b'"eventDate":"2', b'"eventDate":"the year 2')
-    lately = sample(AUTHCAPTURE, 4, datetime.now(UTC) - timedelta(days=13)).body  # was released from quarantine long ago
+    lately = sample(AUTHCAPTURE, 4, datetime.now(UTC) - timedelta(days=13)).body  # an operator released this body long ago
     for body in (removed, dateless, odd, lately):
         await keep(connection, 401, body=body)
     await replica.retention.remove("events")
@@ -615,7 +621,7 @@ async def test_partitions_that_are_missing_show_and_are_made_with_the_rows_that_
 async def test_the_present_week_is_made_at_once_though_a_workers_transaction_is_in_the_way(
     replica: Replica, connection: Connection, database_url: str
 ) -> None:
-    """Later the default partition might hold too many rows to move."""
+    """If retention made the week later, the default partition might hold too many rows to move."""
     await drop_from_now_on(connection)
     other = await connect(database_url)
     await other.execute("BEGIN; LOCK TABLE ONLY bodies IN ACCESS SHARE MODE")

@@ -52,7 +52,7 @@ SELECT gen_random_uuid(), 'default', 'not_json', '', '', repeat('x', 200)::bytea
     CASE WHEN n % 5 > 0 THEN now() END, 'operator (ann)', CASE WHEN n % 5 > 0 THEN 'released' END
 FROM generate_series(1, 5000) AS n;
 """
-# Many dead events, and many waiting events.
+# These statements add many dead events and many waiting events.
 _WORSE = """
 INSERT INTO work (event_id, consumer, status, due, since, last_error, dead_reason)
 SELECT id, 'handlers', 'dead', received_at + interval '1 hour', received_at, 'at a loss', 'tired'
@@ -327,7 +327,7 @@ async def test_dead_letters_are_read_by_their_death(
     monkeypatch.setattr(module, "_BUDGET", 60.0)
     dead, most = DEAD[name]
     if CALM in request.node.name and name == "a reason":
-        most = 250  # a whole look: with old statistics, PostgreSQL sorts what it has found
+        most = 250  # a whole look: with old statistics, PostgreSQL sorts all events of the look
     for place in (START, middle()):
         await search_dead(statements, dead, place, 50)
     assert read(statements.plans, "work") <= {"work_pkey", "work_discarded" if dead.discarded else "work_dead"}

@@ -390,13 +390,14 @@ async def test_an_event_does_not_wait_for_the_claim_of_a_worker_that_died(
 async def test_a_message_that_came_back_waits_for_a_worker_that_lives(
     start: Start, connection: Connection, effects: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("webhookd.store.events._LOCK_WAIT", 60.0)  # so that the message waits, and not the worker
+    # The message must wait, and come back later. If the worker waited for the row in its place, the test would time out.
+    monkeypatch.setattr("webhookd.store.events._LOCK_WAIT", 60.0)
     daemon = await start(handlers(count), roles=["receive"])
     await send(daemon, traffic.sample(AUTHCAPTURE, 1))
     event_id = await connection.fetchval("SELECT id FROM events")
     assert await daemon.claims.acquire([event_id])
     async with connection.transaction():
-        await connection.execute("SELECT FROM work FOR UPDATE")  # as a worker that is working on the event does
+        await connection.execute("SELECT FROM work FOR UPDATE")  # a worker that is working on the event holds this lock, too
         worker = await start(handlers(count), roles=["work"])
         await worker.sqs.queue.send([[Body(event_id, "default", AUTHCAPTURE)]])
         await until(
@@ -427,7 +428,7 @@ async def test_what_the_hot_path_left_behind_is_swept(start: Start, connection: 
     await start(roles="work")
     await until(lambda: status(connection, "processed"), "every event is processed", deadline=30)
     trail = await connection.fetch("SELECT DISTINCT from_status, to_status, actor FROM audit")
-    resent = ("queued", "queued", "relay")  # if the machine is slow; the first send has no row
+    resent = ("queued", "queued", "relay")  # the row of a second send, on a slow machine; a first send has no row
     assert {tuple(row) for row in trail} - {resent} == {("queued", "processed", "worker")}
 
 

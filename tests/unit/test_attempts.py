@@ -124,7 +124,7 @@ async def test_a_count_stays_if_the_connection_was_lost_while_the_handlers_ran(f
 
 
 async def test_a_count_stays_if_the_connection_was_lost_in_the_commit() -> None:
-    """What the handlers left to the commit, like a deferred trigger, may end PostgreSQL too."""
+    """A deferred trigger of a handler runs in the commit, and may end PostgreSQL, too."""
     steps = Steps(lost="commit")
     with pytest.raises(UnavailableError):
         await steps.attempts().make(BODY, wait=True, suspect=True)

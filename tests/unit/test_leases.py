@@ -33,7 +33,7 @@ def leases_of(queue: Hidden) -> Leases:
 
 
 async def test_what_is_released_while_a_turn_begins_is_not_extended() -> None:
-    """Such an extension would be sent beside the retry's delay, and overwrite the delay if the extension arrived second."""
+    """An extension of a released message would overwrite the retry's delay if the extension arrived second."""
     queue = Hidden()
     leases = leases_of(queue)
     past = asyncio.get_running_loop().time() - 1000

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 QUERIES = Path(__file__).parents[2] / "sql" / "queries"
-# Each statement locks one row by its key, or rows that no other process has.
+# Each of these statements locks one row by its key, or rows that no other process has.
 ONE_ROW = {
     "advance_operation",
     "cancel_operation",

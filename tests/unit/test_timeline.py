@@ -21,7 +21,7 @@ from webhookd.process.facts import Entry, Facts, fold, settle
 from webhookd.process.timeline import facts_of
 
 START = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC)
-# These texts stand for JSON numbers that no float can hold, and the second not even Decimal.
+# These texts stand for two JSON numbers. No float can hold either number, and no Decimal can hold the second one.
 HUGE, BEYOND = "@huge", "@beyond"
 
 

@@ -22,7 +22,7 @@ _BUSY_SECONDS = 90.0  # shorter than the time that a script has
 def _run(words: list[str]) -> str:
     result = CliRunner().invoke(app, words)
     end = time.monotonic() + _BUSY_SECONDS
-    # Such a refusal is right, and temporary: the operator waits until an attempt has ended.
+    # A refusal of a busy event is right, and temporary: the operator waits until the attempt has ended.
     while result.exit_code and any(why in f"{result.output}{result.exception}" for why in _BUSY) and time.monotonic() < end:
         time.sleep(0.1)
         result = CliRunner().invoke(app, words)

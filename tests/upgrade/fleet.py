@@ -26,8 +26,8 @@ from tests.helpers.wait import until
 from webhookd.authorizenet.notification import EVENT_TYPES
 from webhookd.dev import traffic
 
-# Beside the counting handler: a handler that fails at first, one that gives up, one that is put off while the gate is shut, and
-# a record of the release that processed each event.
+# The counting handler, a handler that fails at first, one that gives up, and one that is put off while the gate is shut. A record
+# shows the release that processed each event.
 HANDLERS = (
     COUNTING
     + """
@@ -82,7 +82,7 @@ class Fleet:
         self.servers = servers
         self.previous = previous
         self.ledger = Ledger(servers.database_url)
-        self.database: asyncpg.Pool[asyncpg.Record]  # for queries that run at the same time
+        self.database: asyncpg.Pool[asyncpg.Record]  # a pool, since queries run at the same time
         self.replicas: list[Process] = []  # all replicas that were started
         self.old: list[Process] = []  # the replicas of the previous release
         self.slowest = 0.0
@@ -114,8 +114,8 @@ class Fleet:
             **self.servers.settings,
             **QUICK,
             "WEBHOOKD_BODY_TIMEOUT": "30",  # the load's own process may be slow
-            "WEBHOOKD_RELAY_WINDOW": "200",  # events that are put off stay in it
-            "WEBHOOKD_RESEND_AFTER": "15",  # or events that are put off fill the queue, and moto scans all of them
+            "WEBHOOKD_RELAY_WINDOW": "200",  # large, since events that are put off stay in the window
+            "WEBHOOKD_RESEND_AFTER": "15",  # if shorter, put-off events fill the queue, and moto scans all of them
             "WEBHOOKD_MAX_ATTEMPTS": "100",
             "WEBHOOKD_HANDLERS": "fleet_handlers",
             "WEBHOOKD_ADMIN_TOKENS": ",".join(f"{name}:{token}" for name, token in ANN.items()),

@@ -1,4 +1,4 @@
-"""The previous release, as the wheel that was shipped. `python -m tests.upgrade.release COMMIT` puts another one here.
+"""The previous release, as the wheel that was shipped. `python -m tests.upgrade.release COMMIT` replaces the wheel.
 
 Until there is a wheel, this checkout stands for the previous release: nothing was published before it.
 """
@@ -21,7 +21,7 @@ _ROOT = FOLDER.parent.parent
 
 
 def wheel() -> Path | None:
-    """Returns the wheel, or None if there is none yet. Fails if there are several, or if SHA256SUMS names another."""
+    """Returns the wheel, or None if there is none yet. Fails if there are several wheels, or if SHA256SUMS does not fit."""
     wheels = list(FOLDER.glob("*.whl"))
     if not wheels:
         return None
@@ -43,7 +43,7 @@ def unpack(folder: Path) -> Path:
 
 
 def migrations() -> dict[str, bytes]:
-    """Returns the release's migrations by file name."""
+    """Returns the text of each migration of the previous release, by file name."""
     if (found := wheel()) is None:
         return {path.name: path.read_bytes() for path in sorted((_ROOT / "sql" / "migrations").glob("*.sql"))}
     with zipfile.ZipFile(found) as archive:

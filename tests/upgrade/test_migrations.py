@@ -171,7 +171,7 @@ async def test_each_statement_of_the_previous_release_fits_the_new_schema(
 
 
 async def test_only_sessions_that_prepare_nothing_are_given_whole_rows(database_url: str, connection: Connection) -> None:
-    """A statement prepared before its columns grew fails in a transaction, once in each process."""
+    """If a prepared statement returns whole rows, and its table gets a column, the statement fails once in a transaction."""
 
     async def columns() -> dict[str, list[str]]:
         fresh = await connect(database_url)

@@ -160,7 +160,7 @@ async def test_upgrade_and_the_way_back(
                 if number == crossed:  # an operator's laptop has the other release
                     await together(operate(fleet, one, old=True), operate(fleet, two, old=False))
                 two = await fleet.replace(two, old=False)
-                # And back: a deployment migrates first then, too.
+                # The way back: a deployment of the previous release migrates first, too.
                 await together(signed(fleet, "present"), migrated_already(fleet))
                 one = await fleet.replace(one, old=True)
                 await together(signed(fleet, "present"), signed(fleet, "previous"), worked(fleet, more))

@@ -12,7 +12,7 @@ from tests.bench.baselines.serving import serve
 
 
 def app(key: bytes) -> web.Application:
-    """The application."""
+    """Returns the application: it verifies the HMAC of a webhook, and answers."""
 
     async def hook(request: web.Request) -> web.Response:
         body = await request.read()

@@ -1,8 +1,8 @@
-"""The textbook consumer: receive up to ten, a transaction for each message, delete each one.
+"""The textbook consumer receives up to ten messages, runs a transaction for each message, and deletes each message.
 
-As well as that way goes: long polls side by side, messages worked on side by side within `--concurrency`, pooled connections,
-the same timeline as webhookd's. Its transaction locks the row and looks at the status, so that a second delivery has no
-second effect.
+The consumer does this as well as possible: it polls side by side, works on up to `--concurrency` messages side by side, pools its
+connections, and writes the same timeline as webhookd. The transaction locks the event's row and looks at its status, so that a
+second delivery has no second effect.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ async def keep_timeline(event: Event, connection: Any) -> None:
 
 
 class Consumer:
-    """Works until `count` messages are deleted."""
+    """A consumer that works until it has deleted `count` messages."""
 
     def __init__(self, pool: Any, sqs: Any, queue: str, *, count: int, concurrency: int, pollers: int) -> None:
         self._pool = pool
@@ -55,7 +55,7 @@ class Consumer:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> float:
-        """Returns the seconds that it took."""
+        """Works until `count` messages are deleted; returns the seconds that this took."""
         started = time.perf_counter()
         await asyncio.gather(*(self._poll() for _ in range(self._pollers)))
         await asyncio.gather(*self._tasks)

@@ -1,7 +1,8 @@
 """The textbook receiver: verify, one INSERT, one SendMessage, answer.
 
-Written as well as one request at a time can be: pooled connections, prepared statements, clients that are kept, uvloop. It has
-webhookd's duplicates by notification id, and none of what makes a crash between its two steps harmless.
+The receiver handles each request by itself, and does so as well as possible: with pooled connections, prepared statements,
+clients that are kept, and uvloop. Like webhookd, the receiver recognises a duplicate by its notification id. Unlike webhookd, the
+receiver sends no message for an event if it crashes between the INSERT and the SendMessage.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ ON CONFLICT (notification_id) DO NOTHING RETURNING id
 
 
 def app(key: bytes, pool: Any, sqs: Any, queue: str) -> web.Application:
-    """The application."""
+    """Returns the application: it verifies a webhook, inserts its row, sends its message to `queue`, and answers."""
 
     async def hook(request: web.Request) -> web.Response:
         body = await request.read()

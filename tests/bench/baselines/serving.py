@@ -1,4 +1,4 @@
-"""How the baselines listen: as webhookd does, aiohttp on uvloop, without an access log."""
+"""The server of the baselines: aiohttp on uvloop, as in webhookd, without an access log."""
 
 from __future__ import annotations
 
