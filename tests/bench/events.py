@@ -41,8 +41,8 @@ _KEY = """(left(encode(sha256(convert_to(md5('n' || n)::uuid::text, 'UTF8')), 'h
         || left(encode(sha256(convert_to(account || chr(31) || md5('n' || n)::uuid::text, 'UTF8')), 'hex'), 16))"""
 _KIND = KIND.format(account="account", event_type="event_type", entity_name="entity_name", key_fingerprint="'a1b2c3d4'")
 
-# $1 to $2: the numbers of the events in this batch; $3: the count of all events; $4: now; $5: 1,000 event types, one for each per
-# mille of the events; $6: the first number that has a body and audit rows; $7, $8: the reasons and error texts of _DIED.
+# $1 to $2: the numbers of the events in this batch; $3: the count of all events; $4: now; $5: 1,000 event types, one for each
+# per mille of the events; $6: the first number that has a body and audit rows; $7, $8: the reasons and error texts of _DIED.
 _LOAD = f"""
 WITH numbered AS (
     SELECT n, $3::bigint - n AS to_come, $4::timestamptz - (1 - n / $3::float8) * interval '{DAYS} days' AS received_at,
@@ -170,8 +170,8 @@ SELECT (lpad(to_hex(floor(extract(epoch FROM at) * 1000)::bigint), 12, '0') || '
 FROM generate_series(1, $1::bigint) AS n, LATERAL (SELECT $2::timestamptz - ($1 - n) * interval '1 hour') AS a (at)
 """
 
-# The daemons' counts of each event type in each step of time. Each measure has a count in each step, as in an outage of a service
-# that handlers call. $1: now; $2: event types.
+# The daemons' counts of each event type in each step of time. Each measure has a count in each step, as in an outage of a
+# service that handlers call. $1: now; $2: event types.
 _STEPS = """
 (VALUES (10, 7200), (300, 172800), (3600, 1209600), (86400, 34560000)) AS s (step, age),
     generate_series(webhookd.step(step, $1::timestamptz - make_interval(secs => age)), $1, make_interval(secs => step)) AS at

@@ -77,8 +77,8 @@ class Shape:
 def _apart(schema: str, what: str, days: float, ages: tuple[float, float]) -> Shape:
     """Returns the shape with the ledger in partitions, and with the keys of the events of the last `days` in a separate table.
 
-    Operators also search events by the notification's id. The table of keys serves this search if it has the keys of all events;
-    otherwise an index of each partition does.
+    Operators also search events by the notification's id. The table of keys serves this search if it has the keys of all
+    events; otherwise an index of each partition does.
     """
     indexes = [] if days > _DAYS else [f"CREATE INDEX ON {schema}.ledger (notification_key)"]
     indexes += [
@@ -227,7 +227,7 @@ class Weighing:
 
     def remove(self, shape: Shape) -> None:
         """Measures the removal of old events, and the vacuum afterwards."""
-        asyncio.run(self._execute(f"VACUUM {shape.vacuumed}"))  # so that the measured vacuum does no work for the earlier inserts
+        asyncio.run(self._execute(f"VACUUM {shape.vacuumed}"))  # the measured vacuum is not to do the work of the inserts
         low, high = map(self._id_of_age, shape.ages)
         count = round(self._stored * (shape.ages[0] - shape.ages[1]) / _DAYS)
         self._measured(f"{shape.what}, remove", count, lambda: self._remove(shape, low, high), checkpoint=True)

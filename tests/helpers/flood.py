@@ -39,7 +39,7 @@ class Report:
 
     sent: int = 0
     held_back: int = 0  # webhooks that were due while every connection waited for an answer
-    statuses: dict[str, int] = field(default_factory=dict)  # by HTTP status; "reset": the connection was closed without an answer
+    statuses: dict[str, int] = field(default_factory=dict)  # by HTTP status; "reset": the connection ended without an answer
     seconds: float = 0.0
     accepted_per_second: float = 0.0
     p50: float | None = None  # seconds to an answer 200

@@ -72,7 +72,7 @@ class Builder:
         self._built: dict[str, Image] = {}
 
     def build(self, text: str) -> Image:
-        """Builds the Dockerfile `text`; returns the image of its last stage. Raises DockerfileError, and errors of the Steps."""
+        """Builds the Dockerfile `text`; returns the image of its last stage. Raises DockerfileError, and errors of Steps."""
         stages = parse(text, self._arguments)
         for stage in stages:
             self._built[stage.name] = self._stage(stage)

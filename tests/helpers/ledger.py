@@ -19,8 +19,8 @@ from webhookd.event import Event
 from webhookd.process.facts import Facts, fold
 from webhookd.process.timeline import facts_of
 
-# A handler whose effect can be counted: one row for each run whose transaction was committed. The handler takes only payments, so
-# that the other events share transactions. For the other events, the audit trail shows how often each became processed.
+# A handler whose effect can be counted: one row for each run whose transaction was committed. The handler takes only payments,
+# so that the other events share transactions. For the other events, the audit trail shows how often each became processed.
 COUNTING = """
 from webhookd import on
 

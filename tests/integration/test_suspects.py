@@ -163,7 +163,7 @@ async def test_a_failed_attempt_or_a_redrive_makes_old_counts_void(start: Start,
 
 
 async def test_what_has_begun_before_runs_one_at_a_time(start: Start, servers: Servers, connection: Connection) -> None:
-    """Each of these events may have killed a process. If they run one at a time, the next kill shows which event is the cause."""
+    """Each of these events may have killed a process. If they run one at a time, the next kill shows which one is the cause."""
     running: list[int] = [0, 0]
 
     async def slow(_: Event, __: Any) -> None:

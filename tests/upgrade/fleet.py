@@ -26,8 +26,8 @@ from tests.helpers.wait import until
 from webhookd.authorizenet.notification import EVENT_TYPES
 from webhookd.dev import traffic
 
-# The counting handler, a handler that fails at first, one that gives up, and one that is put off while the gate is shut. A record
-# shows the release that processed each event.
+# The counting handler, a handler that fails at first, one that gives up, and one that is put off while the gate is shut. A
+# record shows the release that processed each event.
 HANDLERS = (
     COUNTING
     + """

@@ -1,8 +1,8 @@
 """The textbook consumer receives up to ten messages, runs a transaction for each message, and deletes each message.
 
-The consumer does this as well as possible: it polls side by side, works on up to `--concurrency` messages side by side, pools its
-connections, and writes the same timeline as webhookd. The transaction locks the event's row and looks at its status, so that a
-second delivery has no second effect.
+The consumer does this as well as possible: it polls side by side, works on up to `--concurrency` messages side by side, pools
+its connections, and writes the same timeline as webhookd. The transaction locks the event's row and looks at its status, so
+that a second delivery has no second effect.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The textbook receiver: verify, one INSERT, one SendMessage, answer.
 
 The receiver handles each request by itself, and does so as well as possible: with pooled connections, prepared statements,
-clients that are kept, and uvloop. Like webhookd, the receiver recognises a duplicate by its notification id. Unlike webhookd, the
-receiver sends no message for an event if it crashes between the INSERT and the SendMessage.
+clients that are kept, and uvloop. Like webhookd, the receiver recognises a duplicate by its notification id. Unlike webhookd,
+the receiver sends no message for an event if it crashes between the INSERT and the SendMessage.
 """
 
 from __future__ import annotations
