@@ -1046,7 +1046,7 @@ GUARDS = (
         "webhookd/store/database.py",
         'if not self._pooled and is_pooled(connection, row["backend"]):',
         "if False:",
-        "tests/integration/test_pgbouncer.py::test_a_pooler_that_webhookd_was_not_told_of_is_found_out",
+        "tests/integration/test_pgbouncer.py::test_a_pooler_that_no_setting_declares_is_not_used_even_if_it_would_work",
     ),
     Guard(
         "a reload drops no request and no key that is still set",

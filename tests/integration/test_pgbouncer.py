@@ -27,7 +27,7 @@ from webhookd.lifecycle import Watch
 from webhookd.metrics import Metrics
 from webhookd.operate.statements import Statements
 from webhookd.store import session
-from webhookd.store.database import Database
+from webhookd.store.database import SESSIONS, Database
 from webhookd.store.migrations import State, migrate, state
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
@@ -70,8 +70,15 @@ def pgbouncer(stack: Stack) -> Iterator[PgBouncer]:
 @pytest.fixture(scope="module")
 def ignorant(stack: Stack) -> Iterator[PgBouncer]:
     """Yields a PgBouncer that accepts startup parameters and ignores them."""
-    ignored = "jit, idle_in_transaction_session_timeout, statement_timeout, plan_cache_mode, "
-    ignored += "tcp_keepalives_idle, tcp_keepalives_interval, tcp_keepalives_count"
+    own = {name for settings in SESSIONS.values() for name in settings}
+    other = (
+        "jit",
+        "idle_in_transaction_session_timeout",
+        "tcp_keepalives_idle",
+        "tcp_keepalives_interval",
+        "tcp_keepalives_count",
+    )
+    ignored = ", ".join((*other, *sorted(own)))
     with (
         tempfile.TemporaryDirectory(prefix="webhookd-pgbouncer-") as folder,
         PgBouncer(Path(folder) / "it", stack.database_url, size=SIZE, ignore_startup_parameters=ignored) as server,
@@ -198,6 +205,27 @@ async def test_a_pooler_that_webhookd_was_not_told_of_is_found_out(
     assert SETTING in finding.detail
     with pytest.raises(WebhookdError, match="name PostgreSQL itself in WEBHOOKD_DATABASE_URL"):
         await migrate(url)
+
+
+async def test_a_pooler_that_no_setting_declares_is_not_used_even_if_it_would_work(
+    ignorant: PgBouncer, database_url: str
+) -> None:
+    """A single client meets the same session again and again, so that no statement fails."""
+    database = Database(
+        ignorant.before(_database(database_url)),
+        short=1,
+        work=1,
+        handler_timeout=5,
+        pooled=False,
+        metrics=Metrics(),
+        watch=Watch(),
+    )
+    await database.start()
+    try:
+        assert not database.up
+        assert SETTING in str(database.problem)
+    finally:
+        await database.stop()
 
 
 async def _doctor(servers: Servers, **settings: str) -> dict[str, Finding]:
