@@ -750,8 +750,8 @@ GUARDS = (
     Guard(
         "an operation that takes too long does not take the turn of other operations",
         "webhookd/operate/runner.py",
-        "                    failure = error  #",
-        "                    raise  #",
+        "                    failure = error\n",
+        "                    raise\n",
         _OPERATIONS + "test_an_operation_that_takes_too_long_for_postgresql_does_not_keep_others_from_their_turn",
     ),
     Guard(
