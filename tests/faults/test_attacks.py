@@ -131,7 +131,7 @@ async def test_while_strangers_attack_the_providers_webhooks_are_taken(
     try:
         async with watched(daemon) as vigil:
             for _ in range(rig.rounds(5, 40)):
-                await accepted(rig)
+                await accepted(rig, within=20)
                 summary = await rig.send(10, connections=5)
                 assert set(summary.statuses) <= {0, 200, 503}, summary
         vigil.check(grown=100 * MIB)

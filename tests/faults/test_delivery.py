@@ -138,7 +138,7 @@ async def test_away_and_back(rig: Rig) -> None:
         await rig.acknowledged(20)
         await rig.proxies.sqs.cut()
         await rig.acknowledged(100)
-        rig.ledger.check_none_refused()
+        assert rig.ledger.answers[503] == 0, "webhooks are taken as before"
         await until(lambda: daemon.metric("webhookd_outbox_pending"), "the outbox grows")
         await rig.proxies.sqs.heal()
         rig.recovered()
@@ -190,7 +190,7 @@ async def test_credentials_refused_and_given_back(rig: Rig, sqs: StrictSqs) -> N
         await rig.acknowledged(20)
         sqs.denied = 1.0
         await rig.acknowledged(60)
-        rig.ledger.check_none_refused()
+        assert rig.ledger.answers[503] == 0, "webhooks are taken as before"
         sqs.heal()
         rig.recovered()
     await rig.finish()

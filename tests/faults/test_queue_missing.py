@@ -73,7 +73,7 @@ async def test_a_permission_is_missing_and_given(rig: Rig, gateway: StrictSqs, p
         refused = _deny(gateway, _PERMISSIONS[permission], rig.servers.queue)
         await rig.acknowledged(60)
         await until(lambda: refused, "it is refused", deadline=40)
-        rig.ledger.check_none_refused()
+        assert rig.ledger.answers[503] == 0, "webhooks are taken as before"
         assert await daemon.ready()
         _grant(gateway)
         rig.recovered()
@@ -88,7 +88,7 @@ async def test_credentials_refused_from_the_start(rig: Rig, gateway: StrictSqs) 
     await rig.daemon(sqs_endpoint_url=gateway.url)
     async with rig.load(rate=30):
         await rig.acknowledged(40)
-        rig.ledger.check_none_refused()
+        assert rig.ledger.answers[503] == 0
         assert not gateway.done
     gateway.heal()
     rig.recovered()

@@ -62,7 +62,7 @@ async def _again(rig: Rig, count: int = 10) -> None:
     known = list(rig.ledger.acknowledged)
     chosen = [rig.ledger.samples[id_] for id_ in random.sample(known, min(count, len(known)))]
     summary = await rig.ledger.send(chosen, rig.urls)
-    assert summary.outcomes["duplicate"] == summary.statuses[200] > 0
+    assert set(summary.outcomes) == {"duplicate"}
     assert not rig.ledger.contradictions
 
 
@@ -83,7 +83,7 @@ async def test_redis_killed_and_started_again_empty(own_rig: Rig) -> None:
             await _finds(daemon, up=True)
         rig.recovered()
         await _again(rig)
-    rig.ledger.check_none_refused()
+    assert rig.ledger.answers[503] == 0
     await rig.finish()
 
 
@@ -95,8 +95,8 @@ async def test_redis_flushed_again_and_again(rig: Rig) -> None:
             await redis.flushall()
             await _again(rig, 3)
         rig.recovered()
-    rig.ledger.check_none_refused()
-    await _finds(daemon, up=True)
+    assert rig.ledger.answers[503] == 0
+    assert await _is(daemon, True)
     await rig.finish()
 
 
@@ -134,7 +134,7 @@ async def test_while_redis_hangs_the_receivers_latency_stays_bounded(rig: Rig) -
             await _finds(daemon, up=True)
             await _again(rig)
         rig.recovered()
-    rig.ledger.check_none_refused()
+    assert rig.ledger.answers[503] == 0
     await rig.finish()
 
 
@@ -156,7 +156,7 @@ async def test_redis_stopped_by_sigstop_and_continued(own_rig: Rig) -> None:
             await _finds(daemon, up=True)
             await _again(rig)
         rig.recovered()
-    rig.ledger.check_none_refused()
+    assert rig.ledger.answers[503] == 0
     await rig.finish()
 
 
@@ -179,7 +179,7 @@ async def test_a_slow_redis_is_left_aside(rig: Rig) -> None:
         await rig.proxies.redis.heal()
         await _finds(daemon, up=True)
         rig.recovered()
-    rig.ledger.check_none_refused()
+    assert rig.ledger.answers[503] == 0
     await rig.finish()
 
 
@@ -232,7 +232,7 @@ async def test_replies_are_lost_under_load_and_none_is_taken_for_anothers(rig: R
             await _finds(daemon, up=True)
             await _again(rig, 30)
         rig.recovered()
-    rig.ledger.check_none_refused()
+    assert rig.ledger.answers[503] == 0
     await rig.finish()
 
 
@@ -245,7 +245,7 @@ async def test_connections_reset_again_and_again(rig: Rig) -> None:
             await rig.proxies.redis.reset()
             await _again(rig, 5)
         rig.recovered()
-    rig.ledger.check_none_refused()
+    assert rig.ledger.answers[503] == 0
     await rig.finish()
 
 
@@ -274,7 +274,7 @@ async def test_a_redis_that_takes_no_writes_is_found_out_and_left_aside(rig: Rig
             await redis.replicaof("NO", "ONE")
             await _finds(daemon, up=True)
         rig.recovered()
-    rig.ledger.check_none_refused()
+    assert rig.ledger.answers[503] == 0
     await rig.finish()
 
 
@@ -293,7 +293,7 @@ async def test_redis_has_another_password_now(rig: Rig) -> None:
             await redis.config_set("requirepass", password)
             await _finds(daemon, up=True)
         rig.recovered()
-    rig.ledger.check_none_refused()
+    assert rig.ledger.answers[503] == 0
     assert password not in daemon.log.read_text()
     assert "another" not in [word for line in daemon.log.read_text().splitlines() if "redis" in line for word in line.split()]
     await rig.finish()
@@ -317,7 +317,7 @@ async def test_wrong_values_under_our_keys(rig: Rig) -> None:
                     await redis.lpush(key, "a list")
             await _again(rig, 40)
         rig.recovered()
-    rig.ledger.check_none_refused()
+    assert rig.ledger.answers[503] == 0
     await rig.finish()
 
 
@@ -377,6 +377,6 @@ async def test_redis_restored_from_an_old_dump(rig: Rig) -> None:
                     await redis.restore(key, 60_000, value, replace=True)
             await _again(rig, 40)
         rig.recovered()
-    rig.ledger.check_none_refused()
-    await _finds(daemon, up=True)
+    assert rig.ledger.answers[503] == 0
+    assert await _is(daemon, True)
     await rig.finish()

@@ -134,7 +134,7 @@ async def test_sts_refuses(irsa: Sts, sqs: GuardedSqs, start: Start, connection:
     async with serving(irsa, sqs):
         daemon = await start(sqs_endpoint_url=sqs.url)
         expected = "no AWS credentials: AssumeRoleWithWebIdentity is refused: InvalidIdentityToken"
-        await until(lambda: daemon.sqs.queue.problem == expected, "the reason is told")
+        await until(lambda: daemon.sqs.queue.problem == expected, "the reason is reported")
         irsa.token.rotate()
         await work(daemon.public_url, connection)
         await daemon.stop()

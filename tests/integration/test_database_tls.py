@@ -169,7 +169,7 @@ async def test_what_is_wrong_is_told_with_its_remedy_and_no_secret(
     url = broken(postgres, authority, stranger)
     daemon = await start(roles="relay", database_url=url)
     assert not daemon.health.ready
-    await until(lambda: remedy in str(daemon.database.problem), "the reason is told")
+    await until(lambda: remedy in str(daemon.database.problem), "the reason is reported")
     problem = daemon.health.report()["dependencies"]["postgresql"]["problem"]
     settings = settings_of(servers.settings, database_url=url)
     (finding,) = [finding async for finding in examine(settings) if finding.check == "postgresql"]
@@ -183,7 +183,7 @@ async def test_what_is_wrong_is_told_with_its_remedy_and_no_secret(
 
 async def test_a_server_without_tls_is_told_of(servers: Servers, start: Start) -> None:
     daemon = await start(roles="relay", database_url=f"{servers.database_url}?sslmode=require")
-    await until(lambda: "PostgreSQL offers no TLS" in str(daemon.database.problem), "the reason is told")
+    await until(lambda: "PostgreSQL offers no TLS" in str(daemon.database.problem), "the reason is reported")
 
 
 async def test_the_daemon_goes_on_by_itself_once_the_file_is_there(
@@ -204,4 +204,4 @@ async def test_a_home_that_may_not_be_looked_into_is_told_of(
 
     monkeypatch.setattr(Path, "exists", closed)  # simulated, since root may look into every folder
     daemon = await start(roles="relay", database_url=postgres.address(sslmode="require"))
-    await until(lambda: "set HOME to a folder that the user may read" in str(daemon.database.problem), "the reason is told")
+    await until(lambda: "set HOME to a folder that the user may read" in str(daemon.database.problem), "the reason is reported")

@@ -92,7 +92,7 @@ async def test_redis_that_is_not_trusted_counts_as_away_and_the_reason_is_told(
 ) -> None:
     url = broken(redis, authority, stranger)
     daemon = await start(redis_url=url)
-    await until(lambda: remedy in str(daemon.claims.problem), "the reason is told")
+    await until(lambda: remedy in str(daemon.claims.problem), "the reason is reported")
     report = daemon.health.report()
     assert report["status"] == "degraded"
     summary = await traffic.send(traffic.stream([TYPE], 5), f"{daemon.public_url}/webhooks/authorize-net", KEY)
