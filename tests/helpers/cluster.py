@@ -61,7 +61,8 @@ class Cluster:
         with self.here.client() as here, self.there.client() as there, to.client() as taker:
             owner = taker.execute_command("CLUSTER", "MYID")
             there.flushall()
-            here.execute_command("CLUSTER", "MYID")
+            # The newest epoch wins. Without it, a message of the former owner could take the slots back in between.
+            taker.execute_command("CLUSTER", "BUMPEPOCH")
             for node in (here, there):
                 pipeline = node.pipeline(transaction=False)
                 for slot in range(_SLOTS):
