@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import reduce
+from typing import NamedTuple
 
 import orjson
 
@@ -16,8 +16,7 @@ Values = dict[
 _FIRST = "first_event_at"
 
 
-@dataclass(slots=True, frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """The facts that one event reports about one entity.
 
     name: the kind of entity: "transaction", "subscription", "customerProfile" or "customerPaymentProfile".

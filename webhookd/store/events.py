@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID, uuid4
 
@@ -61,8 +60,7 @@ class InQueue(NamedTuple):
     turns: int
 
 
-@dataclass(slots=True, frozen=True)
-class Claimed:
+class Claimed(NamedTuple):
     """An event as the worker's transaction read it. `claim` also locks the event's work, and `read` does not."""
 
     event: Event

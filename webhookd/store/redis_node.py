@@ -49,6 +49,7 @@ class RedisNode:
             url, socket_connect_timeout=1.0, retry=Retry(NoBackoff(), 0), client_name="webhookd"
         )
         self._pool: Any = self._first
+        self._client = Redis(connection_pool=self._pool)  # kept, since a client takes longer to make than a batch to send
 
     @property
     def address(self) -> str:
@@ -107,12 +108,13 @@ class RedisNode:
 
     async def _go(self, pool: Any) -> None:
         before, self._pool = self._pool, pool
+        self._client = Redis(connection_pool=pool)
         await _close_idle(before)
 
     async def _pipeline(self, commands: Sequence[Command]) -> list[Any]:
         # The library closes a connection whose replies were not all read, for example after the caller's timeout.
         pool = self._pool
-        pipeline = Redis(connection_pool=pool).pipeline(transaction=False)
+        pipeline = self._client.pipeline(transaction=False)
         for command in commands:
             pipeline.execute_command(*command)
         try:
