@@ -9,19 +9,18 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from webhookd.admin.access import Access
-from webhookd.admin.access import Role as AdminRole
+from webhookd.admin.access import Access, AccessLevel
 from webhookd.admin.app import SECURITY_FIELDS, admin_app
 from webhookd.admin.cookies import Sessions
 from webhookd.admin.health import Health
 from webhookd.admin.hosts import Hosts
 from webhookd.errors import SettingsError
-from webhookd.failpoints import Failpoint, reach
-from webhookd.lifecycle import Loop, Part, Watch
-from webhookd.logs import logger
-from webhookd.metrics import Metrics
+from webhookd.http.admission import Admission, Unlimited
+from webhookd.http.certificate import Certificate
+from webhookd.http.connections import ConnectionLimits
+from webhookd.http.listener import Listener, admin_counters, public_counters, raise_file_limit
+from webhookd.operate.operator_queries import OperatorQueries
 from webhookd.operate.runner import Runner
-from webhookd.operate.statements import Statements
 from webhookd.operate.statistics import Recorder
 from webhookd.process import handlers
 from webhookd.process.handlers import Registry
@@ -33,23 +32,23 @@ from webhookd.queue.leases import Leases
 from webhookd.queue.message import MOST_EVENTS
 from webhookd.queue.poller import Poller
 from webhookd.queue.relay import Relay
-from webhookd.receive.admission import Admission, Unlimited
 from webhookd.receive.app import PublicApp
-from webhookd.receive.certificate import Certificate
-from webhookd.receive.connections import ConnectionLimits
 from webhookd.receive.intake import Intake
-from webhookd.receive.listener import Listener, admin_counters, public_counters, raise_file_limit
 from webhookd.receive.samples import Samples
+from webhookd.runtime.failpoints import Failpoint, reach
+from webhookd.runtime.loops import Loop, Part, Watch
 from webhookd.settings import RENEWABLE, Role, Settings
 from webhookd.sqs.gateway import Sqs
-from webhookd.store.claims import Claims
 from webhookd.store.database import Database
-from webhookd.store.events import EventStore
+from webhookd.store.event_store import EventStore
+from webhookd.store.idempotency import IdempotencyKeys
 from webhookd.store.receipts import Receipts
 from webhookd.store.retention import Ages, Retention
+from webhookd.telemetry.logs import logger
+from webhookd.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
-    from webhookd.tracing import Tracing
+    from webhookd.telemetry.tracing import Tracing
 
 _BACKLOG_EVERY = 5.0
 _ADMIN_CONNECTIONS = 4
@@ -80,7 +79,7 @@ class Daemon:
         )
         self.store = EventStore(self.database)
         receipts = self.receipts = Receipts(self.database)
-        self.claims = Claims(
+        self.idempotency = IdempotencyKeys(
             settings.redis_url.get_secret_value(),
             instance=lambda: self.database.instance,
             dedupe_ttl=settings.dedupe_ttl,
@@ -90,7 +89,7 @@ class Daemon:
             watch=watch,
         )
         self.sqs = make_sqs(settings, metrics, watch)
-        self.health = Health(self.database, self.claims, self.sqs.queue)
+        self.health = Health(self.database, self.idempotency, self.sqs.queue)
         self._admin: Listener | None = None
         self.admin: web.Application | None = None
         self._public: Listener | None = None
@@ -105,7 +104,7 @@ class Daemon:
         self._tracing = tracing = _make_tracing(settings, metrics)
         # The order of starting: a part comes after the parts that it needs.
         self._parts: list[Part] = [] if tracing is None else [tracing]
-        self._parts += [self.database, self.claims, self.sqs]
+        self._parts += [self.database, self.idempotency, self.sqs]
         self.relay: Relay | None = None
         if Role.RELAY in roles:
             self.relay = Relay(
@@ -129,7 +128,7 @@ class Daemon:
             self.database.proofs.append(receipts.prove)
             self._intake = Intake(
                 receipts,
-                self.claims,
+                self.idempotency,
                 self.database,
                 self.relay,
                 self.admission,
@@ -174,7 +173,7 @@ class Daemon:
         worker = make_worker(
             self.database,
             self.store,
-            self.claims,
+            self.idempotency,
             leases,
             acks,
             dead_letters,
@@ -203,11 +202,11 @@ class Daemon:
     async def start(self) -> None:
         """Starts every part, and both listeners. Raises SettingsError if it cannot listen on an address."""
         settings = self._settings
-        statements = Statements(self.database)
+        statements = OperatorQueries(self.database)
         self._access = access = Access(
             Sessions(statements),
             *_tokens(settings),
-            anonymous=None if settings.admin_anonymous == "nothing" else AdminRole(settings.admin_anonymous),
+            anonymous=None if settings.admin_anonymous == "nothing" else AccessLevel(settings.admin_anonymous),
             metrics=self.metrics,
         )
         hosts = Hosts(settings.admin_address[0], settings.admin_hosts)
@@ -356,7 +355,7 @@ def _make_tracing(settings: Settings, metrics: Metrics) -> Tracing | None:
     if not settings.tracing:
         return None
     try:
-        from webhookd.tracing import Tracing
+        from webhookd.telemetry.tracing import Tracing
     except ImportError as error:
         raise SettingsError(
             "WEBHOOKD_TRACING is on, but OpenTelemetry is not installed: pip install 'webhookd[tracing]', or unset the setting"

@@ -15,23 +15,23 @@ from tests.helpers.wait import until
 from webhookd.errors import MessageGoneError, MessageRefusedError, UnavailableError
 from webhookd.queue.bundles import send_events
 from webhookd.queue.contract import Depth, Queue
-from webhookd.queue.message import MOST_EVENTS, Body, Message
+from webhookd.queue.message import MOST_EVENTS, EventReference, Message
 
 AUTHCAPTURE = "net.authorize.payment.authcapture.created"
 LONG = 600  # seconds: longer than any test
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
-def event(**fields: str) -> Body:
-    return Body(uuid.uuid4(), fields.get("account", "default"), fields.get("event_type", AUTHCAPTURE))
+def event(**fields: str) -> EventReference:
+    return EventReference(uuid.uuid4(), fields.get("account", "default"), fields.get("event_type", AUTHCAPTURE))
 
 
-def events(count: int) -> list[list[Body]]:
+def events(count: int) -> list[list[EventReference]]:
     """Returns `count` messages of one event each."""
     return [[event()] for _ in range(count)]
 
 
-def bodies_of(messages: Sequence[Message]) -> list[list[Body]]:
+def bodies_of(messages: Sequence[Message]) -> list[list[EventReference]]:
     return sorted(list(message.bodies) for message in messages)
 
 
@@ -69,7 +69,7 @@ async def has(queue: Queue, depth: Depth) -> None:
     ],
     ids=["one event", "letters of all kinds", "a trace", "a dead-letter copy", "a bundle"],
 )
-async def test_what_is_sent_is_received_once_and_exactly(queues: Queues, bodies: list[Body]) -> None:
+async def test_what_is_sent_is_received_once_and_exactly(queues: Queues, bodies: list[EventReference]) -> None:
     assert await queues.queue.send([bodies]) == [None]
     [message] = await take(queues.queue, 1)
     assert list(message.bodies) == bodies

@@ -16,7 +16,7 @@ from tests.conftest import Start
 from tests.deploy.promql import families, own_metrics, problems, rules
 from tests.helpers.prometheus import DEPLOY
 from webhookd.admin.app import ROLES
-from webhookd.cli import app
+from webhookd.cli.main import app
 from webhookd.settings import describe
 
 RUNBOOK = DEPLOY / "RUNBOOK.md"

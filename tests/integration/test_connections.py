@@ -22,11 +22,11 @@ from webhookd.authorizenet.notification import EVENT_TYPES
 from webhookd.authorizenet.signature import sign
 from webhookd.daemon import Daemon
 from webhookd.dev import traffic
-from webhookd.metrics import Metrics
-from webhookd.receive.admission import Admission
-from webhookd.receive.connection import Connection
-from webhookd.receive.connections import ConnectionLimits
-from webhookd.receive.listener import Listener, public_counters
+from webhookd.http.admission import Admission
+from webhookd.http.connection import Connection
+from webhookd.http.connections import ConnectionLimits
+from webhookd.http.listener import Listener, public_counters
+from webhookd.telemetry.metrics import Metrics
 
 PATH = "/webhooks/authorize-net"
 

@@ -80,7 +80,7 @@ async def copies(servers: Servers, count: int) -> None:
 
 async def agreed(daemon: Daemon, servers: Servers, count: int) -> None:
     async def look() -> bool:
-        await daemon.dead_letters.agree()
+        await daemon.dead_letters.reconcile()
         return await depth(servers, servers.dead_letter_queue) == count
 
     await until(look, f"{count} copies in the dead-letter queue", deadline=60, every=0.5)
@@ -128,7 +128,7 @@ async def test_no_layer_of_idempotency_blocks_a_redriven_event(
     shop.closed = False
     ids = [row["id"] for row in await connection.fetch("SELECT id FROM events")]
     for event_id in ids:
-        assert await daemon.claims.acquire([event_id]), "what a worker left that died: its claim"
+        assert await daemon.idempotency.acquire([event_id]), "what a worker left that died: its claim"
     assert (await ann.done("dead-letters/redrive", ids=[str(one) for one in ids]))["done"] == 3
     await come_to(connection, {"processed": 3})
     assert await connection.fetchval("SELECT count(*) FROM sales") == 3

@@ -17,8 +17,8 @@ from tests.helpers.wait import until
 from tests.integration.test_connections import PATH, connected, metric, request, rest, statuses
 from webhookd.authorizenet.notification import EVENT_TYPES
 from webhookd.dev import traffic
-from webhookd.receive.connection import Connection, Phase
-from webhookd.receive.connections import ConnectionLimits
+from webhookd.http.connection import Connection, Phase
+from webhookd.http.connections import ConnectionLimits
 
 HOLD = "BEGIN; LOCK TABLE ledger IN SHARE MODE"  # no commit ends before COMMIT
 

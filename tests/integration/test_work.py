@@ -25,8 +25,8 @@ from webhookd.process import handlers as handlers_module
 from webhookd.process.handlers import Handler, Registry
 from webhookd.process.retry import Retry
 from webhookd.queue.acks import Acks
-from webhookd.queue.message import Body, Message, dump
-from webhookd.store.events import Outgoing
+from webhookd.queue.message import EventReference, Message, encode
+from webhookd.store.event_store import Outgoing
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 AUTHCAPTURE = "net.authorize.payment.authcapture.created"
@@ -334,9 +334,9 @@ async def test_a_second_delivery_has_no_second_effect(
     await until(lambda: status(connection, "processed"), "the event is processed")
     row = await connection.fetchrow("SELECT id, account, event_type FROM events")
     assert row is not None
-    body = Body(row["id"], row["account"], row["event_type"])
+    body = EventReference(row["id"], row["account"], row["event_type"])
     for redis_up in (True, False):
-        daemon.claims.up = redis_up
+        daemon.idempotency.up = redis_up
         await daemon.sqs.queue.send([[body]] * 5)
         known = 10 if not redis_up else 5
         await until(lambda: _duplicates(daemon) >= known, "each further delivery is known", deadline=30)  # noqa: B023  awaited here
@@ -367,7 +367,7 @@ async def test_two_workers_on_one_event_make_one_effect_by_the_row_lock_alone(
     await send(receiver, traffic.sample(AUTHCAPTURE, 1))
     row = await connection.fetchrow("SELECT id, account, event_type FROM events")
     assert row is not None
-    await daemons[0].sqs.queue.send([[Body(row["id"], row["account"], row["event_type"])]] * 4)
+    await daemons[0].sqs.queue.send([[EventReference(row["id"], row["account"], row["event_type"])]] * 4)
     await until(lambda: status(connection, "processed"), "the event is processed")
     await until(lambda: _is_empty(servers, servers.queue), "each delivery is acknowledged")
     assert running == 1
@@ -380,7 +380,7 @@ async def test_an_event_does_not_wait_for_the_claim_of_a_worker_that_died(
     daemon = await start(handlers(count), roles=["receive"])
     await send(daemon, traffic.sample(AUTHCAPTURE, 1))
     event_id = await connection.fetchval("SELECT id FROM events")
-    assert await daemon.claims.acquire([event_id]), "and nobody gives it back"
+    assert await daemon.idempotency.acquire([event_id]), "and nobody gives it back"
     worker = await start(handlers(count), roles=["relay", "work"], handler_timeout=600)
     await until(lambda: status(connection, "processed"), "the event is processed, long before the claim ends")
     await counted(worker, "webhookd_processed_total", 1, outcome="busy")  # the first delivery trusts the claim
@@ -391,15 +391,15 @@ async def test_a_message_that_came_back_waits_for_a_worker_that_lives(
     start: Start, connection: Connection, effects: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The message must wait, and come back later. If the worker waited for the row in its place, the test would time out.
-    monkeypatch.setattr("webhookd.store.events._LOCK_WAIT", 60.0)
+    monkeypatch.setattr("webhookd.store.event_store._LOCK_WAIT", 60.0)
     daemon = await start(handlers(count), roles=["receive"])
     await send(daemon, traffic.sample(AUTHCAPTURE, 1))
     event_id = await connection.fetchval("SELECT id FROM events")
-    assert await daemon.claims.acquire([event_id])
+    assert await daemon.idempotency.acquire([event_id])
     async with connection.transaction():
         await connection.execute("SELECT FROM work FOR UPDATE")  # a worker that is working on the event holds this lock, too
         worker = await start(handlers(count), roles=["work"])
-        await worker.sqs.queue.send([[Body(event_id, "default", AUTHCAPTURE)]])
+        await worker.sqs.queue.send([[EventReference(event_id, "default", AUTHCAPTURE)]])
         await until(
             lambda: metric(worker, "webhookd_processed_total", outcome="busy") >= 2, "it is looked at again, and left alone"
         )
@@ -458,7 +458,7 @@ async def test_a_message_that_is_not_ours_is_left_to_the_redrive_policy(start: S
     async with client(servers) as sqs:
         url = await url_of(sqs, servers.queue)
         await sqs.send_message(QueueUrl=url, MessageBody="hello")
-        await sqs.send_message(QueueUrl=url, MessageBody=dump([Body(uuid.uuid4(), "default", AUTHCAPTURE)]))
+        await sqs.send_message(QueueUrl=url, MessageBody=encode([EventReference(uuid.uuid4(), "default", AUTHCAPTURE)]))
     daemon = await start()
     await until(lambda: metric(daemon, "webhookd_processed_total", outcome="unknown") == 2, "both are seen")
     assert await depth(servers, servers.queue) == 2
@@ -468,7 +468,7 @@ async def test_a_message_that_is_not_ours_is_left_to_the_redrive_policy(start: S
 async def test_a_batch_of_acknowledgements_with_one_message_twice_deletes_all(start: Start, servers: Servers) -> None:
     """SQS may deliver a message twice, even in one batch. So entry ids are positions, and each delete counts."""
     daemon = await start(roles="receive")
-    body = Body(uuid.uuid4(), "default", AUTHCAPTURE)
+    body = EventReference(uuid.uuid4(), "default", AUTHCAPTURE)
     await daemon.sqs.queue.send([[body]] * 3)
     messages: list[Message] = []
 
@@ -529,7 +529,7 @@ async def test_a_copy_brought_back_by_a_queue_redrive_is_tried_anew(
     async with client(servers) as sqs:
         dead = await url_of(sqs, servers.dead_letter_queue)
         (message,) = (await sqs.receive_message(QueueUrl=dead))["Messages"]
-        await sqs.send_message(QueueUrl=await url_of(sqs, servers.queue), MessageBody=message["Body"])
+        await sqs.send_message(QueueUrl=await url_of(sqs, servers.queue), MessageBody=message["EventReference"])
         await sqs.delete_message(QueueUrl=dead, ReceiptHandle=message["ReceiptHandle"])
     await until(lambda: status(connection, "processed"), "the event is processed")
     assert await effects() == 1
@@ -546,7 +546,7 @@ async def test_a_stale_delivery_does_not_wake_a_dead_event(start: Start, connect
     await until(lambda: status(connection, "dead"), "the event is dead")
     row = await connection.fetchrow("SELECT id, account, event_type FROM events")
     assert row is not None
-    await daemon.sqs.queue.send([[Body(row["id"], row["account"], row["event_type"])]])
+    await daemon.sqs.queue.send([[EventReference(row["id"], row["account"], row["event_type"])]])
     await until(
         lambda: metric(daemon, "webhookd_processed_total", outcome="duplicate") == 1, "the second message is a duplicate"
     )
@@ -559,13 +559,13 @@ async def test_a_copy_whose_event_is_no_longer_dead_is_removed(start: Start, ser
     await until(lambda: status(connection, "processed"), "the event is processed")
     row = await connection.fetchrow("SELECT id, account, event_type FROM events")
     assert row is not None
-    stale = Body(row["id"], row["account"], row["event_type"], dead="closed")
+    stale = EventReference(row["id"], row["account"], row["event_type"], dead="closed")
     await daemon.sqs.dead_letter_queue.send([[stale], [stale]])
     await until(lambda: _removed(daemon, servers), "both are removed")
 
 
 async def _removed(daemon: Daemon, servers: Servers) -> bool:
-    await daemon.dead_letters.agree()
+    await daemon.dead_letters.reconcile()
     return await _is_empty(servers, servers.dead_letter_queue)
 
 
@@ -579,7 +579,7 @@ async def test_a_copy_that_could_not_be_sent_is_sent_later(start: Start, servers
 
 
 async def _owed_is_paid(daemon: Daemon, servers: Servers) -> bool:
-    await daemon.dead_letters.agree()
+    await daemon.dead_letters.reconcile()
     return await depth(servers, servers.dead_letter_queue) == 1
 
 
@@ -588,7 +588,7 @@ async def test_a_relay_that_sent_but_could_not_record_it_sends_again(start: Star
     await send(daemon, traffic.sample(AUTHCAPTURE, 1))
     row = await connection.fetchrow("SELECT id, account, event_type FROM events")
     assert row is not None
-    await daemon.sqs.queue.send([[Body(row["id"], row["account"], row["event_type"])]])
+    await daemon.sqs.queue.send([[EventReference(row["id"], row["account"], row["event_type"])]])
     worker = await start(handlers(), roles="work")
     await until(lambda: status(connection, "processed"), "the event is processed")
     assert daemon.relay is not None

@@ -7,8 +7,8 @@ from contextlib import ExitStack
 
 import pytest
 
-from webhookd.metrics import Metrics
-from webhookd.receive.admission import Admission
+from webhookd.http.admission import Admission
+from webhookd.telemetry.metrics import Metrics
 
 
 def admission(max_pending: int = 2000) -> Admission:

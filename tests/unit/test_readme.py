@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.helpers.readme import MADE, README, written
-from webhookd.cli import app
+from webhookd.cli.main import app
 
 TEXT = README.read_text()
 COMMANDS = "\n".join(re.findall(r"```sh\n(.+?)```", TEXT, re.DOTALL))

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from webhookd.admin.access import HEADER, Role
+from webhookd.admin.access import HEADER, AccessLevel
 from webhookd.admin.cookies import COOKIE
 from webhookd.admin.route import Route
 from webhookd.admin.shapes import Problem
@@ -112,14 +112,14 @@ def _operation(route: Route, refs: dict[Any, Any], parameters: dict[str, Any]) -
             operation["responses"]["401"]["headers"] = {"WWW-Authenticate": {"schema": {"type": "string"}}}
         if status == 503:
             operation["responses"]["503"]["headers"] = {"Retry-After": {"schema": {"type": "integer"}}}
-    if route.role is not Role.OPEN:
+    if route.role is not AccessLevel.OPEN:
         operation["security"] = [{"token": []}, {"session": []}]
     return operation
 
 
 def _problems(route: Route, given: bool) -> set[int]:
     found = {*route.problems, 421, 422, 503, 400}
-    if route.role is not Role.OPEN:
+    if route.role is not AccessLevel.OPEN:
         found |= {401, 403}
     if route.method != "GET":
         found |= {403}

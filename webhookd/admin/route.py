@@ -10,10 +10,10 @@ import orjson
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from webhookd.admin.access import CALLER, Caller, Role
+from webhookd.admin.access import CALLER, AccessLevel, Caller
 from webhookd.errors import ConflictError, NotFoundError, OverloadedError, UnavailableError
-from webhookd.logs import logger, where
-from webhookd.receive.problem import problem
+from webhookd.http.problem import problem
+from webhookd.telemetry.logs import logger, where
 
 _RETRY_AFTER = 2  # seconds
 _LARGEST_BODY = 131_072  # bytes; a thousand ids, or the longest filter with each character escaped, need less
@@ -54,7 +54,7 @@ class Route:
 
     method: str
     path: str
-    role: Role
+    role: AccessLevel
     handler: Callable[[Call], Awaitable[Any]]
     answers: type[BaseModel] | None
     status: int = 200
@@ -70,7 +70,7 @@ class Route:
         path = _checked("path", self.takes, dict(request.match_info))
         query = _checked("query", self.query, _fields(self.query, request))
         body = await self._read(request)
-        caller = request.get(CALLER) or Caller("nobody", Role.OPEN)
+        caller = request.get(CALLER) or Caller("nobody", AccessLevel.OPEN)
         answer = await self.handler(Call(caller, path, query, body, request))
         if isinstance(answer, web.StreamResponse):
             return answer

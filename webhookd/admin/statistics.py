@@ -6,13 +6,13 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from webhookd.admin.access import Role
+from webhookd.admin.access import AccessLevel
 from webhookd.admin.health import Health
 from webhookd.admin.route import Call, Route, Shape
 from webhookd.admin.shapes import Time, Whole
-from webhookd.metrics import Metrics
-from webhookd.operate.statements import Statements
+from webhookd.operate.operator_queries import OperatorQueries
 from webhookd.operate.statistics import COUNTED, LONGEST_WINDOW, Statistics, bounds, percentiles, read_statistics
+from webhookd.telemetry.metrics import Metrics
 
 
 class Window(Shape):
@@ -160,7 +160,7 @@ class HealthReport(Shape):
 class StatisticsRoutes:
     """Routes of statistics and health."""
 
-    def __init__(self, statements: Statements, health: Health, metrics: Metrics) -> None:
+    def __init__(self, statements: OperatorQueries, health: Health, metrics: Metrics) -> None:
         self._statements = statements
         self._health = health
         self._metrics = metrics
@@ -172,8 +172,8 @@ class StatisticsRoutes:
     def routes(self) -> list[Route]:
         """Returns the table of routes."""
         return [
-            Route("GET", "/webhooks/stats", Role.LOOK, self.show_stats, Stats, query=Window),
-            Route("GET", "/webhooks/health", Role.LOOK, self.show_health, HealthReport),
+            Route("GET", "/webhooks/stats", AccessLevel.LOOK, self.show_stats, Stats, query=Window),
+            Route("GET", "/webhooks/health", AccessLevel.LOOK, self.show_health, HealthReport),
         ]
 
     async def show_health(self, _: Call) -> HealthReport:

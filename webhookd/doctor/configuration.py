@@ -10,9 +10,9 @@ from pathlib import Path
 from webhookd.authorizenet.signature import fingerprint
 from webhookd.doctor.finding import Finding, Verdict
 from webhookd.errors import SettingsError
+from webhookd.http.certificate import usable
 from webhookd.process import handlers
 from webhookd.process.retry import Policy
-from webhookd.receive.certificate import usable
 from webhookd.settings import Settings
 
 _CERTIFICATE_DAYS = 14  # certificate managers renew a month ahead

@@ -18,11 +18,11 @@ from prometheus_client import Counter, Gauge, Histogram
 
 from webhookd.authorizenet.notification import label
 from webhookd.errors import WebhookdError
-from webhookd.lifecycle import Loop, Watch
-from webhookd.metrics import Metrics
-from webhookd.operate.statements import Statements
+from webhookd.operate.operator_queries import OperatorQueries
+from webhookd.runtime.loops import Loop, Watch
 from webhookd.store.database import Database
 from webhookd.store.queries import queries
+from webhookd.telemetry.metrics import Metrics
 
 _EVERY = 5.0  # seconds
 _CAP = 10_000  # events of one status are counted no further
@@ -50,7 +50,7 @@ class Recorder:
 
     def __init__(self, database: Database, metrics: Metrics, watch: Watch) -> None:
         self._database = database
-        self._statements = Statements(database)
+        self._statements = OperatorQueries(database)
         self._metrics = metrics
         self._told: dict[tuple[str, str], list[int]] = {}
         self._cleaned = time.monotonic()
@@ -206,7 +206,7 @@ class Statistics:
         return [first + n * length for n in range((self.end - first) // length + 1)] if first <= self.end else []
 
 
-async def read_statistics(statements: Statements, window: int) -> Statistics:
+async def read_statistics(statements: OperatorQueries, window: int) -> Statistics:
     """Returns the statistics of the last `window` seconds, and how many events have each status now."""
     step = step_of(window)
     longer = next((other for other in _STEPS if other > step), None)

@@ -10,16 +10,16 @@ from aiohttp import web
 from prometheus_client import Counter
 
 from webhookd.errors import OverloadedError, UnavailableError
-from webhookd.failpoints import Failpoint, armed, reach
-from webhookd.logs import logger, where
-from webhookd.metrics import Metrics
+from webhookd.http.connection import Connection
+from webhookd.http.problem import render_problem
+from webhookd.http.reply import SERVER, Reply, render
 from webhookd.receive.bodies import SMALL, Bodies, Held
-from webhookd.receive.connection import Connection
-from webhookd.receive.intake import Intake, Outcome, Receipt
-from webhookd.receive.problem import render_problem
+from webhookd.receive.intake import Intake, Receipt, ReceiptOutcome
 from webhookd.receive.refusal import REFUSED, Rejection, refusal
-from webhookd.receive.reply import SERVER, Reply, render
 from webhookd.receive.samples import EXAMINED, Sample, Samples
+from webhookd.runtime.failpoints import Failpoint, armed, reach
+from webhookd.telemetry.logs import logger, where
+from webhookd.telemetry.metrics import Metrics
 
 DEFAULT_ACCOUNT = "default"
 PATH = "/webhooks/authorize-net"
@@ -55,7 +55,7 @@ class PublicApp:
         self._body_timeout = body_timeout
         self._later = (("Retry-After", str(retry_after)),)
         self._received = metrics.received
-        self._taken: dict[tuple[str, Outcome], Counter] = {}
+        self._taken: dict[tuple[str, ReceiptOutcome], Counter] = {}
         self._ack_seconds = metrics.ack_seconds
         self.renew(accounts)
 
@@ -68,7 +68,7 @@ class PublicApp:
         self.paths |= {f"{path}/": account for path, account in self.paths.items()}
         # Remove no counter: a webhook of a removed account may still wait for its commit.
         for account in self.paths.values():
-            for outcome in Outcome:
+            for outcome in ReceiptOutcome:
                 self._taken[account, outcome] = self._received.labels(account, outcome)
             for refused in REFUSED:  # make these series at the start: if a series began at 1, Prometheus would see no increase
                 self._received.labels(account, refused)

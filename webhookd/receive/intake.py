@@ -18,24 +18,24 @@ from asyncpg.pgproto import pgproto
 
 from webhookd.authorizenet.notification import EVENT_TYPES, check_age, label, parse
 from webhookd.authorizenet.signature import Verifier, fingerprint
-from webhookd.batcher import Batcher
 from webhookd.errors import RefusedError, UnavailableError, Unusable, UnusableError
-from webhookd.failpoints import Failpoint, reach
-from webhookd.lifecycle import Watch
-from webhookd.logs import logger
-from webhookd.metrics import Metrics
+from webhookd.http.admission import Admission
 from webhookd.queue.relay import HOT_PATH_GRACE, Relay
-from webhookd.receive.admission import Admission
 from webhookd.receive.refusal import refusal
-from webhookd.store.claims import Claims, Seen
+from webhookd.runtime.batcher import Batcher
+from webhookd.runtime.failpoints import Failpoint, reach
+from webhookd.runtime.loops import Watch
 from webhookd.store.database import Database
-from webhookd.store.events import Outgoing
+from webhookd.store.event_store import Outgoing
+from webhookd.store.idempotency import IdempotencyKeys, Seen
 from webhookd.store.receipts import Accepted, Arrival, Quarantined, Receipts, why_not_stored
+from webhookd.telemetry.logs import logger
+from webhookd.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
-    from webhookd.tracing import Origin, Tracing
+    from webhookd.telemetry.tracing import Origin, Tracing
 
 _MAX_BATCH = 256
 _COMMITS = 3  # group commits under way at a time: while PostgreSQL runs some, webhookd prepares the next one
@@ -47,7 +47,7 @@ _FEW = 0.05  # fraction of duplicates among the webhooks, below which duplicates
 _LATEST = 0.1  # weight of the latest batch in that fraction
 
 
-class Outcome(StrEnum):
+class ReceiptOutcome(StrEnum):
     """The outcomes that a 200 reports."""
 
     ACCEPTED = "accepted"
@@ -58,7 +58,7 @@ class Outcome(StrEnum):
 class Receipt(NamedTuple):
     """The result for an authentic body. PostgreSQL has committed what the result reports."""
 
-    outcome: Outcome
+    outcome: ReceiptOutcome
     id: UUID
 
 
@@ -68,7 +68,7 @@ class Intake:
     def __init__(
         self,
         receipts: Receipts,
-        claims: Claims,
+        idempotency: IdempotencyKeys,
         database: Database,
         relay: Relay | None,
         admission: Admission,
@@ -83,7 +83,7 @@ class Intake:
         tracing: Tracing | None = None,
     ) -> None:
         self._receipts = receipts
-        self._claims = claims
+        self._idempotency = idempotency
         self._database = database
         self._relay = relay
         self._admission = admission
@@ -184,12 +184,12 @@ class Intake:
         except UnusableError as error:
             return await self._set_aside(account, body, key, error, origin)
         if accepted.layer is None:
-            return Receipt(Outcome.ACCEPTED, accepted.id)
+            return Receipt(ReceiptOutcome.ACCEPTED, accepted.id)
         self._duplicates[accepted.layer].inc()
         if not accepted.same_body:
             self._mismatches.labels(account).inc()
             logger.warning("a known notification id came with another body", account=account, event_id=str(accepted.id))
-        return Receipt(Outcome.DUPLICATE, accepted.id)
+        return Receipt(ReceiptOutcome.DUPLICATE, accepted.id)
 
     async def _set_aside(self, account: str, body: bytes, key: str, why: UnusableError, origin: Origin | None) -> Receipt:
         """Commits an authentic body to quarantine. Raises the errors of `take`."""
@@ -200,7 +200,7 @@ class Intake:
                 waiting.add_done_callback(partial(self._answered, self.tracing.receive(account, origin)[0]))
             quarantine_id = await waiting
         logger.warning("quarantined", account=account, reason=why.reason, quarantine=str(quarantine_id))
-        return Receipt(Outcome.QUARANTINED, quarantine_id)
+        return Receipt(ReceiptOutcome.QUARANTINED, quarantine_id)
 
     def _answered(self, span: Span, waiting: asyncio.Future[Accepted] | asyncio.Future[UUID]) -> None:
         """Ends the span of a webhook whose answer is known."""
@@ -215,9 +215,9 @@ class Intake:
             return
         kept = waiting.result()
         if not isinstance(kept, Accepted):
-            self.tracing.answered(span, 200, Outcome.QUARANTINED, quarantine_id=kept)
+            self.tracing.answered(span, 200, ReceiptOutcome.QUARANTINED, quarantine_id=kept)
             return
-        outcome = Outcome.ACCEPTED if kept.layer is None else Outcome.DUPLICATE
+        outcome = ReceiptOutcome.ACCEPTED if kept.layer is None else ReceiptOutcome.DUPLICATE
         self.tracing.answered(span, 200, outcome, event_id=kept.id, layer=kept.layer)
 
     async def _commit(self, arrivals: list[Arrival]) -> list[Accepted | BaseException]:
@@ -238,7 +238,7 @@ class Intake:
     async def _seen(self, arrivals: list[Arrival]) -> Sequence[Seen | None]:
         if len(arrivals) >= _HEAVY and self._repeated < _FEW:
             return [None] * len(arrivals)
-        return await self._claims.seen([(arrival.account, arrival.notification.notification_id) for arrival in arrivals])
+        return await self._idempotency.seen([(arrival.account, arrival.notification.notification_id) for arrival in arrivals])
 
     async def _commit_new(self, arrivals: list[Arrival]) -> list[Accepted | BaseException]:
         relay = self._relay
@@ -261,7 +261,7 @@ class Intake:
         for event_type, count in Counter(event.event_type for event in fresh).items():
             self._accepted[label(event_type)].inc(count)
         # Mark only after the commit: a crash between an earlier mark and the commit would lose the event.
-        self._claims.mark_seen(
+        self._idempotency.mark_seen(
             [
                 (arrival.account, arrival.notification.notification_id, Seen(result.id, arrival.body_hash))
                 for arrival, result in zip(arrivals, results, strict=True)

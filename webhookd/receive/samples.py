@@ -19,13 +19,13 @@ import uuid_utils
 
 from webhookd.authorizenet.diagnosis import Diagnosis, Finding, diagnose, header_shape, not_examined
 from webhookd.errors import WebhookdError
-from webhookd.lifecycle import Loop, Watch
-from webhookd.metrics import Metrics
 from webhookd.receive.redact import first_bytes, printable
 from webhookd.receive.refusal import Rejection
+from webhookd.runtime.loops import Loop, Watch
 from webhookd.store.database import Database
 from webhookd.store.failures import gateway
 from webhookd.store.queries import queries
+from webhookd.telemetry.metrics import Metrics
 
 _WINDOW_SECONDS = 10.0
 _GROUP_PACE = 10  # most samples of an account and outcome in a window

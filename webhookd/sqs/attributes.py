@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from webhookd.logs import logger
-from webhookd.metrics import Metrics
 from webhookd.queue.contract import Depth
+from webhookd.telemetry.logs import logger
+from webhookd.telemetry.metrics import Metrics
 
 CHECKS = ("redrive policy", "retention", "message size", "delay")
 _LEAST_RECEIVES = 10  # least maxReceiveCount of the redrive policy: a message without a fault can be put off several times

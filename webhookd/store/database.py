@@ -14,12 +14,12 @@ import asyncpg
 from asyncpg.connect_utils import SessionAttribute
 
 from webhookd.errors import UnavailableError, WebhookdError
-from webhookd.lifecycle import Loop, Watch
-from webhookd.logs import logger, where
-from webhookd.metrics import Metrics
+from webhookd.runtime.loops import Loop, Watch
 from webhookd.store.failures import READ_ONLY, gateway, refusal, unavailable
 from webhookd.store.queries import MIGRATIONS, SCHEMA, queries
-from webhookd.store.session import MISPLACED, UNTOLD, connect, is_pooled, session_options
+from webhookd.store.session import POOLER_NOT_DECLARED, STATEMENT_OF_ANOTHER_SESSION, connect, is_pooled, session_options
+from webhookd.telemetry.logs import logger, where
+from webhookd.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
     from asyncpg.pool import PoolConnectionProxy
@@ -136,7 +136,7 @@ class Database:
                     f"webhookd {name}",
                     {**self._session, **SESSIONS.get(name, {})},
                     pooled=self._pooled,
-                    foreign=name == "work",
+                    runs_user_code=name == "work",
                 )
                 | _CACHES.get(name, {}),
                 # Check each new session: settings of a role or database, and a failover, may show there first.
@@ -331,15 +331,15 @@ class Database:
                 f"the database has no schema {queries.schema} of webhookd yet: run `webhookd migrate`, or correct "
                 "WEBHOOKD_DATABASE_SCHEMA"
             ) from error
-        except MISPLACED as error:
-            raise WebhookdError(UNTOLD) from error
+        except STATEMENT_OF_ANOTHER_SESSION as error:
+            raise WebhookdError(POOLER_NOT_DECLARED) from error
         except (asyncpg.InsufficientPrivilegeError, asyncpg.ObjectNotInPrerequisiteStateError) as error:
             raise WebhookdError(
                 f"PostgreSQL refuses the first statement of webhookd ({error.sqlstate}): "
                 "run `webhookd doctor`, which names the statement and the remedy"
             ) from error
         if not self._pooled and is_pooled(connection, row["backend"]):
-            raise WebhookdError(UNTOLD)
+            raise WebhookdError(POOLER_NOT_DECLARED)
         if missing := MIGRATIONS - set(row["migrations"] or ()):
             raise WebhookdError(f"the database lacks the migrations {', '.join(sorted(missing))}: run `webhookd migrate`")
         if row["synchronous_commit"] == "off":

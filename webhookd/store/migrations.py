@@ -14,8 +14,8 @@ from typing import Any
 import asyncpg
 import sqlparse
 
-from webhookd.backoff import ceiling
 from webhookd.errors import WebhookdError
+from webhookd.runtime.backoff import ceiling
 from webhookd.store.blockers import Blockers
 from webhookd.store.database import CONNECT_TIMEOUT
 from webhookd.store.failures import gateway, refusal, unavailable

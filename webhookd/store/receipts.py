@@ -13,11 +13,11 @@ import uuid_utils
 
 from webhookd.authorizenet.notification import Notification
 from webhookd.errors import RefusedError, UnavailableError
-from webhookd.logs import where
 from webhookd.store.database import Connection, Database
 from webhookd.store.failures import gateway
 from webhookd.store.keys import kind_id, notification_key
 from webhookd.store.queries import queries
+from webhookd.telemetry.logs import where
 
 T = TypeVar("T")
 R = TypeVar("R")
