@@ -37,7 +37,7 @@ class Unlimited:
     full = False
 
     def __init__(self) -> None:
-        self.coming = self.open_requests = 0
+        self.handlers_pending = self.open_requests = 0
 
 
 class Admission:
@@ -60,7 +60,7 @@ class Admission:
         self._waiting: OrderedDict[object, float] = OrderedDict()
         self._answered = 0
         self._history: deque[tuple[float, int]] = deque([(0.0, 0)], maxlen=round(1 / _TICK))
-        self.coming = 0  # requests whose head has arrived, and whose handler has not begun
+        self.handlers_pending = 0  # requests whose head has arrived, and whose handler has not begun
         self.open_requests = 0  # requests that have arrived entirely and have no answer yet, of whatever outcome
         self.late = False
         self._was_late = False  # whether the loop was late at the last measurement
@@ -83,7 +83,7 @@ class Admission:
     @property
     def full(self) -> bool:
         """Whether a further request would be refused."""
-        return self.late or len(self._waiting) + self.coming >= self._limit
+        return self.late or len(self._waiting) + self.handlers_pending >= self._limit
 
     def waits(self) -> _Wait:
         """Returns a context manager, in whose block an authentic webhook waits for its answer."""

@@ -43,25 +43,25 @@ class Phase(Enum):
 
 
 class Connection(Handler):
-    """The connection of one client: serves its requests one after the other. `of` limits the connections' number and time.
+    """The connection of one client: serves its requests one after the other. `connections` bounds number and time of all.
 
     aiohttp's own set-up begins with the first byte. So a silent connection costs a kilobyte, and a request that is refused for
     overload costs no parsing. `_messages` belongs to aiohttp: requests whose head has arrived and whose handler has not begun.
     """
 
-    def __init__(self, of: Connections, server: web.Server, **options: Any) -> None:
-        super().__init__(of, server, **options)
+    def __init__(self, connections: Connections, server: web.Server, **options: Any) -> None:
+        super().__init__(connections, server, **options)
         self._max_msg_queue_size = 2  # at this number of requests, aiohttp stops reading; a stop at each request costs 10 µs
         self.phase = Phase.HEAD  # only Connections.move changes the phase
         self._socket: asyncio.Transport | None = None
         self._started = False  # True from the first accepted byte: aiohttp's protocol is set up and parses this connection
-        self._asked = False  # admission was asked for the request that is arriving
-        self._coming = False  # a request's head has arrived, and its handler has not begun
+        self._admission_asked = False  # admission was asked for the request that is arriving
+        self._handler_pending = False  # a request's head has arrived, and its handler has not begun
         self._handling = False  # the application is answering a request
-        self._ended = False  # the client has ended its half, and sends no more
+        self._client_ended = False  # the client has ended its half, and sends no more
         self._head = 0  # number of bytes of an incomplete head
-        self._rest = Rest(of.loop)
-        self._due: Rendered | None = None  # the last answer; it follows the answers to earlier requests
+        self._rest = Rest(connections.loop)
+        self._last_answer: Rendered | None = None  # the last answer; it follows the answers to earlier requests
         self._payload: StreamReader | None = None  # body of the request that is arriving or being answered
 
     # Reports of the transport.
@@ -70,14 +70,14 @@ class Connection(Handler):
         """Asks `Connections` for room."""
         self._socket = cast(asyncio.Transport, transport)  # uvloop's transport does not inherit from asyncio's
         self._socket.set_write_buffer_limits(high=_UNREAD_BYTES)
-        self._of.opened(self)
+        self._connections.opened(self)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Gives the connection's room back."""
-        self._of.lost(self)
+        self._connections.lost(self)
         self._socket = None
         self._payload = None  # breaks a cycle, which the garbage collector would free only after thousands of them
-        self._begun()
+        self._handler_begins()
         self._rest.end()
         if self._started:
             super().connection_lost(exc)
@@ -89,7 +89,7 @@ class Connection(Handler):
 
     def data_received(self, data: bytes) -> None:
         """Passes the bytes of accepted requests to aiohttp. aiohttp calls this too, with no bytes, to go on parsing."""
-        if self._socket is None or self._due is not None:
+        if self._socket is None or self._last_answer is not None:
             return
         if self.phase is Phase.CLOSING:
             if not self._rest.throw_away(len(data)):
@@ -111,12 +111,12 @@ class Connection(Handler):
 
     def eof_received(self) -> bool | None:  # type: ignore[override]
         """Notes that the client sends no more; its requests are answered first. A TLS connection cannot stay half open."""
-        self._ended = True
+        self._client_ended = True
         if self.phase is Phase.BODY and self._payload is not None:
             self._payload.set_exception(web.RequestPayloadError("the body ends too early"))
         elif self.phase not in (Phase.WORK, Phase.NEXT, Phase.UNREAD) and not self._messages:
             self._rest.end()
-            self._of.move(self, Phase.CLOSING)
+            self._connections.move(self, Phase.CLOSING)
             return None
         return self.ssl_context is None
 
@@ -124,7 +124,7 @@ class Connection(Handler):
         """Notes that the client does not read its answers."""
         super().pause_writing()
         if not self._handling and self.phase is not Phase.CLOSING:
-            self._of.move(self, Phase.UNREAD)
+            self._connections.move(self, Phase.UNREAD)
 
     def resume_writing(self) -> None:
         """Goes on with the next request, since the client reads again."""
@@ -137,11 +137,11 @@ class Connection(Handler):
     def _start(self, data: bytes, transport: asyncio.Transport) -> bool:
         """Begins aiohttp's part, unless admission refuses the first request."""
         if not data.startswith(LIVENESS):  # a liveness check is always answered
-            if not self._of.admit():
-                self._of.counters.overload.inc()
-                self.refuse(self._of.overloaded)
+            if not self._connections.admit():
+                self._connections.counters.overload.inc()
+                self.refuse(self._connections.overloaded)
                 return False
-            self._asked = True
+            self._admission_asked = True
         self._started = True
         super().connection_made(transport)
         return True
@@ -149,44 +149,46 @@ class Connection(Handler):
     def _follow(self, size: int) -> None:
         """Handles `size` bytes of a head: begins the request if its head is now whole, else bounds the size of the head."""
         if self._messages:
-            self._coming = True
-            self._of.admission.coming += 1
+            self._handler_pending = True
+            self._connections.admission.handlers_pending += 1
             self._next(Phase.WORK)
             return
         self._head += size
         if self.phase is Phase.IDLE:
-            self._of.move(self, Phase.HEAD)
+            self._connections.move(self, Phase.HEAD)
         if self._head > MAX_HEAD:
-            self._of.counters.closed["head_too_large"].inc()
-            self.refuse(self._of.render(*_TOO_LARGE))
+            self._connections.counters.closed["head_too_large"].inc()
+            self.refuse(self._connections.render(*_TOO_LARGE))
 
     def _next(self, whole: Phase = Phase.NEXT) -> None:
         """Enters the phase of the next request: `whole` if the request has arrived entirely."""
         if self.writing_paused:
-            self._of.move(self, Phase.UNREAD)
+            self._connections.move(self, Phase.UNREAD)
         elif self._messages:
             self._payload = self._messages[0][1]
-            if self._ended and not self._payload.is_eof() and not self._reading_paused:  # if reading is paused, more bytes wait
+            if (
+                self._client_ended and not self._payload.is_eof() and not self._reading_paused
+            ):  # if reading is paused, more bytes wait
                 self._payload.set_exception(web.RequestPayloadError("the body ends too early"))
-            self._of.move(self, whole if self._payload.is_eof() else Phase.BODY)
+            self._connections.move(self, whole if self._payload.is_eof() else Phase.BODY)
         else:
-            self._of.move(self, Phase.IDLE)
+            self._connections.move(self, Phase.IDLE)
 
-    def _begun(self) -> None:
-        if self._coming:
-            self._coming = False
-            self._of.admission.coming -= 1
+    def _handler_begins(self) -> None:
+        if self._handler_pending:
+            self._handler_pending = False
+            self._connections.admission.handlers_pending -= 1
 
     def admitted(self) -> bool:
         """Returns whether admission accepts the current request. It is asked once: for a first request, before the parsing."""
-        asked, self._asked = self._asked, False
-        return asked or self._of.admit(itself=self.phase is Phase.WORK)
+        asked, self._admission_asked = self._admission_asked, False
+        return asked or self._connections.admit(itself=self.phase is Phase.WORK)
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
         """Has a request answered. Ends the connection if the client or the answer asks for it, or if the body is unread."""
         if self.phase is Phase.NEXT:
             await asyncio.sleep(0)  # else, from Python 3.12 on, aiohttp serves all requests of a read in one turn of the loop
-        self._begun()
+        self._handler_begins()
         if request.version < HttpVersion10:
             raise BadHttpMessage("no version")
         self._head = 0
@@ -195,10 +197,10 @@ class Connection(Handler):
         if request.content.is_eof():
             self._complete()
         else:
-            self._of.move(self, Phase.BODY)
+            self._connections.move(self, Phase.BODY)
             request.content.on_eof(self._complete)
         self._handling = True
-        response = await self._of.handle(request)
+        response = await self._connections.handle(request)
         self._handling = False  # cleared now, since the response is written at once
         if (error := request.content.exception()) is not None:
             error.__traceback__ = None  # a frame in it has the request, which has the error: this cycle would stay in memory
@@ -212,26 +214,26 @@ class Connection(Handler):
         last = not self._messages
         if not request.content.is_eof():
             response.force_close()
-            self._of.move(self, Phase.CLOSING)
+            self._connections.move(self, Phase.CLOSING)
             await self._write(response, request)
             self._finish()
             await self._rest.ended()
-        elif self._due is not None and last:
-            self._of.move(self, Phase.CLOSING)
+        elif self._last_answer is not None and last:
+            self._connections.move(self, Phase.CLOSING)
             await self._write(response, request)
-            self._end(self._due)
-        elif (self._ended and last) or not (request.keep_alive if response.keep_alive is None else response.keep_alive):
+            self._end(self._last_answer)
+        elif (self._client_ended and last) or not (request.keep_alive if response.keep_alive is None else response.keep_alive):
             response.force_close()
-            self._of.move(self, Phase.CLOSING)
+            self._connections.move(self, Phase.CLOSING)
         else:
             self._next()
         return response
 
     def _complete(self) -> None:
         """Enters WORK, since the request has arrived entirely."""
-        self._of.leaving.discard(self)
+        self._connections.leaving.discard(self)
         if self.phase is not Phase.CLOSING:
-            self._of.move(self, Phase.WORK)
+            self._connections.move(self, Phase.WORK)
 
     @staticmethod
     async def _write(response: web.StreamResponse, request: web.BaseRequest) -> None:
@@ -245,7 +247,7 @@ class Connection(Handler):
         if self._socket is None or self._socket.is_closing():
             return
         if self.phase in (Phase.BODY, Phase.WORK, Phase.NEXT) or self._messages:
-            self._due = reply
+            self._last_answer = reply
             return
         self._end(reply)
 
@@ -262,23 +264,23 @@ class Connection(Handler):
         if self._incomplete() and self._payload is not None:
             self._payload.set_exception(web.RequestPayloadError("the body is malformed"))
             return
-        self._of.counters.malformed.inc()
-        self.refuse(self._of.render(*MALFORMED))
+        self._connections.counters.malformed.inc()
+        self.refuse(self._connections.render(*MALFORMED))
 
     def _finish(self) -> None:
         """Ends our half, and throws away further bytes for a moment: closing with unread bytes makes the kernel send RST."""
         if self._socket is None:
             return
-        self._of.move(self, Phase.CLOSING)
+        self._connections.move(self, Phase.CLOSING)
         if self._socket.can_write_eof():
             with suppress(OSError):
                 self._socket.write_eof()
-        self._of.loop.call_later(REST_SECONDS, self.shut)
+        self._connections.loop.call_later(REST_SECONDS, self.shut)
 
     def time_out(self) -> None:
         """Ends a connection whose head did not arrive in time: with 408 if a part of the head has arrived."""
         if self._head:
-            self.refuse(self._of.render(*_TOO_SLOW))
+            self.refuse(self._connections.render(*_TOO_SLOW))
         else:
             self.shut()
 
@@ -290,13 +292,13 @@ class Connection(Handler):
         if self.phase is Phase.NEXT:
             self.force_close()
             return
-        self._of.loop.call_later(_EVICTION_SECONDS, self._leave)
+        self._connections.loop.call_later(_EVICTION_SECONDS, self._leave)
 
     def _leave(self) -> None:
-        if self not in self._of.leaving:
+        if self not in self._connections.leaving:
             return
         if self.phase is Phase.BODY and self._payload is not None:
-            self._of.leaving.discard(self)
+            self._connections.leaving.discard(self)
             self._payload.set_exception(OverloadedError("the request was incomplete for longest, and others need its place"))
         elif self.phase in (Phase.HEAD, Phase.IDLE):
             self.abort()
@@ -305,7 +307,7 @@ class Connection(Handler):
         """Closes once all written bytes have been sent."""
         self._rest.end()
         if self._socket is not None:
-            self._of.move(self, Phase.CLOSING)
+            self._connections.move(self, Phase.CLOSING)
             self._socket.close()
 
     def abort(self) -> None:
@@ -320,12 +322,12 @@ class Connection(Handler):
         """Closes as aiohttp does, and enters CLOSING."""
         super().force_close()
         if self._socket is not None:
-            self._of.move(self, Phase.CLOSING)
+            self._connections.move(self, Phase.CLOSING)
 
     def handle_error(
         self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
     ) -> web.StreamResponse:
         """Returns the answer to an error, which ends the connection."""
         answer = super().handle_error(request, status, exc, message)
-        self._of.move(self, Phase.CLOSING)
+        self._connections.move(self, Phase.CLOSING)
         return answer

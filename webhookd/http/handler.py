@@ -28,9 +28,9 @@ def wants_another_protocol(request: web.BaseRequest) -> bool:
 class Handler(web.RequestHandler):
     """aiohttp's handler. Its answers to malformed HTTP and to our errors repeat no input. Malformed HTTP is not logged."""
 
-    def __init__(self, of: Connections, server: web.Server, **options: Any) -> None:
-        super().__init__(server, loop=of.loop, **options)
-        self._of = of
+    def __init__(self, connections: Connections, server: web.Server, **options: Any) -> None:
+        super().__init__(server, loop=connections.loop, **options)
+        self._connections = connections
         self.leaves_http = False  # whether the latest request asks for another protocol
 
     def handle_error(
@@ -40,18 +40,18 @@ class Handler(web.RequestHandler):
         if isinstance(exc, ConnectionError):
             raise exc
         if isinstance(exc, HttpProcessingError):
-            self._of.counters.malformed.inc()
+            self._connections.counters.malformed.inc()
             exc.__traceback__ = None  # a frame in it refers to the error: this cycle would keep the connection in memory
-            return Reply(self._of.render(*MALFORMED), close=True)
+            return Reply(self._connections.render(*MALFORMED), close=True)
         logger.error("a request failed", error=where(exc) if isinstance(exc, BaseException) else f"status {status}")
-        self._of.counters.error.inc()
-        return Reply(self._of.broken, close=True)
+        self._connections.counters.error.inc()
+        return Reply(self._connections.broken, close=True)
 
     def log_exception(self, *args: Any, **kw: Any) -> None:
         """Logs an error in aiohttp. Counts it as malformed instead if its bytes follow a request for another protocol."""
         error = kw.get("exc_info")
         if self.leaves_http:
-            self._of.counters.malformed.inc()
+            self._connections.counters.malformed.inc()
         else:
             logger.error("a request failed", error=where(error) if isinstance(error, BaseException) else "in aiohttp")
 

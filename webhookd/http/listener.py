@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from aiohttp import web
 
+from webhookd.errors import SettingsError
 from webhookd.http.admission import Admission, Unlimited
 from webhookd.http.certificate import Certificate
 from webhookd.http.connections import ConnectionLimits, Connections, Counters
@@ -172,6 +173,25 @@ class Listener:
         await self._runner.cleanup()
         if self._connections is not None:
             self._connections.abort()
+
+
+async def listen(listener: Listener, setting: str, address: tuple[str, int]) -> None:
+    """Starts `listener`. Raises SettingsError, which names `setting`, if the address is not available."""
+    host, port = address
+    try:
+        await listener.start(host, port)
+    except OSError as error:
+        raise SettingsError(
+            f"{setting}: cannot listen on {host}:{port} ({error.strerror or error}); free it, or set another address"
+        ) from error
+
+
+def url_of(listener: Listener | None, scheme: str = "http") -> str:
+    """Returns the URL of a listener, with the port as bound; empty if it does not listen."""
+    if listener is None or not listener.addresses:
+        return ""
+    host, port = listener.addresses[0][:2]
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 def public_counters(metrics: Metrics) -> Counters:

@@ -18,6 +18,7 @@ from webhookd.receive.intake import Intake, Receipt, ReceiptOutcome
 from webhookd.receive.refusal import REFUSED, Rejection, refusal
 from webhookd.receive.samples import EXAMINED, Sample, Samples
 from webhookd.runtime.failpoints import Failpoint, armed, reach
+from webhookd.settings import Settings
 from webhookd.telemetry.logs import logger, where
 from webhookd.telemetry.metrics import Metrics
 
@@ -35,29 +36,18 @@ class PublicApp:
     of one more verification of its signature.
     """
 
-    def __init__(
-        self,
-        intake: Intake,
-        samples: Samples,
-        *,
-        accounts: Iterable[str],
-        max_body_bytes: int,
-        max_body_memory: int,
-        body_timeout: float,
-        retry_after: int,
-        metrics: Metrics,
-    ) -> None:
+    def __init__(self, settings: Settings, intake: Intake, samples: Samples, *, metrics: Metrics) -> None:
         self._intake = intake
         self._samples = samples
         self.paths: dict[str, str] = {}  # path of a webhook → its account
-        self._max_body_bytes = max_body_bytes
-        self._bodies = Bodies(max_body_memory)
-        self._body_timeout = body_timeout
-        self._later = (("Retry-After", str(retry_after)),)
+        self._max_body_bytes = settings.max_body_bytes
+        self._bodies = Bodies(settings.max_body_memory)
+        self._body_timeout = settings.body_timeout
+        self._later = (("Retry-After", str(settings.retry_after)),)
         self._received = metrics.received
         self._taken: dict[tuple[str, ReceiptOutcome], Counter] = {}
         self._ack_seconds = metrics.ack_seconds
-        self.renew(accounts)
+        self.renew(settings.keys_by_account)
 
     def renew(self, accounts: Iterable[str]) -> None:
         """Serves these accounts from now on."""

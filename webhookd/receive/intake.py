@@ -25,6 +25,7 @@ from webhookd.receive.refusal import refusal
 from webhookd.runtime.batcher import Batcher
 from webhookd.runtime.failpoints import Failpoint, reach
 from webhookd.runtime.loops import Watch
+from webhookd.settings import Settings
 from webhookd.store.database import Database
 from webhookd.store.event_store import Outgoing
 from webhookd.store.idempotency import IdempotencyKeys, Seen
@@ -67,17 +68,13 @@ class Intake:
 
     def __init__(
         self,
+        settings: Settings,
         receipts: Receipts,
         idempotency: IdempotencyKeys,
         database: Database,
         relay: Relay | None,
         admission: Admission,
         *,
-        keys: Mapping[str, Sequence[str]],
-        max_pending: int,
-        commit_timeout: float,
-        max_event_age: float,
-        max_clock_skew: float,
         metrics: Metrics,
         watch: Watch,
         tracing: Tracing | None = None,
@@ -91,9 +88,9 @@ class Intake:
         self._key_last_used = metrics.key_last_used
         self._mismatches = metrics.body_mismatches
         self._keys: set[tuple[str, str]] = set()  # pairs of an account and the fingerprint of one of its keys
-        self.renew(keys)
-        self._max_event_age = max_event_age
-        self._max_clock_skew = max_clock_skew
+        self.renew(settings.keys_by_account)
+        self._max_event_age = settings.max_event_age
+        self._max_clock_skew = settings.max_clock_skew
         self._metrics = metrics
         self.tracing = tracing
         self._duplicates = {layer: metrics.duplicates.labels(layer) for layer in ("redis", "notification_id", "content")}
@@ -103,20 +100,20 @@ class Intake:
             self._commit,
             watch,
             max_batch=_MAX_BATCH,
-            max_pending=max_pending,
+            max_pending=settings.max_pending,
             workers=_COMMITS,
             fill=_FILL,
-            timeout=commit_timeout,
+            timeout=settings.commit_timeout,
         )
         self._quarantine: Batcher[Quarantined, UUID] = Batcher(
             "quarantine",
             self._commit_quarantine,
             watch,
             max_batch=_MAX_BATCH,
-            max_pending=max_pending,
+            max_pending=settings.max_pending,
             workers=_COMMITS,
             fill=_FILL,
-            timeout=commit_timeout,
+            timeout=settings.commit_timeout,
         )
         self._repeated = 0.0  # fraction of duplicates among the latest webhooks
         self._stopping = False

@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
-import os
 import re
 import threading
 import time
@@ -27,14 +25,12 @@ from uuid import UUID
 from multidict import CIMultiDictProxy
 from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, Resource
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExportResult
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 from structlog.contextvars import bound_contextvars
 
-from webhookd.errors import SettingsError
+from webhookd.telemetry.exporter import make_exporter, resource, usable
 from webhookd.telemetry.logs import logger, where
 from webhookd.telemetry.metrics import Metrics
 
@@ -45,7 +41,6 @@ _ATTEMPT = "webhookd.attempt"
 _OUTCOME = "webhookd.outcome"
 _ROUTE = "/webhooks/authorize-net/{account}"
 _FLUSH = 2.0  # seconds that a stop waits for the spans to be sent
-_QUIET = 60.0  # seconds between two log lines about the same complaint of OpenTelemetry
 _NOWHERE = Context()
 # https://www.w3.org/TR/trace-context/#traceparent-header. Fields that a later version adds behind are left out.
 _TRACEPARENT = re.compile(
@@ -70,16 +65,9 @@ class Tracing:
     """
 
     def __init__(self, *, queue: str, system: str, metrics: Metrics) -> None:
-        _hear_complaints()
-        protocol = os.environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or os.environ.get("OTEL_EXPORTER_OTLP_PROTOCOL")
-        if protocol not in (None, "", "http/protobuf"):
-            raise SettingsError(
-                "OTEL_EXPORTER_OTLP_PROTOCOL: webhookd speaks http/protobuf only; leave it out, and have "
-                "OTEL_EXPORTER_OTLP_ENDPOINT name the collector's port for HTTP (4318 unless changed)"
-            )
-        with _usable():
-            self._exporter = _Exporter(metrics)
-            self._provider = TracerProvider(resource=_resource(), shutdown_on_exit=False)
+        self._exporter = make_exporter(metrics)
+        with usable():
+            self._provider = TracerProvider(resource=resource(), shutdown_on_exit=False)
         self._tracer = self._provider.get_tracer("webhookd", version("webhookd"))
         self._queue = queue.rstrip("/").rpartition("/")[2]
         self._system = system
@@ -89,7 +77,7 @@ class Tracing:
         """Starts sending spans, also handlers' own, by the global provider. Raises SettingsError as the constructor does."""
         if self._running:
             return
-        with _usable():
+        with usable():
             self._provider.add_span_processor(BatchSpanProcessor(self._exporter))
         self._running = True
         trace.set_tracer_provider(self._provider)
@@ -275,76 +263,6 @@ class Tracing:
             self._messaging("process") | attributes,
             start_time=began,
         )
-
-
-@contextlib.contextmanager
-def _usable() -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:  # noqa: BLE001  whatever it is, the user must learn what to look at
-        # Do not show the error's message, which may quote a setting: OTEL_EXPORTER_OTLP_HEADERS has secrets.
-        raise SettingsError(f"OpenTelemetry cannot use its settings, OTEL_… ({where(error)})") from None
-
-
-class _Exporter(OTLPSpanExporter):
-    """An exporter by OTLP over HTTP, as OTEL_EXPORTER_OTLP_… configure it, that counts its spans."""
-
-    def __init__(self, metrics: Metrics) -> None:
-        super().__init__()
-        self._exported = metrics.spans.labels("exported")
-        self._failed = metrics.spans.labels("failed")
-        self._ended = False
-
-    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        result = super().export(spans)
-        (self._exported if result is SpanExportResult.SUCCESS else self._failed).inc(len(spans))
-        return result
-
-    def shutdown(self) -> None:
-        if not self._ended:
-            self._ended = True
-            super().shutdown()  # type: ignore[no-untyped-call]
-
-
-class _Complaints(logging.Handler):
-    """The log of OpenTelemetry, without the texts among its arguments: they quote headers, URLs and a collector's answers."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self._told: dict[str, float] = {}
-
-    def emit(self, record: logging.LogRecord) -> None:
-        place, now = f"{record.name}:{record.lineno}", time.monotonic()
-        if now - self._told.get(place, -_QUIET) < _QUIET:
-            return
-        self._told[place] = now
-        arguments = record.args if isinstance(record.args, tuple) else ()
-        more: dict[str, Any] = {}
-        if statuses := [argument for argument in arguments if type(argument) is int]:
-            more["status"] = statuses[0]
-        errors = [argument for argument in arguments if isinstance(argument, BaseException)]
-        if record.exc_info and record.exc_info[1] is not None:
-            errors.append(record.exc_info[1])
-        if errors:
-            more["error"] = where(errors[-1])
-        # A text with arguments is a template. A text without arguments may hold anything.
-        template = str(record.msg) if arguments else None
-        logger.warning("OpenTelemetry complains; spans may be lost", at=place, template=template, **more)
-
-
-def _hear_complaints() -> None:
-    library = logging.getLogger("opentelemetry")
-    library.propagate = False
-    if not any(isinstance(handler, _Complaints) for handler in library.handlers):
-        library.addHandler(_Complaints())
-
-
-def _resource() -> Resource:
-    resource = Resource.create()
-    own = {SERVICE_VERSION: version("webhookd")}
-    if str(resource.attributes.get(SERVICE_NAME, "unknown_service")).startswith("unknown_service"):
-        own[SERVICE_NAME] = "webhookd"
-    return resource.merge(Resource(own))
 
 
 def _traceparent(span: Span) -> str | None:
