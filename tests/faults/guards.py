@@ -133,7 +133,7 @@ GUARDS = (
     ),
     Guard(
         "connections to a server that is a replica now are closed",
-        "webhookd/store/database.py",
+        "webhookd/store/pools.py",
         "            await pool.expire_connections()\n",
         "            pass\n",
         _DATABASE + "test_connections_that_lead_to_a_replica_now_are_given_up",

@@ -22,8 +22,9 @@ from webhookd.dev import traffic
 from webhookd.dev.servers import Stack
 from webhookd.errors import UnavailableError
 from webhookd.runtime.loops import Watch
-from webhookd.store.database import SESSIONS, Database
+from webhookd.store.database import Database
 from webhookd.store.migrations import migrate
+from webhookd.store.pools import SESSIONS
 from webhookd.store.queries import MIGRATIONS, queries
 from webhookd.telemetry.metrics import Metrics
 

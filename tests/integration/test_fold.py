@@ -100,7 +100,7 @@ async def test_a_locked_row_of_the_timeline_delays_its_own_event_alone_and_count
 ) -> None:
     """PostgreSQL's lock_timeout ends the wait for the row. This takes 300 ms, longer than the handlers' timeout of 100 ms."""
     monkeypatch.setattr("webhookd.store.event_store._STATEMENT", 600.0)
-    monkeypatch.setattr("webhookd.store.database._STATEMENT_TIMEOUT", 600.0)
+    monkeypatch.setattr("webhookd.store.pools._STATEMENT_TIMEOUT", 600.0)
     await table_of_effects(connection)
     receiver, bodies = await received(start, connection, CREATED, CREATED, CREATED)
     rows = await connection.fetch("SELECT e.*, b.body FROM events e JOIN bodies b ON b.event_id = e.id ORDER BY e.id")

@@ -26,8 +26,9 @@ from webhookd.errors import WebhookdError
 from webhookd.operate.operator_queries import OperatorQueries
 from webhookd.runtime.loops import Watch
 from webhookd.store import session
-from webhookd.store.database import SESSIONS, Database
+from webhookd.store.database import Database
 from webhookd.store.migrations import State, migrate, state
+from webhookd.store.pools import SESSIONS
 from webhookd.telemetry.metrics import Metrics
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"

@@ -32,7 +32,7 @@ from webhookd.operate.filter import Filter
 from webhookd.operate.operator_queries import OperatorQueries
 from webhookd.operate.quarantine import Quarantine
 from webhookd.operate.statistics import read_statistics
-from webhookd.store.database import SESSIONS
+from webhookd.store.pools import SESSIONS
 from webhookd.store.queries import SQL, queries
 
 COUNT = 20_000

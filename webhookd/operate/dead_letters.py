@@ -18,7 +18,7 @@ from webhookd.operate.cursor import START, Cursor
 from webhookd.operate.filter import patterns
 from webhookd.operate.operator_queries import OperatorQueries
 from webhookd.operate.search import Page, Rows, ask, page_of
-from webhookd.store.database import Connection
+from webhookd.store.pools import Connection
 from webhookd.store.queries import queries
 
 _EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)

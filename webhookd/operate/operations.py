@@ -9,13 +9,13 @@ from typing import Any
 from uuid import UUID
 
 import asyncpg
-import uuid_utils
 
 from webhookd.errors import ConflictError, NotFoundError
 from webhookd.operate.cursor import Cursor
 from webhookd.operate.operator_queries import OperatorQueries
 from webhookd.runtime.loops import Loop
 from webhookd.store.event_store import storable
+from webhookd.store.keys import new_id
 from webhookd.store.queries import queries
 
 
@@ -51,7 +51,7 @@ class Operations:
         """Stores an order, and returns the operation's row. Some process begins the operation within two seconds."""
         row: asyncpg.Record = await self._statements.one(
             queries.add_operation,
-            id=UUID(int=uuid_utils.uuid7().int),
+            id=new_id(),
             kind=order.kind,
             dry_run=order.dry_run,
             actor=order.actor,

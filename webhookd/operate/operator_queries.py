@@ -8,8 +8,9 @@ from typing import Any
 
 import asyncpg
 
-from webhookd.store.database import Connection, Database
+from webhookd.store.database import Database
 from webhookd.store.failures import gateway
+from webhookd.store.pools import Connection
 
 
 class OperatorQueries:

@@ -8,7 +8,6 @@ from typing import Any
 from uuid import UUID
 
 import asyncpg
-import uuid_utils
 
 from webhookd.authorizenet.notification import parse_mended
 from webhookd.errors import ConflictError, NotFoundError, UnusableError
@@ -16,6 +15,7 @@ from webhookd.operate.cursor import Cursor, ids_between
 from webhookd.operate.operator_queries import OperatorQueries
 from webhookd.operate.search import Page, Rows, ask, page_of
 from webhookd.store.event_store import storable
+from webhookd.store.keys import new_id
 from webhookd.store.queries import queries
 from webhookd.store.receipts import Accepted, Arrival, Receipts, why_not_stored
 
@@ -111,9 +111,9 @@ class Quarantine:
 
 def _arrival(row: asyncpg.Record) -> tuple[Arrival, tuple[str, ...]]:
     body = bytes(row["body"])
-    new_id = UUID(int=uuid_utils.uuid7().int)
+    event_id = new_id()
     notification, mended = parse_mended(body, row["account"])
-    return Arrival(new_id, row["account"], notification, row["key_fingerprint"], body, row["body_hash"]), mended
+    return Arrival(event_id, row["account"], notification, row["key_fingerprint"], body, row["body_hash"]), mended
 
 
 def _handling(outcome: str, actor: str, note: str, event_id: UUID | None) -> dict[str, Any]:

@@ -21,8 +21,9 @@ from webhookd.operate.filter import Filter
 from webhookd.operate.operations import Kind
 from webhookd.operate.operator_queries import OperatorQueries
 from webhookd.runtime.loops import Loop, Watch, shielded
-from webhookd.store.database import Connection, Database
+from webhookd.store.database import Database
 from webhookd.store.event_store import storable
+from webhookd.store.pools import Connection
 from webhookd.store.queries import queries
 from webhookd.telemetry.logs import logger, where
 

@@ -19,9 +19,10 @@ from webhookd.process.turns import Turns
 from webhookd.queue.message import EventReference
 from webhookd.runtime.failpoints import Failpoint, reach
 from webhookd.runtime.loops import shielded
-from webhookd.store.database import Connection, Database
+from webhookd.store.database import Database
 from webhookd.store.event_store import Claimed, EventStore
 from webhookd.store.failures import gateway
+from webhookd.store.pools import Connection
 from webhookd.telemetry.logs import logger
 from webhookd.telemetry.metrics import Metrics
 

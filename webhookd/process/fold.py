@@ -11,8 +11,8 @@ from webhookd.authorizenet.notification import label
 from webhookd.authorizenet.timeline import fold_all
 from webhookd.process.handlers import Registry
 from webhookd.runtime.failpoints import Failpoint, reach
-from webhookd.store.database import Connection
 from webhookd.store.event_store import Claimed, EventStore
+from webhookd.store.pools import Connection
 from webhookd.telemetry.metrics import Metrics
 
 

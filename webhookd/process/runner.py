@@ -16,7 +16,7 @@ from webhookd.process.failure import Failure, StuckError
 from webhookd.process.handlers import Registration, Registry
 from webhookd.process.retry import USUAL, Retry
 from webhookd.runtime.loops import Watch, shielded
-from webhookd.store.database import Connection
+from webhookd.store.pools import Connection
 from webhookd.telemetry.logs import logger
 from webhookd.telemetry.metrics import Metrics
 

@@ -13,9 +13,6 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
 
-import uuid_utils
-from asyncpg.pgproto import pgproto
-
 from webhookd.authorizenet.notification import EVENT_TYPES, check_age, label, parse
 from webhookd.authorizenet.signature import Verifier, fingerprint
 from webhookd.errors import RefusedError, UnavailableError, Unusable, UnusableError
@@ -29,6 +26,7 @@ from webhookd.settings import Settings
 from webhookd.store.database import Database
 from webhookd.store.event_store import Outgoing
 from webhookd.store.idempotency import IdempotencyKeys, Seen
+from webhookd.store.keys import new_id
 from webhookd.store.receipts import Accepted, Arrival, Quarantined, Receipts, why_not_stored
 from webhookd.telemetry.logs import logger
 from webhookd.telemetry.metrics import Metrics
@@ -173,7 +171,7 @@ class Intake:
             if self.tracing is not None and origin is not None:
                 span, traceparent = self.tracing.receive(account, origin, notification.event_type)
             with self._admission.waits():
-                arrival = Arrival(_new_id(), account, notification, key, body, _body_hash(body), traceparent)
+                arrival = Arrival(new_id(), account, notification, key, body, _body_hash(body), traceparent)
                 waiting = self._commits.submit(arrival)
                 if span is not None:
                     waiting.add_done_callback(partial(self._answered, span))
@@ -191,7 +189,7 @@ class Intake:
     async def _set_aside(self, account: str, body: bytes, key: str, why: UnusableError, origin: Origin | None) -> Receipt:
         """Commits an authentic body to quarantine. Raises the errors of `take`."""
         with self._admission.waits():
-            quarantined = Quarantined(_new_id(), account, why.reason, why.detail, key, body, _body_hash(body))
+            quarantined = Quarantined(new_id(), account, why.reason, why.detail, key, body, _body_hash(body))
             waiting = self._quarantine.submit(quarantined)
             if self.tracing is not None and origin is not None:
                 waiting.add_done_callback(partial(self._answered, self.tracing.receive(account, origin)[0]))
@@ -282,10 +280,6 @@ class Intake:
         reach(Failpoint.QUARANTINE_AFTER_COMMIT)
         # If not even quarantine can store a body, the answer is 503, and the provider sends the body again.
         return [RefusedError("postgresql", why_not_stored(k)) if isinstance(k, Exception) else k for k in kept]
-
-
-def _new_id() -> UUID:
-    return pgproto.UUID(uuid_utils.uuid7().bytes)  # asyncpg's UUID class in C takes a tenth of the time to make and to hash
 
 
 def _body_hash(body: bytes) -> bytes:

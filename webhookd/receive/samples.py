@@ -12,10 +12,8 @@ import time
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
-from uuid import UUID
 
 import asyncpg
-import uuid_utils
 
 from webhookd.authorizenet.diagnosis import Diagnosis, Finding, diagnose, header_shape, not_examined
 from webhookd.errors import WebhookdError
@@ -24,6 +22,7 @@ from webhookd.receive.refusal import Rejection
 from webhookd.runtime.loops import Loop, Watch
 from webhookd.store.database import Database
 from webhookd.store.failures import gateway
+from webhookd.store.keys import new_id
 from webhookd.store.queries import queries
 from webhookd.telemetry.metrics import Metrics
 
@@ -163,7 +162,7 @@ class Samples:
     def _row(self, sample: Sample) -> dict[str, Any]:
         diagnosis = self._diagnose(sample)
         return {
-            "ids": UUID(int=uuid_utils.uuid7().int),
+            "ids": new_id(),
             "ages": max(time.monotonic() - sample.at, 0.0),
             "accounts": sample.account,
             "outcomes": sample.outcome,

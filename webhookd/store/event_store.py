@@ -11,8 +11,9 @@ import asyncpg
 
 from webhookd.errors import BusyError
 from webhookd.event import Event, Status
-from webhookd.store.database import Connection, Database
+from webhookd.store.database import Database
 from webhookd.store.failures import gateway
+from webhookd.store.pools import Connection
 from webhookd.store.queries import queries
 
 if TYPE_CHECKING:

@@ -16,8 +16,9 @@ import asyncpg
 
 from webhookd.errors import UnavailableError, WebhookdError
 from webhookd.runtime.loops import Loop, Watch
-from webhookd.store.database import Connection, Database
+from webhookd.store.database import Database
 from webhookd.store.failures import gateway
+from webhookd.store.pools import Connection
 from webhookd.store.queries import queries
 from webhookd.telemetry.logs import logger, where
 from webhookd.telemetry.metrics import Metrics
