@@ -112,11 +112,11 @@ def layers(dev: Path | None = None) -> list[Layer]:
     here = Path.cwd().resolve()
     environment = _variables(os.environ, Layer(_ENVIRONMENT))
     dotenv = _dotenv(Path(".env"), here)
-    found = [environment, _credentials(), *_configuration(environment, dotenv), dotenv]
+    every = [environment, _credentials(), *_configuration(environment, dotenv), dotenv]
     if dev is not None:
         root = dev.resolve()
-        found.append(_dotenv(dev / "dev.env", here if root.is_relative_to(here) else root))
-    return found
+        every.append(_dotenv(dev / "dev.env", here if root.is_relative_to(here) else root))
+    return every
 
 
 def _variables(variables: Mapping[str, str | None], layer: Layer) -> Layer:

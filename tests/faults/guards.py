@@ -1058,7 +1058,7 @@ GUARDS = (
     Guard(
         "a refusal lists a few mistakes, however many were sent",
         "webhookd/admin/route.py",
-        "            for one in found[:_MOST_ERRORS]",
+        "            for one in mistakes[:_MOST_ERRORS]",
         "            for one in found",
         _BOUNDS + "test_however_much_is_wrong_a_refusal_lists_a_few_short_mistakes",
     ),
@@ -1128,8 +1128,8 @@ GUARDS = (
     Guard(
         "the folder's .env is the weakest source",
         "webhookd/sources.py",
-        "found = [environment, _credentials(), *_configuration(environment, dotenv), dotenv]",
-        "found = [environment, dotenv, _credentials(), *_configuration(environment, dotenv)]",
+        "every = [environment, _credentials(), *_configuration(environment, dotenv), dotenv]",
+        "every = [environment, dotenv, _credentials(), *_configuration(environment, dotenv)]",
         _SETTINGS + "test_what_the_folder_says_weakens_nothing_that_the_configuration_or_the_environment_says",
     ),
     Guard(

@@ -118,20 +118,20 @@ def _operation(route: Route, refs: dict[Any, Any], parameters: dict[str, Any]) -
 
 
 def _problems(route: Route, given: bool) -> set[int]:
-    found = {*route.problems, 421, 422, 503, 400}
+    statuses = {*route.problems, 421, 422, 503, 400}
     if route.role is not AccessLevel.OPEN:
-        found |= {401, 403}
+        statuses |= {401, 403}
     if route.method != "GET":
-        found |= {403}
+        statuses |= {403}
     if route.body is not None:
-        found |= {413, 415}
-    return found
+        statuses |= {413, 415}
+    return statuses
 
 
 def _parameters(schema: dict[str, Any], place: str) -> list[dict[str, Any]]:
-    found = []
-    for name, of in schema.get("properties", {}).items():
-        plain = _without_null({key: value for key, value in of.items() if key != "title"})
+    parameters = []
+    for name, field in schema.get("properties", {}).items():
+        plain = _without_null({key: value for key, value in field.items() if key != "title"})
         described = plain.pop("description", None)
         parameter: dict[str, Any] = {
             "name": name,
@@ -141,8 +141,8 @@ def _parameters(schema: dict[str, Any], place: str) -> list[dict[str, Any]]:
         }
         if described:
             parameter["description"] = described
-        found.append(parameter)
-    return found
+        parameters.append(parameter)
+    return parameters
 
 
 def _without_null(schema: dict[str, Any]) -> dict[str, Any]:

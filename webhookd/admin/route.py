@@ -106,18 +106,18 @@ class Refused(Exception):  # noqa: N818  an answer, not a mistake in webhookd
     @classmethod
     def by(cls, place: str, error: ValidationError) -> Refused:
         """Makes the refusal of input that does not fit its shape. It lists the first few mistakes, without the given values."""
-        found = error.errors(include_url=False, include_input=False, include_context=False)
+        mistakes = error.errors(include_url=False, include_input=False, include_context=False)
         errors = [
             {
                 "in": place,
                 "name": ".".join(map(str, one["loc"]))[:_LONGEST_NAME],
                 "message": _OWN_WORDS.get(one["type"]) or _message(one["msg"]),
             }
-            for one in found[:_MOST_ERRORS]
+            for one in mistakes[:_MOST_ERRORS]
         ]
         first = errors[0]
         name = first["name"] or f"the {place}"
-        more = f" (and {len(found) - _MOST_ERRORS} more mistakes)" if len(found) > _MOST_ERRORS else ""
+        more = f" (and {len(mistakes) - _MOST_ERRORS} more mistakes)" if len(mistakes) > _MOST_ERRORS else ""
         return cls(422, f"{name}: {first['message']}{more}", errors)
 
 

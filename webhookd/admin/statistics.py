@@ -195,7 +195,7 @@ class StatisticsRoutes:
             to=read.end,
             totals=Counts(**{name: read.totals.get(name, 0) for name in COUNTED}),
             rates=Rates(**{name: round(read.totals.get(name, 0) / read.window, 4) for name in COUNTED}),
-            event_types=sorted(types, key=lambda of: (-of.received, of.event_type)),
+            event_types=sorted(types, key=lambda row: (-row.received, row.event_type)),
             latency=Latency(
                 acknowledgement=self._percentiles(read, "acknowledgement"), end_to_end=self._percentiles(read, "end_to_end")
             ),
@@ -204,8 +204,8 @@ class StatisticsRoutes:
         )
 
     def _parts(self, counts: list[int] | None, measure: str, *parts: int) -> list[float | None]:
-        found = percentiles(counts or (), self._bounds[measure], [part / 100 for part in parts])
-        return [None if value is None else round(value, 6) for value in found]
+        values = percentiles(counts or (), self._bounds[measure], [part / 100 for part in parts])
+        return [None if value is None else round(value, 6) for value in values]
 
     def _percentiles(self, read: Statistics, measure: str) -> Percentiles:
         counts = read.latency.get(measure)
@@ -225,12 +225,12 @@ class StatisticsRoutes:
         )
 
     def _depth(self, queue: str) -> Depth | None:
-        found = {}
+        counts = {}
         for family in self._metrics.queue_depth.collect():
             for sample in family.samples:
                 if sample.labels["queue"] == queue:
-                    found[sample.labels["state"]] = int(sample.value)
-        return Depth(**{state: found.get(state, 0) for state in Depth.model_fields}) if found else None
+                    counts[sample.labels["state"]] = int(sample.value)
+        return Depth(**{state: counts.get(state, 0) for state in Depth.model_fields}) if counts else None
 
     def _series(self, read: Statistics) -> list[Step]:
         series = []

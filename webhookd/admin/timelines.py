@@ -281,5 +281,5 @@ class TimelineRoutes:
         if not named:
             return []
         names, ids = zip(*named[:_MOST_RELATED], strict=True)
-        found = await self._statements.all(queries.known_entities, account=account, names=list(names), ids=list(ids))
-        return [Related(entity_name=row["entity_name"], entity_id=row["entity_id"]) for row in found]
+        known = await self._statements.all(queries.known_entities, account=account, names=list(names), ids=list(ids))
+        return [Related(entity_name=row["entity_name"], entity_id=row["entity_id"]) for row in known]

@@ -60,16 +60,16 @@ class Certificate:
 
     def _state(self) -> _State:
         # `stat` follows links, since certificate managers change a link.
-        found: list[tuple[int, ...]] = []
+        versions: list[tuple[int, ...]] = []
         for path in (self._certificate, self._key):
             try:
-                of = path.stat()
+                status = path.stat()
             except OSError:
-                found.append(())
+                versions.append(())
             else:
                 # `st_ctime_ns` shows a change of owner or mode: both are often set after the content.
-                found.append((of.st_ino, of.st_mtime_ns, of.st_ctime_ns, of.st_size))
-        return tuple(found)
+                versions.append((status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size))
+        return tuple(versions)
 
 
 class Usable(NamedTuple):

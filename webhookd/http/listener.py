@@ -79,13 +79,13 @@ class Listener:
             options=self._options,
         )
         self._connections.start()
-        for of in self._sockets:
-            asyncio.get_running_loop().add_reader(of, self._accept, of)
+        for listening in self._sockets:
+            asyncio.get_running_loop().add_reader(listening, self._accept, listening)
 
     async def _bind(self, host: str, port: int) -> None:
-        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        infos = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         try:
-            for family, address in dict.fromkeys((of[0], of[4]) for of in found):
+            for family, address in dict.fromkeys((info[0], info[4]) for info in infos):
                 self._sockets.append(socket.create_server(address, family=family, backlog=_BACKLOG))
                 self._sockets[-1].setblocking(False)
                 # Accepted connections inherit this limit. Otherwise Linux would buffer megabytes of answers for a client that
@@ -95,7 +95,7 @@ class Listener:
             self._close()
             raise
 
-    def _accept(self, of: socket.socket) -> None:
+    def _accept(self, listening: socket.socket) -> None:
         """Accepts waiting connections. Not the loop's own server: uvloop's accepts one connection for each turn of the loop.
 
         When the loop is late, that is a few a second. Then webhooks wait in the system's queue, where nobody can refuse them.
@@ -103,14 +103,14 @@ class Listener:
         loop = asyncio.get_running_loop()
         for _ in range(_ACCEPTS):
             try:
-                connection, _address = of.accept()
+                connection, _address = listening.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as error:
                 # If files or memory run out, connections stay in the system's queue. After any error, wait before the next try.
                 logger.error("cannot take connections", error=where(error), reason=error.strerror)
-                loop.remove_reader(of)
-                loop.call_later(_AGAIN, self._accept_again, of)
+                loop.remove_reader(listening)
+                loop.call_later(_AGAIN, self._accept_again, listening)
                 return
             connection.setblocking(False)
             if self._certificate is None:
@@ -146,20 +146,20 @@ class Listener:
                 self._counters.closed["tls"].inc()
             connection.close()
 
-    def _accept_again(self, of: socket.socket) -> None:
-        if of in self._sockets:
-            asyncio.get_running_loop().add_reader(of, self._accept, of)
+    def _accept_again(self, listening: socket.socket) -> None:
+        if listening in self._sockets:
+            asyncio.get_running_loop().add_reader(listening, self._accept, listening)
 
     def _close(self) -> None:
-        for of in self._sockets:
-            asyncio.get_running_loop().remove_reader(of)
-            of.close()
+        for listening in self._sockets:
+            asyncio.get_running_loop().remove_reader(listening)
+            listening.close()
         self._sockets = []
 
     @property
     def addresses(self) -> list[Any]:
         """The addresses of the listening sockets, as bound."""
-        return [of.getsockname() for of in self._sockets]
+        return [listening.getsockname() for listening in self._sockets]
 
     async def stop(self) -> None:
         """Accepts no more connections, closes idle ones, and returns once the requests under way are answered."""

@@ -87,8 +87,8 @@ async def choose_dead(
         after |= {"after_death": dead.since, "after_id": UUID(int=0)}
     if dead.until is not None:
         until = min(until, dead.until)
-    found = [row async for row in queries.choose_dead(connection, until=until, looked=looked, **dead.filters, **after)]
-    rows = [row for row in found if row["id"] is not None]
+    looked_at = [row async for row in queries.choose_dead(connection, until=until, looked=looked, **dead.filters, **after)]
+    rows = [row for row in looked_at if row["id"] is not None]
     if len(rows) == limit:
         return rows, _by_death(rows[-1])
-    return rows, None if found[0]["last_id"] is None else Cursor(found[0]["last_at"], found[0]["last_id"])
+    return rows, None if looked_at[0]["last_id"] is None else Cursor(looked_at[0]["last_at"], looked_at[0]["last_id"])

@@ -130,8 +130,8 @@ class Events:
             aliases = [alias async for alias in queries.aliases_of_event(connection, id=event_id)]
             related = []
             if row["entity_id"] is not None:
-                of = {name: row[name] for name in ("account", "entity_name", "entity_id")}
-                related = [other async for other in queries.events_of_entity(connection, **of, limit=_RELATED + 1)]
+                entity = {name: row[name] for name in ("account", "entity_name", "entity_id")}
+                related = [other async for other in queries.events_of_entity(connection, **entity, limit=_RELATED + 1)]
         return Shown(row, audit, [other for other in related if other["id"] != event_id][:_RELATED], aliases)
 
     async def retry(self, event_id: UUID, *, actor: str, note: str, force: bool) -> asyncpg.Record:

@@ -38,8 +38,8 @@ async def page_of(search: Search, cursor_of: Callable[[asyncpg.Record], Cursor],
     end = time.perf_counter() + _BUDGET
     while True:
         begun = time.perf_counter()
-        found, last = await search(cursor, looked, limit + 1 - len(rows))
-        rows += found
+        matching, last = await search(cursor, looked, limit + 1 - len(rows))
+        rows += matching
         if last is None or len(rows) > limit:
             break
         # Look at as many events as fit into the time that is left, at the pace of this statement. An event that is read from
@@ -57,6 +57,6 @@ async def page_of(search: Search, cursor_of: Callable[[asyncpg.Record], Cursor],
 
 async def ask(run: Callable[..., Awaitable[list[asyncpg.Record]]], query: Any, **parameters: Any) -> Rows:
     """Returns the rows that a statement chose, and the cursor of the last row that it looked at; None at the end."""
-    found = await run(query, **parameters)
-    last = None if found[0]["last_id"] is None else Cursor(found[0]["last_at"], found[0]["last_id"])
-    return [row for row in found if row["id"] is not None], last
+    looked_at = await run(query, **parameters)
+    last = None if looked_at[0]["last_id"] is None else Cursor(looked_at[0]["last_at"], looked_at[0]["last_id"])
+    return [row for row in looked_at if row["id"] is not None], last

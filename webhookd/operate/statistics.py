@@ -168,17 +168,17 @@ def percentiles(counts: Sequence[int], upper: Sequence[float], parts: Sequence[f
     upto = list(itertools.accumulate(counts))
     if not upto or not upto[-1]:
         return [None] * len(parts)
-    found: list[float | None] = []
+    values: list[float | None] = []
     for part in parts:
         place = part * upto[-1]
         at = bisect.bisect_left(upto, max(place, 1))  # the first bucket that holds anything, for 0
         if at >= len(upper) - 1:
-            found.append(upper[-2])
+            values.append(upper[-2])
             continue
         low = upper[at - 1] if at else 0.0
         below = upto[at - 1] if at else 0
-        found.append(low + (upper[at] - low) * (place - below) / (upto[at] - below))
-    return found
+        values.append(low + (upper[at] - low) * (place - below) / (upto[at] - below))
+    return values
 
 
 @dataclass(slots=True, frozen=True)
@@ -224,7 +224,7 @@ async def read_statistics(statements: OperatorQueries, window: int) -> Statistic
             else:
                 counts[at][measure] = counted[0]
                 totals[measure] = totals.get(measure, 0) + counted[0]
-    latency = {measure: [sum(bucket) for bucket in zip(*of, strict=False)] for measure, of in histograms.items()}
+    latency = {measure: [sum(bucket) for bucket in zip(*parts, strict=False)] for measure, parts in histograms.items()}
     types = orjson.loads(row["types"] or "{}")
     start = row["now"] - timedelta(seconds=window)
     gauges = _by_step(row["gauges"])
@@ -233,7 +233,7 @@ async def read_statistics(statements: OperatorQueries, window: int) -> Statistic
 
 def _by_step(text: str | None) -> dict[datetime, dict[str, Any]]:
     """Reads a JSON object that has an entry for each step. Returns the entries by the beginning of their step."""
-    return {datetime.fromtimestamp(int(at), UTC): of for at, of in orjson.loads(text or "{}").items()}
+    return {datetime.fromtimestamp(int(at), UTC): counts for at, counts in orjson.loads(text or "{}").items()}
 
 
 def _beginning(instant: datetime, step: int) -> datetime:

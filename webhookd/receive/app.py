@@ -126,9 +126,9 @@ class PublicApp:
         )
 
     def _refuse_for(self, request: web.BaseRequest, account: str, error: Exception, body: bytes | None = None) -> Reply:
-        of = refusal(error)
-        answer = self._refuse(request, account, *of, body=body)
-        if of.outcome == "error":  # an error of webhookd itself
+        why = refusal(error)
+        answer = self._refuse(request, account, *why, body=body)
+        if why.outcome == "error":  # an error of webhookd itself
             logger.error("a request failed", error=where(error))
             answer.force_close()
         return answer

@@ -92,7 +92,7 @@ class Intake:
         self._metrics = metrics
         self.tracing = tracing
         self._duplicates = {layer: metrics.duplicates.labels(layer) for layer in ("redis", "notification_id", "content")}
-        self._accepted = {of: metrics.accepted.labels(of) for of in (*EVENT_TYPES, "other")}
+        self._accepted = {name: metrics.accepted.labels(name) for name in (*EVENT_TYPES, "other")}
         self._commits: Batcher[Arrival, Accepted] = Batcher(
             "group commit",
             self._commit,
@@ -136,8 +136,8 @@ class Intake:
 
     def renew(self, keys: Mapping[str, Sequence[str]]) -> None:
         """Verifies by these accounts and keys from now on. Webhooks that are verified already are not affected."""
-        self._verifiers = {account: Verifier(of) for account, of in keys.items()}
-        now = {(account, fingerprint(key)) for account, of in keys.items() for key in of}
+        self._verifiers = {account: Verifier(own) for account, own in keys.items()}
+        now = {(account, fingerprint(key)) for account, own in keys.items() for key in own}
         for account, key in now - self._keys:
             self._key_last_used.labels(account, key).set(0)
         for account, key in self._keys - now:
@@ -205,8 +205,8 @@ class Intake:
         if isinstance(error, UnusableError):
             return  # the body goes to quarantine, which has another span
         if isinstance(error, Exception):
-            of = refusal(error)
-            self.tracing.answered(span, of.status, of.outcome, error=error)
+            answer = refusal(error)
+            self.tracing.answered(span, answer.status, answer.outcome, error=error)
             return
         kept = waiting.result()
         if not isinstance(kept, Accepted):

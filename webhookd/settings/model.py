@@ -259,7 +259,7 @@ class Settings(BaseModel):
         keys = {"default": self.signature_keys} if self.signature_keys else {}
         for name, account in self.accounts.items():
             keys[name] = keys.get(name, ()) + account.signature_keys
-        return {name: tuple(dict.fromkeys(revealed(key).strip() for key in of)) for name, of in keys.items()}
+        return {name: tuple(dict.fromkeys(revealed(key).strip() for key in own)) for name, own in keys.items()}
 
     @property
     def public_address(self) -> tuple[str, int]:

@@ -211,7 +211,7 @@ def _columns(arrivals: Sequence[Arrival], send_after: float, actor: str | None, 
     notification_ids, event_types, event_dates, entity_names, entity_ids, invoices, references, contents = said
     return {
         "ids": ids,
-        "notification_keys": [notification_key(*of) for of in zip(accounts, notification_ids, strict=True)],
+        "notification_keys": [notification_key(*pair) for pair in zip(accounts, notification_ids, strict=True)],
         "content_keys": _hexadecimal(contents),
         "body_hashes": _hexadecimal(body_hashes),
         "notification_ids": _joined(notification_ids),
