@@ -944,6 +944,13 @@ GUARDS = (
         _ATTACKS + "test_a_client_that_reads_nothing_is_cut",
     ),
     Guard(
+        "a body that does not arrive in time is answered 408",
+        "webhookd/http/connections.py",
+        "                    connection.time_out_body()\n",
+        "                    pass\n",
+        "tests/integration/test_connections.py::test_an_expected_body_that_never_comes_is_408",
+    ),
+    Guard(
         "a client that reads nothing gets no more answers than its buffers hold",
         "webhookd/http/listener.py",
         "socket.SO_SNDBUF, _SEND_BYTES)",

@@ -53,6 +53,7 @@ class Connection(Handler):
         super().__init__(connections, server, **options)
         self._max_msg_queue_size = 2  # at this number of requests, aiohttp stops reading; a stop at each request costs 10 µs
         self.phase = Phase.HEAD  # only Connections.move changes the phase
+        self.body_since = 0.0  # the loop's time when the phase BODY began
         self._socket: asyncio.Transport | None = None
         self._started = False  # True from the first accepted byte: aiohttp's protocol is set up and parses this connection
         self._admission_asked = False  # admission was asked for the request that is arriving
@@ -283,6 +284,11 @@ class Connection(Handler):
             self.refuse(self._connections.render(*_TOO_SLOW))
         else:
             self.shut()
+
+    def time_out_body(self) -> None:
+        """Ends the wait for a body: the handler that reads the body gets TimeoutError, and answers."""
+        if self._payload is not None:
+            self._payload.set_exception(TimeoutError())
 
     def evict(self) -> None:
         """Makes room. Waits a moment in HEAD, BODY and IDLE: a request that has arrived but is not read yet is answered."""

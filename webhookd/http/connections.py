@@ -33,7 +33,7 @@ class ConnectionLimits:
 
     connections: most open connections; for a further one, another makes room, or the newest is refused.
     head_timeout: from a new connection to its first head; for each further head, from its first byte.
-    body_timeout: for a body; a handler may set a stricter limit.
+    body_timeout: from a head to the end of its body.
     read_timeout: until the client has read the written bytes.
     keepalive_timeout: between two requests; longer than a proxy's timeout, so that the proxy closes first.
     """
@@ -138,7 +138,8 @@ class Connections:
 
     def start(self) -> None:
         """Starts to look for connections that have timed out."""
-        self._timer = self.loop.call_later(min(self._limits.head_timeout / 4, _SWEEP_SECONDS), self._sweep)
+        shortest = min(self._limits.head_timeout, self._limits.body_timeout)
+        self._timer = self.loop.call_later(min(shortest / 4, _SWEEP_SECONDS), self._sweep)
 
     def stop(self) -> None:
         """Closes the connections on which no request is under way."""
@@ -159,6 +160,8 @@ class Connections:
         if connection not in self._all:  # the connection is lost already, and only its handler still runs
             return
         before, after = self._in[connection.phase], self._in[phase]
+        if phase is Phase.BODY and connection.phase is not Phase.BODY:
+            connection.body_since = self.loop.time()
         connection.phase = phase
         if before is not after:
             before.pop(connection, None)
@@ -190,15 +193,16 @@ class Connections:
 
     def _sweep(self) -> None:
         now, limits = self.loop.time(), self._limits
+        # One timer for all bodies: a timer for each would cost 4 µs a webhook.
         for connection, since in list(self._in[Phase.HEAD].items()):
-            if now - since < limits.head_timeout:
+            if now - since < min(limits.head_timeout, limits.body_timeout):
                 break
-            if connection.phase is Phase.HEAD:
+            if connection.phase is Phase.BODY:
+                if now - connection.body_since >= limits.body_timeout:
+                    connection.time_out_body()
+            elif now - since >= limits.head_timeout:
                 self.counters.closed["head_timeout"].inc()
                 connection.time_out()
-            elif now - since >= limits.head_timeout + limits.body_timeout:
-                self.leaving.add(connection)
-                connection.evict()
         for connection, since in list(self._in[Phase.IDLE].items()):
             if now - since < limits.keepalive_timeout:
                 break

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from email.utils import formatdate
+from functools import lru_cache
 from http import HTTPStatus
 from typing import NamedTuple
 
@@ -29,9 +30,14 @@ class Rendered(NamedTuple):
 
 def render(status: int, content_type: str, body: bytes, fields: Mapping[str, str] | None = None) -> Rendered:
     """Renders an answer with further header `fields` by name."""
-    lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}", f"Content-Type: {content_type}", f"Content-Length: {len(body)}"]
-    lines += [f"{name}: {value}" for name, value in {"Server": SERVER, **(fields or {})}.items()]
-    return Rendered(status, "".join(f"{line}\r\n" for line in lines).encode(), body)
+    return Rendered(status, _head(status, content_type, len(body), tuple((fields or {}).items())), body)
+
+
+@lru_cache(maxsize=256)  # all texts are our own, and nearly every answer is a 200 of one of three lengths
+def _head(status: int, content_type: str, length: int, fields: tuple[tuple[str, str], ...]) -> bytes:
+    lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}", f"Content-Type: {content_type}", f"Content-Length: {length}"]
+    lines += [f"{name}: {value}" for name, value in {"Server": SERVER, **dict(fields)}.items()]
+    return "".join(f"{line}\r\n" for line in lines).encode()
 
 
 class _Clock:

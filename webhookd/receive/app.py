@@ -169,9 +169,8 @@ class PublicApp:
             return await self._take(request, account, content.read_nowait(), started)
         with self._bodies.hold() as held:
             try:
-                async with asyncio.timeout(self._body_timeout):
-                    body = await self._read(request, held)
-            except TimeoutError:
+                body = await self._read(request, held)
+            except TimeoutError:  # raised by `Connections`, which bounds the time of every body
                 return self._refuse(
                     request, account, 408, f"the body took longer than {self._body_timeout:g} s", Rejection.TOO_SLOW
                 )
