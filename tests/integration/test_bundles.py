@@ -336,8 +336,8 @@ async def test_light_load_goes_singly_and_heavy_load_in_bundles(start: Start, se
         url = await url_of(sqs, servers.queue)
         while messages := (await sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10)).get("Messages"):
             for message in messages:
-                sizes.append(len(decode(message["EventReference"])))
-                named += [body.event_id for body in decode(message["EventReference"])]
+                sizes.append(len(decode(message["Body"])))
+                named += [body.event_id for body in decode(message["Body"])]
     assert set(named) == {body.event_id for body in bodies}
     assert max(sizes) > 10
     await receiver.stop()

@@ -57,7 +57,7 @@ async def copies(servers: Servers) -> list[str]:
         while messages := (
             await sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10, VisibilityTimeout=2, WaitTimeSeconds=1)
         ).get("Messages"):
-            found += [str(body.event_id) for message in messages for body in decode(message["EventReference"])]
+            found += [str(body.event_id) for message in messages for body in decode(message["Body"])]
         return found
 
 
@@ -150,7 +150,7 @@ async def test_one_redrive_message_wakes_its_event_once(start: Start, servers: S
     async with client(servers) as sqs:
         url = await url_of(sqs, servers.dead_letter_queue)
         (message,) = (await sqs.receive_message(QueueUrl=url, VisibilityTimeout=600))["Messages"]
-    [body] = decode(message["EventReference"])
+    [body] = decode(message["Body"])
     query = "SELECT count(*) FROM audit WHERE to_status = $1"
     await daemon.sqs.queue.send([[body]])
     await until(lambda: _is(connection, query, "dead", 2), "it was tried anew, and died again")

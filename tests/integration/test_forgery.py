@@ -41,7 +41,7 @@ async def texts(servers: Servers, queue: str) -> list[str]:
         while messages := (
             await sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10, VisibilityTimeout=2, WaitTimeSeconds=1)
         ).get("Messages"):
-            found |= {message["MessageId"]: message["EventReference"] for message in messages}
+            found |= {message["MessageId"]: message["Body"] for message in messages}
     return list(found.values())
 
 

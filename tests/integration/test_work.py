@@ -529,7 +529,7 @@ async def test_a_copy_brought_back_by_a_queue_redrive_is_tried_anew(
     async with client(servers) as sqs:
         dead = await url_of(sqs, servers.dead_letter_queue)
         (message,) = (await sqs.receive_message(QueueUrl=dead))["Messages"]
-        await sqs.send_message(QueueUrl=await url_of(sqs, servers.queue), MessageBody=message["EventReference"])
+        await sqs.send_message(QueueUrl=await url_of(sqs, servers.queue), MessageBody=message["Body"])
         await sqs.delete_message(QueueUrl=dead, ReceiptHandle=message["ReceiptHandle"])
     await until(lambda: status(connection, "processed"), "the event is processed")
     assert await effects() == 1

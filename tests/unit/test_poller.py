@@ -60,7 +60,7 @@ class Reports:
         return Poller(
             queue,
             self.work,
-            weigh=lambda found: len(found.bodies),
+            weigh=lambda found: len(found.references),
             heaviest=32,
             able=lambda: True,
             report=self.report,

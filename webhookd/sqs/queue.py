@@ -89,7 +89,7 @@ class SqsQueue:
             Message(
                 id=message["MessageId"],
                 handle=message["ReceiptHandle"],
-                references=decode(message["EventReference"]),
+                references=decode(message["Body"]),
                 received=now,
                 receive_count=int(message.get("Attributes", {}).get("ApproximateReceiveCount", 1)),
             )

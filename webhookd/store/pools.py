@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import asyncpg
@@ -87,7 +87,7 @@ class Pools:
         """Returns one pool."""
         return self._pools[name]
 
-    async def open(self, check: Callable[[Any], Awaitable[None]]) -> None:
+    async def open(self, check: Callable[[Any], Coroutine[Any, Any, None]]) -> None:
         """Makes the pools, which connect at first use. `check` is called with each new session, and may refuse it."""
         for name, size in self._sizes.items():
             self._pools[name] = asyncpg.create_pool(

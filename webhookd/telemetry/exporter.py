@@ -22,7 +22,7 @@ from webhookd.telemetry.metrics import Metrics
 _QUIET_SECONDS = 60.0  # between two log lines about the same complaint of OpenTelemetry
 
 
-def make_exporter(metrics: Metrics) -> OTLPSpanExporter:
+def make_exporter(metrics: Metrics) -> Exporter:
     """Makes the exporter that OTEL_EXPORTER_OTLP_… configure. Raises SettingsError if these settings cannot be used."""
     _hear_complaints()
     protocol = os.environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or os.environ.get("OTEL_EXPORTER_OTLP_PROTOCOL")
@@ -32,7 +32,7 @@ def make_exporter(metrics: Metrics) -> OTLPSpanExporter:
             "OTEL_EXPORTER_OTLP_ENDPOINT name the collector's port for HTTP (4318 unless changed)"
         )
     with usable():
-        return _Exporter(metrics)
+        return Exporter(metrics)
 
 
 @contextlib.contextmanager
@@ -45,7 +45,7 @@ def usable() -> Iterator[None]:
         raise SettingsError(f"OpenTelemetry cannot use its settings, OTEL_… ({where(error)})") from None
 
 
-class _Exporter(OTLPSpanExporter):
+class Exporter(OTLPSpanExporter):
     """An exporter by OTLP over HTTP, as OTEL_EXPORTER_OTLP_… configure it, that counts its spans."""
 
     def __init__(self, metrics: Metrics) -> None:
