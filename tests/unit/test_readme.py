@@ -11,8 +11,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-import click
 import pytest
+import typer
 import typer.main
 
 from tests.deploy.promql import families, own_metrics, problems
@@ -80,7 +80,7 @@ def test_every_webhookd_command_is_understood(words: tuple[str, ...], tmp_path: 
     while True:
         try:
             context = command.make_context("webhookd", left)  # fails if the command does not understand the words
-        except click.exceptions.Exit as ended:  # the command's help was asked for
+        except typer.Exit as ended:  # the command's help was asked for
             assert ended.exit_code == 0  # noqa: PT017
             break
         if not hasattr(command, "resolve_command"):
