@@ -32,18 +32,19 @@ def settings_table() -> str:
     return "\n".join(rows) + "\n"
 
 
-def alerts_list() -> str:
-    """Returns a list with one line for each alert, in the order of the rules: its section, its severity and its summary."""
+def alerts_table() -> str:
+    """Returns a table with one row for each alert, in the order of the rules: severities, summary, and a link to the runbook."""
     severities: dict[str, list[str]] = {}
     summaries: dict[str, str] = {}
     for rule in rules():
         if rule.alert:
             severities.setdefault(rule.alert, []).append(rule.severity)
             summaries.setdefault(rule.alert, rule.annotations["summary"])
-    return "".join(
-        f"- [{alert}](../../deploy/RUNBOOK.md#{anchor(alert)}) (*{', '.join(sorted(severities[alert]))}*): {summary}.\n"
-        for alert, summary in summaries.items()
-    )
+    rows = ["| alert | severity | summary | |", "|---|---|---|---|"]
+    for alert, summary in summaries.items():
+        section = f"[what to do](../../deploy/RUNBOOK.md#{anchor(alert)})"
+        rows.append(f"| `{alert}` | {', '.join(sorted(severities[alert]))} | {summary} | {section} |")
+    return "\n".join(rows) + "\n"
 
 
 MADE = {
@@ -51,7 +52,7 @@ MADE = {
     "bench": Made(GUIDE / "speed.md", last_run),
     "settings": Made(GUIDE / "settings.md", settings_table),
     "metrics": Made(GUIDE / "metrics.md", metrics_table),
-    "alerts": Made(GUIDE / "runbook.md", alerts_list),
+    "alerts": Made(GUIDE / "runbook.md", alerts_table),
 }
 
 
