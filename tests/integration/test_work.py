@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -14,6 +14,7 @@ import asyncpg
 import pytest
 
 from tests.conftest import Servers, Start
+from tests.helpers.guide import GUIDE, PAGES, README, blocks
 from tests.helpers.queues import client, depth, url_of
 from tests.helpers.running import KEY
 from tests.helpers.wait import until
@@ -30,6 +31,7 @@ from webhookd.store.event_store import Outgoing
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 AUTHCAPTURE = "net.authorize.payment.authcapture.created"
+REFUND = "net.authorize.payment.refund.created"
 
 
 def handlers(*given: Handler, pattern: str = "*") -> Registry:
@@ -597,19 +599,59 @@ async def test_a_relay_that_sent_but_could_not_record_it_sends_again(start: Star
     assert await status(connection, "processed"), "a late record of a send does not undo the end"
 
 
+def written_in(page: Path, monkeypatch: pytest.MonkeyPatch) -> list[Registry]:
+    """Runs each Python block of a page; returns the registry with the handlers of each block."""
+    found = []
+    for code in blocks(page.read_text(), "python"):
+        found.append(Registry())
+        monkeypatch.setattr(handlers_module, "registered", found[-1])
+        exec(compile(code, page.name, "exec"), {})
+    return found
+
+
 async def test_the_readmes_handler_books_a_payment(
     start: Start, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    readme = (Path(__file__).parent.parent.parent / "README.md").read_text()
-    (code,) = re.findall(r"```python\n(.+?)```", readme, re.DOTALL)
+    (registry,) = written_in(README, monkeypatch)
+    assert len(registry) == 1
     await connection.execute("CREATE TABLE orders (transaction_id text, paid numeric)")
     sent = traffic.sample(AUTHCAPTURE, 1)
     await connection.execute("INSERT INTO orders VALUES ($1, NULL)", sent.entity_id)
-    registry = Registry()
-    monkeypatch.setattr(handlers_module, "registered", registry)
-    exec(compile(code, "README.md", "exec"), {})
-    assert len(registry) == 1
     daemon = await start(registry)
     await send(daemon, sent)
     await until(lambda: status(connection, "processed"), "the event is processed")
     assert str(await connection.fetchval("SELECT paid FROM orders")) == "2.10"
+
+
+def test_every_handler_of_the_guide_is_run() -> None:
+    (of_the_readme,) = blocks(README.read_text(), "python")
+    assert [(page.name, len(blocks(page.read_text(), "python"))) for page in PAGES if "```python" in page.read_text()] == [
+        ("handlers.md", 2)
+    ]
+    assert blocks((GUIDE / "handlers.md").read_text(), "python")[0] == of_the_readme
+
+
+async def test_the_guides_handler_books_retries_and_gives_up(
+    start: Start, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, registry = written_in(GUIDE / "handlers.md", monkeypatch)
+    await connection.execute("CREATE TABLE refunds (id text, amount numeric)")
+    await connection.execute("CREATE TABLE books (closed boolean); INSERT INTO books VALUES (false)")
+    daemon = await start(registry)
+
+    async def ends(number: int, wanted: str, without: bytes = b"") -> str | None:
+        """Sends a refund, without a part of its body; returns the error when the event has the status."""
+        sent = traffic.sample(REFUND, number)
+        assert without in sent.body
+        await send(daemon, replace(sent, body=sent.body.replace(without, b"")))
+        find = "SELECT id FROM events WHERE notification_id = $1 AND status = $2"
+        event = await until(lambda: connection.fetchval(find, sent.notification_id, wanted), f"the event is {wanted}")
+        error: str | None = await connection.fetchval("SELECT last_error FROM work WHERE event_id = $1", event)
+        return error
+
+    assert await ends(1, "processed") is None
+    assert str(await connection.fetchval("SELECT amount FROM refunds")) == "2.10"
+    assert await ends(2, "dead", without=b'"authAmount":3.10,') == "Permanent: the refund has no amount"
+    await connection.execute("UPDATE books SET closed = true")
+    assert await ends(3, "retrying") == "Retryable: the books are closed"
+    assert await connection.fetchval("SELECT count(*) FROM refunds") == 1
