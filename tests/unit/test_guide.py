@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -210,6 +212,11 @@ async def test_the_pages_are_rendered_once(tmp_path: Path, monkeypatch: pytest.M
     answers = await asyncio.gather(*(served(pages, "/guide") for _ in range(5)))
     assert {answer.status for answer in answers} == {200}
     assert built == [tmp_path]
+
+
+def test_the_start_of_the_daemon_does_not_wait_for_the_markdown_parser() -> None:
+    code = "import sys, webhookd.daemon; sys.exit('markdown_it' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
 async def test_every_page_of_the_guide_is_listed_and_served_and_every_link_in_it_leads_to_an_id() -> None:

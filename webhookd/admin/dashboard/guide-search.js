@@ -10,7 +10,6 @@ export function wordsOf(query) {
 
 /** Returns the sections in which every word occurs. A word in a heading counts more than a word in the text. */
 export function find(sections, words) {
-  if (words.length === 0) return [];
   return sections
     .map((section) => ({ section, rank: rankOf(section, words) }))
     .filter(({ rank }) => rank > 0)

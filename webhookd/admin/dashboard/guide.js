@@ -24,16 +24,16 @@ function forget() {
 }
 
 async function search() {
-  let found;
+  let all;
   try {
-    const all = await index();
-    found = find(all, wordsOf(input.value)); // the value now: the person may have typed while the index was loading
+    all = await index();
   } catch {
     forget();
     return tell("The search could not be loaded: the daemon does not answer.", []);
   }
-  const words = wordsOf(input.value);
+  const words = wordsOf(input.value); // the person may have typed while the index was loading
   if (words.length === 0) return close();
+  const found = find(all, words);
   const total = `${found.length} ${found.length === 1 ? "section" : "sections"}`;
   tell(
     found.length === 0
@@ -70,7 +70,6 @@ function tell(text, items) {
 }
 
 function close() {
-  show(hits);
   hits.hidden = true;
   setText(count, "");
 }
@@ -87,11 +86,13 @@ input.addEventListener("click", search);
 input.addEventListener("focus", () => index().catch(forget)); // loads the index before the first key
 box.addEventListener("keydown", (event) => {
   if (event.isComposing) return;
-  if (event.key === "ArrowDown" && hits.hidden) search();
-  else if (event.key === "ArrowDown") move(1);
+  if (hits.hidden) {
+    if (event.key !== "ArrowDown") return;
+    search();
+  } else if (event.key === "ArrowDown") move(1);
   else if (event.key === "ArrowUp") move(-1);
   else if (event.key === "Enter" && event.target === input) hits.querySelector("a")?.click();
-  else if (event.key === "Escape" && !hits.hidden) {
+  else if (event.key === "Escape") {
     input.focus();
     close();
   } else return;
