@@ -33,7 +33,7 @@ UNSAFE = ("POST", "PUT", "PATCH", "DELETE")
 
 # The routes that need no token. Every other route must refuse a request without a token.
 OPEN = {
-    *(("GET", path) for path in ("/livez", "/readyz", "/metrics", "/openapi.json", "/docs", "/")),
+    *(("GET", path) for path in ("/livez", "/readyz", "/metrics", "/openapi.json", "/docs", "/guide", "/")),
     ("POST", "/session"),
     ("DELETE", "/session"),
 }
@@ -75,7 +75,7 @@ async def test_every_route_has_a_role_and_only_those_that_are_named_are_open(dae
     assert len(routes(daemon)) > 30
     for route in routes(daemon):
         assert route in roles, f"{route} has no role"
-        files = route[0] == "GET" and route[1].startswith(("/assets/", "/docs/"))
+        files = route[0] == "GET" and route[1].startswith(("/assets/", "/docs/", "/guide/"))
         assert (roles[route] is AccessLevel.OPEN) == (route in OPEN or files), route
         if route[0] in UNSAFE and roles[route] is not AccessLevel.OPEN:
             assert roles[route] is AccessLevel.OPERATE, f"{route} changes something, and needs only to look"

@@ -13,6 +13,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from webhookd.admin.access import Access, AccessLevel
 from webhookd.admin.dead_letters import DeadLetterRoutes
 from webhookd.admin.events import EventRoutes
+from webhookd.admin.guide import Guide
 from webhookd.admin.health import Health
 from webhookd.admin.hosts import Hosts, shown
 from webhookd.admin.openapi import document
@@ -93,6 +94,9 @@ def admin_app(
         add_open(app, path, handler)
     for path, file in pages().items():
         add_open(app, path, file.serve)
+    guide = Guide()
+    for path in ("/guide", "/guide/{page}"):
+        add_open(app, path, guide.serve)
     return app
 
 
