@@ -32,11 +32,11 @@ from tests.helpers.secrets import note_settings
 from tests.model.spin import NO_SPIN
 from webhookd.daemon import Daemon, make_sqs
 from webhookd.dev.servers import Stack
-from webhookd.lifecycle import Watch
-from webhookd.metrics import Metrics
 from webhookd.process.handlers import Registry
+from webhookd.runtime.loops import Watch
 from webhookd.settings import Settings, load
 from webhookd.store.migrations import migrate
+from webhookd.telemetry.metrics import Metrics
 
 pytest_plugins = ["pytester", "tests.helpers.groups"]
 

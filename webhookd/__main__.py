@@ -1,5 +1,5 @@
 """Runs the command line for `python -m webhookd`."""
 
-from webhookd.cli import main
+from webhookd.cli.main import main
 
 main()

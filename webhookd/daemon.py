@@ -9,19 +9,17 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from webhookd.admin.access import Access
-from webhookd.admin.access import Role as AdminRole
+from webhookd.admin.access import Access, AccessLevel
 from webhookd.admin.app import SECURITY_FIELDS, admin_app
 from webhookd.admin.cookies import Sessions
 from webhookd.admin.health import Health
 from webhookd.admin.hosts import Hosts
 from webhookd.errors import SettingsError
-from webhookd.failpoints import Failpoint, reach
-from webhookd.lifecycle import Loop, Part, Watch
-from webhookd.logs import logger
-from webhookd.metrics import Metrics
+from webhookd.http.admission import Unlimited
+from webhookd.http.connections import ConnectionLimits
+from webhookd.http.listener import Listener, admin_counters, listen, url_of
+from webhookd.operate.operator_queries import OperatorQueries
 from webhookd.operate.runner import Runner
-from webhookd.operate.statements import Statements
 from webhookd.operate.statistics import Recorder
 from webhookd.process import handlers
 from webhookd.process.handlers import Registry
@@ -33,23 +31,21 @@ from webhookd.queue.leases import Leases
 from webhookd.queue.message import MOST_EVENTS
 from webhookd.queue.poller import Poller
 from webhookd.queue.relay import Relay
-from webhookd.receive.admission import Admission, Unlimited
-from webhookd.receive.app import PublicApp
-from webhookd.receive.certificate import Certificate
-from webhookd.receive.connections import ConnectionLimits
-from webhookd.receive.intake import Intake
-from webhookd.receive.listener import Listener, admin_counters, public_counters, raise_file_limit
-from webhookd.receive.samples import Samples
+from webhookd.receive.role import ReceiveRole
+from webhookd.runtime.failpoints import Failpoint, reach
+from webhookd.runtime.loops import Loop, Part, Watch
 from webhookd.settings import RENEWABLE, Role, Settings
 from webhookd.sqs.gateway import Sqs
-from webhookd.store.claims import Claims
 from webhookd.store.database import Database
-from webhookd.store.events import EventStore
+from webhookd.store.event_store import EventStore
+from webhookd.store.idempotency import IdempotencyKeys
 from webhookd.store.receipts import Receipts
 from webhookd.store.retention import Ages, Retention
+from webhookd.telemetry.logs import logger
+from webhookd.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
-    from webhookd.tracing import Tracing
+    from webhookd.telemetry.tracing import Tracing
 
 _BACKLOG_EVERY = 5.0
 _ADMIN_CONNECTIONS = 4
@@ -80,7 +76,7 @@ class Daemon:
         )
         self.store = EventStore(self.database)
         receipts = self.receipts = Receipts(self.database)
-        self.claims = Claims(
+        self.idempotency = IdempotencyKeys(
             settings.redis_url.get_secret_value(),
             instance=lambda: self.database.instance,
             dedupe_ttl=settings.dedupe_ttl,
@@ -90,22 +86,17 @@ class Daemon:
             watch=watch,
         )
         self.sqs = make_sqs(settings, metrics, watch)
-        self.health = Health(self.database, self.claims, self.sqs.queue)
+        self.health = Health(self.database, self.idempotency, self.sqs.queue)
         self._admin: Listener | None = None
         self.admin: web.Application | None = None
-        self._public: Listener | None = None
         self._stack = AsyncExitStack()
         self._access: Access | None = None
-        self._app: PublicApp | None = None
-        self._certificate: Certificate | None = None
-        self._intake: Intake | None = None
-        self._samples: Samples | None = None
-        self.admission: Admission | None = None
+        self.receive: ReceiveRole | None = None
         self._poller: Poller | None = None
         self._tracing = tracing = _make_tracing(settings, metrics)
         # The order of starting: a part comes after the parts that it needs.
         self._parts: list[Part] = [] if tracing is None else [tracing]
-        self._parts += [self.database, self.claims, self.sqs]
+        self._parts += [self.database, self.idempotency, self.sqs]
         self.relay: Relay | None = None
         if Role.RELAY in roles:
             self.relay = Relay(
@@ -125,30 +116,17 @@ class Daemon:
         if Role.WORK in roles:
             self._add_workers(dead_letters)
         if Role.RECEIVE in roles:
-            self.admission = Admission(max_pending=settings.max_pending, metrics=metrics)
-            self.database.proofs.append(receipts.prove)
-            self._intake = Intake(
+            self.receive = ReceiveRole(
+                settings,
                 receipts,
-                self.claims,
+                self.idempotency,
                 self.database,
                 self.relay,
-                self.admission,
-                keys=settings.keys_by_account,
-                max_pending=settings.max_pending,
-                commit_timeout=settings.commit_timeout,
-                max_event_age=settings.max_event_age,
-                max_clock_skew=settings.max_clock_skew,
                 metrics=metrics,
                 watch=watch,
                 tracing=tracing,
             )
-            self._samples = Samples(
-                self.database, keep=settings.refused_samples, keys=settings.keys_by_account, metrics=metrics, watch=watch
-            )
-            self._parts += [self._samples, self._intake]
-            if settings.tls_certificate is not None and settings.tls_key is not None:
-                self._certificate = Certificate(settings.tls_certificate, settings.tls_key, metrics=metrics, watch=watch)
-                self._parts.append(self._certificate)
+            self._parts += self.receive.parts
         ages = Ages(
             bodies=settings.body_retention,
             audit=settings.audit_retention,
@@ -174,7 +152,7 @@ class Daemon:
         worker = make_worker(
             self.database,
             self.store,
-            self.claims,
+            self.idempotency,
             leases,
             acks,
             dead_letters,
@@ -203,11 +181,11 @@ class Daemon:
     async def start(self) -> None:
         """Starts every part, and both listeners. Raises SettingsError if it cannot listen on an address."""
         settings = self._settings
-        statements = Statements(self.database)
+        statements = OperatorQueries(self.database)
         self._access = access = Access(
             Sessions(statements),
             *_tokens(settings),
-            anonymous=None if settings.admin_anonymous == "nothing" else AdminRole(settings.admin_anonymous),
+            anonymous=None if settings.admin_anonymous == "nothing" else AccessLevel(settings.admin_anonymous),
             metrics=self.metrics,
         )
         hosts = Hosts(settings.admin_address[0], settings.admin_hosts)
@@ -216,8 +194,8 @@ class Daemon:
         for part in self._parts:
             await part.start()
             self._stack.push_async_callback(part.stop)
-        if self._intake is not None and self._samples is not None and self.admission is not None:
-            self._public = await self._listen_public(self._intake, self._samples, self.admission)
+        if self.receive is not None:
+            await self.receive.listen(other_connections=settings.concurrency + _ADMIN_LIMITS.connections)
         self.health.serving = True
         if not settings.admin_tokens and not settings.read_tokens and settings.admin_anonymous == "nothing":
             logger.warning("the API and the dashboard refuse everyone: WEBHOOKD_ADMIN_TOKENS is not set")
@@ -234,36 +212,7 @@ class Daemon:
             fields=SECURITY_FIELDS,
             options={"max_line_size": _LONGEST_LINE},
         )
-        await _start(listener, "WEBHOOKD_ADMIN_LISTEN", settings.admin_address)
-        return listener
-
-    async def _listen_public(self, intake: Intake, samples: Samples, admission: Admission) -> Listener:
-        settings = self._settings
-        self._app = public = PublicApp(
-            intake,
-            samples,
-            accounts=settings.keys_by_account,
-            max_body_bytes=settings.max_body_bytes,
-            max_body_memory=settings.max_body_memory,
-            body_timeout=settings.body_timeout,
-            retry_after=settings.retry_after,
-            metrics=self.metrics,
-        )
-        limits = ConnectionLimits(
-            connections=raise_file_limit(settings.max_connections, settings.concurrency + _ADMIN_LIMITS.connections),
-            head_timeout=settings.head_timeout,
-            body_timeout=settings.body_timeout,
-            read_timeout=settings.head_timeout,
-        )
-        listener = Listener(
-            web.ServerRunner(web.Server(public.handle), shutdown_timeout=settings.commit_timeout + 1),
-            admission,
-            limits,
-            public_counters(self.metrics),
-            retry_after=settings.retry_after,
-            certificate=self._certificate,
-        )
-        await _start(listener, "WEBHOOKD_LISTEN", settings.public_address)
+        await listen(listener, "WEBHOOKD_ADMIN_LISTEN", settings.admin_address)
         return listener
 
     def renew(self, settings: Settings) -> list[str]:
@@ -271,16 +220,14 @@ class Daemon:
 
         Raises SettingsError, and changes nothing, if the certificate's files cannot be used.
         """
-        if self._certificate is not None:
-            self._certificate.load()
+        if self.receive is not None:
+            self.receive.load_certificate()
         changed = [name for name in RENEWABLE if getattr(settings, name) != getattr(self._settings, name)]
         self._settings = self._settings.model_copy(update={name: getattr(settings, name) for name in changed})
         if self._access is not None:
             self._access.renew(*_tokens(settings))
-        if self._intake is not None and self._samples is not None and self._app is not None:
-            self._intake.renew(settings.keys_by_account)
-            self._samples.renew(settings.keys_by_account)
-            self._app.renew(settings.keys_by_account)
+        if self.receive is not None:
+            self.receive.renew(settings)
         return changed
 
     @property
@@ -291,12 +238,12 @@ class Daemon:
     @property
     def public_url(self) -> str:
         """Returns the public listener's URL, with the port as bound; empty without the role `receive`."""
-        return _bound(self._public, "http" if self._certificate is None else "https")
+        return "" if self.receive is None else self.receive.url
 
     @property
     def admin_url(self) -> str:
         """Returns the admin listener's URL, with the port as bound."""
-        return _bound(self._admin)
+        return url_of(self._admin)
 
     async def stop(self) -> None:
         """Turns readiness off, stops accepting, finishes what was accepted, drains workers, flushes, and closes the clients."""
@@ -305,11 +252,11 @@ class Daemon:
         started = time.monotonic()
         self.health.stopping = True
         logger.info("stopping")
-        if self._intake is not None:
-            self._intake.refuse()
+        if self.receive is not None:
+            self.receive.refuse()
         reach(Failpoint.SHUTDOWN_REFUSING)
-        if self._public is not None:
-            await self._public.stop()
+        if self.receive is not None:
+            await self.receive.stop_listening()
         reach(Failpoint.SHUTDOWN_ANSWERED)
         if self._poller is not None:
             # Some of the grace is for the steps after the workers: flushing, and closing.
@@ -327,16 +274,6 @@ class Daemon:
         self.metrics.oldest_unfinished.set(oldest)
 
 
-async def _start(listener: Listener, setting: str, address: tuple[str, int]) -> None:
-    host, port = address
-    try:
-        await listener.start(host, port)
-    except OSError as error:
-        raise SettingsError(
-            f"{setting}: cannot listen on {host}:{port} ({error.strerror or error}); free it, or set another address"
-        ) from error
-
-
 def _tokens(settings: Settings) -> list[dict[str, str]]:
     """Returns the tokens that may operate, and the tokens that may only look, each by its name."""
     return [
@@ -345,18 +282,11 @@ def _tokens(settings: Settings) -> list[dict[str, str]]:
     ]
 
 
-def _bound(listener: Listener | None, scheme: str = "http") -> str:
-    if listener is None or not listener.addresses:
-        return ""
-    host, port = listener.addresses[0][:2]
-    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
-
-
 def _make_tracing(settings: Settings, metrics: Metrics) -> Tracing | None:
     if not settings.tracing:
         return None
     try:
-        from webhookd.tracing import Tracing
+        from webhookd.telemetry.tracing import Tracing
     except ImportError as error:
         raise SettingsError(
             "WEBHOOKD_TRACING is on, but OpenTelemetry is not installed: pip install 'webhookd[tracing]', or unset the setting"

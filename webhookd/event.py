@@ -1,4 +1,4 @@
-"""An event, its statuses, and the legal changes between them."""
+"""An event, and its statuses."""
 
 from __future__ import annotations
 
@@ -32,17 +32,6 @@ class Status(StrEnum):
         """Returns whether only an operator's action leaves this status."""
         return self in (Status.PROCESSED, Status.DEAD)
 
-
-LEGAL_CHANGES: dict[Status | None, frozenset[Status]] = {
-    None: frozenset({Status.RECEIVED}),
-    # A worker can be quicker than the relay's record of the send, so `received` may end without having been `queued`.
-    Status.RECEIVED: frozenset({Status.QUEUED, Status.RETRYING, Status.PROCESSED, Status.DEAD}),
-    Status.QUEUED: frozenset({Status.RETRYING, Status.PROCESSED, Status.DEAD}),
-    Status.RETRYING: frozenset({Status.RETRYING, Status.PROCESSED, Status.DEAD}),
-    # Only an operator's redrive or forced retry leaves these. A dead event that an operator discards stays dead.
-    Status.DEAD: frozenset({Status.RECEIVED, Status.QUEUED, Status.DEAD}),
-    Status.PROCESSED: frozenset({Status.RECEIVED}),
-}
 
 # The payload's money fields: JSON numbers, which become Decimal even if they are written as integers.
 _MONEY = ("authAmount", "amount")

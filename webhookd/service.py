@@ -1,4 +1,4 @@
-"""Runs a daemon as a service: signals, reports to its manager, and new keys without a restart."""
+"""Runs a daemon as a service: signals, reports to the service manager, and new keys without a restart."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import signal
 from collections.abc import Callable
 from typing import Any
 
-from webhookd import failpoints
 from webhookd.daemon import Daemon
 from webhookd.errors import SettingsError
-from webhookd.logs import logger, where
-from webhookd.manager import Manager
 from webhookd.process import handlers
 from webhookd.process.retry import Policy
+from webhookd.runtime import failpoints
+from webhookd.runtime.systemd import ServiceNotifier
 from webhookd.settings import RENEWABLE, Settings
+from webhookd.telemetry.logs import logger, where
 
 
 def _stray(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
@@ -52,15 +52,15 @@ async def serve(
     loop.add_signal_handler(signal.SIGHUP, hangup.set if reload is not None else stop.set)
     loop.set_exception_handler(_stray)
     daemon = Daemon(settings)
-    manager = Manager(daemon.watch, daemon.health.summary)
+    notifier = ServiceNotifier(daemon.watch, daemon.health.summary)
     reloads: asyncio.Task[None] | None = None
     try:
         await daemon.start()
         _spare_the_collector()
-        await manager.ready()
+        await notifier.ready()
         if reload is not None:
             # Handle SIGHUP from here on. A SIGHUP that arrived earlier has set `hangup`, and is handled now.
-            reloads = daemon.watch.spawn(_reload_at(hangup, reload, daemon, manager), "reload")
+            reloads = daemon.watch.spawn(_reload_at(hangup, reload, daemon, notifier), "reload")
         if started is not None:
             started(daemon)
         waits = [asyncio.ensure_future(event.wait()) for event in (stop, daemon.watch.broken)]
@@ -70,7 +70,7 @@ async def serve(
     finally:
         if reloads is not None:
             daemon.watch.cancel(reloads)
-        manager.stopping()
+        notifier.stopping()
         try:
             async with asyncio.timeout(settings.shutdown_grace + 2):
                 await daemon.stop()
@@ -78,16 +78,16 @@ async def serve(
             # Whatever is left is safe, as if the process had been killed: everything here is made for a kill.
             logger.error("the shutdown took longer than WEBHOOKD_SHUTDOWN_GRACE; leaving the rest to recovery")
             daemon.watch.dismiss()
-        await manager.stopped()
+        await notifier.stopped()
     return 1 if daemon.watch.broken.is_set() else 0
 
 
-async def _reload_at(hangup: asyncio.Event, read: Callable[[], Settings], daemon: Daemon, manager: Manager) -> None:
+async def _reload_at(hangup: asyncio.Event, read: Callable[[], Settings], daemon: Daemon, notifier: ServiceNotifier) -> None:
     """Whenever `hangup` is set, reads the settings anew, and applies those that can be renewed. An error changes nothing."""
     while True:
         await hangup.wait()
         hangup.clear()
-        manager.reloading()
+        notifier.reloading()
         try:
             # Read the files in a thread, because reading may be slow, and requests must go on meanwhile.
             fresh = await asyncio.to_thread(read)
@@ -105,4 +105,4 @@ async def _reload_at(hangup: asyncio.Event, read: Callable[[], Settings], daemon
             if waits:
                 logger.warning("these settings changed, and need a restart", settings=waits)
         daemon.metrics.reloads.labels(outcome).inc()
-        manager.reloaded()
+        notifier.reloaded()

@@ -112,11 +112,11 @@ def layers(dev: Path | None = None) -> list[Layer]:
     here = Path.cwd().resolve()
     environment = _variables(os.environ, Layer(_ENVIRONMENT))
     dotenv = _dotenv(Path(".env"), here)
-    found = [environment, _credentials(), *_configuration(environment, dotenv), dotenv]
+    every = [environment, _credentials(), *_configuration(environment, dotenv), dotenv]
     if dev is not None:
         root = dev.resolve()
-        found.append(_dotenv(dev / "dev.env", here if root.is_relative_to(here) else root))
-    return found
+        every.append(_dotenv(dev / "dev.env", here if root.is_relative_to(here) else root))
+    return every
 
 
 def _variables(variables: Mapping[str, str | None], layer: Layer) -> Layer:
@@ -256,7 +256,7 @@ def slips(fields: Iterable[str], sources: Iterable[Layer]) -> list[str]:
     known |= {f"{name}_file" for name in known if _IN_FILES.fullmatch(name)}
     # Kubernetes adds WEBHOOKD_SERVICE_HOST, WEBHOOKD_PORT_8080_TCP and others to every pod beside a Service "webhookd".
     services = [name.removesuffix("SERVICE_HOST") for name in os.environ if name.endswith("_SERVICE_HOST")]
-    foreign = ("WEBHOOKD_DEV_", "WEBHOOKD_TEST_", *(name + end for name in services for end in ("SERVICE_", "PORT")))
+    not_settings = ("WEBHOOKD_DEV_", "WEBHOOKD_TEST_", *(name + end for name in services for end in ("SERVICE_", "PORT")))
     problems = []
     for layer in sources:
         twice = layer.values.keys() & layer.files.keys()
@@ -267,7 +267,7 @@ def slips(fields: Iterable[str], sources: Iterable[Layer]) -> list[str]:
         for one, other in layer.twice:
             problems.append(f"{place}{one} and {other} are two spellings of one setting; drop one of them")
         for name, spelled in sorted(layer.spelled.items()):
-            if (name in known and not (layer.toml and name == "config")) or spelled.upper().startswith(foreign):
+            if (name in known and not (layer.toml and name == "config")) or spelled.upper().startswith(not_settings):
                 continue
             if _ACCOUNT_KEYS.fullmatch(name):
                 if name not in layer.values and name.removesuffix("_file") not in layer.files:

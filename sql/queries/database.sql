@@ -24,9 +24,6 @@ SELECT pg_backend_pid();
 -- would wait for the end of that snapshot.
 SELECT pg_try_advisory_lock(hashtext('webhookd.applied_migrations'));
 
--- name: unlock_migrations()$
-SELECT pg_advisory_unlock(hashtext('webhookd.applied_migrations'));
-
 -- name: prove_writable()!
 -- Fails if the server takes no writes: a replica, or a server whose disk is full.
 UPDATE webhookd.instance SET created_at = created_at;

@@ -24,7 +24,7 @@ from dotenv import dotenv_values
 
 from tests.conftest import Servers
 from tests.helpers.database import connect
-from tests.helpers.readme import README
+from tests.helpers.guide import shell_lines
 from tests.helpers.running import KEY
 from tests.helpers.wait import until
 from webhookd.authorizenet.notification import EVENT_TYPES
@@ -295,8 +295,8 @@ async def test_handlers_that_cannot_be_imported_are_named_before_anything_starts
     assert not (dev.folder / ".webhookd").exists()
 
 
-async def test_the_readmes_command_calls_a_handler_of_the_current_folder(dev: Dev) -> None:
-    (line,) = re.findall(r"^(\S+=\S+ .*)webhookd dev$", README.read_text(), re.MULTILINE)
+async def test_the_guides_command_calls_a_handler_of_the_current_folder(dev: Dev) -> None:
+    (line,) = re.findall(r"^(\S+=\S+ .*)webhookd dev$", "\n".join(shell_lines()), re.MULTILINE)
     (dev.folder / "shop.py").write_text(_SHOP)
     dev.start(settings=dict(variable.split("=") for variable in line.split()))
     await dev.prints("trigger all")

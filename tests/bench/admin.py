@@ -32,7 +32,7 @@ from tests.bench.bench import Bench
 from tests.bench.processes import CORES, running
 from tests.bench.servers import servers
 from tests.helpers.database import connect
-from webhookd.operate.place import Place
+from webhookd.operate.cursor import Cursor
 
 AIM = 50.0  # ms, at the 95th percentile
 _WARM = 5  # uncounted calls of each case: they read plans and pages for the first time
@@ -146,7 +146,7 @@ def cases(found: dict[str, list[Any]]) -> list[Case]:
     listed("events", path, follow=False)
     listed("events, page by page", path)
     listed("events, 200 a page", path, limit=200)
-    each("events, deep pages", [f"{path}?limit=200&cursor={Place(row['received_at'], row['id']).cursor()}" for row in rows])
+    each("events, deep pages", [f"{path}?limit=200&cursor={Cursor(row['received_at'], row['id']).encode()}" for row in rows])
     for status in ("received", "queued", "retrying", "processed", "dead"):
         listed(f"events, {status}", path, status=status, limit=200)
     listed("events, unfinished", path, status=["received", "queued", "retrying"])

@@ -1,4 +1,4 @@
-"""The README's table of a run, made from its `bench.json`."""
+"""The table of a run for the guide, and the README's few figures of the run, made from its `bench.json`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from tests.bench.load import SENDERS
+from tests.bench.load import PROVIDER, PROXY, SENDERS
 from tests.bench.releases import BEFORE
 from tests.bench.titles import CAPACITY, CONSUME, LATENCY, REPLICAS, calls_title, cost_title, growth_title, ingest_title
 
@@ -15,16 +15,58 @@ _COSTS = {"pg_cpu_us": "CPU", "wal_bytes": "WAL"}
 RESULTS = Path(__file__).parent / "results" / "bench.json"
 
 
+class _Medians:
+    """The medians of a run's rounds."""
+
+    def __init__(self, scenarios: dict[str, Any]) -> None:
+        self._scenarios = scenarios
+
+    def median(self, scenario: str, case: str, figure: str = "per_second") -> float:
+        return float(self._scenarios[scenario][case][figure]["median"])
+
+    def ratio(self, scenario: str, case: str, other: str, figure: str = "per_second") -> float:
+        """Returns the median of the rounds' ratios of `case` to `other`."""
+        mine, theirs = (self._scenarios[scenario][name][figure]["rounds"] for name in (case, other))
+        return float(statistics.median(a / b for a, b in zip(mine, theirs, strict=True)))
+
+
+def figures(told: dict[str, Any]) -> str:
+    """Returns Markdown: a table of the five figures that a reader of the README wants to know first."""
+    scenarios = told["scenarios"]
+    median, ratio = _Medians(scenarios).median, _Medians(scenarios).ratio
+    sender = PROXY if ingest_title("burst", 64, PROXY) in scenarios else PROVIDER
+    burst, sustained = (ingest_title(kind, 64, sender) for kind in ("burst", "sustained"))
+    half = "at 50 % of capacity"
+    p50, p99, rate = (median(LATENCY, half, figure) for figure in ("p50_ms", "p99_ms", "rate"))
+    rows = (
+        (
+            "webhooks committed and answered, by 64 connections",
+            f"{median(burst, 'webhookd'):,.0f} a second, {ratio(burst, 'webhookd', 'textbook'):.1f} x the textbook",
+        ),
+        (
+            "the same for a minute",
+            f"{median(sustained, 'webhookd'):,.0f} a second, {median(sustained, 'webhookd', 'unsent'):,.0f} left in the outbox",
+        ),
+        (
+            "events processed, without handlers",
+            f"{median(CONSUME, 'webhookd'):,.0f} a second, {ratio(CONSUME, 'webhookd', 'textbook'):.1f} x the textbook",
+        ),
+        (
+            f"from a webhook to its committed effects, at {rate:,.0f} webhooks a second",
+            f"p50 {p50:.0f} ms, p99 {p99:.0f} ms",
+        ),
+        (
+            "a backlog of 1,100,000 events drains",
+            f"{median('backlog', 'webhookd'):,.0f} a second, in {median('backlog', 'webhookd', 'rss_mib'):.0f} MiB of memory",
+        ),
+    )
+    return "\n".join(["| measured | webhookd |", "|---|---|", *(f"| {' | '.join(row)} |" for row in rows)]) + "\n"
+
+
 def summary(told: dict[str, Any]) -> str:
     """Returns Markdown: a line on the machine, and a table of medians. For ratios, it is the median of the rounds' ratios."""
     machine, versions, scenarios = told["machine"], told["versions"], told["scenarios"]
-
-    def median(scenario: str, case: str, figure: str = "per_second") -> float:
-        return float(scenarios[scenario][case][figure]["median"])
-
-    def ratio(scenario: str, case: str, other: str, figure: str = "per_second") -> float:
-        mine, theirs = (scenarios[scenario][name][figure]["rounds"] for name in (case, other))
-        return float(statistics.median(a / b for a, b in zip(mine, theirs, strict=True)))
+    median, ratio = _Medians(scenarios).median, _Medians(scenarios).ratio
 
     def times_before(scenario: str) -> str:
         """Returns the ratio of webhookd to the release before, or an empty text if that was not measured."""
@@ -141,3 +183,8 @@ def summary(told: dict[str, Any]) -> str:
 def last_run() -> str:
     """Returns the summary of the run whose results are kept here."""
     return summary(json.loads(RESULTS.read_text()))
+
+
+def last_figures() -> str:
+    """Returns the few figures of the run whose results are kept here."""
+    return figures(json.loads(RESULTS.read_text()))

@@ -18,10 +18,10 @@ from tests.helpers.proxy import FaultProxy
 from tests.helpers.queues import url_of
 from tests.helpers.strict_sqs import StrictSqs
 from webhookd.dev.servers import Stack
-from webhookd.lifecycle import Watch
-from webhookd.metrics import Metrics
 from webhookd.queue.contract import Queue
+from webhookd.runtime.loops import Watch
 from webhookd.sqs.gateway import Sqs
+from webhookd.telemetry.metrics import Metrics
 
 # moto: the server of `webhookd dev`. fauxqs: the server of the bench.
 # strict: moto behind a gateway that refuses what AWS refuses, and fails on demand.

@@ -15,24 +15,24 @@ from tests.helpers.wait import until
 from webhookd.errors import MessageGoneError, MessageRefusedError, UnavailableError
 from webhookd.queue.bundles import send_events
 from webhookd.queue.contract import Depth, Queue
-from webhookd.queue.message import MOST_EVENTS, Body, Message
+from webhookd.queue.message import MOST_EVENTS, EventReference, Message
 
 AUTHCAPTURE = "net.authorize.payment.authcapture.created"
 LONG = 600  # seconds: longer than any test
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
-def event(**fields: str) -> Body:
-    return Body(uuid.uuid4(), fields.get("account", "default"), fields.get("event_type", AUTHCAPTURE))
+def event(**fields: str) -> EventReference:
+    return EventReference(uuid.uuid4(), fields.get("account", "default"), fields.get("event_type", AUTHCAPTURE))
 
 
-def events(count: int) -> list[list[Body]]:
+def events(count: int) -> list[list[EventReference]]:
     """Returns `count` messages of one event each."""
     return [[event()] for _ in range(count)]
 
 
-def bodies_of(messages: Sequence[Message]) -> list[list[Body]]:
-    return sorted(list(message.bodies) for message in messages)
+def bodies_of(messages: Sequence[Message]) -> list[list[EventReference]]:
+    return sorted(list(message.references) for message in messages)
 
 
 async def take(queue: Queue, count: int, *, visibility: int = LONG) -> list[Message]:
@@ -69,10 +69,10 @@ async def has(queue: Queue, depth: Depth) -> None:
     ],
     ids=["one event", "letters of all kinds", "a trace", "a dead-letter copy", "a bundle"],
 )
-async def test_what_is_sent_is_received_once_and_exactly(queues: Queues, bodies: list[Body]) -> None:
+async def test_what_is_sent_is_received_once_and_exactly(queues: Queues, bodies: list[EventReference]) -> None:
     assert await queues.queue.send([bodies]) == [None]
     [message] = await take(queues.queue, 1)
-    assert list(message.bodies) == bodies
+    assert list(message.references) == bodies
     assert message.receive_count == 1
     assert message.received <= asyncio.get_running_loop().time()
     assert await nothing_visible(queues.queue)
@@ -139,7 +139,7 @@ async def test_what_is_received_comes_back_after_its_time(queues: Queues) -> Non
     await queues.queue.send(events(1))
     [first] = await take(queues.queue, 1, visibility=1)
     [second] = await take(queues.queue, 1)
-    assert (second.id, second.bodies) == (first.id, first.bodies)
+    assert (second.id, second.references) == (first.id, first.references)
     assert second.receive_count == 2
 
 
@@ -250,10 +250,10 @@ async def test_bundles_fit_into_the_largest_message(open_queues: Open) -> None:
 
     async def all_of_them() -> bool:
         received.extend(await queue.receive(10, wait=1, visibility=LONG))
-        return sum(len(message.bodies) for message in received) >= len(bodies)
+        return sum(len(message.references) for message in received) >= len(bodies)
 
     await until(all_of_them, "every event is received")
-    assert sorted(itertools.chain.from_iterable(message.bodies for message in received)) == sorted(bodies)
+    assert sorted(itertools.chain.from_iterable(message.references for message in received)) == sorted(bodies)
     assert len(received) < len(bodies)
 
 
@@ -272,7 +272,7 @@ async def test_what_is_received_too_often_goes_to_the_dead_letter_queue(open_que
 
     await until(moved, "the message is in the dead-letter queue")
     [dead] = await take(queues.dead_letter_queue, 1)
-    assert list(dead.bodies) == [body]
+    assert list(dead.references) == [body]
     assert await queues.dead_letter_queue.delete([dead]) == [None]
     await has(queues.dead_letter_queue, Depth(0, 0, 0))
     await has(queues.queue, Depth(0, 0, 0))

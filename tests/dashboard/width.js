@@ -3,7 +3,7 @@
   const edge = document.documentElement.clientWidth;
   const scrolls = (node) =>
     node !== document.body && (/auto|scroll/.test(getComputedStyle(node).overflowX) || scrolls(node.parentElement));
-  const cut = [...document.querySelectorAll("#app *, dialog *")].filter(
+  const cut = [...document.querySelectorAll("#app *, .guide *, dialog *")].filter(
     (node) =>
       node.checkVisibility({ visibilityProperty: true }) &&
       !node.closest(".unseen, svg") &&

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import yaml
 
 from tests.helpers.prometheus import RULES
-from webhookd.metrics import Metrics
+from webhookd.telemetry.metrics import Metrics
 
 _NAME = r"[a-zA-Z_:][a-zA-Z0-9_:]*"
 _MATCHER = re.compile(rf'\s*({_NAME})\s*(=~|!~|!=|=)\s*"((?:[^"\\]|\\.)*)"\s*')

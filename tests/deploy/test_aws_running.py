@@ -120,7 +120,7 @@ async def test_the_policies_allow_what_is_called_and_nothing_else(
     dead = outputs["DeadLetterQueueName"]
 
     async def has_looked() -> bool:
-        await daemon.dead_letters.agree()
+        await daemon.dead_letters.reconcile()
         return {("sqs:ReceiveMessage", dead), ("sqs:ChangeMessageVisibility", dead)} <= called(gateway)
 
     await until(has_looked, "the reader has looked at the copy, and let it be")
@@ -129,7 +129,7 @@ async def test_the_policies_allow_what_is_called_and_nothing_else(
     await come_to(connection, {"processed": 3})
 
     async def has_removed() -> bool:
-        await daemon.dead_letters.agree()
+        await daemon.dead_letters.reconcile()
         return ("sqs:DeleteMessage", dead) in called(gateway)
 
     await until(has_removed, "the copy is gone")

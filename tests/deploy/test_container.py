@@ -31,8 +31,8 @@ from tests.helpers.rehearsal import Rehearsal, RehearsalError
 from tests.helpers.running import KEY
 from tests.helpers.scratch import Container, Scratch, skip_where_not_able
 from tests.helpers.wait import until
-from webhookd.cli import app
-from webhookd.client.health import health
+from webhookd.cli.main import app
+from webhookd.cli.operator.health import health
 from webhookd.dev import traffic
 from webhookd.dev.servers import free_port
 from webhookd.settings import Settings

@@ -27,7 +27,7 @@ from tests.deploy.manifests import (
     workloads,
 )
 from tests.helpers.running import KEY
-from webhookd.cli import app
+from webhookd.cli.main import app
 from webhookd.settings import Role, Settings, load, load_database
 from webhookd.sources import SECRET
 

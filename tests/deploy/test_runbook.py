@@ -14,9 +14,10 @@ import typer.main
 
 from tests.conftest import Start
 from tests.deploy.promql import families, own_metrics, problems, rules
+from tests.helpers.guide import anchor
 from tests.helpers.prometheus import DEPLOY
 from webhookd.admin.app import ROLES
-from webhookd.cli import app
+from webhookd.cli.main import app
 from webhookd.settings import describe
 
 RUNBOOK = DEPLOY / "RUNBOOK.md"
@@ -25,11 +26,6 @@ ID = "01890a5d-ac96-774b-bcce-b302099a8057"
 SECTIONS = dict(re.findall(r"^## ([^\n]+)\n(.*?)(?=^## |\Z)", TEXT, re.MULTILINE | re.DOTALL))
 # Settings of the commands that ask the API, and of no daemon.
 _OF_THE_COMMANDS = {"WEBHOOKD_API_URL", "WEBHOOKD_API_TOKEN", "WEBHOOKD_API_TOKEN_FILE"}
-
-
-def anchor(title: str) -> str:
-    """Returns the anchor of a heading in GitHub's Markdown."""
-    return re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-")
 
 
 def blocks(language: str) -> list[str]:

@@ -18,7 +18,7 @@ from tests.helpers.running import KEY
 from tests.helpers.unit import Manager, Unit
 from tests.helpers.wait import until
 from webhookd.authorizenet.signature import fingerprint
-from webhookd.cli import app
+from webhookd.cli.main import app
 from webhookd.dev import traffic
 from webhookd.dev.servers import free_port
 from webhookd.settings import Settings

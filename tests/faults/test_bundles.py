@@ -6,7 +6,7 @@ import pytest
 
 from tests.helpers.rig import Rig
 from tests.helpers.wait import until
-from webhookd.failpoints import Failpoint
+from webhookd.runtime.failpoints import Failpoint
 
 
 async def _bundles(rig: Rig) -> None:

@@ -13,7 +13,7 @@ from tests.helpers.queues import client, url_of
 from tests.helpers.rig import Rig
 from tests.helpers.running import Process
 from tests.helpers.wait import until
-from webhookd.failpoints import Failpoint
+from webhookd.runtime.failpoints import Failpoint
 
 # The counting handler, a handler that fails at first, one that gives up, and one that outlives half the visibility timeout.
 HANDLERS = (

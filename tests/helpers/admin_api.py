@@ -15,8 +15,8 @@ import typer
 from aiohttp import web
 from typer.testing import CliRunner
 
-from webhookd.client import dead_letters, events, operations, quarantine, refused, stats, timelines
-from webhookd.client.failures import ApiError, Exit
+from webhookd.cli.operator import dead_letters, events, operations, quarantine, refused, stats, timelines
+from webhookd.cli.operator.failures import ApiError, Exit
 from webhookd.errors import SettingsError
 
 TOKEN = "operate-3f1c9a"

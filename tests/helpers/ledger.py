@@ -14,10 +14,10 @@ from tests.helpers.database import connect
 from tests.helpers.running import KEY
 from tests.helpers.timeline import decode
 from tests.helpers.wait import until_ended
+from webhookd.authorizenet.facts import Facts, fold
+from webhookd.authorizenet.timeline import facts_of
 from webhookd.dev import traffic
 from webhookd.event import Event
-from webhookd.process.facts import Facts, fold
-from webhookd.process.timeline import facts_of
 
 # A handler whose effect can be counted: one row for each run whose transaction was committed. The handler takes only payments,
 # so that the other events share transactions. For the other events, the audit trail shows how often each became processed.

@@ -1,13 +1,26 @@
-"""The README's settings and figures, from the code and the last bench. `python -m tests.helpers.readme` writes them."""
+"""The tables of the README and the guide that are made from the code, the alerts and the last bench.
+
+`python -m tests.helpers.readme` writes them. Each stands between the marks `<!-- name -->` and `<!-- /name -->`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
-from tests.bench.summary import last_run
+from tests.bench.summary import last_figures, last_run
+from tests.deploy.promql import rules
+from tests.helpers.guide import GUIDE, README, anchor
+from tests.helpers.metrics_page import metrics_table
 from webhookd.settings import describe
 
-README = Path(__file__).parent.parent.parent / "README.md"
+
+class Made(NamedTuple):
+    """A table that is made: the page that has it, and the function that makes it."""
+
+    page: Path
+    make: Callable[[], str]
 
 
 def settings_table() -> str:
@@ -19,15 +32,41 @@ def settings_table() -> str:
     return "\n".join(rows) + "\n"
 
 
-MADE = {"settings": settings_table, "bench": last_run}
+def alerts_table() -> str:
+    """Returns a table with a row for each alert, in the order of the rules: severities, summary, and a link to the runbook."""
+    severities: dict[str, list[str]] = {}
+    summaries: dict[str, str] = {}
+    for rule in rules():
+        if rule.alert:
+            severities.setdefault(rule.alert, []).append(rule.severity)
+            summaries.setdefault(rule.alert, rule.annotations["summary"])
+    rows = ["| alert | severity | summary | |", "|---|---|---|---|"]
+    for alert, summary in summaries.items():
+        section = f"[what to do](../../deploy/RUNBOOK.md#{anchor(alert)})"
+        rows.append(f"| `{alert}` | {', '.join(sorted(severities[alert]))} | {summary} | {section} |")
+    return "\n".join(rows) + "\n"
 
 
-def written(part: str) -> str:
-    """Returns the README's text between the marks of `part`."""
-    return README.read_text().partition(f"<!-- {part} -->\n")[2].partition(f"<!-- /{part} -->")[0]
+MADE = {
+    "figures": Made(README, last_figures),
+    "bench": Made(GUIDE / "speed.md", last_run),
+    "settings": Made(GUIDE / "settings.md", settings_table),
+    "metrics": Made(GUIDE / "metrics.md", metrics_table),
+    "alerts": Made(GUIDE / "runbook.md", alerts_table),
+}
+
+
+def written(name: str) -> str:
+    """Returns the text between the marks of `name`, as it stands in its page."""
+    return MADE[name].page.read_text().partition(f"<!-- {name} -->\n")[2].partition(f"<!-- /{name} -->")[0]
+
+
+def write() -> None:
+    """Writes each table into its page."""
+    for name, (page, make) in MADE.items():
+        before, mark, rest = page.read_text().partition(f"<!-- {name} -->\n")
+        page.write_text(before + mark + make() + f"<!-- /{name} -->" + rest.partition(f"<!-- /{name} -->")[2])
 
 
 if __name__ == "__main__":
-    for name, make in MADE.items():
-        before, mark, rest = README.read_text().partition(f"<!-- {name} -->\n")
-        README.write_text(before + mark + make() + f"<!-- /{name} -->" + rest.partition(f"<!-- /{name} -->")[2])
+    write()

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import asyncpg
 
-from webhookd.store.events import EventStore, Leased
+from webhookd.store.event_store import EventStore, Leased
 from webhookd.store.keys import kind_id, notification_key
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"

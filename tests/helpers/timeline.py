@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any, cast
 
+from webhookd.authorizenet.facts import Facts
+from webhookd.authorizenet.timeline import fold_all
 from webhookd.event import Event
-from webhookd.process.facts import Facts
-from webhookd.process.timeline import fold_all
-from webhookd.store.events import EventStore
+from webhookd.store.event_store import EventStore
 
 _STORE = EventStore(cast("Any", None))  # the statement runs on the caller's connection
 

@@ -21,7 +21,7 @@ OPERATE = "operate-0123456789"
 ANYBODY: dict[str, Any] = {"roles": "receive", "admin_anonymous": "operate", "admin_tokens": {"ann": OPERATE}}
 BEARER = {"Authorization": f"Bearer {OPERATE}"}
 PROBES = ("/livez", "/readyz", "/metrics")
-SHOWING = ("/webhooks/events", "/webhooks/stats", "/webhooks/health", "/session", "/", "/docs", "/openapi.json")
+SHOWING = ("/webhooks/events", "/webhooks/stats", "/webhooks/health", "/session", "/", "/docs", "/guide", "/openapi.json")
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from tests.conftest import Servers, Start
 from tests.helpers.running import KEY
-from webhookd.admin.access import HEADER, Role
+from webhookd.admin.access import HEADER, AccessLevel
 from webhookd.admin.app import ROLES, add_open
 from webhookd.admin.cookies import COOKIE
 from webhookd.daemon import Daemon
@@ -33,7 +33,7 @@ UNSAFE = ("POST", "PUT", "PATCH", "DELETE")
 
 # The routes that need no token. Every other route must refuse a request without a token.
 OPEN = {
-    *(("GET", path) for path in ("/livez", "/readyz", "/metrics", "/openapi.json", "/docs", "/")),
+    *(("GET", path) for path in ("/livez", "/readyz", "/metrics", "/openapi.json", "/docs", "/guide", "/")),
     ("POST", "/session"),
     ("DELETE", "/session"),
 }
@@ -75,10 +75,10 @@ async def test_every_route_has_a_role_and_only_those_that_are_named_are_open(dae
     assert len(routes(daemon)) > 30
     for route in routes(daemon):
         assert route in roles, f"{route} has no role"
-        files = route[0] == "GET" and route[1].startswith(("/assets/", "/docs/"))
-        assert (roles[route] is Role.OPEN) == (route in OPEN or files), route
-        if route[0] in UNSAFE and roles[route] is not Role.OPEN:
-            assert roles[route] is Role.OPERATE, f"{route} changes something, and needs only to look"
+        files = route[0] == "GET" and route[1].startswith(("/assets/", "/docs/", "/guide/"))
+        assert (roles[route] is AccessLevel.OPEN) == (route in OPEN or files), route
+        if route[0] in UNSAFE and roles[route] is not AccessLevel.OPEN:
+            assert roles[route] is AccessLevel.OPERATE, f"{route} changes something, and needs only to look"
 
 
 async def test_each_route_refuses_who_may_not_use_it(daemon: Daemon, http: aiohttp.ClientSession) -> None:
@@ -86,10 +86,19 @@ async def test_each_route_refuses_who_may_not_use_it(daemon: Daemon, http: aioht
     for method, path in routes(daemon):
         needed = daemon.admin[ROLES][method, path]
         url = concrete(path)
-        for headers, role in (({}, None), (bearer("x" * 20), None), (bearer(LOOK), Role.LOOK), (bearer(OPERATE), Role.OPERATE)):
+        for headers, role in (
+            ({}, None),
+            (bearer("x" * 20), None),
+            (bearer(LOOK), AccessLevel.LOOK),
+            (bearer(OPERATE), AccessLevel.OPERATE),
+        ):
             async with http.request(method, url, headers=headers) as answer:
                 refused = answer.status in (401, 403)
-                assert refused == (needed is not Role.OPEN and (role is None or not role.allows(needed))), (method, path, role)
+                assert refused == (needed is not AccessLevel.OPEN and (role is None or not role.allows(needed))), (
+                    method,
+                    path,
+                    role,
+                )
                 if refused:
                     assert answer.status == (401 if role is None else 403), (method, path, role)
                     assert answer.content_type == "application/problem+json"

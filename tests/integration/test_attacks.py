@@ -33,10 +33,10 @@ from tests.integration.test_connections import (
 from tests.integration.test_requests import HOLD, bodies
 from webhookd.authorizenet.signature import sign
 from webhookd.daemon import Daemon
-from webhookd.metrics import Metrics
-from webhookd.receive.admission import Admission
-from webhookd.receive.connections import ConnectionLimits
-from webhookd.receive.listener import Listener, public_counters
+from webhookd.http.admission import Admission
+from webhookd.http.connections import ConnectionLimits
+from webhookd.http.listener import Listener, public_counters
+from webhookd.telemetry.metrics import Metrics
 
 BOMB = gzip.compress(bytes(1 << 22))
 ONE_BYTE_TO_COME = b"GET /livez HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n"

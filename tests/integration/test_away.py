@@ -115,7 +115,7 @@ async def test_without_redis_everything_works(own: Stack) -> None:
         await until(lambda: ended(own, 30), "every event is processed", deadline=60)
         assert daemon.health.report()["status"] == "degraded"
         await asyncio.to_thread(own.redis.start)
-        await until(lambda: daemon.claims.up, "Redis is back", deadline=30)
+        await until(lambda: daemon.idempotency.up, "Redis is back", deadline=30)
 
 
 async def test_without_sqs_webhooks_are_accepted_and_the_outbox_drains_when_it_is_back(own: Stack) -> None:

@@ -21,8 +21,8 @@ from webhookd.process import worker as worker_module
 from webhookd.process.result import TRUSTED
 from webhookd.queue.bundles import pack
 from webhookd.queue.contract import Limits
-from webhookd.queue.message import MOST_EVENTS, Body, dump, load
-from webhookd.store.events import Outgoing
+from webhookd.queue.message import MOST_EVENTS, EventReference, decode, encode
+from webhookd.store.event_store import Outgoing
 
 CREATED = "net.authorize.customer.created"
 SUBSCRIBED = "net.authorize.customer.subscription.created"
@@ -32,7 +32,7 @@ BUNDLED = BATCH * MOST_EVENTS
 OURS = '{"v":3,"consumer":"handlers"'
 
 
-async def received(start: Start, connection: Connection, *event_types: str) -> tuple[Daemon, list[Body]]:
+async def received(start: Start, connection: Connection, *event_types: str) -> tuple[Daemon, list[EventReference]]:
     """Returns a receiver that has accepted one event of each of `event_types`, and each event's entry for a message.
 
     No relay runs, so nothing has sent the events to the queue yet.
@@ -40,7 +40,7 @@ async def received(start: Start, connection: Connection, *event_types: str) -> t
     receiver = await start(roles="receive")
     await send(receiver, *(traffic.sample(event_type, number) for number, event_type in enumerate(event_types, 1)))
     rows = await connection.fetch("SELECT id, account, event_type FROM events ORDER BY id")
-    return receiver, [Body(row["id"], row["account"], row["event_type"]) for row in rows]
+    return receiver, [EventReference(row["id"], row["account"], row["event_type"]) for row in rows]
 
 
 async def table_of_effects(connection: Connection) -> None:
@@ -98,7 +98,7 @@ async def test_events_of_one_entity_in_one_bundle_are_folded(start: Start, conne
     kinds = ["created", "updated", "deleted"]
     await send(receiver, *(traffic.sample(f"net.authorize.customer.{kind}", 1) for kind in kinds))
     rows = await connection.fetch("SELECT id, account, event_type FROM events ORDER BY random()")
-    await receiver.sqs.queue.send([[Body(row["id"], row["account"], row["event_type"]) for row in rows]])
+    await receiver.sqs.queue.send([[EventReference(row["id"], row["account"], row["event_type"]) for row in rows]])
     await start(roles="work")
     await until(lambda: status(connection, "processed"), "every event is processed")
     row = await connection.fetchrow("SELECT state, last_event_type FROM customers")
@@ -223,13 +223,13 @@ async def test_an_unknown_event_among_known_ones_is_counted_and_dropped(
 async def test_an_event_that_another_worker_has_is_left_to_it(start: Start, servers: Servers, connection: Connection) -> None:
     receiver, bodies = await received(start, connection, CREATED, CREATED, CREATED)
     taken = bodies[1].event_id
-    token, got = await receiver.claims.acquire([taken])
+    token, got = await receiver.idempotency.acquire([taken])
     assert got == [True]
     await receiver.sqs.queue.send([bodies])
     worker = await start(handlers(nothing), roles="work")
     await until(lambda: processed_are(connection, 2), "its neighbours are processed")
     await until(lambda: metric(worker, "webhookd_processed_total", outcome="busy") >= 1, "it is busy")
-    receiver.claims.release([taken], token)
+    receiver.idempotency.release([taken], token)
     # No relay runs: the bundle itself comes back for the busy event.
     await until(lambda: status(connection, "processed"), "it is processed when it is free", deadline=30)
     await once(connection)
@@ -336,8 +336,8 @@ async def test_light_load_goes_singly_and_heavy_load_in_bundles(start: Start, se
         url = await url_of(sqs, servers.queue)
         while messages := (await sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10)).get("Messages"):
             for message in messages:
-                sizes.append(len(load(message["Body"])))
-                named += [body.event_id for body in load(message["Body"])]
+                sizes.append(len(decode(message["Body"])))
+                named += [body.event_id for body in decode(message["Body"])]
     assert set(named) == {body.event_id for body in bodies}
     assert max(sizes) > 10
     await receiver.stop()
@@ -356,8 +356,8 @@ async def test_what_failed_before_is_sent_in_bundles_with_the_rest(
     assert {body["attempts"] for body in named} == {1}
 
 
-def body(event_type: str = AUTHCAPTURE) -> Body:
-    return Body(uuid.uuid4(), "default", event_type)
+def body(event_type: str = AUTHCAPTURE) -> EventReference:
+    return EventReference(uuid.uuid4(), "default", event_type)
 
 
 @pytest.mark.parametrize("number", [1, 2, BATCH, BATCH + 1, 33, 100, BUNDLED])
@@ -367,17 +367,19 @@ def test_every_event_is_packed_once(number: int) -> None:
     assert len(messages) <= BATCH
     assert sorted(b.event_id for message in messages for b in message) == sorted(b.event_id for b in bodies)
     assert (max(map(len, messages)) == 1) == (number <= BATCH)
-    assert [load(dump(message)) for message in messages] == [tuple(message) for message in messages]
+    assert [decode(encode(message)) for message in messages] == [tuple(message) for message in messages]
 
 
 @pytest.mark.parametrize("letter", ["x", "\u20ac", "\U0001f4b3"], ids=["ascii", "a sign of the euro", "beyond 16 bits"])
 def test_whatever_the_types_are_a_bundle_is_no_larger_than_what_is_read(letter: str) -> None:
     """JSON in ASCII turns one character into up to twelve."""
-    bodies = [Body(uuid.uuid4(), "a" * 200, letter * 200, attempts=1000, traceparent=f"00-{'a' * 32}-{'b' * 16}-01")] * BUNDLED
+    bodies = [
+        EventReference(uuid.uuid4(), "a" * 200, letter * 200, attempts=1000, traceparent=f"00-{'a' * 32}-{'b' * 16}-01")
+    ] * BUNDLED
     bodies = [body._replace(event_id=uuid.uuid4()) for body in bodies]
     messages = pack(bodies, LIMITS)
-    assert [load(dump(message)) for message in messages] == [tuple(message) for message in messages]
-    assert max(len(dump(message)) for message in messages) <= LIMITS.message_bytes
+    assert [decode(encode(message)) for message in messages] == [tuple(message) for message in messages]
+    assert max(len(encode(message)) for message in messages) <= LIMITS.message_bytes
 
 
 @pytest.mark.parametrize(
@@ -385,4 +387,4 @@ def test_whatever_the_types_are_a_bundle_is_no_larger_than_what_is_read(letter: 
     ["", "1", "[]", "{}", OURS + "}", OURS + ',"events":[]}', OURS + ',"events":[1]}', OURS + ',"events":[{"event":"no"}]}'],
 )
 def test_a_message_that_is_not_ours_names_no_event(text: str) -> None:
-    assert load(text) == ()
+    assert decode(text) == ()

@@ -25,7 +25,7 @@ from tests.helpers.command import webhookd
 from tests.helpers.running import KEY
 from tests.helpers.wait import until
 from webhookd.authorizenet.notification import EVENT_TYPES
-from webhookd.cli import app
+from webhookd.cli.main import app
 from webhookd.dev import known
 from webhookd.errors import SettingsError
 from webhookd.settings import describe

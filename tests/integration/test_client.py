@@ -137,7 +137,7 @@ async def test_and_not_a_third_time() -> None:
 )
 async def test_an_answer_that_is_not_one_of_sqs_means_that_sqs_is_away(answer: Any) -> None:
     """An unusable answer does not prove that messages were sent or deleted, or that the queue is empty."""
-    message = Message(id="m", handle="h", bodies=(), received=asyncio.get_running_loop().time(), receive_count=1)
+    message = Message(id="m", handle="h", references=(), received=asyncio.get_running_loop().time(), receive_count=1)
     async with serving(Scripted(*[answer] * 6)) as url, started(url) as clients:
         queue = SqsQueue(QUEUE, clients)
         for call in (queue.send([[]]), queue.receive(1, wait=0, visibility=1), queue.delete([message])):

@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import Start
 from tests.helpers.wait import until
 from tests.integration.test_connections import PATH, address, open_connections, request
-from webhookd.receive.connection import Connection
+from webhookd.http.connection import Connection
 
 _HEAD = f"POST {PATH} HTTP/1.1\r\nHost: x\r\n".encode()
 STREAMS = {

@@ -22,11 +22,11 @@ from webhookd.authorizenet.notification import EVENT_TYPES
 from webhookd.authorizenet.signature import sign
 from webhookd.daemon import Daemon
 from webhookd.dev import traffic
-from webhookd.metrics import Metrics
-from webhookd.receive.admission import Admission
-from webhookd.receive.connection import Connection
-from webhookd.receive.connections import ConnectionLimits
-from webhookd.receive.listener import Listener, public_counters
+from webhookd.http.admission import Admission
+from webhookd.http.connection import Connection
+from webhookd.http.connections import ConnectionLimits
+from webhookd.http.listener import Listener, public_counters
+from webhookd.telemetry.metrics import Metrics
 
 PATH = "/webhooks/authorize-net"
 
@@ -143,8 +143,8 @@ async def test_connections_that_have_sent_a_request_are_kept_before_silent_ones(
     async with connected(daemon) as [(reader, writer)]:
         writer.write(request(body()))
         await reader.readuntil(b"}")
-        assert daemon.admission is not None
-        assert daemon.admission.open_requests == 0, "it is answered"
+        assert daemon.receive is not None
+        assert daemon.receive.admission.open_requests == 0, "it is answered"
         async with connected(daemon, 100):
             await until(lambda: metric(daemon, "connections") <= 20, "silent ones are closed")
             writer.write(request(body()))
@@ -327,7 +327,7 @@ async def test_while_new_requests_are_shed_each_is_503_before_it_is_parsed_and_l
 ) -> None:
     monkeypatch.setattr(Admission, "observe", lambda self, *_, **__: setattr(self, "late", True))
     daemon = await start(roles="receive")
-    await until(lambda: daemon.admission is not None and daemon.admission.late, "it sheds")
+    await until(lambda: daemon.receive is not None and daemon.receive.admission.late, "it sheds")
     async with connected(daemon, 4) as [*streams, (live, liveness)]:
         await open_connections(daemon, 4)
         for reader, writer in streams:
@@ -346,7 +346,7 @@ async def test_a_webhook_that_comes_with_its_connection_is_shed_on_the_bare_sock
 ) -> None:
     monkeypatch.setattr(Admission, "observe", lambda self, *_, **__: setattr(self, "late", True))
     daemon = await start(roles="receive")
-    await until(lambda: daemon.admission is not None and daemon.admission.late, "it sheds")
+    await until(lambda: daemon.receive is not None and daemon.receive.admission.late, "it sheds")
     monkeypatch.setattr(Connection, "connection_made", lambda *_: pytest.fail("a transport was made"))
     with socket.create_connection(address(daemon)) as client:
         client.sendall(request(body()))

@@ -184,7 +184,7 @@ async def test_webhookds_own_redrive_works_after_the_consoles_has_failed(
     assert await connection.fetchval(named) == COUNT
 
     async def empty() -> bool:
-        await daemon.dead_letters.agree()
+        await daemon.dead_letters.reconcile()
         return await depth(strict, strict.dead_letter_queue) == 0
 
     await until(empty, "the copies are gone", deadline=60, every=0.5)

@@ -21,11 +21,12 @@ from webhookd.authorizenet.notification import EVENT_TYPES
 from webhookd.dev import traffic
 from webhookd.dev.servers import Stack
 from webhookd.errors import UnavailableError
-from webhookd.lifecycle import Watch
-from webhookd.metrics import Metrics
-from webhookd.store.database import SESSIONS, Database
+from webhookd.runtime.loops import Watch
+from webhookd.store.database import Database
 from webhookd.store.migrations import migrate
+from webhookd.store.pools import SESSIONS
 from webhookd.store.queries import MIGRATIONS, queries
+from webhookd.telemetry.metrics import Metrics
 
 
 @pytest.fixture

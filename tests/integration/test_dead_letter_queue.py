@@ -22,7 +22,7 @@ from webhookd.errors import Permanent, UnavailableError
 from webhookd.event import Event
 from webhookd.process.handlers import Registry
 from webhookd.queue import dead_letters
-from webhookd.queue.message import Body, Message, dump, load
+from webhookd.queue.message import EventReference, Message, decode, encode
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 AUTHCAPTURE = "net.authorize.payment.authcapture.created"
@@ -57,7 +57,7 @@ async def copies(servers: Servers) -> list[str]:
         while messages := (
             await sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10, VisibilityTimeout=2, WaitTimeSeconds=1)
         ).get("Messages"):
-            found += [str(body.event_id) for message in messages for body in load(message["Body"])]
+            found += [str(body.event_id) for message in messages for body in decode(message["Body"])]
         return found
 
 
@@ -84,7 +84,7 @@ async def test_a_message_that_a_pass_sees_twice_is_not_taken_for_a_second_copy(
         return repeated
 
     monkeypatch.setattr(daemon.sqs.dead_letter_queue, "receive", twice)
-    await daemon.dead_letters._pass(3)
+    await daemon.dead_letters._read_all(3)
     monkeypatch.undo()
     assert await moved(daemon, "removed") == 0
     assert sorted(await copies(servers)) == sorted(str(row["id"]) for row in await connection.fetch("SELECT id FROM events"))
@@ -96,7 +96,7 @@ async def test_copies_that_the_queue_lost_are_made_again(
 ) -> None:
     """Lost copies are made again even if they are too many to count each time, and to look at with one statement."""
     if many:
-        for name, value in {"_COUNTED": 2, "_LOOKED": 2, "_EVERY": 0.0}.items():
+        for name, value in {"_COUNTED": 2, "_LOOKED": 2, "_PASS_EVERY_SECONDS": 0.0}.items():
             monkeypatch.setattr(dead_letters, name, value)
     daemon = await start(closing())
     await dead(daemon, servers, 3)
@@ -109,7 +109,7 @@ async def test_copies_that_the_queue_lost_are_made_again(
         await sqs.purge_queue(QueueUrl=await url_of(sqs, servers.dead_letter_queue))
 
     async def mended() -> bool:
-        await daemon.dead_letters.agree()
+        await daemon.dead_letters.reconcile()
         return await holds(servers, 3)
 
     await until(mended, "each has its copy again")
@@ -124,7 +124,7 @@ async def test_a_copy_that_sqs_refuses_neither_spins_nor_blocks_the_reader(
     await traffic.send([sample], f"{daemon.public_url}/webhooks/authorize-net", KEY)
     await connection.execute("UPDATE work SET status = 'dead', dead_reason = 'x', due = now() - interval '1 minute'")
 
-    async def refuse(messages: list[list[Body]]) -> list[UnavailableError]:
+    async def refuse(messages: list[list[EventReference]]) -> list[UnavailableError]:
         return [UnavailableError("sqs", "InternalError") for _ in messages]
 
     monkeypatch.setattr(daemon.sqs.dead_letter_queue, "send", refuse)
@@ -133,12 +133,12 @@ async def test_a_copy_that_sqs_refuses_neither_spins_nor_blocks_the_reader(
     async def note(_: int) -> None:
         passes.append(asyncio.current_task())
 
-    monkeypatch.setattr(daemon.dead_letters, "_pass", note)
+    monkeypatch.setattr(daemon.dead_letters, "_read_all", note)
     async with client(servers) as sqs:
         await sqs.send_message(QueueUrl=await url_of(sqs, servers.dead_letter_queue), MessageBody="not webhookd's")
     for _ in range(2):
         with pytest.raises(UnavailableError):  # the error makes the reader's loop pause, longer each time
-            await daemon.dead_letters.agree()
+            await daemon.dead_letters.reconcile()
     # The daemon's own reader may make a pass at the same time.
     assert passes.count(asyncio.current_task()) == 2, "the queue is looked at all the same"
 
@@ -150,7 +150,7 @@ async def test_one_redrive_message_wakes_its_event_once(start: Start, servers: S
     async with client(servers) as sqs:
         url = await url_of(sqs, servers.dead_letter_queue)
         (message,) = (await sqs.receive_message(QueueUrl=url, VisibilityTimeout=600))["Messages"]
-    [body] = load(message["Body"])
+    [body] = decode(message["Body"])
     query = "SELECT count(*) FROM audit WHERE to_status = $1"
     await daemon.sqs.queue.send([[body]])
     await until(lambda: _is(connection, query, "dead", 2), "it was tried anew, and died again")
@@ -171,17 +171,17 @@ async def _is(connection: Connection, query: str, status: str, count: int) -> bo
 # -- raw messages: SQS moved them to the dead-letter queue, and they prove nothing about the event
 
 
-async def raw(servers: Servers, *bodies: Body) -> None:
+async def raw(servers: Servers, *bodies: EventReference) -> None:
     """Puts a message into the dead-letter queue, as SQS does after too many receives."""
     async with client(servers) as sqs:
-        await sqs.send_message(QueueUrl=await url_of(sqs, servers.dead_letter_queue), MessageBody=dump(bodies))
+        await sqs.send_message(QueueUrl=await url_of(sqs, servers.dead_letter_queue), MessageBody=encode(bodies))
 
 
 async def gone(daemon: Daemon, servers: Servers) -> None:
     """Lets the dead-letter reader make passes until the dead-letter queue is empty."""
 
     async def look() -> bool:
-        await daemon.dead_letters.agree()
+        await daemon.dead_letters.reconcile()
         return await holds(servers, 0)
 
     await until(look, "the raw messages are removed")
@@ -215,7 +215,7 @@ async def test_what_a_worker_has_in_hand_keeps_its_raw_message_until_the_next_pa
     await raw(servers, *bodies)
     async with connection.transaction():
         await connection.execute("SELECT FROM work WHERE event_id = $1 FOR UPDATE", bodies[0].event_id)
-        await receiver.dead_letters.agree()
+        await receiver.dead_letters.reconcile()
         assert await moved(receiver, "put_back") == 0
         assert await holds(servers, 1), "the message stays, with all its events"
     assert await connection.fetchval("SELECT bool_and(status = 'queued') FROM work")
@@ -264,11 +264,11 @@ async def test_a_raw_message_of_a_dead_event_gives_way_to_its_copy(
     await dead(daemon, servers, 1)
     row = await connection.fetchrow("SELECT id, account, event_type FROM events")
     assert row is not None
-    body = Body(row["id"], row["account"], row["event_type"])
+    body = EventReference(row["id"], row["account"], row["event_type"])
     await raw(servers, body)
 
     async def one_left() -> bool:
-        await daemon.dead_letters.agree()
+        await daemon.dead_letters.reconcile()
         return await holds(servers, 1)
 
     await until(one_left, "the raw message is removed")
@@ -289,10 +289,10 @@ async def test_one_process_at_a_time_reads_the_dead_letter_queue(
             looked.append(daemon)
             return False
 
-        monkeypatch.setattr(daemon.dead_letters, "_round", note)
+        monkeypatch.setattr(daemon.dead_letters, "_reconcile", note)
     for _ in range(3):
-        await first.dead_letters.agree()
-        await second.dead_letters.agree()
+        await first.dead_letters.reconcile()
+        await second.dead_letters.reconcile()
     assert len(set(looked)) == 1
 
 
@@ -302,8 +302,8 @@ async def test_a_pass_that_has_no_time_left_goes_on_where_it_stopped(
     daemon = await start(closing())
     await dead(daemon, servers, 25)
     await connection.execute("UPDATE work SET copy_sent_at = now() - interval '2 minutes'")
-    monkeypatch.setattr(dead_letters, "_PASS", 0.001)
-    await daemon.dead_letters._pass(25)
+    monkeypatch.setattr(dead_letters, "_PASS_SECONDS", 0.001)
+    await daemon.dead_letters._read_all(25)
     assert await connection.fetchval("SELECT count(*) FROM events WHERE dead_letter_sent_at IS NULL") == 0, (
         "none is taken for lost"
     )

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import json
 import os
-import re
 import shlex
 import signal
 import sys
@@ -17,9 +16,9 @@ from typing import Any
 import pytest
 
 from tests.conftest import Servers, Start
+from tests.helpers.guide import lines_of
 from tests.helpers.operator import ANN, AUTHCAPTURE, LEO, REFUND, Connection, Operator, bury, come_to, statuses, times_put_back
 from tests.helpers.queues import depth
-from tests.helpers.readme import README
 from tests.helpers.running import KEY
 from tests.helpers.stored import end_well, lease
 from tests.helpers.wait import until
@@ -80,7 +79,7 @@ async def copies(servers: Servers, count: int) -> None:
 
 async def agreed(daemon: Daemon, servers: Servers, count: int) -> None:
     async def look() -> bool:
-        await daemon.dead_letters.agree()
+        await daemon.dead_letters.reconcile()
         return await depth(servers, servers.dead_letter_queue) == count
 
     await until(look, f"{count} copies in the dead-letter queue", deadline=60, every=0.5)
@@ -128,7 +127,7 @@ async def test_no_layer_of_idempotency_blocks_a_redriven_event(
     shop.closed = False
     ids = [row["id"] for row in await connection.fetch("SELECT id FROM events")]
     for event_id in ids:
-        assert await daemon.claims.acquire([event_id]), "what a worker left that died: its claim"
+        assert await daemon.idempotency.acquire([event_id]), "what a worker left that died: its claim"
     assert (await ann.done("dead-letters/redrive", ids=[str(one) for one in ids]))["done"] == 3
     await come_to(connection, {"processed": 3})
     assert await connection.fetchval("SELECT count(*) FROM sales") == 3
@@ -236,9 +235,9 @@ async def test_show_tells_all_but_the_body_which_must_be_asked_for(
     assert "not dead" in answer["detail"]
 
 
-async def test_the_readmes_commands_work_as_they_stand_there(idle: Operator, servers: Servers, connection: Connection) -> None:
+async def test_the_guides_commands_work_as_they_stand_there(idle: Operator, servers: Servers, connection: Connection) -> None:
     await bury(connection, 2, error="timeout")
-    lines = re.findall(r"^webhookd dead-letters .+$", README.read_text(), re.MULTILINE)
+    lines = lines_of("dead-letters")
     assert len(lines) == 4
     for line in lines:
         arguments = shlex.split(line, comments=True)[2:]

@@ -19,7 +19,7 @@ from tests.conftest import Servers, settings_of
 from tests.helpers.queues import client, url_of
 from tests.helpers.running import KEY
 from webhookd.authorizenet.signature import fingerprint, sign
-from webhookd.cli import app
+from webhookd.cli.main import app
 from webhookd.doctor import Finding, Verdict, examine
 from webhookd.process import handlers
 from webhookd.process.handlers import Registry

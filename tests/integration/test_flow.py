@@ -15,12 +15,12 @@ from tests.helpers.stored import lease
 from tests.helpers.wait import until
 from tests.integration.test_bundles import CREATED, drained, nothing, once, processed_are, received, table_of_effects
 from tests.integration.test_work import Connection, count, counted, handlers, metric, send, status
+from webhookd.authorizenet.timeline import fold_all
 from webhookd.daemon import Daemon
 from webhookd.dev import traffic
 from webhookd.errors import Retryable
 from webhookd.event import Event
-from webhookd.process.timeline import fold_all
-from webhookd.store.events import Claimed, Outgoing
+from webhookd.store.event_store import Claimed, Outgoing
 from webhookd.store.queries import queries
 
 RETRYING = "UPDATE work SET status = 'retrying', attempts = 1, fresh = false, sends = 0, last_error = 'x'"

@@ -20,7 +20,7 @@ from webhookd.event import Event
 from webhookd.process.handlers import Registry
 from webhookd.process.result import Outcome, Result
 from webhookd.process.worker import Worker
-from webhookd.queue.message import Body
+from webhookd.queue.message import EventReference
 
 _STATE = "SELECT state FROM webhookd.transactions"
 
@@ -99,8 +99,8 @@ async def test_a_locked_row_of_the_timeline_delays_its_own_event_alone_and_count
     start: Start, servers: Servers, connection: Connection, monkeypatch: pytest.MonkeyPatch, handled: bool
 ) -> None:
     """PostgreSQL's lock_timeout ends the wait for the row. This takes 300 ms, longer than the handlers' timeout of 100 ms."""
-    monkeypatch.setattr("webhookd.store.events._STATEMENT", 600.0)
-    monkeypatch.setattr("webhookd.store.database._STATEMENT_TIMEOUT", 600.0)
+    monkeypatch.setattr("webhookd.store.event_store._STATEMENT", 600.0)
+    monkeypatch.setattr("webhookd.store.pools._STATEMENT_TIMEOUT", 600.0)
     await table_of_effects(connection)
     receiver, bodies = await received(start, connection, CREATED, CREATED, CREATED)
     rows = await connection.fetch("SELECT e.*, b.body FROM events e JOIN bodies b ON b.event_id = e.id ORDER BY e.id")
@@ -125,12 +125,12 @@ async def test_a_locked_row_of_the_timeline_delays_its_own_event_alone_and_count
 async def test_the_wait_for_a_locked_row_of_the_timeline_is_not_in_the_time_of_other_events(
     start: Start, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("webhookd.store.events._LOCK_TIMEOUT", "3s")
+    monkeypatch.setattr("webhookd.store.event_store._LOCK_TIMEOUT", "3s")
     receiver = await start(roles="receive")
     kinds = (("created", 1), ("created", 2), ("updated", 2), ("created", 3))
     await send(receiver, *(traffic.sample(f"net.authorize.customer.{kind}", number) for kind, number in kinds))
     rows = await connection.fetch("SELECT id, account, event_type FROM events ORDER BY id")
-    bodies = [Body(row["id"], row["account"], row["event_type"]) for row in rows]
+    bodies = [EventReference(row["id"], row["account"], row["event_type"]) for row in rows]
     worker = await start(roles="work")
     await receiver.sqs.queue.send([bodies[1:2]])
     await until(lambda: processed_are(connection, 1), "its first event is processed")

@@ -20,7 +20,7 @@ from webhookd.dev import traffic
 from webhookd.errors import Permanent
 from webhookd.event import Event
 from webhookd.process.worker import Worker
-from webhookd.queue.message import MOST_EVENTS, Body, dump, load
+from webhookd.queue.message import MOST_EVENTS, EventReference, decode, encode
 from webhookd.queue.proof import is_proven, sign
 
 TRAIL = "SELECT from_status, to_status, actor FROM audit ORDER BY at"
@@ -120,8 +120,8 @@ async def test_a_copy_that_is_moved_back_revives_its_event_and_names_nobody(
 async def test_a_copy_of_another_installation_revives_nothing(daemon: Daemon, servers: Servers, connection: Connection) -> None:
     """The event has the same id in both installations, as after a restore, but the secrets differ."""
     (text,) = await texts(servers, servers.dead_letter_queue)
-    (body,) = load(text)
-    await put(servers, servers.queue, dump([sign(body, b"another installation's")]))
+    (body,) = decode(text)
+    await put(servers, servers.queue, encode([sign(body, b"another installation's")]))
     await until(lambda: metric(daemon, "webhookd_dead_letters_total", action="unproven") == 1, "it is counted")
     assert await status(connection, "dead")
 
@@ -146,7 +146,7 @@ async def test_copies_that_webhookd_did_not_write_are_replaced_by_one_true_copy(
     async with client(servers) as sqs:
         await sqs.purge_queue(QueueUrl=await url_of(sqs, servers.dead_letter_queue))
     await put(servers, servers.dead_letter_queue, *[message(old)] * 12)
-    await daemon.dead_letters._pass(12)
+    await daemon.dead_letters._read_all(12)
     await until(lambda: _has(servers, [genuine]), "one copy is left, and it is a true one")
     assert metric(daemon, "webhookd_dead_letters_total", action="unproven") == 12
     assert metric(daemon, "webhookd_dead_letters_total", action="copied") == 2, "the first, and one for the twelve"
@@ -180,7 +180,7 @@ async def test_many_raw_messages_of_one_event_make_one_more_message(
 ) -> None:
     """Anyone who can write to the dead-letter queue can have unfinished events sent again, and can do no more."""
     receiver, [body] = await received(start, connection, AUTHCAPTURE)
-    await put(servers, servers.dead_letter_queue, *[dump([body])] * 30)
+    await put(servers, servers.dead_letter_queue, *[encode([body])] * 30)
     await until(lambda: _is_gone(receiver, servers), "the raw messages are removed")
     assert metric(receiver, "webhookd_dead_letters_total", action="put_back") == 30
     relay = await start(roles="relay", relay_window=None, resend_after=600)
@@ -190,7 +190,7 @@ async def test_many_raw_messages_of_one_event_make_one_more_message(
 
 
 async def _is_gone(daemon: Daemon, servers: Servers) -> bool:
-    await daemon.dead_letters.agree()
+    await daemon.dead_letters.reconcile()
     return await depth(servers, servers.dead_letter_queue) == 0
 
 
@@ -216,13 +216,13 @@ def _twisted(seed: int) -> list[str]:
 @pytest.mark.parametrize("seed", range(20))
 def test_whatever_a_message_says_is_read_into_a_few_short_fields_or_nothing(seed: int) -> None:
     for text in _twisted(seed):
-        bodies = load(text)
+        bodies = decode(text)
         assert len(bodies) <= MOST_EVENTS
         assert len({body.event_id for body in bodies}) == len(bodies)
         for body in bodies:
             assert all(len(value) <= 2000 for value in body if isinstance(value, str))
             assert not is_proven(body, b"secret")
-            assert load(dump([body])) == (body,)
+            assert decode(encode([body])) == (body,)
 
 
 async def test_whatever_a_message_says_the_worker_goes_on_and_counts_it(
@@ -247,7 +247,7 @@ async def test_whatever_a_message_says_the_worker_goes_on_and_counts_it(
 
 async def test_event_types_that_messages_make_up_fill_no_cache(start: Start, servers: Servers) -> None:
     daemon = await start(handlers(), roles="work")
-    made_up = [dump([Body(uuid.uuid4(), "default", f"made.up.{number}")]) for number in range(40)]
+    made_up = [encode([EventReference(uuid.uuid4(), "default", f"made.up.{number}")]) for number in range(40)]
     await put(servers, servers.queue, *made_up)
     await until(lambda: metric(daemon, "webhookd_processed_total", outcome="unknown") >= 40, "each is met", deadline=30)
     worker = next(part for part in daemon._parts if isinstance(part, Worker))

@@ -18,7 +18,7 @@ from webhookd import Permanent
 from webhookd.daemon import Daemon
 from webhookd.dev import traffic
 from webhookd.process.handlers import Registration, Registry
-from webhookd.queue.message import Body, dump, load
+from webhookd.queue.message import EventReference, decode, encode
 
 HELD = "net.authorize.payment.fraud.held"
 
@@ -77,7 +77,7 @@ async def test_a_forged_message_has_no_effect(
     daemon = await start(Registry([Registration("*", count)]))
     event_id = await sent(daemon, traffic.sample(HELD, 1))
     await until(lambda: len(handled) == 1, "the event is handled")
-    genuine = json.loads(dump([Body(uuid.UUID(event_id), "default", HELD)]))
+    genuine = json.loads(encode([EventReference(uuid.UUID(event_id), "default", HELD)]))
 
     def forge(**fields: Any) -> dict[str, Any]:
         return {**genuine, "events": [{**genuine["events"][0], **fields}]}
@@ -88,7 +88,7 @@ async def test_a_forged_message_has_no_effect(
         forge(event=str(uuid.uuid4())),
     ]
     nameless = [forge(event="1; DROP TABLE events"), {"v": 1, "event": event_id, "account": "default", "type": HELD}]
-    assert [len(load(json.dumps(body))) for body in (*named, *nameless)] == [1, 1, 1, 0, 0]
+    assert [len(decode(json.dumps(body))) for body in (*named, *nameless)] == [1, 1, 1, 0, 0]
     async with client(servers) as sqs:
         for body in (*named, *nameless):
             await sqs.send_message(QueueUrl=await url_of(sqs, servers.queue), MessageBody=json.dumps(body))

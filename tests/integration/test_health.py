@@ -20,9 +20,9 @@ from tests.conftest import Servers, Start
 from tests.helpers.command import webhookd
 from tests.helpers.running import Process
 from tests.helpers.wait import until
-from webhookd.cli import app
-from webhookd.client import health as command
-from webhookd.client.target import find_open
+from webhookd.cli.main import app
+from webhookd.cli.operator import health as command
+from webhookd.cli.operator.target import find_open
 from webhookd.errors import SettingsError
 
 HEAVY = {"aiohttp", "aiobotocore", "asyncpg", "botocore", "pydantic", "prometheus_client", "redis"}
@@ -165,7 +165,7 @@ def test_an_address_that_cannot_work_is_a_wrong_setting(monkeypatch: pytest.Monk
 
 
 def test_the_command_starts_without_what_only_the_daemon_needs() -> None:
-    code = f"import sys, webhookd.cli; print(sorted({HEAVY!r} & sys.modules.keys()))"
+    code = f"import sys, webhookd.cli.main; print(sorted({HEAVY!r} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout == "[]\n"
 

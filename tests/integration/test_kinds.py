@@ -18,13 +18,13 @@ from tests.helpers.database import connect
 from tests.helpers.stored import KIND, store
 from tests.helpers.wait import until
 from webhookd.authorizenet.notification import Notification
-from webhookd.lifecycle import Watch
-from webhookd.metrics import Metrics
+from webhookd.runtime.loops import Watch
 from webhookd.store import receipts as module
 from webhookd.store.database import Database
 from webhookd.store.keys import kind_id
 from webhookd.store.queries import queries
 from webhookd.store.receipts import Accepted, Arrival, Receipts
+from webhookd.telemetry.metrics import Metrics
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 CAPTURE = "net.authorize.payment.authcapture.created"

@@ -118,7 +118,7 @@ async def test_more_handshakes_than_there_may_be_connections_make_way_for_newer_
 async def test_a_renewed_certificate_is_served_and_connections_go_on(
     start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("webhookd.receive.certificate._EVERY", 0.05)
+    monkeypatch.setattr("webhookd.http.certificate._EVERY", 0.05)
     old, new = trustme.CA(), trustme.CA()
     daemon = await start(roles="receive", **issue(tmp_path / "tls", old))
     both = trusting(old)
@@ -132,7 +132,7 @@ async def test_a_renewed_certificate_is_served_and_connections_go_on(
         await asyncio.sleep(0.2)
         assert await served(daemon, both) == before
         with monkeypatch.context() as unreadable:
-            unreadable.setattr("webhookd.receive.certificate.usable", refused)
+            unreadable.setattr("webhookd.http.certificate.usable", refused)
             issue(tmp_path / "tls", new, days=60)
             await asyncio.sleep(0.2)
         (tmp_path / "tls" / "key.pem").chmod(0o640)

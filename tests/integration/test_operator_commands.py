@@ -1,11 +1,10 @@
-"""The README's commands for operators, each exactly as written there, against a real daemon."""
+"""The guide's commands for operators, each exactly as written there, against a real daemon."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import os
-import re
 import shlex
 import signal
 import sys
@@ -16,7 +15,7 @@ import pytest
 
 from tests.conftest import Servers, Start
 from tests.helpers.command import webhookd
-from tests.helpers.readme import README
+from tests.helpers.guide import lines_of
 from tests.helpers.running import KEY
 from tests.helpers.wait import until
 from webhookd.daemon import Daemon
@@ -27,12 +26,13 @@ from webhookd.process.handlers import Registry
 
 TOKEN = "operate-0123456789"
 PAYMENT = "net.authorize.payment.authcapture.created"
-LINES = re.findall(r"^webhookd (?:events|stats|quarantine) .+$", README.read_text(), re.MULTILINE)
+LINES = lines_of("events", "timeline", "stats", "quarantine", "refused")
 
 
-def test_the_readme_shows_each_group() -> None:
+def test_the_guide_shows_each_group() -> None:
     told = {" ".join(line.split()[1:3]) for line in LINES}
     assert {"events list", "events show", "events retry", "events replay", "events tail", "quarantine list"} <= told
+    assert {"timeline transaction", "stats --window", "refused list"} <= told
 
 
 @pytest.fixture
@@ -61,11 +61,13 @@ def environment(servers: Servers, daemon: Daemon) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("line", [line for line in LINES if "tail" not in line])
-async def test_a_command_of_the_readme_does_what_it_says(
+async def test_a_command_of_the_guide_does_what_it_says(
     servers: Servers, dead: tuple[Daemon, str], connection: asyncpg.Connection[Any], line: str
 ) -> None:
     daemon, event = dead
-    words = [event if word == "ID" else word for word in shlex.split(line, comments=True)[1:]]
+    transaction = await connection.fetchval("SELECT entity_id FROM events")
+    here = {"ID": event, "60022194830": transaction}
+    words = [here.get(word, word) for word in shlex.split(line, comments=True)[1:]]
     code, out, err = await webhookd(*words, "--json", folder=servers.folder, **environment(servers, daemon))
     assert (code, err) == (0, "")
     told = json.loads(out)
@@ -80,6 +82,11 @@ async def test_a_command_of_the_readme_does_what_it_says(
         case ["events", "replay"]:
             assert told["state"] == "done"
             assert told["dry_run"] is True
+        case ["timeline", "transaction"]:
+            assert told["state"] == "captured"
+            assert [row["id"] for row in told["events"]] == [event]
+        case ["refused", "list"]:
+            assert told["samples"] == []
         case ["stats", _]:
             assert told["window"] == 86_400
         case ["quarantine", "list"]:

@@ -23,12 +23,13 @@ from webhookd.dev import traffic
 from webhookd.dev.servers import Stack
 from webhookd.doctor import Finding, Verdict, examine
 from webhookd.errors import WebhookdError
-from webhookd.lifecycle import Watch
-from webhookd.metrics import Metrics
-from webhookd.operate.statements import Statements
+from webhookd.operate.operator_queries import OperatorQueries
+from webhookd.runtime.loops import Watch
 from webhookd.store import session
-from webhookd.store.database import SESSIONS, Database
+from webhookd.store.database import Database
 from webhookd.store.migrations import State, migrate, state
+from webhookd.store.pools import SESSIONS
+from webhookd.telemetry.metrics import Metrics
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 pytestmark = pytest.mark.xdist_group("pgbouncer")  # one server for all tests
@@ -254,7 +255,7 @@ async def test_operators_statements_that_need_their_settings_have_them(pooled_ur
     database = Database(pooled_url, short=1, work=1, handler_timeout=5, pooled=True, metrics=Metrics(), watch=Watch())
     await database.start()
     try:
-        found: list[Any] = await Statements(database).all_in_order(settings)
+        found: list[Any] = await OperatorQueries(database).all_in_order(settings)
     finally:
         await database.stop()
     assert found == ["off", "off", "force_custom_plan"]
@@ -267,7 +268,7 @@ async def test_whether_there_is_anything_to_migrate_can_be_asked_by_way_of_the_p
 
 def test_without_a_pooler_sessions_are_as_they_were() -> None:
     settings = {"jit": "off", "tcp_keepalives_idle": "15"}
-    assert session.session_options("x", settings, pooled=False, foreign=True) == {
+    assert session.session_options("x", settings, pooled=False, runs_user_code=True) == {
         "connect": session.connect,
         "server_settings": {"application_name": "x", **settings},
     }

@@ -12,7 +12,7 @@ import pytest
 
 from tests.helpers.database import connect
 from tests.helpers.stored import store_kind
-from webhookd.store.database import SESSIONS
+from webhookd.store.pools import SESSIONS
 from webhookd.store.queries import queries
 
 # These queries run in the sessions that handlers use.

@@ -22,7 +22,7 @@ from webhookd.event import Event
 from webhookd.process.retry import LONGEST_DELAY
 from webhookd.process.worker import Worker
 from webhookd.queue import poller
-from webhookd.queue.message import MOST_EVENTS, Body, Message
+from webhookd.queue.message import MOST_EVENTS, EventReference, Message
 
 
 @pytest_asyncio.fixture
@@ -141,7 +141,7 @@ async def test_an_event_without_handlers_needs_no_permit(start: Start) -> None:
     worker = next(part for part in daemon._parts if isinstance(part, Worker))
 
     def weight(*event_types: str) -> int:
-        bodies = tuple(Body(uuid.uuid4(), "default", event_type) for event_type in event_types)
+        bodies = tuple(EventReference(uuid.uuid4(), "default", event_type) for event_type in event_types)
         return worker.weigh(Message("1", "1", bodies, 0.0, 1))
 
     assert weight(*[AUTHCAPTURE] * 5, *[CREATED] * 20) == 5

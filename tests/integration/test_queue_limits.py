@@ -17,9 +17,9 @@ from tests.integration.test_work import AUTHCAPTURE, Connection, metric, send, s
 from webhookd.daemon import Daemon
 from webhookd.dev import traffic
 from webhookd.doctor import Verdict, examine
-from webhookd.queue.message import Body, dump, fit, load
+from webhookd.queue.message import EventReference, decode, encode, fit
 from webhookd.sqs.attributes import Attributes
-from webhookd.store.events import Outgoing
+from webhookd.store.event_store import Outgoing
 
 SMALL = 2048  # bytes
 
@@ -35,7 +35,7 @@ async def set_attributes(servers: Servers, queue: str, **attributes: str) -> Non
         await plain.set_queue_attributes(QueueUrl=await url_of(plain, queue), Attributes=attributes)
 
 
-def offer(relay: Daemon, bodies: list[Body]) -> None:
+def offer(relay: Daemon, bodies: list[EventReference]) -> None:
     """Offers all events to the hot path at once, so that it sends bundles."""
     assert relay.relay is not None
     relay.relay.offer([Outgoing(body.event_id, body.account, body.event_type) for body in bodies])
@@ -54,7 +54,7 @@ async def test_a_hundred_events_go_through_a_queue_of_small_messages(
     assert metric(relay, "webhookd_queue_unfit", check="retention") == 0
     texts = [entry["MessageBody"] for action, asked in sqs.done if action == "SendMessageBatch" for entry in asked["Entries"]]
     assert max(len(text) for text in texts) <= SMALL
-    assert max(len(load(text)) for text in texts) > 1, "events share messages, as many as fit"
+    assert max(len(decode(text)) for text in texts) > 1, "events share messages, as many as fit"
     await start(roles="work")
     await until(lambda: status(connection, "processed"), "every event is processed", deadline=30)
     await once(connection)
@@ -107,15 +107,15 @@ async def test_a_copy_of_a_dead_event_fits_a_small_dead_letter_queue(
     await connection.execute(
         "UPDATE work SET status = 'dead', dead_reason = repeat('ü', 2000), due = now() - interval '1 minute'"
     )
-    await daemon.dead_letters.agree()
+    await daemon.dead_letters.reconcile()
     [copy] = await received_bodies(servers, servers.dead_letter_queue, 1)
     assert copy["dead"].startswith("üüü")
 
 
 def test_a_reason_that_fits_stays_whole() -> None:
-    body = Body(uuid.uuid4(), "default", AUTHCAPTURE, "x" * 2000)
+    body = EventReference(uuid.uuid4(), "default", AUTHCAPTURE, "x" * 2000)
     assert fit(body, 262_144) == body
-    assert len(dump([fit(body, SMALL)])) < SMALL
+    assert len(encode([fit(body, SMALL)])) < SMALL
 
 
 @pytest.mark.parametrize(

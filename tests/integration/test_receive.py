@@ -22,9 +22,9 @@ from webhookd.authorizenet.signature import fingerprint, sign
 from webhookd.daemon import Daemon
 from webhookd.dev.traffic import sample
 from webhookd.errors import ConflictError, UnavailableError
+from webhookd.operate.operator_queries import OperatorQueries
 from webhookd.operate.quarantine import Quarantine
-from webhookd.operate.statements import Statements
-from webhookd.store.claims import Seen
+from webhookd.store.idempotency import Seen
 from webhookd.store.keys import notification_key
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
@@ -61,7 +61,7 @@ def metric(daemon: Daemon, name: str, **labels: str) -> float:
 
 async def known(daemon: Daemon, notification_id: str) -> Seen | None:
     """Returns the mark that Redis has of a notification, or None."""
-    [seen] = await daemon.claims.seen([("default", notification_id)])
+    [seen] = await daemon.idempotency.seen([("default", notification_id)])
     return seen
 
 
@@ -186,7 +186,7 @@ async def test_what_a_constraint_refused_is_released_once_it_is_gone(
     await connection.execute(f"ALTER TABLE kinds ADD CONSTRAINT no_poison CHECK (event_type <> '{POISON}')")
     _, answer, _ = await post(http, sample(POISON, 1).body)
     assert answer["status"] == "quarantined"
-    quarantine = Quarantine(Statements(daemon.database), daemon.receipts)
+    quarantine = Quarantine(OperatorQueries(daemon.database), daemon.receipts)
     with pytest.raises(ConflictError, match="the constraint no_poison of the table kinds"):
         await quarantine.release(uuid.UUID(answer["id"]), actor="operator (ann)", note="")
     await connection.execute("ALTER TABLE kinds DROP CONSTRAINT no_poison")
@@ -246,7 +246,7 @@ async def test_a_repeated_notification_is_a_duplicate_by_redis_and_by_postgresql
     _, second, _ = await post(http, sent.body)
     assert second == {"status": "duplicate", "id": first["id"]}
     assert metric(daemon, "webhookd_duplicates_total", layer="redis") == 1
-    daemon.claims.up = False  # the receiver believes that Redis is away
+    daemon.idempotency.up = False  # the receiver believes that Redis is away
     _, third, _ = await post(http, sent.body)
     assert third == second
     assert metric(daemon, "webhookd_duplicates_total", layer="notification_id") == 1
@@ -285,7 +285,7 @@ async def test_the_same_id_with_another_body_is_a_duplicate_counted_as_a_mismatc
     sent = sample(AUTHCAPTURE, 1)
     _, first, _ = await post(http, sent.body)
     for redis_up in (False, True):
-        daemon.claims.up = redis_up
+        daemon.idempotency.up = redis_up
         _, second, _ = await post(http, sent.body.replace(b'"P1XHLC"', b'"OTHER1"'))
         assert second == {"status": "duplicate", "id": first["id"]}
     assert metric(daemon, "webhookd_body_mismatches_total", account="default") == 2
@@ -297,7 +297,7 @@ async def test_what_redis_says_of_other_bytes_is_not_believed(
 ) -> None:
     """Redis may hold marks of events that PostgreSQL never committed. Only PostgreSQL decides whether an event is known."""
     sent = sample(AUTHCAPTURE, 1)
-    daemon.claims.mark_seen([("default", sent.notification_id, Seen(uuid.uuid4(), b"other bytes here"))])
+    daemon.idempotency.mark_seen([("default", sent.notification_id, Seen(uuid.uuid4(), b"other bytes here"))])
     await until(lambda: known(daemon, sent.notification_id), "Redis has the mark")
     _, answer, _ = await post(http, sent.body)
     assert answer["status"] == "accepted"
@@ -314,7 +314,7 @@ async def test_an_event_through_a_second_webhook_is_linked_to_the_first(
     assert second == {"status": "duplicate", "id": first["id"]}
     assert metric(daemon, "webhookd_duplicates_total", layer="content") == 1
     # The twin's own retry, with other bytes, is recognised by its id.
-    daemon.claims.up = False
+    daemon.idempotency.up = False
     _, third, _ = await post(http, twin.replace(b'"eventDate":"2', b'"eventDate": "2'))
     _, fourth, _ = await post(http, twin.replace(b'"P1XHLC"', b'"OTHER1"'))
     assert third == fourth == second
@@ -560,14 +560,14 @@ async def test_redis_is_asked_under_heavy_load_once_there_are_duplicates(daemon:
     """Most of 64 webhooks at once share a batch. PostgreSQL finds their first repetitions, and Redis finds the later ones."""
     bodies = [sample(AUTHCAPTURE, n).body for n in range(64)]
     asked: list[tuple[int, bool]] = []
-    real = daemon.claims.seen
+    real = daemon.idempotency.seen
 
     async def seen(notifications: Any) -> Any:
         known = await real(notifications)
         asked.append((len(known), any(known)))
         return known
 
-    daemon.claims.seen = seen  # type: ignore[method-assign]
+    daemon.idempotency.seen = seen  # type: ignore[method-assign]
     rounds = [[answer["status"] for _, answer, _ in await asyncio.gather(*(post(http, b) for b in bodies))] for _ in range(8)]
     assert rounds == [["accepted"] * 64, *[["duplicate"] * 64] * 7]
     assert any(count >= 16 and known for count, known in asked), "a storm is Redis's to answer"

@@ -54,17 +54,17 @@ async def _redis(servers: Servers, url: str) -> Finding:
 
 async def _claims_work(daemon: Daemon) -> None:
     events = [uuid4() for _ in range(3)]
-    token, mine = await daemon.claims.acquire(events)
+    token, mine = await daemon.idempotency.acquire(events)
     assert mine == [True] * 3
-    assert (await daemon.claims.acquire(events))[1] == [False] * 3, "Redis keeps the claims"
-    daemon.claims.release(events, token)
+    assert (await daemon.idempotency.acquire(events))[1] == [False] * 3, "Redis keeps the claims"
+    daemon.idempotency.release(events, token)
     await until(lambda: _free(daemon, events[0]), "the claims are given back")
 
 
 async def _free(daemon: Daemon, event: Any) -> bool:
-    token, (mine,) = await daemon.claims.acquire([event])
+    token, (mine,) = await daemon.idempotency.acquire([event])
     if mine:
-        daemon.claims.release([event], token)
+        daemon.idempotency.release([event], token)
     return mine
 
 
@@ -73,10 +73,10 @@ async def test_every_operation_works_in_cluster_mode(which: str, nodes: Cluster,
     """Runs with the endpoint that has the slots, and with a node that redirects each command."""
     node: ClusterNode = getattr(nodes, which)
     daemon = await start(redis_url=node.url)
-    await until(lambda: daemon.claims.up, "Redis is up")
+    await until(lambda: daemon.idempotency.up, "Redis is up")
     await _known_by_redis(daemon)
     await _claims_work(daemon)
-    assert daemon.claims.up, daemon.claims.problem
+    assert daemon.idempotency.up, daemon.idempotency.problem
     with nodes.there.client() as client:
         keys = [key for key in client.keys("*") if not key.endswith("probe")]
         assert len({client.execute_command("CLUSTER", "KEYSLOT", key) for key in keys}) == 1, keys
@@ -92,24 +92,24 @@ async def test_slots_that_move_are_followed(nodes: Cluster, start: Start) -> Non
     await asyncio.to_thread(nodes.give_slots, nodes.here)
     await _known_by_redis(daemon)
     await _claims_work(daemon)
-    assert daemon.claims.up, daemon.claims.problem
+    assert daemon.idempotency.up, daemon.idempotency.problem
 
 
 async def test_a_node_that_is_lost_is_found_anew_from_the_url(nodes: Cluster, start: Start) -> None:
     daemon = await start(redis_url=nodes.here.url)
     await _known_by_redis(daemon)
     await asyncio.to_thread(nodes.there.stop)
-    await until(lambda: not daemon.claims.up, "the daemon notices that Redis is away")
+    await until(lambda: not daemon.idempotency.up, "the daemon notices that Redis is away")
     await asyncio.to_thread(nodes.there.start)
-    await until(lambda: daemon.claims.up, "the daemon finds Redis again", deadline=30)
+    await until(lambda: daemon.idempotency.up, "the daemon finds Redis again", deadline=30)
     await _known_by_redis(daemon)
 
 
 async def test_a_cluster_that_serves_no_slot_counts_as_away_and_the_doctor_says_why(start: Start, servers: Servers) -> None:
     with tempfile.TemporaryDirectory(prefix="webhookd-cluster-") as folder, cluster(Path(folder)) as apart:
         daemon = await start(redis_url=apart.here.url)
-        assert not daemon.claims.up
-        assert "serves no slot" in str(daemon.claims.problem)
+        assert not daemon.idempotency.up
+        assert "serves no slot" in str(daemon.idempotency.problem)
         finding = await _redis(servers, apart.here.url)
         assert finding.verdict is Verdict.FAILED
         assert "serves no slot" in finding.detail
@@ -118,10 +118,10 @@ async def test_a_cluster_that_serves_no_slot_counts_as_away_and_the_doctor_says_
 async def test_a_database_number_that_cluster_mode_has_not_is_named(nodes: Cluster, start: Start, servers: Servers) -> None:
     url = nodes.there.url.removesuffix("/0") + "/1"
     daemon = await start(redis_url=url)
-    assert not daemon.claims.up
+    assert not daemon.idempotency.up
     finding = await _redis(servers, url)
     assert finding.verdict is Verdict.FAILED
-    for told in (str(daemon.claims.problem), finding.detail):
+    for told in (str(daemon.idempotency.problem), finding.detail):
         assert "WEBHOOKD_REDIS_URL names the database 1" in told
 
 
@@ -133,20 +133,20 @@ async def test_a_command_that_redis_refuses_makes_it_count_as_away(command: str,
         client.execute_command("ACL", "SETUSER", user, "on", ">hunter2", "~*", "+@all", f"-{command}")
         place = servers.redis_url.rpartition("@")[2]
         daemon = await start(redis_url=f"redis://{user}:hunter2@{place}")
-        await until(lambda: daemon.claims.problem not in (None, "not yet reached"), "the daemon notices the refusal")
-        assert not daemon.claims.up
+        await until(lambda: daemon.idempotency.problem not in (None, "not yet reached"), "the daemon notices the refusal")
+        assert not daemon.idempotency.up
         assert daemon.metrics.registry.get_sample_value("webhookd_dependency_up", {"dependency": "redis"}) == 0
         finding = await _redis(servers, f"redis://{user}:hunter2@{place}")
         assert finding.verdict is Verdict.FAILED
         assert "NoPermissionError" in finding.detail
-        assert "hunter2" not in f"{daemon.claims.problem}{finding.detail}"
+        assert "hunter2" not in f"{daemon.idempotency.problem}{finding.detail}"
         client.execute_command("ACL", "SETUSER", user, f"+{command}")
-        await until(lambda: daemon.claims.up, "Redis is up again", deadline=20)
+        await until(lambda: daemon.idempotency.up, "Redis is up again", deadline=20)
         # Now the refusal is met by the calls themselves: no probe has looked yet.
         client.execute_command("ACL", "SETUSER", user, f"-{command}")
-        await daemon.claims.seen([("default", "a"), ("default", "b")])
-        await daemon.claims.acquire([uuid4(), uuid4()])
-        assert not daemon.claims.up
+        await daemon.idempotency.seen([("default", "a"), ("default", "b")])
+        await daemon.idempotency.acquire([uuid4(), uuid4()])
+        assert not daemon.idempotency.up
         client.execute_command("ACL", "DELUSER", user)
 
 

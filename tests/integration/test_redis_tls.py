@@ -58,10 +58,10 @@ async def test_a_daemon_keeps_its_keys_in_redis_over_tls(redis: TlsRedis, author
 async def test_without_a_ca_in_the_url_the_systems_are_trusted(
     redis: TlsRedis, authority: Authority, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert not (await start(roles="relay", redis_url=redis.address())).claims.up
+    assert not (await start(roles="relay", redis_url=redis.address())).idempotency.up
     monkeypatch.setenv("SSL_CERT_FILE", str(authority.ca))
     daemon = await start(roles="relay", redis_url=redis.address())
-    await until(lambda: daemon.claims.up, "Redis is up")
+    await until(lambda: daemon.idempotency.up, "Redis is up")
 
 
 Broken = Callable[[TlsRedis, Authority, Authority], str]
@@ -92,7 +92,7 @@ async def test_redis_that_is_not_trusted_counts_as_away_and_the_reason_is_told(
 ) -> None:
     url = broken(redis, authority, stranger)
     daemon = await start(redis_url=url)
-    await until(lambda: remedy in str(daemon.claims.problem), "the reason is reported")
+    await until(lambda: remedy in str(daemon.idempotency.problem), "the reason is reported")
     report = daemon.health.report()
     assert report["status"] == "degraded"
     summary = await traffic.send(traffic.stream([TYPE], 5), f"{daemon.public_url}/webhooks/authorize-net", KEY)
@@ -116,7 +116,7 @@ async def test_a_url_without_tls_fails_and_is_told_in_a_line(
     url: Callable[[TlsRedis, Authority], str], redis: TlsRedis, authority: Authority, servers: Servers, start: Start
 ) -> None:
     daemon = await start(roles="relay", redis_url=url(redis, authority))
-    assert not daemon.claims.up
+    assert not daemon.idempotency.up
     settings = settings_of(servers.settings, redis_url=url(redis, authority))
     (finding,) = [finding async for finding in examine(settings) if finding.check == "redis"]
     assert finding.verdict is Verdict.FAILED

@@ -17,8 +17,8 @@ from tests.helpers.wait import until
 from tests.integration.test_connections import PATH, connected, metric, request, rest, statuses
 from webhookd.authorizenet.notification import EVENT_TYPES
 from webhookd.dev import traffic
-from webhookd.receive.connection import Connection, Phase
-from webhookd.receive.connections import ConnectionLimits
+from webhookd.http.connection import Connection, Phase
+from webhookd.http.connections import ConnectionLimits
 
 HOLD = "BEGIN; LOCK TABLE ledger IN SHARE MODE"  # no commit ends before COMMIT
 
@@ -240,8 +240,8 @@ async def test_a_stop_answers_what_waits_for_its_commit_and_closes(
     async with connected(daemon, 2) as [(reader, writer), (idle, _)]:
         writer.write(request(BODY))
         await until(lambda: metric(daemon, "commit_batch_size_count") == 1, "its commit has begun")
-        assert daemon._public is not None
-        stopping = asyncio.create_task(daemon._public.stop())
+        assert daemon.receive is not None
+        stopping = asyncio.create_task(daemon.receive.stop_listening())
         assert await rest(idle) == b""
         await asyncio.sleep(0.1)
         assert not stopping.done()

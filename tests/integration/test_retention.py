@@ -24,12 +24,12 @@ from webhookd.authorizenet.notification import parse
 from webhookd.authorizenet.signature import sign
 from webhookd.dev.traffic import sample
 from webhookd.doctor import Verdict, examine
-from webhookd.lifecycle import Watch
-from webhookd.metrics import Metrics
+from webhookd.runtime.loops import Watch
 from webhookd.store import retention as module
 from webhookd.store.database import Database
 from webhookd.store.queries import queries
 from webhookd.store.retention import REMOVALS, Ages, Retention
+from webhookd.telemetry.metrics import Metrics
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 AUTHCAPTURE = "net.authorize.payment.authcapture.created"

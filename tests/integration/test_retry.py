@@ -20,8 +20,8 @@ from webhookd.dev import traffic
 from webhookd.errors import Retryable
 from webhookd.event import Event
 from webhookd.process.handlers import Handler, Registry
-from webhookd.queue.message import Body, dump
-from webhookd.store.events import Claimed, Outgoing
+from webhookd.queue.message import EventReference, encode
+from webhookd.store.event_store import Claimed, Outgoing
 
 Effects = Callable[[], Awaitable[int]]
 
@@ -155,7 +155,7 @@ async def test_a_processed_one_that_is_forced_has_its_effects_once_more_even_if_
     event_id = await deliver(daemon, connection)
     await come_to(connection, {"processed": 1})
     ann = Operator(daemon.admin_url)
-    old = dump((Body(event_id, "default", AUTHCAPTURE),))
+    old = encode((EventReference(event_id, "default", AUTHCAPTURE),))
 
     async def comes_again(times: int) -> None:
         async with client(servers) as sqs:

@@ -19,15 +19,15 @@ import pytest_asyncio
 from tests.helpers.database import connect
 from tests.helpers.stored import store, store_alias
 from webhookd.event import Status
-from webhookd.lifecycle import Watch
-from webhookd.metrics import Metrics
 from webhookd.operate import search as module
+from webhookd.operate.cursor import START, Cursor
 from webhookd.operate.events import Events
 from webhookd.operate.filter import Filter
-from webhookd.operate.place import START, Place
+from webhookd.operate.operator_queries import OperatorQueries
 from webhookd.operate.search import Rows
-from webhookd.operate.statements import Statements
+from webhookd.runtime.loops import Watch
 from webhookd.store.database import Database
+from webhookd.telemetry.metrics import Metrics
 
 Record: TypeAlias = "asyncpg.Record"
 COUNT = 400
@@ -96,7 +96,7 @@ async def stored(database_url: str, seed: int) -> AsyncIterator[Stored]:
     await connection.close()
     database = Database(database_url, short=1, work=1, handler_timeout=5, metrics=Metrics(), watch=Watch())
     await database.start()
-    yield Stored(Events(Statements(database)), rows, aliases)
+    yield Stored(Events(OperatorQueries(database)), rows, aliases)
     await database.stop()
 
 
@@ -139,18 +139,18 @@ def _waits_since(row: Record) -> tuple[datetime, uuid.UUID]:
 
 async def pages(stored: Stored, wanted: Filter, options: dict[str, str], limit: int) -> list[list[uuid.UUID]]:
     """Returns the ids on each page of a search."""
-    found, place = [], START
+    found, cursor = [], START
     while True:
-        page = await stored.events.search(wanted, place, limit, **options)
+        page = await stored.events.search(wanted, cursor, limit, **options)
         assert len(page.rows) <= limit
         found.append([row["id"] for row in page.rows])
         if page.next is None:
             assert page.searched_to is None
             return found
         assert page.searched_to == page.next.at
-        assert page.next != place, "a page must come further"
+        assert page.next != cursor, "a page must come further"
         assert len(found) <= 2 * COUNT
-        place = page.next
+        cursor = page.next
 
 
 def _filter(chance: random.Random) -> Filter:
@@ -227,11 +227,11 @@ async def test_however_slow_postgresql_is_a_page_looks_at_what_the_budget_allows
     now = 0.0
     looks: list[int] = []
 
-    async def search(place: Place, looked: int, limit: int) -> Rows:
+    async def search(cursor: Cursor, looked: int, limit: int) -> Rows:
         nonlocal now
         now += 0.002 + looked / pace
         looks.append(looked)
-        return [], place
+        return [], cursor
 
     monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: now))
     page = await module.page_of(search, lambda row: START, START, 10)
@@ -257,10 +257,12 @@ async def test_a_notification_id_and_a_key_together_find_what_both_name_however_
     await database.start()
     for account in accounts:
         found: list[str] = []
-        place: Place | None = START
-        while place is not None:
-            page = await Events(Statements(database)).search(Filter(), place, 1, anything=f"I-{account}", notification_id="N-1")
+        cursor: Cursor | None = START
+        while cursor is not None:
+            page = await Events(OperatorQueries(database)).search(
+                Filter(), cursor, 1, anything=f"I-{account}", notification_id="N-1"
+            )
             found += [row["account"] for row in page.rows]
-            place = page.next
+            cursor = page.next
         assert found == [account]
     await database.stop()

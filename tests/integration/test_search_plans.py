@@ -25,14 +25,14 @@ from tests.helpers.database import connect
 from tests.helpers.stored import store_kind
 from webhookd.dev.servers import Stack
 from webhookd.operate import search as module
-from webhookd.operate.dead_letters import Dead, choose_dead, search_dead
+from webhookd.operate.cursor import START, Cursor
+from webhookd.operate.dead_letters import DeadEventFilter, choose_dead, search_dead
 from webhookd.operate.events import Events
 from webhookd.operate.filter import Filter
-from webhookd.operate.place import START, Place
+from webhookd.operate.operator_queries import OperatorQueries
 from webhookd.operate.quarantine import Quarantine
-from webhookd.operate.statements import Statements
 from webhookd.operate.statistics import read_statistics
-from webhookd.store.database import SESSIONS
+from webhookd.store.pools import SESSIONS
 from webhookd.store.queries import SQL, queries
 
 COUNT = 20_000
@@ -71,8 +71,8 @@ BY_WAIT = BY_ID | {"work_waiting"}
 
 
 @dataclass(slots=True)
-class Explaining(Statements):
-    """Statements that run on one connection and keep the plan of each statement."""
+class Explaining(OperatorQueries):
+    """OperatorQueries that run on one connection and keep the plan of each statement."""
 
     session: Any
     plans: list[dict[str, Any]] = field(default_factory=list)
@@ -204,10 +204,10 @@ async def _store_work(connection: asyncpg.Connection[Any], count: int, status: s
     )
 
 
-def middle() -> Place:
-    """Returns a place in the middle of all events."""
+def middle() -> Cursor:
+    """Returns a cursor in the middle of all events."""
     at = NOW - timedelta(days=30)
-    return Place(at, uuid.UUID(int=int(at.timestamp() * 1000) << 80))
+    return Cursor(at, uuid.UUID(int=int(at.timestamp() * 1000) << 80))
 
 
 @dataclass(slots=True, frozen=True)
@@ -271,9 +271,9 @@ async def test_a_search_reads_by_its_index_and_no_more_than_it_says(
     monkeypatch.setattr(module, "_BUDGET", 60.0)
     if OLD in request.node.name:
         monkeypatch.setattr(module, "_LOOKED", (250,))
-    for place in (START, middle()):
+    for cursor in (START, middle()):
         statements.plans.clear()
-        await Events(statements).search(Filter(**case.filter(one)), place, 50, **case.options(one))
+        await Events(statements).search(Filter(**case.filter(one)), cursor, 50, **case.options(one))
         assert statements.plans
         tables = set().union(*(read(statements.plans, table) for table in ("ledger", "work", "notification_aliases")))
         # PostgreSQL does not execute a branch that its predecessor leaves empty.
@@ -311,12 +311,12 @@ async def test_an_event_and_what_belongs_to_it_are_read_by_indexes(statements: E
 
 
 DEAD = {
-    "all": (Dead(), 60),
-    "a reason": (Dead(reason="at a LOSS"), 60),
-    "a type": (Dead(event_types=("payment.*",)), 250),
-    "nothing": (Dead(reason="nothing"), LOOKED),
-    "discarded": (Dead(discarded=True), LOOKED),
-    "a range": (Dead(since=NOW - timedelta(days=40), until=NOW - timedelta(days=20), reason="none"), LOOKED),
+    "all": (DeadEventFilter(), 60),
+    "a reason": (DeadEventFilter(reason="at a LOSS"), 60),
+    "a type": (DeadEventFilter(event_types=("payment.*",)), 250),
+    "nothing": (DeadEventFilter(reason="nothing"), LOOKED),
+    "discarded": (DeadEventFilter(discarded=True), LOOKED),
+    "a range": (DeadEventFilter(since=NOW - timedelta(days=40), until=NOW - timedelta(days=20), reason="none"), LOOKED),
 }
 
 
@@ -328,8 +328,8 @@ async def test_dead_letters_are_read_by_their_death(
     dead, most = DEAD[name]
     if CALM in request.node.name and name == "a reason":
         most = 250  # a whole look: with old statistics, PostgreSQL sorts all events of the look
-    for place in (START, middle()):
-        await search_dead(statements, dead, place, 50)
+    for cursor in (START, middle()):
+        await search_dead(statements, dead, cursor, 50)
     assert read(statements.plans, "work") <= {"work_pkey", "work_discarded" if dead.discarded else "work_dead"}
     assert read(statements.plans, "ledger") <= {"ledger_pkey"}
     assert max(rows_read(plan) for plan in statements.plans) <= 2 * max(most, FEW)
@@ -344,17 +344,22 @@ async def test_however_many_died_at_one_instant_a_statement_looks_at_some_of_the
     await _store_work(connection, 15_000, "'dead'", "now()")
     session = await connect(database_url, server_settings={"jit": "off", **SESSIONS["admin"]})
     statements = Explaining(session)
-    for dead in (Dead(), Dead(reason="nothing"), Dead(discarded=True), Dead(event_types=("payment.void.*",))):
+    for dead in (
+        DeadEventFilter(),
+        DeadEventFilter(reason="nothing"),
+        DeadEventFilter(discarded=True),
+        DeadEventFilter(event_types=("payment.void.*",)),
+    ):
         page = await search_dead(statements, dead, START, 50)
         assert len(page.rows) == (0 if dead.reason or dead.discarded else 50)
         assert (page.next is None) == dead.discarded, "the discarded, of which there are none, are apart"
     until = datetime.now(UTC) + timedelta(days=1)
-    for dead in (Dead(reason="closed"), Dead(reason="nothing")):
-        place: Place | None = Place(datetime(1970, 1, 1, tzinfo=UTC), uuid.UUID(int=0))
+    for dead in (DeadEventFilter(reason="closed"), DeadEventFilter(reason="nothing")):
+        cursor: Cursor | None = Cursor(datetime(1970, 1, 1, tzinfo=UTC), uuid.UUID(int=0))
         chosen = batches = 0
-        while place is not None:
+        while cursor is not None:
             async with session.transaction():
-                rows, place = await choose_dead(statements, dead, until, place, 4000, 4000)  # type: ignore[arg-type]
+                rows, cursor = await choose_dead(statements, dead, until, cursor, 4000, 4000)  # type: ignore[arg-type]
             chosen, batches = chosen + len(rows), batches + 1
         assert (chosen, batches) == (15_000 if dead.reason == "closed" else 0, 4)
     assert max(rows_read(plan) for plan in statements.plans) <= 4001
@@ -364,15 +369,15 @@ async def test_however_many_died_at_one_instant_a_statement_looks_at_some_of_the
     await session.execute("UPDATE work SET copy_sent_at = now() - interval '1 hour' WHERE event_id::text < '8'")
     assert await statements.one(queries.count_dead, limit=4000) is None
     assert max(rows_read(plan) for plan in statements.plans) <= 4001
-    steps, place = 0, Place(datetime(1970, 1, 1, tzinfo=UTC), uuid.UUID(int=0))
-    while place is not None:
+    steps, cursor = 0, Cursor(datetime(1970, 1, 1, tzinfo=UTC), uuid.UUID(int=0))
+    while cursor is not None:
         async with session.transaction():
             await queries.forbid_bitmaps(statements)
             row = await statements.one(
-                queries.owe_dead_letters, ids=[], settled=60.0, after_death=place.at, after_id=place.id, looked=4000
+                queries.owe_dead_letters, ids=[], settled=60.0, after_death=cursor.at, after_id=cursor.id, looked=4000
             )
         steps += 1
-        place = None if row["last_id"] is None else Place(row["last_at"], row["last_id"])
+        cursor = None if row["last_id"] is None else Cursor(row["last_at"], row["last_id"])
     assert steps == 4
     # Four reads: the page; then its owed events to lock them, to change them, and after the change.
     assert max(rows_read(plan) for plan in statements.plans) <= 4 * 4000

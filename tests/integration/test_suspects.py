@@ -21,9 +21,9 @@ from webhookd.daemon import Daemon
 from webhookd.errors import Permanent, UnavailableError
 from webhookd.event import Event
 from webhookd.process.result import TRUSTED
-from webhookd.process.shared import SharedTransactions
-from webhookd.queue.message import Body
-from webhookd.store.events import Claimed
+from webhookd.process.shared_folds import SharedFolds
+from webhookd.queue.message import EventReference
+from webhookd.store.event_store import Claimed
 
 BEGUN = "SELECT coalesce(max(begun), 0) FROM webhookd.suspects"
 
@@ -38,7 +38,7 @@ async def killed(connection: Connection, event_id: uuid.UUID, times: int) -> Non
     await connection.execute("UPDATE work SET status = 'queued', sends = $1", TRUSTED + 1)
 
 
-async def receive_often(daemon: Daemon, bodies: list[Body], times: int = TRUSTED) -> None:
+async def receive_often(daemon: Daemon, bodies: list[EventReference], times: int = TRUSTED) -> None:
     """Sends a message, and receives the message `times` times."""
     await daemon.sqs.queue.send([bodies])
     for _ in range(times):
@@ -186,7 +186,7 @@ async def test_what_has_begun_before_runs_one_at_a_time(start: Start, servers: S
 async def test_a_busy_event_counts_nothing_however_often_it_was_received(
     start: Start, servers: Servers, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("webhookd.store.events._LOCK_WAIT", 0.1)
+    monkeypatch.setattr("webhookd.store.event_store._LOCK_WAIT", 0.1)
     monkeypatch.setattr("webhookd.process.alone.BUSY", 0.1)
     receiver, [body] = await received(start, connection, AUTHCAPTURE)
     await receive_often(receiver, [body])
@@ -271,7 +271,7 @@ async def test_what_was_received_too_often_is_folded_alone(
     receiver, bodies = await received(start, connection, CREATED, CREATED)
     await receive_often(receiver, list(bodies))
     shared: list[Any] = []
-    monkeypatch.setattr(SharedTransactions, "submit", lambda _, bodies: shared.append(bodies))
+    monkeypatch.setattr(SharedFolds, "submit", lambda _, bodies: shared.append(bodies))
     await start(roles="work")
     await until(lambda: status(connection, "processed"), "every event is processed")
     assert shared == []

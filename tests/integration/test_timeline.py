@@ -31,9 +31,9 @@ from tests.unit.test_timeline import (
     with_an_odd_field,
     with_duplicates,
 )
+from webhookd.authorizenet.facts import Facts, encode, fold
+from webhookd.authorizenet.timeline import facts_of
 from webhookd.event import Event
-from webhookd.process.facts import Facts, encode, fold
-from webhookd.process.timeline import facts_of
 from webhookd.store.queries import queries
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import Servers, Start
 from tests.dashboard.shop import deliver, notification
 from tests.helpers.operator import ANN, Connection, Operator, come_to
-from webhookd.client.failures import Exit
+from webhookd.cli.operator.failures import Exit
 
 CUSTOMER = {
     "entityName": "customerProfile", "id": " 1811525852 ", "merchantCustomerId": "SUB_001",

@@ -28,9 +28,9 @@ from webhookd.dev import traffic
 from webhookd.dev.servers import free_port
 from webhookd.errors import Permanent, SettingsError
 from webhookd.event import Event
-from webhookd.metrics import Metrics
-from webhookd.queue.message import Body, dump, load
-from webhookd.tracing import Tracing
+from webhookd.queue.message import EventReference, decode, encode
+from webhookd.telemetry.metrics import Metrics
+from webhookd.telemetry.tracing import Tracing
 
 CUSTOMER = "net.authorize.customer.created"
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -317,6 +317,9 @@ async def test_what_opentelemetry_cannot_use_is_told(monkeypatch: pytest.MonkeyP
 
 
 def test_a_message_keeps_each_event_s_trace() -> None:
-    bodies = [Body(uuid.uuid4(), "default", AUTHCAPTURE, traceparent=PARENT), Body(uuid.uuid4(), "default", CUSTOMER)]
+    bodies = [
+        EventReference(uuid.uuid4(), "default", AUTHCAPTURE, traceparent=PARENT),
+        EventReference(uuid.uuid4(), "default", CUSTOMER),
+    ]
     dead = bodies[0]._replace(dead="closed", died=1)
-    assert [load(dump(some)) for some in (bodies, bodies[:1], [dead])] == [tuple(bodies), tuple(bodies[:1]), (dead,)]
+    assert [decode(encode(some)) for some in (bodies, bodies[:1], [dead])] == [tuple(bodies), tuple(bodies[:1]), (dead,)]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -14,6 +14,7 @@ import asyncpg
 import pytest
 
 from tests.conftest import Servers, Start
+from tests.helpers.guide import GUIDE, PAGES, README, blocks
 from tests.helpers.queues import client, depth, url_of
 from tests.helpers.running import KEY
 from tests.helpers.wait import until
@@ -25,11 +26,12 @@ from webhookd.process import handlers as handlers_module
 from webhookd.process.handlers import Handler, Registry
 from webhookd.process.retry import Retry
 from webhookd.queue.acks import Acks
-from webhookd.queue.message import Body, Message, dump
-from webhookd.store.events import Outgoing
+from webhookd.queue.message import EventReference, Message, encode
+from webhookd.store.event_store import Outgoing
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 AUTHCAPTURE = "net.authorize.payment.authcapture.created"
+REFUND = "net.authorize.payment.refund.created"
 
 
 def handlers(*given: Handler, pattern: str = "*") -> Registry:
@@ -334,9 +336,9 @@ async def test_a_second_delivery_has_no_second_effect(
     await until(lambda: status(connection, "processed"), "the event is processed")
     row = await connection.fetchrow("SELECT id, account, event_type FROM events")
     assert row is not None
-    body = Body(row["id"], row["account"], row["event_type"])
+    body = EventReference(row["id"], row["account"], row["event_type"])
     for redis_up in (True, False):
-        daemon.claims.up = redis_up
+        daemon.idempotency.up = redis_up
         await daemon.sqs.queue.send([[body]] * 5)
         known = 10 if not redis_up else 5
         await until(lambda: _duplicates(daemon) >= known, "each further delivery is known", deadline=30)  # noqa: B023  awaited here
@@ -367,7 +369,7 @@ async def test_two_workers_on_one_event_make_one_effect_by_the_row_lock_alone(
     await send(receiver, traffic.sample(AUTHCAPTURE, 1))
     row = await connection.fetchrow("SELECT id, account, event_type FROM events")
     assert row is not None
-    await daemons[0].sqs.queue.send([[Body(row["id"], row["account"], row["event_type"])]] * 4)
+    await daemons[0].sqs.queue.send([[EventReference(row["id"], row["account"], row["event_type"])]] * 4)
     await until(lambda: status(connection, "processed"), "the event is processed")
     await until(lambda: _is_empty(servers, servers.queue), "each delivery is acknowledged")
     assert running == 1
@@ -380,7 +382,7 @@ async def test_an_event_does_not_wait_for_the_claim_of_a_worker_that_died(
     daemon = await start(handlers(count), roles=["receive"])
     await send(daemon, traffic.sample(AUTHCAPTURE, 1))
     event_id = await connection.fetchval("SELECT id FROM events")
-    assert await daemon.claims.acquire([event_id]), "and nobody gives it back"
+    assert await daemon.idempotency.acquire([event_id]), "and nobody gives it back"
     worker = await start(handlers(count), roles=["relay", "work"], handler_timeout=600)
     await until(lambda: status(connection, "processed"), "the event is processed, long before the claim ends")
     await counted(worker, "webhookd_processed_total", 1, outcome="busy")  # the first delivery trusts the claim
@@ -391,15 +393,15 @@ async def test_a_message_that_came_back_waits_for_a_worker_that_lives(
     start: Start, connection: Connection, effects: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The message must wait, and come back later. If the worker waited for the row in its place, the test would time out.
-    monkeypatch.setattr("webhookd.store.events._LOCK_WAIT", 60.0)
+    monkeypatch.setattr("webhookd.store.event_store._LOCK_WAIT", 60.0)
     daemon = await start(handlers(count), roles=["receive"])
     await send(daemon, traffic.sample(AUTHCAPTURE, 1))
     event_id = await connection.fetchval("SELECT id FROM events")
-    assert await daemon.claims.acquire([event_id])
+    assert await daemon.idempotency.acquire([event_id])
     async with connection.transaction():
         await connection.execute("SELECT FROM work FOR UPDATE")  # a worker that is working on the event holds this lock, too
         worker = await start(handlers(count), roles=["work"])
-        await worker.sqs.queue.send([[Body(event_id, "default", AUTHCAPTURE)]])
+        await worker.sqs.queue.send([[EventReference(event_id, "default", AUTHCAPTURE)]])
         await until(
             lambda: metric(worker, "webhookd_processed_total", outcome="busy") >= 2, "it is looked at again, and left alone"
         )
@@ -458,7 +460,7 @@ async def test_a_message_that_is_not_ours_is_left_to_the_redrive_policy(start: S
     async with client(servers) as sqs:
         url = await url_of(sqs, servers.queue)
         await sqs.send_message(QueueUrl=url, MessageBody="hello")
-        await sqs.send_message(QueueUrl=url, MessageBody=dump([Body(uuid.uuid4(), "default", AUTHCAPTURE)]))
+        await sqs.send_message(QueueUrl=url, MessageBody=encode([EventReference(uuid.uuid4(), "default", AUTHCAPTURE)]))
     daemon = await start()
     await until(lambda: metric(daemon, "webhookd_processed_total", outcome="unknown") == 2, "both are seen")
     assert await depth(servers, servers.queue) == 2
@@ -468,7 +470,7 @@ async def test_a_message_that_is_not_ours_is_left_to_the_redrive_policy(start: S
 async def test_a_batch_of_acknowledgements_with_one_message_twice_deletes_all(start: Start, servers: Servers) -> None:
     """SQS may deliver a message twice, even in one batch. So entry ids are positions, and each delete counts."""
     daemon = await start(roles="receive")
-    body = Body(uuid.uuid4(), "default", AUTHCAPTURE)
+    body = EventReference(uuid.uuid4(), "default", AUTHCAPTURE)
     await daemon.sqs.queue.send([[body]] * 3)
     messages: list[Message] = []
 
@@ -546,7 +548,7 @@ async def test_a_stale_delivery_does_not_wake_a_dead_event(start: Start, connect
     await until(lambda: status(connection, "dead"), "the event is dead")
     row = await connection.fetchrow("SELECT id, account, event_type FROM events")
     assert row is not None
-    await daemon.sqs.queue.send([[Body(row["id"], row["account"], row["event_type"])]])
+    await daemon.sqs.queue.send([[EventReference(row["id"], row["account"], row["event_type"])]])
     await until(
         lambda: metric(daemon, "webhookd_processed_total", outcome="duplicate") == 1, "the second message is a duplicate"
     )
@@ -559,13 +561,13 @@ async def test_a_copy_whose_event_is_no_longer_dead_is_removed(start: Start, ser
     await until(lambda: status(connection, "processed"), "the event is processed")
     row = await connection.fetchrow("SELECT id, account, event_type FROM events")
     assert row is not None
-    stale = Body(row["id"], row["account"], row["event_type"], dead="closed")
+    stale = EventReference(row["id"], row["account"], row["event_type"], dead="closed")
     await daemon.sqs.dead_letter_queue.send([[stale], [stale]])
     await until(lambda: _removed(daemon, servers), "both are removed")
 
 
 async def _removed(daemon: Daemon, servers: Servers) -> bool:
-    await daemon.dead_letters.agree()
+    await daemon.dead_letters.reconcile()
     return await _is_empty(servers, servers.dead_letter_queue)
 
 
@@ -579,7 +581,7 @@ async def test_a_copy_that_could_not_be_sent_is_sent_later(start: Start, servers
 
 
 async def _owed_is_paid(daemon: Daemon, servers: Servers) -> bool:
-    await daemon.dead_letters.agree()
+    await daemon.dead_letters.reconcile()
     return await depth(servers, servers.dead_letter_queue) == 1
 
 
@@ -588,7 +590,7 @@ async def test_a_relay_that_sent_but_could_not_record_it_sends_again(start: Star
     await send(daemon, traffic.sample(AUTHCAPTURE, 1))
     row = await connection.fetchrow("SELECT id, account, event_type FROM events")
     assert row is not None
-    await daemon.sqs.queue.send([[Body(row["id"], row["account"], row["event_type"])]])
+    await daemon.sqs.queue.send([[EventReference(row["id"], row["account"], row["event_type"])]])
     worker = await start(handlers(), roles="work")
     await until(lambda: status(connection, "processed"), "the event is processed")
     assert daemon.relay is not None
@@ -597,19 +599,59 @@ async def test_a_relay_that_sent_but_could_not_record_it_sends_again(start: Star
     assert await status(connection, "processed"), "a late record of a send does not undo the end"
 
 
+def written_in(page: Path, monkeypatch: pytest.MonkeyPatch) -> list[Registry]:
+    """Runs each Python block of a page; returns the registry with the handlers of each block."""
+    found = []
+    for code in blocks(page.read_text(), "python"):
+        found.append(Registry())
+        monkeypatch.setattr(handlers_module, "registered", found[-1])
+        exec(compile(code, page.name, "exec"), {})
+    return found
+
+
 async def test_the_readmes_handler_books_a_payment(
     start: Start, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    readme = (Path(__file__).parent.parent.parent / "README.md").read_text()
-    (code,) = re.findall(r"```python\n(.+?)```", readme, re.DOTALL)
+    (registry,) = written_in(README, monkeypatch)
+    assert len(registry) == 1
     await connection.execute("CREATE TABLE orders (transaction_id text, paid numeric)")
     sent = traffic.sample(AUTHCAPTURE, 1)
     await connection.execute("INSERT INTO orders VALUES ($1, NULL)", sent.entity_id)
-    registry = Registry()
-    monkeypatch.setattr(handlers_module, "registered", registry)
-    exec(compile(code, "README.md", "exec"), {})
-    assert len(registry) == 1
     daemon = await start(registry)
     await send(daemon, sent)
     await until(lambda: status(connection, "processed"), "the event is processed")
     assert str(await connection.fetchval("SELECT paid FROM orders")) == "2.10"
+
+
+def test_every_handler_of_the_guide_is_run() -> None:
+    (of_the_readme,) = blocks(README.read_text(), "python")
+    assert [(page.name, len(blocks(page.read_text(), "python"))) for page in PAGES if "```python" in page.read_text()] == [
+        ("handlers.md", 2)
+    ]
+    assert blocks((GUIDE / "handlers.md").read_text(), "python")[0] == of_the_readme
+
+
+async def test_the_guides_handler_books_retries_and_gives_up(
+    start: Start, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, registry = written_in(GUIDE / "handlers.md", monkeypatch)
+    await connection.execute("CREATE TABLE refunds (id text, amount numeric)")
+    await connection.execute("CREATE TABLE books (closed boolean); INSERT INTO books VALUES (false)")
+    daemon = await start(registry)
+
+    async def ends(number: int, wanted: str, without: bytes = b"") -> str | None:
+        """Sends a refund, without a part of its body; returns the error when the event has the status."""
+        sent = traffic.sample(REFUND, number)
+        assert without in sent.body
+        await send(daemon, replace(sent, body=sent.body.replace(without, b"")))
+        find = "SELECT id FROM events WHERE notification_id = $1 AND status = $2"
+        event = await until(lambda: connection.fetchval(find, sent.notification_id, wanted), f"the event is {wanted}")
+        error: str | None = await connection.fetchval("SELECT last_error FROM work WHERE event_id = $1", event)
+        return error
+
+    assert await ends(1, "processed") is None
+    assert str(await connection.fetchval("SELECT amount FROM refunds")) == "2.10"
+    assert await ends(2, "dead", without=b'"authAmount":3.10,') == "Permanent: the refund has no amount"
+    await connection.execute("UPDATE books SET closed = true")
+    assert await ends(3, "retrying") == "Retryable: the books are closed"
+    assert await connection.fetchval("SELECT count(*) FROM refunds") == 1

@@ -15,14 +15,14 @@ class Names(NamedTuple):
     sql: tuple[str, ...] = ()
 
 
-STORE = "webhookd.store.events:EventStore"
+STORE = "webhookd.store.event_store:EventStore"
 
 NAMES = {
     # The receiver
-    "receive.look_up": Names("webhookd.store.claims:Claims.seen"),
+    "receive.look_up": Names("webhookd.store.idempotency:IdempotencyKeys.seen"),
     "receive.commit": Names("webhookd.store.receipts:Receipts.accept", ("insert_events",)),
     "receive.answer": Names("webhookd.receive.intake:Intake.take"),
-    "receive.mark_seen": Names("webhookd.store.claims:Claims.mark_seen"),
+    "receive.mark_seen": Names("webhookd.store.idempotency:IdempotencyKeys.mark_seen"),
     # The relay
     "relay.hot_send": Names("webhookd.queue.relay:Relay.offer"),
     "relay.lease": Names(f"{STORE}.lease", ("lease_work",)),
@@ -50,11 +50,11 @@ NAMES = {
     "work.delete": Names("webhookd.queue.acks:Acks.delete"),
     # Dead letters
     "dead_letters.put_back": Names(f"{STORE}.put_back", ("put_back",)),
-    "dead_letters.remove_raw": Names("webhookd.queue.dead_letters:DeadLetters.agree"),
+    "dead_letters.remove_raw": Names("webhookd.queue.dead_letters:DeadLetters.reconcile"),
     "dead_letters.owed": Names(f"{STORE}.owed_dead_letters", ("owed_dead_letters",)),
     "dead_letters.send_copy": Names("webhookd.queue.dead_letters:DeadLetters.copy"),
     "dead_letters.mark_copy": Names(f"{STORE}.mark_dead_letter_sent", ("mark_dead_letter_sent",)),
-    "dead_letters.remove_copy": Names("webhookd.queue.dead_letters:DeadLetters.agree"),
+    "dead_letters.remove_copy": Names("webhookd.queue.dead_letters:DeadLetters.reconcile"),
     "dead_letters.owe_lost": Names(f"{STORE}.owe_dead_letters", ("owe_dead_letters",)),
     # Operators; a redrive from the console runs none of our code
     "operator.redrive": Names("webhookd.operate.runner:Runner._change", ("redrive_events",)),
@@ -70,6 +70,6 @@ NAMES = {
     # Several events that share a message or a fold
     "bundles.read": Names(f"{STORE}.states", ("states_of_events",)),
     "bundles.put_back": Names(f"{STORE}.put_back", ("put_back",)),
-    "bundles.fold": Names("webhookd.process.shared:SharedTransactions.submit", ("read_events", "process_events")),
+    "bundles.fold": Names("webhookd.process.shared_folds:SharedFolds.submit", ("read_events", "process_events")),
     "bundles.fold_alone": Names("webhookd.process.alone:Alone.work", ("read_events", "process_events")),
 }

@@ -7,8 +7,8 @@ from contextlib import ExitStack
 
 import pytest
 
-from webhookd.metrics import Metrics
-from webhookd.receive.admission import Admission
+from webhookd.http.admission import Admission
+from webhookd.telemetry.metrics import Metrics
 
 
 def admission(max_pending: int = 2000) -> Admission:
@@ -104,9 +104,9 @@ async def test_after_waits_were_too_long_more_are_let_in_little_by_little() -> N
 async def test_what_was_read_and_has_not_begun_counts() -> None:
     door = admission(max_pending=3)
     with door.waits():
-        door.coming = 1
+        door.handlers_pending = 1
         assert not refuses(door)
-        door.coming = 2
+        door.handlers_pending = 2
         assert refuses(door)
 
 

@@ -13,14 +13,14 @@ import pytest
 
 from webhookd.errors import UnavailableError
 from webhookd.event import Event, Status
-from webhookd.metrics import Metrics
 from webhookd.process.alone import Alone
 from webhookd.process.attempt import Attempts, Step
 from webhookd.process.failure import AttemptFailedError, Failure
 from webhookd.process.result import Left, Outcome
 from webhookd.process.turns import Turns
-from webhookd.queue.message import Body, Message
-from webhookd.store.events import Claimed
+from webhookd.queue.message import EventReference, Message
+from webhookd.store.event_store import Claimed
+from webhookd.telemetry.metrics import Metrics
 
 ID = UUID(int=1)
 EVENT = Event(ID, "main", "n", "net.authorize.payment.refund.created", None, datetime.now(UTC), 1, b"{}")
@@ -97,7 +97,7 @@ class Steps:
         return Attempts(parts, parts, parts, Turns(1), most_begun=3, metrics=Metrics())
 
 
-BODY = Body(ID, "main", EVENT.event_type)
+BODY = EventReference(ID, "main", EVENT.event_type)
 
 
 async def test_a_failed_attempt_takes_its_count_back_before_the_lock_falls() -> None:
@@ -172,7 +172,7 @@ class Made:
     async def attempts_begun(self, _event_id: UUID) -> int:
         return self._begun
 
-    async def make(self, _body: Body, **how: bool) -> Step:
+    async def make(self, _body: EventReference, **how: bool) -> Step:
         self.how = how
         return Step(CLAIMED, Outcome.PROCESSED)
 

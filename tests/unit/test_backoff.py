@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from webhookd.backoff import Reconnect, ceiling, full_jitter
 from webhookd.process.retry import asked_delay, retry_delay
+from webhookd.runtime.backoff import Reconnect, ceiling, full_jitter
 
 
 @given(st.integers(1, 50), st.floats(0.01, 100), st.floats(0.01, 1e6))

@@ -8,9 +8,9 @@ from typing import Literal
 import pytest
 
 from tests.helpers.wait import until
-from webhookd.batcher import Batcher
 from webhookd.errors import OverloadedError, UnavailableError
-from webhookd.lifecycle import Watch
+from webhookd.runtime.batcher import Batcher
+from webhookd.runtime.loops import Watch
 
 
 class Flushes:

@@ -31,10 +31,10 @@ from tests.helpers.admin_api import (
     ran,
     serving,
 )
-from webhookd.client import api as client
-from webhookd.client import bulk, tail
-from webhookd.client.failures import Exit
-from webhookd.client.target import Target
+from webhookd.cli.operator import api as client
+from webhookd.cli.operator import bulk, tail
+from webhookd.cli.operator.failures import Exit
+from webhookd.cli.operator.target import ApiTarget
 from webhookd.errors import Unusable
 from webhookd.receive.refusal import Rejection
 
@@ -483,7 +483,7 @@ async def test_tail_waits_for_an_api_that_went_away(
 ) -> None:
     monkeypatch.setattr(tail, "PAUSE", 0.01)
     api.events = [event(1)]
-    async with client.Api(Target(api.url, TOKEN)) as connected:
+    async with client.Api(ApiTarget(api.url, TOKEN)) as connected:
         following = tail.follow(connected, 1)
         assert (await anext(following))["id"] == event_id(1)
         away = [1, 2]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from webhookd.client.target import Target, find
+from webhookd.cli.operator.target import ApiTarget, find
 from webhookd.errors import SettingsError
 
 FOLDER = Path(".webhookd")
@@ -29,7 +29,7 @@ def put(monkeypatch: pytest.MonkeyPatch, **settings: str) -> None:
 
 def test_a_laptop_needs_nothing_but_url_and_token(monkeypatch: pytest.MonkeyPatch) -> None:
     put(monkeypatch, API_URL="https://hooks.example.com/", API_TOKEN="s3cret")
-    assert find(None, FOLDER) == Target("https://hooks.example.com", "s3cret")
+    assert find(None, FOLDER) == ApiTarget("https://hooks.example.com", "s3cret")
     assert find("https://other.example.com", FOLDER).url == "https://other.example.com", "--url goes first"
     assert "s3cret" not in repr(find(None, FOLDER))
 
@@ -37,22 +37,22 @@ def test_a_laptop_needs_nothing_but_url_and_token(monkeypatch: pytest.MonkeyPatc
 def test_url_and_token_of_this_machine_may_stand_in_dot_env_and_the_token_in_a_file() -> None:
     Path("token").write_text("from-a-file\n")
     Path(".env").write_text("WEBHOOKD_API_URL=http://127.0.0.1:9191\nWEBHOOKD_API_TOKEN_FILE=token\n")
-    assert find(None, FOLDER) == Target("http://127.0.0.1:9191", "from-a-file")
+    assert find(None, FOLDER) == ApiTarget("http://127.0.0.1:9191", "from-a-file")
 
 
 @pytest.mark.parametrize(
     ("settings", "target"),
     [
-        ({"ADMIN_LISTEN": "0.0.0.0:9191", "ADMIN_TOKENS": "ann:a1,bob:b1"}, Target("http://127.0.0.1:9191", "a1")),
-        ({"ADMIN_LISTEN": "[::]:9191", "READ_TOKENS": "plain"}, Target("http://[::1]:9191", "plain")),
-        ({"ADMIN_TOKENS": "ann:a1", "READ_TOKENS": "r1"}, Target("http://127.0.0.1:9090", "a1")),
-        ({"ADMIN_LISTEN": "127.0.0.1:9191"}, Target("http://127.0.0.1:9191", None)),
-        ({"ADMIN_TOKENS": "ann:a1", "API_TOKEN": "mine"}, Target("http://127.0.0.1:9090", "mine")),
-        ({"ADMIN_TOKENS": "ann:a1", "API_URL": "http://localhost:7000"}, Target("http://localhost:7000", "a1")),
+        ({"ADMIN_LISTEN": "0.0.0.0:9191", "ADMIN_TOKENS": "ann:a1,bob:b1"}, ApiTarget("http://127.0.0.1:9191", "a1")),
+        ({"ADMIN_LISTEN": "[::]:9191", "READ_TOKENS": "plain"}, ApiTarget("http://[::1]:9191", "plain")),
+        ({"ADMIN_TOKENS": "ann:a1", "READ_TOKENS": "r1"}, ApiTarget("http://127.0.0.1:9090", "a1")),
+        ({"ADMIN_LISTEN": "127.0.0.1:9191"}, ApiTarget("http://127.0.0.1:9191", None)),
+        ({"ADMIN_TOKENS": "ann:a1", "API_TOKEN": "mine"}, ApiTarget("http://127.0.0.1:9090", "mine")),
+        ({"ADMIN_TOKENS": "ann:a1", "API_URL": "http://localhost:7000"}, ApiTarget("http://localhost:7000", "a1")),
     ],
 )
 def test_on_the_daemons_own_machine_its_settings_do(
-    monkeypatch: pytest.MonkeyPatch, settings: dict[str, str], target: Target
+    monkeypatch: pytest.MonkeyPatch, settings: dict[str, str], target: ApiTarget
 ) -> None:
     put(monkeypatch, MAX_ATTEMPTS="nonsense", **settings)  # a fault in another setting does not matter here
     assert find(None, FOLDER) == target
@@ -65,12 +65,12 @@ def test_tokens_come_from_secret_files_and_the_toml_file_too(monkeypatch: pytest
     monkeypatch.delenv("WEBHOOKD_ADMIN_TOKENS_FILE")
     Path("webhookd.toml").write_text('admin_listen = "127.0.0.1:9555"\nadmin_tokens = ["ann:listed"]\n')
     put(monkeypatch, CONFIG="webhookd.toml")
-    assert find(None, FOLDER) == Target("http://127.0.0.1:9555", "listed")
+    assert find(None, FOLDER) == ApiTarget("http://127.0.0.1:9555", "listed")
 
 
 def test_in_the_folder_of_a_development_session_its_address_and_token_do() -> None:
     (FOLDER / "dev.env").write_text(DEV)
-    assert find(None, FOLDER) == Target("http://127.0.0.1:9444", "dev-secret")
+    assert find(None, FOLDER) == ApiTarget("http://127.0.0.1:9444", "dev-secret")
 
 
 def test_this_machines_tokens_never_go_to_another_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,7 +111,7 @@ def test_a_configuration_file_by_a_relative_path_is_the_folders(monkeypatch: pyt
     with pytest.raises(SettingsError, match="WEBHOOKD_API_TOKEN is not sent to"):
         find(None, FOLDER)
     put(monkeypatch, CONFIG=str(Path("c.toml").absolute()))
-    assert find(None, FOLDER) == Target("http://127.0.0.1:6666", "users-secret")
+    assert find(None, FOLDER) == ApiTarget("http://127.0.0.1:6666", "users-secret")
 
 
 def test_a_folder_that_names_the_file_or_variable_of_the_users_token_does_not_get_it(
@@ -139,13 +139,13 @@ def test_a_folders_own_token_stays_on_this_machine() -> None:
     with pytest.raises(SettingsError, match=r"WEBHOOKD_ADMIN_LISTEN: .env names http://10.0.0.5:9090"):
         find(None, FOLDER)
     Path(".env").write_text("WEBHOOKD_API_TOKEN=folders-secret\n")
-    assert find("https://hooks.example.com", FOLDER) == Target("https://hooks.example.com", "folders-secret")
+    assert find("https://hooks.example.com", FOLDER) == ApiTarget("https://hooks.example.com", "folders-secret")
 
 
 def test_another_folders_session_keeps_its_token_from_this_one(tmp_path_factory: pytest.TempPathFactory) -> None:
     other = tmp_path_factory.mktemp("other")
     (other / "dev.env").write_text(DEV)
-    assert find(None, other) == Target("http://127.0.0.1:9444", "dev-secret")
+    assert find(None, other) == ApiTarget("http://127.0.0.1:9444", "dev-secret")
     Path(".env").write_text("WEBHOOKD_ADMIN_LISTEN=127.0.0.1:6666\n")
     with pytest.raises(SettingsError, match=r"WEBHOOKD_ADMIN_TOKENS is not sent to http://127\.0\.0\.1:6666"):
         find(None, other)
@@ -156,14 +156,14 @@ def test_the_folders_own_token_is_used_and_the_users_is_said_to_be_kept_back(
 ) -> None:
     (FOLDER / "dev.env").write_text(DEV)
     put(monkeypatch, API_TOKEN="users-secret", ADMIN_TOKENS="ann:users-other-secret")
-    assert find(None, FOLDER) == Target("http://127.0.0.1:9444", "dev-secret")
+    assert find(None, FOLDER) == ApiTarget("http://127.0.0.1:9444", "dev-secret")
     assert "WEBHOOKD_API_TOKEN is not sent to http://127.0.0.1:9444, which .webhookd/dev.env names" in capsys.readouterr().err
 
 
 def test_the_default_address_is_nobodys_choice(monkeypatch: pytest.MonkeyPatch) -> None:
     (FOLDER / "dev.env").write_text("WEBHOOKD_ADMIN_LISTEN=127.0.0.1:9090\n")
     put(monkeypatch, ADMIN_TOKENS="ann:users-secret")
-    assert find(None, FOLDER) == Target("http://127.0.0.1:9090", "users-secret")
+    assert find(None, FOLDER) == ApiTarget("http://127.0.0.1:9090", "users-secret")
 
 
 def test_where_nothing_is_found_the_settings_are_named() -> None:

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from tests.helpers.admin_api import event, ran, serving
-from webhookd.client.screen import money
+from webhookd.cli.operator.screen import money
 
 HOSTILE = "\x1b]0;owned\x07[bold]\x9b2J\u202e\ud800 end"
 FOUND = {

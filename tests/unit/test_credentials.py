@@ -19,10 +19,10 @@ from tests.helpers.running import base_settings
 from tests.helpers.wait import until
 from webhookd.daemon import make_sqs
 from webhookd.errors import SettingsError
-from webhookd.lifecycle import Watch
-from webhookd.metrics import Metrics
+from webhookd.runtime.loops import Watch
 from webhookd.sqs import credentials as module
 from webhookd.sqs.credentials import Credentials, CredentialsError
+from webhookd.telemetry.metrics import Metrics
 
 MINUTE = 60.0
 

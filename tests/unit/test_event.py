@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from webhookd.event import LEGAL_CHANGES, Event, Status, load_payload, money
+from webhookd.event import Event, load_payload, money
 
 
 def event(raw: bytes) -> Event:
@@ -120,24 +120,3 @@ def test_an_event_shows_no_customer_data_and_cannot_be_changed() -> None:
     assert "customer-42" not in repr(one)
     with pytest.raises(FrozenInstanceError):
         one.attempt = 2  # type: ignore[misc]
-
-
-def test_an_event_begins_as_received() -> None:
-    assert LEGAL_CHANGES[None] == {Status.RECEIVED}
-    assert None not in {status for targets in LEGAL_CHANGES.values() for status in targets}
-
-
-def test_every_status_has_its_legal_changes_and_can_be_reached() -> None:
-    assert set(LEGAL_CHANGES) == {None, *Status}
-    assert set().union(*LEGAL_CHANGES.values()) == set(Status)
-
-
-@pytest.mark.parametrize("status", [s for s in Status if not s.finished])
-def test_what_is_unfinished_can_end_either_way(status: Status) -> None:
-    assert LEGAL_CHANGES[status] >= {Status.PROCESSED, Status.DEAD}
-
-
-@pytest.mark.parametrize("status", [s for s in Status if s.finished])
-def test_what_is_finished_stays_or_starts_over(status: Status) -> None:
-    assert status in {Status.PROCESSED, Status.DEAD}
-    assert LEGAL_CHANGES[status] - {status} <= {Status.RECEIVED, Status.QUEUED}

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from typing import cast
 
 from webhookd.errors import MessageGoneError, UnavailableError
-from webhookd.lifecycle import Watch
-from webhookd.metrics import Metrics
 from webhookd.queue.contract import Failure, Limits, Queue
 from webhookd.queue.leases import Leases
 from webhookd.queue.message import Message
+from webhookd.runtime.loops import Watch
+from webhookd.telemetry.metrics import Metrics
 
 
 class Hidden:

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from tests.helpers.wait import until
-from webhookd.batcher import Batcher
 from webhookd.errors import UnavailableError
-from webhookd.lifecycle import Loop, Part, Watch, shielded
+from webhookd.runtime.batcher import Batcher
+from webhookd.runtime.loops import Loop, Part, Watch, shielded
 
 
 async def test_a_loop_goes_on_after_any_failure() -> None:

@@ -1,4 +1,4 @@
-"""Statements that lock many rows state the order of the locks: two statements with different orders can deadlock."""
+"""OperatorQueries that lock many rows state the order of the locks: two statements with different orders can deadlock."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
-from webhookd import logs
+from webhookd.telemetry import logs
 
 
 @pytest.fixture

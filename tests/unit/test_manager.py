@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.wait import until
-from webhookd.lifecycle import Watch
-from webhookd.manager import Manager
+from webhookd.runtime.loops import Watch
+from webhookd.runtime.systemd import ServiceNotifier
 
 
 @pytest.fixture
@@ -36,8 +36,8 @@ def datagrams(listening: socket.socket) -> list[list[str]]:
             return found
 
 
-def manager() -> Manager:
-    return Manager(Watch(), lambda: "taking webhooks")
+def manager() -> ServiceNotifier:
+    return ServiceNotifier(Watch(), lambda: "taking webhooks")
 
 
 async def test_it_is_told_of_each_step(told: socket.socket) -> None:

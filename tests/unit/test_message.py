@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from webhookd.queue.message import MOST_EVENTS, Body, dump, load
+from webhookd.queue.message import MOST_EVENTS, EventReference, decode, encode
 from webhookd.queue.proof import is_proven, sign
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-COPY = Body(uuid.UUID(int=1), "default", "net.authorize.customer.created", "closed: \u20ac", 17, PARENT)
+COPY = EventReference(uuid.UUID(int=1), "default", "net.authorize.customer.created", "closed: \u20ac", 17, PARENT)
 CHANGES: dict[str, Any] = {
     "event_id": uuid.UUID(int=2),
     "account": "other",
@@ -26,8 +26,8 @@ EVENT: dict[str, Any] = {"event": str(COPY.event_id), "account": "default", "typ
 
 
 def test_a_copy_is_proven_after_its_way_through_the_queue() -> None:
-    assert load(dump([sign(COPY, b"secret")])) == (sign(COPY, b"secret"),)
-    assert all(is_proven(body, b"secret") for body in load(dump([sign(COPY, b"secret")])))
+    assert decode(encode([sign(COPY, b"secret")])) == (sign(COPY, b"secret"),)
+    assert all(is_proven(body, b"secret") for body in decode(encode([sign(COPY, b"secret")])))
 
 
 @pytest.mark.parametrize("field", CHANGES)
@@ -43,21 +43,21 @@ def test_a_copy_is_proven_by_the_secret_alone() -> None:
 
 @pytest.mark.parametrize("count", [MOST_EVENTS, MOST_EVENTS + 1, 500])
 def test_a_message_names_no_more_events_than_a_bundle_has(count: int) -> None:
-    bodies = [Body(uuid.uuid4(), "default", "x") for _ in range(count)]
-    assert len(load(dump(bodies))) == (count if count <= MOST_EVENTS else 0)
+    bodies = [EventReference(uuid.uuid4(), "default", "x") for _ in range(count)]
+    assert len(decode(encode(bodies))) == (count if count <= MOST_EVENTS else 0)
 
 
 def test_an_event_that_a_bundle_names_twice_is_one() -> None:
-    assert len(load(dump([COPY._replace(dead=None, died=None)] * 3))) == 1
+    assert len(decode(encode([COPY._replace(dead=None, died=None)] * 3))) == 1
 
 
 def test_a_bundle_holds_no_dead_letter_copy() -> None:
-    assert load(dump([sign(COPY, b"secret"), Body(uuid.uuid4(), "default", "x")])) == ()
+    assert decode(encode([sign(COPY, b"secret"), EventReference(uuid.uuid4(), "default", "x")])) == ()
 
 
 def test_a_message_names_its_consumer_and_each_event_s_attempts() -> None:
-    bodies = (Body(uuid.uuid4(), "default", "x", attempts=3), Body(uuid.uuid4(), "default", "x"))
-    assert json.loads(dump(bodies)) == {
+    bodies = (EventReference(uuid.uuid4(), "default", "x", attempts=3), EventReference(uuid.uuid4(), "default", "x"))
+    assert json.loads(encode(bodies)) == {
         "v": 3,
         "consumer": "handlers",
         "events": [
@@ -65,7 +65,7 @@ def test_a_message_names_its_consumer_and_each_event_s_attempts() -> None:
             {"event": str(bodies[1].event_id), "account": "default", "type": "x"},
         ],
     }
-    assert load(dump(bodies)) == bodies
+    assert decode(encode(bodies)) == bodies
 
 
 @pytest.mark.parametrize(
@@ -83,8 +83,8 @@ def test_a_message_names_its_consumer_and_each_event_s_attempts() -> None:
     ],
 )
 def test_a_message_of_another_version_or_for_another_consumer_names_no_event(fields: dict[str, Any]) -> None:
-    assert load(json.dumps(fields)) == ()
-    assert load(json.dumps({"v": 3, "consumer": "handlers", "events": [EVENT]})), "as it should be"
+    assert decode(json.dumps(fields)) == ()
+    assert decode(json.dumps({"v": 3, "consumer": "handlers", "events": [EVENT]})), "as it should be"
 
 
 ODD: dict[str, list[Any]] = {
@@ -99,12 +99,12 @@ ODD: dict[str, list[Any]] = {
 
 @pytest.mark.parametrize("field", ODD)
 def test_what_webhookd_never_writes_names_no_event(field: str) -> None:
-    message = json.loads(dump([COPY]))
+    message = json.loads(encode([COPY]))
     for value in ODD[field]:
         odd = [message["events"][0] | {field: value}]
-        assert load(json.dumps(message | {"events": odd})) == (), value
-        assert load(json.dumps(message | {"events": [EVENT, *odd]})) == (), value
+        assert decode(json.dumps(message | {"events": odd})) == (), value
+        assert decode(json.dumps(message | {"events": [EVENT, *odd]})) == (), value
 
 
 def test_a_huge_message_is_not_parsed() -> None:
-    assert load(json.dumps(json.loads(dump([COPY])) | {"more": "x" * 100_000})) == ()
+    assert decode(json.dumps(json.loads(encode([COPY])) | {"more": "x" * 100_000})) == ()

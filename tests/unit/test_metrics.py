@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from webhookd.metrics import Metrics
+from webhookd.telemetry.metrics import Metrics
 
 CONTRACT = {
     "received_total": ("account", "outcome"),

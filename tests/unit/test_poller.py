@@ -9,13 +9,13 @@ from uuid import UUID
 
 import pytest
 
-from webhookd.lifecycle import Watch
 from webhookd.queue import poller as poller_module
 from webhookd.queue.contract import Depth, Limits
-from webhookd.queue.message import Body, Message
+from webhookd.queue.message import EventReference, Message
 from webhookd.queue.poller import Permits, Poller
+from webhookd.runtime.loops import Watch
 
-BODY = Body(UUID(int=1), "default", "x")
+BODY = EventReference(UUID(int=1), "default", "x")
 
 
 class Queue:
@@ -60,7 +60,7 @@ class Reports:
         return Poller(
             queue,
             self.work,
-            weigh=lambda found: len(found.bodies),
+            weigh=lambda found: len(found.references),
             heaviest=32,
             able=lambda: True,
             report=self.report,

@@ -1,36 +1,119 @@
-"""The README's settings, figures and commands are true. tests/integration/test_work.py runs its handler."""
+"""The README and the guide are true and complete: their tables, links and commands, and the names in them.
+
+Other tests run what stands there. In tests/integration, test_work.py runs the handlers, test_operator_commands.py and
+test_dead_letters.py the operators' commands, test_guide_statements.py the SQL and the backup. tests/acceptance/test_dev.py runs
+`webhookd dev` with a handler, tests/deploy/test_guide_metrics.py the queries, and .ci/run `make run` and the line after it.
+"""
 
 from __future__ import annotations
 
 import re
+from pathlib import Path
+from typing import Any
 
 import pytest
-from typer.testing import CliRunner
+import typer
+import typer.main
 
-from tests.helpers.readme import MADE, README, written
-from webhookd.cli import app
+from tests.deploy.promql import families, own_metrics, problems
+from tests.helpers.guide import GUIDE, INDEX, PAGES, README, ROOT, anchors, commands, links, readable, shell_lines
+from tests.helpers.metrics_page import QUERIES
+from tests.helpers.readme import MADE, written
+from webhookd.cli.main import app
+from webhookd.settings import describe
 
-TEXT = README.read_text()
-COMMANDS = "\n".join(re.findall(r"```sh\n(.+?)```", TEXT, re.DOTALL))
+TEXT = readable()
+LINKING = [
+    README,
+    *PAGES,
+    *sorted((ROOT / "deploy").glob("*.md")),
+    *(ROOT / "webhookd" / "README.md", ROOT / "CHANGELOG.md", ROOT / "sql" / "migrations" / "README.md"),
+    *(ROOT / "tests" / "bench" / "NOTES.md", *sorted((ROOT / "tests").glob("*/README.md"))),
+]
+ID = "01890a5d-ac96-774b-bcce-b302099a8057"
+# Settings of the commands that ask the API, and of no daemon.
+_OF_THE_COMMANDS = {"WEBHOOKD_API_URL", "WEBHOOKD_API_TOKEN", "WEBHOOKD_API_TOKEN_FILE"}
 
 
-@pytest.mark.parametrize("part", MADE)
-def test_what_is_made_is_as_it_would_be_made_now(part: str) -> None:
-    """The settings are made from the code, the figures from the results of the last bench."""
-    assert written(part) == MADE[part](), "run: .venv/bin/python -m tests.helpers.readme"
+@pytest.mark.parametrize("name", MADE)
+def test_what_is_made_is_as_it_would_be_made_now(name: str) -> None:
+    """The settings, metrics and alerts are made from the code and the rules, the figures from the results of the last bench."""
+    assert written(name) == MADE[name].make(), "run: .venv/bin/python -m tests.helpers.readme"
 
 
-def test_every_webhookd_command_and_option_exists() -> None:
-    found = re.findall(r"^(?:\w+=\S+ )*(?:\.venv/bin/)?webhookd ([\w-]+(?: [a-z]+\b)?)([^#\n]*)", COMMANDS, re.MULTILINE)
-    assert {command for command, _ in found} >= {"serve", "migrate", "dev", "doctor", "dead-letters redrive"}
-    for command, rest in found:
-        # A wide terminal, so that the help's table cuts no option.
-        help_ = CliRunner().invoke(app, [*command.split(), "--help"], env={"COLUMNS": "200", "NO_COLOR": "1"})
-        assert help_.exit_code == 0, command
-        for option in re.findall(r"--[a-z-]+", rest):
-            assert option in help_.output, f"{command} {option}"
+def test_the_readme_is_short_and_so_is_each_page_of_the_guide() -> None:
+    assert len(README.read_text().splitlines()) <= 150
+    for page in PAGES:
+        assert len(page.read_text().splitlines()) <= 150, page.name
+        assert re.fullmatch(r"[a-z]+(-[a-z]+)*\.md", page.name), page.name
+
+
+def test_the_index_lists_every_page_by_its_title_and_says_what_is_in_it() -> None:
+    listed = re.findall(r"^- \[([^\]]+)\]\(([a-z-]+\.md)\): (.+)\.$", INDEX.read_text(), re.MULTILINE)
+    assert [path for _, path, _ in listed] == [link.path for link in links(INDEX.read_text())], "one line for each link"
+    assert sorted(path for _, path, _ in listed) == sorted(page.name for page in PAGES if page != INDEX)
+    for title, path, _ in listed:
+        assert (GUIDE / path).read_text().startswith(f"# {title}\n"), path
+
+
+@pytest.mark.parametrize("page", LINKING, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_leads_to_a_file_and_to_a_heading(page: Path) -> None:
+    for link in links(page.read_text()):
+        target = (page.parent / link.path).resolve() if link.path else page
+        assert target.exists(), f"[{link.text}]({link.path})"
+        assert target.is_relative_to(ROOT), f"[{link.text}]({link.path}) leads out of the repository"
+        if link.anchor:
+            assert link.anchor in anchors(target.read_text()), f"[{link.text}]({link.path}#{link.anchor})"
+
+
+def test_the_links_are_read() -> None:
+    assert sum(len(list(links(page.read_text()))) for page in LINKING) > 150
+    assert any(link.anchor for page in PAGES for link in links(page.read_text()))
+
+
+@pytest.mark.parametrize("words", commands(), ids=" ".join)
+def test_every_webhookd_command_is_understood(words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "body.json").touch()
+    monkeypatch.chdir(tmp_path)
+    command: Any = typer.main.get_command(app)
+    left = [ID if word == "ID" else word for word in words]
+    while True:
+        try:
+            context = command.make_context("webhookd", left)  # fails if the command does not understand the words
+        except typer.Exit as ended:  # the command's help was asked for
+            assert ended.exit_code == 0  # noqa: PT017
+            break
+        if not hasattr(command, "resolve_command"):
+            break
+        _, command, left = command.resolve_command(context, [*context._protected_args, *context.args])
+
+
+def test_there_are_commands() -> None:
+    told = {" ".join(words[:2]) for words in commands()}
+    assert {"serve", "dev", "doctor", "migrate --check", "trigger all", "dead-letters redrive", "timeline transaction"} <= told
 
 
 def test_every_make_target_exists() -> None:
-    targets = set(re.findall(r"^([a-z-]+):", (README.parent / "Makefile").read_text(), re.MULTILINE))
-    assert set(re.findall(r"^make (\w+)", COMMANDS, re.MULTILINE)) <= targets
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = set(re.findall(r"^make (\w+)", "\n".join(shell_lines()), re.MULTILINE))
+    named |= set(re.findall(r"`make (\w+)`", TEXT))
+    assert {"run", "test", "bench"} <= named <= targets
+
+
+def test_every_setting_that_is_named_exists() -> None:
+    known = {name for name, _, _ in describe()} | _OF_THE_COMMANDS
+    named = set(re.findall(r"\bWEBHOOKD_[A-Z_]+(?:<NAME>[A-Z_]+)?", TEXT))
+    assert {name for name in named if name.removesuffix("_FILE") not in known} - _OF_THE_COMMANDS == set()
+    assert named > known - {"WEBHOOKD_CONFIG"}
+
+
+def test_every_metric_that_is_named_exists() -> None:
+    known = families() | set(own_metrics())
+    assert set(re.findall(r"\bwebhookd_\w+", TEXT)) - known == set()
+
+
+def test_each_metric_has_a_query_that_uses_it_and_names_labels_that_there_are() -> None:
+    assert set(QUERIES) == families()
+    for name, query in QUERIES.items():
+        assert re.search(rf"\b{name}(_bucket|_sum|_count)?\b", query), name
+        assert problems(query, own_metrics()) == [], name

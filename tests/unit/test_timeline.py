@@ -15,10 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from webhookd.authorizenet.facts import Entry, Facts, fold, settle
 from webhookd.authorizenet.notification import EVENT_TYPES
+from webhookd.authorizenet.timeline import facts_of
 from webhookd.event import Event
-from webhookd.process.facts import Entry, Facts, fold, settle
-from webhookd.process.timeline import facts_of
 
 START = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC)
 # These texts stand for two JSON numbers. No float can hold either number, and no Decimal can hold the second one.

@@ -12,7 +12,7 @@ import time
 
 from typer.testing import CliRunner
 
-from webhookd.cli import app
+from webhookd.cli.main import app
 
 _BUSY_BEFORE = ("a worker has the event in hand", "it is on its way")  # the texts of the previous release
 _BUSY = ("a worker processes the event", "the event is on its way", *_BUSY_BEFORE)

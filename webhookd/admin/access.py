@@ -14,22 +14,22 @@ from aiohttp import web
 from webhookd.admin.cookies import COOKIE, Sessions
 from webhookd.admin.guesses import Guesses
 from webhookd.errors import UnavailableError
-from webhookd.metrics import Metrics
+from webhookd.telemetry.metrics import Metrics
 
 HEADER = "X-Webhookd"  # a change without a bearer token must carry this header; no other site can send it
 _LOOK_SECONDS = 0.1  # how often a waiting peer is checked: the peer may have hung up
 
 
-class Role(StrEnum):
+class AccessLevel(StrEnum):
     """A role that a route needs and a caller has: `open` needs no token, `look` reads, `operate` reads and changes."""
 
     OPEN = "open"
     LOOK = "look"
     OPERATE = "operate"
 
-    def allows(self, needed: Role) -> bool:
+    def allows(self, needed: AccessLevel) -> bool:
         """Returns whether a caller with this role may use a route that needs `needed`."""
-        return needed is Role.OPEN or self is Role.OPERATE or self is needed
+        return needed is AccessLevel.OPEN or self is AccessLevel.OPERATE or self is needed
 
 
 @dataclass(slots=True, frozen=True)
@@ -37,7 +37,7 @@ class Caller:
     """The sender of a request. `safe`: no page of another site can have made the request."""
 
     name: str
-    role: Role
+    role: AccessLevel
     safe: bool = True
 
     @property
@@ -62,7 +62,7 @@ class Access:
         operate: Mapping[str, str],
         look: Mapping[str, str],
         *,
-        anonymous: Role | None,
+        anonymous: AccessLevel | None,
         metrics: Metrics,
     ) -> None:
         self._tokens: list[tuple[Caller, bytes]] = []
@@ -75,8 +75,8 @@ class Access:
 
     def renew(self, operate: Mapping[str, str], look: Mapping[str, str]) -> None:
         """Replaces the known tokens; the sessions of all other tokens end."""
-        tokens = [(name, Role.LOOK, token) for name, token in look.items()]
-        tokens += [(name, Role.OPERATE, token) for name, token in operate.items()]
+        tokens = [(name, AccessLevel.LOOK, token) for name, token in look.items()]
+        tokens += [(name, AccessLevel.OPERATE, token) for name, token in operate.items()]
         self._tokens = [(Caller(name, role), _digest(token.encode())) for name, role, token in tokens]
         self._sessions.renew({(name, role.value): token for name, role, token in tokens})
 
@@ -146,11 +146,13 @@ class Access:
                 raise
             ended = False
         name, role = session.owner
-        return self._anonymous if ended else Caller(name, Role(role), safe=False)
+        return self._anonymous if ended else Caller(name, AccessLevel(role), safe=False)
 
-    async def refuses(self, request: web.BaseRequest, needed: Role, *, bears_no_event: bool = False) -> tuple[int, str] | None:
+    async def refuses(
+        self, request: web.BaseRequest, needed: AccessLevel, *, bears_no_event: bool = False
+    ) -> tuple[int, str] | None:
         """Returns the status and the detail of a refusal, or None. An allowed caller becomes the request's CALLER."""
-        if needed is Role.OPEN:
+        if needed is AccessLevel.OPEN:
             return None
         try:
             caller = await self.caller(request, bears_no_event=bears_no_event)
@@ -165,7 +167,7 @@ class Access:
         if not caller.role.allows(needed):
             self.count("not_allowed")
             return 403, f"{caller.name} may look, but not operate: use a token of WEBHOOKD_ADMIN_TOKENS"
-        if needed is Role.OPERATE and not caller.safe and HEADER not in request.headers:
+        if needed is AccessLevel.OPERATE and not caller.safe and HEADER not in request.headers:
             self.count("cross_site")
             return 403, f"without a bearer token, a change needs the header {HEADER}: dashboard"
         request[CALLER] = caller

@@ -10,9 +10,10 @@ from aiohttp.typedefs import Middleware
 from prometheus_client import generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
-from webhookd.admin.access import Access, Role
+from webhookd.admin.access import Access, AccessLevel
 from webhookd.admin.dead_letters import DeadLetterRoutes
 from webhookd.admin.events import EventRoutes
+from webhookd.admin.guide import Guide
 from webhookd.admin.health import Health
 from webhookd.admin.hosts import Hosts, shown
 from webhookd.admin.openapi import document
@@ -21,19 +22,19 @@ from webhookd.admin.pages import pages
 from webhookd.admin.quarantine import QuarantineRoutes
 from webhookd.admin.refused import RefusedRoutes
 from webhookd.admin.route import Route, refusals, refused
-from webhookd.admin.session import SessionRoutes
+from webhookd.admin.sign_in import SignInRoutes
 from webhookd.admin.statistics import StatisticsRoutes
 from webhookd.admin.timelines import TimelineRoutes
-from webhookd.lifecycle import Loop
-from webhookd.metrics import Metrics
+from webhookd.http.problem import problems
+from webhookd.http.reply import SERVER
 from webhookd.operate.events import Events
 from webhookd.operate.operations import Operations
+from webhookd.operate.operator_queries import OperatorQueries
 from webhookd.operate.quarantine import Quarantine
-from webhookd.operate.statements import Statements
 from webhookd.receive.app import live
-from webhookd.receive.problem import problems
-from webhookd.receive.reply import SERVER
+from webhookd.runtime.loops import Loop
 from webhookd.store.receipts import Receipts
+from webhookd.telemetry.metrics import Metrics
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _ID = "{id:[0-9A-Fa-f-]{36}}"  # matches no other word of a path
@@ -57,7 +58,7 @@ def admin_app(
     metrics: Metrics,
     access: Access,
     hosts: Hosts,
-    statements: Statements,
+    statements: OperatorQueries,
     receipts: Receipts,
     runner: Loop,
 ) -> web.Application:
@@ -72,7 +73,7 @@ def admin_app(
         *RefusedRoutes(statements).routes(),
         *TimelineRoutes(statements).routes(),
         *StatisticsRoutes(statements, health, metrics).routes(),
-        *SessionRoutes(access).routes(),
+        *SignInRoutes(access).routes(),
     ]
     app = web.Application(middlewares=[_headers, problems, refusals, _guard(access, hosts)])
     add_routes(app, routes)
@@ -93,10 +94,13 @@ def admin_app(
         add_open(app, path, handler)
     for path, file in pages().items():
         add_open(app, path, file.serve)
+    guide = Guide()
+    for path in ("/guide", "/guide/{page}"):
+        add_open(app, path, guide.serve)
     return app
 
 
-ROLES: web.AppKey[dict[tuple[str, str], Role]] = web.AppKey("roles", dict)
+ROLES: web.AppKey[dict[tuple[str, str], AccessLevel]] = web.AppKey("roles", dict)
 
 
 def add_routes(app: web.Application, routes: Iterable[Route]) -> None:
@@ -109,7 +113,7 @@ def add_routes(app: web.Application, routes: Iterable[Route]) -> None:
 def add_open(app: web.Application, path: str, handler: Callable[[web.Request], Awaitable[web.Response]]) -> None:
     """Adds a route that needs no token."""
     app.router.add_get(path, handler)
-    app.setdefault(ROLES, {})["GET", path] = Role.OPEN
+    app.setdefault(ROLES, {})["GET", path] = AccessLevel.OPEN
 
 
 def _guard(access: Access, hosts: Hosts) -> Middleware:
@@ -120,7 +124,7 @@ def _guard(access: Access, hosts: Hosts) -> Middleware:
                 f"WEBHOOKD_ADMIN_HOSTS does not list the host name{shown(request)} of this request: add the name "
                 "there, or use localhost or the address that webhookd listens on"
             )
-        if route[0] in _CHANGES and hosts.foreign(request):
+        if route[0] in _CHANGES and hosts.is_cross_origin(request):
             access.count("cross_site")
             return 403, (
                 "a page of another origin sent this change: open the dashboard itself; if a proxy changes the host name, list "

@@ -12,7 +12,7 @@ from uuid import UUID, uuid4
 
 import orjson
 
-from webhookd.operate.statements import Statements
+from webhookd.operate.operator_queries import OperatorQueries
 from webhookd.store.queries import queries
 
 COOKIE = "webhookd_session"
@@ -33,7 +33,7 @@ class Session:
 class Sessions:
     """The maker and reader of cookies. Each cookie is signed with its token. PostgreSQL keeps which sessions were ended."""
 
-    def __init__(self, statements: Statements) -> None:
+    def __init__(self, statements: OperatorQueries) -> None:
         self._statements = statements
         self._keys: dict[Owner, bytes] = {}
 

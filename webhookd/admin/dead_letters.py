@@ -7,13 +7,13 @@ from uuid import UUID
 
 from pydantic import ConfigDict, FailFast, Field, JsonValue, model_validator
 
-from webhookd.admin.access import Role
+from webhookd.admin.access import AccessLevel
 from webhookd.admin.events import EventInFull, Id, in_full
 from webhookd.admin.operations import OperationShape, operation_of
 from webhookd.admin.route import Call, Route, Shape
 from webhookd.admin.shapes import (
     Boolean,
-    Cursor,
+    CursorText,
     EventRow,
     EventTypes,
     GivenTime,
@@ -28,11 +28,11 @@ from webhookd.admin.shapes import (
 )
 from webhookd.errors import NotFoundError
 from webhookd.event import Status
-from webhookd.operate.dead_letters import Dead, search_dead
+from webhookd.operate.cursor import decode_cursor
+from webhookd.operate.dead_letters import DeadEventFilter, search_dead
 from webhookd.operate.events import Events
 from webhookd.operate.operations import Kind, Operations, Order
-from webhookd.operate.place import place_of
-from webhookd.operate.statements import Statements
+from webhookd.operate.operator_queries import OperatorQueries
 
 
 class DeadQuery(Shape):
@@ -49,7 +49,7 @@ class DeadQuery(Shape):
         Boolean, Field(description="true: only discarded events; false: only events that were not discarded.")
     ] = False
     limit: Limit = 50
-    cursor: Cursor | None = None
+    cursor: CursorText | None = None
 
 
 class DeadPage(Shape):
@@ -126,7 +126,7 @@ class Redrive(Chosen):
 class DeadLetterRoutes:
     """Routes of dead letters."""
 
-    def __init__(self, statements: Statements, events: Events, operations: Operations) -> None:
+    def __init__(self, statements: OperatorQueries, events: Events, operations: Operations) -> None:
         self._statements = statements
         self._events = events
         self._operations = operations
@@ -135,10 +135,10 @@ class DeadLetterRoutes:
         """Returns the table of routes."""
         path = "/webhooks/dead-letters"
         return [
-            Route("GET", path, Role.LOOK, self.list_dead_letters, DeadPage, query=DeadQuery),
-            Route("GET", f"{path}/{{id}}", Role.LOOK, self.show_dead_letter, EventInFull, takes=Id, problems=(404,)),
-            Route("POST", f"{path}/redrive", Role.OPERATE, self.redrive, OperationShape, 202, body=Redrive),
-            Route("POST", f"{path}/discard", Role.OPERATE, self.discard, OperationShape, 202, body=Chosen),
+            Route("GET", path, AccessLevel.LOOK, self.list_dead_letters, DeadPage, query=DeadQuery),
+            Route("GET", f"{path}/{{id}}", AccessLevel.LOOK, self.show_dead_letter, EventInFull, takes=Id, problems=(404,)),
+            Route("POST", f"{path}/redrive", AccessLevel.OPERATE, self.redrive, OperationShape, 202, body=Redrive),
+            Route("POST", f"{path}/discard", AccessLevel.OPERATE, self.discard, OperationShape, 202, body=Chosen),
         ]
 
     async def list_dead_letters(self, call: Call) -> DeadPage:
@@ -148,7 +148,7 @@ class DeadLetterRoutes:
         thousands, and `next` continues from there.
         """
         query = call.query
-        dead = Dead(
+        dead = DeadEventFilter(
             event_types=None if query.event_type is None else tuple(query.event_type),
             account=query.account,
             reason=query.reason,
@@ -156,10 +156,10 @@ class DeadLetterRoutes:
             until=query.died_to,
             discarded=query.discarded,
         )
-        page = await search_dead(self._statements, dead, place_of(query.cursor), query.limit)
+        page = await search_dead(self._statements, dead, decode_cursor(query.cursor), query.limit)
         return DeadPage(
             events=[event_row(row) for row in page.rows],
-            next=None if page.next is None else page.next.cursor(),
+            next=None if page.next is None else page.next.encode(),
             searched_to=page.searched_to,
         )
 

@@ -7,12 +7,12 @@ from uuid import UUID
 
 from pydantic import Field
 
-from webhookd.admin.access import Role
+from webhookd.admin.access import AccessLevel
 from webhookd.admin.route import Call, Route, Shape
 from webhookd.admin.shapes import (
     Body,
     Boolean,
-    Cursor,
+    CursorText,
     EventRow,
     EventTypes,
     GivenTime,
@@ -26,9 +26,9 @@ from webhookd.admin.shapes import (
     event_row,
 )
 from webhookd.event import Status
+from webhookd.operate.cursor import decode_cursor
 from webhookd.operate.events import Events, Shown, retry_of
 from webhookd.operate.filter import Filter
-from webhookd.operate.place import place_of
 
 
 class Id(Shape):
@@ -56,7 +56,7 @@ class EventFilter(Shape):
     received_from: Annotated[GivenTime | None, Field(description="Received at this time or after it.")] = None
     received_to: Annotated[GivenTime | None, Field(description="Received before this time.")] = None
     limit: Limit = 50
-    cursor: Cursor | None = None
+    cursor: CursorText | None = None
 
 
 class EventPage(Shape):
@@ -205,12 +205,12 @@ class EventRoutes:
         """Returns the table of routes."""
         path = "/webhooks/events"
         return [
-            Route("GET", path, Role.LOOK, self.list_events, EventPage, query=EventFilter),
-            Route("GET", f"{path}/{{id}}", Role.LOOK, self.show_event, EventInFull, takes=Id, problems=(404,)),
+            Route("GET", path, AccessLevel.LOOK, self.list_events, EventPage, query=EventFilter),
+            Route("GET", f"{path}/{{id}}", AccessLevel.LOOK, self.show_event, EventInFull, takes=Id, problems=(404,)),
             Route(
                 "POST",
                 f"{path}/{{id}}/retry",
-                Role.OPERATE,
+                AccessLevel.OPERATE,
                 self.retry_event,
                 Retried,
                 202,
@@ -232,14 +232,14 @@ class EventRoutes:
         query = call.query
         page = await self._events.search(
             filter_of(query),
-            place_of(query.cursor),
+            decode_cursor(query.cursor),
             query.limit,
             anything=query.q,
             notification_id=query.notification_id,
         )
         return EventPage(
             events=[event_row(row) for row in page.rows],
-            next=None if page.next is None else page.next.cursor(),
+            next=None if page.next is None else page.next.encode(),
             searched_to=page.searched_to,
         )
 

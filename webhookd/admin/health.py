@@ -59,8 +59,8 @@ class Health:
 
     def _problems(self) -> dict[str, str | None]:
         dependencies = {"postgresql": self.postgresql, "redis": self.redis, "sqs": self.sqs}
-        found = {name: None if of.up else of.problem or "away" for name, of in dependencies.items()}
-        return found | {"postgresql": found["postgresql"] or self.postgresql.refusal}
+        problems = {name: None if dependency.up else dependency.problem or "away" for name, dependency in dependencies.items()}
+        return problems | {"postgresql": problems["postgresql"] or self.postgresql.refusal}
 
     def summary(self) -> str:
         """Returns the state of the daemon in one line that holds no secret."""

@@ -41,7 +41,7 @@ class Hosts:
         except ValueError:
             return False
 
-    def foreign(self, request: web.BaseRequest) -> bool:
+    def is_cross_origin(self, request: web.BaseRequest) -> bool:
         """Returns whether a browser reports that a page of another site, or of another port, sent the request."""
         if request.headers.get("Sec-Fetch-Site", "none") not in _OURS:
             return True

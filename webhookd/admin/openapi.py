@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from webhookd.admin.access import HEADER, Role
+from webhookd.admin.access import HEADER, AccessLevel
 from webhookd.admin.cookies import COOKIE
 from webhookd.admin.route import Route
 from webhookd.admin.shapes import Problem
@@ -112,26 +112,26 @@ def _operation(route: Route, refs: dict[Any, Any], parameters: dict[str, Any]) -
             operation["responses"]["401"]["headers"] = {"WWW-Authenticate": {"schema": {"type": "string"}}}
         if status == 503:
             operation["responses"]["503"]["headers"] = {"Retry-After": {"schema": {"type": "integer"}}}
-    if route.role is not Role.OPEN:
+    if route.role is not AccessLevel.OPEN:
         operation["security"] = [{"token": []}, {"session": []}]
     return operation
 
 
 def _problems(route: Route, given: bool) -> set[int]:
-    found = {*route.problems, 421, 422, 503, 400}
-    if route.role is not Role.OPEN:
-        found |= {401, 403}
+    statuses = {*route.problems, 421, 422, 503, 400}
+    if route.role is not AccessLevel.OPEN:
+        statuses |= {401, 403}
     if route.method != "GET":
-        found |= {403}
+        statuses |= {403}
     if route.body is not None:
-        found |= {413, 415}
-    return found
+        statuses |= {413, 415}
+    return statuses
 
 
 def _parameters(schema: dict[str, Any], place: str) -> list[dict[str, Any]]:
-    found = []
-    for name, of in schema.get("properties", {}).items():
-        plain = _without_null({key: value for key, value in of.items() if key != "title"})
+    parameters = []
+    for name, field in schema.get("properties", {}).items():
+        plain = _without_null({key: value for key, value in field.items() if key != "title"})
         described = plain.pop("description", None)
         parameter: dict[str, Any] = {
             "name": name,
@@ -141,8 +141,8 @@ def _parameters(schema: dict[str, Any], place: str) -> list[dict[str, Any]]:
         }
         if described:
             parameter["description"] = described
-        found.append(parameter)
-    return found
+        parameters.append(parameter)
+    return parameters
 
 
 def _without_null(schema: dict[str, Any]) -> dict[str, Any]:

@@ -8,12 +8,12 @@ from uuid import UUID
 
 from pydantic import ConfigDict, Field, model_validator
 
-from webhookd.admin.access import Role
+from webhookd.admin.access import AccessLevel
 from webhookd.admin.route import Call, Route, Shape
-from webhookd.admin.shapes import Cursor, GivenTime, Limit, Most, NarrowTypes, Note, Text, Time, left_out
+from webhookd.admin.shapes import CursorText, GivenTime, Limit, Most, NarrowTypes, Note, Text, Time, left_out
 from webhookd.errors import ConflictError
+from webhookd.operate.cursor import Cursor, decode_cursor
 from webhookd.operate.operations import Kind, Operations, Order
-from webhookd.operate.place import Place, place_of
 
 
 class OperationId(Shape):
@@ -59,7 +59,7 @@ class OperationQuery(Shape):
     """The page of the list."""
 
     limit: Limit = 50
-    cursor: Cursor | None = None
+    cursor: CursorText | None = None
 
 
 _NARROWING = (
@@ -131,19 +131,27 @@ class OperationRoutes:
             Route(
                 "POST",
                 "/webhooks/events/replay",
-                Role.OPERATE,
+                AccessLevel.OPERATE,
                 self.replay_events,
                 OperationShape,
                 202,
                 body=Replay,
                 problems=(409,),
             ),
-            Route("GET", path, Role.LOOK, self.list_operations, OperationPage, query=OperationQuery),
-            Route("GET", f"{path}/{{id}}", Role.LOOK, self.show_operation, OperationShape, takes=OperationId, problems=(404,)),
+            Route("GET", path, AccessLevel.LOOK, self.list_operations, OperationPage, query=OperationQuery),
+            Route(
+                "GET",
+                f"{path}/{{id}}",
+                AccessLevel.LOOK,
+                self.show_operation,
+                OperationShape,
+                takes=OperationId,
+                problems=(404,),
+            ),
             Route(
                 "POST",
                 f"{path}/{{id}}/cancel",
-                Role.OPERATE,
+                AccessLevel.OPERATE,
                 self.cancel_operation,
                 OperationShape,
                 202,
@@ -168,11 +176,11 @@ class OperationRoutes:
 
     async def list_operations(self, call: Call) -> OperationPage:
         """List operations, the newest first."""
-        rows = await self._operations.newest(place_of(call.query.cursor), call.query.limit + 1)
+        rows = await self._operations.newest(decode_cursor(call.query.cursor), call.query.limit + 1)
         more = len(rows) > call.query.limit
         rows = rows[: call.query.limit]
-        last = Place(rows[-1]["created_at"], rows[-1]["id"]) if more else None
-        return OperationPage(operations=[operation_of(row) for row in rows], next=None if last is None else last.cursor())
+        last = Cursor(rows[-1]["created_at"], rows[-1]["id"]) if more else None
+        return OperationPage(operations=[operation_of(row) for row in rows], next=None if last is None else last.encode())
 
     async def show_operation(self, call: Call) -> OperationShape:
         """Show an operation and its progress."""

@@ -6,12 +6,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from webhookd.admin.access import Role
+from webhookd.admin.access import AccessLevel
 from webhookd.admin.events import Id, Reason
 from webhookd.admin.route import Call, Route, Shape
-from webhookd.admin.shapes import Body, Cursor, GivenTime, Limit, Text, Time, body_of
+from webhookd.admin.shapes import Body, CursorText, GivenTime, Limit, Text, Time, body_of
 from webhookd.errors import Unusable
-from webhookd.operate.place import place_of
+from webhookd.operate.cursor import decode_cursor
 from webhookd.operate.quarantine import Quarantine, release_refused
 
 State = Literal["waiting", "released", "discarded"]
@@ -26,7 +26,7 @@ class QuarantineQuery(Shape):
     received_from: GivenTime | None = None
     received_to: GivenTime | None = None
     limit: Limit = 50
-    cursor: Cursor | None = None
+    cursor: CursorText | None = None
 
 
 class Quarantined(Shape):
@@ -105,10 +105,12 @@ class QuarantineRoutes:
         path = "/webhooks/quarantine"
         changes: dict[str, Any] = {"takes": Id, "body": Reason, "body_required": False, "problems": (404, 409)}
         return [
-            Route("GET", path, Role.LOOK, self.list_quarantine, QuarantinePage, query=QuarantineQuery),
-            Route("GET", f"{path}/{{id}}", Role.LOOK, self.show_quarantined, QuarantinedInFull, takes=Id, problems=(404,)),
-            Route("POST", f"{path}/{{id}}/release", Role.OPERATE, self.release_quarantined, ReleaseAnswer, **changes),
-            Route("POST", f"{path}/{{id}}/discard", Role.OPERATE, self.discard_quarantined, DiscardAnswer, **changes),
+            Route("GET", path, AccessLevel.LOOK, self.list_quarantine, QuarantinePage, query=QuarantineQuery),
+            Route(
+                "GET", f"{path}/{{id}}", AccessLevel.LOOK, self.show_quarantined, QuarantinedInFull, takes=Id, problems=(404,)
+            ),
+            Route("POST", f"{path}/{{id}}/release", AccessLevel.OPERATE, self.release_quarantined, ReleaseAnswer, **changes),
+            Route("POST", f"{path}/{{id}}/discard", AccessLevel.OPERATE, self.discard_quarantined, DiscardAnswer, **changes),
         ]
 
     async def list_quarantine(self, call: Call) -> QuarantinePage:
@@ -119,7 +121,7 @@ class QuarantineRoutes:
         """
         query = call.query
         page = await self._quarantine.newest(
-            place_of(query.cursor),
+            decode_cursor(query.cursor),
             query.limit,
             state=query.state,
             account=query.account,
@@ -129,7 +131,7 @@ class QuarantineRoutes:
         )
         return QuarantinePage(
             bodies=[Quarantined(**_fields(row)) for row in page.rows],
-            next=None if page.next is None else page.next.cursor(),
+            next=None if page.next is None else page.next.encode(),
             searched_to=page.searched_to,
         )
 

@@ -6,11 +6,11 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
-from webhookd.admin.access import Role
+from webhookd.admin.access import AccessLevel
 from webhookd.admin.route import Call, Route, Shape
-from webhookd.admin.shapes import Cursor, Limit, Text, Time
-from webhookd.operate.place import Place, place_of
-from webhookd.operate.statements import Statements
+from webhookd.admin.shapes import CursorText, Limit, Text, Time
+from webhookd.operate.cursor import Cursor, decode_cursor
+from webhookd.operate.operator_queries import OperatorQueries
 from webhookd.receive.refusal import Rejection
 from webhookd.receive.samples import FINDINGS
 from webhookd.store.queries import queries
@@ -33,7 +33,7 @@ class RefusedQuery(Shape):
         Field(description="What is likely wrong.", json_schema_extra={"enum": [*FINDINGS, None]}),
     ] = None
     limit: Limit = 50
-    cursor: Cursor | None = None
+    cursor: CursorText | None = None
 
 
 class RefusedSample(Shape):
@@ -75,21 +75,21 @@ def _sample(row: Any) -> RefusedSample:
 class RefusedRoutes:
     """Routes of refused webhooks."""
 
-    def __init__(self, statements: Statements) -> None:
+    def __init__(self, statements: OperatorQueries) -> None:
         self._statements = statements
 
     def routes(self) -> list[Route]:
         """Returns the table of routes."""
-        return [Route("GET", "/webhooks/refused", Role.LOOK, self.list_refused, RefusedPage, query=RefusedQuery)]
+        return [Route("GET", "/webhooks/refused", AccessLevel.LOOK, self.list_refused, RefusedPage, query=RefusedQuery)]
 
     async def list_refused(self, call: Call) -> RefusedPage:
         """List samples of refused webhooks, the newest first, each with what is likely wrong."""
         query = call.query
-        place = place_of(query.cursor)
+        cursor = decode_cursor(query.cursor)
         rows = await self._statements.all(
             queries.list_refused,
-            at=place.at,
-            below=place.id,
+            at=cursor.at,
+            below=cursor.id,
             account=query.account,
             outcome=query.reason,
             finding=query.finding,
@@ -97,5 +97,5 @@ class RefusedRoutes:
         )
         more = len(rows) > query.limit
         rows = rows[: query.limit]
-        last = Place(rows[-1]["refused_at"], rows[-1]["id"]) if more else None
-        return RefusedPage(samples=[_sample(row) for row in rows], next=None if last is None else last.cursor())
+        last = Cursor(rows[-1]["refused_at"], rows[-1]["id"]) if more else None
+        return RefusedPage(samples=[_sample(row) for row in rows], next=None if last is None else last.encode())

@@ -10,10 +10,10 @@ import orjson
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from webhookd.admin.access import CALLER, Caller, Role
+from webhookd.admin.access import CALLER, AccessLevel, Caller
 from webhookd.errors import ConflictError, NotFoundError, OverloadedError, UnavailableError
-from webhookd.logs import logger, where
-from webhookd.receive.problem import problem
+from webhookd.http.problem import problem
+from webhookd.telemetry.logs import logger, where
 
 _RETRY_AFTER = 2  # seconds
 _LARGEST_BODY = 131_072  # bytes; a thousand ids, or the longest filter with each character escaped, need less
@@ -54,7 +54,7 @@ class Route:
 
     method: str
     path: str
-    role: Role
+    role: AccessLevel
     handler: Callable[[Call], Awaitable[Any]]
     answers: type[BaseModel] | None
     status: int = 200
@@ -70,7 +70,7 @@ class Route:
         path = _checked("path", self.takes, dict(request.match_info))
         query = _checked("query", self.query, _fields(self.query, request))
         body = await self._read(request)
-        caller = request.get(CALLER) or Caller("nobody", Role.OPEN)
+        caller = request.get(CALLER) or Caller("nobody", AccessLevel.OPEN)
         answer = await self.handler(Call(caller, path, query, body, request))
         if isinstance(answer, web.StreamResponse):
             return answer
@@ -106,18 +106,18 @@ class Refused(Exception):  # noqa: N818  an answer, not a mistake in webhookd
     @classmethod
     def by(cls, place: str, error: ValidationError) -> Refused:
         """Makes the refusal of input that does not fit its shape. It lists the first few mistakes, without the given values."""
-        found = error.errors(include_url=False, include_input=False, include_context=False)
+        mistakes = error.errors(include_url=False, include_input=False, include_context=False)
         errors = [
             {
                 "in": place,
                 "name": ".".join(map(str, one["loc"]))[:_LONGEST_NAME],
                 "message": _OWN_WORDS.get(one["type"]) or _message(one["msg"]),
             }
-            for one in found[:_MOST_ERRORS]
+            for one in mistakes[:_MOST_ERRORS]
         ]
         first = errors[0]
         name = first["name"] or f"the {place}"
-        more = f" (and {len(found) - _MOST_ERRORS} more mistakes)" if len(found) > _MOST_ERRORS else ""
+        more = f" (and {len(mistakes) - _MOST_ERRORS} more mistakes)" if len(mistakes) > _MOST_ERRORS else ""
         return cls(422, f"{name}: {first['message']}{more}", errors)
 
 

@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field, PlainSerializer, StringConstraints
 
 from webhookd import body
 from webhookd.admin.route import Shape
-from webhookd.operate.place import PATTERN
+from webhookd.operate.cursor import PATTERN
 
 _TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)")
 _ERROR = 300  # characters
@@ -71,7 +71,7 @@ NarrowType = Annotated[
 ]
 NarrowTypes = Annotated[list[NarrowType], Field(min_length=1, max_length=50)]
 Limit = Annotated[int, Field(ge=1, le=200, description="The largest number of items on the page."), BeforeValidator(_is_number)]
-Cursor = Annotated[str, StringConstraints(pattern=PATTERN), Field(description="The `next` of the page before.")]
+CursorText = Annotated[str, StringConstraints(pattern=PATTERN), Field(description="The `next` of the page before.")]
 Whole = BeforeValidator(_is_number)
 # JSON has one kind of number: 2.0 is a whole number.
 Most = Annotated[int | None, Field(ge=1, le=1_000_000_000), BeforeValidator(_whole)]

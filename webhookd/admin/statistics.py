@@ -6,13 +6,13 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from webhookd.admin.access import Role
+from webhookd.admin.access import AccessLevel
 from webhookd.admin.health import Health
 from webhookd.admin.route import Call, Route, Shape
 from webhookd.admin.shapes import Time, Whole
-from webhookd.metrics import Metrics
-from webhookd.operate.statements import Statements
+from webhookd.operate.operator_queries import OperatorQueries
 from webhookd.operate.statistics import COUNTED, LONGEST_WINDOW, Statistics, bounds, percentiles, read_statistics
+from webhookd.telemetry.metrics import Metrics
 
 
 class Window(Shape):
@@ -160,7 +160,7 @@ class HealthReport(Shape):
 class StatisticsRoutes:
     """Routes of statistics and health."""
 
-    def __init__(self, statements: Statements, health: Health, metrics: Metrics) -> None:
+    def __init__(self, statements: OperatorQueries, health: Health, metrics: Metrics) -> None:
         self._statements = statements
         self._health = health
         self._metrics = metrics
@@ -172,8 +172,8 @@ class StatisticsRoutes:
     def routes(self) -> list[Route]:
         """Returns the table of routes."""
         return [
-            Route("GET", "/webhooks/stats", Role.LOOK, self.show_stats, Stats, query=Window),
-            Route("GET", "/webhooks/health", Role.LOOK, self.show_health, HealthReport),
+            Route("GET", "/webhooks/stats", AccessLevel.LOOK, self.show_stats, Stats, query=Window),
+            Route("GET", "/webhooks/health", AccessLevel.LOOK, self.show_health, HealthReport),
         ]
 
     async def show_health(self, _: Call) -> HealthReport:
@@ -195,7 +195,7 @@ class StatisticsRoutes:
             to=read.end,
             totals=Counts(**{name: read.totals.get(name, 0) for name in COUNTED}),
             rates=Rates(**{name: round(read.totals.get(name, 0) / read.window, 4) for name in COUNTED}),
-            event_types=sorted(types, key=lambda of: (-of.received, of.event_type)),
+            event_types=sorted(types, key=lambda row: (-row.received, row.event_type)),
             latency=Latency(
                 acknowledgement=self._percentiles(read, "acknowledgement"), end_to_end=self._percentiles(read, "end_to_end")
             ),
@@ -204,8 +204,8 @@ class StatisticsRoutes:
         )
 
     def _parts(self, counts: list[int] | None, measure: str, *parts: int) -> list[float | None]:
-        found = percentiles(counts or (), self._bounds[measure], [part / 100 for part in parts])
-        return [None if value is None else round(value, 6) for value in found]
+        values = percentiles(counts or (), self._bounds[measure], [part / 100 for part in parts])
+        return [None if value is None else round(value, 6) for value in values]
 
     def _percentiles(self, read: Statistics, measure: str) -> Percentiles:
         counts = read.latency.get(measure)
@@ -225,12 +225,12 @@ class StatisticsRoutes:
         )
 
     def _depth(self, queue: str) -> Depth | None:
-        found = {}
+        counts = {}
         for family in self._metrics.queue_depth.collect():
             for sample in family.samples:
                 if sample.labels["queue"] == queue:
-                    found[sample.labels["state"]] = int(sample.value)
-        return Depth(**{state: found.get(state, 0) for state in Depth.model_fields}) if found else None
+                    counts[sample.labels["state"]] = int(sample.value)
+        return Depth(**{state: counts.get(state, 0) for state in Depth.model_fields}) if counts else None
 
     def _series(self, read: Statistics) -> list[Step]:
         series = []

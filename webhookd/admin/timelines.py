@@ -10,11 +10,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from webhookd.admin.access import Role
+from webhookd.admin.access import AccessLevel
 from webhookd.admin.route import Call, Route, Shape
 from webhookd.admin.shapes import EventRow, Text, Time, event_row
 from webhookd.errors import NotFoundError
-from webhookd.operate.statements import Statements
+from webhookd.operate.operator_queries import OperatorQueries
 from webhookd.store.queries import queries
 
 _MOST = 200  # events of one timeline
@@ -222,7 +222,7 @@ def _filters(given: Any) -> list[FraudFilter]:
 class TimelineRoutes:
     """Routes of timelines."""
 
-    def __init__(self, statements: Statements) -> None:
+    def __init__(self, statements: OperatorQueries) -> None:
         self._statements = statements
 
     def routes(self) -> list[Route]:
@@ -235,7 +235,7 @@ class TimelineRoutes:
             ("payment-profiles/{payment_profile_id}", self.show_payment_profile, PaymentProfile, PaymentProfileId),
         )
         return [
-            Route("GET", f"/webhooks/{path}", Role.LOOK, handler, answers, takes=takes, **given)
+            Route("GET", f"/webhooks/{path}", AccessLevel.LOOK, handler, answers, takes=takes, **given)
             for path, handler, answers, takes in table
         ]
 
@@ -281,5 +281,5 @@ class TimelineRoutes:
         if not named:
             return []
         names, ids = zip(*named[:_MOST_RELATED], strict=True)
-        found = await self._statements.all(queries.known_entities, account=account, names=list(names), ids=list(ids))
-        return [Related(entity_name=row["entity_name"], entity_id=row["entity_id"]) for row in found]
+        known = await self._statements.all(queries.known_entities, account=account, names=list(names), ids=list(ids))
+        return [Related(entity_name=row["entity_name"], entity_id=row["entity_id"]) for row in known]

@@ -169,12 +169,12 @@ def _by_signature(body: bytes, header: str | None, account: str | None, keys: Ma
 
 
 def _by_another_account(body: bytes, digest: bytes, account: str | None, keys: Mapping[str, Sequence[str]]) -> Diagnosis | None:
-    for other, of in keys.items():
+    for other, own in keys.items():
         if other == account:
             continue
         setting = "WEBHOOKD_SIGNATURE_KEYS" if account == "default" else "WEBHOOKD_ACCOUNTS__<NAME>__SIGNATURE_KEYS"
         with contextlib.suppress(SignatureError):
-            key = Verifier(of[:_MOST_KEYS]).verify(body, f"sha512={digest.hex()}")
+            key = Verifier(own[:_MOST_KEYS]).verify(body, f"sha512={digest.hex()}")
             return Diagnosis(
                 Finding.OTHER_ACCOUNT,
                 f"The key {key} of the account {other} made this signature. In the Merchant Interface, let the webhook's URL "

@@ -55,15 +55,15 @@ class Verifier:
         if header is None:
             raise SignatureError("missing")
         given = header.strip(_SPACE).lower().encode(errors="surrogateescape")
-        found = None
+        matching = None
         for begun, name in self._keys:
             mac = begun.copy()
             mac.update(body)
             if hmac.compare_digest(b"sha512=" + mac.hexdigest().encode(), given):
-                found = name
-        if found is None:
+                matching = name
+        if matching is None:
             raise SignatureError("mismatch" if HEADER.fullmatch(header) else "malformed")
-        return found
+        return matching
 
     def __repr__(self) -> str:
         return f"Verifier({', '.join(name for _, name in self._keys)})"

@@ -89,17 +89,17 @@ def _layers(folder: Path) -> list[Layer]:
 
 
 @dataclass(slots=True, frozen=True)
-class Target:
+class Receiver:
     """The target of sample traffic: its URL, and the key that signs the traffic."""
 
     url: str
     key: str
 
     def __repr__(self) -> str:
-        return f"Target({self.url!r})"
+        return f"Receiver({self.url!r})"
 
 
-def target(folder: Path, *, account: str, url: str | None) -> Target:
+def target(folder: Path, *, account: str, url: str | None) -> Receiver:
     """Returns the receiver's address and an account's key: from the settings, else from the last session in `folder`.
 
     Raises SettingsError if neither has a key, or if the key is not meant for that address.
@@ -117,7 +117,7 @@ def target(folder: Path, *, account: str, url: str | None) -> Target:
     path = "/webhooks/authorize-net" + ("" if account == "default" else f"/{account}")
     scheme = "http" if settings.tls_certificate is None else "https"
     own = f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
-    return Target(url or reachable(own) + path, keys[0])
+    return Receiver(url or reachable(own) + path, keys[0])
 
 
 def _check_may_sign(settings: Settings, layers: list[Layer], account: str) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from rich.table import Table
 from rich.text import Text
 
-from webhookd.console import err, out
 from webhookd.dev.traffic import Summary
+from webhookd.runtime.console import err, out
 
 _REMEDIES = {
     0: "got no answer: check that webhookd runs there. `webhookd dev` starts it, and --url names another address (with "

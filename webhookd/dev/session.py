@@ -23,7 +23,7 @@ from rich.table import Table
 
 from webhookd.authorizenet.notification import EVENT_TYPES
 from webhookd.dev import traffic
-from webhookd.dev.known import Target, given_settings, reachable
+from webhookd.dev.known import Receiver, given_settings, reachable
 from webhookd.dev.servers import Stack
 from webhookd.errors import SettingsError, UnavailableError
 from webhookd.event import Status
@@ -71,7 +71,7 @@ class _Interrupts:
 
 def run(folder: Path, *, samples: bool, console: Console, loop: Callable[[Coroutine[Any, Any, int]], int]) -> int:
     """Runs the session until Ctrl-C; returns the exit code. Raises WebhookdError if it cannot start."""
-    from webhookd import logs
+    from webhookd.telemetry import logs
 
     interrupts = _Interrupts()
     folder = folder.absolute()
@@ -175,9 +175,9 @@ class _Session:
         """Migrates, creates the queues, and serves until a signal; returns the exit code."""
         from webhookd import service
         from webhookd.daemon import make_sqs
-        from webhookd.lifecycle import Watch
-        from webhookd.metrics import Metrics
+        from webhookd.runtime.loops import Watch
         from webhookd.store.migrations import migrate
+        from webhookd.telemetry.metrics import Metrics
 
         for applied in await migrate(self._settings.database_url.get_secret_value(), schema=self._settings.database_schema):
             self._console.print(f"  applied migration {applied}", highlight=False)
@@ -230,7 +230,7 @@ class _Session:
         console, where = self._console, reachable(running.public_url)
         keys = self._settings.keys_by_account.get("default")
         if samples and where and keys:
-            await _show_samples(running, Target(f"{where}/webhooks/authorize-net", keys[0]), console)
+            await _show_samples(running, Receiver(f"{where}/webhooks/authorize-net", keys[0]), console)
         console.print()
         for name, address in self._addresses(where, reachable(running.admin_url)):
             console.print(f"  {name:<12}{address}", highlight=False, soft_wrap=True)
@@ -263,7 +263,7 @@ class _Row:
     final: bool = False
 
 
-async def _show_samples(running: Daemon, aim: Target, console: Console) -> None:
+async def _show_samples(running: Daemon, aim: Receiver, console: Console) -> None:
     """Sends one sample of every type, and some that must not be processed. Shows each until it has ended."""
     first = fresh_number()
     rows = [_Row(name.removeprefix("net.authorize.")) for name in EVENT_TYPES]

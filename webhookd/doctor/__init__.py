@@ -14,8 +14,8 @@ from webhookd.doctor.postgresql import examine_postgresql
 from webhookd.doctor.redis import examine_redis
 from webhookd.doctor.sqs import examine_sqs
 from webhookd.errors import WebhookdError
-from webhookd.logs import where
 from webhookd.settings import Settings
+from webhookd.telemetry.logs import where
 
 __all__ = ["Finding", "Verdict", "examine"]
 

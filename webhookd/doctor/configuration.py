@@ -10,9 +10,9 @@ from pathlib import Path
 from webhookd.authorizenet.signature import fingerprint
 from webhookd.doctor.finding import Finding, Verdict
 from webhookd.errors import SettingsError
+from webhookd.http.certificate import usable
 from webhookd.process import handlers
 from webhookd.process.retry import Policy
-from webhookd.receive.certificate import usable
 from webhookd.settings import Settings
 
 _CERTIFICATE_DAYS = 14  # certificate managers renew a month ahead
@@ -57,11 +57,11 @@ def _operators(settings: Settings) -> Finding:
 def _certificate(certificate: Path, key: Path) -> Finding:
     check = "WEBHOOKD_TLS_CERTIFICATE"
     try:
-        found = usable(certificate, key)
+        pair = usable(certificate, key)
     except SettingsError as error:
         return Finding(check, Verdict.FAILED, str(error))
-    left = (found.ends - time.time()) / 86_400
-    names = f"of {', '.join(found.names) or 'no name'}"
+    left = (pair.ends - time.time()) / 86_400
+    names = f"of {', '.join(pair.names) or 'no name'}"
     if left < 0:
         return Finding(check, Verdict.FAILED, f"{names}, expired {-left:.0f} days ago: renew it; no restart is necessary")
     verdict = Verdict.WARNING if left < _CERTIFICATE_DAYS else Verdict.OK

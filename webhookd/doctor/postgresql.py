@@ -16,7 +16,7 @@ from webhookd.settings import Settings
 from webhookd.store.migrations import State, read, state_of
 from webhookd.store.queries import queries
 from webhookd.store.retention import WEEKS_AHEAD
-from webhookd.store.session import UNTOLD, connect, is_pooled
+from webhookd.store.session import POOLER_NOT_DECLARED, connect, is_pooled
 
 _OLDEST = 140000
 _CLOCK_TOLERANCE = 5.0  # seconds
@@ -97,7 +97,7 @@ def _schema(state: State) -> Finding:
 
 def _pooler(there: bool, *, told: bool) -> list[Finding]:
     if there and not told:
-        return [Finding("pooler", Verdict.FAILED, UNTOLD)]
+        return [Finding("pooler", Verdict.FAILED, POOLER_NOT_DECLARED)]
     if told and not there:
         detail = (
             "WEBHOOKD_DATABASE_POOLER makes PostgreSQL parse each statement anew, but no pooler stands before PostgreSQL: "

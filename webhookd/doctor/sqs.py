@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from webhookd.daemon import make_sqs
 from webhookd.doctor.finding import Finding, Verdict
-from webhookd.lifecycle import Watch
-from webhookd.metrics import Metrics
+from webhookd.runtime.loops import Watch
 from webhookd.settings import Settings
 from webhookd.sqs.attributes import Attributes, find_unfit
+from webhookd.telemetry.metrics import Metrics
 
 
 async def examine_sqs(settings: Settings) -> list[Finding]:

@@ -9,11 +9,11 @@ import asyncpg
 
 from webhookd.errors import ConflictError, NotFoundError
 from webhookd.event import Status
+from webhookd.operate.cursor import Cursor, ids_between
 from webhookd.operate.filter import Filter
-from webhookd.operate.place import Place, ids_between
+from webhookd.operate.operator_queries import OperatorQueries
 from webhookd.operate.search import Page, Rows, Search, ask, page_of
-from webhookd.operate.statements import Statements
-from webhookd.store.events import storable
+from webhookd.store.event_store import storable
 from webhookd.store.keys import keys_of_notification
 from webhookd.store.queries import queries
 
@@ -43,13 +43,13 @@ class Retry:
 class Events:
     """The operator's side of events. Each method raises UnavailableError if PostgreSQL does not answer."""
 
-    def __init__(self, statements: Statements) -> None:
+    def __init__(self, statements: OperatorQueries) -> None:
         self._statements = statements
 
     async def search(
-        self, chosen: Filter, place: Place, limit: int, *, anything: str | None = None, notification_id: str | None = None
+        self, chosen: Filter, cursor: Cursor, limit: int, *, anything: str | None = None, notification_id: str | None = None
     ) -> Page:
-        """Returns a page of at most `limit` events from `place` on, newest first.
+        """Returns a page of at most `limit` events from `cursor` on, newest first.
 
         `anything` is webhookd's id of an event, a notification id, an entity's id, an invoice number or a merchant's reference.
         If the filters choose few events, the page ends after the search has looked at some thousands. The page says how far
@@ -57,22 +57,22 @@ class Events:
         """
         if notification_id is not None:
             by_id = self._by_key(chosen, notification_id, notification_only=True, also=anything)
-            return await page_of(by_id, _by_receipt, place, limit)
+            return await page_of(by_id, _by_receipt, cursor, limit)
         if anything is not None:
-            return await page_of(self._by_key(chosen, anything, notification_only=False), _by_receipt, place, limit)
+            return await page_of(self._by_key(chosen, anything, notification_only=False), _by_receipt, cursor, limit)
         statuses = set(chosen.statuses or Status)
         if Status.PROCESSED not in statuses and not any(chosen.keys.values()):
-            return await page_of(self._open(chosen, statuses), _by_wait, place, limit)
-        return await page_of(self._by_id(chosen), _by_receipt, place, limit)
+            return await page_of(self._open(chosen, statuses), _by_wait, cursor, limit)
+        return await page_of(self._by_id(chosen), _by_receipt, cursor, limit)
 
     def _by_id(self, chosen: Filter) -> Search:
         low, high = ids_between(chosen.received_from, chosen.received_to)
 
-        async def search(place: Place, looked: int, limit: int) -> Rows:
+        async def search(cursor: Cursor, looked: int, limit: int) -> Rows:
             return await ask(
                 self._statements.all,
                 queries.search_events,
-                below=min(place.id, high),
+                below=min(cursor.id, high),
                 from_id=low,
                 looked=looked,
                 limit=limit,
@@ -83,14 +83,14 @@ class Events:
         return search
 
     def _open(self, chosen: Filter, statuses: set[Status] | set[str]) -> Search:
-        async def search(place: Place, looked: int, limit: int) -> Rows:
+        async def search(cursor: Cursor, looked: int, limit: int) -> Rows:
             return await ask(
                 self._statements.all_in_order,
                 queries.search_open,
                 unfinished=bool(_UNFINISHED & statuses),
                 dead=Status.DEAD in statuses,
-                before=place.at,
-                below=place.id,
+                before=cursor.at,
+                below=cursor.id,
                 looked=looked,
                 limit=limit,
                 **chosen.rest,
@@ -101,7 +101,7 @@ class Events:
     def _by_key(self, chosen: Filter, key: str, *, notification_only: bool, also: str | None = None) -> Search:
         low, high = keys_of_notification(key.lower())
 
-        async def search(place: Place, looked: int, limit: int) -> Rows:
+        async def search(cursor: Cursor, looked: int, limit: int) -> Rows:
             return await ask(
                 self._statements.all,
                 queries.search_key,
@@ -111,7 +111,7 @@ class Events:
                 event_id=_uuid(key),
                 notification_only=notification_only,
                 also=also,
-                below=place.id,
+                below=cursor.id,
                 looked=looked,
                 limit=limit,
                 **chosen.keys,
@@ -130,8 +130,8 @@ class Events:
             aliases = [alias async for alias in queries.aliases_of_event(connection, id=event_id)]
             related = []
             if row["entity_id"] is not None:
-                of = {name: row[name] for name in ("account", "entity_name", "entity_id")}
-                related = [other async for other in queries.events_of_entity(connection, **of, limit=_RELATED + 1)]
+                entity = {name: row[name] for name in ("account", "entity_name", "entity_id")}
+                related = [other async for other in queries.events_of_entity(connection, **entity, limit=_RELATED + 1)]
         return Shown(row, audit, [other for other in related if other["id"] != event_id][:_RELATED], aliases)
 
     async def retry(self, event_id: UUID, *, actor: str, note: str, force: bool) -> asyncpg.Record:
@@ -185,14 +185,14 @@ def retry_of(row: asyncpg.Record, *, has_body: bool) -> Retry:
     )
 
 
-def _by_receipt(row: asyncpg.Record) -> Place:
-    return Place(row["received_at"], row["id"])
+def _by_receipt(row: asyncpg.Record) -> Cursor:
+    return Cursor(row["received_at"], row["id"])
 
 
-def _by_wait(row: asyncpg.Record) -> Place:
+def _by_wait(row: asyncpg.Record) -> Cursor:
     if row["status"] == Status.DEAD:
-        return Place(row["finished_at"], row["id"])
-    return Place(row["redriven_at"] or row["received_at"], row["id"])
+        return Cursor(row["finished_at"], row["id"])
+    return Cursor(row["redriven_at"] or row["received_at"], row["id"])
 
 
 def _uuid(text: str) -> UUID | None:

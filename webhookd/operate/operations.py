@@ -9,13 +9,13 @@ from typing import Any
 from uuid import UUID
 
 import asyncpg
-import uuid_utils
 
 from webhookd.errors import ConflictError, NotFoundError
-from webhookd.lifecycle import Loop
-from webhookd.operate.place import Place
-from webhookd.operate.statements import Statements
-from webhookd.store.events import storable
+from webhookd.operate.cursor import Cursor
+from webhookd.operate.operator_queries import OperatorQueries
+from webhookd.runtime.loops import Loop
+from webhookd.store.event_store import storable
+from webhookd.store.keys import new_id
 from webhookd.store.queries import queries
 
 
@@ -43,7 +43,7 @@ class Order:
 class Operations:
     """The list of operations: takes orders and reports progress. `runner` does the work; every process has one."""
 
-    def __init__(self, statements: Statements, runner: Loop) -> None:
+    def __init__(self, statements: OperatorQueries, runner: Loop) -> None:
         self._statements = statements
         self._runner = runner
 
@@ -51,7 +51,7 @@ class Operations:
         """Stores an order, and returns the operation's row. Some process begins the operation within two seconds."""
         row: asyncpg.Record = await self._statements.one(
             queries.add_operation,
-            id=UUID(int=uuid_utils.uuid7().int),
+            id=new_id(),
             kind=order.kind,
             dry_run=order.dry_run,
             actor=order.actor,
@@ -70,9 +70,9 @@ class Operations:
             raise NotFoundError(f"there is no operation {operation_id}")
         return row
 
-    async def newest(self, place: Place, limit: int) -> list[asyncpg.Record]:
-        """Returns at most `limit` operations before `place`, newest first."""
-        return await self._statements.all(queries.list_operations, below=place.id, limit=limit)
+    async def newest(self, cursor: Cursor, limit: int) -> list[asyncpg.Record]:
+        """Returns at most `limit` operations before `cursor`, newest first."""
+        return await self._statements.all(queries.list_operations, below=cursor.id, limit=limit)
 
     async def cancel(self, operation_id: UUID) -> asyncpg.Record:
         """Ends an operation after its present batch; finished work stays done. Raises NotFoundError, ConflictError."""

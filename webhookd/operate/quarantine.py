@@ -8,14 +8,14 @@ from typing import Any
 from uuid import UUID
 
 import asyncpg
-import uuid_utils
 
 from webhookd.authorizenet.notification import parse_mended
 from webhookd.errors import ConflictError, NotFoundError, UnusableError
-from webhookd.operate.place import Place, ids_between
+from webhookd.operate.cursor import Cursor, ids_between
+from webhookd.operate.operator_queries import OperatorQueries
 from webhookd.operate.search import Page, Rows, ask, page_of
-from webhookd.operate.statements import Statements
-from webhookd.store.events import storable
+from webhookd.store.event_store import storable
+from webhookd.store.keys import new_id
 from webhookd.store.queries import queries
 from webhookd.store.receipts import Accepted, Arrival, Receipts, why_not_stored
 
@@ -34,13 +34,13 @@ class Released:
 class Quarantine:
     """The operator's side of quarantine. Each method raises UnavailableError if PostgreSQL does not answer."""
 
-    def __init__(self, statements: Statements, receipts: Receipts) -> None:
+    def __init__(self, statements: OperatorQueries, receipts: Receipts) -> None:
         self._statements = statements
         self._receipts = receipts
 
     async def newest(
         self,
-        place: Place,
+        cursor: Cursor,
         limit: int,
         *,
         state: str,
@@ -49,14 +49,14 @@ class Quarantine:
         received_from: datetime | None,
         received_to: datetime | None,
     ) -> Page:
-        """Returns a page of at most `limit` bodies from `place` on, newest first. `state`: waiting, released or discarded."""
+        """Returns a page of at most `limit` bodies from `cursor` on, newest first. `state`: waiting, released or discarded."""
         low, high = ids_between(received_from, received_to)
 
-        async def search(place: Place, looked: int, limit: int) -> Rows:
+        async def search(cursor: Cursor, looked: int, limit: int) -> Rows:
             return await ask(
                 self._statements.all_in_order,
                 queries.list_quarantine,
-                below=min(place.id, high),
+                below=min(cursor.id, high),
                 from_id=low,
                 looked=looked,
                 limit=limit,
@@ -67,7 +67,7 @@ class Quarantine:
                 received_to=received_to,
             )
 
-        return await page_of(search, lambda row: Place(row["received_at"], row["id"]), place, limit)
+        return await page_of(search, lambda row: Cursor(row["received_at"], row["id"]), cursor, limit)
 
     async def show(self, body_id: UUID) -> asyncpg.Record:
         """Returns a body with all that is known about the body. Raises NotFoundError."""
@@ -111,9 +111,9 @@ class Quarantine:
 
 def _arrival(row: asyncpg.Record) -> tuple[Arrival, tuple[str, ...]]:
     body = bytes(row["body"])
-    new_id = UUID(int=uuid_utils.uuid7().int)
+    event_id = new_id()
     notification, mended = parse_mended(body, row["account"])
-    return Arrival(new_id, row["account"], notification, row["key_fingerprint"], body, row["body_hash"]), mended
+    return Arrival(event_id, row["account"], notification, row["key_fingerprint"], body, row["body_hash"]), mended
 
 
 def _handling(outcome: str, actor: str, note: str, event_id: UUID | None) -> dict[str, Any]:

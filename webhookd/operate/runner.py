@@ -15,16 +15,17 @@ from uuid import UUID, uuid4
 import asyncpg
 
 from webhookd.errors import UnavailableError, WebhookdError
-from webhookd.lifecycle import Loop, Watch, shielded
-from webhookd.logs import logger, where
-from webhookd.operate.dead_letters import Dead, choose_dead
+from webhookd.operate.cursor import NIL, START, Cursor, first_id
+from webhookd.operate.dead_letters import DeadEventFilter, choose_dead
 from webhookd.operate.filter import Filter
 from webhookd.operate.operations import Kind
-from webhookd.operate.place import NIL, START, Place, first_id
-from webhookd.operate.statements import Statements
-from webhookd.store.database import Connection, Database
-from webhookd.store.events import storable
+from webhookd.operate.operator_queries import OperatorQueries
+from webhookd.runtime.loops import Loop, Watch, shielded
+from webhookd.store.database import Database
+from webhookd.store.event_store import storable
+from webhookd.store.pools import Connection
 from webhookd.store.queries import queries
+from webhookd.telemetry.logs import logger, where
 
 _IDLE = 2.0  # seconds between two looks for operations that another process has left, or was given
 _TURN = 0.25  # seconds between two batches
@@ -71,7 +72,7 @@ class _Page:
     """The rows that a batch chose. `last`: where the next batch begins, None at the end."""
 
     rows: list[asyncpg.Record] = field(default_factory=list)
-    last: Place | None = None
+    last: Cursor | None = None
 
 
 class Runner:
@@ -85,7 +86,7 @@ class Runner:
 
     def __init__(self, database: Database, watch: Watch) -> None:
         self._database = database
-        self._statements = Statements(database)
+        self._statements = OperatorQueries(database)
         self._me = uuid4()
         self._due: dict[UUID, float] = {}
         self._cleaned = time.monotonic()
@@ -204,8 +205,8 @@ class Runner:
         return await (self._finished if work.kind is Kind.REPLAY else self._dead)(connection, work, size)
 
     async def _dead(self, connection: Connection, work: _Work, size: int) -> _Page:
-        place = Place(work.after_at, work.after_id)
-        return _Page(*await choose_dead(connection, dead_of(work.selection), work.created_at, place, _COUNTED, size))
+        cursor = Cursor(work.after_at, work.after_id)
+        return _Page(*await choose_dead(connection, dead_of(work.selection), work.created_at, cursor, _COUNTED, size))
 
     async def _finished(self, connection: Connection, work: _Work, size: int) -> _Page:
         chosen = filter_of(work.selection)
@@ -227,7 +228,7 @@ class Runner:
         ]
         rows = [row for row in found if row["id"] is not None]
         last = rows[-1]["id"] if len(rows) == size else found[0]["last_id"]
-        return _Page(rows, None if last is None else Place(work.created_at, last))
+        return _Page(rows, None if last is None else Cursor(work.created_at, last))
 
     async def _change(self, connection: Connection, work: _Work, rows: list[asyncpg.Record]) -> int:
         note = storable(f"{work.kind} {work.id}" + (f": {work.reason}" if work.reason else ""))
@@ -320,11 +321,11 @@ def filter_of(selection: dict[str, Any]) -> Filter:
     )
 
 
-def dead_of(selection: dict[str, Any]) -> Dead | tuple[UUID, ...]:
+def dead_of(selection: dict[str, Any]) -> DeadEventFilter | tuple[UUID, ...]:
     """Returns the dead events of a redrive's or discard's selection. A discarded event is redriven by its id only."""
     if (ids := selection.get("ids")) is not None:
         return tuple(UUID(one) for one in ids)
-    return Dead(
+    return DeadEventFilter(
         event_types=_tuple(selection.get("event_type")),
         account=selection.get("account"),
         reason=selection.get("reason"),

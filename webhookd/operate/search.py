@@ -10,13 +10,13 @@ from typing import Any
 
 import asyncpg
 
-from webhookd.operate.place import Place
+from webhookd.operate.cursor import Cursor
 
 _LOOKED = (250, 1000, 2000, 2000, 2000, 2000)  # how many events each statement after the first looks at, at most
 _BUDGET = 0.02  # seconds that the statements of a page may take together
 
-Rows = tuple[list[asyncpg.Record], Place | None]
-Search = Callable[[Place, int, int], Awaitable[Rows]]  # takes the place, how many to look at, and how many to return at most
+Rows = tuple[list[asyncpg.Record], Cursor | None]
+Search = Callable[[Cursor, int, int], Awaitable[Rows]]  # takes the cursor, how many to look at, and how many to return at most
 
 
 @dataclass(slots=True, frozen=True)
@@ -24,22 +24,22 @@ class Page:
     """A page of rows. `next`: where the next page begins, None at the end. `searched_to`: how far back the search looked."""
 
     rows: list[asyncpg.Record]
-    next: Place | None
+    next: Cursor | None
     searched_to: datetime | None
 
 
-async def page_of(search: Search, place_of: Callable[[asyncpg.Record], Place], place: Place, limit: int) -> Page:
-    """Returns a page of at most `limit` rows from `place` on. The page ends early when a call has looked at enough events."""
+async def page_of(search: Search, cursor_of: Callable[[asyncpg.Record], Cursor], cursor: Cursor, limit: int) -> Page:
+    """Returns a page of at most `limit` rows from `cursor` on. The page ends early when a call has looked at enough events."""
     rows: list[asyncpg.Record] = []
     # If the filters leave nothing out, the first statement fills the page.
     looked = limit + 1
     looks = iter(_LOOKED)
-    last: Place | None = place
+    last: Cursor | None = cursor
     end = time.perf_counter() + _BUDGET
     while True:
         begun = time.perf_counter()
-        found, last = await search(place, looked, limit + 1 - len(rows))
-        rows += found
+        matching, last = await search(cursor, looked, limit + 1 - len(rows))
+        rows += matching
         if last is None or len(rows) > limit:
             break
         # Look at as many events as fit into the time that is left, at the pace of this statement. An event that is read from
@@ -48,15 +48,15 @@ async def page_of(search: Search, place_of: Callable[[asyncpg.Record], Place], p
         looked = min(next(looks, 0), int(looked * (end - now) / max(now - begun, 1e-6)))
         if looked <= 0:
             break
-        place = last
+        cursor = last
     if len(rows) > limit:
         rows = rows[:limit]
-        last = place_of(rows[-1])
+        last = cursor_of(rows[-1])
     return Page(rows, last, None if last is None else last.at)
 
 
 async def ask(run: Callable[..., Awaitable[list[asyncpg.Record]]], query: Any, **parameters: Any) -> Rows:
-    """Returns the rows that a statement chose, and the place that the statement looked at last, None at the end."""
-    found = await run(query, **parameters)
-    last = None if found[0]["last_id"] is None else Place(found[0]["last_at"], found[0]["last_id"])
-    return [row for row in found if row["id"] is not None], last
+    """Returns the rows that a statement chose, and the cursor of the last row that it looked at; None at the end."""
+    looked_at = await run(query, **parameters)
+    last = None if looked_at[0]["last_id"] is None else Cursor(looked_at[0]["last_at"], looked_at[0]["last_id"])
+    return [row for row in looked_at if row["id"] is not None], last

@@ -18,11 +18,11 @@ from prometheus_client import Counter, Gauge, Histogram
 
 from webhookd.authorizenet.notification import label
 from webhookd.errors import WebhookdError
-from webhookd.lifecycle import Loop, Watch
-from webhookd.metrics import Metrics
-from webhookd.operate.statements import Statements
+from webhookd.operate.operator_queries import OperatorQueries
+from webhookd.runtime.loops import Loop, Watch
 from webhookd.store.database import Database
 from webhookd.store.queries import queries
+from webhookd.telemetry.metrics import Metrics
 
 _EVERY = 5.0  # seconds
 _CAP = 10_000  # events of one status are counted no further
@@ -50,7 +50,7 @@ class Recorder:
 
     def __init__(self, database: Database, metrics: Metrics, watch: Watch) -> None:
         self._database = database
-        self._statements = Statements(database)
+        self._statements = OperatorQueries(database)
         self._metrics = metrics
         self._told: dict[tuple[str, str], list[int]] = {}
         self._cleaned = time.monotonic()
@@ -168,17 +168,17 @@ def percentiles(counts: Sequence[int], upper: Sequence[float], parts: Sequence[f
     upto = list(itertools.accumulate(counts))
     if not upto or not upto[-1]:
         return [None] * len(parts)
-    found: list[float | None] = []
+    values: list[float | None] = []
     for part in parts:
         place = part * upto[-1]
         at = bisect.bisect_left(upto, max(place, 1))  # the first bucket that holds anything, for 0
         if at >= len(upper) - 1:
-            found.append(upper[-2])
+            values.append(upper[-2])
             continue
         low = upper[at - 1] if at else 0.0
         below = upto[at - 1] if at else 0
-        found.append(low + (upper[at] - low) * (place - below) / (upto[at] - below))
-    return found
+        values.append(low + (upper[at] - low) * (place - below) / (upto[at] - below))
+    return values
 
 
 @dataclass(slots=True, frozen=True)
@@ -206,7 +206,7 @@ class Statistics:
         return [first + n * length for n in range((self.end - first) // length + 1)] if first <= self.end else []
 
 
-async def read_statistics(statements: Statements, window: int) -> Statistics:
+async def read_statistics(statements: OperatorQueries, window: int) -> Statistics:
     """Returns the statistics of the last `window` seconds, and how many events have each status now."""
     step = step_of(window)
     longer = next((other for other in _STEPS if other > step), None)
@@ -224,7 +224,7 @@ async def read_statistics(statements: Statements, window: int) -> Statistics:
             else:
                 counts[at][measure] = counted[0]
                 totals[measure] = totals.get(measure, 0) + counted[0]
-    latency = {measure: [sum(bucket) for bucket in zip(*of, strict=False)] for measure, of in histograms.items()}
+    latency = {measure: [sum(bucket) for bucket in zip(*parts, strict=False)] for measure, parts in histograms.items()}
     types = orjson.loads(row["types"] or "{}")
     start = row["now"] - timedelta(seconds=window)
     gauges = _by_step(row["gauges"])
@@ -233,7 +233,7 @@ async def read_statistics(statements: Statements, window: int) -> Statistics:
 
 def _by_step(text: str | None) -> dict[datetime, dict[str, Any]]:
     """Reads a JSON object that has an entry for each step. Returns the entries by the beginning of their step."""
-    return {datetime.fromtimestamp(int(at), UTC): of for at, of in orjson.loads(text or "{}").items()}
+    return {datetime.fromtimestamp(int(at), UTC): counts for at, counts in orjson.loads(text or "{}").items()}
 
 
 def _beginning(instant: datetime, step: int) -> datetime:

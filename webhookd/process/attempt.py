@@ -11,19 +11,20 @@ import asyncpg
 from asyncpg.transaction import Transaction
 
 from webhookd.errors import Permanent, Retryable, UnavailableError
-from webhookd.failpoints import Failpoint, reach
-from webhookd.lifecycle import shielded
-from webhookd.logs import logger
-from webhookd.metrics import Metrics
 from webhookd.process.decision import GiveUp
 from webhookd.process.failure import AttemptFailedError, Failure, TransactionEndedError, attempting
 from webhookd.process.result import Outcome, standing
 from webhookd.process.runner import HandlerRunner
 from webhookd.process.turns import Turns
-from webhookd.queue.message import Body
-from webhookd.store.database import Connection, Database
-from webhookd.store.events import Claimed, EventStore
+from webhookd.queue.message import EventReference
+from webhookd.runtime.failpoints import Failpoint, reach
+from webhookd.runtime.loops import shielded
+from webhookd.store.database import Database
+from webhookd.store.event_store import Claimed, EventStore
 from webhookd.store.failures import gateway
+from webhookd.store.pools import Connection
+from webhookd.telemetry.logs import logger
+from webhookd.telemetry.metrics import Metrics
 
 _BOOKKEEPING = 10.0  # seconds, for each step after the handlers
 _KILLS = "worker_ended"
@@ -62,8 +63,8 @@ class Attempts:
         self._metrics = metrics
         self._owed: deque[Claimed] = deque()  # events whose attempt has ended, but is still counted
 
-    async def make(self, body: Body, *, wait: bool, suspect: bool = False, alone: bool = False) -> Step:
-        """Makes an attempt at the event of `body`. The outcome shows whether the event needed an attempt.
+    async def make(self, reference: EventReference, *, wait: bool, suspect: bool = False, alone: bool = False) -> Step:
+        """Makes an attempt at the event of `reference`. The outcome shows whether the event needed an attempt.
 
         `wait`: waits a moment if another transaction has the row's lock.
         `suspect`: the event may kill its process or PostgreSQL, so the attempt is counted before it begins.
@@ -77,10 +78,10 @@ class Attempts:
                 ended = tried = False
                 counted: Claimed | None = None
                 try:
-                    claimed = await self._store.claim(connection, body.event_id, wait=wait)
+                    claimed = await self._store.claim(connection, reference.event_id, wait=wait)
                     if claimed is None:
                         return Step(None, Outcome.UNKNOWN)
-                    if (outcome := standing(claimed, body.attempts)) is not None:
+                    if (outcome := standing(claimed, reference.attempts)) is not None:
                         return Step(claimed, outcome)
                     if suspect:
                         counted = claimed  # set first: if the statement's reply is lost, the attempt may be counted anyway

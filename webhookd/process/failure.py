@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from webhookd.errors import BusyError, Permanent, Retryable, UnavailableError, WebhookdError
-from webhookd.logs import where
 from webhookd.process.retry import USUAL, Retry
-from webhookd.store.events import Claimed
+from webhookd.store.event_store import Claimed
 from webhookd.store.failures import unavailable
+from webhookd.telemetry.logs import where
 
 
 class TransactionEndedError(Exception):

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from uuid import UUID
 
 from webhookd.authorizenet.notification import label
-from webhookd.failpoints import Failpoint, reach
-from webhookd.metrics import Metrics
+from webhookd.authorizenet.timeline import fold_all
 from webhookd.process.handlers import Registry
-from webhookd.process.timeline import fold_all
-from webhookd.store.database import Connection
-from webhookd.store.events import Claimed, EventStore
+from webhookd.runtime.failpoints import Failpoint, reach
+from webhookd.store.event_store import Claimed, EventStore
+from webhookd.store.pools import Connection
+from webhookd.telemetry.metrics import Metrics
 
 
 class Folds:

@@ -6,8 +6,6 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from webhookd.lifecycle import Loop, Watch
-from webhookd.metrics import Metrics
 from webhookd.process.alone import Alone
 from webhookd.process.attempt import Attempts
 from webhookd.process.fold import Folds
@@ -15,18 +13,20 @@ from webhookd.process.handlers import Registry
 from webhookd.process.records import Records
 from webhookd.process.retry import Policy
 from webhookd.process.runner import HandlerRunner
-from webhookd.process.shared import SharedTransactions
+from webhookd.process.shared_folds import SharedFolds
 from webhookd.process.turns import Turns
 from webhookd.process.worker import Worker
 from webhookd.queue.acks import Acks
 from webhookd.queue.dead_letters import DeadLetters
 from webhookd.queue.leases import Leases
-from webhookd.store.claims import Claims
+from webhookd.runtime.loops import Loop, Watch
 from webhookd.store.database import Database
-from webhookd.store.events import EventStore
+from webhookd.store.event_store import EventStore
+from webhookd.store.idempotency import IdempotencyKeys
+from webhookd.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
-    from webhookd.tracing import Tracing
+    from webhookd.telemetry.tracing import Tracing
 
 
 FOLDS = 4  # folds at a time, each on a connection of the pool `fold`
@@ -47,7 +47,7 @@ class Limits:
 def make_worker(
     database: Database,
     store: EventStore,
-    claims: Claims,
+    idempotency: IdempotencyKeys,
     leases: Leases,
     acks: Acks,
     dead_letters: DeadLetters,
@@ -73,7 +73,7 @@ def make_worker(
     most_begun = max(limits.retry.attempts, _LEAST_KILLS)
     attempts = Attempts(database, store, runner, turns, most_begun=most_begun, metrics=metrics)
     records = Records(store, dead_letters, limits.retry, metrics=metrics)
-    alone = Alone(database, store, claims, folds, attempts, records, folding, metrics=metrics, tracing=tracing)
-    shared = SharedTransactions(database, store, folds, folding, watch=watch, tracing=tracing)
+    alone = Alone(database, store, idempotency, folds, attempts, records, folding, metrics=metrics, tracing=tracing)
+    shared = SharedFolds(database, store, folds, folding, watch=watch, tracing=tracing)
     owed = Loop("counts of attempts", attempts.take_back_what_is_owed, watch, every=1.0)
     return Worker(leases, acks, folds, shared, alone, owed, metrics=metrics, tracing=tracing)

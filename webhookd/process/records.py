@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from webhookd.authorizenet.notification import label
-from webhookd.failpoints import Failpoint, reach
-from webhookd.logs import logger
-from webhookd.metrics import Metrics
 from webhookd.process.decision import GiveUp, TryAgain, decide
 from webhookd.process.failure import Failure
 from webhookd.process.result import Outcome, Result
 from webhookd.process.retry import Policy
 from webhookd.queue.dead_letters import DeadLetters
-from webhookd.queue.message import Body
-from webhookd.store.events import Claimed, EventStore, storable
+from webhookd.queue.message import EventReference
+from webhookd.runtime.failpoints import Failpoint, reach
+from webhookd.store.event_store import Claimed, EventStore, storable
+from webhookd.telemetry.logs import logger
+from webhookd.telemetry.metrics import Metrics
 
 
 class Records:
@@ -63,5 +63,5 @@ class Records:
         event = claimed.event
         self._metrics.dead.labels(decision.code).inc()
         self._dead_letters.copy(
-            Body(event.id, event.account, event.event_type, storable(decision.reason), died, claimed.traceparent)
+            EventReference(event.id, event.account, event.event_type, storable(decision.reason), died, claimed.traceparent)
         )

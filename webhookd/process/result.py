@@ -6,7 +6,7 @@ from enum import Enum, StrEnum
 from typing import NamedTuple
 
 from webhookd.event import Status
-from webhookd.store.events import Claimed
+from webhookd.store.event_store import Claimed
 
 # Seconds until a message is visible again if another worker has its event, multiplied by the number of receives so far.
 BUSY = 1.0

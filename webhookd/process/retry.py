@@ -6,8 +6,8 @@ import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from webhookd.backoff import ceiling
 from webhookd.errors import SettingsError
+from webhookd.runtime.backoff import ceiling
 
 if TYPE_CHECKING:
     from webhookd.settings import Settings

@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING
 from webhookd.authorizenet.notification import label
 from webhookd.errors import Retryable
 from webhookd.event import Event
-from webhookd.lifecycle import Watch, shielded
-from webhookd.logs import logger
-from webhookd.metrics import Metrics
 from webhookd.process.failure import Failure, StuckError
 from webhookd.process.handlers import Registration, Registry
 from webhookd.process.retry import USUAL, Retry
-from webhookd.store.database import Connection
+from webhookd.runtime.loops import Watch, shielded
+from webhookd.store.pools import Connection
+from webhookd.telemetry.logs import logger
+from webhookd.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
-    from webhookd.tracing import Tracing
+    from webhookd.telemetry.tracing import Tracing
 
 _CANCELLED = 2.0  # seconds that handlers have to end when they are cancelled
 _BOOKKEEPING = 10.0  # seconds that the end of handlers may take while the daemon stops

@@ -13,20 +13,20 @@ from typing import TYPE_CHECKING, TypeVar
 
 from webhookd.authorizenet.notification import EVENT_TYPES, label
 from webhookd.errors import UnavailableError
-from webhookd.lifecycle import Loop, shielded
-from webhookd.logs import Seldom, logger
-from webhookd.metrics import Metrics
 from webhookd.process.alone import Alone
 from webhookd.process.fold import Folds
 from webhookd.process.result import TRUSTED, Left, Outcome, Result
 from webhookd.process.retry import retry_delay
-from webhookd.process.shared import Shared, SharedTransactions
+from webhookd.process.shared_folds import Shared, SharedFolds
 from webhookd.queue.acks import Acks
 from webhookd.queue.leases import Leases
-from webhookd.queue.message import Body, Message
+from webhookd.queue.message import EventReference, Message
+from webhookd.runtime.loops import Loop, shielded
+from webhookd.telemetry.logs import Seldom, logger
+from webhookd.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
-    from webhookd.tracing import Tracing
+    from webhookd.telemetry.tracing import Tracing
 
 _BOOKKEEPING = 10.0  # seconds
 # Seconds until a message is visible again if PostgreSQL was away: after the first receive (then doubling), and at most.
@@ -44,7 +44,7 @@ class Worker:
         leases: Leases,
         acks: Acks,
         folds: Folds,
-        shared: SharedTransactions,
+        shared: SharedFolds,
         alone: Alone,
         owed: Loop,
         *,
@@ -78,10 +78,10 @@ class Worker:
 
     def weigh(self, message: Message) -> int:
         """Returns how many permits a message needs: one for each event with handlers, since these take time; at least one."""
-        return max(1, sum(map(self._has_handlers, message.bodies)))
+        return max(1, sum(map(self._has_handlers, message.references)))
 
-    def _has_handlers(self, body: Body) -> bool:
-        return not self._folds.ends(body.event_type)
+    def _has_handlers(self, reference: EventReference) -> bool:
+        return not self._folds.ends(reference.event_type)
 
     async def work(self, message: Message, give: Callable[[int], None]) -> None:
         """Works on the events of `message`. `give`: called to give back the permits of events that have their outcome.
@@ -113,73 +113,75 @@ class Worker:
         await self._acks.hide(message, seconds)
 
     async def _results(self, message: Message, give: Callable[[int], None]) -> Sequence[Result]:
-        bodies = message.bodies
-        if not bodies:
+        references = message.references
+        if not references:
             if self._tell_unknown():
                 logger.warning("a message in the queue is not one of webhookd's; it is left to the redrive policy")
             self._processed("other", Outcome.UNKNOWN).inc()
             return [Result(Outcome.UNKNOWN)]
         shared: list[Shared]
         try:
-            if bodies[0].dead is not None:  # a dead-letter copy is never a part of a bundle
-                shared = [await self._alone.revive(bodies[0])]
+            if references[0].dead is not None:  # a dead-letter copy is never a part of a bundle
+                shared = [await self._alone.revive(references[0])]
             elif message.receive_count > TRUSTED:  # its fold may kill the process, so do not fold it together with others
-                shared = [Left.ALL] * len(bodies)
+                shared = [Left.ALL] * len(references)
             else:
-                shared = await self._shared.submit(bodies)
+                shared = await self._shared.submit(references)
         except UnavailableError as error:
-            shared = [self._interrupted(message, error)] * len(bodies)
+            shared = [self._interrupted(message, error)] * len(references)
         done: list[Result] = []
-        left: list[tuple[Body, Left]] = []
-        for body, result in zip(bodies, shared, strict=True):
+        left: list[tuple[EventReference, Left]] = []
+        for reference, result in zip(references, shared, strict=True):
             if isinstance(result, Left):
-                left.append((body, result))
+                left.append((reference, result))
                 continue
             done.append(result)
-            self._count(body, result.outcome)
-            if self._has_handlers(body):
+            self._count(reference, result.outcome)
+            if self._has_handlers(reference):
                 give(1)
         if len(left) == 1:
             return [*done, await self._finish(message, *left[0], give)]
         results = await asyncio.gather(*(self._finish(message, *one, give) for one in left), return_exceptions=True)
         return [*done, *map(_or_raise, results)]
 
-    async def _finish(self, message: Message, body: Body, left: Left, give: Callable[[int], None]) -> Result:
+    async def _finish(self, message: Message, reference: EventReference, left: Left, give: Callable[[int], None]) -> Result:
         try:
-            return await self._deliver(message, body, left)
+            return await self._deliver(message, reference, left)
         finally:
-            if self._has_handlers(body):
+            if self._has_handlers(reference):
                 give(1)
 
-    async def _deliver(self, message: Message, body: Body, left: Left) -> Result:
+    async def _deliver(self, message: Message, reference: EventReference, left: Left) -> Result:
         """Works on one event alone, and counts its outcome."""
         if self._tracing is None:
-            return await self._counted(message, body, left)
-        with self._tracing.process(body.traceparent, message.id, body.event_id, body.account, body.event_type):
-            return await self._counted(message, body, left)
+            return await self._counted(message, reference, left)
+        with self._tracing.process(
+            reference.traceparent, message.id, reference.event_id, reference.account, reference.event_type
+        ):
+            return await self._counted(message, reference, left)
 
-    async def _counted(self, message: Message, body: Body, left: Left) -> Result:
+    async def _counted(self, message: Message, reference: EventReference, left: Left) -> Result:
         result = Result(Outcome.INTERRUPTED)
         try:
-            result = await self._alone.work(message, body, left)
+            result = await self._alone.work(message, reference, left)
         except UnavailableError as error:
             result = self._interrupted(message, error)
         finally:
-            self._count(body, result.outcome)
+            self._count(reference, result.outcome)
             if self._tracing is not None:
                 self._tracing.delivered(result.outcome)
         return result
 
     def _interrupted(self, message: Message, error: UnavailableError) -> Result:
-        ids = [str(body.event_id) for body in message.bodies]
+        ids = [str(reference.event_id) for reference in message.references]
         logger.warning("an event was interrupted", event_id=ids[0], events=len(ids), dependency=error.dependency)
         # The delay grows with each receive: SQS moves a message that is put off too often to the dead letters, tried or not.
         return Result(Outcome.INTERRUPTED, retry_delay(message.receive_count, _INTERRUPTED, _LONGEST_INTERRUPTED))
 
-    def _count(self, body: Body, outcome: Outcome) -> None:
+    def _count(self, reference: EventReference, outcome: Outcome) -> None:
         if outcome is Outcome.UNKNOWN and self._tell_unknown():
-            logger.warning("a message names an event that is not in the database", event_id=str(body.event_id))
-        self._processed(label(body.event_type), outcome).inc()
+            logger.warning("a message names an event that is not in the database", event_id=str(reference.event_id))
+        self._processed(label(reference.event_type), outcome).inc()
 
 
 def _or_raise(result: R | BaseException) -> R:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from webhookd.batcher import Batcher
 from webhookd.errors import MessageGoneError, OverloadedError, UnavailableError, WebhookdError
-from webhookd.failpoints import Failpoint, reach
-from webhookd.lifecycle import Watch
-from webhookd.logs import logger
-from webhookd.metrics import Metrics
 from webhookd.queue.contract import Failure, Queue
 from webhookd.queue.message import Message
+from webhookd.runtime.batcher import Batcher
+from webhookd.runtime.failpoints import Failpoint, reach
+from webhookd.runtime.loops import Watch
+from webhookd.telemetry.logs import logger
+from webhookd.telemetry.metrics import Metrics
 
 _TRIES = 3
 _LINGER = 0.1  # seconds: nobody waits for a delete, and a call costs the same for one message and for ten

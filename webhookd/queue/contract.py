@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol, TypeAlias
 
 from webhookd.errors import MessageGoneError, MessageRefusedError, UnavailableError
-from webhookd.queue.message import Body, Message
+from webhookd.queue.message import EventReference, Message
 
 # The reason why a queue's call failed for one message.
 # UnavailableError: another try may succeed. MessageRefusedError: the message itself is the reason.
@@ -57,7 +57,7 @@ class Queue(Protocol):
     def up(self) -> bool:
         """Returns whether the last call reached the queue."""
 
-    async def send(self, messages: Sequence[Sequence[Body]]) -> list[Failure | None]:
+    async def send(self, messages: Sequence[Sequence[EventReference]]) -> list[Failure | None]:
         """Sends messages, each with its events. A message that is refused does not stop the other messages."""
 
     async def receive(self, limit: int, *, wait: int, visibility: int) -> list[Message]:

@@ -6,12 +6,12 @@ import asyncio
 from collections.abc import Sequence
 
 from webhookd.errors import UnavailableError
-from webhookd.failpoints import Failpoint, reach
-from webhookd.lifecycle import Loop, Watch
-from webhookd.logs import logger
-from webhookd.metrics import Metrics
 from webhookd.queue.contract import Failure, Queue
 from webhookd.queue.message import Message
+from webhookd.runtime.failpoints import Failpoint, reach
+from webhookd.runtime.loops import Loop, Watch
+from webhookd.telemetry.logs import logger
+from webhookd.telemetry.metrics import Metrics
 
 
 class Leases:

@@ -25,7 +25,7 @@ _MAC_BYTES = 80  # bytes that a MAC takes in a message, with the field's name
 _MAC = re.compile(r"[0-9a-f]{64}")
 
 
-class Body(NamedTuple):
+class EventReference(NamedTuple):
     """The data of one event in a message: its identity; in a dead-letter copy, why and when it died. No customer data.
 
     `attempts`: the event's failed attempts when the message was sent. If the event waits for a retry after another number of
@@ -48,40 +48,40 @@ class Message:
 
     id: str  # the queue's id of the message, the same at each delivery
     handle: str  # the queue's name for this delivery
-    bodies: tuple[Body, ...]  # the events: several in a bundle, none if the message is not webhookd's
+    references: tuple[EventReference, ...]  # the events: several in a bundle, none if the message is not webhookd's
     received: float  # time of the receipt, by the loop's clock
     receive_count: int
 
 
-def dump(bodies: Sequence[Body]) -> str:
+def encode(references: Sequence[EventReference]) -> str:
     """Returns a message's text as JSON: the consumer of its work, and its events."""
-    fields = {"v": _VERSION, "consumer": _CONSUMER, "events": [_fields(body) for body in bodies]}
+    fields = {"v": _VERSION, "consumer": _CONSUMER, "events": [_fields(reference) for reference in references]}
     text = orjson.dumps(fields).decode()
     return text if text.isascii() else json.dumps(fields)  # ASCII only, because SQS refuses some Unicode characters
 
 
-def _fields(body: Body) -> dict[str, Any]:
-    fields: dict[str, Any] = {"event": str(body.event_id), "account": body.account, "type": body.event_type}
-    if body.attempts:
-        fields["attempts"] = body.attempts
-    if body.dead is not None:
-        fields |= {"dead": body.dead, "died": body.died}
-    if body.traceparent is not None:
-        fields["traceparent"] = body.traceparent
-    if body.mac is not None:
-        fields["mac"] = body.mac
+def _fields(reference: EventReference) -> dict[str, Any]:
+    fields: dict[str, Any] = {"event": str(reference.event_id), "account": reference.account, "type": reference.event_type}
+    if reference.attempts:
+        fields["attempts"] = reference.attempts
+    if reference.dead is not None:
+        fields |= {"dead": reference.dead, "died": reference.died}
+    if reference.traceparent is not None:
+        fields["traceparent"] = reference.traceparent
+    if reference.mac is not None:
+        fields["mac"] = reference.mac
     return fields
 
 
-def fit(body: Body, most_bytes: int) -> Body:
-    """Returns the dead-letter copy `body` with its reason cut until a message of `most_bytes` holds it and a MAC."""
-    while body.dead and len(dump([body]).encode()) > most_bytes - _MAC_BYTES:
-        body = body._replace(dead=body.dead[: len(body.dead) * 3 // 4])
-    return body
+def fit(reference: EventReference, most_bytes: int) -> EventReference:
+    """Returns the dead-letter copy `reference` with its reason cut until a message of `most_bytes` holds it and a MAC."""
+    while reference.dead and len(encode([reference]).encode()) > most_bytes - _MAC_BYTES:
+        reference = reference._replace(dead=reference.dead[: len(reference.dead) * 3 // 4])
+    return reference
 
 
-def load(text: str) -> tuple[Body, ...]:
-    """Returns the events that a message's text names, each once; none if the text has not the form that `dump` writes."""
+def decode(text: str) -> tuple[EventReference, ...]:
+    """Returns the events that a message's text names, each once; none if the text has not the form that `encode` writes."""
     if len(text) > LONGEST_MESSAGE:
         return ()
     try:
@@ -91,14 +91,18 @@ def load(text: str) -> tuple[Body, ...]:
             return ()
         if not 0 < len(events) <= MOST_EVENTS:
             return ()
-        bodies = {body.event_id: body for body in map(_body, events)}
+        references = {reference.event_id: reference for reference in map(_reference, events)}
     except (ValueError, TypeError, KeyError):
         return ()
     # A dead-letter copy is never a part of a bundle.
-    return () if len(bodies) > 1 and any(body.dead is not None for body in bodies.values()) else tuple(bodies.values())
+    return (
+        ()
+        if len(references) > 1 and any(reference.dead is not None for reference in references.values())
+        else tuple(references.values())
+    )
 
 
-def _body(fields: dict[str, Any]) -> Body:
+def _reference(fields: dict[str, Any]) -> EventReference:
     event = _text(fields["event"], 36)
     dead, died, traceparent, mac = map(fields.get, ("dead", "died", "traceparent", "mac"))
     attempts = fields.get("attempts", 0)
@@ -108,7 +112,7 @@ def _body(fields: dict[str, Any]) -> Body:
         died = mac = None
     elif died is not None and (type(died) is not int or not 0 <= died <= _LATEST):
         raise ValueError("no time")
-    return Body(
+    return EventReference(
         pgproto.UUID(event),
         _text(fields["account"], _LONGEST_NAME),
         _text(fields["type"], _LONGEST_NAME),

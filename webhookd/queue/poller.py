@@ -9,10 +9,10 @@ from collections.abc import Awaitable, Callable
 from typing import TypeAlias, cast
 
 from webhookd.errors import UnavailableError
-from webhookd.lifecycle import Loop, Watch
-from webhookd.logs import logger
 from webhookd.queue.contract import Queue
 from webhookd.queue.message import Message
+from webhookd.runtime.loops import Loop, Watch
+from webhookd.telemetry.logs import logger
 
 _CANCELLED = 5.0  # seconds that a cancelled worker has to roll back
 _GATHER = 0.02  # seconds that a poll waits for more permits if few are free

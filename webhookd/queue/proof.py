@@ -12,21 +12,29 @@ import hmac
 
 import orjson
 
-from webhookd.queue.message import Body
+from webhookd.queue.message import EventReference
 
 
-def sign(body: Body, secret: bytes) -> Body:
-    """Returns the dead-letter copy `body` with its MAC (HMAC-SHA-256, hexadecimal)."""
-    return body._replace(mac=_mac(body, secret))
+def sign(reference: EventReference, secret: bytes) -> EventReference:
+    """Returns the dead-letter copy `reference` with its MAC (HMAC-SHA-256, hexadecimal)."""
+    return reference._replace(mac=_mac(reference, secret))
 
 
-def is_proven(body: Body, secret: bytes) -> bool:
-    """Returns whether `body` is a dead-letter copy that `sign` has made, and nothing in the copy was changed since."""
-    if body.dead is None or body.died is None or body.mac is None:
+def is_proven(reference: EventReference, secret: bytes) -> bool:
+    """Returns whether `reference` is a dead-letter copy that `sign` has made, and nothing in the copy was changed since."""
+    if reference.dead is None or reference.died is None or reference.mac is None:
         return False
-    return hmac.compare_digest(body.mac.encode(), _mac(body, secret).encode())
+    return hmac.compare_digest(reference.mac.encode(), _mac(reference, secret).encode())
 
 
-def _mac(body: Body, secret: bytes) -> str:
-    said = ["dead-letter copy", str(body.event_id), body.account, body.event_type, body.dead, body.died, body.traceparent]
+def _mac(reference: EventReference, secret: bytes) -> str:
+    said = [
+        "dead-letter copy",
+        str(reference.event_id),
+        reference.account,
+        reference.event_type,
+        reference.dead,
+        reference.died,
+        reference.traceparent,
+    ]
     return hmac.new(secret, orjson.dumps(said), hashlib.sha256).hexdigest()

@@ -19,19 +19,19 @@ from functools import partial
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from webhookd.batcher import Batcher
 from webhookd.errors import MessageRefusedError, OverloadedError, UnavailableError
-from webhookd.failpoints import Failpoint, reach
-from webhookd.lifecycle import Loop, Watch
-from webhookd.logs import Seldom, logger
-from webhookd.metrics import Metrics
 from webhookd.queue.bundles import send_events
 from webhookd.queue.contract import Failure, Queue
-from webhookd.queue.message import MOST_EVENTS, Body
-from webhookd.store.events import EventStore, Outgoing
+from webhookd.queue.message import MOST_EVENTS, EventReference
+from webhookd.runtime.batcher import Batcher
+from webhookd.runtime.failpoints import Failpoint, reach
+from webhookd.runtime.loops import Loop, Watch
+from webhookd.store.event_store import EventStore, Outgoing
+from webhookd.telemetry.logs import Seldom, logger
+from webhookd.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
-    from webhookd.tracing import Tracing
+    from webhookd.telemetry.tracing import Tracing
 
 # Seconds that the hot path has to send an event. Then the sweeper takes the event as left behind.
 HOT_PATH_GRACE = 10.0
@@ -165,13 +165,15 @@ class Relay:
 
     async def _send(self, events: Sequence[Outgoing]) -> dict[UUID, Failure]:
         """Sends events, and counts them; returns the failure of each event that the queue did not take."""
-        bodies = [Body(e.id, e.account, e.event_type, traceparent=e.traceparent, attempts=e.attempts) for e in events]
+        references = [
+            EventReference(e.id, e.account, e.event_type, traceparent=e.traceparent, attempts=e.attempts) for e in events
+        ]
         reach(Failpoint.RELAY_BEFORE_SEND)
         tracing = self._tracing
         traced = contextlib.nullcontext() if tracing is None else tracing.send([event.traceparent for event in events])
         try:
             with traced:
-                failures = await send_events(self._queue, bodies)
+                failures = await send_events(self._queue, references)
         except UnavailableError:
             self._failed.inc(len(events))
             raise

@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
-
 from webhookd.errors import OverloadedError
 
 SMALL = 16_384  # bytes; a notification has about one thousand
 
 
 class Held:
-    """The part of the budget that the body of one request holds."""
+    """The part of the budget that the body of one request holds, until the end of a `with` block."""
 
-    __slots__ = ("_of", "bytes")
+    __slots__ = ("_bodies", "bytes")
 
-    def __init__(self, of: Bodies) -> None:
-        self._of = of
+    def __init__(self, bodies: Bodies) -> None:
+        self._bodies = bodies
         self.bytes = 0
+
+    def __enter__(self) -> Held:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bodies.held -= self.bytes
 
     def grow(self, size: int) -> None:
         """Records that the body now has `size` bytes. Raises OverloadedError if it is large and the budget is spent."""
         if size > SMALL:
-            self._of.check(size - self.bytes)
-            self._of.held += size - self.bytes
+            self._bodies.check(size - self.bytes)
+            self._bodies.held += size - self.bytes
             self.bytes = size
 
 
@@ -46,11 +49,6 @@ class Bodies:
         if self.held + more > self._limit:
             raise OverloadedError("too many large bodies at once")
 
-    @contextlib.contextmanager
-    def hold(self) -> Iterator[Held]:
-        """Yields the part of one body, and returns its bytes to the budget at the end of the block."""
-        held = Held(self)
-        try:
-            yield held
-        finally:
-            self.held -= held.bytes
+    def hold(self) -> Held:
+        """Returns the part of one body, to be used in a `with` block. Its end returns the bytes to the budget."""
+        return Held(self)

@@ -13,29 +13,28 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
 
-import uuid_utils
-from asyncpg.pgproto import pgproto
-
 from webhookd.authorizenet.notification import EVENT_TYPES, check_age, label, parse
 from webhookd.authorizenet.signature import Verifier, fingerprint
-from webhookd.batcher import Batcher
 from webhookd.errors import RefusedError, UnavailableError, Unusable, UnusableError
-from webhookd.failpoints import Failpoint, reach
-from webhookd.lifecycle import Watch
-from webhookd.logs import logger
-from webhookd.metrics import Metrics
+from webhookd.http.admission import Admission
 from webhookd.queue.relay import HOT_PATH_GRACE, Relay
-from webhookd.receive.admission import Admission
 from webhookd.receive.refusal import refusal
-from webhookd.store.claims import Claims, Seen
+from webhookd.runtime.batcher import Batcher
+from webhookd.runtime.failpoints import Failpoint, reach
+from webhookd.runtime.loops import Watch
+from webhookd.settings import Settings
 from webhookd.store.database import Database
-from webhookd.store.events import Outgoing
+from webhookd.store.event_store import Outgoing
+from webhookd.store.idempotency import IdempotencyKeys, Seen
+from webhookd.store.keys import new_id
 from webhookd.store.receipts import Accepted, Arrival, Quarantined, Receipts, why_not_stored
+from webhookd.telemetry.logs import logger
+from webhookd.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
-    from webhookd.tracing import Origin, Tracing
+    from webhookd.telemetry.tracing import Origin, Tracing
 
 _MAX_BATCH = 256
 _COMMITS = 3  # group commits under way at a time: while PostgreSQL runs some, webhookd prepares the next one
@@ -47,7 +46,7 @@ _FEW = 0.05  # fraction of duplicates among the webhooks, below which duplicates
 _LATEST = 0.1  # weight of the latest batch in that fraction
 
 
-class Outcome(StrEnum):
+class ReceiptOutcome(StrEnum):
     """The outcomes that a 200 reports."""
 
     ACCEPTED = "accepted"
@@ -58,7 +57,7 @@ class Outcome(StrEnum):
 class Receipt(NamedTuple):
     """The result for an authentic body. PostgreSQL has committed what the result reports."""
 
-    outcome: Outcome
+    outcome: ReceiptOutcome
     id: UUID
 
 
@@ -67,23 +66,19 @@ class Intake:
 
     def __init__(
         self,
+        settings: Settings,
         receipts: Receipts,
-        claims: Claims,
+        idempotency: IdempotencyKeys,
         database: Database,
         relay: Relay | None,
         admission: Admission,
         *,
-        keys: Mapping[str, Sequence[str]],
-        max_pending: int,
-        commit_timeout: float,
-        max_event_age: float,
-        max_clock_skew: float,
         metrics: Metrics,
         watch: Watch,
         tracing: Tracing | None = None,
     ) -> None:
         self._receipts = receipts
-        self._claims = claims
+        self._idempotency = idempotency
         self._database = database
         self._relay = relay
         self._admission = admission
@@ -91,32 +86,32 @@ class Intake:
         self._key_last_used = metrics.key_last_used
         self._mismatches = metrics.body_mismatches
         self._keys: set[tuple[str, str]] = set()  # pairs of an account and the fingerprint of one of its keys
-        self.renew(keys)
-        self._max_event_age = max_event_age
-        self._max_clock_skew = max_clock_skew
+        self.renew(settings.keys_by_account)
+        self._max_event_age = settings.max_event_age
+        self._max_clock_skew = settings.max_clock_skew
         self._metrics = metrics
         self.tracing = tracing
         self._duplicates = {layer: metrics.duplicates.labels(layer) for layer in ("redis", "notification_id", "content")}
-        self._accepted = {of: metrics.accepted.labels(of) for of in (*EVENT_TYPES, "other")}
+        self._accepted = {name: metrics.accepted.labels(name) for name in (*EVENT_TYPES, "other")}
         self._commits: Batcher[Arrival, Accepted] = Batcher(
             "group commit",
             self._commit,
             watch,
             max_batch=_MAX_BATCH,
-            max_pending=max_pending,
+            max_pending=settings.max_pending,
             workers=_COMMITS,
             fill=_FILL,
-            timeout=commit_timeout,
+            timeout=settings.commit_timeout,
         )
         self._quarantine: Batcher[Quarantined, UUID] = Batcher(
             "quarantine",
             self._commit_quarantine,
             watch,
             max_batch=_MAX_BATCH,
-            max_pending=max_pending,
+            max_pending=settings.max_pending,
             workers=_COMMITS,
             fill=_FILL,
-            timeout=commit_timeout,
+            timeout=settings.commit_timeout,
         )
         self._repeated = 0.0  # fraction of duplicates among the latest webhooks
         self._stopping = False
@@ -141,8 +136,8 @@ class Intake:
 
     def renew(self, keys: Mapping[str, Sequence[str]]) -> None:
         """Verifies by these accounts and keys from now on. Webhooks that are verified already are not affected."""
-        self._verifiers = {account: Verifier(of) for account, of in keys.items()}
-        now = {(account, fingerprint(key)) for account, of in keys.items() for key in of}
+        self._verifiers = {account: Verifier(own) for account, own in keys.items()}
+        now = {(account, fingerprint(key)) for account, own in keys.items() for key in own}
         for account, key in now - self._keys:
             self._key_last_used.labels(account, key).set(0)
         for account, key in self._keys - now:
@@ -176,7 +171,7 @@ class Intake:
             if self.tracing is not None and origin is not None:
                 span, traceparent = self.tracing.receive(account, origin, notification.event_type)
             with self._admission.waits():
-                arrival = Arrival(_new_id(), account, notification, key, body, _body_hash(body), traceparent)
+                arrival = Arrival(new_id(), account, notification, key, body, _body_hash(body), traceparent)
                 waiting = self._commits.submit(arrival)
                 if span is not None:
                     waiting.add_done_callback(partial(self._answered, span))
@@ -184,23 +179,23 @@ class Intake:
         except UnusableError as error:
             return await self._set_aside(account, body, key, error, origin)
         if accepted.layer is None:
-            return Receipt(Outcome.ACCEPTED, accepted.id)
+            return Receipt(ReceiptOutcome.ACCEPTED, accepted.id)
         self._duplicates[accepted.layer].inc()
         if not accepted.same_body:
             self._mismatches.labels(account).inc()
             logger.warning("a known notification id came with another body", account=account, event_id=str(accepted.id))
-        return Receipt(Outcome.DUPLICATE, accepted.id)
+        return Receipt(ReceiptOutcome.DUPLICATE, accepted.id)
 
     async def _set_aside(self, account: str, body: bytes, key: str, why: UnusableError, origin: Origin | None) -> Receipt:
         """Commits an authentic body to quarantine. Raises the errors of `take`."""
         with self._admission.waits():
-            quarantined = Quarantined(_new_id(), account, why.reason, why.detail, key, body, _body_hash(body))
+            quarantined = Quarantined(new_id(), account, why.reason, why.detail, key, body, _body_hash(body))
             waiting = self._quarantine.submit(quarantined)
             if self.tracing is not None and origin is not None:
                 waiting.add_done_callback(partial(self._answered, self.tracing.receive(account, origin)[0]))
             quarantine_id = await waiting
         logger.warning("quarantined", account=account, reason=why.reason, quarantine=str(quarantine_id))
-        return Receipt(Outcome.QUARANTINED, quarantine_id)
+        return Receipt(ReceiptOutcome.QUARANTINED, quarantine_id)
 
     def _answered(self, span: Span, waiting: asyncio.Future[Accepted] | asyncio.Future[UUID]) -> None:
         """Ends the span of a webhook whose answer is known."""
@@ -210,14 +205,14 @@ class Intake:
         if isinstance(error, UnusableError):
             return  # the body goes to quarantine, which has another span
         if isinstance(error, Exception):
-            of = refusal(error)
-            self.tracing.answered(span, of.status, of.outcome, error=error)
+            answer = refusal(error)
+            self.tracing.answered(span, answer.status, answer.outcome, error=error)
             return
         kept = waiting.result()
         if not isinstance(kept, Accepted):
-            self.tracing.answered(span, 200, Outcome.QUARANTINED, quarantine_id=kept)
+            self.tracing.answered(span, 200, ReceiptOutcome.QUARANTINED, quarantine_id=kept)
             return
-        outcome = Outcome.ACCEPTED if kept.layer is None else Outcome.DUPLICATE
+        outcome = ReceiptOutcome.ACCEPTED if kept.layer is None else ReceiptOutcome.DUPLICATE
         self.tracing.answered(span, 200, outcome, event_id=kept.id, layer=kept.layer)
 
     async def _commit(self, arrivals: list[Arrival]) -> list[Accepted | BaseException]:
@@ -238,7 +233,7 @@ class Intake:
     async def _seen(self, arrivals: list[Arrival]) -> Sequence[Seen | None]:
         if len(arrivals) >= _HEAVY and self._repeated < _FEW:
             return [None] * len(arrivals)
-        return await self._claims.seen([(arrival.account, arrival.notification.notification_id) for arrival in arrivals])
+        return await self._idempotency.seen([(arrival.account, arrival.notification.notification_id) for arrival in arrivals])
 
     async def _commit_new(self, arrivals: list[Arrival]) -> list[Accepted | BaseException]:
         relay = self._relay
@@ -261,7 +256,7 @@ class Intake:
         for event_type, count in Counter(event.event_type for event in fresh).items():
             self._accepted[label(event_type)].inc(count)
         # Mark only after the commit: a crash between an earlier mark and the commit would lose the event.
-        self._claims.mark_seen(
+        self._idempotency.mark_seen(
             [
                 (arrival.account, arrival.notification.notification_id, Seen(result.id, arrival.body_hash))
                 for arrival, result in zip(arrivals, results, strict=True)
@@ -285,10 +280,6 @@ class Intake:
         reach(Failpoint.QUARANTINE_AFTER_COMMIT)
         # If not even quarantine can store a body, the answer is 503, and the provider sends the body again.
         return [RefusedError("postgresql", why_not_stored(k)) if isinstance(k, Exception) else k for k in kept]
-
-
-def _new_id() -> UUID:
-    return pgproto.UUID(uuid_utils.uuid7().bytes)  # asyncpg's UUID class in C takes a tenth of the time to make and to hash
 
 
 def _body_hash(body: bytes) -> bytes:

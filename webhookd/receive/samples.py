@@ -12,20 +12,19 @@ import time
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
-from uuid import UUID
 
 import asyncpg
-import uuid_utils
 
 from webhookd.authorizenet.diagnosis import Diagnosis, Finding, diagnose, header_shape, not_examined
 from webhookd.errors import WebhookdError
-from webhookd.lifecycle import Loop, Watch
-from webhookd.metrics import Metrics
 from webhookd.receive.redact import first_bytes, printable
 from webhookd.receive.refusal import Rejection
+from webhookd.runtime.loops import Loop, Watch
 from webhookd.store.database import Database
 from webhookd.store.failures import gateway
+from webhookd.store.keys import new_id
 from webhookd.store.queries import queries
+from webhookd.telemetry.metrics import Metrics
 
 _WINDOW_SECONDS = 10.0
 _GROUP_PACE = 10  # most samples of an account and outcome in a window
@@ -163,7 +162,7 @@ class Samples:
     def _row(self, sample: Sample) -> dict[str, Any]:
         diagnosis = self._diagnose(sample)
         return {
-            "ids": UUID(int=uuid_utils.uuid7().int),
+            "ids": new_id(),
             "ages": max(time.monotonic() - sample.at, 0.0),
             "accounts": sample.account,
             "outcomes": sample.outcome,

@@ -1,4 +1,4 @@
-"""The list of all settings, for `webhookd settings` and the README."""
+"""The list of all settings, for `webhookd settings` and the guide."""
 
 from __future__ import annotations
 

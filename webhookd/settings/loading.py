@@ -43,10 +43,10 @@ def load_from(layers: list[Layer], **overrides: Any) -> Settings:
     problems = sources.slips(Settings.model_fields, layers)
     settings = None
     try:
-        found = sources.find_all(Settings.model_fields, layers)
-        problems += _borrowed_password(found.get("database_url"))
-        problems += _stray_schema(found)
-        settings = Settings.model_validate(_nested({name: one.value for name, one in found.items()} | overrides))
+        given = sources.find_all(Settings.model_fields, layers)
+        problems += _borrowed_password(given.get("database_url"))
+        problems += _stray_schema(given)
+        settings = Settings.model_validate(_nested({name: one.value for name, one in given.items()} | overrides))
     except SettingsError as error:
         problems.append(str(error))
     except ValidationError as error:
@@ -86,11 +86,11 @@ def load_database(**overrides: Any) -> DatabaseSettings:
     """
     layers = sources.layers()
     wanted = DatabaseSettings.model_fields.keys() - overrides.keys()
-    found = {name: one for name in wanted if (one := sources.find(name, layers))}
-    if problems := [*_borrowed_password(found.get("database_url")), *_stray_schema(found)]:
+    given = {name: one for name in wanted if (one := sources.find(name, layers))}
+    if problems := [*_borrowed_password(given.get("database_url")), *_stray_schema(given)]:
         raise SettingsError("\n".join(problems))
     try:
-        return DatabaseSettings.model_validate({name: one.value for name, one in found.items()} | overrides)
+        return DatabaseSettings.model_validate({name: one.value for name, one in given.items()} | overrides)
     except ValidationError as error:
         raise SettingsError("\n".join(_explained(error))) from None
 

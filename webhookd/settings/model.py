@@ -104,7 +104,7 @@ class Settings(BaseModel):
         "For tests: accepts Signature Keys of another form than 128 hexadecimal digits. Authorize.Net never gives such keys.",
     )
     accounts: dict[str, AccountSettings] = _setting(
-        {}, "Signature Keys of a further account, whose webhooks are posted to /webhooks/authorize-net/<name>."
+        {}, "Signature Keys of a further account, whose webhooks are posted to `/webhooks/authorize-net/<name>`."
     )
     admin_tokens: Tokens = _setting({}, "Bearer tokens of operators, comma-separated: each `name:token` or a token.")
     read_tokens: Tokens = _setting({}, "Bearer tokens that may only read, in the same form.")
@@ -259,7 +259,7 @@ class Settings(BaseModel):
         keys = {"default": self.signature_keys} if self.signature_keys else {}
         for name, account in self.accounts.items():
             keys[name] = keys.get(name, ()) + account.signature_keys
-        return {name: tuple(dict.fromkeys(revealed(key).strip() for key in of)) for name, of in keys.items()}
+        return {name: tuple(dict.fromkeys(revealed(key).strip() for key in own)) for name, own in keys.items()}
 
     @property
     def public_address(self) -> tuple[str, int]:

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from webhookd.logs import logger
-from webhookd.metrics import Metrics
 from webhookd.queue.contract import Depth
+from webhookd.telemetry.logs import logger
+from webhookd.telemetry.metrics import Metrics
 
 CHECKS = ("redrive policy", "retention", "message size", "delay")
 _LEAST_RECEIVES = 10  # least maxReceiveCount of the redrive policy: a message without a fault can be put off several times
@@ -68,28 +68,28 @@ class Unfit(NamedTuple):
 
 def find_unfit(main: Attributes, dead: Attributes) -> list[Unfit]:
     """Returns the settings of these queues that cannot work, or not well, each with its remedy."""
-    found = []
+    unfit = []
     if main.redrives_to != dead.arn:
         detail = "the queue does not redrive to {}: what is not webhookd's comes back for ever; set the queue's redrive policy"
-        found.append(Unfit("redrive policy", True, detail.format(dead.arn.rpartition(":")[2] or "its dead-letter queue")))
+        unfit.append(Unfit("redrive policy", True, detail.format(dead.arn.rpartition(":")[2] or "its dead-letter queue")))
     elif main.max_receives < _LEAST_RECEIVES:
         detail = (
             f"after {main.max_receives} receives: what workers put off is soon moved to the dead-letter queue, and is sent "
             f"again from there a minute later; set maxReceiveCount to {_LEAST_RECEIVES} or more"
         )
-        found.append(Unfit("redrive policy", False, detail))
+        unfit.append(Unfit("redrive policy", False, detail))
     if main.retention < _LEAST_RETENTION:
         detail = f"{main.retention} s: events are sent again from PostgreSQL, but late; set at least {_LEAST_RETENTION}"
-        found.append(Unfit("retention", False, detail))
+        unfit.append(Unfit("retention", False, detail))
     elif dead.retention < _LEAST_RETENTION:
         detail = f"{dead.retention} s in the dead-letter queue: copies expire, and are made again; set 1209600"
-        found.append(Unfit("retention", False, detail))
+        unfit.append(Unfit("retention", False, detail))
     if main.message_bytes < _ROOMY:
         detail = f"at most {main.message_bytes} bytes, so few events share a message: set MaximumMessageSize to 262144"
-        found.append(Unfit("message size", False, detail))
+        unfit.append(Unfit("message size", False, detail))
     if main.delay:
-        found.append(Unfit("delay", False, f"each message waits {main.delay} s before a worker sees it; set DelaySeconds to 0"))
-    return found
+        unfit.append(Unfit("delay", False, f"each message waits {main.delay} s before a worker sees it; set DelaySeconds to 0"))
+    return unfit
 
 
 class Fitness:

@@ -17,7 +17,7 @@ from aiobotocore.credentials import AioCredentials, create_credential_resolver
 from aiobotocore.session import AioSession
 from botocore.exceptions import ClientError, NoCredentialsError, PartialCredentialsError, ProfileNotFound
 
-from webhookd.logs import logger, where
+from webhookd.telemetry.logs import logger, where
 
 _LATE = 240  # seconds before the end: by then, a source should have given new credentials
 _PAUSE = 15.0  # seconds between renewals while the credentials in hand are good

@@ -8,9 +8,9 @@ from __future__ import annotations
 from botocore.exceptions import BotoCoreError, ClientError
 
 from webhookd.errors import MessageGoneError, MessageRefusedError, UnavailableError
-from webhookd.logs import where
 from webhookd.queue.contract import Failure
 from webhookd.sqs.credentials import CredentialsError
+from webhookd.telemetry.logs import where
 
 # Exceptions that a call to SQS raises if SQS, the network or the credentials are away.
 ERRORS = (ClientError, BotoCoreError, OSError, TimeoutError)

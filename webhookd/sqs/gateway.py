@@ -8,13 +8,13 @@ from typing import Any
 import orjson
 
 from webhookd.errors import UnavailableError
-from webhookd.lifecycle import Loop, Watch
-from webhookd.logs import where
-from webhookd.metrics import Metrics
+from webhookd.runtime.loops import Loop, Watch
 from webhookd.sqs.attributes import Fitness
 from webhookd.sqs.clients import Clients
 from webhookd.sqs.errors import ERRORS
 from webhookd.sqs.queue import SqsQueue
+from webhookd.telemetry.logs import where
+from webhookd.telemetry.metrics import Metrics
 
 _CREATE_TIMEOUT = 10.0  # seconds
 _LONGEST_RETENTION = "1209600"  # seconds

@@ -15,12 +15,12 @@ from botocore.exceptions import ClientError
 from prometheus_client import Gauge
 
 from webhookd.errors import MessageRefusedError, UnavailableError
-from webhookd.logs import logger
 from webhookd.queue.contract import Depth, Failure, Limits
-from webhookd.queue.message import Body, Message, dump, load
+from webhookd.queue.message import EventReference, Message, decode, encode
 from webhookd.sqs.attributes import REQUEST_BYTES, Attributes
 from webhookd.sqs.clients import Clients
 from webhookd.sqs.errors import ERRORS, ODD_ANSWERS, code_of, is_missing, is_refusal, reason_of, receipt_failure, send_failure
+from webhookd.telemetry.logs import logger
 
 _BATCH = 10  # messages in a request
 _LONGEST_HIDDEN = 43_200  # seconds, from a message's receipt
@@ -49,9 +49,9 @@ class SqsQueue:
         self.attributes = attributes
         self.limits = Limits(attributes.message_bytes, _BATCH, _LONGEST_HIDDEN)
 
-    async def send(self, messages: Sequence[Sequence[Body]]) -> list[Failure | None]:
+    async def send(self, messages: Sequence[Sequence[EventReference]]) -> list[Failure | None]:
         """Sends messages, each with its events."""
-        texts = [dump(bodies) for bodies in messages]
+        texts = [encode(references) for references in messages]
         return [failure for part in _requests([len(text) for text in texts]) for failure in await self._send(texts[part])]
 
     async def _send(self, texts: Sequence[str]) -> list[Failure | None]:
@@ -89,7 +89,7 @@ class SqsQueue:
             Message(
                 id=message["MessageId"],
                 handle=message["ReceiptHandle"],
-                bodies=load(message["Body"]),
+                references=decode(message["Body"]),
                 received=now,
                 receive_count=int(message.get("Attributes", {}).get("ApproximateReceiveCount", 1)),
             )

@@ -1,4 +1,4 @@
-"""The connection pools on PostgreSQL, and whether PostgreSQL is up."""
+"""The way to PostgreSQL: lends connections while PostgreSQL is up, and finds out whether it is."""
 
 from __future__ import annotations
 
@@ -7,68 +7,26 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
+from typing import Any, NoReturn
 from uuid import UUID, uuid4
 
 import asyncpg
-from asyncpg.connect_utils import SessionAttribute
 
 from webhookd.errors import UnavailableError, WebhookdError
-from webhookd.lifecycle import Loop, Watch
-from webhookd.logs import logger, where
-from webhookd.metrics import Metrics
+from webhookd.runtime.loops import Loop, Watch
 from webhookd.store.failures import READ_ONLY, gateway, refusal, unavailable
+from webhookd.store.pools import CONNECT_TIMEOUT, Connection, Pools
 from webhookd.store.queries import MIGRATIONS, SCHEMA, queries
-from webhookd.store.session import MISPLACED, UNTOLD, connect, is_pooled, session_options
-
-if TYPE_CHECKING:
-    from asyncpg.pool import PoolConnectionProxy
-
-Connection: TypeAlias = "PoolConnectionProxy[asyncpg.Record]"
-
-CONNECT_TIMEOUT = 5.0
-_STATEMENT_TIMEOUT = 10.0
-_UPKEEP_TIMEOUT = 600.0
-_ADMIN_TIMEOUT = 5.0
+from webhookd.store.session import POOLER_NOT_DECLARED, STATEMENT_OF_ANOTHER_SESSION, connect, is_pooled
+from webhookd.telemetry.logs import logger, where
+from webhookd.telemetry.metrics import Metrics
 
 _EXHAUSTED = ("53100", "53200")  # disk full, out of memory. "Too many connections" stops no open session
 _REFUSED = 2.0  # seconds for which a pool that gave no connection counts as not workable
-_ABANDONED = 5.0  # seconds after the daemon's own timeout, until PostgreSQL ends a silent session
-# After 15 s of silence, PostgreSQL probes the client's machine. After three unanswered probes, it drops the connection.
-_KEEPALIVE = {"tcp_keepalives_idle": "15", "tcp_keepalives_interval": "5", "tcp_keepalives_count": "3"}
-
-# Further settings of a pool's sessions. Our own statements find their rows by an index. Without enable_seqscan = off,
-# PostgreSQL reads the whole table `work` while few rows wait, and keeps that plan in the burst that follows. Operators'
-# statements are planned for the given filters, since a plan for any filter would use no index. They read an index in its order:
-# with statistics from a time when few rows waited, PostgreSQL would build a bitmap of all waiting rows for one page of them.
-# By statement_timeout, PostgreSQL ends operators' statements when their caller has given up.
-SESSIONS = {
-    "short": {"enable_seqscan": "off"},
-    "fold": {"enable_seqscan": "off"},
-    "admin": {
-        "enable_seqscan": "off",
-        "enable_bitmapscan": "off",
-        "plan_cache_mode": "force_custom_plan",
-        "statement_timeout": str(int(_ADMIN_TIMEOUT * 1000)),
-    },
-}
-# Operators' statements return whole rows, and fail in a transaction if they were prepared before a migration added a column.
-_CACHES = {"admin": {"statement_cache_size": 0}}
-
-
-async def _leave_as_is(_: Any) -> None:
-    """Does nothing. asyncpg's reset on release would cost a round trip, and our own statements leave nothing to reset."""
 
 
 class Database:
-    """Five pools on one database, and the record of whether it answers.
-
-    short: webhookd's own single statements.
-    fold: statements that fold events into the timeline. Some wait for a row's lock; they delay neither webhooks nor handlers.
-    work: one connection for each worker's transaction. A session in which users' handlers ran is reset on release.
-    upkeep: one connection, open while it is needed, for retention's statements. Some of them take long.
-    admin: operators' statements, which can never take a connection of the other pools.
-    """
+    """The connections to the database, and the record of whether it answers. `Pools` names the pools, and their sizes."""
 
     def __init__(
         self,
@@ -87,23 +45,7 @@ class Database:
         queries.use(schema)
         self._url = url
         self._pooled = pooled  # a pooler stands before PostgreSQL, and gives consecutive transactions different sessions
-        self._sizes = {"short": short, "fold": fold, "work": work, "upkeep": 1, "admin": admin}
-        # A statement's timeout reveals a connection that died silently, so our timeouts are short.
-        self._timeouts = {
-            "short": _STATEMENT_TIMEOUT,
-            "fold": _STATEMENT_TIMEOUT,
-            "work": max(handler_timeout, _STATEMENT_TIMEOUT),
-            "upkeep": _UPKEEP_TIMEOUT,
-            "admin": _ADMIN_TIMEOUT,
-        }
-        # If a daemon is cut off or freezes in a transaction, its event's row stays locked until TCP gives the connection up:
-        # two hours, without probes. These settings are startup parameters, since RESET ALL does not change those.
-        self._session = {
-            "jit": "off",
-            "idle_in_transaction_session_timeout": str(int((self._timeouts["work"] + _ABANDONED) * 1000)),
-            **_KEEPALIVE,
-        }
-        self._pools: dict[str, asyncpg.Pool[asyncpg.Record]] = {}
+        self._pools = Pools(url, short=short, work=work, fold=fold, admin=admin, handler_timeout=handler_timeout, pooled=pooled)
         self._up = metrics.dependency_up.labels("postgresql")
         self._prober = Loop("postgresql prober", self._probe, watch, every=2.0)
         self.up = False
@@ -122,28 +64,8 @@ class Database:
         """Makes the pools, which connect at first use, and probes once, so that `up` is known. Never fails."""
         if self._pools:
             return
-        for name, size in self._sizes.items():
-            self._pools[name] = asyncpg.create_pool(
-                self._url,
-                min_size=0,
-                max_size=max(size, 1),
-                max_inactive_connection_lifetime=60.0,
-                command_timeout=self._timeouts[name],
-                timeout=CONNECT_TIMEOUT,
-                # After a failover, the host's name may still lead to a server that is a replica now.
-                target_session_attrs=SessionAttribute.read_write,
-                **session_options(
-                    f"webhookd {name}",
-                    {**self._session, **SESSIONS.get(name, {})},
-                    pooled=self._pooled,
-                    foreign=name == "work",
-                )
-                | _CACHES.get(name, {}),
-                # Check each new session: settings of a role or database, and a failover, may show there first.
-                init=self._identify,
-                reset=None if name == "upkeep" and not self._pooled else _leave_as_is,
-            )
-            await self._pools[name]
+        # Check each new session: settings of a role or database, and a failover, may show there first.
+        await self._pools.open(self._identify)
         with contextlib.suppress(UnavailableError):
             await self._probe()
         await self._prober.start()
@@ -152,13 +74,7 @@ class Database:
         """Stops probing and closes the pools; connections that do not close within 5 s are cut."""
         await self._prober.stop()
         self.up, self.problem = False, "the daemon has stopped"
-        pools, self._pools = self._pools, {}
-        for pool in pools.values():
-            try:
-                async with asyncio.timeout(5):
-                    await pool.close()
-            except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
-                pool.terminate()
+        await self._pools.close()
 
     @property
     def workable(self) -> bool:
@@ -199,7 +115,7 @@ class Database:
             if not lent:  # the block has not begun: a new session failed its check
                 self._set(up=False, problem=str(error))
                 # Give up the older sessions: they began before the change, so a probe on one of them would succeed.
-                await self._give_up_sessions()
+                await self._pools.renew_sessions()
                 self._prober.wake()
                 raise UnavailableError("postgresql", str(error)) from error
             raise
@@ -211,19 +127,13 @@ class Database:
 
     @contextlib.asynccontextmanager
     async def _lend(self, pool: str, *, reset: bool = False) -> AsyncIterator[Connection]:
-        connection = await self._acquire(pool)
+        lent = False
         try:
-            yield connection
-        finally:
-            await self._release(pool, connection, reset=reset)
-
-    async def _acquire(self, pool: str) -> Connection:
-        try:
-            # Do not use asyncpg's own timeout: before Python 3.12, it makes a task for each statement.
-            async with asyncio.timeout(_STATEMENT_TIMEOUT):
-                return await self._pools[pool].acquire()
+            async with self._pools.lend(pool, reset=reset) as connection:
+                lent = True
+                yield connection
         except asyncpg.PostgresError as error:
-            if problem := refusal(error):
+            if not lent and (problem := refusal(error)):
                 self._refuse(problem)
                 raise UnavailableError("postgresql", problem) from error
             raise
@@ -233,16 +143,6 @@ class Database:
             self.refusal = problem
             logger.log(30 if problem else 20, "postgresql opens " + ("no session" if problem else "sessions"), problem=problem)
         self._up.set(self.up and problem is None)
-
-    async def _release(self, pool: str, connection: Connection, *, reset: bool) -> None:
-        # asyncpg shields the release: it must end even if the caller is cancelled, or the pool would lose the connection.
-        try:
-            if reset and not self._pooled and not connection.is_closed():  # a pooler's session is reset as its transaction ends
-                await connection.reset(timeout=2.0)
-            await self._pools[pool].release(connection, timeout=2.0)
-        except (OSError, TimeoutError, KeyError, asyncpg.PostgresError, asyncpg.InterfaceError):
-            with contextlib.suppress(asyncpg.InterfaceError):  # the pool took the connection back in spite of the error
-                connection.terminate()
 
     async def take_duty(self, name: str, seconds: float) -> bool:
         """Takes or keeps the duty `name` for `seconds`. Returns False while another process has it. Raises UnavailableError.
@@ -313,15 +213,8 @@ class Database:
 
     async def _down(self, problem: str, error: Exception) -> NoReturn:
         self._set(up=False, problem=problem)
-        await self._give_up_sessions()
+        await self._pools.renew_sessions()
         raise UnavailableError("postgresql", problem) from error
-
-    async def _give_up_sessions(self) -> None:
-        # Let new sessions replace all present ones. A dead session (its server is gone, or a firewall forgot it) costs time.
-        # A session that began before somebody mended a setting never sees the new value. A session that leads to a server
-        # that is a replica now would stay in use, because the probes use it.
-        for pool in self._pools.values():
-            await pool.expire_connections()
 
     async def _identify(self, connection: Any) -> None:
         try:
@@ -331,15 +224,15 @@ class Database:
                 f"the database has no schema {queries.schema} of webhookd yet: run `webhookd migrate`, or correct "
                 "WEBHOOKD_DATABASE_SCHEMA"
             ) from error
-        except MISPLACED as error:
-            raise WebhookdError(UNTOLD) from error
+        except STATEMENT_OF_ANOTHER_SESSION as error:
+            raise WebhookdError(POOLER_NOT_DECLARED) from error
         except (asyncpg.InsufficientPrivilegeError, asyncpg.ObjectNotInPrerequisiteStateError) as error:
             raise WebhookdError(
                 f"PostgreSQL refuses the first statement of webhookd ({error.sqlstate}): "
                 "run `webhookd doctor`, which names the statement and the remedy"
             ) from error
         if not self._pooled and is_pooled(connection, row["backend"]):
-            raise WebhookdError(UNTOLD)
+            raise WebhookdError(POOLER_NOT_DECLARED)
         if missing := MIGRATIONS - set(row["migrations"] or ()):
             raise WebhookdError(f"the database lacks the migrations {', '.join(sorted(missing))}: run `webhookd migrate`")
         if row["synchronous_commit"] == "off":

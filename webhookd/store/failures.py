@@ -8,7 +8,7 @@ from typing import Any
 import asyncpg
 
 from webhookd.errors import UnavailableError
-from webhookd.logs import where
+from webhookd.telemetry.logs import where
 
 # SQLSTATE classes that another try can mend: connection, transaction rollback (deadlock), insufficient resources,
 # operator intervention, system error; and read_only_sql_transaction, which a failover causes.

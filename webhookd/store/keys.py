@@ -1,10 +1,19 @@
-"""The keys by which the ledger recognises a notification, and the ids of the kinds of events."""
+"""New ids, the keys by which the ledger recognises a notification, and the ids of the kinds of events."""
 
 from __future__ import annotations
 
 import hashlib
+from uuid import UUID
+
+import uuid_utils
+from asyncpg.pgproto import pgproto
 
 _HALF = 8  # bytes
+
+
+def new_id() -> UUID:
+    """Returns a new UUID version 7: its order is the order of time."""
+    return pgproto.UUID(uuid_utils.uuid7().bytes)  # asyncpg's UUID class in C takes a tenth of the time to make and to hash
 
 
 def notification_key(account: str, notification_id: str) -> str:

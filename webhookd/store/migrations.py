@@ -14,11 +14,11 @@ from typing import Any
 import asyncpg
 import sqlparse
 
-from webhookd.backoff import ceiling
 from webhookd.errors import WebhookdError
+from webhookd.runtime.backoff import ceiling
 from webhookd.store.blockers import Blockers
-from webhookd.store.database import CONNECT_TIMEOUT
 from webhookd.store.failures import gateway, refusal, unavailable
+from webhookd.store.pools import CONNECT_TIMEOUT
 from webhookd.store.queries import SCHEMA, SQL, in_schema, queries
 from webhookd.store.session import connect, is_pooled
 

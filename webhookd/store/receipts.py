@@ -9,15 +9,15 @@ from typing import Any, NamedTuple, TypeVar
 from uuid import UUID
 
 import asyncpg
-import uuid_utils
 
 from webhookd.authorizenet.notification import Notification
 from webhookd.errors import RefusedError, UnavailableError
-from webhookd.logs import where
-from webhookd.store.database import Connection, Database
+from webhookd.store.database import Database
 from webhookd.store.failures import gateway
-from webhookd.store.keys import kind_id, notification_key
+from webhookd.store.keys import kind_id, new_id, notification_key
+from webhookd.store.pools import Connection
 from webhookd.store.queries import queries
+from webhookd.telemetry.logs import where
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -95,12 +95,12 @@ class Receipts:
 
     async def prove(self, connection: Connection) -> None:
         """Inserts an event and rolls it back. Raises PostgreSQL's error if PostgreSQL refuses the statement."""
-        new_id = UUID(int=uuid_utils.uuid7().int)
-        notification = Notification(f"webhookd:probe:{new_id}", "webhookd.probe", *[None] * 6)
+        event_id = new_id()
+        notification = Notification(f"webhookd:probe:{event_id}", "webhookd.probe", *[None] * 6)
         transaction = connection.transaction()
         await transaction.start()
         try:
-            arrival = Arrival(new_id, self._account, notification, "", b"", bytes(16))
+            arrival = Arrival(event_id, self._account, notification, "", b"", bytes(16))
             columns = _columns([arrival], 0.0, None, None)
             await queries.insert_kinds(connection, kind_ids=columns["kind_ids"], kind_texts=columns["kind_texts"])
             await queries.insert_events(connection, **columns)
@@ -211,7 +211,7 @@ def _columns(arrivals: Sequence[Arrival], send_after: float, actor: str | None, 
     notification_ids, event_types, event_dates, entity_names, entity_ids, invoices, references, contents = said
     return {
         "ids": ids,
-        "notification_keys": [notification_key(*of) for of in zip(accounts, notification_ids, strict=True)],
+        "notification_keys": [notification_key(*pair) for pair in zip(accounts, notification_ids, strict=True)],
         "content_keys": _hexadecimal(contents),
         "body_hashes": _hexadecimal(body_hashes),
         "notification_ids": _joined(notification_ids),

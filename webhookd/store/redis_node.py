@@ -20,8 +20,8 @@ from redis.exceptions import (
     ResponseError,
 )
 
-from webhookd.logs import where
 from webhookd.store.tls import REDIS, tls_problem
+from webhookd.telemetry.logs import where
 
 Command = tuple[Any, ...]
 

@@ -15,12 +15,13 @@ from uuid import UUID
 import asyncpg
 
 from webhookd.errors import UnavailableError, WebhookdError
-from webhookd.lifecycle import Loop, Watch
-from webhookd.logs import logger, where
-from webhookd.metrics import Metrics
-from webhookd.store.database import Connection, Database
+from webhookd.runtime.loops import Loop, Watch
+from webhookd.store.database import Database
 from webhookd.store.failures import gateway
+from webhookd.store.pools import Connection
 from webhookd.store.queries import queries
+from webhookd.telemetry.logs import logger, where
+from webhookd.telemetry.metrics import Metrics
 
 T = TypeVar("T")
 

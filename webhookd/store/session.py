@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 else:  # asyncpg's class is generic in its stubs alone
     Connection = asyncpg.Connection
 
-UNTOLD = (
+POOLER_NOT_DECLARED = (
     "a connection pooler, such as PgBouncer, stands before PostgreSQL, but WEBHOOKD_DATABASE_POOLER does not declare it: "
     "set WEBHOOKD_DATABASE_POOLER=transaction"
 )
 # Errors for a statement that was prepared in one session and executed in another. If the other session has its own statement of
 # that name, nobody notices: so without the setting, no session behind a pooler is used at all (see `is_pooled`).
-MISPLACED = (asyncpg.DuplicatePreparedStatementError, asyncpg.InvalidSQLStatementNameError)
+STATEMENT_OF_ANOTHER_SESSION = (asyncpg.DuplicatePreparedStatementError, asyncpg.InvalidSQLStatementNameError)
 
 # What users' handlers leave in a session would reach its next user, perhaps another application. It is undone in the message
 # that ends the transaction, since the next message may meet another session. Prepared statements have no name behind a pooler,
@@ -48,8 +48,10 @@ async def connect(dsn: str, **options: Any) -> Any:
         raise
 
 
-def session_options(name: str, settings: dict[str, str], *, pooled: bool, foreign: bool) -> dict[str, Any]:
-    """Returns the options of a pool that name its sessions `name` and give them `settings`. `foreign`: users' code runs there.
+def session_options(name: str, settings: dict[str, str], *, pooled: bool, runs_user_code: bool) -> dict[str, Any]:
+    """Returns the options of a pool that name its sessions `name` and give them `settings`.
+
+    `runs_user_code`: handlers run in these sessions, and may leave something there.
 
     Through a pooler, consecutive transactions meet different sessions. So nothing is prepared ahead, and `settings` hold in
     transactions only. They are in the message that begins the transaction, and cost no round trip.
@@ -61,7 +63,7 @@ def session_options(name: str, settings: dict[str, str], *, pooled: bool, foreig
         "connect": connect,
         "server_settings": {"application_name": name},
         "statement_cache_size": 0,
-        "connection_class": _pooled(begin, f"{_LEAVE}SET application_name = '{name}'" if foreign else ""),
+        "connection_class": _pooled(begin, f"{_LEAVE}SET application_name = '{name}'" if runs_user_code else ""),
     }
 
 
@@ -88,8 +90,10 @@ def _pooled(begin: str, end: str) -> type[Connection]:
 def _problem(error: Exception, url: str) -> str | None:
     # Other libraries' messages are examined, and never shown: they quote the URL, and PostgreSQL's messages the role.
     message = str(error)
-    if isinstance(error, MISPLACED) or (isinstance(error, asyncpg.ProtocolViolationError) and "startup parameter" in message):
-        return UNTOLD
+    if isinstance(error, STATEMENT_OF_ANOTHER_SESSION) or (
+        isinstance(error, asyncpg.ProtocolViolationError) and "startup parameter" in message
+    ):
+        return POOLER_NOT_DECLARED
     if isinstance(error, ConnectionError) and "rejected SSL upgrade" in message:
         return "PostgreSQL offers no TLS, but sslmode in WEBHOOKD_DATABASE_URL requires TLS: set ssl = on in PostgreSQL"
     if isinstance(error, asyncpg.InvalidAuthorizationSpecificationError):

@@ -21,10 +21,10 @@ import uvloop
 from aiobotocore.config import AioConfig
 from aiobotocore.session import get_session
 
+from webhookd.authorizenet.facts import encode
 from webhookd.authorizenet.notification import parse
+from webhookd.authorizenet.timeline import facts_of
 from webhookd.event import Event
-from webhookd.process.facts import encode
-from webhookd.process.timeline import facts_of
 
 
 async def keep_timeline(event: Event, connection: Any) -> None:

@@ -53,6 +53,7 @@ export function buildShell({ onSignOut, signal }) {
       "nav",
       { class: "side", "aria-label": "Views" },
       [...links.values()],
+      h("a", { class: "side-help", href: "/guide" }, icon("guide"), h("span", {}, "Guide")),
       h(
         "button",
         { type: "button", class: "side-help", onclick: showKeys },
@@ -125,6 +126,7 @@ function whoMenu(onSignOut) {
       { class: "who-menu" },
       h("p", {}, h("strong", {}, session.name), h("br"), `Your token ${role}.`),
       h("label", { class: "field" }, "Theme", themeSelect()),
+      h("a", { href: "/guide", class: "menu-item" }, icon("guide"), "Guide"),
       h("a", { href: "/docs", class: "menu-item" }, icon("link"), "API reference"),
       session.name !== "anonymous" &&
         h("button", { type: "button", class: "menu-item", onclick: onSignOut }, icon("back"), "Sign out"),

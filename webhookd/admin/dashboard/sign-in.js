@@ -59,6 +59,7 @@ export function buildSignIn({ notice, onDone }) {
           h("div", {}, h("dt", {}, h("code", {}, "WEBHOOKD_ADMIN_TOKENS")), h("dd", {}, "may look and operate")),
           h("div", {}, h("dt", {}, h("code", {}, "WEBHOOKD_READ_TOKENS")), h("dd", {}, "may only look")),
         ),
+        h("p", {}, "You need no token to read ", h("a", { href: "/guide" }, "the guide"), "."),
       ),
     ),
   );

@@ -1,0 +1,281 @@
+"""The command line. Exit codes: 0 success, 1 failure, 2 a wrong argument or setting, 141 nobody reads the output any more."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import signal
+import sys
+from functools import partial
+from typing import Annotated, NoReturn
+
+import typer
+from rich.markup import escape
+from rich.padding import Padding
+from rich.text import Text
+
+from webhookd.cli.doctor import doctor
+from webhookd.cli.operator import dead_letters, events, health, operations, quarantine, refused, stats, timelines
+from webhookd.cli.operator.failures import ApiError
+from webhookd.errors import SettingsError, UnavailableError, WebhookdError
+from webhookd.runtime.console import FOLDER, Folder, Json, err, out, run, write_whole
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Receives Authorize.Net webhooks: each event is durable before the 200, and its effects happen exactly once.\n\n"
+    "Settings are environment variables that begin with WEBHOOKD_. They can also stand in `.env` and in a TOML file "
+    "(WEBHOOKD_CONFIG). `webhookd settings` lists them.",
+)
+for group in (events, timelines, dead_letters, quarantine, refused, operations):
+    app.add_typer(group.app)
+app.command("stats", help=stats.HELP)(stats.stats)
+app.command("health", help=health.HELP)(health.health)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        out.print(f"webhookd {version('webhookd')}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version, and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def serve() -> None:
+    """Run the daemon until SIGTERM or SIGINT.
+
+    Logs go to standard error, by default one JSON object per line. If PostgreSQL, Redis or SQS is unavailable, the daemon
+    still starts, and waits for the dependency.
+
+    At SIGHUP, the daemon reads its settings again, and applies the signature keys, the tokens and the TLS certificate.
+    Requests go on meanwhile. If a setting is wrong, nothing changes, and the log reports the problem.
+    """
+    # The daemon handles SIGTERM a second later, when all is imported. Until then PID 1 of a container would ignore it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    from webhookd import service, settings
+    from webhookd.telemetry import logs
+
+    loaded = settings.load()
+    logs.configure(loaded.log_level, loaded.log_format)
+
+    async def until_stopped() -> int:
+        code = await service.serve(loaded, reload=settings.load)
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in left:
+            task.cancel()
+        if left and (await asyncio.wait(left, timeout=1))[1]:
+            # A handler that swallows its cancellation still runs, and closing the loop would wait for that handler for ever.
+            logging.shutdown()
+            os._exit(code)
+        return code
+
+    raise typer.Exit(run(until_stopped()))
+
+
+@app.command()
+def dev(
+    folder: Folder = FOLDER,
+    samples: Annotated[bool, typer.Option(help="Send one sample of every event type at the start.")] = True,
+) -> None:
+    """Run everything on this machine: embedded PostgreSQL, Valkey and SQS, the daemon, and sample events.
+
+    The command needs no container, no root and no settings. If WEBHOOKD_DATABASE_URL, WEBHOOKD_REDIS_URL or
+    WEBHOOKD_SQS_ENDPOINT_URL is set, the session uses that server instead. All other settings apply, too, but
+    WEBHOOKD_TLS_CERTIFICATE must not be set: the session uses HTTP.
+
+    Ctrl-C stops everything. The next run finds its data again. Remove the folder to begin anew.
+
+    While it runs, `webhookd trigger` and `webhookd doctor` in the same folder use its key and its addresses.
+    """
+    from webhookd.dev import session
+
+    raise typer.Exit(session.run(folder, samples=samples, console=out, loop=run))
+
+
+@app.command()
+def migrate(
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check",
+            help="Change nothing; list the migrations to apply. Exit codes: 3 if there are any, 1 if they would fail.",
+        ),
+    ] = False,
+    lock_timeout: Annotated[
+        float, typer.Option(min=0.1, help="Seconds that a migration, and webhooks behind it, may wait for a lock.")
+    ] = 2.0,
+    patience: Annotated[
+        float, typer.Option(min=1, help="Seconds after which the command gives up a migration that does not get its lock.")
+    ] = 300.0,
+    direct: Annotated[
+        bool,
+        typer.Option(
+            "--direct", help="Do not check for a pooler: the server or proxy at the URL keeps each session for one client."
+        ),
+    ] = False,
+    folder: Folder = FOLDER,
+    as_json: Json = False,
+) -> None:
+    """Bring the database's schema up to date.
+
+    The command is safe on several replicas at once, and while webhookd of this release or of the release before runs. If the
+    schema is up to date, the command changes nothing. It needs no setting but WEBHOOKD_DATABASE_URL. The URL's role must be
+    allowed to create the schema that WEBHOOKD_DATABASE_SCHEMA names, or tables in it. Run the command before `webhookd serve`,
+    the first time and at each upgrade: migrate, then replace the replicas. If WEBHOOKD_DATABASE_URL is not set, the database is
+    that of the `webhookd dev` in this folder. To go back to the release before, leave the schema as it is.
+
+    If another session holds a lock, the command tries again and again, so that webhooks do not wait behind it. Progress goes to
+    standard error. Exit codes: 0 up to date; 1 failed; 2 a wrong setting; 3 `--check` found migrations to apply.
+    """
+    from webhookd.dev import known
+    from webhookd.store import migrations
+
+    database, brought = known.database(folder)
+    url, schema = database.database_url.get_secret_value(), database.database_schema
+    tell = partial(err.print, highlight=False, markup=False, soft_wrap=True)
+    if brought is not None:
+        tell(f"WEBHOOKD_DATABASE_URL is not set; its value comes from {brought}")
+    if check:
+        state = run(migrations.state(url, schema=schema))
+        if as_json:
+            pending = [{"id": one.id, "about": one.about} for one in state.pending]
+            print(json.dumps({"pending": pending, "unknown": state.unknown, "problem": state.problem}))  # noqa: T201
+        else:
+            for one in state.pending:
+                out.print(f"{one.id}: {one.about}", highlight=False, markup=False, soft_wrap=True)
+            if state.unknown:
+                out.print(f"applied by another release: {', '.join(state.unknown)}", highlight=False, soft_wrap=True)
+            for said in filter(None, (state.note, state.problem)):
+                out.print(said, highlight=False, markup=False, soft_wrap=True)
+            if not state.pending:
+                out.print("the schema is up to date", highlight=False)
+        raise typer.Exit(1 if state.problem else 3 if state.pending else 0)
+    applied = run(
+        migrations.migrate(url, schema=schema, tell=tell, lock_timeout=lock_timeout, patience=patience, direct=direct)
+    )
+    if as_json:
+        print(json.dumps({"applied": applied}))  # noqa: T201
+    else:
+        out.print(f"applied {', '.join(applied)}" if applied else "the schema is up to date", highlight=False)
+
+
+@app.command()
+def trigger(
+    event_type: Annotated[
+        str, typer.Argument(help="An event type, with or without `net.authorize.`; `payment.*`; or `all`.")
+    ] = "all",
+    count: Annotated[int | None, typer.Option("--count", "-n", min=1, help="Number of requests. [one of each type]")] = None,
+    rate: Annotated[float | None, typer.Option(min=0.001, help="Requests per second. [as fast as possible]")] = None,
+    duplicates: Annotated[
+        float, typer.Option(min=0, max=100, help="Percentage of the requests that repeat an earlier request, byte for byte.")
+    ] = 0.0,
+    out_of_order: Annotated[
+        bool,
+        typer.Option("--out-of-order", help="Shuffle: send the events in a random order, not in the order of their dates."),
+    ] = False,
+    url: Annotated[str | None, typer.Option(help="The webhook's full URL. [from WEBHOOKD_LISTEN]")] = None,
+    account: Annotated[str, typer.Option(help="The account whose path and key are used.")] = "default",
+    connections: Annotated[int, typer.Option(min=1, max=1024, help="Number of connections; 1 keeps the exact order.")] = 16,
+    folder: Folder = FOLDER,
+    as_json: Json = False,
+) -> None:
+    """Sign sample notifications and send them to a receiver, as Authorize.Net does.
+
+    The key and the address come from the settings, else from the `webhookd dev` that ran in this folder.
+
+    Requests leave in order, but with several connections, requests in flight may overtake each other. A duplicate is
+    sent only after the original was answered, since the provider sends a webhook again only if it has no 200.
+
+    The exit code is 1 if any request was not answered 200.
+
+    For example: `webhookd trigger payment.refund.created`, or
+    `webhookd trigger 'customer.*' --count 1000 --rate 100 --duplicates 20 --out-of-order`.
+    """
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from webhookd.dev import known, report, session, traffic
+
+    types = traffic.matching_types(event_type)
+    if url is not None and not url.startswith(("http://", "https://")):
+        raise SettingsError("--url: give the full URL, for example http://127.0.0.1:8080/webhooks/authorize-net")
+    target = known.target(folder, account=account, url=url)
+    first = session.fresh_number()
+    samples = traffic.stream(types, count or len(types), duplicates=duplicates / 100, out_of_order=out_of_order, first=first)
+    columns = (TextColumn("sending"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=err, transient=True, disable=as_json or not err.is_terminal) as progress:
+        task = progress.add_task("sending", total=len(samples))
+        summary = run(
+            traffic.send(
+                samples,
+                target.url,
+                target.key,
+                rate=rate,
+                connections=connections,
+                answered=lambda _: progress.advance(task),
+            )
+        )
+    if as_json:
+        print(json.dumps(summary.as_dict()))  # noqa: T201
+    else:
+        report.print_summary(summary, target.url)
+    report.print_refusals(summary)
+    if summary.failed:
+        raise typer.Exit(1)
+
+
+app.command()(doctor)
+
+
+@app.command("settings")
+def list_settings(as_json: Json = False) -> None:
+    """List every setting: its environment variable, its default, its meaning."""
+    from webhookd import settings
+
+    rows = settings.describe()
+    if as_json:
+        fields = ("name", "default", "meaning")
+        print(json.dumps([dict(zip(fields, row, strict=True)) for row in rows]))  # noqa: T201
+        return
+    for name, default, meaning in rows:
+        # The lines of a meaning break between words only, so a URL stays whole.
+        out.print(Text.assemble((name, "bold"), f"  {default}"), soft_wrap=True)
+        out.print(Padding(Text(meaning), (0, 0, 0, 4)))
+
+
+def main() -> None:
+    """Runs the command line. Turns an error of ours into one message and an exit code."""
+    write_whole()
+    try:
+        app()
+    except SettingsError as error:
+        _fail(str(error), 2)
+    except ApiError as error:
+        _fail(str(error), error.exit_code)
+    except WebhookdError as error:
+        _fail(f"{error}{' (run `webhookd doctor` for details)' if isinstance(error, UnavailableError) else ''}", 1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    finally:
+        with contextlib.suppress(AttributeError, OSError, ValueError):  # no standard output, a closed one, or a full disk
+            sys.stdout.flush()  # flush now, while the exit code can still report that nobody reads the output
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    # Escape the text: otherwise rich would take the brackets of 'webhookd[dev]' for markup.
+    err.print(f"[bold red]webhookd:[/] {escape(message)}", highlight=False, soft_wrap=True)
+    sys.exit(code)

@@ -1,0 +1,230 @@
+"""`webhookd events`: find events, look at one, run one or many again, follow new ones."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+from uuid import UUID
+
+import typer
+from rich.text import Text
+
+from webhookd.cli.operator import bulk, options, tail
+from webhookd.cli.operator.api import Api, Json, with_api
+from webhookd.cli.operator.failures import EXIT_CODES, ApiError, Exit
+from webhookd.cli.operator.rows import collect, event_table, tell_event, tell_list, tell_more
+from webhookd.cli.operator.screen import instant, plain, say, short_type, tell_json
+from webhookd.errors import SettingsError
+from webhookd.runtime.console import FOLDER, Folder, err, out
+from webhookd.runtime.console import Json as AsJson
+
+app = typer.Typer(
+    name="events",
+    no_args_is_help=True,
+    help="Find events, show an event, run events again, and follow new events.\n\n"
+    "The commands use the admin API of WEBHOOKD_API_URL and WEBHOOKD_API_TOKEN (or WEBHOOKD_API_TOKEN_FILE), else of this "
+    "machine's daemon, else of the `webhookd dev` in this folder.\n\n"
+    "For example: `webhookd events list --status dead --since 2h`, or `webhookd events tail --event-type 'payment.*'`.\n\n"
+    + EXIT_CODES,
+)
+
+Search = Annotated[
+    str | None,
+    typer.Argument(
+        help="The exact id, notification id, entity id, invoice number or merchant reference of an event.", show_default=False
+    ),
+]
+Status = Annotated[
+    list[str] | None, typer.Option("--status", help="received, queued, retrying, processed or dead. May be repeated.")
+]
+
+
+@app.command("list")
+def list_(
+    search: Search = None,
+    status: Status = None,
+    event_type: options.EventType = None,
+    account: options.Account = None,
+    entity_id: options.EntityId = None,
+    invoice_number: options.Invoice = None,
+    merchant_reference: options.Reference = None,
+    since: options.Since = None,
+    until: options.Until = None,
+    limit: options.Limit = 50,
+    url: options.Url = None,
+    folder: Folder = FOLDER,
+    as_json: AsJson = False,
+) -> None:
+    """List events, the newest first.
+
+    For example: `webhookd events list 60012345678`, or
+    `webhookd events list --event-type 'payment.refund.*' --status retrying --since 1d --json`.
+    """
+    query = _query(search, status, event_type, account, entity_id, invoice_number, merchant_reference, since=since, until=until)
+    rows, more = with_api(url, folder, lambda api: collect(api, "events", key="events", limit=limit, **query))
+    if tell_list(rows, key="events", more=more, as_json=as_json, none="no event matches"):
+        event_table(rows)
+        if more:
+            tell_more(limit)
+
+
+@app.command()
+def show(
+    event_id: Annotated[UUID, options.id_("webhookd's id of the event, not the provider's.")],
+    body: options.Body = False,
+    url: options.Url = None,
+    folder: Folder = FOLDER,
+    as_json: AsJson = False,
+) -> None:
+    """Show an event: its status, its failed attempts, its audit trail, and the events of the same entity.
+
+    Errors may quote what a handler saw. For example: `webhookd events show 01890a5d-ac96-774b-bcce-b302099a8057 --body`.
+    """
+    tell_event(with_api(url, folder, lambda api: api.get("events", str(event_id))), body=body, as_json=as_json)
+
+
+@app.command()
+def retry(
+    ids: Annotated[list[UUID], options.id_("Ids of events.")],
+    force: Annotated[bool, typer.Option("--force", help="Run processed events again, too.")] = False,
+    note: options.Note = "",
+    url: options.Url = None,
+    folder: Folder = FOLDER,
+    as_json: AsJson = False,
+) -> None:
+    """Try events now. A dead event starts anew with all its attempts; a waiting event is tried at once.
+
+    A processed event is refused without `--force`. With `--force`, the handlers run again, and their effects happen again.
+    For example: `webhookd events retry 01890a5d-ac96-774b-bcce-b302099a8057 --note 'the shop is back'`.
+    """
+    retried: list[Json] = []
+    failed: list[tuple[str, ApiError]] = []
+
+    async def work(api: Api) -> None:
+        for event_id in map(str, ids):
+            try:
+                answer = await api.post("events", event_id, "retry", body={"reason": note} if note else {}, force=force)
+            except ApiError as error:
+                if error.exit_code in (Exit.UNAVAILABLE, Exit.NOT_ALLOWED):  # the next event would fail in the same way
+                    raise
+                failed.append((event_id, error))
+            else:
+                retried.append(answer["event"])
+                if not as_json:
+                    say(f"{event_id}: will be tried")
+
+    with_api(url, folder, work)
+    tell_failures("retried", retried, failed, as_json=as_json)
+
+
+def tell_failures(done: str, results: list[Json], failed: list[tuple[str, ApiError]], *, as_json: bool) -> None:
+    """Ends a command that took several ids. Raises ApiError if any id failed; an id that failed alone keeps its exit code."""
+    if as_json:
+        tell_json({done: results, "failed": [{"id": id_, "problem": str(error)} for id_, error in failed]})
+    if not failed:
+        return
+    if len(failed) == 1 and not results:
+        raise failed[0][1]
+    for id_, error in failed:
+        err.print(f"{id_}: {error}", markup=False, highlight=False, soft_wrap=True)
+    raise ApiError(f"{len(failed)} of {len(results) + len(failed)} could not be {done}", Exit.FAILED)
+
+
+@app.command()
+def replay(
+    status: Annotated[list[str] | None, typer.Option("--status", help="dead or processed. May be repeated.")] = None,
+    event_type: options.EventType = None,
+    account: options.Account = None,
+    entity_id: options.EntityId = None,
+    invoice_number: options.Invoice = None,
+    merchant_reference: options.Reference = None,
+    since: options.Since = None,
+    until: options.Until = None,
+    force: Annotated[bool, typer.Option("--force", help="Allow processed events among the chosen events.")] = False,
+    limit: options.BulkLimit = None,
+    rate: options.Rate = 20.0,
+    dry_run: options.DryRun = False,
+    yes: options.Yes = False,
+    detach: options.Detach = False,
+    note: Annotated[str, typer.Option(help="The reason, for the audit trail; required without --dry-run.")] = "",
+    url: options.Url = None,
+    folder: Folder = FOLDER,
+    as_json: AsJson = False,
+) -> None:
+    """Run again all finished events that the filters choose, as an operation of the daemon.
+
+    The command counts first and asks. Fresh events go first. Ctrl-C leaves the operation to the daemon; `webhookd operations`
+    shows and cancels it. Processed events need `--force`: the effects of their handlers happen again.
+
+    For example: `webhookd events replay --status processed --force --event-type 'payment.*' --since 2h --note 'wrong tax'`.
+    """
+    chosen = _query(None, status, event_type, account, entity_id, invoice_number, merchant_reference, since=since, until=until)
+    chosen = {name: value for name, value in chosen.items() if value}
+    if not chosen.keys() - {"status"}:
+        raise SettingsError(
+            "choose the events by a filter besides --status, for example --since 2h; --since 2000-01-01 chooses all events"
+        )
+    if not note and not dry_run:
+        raise SettingsError("--note: give the reason, for the audit trail, or give --dry-run")
+    body: Json = {"filter": chosen, "reason": note or "dry run", "force": force, "rate": rate, "limit": limit}
+    flags = {"dry_run": dry_run, "yes": yes, "detach": detach, "as_json": as_json}
+    bulk.act(url, folder, "events", "replay", body, until="received_to", **flags)
+
+
+@app.command("tail")
+def tail_(
+    search: Search = None,
+    status: Status = None,
+    event_type: options.EventType = None,
+    account: options.Account = None,
+    entity_id: options.EntityId = None,
+    invoice_number: options.Invoice = None,
+    merchant_reference: options.Reference = None,
+    last: Annotated[int, typer.Option("--last", "-n", min=0, max=200, help="Begin with this many of the newest events.")] = 10,
+    url: options.Url = None,
+    folder: Folder = FOLDER,
+    as_json: AsJson = False,
+) -> None:
+    """Show new events as they arrive, until Ctrl-C. Each event is shown once, with its first status that the command sees.
+
+    With `--json`, each line is an object. For example: `webhookd events tail --event-type 'payment.*'`, or
+    `webhookd events tail --json -n 0 | jq -r .entity_id`.
+    """
+    query = _query(search, status, event_type, account, entity_id, invoice_number, merchant_reference)
+
+    async def work(api: Api) -> None:
+        async for event in tail.follow(api, last, **query):
+            tell_json(event) if as_json else _tell_line(event)
+
+    with_api(url, folder, work)
+
+
+def _tell_line(event: Json) -> None:
+    error = f"  {plain(event['error'])}" if event["error"] else ""
+    line = f"{instant(event['received_at'])}  {plain(event['status']):<9}  {short_type(event['event_type'])}"
+    rest = "  ".join(plain(event[name]) for name in ("account", "entity_id", "id") if event[name])
+    out.print(Text(f"{line}  {rest}{error}"), soft_wrap=True)
+
+
+def _query(
+    search: str | None,
+    status: list[str] | None,
+    event_type: list[str] | None,
+    account: str | None,
+    entity_id: str | None,
+    invoice_number: str | None,
+    merchant_reference: str | None,
+    *,
+    since: str | None = None,
+    until: str | None = None,
+) -> dict[str, Any]:
+    return {
+        "q": search,
+        "status": status,
+        "event_type": event_type,
+        "account": account,
+        "entity_id": entity_id,
+        "invoice_number": invoice_number,
+        "merchant_reference": merchant_reference,
+        "received_from": options.moment("--since", since),
+        "received_to": options.moment("--until", until),
+    }

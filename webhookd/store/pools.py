@@ -1,0 +1,154 @@
+"""The connection pools on PostgreSQL: one for each purpose, each with its own size, timeout and settings."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import asyncpg
+from asyncpg.connect_utils import SessionAttribute
+
+from webhookd.store.session import session_options
+
+if TYPE_CHECKING:
+    from asyncpg.pool import PoolConnectionProxy
+
+Connection: TypeAlias = "PoolConnectionProxy[asyncpg.Record]"
+
+CONNECT_TIMEOUT = 5.0  # seconds, like the other timeouts
+_STATEMENT_TIMEOUT = 10.0
+_UPKEEP_TIMEOUT = 600.0
+_ADMIN_TIMEOUT = 5.0
+_ABANDONED = 5.0  # seconds after the daemon's own timeout, until PostgreSQL ends a silent session
+# After 15 s of silence, PostgreSQL probes the client's machine. After three unanswered probes, it drops the connection.
+_KEEPALIVE = {"tcp_keepalives_idle": "15", "tcp_keepalives_interval": "5", "tcp_keepalives_count": "3"}
+
+# Further settings of a pool's sessions. Our own statements find their rows by an index. Without enable_seqscan = off,
+# PostgreSQL reads the whole table `work` while few rows wait, and keeps that plan in the burst that follows. Operators'
+# statements are planned for the given filters, since a plan for any filter would use no index. They read an index in its order:
+# with statistics from a time when few rows waited, PostgreSQL would build a bitmap of all waiting rows for one page of them.
+# By statement_timeout, PostgreSQL ends operators' statements when their caller has given up.
+SESSIONS = {
+    "short": {"enable_seqscan": "off"},
+    "fold": {"enable_seqscan": "off"},
+    "admin": {
+        "enable_seqscan": "off",
+        "enable_bitmapscan": "off",
+        "plan_cache_mode": "force_custom_plan",
+        "statement_timeout": str(int(_ADMIN_TIMEOUT * 1000)),
+    },
+}
+# Operators' statements return whole rows, and fail in a transaction if they were prepared before a migration added a column.
+_CACHES = {"admin": {"statement_cache_size": 0}}
+
+
+async def _leave_as_is(_: Any) -> None:
+    """Does nothing. asyncpg's reset on release would cost a round trip, and our own statements leave nothing to reset."""
+
+
+class Pools:
+    """Five pools on one database.
+
+    short: webhookd's own single statements.
+    fold: statements that fold events into the timeline. Some wait for a row's lock; they delay neither webhooks nor handlers.
+    work: one connection for each worker's transaction. A session in which users' handlers ran is reset on release.
+    upkeep: one connection, open while it is needed, for retention's statements. Some of them take long.
+    admin: operators' statements, which can never take a connection of the other pools.
+    """
+
+    def __init__(self, url: str, *, short: int, work: int, fold: int, admin: int, handler_timeout: float, pooled: bool) -> None:
+        self._url = url
+        self._pooled = pooled  # a pooler stands before PostgreSQL, and gives consecutive transactions different sessions
+        self._sizes = {"short": short, "fold": fold, "work": work, "upkeep": 1, "admin": admin}
+        # A statement's timeout reveals a connection that died silently, so our timeouts are short.
+        self._timeouts = {
+            "short": _STATEMENT_TIMEOUT,
+            "fold": _STATEMENT_TIMEOUT,
+            "work": max(handler_timeout, _STATEMENT_TIMEOUT),
+            "upkeep": _UPKEEP_TIMEOUT,
+            "admin": _ADMIN_TIMEOUT,
+        }
+        # If a daemon is cut off or freezes in a transaction, its event's row stays locked until TCP gives the connection up:
+        # two hours, without probes. These settings are startup parameters, since RESET ALL does not change those.
+        self._session = {
+            "jit": "off",
+            "idle_in_transaction_session_timeout": str(int((self._timeouts["work"] + _ABANDONED) * 1000)),
+            **_KEEPALIVE,
+        }
+        self._pools: dict[str, asyncpg.Pool[asyncpg.Record]] = {}
+
+    def __bool__(self) -> bool:
+        """Returns whether the pools are open."""
+        return bool(self._pools)
+
+    def __getitem__(self, name: str) -> asyncpg.Pool[asyncpg.Record]:
+        """Returns one pool."""
+        return self._pools[name]
+
+    async def open(self, check: Callable[[Any], Coroutine[Any, Any, None]]) -> None:
+        """Makes the pools, which connect at first use. `check` is called with each new session, and may refuse it."""
+        for name, size in self._sizes.items():
+            self._pools[name] = asyncpg.create_pool(
+                self._url,
+                min_size=0,
+                max_size=max(size, 1),
+                max_inactive_connection_lifetime=60.0,
+                command_timeout=self._timeouts[name],
+                timeout=CONNECT_TIMEOUT,
+                # After a failover, the host's name may still lead to a server that is a replica now.
+                target_session_attrs=SessionAttribute.read_write,
+                **session_options(
+                    f"webhookd {name}",
+                    {**self._session, **SESSIONS.get(name, {})},
+                    pooled=self._pooled,
+                    runs_user_code=name == "work",
+                )
+                | _CACHES.get(name, {}),
+                # Settings of a role or database, and a failover, may show in a new session first.
+                init=check,
+                reset=None if name == "upkeep" and not self._pooled else _leave_as_is,
+            )
+            await self._pools[name]
+
+    async def close(self) -> None:
+        """Closes the pools; connections that do not close within 5 s are cut."""
+        pools, self._pools = self._pools, {}
+        for pool in pools.values():
+            try:
+                async with asyncio.timeout(5):
+                    await pool.close()
+            except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                pool.terminate()
+
+    @contextlib.asynccontextmanager
+    async def lend(self, name: str, *, reset: bool = False) -> AsyncIterator[Connection]:
+        """Lends a connection for the block. `reset`: resets the session afterwards, because users' code runs in it."""
+        # Do not use asyncpg's own timeout: before Python 3.12, it makes a task for each statement.
+        async with asyncio.timeout(_STATEMENT_TIMEOUT):
+            connection = await self._pools[name].acquire()
+        try:
+            yield connection
+        finally:
+            await self._release(name, connection, reset=reset)
+
+    async def _release(self, name: str, connection: Connection, *, reset: bool) -> None:
+        # asyncpg shields the release: it must end even if the caller is cancelled, or the pool would lose the connection.
+        try:
+            if reset and not self._pooled and not connection.is_closed():  # a pooler's session is reset as its transaction ends
+                await connection.reset(timeout=2.0)
+            await self._pools[name].release(connection, timeout=2.0)
+        except (OSError, TimeoutError, KeyError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            with contextlib.suppress(asyncpg.InterfaceError):  # the pool took the connection back in spite of the error
+                connection.terminate()
+
+    async def renew_sessions(self) -> None:
+        """Lets new sessions replace all present ones.
+
+        A dead session (its server is gone, or a firewall forgot it) costs time. A session that began before somebody mended a
+        setting never sees the new value. A session that leads to a server that is a replica now would stay in use, because the
+        probes use it.
+        """
+        for pool in self._pools.values():
+            await pool.expire_connections()
