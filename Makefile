@@ -1,6 +1,6 @@
 # webhookd: `make help` lists the targets.
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-faults test-guards bench lint audit lock wheel clean
+.PHONY: help setup run test test-unit test-faults test-guards bench format lint audit lock wheel clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -8,6 +8,9 @@ STAMP := $(VENV)/.installed
 # The newest Python that is at least 3.11; choose another with `make PYTHON=…`.
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
+# The number of processors, at most eight of them. `make test` runs three processes of pytest on each: most tests wait more than
+# they compute. The cases of `make test-faults` compute more.
+CORES ?= $(shell n=$$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); echo $$((n < 8 ? n : 8)))
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,16 +29,23 @@ run: setup  ## Start everything on this machine, process sample events, and go o
 	@exec $(BIN)/webhookd dev
 
 test: setup  ## Run the tests, with servers of their own
-	@$(BIN)/pytest -n 6 --dist loadgroup $(ARGS)
+	@$(BIN)/pytest -n $$(($(CORES) * 3)) --dist loadgroup $(ARGS)
+
+test-unit: setup  ## Run the tests that need no server, in some seconds
+	@$(BIN)/pytest -n $(CORES) tests/unit $(ARGS)
 
 test-faults: setup  ## Break servers, networks and processes under load, and count what is lost or doubled; and the long tests
-	@$(BIN)/pytest -n 4 tests/faults tests/model tests/acceptance tests/dashboard tests/deploy tests/upgrade tests/integration/test_search_plans.py --faults-long --durations=10 $(ARGS)
+	@$(BIN)/pytest -n $$(($(CORES) * 2)) tests/faults tests/model tests/acceptance tests/dashboard tests/deploy tests/upgrade tests/integration/test_search_plans.py --faults-long --durations=10 $(ARGS)
 
 test-guards: setup  ## Take each guard of the promises out of a copy of the code, and see its test fail
 	@$(BIN)/python -m tests.faults.guards $(ARGS)
 
 bench: setup  ## Measure webhookd beside 0.2.0, the ceiling and the textbook, on servers that commit to disk (needs npm; takes hours)
 	@$(BIN)/python -m tests.bench $(ARGS)
+
+format: setup  ## Bring the code into the project's style
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
 
 lint: setup  ## Check style, types and the direction of imports
 	@$(BIN)/ruff check .

@@ -161,7 +161,7 @@ async def test_a_first_rollout(
         samples = await daemon.metrics()
         return all(any(of == name and labels.items() <= dict(has).items() for of, has in samples) for name, labels in wanted)
 
-    await until(told, f"the daemon tells of {wanted}", deadline=20)
+    await until(told, f"the daemon reports {wanted}", deadline=20)
     assert await daemon.stop() == 0
 
 

@@ -626,7 +626,7 @@ def _small_disk(folder: Path, megabytes: int) -> Iterator[Path]:
     disk.mkdir()
     done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", disk], capture_output=True, check=False)
     if done.returncode:
-        pytest.skip("LEFT OUT: a full disk, for want of the right to mount a small one (run the fault suite as root)")
+        pytest.skip("LEFT OUT: a full disk, because only root may mount a small one (run the fault suite as root)")
     try:
         yield disk
     finally:

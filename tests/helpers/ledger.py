@@ -96,7 +96,7 @@ class Ledger:
         self.latencies.append(answer.seconds)
         kept = self.quarantined if answer.outcome == "quarantined" else self.acknowledged
         if kept.setdefault(id_, answer.id) != answer.id:
-            self.contradictions.append(f"{id_} was told {kept[id_]} and {answer.id}")
+            self.contradictions.append(f"{id_} was answered with {kept[id_]} and with {answer.id}")
 
     async def send(
         self,

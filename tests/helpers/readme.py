@@ -33,7 +33,7 @@ def settings_table() -> str:
 
 
 def alerts_table() -> str:
-    """Returns a table with a row for each alert, in the order of the rules: severities, summary, and a link to the runbook."""
+    """Returns a table with one row for each alert, in the order of the rules: severities, summary, link to the runbook."""
     severities: dict[str, list[str]] = {}
     summaries: dict[str, str] = {}
     for rule in rules():

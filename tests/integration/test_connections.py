@@ -389,7 +389,7 @@ def test_connections_that_have_come_together_are_taken_within_a_few_turns_of_the
 
 @pytest.mark.parametrize("before", [1, 2, 3])
 async def test_a_body_that_ends_too_early_behind_other_requests_is_refused_at_once(start: Start, before: int) -> None:
-    """The client ends its half before the requests ahead are answered, so no later report tells that the body ends."""
+    """The client ends its half before the requests ahead are answered, so no later report says that the body ends."""
     daemon = await start(body_timeout=30)
     async with connected(daemon) as [(reader, writer)]:
         writer.write(request(b"{}") * before + request(b"{}")[:-1])

@@ -176,7 +176,7 @@ async def test_a_discarded_event_loses_its_copy_and_comes_back_by_its_id(
     assert (await ann.done("dead-letters/discard", ids=[chosen]))["done"] == 0, "once"
 
     shop.closed = False
-    assert (await ann.done("dead-letters/redrive", all=True))["done"] == 1, "all does not mean what was let go"
+    assert (await ann.done("dead-letters/redrive", all=True))["done"] == 1, "all does not include discarded events"
     assert (await ann.done("dead-letters/redrive", ids=[chosen]))["done"] == 1
     await come_to(connection, {"processed": 2})
 

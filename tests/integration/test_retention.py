@@ -212,7 +212,7 @@ async def test_where_some_stand_the_others_leave_and_their_disk_space_is_free(
     assert await connection.fetchval(size, f"{table}_{week}") == 8192
     # Readers of events wait for the compaction, so the compaction must have no deleted rows to read: the vacuum is first.
     vacuumed = f"SELECT pg_stat_get_vacuum_count('{table}_{week}'::regclass) > 0"
-    await until(lambda: connection.fetchval(vacuumed), "PostgreSQL's statistics tell of the vacuum")
+    await until(lambda: connection.fetchval(vacuumed), "PostgreSQL's statistics count the vacuum")
 
 
 async def test_a_week_is_left_to_end_for_a_day_so_that_it_leaves_as_a_whole(connection: Connection) -> None:

@@ -77,7 +77,7 @@ async def test_what_a_retry_does_to_each_status(
 ) -> None:
     (event_id,) = await bury(connection, 1, status=status)
     _, before = await idle.get(f"events/{event_id}")
-    assert before["retry"]["allowed"] is (answer == 202 or before["retry"]["needs_force"]), "what the event says of itself"
+    assert before["retry"]["allowed"] is (answer == 202 or before["retry"]["needs_force"]), "the advice about a retry"
     assert before["retry"]["needs_force"] is (status == "processed")
     code, told = await idle.post(f"events/{event_id}/retry", force=str(force).lower())
     assert code == answer, told

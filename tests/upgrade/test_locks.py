@@ -142,7 +142,7 @@ async def test_an_index_waits_for_old_transactions_and_keeps_nobody_from_writing
     told: list[str] = []
     folder = write(tmp_path, INDEX, transaction=False)
     async with migrating(database_url, tell=told.append, lock_timeout=0.1, folder=folder) as migration:
-        await until(lambda: any("somebody's console" in line for line in told), "it is told who is in the way")
+        await until(lambda: any("somebody's console" in line for line in told), "the log names the session that is in the way")
         await connection.execute("SET lock_timeout = '1s'; UPDATE work SET sends = 0; TRUNCATE quarantine")
         assert not migration.done(), "it is not given up after the time that others would wait"
         await other.execute("COMMIT")

@@ -127,7 +127,7 @@ class Stack:
 
     @property
     def embeds_sqs(self) -> bool:
-        """Whether SQS is embedded."""
+        """Returns whether SQS is embedded."""
         return self._given["sqs"] is None
 
     def describe(self) -> Iterator[tuple[str, str]]:

@@ -47,7 +47,7 @@ class Admission:
     number of answers in the last second. So each answer admits one more webhook, and no capacity stands idle. A rule by the
     wait alone would have to let the whole queue drain. While the loop is late, no new request is accepted until the loop has
     caught up: lateness shows a flood before any of its webhooks is verified. A single stall (a garbage collection, a machine
-    that stood still) is no flood. Nor are fewer requests than a group commit takes: to wait is better for them.
+    that stood still) is no flood. Fewer requests than a group commit takes are no flood either: it is better that they wait.
     """
 
     def __init__(self, *, max_pending: int, metrics: Metrics) -> None:
@@ -82,7 +82,7 @@ class Admission:
 
     @property
     def full(self) -> bool:
-        """Whether a further request would be refused."""
+        """Returns whether a further request would be refused."""
         return self.late or len(self._waiting) + self.handlers_pending >= self._limit
 
     def waits(self) -> _Wait:

@@ -65,7 +65,7 @@ class Reply(web.StreamResponse):
 
     @property
     def keep_alive(self) -> bool | None:
-        """Whether the connection stays open; None until the request is known."""
+        """Returns whether the connection stays open; None until the request is known."""
         return self._keeps
 
     def force_close(self) -> None:

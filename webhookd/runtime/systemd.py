@@ -73,4 +73,4 @@ class ServiceNotifier:
                 to.connect(address)
                 to.send("\n".join(lines).encode())
         except OSError as error:
-            logger.warning("the service manager could not be told", told=lines[0], error=where(error), reason=error.strerror)
+            logger.warning("no report reached the service manager", told=lines[0], error=where(error), reason=error.strerror)

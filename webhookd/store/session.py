@@ -24,9 +24,10 @@ POOLER_NOT_DECLARED = (
 # that name, nobody notices: so without the setting, no session behind a pooler is used at all (see `is_pooled`).
 STATEMENT_OF_ANOTHER_SESSION = (asyncpg.DuplicatePreparedStatementError, asyncpg.InvalidSQLStatementNameError)
 
-# What users' handlers leave in a session would reach its next user, perhaps another application. It is undone in the message
-# that ends the transaction, since the next message may meet another session. Prepared statements have no name behind a pooler,
-# and leave nothing. RESET ALL restores the settings with which the pooler began the session, so our own are set again.
+# A handler may leave locks, cursors and settings in a session. They would reach the session's next user, perhaps another
+# application. The message that ends the transaction undoes them, since the next message may meet another session. Prepared
+# statements have no name behind a pooler, and leave nothing. RESET ALL restores the settings with which the pooler began the
+# session, so our own are set again.
 _LEAVE = """;
 SELECT pg_advisory_unlock_all();
 CLOSE ALL;
