@@ -129,6 +129,15 @@ async def test_an_expected_body_that_never_comes_is_408(start: Start) -> None:
         assert (await rest(reader)).startswith(b"HTTP/1.1 408 ")
 
 
+async def test_a_body_that_is_under_way_at_a_stop_is_answered(start: Start) -> None:
+    daemon = await start(roles="receive", body_timeout=0.3)
+    async with connected(daemon) as [(reader, writer)]:
+        writer.write(f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\nExpect: 100-continue\r\n\r\n".encode())
+        assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        await daemon.stop()
+        assert (await rest(reader)).startswith(b"HTTP/1.1 408 ")
+
+
 async def test_silent_connections_beyond_the_limit_make_room_for_webhooks(start: Start) -> None:
     daemon = await start(roles="receive", max_connections=20, head_timeout=60)
     async with connected(daemon, 100) as streams:

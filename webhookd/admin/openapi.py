@@ -22,6 +22,7 @@ _PROBLEMS = {
     401: "The request has no token, or an unknown token.",
     403: "The token may look, but not operate; or a page of another origin sent the change.",
     404: "Nothing has this id.",
+    408: "The body did not arrive in time.",
     409: "The present state does not allow the request; `detail` gives the reason.",
     413: "The body is too large.",
     415: "The body is not JSON.",
@@ -124,7 +125,7 @@ def _problems(route: Route, given: bool) -> set[int]:
     if route.method != "GET":
         statuses |= {403}
     if route.body is not None:
-        statuses |= {413, 415}
+        statuses |= {408, 413, 415}
     return statuses
 
 

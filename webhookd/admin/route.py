@@ -127,15 +127,18 @@ def _message(text: str) -> str:
 
 
 async def _bounded(request: web.Request, largest: int) -> bytes:
-    """Reads the body. Raises Refused as soon as the body is known to be larger than `largest` bytes."""
+    """Reads the body. Raises Refused as soon as the body is known to be larger than `largest` bytes, or if it is too slow."""
     refusal = Refused(413, f"the body is larger than {largest} bytes")
     if (request.content_length or 0) > largest:
         raise refusal
     raw = bytearray()
-    async for chunk in request.content.iter_any():
-        raw += chunk
-        if len(raw) > largest:
-            raise refusal
+    try:
+        async for chunk in request.content.iter_any():
+            raw += chunk
+            if len(raw) > largest:
+                raise refusal
+    except TimeoutError as error:
+        raise Refused(408, "the body took too long") from error
     return bytes(raw)
 
 

@@ -190,6 +190,8 @@ class Connection(Handler):
         if self.phase is Phase.NEXT:
             await asyncio.sleep(0)  # else, from Python 3.12 on, aiohttp serves all requests of a read in one turn of the loop
         self._handler_begins()
+        if self._socket is None and not request.content.is_eof():
+            raise ConnectionResetError  # the client has left, and nobody would end a wait for the rest of the body
         if request.version < HttpVersion10:
             raise BadHttpMessage("no version")
         self._head = 0

@@ -142,16 +142,16 @@ class Connections:
         self._timer = self.loop.call_later(min(shortest / 4, _SWEEP_SECONDS), self._sweep)
 
     def stop(self) -> None:
-        """Closes the connections on which no request is under way."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        """Closes the connections on which no request is under way. Other requests still time out, until `abort`."""
         for connection in [*self._in[Phase.HEAD], *self._in[Phase.IDLE], *self._in[Phase.CLOSING]]:
             if connection.phase is not Phase.BODY:
                 connection.shut()
 
     def abort(self) -> None:
         """Closes all remaining connections at once."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         for connection in list(self._all):
             connection.abort()
 
@@ -192,6 +192,7 @@ class Connections:
         self.admission.open_requests = len(self._work)
 
     def _sweep(self) -> None:
+        self.start()  # first, so that no error below ends all time limits
         now, limits = self.loop.time(), self._limits
         # One timer for all bodies: a timer for each would cost 4 µs a webhook.
         for connection, since in list(self._in[Phase.HEAD].items()):
@@ -213,7 +214,6 @@ class Connections:
                     break
                 self.counters.closed["unread"].inc()
                 connection.abort()
-        self.start()
 
 
 async def _answer(request: web.BaseRequest) -> web.StreamResponse:

@@ -1,4 +1,4 @@
-"""DeadEventFilter events: the filter, the list, and how an operation chooses them.
+"""Dead events: the filter, the list, and how an operation chooses them.
 
 This module uses PostgreSQL only. A redriven event takes the way of every event, through the outbox. The daemons remove
 the event's copy from the dead-letter queue, as they do for a discarded event. Each statement looks at a bounded number of

@@ -165,7 +165,8 @@ class PublicApp:
         started = time.perf_counter()
         content = request.content
         length = request.content_length
-        if length is not None and length <= SMALL and content.is_eof():  # as nearly always, the body arrived with the head
+        # If the sender waits for no `100 Continue`, the body has nearly always arrived with the head.
+        if length is not None and length <= SMALL and content.is_eof() and content.exception() is None:
             return await self._take(request, account, content.read_nowait(), started)
         with self._bodies.hold() as held:
             try:
