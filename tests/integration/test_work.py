@@ -653,5 +653,5 @@ async def test_the_guides_handler_books_retries_and_gives_up(
     assert str(await connection.fetchval("SELECT amount FROM refunds")) == "2.10"
     assert await ends(2, "dead", without=b'"authAmount":3.10,') == "Permanent: the refund has no amount"
     await connection.execute("UPDATE books SET closed = true")
-    assert await ends(3, "retrying") == "Retryable: the books are closed"
+    assert await ends(3, "retrying") == "Retryable: the books are closed (next try in 300.00 s)"
     assert await connection.fetchval("SELECT count(*) FROM refunds") == 1
