@@ -1,6 +1,6 @@
 # webhookd: `make help` lists the targets.
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-unit test-faults test-guards bench format lint audit lock wheel clean
+.PHONY: help setup run test test-unit test-faults test-slice test-guards bench format lint audit lock wheel clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -16,8 +16,9 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
 # they compute. The cases of `make test-faults` compute more.
 CORES ?= $(shell n=$$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); echo $$((n < 8 ? n : 8)))
 
-# The suites that have long cases.
+# The suites that have long cases, and the part of these that CI runs beside `make test`.
 LONG := tests/faults tests/model tests/acceptance tests/dashboard tests/deploy tests/upgrade tests/integration/test_search_plans.py
+SLICE ?= $(shell git rev-parse HEAD)/8
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,6 +60,9 @@ test-unit: setup  ## Run the tests that need no server, in some seconds
 
 test-faults: setup  ## Break servers, networks and processes under load, and count what is lost or doubled; and the long tests
 	@$(BIN)/pytest -n $$(($(CORES) * 2)) $(LONG) --faults-long --durations=10 $(ARGS)
+
+test-slice: setup  ## Run one of eight parts of the long cases, for about four minutes; the commit chooses, or SLICE=3/8
+	@$(BIN)/pytest -n $$(($(CORES) * 2)) $(LONG) --long-slice=$(SLICE) --durations=5 $(ARGS)
 
 test-guards: setup  ## Take each guard of the promises out of a copy of the code, and see its test fail
 	@$(BIN)/python -m tests.faults.guards $(ARGS)
