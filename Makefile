@@ -1,9 +1,13 @@
 # webhookd: `make help` lists the targets.
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-unit test-faults test-guards bench format lint audit lock wheel clean
+.PHONY: help setup run test test-unit test-faults test-slice test-guards bench format lint audit lock wheel clean
 
 VENV := .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# Each of these files is as old as a part of the virtual environment: Python with uv, what `make run` needs, everything.
+TOOLS := $(VENV)/.tools
+RUNNING := $(VENV)/.installed-run
 STAMP := $(VENV)/.installed
 # The newest Python that is at least 3.11; choose another with `make PYTHON=…`.
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
@@ -12,20 +16,40 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
 # they compute. The cases of `make test-faults` compute more.
 CORES ?= $(shell n=$$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); echo $$((n < 8 ? n : 8)))
 
+# The suites that have long cases, and the part of these that CI runs beside `make test`.
+LONG := tests/faults tests/model tests/acceptance tests/dashboard tests/deploy tests/upgrade tests/integration/test_search_plans.py
+SLICE ?= $(shell git rev-parse HEAD)/8
+
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
+# Installs what the argument names. uv takes seconds. pip takes minutes, and serves a platform without uv, and a network that only
+# pip is configured for.
+define install
+	@{ [ -x $(BIN)/uv ] && $(BIN)/uv pip install --quiet --python $(BIN)/python $(1); } || \
+		{ echo "pip installs instead of uv; this takes a minute or two" >&2; $(PIP) $(1); } || { rm -f $(TOOLS); exit 1; }
+endef
+
 setup: $(STAMP)  ## Create .venv and install everything, as locked
 
-$(STAMP): pyproject.toml deploy/requirements-dev.txt
+$(TOOLS): deploy/requirements-uv.txt
 	@if [ -z "$(PYTHON)" ]; then echo "webhookd needs Python 3.11 or newer, and none was found: install it, or name it with make PYTHON=/path/to/python3" >&2; exit 1; fi
-	@echo "setting up $(VENV) with $$($(PYTHON) --version); the first time takes about a minute"
+	@echo "setting up $(VENV) with $$($(PYTHON) --version)"
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "$(PYTHON) cannot make virtual environments: install its venv package (Debian: apt install python3-venv)" >&2; exit 1; }
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r deploy/requirements-dev.txt
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
-	@touch $(STAMP)
+	@$(PIP) --only-binary=:all: --require-hashes -r $< || echo "uv could not be installed: there is no wheel of it for this platform, or no network" >&2
+	@touch $@
 
-run: setup  ## Start everything on this machine, process sample events, and go on serving
+$(RUNNING): $(TOOLS) pyproject.toml deploy/requirements-run.txt deploy/requirements-build.txt
+	$(call install,--require-hashes -r deploy/requirements-run.txt -r deploy/requirements-build.txt)
+	$(call install,--no-deps --no-build-isolation --editable .)
+	@touch $@
+
+$(STAMP): $(TOOLS) pyproject.toml deploy/requirements-dev.txt
+	$(call install,--require-hashes -r deploy/requirements-dev.txt)
+	$(call install,--no-deps --no-build-isolation --editable .)
+	@touch $(RUNNING) $@
+
+run: $(RUNNING)  ## Start everything on this machine, process sample events, and go on serving
 	@exec $(BIN)/webhookd dev
 
 test: setup  ## Run the tests, with servers of their own
@@ -35,7 +59,10 @@ test-unit: setup  ## Run the tests that need no server, in some seconds
 	@$(BIN)/pytest -n $(CORES) tests/unit $(ARGS)
 
 test-faults: setup  ## Break servers, networks and processes under load, and count what is lost or doubled; and the long tests
-	@$(BIN)/pytest -n $$(($(CORES) * 2)) tests/faults tests/model tests/acceptance tests/dashboard tests/deploy tests/upgrade tests/integration/test_search_plans.py --faults-long --durations=10 $(ARGS)
+	@$(BIN)/pytest -n $$(($(CORES) * 2)) $(LONG) --faults-long --durations=10 $(ARGS)
+
+test-slice: setup  ## Run one of eight parts of the long cases, for about four minutes; the commit chooses, or SLICE=3/8
+	@$(BIN)/pytest -n $$(($(CORES) * 2)) $(LONG) --long-slice=$(SLICE) --durations=5 $(ARGS)
 
 test-guards: setup  ## Take each guard of the promises out of a copy of the code, and see its test fail
 	@$(BIN)/python -m tests.faults.guards $(ARGS)
@@ -56,10 +83,14 @@ lint: setup  ## Check style, types and the direction of imports
 audit: setup  ## Look for known vulnerabilities in the locked dependencies
 	@$(BIN)/python .ci/audit
 
-lock: setup  ## Lock the dependencies anew, for every platform and Python version
-	@$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-header --no-annotate pyproject.toml --output-file deploy/requirements.txt
-	@$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-header --no-annotate pyproject.toml --extra dev --extra tracing --group test --constraint deploy/requirements.txt --output-file deploy/requirements-dev.txt
-	@echo hatchling | $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --constraint deploy/requirements-dev.txt - --output-file deploy/requirements-build.txt
+COMPILE = $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate
+
+lock: setup  ## Lock the dependencies anew, for every platform and Python version: to ship, all, to run here, to build, uv itself
+	@$(COMPILE) --upgrade pyproject.toml --output-file deploy/requirements.txt
+	@$(COMPILE) --upgrade pyproject.toml --extra dev --extra tracing --group test --constraint deploy/requirements.txt --output-file deploy/requirements-dev.txt
+	@$(COMPILE) --upgrade pyproject.toml --extra dev --constraint deploy/requirements-dev.txt --output-file deploy/requirements-run.txt
+	@echo hatchling | $(COMPILE) --constraint deploy/requirements-dev.txt - --output-file deploy/requirements-build.txt
+	@echo uv | $(COMPILE) --constraint deploy/requirements-dev.txt - --output-file deploy/requirements-uv.txt
 
 wheel: setup  ## Build the wheel into dist/
 	@$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .

@@ -38,7 +38,7 @@ from webhookd.settings import Settings, load
 from webhookd.store.migrations import migrate
 from webhookd.telemetry.metrics import Metrics
 
-pytest_plugins = ["pytester", "tests.helpers.groups", "tests.helpers.rerun"]
+pytest_plugins = ["pytester", "tests.helpers.groups", "tests.helpers.rerun", "tests.helpers.slices"]
 
 NO_CHROMIUM = "no chromium; apt install chromium"
 

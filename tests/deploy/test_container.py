@@ -12,7 +12,6 @@ import tempfile
 import textwrap
 import tomllib
 import zipfile
-from importlib.metadata import requires
 from inspect import signature
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from typer.testing import CliRunner
 from tests.conftest import Servers
 from tests.helpers.dockerfile import DockerfileError, Ignore, parse
 from tests.helpers.image import Builder, Image
+from tests.helpers.locks import locked
 from tests.helpers.rehearsal import Rehearsal, RehearsalError
 from tests.helpers.running import KEY
 from tests.helpers.scratch import Container, Scratch, skip_where_not_able
@@ -56,12 +56,6 @@ async def note(event, connection):
     await connection.execute("INSERT INTO noted VALUES ($1, $2)", event.id, iniconfig.__name__)
 """
 COMPILERS = ("gcc", "cc", "c++", "g++", "clang", "ld", "as", "make", "cargo", "rustc")
-
-
-def locked(file: str) -> dict[str, str]:
-    """Returns the text of each package of a lock, from its name to its last hash, by name."""
-    blocks = re.findall(r"^\S[^\n]*(?:\n {4}[^\n]*)*", (PROJECT / "deploy" / file).read_text(), re.MULTILINE)
-    return {canonicalize_name(re.split(r"[=\[ ]", block)[0]): block for block in blocks}
 
 
 def seconds(text: str) -> int:
@@ -171,19 +165,6 @@ def test_nothing_but_what_is_copied_goes_to_the_builder() -> None:
     ]
     listed = {line[1:] for line in (PROJECT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     assert listed == set(copied)
-
-
-def test_what_the_wheel_is_built_with_is_locked_whole_and_as_for_development() -> None:
-    build, everything = locked("requirements-build.txt"), locked("requirements-dev.txt")
-    assert {name: everything[name] for name in build} == build
-    needed = [Requirement(text) for text in PYPROJECT["build-system"]["requires"]]
-    names = set()
-    while needed:
-        one = needed.pop()
-        if one.marker is None or one.marker.evaluate():
-            names.add(canonicalize_name(one.name))
-            needed += [Requirement(text) for text in requires(one.name) or () if "extra ==" not in text]
-    assert names == build.keys()
 
 
 def test_no_server_of_webhookd_dev_is_locked_for_it() -> None:

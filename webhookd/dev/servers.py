@@ -73,7 +73,7 @@ _MOTO = "import logging, moto.server; logging.getLogger('werkzeug').setLevel(log
 
 
 class SqsServer(Server):
-    """SQS from `moto[server]`. Its messages do not survive a restart; webhookd's outbox sends them again."""
+    """SQS from moto's server. Its messages do not survive a restart; webhookd's outbox sends them again."""
 
     name = "SQS (moto)"
     program = "moto.server"
@@ -83,8 +83,9 @@ class SqsServer(Server):
         return f"http://{HOST}:{self.port}"
 
     def _prepare(self) -> None:
-        if find_spec("moto") is None or find_spec("flask") is None:
-            raise missing("SQS", "moto[server]", "WEBHOOKD_SQS_ENDPOINT_URL (or AWS's own, with `webhookd serve`)")
+        for package in ("moto", "flask", "flask_cors"):
+            if find_spec(package) is None:
+                raise missing("SQS", package, "WEBHOOKD_SQS_ENDPOINT_URL (or AWS's own, with `webhookd serve`)")
 
     def _command(self) -> list[str]:
         return [sys.executable, "-c", _MOTO, "-H", HOST, "-p", str(self.port)]
