@@ -19,14 +19,14 @@ _BEGAN = pytest.StashKey[float]()  # by the monotonic clock
 
 
 class Slice(NamedTuple):
-    """One of `count` parts: number `number`, from 0."""
+    """One of `parts` parts: number `number`, from 0."""
 
     number: int
-    count: int
+    parts: int
 
     def of(self, ids: Sequence[str]) -> set[str]:
         """Returns the ids of this part."""
-        return set(sorted(ids)[self.number :: self.count])
+        return set(sorted(ids)[self.number :: self.parts])
 
 
 def slice_of(text: str) -> Slice:
@@ -76,5 +76,5 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         part = slice_of(text)
         counted = [report for kind in ("passed", "failed", "skipped") for report in terminalreporter.stats.get(kind, [])]
         cases = len({report.nodeid for report in counted})
-        again = f"make test-slice SLICE={part.number:x}/{part.count}"
-        terminalreporter.write_line(f"part {part.number} of {part.count} of the long cases: {cases} cases; again: {again}")
+        again = f"make test-slice SLICE={part.number:x}/{part.parts}"
+        terminalreporter.write_line(f"part {part.number} of {part.parts} of the long cases: {cases} cases; again: {again}")
