@@ -16,7 +16,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
 # they compute. The cases of `make test-faults` compute more.
 CORES ?= $(shell n=$$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); echo $$((n < 8 ? n : 8)))
 
-# The suites that have long cases, and the part of these that CI runs beside `make test`.
+# The suites that have long cases, and the part of these that `make test-slice` runs.
 LONG := tests/faults tests/model tests/acceptance tests/dashboard tests/deploy tests/upgrade tests/integration/test_search_plans.py
 SLICE ?= $(shell git rev-parse HEAD)/8
 
