@@ -6,6 +6,7 @@ import asyncio
 import shutil
 import signal
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -18,7 +19,7 @@ import pytest
 
 from tests.conftest import Servers, make_queues
 from tests.helpers.database import connect
-from tests.helpers.prometheus import Prometheus
+from tests.helpers.prometheus import Prometheus, Sample
 from tests.helpers.running import KEY, Process
 from tests.helpers.wait import until
 from webhookd.authorizenet.notification import EVENT_TYPES
@@ -45,7 +46,12 @@ Page = dict[tuple[str, frozenset[tuple[str, str]]], float]  # one scrape: name a
 
 @dataclass
 class Observed:
-    """The daemon and its observer. `before`: the alerts that fired before it ran; `start`: its page before any webhook."""
+    """The daemon and its observer.
+
+    before: the alerts that fired before the daemon ran.
+    start: the daemon's page before any webhook.
+    at: when Prometheus had scraped the daemon after the webhooks (seconds since 1970).
+    """
 
     prometheus: Prometheus
     daemon: Process
@@ -53,6 +59,11 @@ class Observed:
     database: str
     before: set[str]
     start: Page
+    at: float
+
+    def query(self, expression: str) -> list[Sample]:
+        """Returns the values of an expression after the webhooks. A later rate over minutes would find none of them."""
+        return self.prometheus.query(expression, at=self.at)
 
     async def put_off(self) -> bool:
         """Sends a webhook; returns whether the answer is 503."""
@@ -144,7 +155,7 @@ def observed(stack: Stack, template: str) -> Iterator[Observed]:
             asyncio.run(_round(daemon, number))
             prometheus.scraped()
         prometheus.scraped()  # evaluates the rules on the last scrape
-        yield Observed(prometheus, daemon, stack, name, before, start)
+        yield Observed(prometheus, daemon, stack, name, before, start, time.time())
     finally:
         daemon.end(signal.SIGKILL)
         prometheus.stop()

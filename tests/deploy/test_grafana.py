@@ -149,7 +149,7 @@ def test_a_query_names_metrics_and_labels_that_there_are(query: Query) -> None:
 @needs_prometheus
 @pytest.mark.parametrize("query", [*queries()], ids=lambda query: str(query.panel))
 def test_a_query_finds_data(observed: Observed, query: Query) -> None:
-    found = observed.prometheus.query(substituted(query.expression))
+    found = observed.query(substituted(query.expression))
     assert bool(found) is (query.panel not in EMPTY)
     for label in re.findall(r"\{\{(\w+)\}\}", query.legend):
         assert all(label in one.labels for one in found), f"no label {label} for the legend"
@@ -172,7 +172,7 @@ def test_the_queries_show_what_happened(observed: Observed) -> None:
             one.labels[label]
             for query in queries()
             if query.panel == panel
-            for one in observed.prometheus.query(f"{substituted(query.expression)} > 0")
+            for one in observed.query(f"{substituted(query.expression)} > 0")
             if label in one.labels
         }
 

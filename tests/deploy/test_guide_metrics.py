@@ -20,4 +20,4 @@ EMPTY = {
 @needs_prometheus
 @pytest.mark.parametrize("name", QUERIES)
 def test_a_query_of_the_guide_finds_data(observed: Observed, name: str) -> None:
-    assert bool(observed.prometheus.query(QUERIES[name])) is (name not in EMPTY)
+    assert bool(observed.query(QUERIES[name])) is (name not in EMPTY)

@@ -92,7 +92,7 @@ def test_every_rule_is_evaluated_without_an_error(observed: Observed) -> None:
 
 @pytest.mark.parametrize("name", sorted(recorded()))
 def test_every_recording_rule_has_data(observed: Observed, name: str) -> None:
-    found = observed.prometheus.query(name)
+    found = observed.query(name)
     assert found
     for one in found:
         assert one.labels["namespace"] == "tests"

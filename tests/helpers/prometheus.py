@@ -113,9 +113,9 @@ class Prometheus:
         except urllib.error.HTTPError as error:
             raise AssertionError(f"{parameters or path}: {json.load(error)['error']}") from None
 
-    def query(self, expression: str) -> list[Sample]:
-        """Returns the present value of each series of an expression. Leaves out each series whose value is NaN."""
-        data = self.get("query", query=expression)
+    def query(self, expression: str, *, at: float | None = None) -> list[Sample]:
+        """Returns the value of each series of an expression, now or `at` (seconds since 1970). Leaves out each NaN."""
+        data = self.get("query", query=expression, **({} if at is None else {"time": f"{at:.3f}"}))
         if data["resultType"] == "scalar":
             return [Sample({}, float(data["result"][1]))]
         found = [Sample(one["metric"], float(one["value"][1])) for one in data["result"]]
