@@ -34,6 +34,7 @@ from tests.integration.test_requests import HOLD, bodies
 from webhookd.authorizenet.signature import sign
 from webhookd.daemon import Daemon
 from webhookd.http.admission import Admission
+from webhookd.http.connection import Connection
 from webhookd.http.connections import ConnectionLimits
 from webhookd.http.listener import Listener, public_counters
 from webhookd.telemetry.metrics import Metrics
@@ -273,8 +274,9 @@ def listening(
     metrics: Metrics,
     admission: Admission,
     connections: int,
+    head_timeout: float = 60,
 ) -> Listener:
-    limits = ConnectionLimits(connections=connections, head_timeout=60, body_timeout=60, read_timeout=60)
+    limits = ConnectionLimits(connections=connections, head_timeout=head_timeout, body_timeout=60, read_timeout=60)
     runner = web.ServerRunner(web.Server(handler), shutdown_timeout=1)
     return Listener(runner, admission, limits, public_counters(metrics), retry_after=5)
 
@@ -345,6 +347,30 @@ async def test_a_request_whose_client_left_before_its_turn_keeps_no_task() -> No
     writer.write(b"GET /first HTTP/1.1\r\nHost: x\r\n\r\nPOST /second HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{}")
     await rest(reader)
     await until(lambda: not handled(), "no task waits for the rest of the body")
+    writer.close()
+    await listener.stop()
+
+
+async def test_an_error_of_one_connection_ends_no_time_limit_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    metrics, broken = Metrics(), asyncio.Event()
+    time_out = Connection.time_out
+
+    def breaks_once(self: Connection) -> None:
+        if not broken.is_set():
+            broken.set()
+            raise RuntimeError("an error in a time-out")
+        time_out(self)
+
+    async def handler(_: web.BaseRequest) -> web.StreamResponse:
+        return web.Response()
+
+    monkeypatch.setattr(Connection, "time_out", breaks_once)
+    asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+    listener = listening(handler, metrics, Admission(max_pending=1000, metrics=metrics), connections=20, head_timeout=0.2)
+    await listener.start("127.0.0.1", 0)
+    reader, writer = await asyncio.open_connection(*listener.addresses[0])
+    await broken.wait()
+    assert await asyncio.wait_for(rest(reader), 20) == b"", "the silent connection is closed by a later sweep"
     writer.close()
     await listener.stop()
 

@@ -1,7 +1,7 @@
 """The worker: works on each message's events until each has an outcome, then deletes the message or gives it back.
 
-Every event is folded into the timeline first, in a transaction that many events share (shared_folds.py). An event with handlers then
-has a transaction of its own (attempt.py), so that no handler can harm another event.
+Every event is folded into the timeline first, in a transaction that many events share (shared_folds.py). An event with handlers
+then has a transaction of its own (attempt.py), so that no handler can harm another event.
 """
 
 from __future__ import annotations

@@ -127,16 +127,17 @@ class Database:
 
     @contextlib.asynccontextmanager
     async def _lend(self, pool: str, *, reset: bool = False) -> AsyncIterator[Connection]:
-        lent = False
         try:
-            async with self._pools.lend(pool, reset=reset) as connection:
-                lent = True
-                yield connection
+            connection = await self._pools.acquire(pool)
         except asyncpg.PostgresError as error:
-            if not lent and (problem := refusal(error)):
+            if problem := refusal(error):
                 self._refuse(problem)
                 raise UnavailableError("postgresql", problem) from error
             raise
+        try:
+            yield connection
+        finally:
+            await self._pools.release(pool, connection, reset=reset)
 
     def _refuse(self, problem: str | None) -> None:
         if problem != self.refusal:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import asyncpg
@@ -122,18 +122,14 @@ class Pools:
             except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
                 pool.terminate()
 
-    @contextlib.asynccontextmanager
-    async def lend(self, name: str, *, reset: bool = False) -> AsyncIterator[Connection]:
-        """Lends a connection for the block. `reset`: resets the session afterwards, because users' code runs in it."""
+    async def acquire(self, name: str) -> Connection:
+        """Returns a connection, which the caller must release."""
         # Do not use asyncpg's own timeout: before Python 3.12, it makes a task for each statement.
         async with asyncio.timeout(_STATEMENT_TIMEOUT):
-            connection = await self._pools[name].acquire()
-        try:
-            yield connection
-        finally:
-            await self._release(name, connection, reset=reset)
+            return await self._pools[name].acquire()
 
-    async def _release(self, name: str, connection: Connection, *, reset: bool) -> None:
+    async def release(self, name: str, connection: Connection, *, reset: bool) -> None:
+        """Takes a connection back. `reset`: resets its session first, because users' code ran in it. Raises nothing."""
         # asyncpg shields the release: it must end even if the caller is cancelled, or the pool would lose the connection.
         try:
             if reset and not self._pooled and not connection.is_closed():  # a pooler's session is reset as its transaction ends
