@@ -121,16 +121,22 @@ def summary(told: dict[str, Any]) -> str:
             f"{ratio(name, one, 'textbook'):.1f} x the textbook",
         ),
     ]
-    capacity = median(CAPACITY, "webhookd")
+    rows.append(
+        (
+            "end to end, the most that one process does",
+            f"{median(CAPACITY, 'webhookd'):,.0f}/s",
+            times_before(CAPACITY).removeprefix(", "),
+        )
+    )
     for part in (25, 50, 90):
         name, case = LATENCY, f"at {part} % of capacity"
-        rows.append(
-            (
-                f"end to end at {median(name, case, 'rate'):,.0f}/s",
-                f"p50 {median(name, case, 'p50_ms'):.0f} ms, p99 {median(name, case, 'p99_ms'):.0f} ms",
-                f"{part} % of {capacity:,.0f}/s, the most that one process does from end to end{times_before(CAPACITY)}",
-            )
-        )
+
+        def latency(case: str, name: str = name) -> str:
+            return f"p50 {median(name, case, 'p50_ms'):.0f} ms, p99 {median(name, case, 'p99_ms'):.0f} ms"
+
+        before = f"{BEFORE}: {case}"
+        beside = f"; {BEFORE} at {part} % of its own: {latency(before)}" if before in scenarios[name] else ""
+        rows.append((f"end to end at {median(name, case, 'rate'):,.0f}/s", latency(case), f"{part} % of the most{beside}"))
     for recorded in (False, True):
         name = cost_title(timeline=True, recorded=recorded)
         if name in scenarios:

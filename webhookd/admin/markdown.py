@@ -98,7 +98,7 @@ def _name_headings_and_rows(tokens: Sequence[Token]) -> None:
     for token, inline in pairwise(tokens):
         if token.type == "heading_open":
             name(token, _plain(inline.children))
-    # Rows come second, because links in the Markdown lead to headings only.
+    # Headings get their ids before rows, because links in the Markdown lead to headings only.
     for row, cell, inline in zip(tokens, tokens[1:], tokens[2:], strict=False):
         if (row.type, cell.type) == ("tr_open", "td_open") and [c.type for c in inline.children or ()] == ["code_inline"]:
             name(row, _plain(inline.children))
@@ -173,7 +173,7 @@ def _links(tokens: Iterable[Token], pages: Collection[str]) -> Iterable[Token]:
 
 
 def _outside(link: str, pages: Collection[str]) -> str:
-    """Returns the file's path in the repository, and the anchor, if the link leads to a file that is no page; else nothing."""
+    """Returns the path and the anchor of a link to a file of the repository that is not a page; otherwise an empty text."""
     parts = urlsplit(link)
     if parts.scheme or parts.netloc or not parts.path or parts.path.startswith("/") or _page(link) in pages:
         return ""

@@ -43,11 +43,12 @@ class Unlimited:
 class Admission:
     """The admission of the public listener: decides whether a further request is accepted.
 
-    At most `max_pending` authentic webhooks may wait for their answer. While the oldest waits too long, the limit is the
-    number of answers in the last second. So each answer admits one more webhook, and no capacity stands idle. A rule by the
-    wait alone would have to let the whole queue drain. While the loop is late, no new request is accepted until the loop has
-    caught up: lateness shows a flood before any of its webhooks is verified. A single stall (a garbage collection, a machine
-    that stood still) is no flood. Fewer requests than a group commit takes are no flood either: it is better that they wait.
+    At most `max_pending` authentic webhooks may wait for their answer. While the oldest waits too long, the limit is the number
+    of answers in the last second. So each answer admits one more webhook, and no capacity stands idle. A limit on the wait
+    alone would admit nothing until the whole queue had drained. While the loop is late, no new request is accepted until the
+    loop has caught up: lateness shows a flood before any of its webhooks is verified. A single stall (a garbage collection, a
+    machine that stood still) is no flood. Fewer requests than a group commit takes are no flood either: it is better that they
+    wait.
     """
 
     def __init__(self, *, max_pending: int, metrics: Metrics) -> None:

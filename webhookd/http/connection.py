@@ -43,7 +43,7 @@ class Phase(Enum):
 
 
 class Connection(Handler):
-    """The connection of one client: serves its requests one after the other. `connections` bounds number and time of all.
+    """The connection of one client: serves its requests one after the other. `connections` bounds their number and their times.
 
     aiohttp's own set-up begins with the first byte. So a silent connection costs a kilobyte, and a request that is refused for
     overload costs no parsing. `_messages` belongs to aiohttp: requests whose head has arrived and whose handler has not begun.

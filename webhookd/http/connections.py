@@ -31,7 +31,7 @@ _READ_BYTES = 16_384  # bytes of a body; when they are read, aiohttp goes on par
 class ConnectionLimits:
     """The limits of connections: their number, and the seconds for which each may wait for its client.
 
-    connections: most open connections; for a further one, another makes room, or the newest is refused.
+    connections: most open connections; beyond it, one connection makes room, or the new one is refused.
     head_timeout: from a new connection to its first head; for each further head, from its first byte.
     body_timeout: from a head to the end of its body.
     read_timeout: until the client has read the written bytes.

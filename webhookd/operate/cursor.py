@@ -1,4 +1,4 @@
-"""The cursor of a list, newest first: the position at which the next page begins."""
+"""A cursor: the position in an ordered list after which the next page or batch begins."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An operator's statements, on connections of their own: a long look never takes the connections that commit webhooks."""
+"""An operator's statements, on connections of their own: a long query never takes the connections that commit webhooks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from webhookd.store.pools import Connection
 
 
 class OperatorQueries:
-    """The runner of named queries. Each raises UnavailableError if PostgreSQL does not answer, or takes longer than 5 s."""
+    """Runs operators' named queries. Each raises UnavailableError if PostgreSQL does not answer, or takes longer than 5 s."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

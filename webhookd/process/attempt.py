@@ -64,11 +64,11 @@ class Attempts:
         self._owed: deque[Claimed] = deque()  # events whose attempt has ended, but is still counted
 
     async def make(self, reference: EventReference, *, wait: bool, suspect: bool = False, alone: bool = False) -> Step:
-        """Makes an attempt at the event of `reference`. The outcome shows whether the event needed an attempt.
+        """Makes an attempt at the event that `reference` names. The outcome shows whether the event needed an attempt.
 
-        `wait`: waits a moment if another transaction has the row's lock.
+        `wait`: whether to wait a moment if another transaction has the row's lock.
         `suspect`: the event may kill its process or PostgreSQL, so the attempt is counted before it begins.
-        `alone`: makes the attempt while this process makes no other attempt.
+        `alone`: whether this process makes no other attempt meanwhile.
         Raises AttemptFailedError after a rollback, BusyError if another worker has the event, UnavailableError.
         """
         with gateway():

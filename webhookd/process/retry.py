@@ -79,9 +79,9 @@ USUAL = Retry()
 def retry_delay(attempt: int, base: float, cap: float) -> float:
     """Returns the seconds to wait after failed attempt number `attempt` (1 for the first).
 
-    The delay is exponential with jitter: random between half of this attempt's ceiling and the ceiling, which is
-    base * 2^(attempt - 1), at most `cap`. The first delay is random from 0. So the delays of one event grow until the cap, and
-    events that failed together spread out.
+    The delay is exponential with jitter. The ceiling is base * 2^(attempt - 1), at most `cap`. The first delay is random
+    between 0 and the ceiling, and each further delay between half of the ceiling and the ceiling. So the delays of one event
+    grow until the cap, and events that failed together spread out.
     """
     high = ceiling(attempt, base, cap)
     low = 0.0 if attempt == 1 else high / 2

@@ -32,16 +32,15 @@ from webhookd.telemetry.metrics import Metrics
 
 _DUTY = "dead-letter reader"
 _OWED_AFTER_SECONDS = 15.0  # after a death: by then, the copy that is sent at once has failed
-_HIDDEN_SECONDS = 60  # time for which a pass may hide the messages that it reads
+_HIDDEN_SECONDS = 60  # time for which a pass hides the messages that it reads
 _WAIT_SECONDS = 1  # without a wait, an empty answer proves nothing, since SQS then asks only some of its servers
 _ROUND_EVERY_SECONDS = 15.0
-_PASS_SECONDS = (
-    30.0  # seconds that a pass may take: well below _HIDDEN_SECONDS, or the pass would receive the same messages again
-)
+# A pass takes this time at most. It is well below _HIDDEN_SECONDS, or the pass would receive the same messages again.
+_PASS_SECONDS = 30.0
 _SHORT_QUEUE = 1000  # messages: a queue of so many is read each minute, a longer one only every ten minutes
 _PASS_EVERY_SECONDS = 45.0  # between passes over a short queue, even if the counts agree
 _LONG_PASS_EVERY_SECONDS = 600.0
-_SETTLED_SECONDS = 60.0  # until a copy that was sent must be in the queue
+_SETTLED_SECONDS = 60.0  # after its send, a copy must be in the queue by then
 _COUNTED = 10_000  # dead events that are counted at most; one pass reads about as many copies
 _LOOKED = 1000  # dead events that one statement reads
 _FIRST = datetime(1970, 1, 1, tzinfo=UTC), UUID(int=0)  # before every death

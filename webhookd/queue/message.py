@@ -74,7 +74,7 @@ def _fields(reference: EventReference) -> dict[str, Any]:
 
 
 def fit(reference: EventReference, most_bytes: int) -> EventReference:
-    """Returns the dead-letter copy `reference` with its reason cut until a message of `most_bytes` holds it and a MAC."""
+    """Returns `reference`, a dead-letter copy, with its reason cut so that a message of `most_bytes` holds copy and MAC."""
     while reference.dead and len(encode([reference]).encode()) > most_bytes - _MAC_BYTES:
         reference = reference._replace(dead=reference.dead[: len(reference.dead) * 3 // 4])
     return reference

@@ -16,12 +16,12 @@ from webhookd.queue.message import EventReference
 
 
 def sign(reference: EventReference, secret: bytes) -> EventReference:
-    """Returns the dead-letter copy `reference` with its MAC (HMAC-SHA-256, hexadecimal)."""
+    """Returns `reference`, a dead-letter copy, with its MAC (HMAC-SHA-256, hexadecimal)."""
     return reference._replace(mac=_mac(reference, secret))
 
 
 def is_proven(reference: EventReference, secret: bytes) -> bool:
-    """Returns whether `reference` is a dead-letter copy that `sign` has made, and nothing in the copy was changed since."""
+    """Returns whether `sign` made the dead-letter copy `reference`, and nothing in the copy has changed since."""
     if reference.dead is None or reference.died is None or reference.mac is None:
         return False
     return hmac.compare_digest(reference.mac.encode(), _mac(reference, secret).encode())

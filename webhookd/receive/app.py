@@ -211,7 +211,7 @@ class PublicApp:
         """
         length = request.content_length
         if length is not None and length <= SMALL:
-            if (error := request.content.exception()) is not None:  # `wait_eof` does not look for it, and would wait for ever
+            if (error := request.content.exception()) is not None:  # `wait_eof` does not check this, and would wait for ever
                 raise error
             await request.content.wait_eof()
             return request.content.read_nowait()

@@ -50,5 +50,5 @@ class Bodies:
             raise OverloadedError("too many large bodies at once")
 
     def hold(self) -> Held:
-        """Returns the part of one body, to be used in a `with` block. Its end returns the bytes to the budget."""
+        """Reserves the part of one body for a `with` block. The end of the block returns the bytes to the budget."""
         return Held(self)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 class ReceiveRole:
     """The receiver of webhooks.
 
-    The owner starts `parts` in their order and then calls `listen`. To stop, the owner calls `refuse`, `stop_listening`, and
+    The owner starts `parts` in their order and then calls `listen`. To stop, the owner calls `refuse` and `stop_listening`, and
     then stops `parts` in reverse order.
     """
 
@@ -97,7 +97,7 @@ class ReceiveRole:
             self._certificate.load()
 
     def renew(self, settings: Settings) -> None:
-        """Receives for the accounts and keys of `settings` from now on."""
+        """Uses the accounts and keys of `settings` from now on."""
         self._intake.renew(settings.keys_by_account)
         self._samples.renew(settings.keys_by_account)
         if self._app is not None:

@@ -17,7 +17,7 @@ _STATUS_EVERY = 10.0  # seconds, if no watchdog asks for reports
 
 
 class ServiceNotifier:
-    """The manager of this process. `status` returns the state of the process in a line, for `systemctl status`."""
+    """Reports the state of this process to the service manager. `status` returns it in one line, for `systemctl status`."""
 
     def __init__(self, watch: Watch, status: Callable[[], str]) -> None:
         self._address = os.environ.get("NOTIFY_SOCKET", "")

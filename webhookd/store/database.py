@@ -26,7 +26,7 @@ _REFUSED = 2.0  # seconds for which a pool that gave no connection counts as not
 
 
 class Database:
-    """The connections to the database, and the record of whether it answers. `Pools` names the pools, and their sizes."""
+    """The connections to PostgreSQL, and whether PostgreSQL answers. `Pools` lists the pools."""
 
     def __init__(
         self,

@@ -27,7 +27,7 @@ _KEEPALIVE = {"tcp_keepalives_idle": "15", "tcp_keepalives_interval": "5", "tcp_
 
 # Further settings of a pool's sessions. Our own statements find their rows by an index. Without enable_seqscan = off,
 # PostgreSQL reads the whole table `work` while few rows wait, and keeps that plan in the burst that follows. Operators'
-# statements are planned for the given filters, since a plan for any filter would use no index. They read an index in its order:
+# statements are planned anew for each call: a plan that serves every filter would use no index. They read an index in order:
 # with statistics from a time when few rows waited, PostgreSQL would build a bitmap of all waiting rows for one page of them.
 # By statement_timeout, PostgreSQL ends operators' statements when their caller has given up.
 SESSIONS = {
@@ -84,7 +84,7 @@ class Pools:
         return bool(self._pools)
 
     def __getitem__(self, name: str) -> asyncpg.Pool[asyncpg.Record]:
-        """Returns one pool."""
+        """Returns the pool `name`."""
         return self._pools[name]
 
     async def open(self, check: Callable[[Any], Coroutine[Any, Any, None]]) -> None:

@@ -19,7 +19,7 @@ from webhookd.errors import SettingsError
 from webhookd.telemetry.logs import logger, where
 from webhookd.telemetry.metrics import Metrics
 
-_QUIET_SECONDS = 60.0  # between two log lines about the same complaint of OpenTelemetry
+_QUIET_SECONDS = 60.0  # between two log lines about the same warning of OpenTelemetry
 
 
 def make_exporter(metrics: Metrics) -> Exporter:
@@ -99,7 +99,7 @@ def _hear_complaints() -> None:
 
 
 def resource() -> Resource:
-    """Returns the resource of all spans: this service and its version, as far as OTEL_… does not name others."""
+    """Returns the resource of all spans: this service and its version, unless OTEL_… names others."""
     given = Resource.create()
     own = {SERVICE_VERSION: version("webhookd")}
     if str(given.attributes.get(SERVICE_NAME, "unknown_service")).startswith("unknown_service"):
