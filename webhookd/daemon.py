@@ -12,7 +12,7 @@ from aiohttp import web
 from webhookd.admin.access import Access, AccessLevel
 from webhookd.admin.app import SECURITY_FIELDS, admin_app
 from webhookd.admin.cookies import Sessions
-from webhookd.admin.health import Health
+from webhookd.admin.health_routes import Health
 from webhookd.admin.hosts import Hosts
 from webhookd.errors import SettingsError
 from webhookd.http.admission import Unlimited

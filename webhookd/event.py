@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from decimal import Decimal, InvalidOperation
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from webhookd import body
+from webhookd.authorizenet.payload import load_payload
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -31,43 +30,6 @@ class Status(StrEnum):
     def finished(self) -> bool:
         """Returns whether only an operator's action leaves this status."""
         return self in (Status.PROCESSED, Status.DEAD)
-
-
-# The payload's money fields: JSON numbers, which become Decimal even if they are written as integers.
-_MONEY = ("authAmount", "amount")
-_TOO_MUCH = Decimal(10) ** 15
-
-
-def load_payload(raw: bytes) -> dict[str, Any]:
-    """Returns the `payload` object of a notification's exact bytes, with every fraction and every amount as Decimal.
-
-    A body that an operator released from quarantine is mended as it was then (`webhookd.body`). Returns {} if the payload is
-    missing or no object; a number that Decimal cannot hold is NaN. Raises ValueError if `raw` is not JSON, or is nested deeper
-    than Python's own limit.
-    """
-    envelope = body.load(body.read(raw).text)
-    payload = envelope.get("payload") if isinstance(envelope, dict) else None
-    if not isinstance(payload, dict):
-        return {}
-    for name in _MONEY:
-        value = payload.get(name)
-        if isinstance(value, int) and not isinstance(value, bool):
-            payload[name] = Decimal(value)
-    return payload
-
-
-def money(value: object) -> Decimal | None:
-    """Returns `value` as an amount, or None if it is no number, not finite, or beyond what a ledger could hold."""
-    if isinstance(value, bool) or not isinstance(value, (int, str, Decimal)):
-        return None
-    try:
-        amount = Decimal(value)
-    except (InvalidOperation, ValueError):
-        return None
-    # Do not use abs(), which rounds to the context and overflows on a large exponent.
-    if not amount.is_finite() or amount.copy_abs() >= _TOO_MUCH or int(amount.as_tuple().exponent) < -8:
-        return None
-    return amount
 
 
 @dataclass(slots=True, frozen=True)

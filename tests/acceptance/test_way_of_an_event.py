@@ -13,6 +13,7 @@ from tests.helpers.ledger import COUNTING, Ledger, Totals
 from tests.helpers.queues import received_bodies
 from tests.helpers.running import KEY, Process
 from tests.helpers.wait import until
+from webhookd.authorizenet import sampling
 from webhookd.authorizenet.notification import EVENT_TYPES
 from webhookd.dev import traffic
 from webhookd.store.queries import queries
@@ -53,7 +54,7 @@ async def test_ten_thousand_webhooks_each_have_one_effect(
     ledger = Ledger(servers.database_url)
     await ledger.connect()
     await ledger.open()
-    samples = traffic.stream(EVENT_TYPES, 10_000, duplicates=0.2, out_of_order=True)
+    samples = sampling.stream(EVENT_TYPES, 10_000, duplicates=0.2, out_of_order=True)
     settings = {**servers.settings, "WEBHOOKD_HANDLERS": "counting", "PYTHONPATH": str(servers.folder)}
     settings |= {
         "WEBHOOKD_COMMIT_TIMEOUT": "60",
@@ -85,7 +86,7 @@ async def test_a_handler_that_fails_twice_is_retried_with_growing_delay_and_one_
 ) -> None:
     settings |= {"WEBHOOKD_RETRY_BASE": "0.5", "WEBHOOKD_RETRY_CAP": "60"}
     async with Process(settings, servers.folder) as daemon:
-        sent = traffic.sample("net.authorize.payment.void.created", 1)
+        sent = sampling.sample("net.authorize.payment.void.created", 1)
         assert (await traffic.send([sent], daemon.webhook_url, KEY)).failed == 0
         await until(lambda: _status_is(connection, "processed"), "the event is processed")
         event = await connection.fetchrow("SELECT * FROM events")
@@ -122,7 +123,7 @@ async def test_a_handler_that_gives_up_makes_the_event_dead_at_once_with_a_copy_
     settings: dict[str, str], servers: Servers, connection: asyncpg.Connection[asyncpg.Record]
 ) -> None:
     async with Process(settings, servers.folder) as daemon:
-        sent = traffic.sample("net.authorize.payment.refund.created", 1)
+        sent = sampling.sample("net.authorize.payment.refund.created", 1)
         assert (await traffic.send([sent], daemon.webhook_url, KEY)).failed == 0
         await until(lambda: _status_is(connection, "dead"), "the event is dead")
         event = await connection.fetchrow("SELECT * FROM events")
@@ -151,7 +152,7 @@ async def test_a_sigterm_ends_the_process_in_order_and_a_second_start_goes_on(
     """Webhooks that were accepted before the stop are processed after it."""
     async with Process(servers.settings, tmp_path) as daemon:
         answers: list[traffic.Answer] = []
-        samples = traffic.stream(EVENT_TYPES, 200)
+        samples = sampling.stream(EVENT_TYPES, 200)
         assert (await traffic.send(samples, daemon.webhook_url, KEY, answered=answers.append)).failed == 0
         assert await daemon.stop() == 0
         await daemon.start()

@@ -30,7 +30,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from webhookd.dev import traffic
+from webhookd.authorizenet import sampling
 
 AUTHCAPTURE = "net.authorize.payment.authcapture.created"
 NOT_ON_TIMELINE = "net.authorize.bench.created"
@@ -81,7 +81,7 @@ class Requests:
         self._head = (
             f"POST {path} HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\n{expect}X-ANET-Signature: sha512="
         )
-        sample = traffic.sample(AUTHCAPTURE, 1)
+        sample = sampling.sample(AUTHCAPTURE, 1)
         body = sample.body.decode().replace(AUTHCAPTURE, event_type)
         first, self._last = body.split(f'"{sample.entity_id}"')
         first, _, after_date = re.split(r'(?<="eventDate":)("[^"]+")', first)

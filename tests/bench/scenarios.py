@@ -22,7 +22,7 @@ from tests.bench.processes import Target, Webhookd, load, running
 from tests.bench.releases import HERE, Release
 from tests.bench.stored import grow, settle
 from tests.helpers.database import connect
-from webhookd.dev import traffic
+from webhookd.authorizenet import sampling
 
 
 def _figures(report: Report) -> Figures:
@@ -156,7 +156,7 @@ def textbook_consume(bench: Bench, count: int) -> Figures:
 async def _fill_textbook(database: str, endpoint: str, queue: str, count: int) -> None:
     connection = await connect(database)
     await connection.execute(SCHEMA)
-    samples = (traffic.sample(AUTHCAPTURE, number) for number in range(1, count + 1))
+    samples = (sampling.sample(AUTHCAPTURE, number) for number in range(1, count + 1))
     rows = [(uuid.uuid4(), sample.notification_id, sample.event_type, sample.body) for sample in samples]
     columns = ["id", "notification_id", "event_type", "body"]
     await connection.copy_records_to_table("textbook_events", records=rows, columns=columns)

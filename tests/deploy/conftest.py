@@ -22,6 +22,7 @@ from tests.helpers.database import connect
 from tests.helpers.prometheus import Prometheus, Sample
 from tests.helpers.running import KEY, Process
 from tests.helpers.wait import until
+from webhookd.authorizenet import sampling
 from webhookd.authorizenet.notification import EVENT_TYPES
 from webhookd.dev import traffic
 from webhookd.dev.servers import Stack
@@ -68,7 +69,9 @@ class Observed:
     async def put_off(self) -> bool:
         """Sends a webhook; returns whether the answer is 503."""
         async with aiohttp.ClientSession() as http:
-            return (await traffic.post(http, self.daemon.webhook_url, traffic.sample(EVENT_TYPES[0], 1), key=KEY)).status == 503
+            return (
+                await traffic.post(http, self.daemon.webhook_url, sampling.sample(EVENT_TYPES[0], 1), key=KEY)
+            ).status == 503
 
     def admit(self, *, connections: bool) -> None:
         """Makes PostgreSQL admit the daemon or refuse it; ends the daemon's sessions in both cases."""
@@ -95,11 +98,11 @@ async def _round(daemon: Process, number: int) -> None:
     """
     async with aiohttp.ClientSession() as http:
 
-        async def post(sample: traffic.Sample, outcome: str, **more: str) -> None:
+        async def post(sample: sampling.Sample, outcome: str, **more: str) -> None:
             answer = await traffic.post(http, daemon.webhook_url, sample, **({"key": KEY} | more))
             assert (answer.outcome if answer.status == 200 else str(answer.status)) == outcome, answer
 
-        samples = [traffic.sample(event_type, number) for event_type in EVENT_TYPES]
+        samples = [sampling.sample(event_type, number) for event_type in EVENT_TYPES]
         for sample in samples:
             await post(sample, "accepted")
         first = samples[0]

@@ -20,6 +20,7 @@ from tests.helpers.operator import ANN, AUTHCAPTURE, REFUND, Connection, Operato
 from tests.helpers.running import KEY
 from tests.helpers.strict_sqs import StrictSqs
 from tests.helpers.wait import until
+from webhookd.authorizenet import sampling
 from webhookd.daemon import Daemon
 from webhookd.dev import traffic
 from webhookd.dev.servers import SqsServer, Stack
@@ -78,7 +79,7 @@ class Shop:
 async def send(daemon: Daemon) -> None:
     """Sends two events that are processed at their second attempt, and one that dies."""
     summary = await traffic.send(
-        traffic.stream([AUTHCAPTURE, AUTHCAPTURE, REFUND], 3), f"{daemon.public_url}/webhooks/authorize-net", KEY
+        sampling.stream([AUTHCAPTURE, AUTHCAPTURE, REFUND], 3), f"{daemon.public_url}/webhooks/authorize-net", KEY
     )
     assert summary.failed == 0
 

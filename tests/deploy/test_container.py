@@ -31,8 +31,9 @@ from tests.helpers.rehearsal import Rehearsal, RehearsalError
 from tests.helpers.running import KEY
 from tests.helpers.scratch import Container, Scratch, skip_where_not_able
 from tests.helpers.wait import until
+from webhookd.authorizenet import sampling
 from webhookd.cli.main import app
-from webhookd.cli.operator.health import health
+from webhookd.cli.operator.health_command import health
 from webhookd.dev import traffic
 from webhookd.dev.servers import free_port
 from webhookd.settings import Settings
@@ -289,7 +290,7 @@ async def check_running(image: Image, servers: Servers, connection: asyncpg.Conn
         _, said = container.run("/usr/bin/touch", "/x", "/app/x", "/tmp/x", "/run/x", "/dev/x", "/var/tmp/x")
         assert said.count("Read-only file system") == 6, said
 
-        sent = traffic.stream(traffic.matching_types("*"), 46, duplicates=0, out_of_order=False, first=1)
+        sent = sampling.stream(sampling.matching_types("*"), 46, duplicates=0, out_of_order=False, first=1)
         summary = await traffic.send(sent, f"http://127.0.0.1:{public}/webhooks/authorize-net", KEY, rate=None, connections=4)
         assert summary.statuses == {200: 46}
 

@@ -29,7 +29,7 @@ from tests.deploy.manifests import (
 from tests.helpers.running import KEY
 from webhookd.cli.main import app
 from webhookd.settings import Role, Settings, load, load_database
-from webhookd.sources import SECRET
+from webhookd.settings.sources import SECRET
 
 pytestmark = pytest.mark.xdist_group("kubernetes")
 

@@ -20,8 +20,8 @@ from tests.helpers.command import webhookd
 from tests.helpers.database import connect
 from tests.helpers.running import KEY, Process
 from tests.helpers.wait import until
+from webhookd.authorizenet import sampling
 from webhookd.authorizenet.signature import sign
-from webhookd.dev import traffic
 
 pytestmark = pytest.mark.xdist_group("kubernetes")
 
@@ -134,7 +134,7 @@ async def test_a_first_rollout(
     (path,) = rule["http"]["paths"]
     service = path["backend"]["service"]
     outside = urls[behind(objects, service["name"], service["port"]["name"])]
-    sample = traffic.sample("net.authorize.payment.refund.created", 1)
+    sample = sampling.sample("net.authorize.payment.refund.created", 1)
     headers = {"X-ANET-Signature": sign(sample.body, KEY)}
     async with (
         aiohttp.ClientSession() as session,

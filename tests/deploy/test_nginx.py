@@ -17,6 +17,7 @@ import trustme
 from tests.conftest import Start
 from tests.helpers.nginx import Nginx, needs_nginx
 from tests.helpers.running import KEY
+from webhookd.authorizenet import sampling
 from webhookd.daemon import Daemon
 from webhookd.dev import traffic
 from webhookd.dev.servers import free_port
@@ -43,13 +44,13 @@ async def nginx(daemon: Daemon, tmp_path: Path) -> AsyncIterator[Nginx]:
 async def test_webhooks_pass_byte_for_byte_over_tls_and_nothing_else_does(nginx: Nginx) -> None:
     async with aiohttp.ClientSession(nginx.https_url, connector=aiohttp.TCPConnector(ssl=nginx.trust)) as http:
         for number, path in enumerate((PATH, f"{PATH}/", f"{PATH}/eu", f"{PATH}/eu/"), 1):
-            sample = traffic.sample(TYPE, number)
+            sample = sampling.sample(TYPE, number)
             answer = await traffic.post(http, path, sample, key=KEY)
             assert (answer.status, answer.outcome) == (200, "accepted")
             answer = await traffic.post(http, path, sample, key=KEY)
             assert (answer.status, answer.outcome) == (200, "duplicate")
-        assert (await traffic.post(http, PATH, traffic.sample(TYPE, 9), signature="sha512=00")).status == 401
-        assert (await traffic.post(http, f"{PATH}/us", traffic.sample(TYPE, 9), key=KEY)).status == 404
+        assert (await traffic.post(http, PATH, sampling.sample(TYPE, 9), signature="sha512=00")).status == 401
+        assert (await traffic.post(http, f"{PATH}/us", sampling.sample(TYPE, 9), key=KEY)).status == 404
         for path in ("/", "/metrics", "/webhooks/events", "/livez", f"{PATH}/eu/x", f"{PATH}/../../metrics"):
             async with http.get(path) as response:
                 assert response.status == 404, path
@@ -98,6 +99,6 @@ async def test_what_a_replica_puts_off_or_drops_another_one_is_asked(daemon: Dae
     async with faulty(answer) as (one, first), faulty(answer) as (other, second):
         addresses = [one, daemon.public_url.removeprefix("http://"), other]
         async with Nginx(tmp_path / "nginx", addresses, trustme.CA()) as nginx, aiohttp.ClientSession(nginx.http_url) as http:
-            answers = [await traffic.post(http, PATH, traffic.sample(TYPE, number), key=KEY) for number in range(1, 7)]
+            answers = [await traffic.post(http, PATH, sampling.sample(TYPE, number), key=KEY) for number in range(1, 7)]
         assert first or second
         assert [(answer.status, answer.outcome) for answer in answers] == [(200, "accepted")] * 6

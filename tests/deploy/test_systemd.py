@@ -17,6 +17,7 @@ from tests.conftest import Servers
 from tests.helpers.running import KEY
 from tests.helpers.unit import Manager, Unit
 from tests.helpers.wait import until
+from webhookd.authorizenet import sampling
 from webhookd.authorizenet.signature import fingerprint
 from webhookd.cli.main import app
 from webhookd.dev import traffic
@@ -147,14 +148,14 @@ async def test_a_service_run_by_its_unit_rotates_its_keys_under_load_and_stops_i
     async def load(http: aiohttp.ClientSession, key: str) -> None:
         while going[key]:
             answers.append(
-                await traffic.post(http, url, traffic.sample("net.authorize.customer.created", next(numbers)), key=key)
+                await traffic.post(http, url, sampling.sample("net.authorize.customer.created", next(numbers)), key=key)
             )
 
     async with aiohttp.ClientSession() as http, asyncio.TaskGroup() as loads:
 
         async def answered_by(key: str) -> int:
             return (
-                await traffic.post(http, url, traffic.sample("net.authorize.customer.created", next(numbers)), key=key)
+                await traffic.post(http, url, sampling.sample("net.authorize.customer.created", next(numbers)), key=key)
             ).status
 
         async def known(token: str) -> bool:

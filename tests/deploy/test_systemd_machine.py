@@ -16,6 +16,7 @@ from tests.conftest import Servers
 from tests.helpers.machine import Machine
 from tests.helpers.running import KEY
 from tests.helpers.wait import until
+from webhookd.authorizenet import sampling
 from webhookd.dev import traffic
 from webhookd.dev.servers import free_port
 
@@ -69,7 +70,7 @@ async def test_systemd_starts_reloads_watches_and_stops_it(machine: Machine, ser
 
     async def answered(key: str, number: int) -> int:
         async with aiohttp.ClientSession() as http:
-            return (await traffic.post(http, url, traffic.sample(TYPE, number), key=key)).status
+            return (await traffic.post(http, url, sampling.sample(TYPE, number), key=key)).status
 
     start, status, reload = re.findall(r"^(systemctl [^#]+?) *#", USE, re.MULTILINE)
     await machine.run(*start.split())

@@ -66,7 +66,7 @@ _KINDS = "tests/integration/test_kinds.py::"
 GUARDS = (
     Guard(
         "a flood of refused webhooks is sampled at a limited rate",
-        "webhookd/receive/samples.py",
+        "webhookd/receive/refused_samples.py",
         "self._peers.get(source, 0) >= _PEER_PACE:",
         "self._peers.get(source, 0) >= 1_000_000:",
         "tests/integration/test_refused.py::test_a_flood_of_one_reason_is_sampled_at_a_pace_and_others_still_are",
@@ -686,7 +686,7 @@ GUARDS = (
     ),
     Guard(
         "processed events run again only with force",
-        "webhookd/admin/operations.py",
+        "webhookd/admin/operation_routes.py",
         'if "processed" in (body.filter.status or ()) and not body.force and not body.dry_run:',
         "if False:",
         _OPERATIONS + "test_processed_events_run_again_only_with_force",
@@ -1100,14 +1100,14 @@ GUARDS = (
     ),
     Guard(
         "an address that a folder names does not get the user's token",
-        "webhookd/sources.py",
+        "webhookd/settings/sources.py",
         "    return named_by is None or (loopback and secret.kept_in == named_by)",
         "    return True",
         _TARGET + "test_the_users_token_never_goes_to_an_address_that_the_folder_names",
     ),
     Guard(
         "a file outside the folder does not count as the folder's own",
-        "webhookd/sources.py",
+        "webhookd/settings/sources.py",
         "    return folder if folder is not None and path.resolve().is_relative_to(folder) else None",
         "    return folder",
         _TARGET + "test_a_folder_that_names_the_file_or_variable_of_the_users_token_does_not_get_it",
@@ -1135,7 +1135,7 @@ GUARDS = (
     ),
     Guard(
         "a setting that is spelled in two ways is refused",
-        "webhookd/sources.py",
+        "webhookd/settings/sources.py",
         "        if secret in self.files if in_file else name in self.values:\n",
         "        if False:\n",
         _SETTINGS + "test_two_spellings_of_one_setting_in_one_source_are_refused",
@@ -1149,7 +1149,7 @@ GUARDS = (
     ),
     Guard(
         "the folder's .env is the weakest source",
-        "webhookd/sources.py",
+        "webhookd/settings/sources.py",
         "every = [environment, _credentials(), *_configuration(environment, dotenv), dotenv]",
         "every = [environment, dotenv, _credentials(), *_configuration(environment, dotenv)]",
         _SETTINGS + "test_what_the_folder_says_weakens_nothing_that_the_configuration_or_the_environment_says",
@@ -1205,7 +1205,7 @@ GUARDS = (
     ),
     Guard(
         "an empty filter does not choose every dead event",
-        "webhookd/admin/dead_letters.py",
+        "webhookd/admin/dead_letter_routes.py",
         "        if not self.model_fields_set:",
         "        if False:",
         _OPERATOR + "test_an_order_that_could_not_be_meant_is_refused",

@@ -15,7 +15,15 @@ import typer
 from aiohttp import web
 from typer.testing import CliRunner
 
-from webhookd.cli.operator import dead_letters, events, operations, quarantine, refused, stats, timelines
+from webhookd.cli.operator import (
+    dead_letter_commands,
+    event_commands,
+    operation_commands,
+    quarantine_commands,
+    refused_commands,
+    stats_commands,
+    timeline_commands,
+)
 from webhookd.cli.operator.failures import ApiError, Exit
 from webhookd.errors import SettingsError
 
@@ -159,9 +167,16 @@ async def serving(handler: Callable[[web.Request], Any] | None = None) -> AsyncI
 def commands() -> typer.Typer:
     """Returns the commands, put together as in `webhookd`."""
     app = typer.Typer(rich_markup_mode="markdown", pretty_exceptions_enable=False)
-    for group in (events.app, timelines.app, dead_letters.app, quarantine.app, refused.app, operations.app):
+    for group in (
+        event_commands.app,
+        timeline_commands.app,
+        dead_letter_commands.app,
+        quarantine_commands.app,
+        refused_commands.app,
+        operation_commands.app,
+    ):
         app.add_typer(group)
-    app.command("stats", help=stats.HELP)(stats.stats)
+    app.command("stats", help=stats_commands.HELP)(stats_commands.stats)
     return app
 
 

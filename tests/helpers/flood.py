@@ -26,6 +26,7 @@ import uvloop
 
 from tests.helpers.running import KEY
 from tests.helpers.wait import until
+from webhookd.authorizenet import sampling
 from webhookd.authorizenet.notification import EVENT_TYPES
 from webhookd.authorizenet.signature import sign
 from webhookd.dev import traffic
@@ -192,7 +193,7 @@ def _part(times: list[float], part: float) -> float | None:
 
 
 def _recorder(file: IO[str] | None) -> Callable[..., None]:
-    def record(sample: traffic.Sample | None, status: int, body: bytes, seconds: float) -> None:
+    def record(sample: sampling.Sample | None, status: int, body: bytes, seconds: float) -> None:
         if file is not None and sample is not None:
             line = {
                 **asdict(sample),
@@ -206,12 +207,12 @@ def _recorder(file: IO[str] | None) -> Callable[..., None]:
     return record
 
 
-def _requests(flood: Flood, count: int, *, forged: bool, size: int) -> list[tuple[traffic.Sample | None, bytes]]:
+def _requests(flood: Flood, count: int, *, forged: bool, size: int) -> list[tuple[sampling.Sample | None, bytes]]:
     if forged:
-        body = b"x" * size if size else traffic.sample(EVENT_TYPES[0], 1).body
+        body = b"x" * size if size else sampling.sample(EVENT_TYPES[0], 1).body
         return [(None, flood.request(body, _FORGED))] * count
     first = time.time_ns() % 10_000_000
-    samples = (traffic.sample(kind, first + n) for n, kind in zip(range(count), itertools.cycle(EVENT_TYPES), strict=False))
+    samples = (sampling.sample(kind, first + n) for n, kind in zip(range(count), itertools.cycle(EVENT_TYPES), strict=False))
     return [(sample, flood.request(sample.body, sign(sample.body, KEY))) for sample in samples]
 
 
@@ -231,7 +232,7 @@ def read(record: Path) -> list[traffic.Answer]:
     with record.open() as lines:
         for line in map(json.loads, lines):
             said = json.loads(line["answer"] or "{}")
-            sample = traffic.Sample(line["event_type"], line["notification_id"], line["entity_id"], line["body"].encode())
+            sample = sampling.Sample(line["event_type"], line["notification_id"], line["entity_id"], line["body"].encode())
             outcome = said.get("status") if line["status"] == 200 else said.get("detail", "")
             answers.append(traffic.Answer(sample, line["status"], str(outcome), said.get("id"), line["seconds"]))
     return answers

@@ -14,6 +14,7 @@ from tests.helpers.database import connect
 from tests.helpers.running import KEY
 from tests.helpers.timeline import decode
 from tests.helpers.wait import until_ended
+from webhookd.authorizenet import sampling
 from webhookd.authorizenet.facts import Facts, fold
 from webhookd.authorizenet.timeline import facts_of
 from webhookd.dev import traffic
@@ -54,7 +55,7 @@ class Ledger:
     def __init__(self, database_url: str) -> None:
         self._database_url = database_url
         self._connection: asyncpg.Connection[asyncpg.Record] | None = None
-        self.samples: dict[str, traffic.Sample] = {}  # by notification id
+        self.samples: dict[str, sampling.Sample] = {}  # by notification id
         self.acknowledged: dict[str, str] = {}  # notification id → event id, of a 200 with accepted or duplicate
         self.quarantined: dict[str, str] = {}  # notification id → quarantine id
         self.answers: Counter[int] = Counter()  # by HTTP status; 0: no answer
@@ -83,7 +84,7 @@ class Ledger:
         return self._connection
 
     @property
-    def unanswered(self) -> list[traffic.Sample]:
+    def unanswered(self) -> list[sampling.Sample]:
         """Returns the notifications that were sent and never answered 200. Each may be committed or not."""
         return [sample for id_, sample in self.samples.items() if id_ not in self.acknowledged and id_ not in self.quarantined]
 
@@ -100,7 +101,7 @@ class Ledger:
 
     async def send(
         self,
-        samples: Iterable[traffic.Sample],
+        samples: Iterable[sampling.Sample],
         urls: str | Sequence[str],
         *,
         rate: float | None = None,
@@ -131,7 +132,7 @@ class Ledger:
         )
         return summary
 
-    def _kept(self, sample: traffic.Sample) -> traffic.Sample:
+    def _kept(self, sample: sampling.Sample) -> sampling.Sample:
         self.samples[sample.notification_id] = sample
         return sample
 
@@ -241,7 +242,7 @@ def _of_any_release(timeline: dict[tuple[str, str], Facts]) -> dict[tuple[str, s
     return {key: [facts[name][2] for name in ("first_event_at", "last_event_at")] for key, facts in timeline.items()}
 
 
-def _event(row: asyncpg.Record, sent: traffic.Sample) -> Event:
+def _event(row: asyncpg.Record, sent: sampling.Sample) -> Event:
     return Event(
         id=row["id"],
         account="default",

@@ -19,6 +19,7 @@ from tests.helpers.ledger import COUNTING, Ledger
 from tests.helpers.proxy import FaultProxy
 from tests.helpers.running import Process
 from tests.helpers.wait import until, until_ended
+from webhookd.authorizenet import sampling
 from webhookd.authorizenet.notification import EVENT_TYPES
 from webhookd.dev import traffic
 from webhookd.dev.servers import Stack
@@ -155,10 +156,10 @@ class Rig:
             return [self.through]
         return [daemon.webhook_url for daemon in self.daemons if daemon.running]
 
-    def samples(self, count: int | None = None, types: Iterable[str] = EVENT_TYPES) -> Iterator[traffic.Sample]:
+    def samples(self, count: int | None = None, types: Iterable[str] = EVENT_TYPES) -> Iterator[sampling.Sample]:
         """Returns notifications of every type in turn, each a new event: `count` of them, or without end."""
         names = itertools.cycle(list(types))
-        stream = (traffic.sample(name, next(_numbers)) for name in names)
+        stream = (sampling.sample(name, next(_numbers)) for name in names)
         return stream if count is None else itertools.islice(stream, count)
 
     async def send(self, count: int, *, rate: float | None = None, connections: int = 16) -> traffic.Summary:
@@ -170,7 +171,7 @@ class Rig:
         """Sends new events throughout the block, `rate` a second, to every daemon, whether it runs or not."""
         going = True
 
-        def samples() -> Iterator[traffic.Sample]:
+        def samples() -> Iterator[sampling.Sample]:
             for sample in self.samples():
                 if not going:
                     return

@@ -15,7 +15,7 @@ import pytest
 
 from webhookd.errors import WebhookdError
 from webhookd.settings import Settings
-from webhookd.sources import SECRET
+from webhookd.settings.sources import SECRET
 
 _SHORTEST = 12
 _secrets: set[str] = set()

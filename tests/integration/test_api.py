@@ -23,6 +23,7 @@ from tests.helpers.running import KEY
 from webhookd.admin.access import HEADER, AccessLevel
 from webhookd.admin.app import ROLES, add_open
 from webhookd.admin.cookies import COOKIE
+from webhookd.authorizenet import sampling
 from webhookd.daemon import Daemon
 from webhookd.dev import traffic
 
@@ -282,7 +283,7 @@ async def test_nothing_that_is_answered_may_be_kept_or_framed(http: aiohttp.Clie
 async def test_schemathesis_finds_nothing(daemon: Daemon, connection: asyncpg.Connection[Any], tmp_path: Path) -> None:
     """Schemathesis makes good and bad requests from the document, also in sequences. Each answer is as the document says."""
     sent = await traffic.send(
-        traffic.stream(["net.authorize.payment.authcapture.created"], 20), f"{daemon.public_url}/webhooks/authorize-net", KEY
+        sampling.stream(["net.authorize.payment.authcapture.created"], 20), f"{daemon.public_url}/webhooks/authorize-net", KEY
     )
     assert sent.failed == 0
     # 413 is a refusal, too, but schemathesis does not count it by default.

@@ -15,6 +15,7 @@ from tests.conftest import settings_of
 from tests.helpers.database import connect
 from tests.helpers.running import KEY, base_settings
 from tests.helpers.wait import until
+from webhookd.authorizenet import sampling
 from webhookd.daemon import Daemon
 from webhookd.dev import traffic
 from webhookd.dev.servers import Stack
@@ -52,7 +53,7 @@ async def running(stack: Stack) -> AsyncIterator[Daemon]:
 
 
 async def send(daemon: Daemon, count: int) -> traffic.Summary:
-    return await traffic.send(traffic.stream([AUTHCAPTURE], count), f"{daemon.public_url}/webhooks/authorize-net", KEY)
+    return await traffic.send(sampling.stream([AUTHCAPTURE], count), f"{daemon.public_url}/webhooks/authorize-net", KEY)
 
 
 async def ended(stack: Stack, count: int) -> bool:
@@ -109,7 +110,7 @@ async def test_without_redis_everything_works(own: Stack) -> None:
     async with running(own) as daemon:
         await daemon.sqs.create_queues(max_receive_count=15)
         await asyncio.to_thread(own.redis.kill)
-        samples = traffic.stream([AUTHCAPTURE], 60, duplicates=0.5)
+        samples = sampling.stream([AUTHCAPTURE], 60, duplicates=0.5)
         summary = await traffic.send(samples, f"{daemon.public_url}/webhooks/authorize-net", KEY)
         assert summary.outcomes == {"accepted": 30, "duplicate": 30}
         await until(lambda: ended(own, 30), "every event is processed", deadline=60)

@@ -13,8 +13,8 @@ from tests.helpers.queues import client, depth, received_bodies, url_of
 from tests.helpers.stored import end_well
 from tests.helpers.wait import until
 from tests.integration.test_work import AUTHCAPTURE, Connection, count, counted, handlers, metric, send, status
+from webhookd.authorizenet import sampling
 from webhookd.daemon import Daemon
-from webhookd.dev import traffic
 from webhookd.errors import Permanent, UnavailableError
 from webhookd.event import Event
 from webhookd.process import worker as worker_module
@@ -38,7 +38,7 @@ async def received(start: Start, connection: Connection, *event_types: str) -> t
     No relay runs, so nothing has sent the events to the queue yet.
     """
     receiver = await start(roles="receive")
-    await send(receiver, *(traffic.sample(event_type, number) for number, event_type in enumerate(event_types, 1)))
+    await send(receiver, *(sampling.sample(event_type, number) for number, event_type in enumerate(event_types, 1)))
     rows = await connection.fetch("SELECT id, account, event_type FROM events ORDER BY id")
     return receiver, [EventReference(row["id"], row["account"], row["event_type"]) for row in rows]
 
@@ -96,7 +96,7 @@ async def test_a_bundles_events_share_a_transaction(start: Start, servers: Serve
 async def test_events_of_one_entity_in_one_bundle_are_folded(start: Start, connection: Connection) -> None:
     receiver = await start(roles="receive")
     kinds = ["created", "updated", "deleted"]
-    await send(receiver, *(traffic.sample(f"net.authorize.customer.{kind}", 1) for kind in kinds))
+    await send(receiver, *(sampling.sample(f"net.authorize.customer.{kind}", 1) for kind in kinds))
     rows = await connection.fetch("SELECT id, account, event_type FROM events ORDER BY random()")
     await receiver.sqs.queue.send([[EventReference(row["id"], row["account"], row["event_type"]) for row in rows]])
     await start(roles="work")

@@ -29,7 +29,7 @@ from webhookd.cli.main import app
 from webhookd.dev import known
 from webhookd.errors import SettingsError
 from webhookd.settings import describe
-from webhookd.sources import NO_FILE
+from webhookd.settings.sources import NO_FILE
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 OTHER_KEY = "F" * 128

@@ -18,6 +18,7 @@ from aiohttp import web
 from tests.conftest import Start
 from tests.helpers.running import KEY
 from tests.helpers.wait import until
+from webhookd.authorizenet import sampling
 from webhookd.authorizenet.notification import EVENT_TYPES
 from webhookd.authorizenet.signature import sign
 from webhookd.daemon import Daemon
@@ -80,12 +81,12 @@ def request(body: bytes, *headers: str) -> bytes:
 
 
 def body() -> bytes:
-    return traffic.sample(EVENT_TYPES[0], 1).body
+    return sampling.sample(EVENT_TYPES[0], 1).body
 
 
 async def accepted(daemon: Daemon) -> None:
     """Sends a fresh webhook through a connection of its own, and asserts that it is accepted."""
-    (sample,) = traffic.stream(EVENT_TYPES[:1], 1)
+    (sample,) = sampling.stream(EVENT_TYPES[:1], 1)
     async with aiohttp.ClientSession() as session:
         answer = await traffic.post(session, daemon.public_url + PATH, sample, key=KEY)
     assert (answer.status, answer.outcome) == (200, "accepted")
@@ -219,7 +220,7 @@ async def test_a_client_that_reads_no_answer_is_cut(start: Start) -> None:
 
 async def test_pipelined_webhooks_are_answered_in_their_order(start: Start) -> None:
     daemon = await start(roles="receive")
-    bodies = [sample.body for sample in traffic.stream(EVENT_TYPES[:1], 50)]
+    bodies = [sample.body for sample in sampling.stream(EVENT_TYPES[:1], 50)]
     async with connected(daemon) as [(reader, writer)]:
         writer.write(b"".join(map(request, bodies)) + request(bodies[0], "Connection: close"))
         answers = (await rest(reader)).split(b"HTTP/1.1 ")[1:]

@@ -19,8 +19,8 @@ from tests.helpers.queues import client, depth, url_of
 from tests.helpers.strict_sqs import StrictSqs
 from tests.helpers.wait import until
 from tests.integration.test_work import handlers, metric, send
+from webhookd.authorizenet import sampling
 from webhookd.daemon import Daemon
-from webhookd.dev import traffic
 from webhookd.errors import Permanent
 from webhookd.event import Event
 
@@ -67,7 +67,7 @@ async def daemon(strict: Servers, start: Start, connection: Connection, shop: Sh
     """Starts a daemon with `COUNT` dead events, each with its copy in the dead-letter queue; then opens the shop again."""
     daemon = await start(handlers(shop.handle), sqs_endpoint_url=strict.sqs_endpoint_url, admin_tokens=ANN)
     for number in range(COUNT):
-        await send(daemon, traffic.sample(AUTHCAPTURE, number))
+        await send(daemon, sampling.sample(AUTHCAPTURE, number))
     await come_to(connection, {"dead": COUNT})
     await holds(strict, strict.dead_letter_queue, COUNT)
     shop.closed = False

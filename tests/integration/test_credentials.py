@@ -13,6 +13,7 @@ from tests.helpers.key_sources import ROLE, Agent, GuardedSqs, Imds, Keys, Sts, 
 from tests.helpers.operator import Connection, statuses
 from tests.helpers.running import KEY, Process
 from tests.helpers.wait import until
+from webhookd.authorizenet import sampling
 from webhookd.daemon import Daemon
 from webhookd.dev import traffic
 from webhookd.sqs import credentials
@@ -49,7 +50,7 @@ async def work(url: str, connection: Connection, count: int = 3) -> None:
 
 async def send(url: str, count: int = 3) -> None:
     """Sends webhooks, and asserts that each is answered 200."""
-    samples = traffic.stream(["net.authorize.payment.authcapture.created"], count)
+    samples = sampling.stream(["net.authorize.payment.authcapture.created"], count)
     summary = await traffic.send(samples, f"{url}/webhooks/authorize-net", KEY)
     assert summary.failed == 0
 

@@ -17,6 +17,7 @@ from tests.helpers.database import connect
 from tests.helpers.running import KEY
 from tests.helpers.stored import lease, store
 from tests.helpers.wait import until
+from webhookd.authorizenet import sampling
 from webhookd.authorizenet.notification import EVENT_TYPES
 from webhookd.dev import traffic
 from webhookd.dev.servers import Stack
@@ -187,17 +188,17 @@ async def test_after_a_failover_to_what_takes_no_writes_the_daemon_comes_back_by
     """No restart is needed, and events that were in hand meanwhile are not given up."""
     daemon = await start(visibility_timeout=2)
     url = f"{daemon.public_url}/webhooks/authorize-net"
-    assert (await traffic.send(traffic.stream(EVENT_TYPES, 23), url, KEY)).failed == 0
+    assert (await traffic.send(sampling.stream(EVENT_TYPES, 23), url, KEY)).failed == 0
     name = urlsplit(database_url).path[1:]
     await connection.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
     others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1 AND pid <> pg_backend_pid()"
     await connection.execute(others, name)
     await until(lambda: not daemon.database.up, "the daemon notices that PostgreSQL takes no writes")
-    (answer,) = (await traffic.send(traffic.stream(EVENT_TYPES, 1), url, KEY)).statuses
+    (answer,) = (await traffic.send(sampling.stream(EVENT_TYPES, 1), url, KEY)).statuses
     assert answer == 503
     await connection.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = off")
     await until(lambda: daemon.database.up, "the daemon notices that PostgreSQL takes writes again")
-    assert (await traffic.send(traffic.stream(EVENT_TYPES, 23), url, KEY)).failed == 0
+    assert (await traffic.send(sampling.stream(EVENT_TYPES, 23), url, KEY)).failed == 0
     ended = "SELECT count(*) = 46 FROM events WHERE status = 'processed'"
     # If the reply to a sweeper's claim was lost with its session, the claim holds its events for 30 s.
     await until(lambda: connection.fetchval(ended), "every event is processed", deadline=90)
@@ -215,10 +216,10 @@ async def test_connections_that_lead_to_a_replica_now_are_given_up(
         await each.execute("SET default_transaction_read_only = on")
     for each in every:
         await pool.release(each)
-    (answer,) = (await traffic.send(traffic.stream(EVENT_TYPES, 1), url, KEY)).statuses
+    (answer,) = (await traffic.send(sampling.stream(EVENT_TYPES, 1), url, KEY)).statuses
     assert answer == 503
     await until(lambda: daemon.database.up, "a connection that takes writes is found")
-    assert (await traffic.send(traffic.stream(EVENT_TYPES, 23), url, KEY)).failed == 0
+    assert (await traffic.send(sampling.stream(EVENT_TYPES, 23), url, KEY)).failed == 0
 
 
 async def test_a_duty_is_one_processs_and_falls_to_another_that_sees_it_held_by_a_clock_put_back(
@@ -236,7 +237,7 @@ async def test_what_was_never_sent_and_is_due_by_a_clock_put_back_is_taken_after
 ) -> None:
     daemon = await start(roles="receive")  # nothing sends events
     url = f"{daemon.public_url}/webhooks/authorize-net"
-    assert (await traffic.send(traffic.stream(list(EVENT_TYPES), 4), url, KEY)).failed == 0
+    assert (await traffic.send(sampling.stream(list(EVENT_TYPES), 4), url, KEY)).failed == 0
     await connection.execute("UPDATE work SET due = now()")
     stranded = await connection.fetchval(
         "UPDATE work SET due = now() + interval '1 hour' "
@@ -254,7 +255,7 @@ async def test_what_is_there_since_a_time_to_come_is_sent_once(
     """The times of the work are from a clock that has been put back since."""
     daemon = await start(roles="receive")  # nothing sends events
     url = f"{daemon.public_url}/webhooks/authorize-net"
-    assert (await traffic.send(traffic.stream(list(EVENT_TYPES), 3), url, KEY)).failed == 0
+    assert (await traffic.send(sampling.stream(list(EVENT_TYPES), 3), url, KEY)).failed == 0
     later = "now() + interval '1 hour'"
     await connection.execute(f"UPDATE work SET status = $1, fresh = $1 = 'received', due = {later}, since = {later}", state)
     assert (await lease(daemon.store, fresh=9, rest=9, later=9)).all == []

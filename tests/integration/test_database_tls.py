@@ -16,6 +16,7 @@ from tests.helpers.database import connect
 from tests.helpers.debian import TlsPostgres
 from tests.helpers.running import KEY, Process
 from tests.helpers.wait import until
+from webhookd.authorizenet import sampling
 from webhookd.daemon import Daemon
 from webhookd.dev import traffic
 from webhookd.dev.servers import free_port
@@ -67,7 +68,7 @@ async def test_a_daemon_speaks_nothing_but_tls_with_a_server_whose_certificate_i
 ) -> None:
     url = postgres.address(sslmode="verify-full", sslrootcert=authority.ca)
     async with Process({**servers.settings, "WEBHOOKD_DATABASE_URL": url}, tmp_path) as daemon:
-        summary = await traffic.send(traffic.stream([TYPE], 40), daemon.webhook_url, KEY)
+        summary = await traffic.send(sampling.stream([TYPE], 40), daemon.webhook_url, KEY)
         assert summary.failed == 0
         connection = await connect(url)
 

@@ -16,6 +16,7 @@ from tests.helpers.running import KEY
 from tests.helpers.wait import until
 from tests.integration.test_bundles import nothing, received
 from tests.integration.test_work import handlers, metric, status
+from webhookd.authorizenet import sampling
 from webhookd.daemon import Daemon
 from webhookd.dev import traffic
 from webhookd.errors import Permanent, UnavailableError
@@ -40,7 +41,7 @@ def closing() -> Registry:
 
 async def dead(daemon: Daemon, servers: Servers, count: int) -> None:
     """Makes `count` dead events with `daemon`, whose handler gives up, and waits until each has its copy."""
-    summary = await traffic.send(traffic.stream([AUTHCAPTURE], count), f"{daemon.public_url}/webhooks/authorize-net", KEY)
+    summary = await traffic.send(sampling.stream([AUTHCAPTURE], count), f"{daemon.public_url}/webhooks/authorize-net", KEY)
     assert summary.failed == 0
     await until(lambda: holds(servers, count), "each has a copy in the dead-letter queue", deadline=30)
 
@@ -120,7 +121,7 @@ async def test_a_copy_that_sqs_refuses_neither_spins_nor_blocks_the_reader(
     start: Start, servers: Servers, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     daemon = await start(closing(), roles="receive,relay")
-    (sample,) = traffic.stream([AUTHCAPTURE], 1)
+    (sample,) = sampling.stream([AUTHCAPTURE], 1)
     await traffic.send([sample], f"{daemon.public_url}/webhooks/authorize-net", KEY)
     await connection.execute("UPDATE work SET status = 'dead', dead_reason = 'x', due = now() - interval '1 minute'")
 

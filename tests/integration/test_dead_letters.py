@@ -22,6 +22,7 @@ from tests.helpers.queues import depth
 from tests.helpers.running import KEY
 from tests.helpers.stored import end_well, lease
 from tests.helpers.wait import until
+from webhookd.authorizenet import sampling
 from webhookd.daemon import Daemon
 from webhookd.dev import traffic
 from webhookd.errors import Permanent
@@ -56,7 +57,7 @@ async def idle(start: Start) -> Operator:
 
 
 async def deliver(daemon: Daemon, types: list[str], count: int) -> None:
-    summary = await traffic.send(traffic.stream(types, count), f"{daemon.public_url}/webhooks/authorize-net", KEY)
+    summary = await traffic.send(sampling.stream(types, count), f"{daemon.public_url}/webhooks/authorize-net", KEY)
     assert summary.failed == 0
 
 

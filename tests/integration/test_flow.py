@@ -15,9 +15,9 @@ from tests.helpers.stored import lease
 from tests.helpers.wait import until
 from tests.integration.test_bundles import CREATED, drained, nothing, once, processed_are, received, table_of_effects
 from tests.integration.test_work import Connection, count, counted, handlers, metric, send, status
+from webhookd.authorizenet import sampling
 from webhookd.authorizenet.timeline import fold_all
 from webhookd.daemon import Daemon
-from webhookd.dev import traffic
 from webhookd.errors import Retryable
 from webhookd.event import Event
 from webhookd.store.event_store import Claimed, Outgoing
@@ -41,7 +41,7 @@ async def test_a_failed_attempt_deletes_its_message_and_a_new_one_is_sent_when_t
             raise Retryable("the till is closed", after=3600)
 
     daemon = await start(handlers(fail_once), resend_after=600)
-    await send(daemon, traffic.sample(AUTHCAPTURE, 1))
+    await send(daemon, sampling.sample(AUTHCAPTURE, 1))
     await until(lambda: status(connection, "retrying"), "the event is retrying")
     await drained(servers, daemon)
     assert metric(daemon, "webhookd_processed_total", outcome="stale") == 0, "its message does not come back"
@@ -164,7 +164,7 @@ async def test_with_retries_that_hang_fresh_events_are_processed(start: Start, c
     daemon = await start(handlers(hang_at_a_retry), concurrency=4, pollers=2, relay_window=4)
     try:
         await until(lambda: hanging == 1, "a retry hangs")
-        await send(daemon, *traffic.stream([AUTHCAPTURE], 12))
+        await send(daemon, *sampling.stream([AUTHCAPTURE], 12))
         await until(lambda: processed_are(connection, 12), "the fresh ones are processed", deadline=30)
         assert hanging == 1
     finally:
@@ -182,10 +182,10 @@ async def test_with_a_handler_that_always_fails_fresh_events_are_processed(start
     daemon = await start(
         handlers(fail, pattern=AUTHCAPTURE), concurrency=4, relay_window=4, max_attempts=1000, retry_base=0.01, retry_cap=0.01
     )
-    await send(daemon, *traffic.stream([AUTHCAPTURE], 40))
+    await send(daemon, *sampling.stream([AUTHCAPTURE], 40))
     failed = "SELECT count(*) = 40 FROM work WHERE attempts > 0"
     await until(lambda: connection.fetchval(failed), "each has failed", deadline=60)
-    await send(daemon, *traffic.stream([CREATED], 40))
+    await send(daemon, *sampling.stream([CREATED], 40))
     await until(lambda: processed_are(connection, 40), "the others are processed", deadline=30)
     assert await connection.fetchval(failed), "and the failing ones are still to be tried"
 
@@ -264,7 +264,7 @@ async def test_a_backlog_older_than_resend_after_is_not_sent_again(
 ) -> None:
     """No worker runs for longer than RESEND_AFTER. Then a worker starts, and receives each event once."""
     relay = await start(roles="receive,relay", relay_window=None, resend_after=1)
-    await send(relay, *traffic.stream([AUTHCAPTURE], 40))
+    await send(relay, *sampling.stream([AUTHCAPTURE], 40))
     await until(lambda: status(connection, "queued"), "every event is sent")
     await until(lambda: connection.fetchval("SELECT bool_and(due < now()) FROM work"), "RESEND_AFTER is over for all")
     assert relay.relay is not None
@@ -281,7 +281,7 @@ async def test_once_a_poller_finds_the_queue_empty_what_it_has_lost_is_sent_agai
     start: Start, servers: Servers, connection: Connection
 ) -> None:
     relay = await start(roles="receive,relay", relay_window=None, resend_after=1)
-    await send(relay, *traffic.stream([AUTHCAPTURE], 40))
+    await send(relay, *sampling.stream([AUTHCAPTURE], 40))
     await until(lambda: status(connection, "queued"), "every event is sent")
     async with client(servers) as sqs:
         await sqs.purge_queue(QueueUrl=await url_of(sqs, servers.queue))

@@ -14,7 +14,7 @@ from tests.helpers.timeline import keep_timeline
 from tests.helpers.wait import until
 from tests.integration.test_bundles import CREATED, drained, once, processed_are, received, table_of_effects
 from tests.integration.test_work import AUTHCAPTURE, Connection, count, handlers, metric, send, status
-from webhookd.dev import traffic
+from webhookd.authorizenet import sampling
 from webhookd.errors import Permanent, Retryable
 from webhookd.event import Event
 from webhookd.process.handlers import Registry
@@ -39,7 +39,7 @@ async def test_a_handler_sees_the_row_of_its_event_and_holds_no_lock_of_it(
             await other.close()
 
     daemon = await start(handlers(look), max_attempts=1)
-    await send(daemon, traffic.sample(AUTHCAPTURE, 1))
+    await send(daemon, sampling.sample(AUTHCAPTURE, 1))
     await until(lambda: status(connection, "processed"), "the event is processed")
     assert states == ["captured", "captured"]
 
@@ -51,7 +51,7 @@ async def test_what_handlers_give_up_stays_on_the_timeline(start: Start, servers
 
     await table_of_effects(connection)
     daemon = await start(handlers(refuse))
-    await send(daemon, traffic.sample(AUTHCAPTURE, 1))
+    await send(daemon, sampling.sample(AUTHCAPTURE, 1))
     await until(lambda: status(connection, "dead"), "the event is dead")
     assert await connection.fetchval(_STATE) == "captured"
     assert await connection.fetchval("SELECT count(*) FROM effects") == 0
@@ -62,7 +62,7 @@ async def test_an_event_waits_for_its_retry_and_is_on_the_timeline(start: Start,
         raise Retryable("the till is closed", after=3600)
 
     daemon = await start(handlers(later))
-    await send(daemon, traffic.sample(AUTHCAPTURE, 1))
+    await send(daemon, sampling.sample(AUTHCAPTURE, 1))
     await until(lambda: status(connection, "retrying"), "the event is retrying")
     assert await connection.fetchval(_STATE) == "captured"
 
@@ -128,7 +128,7 @@ async def test_the_wait_for_a_locked_row_of_the_timeline_is_not_in_the_time_of_o
     monkeypatch.setattr("webhookd.store.event_store._LOCK_TIMEOUT", "3s")
     receiver = await start(roles="receive")
     kinds = (("created", 1), ("created", 2), ("updated", 2), ("created", 3))
-    await send(receiver, *(traffic.sample(f"net.authorize.customer.{kind}", number) for kind, number in kinds))
+    await send(receiver, *(sampling.sample(f"net.authorize.customer.{kind}", number) for kind, number in kinds))
     rows = await connection.fetch("SELECT id, account, event_type FROM events ORDER BY id")
     bodies = [EventReference(row["id"], row["account"], row["event_type"]) for row in rows]
     worker = await start(roles="work")
@@ -172,7 +172,7 @@ async def test_a_fold_that_was_refused_is_made_up_for_once_postgresql_takes_it(s
     await connection.execute("ALTER TABLE timeline ADD CONSTRAINT none CHECK (facts::text NOT LIKE '%captured%')")
     await table_of_effects(connection)
     daemon = await start(handlers(count), max_attempts=1000, retry_base=0.1, retry_cap=0.1, resend_after=1)
-    await send(daemon, traffic.sample(AUTHCAPTURE, 1))
+    await send(daemon, sampling.sample(AUTHCAPTURE, 1))
     await until(lambda: status(connection, "retrying"), "the event is retrying")
     await connection.execute("ALTER TABLE timeline DROP CONSTRAINT none")
     await until(lambda: status(connection, "processed"), "the event is processed", deadline=30)
@@ -208,7 +208,7 @@ async def test_an_event_of_an_unknown_type_reaches_its_handlers_and_no_timeline(
     registry = Registry()
     registry.add("*", look)
     daemon = await start(registry)
-    await send(daemon, traffic.sample("net.authorize.payment.unheardOf", 1))
+    await send(daemon, sampling.sample("net.authorize.payment.unheardOf", 1))
     await until(lambda: status(connection, "processed"), "the event is processed")
     assert seen == ["net.authorize.payment.unheardOf"]
     assert await connection.fetchval("SELECT count(*) FROM transactions") == 0

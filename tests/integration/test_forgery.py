@@ -14,9 +14,9 @@ from tests.helpers.queues import client, depth, url_of
 from tests.helpers.wait import until
 from tests.integration.test_bundles import drained, received
 from tests.integration.test_work import AUTHCAPTURE, Connection, handlers, metric, send, status
+from webhookd.authorizenet import sampling
 from webhookd.authorizenet.notification import EVENT_TYPES
 from webhookd.daemon import Daemon
-from webhookd.dev import traffic
 from webhookd.errors import Permanent
 from webhookd.event import Event
 from webhookd.process.worker import Worker
@@ -65,7 +65,7 @@ async def shop() -> Shop:
 async def daemon(start: Start, servers: Servers, connection: Connection, shop: Shop) -> Daemon:
     """Starts a daemon with one dead event, whose copy is in the dead-letter queue; then opens the shop again."""
     daemon = await start(handlers(shop.handle))
-    await send(daemon, traffic.sample(AUTHCAPTURE, 1))
+    await send(daemon, sampling.sample(AUTHCAPTURE, 1))
     await until(lambda: depth(servers, servers.dead_letter_queue), "a copy in the dead-letter queue")
     await until(lambda: status(connection, "dead"), "the event is dead")
     shop.closed = False
@@ -238,7 +238,7 @@ async def test_whatever_a_message_says_the_worker_goes_on_and_counts_it(
         return sum(metric(daemon, known, outcome=outcome) for outcome in outcomes)
 
     await until(lambda: seen() >= len(twisted[::3]), "each is counted", deadline=30)
-    await send(daemon, traffic.sample(AUTHCAPTURE, 1))
+    await send(daemon, sampling.sample(AUTHCAPTURE, 1))
     await until(lambda: status(connection, "processed"), "the worker goes on")
     assert not daemon.watch.broken.is_set()
     types = {s.labels["event_type"] for f in daemon.metrics.registry.collect() for s in f.samples if s.name == known}

@@ -17,6 +17,7 @@ from tests.helpers.database import Connection, connect
 from tests.helpers.guide import GUIDE, PAGES, blocks, shell_lines
 from tests.helpers.running import KEY
 from tests.helpers.wait import until
+from webhookd.authorizenet import sampling
 from webhookd.daemon import Daemon
 from webhookd.dev import traffic
 from webhookd.dev.postgres import PostgresServer
@@ -58,7 +59,7 @@ def booking() -> Registry:
     return registry
 
 
-async def answers(daemon: Daemon, *samples: traffic.Sample) -> list[str]:
+async def answers(daemon: Daemon, *samples: sampling.Sample) -> list[str]:
     url = f"{daemon.public_url}/webhooks/authorize-net"
     async with aiohttp.ClientSession() as http:
         return [(await traffic.post(http, url, sample, key=KEY)).outcome for sample in samples]
@@ -88,7 +89,7 @@ async def test_a_restored_backup_has_all_that_it_had_and_takes_what_it_lacks_as_
     await connection.execute("CREATE TABLE public.booked (id text)")
     await connection.execute(f"ALTER ROLE CURRENT_USER IN DATABASE {name} SET search_path = public")
     await connection.close()
-    before, after = traffic.sample(PAYMENT, 1), traffic.sample(PAYMENT, 2)
+    before, after = sampling.sample(PAYMENT, 1), sampling.sample(PAYMENT, 2)
     first = await start(booking())
     assert await answers(first, before) == ["accepted"]
     await all_processed(database_url, 1)

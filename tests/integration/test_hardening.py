@@ -15,6 +15,7 @@ from tests.helpers.queues import client, received_bodies, url_of
 from tests.helpers.running import KEY
 from tests.helpers.wait import until
 from webhookd import Permanent
+from webhookd.authorizenet import sampling
 from webhookd.daemon import Daemon
 from webhookd.dev import traffic
 from webhookd.process.handlers import Registration, Registry
@@ -23,7 +24,7 @@ from webhookd.queue.message import EventReference, decode, encode
 HELD = "net.authorize.payment.fraud.held"
 
 
-async def sent(daemon: Daemon, sample: traffic.Sample) -> str:
+async def sent(daemon: Daemon, sample: sampling.Sample) -> str:
     async with aiohttp.ClientSession() as http:
         answer = await traffic.post(http, f"{daemon.public_url}/webhooks/authorize-net", sample, key=KEY)
     assert answer.id is not None
@@ -47,13 +48,13 @@ async def test_no_message_holds_what_a_webhook_says(start: Start, servers: Serve
     async def refuse(event: Any, connection: Any) -> None:
         raise Permanent("not for us")
 
-    sample = traffic.sample(HELD, 4711)
+    sample = sampling.sample(HELD, 4711)
     daemon = await start(roles="receive,relay")
     event_id = await sent(daemon, sample)
     (message,) = await received_bodies(servers, servers.queue, 1)
     await daemon.stop()
 
-    second = traffic.sample(HELD, 4712)
+    second = sampling.sample(HELD, 4712)
     working = await start(Registry([Registration("*", refuse)]))
     await sent(working, second)
     (copy,) = await received_bodies(servers, servers.dead_letter_queue, 1)
@@ -75,7 +76,7 @@ async def test_a_forged_message_has_no_effect(
         handled.append(event.id)
 
     daemon = await start(Registry([Registration("*", count)]))
-    event_id = await sent(daemon, traffic.sample(HELD, 1))
+    event_id = await sent(daemon, sampling.sample(HELD, 1))
     await until(lambda: len(handled) == 1, "the event is handled")
     genuine = json.loads(encode([EventReference(uuid.UUID(event_id), "default", HELD)]))
 

@@ -21,7 +21,7 @@ from tests.helpers.command import webhookd
 from tests.helpers.running import Process
 from tests.helpers.wait import until
 from webhookd.cli.main import app
-from webhookd.cli.operator import health as command
+from webhookd.cli.operator import health_command as command
 from webhookd.cli.operator.target import find_open
 from webhookd.errors import SettingsError
 

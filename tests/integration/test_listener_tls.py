@@ -18,6 +18,7 @@ from tests.conftest import Servers, Start, settings_of
 from tests.helpers.command import webhookd
 from tests.helpers.running import KEY
 from tests.helpers.wait import until
+from webhookd.authorizenet import sampling
 from webhookd.daemon import Daemon
 from webhookd.dev import traffic
 from webhookd.errors import SettingsError
@@ -43,7 +44,7 @@ def trusting(authority: trustme.CA) -> ssl.SSLContext:
     return context
 
 
-async def sent(daemon: Daemon, context: ssl.SSLContext, sample: traffic.Sample) -> traffic.Answer:
+async def sent(daemon: Daemon, context: ssl.SSLContext, sample: sampling.Sample) -> traffic.Answer:
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=context)) as http:
         return await traffic.post(http, f"{daemon.public_url}/webhooks/authorize-net", sample, key=KEY)
 
@@ -66,15 +67,15 @@ async def test_webhooks_are_taken_over_tls_one_by_one_and_many_on_a_connection(s
     daemon = await start(roles="receive", **issue(tmp_path / "tls", authority))
     assert daemon.public_url.startswith("https://")
     context = trusting(authority)
-    sample = traffic.sample(TYPE, 1)
+    sample = sampling.sample(TYPE, 1)
     assert (await sent(daemon, context, sample)).outcome == "accepted"
     assert (await sent(daemon, context, sample)).outcome == "duplicate"
     url = f"{daemon.public_url}/webhooks/authorize-net"
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=context, limit=2)) as http:
-        answers = await asyncio.gather(*(traffic.post(http, url, traffic.sample(TYPE, n), key=KEY) for n in range(10, 60)))
+        answers = await asyncio.gather(*(traffic.post(http, url, sampling.sample(TYPE, n), key=KEY) for n in range(10, 60)))
         assert {answer.outcome for answer in answers} == {"accepted"}
         # `pieces` sends this large body in pieces.
-        large = traffic.sample(TYPE, 100)
+        large = sampling.sample(TYPE, 100)
         async with http.post(url, data=pieces(large.body), headers={"X-ANET-Signature": "sha512=00"}) as response:
             assert response.status == 401
         async with http.get(f"{daemon.public_url}/livez") as response:
@@ -97,11 +98,11 @@ async def test_what_speaks_no_tls_or_nothing_gets_no_answer_and_keeps_nobody_out
     reader, writer = await asyncio.open_connection(host, port)
     writer.write(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
     assert not (await asyncio.wait_for(reader.read(), 5)).startswith(b"HTTP")
-    assert (await sent(daemon, trusting(authority), traffic.sample(TYPE, 1))).outcome == "accepted"
+    assert (await sent(daemon, trusting(authority), sampling.sample(TYPE, 1))).outcome == "accepted"
     await until(lambda: metric(daemon, "connections_closed_total", reason="tls") >= 41, "the silent ones are closed")
     for _, writing in [*silent, (reader, writer)]:
         writing.close()
-    assert (await sent(daemon, trusting(authority), traffic.sample(TYPE, 2))).outcome == "accepted"
+    assert (await sent(daemon, trusting(authority), sampling.sample(TYPE, 2))).outcome == "accepted"
 
 
 async def test_more_handshakes_than_there_may_be_connections_make_way_for_newer_ones(start: Start, tmp_path: Path) -> None:
@@ -110,7 +111,7 @@ async def test_more_handshakes_than_there_may_be_connections_make_way_for_newer_
     host, port = urlsplit(daemon.public_url).hostname, urlsplit(daemon.public_url).port
     silent = [await asyncio.open_connection(host, port) for _ in range(40)]
     await until(lambda: metric(daemon, "connections_closed_total", reason="tls") >= 24, "the oldest have made way")
-    assert (await sent(daemon, trusting(authority), traffic.sample(TYPE, 1))).outcome == "accepted"
+    assert (await sent(daemon, trusting(authority), sampling.sample(TYPE, 1))).outcome == "accepted"
     for _, writing in silent:
         writing.close()
 
@@ -126,7 +127,7 @@ async def test_a_renewed_certificate_is_served_and_connections_go_on(
     before = await served(daemon, both)
     url = f"{daemon.public_url}/webhooks/authorize-net"
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=both, limit=1)) as http:
-        assert (await traffic.post(http, url, traffic.sample(TYPE, 1), key=KEY)).status == 200
+        assert (await traffic.post(http, url, sampling.sample(TYPE, 1), key=KEY)).status == 200
         # Half a renewal, or a wrong one, changes nothing; an unreadable renewal changes nothing until it is readable.
         (tmp_path / "tls" / "certificate.pem").write_bytes(b"-----BEGIN CERTIFICATE-----\nno\n-----END CERTIFICATE-----\n")
         await asyncio.sleep(0.2)
@@ -141,7 +142,7 @@ async def test_a_renewed_certificate_is_served_and_connections_go_on(
             return await served(daemon, both) != before
 
         await until(renewed, "the new certificate is served")
-        assert (await traffic.post(http, url, traffic.sample(TYPE, 2), key=KEY)).status == 200
+        assert (await traffic.post(http, url, sampling.sample(TYPE, 2), key=KEY)).status == 200
     ends = metric(daemon, "tls_certificate_expiry_timestamp_seconds")
     assert abs(ends - (datetime.now(UTC) + timedelta(days=60)).timestamp()) < 86_400
 

@@ -17,6 +17,7 @@ from tests.helpers.running import KEY
 from tests.helpers.strict_sqs import StrictSqs
 from tests.helpers.wait import until
 from tests.integration.test_work import AUTHCAPTURE, Connection, handlers, metric, status
+from webhookd.authorizenet import sampling
 from webhookd.daemon import Daemon
 from webhookd.dev import traffic
 
@@ -73,7 +74,7 @@ async def daemon(servers: Servers, role: Role, gateway: StrictSqs) -> AsyncItera
 
 
 async def send(daemon: Daemon, first: int, count: int) -> traffic.Summary:
-    samples = [traffic.sample(AUTHCAPTURE, number) for number in range(first, first + count)]
+    samples = [sampling.sample(AUTHCAPTURE, number) for number in range(first, first + count)]
     return await traffic.send(samples, f"{daemon.public_url}/webhooks/authorize-net", KEY)
 
 

@@ -15,6 +15,7 @@ from tests.helpers.operator import ANN, AUTHCAPTURE, REFUND, Connection, Operato
 from tests.helpers.running import KEY, Process
 from tests.helpers.stored import end_well
 from tests.helpers.wait import until
+from webhookd.authorizenet import sampling
 from webhookd.daemon import Daemon
 from webhookd.dev import traffic
 from webhookd.errors import UnavailableError
@@ -209,7 +210,7 @@ async def test_effects_happen_once_for_each_run_that_was_forced(start: Start, co
     registry.add("*", count)
     daemon = await start(registry, admin_tokens=ANN)
     ann = Operator(daemon.admin_url)
-    summary = await traffic.send(traffic.stream([AUTHCAPTURE], 5), f"{daemon.public_url}/webhooks/authorize-net", KEY)
+    summary = await traffic.send(sampling.stream([AUTHCAPTURE], 5), f"{daemon.public_url}/webhooks/authorize-net", KEY)
     assert summary.failed == 0
     await come_to(connection, {"processed": 5})
     for runs in (2, 3):

@@ -18,6 +18,7 @@ from tests.helpers.command import webhookd
 from tests.helpers.guide import lines_of
 from tests.helpers.running import KEY
 from tests.helpers.wait import until
+from webhookd.authorizenet import sampling
 from webhookd.daemon import Daemon
 from webhookd.dev import traffic
 from webhookd.errors import Permanent
@@ -45,7 +46,7 @@ async def dead(start: Start, connection: asyncpg.Connection[Any]) -> tuple[Daemo
 
     registry.add("*", refuse)
     daemon = await start(registry, admin_tokens={"ann": TOKEN})
-    sent = await traffic.send(traffic.stream([PAYMENT], 1), f"{daemon.public_url}/webhooks/authorize-net", KEY)
+    sent = await traffic.send(sampling.stream([PAYMENT], 1), f"{daemon.public_url}/webhooks/authorize-net", KEY)
     assert sent.failed == 0
 
     async def ended() -> Any:
@@ -107,7 +108,7 @@ async def test_tail_shows_what_comes_and_ends_well_by_ctrl_c(servers: Servers, d
     shown = None
     for number in range(100):  # the command does not show events from before it began to follow
         await traffic.send(
-            traffic.stream([PAYMENT], 1, first=1000 + number), f"{daemon.public_url}/webhooks/authorize-net", KEY
+            sampling.stream([PAYMENT], 1, first=1000 + number), f"{daemon.public_url}/webhooks/authorize-net", KEY
         )
         try:
             shown = json.loads(await asyncio.wait_for(process.stdout.readline(), 0.5))

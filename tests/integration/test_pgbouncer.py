@@ -18,8 +18,8 @@ from tests.conftest import Servers, Start, settings_of
 from tests.helpers.debian import PgBouncer
 from tests.helpers.rig import Rig
 from tests.helpers.wait import until
+from webhookd.authorizenet import sampling
 from webhookd.authorizenet.notification import EVENT_TYPES
-from webhookd.dev import traffic
 from webhookd.dev.servers import Stack
 from webhookd.doctor import Finding, Verdict, examine
 from webhookd.errors import WebhookdError
@@ -137,7 +137,7 @@ async def test_nothing_is_lost_or_doubled_and_nothing_stays_in_the_sessions(rig:
     rig.handlers(UNTIDY)
     for _ in range(2):
         await rig.daemon(database_url=pooled_url, database_pooler="transaction", concurrency="8", admin_anonymous="operate")
-    samples = traffic.stream(list(EVENT_TYPES), 250, duplicates=0.2, out_of_order=True)
+    samples = sampling.stream(list(EVENT_TYPES), 250, duplicates=0.2, out_of_order=True)
     await rig.ledger.send(samples, rig.urls, connections=24)
     row = await rig.finish()
     assert (row.lost, row.doubled) == (0, 0)

@@ -16,7 +16,7 @@ from tests.helpers.strict_sqs import StrictSqs
 from tests.helpers.wait import until
 from tests.integration.test_bundles import CREATED, drained, once, processed_are, received
 from tests.integration.test_work import AUTHCAPTURE, Connection, handlers, metric, send, status
-from webhookd.dev import traffic
+from webhookd.authorizenet import sampling
 from webhookd.errors import Retryable
 from webhookd.event import Event
 from webhookd.process.retry import LONGEST_DELAY
@@ -69,7 +69,7 @@ async def test_the_longest_delay_is_kept_by_postgresql_and_hides_no_message(
         raise Retryable(after=1e9)
 
     daemon = await start(handlers(fail), sqs_endpoint_url=gateway.url)
-    await send(daemon, traffic.sample(AUTHCAPTURE, 1))
+    await send(daemon, sampling.sample(AUTHCAPTURE, 1))
     await until(lambda: status(connection, "retrying"), "the event is retrying")
     await drained(servers, daemon)
     left = await connection.fetchval("SELECT extract(epoch FROM due - now()) FROM work")

@@ -15,9 +15,9 @@ import pytest
 from tests.conftest import Start
 from tests.helpers.operator import ANN, AUTHCAPTURE, LEO, Connection, Operator, come_to, statuses
 from tests.helpers.running import KEY
+from webhookd.authorizenet.sampling import sample
 from webhookd.authorizenet.signature import sign
 from webhookd.daemon import Daemon
-from webhookd.dev.traffic import sample
 from webhookd.errors import UnavailableError
 from webhookd.event import Event
 from webhookd.operate import search

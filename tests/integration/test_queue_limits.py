@@ -14,8 +14,8 @@ from tests.helpers.strict_sqs import StrictSqs
 from tests.helpers.wait import until
 from tests.integration.test_bundles import CREATED, once, received
 from tests.integration.test_work import AUTHCAPTURE, Connection, metric, send, status
+from webhookd.authorizenet import sampling
 from webhookd.daemon import Daemon
-from webhookd.dev import traffic
 from webhookd.doctor import Verdict, examine
 from webhookd.queue.message import EventReference, decode, encode, fit
 from webhookd.sqs.attributes import Attributes
@@ -103,7 +103,7 @@ async def test_a_copy_of_a_dead_event_fits_a_small_dead_letter_queue(
     await set_attributes(servers, servers.dead_letter_queue, MaximumMessageSize="1024")
     daemon = await start(roles="receive,relay")
     await until(lambda: daemon.sqs.dead_letter_queue.limits.message_bytes == 1024, "the limit is known")
-    await send(daemon, traffic.sample(AUTHCAPTURE, 1))
+    await send(daemon, sampling.sample(AUTHCAPTURE, 1))
     await connection.execute(
         "UPDATE work SET status = 'dead', dead_reason = repeat('ü', 2000), due = now() - interval '1 minute'"
     )

@@ -18,9 +18,9 @@ from tests.conftest import Servers, Start
 from tests.helpers.database import connect
 from tests.helpers.running import KEY
 from tests.helpers.wait import until
+from webhookd.authorizenet.sampling import sample
 from webhookd.authorizenet.signature import fingerprint, sign
 from webhookd.daemon import Daemon
-from webhookd.dev.traffic import sample
 from webhookd.errors import ConflictError, UnavailableError
 from webhookd.operate.operator_queries import OperatorQueries
 from webhookd.operate.quarantine import Quarantine

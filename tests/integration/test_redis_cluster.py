@@ -18,6 +18,7 @@ from tests.conftest import Servers, Start, settings_of
 from tests.helpers.cluster import Cluster, ClusterNode, cluster
 from tests.helpers.running import KEY
 from tests.helpers.wait import until
+from webhookd.authorizenet import sampling
 from webhookd.daemon import Daemon
 from webhookd.dev import traffic
 from webhookd.doctor import Finding, Verdict, examine
@@ -35,7 +36,7 @@ async def nodes(_own_environment: None) -> AsyncIterator[Cluster]:
 
 async def _known_by_redis(daemon: Daemon) -> None:
     """Sends webhooks until Redis recognises all repeats as duplicates."""
-    samples, url = traffic.stream([TYPE], 5), f"{daemon.public_url}/webhooks/authorize-net"
+    samples, url = sampling.stream([TYPE], 5), f"{daemon.public_url}/webhooks/authorize-net"
 
     async def known() -> bool:
         before = daemon.metrics.registry.get_sample_value("webhookd_duplicates_total", {"layer": "redis"}) or 0

@@ -15,6 +15,7 @@ from tests.helpers.authority import Authority
 from tests.helpers.debian import TlsRedis
 from tests.helpers.running import KEY
 from tests.helpers.wait import until
+from webhookd.authorizenet import sampling
 from webhookd.dev import traffic
 from webhookd.doctor import Verdict, examine
 
@@ -43,7 +44,7 @@ def stranger(tmp_path: Path) -> Authority:
 async def test_a_daemon_keeps_its_keys_in_redis_over_tls(redis: TlsRedis, authority: Authority, start: Start) -> None:
     url = redis.address(ssl_ca_certs=authority.ca)
     daemon = await start(redis_url=url)
-    samples, webhook_url = traffic.stream([TYPE], 5), f"{daemon.public_url}/webhooks/authorize-net"
+    samples, webhook_url = sampling.stream([TYPE], 5), f"{daemon.public_url}/webhooks/authorize-net"
 
     async def known_by_redis() -> bool:
         await traffic.send(samples, webhook_url, KEY)
@@ -95,7 +96,7 @@ async def test_redis_that_is_not_trusted_counts_as_away_and_the_reason_is_told(
     await until(lambda: remedy in str(daemon.idempotency.problem), "the reason is reported")
     report = daemon.health.report()
     assert report["status"] == "degraded"
-    summary = await traffic.send(traffic.stream([TYPE], 5), f"{daemon.public_url}/webhooks/authorize-net", KEY)
+    summary = await traffic.send(sampling.stream([TYPE], 5), f"{daemon.public_url}/webhooks/authorize-net", KEY)
     assert summary.failed == 0
     settings = settings_of(servers.settings, redis_url=url)
     (finding,) = [finding async for finding in examine(settings) if finding.check == "redis"]

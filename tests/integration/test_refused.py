@@ -19,9 +19,9 @@ import pytest_asyncio
 from tests.conftest import Servers, Start
 from tests.helpers.running import KEY
 from tests.helpers.wait import until
+from webhookd.authorizenet.sampling import sample
 from webhookd.authorizenet.signature import fingerprint, sign
 from webhookd.daemon import Daemon
-from webhookd.dev.traffic import sample
 from webhookd.store.queries import queries
 
 AUTHCAPTURE = "net.authorize.payment.authcapture.created"

@@ -16,6 +16,7 @@ from tests.conftest import Servers, settings_of
 from tests.helpers.running import KEY
 from tests.helpers.wait import until
 from webhookd import service
+from webhookd.authorizenet import sampling
 from webhookd.daemon import Daemon
 from webhookd.dev import traffic
 from webhookd.settings import Settings, load
@@ -47,7 +48,7 @@ def reloads(daemon: Daemon, outcome: str) -> float:
 async def status(daemon: Daemon, key: str, account: str = "") -> int:
     url = f"{daemon.public_url}/webhooks/authorize-net{account and f'/{account}'}"
     async with aiohttp.ClientSession() as http:
-        return (await traffic.post(http, url, traffic.sample(TYPE, 1), key=key)).status
+        return (await traffic.post(http, url, sampling.sample(TYPE, 1), key=key)).status
 
 
 async def end(ending: asyncio.Task[int]) -> None:

@@ -15,8 +15,8 @@ from aiohttp import web
 from tests.conftest import Start
 from tests.helpers.wait import until
 from tests.integration.test_connections import PATH, connected, metric, request, rest, statuses
+from webhookd.authorizenet import sampling
 from webhookd.authorizenet.notification import EVENT_TYPES
-from webhookd.dev import traffic
 from webhookd.http.connection import Connection, Phase
 from webhookd.http.connections import ConnectionLimits
 
@@ -25,7 +25,7 @@ HOLD = "BEGIN; LOCK TABLE ledger IN SHARE MODE"  # no commit ends before COMMIT
 
 def bodies(count: int) -> list[bytes]:
     """Returns `count` bodies of new events."""
-    return [sample.body for sample in traffic.stream(EVENT_TYPES[:1], count)]
+    return [sample.body for sample in sampling.stream(EVENT_TYPES[:1], count)]
 
 
 async def answer(reader: asyncio.StreamReader) -> tuple[int, dict[str, str]]:
@@ -134,7 +134,7 @@ async def test_what_cannot_be_used_is_quarantined(start: Start, connection: asyn
         "CREATE TRIGGER refuse BEFORE INSERT ON kinds FOR EACH ROW EXECUTE FUNCTION refuse()"
     )
     async with connected(daemon) as [(reader, writer)]:
-        for body in (b"[]", traffic.sample("net.authorize.poison", 1).body):
+        for body in (b"[]", sampling.sample("net.authorize.poison", 1).body):
             writer.write(request(body))
             assert (await answer(reader))[1]["status"] == "quarantined"
     reasons = [row["reason"] for row in await connection.fetch("SELECT reason FROM quarantine ORDER BY received_at")]

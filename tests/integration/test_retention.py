@@ -21,8 +21,8 @@ from tests.helpers.running import KEY
 from tests.helpers.stored import store, store_alias
 from tests.helpers.wait import until
 from webhookd.authorizenet.notification import parse
+from webhookd.authorizenet.sampling import sample
 from webhookd.authorizenet.signature import sign
-from webhookd.dev.traffic import sample
 from webhookd.doctor import Verdict, examine
 from webhookd.runtime.loops import Watch
 from webhookd.store import retention as module

@@ -15,6 +15,7 @@ from tests.helpers.queues import client, depth, url_of
 from tests.helpers.running import KEY
 from tests.helpers.stored import lease
 from tests.helpers.wait import until
+from webhookd.authorizenet import sampling
 from webhookd.daemon import Daemon
 from webhookd.dev import traffic
 from webhookd.errors import Retryable
@@ -51,7 +52,7 @@ def handlers(*given: Handler) -> Registry:
 
 
 async def deliver(daemon: Daemon, connection: Connection) -> uuid.UUID:
-    summary = await traffic.send([traffic.sample(AUTHCAPTURE, 1)], f"{daemon.public_url}/webhooks/authorize-net", KEY)
+    summary = await traffic.send([sampling.sample(AUTHCAPTURE, 1)], f"{daemon.public_url}/webhooks/authorize-net", KEY)
     assert summary.failed == 0
     event_id: uuid.UUID = await connection.fetchval("SELECT id FROM events")
     return event_id

@@ -14,6 +14,7 @@ import pytest_asyncio
 from tests.conftest import Servers, Start, settings_of
 from tests.helpers.running import KEY
 from tests.helpers.wait import until
+from webhookd.authorizenet import sampling
 from webhookd.dev import traffic
 from webhookd.doctor import Finding, Verdict, examine
 
@@ -73,7 +74,7 @@ async def test_a_server_that_refuses_to_tell_its_wal_position_becomes_ready(
     daemon = await start(database_url=role_url)
     await until(lambda: daemon.health.ready, f"it is ready, rather than: {daemon.database.problem}", deadline=10)
     url = f"{daemon.public_url}/webhooks/authorize-net"
-    assert (await traffic.send(traffic.stream(["net.authorize.customer.created"], 5), url, KEY)).outcomes == {"accepted": 5}
+    assert (await traffic.send(sampling.stream(["net.authorize.customer.created"], 5), url, KEY)).outcomes == {"accepted": 5}
     ended = "SELECT count(*) = 5 FROM events WHERE status = 'processed'"
     await until(lambda: connection.fetchval(ended), "every event is processed", deadline=30)
     findings = await _findings(servers, role_url)

@@ -13,6 +13,7 @@ from tests.helpers.command import webhookd
 from tests.helpers.database import connect
 from tests.helpers.running import KEY
 from tests.helpers.wait import until
+from webhookd.authorizenet import sampling
 from webhookd.dev import traffic
 from webhookd.doctor import Verdict, examine
 from webhookd.errors import WebhookdError
@@ -55,7 +56,7 @@ async def test_a_shops_tables_stand_beside_ours_and_a_handler_finds_the_shops(
     registry = Registry()
     registry.add("net.authorize.payment.*", handler)
     daemon = await start(registry)
-    samples = [traffic.sample(AUTHCAPTURE, 1), traffic.sample(CUSTOMER, 2)]
+    samples = [sampling.sample(AUTHCAPTURE, 1), sampling.sample(CUSTOMER, 2)]
     summary = await traffic.send(samples, f"{daemon.public_url}/webhooks/authorize-net", KEY)
     assert summary.failed == 0
     ended = "SELECT count(*) = 2 FROM webhookd.events WHERE status = 'processed'"
@@ -69,7 +70,7 @@ async def test_a_shops_tables_stand_beside_ours_and_a_handler_finds_the_shops(
 async def test_a_role_without_a_search_path_works(start: Start, database_url: str, connection: Connection) -> None:
     await connection.execute(f"ALTER DATABASE {database_url.rpartition('/')[2].partition('?')[0]} SET search_path = ''")
     daemon = await start()
-    summary = await traffic.send([traffic.sample(CUSTOMER, 1)], f"{daemon.public_url}/webhooks/authorize-net", KEY)
+    summary = await traffic.send([sampling.sample(CUSTOMER, 1)], f"{daemon.public_url}/webhooks/authorize-net", KEY)
     assert summary.failed == 0
     ended = "SELECT count(*) = 1 FROM webhookd.events WHERE status = 'processed'"
     await until(lambda: connection.fetchval(ended), "it is processed")
@@ -85,7 +86,7 @@ async def test_two_installations_share_a_database(
         "SELECT count(*) FROM pg_proc WHERE pronamespace = $1::text::regnamespace AND prosrc LIKE '%webhookd.%'", another_schema
     )
     daemon = await start(database_schema=another_schema)
-    summary = await traffic.send([traffic.sample(AUTHCAPTURE, 1)], f"{daemon.public_url}/webhooks/authorize-net", KEY)
+    summary = await traffic.send([sampling.sample(AUTHCAPTURE, 1)], f"{daemon.public_url}/webhooks/authorize-net", KEY)
     assert summary.failed == 0
     ended = f"SELECT count(*) = 1 FROM {another_schema}.events WHERE status = 'processed'"
     await until(lambda: connection.fetchval(ended), "it is processed")
@@ -164,7 +165,7 @@ async def test_a_role_that_is_named_as_the_schema_keeps_finding_its_own_tables(
     registry = Registry()
     registry.add("*", handler)
     daemon = await start(registry, database_url=url, database_schema=name)
-    await traffic.send([traffic.sample(AUTHCAPTURE, 1)], f"{daemon.public_url}/webhooks/authorize-net", KEY)
+    await traffic.send([sampling.sample(AUTHCAPTURE, 1)], f"{daemon.public_url}/webhooks/authorize-net", KEY)
     await until(lambda: admin.fetchval("SELECT name = 'Bob' FROM public.customers"), "the shop's table is changed")
     schema = {one.check: one async for one in examine(settings_of(servers.settings, database_url=url, database_schema=name))}
     assert schema["schema"].verdict is Verdict.OK
@@ -181,7 +182,7 @@ async def test_a_role_that_is_named_as_the_schema_keeps_finding_its_own_tables(
 async def test_a_schema_may_have_a_name_that_sql_reserves(start: Start, database_url: str, another_schema: str) -> None:
     assert set(await migrate(database_url, schema="order")) == MIGRATIONS
     daemon = await start(database_schema="order")
-    await traffic.send([traffic.sample(AUTHCAPTURE, 1)], f"{daemon.public_url}/webhooks/authorize-net", KEY)
+    await traffic.send([sampling.sample(AUTHCAPTURE, 1)], f"{daemon.public_url}/webhooks/authorize-net", KEY)
     ended = "SELECT count(*) = 1 FROM \"order\".events WHERE status = 'processed'"
     admin = await connect(database_url)
     await until(lambda: admin.fetchval(ended), "it is processed")

@@ -18,9 +18,9 @@ from tests.conftest import Start
 from tests.helpers.operator import ANN, AUTHCAPTURE, REFUND, Connection, Json, Operator, bury, come_to
 from tests.helpers.running import KEY
 from tests.helpers.wait import until
+from webhookd.authorizenet.sampling import sample
 from webhookd.authorizenet.signature import sign
 from webhookd.daemon import Daemon
-from webhookd.dev.traffic import sample
 from webhookd.errors import Permanent, Retryable
 from webhookd.event import Event
 from webhookd.operate import statistics as module

@@ -23,8 +23,8 @@ from tests.helpers.running import KEY, Process
 from tests.helpers.secrets import note
 from tests.helpers.wait import until
 from tests.integration.test_work import AUTHCAPTURE, Connection, handlers, status
+from webhookd.authorizenet import sampling
 from webhookd.authorizenet.signature import sign
-from webhookd.dev import traffic
 from webhookd.dev.servers import free_port
 from webhookd.errors import Permanent, SettingsError
 from webhookd.event import Event
@@ -86,7 +86,7 @@ async def post(
 
 
 def payment(**more: Any) -> bytes:
-    envelope = orjson.loads(traffic.sample(AUTHCAPTURE, 1).body)
+    envelope = orjson.loads(sampling.sample(AUTHCAPTURE, 1).body)
     envelope["payload"] |= more
     return orjson.dumps(envelope)
 
@@ -181,7 +181,7 @@ async def test_what_the_sweeper_sends_each_event_of_a_bundle_and_a_dead_letter_k
         trace = f"{number:032x}"
         given[trace] = await post(
             receiver.public_url,
-            traffic.sample(AUTHCAPTURE if number == 1 else CUSTOMER, number).body,
+            sampling.sample(AUTHCAPTURE if number == 1 else CUSTOMER, number).body,
             traceparent=f"00-{trace}-{number:016x}-01",
             expect=number % 2 == 0,
         )

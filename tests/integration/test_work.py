@@ -18,6 +18,7 @@ from tests.helpers.guide import GUIDE, PAGES, README, blocks
 from tests.helpers.queues import client, depth, url_of
 from tests.helpers.running import KEY
 from tests.helpers.wait import until
+from webhookd.authorizenet import sampling
 from webhookd.daemon import Daemon
 from webhookd.dev import traffic
 from webhookd.errors import Permanent, Retryable
@@ -41,7 +42,7 @@ def handlers(*given: Handler, pattern: str = "*") -> Registry:
     return registry
 
 
-async def send(daemon: Daemon, *samples: traffic.Sample) -> None:
+async def send(daemon: Daemon, *samples: sampling.Sample) -> None:
     summary = await traffic.send(samples, f"{daemon.public_url}/webhooks/authorize-net", KEY)
     assert summary.failed == 0, summary.as_dict()
 
@@ -89,7 +90,7 @@ async def test_an_event_reaches_every_matching_handler_in_registration_order(sta
     registry.add("net.authorize.customer.*", recorder("customers"))
     registry.add(AUTHCAPTURE, recorder("exact"))
     daemon = await start(registry)
-    sent = traffic.sample(AUTHCAPTURE, 1)
+    sent = sampling.sample(AUTHCAPTURE, 1)
     await send(daemon, sent)
     await until(lambda: status(connection, "processed"), "the event is processed")
     assert [name for name, _ in seen] == ["payments", "exact"]
@@ -108,7 +109,7 @@ async def test_what_the_second_handler_raises_undoes_the_firsts_effect(
             raise ValueError
 
     daemon = await start(handlers(count, fail), retry_base=0.1, retry_cap=0.1)
-    await send(daemon, traffic.sample(AUTHCAPTURE, 1))
+    await send(daemon, sampling.sample(AUTHCAPTURE, 1))
     await until(lambda: status(connection, "processed"), "the event is processed")
     assert [row["attempt"] for row in await connection.fetch("SELECT attempt FROM effects")] == [2]
     assert await connection.fetchval("SELECT count(*) FROM transactions") == 1
@@ -120,7 +121,7 @@ async def test_a_handler_chooses_its_delay(start: Start, connection: Connection)
             raise Retryable("the till is closed", after=1.5)
 
     daemon = await start(handlers(later))
-    await send(daemon, traffic.sample(AUTHCAPTURE, 1))
+    await send(daemon, sampling.sample(AUTHCAPTURE, 1))
     await until(lambda: status(connection, "processed"), "the event is processed")
     at = [row["at"] for row in await connection.fetch("SELECT at FROM audit ORDER BY at")]
     assert (at[-1] - at[-2]).total_seconds() >= 1.5 - 0.5
@@ -133,7 +134,7 @@ async def test_spent_attempts_make_the_event_dead(start: Start, servers: Servers
         raise ValueError("customer Jane Doe")
 
     daemon = await start(handlers(fail), max_attempts=3, retry_base=0.05, retry_cap=0.05)
-    await send(daemon, traffic.sample(AUTHCAPTURE, 1))
+    await send(daemon, sampling.sample(AUTHCAPTURE, 1))
     await until(lambda: status(connection, "dead"), "the event is dead")
     row = await connection.fetchrow("SELECT attempts, last_error, dead_reason FROM events")
     assert row is not None
@@ -164,7 +165,7 @@ async def test_a_handler_has_a_retry_policy_of_its_own(start: Start, connection:
     registry.add("*", impatient, Retry(attempts=3))
     registry.add("*", patient, Retry(attempts=1000))
     daemon = await start(registry, max_attempts=1, retry_base=0.05, retry_cap=0.05)
-    await send(daemon, traffic.sample(AUTHCAPTURE, 1))
+    await send(daemon, sampling.sample(AUTHCAPTURE, 1))
     await until(lambda: status(connection, "dead"), "the event is dead")
     assert await connection.fetchval("SELECT attempts FROM events") == 3
 
@@ -180,7 +181,7 @@ async def test_the_time_of_handlers_ends_in_the_one_that_runs(start: Start, conn
     registry.add("*", quick, Retry(attempts=1))
     registry.add("*", hang, Retry(attempts=2))
     daemon = await start(registry, handler_timeout=0.2, retry_base=0.05, retry_cap=0.05)
-    await send(daemon, traffic.sample(AUTHCAPTURE, 1))
+    await send(daemon, sampling.sample(AUTHCAPTURE, 1))
     await until(lambda: status(connection, "dead"), "the event is dead")
     assert await connection.fetchval("SELECT attempts FROM events") == 2
 
@@ -194,7 +195,7 @@ async def test_no_exception_of_a_handler_ends_the_daemon(
             raise raised
 
     daemon = await start(handlers(fail), retry_base=0.1, retry_cap=0.1)
-    await send(daemon, traffic.sample(AUTHCAPTURE, 1))
+    await send(daemon, sampling.sample(AUTHCAPTURE, 1))
     await until(lambda: status(connection, "processed"), "the event is processed")
     assert metric(daemon, "webhookd_retries_total") == 1
     assert not daemon.watch.broken.is_set()
@@ -206,7 +207,7 @@ async def test_a_handler_that_takes_too_long_is_retried(start: Start, connection
             await asyncio.Event().wait()
 
     daemon = await start(handlers(hang), handler_timeout=0.3, retry_base=0.1, retry_cap=0.1)
-    await send(daemon, traffic.sample(AUTHCAPTURE, 1))
+    await send(daemon, sampling.sample(AUTHCAPTURE, 1))
     await until(lambda: status(connection, "processed"), "the event is processed")
     reason = await connection.fetchval("SELECT reason FROM audit WHERE to_status = 'retrying'")
     assert "WEBHOOKD_HANDLER_TIMEOUT" in reason
@@ -222,7 +223,7 @@ async def test_a_handler_that_swallows_a_database_error_is_retried_rather_than_p
                 await inside.execute("SELECT 1 / 0")
 
     daemon = await start(handlers(swallow), retry_base=0.1, retry_cap=0.1)
-    await send(daemon, traffic.sample(AUTHCAPTURE, 1))
+    await send(daemon, sampling.sample(AUTHCAPTURE, 1))
     await until(lambda: status(connection, "processed"), "the event is processed")
     assert await effects() == 1
 
@@ -235,7 +236,7 @@ async def test_a_handler_that_commits_for_itself_is_stopped_before_it_doubles_an
         await inside.execute("COMMIT")
 
     daemon = await start(handlers(commit))
-    await send(daemon, traffic.sample(AUTHCAPTURE, 1))
+    await send(daemon, sampling.sample(AUTHCAPTURE, 1))
     await until(lambda: status(connection, "dead"), "the event is dead")
     assert "committed or rolled back the transaction" in await connection.fetchval("SELECT dead_reason FROM events")
     assert await effects() == 1
@@ -251,7 +252,7 @@ async def test_a_handler_that_commits_and_then_fails_is_not_tried_again(
         raise RuntimeError("too late")
 
     daemon = await start(handlers(commit_and_fail), retry_base=0.1, retry_cap=0.1)
-    await send(daemon, traffic.sample(AUTHCAPTURE, 1))
+    await send(daemon, sampling.sample(AUTHCAPTURE, 1))
     await until(lambda: status(connection, "dead"), "the event is dead")
     assert await effects() == 1
 
@@ -265,7 +266,7 @@ async def test_a_handler_that_begins_a_transaction_of_its_own_is_not_processed_w
         await inside.execute("BEGIN")
 
     daemon = await start(handlers(begin_anew))
-    await send(daemon, traffic.sample(AUTHCAPTURE, 1))
+    await send(daemon, sampling.sample(AUTHCAPTURE, 1))
     await until(lambda: status(connection, "dead"), "the event is dead")
     assert await effects() == 0
     await counted(daemon, "webhookd_dead_total", 1, reason="transaction_ended")
@@ -296,7 +297,7 @@ async def test_whatever_a_handler_raises_is_an_attempt_that_counts(
             raise error
 
     daemon = await start(handlers(fail_once), retry_base=0.1, retry_cap=0.1)
-    await send(daemon, traffic.sample(AUTHCAPTURE, 1))
+    await send(daemon, sampling.sample(AUTHCAPTURE, 1))
     await until(lambda: status(connection, ends), f"the event is {ends}")
     assert await connection.fetchval("SELECT attempts FROM events") == (1 if ends == "dead" else 2)
     if ends == "dead":
@@ -319,7 +320,7 @@ async def test_a_handler_outlives_the_visibility_timeout_and_runs_once(
         await count(event, inside)
 
     daemon = await start(handlers(slow), visibility_timeout=2, resend_after=600)
-    await send(daemon, traffic.sample(AUTHCAPTURE, 1))
+    await send(daemon, sampling.sample(AUTHCAPTURE, 1))
     await until(lambda: status(connection, "processed"), "the event is processed")
     assert len(runs) == 1
     assert await effects() == 1
@@ -332,7 +333,7 @@ async def test_a_second_delivery_has_no_second_effect(
 ) -> None:
     """SQS delivers at least once: here five times, with Redis and without."""
     daemon = await start(handlers(count))
-    await send(daemon, traffic.sample(AUTHCAPTURE, 1))
+    await send(daemon, sampling.sample(AUTHCAPTURE, 1))
     await until(lambda: status(connection, "processed"), "the event is processed")
     row = await connection.fetchrow("SELECT id, account, event_type FROM events")
     assert row is not None
@@ -366,7 +367,7 @@ async def test_two_workers_on_one_event_make_one_effect_by_the_row_lock_alone(
     nowhere = "redis://127.0.0.1:1"
     daemons = [await start(handlers(meet), roles="work", redis_url=nowhere) for _ in range(2)]
     receiver = await start(roles="receive")
-    await send(receiver, traffic.sample(AUTHCAPTURE, 1))
+    await send(receiver, sampling.sample(AUTHCAPTURE, 1))
     row = await connection.fetchrow("SELECT id, account, event_type FROM events")
     assert row is not None
     await daemons[0].sqs.queue.send([[EventReference(row["id"], row["account"], row["event_type"])]] * 4)
@@ -380,7 +381,7 @@ async def test_an_event_does_not_wait_for_the_claim_of_a_worker_that_died(
     start: Start, connection: Connection, effects: Callable[[], Any]
 ) -> None:
     daemon = await start(handlers(count), roles=["receive"])
-    await send(daemon, traffic.sample(AUTHCAPTURE, 1))
+    await send(daemon, sampling.sample(AUTHCAPTURE, 1))
     event_id = await connection.fetchval("SELECT id FROM events")
     assert await daemon.idempotency.acquire([event_id]), "and nobody gives it back"
     worker = await start(handlers(count), roles=["relay", "work"], handler_timeout=600)
@@ -395,7 +396,7 @@ async def test_a_message_that_came_back_waits_for_a_worker_that_lives(
     # The message must wait, and come back later. If the worker waited for the row in its place, the test would time out.
     monkeypatch.setattr("webhookd.store.event_store._LOCK_WAIT", 60.0)
     daemon = await start(handlers(count), roles=["receive"])
-    await send(daemon, traffic.sample(AUTHCAPTURE, 1))
+    await send(daemon, sampling.sample(AUTHCAPTURE, 1))
     event_id = await connection.fetchval("SELECT id FROM events")
     assert await daemon.idempotency.acquire([event_id])
     async with connection.transaction():
@@ -412,7 +413,7 @@ async def test_a_message_that_came_back_waits_for_a_worker_that_lives(
 
 async def test_what_sqs_lost_is_sent_again(start: Start, servers: Servers, connection: Connection) -> None:
     daemon = await start(roles="receive,relay", resend_after=1)
-    await send(daemon, *traffic.stream([AUTHCAPTURE], 20))
+    await send(daemon, *sampling.stream([AUTHCAPTURE], 20))
     await until(lambda: status(connection, "queued"), "every event is sent")
     async with client(servers) as sqs:
         await sqs.purge_queue(QueueUrl=await url_of(sqs, servers.queue))
@@ -423,7 +424,7 @@ async def test_what_sqs_lost_is_sent_again(start: Start, servers: Servers, conne
 async def test_what_the_hot_path_left_behind_is_swept(start: Start, connection: Connection) -> None:
     """A receiver without the role `relay` leaves all events to the sweeper of another process."""
     receiver = await start(roles="receive")
-    await send(receiver, *traffic.stream([AUTHCAPTURE], 50))
+    await send(receiver, *sampling.stream([AUTHCAPTURE], 50))
     assert await status(connection, "received")
     await start(roles="relay", relay_window=100)
     await until(lambda: status(connection, "queued"), "every event is sent", deadline=30)
@@ -436,7 +437,7 @@ async def test_what_the_hot_path_left_behind_is_swept(start: Start, connection: 
 
 async def test_the_window_bounds_what_is_in_sqs(start: Start, servers: Servers, connection: Connection) -> None:
     daemon = await start(roles="receive,relay", relay_window=7)
-    await send(daemon, *traffic.stream([AUTHCAPTURE], 60))
+    await send(daemon, *sampling.stream([AUTHCAPTURE], 60))
     await until(lambda: connection.fetchval("SELECT count(*) = 7 FROM events WHERE status = 'queued'"), "seven are sent")
     assert daemon.relay is not None
     for _ in range(5):
@@ -450,7 +451,7 @@ async def test_a_burst_over_the_hot_path_is_sent_once(start: Start, servers: Ser
     """Without a window and with SQS up, no event waits for the sweeper, and no event is sent twice."""
     daemon = await start(roles="receive,relay", relay_window=None, resend_after=600)
     await until(lambda: daemon.sqs.queue.up, "SQS is known to be up")
-    await send(daemon, *traffic.stream([AUTHCAPTURE], 40))
+    await send(daemon, *sampling.stream([AUTHCAPTURE], 40))
     await until(lambda: status(connection, "queued"), "every event is sent")
     assert metric(daemon, "webhookd_relayed_total", outcome="sent") == 40
     assert metric(daemon, "webhookd_relayed_total", outcome="left") == 0
@@ -501,7 +502,7 @@ async def test_stopping_gives_back_what_is_in_hand_at_once(
         await asyncio.Event().wait()
 
     first = await start(handlers(hang), shutdown_grace=2, commit_timeout=1, visibility_timeout=600, resend_after=600)
-    await send(first, traffic.sample(AUTHCAPTURE, 1))
+    await send(first, sampling.sample(AUTHCAPTURE, 1))
     await asyncio.wait_for(started.wait(), 10)
     await first.stop()
     assert await effects() == 0
@@ -525,7 +526,7 @@ async def test_a_copy_brought_back_by_a_queue_redrive_is_tried_anew(
         await count(event, inside)
 
     daemon = await start(handlers(handle))
-    await send(daemon, traffic.sample(AUTHCAPTURE, 1))
+    await send(daemon, sampling.sample(AUTHCAPTURE, 1))
     await until(lambda: depth(servers, servers.dead_letter_queue), "a copy in the dead-letter queue")
     closed = False
     async with client(servers) as sqs:
@@ -544,7 +545,7 @@ async def test_a_stale_delivery_does_not_wake_a_dead_event(start: Start, connect
         raise Permanent("closed")
 
     daemon = await start(handlers(fail))
-    await send(daemon, traffic.sample(AUTHCAPTURE, 1))
+    await send(daemon, sampling.sample(AUTHCAPTURE, 1))
     await until(lambda: status(connection, "dead"), "the event is dead")
     row = await connection.fetchrow("SELECT id, account, event_type FROM events")
     assert row is not None
@@ -557,7 +558,7 @@ async def test_a_stale_delivery_does_not_wake_a_dead_event(start: Start, connect
 
 async def test_a_copy_whose_event_is_no_longer_dead_is_removed(start: Start, servers: Servers, connection: Connection) -> None:
     daemon = await start()
-    await send(daemon, traffic.sample(AUTHCAPTURE, 1))
+    await send(daemon, sampling.sample(AUTHCAPTURE, 1))
     await until(lambda: status(connection, "processed"), "the event is processed")
     row = await connection.fetchrow("SELECT id, account, event_type FROM events")
     assert row is not None
@@ -574,7 +575,7 @@ async def _removed(daemon: Daemon, servers: Servers) -> bool:
 async def test_a_copy_that_could_not_be_sent_is_sent_later(start: Start, servers: Servers, connection: Connection) -> None:
     """If the process is killed between the death and the copy, PostgreSQL still knows that the copy is owed."""
     daemon = await start(roles="receive,relay")
-    await send(daemon, traffic.sample(AUTHCAPTURE, 1))
+    await send(daemon, sampling.sample(AUTHCAPTURE, 1))
     await connection.execute("UPDATE work SET status = 'dead', dead_reason = 'x', due = now() - interval '1 minute'")
     await until(lambda: _owed_is_paid(daemon, servers), "the copy is sent")
     assert await connection.fetchval("SELECT dead_letter_sent_at IS NOT NULL FROM events")
@@ -587,7 +588,7 @@ async def _owed_is_paid(daemon: Daemon, servers: Servers) -> bool:
 
 async def test_a_relay_that_sent_but_could_not_record_it_sends_again(start: Start, connection: Connection) -> None:
     daemon = await start(roles="receive,relay")
-    await send(daemon, traffic.sample(AUTHCAPTURE, 1))
+    await send(daemon, sampling.sample(AUTHCAPTURE, 1))
     row = await connection.fetchrow("SELECT id, account, event_type FROM events")
     assert row is not None
     await daemon.sqs.queue.send([[EventReference(row["id"], row["account"], row["event_type"])]])
@@ -615,7 +616,7 @@ async def test_the_readmes_handler_books_a_payment(
     (registry,) = written_in(README, monkeypatch)
     assert len(registry) == 1
     await connection.execute("CREATE TABLE orders (transaction_id text, paid numeric)")
-    sent = traffic.sample(AUTHCAPTURE, 1)
+    sent = sampling.sample(AUTHCAPTURE, 1)
     await connection.execute("INSERT INTO orders VALUES ($1, NULL)", sent.entity_id)
     daemon = await start(registry)
     await send(daemon, sent)
@@ -641,7 +642,7 @@ async def test_the_guides_handler_books_retries_and_gives_up(
 
     async def ends(number: int, wanted: str, without: bytes = b"") -> str | None:
         """Sends a refund, without a part of its body; returns the error when the event has the status."""
-        sent = traffic.sample(REFUND, number)
+        sent = sampling.sample(REFUND, number)
         assert without in sent.body
         await send(daemon, replace(sent, body=sent.body.replace(without, b"")))
         find = "SELECT id FROM events WHERE notification_id = $1 AND status = $2"

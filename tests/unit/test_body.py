@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from webhookd import body
+from webhookd.authorizenet import body
 from webhookd.authorizenet.notification import parse, parse_mended
+from webhookd.authorizenet.payload import load_payload
 from webhookd.errors import UnusableError
-from webhookd.event import load_payload
 
 TEXT = '{"notificationId":"A","eventType":"t","payload":{"name":"%s","amount":%s}}'
 

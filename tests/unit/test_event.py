@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from webhookd.event import Event, load_payload, money
+from webhookd.authorizenet.payload import load_payload, money
+from webhookd.event import Event
 
 
 def event(raw: bytes) -> Event:

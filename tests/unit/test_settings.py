@@ -12,7 +12,7 @@ from pydantic import SecretStr, ValidationError
 
 from webhookd.errors import SettingsError
 from webhookd.settings import Role, Settings, describe, load, load_database
-from webhookd.sources import NO_FILE
+from webhookd.settings.sources import NO_FILE
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -14,6 +14,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from tests.helpers.running import KEY
+from webhookd.authorizenet import sampling
 from webhookd.authorizenet.notification import EVENT_TYPES, parse
 from webhookd.authorizenet.signature import Verifier
 from webhookd.dev import traffic
@@ -45,7 +46,7 @@ async def _accept(_: web.Request) -> web.Response:
 
 @pytest.mark.parametrize("event_type", EVENT_TYPES)
 def test_a_sample_is_a_notification_with_money_as_the_provider_writes_it(event_type: str) -> None:
-    sent = traffic.sample(event_type, 4211)
+    sent = sampling.sample(event_type, 4211)
     notification = parse(sent.body, "default")
     assert (notification.event_type, notification.notification_id) == (event_type, sent.notification_id)
     assert isinstance(json.loads(sent.body)["payload"]["id"], str)
@@ -66,16 +67,16 @@ def test_a_sample_is_a_notification_with_money_as_the_provider_writes_it(event_t
     ],
 )
 def test_a_pattern_names_event_types(pattern: str, count: int) -> None:
-    assert len(traffic.matching_types(pattern)) == count
+    assert len(sampling.matching_types(pattern)) == count
 
 
 def test_a_complete_type_that_nobody_knows_is_sent_as_it_stands() -> None:
-    assert traffic.matching_types("net.authorize.payment.new.thing") == ["net.authorize.payment.new.thing"]
+    assert sampling.matching_types("net.authorize.payment.new.thing") == ["net.authorize.payment.new.thing"]
 
 
 def test_a_type_that_matches_nothing_is_refused_with_those_that_are_known() -> None:
     with pytest.raises(SettingsError, match=r"payment\.void\.created"):
-        traffic.matching_types("payment.voided")
+        sampling.matching_types("payment.voided")
 
 
 @pytest.mark.parametrize("count", [1, 2, 100])
@@ -84,7 +85,7 @@ def test_a_type_that_matches_nothing_is_refused_with_those_that_are_known() -> N
 def test_a_stream_has_its_count_and_each_repeat_follows_what_it_repeats(
     count: int, duplicates: float, out_of_order: bool
 ) -> None:
-    samples = traffic.stream(EVENT_TYPES, count, duplicates=duplicates, out_of_order=out_of_order)
+    samples = sampling.stream(EVENT_TYPES, count, duplicates=duplicates, out_of_order=out_of_order)
     firsts = list(dict.fromkeys(samples))
     assert len(samples) == count
     assert len(samples) - len(firsts) == min(round(count * duplicates), count - 1)
@@ -94,7 +95,7 @@ def test_a_stream_has_its_count_and_each_repeat_follows_what_it_repeats(
 
 
 def test_repeats_are_spread_over_the_stream() -> None:
-    samples = traffic.stream(EVENT_TYPES, 1000, duplicates=0.5)
+    samples = sampling.stream(EVENT_TYPES, 1000, duplicates=0.5)
     repeats_in_first_half = 500 - len(set(samples[:500]))
     assert 50 < repeats_in_first_half < 250
 
@@ -106,7 +107,7 @@ async def test_each_request_is_signed_over_its_exact_bytes(receiver: Receiver) -
         verified.append(Verifier([KEY]).verify(await request.read(), request.headers["X-ANET-Signature"]))
         return await _accept(request)
 
-    summary = await traffic.send(traffic.stream(EVENT_TYPES, 23), await receiver(verify), KEY)
+    summary = await traffic.send(sampling.stream(EVENT_TYPES, 23), await receiver(verify), KEY)
     assert len(verified) == 23
     assert summary.outcomes == {"accepted": 23}
 
@@ -118,7 +119,7 @@ async def test_one_connection_keeps_the_order(receiver: Receiver) -> None:
         arrived.append(await request.read())
         return await _accept(request)
 
-    samples = traffic.stream(EVENT_TYPES, 40, duplicates=0.3, out_of_order=True)
+    samples = sampling.stream(EVENT_TYPES, 40, duplicates=0.3, out_of_order=True)
     await traffic.send(samples, await receiver(note), KEY, connections=1)
     assert arrived == [one.body for one in samples]
 
@@ -140,7 +141,7 @@ async def test_a_repeat_waits_until_the_first_was_answered(receiver: Receiver) -
         at_once[body] -= 1
         return await _accept(request)
 
-    one, other = traffic.stream(EVENT_TYPES, 2)
+    one, other = sampling.stream(EVENT_TYPES, 2)
     summary = await traffic.send([one, one, one, other, one], await receiver(hold), KEY, connections=8)
     assert summary.outcomes == {"accepted": 5}
     assert most == 1
@@ -148,7 +149,7 @@ async def test_a_repeat_waits_until_the_first_was_answered(receiver: Receiver) -
 
 async def test_a_rate_is_kept(receiver: Receiver) -> None:
     started = time.perf_counter()
-    summary = await traffic.send(traffic.stream(EVENT_TYPES, 11), await receiver(_accept), KEY, rate=50)
+    summary = await traffic.send(sampling.stream(EVENT_TYPES, 11), await receiver(_accept), KEY, rate=50)
     assert time.perf_counter() - started >= 0.2
     assert summary.as_dict()["per_second"] <= 55
 
@@ -167,7 +168,7 @@ async def test_what_is_not_answered_200_is_counted_as_failed(receiver: Receiver)
     async def answer(_: web.Request) -> web.Response:
         return next(answers)
 
-    summary = await traffic.send(traffic.stream(EVENT_TYPES, 5), await receiver(answer), KEY, connections=1)
+    summary = await traffic.send(sampling.stream(EVENT_TYPES, 5), await receiver(answer), KEY, connections=1)
     foreign = "with a body that is not webhookd's"
     assert summary.outcomes == {
         "duplicate": 1,
@@ -180,6 +181,6 @@ async def test_what_is_not_answered_200_is_counted_as_failed(receiver: Receiver)
 
 
 async def test_no_connection_is_counted_and_no_error() -> None:
-    summary = await traffic.send(traffic.stream(EVENT_TYPES, 3), "http://127.0.0.1:1/", KEY)
+    summary = await traffic.send(sampling.stream(EVENT_TYPES, 3), "http://127.0.0.1:1/", KEY)
     assert summary.outcomes == {"no answer ClientConnectorError": 3}
     assert summary.failed == 3

@@ -23,6 +23,7 @@ from tests.helpers.operator import ANN
 from tests.helpers.rig import QUICK
 from tests.helpers.running import KEY, Process
 from tests.helpers.wait import until
+from webhookd.authorizenet import sampling
 from webhookd.authorizenet.notification import EVENT_TYPES
 from webhookd.dev import traffic
 
@@ -207,9 +208,9 @@ class Fleet:
         if number % 5 == 0 and ledger.acknowledged:
             sample, expected = ledger.samples[random.choice(list(ledger.acknowledged))], "duplicate"
         elif number % 50 == 1:
-            sample, expected = traffic.Sample("", f"unusable-{number}", "", _UNUSABLE % number), "quarantined"
+            sample, expected = sampling.Sample("", f"unusable-{number}", "", _UNUSABLE % number), "quarantined"
         else:
-            sample, expected = traffic.sample(EVENT_TYPES[number % len(EVENT_TYPES)], number), "accepted"
+            sample, expected = sampling.sample(EVENT_TYPES[number % len(EVENT_TYPES)], number), "accepted"
         ledger.samples.setdefault(sample.notification_id, sample)
         self._turn += 1
         url = self.targets[self._turn % len(self.targets)].webhook_url
@@ -223,8 +224,8 @@ class Fleet:
         if answer.status != 200 or answer.outcome != expected:
             self.failed[f"{answer.status} {answer.outcome}, not {expected}"] += 1
 
-    def samples(self, count: int) -> Iterator[traffic.Sample]:
+    def samples(self, count: int) -> Iterator[sampling.Sample]:
         """Yields `count` new events, of every type in turn."""
         for _ in range(count):
             number = next(_numbers)
-            yield traffic.sample(EVENT_TYPES[number % len(EVENT_TYPES)], number)
+            yield sampling.sample(EVENT_TYPES[number % len(EVENT_TYPES)], number)

@@ -20,8 +20,8 @@ from tests.helpers.command import webhookd
 from tests.helpers.database import connect
 from tests.helpers.ledger import Ledger
 from tests.helpers.wait import until
+from webhookd.authorizenet import sampling
 from webhookd.authorizenet.notification import EVENT_TYPES
-from webhookd.dev import traffic
 from webhookd.errors import UnavailableError, WebhookdError
 from webhookd.settings import Settings
 from webhookd.store import database, migrations
@@ -90,7 +90,7 @@ async def test_webhooks_go_on_while_a_migration_waits_for_its_lock(
     told: list[str] = []
     folder = write(tmp_path, COLUMN)
     over = asyncio.Event()
-    samples = itertools.takewhile(lambda _: not over.is_set(), traffic.stream(EVENT_TYPES, 20_000))
+    samples = itertools.takewhile(lambda _: not over.is_set(), sampling.stream(EVENT_TYPES, 20_000))
     async with asyncio.TaskGroup() as group:
         sending = group.create_task(ledger.send(samples, f"{daemon.public_url}/webhooks/authorize-net", rate=60))
         async with migrating(servers.database_url, tell=told.append, lock_timeout=1.0, folder=folder) as migration:

@@ -11,20 +11,20 @@ from prometheus_client import generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from webhookd.admin.access import Access, AccessLevel
-from webhookd.admin.dead_letters import DeadLetterRoutes
-from webhookd.admin.events import EventRoutes
+from webhookd.admin.dead_letter_routes import DeadLetterRoutes
+from webhookd.admin.event_routes import EventRoutes
 from webhookd.admin.guide import Guide
-from webhookd.admin.health import Health
+from webhookd.admin.health_routes import Health
 from webhookd.admin.hosts import Hosts, shown
 from webhookd.admin.openapi import document
-from webhookd.admin.operations import OperationRoutes
+from webhookd.admin.operation_routes import OperationRoutes
 from webhookd.admin.pages import pages
-from webhookd.admin.quarantine import QuarantineRoutes
-from webhookd.admin.refused import RefusedRoutes
+from webhookd.admin.quarantine_routes import QuarantineRoutes
+from webhookd.admin.refused_routes import RefusedRoutes
 from webhookd.admin.route import Route, refusals, refused
 from webhookd.admin.sign_in import SignInRoutes
-from webhookd.admin.statistics import StatisticsRoutes
-from webhookd.admin.timelines import TimelineRoutes
+from webhookd.admin.statistics_routes import StatisticsRoutes
+from webhookd.admin.timeline_routes import TimelineRoutes
 from webhookd.http.problem import problems
 from webhookd.http.reply import SERVER
 from webhookd.operate.events import Events

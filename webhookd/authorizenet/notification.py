@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from webhookd import body as bodies
+from webhookd.authorizenet import body as bodies
 from webhookd.authorizenet.content import content_key
 from webhookd.errors import Unusable, UnusableError
 

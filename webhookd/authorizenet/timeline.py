@@ -25,17 +25,32 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 
 from webhookd.authorizenet.facts import Entry, Values, encode_all
 from webhookd.authorizenet.notification import canonical
-from webhookd.event import Event, money
+from webhookd.authorizenet.payload import money
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LONGEST = 500  # characters: an id of 500, at four bytes each, still fits into the primary key's index
 _GREATEST_CODE = 999_999
+
+
+class Event(Protocol):
+    """The part of an event (`event.Event`) that the timeline reads."""
+
+    @property
+    def account(self) -> str: ...
+    @property
+    def event_type(self) -> str: ...
+    @property
+    def event_date(self) -> datetime | None: ...
+    @property
+    def received_at(self) -> datetime: ...
+    @property
+    def payload(self) -> dict[str, Any]: ...
 
 
 def facts_of(event: Event) -> Entry | None:

@@ -18,7 +18,16 @@ from rich.padding import Padding
 from rich.text import Text
 
 from webhookd.cli.doctor import doctor
-from webhookd.cli.operator import dead_letters, events, health, operations, quarantine, refused, stats, timelines
+from webhookd.cli.operator import (
+    dead_letter_commands,
+    event_commands,
+    health_command,
+    operation_commands,
+    quarantine_commands,
+    refused_commands,
+    stats_commands,
+    timeline_commands,
+)
 from webhookd.cli.operator.failures import ApiError
 from webhookd.errors import SettingsError, UnavailableError, WebhookdError
 from webhookd.runtime.console import FOLDER, Folder, Json, err, out, run, write_whole
@@ -32,10 +41,17 @@ app = typer.Typer(
     "Settings are environment variables that begin with WEBHOOKD_. They can also stand in `.env` and in a TOML file "
     "(WEBHOOKD_CONFIG). `webhookd settings` lists them.",
 )
-for group in (events, timelines, dead_letters, quarantine, refused, operations):
+for group in (
+    event_commands,
+    timeline_commands,
+    dead_letter_commands,
+    quarantine_commands,
+    refused_commands,
+    operation_commands,
+):
     app.add_typer(group.app)
-app.command("stats", help=stats.HELP)(stats.stats)
-app.command("health", help=health.HELP)(health.health)
+app.command("stats", help=stats_commands.HELP)(stats_commands.stats)
+app.command("health", help=health_command.HELP)(health_command.health)
 
 
 def _print_version(asked: bool) -> None:
@@ -102,9 +118,9 @@ def dev(
 
     While it runs, `webhookd trigger` and `webhookd doctor` in the same folder use its key and its addresses.
     """
-    from webhookd.dev import session
+    from webhookd.dev import environment
 
-    raise typer.Exit(session.run(folder, samples=samples, console=out, loop=run))
+    raise typer.Exit(environment.run(folder, samples=samples, console=out, loop=run))
 
 
 @app.command()
@@ -208,14 +224,15 @@ def trigger(
     """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from webhookd.dev import known, report, session, traffic
+    from webhookd.authorizenet import sampling
+    from webhookd.dev import environment, known, report, traffic
 
-    types = traffic.matching_types(event_type)
+    types = sampling.matching_types(event_type)
     if url is not None and not url.startswith(("http://", "https://")):
         raise SettingsError("--url: give the full URL, for example http://127.0.0.1:8080/webhooks/authorize-net")
     target = known.target(folder, account=account, url=url)
-    first = session.fresh_number()
-    samples = traffic.stream(types, count or len(types), duplicates=duplicates / 100, out_of_order=out_of_order, first=first)
+    first = environment.fresh_number()
+    samples = sampling.stream(types, count or len(types), duplicates=duplicates / 100, out_of_order=out_of_order, first=first)
     columns = (TextColumn("sending"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=err, transient=True, disable=as_json or not err.is_terminal) as progress:
         task = progress.add_task("sending", total=len(samples))

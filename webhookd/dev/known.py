@@ -10,10 +10,9 @@ from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
 
-from webhookd import sources
 from webhookd.errors import SettingsError
-from webhookd.settings import DatabaseSettings, Settings, load_database, load_from
-from webhookd.sources import NO_FILE, Found, Layer
+from webhookd.settings import DatabaseSettings, Settings, load_database, load_from, sources
+from webhookd.settings.sources import NO_FILE, Found, Layer
 
 # Stand-ins for required settings that the session will provide, while the other settings are checked.
 _STAND_INS: dict[str, Any] = {"database_url": "postgresql://", "redis_url": "redis://", "signature_keys": "0" * 128}

@@ -16,7 +16,7 @@ from webhookd.http.reply import SERVER, Reply, render
 from webhookd.receive.bodies import SMALL, Bodies, Held
 from webhookd.receive.intake import Intake, Receipt, ReceiptOutcome
 from webhookd.receive.refusal import REFUSED, Rejection, refusal
-from webhookd.receive.samples import EXAMINED, Sample, Samples
+from webhookd.receive.refused_samples import EXAMINED, Sample, Samples
 from webhookd.runtime.failpoints import Failpoint, armed, reach
 from webhookd.settings import Settings
 from webhookd.telemetry.logs import logger, where

@@ -13,7 +13,7 @@ from webhookd.http.listener import Listener, listen, public_counters, raise_file
 from webhookd.queue.relay import Relay
 from webhookd.receive.app import PublicApp
 from webhookd.receive.intake import Intake
-from webhookd.receive.samples import Samples
+from webhookd.receive.refused_samples import Samples
 from webhookd.runtime.loops import Part, Watch
 from webhookd.settings import Settings
 from webhookd.store.database import Database

@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from webhookd.settings.sources import PREFIX
 from webhookd.settings.values import revealed
-from webhookd.sources import PREFIX
 
 if TYPE_CHECKING:
     from webhookd.settings.model import Settings

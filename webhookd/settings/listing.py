@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from webhookd.settings.model import Role, Settings
-from webhookd.sources import CONFIG, PREFIX
+from webhookd.settings.sources import CONFIG, PREFIX
 
 
 def describe() -> list[tuple[str, str, str]]:

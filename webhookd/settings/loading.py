@@ -11,12 +11,12 @@ from urllib.parse import parse_qs, urlsplit
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from webhookd import sources
 from webhookd.errors import SettingsError
+from webhookd.settings import sources
 from webhookd.settings.listing import shown
 from webhookd.settings.model import CONFIGURATION, Settings
+from webhookd.settings.sources import NO_FILE, PREFIX, Found, Layer
 from webhookd.settings.values import DatabaseUrl, SchemaName
-from webhookd.sources import NO_FILE, PREFIX, Found, Layer
 
 # The types of pydantic's errors for a number, for one of several choices, and for other types in a TOML file.
 _NUMBER = re.compile(r"greater_than_equal|less_than_equal|finite_number|int_.+|float_.+")

@@ -18,7 +18,7 @@ from webhookd.cli.operator.failures import ApiError, Exit
 from webhookd.cli.operator.screen import plain
 from webhookd.cli.operator.target import ApiTarget, find
 from webhookd.runtime.console import run
-from webhookd.sources import is_loopback
+from webhookd.settings.sources import is_loopback
 
 T = TypeVar("T")
 Json = dict[str, Any]

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from webhookd import sources
 from webhookd.errors import SettingsError
 from webhookd.runtime.console import err
-from webhookd.sources import PREFIX, Found, Layer
+from webhookd.settings import sources
+from webhookd.settings.sources import PREFIX, Found, Layer
 
 _DEFAULT_LISTEN = "127.0.0.1:9090"
 _TOKENS = ("admin_tokens", "read_tokens")

@@ -11,7 +11,7 @@ import typer
 
 from webhookd.cli.operator import options
 from webhookd.cli.operator.api import Api, Json, with_api
-from webhookd.cli.operator.events import tell_failures
+from webhookd.cli.operator.event_commands import tell_failures
 from webhookd.cli.operator.failures import EXIT_CODES, ApiError, Exit
 from webhookd.cli.operator.rows import collect, tell_body, tell_list, tell_more
 from webhookd.cli.operator.screen import fields, instant, number_of, plain, say, table, tell_json

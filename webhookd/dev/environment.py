@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from webhookd.authorizenet import sampling
 from webhookd.authorizenet.notification import EVENT_TYPES
 from webhookd.dev import traffic
 from webhookd.dev.known import Receiver, given_settings, reachable
@@ -267,11 +268,11 @@ async def _show_samples(running: Daemon, aim: Receiver, console: Console) -> Non
     """Sends one sample of every type, and some that must not be processed. Shows each until it has ended."""
     first = fresh_number()
     rows = [_Row(name.removeprefix("net.authorize.")) for name in EVENT_TYPES]
-    samples = [traffic.sample(name, first) for name in EVENT_TYPES]
-    unusable = traffic.Sample("unusable", "", "", b'{"eventDate":"2019-01-31T14:38:42.6937313Z","seen":%d}' % first)
-    forged = traffic.sample(EVENT_TYPES[0], first + 1)
+    samples = [sampling.sample(name, first) for name in EVENT_TYPES]
+    unusable = sampling.Sample("unusable", "", "", b'{"eventDate":"2019-01-31T14:38:42.6937313Z","seen":%d}' % first)
+    forged = sampling.sample(EVENT_TYPES[0], first + 1)
     rows += [_Row("the first event again"), _Row("a forged signature"), _Row("authentic, but unusable")]
-    sends: list[tuple[traffic.Sample, str | None]] = [(s, None) for s in samples]
+    sends: list[tuple[sampling.Sample, str | None]] = [(s, None) for s in samples]
     sends += [(samples[0], None), (forged, "sha512=" + "0" * 128), (unusable, None)]
     # If the output is no terminal, print the table once, when it is whole.
     lively = console.is_terminal and not console.is_dumb_terminal

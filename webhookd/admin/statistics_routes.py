@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from webhookd.admin.access import AccessLevel
-from webhookd.admin.health import Health
+from webhookd.admin.health_routes import Health
 from webhookd.admin.route import Call, Route, Shape
 from webhookd.admin.shapes import Time, Whole
 from webhookd.operate.operator_queries import OperatorQueries

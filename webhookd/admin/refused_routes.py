@@ -12,7 +12,7 @@ from webhookd.admin.shapes import CursorText, Limit, Text, Time
 from webhookd.operate.cursor import Cursor, decode_cursor
 from webhookd.operate.operator_queries import OperatorQueries
 from webhookd.receive.refusal import Rejection
-from webhookd.receive.samples import FINDINGS
+from webhookd.receive.refused_samples import FINDINGS
 from webhookd.store.queries import queries
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from webhookd.admin.access import AccessLevel
-from webhookd.admin.events import Id, Reason
+from webhookd.admin.event_routes import Id, Reason
 from webhookd.admin.route import Call, Route, Shape
 from webhookd.admin.shapes import Body, CursorText, GivenTime, Limit, Text, Time, body_of
 from webhookd.errors import Unusable

@@ -8,8 +8,8 @@ from uuid import UUID
 from pydantic import ConfigDict, FailFast, Field, JsonValue, model_validator
 
 from webhookd.admin.access import AccessLevel
-from webhookd.admin.events import EventInFull, Id, in_full
-from webhookd.admin.operations import OperationShape, operation_of
+from webhookd.admin.event_routes import EventInFull, Id, in_full
+from webhookd.admin.operation_routes import OperationShape, operation_of
 from webhookd.admin.route import Call, Route, Shape
 from webhookd.admin.shapes import (
     Boolean,

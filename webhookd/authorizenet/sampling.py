@@ -1,0 +1,158 @@
+"""Samples: notifications as Authorize.Net makes them.
+
+The shapes follow the provider's captured notifications. Amounts keep their two decimals on the wire, like the provider's.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import random
+import re
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import orjson
+
+from webhookd.authorizenet.notification import EVENT_TYPES, PREFIX, whole_pattern
+from webhookd.errors import SettingsError
+
+_FRAUD = [{"fraudFilter": "Shipping-Billing Mismatch Filter", "fraudAction": "authAndHold"}]
+_SUBSCRIPTION_STATUS = {
+    "suspended": "suspended",
+    "failed": "suspended",
+    "terminated": "terminated",
+    "cancelled": "canceled",
+    "expired": "expired",
+}
+_MONEY = re.compile(rb'"\$([0-9.]+)"')
+
+
+def matching_types(pattern: str) -> list[str]:
+    """Returns the event types that `pattern` names: `all`, a full name, a name without `net.authorize.`, or a name with `*`.
+
+    A full name that is not on the provider's list is accepted as it stands, since new types can appear.
+    Raises SettingsError if nothing matches.
+    """
+    if pattern == "all":
+        return list(EVENT_TYPES)
+    full = whole_pattern(pattern)
+    if found := [name for name in EVENT_TYPES if fnmatch.fnmatchcase(name, full)]:
+        return found
+    if pattern.startswith(PREFIX) and "*" not in pattern:
+        return [pattern]
+    raise SettingsError(f"no event type matches {pattern!r}; the known types are: all, {', '.join(EVENT_TYPES)}")
+
+
+@dataclass(slots=True, frozen=True)
+class Sample:
+    """One notification: its type, its ids, and the exact bytes."""
+
+    event_type: str
+    notification_id: str
+    entity_id: str
+    body: bytes
+
+
+def sample(event_type: str, number: int, when: datetime | None = None) -> Sample:
+    """Makes a notification of `event_type`. `number` names its entity, so that types with the same number tell one story."""
+    when = when or datetime.now(UTC)
+    notification_id = str(uuid.uuid4())
+    payload = _payload(event_type.removeprefix(PREFIX), number)
+    body = {
+        "notificationId": notification_id,
+        "eventType": event_type,
+        # The provider writes seven fractional digits.
+        "eventDate": when.strftime("%Y-%m-%dT%H:%M:%S.%f") + "1Z",
+        "webhookId": "e6b3764d-5677-4fb1-a929-2e25a02f3073",
+        "payload": payload,
+    }
+    raw = _MONEY.sub(rb"\1", orjson.dumps(body))
+    return Sample(event_type, notification_id, payload["id"], raw)
+
+
+def _money(amount: Decimal) -> str:
+    return f"${amount:.2f}"  # `sample` removes the quotes from the finished body
+
+
+def _payload(kind: str, number: int) -> dict[str, Any]:
+    amount = _money(Decimal(number % 500) + Decimal("1.10"))
+    customer, profile = 1_811_000_000 + number, 1_806_000_000 + number
+    if kind.startswith("customer.subscription."):
+        return _subscription(kind.rpartition(".")[2], number, amount, customer, profile)
+    if kind.startswith("customer.paymentProfile."):
+        fields = {"customerProfileId": customer, "entityName": "customerPaymentProfile", "id": str(profile)}
+        return fields if kind.endswith("deleted") else {"customerType": "individual", **fields}
+    if kind.startswith("customer."):
+        named = {"entityName": "customerProfile", "id": str(customer)}
+        if kind.endswith("deleted"):
+            return named
+        profiles = [{"customerType": "individual", "id": str(profile)}]
+        return {"paymentProfiles": profiles, "merchantCustomerId": f"SUB_{number:03d}", **named}
+    payload: dict[str, Any] = {"responseCode": 1, "authCode": "P1XHLC", "avsResponse": "Y", "authAmount": amount}
+    transaction = 60_000_000_000 + number * 10
+    if kind == "payment.fraud.held":
+        reference = str(336_000 + number)
+        payload |= {
+            "responseCode": 4,
+            "fraudList": _FRAUD,
+            "merchantReferenceId": reference,
+            "invoiceNumber": reference,
+        }
+    elif kind in ("payment.void.created", "payment.refund.created"):
+        del payload["authCode"]
+    # Authorised and then captured, captured at once, refunded, held: each is a transaction of its own.
+    story = {
+        "payment.authcapture.created": 1,
+        "payment.void.created": 1,
+        "payment.refund.created": 2,
+        "payment.fraud.held": 3,
+        "payment.fraud.approved": 3,
+        "payment.fraud.declined": 4,
+        "payment.capture.created": 5,
+    }
+    return {**payload, "entityName": "transaction", "id": str(transaction + story.get(kind, 0))}
+
+
+def _subscription(kind: str, number: int, amount: str, customer: int, profile: int) -> dict[str, Any]:
+    payload: dict[str, Any] = {
+        "name": f"Subscription {number}",
+        "amount": amount,
+        "status": _SUBSCRIPTION_STATUS.get(kind, "active"),
+        "profile": {"customerProfileId": customer, "customerPaymentProfileId": profile},
+        "entityName": "subscription",
+        "id": str(4_415_000 + number),
+    }
+    if kind == "failed":
+        payload["transactionDetails"] = {
+            "transId": 60_000_000_000 + number * 10,
+            "error": "This transaction has been declined.",
+            "submitTimeUTC": "2021-04-09T09:29:27.257",
+        }
+    return payload
+
+
+def stream(
+    event_types: Sequence[str], count: int, *, duplicates: float = 0.0, out_of_order: bool = False, first: int = 1
+) -> list[Sample]:
+    """Makes `count` notifications of the `event_types` in turn. `duplicates`: the fraction that repeats earlier bytes, 0 to 1.
+
+    Each round of types has one entity. Dates are a millisecond apart. `out_of_order` shuffles the sending, not the dates.
+    The very first is never a repeat, and each repeat stands somewhere after its original.
+    """
+    repeats = min(round(count * duplicates), max(count - 1, 0))
+    began = datetime.now(UTC) - timedelta(milliseconds=count)
+    samples = [
+        sample(event_types[n % len(event_types)], first + n // len(event_types), began + timedelta(milliseconds=n))
+        for n in range(count - repeats)
+    ]
+    if out_of_order:
+        random.shuffle(samples)
+    places = [(float(place), one) for place, one in enumerate(samples)]
+    for _ in range(repeats):
+        place = random.randrange(len(samples))
+        places.append((random.uniform(place + 0.5, len(samples)), samples[place]))
+    return [one for _, one in sorted(places, key=lambda entry: entry[0])]
