@@ -90,10 +90,10 @@ FROM (
 SET LOCAL enable_bitmapscan = off;
 
 -- name: owe_dead_letters(ids, settled, after_death, after_id, looked)^
--- Looks at `looked` dead events after a place, in the order of their deaths. `ids` are the events whose copies were found; no other copy
+-- Looks at `looked` dead events after a cursor, in the order of their deaths. `ids` are the events whose copies were found; no other copy
 -- was found in the queue. For an event that is not among `ids`, the statement clears `copy_sent_at`, so that webhookd sends the copy
 -- again. Copies that were sent within the last `settled` seconds stay as they are, because the queue may not show them yet. `last_at` and
--- `last_id` are the place that was looked at last, NULL at the end.
+-- `last_id` are the cursor of the row that was looked at last, NULL at the end.
 WITH page AS MATERIALIZED (
     SELECT event_id, due, copy_sent_at
     FROM webhookd.work
@@ -119,10 +119,10 @@ SELECT (SELECT count(*) FROM owed) AS owed, last.due AS last_at, last.event_id A
 FROM (SELECT) AS one
 LEFT JOIN (SELECT due, event_id FROM page ORDER BY due, event_id OFFSET :looked::integer - 1 LIMIT 1) AS last ON true;
 
--- choose_dead and search_dead look at `looked` dead events from a place on, in the order of their deaths. They return at most `limit` of
+-- choose_dead and search_dead look at `looked` dead events from a cursor on, in the order of their deaths. They return at most `limit` of
 -- these events, namely events that the filters choose. So the work of a call has a bound, whatever the filters are. There is always a
--- row. `last_at` and `last_id` are the place that was looked at last, NULL if the end was reached. The other columns are NULL if no event
--- was chosen.
+-- row. `last_at` and `last_id` are the cursor of the row that was looked at last, NULL if the end was reached. The other columns are
+-- NULL if no event was chosen.
 
 -- name: choose_dead(after_death, after_id, until, looked, event_types, account, reason, limit)
 -- Chooses dead events that were not discarded, the oldest death first, up to the deaths of `until`. `until` ends the choice outside the
@@ -154,8 +154,8 @@ LEFT JOIN chosen ON true
 ORDER BY chosen.finished_at, chosen.id;
 
 -- name: choose_dead_by_id(ids, after_death, after_id, until, limit)
--- Chooses the events among `ids` that are dead, discarded or not. The order and the place are those of choose_dead. The statement looks
--- at all `ids`, so it returns no place that was looked at last.
+-- Chooses the events among `ids` that are dead, discarded or not. The order and the cursor are those of choose_dead. The statement looks
+-- at all `ids`, so it returns no cursor.
 WITH found AS MATERIALIZED (
     SELECT l.id, k.event_type, w.dead_reason, w.status, w.due AS finished_at
     FROM webhookd.work w JOIN webhookd.ledger l ON l.id = w.event_id AND l.id = ANY(:ids::uuid[])

@@ -1,7 +1,7 @@
--- The searches and the list of the quarantine look at `looked` events or bodies from a place on, the newest first. They return at most
+-- The searches and the list of the quarantine look at `looked` events or bodies from a cursor on, the newest first. They return at most
 -- `limit` of these rows, namely rows that the filters choose. So the work of a call has a bound, whatever the filters are. There is
--- always a row. `last_at` and `last_id` are the place that was looked at last, NULL if the end was reached. The other columns are NULL if
--- nothing was chosen.
+-- always a row. `last_at` and `last_id` are the cursor of the row that was looked at last, NULL if the end was reached. The other
+-- columns are NULL if nothing was chosen.
 
 -- name: search_events(below, from_id, entity_id, invoice_number, merchant_reference, looked, statuses, event_types, account, received_from, received_to, limit)
 -- Searches all events, or the events of one entity, invoice or reference, with ids from `from_id` to below `below`. `from_id` ends the

@@ -44,7 +44,7 @@ WHERE id IN (
 );
 
 -- name: list_refused(at, below, account, outcome, finding, limit)
--- Returns samples before a place, the newest first.
+-- Returns samples before a cursor, the newest first.
 SELECT * FROM webhookd.refused_webhooks
 WHERE (refused_at, id) < (:at::timestamptz, :below::uuid)
     AND (:account::text IS NULL OR account = :account)

@@ -241,14 +241,14 @@ def main() -> int:
         description=f"{__doc__}\nScenarios:{listed}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("scenarios", nargs="*", choices=[[], *SCENARIOS], default=[], help="all of them when none is named")
-    parser.add_argument("--rounds", type=int, default=3, help="how often each is run (default: 3)")
-    parser.add_argument("--quick", action="store_true", help="seconds, not minutes: shows that it works, measures nothing")
-    parser.add_argument("--alone", action="store_true", help=f"without {BEFORE}, the release before")
+    parser.add_argument("scenarios", nargs="*", choices=[[], *SCENARIOS], default=[], help="default: all")
+    parser.add_argument("--rounds", type=int, default=3, help="number of runs of each scenario (default: 3)")
+    parser.add_argument("--quick", action="store_true", help="run for seconds only, to show that it works")
+    parser.add_argument("--alone", action="store_true", help=f"leave out {BEFORE}, the release before")
     default = "1000000,10000000"
-    parser.add_argument("--stored", type=_counts, default=default, help=f"events stored before (default: {default})")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="where JSON and chart go (default: tests/bench/results)")
-    parser.add_argument("--folder", type=Path, help="where the servers keep their data (default: a temporary folder)")
+    parser.add_argument("--stored", type=_counts, default=default, help=f"events stored before the run (default: {default})")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of JSON and chart (default: tests/bench/results)")
+    parser.add_argument("--folder", type=Path, help="folder for the servers' data (default: a temporary one)")
     given = parser.parse_args()
     try:
         release = None if given.alone else before()

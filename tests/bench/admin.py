@@ -239,11 +239,11 @@ def print_table(done: list[Case], count: int) -> None:
 def main() -> int:
     """Runs the measurement; returns 1 if a call's 95th percentile is above the aim."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.admin", description=__doc__)
-    parser.add_argument("--count", type=int, default=1_000_000, help="events stored (default: 1000000)")
-    parser.add_argument("--calls", type=int, default=100, help="of each case (default: 100)")
-    parser.add_argument("--only", default="", help="cases whose name has this in it")
-    parser.add_argument("--json", action="store_true", help="JSON instead of the table")
-    parser.add_argument("--folder", type=Path, help="where the servers keep their data, events among them (default: temporary)")
+    parser.add_argument("--count", type=int, default=1_000_000, help="number of stored events (default: 1000000)")
+    parser.add_argument("--calls", type=int, default=100, help="number of calls of each case (default: 100)")
+    parser.add_argument("--only", default="", help="run only the cases whose name contains this text")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
+    parser.add_argument("--folder", type=Path, help="folder for the servers' data, events included (default: a temporary one)")
     given = parser.parse_args()
     psutil.Process().cpu_affinity(CORES[1:] or CORES)
     with tempfile.TemporaryDirectory(prefix="webhookd-bench-") as temporary:

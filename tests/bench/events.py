@@ -64,7 +64,7 @@ WITH numbered AS (
             WHEN event_type LIKE '%.paymentProfile.%' THEN 'customerPaymentProfile'
             ELSE 'customerProfile'
         END AS entity_name,
-        -- Of one entity some events, as far apart as its story is long.
+        -- Some entities have several events, spread over the length of the entity's story.
         CASE
             WHEN event_type LIKE '%.payment.%' THEN (n - h3 % 5000) / 4 ELSE (n - h3 % 200000) / 60
         END + 1000000 AS entity,
@@ -94,7 +94,7 @@ WITH numbered AS (
 ), stored AS (
     INSERT INTO ledger (id, notification_key, content_key, body_hash, received_at, event_date, kind, notification_id,
         entity_id, invoice_number, merchant_reference)
-    -- Keys as they are in life: that of the notification is random, that of the content begins with the date.
+    -- The keys are as in production: the notification's key is random, the content's key begins with the date.
     SELECT id, {_KEY}::uuid,
         (lpad(to_hex(floor(extract(epoch FROM received_at))::bigint), 8, '0') || left(md5('c' || n), 24))::uuid,
         md5('b' || n)::uuid, received_at, received_at - h2 % 3000 * interval '1 ms', {_KIND}, md5('n' || n)::uuid::text,
@@ -111,7 +111,7 @@ WITH numbered AS (
         redriven_at, discarded_at)
     SELECT id, 'handlers', CASE WHEN status = 'dead' AND h2 % 10 = 0 THEN 'discarded' ELSE status END,
         CASE status WHEN 'dead' THEN 9 WHEN 'retrying' THEN 3 ELSE 0 END, 1, coalesce(again, received_at),
-        -- Nothing is due while it is measured.
+        -- No event is due during the measurement.
         CASE status WHEN 'dead' THEN least(ended, $4) ELSE $4::timestamptz + interval '30 days' END,
         status <> 'retrying' AND again IS NULL,
         CASE WHEN status IN ('dead', 'retrying') THEN words || repeat(' at /srv/app/handlers.py:120', 4) END,
@@ -278,8 +278,8 @@ async def _partitions(connection: Connection, now: datetime) -> None:
 def main() -> int:
     """Loads the number of events that the command line gives."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.events", description=__doc__)
-    parser.add_argument("database_url", help="of a fresh database that `webhookd migrate` was run on")
-    parser.add_argument("--count", type=int, default=1_000_000, help="events (default: 1000000)")
+    parser.add_argument("database_url", help="URL of a fresh database on which `webhookd migrate` has run")
+    parser.add_argument("--count", type=int, default=1_000_000, help="number of events (default: 1000000)")
     given = parser.parse_args()
     asyncio.run(load(given.database_url, given.count, lambda line: print(line, file=sys.stderr)))
     return 0

@@ -308,10 +308,10 @@ def _shown(figures: Figures) -> str:
 def main() -> int:
     """Runs the comparison and prints the medians."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.partitions", description=__doc__)
-    parser.add_argument("--stored", type=int, default=2_000_000, help="events stored before (default: 2000000)")
-    parser.add_argument("--count", type=int, default=60_000, help="events inserted in a phase (default: 60000)")
-    parser.add_argument("--rounds", type=int, default=3, help="of the inserts (default: 3)")
-    parser.add_argument("--json", action="store_true", help="JSON instead of the table")
+    parser.add_argument("--stored", type=int, default=2_000_000, help="events stored before the run (default: 2000000)")
+    parser.add_argument("--count", type=int, default=60_000, help="number of events that a phase inserts (default: 60000)")
+    parser.add_argument("--rounds", type=int, default=3, help="number of rounds of inserts (default: 3)")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
     given = parser.parse_args()
     with (
         tempfile.TemporaryDirectory(prefix="webhookd-bench-") as folder,
