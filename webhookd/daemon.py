@@ -34,7 +34,7 @@ from webhookd.queue.relay import Relay
 from webhookd.receive.role import ReceiveRole
 from webhookd.runtime.failpoints import Failpoint, reach
 from webhookd.runtime.loops import Loop, Part, Watch
-from webhookd.settings import RENEWABLE, Role, Settings
+from webhookd.settings import Role, Settings, renewed
 from webhookd.sqs.gateway import Sqs
 from webhookd.store.database import Database
 from webhookd.store.event_store import EventStore
@@ -215,20 +215,24 @@ class Daemon:
         await listen(listener, "WEBHOOKD_ADMIN_LISTEN", settings.admin_address)
         return listener
 
-    def renew(self, settings: Settings) -> list[str]:
-        """Puts the settings in RENEWABLE in force at once, while requests go on. Returns the names of those that changed.
+    async def renew(self, settings: Settings) -> list[str]:
+        """Puts the settings in force that a running daemon can take, while requests go on. Returns their names.
 
         Raises SettingsError, and changes nothing, if the certificate's files cannot be used.
         """
         if self.receive is not None:
             self.receive.load_certificate()
-        changed = [name for name in RENEWABLE if getattr(settings, name) != getattr(self._settings, name)]
-        self._settings = self._settings.model_copy(update={name: getattr(settings, name) for name in changed})
+        changed = renewed(self._settings, settings)
+        if "redis_url" in changed:
+            await self.idempotency.renew(settings.redis_url.get_secret_value())
+        if "database_url" in changed:
+            await self.database.renew(settings.database_url.get_secret_value())
+        self._settings = self._settings.model_copy(update=changed)
         if self._access is not None:
             self._access.renew(*_tokens(settings))
         if self.receive is not None:
             self.receive.renew(settings)
-        return changed
+        return list(changed)
 
     @property
     def settings(self) -> Settings:

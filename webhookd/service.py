@@ -13,9 +13,13 @@ from webhookd.errors import SettingsError
 from webhookd.process import handlers
 from webhookd.process.retry import Policy
 from webhookd.runtime import failpoints
+from webhookd.runtime.files import Changes
+from webhookd.runtime.loops import Loop
 from webhookd.runtime.systemd import ServiceNotifier
-from webhookd.settings import RENEWABLE, Settings
+from webhookd.settings import Settings
 from webhookd.telemetry.logs import logger, where
+
+_FILES_EVERY = 2.0  # seconds between two looks at the files that hold secrets
 
 
 def _stray(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
@@ -36,12 +40,13 @@ async def serve(
     settings: Settings,
     *,
     reload: Callable[[], Settings] | None = None,
+    files: Changes | None = None,
     started: Callable[[Daemon], None] | None = None,
 ) -> int:
     """Runs a daemon until SIGTERM or SIGINT. Returns the exit code: 1 if one of its parts broke, else 0.
 
-    At a SIGHUP, `reload` reads the settings anew, and `Daemon.renew` takes those that can be renewed. Without `reload`, SIGHUP
-    ends the daemon, too, as the end of a terminal does.
+    At a SIGHUP, and when one of `files` changes, `reload` reads the settings anew, and `Daemon.renew` takes those that can be
+    renewed. Without `reload`, SIGHUP ends the daemon, too, as the end of a terminal does.
     """
     failpoints.arm(settings.failpoints)
     handlers.load(settings.handlers, Policy.of(settings))
@@ -54,6 +59,12 @@ async def serve(
     daemon = Daemon(settings)
     notifier = ServiceNotifier(daemon.watch, daemon.health.summary)
     reloads: asyncio.Task[None] | None = None
+
+    async def look() -> None:
+        if files is not None and await asyncio.to_thread(files.seen):
+            hangup.set()
+
+    looks = Loop("secret files", look, daemon.watch, every=_FILES_EVERY)
     try:
         await daemon.start()
         _spare_the_collector()
@@ -61,6 +72,7 @@ async def serve(
         if reload is not None:
             # Handle SIGHUP from here on. A SIGHUP that arrived earlier has set `hangup`, and is handled now.
             reloads = daemon.watch.spawn(_reload_at(hangup, reload, daemon, notifier), "reload")
+            await looks.start()
         if started is not None:
             started(daemon)
         waits = [asyncio.ensure_future(event.wait()) for event in (stop, daemon.watch.broken)]
@@ -68,6 +80,7 @@ async def serve(
         for wait in waits:
             wait.cancel()
     finally:
+        await looks.stop()
         if reloads is not None:
             daemon.watch.cancel(reloads)
         notifier.stopping()
@@ -91,16 +104,17 @@ async def _reload_at(hangup: asyncio.Event, read: Callable[[], Settings], daemon
         try:
             # Read the files in a thread, because reading may be slow, and requests must go on meanwhile.
             fresh = await asyncio.to_thread(read)
-            before = daemon.settings
-            changed = daemon.renew(fresh)
+            changed = await daemon.renew(fresh)
         except Exception as error:  # noqa: BLE001  whatever it is, the next SIGHUP must be handled
             outcome = "failed"
             problems = str(error).splitlines() if isinstance(error, SettingsError) else [where(error)]
             logger.error("nothing was reloaded; what was in force stays", problems=problems)
         else:
             outcome = "done"
-            fixed = [name for name in type(fresh).model_fields if name not in RENEWABLE]
-            waits = [f"WEBHOOKD_{name.upper()}" for name in fixed if getattr(fresh, name) != getattr(before, name)]
+            after = daemon.settings
+            waits = [
+                f"WEBHOOKD_{name.upper()}" for name in type(fresh).model_fields if getattr(fresh, name) != getattr(after, name)
+            ]
             logger.info("reloaded", changed=[f"WEBHOOKD_{name.upper()}" for name in changed])
             if waits:
                 logger.warning("these settings changed, and need a restart", settings=waits)

@@ -57,6 +57,7 @@ _HOSTS = "tests/integration/test_admin_hosts.py::"
 _SESSIONS = "tests/integration/test_sessions.py::"
 _CLIENT = "tests/integration/test_client.py::"
 _CLI = "tests/integration/test_cli.py::"
+_RELOAD = "tests/integration/test_reload.py::"
 _TARGET = "tests/unit/test_client_target.py::"
 _SETTINGS = "tests/unit/test_settings.py::"
 _TIMELINE = "tests/unit/test_timeline.py::"
@@ -1076,6 +1077,27 @@ GUARDS = (
         "        self._intake.renew(settings.keys_by_account)\n",
         "        self._intake.renew({})\n",
         "tests/deploy/test_systemd.py::test_a_service_run_by_its_unit_rotates_its_keys_under_load_and_stops_in_order",
+    ),
+    Guard(
+        "a changed file of keys needs no signal",
+        "webhookd/service.py",
+        "await asyncio.to_thread(files.seen):\n            hangup.set()",
+        "await asyncio.to_thread(files.seen):\n            pass",
+        _RELOAD + "test_a_changed_file_of_keys_needs_no_signal",
+    ),
+    Guard(
+        "a new password of PostgreSQL needs no restart",
+        "webhookd/store/database.py",
+        "        self._server.url = url\n",
+        "",
+        _RELOAD + "test_a_new_password_of_postgresql_needs_no_restart",
+    ),
+    Guard(
+        "a reload leads to no other server",
+        "webhookd/settings/model.py",
+        "if name in _RENEWABLE or same_server(getattr(before, name), value)",
+        "if True",
+        _RELOAD + "test_another_server_in_a_url_waits_for_a_restart",
     ),
     Guard(
         "a refusal lists a few mistakes, however many were sent",

@@ -269,6 +269,5 @@ async def test_whether_there_is_anything_to_migrate_can_be_asked_by_way_of_the_p
 def test_without_a_pooler_sessions_are_as_they_were() -> None:
     settings = {"jit": "off", "tcp_keepalives_idle": "15"}
     assert session.session_options("x", settings, pooled=False, runs_user_code=True) == {
-        "connect": session.connect,
         "server_settings": {"application_name": "x", **settings},
     }

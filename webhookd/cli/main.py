@@ -78,19 +78,22 @@ def serve() -> None:
     Logs go to standard error, by default one JSON object per line. If PostgreSQL, Redis or SQS is unavailable, the daemon
     still starts, and waits for the dependency.
 
-    At SIGHUP, the daemon reads its settings again, and applies the signature keys, the tokens and the TLS certificate.
-    Requests go on meanwhile. If a setting is wrong, nothing changes, and the log reports the problem.
+    At SIGHUP, and when a file that holds a secret changes, the daemon reads its settings again. It applies the signature keys,
+    the tokens, the TLS certificate, and a new user or password of PostgreSQL and of Redis. Requests go on meanwhile. If a
+    setting is wrong, nothing changes, and the log reports the problem.
     """
     # The daemon handles SIGTERM a second later, when all is imported. Until then PID 1 of a container would ignore it.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     from webhookd import service, settings
+    from webhookd.runtime.files import Changes
     from webhookd.telemetry import logs
 
+    files = Changes(settings.secret_files())
     loaded = settings.load()
     logs.configure(loaded.log_level, loaded.log_format)
 
     async def until_stopped() -> int:
-        code = await service.serve(loaded, reload=settings.load)
+        code = await service.serve(loaded, reload=settings.load, files=files)
         left = asyncio.all_tasks() - {asyncio.current_task()}
         for task in left:
             task.cancel()

@@ -9,13 +9,12 @@ from typing import NamedTuple
 from cryptography import x509
 
 from webhookd.errors import SettingsError
+from webhookd.runtime.files import Versions, versions
 from webhookd.runtime.loops import Loop, Watch
 from webhookd.telemetry.logs import logger
 from webhookd.telemetry.metrics import Metrics
 
 _EVERY = 30.0  # seconds between two checks of the files
-
-_State = tuple[tuple[int, ...], ...]
 
 
 class Certificate:
@@ -25,7 +24,7 @@ class Certificate:
         self._certificate = certificate
         self._key = key
         self._ends = metrics.certificate_ends
-        self._seen: _State | None = None
+        self._seen: Versions | None = None
         self.context: ssl.SSLContext | None = None  # the context for the next handshake; None before `start`
         self._loop = Loop("certificate", self._look, watch, every=_EVERY)
 
@@ -40,14 +39,14 @@ class Certificate:
 
     def load(self) -> None:
         """Loads the files as they are now. If they cannot be used, keeps the earlier certificate and raises SettingsError."""
-        seen = self._state()
+        seen = self._versions()
         found = usable(self._certificate, self._key)
         self.context = found.context
         self._seen = seen
         self._ends.set(found.ends)
 
     async def _look(self) -> None:
-        seen = self._state()
+        seen = self._versions()
         if seen == self._seen:
             return
         self._seen = seen  # log one error for each change; the two files seldom change at the same moment
@@ -58,18 +57,8 @@ class Certificate:
         else:
             logger.info("a changed certificate is in use")
 
-    def _state(self) -> _State:
-        # `stat` follows links, since certificate managers change a link.
-        versions: list[tuple[int, ...]] = []
-        for path in (self._certificate, self._key):
-            try:
-                status = path.stat()
-            except OSError:
-                versions.append(())
-            else:
-                # `st_ctime_ns` shows a change of owner or mode: both are often set after the content.
-                versions.append((status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size))
-        return tuple(versions)
+    def _versions(self) -> Versions:
+        return versions((self._certificate, self._key))
 
 
 class Usable(NamedTuple):

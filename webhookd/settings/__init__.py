@@ -1,11 +1,10 @@
 """The settings: their definitions (`model`), how they must fit together (`fit`), and their sources (`loading`)."""
 
 from webhookd.settings.listing import describe
-from webhookd.settings.loading import DatabaseSettings, load, load_database, load_from
-from webhookd.settings.model import RENEWABLE, AccountSettings, Role, Settings
+from webhookd.settings.loading import DatabaseSettings, load, load_database, load_from, secret_files
+from webhookd.settings.model import AccountSettings, Role, Settings, renewed
 
 __all__ = [
-    "RENEWABLE",
     "AccountSettings",
     "DatabaseSettings",
     "Role",
@@ -14,4 +13,6 @@ __all__ = [
     "load",
     "load_database",
     "load_from",
+    "renewed",
+    "secret_files",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -36,6 +37,11 @@ def load(**overrides: Any) -> Settings:
     No line holds a secret, nor a value that was given for a secret.
     """
     return load_from(sources.layers(), **overrides)
+
+
+def secret_files() -> list[Path]:
+    """Returns the files from which `load` reads secrets now. Raises SettingsError."""
+    return sources.secret_files(sources.layers())
 
 
 def load_from(layers: list[Layer], **overrides: Any) -> Settings:

@@ -26,6 +26,7 @@ from webhookd.settings.values import (
     Tokens,
     host_and_port,
     revealed,
+    same_server,
     without_password,
 )
 
@@ -35,8 +36,8 @@ _LONGEST_RETENTION = 20 * 365 * _DAY  # seconds; a longer retention would reach 
 
 CONFIGURATION = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
 
-# The settings that a running daemon reads again at a SIGHUP, beside the files of the certificate.
-RENEWABLE = ("signature_keys", "accounts", "admin_tokens", "read_tokens")
+_RENEWABLE = ("signature_keys", "accounts", "admin_tokens", "read_tokens")
+_RENEWABLE_URLS = ("database_url", "redis_url")
 
 
 class Role(StrEnum):
@@ -291,3 +292,15 @@ class Settings(BaseModel):
             "read_tokens": sorted(self.read_tokens),
             "roles": sorted(self.roles),
         }
+
+
+def renewed(before: Settings, after: Settings) -> dict[str, Any]:
+    """Returns the settings that changed and that a running daemon can take.
+
+    These are the signature keys, the tokens, and a URL whose user or password changed. Another server needs a restart: events
+    that this process has in hand are on the present server.
+    """
+    changed = {
+        name: getattr(after, name) for name in (*_RENEWABLE, *_RENEWABLE_URLS) if getattr(after, name) != getattr(before, name)
+    }
+    return {name: value for name, value in changed.items() if name in _RENEWABLE or same_server(getattr(before, name), value)}

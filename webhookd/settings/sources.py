@@ -184,6 +184,11 @@ def _accounts(accounts: dict[str, Any]) -> Iterator[tuple[str, str, Any]]:
             yield f"accounts.{account}.{name}", f"accounts__{account}__{name}".lower(), value
 
 
+def secret_files(sources: Iterable[Layer]) -> list[Path]:
+    """Returns the files that hold secrets: those that `…_FILE` names, and systemd's credentials. Reads none of them."""
+    return sorted({path for layer in sources for _, path in layer.files.values()})
+
+
 def find_each(name: str, sources: Iterable[Layer]) -> Iterator[Found]:
     """Returns the setting from all sources that give it, the strongest first. Raises SettingsError if it cannot read a file."""
     return (found for layer in sources if (found := layer.find(name)) is not None)

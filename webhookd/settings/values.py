@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from typing import Annotated
+from urllib.parse import parse_qsl
 
 from pydantic import AfterValidator, BeforeValidator, SecretStr
 
@@ -23,6 +24,18 @@ def without_password(url: SecretStr) -> str:
     """Returns a URL for a log: no user, password or query. Only the scheme if the password's end is unclear."""
     parts = _URL.fullmatch(url.get_secret_value())
     return f"{parts['scheme']}://{parts['place']}" if parts else f"{url.get_secret_value().partition('://')[0]}://…"
+
+
+def same_server(one: SecretStr, other: SecretStr) -> bool:
+    """Returns whether two URLs differ at most in their user and password."""
+    return _server(one) is not None and _server(one) == _server(other)
+
+
+def _server(url: SecretStr) -> tuple[str, list[tuple[str, str]]] | None:
+    if not _URL.fullmatch(url.get_secret_value()):
+        return None
+    query = parse_qsl(url.get_secret_value().partition("?")[2], keep_blank_values=True)
+    return without_password(url), sorted(pair for pair in query if pair[0] not in ("user", "username", "password"))
 
 
 def host_and_port(text: str) -> tuple[str, int]:

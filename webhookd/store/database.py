@@ -17,7 +17,7 @@ from webhookd.runtime.loops import Loop, Watch
 from webhookd.store.failures import READ_ONLY, gateway, refusal, unavailable
 from webhookd.store.pools import CONNECT_TIMEOUT, Connection, Pools
 from webhookd.store.queries import MIGRATIONS, SCHEMA, queries
-from webhookd.store.session import POOLER_NOT_DECLARED, STATEMENT_OF_ANOTHER_SESSION, connect, is_pooled
+from webhookd.store.session import POOLER_NOT_DECLARED, STATEMENT_OF_ANOTHER_SESSION, Server, is_pooled
 from webhookd.telemetry.logs import logger, where
 from webhookd.telemetry.metrics import Metrics
 
@@ -39,13 +39,16 @@ class Database:
         admin: int = 1,
         handler_timeout: float,
         pooled: bool = False,
+        password: Callable[[], Awaitable[str]] | None = None,
         metrics: Metrics,
         watch: Watch,
     ) -> None:
         queries.use(schema)
-        self._url = url
+        self._server = Server(url, password)
         self._pooled = pooled  # a pooler stands before PostgreSQL, and gives consecutive transactions different sessions
-        self._pools = Pools(url, short=short, work=work, fold=fold, admin=admin, handler_timeout=handler_timeout, pooled=pooled)
+        self._pools = Pools(
+            self._server, short=short, work=work, fold=fold, admin=admin, handler_timeout=handler_timeout, pooled=pooled
+        )
         self._up = metrics.dependency_up.labels("postgresql")
         self._prober = Loop("postgresql prober", self._probe, watch, every=2.0)
         self.up = False
@@ -75,6 +78,12 @@ class Database:
         await self._prober.stop()
         self.up, self.problem = False, "the daemon has stopped"
         await self._pools.close()
+
+    async def renew(self, url: str) -> None:
+        """Uses a URL with another user or password from now on. New sessions replace the present ones one by one."""
+        self._server.url = url
+        await self._pools.renew_sessions()
+        self._prober.wake()
 
     @property
     def workable(self) -> bool:
@@ -205,7 +214,7 @@ class Database:
         """Opens a session outside the pools: open sessions prove nothing, and no message should be spent on the test."""
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT):
-                connection = await connect(self._url, timeout=CONNECT_TIMEOUT, statement_cache_size=0)
+                connection = await self._server.connect(timeout=CONNECT_TIMEOUT, statement_cache_size=0)
             await connection.close(timeout=2)
         except (OSError, TimeoutError, WebhookdError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
             self._refuse(refusal(error) or self.refusal)

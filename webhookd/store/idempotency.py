@@ -72,16 +72,19 @@ class IdempotencyKeys:
         """Makes the client, which connects at first use, and probes once. Raises SettingsError if the URL cannot be read."""
         if self._node is not None:
             return
-        try:
-            self._node = RedisNode(self._url)
-        except Exception as error:
-            raise SettingsError(
-                f"WEBHOOKD_REDIS_URL is no valid URL ({where(error)}): write it as redis://:password@host:6379/0"
-            ) from error
+        self._node = _node(self._url)
         await self._commands.start()
         with contextlib.suppress(UnavailableError):
             await self._probe()
         await self._prober.start()
+
+    async def renew(self, url: str) -> None:
+        """Uses a URL with another user or password from now on."""
+        before, self._node = self._node, _node(url)
+        self._url = url
+        self._prober.wake()
+        if before is not None:
+            await before.leave()
 
     async def stop(self) -> None:
         """Sends what is pending and closes the connections."""
@@ -205,6 +208,15 @@ class IdempotencyKeys:
     async def _away(self, node: RedisNode, error: Exception) -> None:
         self._set(up=False, problem=node.problem(error))
         await node.leave()
+
+
+def _node(url: str) -> RedisNode:
+    try:
+        return RedisNode(url)
+    except Exception as error:
+        raise SettingsError(
+            f"WEBHOOKD_REDIS_URL is no valid URL ({where(error)}): write it as redis://:password@host:6379/0"
+        ) from error
 
 
 def _refused(replies: Sequence[Any]) -> Exception | None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import asyncpg
 from asyncpg.connect_utils import SessionAttribute
 
-from webhookd.store.session import session_options
+from webhookd.store.session import Server, session_options
 
 if TYPE_CHECKING:
     from asyncpg.pool import PoolConnectionProxy
@@ -58,8 +58,10 @@ class Pools:
     admin: operators' statements, which can never take a connection of the other pools.
     """
 
-    def __init__(self, url: str, *, short: int, work: int, fold: int, admin: int, handler_timeout: float, pooled: bool) -> None:
-        self._url = url
+    def __init__(
+        self, server: Server, *, short: int, work: int, fold: int, admin: int, handler_timeout: float, pooled: bool
+    ) -> None:
+        self._server = server
         self._pooled = pooled  # a pooler stands before PostgreSQL, and gives consecutive transactions different sessions
         self._sizes = {"short": short, "fold": fold, "work": work, "upkeep": 1, "admin": admin}
         # A statement's timeout reveals a connection that died silently, so our timeouts are short.
@@ -91,7 +93,7 @@ class Pools:
         """Makes the pools, which connect at first use. `check` is called with each new session, and may refuse it."""
         for name, size in self._sizes.items():
             self._pools[name] = asyncpg.create_pool(
-                self._url,
+                self._server.url,  # not used: `connect` takes the server's present URL
                 min_size=0,
                 max_size=max(size, 1),
                 max_inactive_connection_lifetime=60.0,
@@ -105,12 +107,16 @@ class Pools:
                     pooled=self._pooled,
                     runs_user_code=name == "work",
                 )
-                | _CACHES.get(name, {}),
+                | _CACHES.get(name, {})
+                | {"connect": self._connect},
                 # Settings of a role or database, and a failover, may show in a new session first.
                 init=check,
                 reset=None if name == "upkeep" and not self._pooled else _leave_as_is,
             )
             await self._pools[name]
+
+    async def _connect(self, _: str, **options: Any) -> Any:
+        return await self._server.connect(**options)
 
     async def close(self) -> None:
         """Closes the pools; connections that do not close within 5 s are cut."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +50,23 @@ async def connect(dsn: str, **options: Any) -> Any:
         raise
 
 
+class Server:
+    """The way to PostgreSQL. Each new connection uses the URL as it is then.
+
+    `password` is called for each connection, and its result takes the place of the URL's password.
+    """
+
+    def __init__(self, url: str, password: Callable[[], Awaitable[str]] | None = None) -> None:
+        self.url = url
+        self._password = password
+
+    async def connect(self, **options: Any) -> Any:
+        """Opens a connection; raises as `connect` does."""
+        if self._password is not None:
+            options["password"] = self._password
+        return await connect(self.url, **options)
+
+
 def session_options(name: str, settings: dict[str, str], *, pooled: bool, runs_user_code: bool) -> dict[str, Any]:
     """Returns the options of a pool that name its sessions `name` and give them `settings`.
 
@@ -58,10 +76,9 @@ def session_options(name: str, settings: dict[str, str], *, pooled: bool, runs_u
     transactions only. They are in the message that begins the transaction, and cost no round trip.
     """
     if not pooled:
-        return {"connect": connect, "server_settings": {"application_name": name, **settings}}
+        return {"server_settings": {"application_name": name, **settings}}
     begin = "".join(f" SET LOCAL {key} = '{value}';" for key, value in settings.items() if not key.startswith("tcp_"))
     return {
-        "connect": connect,
         "server_settings": {"application_name": name},
         "statement_cache_size": 0,
         "connection_class": _pooled(begin, f"{_LEAVE}SET application_name = '{name}'" if runs_user_code else ""),

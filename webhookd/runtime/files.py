@@ -1,0 +1,39 @@
+"""The versions of files, by which a change is noticed without reading them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+Versions = tuple[tuple[int, ...], ...]
+
+
+def versions(paths: Iterable[Path]) -> Versions:
+    """Returns a tuple that differs whenever one of the files differs. A file that is missing has a version, too."""
+    # `stat` follows links, since certificate managers and Kubernetes change a link.
+    found: list[tuple[int, ...]] = []
+    for path in paths:
+        try:
+            status = path.stat()
+        except OSError:
+            found.append(())
+        else:
+            # `st_ctime_ns` shows a change of owner or mode: both are often set after the content.
+            found.append((status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size))
+    return tuple(found)
+
+
+class Changes:
+    """Notices changes of files. Make it before the files are read: otherwise a change in between would be missed."""
+
+    def __init__(self, paths: Iterable[Path]) -> None:
+        self._paths = list(paths)
+        self._latest = self._reported = versions(self._paths)
+
+    def seen(self) -> bool:
+        """Returns whether the files have changed, and have then stayed the same since the last call: nobody writes to them now."""
+        before, self._latest = self._latest, versions(self._paths)
+        if self._latest != before or self._latest == self._reported:
+            return False
+        self._reported = self._latest
+        return True
