@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
@@ -35,7 +34,9 @@ from webhookd.receive.role import ReceiveRole
 from webhookd.runtime.failpoints import Failpoint, reach
 from webhookd.runtime.loops import Loop, Part, Watch
 from webhookd.settings import Role, Settings, renewed
+from webhookd.sqs.clients import region_of_environment
 from webhookd.sqs.gateway import Sqs
+from webhookd.sqs.rds import RdsTokens
 from webhookd.store.database import Database
 from webhookd.store.event_store import EventStore
 from webhookd.store.idempotency import IdempotencyKeys
@@ -62,6 +63,7 @@ class Daemon:
         self.metrics = metrics = Metrics()
         self.watch = watch = Watch()
         roles = settings.roles
+        tokens = RdsTokens(settings.sqs_region) if settings.database_auth == "rds-iam" else None
         self.database = Database(
             settings.database_url.get_secret_value(),
             schema=settings.database_schema,
@@ -71,6 +73,7 @@ class Daemon:
             admin=_ADMIN_CONNECTIONS,
             handler_timeout=settings.handler_timeout,
             pooled=settings.database_pooler != "none",
+            password=None if tokens is None else tokens.token,
             metrics=metrics,
             watch=watch,
         )
@@ -95,7 +98,7 @@ class Daemon:
         self._poller: Poller | None = None
         self._tracing = tracing = _make_tracing(settings, metrics)
         # The order of starting: a part comes after the parts that it needs.
-        self._parts: list[Part] = [] if tracing is None else [tracing]
+        self._parts: list[Part] = [part for part in (tracing, tokens) if part is not None]
         self._parts += [self.database, self.idempotency, self.sqs]
         self.relay: Relay | None = None
         if Role.RELAY in roles:
@@ -304,8 +307,7 @@ def make_sqs(settings: Settings, metrics: Metrics, watch: Watch) -> Sqs:
         queue=settings.sqs_queue,
         dead_letter_queue=settings.sqs_dead_letter_queue,
         endpoint_url=settings.sqs_endpoint_url,
-        # botocore reads AWS_DEFAULT_REGION alone, while AWS's other SDKs, and their documentation, name AWS_REGION.
-        region=settings.sqs_region or os.environ.get("AWS_REGION") or None,
+        region=settings.sqs_region or region_of_environment(),
         pollers=settings.pollers,
         wait=settings.sqs_wait,
         visibility_timeout=settings.visibility_timeout,

@@ -1093,6 +1093,13 @@ GUARDS = (
         _RELOAD + "test_a_new_password_of_postgresql_needs_no_restart",
     ),
     Guard(
+        "each connection to RDS has a password of its own",
+        "webhookd/store/session.py",
+        'options["password"] = await self._password(self.url)',
+        'options["password"] = "x"',
+        "tests/integration/test_database_tls.py::test_each_connection_gets_a_password_of_its_own",
+    ),
+    Guard(
         "a reload leads to no other server",
         "webhookd/settings/model.py",
         "if name in _RENEWABLE or same_server(getattr(before, name), value)",

@@ -22,6 +22,7 @@ from webhookd.dev import traffic
 from webhookd.dev.servers import free_port
 from webhookd.doctor import Verdict, examine
 from webhookd.errors import WebhookdError
+from webhookd.sqs.rds import RdsTokens
 from webhookd.store.migrations import migrate, state
 
 pytestmark = pytest.mark.xdist_group("database_tls")  # all these tests share one server
@@ -206,3 +207,24 @@ async def test_a_home_that_may_not_be_looked_into_is_told_of(
     monkeypatch.setattr(Path, "exists", closed)  # simulated, since root may look into every folder
     daemon = await start(roles="relay", database_url=postgres.address(sslmode="require"))
     await until(lambda: "set HOME to a folder that the user may read" in str(daemon.database.problem), "the reason is reported")
+
+
+async def test_each_connection_gets_a_password_of_its_own(
+    postgres: TlsPostgres, authority: Authority, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RDS itself cannot run here. The token's form has a unit test; here, PostgreSQL's own password stands for the token."""
+    password = postgres.password
+    asked: list[str] = []
+
+    async def token(_: RdsTokens, url: str) -> str:
+        asked.append(url)
+        return password if len(asked) > 1 else "a token that has expired"
+
+    monkeypatch.setattr(RdsTokens, "token", token)
+    url = postgres.address(sslmode="verify-full", sslrootcert=authority.ca).replace(f":{password}@", "@")
+    daemon = await start(database_url=url, database_auth="rds-iam")
+    await _is_up(daemon)
+    assert len(asked) > 1
+    assert set(asked) == {url}
+    summary = await traffic.send(sampling.stream([TYPE], 20), f"{daemon.public_url}/webhooks/authorize-net", KEY)
+    assert summary.failed == 0

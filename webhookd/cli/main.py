@@ -9,8 +9,9 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
 from rich.markup import escape
@@ -31,6 +32,8 @@ from webhookd.cli.operator import (
 from webhookd.cli.operator.failures import ApiError
 from webhookd.errors import SettingsError, UnavailableError, WebhookdError
 from webhookd.runtime.console import FOLDER, Folder, Json, err, out, run, write_whole
+
+T = TypeVar("T")
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -162,15 +165,21 @@ def migrate(
     standard error. Exit codes: 0 up to date; 1 failed; 2 a wrong setting; 3 `--check` found migrations to apply.
     """
     from webhookd.dev import known
+    from webhookd.sqs.rds import RdsTokens
     from webhookd.store import migrations
 
     database, brought = known.database(folder)
     url, schema = database.database_url.get_secret_value(), database.database_schema
+
+    async def asked(call: Callable[..., Awaitable[T]], **options: Any) -> T:
+        async with RdsTokens.password(database.database_auth, database.sqs_region) as password:
+            return await call(url, schema=schema, password=password, **options)
+
     tell = partial(err.print, highlight=False, markup=False, soft_wrap=True)
     if brought is not None:
         tell(f"WEBHOOKD_DATABASE_URL is not set; its value comes from {brought}")
     if check:
-        state = run(migrations.state(url, schema=schema))
+        state = run(asked(migrations.state))
         if as_json:
             pending = [{"id": one.id, "about": one.about} for one in state.pending]
             print(json.dumps({"pending": pending, "unknown": state.unknown, "problem": state.problem}))  # noqa: T201
@@ -184,9 +193,7 @@ def migrate(
             if not state.pending:
                 out.print("the schema is up to date", highlight=False)
         raise typer.Exit(1 if state.problem else 3 if state.pending else 0)
-    applied = run(
-        migrations.migrate(url, schema=schema, tell=tell, lock_timeout=lock_timeout, patience=patience, direct=direct)
-    )
+    applied = run(asked(migrations.migrate, tell=tell, lock_timeout=lock_timeout, patience=patience, direct=direct))
     if as_json:
         print(json.dumps({"applied": applied}))  # noqa: T201
     else:

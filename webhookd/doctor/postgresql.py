@@ -13,10 +13,11 @@ import asyncpg
 
 from webhookd.doctor.finding import Finding, Verdict
 from webhookd.settings import Settings
+from webhookd.sqs.rds import RdsTokens
 from webhookd.store.migrations import State, read, state_of
 from webhookd.store.queries import queries
 from webhookd.store.retention import WEEKS_AHEAD
-from webhookd.store.session import POOLER_NOT_DECLARED, connect, is_pooled
+from webhookd.store.session import POOLER_NOT_DECLARED, Server, is_pooled
 
 _OLDEST = 140000
 _CLOCK_TOLERANCE = 5.0  # seconds
@@ -40,7 +41,9 @@ async def examine_postgresql(settings: Settings) -> list[Finding]:
     """Returns the findings about version, pooler, clock, durability, schema, statements and partitions."""
     # Prepare no statement ahead: otherwise the check would fail at a pooler in between, before it detects the pooler.
     queries.use(settings.database_schema)
-    connection = await connect(settings.database_url.get_secret_value(), timeout=5, statement_cache_size=0)
+    async with RdsTokens.password(settings.database_auth, settings.sqs_region) as password:
+        at = Server(settings.database_url.get_secret_value(), password)
+        connection = await at.connect(timeout=5, statement_cache_size=0)
     findings = []
     try:
         server = await queries.server_state(connection)

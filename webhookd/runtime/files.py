@@ -31,7 +31,7 @@ class Changes:
         self._latest = self._reported = versions(self._paths)
 
     def seen(self) -> bool:
-        """Returns whether the files have changed, and have then stayed the same since the last call: nobody writes to them now."""
+        """Returns whether the files have changed, and have stayed as they are since the last call."""
         before, self._latest = self._latest, versions(self._paths)
         if self._latest != before or self._latest == self._reported:
             return False

@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
+from urllib.parse import parse_qs, urlsplit
 
 from webhookd.settings.sources import PREFIX
 from webhookd.settings.values import revealed
 
 if TYPE_CHECKING:
+    from pydantic import SecretStr
+
     from webhookd.settings.model import Settings
 
 _ACCOUNT = re.compile(r"[a-z0-9_-]{1,64}")
@@ -25,6 +28,7 @@ def problems(settings: Settings) -> Iterator[str]:
     yield from _tokens(settings)
     yield from _ages(settings)
     yield from _shutdown(settings)
+    yield from database_problems(settings.database_url, settings.database_auth)
     if not settings.roles:
         yield "WEBHOOKD_ROLES is empty: name any of receive, relay, work"
     if settings.retry_base > settings.retry_cap:
@@ -37,6 +41,23 @@ def problems(settings: Settings) -> Iterator[str]:
         yield "WEBHOOKD_SQS_DEAD_LETTER_QUEUE is WEBHOOKD_SQS_QUEUE: workers would receive the dead letters; name another queue"
     if settings.max_body_memory < settings.max_body_bytes:
         yield "WEBHOOKD_MAX_BODY_MEMORY is below WEBHOOKD_MAX_BODY_BYTES: webhookd could accept no body of that size; raise it"
+
+
+def database_problems(url: SecretStr, auth: str) -> Iterator[str]:
+    """Yields a line for each reason for which PostgreSQL's URL does not go with WEBHOOKD_DATABASE_AUTH."""
+    if auth != "rds-iam":
+        return
+    parts = urlsplit(url.get_secret_value())
+    query = parse_qs(parts.query)
+    if parts.password or "password" in query:
+        yield "WEBHOOKD_DATABASE_URL holds a password, which WEBHOOKD_DATABASE_AUTH=rds-iam does not use: remove the password"
+    if not parts.username or not parts.hostname or "," in parts.netloc:
+        yield "WEBHOOKD_DATABASE_URL must name one user and one host, since WEBHOOKD_DATABASE_AUTH=rds-iam signs for them"
+    if query.get("sslmode", [""])[-1] not in ("require", "verify-ca", "verify-full"):
+        yield (
+            "WEBHOOKD_DATABASE_URL admits connections without TLS, and WEBHOOKD_DATABASE_AUTH=rds-iam needs TLS: "
+            "end the URL in ?sslmode=verify-full&sslrootcert=/path/to/the/CA/of/RDS.pem"
+        )
 
 
 def _accounts(settings: Settings) -> Iterator[str]:

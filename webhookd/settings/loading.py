@@ -9,15 +9,16 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
 from webhookd.errors import SettingsError
 from webhookd.settings import sources
+from webhookd.settings.fit import database_problems
 from webhookd.settings.listing import shown
 from webhookd.settings.model import CONFIGURATION, Settings
 from webhookd.settings.sources import NO_FILE, PREFIX, Found, Layer
-from webhookd.settings.values import DatabaseUrl, SchemaName
+from webhookd.settings.values import DatabaseAuth, DatabaseUrl, Region, SchemaName
 
 # The types of pydantic's errors for a number, for one of several choices, and for other types in a TOML file.
 _NUMBER = re.compile(r"greater_than_equal|less_than_equal|finite_number|int_.+|float_.+")
@@ -83,6 +84,14 @@ class DatabaseSettings(BaseModel):
 
     database_url: DatabaseUrl
     database_schema: SchemaName = Settings.model_fields["database_schema"].default
+    database_auth: DatabaseAuth = "password"
+    sqs_region: Region | None = None
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> DatabaseSettings:
+        if problems := list(database_problems(self.database_url, self.database_auth)):
+            raise ValueError("\n".join(problems))
+        return self
 
 
 def load_database(**overrides: Any) -> DatabaseSettings:

@@ -14,6 +14,7 @@ from webhookd.settings import fit
 from webhookd.settings.values import (
     Address,
     CommaSeparated,
+    DatabaseAuth,
     DatabaseUrl,
     Endpoint,
     HostNames,
@@ -75,6 +76,10 @@ class Settings(BaseModel):
     )
     database_pooler: Literal["none", "transaction"] = _setting(
         "none", "transaction: webhookd reaches PostgreSQL through a pooler, such as PgBouncer in transaction or session mode."
+    )
+    database_auth: DatabaseAuth = _setting(
+        "password",
+        "rds-iam: AWS credentials sign a password for each connection, for Amazon RDS and Aurora. The URL has none then.",
     )
     redis_url: RedisUrl = _setting(
         ...,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from typing import Annotated, Literal
 from urllib.parse import parse_qsl
 
 from pydantic import AfterValidator, BeforeValidator, SecretStr
@@ -141,6 +141,7 @@ Queue = Annotated[
 Endpoint = Annotated[str, _looks(r"https?://[^@\s]+", "an address such as https://sqs.example.com, without user and password")]
 Region = Annotated[str, _looks(r"[a-z0-9-]+", "a region's name, such as us-east-1")]
 DatabaseUrl = Annotated[SecretStr, _with_scheme("postgresql", "postgres")]
+DatabaseAuth = Literal["password", "rds-iam"]
 RedisUrl = Annotated[SecretStr, _with_scheme("redis", "rediss", "unix")]
 SchemaName = Annotated[
     str,

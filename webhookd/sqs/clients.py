@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import AsyncExitStack
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,11 @@ from webhookd.sqs.credentials import Credentials
 
 if TYPE_CHECKING:
     from types_aiobotocore_sqs.client import SQSClient
+
+
+def region_of_environment() -> str | None:
+    """Returns the region in AWS_REGION: AWS's other SDKs read it, and botocore reads AWS_DEFAULT_REGION alone."""
+    return os.environ.get("AWS_REGION") or None
 
 
 class Clients:

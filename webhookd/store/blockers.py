@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterator
 
 import asyncpg
 
+from webhookd.errors import WebhookdError
 from webhookd.store.queries import queries
+from webhookd.store.session import Server
 
 _LOOK = 0.5  # seconds between two looks, and before the first one: a shorter wait is not reported
 _TIMEOUT = 5.0  # seconds
@@ -22,8 +24,8 @@ class Blockers:
     It connects at once, since a lock timeout may leave little time to look, and again when the connection is lost. Never fails.
     """
 
-    def __init__(self, url: str, pid: int, tell: Callable[[str], None]) -> None:
-        self._url = url
+    def __init__(self, server: Server, pid: int, tell: Callable[[str], None]) -> None:
+        self._server = server
         self._pid = pid
         self._tell = tell
         self._connection: asyncpg.Connection[asyncpg.Record] | None = None
@@ -61,10 +63,17 @@ class Blockers:
         while True:
             try:
                 if self._connection is None:
-                    self._connection = await asyncpg.connect(self._url, timeout=_TIMEOUT, command_timeout=_TIMEOUT)
+                    self._connection = await self._server.connect(timeout=_TIMEOUT, command_timeout=_TIMEOUT)
                 if self._since is not None and time.monotonic() - self._since >= _LOOK:
                     await self._look(self._connection)
-            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError):
+            except (
+                OSError,
+                TimeoutError,
+                WebhookdError,
+                asyncpg.PostgresError,
+                asyncpg.InterfaceError,
+                asyncpg.InternalClientError,
+            ):
                 self._disconnect()
             await asyncio.sleep(_LOOK)
 

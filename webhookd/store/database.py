@@ -17,7 +17,7 @@ from webhookd.runtime.loops import Loop, Watch
 from webhookd.store.failures import READ_ONLY, gateway, refusal, unavailable
 from webhookd.store.pools import CONNECT_TIMEOUT, Connection, Pools
 from webhookd.store.queries import MIGRATIONS, SCHEMA, queries
-from webhookd.store.session import POOLER_NOT_DECLARED, STATEMENT_OF_ANOTHER_SESSION, Server, is_pooled
+from webhookd.store.session import POOLER_NOT_DECLARED, STATEMENT_OF_ANOTHER_SESSION, Password, Server, is_pooled
 from webhookd.telemetry.logs import logger, where
 from webhookd.telemetry.metrics import Metrics
 
@@ -39,7 +39,7 @@ class Database:
         admin: int = 1,
         handler_timeout: float,
         pooled: bool = False,
-        password: Callable[[], Awaitable[str]] | None = None,
+        password: Password | None = None,
         metrics: Metrics,
         watch: Watch,
     ) -> None:

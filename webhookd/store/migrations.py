@@ -20,7 +20,7 @@ from webhookd.store.blockers import Blockers
 from webhookd.store.failures import gateway, refusal, unavailable
 from webhookd.store.pools import CONNECT_TIMEOUT
 from webhookd.store.queries import SCHEMA, SQL, in_schema, queries
-from webhookd.store.session import connect, is_pooled
+from webhookd.store.session import Password, Server, is_pooled
 
 FOLDER = SQL / "migrations"
 # While a lock waits for a table, all who write to the table queue behind it, webhooks too. Longer than PostgreSQL's
@@ -90,6 +90,7 @@ async def migrate(
     patience: float = PATIENCE,
     direct: bool = False,
     folder: Path = FOLDER,
+    password: Password | None = None,
 ) -> list[str]:
     """Brings the schema `schema` at `url` up to date. Returns the ids of the migrations that were applied.
 
@@ -98,12 +99,14 @@ async def migrate(
     lock_timeout: seconds after which it gives up waiting for a lock, so that nobody waits behind it for longer.
     patience: seconds for which it tries again to get a lock.
     direct: the server at `url` is no pooler, whatever it looks like.
+    password: makes the password of each connection, if it does not stand in `url`.
     Raises UnavailableError if PostgreSQL does not answer; WebhookdError, with the remedy, if a migration cannot be done.
     """
     queries.use(schema)
+    server = Server(url, password)
     with gateway():
         # UTC: in a time zone with summer time, a week is not always 168 hours, and partitions would overlap.
-        connection = await _connect(url, server_settings={"timezone": "UTC"})
+        connection = await _connect(server, server_settings={"timezone": "UTC"})
         try:
             if not direct and is_pooled(connection, await queries.backend(connection)):
                 raise WebhookdError(_POOLED)
@@ -117,7 +120,7 @@ async def migrate(
                 tell(found.note)
             await _make_schema(connection, schema, tell)
             pending = found.pending
-            async with Blockers(url, connection.get_server_pid(), tell) as blockers:
+            async with Blockers(server, connection.get_server_pid(), tell) as blockers:
                 session = _Session(connection, blockers, tell, lock_timeout, patience)
                 for migration in pending:
                     await session.apply(migration)
@@ -126,11 +129,11 @@ async def migrate(
             await connection.close(timeout=5)  # closing releases the lock, whatever happened
 
 
-async def state(url: str, *, schema: str = SCHEMA, folder: Path = FOLDER) -> State:
+async def state(url: str, *, schema: str = SCHEMA, folder: Path = FOLDER, password: Password | None = None) -> State:
     """Returns the state of the schema `schema` at `url`. Changes nothing. Raises UnavailableError."""
     queries.use(schema)
     with gateway():
-        connection = await _connect(url)
+        connection = await _connect(Server(url, password))
         try:
             return await _state(connection, folder)
         finally:
@@ -152,10 +155,10 @@ def _read(path: Path) -> Migration:
     return Migration(path.stem, about.removeprefix("-- "), _NOT_AT_ONCE not in marks, tuple(filter(None, bare)))
 
 
-async def _connect(url: str, **options: Any) -> Any:
+async def _connect(server: Server, **options: Any) -> Any:
     # Prepares nothing ahead, so that the connection works behind a pooler until `is_pooled` recognises the pooler.
     try:
-        return await connect(url, timeout=CONNECT_TIMEOUT, statement_cache_size=0, **options)
+        return await server.connect(timeout=CONNECT_TIMEOUT, statement_cache_size=0, **options)
     except asyncpg.PostgresError as error:
         if problem := refusal(error):
             raise WebhookdError(f"PostgreSQL opens {problem.removesuffix(', and restart webhookd')}") from error

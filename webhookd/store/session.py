@@ -50,20 +50,23 @@ async def connect(dsn: str, **options: Any) -> Any:
         raise
 
 
+Password = Callable[[str], Awaitable[str]]
+
+
 class Server:
     """The way to PostgreSQL. Each new connection uses the URL as it is then.
 
-    `password` is called for each connection, and its result takes the place of the URL's password.
+    password: called with the URL for each connection. The result is the connection's password.
     """
 
-    def __init__(self, url: str, password: Callable[[], Awaitable[str]] | None = None) -> None:
+    def __init__(self, url: str, password: Password | None = None) -> None:
         self.url = url
         self._password = password
 
     async def connect(self, **options: Any) -> Any:
         """Opens a connection; raises as `connect` does."""
         if self._password is not None:
-            options["password"] = self._password
+            options["password"] = await self._password(self.url)
         return await connect(self.url, **options)
 
 
