@@ -8,6 +8,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 import subprocess
 import sys
 import termios
@@ -24,6 +25,7 @@ from tests.conftest import Servers, Start
 from tests.helpers.command import webhookd
 from tests.helpers.running import KEY
 from tests.helpers.wait import until
+from webhookd.authorizenet import sampling
 from webhookd.authorizenet.notification import EVENT_TYPES
 from webhookd.cli.main import app
 from webhookd.dev import known
@@ -130,6 +132,58 @@ async def test_trigger_counts_what_it_sent_and_how_it_was_answered(
     assert await connection.fetchval("SELECT count(*) FROM events WHERE account = 'eu'") == 45
 
 
+async def test_trigger_tells_a_story_in_its_order(start: Start, servers: Servers, connection: Connection) -> None:
+    daemon = await start()
+    url = f"{daemon.public_url}/webhooks/authorize-net"
+    code, _, err = await webhookd(
+        *("trigger", "--scenario", "sale", "--set", "payload.invoiceNumber=4711", "--set", "payload.authAmount=7.10"),
+        *("--url", url, "--json"),
+        folder=servers.folder,
+        WEBHOOKD_SIGNATURE_KEYS=KEY,
+    )
+    assert (code, err) == (0, "")
+    rows = await connection.fetch("SELECT event_type, entity_id, invoice_number FROM events ORDER BY received_at")
+    assert [row["event_type"].removeprefix("net.authorize.payment.") for row in rows] == [
+        "authorization.created",
+        "priorAuthCapture.created",
+        "refund.created",
+    ]
+    assert {row["invoice_number"] for row in rows} == {"4711"}
+    assert rows[0]["entity_id"] == rows[1]["entity_id"] != rows[2]["entity_id"]
+    bodies = [row["body"] for row in await connection.fetch("SELECT body FROM bodies")]
+    assert all(b'"authAmount":7.10,' in bytes(body) for body in bodies)
+
+
+async def test_a_printed_request_is_one_that_curl_sends(start: Start, servers: Servers, connection: Connection) -> None:
+    if shutil.which("curl") is None:
+        pytest.skip("no curl; apt install curl")
+    daemon = await start()
+    url = f"{daemon.public_url}/webhooks/authorize-net"
+    file = servers.folder / "a body"
+    file.write_bytes(sampling.sample(EVENT_TYPES[0], 1).body)
+    commands = []
+    for arguments in (["payment.void.created", "--set", "payload.invoiceNumber=it's"], ["--body", str(file)]):
+        code, out, err = await webhookd(
+            "trigger", *arguments, "--print", "--url", url, folder=servers.folder, WEBHOOKD_SIGNATURE_KEYS=KEY
+        )
+        assert (code, err) == (0, "")
+        assert KEY not in out
+        commands += out.splitlines()
+    assert await connection.fetchval("SELECT count(*) FROM events") == 0  # nothing was sent
+    assert len(commands) == 2
+    for command in commands:
+        curl = await asyncio.create_subprocess_shell(command, stdout=asyncio.subprocess.PIPE)
+        answer, _ = await curl.communicate()
+        assert json.loads(answer)["status"] == "accepted"
+    assert await connection.fetchval("SELECT count(*) FROM events WHERE invoice_number = 'it''s'") == 1
+    repeated = await webhookd(
+        *("trigger", "--body", str(file), "--count", "2", "--json", "--url", url),
+        folder=servers.folder,
+        WEBHOOKD_SIGNATURE_KEYS=KEY,
+    )
+    assert json.loads(repeated[1])["outcomes"] == {"duplicate": 2}
+
+
 async def test_trigger_fails_where_not_everything_was_answered_200(start: Start, servers: Servers) -> None:
     daemon = await start()
     url = f"{daemon.public_url}/webhooks/authorize-net"
@@ -161,6 +215,12 @@ async def test_trigger_says_that_nothing_answers_and_shows_no_password_of_the_ad
         (["--account", "eu"], {"WEBHOOKD_SIGNATURE_KEYS": KEY}, "WEBHOOKD_ACCOUNTS__EU__SIGNATURE_KEYS"),
         (["payment.voided"], {"WEBHOOKD_SIGNATURE_KEYS": KEY}, "no event type matches 'payment.voided'"),
         (["--url", "localhost:8080"], {"WEBHOOKD_SIGNATURE_KEYS": KEY}, "--url: give the full URL"),
+        (["--scenario", "refund"], {"WEBHOOKD_SIGNATURE_KEYS": KEY}, "the scenarios are sale, held, subscription"),
+        (["all", "--scenario", "sale"], {"WEBHOOKD_SIGNATURE_KEYS": KEY}, "give one of them"),
+        (["--body", "/dev/null", "--set", "a=1"], {"WEBHOOKD_SIGNATURE_KEYS": KEY}, "give one of them"),
+        (["--set", "payload.id"], {"WEBHOOKD_SIGNATURE_KEYS": KEY}, "write it as PATH=VALUE"),
+        (["--set", "payload..id=1"], {"WEBHOOKD_SIGNATURE_KEYS": KEY}, "write it as PATH=VALUE"),
+        (["payment.void.created", "--set", "payload.id.x=1"], {"WEBHOOKD_SIGNATURE_KEYS": KEY}, "id is not an object"),
         ([], {"WEBHOOKD_SIGNATURE_KEY": KEY}, "did you mean WEBHOOKD_SIGNATURE_KEYS?"),
     ],
 )

@@ -57,9 +57,7 @@ async def test_without_credentials_the_error_says_what_to_do(monkeypatch: pytest
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")
     monkeypatch.setenv("AWS_CONFIG_FILE", "/nonexistent")
-    with pytest.raises(
-        WebhookdError, match=r"WEBHOOKD_DATABASE_AUTH is rds-iam, and no token could be signed .*rds-db"
-    ):
+    with pytest.raises(WebhookdError, match=r"WEBHOOKD_DATABASE_AUTH is rds-iam, and no token could be signed .*rds-db"):
         await token(URL)
 
 

@@ -184,3 +184,27 @@ async def test_no_connection_is_counted_and_no_error() -> None:
     summary = await traffic.send(sampling.stream(EVENT_TYPES, 3), "http://127.0.0.1:1/", KEY)
     assert summary.outcomes == {"no answer ClientConnectorError": 3}
     assert summary.failed == 3
+
+
+def test_a_changed_field_keeps_its_digits_and_its_kind() -> None:
+    made = sampling.sample("net.authorize.payment.fraud.held", 7)
+    fields = {"payload.authAmount": "7.10", "payload.invoiceNumber": "4711", "payload.new.deep": "true", "note": "so {far"}
+    changed = sampling.with_fields(made, fields | {"payload.id": "0042", "notificationId": "abc"})
+    assert b'"authAmount":7.10,' in changed.body
+    value = json.loads(changed.body)
+    assert value["payload"]["invoiceNumber"] == "4711"
+    assert value["payload"]["new"] == {"deep": True}
+    assert value["note"] == "so {far"
+    assert (changed.entity_id, changed.notification_id, changed.event_type) == ("0042", "abc", made.event_type)
+    untouched = sampling.with_fields(made, {"payload.responseCode": "1"})
+    assert untouched.body.replace(b'"responseCode":1,', b'"responseCode":4,') == made.body  # nothing else has changed
+
+
+@pytest.mark.parametrize("body", [b"", b"\xff", b"[1]", b'{"payload": 3}', b"{"])
+def test_any_bytes_can_be_sent(body: bytes) -> None:
+    assert sampling.sample_of(body).body == body
+
+
+@pytest.mark.parametrize("name", sampling.SCENARIOS)
+def test_a_scenario_has_types_that_the_provider_has(name: str) -> None:
+    assert set(sampling.SCENARIOS[name]) <= set(EVENT_TYPES)

@@ -9,7 +9,7 @@ import fnmatch
 import random
 import re
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -17,6 +17,7 @@ from typing import Any
 
 import orjson
 
+from webhookd.authorizenet.body import load, read
 from webhookd.authorizenet.notification import EVENT_TYPES, PREFIX, whole_pattern
 from webhookd.errors import SettingsError
 
@@ -72,6 +73,58 @@ def sample(event_type: str, number: int, when: datetime | None = None) -> Sample
     }
     raw = _MONEY.sub(rb"\1", orjson.dumps(body))
     return Sample(event_type, notification_id, payload["id"], raw)
+
+
+# Stories of one entity: the events of each, in their order.
+SCENARIOS = {
+    "sale": ("payment.authorization.created", "payment.priorAuthCapture.created", "payment.refund.created"),
+    "held": ("payment.fraud.held", "payment.fraud.approved"),
+    "subscription": ("customer.subscription.created", "customer.subscription.failed", "customer.subscription.updated"),
+}
+SCENARIOS = {name: tuple(PREFIX + event_type for event_type in types) for name, types in SCENARIOS.items()}
+# Fields that the provider sends as text, also if the text is a number.
+_TEXTS = ("authCode", "avsResponse", "entityName", "id", "invoiceNumber", "merchantCustomerId", "merchantReferenceId", "name")
+
+
+def sample_of(body: bytes) -> Sample:
+    """Returns the sample with exactly these bytes. What they are is not checked: a fault may be what is tried out."""
+    try:
+        envelope = load(read(body).text)
+    except ValueError:
+        envelope = None
+    fields = envelope if isinstance(envelope, dict) else {}
+    payload = fields.get("payload")
+    entity = payload.get("id") if isinstance(payload, dict) else None
+    return Sample(str(fields.get("eventType", "")), str(fields.get("notificationId", "")), str(entity or ""), body)
+
+
+def with_fields(made: Sample, fields: Mapping[str, str]) -> Sample:
+    """Returns a sample with other values of some fields, each by its path, such as `payload.authAmount`.
+
+    A value is JSON, or else text. Numbers keep their digits. Raises SettingsError if a path leads through what is no object.
+    """
+    envelope = load(made.body.decode())
+    for path, text in fields.items():
+        *parents, name = path.split(".")
+        at = envelope
+        for parent in parents:
+            at = at.setdefault(parent, {})
+            if not isinstance(at, dict):
+                raise SettingsError(f"--set {path}: {parent} is not an object in {made.event_type}")
+        at[name] = text if name in _TEXTS else _value(text)
+    return sample_of(orjson.dumps(envelope, default=_as_written))
+
+
+def _value(text: str) -> Any:
+    try:
+        orjson.loads(text)
+    except ValueError:
+        return text
+    return orjson.Fragment(text)
+
+
+def _as_written(value: Any) -> Any:
+    return orjson.Fragment(str(value))  # a Decimal: orjson would refuse it, and a float would lose its zeros
 
 
 def _money(amount: Decimal) -> str:

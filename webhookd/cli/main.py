@@ -30,6 +30,7 @@ from webhookd.cli.operator import (
     timeline_commands,
 )
 from webhookd.cli.operator.failures import ApiError
+from webhookd.cli.trigger import trigger
 from webhookd.errors import SettingsError, UnavailableError, WebhookdError
 from webhookd.runtime.console import FOLDER, Folder, Json, err, out, run, write_whole
 
@@ -200,71 +201,7 @@ def migrate(
         out.print(f"applied {', '.join(applied)}" if applied else "the schema is up to date", highlight=False)
 
 
-@app.command()
-def trigger(
-    event_type: Annotated[
-        str, typer.Argument(help="An event type, with or without `net.authorize.`; `payment.*`; or `all`.")
-    ] = "all",
-    count: Annotated[int | None, typer.Option("--count", "-n", min=1, help="Number of requests. [one of each type]")] = None,
-    rate: Annotated[float | None, typer.Option(min=0.001, help="Requests per second. [as fast as possible]")] = None,
-    duplicates: Annotated[
-        float, typer.Option(min=0, max=100, help="Percentage of the requests that repeat an earlier request, byte for byte.")
-    ] = 0.0,
-    out_of_order: Annotated[
-        bool,
-        typer.Option("--out-of-order", help="Shuffle: send the events in a random order, not in the order of their dates."),
-    ] = False,
-    url: Annotated[str | None, typer.Option(help="The webhook's full URL. [from WEBHOOKD_LISTEN]")] = None,
-    account: Annotated[str, typer.Option(help="The account whose path and key are used.")] = "default",
-    connections: Annotated[int, typer.Option(min=1, max=1024, help="Number of connections; 1 keeps the exact order.")] = 16,
-    folder: Folder = FOLDER,
-    as_json: Json = False,
-) -> None:
-    """Sign sample notifications and send them to a receiver, as Authorize.Net does.
-
-    The key and the address come from the settings, else from the `webhookd dev` that ran in this folder.
-
-    Requests leave in order, but with several connections, requests in flight may overtake each other. A duplicate is
-    sent only after the original was answered, since the provider sends a webhook again only if it has no 200.
-
-    The exit code is 1 if any request was not answered 200.
-
-    For example: `webhookd trigger payment.refund.created`, or
-    `webhookd trigger 'customer.*' --count 1000 --rate 100 --duplicates 20 --out-of-order`.
-    """
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from webhookd.authorizenet import sampling
-    from webhookd.dev import environment, known, report, traffic
-
-    types = sampling.matching_types(event_type)
-    if url is not None and not url.startswith(("http://", "https://")):
-        raise SettingsError("--url: give the full URL, for example http://127.0.0.1:8080/webhooks/authorize-net")
-    target = known.target(folder, account=account, url=url)
-    first = environment.fresh_number()
-    samples = sampling.stream(types, count or len(types), duplicates=duplicates / 100, out_of_order=out_of_order, first=first)
-    columns = (TextColumn("sending"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=err, transient=True, disable=as_json or not err.is_terminal) as progress:
-        task = progress.add_task("sending", total=len(samples))
-        summary = run(
-            traffic.send(
-                samples,
-                target.url,
-                target.key,
-                rate=rate,
-                connections=connections,
-                answered=lambda _: progress.advance(task),
-            )
-        )
-    if as_json:
-        print(json.dumps(summary.as_dict()))  # noqa: T201
-    else:
-        report.print_summary(summary, target.url)
-    report.print_refusals(summary)
-    if summary.failed:
-        raise typer.Exit(1)
-
-
+app.command()(trigger)
 app.command()(doctor)
 
 
