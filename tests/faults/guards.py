@@ -113,7 +113,7 @@ GUARDS = (
     Guard(
         "a handler that failed leaves no effects",
         "webhookd/process/attempt.py",
-        "await shielded(_roll_back(transaction), _BOOKKEEPING)",
+        "await shielded(roll_back(transaction), _BOOKKEEPING)",
         "await shielded(transaction.commit(), _BOOKKEEPING)",
         _WORK + "test_what_the_second_handler_raises_undoes_the_firsts_effect",
     ),
@@ -505,8 +505,8 @@ GUARDS = (
     Guard(
         "an attempt whose handlers did not run does not stay counted",
         "webhookd/process/attempt.py",
-        "if tried and _is_lost(connection):",
-        "if _is_lost(connection):",
+        "if tried and is_lost(connection):",
+        "if is_lost(connection):",
         "tests/unit/test_attempts.py::test_a_count_is_taken_back_if_the_connection_was_lost_and_no_handler_ran",
     ),
     Guard(
@@ -764,8 +764,8 @@ GUARDS = (
     Guard(
         "of two retries at the same time one is accepted",
         "webhookd/operate/events.py",
-        "                await queries.lock_ends(connection)\n                await queries.lock_work",
-        "                await queries.lock_work",
+        "                    await queries.lock_ends(connection)\n                    await queries.lock_work",
+        "                    await queries.lock_work",
         _RETRY + "test_of_retries_at_the_same_time_one_is_accepted[processed]",
     ),
     Guard(

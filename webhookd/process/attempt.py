@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import deque
 from typing import NamedTuple
-
-import asyncpg
-from asyncpg.transaction import Transaction
 
 from webhookd.errors import Permanent, Retryable, UnavailableError
 from webhookd.process.decision import GiveUp
@@ -22,7 +18,7 @@ from webhookd.runtime.loops import shielded
 from webhookd.store.database import Database
 from webhookd.store.event_store import Claimed, EventStore
 from webhookd.store.failures import gateway
-from webhookd.store.pools import Connection
+from webhookd.store.pools import Connection, Transaction, is_lost, roll_back
 from webhookd.telemetry.logs import logger
 from webhookd.telemetry.metrics import Metrics
 
@@ -95,7 +91,7 @@ class Attempts:
                     ended = True
                     return Step(claimed, Outcome.PROCESSED)
                 except Exception:
-                    if tried and _is_lost(connection):
+                    if tried and is_lost(connection):
                         # The handlers, or the commit of their effects, may have ended PostgreSQL. If they did, the failure
                         # cannot be recorded, so the count stays. A failure that is recorded makes the count void.
                         counted = None
@@ -104,8 +100,8 @@ class Attempts:
                     # Take the count back before the rollback releases the row's lock: else others would read too high a count.
                     if counted is not None and not ended:
                         await shielded(self._take_back(counted), _BOOKKEEPING)
-                    if not ended and not _is_lost(connection):
-                        await shielded(_roll_back(transaction), _BOOKKEEPING)
+                    if not ended and not is_lost(connection):
+                        await shielded(roll_back(transaction), _BOOKKEEPING)
 
     async def _take_back(self, counted: Claimed) -> None:
         try:
@@ -127,7 +123,7 @@ class Attempts:
                 raise Permanent("its body is gone from the database")
             failure = await self._runner.run(claimed.event, connection)
             reach(Failpoint.WORKER_AFTER_HANDLERS)
-            if _is_lost(connection):
+            if is_lost(connection):
                 # PostgreSQL or a handler closed the connection. Count an attempt: else such a handler would be called for ever.
                 failure = failure or Failure.of(Retryable("the connection was lost while the handlers ran"))
             elif not connection.is_in_transaction():
@@ -153,16 +149,3 @@ class Attempts:
             raise TransactionEndedError()
         await transaction.commit()
         return seconds
-
-
-async def _roll_back(transaction: Transaction) -> None:
-    # A commit that failed has ended the transaction already; the pool resets the connection in any case.
-    with contextlib.suppress(asyncpg.InterfaceError):
-        await transaction.rollback()
-
-
-def _is_lost(connection: Connection) -> bool:
-    try:
-        return connection.is_closed()
-    except asyncpg.InterfaceError:  # a closed connection is back in its pool, and asyncpg then refuses this call
-        return True

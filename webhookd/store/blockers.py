@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 
 import asyncpg
 
+from webhookd.store.failures import ASYNCPG_ERRORS
 from webhookd.store.queries import queries
 
 _LOOK = 0.5  # seconds between two looks, and before the first one: a shorter wait is not reported
@@ -64,7 +65,7 @@ class Blockers:
                     self._connection = await asyncpg.connect(self._url, timeout=_TIMEOUT, command_timeout=_TIMEOUT)
                 if self._since is not None and time.monotonic() - self._since >= _LOOK:
                     await self._look(self._connection)
-            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError):
+            except (OSError, TimeoutError, *ASYNCPG_ERRORS):
                 self._disconnect()
             await asyncio.sleep(_LOOK)
 

@@ -14,7 +14,7 @@ import asyncpg
 
 from webhookd.errors import UnavailableError, WebhookdError
 from webhookd.runtime.loops import Loop, Watch
-from webhookd.store.failures import READ_ONLY, gateway, refusal, unavailable
+from webhookd.store.failures import ASYNCPG_ERRORS, READ_ONLY, gateway, refusal, unavailable
 from webhookd.store.pools import CONNECT_TIMEOUT, Connection, Pools
 from webhookd.store.queries import MIGRATIONS, SCHEMA, queries
 from webhookd.store.session import POOLER_NOT_DECLARED, STATEMENT_OF_ANOTHER_SESSION, connect, is_pooled
@@ -194,7 +194,7 @@ class Database:
             raise
         except WebhookdError as error:
             await self._down(str(error), error)
-        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
+        except (OSError, TimeoutError, *ASYNCPG_ERRORS) as error:
             # The error may be a wrong password or database name. The daemon waits until somebody mends this in PostgreSQL.
             await self._down(where(error), error)
         self._set(up=True)

@@ -13,9 +13,11 @@ from asyncpg.connect_utils import SessionAttribute
 from webhookd.store.session import session_options
 
 if TYPE_CHECKING:
+    import asyncpg.transaction
     from asyncpg.pool import PoolConnectionProxy
 
 Connection: TypeAlias = "PoolConnectionProxy[asyncpg.Record]"
+Transaction: TypeAlias = "asyncpg.transaction.Transaction"
 
 CONNECT_TIMEOUT = 5.0  # seconds, like the other timeouts
 _STATEMENT_TIMEOUT = 10.0
@@ -148,3 +150,17 @@ class Pools:
         """
         for pool in self._pools.values():
             await pool.expire_connections()
+
+
+def is_lost(connection: Connection) -> bool:
+    """Returns whether a connection that `acquire` has lent is closed."""
+    try:
+        return connection.is_closed()
+    except asyncpg.InterfaceError:  # a closed connection is back in its pool, and asyncpg then refuses this call
+        return True
+
+
+async def roll_back(transaction: Transaction) -> None:
+    """Rolls a transaction back, unless it has ended already, as after a commit that failed."""
+    with contextlib.suppress(asyncpg.InterfaceError):  # the pool resets the connection in any case
+        await transaction.rollback()
