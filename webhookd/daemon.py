@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
@@ -22,13 +21,19 @@ from webhookd.operate.operator_queries import OperatorQueries
 from webhookd.operate.runner import Runner
 from webhookd.operate.statistics import Recorder
 from webhookd.process import handlers
+from webhookd.process.alone import Alone
+from webhookd.process.attempt import Attempts
+from webhookd.process.fold import FOLDS, Folds
 from webhookd.process.handlers import Registry
-from webhookd.process.parts import FOLDS, Limits, make_worker
+from webhookd.process.records import Records
 from webhookd.process.retry import Policy
+from webhookd.process.runner import HandlerRunner
+from webhookd.process.shared_folds import SharedFolds
+from webhookd.process.turns import Turns
+from webhookd.process.worker import Worker
 from webhookd.queue.acks import Acks
 from webhookd.queue.dead_letters import DeadLetters
 from webhookd.queue.leases import Leases
-from webhookd.queue.message import MOST_EVENTS
 from webhookd.queue.poller import Poller
 from webhookd.queue.relay import Relay
 from webhookd.receive.role import ReceiveRole
@@ -85,13 +90,14 @@ class Daemon:
             metrics=metrics,
             watch=watch,
         )
-        self.sqs = make_sqs(settings, metrics, watch)
+        self.sqs = Sqs(settings, metrics=metrics, watch=watch)
         self.health = Health(self.database, self.idempotency, self.sqs.queue)
         self._admin: Listener | None = None
         self.admin: web.Application | None = None
         self._stack = AsyncExitStack()
         self._access: Access | None = None
         self.receive: ReceiveRole | None = None
+        self.worker: Worker | None = None
         self._poller: Poller | None = None
         self._tracing = tracing = _make_tracing(settings, metrics)
         # The order of starting: a part comes after the parts that it needs.
@@ -99,22 +105,14 @@ class Daemon:
         self._parts += [self.database, self.idempotency, self.sqs]
         self.relay: Relay | None = None
         if Role.RELAY in roles:
-            self.relay = Relay(
-                self.store,
-                self.sqs.queue,
-                window=settings.relay_window,
-                resend_after=settings.resend_after,
-                metrics=metrics,
-                watch=watch,
-                tracing=tracing,
-            )
+            self.relay = Relay(settings, self.store, self.sqs.queue, metrics=metrics, watch=watch, tracing=tracing)
             self._parts.append(self.relay)
-        self.dead_letters = dead_letters = DeadLetters(
+        self.dead_letters = DeadLetters(
             self.store, self.sqs.dead_letter_queue, metrics=metrics, watch=watch, reads=Role.RELAY in roles
         )
-        self._parts.append(dead_letters)
+        self._parts.append(self.dead_letters)
         if Role.WORK in roles:
-            self._add_workers(dead_letters)
+            self._add_workers()
         if Role.RECEIVE in roles:
             self.receive = ReceiveRole(
                 settings,
@@ -140,43 +138,31 @@ class Daemon:
         self._parts += [self._runner, Recorder(self.database, metrics, watch)]
         self._parts.append(Loop("backlog gauge", self._measure_backlog, watch, every=_BACKLOG_EVERY))
 
-    def _add_workers(self, dead_letters: DeadLetters) -> None:
-        settings, metrics, watch, queue = self._settings, self.metrics, self.watch, self.sqs.queue
+    def _add_workers(self) -> None:
+        settings, metrics, watch, tracing = self._settings, self.metrics, self.watch, self._tracing
+        database, store, queue = self.database, self.store, self.sqs.queue
         leases = Leases(queue, visibility_timeout=settings.visibility_timeout, metrics=metrics, watch=watch)
         acks = Acks(queue, metrics=metrics, watch=watch)
-        limits = Limits(
-            handler_timeout=settings.handler_timeout,
-            retry=Policy.of(settings),
-            concurrency=settings.concurrency,
-        )
-        worker = make_worker(
-            self.database,
-            self.store,
-            self.idempotency,
-            leases,
-            acks,
-            dead_letters,
+        policy = Policy.of(settings)
+        folds = Folds(database, store, self._registry, metrics=metrics)
+        runner = HandlerRunner(
             self._registry,
-            limits,
+            timeout=settings.handler_timeout,
+            most_stuck=settings.concurrency,
             metrics=metrics,
             watch=watch,
-            tracing=self._tracing,
+            tracing=tracing,
         )
-        self._poller = Poller(
-            queue,
-            worker.work,
-            weigh=worker.weigh,
-            heaviest=MOST_EVENTS if len(self._registry) else 1,
-            report=self.store.report_worker,
-            able=lambda: self.database.workable,
-            concurrency=settings.concurrency,
-            pollers=settings.pollers,
-            wait=settings.sqs_wait,
-            visibility_timeout=settings.visibility_timeout,
-            watch=watch,
-        )
+        turns = Turns(settings.concurrency)
+        attempts = Attempts(database, store, runner, turns, most=policy.attempts, metrics=metrics)
+        owed = Loop("counts of attempts", attempts.take_back_what_is_owed, watch, every=1.0)
+        records = Records(store, self.dead_letters, policy, metrics=metrics)
+        alone = Alone(store, self.idempotency, folds, attempts, records, tracing=tracing)
+        shared = SharedFolds(database, store, folds, watch=watch, tracing=tracing)
+        self.worker = worker = Worker(leases, acks, folds, shared, alone, metrics=metrics)
+        self._poller = Poller(settings, queue, worker, able=lambda: database.workable, report=store.report_worker, watch=watch)
         # Leases stop after the acks are flushed, and both after the pollers returned.
-        self._parts += [leases, acks, worker, self._poller]
+        self._parts += [leases, acks, owed, shared, self._poller]
 
     async def start(self) -> None:
         """Starts every part, and both listeners. Raises SettingsError if it cannot listen on an address."""
@@ -292,19 +278,3 @@ def _make_tracing(settings: Settings, metrics: Metrics) -> Tracing | None:
             "WEBHOOKD_TRACING is on, but OpenTelemetry is not installed: pip install 'webhookd[tracing]', or unset the setting"
         ) from error
     return Tracing(queue=settings.sqs_queue, system="aws_sqs", metrics=metrics)
-
-
-def make_sqs(settings: Settings, metrics: Metrics, watch: Watch) -> Sqs:
-    """Makes the SQS gateway that the settings describe."""
-    return Sqs(
-        queue=settings.sqs_queue,
-        dead_letter_queue=settings.sqs_dead_letter_queue,
-        endpoint_url=settings.sqs_endpoint_url,
-        # botocore reads AWS_DEFAULT_REGION alone, while AWS's other SDKs, and their documentation, name AWS_REGION.
-        region=settings.sqs_region or os.environ.get("AWS_REGION") or None,
-        pollers=settings.pollers,
-        wait=settings.sqs_wait,
-        visibility_timeout=settings.visibility_timeout,
-        metrics=metrics,
-        watch=watch,
-    )

@@ -372,8 +372,8 @@ GUARDS = (
     Guard(
         "a fold does not wait for handlers",
         "webhookd/process/shared_folds.py",
-        'self._folding, self._database.acquire("fold")',
-        'self._folding, self._database.acquire("work")',
+        'self._folds.turns, self._database.acquire("fold")',
+        'self._folds.turns, self._database.acquire("work")',
         "tests/integration/test_fold.py::test_a_fold_waits_for_no_handler",
     ),
     Guard(
@@ -434,7 +434,7 @@ GUARDS = (
     ),
     Guard(
         "a dead event is revived only by a copy that webhookd wrote",
-        "webhookd/process/alone.py",
+        "webhookd/process/records.py",
         "if reference.died is None or not is_proven(reference, await self._store.secret()):",
         "if reference.died is None:",
         _FORGERY + "test_a_forged_copy_on_the_queue_revives_no_dead_event",
@@ -561,8 +561,9 @@ GUARDS = (
     Guard(
         "a permit comes back when its event has ended",
         "webhookd/process/worker.py",
-        "        finally:\n            if self._has_handlers(reference):\n                give(1)\n",
-        "        finally:\n            pass\n",
+        "        finally:\n            self._count(reference, result.outcome)\n            if self._has_handlers(reference):\n"
+        "                give(1)\n",
+        "        finally:\n            self._count(reference, result.outcome)\n",
         "tests/integration/test_polling.py::test_permits_come_back_event_by_event",
     ),
     Guard(

@@ -34,7 +34,7 @@ NAMES = {
     "poll.report": Names(f"{STORE}.report_worker", ("report_worker",)),
     # The worker
     "work.receive": Names("webhookd.process.worker:Worker.work"),
-    "work.revive": Names("webhookd.process.alone:Alone.revive", ("revive_event",)),
+    "work.revive": Names("webhookd.process.records:Records.revive", ("revive_event",)),
     "work.fold": Names("webhookd.process.fold:Folds.fold", ("read_events", "process_events")),
     "work.lock": Names(f"{STORE}.claim", ("claim_event", "claim_event_if_free")),
     "work.begin": Names(f"{STORE}.begin_attempt", ("begin_attempt",)),
@@ -71,5 +71,5 @@ NAMES = {
     "bundles.read": Names(f"{STORE}.states", ("states_of_events",)),
     "bundles.put_back": Names(f"{STORE}.put_back", ("put_back",)),
     "bundles.fold": Names("webhookd.process.shared_folds:SharedFolds.submit", ("read_events", "process_events")),
-    "bundles.fold_alone": Names("webhookd.process.alone:Alone.work", ("read_events", "process_events")),
+    "bundles.fold_alone": Names("webhookd.process.fold:Folds.fold_alone", ("read_events", "process_events")),
 }

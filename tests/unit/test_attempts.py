@@ -94,7 +94,7 @@ class Steps:
 
     def attempts(self) -> Attempts:
         parts: Any = self
-        return Attempts(parts, parts, parts, Turns(1), most_begun=3, metrics=Metrics())
+        return Attempts(parts, parts, parts, Turns(1), most=3, metrics=Metrics())
 
 
 BODY = EventReference(ID, "main", EVENT.event_type)
@@ -191,6 +191,6 @@ async def test_a_suspect_that_was_in_hand_when_its_process_ended_is_tried_alone(
 ) -> None:
     made = Made(begun)
     parts: Any = made
-    worker = Alone(parts, parts, parts, parts, parts, parts, asyncio.Semaphore(1), metrics=Metrics())
+    worker = Alone(parts, parts, parts, parts, parts)
     await worker.work(Message("m", "h", (BODY,), 0.0, receives), BODY, left)
     assert (made.how.get("suspect", False), made.how.get("alone", False)) == (suspect, alone)

@@ -24,6 +24,7 @@ from webhookd.telemetry.metrics import Metrics
 
 _BOOKKEEPING = 10.0  # seconds, for each step after the handlers
 _KILLS = "worker_ended"
+_LEAST_KILLS = 3  # kills of its process until an event may be given up for them
 
 
 class Step(NamedTuple):
@@ -38,7 +39,8 @@ class Attempts:
     """The part of the worker that makes attempts, each in its own transaction, so no event's handlers can harm another event.
 
     `turns`: for the transactions in which handlers run.
-    `most_begun`: attempts that began and did not end, after which an event that may kill its process or PostgreSQL is dead.
+    `most`: attempts until an event is dead. An event that may kill its process or PostgreSQL is dead after so many attempts
+    that began and did not end, but after no fewer than 3.
     """
 
     def __init__(
@@ -48,14 +50,14 @@ class Attempts:
         runner: HandlerRunner,
         turns: Turns,
         *,
-        most_begun: int,
+        most: int,
         metrics: Metrics,
     ) -> None:
         self._database = database
         self._store = store
         self._runner = runner
         self._turns = turns
-        self._most_begun = most_begun
+        self._most_begun = max(most, _LEAST_KILLS)
         self._metrics = metrics
         self._owed: deque[Claimed] = deque()  # events whose attempt has ended, but is still counted
 

@@ -26,6 +26,7 @@ from webhookd.queue.message import MOST_EVENTS, EventReference
 from webhookd.runtime.batcher import Batcher
 from webhookd.runtime.failpoints import Failpoint, reach
 from webhookd.runtime.loops import Loop, Watch
+from webhookd.settings import Settings
 from webhookd.store.event_store import EventStore, Outgoing
 from webhookd.telemetry.logs import Seldom, logger
 from webhookd.telemetry.metrics import Metrics
@@ -63,19 +64,14 @@ _RECORDED = 1000  # events in one statement
 
 
 class Relay:
-    """The sender of events: sends them to the queue and records that they were sent.
-
-    `window`: the number of fresh events that may have a message in the queue; None for no limit.
-    `resend_after`: seconds until an event that was sent and has not ended may count as lost; doubles with each send.
-    """
+    """The sender of events: sends them to the queue and records that they were sent."""
 
     def __init__(
         self,
+        settings: Settings,
         store: EventStore,
         queue: Queue,
         *,
-        window: int | None,
-        resend_after: float,
         metrics: Metrics,
         watch: Watch,
         tracing: Tracing | None = None,
@@ -83,8 +79,9 @@ class Relay:
         self._store = store
         self._tracing = tracing
         self._queue = queue
-        self._window = window
-        self._resend_after = resend_after
+        self._window = settings.relay_window  # fresh events that may have a message in the queue; None for no limit
+        # Seconds until an event that was sent and has not ended may count as lost; doubles with each send.
+        self._resend_after = settings.resend_after
         self._room = 0
         self._unrecorded: deque[tuple[float, list[Outgoing]]] = deque()  # (send by the loop's clock, events), oldest first
         self._uncounted = 0  # events that were sent, and that PostgreSQL does not yet count as in the queue
@@ -107,7 +104,7 @@ class Relay:
             linger=_GATHER,
             heavy=_HEAVY,
         )
-        delay = _DELAY if window is None else _DELAY_IN_WINDOW
+        delay = _DELAY if self._window is None else _DELAY_IN_WINDOW
         self._recorder = Loop("recorder of sent events", partial(self._record, delay), watch, every=0.1)
         self._sweeper = Loop("outbox sweeper", self.sweep, watch, every=1.0)
 
