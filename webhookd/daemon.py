@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -15,7 +16,7 @@ from webhookd.admin.health_routes import Health
 from webhookd.admin.hosts import Hosts
 from webhookd.errors import SettingsError
 from webhookd.http.admission import Unlimited
-from webhookd.http.connections import ConnectionLimits
+from webhookd.http.connections import ListenerSettings
 from webhookd.http.listener import Listener, admin_counters, listen, url_of
 from webhookd.operate.operator_queries import OperatorQueries
 from webhookd.operate.runner import Runner
@@ -44,6 +45,7 @@ from webhookd.sqs.gateway import Sqs
 from webhookd.store.database import Database
 from webhookd.store.event_store import EventStore
 from webhookd.store.idempotency import IdempotencyKeys
+from webhookd.store.pools import PoolSettings
 from webhookd.store.receipts import Receipts
 from webhookd.store.retention import Ages, Retention
 from webhookd.telemetry.logs import logger
@@ -54,8 +56,14 @@ if TYPE_CHECKING:
 
 _BACKLOG_EVERY = 5.0
 _ADMIN_CONNECTIONS = 4
-_ADMIN_LIMITS = ConnectionLimits(connections=256, head_timeout=10.0, body_timeout=10.0, read_timeout=60.0)
-_LONGEST_LINE = 65_536  # bytes; a search with many values of a filter has more than aiohttp's 8190, and we must answer it
+_ADMIN_LISTENER = ListenerSettings(
+    connections=256,
+    head_timeout=10.0,
+    body_timeout=10.0,
+    read_timeout=60.0,
+    fields=SECURITY_FIELDS,
+    longest_line=65_536,  # a search with many values of a filter has more than aiohttp's 8190, and we must answer it
+)
 
 
 class Daemon:
@@ -67,18 +75,16 @@ class Daemon:
         self.metrics = metrics = Metrics()
         self.watch = watch = Watch()
         roles = settings.roles
-        self.database = Database(
+        pools = PoolSettings(
             settings.database_url.get_secret_value(),
-            schema=settings.database_schema,
             short=settings.short_pool,
             work=settings.concurrency if Role.WORK in roles else 1,
+            handler_timeout=settings.handler_timeout,
             fold=FOLDS if Role.WORK in roles else 1,
             admin=_ADMIN_CONNECTIONS,
-            handler_timeout=settings.handler_timeout,
             pooled=settings.database_pooler != "none",
-            metrics=metrics,
-            watch=watch,
         )
+        self.database = Database(pools, schema=settings.database_schema, metrics=metrics, watch=watch)
         self.store = EventStore(self.database)
         receipts = self.receipts = Receipts(self.database)
         self.idempotency = IdempotencyKeys(
@@ -181,7 +187,7 @@ class Daemon:
             await part.start()
             self._stack.push_async_callback(part.stop)
         if self.receive is not None:
-            await self.receive.listen(other_connections=settings.concurrency + _ADMIN_LIMITS.connections)
+            await self.receive.listen(other_connections=settings.concurrency + _ADMIN_LISTENER.connections)
         self.health.serving = True
         if not settings.admin_tokens and not settings.read_tokens and settings.admin_anonymous == "nothing":
             logger.warning("the API and the dashboard refuse everyone: WEBHOOKD_ADMIN_TOKENS is not set")
@@ -192,11 +198,8 @@ class Daemon:
         listener = Listener(
             web.AppRunner(app, shutdown_timeout=settings.commit_timeout + 1),
             Unlimited(),
-            _ADMIN_LIMITS,
+            replace(_ADMIN_LISTENER, retry_after=settings.retry_after),
             admin_counters(self.metrics),
-            retry_after=settings.retry_after,
-            fields=SECURITY_FIELDS,
-            options={"max_line_size": _LONGEST_LINE},
         )
         await listen(listener, "WEBHOOKD_ADMIN_LISTEN", settings.admin_address)
         return listener

@@ -1011,7 +1011,7 @@ GUARDS = (
     Guard(
         "a listener bounds its connections",
         "webhookd/http/connections.py",
-        "        if len(self._all) - len(self.leaving) > self._limits.connections:",
+        "        if len(self._all) - len(self.leaving) > self._settings.connections:",
         "        if False:",
         _ATTACKS + "test_the_admin_listener_bounds_its_connections",
     ),

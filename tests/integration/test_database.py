@@ -25,7 +25,7 @@ from webhookd.errors import UnavailableError
 from webhookd.runtime.loops import Watch
 from webhookd.store.database import Database
 from webhookd.store.migrations import migrate
-from webhookd.store.pools import SESSIONS
+from webhookd.store.pools import SESSIONS, PoolSettings
 from webhookd.store.queries import MIGRATIONS, queries
 from webhookd.telemetry.metrics import Metrics
 
@@ -33,7 +33,7 @@ from webhookd.telemetry.metrics import Metrics
 @pytest.fixture
 async def database(database_url: str) -> Any:
     """Starts a Database with a single connection in each pool."""
-    made = Database(database_url, short=1, work=1, handler_timeout=5, metrics=Metrics(), watch=Watch())
+    made = Database(PoolSettings(database_url, short=1, work=1, handler_timeout=5), metrics=Metrics(), watch=Watch())
     await made.start()
     yield made
     await made.stop()

@@ -15,7 +15,7 @@ import asyncpg
 from webhookd.errors import UnavailableError, WebhookdError
 from webhookd.runtime.loops import Loop, Watch
 from webhookd.store.failures import ASYNCPG_ERRORS, READ_ONLY, gateway, refusal, unavailable
-from webhookd.store.pools import CONNECT_TIMEOUT, Connection, Pools
+from webhookd.store.pools import CONNECT_TIMEOUT, Connection, Pools, PoolSettings
 from webhookd.store.queries import MIGRATIONS, SCHEMA, queries
 from webhookd.store.session import POOLER_NOT_DECLARED, STATEMENT_OF_ANOTHER_SESSION, connect, is_pooled
 from webhookd.telemetry.logs import logger, where
@@ -28,24 +28,11 @@ _REFUSED = 2.0  # seconds for which a pool that gave no connection counts as not
 class Database:
     """The connections to PostgreSQL, and whether PostgreSQL answers. `Pools` lists the pools."""
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        schema: str = SCHEMA,
-        short: int,
-        work: int,
-        fold: int = 1,
-        admin: int = 1,
-        handler_timeout: float,
-        pooled: bool = False,
-        metrics: Metrics,
-        watch: Watch,
-    ) -> None:
+    def __init__(self, settings: PoolSettings, *, schema: str = SCHEMA, metrics: Metrics, watch: Watch) -> None:
         queries.use(schema)
-        self._url = url
-        self._pooled = pooled  # a pooler stands before PostgreSQL, and gives consecutive transactions different sessions
-        self._pools = Pools(url, short=short, work=work, fold=fold, admin=admin, handler_timeout=handler_timeout, pooled=pooled)
+        self._url = settings.url
+        self._pooled = settings.pooled
+        self._pools = Pools(settings)
         self._up = metrics.dependency_up.labels("postgresql")
         self._prober = Loop("postgresql prober", self._probe, watch, every=2.0)
         self.up = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import asyncpg
@@ -46,6 +47,24 @@ SESSIONS = {
 _CACHES = {"admin": {"statement_cache_size": 0}}
 
 
+@dataclass(slots=True, frozen=True)
+class PoolSettings:
+    """The settings of the connections to PostgreSQL.
+
+    short, work, fold, admin: most connections of these pools.
+    handler_timeout: seconds that an event's handlers have.
+    pooled: a pooler stands before PostgreSQL, and gives consecutive transactions different sessions.
+    """
+
+    url: str = field(repr=False)  # it may hold a password
+    short: int
+    work: int
+    handler_timeout: float
+    fold: int = 1
+    admin: int = 1
+    pooled: bool = False
+
+
 async def _leave_as_is(_: Any) -> None:
     """Does nothing. asyncpg's reset on release would cost a round trip, and our own statements leave nothing to reset."""
 
@@ -60,15 +79,21 @@ class Pools:
     admin: operators' statements, which can never take a connection of the other pools.
     """
 
-    def __init__(self, url: str, *, short: int, work: int, fold: int, admin: int, handler_timeout: float, pooled: bool) -> None:
-        self._url = url
-        self._pooled = pooled  # a pooler stands before PostgreSQL, and gives consecutive transactions different sessions
-        self._sizes = {"short": short, "fold": fold, "work": work, "upkeep": 1, "admin": admin}
+    def __init__(self, settings: PoolSettings) -> None:
+        self._url = settings.url
+        self._pooled = settings.pooled
+        self._sizes = {
+            "short": settings.short,
+            "fold": settings.fold,
+            "work": settings.work,
+            "upkeep": 1,
+            "admin": settings.admin,
+        }
         # A statement's timeout reveals a connection that died silently, so our timeouts are short.
         self._timeouts = {
             "short": _STATEMENT_TIMEOUT,
             "fold": _STATEMENT_TIMEOUT,
-            "work": max(handler_timeout, _STATEMENT_TIMEOUT),
+            "work": max(settings.handler_timeout, _STATEMENT_TIMEOUT),
             "upkeep": _UPKEEP_TIMEOUT,
             "admin": _ADMIN_TIMEOUT,
         }
