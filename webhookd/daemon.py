@@ -45,6 +45,7 @@ from webhookd.sqs.gateway import Sqs
 from webhookd.store.database import Database
 from webhookd.store.event_store import EventStore
 from webhookd.store.idempotency import IdempotencyKeys
+from webhookd.store.outbox import Outbox
 from webhookd.store.pools import PoolSettings
 from webhookd.store.receipts import Receipts
 from webhookd.store.retention import Ages, Retention
@@ -86,6 +87,7 @@ class Daemon:
         )
         self.database = Database(pools, schema=settings.database_schema, metrics=metrics, watch=watch)
         self.store = EventStore(self.database)
+        self.outbox = Outbox(self.database)
         receipts = self.receipts = Receipts(self.database)
         self.idempotency = IdempotencyKeys(
             settings.redis_url.get_secret_value(),
@@ -111,7 +113,7 @@ class Daemon:
         self._parts += [self.database, self.idempotency, self.sqs]
         self.relay: Relay | None = None
         if Role.RELAY in roles:
-            self.relay = Relay(settings, self.store, self.sqs.queue, metrics=metrics, watch=watch, tracing=tracing)
+            self.relay = Relay(settings, self.outbox, self.sqs.queue, metrics=metrics, watch=watch, tracing=tracing)
             self._parts.append(self.relay)
         self.dead_letters = DeadLetters(
             self.store, self.sqs.dead_letter_queue, metrics=metrics, watch=watch, reads=Role.RELAY in roles
@@ -146,7 +148,7 @@ class Daemon:
 
     def _add_workers(self) -> None:
         settings, metrics, watch, tracing = self._settings, self.metrics, self.watch, self._tracing
-        database, store, queue = self.database, self.store, self.sqs.queue
+        database, store, outbox, queue = self.database, self.store, self.outbox, self.sqs.queue
         leases = Leases(queue, visibility_timeout=settings.visibility_timeout, metrics=metrics, watch=watch)
         acks = Acks(queue, metrics=metrics, watch=watch)
         policy = Policy.of(settings)
@@ -166,7 +168,7 @@ class Daemon:
         alone = Alone(store, self.idempotency, folds, attempts, records, tracing=tracing)
         shared = SharedFolds(database, store, folds, watch=watch, tracing=tracing)
         self.worker = worker = Worker(leases, acks, folds, shared, alone, metrics=metrics)
-        self._poller = Poller(settings, queue, worker, able=lambda: database.workable, report=store.report_worker, watch=watch)
+        self._poller = Poller(settings, queue, worker, able=lambda: database.workable, report=outbox.report_worker, watch=watch)
         # Leases stop after the acks are flushed, and both after the pollers returned.
         self._parts += [leases, acks, owed, shared, self._poller]
 
@@ -258,7 +260,7 @@ class Daemon:
         logger.info("stopped", seconds=round(time.monotonic() - started, 3))
 
     async def _measure_backlog(self) -> None:
-        outbox, oldest = await self.store.backlog()
+        outbox, oldest = await self.outbox.backlog()
         self.metrics.outbox_pending.set(outbox)
         self.metrics.oldest_unfinished.set(oldest)
 

@@ -16,6 +16,7 @@ class Names(NamedTuple):
 
 
 STORE = "webhookd.store.event_store:EventStore"
+OUTBOX = "webhookd.store.outbox:Outbox"
 
 NAMES = {
     # The receiver
@@ -25,13 +26,13 @@ NAMES = {
     "receive.mark_seen": Names("webhookd.store.idempotency:IdempotencyKeys.mark_seen"),
     # The relay
     "relay.hot_send": Names("webhookd.queue.relay:Relay.offer"),
-    "relay.lease": Names(f"{STORE}.lease", ("lease_work",)),
-    "relay.lease_lost": Names(f"{STORE}.lease", ("lease_work",)),
+    "relay.lease": Names(f"{OUTBOX}.lease", ("lease_work",)),
+    "relay.lease_lost": Names(f"{OUTBOX}.lease", ("lease_work",)),
     "relay.send": Names("webhookd.queue.bundles:send_events"),
-    "relay.mark_sent": Names(f"{STORE}.mark_sent", ("mark_sent",)),
-    "relay.return_lease": Names(f"{STORE}.return_lease", ("return_lease",)),
+    "relay.mark_sent": Names(f"{OUTBOX}.mark_sent", ("mark_sent",)),
+    "relay.return_lease": Names(f"{OUTBOX}.return_lease", ("return_lease",)),
     "poll.begin": Names("webhookd.queue.poller:Poller._poll"),
-    "poll.report": Names(f"{STORE}.report_worker", ("report_worker",)),
+    "poll.report": Names(f"{OUTBOX}.report_worker", ("report_worker",)),
     # The worker
     "work.receive": Names("webhookd.process.worker:Worker.work"),
     "work.revive": Names("webhookd.process.records:Records.revive", ("revive_event",)),
@@ -64,7 +65,7 @@ NAMES = {
     "lanes.fresh": Names("webhookd.queue.relay:Relay.sweep", ("count_in_queue", "lease_work")),
     "lanes.rest": Names("webhookd.queue.relay:Relay.sweep", ("count_in_queue", "lease_work")),
     "lanes.later": Names("webhookd.queue.relay:Relay.sweep", ("count_in_queue", "lease_work")),
-    "lanes.turns": Names(f"{STORE}.count_in_queue", ("count_in_queue",)),
+    "lanes.turns": Names(f"{OUTBOX}.count_in_queue", ("count_in_queue",)),
     "lanes.resend": Names("webhookd.queue.relay:Relay.sweep", ("lease_work",)),
     "lanes.receive": Names("webhookd.queue.poller:Permits.take"),
     # Several events that share a message or a fold

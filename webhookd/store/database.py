@@ -112,6 +112,18 @@ class Database:
             await self._failed(error)
             raise
 
+    async def one(self, query: Any, **parameters: Any) -> Any:
+        """Returns the row or the value of a named query that has one result. Raises UnavailableError."""
+        with gateway():
+            async with self.acquire() as connection:
+                return await query(connection, **parameters)
+
+    async def all(self, query: Any, **parameters: Any) -> list[asyncpg.Record]:
+        """Returns the rows of a named query. Raises UnavailableError."""
+        with gateway():
+            async with self.acquire() as connection:
+                return [row async for row in query(connection, **parameters)]
+
     @contextlib.asynccontextmanager
     async def _lend(self, pool: str, *, reset: bool = False) -> AsyncIterator[Connection]:
         try:
@@ -137,9 +149,7 @@ class Database:
 
         For upkeep that several replicas must not do side by side. Upkeep that is done twice in spite of it must do no harm.
         """
-        with gateway():
-            async with self.acquire() as connection:
-                return bool(await queries.take_duty(connection, name=name, holder=self._me, seconds=seconds))
+        return bool(await self.one(queries.take_duty, name=name, holder=self._me, seconds=seconds))
 
     def refused(self, error: Exception) -> None:
         """Counts PostgreSQL as away until all `proofs` succeed: it answers, and refuses a statement that it must take."""
