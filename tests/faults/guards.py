@@ -947,7 +947,7 @@ GUARDS = (
     Guard(
         "a body that does not arrive in time is answered 408",
         "webhookd/http/connections.py",
-        "                    connection.time_out_body()\n",
+        "                    connection.fail_body(TimeoutError())\n",
         "                    pass\n",
         "tests/integration/test_connections.py::test_an_expected_body_that_never_comes_is_408",
     ),

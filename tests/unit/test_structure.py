@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[2] / "webhookd"
-MODULES = {str(path.relative_to(PACKAGE)): ast.parse(path.read_text()) for path in sorted(PACKAGE.rglob("*.py"))}
+TEXTS = {str(path.relative_to(PACKAGE)): path.read_text() for path in sorted(PACKAGE.rglob("*.py"))}
+MODULES = {path: ast.parse(text) for path, text in TEXTS.items()}
+LONGEST_MODULE, LONGEST_CLASS = 350, 250  # lines
 
 
 def names_of_asyncpg(module: ast.Module) -> Iterator[str]:
@@ -30,3 +32,17 @@ def test_asyncpg_ends_in_store_but_for_the_type_of_a_row() -> None:
     assert len({path for path, _ in taken if path.startswith("store/")}) > 5
     outside = {(path, name) for path, name in taken if not path.startswith("store/")}
     assert {(path, name) for path, name in outside if name != "Record"} == set()
+
+
+def test_no_module_and_no_class_is_too_long() -> None:
+    lengths = {path: text.count("\n") for path, text in TEXTS.items()}
+    assert len(lengths) > 100
+    assert {path: length for path, length in lengths.items() if length > LONGEST_MODULE} == {}
+    classes = {
+        f"{path}: {node.name}": (node.end_lineno or 0) - node.lineno + 1
+        for path, module in MODULES.items()
+        for node in ast.walk(module)
+        if isinstance(node, ast.ClassDef)
+    }
+    assert len(classes) > 100
+    assert {name: length for name, length in classes.items() if length > LONGEST_CLASS} == {}

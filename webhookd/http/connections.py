@@ -17,6 +17,7 @@ from typing import cast
 from aiohttp import web
 from prometheus_client import Counter, Gauge
 
+from webhookd.errors import OverloadedError
 from webhookd.http.admission import Admission, Unlimited
 from webhookd.http.connection import LIVENESS, MAX_HEAD, Connection, Phase
 from webhookd.http.problem import render_problem
@@ -24,6 +25,7 @@ from webhookd.http.reply import Rendered
 
 _NEVER = 1e9  # seconds; switches off aiohttp's keep-alive timer, because `keepalive_timeout` here replaces it
 _SWEEP_SECONDS = 1.0
+_EVICTION_SECONDS = 0.1
 _READ_BYTES = 16_384  # bytes of a body; when they are read, aiohttp goes on parsing, and also at each 1,024 chunks
 
 
@@ -182,7 +184,25 @@ class Connections:
             self.counters.closed["full" if oldest is connection else "idle"].inc()
             self._in[oldest.phase].pop(oldest, None)
             self.leaving.add(oldest)
-            oldest.evict()
+            self._evict(oldest)
+
+    def _evict(self, connection: Connection) -> None:
+        """Ends a connection. In HEAD, BODY and IDLE, waits a moment: a request that has arrived but is not read is answered."""
+        if connection.phase in (Phase.CLOSING, Phase.UNREAD):
+            connection.abort()
+        elif connection.phase is Phase.NEXT:
+            connection.force_close()
+        else:
+            self.loop.call_later(_EVICTION_SECONDS, self._evict_late, connection)
+
+    def _evict_late(self, connection: Connection) -> None:
+        if connection not in self.leaving:
+            return
+        if connection.phase is Phase.BODY:
+            self.leaving.discard(connection)
+            connection.fail_body(OverloadedError("the request was incomplete for longest, and others need its place"))
+        elif connection.phase in (Phase.HEAD, Phase.IDLE):
+            connection.abort()
 
     def lost(self, connection: Connection) -> None:
         """Forgets a connection."""
@@ -201,7 +221,7 @@ class Connections:
                 break
             if connection.phase is Phase.BODY:
                 if now - connection.body_since >= limits.body_timeout:
-                    connection.time_out_body()
+                    connection.fail_body(TimeoutError())
             elif now - since >= limits.head_timeout:
                 self.counters.closed["head_timeout"].inc()
                 connection.time_out()
