@@ -19,7 +19,7 @@ from webhookd.process.failure import AttemptFailedError, Failure
 from webhookd.process.result import Left, Outcome
 from webhookd.process.turns import Turns
 from webhookd.queue.message import EventReference, Message
-from webhookd.store.event_store import Claimed
+from webhookd.store.event_store import AttemptKey, Claimed
 from webhookd.telemetry.metrics import Metrics
 
 ID = UUID(int=1)
@@ -69,7 +69,7 @@ class Steps:
     async def claim(self, *_: Any, **__: Any) -> Claimed:
         return CLAIMED
 
-    async def begin_attempt(self, _claimed: Claimed) -> int:
+    async def begin_attempt(self, _key: AttemptKey) -> int:
         self.done.append("count")
         if self._begin is not None:
             raise self._begin
@@ -83,7 +83,7 @@ class Steps:
         self.done.append("bury")
         raise ConnectionResetError
 
-    async def take_back_attempt(self, _claimed: Claimed) -> None:
+    async def take_back_attempt(self, _key: AttemptKey) -> None:
         self.done.append("take back")
         if self.silent:
             await asyncio.Event().wait()
@@ -151,6 +151,7 @@ async def test_a_count_is_owed_if_postgresql_does_not_answer_that_it_is_taken_ba
     attempts = steps.attempts()
     with pytest.raises(UnavailableError):
         await attempts.make(BODY, wait=True, suspect=True)
+    assert list(attempts._owed) == [CLAIMED.key], "no body stays in memory meanwhile"
     steps.silent = False
     steps.done.clear()
     await attempts.take_back_what_is_owed()

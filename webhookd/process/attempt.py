@@ -16,7 +16,7 @@ from webhookd.queue.message import EventReference
 from webhookd.runtime.failpoints import Failpoint, reach
 from webhookd.runtime.loops import shielded
 from webhookd.store.database import Database
-from webhookd.store.event_store import Claimed, EventStore
+from webhookd.store.event_store import AttemptKey, Claimed, EventStore
 from webhookd.store.failures import gateway
 from webhookd.store.pools import Connection, Transaction, is_lost, roll_back
 from webhookd.telemetry.logs import logger
@@ -59,7 +59,7 @@ class Attempts:
         self._turns = turns
         self._most_begun = max(most, _LEAST_KILLS)
         self._metrics = metrics
-        self._owed: deque[Claimed] = deque()  # events whose attempt has ended, but is still counted
+        self._owed: deque[AttemptKey] = deque()  # attempts that have ended, but are still counted
 
     async def make(self, reference: EventReference, *, wait: bool, suspect: bool = False, alone: bool = False) -> Step:
         """Makes an attempt at the event that `reference` names. The outcome shows whether the event needed an attempt.
@@ -74,7 +74,7 @@ class Attempts:
                 transaction = connection.transaction()
                 await transaction.start()
                 ended = tried = False
-                counted: Claimed | None = None
+                counted: AttemptKey | None = None
                 try:
                     claimed = await self._store.claim(connection, reference.event_id, wait=wait)
                     if claimed is None:
@@ -82,8 +82,8 @@ class Attempts:
                     if (outcome := standing(claimed, reference.attempts)) is not None:
                         return Step(claimed, outcome)
                     if suspect:
-                        counted = claimed  # set first: if the statement's reply is lost, the attempt may be counted anyway
-                        begun = await self._store.begin_attempt(claimed)
+                        counted = claimed.key  # set first: if the statement's reply is lost, the attempt may be counted anyway
+                        begun = await self._store.begin_attempt(counted)
                         if begun > self._most_begun:
                             step = await self._bury(connection, transaction, claimed, begun - 1)
                             ended = True
@@ -105,7 +105,7 @@ class Attempts:
                     if not ended and not is_lost(connection):
                         await shielded(roll_back(transaction), _BOOKKEEPING)
 
-    async def _take_back(self, counted: Claimed) -> None:
+    async def _take_back(self, counted: AttemptKey) -> None:
         try:
             await self._store.take_back_attempt(counted)
         except (UnavailableError, asyncio.CancelledError) as error:

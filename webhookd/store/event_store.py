@@ -26,6 +26,14 @@ _SHORT_LOCK_TIMEOUT = "20ms"
 _STATEMENT = 5.0  # seconds that the statement of a fold may take for all its rows together
 
 
+class AttemptKey(NamedTuple):
+    """The identity of an attempt: its event, and the number of earlier attempts since their count last began anew."""
+
+    event_id: UUID
+    attempts: int
+    redriven_at: datetime | None  # when the count last began anew; None if never
+
+
 class Claimed(NamedTuple):
     """An event as the worker's transaction read it. `claim` also locks the event's work, and `read` does not."""
 
@@ -37,6 +45,11 @@ class Claimed(NamedTuple):
     has_body: bool
     transaction: str  # the transaction's number, which shows whether effects and status still commit together
     traceparent: str | None
+
+    @property
+    def key(self) -> AttemptKey:
+        """Returns the identity of the attempt that the transaction may make."""
+        return AttemptKey(self.event.id, self.attempts, self.redriven_at)
 
 
 class EventStore:
@@ -156,19 +169,15 @@ class EventStore:
         """Returns how many attempts at the event have begun and not ended. Each of them may have killed its process."""
         return int(await self._database.one(queries.attempts_begun, id=event_id) or 0)
 
-    async def begin_attempt(self, claimed: Claimed) -> int:
+    async def begin_attempt(self, key: AttemptKey) -> int:
         """Counts an attempt at work that the caller has locked. Returns how many have begun and not ended, with this one."""
         return int(
-            await self._database.one(
-                queries.begin_attempt, id=claimed.event.id, attempts=claimed.attempts, redriven_at=claimed.redriven_at
-            )
+            await self._database.one(queries.begin_attempt, id=key.event_id, attempts=key.attempts, redriven_at=key.redriven_at)
         )
 
-    async def take_back_attempt(self, claimed: Claimed) -> None:
+    async def take_back_attempt(self, key: AttemptKey) -> None:
         """Takes back the count of an attempt that has ended, and so has not killed its process."""
-        await self._database.one(
-            queries.take_back_attempt, id=claimed.event.id, attempts=claimed.attempts, redriven_at=claimed.redriven_at
-        )
+        await self._database.one(queries.take_back_attempt, id=key.event_id, attempts=key.attempts, redriven_at=key.redriven_at)
 
     # -- dead letters
 
