@@ -30,11 +30,12 @@ from tests.helpers.database import connect
 from tests.helpers.running import base_settings
 from tests.helpers.secrets import note_settings
 from tests.model.spin import NO_SPIN
-from webhookd.daemon import Daemon, make_sqs
+from webhookd.daemon import Daemon
 from webhookd.dev.servers import Stack
 from webhookd.process.handlers import Registry
 from webhookd.runtime.loops import Watch
 from webhookd.settings import Settings, load
+from webhookd.sqs.gateway import Sqs
 from webhookd.store.migrations import migrate
 from webhookd.telemetry.metrics import Metrics
 
@@ -266,7 +267,7 @@ async def servers(stack: Stack, database_url: str, tmp_path: Path) -> Servers:
 async def make_queues(servers: Servers) -> None:
     """Makes the queue and its dead-letter queue, unless they exist already."""
     settings = settings_of(servers.settings)
-    sqs = make_sqs(settings, Metrics(), Watch())
+    sqs = Sqs(settings, metrics=Metrics(), watch=Watch())
     await sqs.start()
     try:
         await sqs.create_queues()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -15,31 +16,38 @@ from webhookd.admin.health_routes import Health
 from webhookd.admin.hosts import Hosts
 from webhookd.errors import SettingsError
 from webhookd.http.admission import Unlimited
-from webhookd.http.connections import ConnectionLimits
+from webhookd.http.connections import ListenerSettings
 from webhookd.http.listener import Listener, admin_counters, listen, url_of
 from webhookd.operate.operator_queries import OperatorQueries
 from webhookd.operate.runner import Runner
 from webhookd.operate.statistics import Recorder
 from webhookd.process import handlers
+from webhookd.process.alone import Alone
+from webhookd.process.attempt import Attempts
+from webhookd.process.fold import FOLDS, Folds
 from webhookd.process.handlers import Registry
-from webhookd.process.parts import FOLDS, Limits, make_worker
+from webhookd.process.records import Records
 from webhookd.process.retry import Policy
+from webhookd.process.runner import HandlerRunner
+from webhookd.process.shared_folds import SharedFolds
+from webhookd.process.turns import Turns
+from webhookd.process.worker import Worker
 from webhookd.queue.acks import Acks
 from webhookd.queue.dead_letters import DeadLetters
 from webhookd.queue.leases import Leases
-from webhookd.queue.message import MOST_EVENTS
 from webhookd.queue.poller import Poller
 from webhookd.queue.relay import Relay
 from webhookd.receive.role import ReceiveRole
 from webhookd.runtime.failpoints import Failpoint, reach
 from webhookd.runtime.loops import Loop, Part, Watch
 from webhookd.settings import Role, Settings, renewed
-from webhookd.sqs.clients import region_of_environment
 from webhookd.sqs.gateway import Sqs
 from webhookd.sqs.rds import RdsTokens
 from webhookd.store.database import Database
 from webhookd.store.event_store import EventStore
 from webhookd.store.idempotency import IdempotencyKeys
+from webhookd.store.outbox import Outbox
+from webhookd.store.pools import PoolSettings
 from webhookd.store.receipts import Receipts
 from webhookd.store.retention import Ages, Retention
 from webhookd.telemetry.logs import logger
@@ -50,8 +58,14 @@ if TYPE_CHECKING:
 
 _BACKLOG_EVERY = 5.0
 _ADMIN_CONNECTIONS = 4
-_ADMIN_LIMITS = ConnectionLimits(connections=256, head_timeout=10.0, body_timeout=10.0, read_timeout=60.0)
-_LONGEST_LINE = 65_536  # bytes; a search with many values of a filter has more than aiohttp's 8190, and we must answer it
+_ADMIN_LISTENER = ListenerSettings(
+    connections=256,
+    head_timeout=10.0,
+    body_timeout=10.0,
+    read_timeout=60.0,
+    fields=SECURITY_FIELDS,
+    longest_line=65_536,  # a search with many values of a filter has more than aiohttp's 8190, and we must answer it
+)
 
 
 class Daemon:
@@ -64,20 +78,19 @@ class Daemon:
         self.watch = watch = Watch()
         roles = settings.roles
         tokens = RdsTokens(settings.sqs_region) if settings.database_auth == "rds-iam" else None
-        self.database = Database(
+        pools = PoolSettings(
             settings.database_url.get_secret_value(),
-            schema=settings.database_schema,
             short=settings.short_pool,
             work=settings.concurrency if Role.WORK in roles else 1,
+            handler_timeout=settings.handler_timeout,
             fold=FOLDS if Role.WORK in roles else 1,
             admin=_ADMIN_CONNECTIONS,
-            handler_timeout=settings.handler_timeout,
             pooled=settings.database_pooler != "none",
             password=None if tokens is None else tokens.token,
-            metrics=metrics,
-            watch=watch,
         )
+        self.database = Database(pools, schema=settings.database_schema, metrics=metrics, watch=watch)
         self.store = EventStore(self.database)
+        self.outbox = Outbox(self.database)
         receipts = self.receipts = Receipts(self.database)
         self.idempotency = IdempotencyKeys(
             settings.redis_url.get_secret_value(),
@@ -88,13 +101,14 @@ class Daemon:
             metrics=metrics,
             watch=watch,
         )
-        self.sqs = make_sqs(settings, metrics, watch)
+        self.sqs = Sqs(settings, metrics=metrics, watch=watch)
         self.health = Health(self.database, self.idempotency, self.sqs.queue)
         self._admin: Listener | None = None
         self.admin: web.Application | None = None
         self._stack = AsyncExitStack()
         self._access: Access | None = None
         self.receive: ReceiveRole | None = None
+        self.worker: Worker | None = None
         self._poller: Poller | None = None
         self._tracing = tracing = _make_tracing(settings, metrics)
         # The order of starting: a part comes after the parts that it needs.
@@ -102,22 +116,14 @@ class Daemon:
         self._parts += [self.database, self.idempotency, self.sqs]
         self.relay: Relay | None = None
         if Role.RELAY in roles:
-            self.relay = Relay(
-                self.store,
-                self.sqs.queue,
-                window=settings.relay_window,
-                resend_after=settings.resend_after,
-                metrics=metrics,
-                watch=watch,
-                tracing=tracing,
-            )
+            self.relay = Relay(settings, self.outbox, self.sqs.queue, metrics=metrics, watch=watch, tracing=tracing)
             self._parts.append(self.relay)
-        self.dead_letters = dead_letters = DeadLetters(
+        self.dead_letters = DeadLetters(
             self.store, self.sqs.dead_letter_queue, metrics=metrics, watch=watch, reads=Role.RELAY in roles
         )
-        self._parts.append(dead_letters)
+        self._parts.append(self.dead_letters)
         if Role.WORK in roles:
-            self._add_workers(dead_letters)
+            self._add_workers()
         if Role.RECEIVE in roles:
             self.receive = ReceiveRole(
                 settings,
@@ -143,43 +149,31 @@ class Daemon:
         self._parts += [self._runner, Recorder(self.database, metrics, watch)]
         self._parts.append(Loop("backlog gauge", self._measure_backlog, watch, every=_BACKLOG_EVERY))
 
-    def _add_workers(self, dead_letters: DeadLetters) -> None:
-        settings, metrics, watch, queue = self._settings, self.metrics, self.watch, self.sqs.queue
+    def _add_workers(self) -> None:
+        settings, metrics, watch, tracing = self._settings, self.metrics, self.watch, self._tracing
+        database, store, outbox, queue = self.database, self.store, self.outbox, self.sqs.queue
         leases = Leases(queue, visibility_timeout=settings.visibility_timeout, metrics=metrics, watch=watch)
         acks = Acks(queue, metrics=metrics, watch=watch)
-        limits = Limits(
-            handler_timeout=settings.handler_timeout,
-            retry=Policy.of(settings),
-            concurrency=settings.concurrency,
-        )
-        worker = make_worker(
-            self.database,
-            self.store,
-            self.idempotency,
-            leases,
-            acks,
-            dead_letters,
+        policy = Policy.of(settings)
+        folds = Folds(database, store, self._registry, metrics=metrics)
+        runner = HandlerRunner(
             self._registry,
-            limits,
+            timeout=settings.handler_timeout,
+            most_stuck=settings.concurrency,
             metrics=metrics,
             watch=watch,
-            tracing=self._tracing,
+            tracing=tracing,
         )
-        self._poller = Poller(
-            queue,
-            worker.work,
-            weigh=worker.weigh,
-            heaviest=MOST_EVENTS if len(self._registry) else 1,
-            report=self.store.report_worker,
-            able=lambda: self.database.workable,
-            concurrency=settings.concurrency,
-            pollers=settings.pollers,
-            wait=settings.sqs_wait,
-            visibility_timeout=settings.visibility_timeout,
-            watch=watch,
-        )
+        turns = Turns(settings.concurrency)
+        attempts = Attempts(database, store, runner, turns, most=policy.attempts, metrics=metrics)
+        owed = Loop("counts of attempts", attempts.take_back_what_is_owed, watch, every=1.0)
+        records = Records(store, self.dead_letters, policy, metrics=metrics)
+        alone = Alone(store, self.idempotency, folds, attempts, records, tracing=tracing)
+        shared = SharedFolds(database, store, folds, watch=watch, tracing=tracing)
+        self.worker = worker = Worker(leases, acks, folds, shared, alone, metrics=metrics)
+        self._poller = Poller(settings, queue, worker, able=lambda: database.workable, report=outbox.report_worker, watch=watch)
         # Leases stop after the acks are flushed, and both after the pollers returned.
-        self._parts += [leases, acks, worker, self._poller]
+        self._parts += [leases, acks, owed, shared, self._poller]
 
     async def start(self) -> None:
         """Starts every part, and both listeners. Raises SettingsError if it cannot listen on an address."""
@@ -198,7 +192,7 @@ class Daemon:
             await part.start()
             self._stack.push_async_callback(part.stop)
         if self.receive is not None:
-            await self.receive.listen(other_connections=settings.concurrency + _ADMIN_LIMITS.connections)
+            await self.receive.listen(other_connections=settings.concurrency + _ADMIN_LISTENER.connections)
         self.health.serving = True
         if not settings.admin_tokens and not settings.read_tokens and settings.admin_anonymous == "nothing":
             logger.warning("the API and the dashboard refuse everyone: WEBHOOKD_ADMIN_TOKENS is not set")
@@ -209,11 +203,8 @@ class Daemon:
         listener = Listener(
             web.AppRunner(app, shutdown_timeout=settings.commit_timeout + 1),
             Unlimited(),
-            _ADMIN_LIMITS,
+            replace(_ADMIN_LISTENER, retry_after=settings.retry_after),
             admin_counters(self.metrics),
-            retry_after=settings.retry_after,
-            fields=SECURITY_FIELDS,
-            options={"max_line_size": _LONGEST_LINE},
         )
         await listen(listener, "WEBHOOKD_ADMIN_LISTEN", settings.admin_address)
         return listener
@@ -276,7 +267,7 @@ class Daemon:
         logger.info("stopped", seconds=round(time.monotonic() - started, 3))
 
     async def _measure_backlog(self) -> None:
-        outbox, oldest = await self.store.backlog()
+        outbox, oldest = await self.outbox.backlog()
         self.metrics.outbox_pending.set(outbox)
         self.metrics.oldest_unfinished.set(oldest)
 
@@ -299,18 +290,3 @@ def _make_tracing(settings: Settings, metrics: Metrics) -> Tracing | None:
             "WEBHOOKD_TRACING is on, but OpenTelemetry is not installed: pip install 'webhookd[tracing]', or unset the setting"
         ) from error
     return Tracing(queue=settings.sqs_queue, system="aws_sqs", metrics=metrics)
-
-
-def make_sqs(settings: Settings, metrics: Metrics, watch: Watch) -> Sqs:
-    """Makes the SQS gateway that the settings describe."""
-    return Sqs(
-        queue=settings.sqs_queue,
-        dead_letter_queue=settings.sqs_dead_letter_queue,
-        endpoint_url=settings.sqs_endpoint_url,
-        region=settings.sqs_region or region_of_environment(),
-        pollers=settings.pollers,
-        wait=settings.sqs_wait,
-        visibility_timeout=settings.visibility_timeout,
-        metrics=metrics,
-        watch=watch,
-    )

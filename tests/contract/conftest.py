@@ -14,8 +14,10 @@ import pytest_asyncio
 from aiobotocore.session import get_session
 
 from tests.bench.servers import FauxqsServer
+from tests.conftest import settings_of
 from tests.helpers.proxy import FaultProxy
 from tests.helpers.queues import url_of
+from tests.helpers.running import base_settings
 from tests.helpers.strict_sqs import StrictSqs
 from webhookd.dev.servers import Stack
 from webhookd.queue.contract import Queue
@@ -77,17 +79,18 @@ async def open_queues(server: str, stack: Stack, request: pytest.FixtureRequest)
 
         async def open_(*, max_receives: int = 10, message_bytes: int | None = None) -> Queues:
             name = f"contract-{uuid.uuid4().hex[:12]}"
-            sqs = Sqs(
-                queue=name,
-                dead_letter_queue=f"{name}-dead",
-                endpoint_url=f"http://{network.host}:{network.port}",
-                region=None,
+            settings = settings_of(
+                base_settings(),
+                database_url="postgresql://",
+                redis_url="redis://",
+                sqs_queue=name,
+                sqs_dead_letter_queue=f"{name}-dead",
+                sqs_endpoint_url=f"http://{network.host}:{network.port}",
+                sqs_wait=20,
                 pollers=2,
-                wait=20,
                 visibility_timeout=30,
-                metrics=Metrics(),
-                watch=Watch(),
             )
+            sqs = Sqs(settings, metrics=Metrics(), watch=Watch())
             await sqs.start()
             await sqs._prober.stop()  # a test counts calls or breaks them, and must not meet those of the prober
             exits.push_async_callback(sqs.stop)

@@ -114,7 +114,7 @@ GUARDS = (
     Guard(
         "a handler that failed leaves no effects",
         "webhookd/process/attempt.py",
-        "await shielded(_roll_back(transaction), _BOOKKEEPING)",
+        "await shielded(roll_back(transaction), _BOOKKEEPING)",
         "await shielded(transaction.commit(), _BOOKKEEPING)",
         _WORK + "test_what_the_second_handler_raises_undoes_the_firsts_effect",
     ),
@@ -373,8 +373,8 @@ GUARDS = (
     Guard(
         "a fold does not wait for handlers",
         "webhookd/process/shared_folds.py",
-        'self._folding, self._database.acquire("fold")',
-        'self._folding, self._database.acquire("work")',
+        'self._folds.turns, self._database.acquire("fold")',
+        'self._folds.turns, self._database.acquire("work")',
         "tests/integration/test_fold.py::test_a_fold_waits_for_no_handler",
     ),
     Guard(
@@ -435,7 +435,7 @@ GUARDS = (
     ),
     Guard(
         "a dead event is revived only by a copy that webhookd wrote",
-        "webhookd/process/alone.py",
+        "webhookd/process/records.py",
         "if reference.died is None or not is_proven(reference, await self._store.secret()):",
         "if reference.died is None:",
         _FORGERY + "test_a_forged_copy_on_the_queue_revives_no_dead_event",
@@ -506,8 +506,8 @@ GUARDS = (
     Guard(
         "an attempt whose handlers did not run does not stay counted",
         "webhookd/process/attempt.py",
-        "if tried and _is_lost(connection):",
-        "if _is_lost(connection):",
+        "if tried and is_lost(connection):",
+        "if is_lost(connection):",
         "tests/unit/test_attempts.py::test_a_count_is_taken_back_if_the_connection_was_lost_and_no_handler_ran",
     ),
     Guard(
@@ -562,8 +562,9 @@ GUARDS = (
     Guard(
         "a permit comes back when its event has ended",
         "webhookd/process/worker.py",
-        "        finally:\n            if self._has_handlers(reference):\n                give(1)\n",
-        "        finally:\n            pass\n",
+        "        finally:\n            self._count(reference, result.outcome)\n            if self._has_handlers(reference):\n"
+        "                give(1)\n",
+        "        finally:\n            self._count(reference, result.outcome)\n",
         "tests/integration/test_polling.py::test_permits_come_back_event_by_event",
     ),
     Guard(
@@ -765,8 +766,8 @@ GUARDS = (
     Guard(
         "of two retries at the same time one is accepted",
         "webhookd/operate/events.py",
-        "                await queries.lock_ends(connection)\n                await queries.lock_work",
-        "                await queries.lock_work",
+        "                    await queries.lock_ends(connection)\n                    await queries.lock_work",
+        "                    await queries.lock_work",
         _RETRY + "test_of_retries_at_the_same_time_one_is_accepted[processed]",
     ),
     Guard(
@@ -947,7 +948,7 @@ GUARDS = (
     Guard(
         "a body that does not arrive in time is answered 408",
         "webhookd/http/connections.py",
-        "                    connection.time_out_body()\n",
+        "                    connection.fail_body(TimeoutError())\n",
         "                    pass\n",
         "tests/integration/test_connections.py::test_an_expected_body_that_never_comes_is_408",
     ),
@@ -1011,7 +1012,7 @@ GUARDS = (
     Guard(
         "a listener bounds its connections",
         "webhookd/http/connections.py",
-        "        if len(self._all) - len(self.leaving) > self._limits.connections:",
+        "        if len(self._all) - len(self.leaving) > self._settings.connections:",
         "        if False:",
         _ATTACKS + "test_the_admin_listener_bounds_its_connections",
     ),

@@ -8,8 +8,8 @@ from typing import Any, TypeAlias
 
 import asyncpg
 
-from webhookd.store.event_store import EventStore, Leased
 from webhookd.store.keys import kind_id, notification_key
+from webhookd.store.outbox import Leased, Outbox
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
@@ -95,10 +95,10 @@ async def store_alias(connection: Connection, event_id: uuid.UUID, account: str,
 
 
 async def lease(
-    store: EventStore, *, fresh: int = 0, rest: int = 0, later: int = 0, lost: int = 0, seconds: float = 30.0
+    outbox: Outbox, *, fresh: int = 0, rest: int = 0, later: int = 0, lost: int = 0, seconds: float = 30.0
 ) -> Leased:
     """Leases due work as a sweeper does, with a RESEND_AFTER of one minute."""
-    return await store.lease(
+    return await outbox.lease(
         fresh=fresh, rest=rest, later=later, lost=lost, lease=seconds, resend_after=60.0, longest_wait=3600.0
     )
 

@@ -8,6 +8,7 @@ import gzip
 import re
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from urllib.parse import urlsplit
 
 import asyncpg
@@ -32,10 +33,10 @@ from tests.integration.test_connections import (
 )
 from tests.integration.test_requests import HOLD, bodies
 from webhookd.authorizenet.signature import sign
-from webhookd.daemon import Daemon
+from webhookd.daemon import _ADMIN_LISTENER, Daemon
 from webhookd.http.admission import Admission
 from webhookd.http.connection import Connection
-from webhookd.http.connections import ConnectionLimits
+from webhookd.http.connections import ListenerSettings
 from webhookd.http.listener import Listener, public_counters
 from webhookd.telemetry.metrics import Metrics
 
@@ -276,9 +277,9 @@ def listening(
     connections: int,
     head_timeout: float = 60,
 ) -> Listener:
-    limits = ConnectionLimits(connections=connections, head_timeout=head_timeout, body_timeout=60, read_timeout=60)
+    settings = ListenerSettings(connections=connections, head_timeout=head_timeout, body_timeout=60, read_timeout=60)
     runner = web.ServerRunner(web.Server(handler), shutdown_timeout=1)
-    return Listener(runner, admission, limits, public_counters(metrics), retry_after=5)
+    return Listener(runner, admission, settings, public_counters(metrics))
 
 
 async def test_a_request_in_a_pipeline_is_no_work_before_its_turn() -> None:
@@ -446,8 +447,8 @@ async def test_malformed_http_is_a_problem_that_repeats_nothing_and_names_no_lib
 
 
 async def test_the_admin_listener_bounds_its_connections(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    limits = ConnectionLimits(connections=30, head_timeout=60, body_timeout=60, read_timeout=60)
-    monkeypatch.setattr("webhookd.daemon._ADMIN_LIMITS", limits)
+    settings = replace(_ADMIN_LISTENER, connections=30, head_timeout=60, body_timeout=60)
+    monkeypatch.setattr("webhookd.daemon._ADMIN_LISTENER", settings)
     daemon = await start(roles="receive")
     async with contextlib.AsyncExitStack() as stack:
         streams = [await stack.enter_async_context(at(daemon, "admin")) for _ in range(200)]
@@ -461,8 +462,8 @@ async def test_the_admin_listener_bounds_its_connections(start: Start, monkeypat
 
 
 async def test_a_slow_head_on_the_admin_listener_ends(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    limits = ConnectionLimits(connections=30, head_timeout=0.5, body_timeout=0.5, read_timeout=60)
-    monkeypatch.setattr("webhookd.daemon._ADMIN_LIMITS", limits)
+    settings = replace(_ADMIN_LISTENER, connections=30, head_timeout=0.5, body_timeout=0.5)
+    monkeypatch.setattr("webhookd.daemon._ADMIN_LISTENER", settings)
     daemon = await start(roles="receive", admin_anonymous="operate")
     async with at(daemon, "admin") as (silent, _), at(daemon, "admin") as (slow, writer), at(daemon, "admin") as (body_, other):
         writer.write(b"GET /livez HTTP/1.1\r\n")

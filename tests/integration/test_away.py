@@ -124,7 +124,7 @@ async def test_without_sqs_webhooks_are_accepted_and_the_outbox_drains_when_it_i
         await daemon.sqs.create_queues(max_receive_count=15)
         await asyncio.to_thread(own.sqs.kill)
         assert (await send(daemon, 100)).outcomes == {"accepted": 100}
-        assert (await daemon.store.backlog())[0] > 0
+        assert (await daemon.outbox.backlog())[0] > 0
         await asyncio.to_thread(own.sqs.start)
         # moto has lost its queues, so the test also covers queues that were deleted and made again.
         await daemon.sqs.create_queues(max_receive_count=15)
@@ -133,4 +133,4 @@ async def test_without_sqs_webhooks_are_accepted_and_the_outbox_drains_when_it_i
 
 
 async def _outbox_is(daemon: Daemon, count: int) -> bool:
-    return (await daemon.store.backlog())[0] == count
+    return (await daemon.outbox.backlog())[0] == count

@@ -22,7 +22,7 @@ from webhookd.process.result import TRUSTED
 from webhookd.queue.bundles import pack
 from webhookd.queue.contract import Limits
 from webhookd.queue.message import MOST_EVENTS, EventReference, decode, encode
-from webhookd.store.event_store import Outgoing
+from webhookd.store.outbox import Outgoing
 
 CREATED = "net.authorize.customer.created"
 SUBSCRIBED = "net.authorize.customer.subscription.created"
@@ -348,7 +348,7 @@ async def test_what_failed_before_is_sent_in_bundles_with_the_rest(
 ) -> None:
     receiver, _ = await received(start, connection, *[AUTHCAPTURE] * 40)
     await connection.execute("UPDATE work SET status = 'retrying', attempts = 1, fresh = false, due = now()")
-    await receiver.store.report_worker(200, None)
+    await receiver.outbox.report_worker(200, None)
     relay = await start(roles="relay", resend_after=600)
     await until(lambda: metric(relay, "webhookd_relayed_total", outcome="sent") == 40, "all are sent")
     assert await depth(servers, servers.queue) <= 3, "the first round may send one alone, to see whether the queue is there"

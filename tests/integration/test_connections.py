@@ -25,7 +25,7 @@ from webhookd.daemon import Daemon
 from webhookd.dev import traffic
 from webhookd.http.admission import Admission
 from webhookd.http.connection import Connection
-from webhookd.http.connections import ConnectionLimits
+from webhookd.http.connections import ListenerSettings
 from webhookd.http.listener import Listener, public_counters
 from webhookd.telemetry.metrics import Metrics
 
@@ -378,9 +378,8 @@ def test_connections_that_have_come_together_are_taken_within_a_few_turns_of_the
         listener = Listener(
             web.ServerRunner(web.Server(nothing), shutdown_timeout=1),
             Admission(max_pending=1, metrics=metrics),
-            ConnectionLimits(connections=1000, head_timeout=10, body_timeout=5, read_timeout=10),
+            ListenerSettings(connections=1000, head_timeout=10, body_timeout=5, read_timeout=10),
             public_counters(metrics),
-            retry_after=5,
         )
         await listener.start("127.0.0.1", 0)
         with contextlib.ExitStack() as clients:

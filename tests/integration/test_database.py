@@ -25,7 +25,7 @@ from webhookd.errors import UnavailableError
 from webhookd.runtime.loops import Watch
 from webhookd.store.database import Database
 from webhookd.store.migrations import migrate
-from webhookd.store.pools import SESSIONS
+from webhookd.store.pools import SESSIONS, PoolSettings
 from webhookd.store.queries import MIGRATIONS, queries
 from webhookd.telemetry.metrics import Metrics
 
@@ -33,7 +33,7 @@ from webhookd.telemetry.metrics import Metrics
 @pytest.fixture
 async def database(database_url: str) -> Any:
     """Starts a Database with a single connection in each pool."""
-    made = Database(database_url, short=1, work=1, handler_timeout=5, metrics=Metrics(), watch=Watch())
+    made = Database(PoolSettings(database_url, short=1, work=1, handler_timeout=5), metrics=Metrics(), watch=Watch())
     await made.start()
     yield made
     await made.stop()
@@ -243,9 +243,9 @@ async def test_what_was_never_sent_and_is_due_by_a_clock_put_back_is_taken_after
         "UPDATE work SET due = now() + interval '1 hour' "
         "WHERE event_id = (SELECT min(event_id::text)::uuid FROM work) RETURNING event_id"
     )
-    assert stranded not in {event.id for event in (await lease(daemon.store, fresh=3)).fresh}
-    assert [event.id for event in (await lease(daemon.store, lost=3)).fresh] == [stranded]
-    assert (await lease(daemon.store, fresh=3, lost=3)).all == []
+    assert stranded not in {event.id for event in (await lease(daemon.outbox, fresh=3)).fresh}
+    assert [event.id for event in (await lease(daemon.outbox, lost=3)).fresh] == [stranded]
+    assert (await lease(daemon.outbox, fresh=3, lost=3)).all == []
 
 
 @pytest.mark.parametrize("state", ["received", "queued", "retrying"])
@@ -258,8 +258,8 @@ async def test_what_is_there_since_a_time_to_come_is_sent_once(
     assert (await traffic.send(sampling.stream(list(EVENT_TYPES), 3), url, KEY)).failed == 0
     later = "now() + interval '1 hour'"
     await connection.execute(f"UPDATE work SET status = $1, fresh = $1 = 'received', due = {later}, since = {later}", state)
-    assert (await lease(daemon.store, fresh=9, rest=9, later=9)).all == []
-    assert len((await lease(daemon.store, lost=9)).all) == 3
+    assert (await lease(daemon.outbox, fresh=9, rest=9, later=9)).all == []
+    assert len((await lease(daemon.outbox, lost=9)).all) == 3
     assert await connection.fetchval("SELECT bool_and(since <= now() AND sends = 1) FROM work")
     await connection.execute(f"UPDATE work SET due = {later} WHERE status <> 'received'")
-    assert (await lease(daemon.store, fresh=9, rest=9, later=9, lost=9)).all == []
+    assert (await lease(daemon.outbox, fresh=9, rest=9, later=9, lost=9)).all == []

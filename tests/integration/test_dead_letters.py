@@ -327,11 +327,11 @@ async def test_fresh_events_are_sent_before_redriven_ones(start: Start, connecti
     assert (await Operator(daemon.admin_url).done("dead-letters/redrive", all=True))["done"] == 5
     await deliver(daemon, [AUTHCAPTURE], 5)
     await connection.execute("UPDATE work SET due = now() WHERE redriven_at IS NULL")
-    no_room = await lease(daemon.store, fresh=5, rest=0)
+    no_room = await lease(daemon.outbox, fresh=5, rest=0)
     assert (len(no_room.fresh), no_room.rest) == (5, []), "what was redriven takes no room of what is fresh"
     redriven = "SELECT count(*) FROM events WHERE redriven_at IS NOT NULL AND id = ANY($1)"
     assert await connection.fetchval(redriven, [event.id for event in no_room.fresh]) == 0
-    later = await lease(daemon.store, fresh=5, rest=5)
+    later = await lease(daemon.outbox, fresh=5, rest=5)
     assert (later.fresh, len(later.rest)) == ([], 5)
     assert await connection.fetchval(redriven, [event.id for event in later.rest]) == 5
 
@@ -340,7 +340,7 @@ async def test_the_age_of_a_redriven_event_counts_from_its_redrive(start: Start,
     daemon = await start(roles="receive", admin_tokens=ANN)
     (event_id,) = await bury(connection, 1)
     await Operator(daemon.admin_url).done("dead-letters/redrive", ids=[str(event_id)])
-    _, oldest = await daemon.store.backlog()
+    _, oldest = await daemon.outbox.backlog()
     assert 0 < oldest < 600, "and not the three days since it was received"
 
 

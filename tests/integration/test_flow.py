@@ -20,7 +20,8 @@ from webhookd.authorizenet.timeline import fold_all
 from webhookd.daemon import Daemon
 from webhookd.errors import Retryable
 from webhookd.event import Event
-from webhookd.store.event_store import Claimed, Outgoing
+from webhookd.store.event_store import Claimed
+from webhookd.store.outbox import Outgoing
 from webhookd.store.queries import queries
 
 RETRYING = "UPDATE work SET status = 'retrying', attempts = 1, fresh = false, sends = 0, last_error = 'x'"
@@ -84,7 +85,7 @@ async def test_a_message_that_was_sent_for_a_retry_makes_its_attempt_although_th
     await table_of_effects(connection)
     receiver, [body] = await received(start, connection, AUTHCAPTURE)
     await connection.execute(RETRYING + ", due = now()")
-    [event] = (await lease(receiver.store, rest=5, seconds=600)).rest
+    [event] = (await lease(receiver.outbox, rest=5, seconds=600)).rest
     assert event.attempts == 1
     assert await connection.fetchval("SELECT due > now() + interval '5 min' AND status = 'retrying' FROM work")
     await receiver.sqs.queue.send([[body._replace(attempts=event.attempts)]])
@@ -124,7 +125,7 @@ async def test_what_failed_takes_no_room_of_what_is_fresh_and_has_a_bound_of_its
     later = [body.event_id for body in bodies[:20]]
     await connection.execute("UPDATE work SET attempts = 2, due = now() WHERE event_id = ANY($1)", later)
     await connection.execute("UPDATE work SET due = now()")
-    await receiver.store.report_worker(8, None)
+    await receiver.outbox.report_worker(8, None)
     await connection.execute("INSERT INTO processes SELECT gen_random_uuid(), 8, now() FROM processes")
     await connection.execute("INSERT INTO processes VALUES (gen_random_uuid(), 1000, now() - interval '2 minutes')")
     relay = await start(roles="relay", relay_window=5, concurrency=100, resend_after=600)
@@ -202,31 +203,31 @@ async def sent_before(connection: Connection, seconds: int) -> None:
 
 async def test_what_waits_in_the_queue_is_not_taken_for_lost(start: Start, connection: Connection) -> None:
     daemon, _ = await received(start, connection, *[AUTHCAPTURE] * 5)
-    store = daemon.store
+    outbox = daemon.outbox
     await sent_before(connection, 70)
-    assert (await lease(store, lost=9)).all == [], "no poll has found the queue empty"
-    await store.report_worker(16, 75.0)
-    assert (await lease(store, lost=9)).all == [], "none since they were sent"
-    await store.report_worker(16, 65.0)
-    await store.report_worker(16, 75.0)  # the report of a slow poller takes nothing back
+    assert (await lease(outbox, lost=9)).all == [], "no poll has found the queue empty"
+    await outbox.report_worker(16, 75.0)
+    assert (await lease(outbox, lost=9)).all == [], "none since they were sent"
+    await outbox.report_worker(16, 65.0)
+    await outbox.report_worker(16, 75.0)  # the report of a slow poller takes nothing back
     await sent_before(connection, 50)
-    assert (await lease(store, lost=9)).all == [], "they were sent again after that"
+    assert (await lease(outbox, lost=9)).all == [], "they were sent again after that"
     await sent_before(connection, 70)
-    lost = (await lease(store, lost=9)).lost
+    lost = (await lease(outbox, lost=9)).lost
     assert len(lost) == 5
     assert set(map(tuple, await connection.fetch("SELECT sends, fresh FROM work"))) == {(2, False)}
-    assert (await lease(store, lost=9)).all == [], "somebody sends them"
+    assert (await lease(outbox, lost=9)).all == [], "somebody sends them"
 
 
 async def test_an_empty_queue_of_a_time_to_come_proves_nothing(start: Start, connection: Connection) -> None:
     """The time is from PostgreSQL's clock, which has been put back since."""
     daemon, _ = await received(start, connection, *[AUTHCAPTURE] * 5)
     await sent_before(connection, 70)
-    await daemon.store.report_worker(16, 75.0)
+    await daemon.outbox.report_worker(16, 75.0)
     await connection.execute("UPDATE processes SET drained_at = now() + interval '1 hour'")
-    assert (await lease(daemon.store, lost=9)).all == []
-    await daemon.store.report_worker(16, 65.0)
-    assert len((await lease(daemon.store, lost=9)).lost) == 5
+    assert (await lease(daemon.outbox, lost=9)).all == []
+    await daemon.outbox.report_worker(16, 65.0)
+    assert len((await lease(daemon.outbox, lost=9)).lost) == 5
 
 
 async def test_in_a_queue_that_is_never_empty_a_message_counts_as_lost_after_the_longest_wait(
@@ -234,9 +235,9 @@ async def test_in_a_queue_that_is_never_empty_a_message_counts_as_lost_after_the
 ) -> None:
     daemon, _ = await received(start, connection, AUTHCAPTURE)
     await sent_before(connection, 3590)
-    assert (await lease(daemon.store, lost=9)).all == []
+    assert (await lease(daemon.outbox, lost=9)).all == []
     await sent_before(connection, 3610)
-    assert len((await lease(daemon.store, lost=9)).lost) == 1
+    assert len((await lease(daemon.outbox, lost=9)).lost) == 1
 
 
 async def test_what_is_lost_needs_no_room_and_is_sent_in_bundles(
@@ -249,7 +250,7 @@ async def test_what_is_lost_needs_no_room_and_is_sent_in_bundles(
     assert relay.relay is not None
     await relay.relay.sweep()
     assert await depth(servers, servers.queue) == 0, "they may wait in the queue"
-    await daemon.store.report_worker(2, 0.0)
+    await daemon.outbox.report_worker(2, 0.0)
     await until(lambda: metric(relay, "webhookd_relayed_total", outcome="sent") == 100, "they are sent again")
     assert await depth(servers, servers.queue) <= 5
     assert {body["event"] for body in await received_bodies(servers, servers.queue, 100)} == {
@@ -302,7 +303,7 @@ async def taken(daemon: Daemon, connection: Connection, state: str) -> Outgoing:
         "sends = 0, due = now()",
         state,
     )
-    [event] = (await lease(daemon.store, fresh=1, rest=1, seconds=600)).all
+    [event] = (await lease(daemon.outbox, fresh=1, rest=1, seconds=600)).all
     return event
 
 
@@ -355,28 +356,28 @@ async def test_the_late_record_of_a_send_changes_nothing(start: Start, connectio
     await change(daemon, connection, event)
     row = await connection.fetchrow("SELECT * FROM work")
     trail = await connection.fetchval("SELECT count(*) FROM audit")
-    await daemon.store.mark_sent([event], resend_after=600)
-    await daemon.store.return_lease([event], delay=60.0)
+    await daemon.outbox.mark_sent([event], resend_after=600)
+    await daemon.outbox.return_lease([event], delay=60.0)
     assert await connection.fetchrow("SELECT * FROM work") == row
     assert await connection.fetchval("SELECT count(*) FROM audit") == trail
     fresh = await taken(daemon, connection, state)
-    await daemon.store.mark_sent([fresh], resend_after=600)
+    await daemon.outbox.mark_sent([fresh], resend_after=600)
     assert await connection.fetchval("SELECT status FROM work") == "queued", "a record in time does"
 
 
 async def test_the_record_of_a_send_skips_what_a_worker_holds(start: Start, connection: Connection) -> None:
     daemon, _ = await received(start, connection, AUTHCAPTURE, AUTHCAPTURE)
-    events = (await lease(daemon.store, fresh=2)).fresh or await _all_due(daemon, connection)
+    events = (await lease(daemon.outbox, fresh=2)).fresh or await _all_due(daemon, connection)
     async with connection.transaction():
         await connection.execute("SELECT FROM work WHERE event_id = $1 FOR UPDATE", events[0].id)
-        await asyncio.wait_for(daemon.store.mark_sent(events, resend_after=600), 10)
+        await asyncio.wait_for(daemon.outbox.mark_sent(events, resend_after=600), 10)
     found = {row["event_id"]: row["status"] for row in await connection.fetch("SELECT event_id, status FROM work")}
     assert found == {events[0].id: "received", events[1].id: "queued"}
 
 
 async def _all_due(daemon: Daemon, connection: Connection) -> Sequence[Outgoing]:
     await connection.execute("UPDATE work SET due = now()")
-    return (await lease(daemon.store, fresh=9)).fresh
+    return (await lease(daemon.outbox, fresh=9)).fresh
 
 
 # -- two workers

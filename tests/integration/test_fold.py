@@ -19,7 +19,7 @@ from webhookd.errors import Permanent, Retryable
 from webhookd.event import Event
 from webhookd.process.handlers import Registry
 from webhookd.process.result import Outcome, Result
-from webhookd.process.worker import Worker
+from webhookd.process.shared_folds import SharedFolds
 from webhookd.queue.message import EventReference
 
 _STATE = "SELECT state FROM webhookd.transactions"
@@ -80,7 +80,7 @@ async def test_a_fold_waits_for_no_handler(start: Start, connection: Connection)
     receiver, bodies = await received(start, connection, AUTHCAPTURE, AUTHCAPTURE, AUTHCAPTURE, CREATED)
     await receiver.sqs.queue.send([[body for body in bodies if body.event_type == AUTHCAPTURE]])
     daemon = await start(handlers(hang, pattern=AUTHCAPTURE), roles="work", concurrency=2)
-    shared = next(part for part in daemon._parts if isinstance(part, Worker))._shared
+    shared = next(part for part in daemon._parts if isinstance(part, SharedFolds))
     try:
         await until(lambda: running == 2, "two handlers hang, and a third one waits for its turn")
         assert await connection.fetchval("SELECT count(*) FROM transactions") == 3, "all are on the timeline"

@@ -19,7 +19,6 @@ from webhookd.authorizenet.notification import EVENT_TYPES
 from webhookd.daemon import Daemon
 from webhookd.errors import Permanent
 from webhookd.event import Event
-from webhookd.process.worker import Worker
 from webhookd.queue.message import MOST_EVENTS, EventReference, decode, encode
 from webhookd.queue.proof import is_proven, sign
 
@@ -250,6 +249,7 @@ async def test_event_types_that_messages_make_up_fill_no_cache(start: Start, ser
     made_up = [encode([EventReference(uuid.uuid4(), "default", f"made.up.{number}")]) for number in range(40)]
     await put(servers, servers.queue, *made_up)
     await until(lambda: metric(daemon, "webhookd_processed_total", outcome="unknown") >= 40, "each is met", deadline=30)
-    worker = next(part for part in daemon._parts if isinstance(part, Worker))
+    worker = daemon.worker
+    assert worker is not None
     kinds = 2 * (len(EVENT_TYPES) + 1)
     assert worker._processed.cache_info().currsize <= kinds

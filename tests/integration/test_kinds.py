@@ -22,6 +22,7 @@ from webhookd.runtime.loops import Watch
 from webhookd.store import receipts as module
 from webhookd.store.database import Database
 from webhookd.store.keys import kind_id
+from webhookd.store.pools import PoolSettings
 from webhookd.store.queries import queries
 from webhookd.store.receipts import Accepted, Arrival, Receipts
 from webhookd.telemetry.metrics import Metrics
@@ -35,7 +36,7 @@ WAITS = "SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event_type = 'Lock
 
 @pytest_asyncio.fixture
 async def receipts(database_url: str) -> AsyncIterator[Receipts]:
-    database = Database(database_url, short=2, work=1, handler_timeout=5, metrics=Metrics(), watch=Watch())
+    database = Database(PoolSettings(database_url, short=2, work=1, handler_timeout=5), metrics=Metrics(), watch=Watch())
     await database.start()
     yield Receipts(database)
     await database.stop()

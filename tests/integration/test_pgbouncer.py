@@ -28,7 +28,7 @@ from webhookd.runtime.loops import Watch
 from webhookd.store import session
 from webhookd.store.database import Database
 from webhookd.store.migrations import State, migrate, state
-from webhookd.store.pools import SESSIONS
+from webhookd.store.pools import SESSIONS, PoolSettings
 from webhookd.telemetry.metrics import Metrics
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
@@ -212,15 +212,8 @@ async def test_a_pooler_that_no_setting_declares_is_not_used_even_if_it_would_wo
     ignorant: PgBouncer, database_url: str
 ) -> None:
     """A single client meets the same session again and again, so that no statement fails."""
-    database = Database(
-        ignorant.before(_database(database_url)),
-        short=1,
-        work=1,
-        handler_timeout=5,
-        pooled=False,
-        metrics=Metrics(),
-        watch=Watch(),
-    )
+    settings = PoolSettings(ignorant.before(_database(database_url)), short=1, work=1, handler_timeout=5, pooled=False)
+    database = Database(settings, metrics=Metrics(), watch=Watch())
     await database.start()
     try:
         assert not database.up
@@ -252,7 +245,9 @@ async def test_operators_statements_that_need_their_settings_have_them(pooled_ur
         for name in ("enable_bitmapscan", "enable_seqscan", "plan_cache_mode"):
             yield await connection.fetchval(f"SHOW {name}")
 
-    database = Database(pooled_url, short=1, work=1, handler_timeout=5, pooled=True, metrics=Metrics(), watch=Watch())
+    database = Database(
+        PoolSettings(pooled_url, short=1, work=1, handler_timeout=5, pooled=True), metrics=Metrics(), watch=Watch()
+    )
     await database.start()
     try:
         found: list[Any] = await OperatorQueries(database).all_in_order(settings)

@@ -20,7 +20,6 @@ from webhookd.authorizenet import sampling
 from webhookd.errors import Retryable
 from webhookd.event import Event
 from webhookd.process.retry import LONGEST_DELAY
-from webhookd.process.worker import Worker
 from webhookd.queue import poller
 from webhookd.queue.message import MOST_EVENTS, EventReference, Message
 
@@ -138,7 +137,8 @@ async def test_permits_come_back_event_by_event(start: Start, connection: Connec
 
 async def test_an_event_without_handlers_needs_no_permit(start: Start) -> None:
     daemon = await start(handlers(Till().handle, pattern=AUTHCAPTURE), roles="work")
-    worker = next(part for part in daemon._parts if isinstance(part, Worker))
+    worker = daemon.worker
+    assert worker is not None
 
     def weight(*event_types: str) -> int:
         bodies = tuple(EventReference(uuid.uuid4(), "default", event_type) for event_type in event_types)

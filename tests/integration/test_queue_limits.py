@@ -19,7 +19,7 @@ from webhookd.daemon import Daemon
 from webhookd.doctor import Verdict, examine
 from webhookd.queue.message import EventReference, decode, encode, fit
 from webhookd.sqs.attributes import Attributes
-from webhookd.store.event_store import Outgoing
+from webhookd.store.outbox import Outgoing
 
 SMALL = 2048  # bytes
 

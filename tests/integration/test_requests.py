@@ -18,7 +18,7 @@ from tests.integration.test_connections import PATH, connected, metric, request,
 from webhookd.authorizenet import sampling
 from webhookd.authorizenet.notification import EVENT_TYPES
 from webhookd.http.connection import Connection, Phase
-from webhookd.http.connections import ConnectionLimits
+from webhookd.http.connections import ListenerSettings
 
 HOLD = "BEGIN; LOCK TABLE ledger IN SHARE MODE"  # no commit ends before COMMIT
 
@@ -267,7 +267,8 @@ async def test_a_client_that_leaves_while_its_webhook_waits_does_not_hold_up_a_s
 
 
 async def test_a_connection_that_stays_idle_after_a_webhook_is_closed(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ConnectionLimits.__init__, "__defaults__", (0.5,))
+    _, *others = ListenerSettings.__init__.__defaults__ or ()
+    monkeypatch.setattr(ListenerSettings.__init__, "__defaults__", (0.5, *others))
     daemon = await start(roles="receive")
     async with connected(daemon) as [(reader, writer)]:
         writer.write(request(BODY))

@@ -27,6 +27,7 @@ from webhookd.doctor import Verdict, examine
 from webhookd.runtime.loops import Watch
 from webhookd.store import retention as module
 from webhookd.store.database import Database
+from webhookd.store.pools import PoolSettings
 from webhookd.store.queries import queries
 from webhookd.store.retention import REMOVALS, Ages, Retention
 from webhookd.telemetry.metrics import Metrics
@@ -57,7 +58,7 @@ async def replicas(database_url: str) -> AsyncIterator[list[Replica]]:
     made = []
     for _ in range(2):
         metrics, watch = Metrics(), Watch()
-        database = Database(database_url, short=2, work=1, handler_timeout=5, metrics=metrics, watch=watch)
+        database = Database(PoolSettings(database_url, short=2, work=1, handler_timeout=5), metrics=metrics, watch=watch)
         await database.start()
         made.append(Replica(Retention(database, AGES, metrics=metrics, watch=watch), metrics, database))
     yield made

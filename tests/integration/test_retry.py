@@ -22,7 +22,8 @@ from webhookd.errors import Retryable
 from webhookd.event import Event
 from webhookd.process.handlers import Handler, Registry
 from webhookd.queue.message import EventReference, encode
-from webhookd.store.event_store import Claimed, Outgoing
+from webhookd.store.event_store import Claimed
+from webhookd.store.outbox import Outgoing
 
 Effects = Callable[[], Awaitable[int]]
 
@@ -218,11 +219,11 @@ async def test_the_late_record_of_the_first_send_does_not_put_a_retry_off(start:
     died = await connection.fetchval("SELECT due FROM work")
     sent = Outgoing(event_id, "default", AUTHCAPTURE, due=died)
     assert (await Operator(daemon.admin_url).post(f"events/{event_id}/retry"))[0] == 202
-    await daemon.store.mark_sent([sent], resend_after=600)
+    await daemon.outbox.mark_sent([sent], resend_after=600)
     due = "SELECT status, send_after <= now() AS due FROM events"
     assert dict(await connection.fetchrow(due) or {}) == {"status": "received", "due": True}
-    (taken,) = (await lease(daemon.store, rest=1)).rest
-    await daemon.store.mark_sent([taken], resend_after=600)
+    (taken,) = (await lease(daemon.outbox, rest=1)).rest
+    await daemon.outbox.mark_sent([taken], resend_after=600)
     assert dict(await connection.fetchrow(due) or {}) == {"status": "queued", "due": False}
 
 

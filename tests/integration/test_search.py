@@ -27,6 +27,7 @@ from webhookd.operate.operator_queries import OperatorQueries
 from webhookd.operate.search import Rows
 from webhookd.runtime.loops import Watch
 from webhookd.store.database import Database
+from webhookd.store.pools import PoolSettings
 from webhookd.telemetry.metrics import Metrics
 
 Record: TypeAlias = "asyncpg.Record"
@@ -94,7 +95,7 @@ async def stored(database_url: str, seed: int) -> AsyncIterator[Stored]:
     for name, event_id in aliases.items():
         await store_alias(connection, event_id, chance.choice(ACCOUNTS), name)
     await connection.close()
-    database = Database(database_url, short=1, work=1, handler_timeout=5, metrics=Metrics(), watch=Watch())
+    database = Database(PoolSettings(database_url, short=1, work=1, handler_timeout=5), metrics=Metrics(), watch=Watch())
     await database.start()
     yield Stored(Events(OperatorQueries(database)), rows, aliases)
     await database.stop()
@@ -253,7 +254,7 @@ async def test_a_notification_id_and_a_key_together_find_what_both_name_however_
     }
     named = [{"id": uuid.UUID(int=n), "account": name, "invoice_number": f"I-{name}"} for n, name in enumerate(accounts, 1)]
     await store(connection, [event | one for one in named])
-    database = Database(database_url, short=1, work=1, handler_timeout=5, metrics=Metrics(), watch=Watch())
+    database = Database(PoolSettings(database_url, short=1, work=1, handler_timeout=5), metrics=Metrics(), watch=Watch())
     await database.start()
     for account in accounts:
         found: list[str] = []

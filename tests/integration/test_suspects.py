@@ -23,7 +23,7 @@ from webhookd.event import Event
 from webhookd.process.result import TRUSTED
 from webhookd.process.shared_folds import SharedFolds
 from webhookd.queue.message import EventReference
-from webhookd.store.event_store import Claimed
+from webhookd.store.event_store import AttemptKey
 
 BEGUN = "SELECT coalesce(max(begun), 0) FROM webhookd.suspects"
 
@@ -221,11 +221,11 @@ async def test_a_count_that_could_not_be_taken_back_is_taken_back_later(
     real = worker.store.take_back_attempt
     refused: list[uuid.UUID] = []
 
-    async def away(claimed: Claimed) -> None:
+    async def away(key: AttemptKey) -> None:
         if not refused:
-            refused.append(claimed.event.id)
+            refused.append(key.event_id)
             raise UnavailableError("postgresql", "the connection was lost")
-        await real(claimed)
+        await real(key)
 
     monkeypatch.setattr(worker.store, "take_back_attempt", away)
     await receiver.sqs.queue.send([[body]])
@@ -243,14 +243,14 @@ async def test_a_count_that_is_taken_back_late_is_not_taken_from_those_of_anothe
     store = daemon.store
     async with daemon.database.acquire() as ours:
         [before] = await store.read(ours, [body.event_id])
-    assert await store.begin_attempt(before) == 1
+    assert await store.begin_attempt(before.key) == 1
     await connection.execute(f"UPDATE work SET {change}")
     async with daemon.database.acquire() as ours:
         [after] = await store.read(ours, [body.event_id])
-    assert await store.begin_attempt(after) == 1
-    await store.take_back_attempt(before)
+    assert await store.begin_attempt(after.key) == 1
+    await store.take_back_attempt(before.key)
     assert await connection.fetchval(BEGUN) == 1
-    await store.take_back_attempt(after)
+    await store.take_back_attempt(after.key)
     assert await connection.fetchval(BEGUN) == 0
 
 

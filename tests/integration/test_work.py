@@ -28,7 +28,7 @@ from webhookd.process.handlers import Handler, Registry
 from webhookd.process.retry import Retry
 from webhookd.queue.acks import Acks
 from webhookd.queue.message import EventReference, Message, encode
-from webhookd.store.event_store import Outgoing
+from webhookd.store.outbox import Outgoing
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 AUTHCAPTURE = "net.authorize.payment.authcapture.created"

@@ -16,6 +16,7 @@ class Names(NamedTuple):
 
 
 STORE = "webhookd.store.event_store:EventStore"
+OUTBOX = "webhookd.store.outbox:Outbox"
 
 NAMES = {
     # The receiver
@@ -25,16 +26,16 @@ NAMES = {
     "receive.mark_seen": Names("webhookd.store.idempotency:IdempotencyKeys.mark_seen"),
     # The relay
     "relay.hot_send": Names("webhookd.queue.relay:Relay.offer"),
-    "relay.lease": Names(f"{STORE}.lease", ("lease_work",)),
-    "relay.lease_lost": Names(f"{STORE}.lease", ("lease_work",)),
+    "relay.lease": Names(f"{OUTBOX}.lease", ("lease_work",)),
+    "relay.lease_lost": Names(f"{OUTBOX}.lease", ("lease_work",)),
     "relay.send": Names("webhookd.queue.bundles:send_events"),
-    "relay.mark_sent": Names(f"{STORE}.mark_sent", ("mark_sent",)),
-    "relay.return_lease": Names(f"{STORE}.return_lease", ("return_lease",)),
+    "relay.mark_sent": Names(f"{OUTBOX}.mark_sent", ("mark_sent",)),
+    "relay.return_lease": Names(f"{OUTBOX}.return_lease", ("return_lease",)),
     "poll.begin": Names("webhookd.queue.poller:Poller._poll"),
-    "poll.report": Names(f"{STORE}.report_worker", ("report_worker",)),
+    "poll.report": Names(f"{OUTBOX}.report_worker", ("report_worker",)),
     # The worker
     "work.receive": Names("webhookd.process.worker:Worker.work"),
-    "work.revive": Names("webhookd.process.alone:Alone.revive", ("revive_event",)),
+    "work.revive": Names("webhookd.process.records:Records.revive", ("revive_event",)),
     "work.fold": Names("webhookd.process.fold:Folds.fold", ("read_events", "process_events")),
     "work.lock": Names(f"{STORE}.claim", ("claim_event", "claim_event_if_free")),
     "work.begin": Names(f"{STORE}.begin_attempt", ("begin_attempt",)),
@@ -64,12 +65,12 @@ NAMES = {
     "lanes.fresh": Names("webhookd.queue.relay:Relay.sweep", ("count_in_queue", "lease_work")),
     "lanes.rest": Names("webhookd.queue.relay:Relay.sweep", ("count_in_queue", "lease_work")),
     "lanes.later": Names("webhookd.queue.relay:Relay.sweep", ("count_in_queue", "lease_work")),
-    "lanes.turns": Names(f"{STORE}.count_in_queue", ("count_in_queue",)),
+    "lanes.turns": Names(f"{OUTBOX}.count_in_queue", ("count_in_queue",)),
     "lanes.resend": Names("webhookd.queue.relay:Relay.sweep", ("lease_work",)),
     "lanes.receive": Names("webhookd.queue.poller:Permits.take"),
     # Several events that share a message or a fold
     "bundles.read": Names(f"{STORE}.states", ("states_of_events",)),
     "bundles.put_back": Names(f"{STORE}.put_back", ("put_back",)),
     "bundles.fold": Names("webhookd.process.shared_folds:SharedFolds.submit", ("read_events", "process_events")),
-    "bundles.fold_alone": Names("webhookd.process.alone:Alone.work", ("read_events", "process_events")),
+    "bundles.fold_alone": Names("webhookd.process.fold:Folds.fold_alone", ("read_events", "process_events")),
 }

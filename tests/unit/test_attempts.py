@@ -19,7 +19,7 @@ from webhookd.process.failure import AttemptFailedError, Failure
 from webhookd.process.result import Left, Outcome
 from webhookd.process.turns import Turns
 from webhookd.queue.message import EventReference, Message
-from webhookd.store.event_store import Claimed
+from webhookd.store.event_store import AttemptKey, Claimed
 from webhookd.telemetry.metrics import Metrics
 
 ID = UUID(int=1)
@@ -69,7 +69,7 @@ class Steps:
     async def claim(self, *_: Any, **__: Any) -> Claimed:
         return CLAIMED
 
-    async def begin_attempt(self, _claimed: Claimed) -> int:
+    async def begin_attempt(self, _key: AttemptKey) -> int:
         self.done.append("count")
         if self._begin is not None:
             raise self._begin
@@ -83,7 +83,7 @@ class Steps:
         self.done.append("bury")
         raise ConnectionResetError
 
-    async def take_back_attempt(self, _claimed: Claimed) -> None:
+    async def take_back_attempt(self, _key: AttemptKey) -> None:
         self.done.append("take back")
         if self.silent:
             await asyncio.Event().wait()
@@ -94,7 +94,7 @@ class Steps:
 
     def attempts(self) -> Attempts:
         parts: Any = self
-        return Attempts(parts, parts, parts, Turns(1), most_begun=3, metrics=Metrics())
+        return Attempts(parts, parts, parts, Turns(1), most=3, metrics=Metrics())
 
 
 BODY = EventReference(ID, "main", EVENT.event_type)
@@ -151,6 +151,7 @@ async def test_a_count_is_owed_if_postgresql_does_not_answer_that_it_is_taken_ba
     attempts = steps.attempts()
     with pytest.raises(UnavailableError):
         await attempts.make(BODY, wait=True, suspect=True)
+    assert list(attempts._owed) == [CLAIMED.key], "no body stays in memory meanwhile"
     steps.silent = False
     steps.done.clear()
     await attempts.take_back_what_is_owed()
@@ -191,6 +192,6 @@ async def test_a_suspect_that_was_in_hand_when_its_process_ended_is_tried_alone(
 ) -> None:
     made = Made(begun)
     parts: Any = made
-    worker = Alone(parts, parts, parts, parts, parts, parts, asyncio.Semaphore(1), metrics=Metrics())
+    worker = Alone(parts, parts, parts, parts, parts)
     await worker.work(Message("m", "h", (BODY,), 0.0, receives), BODY, left)
     assert (made.how.get("suspect", False), made.how.get("alone", False)) == (suspect, alone)

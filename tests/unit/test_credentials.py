@@ -17,11 +17,11 @@ from botocore.exceptions import ClientError, CredentialRetrievalError, NoCredent
 from tests.conftest import settings_of
 from tests.helpers.running import base_settings
 from tests.helpers.wait import until
-from webhookd.daemon import make_sqs
 from webhookd.errors import SettingsError
 from webhookd.runtime.loops import Watch
 from webhookd.sqs import credentials as module
 from webhookd.sqs.credentials import Credentials, CredentialsError
+from webhookd.sqs.gateway import Sqs
 from webhookd.telemetry.metrics import Metrics
 
 MINUTE = 60.0
@@ -249,7 +249,7 @@ async def test_the_gateway_to_sqs_stops_while_they_are_waited_for(source: Source
     """A renewal outlives the call that began it, but not the gateway."""
     source.answers = never
     settings = settings_of(base_settings(), database_url="postgresql://", redis_url="redis://")
-    gateway = make_sqs(settings, Metrics(), Watch())
+    gateway = Sqs(settings, metrics=Metrics(), watch=Watch())
 
     async def idle() -> None:
         pass
@@ -268,7 +268,7 @@ async def test_the_gateway_to_sqs_stops_while_they_are_waited_for(source: Source
 async def test_a_profile_that_is_not_there_is_told_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_PROFILE", "shop")
     settings = settings_of(base_settings(), database_url="postgresql://", redis_url="redis://")
-    gateway = make_sqs(settings, Metrics(), Watch())
+    gateway = Sqs(settings, metrics=Metrics(), watch=Watch())
     with pytest.raises(SettingsError, match="shop"):
         await gateway.start()
     await gateway.stop()

@@ -9,6 +9,8 @@ from uuid import UUID
 
 import pytest
 
+from tests.conftest import settings_of
+from tests.helpers.running import base_settings
 from webhookd.queue import poller as poller_module
 from webhookd.queue.contract import Depth, Limits
 from webhookd.queue.message import EventReference, Message
@@ -46,6 +48,8 @@ def message(events: int) -> Message:
 class Reports:
     """Stands for the worker: works on messages for ever, and keeps the poller's reports."""
 
+    heaviest = 32
+
     def __init__(self) -> None:
         self.ages: list[float | None] = []  # the age of the empty poll in each report
 
@@ -53,23 +57,22 @@ class Reports:
         assert turns > 0
         self.ages.append(age)
 
+    def weigh(self, found: Message) -> int:
+        return len(found.references)
+
     async def work(self, _: Message, give: Callable[[int], None]) -> None:
         await asyncio.Event().wait()
 
     def poller(self, queue: Any, *, wait: int = 1, concurrency: int = 64, pollers: int = 1) -> Poller:
-        return Poller(
-            queue,
-            self.work,
-            weigh=lambda found: len(found.references),
-            heaviest=32,
-            able=lambda: True,
-            report=self.report,
+        settings = settings_of(
+            base_settings(),
+            database_url="postgresql://",
+            redis_url="redis://",
             concurrency=concurrency,
             pollers=pollers,
-            wait=wait,
-            visibility_timeout=60,
-            watch=Watch(),
+            sqs_wait=wait,
         )
+        return Poller(settings, queue, self, able=lambda: True, report=self.report, watch=Watch())
 
 
 async def test_an_empty_answer_of_a_long_poll_reports_when_the_poll_began_and_seldom() -> None:

@@ -175,15 +175,15 @@ class _Session:
     async def serve(self, *, samples: bool) -> int:
         """Migrates, creates the queues, and serves until a signal; returns the exit code."""
         from webhookd import service
-        from webhookd.daemon import make_sqs
         from webhookd.runtime.loops import Watch
+        from webhookd.sqs.gateway import Sqs
         from webhookd.store.migrations import migrate
         from webhookd.telemetry.metrics import Metrics
 
         for applied in await migrate(self._settings.database_url.get_secret_value(), schema=self._settings.database_schema):
             self._console.print(f"  applied migration {applied}", highlight=False)
         if self._stack.embeds_sqs:
-            sqs = make_sqs(self._settings, Metrics(), Watch())
+            sqs = Sqs(self._settings, metrics=Metrics(), watch=Watch())
             await sqs.start()
             try:
                 await sqs.create_queues()

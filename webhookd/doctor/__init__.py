@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 
-import asyncpg
 from redis.exceptions import RedisError
 
 from webhookd.doctor.configuration import examine_settings
@@ -15,6 +14,7 @@ from webhookd.doctor.redis import examine_redis
 from webhookd.doctor.sqs import examine_sqs
 from webhookd.errors import WebhookdError
 from webhookd.settings import Settings
+from webhookd.store.failures import ASYNCPG_ERRORS
 from webhookd.telemetry.logs import where
 
 __all__ = ["Finding", "Verdict", "examine"]
@@ -42,9 +42,7 @@ async def examine(settings: Settings, *, source: str = "") -> AsyncIterator[Find
             TimeoutError,
             RedisError,
             WebhookdError,
-            asyncpg.PostgresError,
-            asyncpg.InterfaceError,
-            asyncpg.InternalClientError,
+            *ASYNCPG_ERRORS,
             ValueError,  # a URL that its library cannot read
             TypeError,  # a URL with an option that its library does not know
         ) as error:

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import re
 import time
-from collections.abc import AsyncIterator
 from typing import Any
-from uuid import UUID
-
-import asyncpg
 
 from webhookd.doctor.finding import Finding, Verdict
 from webhookd.settings import Settings
 from webhookd.sqs.rds import RdsTokens
 from webhookd.store.migrations import State, read, state_of
 from webhookd.store.queries import queries
-from webhookd.store.retention import WEEKS_AHEAD
+from webhookd.store.rights import refusal_of, statement_names
 from webhookd.store.session import POOLER_NOT_DECLARED, Server, is_pooled
 
 _OLDEST = 140000
@@ -24,17 +18,6 @@ _CLOCK_TOLERANCE = 5.0  # seconds
 _PARTITIONS_AHEAD = 14 * 86_400.0  # seconds; a daemon keeps partitions four weeks ahead
 
 _NAMED = 5  # most refused statements that a finding names
-_EXPLAINABLE = ("SELECT", "WITH", "INSERT", "UPDATE", "DELETE")
-# The statements that a daemon runs at its start, and their parameters. The doctor runs these, and explains the others.
-_FIRST: dict[str, tuple[object, ...]] = {
-    "identify": (),
-    "prove_writable": (),
-    "retention_state": (),
-    "missing_partitions": (WEEKS_AHEAD,),
-    "strays": (),
-    "backlog": (),
-    "take_duty": ("doctor", UUID(int=0), 0.0),
-}
 
 
 async def examine_postgresql(settings: Settings) -> list[Finding]:
@@ -111,51 +94,15 @@ def _pooler(there: bool, *, told: bool) -> list[Finding]:
 
 
 async def _statements(connection: Any) -> Finding:
-    """Checks whether PostgreSQL lets the role run each statement of webhookd. Everything that runs here is rolled back."""
-    refused: dict[str, str] = {}
-    names = sorted(name for name in queries.available_queries if not name.endswith("_cursor"))
-    for name in names:
-        sql = getattr(queries, name).sql
-        try:
-            async with _undone(connection):
-                if name in _FIRST:
-                    await connection.fetch(sql, *_FIRST[name])
-                elif sql.upper().startswith(_EXPLAINABLE):
-                    await _explain(connection, sql)
-        except asyncpg.PostgresError as error:
-            # PostgreSQL's message about a missing right names the table or function, and nothing secret.
-            message = f": {error.args[0]}" if isinstance(error, asyncpg.InsufficientPrivilegeError) else ""
-            refused[name] = f"{name} ({error.sqlstate}{message})"
+    """Checks whether PostgreSQL lets the role run each statement of webhookd."""
+    names = statement_names()
+    refused = [f"{name} ({reason})" for name in names if (reason := await refusal_of(connection, name)) is not None]
     if not refused:
         return Finding("statements", Verdict.OK, f"the role may run all {len(names)} statements of webhookd")
-    named = ", ".join(list(refused.values())[:_NAMED]) + (f" and {len(refused) - _NAMED} more" if len(refused) > _NAMED else "")
+    named = ", ".join(refused[:_NAMED]) + (f" and {len(refused) - _NAMED} more" if len(refused) > _NAMED else "")
     remedy = "grant the role the rights in deploy/README.md (PostgreSQL's role), or run `webhookd migrate` as that role"
     detail = f"the role in WEBHOOKD_DATABASE_URL may not run {named}: {remedy}"
     return Finding("statements", Verdict.FAILED, detail)
-
-
-async def _explain(connection: Any, sql: str) -> None:
-    # EXPLAIN checks the rights to tables and functions, and runs nothing. In a plan for NULL, PostgreSQL would leave parts out:
-    # ask for the generic plan.
-    await connection.execute("SET LOCAL plan_cache_mode = force_generic_plan")
-    await connection.execute(f"PREPARE webhookd_doctor AS {sql}")
-    try:
-        count = max((int(number) for number in re.findall(r"\$(\d+)", sql)), default=0)
-        parameters = f"({', '.join(['NULL'] * count)})" if count else ""
-        await connection.execute(f"EXPLAIN EXECUTE webhookd_doctor{parameters}")
-    finally:
-        with contextlib.suppress(asyncpg.InFailedSQLTransactionError):
-            await connection.execute("DEALLOCATE webhookd_doctor")
-
-
-@contextlib.asynccontextmanager
-async def _undone(connection: Any) -> AsyncIterator[None]:
-    transaction = connection.transaction()
-    await transaction.start()
-    try:
-        yield
-    finally:
-        await transaction.rollback()
 
 
 async def _partitions(connection: Any) -> Finding:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from webhookd.daemon import make_sqs
 from webhookd.doctor.finding import Finding, Verdict
 from webhookd.runtime.loops import Watch
 from webhookd.settings import Settings
 from webhookd.sqs.attributes import Attributes, find_unfit
+from webhookd.sqs.gateway import Sqs
 from webhookd.telemetry.metrics import Metrics
 
 
 async def examine_sqs(settings: Settings) -> list[Finding]:
     """Returns the findings about the queue and its dead-letter queue."""
-    sqs = make_sqs(settings, Metrics(), Watch())
+    sqs = Sqs(settings, metrics=Metrics(), watch=Watch())
     await sqs.start()
     try:
         main = await sqs.queue.inspect()

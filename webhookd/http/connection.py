@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, cast
 
 from aiohttp import HttpVersion10, StreamReader, web, web_protocol
 from aiohttp.http_exceptions import BadHttpMessage
 
-from webhookd.errors import OverloadedError
-from webhookd.http.handler import MALFORMED, REST_SECONDS, Handler, Rest, wants_another_protocol
+from webhookd.http.handler import MALFORMED, Handler, wants_another_protocol
 from webhookd.http.reply import Rendered
 
 if TYPE_CHECKING:
@@ -20,7 +18,6 @@ if TYPE_CHECKING:
 LIVENESS = b"GET /livez "
 MAX_HEAD = 65_536  # bytes; aiohttp bounds each line and the number of lines, which together allow far more
 _UNREAD_BYTES = 16_384  # bytes of answers, beside the system's buffer; with more, a client counts as not reading
-_EVICTION_SECONDS = 0.1
 
 # If a malformed request follows whole ones in one read, aiohttp's parser drops the whole ones too. So the parser stops after
 # each request, and `Connection.answer` makes it go on.
@@ -54,14 +51,12 @@ class Connection(Handler):
         self._max_msg_queue_size = 2  # at this number of requests, aiohttp stops reading; a stop at each request costs 10 µs
         self.phase = Phase.HEAD  # only Connections.move changes the phase
         self.body_since = 0.0  # the loop's time when the phase BODY began
-        self._socket: asyncio.Transport | None = None
         self._started = False  # True from the first accepted byte: aiohttp's protocol is set up and parses this connection
         self._admission_asked = False  # admission was asked for the request that is arriving
         self._handler_pending = False  # a request's head has arrived, and its handler has not begun
         self._handling = False  # the application is answering a request
         self._client_ended = False  # the client has ended its half, and sends no more
         self._head = 0  # number of bytes of an incomplete head
-        self._rest = Rest(connections.loop)
         self._last_answer: Rendered | None = None  # the last answer; it follows the answers to earlier requests
         self._payload: StreamReader | None = None  # body of the request that is arriving or being answered
 
@@ -218,13 +213,13 @@ class Connection(Handler):
         if not request.content.is_eof():
             response.force_close()
             self._connections.move(self, Phase.CLOSING)
-            await self._write(response, request)
-            self._finish()
+            await _write(response, request)
+            self.finish()
             await self._rest.ended()
         elif self._last_answer is not None and last:
             self._connections.move(self, Phase.CLOSING)
-            await self._write(response, request)
-            self._end(self._last_answer)
+            await _write(response, request)
+            self.end_with(self._last_answer)
         elif (self._client_ended and last) or not (request.keep_alive if response.keep_alive is None else response.keep_alive):
             response.force_close()
             self._connections.move(self, Phase.CLOSING)
@@ -238,12 +233,7 @@ class Connection(Handler):
         if self.phase is not Phase.CLOSING:
             self._connections.move(self, Phase.WORK)
 
-    @staticmethod
-    async def _write(response: web.StreamResponse, request: web.BaseRequest) -> None:
-        await response.prepare(request)
-        await response.write_eof()
-
-    # Ways in which a connection ends.
+    # Ways in which a request does not arrive.
 
     def refuse(self, reply: Rendered) -> None:
         """Answers with `reply` once all earlier requests are answered, and closes."""
@@ -252,12 +242,7 @@ class Connection(Handler):
         if self.phase in (Phase.BODY, Phase.WORK, Phase.NEXT) or self._messages:
             self._last_answer = reply
             return
-        self._end(reply)
-
-    def _end(self, reply: Rendered) -> None:
-        if self._socket is not None:
-            self._socket.write(reply.wire(close=True))
-            self._finish()
+        self.end_with(reply)
 
     def _incomplete(self) -> bool:
         """Returns whether the body of the request that is arriving or being answered is incomplete."""
@@ -270,16 +255,6 @@ class Connection(Handler):
         self._connections.counters.malformed.inc()
         self.refuse(self._connections.render(*MALFORMED))
 
-    def _finish(self) -> None:
-        """Ends our half, and throws away further bytes for a moment: closing with unread bytes makes the kernel send RST."""
-        if self._socket is None:
-            return
-        self._connections.move(self, Phase.CLOSING)
-        if self._socket.can_write_eof():
-            with suppress(OSError):
-                self._socket.write_eof()
-        self._connections.loop.call_later(REST_SECONDS, self.shut)
-
     def time_out(self) -> None:
         """Ends a connection whose head did not arrive in time: with 408 if a part of the head has arrived."""
         if self._head:
@@ -287,55 +262,16 @@ class Connection(Handler):
         else:
             self.shut()
 
-    def time_out_body(self) -> None:
-        """Ends the wait for a body: the handler that reads the body gets TimeoutError, and answers."""
+    def fail_body(self, error: Exception) -> None:
+        """Ends the wait for a body: the handler that reads the body gets `error`, and answers."""
         if self._payload is not None:
-            self._payload.set_exception(TimeoutError())
+            self._payload.set_exception(error)
 
-    def evict(self) -> None:
-        """Makes room. Waits a moment in HEAD, BODY and IDLE: a request that has arrived but is not read yet is answered."""
-        if self.phase in (Phase.CLOSING, Phase.UNREAD):
-            self.abort()
-            return
-        if self.phase is Phase.NEXT:
-            self.force_close()
-            return
-        self._connections.loop.call_later(_EVICTION_SECONDS, self._leave)
-
-    def _leave(self) -> None:
-        if self not in self._connections.leaving:
-            return
-        if self.phase is Phase.BODY and self._payload is not None:
-            self._connections.leaving.discard(self)
-            self._payload.set_exception(OverloadedError("the request was incomplete for longest, and others need its place"))
-        elif self.phase in (Phase.HEAD, Phase.IDLE):
-            self.abort()
-
-    def shut(self) -> None:
-        """Closes once all written bytes have been sent."""
-        self._rest.end()
-        if self._socket is not None:
-            self._connections.move(self, Phase.CLOSING)
-            self._socket.close()
-
-    def abort(self) -> None:
-        """Closes at once: does not wait for the client to read the written bytes."""
-        self._rest.end()
-        if self._socket is not None:
-            self._socket.abort()
-
-    # Ways to end a connection that aiohttp calls.
-
-    def force_close(self) -> None:
-        """Closes as aiohttp does, and enters CLOSING."""
-        super().force_close()
-        if self._socket is not None:
-            self._connections.move(self, Phase.CLOSING)
-
-    def handle_error(
-        self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
-    ) -> web.StreamResponse:
-        """Returns the answer to an error, which ends the connection."""
-        answer = super().handle_error(request, status, exc, message)
+    def enter_closing(self) -> None:
+        """Enters CLOSING."""
         self._connections.move(self, Phase.CLOSING)
-        return answer
+
+
+async def _write(response: web.StreamResponse, request: web.BaseRequest) -> None:
+    await response.prepare(request)
+    await response.write_eof()

@@ -11,12 +11,13 @@ import contextlib
 import socket
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, cast
+from dataclasses import dataclass, field
+from typing import cast
 
 from aiohttp import web
 from prometheus_client import Counter, Gauge
 
+from webhookd.errors import OverloadedError
 from webhookd.http.admission import Admission, Unlimited
 from webhookd.http.connection import LIVENESS, MAX_HEAD, Connection, Phase
 from webhookd.http.problem import render_problem
@@ -24,18 +25,22 @@ from webhookd.http.reply import Rendered
 
 _NEVER = 1e9  # seconds; switches off aiohttp's keep-alive timer, because `keepalive_timeout` here replaces it
 _SWEEP_SECONDS = 1.0
+_EVICTION_SECONDS = 0.1
 _READ_BYTES = 16_384  # bytes of a body; when they are read, aiohttp goes on parsing, and also at each 1,024 chunks
 
 
 @dataclass(slots=True, frozen=True)
-class ConnectionLimits:
-    """The limits of connections: their number, and the seconds for which each may wait for its client.
+class ListenerSettings:
+    """The settings of a listener: its number of connections, the seconds that each may wait for its client, and its answers.
 
     connections: most open connections; beyond it, one connection makes room, or the new one is refused.
     head_timeout: from a new connection to its first head; for each further head, from its first byte.
     body_timeout: from a head to the end of its body.
     read_timeout: until the client has read the written bytes.
     keepalive_timeout: between two requests; longer than a proxy's timeout, so that the proxy closes first.
+    retry_after: seconds in the field Retry-After of answers that refuse.
+    fields: the header fields of answers that do not come from the application.
+    longest_line: bytes of a line of a head; the default is aiohttp's.
     """
 
     connections: int
@@ -43,6 +48,9 @@ class ConnectionLimits:
     body_timeout: float
     read_timeout: float
     keepalive_timeout: float = 75.0
+    retry_after: int = 5
+    fields: Mapping[str, str] = field(default_factory=dict)
+    longest_line: int = 8190
 
 
 @dataclass(slots=True, frozen=True)
@@ -69,24 +77,19 @@ class Connections:
         self,
         server: web.Server,
         admission: Admission | Unlimited,
-        limits: ConnectionLimits,
+        settings: ListenerSettings,
         counters: Counters,
-        *,
-        retry_after: int,
-        fields: Mapping[str, str],
-        options: Mapping[str, Any],
     ) -> None:
         self._server = server
         self.handle: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]] = server.request_handler
         server.request_handler = _answer
         self.admission = admission
-        self._limits = limits
+        self._settings = settings
         self.counters = counters
-        self._fields = tuple(fields.items())
-        later = ("Retry-After", str(retry_after))
+        self._fields = tuple(settings.fields.items())
+        later = ("Retry-After", str(settings.retry_after))
         self.overloaded = self.render(503, "too many requests at once", later)
         self.broken = self.render(503, "webhookd made a mistake; its log says where", later)
-        self._options = options
         self._all: set[Connection] = set()
         self.leaving: set[Connection] = set()  # connections that make room
         # Each connection with the loop's time when its wait began, oldest first. A request's head and its body are one wait.
@@ -106,7 +109,7 @@ class Connections:
             keepalive_timeout=_NEVER,
             lingering_time=0.0,
             read_bufsize=_READ_BYTES,
-            **self._options,
+            max_line_size=self._settings.longest_line,
         )
 
     def render(self, status: int, detail: str, *fields: tuple[str, str]) -> Rendered:
@@ -115,7 +118,7 @@ class Connections:
 
     def admit(self, *, itself: bool = False) -> bool:
         """Returns whether one more request is accepted. `itself`: the request counts as work already."""
-        return not self.admission.full and len(self._work) - itself < self._limits.connections
+        return not self.admission.full and len(self._work) - itself < self._settings.connections
 
     def turns_away(self, client: socket.socket) -> bool:
         """Answers 503 on the bare socket and closes it, if there are too many requests and the client has sent bytes of one.
@@ -138,7 +141,7 @@ class Connections:
 
     def start(self) -> None:
         """Starts to look for connections that have timed out."""
-        shortest = min(self._limits.head_timeout, self._limits.body_timeout)
+        shortest = min(self._settings.head_timeout, self._settings.body_timeout)
         self._timer = self.loop.call_later(min(shortest / 4, _SWEEP_SECONDS), self._sweep)
 
     def stop(self) -> None:
@@ -173,7 +176,7 @@ class Connections:
         self._all.add(connection)
         self.counters.connections.set(len(self._all))
         self._in[Phase.HEAD][connection] = self.loop.time()
-        if len(self._all) - len(self.leaving) > self._limits.connections:
+        if len(self._all) - len(self.leaving) > self._settings.connections:
             for phase in (Phase.CLOSING, Phase.HEAD, Phase.UNREAD, Phase.NEXT, Phase.IDLE):
                 oldest = next(iter(self._in[phase]), connection)
                 if oldest is not connection:
@@ -181,7 +184,25 @@ class Connections:
             self.counters.closed["full" if oldest is connection else "idle"].inc()
             self._in[oldest.phase].pop(oldest, None)
             self.leaving.add(oldest)
-            oldest.evict()
+            self._evict(oldest)
+
+    def _evict(self, connection: Connection) -> None:
+        """Ends a connection. In HEAD, BODY and IDLE, waits a moment: a request that has arrived but is not read is answered."""
+        if connection.phase in (Phase.CLOSING, Phase.UNREAD):
+            connection.abort()
+        elif connection.phase is Phase.NEXT:
+            connection.force_close()
+        else:
+            self.loop.call_later(_EVICTION_SECONDS, self._evict_late, connection)
+
+    def _evict_late(self, connection: Connection) -> None:
+        if connection not in self.leaving:
+            return
+        if connection.phase is Phase.BODY:
+            self.leaving.discard(connection)
+            connection.fail_body(OverloadedError("the request was incomplete for longest, and others need its place"))
+        elif connection.phase in (Phase.HEAD, Phase.IDLE):
+            connection.abort()
 
     def lost(self, connection: Connection) -> None:
         """Forgets a connection."""
@@ -193,14 +214,14 @@ class Connections:
 
     def _sweep(self) -> None:
         self.start()  # first, so that no error below ends all time limits
-        now, limits = self.loop.time(), self._limits
+        now, limits = self.loop.time(), self._settings
         # One timer for all bodies: a timer for each would cost 4 µs a webhook.
         for connection, since in list(self._in[Phase.HEAD].items()):
             if now - since < min(limits.head_timeout, limits.body_timeout):
                 break
             if connection.phase is Phase.BODY:
                 if now - connection.body_since >= limits.body_timeout:
-                    connection.time_out_body()
+                    connection.fail_body(TimeoutError())
             elif now - since >= limits.head_timeout:
                 self.counters.closed["head_timeout"].inc()
                 connection.time_out()

@@ -1,4 +1,4 @@
-"""aiohttp's protocol with our own answers to errors, and with a limit for bytes after the last answer."""
+"""aiohttp's protocol with our own answers to errors, and the ways in which a connection ends."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 from aiohttp.http import HttpProcessingError
 
-from webhookd.http.reply import Reply
+from webhookd.http.reply import Rendered, Reply
 from webhookd.telemetry.logs import logger, where
 
 if TYPE_CHECKING:
@@ -26,11 +26,16 @@ def wants_another_protocol(request: web.BaseRequest) -> bool:
 
 
 class Handler(web.RequestHandler):
-    """aiohttp's handler. Its answers to malformed HTTP and to our errors repeat no input. Malformed HTTP is not logged."""
+    """aiohttp's handler. Its answers to malformed HTTP and to our errors repeat no input. Malformed HTTP is not logged.
+
+    `_socket` is the transport while the connection is open. A subclass sets it, and defines `enter_closing`.
+    """
 
     def __init__(self, connections: Connections, server: web.Server, **options: Any) -> None:
         super().__init__(server, loop=connections.loop, **options)
         self._connections = connections
+        self._socket: asyncio.Transport | None = None
+        self._rest = Rest(connections.loop)
         self.leaves_http = False  # whether the latest request asks for another protocol
 
     def handle_error(
@@ -39,6 +44,7 @@ class Handler(web.RequestHandler):
         """Returns the answer to malformed HTTP or to an error that leaves the application. The answer ends the connection."""
         if isinstance(exc, ConnectionError):
             raise exc
+        self.enter_closing()
         if isinstance(exc, HttpProcessingError):
             self._connections.counters.malformed.inc()
             exc.__traceback__ = None  # a frame in it refers to the error: this cycle would keep the connection in memory
@@ -54,6 +60,45 @@ class Handler(web.RequestHandler):
             self._connections.counters.malformed.inc()
         else:
             logger.error("a request failed", error=where(error) if isinstance(error, BaseException) else "in aiohttp")
+
+    def enter_closing(self) -> None:
+        """Enters the phase in which the client's bytes are thrown away."""
+        raise NotImplementedError
+
+    def end_with(self, reply: Rendered) -> None:
+        """Writes `reply` as the last answer, and ends our half."""
+        if self._socket is not None:
+            self._socket.write(reply.wire(close=True))
+            self.finish()
+
+    def finish(self) -> None:
+        """Ends our half, and throws away further bytes for a moment: closing with unread bytes makes the kernel send RST."""
+        if self._socket is None:
+            return
+        self.enter_closing()
+        if self._socket.can_write_eof():
+            with suppress(OSError):
+                self._socket.write_eof()
+        self._connections.loop.call_later(REST_SECONDS, self.shut)
+
+    def shut(self) -> None:
+        """Closes once all written bytes have been sent."""
+        self._rest.end()
+        if self._socket is not None:
+            self.enter_closing()
+            self._socket.close()
+
+    def abort(self) -> None:
+        """Closes at once: does not wait for the client to read the written bytes."""
+        self._rest.end()
+        if self._socket is not None:
+            self._socket.abort()
+
+    def force_close(self) -> None:
+        """Closes as aiohttp does."""
+        super().force_close()
+        if self._socket is not None:
+            self.enter_closing()
 
 
 class Rest:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import resource
 import socket
-from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any, cast
 
 from aiohttp import web
@@ -14,7 +12,7 @@ from aiohttp import web
 from webhookd.errors import SettingsError
 from webhookd.http.admission import Admission, Unlimited
 from webhookd.http.certificate import Certificate
-from webhookd.http.connections import ConnectionLimits, Connections, Counters
+from webhookd.http.connections import Connections, Counters, ListenerSettings
 from webhookd.telemetry.logs import logger, where
 from webhookd.telemetry.metrics import Metrics
 
@@ -29,10 +27,9 @@ _REASONS = ("head_timeout", "head_too_large", "idle", "full", "unread", "tls")
 
 
 class Listener:
-    """A listener on one address: answers its requests within limits. `options`: aiohttp's options for each connection.
+    """A listener on one address: answers its requests within limits.
 
     runner: the application's runner, without sites; its server answers the requests.
-    fields: the header fields of answers that do not come from the application.
     certificate: if there is one, the listener speaks TLS only.
     """
 
@@ -40,21 +37,15 @@ class Listener:
         self,
         runner: web.BaseRunner,
         admission: Admission | Unlimited,
-        limits: ConnectionLimits,
+        settings: ListenerSettings,
         counters: Counters,
         *,
-        retry_after: int,
-        fields: Mapping[str, str] = MappingProxyType({}),
-        options: Mapping[str, Any] = MappingProxyType({}),
         certificate: Certificate | None = None,
     ) -> None:
         self._runner = runner
         self._admission = admission
-        self._limits = limits
+        self._settings = settings
         self._counters = counters
-        self._retry_after = retry_after
-        self._fields = fields
-        self._options = options
         self._certificate = certificate
         self._connections: Connections | None = None
         self._sockets: list[socket.socket] = []
@@ -69,15 +60,7 @@ class Listener:
         except BaseException:
             await self._runner.cleanup()
             raise
-        self._connections = Connections(
-            server,
-            self._admission,
-            self._limits,
-            self._counters,
-            retry_after=self._retry_after,
-            fields=self._fields,
-            options=self._options,
-        )
+        self._connections = Connections(server, self._admission, self._settings, self._counters)
         self._connections.start()
         for listening in self._sockets:
             asyncio.get_running_loop().add_reader(listening, self._accept, listening)
@@ -116,7 +99,7 @@ class Listener:
             if self._certificate is None:
                 if self._connections is not None and self._connections.turns_away(connection):
                     continue
-            elif len(self._accepting) >= min(self._limits.connections, _BACKLOG):
+            elif len(self._accepting) >= min(self._settings.connections, _BACKLOG):
                 # Clients that only connect must not keep out clients that go on to speak.
                 oldest = next(iter(self._accepting))
                 del self._accepting[oldest]
@@ -138,7 +121,7 @@ class Listener:
                 self._connections,
                 connection,
                 ssl=self._certificate.context if self._certificate is not None else None,
-                ssl_handshake_timeout=self._limits.head_timeout if tls else None,
+                ssl_handshake_timeout=self._settings.head_timeout if tls else None,
                 ssl_shutdown_timeout=_TLS_ENDS if tls else None,
             )
         except (OSError, asyncio.CancelledError):  # the client has left, speaks no TLS, or made room for another

@@ -7,13 +7,14 @@ from uuid import UUID
 
 import asyncpg
 
-from webhookd.errors import ConflictError, NotFoundError
+from webhookd.errors import BusyError, ConflictError, NotFoundError
 from webhookd.event import Status
 from webhookd.operate.cursor import Cursor, ids_between
 from webhookd.operate.filter import Filter
 from webhookd.operate.operator_queries import OperatorQueries
 from webhookd.operate.search import Page, Rows, Search, ask, page_of
 from webhookd.store.event_store import storable
+from webhookd.store.failures import locking
 from webhookd.store.keys import keys_of_notification
 from webhookd.store.queries import queries
 
@@ -138,9 +139,10 @@ class Events:
         """Has an event tried again, and returns its new row. Raises NotFoundError, and ConflictError with the reason."""
         async with self._statements.connection() as connection, connection.transaction(isolation="read_committed"):
             try:
-                await queries.lock_ends(connection)
-                await queries.lock_work(connection, id=event_id)
-            except asyncpg.LockNotAvailableError as error:
+                with locking():
+                    await queries.lock_ends(connection)
+                    await queries.lock_work(connection, id=event_id)
+            except BusyError as error:
                 raise ConflictError("a worker processes the event at the moment; look again in some seconds") from error
             row = await queries.event_in_full(connection, id=event_id)
             if row is None:

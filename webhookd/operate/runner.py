@@ -14,7 +14,7 @@ from uuid import UUID, uuid4
 
 import asyncpg
 
-from webhookd.errors import UnavailableError, WebhookdError
+from webhookd.errors import UnavailableError
 from webhookd.operate.cursor import NIL, START, Cursor, first_id
 from webhookd.operate.dead_letters import DeadEventFilter, choose_dead
 from webhookd.operate.filter import Filter
@@ -23,6 +23,7 @@ from webhookd.operate.operator_queries import OperatorQueries
 from webhookd.runtime.loops import Loop, Watch, shielded
 from webhookd.store.database import Database
 from webhookd.store.event_store import storable
+from webhookd.store.failures import STATEMENT_ERRORS
 from webhookd.store.pools import Connection
 from webhookd.store.queries import queries
 from webhookd.telemetry.logs import logger, where
@@ -102,7 +103,7 @@ class Runner:
         if not self._due:
             return
         # If this fails, other processes take the operations when the lease ends.
-        with contextlib.suppress(WebhookdError, asyncpg.PostgresError, TimeoutError):
+        with contextlib.suppress(*STATEMENT_ERRORS):
             await self._statements.one(queries.let_go_of_operations, holder=self._me)
 
     async def _step(self) -> bool:

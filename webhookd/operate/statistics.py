@@ -17,10 +17,10 @@ import orjson
 from prometheus_client import Counter, Gauge, Histogram
 
 from webhookd.authorizenet.notification import label
-from webhookd.errors import WebhookdError
 from webhookd.operate.operator_queries import OperatorQueries
 from webhookd.runtime.loops import Loop, Watch
 from webhookd.store.database import Database
+from webhookd.store.failures import STATEMENT_ERRORS
 from webhookd.store.queries import queries
 from webhookd.telemetry.metrics import Metrics
 
@@ -63,7 +63,7 @@ class Recorder:
     async def stop(self) -> None:
         """Stops recording, after a last record that takes 2 s at most."""
         await self._loop.stop()
-        with contextlib.suppress(WebhookdError, asyncpg.PostgresError, TimeoutError):
+        with contextlib.suppress(*STATEMENT_ERRORS):
             async with asyncio.timeout(2):
                 await self._record()
 

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import deque
 from typing import NamedTuple
-
-import asyncpg
-from asyncpg.transaction import Transaction
 
 from webhookd.errors import Permanent, Retryable, UnavailableError
 from webhookd.process.decision import GiveUp
@@ -20,14 +16,15 @@ from webhookd.queue.message import EventReference
 from webhookd.runtime.failpoints import Failpoint, reach
 from webhookd.runtime.loops import shielded
 from webhookd.store.database import Database
-from webhookd.store.event_store import Claimed, EventStore
+from webhookd.store.event_store import AttemptKey, Claimed, EventStore
 from webhookd.store.failures import gateway
-from webhookd.store.pools import Connection
+from webhookd.store.pools import Connection, Transaction, is_lost, roll_back
 from webhookd.telemetry.logs import logger
 from webhookd.telemetry.metrics import Metrics
 
 _BOOKKEEPING = 10.0  # seconds, for each step after the handlers
 _KILLS = "worker_ended"
+_LEAST_KILLS = 3  # kills of its process until an event may be given up for them
 
 
 class Step(NamedTuple):
@@ -42,7 +39,8 @@ class Attempts:
     """The part of the worker that makes attempts, each in its own transaction, so no event's handlers can harm another event.
 
     `turns`: for the transactions in which handlers run.
-    `most_begun`: attempts that began and did not end, after which an event that may kill its process or PostgreSQL is dead.
+    `most`: attempts until an event is dead. An event that may kill its process or PostgreSQL is dead after so many attempts
+    that began and did not end, but after no fewer than 3.
     """
 
     def __init__(
@@ -52,16 +50,16 @@ class Attempts:
         runner: HandlerRunner,
         turns: Turns,
         *,
-        most_begun: int,
+        most: int,
         metrics: Metrics,
     ) -> None:
         self._database = database
         self._store = store
         self._runner = runner
         self._turns = turns
-        self._most_begun = most_begun
+        self._most_begun = max(most, _LEAST_KILLS)
         self._metrics = metrics
-        self._owed: deque[Claimed] = deque()  # events whose attempt has ended, but is still counted
+        self._owed: deque[AttemptKey] = deque()  # attempts that have ended, but are still counted
 
     async def make(self, reference: EventReference, *, wait: bool, suspect: bool = False, alone: bool = False) -> Step:
         """Makes an attempt at the event that `reference` names. The outcome shows whether the event needed an attempt.
@@ -76,7 +74,7 @@ class Attempts:
                 transaction = connection.transaction()
                 await transaction.start()
                 ended = tried = False
-                counted: Claimed | None = None
+                counted: AttemptKey | None = None
                 try:
                     claimed = await self._store.claim(connection, reference.event_id, wait=wait)
                     if claimed is None:
@@ -84,8 +82,8 @@ class Attempts:
                     if (outcome := standing(claimed, reference.attempts)) is not None:
                         return Step(claimed, outcome)
                     if suspect:
-                        counted = claimed  # set first: if the statement's reply is lost, the attempt may be counted anyway
-                        begun = await self._store.begin_attempt(claimed)
+                        counted = claimed.key  # set first: if the statement's reply is lost, the attempt may be counted anyway
+                        begun = await self._store.begin_attempt(counted)
                         if begun > self._most_begun:
                             step = await self._bury(connection, transaction, claimed, begun - 1)
                             ended = True
@@ -95,7 +93,7 @@ class Attempts:
                     ended = True
                     return Step(claimed, Outcome.PROCESSED)
                 except Exception:
-                    if tried and _is_lost(connection):
+                    if tried and is_lost(connection):
                         # The handlers, or the commit of their effects, may have ended PostgreSQL. If they did, the failure
                         # cannot be recorded, so the count stays. A failure that is recorded makes the count void.
                         counted = None
@@ -104,10 +102,10 @@ class Attempts:
                     # Take the count back before the rollback releases the row's lock: else others would read too high a count.
                     if counted is not None and not ended:
                         await shielded(self._take_back(counted), _BOOKKEEPING)
-                    if not ended and not _is_lost(connection):
-                        await shielded(_roll_back(transaction), _BOOKKEEPING)
+                    if not ended and not is_lost(connection):
+                        await shielded(roll_back(transaction), _BOOKKEEPING)
 
-    async def _take_back(self, counted: Claimed) -> None:
+    async def _take_back(self, counted: AttemptKey) -> None:
         try:
             await self._store.take_back_attempt(counted)
         except (UnavailableError, asyncio.CancelledError) as error:
@@ -127,7 +125,7 @@ class Attempts:
                 raise Permanent("its body is gone from the database")
             failure = await self._runner.run(claimed.event, connection)
             reach(Failpoint.WORKER_AFTER_HANDLERS)
-            if _is_lost(connection):
+            if is_lost(connection):
                 # PostgreSQL or a handler closed the connection. Count an attempt: else such a handler would be called for ever.
                 failure = failure or Failure.of(Retryable("the connection was lost while the handlers ran"))
             elif not connection.is_in_transaction():
@@ -153,16 +151,3 @@ class Attempts:
             raise TransactionEndedError()
         await transaction.commit()
         return seconds
-
-
-async def _roll_back(transaction: Transaction) -> None:
-    # A commit that failed has ended the transaction already; the pool resets the connection in any case.
-    with contextlib.suppress(asyncpg.InterfaceError):
-        await transaction.rollback()
-
-
-def _is_lost(connection: Connection) -> bool:
-    try:
-        return connection.is_closed()
-    except asyncpg.InterfaceError:  # a closed connection is back in its pool, and asyncpg then refuses this call
-        return True

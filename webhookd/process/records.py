@@ -1,4 +1,4 @@
-"""The records of failed attempts: each decision is written to PostgreSQL, the log and the metrics."""
+"""The records of failed attempts and of redrives: each decision is written to PostgreSQL, the log and the metrics."""
 
 from __future__ import annotations
 
@@ -9,20 +9,25 @@ from webhookd.process.result import Outcome, Result
 from webhookd.process.retry import Policy
 from webhookd.queue.dead_letters import DeadLetters
 from webhookd.queue.message import EventReference
+from webhookd.queue.proof import is_proven
 from webhookd.runtime.failpoints import Failpoint, reach
 from webhookd.store.event_store import Claimed, EventStore, storable
-from webhookd.telemetry.logs import logger
+from webhookd.telemetry.logs import Seldom, logger
 from webhookd.telemetry.metrics import Metrics
 
 
 class Records:
-    """The part of the worker that records failed attempts. `policy`: for handlers that have no policy of their own."""
+    """The part of the worker that records failed attempts and redrives.
+
+    `policy`: for handlers that have no policy of their own.
+    """
 
     def __init__(self, store: EventStore, dead_letters: DeadLetters, policy: Policy, *, metrics: Metrics) -> None:
         self._store = store
         self._dead_letters = dead_letters
         self._policy = policy
         self._metrics = metrics
+        self._tell_unproven = Seldom()
 
     async def record(self, claimed: Claimed, failure: Failure) -> Result:
         """Decides what follows `failure`, records the decision, and returns its result."""
@@ -65,3 +70,23 @@ class Records:
         self._dead_letters.copy(
             EventReference(event.id, event.account, event.event_type, storable(decision.reason), died, claimed.traceparent)
         )
+
+    async def revive(self, reference: EventReference) -> bool:
+        """Starts a dead event anew if `reference` is a copy that webhookd wrote for the event's present death."""
+        if reference.died is None or not is_proven(reference, await self._store.secret()):
+            self._metrics.dead_letters_moved.labels("unproven").inc()
+            if self._tell_unproven():
+                logger.warning(
+                    "a dead-letter copy that webhookd did not write revives no event; use `webhookd dead-letters redrive`",
+                    event_id=str(reference.event_id),
+                )
+            return False
+        if not await self._store.revive(
+            reference.event_id,
+            died=reference.died,
+            actor="queue redrive",  # nobody knows which person moved the copy
+            reason="its dead-letter copy was moved back to the queue",
+        ):
+            return False
+        self._metrics.dead_letters_moved.labels("redriven").inc()
+        return True

@@ -34,17 +34,13 @@ Shared: TypeAlias = Result | Left
 
 
 class SharedFolds:
-    """The part of the worker that folds the events of many messages in one transaction.
-
-    `folding`: the semaphore that bounds how many folds the worker does at a time.
-    """
+    """The part of the worker that folds the events of many messages in one transaction."""
 
     def __init__(
         self,
         database: Database,
         store: EventStore,
         folds: Folds,
-        folding: asyncio.Semaphore,
         *,
         watch: Watch,
         tracing: Tracing | None = None,
@@ -52,7 +48,6 @@ class SharedFolds:
         self._database = database
         self._store = store
         self._folds = folds
-        self._folding = folding
         self._tracing = tracing
         # While the events of some messages are folded, the next messages gather.
         self._groups: Batcher[Sequence[EventReference], list[Shared]] = Batcher(
@@ -104,7 +99,7 @@ class SharedFolds:
         If this method raises an error, nothing was written.
         """
         with gateway():
-            async with self._folding, self._database.acquire("fold") as connection:
+            async with self._folds.turns, self._database.acquire("fold") as connection:
                 claimed = {c.event.id: c for c in await self._store.read(connection, ids)}
                 wanted = {
                     reference.event_id

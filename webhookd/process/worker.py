@@ -9,29 +9,22 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from webhookd.authorizenet.notification import EVENT_TYPES, label
 from webhookd.errors import UnavailableError
-from webhookd.process.alone import Alone
+from webhookd.process.alone import Alone, interrupted
 from webhookd.process.fold import Folds
 from webhookd.process.result import TRUSTED, Left, Outcome, Result
-from webhookd.process.retry import retry_delay
 from webhookd.process.shared_folds import Shared, SharedFolds
 from webhookd.queue.acks import Acks
 from webhookd.queue.leases import Leases
-from webhookd.queue.message import EventReference, Message
-from webhookd.runtime.loops import Loop, shielded
+from webhookd.queue.message import MOST_EVENTS, EventReference, Message
+from webhookd.runtime.loops import shielded
 from webhookd.telemetry.logs import Seldom, logger
 from webhookd.telemetry.metrics import Metrics
 
-if TYPE_CHECKING:
-    from webhookd.telemetry.tracing import Tracing
-
 _BOOKKEEPING = 10.0  # seconds
-# Seconds until a message is visible again if PostgreSQL was away: after the first receive (then doubling), and at most.
-_INTERRUPTED = 2.0
-_LONGEST_INTERRUPTED = 60.0
 
 R = TypeVar("R")
 
@@ -46,18 +39,14 @@ class Worker:
         folds: Folds,
         shared: SharedFolds,
         alone: Alone,
-        owed: Loop,
         *,
         metrics: Metrics,
-        tracing: Tracing | None = None,
     ) -> None:
         self._leases = leases
         self._acks = acks
         self._folds = folds
         self._shared = shared
         self._alone = alone
-        self._owed = owed  # takes back the counts that attempts could not take back when they ended
-        self._tracing = tracing
         # Cached by label, not by event type: whoever writes to the queue chooses the types in messages.
         self._processed = functools.cache(metrics.processed.labels)
         # Series for alerts must exist before the first event: if a series begins at 1, Prometheus sees no increase.
@@ -66,15 +55,10 @@ class Worker:
             metrics.retries.labels(event_type)
         self._tell_unknown = Seldom()
 
-    async def start(self) -> None:
-        """Starts the shared transactions, and the loop that takes back counts."""
-        await self._shared.start()
-        await self._owed.start()
-
-    async def stop(self) -> None:
-        """Finishes the events that are gathered, and stops the loop."""
-        await self._shared.stop()
-        await self._owed.stop()
+    @property
+    def heaviest(self) -> int:
+        """Returns the most permits that a message can need."""
+        return 1 if self._folds.ends_all else MOST_EVENTS
 
     def weigh(self, message: Message) -> int:
         """Returns how many permits a message needs: one for each event with handlers, since these take time; at least one."""
@@ -128,7 +112,7 @@ class Worker:
             else:
                 shared = await self._shared.submit(references)
         except UnavailableError as error:
-            shared = [self._interrupted(message, error)] * len(references)
+            shared = [interrupted(message, error)] * len(references)
         done: list[Result] = []
         left: list[tuple[EventReference, Left]] = []
         for reference, result in zip(references, shared, strict=True):
@@ -145,38 +129,15 @@ class Worker:
         return [*done, *map(_or_raise, results)]
 
     async def _finish(self, message: Message, reference: EventReference, left: Left, give: Callable[[int], None]) -> Result:
-        try:
-            return await self._deliver(message, reference, left)
-        finally:
-            if self._has_handlers(reference):
-                give(1)
-
-    async def _deliver(self, message: Message, reference: EventReference, left: Left) -> Result:
         """Works on one event alone, and counts its outcome."""
-        if self._tracing is None:
-            return await self._counted(message, reference, left)
-        with self._tracing.process(
-            reference.traceparent, message.id, reference.event_id, reference.account, reference.event_type
-        ):
-            return await self._counted(message, reference, left)
-
-    async def _counted(self, message: Message, reference: EventReference, left: Left) -> Result:
         result = Result(Outcome.INTERRUPTED)
         try:
             result = await self._alone.work(message, reference, left)
-        except UnavailableError as error:
-            result = self._interrupted(message, error)
         finally:
             self._count(reference, result.outcome)
-            if self._tracing is not None:
-                self._tracing.delivered(result.outcome)
+            if self._has_handlers(reference):
+                give(1)
         return result
-
-    def _interrupted(self, message: Message, error: UnavailableError) -> Result:
-        ids = [str(reference.event_id) for reference in message.references]
-        logger.warning("an event was interrupted", event_id=ids[0], events=len(ids), dependency=error.dependency)
-        # The delay grows with each receive: SQS moves a message that is put off too often to the dead letters, tried or not.
-        return Result(Outcome.INTERRUPTED, retry_delay(message.receive_count, _INTERRUPTED, _LONGEST_INTERRUPTED))
 
     def _count(self, reference: EventReference, outcome: Outcome) -> None:
         if outcome is Outcome.UNKNOWN and self._tell_unknown():

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 import orjson
-from asyncpg.pgproto import pgproto
+
+from webhookd.store.keys import FastUUID
 
 MOST_EVENTS = 32  # events that one message may hold
 _VERSION = 3
@@ -113,7 +114,7 @@ def _reference(fields: dict[str, Any]) -> EventReference:
     elif died is not None and (type(died) is not int or not 0 <= died <= _LATEST):
         raise ValueError("no time")
     return EventReference(
-        pgproto.UUID(event),
+        FastUUID(event),
         _text(fields["account"], _LONGEST_NAME),
         _text(fields["type"], _LONGEST_NAME),
         None if dead is None else _text(dead, _LONGEST_REASON),

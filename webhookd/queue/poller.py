@@ -6,12 +6,13 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable
-from typing import TypeAlias, cast
+from typing import Protocol, cast
 
 from webhookd.errors import UnavailableError
 from webhookd.queue.contract import Queue
 from webhookd.queue.message import Message
 from webhookd.runtime.loops import Loop, Watch
+from webhookd.settings import Settings
 from webhookd.telemetry.logs import logger
 
 _CANCELLED = 5.0  # seconds that a cancelled worker has to roll back
@@ -20,8 +21,19 @@ _GATHER = 0.02  # seconds that a poll waits for more permits if few are free
 _PAUSE = 1.0
 _REPORTED = 10.0  # seconds between two reports
 
-# Called with a message, and with a function that gives back a number of the message's permits.
-Work: TypeAlias = Callable[[Message, Callable[[int], None]], Awaitable[None]]
+
+class Worker(Protocol):
+    """The worker of messages."""
+
+    @property
+    def heaviest(self) -> int:
+        """Returns the most permits that a message can need."""
+
+    def weigh(self, message: Message) -> int:
+        """Returns how many permits `message` needs."""
+
+    async def work(self, message: Message, give: Callable[[int], None]) -> None:
+        """Works on `message`. `give`: called to give back a number of the message's permits."""
 
 
 class Permits:
@@ -51,42 +63,38 @@ class Permits:
 
 
 class Poller:
-    """The long polls of a process: `pollers` of them share permits for `concurrency` events, and call `work` for each message.
+    """The long polls of a process. They share permits for WEBHOOKD_CONCURRENCY events, and give each message to the worker.
 
-    A message needs `weigh(message)` permits, at most `heaviest`. A poll takes permits before it begins, as many as its messages
-    will probably need: a replica must not take a whole queue that other replicas could work on. A receive in flight is never
-    cancelled: the queue would have handed out messages that nobody holds.
+    A poll takes permits before it begins, as many as its messages will probably need: a replica must not take a whole queue
+    that other replicas could work on. A receive in flight is never cancelled: the queue would have handed out messages that
+    nobody holds.
+
+    `able`: returns whether workers can work. Without PostgreSQL, messages are better left in the queue.
+    `report`: called with the concurrency, and the age (seconds) of a poll that found the queue empty, or None.
     """
 
     def __init__(
         self,
+        settings: Settings,
         queue: Queue,
-        work: Work,
+        worker: Worker,
         *,
-        weigh: Callable[[Message], int],
-        heaviest: int,
         able: Callable[[], bool],
         report: Callable[[int, float | None], Awaitable[None]],
-        concurrency: int,
-        pollers: int,
-        wait: int,
-        visibility_timeout: int,
         watch: Watch,
     ) -> None:
         self._queue = queue
-        self._work = work
-        self._able = able  # returns whether workers can work: without PostgreSQL, messages are better left in the queue
-        # Called with the concurrency, and the age (seconds) of a poll that found the queue empty, or None.
+        self._worker = worker
+        self._able = able
         self._report = report
         self._reported = -_REPORTED
-        self._wait = wait
-        self._visibility_timeout = visibility_timeout
-        self._concurrency = concurrency
-        self._permits = Permits(concurrency)
-        self._weigh = weigh
-        self._heaviest = self._weight = heaviest  # `_weight`: permits of the heaviest recent message
-        self._share = max(1, concurrency // pollers)
-        self._loops = [Loop(f"poller {n}", self._poll, watch, every=_PAUSE) for n in range(pollers)]
+        self._wait = settings.sqs_wait
+        self._visibility_timeout = settings.visibility_timeout
+        self._concurrency = settings.concurrency
+        self._permits = Permits(settings.concurrency)
+        self._weight = worker.heaviest  # permits of the heaviest recent message
+        self._share = max(1, settings.concurrency // settings.pollers)
+        self._loops = [Loop(f"poller {n}", self._poll, watch, every=_PAUSE) for n in range(settings.pollers)]
         self._tasks: dict[asyncio.Task[None], int] = {}  # task → the permits that it holds
         self._stopping = False
 
@@ -144,14 +152,14 @@ class Poller:
             permits.give(taken)
         if messages:
             # The next messages are probably like these messages.
-            self._weight = max(1, self._weight // 2, *map(self._weigh, messages))
+            self._weight = max(1, self._weight // 2, *map(self._worker.weigh, messages))
         else:
-            self._weight = self._heaviest
+            self._weight = self._worker.heaviest
         await self._tell(began, empty=not messages)
         return bool(messages) or time.monotonic() - began >= _PAUSE
 
     def _start(self, message: Message) -> None:
-        weight = self._weigh(message)
+        weight = self._worker.weigh(message)
         self._permits.take(weight)
         task = asyncio.create_task(self._run(message), name="worker")
         self._tasks[task] = weight
@@ -168,7 +176,7 @@ class Poller:
             self._permits.give(permits)
 
         try:
-            await self._work(message, give)
+            await self._worker.work(message, give)
         except Exception:  # noqa: BLE001  the message comes back by its visibility timeout
             logger.exception("a worker failed")
 

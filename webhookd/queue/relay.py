@@ -26,7 +26,8 @@ from webhookd.queue.message import MOST_EVENTS, EventReference
 from webhookd.runtime.batcher import Batcher
 from webhookd.runtime.failpoints import Failpoint, reach
 from webhookd.runtime.loops import Loop, Watch
-from webhookd.store.event_store import EventStore, Outgoing
+from webhookd.settings import Settings
+from webhookd.store.outbox import Outbox, Outgoing
 from webhookd.telemetry.logs import Seldom, logger
 from webhookd.telemetry.metrics import Metrics
 
@@ -63,28 +64,24 @@ _RECORDED = 1000  # events in one statement
 
 
 class Relay:
-    """The sender of events: sends them to the queue and records that they were sent.
-
-    `window`: the number of fresh events that may have a message in the queue; None for no limit.
-    `resend_after`: seconds until an event that was sent and has not ended may count as lost; doubles with each send.
-    """
+    """The sender of events: sends them to the queue and records that they were sent."""
 
     def __init__(
         self,
-        store: EventStore,
+        settings: Settings,
+        outbox: Outbox,
         queue: Queue,
         *,
-        window: int | None,
-        resend_after: float,
         metrics: Metrics,
         watch: Watch,
         tracing: Tracing | None = None,
     ) -> None:
-        self._store = store
+        self._outbox = outbox
         self._tracing = tracing
         self._queue = queue
-        self._window = window
-        self._resend_after = resend_after
+        self._window = settings.relay_window  # fresh events that may have a message in the queue; None for no limit
+        # Seconds until an event that was sent and has not ended may count as lost; doubles with each send.
+        self._resend_after = settings.resend_after
         self._room = 0
         self._unrecorded: deque[tuple[float, list[Outgoing]]] = deque()  # (send by the loop's clock, events), oldest first
         self._uncounted = 0  # events that were sent, and that PostgreSQL does not yet count as in the queue
@@ -107,7 +104,7 @@ class Relay:
             linger=_GATHER,
             heavy=_HEAVY,
         )
-        delay = _DELAY if window is None else _DELAY_IN_WINDOW
+        delay = _DELAY if self._window is None else _DELAY_IN_WINDOW
         self._recorder = Loop("recorder of sent events", partial(self._record, delay), watch, every=0.1)
         self._sweeper = Loop("outbox sweeper", self.sweep, watch, every=1.0)
 
@@ -202,7 +199,7 @@ class Relay:
 
     async def _mark_sent(self, events: Sequence[Outgoing]) -> None:
         # If this statement fails, the events stay due, and a sweeper sends them once more, which is harmless.
-        await self._store.mark_sent(events, resend_after=self._resend_after)
+        await self._outbox.mark_sent(events, resend_after=self._resend_after)
         reach(Failpoint.RELAY_AFTER_RECORD)
 
     async def sweep(self) -> bool:
@@ -210,7 +207,7 @@ class Relay:
         # While the queue is away, lease only one event, to find out when the queue is back: a leased event waits for its lease.
         limit = _SWEEP if self._queue.up else 1
         fresh, rest, later = await self._rooms(limit)
-        leased = await self._store.lease(
+        leased = await self._outbox.lease(
             fresh=fresh,
             rest=rest,
             later=later,
@@ -239,7 +236,7 @@ class Relay:
 
     async def _rooms(self, limit: int) -> tuple[int, int, int]:
         """Returns how many events of each lane, (fresh, rest, later), may be sent now."""
-        in_queue = await self._store.count_in_queue(fresh=self._window or 0)
+        in_queue = await self._outbox.count_in_queue(fresh=self._window or 0)
         share = max(1, (in_queue.turns or _LEAST_TURNS) // _SHARES)
         rest, later = (max(0, min(limit, share - count)) for count in (in_queue.rest, in_queue.later))
         if self._window is None:
@@ -251,14 +248,14 @@ class Relay:
         try:
             failures = await self._send(events)
         except UnavailableError:
-            await self._store.return_lease(events, delay=_AGAIN)
+            await self._outbox.return_lease(events, delay=_AGAIN)
             raise
         if sent := [event for event in events if event.id not in failures]:
             await self._mark_sent(sent)
         refused = [event for event in events if isinstance(failures.get(event.id), MessageRefusedError)]
         if refused:  # the queue works, although it refused some messages: the sweep goes on
-            await self._store.return_lease(refused, delay=_REFUSED_AGAIN)
+            await self._outbox.return_lease(refused, delay=_REFUSED_AGAIN)
         failed = [event for event in events if event.id in failures and event not in refused]
         if failed:
-            await self._store.return_lease(failed, delay=_AGAIN)
+            await self._outbox.return_lease(failed, delay=_AGAIN)
             raise failures[failed[0].id]

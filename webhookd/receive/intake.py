@@ -24,9 +24,9 @@ from webhookd.runtime.failpoints import Failpoint, reach
 from webhookd.runtime.loops import Watch
 from webhookd.settings import Settings
 from webhookd.store.database import Database
-from webhookd.store.event_store import Outgoing
 from webhookd.store.idempotency import IdempotencyKeys, Seen
 from webhookd.store.keys import new_id
+from webhookd.store.outbox import Outgoing
 from webhookd.store.receipts import Accepted, Arrival, Quarantined, Receipts, why_not_stored
 from webhookd.telemetry.logs import logger
 from webhookd.telemetry.metrics import Metrics

@@ -13,15 +13,12 @@ from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import asyncpg
-
 from webhookd.authorizenet.diagnosis import Diagnosis, Finding, diagnose, header_shape, not_examined
-from webhookd.errors import WebhookdError
 from webhookd.receive.redact import first_bytes, printable
 from webhookd.receive.refusal import Rejection
 from webhookd.runtime.loops import Loop, Watch
 from webhookd.store.database import Database
-from webhookd.store.failures import gateway
+from webhookd.store.failures import STATEMENT_ERRORS, gateway
 from webhookd.store.keys import new_id
 from webhookd.store.queries import queries
 from webhookd.telemetry.metrics import Metrics
@@ -99,7 +96,7 @@ class Samples:
     async def stop(self) -> None:
         """Writes the waiting samples, for two seconds at most, and returns."""
         await self._loop.stop()
-        with contextlib.suppress(WebhookdError, asyncpg.PostgresError, TimeoutError):
+        with contextlib.suppress(*STATEMENT_ERRORS):
             async with asyncio.timeout(_STOP):
                 while self._pending:
                     await self._write()

@@ -8,7 +8,7 @@ from aiohttp import web
 
 from webhookd.http.admission import Admission
 from webhookd.http.certificate import Certificate
-from webhookd.http.connections import ConnectionLimits
+from webhookd.http.connections import ListenerSettings
 from webhookd.http.listener import Listener, listen, public_counters, raise_file_limit, url_of
 from webhookd.queue.relay import Relay
 from webhookd.receive.app import PublicApp
@@ -69,18 +69,18 @@ class ReceiveRole:
         """
         settings = self._settings
         self._app = PublicApp(settings, self._intake, self._samples, metrics=self._metrics)
-        limits = ConnectionLimits(
+        listening = ListenerSettings(
             connections=raise_file_limit(settings.max_connections, other_connections),
             head_timeout=settings.head_timeout,
             body_timeout=settings.body_timeout,
             read_timeout=settings.head_timeout,
+            retry_after=settings.retry_after,
         )
         listener = Listener(
             web.ServerRunner(web.Server(self._app.handle), shutdown_timeout=settings.commit_timeout + 1),
             self.admission,
-            limits,
+            listening,
             public_counters(self._metrics),
-            retry_after=settings.retry_after,
             certificate=self._certificate,
         )
         await listen(listener, "WEBHOOKD_LISTEN", settings.public_address)

@@ -9,8 +9,9 @@ import orjson
 
 from webhookd.errors import UnavailableError
 from webhookd.runtime.loops import Loop, Watch
+from webhookd.settings import Settings
 from webhookd.sqs.attributes import Fitness
-from webhookd.sqs.clients import Clients
+from webhookd.sqs.clients import Clients, region_of_environment
 from webhookd.sqs.errors import ERRORS
 from webhookd.sqs.queue import SqsQueue
 from webhookd.telemetry.logs import where
@@ -23,24 +24,16 @@ _LONGEST_RETENTION = "1209600"  # seconds
 class Sqs:
     """The queue and its dead-letter queue, with the clients that both share."""
 
-    def __init__(
-        self,
-        *,
-        queue: str,
-        dead_letter_queue: str,
-        endpoint_url: str | None,
-        region: str | None,
-        pollers: int,
-        wait: int,
-        visibility_timeout: int,
-        metrics: Metrics,
-        watch: Watch,
-    ) -> None:
-        # The reader of the dead-letter queue needs one poll more.
-        self._clients = Clients(endpoint_url=endpoint_url, region=region, wait=wait, polls=pollers + 1)
-        self.queue = SqsQueue(queue, self._clients, metrics.dependency_up.labels("sqs"))
-        self.dead_letter_queue = SqsQueue(dead_letter_queue, self._clients)
-        self._visibility_timeout = visibility_timeout
+    def __init__(self, settings: Settings, *, metrics: Metrics, watch: Watch) -> None:
+        self._clients = Clients(
+            endpoint_url=settings.sqs_endpoint_url,
+            region=settings.sqs_region or region_of_environment(),
+            wait=settings.sqs_wait,
+            polls=settings.pollers + 1,  # the reader of the dead-letter queue needs one poll more
+        )
+        self.queue = SqsQueue(settings.sqs_queue, self._clients, metrics.dependency_up.labels("sqs"))
+        self.dead_letter_queue = SqsQueue(settings.sqs_dead_letter_queue, self._clients)
+        self._visibility_timeout = settings.visibility_timeout
         self._fitness = Fitness(metrics=metrics)
         self._depth = metrics.queue_depth
         self._prober = Loop("sqs prober", self._probe, watch, every=15.0)

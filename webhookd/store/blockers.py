@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 import asyncpg
 
 from webhookd.errors import WebhookdError
+from webhookd.store.failures import ASYNCPG_ERRORS
 from webhookd.store.queries import queries
 from webhookd.store.session import Server
 
@@ -66,14 +67,7 @@ class Blockers:
                     self._connection = await self._server.connect(timeout=_TIMEOUT, command_timeout=_TIMEOUT)
                 if self._since is not None and time.monotonic() - self._since >= _LOOK:
                     await self._look(self._connection)
-            except (
-                OSError,
-                TimeoutError,
-                WebhookdError,
-                asyncpg.PostgresError,
-                asyncpg.InterfaceError,
-                asyncpg.InternalClientError,
-            ):
+            except (OSError, TimeoutError, WebhookdError, *ASYNCPG_ERRORS):
                 self._disconnect()
             await asyncio.sleep(_LOOK)
 

@@ -14,10 +14,10 @@ import asyncpg
 
 from webhookd.errors import UnavailableError, WebhookdError
 from webhookd.runtime.loops import Loop, Watch
-from webhookd.store.failures import READ_ONLY, gateway, refusal, unavailable
-from webhookd.store.pools import CONNECT_TIMEOUT, Connection, Pools
+from webhookd.store.failures import ASYNCPG_ERRORS, READ_ONLY, gateway, refusal, unavailable
+from webhookd.store.pools import CONNECT_TIMEOUT, Connection, Pools, PoolSettings
 from webhookd.store.queries import MIGRATIONS, SCHEMA, queries
-from webhookd.store.session import POOLER_NOT_DECLARED, STATEMENT_OF_ANOTHER_SESSION, Password, Server, is_pooled
+from webhookd.store.session import POOLER_NOT_DECLARED, STATEMENT_OF_ANOTHER_SESSION, Server, is_pooled
 from webhookd.telemetry.logs import logger, where
 from webhookd.telemetry.metrics import Metrics
 
@@ -28,27 +28,11 @@ _REFUSED = 2.0  # seconds for which a pool that gave no connection counts as not
 class Database:
     """The connections to PostgreSQL, and whether PostgreSQL answers. `Pools` lists the pools."""
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        schema: str = SCHEMA,
-        short: int,
-        work: int,
-        fold: int = 1,
-        admin: int = 1,
-        handler_timeout: float,
-        pooled: bool = False,
-        password: Password | None = None,
-        metrics: Metrics,
-        watch: Watch,
-    ) -> None:
+    def __init__(self, settings: PoolSettings, *, schema: str = SCHEMA, metrics: Metrics, watch: Watch) -> None:
         queries.use(schema)
-        self._server = Server(url, password)
-        self._pooled = pooled  # a pooler stands before PostgreSQL, and gives consecutive transactions different sessions
-        self._pools = Pools(
-            self._server, short=short, work=work, fold=fold, admin=admin, handler_timeout=handler_timeout, pooled=pooled
-        )
+        self._server = Server(settings.url, settings.password)
+        self._pooled = settings.pooled
+        self._pools = Pools(settings, self._server)
         self._up = metrics.dependency_up.labels("postgresql")
         self._prober = Loop("postgresql prober", self._probe, watch, every=2.0)
         self.up = False
@@ -134,6 +118,18 @@ class Database:
             await self._failed(error)
             raise
 
+    async def one(self, query: Any, **parameters: Any) -> Any:
+        """Returns the row or the value of a named query that has one result. Raises UnavailableError."""
+        with gateway():
+            async with self.acquire() as connection:
+                return await query(connection, **parameters)
+
+    async def all(self, query: Any, **parameters: Any) -> list[asyncpg.Record]:
+        """Returns the rows of a named query. Raises UnavailableError."""
+        with gateway():
+            async with self.acquire() as connection:
+                return [row async for row in query(connection, **parameters)]
+
     @contextlib.asynccontextmanager
     async def _lend(self, pool: str, *, reset: bool = False) -> AsyncIterator[Connection]:
         try:
@@ -159,9 +155,7 @@ class Database:
 
         For upkeep that several replicas must not do side by side. Upkeep that is done twice in spite of it must do no harm.
         """
-        with gateway():
-            async with self.acquire() as connection:
-                return bool(await queries.take_duty(connection, name=name, holder=self._me, seconds=seconds))
+        return bool(await self.one(queries.take_duty, name=name, holder=self._me, seconds=seconds))
 
     def refused(self, error: Exception) -> None:
         """Counts PostgreSQL as away until all `proofs` succeed: it answers, and refuses a statement that it must take."""
@@ -203,7 +197,7 @@ class Database:
             raise
         except WebhookdError as error:
             await self._down(str(error), error)
-        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
+        except (OSError, TimeoutError, *ASYNCPG_ERRORS) as error:
             # The error may be a wrong password or database name. The daemon waits until somebody mends this in PostgreSQL.
             await self._down(where(error), error)
         self._set(up=True)

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import asyncpg
 
-from webhookd.errors import UnavailableError
+from webhookd.errors import BusyError, UnavailableError, WebhookdError
 from webhookd.telemetry.logs import where
 
+# All errors of asyncpg: PostgreSQL's own, those of a connection and of misuse, and those of asyncpg's protocol.
+ASYNCPG_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+# The errors of a statement in `gateway`, for a caller that goes on if the statement fails.
+STATEMENT_ERRORS = (WebhookdError, asyncpg.PostgresError, TimeoutError)
 # SQLSTATE classes that another try can mend: connection, transaction rollback (deadlock), insufficient resources,
 # operator intervention, system error; and read_only_sql_transaction, which a failover causes.
 _TRANSIENT = ("08", "40", "53", "57", "58")
@@ -36,6 +41,15 @@ def gateway() -> Any:
         if unavailable(error):
             raise UnavailableError("postgresql", where(error)) from error
         raise
+
+
+@contextlib.contextmanager
+def locking() -> Iterator[None]:
+    """Raises BusyError if another transaction keeps a lock that a statement inside needs."""
+    try:
+        yield
+    except asyncpg.LockNotAvailableError as error:
+        raise BusyError("another transaction keeps the lock") from error
 
 
 def refusal(error: BaseException) -> str | None:

@@ -14,13 +14,12 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from asyncpg.pgproto import pgproto
-
 from webhookd.errors import OverloadedError, SettingsError, UnavailableError
 from webhookd.runtime.batcher import Batcher
 from webhookd.runtime.failpoints import Failpoint, reach
 from webhookd.runtime.loops import Loop, Watch
 from webhookd.store import redis_keys
+from webhookd.store.keys import FastUUID
 from webhookd.store.redis_node import Command, RedisNode
 from webhookd.telemetry.logs import logger, where
 from webhookd.telemetry.metrics import Metrics
@@ -225,4 +224,4 @@ def _refused(replies: Sequence[Any]) -> Exception | None:
 
 
 def _load(value: bytes) -> Seen | None:
-    return Seen(pgproto.UUID(value[:16]), value[16:]) if len(value) == 32 else None  # None: another program's value
+    return Seen(FastUUID(value[:16]), value[16:]) if len(value) == 32 else None  # None: another program's value

@@ -8,12 +8,13 @@ from uuid import UUID
 import uuid_utils
 from asyncpg.pgproto import pgproto
 
+FastUUID = pgproto.UUID  # asyncpg's UUID class in C takes a tenth of the time to make and to hash
 _HALF = 8  # bytes
 
 
 def new_id() -> UUID:
     """Returns a new UUID version 7: its order is the order of time."""
-    return pgproto.UUID(uuid_utils.uuid7().bytes)  # asyncpg's UUID class in C takes a tenth of the time to make and to hash
+    return FastUUID(uuid_utils.uuid7().bytes)
 
 
 def notification_key(account: str, notification_id: str) -> str:

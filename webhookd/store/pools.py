@@ -5,17 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import asyncpg
 from asyncpg.connect_utils import SessionAttribute
 
-from webhookd.store.session import Server, session_options
+from webhookd.store.session import Password, Server, session_options
 
 if TYPE_CHECKING:
+    import asyncpg.transaction
     from asyncpg.pool import PoolConnectionProxy
 
 Connection: TypeAlias = "PoolConnectionProxy[asyncpg.Record]"
+Transaction: TypeAlias = "asyncpg.transaction.Transaction"
 
 CONNECT_TIMEOUT = 5.0  # seconds, like the other timeouts
 _STATEMENT_TIMEOUT = 10.0
@@ -44,6 +47,26 @@ SESSIONS = {
 _CACHES = {"admin": {"statement_cache_size": 0}}
 
 
+@dataclass(slots=True, frozen=True)
+class PoolSettings:
+    """The settings of the connections to PostgreSQL.
+
+    short, work, fold, admin: most connections of these pools.
+    handler_timeout: seconds that an event's handlers have.
+    pooled: a pooler stands before PostgreSQL, and gives consecutive transactions different sessions.
+    password: makes the password of each connection, if it does not stand in the URL.
+    """
+
+    url: str = field(repr=False)  # it may hold a password
+    short: int
+    work: int
+    handler_timeout: float
+    fold: int = 1
+    admin: int = 1
+    pooled: bool = False
+    password: Password | None = None
+
+
 async def _leave_as_is(_: Any) -> None:
     """Does nothing. asyncpg's reset on release would cost a round trip, and our own statements leave nothing to reset."""
 
@@ -58,17 +81,21 @@ class Pools:
     admin: operators' statements, which can never take a connection of the other pools.
     """
 
-    def __init__(
-        self, server: Server, *, short: int, work: int, fold: int, admin: int, handler_timeout: float, pooled: bool
-    ) -> None:
+    def __init__(self, settings: PoolSettings, server: Server) -> None:
         self._server = server
-        self._pooled = pooled  # a pooler stands before PostgreSQL, and gives consecutive transactions different sessions
-        self._sizes = {"short": short, "fold": fold, "work": work, "upkeep": 1, "admin": admin}
+        self._pooled = settings.pooled
+        self._sizes = {
+            "short": settings.short,
+            "fold": settings.fold,
+            "work": settings.work,
+            "upkeep": 1,
+            "admin": settings.admin,
+        }
         # A statement's timeout reveals a connection that died silently, so our timeouts are short.
         self._timeouts = {
             "short": _STATEMENT_TIMEOUT,
             "fold": _STATEMENT_TIMEOUT,
-            "work": max(handler_timeout, _STATEMENT_TIMEOUT),
+            "work": max(settings.handler_timeout, _STATEMENT_TIMEOUT),
             "upkeep": _UPKEEP_TIMEOUT,
             "admin": _ADMIN_TIMEOUT,
         }
@@ -154,3 +181,17 @@ class Pools:
         """
         for pool in self._pools.values():
             await pool.expire_connections()
+
+
+def is_lost(connection: Connection) -> bool:
+    """Returns whether a connection that `acquire` has lent is closed."""
+    try:
+        return connection.is_closed()
+    except asyncpg.InterfaceError:  # a closed connection is back in its pool, and asyncpg then refuses this call
+        return True
+
+
+async def roll_back(transaction: Transaction) -> None:
+    """Rolls a transaction back, unless it has ended already, as after a commit that failed."""
+    with contextlib.suppress(asyncpg.InterfaceError):  # the pool resets the connection in any case
+        await transaction.rollback()
