@@ -124,7 +124,7 @@ LEFT JOIN (SELECT due, event_id FROM page ORDER BY due, event_id OFFSET :looked:
 -- row. `last_at` and `last_id` are the cursor of the row that was looked at last, NULL if the end was reached. The other columns are
 -- NULL if no event was chosen.
 
--- name: choose_dead(after_death, after_id, until, looked, event_types, account, reason, limit)
+-- name: choose_dead(after_death, after_id, until, wanted, looked, limit)
 -- Chooses dead events that were not discarded, the oldest death first, up to the deaths of `until`. `until` ends the choice outside the
 -- scan. With old statistics, PostgreSQL assumes that a range has few events, and would read and sort the whole range.
 WITH found AS MATERIALIZED (
@@ -137,12 +137,7 @@ WITH found AS MATERIALIZED (
     SELECT l.id, k.event_type, found.dead_reason, 'dead' AS status, found.due AS finished_at
     FROM found CROSS JOIN LATERAL (SELECT * FROM webhookd.ledger WHERE id = found.event_id OFFSET 0) AS l
     LEFT JOIN webhookd.kinds k ON k.id = l.kind
-    WHERE due <= :until::timestamptz
-        AND webhookd.chosen(l, 'dead', NULL, (SELECT webhookd.kinds_of(:event_types, :account)), NULL, NULL, NULL, NULL, NULL)
-        AND (
-            :reason::text IS NULL OR position(lower(:reason) IN lower(coalesce(found.dead_reason, ''))) > 0
-            OR position(lower(:reason) IN lower(coalesce(found.last_error, ''))) > 0
-        )
+    WHERE due <= :until::timestamptz AND {dead_filters}
     ORDER BY due, event_id
     LIMIT :limit
 )
@@ -168,7 +163,7 @@ WHERE status IN ('dead', 'discarded') AND finished_at <= :until::timestamptz
 ORDER BY finished_at, id
 LIMIT :limit;
 
--- name: search_dead(discarded, before, below, since, looked, event_types, account, reason, limit)
+-- name: search_dead(discarded, before, below, since, wanted, looked, limit)
 -- Searches the dead events that were discarded, or those that were not, the newest death first, back to the deaths of `since`. `since`
 -- ends the search outside the scan. A search for events that were not discarded reads no discarded event, however many there are.
 WITH found AS MATERIALIZED (
@@ -194,12 +189,7 @@ WITH found AS MATERIALIZED (
 ), chosen AS MATERIALIZED (
     SELECT l.id
     FROM found CROSS JOIN LATERAL (SELECT * FROM webhookd.ledger WHERE id = found.event_id OFFSET 0) AS l
-    WHERE due >= :since::timestamptz
-        AND webhookd.chosen(l, 'dead', NULL, (SELECT webhookd.kinds_of(:event_types, :account)), NULL, NULL, NULL, NULL, NULL)
-        AND (
-            :reason::text IS NULL OR position(lower(:reason) IN lower(coalesce(found.dead_reason, ''))) > 0
-            OR position(lower(:reason) IN lower(coalesce(found.last_error, ''))) > 0
-        )
+    WHERE due >= :since::timestamptz AND {dead_filters}
     ORDER BY due DESC, event_id DESC
     LIMIT :limit
 )

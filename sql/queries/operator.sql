@@ -3,40 +3,33 @@
 -- always a row. `last_at` and `last_id` are the cursor of the row that was looked at last, NULL if the end was reached. The other
 -- columns are NULL if nothing was chosen.
 
--- name: search_events(below, from_id, entity_id, invoice_number, merchant_reference, looked, statuses, event_types, account, received_from, received_to, limit)
+-- name: search_events(below, from_id, wanted, looked, limit)
 -- Searches all events, or the events of one entity, invoice or reference, with ids from `from_id` to below `below`. `from_id` ends the
 -- search outside the scan. With old statistics, PostgreSQL assumes that a range of ids has few events, and would read and sort the whole
 -- range.
 WITH found AS MATERIALIZED (
-    SELECT l AS entry, l.id, l.received_at AS at
-    FROM webhookd.ledger l
-    WHERE id < :below::uuid
-        AND (:entity_id::text IS NULL OR entity_id = :entity_id)
-        AND (:invoice_number::text IS NULL OR invoice_number = :invoice_number)
-        AND (:merchant_reference::text IS NULL OR merchant_reference = :merchant_reference)
+    SELECT * FROM webhookd.ledger l
+    WHERE id < :below::uuid AND {indexed_filters}
     ORDER BY id DESC
     LIMIT :looked::integer
 ), chosen AS MATERIALIZED (
-    SELECT found.id
-    FROM found
+    SELECT l.id
+    FROM found l
     LEFT JOIN LATERAL (
-        SELECT status FROM webhookd.work WHERE event_id = found.id AND consumer = 'handlers' OFFSET 0
+        SELECT status FROM webhookd.work WHERE event_id = l.id AND consumer = 'handlers' OFFSET 0
     ) AS w ON true
-    WHERE found.id >= :from_id::uuid
-        AND webhookd.chosen(
-            entry, w.status, :statuses, (SELECT webhookd.kinds_of(:event_types, :account)), NULL, NULL, NULL,
-            :received_from, :received_to
-        )
-    ORDER BY found.id DESC
+    WHERE l.id >= :from_id::uuid AND {other_filters}
+    ORDER BY l.id DESC
     LIMIT :limit
 )
 SELECT last.at AS last_at, last.id AS last_id, e.*
 FROM (SELECT) AS one
-LEFT JOIN (SELECT at, id FROM found ORDER BY id DESC OFFSET :looked::integer - 1 LIMIT 1) AS last ON last.id >= :from_id::uuid
+LEFT JOIN (SELECT received_at AS at, id FROM found ORDER BY id DESC OFFSET :looked::integer - 1 LIMIT 1) AS last
+    ON last.id >= :from_id::uuid
 LEFT JOIN (chosen JOIN webhookd.events e USING (id)) ON true
 ORDER BY e.id DESC;
 
--- name: search_open(unfinished, dead, before, below, looked, statuses, event_types, account, received_from, received_to, limit)
+-- name: search_open(unfinished, dead, before, below, wanted, looked, limit)
 -- Searches the events that have not ended, by the time when they began to wait (the receipt or the redrive), and the dead events, by
 -- their death.
 WITH found AS MATERIALIZED (
@@ -67,12 +60,9 @@ WITH found AS MATERIALIZED (
     ORDER BY at DESC, event_id DESC
     LIMIT :looked::integer
 ), chosen AS MATERIALIZED (
-    SELECT l.id, found.at
-    FROM found CROSS JOIN LATERAL (SELECT * FROM webhookd.ledger WHERE id = found.event_id OFFSET 0) AS l
-    WHERE webhookd.chosen(
-        l, found.status, :statuses, (SELECT webhookd.kinds_of(:event_types, :account)), NULL, NULL, NULL,
-        :received_from, :received_to
-    )
+    SELECT l.id, w.at
+    FROM found w CROSS JOIN LATERAL (SELECT * FROM webhookd.ledger WHERE id = w.event_id OFFSET 0) AS l
+    WHERE {other_filters}
     ORDER BY at DESC, l.id DESC
     LIMIT :limit
 )
@@ -82,7 +72,7 @@ LEFT JOIN (SELECT at, event_id AS id FROM found ORDER BY at DESC, event_id DESC 
 LEFT JOIN (chosen JOIN webhookd.events e USING (id)) ON true
 ORDER BY chosen.at DESC, e.id DESC;
 
--- name: search_key(key, low, high, event_id, notification_only, also, below, looked, statuses, event_types, account, entity_id, invoice_number, merchant_reference, received_from, received_to, limit)
+-- name: search_key(key, low, high, event_id, notification_only, also, below, wanted, looked, limit)
 -- Searches the events that have `key`, in lower case, as a notification id. Unless `notification_only` is true, also searches the event
 -- `event_id`, and the events that have `key` as the entity's id, the invoice number or the merchant's reference. If `also` is given, an
 -- event must also have `also` as one of these ids, numbers or references.
@@ -115,28 +105,25 @@ WITH ids AS MATERIALIZED (
         LIMIT :looked::integer
     )
 ), found AS MATERIALIZED (
-    SELECT l AS entry, l.id, l.received_at AS at
-    FROM webhookd.ledger l
+    SELECT * FROM webhookd.ledger l
     WHERE l.id = ANY(ARRAY(SELECT id FROM ids WHERE id < :below::uuid ORDER BY id DESC LIMIT :looked::integer))
 ), chosen AS MATERIALIZED (
-    SELECT found.id
-    FROM found
+    SELECT l.id
+    FROM found l
     LEFT JOIN LATERAL (
-        SELECT status FROM webhookd.work WHERE event_id = found.id AND consumer = 'handlers' OFFSET 0
+        SELECT status FROM webhookd.work WHERE event_id = l.id AND consumer = 'handlers' OFFSET 0
     ) AS w ON true
-    WHERE webhookd.chosen(
-        entry, w.status, :statuses, (SELECT webhookd.kinds_of(:event_types, :account)),
-        :entity_id, :invoice_number, :merchant_reference, :received_from, :received_to
-    ) AND (
-        :also::text IS NULL OR lower(:also) IN (found.id::text, (entry).notification_id)
-        OR :also IN ((entry).entity_id, (entry).invoice_number, (entry).merchant_reference)
-    )
-    ORDER BY found.id DESC
+    WHERE {indexed_filters} AND {other_filters}
+        AND (
+            :also::text IS NULL OR lower(:also) IN (l.id::text, l.notification_id)
+            OR :also IN (l.entity_id, l.invoice_number, l.merchant_reference)
+        )
+    ORDER BY l.id DESC
     LIMIT :limit
 )
 SELECT last.at AS last_at, last.id AS last_id, e.*
 FROM (SELECT) AS one
-LEFT JOIN (SELECT at, id FROM found ORDER BY id DESC OFFSET :looked::integer - 1 LIMIT 1) AS last ON true
+LEFT JOIN (SELECT received_at AS at, id FROM found ORDER BY id DESC OFFSET :looked::integer - 1 LIMIT 1) AS last ON true
 LEFT JOIN (chosen JOIN webhookd.events e USING (id)) ON true
 ORDER BY e.id DESC;
 
@@ -166,29 +153,21 @@ WITH changed AS (
 INSERT INTO webhookd.audit (event_id, from_status, to_status, actor, reason)
 SELECT event_id, 'retrying', 'retrying', :actor, :reason FROM changed;
 
--- name: choose_finished(after_id, below, entity_id, invoice_number, merchant_reference, looked, statuses, event_types, account, received_from, received_to, until, limit)
+-- name: choose_finished(after_id, below, wanted, until, looked, limit)
 -- Returns a page of a replay: ended events with ids above `after_id` and below `below`, the oldest first. This statement looks and
 -- returns like the searches. `below` ends the choice outside the scan, as `from_id` does in search_events.
 WITH found AS MATERIALIZED (
-    SELECT l AS entry, l.id
-    FROM webhookd.ledger l
-    WHERE id > :after_id::uuid
-        AND (:entity_id::text IS NULL OR entity_id = :entity_id)
-        AND (:invoice_number::text IS NULL OR invoice_number = :invoice_number)
-        AND (:merchant_reference::text IS NULL OR merchant_reference = :merchant_reference)
+    SELECT * FROM webhookd.ledger l
+    WHERE id > :after_id::uuid AND {indexed_filters}
     ORDER BY id
     LIMIT :looked::integer
 ), filtered AS MATERIALIZED (
-    SELECT found.id
-    FROM found
+    SELECT l.id
+    FROM found l
     LEFT JOIN LATERAL (
-        SELECT status FROM webhookd.work WHERE event_id = found.id AND consumer = 'handlers' OFFSET 0
+        SELECT status FROM webhookd.work WHERE event_id = l.id AND consumer = 'handlers' OFFSET 0
     ) AS w ON true
-    WHERE found.id < :below::uuid AND coalesce(w.status = 'dead', true)
-        AND webhookd.chosen(
-            entry, w.status, :statuses, (SELECT webhookd.kinds_of(:event_types, :account)), NULL, NULL, NULL,
-            :received_from, :received_to
-        )
+    WHERE l.id < :below::uuid AND coalesce(w.status = 'dead', true) AND {other_filters}
 ), chosen AS (
     SELECT e.id, e.event_type, e.dead_reason, e.status, e.finished_at
     FROM filtered JOIN webhookd.events e USING (id)
@@ -252,7 +231,7 @@ DELETE FROM webhookd.operations WHERE id = ANY(ARRAY(
     FOR UPDATE SKIP LOCKED
 ));
 
--- name: list_quarantine(below, from_id, looked, state, account, reason, received_from, received_to, limit)
+-- name: list_quarantine(below, from_id, looked, state, reason, wanted, limit)
 -- Lists bodies with ids from `from_id` to below `below`. `state` is waiting, released or discarded. If `state` is waiting, the statement
 -- looks only at bodies that wait.
 WITH found AS MATERIALIZED (
@@ -265,10 +244,10 @@ WITH found AS MATERIALIZED (
     SELECT id FROM found
     WHERE id >= :from_id::uuid
         AND ((:state = 'waiting' AND handled_at IS NULL) OR (:state <> 'waiting' AND outcome = :state))
-        AND (:account::text IS NULL OR account = :account)
         AND (:reason::text IS NULL OR reason = :reason)
-        AND (:received_from::timestamptz IS NULL OR at >= :received_from)
-        AND (:received_to::timestamptz IS NULL OR at < :received_to)
+        AND (:wanted.account::text IS NULL OR account = :wanted.account)
+        AND (:wanted.received_from::timestamptz IS NULL OR at >= :wanted.received_from)
+        AND (:wanted.received_to::timestamptz IS NULL OR at < :wanted.received_to)
     ORDER BY id DESC
     LIMIT :limit
 )

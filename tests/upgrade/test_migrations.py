@@ -18,6 +18,7 @@ from tests.upgrade import release
 from tests.upgrade.lint import problems
 from webhookd.store.migrations import FOLDER, migrate, read
 from webhookd.store.queries import queries as present
+from webhookd.store.queries import text_of
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
@@ -159,7 +160,7 @@ async def test_what_the_previous_release_relies_on_stays(old_database_url: str, 
 async def test_each_statement_of_the_previous_release_fits_the_new_schema(
     previous: Path, old_database_url: str, old_connection: Connection
 ) -> None:
-    queries: Any = aiosql.from_path(previous / "webhookd" / "sql" / "queries", "asyncpg")
+    queries: Any = aiosql.from_str(text_of(previous / "webhookd" / "sql"), "asyncpg")
     names = [name for name in queries.available_queries if not name.endswith("_cursor")]
     assert len(names) > 20
     await migrate(old_database_url)

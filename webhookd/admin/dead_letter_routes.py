@@ -9,19 +9,17 @@ from pydantic import ConfigDict, FailFast, Field, JsonValue, model_validator
 
 from webhookd.admin.access import AccessLevel
 from webhookd.admin.event_routes import EventInFull, Id, in_full
+from webhookd.admin.filters import chosen, filtered
 from webhookd.admin.operation_routes import OperationShape, operation_of
 from webhookd.admin.route import Call, Route, Shape
 from webhookd.admin.shapes import (
     Boolean,
     CursorText,
     EventRow,
-    EventTypes,
-    GivenTime,
     Limit,
     Most,
     NarrowTypes,
     Note,
-    Text,
     Time,
     event_row,
     left_out,
@@ -29,22 +27,17 @@ from webhookd.admin.shapes import (
 from webhookd.errors import NotFoundError
 from webhookd.event import Status
 from webhookd.operate.cursor import decode_cursor
-from webhookd.operate.dead_letters import DeadEventFilter, search_dead
+from webhookd.operate.dead_letters import search_dead
 from webhookd.operate.events import Events
+from webhookd.operate.filter import DeadEventFilter, filters_of
 from webhookd.operate.operations import Kind, Operations, Order
 from webhookd.operate.operator_queries import OperatorQueries
 
 
+@filtered(DeadEventFilter)
 class DeadQuery(Shape):
     """The filter of the list. Every given field must match."""
 
-    event_type: Annotated[
-        EventTypes | None, Field(description="`*` stands for any text; `net.authorize.` may be left out.")
-    ] = None
-    account: Text | None = None
-    reason: Annotated[Text | None, Field(description="Part of the reason or of the last error.")] = None
-    died_from: GivenTime | None = None
-    died_to: GivenTime | None = None
     discarded: Annotated[
         Boolean, Field(description="true: only discarded events; false: only events that were not discarded.")
     ] = False
@@ -65,19 +58,14 @@ class DeadPage(Shape):
     ]
 
 
-_NARROWING = ("event_type", "account", "reason", "died_from", "died_to")
+_NARROWING = [one.name for one in filters_of(DeadEventFilter)]
 
 
+@filtered(DeadEventFilter, event_type=NarrowTypes)
 class DeadFilter(Shape):
     """A filter of dead events. At least one field is required, and every given field must match."""
 
     model_config = ConfigDict(json_schema_extra={"anyOf": [{"required": [name]} for name in _NARROWING]})
-
-    event_type: NarrowTypes = left_out(description="`*` stands for any text; `net.authorize.` may be left out.")
-    account: Text = left_out()
-    reason: Text = left_out(description="Part of the reason or of the last error.")
-    died_from: GivenTime = left_out()
-    died_to: GivenTime = left_out()
 
     @model_validator(mode="after")
     def _narrows(self) -> DeadFilter:
@@ -148,15 +136,9 @@ class DeadLetterRoutes:
         thousands, and `next` continues from there.
         """
         query = call.query
-        dead = DeadEventFilter(
-            event_types=None if query.event_type is None else tuple(query.event_type),
-            account=query.account,
-            reason=query.reason,
-            since=query.died_from,
-            until=query.died_to,
-            discarded=query.discarded,
-        )
-        page = await search_dead(self._statements, dead, decode_cursor(query.cursor), query.limit)
+        dead = chosen(DeadEventFilter, query)
+        cursor = decode_cursor(query.cursor)
+        page = await search_dead(self._statements, dead, cursor, query.limit, discarded=query.discarded)
         return DeadPage(
             events=[event_row(row) for row in page.rows],
             next=None if page.next is None else page.next.encode(),

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 from uuid import UUID
 
 from pydantic import Field
 
 from webhookd.admin.access import AccessLevel
+from webhookd.admin.filters import chosen, filtered
 from webhookd.admin.route import Call, Route, Shape
 from webhookd.admin.shapes import (
     Body,
     Boolean,
     CursorText,
     EventRow,
-    EventTypes,
-    GivenTime,
     Limit,
     Note,
     StatusName,
@@ -37,6 +36,7 @@ class Id(Shape):
     id: UUID
 
 
+@filtered(Filter, status=Annotated[list[StatusName], Field(min_length=1, max_length=5)])
 class EventFilter(Shape):
     """The filter of the list. Every given field must match."""
 
@@ -44,17 +44,7 @@ class EventFilter(Shape):
         Text | None,
         Field(description="The exact id, notification id, entity id, invoice number or merchant reference of an event."),
     ] = None
-    status: Annotated[list[StatusName] | None, Field(min_length=1, max_length=5)] = None
-    event_type: Annotated[
-        EventTypes | None, Field(description="`*` stands for any text; `net.authorize.` may be left out.")
-    ] = None
-    account: Text | None = None
-    entity_id: Text | None = None
-    invoice_number: Text | None = None
-    merchant_reference: Text | None = None
     notification_id: Text | None = None
-    received_from: Annotated[GivenTime | None, Field(description="Received at this time or after it.")] = None
-    received_to: Annotated[GivenTime | None, Field(description="Received before this time.")] = None
     limit: Limit = 50
     cursor: CursorText | None = None
 
@@ -153,20 +143,6 @@ class Retried(Shape):
     event: EventRow
 
 
-def filter_of(query: Any) -> Filter:
-    """Returns the filter that a query's fields name."""
-    return Filter(
-        statuses=None if query.status is None else tuple(query.status),
-        event_types=None if query.event_type is None else tuple(query.event_type),
-        account=query.account,
-        entity_id=query.entity_id,
-        invoice_number=query.invoice_number,
-        merchant_reference=query.merchant_reference,
-        received_from=query.received_from,
-        received_to=query.received_to,
-    )
-
-
 def in_full(shown: Shown) -> EventInFull:
     """Returns the JSON shape of an event."""
     row = shown.row
@@ -231,7 +207,7 @@ class EventRoutes:
         """
         query = call.query
         page = await self._events.search(
-            filter_of(query),
+            chosen(Filter, query),
             decode_cursor(query.cursor),
             query.limit,
             anything=query.q,

@@ -9,10 +9,12 @@ from uuid import UUID
 from pydantic import ConfigDict, Field, model_validator
 
 from webhookd.admin.access import AccessLevel
+from webhookd.admin.filters import filtered
 from webhookd.admin.route import Call, Route, Shape
-from webhookd.admin.shapes import CursorText, GivenTime, Limit, Most, NarrowTypes, Note, Text, Time, left_out
+from webhookd.admin.shapes import CursorText, Limit, Most, NarrowTypes, Note, Time, left_out
 from webhookd.errors import ConflictError
 from webhookd.operate.cursor import Cursor, decode_cursor
+from webhookd.operate.filter import Filter
 from webhookd.operate.operations import Kind, Operations, Order
 
 
@@ -62,39 +64,26 @@ class OperationQuery(Shape):
     cursor: CursorText | None = None
 
 
-_NARROWING = (
-    "event_type",
-    "account",
-    "entity_id",
-    "invoice_number",
-    "merchant_reference",
-    "received_from",
-    "received_to",
-)
+def _besides_status(schema: dict[str, Any]) -> None:
+    schema["anyOf"] = [{"required": [name]} for name in schema["properties"] if name != "status"]
 
 
+@filtered(Filter, event_type=NarrowTypes)
 class ReplayFilter(Shape):
     """A filter of ended events. Every given field must match, and at least one field besides `status` is required.
 
     To choose everything, give `received_from` with an early time.
     """
 
-    model_config = ConfigDict(json_schema_extra={"anyOf": [{"required": [name]} for name in _NARROWING]})
+    model_config = ConfigDict(json_schema_extra=_besides_status)
 
     status: list[Literal["processed", "dead"]] = left_out(
         min_length=1, max_length=2, description="By default, only dead events."
     )
-    event_type: NarrowTypes = left_out(description="`*` stands for any text; `net.authorize.` may be left out.")
-    account: Text = left_out()
-    entity_id: Text = left_out()
-    invoice_number: Text = left_out()
-    merchant_reference: Text = left_out()
-    received_from: GivenTime = left_out()
-    received_to: GivenTime = left_out()
 
     @model_validator(mode="after")
     def _narrows(self) -> ReplayFilter:
-        if not self.model_fields_set & set(_NARROWING):
+        if not self.model_fields_set - {"status"}:
             raise ValueError("give a filter besides the status; received_from with an early time chooses every event")
         return self
 

@@ -8,23 +8,23 @@ from pydantic import Field
 
 from webhookd.admin.access import AccessLevel
 from webhookd.admin.event_routes import Id, Reason
+from webhookd.admin.filters import chosen, filtered
 from webhookd.admin.route import Call, Route, Shape
-from webhookd.admin.shapes import Body, CursorText, GivenTime, Limit, Text, Time, body_of
+from webhookd.admin.shapes import Body, CursorText, Limit, Time, body_of
 from webhookd.errors import Unusable
 from webhookd.operate.cursor import decode_cursor
+from webhookd.operate.filter import QuarantineFilter
 from webhookd.operate.quarantine import Quarantine, release_refused
 
 State = Literal["waiting", "released", "discarded"]
 
 
+@filtered(QuarantineFilter)
 class QuarantineQuery(Shape):
     """The filter of the list. Every given field must match."""
 
-    account: Text | None = None
     reason: Unusable | None = None
     state: State = "waiting"
-    received_from: GivenTime | None = None
-    received_to: GivenTime | None = None
     limit: Limit = 50
     cursor: CursorText | None = None
 
@@ -121,13 +121,11 @@ class QuarantineRoutes:
         """
         query = call.query
         page = await self._quarantine.newest(
+            chosen(QuarantineFilter, query),
             decode_cursor(query.cursor),
             query.limit,
             state=query.state,
-            account=query.account,
             reason=query.reason,
-            received_from=query.received_from,
-            received_to=query.received_to,
         )
         return QuarantinePage(
             bodies=[Quarantined(**_fields(row)) for row in page.rows],

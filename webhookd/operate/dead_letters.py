@@ -1,4 +1,4 @@
-"""Dead events: the filter, the list, and how an operation chooses them.
+"""Dead events: the list, and how an operation chooses them.
 
 This module uses PostgreSQL only. A redriven event takes the way of every event, through the outbox. The daemons remove
 the event's copy from the dead-letter queue, as they do for a discarded event. Each statement looks at a bounded number of
@@ -7,15 +7,13 @@ events.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 from uuid import UUID
 
 import asyncpg
 
 from webhookd.operate.cursor import START, Cursor
-from webhookd.operate.filter import patterns
+from webhookd.operate.filter import DeadEventFilter
 from webhookd.operate.operator_queries import OperatorQueries
 from webhookd.operate.search import Page, Rows, ask, page_of
 from webhookd.store.pools import Connection
@@ -24,45 +22,27 @@ from webhookd.store.queries import queries
 _EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-@dataclass(slots=True, frozen=True)
-class DeadEventFilter:
-    """A filter of dead events; None stands for any.
+async def search_dead(
+    statements: OperatorQueries, dead: DeadEventFilter, cursor: Cursor, limit: int, *, discarded: bool = False
+) -> Page:
+    """Returns a page of at most `limit` dead events from `cursor` on, newest death first.
 
-    event_types: names, in which `*` stands for any text and `net.authorize.` may be left out.
-    reason: a part of the reason or of the last error.
-    since, until: bounds of the time of death.
     discarded: chooses discarded events, instead of events that were not discarded.
     """
-
-    event_types: tuple[str, ...] | None = None
-    account: str | None = None
-    reason: str | None = None
-    since: datetime | None = None
-    until: datetime | None = None
-    discarded: bool = False
-
-    @property
-    def filters(self) -> dict[str, Any]:
-        """Returns the filters as the queries take them."""
-        return {"event_types": patterns(self.event_types), "account": self.account, "reason": self.reason}
-
-
-async def search_dead(statements: OperatorQueries, dead: DeadEventFilter, cursor: Cursor, limit: int) -> Page:
-    """Returns a page of at most `limit` dead events from `cursor` on, newest death first."""
-    if dead.until is not None and dead.until < cursor.at:
-        cursor = Cursor(dead.until, START.id)
+    if dead.died_to is not None and dead.died_to < cursor.at:
+        cursor = Cursor(dead.died_to, START.id)
 
     async def search(cursor: Cursor, looked: int, limit: int) -> Rows:
         return await ask(
             statements.all_in_order,
             queries.search_dead,
-            discarded=dead.discarded,
+            discarded=discarded,
             before=cursor.at,
             below=cursor.id,
-            since=dead.since or _EARLIEST,
+            since=dead.died_from or _EARLIEST,
+            wanted=dead,
             looked=looked,
             limit=limit,
-            **dead.filters,
         )
 
     return await page_of(search, _by_death, cursor, limit)
@@ -83,11 +63,11 @@ async def choose_dead(
     if not isinstance(dead, DeadEventFilter):
         rows = [row async for row in queries.choose_dead_by_id(connection, ids=dead, until=until, **after)]
         return rows, _by_death(rows[-1]) if len(rows) == limit else None
-    if dead.since is not None and dead.since > cursor.at:
-        after |= {"after_death": dead.since, "after_id": UUID(int=0)}
-    if dead.until is not None:
-        until = min(until, dead.until)
-    looked_at = [row async for row in queries.choose_dead(connection, until=until, looked=looked, **dead.filters, **after)]
+    if dead.died_from is not None and dead.died_from > cursor.at:
+        after |= {"after_death": dead.died_from, "after_id": UUID(int=0)}
+    if dead.died_to is not None:
+        until = min(until, dead.died_to)
+    looked_at = [row async for row in queries.choose_dead(connection, until=until, looked=looked, wanted=dead, **after)]
     rows = [row for row in looked_at if row["id"] is not None]
     if len(rows) == limit:
         return rows, _by_death(rows[-1])

@@ -61,8 +61,8 @@ class Events:
             return await page_of(by_id, _by_receipt, cursor, limit)
         if anything is not None:
             return await page_of(self._by_key(chosen, anything, notification_only=False), _by_receipt, cursor, limit)
-        statuses = set(chosen.statuses or Status)
-        if Status.PROCESSED not in statuses and not any(chosen.keys.values()):
+        statuses = set(chosen.status or Status)
+        if Status.PROCESSED not in statuses and not chosen.by_index:
             return await page_of(self._open(chosen, statuses), _by_wait, cursor, limit)
         return await page_of(self._by_id(chosen), _by_receipt, cursor, limit)
 
@@ -75,10 +75,9 @@ class Events:
                 queries.search_events,
                 below=min(cursor.id, high),
                 from_id=low,
+                wanted=chosen,
                 looked=looked,
                 limit=limit,
-                **chosen.keys,
-                **chosen.rest,
             )
 
         return search
@@ -92,9 +91,9 @@ class Events:
                 dead=Status.DEAD in statuses,
                 before=cursor.at,
                 below=cursor.id,
+                wanted=chosen,
                 looked=looked,
                 limit=limit,
-                **chosen.rest,
             )
 
         return search
@@ -113,10 +112,9 @@ class Events:
                 notification_only=notification_only,
                 also=also,
                 below=cursor.id,
+                wanted=chosen,
                 looked=looked,
                 limit=limit,
-                **chosen.keys,
-                **chosen.rest,
             )
 
         return search

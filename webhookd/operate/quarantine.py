@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -12,6 +11,7 @@ import asyncpg
 from webhookd.authorizenet.notification import parse_mended
 from webhookd.errors import ConflictError, NotFoundError, UnusableError
 from webhookd.operate.cursor import Cursor, ids_between
+from webhookd.operate.filter import QuarantineFilter
 from webhookd.operate.operator_queries import OperatorQueries
 from webhookd.operate.search import Page, Rows, ask, page_of
 from webhookd.store.event_store import storable
@@ -38,19 +38,9 @@ class Quarantine:
         self._statements = statements
         self._receipts = receipts
 
-    async def newest(
-        self,
-        cursor: Cursor,
-        limit: int,
-        *,
-        state: str,
-        account: str | None,
-        reason: str | None,
-        received_from: datetime | None,
-        received_to: datetime | None,
-    ) -> Page:
+    async def newest(self, wanted: QuarantineFilter, cursor: Cursor, limit: int, *, state: str, reason: str | None) -> Page:
         """Returns a page of at most `limit` bodies from `cursor` on, newest first. `state`: waiting, released or discarded."""
-        low, high = ids_between(received_from, received_to)
+        low, high = ids_between(wanted.received_from, wanted.received_to)
 
         async def search(cursor: Cursor, looked: int, limit: int) -> Rows:
             return await ask(
@@ -61,10 +51,8 @@ class Quarantine:
                 looked=looked,
                 limit=limit,
                 state=state,
-                account=account,
                 reason=reason,
-                received_from=received_from,
-                received_to=received_to,
+                wanted=wanted,
             )
 
         return await page_of(search, lambda row: Cursor(row["received_at"], row["id"]), cursor, limit)

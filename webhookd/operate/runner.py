@@ -16,8 +16,8 @@ import asyncpg
 
 from webhookd.errors import UnavailableError
 from webhookd.operate.cursor import NIL, START, Cursor, first_id
-from webhookd.operate.dead_letters import DeadEventFilter, choose_dead
-from webhookd.operate.filter import Filter
+from webhookd.operate.dead_letters import choose_dead
+from webhookd.operate.filter import DeadEventFilter, Filter, choose
 from webhookd.operate.operations import Kind
 from webhookd.operate.operator_queries import OperatorQueries
 from webhookd.runtime.loops import Loop, Watch, shielded
@@ -210,7 +210,7 @@ class Runner:
         return _Page(*await choose_dead(connection, dead_of(work.selection), work.created_at, cursor, _COUNTED, size))
 
     async def _finished(self, connection: Connection, work: _Work, size: int) -> _Page:
-        chosen = filter_of(work.selection)
+        chosen = choose(Filter, work.selection)
         low = NIL if chosen.received_from is None else first_id(chosen.received_from)
         high = first_id(work.created_at) if chosen.received_to is None else first_id(chosen.received_to)
         found = [
@@ -220,11 +220,10 @@ class Runner:
                 # Receivers' clocks make the ids: add ten minutes on both sides. received_at, by PostgreSQL's clock, decides.
                 after_id=max(work.after_id, _moved(low, -_SKEW)),
                 below=_moved(high, _SKEW),
-                looked=_COUNTED,
+                wanted=chosen,
                 until=work.created_at,
+                looked=_COUNTED,
                 limit=size,
-                **chosen.keys,
-                **chosen.rest,
             )
         ]
         rows = [row for row in found if row["id"] is not None]
@@ -300,36 +299,8 @@ def _work(row: asyncpg.Record) -> _Work:
     )
 
 
-def _time(text: str | None) -> datetime | None:
-    return None if text is None else datetime.fromisoformat(text)
-
-
-def _tuple(values: list[str] | None) -> tuple[str, ...] | None:
-    return None if values is None else tuple(values)
-
-
-def filter_of(selection: dict[str, Any]) -> Filter:
-    """Returns the filter of a replay's selection."""
-    return Filter(
-        statuses=_tuple(selection.get("status")),
-        event_types=_tuple(selection.get("event_type")),
-        account=selection.get("account"),
-        entity_id=selection.get("entity_id"),
-        invoice_number=selection.get("invoice_number"),
-        merchant_reference=selection.get("merchant_reference"),
-        received_from=_time(selection.get("received_from")),
-        received_to=_time(selection.get("received_to")),
-    )
-
-
 def dead_of(selection: dict[str, Any]) -> DeadEventFilter | tuple[UUID, ...]:
     """Returns the dead events of a redrive's or discard's selection. A discarded event is redriven by its id only."""
     if (ids := selection.get("ids")) is not None:
         return tuple(UUID(one) for one in ids)
-    return DeadEventFilter(
-        event_types=_tuple(selection.get("event_type")),
-        account=selection.get("account"),
-        reason=selection.get("reason"),
-        since=_time(selection.get("died_from")),
-        until=_time(selection.get("died_to")),
-    )
+    return choose(DeadEventFilter, selection)

@@ -28,11 +28,18 @@ class Queries:
     def use(self, schema: str) -> None:
         """Loads every query for the schema `schema`."""
         self.schema = schema
-        texts = [path.read_text() for path in sorted((SQL / "queries").glob("*.sql"))]
-        self._loaded: Any = aiosql.from_str(in_schema("\n".join(texts), schema), "asyncpg")
+        self._loaded: Any = aiosql.from_str(in_schema(text_of(SQL), schema), "asyncpg")
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._loaded, name)
+
+
+def text_of(sql: Path) -> str:
+    """Returns the text of all queries below `sql`. In a query, `{name}` stands for the text of `parts/name.sql`."""
+    text = "\n".join(path.read_text() for path in sorted((sql / "queries").glob("*.sql")))
+    for part in (sql / "parts").glob("*.sql"):
+        text = text.replace(f"{{{part.stem}}}", f"\n{part.read_text()}")
+    return text
 
 
 def in_schema(sql: str, schema: str) -> str:

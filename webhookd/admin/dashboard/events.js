@@ -4,24 +4,14 @@ import { get } from "./api.js";
 import { every, h, setText, show } from "./dom.js";
 import { eventTable } from "./event-table.js";
 import { entityWords } from "./event-words.js";
-import { field, filterForm, pick } from "./filters.js";
+import { TEXTS, field, filterForm, pick } from "./filters.js";
 import { roughly } from "./format.js";
 import { href, timelineLink } from "./navigation.js";
 import { button, chip, emptyState, heading } from "./parts.js";
 import { pagedList } from "./pages.js";
 
-const NAMES = [
-  "q",
-  "status",
-  "event_type",
-  "account",
-  "received_from",
-  "received_to",
-  "entity_id",
-  "invoice_number",
-  "merchant_reference",
-  "notification_id",
-];
+const MORE = [...TEXTS, ["notification_id", "Notification id"]];
+const NAMES = ["q", "status", "event_type", "received_from", "received_to", ...MORE.map(([name]) => name)];
 const REFRESH = 10; // seconds
 const STATUSES = ["received", "queued", "retrying", "processed", "dead"];
 
@@ -75,13 +65,7 @@ function filters(query, q, filter) {
       field("received_from", "Received from", query, { kind: "time" }),
       field("received_to", "to", query, { kind: "time" }),
     ],
-    more: [
-      ["account", "Account", "default"],
-      ["entity_id", "Entity id"],
-      ["invoice_number", "Invoice number"],
-      ["merchant_reference", "Merchant reference"],
-      ["notification_id", "Notification id"],
-    ].map(([key, label, placeholder]) => ({ key, node: field(key, label, query, { placeholder }) })),
+    more: MORE.map(([key, label, placeholder]) => ({ key, node: field(key, label, query, { placeholder }) })),
   });
 }
 

@@ -7,6 +7,14 @@ import { go } from "./navigation.js";
 import { icon } from "./icons.js";
 import { button } from "./parts.js";
 
+// The filters of events that are one text, for the list and the replay.
+export const TEXTS = [
+  ["account", "Account", "any"],
+  ["entity_id", "Entity id"],
+  ["invoice_number", "Invoice number"],
+  ["merchant_reference", "Merchant reference"],
+];
+
 // Places whose filters are unfolded on a narrow screen: each change builds the form anew, and the form must stay open.
 const unfolded = new Set();
 

@@ -3,7 +3,7 @@
 import { mayOperate, post } from "./api.js";
 import { bulkDialog } from "./bulk-dialog.js";
 import { h, show } from "./dom.js";
-import { field, readForm, typeList } from "./filters.js";
+import { TEXTS, field, readForm, typeList } from "./filters.js";
 import { icon } from "./icons.js";
 import { go, href } from "./navigation.js";
 import { heading, lookOnlyNote, operateButton } from "./parts.js";
@@ -51,10 +51,7 @@ export function replay(context) {
     h(
       "div",
       { class: "filter-row" },
-      field("invoice_number", "Invoice number", query),
-      field("entity_id", "Entity id", query),
-      field("merchant_reference", "Merchant reference", query),
-      field("account", "Account", query, { placeholder: "any" }),
+      TEXTS.map(([name, label, placeholder]) => field(name, label, query, { placeholder })),
     ),
     warning,
     h("h2", {}, "How"),

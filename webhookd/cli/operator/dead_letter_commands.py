@@ -13,6 +13,7 @@ from webhookd.cli.operator.api import Json, with_api
 from webhookd.cli.operator.failures import EXIT_CODES
 from webhookd.cli.operator.rows import collect, dead_table, tell_event, tell_list, tell_more
 from webhookd.errors import SettingsError
+from webhookd.operate.filter import DeadEventFilter
 from webhookd.runtime.console import FOLDER, Folder
 from webhookd.runtime.console import Json as AsJson
 
@@ -31,17 +32,14 @@ Ids = Annotated[
     list[UUID] | None,
     options.id_("Ids of events, at most 1000. [the events that the filters choose]"),
 ]
-Reason = Annotated[str | None, typer.Option(help="Part of the reason or of the last error.")]
 All = Annotated[bool, typer.Option("--all", help="Choose every dead event, instead of ids or filters.")]
 
 
 @app.command("list")
+@options.filtered(DeadEventFilter)
 def list_(
-    event_type: options.EventType = None,
-    account: options.Account = None,
-    reason: Reason = None,
-    since: options.DiedSince = None,
-    until: options.DiedUntil = None,
+    *,
+    chosen: Json,
     discarded: Annotated[bool, typer.Option("--discarded", help="Show discarded events instead.")] = False,
     limit: options.Limit = 50,
     url: options.Url = None,
@@ -52,7 +50,6 @@ def list_(
 
     For example: `webhookd dead-letters list --event-type 'payment.*' --reason timeout --since 2h`.
     """
-    chosen = _filter(event_type, account, reason, since, until)
     query = {**chosen, "discarded": discarded}
     rows, more = with_api(url, folder, lambda api: collect(api, "dead-letters", key="events", limit=limit, **query))
     none = "no dead event" + (" matches these filters" if chosen else "")
@@ -79,13 +76,11 @@ def show(
 
 
 @app.command()
+@options.filtered(DeadEventFilter)
 def redrive(
     ids: Ids = None,
-    event_type: options.EventType = None,
-    account: options.Account = None,
-    reason: Reason = None,
-    since: options.DiedSince = None,
-    until: options.DiedUntil = None,
+    *,
+    chosen: Json,
     all_: All = False,
     limit: options.BulkLimit = None,
     rate: options.Rate = 20.0,
@@ -108,19 +103,17 @@ def redrive(
 
     For example: `webhookd dead-letters redrive --reason timeout --since 2h --dry-run`.
     """
-    body = _selection(ids, _filter(event_type, account, reason, since, until), everything=all_)
+    body = _selection(ids, chosen, everything=all_)
     body |= {"reason": note, "rate": rate, "limit": limit}
     _act("redrive", body, url, folder, dry_run=dry_run, yes=yes, detach=detach, as_json=as_json)
 
 
 @app.command()
+@options.filtered(DeadEventFilter)
 def discard(
     ids: Ids = None,
-    event_type: options.EventType = None,
-    account: options.Account = None,
-    reason: Reason = None,
-    since: options.DiedSince = None,
-    until: options.DiedUntil = None,
+    *,
+    chosen: Json,
     all_: All = False,
     limit: options.BulkLimit = None,
     dry_run: options.DryRun = False,
@@ -138,27 +131,13 @@ def discard(
 
     For example: `webhookd dead-letters discard --event-type customer.deleted --until 30d --note 'told the merchant'`.
     """
-    body = _selection(ids, _filter(event_type, account, reason, since, until), everything=all_)
+    body = _selection(ids, chosen, everything=all_)
     body |= {"reason": note, "limit": limit}
     _act("discard", body, url, folder, dry_run=dry_run, yes=yes, detach=detach, as_json=as_json)
 
 
 def _act(kind: str, body: Json, url: str | None, folder: Path, **flags: bool) -> None:
     bulk.act(url, folder, "dead-letters", kind, body, until="died_to", **flags)
-
-
-def _filter(
-    event_type: list[str] | None, account: str | None, reason: str | None, since: str | None, until: str | None
-) -> Json:
-    """Returns the given filters by the API's names."""
-    given = {
-        "event_type": event_type,
-        "account": account,
-        "reason": reason,
-        "died_from": options.moment("--since", since),
-        "died_to": options.moment("--until", until),
-    }
-    return {name: value for name, value in given.items() if value}
 
 
 def _selection(ids: list[UUID] | None, chosen: Json, *, everything: bool) -> Json:

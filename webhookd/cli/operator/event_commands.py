@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 from uuid import UUID
 
 import typer
@@ -14,6 +14,7 @@ from webhookd.cli.operator.failures import EXIT_CODES, ApiError, Exit
 from webhookd.cli.operator.rows import collect, event_table, tell_event, tell_list, tell_more
 from webhookd.cli.operator.screen import instant, plain, say, short_type, tell_json
 from webhookd.errors import SettingsError
+from webhookd.operate.filter import Filter
 from webhookd.runtime.console import FOLDER, Folder, err, out
 from webhookd.runtime.console import Json as AsJson
 
@@ -33,22 +34,14 @@ Search = Annotated[
         help="The exact id, notification id, entity id, invoice number or merchant reference of an event.", show_default=False
     ),
 ]
-Status = Annotated[
-    list[str] | None, typer.Option("--status", help="received, queued, retrying, processed or dead. May be repeated.")
-]
 
 
 @app.command("list")
+@options.filtered(Filter)
 def list_(
     search: Search = None,
-    status: Status = None,
-    event_type: options.EventType = None,
-    account: options.Account = None,
-    entity_id: options.EntityId = None,
-    invoice_number: options.Invoice = None,
-    merchant_reference: options.Reference = None,
-    since: options.Since = None,
-    until: options.Until = None,
+    *,
+    chosen: Json,
     limit: options.Limit = 50,
     url: options.Url = None,
     folder: Folder = FOLDER,
@@ -59,8 +52,7 @@ def list_(
     For example: `webhookd events list 60012345678`, or
     `webhookd events list --event-type 'payment.refund.*' --status retrying --since 1d --json`.
     """
-    query = _query(search, status, event_type, account, entity_id, invoice_number, merchant_reference, since=since, until=until)
-    rows, more = with_api(url, folder, lambda api: collect(api, "events", key="events", limit=limit, **query))
+    rows, more = with_api(url, folder, lambda api: collect(api, "events", key="events", limit=limit, q=search, **chosen))
     if tell_list(rows, key="events", more=more, as_json=as_json, none="no event matches"):
         event_table(rows)
         if more:
@@ -130,15 +122,11 @@ def tell_failures(done: str, results: list[Json], failed: list[tuple[str, ApiErr
 
 
 @app.command()
+@options.filtered(Filter, without=("status",))
 def replay(
     status: Annotated[list[str] | None, typer.Option("--status", help="dead or processed. May be repeated.")] = None,
-    event_type: options.EventType = None,
-    account: options.Account = None,
-    entity_id: options.EntityId = None,
-    invoice_number: options.Invoice = None,
-    merchant_reference: options.Reference = None,
-    since: options.Since = None,
-    until: options.Until = None,
+    *,
+    chosen: Json,
     force: Annotated[bool, typer.Option("--force", help="Allow processed events among the chosen events.")] = False,
     limit: options.BulkLimit = None,
     rate: options.Rate = 20.0,
@@ -157,28 +145,24 @@ def replay(
 
     For example: `webhookd events replay --status processed --force --event-type 'payment.*' --since 2h --note 'wrong tax'`.
     """
-    chosen = _query(None, status, event_type, account, entity_id, invoice_number, merchant_reference, since=since, until=until)
-    chosen = {name: value for name, value in chosen.items() if value}
-    if not chosen.keys() - {"status"}:
+    if not chosen:
         raise SettingsError(
             "choose the events by a filter besides --status, for example --since 2h; --since 2000-01-01 chooses all events"
         )
     if not note and not dry_run:
         raise SettingsError("--note: give the reason, for the audit trail, or give --dry-run")
+    chosen |= {"status": status} if status else {}
     body: Json = {"filter": chosen, "reason": note or "dry run", "force": force, "rate": rate, "limit": limit}
     flags = {"dry_run": dry_run, "yes": yes, "detach": detach, "as_json": as_json}
     bulk.act(url, folder, "events", "replay", body, until="received_to", **flags)
 
 
 @app.command("tail")
+@options.filtered(Filter, without=("received_from", "received_to"))
 def tail_(
     search: Search = None,
-    status: Status = None,
-    event_type: options.EventType = None,
-    account: options.Account = None,
-    entity_id: options.EntityId = None,
-    invoice_number: options.Invoice = None,
-    merchant_reference: options.Reference = None,
+    *,
+    chosen: Json,
     last: Annotated[int, typer.Option("--last", "-n", min=0, max=200, help="Begin with this many of the newest events.")] = 10,
     url: options.Url = None,
     folder: Folder = FOLDER,
@@ -189,10 +173,9 @@ def tail_(
     With `--json`, each line is an object. For example: `webhookd events tail --event-type 'payment.*'`, or
     `webhookd events tail --json -n 0 | jq -r .entity_id`.
     """
-    query = _query(search, status, event_type, account, entity_id, invoice_number, merchant_reference)
 
     async def work(api: Api) -> None:
-        async for event in tail.follow(api, last, **query):
+        async for event in tail.follow(api, last, q=search, **chosen):
             tell_json(event) if as_json else _tell_line(event)
 
     with_api(url, folder, work)
@@ -203,28 +186,3 @@ def _tell_line(event: Json) -> None:
     line = f"{instant(event['received_at'])}  {plain(event['status']):<9}  {short_type(event['event_type'])}"
     rest = "  ".join(plain(event[name]) for name in ("account", "entity_id", "id") if event[name])
     out.print(Text(f"{line}  {rest}{error}"), soft_wrap=True)
-
-
-def _query(
-    search: str | None,
-    status: list[str] | None,
-    event_type: list[str] | None,
-    account: str | None,
-    entity_id: str | None,
-    invoice_number: str | None,
-    merchant_reference: str | None,
-    *,
-    since: str | None = None,
-    until: str | None = None,
-) -> dict[str, Any]:
-    return {
-        "q": search,
-        "status": status,
-        "event_type": event_type,
-        "account": account,
-        "entity_id": entity_id,
-        "invoice_number": invoice_number,
-        "merchant_reference": merchant_reference,
-        "received_from": options.moment("--since", since),
-        "received_to": options.moment("--until", until),
-    }

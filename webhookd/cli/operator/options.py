@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import re
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Any, TypeVar
@@ -11,24 +14,11 @@ from uuid import UUID
 import typer
 
 from webhookd.errors import SettingsError
+from webhookd.operate.filter import FilterField, filters_of
 
 C = TypeVar("C", bound=StrEnum)
 
 Url = Annotated[str | None, typer.Option("--url", help="The admin API's address. [WEBHOOKD_API_URL]", show_default=False)]
-EventType = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--event-type", help="A type, with or without `net.authorize.`, or a pattern like `payment.*`. May be repeated."
-    ),
-]
-Account = Annotated[str | None, typer.Option(help="The account.")]
-EntityId = Annotated[str | None, typer.Option("--entity-id", help="The provider's id of the transaction, subscription …")]
-Invoice = Annotated[str | None, typer.Option("--invoice-number", help="The invoice number.")]
-Reference = Annotated[str | None, typer.Option("--merchant-reference", help="The merchant's reference id.")]
-Since = Annotated[str | None, typer.Option(help="Received since: an age (`90s`, `2h`, `3d`), or an ISO 8601 time (UTC).")]
-Until = Annotated[str | None, typer.Option(help="Received until: an age or a time, like --since.")]
-DiedSince = Annotated[str | None, typer.Option("--since", help="Died since: an age (`90s`, `2h`, `3d`), or a time (UTC).")]
-DiedUntil = Annotated[str | None, typer.Option("--until", help="Died until: an age or a time, like --since.")]
 Limit = Annotated[int, typer.Option(min=1, help="At most this many, the newest first.")]
 BulkLimit = Annotated[int | None, typer.Option("--limit", min=1, help="At most this many, the oldest first. [all]")]
 Rate = Annotated[float, typer.Option(min=0.1, max=10_000, help="At most this many events per second.")]
@@ -40,6 +30,47 @@ Body = Annotated[bool, typer.Option("--body", help="Show the body, too. It holds
 
 _AGE = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+def filtered(table: type, *, without: Collection[str] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Gives a command an option for each filter of a table, in place of its parameter `chosen`.
+
+    The command gets the given filters as the API takes them: their names, and times in ISO 8601.
+    """
+    filters = [one for one in filters_of(table) if one.name not in without]
+
+    def add(command: Callable[..., None]) -> Callable[..., None]:
+        signature = inspect.signature(command, eval_str=True)
+        parameters: list[inspect.Parameter] = []
+        for parameter in signature.parameters.values():
+            parameters += map(_parameter, filters) if parameter.name == "chosen" else [parameter]
+
+        @functools.wraps(command)
+        def run(**given: Any) -> None:
+            chosen = {one.name: _read(one, given.pop(one.name)) for one in filters}
+            command(**given, chosen={name: value for name, value in chosen.items() if value not in (None, [])})
+
+        # typer makes the options from these two.
+        run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        return run
+
+    return add
+
+
+def _parameter(one: FilterField) -> inspect.Parameter:
+    kind, repeats = (list[str], " May be repeated.") if one.kind is tuple else (str, "")
+    option = typer.Option(_option(one), help=(one.about.help or one.about.text) + repeats)
+    annotation = Annotated[kind | None, option]  # type: ignore[valid-type]
+    return inspect.Parameter(one.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def _option(one: FilterField) -> str:
+    return f"--{one.about.option or one.name.replace('_', '-')}"
+
+
+def _read(one: FilterField, given: Any) -> Any:
+    return moment(_option(one), given) if one.kind is datetime else given
 
 
 def one_of(choices: type[C], meaning: str) -> Any:

@@ -16,6 +16,7 @@ from webhookd.cli.operator.failures import EXIT_CODES, ApiError, Exit
 from webhookd.cli.operator.rows import collect, tell_body, tell_list, tell_more
 from webhookd.cli.operator.screen import fields, instant, number_of, plain, say, table, tell_json
 from webhookd.errors import SettingsError, Unusable
+from webhookd.operate.filter import QuarantineFilter
 from webhookd.runtime.console import FOLDER, Folder
 from webhookd.runtime.console import Json as AsJson
 
@@ -36,12 +37,12 @@ Ids = Annotated[list[UUID], options.id_("Ids of bodies.")]
 
 
 @app.command("list")
+@options.filtered(QuarantineFilter)
 def list_(
-    account: options.Account = None,
     reason: Annotated[Unusable | None, options.one_of(Unusable, "The reason why they could not become events")] = None,
     state: Annotated[str, typer.Option(help="waiting, released or discarded.")] = "waiting",
-    since: options.Since = None,
-    until: options.Until = None,
+    *,
+    chosen: Json,
     limit: options.Limit = 50,
     url: options.Url = None,
     folder: Folder = FOLDER,
@@ -51,13 +52,7 @@ def list_(
 
     For example: `webhookd quarantine list --reason too_old --since 7d`.
     """
-    query = {
-        "account": account,
-        "reason": reason,
-        "state": state,
-        "received_from": options.moment("--since", since),
-        "received_to": options.moment("--until", until),
-    }
+    query = {"reason": reason, "state": state, **chosen}
     rows, more = with_api(url, folder, lambda api: collect(api, "quarantine", key="bodies", limit=limit, **query))
     if tell_list(rows, key="bodies", more=more, as_json=as_json, none="no body matches"):
         lines = (

@@ -1,0 +1,6 @@
+-- The other filters of events. They choose among the events `l` that a statement looks at. `w` has the status of an event's work, if the
+-- event has work. NULL stands for any value.
+(:wanted.status::text[] IS NULL OR webhookd.status_of(w.status) = ANY(:wanted.status))
+AND (l.kind = ANY((SELECT webhookd.kinds_of(:wanted.event_type_patterns::text[], :wanted.account::text))::bigint[])) IS NOT FALSE
+AND (:wanted.received_from::timestamptz IS NULL OR l.received_at >= :wanted.received_from)
+AND (:wanted.received_to::timestamptz IS NULL OR l.received_at < :wanted.received_to)
