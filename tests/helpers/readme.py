@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from tests.bench.summary import last_figures, last_run
 from tests.deploy.promql import rules
-from tests.helpers.guide import GUIDE, README, anchor
+from tests.helpers.guide import GUIDE, README, anchor, runbook_pages
 from tests.helpers.metrics_page import metrics_table
 from webhookd.settings import describe
 
@@ -33,16 +33,17 @@ def settings_table() -> str:
 
 
 def alerts_table() -> str:
-    """Returns a table with one row for each alert, in the order of the rules: severities, summary, link to the runbook."""
+    """Returns a table with one row for each alert, in the order of the rules: severities, summary, link to its section."""
     severities: dict[str, list[str]] = {}
     summaries: dict[str, str] = {}
     for rule in rules():
         if rule.alert:
             severities.setdefault(rule.alert, []).append(rule.severity)
             summaries.setdefault(rule.alert, rule.annotations["summary"])
+    pages = runbook_pages()
     rows = ["| alert | severity | summary | |", "|---|---|---|---|"]
     for alert, summary in summaries.items():
-        section = f"[what to do](../../deploy/RUNBOOK.md#{anchor(alert)})"
+        section = f"[what to do]({pages[anchor(alert)].name}#{anchor(alert)})"
         rows.append(f"| `{alert}` | {', '.join(sorted(severities[alert]))} | {summary} | {section} |")
     return "\n".join(rows) + "\n"
 
