@@ -81,7 +81,8 @@ async def test_a_command_of_the_guide_does_what_it_says(
             assert told["failed_attempts"][0]["error"] == "Permanent: the order is unknown"
         case ["events", "retry"]:
             trail = await connection.fetch("SELECT actor, reason FROM audit WHERE event_id = $1", event)
-            assert ("operator (ann)", "the shop is back") in [(row["actor"], row["reason"]) for row in trail]
+            note = words[words.index("--note") + 1]
+            assert ("operator (ann)", note) in [(row["actor"], row["reason"]) for row in trail]
         case ["events", "replay"]:
             assert told["state"] == "done"
             assert told["dry_run"] is True
