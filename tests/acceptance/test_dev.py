@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import json
 import os
 import pty
 import re
@@ -24,10 +25,11 @@ from dotenv import dotenv_values
 
 from tests.conftest import Servers
 from tests.helpers.database import connect
-from tests.helpers.guide import shell_lines
+from tests.helpers.guide import GUIDE, blocks, shell_lines
 from tests.helpers.running import KEY
 from tests.helpers.wait import until
 from webhookd.authorizenet.notification import EVENT_TYPES
+from webhookd.dev.postgres import PostgresServer
 from webhookd.dev.servers import free_port
 
 _ESCAPE = "\x1b"
@@ -309,6 +311,31 @@ async def test_the_guides_command_calls_a_handler_of_the_current_folder(dev: Dev
     finally:
         await connection.close()
     assert [row["event_type"] for row in booked] == ["net.authorize.payment.refund.created"]
+    assert await dev.ends(signal.SIGINT) == 0
+
+
+async def test_the_guides_first_handler_marks_an_order_as_paid_in_the_table_that_the_guide_makes(dev: Dev) -> None:
+    page = (GUIDE / "handlers.md").read_text()
+    (dev.folder / "shop.py").write_text(blocks(page, "python")[0])
+    _, commands, *_ = blocks(page, "sh")
+    make, find, retry, show = commands.replace("\\\n", "").splitlines()
+    dev.start(settings={"PYTHONPATH": ".", "WEBHOOKD_HANDLERS": "shop"})
+
+    def run(line: str) -> subprocess.CompletedProcess[str]:
+        line = re.sub(r"^webhookd", f"'{sys.executable}' -m webhookd", line)
+        environment = {**dev.environment(), "PATH": f"{PostgresServer.binaries()}:{os.environ['PATH']}"}
+        return subprocess.run(line, shell=True, cwd=dev.folder, env=environment, check=False, capture_output=True, text=True)
+
+    async def retrying() -> str | None:
+        answer = await asyncio.to_thread(run, f"{find.partition('#')[0]} --json")
+        events = json.loads(answer.stdout)["events"] if answer.returncode == 0 else []
+        return events[0]["id"] if events else None
+
+    event = await until(retrying, "the event waits for the table", deadline=120, every=1)
+    assert (made := run(make)).returncode == 0, made.stderr
+    retried = run(retry.replace("ID", event))
+    assert retried.returncode == 0 or "the event is processed" in retried.stderr, retried.stderr
+    await until(lambda: "(1 row)" in run(show).stdout, "the handler marks the order as paid", deadline=60, every=1)
     assert await dev.ends(signal.SIGINT) == 0
 
 

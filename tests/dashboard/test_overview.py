@@ -89,6 +89,8 @@ async def test_the_overview_says_what_is_away_and_what_that_means(start: Start, 
     await expect(verdict).to_contain_text("SQS is away")
     await expect(verdict).to_contain_text("They wait in the outbox")
     await expect(verdict.get_by_role("list", name="Dependencies")).to_contain_text("PostgreSQLup")
+    await verdict.get_by_role("listitem").filter(has_text="SQS is away").get_by_role("link", name="What to do").click()
+    await expect(page.get_by_role("heading", name="WebhookdSQSDown")).to_be_in_viewport()
 
 
 @pytest.mark.long

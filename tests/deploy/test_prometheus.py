@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import shutil
+import subprocess
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -12,7 +15,9 @@ import yaml
 
 from tests.deploy.conftest import Observed, Page
 from tests.deploy.promql import Rule, Selector, named, own_metrics, problems, recorded, rules
+from tests.helpers.guide import GUIDE, blocks
 from tests.helpers.prometheus import CONFIGURATION, RULES, needs_prometheus, promtool
+from tests.helpers.readme import runbook_url
 from tests.helpers.wait import until
 
 pytestmark = [needs_prometheus, pytest.mark.xdist_group("prometheus")]
@@ -57,7 +62,32 @@ def test_each_alert_says_what_whom_and_where_to_read_on() -> None:
     for rule in ALERTS:
         assert rule.severity in ("page", "ticket"), rule
         assert set(rule.annotations) == {"summary", "description", "runbook_url"}, rule
-        assert rule.annotations["runbook_url"] == f"deploy/RUNBOOK.md#{rule.alert.lower()}"
+        section = runbook_url(rule.alert.lower())
+        assert rule.annotations["runbook_url"] == section, "run: .venv/bin/python -m tests.helpers.readme"
+
+
+def addressed(rules_file: dict[str, Any]) -> list[Any]:
+    """Returns the groups of a file of rules, with the address of the guide's example in each `runbook_url`."""
+    text = json.dumps(rules_file["groups"])
+    assert text.count("http://webhookd.example.internal:9090/guide/") == len(ALERTS)
+    changed: list[Any] = json.loads(text.replace("http://webhookd.example.internal:9090", "https://ops.example.com"))
+    return changed
+
+
+def test_the_guides_commands_put_an_address_into_the_rules_and_make_a_prometheusrule(tmp_path: Path) -> None:
+    plain, operator = blocks((GUIDE / "deploy.md").read_text(), "sh")
+    shutil.copytree(RULES.parent, tmp_path / "deploy" / "prometheus")
+    for commands in (plain.replace("/etc/prometheus/", ""), operator.replace("kubectl ", "echo ")):
+        subprocess.run(["bash", "-euc", commands], cwd=tmp_path, check=True, stdout=subprocess.DEVNULL)
+    expected = addressed(yaml.safe_load(RULES.read_text()))
+    assert yaml.safe_load((tmp_path / "webhookd.rules.yml").read_text())["groups"] == expected
+    resource = yaml.safe_load((tmp_path / "webhookd-alerts.yaml").read_text())
+    assert resource == {
+        "apiVersion": "monitoring.coreos.com/v1",
+        "kind": "PrometheusRule",
+        "metadata": {"name": "webhookd"},
+        "spec": {"groups": expected},
+    }
 
 
 @pytest.mark.parametrize("rule", rules(), ids=lambda rule: str(rule.alert or rule.record))

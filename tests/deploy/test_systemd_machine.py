@@ -13,6 +13,7 @@ import pytest
 import pytest_asyncio
 
 from tests.conftest import Servers
+from tests.helpers.guide import GUIDE, blocks
 from tests.helpers.machine import Machine
 from tests.helpers.running import KEY
 from tests.helpers.wait import until
@@ -21,7 +22,7 @@ from webhookd.dev import traffic
 from webhookd.dev.servers import free_port
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
-INSTALL, USE, *_ = re.findall(r"```sh\n(.+?)```", Path("deploy/README.md").read_text().partition("## systemd")[2], re.DOTALL)
+INSTALL, USE, *_ = blocks((GUIDE / "systemd.md").read_text(), "sh")
 NEW_KEY = "0123456789ABCDEF" * 8
 TYPE = "net.authorize.customer.created"
 

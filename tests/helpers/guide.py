@@ -13,6 +13,7 @@ README = ROOT / "README.md"
 GUIDE = ROOT / "webhookd" / "guide"
 INDEX = GUIDE / "index.md"
 PAGES = sorted(GUIDE.glob("*.md"))
+RUNBOOK = sorted(GUIDE.glob("runbook-*.md"))  # the pages with a section for each alert
 
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _COMMAND = re.compile(r"(?P<settings>(?:\w+=\S+ )*)(?:\.venv/bin/)?webhookd (?P<words>.+)")
@@ -52,6 +53,11 @@ def anchor(title: str) -> str:
 def anchors(text: str) -> set[str]:
     """Returns the anchors of all headings of a page."""
     return {anchor(title) for title in re.findall(r"^#+ (.+)$", prose(text), re.MULTILINE)}
+
+
+def runbook_pages() -> dict[str, Path]:
+    """Returns the page of each alert's section, by the section's anchor."""
+    return {anchor(title): page for page in RUNBOOK for title in re.findall(r"^## (.+)$", page.read_text(), re.MULTILINE)}
 
 
 def readable() -> str:

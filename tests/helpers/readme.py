@@ -1,18 +1,21 @@
 """The tables of the README and the guide that are made from the code, the alerts and the last bench.
 
-`python -m tests.helpers.readme` writes them. Each stands between the marks `<!-- name -->` and `<!-- /name -->`.
+`python -m tests.helpers.readme` writes them, and the address of each alert's section into the rules. Each table stands between
+the marks `<!-- name -->` and `<!-- /name -->`.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 from tests.bench.summary import last_figures, last_run
 from tests.deploy.promql import rules
-from tests.helpers.guide import GUIDE, README, anchor
+from tests.helpers.guide import GUIDE, README, anchor, runbook_pages
 from tests.helpers.metrics_page import metrics_table
+from tests.helpers.prometheus import RULES
 from webhookd.settings import describe
 
 
@@ -33,16 +36,17 @@ def settings_table() -> str:
 
 
 def alerts_table() -> str:
-    """Returns a table with one row for each alert, in the order of the rules: severities, summary, link to the runbook."""
+    """Returns a table with one row for each alert, in the order of the rules: severities, summary, link to its section."""
     severities: dict[str, list[str]] = {}
     summaries: dict[str, str] = {}
     for rule in rules():
         if rule.alert:
             severities.setdefault(rule.alert, []).append(rule.severity)
             summaries.setdefault(rule.alert, rule.annotations["summary"])
+    pages = runbook_pages()
     rows = ["| alert | severity | summary | |", "|---|---|---|---|"]
     for alert, summary in summaries.items():
-        section = f"[what to do](../../deploy/RUNBOOK.md#{anchor(alert)})"
+        section = f"[what to do]({pages[anchor(alert)].name}#{anchor(alert)})"
         rows.append(f"| `{alert}` | {', '.join(sorted(severities[alert]))} | {summary} | {section} |")
     return "\n".join(rows) + "\n"
 
@@ -61,6 +65,18 @@ def written(name: str) -> str:
     return MADE[name].page.read_text().partition(f"<!-- {name} -->\n")[2].partition(f"<!-- /{name} -->")[0]
 
 
+def runbook_url(section: str) -> str:
+    """Returns the address of an alert's section, in the form that the rules have before an operator sets the host."""
+    return f"http://webhookd.example.internal:9090/guide/{runbook_pages()[section].stem}#{section}"
+
+
+def write_runbook_urls() -> None:
+    """Writes the address of each alert's section into the rules and their tests. The part after `#` names the section."""
+    for file in RULES.parent.glob("*.yml"):
+        text = re.sub(r"(?<=runbook_url: )\S*#(\w+)$", lambda url: runbook_url(url[1]), file.read_text(), flags=re.MULTILINE)
+        file.write_text(text)
+
+
 def write() -> None:
     """Writes each table into its page."""
     for name, (page, make) in MADE.items():
@@ -69,4 +85,5 @@ def write() -> None:
 
 
 if __name__ == "__main__":
+    write_runbook_urls()
     write()

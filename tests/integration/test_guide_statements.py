@@ -78,7 +78,10 @@ async def all_processed(url: str, count: int) -> None:
 
 @pytest.mark.parametrize("statement", STATEMENTS)
 async def test_a_statement_of_the_guide_is_one_that_postgresql_runs(connection: Connection, statement: str) -> None:
-    await connection.fetch(statement)
+    if statement.startswith("CALL"):  # a procedure that commits cannot run as a prepared statement
+        await connection.execute(statement)
+    else:
+        await connection.fetch(statement)
 
 
 async def test_a_restored_backup_has_all_that_it_had_and_takes_what_it_lacks_as_new(

@@ -38,7 +38,7 @@ def test_the_guide_shows_each_group() -> None:
 
 @pytest.fixture
 async def dead(start: Start, connection: asyncpg.Connection[Any]) -> tuple[Daemon, str]:
-    """Starts a daemon with a dead event, and returns the daemon and the event's id."""
+    """Starts a daemon with a dead event and a body in quarantine, and returns the daemon and the event's id."""
     registry = Registry()
 
     async def refuse(_: Event, __: Any) -> None:
@@ -46,7 +46,8 @@ async def dead(start: Start, connection: asyncpg.Connection[Any]) -> tuple[Daemo
 
     registry.add("*", refuse)
     daemon = await start(registry, admin_tokens={"ann": TOKEN})
-    sent = await traffic.send(sampling.stream([PAYMENT], 1), f"{daemon.public_url}/webhooks/authorize-net", KEY)
+    unusable = sampling.Sample("unusable", "", "", b"no JSON")
+    sent = await traffic.send([*sampling.stream([PAYMENT], 1), unusable], f"{daemon.public_url}/webhooks/authorize-net", KEY)
     assert sent.failed == 0
 
     async def ended() -> Any:
@@ -67,19 +68,21 @@ async def test_a_command_of_the_guide_does_what_it_says(
 ) -> None:
     daemon, event = dead
     transaction = await connection.fetchval("SELECT entity_id FROM events")
-    here = {"ID": event, "60022194830": transaction}
+    body = await connection.fetchval("SELECT id::text FROM quarantine")
+    here = {"ID": body if " quarantine " in line else event, "60022194830": transaction}
     words = [here.get(word, word) for word in shlex.split(line, comments=True)[1:]]
     code, out, err = await webhookd(*words, "--json", folder=servers.folder, **environment(servers, daemon))
     assert (code, err) == (0, "")
     told = json.loads(out)
     match words[:2]:
         case ["events", "list"]:
-            assert [row["id"] for row in told["events"]] == [event]
+            assert [row["id"] for row in told["events"]] == ([event] if "dead" in words else [])
         case ["events", "show"]:
             assert told["failed_attempts"][0]["error"] == "Permanent: the order is unknown"
         case ["events", "retry"]:
             trail = await connection.fetch("SELECT actor, reason FROM audit WHERE event_id = $1", event)
-            assert ("operator (ann)", "the shop is back") in [(row["actor"], row["reason"]) for row in trail]
+            note = words[words.index("--note") + 1]
+            assert ("operator (ann)", note) in [(row["actor"], row["reason"]) for row in trail]
         case ["events", "replay"]:
             assert told["state"] == "done"
             assert told["dry_run"] is True
@@ -88,10 +91,12 @@ async def test_a_command_of_the_guide_does_what_it_says(
             assert [row["id"] for row in told["events"]] == [event]
         case ["refused", "list"]:
             assert told["samples"] == []
-        case ["stats", _]:
-            assert told["window"] == 86_400
+        case ["stats", *_]:
+            assert told["window"] == (86_400 if "1d" in words else 3600)
         case ["quarantine", "list"]:
-            assert told["bodies"] == []
+            assert [row["id"] for row in told["bodies"]] == [body]
+        case ["quarantine", "show"]:
+            assert (told["id"], told["reason"]) == (body, "not_json")
         case _:
             pytest.fail(f"nothing is known of what {line!r} should do")
 

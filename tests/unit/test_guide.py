@@ -15,6 +15,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 
+from tests.helpers.guide import anchor as anchor_of
 from webhookd.admin import guide
 from webhookd.admin.guide import FOLDER, Guide, build
 from webhookd.admin.markdown import Entry, listed, render
@@ -240,6 +241,31 @@ async def test_every_page_of_the_guide_is_listed_and_served_and_every_link_in_it
     for section in orjson.loads((await texts(pages, "/guide/search.json"))[0]):
         path, _, anchor = section["address"].partition("#")
         assert not anchor or anchor in found[path].ids, section["address"]
+
+
+async def test_every_address_of_the_guide_that_the_program_or_an_alert_names_leads_to_an_id() -> None:
+    files = [file for pattern in ("*.py", "*.js") for file in (ROOT / "webhookd").rglob(pattern)]
+    files += (ROOT / "deploy" / "prometheus").glob("*.yml")
+    named = {one for file in files for one in re.findall(r"/guide/[a-z-]+(?:#[a-z0-9-]+)?(?![\w./{])", file.read_text())}
+    assert {"/guide/databases", "/guide/runbook-queue#webhookdsqsdown", "/guide/runbook-replicas#webhookddown"} <= named
+    pages = Guide()
+    for address in named:
+        path, _, anchor = address.partition("#")
+        page = await served(pages, path)
+        assert page.status == 200, address
+        assert not anchor or anchor in Links(str(page.text)).ids, address
+
+
+def test_a_link_to_the_glossary_leads_to_the_section_that_has_the_word() -> None:
+    sections = re.findall(r"^## (.+)\n((?:.*\n)*?)(?=^## |\Z)", (FOLDER / "glossary.md").read_text(), re.MULTILINE)
+    words = {anchor_of(title): re.findall(r"\*\*(.+?)\*\*", text) for title, text in sections}
+    for name in ("get-started", "how-it-works"):
+        found = re.findall(r"\[([^\]]+)\]\(glossary\.md#([^)]+)\)", (FOLDER / f"{name}.md").read_text())
+        assert len(found) > 5
+        assert len(found) == len(set(found)), "at the first use only"
+        for text, section in found:
+            # A plural or another form begins as the word does: "folds", "quarantined".
+            assert any(text.lower().startswith(word.lower().rstrip("e")) for word in words[section]), f"{name}: {text}"
 
 
 def test_every_path_outside_the_guide_that_a_page_names_is_in_the_repository() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-MODEL = Path("deploy/THREAT_MODEL.md")
+MODEL = Path("webhookd/guide/threat-model.md")
 ROWS = [line for line in MODEL.read_text().splitlines() if line.startswith("| ") and not line.startswith("| threat")]
 
 

@@ -100,7 +100,7 @@ async def _statements(connection: Any) -> Finding:
     if not refused:
         return Finding("statements", Verdict.OK, f"the role may run all {len(names)} statements of webhookd")
     named = ", ".join(refused[:_NAMED]) + (f" and {len(refused) - _NAMED} more" if len(refused) > _NAMED else "")
-    remedy = "grant the role the rights in deploy/README.md (PostgreSQL's role), or run `webhookd migrate` as that role"
+    remedy = "grant the role the rights in the guide (/guide/databases), or run `webhookd migrate` as that role"
     detail = f"the role in WEBHOOKD_DATABASE_URL may not run {named}: {remedy}"
     return Finding("statements", Verdict.FAILED, detail)
 

@@ -10,6 +10,11 @@ const MEANING = {
   redis: "webhookd works with PostgreSQL alone, only slower.",
   sqs: "Webhooks are still accepted. They wait in the outbox, and webhookd sends them once SQS is back.",
 };
+const WHAT_TO_DO = {
+  postgresql: "/guide/runbook-storage#webhookdpostgresqldown",
+  redis: "/guide/runbook-storage#webhookdredisdown",
+  sqs: "/guide/runbook-queue#webhookdsqsdown",
+};
 export const UNFINISHED = ["received", "queued", "retrying"];
 
 export function dependencyName(name) {
@@ -31,6 +36,7 @@ function dependencies(health) {
       tone: name === "redis" ? "warn" : "bad",
       text: `${dependencyName(name)} is away: ${state.problem ?? "it does not answer"}`,
       detail: MEANING[name],
+      link: { href: WHAT_TO_DO[name], label: "What to do" },
     })),
     ...stopping,
   ];
