@@ -27,7 +27,7 @@ from webhookd.store.outbox import Outgoing
 CREATED = "net.authorize.customer.created"
 SUBSCRIBED = "net.authorize.customer.subscription.created"
 BATCH = 10
-LIMITS = Limits(message_bytes=262_144, batch=BATCH, longest_hidden=43_200)  # the limits of SQS
+LIMITS = Limits(message_bytes=262_144, batch=BATCH, longest_visibility=43_200)  # the limits of SQS
 BUNDLED = BATCH * MOST_EVENTS
 OURS = '{"v":3,"consumer":"handlers"'
 
@@ -171,7 +171,7 @@ async def test_a_bundle_that_came_back_is_worked_on_as_it_is(
     await receiver.sqs.queue.send([bodies])
     for _ in range(receives - 1):
         (message,) = await receiver.sqs.queue.receive(1, wait=1, visibility=60)
-        await receiver.sqs.queue.hide([(message, 0)])
+        await receiver.sqs.queue.change_visibility([(message, 0)])
     worker = await start(handlers(count, pattern=AUTHCAPTURE), roles="work")
     await until(lambda: status(connection, "processed"), "every event is processed")
     await drained(servers, worker)
