@@ -17,7 +17,7 @@ from webhookd.authorizenet import sampling
 from webhookd.daemon import Daemon
 from webhookd.errors import Permanent, UnavailableError
 from webhookd.event import Event
-from webhookd.process import worker as worker_module
+from webhookd.process import alone as alone_module
 from webhookd.process.result import TRUSTED
 from webhookd.queue.bundles import pack
 from webhookd.queue.contract import Limits
@@ -186,7 +186,7 @@ async def test_a_bundle_that_was_interrupted_comes_back_with_what_is_left(
     start: Start, servers: Servers, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await table_of_effects(connection)
-    monkeypatch.setattr(worker_module, "_INTERRUPTED", 0.1)
+    monkeypatch.setattr(alone_module, "_INTERRUPTED", 0.1)
     receiver, bodies = await received(start, connection, AUTHCAPTURE, AUTHCAPTURE, CREATED)
     await receiver.sqs.queue.send([bodies])
     worker = await start(handlers(count, pattern=AUTHCAPTURE), roles="work")
