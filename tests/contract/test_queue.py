@@ -86,7 +86,7 @@ async def test_any_number_of_messages_goes_in_one_call(queues: Queues) -> None:
     assert len({message.id for message in received}) == len(messages)
     await has(queues.queue, Depth(0, len(messages), 0))
     assert await queues.queue.extend(received, LONG) == [None] * len(messages)
-    assert await queues.queue.hide([(message, 0) for message in received]) == [None] * len(messages)
+    assert await queues.queue.change_visibility([(message, 0) for message in received]) == [None] * len(messages)
     again = await take(queues.queue, len(messages))
     assert {message.id for message in again} == {message.id for message in received}
     assert await queues.queue.delete(again) == [None] * len(messages)
@@ -105,7 +105,7 @@ async def test_no_messages_are_no_request(queues: Queues) -> None:
     await queues.network.cut()
     assert await queues.queue.send([]) == []
     assert await queues.queue.extend([], LONG) == []
-    assert await queues.queue.hide([]) == []
+    assert await queues.queue.change_visibility([]) == []
     assert await queues.queue.delete([]) == []
 
 
@@ -146,7 +146,7 @@ async def test_what_is_received_comes_back_after_its_time(queues: Queues) -> Non
 async def test_each_message_is_hidden_for_as_long_as_it_is_told(queues: Queues) -> None:
     await queues.queue.send(events(3))
     at_once, soon, late = await take(queues.queue, 3)
-    assert await queues.queue.hide([(late, LONG), (at_once, 0), (soon, 1)]) == [None] * 3
+    assert await queues.queue.change_visibility([(late, LONG), (at_once, 0), (soon, 1)]) == [None] * 3
     again = await take(queues.queue, 2)
     assert {message.id for message in again} == {at_once.id, soon.id}
     assert await nothing_visible(queues.queue)
@@ -165,8 +165,8 @@ async def test_a_lease_ends_the_time_after_its_last_extension(queues: Queues) ->
 async def test_what_is_to_be_hidden_for_too_long_is_hidden_for_as_long_as_can_be(queues: Queues) -> None:
     await queues.queue.send(events(2))
     first, second = await take(queues.queue, 2)
-    longest = queues.queue.limits.longest_hidden
-    assert await queues.queue.hide([(first, longest), (second, 2 * longest)]) == [None, None]
+    longest = queues.queue.limits.longest_visibility
+    assert await queues.queue.change_visibility([(first, longest), (second, 2 * longest)]) == [None, None]
     assert await nothing_visible(queues.queue)
     await has(queues.queue, Depth(0, 2, 0))
 
@@ -175,7 +175,7 @@ async def test_what_is_deleted_does_not_come_back(queues: Queues) -> None:
     await queues.queue.send(events(2))
     deleted, kept = await take(queues.queue, 2)
     assert await queues.queue.delete([deleted]) == [None]
-    await queues.queue.hide([(deleted, 0), (kept, 0)])
+    await queues.queue.change_visibility([(deleted, 0), (kept, 0)])
     again = await take(queues.queue, 1)
     assert [message.id for message in again] == [kept.id]
     await has(queues.queue, Depth(0, 1, 0))
@@ -208,7 +208,7 @@ async def test_a_deleted_message_can_be_neither_hidden_nor_extended(queues: Queu
     await queues.queue.send(events(1))
     [message] = await take(queues.queue, 1)
     await queues.queue.delete([message])
-    [hidden], [extended] = await queues.queue.hide([(message, 0)]), await queues.queue.extend([message], LONG)
+    [hidden], [extended] = await queues.queue.change_visibility([(message, 0)]), await queues.queue.extend([message], LONG)
     assert isinstance(hidden, MessageGoneError)
     assert isinstance(extended, MessageGoneError)
     assert await nothing_visible(queues.queue)
@@ -220,7 +220,7 @@ async def test_a_receipt_that_is_no_good_fails_alone(queues: Queues) -> None:
     first, second = await take(queues.queue, 2)
     other = Message("x", "no receipt handle", (), first.received, 1)
     extended = await queues.queue.extend([first, other, second], LONG)
-    hidden = await queues.queue.hide([(first, LONG), (other, LONG), (second, LONG)])
+    hidden = await queues.queue.change_visibility([(first, LONG), (other, LONG), (second, LONG)])
     done, deleted, also_done = await queues.queue.delete([first, other, second])
     for results in (extended, hidden):
         assert [type(result) for result in results] == [type(None), MessageGoneError, type(None)]
@@ -264,7 +264,7 @@ async def test_what_is_received_too_often_goes_to_the_dead_letter_queue(open_que
     for count in (1, 2):
         [message] = await take(queues.queue, 1)
         assert message.receive_count == count
-        await queues.queue.hide([(message, 0)])
+        await queues.queue.change_visibility([(message, 0)])
 
     async def moved() -> bool:
         assert not await queues.queue.receive(1, wait=0, visibility=LONG)
@@ -306,7 +306,7 @@ async def test_a_queue_that_is_away_is_unavailable_and_comes_back(queues: Queues
         queues.queue.send(events(1)),
         queues.queue.receive(1, wait=0, visibility=LONG),
         queues.queue.extend([message], LONG),
-        queues.queue.hide([(message, 0)]),
+        queues.queue.change_visibility([(message, 0)]),
         queues.queue.delete([message]),
         queues.queue.depth(),
     ):
@@ -378,7 +378,7 @@ async def test_what_the_server_fails_at_can_be_tried_again(queues: Queues) -> No
     queues.strict.failed_entries = 1.0
     for results in (
         await queues.queue.extend(received, LONG),
-        await queues.queue.hide([(message, 0) for message in received]),
+        await queues.queue.change_visibility([(message, 0) for message in received]),
         await queues.queue.delete(received),
     ):
         assert [type(result) for result in results] == [UnavailableError] * 3

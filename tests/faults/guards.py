@@ -261,7 +261,7 @@ GUARDS = (
     Guard(
         "a message that a stopping worker holds is given back at once",
         "webhookd/process/worker.py",
-        "            await shielded(self._hide(message, 0), _BOOKKEEPING)\n",
+        "            await shielded(self._delay(message, 0), _BOOKKEEPING)\n",
         "",
         _WORK + "test_stopping_gives_back_what_is_in_hand_at_once",
     ),
@@ -619,8 +619,8 @@ GUARDS = (
     Guard(
         "a bundle with an unfinished event comes back",
         "webhookd/process/worker.py",
-        "        if again:\n            await self._hide(message, max(again))\n",
-        "        if len(again) == len(results):\n            await self._hide(message, max(again))\n",
+        "        if again:\n            await self._delay(message, max(again))\n",
+        "        if len(again) == len(results):\n            await self._delay(message, max(again))\n",
         _BUNDLES + "test_an_event_that_another_worker_has_is_left_to_it",
     ),
     Guard(

@@ -28,7 +28,7 @@ from webhookd.cli.operator.failures import ApiError, Exit
 from webhookd.errors import SettingsError
 
 TOKEN = "operate-3f1c9a"
-LOOK_TOKEN = "look-77b0e2"
+READ_TOKEN = "look-77b0e2"
 AUTHCAPTURE = "net.authorize.payment.authcapture.created"
 
 Answer = dict[str, Any] | web.Response
@@ -63,9 +63,9 @@ class AdminApi:
 
     async def handle(self, request: web.Request) -> web.Response:
         token = request.headers.get("Authorization", "").removeprefix("Bearer ")
-        if token not in (TOKEN, LOOK_TOKEN):
+        if token not in (TOKEN, READ_TOKEN):
             return problem(401, "give a token")
-        if request.method == "POST" and token == LOOK_TOKEN:
+        if request.method == "POST" and token == READ_TOKEN:
             return problem(403, "this token may only look")
         query = {name: request.query.getall(name) for name in request.query}
         path = request.match_info["path"]
@@ -200,5 +200,5 @@ async def ran(url: str, *arguments: str, token: str | None = TOKEN, stdin: str |
     told = "" if error is None or isinstance(error, SystemExit) else f"{error}\n"
     found = Ran(int(code), result.stdout, result.stderr + told)
     assert TOKEN not in found.out + found.err, "the token is shown"
-    assert LOOK_TOKEN not in found.out + found.err, "the token is shown"
+    assert READ_TOKEN not in found.out + found.err, "the token is shown"
     return found

@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 Json: TypeAlias = dict[str, Any]
 
 ACTIONS = {"StartMessageMoveTask", "ListMessageMoveTasks"}
-_HIDDEN_SECONDS = 600  # longer than any task
+_VISIBILITY_SECONDS = 600  # longer than any task
 
 
 class RefusedError(Exception):
@@ -89,7 +89,7 @@ class MoveTasks:
     async def _run(
         self, task: _Task, source: str, destination: str | None, call: Callable[[str, Json], Awaitable[Json]]
     ) -> None:
-        look = {"QueueUrl": source, "MaxNumberOfMessages": 10, "VisibilityTimeout": _HIDDEN_SECONDS}
+        look = {"QueueUrl": source, "MaxNumberOfMessages": 10, "VisibilityTimeout": _VISIBILITY_SECONDS}
         left = []
         while messages := (await call("ReceiveMessage", look)).get("Messages"):
             for message in messages:

@@ -23,7 +23,7 @@ from tests.helpers.move_tasks import ACTIONS, MoveTasks, RefusedError
 
 _BATCHES = {"SendMessageBatch", "DeleteMessageBatch", "ChangeMessageVisibilityBatch"}
 _JSON = "application/x-amz-json-1.0"
-_LONGEST_HIDDEN = 43_200  # seconds from the receipt
+_LONGEST_VISIBILITY = 43_200  # seconds from the receipt
 
 
 class StrictSqs:
@@ -165,7 +165,7 @@ class StrictSqs:
     def _is_beyond_limit(self, entry: dict[str, Any]) -> bool:
         """Returns whether a message would be hidden over 12 hours from its receipt on (SQS API, ChangeMessageVisibility)."""
         since = time.monotonic() - self._received.get(entry["ReceiptHandle"], time.monotonic())
-        return float(entry["VisibilityTimeout"]) + since > _LONGEST_HIDDEN
+        return float(entry["VisibilityTimeout"]) + since > _LONGEST_VISIBILITY
 
 
 def _refusal(entries: list[dict[str, Any]]) -> str | None:

@@ -28,8 +28,8 @@ from webhookd.daemon import Daemon
 from webhookd.dev import traffic
 
 OPERATE = "operate-0123456789"
-LOOK = "look-0123456789abcd"
-TOKENS: dict[str, Any] = {"admin_tokens": {"ann": OPERATE}, "read_tokens": {"bob": LOOK}}
+READ = "look-0123456789abcd"
+TOKENS: dict[str, Any] = {"admin_tokens": {"ann": OPERATE}, "read_tokens": {"bob": READ}}
 UNSAFE = ("POST", "PUT", "PATCH", "DELETE")
 
 # The routes that need no token. Every other route must refuse a request without a token.
@@ -90,7 +90,7 @@ async def test_each_route_refuses_who_may_not_use_it(daemon: Daemon, http: aioht
         for headers, role in (
             ({}, None),
             (bearer("x" * 20), None),
-            (bearer(LOOK), AccessLevel.LOOK),
+            (bearer(READ), AccessLevel.READ),
             (bearer(OPERATE), AccessLevel.OPERATE),
         ):
             async with http.request(method, url, headers=headers) as answer:
@@ -168,7 +168,7 @@ async def test_refusals_are_counted(daemon: Daemon, http: aiohttp.ClientSession)
     await http.get("/webhooks/events")
     await http.get("/webhooks/events", headers=bearer("y" * 20))
     await http.get("/webhooks/events", headers={"Authorization": "Basic eDp5"})
-    await http.post(event, headers=bearer(LOOK))
+    await http.post(event, headers=bearer(READ))
     async with http.get("/metrics") as answer:
         text = await answer.text()
     for reason, count in {"no_token": 1, "wrong_token": 2, "not_allowed": 1}.items():
@@ -267,7 +267,7 @@ async def test_the_document_is_openapi_and_describes_every_route(daemon: Daemon,
 
 async def test_nothing_that_is_answered_may_be_kept_or_framed(http: aiohttp.ClientSession) -> None:
     for path in ("/webhooks/events", "/webhooks/health", "/nowhere"):
-        async with http.get(path, headers=bearer(LOOK)) as answer:
+        async with http.get(path, headers=bearer(READ)) as answer:
             assert answer.headers["Cache-Control"] == "no-store"
             assert "frame-ancestors 'none'" in answer.headers["Content-Security-Policy"]
             assert answer.headers["X-Content-Type-Options"] == "nosniff"
@@ -311,7 +311,7 @@ async def test_a_mistake_of_ours_is_a_problem_and_its_log_line_quotes_nothing(
         raise ValueError("4111111111111111")
 
     monkeypatch.setattr("webhookd.operate.events.Events.show", fails)
-    async with http.get(f"/webhooks/events/{uuid.uuid4()}", headers=bearer(LOOK)) as answer:
+    async with http.get(f"/webhooks/events/{uuid.uuid4()}", headers=bearer(READ)) as answer:
         assert (answer.status, answer.content_type) == (500, "application/problem+json")
         assert "4111" not in await answer.text()
     out, err = capfd.readouterr()

@@ -17,7 +17,7 @@ from webhookd.authorizenet import sampling
 from webhookd.daemon import Daemon
 from webhookd.errors import Permanent, UnavailableError
 from webhookd.event import Event
-from webhookd.process import worker as worker_module
+from webhookd.process import alone as alone_module
 from webhookd.process.result import TRUSTED
 from webhookd.queue.bundles import pack
 from webhookd.queue.contract import Limits
@@ -27,7 +27,7 @@ from webhookd.store.outbox import Outgoing
 CREATED = "net.authorize.customer.created"
 SUBSCRIBED = "net.authorize.customer.subscription.created"
 BATCH = 10
-LIMITS = Limits(message_bytes=262_144, batch=BATCH, longest_hidden=43_200)  # the limits of SQS
+LIMITS = Limits(message_bytes=262_144, batch=BATCH, longest_visibility=43_200)  # the limits of SQS
 BUNDLED = BATCH * MOST_EVENTS
 OURS = '{"v":3,"consumer":"handlers"'
 
@@ -171,7 +171,7 @@ async def test_a_bundle_that_came_back_is_worked_on_as_it_is(
     await receiver.sqs.queue.send([bodies])
     for _ in range(receives - 1):
         (message,) = await receiver.sqs.queue.receive(1, wait=1, visibility=60)
-        await receiver.sqs.queue.hide([(message, 0)])
+        await receiver.sqs.queue.change_visibility([(message, 0)])
     worker = await start(handlers(count, pattern=AUTHCAPTURE), roles="work")
     await until(lambda: status(connection, "processed"), "every event is processed")
     await drained(servers, worker)
@@ -186,7 +186,7 @@ async def test_a_bundle_that_was_interrupted_comes_back_with_what_is_left(
     start: Start, servers: Servers, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await table_of_effects(connection)
-    monkeypatch.setattr(worker_module, "_INTERRUPTED", 0.1)
+    monkeypatch.setattr(alone_module, "_INTERRUPTED", 0.1)
     receiver, bodies = await received(start, connection, AUTHCAPTURE, AUTHCAPTURE, CREATED)
     await receiver.sqs.queue.send([bodies])
     worker = await start(handlers(count, pattern=AUTHCAPTURE), roles="work")

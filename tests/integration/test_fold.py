@@ -188,7 +188,7 @@ async def test_a_retry_folds_what_is_not_on_the_timeline_yet(start: Start, conne
     await receiver.sqs.queue.send([[body._replace(attempts=1)]])
     if receives == 2:
         (message,) = await receiver.sqs.queue.receive(1, wait=1, visibility=60)
-        await receiver.sqs.queue.hide([(message, 0)])
+        await receiver.sqs.queue.change_visibility([(message, 0)])
     seen: list[str] = []
 
     async def look(_: Event, inside: Any) -> None:

@@ -43,7 +43,7 @@ async def receive_often(daemon: Daemon, bodies: list[EventReference], times: int
     await daemon.sqs.queue.send([bodies])
     for _ in range(times):
         (message,) = await daemon.sqs.queue.receive(1, wait=1, visibility=60)
-        await daemon.sqs.queue.hide([(message, 0)])
+        await daemon.sqs.queue.change_visibility([(message, 0)])
 
 
 @pytest.mark.parametrize(("max_attempts", "most"), [(1, 3), (3, 3), (5, 5)])

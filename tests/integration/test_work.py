@@ -480,7 +480,7 @@ async def test_a_batch_of_acknowledgements_with_one_message_twice_deletes_all(st
         return len(messages) == count
 
     await until(lambda: take(3), "three messages")
-    await daemon.sqs.queue.hide([(messages[0], 0)])
+    await daemon.sqs.queue.change_visibility([(messages[0], 0)])
     await until(lambda: take(4), "one of them again, with a receipt handle of its own")
     acks = Acks(daemon.sqs.queue, metrics=daemon.metrics, watch=daemon.watch)
     await acks.start()

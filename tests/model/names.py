@@ -47,7 +47,7 @@ NAMES = {
     "work.owe": Names("webhookd.process.attempt:Attempts._take_back"),
     "work.take_back_owed": Names("webhookd.process.attempt:Attempts.take_back_what_is_owed", ("take_back_attempt",)),
     "work.fail": Names("webhookd.process.records:Records.record", ("mark_retrying", "mark_dead")),
-    "work.come_back": Names("webhookd.queue.acks:Acks.hide"),
+    "work.come_back": Names("webhookd.queue.acks:Acks.delay"),
     "work.delete": Names("webhookd.queue.acks:Acks.delete"),
     # Dead letters
     "dead_letters.put_back": Names(f"{STORE}.put_back", ("put_back",)),

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from tests.helpers.admin_api import (
     AUTHCAPTURE,
-    LOOK_TOKEN,
+    READ_TOKEN,
     TOKEN,
     AdminApi,
     commands,
@@ -99,7 +99,7 @@ async def test_a_wrong_token_and_one_that_may_only_look_are_not_allowed(api: Adm
     without = await ran(api.url, *SHOW, token=None)
     assert without.code == Exit.NOT_ALLOWED
     assert "needs a token" in without.err
-    look = await ran(api.url, "events", "retry", event_id(1), token=LOOK_TOKEN)
+    look = await ran(api.url, "events", "retry", event_id(1), token=READ_TOKEN)
     assert look.code == Exit.NOT_ALLOWED
     assert "this token may only look" in look.err
 

@@ -17,7 +17,7 @@ from webhookd.telemetry.metrics import Metrics
 class Hidden:
     """Stands for the queue: keeps the messages to extend, and returns the failure that is given for a message's id."""
 
-    limits = Limits(message_bytes=1024, batch=10, longest_hidden=60)
+    limits = Limits(message_bytes=1024, batch=10, longest_visibility=60)
 
     def __init__(self, failures: dict[str, Failure] | None = None) -> None:
         self.messages: list[Message] = []

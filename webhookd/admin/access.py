@@ -21,10 +21,13 @@ _LOOK_SECONDS = 0.1  # how often a waiting peer is checked: the peer may have hu
 
 
 class AccessLevel(StrEnum):
-    """A role that a route needs and a caller has: `open` needs no token, `look` reads, `operate` reads and changes."""
+    """A role that a route needs and a caller has: `open` needs no token, `look` reads, `operate` reads and changes.
+
+    The values stand in settings, in the API and in stored sessions.
+    """
 
     OPEN = "open"
-    LOOK = "look"
+    READ = "look"
     OPERATE = "operate"
 
     def allows(self, needed: AccessLevel) -> bool:
@@ -60,22 +63,22 @@ class Access:
         self,
         sessions: Sessions,
         operate: Mapping[str, str],
-        look: Mapping[str, str],
+        read: Mapping[str, str],
         *,
         anonymous: AccessLevel | None,
         metrics: Metrics,
     ) -> None:
         self._tokens: list[tuple[Caller, bytes]] = []
         self._sessions = sessions
-        self.renew(operate, look)
+        self.renew(operate, read)
         self._anonymous = None if anonymous is None else Caller("anonymous", anonymous, safe=False)
         self._refused = metrics.admin_refused
         self._delayed = metrics.admin_delayed
         self._guesses = Guesses()
 
-    def renew(self, operate: Mapping[str, str], look: Mapping[str, str]) -> None:
+    def renew(self, operate: Mapping[str, str], read: Mapping[str, str]) -> None:
         """Replaces the known tokens; the sessions of all other tokens end."""
-        tokens = [(name, AccessLevel.LOOK, token) for name, token in look.items()]
+        tokens = [(name, AccessLevel.READ, token) for name, token in read.items()]
         tokens += [(name, AccessLevel.OPERATE, token) for name, token in operate.items()]
         self._tokens = [(Caller(name, role), _digest(token.encode())) for name, role, token in tokens]
         self._sessions.renew({(name, role.value): token for name, role, token in tokens})

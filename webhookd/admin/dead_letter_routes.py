@@ -123,8 +123,8 @@ class DeadLetterRoutes:
         """Returns the table of routes."""
         path = "/webhooks/dead-letters"
         return [
-            Route("GET", path, AccessLevel.LOOK, self.list_dead_letters, DeadPage, query=DeadQuery),
-            Route("GET", f"{path}/{{id}}", AccessLevel.LOOK, self.show_dead_letter, EventInFull, takes=Id, problems=(404,)),
+            Route("GET", path, AccessLevel.READ, self.list_dead_letters, DeadPage, query=DeadQuery),
+            Route("GET", f"{path}/{{id}}", AccessLevel.READ, self.show_dead_letter, EventInFull, takes=Id, problems=(404,)),
             Route("POST", f"{path}/redrive", AccessLevel.OPERATE, self.redrive, OperationShape, 202, body=Redrive),
             Route("POST", f"{path}/discard", AccessLevel.OPERATE, self.discard, OperationShape, 202, body=Chosen),
         ]

@@ -181,8 +181,8 @@ class EventRoutes:
         """Returns the table of routes."""
         path = "/webhooks/events"
         return [
-            Route("GET", path, AccessLevel.LOOK, self.list_events, EventPage, query=EventFilter),
-            Route("GET", f"{path}/{{id}}", AccessLevel.LOOK, self.show_event, EventInFull, takes=Id, problems=(404,)),
+            Route("GET", path, AccessLevel.READ, self.list_events, EventPage, query=EventFilter),
+            Route("GET", f"{path}/{{id}}", AccessLevel.READ, self.show_event, EventInFull, takes=Id, problems=(404,)),
             Route(
                 "POST",
                 f"{path}/{{id}}/retry",

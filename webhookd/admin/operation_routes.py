@@ -127,11 +127,11 @@ class OperationRoutes:
                 body=Replay,
                 problems=(409,),
             ),
-            Route("GET", path, AccessLevel.LOOK, self.list_operations, OperationPage, query=OperationQuery),
+            Route("GET", path, AccessLevel.READ, self.list_operations, OperationPage, query=OperationQuery),
             Route(
                 "GET",
                 f"{path}/{{id}}",
-                AccessLevel.LOOK,
+                AccessLevel.READ,
                 self.show_operation,
                 OperationShape,
                 takes=OperationId,

@@ -105,9 +105,9 @@ class QuarantineRoutes:
         path = "/webhooks/quarantine"
         changes: dict[str, Any] = {"takes": Id, "body": Reason, "body_required": False, "problems": (404, 409)}
         return [
-            Route("GET", path, AccessLevel.LOOK, self.list_quarantine, QuarantinePage, query=QuarantineQuery),
+            Route("GET", path, AccessLevel.READ, self.list_quarantine, QuarantinePage, query=QuarantineQuery),
             Route(
-                "GET", f"{path}/{{id}}", AccessLevel.LOOK, self.show_quarantined, QuarantinedInFull, takes=Id, problems=(404,)
+                "GET", f"{path}/{{id}}", AccessLevel.READ, self.show_quarantined, QuarantinedInFull, takes=Id, problems=(404,)
             ),
             Route("POST", f"{path}/{{id}}/release", AccessLevel.OPERATE, self.release_quarantined, ReleaseAnswer, **changes),
             Route("POST", f"{path}/{{id}}/discard", AccessLevel.OPERATE, self.discard_quarantined, DiscardAnswer, **changes),

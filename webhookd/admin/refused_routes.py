@@ -80,7 +80,7 @@ class RefusedRoutes:
 
     def routes(self) -> list[Route]:
         """Returns the table of routes."""
-        return [Route("GET", "/webhooks/refused", AccessLevel.LOOK, self.list_refused, RefusedPage, query=RefusedQuery)]
+        return [Route("GET", "/webhooks/refused", AccessLevel.READ, self.list_refused, RefusedPage, query=RefusedQuery)]
 
     async def list_refused(self, call: Call) -> RefusedPage:
         """List samples of refused webhooks, the newest first, each with what is likely wrong."""

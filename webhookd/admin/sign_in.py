@@ -46,7 +46,7 @@ class SignInRoutes:
                 largest_body=_LARGEST_BODY,
                 problems=(401,),
             ),
-            Route("GET", "/session", AccessLevel.LOOK, self.show_session, Who),
+            Route("GET", "/session", AccessLevel.READ, self.show_session, Who),
             Route("DELETE", "/session", AccessLevel.OPEN, self.sign_out, None, 204),
         ]
 

@@ -172,8 +172,8 @@ class StatisticsRoutes:
     def routes(self) -> list[Route]:
         """Returns the table of routes."""
         return [
-            Route("GET", "/webhooks/stats", AccessLevel.LOOK, self.show_stats, Stats, query=Window),
-            Route("GET", "/webhooks/health", AccessLevel.LOOK, self.show_health, HealthReport),
+            Route("GET", "/webhooks/stats", AccessLevel.READ, self.show_stats, Stats, query=Window),
+            Route("GET", "/webhooks/health", AccessLevel.READ, self.show_health, HealthReport),
         ]
 
     async def show_health(self, _: Call) -> HealthReport:

@@ -235,7 +235,7 @@ class TimelineRoutes:
             ("payment-profiles/{payment_profile_id}", self.show_payment_profile, PaymentProfile, PaymentProfileId),
         )
         return [
-            Route("GET", f"/webhooks/{path}", AccessLevel.LOOK, handler, answers, takes=takes, **given)
+            Route("GET", f"/webhooks/{path}", AccessLevel.READ, handler, answers, takes=takes, **given)
             for path, handler, answers, takes in table
         ]
 

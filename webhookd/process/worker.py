@@ -77,7 +77,7 @@ class Worker:
             await self._settle(message, await self._results(message, give))
         except asyncio.CancelledError:
             # The daemon stops. The transactions were rolled back, so another worker may have the events at once.
-            await shielded(self._hide(message, 0), _BOOKKEEPING)
+            await shielded(self._delay(message, 0), _BOOKKEEPING)
             raise
         finally:
             await self._leases.release(message)
@@ -87,14 +87,14 @@ class Worker:
             return  # the message may be another installation's; if not, the redrive policy removes it
         again = [result.again for result in results if result.again is not None]
         if again:
-            await self._hide(message, max(again))
+            await self._delay(message, max(again))
         else:
             await self._leases.release(message)
             self._acks.delete(message)
 
-    async def _hide(self, message: Message, seconds: float) -> None:
+    async def _delay(self, message: Message, seconds: float) -> None:
         await self._leases.release(message)
-        await self._acks.hide(message, seconds)
+        await self._acks.delay(message, seconds)
 
     async def _results(self, message: Message, give: Callable[[int], None]) -> Sequence[Result]:
         references = message.references

@@ -28,18 +28,18 @@ class Acks:
         self._deletes: Batcher[Message, None] = Batcher(
             "deletes", self._delete, watch, max_batch=queue.limits.batch, max_pending=100_000, workers=8, linger=_LINGER
         )
-        self._hides: Batcher[tuple[Message, int], None] = Batcher(
-            "visibility", self._hide, watch, max_batch=queue.limits.batch, max_pending=100_000, workers=2
+        self._delays: Batcher[tuple[Message, int], None] = Batcher(
+            "visibility", self._change_visibility, watch, max_batch=queue.limits.batch, max_pending=100_000, workers=2
         )
 
     async def start(self) -> None:
-        """Starts deleting and hiding."""
+        """Starts deleting and delaying."""
         await self._deletes.start()
-        await self._hides.start()
+        await self._delays.start()
 
     async def stop(self) -> None:
-        """Returns when everything pending was deleted or hidden, or failed."""
-        await self._hides.stop()
+        """Returns when everything pending was deleted or delayed, or failed."""
+        await self._delays.stop()
         await self._deletes.stop()
 
     def delete(self, message: Message) -> None:
@@ -49,10 +49,10 @@ class Acks:
         except OverloadedError:
             self._failed.inc()
 
-    async def hide(self, message: Message, seconds: float) -> None:
+    async def delay(self, message: Message, seconds: float) -> None:
         """Makes `message` visible again in `seconds` (rounded up). Release the lease of `message` before."""
         try:
-            await self._hides.submit((message, -int(-seconds // 1)))
+            await self._delays.submit((message, -int(-seconds // 1)))
         except WebhookdError as error:
             # The message is visible again when its visibility timeout ends.
             logger.debug("a delay was not set", error=str(error))
@@ -77,8 +77,8 @@ class Acks:
             self._failed.inc(len(left))
         return [None] * len(messages)
 
-    async def _hide(self, items: list[tuple[Message, int]]) -> Sequence[Failure | None]:
-        return await self._queue.hide(items)
+    async def _change_visibility(self, items: list[tuple[Message, int]]) -> Sequence[Failure | None]:
+        return await self._queue.change_visibility(items)
 
 
 def _is_done(result: Failure | None) -> bool:

@@ -25,7 +25,7 @@ class Limits:
 
     message_bytes: int  # size of the largest message
     batch: int  # messages in one request; never changes. More messages make more requests
-    longest_hidden: int  # seconds from a message's receipt
+    longest_visibility: int  # longest visibility timeout: seconds from a message's receipt
 
 
 class Depth(NamedTuple):
@@ -70,10 +70,10 @@ class Queue(Protocol):
     async def extend(self, messages: Sequence[Message], seconds: int) -> list[Failure | None]:
         """Keeps messages hidden for `seconds` from now on, while their receiver works on them."""
 
-    async def hide(self, delays: Sequence[tuple[Message, int]]) -> list[Failure | None]:
+    async def change_visibility(self, delays: Sequence[tuple[Message, int]]) -> list[Failure | None]:
         """Gives messages back: each is visible again after its number of seconds, at once for 0.
 
-        No message is hidden longer than `limits.longest_hidden` seconds from its receipt: a longer delay ends then.
+        No message is hidden longer than `limits.longest_visibility` seconds from its receipt: a longer delay ends then.
         """
 
     async def delete(self, messages: Sequence[Message]) -> list[Failure | None]:

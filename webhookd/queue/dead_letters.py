@@ -32,10 +32,10 @@ from webhookd.telemetry.metrics import Metrics
 
 _DUTY = "dead-letter reader"
 _OWED_AFTER_SECONDS = 15.0  # after a death: by then, the copy that is sent at once has failed
-_HIDDEN_SECONDS = 60  # time for which a pass hides the messages that it reads
+_VISIBILITY_SECONDS = 60  # time for which a pass hides the messages that it reads
 _WAIT_SECONDS = 1  # without a wait, an empty answer proves nothing, since SQS then asks only some of its servers
 _ROUND_EVERY_SECONDS = 15.0
-# A pass takes this time at most. It is well below _HIDDEN_SECONDS, or the pass would receive the same messages again.
+# A pass takes this time at most. It is well below _VISIBILITY_SECONDS, or the pass would receive the same messages again.
 _PASS_SECONDS = 30.0
 _SHORT_QUEUE = 1000  # messages: a queue of so many is read each minute, a longer one only every ten minutes
 _PASS_EVERY_SECONDS = 45.0  # between passes over a short queue, even if the counts agree
@@ -129,7 +129,7 @@ class DeadLetters:
         whole = mended = False
         try:
             while time.monotonic() < end:
-                messages = await self._queue.receive(self._batch, wait=_WAIT_SECONDS, visibility=_HIDDEN_SECONDS)
+                messages = await self._queue.receive(self._batch, wait=_WAIT_SECONDS, visibility=_VISIBILITY_SECONDS)
                 if not messages:
                     whole = True
                     break
@@ -148,7 +148,7 @@ class DeadLetters:
         finally:
             # If the time was too short, the messages that were read stay hidden for a minute, and the next pass reads the rest.
             if whole:
-                await self._queue.hide([(message, 0) for message in seen.kept])
+                await self._queue.change_visibility([(message, 0) for message in seen.kept])
         self._not_ours = len(seen.not_ours)
         # Copies that the queue no longer has (purged or expired) are owed again, but only if this pass read all messages of
         # the queue: another reader, or an operator's console, may have hidden some.

@@ -188,7 +188,7 @@ class Poller:
         if not self._stopping or not messages:
             return messages
         try:
-            await self._queue.hide([(message, 0) for message in messages])
+            await self._queue.change_visibility([(message, 0) for message in messages])
         except UnavailableError:
             logger.debug("messages come back by their visibility timeout", count=len(messages))
         return []

@@ -23,7 +23,7 @@ from webhookd.sqs.errors import ERRORS, ODD_ANSWERS, code_of, is_missing, is_ref
 from webhookd.telemetry.logs import logger
 
 _BATCH = 10  # messages in a request
-_LONGEST_HIDDEN = 43_200  # seconds, from a message's receipt
+_LONGEST_VISIBILITY = 43_200  # seconds, from a message's receipt
 # Seconds at most from SQS's receipt of a message until its answer is here, and from a call until SQS has the call.
 _ANSWER = 60
 _CALL_TIMEOUT = 10.0
@@ -47,7 +47,7 @@ class SqsQueue:
     def note(self, attributes: Attributes) -> None:
         """Stores the queue's attributes, and takes its limits from them."""
         self.attributes = attributes
-        self.limits = Limits(attributes.message_bytes, _BATCH, _LONGEST_HIDDEN)
+        self.limits = Limits(attributes.message_bytes, _BATCH, _LONGEST_VISIBILITY)
 
     async def send(self, messages: Sequence[Sequence[EventReference]]) -> list[Failure | None]:
         """Sends messages, each with its events."""
@@ -98,9 +98,9 @@ class SqsQueue:
 
     async def extend(self, messages: Sequence[Message], seconds: int) -> list[Failure | None]:
         """Keeps messages hidden for `seconds` from now on."""
-        return await self.hide([(message, seconds) for message in messages])
+        return await self.change_visibility([(message, seconds) for message in messages])
 
-    async def hide(self, delays: Sequence[tuple[Message, int]]) -> list[Failure | None]:
+    async def change_visibility(self, delays: Sequence[tuple[Message, int]]) -> list[Failure | None]:
         """Makes each message visible again after its number of seconds.
 
         SQS hides a message for at most 12 hours from its receipt, and refuses longer delays; so delays are cut to that time.
@@ -109,7 +109,7 @@ class SqsQueue:
         fields = [
             {
                 "ReceiptHandle": message.handle,
-                "VisibilityTimeout": min(seconds, max(0, int(_LONGEST_HIDDEN - _ANSWER - (now - message.received)))),
+                "VisibilityTimeout": min(seconds, max(0, int(_LONGEST_VISIBILITY - _ANSWER - (now - message.received)))),
             }
             for message, seconds in delays
         ]

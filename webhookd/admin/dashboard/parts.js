@@ -51,18 +51,18 @@ export function button(label, onclick, { kind = "", sign, title, type = "button"
 
 /** Returns a button that changes something. Without the right to operate, it is visible, says why, and does nothing. */
 export function operateButton(label, onclick, options = {}) {
-  const reason = mayOperate() ? options.refused : LOOK_ONLY;
+  const reason = mayOperate() ? options.refused : READ_ONLY;
   if (!reason) return button(label, onclick, options);
   const node = button(label, () => toast(reason, "warn"), { ...options, title: reason });
   node.setAttribute("aria-disabled", "true");
   return node;
 }
 
-export const LOOK_ONLY = "Your token may only look. To make changes, sign in with a token of WEBHOOKD_ADMIN_TOKENS.";
+export const READ_ONLY = "Your token may only look. To make changes, sign in with a token of WEBHOOKD_ADMIN_TOKENS.";
 
 /** Returns the note below the buttons if the person may not press them. */
 export function lookOnlyNote() {
-  return mayOperate() ? null : h("p", { class: "note" }, icon("info"), LOOK_ONLY);
+  return mayOperate() ? null : h("p", { class: "note" }, icon("info"), READ_ONLY);
 }
 
 /** Disables a button while its work runs, and reports a failure in a toast. */
