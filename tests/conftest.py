@@ -115,7 +115,7 @@ def _fits_in_memory() -> bool:
 
 
 @contextlib.contextmanager
-def _temporary() -> Iterator[Path]:
+def temporary() -> Iterator[Path]:
     """Makes a folder for servers, and removes it at the end.
 
     The folder is not in pytest's: each new session closes pytest's folder to other users, and PostgreSQL does not run as root.
@@ -129,14 +129,14 @@ def _temporary() -> Iterator[Path]:
 @pytest.fixture
 def server_folder() -> Iterator[Path]:
     """Makes a folder for a test's own servers."""
-    with _temporary() as folder:
+    with temporary() as folder:
         yield folder
 
 
 @pytest.fixture(scope="session")
 def stack(_own_environment: None) -> Iterator[Stack]:
     """Starts the servers of the session."""
-    with _temporary() as folder:
+    with temporary() as folder:
         servers = Stack(
             folder,
             database_url=os.environ.get("WEBHOOKD_TEST_DATABASE_URL"),
