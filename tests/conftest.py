@@ -103,7 +103,7 @@ def _own_environment() -> Iterator[None]:
 
 
 _MEMORY = Path("/dev/shm")  # Linux's file system in memory
-_ROOM = 4 << 30  # bytes. The servers of six processes of pytest were seen to take about half of this
+_ROOM = 4 << 30  # bytes. The servers of a process of pytest take 80 MB at the start, and at most 128 MB of WAL more
 
 
 def _fits_in_memory() -> bool:
