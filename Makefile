@@ -16,6 +16,10 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
 # they compute. The cases of `make test-faults` compute more.
 CORES ?= $(shell n=$$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); echo $$((n < 8 ? n : 8)))
 
+# Python keeps what it has compiled, even if the environment says otherwise, as in many containers. Without these files, each
+# start of the daemon compiles all libraries anew, which takes a second of a processor; the tests start hundreds of processes.
+unexport PYTHONDONTWRITEBYTECODE
+
 # The suites that have long cases, and the part of these that `make test-slice` runs.
 LONG := tests/faults tests/model tests/acceptance tests/dashboard tests/deploy tests/upgrade tests/integration/test_search_plans.py
 SLICE ?= $(shell git rev-parse HEAD)/8

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import shutil
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from tests.conftest import Servers, make_queues
+from tests.conftest import Servers, make_queues, temporary
 from tests.helpers.rig import Rig, Row
 from webhookd.dev.servers import Stack
 from webhookd.store.migrations import migrate
@@ -61,13 +62,24 @@ async def rig(request: pytest.FixtureRequest, servers: Servers, stack: Stack) ->
     await made.close()
 
 
+@pytest.fixture(scope="session")
+def migrated(_own_environment: None) -> Iterator[Path]:
+    """Makes the folder of a PostgreSQL whose database is migrated, and stops PostgreSQL."""
+    with temporary() as folder:
+        stack = Stack(folder, redis_url="redis://a.invalid", sqs_endpoint_url="http://a.invalid", durable=False)
+        stack.start()
+        asyncio.run(migrate(stack.database_url))
+        stack.stop()
+        yield stack.postgresql.folder
+
+
 @pytest_asyncio.fixture
-async def own_rig(request: pytest.FixtureRequest, server_folder: Path, tmp_path: Path) -> AsyncIterator[Rig]:
+async def own_rig(request: pytest.FixtureRequest, migrated: Path, server_folder: Path, tmp_path: Path) -> AsyncIterator[Rig]:
     """Yields a rig with servers of its own, which the case may stop and kill."""
     stack = Stack(server_folder, durable=False)
+    shutil.copytree(migrated, stack.postgresql.folder)  # initdb and the migrations take a second of a processor
     await asyncio.to_thread(stack.start)
     try:
-        await migrate(stack.database_url)
         servers = Servers(stack.database_url, stack.redis_url, stack.sqs_endpoint_url, "main", "main-dead", tmp_path)
         await make_queues(servers)
         made = _rig(request, servers, stack)

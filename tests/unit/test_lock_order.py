@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from pathlib import Path
 
@@ -24,6 +25,7 @@ ONE_ROW = {
 }
 
 
+@functools.cache
 def statements() -> dict[str, str]:
     """Returns each named statement without comments, with each run of white space as one space."""
     found = {}

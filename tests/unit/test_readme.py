@@ -7,6 +7,7 @@ test_dead_letters.py the operators' commands, test_guide_statements.py the SQL a
 
 from __future__ import annotations
 
+import functools
 import re
 from pathlib import Path
 from typing import Any
@@ -71,11 +72,16 @@ def test_the_links_are_read() -> None:
     assert any(link.anchor for page in PAGES for link in links(page.read_text()))
 
 
+@functools.cache
+def _program() -> Any:
+    return typer.main.get_command(app)
+
+
 @pytest.mark.parametrize("words", commands(), ids=" ".join)
 def test_every_webhookd_command_is_understood(words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "body.json").touch()
     monkeypatch.chdir(tmp_path)
-    command: Any = typer.main.get_command(app)
+    command: Any = _program()
     left = [ID if word == "ID" else word for word in words]
     while True:
         try:

@@ -38,7 +38,14 @@ def test_fails_twice(closing):
 def test_passes():
     pass
 """
+_PLUGINS = ("-p", "tests.helpers.rerun", "-p", "pytest_randomly")
 _HEAD = "= to run a failed test alone ="
+
+
+@pytest.fixture(autouse=True)
+def no_other_plugin(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets the runs under test load no plugin of an installed package but those in `_PLUGINS`."""
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
 
 
 def _commands(lines: list[str]) -> list[str]:
@@ -55,12 +62,12 @@ def _words(line: str) -> list[str]:
 
 def test_each_failed_test_has_a_command_that_runs_it_alone(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(_TESTS)
-    first = pytester.runpytest("-p", "tests.helpers.rerun")
+    first = pytester.runpytest(*_PLUGINS)
     commands = _commands(first.outlines)
     assert len(commands) == len(set(commands)) == 7, "five odd texts, chance, and the test that fails twice"
     chances = [line for line in first.outlines if "the number is" in line]
     for line in commands:
-        again = pytester.runpytest("-p", "tests.helpers.rerun", *_words(line))
+        again = pytester.runpytest(*_PLUGINS, *_words(line))
         outcomes = again.parseoutcomes()
         assert (outcomes["failed"], "passed" in outcomes) == (1, False), line
         assert _commands(again.outlines) == [line]
@@ -70,7 +77,7 @@ def test_each_failed_test_has_a_command_that_runs_it_alone(pytester: pytest.Pyte
 
 def test_a_run_without_failures_prints_no_command(pytester: pytest.Pytester) -> None:
     pytester.makepyfile("def test_passes(): pass")
-    assert _HEAD not in pytester.runpytest("-p", "tests.helpers.rerun").stdout.str()
+    assert _HEAD not in pytester.runpytest(*_PLUGINS).stdout.str()
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,12 @@ def pytest_addoption(parser):
 """
 
 
+@pytest.fixture(autouse=True)
+def no_other_plugin(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets the runs under test load no plugin of an installed package."""
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+
+
 def test_each_case_is_in_one_part_and_neighbours_are_in_different_parts() -> None:
     ids = [f"test_{name}[{number}]" for name in "abc" for number in range(7)]
     parts = [Slice(number, 4).of(ids) for number in range(4)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from pathlib import Path
 
@@ -12,6 +13,7 @@ MODEL = Path("webhookd/guide/threat-model.md")
 ROWS = [line for line in MODEL.read_text().splitlines() if line.startswith("| ") and not line.startswith("| threat")]
 
 
+@functools.cache
 def functions_of(path: Path) -> set[str]:
     found = ast.walk(ast.parse(path.read_text()))
     return {node.name for node in found if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}

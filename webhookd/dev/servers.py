@@ -105,7 +105,7 @@ class Stack:
     ) -> None:
         self.folder = folder
         self._given = {"postgresql": database_url, "redis": redis_url, "sqs": sqs_endpoint_url}
-        fast = {"fsync": "off", "full_page_writes": "off"}
+        fast = {"fsync": "off", "full_page_writes": "off", "max_wal_size": "128MB"}
         self.postgresql = PostgresServer(folder / "postgresql", settings=None if durable else fast)
         self.redis = ValkeyServer(folder / "valkey", durable=durable)
         self.sqs = SqsServer(folder / "sqs")

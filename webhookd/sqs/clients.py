@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from contextlib import AsyncExitStack
 from importlib.metadata import version
@@ -69,8 +70,7 @@ class Clients:
 
     async def _make(self, session: AioSession, *, connections: int) -> SQSClient:
         config = AioConfig(
-            # Make the user agent once: botocore would build its own for each call.
-            user_agent=f"webhookd/{version('webhookd')} aiobotocore/{version('aiobotocore')}",
+            user_agent=_user_agent(),
             connect_timeout=3,
             read_timeout=self._wait + 10,
             max_pool_connections=connections,
@@ -88,6 +88,12 @@ class Clients:
         # aiobotocore awaits a hook's result; its types are those of botocore.
         client.meta.events.register("after-call.sqs", _require_json)  # type: ignore[arg-type]
         return client
+
+
+@functools.cache
+def _user_agent() -> str:
+    """Makes the user agent once: botocore would build its own for each call, and a version is read from a file."""
+    return f"webhookd/{version('webhookd')} aiobotocore/{version('aiobotocore')}"
 
 
 async def _require_json(http_response: Any, **_: Any) -> None:
