@@ -25,6 +25,7 @@ class TlsPostgres(PostgresServer):
     """PostgreSQL from the package `postgresql`, with a certificate for localhost and one for the client `postgres`."""
 
     name = "PostgreSQL with TLS"
+    initdb_options = ()  # Debian's release may be older than 16, which knows no such options
 
     def __init__(self, folder: Path, authority: Authority) -> None:
         self.binaries()

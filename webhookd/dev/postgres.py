@@ -25,6 +25,9 @@ class PostgresServer(Server):
 
     name = "PostgreSQL"
     program = "postgres"
+    # Iterations make it hard to guess a password that a person chose. This one has 128 random bits, and each new session would
+    # compute 4,096 iterations.
+    initdb_options: tuple[str, ...] = ("--set", "scram_iterations=1")
     stop_signal = signal.SIGINT  # PostgreSQL's "fast" shutdown: PostgreSQL ends all sessions, writes a checkpoint, and exits
 
     def __init__(self, folder: Path, *, port: int = 0, settings: dict[str, str] | None = None) -> None:
@@ -92,9 +95,7 @@ class PostgresServer(Server):
                 [
                     *(binaries / "initdb", "-D", unfinished, "-U", "postgres", "-E", "UTF8", "--locale=C"),
                     *("--auth=scram-sha-256", f"--pwfile={password}"),
-                    # Iterations make it hard to guess a password that a person chose. This one has 128 random bits, and each
-                    # new session would compute 4,096 iterations.
-                    *("--set", "scram_iterations=1"),
+                    *self.initdb_options,
                     *(("--no-sync",) if self._settings.get("fsync") == "off" else ()),
                 ],
                 capture_output=True,
