@@ -1270,6 +1270,34 @@ GUARDS = (
         "sign(reference, secret)",
         f"{_LIMITS}test_a_copy_of_a_dead_event_fits_a_small_dead_letter_queue",
     ),
+    Guard(
+        "a handler whose event type has a typo is refused",
+        "webhookd/process/handlers.py",
+        "        if not unknown and not any(",
+        "        if False and not any(",
+        "tests/unit/test_handlers.py::test_a_pattern_that_matches_no_known_type_is_refused_with_the_nearest",
+    ),
+    Guard(
+        "@on without parentheses is refused",
+        "webhookd/process/handlers.py",
+        "    if callable(pattern):\n",
+        "    if False:\n",
+        "tests/unit/test_handlers.py::test_on_without_parentheses_is_refused",
+    ),
+    Guard(
+        "a handler that webhookd cannot call is refused",
+        "webhookd/process/handlers.py",
+        "        check_handler(handler)\n",
+        "",
+        "tests/unit/test_handlers.py::test_a_handler_that_webhookd_cannot_call_is_refused_with_the_remedy",
+    ),
+    Guard(
+        "a module without a handler is refused",
+        "webhookd/process/loading.py",
+        "        elif module not in registered.modules:\n",
+        "        elif False:\n",
+        "tests/unit/test_handlers.py::test_a_module_that_fails_is_named_with_its_file_its_line_and_the_remedy",
+    ),
 )
 
 
