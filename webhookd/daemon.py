@@ -23,6 +23,7 @@ from webhookd.operate.runner import Runner
 from webhookd.operate.statistics import Recorder
 from webhookd.process import handlers
 from webhookd.process.handlers import Registry
+from webhookd.process.hooks import Hooks
 from webhookd.process.parts import FOLDS, Limits, make_worker
 from webhookd.process.retry import Policy
 from webhookd.queue.acks import Acks
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from webhookd.telemetry.tracing import Tracing
 
 _BACKLOG_EVERY = 5.0
+_CLOSING = 2.0  # seconds of the grace for closing the clients, after users' hooks have stopped
 _ADMIN_CONNECTIONS = 4
 _ADMIN_LIMITS = ConnectionLimits(connections=256, head_timeout=10.0, body_timeout=10.0, read_timeout=60.0)
 _LONGEST_LINE = 65_536  # bytes; a search with many values of a filter has more than aiohttp's 8190, and we must answer it
@@ -93,6 +95,7 @@ class Daemon:
         self._access: Access | None = None
         self.receive: ReceiveRole | None = None
         self._poller: Poller | None = None
+        self._hooks: Hooks | None = None
         self._tracing = tracing = _make_tracing(settings, metrics)
         # The order of starting: a part comes after the parts that it needs.
         self._parts: list[Part] = [] if tracing is None else [tracing]
@@ -175,11 +178,15 @@ class Daemon:
             visibility_timeout=settings.visibility_timeout,
             watch=watch,
         )
-        # Leases stop after the acks are flushed, and both after the pollers returned.
-        self._parts += [leases, acks, worker, self._poller]
+        self._hooks = Hooks(self._registry.hooks, watch)
+        # Leases stop after the acks are flushed, and both after the pollers returned. What handlers share outlives them all.
+        self._parts += [self._hooks, leases, acks, worker, self._poller]
 
     async def start(self) -> None:
-        """Starts every part, and both listeners. Raises SettingsError if it cannot listen on an address."""
+        """Starts every part, and both listeners.
+
+        Raises SettingsError if it cannot listen on an address, HookError if a hook cannot start.
+        """
         settings = self._settings
         statements = OperatorQueries(self.database)
         self._access = access = Access(
@@ -262,6 +269,9 @@ class Daemon:
             # Some of the grace is for the steps after the workers: flushing, and closing.
             await self._poller.stop(max(self._settings.shutdown_grace - (time.monotonic() - started) - 5.0, 1.0))
         reach(Failpoint.SHUTDOWN_DRAINED)
+        if self._hooks is not None:
+            # A slow hook must leave time for the steps after it.
+            self._hooks.stop_by(started + self._settings.shutdown_grace - _CLOSING)
         await self._stack.aclose()
         reach(Failpoint.SHUTDOWN_FLUSHED)
         if self._admin is not None:

@@ -21,7 +21,7 @@ class HandlerError(SettingsError, TypeError):
 
 
 class HookError(WebhookdError):
-    """A hook failed or took too long when the daemon started; the message names the hook, and no text of its exception."""
+    """A hook cannot start, or is not running; the message names the hook, and quotes no message of its exception."""
 
 
 class UnavailableError(WebhookdError):

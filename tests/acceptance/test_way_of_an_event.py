@@ -133,7 +133,8 @@ async def test_a_handler_that_gives_up_makes_the_event_dead_at_once_with_a_copy_
         last = await connection.fetchrow("SELECT * FROM audit ORDER BY at DESC LIMIT 1")
         assert last is not None
         assert last["to_status"] == "dead"
-        assert last["reason"] == "Permanent: the order is closed"
+        place = f"at {servers.folder}/shop.py:16 in shop.never"
+        assert last["reason"] == f"Permanent: the order is closed [handler shop.never {place}]"
         assert await connection.fetchval("SELECT count(*) FROM effects") == 0
         (copy,) = await received_bodies(servers, servers.dead_letter_queue, 1)
         assert copy["event"] == str(event["id"])

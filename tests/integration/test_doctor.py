@@ -137,13 +137,15 @@ async def test_each_handler_is_listed_with_its_patterns_and_its_place(
     servers: Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(handlers, "registered", Registry())
-    code = "from webhookd import on\n@on('payment.refund.*')\n@on('*')\nasync def book(event, connection): ...\n"
+    code = "from webhookd import lifespan, on\n@on('payment.refund.*')\n@on('*')\nasync def book(event, connection): ...\n"
+    code += "@lifespan\nasync def client():\n    1 / 0\n    yield\n"  # the doctor starts no hook
     (tmp_path / "listed_shop.py").write_text(code)
     monkeypatch.syspath_prepend(tmp_path)
     findings = await _examine(servers, handlers="listed_shop")
     assert _ill(findings) == {}
     assert findings["handlers"].detail == "2 registered"
     place = f"in listed_shop, {tmp_path}/listed_shop.py:2"
+    assert findings["hook listed_shop.client"].detail.endswith(f"({tmp_path}/listed_shop.py:5)")
     assert findings["handler listed_shop.book"].detail == f"*, net.authorize.payment.refund.*; {place}"
 
 

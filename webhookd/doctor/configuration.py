@@ -12,6 +12,7 @@ from webhookd.doctor.finding import Finding, Verdict
 from webhookd.errors import SettingsError
 from webhookd.http.certificate import usable
 from webhookd.process import handlers, loading
+from webhookd.process.callables import told
 from webhookd.process.retry import Policy
 from webhookd.settings import Settings
 
@@ -52,6 +53,10 @@ def _handlers(settings: Settings) -> list[Finding]:
         *(
             Finding(f"handler {one.name}", Verdict.OK, f"{', '.join(one.patterns)}; in {one.module}, {one.path}:{one.line}")
             for one in registered.listed()
+        ),
+        *(
+            Finding(f"hook {hook.name}", Verdict.OK, f"starts with the daemon; {told(hook.function)}")
+            for hook in registered.hooks
         ),
     ]
 

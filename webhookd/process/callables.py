@@ -1,4 +1,4 @@
-"""What users register: whether webhookd can call it, and its name and place for messages."""
+"""The functions that users register: whether webhookd can call them, and their names and places for messages."""
 
 from __future__ import annotations
 

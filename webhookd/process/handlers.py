@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import functools
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -13,11 +13,13 @@ from webhookd.authorizenet.notification import EVENT_TYPES, PREFIX, whole_patter
 from webhookd.errors import HandlerError, SettingsError
 from webhookd.event import Event
 from webhookd.process.callables import check_handler, module_of, name_of, place_of, told
+from webhookd.process.hooks import Hook, make_hook
 from webhookd.process.retry import USUAL, Policy, Retry
 
 # The connection is `Any`: users' annotations for it differ (webhookd.Connection, asyncpg.Connection, a protocol of their own).
 Handler = Callable[[Event, Any], Coroutine[Any, Any, None]]
 H = TypeVar("H", bound=Handler)
+T = TypeVar("T")
 
 
 @dataclass(slots=True, frozen=True)
@@ -55,6 +57,7 @@ class Registry:
 
     def __init__(self, registrations: Iterable[Registration] = ()) -> None:
         self._registrations = list(registrations)
+        self.hooks: list[Hook[Any]] = []  # in the order of their registration
         self.modules: set[str] = set()  # modules that WEBHOOKD_HANDLERS named and that brought handlers
         self._matching = functools.lru_cache(maxsize=1024)(self._match)
 
@@ -110,7 +113,7 @@ class Registry:
         return len(self._registrations)
 
 
-# `@on` in users' modules adds their handlers here.
+# `@on` and `@lifespan` in users' modules add their handlers and hooks here.
 registered = Registry()
 
 
@@ -136,6 +139,19 @@ def on(pattern: str, *, retry: Retry = USUAL, unknown: bool = False) -> Callable
         return handler
 
     return register
+
+
+def lifespan(function: Callable[[], AsyncIterator[T]]) -> Hook[T]:
+    """Registers a hook: an async function with one `yield`, for what handlers share. Handlers read the yielded `value`.
+
+    The code before the `yield` runs once in each process that runs handlers, before the first event. The code after it runs
+    when the last event has ended. If the hook fails at the start, the daemon does not start.
+
+    Raises HandlerError if the function is no such hook.
+    """
+    hook = make_hook(function)
+    registered.hooks.append(hook)
+    return hook
 
 
 def _nearest(pattern: str, whole: str) -> str:

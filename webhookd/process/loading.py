@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from webhookd.errors import HandlerError, SettingsError
 from webhookd.process import handlers
+from webhookd.process.callables import module_of
 from webhookd.process.retry import Policy
 from webhookd.telemetry.frames import users_place
 
@@ -20,7 +21,7 @@ def load(modules: Iterable[str], usual: Policy) -> None:
     """
     registered = handlers.registered
     for module in modules:
-        before = len(registered)
+        before = len(registered) + len(registered.hooks)
         try:
             importlib.import_module(module)
         except HandlerError as error:  # its message names the place
@@ -30,7 +31,7 @@ def load(modules: Iterable[str], usual: Policy) -> None:
         except (Exception, SystemExit) as error:
             failed = f"importing {module!r} failed with {type(error).__name__}"
             raise SettingsError(f"{_SETTING}: {failed}: {_reason_and_remedy(error, module)}") from error
-        if len(registered) > before or _registers(module):
+        if len(registered) + len(registered.hooks) > before or _registers(module):
             registered.modules.add(module)
         elif module not in registered.modules:
             raise SettingsError(
@@ -41,8 +42,9 @@ def load(modules: Iterable[str], usual: Policy) -> None:
 
 
 def _registers(module: str) -> bool:
-    """Returns whether a handler of the module, or of a module in its package, is registered: an import happens only once."""
-    return any(f"{listed.module}.".startswith(f"{module}.") for listed in handlers.registered.listed())
+    """Returns whether a handler or hook of the module or its package is registered: an import happens only once."""
+    functions = [one.handler for one in handlers.registered] + [hook.function for hook in handlers.registered.hooks]
+    return any(f"{module_of(function)}.".startswith(f"{module}.") for function in functions)
 
 
 def _reason_and_remedy(error: BaseException, module: str) -> str:
