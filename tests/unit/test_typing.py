@@ -12,11 +12,20 @@ from tests.helpers.guide import ROOT
 
 _RIGHT = """
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, AsyncIterator, Protocol
 
 import asyncpg
 
-from webhookd import Connection, Event, Permanent, Retry, Retryable, on
+from webhookd import Connection, Event, Permanent, Retry, Retryable, lifespan, on
+
+
+@lifespan
+async def sizes() -> AsyncIterator[dict[str, int]]:
+    yield {"large": 3}
+
+
+size: int = sizes.value["large"]
+name: str = sizes.value["large"]  # wrong
 
 
 @on("payment.refund.created", retry=Retry(attempts=3, base=60, cap=600))
@@ -63,7 +72,17 @@ async def other(connection: Connection, event: Event) -> None:
 _WRONG = """
 from typing import Any, AsyncIterator
 
-from webhookd import Event, Retryable, on
+from webhookd import Event, Retryable, lifespan, on
+
+
+@lifespan  # wrong
+async def no_hook() -> int:
+    return 1
+
+
+@lifespan  # wrong
+async def needs(client: Any) -> AsyncIterator[int]:
+    yield 1
 
 
 @on  # wrong
