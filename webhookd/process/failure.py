@@ -72,7 +72,7 @@ class Failure:
         kind = type(error).__qualname__
         if by is None:
             return cls(kind, where(error), _told(error), final, after, retry)
-        place = _origin(error, by.package) if place is None else place
+        place = origin(error, by.package) if place is None else place
         detail = f"{_told(error)[:_LONGEST]} [handler {by.name}{place}]"
         return cls(kind, f"{kind}{place}", detail, final, after, by.retry, by.name, place)
 
@@ -97,13 +97,6 @@ def attempting(claimed: Claimed) -> Iterator[None]:
         if unavailable(error):
             raise
         raise AttemptFailedError(claimed, Failure.of(error)) from error
-
-
-def _origin(error: BaseException, package: str) -> str:
-    try:
-        return origin(error, package)
-    except Exception:  # noqa: BLE001  a user's exception class can do anything
-        return ""
 
 
 def _told(error: BaseException) -> str:

@@ -22,6 +22,13 @@ def origin(error: BaseException, package: str) -> str:
     For example ` at /srv/shop.py:12 in shop.book, raised at connection.py:80 in execute, from KeyError`; empty if there is
     nothing to name. `package`: the top-level package of the user's code, which may be installed among the libraries.
     """
+    try:
+        return _origin(error, package)
+    except Exception:  # noqa: BLE001  a user's exception class can do anything
+        return ""
+
+
+def _origin(error: BaseException, package: str) -> str:
     text = users_place(error, package)
     text = f" at {text}" if text else ""
     if frames := traceback.extract_tb(error.__traceback__):
