@@ -1,11 +1,25 @@
 """webhookd receives Authorize.Net webhooks: durable before the 200, each one's effects exactly once.
 
-Users' handler modules import these names: `from webhookd import on, Event, Permanent, Retry, Retryable`.
+Users' handler modules import these names: `from webhookd import on, lifespan, Event, Permanent, Retry, Retryable`, and for
+annotations `Connection`, the asyncpg connection that a handler gets.
 """
+
+from typing import TYPE_CHECKING, Any
 
 from webhookd.errors import Permanent, Retryable
 from webhookd.event import Event
-from webhookd.process.handlers import on
+from webhookd.process.handlers import lifespan, on
 from webhookd.process.retry import Retry
 
-__all__ = ["Event", "Permanent", "Retry", "Retryable", "on"]
+if TYPE_CHECKING:
+    from webhookd.store.pools import Connection
+
+__all__ = ["Connection", "Event", "Permanent", "Retry", "Retryable", "lifespan", "on"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Connection":  # import asyncpg only for users' annotations, to keep `webhookd --help` quick
+        from asyncpg.pool import PoolConnectionProxy
+
+        return PoolConnectionProxy
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

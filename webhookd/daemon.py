@@ -26,6 +26,7 @@ from webhookd.process.alone import Alone
 from webhookd.process.attempt import Attempts
 from webhookd.process.fold import FOLDS, Folds
 from webhookd.process.handlers import Registry
+from webhookd.process.hooks import Hooks
 from webhookd.process.records import Records
 from webhookd.process.retry import Policy
 from webhookd.process.runner import HandlerRunner
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
     from webhookd.telemetry.tracing import Tracing
 
 _BACKLOG_EVERY = 5.0
+_CLOSING = 2.0  # seconds of the grace for closing the clients, after users' hooks have stopped
 _ADMIN_CONNECTIONS = 4
 _ADMIN_LISTENER = ListenerSettings(
     connections=256,
@@ -110,6 +112,7 @@ class Daemon:
         self.receive: ReceiveRole | None = None
         self.worker: Worker | None = None
         self._poller: Poller | None = None
+        self._hooks: Hooks | None = None
         self._tracing = tracing = _make_tracing(settings, metrics)
         # The order of starting: a part comes after the parts that it needs.
         self._parts: list[Part] = [part for part in (tracing, tokens) if part is not None]
@@ -172,11 +175,15 @@ class Daemon:
         shared = SharedFolds(database, store, folds, watch=watch, tracing=tracing)
         self.worker = worker = Worker(leases, acks, folds, shared, alone, metrics=metrics)
         self._poller = Poller(settings, queue, worker, able=lambda: database.workable, report=outbox.report_worker, watch=watch)
-        # Leases stop after the acks are flushed, and both after the pollers returned.
-        self._parts += [leases, acks, owed, shared, self._poller]
+        self._hooks = Hooks(self._registry.hooks, watch)
+        # Leases stop after the acks are flushed, and both after the pollers returned. What handlers share outlives them all.
+        self._parts += [self._hooks, leases, acks, owed, shared, self._poller]
 
     async def start(self) -> None:
-        """Starts every part, and both listeners. Raises SettingsError if it cannot listen on an address."""
+        """Starts every part, and both listeners.
+
+        Raises SettingsError if it cannot listen on an address, HookError if a hook cannot start.
+        """
         settings = self._settings
         statements = OperatorQueries(self.database)
         self._access = access = Access(
@@ -260,6 +267,9 @@ class Daemon:
             # Some of the grace is for the steps after the workers: flushing, and closing.
             await self._poller.stop(max(self._settings.shutdown_grace - (time.monotonic() - started) - 5.0, 1.0))
         reach(Failpoint.SHUTDOWN_DRAINED)
+        if self._hooks is not None:
+            # A slow hook must leave time for the steps after it.
+            self._hooks.stop_by(started + self._settings.shutdown_grace - _CLOSING)
         await self._stack.aclose()
         reach(Failpoint.SHUTDOWN_FLUSHED)
         if self._admin is not None:

@@ -13,6 +13,17 @@ class SettingsError(WebhookdError):
     """A setting, or a combination of settings, cannot work; the message names each setting and the remedy."""
 
 
+class HandlerError(SettingsError, TypeError):
+    """A handler or a hook, or its registration, cannot work; the message names the function, its place and the remedy.
+
+    It is a TypeError, too, because 0.3.0 raised this error for a function that is no coroutine function.
+    """
+
+
+class HookError(WebhookdError):
+    """A hook cannot start, or is not running; the message names the hook, and quotes no message of its exception."""
+
+
 class UnavailableError(WebhookdError):
     """A dependency did not answer, or refused, in a way that another try can mend.
 

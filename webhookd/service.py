@@ -6,17 +6,18 @@ import asyncio
 import gc
 import signal
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 from webhookd.daemon import Daemon
 from webhookd.errors import SettingsError
-from webhookd.process import handlers
+from webhookd.process import handlers, loading
 from webhookd.process.retry import Policy
 from webhookd.runtime import failpoints
 from webhookd.runtime.files import Changes
 from webhookd.runtime.loops import Loop
 from webhookd.runtime.systemd import ServiceNotifier
-from webhookd.settings import Settings
+from webhookd.settings import Role, Settings
 from webhookd.telemetry.logs import logger, where
 
 _FILES_EVERY = 2.0  # seconds between two looks at the files that hold secrets
@@ -49,7 +50,10 @@ async def serve(
     renewed. Without `reload`, SIGHUP ends the daemon, too, as the end of a terminal does.
     """
     failpoints.arm(settings.failpoints)
-    handlers.load(settings.handlers, Policy.of(settings))
+    loading.load(settings.handlers, Policy.of(settings))
+    if Role.WORK in settings.roles:
+        for listed in handlers.registered.listed():
+            logger.info("a handler is registered", **asdict(listed))
     stop, hangup = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import textwrap
 from pathlib import Path
 
@@ -111,7 +112,9 @@ async def test_a_handler_that_fails_twice_is_retried_with_growing_delay_and_one_
         assert await connection.fetchval("SELECT count(*) FROM effects") == 1, "the failed attempts' effects rolled back"
         assert await daemon.stop() == 0
     log = (servers.folder / "webhookd.log").read_text()
-    assert "an attempt failed" in log
+    failed = next(json.loads(line) for line in log.splitlines() if "an attempt failed" in line)
+    assert failed["handler"] == "shop.fails_twice"
+    assert failed["error"] == f"RuntimeError at {servers.folder}/shop.py:12 in shop.fails_twice"
     assert "4111111111111111" not in log, "what a handler raised may quote customer data: not in a log"
 
 
@@ -133,7 +136,8 @@ async def test_a_handler_that_gives_up_makes_the_event_dead_at_once_with_a_copy_
         last = await connection.fetchrow("SELECT * FROM audit ORDER BY at DESC LIMIT 1")
         assert last is not None
         assert last["to_status"] == "dead"
-        assert last["reason"] == "Permanent: the order is closed"
+        place = f"at {servers.folder}/shop.py:16 in shop.never"
+        assert last["reason"] == f"Permanent: the order is closed [handler shop.never {place}]"
         assert await connection.fetchval("SELECT count(*) FROM effects") == 0
         (copy,) = await received_bodies(servers, servers.dead_letter_queue, 1)
         assert copy["event"] == str(event["id"])

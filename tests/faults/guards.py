@@ -1300,6 +1300,55 @@ GUARDS = (
         "sign(reference, secret)",
         f"{_LIMITS}test_a_copy_of_a_dead_event_fits_a_small_dead_letter_queue",
     ),
+    Guard(
+        "a handler whose event type has a typo is refused",
+        "webhookd/process/handlers.py",
+        "        if not unknown and not any(",
+        "        if False and not any(",
+        "tests/unit/test_handlers.py::test_a_pattern_that_matches_no_known_type_is_refused_with_the_nearest",
+    ),
+    Guard(
+        "@on without parentheses is refused",
+        "webhookd/process/handlers.py",
+        "    if callable(pattern):\n",
+        "    if False:\n",
+        "tests/unit/test_handlers.py::test_on_without_parentheses_is_refused",
+    ),
+    Guard(
+        "a handler that webhookd cannot call is refused",
+        "webhookd/process/handlers.py",
+        "        check_handler(handler)\n",
+        "",
+        "tests/unit/test_handlers.py::test_a_handler_that_webhookd_cannot_call_is_refused_with_the_remedy",
+    ),
+    Guard(
+        "a module without a handler is refused",
+        "webhookd/process/loading.py",
+        "        elif module not in registered.modules:\n",
+        "        elif False:\n",
+        "tests/unit/test_handlers.py::test_a_module_that_fails_is_named_with_its_file_its_line_and_the_remedy",
+    ),
+    Guard(
+        "a failure names the line of the user's own code",
+        "webhookd/telemetry/frames.py",
+        "    theirs = [found for found in frames if _is_theirs(found[0], package)] or frames[:1]\n",
+        "    theirs = frames\n",
+        "tests/unit/test_frames.py::test_a_failure_names_the_handler_and_the_users_own_line",
+    ),
+    Guard(
+        "a slow hook does not hold up the stop",
+        "webhookd/process/hooks.py",
+        "timeout=max(self._deadline - time.monotonic(), _LEAST_STOP)",
+        "timeout=None",
+        "tests/unit/test_hooks.py::test_a_slow_hook_does_not_hold_up_the_stop_and_the_earlier_ones_end",
+    ),
+    Guard(
+        "the message of a hook's exception is not shown",
+        "webhookd/process/hooks.py",
+        '    return f"{type(error).__qualname__}{origin(',
+        '    return f"{error}{origin(',
+        "tests/unit/test_hooks.py::test_a_hook_that_fails_is_named_with_its_line_and_without_its_message_and_the_earlier_ones_end",
+    ),
 )
 
 

@@ -133,6 +133,42 @@ async def test_handlers_that_cannot_be_imported_fail(servers: Servers) -> None:
     assert "no_such_shop" in findings["handlers"].detail
 
 
+async def test_each_handler_is_listed_with_its_patterns_and_its_place(
+    servers: Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handlers, "registered", Registry())
+    code = "from webhookd import lifespan, on\n@on('payment.refund.*')\n@on('*')\nasync def book(event, connection): ...\n"
+    code += "@lifespan\nasync def client():\n    1 / 0\n    yield\n"  # the doctor starts no hook
+    (tmp_path / "listed_shop.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    findings = await _examine(servers, handlers="listed_shop")
+    assert _ill(findings) == {}
+    assert findings["handlers"].detail == "2 registered"
+    place = f"in listed_shop, {tmp_path}/listed_shop.py:2"
+    assert findings["hook listed_shop.client"].detail.endswith(f"({tmp_path}/listed_shop.py:5)")
+    assert findings["handler listed_shop.book"].detail == f"*, net.authorize.payment.refund.*; {place}"
+
+
+@pytest.mark.parametrize(
+    ("name", "decorator", "problem"),
+    [
+        ("typo", '@on("payment.refnd.created")', 'the nearest known type is "payment.refund.created"'),
+        ("bare", "@on", "@on stands without an event type"),
+        ("none", "", "registers no handler"),
+    ],
+)
+async def test_a_handler_that_would_never_run_fails(
+    servers: Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, decorator: str, problem: str
+) -> None:
+    monkeypatch.setattr(handlers, "registered", Registry())
+    code = f"from webhookd import on\n{decorator}\nasync def book(event, connection): ...\n"
+    (tmp_path / f"shop_with_{name}.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    findings = await _examine(servers, handlers=f"shop_with_{name}")
+    assert _ill(findings) == {"handlers": Verdict.FAILED}
+    assert problem in findings["handlers"].detail
+
+
 @pytest.mark.parametrize(
     ("retry", "problem"),
     [

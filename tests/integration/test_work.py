@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import uuid
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,8 +13,11 @@ from typing import Any, TypeAlias
 
 import asyncpg
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from tests.conftest import Servers, Start
+from tests.helpers.database import connect
 from tests.helpers.guide import GUIDE, PAGES, README, blocks
 from tests.helpers.queues import client, depth, url_of
 from tests.helpers.running import KEY
@@ -139,8 +143,11 @@ async def test_spent_attempts_make_the_event_dead(start: Start, servers: Servers
     row = await connection.fetchrow("SELECT attempts, last_error, dead_reason FROM events")
     assert row is not None
     assert row["attempts"] == 3
-    assert row["last_error"] == "ValueError: customer Jane Doe", "the operator sees all of it"
-    assert "all 3 attempts are spent" in row["dead_reason"]
+    line = fail.__code__.co_firstlineno + 1
+    handler = f"handler {__name__}.{fail.__qualname__}"
+    place = f" at {__file__}:{line} in {__name__}.{fail.__qualname__}"
+    assert row["last_error"] == f"ValueError: customer Jane Doe [{handler}{place}]", "the operator sees all of it"
+    assert row["dead_reason"] == f"all 3 attempts are spent; the last one raised ValueError{place} ({handler})"
     assert "Jane" not in row["dead_reason"], "what leaves the database does not"
     await until(lambda: depth(servers, servers.dead_letter_queue), "a copy in the dead-letter queue")
     await until(lambda: _is_empty(servers, servers.queue), "the message is deleted")
@@ -184,6 +191,9 @@ async def test_the_time_of_handlers_ends_in_the_one_that_runs(start: Start, conn
     await send(daemon, sampling.sample(AUTHCAPTURE, 1))
     await until(lambda: status(connection, "dead"), "the event is dead")
     assert await connection.fetchval("SELECT attempts FROM events") == 2
+    error = await connection.fetchval("SELECT last_error FROM events")
+    assert error.startswith("HandlerTimeoutError: the handlers took longer than WEBHOOKD_HANDLER_TIMEOUT (0.2 s) [handler ")
+    assert f"[handler {__name__}.{hang.__qualname__} at {__file__}:{hang.__code__.co_firstlineno + 1} in " in error
 
 
 @pytest.mark.parametrize("raised", [SystemExit, KeyboardInterrupt, asyncio.CancelledError, GeneratorExit])
@@ -627,7 +637,8 @@ async def test_the_readmes_handler_books_a_payment(
 def test_every_handler_of_the_guide_is_run() -> None:
     (of_the_readme,) = blocks(README.read_text(), "python")
     assert [(page.name, len(blocks(page.read_text(), "python"))) for page in PAGES if "```python" in page.read_text()] == [
-        ("handlers.md", 2)
+        ("calls.md", 1),
+        ("handlers.md", 2),
     ]
     assert blocks((GUIDE / "handlers.md").read_text(), "python")[0] == of_the_readme
 
@@ -652,7 +663,50 @@ async def test_the_guides_handler_books_retries_and_gives_up(
 
     assert await ends(1, "processed") is None
     assert str(await connection.fetchval("SELECT amount FROM refunds")) == "2.10"
-    assert await ends(2, "dead", without=b'"authAmount":3.10,') == "Permanent: the refund has no amount"
+    dead = await ends(2, "dead", without=b'"authAmount":3.10,')
+    assert dead is not None
+    assert dead.startswith("Permanent: the refund has no amount [handler ")
     await connection.execute("UPDATE books SET closed = true")
-    assert await ends(3, "retrying") == "Retryable: the books are closed (next try in 300.00 s)"
+    retrying = await ends(3, "retrying")
+    assert retrying is not None
+    told = r"Retryable: the books are closed \[handler .*book_refund at handlers\.md:\d+ in .*\] \(next try in 300\.00 s\)"
+    assert re.fullmatch(told, retrying)
     assert await connection.fetchval("SELECT count(*) FROM refunds") == 1
+
+
+async def test_the_guides_sender_calls_the_other_system_after_the_commit_without_a_transaction(
+    start: Start, servers: Servers, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[str, Any]] = []
+    observer = await connect(servers.database_url)
+
+    async def mail(request: web.Request) -> web.Response:
+        # The daemon's other parts may be in a transaction for a moment, and a sender that held one would be in it all the time.
+        asked = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state = 'idle in transaction'"
+        await until(lambda: _is_zero(observer, asked), "no transaction is open")
+        calls.append((request.headers["Idempotency-Key"], await request.json()))
+        return web.Response(status=503 if len(calls) == 1 else 200)
+
+    app = web.Application()
+    app.router.add_post("/mails", mail)
+    async with TestServer(app) as server:
+        monkeypatch.setenv("MAIL_URL", str(server.make_url("/mails")))
+        monkeypatch.setenv("SHOP_DATABASE_URL", servers.database_url)
+        (registry,) = written_in(GUIDE / "calls.md", monkeypatch)
+        await connection.execute("CREATE TABLE public.mails (id uuid PRIMARY KEY, refund text, due timestamptz)")
+        daemon = await start(registry)
+        sent = sampling.sample(REFUND, 1)
+        await send(daemon, sent)
+        await until(lambda: status(connection, "processed"), "the event is processed")
+        await until(lambda: _is_zero(connection, "SELECT 1 - count(*) FROM mails WHERE due > now()"), "the mail was refused")
+        await until(lambda: len(calls) == 1, "the first call")
+        await connection.execute("UPDATE mails SET due = now()")
+        await until(lambda: _is_zero(connection, "SELECT count(*) FROM mails"), "the mail is sent")
+        event = str(await connection.fetchval("SELECT id FROM events"))
+        assert calls == [(event, {"refund": sent.entity_id})] * 2, "the second call has the same key"
+        await daemon.stop()
+    await observer.close()
+
+
+async def _is_zero(connection: Connection, query: str) -> bool:
+    return bool(await connection.fetchval(query) == 0)

@@ -28,7 +28,7 @@ from webhookd.dev.known import Receiver, given_settings, reachable
 from webhookd.dev.servers import Stack
 from webhookd.errors import SettingsError, UnavailableError
 from webhookd.event import Status
-from webhookd.process import handlers
+from webhookd.process import loading
 from webhookd.process.retry import Policy
 from webhookd.settings import Settings, load
 
@@ -83,7 +83,7 @@ def run(folder: Path, *, samples: bool, console: Console, loop: Callable[[Corout
             "WEBHOOKD_TLS_CERTIFICATE: `webhookd dev` speaks HTTP on this machine; unset it, or use `webhookd serve`"
         )
     _check_ports(checked)
-    handlers.load(checked.handlers, Policy.of(checked))
+    loading.load(checked.handlers, Policy.of(checked))
     stack = Stack(
         folder,
         database_url=checked.database_url.get_secret_value() if "database_url" in given else None,

@@ -11,7 +11,8 @@ from webhookd.authorizenet.signature import fingerprint
 from webhookd.doctor.finding import Finding, Verdict
 from webhookd.errors import SettingsError
 from webhookd.http.certificate import usable
-from webhookd.process import handlers
+from webhookd.process import handlers, loading
+from webhookd.process.callables import told
 from webhookd.process.retry import Policy
 from webhookd.settings import Settings
 
@@ -28,12 +29,7 @@ def examine_settings(settings: Settings) -> list[Finding]:
             verdict = Verdict.OK if well_formed else Verdict.WARNING
             detail = "128 hexadecimal digits" if well_formed else f"{len(key)} characters, but {_KEY_SHAPE}"
             findings.append(Finding(f"signature key of {account}", verdict, f"fingerprint {fingerprint(key)}; {detail}"))
-    try:
-        handlers.load(settings.handlers, Policy.of(settings))
-        detail = f"{len(handlers.registered)} registered" if settings.handlers else "none: webhookd keeps only the timeline"
-        findings.append(Finding("handlers", Verdict.OK, detail))
-    except SettingsError as error:
-        findings.append(Finding("handlers", Verdict.FAILED, str(error)))
+    findings += _handlers(settings)
     findings.append(_operators(settings))
     if settings.tls_certificate is not None and settings.tls_key is not None:
         findings.append(_certificate(settings.tls_certificate, settings.tls_key))
@@ -43,6 +39,26 @@ def examine_settings(settings: Settings) -> list[Finding]:
     ):
         findings.append(_address(name, address))
     return findings
+
+
+def _handlers(settings: Settings) -> list[Finding]:
+    try:
+        loading.load(settings.handlers, Policy.of(settings))
+    except SettingsError as error:
+        return [Finding("handlers", Verdict.FAILED, str(error))]
+    registered = handlers.registered
+    detail = f"{len(registered)} registered" if settings.handlers else "none: webhookd keeps only the timeline"
+    return [
+        Finding("handlers", Verdict.OK, detail),
+        *(
+            Finding(f"handler {one.name}", Verdict.OK, f"{', '.join(one.patterns)}; in {one.module}, {one.path}:{one.line}")
+            for one in registered.listed()
+        ),
+        *(
+            Finding(f"hook {hook.name}", Verdict.OK, f"starts with the daemon; {told(hook.function)}")
+            for hook in registered.hooks
+        ),
+    ]
 
 
 def _operators(settings: Settings) -> Finding:

@@ -36,7 +36,8 @@ def decide(failure: Failure, attempt: int, usual: Policy) -> Decision:
         return GiveUp(failure.final.code, failure.final.reason)
     policy = failure.retry.over(usual)
     if attempt >= policy.attempts:
-        return GiveUp("attempts_spent", f"all {attempt} attempts are spent; the last one raised {failure.error}")
+        handler = f" (handler {failure.handler})" if failure.handler else ""
+        return GiveUp("attempts_spent", f"all {attempt} attempts are spent; the last one raised {failure.error}{handler}")
     if failure.after is not None:
         return TryAgain(asked_delay(failure.after))
     return TryAgain(retry_delay(attempt, policy.base, policy.cap))

@@ -7,10 +7,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from webhookd.errors import BusyError, Permanent, Retryable, UnavailableError, WebhookdError
+from webhookd.process.handlers import Registration
 from webhookd.process.retry import USUAL, Retry
 from webhookd.store.event_store import Claimed
 from webhookd.store.failures import unavailable
+from webhookd.telemetry.frames import origin
 from webhookd.telemetry.logs import where
+
+_LONGEST = 1400  # characters of an exception's message: its handler and its place must fit behind it into 2000 characters
 
 
 class TransactionEndedError(Exception):
@@ -18,6 +22,10 @@ class TransactionEndedError(Exception):
 
     def __init__(self) -> None:
         super().__init__("a handler committed or rolled back the transaction of the connection that it was given")
+
+
+class HandlerTimeoutError(Retryable):
+    """Handlers took longer than their time, and ended when they were cancelled."""
 
 
 class StuckError(Exception):
@@ -37,15 +45,22 @@ class Failure:
     """The reason of a failed attempt, as texts: an exception would keep its frames and the handler's variables in memory."""
 
     kind: str  # the exception's type
-    error: str  # the exception's type and place, without its message: for logs, and for the dead-letter queue
-    detail: str  # the exception's type and message: for the audit trail alone
+    error: str  # the exception's type, place and causes, without its message: for logs, and for the dead-letter queue
+    detail: str  # the exception's type and message, the handler and the place: for the audit trail alone
     final: Final | None = None
     after: float | None = None  # the delay in seconds that the handler asked for; None if it asked for none
     retry: Retry = USUAL  # the policy of the handler that failed
+    handler: str | None = None  # the name of the handler that failed; None if no handler failed
+    origin: str = ""  # the place in the user's code, the place that raised the exception, and the types of its causes
 
     @classmethod
-    def of(cls, error: BaseException, retry: Retry = USUAL) -> Failure:
-        """Returns the failure that `error` means. Trusts nothing in `error`: a user's exception class can do anything."""
+    def of(
+        cls, error: BaseException, retry: Retry = USUAL, *, by: Registration | None = None, place: str | None = None
+    ) -> Failure:
+        """Returns the failure that `error` means. Trusts nothing in `error`: a user's exception class can do anything.
+
+        `by`: the handler that failed; its retry policy decides. `place`: the `origin`, if `error` does not show it.
+        """
         final = after = None
         if isinstance(error, Permanent):
             final = Final("permanent", error.reason)
@@ -54,7 +69,12 @@ class Failure:
             final = Final("transaction_ended", str(error))
         elif isinstance(error, Retryable):
             after = error.after
-        return cls(type(error).__qualname__, where(error), _told(error), final, after, retry)
+        kind = type(error).__qualname__
+        if by is None:
+            return cls(kind, where(error), _told(error), final, after, retry)
+        place = origin(error, by.package) if place is None else place
+        detail = f"{_told(error)[:_LONGEST]} [handler {by.name}{place}]"
+        return cls(kind, f"{kind}{place}", detail, final, after, by.retry, by.name, place)
 
 
 class AttemptFailedError(WebhookdError):

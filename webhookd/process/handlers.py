@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import difflib
 import fnmatch
 import functools
-import importlib
-import inspect
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from webhookd.authorizenet.notification import whole_pattern
-from webhookd.errors import SettingsError
+from webhookd.authorizenet.notification import EVENT_TYPES, PREFIX, whole_pattern
+from webhookd.errors import HandlerError, SettingsError
 from webhookd.event import Event
+from webhookd.process.callables import check_handler, module_of, name_of, place_of, told
+from webhookd.process.hooks import Hook, make_hook
 from webhookd.process.retry import USUAL, Policy, Retry
 
-Handler = Callable[[Event, Any], Awaitable[None]]
+# The connection is `Any`: users' annotations for it differ (webhookd.Connection, asyncpg.Connection, a protocol of their own).
+Handler = Callable[[Event, Any], Coroutine[Any, Any, None]]
 H = TypeVar("H", bound=Handler)
+T = TypeVar("T")
 
 
 @dataclass(slots=True, frozen=True)
@@ -30,7 +33,23 @@ class Registration:
     @property
     def name(self) -> str:
         """Returns the handler's module and name, for logs."""
-        return f"{self.handler.__module__}.{self.handler.__qualname__}"
+        return name_of(self.handler)
+
+    @property
+    def package(self) -> str:
+        """Returns the top-level package of the handler's module."""
+        return module_of(self.handler).partition(".")[0]
+
+
+@dataclass(slots=True, frozen=True)
+class Listed:
+    """One handler with all its patterns, for people."""
+
+    name: str
+    patterns: tuple[str, ...]
+    module: str
+    path: str
+    line: int
 
 
 class Registry:
@@ -38,15 +57,28 @@ class Registry:
 
     def __init__(self, registrations: Iterable[Registration] = ()) -> None:
         self._registrations = list(registrations)
+        self.hooks: list[Hook[Any]] = []  # in the order of their registration
+        self.modules: set[str] = set()  # modules that WEBHOOKD_HANDLERS named and that brought handlers
         self._matching = functools.lru_cache(maxsize=1024)(self._match)
 
-    def add(self, pattern: str, handler: Handler, retry: Retry = USUAL) -> None:
-        """Adds `handler` for the event types that match `pattern`."""
-        if not inspect.iscoroutinefunction(handler):
-            raise TypeError(f"a handler must be a coroutine function (async def), not {handler!r}")
+    def add(self, pattern: str, handler: Handler, retry: Retry = USUAL, *, unknown: bool = False) -> None:
+        """Adds `handler` for the event types that match `pattern`. Raises HandlerError for a handler that could never work.
+
+        `unknown`: whether `pattern` may match none of the types that webhookd knows.
+        """
+        check_handler(handler)
         if not isinstance(retry, Retry):
-            raise TypeError(f"retry must be a webhookd.Retry, not {retry!r}")
-        self._registrations.append(Registration(whole_pattern(pattern), handler, retry))
+            raise HandlerError(f"the handler {told(handler)}: retry must be a webhookd.Retry, not {retry!r}")
+        if not isinstance(pattern, str):
+            raise HandlerError(f"the handler {told(handler)}: @on takes an event type as text, and got {pattern!r}")
+        whole = whole_pattern(pattern)
+        if not unknown and not any(fnmatch.fnmatchcase(name, whole) for name in EVENT_TYPES):
+            raise HandlerError(
+                f'the handler {told(handler)}: @on("{pattern}") matches no event type that webhookd knows, so the handler '
+                f'would never run; the nearest known type is "{_nearest(pattern, whole)}". For a type that webhookd does not '
+                f'know yet, write @on("{pattern}", unknown=True)'
+            )
+        self._registrations.append(Registration(whole, handler, retry))
         self._matching.cache_clear()
 
     def matching(self, event_type: str) -> tuple[Registration, ...]:
@@ -61,49 +93,73 @@ class Registry:
             except SettingsError as error:
                 raise SettingsError(f"the handler {registration.name}: {error}") from None
 
+    def listed(self) -> list[Listed]:
+        """Returns each handler once, with its patterns and its place, in registration order."""
+        found: dict[int, tuple[Handler, list[str]]] = {}  # by identity: a callable object need not have a hash
+        for registration in self._registrations:
+            found.setdefault(id(registration.handler), (registration.handler, []))[1].append(registration.pattern)
+        return [
+            Listed(name_of(handler), tuple(patterns), module_of(handler), *place_of(handler))
+            for handler, patterns in found.values()
+        ]
+
     def _match(self, event_type: str) -> tuple[Registration, ...]:
         return tuple(r for r in self._registrations if fnmatch.fnmatchcase(event_type, r.pattern))
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[Registration]:
         return iter(self._registrations)
 
     def __len__(self) -> int:
         return len(self._registrations)
 
 
-# `@on` in users' modules adds their handlers here.
+# `@on` and `@lifespan` in users' modules add their handlers and hooks here.
 registered = Registry()
 
 
-def on(pattern: str, *, retry: Retry = USUAL) -> Callable[[H], H]:
+def on(pattern: str, *, retry: Retry = USUAL, unknown: bool = False) -> Callable[[H], H]:
     """Registers a coroutine function `handler(event, connection)` for the event types that match `pattern`.
 
     The handler's writes through `connection` (asyncpg) commit together with the event's `processed` status, exactly once.
     The handler may raise Retryable or Permanent. After any other exception, the event is retried.
     `pattern`: `*` matches any characters; `net.authorize.` at the beginning may be left out.
     `retry`: the retry policy for this handler's failures; without it, the settings decide.
+    `unknown`: True for a pattern that matches none of the event types that webhookd knows.
+
+    Raises HandlerError for a handler that could never work: its pattern matches no known type, or webhookd cannot call it.
     """
+    if callable(pattern):
+        raise HandlerError(
+            f'the handler {told(pattern)}: @on stands without an event type; write @on("payment.authcapture.created"), '
+            'or @on("*") for all events'
+        )
 
     def register(handler: H) -> H:
-        registered.add(pattern, handler, retry)
+        registered.add(pattern, handler, retry, unknown=unknown)
         return handler
 
     return register
 
 
-def load(modules: Iterable[str], usual: Policy) -> None:
-    """Imports users' modules, which register their handlers. Raises SettingsError, which names the wrong module or handler.
+def lifespan(function: Callable[[], AsyncIterator[T]]) -> Hook[T]:
+    """Registers a hook: an async function with one `yield`, for what handlers share. Handlers read the yielded `value`.
 
-    `usual`: the retry policy of handlers that have no policy of their own.
+    The code before the `yield` runs once in each process that runs handlers, before the first event. The code after it runs
+    when the last event has ended. If the hook fails at the start, the daemon does not start.
+
+    Raises HandlerError if the function is no such hook.
     """
-    for module in modules:
-        try:
-            importlib.import_module(module)
-        except SettingsError as error:  # the module has a `Retry(…)` whose values cannot work
-            raise SettingsError(f"WEBHOOKD_HANDLERS: {module!r}: {error}") from error
-        except Exception as error:
-            raise SettingsError(
-                f"WEBHOOKD_HANDLERS: importing {module!r} failed with {type(error).__name__}: {error}; "
-                "name importable modules, comma-separated, and check that they are on PYTHONPATH"
-            ) from error
-    registered.check(usual)
+    hook = make_hook(function)
+    registered.hooks.append(hook)
+    return hook
+
+
+def _nearest(pattern: str, whole: str) -> str:
+    """Returns the known event type that is most like `pattern`, or a pattern of known types if `pattern` has a `*`."""
+    known = list(EVENT_TYPES)
+    if "*" in pattern:
+        known = sorted({f"{name[:dot]}.*" for name in EVENT_TYPES for dot in range(len(PREFIX), len(name)) if name[dot] == "."})
+    by_spelling = {name.lower(): name for name in known}
+    (found,) = difflib.get_close_matches(whole.lower(), by_spelling, n=1, cutoff=0.0)
+    name = by_spelling[found]
+    return name if pattern.startswith(PREFIX) else name.removeprefix(PREFIX)

@@ -43,6 +43,7 @@ class Records:
             event_id=str(event.id),
             event_type=event.event_type,
             attempt=event.attempt,
+            handler=failure.handler,
             error=failure.error,
             retry_in=round(delay, 3),
         )
@@ -54,7 +55,13 @@ class Records:
     async def _give_up(self, claimed: Claimed, failure: Failure, decision: GiveUp) -> Result:
         event = claimed.event
         logger.error(
-            "an event is dead", event_id=str(event.id), event_type=event.event_type, attempt=event.attempt, reason=decision.code
+            "an event is dead",
+            event_id=str(event.id),
+            event_type=event.event_type,
+            attempt=event.attempt,
+            reason=decision.code,
+            handler=failure.handler,
+            error=failure.error,
         )
         died = await self._store.mark_dead(claimed, reason=decision.reason, detail=failure.detail)
         if died is not None:

@@ -10,11 +10,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from webhookd.authorizenet.notification import label
-from webhookd.errors import Retryable
 from webhookd.event import Event
-from webhookd.process.failure import Failure, StuckError
+from webhookd.process.failure import Failure, HandlerTimeoutError, StuckError
 from webhookd.process.handlers import Registration, Registry
-from webhookd.process.retry import USUAL, Retry
 from webhookd.runtime.loops import Watch, shielded
 from webhookd.store.pools import Connection
 from webhookd.telemetry.logs import logger
@@ -35,22 +33,22 @@ class _Run:
     connection: Connection
     registrations: Sequence[Registration]
     tracing: Tracing | None
-    retry: Retry = USUAL  # the policy of the handler that runs
+    running: Registration | None = None  # the handler that runs, or ran last
 
     async def call(self) -> Failure | None:
         """Calls the handlers one after the other; returns the first failure, or None."""
         try:
             for registration in self.registrations:
-                self.retry = registration.retry
+                self.running = registration
                 with contextlib.nullcontext() if self.tracing is None else self.tracing.handler(registration.name):
                     await registration.handler(self.event, self.connection)
         except BaseException as error:  # noqa: BLE001  SystemExit in a handler must not end the daemon
             return self.failed(error)
         return None
 
-    def failed(self, error: BaseException) -> Failure:
-        """Returns `error` as the failure of the handler that runs, or ran last."""
-        return Failure.of(error, self.retry)
+    def failed(self, error: BaseException, place: str | None = None) -> Failure:
+        """Returns `error` as the failure of the handler that runs, or ran last. `place`: its origin, if the caller knows it."""
+        return Failure.of(error, by=self.running, place=place)
 
 
 class HandlerRunner:
@@ -89,26 +87,34 @@ class HandlerRunner:
             if handlers.done():
                 return handlers.result()
             limit = f"WEBHOOKD_HANDLER_TIMEOUT ({self._timeout:g} s)"
-            if await self._end(handlers, event, connection):
-                return run.failed(Retryable(f"the handlers took longer than {limit}"))
+            if await self._end(handlers, run):
+                cancelled = handlers.result()  # it shows where the cancellation met the handler
+                place = cancelled.origin if cancelled else ""
+                return run.failed(HandlerTimeoutError(f"the handlers took longer than {limit}"), place)
             return run.failed(StuckError(f"the handlers took longer than {limit}, and did not end when they were cancelled"))
         except asyncio.CancelledError:  # the daemon stops
-            await shielded(self._end(handlers, event, connection), _BOOKKEEPING)
+            await shielded(self._end(handlers, run), _BOOKKEEPING)
             raise
         finally:
             self._metrics.handle_seconds.labels(label(event.event_type)).observe(time.perf_counter() - started)
 
-    async def _end(self, handlers: asyncio.Task[Failure | None], event: Event, connection: Connection) -> bool:
+    async def _end(self, handlers: asyncio.Task[Failure | None], run: _Run) -> bool:
         """Cancels handlers. If they go on, cuts their connection, so that PostgreSQL rolls back, and returns False."""
         handlers.cancel()
         await asyncio.wait([handlers], timeout=_CANCELLED)
         if handlers.done():
             return True
-        connection.terminate()
+        run.connection.terminate()
         self._stuck.add(handlers)
         handlers.add_done_callback(self._stuck.discard)
         self._metrics.stuck_handlers.inc()
-        logger.error("handlers do not end", event_id=str(event.id), event_type=event.event_type, stuck=len(self._stuck))
+        logger.error(
+            "handlers do not end",
+            event_id=str(run.event.id),
+            event_type=run.event.event_type,
+            handler=run.running and run.running.name,
+            stuck=len(self._stuck),
+        )
         if len(self._stuck) >= self._most_stuck:
             # Such handlers take memory and processor time, and only the end of the process can end them.
             logger.critical(

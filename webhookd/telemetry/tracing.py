@@ -31,6 +31,7 @@ from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanK
 from structlog.contextvars import bound_contextvars
 
 from webhookd.telemetry.exporter import make_exporter, resource, usable
+from webhookd.telemetry.frames import origin
 from webhookd.telemetry.logs import logger, where
 from webhookd.telemetry.metrics import Metrics
 
@@ -226,7 +227,8 @@ class Tracing:
             try:
                 yield
             except BaseException as error:
-                _fail(span, type(error).__qualname__, where(error))
+                kind = type(error).__qualname__
+                _fail(span, kind, f"{kind}{origin(error, name.partition('.')[0])}")
                 raise
 
     def shared(

@@ -1,0 +1,160 @@
+"""The types of what handlers' modules import are precise: mypy accepts a right handler, and finds a wrong one."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.helpers.guide import ROOT
+
+_RIGHT = """
+from functools import partial
+from typing import Any, AsyncIterator, Protocol
+
+import asyncpg
+
+from webhookd import Connection, Event, Permanent, Retry, Retryable, lifespan, on
+
+
+@lifespan
+async def sizes() -> AsyncIterator[dict[str, int]]:
+    yield {"large": 3}
+
+
+size: int = sizes.value["large"]
+name: str = sizes.value["large"]  # wrong
+
+
+@on("payment.refund.created", retry=Retry(attempts=3, base=60, cap=600))
+@on("net.authorize.fresh.created", unknown=True)
+async def refund(event: Event, connection: Connection) -> None:
+    row: asyncpg.Record | None = await connection.fetchrow("SELECT 1")
+    if row is None:
+        raise Permanent("no such order")
+    raise Retryable("later", after=60)
+
+
+@on("*")
+async def any_connection(event: Event, connection: Any) -> None: ...
+
+
+@on("*")
+async def connection_of_asyncpg(event: Event, connection: "asyncpg.Connection[asyncpg.Record]") -> None: ...
+
+
+class Books(Protocol):
+    async def execute(self, query: str, *args: Any) -> str: ...
+
+
+@on("*")
+async def connection_of_a_protocol(event: Event, connection: Books, *, client: int = 0) -> None: ...
+
+
+class Shop:
+    async def book(self, event: Event, connection: Connection) -> None: ...
+
+    async def __call__(self, event: Event, connection: Connection) -> None: ...
+
+
+on("*")(Shop().book)
+on("*")(Shop())
+on("*")(partial(connection_of_a_protocol, client=1))
+
+
+async def other(connection: Connection, event: Event) -> None:
+    await refund(event, connection)  # a handler keeps its type
+    await refund(event)  # wrong
+"""
+
+_WRONG = """
+from typing import Any, AsyncIterator
+
+from webhookd import Event, Retryable, lifespan, on
+
+
+@lifespan  # wrong
+async def no_hook() -> int:
+    return 1
+
+
+@lifespan  # wrong
+async def needs(client: Any) -> AsyncIterator[int]:
+    yield 1
+
+
+@on  # wrong
+async def bare(event: Event, connection: Any) -> None: ...
+
+
+@on(1)  # wrong
+async def number(event: Event, connection: Any) -> None: ...
+
+
+@on("*", retry={"attempts": 3})  # wrong
+async def retry(event: Event, connection: Any) -> None: ...
+
+
+@on("*")  # wrong
+def still(event: Event, connection: Any) -> None: ...
+
+
+@on("*")  # wrong
+async def alone(event: Event) -> None: ...
+
+
+@on("*")  # wrong
+async def three(event: Event, connection: Any, client: Any) -> None: ...
+
+
+@on("*")  # wrong
+async def keyword(event: Event, connection: Any, *, client: Any) -> None: ...
+
+
+@on("*")  # wrong
+async def text(event: str, connection: Any) -> None: ...
+
+
+@on("*")  # wrong
+async def answer(event: Event, connection: Any) -> int:
+    return 1
+
+
+@on("*")  # wrong
+async def generator(event: Event, connection: Any) -> AsyncIterator[None]:
+    yield
+
+
+class Shop:
+    @on("*")  # wrong
+    async def book(self, event: Event, connection: Any) -> None: ...
+
+
+@on("*")
+async def fields(event: Event, connection: Any) -> None:
+    event.payload["id"].nothing
+    event.payloads  # wrong
+    raise Retryable(after=60, reason=None)  # wrong
+"""
+
+
+def _found(folder: Path, code: str) -> list[int]:
+    """Returns the lines of `code` with an error by `mypy --strict`, as a user of an installed webhookd runs it."""
+    (folder / "shop.py").write_text(code)
+    command = [sys.executable, "-m", "mypy", "--strict", "--config-file=", "shop.py"]
+    environment = {**os.environ, "MYPYPATH": str(ROOT)}
+    result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode in (0, 1), result.stdout + result.stderr
+    errors = re.findall(r"^(.+?):(\d+): error:", result.stdout, re.MULTILINE)
+    assert {path for path, _ in errors} <= {"shop.py"}, result.stdout
+    return sorted({int(line) for _, line in errors})
+
+
+def test_mypy_accepts_what_webhookd_accepts_and_finds_what_it_refuses(tmp_path: Path) -> None:
+    for code in (_RIGHT, _WRONG):
+        lines = code.splitlines()
+        wrong = [number for number, line in enumerate(lines, 1) if line.endswith("# wrong")]
+        assert wrong
+        assert [f"{n}: {lines[n - 1]}" for n in _found(tmp_path, code)] == [f"{n}: {lines[n - 1]}" for n in wrong]
