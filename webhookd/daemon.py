@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
@@ -300,8 +299,7 @@ def make_sqs(settings: Settings, metrics: Metrics, watch: Watch) -> Sqs:
         queue=settings.sqs_queue,
         dead_letter_queue=settings.sqs_dead_letter_queue,
         endpoint_url=settings.sqs_endpoint_url,
-        # botocore reads AWS_DEFAULT_REGION alone, while AWS's other SDKs, and their documentation, name AWS_REGION.
-        region=settings.sqs_region or os.environ.get("AWS_REGION") or None,
+        region=settings.sqs_region,
         pollers=settings.pollers,
         wait=settings.sqs_wait,
         visibility_timeout=settings.visibility_timeout,

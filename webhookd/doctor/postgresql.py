@@ -14,6 +14,7 @@ import asyncpg
 from webhookd.doctor.finding import Finding, Verdict
 from webhookd.settings import Settings
 from webhookd.store.migrations import State, read, state_of
+from webhookd.store.postgresql_problem import explained
 from webhookd.store.queries import queries
 from webhookd.store.retention import WEEKS_AHEAD
 from webhookd.store.session import POOLER_NOT_DECLARED, connect, is_pooled
@@ -37,10 +38,16 @@ _FIRST: dict[str, tuple[object, ...]] = {
 
 
 async def examine_postgresql(settings: Settings) -> list[Finding]:
-    """Returns the findings about version, pooler, clock, durability, schema, statements and partitions."""
+    """Returns the findings about version, pooler, clock, durability, schema, statements, partitions. Raises WebhookdError."""
+    url = settings.database_url.get_secret_value()
+    with explained(url):
+        return await _examine(settings, url)
+
+
+async def _examine(settings: Settings, url: str) -> list[Finding]:
     # Prepare no statement ahead: otherwise the check would fail at a pooler in between, before it detects the pooler.
     queries.use(settings.database_schema)
-    connection = await connect(settings.database_url.get_secret_value(), timeout=5, statement_cache_size=0)
+    connection = await connect(url, timeout=5, statement_cache_size=0)
     findings = []
     try:
         server = await queries.server_state(connection)
@@ -53,11 +60,11 @@ async def examine_postgresql(settings: Settings) -> list[Finding]:
             )
         )
         findings += _pooler(is_pooled(connection, server["backend"]), told=settings.database_pooler != "none")
-        skew = abs(server["epoch"] - time.time())
+        skew = time.time() - server["epoch"]
         findings.append(
-            Finding("clock", Verdict.OK, f"within {skew:.1f} s of PostgreSQL's")
-            if skew < _CLOCK_TOLERANCE
-            else Finding("clock", Verdict.WARNING, f"{skew:.0f} s away from PostgreSQL's: run NTP on both machines")
+            Finding("clock", Verdict.OK, f"within {abs(skew):.1f} s of PostgreSQL's")
+            if abs(skew) < _CLOCK_TOLERANCE
+            else Finding("clock", Verdict.WARNING, f"{_skewed(skew)}: run NTP (chrony, systemd-timesyncd) on both machines")
         )
         off = server["synchronous_commit"] == "off"
         findings.append(
@@ -77,6 +84,10 @@ async def examine_postgresql(settings: Settings) -> list[Finding]:
     finally:
         await connection.close(timeout=5)
     return findings
+
+
+def _skewed(seconds: float) -> str:
+    return f"this machine's clock is {abs(seconds):.0f} s {'ahead of' if seconds > 0 else 'behind'} PostgreSQL's"
 
 
 def _schema(state: State) -> Finding:

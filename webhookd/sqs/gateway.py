@@ -12,8 +12,8 @@ from webhookd.runtime.loops import Loop, Watch
 from webhookd.sqs.attributes import Fitness
 from webhookd.sqs.clients import Clients
 from webhookd.sqs.errors import ERRORS
+from webhookd.sqs.problem import problem_of
 from webhookd.sqs.queue import SqsQueue
-from webhookd.telemetry.logs import where
 from webhookd.telemetry.metrics import Metrics
 
 _CREATE_TIMEOUT = 10.0  # seconds
@@ -39,7 +39,7 @@ class Sqs:
         # The reader of the dead-letter queue needs one poll more.
         self._clients = Clients(endpoint_url=endpoint_url, region=region, wait=wait, polls=pollers + 1)
         self.queue = SqsQueue(queue, self._clients, metrics.dependency_up.labels("sqs"))
-        self.dead_letter_queue = SqsQueue(dead_letter_queue, self._clients)
+        self.dead_letter_queue = SqsQueue(dead_letter_queue, self._clients, setting="WEBHOOKD_SQS_DEAD_LETTER_QUEUE")
         self._visibility_timeout = visibility_timeout
         self._fitness = Fitness(metrics=metrics)
         self._depth = metrics.queue_depth
@@ -72,7 +72,8 @@ class Sqs:
                 }
                 await client.create_queue(QueueName=self.queue.name, Attributes=attributes)
         except ERRORS as error:
-            raise UnavailableError("sqs", where(error)) from error
+            reason = problem_of(error, self.queue.name, "WEBHOOKD_SQS_QUEUE", self._clients.place)
+            raise UnavailableError("sqs", reason) from error
 
     async def _probe(self) -> None:
         main, dead = await self.queue.inspect(), await self.dead_letter_queue.inspect()
