@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import socket
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -21,7 +22,7 @@ from tests.helpers.wait import until
 from webhookd.dev.child import HOST
 from webhookd.dev.servers import PostgresServer, ValkeyServer, free_port
 from webhookd.doctor import Verdict, examine
-from webhookd.errors import UnavailableError
+from webhookd.errors import SettingsError, UnavailableError
 from webhookd.store.migrations import migrate
 
 PASSWORD = "hunter2@x/y#z%41?q[1]"  # every character that a URL reserves
@@ -239,3 +240,14 @@ async def test_a_problem_that_changes_is_logged_again(redis: ValkeyServer, serve
     assert "NOPERM" in logged[1]
     await client.execute_command("ACL", "DELUSER", "late")
     await client.aclose()
+
+
+@pytest.mark.parametrize(("setting", "field"), [("WEBHOOKD_ADMIN_LISTEN", "admin_listen"), ("WEBHOOKD_LISTEN", "listen")])
+async def test_a_port_in_use_is_named_with_its_setting_and_the_remedy(start: Start, setting: str, field: str) -> None:
+    with socket.create_server((HOST, 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(SettingsError) as raised:
+            await start(**{field: f"{HOST}:{port}"})
+    told = str(raised.value)
+    assert told.startswith(f"{setting}: cannot listen on {HOST}:{port}: another process has the port; stop it")
+    assert told.endswith(f"or set {setting} to another port")

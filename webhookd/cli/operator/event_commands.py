@@ -14,6 +14,7 @@ from webhookd.cli.operator.failures import EXIT_CODES, ApiError, Exit
 from webhookd.cli.operator.rows import collect, event_table, tell_event, tell_list, tell_more
 from webhookd.cli.operator.screen import instant, plain, say, short_type, tell_json
 from webhookd.errors import SettingsError
+from webhookd.event import Status as EventStatus
 from webhookd.runtime.console import FOLDER, Folder, err, out
 from webhookd.runtime.console import Json as AsJson
 
@@ -59,7 +60,17 @@ def list_(
     For example: `webhookd events list 60012345678`, or
     `webhookd events list --event-type 'payment.refund.*' --status retrying --since 1d --json`.
     """
-    query = _query(search, status, event_type, account, entity_id, invoice_number, merchant_reference, since=since, until=until)
+    query = _query(
+        search,
+        options.statuses(status, tuple(EventStatus)),
+        event_type,
+        account,
+        entity_id,
+        invoice_number,
+        merchant_reference,
+        since=since,
+        until=until,
+    )
     rows, more = with_api(url, folder, lambda api: collect(api, "events", key="events", limit=limit, **query))
     if tell_list(rows, key="events", more=more, as_json=as_json, none="no event matches"):
         event_table(rows)
@@ -157,7 +168,17 @@ def replay(
 
     For example: `webhookd events replay --status processed --force --event-type 'payment.*' --since 2h --note 'wrong tax'`.
     """
-    chosen = _query(None, status, event_type, account, entity_id, invoice_number, merchant_reference, since=since, until=until)
+    chosen = _query(
+        None,
+        options.statuses(status, [one for one in EventStatus if one.finished]),
+        event_type,
+        account,
+        entity_id,
+        invoice_number,
+        merchant_reference,
+        since=since,
+        until=until,
+    )
     chosen = {name: value for name, value in chosen.items() if value}
     if not chosen.keys() - {"status"}:
         raise SettingsError(
@@ -189,7 +210,9 @@ def tail_(
     With `--json`, each line is an object. For example: `webhookd events tail --event-type 'payment.*'`, or
     `webhookd events tail --json -n 0 | jq -r .entity_id`.
     """
-    query = _query(search, status, event_type, account, entity_id, invoice_number, merchant_reference)
+    query = _query(
+        search, options.statuses(status, tuple(EventStatus)), event_type, account, entity_id, invoice_number, merchant_reference
+    )
 
     async def work(api: Api) -> None:
         async for event in tail.follow(api, last, **query):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Any, TypeVar
@@ -52,6 +53,14 @@ def one_of(choices: type[C], meaning: str) -> Any:
             raise typer.BadParameter(f"{text!r} is none of {', '.join(choices)}") from None
 
     return typer.Option(parser=parse, metavar="NAME", help=f"{meaning}: {', '.join(choices)}.")
+
+
+def statuses(given: list[str] | None, known: Sequence[str]) -> list[str] | None:
+    """Returns the statuses of --status. Raises SettingsError that names `known` if one of them is not among these."""
+    for status in given or ():
+        if status not in known:
+            raise SettingsError(f"--status: {status!r} is no status; give {', '.join(known[:-1])} or {known[-1]}")
+    return given
 
 
 def _id(text: str) -> UUID:
