@@ -77,6 +77,11 @@ def id_(meaning: str) -> Any:
     return typer.Argument(parser=_id, metavar="ID", help=meaning, show_default=False)
 
 
+def sample_id(meaning: str) -> Any:
+    """Returns an option that takes one id."""
+    return typer.Option(parser=_id, metavar="ID", help=meaning, show_default=False)
+
+
 def moment(option: str, text: str | None) -> str | None:
     """Returns an age or a time as the API takes it: ISO 8601, UTC. Raises SettingsError that names `option`."""
     if text is None:
