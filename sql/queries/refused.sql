@@ -52,3 +52,7 @@ WHERE (refused_at, id) < (:at::timestamptz, :below::uuid)
     AND (:finding::text IS NULL OR finding = :finding)
 ORDER BY refused_at DESC, id DESC
 LIMIT :limit;
+
+-- name: refused_sample(id)^
+-- Returns one sample.
+SELECT * FROM webhookd.refused_webhooks WHERE id = :id::uuid;

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import json
+import re
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -16,6 +20,8 @@ from redis.asyncio import Redis
 from typer.testing import CliRunner
 
 from tests.conftest import Servers, settings_of
+from tests.faults.test_clock import HOUR, Clock
+from tests.faults.test_clock import pytestmark as needs_a_clock
 from tests.helpers.queues import client, url_of
 from tests.helpers.running import KEY
 from webhookd.authorizenet.signature import fingerprint, sign
@@ -61,7 +67,7 @@ async def test_a_dependency_that_does_not_answer_fails_and_its_setting_is_named(
     assert _ill(findings) == dict.fromkeys(("postgresql", "redis", "sqs"), Verdict.FAILED)
     assert "WEBHOOKD_DATABASE_URL" in findings["postgresql"].detail
     assert "WEBHOOKD_REDIS_URL" in findings["redis"].detail
-    assert "WEBHOOKD_SQS_ENDPOINT_URL" in findings["sqs"].detail
+    assert any(f"WEBHOOKD_{name.upper()}" in findings["sqs"].detail for name in sqs)
     assert "hunter2" not in repr(findings)
 
 
@@ -70,7 +76,7 @@ async def test_a_wrong_password_is_told_without_it(servers: Servers) -> None:
     findings = await _examine(servers, redis_url=f"redis://:hunter2@{place}")
     assert scheme
     assert _ill(findings) == {"redis": Verdict.FAILED}
-    assert "AuthenticationError" in findings["redis"].detail
+    assert "Redis refuses the password in WEBHOOKD_REDIS_URL: write there" in findings["redis"].detail
     assert "hunter2" not in repr(findings)
 
 
@@ -80,7 +86,7 @@ async def test_a_redis_that_takes_no_key_fails(servers: Servers) -> None:
     _, _, place = servers.redis_url.rpartition("@")
     findings = await _examine(servers, redis_url=f"redis://reader:hunter2@{place}")
     assert _ill(findings) == {"redis": Verdict.FAILED}
-    assert "refuses commands of webhookd" in findings["redis"].detail
+    assert "(NOPERM): allow the user in WEBHOOKD_REDIS_URL to run EVAL" in findings["redis"].detail
     await client.execute_command("ACL", "DELUSER", "reader")
     await client.aclose()
 
@@ -193,6 +199,23 @@ async def test_an_address_in_use_is_a_warning_only(servers: Servers) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         findings = await _examine(servers, listen=f"127.0.0.1:{taken.getsockname()[1]}")
     assert _ill(findings) == {"WEBHOOKD_LISTEN": Verdict.WARNING}
+
+
+@needs_a_clock
+async def test_a_clock_that_is_wrong_is_reported_with_its_direction(
+    servers: Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in servers.settings.items():
+        monkeypatch.setenv(name, value)
+    for seconds, direction in ((3 * HOUR, "ahead of"), (-3 * HOUR, "behind")):
+        with monkeypatch.context() as patched:
+            Clock(tmp_path, patched, "doctor").set(seconds)
+            command = [sys.executable, "-m", "webhookd", "doctor", "--json", "--folder", str(tmp_path)]
+            done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=False)
+        [told] = [one["detail"] for one in json.loads(done.stdout)["findings"] if one["check"] == "clock"]
+        assert re.fullmatch(
+            rf"this machine's clock is 10[78]\d\d s {direction} PostgreSQL's: run NTP .* on both machines", told
+        )
 
 
 def _explain(folder: Path, signature: str, *arguments: str) -> tuple[int, str]:

@@ -139,7 +139,7 @@ async def test_a_command_that_redis_refuses_makes_it_count_as_away(command: str,
         assert daemon.metrics.registry.get_sample_value("webhookd_dependency_up", {"dependency": "redis"}) == 0
         finding = await _redis(servers, f"redis://{user}:hunter2@{place}")
         assert finding.verdict is Verdict.FAILED
-        assert "NoPermissionError" in finding.detail
+        assert "(NOPERM)" in finding.detail
         assert "hunter2" not in f"{daemon.idempotency.problem}{finding.detail}"
         client.execute_command("ACL", "SETUSER", user, f"+{command}")
         await until(lambda: daemon.idempotency.up, "Redis is up again", deadline=20)

@@ -8,6 +8,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Any, TypeAlias
 from uuid import uuid4
 
@@ -15,12 +16,14 @@ import aiohttp
 import asyncpg
 import pytest
 import pytest_asyncio
+from typer.testing import CliRunner
 
 from tests.conftest import Servers, Start
 from tests.helpers.running import KEY
 from tests.helpers.wait import until
 from webhookd.authorizenet.sampling import sample
 from webhookd.authorizenet.signature import fingerprint, sign
+from webhookd.cli.main import app
 from webhookd.daemon import Daemon
 from webhookd.store.queries import queries
 
@@ -317,3 +320,26 @@ async def test_pages_follow_each_other(daemon: Daemon, connection: Connection) -
             cursor = {"cursor": page["next"]}
     rows = await connection.fetch("SELECT id FROM refused_webhooks ORDER BY refused_at DESC")
     assert seen == [str(row["id"]) for row in rows]
+
+
+async def test_the_doctor_takes_a_sample_by_its_id(
+    daemon: Daemon, http: aiohttp.ClientSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = sample(AUTHCAPTURE, 1).body
+    assert await refused(http, body=body, headers={SIGNATURE: sign(body, KEY)[:60]}) == 401
+    [one] = await sampled(daemon)
+    monkeypatch.setenv("WEBHOOKD_API_URL", daemon.admin_url)
+    monkeypatch.setenv("WEBHOOKD_API_TOKEN", LOOK)
+
+    async def doctor(name: str, *more: str) -> Any:
+        command = ["doctor", "--refused", name, "--folder", str(tmp_path), *more]
+        return await asyncio.to_thread(CliRunner().invoke, app, command, env={"COLUMNS": "300"})
+
+    found = await doctor(one["id"])
+    assert found.exit_code == 1
+    assert f"The key {fingerprint(KEY)} made this signature, and the header holds only 53 of its 128 digits" in found.output
+    assert json.loads((await doctor(one["id"], "--json")).output) == one
+    missing = await doctor(str(uuid4()))
+    assert "samples are kept for two weeks" in str(missing.exception)
+    both = await doctor(one["id"], "--signature", "sha512=")
+    assert "give either --refused" in str(both.exception)

@@ -304,7 +304,7 @@ async def test_where_nobody_can_be_asked_nothing_is_done_without_yes(api: AdminA
     for more in ((), ("--json",)):
         found = await ran(api.url, *arguments, *more)
         assert (found.code, found.out) == (Exit.USAGE, "")
-        assert "--yes" in found.err
+        assert "there is no terminal to ask for confirmation: give --yes" in found.err
     assert api.asked == []
 
 
@@ -318,6 +318,8 @@ async def test_where_nobody_can_be_asked_nothing_is_done_without_yes(api: AdminA
         (("events", "replay", "--dry-run", "--status", "dead"), "--since"),
         (("events", "show", "4711"), "'4711' is not an id of webhookd"),
         (("dead-letters", "redrive", "4711"), "'4711' is not an id of webhookd"),
+        (("events", "list", "--status", "foo"), "'foo' is no status; give received, queued, retrying, processed or dead"),
+        (("events", "replay", "--status", "queued", "--since", "2h"), "'queued' is no status; give processed or dead"),
         (("quarantine", "release", "4711"), "'4711' is not an id of webhookd"),
         (("operations", "show", "4711"), "'4711' is not an id of webhookd"),
         (("events", "replay", "--yes", "--since", "2h"), "--note"),

@@ -5,12 +5,15 @@ from __future__ import annotations
 import base64
 import hmac
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from webhookd.authorizenet.diagnosis import Finding, diagnose, header_shape
+from webhookd.authorizenet.notification import EVENT_TYPES
+from webhookd.authorizenet.sampling import sample
 from webhookd.authorizenet.signature import fingerprint, sign
 
 KEY = "339E42F5D962293A925C244313E8C3546FD765AD202BFF3805F4C8459193E2AA" * 2
@@ -116,3 +119,64 @@ def test_a_key_that_cannot_be_a_signature_key_is_named() -> None:
 )
 def test_whatever_was_refused_has_a_diagnosis(body: bytes, header: str | None, account: str | None) -> None:
     assert diagnose(body, header, account, KEYS).likely
+
+
+@pytest.mark.parametrize("event_type", EVENT_TYPES)
+@pytest.mark.parametrize("written", [{"separators": (",", ":")}, {"indent": 2}, {}], ids=["compact", "pretty", "spaced"])
+def test_a_body_whose_keys_were_sorted_is_recognised_by_its_signature(event_type: str, written: Any) -> None:
+    body = sample(event_type, 7).body
+    changed = json.dumps(json.loads(body), sort_keys=True, **written).encode()
+    diagnosis = diagnose(changed, sign(body, KEY), "default", KEYS)
+    assert diagnosis.finding == Finding.BODY_CHANGED
+    assert f"the key {fingerprint(KEY)} signed it with" in diagnosis.likely
+    assert found(changed, sign(body, OLD)) == Finding.KEYS_SORTED, "also without its key"
+
+
+@pytest.mark.parametrize(
+    ("body", "signed", "how"),
+    [
+        (BODY, b"\xef\xbb\xbf" + BODY, "with a byte order mark"),
+        (b"\xef\xbb\xbf" + BODY, BODY, "without a byte order mark"),
+        (BODY, BODY + b"\n", "with a newline at its end"),
+        (BODY, BODY + b"\r\n", "with CRLF at its end"),
+        (BODY + b"\r\n", BODY, "without white space at its end"),
+        (json.dumps(json.loads(BODY), indent=4).encode(), BODY, "with two decimals in its amounts"),
+        (BODY.replace(b"300.00", b"300.0"), BODY, "with two decimals in its amounts"),
+        (BODY.decode("cp1252").encode(), BODY, "before its UTF-8 was read as another encoding"),
+        (json.dumps(BODY.decode()).encode(), BODY, "taken out of a JSON string"),
+        (base64.b64encode(BODY), BODY, "decoded from base64"),
+    ],
+)
+def test_a_change_of_the_body_is_named(body: bytes, signed: bytes, how: str) -> None:
+    assert f"signed it {how}" in diagnose(body, sign(signed, KEY), "default", KEYS).likely
+
+
+def test_a_pretty_printed_body_is_recognised_without_its_key() -> None:
+    assert found(json.dumps(json.loads(BODY), indent=2).encode(), sign(BODY, OLD)) == Finding.PRETTY_PRINTED
+
+
+@pytest.mark.parametrize("length", [20, 64, 127])
+@pytest.mark.parametrize("prefix", ["sha512=", ""])
+def test_a_cut_signature_is_recognised_by_its_begin(length: int, prefix: str) -> None:
+    digits = sign(BODY, KEY).removeprefix("sha512=")[:length]
+    diagnosis = diagnose(BODY, prefix + digits, "default", KEYS)
+    assert diagnosis.finding == Finding.CUT_SIGNATURE
+    assert f"The key {fingerprint(KEY)} made this signature, and the header holds only {length} of its 128" in diagnosis.likely
+    assert digits not in diagnosis.likely
+    assert found(BODY, prefix + digits[:19]) == Finding.HEADER_FORM, "too few digits prove nothing"
+    assert found(BODY, prefix + "0" * length) == Finding.HEADER_FORM
+
+
+@pytest.mark.parametrize(
+    ("key", "kind"),
+    [
+        ("6Zq9kV5T2hW3x8mB", "the form of a Transaction Key"),
+        ("5KP3u95bQpv", "the form of an API Login ID"),
+        (KEY[:100], "a part of the key"),
+    ],
+)
+def test_another_credential_in_the_keys_place_is_recognised_by_its_form(key: str, kind: str) -> None:
+    odd = diagnose(BODY, sign(BODY, OLD), "default", {"default": (key,)})
+    assert odd.finding is Finding.ODD_KEY
+    assert kind in odd.likely
+    assert key[:6] not in odd.likely

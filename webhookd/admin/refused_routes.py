@@ -7,8 +7,10 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field
 
 from webhookd.admin.access import AccessLevel
+from webhookd.admin.event_routes import Id
 from webhookd.admin.route import Call, Route, Shape
 from webhookd.admin.shapes import CursorText, Limit, Text, Time
+from webhookd.errors import NotFoundError
 from webhookd.operate.cursor import Cursor, decode_cursor
 from webhookd.operate.operator_queries import OperatorQueries
 from webhookd.receive.refusal import Rejection
@@ -80,7 +82,20 @@ class RefusedRoutes:
 
     def routes(self) -> list[Route]:
         """Returns the table of routes."""
-        return [Route("GET", "/webhooks/refused", AccessLevel.READ, self.list_refused, RefusedPage, query=RefusedQuery)]
+        path = "/webhooks/refused"
+        return [
+            Route("GET", path, AccessLevel.READ, self.list_refused, RefusedPage, query=RefusedQuery),
+            Route("GET", f"{path}/{{id}}", AccessLevel.READ, self.show_refused, RefusedSample, takes=Id, problems=(404,)),
+        ]
+
+    async def show_refused(self, call: Call) -> RefusedSample:
+        """Show one sample of a refused webhook, with what is likely wrong."""
+        row = await self._statements.one(queries.refused_sample, id=call.path.id)
+        if row is None:
+            raise NotFoundError(
+                f"no sample {call.path.id}: samples are kept for two weeks, and few of them; list the present ones"
+            )
+        return _sample(row)
 
     async def list_refused(self, call: Call) -> RefusedPage:
         """List samples of refused webhooks, the newest first, each with what is likely wrong."""

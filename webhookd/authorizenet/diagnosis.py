@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import orjson
 
-from webhookd.authorizenet.explain import AS_IT_IS, AS_TEXT, HEX_DECODED, digest_of, explain
+from webhookd.authorizenet.explain import AS_IT_IS, AS_TEXT, HEX_DECODED, cut_by, digest_of, explain
 from webhookd.authorizenet.signature import HEADER, Verifier, fingerprint
 from webhookd.errors import SignatureError
+from webhookd.settings.values import likely_kind
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -42,11 +43,14 @@ class Finding(StrEnum):
     SILENT_POST = "silent_post"
     NO_HEADER = "no_header"
     HEADER_FORM = "header_form"
+    CUT_SIGNATURE = "cut_signature"
     EMPTY_BODY = "empty_body"
     BASE64_BODY = "base64_body"
     JSON_STRING = "json_string"
     NOT_JSON = "not_json"
     NOT_A_NOTIFICATION = "not_a_notification"
+    KEYS_SORTED = "keys_sorted"
+    PRETTY_PRINTED = "pretty_printed"
     ODD_KEY = "odd_key"
     UNKNOWN_KEY = "unknown_key"
     NOT_EXAMINED = "not_examined"
@@ -64,6 +68,10 @@ _WORDS = {
     Finding.JSON_STRING: "The body is a JSON string that holds JSON. Something on the way encoded it a second time.",
     Finding.NOT_JSON: "The body is no JSON, so something on the way changed it, or the sender is not Authorize.Net.",
     Finding.NOT_A_NOTIFICATION: "The body is JSON, but no notification of Authorize.Net. The sender is likely another one.",
+    Finding.KEYS_SORTED: "The body's names are sorted, and those of Authorize.Net begin with notificationId. A program on the "
+    "way parsed the body and wrote it anew. Have the bytes passed on as they came.",
+    Finding.PRETTY_PRINTED: "The body has several lines, and Authorize.Net writes one. A program on the way parsed the body "
+    "and wrote it anew. Have the bytes passed on as they came.",
     Finding.UNKNOWN_KEY: "No key that is set here made this signature. Either the Signature Key was renewed in the Merchant "
     "Interface and not here, or it is another account's, or something on the way changed the body, or the sender is not "
     "Authorize.Net.",
@@ -136,10 +144,12 @@ def not_examined() -> Diagnosis:
 
 
 def _by_signature(body: bytes, header: str | None, account: str | None, keys: Mapping[str, Sequence[str]]) -> Diagnosis | None:
+    own = keys.get(account or "", ())[:_MOST_KEYS]
+    if (cut := _by_cut(body, header, own)) is not None:
+        return cut
     digest = digest_of(header)
     if digest is None:
         return None
-    own = keys.get(account or "", ())[:_MOST_KEYS]
     for reading in explain(body, header, own):
         if not reading.matches:
             continue
@@ -166,6 +176,17 @@ def _by_signature(body: bytes, header: str | None, account: str | None, keys: Ma
             return Diagnosis(Finding.HEADER_FORM, f"{key.capitalize()} made this signature. {_WORDS[Finding.HEADER_FORM]}")
         return Diagnosis(Finding.VERIFIES_NOW, f"It verifies now, with {key}: the key was set after this request.")
     return _by_another_account(body, digest, account, keys)
+
+
+def _by_cut(body: bytes, header: str | None, keys: Sequence[str]) -> Diagnosis | None:
+    cut = cut_by(body, header, keys)
+    if cut is None:
+        return None
+    return Diagnosis(
+        Finding.CUT_SIGNATURE,
+        f"The key {cut[0]} made this signature, and the header holds only {cut[1]} of its 128 digits. Something on the way cut "
+        "the header. Have the whole header passed on.",
+    )
 
 
 def _by_another_account(body: bytes, digest: bytes, account: str | None, keys: Mapping[str, Sequence[str]]) -> Diagnosis | None:
@@ -209,7 +230,10 @@ def _by_body(body: bytes) -> Finding | None:
         return Finding.JSON_STRING
     if not isinstance(parsed, dict) or not {"notificationId", "eventType"} <= parsed.keys():
         return Finding.NOT_A_NOTIFICATION
-    return None
+    names = list(parsed)
+    if names == sorted(names):  # no notification of Authorize.Net is: notificationId is the first, eventType the second
+        return Finding.KEYS_SORTED
+    return Finding.PRETTY_PRINTED if b"\n" in body.strip() else None
 
 
 def _by_keys(keys: Sequence[str]) -> Diagnosis | None:
@@ -219,5 +243,5 @@ def _by_keys(keys: Sequence[str]) -> Diagnosis | None:
     return Diagnosis(
         Finding.ODD_KEY,
         f"The key {fingerprint(odd[0])} is no Signature Key: it has {len(odd[0])} characters, and a Signature Key has 128 "
-        "hexadecimal digits. It may be the Transaction Key, or a name. Set the Signature Key.",
+        f"hexadecimal digits. {likely_kind(odd[0])} Set the Signature Key.",
     )

@@ -9,7 +9,7 @@ import hmac
 import json
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from webhookd.authorizenet.signature import encoded, fingerprint
 
@@ -19,10 +19,23 @@ if TYPE_CHECKING:
 AS_TEXT = "as text"  # the right reading of a key
 HEX_DECODED = "hex-decoded"
 AS_IT_IS = "as it is"  # the body, unchanged
+ORDERED = "with its keys in Authorize.Net's order"
 _TWO_DECIMALS = "with two decimals in its amounts"
+
+_BOM = b"\xef\xbb\xbf"
+# The keys of notifications, and of the objects in them, in the order of captured notifications.
+_ORDER = (
+    *("notificationId", "eventType", "eventDate", "webhookId", "payload"),
+    *("responseCode", "authCode", "avsResponse", "authAmount", "fraudList", "fraudFilter", "fraudAction"),
+    *("name", "amount", "status", "profile", "customerType", "customerProfileId", "customerPaymentProfileId"),
+    *("paymentProfiles", "merchantCustomerId", "merchantReferenceId", "invoiceNumber", "entityName", "id"),
+    *("transactionDetails", "transId", "error", "submitTimeUTC"),
+)
+_RANKS = {name: rank for rank, name in enumerate(_ORDER)}
 
 _HEX = re.compile(r"(?<![0-9a-f])[0-9a-f]{128}(?![0-9a-f])", re.IGNORECASE | re.ASCII)
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]{86}={0,2}")
+_CUT = re.compile(r"(?:sha512=)?(?P<digits>[0-9a-f]{20,127})", re.IGNORECASE | re.ASCII)
 _LONGEST_HEADER = 1024  # characters
 _STRING_OR_SPACE = re.compile(rb'("(?:[^"\\]|\\.)*")|[ \t\r\n]+', re.DOTALL)
 _AMOUNT = re.compile(rb'("(?:authAmount|amount)":-?\d+)(?:\.(\d?))?(?=[,}])')
@@ -91,7 +104,9 @@ def _candidates(body: bytes) -> Iterator[tuple[str, bytes]]:
     yield "with a newline at its end", body + b"\n"
     yield "with LF for CRLF", body.replace(b"\r\n", b"\n")
     yield "with CRLF for LF", body.replace(b"\n", b"\r\n")
-    yield "without a byte order mark", body.removeprefix(b"\xef\xbb\xbf")
+    yield "without a byte order mark", body.removeprefix(_BOM)
+    yield "with a byte order mark", _BOM + body
+    yield "with CRLF at its end", body.rstrip() + b"\r\n"
     # Numbers stay as they are written: 1.10 is not 1.1.
     compact = _STRING_OR_SPACE.sub(lambda part: part[1] or b"", body)
     yield "without white space between its parts", compact
@@ -109,8 +124,33 @@ def _candidates(body: bytes) -> Iterator[tuple[str, bytes]]:
         yield _TWO_DECIMALS, _with_two_decimals(again)
         yield "serialised again, with spaces", json.dumps(parsed, ensure_ascii=False).encode()
         yield "serialised again, compact and ASCII only", json.dumps(parsed, separators=(",", ":")).encode()
+        ordered = json.dumps(_in_order(parsed), separators=(",", ":"), ensure_ascii=False).encode()
+        yield ORDERED, ordered
+        yield ORDERED, _with_two_decimals(ordered)
         if isinstance(parsed, str):
             yield "taken out of a JSON string", parsed.encode()
+
+
+def _in_order(value: Any) -> Any:
+    """Returns `value` with the keys of each object in Authorize.Net's order. Unknown keys come last, as they were."""
+    if isinstance(value, dict):
+        return {name: _in_order(value[name]) for name in sorted(value, key=lambda name: _RANKS.get(name, len(_RANKS)))}
+    return [_in_order(one) for one in value] if isinstance(value, list) else value
+
+
+def cut_by(body: bytes, header: str | None, keys: Sequence[str]) -> tuple[str, int] | None:
+    """Returns the fingerprint of the key whose signature of `body` begins as `header` does, and the header's number of digits.
+
+    None if no key's does. Twenty digits at least must be there, so that no header matches by chance.
+    """
+    match = _CUT.fullmatch((header or "")[:_LONGEST_HEADER].strip())
+    if match is None:
+        return None
+    given = match["digits"].lower()
+    for key in keys:
+        if hmac.compare_digest(hmac.digest(encoded(key), body, "sha512").hex()[: len(given)], given):
+            return fingerprint(key), len(given)
+    return None
 
 
 def _with_two_decimals(body: bytes) -> bytes:

@@ -6,12 +6,16 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
+from uuid import UUID
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from webhookd.cli.operator import options
+from webhookd.cli.operator.api import with_api
+from webhookd.cli.operator.refused_commands import tell
 from webhookd.errors import SettingsError
 from webhookd.runtime.console import FOLDER, Folder, Json, out, run
 
@@ -21,6 +25,9 @@ def doctor(
         Path | None, typer.Option(exists=True, dir_okay=False, help="A captured request body, its exact bytes.")
     ] = None,
     signature: Annotated[str | None, typer.Option(help="The X-ANET-Signature header that came with --body.")] = None,
+    refused: Annotated[
+        UUID | None, options.sample_id("The id of a sample of `webhookd refused list`, instead of --body and --signature.")
+    ] = None,
     folder: Folder = FOLDER,
     as_json: Json = False,
 ) -> None:
@@ -33,8 +40,15 @@ def doctor(
     With `--body` and `--signature` of a captured request, the command reports which key matches, and how the key was read: as
     text, which is right, or hex-decoded, which is wrong. It also reports what may have changed the body on its way.
 
+    With `--refused`, the command reports what webhookd found when it refused a webhook. A sample has neither the signature nor
+    the whole body, so no key can be tried anew: capture a request for this. The admin API is found as by `webhookd refused`.
+
     For example: `webhookd doctor --body body.json --signature 'sha512=…'`.
     """
+    if refused is not None:
+        if body is not None or signature is not None:
+            raise SettingsError("--refused: give either --refused, or --body and --signature")
+        raise typer.Exit(_sample(refused, folder, as_json=as_json))
     from webhookd.dev import known
     from webhookd.telemetry import logs
 
@@ -53,6 +67,16 @@ def doctor(
     logs.configure("critical")  # the findings report the problems
     source = f"not set, so their values come from {folder / 'dev.env'}: {', '.join(taken)}" if taken else ""
     raise typer.Exit(run(_doctor(loaded, source, as_json=as_json)))
+
+
+def _sample(sample: UUID, folder: Path, *, as_json: bool) -> int:
+    """Prints a sample of a refused webhook with its diagnosis. Returns the exit code: 0 if the webhook verifies by now."""
+    row = with_api(None, folder, lambda api: api.get("refused", str(sample)))
+    if as_json:
+        print(json.dumps(row))  # noqa: T201
+    else:
+        tell(row)
+    return 0 if row["finding"] == "verifies_now" else 1
 
 
 async def _doctor(loaded: Any, source: str, *, as_json: bool) -> int:

@@ -206,10 +206,22 @@ app.command()(doctor)
 
 
 @app.command("settings")
-def list_settings(as_json: Json = False) -> None:
-    """List every setting: its environment variable, its default, its meaning."""
+def list_settings(
+    in_force: Annotated[
+        bool, typer.Option("--effective", help="Show the values that `webhookd serve` would use here, and their sources.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """List every setting: its environment variable, its default, its meaning.
+
+    With `--effective`, list every setting with its value and its source: the environment, a file or the default. Keys and
+    tokens are shown as fingerprints, URLs without user, password and options. The exit code is 2 if a setting is wrong.
+    """
     from webhookd import settings
 
+    if in_force:
+        _show_effective(as_json=as_json)
+        return
     rows = settings.describe()
     if as_json:
         fields = ("name", "default", "meaning")
@@ -219,6 +231,20 @@ def list_settings(as_json: Json = False) -> None:
         # The lines of a meaning break between words only, so a URL stays whole.
         out.print(Text.assemble((name, "bold"), f"  {default}"), soft_wrap=True)
         out.print(Padding(Text(meaning), (0, 0, 0, 4)))
+
+
+def _show_effective(*, as_json: bool) -> None:
+    from webhookd import settings
+    from webhookd.cli.effective import effective
+    from webhookd.settings import sources
+
+    layers = sources.layers()
+    rows = effective(settings.load_from(layers), layers)
+    if as_json:
+        print(json.dumps([dict(zip(("name", "value", "source"), row, strict=True)) for row in rows]))  # noqa: T201
+        return
+    for name, value, source in rows:
+        out.print(Text.assemble((name, "bold"), f"  {value or '(empty)'}  ", (f"[{source}]", "dim")), soft_wrap=True)
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ from webhookd.doctor.finding import Finding, Verdict
 from webhookd.settings import Settings
 from webhookd.sqs.rds import RdsTokens
 from webhookd.store.migrations import State, read, state_of
+from webhookd.store.postgresql_problem import explained
 from webhookd.store.queries import queries
 from webhookd.store.rights import refusal_of, statement_names
 from webhookd.store.session import POOLER_NOT_DECLARED, Server, is_pooled
@@ -21,12 +22,17 @@ _NAMED = 5  # most refused statements that a finding names
 
 
 async def examine_postgresql(settings: Settings) -> list[Finding]:
-    """Returns the findings about version, pooler, clock, durability, schema, statements and partitions."""
+    """Returns the findings about version, pooler, clock, durability, schema, statements, partitions. Raises WebhookdError."""
+    url = settings.database_url.get_secret_value()
+    with explained(url):
+        return await _examine(settings, url)
+
+
+async def _examine(settings: Settings, url: str) -> list[Finding]:
     # Prepare no statement ahead: otherwise the check would fail at a pooler in between, before it detects the pooler.
     queries.use(settings.database_schema)
     async with RdsTokens.password(settings.database_auth, settings.sqs_region) as password:
-        at = Server(settings.database_url.get_secret_value(), password)
-        connection = await at.connect(timeout=5, statement_cache_size=0)
+        connection = await Server(url, password).connect(timeout=5, statement_cache_size=0)
     findings = []
     try:
         server = await queries.server_state(connection)
@@ -39,11 +45,11 @@ async def examine_postgresql(settings: Settings) -> list[Finding]:
             )
         )
         findings += _pooler(is_pooled(connection, server["backend"]), told=settings.database_pooler != "none")
-        skew = abs(server["epoch"] - time.time())
+        skew = time.time() - server["epoch"]
         findings.append(
-            Finding("clock", Verdict.OK, f"within {skew:.1f} s of PostgreSQL's")
-            if skew < _CLOCK_TOLERANCE
-            else Finding("clock", Verdict.WARNING, f"{skew:.0f} s away from PostgreSQL's: run NTP on both machines")
+            Finding("clock", Verdict.OK, f"within {abs(skew):.1f} s of PostgreSQL's")
+            if abs(skew) < _CLOCK_TOLERANCE
+            else Finding("clock", Verdict.WARNING, f"{_skewed(skew)}: run NTP (chrony, systemd-timesyncd) on both machines")
         )
         off = server["synchronous_commit"] == "off"
         findings.append(
@@ -63,6 +69,10 @@ async def examine_postgresql(settings: Settings) -> list[Finding]:
     finally:
         await connection.close(timeout=5)
     return findings
+
+
+def _skewed(seconds: float) -> str:
+    return f"this machine's clock is {abs(seconds):.0f} s {'ahead of' if seconds > 0 else 'behind'} PostgreSQL's"
 
 
 def _schema(state: State) -> Finding:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import resource
 import socket
 from typing import Any, cast
@@ -164,9 +165,20 @@ async def listen(listener: Listener, setting: str, address: tuple[str, int]) -> 
     try:
         await listener.start(host, port)
     except OSError as error:
-        raise SettingsError(
-            f"{setting}: cannot listen on {host}:{port} ({error.strerror or error}); free it, or set another address"
-        ) from error
+        raise SettingsError(f"{setting}: cannot listen on {host}:{port}: {_remedy(error, setting, port)}") from error
+
+
+def _remedy(error: OSError, setting: str, port: int) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return (
+            f"another process has the port; stop it (`ss -ltnp 'sport = :{port}'` names it; perhaps a webhookd still runs), or "
+            f"set {setting} to another port"
+        )
+    if error.errno == errno.EACCES:
+        return f"ports below 1024 are for root; set {setting} to a higher port, or give the service CAP_NET_BIND_SERVICE"
+    if error.errno == errno.EADDRNOTAVAIL or isinstance(error, socket.gaierror):
+        return f"this machine has no such address; set {setting} to one of its own, or to 0.0.0.0 for all"
+    return f"{error.strerror or 'the system refuses it'}; set {setting} to another address"
 
 
 def url_of(listener: Listener | None, scheme: str = "http") -> str:

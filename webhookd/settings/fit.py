@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urlsplit
 
 from webhookd.settings.sources import PREFIX
-from webhookd.settings.values import revealed
+from webhookd.settings.values import likely_kind, revealed
 
 if TYPE_CHECKING:
     from pydantic import SecretStr
@@ -87,10 +87,16 @@ def _keys(settings: Settings) -> Iterator[str]:
                 which = f"key {number} of {len(keys)}" if len(keys) > 1 else "the key"
                 wrong = f"has {len(key)} characters" if len(key) != _KEY_DIGITS else "holds a character other than 0-9 and A-F"
                 yield (
-                    f"{PREFIX}{variable}: {which} {wrong}, but a Signature Key has {_KEY_DIGITS} hexadecimal digits: copy "
+                    f"{PREFIX}{variable}: {which} {wrong}, but a Signature Key has {_KEY_DIGITS} hexadecimal digits"
+                    f"{_kind(key)}: copy "
                     "the whole key from the Merchant Interface (for tests, WEBHOOKD_ALLOW_ODD_SIGNATURE_KEYS=true accepts any "
                     "key)"
                 )
+
+
+def _kind(key: str) -> str:
+    kind = likely_kind(key)
+    return f" ({kind[0].lower()}{kind[1:-1]})" if "has the form" in kind else ""
 
 
 def _tokens(settings: Settings) -> Iterator[str]:

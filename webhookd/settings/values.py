@@ -20,6 +20,18 @@ def revealed(secret: object) -> str:
     return secret.get_secret_value() if isinstance(secret, SecretStr) else str(secret)
 
 
+def likely_kind(key: str) -> str:
+    """Returns a sentence about the credential whose form a text has that is no Signature Key; quotes nothing of it.
+
+    Contract: AnetApiSchema.xsd, merchantAuthenticationType: a Transaction Key has 16 characters, a login name 25 at most.
+    """
+    if re.fullmatch(r"[0-9A-Za-z]{16}", key):
+        return "It has the form of a Transaction Key."
+    if re.fullmatch(r"[0-9A-Za-z]{5,25}", key):
+        return "It has the form of an API Login ID."
+    return "It may be a part of the key, another credential, or a name."
+
+
 def without_password(url: SecretStr) -> str:
     """Returns a URL for a log: no user, password or query. Only the scheme if the password's end is unclear."""
     parts = _URL.fullmatch(url.get_secret_value())

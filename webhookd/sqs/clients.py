@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-import os
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -15,25 +15,23 @@ from botocore.exceptions import ConfigParseError, HTTPClientError, NoRegionError
 
 from webhookd.errors import SettingsError, UnavailableError
 from webhookd.sqs.credentials import Credentials
+from webhookd.sqs.place import Place
 
 if TYPE_CHECKING:
     from types_aiobotocore_sqs.client import SQSClient
 
 
-def region_of_environment() -> str | None:
-    """Returns the region in AWS_REGION: AWS's other SDKs read it, and botocore reads AWS_DEFAULT_REGION alone."""
-    return os.environ.get("AWS_REGION") or None
-
-
 class Clients:
     """The owner of the clients: makes them at the start, and closes them at the end. They connect at first use.
 
-    `wait`: seconds of the longest long poll. `polls`: number of long polls at a time.
+    region: WEBHOOKD_SQS_REGION; None if the environment or AWS' files name the region.
+    wait: seconds of the longest long poll.
+    polls: number of long polls at a time.
     """
 
     def __init__(self, *, endpoint_url: str | None, region: str | None, wait: int, polls: int) -> None:
         self._endpoint_url = endpoint_url
-        self._region = region
+        self.place = Place.of(region, endpoint_url)
         self._wait = wait
         self._connections = polls
         self._stack = AsyncExitStack()
@@ -55,7 +53,7 @@ class Clients:
         if self._calls is not None:
             return
         session = get_session()
-        credentials = Credentials(session, self._region)
+        credentials = Credentials(session, self.place.region)
         session.register_component("credential_provider", credentials)
         self._stack.push_async_callback(credentials.stop)
         # One after the other: loading the service model twice at once is not safe. Two clients: a long poll holds its
@@ -79,13 +77,14 @@ class Clients:
         )
         try:
             client: SQSClient = await self._stack.enter_async_context(
-                session.create_client("sqs", region_name=self._region, endpoint_url=self._endpoint_url, config=config)
+                session.create_client("sqs", region_name=self.place.region, endpoint_url=self._endpoint_url, config=config)
             )
         except NoRegionError as error:
             raise SettingsError("no AWS region: set AWS_REGION (or WEBHOOKD_SQS_REGION) to the queue's region") from error
         except (ProfileNotFound, ConfigParseError) as error:
             raise SettingsError(f"the AWS SDK's own settings: {error}") from error
         # aiobotocore awaits a hook's result; its types are those of botocore.
+        self.place = replace(self.place, region=client.meta.region_name)
         client.meta.events.register("after-call.sqs", _require_json)  # type: ignore[arg-type]
         return client
 

@@ -9,8 +9,6 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from webhookd.errors import MessageGoneError, MessageRefusedError, UnavailableError
 from webhookd.queue.contract import Failure
-from webhookd.sqs.credentials import CredentialsError
-from webhookd.telemetry.logs import where
 
 # Exceptions that a call to SQS raises if SQS, the network or the credentials are away.
 ERRORS = (ClientError, BotoCoreError, OSError, TimeoutError)
@@ -41,7 +39,7 @@ def code_of(error: ClientError) -> str:
 
 def is_refusal(code: str) -> bool:
     """Returns whether `code`, of a call or of an entry, means that SQS refuses the message, whenever it is sent."""
-    return _plain(code) in _REFUSALS
+    return plain(code) in _REFUSALS
 
 
 def send_failure(code: str | None) -> Failure | None:
@@ -55,7 +53,7 @@ def receipt_failure(code: str | None) -> Failure | None:
     """Returns the failure that `code` means for a message that was received; None for None."""
     if code is None:
         return None
-    return MessageGoneError(code) if _plain(code) in _GONE else UnavailableError("sqs", code)
+    return MessageGoneError(code) if plain(code) in _GONE else UnavailableError("sqs", code)
 
 
 def is_missing(error: BaseException) -> bool:
@@ -63,17 +61,6 @@ def is_missing(error: BaseException) -> bool:
     return isinstance(error, ClientError) and any(code in code_of(error) for code in _MISSING)
 
 
-def reason_of(error: BaseException, queue: str) -> str:
-    """Returns the reason why a call about `queue` (a name) failed, without a secret, and with the remedy if it is known."""
-    if is_missing(error):
-        return f"the queue {queue} does not exist"
-    if isinstance(error, ClientError):
-        code = code_of(error)
-        if code.upper().startswith("KMS"):
-            return f"{code}: give webhookd's role kms:GenerateDataKey and kms:Decrypt on the queue's key"
-        return code
-    return str(error) if isinstance(error, CredentialsError) else where(error)
-
-
-def _plain(code: str) -> str:
+def plain(code: str) -> str:
+    """Returns SQS's code without its namespace and the suffix of an exception."""
     return code.rpartition(".")[2].removesuffix("Exception")

@@ -11,10 +11,10 @@ from webhookd.errors import UnavailableError
 from webhookd.runtime.loops import Loop, Watch
 from webhookd.settings import Settings
 from webhookd.sqs.attributes import Fitness
-from webhookd.sqs.clients import Clients, region_of_environment
+from webhookd.sqs.clients import Clients
 from webhookd.sqs.errors import ERRORS
+from webhookd.sqs.problem import problem_of
 from webhookd.sqs.queue import SqsQueue
-from webhookd.telemetry.logs import where
 from webhookd.telemetry.metrics import Metrics
 
 _CREATE_TIMEOUT = 10.0  # seconds
@@ -27,12 +27,14 @@ class Sqs:
     def __init__(self, settings: Settings, *, metrics: Metrics, watch: Watch) -> None:
         self._clients = Clients(
             endpoint_url=settings.sqs_endpoint_url,
-            region=settings.sqs_region or region_of_environment(),
+            region=settings.sqs_region,
             wait=settings.sqs_wait,
             polls=settings.pollers + 1,  # the reader of the dead-letter queue needs one poll more
         )
         self.queue = SqsQueue(settings.sqs_queue, self._clients, metrics.dependency_up.labels("sqs"))
-        self.dead_letter_queue = SqsQueue(settings.sqs_dead_letter_queue, self._clients)
+        self.dead_letter_queue = SqsQueue(
+            settings.sqs_dead_letter_queue, self._clients, setting="WEBHOOKD_SQS_DEAD_LETTER_QUEUE"
+        )
         self._visibility_timeout = settings.visibility_timeout
         self._fitness = Fitness(metrics=metrics)
         self._depth = metrics.queue_depth
@@ -65,7 +67,8 @@ class Sqs:
                 }
                 await client.create_queue(QueueName=self.queue.name, Attributes=attributes)
         except ERRORS as error:
-            raise UnavailableError("sqs", where(error)) from error
+            reason = problem_of(error, self.queue.name, "WEBHOOKD_SQS_QUEUE", self._clients.place)
+            raise UnavailableError("sqs", reason) from error
 
     async def _probe(self) -> None:
         main, dead = await self.queue.inspect(), await self.dead_letter_queue.inspect()

@@ -19,7 +19,8 @@ from webhookd.queue.contract import Depth, Failure, Limits
 from webhookd.queue.message import EventReference, Message, decode, encode
 from webhookd.sqs.attributes import REQUEST_BYTES, Attributes
 from webhookd.sqs.clients import Clients
-from webhookd.sqs.errors import ERRORS, ODD_ANSWERS, code_of, is_missing, is_refusal, reason_of, receipt_failure, send_failure
+from webhookd.sqs.errors import ERRORS, ODD_ANSWERS, code_of, is_missing, is_refusal, receipt_failure, send_failure
+from webhookd.sqs.problem import problem_of
 from webhookd.telemetry.logs import logger
 
 _BATCH = 10  # messages in a request
@@ -32,11 +33,13 @@ _CALL_TIMEOUT = 10.0
 class SqsQueue:
     """A queue by its name or URL; the URL is looked up at first use, and again if the queue was created anew.
 
-    `up`: the gauge that shows whether SQS answers, if this queue's calls decide that; else None.
+    up: the gauge that shows whether SQS answers, if this queue's calls decide that; else None.
+    setting: the setting that names the queue.
     """
 
-    def __init__(self, name: str, clients: Clients, up: Gauge | None = None) -> None:
+    def __init__(self, name: str, clients: Clients, up: Gauge | None = None, *, setting: str = "WEBHOOKD_SQS_QUEUE") -> None:
         self.name = name
+        self._setting = setting
         self._url = name if "://" in name else None
         self._clients = clients
         self._gauge = up
@@ -158,7 +161,7 @@ class SqsQueue:
         except (*ERRORS, *ODD_ANSWERS) as error:
             if is_missing(error) and "://" not in self.name:
                 self._url = None  # the queue may be created anew, with another URL
-            reason = reason_of(error, self.name)
+            reason = problem_of(error, self.name, self._setting, self._clients.place)
             self._set(up=False, problem=reason)
             raise UnavailableError("sqs", reason) from error
         self._set(up=True)

@@ -16,8 +16,8 @@ from aiobotocore.session import get_session
 from botocore.exceptions import BotoCoreError, NoRegionError
 
 from webhookd.errors import WebhookdError
-from webhookd.sqs.clients import region_of_environment
 from webhookd.sqs.credentials import Credentials
+from webhookd.sqs.place import Place
 from webhookd.store.session import Password
 from webhookd.telemetry.logs import where
 
@@ -32,7 +32,7 @@ class RdsTokens:
     """
 
     def __init__(self, region: str | None) -> None:
-        self._region = region or region_of_environment()
+        self._region = Place.of(region, None).region
         self._stack = AsyncExitStack()
         self._client: Any = None
         self._making = asyncio.Lock()

@@ -14,11 +14,12 @@ import asyncpg
 
 from webhookd.errors import UnavailableError, WebhookdError
 from webhookd.runtime.loops import Loop, Watch
-from webhookd.store.failures import ASYNCPG_ERRORS, READ_ONLY, gateway, refusal, unavailable
+from webhookd.store.failures import ASYNCPG_ERRORS, READ_ONLY, gateway, unavailable
 from webhookd.store.pools import CONNECT_TIMEOUT, Connection, Pools, PoolSettings
+from webhookd.store.postgresql_problem import problem_of, refusal
 from webhookd.store.queries import MIGRATIONS, SCHEMA, queries
 from webhookd.store.session import POOLER_NOT_DECLARED, STATEMENT_OF_ANOTHER_SESSION, Server, is_pooled
-from webhookd.telemetry.logs import logger, where
+from webhookd.telemetry.logs import logger
 from webhookd.telemetry.metrics import Metrics
 
 _EXHAUSTED = ("53100", "53200")  # disk full, out of memory. "Too many connections" stops no open session
@@ -135,7 +136,7 @@ class Database:
         try:
             connection = await self._pools.acquire(pool)
         except asyncpg.PostgresError as error:
-            if problem := refusal(error):
+            if problem := refusal(error, self._server.url):
                 self._refuse(problem)
                 raise UnavailableError("postgresql", problem) from error
             raise
@@ -160,7 +161,7 @@ class Database:
     def refused(self, error: Exception) -> None:
         """Counts PostgreSQL as away until all `proofs` succeed: it answers, and refuses a statement that it must take."""
         self._refusing = True
-        self._set(up=False, problem=f"PostgreSQL refuses to store events: {where(error)}")
+        self._set(up=False, problem=f"PostgreSQL refuses to store events: {problem_of(error, self._server.url)}")
         self._prober.wake()
 
     async def _failed(self, error: Exception) -> None:
@@ -169,12 +170,12 @@ class Database:
         state = getattr(error, "sqlstate", None) or ""
         lost = isinstance(error, (OSError, asyncpg.PostgresConnectionError, asyncpg.CannotConnectNowError))
         if (lost and not isinstance(error, TimeoutError)) or state == READ_ONLY or state.startswith(_EXHAUSTED):
-            self._set(up=False, problem=where(error))
+            self._set(up=False, problem=problem_of(error, self._server.url))
         if unavailable(error):
             self._prober.wake()
 
     def _set(self, *, up: bool, problem: str | None = None) -> None:
-        if up != self.up:
+        if up != self.up or (not up and problem not in (self.problem, self.refusal)):
             logger.log(20 if up else 30, "postgresql is up" if up else "postgresql is away", problem=problem)
         self.up = up
         self.problem = problem
@@ -199,7 +200,7 @@ class Database:
             await self._down(str(error), error)
         except (OSError, TimeoutError, *ASYNCPG_ERRORS) as error:
             # The error may be a wrong password or database name. The daemon waits until somebody mends this in PostgreSQL.
-            await self._down(where(error), error)
+            await self._down(problem_of(error, self._server.url), error)
         self._set(up=True)
         if self.refusal is not None:
             await self._try_new_session()
@@ -211,7 +212,7 @@ class Database:
                 connection = await self._server.connect(timeout=CONNECT_TIMEOUT, statement_cache_size=0)
             await connection.close(timeout=2)
         except (OSError, TimeoutError, WebhookdError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-            self._refuse(refusal(error) or self.refusal)
+            self._refuse(refusal(error, self._server.url) or self.refusal)
         else:
             self._refuse(None)
 

@@ -1,4 +1,4 @@
-"""The meaning of an error of asyncpg: PostgreSQL is away, PostgreSQL opens no session, or a statement is wrong."""
+"""The meaning of an error of asyncpg: PostgreSQL is away, or a statement is wrong."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import asyncpg
 
 from webhookd.errors import BusyError, UnavailableError, WebhookdError
-from webhookd.telemetry.logs import where
+from webhookd.store.postgresql_problem import problem_of
 
 # All errors of asyncpg: PostgreSQL's own, those of a connection and of misuse, and those of asyncpg's protocol.
 ASYNCPG_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
@@ -19,7 +19,6 @@ STATEMENT_ERRORS = (WebhookdError, asyncpg.PostgresError, TimeoutError)
 # operator intervention, system error; and read_only_sql_transaction, which a failover causes.
 _TRANSIENT = ("08", "40", "53", "57", "58")
 READ_ONLY = "25006"
-_NO_SESSION = {"3D000": "no such database", "42501": "the role lacks the right to CONNECT"}
 
 
 def unavailable(error: BaseException) -> bool:
@@ -39,7 +38,7 @@ def gateway() -> Any:
         yield
     except Exception as error:
         if unavailable(error):
-            raise UnavailableError("postgresql", where(error)) from error
+            raise UnavailableError("postgresql", problem_of(error)) from error
         raise
 
 
@@ -50,19 +49,3 @@ def locking() -> Iterator[None]:
         yield
     except asyncpg.LockNotAvailableError as error:
         raise BusyError("another transaction keeps the lock") from error
-
-
-def refusal(error: BaseException) -> str | None:
-    """Returns why PostgreSQL opens no new session, and the remedy; None for an error with another meaning."""
-    state = getattr(error, "sqlstate", None) or ""
-    if isinstance(error, asyncpg.TooManyConnectionsError):
-        return (
-            f"no new session ({state}, too many connections): raise max_connections or the role's limit, or run fewer replicas"
-        )
-    if state.startswith("28"):
-        return (
-            f"no new session ({state}, the role may not sign in): check WEBHOOKD_DATABASE_URL's password, and restart webhookd"
-        )
-    if state in _NO_SESSION:
-        return f"no new session ({state}, {_NO_SESSION[state]}): check WEBHOOKD_DATABASE_URL"
-    return None

@@ -14,14 +14,14 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from webhookd.errors import OverloadedError, SettingsError, UnavailableError
+from webhookd.errors import OverloadedError, UnavailableError
 from webhookd.runtime.batcher import Batcher
 from webhookd.runtime.failpoints import Failpoint, reach
 from webhookd.runtime.loops import Loop, Watch
 from webhookd.store import redis_keys
 from webhookd.store.keys import FastUUID
 from webhookd.store.redis_node import Command, RedisNode
-from webhookd.telemetry.logs import logger, where
+from webhookd.telemetry.logs import logger
 from webhookd.telemetry.metrics import Metrics
 
 # Short, because Redis is here to save time: if it is slower than this, PostgreSQL alone is better.
@@ -71,7 +71,7 @@ class IdempotencyKeys:
         """Makes the client, which connects at first use, and probes once. Raises SettingsError if the URL cannot be read."""
         if self._node is not None:
             return
-        self._node = _node(self._url)
+        self._node = RedisNode(self._url)
         await self._commands.start()
         with contextlib.suppress(UnavailableError):
             await self._probe()
@@ -79,7 +79,7 @@ class IdempotencyKeys:
 
     async def renew(self, url: str) -> None:
         """Uses a URL with another user or password from now on."""
-        before, self._node = self._node, _node(url)
+        before, self._node = self._node, RedisNode(url)
         self._url = url
         self._prober.wake()
         if before is not None:
@@ -173,14 +173,14 @@ class IdempotencyKeys:
         except Exception as error:  # not only Redis's errors: uvloop raises RuntimeError if a reset closed the transport
             await self._away(node, error)
             self._prober.wake()
-            raise UnavailableError("redis", where(error)) from error
+            raise UnavailableError("redis", self.problem or "away") from error
         # The prober is not woken: if its probe succeeds, Redis then changes between up and away only every few seconds.
         if (refused := _refused(replies)) is not None:
             await self._away(node, refused)
         return [UnavailableError("redis", type(reply).__name__) if isinstance(reply, Exception) else reply for reply in replies]
 
     def _set(self, *, up: bool, problem: str | None = None) -> None:
-        if up != self.up:
+        if up != self.up or (not up and problem != self.problem):
             logger.log(20 if up else 30, "redis is up" if up else "redis is away", problem=problem)
         self.up = up
         self.problem = problem
@@ -198,24 +198,15 @@ class IdempotencyKeys:
                 replies = await node.run(redis_keys.proof(self._instance(), self._token))
         except Exception as error:
             await self._away(node, error)
-            raise UnavailableError("redis", where(error)) from error
+            raise UnavailableError("redis", self.problem or "away") from error
         if (refused := _refused(replies)) is not None:
             await self._away(node, refused)
-            raise UnavailableError("redis", type(refused).__name__)
+            raise UnavailableError("redis", self.problem or "away")
         self._set(up=True)
 
     async def _away(self, node: RedisNode, error: Exception) -> None:
         self._set(up=False, problem=node.problem(error))
         await node.leave()
-
-
-def _node(url: str) -> RedisNode:
-    try:
-        return RedisNode(url)
-    except Exception as error:
-        raise SettingsError(
-            f"WEBHOOKD_REDIS_URL is no valid URL ({where(error)}): write it as redis://:password@host:6379/0"
-        ) from error
 
 
 def _refused(replies: Sequence[Any]) -> Exception | None:

@@ -14,11 +14,12 @@ from typing import Any
 import asyncpg
 import sqlparse
 
-from webhookd.errors import WebhookdError
+from webhookd.errors import UnavailableError, WebhookdError
 from webhookd.runtime.backoff import ceiling
 from webhookd.store.blockers import Blockers
-from webhookd.store.failures import gateway, refusal, unavailable
+from webhookd.store.failures import gateway, unavailable
 from webhookd.store.pools import CONNECT_TIMEOUT
+from webhookd.store.postgresql_problem import problem_of, refusal
 from webhookd.store.queries import SCHEMA, SQL, in_schema, queries
 from webhookd.store.session import Password, Server, is_pooled
 
@@ -160,9 +161,11 @@ async def _connect(server: Server, **options: Any) -> Any:
     try:
         return await server.connect(timeout=CONNECT_TIMEOUT, statement_cache_size=0, **options)
     except asyncpg.PostgresError as error:
-        if problem := refusal(error):
-            raise WebhookdError(f"PostgreSQL opens {problem.removesuffix(', and restart webhookd')}") from error
+        if problem := refusal(error, server.url):
+            raise WebhookdError(f"PostgreSQL opens {problem.removesuffix('; then restart webhookd')}") from error
         raise
+    except (OSError, asyncpg.InterfaceError) as error:
+        raise UnavailableError("postgresql", problem_of(error, server.url)) from error
 
 
 async def _take_turn(connection: Any, tell: Tell) -> None:

@@ -16,8 +16,8 @@ from webhookd.store.database import Database
 from webhookd.store.failures import gateway
 from webhookd.store.keys import kind_id, new_id, notification_key
 from webhookd.store.pools import Connection
+from webhookd.store.postgresql_problem import problem_of
 from webhookd.store.queries import queries
-from webhookd.telemetry.logs import where
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -118,7 +118,7 @@ class Receipts:
             raise
         except asyncpg.PostgresError as error:
             self._database.refused(error)
-            raise RefusedError("postgresql", where(error)) from error
+            raise RefusedError("postgresql", problem_of(error)) from error
 
     async def _all(self, query: Any, **parameters: Any) -> list[asyncpg.Record]:
         async def rows(connection: Connection) -> list[asyncpg.Record]:

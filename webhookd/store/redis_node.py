@@ -11,7 +11,12 @@ from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import (
+    AuthenticationError,
+    AuthenticationWrongNumberOfArgsError,
+    BusyLoadingError,
     ClusterDownError,
+    InvalidResponse,
+    MaxConnectionsError,
     MovedError,
     NoPermissionError,
     OutOfMemoryError,
@@ -20,18 +25,31 @@ from redis.exceptions import (
     ResponseError,
 )
 
+from webhookd.errors import SettingsError
+from webhookd.store.network import network_problem, unreadable
 from webhookd.store.tls import REDIS, tls_problem
-from webhookd.telemetry.logs import where
 
 Command = tuple[Any, ...]
 
 _CLOSE_SECONDS = 0.1
 _NO_DATABASE = ("SELECT is not allowed in cluster mode", "DB index is out of range")
+_URL = REDIS.setting
 _REMEDIES: dict[type[RedisError], str] = {
-    NoPermissionError: "allow the user in WEBHOOKD_REDIS_URL to run EVAL, GET, MGET, SET and DEL on keys webhookd:*",
+    NoPermissionError: f"Redis refuses a command (NOPERM): allow the user in {_URL} to run EVAL, GET, MGET, SET and DEL on "
+    "keys webhookd:*",
     OutOfMemoryError: "Redis is full: raise its maxmemory, or set maxmemory-policy to volatile-ttl",
-    ReadOnlyError: "this is a replica: name the primary in WEBHOOKD_REDIS_URL",
-    ClusterDownError: "the cluster serves no slot for webhookd's keys: look at CLUSTER INFO on its nodes",
+    ReadOnlyError: f"Redis takes no writes, since it is a replica: name the primary in {_URL}",
+    ClusterDownError: "the cluster of Redis serves no slot for webhookd's keys: look at CLUSTER INFO on its nodes",
+    BusyLoadingError: "Redis still loads its data: wait, and webhookd uses it by itself",
+    MaxConnectionsError: "Redis has reached its limit of connections: raise its maxclients",
+    AuthenticationWrongNumberOfArgsError: f"Redis is older than 6, and knows no users: name no user in {_URL}",
+    InvalidResponse: f"the answer is not one of Redis: check in {_URL} that host and port are Redis' own, and write rediss:// "
+    "for TLS, if Redis wants TLS",
+}
+_BY_CODE = {
+    "MISCONF": "Redis cannot save its data, and takes no writes (MISCONF): give its disk space, or look into its log",
+    "NOREPLICAS": "Redis takes no writes without its replicas (NOREPLICAS): start them, or lower min-replicas-to-write",
+    "NOAUTH": f"Redis wants a password: write it into {_URL}, as redis://:password@host:6379/0",
 }
 
 
@@ -43,11 +61,15 @@ class RedisNode:
     """
 
     def __init__(self, url: str) -> None:
+        """Raises SettingsError if the URL cannot be read."""
         self._url = url
         # No retries: a SET NX sent again after a lost reply finds its own key, and takes it for someone else's.
-        self._first: Any = ConnectionPool.from_url(
-            url, socket_connect_timeout=1.0, retry=Retry(NoBackoff(), 0), client_name="webhookd"
-        )
+        try:
+            self._first: Any = ConnectionPool.from_url(
+                url, socket_connect_timeout=1.0, retry=Retry(NoBackoff(), 0), client_name="webhookd"
+            )
+        except (TypeError, ValueError) as error:
+            raise SettingsError(unreadable(url, REDIS)) from error
         self._pool: Any = self._first
         self._client = Redis(connection_pool=self._pool)  # kept, since a client takes longer to make than a batch to send
 
@@ -85,15 +107,40 @@ class RedisNode:
         if database and isinstance(error, ResponseError) and any(reply in str(error) for reply in _NO_DATABASE):
             reason = "which this Redis does not have (in cluster mode, only the database 0 may exist): end the URL in /0"
             return f"WEBHOOKD_REDIS_URL names the database {database}, {reason}"
+        code = _code_of(error)
+        if code in _BY_CODE:
+            return _BY_CODE[code]
+        if isinstance(error, AuthenticationError):
+            return self._sign_in()
         for kind, remedy in _REMEDIES.items():
             if isinstance(error, kind):
-                return f"{type(error).__name__}: {remedy}"
+                return remedy
+        if "max number of clients" in str(error):
+            return _REMEDIES[MaxConnectionsError]
+        if isinstance(error, ResponseError):
+            return f"Redis refuses a command of webhookd ({code or 'no code'}): look for this code in Redis' documentation"
         if self._pool is not self._first:
             return (
-                f"{where(error)}: Redis is in cluster mode, and its node {self.address} does not answer: "
+                f"Redis is in cluster mode, and its node {self.address} does not answer: "
                 "let webhookd connect to every node of the cluster"
             )
-        return where(error)
+        if isinstance(error, TypeError) and "ssl_" in self._url and not self._url.startswith("rediss://"):
+            return f"{_URL} has options of TLS (ssl_…), and does not ask for TLS: begin it with rediss:// for TLS"
+        return network_problem(error, self._url, REDIS) or (
+            f"Redis closed the connection, or its answer was not as expected: look into its log, and check in {_URL} that host "
+            "and port are Redis' own, and that the URL begins with rediss:// for TLS, if Redis wants TLS"
+        )
+
+    def _sign_in(self) -> str:
+        if self._first.connection_kwargs.get("username"):
+            return (
+                f"Redis refuses the user and the password in {_URL}: look with ACL LIST whether Redis has this user, and "
+                "correct both; if Redis has only requirepass, name no user: redis://:password@host:6379/0"
+            )
+        return (
+            f"Redis refuses the password in {_URL}: write there the one of requirepass in Redis, with / # % in it as %2F %23 "
+            "%25; if the password is a user's, name the user, too: redis://user:password@host:6379/0"
+        )
 
     async def _follow(self, moved: MovedError) -> bool:
         at = self._first.connection_kwargs
@@ -122,6 +169,11 @@ class RedisNode:
         finally:
             if pool is not self._pool:  # commands go to another server now
                 await _close_idle(pool)
+
+
+def _code_of(error: BaseException) -> str:
+    """Returns the code of Redis' answer, which is its first word; empty if `error` is no answer."""
+    return str(getattr(error, "status_code", None) or "")
 
 
 async def _close_idle(pool: Any) -> None:

@@ -10,6 +10,7 @@ import asyncpg
 from asyncpg.exceptions import ClientConfigurationError
 
 from webhookd.errors import WebhookdError
+from webhookd.store.network import unreadable
 from webhookd.store.tls import POSTGRESQL, tls_problem
 
 if TYPE_CHECKING:
@@ -45,9 +46,11 @@ async def connect(dsn: str, **options: Any) -> Any:
     except KeyError as error:  # the user that this process runs as has no name
         raise WebhookdError("WEBHOOKD_DATABASE_URL names no user: write it as postgresql://user@host/name") from error
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        if problem := _problem(error, dsn):
+        if problem := session_problem(error, dsn):
             raise WebhookdError(problem) from error
         raise
+    except (TypeError, ValueError) as error:
+        raise WebhookdError(unreadable(dsn, POSTGRESQL)) from error
 
 
 Password = Callable[[str], Awaitable[str]]
@@ -108,7 +111,8 @@ def _pooled(begin: str, end: str) -> type[Connection]:
     return Pooled
 
 
-def _problem(error: Exception, url: str) -> str | None:
+def session_problem(error: BaseException, url: str) -> str | None:
+    """Returns what to mend if a pooler, TLS or an option of `url` prevents a session; else None."""
     # Other libraries' messages are examined, and never shown: they quote the URL, and PostgreSQL's messages the role.
     message = str(error)
     if isinstance(error, STATEMENT_OF_ANOTHER_SESSION) or (
@@ -120,7 +124,8 @@ def _problem(error: Exception, url: str) -> str | None:
     if isinstance(error, asyncpg.InvalidAuthorizationSpecificationError):
         if "client certificate" in message or "certificate authentication" in message:
             return "PostgreSQL requires a client certificate: name its files in WEBHOOKD_DATABASE_URL, as sslcert and sslkey"
-        if "no encryption" in message:
+        # With other modes, asyncpg has tried TLS, too: then no line admits this machine, or the server offers no TLS.
+        if "no encryption" in message and "sslmode=disable" in url:
             return "PostgreSQL's pg_hba.conf admits no session without TLS: set sslmode=verify-full in WEBHOOKD_DATABASE_URL"
     if isinstance(error, ClientConfigurationError):
         if "sslmode" in message:

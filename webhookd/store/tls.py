@@ -15,16 +15,46 @@ _OF_FILES = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirector
 
 @dataclass(slots=True, frozen=True)
 class Options:
-    """The options of a URL for TLS: the URL's setting, the option that names the CA's file, and all that name files."""
+    """A server, the setting of its URL, and the form of that URL.
 
-    server: str
+    authority: the option that names the CA's file.
+    files: all options that name files.
+    with_tls, without_tls: the parts of the URL that ask for TLS and for none.
+    reserved: characters that change the URL's host or path if the password holds them and they are not escaped.
+    """
+
+    name: str
     setting: str
+    example: str
     authority: str
     files: tuple[str, ...]
+    with_tls: str
+    without_tls: str
+    reserved: str
 
 
-POSTGRESQL = Options("PostgreSQL", "WEBHOOKD_DATABASE_URL", "sslrootcert", ("sslrootcert", "sslcert", "sslkey", "sslcrl"))
-REDIS = Options("Redis", "WEBHOOKD_REDIS_URL", "ssl_ca_certs", ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile"))
+POSTGRESQL = Options(
+    "PostgreSQL",
+    "WEBHOOKD_DATABASE_URL",
+    example="postgresql://user:password@host:5432/database",
+    authority="sslrootcert",
+    files=("sslrootcert", "sslcert", "sslkey", "sslcrl"),
+    with_tls="sslmode=verify-full",
+    without_tls="sslmode=disable",
+    reserved="@/#?[]",  # asyncpg takes the first @ for the end of the password
+)
+REDIS = Options(
+    "Redis",
+    "WEBHOOKD_REDIS_URL",
+    example="redis://:password@host:6379/0",
+    authority="ssl_ca_certs",
+    files=("ssl_ca_certs", "ssl_certfile", "ssl_keyfile"),
+    with_tls="rediss:// for TLS",
+    without_tls="redis://",
+    reserved="/#?[]",  # redis-py takes the last @ for the end of the password
+)
+# Reasons of OpenSSL if the answer to its first message is no TLS.
+_NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG", "HTTP_REQUEST", "UNEXPECTED_MESSAGE")
 
 
 def tls_problem(error: BaseException, url: str, options: Options) -> str | None:
@@ -36,17 +66,21 @@ def tls_problem(error: BaseException, url: str, options: Options) -> str | None:
         if isinstance(one, ssl.SSLCertVerificationError):
             if one.verify_code in _ANOTHER_HOST:
                 return (
-                    f"{options.server}'s certificate is not for the host that {options.setting} names: "
+                    f"{options.name}'s certificate is not for the host that {options.setting} names: "
                     "write the host there as the certificate names it"
                 )
             return (
-                f"{options.server}'s certificate is not trusted ({one.verify_message}): in {options.setting}, set "
+                f"{options.name}'s certificate is not trusted ({one.verify_message}): in {options.setting}, set "
                 f"{options.authority} to the file of the CA that issued the certificate"
+            )
+        if isinstance(one, ssl.SSLError) and one.reason in _NO_TLS:
+            return (
+                f"{options.name} speaks no TLS at the port in {options.setting}: name its port for TLS there, "
+                f"or write {options.without_tls} if the network is trusted"
             )
         if isinstance(one, ssl.SSLError):
             return (
-                f"TLS with {options.server} fails ({one.reason or 'no reason given'}): "
-                f"check the TLS options in {options.setting}"
+                f"TLS with {options.name} fails ({one.reason or 'no reason given'}): check the TLS options in {options.setting}"
             )
     return None
 

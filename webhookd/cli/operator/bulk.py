@@ -37,7 +37,9 @@ def act(
     With `yes` there is no dry run: nobody would read its counts.
     """
     if not (dry_run or yes) and (as_json or not sys.stdin.isatty()):
-        raise SettingsError(f"{kind} may change many events, and nobody can confirm here: give --yes, or --dry-run")
+        raise SettingsError(
+            f"{kind} may change many events, and there is no terminal to ask for confirmation: give --yes, or --dry-run"
+        )
 
     def start(wanted: Json) -> Json:
         return with_api(url, folder, lambda api: api.post(place, kind, body=wanted))

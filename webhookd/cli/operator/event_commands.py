@@ -14,6 +14,7 @@ from webhookd.cli.operator.failures import EXIT_CODES, ApiError, Exit
 from webhookd.cli.operator.rows import collect, event_table, tell_event, tell_list, tell_more
 from webhookd.cli.operator.screen import instant, plain, say, short_type, tell_json
 from webhookd.errors import SettingsError
+from webhookd.event import Status as EventStatus
 from webhookd.operate.filter import Filter
 from webhookd.runtime.console import FOLDER, Folder, err, out
 from webhookd.runtime.console import Json as AsJson
@@ -52,6 +53,7 @@ def list_(
     For example: `webhookd events list 60012345678`, or
     `webhookd events list --event-type 'payment.refund.*' --status retrying --since 1d --json`.
     """
+    options.statuses(chosen.get("status"), tuple(EventStatus))
     rows, more = with_api(url, folder, lambda api: collect(api, "events", key="events", limit=limit, q=search, **chosen))
     if tell_list(rows, key="events", more=more, as_json=as_json, none="no event matches"):
         event_table(rows)
@@ -145,6 +147,7 @@ def replay(
 
     For example: `webhookd events replay --status processed --force --event-type 'payment.*' --since 2h --note 'wrong tax'`.
     """
+    options.statuses(chosen.get("status"), [one for one in EventStatus if one.finished])
     if not chosen:
         raise SettingsError(
             "choose the events by a filter besides --status, for example --since 2h; --since 2000-01-01 chooses all events"
@@ -173,6 +176,7 @@ def tail_(
     With `--json`, each line is an object. For example: `webhookd events tail --event-type 'payment.*'`, or
     `webhookd events tail --json -n 0 | jq -r .entity_id`.
     """
+    options.statuses(chosen.get("status"), tuple(EventStatus))
 
     async def work(api: Api) -> None:
         async for event in tail.follow(api, last, q=search, **chosen):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Any, TypeVar
@@ -85,6 +85,14 @@ def one_of(choices: type[C], meaning: str) -> Any:
     return typer.Option(parser=parse, metavar="NAME", help=f"{meaning}: {', '.join(choices)}.")
 
 
+def statuses(given: list[str] | None, known: Sequence[str]) -> list[str] | None:
+    """Returns the statuses of --status. Raises SettingsError that names `known` if one of them is not among these."""
+    for status in given or ():
+        if status not in known:
+            raise SettingsError(f"--status: {status!r} is no status; give {', '.join(known[:-1])} or {known[-1]}")
+    return given
+
+
 def _id(text: str) -> UUID:
     try:
         return UUID(text)
@@ -97,6 +105,11 @@ def _id(text: str) -> UUID:
 def id_(meaning: str) -> Any:
     """Returns an argument that takes one or several ids."""
     return typer.Argument(parser=_id, metavar="ID", help=meaning, show_default=False)
+
+
+def sample_id(meaning: str) -> Any:
+    """Returns an option that takes one id."""
+    return typer.Option(parser=_id, metavar="ID", help=meaning, show_default=False)
 
 
 def moment(option: str, text: str | None) -> str | None:

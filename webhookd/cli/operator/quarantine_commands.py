@@ -117,7 +117,8 @@ def discard(
     if not yes:
         if as_json or not sys.stdin.isatty():
             raise SettingsError(
-                f"{number_of(len(ids), 'body', 'bodies')} would be discarded, and nobody can confirm here: give --yes"
+                f"{number_of(len(ids), 'body', 'bodies')} would be discarded, and there is no terminal to ask for "
+                "confirmation: give --yes"
             )
         typer.confirm(f"discard {number_of(len(ids), 'body', 'bodies')}?", abort=True, err=True)
     _handle("discard", "discarded", ids, note, url, folder, as_json=as_json)

@@ -53,18 +53,20 @@ def list_(
     rows, more = with_api(url, folder, lambda api: collect(api, "refused", key="samples", limit=limit, **query))
     if tell_list(rows, key="samples", more=more, as_json=as_json, none="there is no sample of a refused webhook"):
         for row in rows:
-            _tell(row)
+            tell(row)
         if more:
             tell_more(limit)
 
 
-def _tell(row: Json) -> None:
+def tell(row: Json) -> None:
+    """Prints a sample."""
     size = "of unknown length" if row["size"] is None else f"{plain(row['size'])} bytes"
     said = f" (X-Forwarded-For says {plain(row['forwarded_for'])})" if row["forwarded_for"] else ""
     kind = f", {plain(row['content_type'])}" if row["content_type"] else ""
     say(f"{instant(row['refused_at'])}  {plain(row['status'])} {plain(row['reason'])}, account {plain(row['account'])}")
     fields(
         {
+            "  id": row["id"],
             "  path": row["path"],
             "  peer": plain(row["peer"]) + said,
             "  signature header": row["header"],

@@ -1,0 +1,64 @@
+"""The settings in force: each value and its source, without a secret."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from webhookd.authorizenet.signature import fingerprint
+
+if TYPE_CHECKING:
+    from webhookd.settings import Settings
+    from webhookd.settings.sources import Layer
+
+_URLS = ("database_url", "redis_url")
+_TOKENS = ("admin_tokens", "read_tokens")
+_DEFAULT = "default"
+
+
+def effective(settings: Settings, layers: list[Layer]) -> list[tuple[str, str, str]]:
+    """Returns (variable, value, source) of every setting.
+
+    URLs are shown without user, password and options, keys and tokens as fingerprints.
+    """
+    from webhookd.settings.sources import PREFIX
+
+    rows = []
+    for name in type(settings).model_fields:
+        if name == "accounts":
+            for account, own in settings.accounts.items():
+                variable = f"accounts__{account}__signature_keys"
+                rows.append((variable, _fingerprints(own.signature_keys), _source(variable, layers)))
+        else:
+            rows.append((name, _shown(name, getattr(settings, name)), _source(name, layers)))
+    return [(PREFIX + name.upper(), value, source) for name, value, source in rows]
+
+
+def _shown(name: str, value: Any) -> str:
+    from webhookd.settings.listing import shown
+    from webhookd.settings.values import revealed, without_password
+
+    if name in _URLS:
+        return without_password(value)
+    if name == "signature_keys":
+        return _fingerprints(value)
+    if name in _TOKENS:
+        return ",".join(f"{owner}:{fingerprint(revealed(token))}" for owner, token in sorted(value.items()))
+    if isinstance(value, Mapping):
+        return ",".join(sorted(value))  # a mapping's values could hold secrets
+    return ",".join(map(str, value)) if isinstance(value, tuple) else shown(value)
+
+
+def _fingerprints(keys: Any) -> str:
+    from webhookd.settings.values import revealed
+
+    return ",".join(fingerprint(revealed(key)) for key in keys)
+
+
+def _source(name: str, layers: list[Layer]) -> str:
+    for layer in layers:
+        if name in layer.values:
+            return layer.source
+        if name in layer.files:
+            return f"{layer.source}: the file {layer.files[name][1]}"
+    return _DEFAULT

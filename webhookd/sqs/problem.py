@@ -1,0 +1,155 @@
+"""The sentence for each problem of SQS: what is wrong, in which setting or place, and the remedy.
+
+The doctor, the log, the health and the API show this sentence. No message of AWS is shown: AWS' messages quote access keys.
+
+Contract: the SQS API reference, "Common error types" (AccessDeniedException, ExpiredTokenException, IncompleteSignature,
+InvalidClientTokenId and UnrecognizedClientException, OptInRequired, RequestExpired, ThrottlingException) and the errors of each
+operation; "Signature Version 4: troubleshooting" of the AWS reference for SignatureDoesNotMatch; and RequestTimeTooSkewed, the
+code of other AWS services for a clock that is wrong. The rights of operations: "Amazon SQS API permissions" of the SQS guide.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import socket
+import ssl
+import time
+from collections.abc import Iterator
+
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectTimeoutError,
+    InvalidProxiesConfigError,
+    ProxyConnectionError,
+    ReadTimeoutError,
+)
+
+from webhookd.sqs.credentials import CredentialsError
+from webhookd.sqs.errors import code_of, is_missing, plain
+from webhookd.sqs.place import Place
+
+_KEYS = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+_DENIED = ("AccessDenied", "AccessDeniedException", "NotAuthorized", "UnauthorizedOperation")
+_UNKNOWN_KEY = ("InvalidClientTokenId", "UnrecognizedClient", "InvalidAccessKeyId", "AuthFailure", "InvalidSecurity")
+_SIGNATURE = ("SignatureDoesNotMatch", "InvalidSignature", "IncompleteSignature")
+_SKEWED = ("RequestTimeTooSkewed", "RequestExpired", "RequestInTheFuture")
+_EXPIRED = ("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired")
+_THROTTLED = ("RequestThrottled", "Throttling", "ThrottlingException", "TooManyRequests", "OverLimit", "RequestLimitExceeded")
+_SKEW_MINUTES = 5  # AWS refuses a signature whose time is further away from its clock
+
+
+def problem_of(error: BaseException, queue: str, setting: str, place: Place) -> str:
+    """Returns why a call about `queue` failed, and the remedy, in one sentence that holds no secret.
+
+    queue: the queue's name or URL.
+    setting: the setting that names the queue.
+    place: where the queue is looked for.
+    """
+    if isinstance(error, ClientError):
+        return _refused(error, queue, setting, place)
+    if isinstance(error, CredentialsError):
+        return str(error)
+    return _unreachable(error, place)
+
+
+def _refused(error: ClientError, queue: str, setting: str, place: Place) -> str:
+    code = code_of(error)
+    short = plain(code)
+    if is_missing(error):
+        return _missing(queue, setting, place)
+    if code.upper().startswith("KMS"):
+        return f"{code}: give webhookd's role kms:GenerateDataKey and kms:Decrypt on the queue's key"
+    if short in _SKEWED or (short in _SIGNATURE and _minutes_away(error) is not None):
+        return _skewed(error, code)
+    if short in _DENIED:
+        right = f"sqs:{error.operation_name.removesuffix('Batch')}"
+        return (
+            f"webhookd's AWS credentials lack the right {right} on the queue {queue} ({code}): allow it in the policy of its "
+            f"role or user; for a queue of another account, also in the queue's policy{_elsewhere(queue, setting, place)}"
+        )
+    if short in _EXPIRED:
+        return (
+            f"the AWS credentials have expired ({code}): set new ones ({_KEYS}, AWS_SESSION_TOKEN), or give the machine or the "
+            "pod a role, whose credentials webhookd renews"
+        )
+    if short in _UNKNOWN_KEY:
+        return (
+            f"AWS does not know the access key of webhookd ({code}): correct {_KEYS}; temporary credentials also need "
+            "AWS_SESSION_TOKEN"
+        )
+    if short in _SIGNATURE:
+        return (
+            f"AWS refuses the signature of webhookd's calls ({code}): correct AWS_SECRET_ACCESS_KEY, and see that "
+            f"{place.source} names the queue's region (calls are signed for {place}){_elsewhere(queue, setting, place)}"
+        )
+    if short in _THROTTLED:
+        return f"SQS throttles webhookd's calls ({code}): webhookd goes on by itself; if this lasts, ask AWS for a higher quota"
+    if short in ("OptInRequired", "InvalidAction"):
+        return f"SQS is not available to this account in {place} ({code}): enable the region in AWS, or correct {place.source}"
+    if code.isdigit():  # an answer without a code of AWS, for example a proxy's page
+        return (
+            f"the answer is not one of SQS (HTTP {code}; {place}): check WEBHOOKD_SQS_ENDPOINT_URL and the proxies in between"
+        )
+    return f"SQS refuses {error.operation_name} ({code}): look for this code in the SQS API reference; calls go to {place}"
+
+
+def _missing(queue: str, setting: str, place: Place) -> str:
+    return (
+        f"the queue {queue} does not exist in {place}: correct {setting} or {place.source}, or make the queue there"
+        f"{_elsewhere(queue, setting, place)}"
+    )
+
+
+def _elsewhere(queue: str, setting: str, place: Place) -> str:
+    other = place.another(queue)
+    return f"; the URL in {setting} is of the region {other}, so set WEBHOOKD_SQS_REGION={other}" if other else ""
+
+
+def _minutes_away(error: ClientError) -> int | None:
+    """Returns by how many minutes this machine's clock is ahead of AWS' answer; None if it is not, or if that is unknown."""
+    headers = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    try:
+        theirs = email.utils.parsedate_to_datetime(headers["date"]).timestamp()
+    except (KeyError, TypeError, ValueError):
+        return None
+    minutes = round((time.time() - theirs) / 60)
+    return minutes if abs(minutes) >= _SKEW_MINUTES else None
+
+
+def _skewed(error: ClientError, code: str) -> str:
+    minutes = _minutes_away(error)
+    away = "wrong" if minutes is None else f"{abs(minutes)} minutes {'ahead of' if minutes > 0 else 'behind'} AWS' clock"
+    return f"this machine's clock is {away}, so AWS refuses webhookd's signatures ({code}): run NTP (chrony, systemd-timesyncd)"
+
+
+def _unreachable(error: BaseException, place: Place) -> str:
+    causes = list(_chain(error))
+    host = place.endpoint or "SQS's own address"
+    settings = "WEBHOOKD_SQS_ENDPOINT_URL" if place.endpoint else f"{place.source} (a wrong region has no address)"
+    if any(isinstance(one, ProxyConnectionError | InvalidProxiesConfigError) for one in causes):
+        return "the proxy of HTTPS_PROXY or HTTP_PROXY cannot be used: correct it, or name SQS's host in NO_PROXY"
+    for one in causes:
+        if isinstance(one, socket.gaierror):
+            return f"the host of SQS is unknown ({place}): correct {settings}, or mend the name server of this machine"
+        if isinstance(one, ssl.SSLError):
+            return (
+                f"TLS with SQS fails ({one.reason or 'no reason given'}; {place}): correct the scheme or host in {settings}, "
+                "or name the CA's file in AWS_CA_BUNDLE"
+            )
+        if isinstance(one, ConnectionRefusedError):
+            return f"nothing listens at {host}: start it, or correct {settings}"
+    if any(isinstance(one, TimeoutError | ConnectTimeoutError | ReadTimeoutError) for one in causes):
+        return (
+            f"SQS has not answered in time ({place}): let the network and its firewalls lead to it, or correct {settings}; a "
+            "private subnet needs a VPC endpoint or a NAT gateway"
+        )
+    if any(isinstance(one, BotoCoreError | OSError) for one in causes):
+        return f"the connection to SQS breaks ({place}): check the network and proxies in between, and {settings}"
+    return f"the answer is not one of SQS ({place}): correct {settings}, or remove the proxy that answers instead"
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
