@@ -6,8 +6,10 @@ import fnmatch
 import functools
 import importlib
 import inspect
-from collections.abc import Awaitable, Callable, Iterable
+import sys
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any, TypeVar
 
 from webhookd.authorizenet.notification import whole_pattern
@@ -48,6 +50,12 @@ class Registry:
             raise TypeError(f"retry must be a webhookd.Retry, not {retry!r}")
         self._registrations.append(Registration(whole_pattern(pattern), handler, retry))
         self._matching.cache_clear()
+
+    def replace(self, registrations: Iterable[Registration] = ()) -> list[Registration]:
+        """Replaces all handlers; returns the handlers from before. A run that has begun keeps those that it began with."""
+        before, self._registrations = self._registrations, list(registrations)
+        self._matching.cache_clear()
+        return before
 
     def matching(self, event_type: str) -> tuple[Registration, ...]:
         """Returns the handlers for `event_type`."""
@@ -107,3 +115,20 @@ def load(modules: Iterable[str], usual: Policy) -> None:
                 "name importable modules, comma-separated, and check that they are on PYTHONPATH"
             ) from error
     registered.check(usual)
+
+
+def load_again(modules: Iterable[str], usual: Policy, *, forget: Mapping[str, ModuleType]) -> None:
+    """Imports users' modules anew, and the modules `forget` that these import. Raises what `load` raises, and changes nothing.
+
+    No event can see the state between: this function does not leave the event loop.
+    """
+    for name in forget:
+        del sys.modules[name]
+    importlib.invalidate_caches()  # Python may not know yet of a file that was made a moment ago
+    before = registered.replace()
+    try:
+        load(modules, usual)
+    except BaseException:
+        sys.modules.update(forget)
+        registered.replace(before)
+        raise
