@@ -61,7 +61,7 @@ class Reloader:
 
     def _import(self, changed: Iterable[str]) -> None:
         names = ", ".join(sorted({Path(path).name for path in changed}))
-        self._read, began = time.time(), time.perf_counter()
+        self._read, began = max(self._read, time.time()), time.perf_counter()
         try:
             handlers.load_again(self._settings.handlers, Policy.of(self._settings), forget=self._own())
         except (SettingsError, SystemExit) as error:  # SystemExit: a module without `if __name__ == "__main__"`
@@ -89,7 +89,10 @@ class Reloader:
     def _newer(self, folders: set[Path]) -> set[str]:
         """Returns the Python files that changed after the last import."""
         files = (file for folder in folders for file in folder.glob("*.py"))
-        return {str(file) for file in files if file.exists() and file.stat().st_mtime > self._read}
+        times = {str(file): file.stat().st_mtime for file in files if file.exists()}
+        newer = {file for file, changed in times.items() if changed > self._read}
+        self._read = max([self._read, *times.values()])  # a file from the future is newer once only
+        return newer
 
     def _problem(self, error: BaseException) -> str:
         """Returns the file, the line and the error, one line."""
