@@ -1,6 +1,6 @@
 # webhookd: `make help` lists the targets.
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-unit test-faults test-slice test-guards bench format lint audit lock wheel clean
+.PHONY: help setup run test test-unit test-faults test-slice test-guards coverage bench format lint audit lock wheel clean clean-data
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -22,7 +22,13 @@ unexport PYTHONDONTWRITEBYTECODE
 
 # The suites that have long cases, and the part of these that `make test-slice` runs.
 LONG := tests/faults tests/model tests/acceptance tests/dashboard tests/deploy tests/upgrade tests/integration/test_search_plans.py
-SLICE ?= $(shell git rev-parse HEAD)/8
+SLICE ?= $(shell git rev-parse HEAD)/16
+
+# `make coverage` prints the modules below the floor, and the total. It fails if the total of the lines is below the floor. The
+# last column counts branches, too.
+FLOOR := 90
+COVERAGE = NR == 1 || /^TOTAL/ || $$NF + 0 < $(FLOOR) && NF > 1; /^TOTAL/ { lines = 100 * ($$2 - $$3) / $$2 } \
+	END { printf "%.1f %% of the lines; the floor is $(FLOOR) %%\n", lines; exit lines < $(FLOOR) }
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,11 +71,17 @@ test-unit: setup  ## Run the tests that need no server, in some seconds
 test-faults: setup  ## Break servers, networks and processes under load, and count what is lost or doubled; and the long tests
 	@$(BIN)/pytest -n $$(($(CORES) * 2)) $(LONG) --faults-long --durations=10 $(ARGS)
 
-test-slice: setup  ## Run one of eight parts of the long cases, for about four minutes; the commit chooses, or SLICE=3/8
+test-slice: setup  ## Run one of sixteen parts of the long cases, for about two minutes; the commit chooses, or SLICE=3/16
 	@$(BIN)/pytest -n $$(($(CORES) * 2)) $(LONG) --long-slice=$(SLICE) --durations=5 $(ARGS)
 
 test-guards: setup  ## Take each guard of the promises out of a copy of the code, and see its test fail
 	@$(BIN)/python -m tests.faults.guards $(ARGS)
+
+coverage: setup  ## Measure what the unit and integration tests run, and fail below 90 % of the lines (slow)
+	@rm -f .coverage .coverage.*
+	@$(BIN)/coverage run -m pytest -n $$(($(CORES) * 3)) --dist loadgroup tests/unit tests/integration $(ARGS)
+	@$(BIN)/coverage combine --quiet
+	@$(BIN)/coverage report | awk '$(COVERAGE)'
 
 bench: setup  ## Measure webhookd beside 0.2.0, the ceiling and the textbook, on servers that commit to disk (needs npm; takes hours)
 	@$(BIN)/python -m tests.bench $(ARGS)
@@ -78,11 +90,12 @@ format: setup  ## Bring the code into the project's style
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-lint: setup  ## Check style, types and the direction of imports
+lint: setup  ## Check style, types, the direction of imports and the spelling
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+	@$(BIN)/codespell
 
 audit: setup  ## Look for known vulnerabilities in the locked dependencies
 	@$(BIN)/python .ci/audit
@@ -99,5 +112,9 @@ lock: setup  ## Lock the dependencies anew, for every platform and Python versio
 wheel: setup  ## Build the wheel into dist/
 	@$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 
-clean:  ## Remove the virtual environment, development data and caches
-	@rm -rf $(VENV) .webhookd dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+clean:  ## Remove the virtual environment, built files and caches; not the data of `webhookd dev`
+	@rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage .coverage.*
+	@if [ -e .webhookd ]; then echo "the data of webhookd dev stays in .webhookd; make clean-data removes it"; fi
+
+clean-data:  ## Remove .webhookd: the database, the keys and the log of `webhookd dev`, and builds that the bench compares
+	@rm -rf .webhookd

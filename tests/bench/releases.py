@@ -17,7 +17,7 @@ from tests.bench.stored import EVENTS, LEDGER, Tables
 from tests.upgrade.release import build, has_commit
 
 ROOT = Path(__file__).parents[2]
-# Ignored by git; `make clean` removes it.
+# Ignored by git; `make clean-data` removes it.
 _CACHE = ROOT / ".webhookd" / "bench"
 
 BEFORE = "0.2.0"

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import pytest
 
-_SECONDS = 240.0  # after this time, no further case of a part begins
+_SECONDS = 150.0  # after this time, no further case of a part begins
 
 _BEGAN = pytest.StashKey[float]()  # by the monotonic clock
 
@@ -41,7 +41,7 @@ def slice_of(text: str) -> Slice:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Adds the option."""
-    parser.addoption("--long-slice", metavar="HASH/N", help="of the long cases, one of N parts, for about four minutes")
+    parser.addoption("--long-slice", metavar="HASH/N", help="of the long cases, one of N parts, for about two minutes")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.conftest import settings_of
+from tests.helpers.running import base_settings
 from webhookd import lifespan
-from webhookd.errors import HandlerError, HookError
-from webhookd.process import handlers, hooks
+from webhookd.errors import HandlerError, HookError, SettingsError
+from webhookd.process import handlers, hooks, loading
 from webhookd.process.handlers import Registry
 from webhookd.process.hooks import Hooks
+from webhookd.process.retry import Policy
 from webhookd.runtime.loops import Watch
 
+_SETTINGS = base_settings() | {"WEBHOOKD_DATABASE_URL": "postgresql://u@h/d", "WEBHOOKD_REDIS_URL": "redis://h"}
 _SECRET = "redis://:hunter2@cache"
 
 
@@ -257,3 +263,52 @@ async def test_a_hook_without_a_yield_at_run_time_is_refused(registry: Registry)
 
     with pytest.raises(HookError, match=r"empty \(.*\) failed, so the daemon does not start: RuntimeError"):
         await _part(registry).start()
+
+
+_SHOP = """
+from webhookd import lifespan, on
+
+
+@lifespan
+async def cache():
+    yield ["made once"]
+
+
+@on("payment.*")
+async def book(event, connection):
+    return cache.value, {version}
+"""
+
+
+async def test_a_reload_keeps_what_the_hooks_made_and_the_handlers_of_other_modules(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    for name, version in (("changing_shop", 1), ("installed_shop", 7)):
+        (tmp_path / f"{name}.py").write_text(_SHOP.replace("{version}", str(version)))
+    modules, policy = ("changing_shop", "installed_shop"), Policy.of(settings_of(_SETTINGS))
+
+    async def answers() -> list[Any]:
+        return [await one.handler(None, None) for one in registry.matching("net.authorize.payment.void.created")]  # type: ignore[arg-type, func-returns-value]
+
+    def again() -> None:
+        loading.load_again(modules, policy, forget={"changing_shop": sys.modules["changing_shop"]})
+
+    loading.load(modules, policy)
+    part = _part(registry)
+    await part.start()
+    assert await answers() == [(["made once"], 1), (["made once"], 7)]
+    made = registry.hooks[0].value
+    for version in (2, 3):
+        (tmp_path / "changing_shop.py").write_text(_SHOP.replace("{version}", str(version)))
+        again()
+        assert sorted(await answers(), key=str) == [(["made once"], version), (["made once"], 7)]
+        assert any(hook.value is made for hook in registry.hooks)
+    (tmp_path / "changing_shop.py").write_text(_SHOP.replace("cache", "other").replace("{version}", "4"))
+    with pytest.raises(SettingsError, match=r"the hook changing_shop\.other .* is new"):
+        again()
+    assert sorted(await answers(), key=str) == [(["made once"], 3), (["made once"], 7)]
+    await part.stop()
+    for name in modules:
+        del sys.modules[name]

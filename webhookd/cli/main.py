@@ -114,6 +114,9 @@ def serve() -> None:
 def dev(
     folder: Folder = FOLDER,
     samples: Annotated[bool, typer.Option(help="Send one sample of every event type at the start.")] = True,
+    reload: Annotated[
+        bool, typer.Option("--reload", help="Take your handlers anew whenever a source file of theirs changes.")
+    ] = False,
 ) -> None:
     """Run everything on this machine: embedded PostgreSQL, Valkey and SQS, the daemon, and sample events.
 
@@ -123,11 +126,16 @@ def dev(
 
     Ctrl-C stops everything. The next run finds its data again. Remove the folder to begin anew.
 
+    With `--reload`, the session watches the modules that WEBHOOKD_HANDLERS names, and your own modules that these import.
+    Within a second of a change, it imports them again; new events get the new handlers. The daemon goes on: events in work end
+    with the handlers that they began with. If the new code cannot be imported, the session prints the file and the line, and
+    keeps the handlers from before until the next change.
+
     While it runs, `webhookd trigger` and `webhookd doctor` in the same folder use its key and its addresses.
     """
     from webhookd.dev import environment
 
-    raise typer.Exit(environment.run(folder, samples=samples, console=out, loop=run))
+    raise typer.Exit(environment.run(folder, samples=samples, reload=reload, console=out, loop=run))
 
 
 @app.command()

@@ -25,7 +25,7 @@ from webhookd.authorizenet import sampling
 from webhookd.authorizenet.notification import EVENT_TYPES
 from webhookd.dev import traffic
 from webhookd.dev.known import Receiver, given_settings, reachable
-from webhookd.dev.servers import Stack
+from webhookd.dev.servers import DevError, Stack
 from webhookd.errors import SettingsError, UnavailableError
 from webhookd.event import Status
 from webhookd.process import loading
@@ -34,6 +34,8 @@ from webhookd.settings import Settings, load
 
 if TYPE_CHECKING:
     from webhookd.daemon import Daemon
+    from webhookd.dev.reload import Reloader
+    from webhookd.runtime.loops import Watch
 
 _SHOWN_FOR = 60.0  # seconds for which the display of samples waits for their end
 # moto scans the whole queue at each send, so the window keeps few messages there. When moto stops, it loses its messages, so
@@ -70,8 +72,11 @@ class _Interrupts:
         self.asked = True
 
 
-def run(folder: Path, *, samples: bool, console: Console, loop: Callable[[Coroutine[Any, Any, int]], int]) -> int:
-    """Runs the session until Ctrl-C; returns the exit code. Raises WebhookdError if it cannot start."""
+def run(folder: Path, *, samples: bool, reload: bool, console: Console, loop: Callable[[Coroutine[Any, Any, int]], int]) -> int:
+    """Runs the session until Ctrl-C; returns the exit code. Raises WebhookdError if it cannot start.
+
+    `samples`: send sample events at the start. `reload`: take the handlers anew when a source file of theirs changes.
+    """
     from webhookd.telemetry import logs
 
     interrupts = _Interrupts()
@@ -83,6 +88,7 @@ def run(folder: Path, *, samples: bool, console: Console, loop: Callable[[Corout
             "WEBHOOKD_TLS_CERTIFICATE: `webhookd dev` speaks HTTP on this machine; unset it, or use `webhookd serve`"
         )
     _check_ports(checked)
+    reloader = _reloader(checked, console) if reload else None
     loading.load(checked.handlers, Policy.of(checked))
     stack = Stack(
         folder,
@@ -101,7 +107,8 @@ def run(folder: Path, *, samples: bool, console: Console, loop: Callable[[Corout
             own = _own(folder, stack, given, checked)
             with (folder / "webhookd.log").open("a", buffering=1) as log:
                 logs.configure(checked.log_level, checked.log_format, log)
-                code = loop(_Session(load(**own), own, stack, folder, console, interrupts).serve(samples=samples))
+                session = _Session(load(**own), own, stack, folder, console, interrupts)
+                code = loop(session.serve(samples=samples, reloader=reloader))
     except KeyboardInterrupt:  # Ctrl-C arrived after the event loop had removed its handler and before ours was set
         interrupts.asked = True
     finally:
@@ -113,6 +120,18 @@ def run(folder: Path, *, samples: bool, console: Console, loop: Callable[[Corout
             console.print(f"[bold red]a part of the daemon failed[/]: {folder / 'webhookd.log'} names it", soft_wrap=True)
         console.print(f"stopped; the data stays in {folder}", highlight=False, soft_wrap=True)
     return code
+
+
+def _reloader(settings: Settings, console: Console) -> Reloader:
+    if not settings.handlers:
+        raise SettingsError(
+            "WEBHOOKD_HANDLERS is not set: `--reload` has no module to watch; name the modules of your handlers"
+        )
+    try:
+        from webhookd.dev.reload import Reloader
+    except ImportError as error:
+        raise DevError(f"`--reload` needs the package {error.name}: install it with: pip install 'webhookd[dev]'") from error
+    return Reloader(settings, console)
 
 
 def _check_ports(settings: Settings) -> None:
@@ -172,7 +191,7 @@ class _Session:
         self._console = console
         self._interrupts = interrupts
 
-    async def serve(self, *, samples: bool) -> int:
+    async def serve(self, *, samples: bool, reloader: Reloader | None) -> int:
         """Migrates, creates the queues, and serves until a signal; returns the exit code."""
         from webhookd import service
         from webhookd.runtime.loops import Watch
@@ -189,21 +208,23 @@ class _Session:
                 await sqs.create_queues()
             finally:
                 await sqs.stop()
-        shows: list[asyncio.Task[None]] = []
+        tasks: dict[asyncio.Task[None], Watch] = {}
 
         def started(running: Daemon) -> None:
             if self._interrupts.asked:  # a signal arrived before the daemon took over the signals
                 signal.raise_signal(signal.SIGTERM)
             self._keep(running)
-            shows.append(asyncio.create_task(self._show(running, samples=samples), name="show"))
+            tasks[asyncio.create_task(self._show(running, samples=samples), name="show")] = running.watch
+            if reloader is not None:
+                tasks[running.watch.spawn(reloader.follow(), "reload")] = running.watch
 
         try:
             return await service.serve(self._settings, started=started)
         finally:
-            for show in shows:
-                show.cancel()
+            for task, watch in tasks.items():
+                watch.cancel(task)
                 with contextlib.suppress(asyncio.CancelledError):
-                    await show
+                    await task
 
     def _keep(self, running: Daemon) -> None:
         """Stores the session's own values for commands in another terminal, and the key for the next session."""

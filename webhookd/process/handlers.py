@@ -81,6 +81,11 @@ class Registry:
         self._registrations.append(Registration(whole, handler, retry))
         self._matching.cache_clear()
 
+    def replace(self, registrations: Iterable[Registration], hooks: Iterable[Hook[Any]]) -> None:
+        """Replaces all handlers and hooks. A run that has begun keeps the handlers that it began with."""
+        self._registrations, self.hooks = list(registrations), list(hooks)
+        self._matching.cache_clear()
+
     def matching(self, event_type: str) -> tuple[Registration, ...]:
         """Returns the handlers for `event_type`."""
         return self._matching(event_type)

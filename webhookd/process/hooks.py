@@ -50,6 +50,10 @@ class Hook(Generic[T]):
             )
         return self._value
 
+    def take_over(self, running: Hook[Any]) -> None:
+        """Takes the value of the hook that this one replaces. The other hook goes on, and is stopped later."""
+        self._value = running.value
+
     async def __aenter__(self) -> T:
         self._context = contextlib.asynccontextmanager(self.function)()
         self._value = await self._context.__aenter__()

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Mapping
+from types import ModuleType
+from typing import Any
 
 from webhookd.errors import HandlerError, SettingsError
 from webhookd.process import handlers
-from webhookd.process.callables import module_of
+from webhookd.process.callables import module_of, told
+from webhookd.process.hooks import Hook
 from webhookd.process.retry import Policy
 from webhookd.telemetry.frames import users_place
 
@@ -39,6 +43,38 @@ def load(modules: Iterable[str], usual: Policy) -> None:
                 "import the module that has the handlers, or remove this name from the setting"
             )
     registered.check(usual)
+
+
+def load_again(modules: Iterable[str], usual: Policy, *, forget: Mapping[str, ModuleType]) -> None:
+    """Imports users' modules anew, and the modules `forget` that these import. Raises what `load` raises, and changes nothing.
+
+    Handlers and hooks of other modules stay. A hook of before goes on running, and the new one takes over its value.
+    No event can see the state between: this function does not leave the event loop.
+    """
+    registered = handlers.registered
+    before, hooks = list(registered), list(registered.hooks)
+    for name in forget:
+        del sys.modules[name]
+    importlib.invalidate_caches()  # Python may not know yet of a file that was made a moment ago
+    registered.replace(
+        (one for one in before if module_of(one.handler) not in forget),
+        (hook for hook in hooks if module_of(hook.function) not in forget),
+    )
+    try:
+        load(modules, usual)
+        _take_over(hooks, registered.hooks)
+    except BaseException:
+        sys.modules.update(forget)
+        registered.replace(before, hooks)
+        raise
+
+
+def _take_over(before: Iterable[Hook[Any]], now: Iterable[Hook[Any]]) -> None:
+    running = {hook.name: hook for hook in before}
+    for hook in now:
+        if hook.name not in running:
+            raise SettingsError(f"the hook {told(hook.function)} is new, and hooks start with the process: start webhookd anew")
+        hook.take_over(running[hook.name])
 
 
 def _registers(module: str) -> bool:
