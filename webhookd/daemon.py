@@ -31,8 +31,10 @@ from webhookd.queue.leases import Leases
 from webhookd.queue.message import MOST_EVENTS
 from webhookd.queue.poller import Poller
 from webhookd.queue.relay import Relay
+from webhookd.receive.app import DEFAULT_ACCOUNT
 from webhookd.receive.role import ReceiveRole
 from webhookd.runtime.failpoints import Failpoint, reach
+from webhookd.runtime.lag import LoopLag
 from webhookd.runtime.loops import Loop, Part, Watch
 from webhookd.settings import RENEWABLE, Role, Settings
 from webhookd.sqs.gateway import Sqs
@@ -61,6 +63,7 @@ class Daemon:
         self._registry = registry
         self.metrics = metrics = Metrics()
         self.watch = watch = Watch()
+        metrics.expect({DEFAULT_ACCOUNT, *settings.keys_by_account})  # a worker's settings need not name the accounts
         roles = settings.roles
         self.database = Database(
             settings.database_url.get_secret_value(),
@@ -95,7 +98,7 @@ class Daemon:
         self._poller: Poller | None = None
         self._tracing = tracing = _make_tracing(settings, metrics)
         # The order of starting: a part comes after the parts that it needs.
-        self._parts: list[Part] = [] if tracing is None else [tracing]
+        self._parts: list[Part] = [LoopLag(metrics)] if tracing is None else [LoopLag(metrics), tracing]
         self._parts += [self.database, self.idempotency, self.sqs]
         self.relay: Relay | None = None
         if Role.RELAY in roles:
@@ -224,6 +227,7 @@ class Daemon:
             self.receive.load_certificate()
         changed = [name for name in RENEWABLE if getattr(settings, name) != getattr(self._settings, name)]
         self._settings = self._settings.model_copy(update={name: getattr(settings, name) for name in changed})
+        self.metrics.expect(self._settings.keys_by_account)
         if self._access is not None:
             self._access.renew(*_tokens(settings))
         if self.receive is not None:
@@ -269,9 +273,10 @@ class Daemon:
         logger.info("stopped", seconds=round(time.monotonic() - started, 3))
 
     async def _measure_backlog(self) -> None:
-        outbox, oldest = await self.store.backlog()
+        outbox, oldest, overdue = await self.store.backlog()
         self.metrics.outbox_pending.set(outbox)
         self.metrics.oldest_unfinished.set(oldest)
+        self.metrics.oldest_overdue.set(overdue)
 
 
 def _tokens(settings: Settings) -> list[dict[str, str]]:

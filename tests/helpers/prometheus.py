@@ -59,6 +59,7 @@ class Prometheus:
         self.url = f"http://127.0.0.1:{port}"
         rules = yaml.safe_load(RULES.read_text())
         for group in rules["groups"]:
+            group.pop("interval", None)
             for rule in group["rules"]:
                 rule.pop("for", None)
         (folder / RULES.name).write_text(yaml.safe_dump(rules))

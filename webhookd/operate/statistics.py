@@ -136,8 +136,7 @@ class Recorder:
 def _values(metric: Counter | Gauge) -> Iterable[tuple[dict[str, str], float]]:
     for family in metric.collect():
         for sample in family.samples:
-            if not sample.name.endswith("_created"):
-                yield sample.labels, sample.value
+            yield sample.labels, sample.value
 
 
 def _value(metric: Gauge) -> float:
