@@ -93,6 +93,7 @@ class Rule:
     record: str
     severity: str
     annotations: dict[str, str]
+    labels: frozenset[str] = frozenset()  # labels that the rule itself sets
 
 
 def rules() -> list[Rule]:
@@ -105,6 +106,7 @@ def rules() -> list[Rule]:
             rule.get("record", ""),
             rule.get("labels", {}).get("severity", ""),
             rule.get("annotations", {}),
+            frozenset(rule.get("labels", ())),
         )
         for group in yaml.safe_load(RULES.read_text())["groups"]
         for rule in group["rules"]
@@ -150,4 +152,4 @@ def problems(expression: str, metrics: Mapping[str, set[str]]) -> list[str]:
 
 def recorded() -> dict[str, set[str]]:
     """Returns the recording rules' names, with the labels by which they aggregate."""
-    return {rule.record: named(rule.expression).labels - {"le", "instance"} for rule in rules() if rule.record}
+    return {rule.record: named(rule.expression).labels - {"le", "instance"} | rule.labels for rule in rules() if rule.record}

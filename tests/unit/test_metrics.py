@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 from prometheus_client import generate_latest
 from prometheus_client.openmetrics import exposition as openmetrics
 
+from webhookd.operate.statistics import _buckets, bounds
 from webhookd.telemetry.metrics import Metrics
 
 CONTRACT = {
@@ -47,6 +50,15 @@ def test_no_exposition_says_when_a_counter_began() -> None:
         assert b"webhookd_received_total" in page
         assert b"_created" not in page
     assert not [sample for family in metrics.registry.collect() for sample in family.samples if "_created" in sample.name]
+
+
+def test_the_stored_buckets_have_the_places_of_the_release_before() -> None:
+    metrics = Metrics()
+    metrics.ack_seconds.observe(2.2)
+    assert bounds(metrics.ack_seconds) == [
+        0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, math.inf,
+    ]  # fmt: skip
+    assert _buckets(metrics.ack_seconds).index(1) == 10
 
 
 def test_two_daemons_in_one_process_have_metrics_of_their_own() -> None:
