@@ -75,7 +75,9 @@ def named(expression: str) -> Named:
         found.labels |= {label.strip() for label in grouping[1].split(",") if label.strip()}
     rest = _GROUPING.sub(" ", re.sub(r"#.*", "", expression))
     rest = re.sub(r"\[[^\]]*\]|\boffset\s+\w+", " ", rest)
-    for name, conditions, call in _SELECTOR.findall(re.sub(r"\b\d[\w.]*|\$\w+(?=[^\"]*$)", " ", rest)):
+    # Numbers and variables are no names; a number in quotes is the value of a label.
+    rest = re.sub(r'("(?:[^"\\]|\\.)*")|\b\d[\w.]*|\$\w+(?=[^"]*$)', lambda found: found[1] or " ", rest)
+    for name, conditions, call in _SELECTOR.findall(rest):
         if not call and name not in _WORDS:
             matchers = tuple(Matcher(*one) for one in _MATCHER.findall(conditions))
             assert len(matchers) == conditions.count('"') // 2, f"not understood: {name}{conditions}"
