@@ -38,8 +38,10 @@ from webhookd.queue.dead_letters import DeadLetters
 from webhookd.queue.leases import Leases
 from webhookd.queue.poller import Poller
 from webhookd.queue.relay import Relay
+from webhookd.receive.app import DEFAULT_ACCOUNT
 from webhookd.receive.role import ReceiveRole
 from webhookd.runtime.failpoints import Failpoint, reach
+from webhookd.runtime.lag import LoopLag
 from webhookd.runtime.loops import Loop, Part, Watch
 from webhookd.settings import Role, Settings, renewed
 from webhookd.sqs.gateway import Sqs
@@ -78,6 +80,7 @@ class Daemon:
         self._registry = registry
         self.metrics = metrics = Metrics()
         self.watch = watch = Watch()
+        metrics.expect({DEFAULT_ACCOUNT, *settings.keys_by_account})  # a worker's settings need not name the accounts
         roles = settings.roles
         tokens = RdsTokens(settings.sqs_region) if settings.database_auth == "rds-iam" else None
         pools = PoolSettings(
@@ -115,7 +118,7 @@ class Daemon:
         self._hooks: Hooks | None = None
         self._tracing = tracing = _make_tracing(settings, metrics)
         # The order of starting: a part comes after the parts that it needs.
-        self._parts: list[Part] = [part for part in (tracing, tokens) if part is not None]
+        self._parts: list[Part] = [part for part in (LoopLag(metrics), tracing, tokens) if part is not None]
         self._parts += [self.database, self.idempotency, self.sqs]
         self.relay: Relay | None = None
         if Role.RELAY in roles:
@@ -229,6 +232,7 @@ class Daemon:
         if "database_url" in changed:
             await self.database.renew(settings.database_url.get_secret_value())
         self._settings = self._settings.model_copy(update=changed)
+        self.metrics.expect(self._settings.keys_by_account)
         if self._access is not None:
             self._access.renew(*_tokens(settings))
         if self.receive is not None:
@@ -277,9 +281,10 @@ class Daemon:
         logger.info("stopped", seconds=round(time.monotonic() - started, 3))
 
     async def _measure_backlog(self) -> None:
-        outbox, oldest = await self.outbox.backlog()
+        outbox, oldest, overdue = await self.outbox.backlog()
         self.metrics.outbox_pending.set(outbox)
         self.metrics.oldest_unfinished.set(oldest)
+        self.metrics.oldest_overdue.set(overdue)
 
 
 def _tokens(settings: Settings) -> list[dict[str, str]]:

@@ -451,7 +451,8 @@ WHERE event_id = :id AND consumer = 'handlers' AND attempts = :attempts AND redr
 
 -- name: backlog()^
 -- Returns the size of the outbox, with each lane counted up to 100,000. Also returns for how many seconds the oldest unfinished event has
--- been unfinished (NULL if all events have ended).
+-- been unfinished (NULL if all events have ended), and the oldest one that does not wait for the delay of a retry. The latter looks at the
+-- 10,000 oldest events. If all of them wait for retries, it returns the age of the youngest of them, because those behind are younger.
 SELECT
     (SELECT count(*) FROM (SELECT FROM webhookd.work WHERE status = 'received' AND fresh LIMIT 100000) AS fresh)
         + (SELECT count(*) FROM (
@@ -461,7 +462,13 @@ SELECT
             SELECT FROM webhookd.work WHERE status = 'received' AND NOT fresh AND attempts > 1 LIMIT 100000
         ) AS later) AS outbox,
     (SELECT extract(epoch FROM clock_timestamp() - since)::float8 FROM webhookd.work
-     WHERE (status IN ('received', 'queued', 'retrying')) IS TRUE ORDER BY since LIMIT 1) AS oldest;
+     WHERE (status IN ('received', 'queued', 'retrying')) IS TRUE ORDER BY since LIMIT 1) AS oldest,
+    (SELECT extract(epoch FROM clock_timestamp() - coalesce(
+        min(since) FILTER (WHERE NOT waits), CASE WHEN count(*) = 10000 THEN max(since) END
+    ))::float8 FROM (
+        SELECT since, status = 'retrying' AND due > now() AS waits FROM webhookd.work
+        WHERE (status IN ('received', 'queued', 'retrying')) IS TRUE ORDER BY since LIMIT 10000
+    ) AS first) AS overdue;
 
 -- name: audit_trail(id)
 -- Returns what happened to an event, with its receipt. The row of the receipt comes from the ledger if the audit trail has no such row.

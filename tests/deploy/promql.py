@@ -75,7 +75,9 @@ def named(expression: str) -> Named:
         found.labels |= {label.strip() for label in grouping[1].split(",") if label.strip()}
     rest = _GROUPING.sub(" ", re.sub(r"#.*", "", expression))
     rest = re.sub(r"\[[^\]]*\]|\boffset\s+\w+", " ", rest)
-    for name, conditions, call in _SELECTOR.findall(re.sub(r"\b\d[\w.]*|\$\w+(?=[^\"]*$)", " ", rest)):
+    # Numbers and variables are no names; a number in quotes is the value of a label.
+    rest = re.sub(r'("(?:[^"\\]|\\.)*")|\b\d[\w.]*|\$\w+(?=[^"]*$)', lambda found: found[1] or " ", rest)
+    for name, conditions, call in _SELECTOR.findall(rest):
         if not call and name not in _WORDS:
             matchers = tuple(Matcher(*one) for one in _MATCHER.findall(conditions))
             assert len(matchers) == conditions.count('"') // 2, f"not understood: {name}{conditions}"
@@ -93,6 +95,7 @@ class Rule:
     record: str
     severity: str
     annotations: dict[str, str]
+    labels: frozenset[str] = frozenset()  # labels that the rule itself sets
 
 
 def rules() -> list[Rule]:
@@ -105,6 +108,7 @@ def rules() -> list[Rule]:
             rule.get("record", ""),
             rule.get("labels", {}).get("severity", ""),
             rule.get("annotations", {}),
+            frozenset(rule.get("labels", ())),
         )
         for group in yaml.safe_load(RULES.read_text())["groups"]
         for rule in group["rules"]
@@ -150,4 +154,4 @@ def problems(expression: str, metrics: Mapping[str, set[str]]) -> list[str]:
 
 def recorded() -> dict[str, set[str]]:
     """Returns the recording rules' names, with the labels by which they aggregate."""
-    return {rule.record: named(rule.expression).labels - {"le", "instance"} for rule in rules() if rule.record}
+    return {rule.record: named(rule.expression).labels - {"le", "instance"} | rule.labels for rule in rules() if rule.record}

@@ -144,6 +144,11 @@ def test_a_query_names_metrics_and_labels_that_there_are(query: Query) -> None:
     )
     for at in re.finditer(rf"(\w+)\s*(?:by \([^)]*\)\s*)?\(\s*webhookd_(?:{shared})", query.expression):
         assert at[1] in ("max", "min"), query.expression
+    # A replica that has lost the dependency reports its last value for ever.
+    for at in re.finditer(r"webhookd_(outbox|oldest|queue|partitions|quarantine)_\w+\{[^}]*\}(.*)", query.expression):
+        dependency = "sqs" if at[1] == "queue" else "postgresql"
+        known = rf' and on \(namespace, job, instance\) webhookd_dependency_up\{{[^}}]*dependency="{dependency}"\}} == 1'
+        assert re.match(known, at[2]), query.expression
 
 
 @needs_prometheus

@@ -157,7 +157,7 @@ def test_a_replica_that_does_not_answer_is_seen(observed: Observed) -> None:
 
 
 def test_the_first_dead_event_and_other_faults_are_seen(observed: Observed) -> None:
-    for alert in ("WebhookdDeadEvents", "WebhookdBodyMismatch", "WebhookdTwoKeysInUse"):
+    for alert in ("WebhookdDeadEvents", "WebhookdBodyMismatch"):
         observed.prometheus.fires(alert)
 
 

@@ -28,6 +28,7 @@ QUERIES = {
     "webhookd_queue_unfit": "max by (check) (webhookd_queue_unfit)",
     "webhookd_outbox_pending": "max(webhookd_outbox_pending)",
     "webhookd_oldest_unfinished_seconds": "max(webhookd_oldest_unfinished_seconds)",
+    "webhookd_oldest_overdue_seconds": "max(webhookd_oldest_overdue_seconds)",
     "webhookd_relayed_total": "sum by (outcome) (rate(webhookd_relayed_total[5m]))",
     "webhookd_in_flight": "sum by (instance) (webhookd_in_flight)",
     "webhookd_processed_total": "sum by (outcome) (rate(webhookd_processed_total[5m]))",

@@ -59,8 +59,10 @@ class Prometheus:
         self.url = f"http://127.0.0.1:{port}"
         rules = yaml.safe_load(RULES.read_text())
         for group in rules["groups"]:
+            group.pop("interval", None)
             for rule in group["rules"]:
                 rule.pop("for", None)
+                rule.pop("keep_firing_for", None)
         (folder / RULES.name).write_text(yaml.safe_dump(rules))
         configuration = yaml.safe_load(CONFIGURATION.read_text())
         configuration["global"] |= {"scrape_interval": "1s", "evaluation_interval": "1s"}

@@ -341,8 +341,34 @@ async def test_the_age_of_a_redriven_event_counts_from_its_redrive(start: Start,
     daemon = await start(roles="receive", admin_tokens=ANN)
     (event_id,) = await bury(connection, 1)
     await Operator(daemon.admin_url).done("dead-letters/redrive", ids=[str(event_id)])
-    _, oldest = await daemon.outbox.backlog()
+    _, oldest, _ = await daemon.outbox.backlog()
     assert 0 < oldest < 600, "and not the three days since it was received"
+
+
+async def test_an_event_that_waits_for_a_retry_is_not_overdue(start: Start, connection: Connection) -> None:
+    daemon = await start(roles="receive")
+    assert (await daemon.outbox.backlog())[1:] == (0, 0)
+    await bury(connection, 1, status="retrying")
+    await connection.execute("UPDATE work SET due = now() + interval '1 hour', since = now() - interval '2 hours'")
+    _, oldest, overdue = await daemon.outbox.backlog()
+    assert 7200 <= oldest < 7800
+    assert overdue == 0
+    await bury(connection, 1, status="queued")
+    await connection.execute("UPDATE work SET since = now() - interval '1 hour' WHERE status = 'queued'")
+    assert 3600 <= (await daemon.outbox.backlog())[2] < 4200, "another event waits for no retry"
+    await connection.execute("UPDATE work SET due = now() WHERE status = 'retrying'")
+    assert 7200 <= (await daemon.outbox.backlog())[2] < 7800, "the delay is over"
+
+
+async def test_behind_ten_thousand_events_that_wait_for_retries_nothing_is_overlooked(
+    start: Start, connection: Connection
+) -> None:
+    daemon = await start(roles="receive")
+    await bury(connection, 10_000, status="retrying")
+    await connection.execute("UPDATE work SET due = now() + interval '1 hour', since = now() - interval '2 hours'")
+    await bury(connection, 1, status="queued")
+    await connection.execute("UPDATE work SET since = now() - interval '1 hour' WHERE status = 'queued'")
+    assert 3600 <= (await daemon.outbox.backlog())[2] < 7800
 
 
 async def test_a_redrive_holds_back_while_fresh_events_wait(idle: Operator, connection: Connection) -> None:

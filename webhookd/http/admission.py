@@ -13,7 +13,6 @@ _GROUP = 256  # webhooks; one group commit takes as many, so a lower limit would
 _GROWTH = 1.1  # factor of the limit at each measurement, while waits are short
 _LAG = 0.25  # seconds that the loop may be late, twice in a row, before new requests are refused
 _RELIEF = 0.5  # fraction of _WAIT, and of _LAG, below which the bounds are loosened again
-_PEAK_KEPT = 10.0  # seconds
 
 
 class _Wait:
@@ -54,7 +53,6 @@ class Admission:
     def __init__(self, *, max_pending: int, metrics: Metrics) -> None:
         self._max_pending = max_pending
         self._limit = float(max_pending)
-        self._lag_seconds = metrics.loop_lag_seconds
         self._gauge = metrics.shedding
         self._open_gauge = metrics.open_requests
         # In order of arrival. Not a dict: while its first keys are removed all the time, a dict finds its first key slowly.
@@ -65,7 +63,6 @@ class Admission:
         self.open_requests = 0  # requests that have arrived entirely and have no answer yet, of whatever outcome
         self.late = False
         self._was_late = False  # whether the loop was late at the last measurement
-        self._peak = self._peak_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None  # stored, because a look-up for each webhook costs a system call
 
@@ -110,9 +107,6 @@ class Admission:
 
     def observe(self, now: float, *, lag: float) -> None:
         """Sets the bounds anew. `now`: the time of the loop's clock; `lag`: the seconds that the loop is late."""
-        if lag >= self._peak or now - self._peak_at > _PEAK_KEPT:
-            self._peak, self._peak_at = lag, now
-            self._lag_seconds.set(lag)
         late = lag > _LAG and self.open_requests >= _GROUP
         self.late = lag > _LAG * _RELIEF if self.late else late and self._was_late
         self._was_late = late

@@ -136,28 +136,35 @@ class Recorder:
 def _values(metric: Counter | Gauge) -> Iterable[tuple[dict[str, str], float]]:
     for family in metric.collect():
         for sample in family.samples:
-            if not sample.name.endswith("_created"):
-                yield sample.labels, sample.value
+            yield sample.labels, sample.value
 
 
 def _value(metric: Gauge) -> float:
     return sum(value for _, value in _values(metric))
 
 
+def _kept(metric: Histogram) -> list[tuple[float, int]]:
+    """Returns the upper bound of each bucket, in seconds, and the number of observations up to it; the last one is infinite.
+
+    Leaves out the bound 2.0, which 0.3.0 did not have: the stored counts of both releases must have the same places.
+    """
+    return [
+        (float(sample.labels["le"]), int(sample.value))
+        for family in metric.collect()
+        for sample in family.samples
+        if sample.name.endswith("_bucket") and sample.labels["le"] != "2.0"
+    ]
+
+
 def _buckets(metric: Histogram) -> list[int]:
     """Returns the number of observations in each bucket alone, without the buckets below it."""
-    upto = [int(sample.value) for family in metric.collect() for sample in family.samples if sample.name.endswith("_bucket")]
+    upto = [count for _, count in _kept(metric)]
     return [count - below for count, below in zip(upto, [0, *upto], strict=False)]
 
 
 def bounds(metric: Histogram) -> list[float]:
-    """Returns the upper bounds of a histogram's buckets, in seconds; the last one is infinite."""
-    return [
-        float(sample.labels["le"])
-        for family in metric.collect()
-        for sample in family.samples
-        if sample.name.endswith("_bucket")
-    ]
+    """Returns the upper bounds of the stored buckets, in seconds; the last one is infinite."""
+    return [bound for bound, _ in _kept(metric)]
 
 
 def percentiles(counts: Sequence[int], upper: Sequence[float], parts: Sequence[float]) -> list[float | None]:

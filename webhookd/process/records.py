@@ -73,7 +73,7 @@ class Records:
         """Counts a death that PostgreSQL has recorded, and sends the event's copy to the dead-letter queue."""
         reach(Failpoint.WORKER_AFTER_DEATH)
         event = claimed.event
-        self._metrics.dead.labels(decision.code).inc()
+        self._metrics.dead.labels(event.account, decision.code).inc()
         self._dead_letters.copy(
             EventReference(event.id, event.account, event.event_type, storable(decision.reason), died, claimed.traceparent)
         )

@@ -102,7 +102,11 @@ class Outbox:
         """Counts the work that has a message in SQS; fresh work no further than `fresh`."""
         return InQueue(*await self._database.one(queries.count_in_queue, fresh=fresh))
 
-    async def backlog(self) -> tuple[int, float]:
-        """Returns (events in the outbox, 100,000 of each kind at most, age in seconds of the oldest unfinished event or 0)."""
+    async def backlog(self) -> tuple[int, float, float]:
+        """Returns the size and the ages of the backlog.
+
+        (events in the outbox, up to 100,000 of each kind; age in seconds of the oldest unfinished event, or 0; the same without
+        the events that wait for a retry)
+        """
         row = await self._database.one(queries.backlog)
-        return row["outbox"], max(row["oldest"] or 0.0, 0.0)
+        return row["outbox"], max(row["oldest"] or 0.0, 0.0), max(row["overdue"] or 0.0, 0.0)
