@@ -53,6 +53,7 @@ from webhookd.store.outbox import Outbox
 from webhookd.store.pools import PoolSettings
 from webhookd.store.receipts import Receipts
 from webhookd.store.retention import Ages, Retention
+from webhookd.store.session import Password
 from webhookd.telemetry.logs import logger
 from webhookd.telemetry.metrics import Metrics
 
@@ -83,16 +84,7 @@ class Daemon:
         metrics.expect({DEFAULT_ACCOUNT, *settings.keys_by_account})  # a worker's settings need not name the accounts
         roles = settings.roles
         tokens = RdsTokens(settings.sqs_region) if settings.database_auth == "rds-iam" else None
-        pools = PoolSettings(
-            settings.database_url.get_secret_value(),
-            short=settings.short_pool,
-            work=settings.concurrency if Role.WORK in roles else 1,
-            handler_timeout=settings.handler_timeout,
-            fold=FOLDS if Role.WORK in roles else 1,
-            admin=_ADMIN_CONNECTIONS,
-            pooled=settings.database_pooler != "none",
-            password=None if tokens is None else tokens.token,
-        )
+        pools = pool_settings(settings, None if tokens is None else tokens.token)
         self.database = Database(pools, schema=settings.database_schema, metrics=metrics, watch=watch)
         self.store = EventStore(self.database)
         self.outbox = Outbox(self.database)
@@ -293,6 +285,21 @@ def _tokens(settings: Settings) -> list[dict[str, str]]:
         {name: token.get_secret_value() for name, token in tokens.items()}
         for tokens in (settings.admin_tokens, settings.read_tokens)
     ]
+
+
+def pool_settings(settings: Settings, password: Password | None = None) -> PoolSettings:
+    """Returns the settings of a process's connections to PostgreSQL. `password`: makes the passwords, if the URL has none."""
+    works = Role.WORK in settings.roles
+    return PoolSettings(
+        settings.database_url.get_secret_value(),
+        short=settings.short_pool,
+        work=settings.concurrency if works else 1,
+        handler_timeout=settings.handler_timeout,
+        fold=FOLDS if works else 1,
+        admin=_ADMIN_CONNECTIONS,
+        pooled=settings.database_pooler != "none",
+        password=password,
+    )
 
 
 def _make_tracing(settings: Settings, metrics: Metrics) -> Tracing | None:

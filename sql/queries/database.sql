@@ -91,7 +91,15 @@ SELECT
     current_setting('server_version_num')::integer AS version_number,
     current_setting('synchronous_commit') AS synchronous_commit,
     pg_backend_pid() AS backend,
-    extract(epoch FROM clock_timestamp())::float8 AS epoch;
+    extract(epoch FROM clock_timestamp())::float8 AS epoch,
+    least(
+        current_setting('max_connections')::integer - current_setting('superuser_reserved_connections')::integer
+        - coalesce(current_setting('reserved_connections', true)::integer, 0),  -- from PostgreSQL 16 on
+        nullif(r.rolconnlimit, -1),
+        nullif(d.datconnlimit, -1)
+    ) AS connections
+FROM pg_catalog.pg_roles AS r, pg_catalog.pg_database AS d
+WHERE r.rolname = session_user AND d.datname = current_database();
 
 -- name: take_duty(name, holder, seconds)$
 -- Takes or keeps a duty for `seconds`, well under ten minutes. Returns true if this holder has the duty now. If the time of a duty ends

@@ -107,6 +107,21 @@ async def test_a_commit_that_is_not_synchronous_fails(servers: Servers, connecti
     assert "set it to on" in findings["synchronous_commit"].detail
 
 
+@pytest.mark.parametrize(
+    ("limit", "lacks"),
+    [(20, "do not suffice for one replica"), (40, "for a second replica, which a rollout starts"), (66, None)],
+)
+async def test_too_few_connections_are_warned_of(
+    servers: Servers, connection: Connection, limit: int, lacks: str | None
+) -> None:
+    name = await connection.fetchval("SELECT current_database()")
+    await connection.execute(f"ALTER DATABASE {name} CONNECTION LIMIT {limit}")
+    findings = await _examine(servers, concurrency=16)  # takes 16 + 17 connections
+    assert f"admits {limit} of this role, and a replica with these settings takes up to 33" in findings["connections"].detail
+    assert _ill(findings) == ({} if lacks is None else {"connections": Verdict.WARNING})
+    assert lacks is None or lacks in findings["connections"].detail
+
+
 async def test_a_queue_that_does_not_redrive_fails(servers: Servers) -> None:
     findings = await _examine(servers, sqs_queue=servers.dead_letter_queue, sqs_dead_letter_queue=servers.queue)
     assert _ill(findings)["sqs redrive policy"] is Verdict.FAILED

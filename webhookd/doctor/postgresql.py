@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from webhookd.daemon import pool_settings
 from webhookd.doctor.finding import Finding, Verdict
 from webhookd.settings import Settings
 from webhookd.sqs.rds import RdsTokens
@@ -44,6 +45,8 @@ async def _examine(settings: Settings, url: str) -> list[Finding]:
                 server["version"] + ("" if fine else ": upgrade PostgreSQL to 14 or newer"),
             )
         )
+        if settings.database_pooler == "none":  # a pooler counts its own clients
+            findings.append(_connections(pool_settings(settings).most, server["connections"]))
         findings += _pooler(is_pooled(connection, server["backend"]), told=settings.database_pooler != "none")
         skew = time.time() - server["epoch"]
         findings.append(
@@ -69,6 +72,16 @@ async def _examine(settings: Settings, url: str) -> list[Finding]:
     finally:
         await connection.close(timeout=5)
     return findings
+
+
+def _connections(most: int, admitted: int) -> Finding:
+    """Checks whether PostgreSQL admits the connections of this replica, and of the one that a rollout adds."""
+    detail = f"PostgreSQL admits {admitted} of this role, and a replica with these settings takes up to {most}"
+    if admitted >= 2 * most:
+        return Finding("connections", Verdict.OK, f"{detail}: enough for {admitted // most} replicas at a time")
+    remedy = "raise max_connections, or the limit of the role or database, or lower WEBHOOKD_CONCURRENCY"
+    needed = "one replica" if admitted < most else "a second replica, which a rollout starts"
+    return Finding("connections", Verdict.WARNING, f"{detail}, so they do not suffice for {needed}: {remedy}")
 
 
 def _skewed(seconds: float) -> str:

@@ -23,6 +23,7 @@ Transaction: TypeAlias = "asyncpg.transaction.Transaction"
 CONNECT_TIMEOUT = 5.0  # seconds, like the other timeouts
 _STATEMENT_TIMEOUT = 10.0
 _UPKEEP_TIMEOUT = 600.0
+_UPKEEP_CONNECTIONS = 1
 _ADMIN_TIMEOUT = 5.0
 _ABANDONED = 5.0  # seconds after the daemon's own timeout, until PostgreSQL ends a silent session
 # After 15 s of silence, PostgreSQL probes the client's machine. After three unanswered probes, it drops the connection.
@@ -66,6 +67,11 @@ class PoolSettings:
     pooled: bool = False
     password: Password | None = None
 
+    @property
+    def most(self) -> int:
+        """Returns the most connections of all pools together."""
+        return self.short + self.work + self.fold + self.admin + _UPKEEP_CONNECTIONS
+
 
 async def _leave_as_is(_: Any) -> None:
     """Does nothing. asyncpg's reset on release would cost a round trip, and our own statements leave nothing to reset."""
@@ -88,7 +94,7 @@ class Pools:
             "short": settings.short,
             "fold": settings.fold,
             "work": settings.work,
-            "upkeep": 1,
+            "upkeep": _UPKEEP_CONNECTIONS,
             "admin": settings.admin,
         }
         # A statement's timeout reveals a connection that died silently, so our timeouts are short.
