@@ -87,7 +87,7 @@ _TEXTS = ("authCode", "avsResponse", "entityName", "id", "invoiceNumber", "merch
 
 
 def sample_of(body: bytes) -> Sample:
-    """Returns the sample with exactly these bytes. What they are is not checked: a fault may be what is tried out."""
+    """Returns the sample with exactly these bytes. Checks nothing: a faulty body can be the test."""
     try:
         envelope = load(read(body).text)
     except ValueError:
@@ -101,7 +101,7 @@ def sample_of(body: bytes) -> Sample:
 def with_fields(made: Sample, fields: Mapping[str, str]) -> Sample:
     """Returns a sample with other values of some fields, each by its path, such as `payload.authAmount`.
 
-    A value is JSON, or else text. Numbers keep their digits. Raises SettingsError if a path leads through what is no object.
+    A value is JSON, or else text. Numbers keep their digits. Raises SettingsError if a part of a path is not an object.
     """
     envelope = load(made.body.decode())
     for path, text in fields.items():

@@ -115,7 +115,7 @@ def dev(
     folder: Folder = FOLDER,
     samples: Annotated[bool, typer.Option(help="Send one sample of every event type at the start.")] = True,
     reload: Annotated[
-        bool, typer.Option("--reload", help="Take your handlers anew whenever a source file of theirs changes.")
+        bool, typer.Option("--reload", help="Import your handlers again whenever one of their source files changes.")
     ] = False,
 ) -> None:
     """Run everything on this machine: embedded PostgreSQL, Valkey and SQS, the daemon, and sample events.

@@ -120,7 +120,7 @@ def _changed(samples: Iterable[Sample], changes: Iterable[str]) -> Iterator[Samp
         if not equals or not all(path.split(".")):
             raise SettingsError(f"--set {change}: write it as PATH=VALUE, for example payload.authAmount=7.10")
         fields[path] = value
-    made: dict[bytes, Sample] = {}  # so that a duplicate stays one
+    made: dict[bytes, Sample] = {}  # so that a duplicate has the bytes of its original
     for sample in samples:
         if sample.body not in made:
             made[sample.body] = sampling.with_fields(sample, fields)

@@ -75,7 +75,7 @@ class _Interrupts:
 def run(folder: Path, *, samples: bool, reload: bool, console: Console, loop: Callable[[Coroutine[Any, Any, int]], int]) -> int:
     """Runs the session until Ctrl-C; returns the exit code. Raises WebhookdError if it cannot start.
 
-    `samples`: send sample events at the start. `reload`: take the handlers anew when a source file of theirs changes.
+    `samples`: send sample events at the start. `reload`: import the handlers again when one of their source files changes.
     """
     from webhookd.telemetry import logs
 

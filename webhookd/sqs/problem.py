@@ -107,7 +107,7 @@ def _elsewhere(queue: str, setting: str, place: Place) -> str:
 
 
 def _minutes_away(error: ClientError) -> int | None:
-    """Returns by how many minutes this machine's clock is ahead of AWS' answer; None if it is not, or if that is unknown."""
+    """Returns the minutes from AWS' clock to this machine's, negative if it is behind; None below five, or without a date."""
     headers = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
     try:
         theirs = email.utils.parsedate_to_datetime(headers["date"]).timestamp()

@@ -34,7 +34,7 @@ def unreadable(url: str, server: Options) -> str:
 
 
 def unescaped(url: str, server: Options) -> str | None:
-    """Returns which characters of the password in `url` must be escaped, if they made another host of the URL; else None."""
+    """Returns which characters of the password in `url` must be escaped, if they change the host of the URL; else None."""
     place = _OPTIONS.split(url.partition("://")[2], maxsplit=1)[0]
     user, _, _ = place.rpartition("@")
     if user.startswith("/"):  # the path of a socket

@@ -113,7 +113,7 @@ def _sign_in(message: str, database: str) -> str:
 
 
 def _concerns_database(error: BaseException) -> bool:
-    # The same code reports a missing right to a table. PostgreSQL's function that checks the session differs.
+    # A missing right to a table has the same code. Only the database's right is checked in this function of PostgreSQL.
     return getattr(error, "server_source_function", None) == "CheckMyDatabase" or "for database" in str(error)
 
 

@@ -51,7 +51,7 @@ def users_place(error: BaseException, package: str) -> str:
 
 
 def _is_ours(frame: FrameType) -> bool:
-    # The code that imports users' modules is Python's.
+    # An import of a user's module runs Python's own code, which is not the user's.
     return frame.f_code.co_filename.startswith((_OURS, _IMPORTING, "<frozen importlib"))
 
 
@@ -63,7 +63,7 @@ def _is_theirs(frame: FrameType, package: str) -> bool:
 
 
 def _causes(error: BaseException) -> list[str]:
-    """Returns the types of the errors that led to `error`, the nearest first. A chain can be endless, or a user's own doing."""
+    """Returns the types of the errors that led to `error`, the nearest first. Users' code can make a chain endless."""
     causes: list[str] = []
     seen = {id(error)}
     current: BaseException | None = error
