@@ -16,7 +16,7 @@ class SettingsError(WebhookdError):
 class HandlerError(SettingsError, TypeError):
     """A handler or a hook, or its registration, cannot work; the message names the function, its place and the remedy.
 
-    It is a TypeError, too, because 0.3.0 raised this error for a function that is no coroutine function.
+    The class is a TypeError, too, because 0.3.0 raised this error for a function that is no coroutine function.
     """
 
 

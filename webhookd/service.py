@@ -46,7 +46,7 @@ async def serve(
 ) -> int:
     """Runs a daemon until SIGTERM or SIGINT. Returns the exit code: 1 if one of its parts broke, else 0.
 
-    At a SIGHUP, and when one of `files` changes, `reload` reads the settings anew, and `Daemon.renew` takes those that can be
+    At a SIGHUP, and when one of `files` changes, `reload` reads the settings again, and `Daemon.renew` takes those that can be
     renewed. Without `reload`, SIGHUP ends the daemon, too, as the end of a terminal does.
     """
     failpoints.arm(settings.failpoints)

@@ -127,9 +127,9 @@ def dev(
     Ctrl-C stops everything. The next run finds its data again. Remove the folder to begin anew.
 
     With `--reload`, the session watches the modules that WEBHOOKD_HANDLERS names, and your own modules that these import.
-    Within a second of a change, it imports them again; new events get the new handlers. The daemon goes on: events in work end
-    with the handlers that they began with. If the new code cannot be imported, the session prints the file and the line, and
-    keeps the handlers from before until the next change.
+    Within a second of a change, the session imports them again. New events get the new handlers. The daemon goes on: events in
+    work end with the handlers that they began with. If the new code cannot be imported, the session prints the file and the
+    line, and keeps the handlers from before until the next change.
 
     While it runs, `webhookd trigger` and `webhookd doctor` in the same folder use its key and its addresses.
     """

@@ -103,10 +103,10 @@ class Outbox:
         return InQueue(*await self._database.one(queries.count_in_queue, fresh=fresh))
 
     async def backlog(self) -> tuple[int, float, float]:
-        """Returns the size and the ages of the backlog.
+        """Returns the size and the ages of the backlog, as three numbers.
 
-        (events in the outbox, up to 100,000 of each kind; age in seconds of the oldest unfinished event, or 0; the same without
-        the events that wait for a retry)
+        First the number of events in the outbox, up to 100,000 of each kind. Then the age in seconds of the oldest unfinished
+        event, and of the oldest one that waits for no retry; 0 if there is none.
         """
         row = await self._database.one(queries.backlog)
         return row["outbox"], max(row["oldest"] or 0.0, 0.0), max(row["overdue"] or 0.0, 0.0)

@@ -57,7 +57,7 @@ Password = Callable[[str], Awaitable[str]]
 
 
 class Server:
-    """The way to PostgreSQL. Each new connection uses the URL as it is then.
+    """The way to PostgreSQL. Each new connection uses the present value of `url`.
 
     password: called with the URL for each connection. The result is the connection's password.
     """
