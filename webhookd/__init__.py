@@ -19,7 +19,7 @@ __all__ = ["Connection", "Event", "Permanent", "Retry", "Retryable", "lifespan",
 
 def __getattr__(name: str) -> Any:
     if name == "Connection":  # import asyncpg only for users' annotations, to keep `webhookd --help` quick
-        from asyncpg.pool import PoolConnectionProxy
+        from webhookd.store.pools import HandlerConnection
 
-        return PoolConnectionProxy
+        return HandlerConnection
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

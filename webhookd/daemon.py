@@ -214,15 +214,16 @@ class Daemon:
     async def renew(self, settings: Settings) -> list[str]:
         """Puts the settings in force that a running daemon can take, while requests go on. Returns their names.
 
-        Raises SettingsError, and changes nothing, if the certificate's files cannot be used.
+        Raises SettingsError if the certificate's files cannot be used, or if PostgreSQL or Redis refuses the new user or
+        password. The settings then stay as they were.
         """
         if self.receive is not None:
             self.receive.load_certificate()
         changed = renewed(self._settings, settings)
-        if "redis_url" in changed:
-            await self.idempotency.renew(settings.redis_url.get_secret_value())
         if "database_url" in changed:
             await self.database.renew(settings.database_url.get_secret_value())
+        if "redis_url" in changed:
+            await self.idempotency.renew(settings.redis_url.get_secret_value())
         self._settings = self._settings.model_copy(update=changed)
         self.metrics.expect(self._settings.keys_by_account)
         if self._access is not None:

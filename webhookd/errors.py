@@ -5,6 +5,15 @@ from __future__ import annotations
 from enum import StrEnum
 
 
+def causes_of(error: BaseException | None) -> list[BaseException]:
+    """Returns an error and the errors that led to it, the nearest first. A chain that is a circle ends."""
+    found: list[BaseException] = []
+    while error is not None and all(error is not one for one in found):
+        found.append(error)
+        error = error.__cause__ or error.__context__
+    return found
+
+
 class WebhookdError(Exception):
     """The base of every error that webhookd raises on purpose. The message says what to do."""
 
@@ -16,7 +25,7 @@ class SettingsError(WebhookdError):
 class HandlerError(SettingsError, TypeError):
     """A handler or a hook, or its registration, cannot work; the message names the function, its place and the remedy.
 
-    It is a TypeError, too, because 0.3.0 raised this error for a function that is no coroutine function.
+    The class is a TypeError, too, because 0.3.0 raised this error for a function that is no coroutine function.
     """
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import signal
 from collections.abc import Callable
@@ -15,11 +16,11 @@ from webhookd.process import handlers, loading
 from webhookd.process.retry import Policy
 from webhookd.runtime import failpoints
 from webhookd.runtime.files import Changes
-from webhookd.runtime.loops import Loop
 from webhookd.runtime.systemd import ServiceNotifier
 from webhookd.settings import Role, Settings
 from webhookd.telemetry.logs import logger, where
 
+_AGAIN = 30.0  # seconds after a reload that failed
 _FILES_EVERY = 2.0  # seconds between two looks at the files that hold secrets
 
 
@@ -46,7 +47,7 @@ async def serve(
 ) -> int:
     """Runs a daemon until SIGTERM or SIGINT. Returns the exit code: 1 if one of its parts broke, else 0.
 
-    At a SIGHUP, and when one of `files` changes, `reload` reads the settings anew, and `Daemon.renew` takes those that can be
+    At a SIGHUP, and when one of `files` changes, `reload` reads the settings again, and `Daemon.renew` takes those that can be
     renewed. Without `reload`, SIGHUP ends the daemon, too, as the end of a terminal does.
     """
     failpoints.arm(settings.failpoints)
@@ -62,21 +63,15 @@ async def serve(
     loop.set_exception_handler(_stray)
     daemon = Daemon(settings)
     notifier = ServiceNotifier(daemon.watch, daemon.health.summary)
-    reloads: asyncio.Task[None] | None = None
-
-    async def look() -> None:
-        if files is not None and await asyncio.to_thread(files.seen):
-            hangup.set()
-
-    looks = Loop("secret files", look, daemon.watch, every=_FILES_EVERY)
+    tasks: list[asyncio.Task[None]] = []
     try:
         await daemon.start()
         _spare_the_collector()
         await notifier.ready()
         if reload is not None:
             # Handle SIGHUP from here on. A SIGHUP that arrived earlier has set `hangup`, and is handled now.
-            reloads = daemon.watch.spawn(_reload_at(hangup, reload, daemon, notifier), "reload")
-            await looks.start()
+            tasks.append(daemon.watch.spawn(_reload_at(hangup, reload, daemon, notifier), "reload"))
+            tasks.append(daemon.watch.spawn(_follow(files, hangup), "secret files"))
         if started is not None:
             started(daemon)
         waits = [asyncio.ensure_future(event.wait()) for event in (stop, daemon.watch.broken)]
@@ -84,9 +79,8 @@ async def serve(
         for wait in waits:
             wait.cancel()
     finally:
-        await looks.stop()
-        if reloads is not None:
-            daemon.watch.cancel(reloads)
+        for task in tasks:
+            daemon.watch.cancel(task)
         notifier.stopping()
         try:
             async with asyncio.timeout(settings.shutdown_grace + 2):
@@ -99,10 +93,24 @@ async def serve(
     return 1 if daemon.watch.broken.is_set() else 0
 
 
+async def _follow(files: Changes | None, changed: asyncio.Event) -> None:
+    """Sets `changed` whenever one of the files has changed: a secret that is mounted changes without a signal."""
+    while files is not None:
+        await asyncio.sleep(_FILES_EVERY)
+        if await asyncio.to_thread(files.seen):
+            changed.set()
+
+
 async def _reload_at(hangup: asyncio.Event, read: Callable[[], Settings], daemon: Daemon, notifier: ServiceNotifier) -> None:
-    """Whenever `hangup` is set, reads the settings anew, and applies those that can be renewed. An error changes nothing."""
+    """Whenever `hangup` is set, reads the settings anew, and applies those that can be renewed. An error changes nothing.
+
+    After an error, it tries again by itself: a new password may be in its file before PostgreSQL knows it.
+    """
+    reported: list[str] = []
     while True:
-        await hangup.wait()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_AGAIN if reported else None):
+                await hangup.wait()
         hangup.clear()
         notifier.reloading()
         try:
@@ -112,9 +120,11 @@ async def _reload_at(hangup: asyncio.Event, read: Callable[[], Settings], daemon
         except Exception as error:  # noqa: BLE001  whatever it is, the next SIGHUP must be handled
             outcome = "failed"
             problems = str(error).splitlines() if isinstance(error, SettingsError) else [where(error)]
-            logger.error("nothing was reloaded; what was in force stays", problems=problems)
+            if problems != reported:
+                logger.error("nothing was reloaded; what was in force stays", problems=problems)
+            reported = problems
         else:
-            outcome = "done"
+            outcome, reported = "done", []
             after = daemon.settings
             waits = [
                 f"WEBHOOKD_{name.upper()}" for name in type(fresh).model_fields if getattr(fresh, name) != getattr(after, name)

@@ -87,6 +87,7 @@ async def open_queues(server: str, stack: Stack, request: pytest.FixtureRequest)
                 sqs_dead_letter_queue=f"{name}-dead",
                 sqs_endpoint_url=f"http://{network.host}:{network.port}",
                 sqs_wait=20,
+                shutdown_grace=30,
                 pollers=2,
                 visibility_timeout=30,
             )

@@ -1082,8 +1082,8 @@ GUARDS = (
     Guard(
         "a changed file of keys needs no signal",
         "webhookd/service.py",
-        "await asyncio.to_thread(files.seen):\n            hangup.set()",
-        "await asyncio.to_thread(files.seen):\n            pass",
+        "        if await asyncio.to_thread(files.seen):\n            changed.set()",
+        "        if await asyncio.to_thread(files.seen):\n            pass",
         _RELOAD + "test_a_changed_file_of_keys_needs_no_signal",
     ),
     Guard(
@@ -1092,6 +1092,20 @@ GUARDS = (
         "        self._server.url = url\n",
         "",
         _RELOAD + "test_a_new_password_of_postgresql_needs_no_restart",
+    ),
+    Guard(
+        "a wrong new password of PostgreSQL takes no session away",
+        "webhookd/store/database.py",
+        "            if problem := refusal(error, url):\n                raise SettingsError",
+        "            if False:\n                raise SettingsError",
+        _RELOAD + "test_a_new_password_of_postgresql_needs_no_restart",
+    ),
+    Guard(
+        "without a token for RDS, open sessions go on",
+        "webhookd/store/database.py",
+        "        except NoPasswordError as error:\n",
+        "        except MemoryError as error:\n",
+        "tests/integration/test_database_tls.py::test_without_a_token_open_sessions_go_on",
     ),
     Guard(
         "each connection to RDS has a password of its own",

@@ -310,7 +310,10 @@ def _session(folder: Path, database_url: str) -> None:
 
 @pytest.mark.parametrize(
     ("change", "said"),
-    [({"password": "wrong"}, "check WEBHOOKD_DATABASE_URL's password"), ({"path": "/nowhere"}, "no such database")],
+    [
+        ({"password": "wrong"}, "the user or the password in WEBHOOKD_DATABASE_URL is wrong"),
+        ({"path": "/nowhere"}, "no such database"),
+    ],
     ids=["a wrong password", "no such database"],
 )
 async def test_migrate_says_why_it_gets_no_session(

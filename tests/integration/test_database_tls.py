@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,7 +22,7 @@ from webhookd.daemon import Daemon
 from webhookd.dev import traffic
 from webhookd.dev.servers import free_port
 from webhookd.doctor import Verdict, examine
-from webhookd.errors import WebhookdError
+from webhookd.errors import UnavailableError, WebhookdError
 from webhookd.sqs.rds import RdsTokens
 from webhookd.store.migrations import migrate, state
 
@@ -228,3 +229,32 @@ async def test_each_connection_gets_a_password_of_its_own(
     assert set(asked) == {url}
     summary = await traffic.send(sampling.stream([TYPE], 20), f"{daemon.public_url}/webhooks/authorize-net", KEY)
     assert summary.failed == 0
+
+
+async def test_without_a_token_open_sessions_go_on(
+    postgres: TlsPostgres, authority: Authority, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    password = postgres.password
+    away: list[bool] = []
+
+    async def token(_: RdsTokens, url: str) -> str:
+        if away:
+            raise WebhookdError("no token could be signed: give the process AWS credentials")
+        return password
+
+    monkeypatch.setattr(RdsTokens, "token", token)
+    url = postgres.address(sslmode="verify-full", sslrootcert=authority.ca).replace(f":{password}@", "@")
+    daemon = await start(database_url=url, database_auth="rds-iam")
+    await _is_up(daemon)
+    webhook = f"{daemon.public_url}/webhooks/authorize-net"
+    assert (await traffic.send(sampling.stream([TYPE], 20), webhook, KEY)).failed == 0
+    away.append(True)
+    async with contextlib.AsyncExitStack() as stack:
+        with pytest.raises(UnavailableError, match="no token could be signed"):
+            for _ in range(4):  # more sessions than the pool has open
+                await stack.enter_async_context(daemon.database.acquire("admin"))
+    assert daemon.database.up
+    assert "no token could be signed" in (daemon.database.refusal or "")
+    assert (await traffic.send(sampling.stream([TYPE], 20), webhook, KEY, connections=1)).failed == 0
+    away.clear()
+    await until(lambda: daemon.database.refusal is None, "tokens are signed again")

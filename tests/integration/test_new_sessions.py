@@ -54,6 +54,7 @@ async def role(connection: Connection) -> AsyncIterator[Role]:
     await connection.execute(f"CREATE ROLE {name} LOGIN PASSWORD '{PASSWORD}' IN ROLE {owner}")
     yield Role(name, connection)
     await connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = $1", name)
+    await connection.execute(f"REASSIGN OWNED BY {name} TO {owner}")  # the daemon makes partitions of a new week
     await connection.execute(f"DROP ROLE {name}")
 
 

@@ -130,6 +130,7 @@ async def test_a_sighup_while_it_starts_has_its_turn_when_it_serves(servers: Ser
 def watched(monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes the daemon look at the files of secrets more often."""
     monkeypatch.setattr(service, "_FILES_EVERY", 0.1)
+    monkeypatch.setattr(service, "_AGAIN", 0.5)
 
 
 def configured(servers: Servers, monkeypatch: pytest.MonkeyPatch, folder: Path, **files: str) -> dict[str, Path]:
@@ -190,7 +191,7 @@ def with_user(url: str, user: str, password: str) -> str:
 
 @pytest.mark.usefixtures("watched")
 async def test_a_new_password_of_postgresql_needs_no_restart(
-    servers: Servers, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    servers: Servers, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     admin = await connect(servers.database_url)
     names = [f"rotating_{uuid.uuid4().hex[:8]}" for _ in range(2)]
@@ -218,9 +219,24 @@ async def test_a_new_password_of_postgresql_needs_no_restart(
         mounted.write_text(with_user(servers.database_url, first, "second-password"))
         await until(lambda: daemon.database.up, "the new password is in use")
         assert await status(daemon, KEY) == 200
+        # A file with a mistake changes nothing: the present sessions go on, and the log names the problem.
+        right = mounted.read_text()
+        mounted.write_text(with_user(servers.database_url, first, "a-password-with-a-typo"))
+        await until(lambda: reloads(daemon, "failed") >= 1, "the mistake is noticed")
+        assert await status(daemon, KEY) == 200
+        assert daemon.database.refusal is None
+        failed = capsys.readouterr().out
+        assert "WEBHOOKD_DATABASE_URL is not taken: PostgreSQL opens no new session (28P01" in failed
+        assert "typo" not in failed
+        # PostgreSQL learns the new password later than the file: no further change is needed.
+        await admin.execute(f"ALTER ROLE {first} PASSWORD 'a-password-with-a-typo'")
+        await until(lambda: reloads(daemon, "done") == 2, "it tries again by itself")
+        await admin.execute(f"ALTER ROLE {first} PASSWORD 'second-password'")
+        mounted.write_text(right)
+        await until(lambda: reloads(daemon, "done") == 3, "the right password is back")
         # Another user takes over while the daemon works. The sessions of the user before end by themselves.
         mounted.write_text(with_user(servers.database_url, second, "first-password"))
-        await until(lambda: reloads(daemon, "done") == 2, "the change is noticed")
+        await until(lambda: reloads(daemon, "done") == 4, "the change is noticed")
 
         async def replaced() -> bool:
             assert await status(daemon, KEY) == 200
@@ -253,6 +269,9 @@ async def test_a_new_password_of_redis_needs_no_restart(
         assert await status(daemon, KEY) == 200
         mounted.write_text(with_user(servers.redis_url, user, "second-password"))
         await until(lambda: daemon.idempotency.up, "the new password is in use")
+        mounted.write_text(with_user(servers.redis_url, user, "a-password-with-a-typo"))
+        await until(lambda: reloads(daemon, "failed") >= 1, "the mistake is noticed")
+        assert daemon.idempotency.up
         await end(ending)
     finally:
         await admin.execute_command("ACL", "DELUSER", user)

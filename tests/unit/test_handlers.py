@@ -229,7 +229,7 @@ def test_handlers_are_listed_with_all_their_patterns_and_their_places() -> None:
         ("\ndef f(:\n", r"importing '{name}' failed with SyntaxError: .* \({path}:2\); correct this line"),
         (
             "import os\nimport nothing_such.within",
-            r"importing '{name}' failed with ModuleNotFoundError: .*nothing_such' \({path}:2\); install what this line imports",
+            r"importing '{name}' failed with ModuleNotFoundError: .*nothing_such' \({path}:2\); install the library",
         ),
         (
             "import json\njson.loads('{{')",

@@ -312,3 +312,25 @@ async def test_a_reload_keeps_what_the_hooks_made_and_the_handlers_of_other_modu
     await part.stop()
     for name in modules:
         del sys.modules[name]
+
+
+async def test_a_hook_that_ends_its_process_is_an_error_of_the_hook(registry: Registry) -> None:
+    @lifespan
+    async def quitting() -> AsyncIterator[None]:
+        if registry.hooks:
+            sys.exit(4)
+        yield
+
+    part = _part(registry)
+    with pytest.raises(HookError, match=r"quitting.* failed, so the daemon does not start: SystemExit"):
+        await part.start()
+    registry.hooks.clear()
+
+    @lifespan
+    async def late() -> AsyncIterator[None]:
+        yield
+        sys.exit(4)
+
+    part = _part(registry)
+    await part.start()
+    await part.stop()  # logs the hook, and goes on

@@ -205,7 +205,7 @@ def test_an_unknown_region_has_no_address() -> None:
         ("eu-west-1", {"AWS_REGION": "us-east-1"}, ("eu-west-1", "WEBHOOKD_SQS_REGION")),
         (None, {"AWS_REGION": "us-east-1", "AWS_DEFAULT_REGION": "us-east-2"}, ("us-east-1", "AWS_REGION")),
         (None, {"AWS_DEFAULT_REGION": "us-east-2"}, ("us-east-2", "AWS_DEFAULT_REGION")),
-        (None, {}, (None, "AWS configuration file")),
+        (None, {}, (None, "the AWS configuration file")),
     ],
 )
 def test_the_region_comes_from_the_first_setting_that_names_it(

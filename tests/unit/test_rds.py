@@ -76,6 +76,9 @@ async def test_a_password_in_the_url_needs_no_aws() -> None:
         (URL.replace(".com/", ".com,other.example.com/"), "one user and one host"),
         (URL.replace("sslmode=verify-full", "sslmode=prefer"), "needs TLS"),
         (URL.partition("?")[0], "needs TLS"),
+        (URL.replace("web%40hooks", "web:a-pass[wo]rd"), "cannot be read"),
+        (URL.replace("web%40hooks", "web:a-password\u2100"), "cannot be read"),
+        (URL.replace(".com/", ".com:99999/"), "cannot be read"),
     ],
 )
 def test_the_url_must_fit(url: str, problem: str | None) -> None:
@@ -85,5 +88,5 @@ def test_the_url_must_fit(url: str, problem: str | None) -> None:
         return
     with pytest.raises(SettingsError, match=problem) as refused:
         settings_of(given, database_url=url, database_auth="rds-iam")
-    assert "a-password" not in str(refused.value)
+    assert "a-pass" not in str(refused.value)
     settings_of(given, database_url=url)  # fine with a password

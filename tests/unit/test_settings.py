@@ -13,6 +13,7 @@ from pydantic import SecretStr, ValidationError
 from webhookd.errors import SettingsError
 from webhookd.settings import Role, Settings, describe, load, load_database
 from webhookd.settings.sources import NO_FILE
+from webhookd.settings.values import same_server
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -648,3 +649,23 @@ def test_to_migrate_takes_the_databases_url_and_no_other_secret(monkeypatch: pyt
     (tmp_path / "url").write_text(f"{DATABASE}\n")
     monkeypatch.setenv("WEBHOOKD_DATABASE_URL_FILE", str(tmp_path / "url"))
     assert load_database().database_url.get_secret_value() == DATABASE
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("postgresql://a:x@h/d", "postgresql://b:y@h/d", True),
+        ("postgresql://a:x@h/d?sslmode=require", "postgresql://h/d?sslmode=require&user=b&password=y", True),
+        ("postgresql://a:x@h/d", "postgresql://a:x@h/e", False),
+        ("postgresql://a:x@h/d", "postgresql://a:x@g/d", False),
+        ("postgresql://a:x@h/d", "postgresql://a:x@h/d?host=g", False),
+        ("postgresql://a:x@h", "postgresql://b:x@h", False),  # the database has the user's name
+        ("postgresql://a:x@h/", "postgresql://a:y@h/", True),
+        ("postgresql://a:x@h?dbname=d", "postgresql://b:x@h?dbname=d", True),
+        ("redis://:x@h:6379", "redis://u:y@h:6379", True),
+        ("redis://:x@h:6379/0", "redis://:x@h:6379/1", False),
+        ("postgresql://a:x@y@h/d", "postgresql://a:x@y@h/d", False),  # the password's end is unclear
+    ],
+)
+def test_a_url_with_another_user_or_password_leads_to_the_same_server(one: str, other: str, same: bool) -> None:
+    assert same_server(SecretStr(one), SecretStr(other)) is same

@@ -64,14 +64,14 @@ _WORDS = {
     Finding.HEADER_FORM: "The header is not written as Authorize.Net writes it (sha512= and 128 hexadecimal digits). Something "
     "on the way changed it, or the sender is not Authorize.Net.",
     Finding.EMPTY_BODY: "The body is empty. Something on the way read it before (a middleware), or a redirect dropped it.",
-    Finding.BASE64_BODY: "The body is base64, as some API gateways pass it on. Have the gateway pass the bytes as they came.",
+    Finding.BASE64_BODY: "The body is base64, as some API gateways pass it on. Let the gateway pass the bytes on unchanged.",
     Finding.JSON_STRING: "The body is a JSON string that holds JSON. Something on the way encoded it a second time.",
     Finding.NOT_JSON: "The body is no JSON, so something on the way changed it, or the sender is not Authorize.Net.",
     Finding.NOT_A_NOTIFICATION: "The body is JSON, but no notification of Authorize.Net. The sender is likely another one.",
     Finding.KEYS_SORTED: "The body's names are sorted, and those of Authorize.Net begin with notificationId. A program on the "
-    "way parsed the body and wrote it anew. Have the bytes passed on as they came.",
+    "way parsed the body and wrote a new one. Let the program pass the bytes on unchanged.",
     Finding.PRETTY_PRINTED: "The body has several lines, and Authorize.Net writes one. A program on the way parsed the body "
-    "and wrote it anew. Have the bytes passed on as they came.",
+    "and wrote a new one. Let the program pass the bytes on unchanged.",
     Finding.UNKNOWN_KEY: "No key that is set here made this signature. Either the Signature Key was renewed in the Merchant "
     "Interface and not here, or it is another account's, or something on the way changed the body, or the sender is not "
     "Authorize.Net.",
@@ -158,8 +158,8 @@ def _by_signature(body: bytes, header: str | None, account: str | None, keys: Ma
             how = "" if reading.reading == AS_TEXT else f", read {reading.reading}"
             return Diagnosis(
                 Finding.BODY_CHANGED,
-                f"Something on the way changed the body: {key}{how} signed it {reading.body_variant}. Have the bytes passed on "
-                "as they came.",
+                f"Something on the way changed the body: {key}{how} signed it {reading.body_variant}. Have the bytes passed "
+                "on unchanged.",
             )
         if reading.reading == HEX_DECODED:
             return Diagnosis(
@@ -185,7 +185,7 @@ def _by_cut(body: bytes, header: str | None, keys: Sequence[str]) -> Diagnosis |
     return Diagnosis(
         Finding.CUT_SIGNATURE,
         f"The key {cut[0]} made this signature, and the header holds only {cut[1]} of its 128 digits. Something on the way cut "
-        "the header. Have the whole header passed on.",
+        "the header. Let it pass the whole header on.",
     )
 
 

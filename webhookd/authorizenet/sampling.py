@@ -8,6 +8,7 @@ from __future__ import annotations
 import fnmatch
 import random
 import re
+import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -75,6 +76,11 @@ def sample(event_type: str, number: int, when: datetime | None = None) -> Sample
     return Sample(event_type, notification_id, payload["id"], raw)
 
 
+def fresh_number() -> int:
+    """Returns the first number of sample entities: a new one each millisecond, so that runs do not share entities."""
+    return int(time.time() * 1000) % 10_000_000_000
+
+
 # Stories of one entity: the events of each, in their order.
 SCENARIOS = {
     "sale": ("payment.authorization.created", "payment.priorAuthCapture.created", "payment.refund.created"),
@@ -87,7 +93,7 @@ _TEXTS = ("authCode", "avsResponse", "entityName", "id", "invoiceNumber", "merch
 
 
 def sample_of(body: bytes) -> Sample:
-    """Returns the sample with exactly these bytes. What they are is not checked: a fault may be what is tried out."""
+    """Returns the sample with exactly these bytes. Checks nothing: a faulty body can be the test."""
     try:
         envelope = load(read(body).text)
     except ValueError:
@@ -101,7 +107,7 @@ def sample_of(body: bytes) -> Sample:
 def with_fields(made: Sample, fields: Mapping[str, str]) -> Sample:
     """Returns a sample with other values of some fields, each by its path, such as `payload.authAmount`.
 
-    A value is JSON, or else text. Numbers keep their digits. Raises SettingsError if a path leads through what is no object.
+    A value is JSON, or else text. Numbers keep their digits. Raises SettingsError if a part of a path is not an object.
     """
     envelope = load(made.body.decode())
     for path, text in fields.items():

@@ -41,7 +41,8 @@ def doctor(
     text, which is right, or hex-decoded, which is wrong. It also reports what may have changed the body on its way.
 
     With `--refused`, the command reports what webhookd found when it refused a webhook. A sample has neither the signature nor
-    the whole body, so no key can be tried anew: capture a request for this. The admin API is found as by `webhookd refused`.
+    the whole body. To try keys, capture a request, and give --body and --signature. The command finds the admin API as
+    `webhookd refused` does.
 
     For example: `webhookd doctor --body body.json --signature 'sha512=…'`.
     """
@@ -70,7 +71,7 @@ def doctor(
 
 
 def _sample(sample: UUID, folder: Path, *, as_json: bool) -> int:
-    """Prints a sample of a refused webhook with its diagnosis. Returns the exit code: 0 if the webhook verifies by now."""
+    """Prints a sample of a refused webhook with its diagnosis. Returns the exit code: 0 if the webhook verifies now."""
     row = with_api(None, folder, lambda api: api.get("refused", str(sample)))
     if as_json:
         print(json.dumps(row))  # noqa: T201

@@ -87,7 +87,8 @@ def serve() -> None:
     setting is wrong, nothing changes, and the log reports the problem.
     """
     # The daemon handles SIGTERM a second later, when all is imported. Until then PID 1 of a container would ignore it.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    # The process ends at once, since nothing has begun. SystemExit would count as an error of the handlers' module.
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     from webhookd import service, settings
     from webhookd.runtime.files import Changes
     from webhookd.telemetry import logs
@@ -115,7 +116,7 @@ def dev(
     folder: Folder = FOLDER,
     samples: Annotated[bool, typer.Option(help="Send one sample of every event type at the start.")] = True,
     reload: Annotated[
-        bool, typer.Option("--reload", help="Take your handlers anew whenever a source file of theirs changes.")
+        bool, typer.Option("--reload", help="Import your handlers again whenever one of their source files changes.")
     ] = False,
 ) -> None:
     """Run everything on this machine: embedded PostgreSQL, Valkey and SQS, the daemon, and sample events.
@@ -127,9 +128,9 @@ def dev(
     Ctrl-C stops everything. The next run finds its data again. Remove the folder to begin anew.
 
     With `--reload`, the session watches the modules that WEBHOOKD_HANDLERS names, and your own modules that these import.
-    Within a second of a change, it imports them again; new events get the new handlers. The daemon goes on: events in work end
-    with the handlers that they began with. If the new code cannot be imported, the session prints the file and the line, and
-    keeps the handlers from before until the next change.
+    Within a second of a change, the session imports them again. New events get the new handlers. The daemon goes on: events in
+    work end with the handlers that they began with. If the new code cannot be imported, the session prints the file and the
+    line, and keeps the handlers from before until the next change.
 
     While it runs, `webhookd trigger` and `webhookd doctor` in the same folder use its key and its addresses.
     """

@@ -96,7 +96,6 @@ def _samples(
     event_type: str | None, scenario: str | None, body: Path | None, count: int | None, *, duplicates: float, out_of_order: bool
 ) -> list[Sample]:
     from webhookd.authorizenet import sampling
-    from webhookd.dev.environment import fresh_number
 
     if body is not None:
         return [sampling.sample_of(body.read_bytes())] * (count or 1)
@@ -108,7 +107,7 @@ def _samples(
             raise SettingsError(f"--scenario: there is no {scenario!r}; the scenarios are {', '.join(sampling.SCENARIOS)}")
         types = list(sampling.SCENARIOS[scenario])
         number = (count or 1) * len(types)
-    return sampling.stream(types, number, duplicates=duplicates, out_of_order=out_of_order, first=fresh_number())
+    return sampling.stream(types, number, duplicates=duplicates, out_of_order=out_of_order, first=sampling.fresh_number())
 
 
 def _changed(samples: Iterable[Sample], changes: Iterable[str]) -> Iterator[Sample]:
@@ -120,7 +119,7 @@ def _changed(samples: Iterable[Sample], changes: Iterable[str]) -> Iterator[Samp
         if not equals or not all(path.split(".")):
             raise SettingsError(f"--set {change}: write it as PATH=VALUE, for example payload.authAmount=7.10")
         fields[path] = value
-    made: dict[bytes, Sample] = {}  # so that a duplicate stays one
+    made: dict[bytes, Sample] = {}  # so that a duplicate has the bytes of its original
     for sample in samples:
         if sample.body not in made:
             made[sample.body] = sampling.with_fields(sample, fields)

@@ -43,11 +43,6 @@ _SHOWN_FOR = 60.0  # seconds for which the display of samples waits for their en
 _GENTLE = {"relay_window": 30, "resend_after": 15, "sqs_wait": 2, "shutdown_grace": 10}
 
 
-def fresh_number() -> int:
-    """Returns the first number of sample entities: a new one each millisecond, so that runs do not share entities."""
-    return int(time.time() * 1000) % 10_000_000_000
-
-
 class _Interrupts:
     """A record of Ctrl-C, SIGTERM and a closed terminal, so that nothing is left half started or half stopped."""
 
@@ -75,7 +70,7 @@ class _Interrupts:
 def run(folder: Path, *, samples: bool, reload: bool, console: Console, loop: Callable[[Coroutine[Any, Any, int]], int]) -> int:
     """Runs the session until Ctrl-C; returns the exit code. Raises WebhookdError if it cannot start.
 
-    `samples`: send sample events at the start. `reload`: take the handlers anew when a source file of theirs changes.
+    `samples`: send sample events at the start. `reload`: import the handlers again when one of their source files changes.
     """
     from webhookd.telemetry import logs
 
@@ -196,10 +191,14 @@ class _Session:
         from webhookd import service
         from webhookd.runtime.loops import Watch
         from webhookd.sqs.gateway import Sqs
+        from webhookd.sqs.rds import RdsTokens
         from webhookd.store.migrations import migrate
         from webhookd.telemetry.metrics import Metrics
 
-        for applied in await migrate(self._settings.database_url.get_secret_value(), schema=self._settings.database_schema):
+        url, schema = self._settings.database_url.get_secret_value(), self._settings.database_schema
+        async with RdsTokens.password(self._settings.database_auth, self._settings.sqs_region) as password:
+            migrated = await migrate(url, schema=schema, password=password)
+        for applied in migrated:
             self._console.print(f"  applied migration {applied}", highlight=False)
         if self._stack.embeds_sqs:
             sqs = Sqs(self._settings, metrics=Metrics(), watch=Watch())
@@ -287,7 +286,7 @@ class _Row:
 
 async def _show_samples(running: Daemon, aim: Receiver, console: Console) -> None:
     """Sends one sample of every type, and some that must not be processed. Shows each until it has ended."""
-    first = fresh_number()
+    first = sampling.fresh_number()
     rows = [_Row(name.removeprefix("net.authorize.")) for name in EVENT_TYPES]
     samples = [sampling.sample(name, first) for name in EVENT_TYPES]
     unusable = sampling.Sample("unusable", "", "", b'{"eventDate":"2019-01-31T14:38:42.6937313Z","seen":%d}' % first)

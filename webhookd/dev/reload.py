@@ -1,4 +1,4 @@
-"""Takes the user's handlers anew when a source file of theirs changes, while the daemon goes on."""
+"""Imports the user's handlers again when one of their source files changes, while the daemon goes on."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from webhookd.process import handlers, loading
 from webhookd.process.retry import Policy
 from webhookd.settings import Settings
 
-_LOOK_MILLISECONDS = 1_000  # after such a time without a report of the system, the times of the files are compared
+_LOOK_MILLISECONDS = 1_000  # after so long without a report of the system, the times of the files are compared
 
 
 class Reloader:
@@ -53,7 +53,7 @@ class Reloader:
             )
             async with contextlib.aclosing(reports):
                 async for changes in reports:
-                    # A session takes seconds to start: a change before the watch began is seen by the file's time alone.
+                    # A session takes seconds to start: only the file's time shows a change before the watch began.
                     if changed := {path for _, path in changes} or self._newer(folders):
                         self._import(changed)
                         if self._folders() != folders:
@@ -95,7 +95,7 @@ class Reloader:
         return newer
 
     def _problem(self, error: BaseException) -> str:
-        """Returns the file, the line and the error, one line."""
+        """Returns the file, the line and the error, as one line."""
         cause = error.__cause__ or error
         if isinstance(cause, SyntaxError):
             return f"{cause.filename}:{cause.lineno}: {type(cause).__name__}: {cause.msg}"

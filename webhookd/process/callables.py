@@ -73,9 +73,9 @@ def _problem(handler: Any) -> str | None:
 
 def _wrong_parameters(handler: Any, remedy: str) -> str | None:
     try:
-        # Look at what webhookd calls, and not at the function that a decorator of the user's wrapped: they may differ.
+        # Look at the object that webhookd calls, and not at the function that a user's decorator wraps: parameters may differ.
         signature = inspect.signature(handler, follow_wrapped=False)
-    except ValueError:  # no Python function: only the call itself can show it
+    except ValueError:  # no Python function: only a call shows its parameters
         return None
     names = list(signature.parameters)
     if names[:1] in (["self"], ["cls"]):

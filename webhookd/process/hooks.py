@@ -1,4 +1,4 @@
-"""Hooks: they make things that handlers share, such as an HTTP client, before the first event, and end them after the last."""
+"""Hooks: users' functions that start what handlers share before the first event, and stop it after the last: an HTTP client."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ _MISSING: Any = object()
 
 
 class Hook(Generic[T]):
-    """A hook with one `yield`: what stands before it runs at the start, and what stands after it runs at the stop.
+    """A hook: the code before its `yield` runs at the start, and the code after the `yield` runs at the stop.
 
-    The yielded value is `value` in between. In a test of your own, `async with` the hook starts and stops it.
+    In between, `value` is the yielded value. In a test of your own, `async with hook:` starts and stops the hook.
     """
 
     def __init__(self, function: Callable[[], AsyncIterator[T]]) -> None:
@@ -42,7 +42,7 @@ class Hook(Generic[T]):
 
     @property
     def value(self) -> T:
-        """Returns what the hook yielded. Raises HookError before its start and after its end."""
+        """Returns the value that the hook yielded. Raises HookError before its start and after its end."""
         if self._value is _MISSING:
             raise HookError(
                 f"the hook {told(self.function)} is not running; use its value in handlers, or in a test within "
@@ -51,7 +51,7 @@ class Hook(Generic[T]):
         return self._value
 
     def take_over(self, running: Hook[Any]) -> None:
-        """Takes the value of the hook that this one replaces. The other hook goes on, and is stopped later."""
+        """Takes the value of `running`, which this hook replaces. `running` goes on, and stops with the process."""
         self._value = running.value
 
     async def __aenter__(self) -> T:
@@ -120,7 +120,8 @@ class Hooks:
                 f"the hook {name} took longer than {_START:g} s, so the daemon does not start; give each call in it a timeout"
             )
         raise HookError(
-            f"the hook {name} failed, so the daemon does not start: {self._failure}; correct it, or start what it needs first"
+            f"the hook {name} failed, so the daemon does not start: {self._failure}; correct the hook, or first start the "
+            "service that it needs"
         )
 
     async def stop(self) -> None:
@@ -144,6 +145,9 @@ class Hooks:
                 self._current = hook
                 try:
                     await hook.__aenter__()
+                except SystemExit as error:  # would end the event loop in the middle of what others do
+                    self._failure = _without_message(hook, error)
+                    raise HookError(f"the hook {hook.name} ends its process") from error
                 except BaseException as error:
                     self._failure = _without_message(hook, error)
                     raise
@@ -159,9 +163,9 @@ class Hooks:
                 self._current = hook
             try:
                 return await hook.__aexit__(kind, error, trace)
-            except Exception as failed:
+            except (Exception, SystemExit) as failed:
                 if not self._stop.is_set():
-                    raise
+                    raise HookError(f"the hook {hook.name} failed: {_without_message(hook, failed)}") from failed
                 logger.error("a hook failed at the stop", hook=hook.name, error=_without_message(hook, failed))
                 return None
 

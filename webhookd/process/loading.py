@@ -46,10 +46,10 @@ def load(modules: Iterable[str], usual: Policy) -> None:
 
 
 def load_again(modules: Iterable[str], usual: Policy, *, forget: Mapping[str, ModuleType]) -> None:
-    """Imports users' modules anew, and the modules `forget` that these import. Raises what `load` raises, and changes nothing.
+    """Imports users' modules again, and the modules `forget` that these import. If `load` raises, nothing has changed.
 
-    Handlers and hooks of other modules stay. A hook of before goes on running, and the new one takes over its value.
-    No event can see the state between: this function does not leave the event loop.
+    Handlers and hooks of other modules stay. A hook that runs goes on, and the new hook of its name takes over its value.
+    No event can see the state between: this function never awaits.
     """
     registered = handlers.registered
     before, hooks = list(registered), list(registered.hooks)
@@ -73,12 +73,12 @@ def _take_over(before: Iterable[Hook[Any]], now: Iterable[Hook[Any]]) -> None:
     running = {hook.name: hook for hook in before}
     for hook in now:
         if hook.name not in running:
-            raise SettingsError(f"the hook {told(hook.function)} is new, and hooks start with the process: start webhookd anew")
+            raise SettingsError(f"the hook {told(hook.function)} is new, and hooks start with the process: restart webhookd")
         hook.take_over(running[hook.name])
 
 
 def _registers(module: str) -> bool:
-    """Returns whether a handler or hook of the module or its package is registered: an import happens only once."""
+    """Returns whether a handler or hook of the module or its package is registered: a second import runs nothing."""
     functions = [one.handler for one in handlers.registered] + [hook.function for hook in handlers.registered.hooks]
     return any(f"{module_of(function)}.".startswith(f"{module}.") for function in functions)
 
@@ -90,7 +90,7 @@ def _reason_and_remedy(error: BaseException, module: str) -> str:
         return f'the module ends its process ({_line(error, module)}); put this code below `if __name__ == "__main__":`'
     if line := _line(error, module):
         if isinstance(error, ModuleNotFoundError):
-            return f"{error} ({line}); install what this line imports beside webhookd, or correct the import"
+            return f"{error} ({line}); install the library that this line imports beside webhookd, or correct the import"
         return f"{error} ({line}); correct the module at this line"
     if module.endswith(".py") or "/" in module:
         name = module.removesuffix(".py").strip("./").replace("/", ".")

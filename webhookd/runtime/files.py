@@ -1,4 +1,4 @@
-"""The versions of files, by which a change is noticed without reading them."""
+"""The versions of files: a version shows a change of its file, without a look into the file."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def versions(paths: Iterable[Path]) -> Versions:
 
 
 class Changes:
-    """Notices changes of files. Make it before the files are read: otherwise a change in between would be missed."""
+    """Notices changes of files. Make this object before you read the files: otherwise it would miss a change in between."""
 
     def __init__(self, paths: Iterable[Path]) -> None:
         self._paths = list(paths)

@@ -1,4 +1,4 @@
-"""How late the event loop is for its timers."""
+"""The lag of the event loop: how late its timers run."""
 
 from __future__ import annotations
 

@@ -47,7 +47,12 @@ def database_problems(url: SecretStr, auth: str) -> Iterator[str]:
     """Yields a line for each reason for which PostgreSQL's URL does not go with WEBHOOKD_DATABASE_AUTH."""
     if auth != "rds-iam":
         return
-    parts = urlsplit(url.get_secret_value())
+    try:
+        parts = urlsplit(url.get_secret_value())
+        _ = parts.port
+    except ValueError:  # its message quotes the URL
+        yield "WEBHOOKD_DATABASE_URL cannot be read: write it as postgresql://user@host:5432/name?sslmode=verify-full&sslrootcert=…"
+        return
     query = parse_qs(parts.query)
     if parts.password or "password" in query:
         yield "WEBHOOKD_DATABASE_URL holds a password, which WEBHOOKD_DATABASE_AUTH=rds-iam does not use: remove the password"

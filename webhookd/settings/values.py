@@ -43,11 +43,20 @@ def same_server(one: SecretStr, other: SecretStr) -> bool:
     return _server(one) is not None and _server(one) == _server(other)
 
 
-def _server(url: SecretStr) -> tuple[str, list[tuple[str, str]]] | None:
-    if not _URL.fullmatch(url.get_secret_value()):
+def _server(url: SecretStr) -> tuple[str, list[tuple[str, str]], str] | None:
+    text = url.get_secret_value()
+    parts = _URL.fullmatch(text)
+    if not parts:
         return None
-    query = parse_qsl(url.get_secret_value().partition("?")[2], keep_blank_values=True)
-    return without_password(url), sorted(pair for pair in query if pair[0] not in ("user", "username", "password"))
+    query = parse_qsl(text.partition("?")[2], keep_blank_values=True)
+    # A URL of PostgreSQL that names no database means the database of the user's name.
+    named = parts["place"].partition("/")[2] or any(name in ("dbname", "database") for name, _ in query)
+    user = (
+        ""
+        if named or not parts["scheme"].startswith("postgres")
+        else text.rpartition("@")[0].partition("://")[2].partition(":")[0]
+    )
+    return without_password(url), sorted(pair for pair in query if pair[0] not in ("user", "username", "password")), user
 
 
 def host_and_port(text: str) -> tuple[str, int]:

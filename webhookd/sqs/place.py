@@ -26,14 +26,14 @@ class Place:
         for variable in ("AWS_REGION", "AWS_DEFAULT_REGION"):
             if value := os.environ.get(variable):
                 return cls(value, variable, endpoint)
-        return cls(None, "AWS configuration file", endpoint)
+        return cls(None, "the AWS configuration file", endpoint)
 
     def __str__(self) -> str:
         """Names the region with its source, and the endpoint if one is set."""
-        region = f"the region {self.region} (from {self.source})" if self.region else f"the region of the {self.source}"
+        region = f"the region {self.region} (from {self.source})" if self.region else f"the region of {self.source}"
         return region + (f" at {self.endpoint}" if self.endpoint else "")
 
     def another(self, queue: str) -> str | None:
-        """Returns the region in the URL of a queue, if it is another one than the calls are signed for; else None."""
+        """Returns the region in the URL of a queue if the calls are signed for another region; else None."""
         match = _OF_AWS.fullmatch(queue)
         return match["region"] if match and self.region and match["region"] != self.region else None

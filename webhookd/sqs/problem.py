@@ -14,7 +14,6 @@ import email.utils
 import socket
 import ssl
 import time
-from collections.abc import Iterator
 
 from botocore.exceptions import (
     BotoCoreError,
@@ -25,6 +24,7 @@ from botocore.exceptions import (
     ReadTimeoutError,
 )
 
+from webhookd.errors import causes_of
 from webhookd.sqs.credentials import CredentialsError
 from webhookd.sqs.errors import code_of, is_missing, plain
 from webhookd.sqs.place import Place
@@ -107,7 +107,7 @@ def _elsewhere(queue: str, setting: str, place: Place) -> str:
 
 
 def _minutes_away(error: ClientError) -> int | None:
-    """Returns by how many minutes this machine's clock is ahead of AWS' answer; None if it is not, or if that is unknown."""
+    """Returns the minutes from AWS' clock to this machine's, negative if it is behind; None below five, or without a date."""
     headers = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
     try:
         theirs = email.utils.parsedate_to_datetime(headers["date"]).timestamp()
@@ -124,7 +124,7 @@ def _skewed(error: ClientError, code: str) -> str:
 
 
 def _unreachable(error: BaseException, place: Place) -> str:
-    causes = list(_chain(error))
+    causes = causes_of(error)
     host = place.endpoint or "SQS's own address"
     settings = "WEBHOOKD_SQS_ENDPOINT_URL" if place.endpoint else f"{place.source} (a wrong region has no address)"
     if any(isinstance(one, ProxyConnectionError | InvalidProxiesConfigError) for one in causes):
@@ -147,9 +147,3 @@ def _unreachable(error: BaseException, place: Place) -> str:
     if any(isinstance(one, BotoCoreError | OSError) for one in causes):
         return f"the connection to SQS breaks ({place}): check the network and proxies in between, and {settings}"
     return f"the answer is not one of SQS ({place}): correct {settings}, or remove the proxy that answers instead"
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__

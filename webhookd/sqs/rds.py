@@ -1,6 +1,6 @@
 """Passwords for PostgreSQL in Amazon RDS and Aurora: tokens that AWS credentials sign.
 
-It stands in this package because the AWS SDK ends here.
+This module stands in the package `sqs`, because no other package knows the AWS SDK.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _REGION = re.compile(r"\.(?P<region>[a-z0-9-]+)\.rds\.amazonaws\.com(?:\.cn)?\Z"
 
 
 class RdsTokens:
-    """Makes a token for each connection. To sign one takes no call to AWS; it opens sessions for fifteen minutes.
+    """Makes a token for each connection. Signing a token needs no call to AWS. A token opens sessions for fifteen minutes.
 
     region: used if the database's host does not name its region.
     """
@@ -38,7 +38,7 @@ class RdsTokens:
         self._making = asyncio.Lock()
 
     async def token(self, url: str) -> str:
-        """Returns a password for the user and the host in `url`. Raises WebhookdError, which says what to do."""
+        """Returns a password for the user and the host in `url`. Raises WebhookdError, whose message has the remedy."""
         at = urlsplit(url)
         named = _REGION.search(at.hostname or "")
         region = named["region"] if named else self._region

@@ -12,13 +12,13 @@ from uuid import UUID, uuid4
 
 import asyncpg
 
-from webhookd.errors import UnavailableError, WebhookdError
+from webhookd.errors import SettingsError, UnavailableError, WebhookdError
 from webhookd.runtime.loops import Loop, Watch
 from webhookd.store.failures import ASYNCPG_ERRORS, READ_ONLY, gateway, unavailable
 from webhookd.store.pools import CONNECT_TIMEOUT, Connection, Pools, PoolSettings
 from webhookd.store.postgresql_problem import problem_of, refusal
 from webhookd.store.queries import MIGRATIONS, SCHEMA, queries
-from webhookd.store.session import POOLER_NOT_DECLARED, STATEMENT_OF_ANOTHER_SESSION, Server, is_pooled
+from webhookd.store.session import POOLER_NOT_DECLARED, STATEMENT_OF_ANOTHER_SESSION, NoPasswordError, Server, is_pooled
 from webhookd.telemetry.logs import logger
 from webhookd.telemetry.metrics import Metrics
 
@@ -65,7 +65,18 @@ class Database:
         await self._pools.close()
 
     async def renew(self, url: str) -> None:
-        """Uses a URL with another user or password from now on. New sessions replace the present ones one by one."""
+        """Uses a URL with another user or password from now on. New sessions replace the present ones one by one.
+
+        Raises SettingsError, and changes nothing, if PostgreSQL refuses them: the present sessions are better than none.
+        """
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT):
+                connection = await self._server.with_url(url).connect(timeout=CONNECT_TIMEOUT, statement_cache_size=0)
+            await connection.close(timeout=2)
+        except (OSError, TimeoutError, WebhookdError, *ASYNCPG_ERRORS) as error:
+            if problem := refusal(error, url):
+                raise SettingsError(f"WEBHOOKD_DATABASE_URL is not taken: PostgreSQL opens {problem}") from error
+            # PostgreSQL is away, and the URL may be right. The prober tries it from now on.
         self._server.url = url
         await self._pools.renew_sessions()
         self._prober.wake()
@@ -135,6 +146,9 @@ class Database:
     async def _lend(self, pool: str, *, reset: bool = False) -> AsyncIterator[Connection]:
         try:
             connection = await self._pools.acquire(pool)
+        except NoPasswordError as error:
+            self._refuse(f"no new session: {error}")
+            raise UnavailableError("postgresql", str(error)) from error
         except asyncpg.PostgresError as error:
             if problem := refusal(error, self._server.url):
                 self._refuse(problem)

@@ -14,7 +14,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from webhookd.errors import OverloadedError, UnavailableError
+from redis.exceptions import AuthenticationError
+
+from webhookd.errors import OverloadedError, SettingsError, UnavailableError
 from webhookd.runtime.batcher import Batcher
 from webhookd.runtime.failpoints import Failpoint, reach
 from webhookd.runtime.loops import Loop, Watch
@@ -78,9 +80,16 @@ class IdempotencyKeys:
         await self._prober.start()
 
     async def renew(self, url: str) -> None:
-        """Uses a URL with another user or password from now on."""
-        before, self._node = self._node, RedisNode(url)
-        self._url = url
+        """Uses a URL with another user or password from now on. Raises SettingsError if Redis refuses them."""
+        node = RedisNode(url)
+        try:
+            async with asyncio.timeout(_CONNECT_TIMEOUT):
+                await node.run([("PING",)])
+        except Exception as error:
+            if isinstance(error, AuthenticationError):
+                await node.leave()
+                raise SettingsError(f"WEBHOOKD_REDIS_URL is not taken: {node.problem(error)}") from error
+        before, self._node, self._url = self._node, node, url
         self._prober.wake()
         if before is not None:
             await before.leave()

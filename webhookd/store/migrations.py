@@ -162,7 +162,7 @@ async def _connect(server: Server, **options: Any) -> Any:
         return await server.connect(timeout=CONNECT_TIMEOUT, statement_cache_size=0, **options)
     except asyncpg.PostgresError as error:
         if problem := refusal(error, server.url):
-            raise WebhookdError(f"PostgreSQL opens {problem.removesuffix('; then restart webhookd')}") from error
+            raise WebhookdError(f"PostgreSQL opens {problem}") from error
         raise
     except (OSError, asyncpg.InterfaceError) as error:
         raise UnavailableError("postgresql", problem_of(error, server.url)) from error

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import socket
-from collections.abc import Iterator
 
+from webhookd.errors import causes_of
 from webhookd.store.tls import Options
 
 _ESCAPES = {"@": "%40", "/": "%2F", "#": "%23", "?": "%3F", "[": "%5B", "]": "%5D"}
@@ -16,13 +16,14 @@ _PLACE = re.compile(r"\w+://(?:[^/?#@\[\]]*@)?(?P<host>[^/@?#]+)(?:[/?#][^@]*)?"
 
 def network_problem(error: BaseException, url: str, server: Options) -> str | None:
     """Returns why `error` prevents a connection to the server at `url`, and the remedy; None if `error` has another meaning."""
-    causes = list(_chain(error))
+    causes = causes_of(error)
+    unread = isinstance(error, ValueError | TypeError) or isinstance(error.__cause__, ValueError | TypeError)
     known = next((reason for one in causes if (reason := _reason(one, url, server))), None)
-    if known is None and not any(isinstance(one, ValueError | TypeError | OSError) for one in causes):
+    if known is None and not unread and not any(isinstance(one, OSError) for one in causes):
         return None
     if slip := unescaped(url, server):
         return slip
-    if known is None and any(isinstance(one, ValueError | TypeError) for one in causes):
+    if known is None and unread:
         return unreadable(url, server)
     return known
 
@@ -34,7 +35,7 @@ def unreadable(url: str, server: Options) -> str:
 
 
 def unescaped(url: str, server: Options) -> str | None:
-    """Returns which characters of the password in `url` must be escaped, if they made another host of the URL; else None."""
+    """Returns which characters of the password in `url` must be escaped, if they change the host of the URL; else None."""
     place = _OPTIONS.split(url.partition("://")[2], maxsplit=1)[0]
     user, _, _ = place.rpartition("@")
     if user.startswith("/"):  # the path of a socket
@@ -92,9 +93,3 @@ def _without_tls(url: str, server: Options) -> str:
 
 def _named(place: str) -> str:
     return f" ({place})" if place else ""
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__

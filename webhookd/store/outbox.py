@@ -1,4 +1,4 @@
-"""The outbox: the statements about work that is to be sent to the queue, or is there. The SQL is in `events.sql`."""
+"""The outbox: the statements about work that must be sent to the queue, or is in the queue. The SQL is in `events.sql`."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Outbox:
     async def lease(
         self, *, fresh: int, rest: int, later: int, lost: int, lease: float, resend_after: float, longest_wait: float
     ) -> Leased:
-        """Takes work that is to be sent now, up to the given number of each lane. Nobody else gets it for `lease` seconds."""
+        """Takes work that is due to be sent, up to the given number of each lane. Nobody else takes it for `lease` seconds."""
         rows = await self._database.all(
             queries.lease_work,
             fresh=fresh,
@@ -99,14 +99,14 @@ class Outbox:
         await self._database.one(queries.report_worker, id=self._worker, turns=turns, drained_ago=drained_ago)
 
     async def count_in_queue(self, *, fresh: int) -> InQueue:
-        """Counts the work that has a message in SQS; fresh work no further than `fresh`."""
+        """Counts the work that has a message in SQS; counts at most `fresh` of the fresh work."""
         return InQueue(*await self._database.one(queries.count_in_queue, fresh=fresh))
 
     async def backlog(self) -> tuple[int, float, float]:
-        """Returns the size and the ages of the backlog.
+        """Returns the size and the ages of the backlog, as three numbers.
 
-        (events in the outbox, up to 100,000 of each kind; age in seconds of the oldest unfinished event, or 0; the same without
-        the events that wait for a retry)
+        First the number of events in the outbox, up to 100,000 of each kind. Then the age in seconds of the oldest unfinished
+        event, and of the oldest one that waits for no retry; 0 if there is none.
         """
         row = await self._database.one(queries.backlog)
         return row["outbox"], max(row["oldest"] or 0.0, 0.0), max(row["overdue"] or 0.0, 0.0)

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import asyncpg
 from asyncpg.connect_utils import SessionAttribute
+from asyncpg.pool import PoolConnectionProxy
 
 from webhookd.store.session import Password, Server, session_options
 
 if TYPE_CHECKING:
     import asyncpg.transaction
-    from asyncpg.pool import PoolConnectionProxy
 
+HandlerConnection = PoolConnectionProxy  # for users' annotations
 Connection: TypeAlias = "PoolConnectionProxy[asyncpg.Record]"
 Transaction: TypeAlias = "asyncpg.transaction.Transaction"
 

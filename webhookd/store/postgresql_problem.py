@@ -29,7 +29,8 @@ _AWAY = {
     "57P02": "PostgreSQL ended the sessions after one of them crashed: look into PostgreSQL's log",
     "57P03": "PostgreSQL starts, stops or recovers: wait, and webhookd connects by itself; if this lasts, look into its log",
     "57P05": "PostgreSQL ended an idle session: raise idle_session_timeout for the role",
-    "57014": "PostgreSQL cancelled a statement: raise statement_timeout for the role, or look for locks of other sessions",
+    "57014": "PostgreSQL cancelled a statement that took too long: look for load and for locks of other sessions, and raise "
+    "statement_timeout for the role if it is short",
     "53100": "PostgreSQL's disk is full: give it space",
     "53200": "PostgreSQL has no memory left: give its machine more, or lower work_mem or max_connections",
     "25006": f"PostgreSQL takes no writes: it is a replica, or read-only; name the primary in {_URL}",
@@ -46,17 +47,28 @@ _CLASSES = {
 
 
 def problem_of(error: BaseException, url: str = "") -> str:
-    """Returns what is wrong with PostgreSQL at `url`, and the remedy, in one sentence without a secret."""
+    """Returns what is wrong with PostgreSQL, and the remedy, in one sentence without a secret.
+
+    url: the URL for an error of the connection; empty for an error of a statement in an open session.
+    """
     if isinstance(error, WebhookdError):
         return str(error)
     return (
         session_problem(error, url)
         or refusal(error, url)
         or _by_code(error)
-        or network_problem(error, url, POSTGRESQL)
+        or (network_problem(error, url, POSTGRESQL) if url else _of_a_session(error))
         or f"PostgreSQL's answer was not as expected ({type(error).__name__}): check that {_URL} names a PostgreSQL server, "
         "and look into PostgreSQL's log"
     )
+
+
+def _of_a_session(error: BaseException) -> str | None:
+    if isinstance(error, TimeoutError):
+        return "PostgreSQL has not answered a statement in time: look for load in PostgreSQL, and for locks of other sessions"
+    if isinstance(error, (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError)):
+        return "the connection to PostgreSQL broke: webhookd connects again by itself"
+    return None
 
 
 @contextlib.contextmanager
@@ -91,11 +103,14 @@ def refusal(error: BaseException, url: str = "") -> str | None:
 
 
 def _password(url: str) -> str:
-    if url and "@" not in url and "password=" not in url and not os.environ.get("PGPASSWORD"):
-        return f"the role may not sign in): {_URL} has no password; write it there, as postgresql://user:password@host/database"
+    if url and not re.match(r"\w+://[^@/]*:[^@]*@", url) and "password=" not in url and not os.environ.get("PGPASSWORD"):
+        return (
+            f"the role may not sign in): {_URL} has no password; write it there, as postgresql://user:password@host/database, "
+            "or for WEBHOOKD_DATABASE_AUTH=rds-iam, run GRANT rds_iam TO the role"
+        )
     return (
         f"the role may not sign in): the user or the password in {_URL} is wrong; correct them, with @ / # % in the password "
-        "as %40 %2F %23 %25, or set the password in PostgreSQL with ALTER ROLE; then restart webhookd"
+        "as %40 %2F %23 %25, or set the password in PostgreSQL with ALTER ROLE"
     )
 
 
@@ -105,6 +120,11 @@ def _sign_in(message: str, database: str) -> str:
             f"pg_hba.conf does not admit this machine): add a line to PostgreSQL's pg_hba.conf for {database}, the role in "
             f"{_URL} and this machine's address, and run SELECT pg_reload_conf()"
         )
+    if "PAM" in message:  # so Amazon RDS answers if it does not take a token
+        return (
+            "the role may not sign in): for WEBHOOKD_DATABASE_AUTH=rds-iam, run GRANT rds_iam TO the role, and allow "
+            "rds-db:connect on it in the policy of the AWS credentials"
+        )
     if "does not exist" in message:
         return f"no such role): create the role that {_URL} names with CREATE ROLE … LOGIN PASSWORD, or correct the user there"
     if "not permitted to log in" in message:
@@ -113,7 +133,7 @@ def _sign_in(message: str, database: str) -> str:
 
 
 def _concerns_database(error: BaseException) -> bool:
-    # The same code reports a missing right to a table. PostgreSQL's function that checks the session differs.
+    # A missing right to a table has the same code. Only the database's right is checked in this function of PostgreSQL.
     return getattr(error, "server_source_function", None) == "CheckMyDatabase" or "for database" in str(error)
 
 

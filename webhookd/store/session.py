@@ -56,8 +56,12 @@ async def connect(dsn: str, **options: Any) -> Any:
 Password = Callable[[str], Awaitable[str]]
 
 
+class NoPasswordError(WebhookdError):
+    """The source of passwords gives none. Open sessions go on."""
+
+
 class Server:
-    """The way to PostgreSQL. Each new connection uses the URL as it is then.
+    """The way to PostgreSQL. Each new connection uses the present value of `url`.
 
     password: called with the URL for each connection. The result is the connection's password.
     """
@@ -66,10 +70,17 @@ class Server:
         self.url = url
         self._password = password
 
+    def with_url(self, url: str) -> Server:
+        """Returns the server with another URL, and the same source of passwords."""
+        return Server(url, self._password)
+
     async def connect(self, **options: Any) -> Any:
-        """Opens a connection; raises as `connect` does."""
+        """Opens a connection; raises as `connect` does, and NoPasswordError."""
         if self._password is not None:
-            options["password"] = await self._password(self.url)
+            try:
+                options["password"] = await self._password(self.url)
+            except WebhookdError as error:
+                raise NoPasswordError(str(error)) from error
         return await connect(self.url, **options)
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import parse_qs
+
+from webhookd.errors import causes_of
 
 # X509_V_ERR_HOSTNAME_MISMATCH and X509_V_ERR_IP_ADDRESS_MISMATCH of OpenSSL, which the ssl module does not name.
 _ANOTHER_HOST = (62, 64)
@@ -59,7 +60,7 @@ _NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LO
 
 def tls_problem(error: BaseException, url: str, options: Options) -> str | None:
     """Returns what to mend if TLS, or a file that it needs, caused `error`; else None. Quotes only the paths of `url`."""
-    chain = list(_chain(error))
+    chain = causes_of(error)
     if any(isinstance(one, _OF_FILES) for one in chain) and (problem := _unreadable(url, options)):
         return problem
     for one in chain:
@@ -83,12 +84,6 @@ def tls_problem(error: BaseException, url: str, options: Options) -> str | None:
                 f"TLS with {options.name} fails ({one.reason or 'no reason given'}): check the TLS options in {options.setting}"
             )
     return None
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
 
 
 def _unreadable(url: str, options: Options) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
 import sysconfig
@@ -24,14 +25,14 @@ def origin(error: BaseException, package: str) -> str:
     """
     try:
         return _origin(error, package)
-    except Exception:  # noqa: BLE001  a user's exception class can do anything
+    except (Exception, SystemExit):  # noqa: BLE001  a user's exception class can do anything
         return ""
 
 
 def _origin(error: BaseException, package: str) -> str:
     text = users_place(error, package)
     text = f" at {text}" if text else ""
-    if frames := traceback.extract_tb(error.__traceback__):
+    if frames := traceback.extract_tb(error.__traceback__, limit=-1):
         last = frames[-1]
         if f" at {last.filename}:{last.lineno} " not in text:
             text += f"{',' if text else ''} raised at {last.filename.rsplit('/', 1)[-1]}:{last.lineno} in {last.name}"
@@ -51,19 +52,25 @@ def users_place(error: BaseException, package: str) -> str:
 
 
 def _is_ours(frame: FrameType) -> bool:
-    # The code that imports users' modules is Python's.
+    # An import of a user's module runs Python's own code, which is not the user's.
     return frame.f_code.co_filename.startswith((_OURS, _IMPORTING, "<frozen importlib"))
 
 
 def _is_theirs(frame: FrameType, package: str) -> bool:
-    name, file = frame.f_globals.get("__name__"), Path(frame.f_code.co_filename)
+    name = frame.f_globals.get("__name__")
     if isinstance(name, str) and name.partition(".")[0] == package:
         return True
-    return file.is_absolute() and not str(file).startswith(_PYTHON) and _INSTALLED.isdisjoint(file.parts)
+    return _is_users_file(frame.f_code.co_filename)
+
+
+@functools.lru_cache(maxsize=1024)  # a recursion has hundreds of frames of one file
+def _is_users_file(name: str) -> bool:
+    file = Path(name)
+    return file.is_absolute() and not name.startswith(_PYTHON) and _INSTALLED.isdisjoint(file.parts)
 
 
 def _causes(error: BaseException) -> list[str]:
-    """Returns the types of the errors that led to `error`, the nearest first. A chain can be endless, or a user's own doing."""
+    """Returns the types of the errors that led to `error`, the nearest first. Users' code can make a chain endless."""
     causes: list[str] = []
     seen = {id(error)}
     current: BaseException | None = error

@@ -147,7 +147,7 @@ def replay(
 
     For example: `webhookd events replay --status processed --force --event-type 'payment.*' --since 2h --note 'wrong tax'`.
     """
-    options.statuses(chosen.get("status"), [one for one in EventStatus if one.finished])
+    options.statuses(status, [one for one in EventStatus if one.finished])
     if not chosen:
         raise SettingsError(
             "choose the events by a filter besides --status, for example --since 2h; --since 2000-01-01 chooses all events"
