@@ -214,22 +214,31 @@ class Daemon:
     async def renew(self, settings: Settings) -> list[str]:
         """Puts the settings in force that a running daemon can take, while requests go on. Returns their names.
 
-        Raises SettingsError if the certificate's files cannot be used, or if PostgreSQL or Redis refuses the new user or
-        password. The settings then stay as they were.
+        Raises SettingsError if the certificate's files cannot be used; then nothing changes. Also raises SettingsError if
+        PostgreSQL or Redis refuses a new user or password; then all other settings are in force.
         """
         if self.receive is not None:
             self.receive.load_certificate()
         changed = renewed(self._settings, settings)
-        if "database_url" in changed:
-            await self.database.renew(settings.database_url.get_secret_value())
-        if "redis_url" in changed:
-            await self.idempotency.renew(settings.redis_url.get_secret_value())
+        urls = {name: value for name in ("database_url", "redis_url") if (value := changed.pop(name, None)) is not None}
         self._settings = self._settings.model_copy(update=changed)
         self.metrics.expect(self._settings.keys_by_account)
         if self._access is not None:
             self._access.renew(*_tokens(settings))
         if self.receive is not None:
             self.receive.renew(settings)
+        problems = []
+        for name, url in urls.items():
+            owner = self.database if name == "database_url" else self.idempotency
+            try:
+                await owner.renew(url.get_secret_value())
+            except SettingsError as error:
+                problems.append(str(error))
+            else:
+                changed[name] = url
+                self._settings = self._settings.model_copy(update={name: url})
+        if problems:
+            raise SettingsError("\n".join(problems))
         return list(changed)
 
     @property

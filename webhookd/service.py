@@ -97,40 +97,52 @@ async def _follow(files: Changes | None, changed: asyncio.Event) -> None:
     """Sets `changed` whenever one of the files has changed: a secret that is mounted changes without a signal."""
     while files is not None:
         await asyncio.sleep(_FILES_EVERY)
-        if await asyncio.to_thread(files.seen):
-            changed.set()
+        try:
+            if await asyncio.to_thread(files.seen):
+                changed.set()
+        except Exception:  # noqa: BLE001  a look that fails must not end the daemon
+            logger.exception("the files of secrets could not be looked at")
 
 
 async def _reload_at(hangup: asyncio.Event, read: Callable[[], Settings], daemon: Daemon, notifier: ServiceNotifier) -> None:
-    """Whenever `hangup` is set, reads the settings anew, and applies those that can be renewed. An error changes nothing.
-
-    After an error, it tries again by itself: a new password may be in its file before PostgreSQL knows it.
-    """
-    reported: list[str] = []
+    """Whenever `hangup` is set, reads the settings anew, and applies those that can be renewed."""
     while True:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_AGAIN if reported else None):
-                await hangup.wait()
+        await hangup.wait()
         hangup.clear()
         notifier.reloading()
+        fresh, taken = None, False
         try:
             # Read the files in a thread, because reading may be slow, and requests must go on meanwhile.
             fresh = await asyncio.to_thread(read)
-            changed = await daemon.renew(fresh)
+            taken = await _apply(daemon, fresh, "some settings were not taken; their earlier values stay")
         except Exception as error:  # noqa: BLE001  whatever it is, the next SIGHUP must be handled
-            outcome = "failed"
-            problems = str(error).splitlines() if isinstance(error, SettingsError) else [where(error)]
-            if problems != reported:
-                logger.error("nothing was reloaded; what was in force stays", problems=problems)
-            reported = problems
-        else:
-            outcome, reported = "done", []
-            after = daemon.settings
-            waits = [
-                f"WEBHOOKD_{name.upper()}" for name in type(fresh).model_fields if getattr(fresh, name) != getattr(after, name)
-            ]
-            logger.info("reloaded", changed=[f"WEBHOOKD_{name.upper()}" for name in changed])
-            if waits:
-                logger.warning("these settings changed, and need a restart", settings=waits)
-        daemon.metrics.reloads.labels(outcome).inc()
+            logger.error("nothing was reloaded; what was in force stays", problems=_problems(error))
+        daemon.metrics.reloads.labels("done" if taken else "failed").inc()
         notifier.reloaded()
+        # A new password may be in its file before PostgreSQL knows it: try again until it is taken, or until the next change.
+        while fresh is not None and not taken and not hangup.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_AGAIN):
+                    await hangup.wait()
+            if not hangup.is_set() and await _apply(daemon, fresh, None):
+                taken = True
+                daemon.metrics.reloads.labels("done").inc()
+
+
+async def _apply(daemon: Daemon, fresh: Settings, told: str | None) -> bool:
+    """Puts settings in force. Returns whether all were taken; if not, logs `told` with the problems, unless it is None."""
+    try:
+        changed = await daemon.renew(fresh)
+    except Exception as error:  # noqa: BLE001  a later try may succeed
+        if told is not None:
+            logger.error(told, problems=_problems(error))
+        return False
+    waits = [name for name in type(fresh).model_fields if getattr(fresh, name) != getattr(daemon.settings, name)]
+    logger.info("reloaded", changed=[f"WEBHOOKD_{name.upper()}" for name in changed])
+    if waits:
+        logger.warning("these settings changed, and need a restart", settings=[f"WEBHOOKD_{name.upper()}" for name in waits])
+    return True
+
+
+def _problems(error: Exception) -> list[str]:
+    return str(error).splitlines() if isinstance(error, SettingsError) else [where(error)]

@@ -1082,8 +1082,8 @@ GUARDS = (
     Guard(
         "a changed file of keys needs no signal",
         "webhookd/service.py",
-        "        if await asyncio.to_thread(files.seen):\n            changed.set()",
-        "        if await asyncio.to_thread(files.seen):\n            pass",
+        "            if await asyncio.to_thread(files.seen):\n                changed.set()",
+        "            if await asyncio.to_thread(files.seen):\n                pass",
         _RELOAD + "test_a_changed_file_of_keys_needs_no_signal",
     ),
     Guard(
@@ -1096,8 +1096,8 @@ GUARDS = (
     Guard(
         "a wrong new password of PostgreSQL takes no session away",
         "webhookd/store/database.py",
-        "            if problem := refusal(error, url):\n                raise SettingsError",
-        "            if False:\n                raise SettingsError",
+        "            if self.up or isinstance(error, WebhookdError) or refusal(error, url):\n",
+        "            if False:\n",
         _RELOAD + "test_a_new_password_of_postgresql_needs_no_restart",
     ),
     Guard(

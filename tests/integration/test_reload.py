@@ -209,7 +209,7 @@ async def test_a_new_password_of_postgresql_needs_no_restart(
 
     try:
         url = with_user(servers.database_url, first, "first-password")
-        mounted = configured(servers, monkeypatch, tmp_path, database_url=url)["database_url"]
+        mounted = configured(servers, monkeypatch, tmp_path, database_url=url, signature_keys=KEY)["database_url"]
         daemon, ending = await watching()
         assert await status(daemon, KEY) == 200
         # The password changes, and PostgreSQL restarts: no session is left, and the old password opens none.
@@ -221,12 +221,14 @@ async def test_a_new_password_of_postgresql_needs_no_restart(
         assert await status(daemon, KEY) == 200
         # A file with a mistake changes nothing: the present sessions go on, and the log names the problem.
         right = mounted.read_text()
+        (tmp_path / "signature_keys").write_text(f"{KEY},{NEW_KEY}")
         mounted.write_text(with_user(servers.database_url, first, "a-password-with-a-typo"))
         await until(lambda: reloads(daemon, "failed") >= 1, "the mistake is noticed")
+        assert await status(daemon, NEW_KEY) == 200  # the key is taken, whatever PostgreSQL says
         assert await status(daemon, KEY) == 200
         assert daemon.database.refusal is None
         failed = capsys.readouterr().out
-        assert "WEBHOOKD_DATABASE_URL is not taken: PostgreSQL opens no new session (28P01" in failed
+        assert "WEBHOOKD_DATABASE_URL is not taken: no new session (28P01" in failed
         assert "typo" not in failed
         # PostgreSQL learns the new password later than the file: no further change is needed.
         await admin.execute(f"ALTER ROLE {first} PASSWORD 'a-password-with-a-typo'")

@@ -661,6 +661,7 @@ def test_to_migrate_takes_the_databases_url_and_no_other_secret(monkeypatch: pyt
         ("postgresql://a:x@h/d", "postgresql://a:x@h/d?host=g", False),
         ("postgresql://a:x@h", "postgresql://b:x@h", False),  # the database has the user's name
         ("postgresql://a:x@h/", "postgresql://a:y@h/", True),
+        ("postgresql://h?user=a", "postgresql://h?user=b", False),
         ("postgresql://a:x@h?dbname=d", "postgresql://b:x@h?dbname=d", True),
         ("redis://:x@h:6379", "redis://u:y@h:6379", True),
         ("redis://:x@h:6379/0", "redis://:x@h:6379/1", False),

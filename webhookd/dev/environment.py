@@ -82,6 +82,11 @@ def run(folder: Path, *, samples: bool, reload: bool, console: Console, loop: Ca
         raise SettingsError(
             "WEBHOOKD_TLS_CERTIFICATE: `webhookd dev` speaks HTTP on this machine; unset it, or use `webhookd serve`"
         )
+    if checked.database_auth != "password":
+        raise SettingsError(
+            "WEBHOOKD_DATABASE_AUTH: `webhookd dev` signs with credentials of its own, which AWS does not know; unset it, and "
+            "write a password into WEBHOOKD_DATABASE_URL"
+        )
     _check_ports(checked)
     reloader = _reloader(checked, console) if reload else None
     loading.load(checked.handlers, Policy.of(checked))
@@ -191,14 +196,10 @@ class _Session:
         from webhookd import service
         from webhookd.runtime.loops import Watch
         from webhookd.sqs.gateway import Sqs
-        from webhookd.sqs.rds import RdsTokens
         from webhookd.store.migrations import migrate
         from webhookd.telemetry.metrics import Metrics
 
-        url, schema = self._settings.database_url.get_secret_value(), self._settings.database_schema
-        async with RdsTokens.password(self._settings.database_auth, self._settings.sqs_region) as password:
-            migrated = await migrate(url, schema=schema, password=password)
-        for applied in migrated:
+        for applied in await migrate(self._settings.database_url.get_secret_value(), schema=self._settings.database_schema):
             self._console.print(f"  applied migration {applied}", highlight=False)
         if self._stack.embeds_sqs:
             sqs = Sqs(self._settings, metrics=Metrics(), watch=Watch())

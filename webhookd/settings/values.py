@@ -51,11 +51,9 @@ def _server(url: SecretStr) -> tuple[str, list[tuple[str, str]], str] | None:
     query = parse_qsl(text.partition("?")[2], keep_blank_values=True)
     # A URL of PostgreSQL that names no database means the database of the user's name.
     named = parts["place"].partition("/")[2] or any(name in ("dbname", "database") for name, _ in query)
-    user = (
-        ""
-        if named or not parts["scheme"].startswith("postgres")
-        else text.rpartition("@")[0].partition("://")[2].partition(":")[0]
-    )
+    user = ""
+    if not named and parts["scheme"].startswith("postgres"):
+        user = text.rpartition("@")[0].partition("://")[2].partition(":")[0] or dict(query).get("user", "")
     return without_password(url), sorted(pair for pair in query if pair[0] not in ("user", "username", "password")), user
 
 

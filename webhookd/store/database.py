@@ -67,16 +67,19 @@ class Database:
     async def renew(self, url: str) -> None:
         """Uses a URL with another user or password from now on. New sessions replace the present ones one by one.
 
-        Raises SettingsError, and changes nothing, if PostgreSQL refuses them: the present sessions are better than none.
+        A new session is proved first. Raises SettingsError, and changes nothing, if it cannot be used: the present sessions are
+        better than none. While PostgreSQL is away, the URL is taken unproved, and the prober tries it from then on.
         """
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT):
                 connection = await self._server.with_url(url).connect(timeout=CONNECT_TIMEOUT, statement_cache_size=0)
-            await connection.close(timeout=2)
+                try:
+                    await self._identify(connection)
+                finally:
+                    connection.terminate()
         except (OSError, TimeoutError, WebhookdError, *ASYNCPG_ERRORS) as error:
-            if problem := refusal(error, url):
-                raise SettingsError(f"WEBHOOKD_DATABASE_URL is not taken: PostgreSQL opens {problem}") from error
-            # PostgreSQL is away, and the URL may be right. The prober tries it from now on.
+            if self.up or isinstance(error, WebhookdError) or refusal(error, url):
+                raise SettingsError(f"WEBHOOKD_DATABASE_URL is not taken: {problem_of(error, url)}") from error
         self._server.url = url
         await self._pools.renew_sessions()
         self._prober.wake()

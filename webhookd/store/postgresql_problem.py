@@ -120,10 +120,10 @@ def _sign_in(message: str, database: str) -> str:
             f"pg_hba.conf does not admit this machine): add a line to PostgreSQL's pg_hba.conf for {database}, the role in "
             f"{_URL} and this machine's address, and run SELECT pg_reload_conf()"
         )
-    if "PAM" in message:  # so Amazon RDS answers if it does not take a token
+    if message.startswith("PAM "):  # so Amazon RDS answers if it does not take a token
         return (
-            "the role may not sign in): for WEBHOOKD_DATABASE_AUTH=rds-iam, run GRANT rds_iam TO the role, and allow "
-            "rds-db:connect on it in the policy of the AWS credentials"
+            "the role may not sign in): Amazon RDS takes no token for it; run GRANT rds_iam TO the role, allow rds-db:connect "
+            "in the policy of the AWS credentials, and set WEBHOOKD_DATABASE_AUTH=rds-iam"
         )
     if "does not exist" in message:
         return f"no such role): create the role that {_URL} names with CREATE ROLE … LOGIN PASSWORD, or correct the user there"

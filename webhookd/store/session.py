@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,6 +55,7 @@ async def connect(dsn: str, **options: Any) -> Any:
 
 
 Password = Callable[[str], Awaitable[str]]
+_PASSWORD_TIMEOUT = 3.0  # seconds, less than a connection may take: otherwise PostgreSQL itself would count as away
 
 
 class NoPasswordError(WebhookdError):
@@ -78,9 +80,14 @@ class Server:
         """Opens a connection; raises as `connect` does, and NoPasswordError."""
         if self._password is not None:
             try:
-                options["password"] = await self._password(self.url)
+                async with asyncio.timeout(_PASSWORD_TIMEOUT):
+                    options["password"] = await self._password(self.url)
             except WebhookdError as error:
                 raise NoPasswordError(str(error)) from error
+            except TimeoutError as error:
+                raise NoPasswordError(
+                    f"the source of the AWS credentials gave none within {_PASSWORD_TIMEOUT:g} s: check the network to it"
+                ) from error
         return await connect(self.url, **options)
 
 
