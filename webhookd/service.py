@@ -70,7 +70,7 @@ async def serve(
         await notifier.ready()
         if reload is not None:
             # Handle SIGHUP from here on. A SIGHUP that arrived earlier has set `hangup`, and is handled now.
-            tasks.append(daemon.watch.spawn(_reload_at(hangup, reload, daemon, notifier), "reload"))
+            tasks.append(daemon.watch.spawn(_reload_at(hangup, reload, files, daemon, notifier), "reload"))
             tasks.append(daemon.watch.spawn(_follow(files, hangup), "secret files"))
         if started is not None:
             started(daemon)
@@ -104,7 +104,9 @@ async def _follow(files: Changes | None, changed: asyncio.Event) -> None:
             logger.exception("the files of secrets could not be looked at")
 
 
-async def _reload_at(hangup: asyncio.Event, read: Callable[[], Settings], daemon: Daemon, notifier: ServiceNotifier) -> None:
+async def _reload_at(
+    hangup: asyncio.Event, read: Callable[[], Settings], files: Changes | None, daemon: Daemon, notifier: ServiceNotifier
+) -> None:
     """Whenever `hangup` is set, reads the settings anew, and applies those that can be renewed."""
     while True:
         await hangup.wait()
@@ -113,6 +115,8 @@ async def _reload_at(hangup: asyncio.Event, read: Callable[[], Settings], daemon
         fresh, taken = None, False
         try:
             # Read the files in a thread, because reading may be slow, and requests must go on meanwhile.
+            if files is not None:
+                await asyncio.to_thread(files.note)
             fresh = await asyncio.to_thread(read)
             taken = await _apply(daemon, fresh, "some settings were not taken; their earlier values stay")
         except Exception as error:  # noqa: BLE001  whatever it is, the next SIGHUP must be handled

@@ -298,9 +298,9 @@ async def test_handlers_that_cannot_be_imported_are_named_before_anything_starts
 
 
 async def test_the_guides_command_calls_a_handler_of_the_current_folder(dev: Dev) -> None:
-    (line,) = re.findall(r"^(\S+=\S+ .*)webhookd dev$", "\n".join(shell_lines()), re.MULTILINE)
+    ((line, options),) = re.findall(r"^(\S+=\S+ .*)webhookd dev(.*)$", "\n".join(shell_lines()), re.MULTILINE)
     (dev.folder / "shop.py").write_text(_SHOP)
-    dev.start(settings=dict(variable.split("=") for variable in line.split()))
+    dev.start(*options.split(), settings=dict(variable.split("=") for variable in line.split()))
     await dev.prints("trigger all")
     assert "\n23 events processed" in dev.printed
     url = dotenv_values(dev.folder / ".webhookd" / "dev.env")["WEBHOOKD_DATABASE_URL"]

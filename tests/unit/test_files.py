@@ -23,6 +23,19 @@ def test_a_change_is_reported_once_and_only_when_it_has_settled(tmp_path: Path) 
     assert [changes.seen() for _ in range(3)] == [False, True, False]
 
 
+def test_a_change_that_the_reader_knows_is_not_reported(tmp_path: Path) -> None:
+    one = tmp_path / "one"
+    one.write_text("1")
+    changes = Changes([one])
+    one.write_text("two")
+    changes.note()
+    assert [changes.seen() for _ in range(3)] == [False, False, False]
+    one.write_text("three")
+    changes.seen()
+    changes.note()
+    assert not changes.seen()
+
+
 def test_a_change_that_is_undone_is_none(tmp_path: Path) -> None:
     link, old, new = tmp_path / "link", tmp_path / "old", tmp_path / "new"
     old.write_text("1")

@@ -30,6 +30,10 @@ class Changes:
         self._paths = list(paths)
         self._latest = self._reported = versions(self._paths)
 
+    def note(self) -> None:
+        """Takes the files as they are now for known: the caller reads them next."""
+        self._latest = self._reported = versions(self._paths)
+
     def seen(self) -> bool:
         """Returns whether the files have changed, and have stayed as they are since the last call."""
         before, self._latest = self._latest, versions(self._paths)
