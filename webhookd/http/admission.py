@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict, deque
 
+from webhookd.runtime.lag import TICK, Ticks
 from webhookd.telemetry.metrics import Metrics
 
-_TICK = 0.05  # seconds between two measurements of the loop's lag and the oldest wait
 _WAIT = 1.0  # seconds; the longest time that an authentic webhook should wait for its answer
 _GROUP = 256  # webhooks; one group commit takes as many, so a lower limit would not shorten their wait
 _GROWTH = 1.1  # factor of the limit at each measurement, while waits are short
@@ -58,25 +58,22 @@ class Admission:
         # In order of arrival. Not a dict: while its first keys are removed all the time, a dict finds its first key slowly.
         self._waiting: OrderedDict[object, float] = OrderedDict()
         self._answered = 0
-        self._history: deque[tuple[float, int]] = deque([(0.0, 0)], maxlen=round(1 / _TICK))
+        self._history: deque[tuple[float, int]] = deque([(0.0, 0)], maxlen=round(1 / TICK))
         self.handlers_pending = 0  # requests whose head has arrived, and whose handler has not begun
         self.open_requests = 0  # requests that have arrived entirely and have no answer yet, of whatever outcome
         self.late = False
         self._was_late = False  # whether the loop was late at the last measurement
-        self._timer: asyncio.TimerHandle | None = None
+        self._ticks = Ticks(self.observe)
         self._loop: asyncio.AbstractEventLoop | None = None  # stored, because a look-up for each webhook costs a system call
 
     async def start(self) -> None:
         """Starts to watch the loop."""
-        if self._timer is None:
-            self._loop = asyncio.get_running_loop()
-            self._schedule(self._loop)
+        self._loop = asyncio.get_running_loop()
+        await self._ticks.start()
 
     async def stop(self) -> None:
         """Stops watching."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        await self._ticks.stop()
 
     @property
     def full(self) -> bool:
@@ -96,15 +93,6 @@ class Admission:
         del self._waiting[webhook]
         self._answered += 1
 
-    def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
-        due = loop.time() + _TICK
-        self._timer = loop.call_at(due, self._tick, loop, due)
-
-    def _tick(self, loop: asyncio.AbstractEventLoop, due: float) -> None:
-        now = loop.time()
-        self.observe(now, lag=max(now - due, 0.0))
-        self._schedule(loop)
-
     def observe(self, now: float, *, lag: float) -> None:
         """Sets the bounds anew. `now`: the time of the loop's clock; `lag`: the seconds that the loop is late."""
         late = lag > _LAG and self.open_requests >= _GROUP
@@ -119,7 +107,7 @@ class Admission:
         self._history.append((now, self._answered))
         waited = now - next(iter(self._waiting.values())) if self._waiting else 0.0
         if waited > _WAIT:
-            rate = (self._answered - before) / max(now - since, _TICK)
+            rate = (self._answered - before) / max(now - since, TICK)
             self._limit = min(self._limit, max(rate * _WAIT, _GROUP))
         elif waited < _WAIT * _RELIEF:
             self._limit = min(self._limit * _GROWTH, self._max_pending)

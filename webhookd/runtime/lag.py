@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Protocol
 
 from webhookd.telemetry.metrics import Metrics
 
-_TICK = 0.05  # seconds between two measurements
+TICK = 0.05  # seconds between two measurements
 _PEAK_KEPT = 10.0  # seconds
 
 
-class LoopLag:
-    """Measures the lag of the event loop in every role: a blocked loop delays webhooks, workers and probes alike."""
+class Observe(Protocol):
+    """A function that takes a measurement. `now`: the time of the loop's clock; `lag`: the seconds that the loop is late."""
 
-    def __init__(self, metrics: Metrics) -> None:
-        self._gauge = metrics.loop_lag_seconds
-        self._peak = self._peak_at = 0.0
+    def __call__(self, now: float, *, lag: float) -> None: ...
+
+
+class Ticks:
+    """Measures the lag of the event loop every 50 ms, and gives each measurement to `observe`."""
+
+    def __init__(self, observe: Observe) -> None:
+        self._observe = observe
         self._timer: asyncio.TimerHandle | None = None
 
     async def start(self) -> None:
@@ -30,13 +36,22 @@ class LoopLag:
             self._timer = None
 
     def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
-        due = loop.time() + _TICK
+        due = loop.time() + TICK
         self._timer = loop.call_at(due, self._tick, loop, due)
 
     def _tick(self, loop: asyncio.AbstractEventLoop, due: float) -> None:
         now = loop.time()
-        self.observe(now, lag=max(now - due, 0.0))
+        self._observe(now, lag=max(now - due, 0.0))
         self._schedule(loop)
+
+
+class LoopLag(Ticks):
+    """Shows the lag of the event loop in every role: a blocked loop delays webhooks, workers and probes alike."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        super().__init__(self.observe)
+        self._gauge = metrics.loop_lag_seconds
+        self._peak = self._peak_at = 0.0
 
     def observe(self, now: float, *, lag: float) -> None:
         """Shows `lag` if it is the worst of the last ten seconds. `now`: the time of the loop's clock."""
