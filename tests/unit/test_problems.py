@@ -12,6 +12,7 @@ from botocore.exceptions import ClientError, EndpointConnectionError
 from redis import exceptions as redis
 from redis.exceptions import AuthenticationError, BusyLoadingError, RedisError, ResponseError
 
+from webhookd.errors import causes_of
 from webhookd.sqs import problem as sqs_problem
 from webhookd.sqs.place import Place
 from webhookd.store.network import unescaped
@@ -217,3 +218,11 @@ def test_the_region_comes_from_the_first_setting_that_names_it(
         monkeypatch.setenv(name, value)
     place = Place.of(setting, None)
     assert (place.region, place.source) == named
+
+
+@pytest.mark.timeout(20)
+def test_a_circle_of_causes_ends() -> None:
+    first, second = OSError("first"), ValueError("second")
+    first.__cause__, second.__context__ = second, first
+    assert causes_of(first) == [first, second]
+    assert causes_of(None) == []
