@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import async_playwright, expect
+from playwright.async_api import Browser, Error, Playwright, async_playwright, expect
 
 from tests.conftest import NO_CHROMIUM
 from tests.dashboard.browser import Visitor, chromium, running_chromium
@@ -20,6 +20,7 @@ from webhookd.daemon import Daemon
 expect.set_options(timeout=15_000)
 
 Visit = Callable[..., Awaitable[Visitor]]
+_CONNECTIONS = 6  # a busy machine may leave chromium without an answer for longer than Playwright waits, which is 30 s
 
 
 @pytest.fixture(scope="session", autouse=True)  # first, so that a skip starts no servers
@@ -39,7 +40,7 @@ async def visit(chromium_url: str) -> AsyncIterator[Visit]:
     """Makes visitors of a daemon. At the end of the test, no visitor's browser may have recorded a fault."""
     visitors: list[Visitor] = []
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.connect_over_cdp(chromium_url)
+        browser = await _connected(playwright, chromium_url)
 
         async def arrive(daemon: Daemon, **options: Any) -> Visitor:
             visitor = await Visitor.arrive(browser, daemon.admin_url, **options)
@@ -51,6 +52,16 @@ async def visit(chromium_url: str) -> AsyncIterator[Visit]:
             await visitor.context.close()
         await browser.close()
     assert [fault for visitor in visitors for fault in visitor.faults] == []
+
+
+async def _connected(playwright: Playwright, url: str) -> Browser:
+    for attempt in range(1, _CONNECTIONS + 1):
+        try:
+            return await playwright.chromium.connect_over_cdp(url)
+        except Error:
+            if attempt == _CONNECTIONS:
+                raise
+    raise AssertionError
 
 
 @pytest.fixture
