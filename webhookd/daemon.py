@@ -14,6 +14,7 @@ from webhookd.admin.app import SECURITY_FIELDS, admin_app
 from webhookd.admin.cookies import Sessions
 from webhookd.admin.health_routes import Health
 from webhookd.admin.hosts import Hosts
+from webhookd.deliver.role import DeliverRole
 from webhookd.errors import SettingsError
 from webhookd.http.admission import Unlimited
 from webhookd.http.connections import ListenerSettings
@@ -88,7 +89,8 @@ class Daemon:
         self.database = Database(pools, schema=settings.database_schema, metrics=metrics, watch=watch)
         self.store = EventStore(self.database)
         self.outbox = Outbox(self.database)
-        receipts = self.receipts = Receipts(self.database)
+        self.deliver = DeliverRole(settings, self.database, metrics=metrics, watch=watch)
+        receipts = self.receipts = Receipts(self.database, self.deliver.routes)
         self.idempotency = IdempotencyKeys(
             settings.redis_url.get_secret_value(),
             instance=lambda: self.database.instance,
@@ -122,6 +124,7 @@ class Daemon:
         self._parts.append(self.dead_letters)
         if Role.WORK in roles:
             self._add_workers()
+        self._parts.append(self.deliver)
         if Role.RECEIVE in roles:
             self.receive = ReceiveRole(
                 settings,
@@ -188,7 +191,9 @@ class Daemon:
             metrics=self.metrics,
         )
         hosts = Hosts(settings.admin_address[0], settings.admin_hosts)
-        self.admin = admin_app(self.health, self.metrics, access, hosts, statements, self.receipts, self._runner.loop)
+        self.admin = admin_app(
+            self.health, self.metrics, access, hosts, statements, self.receipts, self._runner.loop, self.deliver
+        )
         self._admin = await self._listen_admin(self.admin)
         for part in self._parts:
             await part.start()
@@ -221,6 +226,7 @@ class Daemon:
             self.receive.load_certificate()
         changed = renewed(self._settings, settings)
         urls = {name: value for name in ("database_url", "redis_url") if (value := changed.pop(name, None)) is not None}
+        await self.deliver.renew(self._settings.model_copy(update=changed))
         self._settings = self._settings.model_copy(update=changed)
         self.metrics.expect(self._settings.keys_by_account)
         if self._access is not None:

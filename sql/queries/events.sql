@@ -5,7 +5,7 @@
 -- believes that a table is empty, it joins by reading all of an index.
 -- There is one consumer for now, 'handlers'.
 
--- name: insert_events(ids, notification_keys, content_keys, body_hashes, kinds, notification_ids, event_dates, entity_ids, invoice_numbers, merchant_references, bodies, traceparents, kind_ids, kind_texts, send_after, actor, reason)^
+-- name: insert_events(ids, notification_keys, content_keys, body_hashes, kinds, notification_ids, event_dates, entity_ids, invoice_numbers, merchant_references, bodies, traceparents, kind_ids, kind_texts, send_after, actor, reason, delivery_ids, destinations)^
 -- Commits new notifications in one statement: for each notification, one row in the ledger, one body and one piece of work. If `actor` is
 -- given, the actor caused the events instead of the provider, and the audit trail records the actor.
 -- A column of texts comes as one text, whose parts are separated by U+001F. An empty part is NULL in a column that may be NULL. If the
@@ -15,6 +15,8 @@
 -- content.
 -- The caller sorts the arrays, and ORDER BY inserts the rows by their position in the arrays, because SQL promises no order without it.
 -- So two batches with the same events take their locks in the same order, and cannot deadlock.
+-- `delivery_ids` and `destinations` are the pairs of an event and a destination that gets the event, sorted. Both are NULL if no
+-- destination gets any event of the batch. A duplicate makes no delivery.
 -- `kind_ids` and `kind_texts` are the kinds of the batch, each kind once. If the table kinds lacks one of these kinds, or has other texts
 -- under its id, the statement stores nothing and returns `known` = false. Then run insert_kinds first. The statement looks up the kinds
 -- each time, because a failover or a restore may have lost a kind. With an INSERT of new kinds in this statement, each batch took 37 µs
@@ -58,6 +60,10 @@ WITH kinds AS MATERIALIZED (
 ), work AS (
     INSERT INTO webhookd.work (event_id, consumer, due)
     SELECT id, 'handlers', now() + make_interval(secs => :send_after) FROM inserted
+), deliveries AS (
+    INSERT INTO webhookd.deliveries (event_id, destination)
+    SELECT d.id, d.destination
+    FROM unnest(:delivery_ids::uuid[], :destinations::text[]) AS d (id, destination) JOIN inserted USING (id)
 ), audit AS (
     INSERT INTO webhookd.audit (event_id, at, to_status, actor, reason)
     SELECT id, received_at, 'received', :actor, :reason FROM inserted WHERE :actor::text IS NOT NULL

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from webhookd.cli.operator import (
     dead_letter_commands,
+    destination_commands,
     event_commands,
     operation_commands,
     quarantine_commands,
@@ -174,6 +175,7 @@ def commands() -> typer.Typer:
         quarantine_commands.app,
         refused_commands.app,
         operation_commands.app,
+        destination_commands.app,
     ):
         app.add_typer(group)
     app.command("stats", help=stats_commands.HELP)(stats_commands.stats)

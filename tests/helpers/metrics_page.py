@@ -39,6 +39,16 @@ QUERIES = {
     "webhookd_end_to_end_seconds": "histogram_quantile(0.95, sum by (le) (rate(webhookd_end_to_end_seconds_bucket[15m])))",
     "webhookd_dead_total": "sum by (reason) (increase(webhookd_dead_total[1d]))",
     "webhookd_dead_letters_total": "sum by (action) (increase(webhookd_dead_letters_total[1d]))",
+    "webhookd_deliveries_total": "sum by (destination, outcome) (rate(webhookd_deliveries_total[5m]))",
+    "webhookd_deliveries_repeated_total": "sum by (destination) (increase(webhookd_deliveries_repeated_total[1d]))",
+    "webhookd_delivery_seconds": (
+        "histogram_quantile(0.95, sum by (le, destination) (rate(webhookd_delivery_seconds_bucket[15m])))"
+    ),
+    "webhookd_delivery_attempt_seconds": (
+        "histogram_quantile(0.95, sum by (le, destination) (rate(webhookd_delivery_attempt_seconds_bucket[5m])))"
+    ),
+    "webhookd_deliveries_waiting": "max by (destination) (webhookd_deliveries_waiting)",
+    "webhookd_deliveries_dead": "max by (destination) (webhookd_deliveries_dead)",
     "webhookd_partitions_ahead_seconds": "max(webhookd_partitions_ahead_seconds) / 86400",
     "webhookd_retention_last_success_timestamp_seconds": (
         "time() - (max by (task) (webhookd_retention_last_success_timestamp_seconds) > 0)"

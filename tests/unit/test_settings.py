@@ -5,18 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import SecretStr, ValidationError
 
+from webhookd.cli.effective import effective
 from webhookd.errors import SettingsError
 from webhookd.settings import Role, Settings, describe, load, load_database
-from webhookd.settings.sources import NO_FILE
+from webhookd.settings.destinations import DestinationSettings
+from webhookd.settings.sources import NO_FILE, layers
 from webhookd.settings.values import same_server
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 KEY = "A1" * 64
 OTHER = "B2" * 64
@@ -63,7 +63,7 @@ def only_problem(**overrides: Any) -> str:
 def test_two_addresses_and_a_key_are_enough() -> None:
     settings = load()
     assert settings.database_url.get_secret_value() == DATABASE
-    assert settings.roles == {Role.RECEIVE, Role.RELAY, Role.WORK}
+    assert settings.roles == {Role.RECEIVE, Role.RELAY, Role.WORK, Role.DELIVER}
     assert settings.keys_by_account == {"default": (KEY,)}
     assert settings.public_address == ("127.0.0.1", 8080)
     assert settings.admin_address == ("127.0.0.1", 9090)
@@ -402,7 +402,10 @@ def test_every_number_has_bounds_and_what_lies_beyond_them_is_refused_with_them(
         (
             "ROLES",
             "receive,wrok",
-            "must be any of receive, relay or work, with commas between them; the default is receive,relay,work",
+            (
+                "must be any of receive, relay, work or deliver, with commas between them; "
+                "the default is receive,relay,work,deliver"
+            ),
         ),
         ("TRACING", "perhaps", "must be true or false; the default is false"),
         ("LOG_FORMAT", "xml", "must be json or console; the default is json"),
@@ -626,12 +629,13 @@ def test_an_address_is_logged_without_user_and_password(env: Any, url: str, show
 
 def test_every_setting_is_described_with_its_default() -> None:
     rows = {name: (default, meaning) for name, default, meaning in describe()}
-    assert len(rows) == len(Settings.model_fields) + 1
+    # One row for WEBHOOKD_CONFIG, and one for each setting of a destination.
+    assert len(rows) == len(Settings.model_fields) + len(DestinationSettings.model_fields)
     assert all(name.startswith("WEBHOOKD_") and meaning for name, (_, meaning) in rows.items())
     defaults = {name.removeprefix("WEBHOOKD_"): default for name, (default, _) in rows.items()}
     assert defaults["DATABASE_URL"] == "required"
     assert defaults["MAX_EVENT_AGE"] == "1209600"
-    assert defaults["ROLES"] == "receive,relay,work"
+    assert defaults["ROLES"] == "receive,relay,work,deliver"
     assert defaults["LISTEN"] == "127.0.0.1:8080"
     assert defaults["CONFIG"] == defaults["RELAY_WINDOW"] == defaults["ACCOUNTS__<NAME>__SIGNATURE_KEYS"] == ""
 
@@ -670,3 +674,84 @@ def test_to_migrate_takes_the_databases_url_and_no_other_secret(monkeypatch: pyt
 )
 def test_a_url_with_another_user_or_password_leads_to_the_same_server(one: str, other: str, same: bool) -> None:
     assert same_server(SecretStr(one), SecretStr(other)) is same
+
+
+DESTINATION = {"DESTINATIONS__SHOP__URL": "https://shop.example.com/hooks"}
+
+
+def test_a_destination_is_read_from_the_environment_from_toml_and_from_files(env: Any, tmp_path: Path) -> None:
+    (tmp_path / "headers").write_text("Authorization: Bearer t0ps3cret, X-Shop: 7\n")
+    toml = tmp_path / "c.toml"
+    toml.write_text('[destinations.books]\nurl = "https://books.example.com"\nheaders = {"X-List" = "a,b"}\nrate = 2.5\n')
+    env(
+        **DESTINATION,
+        DESTINATIONS__SHOP__HEADERS_FILE=str(tmp_path / "headers"),
+        DESTINATIONS__SHOP__EVENT_TYPES="net.authorize.payment.*, net.authorize.customer.*",
+        DESTINATIONS__SHOP__GIVE_UP_ON="404,422",
+        CONFIG=str(toml),
+    )
+    loaded = load()
+    shop, books = loaded.destinations["shop"], loaded.destinations["books"]
+    assert shop.event_types == ("net.authorize.payment.*", "net.authorize.customer.*")
+    assert shop.give_up_on == (404, 422)
+    assert (shop.timeout, shop.concurrency, shop.max_attempts, shop.body, shop.rate) == (10, 8, 20, "exact", None)
+    assert {name: value.get_secret_value() for name, value in shop.headers.items()} == {
+        "Authorization": "Bearer t0ps3cret",
+        "X-Shop": "7",
+    }
+    assert books.headers["X-List"].get_secret_value() == "a,b"
+    assert books.rate == 2.5
+    for shown in (repr(loaded), str(loaded.redacted()), str(effective(loaded, layers()))):
+        assert "t0ps3cret" not in shown
+        assert "/hooks" not in shown
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "told"),
+    [
+        ("URL", "ftp://x", "must be a URL such as https://shop.example.com/hooks"),
+        ("URL", "https://user:t0ps3cret@x", "must hold no user and password"),
+        ("URL", "https://[x", "cannot be read as a URL"),
+        ("URL", "http://shop.example.com", "set WEBHOOKD_DESTINATIONS__SHOP__ALLOW_PRIVATE=true if the address is in your own"),
+        ("SECRETS", "whsec_t0ps3cret", "each secret must be whsec_ and the base64 of 24 to 64 random bytes"),
+        ("SECRETS", "t0ps3cret", "each secret must be whsec_"),
+        ("FILTER", "a ==", "is no JMESPath expression on the payload"),
+        ("HEADERS", "t0ps3cret", "must be `Name: value`, with commas between several"),
+        ("HEADERS", "A: t0ps3cr\u00e9t", "holds a name or a value that no header can carry"),
+        ("HEADERS", "webhook-id: 1", "webhookd sets the header webhook-id itself: remove it"),
+        ("HEADERS", "Host: x", "webhookd sets the header host itself: remove it"),
+        ("GIVE_UP_ON", "200", "must be HTTP statuses from 300 to 599"),
+        ("TIMEOUT", "0", "must be a number from 0.1 to 300; the default is 10"),
+        ("RATE", "x", "must be a number from 0.01 to 100000; the default is none"),
+        ("CONCURRENCY", "0", "must be a whole number from 1 to 1000; the default is 8"),
+        ("BODY", "half", "must be exact or envelope; the default is exact"),
+        ("ALLOW_PRIVATE", "perhaps", "must be true or false; the default is false"),
+        ("ACCOUNTS", "eu", "names eu, which is no account"),
+        ("EVENT_TYPES", ",", "is empty: name a pattern"),
+        ("CLIENT_KEY", "key.pem", "go together: set both, or neither"),
+        ("TIMEOOT", "1", "is not a setting; did you mean WEBHOOKD_DESTINATIONS__<NAME>__TIMEOUT?"),
+    ],
+)
+def test_a_wrong_destination_is_reported_with_the_remedy(env: Any, field: str, value: str, told: str) -> None:
+    env(**DESTINATION | {f"DESTINATIONS__SHOP__{field}": value})
+    problem = only_problem()
+    assert problem.startswith("WEBHOOKD_DESTINATIONS__SHOP__")
+    assert told in problem
+    assert "t0ps3cr" not in problem
+
+
+def test_a_destination_is_not_called_as_another_consumer(env: Any) -> None:
+    env(DESTINATIONS__HANDLERS__URL="https://x")
+    assert "is not handlers: rename the destination" in only_problem()
+
+
+def test_a_destination_needs_an_address(env: Any) -> None:
+    env(DESTINATIONS__SHOP__FILTER="a")
+    assert only_problem().startswith("WEBHOOKD_DESTINATIONS__SHOP__URL is not set: set it (The address")
+
+
+def test_a_folders_address_gets_no_headers_from_elsewhere(env: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(".env").write_text("WEBHOOKD_DESTINATIONS__SHOP__URL=https://elsewhere.example.com\n")
+    env(DESTINATIONS__SHOP__HEADERS="Authorization: Bearer t0ps3cret")
+    assert "webhookd sends headers from elsewhere to no address that a folder names" in only_problem()

@@ -12,6 +12,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from webhookd.admin.access import Access, AccessLevel
 from webhookd.admin.dead_letter_routes import DeadLetterRoutes
+from webhookd.admin.destination_routes import DestinationRoutes
 from webhookd.admin.event_routes import EventRoutes
 from webhookd.admin.guide import Guide
 from webhookd.admin.health_routes import Health
@@ -25,8 +26,10 @@ from webhookd.admin.route import Route, refusals, refused
 from webhookd.admin.sign_in import SignInRoutes
 from webhookd.admin.statistics_routes import StatisticsRoutes
 from webhookd.admin.timeline_routes import TimelineRoutes
+from webhookd.deliver.role import DeliverRole
 from webhookd.http.problem import problems
 from webhookd.http.reply import SERVER
+from webhookd.operate.destinations import Destinations
 from webhookd.operate.events import Events
 from webhookd.operate.operations import Operations
 from webhookd.operate.operator_queries import OperatorQueries
@@ -61,6 +64,7 @@ def admin_app(
     statements: OperatorQueries,
     receipts: Receipts,
     runner: Loop,
+    deliver: DeliverRole,
 ) -> web.Application:
     """Builds the aiohttp application of the admin listener."""
     events = Events(statements)
@@ -71,6 +75,7 @@ def admin_app(
         *DeadLetterRoutes(statements, events, operations).routes(),
         *QuarantineRoutes(Quarantine(statements, receipts)).routes(),
         *RefusedRoutes(statements).routes(),
+        *DestinationRoutes(deliver, Destinations(statements, lambda: deliver.destinations)).routes(),
         *TimelineRoutes(statements).routes(),
         *StatisticsRoutes(statements, health, metrics).routes(),
         *SignInRoutes(access).routes(),

@@ -83,6 +83,23 @@ class Change(Shape):
     ]
 
 
+class ConsumerState(Shape):
+    """The state of an event's work for one consumer: the handlers, or a destination."""
+
+    name: str
+    status: Annotated[
+        str,
+        Field(
+            description="Of `handlers`: the event's status. Of a destination: waiting, retrying, dead, delivered, or dropped "
+            "by an operator."
+        ),
+    ]
+    attempts: int
+    last_error: Annotated[str | None, Field(description="It may quote customer data.")] = None
+    last_answer: Annotated[str | None, Field(description="The beginning of a destination's last failed answer.")] = None
+    due: Annotated[Time | None, Field(description="When the next attempt is due.")] = None
+
+
 class FailedAttempt(Shape):
     """An attempt that failed."""
 
@@ -121,6 +138,7 @@ class EventInFull(EventRow):
     aliases: list[Alias]
     audit: Annotated[list[Change], Field(description="The oldest change first.")]
     failed_attempts: list[FailedAttempt]
+    consumers: Annotated[list[ConsumerState], Field(description="The handlers, and each destination that gets the event.")]
     related: Annotated[list[EventRow], Field(description="The newest other events of the same entity.")]
     retry: RetryAdvice
 
@@ -166,9 +184,35 @@ def in_full(shown: Shown) -> EventInFull:
             for c in shown.audit
             if c["attempt"] is not None and c["reason"] is not None and c["from_status"] != Status.DEAD
         ],
+        consumers=_consumers(shown),
         related=[event_row(other) for other in shown.related],
         retry=RetryAdvice(allowed=retry.allowed, needs_force=retry.needs_force, reason=retry.reason),
     )
+
+
+def _consumers(shown: Shown) -> list[ConsumerState]:
+    row = shown.row
+    due = None if Status(row["status"]).finished else row["send_after"]
+    found = {
+        "handlers": ConsumerState(
+            name="handlers", status=row["status"], attempts=row["attempts"], last_error=row["last_error"], due=due
+        )
+    }
+    for change in shown.audit:  # an ended delivery has no row any more
+        if change["consumer"] not in (None, "handlers") and change["to_status"] in ("delivered", "dropped"):
+            found[change["consumer"]] = ConsumerState(
+                name=change["consumer"], status=change["to_status"], attempts=change["attempt"] or 0
+            )
+    for one in shown.deliveries:
+        found[one["destination"]] = ConsumerState(
+            name=one["destination"],
+            status=one["status"],
+            attempts=one["attempts"],
+            last_error=one["last_error"],
+            last_answer=one["last_answer"],
+            due=None if one["status"] == "dead" else one["due"],
+        )
+    return list(found.values())
 
 
 class EventRoutes:

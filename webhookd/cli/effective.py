@@ -9,6 +9,7 @@ from webhookd.authorizenet.signature import fingerprint
 
 if TYPE_CHECKING:
     from webhookd.settings import Settings
+    from webhookd.settings.destinations import DestinationSettings
     from webhookd.settings.sources import Layer
 
 _URLS = ("database_url", "redis_url")
@@ -29,6 +30,11 @@ def effective(settings: Settings, layers: list[Layer]) -> list[tuple[str, str, s
             for account, own in settings.accounts.items():
                 variable = f"accounts__{account}__signature_keys"
                 rows.append((variable, _fingerprints(own.signature_keys), _source(variable, layers)))
+        elif name == "destinations":
+            for destination, one in settings.destinations.items():
+                for field in type(one).model_fields:
+                    variable = f"destinations__{destination}__{field}"
+                    rows.append((variable, _of_destination(field, one), _source(variable, layers)))
         else:
             rows.append((name, _shown(name, getattr(settings, name)), _source(name, layers)))
     return [(PREFIX + name.upper(), value, source) for name, value, source in rows]
@@ -47,6 +53,13 @@ def _shown(name: str, value: Any) -> str:
     if isinstance(value, Mapping):
         return ",".join(sorted(value))  # a mapping's values could hold secrets
     return ",".join(map(str, value)) if isinstance(value, tuple) else shown(value)
+
+
+def _of_destination(field: str, one: DestinationSettings) -> str:
+    if field == "url":
+        return one.place
+    value = getattr(one, field)
+    return _fingerprints(value) if field == "secrets" else _shown(field, value)
 
 
 def _fingerprints(keys: Any) -> str:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 from webhookd.doctor.configuration import examine_settings
+from webhookd.doctor.destinations import examine_destinations
 from webhookd.doctor.finding import Finding, Verdict
 from webhookd.doctor.postgresql import examine_postgresql
 from webhookd.doctor.redis import examine_redis
@@ -17,6 +18,7 @@ _SECONDS = 15
 _SLOW = {
     "postgresql": "look for load or locks in PostgreSQL, and check the network to the host in WEBHOOKD_DATABASE_URL",
     "redis": "check the network to the host in WEBHOOKD_REDIS_URL",
+    "destinations": "check the DNS server that this machine asks",
     "sqs": "check the network to SQS, and the source of the AWS credentials",
 }
 
@@ -35,6 +37,7 @@ async def examine(settings: Settings, *, source: str = "") -> AsyncIterator[Find
         ("postgresql", examine_postgresql),
         ("redis", examine_redis),
         ("sqs", examine_sqs),
+        ("destinations", examine_destinations),
     )
     for name, check in checks:
         try:

@@ -30,6 +30,7 @@ class Shown:
     audit: list[asyncpg.Record]
     related: list[asyncpg.Record]
     aliases: list[asyncpg.Record]
+    deliveries: list[asyncpg.Record]  # those that have not ended
 
 
 @dataclass(slots=True, frozen=True)
@@ -127,11 +128,12 @@ class Events:
                 raise NotFoundError(f"there is no event {event_id}; give webhookd's id, or search for the provider's")
             audit = [change async for change in queries.audit_trail(connection, id=event_id)]
             aliases = [alias async for alias in queries.aliases_of_event(connection, id=event_id)]
+            deliveries = [one async for one in queries.deliveries_of_event(connection, id=event_id)]
             related = []
             if row["entity_id"] is not None:
                 entity = {name: row[name] for name in ("account", "entity_name", "entity_id")}
                 related = [other async for other in queries.events_of_entity(connection, **entity, limit=_RELATED + 1)]
-        return Shown(row, audit, [other for other in related if other["id"] != event_id][:_RELATED], aliases)
+        return Shown(row, audit, [other for other in related if other["id"] != event_id][:_RELATED], aliases, deliveries)
 
     async def retry(self, event_id: UUID, *, actor: str, note: str, force: bool) -> asyncpg.Record:
         """Has an event tried again, and returns its new row. Raises NotFoundError, and ConflictError with the reason."""

@@ -33,6 +33,7 @@ class Failpoint(StrEnum):
     LEASES_AFTER_EXTENSION = "leases.after-extension"
     ACKS_BEFORE_DELETE = "acks.before-delete"
     ACKS_AFTER_DELETE = "acks.after-delete"
+    DELIVER_AFTER_ANSWER = "deliver.after-answer"  # a destination has answered, and PostgreSQL does not know it yet
     DEAD_LETTERS_AFTER_COPY = "dead-letters.after-copy"  # the copy is sent, and PostgreSQL does not know it yet
     DEAD_LETTERS_AFTER_PUT_BACK = "dead-letters.after-put-back"  # the work is put back, and its message is not deleted
     SHUTDOWN_REFUSING = "shutdown.refusing"  # readiness is off, and requests are under way

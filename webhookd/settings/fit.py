@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urlsplit
 
+from webhookd.settings.destinations import destination_problems
 from webhookd.settings.sources import PREFIX
 from webhookd.settings.values import likely_kind, revealed
 
@@ -26,11 +27,12 @@ def problems(settings: Settings) -> Iterator[str]:
     yield from _accounts(settings)
     yield from _keys(settings)
     yield from _tokens(settings)
+    yield from destination_problems(settings)
     yield from _ages(settings)
     yield from _shutdown(settings)
     yield from database_problems(settings.database_url, settings.database_auth)
     if not settings.roles:
-        yield "WEBHOOKD_ROLES is empty: name any of receive, relay, work"
+        yield "WEBHOOKD_ROLES is empty: name any of receive, relay, work, deliver"
     if settings.retry_base > settings.retry_cap:
         yield "WEBHOOKD_RETRY_BASE is above WEBHOOKD_RETRY_CAP: lower the one or raise the other"
     if _collide(settings.public_address, settings.admin_address):

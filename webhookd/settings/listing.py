@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pydantic.fields import FieldInfo
+
+from webhookd.settings.destinations import DestinationSettings
 from webhookd.settings.model import Role, Settings
 from webhookd.settings.sources import CONFIG, PREFIX
 
@@ -10,16 +13,25 @@ def describe() -> list[tuple[str, str, str]]:
     """Returns (environment variable, default, meaning) of every setting. A secret may also be a file's path, in `…_FILE`."""
     rows = [(CONFIG, "", "Path of a TOML file of settings: their names in lower case, without WEBHOOKD_.")]
     for name, field in Settings.model_fields.items():
-        default = "required" if field.is_required() else shown(field.default)
         variable = "accounts__<name>__signature_keys" if name == "accounts" else name
-        rows.append((PREFIX + variable.upper(), default, field.description or ""))
+        if name == "destinations":
+            rows += [_row(f"{name}__<name>__{own}", field) for own, field in DestinationSettings.model_fields.items()]
+        else:
+            rows.append(_row(variable, field))
     return rows
+
+
+def _row(variable: str, field: FieldInfo) -> tuple[str, str, str]:
+    default = "required" if field.is_required() else shown(field.default)
+    return PREFIX + variable.upper(), default, field.description or ""
 
 
 def shown(default: object) -> str:
     """Returns a default as it would be written in the environment."""
     if default is None or default in ((), {}):
         return ""
+    if isinstance(default, tuple):
+        return ",".join(map(str, default))
     if isinstance(default, frozenset):
         return ",".join(role for role in Role if role in default)
     if isinstance(default, bool):

@@ -14,10 +14,11 @@ from pydantic.fields import FieldInfo
 
 from webhookd.errors import SettingsError
 from webhookd.settings import sources
+from webhookd.settings.destinations import DestinationSettings
 from webhookd.settings.fit import database_problems
 from webhookd.settings.listing import shown
 from webhookd.settings.model import CONFIGURATION, Settings
-from webhookd.settings.sources import NO_FILE, PREFIX, Found, Layer
+from webhookd.settings.sources import NAMED, NO_FILE, PREFIX, Found, Layer
 from webhookd.settings.values import DatabaseAuth, DatabaseUrl, Region, SchemaName
 
 # The types of pydantic's errors for a number, for one of several choices, and for other types in a TOML file.
@@ -29,7 +30,6 @@ _KINDS = {
     "tuple_type": "a list, or text with commas between its parts",
     "frozen_set_type": "a list, or text with commas between its parts",
 }
-_ACCOUNT = re.compile(r"accounts__(?P<name>.+)__(?P<field>signature_keys)")
 
 
 def load(**overrides: Any) -> Settings:
@@ -53,6 +53,7 @@ def load_from(layers: list[Layer], **overrides: Any) -> Settings:
         given = sources.find_all(Settings.model_fields, layers)
         problems += _borrowed_password(given.get("database_url"))
         problems += _stray_schema(given)
+        problems += _stray_headers(given)
         settings = Settings.model_validate(_nested({name: one.value for name, one in given.items()} | overrides))
     except SettingsError as error:
         problems.append(str(error))
@@ -66,14 +67,17 @@ def load_from(layers: list[Layer], **overrides: Any) -> Settings:
 def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
     """Turns `accounts__eu__signature_keys` into {"accounts": {"eu": {"signature_keys": …}}}."""
     nested: dict[str, Any] = {}
-    accounts: dict[str, Any] = {}
+    groups: dict[str, dict[str, dict[str, Any]]] = {}
     for name, value in values.items():
-        if match := _ACCOUNT.fullmatch(name):
-            accounts[match["name"]] = {match["field"]: value}
+        if NAMED.fullmatch(name):
+            group, _, rest = name.partition("__")
+            one, _, field = rest.rpartition("__")
+            groups.setdefault(group, {}).setdefault(one, {})[field] = value
         else:
             nested[name] = value
-    if accounts and isinstance(nested.setdefault("accounts", {}), dict):
-        nested["accounts"] = accounts | nested["accounts"]
+    for group, tables in groups.items():
+        if isinstance(nested.setdefault(group, {}), dict):
+            nested[group] = tables | nested[group]
     return nested
 
 
@@ -144,6 +148,19 @@ def _stray_schema(found: Mapping[str, Found]) -> Iterator[str]:
         )
 
 
+def _stray_headers(found: Mapping[str, Found]) -> Iterator[str]:
+    """Yields a line for each destination whose address a folder names, and whose headers another source holds."""
+    for name, headers in found.items():
+        if not name.startswith("destinations__") or not name.endswith("__headers"):
+            continue
+        url = found.get(name.removesuffix("headers") + "url")
+        if url is not None and url.named_by is not None and headers.kept_in != url.named_by:
+            yield (
+                f"{PREFIX}{name.upper()}: {url.source} names the address, and webhookd sends headers from elsewhere to no "
+                "address that a folder names: set both in the environment, or both in that file"
+            )
+
+
 def _explained(errors: ValidationError) -> list[str]:
     return [_explain(error) for error in errors.errors(include_input=False, include_url=False)]
 
@@ -151,13 +168,16 @@ def _explained(errors: ValidationError) -> list[str]:
 def _explain(error: Any) -> str:
     if not error["loc"]:
         return str(error["msg"]).removeprefix("Value error, ")
-    # After the setting's own name come positions, or names that were given. They are of use for accounts only.
-    parts = error["loc"] if error["loc"][0] == "accounts" else error["loc"][:1]
+    # After the setting's own name come positions, or names that were given. They are of use for accounts and destinations only.
+    group = error["loc"][0]
+    parts = error["loc"] if group == "accounts" else error["loc"][: 3 if group == "destinations" else 1]
     name = PREFIX + "__".join(str(part).upper() for part in parts)
+    fields = DestinationSettings.model_fields if group == "destinations" and len(parts) == 3 else Settings.model_fields
+    field = fields.get(parts[-1]) if fields is not Settings.model_fields else fields.get(group)
     if error["type"] == "missing":
-        meaning = (Settings.model_fields[error["loc"][0]].description or "").removesuffix(".")
-        return f"{name} is not set: set it ({meaning}), or run `webhookd dev`, which sets its own"
-    field = Settings.model_fields.get(error["loc"][0])
+        meaning = (field.description or "" if field else "").removesuffix(".")
+        other = "" if group == "destinations" else ", or run `webhookd dev`, which sets its own"
+        return f"{name} is not set: set it ({meaning}){other}"
     if field is not None and (wanted := _wanted(error, field)):
         return f"{name}: must be {wanted}; the default is {shown(field.default) or 'none'}"
     return f"{name}: {str(error['msg']).removeprefix('Value error, ')}"
@@ -169,8 +189,12 @@ def _wanted(error: Any, field: FieldInfo) -> str | None:
         least, most = (
             next((getattr(bound, end) for bound in field.metadata if hasattr(bound, end)), None) for end in ("ge", "le")
         )
-        return f"a {'' if field.annotation is float else 'whole '}number from {least:g} to {most:g}"
+        return f"a {'' if field.annotation in (float, float | None) else 'whole '}number from {least:g} to {most:g}"
     if _CHOICE.fullmatch(error["type"]):
         choices = str(error.get("ctx", {}).get("expected", "true or false")).replace("'", "")
-        return choices if len(error["loc"]) == 1 else f"any of {choices}, with commas between them"
+        return (
+            choices
+            if len(error["loc"]) == 1 or error["loc"][0] == "destinations"
+            else f"any of {choices}, with commas between them"
+        )
     return _KINDS.get(error["type"])

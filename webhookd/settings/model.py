@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from webhookd.settings import fit
+from webhookd.settings.destinations import DestinationSettings
 from webhookd.settings.values import (
     Address,
     CommaSeparated,
@@ -37,7 +38,7 @@ _LONGEST_RETENTION = 20 * 365 * _DAY  # seconds; a longer retention would reach 
 
 CONFIGURATION = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
 
-_RENEWABLE = ("signature_keys", "accounts", "admin_tokens", "read_tokens")
+_RENEWABLE = ("signature_keys", "accounts", "admin_tokens", "read_tokens", "destinations")
 _RENEWABLE_URLS = ("database_url", "redis_url")
 
 
@@ -47,6 +48,7 @@ class Role(StrEnum):
     RECEIVE = "receive"
     RELAY = "relay"
     WORK = "work"
+    DELIVER = "deliver"
 
 
 class AccountSettings(BaseModel):
@@ -112,6 +114,7 @@ class Settings(BaseModel):
     accounts: dict[str, AccountSettings] = _setting(
         {}, "Signature Keys of a further account, whose webhooks are posted to `/webhooks/authorize-net/<name>`."
     )
+    destinations: dict[str, DestinationSettings] = _setting({}, "Addresses that get events; see Destinations.")
     admin_tokens: Tokens = _setting({}, "Bearer tokens of operators, comma-separated: each `name:token` or a token.")
     read_tokens: Tokens = _setting({}, "Bearer tokens that may only read, in the same form.")
     admin_anonymous: Literal["nothing", "look", "operate"] = _setting(
@@ -119,7 +122,7 @@ class Settings(BaseModel):
     )
     handlers: Names = _setting((), "Python modules with handlers, comma-separated.")
     roles: Annotated[frozenset[Role], CommaSeparated] = _setting(
-        frozenset(Role), "Roles of this process, comma-separated: receive, relay, work."
+        frozenset(Role), "Roles of this process, comma-separated: receive, relay, work, deliver."
     )
     concurrency: int = _setting(16, "Number of events with handlers that this process works on at a time.", ge=1, le=1000)
     pollers: int = _setting(
@@ -241,12 +244,13 @@ class Settings(BaseModel):
         "true: sends spans to an OpenTelemetry collector, which OpenTelemetry's own variables name. Needs webhookd[tracing].",
     )
 
-    @field_validator("accounts", mode="before")
+    @field_validator("accounts", "destinations", mode="before")
     @classmethod
-    def _lower_case(cls, value: object) -> object:
+    def _lower_case(cls, value: object, info: ValidationInfo) -> object:
         if not isinstance(value, dict):
-            raise ValueError("set WEBHOOKD_ACCOUNTS__<NAME>__SIGNATURE_KEYS instead, or [accounts.<name>] in the TOML file")  # noqa: TRY004
-        return {str(name).lower(): account for name, account in value.items()}
+            field, group = ("SIGNATURE_KEYS", "accounts") if info.field_name == "accounts" else ("URL", "destinations")
+            raise ValueError(f"set WEBHOOKD_{group.upper()}__<NAME>__{field} instead, or [{group}.<name>] in the TOML file")  # noqa: TRY004
+        return {str(name).lower(): one for name, one in value.items()}
 
     @field_validator("pollers", mode="before")
     @classmethod
@@ -293,6 +297,7 @@ class Settings(BaseModel):
                 name: [hashlib.sha256(key.encode()).hexdigest()[:12] for key in keys]
                 for name, keys in self.keys_by_account.items()
             },
+            "destinations": {name: one.redacted() for name, one in self.destinations.items()},
             "admin_tokens": sorted(self.admin_tokens),
             "read_tokens": sorted(self.read_tokens),
             "roles": sorted(self.roles),
@@ -302,8 +307,8 @@ class Settings(BaseModel):
 def renewed(before: Settings, after: Settings) -> dict[str, Any]:
     """Returns the settings that changed and that a running daemon can take.
 
-    These are the signature keys, the tokens, and a URL whose user or password changed. Another server needs a restart: events
-    that this process has in hand are on the present server.
+    These are the signature keys, the tokens, the destinations, and a URL whose user or password changed. Another server needs
+    a restart: events that this process has in hand are on the present server.
     """
     changed = {
         name: getattr(after, name) for name in (*_RENEWABLE, *_RENEWABLE_URLS) if getattr(after, name) != getattr(before, name)

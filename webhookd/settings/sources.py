@@ -30,9 +30,18 @@ NO_FILE = f"{os.devnull}/none"
 PREFIX = "WEBHOOKD_"
 CONFIG = "WEBHOOKD_CONFIG"
 CLIENT = ("api_url", "api_token")  # settings of the operator's commands
-SECRET = re.compile(r"(database_url|redis_url|signature_keys|admin_tokens|read_tokens|accounts__.+__signature_keys)")
+SECRET = re.compile(
+    r"(database_url|redis_url|signature_keys|admin_tokens|read_tokens|accounts__.+__signature_keys"
+    r"|destinations__.+__(url|secrets|headers))"
+)
 _IN_FILES = re.compile(f"{SECRET.pattern}|api_token")  # settings that can stand in a file of their own
-_ACCOUNT_KEYS = re.compile(r"accounts__.+__signature_keys(_file)?")
+DESTINATION_FIELDS = (
+    "url", "secrets", "event_types", "accounts", "filter", "headers", "timeout", "concurrency", "rate", "max_attempts", "body",
+    "ca_file", "client_cert", "client_key", "give_up_on", "allow_private",
+)  # fmt: skip
+# The settings that stand once for each account or destination.
+NAMED = re.compile(rf"accounts__.+__signature_keys|destinations__.+__({'|'.join(DESTINATION_FIELDS)})")
+_GROUPS = ("accounts", "destinations")
 _ENVIRONMENT = "the environment"
 
 
@@ -166,22 +175,22 @@ def _configuration(*layers_: Layer) -> Iterator[Layer]:
             folder = Path.cwd().resolve() if layer.folder is not None or not path.is_absolute() else None
             toml = Layer(str(path), folder, kept_in(folder, path), toml=True)
             for name, value in table.items():
-                if name.lower() == "accounts" and isinstance(value, dict):
-                    for spelled, account_name, inner in _accounts(value):
-                        toml.add(spelled, account_name, inner)
+                if name.lower() in _GROUPS and isinstance(value, dict):
+                    for spelled, full_name, inner in _tables(name.lower(), value):
+                        toml.add(spelled, full_name, inner)
                 else:
                     toml.add(name, name.lower(), value)
             yield toml
             return
 
 
-def _accounts(accounts: dict[str, Any]) -> Iterator[tuple[str, str, Any]]:
-    for account, table in accounts.items():
+def _tables(group: str, tables: dict[str, Any]) -> Iterator[tuple[str, str, Any]]:
+    for one, table in tables.items():
         if not isinstance(table, dict):
-            yield f"accounts.{account}", f"accounts__{account}".lower(), table
+            yield f"{group}.{one}", f"{group}__{one}".lower(), table
             continue
-        for name, value in (table or {"signature_keys": None}).items():
-            yield f"accounts.{account}.{name}", f"accounts__{account}__{name}".lower(), value
+        for name, value in (table or {"signature_keys" if group == "accounts" else "url": None}).items():
+            yield f"{group}.{one}.{name}", f"{group}__{one}__{name}".lower(), value
 
 
 def secret_files(sources: Iterable[Layer]) -> list[Path]:
@@ -202,8 +211,8 @@ def find(name: str, sources: Iterable[Layer]) -> Found | None:
 def given(names: Iterable[str], sources: Iterable[Layer]) -> set[str]:
     """Returns those of the settings `names` that some source gives. Reads no file."""
     every = {name for layer in sources for name in (*layer.values, *layer.files)}
-    accounts = {"accounts"} if any(map(_ACCOUNT_KEYS.fullmatch, every)) else set()
-    return (every | accounts) & set(names)
+    groups = {name.partition("__")[0] for name in every if NAMED.fullmatch(name)}
+    return (every | groups) & set(names)
 
 
 def folder_that_names(name: str, sources: Iterable[Layer], default: str) -> Path | None:
@@ -215,14 +224,15 @@ def folder_that_names(name: str, sources: Iterable[Layer], default: str) -> Path
 def find_all(names: Iterable[str], sources: list[Layer]) -> dict[str, Found]:
     """Returns those of the settings `names` that some source gives, each from the strongest source.
 
-    `accounts` stands for all accounts' keys. Raises SettingsError with a line for each file that cannot be read.
+    `accounts` stands for all accounts' keys, `destinations` for all destinations' settings. Raises SettingsError with a line
+    for each file that cannot be read.
     """
     wanted = set(names)
     given = dict.fromkeys(name for layer in sources for name in (*layer.values, *layer.files))
     found: dict[str, Found] = {}
     problems = []
     for name in given:
-        if name in wanted or ("accounts" in wanted and _ACCOUNT_KEYS.fullmatch(name)):
+        if name in wanted or (NAMED.fullmatch(name) and name.partition("__")[0] in wanted):
             try:
                 if (one := find(name, sources)) is not None:
                     found[name] = one
@@ -274,20 +284,31 @@ def slips(fields: Iterable[str], sources: Iterable[Layer]) -> list[str]:
         for name, spelled in sorted(layer.spelled.items()):
             if (name in known and not (layer.toml and name == "config")) or spelled.upper().startswith(not_settings):
                 continue
-            if _ACCOUNT_KEYS.fullmatch(name):
+            if NAMED.fullmatch(name) or (NAMED.fullmatch(name.removesuffix("_file")) and _IN_FILES.fullmatch(name[:-5])):
                 if name not in layer.values and name.removesuffix("_file") not in layer.files:
                     # Otherwise the account would count as not set, and its webhooks would be answered 404.
-                    problems.append(f"{place}{spelled} is empty; set a key, or drop the account")
+                    problems.append(f"{place}{spelled} is empty; {_REMEDY_FOR_EMPTY[name.partition('__')[0]]}")
                 continue
             problems.append(f"{place}{spelled} is not a setting; {_remedy(name, known - {name}, toml=layer.toml)}")
     return problems
 
 
+_REMEDY_FOR_EMPTY = {
+    "accounts": "set a key, or drop the account",
+    "destinations": "set a value, or drop the setting",
+}
+
+
 def _remedy(name: str, known: set[str], *, toml: bool) -> str:
-    accounts = "accounts__<name>__signature_keys"
     # Compare the names without the prefix, which would make any two names look alike.
     bare = name.removeprefix(PREFIX.lower())
-    near = [accounts] if bare.startswith("accounts__") else difflib.get_close_matches(bare, sorted(known), n=1)
+    if bare.startswith("accounts__"):
+        near = ["accounts__<name>__signature_keys"]
+    elif bare.startswith("destinations__"):
+        field = bare.rpartition("__")[2]
+        near = [f"destinations__<name>__{one}" for one in difflib.get_close_matches(field, DESTINATION_FIELDS, n=1) or ["url"]]
+    else:
+        near = difflib.get_close_matches(bare, sorted(known), n=1)
     if not near:
         return "`webhookd settings` lists them"
     return f"did you mean {near[0].replace('__', '.') if toml else PREFIX + near[0].upper()}?"

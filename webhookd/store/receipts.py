@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 from uuid import UUID
 
 import asyncpg
@@ -67,15 +67,26 @@ class Quarantined(NamedTuple):
     body_hash: bytes
 
 
+class Router(Protocol):
+    """Chooses the destinations of new events, and hears of the events that were committed for them."""
+
+    def choose(self, account: str, event_type: str, body: bytes) -> Sequence[str]:
+        """Returns the names of the destinations that get an event."""
+
+    def wake(self, destinations: Collection[str]) -> None:
+        """Hears that deliveries to these destinations are committed."""
+
+
 class Receipts:
-    """The commits of received bodies, many at a time, on the database's `short` pool.
+    """The commits of received bodies, many at a time, on the database's `short` pool. `router` chooses destinations, if any.
 
     They raise UnavailableError while PostgreSQL is away. If PostgreSQL answers and refuses the statement itself (a missing
     right, a corrupted index), they raise RefusedError, and PostgreSQL counts as away until `prove` succeeds.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, router: Router | None = None) -> None:
         self._database = database
+        self._router = router
         self._account = "default"  # then the account of the last arrival
 
     async def accept(
@@ -101,7 +112,7 @@ class Receipts:
         await transaction.start()
         try:
             arrival = Arrival(event_id, self._account, notification, "", b"", bytes(16))
-            columns = _columns([arrival], 0.0, None, None)
+            columns = _columns([arrival], 0.0, None, None) | _pairs([arrival], {})
             await queries.insert_kinds(connection, kind_ids=columns["kind_ids"], kind_texts=columns["kind_texts"])
             await queries.insert_events(connection, **columns)
         except _OF_ONE_ROW:
@@ -132,10 +143,13 @@ class Receipts:
         results: dict[UUID, Accepted] = {}
         # One order for every batch on every replica: two batches that hold the same events cannot deadlock.
         waiting = sorted(arrivals, key=lambda a: (a.notification.content_key or b"", a.account, a.notification.notification_id))
+        routes = self._routes(waiting)
         for _ in range(3):
-            row = await self._insert(_columns(waiting, send_after, actor, reason))
+            row = await self._insert(_columns(waiting, send_after, actor, reason) | _pairs(waiting, routes))
             due, new_ids = row["due"], row["new_ids"]
             results |= {id_: Accepted(id_, due=due) for id_ in ([a.id for a in waiting] if new_ids is None else new_ids)}
+            if routes and self._router is not None:
+                self._router.wake({name for a in waiting if a.id in results for name in routes.get(a.id, ())})
             waiting = [a for a in waiting if a.id not in results]
             if waiting:
                 waiting = await self._resolve_duplicates(waiting, results)
@@ -143,6 +157,12 @@ class Receipts:
                 return [results[a.id] for a in arrivals]
         # In each try, the row that was in the way vanished between the insert and the look-up.
         raise UnavailableError("postgresql", "a duplicate's first event could not be found")
+
+    def _routes(self, arrivals: Sequence[Arrival]) -> dict[UUID, Sequence[str]]:
+        if self._router is None:
+            return {}
+        chosen = ((a.id, self._router.choose(a.account, a.notification.event_type, a.body)) for a in arrivals)
+        return {event_id: names for event_id, names in chosen if names}
 
     async def _insert(self, columns: dict[str, Any]) -> asyncpg.Record:
         insert = partial(queries.insert_events, **columns)
@@ -226,6 +246,14 @@ def _columns(arrivals: Sequence[Arrival], send_after: float, actor: str | None, 
         "reason": reason,
         **_kinds(list(zip(accounts, event_types, entity_names, key_fingerprints, strict=True))),
     }
+
+
+def _pairs(arrivals: Sequence[Arrival], routes: Mapping[UUID, Sequence[str]]) -> dict[str, Any]:
+    """Returns the pairs of an event and a destination that gets the event, in one order for every batch."""
+    pairs = sorted((a.id, name) for a in arrivals for name in routes.get(a.id, ())) if routes else []
+    if not pairs:
+        return {"delivery_ids": None, "destinations": None}
+    return {"delivery_ids": [event_id for event_id, _ in pairs], "destinations": [name for _, name in pairs]}
 
 
 def _kinds(kinds: Sequence[tuple[str, str, str | None, str]]) -> dict[str, Any]:

@@ -143,6 +143,32 @@ class Metrics:
             "action",
             values=("copied", "put_back", "removed", "lost", "redriven", "unproven"),
         )
+        self.deliveries = counter(
+            "deliveries_total",
+            "Attempts to deliver an event to a destination, by outcome: delivered, retrying, dead.",
+            "destination",
+            "outcome",
+        )
+        self.deliveries_repeated = counter(
+            "deliveries_repeated_total",
+            "Attempts that follow an attempt without a recorded result, so that the destination may get an event twice.",
+            "destination",
+        )
+        self.delivery_seconds = histogram(
+            "delivery_seconds",
+            "Seconds from an event's receipt, or its redrive, until the destination accepted the event.",
+            _SLOW,
+            "destination",
+        )
+        self.delivery_attempt_seconds = histogram(
+            "delivery_attempt_seconds", "Seconds that one request to a destination took.", _FAST, "destination"
+        )
+        self.deliveries_waiting = gauge(
+            "deliveries_waiting", "Deliveries that are still to be made; each status counted up to 100,000.", "destination"
+        )
+        self.deliveries_dead = gauge(
+            "deliveries_dead", "Deliveries that were given up, and wait for an operator; counted up to 100,000.", "destination"
+        )
         self.partitions_ahead = gauge(
             "partitions_ahead_seconds",
             "Seconds that the partitions of bodies and audit trail reach beyond PostgreSQL's present time; 0 "

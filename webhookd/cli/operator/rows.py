@@ -10,7 +10,7 @@ from webhookd.cli.operator.api import Api, Json
 from webhookd.cli.operator.screen import fields, instant, plain, say, short_type, table, tell_json
 from webhookd.runtime.console import err
 
-_LISTS = ("body", "aliases", "audit", "failed_attempts", "related", "retry")
+_LISTS = ("body", "aliases", "audit", "failed_attempts", "related", "retry", "consumers")
 
 
 async def collect(api: Api, *path: str, key: str, limit: int, **query: Any) -> tuple[list[Json], bool]:
@@ -79,10 +79,19 @@ def tell_event(event: Json, *, body: bool, as_json: bool) -> None:
     if event["failed_attempts"]:
         names = ("at", "attempt", "outcome", "error")
         table(("failed at", *names[1:]), _cells(event["failed_attempts"], names))
+    _consumer_table(event.get("consumers", []))
     _audit_table(event["audit"])
     if event["related"]:
         say("of the same entity:")
         event_table(event["related"])
+
+
+def _consumer_table(consumers: list[Json]) -> None:
+    """Prints the state of the event for each consumer, if a destination gets the event."""
+    if any(one["name"] != "handlers" for one in consumers):
+        names = ("name", "status", "attempts", "due", "last_error")
+        rows = ([instant(one[name]) if name == "due" and one[name] else one[name] for name in names] for one in consumers)
+        table(("consumer", "status", "attempts", "due", "error"), rows)
 
 
 def _audit_table(changes: list[Json]) -> None:

@@ -1,0 +1,172 @@
+-- Deliveries to destinations. insert_events (events.sql) inserts the rows, in the receipt's own commit.
+-- Statements that look up deliveries by the ids of events name the destination, too, and read the primary key.
+
+-- name: due_destinations(names)
+-- Returns those of the destinations that have a delivery that is due, and are not paused.
+SELECT n.name
+FROM unnest(:names::text[]) AS n (name)
+WHERE EXISTS (
+    SELECT FROM unnest(ARRAY['waiting', 'retrying']) AS s (status), LATERAL (
+        SELECT due FROM webhookd.deliveries WHERE destination = n.name AND status = s.status ORDER BY due LIMIT 1
+    ) AS first
+    WHERE first.due <= now()
+) AND NOT EXISTS (SELECT FROM webhookd.paused_destinations p WHERE p.destination = n.name);
+
+-- name: claim_deliveries(destination, most, lease)
+-- Takes up to `most` deliveries that are due, for `lease` seconds, unless the destination is paused. The statement is safe on any number of
+-- replicas. Fresh deliveries and retries take turns, each lane in the order of `due`. So neither lane waits for the end of the other.
+-- `repeated` is true if an earlier send has no recorded result: its process, or PostgreSQL, was away then.
+WITH lanes AS MATERIALIZED (
+    SELECT next.event_id, next.due, s.place
+    FROM unnest(ARRAY['waiting', 'retrying']) WITH ORDINALITY AS s (status, place), LATERAL (
+        SELECT event_id, due FROM webhookd.deliveries
+        WHERE destination = :destination AND status = s.status AND due <= now()
+        ORDER BY due
+        LIMIT :most
+        FOR UPDATE SKIP LOCKED
+    ) AS next
+    WHERE NOT EXISTS (SELECT FROM webhookd.paused_destinations WHERE destination = :destination)
+), leased AS (
+    UPDATE webhookd.deliveries d
+    SET due = now() + make_interval(secs => :lease), sends = d.sends + 1
+    WHERE d.destination = :destination AND d.event_id = ANY(ARRAY(
+        SELECT event_id FROM lanes ORDER BY row_number() OVER (PARTITION BY place ORDER BY due), place LIMIT :most
+    ))
+    RETURNING d.event_id, d.attempts, d.due, d.since, d.sends > 1 AS repeated
+)
+SELECT
+    leased.*, k.account, k.event_type, l.received_at, l.traceparent,
+    (SELECT body FROM webhookd.bodies WHERE event_id = leased.event_id) AS body
+FROM leased CROSS JOIN LATERAL (SELECT * FROM webhookd.ledger WHERE id = leased.event_id OFFSET 0) AS l
+LEFT JOIN webhookd.kinds k ON k.id = l.kind
+ORDER BY leased.event_id;
+
+-- name: end_deliveries(ids, destinations)
+-- Ends deliveries that their destinations have accepted: removes the rows, and records the ends in the audit trail. A delivery that is dead
+-- meanwhile, or that an operator dropped, stays as it is. Returns the ended ones, with the seconds since the receipt or the redrive.
+WITH open AS MATERIALIZED (
+    SELECT event_id, destination
+    FROM webhookd.deliveries
+    WHERE event_id = ANY(:ids::uuid[]) AND status <> 'dead'
+        AND (event_id, destination) IN (SELECT * FROM unnest(:ids::uuid[], :destinations::text[]))
+    ORDER BY event_id, destination
+    FOR UPDATE
+), ended AS (
+    DELETE FROM webhookd.deliveries d USING open
+    WHERE d.event_id = ANY(ARRAY(SELECT event_id FROM open)) AND d.event_id = open.event_id AND d.destination = open.destination
+    RETURNING d.event_id, d.destination, d.status, d.attempts + 1 AS attempt, d.since
+), audit AS (
+    INSERT INTO webhookd.audit (event_id, from_status, to_status, actor, attempt, consumer)
+    SELECT event_id, status, 'delivered', 'deliver', attempt, destination FROM ended
+)
+SELECT event_id, destination, extract(epoch FROM clock_timestamp() - since)::float8 AS seconds FROM ended;
+
+-- name: fail_delivery(id, destination, due, dead, delay, error, answer, status, seconds)^
+-- Records a failed attempt: the next one follows in `delay` seconds, or the delivery is dead. `due` is the version that the attempt took. If
+-- the delivery has changed since, another attempt or an operator has taken over, and the statement changes nothing and returns no row.
+WITH before AS MATERIALIZED (
+    SELECT status FROM webhookd.deliveries WHERE event_id = :id AND destination = :destination
+), changed AS (
+    UPDATE webhookd.deliveries
+    SET status = CASE WHEN :dead THEN 'dead' ELSE 'retrying' END,
+        due = CASE WHEN :dead THEN now() ELSE now() + make_interval(secs => :delay) END,
+        attempts = attempts + 1, sends = 0, last_error = :error, last_answer = :answer, last_status = :status, last_seconds = :seconds
+    WHERE event_id = :id AND destination = :destination AND due = :due AND status <> 'dead'
+    RETURNING event_id, attempts, status
+), audit AS (
+    INSERT INTO webhookd.audit (event_id, from_status, to_status, actor, attempt, reason, consumer)
+    SELECT event_id, (SELECT status FROM before), status, 'deliver', attempts, :error, :destination FROM changed
+)
+SELECT attempts FROM changed;
+
+-- name: destination_counts(most)
+-- Returns for each destination that has deliveries how many wait, are retried and are dead, each counted up to `most`. Reads each
+-- destination by the index, one after the other, and not the whole table.
+WITH RECURSIVE names AS (
+    (SELECT destination FROM webhookd.deliveries ORDER BY destination LIMIT 1)
+    UNION ALL
+    SELECT (SELECT d.destination FROM webhookd.deliveries d WHERE d.destination > n.destination ORDER BY d.destination LIMIT 1)
+    FROM names n
+    WHERE n.destination IS NOT NULL
+)
+SELECT
+    n.destination,
+    (SELECT count(*) FROM (
+        SELECT FROM webhookd.deliveries d WHERE d.destination = n.destination AND d.status = 'waiting' LIMIT :most
+    ) AS counted) AS waiting,
+    (SELECT count(*) FROM (
+        SELECT FROM webhookd.deliveries d WHERE d.destination = n.destination AND d.status = 'retrying' LIMIT :most
+    ) AS counted) AS retrying,
+    (SELECT count(*) FROM (
+        SELECT FROM webhookd.deliveries d WHERE d.destination = n.destination AND d.status = 'dead' LIMIT :most
+    ) AS counted) AS dead
+FROM names n
+WHERE n.destination IS NOT NULL;
+
+-- name: paused_destinations()
+SELECT destination, paused_at, paused_by FROM webhookd.paused_destinations ORDER BY destination;
+
+-- name: pause_destination(destination, actor)!
+INSERT INTO webhookd.paused_destinations (destination, paused_by) VALUES (:destination, :actor) ON CONFLICT (destination) DO NOTHING;
+
+-- name: resume_destination(destination)$
+-- Returns the destination, or nothing if it was not paused.
+DELETE FROM webhookd.paused_destinations WHERE destination = :destination RETURNING destination;
+
+-- name: list_deliveries(destination, status, limit)
+-- Returns deliveries of one destination in one status: the next due first, of the dead the newest death first.
+SELECT d.event_id, k.account, k.event_type, d.status, d.attempts, d.since, d.due, d.last_status, d.last_seconds, d.last_error, d.last_answer
+FROM (
+    (SELECT * FROM webhookd.deliveries WHERE destination = :destination AND status = :status AND status = 'dead'
+     ORDER BY due DESC LIMIT :limit)
+    UNION ALL
+    (SELECT * FROM webhookd.deliveries WHERE destination = :destination AND status = :status AND status <> 'dead'
+     ORDER BY due LIMIT :limit)
+) AS d
+LEFT JOIN LATERAL (SELECT kind FROM webhookd.ledger WHERE id = d.event_id OFFSET 0) AS l ON true
+LEFT JOIN webhookd.kinds k ON k.id = l.kind
+ORDER BY CASE WHEN d.status = 'dead' THEN -extract(epoch FROM d.due) ELSE extract(epoch FROM d.due) END, d.event_id;
+
+-- name: redrive_deliveries(destination, ids, most, actor, reason)$
+-- Has up to `most` dead deliveries tried again with all their attempts, the oldest death first: those in `ids`, or all if `ids` is NULL.
+-- Returns their number.
+WITH chosen AS MATERIALIZED (
+    SELECT event_id FROM webhookd.deliveries
+    WHERE destination = :destination AND status = 'dead' AND (:ids::uuid[] IS NULL OR event_id = ANY(:ids::uuid[]))
+    ORDER BY due, event_id
+    LIMIT :most
+    FOR UPDATE SKIP LOCKED
+), changed AS (
+    UPDATE webhookd.deliveries d
+    SET status = 'waiting', attempts = 0, sends = 0, due = now(), since = now(), redriven_at = now()
+    WHERE d.event_id = ANY(ARRAY(SELECT event_id FROM chosen)) AND d.destination = :destination
+    RETURNING d.event_id
+), audit AS (
+    INSERT INTO webhookd.audit (event_id, from_status, to_status, actor, reason, consumer)
+    SELECT event_id, 'dead', 'waiting', :actor, :reason, :destination FROM changed
+)
+SELECT count(*) FROM changed;
+
+-- name: drop_deliveries(destination, statuses, ids, most, actor, reason)$
+-- Drops up to `most` deliveries in one of the `statuses`: those in `ids`, or all if `ids` is NULL. The destination never gets these events.
+-- Returns their number.
+WITH chosen AS MATERIALIZED (
+    SELECT event_id, status FROM webhookd.deliveries
+    WHERE destination = :destination AND status = ANY(:statuses::text[]) AND (:ids::uuid[] IS NULL OR event_id = ANY(:ids::uuid[]))
+    ORDER BY event_id
+    LIMIT :most
+    FOR UPDATE SKIP LOCKED
+), gone AS (
+    DELETE FROM webhookd.deliveries d
+    WHERE d.event_id = ANY(ARRAY(SELECT event_id FROM chosen)) AND d.destination = :destination
+    RETURNING d.event_id, d.status
+), audit AS (
+    INSERT INTO webhookd.audit (event_id, from_status, to_status, actor, reason, consumer)
+    SELECT event_id, status, 'dropped', :actor, :reason, :destination FROM gone
+)
+SELECT count(*) FROM gone;
+
+-- name: deliveries_of_event(id)
+-- Returns the deliveries of one event that have not ended.
+SELECT destination, status, attempts, due, last_status, last_seconds, last_error, last_answer
+FROM webhookd.deliveries WHERE event_id = :id ORDER BY destination;

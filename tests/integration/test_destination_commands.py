@@ -1,0 +1,212 @@
+"""An operator's work with destinations, by the command line and the API: list, show, test, redrive, drop, pause, resume."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from tests.conftest import Servers, Start, settings_of
+from tests.helpers.admin_api import ran
+from tests.helpers.guide import GUIDE, blocks
+from tests.helpers.operator import ANN, LEO, Connection, Operator
+from tests.helpers.receivers import SECRET, receiving
+from tests.helpers.wait import until
+from tests.integration.test_destinations import CUSTOMER, destination, left, send, until_none_is_left
+from webhookd.authorizenet import sampling
+from webhookd.daemon import Daemon
+from webhookd.dev.servers import free_port
+from webhookd.doctor.destinations import examine_destinations
+from webhookd.doctor.finding import Verdict
+
+
+async def command(daemon: Daemon, *arguments: str, code: int = 0) -> str:
+    """Runs `webhookd destinations …`, and returns its output."""
+    found = await ran(daemon.admin_url, "destinations", *arguments, token=ANN["ann"])
+    assert found.code == code, found.out + found.err
+    return found.out + found.err
+
+
+async def list_json(daemon: Daemon) -> list[dict[str, Any]]:
+    printed = await command(daemon, "list", "--json")
+    (line,) = [line for line in printed.splitlines() if line.startswith("{")]  # the daemon logs in this process, too
+    found: list[dict[str, Any]] = json.loads(line)["destinations"]
+    return found
+
+
+async def dead_letter(daemon: Daemon, connection: Connection, *numbers: int) -> list[str]:
+    """Sends events that the destination refuses for good; returns their ids."""
+    await send(daemon, *(sampling.sample(CUSTOMER, number) for number in numbers))
+
+    async def all_dead() -> bool:
+        return await left(connection, "dead") == len(numbers)
+
+    await until(all_dead, "all are dead", deadline=30)
+    rows = await connection.fetch("SELECT event_id FROM webhookd.deliveries ORDER BY event_id")
+    return [str(row["event_id"]) for row in rows]
+
+
+async def test_dead_deliveries_are_seen_redriven_and_dropped(start: Start, connection: Connection) -> None:
+    async with receiving() as shop:
+        shop.answer = lambda _: web.Response(status=410, text="closed")
+        daemon = await start(destinations={"shop": destination(shop.url, secrets=SECRET)}, admin_tokens=ANN, read_tokens=LEO)
+        first, second, third = await dead_letter(daemon, connection, 1, 2, 3)
+        listed = await list_json(daemon)
+        (row,) = listed
+        assert (row["name"], row["state"], row["dead"], row["waiting"]) == ("shop", "active", 3, 0)
+        assert row["place"] == shop.url.removesuffix("/hooks")
+        shown = await command(daemon, "show", "shop")
+        assert first in shown
+        assert "HTTP status 410" in shown
+        assert SECRET not in shown
+        assert "/hooks" not in shown
+        _, event = await Operator(daemon.admin_url).get(f"events/{first}")
+        consumers = {one["name"]: one for one in event["consumers"]}
+        assert consumers["shop"]["status"] == "dead"
+        assert consumers["shop"]["last_answer"] == "closed"
+        assert consumers["handlers"]["status"] == event["status"] != "dead"
+        event_shown = (await ran(daemon.admin_url, "events", "show", first, token=ANN["ann"])).out
+        assert "shop" in event_shown
+
+        status, _ = await Operator(daemon.admin_url, LEO["leo"]).post("destinations/shop/redrive", {"all": True})
+        assert status == 403
+        shop.answer = lambda _: web.Response()
+        assert "redriven: 1 delivery of shop" in await command(daemon, "redrive", "shop", first, "--note", "open again")
+        await until(lambda: asyncio.ensure_future(_left_are(connection, 2)), "one is delivered")
+        assert "dropped: 1 delivery of shop" in await command(daemon, "drop", "shop", second, "--yes")
+        assert "redriven: 1 delivery of shop" in await command(daemon, "redrive", "shop", "--all")
+        await until_none_is_left(connection)
+        _, event = await Operator(daemon.admin_url).get(f"events/{second}")
+        assert {one["name"]: one["status"] for one in event["consumers"]}["shop"] == "dropped"
+        trail = [(c["to_status"], c["actor"], c["reason"]) for c in event["audit"] if c["consumer"] == "shop"]
+        assert trail[-1] == ("dropped", "operator (ann)", None)
+        _, event = await Operator(daemon.admin_url).get(f"events/{third}")
+        assert {one["name"]: one["status"] for one in event["consumers"]}["shop"] == "delivered"
+
+
+async def _left_are(connection: Connection, number: int) -> bool:
+    return await left(connection) == number
+
+
+async def test_a_pause_holds_on_every_replica_and_counts_no_attempt(start: Start, connection: Connection) -> None:
+    async with receiving() as shop, receiving() as other:
+        settings = {"shop": destination(shop.url), "other": destination(other.url)}
+        one = await start(destinations=settings, admin_tokens=ANN)
+        await start(destinations=settings, admin_tokens=ANN)
+        assert "shop: paused" in await command(one, "pause", "shop")
+        await send(one, *(sampling.sample(CUSTOMER, number) for number in range(3)))
+        await until(lambda: len(other.got) == 3, "the other destination goes on", deadline=30)
+        rows = await connection.fetch("SELECT attempts, sends FROM webhookd.deliveries")
+        assert [tuple(row) for row in rows] == [(0, 0)] * 3
+        assert shop.got == []
+        assert "by operator (ann)" in await command(one, "list")
+        assert "shop: active" in await command(one, "resume", "shop")
+        await until_none_is_left(connection)
+        assert "is not paused" in await command(one, "resume", "shop", code=1)
+    assert len(shop.got) == 3
+
+
+async def test_a_removed_destination_is_listed_until_its_deliveries_are_dropped(start: Start, connection: Connection) -> None:
+    async with receiving() as shop:
+        daemon = await start(roles="receive", destinations={"shop": destination(shop.url)}, admin_tokens=ANN)
+        await send(daemon, sampling.sample(CUSTOMER, 1))
+    after = await start(admin_tokens=ANN)
+    (row,) = await list_json(after)
+    assert (row["name"], row["state"], row["waiting"], row["place"]) == ("shop", "removed", 1, None)
+    assert "no longer set" in await command(after, "test", "shop", code=1)
+    assert "no longer set" in await command(after, "redrive", "shop", "--all", code=1)
+    assert "dropped: 0 deliveries" in await command(after, "drop", "shop", "--all", "--yes")
+    assert "dropped: 1 delivery" in await command(after, "drop", "shop", "--all", "--unfinished", "--yes")
+    assert "no destination is set" in await command(after, "list")
+    assert "there is no destination shop" in await command(after, "show", "shop", code=3)
+
+
+async def test_a_test_event_is_marked_signed_and_stored_nowhere(start: Start, connection: Connection) -> None:
+    async with receiving() as shop:
+        daemon = await start(destinations={"shop": destination(shop.url, secrets=SECRET)}, admin_tokens=ANN)
+        assert "shop: accepted: HTTP status 204" in await command(daemon, "test", "shop")
+        shop.answer = lambda _: web.Response(status=500, text="broken")
+        assert "answer: broken" in await command(daemon, "test", "shop", code=1)
+        assert "there is no destination nobody" in await command(daemon, "test", "nobody", code=3)
+    assert [one.headers["webhookd-origin"] for one in shop.got] == ["test", "test"]
+    assert json.loads(shop.got[0].body)["eventType"] == "webhookd.test"
+    assert "webhook-signature" in shop.got[0].headers
+    assert await connection.fetchval("SELECT count(*) FROM webhookd.ledger") == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("redrive", "shop"), "give ids of events, or --all"),
+        (("drop", "shop", "--all"), "give --yes"),
+        (("redrive", "shop", "--all", "00000000-0000-0000-0000-000000000000"), "give ids of events, or --all"),
+    ],
+)
+async def test_an_order_that_could_not_be_meant_is_refused(start: Start, arguments: tuple[str, ...], said: str) -> None:
+    daemon = await start(admin_tokens=ANN)
+    assert said in await command(daemon, *arguments, code=2)
+
+
+@pytest.mark.parametrize(
+    ("settings", "verdict", "said"),
+    [
+        ({"url": "https://localhost/x"}, Verdict.FAILED, "leads to 127.0.0.1"),
+        ({"url": "https://localhost/x", "allow_private": True}, Verdict.OK, "signed by the Signature Key"),
+        ({"url": "https://localhost/x", "allow_private": True, "event_types": "net.x"}, Verdict.WARNING, "no known event type"),
+        ({"url": "https://no-such-host.invalid/"}, Verdict.FAILED, "cannot be resolved"),
+        ({"url": "https://localhost/", "ca_file": "none.pem"}, Verdict.FAILED, "__CA_FILE: none.pem cannot be used"),
+    ],
+)
+async def test_the_doctor_examines_each_destination(
+    servers: Servers, settings: dict[str, Any], verdict: Verdict, said: str
+) -> None:
+    (found,) = await examine_destinations(settings_of(servers.settings, destinations={"shop": settings}))
+    assert found.verdict is verdict, found
+    assert said in found.detail
+
+
+async def test_the_guides_receiver_verifies_and_takes_each_event_once(
+    start: Start, connection: Connection, tmp_path: Path
+) -> None:
+    (program,) = blocks((GUIDE / "destinations.md").read_text(), "python")
+    (tmp_path / "shop.py").write_text(program)
+    port = free_port(0)
+    environment = {
+        **os.environ,
+        "SHOP_SECRET": SECRET,
+        "SHOP_DATABASE": str(tmp_path / "orders.db"),
+        "SHOP_PORT": str(port),
+    }
+    shop = await asyncio.create_subprocess_exec(sys.executable, str(tmp_path / "shop.py"), env=environment)
+    try:
+        daemon = await start(
+            destinations={"shop": destination(f"http://127.0.0.1:{port}/hooks", secrets=SECRET)}, admin_tokens=ANN
+        )
+
+        async def accepted() -> bool:
+            _, tested = await Operator(daemon.admin_url).post("destinations/shop/test")
+            return bool(tested["accepted"])
+
+        await until(accepted, "the receiver answers", deadline=60)
+        samples = [sampling.sample(CUSTOMER, number) for number in range(20)]
+        await send(daemon, *samples)
+        await until_none_is_left(connection)
+        await connection.execute(
+            "INSERT INTO webhookd.deliveries (event_id, destination) SELECT id, 'shop' FROM webhookd.ledger"
+        )
+        await until_none_is_left(connection)
+    finally:
+        shop.terminate()
+        await shop.wait()
+    import sqlite3
+
+    orders = sqlite3.connect(tmp_path / "orders.db")
+    stored = {bytes(body) for (body,) in orders.execute("SELECT body FROM events") if b"webhookd.test" not in body}
+    orders.close()
+    assert stored == {sample.body for sample in samples}, "each event once, also those that were delivered twice"

@@ -1,0 +1,200 @@
+"""A destination that breaks HTTP costs bounded time and memory, and its answer is never taken for a success."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import time
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from tests.helpers.authority import Authority
+from tests.helpers.receivers import SECRET, Behaviour, raw, receiving
+from webhookd.deliver.client import Answer, Client
+from webhookd.deliver.destination import Destination
+from webhookd.settings.destinations import DestinationSettings
+
+_HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n"
+_MIB = 1_048_576
+
+
+async def answer_of(url: str, **settings: Any) -> Answer:
+    given = {"url": url, "allow_private": True, "timeout": 2, **settings}
+    client = Client(Destination("shop", DestinationSettings.model_validate(given)))
+    try:
+        return await client.send(b"{}", {"webhook-id": "1"})
+    finally:
+        await client.close()
+
+
+async def reset(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.transport.abort()
+
+
+async def close(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.close()
+
+
+async def half_a_head(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 200 OK\r\nContent-Le")
+    await writer.drain()
+
+
+async def no_http(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"220 mail.example.com ESMTP\r\n")
+    await writer.drain()
+
+
+async def a_huge_head(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 200 OK\r\nX-A: " + b"a" * _MIB + b"\r\n\r\n")
+    await writer.drain()
+
+
+async def stall(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await asyncio.sleep(60)
+
+
+async def drip_a_head(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 200 OK\r\n")
+    while True:
+        writer.write(b"X-A: a\r\n")
+        await writer.drain()
+        await asyncio.sleep(0.2)
+
+
+async def interim_answers(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while True:
+        writer.write(b"HTTP/1.1 102 Processing\r\n\r\n")
+        await writer.drain()
+        await asyncio.sleep(0.2)
+
+
+@pytest.mark.parametrize("behaviour", [reset, close, half_a_head, no_http, a_huge_head], ids=lambda one: one.__name__)
+async def test_without_a_whole_head_there_is_no_answer(behaviour: Behaviour) -> None:
+    async with raw(behaviour) as url:
+        answer = await answer_of(url)
+    assert answer.status is None
+    assert answer.error
+    assert "hooks" not in answer.error, "no part of the URL's path is shown"
+
+
+@pytest.mark.parametrize("behaviour", [stall, drip_a_head, interim_answers], ids=lambda one: one.__name__)
+async def test_a_slow_head_ends_with_the_timeout(behaviour: Behaviour) -> None:
+    async with raw(behaviour) as url:
+        answer = await answer_of(url, timeout=0.7)
+    assert (answer.status, answer.error) == (None, "no answer within 0.7 s")
+
+
+async def test_of_a_gigabyte_64_kib_are_read_and_2_kib_kept() -> None:
+    sent = 0
+
+    async def flood(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        writer.write(_HEAD % (1024 * _MIB))
+        while sent < 1024 * _MIB:
+            writer.write(b"x" * _MIB)
+            sent += _MIB
+            await writer.drain()
+
+    async with raw(flood) as url:
+        tracemalloc.start()
+        try:
+            answer = await answer_of(url)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert answer.status == 200
+    assert answer.text == "x" * 2048
+    assert sent < 64 * _MIB, "the connection is closed early"
+    assert peak < 64 * _MIB
+
+
+async def test_a_small_answer_is_not_inflated() -> None:
+    import gzip
+
+    async with receiving() as shop:
+        packed = gzip.compress(b"\0" * 50 * _MIB)
+        shop.answer = lambda _: web.Response(status=500, body=packed, headers={"Content-Encoding": "gzip"})
+        answer = await answer_of(shop.url)
+    assert answer.status == 500
+    assert answer.text is not None
+    assert len(answer.text) <= 2048
+
+
+async def test_the_status_counts_though_its_body_drips_or_is_cut_off() -> None:
+    async def drip(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(_HEAD % 1000)
+        while True:
+            writer.write(b"x")
+            await writer.drain()
+            await asyncio.sleep(0.1)
+
+    async def cut(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(_HEAD % 1000 + b"half")
+        await writer.drain()
+
+    async with raw(drip) as url:
+        began = time.monotonic()
+        answer = await answer_of(url, timeout=0.7)
+        assert answer.status == 200
+        assert time.monotonic() - began < 30, "the timeout ends the reading"
+    async with raw(cut) as url:
+        answer = await answer_of(url)
+        assert (answer.status, answer.text) == (200, "half")
+
+
+async def test_nobody_listens_or_the_name_is_unknown() -> None:
+    async with raw(close) as url:
+        pass
+    assert str((await answer_of(url)).error).startswith("no connection to 127.0.0.1: ")
+    assert (await answer_of("http://no-such-host.invalid/")).error == "the name no-such-host.invalid cannot be resolved"
+
+
+async def test_the_certificate_is_verified_also_after_it_changes(tmp_path: Path) -> None:
+    good, other = Authority(tmp_path / "good"), Authority(tmp_path / "other")
+    pairs = {"good": good.issue("localhost"), "other": other.issue("localhost"), "name": good.issue("elsewhere.example.com")}
+
+    async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(_HEAD % 0)
+        await writer.drain()
+
+    for name, (certificate, key) in pairs.items():
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(certificate, key)
+        async with raw(serve, tls=context) as url:
+            address = url.replace("http://127.0.0.1", "https://localhost")
+            answer = await answer_of(address, ca_file=good.ca)
+            untrusted = await answer_of(address)
+        assert (answer.status == 200) is (name == "good"), answer
+        if name != "good":
+            assert (answer.error or "").startswith("the certificate of localhost is not accepted: "), answer.error
+        assert untrusted.status is None
+
+
+async def test_a_client_certificate_is_shown(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    certificate, key = authority.issue("localhost")
+    own, own_key = authority.issue("webhookd.example.com")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=authority.ca)
+    context.load_cert_chain(certificate, key)
+    context.verify_mode = ssl.CERT_REQUIRED
+
+    async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(_HEAD % 0)
+        await writer.drain()
+
+    async with raw(serve, tls=context) as url:
+        address = url.replace("http://127.0.0.1", "https://localhost")
+        assert (await answer_of(address, ca_file=authority.ca, client_cert=own, client_key=own_key)).status == 200
+        assert (await answer_of(address, ca_file=authority.ca)).status is None
+
+
+async def test_an_answer_that_repeats_a_secret_does_not_show_the_secret() -> None:
+    async with receiving() as shop:
+        shop.answer = lambda got: web.Response(status=500, text=f"wrong: {got.headers['Authorization']}")
+        answer = await answer_of(shop.url, headers="Authorization: Bearer t0ps3cret", secrets=SECRET)
+    assert answer.text == "wrong: ***"

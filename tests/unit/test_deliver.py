@@ -1,0 +1,212 @@
+"""Deliveries without a server: signatures, addresses, the meaning of answers, filters, and settings."""
+
+from __future__ import annotations
+
+import base64
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from standardwebhooks import Webhook, WebhookVerificationError
+
+from tests.helpers.receivers import OTHER_SECRET, SECRET
+from webhookd.deliver.addresses import RefusedAddressError, is_public, public_socket
+from webhookd.deliver.answers import accepted, delay_after
+from webhookd.deliver.destination import Destination, Payload, Routes
+from webhookd.deliver.pace import Pace
+from webhookd.deliver.signing import Message, envelope, headers, signature
+from webhookd.settings.destinations import FIELDS, DestinationSettings, secret_bytes
+from webhookd.settings.sources import DESTINATION_FIELDS
+
+NOW = datetime(2026, 11, 30, 12, 0, 0, 500_000, tzinfo=UTC)
+ID = UUID("01890a5d-ac96-774b-bcce-b302099a8057")
+
+
+def message(body: bytes = b"{}", **more: Any) -> Message:
+    return Message(ID, "default", "net.authorize.customer.created", NOW, 1, body, **more)
+
+
+def destination(**settings: Any) -> Destination:
+    return Destination("shop", DestinationSettings.model_validate({"url": "https://shop.example.com/hooks", **settings}))
+
+
+@pytest.mark.parametrize("secret", [SECRET, OTHER_SECRET])
+def test_the_public_library_verifies_each_signature(secret: str) -> None:
+    body = '{"a": "café", "b": 100.10}'.encode()
+    keys = [secret_bytes(SECRET), secret_bytes(OTHER_SECRET)]
+    made = headers(message(), body, at=datetime.now(UTC), keys=keys, signature_key=None)
+    Webhook(secret).verify(body, made)
+    with pytest.raises(WebhookVerificationError):
+        Webhook(secret).verify(body + b" ", made)
+
+
+def test_each_secret_signs() -> None:
+    one, other = secret_bytes(SECRET), secret_bytes(OTHER_SECRET)
+    both = signature("id", 1, b"body", [one, other])
+    assert both.split(" ") == [signature("id", 1, b"body", [one]), signature("id", 1, b"body", [other])]
+    assert len(base64.b64decode(both.split(" ")[0].removeprefix("v1,"))) == 32
+
+
+def test_without_a_secret_or_a_key_there_is_no_signature() -> None:
+    made = headers(message(), b"{}", at=NOW, keys=[], signature_key=None)
+    assert {"webhook-signature", "X-ANET-Signature", "traceparent"}.isdisjoint(made)
+    assert made["webhook-timestamp"] == str(int(NOW.timestamp()))
+
+
+@given(event_type=st.text(max_size=400), account=st.just("default"))
+def test_no_event_type_makes_another_header(event_type: str, account: str) -> None:
+    odd = Message(ID, account, event_type.encode("utf-8", "replace").decode(), NOW, 1, b"{}")
+    value = headers(odd, b"{}", at=NOW, keys=[], signature_key=None)["webhookd-event-type"]
+    assert all("!" <= character <= "~" for character in value)
+
+
+@pytest.mark.parametrize(
+    ("body", "data"),
+    [
+        (b'{"a": 100.10, "b": 1E2}', b'{"a": 100.10, "b": 1E2}'),
+        (b'\xef\xbb\xbf{"a": 1}', b'{"a": 1}'),
+        ('{"a": "café"}'.encode("latin-1"), '{"a": "café"}'.encode()),
+        (b"not json", b'"not json"'),
+    ],
+)
+def test_the_envelope_keeps_the_body_or_mends_it(body: bytes, data: bytes) -> None:
+    made = envelope(message(body))
+    assert made.endswith(b',"data":' + data + b"}")
+    assert json.loads(made)["id"] == str(ID)
+
+
+PRIVATE = [
+    "127.0.0.1", "127.1.2.3", "0.0.0.0", "10.0.0.1", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "224.0.0.1",
+    "255.255.255.255", "240.0.0.1", "192.0.2.1", "198.18.0.1", "::1", "::", "fe80::1", "fe80::1%eth0", "fc00::1",
+    "fd00:ec2::254", "fec0::1", "ff02::1", "2001:db8::1", "::ffff:127.0.0.1", "::ffff:10.0.0.1", "::127.0.0.1",
+    "64:ff9b::7f00:1", "64:ff9b::a00:1", "64:ff9b:1::a00:1", "2002:7f00:1::", "2002:a00:1::1", "2001:0:7f00:1::1",
+]  # fmt: skip
+PUBLIC = [
+    "8.8.8.8",
+    "1.1.1.1",
+    "93.184.216.34",
+    "2606:4700:4700::1111",
+    "::ffff:8.8.8.8",
+    "64:ff9b::808:808",
+    "2002:808:808::1",
+]
+
+
+@pytest.mark.parametrize("address", PRIVATE)
+def test_an_address_that_is_not_public_gets_no_socket(address: str) -> None:
+    assert not is_public(address)
+    family = 10 if ":" in address else 2
+    with pytest.raises(RefusedAddressError, match="not a public address"):
+        public_socket((family, 1, 6, "", (address, 443)))
+
+
+@pytest.mark.parametrize("address", PUBLIC)
+def test_a_public_address_gets_a_socket(address: str) -> None:
+    assert is_public(address)
+    public_socket((2, 1, 6, "", ("8.8.8.8", 443))).close()
+
+
+def delay(attempt: int = 1, **more: Any) -> float | None:
+    given: dict[str, Any] = {"most": 20, "status": 500, "retry_after": None, "give_up_on": (), "now": NOW}
+    return delay_after(attempt, **given | more)
+
+
+def test_only_2xx_is_accepted() -> None:
+    assert [status for status in range(100, 600) if accepted(status)] == list(range(200, 300))
+
+
+def test_the_attempts_take_about_three_days() -> None:
+    days = sum(delay(attempt) or 0 for attempt in range(1, 20)) / 86_400
+    assert 2.3 < days < 3.6
+    assert delay(20) is None
+    first = delay(1)
+    assert first is not None
+    assert 4 <= first <= 6
+
+
+@pytest.mark.parametrize(
+    ("status", "retry_after", "seconds"),
+    [
+        (429, "120", 120),
+        (503, "43200", 43_200),
+        (503, "99999999", 43_200),
+        (503, "0", 1),
+        (429, "Mon, 30 Nov 2026 12:02:00 GMT", 119.5),
+        (503, "Mon, 30 Nov 2020 12:02:00 GMT", 1),
+    ],
+)
+def test_retry_after_is_kept_within_bounds(status: int, retry_after: str, seconds: float) -> None:
+    assert delay(status=status, retry_after=retry_after) == seconds
+
+
+@pytest.mark.parametrize(("status", "retry_after"), [(500, "120"), (503, "soon"), (429, "1" * 40), (429, "")])
+def test_another_retry_after_is_not_kept(status: int, retry_after: str) -> None:
+    made = delay(status=status, retry_after=retry_after)
+    assert made is not None
+    assert made < 10
+
+
+def test_a_final_status_ends_the_attempts() -> None:
+    assert delay(status=410) is None
+    assert delay(status=404) is not None
+    assert delay(status=404, give_up_on=(404,)) is None
+
+
+@pytest.mark.parametrize(
+    ("condition", "payload", "taken"),
+    [
+        ("authAmount > `100`", {"authAmount": 100.01}, True),
+        ("authAmount > `100`", {"authAmount": 100}, False),
+        ("authAmount == `7.67`", {"authAmount": 7.67}, True),
+        ("entityName == 'transaction' && responseCode == `1`", {"entityName": "transaction", "responseCode": 1}, True),
+        ("missing", {}, False),
+        ("count", {"count": 0}, True),
+        ("contains(missing, 'x')", {}, True),  # the filter fails: better one delivery too many
+    ],
+)
+def test_a_filter_chooses_by_the_payload(condition: str, payload: dict[str, Any], taken: bool) -> None:
+    body = json.dumps({"payload": payload}).encode()
+    assert destination(filter=condition).takes("default", "x", Payload(body)) is taken
+
+
+@given(st.binary(max_size=200))
+def test_no_body_fails_the_choice(body: bytes) -> None:
+    routes = Routes({"shop": destination(filter="a.b[?c > `1`] | [0]")})
+    assert routes.choose("default", "x", body) in ([], ["shop"])
+
+
+def test_what_a_receiver_repeats_shows_no_secret() -> None:
+    one = destination(secrets=SECRET, headers="Authorization: Bearer t0ps3cret")
+    assert one.hide(f"you sent Bearer t0ps3cret and {SECRET}") == "you sent *** and ***"
+    for shown in (repr(one), repr(one.settings), str(one.settings.redacted())):
+        assert "t0ps3cret" not in shown
+        assert SECRET not in shown
+
+
+def test_a_url_shows_no_path() -> None:
+    settings = DestinationSettings.model_validate({"url": "https://shop.example.com:8443/hooks/t0ken?key=1"})
+    assert settings.place == "https://shop.example.com:8443"
+    assert "t0ken" not in repr(settings) + str(settings.redacted())
+
+
+def test_the_pace_lets_a_seconds_worth_go_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    pace = Pace(2)
+    assert pace.take(5) == 2
+    assert pace.take(5) == 0
+    assert pace.seconds_to_next() == 0.5
+    pace.give_back(1)
+    assert pace.take(5) == 1
+    clock[0] += timedelta(minutes=1).total_seconds()
+    assert pace.take(5) == 2
+    assert Pace(None).take(5) == 5
+    assert Pace(0.01).take(5) == 1
+
+
+def test_the_sources_know_each_field() -> None:
+    assert FIELDS == DESTINATION_FIELDS

@@ -1,0 +1,233 @@
+"""Routes of destinations: the list, one destination, a test, redrive and drop, pause and resume."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from pydantic import ConfigDict, FailFast, Field, JsonValue, StringConstraints, model_validator
+
+from webhookd.admin.access import AccessLevel
+from webhookd.admin.route import Call, Route, Shape
+from webhookd.admin.shapes import Note, Time, left_out
+from webhookd.deliver.answers import accepted
+from webhookd.deliver.role import DeliverRole
+from webhookd.errors import ConflictError
+from webhookd.operate.destinations import Destinations, DestinationState
+from webhookd.store.deliveries import MOST
+
+_COUNTED = f"Counted up to {MOST}."
+
+
+class Name(Shape):
+    """The name of a destination, in the path."""
+
+    name: Annotated[str, StringConstraints(pattern="^[a-z0-9_-]{1,64}$")]
+
+
+class DestinationRow(Shape):
+    """A destination, as a list shows it."""
+
+    name: str
+    state: Annotated[
+        Literal["active", "paused", "removed"],
+        Field(description="removed: the settings of this process do not name the destination, and its deliveries are kept."),
+    ]
+    place: Annotated[str | None, Field(description="Scheme, host and port of the address; null if it is not set.")]
+    waiting: Annotated[int, Field(description=f"Deliveries that were not tried yet, or redriven. {_COUNTED}")]
+    retrying: Annotated[int, Field(description=f"Deliveries that failed, and are tried again. {_COUNTED}")]
+    dead: Annotated[int, Field(description=f"Deliveries that were given up. {_COUNTED}")]
+    paused_at: Time | None
+    paused_by: str | None
+
+
+class DestinationList(Shape):
+    """All destinations, by name."""
+
+    destinations: list[DestinationRow]
+
+
+class DeliveryRow(Shape):
+    """A delivery that has not ended."""
+
+    event_id: Annotated[str, Field(json_schema_extra={"format": "uuid"})]
+    account: str | None
+    event_type: str | None
+    status: Literal["waiting", "retrying", "dead"]
+    attempts: int
+    since: Annotated[Time, Field(description="The receipt, or the last redrive.")]
+    due: Annotated[Time, Field(description="When the next attempt may begin; of a dead delivery, when it died.")]
+    last_status: Annotated[int | None, Field(description="The HTTP status of the last failed attempt.")]
+    last_seconds: float | None
+    last_error: str | None
+    last_answer: Annotated[str | None, Field(description="The beginning of the answer. It may quote customer data.")]
+
+
+class DestinationInFull(DestinationRow):
+    """A destination with its settings, without secrets, and the first deliveries of each status."""
+
+    settings: Annotated[dict[str, Any] | None, Field(description="Null if the destination is not set.")]
+    deliveries: Annotated[list[DeliveryRow], Field(description="20 of each status: the next due, and the newest deaths.")]
+
+
+class Tested(Shape):
+    """The answer of a destination to a test event."""
+
+    event_id: Annotated[str, Field(json_schema_extra={"format": "uuid"})]
+    accepted: bool
+    status: int | None
+    seconds: float
+    error: str | None
+    answer: Annotated[str | None, Field(description="The beginning of the answer's body.")]
+
+
+_CHOICES: list[JsonValue] = [{"required": [name]} for name in ("ids", "all")]
+
+
+class ChosenDeliveries(Shape):
+    """A choice of dead deliveries, by exactly one of `ids` (of events) and `all`."""
+
+    model_config = ConfigDict(json_schema_extra={"oneOf": _CHOICES})
+
+    ids: Annotated[list[UUID], FailFast()] = left_out(min_length=1, max_length=1000)
+    all: Literal[True] = left_out()
+    reason: Annotated[Note, Field(description="The reason, for the audit trail.")] = ""
+
+    @model_validator(mode="after")
+    def _one_choice(self) -> ChosenDeliveries:
+        if len(self.model_fields_set & {"ids", "all"}) != 1:
+            raise ValueError("ids, all: give exactly one of them")
+        return self
+
+    @property
+    def chosen(self) -> list[UUID] | None:
+        """Returns the ids; None for all."""
+        return self.ids if "ids" in self.model_fields_set else None
+
+
+class Drop(ChosenDeliveries):
+    """A choice of deliveries that are dropped."""
+
+    unfinished: Annotated[bool, Field(description="Also drop deliveries that wait or are tried again.")] = False
+
+
+class Handled(Shape):
+    """The number of deliveries that one call changed."""
+
+    count: int
+    more: Annotated[bool, Field(description="There may be more, because one call changes up to 1000: call again.")]
+
+
+class DestinationRoutes:
+    """Routes of destinations."""
+
+    def __init__(self, deliver: DeliverRole, destinations: Destinations) -> None:
+        self._deliver = deliver
+        self._destinations = destinations
+
+    def routes(self) -> list[Route]:
+        """Returns the table of routes."""
+        path = "/webhooks/destinations"
+        one: dict[str, Any] = {"takes": Name, "problems": (404,)}
+        change: dict[str, Any] = {"takes": Name, "problems": (404, 409)}
+        operate, chosen = AccessLevel.OPERATE, ChosenDeliveries
+        return [
+            Route("GET", path, AccessLevel.READ, self.list_destinations, DestinationList),
+            Route("GET", f"{path}/{{name}}", AccessLevel.READ, self.show_destination, DestinationInFull, **one),
+            Route("POST", f"{path}/{{name}}/test", operate, self.test_destination, Tested, **change),
+            Route("POST", f"{path}/{{name}}/redrive", operate, self.redrive_deliveries, Handled, body=chosen, **change),
+            Route("POST", f"{path}/{{name}}/drop", operate, self.drop_deliveries, Handled, body=Drop, **one),
+            Route("POST", f"{path}/{{name}}/pause", operate, self.pause_destination, DestinationRow, **one),
+            Route("POST", f"{path}/{{name}}/resume", operate, self.resume_destination, DestinationRow, **change),
+        ]
+
+    async def list_destinations(self, call: Call) -> DestinationList:
+        """List the destinations: those that are set, and those that are not set any more and still have deliveries."""
+        return DestinationList(destinations=[DestinationRow(**self._row(one)) for one in await self._destinations.all()])
+
+    async def show_destination(self, call: Call) -> DestinationInFull:
+        """Show a destination: its settings without secrets, its counts, and deliveries that wait, failed or are dead."""
+        name = call.path.name
+        found = await self._destinations.one(name)
+        rows = [row for status in ("dead", "retrying", "waiting") for row in await self._destinations.newest(name, status)]
+        destination = self._deliver.destinations.get(name)
+        return DestinationInFull(
+            **self._row(found),
+            settings=None if destination is None else _plain(destination.settings.redacted()),
+            deliveries=[DeliveryRow(**dict(row) | {"event_id": str(row["event_id"])}) for row in rows],
+        )
+
+    async def test_destination(self, call: Call) -> Tested:
+        """Send a test event.
+
+        Its type is `webhookd.test`, and its header `webhookd-origin` is `test`. Nothing is stored, and nothing is tried again.
+        """
+        name = call.path.name
+        destination = self._deliver.destinations.get(name)
+        if destination is None:
+            await self._destinations.one(name)
+            raise ConflictError(f"the destination {name} is no longer set, so its address is not known: set it again")
+        event_id, answer = await self._deliver.test(destination)
+        return Tested(
+            event_id=str(event_id),
+            accepted=answer.status is not None and accepted(answer.status),
+            status=answer.status,
+            seconds=round(answer.seconds, 3),
+            error=answer.error,
+            answer=answer.text,
+        )
+
+    async def redrive_deliveries(self, call: Call) -> Handled:
+        """Have dead deliveries tried again, with all their attempts, the oldest death first."""
+        body = call.body
+        count, more = await self._destinations.redrive(call.path.name, body.chosen, actor=call.caller.actor, note=body.reason)
+        return Handled(count=count, more=more)
+
+    async def drop_deliveries(self, call: Call) -> Handled:
+        """Drop dead deliveries, or all that have not ended: the destination never gets these events."""
+        body = call.body
+        count, more = await self._destinations.drop(
+            call.path.name, body.chosen, unfinished=body.unfinished, actor=call.caller.actor, note=body.reason
+        )
+        return Handled(count=count, more=more)
+
+    async def pause_destination(self, call: Call) -> DestinationRow:
+        """Pause a destination on every replica. Its deliveries wait, and no attempt is counted."""
+        await self._destinations.pause(call.path.name, actor=call.caller.actor)
+        return await self._shown(call.path.name)
+
+    async def resume_destination(self, call: Call) -> DestinationRow:
+        """Resume a destination that was paused."""
+        await self._destinations.resume(call.path.name)
+        return await self._shown(call.path.name)
+
+    async def _shown(self, name: str) -> DestinationRow:
+        # A removed destination without deliveries is gone once its pause ends.
+        for found in await self._destinations.all():
+            if found.name == name:
+                return DestinationRow(**self._row(found))
+        return DestinationRow(
+            name=name, state="removed", place=None, waiting=0, retrying=0, dead=0, paused_at=None, paused_by=None
+        )
+
+    def _row(self, found: DestinationState) -> dict[str, Any]:
+        destination = self._deliver.destinations.get(found.name)
+        return {
+            "name": found.name,
+            "state": found.state,
+            "place": None if destination is None else destination.settings.place,
+            **found.counts._asdict(),
+            "paused_at": found.paused_at,
+            "paused_by": found.paused_by,
+        }
+
+
+def _plain(settings: dict[str, object]) -> dict[str, Any]:
+    """Returns settings as JSON has them."""
+    plain: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, tuple):
+            plain[name] = list(value)
+        else:
+            plain[name] = value if value is None or isinstance(value, int | float | list) else str(value)
+    return plain

@@ -1,0 +1,110 @@
+"""The client of one destination: sends a request, and reads a bounded part of the answer. aiohttp's exceptions end here."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from webhookd.deliver.addresses import RefusedAddressError, public_socket
+from webhookd.deliver.destination import Destination
+from webhookd.errors import causes_of
+
+_MOST_READ = 65_536  # bytes of an answer
+_KEPT = 2048  # characters of an answer
+_CONNECT = 5.0  # seconds for a connection, if the whole attempt may take longer
+
+
+@dataclass(slots=True, frozen=True)
+class Answer:
+    """The result of one request. Either `status` is set, or `error` is the reason why there was no answer."""
+
+    seconds: float
+    status: int | None = None
+    error: str | None = None
+    text: str | None = None  # the beginning of the answer's body, without the destination's secrets
+    retry_after: str | None = None
+
+
+class Client:
+    """A client of one destination, with connections of its own. `close` ends the connections."""
+
+    def __init__(self, destination: Destination) -> None:
+        settings = destination.settings
+        self._destination = destination
+        self._url = settings.url.get_secret_value()
+        self._host = urlsplit(self._url).hostname or ""
+        self._timeout = settings.timeout
+        self._connect = min(_CONNECT, settings.timeout)
+        connector = aiohttp.TCPConnector(
+            limit=settings.concurrency,
+            ssl=destination.tls,
+            socket_factory=None if settings.allow_private else public_socket,
+        )
+        self._session = aiohttp.ClientSession(
+            connector=connector,
+            timeout=aiohttp.ClientTimeout(total=settings.timeout, sock_connect=self._connect),
+            auto_decompress=False,  # a small answer could become a large one
+            cookie_jar=aiohttp.DummyCookieJar(),
+            trust_env=False,  # neither a proxy of the environment nor a password of ~/.netrc
+        )
+
+    async def send(self, content: bytes, headers: Mapping[str, str]) -> Answer:
+        """Posts `content`. Never raises an error of the destination or the network: these are part of the answer."""
+        began = time.monotonic()
+        try:
+            async with self._session.post(
+                self._url, data=content, headers={**self._destination.headers, **headers}, allow_redirects=False
+            ) as response:
+                text = await self._read(response)
+                return Answer(
+                    time.monotonic() - began, response.status, text=text, retry_after=response.headers.get("Retry-After")
+                )
+        except (aiohttp.ClientError, OSError, ValueError) as error:  # OSError includes TimeoutError
+            return Answer(time.monotonic() - began, error=self._explain(error))
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self._session.close()
+
+    async def _read(self, response: aiohttp.ClientResponse) -> str:
+        """Returns the beginning of the body. The status counts, also if the body is slow, cut off or without end."""
+        body = bytearray()
+        try:
+            while len(body) < _MOST_READ and (chunk := await response.content.read(_MOST_READ - len(body))):
+                body += chunk
+        except (aiohttp.ClientError, OSError):
+            response.close()
+        else:
+            if not response.content.at_eof():
+                response.close()  # otherwise the rest of the body would be read at the end of the block
+        return self._destination.hide(bytes(body).decode("utf-8", "replace"))[:_KEPT]
+
+    def _explain(self, error: Exception) -> str:
+        """Returns one sentence about an error. No library's text is quoted that may hold the URL."""
+        causes = causes_of(error)
+        if any(isinstance(cause, RefusedAddressError) for cause in causes):
+            return (
+                f"{self._host} leads to a private address, to which webhookd sends nothing: correct the URL, or set "
+                f"WEBHOOKD_DESTINATIONS__{self._destination.name.upper()}__ALLOW_PRIVATE=true"
+            )
+        if isinstance(error, aiohttp.ConnectionTimeoutError):
+            return f"no connection within {self._connect:g} s"
+        if isinstance(error, asyncio.TimeoutError):
+            return f"no answer within {self._timeout:g} s"
+        if isinstance(error, aiohttp.ClientConnectorDNSError):
+            return f"the name {self._host} cannot be resolved"
+        if isinstance(error, aiohttp.ClientConnectorCertificateError):
+            why = getattr(error.certificate_error, "verify_message", "") or "it cannot be verified"
+            return f"the certificate of {self._host} is not accepted: {why}"
+        if isinstance(error, aiohttp.ClientSSLError):
+            return f"TLS with {self._host} failed ({getattr(error.os_error, 'reason', None) or type(error).__name__})"
+        if isinstance(error, aiohttp.ClientConnectorError):
+            return f"no connection to {self._host}: {error.os_error.strerror or type(error.os_error).__name__}"
+        if isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError | ConnectionError):
+            return "the connection ended before the answer"
+        return f"the answer is not HTTP that can be read ({type(error).__name__})"

@@ -1,0 +1,135 @@
+"""A destination: its settings, ready for use, and the events that it gets."""
+
+from __future__ import annotations
+
+import fnmatch
+import ssl
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import jmespath
+import jmespath.exceptions
+import orjson
+
+from webhookd.authorizenet.payload import load_payload
+from webhookd.errors import SettingsError
+from webhookd.settings.destinations import DestinationSettings, secret_bytes
+from webhookd.settings.sources import PREFIX
+
+
+class Destination:
+    """A destination. Raises SettingsError if a file that its settings name cannot be used."""
+
+    def __init__(self, name: str, settings: DestinationSettings) -> None:
+        self.name = name
+        self.settings = settings
+        self.keys = [secret_bytes(secret.get_secret_value()) for secret in settings.secrets]
+        self.headers = {name: value.get_secret_value() for name, value in settings.headers.items()}
+        self.tls = _tls(name, settings)
+        self._accounts = frozenset(settings.accounts)
+        self._filter = None if settings.filter is None else jmespath.compile(settings.filter)
+
+    def takes(self, account: str, event_type: str, payload: Payload) -> bool:
+        """Returns whether the destination gets an event. A filter that fails at this payload lets the event pass."""
+        if self._accounts and account not in self._accounts:
+            return False
+        if not any(fnmatch.fnmatchcase(event_type, pattern) for pattern in self.settings.event_types):
+            return False
+        if self._filter is None:
+            return True
+        try:
+            found = self._filter.search(payload.value)
+        except (jmespath.exceptions.JMESPathError, ArithmeticError, RecursionError, TypeError, ValueError):
+            return True  # better one delivery too many than one lost
+        return not (found is None or found is False or found in ("", [], {}))  # JMESPath counts these as false, and 0 as true
+
+    def hide(self, text: str) -> str:
+        """Returns a text without the destination's secrets: a receiver may repeat what it got."""
+        secrets = [secret.get_secret_value() for secret in self.settings.secrets]
+        for secret in (*secrets, *self.headers.values()):
+            if len(secret) > 3:
+                text = text.replace(secret, "***")
+        return text
+
+    def __repr__(self) -> str:
+        return f"Destination({self.name!r}, {self.settings.place!r})"
+
+
+class Payload:
+    """The payload of a body, which is parsed at the first use."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+        self._value: list[Any] = []
+
+    @property
+    def value(self) -> Any:
+        """Returns the payload; {} if the body has none."""
+        if not self._value:
+            try:
+                document = orjson.loads(self._body)
+                found = document.get("payload") if isinstance(document, dict) else None
+            except orjson.JSONDecodeError:
+                try:
+                    found = load_payload(self._body)
+                except ValueError:
+                    found = None
+            self._value.append(found if isinstance(found, dict) else {})
+        return self._value[0]
+
+
+class Routes:
+    """The destinations that are set now: chooses those that get an event, and wakes their senders (`wakes`, by name)."""
+
+    def __init__(self, destinations: Mapping[str, Destination]) -> None:
+        self.destinations = dict(destinations)
+        self.wakes: dict[str, Any] = {}
+
+    def choose(self, account: str, event_type: str, body: bytes) -> Sequence[str]:
+        """Returns the names of the destinations that get an event."""
+        if not self.destinations:
+            return ()
+        payload = Payload(body)
+        return [name for name, one in self.destinations.items() if one.takes(account, event_type, payload)]
+
+    def wake(self, destinations: Collection[str]) -> None:
+        """Wakes the senders of these destinations, as far as they run in this process."""
+        for name in destinations:
+            if (wake := self.wakes.get(name)) is not None:
+                wake()
+
+
+def destinations_of(settings: Mapping[str, DestinationSettings]) -> dict[str, Destination]:
+    """Returns the destinations, ready for use. Raises SettingsError with a line for each that cannot be used."""
+    made: dict[str, Destination] = {}
+    problems = []
+    for name, one in settings.items():
+        try:
+            made[name] = Destination(name, one)
+        except SettingsError as error:
+            problems.append(str(error))
+    if problems:
+        raise SettingsError("\n".join(problems))
+    return made
+
+
+def _tls(name: str, settings: DestinationSettings) -> ssl.SSLContext:
+    prefix = f"{PREFIX}DESTINATIONS__{name.upper()}__"
+    try:
+        context = ssl.create_default_context(cafile=settings.ca_file)
+    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+        raise SettingsError(f"{prefix}CA_FILE: {_why(settings.ca_file, error)}: name a PEM file of CA certificates") from None
+    if settings.client_cert is not None and settings.client_key is not None:
+        try:
+            context.load_cert_chain(settings.client_cert, settings.client_key, password="")
+        except (OSError, ValueError) as error:
+            raise SettingsError(
+                f"{prefix}CLIENT_CERT: {_why(settings.client_cert, error)}: name a PEM file, and in {prefix}CLIENT_KEY its key"
+            ) from None
+    return context
+
+
+def _why(path: object, error: Exception) -> str:
+    return (
+        f"{path} cannot be used ({getattr(error, 'reason', None) or getattr(error, 'strerror', None) or type(error).__name__})"
+    )

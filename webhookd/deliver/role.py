@@ -1,0 +1,144 @@
+"""The destinations of a process: the routes for the receiver, and the senders of the role `deliver`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from uuid import UUID
+
+from webhookd.deliver.client import Answer, Client
+from webhookd.deliver.destination import Destination, Routes, destinations_of
+from webhookd.deliver.sender import Ends, Sender, request_of
+from webhookd.deliver.signing import Message
+from webhookd.runtime.batcher import Batcher
+from webhookd.runtime.loops import Loop, Watch
+from webhookd.settings import Role, Settings
+from webhookd.store.database import Database
+from webhookd.store.deliveries import Counts, Deliveries
+from webhookd.store.keys import new_id
+from webhookd.telemetry.metrics import Metrics
+
+_POLL = 1.0  # seconds between two looks at what is due
+_MEASURE = 10.0
+_MOST_PENDING = 20_000  # ends that wait for their commit; all senders together have fewer attempts under way
+TEST_TYPE = "webhookd.test"
+
+
+class DeliverRole:
+    """The destinations of a process. Without the role `deliver`, the process chooses destinations, and sends nothing.
+
+    A destination that is no longer set keeps its deliveries. Nobody sends them until the destination comes back.
+    Raises SettingsError if a file that a destination's settings name cannot be used.
+    """
+
+    def __init__(self, settings: Settings, database: Database, *, metrics: Metrics, watch: Watch) -> None:
+        self._settings = settings
+        self._database = database
+        self._metrics = metrics
+        self._watch = watch
+        self._sends = Role.DELIVER in settings.roles
+        self._started = False
+        self.deliveries = Deliveries(database)
+        self.routes = Routes(destinations_of(settings.destinations))
+        self._senders: dict[str, Sender] = {}
+        self._measured: set[str] = set()  # the destinations that have series
+        self._ends: Ends = Batcher("ends of deliveries", self._end, watch, max_batch=256, max_pending=_MOST_PENDING)
+        self._poll = Loop("deliveries that are due", self._wake_due, watch, every=_POLL)
+        self._gauges = Loop("gauges of deliveries", self._measure, watch, every=_MEASURE)
+
+    @property
+    def destinations(self) -> Mapping[str, Destination]:
+        """Returns the destinations that are set, by name."""
+        return self.routes.destinations
+
+    async def start(self) -> None:
+        """Starts a sender for each destination, if the process has the role."""
+        self._started = True
+        if not self._sends:
+            return
+        await self._ends.start()
+        for name, destination in self.destinations.items():
+            await self._start_sender(name, destination)
+        await self._poll.start()
+        await self._gauges.start()
+
+    async def stop(self) -> None:
+        """Stops sending, waits for the attempts under way, and records their results."""
+        self._started = False
+        await self._poll.stop()
+        await self._gauges.stop()
+        await self._stop_senders(list(self._senders))
+        await self._ends.stop()
+
+    async def renew(self, settings: Settings) -> None:
+        """Uses the destinations and the keys of `settings` from now on. Raises SettingsError, and changes nothing."""
+        made = destinations_of(settings.destinations)
+        before = self._settings.destinations
+        changed = [name for name in {**before, **settings.destinations} if before.get(name) != settings.destinations.get(name)]
+        self._settings = settings
+        self.routes.destinations = {name: made[name] if name in changed else self.destinations[name] for name in made}
+        await self._stop_senders([name for name in changed if name in self._senders])
+        if self._sends and self._started:
+            for name in changed:
+                if name in made:
+                    await self._start_sender(name, made[name])
+
+    async def test(self, destination: Destination) -> tuple[UUID, Answer]:
+        """Sends a test event, and returns its id and the answer. Nothing is stored, and nothing is tried again."""
+        account = next(iter(self._settings.keys_by_account), "default")
+        at, event_id = self._database.now(), new_id()
+        body = b'{"notificationId":"%s","eventType":"%s","eventDate":"%s","webhookId":null,"payload":{"entityName":"test"}}' % (
+            str(event_id).encode(),
+            TEST_TYPE.encode(),
+            at.isoformat().encode(),
+        )
+        message = Message(event_id, account, TEST_TYPE, at, 1, body, origin="test")
+        content, headers = request_of(destination, message, at=at, signature_key=self._key_of(account))
+        client = Client(destination)
+        try:
+            return event_id, await client.send(content, headers)
+        finally:
+            await client.close()
+
+    def _key_of(self, account: str) -> str | None:
+        return next(iter(self._settings.keys_by_account.get(account, ())), None)
+
+    def _now(self) -> datetime:
+        return self._database.now()
+
+    async def _start_sender(self, name: str, destination: Destination) -> None:
+        sender = self._senders[name] = Sender(
+            destination,
+            self.deliveries,
+            self._ends,
+            key_of=self._key_of,
+            now=self._now,
+            metrics=self._metrics,
+            watch=self._watch,
+        )
+        await sender.start()
+        self.routes.wakes[name] = sender.wake
+
+    async def _stop_senders(self, names: Sequence[str]) -> None:
+        senders = [self._senders.pop(name) for name in names]
+        for name in names:
+            self.routes.wakes.pop(name, None)
+        grace = max(self._settings.shutdown_grace / 2, 1.0)
+        await asyncio.gather(*(sender.stop(grace) for sender in senders))
+
+    async def _end(self, accepted: list[tuple[UUID, str]]) -> list[float | BaseException | None]:
+        return [*await self.deliveries.end(accepted)]
+
+    async def _wake_due(self) -> None:
+        if self._senders:
+            self.routes.wake(await self.deliveries.due(list(self._senders)))
+
+    async def _measure(self) -> None:
+        counts = await self.deliveries.counts()
+        waiting, dead = self._metrics.deliveries_waiting, self._metrics.deliveries_dead
+        self._measured |= {*self._senders, *counts}
+        for name in self._measured:
+            found = counts.get(name, Counts())
+            waiting.labels(name).set(found.waiting + found.retrying)
+            dead.labels(name).set(found.dead)

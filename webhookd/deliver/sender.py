@@ -1,0 +1,193 @@
+"""The sender of one destination: takes what is due, sends it, and records the answers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from datetime import datetime
+from uuid import UUID
+
+from webhookd.deliver.answers import accepted, delay_after
+from webhookd.deliver.client import Answer, Client
+from webhookd.deliver.destination import Destination
+from webhookd.deliver.pace import Pace
+from webhookd.deliver.signing import Message, envelope, headers
+from webhookd.errors import OverloadedError, UnavailableError
+from webhookd.runtime.backoff import Reconnect
+from webhookd.runtime.batcher import Batcher
+from webhookd.runtime.failpoints import Failpoint, reach
+from webhookd.runtime.loops import Loop, Watch
+from webhookd.store.deliveries import Deliveries, Delivery, Failure
+from webhookd.telemetry.logs import logger, where
+from webhookd.telemetry.metrics import Metrics
+
+Ends = Batcher[tuple[UUID, str], float | None]
+
+_RECORD = 10.0  # seconds of the lease for recording, after the longest attempt
+_NO_BODY = "the body is no longer kept, so it cannot be delivered"
+
+
+def request_of(
+    destination: Destination, message: Message, *, at: datetime, signature_key: str | None
+) -> tuple[bytes, dict[str, str]]:
+    """Returns the body and the headers of a request to `destination`."""
+    content = envelope(message) if destination.settings.body == "envelope" else message.body
+    return content, headers(message, content, at=at, keys=destination.keys, signature_key=signature_key)
+
+
+class Sender:
+    """The sender of one destination. It waits for no other destination, and for SQS and Redis not at all.
+
+    key_of: returns the first Signature Key of an account.
+    now: returns PostgreSQL's time.
+    """
+
+    def __init__(
+        self,
+        destination: Destination,
+        deliveries: Deliveries,
+        ends: Ends,
+        *,
+        key_of: Callable[[str], str | None],
+        now: Callable[[], datetime],
+        metrics: Metrics,
+        watch: Watch,
+    ) -> None:
+        self.destination = destination
+        self._deliveries = deliveries
+        self._ends = ends
+        self._key_of = key_of
+        self._now = now
+        self._metrics = metrics
+        self._watch = watch
+        self._client: Client | None = None
+        self._pace = Pace(destination.settings.rate)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        # The poll of all destinations, a new event and a free place wake the loop. So it need not look by itself.
+        self._loop = Loop(f"destination {destination.name}", self._take, watch, every=60.0)
+        self.wake = self._loop.wake
+        for outcome in ("delivered", "retrying", "dead"):
+            metrics.deliveries.labels(destination.name, outcome)
+        metrics.deliveries_repeated.labels(destination.name)
+
+    async def start(self) -> None:
+        """Starts sending."""
+        self._client = Client(self.destination)
+        await self._loop.start()
+
+    async def stop(self, grace: float = 10.0) -> None:
+        """Takes no more, and waits up to `grace` seconds for the attempts under way. What is cut off is sent again later."""
+        await self._loop.stop()
+        self._cancel_timer()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=grace)
+        for task in list(self._tasks):
+            self._watch.cancel(task)
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        if self._client is not None:
+            client, self._client = self._client, None
+            await client.close()
+
+    async def _take(self) -> bool:
+        settings = self.destination.settings
+        free = settings.concurrency - len(self._tasks)
+        if free <= 0:
+            return False  # the end of an attempt wakes the loop
+        allowed = self._pace.take(free)
+        if not allowed:
+            self._cancel_timer()
+            self._timer = asyncio.get_running_loop().call_later(self._pace.seconds_to_next(), self.wake)
+            return False
+        taken: list[Delivery] = []
+        try:
+            taken = await self._deliveries.claim(self.destination.name, allowed, lease=settings.timeout + _RECORD)
+        finally:
+            self._pace.give_back(allowed - len(taken))
+        for delivery in taken:
+            task = self._watch.spawn(self._attempt(delivery), f"delivery to {self.destination.name}")
+            self._tasks.add(task)
+            task.add_done_callback(self._ended)
+        return bool(taken)
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self.wake()
+
+    async def _attempt(self, delivery: Delivery) -> None:
+        try:
+            await self._deliver(delivery)
+        except Exception as error:  # noqa: BLE001  a defect of webhookd must not end the daemon; after the lease, the delivery is sent again
+            logger.error("a delivery failed by a defect of webhookd", destination=self.destination.name, error=where(error))
+
+    async def _deliver(self, delivery: Delivery) -> None:
+        name = self.destination.name
+        if delivery.repeated:
+            self._metrics.deliveries_repeated.labels(name).inc()
+        if delivery.body is None:
+            await self._record(delivery, Answer(0.0, error=_NO_BODY), dead=True)
+            return
+        message = Message(
+            delivery.event_id,
+            delivery.account or "",
+            delivery.event_type or "",
+            delivery.received_at,
+            delivery.attempts + 1,
+            bytes(delivery.body),
+            traceparent=delivery.traceparent,
+        )
+        assert self._client is not None  # noqa: S101  `stop` waits for the attempts before it closes the client
+        key = self._key_of(message.account)
+        content, made = request_of(self.destination, message, at=self._now(), signature_key=key)
+        answer = await self._client.send(content, made)
+        self._metrics.delivery_attempt_seconds.labels(name).observe(answer.seconds)
+        reach(Failpoint.DELIVER_AFTER_ANSWER)
+        await self._record(delivery, answer)
+
+    async def _record(self, delivery: Delivery, answer: Answer, *, dead: bool = False) -> None:
+        """Records the answer, and tries for as long as the lease holds. After that, the delivery is sent again."""
+        backoff = Reconnect()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_RECORD):
+                while True:
+                    try:
+                        if answer.status is not None and accepted(answer.status):
+                            await self._end(delivery)
+                        else:
+                            await self._fail(delivery, answer, dead=dead)
+                    except (UnavailableError, OverloadedError):
+                        await asyncio.sleep(backoff.failed())
+                    else:
+                        return
+
+    async def _end(self, delivery: Delivery) -> None:
+        seconds = await self._ends.submit((delivery.event_id, self.destination.name))
+        if seconds is not None:
+            self._metrics.deliveries.labels(self.destination.name, "delivered").inc()
+            self._metrics.delivery_seconds.labels(self.destination.name).observe(max(seconds, 0.0))
+
+    async def _fail(self, delivery: Delivery, answer: Answer, *, dead: bool) -> None:
+        settings, name = self.destination.settings, self.destination.name
+        attempt = delivery.attempts + 1
+        delay = None
+        if not dead:
+            delay = delay_after(
+                attempt,
+                most=settings.max_attempts,
+                status=answer.status,
+                retry_after=answer.retry_after,
+                give_up_on=settings.give_up_on,
+                now=self._now(),
+            )
+        error = answer.error or f"HTTP status {answer.status}"
+        failure = Failure(f"{error} (after {answer.seconds:.2f} s)", answer.status, answer.text, answer.seconds)
+        if await self._deliveries.fail(name, delivery, failure, delay=delay):
+            self._metrics.deliveries.labels(name, "dead" if delay is None else "retrying").inc()
+            if delay is None:
+                logger.warning("a delivery is dead", destination=name, event_id=str(delivery.event_id), attempts=attempt)

@@ -1,0 +1,112 @@
+"""An operator's work with destinations: list and show them, redrive and drop deliveries, pause and resume."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+import asyncpg
+
+from webhookd.errors import ConflictError, NotFoundError
+from webhookd.operate.operator_queries import OperatorQueries
+from webhookd.store.deliveries import MOST, Counts
+from webhookd.store.event_store import storable
+from webhookd.store.queries import queries
+
+_SHOWN = 20  # deliveries of each status that are shown
+_BATCH = 1000
+
+
+@dataclass(slots=True, frozen=True)
+class DestinationState:
+    """A destination with its counts. `is_set` is False for one that only its deliveries, or a pause, still name."""
+
+    name: str
+    is_set: bool
+    counts: Counts
+    paused_at: datetime | None
+    paused_by: str | None
+
+    @property
+    def state(self) -> str:
+        """Returns active, paused or removed."""
+        return "removed" if not self.is_set else "active" if self.paused_at is None else "paused"
+
+
+class Destinations:
+    """The operator's side of destinations. `names` returns those that are set. Raises UnavailableError without PostgreSQL."""
+
+    def __init__(self, statements: OperatorQueries, names: Callable[[], Collection[str]]) -> None:
+        self._statements = statements
+        self._names = names
+
+    async def all(self) -> list[DestinationState]:
+        """Returns every destination that is set, or has deliveries, or is paused."""
+        rows = await self._statements.all(queries.destination_counts, most=MOST)
+        counts = {row["destination"]: Counts(row["waiting"], row["retrying"], row["dead"]) for row in rows}
+        paused = {row["destination"]: row for row in await self._statements.all(queries.paused_destinations)}
+        names = self._names()
+        return [
+            DestinationState(
+                name,
+                name in names,
+                counts.get(name, Counts()),
+                paused[name]["paused_at"] if name in paused else None,
+                paused[name]["paused_by"] if name in paused else None,
+            )
+            for name in sorted({*names, *counts, *paused})
+        ]
+
+    async def one(self, name: str) -> DestinationState:
+        """Returns one destination. Raises NotFoundError."""
+        for found in await self.all():
+            if found.name == name:
+                return found
+        raise NotFoundError(f"there is no destination {name}: `webhookd destinations list` names them")
+
+    async def newest(self, name: str, status: str) -> list[asyncpg.Record]:
+        """Returns the first deliveries in one status: the next due, or the newest deaths."""
+        return await self._statements.all(queries.list_deliveries, destination=name, status=status, limit=_SHOWN)
+
+    async def redrive(self, name: str, ids: Sequence[UUID] | None, *, actor: str, note: str) -> tuple[int, bool]:
+        """Has dead deliveries tried again, up to a thousand. Returns their number, and whether more may be dead."""
+        state = await self.one(name)
+        if not state.is_set:
+            raise ConflictError(
+                f"the destination {name} is no longer set, so nobody would send: set it again, or drop what is left"
+            )
+        done = await self._statements.one(
+            queries.redrive_deliveries, destination=name, ids=_ids(ids), most=_BATCH, actor=actor, reason=storable(note) or None
+        )
+        return done, done == _BATCH
+
+    async def drop(self, name: str, ids: Sequence[UUID] | None, *, unfinished: bool, actor: str, note: str) -> tuple[int, bool]:
+        """Drops dead deliveries, up to a thousand, with `unfinished` also those that wait. Returns as `redrive`."""
+        await self.one(name)
+        done = await self._statements.one(
+            queries.drop_deliveries,
+            destination=name,
+            statuses=["dead", "waiting", "retrying"] if unfinished else ["dead"],
+            ids=_ids(ids),
+            most=_BATCH,
+            actor=actor,
+            reason=storable(note) or None,
+        )
+        return done, done == _BATCH
+
+    async def pause(self, name: str, *, actor: str) -> None:
+        """Has every replica take no more deliveries of a destination. Attempts under way end."""
+        await self.one(name)
+        await self._statements.one(queries.pause_destination, destination=name, actor=actor)
+
+    async def resume(self, name: str) -> None:
+        """Ends a pause. Raises ConflictError if the destination is not paused."""
+        await self.one(name)
+        if await self._statements.one(queries.resume_destination, destination=name) is None:
+            raise ConflictError(f"the destination {name} is not paused")
+
+
+def _ids(ids: Sequence[UUID] | None) -> list[UUID] | None:
+    return None if ids is None else list(ids)
