@@ -1,36 +1,43 @@
 -- Deliveries to destinations. insert_events (events.sql) inserts the rows, in the receipt's own commit.
--- Statements that look up deliveries by the ids of events name the destination, too, and read the primary key.
+-- Statements that look up deliveries by the ids of events compare the status by <>, so that PostgreSQL reads the primary key and none of
+-- the partial indexes. The other statements name one status as a literal, for the partial index of that status.
 
 -- name: due_destinations(names)
 -- Returns those of the destinations that have a delivery that is due, and are not paused.
 SELECT n.name
 FROM unnest(:names::text[]) AS n (name)
-WHERE EXISTS (
-    SELECT FROM unnest(ARRAY['waiting', 'retrying']) AS s (status), LATERAL (
-        SELECT due FROM webhookd.deliveries WHERE destination = n.name AND status = s.status ORDER BY due LIMIT 1
-    ) AS first
-    WHERE first.due <= now()
-) AND NOT EXISTS (SELECT FROM webhookd.paused_destinations p WHERE p.destination = n.name);
+WHERE least(
+    (SELECT due FROM webhookd.deliveries WHERE destination = n.name AND status = 'waiting' ORDER BY due LIMIT 1),
+    (SELECT due FROM webhookd.deliveries WHERE destination = n.name AND status = 'retrying' ORDER BY due LIMIT 1)
+) <= now() AND NOT EXISTS (SELECT FROM webhookd.paused_destinations p WHERE p.destination = n.name);
 
 -- name: claim_deliveries(destination, most, lease)
 -- Takes up to `most` deliveries that are due, for `lease` seconds, unless the destination is paused. The statement is safe on any number of
 -- replicas. Fresh deliveries and retries take turns, each lane in the order of `due`. So neither lane waits for the end of the other.
 -- `repeated` is true if an earlier send has no recorded result: its process, or PostgreSQL, was away then.
-WITH lanes AS MATERIALIZED (
-    SELECT next.event_id, next.due, s.place
-    FROM unnest(ARRAY['waiting', 'retrying']) WITH ORDINALITY AS s (status, place), LATERAL (
-        SELECT event_id, due FROM webhookd.deliveries
-        WHERE destination = :destination AND status = s.status AND due <= now()
-        ORDER BY due
-        LIMIT :most
-        FOR UPDATE SKIP LOCKED
-    ) AS next
-    WHERE NOT EXISTS (SELECT FROM webhookd.paused_destinations WHERE destination = :destination)
+WITH fresh AS MATERIALIZED (
+    SELECT event_id, due FROM webhookd.deliveries
+    WHERE destination = :destination AND status = 'waiting' AND due <= now()
+        AND NOT EXISTS (SELECT FROM webhookd.paused_destinations WHERE destination = :destination)
+    ORDER BY due
+    LIMIT :most
+    FOR UPDATE SKIP LOCKED
+), failed AS MATERIALIZED (
+    SELECT event_id, due FROM webhookd.deliveries
+    WHERE destination = :destination AND status = 'retrying' AND due <= now()
+        AND NOT EXISTS (SELECT FROM webhookd.paused_destinations WHERE destination = :destination)
+    ORDER BY due
+    LIMIT :most
+    FOR UPDATE SKIP LOCKED
+), lanes AS (
+    SELECT event_id, row_number() OVER (ORDER BY due) AS turn, 1 AS lane FROM fresh
+    UNION ALL
+    SELECT event_id, row_number() OVER (ORDER BY due) AS turn, 2 AS lane FROM failed
 ), leased AS (
     UPDATE webhookd.deliveries d
     SET due = now() + make_interval(secs => :lease), sends = d.sends + 1
     WHERE d.destination = :destination AND d.event_id = ANY(ARRAY(
-        SELECT event_id FROM lanes ORDER BY row_number() OVER (PARTITION BY place ORDER BY due), place LIMIT :most
+        SELECT event_id FROM lanes ORDER BY turn, lane LIMIT :most
     ))
     RETURNING d.event_id, d.attempts, d.due, d.since, d.sends > 1 AS repeated
 )
@@ -83,9 +90,17 @@ SELECT attempts FROM changed;
 -- Returns for each destination that has deliveries how many wait, are retried and are dead, each counted up to `most`. Reads each
 -- destination by the index, one after the other, and not the whole table.
 WITH RECURSIVE names AS (
-    (SELECT destination FROM webhookd.deliveries ORDER BY destination LIMIT 1)
+    SELECT least(
+        (SELECT min(destination) FROM webhookd.deliveries WHERE status = 'waiting'),
+        (SELECT min(destination) FROM webhookd.deliveries WHERE status = 'retrying'),
+        (SELECT min(destination) FROM webhookd.deliveries WHERE status = 'dead')
+    ) AS destination
     UNION ALL
-    SELECT (SELECT d.destination FROM webhookd.deliveries d WHERE d.destination > n.destination ORDER BY d.destination LIMIT 1)
+    SELECT least(
+        (SELECT min(d.destination) FROM webhookd.deliveries d WHERE d.status = 'waiting' AND d.destination > n.destination),
+        (SELECT min(d.destination) FROM webhookd.deliveries d WHERE d.status = 'retrying' AND d.destination > n.destination),
+        (SELECT min(d.destination) FROM webhookd.deliveries d WHERE d.status = 'dead' AND d.destination > n.destination)
+    )
     FROM names n
     WHERE n.destination IS NOT NULL
 )
@@ -117,11 +132,14 @@ DELETE FROM webhookd.paused_destinations WHERE destination = :destination RETURN
 -- Returns deliveries of one destination in one status: the next due first, of the dead the newest death first.
 SELECT d.event_id, k.account, k.event_type, d.status, d.attempts, d.since, d.due, d.last_status, d.last_seconds, d.last_error, d.last_answer
 FROM (
-    (SELECT * FROM webhookd.deliveries WHERE destination = :destination AND status = :status AND status = 'dead'
-     ORDER BY due DESC LIMIT :limit)
+    (SELECT * FROM webhookd.deliveries
+     WHERE :status = 'dead' AND destination = :destination AND status = 'dead' ORDER BY due DESC LIMIT :limit)
     UNION ALL
-    (SELECT * FROM webhookd.deliveries WHERE destination = :destination AND status = :status AND status <> 'dead'
-     ORDER BY due LIMIT :limit)
+    (SELECT * FROM webhookd.deliveries
+     WHERE :status = 'retrying' AND destination = :destination AND status = 'retrying' ORDER BY due LIMIT :limit)
+    UNION ALL
+    (SELECT * FROM webhookd.deliveries
+     WHERE :status = 'waiting' AND destination = :destination AND status = 'waiting' ORDER BY due LIMIT :limit)
 ) AS d
 LEFT JOIN LATERAL (SELECT kind FROM webhookd.ledger WHERE id = d.event_id OFFSET 0) AS l ON true
 LEFT JOIN webhookd.kinds k ON k.id = l.kind
@@ -133,7 +151,7 @@ ORDER BY CASE WHEN d.status = 'dead' THEN -extract(epoch FROM d.due) ELSE extrac
 WITH chosen AS MATERIALIZED (
     SELECT event_id FROM webhookd.deliveries
     WHERE destination = :destination AND status = 'dead' AND (:ids::uuid[] IS NULL OR event_id = ANY(:ids::uuid[]))
-    ORDER BY due, event_id
+    ORDER BY due
     LIMIT :most
     FOR UPDATE SKIP LOCKED
 ), changed AS (
@@ -147,18 +165,32 @@ WITH chosen AS MATERIALIZED (
 )
 SELECT count(*) FROM changed;
 
--- name: drop_deliveries(destination, statuses, ids, most, actor, reason)$
--- Drops up to `most` deliveries in one of the `statuses`: those in `ids`, or all if `ids` is NULL. The destination never gets these events.
--- Returns their number.
-WITH chosen AS MATERIALIZED (
-    SELECT event_id, status FROM webhookd.deliveries
-    WHERE destination = :destination AND status = ANY(:statuses::text[]) AND (:ids::uuid[] IS NULL OR event_id = ANY(:ids::uuid[]))
-    ORDER BY event_id
+-- name: drop_deliveries(destination, unfinished, ids, most, actor, reason)$
+-- Drops up to `most` dead deliveries, and with `unfinished` up to `most` more of each lane: those in `ids`, or all if `ids` is NULL. The
+-- destination never gets these events. Returns their number.
+WITH dead AS MATERIALIZED (
+    SELECT event_id FROM webhookd.deliveries
+    WHERE destination = :destination AND status = 'dead' AND (:ids::uuid[] IS NULL OR event_id = ANY(:ids::uuid[]))
+    ORDER BY due
+    LIMIT :most
+    FOR UPDATE SKIP LOCKED
+), failed AS MATERIALIZED (
+    SELECT event_id FROM webhookd.deliveries
+    WHERE :unfinished AND destination = :destination AND status = 'retrying' AND (:ids::uuid[] IS NULL OR event_id = ANY(:ids::uuid[]))
+    ORDER BY due
+    LIMIT :most
+    FOR UPDATE SKIP LOCKED
+), fresh AS MATERIALIZED (
+    SELECT event_id FROM webhookd.deliveries
+    WHERE :unfinished AND destination = :destination AND status = 'waiting' AND (:ids::uuid[] IS NULL OR event_id = ANY(:ids::uuid[]))
+    ORDER BY due
     LIMIT :most
     FOR UPDATE SKIP LOCKED
 ), gone AS (
     DELETE FROM webhookd.deliveries d
-    WHERE d.event_id = ANY(ARRAY(SELECT event_id FROM chosen)) AND d.destination = :destination
+    WHERE d.destination = :destination AND d.event_id = ANY(ARRAY(
+        SELECT event_id FROM dead UNION ALL SELECT event_id FROM failed UNION ALL SELECT event_id FROM fresh
+    ))
     RETURNING d.event_id, d.status
 ), audit AS (
     INSERT INTO webhookd.audit (event_id, from_status, to_status, actor, reason, consumer)

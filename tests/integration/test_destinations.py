@@ -408,7 +408,7 @@ async def test_the_envelope_has_the_fields_and_the_body_as_it_is(start: Start, c
 async def test_an_odd_event_type_is_a_short_header_in_ascii(start: Start, connection: Connection) -> None:
     async with receiving() as shop:
         daemon = await start(destinations={"shop": destination(shop.url)})
-        body = json.loads(body_of({"id": "1"}, 1)) | {"eventType": "caf\u00e9 \u2028%0d" + "x" * 2000}
+        body = json.loads(body_of({"id": "1"}, 1)) | {"eventType": "caf\u00e9 \u2028%0d" + "x" * 100}
         await post(daemon, json.dumps(body).encode())
         await until(lambda: shop.got, "it is delivered")
     assert shop.got[0].headers["webhookd-event-type"].startswith("caf%C3%A9%20%E2%80%A8%250dxxx")

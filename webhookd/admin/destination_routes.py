@@ -115,7 +115,7 @@ class Handled(Shape):
     """The number of deliveries that one call changed."""
 
     count: int
-    more: Annotated[bool, Field(description="There may be more, because one call changes up to 1000: call again.")]
+    more: Annotated[bool, Field(description="There may be more, because one call changes some thousands at most: call again.")]
 
 
 class DestinationRoutes:

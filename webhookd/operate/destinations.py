@@ -88,13 +88,13 @@ class Destinations:
         done = await self._statements.one(
             queries.drop_deliveries,
             destination=name,
-            statuses=["dead", "waiting", "retrying"] if unfinished else ["dead"],
+            unfinished=unfinished,
             ids=_ids(ids),
             most=_BATCH,
             actor=actor,
             reason=storable(note) or None,
         )
-        return done, done == _BATCH
+        return done, done >= _BATCH
 
     async def pause(self, name: str, *, actor: str) -> None:
         """Has every replica take no more deliveries of a destination. Attempts under way end."""

@@ -1,0 +1,68 @@
+"""The statements about deliveries read their indexes, also by a plan that was made while no delivery waited."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import asyncpg
+import pytest
+
+from tests.helpers.database import connect
+from webhookd.store.pools import SESSIONS
+from webhookd.store.queries import queries
+
+# Each statement, and the indexes of `deliveries` that it may read.
+INDEXES = {
+    "due_destinations": {"deliveries_waiting", "deliveries_retrying"},
+    "claim_deliveries": {"deliveries_waiting", "deliveries_retrying", "deliveries_pkey"},
+    "end_deliveries": {"deliveries_pkey"},
+    "fail_delivery": {"deliveries_pkey"},
+    "destination_counts": {"deliveries_waiting", "deliveries_retrying", "deliveries_dead"},
+    "list_deliveries": {"deliveries_waiting", "deliveries_retrying", "deliveries_dead"},
+    "redrive_deliveries": {"deliveries_dead", "deliveries_pkey"},
+    "drop_deliveries": {"deliveries_waiting", "deliveries_retrying", "deliveries_dead", "deliveries_pkey"},
+    "deliveries_of_event": {"deliveries_pkey"},
+}
+
+
+def reads(plan: dict[str, Any]) -> Iterator[str]:
+    """Yields the index of each node that reads `deliveries`; says so if a node reads all of the table or of the index."""
+    name = plan.get("Index Name", "")
+    if name.startswith("deliveries_"):
+        bounded = plan.get("Index Cond") or plan.get("Scan Direction") == "Forward"
+        yield name if bounded else f"all of {name}"
+    elif plan.get("Relation Name") == "deliveries" and plan["Node Type"] == "Seq Scan":
+        yield "no index"
+    for below in plan.get("Plans", ()):
+        yield from reads(below)
+
+
+@pytest.fixture(params=["never analyzed", "analyzed while empty", "analyzed with a backlog"])
+async def planned(request: pytest.FixtureRequest, database_url: str) -> Any:
+    connection = await connect(database_url)
+    if request.param == "analyzed while empty":
+        await connection.execute("VACUUM ANALYZE deliveries")
+    insert = "INSERT INTO deliveries (event_id, destination) SELECT gen_random_uuid(), 'shop' FROM generate_series(1, 20000)"
+    if request.param == "analyzed with a backlog":
+        await connection.execute(insert)
+        await connection.execute("VACUUM ANALYZE deliveries")
+    for setting, value in SESSIONS["short"].items():
+        await connection.execute(f"SET {setting} = {value}")
+    await connection.execute("SET plan_cache_mode = force_generic_plan")
+    yield connection
+    await connection.close()
+
+
+@pytest.mark.parametrize("name", INDEXES)
+async def test_a_statement_reads_its_index(planned: asyncpg.Connection[Any], name: str) -> None:
+    text = getattr(queries, name).sql
+    await planned.execute(f"PREPARE {name} AS {text}")
+    nothing = ", ".join("NULL" for _ in set(re.findall(r"\$\d+", text)))
+    call = f"({nothing})" if nothing else ""
+    explained = await planned.fetchval(f"EXPLAIN (FORMAT JSON) EXECUTE {name}{call}")
+    found = set(reads(json.loads(explained)[0]["Plan"]))
+    assert found, name
+    assert found <= INDEXES[name], explained
