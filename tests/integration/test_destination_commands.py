@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ from aiohttp import web
 from tests.conftest import Servers, Start, settings_of
 from tests.helpers.admin_api import ran
 from tests.helpers.guide import GUIDE, blocks
+from tests.helpers.npm import node_modules
 from tests.helpers.operator import ANN, LEO, Connection, Operator
-from tests.helpers.receivers import SECRET, receiving
+from tests.helpers.receivers import OTHER_SECRET, SECRET, receiving
 from tests.helpers.wait import until
 from tests.integration.test_destinations import CUSTOMER, destination, left, send, until_none_is_left
 from webhookd.authorizenet import sampling
@@ -169,6 +171,24 @@ async def test_the_doctor_examines_each_destination(
     (found,) = await examine_destinations(settings_of(servers.settings, destinations={"shop": settings}))
     assert found.verdict is verdict, found
     assert said in found.detail
+
+
+@pytest.mark.skipif(shutil.which("npm") is None, reason="no npm")
+async def test_the_public_library_for_node_verifies_what_a_destination_gets(start: Start) -> None:
+    package = Path(__file__).parents[1] / "helpers" / "standardwebhooks"
+    modules = await asyncio.to_thread(node_modules, package)
+    async with receiving() as shop:
+        daemon = await start(destinations={"shop": destination(shop.url, secrets=f"{OTHER_SECRET},{SECRET}")})
+        await send(daemon, sampling.sample(CUSTOMER, 1))
+        await until(lambda: shop.got, "it is delivered")
+    (got,) = shop.got
+    for body, verified in ((got.body.decode(), True), (got.body.decode() + " ", False)):
+        node = await asyncio.create_subprocess_exec(
+            "node", str(package / "verify.cjs"), str(modules), stdin=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+        )
+        given = json.dumps({"secret": SECRET, "headers": got.headers, "body": body})
+        _, said = await node.communicate(given.encode())
+        assert (node.returncode == 0) is verified, said.decode()
 
 
 async def test_the_guides_receiver_verifies_and_takes_each_event_once(

@@ -122,6 +122,7 @@ async def test_a_small_answer_is_not_inflated() -> None:
         answer = await answer_of(shop.url)
     assert answer.status == 500
     assert answer.text is not None
+    assert answer.text.startswith("\x1f"), "the bytes as they came"
     assert len(answer.text) <= 2048
 
 

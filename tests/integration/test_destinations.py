@@ -20,7 +20,7 @@ from tests.helpers.wait import until
 from webhookd.authorizenet import sampling
 from webhookd.authorizenet.signature import Verifier, sign
 from webhookd.daemon import Daemon
-from webhookd.deliver import answers
+from webhookd.deliver import answers, role
 from webhookd.dev import traffic
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
@@ -246,6 +246,8 @@ async def test_of_ten_destinations_one_hangs_and_nobody_else_waits(start: Start,
         await until(lambda: connection.fetchval(processed), "the handlers are done", deadline=60)
         assert len(shops[0].got) == 2, "no more than its concurrency"
         assert all(shop.most_at_once <= 2 for shop in shops)
+        taken = "SELECT count(*) FROM webhookd.deliveries WHERE destination = 'shop0' AND sends > 0"
+        assert await connection.fetchval(taken) == 2, "what waits for a place is taken by nobody, and spends no time"
         held.set()
         await until(lambda: len(shops[0].got) == 20, "the tenth goes on", deadline=60)
         await until_none_is_left(connection)
@@ -352,6 +354,33 @@ async def test_a_killed_process_sends_again_with_the_same_id_and_counts_it(
             assert await process.metric("webhookd_deliveries_repeated_total", destination="shop") == 1
         finally:
             process.end(signal.SIGKILL)
+
+
+async def test_an_attempt_that_a_shutdown_cuts_off_is_made_again(
+    start: Start, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(role, "_STOP", 0.1)
+    held = asyncio.Event()
+
+    async def hang(_: Got) -> web.StreamResponse:
+        await held.wait()
+        return web.Response()
+
+    async with receiving() as shop:
+        shop.answer = hang
+        settings = {"shop": destination(shop.url, timeout=120)}
+        first = await start(destinations=settings)
+        await send(first, sampling.sample(CUSTOMER, 1))
+        await until(lambda: shop.got, "the attempt is under way")
+        await first.stop()
+        held.set()
+        assert await left(connection, "waiting") == 1
+        await connection.execute("UPDATE webhookd.deliveries SET due = now()")  # the end of the lease
+        second = await start(destinations=settings)
+        await until_none_is_left(connection)
+        assert metric(second, "webhookd_deliveries_repeated_total", destination="shop") == 1
+    assert len(shop.ids) == 2
+    assert len(set(shop.ids)) == 1
 
 
 async def test_nothing_is_sent_to_a_private_address_unless_the_settings_allow_it(start: Start, connection: Connection) -> None:

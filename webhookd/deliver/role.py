@@ -19,6 +19,7 @@ from webhookd.store.deliveries import Counts, Deliveries
 from webhookd.store.keys import new_id
 from webhookd.telemetry.metrics import Metrics
 
+_STOP = 3.0  # seconds that a shutdown waits for the attempts under way; what is cut off is sent again
 _POLL = 1.0  # seconds between two looks at what is due
 _MEASURE = 10.0
 _MOST_PENDING = 20_000  # ends that wait for their commit; all senders together have fewer attempts under way
@@ -68,7 +69,7 @@ class DeliverRole:
         self._started = False
         await self._poll.stop()
         await self._gauges.stop()
-        await self._stop_senders(list(self._senders))
+        await self._stop_senders(list(self._senders), _STOP)
         await self._ends.stop()
 
     async def renew(self, settings: Settings) -> None:
@@ -78,7 +79,8 @@ class DeliverRole:
         changed = [name for name in {**before, **settings.destinations} if before.get(name) != settings.destinations.get(name)]
         self._settings = settings
         self.routes.destinations = {name: made[name] if name in changed else self.destinations[name] for name in made}
-        await self._stop_senders([name for name in changed if name in self._senders])
+        grace = max(self._settings.shutdown_grace / 2, 1.0)
+        await self._stop_senders([name for name in changed if name in self._senders], grace)
         if self._sends and self._started:
             for name in changed:
                 if name in made:
@@ -120,11 +122,10 @@ class DeliverRole:
         await sender.start()
         self.routes.wakes[name] = sender.wake
 
-    async def _stop_senders(self, names: Sequence[str]) -> None:
+    async def _stop_senders(self, names: Sequence[str], grace: float) -> None:
         senders = [self._senders.pop(name) for name in names]
         for name in names:
             self.routes.wakes.pop(name, None)
-        grace = max(self._settings.shutdown_grace / 2, 1.0)
         await asyncio.gather(*(sender.stop(grace) for sender in senders))
 
     async def _end(self, accepted: list[tuple[UUID, str]]) -> list[float | BaseException | None]:
