@@ -96,7 +96,7 @@ async def test_an_event_reaches_its_destination_byte_for_byte_and_signed(start: 
     assert [(t["from_status"], t["to_status"], t["attempt"]) for t in trail if t["consumer"] == "shop"] == [
         ("waiting", "delivered", 1)
     ]
-    assert metric(daemon, "webhookd_deliveries_total", destination="shop", outcome="delivered") == 1
+    await until(lambda: metric(daemon, "webhookd_deliveries_total", destination="shop", outcome="delivered") == 1, "it counts")
 
 
 async def test_the_event_is_processed_whatever_its_destination_does(start: Start, connection: Connection) -> None:
@@ -197,7 +197,7 @@ async def test_a_final_refusal_makes_the_delivery_dead_until_it_is_redriven(
         row = await delivery(connection, "status = 'dead'")
         assert (row["attempts"], row["last_status"], row["last_answer"]) == (1, status, "we are closed")
         assert row["last_error"].startswith(f"HTTP status {status} (after ")
-        assert metric(daemon, "webhookd_deliveries_total", destination="shop", outcome="dead") == 1
+        await until(lambda: metric(daemon, "webhookd_deliveries_total", destination="shop", outcome="dead") == 1, "it counts")
         shop.answer = lambda _: web.Response()
         assert await connection.fetchval("SELECT status FROM webhookd.events") != "dead", "handlers are another consumer"
 
@@ -314,7 +314,8 @@ async def test_a_destination_that_is_removed_keeps_its_deliveries_until_it_comes
         await send(daemon, sampling.sample(CUSTOMER, 2))
         await until(lambda: len(other.got) == 2, "the other destination goes on")
         await connection.execute("UPDATE webhookd.deliveries SET due = now()")
-        assert await left(connection) == 1, "a removed destination gets no new event, and loses none"
+        kept = "SELECT count(*) FROM webhookd.deliveries WHERE destination = 'shop'"
+        assert await connection.fetchval(kept) == 1, "a removed destination gets no new event, and loses none"
         tried = len(shop.got)
         shop.answer = lambda _: web.Response()
         await daemon.renew(settings_with(daemon, settings))
