@@ -66,6 +66,41 @@ _KINDS = "tests/integration/test_kinds.py::"
 
 GUARDS = (
     Guard(
+        "an alert that fires is one message, however often it is evaluated",
+        "webhookd/alerts/evaluation.py",
+        'if fires and (state is None or state["fires_since"] is None):',
+        "if fires:",
+        "tests/integration/test_alerts.py::test_a_condition_that_fires_and_ends_is_two_messages_however_often_it_is_evaluated",
+    ),
+    Guard(
+        "two replicas do not send one message about an alert",
+        "webhookd/alerts/sender.py",
+        "lease=_LEASE,",
+        "lease=0.0,",
+        "tests/integration/test_alerts.py::test_two_replicas_send_one_message",
+    ),
+    Guard(
+        "a message about an alert that fails is sent again",
+        "webhookd/alerts/sender.py",
+        "if problem is None:",
+        "if True:",
+        "tests/integration/test_alerts.py::test_a_message_that_fails_is_sent_again_under_its_id",
+    ),
+    Guard(
+        "a channel for alerts that fails ends no part of the daemon",
+        "webhookd/alerts/channel.py",
+        "except (aiohttp.ClientError, OSError, ValueError) as error:  # their texts may quote the URL",
+        "except ZeroDivisionError as error:",
+        "tests/integration/test_alerts.py::test_a_channel_that_cannot_be_reached_is_an_error_without_its_address",
+    ),
+    Guard(
+        "the message about an alert's end follows the message about its beginning",
+        "sql/queries/alerts.sql",
+        "AND (b.changed_at, b.id) < (m.changed_at, m.id)",
+        "AND false",
+        "tests/integration/test_alerts.py::test_the_end_follows_the_beginning_however_the_sending_goes",
+    ),
+    Guard(
         "a flood of refused webhooks is sampled at a limited rate",
         "webhookd/receive/refused_samples.py",
         "self._peers.get(source, 0) >= _PEER_PACE:",

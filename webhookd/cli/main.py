@@ -20,6 +20,7 @@ from rich.text import Text
 
 from webhookd.cli.doctor import doctor
 from webhookd.cli.operator import (
+    alert_commands,
     dead_letter_commands,
     event_commands,
     health_command,
@@ -52,6 +53,7 @@ for group in (
     quarantine_commands,
     refused_commands,
     operation_commands,
+    alert_commands,
 ):
     app.add_typer(group.app)
 app.command("stats", help=stats_commands.HELP)(stats_commands.stats)
