@@ -20,6 +20,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from webhookd.cli.doctor import doctor
+from webhookd.cli.import_command import import_
 from webhookd.cli.operator import (
     dead_letter_commands,
     event_commands,
@@ -222,6 +223,7 @@ def migrate(
 
 app.command()(trigger)
 app.command()(doctor)
+app.command("import")(import_)
 
 
 @app.command("settings")
