@@ -62,6 +62,7 @@ _TARGET = "tests/unit/test_client_target.py::"
 _SETTINGS = "tests/unit/test_settings.py::"
 _TIMELINE = "tests/unit/test_timeline.py::"
 _FOLD = "tests/integration/test_fold.py::"
+_IMPORT = "tests/integration/test_import.py::"
 _KINDS = "tests/integration/test_kinds.py::"
 
 GUARDS = (
@@ -125,7 +126,7 @@ GUARDS = (
         "Redis is marked only after the commit",
         "webhookd/receive/intake.py",
         "                waiting = self._commits.submit(",
-        "                seen = Seen(_new_id(), _body_hash(body))\n"
+        "                seen = Seen(new_id(), hash_of_body(body))\n"
         "                self._idempotency.mark_seen([(account, notification.notification_id, seen)])\n"
         "                waiting = self._commits.submit(",
         _ORDER + "test_killed_before_the_commit_the_providers_retry_is_no_duplicate",
@@ -135,7 +136,7 @@ GUARDS = (
         "webhookd/receive/intake.py",
         "                waiting = self._commits.submit(",
         "                waiting: asyncio.Future[Accepted] = asyncio.get_running_loop().create_future()\n"
-        "                waiting.set_result(Accepted(_new_id()))\n"
+        "                waiting.set_result(Accepted(new_id()))\n"
         "                self._commits.post(",
         _ORDER + "test_killed_before_the_commit_nothing_was_answered_200",
     ),
@@ -1397,6 +1398,69 @@ GUARDS = (
         '    return f"{type(error).__qualname__}{origin(',
         '    return f"{error}{origin(',
         "tests/unit/test_hooks.py::test_a_hook_that_fails_is_named_with_its_line_and_without_its_message_and_the_earlier_ones_end",
+    ),
+    Guard(
+        "an import that runs twice stores nothing twice",
+        "sql/queries/imports.sql",
+        "        id, notification_key, content_key, body_hash, webhookd.time_of(id),",
+        "        id, gen_random_uuid(), NULL, body_hash, webhookd.time_of(id),",
+        _IMPORT + "test_a_second_run_changes_nothing",
+    ),
+    Guard(
+        "an import never takes an event that retention removed for a new one",
+        "webhookd/operate/imports.py",
+        "        oldest = min(line.received_at, notification.event_date or line.received_at)",
+        "        oldest = line.received_at",
+        _IMPORT + "test_a_bad_line_is_named_with_its_reason_and_stops_no_other",
+    ),
+    Guard(
+        "an import refuses a webhook whose signature is wrong",
+        "webhookd/operate/imports.py",
+        '            raise BadLineError(f"{error}: add',
+        '            return ""\n            raise BadLineError(f"{error}: add',
+        _IMPORT + "test_a_bad_line_is_named_with_its_reason_and_stops_no_other",
+    ),
+    Guard(
+        "retention counts imported history from its receipt, not from its import",
+        "sql/queries/imports.sql",
+        "    SELECT id, received_at + interval '1 microsecond',",
+        "    SELECT id, clock_timestamp(),",
+        _IMPORT + "test_history_is_removed_when_its_time_is_over_and_old_bodies_are_not_stored",
+    ),
+    Guard(
+        "an import makes the partitions of the past",
+        "webhookd/operate/imports.py",
+        "                await make_past_partitions(self._database, parent, instants)\n",
+        "",
+        _IMPORT + "test_history_is_processed_at_the_time_of_its_receipt_with_its_exact_bytes",
+    ),
+    Guard(
+        "imported work waits behind fresh events",
+        "sql/queries/imports.sql",
+        "now() + make_interval(secs => :send_after), false FROM inserted",
+        "now() + make_interval(secs => :send_after), true FROM inserted",
+        _IMPORT + "test_work_is_processed_once_after_fresh_events_and_history_runs_no_handler",
+    ),
+    Guard(
+        "an import ends no work whose attempt has failed",
+        "sql/queries/imports.sql",
+        "status NOT IN ('dead', 'discarded', 'retrying')\n        AND attempts = 0",
+        "status NOT IN ('dead', 'discarded')\n       ",
+        _IMPORT + "test_work_that_another_program_has_done_ends_and_work_that_failed_stays",
+    ),
+    Guard(
+        "history that was stored before a crash is folded by the second run",
+        "webhookd/operate/imports.py",
+        "            await self._fold(told, others)\n",
+        "            await self._fold([] if known else told, [])\n",
+        _IMPORT + "test_history_that_was_stored_and_not_folded_is_folded_by_the_second_run",
+    ),
+    Guard(
+        "a long line of an import takes bounded memory",
+        "webhookd/operate/import_lines.py",
+        "            yield raw if whole else None",
+        "            yield raw + self._file.read()",
+        "tests/unit/test_import_lines.py::test_a_line_without_an_end_takes_bounded_memory_and_the_lines_behind_it_are_read",
     ),
 )
 
