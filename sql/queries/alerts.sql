@@ -172,7 +172,7 @@ WITH first AS MATERIALIZED (
 )
 UPDATE webhookd.alert_messages m SET due = now() + make_interval(secs => :lease::float8), attempts = attempts + 1
 FROM free WHERE m.id = free.id
-RETURNING m.*;
+RETURNING m.id, m.channel, m.condition, m.subject, m.change, m.detail, m.changed_at, m.attempts;
 
 -- name: alert_message_sent(id)!
 DELETE FROM webhookd.alert_messages WHERE id = :id::uuid;

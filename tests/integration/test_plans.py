@@ -18,7 +18,7 @@ from webhookd.store.queries import queries
 # These queries run in the sessions that handlers use.
 _BESIDE_HANDLERS = {"claim_event", "claim_event_if_free", "mark_processed"}
 # These queries choose by other columns, and `ids` narrows the choice.
-_CHOOSE = {"choose_dead", "search_dead", "owe_dead_letters", "search_key", "search_open"}
+_CHOOSE = {"alert_deaths", "choose_dead", "search_dead", "owe_dead_letters", "search_key", "search_open"}
 
 
 def looks_up() -> list[str]:
