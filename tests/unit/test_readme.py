@@ -79,7 +79,8 @@ def _program() -> Any:
 
 @pytest.mark.parametrize("words", commands(), ids=" ".join)
 def test_every_webhookd_command_is_understood(words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "body.json").touch()
+    for name in ("body.json", "old.csv", "processed.csv", "open.csv"):
+        (tmp_path / name).touch()
     monkeypatch.chdir(tmp_path)
     command: Any = _program()
     left = [ID if word == "ID" else word for word in words]
