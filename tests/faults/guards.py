@@ -41,6 +41,7 @@ _WORK = "tests/integration/test_work.py::"
 _DEAD_LETTERS = "tests/integration/test_dead_letter_queue.py::"
 _DELIVERY = "tests/faults/test_delivery.py::"
 _DATABASE = "tests/integration/test_database.py::"
+_RECOVERY = "tests/faults/test_recovery.py::"
 _CLUSTER = "tests/integration/test_redis_cluster.py::"
 _ORDER = "tests/faults/test_order.py::"
 _RETENTION = "tests/integration/test_retention.py::"
@@ -202,6 +203,34 @@ GUARDS = (
         "            statement.cancel()\n",
         "            pass\n",
         "tests/integration/test_retention.py::test_a_stop_cancels_a_statement_that_waits",
+    ),
+    Guard(
+        "`webhookd recover` lists the events that Redis remembers and PostgreSQL lacks",
+        "webhookd/doctor/recovery.py",
+        "                evidence.add(one.event_id, one.account, notification_id=one.notification_id)\n",
+        "                pass\n",
+        _RECOVERY + "test_a_failover_that_loses_commits_is_found",
+    ),
+    Guard(
+        "`webhookd recover` finds the keys that Redis wrongly believes",
+        "webhookd/doctor/recovery.py",
+        "                if one.instance == present:\n",
+        "                if False:\n",
+        _RECOVERY + "test_keys_that_redis_wrongly_believes_are_found_and_removed",
+    ),
+    Guard(
+        "Redis knows an installation from before a recovery",
+        "sql/queries/database.sql",
+        "(left((SELECT id FROM webhookd.instance)::text, 8) ||",
+        "(left(md5(extract(epoch FROM pg_postmaster_start_time())::text), 8) ||",
+        _RECOVERY + "test_a_failover_that_loses_commits_is_found",
+    ),
+    Guard(
+        "`webhookd recover` makes each message that it read visible again",
+        "webhookd/doctor/recovery.py",
+        "        if messages:\n",
+        "        if False:\n",
+        _RECOVERY + "test_after_a_recovery_to_a_point_in_time_the_missing_events_are_listed_until_they_are_sent_again",
     ),
     Guard(
         "all keys of an installation are in one slot of Redis",

@@ -16,6 +16,8 @@ async def webhookd(*arguments: str, folder: Path, **environment: str) -> tuple[i
     """Runs the command in `folder`; returns its exit code, standard output and standard error. Fails after a minute."""
     note_environment(environment)
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("WEBHOOKD_")}
+    paths = [environment.get("PYTHONPATH"), inherited.get("PYTHONPATH")]
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "webhookd", *arguments),
         env={**inherited, "COLUMNS": "80", **environment},

@@ -33,6 +33,7 @@ from webhookd.cli.operator import (
     timeline_commands,
 )
 from webhookd.cli.operator.failures import ApiError
+from webhookd.cli.recover import recover
 from webhookd.cli.trigger import trigger
 from webhookd.errors import SettingsError, UnavailableError, WebhookdError
 from webhookd.runtime.console import FOLDER, Folder, Json, err, out, run, write_whole
@@ -226,6 +227,7 @@ def migrate(
 app.command()(trigger)
 app.command()(doctor)
 app.command("import")(import_)
+app.command()(recover)
 
 
 @app.command("settings")
