@@ -90,7 +90,7 @@ GUARDS = (
         "Redis is marked only after the commit",
         "webhookd/receive/intake.py",
         "                waiting = self._commits.submit(",
-        "                seen = Seen(_new_id(), _body_hash(body))\n"
+        "                seen = Seen(_new_id(), body_hash(body))\n"
         "                self._idempotency.mark_seen([(account, notification.notification_id, seen)])\n"
         "                waiting = self._commits.submit(",
         _ORDER + "test_killed_before_the_commit_the_providers_retry_is_no_duplicate",

@@ -15,6 +15,7 @@ from tests.bench.summary import last_figures, last_run
 from tests.deploy.promql import rules
 from tests.helpers.guide import GUIDE, README, anchor, runbook_pages
 from tests.helpers.metrics_page import metrics_table
+from tests.helpers.payloads_page import payloads
 from tests.helpers.prometheus import RULES
 from webhookd.settings import describe
 
@@ -56,6 +57,7 @@ MADE = {
     "bench": Made(GUIDE / "speed.md", last_run),
     "settings": Made(GUIDE / "settings.md", settings_table),
     "metrics": Made(GUIDE / "metrics.md", metrics_table),
+    "payloads": Made(GUIDE / "payloads.md", payloads),
     "alerts": Made(GUIDE / "runbook.md", alerts_table),
 }
 

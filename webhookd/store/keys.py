@@ -25,6 +25,11 @@ def notification_key(account: str, notification_id: str) -> str:
     return _hash(notification_id) + _hash(f"{account}\x1f{notification_id}")
 
 
+def body_hash(body: bytes) -> bytes:
+    """Returns the hash of a body, 16 bytes, by which another body of the same notification is noticed."""
+    return hashlib.blake2b(body, digest_size=16).digest()
+
+
 def keys_of_notification(notification_id: str) -> tuple[str, str]:
     """Returns the lowest and the highest key of a notification id in any account, in hexadecimal digits."""
     half = _hash(notification_id)
