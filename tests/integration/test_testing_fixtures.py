@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -52,7 +53,7 @@ def test_the_guide_shows_the_example_as_it_is() -> None:
 
 def test_the_examples_tests_pass(project: Path, database_url: str) -> None:
     code, printed = run(project, *PYTEST, WEBHOOKD_TEST_DATABASE_URL=database_url)
-    assert (code, "6 passed" in printed) == (0, True), printed
+    assert (code, "6 passed" in printed, "Warning" in printed) == (0, True, False), printed
 
 
 @pytest.mark.parametrize(
@@ -97,6 +98,18 @@ def test_a_missing_postgresql_is_reported_with_the_remedies(project: Path) -> No
     ):
         assert remedy in printed
     assert "Traceback" not in printed
+
+
+def test_a_failure_shows_the_users_lines_and_what_webhookd_does(project: Path, database_url: str) -> None:
+    shop = project / "shop.py"
+    shop.write_text(shop.read_text().replace('payment["authAmount"], ', ""))
+    code, printed = run(project, *PYTEST, "-k", "changes_nothing", WEBHOOKD_TEST_DATABASE_URL=database_url)
+    assert code == 1
+    assert "await trial.assert_once(sale)" in printed
+    assert "attempt 1 failed by the handler shop.book at " in printed
+    assert "the event is retrying: webhookd makes another attempt later" in printed
+    for module in ("events.py", "trial.py"):
+        assert not re.search(rf"testing/{module}:\d+: ", printed), printed
 
 
 def test_missing_handlers_are_reported_with_the_remedy(project: Path, database_url: str) -> None:

@@ -73,6 +73,7 @@ def event(
 
     Each event has an entity of its own; `id` joins events. Raises MisuseError, which names the nearest type or field.
     """
+    __tracebackhide__ = True  # pytest then shows the test, and not this function
     name = _known(event_type, unknown=unknown)
     by_keyword = {field.keyword: field for field in fields_of(name) if field.keyword is not None}
     values: dict[str, Any] = {}
@@ -104,6 +105,7 @@ def _utc(date: datetime | None) -> datetime | None:
 
 
 def _known(event_type: str, *, unknown: bool) -> str:
+    __tracebackhide__ = True
     name = canonical(whole_pattern(event_type))
     if name not in EVENT_TYPES and not unknown:
         nearest = nearest_type(event_type.replace("*", ""))
@@ -122,6 +124,7 @@ def _nearest(keyword: str, known: Mapping[str, Field]) -> str:
 
 
 def _checked(keyword: str, field: Field, value: object) -> object:
+    __tracebackhide__ = True
     if field.kind is Kind.MONEY:
         text = format(value, "f") if isinstance(value, Decimal) else str(value)
         if isinstance(value, (bool, float)) or not _AMOUNT.fullmatch(text):

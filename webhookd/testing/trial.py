@@ -104,6 +104,7 @@ class Trial:
         Raises the exception of the handler that failed, with a note that names the handler, its place, and what webhookd does
         then; DeliveryError if the attempt failed without such an exception; MisuseError if no handler is for this type.
         """
+        __tracebackhide__ = True  # pytest then shows the test, and not this function
         for _ in range(times):
             await self._work(await self._send(event))
         return await self.status(event)
@@ -124,6 +125,7 @@ class Trial:
         Compares all tables but webhookd's: after 3 and 4 their rows with those after 2, and their numbers of rows after 1 and
         2, since a sequence goes on after a rollback. Raises AssertionError with the tables that differ, and as `deliver` does.
         """
+        __tracebackhide__ = True
         reference = await self._send(event)
         async with self._database.undone():
             if await self._work(reference) is not Outcome.PROCESSED:
@@ -141,6 +143,7 @@ class Trial:
 
     async def _send(self, event: Event) -> EventReference:
         """Receives a notification, and has its work sent. Returns the content of the message."""
+        __tracebackhide__ = True
         if not self._handlers.matching(event.event_type):
             patterns = ", ".join(f"{one.name} for {one.pattern}" for one in self._handlers)
             raise MisuseError(f'no handler is for the type "{event.event_type}"; the handlers of this trial are {patterns}')
@@ -162,7 +165,8 @@ class Trial:
         return EventReference(event_id, event.account, event.event_type, attempts=attempts)
 
     async def _work(self, reference: EventReference) -> Outcome:
-        """Works on an event as a worker does. Raises what the attempt failed of."""
+        """Works on an event as a worker does. Raises the error that failed the attempt."""
+        __tracebackhide__ = True
         self._raised = None
         try:
             folded = await self._folds.fold_alone(reference)
@@ -269,6 +273,7 @@ def _numbers(contents: Mapping[str, Content]) -> dict[str, Content]:
 
 
 def _compare(once: Mapping[str, Content], again: Mapping[str, Content], after: str) -> None:
+    __tracebackhide__ = True
     empty = Content(0, 0)
     different = []
     for table in sorted(once.keys() | again.keys()):
