@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -162,7 +162,7 @@ class Daemon:
             most_stuck=settings.concurrency,
             metrics=metrics,
             watch=watch,
-            tracing=tracing,
+            around=nullcontext if tracing is None else tracing.handler,
         )
         turns = Turns(settings.concurrency)
         attempts = Attempts(database, store, runner, turns, most=policy.attempts, metrics=metrics)

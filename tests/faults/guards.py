@@ -58,6 +58,7 @@ _HOSTS = "tests/integration/test_admin_hosts.py::"
 _SESSIONS = "tests/integration/test_sessions.py::"
 _CLIENT = "tests/integration/test_client.py::"
 _CLI = "tests/integration/test_cli.py::"
+_TESTING = "tests/integration/test_testing.py::"
 _RELOAD = "tests/integration/test_reload.py::"
 _TARGET = "tests/unit/test_client_target.py::"
 _SETTINGS = "tests/unit/test_settings.py::"
@@ -1490,6 +1491,55 @@ GUARDS = (
         "            yield raw if whole else None",
         "            yield raw + self._file.read()",
         "tests/unit/test_import_lines.py::test_a_line_without_an_end_takes_bounded_memory_and_the_lines_behind_it_are_read",
+    ),
+    Guard(
+        "a trial of a user's tests leaves nothing in the database",
+        "webhookd/store/rolled_back.py",
+        "                await roll_back(transaction)\n",
+        "                await transaction.commit()\n",
+        f"{_TESTING}test_a_handler_runs_as_in_the_daemon_and_all_is_rolled_back",
+    ),
+    Guard(
+        "a trial finds what only a commit refuses",
+        "webhookd/testing/trial.py",
+        "            await self.database.check_constraints()\n",
+        "            pass\n",
+        f"{_TESTING}test_what_only_the_commit_refuses_is_refused",
+    ),
+    Guard(
+        "in a trial, handlers do not get the fold's lock timeout",
+        "webhookd/store/rolled_back.py",
+        '            if pool == "fold":\n',
+        "            if False:\n",
+        f"{_TESTING}test_a_handler_runs_as_in_the_daemon_and_all_is_rolled_back",
+    ),
+    Guard(
+        "assert_once runs the handlers of a processed event again",
+        "webhookd/testing/trial.py",
+        "            await self._work(await self._reference(event))\n            _compare(",
+        "            _compare(",
+        f"{_TESTING}test_effects_that_happen_once_pass_and_others_are_named",
+    ),
+    Guard(
+        "assert_once finds a handler that remembers a run that was undone",
+        "webhookd/testing/trial.py",
+        "        _compare(_numbers(once), _numbers(killed), ",
+        "        _compare(_numbers(once), _numbers(once), ",
+        f"{_TESTING}test_a_handler_that_remembers_a_run_that_was_undone_is_found",
+    ),
+    Guard(
+        "an event for tests refuses a field that no event of its type has",
+        "webhookd/testing/events.py",
+        "        if keyword not in by_keyword:\n            raise",
+        "        if keyword not in by_keyword:\n            continue\n            raise",
+        "tests/unit/test_testing.py::test_what_no_event_has_is_refused_with_the_nearest",
+    ),
+    Guard(
+        "an amount of an event for tests keeps its zeros",
+        "webhookd/testing/events.py",
+        "        return orjson.Fragment(text)  # keeps the zeros\n",
+        "        return float(text)\n",
+        "tests/unit/test_testing.py::test_an_amount_keeps_its_text",
     ),
 )
 

@@ -15,6 +15,7 @@ from tests.bench.summary import last_figures, last_run
 from tests.deploy.promql import rules
 from tests.helpers.guide import GUIDE, README, anchor, runbook_pages
 from tests.helpers.metrics_page import metrics_table
+from tests.helpers.payloads_page import payloads
 from tests.helpers.prometheus import RULES
 from webhookd.alerts.catalogue import CONDITIONS
 from webhookd.alerts.conditions import lasting
@@ -70,6 +71,7 @@ MADE = {
     "settings": Made(GUIDE / "settings.md", settings_table),
     "conditions": Made(GUIDE / "alerts.md", conditions_table),
     "metrics": Made(GUIDE / "metrics.md", metrics_table),
+    "payloads": Made(GUIDE / "payloads.md", payloads),
     "alerts": Made(GUIDE / "runbook.md", alerts_table),
 }
 
