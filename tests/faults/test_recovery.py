@@ -189,7 +189,7 @@ async def test_a_failover_that_loses_commits_is_found(own_rig: Rig, server_folde
     await _send(rig, kept)
     standby = primary.folder / "standby"
     binaries = primary.binaries()
-    basebackup = [binaries / "pg_basebackup", "-d", primary.url, "-D", standby, "-R", "-X", "stream", "--checkpoint=fast"]
+    basebackup = [f"{binaries}/pg_basebackup", "-d", primary.url, "-D", str(standby), "-R", "-X", "stream", "--checkpoint=fast"]
     await asyncio.to_thread(lambda: subprocess.run(basebackup, check=True, capture_output=True))
     await _send(rig, lost)  # the standby does not run, so it lags
     await _known_by_redis(rig, 7)
