@@ -41,6 +41,9 @@ from webhookd.store.migrations import migrate
 
 pytest_plugins = ["pytester", "tests.helpers.groups", "tests.helpers.rerun", "tests.helpers.slices"]
 
+# A copy of the example runs as a project of its own (tests/integration/test_testing_fixtures.py).
+collect_ignore = ["example_shop"]
+
 NO_CHROMIUM = "no chromium; apt install chromium"
 
 # Tests send SIGINT to commands. A shell's background job ignores SIGINT, and the commands would inherit this.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from webhookd.admin.app import SECURITY_FIELDS, admin_app
 from webhookd.admin.cookies import Sessions
 from webhookd.admin.health_routes import Health
 from webhookd.admin.hosts import Hosts
+from webhookd.alerts.alerts import Alerts
 from webhookd.errors import SettingsError
 from webhookd.http.admission import Unlimited
 from webhookd.http.connections import ListenerSettings
@@ -142,7 +143,8 @@ class Daemon:
             window=settings.max_event_age + settings.max_clock_skew,
         )
         self.retention = Retention(self.database, ages, metrics=metrics, watch=watch)
-        self._parts.append(self.retention)
+        self.alerts = Alerts(settings, self.database, self.idempotency, metrics=metrics, watch=watch)
+        self._parts += [self.retention, self.alerts]
         self._runner = Runner(self.database, watch)
         self._parts += [self._runner, Recorder(self.database, metrics, watch)]
         self._parts.append(Loop("backlog gauge", self._measure_backlog, watch, every=_BACKLOG_EVERY))
@@ -160,7 +162,7 @@ class Daemon:
             most_stuck=settings.concurrency,
             metrics=metrics,
             watch=watch,
-            tracing=tracing,
+            around=nullcontext if tracing is None else tracing.handler,
         )
         turns = Turns(settings.concurrency)
         attempts = Attempts(database, store, runner, turns, most=policy.attempts, metrics=metrics)
@@ -188,7 +190,9 @@ class Daemon:
             metrics=self.metrics,
         )
         hosts = Hosts(settings.admin_address[0], settings.admin_hosts)
-        self.admin = admin_app(self.health, self.metrics, access, hosts, statements, self.receipts, self._runner.loop)
+        self.admin = admin_app(
+            self.health, self.metrics, access, hosts, statements, self.receipts, self._runner.loop, self.alerts
+        )
         self._admin = await self._listen_admin(self.admin)
         for part in self._parts:
             await part.start()
@@ -225,6 +229,7 @@ class Daemon:
         self.metrics.expect(self._settings.keys_by_account)
         if self._access is not None:
             self._access.renew(*_tokens(settings))
+        self.alerts.renew(settings.alerts)
         if self.receive is not None:
             self.receive.renew(settings)
         problems = []

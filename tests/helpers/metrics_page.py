@@ -7,6 +7,7 @@ from webhookd.telemetry.metrics import Metrics
 
 # A query for each metric. Queries of the database's own values use max, since every replica reports the same value.
 QUERIES = {
+    "webhookd_alert_messages_total": "sum by (outcome) (increase(webhookd_alert_messages_total[1d]))",
     "webhookd_received_total": "sum by (outcome) (rate(webhookd_received_total[5m]))",
     "webhookd_refused_samples_total": "sum by (outcome) (increase(webhookd_refused_samples_total[1d]))",
     "webhookd_accepted_total": "sum by (event_type) (rate(webhookd_accepted_total[5m]))",

@@ -15,7 +15,10 @@ from tests.bench.summary import last_figures, last_run
 from tests.deploy.promql import rules
 from tests.helpers.guide import GUIDE, README, anchor, runbook_pages
 from tests.helpers.metrics_page import metrics_table
+from tests.helpers.payloads_page import payloads
 from tests.helpers.prometheus import RULES
+from webhookd.alerts.catalogue import CONDITIONS
+from webhookd.alerts.conditions import lasting
 from webhookd.settings import describe
 
 
@@ -51,11 +54,24 @@ def alerts_table() -> str:
     return "\n".join(rows) + "\n"
 
 
+def conditions_table() -> str:
+    """Returns a table with one row for each condition that webhookd reports without Prometheus."""
+    rows = ["| condition | severity | it holds when | for | |", "|---|---|---|---|---|"]
+    for one in CONDITIONS.values():
+        page, _, section = one.guide.removeprefix("/guide/").partition("#")
+        link = f"#{section}" if page == "alerts" else f"{page}.md#{section}"
+        lasts = lasting(one.lasts) if one.lasts else "at once"
+        rows.append(f"| `{one.name}` | {one.severity} | {one.when} | {lasts} | [what to do]({link}) |")
+    return "\n".join(rows) + "\n"
+
+
 MADE = {
     "figures": Made(README, last_figures),
     "bench": Made(GUIDE / "speed.md", last_run),
     "settings": Made(GUIDE / "settings.md", settings_table),
+    "conditions": Made(GUIDE / "alerts.md", conditions_table),
     "metrics": Made(GUIDE / "metrics.md", metrics_table),
+    "payloads": Made(GUIDE / "payloads.md", payloads),
     "alerts": Made(GUIDE / "runbook.md", alerts_table),
 }
 

@@ -48,7 +48,7 @@ def test_each_setting_has_its_value_and_the_strongest_source(rows: dict[str, tup
     assert rows["WEBHOOKD_DATABASE_URL"] == ("postgresql://db:5432/shop", "the environment")
     assert rows["WEBHOOKD_ROLES"] == ("receive,work", "the environment")
     assert rows["WEBHOOKD_LISTEN"] == (Settings.model_fields["listen"].default, "default")
-    assert {name.removeprefix("WEBHOOKD_").lower() for name in rows} >= Settings.model_fields.keys() - {"accounts"}
+    assert {name.removeprefix("WEBHOOKD_").lower() for name in rows} >= Settings.model_fields.keys() - {"accounts", "alerts"}
 
 
 def test_secrets_are_fingerprints(rows: dict[str, tuple[str, str]], tmp_path: Path) -> None:

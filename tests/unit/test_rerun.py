@@ -75,6 +75,28 @@ def test_each_failed_test_has_a_command_that_runs_it_alone(pytester: pytest.Pyte
             assert next(line for line in again.outlines if "the number is" in line) == chances[0], "the same seed"
 
 
+def test_a_file_runs_all_failed_tests_again(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(_TESTS)
+    first = pytester.runpytest(*_PLUGINS, "--failed-into=failed")
+    again = pytester.runpytest(*_PLUGINS, "@failed")
+    assert "passed" not in again.parseoutcomes()
+    assert sorted(_commands(again.outlines)) == sorted(_commands(first.outlines))
+
+
+@pytest.mark.parametrize(
+    ("tests", "why"),
+    [
+        ("def test_passes(): pass", "nothing failed"),
+        ("import nothing_of_this_name", "the collection failed"),
+        ("\n".join(f"def test_{number}(): assert False" for number in range(11)), "more than ten failed"),
+    ],
+)
+def test_no_file_is_written(pytester: pytest.Pytester, tests: str, why: str) -> None:
+    pytester.makepyfile(tests)
+    pytester.runpytest(*_PLUGINS, "--failed-into=failed")
+    assert not (pytester.path / "failed").exists(), why
+
+
 def test_a_run_without_failures_prints_no_command(pytester: pytest.Pytester) -> None:
     pytester.makepyfile("def test_passes(): pass")
     assert _HEAD not in pytester.runpytest(*_PLUGINS).stdout.str()

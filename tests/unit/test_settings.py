@@ -12,6 +12,7 @@ from pydantic import SecretStr, ValidationError
 
 from webhookd.errors import SettingsError
 from webhookd.settings import Role, Settings, describe, load, load_database
+from webhookd.settings.alerts import AlertSettings
 from webhookd.settings.sources import NO_FILE
 from webhookd.settings.values import same_server
 
@@ -626,7 +627,7 @@ def test_an_address_is_logged_without_user_and_password(env: Any, url: str, show
 
 def test_every_setting_is_described_with_its_default() -> None:
     rows = {name: (default, meaning) for name, default, meaning in describe()}
-    assert len(rows) == len(Settings.model_fields) + 1
+    assert len(rows) == len(Settings.model_fields) + len(AlertSettings.model_fields)
     assert all(name.startswith("WEBHOOKD_") and meaning for name, (_, meaning) in rows.items())
     defaults = {name.removeprefix("WEBHOOKD_"): default for name, (default, _) in rows.items()}
     assert defaults["DATABASE_URL"] == "required"

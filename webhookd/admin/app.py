@@ -11,6 +11,7 @@ from prometheus_client import generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from webhookd.admin.access import Access, AccessLevel
+from webhookd.admin.alert_routes import AlertRoutes
 from webhookd.admin.dead_letter_routes import DeadLetterRoutes
 from webhookd.admin.event_routes import EventRoutes
 from webhookd.admin.guide import Guide
@@ -25,6 +26,7 @@ from webhookd.admin.route import Route, refusals, refused
 from webhookd.admin.sign_in import SignInRoutes
 from webhookd.admin.statistics_routes import StatisticsRoutes
 from webhookd.admin.timeline_routes import TimelineRoutes
+from webhookd.alerts.alerts import Alerts
 from webhookd.http.problem import problems
 from webhookd.http.reply import SERVER
 from webhookd.operate.events import Events
@@ -61,6 +63,7 @@ def admin_app(
     statements: OperatorQueries,
     receipts: Receipts,
     runner: Loop,
+    alerts: Alerts,
 ) -> web.Application:
     """Builds the aiohttp application of the admin listener."""
     events = Events(statements)
@@ -72,6 +75,7 @@ def admin_app(
         *QuarantineRoutes(Quarantine(statements, receipts)).routes(),
         *RefusedRoutes(statements).routes(),
         *TimelineRoutes(statements).routes(),
+        *AlertRoutes(alerts).routes(),
         *StatisticsRoutes(statements, health, metrics).routes(),
         *SignInRoutes(access).routes(),
     ]

@@ -9,6 +9,7 @@ from webhookd.authorizenet.signature import fingerprint
 
 if TYPE_CHECKING:
     from webhookd.settings import Settings
+    from webhookd.settings.alerts import AlertSettings
     from webhookd.settings.sources import Layer
 
 _URLS = ("database_url", "redis_url")
@@ -19,7 +20,7 @@ _DEFAULT = "default"
 def effective(settings: Settings, layers: list[Layer]) -> list[tuple[str, str, str]]:
     """Returns (variable, value, source) of every setting.
 
-    URLs are shown without user, password and options, keys and tokens as fingerprints.
+    URLs are shown without user, password and options, keys, tokens and addresses for alerts as fingerprints.
     """
     from webhookd.settings.sources import PREFIX
 
@@ -29,6 +30,11 @@ def effective(settings: Settings, layers: list[Layer]) -> list[tuple[str, str, s
             for account, own in settings.accounts.items():
                 variable = f"accounts__{account}__signature_keys"
                 rows.append((variable, _fingerprints(own.signature_keys), _source(variable, layers)))
+        elif name == "alerts":
+            for channel, settings_of_channel in settings.alerts.items():
+                for field in type(settings_of_channel).model_fields:
+                    variable = f"alerts__{channel}__{field}"
+                    rows.append((variable, _shown_alert(field, settings_of_channel), _source(variable, layers)))
         else:
             rows.append((name, _shown(name, getattr(settings, name)), _source(name, layers)))
     return [(PREFIX + name.upper(), value, source) for name, value, source in rows]
@@ -47,6 +53,16 @@ def _shown(name: str, value: Any) -> str:
     if isinstance(value, Mapping):
         return ",".join(sorted(value))  # a mapping's values could hold secrets
     return ",".join(map(str, value)) if isinstance(value, tuple) else shown(value)
+
+
+def _shown_alert(field: str, channel: AlertSettings) -> str:
+    from webhookd.settings.listing import shown
+    from webhookd.settings.values import revealed
+
+    value = getattr(channel, field)
+    if field in ("url", "secret"):
+        return "" if value is None else fingerprint(revealed(value))  # a path of such a URL is a token
+    return ",".join(value) if isinstance(value, tuple) else shown(value)
 
 
 def _fingerprints(keys: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from webhookd.settings.alerts import AlertSettings
 from webhookd.settings.model import Role, Settings
 from webhookd.settings.sources import CONFIG, PREFIX
 
@@ -10,6 +11,10 @@ def describe() -> list[tuple[str, str, str]]:
     """Returns (environment variable, default, meaning) of every setting. A secret may also be a file's path, in `…_FILE`."""
     rows = [(CONFIG, "", "Path of a TOML file of settings: their names in lower case, without WEBHOOKD_.")]
     for name, field in Settings.model_fields.items():
+        if name == "alerts":
+            for own, inner in AlertSettings.model_fields.items():
+                rows.append((f"{PREFIX}ALERTS__<NAME>__{own.upper()}", "", inner.description or ""))
+            continue
         default = "required" if field.is_required() else shown(field.default)
         variable = "accounts__<name>__signature_keys" if name == "accounts" else name
         rows.append((PREFIX + variable.upper(), default, field.description or ""))

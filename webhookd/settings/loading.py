@@ -29,7 +29,6 @@ _KINDS = {
     "tuple_type": "a list, or text with commas between its parts",
     "frozen_set_type": "a list, or text with commas between its parts",
 }
-_ACCOUNT = re.compile(r"accounts__(?P<name>.+)__(?P<field>signature_keys)")
 
 
 def load(**overrides: Any) -> Settings:
@@ -66,14 +65,16 @@ def load_from(layers: list[Layer], **overrides: Any) -> Settings:
 def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
     """Turns `accounts__eu__signature_keys` into {"accounts": {"eu": {"signature_keys": …}}}."""
     nested: dict[str, Any] = {}
-    accounts: dict[str, Any] = {}
+    sections: dict[str, dict[str, dict[str, Any]]] = {}
     for name, value in values.items():
-        if match := _ACCOUNT.fullmatch(name):
-            accounts[match["name"]] = {match["field"]: value}
+        if (parts := sources.nested(name)) is not None:
+            section, one, field = parts
+            sections.setdefault(section, {}).setdefault(one, {})[field] = value
         else:
             nested[name] = value
-    if accounts and isinstance(nested.setdefault("accounts", {}), dict):
-        nested["accounts"] = accounts | nested["accounts"]
+    for section, found in sections.items():
+        if isinstance(nested.setdefault(section, {}), dict):
+            nested[section] = found | nested[section]
     return nested
 
 
@@ -152,8 +153,10 @@ def _explain(error: Any) -> str:
     if not error["loc"]:
         return str(error["msg"]).removeprefix("Value error, ")
     # After the setting's own name come positions, or names that were given. They are of use for accounts only.
-    parts = error["loc"] if error["loc"][0] == "accounts" else error["loc"][:1]
+    parts = error["loc"][:3] if error["loc"][0] in sources.SECTIONS else error["loc"][:1]
     name = PREFIX + "__".join(str(part).upper() for part in parts)
+    if error["type"] == "missing" and len(parts) > 1:
+        return f"{name} is not set: set it, or drop the other settings of this name"
     if error["type"] == "missing":
         meaning = (Settings.model_fields[error["loc"][0]].description or "").removesuffix(".")
         return f"{name} is not set: set it ({meaning}), or run `webhookd dev`, which sets its own"

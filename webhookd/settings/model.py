@@ -11,9 +11,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from webhookd.settings import fit
+from webhookd.settings.alerts import AlertSettings
 from webhookd.settings.values import (
     Address,
     CommaSeparated,
+    DashboardUrl,
     DatabaseAuth,
     DatabaseUrl,
     Endpoint,
@@ -37,7 +39,7 @@ _LONGEST_RETENTION = 20 * 365 * _DAY  # seconds; a longer retention would reach 
 
 CONFIGURATION = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
 
-_RENEWABLE = ("signature_keys", "accounts", "admin_tokens", "read_tokens")
+_RENEWABLE = ("signature_keys", "accounts", "admin_tokens", "read_tokens", "alerts")
 _RENEWABLE_URLS = ("database_url", "redis_url")
 
 
@@ -116,6 +118,15 @@ class Settings(BaseModel):
     read_tokens: Tokens = _setting({}, "Bearer tokens that may only read, in the same form.")
     admin_anonymous: Literal["nothing", "look", "operate"] = _setting(
         "nothing", "What the admin listener allows without a token: nothing, look (read) or operate."
+    )
+    dashboard_url: DashboardUrl | None = _setting(
+        None, "The dashboard's public address, for links in alerts, such as https://ops.example.com."
+    )
+    alerts: dict[str, AlertSettings] = _setting({}, "The channels for alerts, each with a name.")
+    alert_database_bytes: int | None = _setting(
+        None,
+        "Bytes of the whole database, from which an alert fires. If unset, the size is not looked at: only you know the disk.",
+        ge=1,
     )
     handlers: Names = _setting((), "Python modules with handlers, comma-separated.")
     roles: Annotated[frozenset[Role], CommaSeparated] = _setting(
@@ -241,12 +252,14 @@ class Settings(BaseModel):
         "true: sends spans to an OpenTelemetry collector, which OpenTelemetry's own variables name. Needs webhookd[tracing].",
     )
 
-    @field_validator("accounts", mode="before")
+    @field_validator("accounts", "alerts", mode="before")
     @classmethod
-    def _lower_case(cls, value: object) -> object:
+    def _lower_case(cls, value: object, info: ValidationInfo) -> object:
         if not isinstance(value, dict):
-            raise ValueError("set WEBHOOKD_ACCOUNTS__<NAME>__SIGNATURE_KEYS instead, or [accounts.<name>] in the TOML file")  # noqa: TRY004
-        return {str(name).lower(): account for name, account in value.items()}
+            section = info.field_name or ""
+            variable = f"WEBHOOKD_{section.upper()}__<NAME>__{'SIGNATURE_KEYS' if section == 'accounts' else 'URL'}"
+            raise ValueError(f"set {variable} instead, or [{section}.<name>] in the TOML file")  # noqa: TRY004
+        return {str(name).lower(): one for name, one in value.items()}
 
     @field_validator("pollers", mode="before")
     @classmethod
@@ -293,6 +306,7 @@ class Settings(BaseModel):
                 name: [hashlib.sha256(key.encode()).hexdigest()[:12] for key in keys]
                 for name, keys in self.keys_by_account.items()
             },
+            "alerts": {name: channel.form for name, channel in self.alerts.items()},
             "admin_tokens": sorted(self.admin_tokens),
             "read_tokens": sorted(self.read_tokens),
             "roles": sorted(self.roles),
@@ -302,8 +316,8 @@ class Settings(BaseModel):
 def renewed(before: Settings, after: Settings) -> dict[str, Any]:
     """Returns the settings that changed and that a running daemon can take.
 
-    These are the signature keys, the tokens, and a URL whose user or password changed. Another server needs a restart: events
-    that this process has in hand are on the present server.
+    These are the signature keys, the tokens, the channels for alerts, and a URL whose user or password changed. Another server
+    needs a restart: events that this process has in hand are on the present server.
     """
     changed = {
         name: getattr(after, name) for name in (*_RENEWABLE, *_RENEWABLE_URLS) if getattr(after, name) != getattr(before, name)

@@ -203,6 +203,12 @@ class Metrics:
         self.lease_extensions = counter(
             "lease_extensions_total", "Extensions of a message's visibility timeout, by outcome.", "outcome"
         )
+        self.alert_messages = counter(
+            "alert_messages_total",
+            "Messages about alerts to channels: sent, failed (each is tried again), dropped (not sent within two days).",
+            "outcome",
+            values=("sent", "failed", "dropped"),
+        )
         self.redis_skipped = counter(
             "redis_skipped_total",
             "Operations that went on without Redis because Redis was away: seen, mark, claim, release. They "
