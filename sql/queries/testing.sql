@@ -1,5 +1,9 @@
 -- Statements of users' tests of their handlers, in a transaction that is rolled back.
 
+-- name: lock_trials()$
+-- Holds for the transaction. Trials insert the same kinds of events, and none commits: side by side, they could deadlock.
+SELECT pg_advisory_xact_lock(hashtext('webhookd.trials'));
+
 -- name: lock_timeout()$
 -- Returns the present lock timeout. A fold sets a short one for the rest of its transaction.
 SELECT current_setting('lock_timeout');

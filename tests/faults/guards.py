@@ -1500,6 +1500,13 @@ GUARDS = (
         f"{_TESTING}test_a_handler_runs_as_in_the_daemon_and_all_is_rolled_back",
     ),
     Guard(
+        "trials on one database cannot deadlock",
+        "webhookd/store/rolled_back.py",
+        "            await self._wait_for_others()\n",
+        "            pass\n",
+        f"{_TESTING}test_trials_on_one_database_run_one_after_the_other",
+    ),
+    Guard(
         "a trial finds what only a commit refuses",
         "webhookd/testing/trial.py",
         "            await self.database.check_constraints()\n",

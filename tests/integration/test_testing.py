@@ -13,11 +13,13 @@ import asyncpg
 import pytest
 
 from tests.helpers.database import connect
+from tests.helpers.wait import until
 from webhookd import Connection, Event, Permanent, Retry, Retryable, lifespan, on
 from webhookd.errors import HookError, SettingsError
 from webhookd.process import handlers as handlers_module
 from webhookd.process.handlers import Registry
 from webhookd.store import queries as queries_module
+from webhookd.store import rolled_back
 from webhookd.store.migrations import migrate
 from webhookd.store.queries import queries
 from webhookd.testing import DeliveryError, MisuseError, Status, event, trial
@@ -358,6 +360,36 @@ async def test_a_hook_that_fails_fails_the_trial(database: str) -> None:
     with pytest.raises(HookError, match=r"the hook .*\.broken \(.*\) failed"):
         async with trial(database, [pay]):
             pass
+
+
+async def test_trials_on_one_database_run_one_after_the_other(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    on("payment.*")(pay)
+    ended: list[int] = []
+
+    async def one(number: int) -> None:
+        async with trial(database, [pay]) as begun:
+            await begun.deliver(event(AUTHCAPTURE))
+            ended.append(number)
+
+    session = await connect(database)
+    waits = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+    async with trial(database, [pay]) as begun:
+        await begun.deliver(event("payment.refund.created"))
+        others = [asyncio.create_task(one(number)) for number in (1, 2)]
+        await until(lambda: _is(session, waits, 2), "both wait")
+        await begun.deliver(event(AUTHCAPTURE))
+        assert ended == []
+    await asyncio.gather(*others)
+    assert sorted(ended) == [1, 2]
+    monkeypatch.setattr(rolled_back, "_OTHERS", 0.1)
+    async with trial(database, [pay]):
+        with pytest.raises(SettingsError, match="give each process of pytest a database of its own"):
+            await one(3)
+    await session.close()
+
+
+async def _is(session: asyncpg.Connection[asyncpg.Record], query: str, wanted: int) -> bool:
+    return bool(await session.fetchval(query) == wanted)
 
 
 async def test_a_database_that_cannot_be_used_is_reported_with_the_remedy(empty_url: str, registry: Registry) -> None:

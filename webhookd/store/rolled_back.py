@@ -16,6 +16,7 @@ from webhookd.telemetry.metrics import Metrics
 
 # Every savepoint has the isolation of the transaction around it, and an operator's statements ask for this one.
 _ISOLATION: Final = "read_committed"
+_OTHERS = 60.0  # seconds that a trial waits for the end of another one
 
 
 class Content(NamedTuple):
@@ -58,6 +59,7 @@ class RolledBack(Database):
         await transaction.start()
         self._connection = connection
         try:
+            await self._wait_for_others()
             yield
         finally:
             self._connection = None
@@ -65,6 +67,15 @@ class RolledBack(Database):
                 await roll_back(transaction)
             await self._pools.release("work", connection, reset=True)
             await self._pools.close()
+
+    async def _wait_for_others(self) -> None:
+        try:
+            await self.connection.execute(queries.lock_trials.sql, timeout=_OTHERS)
+        except TimeoutError as error:
+            raise SettingsError(
+                f"the database of the tests: another test has used it for {_OTHERS:g} s, and tests use it one after the other; "
+                "give each process of pytest a database of its own, and begin no trial inside of another one"
+            ) from error
 
     @contextlib.asynccontextmanager
     async def acquire(self, pool: str = "short", *, reset: bool = False) -> AsyncIterator[Connection]:
