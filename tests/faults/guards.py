@@ -90,11 +90,18 @@ GUARDS = (
         "tests/integration/test_alerts.py::test_a_message_that_fails_is_sent_again_under_its_id",
     ),
     Guard(
-        "a channel for alerts that fails ends no part of the daemon",
+        "a failure of a channel for alerts shows its kind, and not its address",
         "webhookd/alerts/channel.py",
         "except (aiohttp.ClientError, OSError, ValueError) as error:  # their texts may quote the URL",
         "except ZeroDivisionError as error:",
         "tests/integration/test_alerts.py::test_a_channel_that_cannot_be_reached_is_an_error_without_its_address",
+    ),
+    Guard(
+        "a channel for alerts that hangs does not keep the daemon from stopping",
+        "webhookd/alerts/alerts.py",
+        "async with asyncio.timeout(_STOPPING):",
+        "async with asyncio.timeout(None):",
+        "tests/integration/test_alerts.py::test_a_channel_that_hangs_blocks_no_event_and_no_stop",
     ),
     Guard(
         "the message about an alert's end follows the message about its beginning",

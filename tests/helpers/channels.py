@@ -80,6 +80,7 @@ class MailServer:
     mails: list[tuple[str, list[str], EmailMessage]] = field(default_factory=list)
     encrypted: list[bool] = field(default_factory=list)  # of each mail, whether it came over TLS
     implicit: bool = False  # whether TLS begins with the connection
+    silent: bool = False  # whether the server takes connections and says nothing
     refuses: str = ""  # the answer to MAIL, if the server takes no mail
     port: int = 0
     _server: asyncio.Server | None = None
@@ -111,6 +112,9 @@ class MailServer:
         def say(*lines: str) -> None:
             writer.write("".join(f"{line}\r\n" for line in lines).encode())
 
+        if self.silent:
+            await reader.read()
+            return
         say("220 mail.test ESMTP")
         while line := (await reader.readline()).decode().strip():
             verb = line.partition(" ")[0].upper()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import time
 import uuid
 from collections.abc import AsyncIterator
@@ -11,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
+import aiohttp
 import pytest
 import pytest_asyncio
 import trustme
@@ -457,12 +459,10 @@ async def test_a_burst_of_reports_keeps_the_longest_gap_within_a_step(replica: R
     assert [row["longest_gap"] for row in gaps] == [pytest.approx(700, abs=20)]
 
 
-@pytest.mark.parametrize("kind", ["starttls", "tls", "refused", "no tls"])
+@pytest.mark.parametrize("kind", ["starttls", "tls", "refused", "no tls", "silent"])
 async def test_a_mail_goes_over_tls_with_a_password_and_its_refusal_holds_no_secret(
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import ssl
-
     authority = trustme.CA()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("localhost", "127.0.0.1").configure_cert(context)
@@ -475,8 +475,10 @@ async def test_a_mail_goes_over_tls_with_a_password_and_its_refusal_holds_no_sec
     server = MailServer(None if kind == "no tls" else context, user="ops", password=password)
     if kind == "refused":
         server.refuses = f"550 no mail with {password}"
-    if kind == "tls":
-        server.implicit = True
+    if kind == "silent":
+        server.silent = True
+        monkeypatch.setattr("webhookd.alerts.channel._MAIL_TIMEOUT", 0.3)
+    server.implicit = kind == "tls"
     await server.start()
     scheme = "smtps" if kind == "tls" else "smtp"
     given = {
@@ -487,10 +489,9 @@ async def test_a_mail_goes_over_tls_with_a_password_and_its_refusal_holds_no_sec
     one = Channel.of("mail", settings_of({}, **_NEEDED, alerts={"mail": given}).alerts["mail"])
     message = Message(uuid.uuid4(), FIRES, "dead_events", "eu", "Three.", NOON)
     try:
-        if kind in ("refused", "no tls"):
-            with pytest.raises(
-                NotSentError, match="mail server answered 550" if kind == "refused" else "SMTPNotSupportedError"
-            ):
+        reasons = {"refused": "the mail server answered 550", "no tls": "SMTPNotSupportedError", "silent": "no answer within"}
+        if kind in reasons:
+            with pytest.raises(NotSentError, match=reasons[kind]):
                 await one.send(message)
             assert server.mails == []
         else:
@@ -620,11 +621,10 @@ async def test_health_strict_fails_if_nobody_evaluates(
     assert (code, "more may be wrong" in out) == (1, True)
 
 
-async def test_a_channel_that_hangs_blocks_no_event(
-    start: Start, http: HttpChannel, connection: Connection, often: None
+async def test_a_channel_that_hangs_blocks_no_event_and_no_stop(
+    start: Start, http: HttpChannel, connection: Connection, often: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import aiohttp
-
+    monkeypatch.setattr("webhookd.alerts.channel._TIMEOUT", 3_600.0)
     http.holds = asyncio.Event()
     daemon = await start(alerts={"ops": {"url": http.url(), "secret": SECRET}})
     await bury(connection, 1)
@@ -637,7 +637,9 @@ async def test_a_channel_that_hangs_blocks_no_event(
                 assert answer.status == 200
     done = "SELECT count(*) = 5 FROM events WHERE status = 'processed'"
     await until(lambda: connection.fetchval(done), "the events are processed")
+    await daemon.stop()
     assert len(http.posts) == 1, "the channel still has not answered"
+    assert await connection.fetchval("SELECT attempts FROM alert_messages") == 1, "another replica sends it"
 
 
 async def test_new_channels_are_used_without_a_restart(start: Start, servers: Servers, http: HttpChannel) -> None:

@@ -5,6 +5,8 @@ None of them stands in an event's way: they have connections of their own for a 
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -22,6 +24,7 @@ from webhookd.store.database import Database
 from webhookd.store.idempotency import IdempotencyKeys
 from webhookd.telemetry.metrics import Metrics
 
+_STOPPING = 2.0  # seconds
 STALE = 120.0  # seconds without an evaluation after which the states say nothing
 
 
@@ -71,9 +74,10 @@ class Alerts:
             await loop.start()
 
     async def stop(self) -> None:
-        """Stops the loops. A message that is on its way is waited for."""
-        for loop in self._loops:
-            await loop.stop()
+        """Stops the loops, within 2 s. If a channel has not answered by then, another replica sends its message again."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_STOPPING):
+                await asyncio.gather(*(loop.stop() for loop in self._loops))
 
     async def _evaluate(self) -> None:
         if self._database.up:

@@ -10,7 +10,9 @@ import asyncio
 import contextlib
 import smtplib
 import ssl
+import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from webhookd.settings.alerts import AlertSettings, QuietHours
 
 _TIMEOUT = 10.0  # seconds for a POST, or for one step of SMTP
+_MAIL_TIMEOUT = 60.0  # seconds for all steps of SMTP
 _LONGEST_DELAY = 3_600.0  # seconds; a server may ask for less
 
 
@@ -67,10 +70,12 @@ class Channel:
 
     async def send(self, message: Message) -> None:
         """Sends a message. Raises NotSentError."""
-        if self.format == "email":
-            await asyncio.to_thread(self._mail, message)
-        else:
-            await self._post(message)
+        try:
+            await (_in_thread(lambda: self._mail(message)) if self.format == "email" else self._post(message))
+        except NotSentError:
+            raise
+        except Exception as error:  # noqa: BLE001  whatever a library raises may quote the address
+            raise NotSentError(f"webhookd made a mistake ({type(error).__name__})") from None
 
     async def _post(self, message: Message) -> None:
         import aiohttp
@@ -119,6 +124,32 @@ class Channel:
             raise NotSentError(f"the mail server answered {error.smtp_code}") from None
         except (smtplib.SMTPException, OSError, ValueError) as error:
             raise NotSentError(f"the mail was not sent ({_kind(error)})") from None
+
+
+async def _in_thread(work: Callable[[], None]) -> None:
+    """Runs `work` in a thread that keeps no process alive: a mail server may be slow while webhookd stops."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[None] = loop.create_future()
+
+    def settle(error: Exception | None) -> None:
+        if not done.done():
+            done.set_result(None) if error is None else done.set_exception(error)
+
+    def run() -> None:
+        error: Exception | None = None
+        try:
+            work()
+        except Exception as raised:  # noqa: BLE001  the caller gets it
+            error = raised
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(settle, error)
+
+    threading.Thread(target=run, name="mail", daemon=True).start()
+    try:
+        async with asyncio.timeout(_MAIL_TIMEOUT):
+            await done
+    except TimeoutError:
+        raise NotSentError(f"no answer within {_MAIL_TIMEOUT:g} s") from None
 
 
 def _kind(error: Exception) -> str:

@@ -49,7 +49,7 @@ class Evaluation:
     async def run(self) -> bool:
         """Evaluates, unless another replica does. Returns whether this replica has. Raises UnavailableError."""
         with gateway():
-            async with self._database.acquire() as connection, connection.transaction(isolation="read_committed"):
+            async with self._database.acquire("admin") as connection, connection.transaction(isolation="read_committed"):
                 # The row of the duty is locked until the commit, so a replica that was slow cannot write beside another.
                 if not await queries.take_duty(connection, name=_DUTY, holder=self.id, seconds=_HOLD):
                     return False

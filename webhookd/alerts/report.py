@@ -35,7 +35,7 @@ class Reports:
         new = {key: added for key, count in now.items() if (added := count - self._told.get(key, 0))}
         keys = [(labels["account"], labels["key"], value) for labels, value in _values(self._metrics.key_last_used)]
         with gateway():
-            async with self._database.acquire() as connection, connection.transaction():
+            async with self._database.acquire("admin") as connection, connection.transaction():
                 if new:
                     await queries.add_alert_counts(
                         connection,

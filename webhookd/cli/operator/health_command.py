@@ -61,7 +61,7 @@ def health(
     answer = ask(f"{address}/{'livez' if live else 'readyz'}", timeout)
     well = ready = answer.status == 200
     alerts = None
-    if strict and answer.status is not None:
+    if strict and ready:
         alerts = with_api(url, folder, lambda api: api.get("alerts"))
         well = ready and alerts["believable"] and not alerts["firing"]
     if as_json:
