@@ -23,8 +23,7 @@ async def run_file(url: str, text: str, name: str) -> None:
     connection = await connect(url, timeout=5, statement_cache_size=0)
     try:
         try:
-            async with connection.transaction():
-                await connection.execute(sql)
+            await connection.execute(sql)  # PostgreSQL runs one text of several statements in one transaction
         except asyncpg.PostgresError as error:
             place = _place(sql, error) or await _place_of_statement(connection, sql)
             raise WebhookdError(f"{name}{place}: {_told(error)}; {_remedy(error)}") from error
