@@ -47,7 +47,7 @@ def alerts_table() -> str:
             severities.setdefault(rule.alert, []).append(rule.severity)
             summaries.setdefault(rule.alert, rule.annotations["summary"])
     pages = runbook_pages()
-    rows = ["| alert | severity | summary | |", "|---|---|---|---|"]
+    rows = ["| alert | severity | summary | section |", "|---|---|---|---|"]
     for alert, summary in summaries.items():
         section = f"[what to do]({pages[anchor(alert)].name}#{anchor(alert)})"
         rows.append(f"| `{alert}` | {', '.join(sorted(severities[alert]))} | {summary} | {section} |")
