@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.bench.sizing import last_measured, last_needed
 from tests.bench.summary import last_figures, last_run
 from tests.deploy.promql import rules
 from tests.helpers.guide import GUIDE, README, anchor, runbook_pages
@@ -54,6 +55,8 @@ def alerts_table() -> str:
 MADE = {
     "figures": Made(README, last_figures),
     "bench": Made(GUIDE / "speed.md", last_run),
+    "measured": Made(GUIDE / "sizing.md", last_measured),
+    "needed": Made(GUIDE / "sizing.md", last_needed),
     "settings": Made(GUIDE / "settings.md", settings_table),
     "metrics": Made(GUIDE / "metrics.md", metrics_table),
     "alerts": Made(GUIDE / "runbook.md", alerts_table),
