@@ -55,6 +55,7 @@ from webhookd.store.pools import PoolSettings
 from webhookd.store.receipts import Receipts
 from webhookd.store.retention import Ages, Retention
 from webhookd.store.session import Password
+from webhookd.store.storage import StorageGauges
 from webhookd.telemetry.logs import logger
 from webhookd.telemetry.metrics import Metrics
 
@@ -144,7 +145,7 @@ class Daemon:
         )
         self.retention = Retention(self.database, ages, metrics=metrics, watch=watch)
         self.alerts = Alerts(settings, self.database, self.idempotency, metrics=metrics, watch=watch)
-        self._parts += [self.retention, self.alerts]
+        self._parts += [self.retention, StorageGauges(self.database, metrics=metrics, watch=watch), self.alerts]
         self._runner = Runner(self.database, watch)
         self._parts += [self._runner, Recorder(self.database, metrics, watch)]
         self._parts.append(Loop("backlog gauge", self._measure_backlog, watch, every=_BACKLOG_EVERY))

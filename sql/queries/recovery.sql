@@ -1,11 +1,11 @@
 -- name: recovery_state()^
--- Returns what `webhookd recover` shows first. `replicas` is true if a replica has a session in this database. Rows would not show this:
--- a restored database has the rows of replicas that worked then. The other columns are the numbers of unfinished and dead events, each
--- counted up to 100,000.
+-- Returns what `webhookd recover` shows first. `replicas` is true if a replica has a session in this database, or reported within the last
+-- minute: a pooler may hide the sessions' names. The other columns are the numbers of unfinished and dead events, each counted up to
+-- 100,000.
 SELECT
     EXISTS (
         SELECT FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'webhookd short'
-    ) AS replicas,
+    ) OR EXISTS (SELECT FROM webhookd.processes WHERE seen_at > now() - interval '1 minute') AS replicas,
     (SELECT count(*) FROM (
         SELECT FROM webhookd.work WHERE (status IN ('received', 'queued', 'retrying')) IS TRUE LIMIT 100000
     ) AS counted) AS unfinished,
@@ -20,9 +20,9 @@ GROUP BY k.account
 ORDER BY k.account;
 
 -- name: missing_events(ids, notification_keys)
--- Returns the positions (from 1) of the events that the ledger lacks, by their id and by the key of their notification. The key is NULL
--- if it is not known. An event whose notification came again has another id, and is not missing.
-SELECT i.position
+-- Returns the positions (from 1) of the events that the ledger lacks by their id. `again` is true if the notification came again: then the
+-- event has another id, and is not missing. The key of the notification is NULL if it is not known.
+SELECT i.position, coalesce(again.found, alias.found, false) AS again
 FROM unnest(:ids::uuid[], :notification_keys::uuid[]) WITH ORDINALITY AS i (event_id, notification_key, position)
 LEFT JOIN LATERAL (SELECT true AS found FROM webhookd.ledger WHERE id = i.event_id OFFSET 0) AS same ON true
 LEFT JOIN LATERAL (
@@ -31,4 +31,4 @@ LEFT JOIN LATERAL (
 LEFT JOIN LATERAL (
     SELECT true AS found FROM webhookd.notification_aliases WHERE notification_key = i.notification_key OFFSET 0
 ) AS alias ON true
-WHERE coalesce(same.found, again.found, alias.found) IS NULL;
+WHERE same.found IS NULL;

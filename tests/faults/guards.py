@@ -222,8 +222,8 @@ GUARDS = (
     Guard(
         "`webhookd recover` finds the keys that Redis wrongly believes",
         "webhookd/doctor/recovery.py",
-        "                if one.instance == present:\n",
-        "                if False:\n",
+        "            believed = [one.key for one in lacking if one.instance == present]\n",
+        "            believed = []\n",
         _RECOVERY + "test_keys_that_redis_wrongly_believes_are_found_and_removed",
     ),
     Guard(
@@ -236,7 +236,7 @@ GUARDS = (
     Guard(
         "`webhookd recover` makes each message that it read visible again",
         "webhookd/doctor/recovery.py",
-        "        if messages:\n",
+        "        if kept:\n",
         "        if False:\n",
         _RECOVERY + "test_after_a_recovery_to_a_point_in_time_the_missing_events_are_listed_until_they_are_sent_again",
     ),

@@ -82,6 +82,9 @@ async def _restore(rig: Rig, backup: Path) -> None:
     await rig.ledger.close()
     await asyncio.to_thread(restore)
     await rig.ledger.connect()
+    await until(lambda: _is(rig, "SELECT pg_is_in_recovery()::int", 0), "PostgreSQL takes writes")
+    # The backup is some seconds old, so its rows look like those of workers that run now.
+    await rig.connection.execute("DELETE FROM processes")
 
 
 async def _known_by_redis(rig: Rig, count: int) -> None:
@@ -189,7 +192,8 @@ async def test_a_failover_that_loses_commits_is_found(own_rig: Rig, server_folde
     await _send(rig, kept)
     standby = primary.folder / "standby"
     binaries = primary.binaries()
-    basebackup = [f"{binaries}/pg_basebackup", "-d", primary.url, "-D", str(standby), "-R", "-X", "stream", "--checkpoint=fast"]
+    options = ["-d", primary.url, "-D", str(standby), "-R", "-X", "stream", "--checkpoint=fast"]
+    basebackup = [str(binaries / "pg_basebackup"), *options]
     await asyncio.to_thread(lambda: subprocess.run(basebackup, check=True, capture_output=True))
     await _send(rig, lost)  # the standby does not run, so it lags
     await _known_by_redis(rig, 7)
@@ -240,6 +244,16 @@ async def test_without_sqs_and_redis_nothing_is_lost(own_rig: Rig) -> None:
     assert report.steps["unfinished events"]["found"] == "8 events"
     await rig.daemon(roles="receive,relay,work")
     await rig.finish()
+
+
+async def test_a_server_that_takes_no_writes_is_not_believed(rig: Rig) -> None:
+    """A standby that lags, or the primary from before a failover, would show other events as missing, or none."""
+    name = await rig.connection.fetchval("SELECT current_database()")
+    await rig.connection.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    code, out, err = await webhookd("recover", "--json", folder=rig.servers.folder, **rig.settings())
+    assert code == 1
+    assert not out
+    assert "writes" in err
 
 
 @pytest.mark.parametrize(("setting", "check", "state"), [("redis_url", "redis", "look"), ("sqs_endpoint_url", "sqs", "left")])

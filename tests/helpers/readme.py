@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.bench.sizing import last_measured, last_needed
 from tests.bench.summary import last_figures, last_run
 from tests.deploy.promql import rules
 from tests.helpers.guide import GUIDE, README, anchor, runbook_pages
@@ -68,6 +69,8 @@ def conditions_table() -> str:
 MADE = {
     "figures": Made(README, last_figures),
     "bench": Made(GUIDE / "speed.md", last_run),
+    "measured": Made(GUIDE / "sizing.md", last_measured),
+    "needed": Made(GUIDE / "sizing.md", last_needed),
     "settings": Made(GUIDE / "settings.md", settings_table),
     "conditions": Made(GUIDE / "alerts.md", conditions_table),
     "metrics": Made(GUIDE / "metrics.md", metrics_table),

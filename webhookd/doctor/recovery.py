@@ -15,7 +15,7 @@ from enum import StrEnum
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from webhookd.errors import UnavailableError
+from webhookd.errors import MessageGoneError, UnavailableError
 from webhookd.queue.contract import Queue
 from webhookd.queue.message import Message
 from webhookd.runtime.loops import Watch
@@ -72,13 +72,19 @@ class Evidence:
     """The events that Redis or SQS remembers, and that PostgreSQL lacks."""
 
     missing: dict[UUID, MissingEvent] = field(default_factory=dict)
-    count: int = 0  # missing events, also those that are not listed
+    ids: set[UUID] = field(default_factory=set)  # all missing events, also those that are not listed
+    again: set[UUID] = field(default_factory=set)  # events whose notification PostgreSQL has under another id
+
+    @property
+    def count(self) -> int:
+        """Returns the number of missing events."""
+        return len(self.ids)
 
     def add(self, event_id: UUID, account: str, *, notification_id: str | None = None, event_type: str | None = None) -> None:
         """Adds a missing event, or what another source knows of it."""
         known = self.missing.get(event_id)
+        self.ids.add(event_id)
         if known is None:
-            self.count += 1
             if len(self.missing) >= _LISTED:
                 return
             self.missing[event_id] = MissingEvent(event_id, account, _time_of(event_id), notification_id, event_type)
@@ -96,7 +102,10 @@ async def examine(settings: Settings, *, apply: bool, before: datetime | None, e
     with explained(url):
         queries.use(settings.database_schema)
         async with RdsTokens.password(settings.database_auth, settings.sqs_region) as password:
-            connection = await Server(url, password).connect(timeout=5, statement_cache_size=0)
+            # A standby, or the primary from before a failover, would give a false list.
+            connection = await Server(url, password).connect(
+                timeout=5, statement_cache_size=0, target_session_attrs="read-write"
+            )
         try:
             async for step in _examine(connection, settings, evidence, apply=apply, before=before):
                 yield step
@@ -138,25 +147,25 @@ async def _redis(connection: Any, settings: Settings, evidence: Evidence, *, app
     check = "redis"
     memory = RedisMemory(settings.redis_url.get_secret_value())
     oldest = datetime.now(UTC) - timedelta(seconds=settings.event_retention)  # retention may have removed older events
-    stale: list[bytes] = []
-    known = 0
+    known = stale = 0
     try:
         await memory.connect()
         present = (await queries.identify(connection))["instance"]
         async for remembered in memory.of_installation(present):
             some = [one for one in remembered if _time_of(one.event_id) > oldest]
             known += len(some)
-            for one in await _lacking(connection, some):
+            lacking = await _lacking(connection, some, evidence)
+            for one in lacking:
                 evidence.add(one.event_id, one.account, notification_id=one.notification_id)
-                if one.instance == present:
-                    stale.append(one.key)
-        if apply:
-            await memory.remove(stale)
+            believed = [one.key for one in lacking if one.instance == present]
+            stale += len(believed)
+            if apply:
+                await memory.remove(believed)
     except UnavailableError as error:
         return Step(check, State.LOOK, str(error), "webhookd works without Redis; only this evidence of missing events is lost")
     finally:
         await memory.close()
-    found = f"{known} notifications remembered, {len(stale)} of them believed now and missing in PostgreSQL"
+    found = f"{known} notifications remembered, {stale} of them believed now and missing in PostgreSQL"
     if not stale:
         return Step(check, State.FINE, found, "if the provider sends a missing event again, webhookd takes it as new")
     meaning = "if the provider sends these events again, webhookd would refuse them as duplicates"
@@ -165,10 +174,17 @@ async def _redis(connection: Any, settings: Settings, evidence: Evidence, *, app
     return Step(check, State.LEFT, found, meaning, "webhookd recover --apply")
 
 
-async def _lacking(connection: Any, some: Sequence[Remembered]) -> list[Remembered]:
+async def _lacking(connection: Any, some: Sequence[Remembered], evidence: Evidence) -> list[Remembered]:
+    """Returns the notifications that PostgreSQL lacks, and notes those that PostgreSQL has under another event's id."""
     keys = [notification_key(one.account, one.notification_id) for one in some]
-    rows = queries.missing_events(connection, ids=[one.event_id for one in some], notification_keys=keys)
-    return [some[row["position"] - 1] async for row in rows]
+    lacking = []
+    async for row in queries.missing_events(connection, ids=[one.event_id for one in some], notification_keys=keys):
+        one = some[row["position"] - 1]
+        if row["again"]:
+            evidence.again.add(one.event_id)
+        else:
+            lacking.append(one)
+    return lacking
 
 
 async def _queues(connection: Any, settings: Settings, evidence: Evidence, *, apply: bool, replicas: bool) -> Step:
@@ -182,53 +198,72 @@ async def _queues(connection: Any, settings: Settings, evidence: Evidence, *, ap
             "stop all replicas for a minute, and run this command again",
         )
     sqs = Sqs(settings, metrics=Metrics(), watch=Watch())
-    total = unknown = 0
     try:
         await sqs.start()
         try:
-            for queue in (sqs.queue, sqs.dead_letter_queue):
-                messages, gone = await _read(connection, queue, evidence, apply=apply)
-                total, unknown = total + messages, unknown + gone
+            read = [await read_queue(connection, one, evidence, apply=apply) for one in (sqs.queue, sqs.dead_letter_queue)]
         finally:
             await sqs.stop()
     except UnavailableError as error:
         meaning = "webhookd stores webhooks meanwhile, and sends all unfinished events once SQS answers"
         return Step(check, State.LEFT, str(error), meaning, "webhookd doctor")
-    found = f"{total} messages, {unknown} of them of missing events only"
-    if not unknown:
-        return Step(check, State.FINE, found, "webhookd sends every unfinished event again, whatever the queues have lost")
-    if apply:
-        return Step(check, State.FINE, f"{found}; these are removed", "no message names a missing event")
-    meaning = "workers cannot use these messages. They end in the dead-letter queue, and stay there"
-    return Step(check, State.LEFT, found, meaning, "webhookd recover --json > missing.json; webhookd recover --apply")
+    messages, useless, removed = (sum(counts) for counts in zip(*(one[:3] for one in read), strict=True))
+    found = f"{messages} messages, {useless} of them only of events that PostgreSQL lacks, {removed} of these removed"
+    if useless > removed:
+        meaning = "workers cannot use these messages. They end in the dead-letter queue, and stay there"
+        return Step(check, State.LEFT, found, meaning, "webhookd recover --json > missing.json && webhookd recover --apply")
+    if not all(one.whole for one in read):
+        meaning = "the messages that were not read may name missing events, too"
+        return Step(check, State.LEFT, f"{found}; not read to the end", meaning, "webhookd recover")
+    return Step(check, State.FINE, found, "webhookd sends every unfinished event again, whatever the queues have lost")
 
 
-async def _read(connection: Any, queue: Queue, evidence: Evidence, *, apply: bool) -> tuple[int, int]:
-    """Reads a queue, and makes its messages visible again.
+class QueueRead(NamedTuple):
+    """The counts of one reading of a queue."""
 
-    Returns the number of messages, and the number of those that name missing events only.
-    """
-    messages: dict[str, Message] = {}
-    gone: list[Message] = []
-    end = time.monotonic() + _READ_SECONDS
+    messages: int
+    useless: int  # messages that name only events that PostgreSQL lacks
+    removed: int  # of the useless ones
+    whole: bool  # whether the queue was read to the end
+
+
+async def read_queue(
+    connection: Any, queue: Queue, evidence: Evidence, *, apply: bool, seconds: float = _READ_SECONDS
+) -> QueueRead:
+    """Reads a queue for some `seconds` at most, and makes its messages visible again. Removes the useless ones if `apply`."""
+    kept: dict[str, Message] = {}
+    useless: dict[str, Message] = {}
+    removed = 0
+    whole = False
+    end = time.monotonic() + seconds
     try:
-        while time.monotonic() < end and (some := await queue.receive(queue.limits.batch, wait=1, visibility=_HIDDEN_SECONDS)):
-            messages |= {message.id: message for message in some}
+        while time.monotonic() < end:
+            some = await queue.receive(queue.limits.batch, wait=1, visibility=_HIDDEN_SECONDS)
+            if not some:
+                whole = True
+                break
+            kept |= {message.id: message for message in some}
             references = [reference for message in some for reference in message.references]
             unknown = [None] * len(references)
             rows = queries.missing_events(connection, ids=[one.event_id for one in references], notification_keys=unknown)
-            missing = {references[row["position"] - 1] async for row in rows}
-            for one in missing:
-                evidence.add(one.event_id, one.account, event_type=one.event_type)
-            gone += [message for message in some if message.references and missing.issuperset(message.references)]
-        if apply and gone:
-            await queue.delete(gone)
-            for message in gone:
-                del messages[message.id]
+            lacking = {references[row["position"] - 1] async for row in rows}
+            for one in lacking:
+                if one.event_id not in evidence.again:
+                    evidence.add(one.event_id, one.account, event_type=one.event_type)
+            useless |= {
+                message.id: message for message in some if message.references and lacking.issuperset(message.references)
+            }
+        count = len(kept)
+        if apply and useless:
+            results = await queue.delete(list(useless.values()))
+            for message, failure in zip(useless.values(), results, strict=True):
+                if failure is None or isinstance(failure, MessageGoneError):
+                    removed += 1
+                    del kept[message.id]
+        return QueueRead(count, len(useless), removed, whole)
     finally:
-        if messages:
-            await queue.change_visibility([(message, 0) for message in messages.values()])
-    return len(messages) + (len(gone) if apply else 0), len(gone)
+        if kept:
+            await queue.change_visibility([(message, 0) for message in kept.values()])
 
 
 def _missing(evidence: Evidence) -> Step:
@@ -245,8 +280,8 @@ def _missing(evidence: Evidence) -> Step:
     if one is None or one.notification_id is None:
         return Step(check, State.LEFT, found, meaning, _list_history(first))
     command = (
-        f"curl --netrc {shlex.quote(f'{_HISTORY}/{one.notification_id}')} > body.json; "
-        f"webhookd trigger --body body.json --account {one.account}"
+        f"curl --fail --netrc {shlex.quote(f'{_HISTORY}/{one.notification_id}')} > body.json && "
+        f"webhookd trigger --body - --account {one.account} < body.json"
     )
     return Step(check, State.LEFT, found, meaning, command)
 
@@ -269,7 +304,7 @@ async def _gaps(connection: Any, settings: Settings, *, before: datetime | None,
 
 
 def _list_history(first: datetime) -> str:
-    return f"curl --netrc '{_HISTORY}?from_date={first:%Y-%m-%d}&to_date={datetime.now(UTC):%Y-%m-%d}'"
+    return f"curl --fail --netrc '{_HISTORY}?from_date={first:%Y-%m-%d}&to_date={datetime.now(UTC):%Y-%m-%d}'"
 
 
 def _events(number: int) -> str:
