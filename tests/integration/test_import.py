@@ -151,7 +151,7 @@ async def test_history_counts_in_no_statistic_and_no_alert(servers: Servers, sta
 
 async def test_a_bad_line_is_named_with_its_reason_and_stops_no_other(servers: Servers, connection: Connection) -> None:
     good = old(1).body
-    future = (datetime.now(UTC) + timedelta(days=9)).isoformat()
+    future = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
     lines = [
         line(good),
         "no json",
@@ -252,6 +252,20 @@ async def test_history_that_was_stored_and_not_folded_is_folded_by_the_second_ru
     before = await connection.fetch("SELECT * FROM timeline")
     await connection.execute("DELETE FROM timeline")
     await import_(servers)
+    assert await connection.fetch("SELECT * FROM timeline") == before != []
+
+
+async def test_a_repeat_of_an_event_without_a_date_changes_no_time_on_the_timeline(
+    servers: Servers, connection: Connection
+) -> None:
+    event = old(1)
+    body = event.body.replace(b'"eventDate"', b'"noDate"')
+    write(servers.folder, [line(body, days=20)])
+    await import_(servers)
+    before = await connection.fetch("SELECT * FROM timeline")
+    write(servers.folder, [line(body, days=10)])
+    _, report, _ = await import_(servers)
+    assert report["duplicates"] == 1
     assert await connection.fetch("SELECT * FROM timeline") == before != []
 
 

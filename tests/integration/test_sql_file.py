@@ -58,6 +58,7 @@ async def test_a_dump_of_pg_dump_runs(empty_url: str, database_url: str) -> None
             "\nCREATE TABLE orders (id text);",
             'orders.sql:10: DuplicateTableError: relation "orders" already exists; an earlier',
         ),
+        ("-- now\nCommit; SELECT 1 / 0;", "orders.sql: the statement COMMIT cannot stand in this file"),
         ("INSERT INTO orders VALUES ('; not an end', 2);", "orders.sql:9: UniqueViolationError: duplicate key"),
     ],
 )

@@ -63,7 +63,8 @@ def import_(
     --end-waiting. So the command may run twice, and after an interruption it goes on. A dry run counts a webhook that stands
     twice in the file as two new ones.
 
-    A bad line does not stop the others: the command prints its number and the reason on standard error. A line is bad if its
+    A bad line does not stop the others: the command prints its number and the reason on standard error. Only a place that is
+    no CSV ends the reading of a CSV file, because the text behind it could be the inside of a body. A line is bad if its
     signature is wrong, or if it is older than WEBHOOKD_EVENT_RETENTION. Exit codes: 0 all lines are good; 1 some lines are bad,
     or PostgreSQL is away; 2 a wrong argument or setting.
 

@@ -284,7 +284,7 @@ class _Session:
         keys = self._settings.keys_by_account.get("default")
         if samples and where and keys:
             aim = Receiver(f"{where}/webhooks/authorize-net", keys[0])
-            await show_samples(running, aim, console, retry=f"{command} events retry ID{more}")
+            await show_samples(running, aim, console, retry=lambda event: f"{command} events retry {event}{more}")
         console.print("\n[bold]serving[/], until Ctrl-C. Send more events from another terminal, in this folder:\n")
         console.print(
             f"    {command} trigger all --count 200 --duplicates 20 --out-of-order{more}\n", highlight=False, soft_wrap=True

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import re
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -47,10 +48,10 @@ class _Row:
     final: bool = False
 
 
-async def show_samples(running: Daemon, aim: Receiver, console: Console, *, retry: str) -> None:
+async def show_samples(running: Daemon, aim: Receiver, console: Console, *, retry: Callable[[UUID | None], str]) -> None:
     """Sends one sample of every type, and some that must not be processed. Shows each until it has ended, or fails.
 
-    `retry`: the command that has an event tried again, with ID in the place of the event's id.
+    `retry`: returns the command that has an event tried again.
     """
     first = sampling.fresh_number()
     rows = [_Row(name.removeprefix("net.authorize.")) for name in EVENT_TYPES]
@@ -93,7 +94,7 @@ async def show_samples(running: Daemon, aim: Receiver, console: Console, *, retr
         _explain(rows, console, retry)
 
 
-def _explain(rows: list[_Row], console: Console, retry: str) -> None:
+def _explain(rows: list[_Row], console: Console, retry: Callable[[UUID | None], str]) -> None:
     """Prints each different failure of a handler once, with the remedy."""
     failed: dict[str, list[_Row]] = {}
     for row in rows:
@@ -109,9 +110,7 @@ def _explain(rows: list[_Row], console: Console, retry: str) -> None:
             if those[0].status == Status.DEAD
             else "webhookd tries it again by itself; to retry it now"
         )
-        console.print(
-            f"  {again}: {retry.replace('ID', str(those[0].event_id))}", markup=False, highlight=False, soft_wrap=True
-        )
+        console.print(f"  {again}: {retry(those[0].event_id)}", markup=False, highlight=False, soft_wrap=True)
     if len(failed) > _MOST_EXPLAINED:
         console.print(f"\n{len(failed) - _MOST_EXPLAINED} other failures are in the dashboard", highlight=False)
 

@@ -15,6 +15,7 @@ import orjson
 from webhookd.errors import SettingsError, WebhookdError
 
 _ESCAPED = 6  # bytes that JSON may take for one byte of a body
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _REST = 65_536  # bytes of a line for all but the body
 
 
@@ -82,7 +83,7 @@ class Lines:
             if raw is None:
                 yield number, f"the line is longer than {self._longest} bytes"
                 continue
-            text = raw.strip().removeprefix(b"\xef\xbb\xbf")
+            text = raw.strip().removeprefix(_BYTE_ORDER_MARK)
             if not text:
                 continue
             try:
@@ -101,25 +102,29 @@ class Lines:
 
         def texts() -> Iterator[str]:
             nonlocal cut
-            for raw in self._raw():
-                cut = cut or raw is None
+            for number, raw in enumerate(self._raw(), 1):
+                if raw is None:
+                    cut = True
+                    return
                 # surrogateescape gives each byte of a body back as it was.
-                yield "" if raw is None else raw.decode("utf-8", "surrogateescape")
+                yield (raw.removeprefix(_BYTE_ORDER_MARK) if number == 1 else raw).decode("utf-8", "surrogateescape")
 
         rows = csv.reader(texts(), strict=True)  # joins the lines of a quoted field
         columns: list[str] | None = None
         while True:
-            number, cut = rows.line_num + 1, False
+            number = rows.line_num + 1
             try:
                 row = next(rows, None)
             except csv.Error as error:
-                yield number, f"the line is no CSV: {error}"
-                continue
-            if row is None:
+                # The next line may lie inside a body, whose text a stranger chose. It must not become a webhook.
+                yield number, f"the line is no CSV: {error}; the lines from here on are not read, so correct this line"
                 return
             if cut:
-                yield number, f"the line is longer than {self._longest} bytes"
-            elif columns is None:
+                yield number, f"the line is longer than {self._longest} bytes; the lines from here on are not read"
+                return
+            if row is None:
+                return
+            if columns is None:
                 columns = _columns(row)
             elif len(row) > len(columns):
                 yield number, f"the line has {len(row)} fields, and the first line names {len(columns)} columns"
@@ -135,7 +140,7 @@ class Lines:
 
 
 def _columns(row: list[str]) -> list[str]:
-    columns = [name.strip("\ufeff \t").lower() for name in row]
+    columns = [name.strip().lower() for name in row]
     if "received_at" not in columns or not {"body", "body_base64"} & set(columns):
         raise SettingsError(
             "the first line of a CSV file names its columns, and this file lacks some: it needs `received_at`, and `body` or "

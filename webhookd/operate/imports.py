@@ -30,6 +30,7 @@ _MOST_PROBLEMS = 1000  # bad lines that a report lists
 _FOLD_TRIES = 20
 _PAUSE_SECONDS = 0.2
 _DAY = 86_400
+_CLOCKS_SECONDS = 300.0  # by which the clocks of two receivers may differ
 
 
 @dataclass(slots=True, frozen=True)
@@ -146,7 +147,9 @@ class Importer:
         notification = parse(line.body, account)
         self._check_times(line, notification)
         event_id = id_at(line.received_at)
-        event = Event(event_id, account, *notification[:3], line.received_at, 1, line.body)
+        # The ledger has the milliseconds of the id: the timeline must get the same time as from the ledger.
+        received_at = line.received_at.replace(microsecond=line.received_at.microsecond // 1000 * 1000)
+        event = Event(event_id, account, *notification[:3], received_at, 1, line.body)
         too_old = self._database.now() - line.received_at > timedelta(seconds=self._limits.bodies)
         body = None if self._way is As.HISTORY and too_old else line.body
         return _Checked(line.number, Arrival(event_id, account, notification, key, body, hash_of_body(line.body)), event)
@@ -172,8 +175,8 @@ class Importer:
             raise BadLineError(
                 f"the webhook is older than WEBHOOKD_EVENT_RETENTION ({limits.events / _DAY:g} days): retention would remove it"
             )
-        if (line.received_at - now).total_seconds() > limits.skew:
-            raise BadLineError("`received_at` lies in the future")
+        if (line.received_at - now).total_seconds() > _CLOCKS_SECONDS:
+            raise BadLineError("`received_at` lies in the future: a time that names no zone is UTC")
         check_age(notification.event_date, now, limits.events, limits.skew)
 
     def _refuse(self, number: int, reason: str) -> None:
@@ -200,7 +203,7 @@ class Importer:
             else:
                 self._count_duplicate(same_body=result.same_body)
                 known.append(result.id)
-            if result.same_body:
+            if result.layer is None or (result.same_body and one.event.event_date is not None):
                 told.append(one.event)
             else:
                 others.append(result.id)

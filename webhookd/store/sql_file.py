@@ -12,6 +12,10 @@ from webhookd.store.session import connect
 
 # Lines of psql that pg_dump writes around its SQL.
 _PSQL = re.compile(r"^\\(?:un)?restrict\b.*$", re.MULTILINE)
+# A statement that begins or ends a transaction. A part of the file would stay if a later part failed.
+_TRANSACTION = re.compile(
+    r"(?:\s|--[^\n]*\n|/\*.*?\*/)*(BEGIN|START\s+TRANSACTION|COMMIT|ROLLBACK)\b", re.IGNORECASE | re.DOTALL
+)
 
 
 async def run_file(url: str, text: str, name: str) -> None:
@@ -20,6 +24,11 @@ async def run_file(url: str, text: str, name: str) -> None:
     Raises WebhookdError, which names the file, the line and the column, PostgreSQL's message and the remedy.
     """
     sql = _PSQL.sub("", text)
+    for statement in sqlparse.split(sql):
+        if found := _TRANSACTION.match(statement):
+            raise WebhookdError(
+                f"{name}: the statement {found[1].upper()} cannot stand in this file, which runs in one transaction; remove it"
+            )
     connection = await connect(url, timeout=5, statement_cache_size=0)
     try:
         try:
