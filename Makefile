@@ -1,6 +1,6 @@
 # webhookd: `make help` lists the targets.
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-unit test-faults test-slice test-guards coverage bench format lint audit lock wheel clean clean-data
+.PHONY: help setup run test test-unit test-faults test-slice test-guards coverage bench format lint audit lock wheel sbom clean clean-data
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -111,6 +111,10 @@ lock: setup  ## Lock the dependencies anew, for every platform and Python versio
 
 wheel: setup  ## Build the wheel into dist/
 	@$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+
+sbom: setup  ## Write the bill of materials of what webhookd installs into dist/, as CycloneDX
+	@mkdir -p dist
+	@$(BIN)/python -W ignore::UserWarning -m cyclonedx_py requirements deploy/requirements.txt --pyproject pyproject.toml --mc-type application --output-reproducible --of JSON -o dist/webhookd.cdx.json
 
 clean:  ## Remove the virtual environment, built files and caches; not the data of `webhookd dev`
 	@rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage .coverage.*

@@ -41,7 +41,11 @@ from webhookd.store.migrations import migrate
 
 pytest_plugins = ["pytester", "tests.helpers.groups", "tests.helpers.rerun", "tests.helpers.slices"]
 
+# A copy of the example runs as a project of its own (tests/integration/test_testing_fixtures.py).
+collect_ignore = ["example_shop"]
+
 NO_CHROMIUM = "no chromium; apt install chromium"
+NO_FIREFOX = "no Firefox; apt install firefox-esr"
 
 # Tests send SIGINT to commands. A shell's background job ignores SIGINT, and the commands would inherit this.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -75,7 +79,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Reports tests that were skipped because a program is missing, so that they are not lost among the other tests."""
     skipped = terminalreporter.stats.get("skipped", [])
-    for what, reason in (("dashboard", NO_CHROMIUM), ("model", NO_SPIN)):
+    for what, reason in (("dashboard", NO_CHROMIUM), ("dashboard in Firefox", NO_FIREFOX), ("model", NO_SPIN)):
         if any(reason in str(report.longrepr) for report in skipped):
             terminalreporter.write_line(f"the {what} was NOT tested: {reason}", red=True, bold=True)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from webhookd.admin.app import SECURITY_FIELDS, admin_app
 from webhookd.admin.cookies import Sessions
 from webhookd.admin.health_routes import Health
 from webhookd.admin.hosts import Hosts
+from webhookd.alerts.alerts import Alerts
 from webhookd.deliver.role import DeliverRole
 from webhookd.errors import SettingsError
 from webhookd.http.admission import Unlimited
@@ -55,6 +56,7 @@ from webhookd.store.pools import PoolSettings
 from webhookd.store.receipts import Receipts
 from webhookd.store.retention import Ages, Retention
 from webhookd.store.session import Password
+from webhookd.store.storage import StorageGauges
 from webhookd.telemetry.logs import logger
 from webhookd.telemetry.metrics import Metrics
 
@@ -145,7 +147,8 @@ class Daemon:
             window=settings.max_event_age + settings.max_clock_skew,
         )
         self.retention = Retention(self.database, ages, metrics=metrics, watch=watch)
-        self._parts.append(self.retention)
+        self.alerts = Alerts(settings, self.database, self.idempotency, metrics=metrics, watch=watch)
+        self._parts += [self.retention, StorageGauges(self.database, metrics=metrics, watch=watch), self.alerts]
         self._runner = Runner(self.database, watch)
         self._parts += [self._runner, Recorder(self.database, metrics, watch)]
         self._parts.append(Loop("backlog gauge", self._measure_backlog, watch, every=_BACKLOG_EVERY))
@@ -163,7 +166,7 @@ class Daemon:
             most_stuck=settings.concurrency,
             metrics=metrics,
             watch=watch,
-            tracing=tracing,
+            around=nullcontext if tracing is None else tracing.handler,
         )
         turns = Turns(settings.concurrency)
         attempts = Attempts(database, store, runner, turns, most=policy.attempts, metrics=metrics)
@@ -192,7 +195,15 @@ class Daemon:
         )
         hosts = Hosts(settings.admin_address[0], settings.admin_hosts)
         self.admin = admin_app(
-            self.health, self.metrics, access, hosts, statements, self.receipts, self._runner.loop, self.deliver
+            self.health,
+            self.metrics,
+            access,
+            hosts,
+            statements,
+            self.receipts,
+            self._runner.loop,
+            self.alerts,
+            self.deliver,
         )
         self._admin = await self._listen_admin(self.admin)
         for part in self._parts:
@@ -231,6 +242,7 @@ class Daemon:
         self.metrics.expect(self._settings.keys_by_account)
         if self._access is not None:
             self._access.renew(*_tokens(settings))
+        self.alerts.renew(settings.alerts)
         if self.receive is not None:
             self.receive.renew(settings)
         problems = []

@@ -3,14 +3,16 @@
 -- So each of them must count as another instance. Both run in another server process, which began at another time. A dump that was
 -- restored on the same server made another table. Every role may read these values. A question about the WAL is no alternative, because
 -- not every provider answers it.
+-- The first eight digits are those of the installation's random id, which stays the same for life and is restored with the database. So
+-- `webhookd recover` finds what Redis remembers of this installation from before a recovery.
 SELECT
-    md5(concat_ws(
+    (left((SELECT id FROM webhookd.instance)::text, 8) || right(md5(concat_ws(
         ' ',
         (SELECT id FROM webhookd.instance),
         extract(epoch FROM pg_postmaster_start_time()),
         (SELECT oid FROM pg_database WHERE datname = current_database()),
         'webhookd.instance'::regclass::oid
-    ))::uuid AS instance,
+    )), 24))::uuid AS instance,
     (SELECT array_agg(id) FROM webhookd.applied_migrations) AS migrations,
     current_setting('synchronous_commit') AS synchronous_commit,
     pg_backend_pid() AS backend,

@@ -22,6 +22,25 @@ SELECT
     extract(epoch FROM clock_timestamp())::float8 AS epoch
 FROM ends;
 
+-- name: partition_rights()^
+-- Returns whether the role may create tables in the schema, and which tables of bodies and of the audit trail the role does not own. Only
+-- an owner makes, empties and drops partitions.
+SELECT
+    has_schema_privilege(parent.relnamespace, 'CREATE') AS may_create,
+    ARRAY(
+        SELECT c.relname::text
+        FROM pg_catalog.pg_class AS c
+        WHERE c.oid IN (
+                SELECT relid::oid FROM pg_partition_tree('webhookd.bodies')
+                UNION ALL
+                SELECT relid::oid FROM pg_partition_tree('webhookd.audit')
+            )
+            AND NOT pg_has_role(c.relowner, 'USAGE')
+        ORDER BY c.relname
+    ) AS not_owned
+FROM pg_catalog.pg_class AS parent
+WHERE parent.oid = 'webhookd.bodies'::regclass;
+
 -- name: strays()^
 -- Returns whether bodies or audit rows lie outside every partition.
 SELECT EXISTS (SELECT FROM webhookd.bodies_default) AS bodies, EXISTS (SELECT FROM webhookd.audit_default) AS audit;

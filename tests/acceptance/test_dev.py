@@ -19,6 +19,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import aiohttp
 import psutil
 import pytest
 from dotenv import dotenv_values
@@ -26,9 +27,12 @@ from dotenv import dotenv_values
 from tests.conftest import Servers
 from tests.helpers.database import connect
 from tests.helpers.guide import GUIDE, blocks, shell_lines
+from tests.helpers.proxy import FaultProxy
 from tests.helpers.running import KEY
 from tests.helpers.wait import until
 from webhookd.authorizenet.notification import EVENT_TYPES
+from webhookd.authorizenet.sampling import sample
+from webhookd.dev import traffic
 from webhookd.dev.postgres import PostgresServer
 from webhookd.dev.servers import free_port
 
@@ -187,6 +191,8 @@ async def test_a_session_shows_every_event_processed_serves_and_is_found_again(d
     assert f"  webhook     http://{dev.ports['WEBHOOKD_LISTEN']}/webhooks/authorize-net\n" in dev.printed
     assert f"  dashboard   http://{dev.ports['WEBHOOKD_ADMIN_LISTEN']}\n" in dev.printed
     assert re.search(r"^  token       [0-9a-f]{32}$", dev.printed, re.MULTILINE)
+    places = [dev.printed.index(text) for text in ("  dashboard ", "the first event again", "23 events processed", "\nserving")]
+    assert places == sorted(places), "the addresses come first"
 
     (pasted,) = re.findall(r"^    (.*webhookd trigger .*)$", dev.printed, re.MULTILINE)
     code, told = await dev.webhookd(*shlex.split(pasted)[1:])
@@ -336,6 +342,74 @@ async def test_the_guides_first_handler_marks_an_order_as_paid_in_the_table_that
     retried = run(retry.replace("ID", event))
     assert retried.returncode == 0 or "the event is processed" in retried.stderr, retried.stderr
     await until(lambda: "(1 row)" in run(show).stdout, "the handler marks the order as paid", deadline=60, every=1)
+    assert await dev.ends(signal.SIGINT) == 0
+
+
+async def test_a_handler_that_fails_is_explained_and_the_users_tables_are_made_before_the_samples(dev: Dev) -> None:
+    (dev.folder / "shop.py").write_text(_SHOP.replace('await connection.execute("CREATE TABLE refunds (event_type text)")', ""))
+    (dev.folder / "shop.sql").write_text("CREATE TABLE refunds (event_type text);\n")
+    handlers = {"PYTHONPATH": f".:{os.environ.get('PYTHONPATH', '')}", "WEBHOOKD_HANDLERS": "shop"}
+    dev.start(settings=handlers)
+    await dev.prints("trigger all")
+    assert "22 of 23 events processed" in dev.printed
+    failed = (
+        r'^payment\.refund\.created failed in the handler shop\.book: UndefinedTableError: relation "refunds" does not exist$'
+    )
+    assert re.search(failed, dev.printed, re.MULTILINE), dev.printed
+    assert f"  at {dev.folder}/shop.py:" in dev.printed
+    assert "  the table refunds does not exist: give its SQL with `webhookd dev --schema FILE`" in dev.printed
+    (retry,) = re.findall(r"to retry it now: (.*)$", dev.printed, re.MULTILINE)
+    code, told = await dev.webhookd(*shlex.split(retry)[1:])
+    assert code == 0, told
+    assert await dev.ends(signal.SIGINT) == 0
+
+    (dev.folder / "wrong.sql").write_text("CREATE TABLE refunds (event_type text);\nCREATE TABLE_ more ();\n")
+    dev.start("--schema", "wrong.sql", settings=handlers)
+    await _refuses(dev, 1, "webhookd: wrong.sql:2:8: PostgresSyntaxError")
+
+    dev.start("--schema", "shop.sql", settings=handlers)
+    await dev.prints("trigger all")
+    assert "  ran shop.sql\n" in dev.printed
+    assert "\n23 events processed" in dev.printed
+    assert await dev.ends(signal.SIGINT) == 0
+
+    dev.start("--schema", "shop.sql", "--no-samples", settings=handlers)
+    await dev.prints("trigger all")
+    assert "  an earlier session has run shop.sql\n" in dev.printed
+    assert await dev.ends(signal.SIGINT) == 0
+
+
+async def test_the_guides_session_on_a_laptop_takes_a_webhook_through_a_tunnel(dev: Dev) -> None:
+    begin, _, watch, check = blocks((GUIDE / "laptop.md").read_text(), "sh")
+    export, command = begin.splitlines()
+    assert export.startswith("export WEBHOOKD_SIGNATURE_KEYS=")
+    key = {"WEBHOOKD_SIGNATURE_KEYS": KEY}
+    dev.start(*shlex.split(command)[2:], settings=key)
+    await dev.prints("trigger all")
+    host, _, port = dev.ports["WEBHOOKD_LISTEN"].rpartition(":")
+    tunnel = FaultProxy(host, int(port))
+    await tunnel.start()
+    sent, other = sample(EVENT_TYPES[0], 1), sample(EVENT_TYPES[0], 2)
+    address = f"http://{tunnel.host}:{tunnel.port}"
+    try:
+        async with aiohttp.ClientSession(headers={"Host": "some-words.trycloudflare.com"}) as http:
+            accepted = await traffic.post(http, f"{address}/webhooks/authorize-net", sent, key=KEY)
+            refused = await traffic.post(http, f"{address}/webhooks/authorize-net", other, key="0" * 128)
+            async with http.get(f"{address}/livez") as answer:
+                assert answer.status == 200
+    finally:
+        await tunnel.stop()
+    assert (accepted.outcome, refused.status) == ("accepted", 401)
+    (dev.folder / "body.json").write_bytes(sent.body)
+    lines = [shlex.split(line, comments=True)[1:] for line in check.splitlines()]
+    assert lines == [["refused", "list"], ["doctor"]]
+    assert watch == "webhookd events tail\n"
+    assert sent.entity_id in (await dev.webhookd("events", "list", settings=key))[1]
+    again = ["trigger", "--body", "body.json"]
+    told = [await dev.webhookd(*words, settings=key | dev.ports) for words in [*lines, again]]
+    assert [code for code, _ in told] == [0, 0, 0], told
+    assert "signature_mismatch" in told[0][1]
+    assert "duplicate" in told[2][1]
     assert await dev.ends(signal.SIGINT) == 0
 
 

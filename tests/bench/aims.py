@@ -115,7 +115,7 @@ def reached(scenarios: dict[str, Any]) -> list[Reached]:
 
 def markdown(every: list[Reached]) -> str:
     """Returns the table of the aims."""
-    lines = ["| | aim | measured | met |", "|---|---|---|---|"]
+    lines = ["| what | aim | measured | met |", "|---|---|---|---|"]
     for one in every:
         measured = "not measured" if one.measured is None else f"{one.measured:.3g}"
         met = "" if one.met is None else "yes" if one.met else "no"

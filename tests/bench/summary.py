@@ -182,7 +182,7 @@ def summary(told: dict[str, Any]) -> str:
         f"{machine['cores']} cores ({machine['processor']}), {machine['memory_gib']} GiB; Python {versions['python']}, "
         f"PostgreSQL {versions['postgresql']}; webhookd at {', '.join(dict.fromkeys(told['commits'].values()))}."
     )
-    lines = [about, "", "| | webhookd | beside it |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows)]
+    lines = [about, "", "| what | webhookd | beside it |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows)]
     return "\n".join(lines) + "\n"
 
 

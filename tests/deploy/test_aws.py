@@ -178,6 +178,15 @@ def test_each_output_tells_what_its_name_says(document: Any) -> None:
     assert told["Region"] == {"Ref": "AWS::Region"}
 
 
+def test_the_guide_lets_cloudwatch_use_the_key_of_an_encrypted_topic() -> None:
+    """CloudWatch user guide, "Amazon SNS notification permissions": the service decrypts and generates data keys."""
+    [text] = re.findall(r"```json\n(.*?)```", Path("webhookd/guide/aws.md").read_text(), re.DOTALL)
+    statement = json.loads(text)
+    assert (statement["Effect"], statement["Principal"]) == ("Allow", {"Service": "cloudwatch.amazonaws.com"})
+    assert statement["Action"] == ["kms:Decrypt", "kms:GenerateDataKey*"]
+    assert statement["Condition"] == {"StringEquals": {"aws:SourceAccount": ACCOUNT}}
+
+
 @pytest.fixture
 def aws(stack: Stack) -> Aws:
     return moto(stack)

@@ -1,4 +1,4 @@
-"""The Kubernetes manifests: which objects find each other, which traffic may pass, and when the Deployment scales."""
+"""The Kubernetes manifests: which objects find each other, and which traffic may pass."""
 
 from __future__ import annotations
 
@@ -10,18 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from tests.deploy.manifests import FOLDERS, Object, behind, build, of_kind, one, port_of, selects, template, workloads
 from webhookd.receive.app import PATH
 from webhookd.settings import Settings
 
 pytestmark = pytest.mark.xdist_group("kubernetes")
-
-SCALE = {
-    "HorizontalPodAutoscaler": ("scaleTargetRef", "minReplicas", "maxReplicas"),
-    "ScaledObject": ("scaleTargetRef", "minReplicaCount", "maxReplicaCount"),
-}
 
 
 @pytest.fixture(params=FOLDERS)
@@ -47,7 +41,7 @@ def default(name: str) -> Any:
 def test_selectors_find_the_daemons_pods_and_no_others(objects: list[Object]) -> None:
     deployment, job = workloads(objects)
     selectors = [of["spec"]["selector"] for of in of_kind(objects, "Service")]
-    labelled = [deployment, one(objects, "PodDisruptionBudget"), *of_kind(objects, "PodMonitor")]
+    labelled = [deployment, one(objects, "PodDisruptionBudget")]
     selectors += [of["spec"]["selector"]["matchLabels"] for of in labelled]
     constraints = template(deployment)["spec"]["topologySpreadConstraints"]
     assert {of["topologyKey"] for of in constraints} == {"topology.kubernetes.io/zone", "kubernetes.io/hostname"}
@@ -57,6 +51,12 @@ def test_selectors_find_the_daemons_pods_and_no_others(objects: list[Object]) ->
     policy = one(objects, "NetworkPolicy")["spec"]["podSelector"]["matchLabels"]
     assert selects(policy, deployment)
     assert selects(policy, job)
+    for monitor in of_kind(objects, "PodMonitor"):
+        assert selects(monitor["spec"]["selector"]["matchLabels"], deployment)
+        (unless,) = monitor["spec"]["selector"]["matchExpressions"]
+        assert unless["operator"] == "NotIn"
+        assert template(job)["metadata"]["labels"][unless["key"]] in unless["values"]
+        assert template(deployment)["metadata"]["labels"][unless["key"]] not in unless["values"]
 
 
 def test_the_way_in_leads_to_the_public_listener_alone(objects: list[Object]) -> None:
@@ -133,84 +133,16 @@ def test_the_network_lets_pass_what_is_needed_and_nothing_else(objects: list[Obj
 
     into = {namespace(rule["from"]): [port_of(deployment, of["port"]) for of in rule["ports"]] for rule in policy["ingress"]}
     assert into == {"nginx-ingress": [8080], "monitoring": [9090]}
-    names, servers = policy["egress"]
-    assert namespace(names["to"]) == "kube-system"
+    names, identity, servers = policy["egress"]
+    # On EKS Auto Mode, the node answers for names. A rule for pods in kube-system would leave webhookd without names.
+    assert names.keys() == {"ports"}
     assert {(of["port"], of["protocol"]) for of in names["ports"]} == {(53, "UDP"), (53, "TCP")}
-    assert [of["port"] for of in servers["ports"]] == [5432, 6379, 443]
+    # The addresses of EKS Pod Identity: https://docs.aws.amazon.com/eks/latest/userguide/pod-id-how-it-works.html
+    assert [of["ipBlock"] for of in identity["to"]] == [{"cidr": "169.254.170.23/32"}, {"cidr": "fd00:ec2::23/128"}]
+    assert identity["ports"] == [{"port": 80}]
+    # PostgreSQL, PgBouncer, Redis, AWS, OpenTelemetry.
+    assert [of["port"] for of in servers["ports"]] == [5432, 6432, 6379, 443, 4318]
     assert servers.keys() == {"ports"}
-
-
-def test_one_autoscaler_or_a_number_of_replicas(objects: list[Object], request: pytest.FixtureRequest) -> None:
-    autoscaler = {of["kind"]: of["spec"] for of in objects if of["kind"] in ("HorizontalPodAutoscaler", "ScaledObject")}
-    replicas = one(objects, "Deployment")["spec"].get("replicas")
-    overlay = request.node.callspec.params["objects"]
-    if overlay == "small":
-        assert (autoscaler, replicas) == ({}, 1)
-        return
-    assert replicas is None  # each apply would reset a number
-    if overlay == "base":
-        (target, least, most) = (autoscaler["HorizontalPodAutoscaler"][of] for of in SCALE["HorizontalPodAutoscaler"])
-        assert target == {"apiVersion": "apps/v1", "kind": "Deployment", "name": "webhookd"}
-        (metric,) = autoscaler["HorizontalPodAutoscaler"]["metrics"]
-        assert metric["resource"] == {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 70}}
-    else:
-        (target, least, most) = (autoscaler["ScaledObject"][of] for of in SCALE["ScaledObject"])
-        assert target == {"name": "webhookd"}
-        assert least >= 3
-    assert len(autoscaler) == 1
-    assert 2 <= least < most <= 10
-
-
-def test_production_scales_on_cpu_depth_and_age(production: list[Object]) -> None:
-    cpu, depth, age = one(production, "ScaledObject")["spec"]["triggers"]
-    assert cpu == {"type": "cpu", "metricType": "Utilization", "metadata": {"value": "70"}}
-    for trigger, kind in ((depth, "AverageValue"), (age, "Value")):
-        assert trigger.keys() == {"type", "metricType", "metadata"}
-        assert trigger["metricType"] == kind
-        # The names in https://keda.sh/docs/latest/scalers/prometheus.
-        assert trigger["metadata"].keys() == {"serverAddress", "query", "threshold", "ignoreNullValues"}
-        assert trigger["metadata"]["serverAddress"] == "http://prometheus-operated.monitoring.svc:9090"
-        assert trigger["metadata"]["ignoreNullValues"] == "false"
-        assert float(trigger["metadata"]["threshold"]) > 0
-        assert 'namespace="webhookd"' in trigger["metadata"]["query"]
-
-
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="no promtool; apt install prometheus")
-def test_the_queries_for_scaling_give_one_number_each(production: list[Object], tmp_path: Path) -> None:
-    _, depth, age = (of["metadata"].get("query") for of in one(production, "ScaledObject")["spec"]["triggers"])
-
-    def series(visible: int, oldest: int, namespace: str) -> list[dict[str, str]]:
-        of = [
-            (f'webhookd_queue_depth{{namespace="{namespace}",pod="{pod}",queue="{queue}",state="{state}"}}', value)
-            for pod in ("a", "b")  # each replica reports the whole queue
-            for queue, state, value in (
-                ("main", "visible", visible),
-                ("main", "in_flight", 9),
-                ("dead_letter", "visible", 8000),
-            )
-        ]
-        of += [(f'webhookd_oldest_unfinished_seconds{{namespace="{namespace}",pod="{pod}"}}', oldest) for pod in ("a", "b")]
-        return [{"series": name, "values": f"{value}"} for name, value in of]
-
-    def case(visible: int, oldest: int, counted: int) -> dict[str, Any]:
-        expected = [
-            {"expr": query, "eval_time": "0s", "exp_samples": [{"labels": "{}", "value": value}]}
-            for query, value in ((depth, visible), (age, counted))
-        ]
-        elsewhere = series(70_000, 70_000, "staging")
-        return {
-            "interval": "15s",
-            "input_series": series(visible, oldest, "webhookd") + elsewhere,
-            "promql_expr_test": expected,
-        }
-
-    # An event between two attempts is old, but no message waits for a worker.
-    cases = [case(1200, 90, 90), case(0, 10_000, 0), case(50, 10_000, 0)]
-    (tmp_path / "cases.yaml").write_text(yaml.safe_dump({"rule_files": [], "tests": cases}))
-    done = subprocess.run(
-        ["promtool", "test", "rules", str(tmp_path / "cases.yaml")], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_production_has_a_role_in_aws(production: list[Object]) -> None:

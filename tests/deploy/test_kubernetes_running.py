@@ -15,6 +15,7 @@ import pytest
 import pytest_asyncio
 
 from tests.conftest import Servers
+from tests.deploy.charts import render
 from tests.deploy.manifests import Object, behind, build, container, environment, one, port_of, workloads
 from tests.helpers.command import webhookd
 from tests.helpers.database import connect
@@ -87,7 +88,7 @@ def selectors(objects: list[Object]) -> Iterator[tuple[str, dict[str, str]]]:
     for trigger in one(objects, "ScaledObject")["spec"]["triggers"]:
         for name, labels in re.findall(r"(webhookd_\w+)\{([^}]*)\}", trigger["metadata"].get("query", "")):
             pairs = dict(re.findall(r'(\w+)="([^"]*)"', labels))
-            pairs.pop("namespace")
+            pairs.pop("namespace", None)
             yield name, pairs
 
 
@@ -143,6 +144,8 @@ async def test_a_first_rollout(
         assert (response.status, (await response.json())["status"]) == (200, "accepted")
     for inside in ("/", "/docs", "/metrics", "/readyz", "/webhooks/events", "/webhooks/stats", "/webhooks/health"):
         assert await status(outside + inside) == 404, inside
+    annotations = one(render("alb"), "Ingress")["metadata"]["annotations"]
+    assert await status(outside + annotations["alb.ingress.kubernetes.io/healthcheck-path"]) == 200
 
     within = urls[behind(objects, "webhookd-admin", "admin")]
     authorization = {"Authorization": f"Bearer {TOKEN}"}
@@ -155,7 +158,7 @@ async def test_a_first_rollout(
     assert endpoint["path"] == "/metrics"  # Process.metrics scrapes this path
     assert urls[port_of(deployment, endpoint["port"])] == daemon.admin_url
     wanted = list(selectors(objects))
-    assert len(wanted) == 3
+    assert len(wanted) == 6
 
     async def told() -> bool:
         samples = await daemon.metrics()

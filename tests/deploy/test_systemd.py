@@ -14,6 +14,7 @@ import pytest
 import pytest_asyncio
 
 from tests.conftest import Servers
+from tests.helpers.guide import GUIDE, blocks
 from tests.helpers.running import KEY
 from tests.helpers.unit import Manager, Unit
 from tests.helpers.wait import until
@@ -203,3 +204,29 @@ async def test_a_service_run_by_its_unit_rotates_its_keys_under_load_and_stops_i
     assert manager.times("STOPPING=1") == 1
     logged = manager.log.read_text()
     assert not [secret for secret in (KEY, NEW_KEY, TOKEN, BEN) if secret in logged]
+
+
+def test_the_guide_removes_each_file_that_the_guide_installs(tmp_path: Path) -> None:
+    install = blocks((GUIDE / "systemd.md").read_text(), "sh")[0]
+    (remove,) = [block for block in blocks((GUIDE / "upgrade.md").read_text(), "sh") if "userdel" in block]
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name in ("systemctl", "userdel", "systemd-sysusers", "python3", "pip"):
+        (programs / name).write_text(f'#!/bin/sh\necho {name} "$@" >> {tmp_path}/ran\n')
+        (programs / name).chmod(0o755)
+    root = tmp_path / "root"
+    environment = {"PATH": f"{programs}:/usr/bin:/bin"}
+
+    def run(text: str) -> None:
+        moved = re.sub(r"(?<= )/(?=opt|etc|usr)", f"{root}/", text)
+        moved = re.sub(r"^/opt/\S+/pip", "pip", moved, flags=re.MULTILINE)
+        subprocess.run(["bash", "-euc", moved], check=True, env=environment)
+
+    (root / "opt/webhookd").mkdir(parents=True)
+    run(install)
+    installed = {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file() or path.name == "webhookd"}
+    assert {"opt/webhookd", "etc/webhookd/webhookd.env", "etc/systemd/system/webhookd.service"} <= installed
+    run(remove)
+    assert [path for path in root.rglob("*") if path.is_file() or "webhookd" in path.name] == []
+    ran = (tmp_path / "ran").read_text().splitlines()
+    assert ran[-3:] == ["systemctl disable --now webhookd", "systemctl daemon-reload", "userdel webhookd"]

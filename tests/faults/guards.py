@@ -41,6 +41,7 @@ _WORK = "tests/integration/test_work.py::"
 _DEAD_LETTERS = "tests/integration/test_dead_letter_queue.py::"
 _DELIVERY = "tests/faults/test_delivery.py::"
 _DATABASE = "tests/integration/test_database.py::"
+_RECOVERY = "tests/faults/test_recovery.py::"
 _CLUSTER = "tests/integration/test_redis_cluster.py::"
 _ORDER = "tests/faults/test_order.py::"
 _RETENTION = "tests/integration/test_retention.py::"
@@ -57,6 +58,7 @@ _HOSTS = "tests/integration/test_admin_hosts.py::"
 _SESSIONS = "tests/integration/test_sessions.py::"
 _CLIENT = "tests/integration/test_client.py::"
 _CLI = "tests/integration/test_cli.py::"
+_TESTING = "tests/integration/test_testing.py::"
 _RELOAD = "tests/integration/test_reload.py::"
 _DESTINATIONS = "tests/integration/test_destinations.py::"
 _BROKEN = "tests/integration/test_destination_faults.py::"
@@ -65,9 +67,52 @@ _TARGET = "tests/unit/test_client_target.py::"
 _SETTINGS = "tests/unit/test_settings.py::"
 _TIMELINE = "tests/unit/test_timeline.py::"
 _FOLD = "tests/integration/test_fold.py::"
+_IMPORT = "tests/integration/test_import.py::"
 _KINDS = "tests/integration/test_kinds.py::"
 
 GUARDS = (
+    Guard(
+        "an alert that fires is one message, however often it is evaluated",
+        "webhookd/alerts/evaluation.py",
+        'if fires and (state is None or state["fires_since"] is None):',
+        "if fires:",
+        "tests/integration/test_alerts.py::test_a_condition_that_fires_and_ends_is_two_messages_however_often_it_is_evaluated",
+    ),
+    Guard(
+        "two replicas do not send one message about an alert",
+        "webhookd/alerts/sender.py",
+        "lease=_LEASE,",
+        "lease=0.0,",
+        "tests/integration/test_alerts.py::test_two_replicas_send_one_message",
+    ),
+    Guard(
+        "a message about an alert that fails is sent again",
+        "webhookd/alerts/sender.py",
+        "if problem is None:",
+        "if True:",
+        "tests/integration/test_alerts.py::test_a_message_that_fails_is_sent_again_under_its_id",
+    ),
+    Guard(
+        "a failure of a channel for alerts shows its kind, and not its address",
+        "webhookd/alerts/channel.py",
+        "except (aiohttp.ClientError, OSError, ValueError) as error:  # their texts may quote the URL",
+        "except ZeroDivisionError as error:",
+        "tests/integration/test_alerts.py::test_a_channel_that_cannot_be_reached_is_an_error_without_its_address",
+    ),
+    Guard(
+        "a channel for alerts that hangs does not keep the daemon from stopping",
+        "webhookd/alerts/alerts.py",
+        "async with asyncio.timeout(_STOPPING):",
+        "async with asyncio.timeout(None):",
+        "tests/integration/test_alerts.py::test_a_channel_that_hangs_blocks_no_event_and_no_stop",
+    ),
+    Guard(
+        "the message about an alert's end follows the message about its beginning",
+        "sql/queries/alerts.sql",
+        "AND (b.changed_at, b.id) < (m.changed_at, m.id)",
+        "AND false",
+        "tests/integration/test_alerts.py::test_the_end_follows_the_beginning_however_the_sending_goes",
+    ),
     Guard(
         "a flood of refused webhooks is sampled at a limited rate",
         "webhookd/receive/refused_samples.py",
@@ -93,7 +138,7 @@ GUARDS = (
         "Redis is marked only after the commit",
         "webhookd/receive/intake.py",
         "                waiting = self._commits.submit(",
-        "                seen = Seen(_new_id(), _body_hash(body))\n"
+        "                seen = Seen(new_id(), hash_of_body(body))\n"
         "                self._idempotency.mark_seen([(account, notification.notification_id, seen)])\n"
         "                waiting = self._commits.submit(",
         _ORDER + "test_killed_before_the_commit_the_providers_retry_is_no_duplicate",
@@ -103,7 +148,7 @@ GUARDS = (
         "webhookd/receive/intake.py",
         "                waiting = self._commits.submit(",
         "                waiting: asyncio.Future[Accepted] = asyncio.get_running_loop().create_future()\n"
-        "                waiting.set_result(Accepted(_new_id()))\n"
+        "                waiting.set_result(Accepted(new_id()))\n"
         "                self._commits.post(",
         _ORDER + "test_killed_before_the_commit_nothing_was_answered_200",
     ),
@@ -169,6 +214,34 @@ GUARDS = (
         "            statement.cancel()\n",
         "            pass\n",
         "tests/integration/test_retention.py::test_a_stop_cancels_a_statement_that_waits",
+    ),
+    Guard(
+        "`webhookd recover` lists the events that Redis remembers and PostgreSQL lacks",
+        "webhookd/doctor/recovery.py",
+        "                evidence.add(one.event_id, one.account, notification_id=one.notification_id)\n",
+        "                pass\n",
+        _RECOVERY + "test_a_failover_that_loses_commits_is_found",
+    ),
+    Guard(
+        "`webhookd recover` finds the keys that Redis wrongly believes",
+        "webhookd/doctor/recovery.py",
+        "            believed = [one.key for one in lacking if one.instance == present]\n",
+        "            believed = []\n",
+        _RECOVERY + "test_keys_that_redis_wrongly_believes_are_found_and_removed",
+    ),
+    Guard(
+        "Redis knows an installation from before a recovery",
+        "sql/queries/database.sql",
+        "(left((SELECT id FROM webhookd.instance)::text, 8) ||",
+        "(left(md5(extract(epoch FROM pg_postmaster_start_time())::text), 8) ||",
+        _RECOVERY + "test_a_failover_that_loses_commits_is_found",
+    ),
+    Guard(
+        "`webhookd recover` makes each message that it read visible again",
+        "webhookd/doctor/recovery.py",
+        "        if kept:\n",
+        "        if False:\n",
+        _RECOVERY + "test_after_a_recovery_to_a_point_in_time_the_missing_events_are_listed_until_they_are_sent_again",
     ),
     Guard(
         "all keys of an installation are in one slot of Redis",
@@ -1450,6 +1523,132 @@ GUARDS = (
         "free = settings.concurrency - len(self._tasks)",
         "free = settings.concurrency",
         _DESTINATIONS + "test_of_ten_destinations_one_hangs_and_nobody_else_waits",
+    ),
+    Guard(
+        "an import that runs twice stores nothing twice",
+        "sql/queries/imports.sql",
+        "        id, notification_key, content_key, body_hash, webhookd.time_of(id),",
+        "        id, gen_random_uuid(), NULL, body_hash, webhookd.time_of(id),",
+        _IMPORT + "test_a_second_run_changes_nothing",
+    ),
+    Guard(
+        "an import never takes an event that retention removed for a new one",
+        "webhookd/operate/imports.py",
+        "        oldest = min(line.received_at, notification.event_date or line.received_at)",
+        "        oldest = line.received_at",
+        _IMPORT + "test_a_bad_line_is_named_with_its_reason_and_stops_no_other",
+    ),
+    Guard(
+        "an import refuses a webhook whose signature is wrong",
+        "webhookd/operate/imports.py",
+        '            raise BadLineError(f"{error}: add',
+        '            return ""\n            raise BadLineError(f"{error}: add',
+        _IMPORT + "test_a_bad_line_is_named_with_its_reason_and_stops_no_other",
+    ),
+    Guard(
+        "retention counts imported history from its receipt, not from its import",
+        "sql/queries/imports.sql",
+        "    SELECT id, received_at + interval '1 microsecond',",
+        "    SELECT id, clock_timestamp(),",
+        _IMPORT + "test_history_is_removed_when_its_time_is_over_and_old_bodies_are_not_stored",
+    ),
+    Guard(
+        "an import makes the partitions of the past",
+        "webhookd/operate/imports.py",
+        "                await make_past_partitions(self._database, parent, instants)\n",
+        "",
+        _IMPORT + "test_history_is_processed_at_the_time_of_its_receipt_with_its_exact_bytes",
+    ),
+    Guard(
+        "imported work waits behind fresh events",
+        "sql/queries/imports.sql",
+        "now() + make_interval(secs => :send_after), false FROM inserted",
+        "now() + make_interval(secs => :send_after), true FROM inserted",
+        _IMPORT + "test_work_is_processed_once_after_fresh_events_and_history_runs_no_handler",
+    ),
+    Guard(
+        "an import ends no work whose attempt has failed",
+        "sql/queries/imports.sql",
+        "status NOT IN ('dead', 'discarded', 'retrying')\n        AND attempts = 0",
+        "status NOT IN ('dead', 'discarded')\n       ",
+        _IMPORT + "test_work_that_another_program_has_done_ends_and_work_that_failed_stays",
+    ),
+    Guard(
+        "history that was stored before a crash is folded by the second run",
+        "webhookd/operate/imports.py",
+        "            await self._fold(told, others)\n",
+        "            await self._fold([] if known else told, [])\n",
+        _IMPORT + "test_history_that_was_stored_and_not_folded_is_folded_by_the_second_run",
+    ),
+    Guard(
+        "no text inside a body of a CSV file becomes a webhook",
+        "webhookd/operate/import_lines.py",
+        'the lines from here on are not read, so correct this line"\n                return',
+        'the lines from here on are not read, so correct this line"\n                continue',
+        "tests/unit/test_import_lines.py::test_no_text_inside_a_body_becomes_a_webhook_and_the_report_says_where_reading_ended",
+    ),
+    Guard(
+        "a long line of an import takes bounded memory",
+        "webhookd/operate/import_lines.py",
+        "            yield raw if whole else None",
+        "            yield raw + self._file.read()",
+        "tests/unit/test_import_lines.py::test_a_line_without_an_end_takes_bounded_memory_and_only_in_json_the_lines_behind_it_are_read",
+    ),
+    Guard(
+        "a trial of a user's tests leaves nothing in the database",
+        "webhookd/store/rolled_back.py",
+        "                await roll_back(transaction)\n",
+        "                await transaction.commit()\n",
+        f"{_TESTING}test_a_handler_runs_as_in_the_daemon_and_all_is_rolled_back",
+    ),
+    Guard(
+        "trials on one database cannot deadlock",
+        "webhookd/store/rolled_back.py",
+        "            await self._wait_for_others()\n",
+        "            pass\n",
+        f"{_TESTING}test_trials_on_one_database_run_one_after_the_other",
+    ),
+    Guard(
+        "a trial finds what only a commit refuses",
+        "webhookd/testing/trial.py",
+        "            await self.database.check_constraints()\n",
+        "            pass\n",
+        f"{_TESTING}test_what_only_the_commit_refuses_is_refused",
+    ),
+    Guard(
+        "in a trial, handlers do not get the fold's lock timeout",
+        "webhookd/store/rolled_back.py",
+        '            if pool == "fold":\n',
+        "            if False:\n",
+        f"{_TESTING}test_a_handler_runs_as_in_the_daemon_and_all_is_rolled_back",
+    ),
+    Guard(
+        "assert_once runs the handlers of a processed event again",
+        "webhookd/testing/trial.py",
+        "            await self._work(await self._reference(event))\n            _compare(",
+        "            _compare(",
+        f"{_TESTING}test_effects_that_happen_once_pass_and_others_are_named",
+    ),
+    Guard(
+        "assert_once finds a handler that remembers a run that was undone",
+        "webhookd/testing/trial.py",
+        "        _compare(_numbers(once), _numbers(killed), ",
+        "        _compare(_numbers(once), _numbers(once), ",
+        f"{_TESTING}test_a_handler_that_remembers_a_run_that_was_undone_is_found",
+    ),
+    Guard(
+        "an event for tests refuses a field that no event of its type has",
+        "webhookd/testing/events.py",
+        "        if keyword not in by_keyword:\n            raise",
+        "        if keyword not in by_keyword:\n            continue\n            raise",
+        "tests/unit/test_testing.py::test_what_no_event_has_is_refused_with_the_nearest",
+    ),
+    Guard(
+        "an amount of an event for tests keeps its zeros",
+        "webhookd/testing/events.py",
+        "        return orjson.Fragment(text)  # keeps the zeros\n",
+        "        return float(text)\n",
+        "tests/unit/test_testing.py::test_an_amount_keeps_its_text",
     ),
 )
 

@@ -57,7 +57,12 @@ _NTH = dict.fromkeys(Failpoint, 5) | {
     Failpoint.SHUTDOWN_FLUSHED: 1,
 }
 # A load alone does not reach these failpoints.
-_APART = {Failpoint.QUARANTINE_AFTER_COMMIT, Failpoint.DELIVER_AFTER_ANSWER, Failpoint.DEAD_LETTERS_AFTER_PUT_BACK}
+_APART = {
+    Failpoint.QUARANTINE_AFTER_COMMIT,
+    Failpoint.DEAD_LETTERS_AFTER_PUT_BACK,
+    Failpoint.ALERTS_AFTER_SEND,
+    Failpoint.DELIVER_AFTER_ANSWER,
+}
 _SHORT = {Failpoint.RECEIVE_AFTER_COMMIT, Failpoint.RELAY_AFTER_SEND, Failpoint.WORKER_AFTER_COMMIT}
 _POINTS = [pytest.param(point, marks=() if point in _SHORT else pytest.mark.long) for point in Failpoint if point not in _APART]
 

@@ -7,6 +7,7 @@ Dockerfile reference.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shlex
 import shutil
@@ -38,6 +39,17 @@ class Image:
     def path(self, inside: str | Path) -> Path:
         """Returns the path on this machine of the path `inside` the image."""
         return self.root / os.path.normpath(Path(self.workdir, inside)).lstrip("/")
+
+    def digests(self) -> dict[str, str]:
+        """Returns the SHA-256 of each file, and the target of each symbolic link, by path."""
+        found = {}
+        for folder, folders, files in os.walk(self.root):
+            for path in (Path(folder, name) for name in [*folders, *files]):
+                if path.is_symlink():
+                    found[str(path.relative_to(self.root))] = str(path.readlink())
+                elif path.is_file():
+                    found[str(path.relative_to(self.root))] = hashlib.sha256(path.read_bytes()).hexdigest()
+        return found
 
 
 class Steps(Protocol):

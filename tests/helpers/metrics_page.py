@@ -7,6 +7,7 @@ from webhookd.telemetry.metrics import Metrics
 
 # A query for each metric. Queries of the database's own values use max, since every replica reports the same value.
 QUERIES = {
+    "webhookd_alert_messages_total": "sum by (outcome) (increase(webhookd_alert_messages_total[1d]))",
     "webhookd_received_total": "sum by (outcome) (rate(webhookd_received_total[5m]))",
     "webhookd_refused_samples_total": "sum by (outcome) (increase(webhookd_refused_samples_total[1d]))",
     "webhookd_accepted_total": "sum by (event_type) (rate(webhookd_accepted_total[5m]))",
@@ -57,6 +58,16 @@ QUERIES = {
     "webhookd_retention_failures_total": "sum by (task) (increase(webhookd_retention_failures_total[2h]))",
     "webhookd_quarantine_rows": "max(webhookd_quarantine_rows)",
     "webhookd_quarantine_bytes": "max(webhookd_quarantine_bytes)",
+    "webhookd_table_bytes": "max by (table) (webhookd_table_bytes)",
+    "webhookd_default_partition_bytes": "max by (table) (webhookd_default_partition_bytes)",
+    "webhookd_database_bytes": "max(webhookd_database_bytes)",
+    "webhookd_standbys": "max(webhookd_standbys)",
+    "webhookd_replication_lag_seconds": "max(webhookd_replication_lag_seconds)",
+    "webhookd_pool_connections": (
+        'sum by (instance, pool) (webhookd_pool_connections{state="in_use"}) '
+        '/ sum by (instance, pool) (webhookd_pool_connections{state="most"})'
+    ),
+    "webhookd_pool_waiting": "max by (instance, pool) (webhookd_pool_waiting)",
     "webhookd_dependency_up": "min by (dependency) (webhookd_dependency_up)",
     "webhookd_signature_key_last_used_timestamp_seconds": (
         "time() - max by (account, key) (webhookd_signature_key_last_used_timestamp_seconds)"

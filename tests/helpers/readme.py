@@ -11,11 +11,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.bench.sizing import last_measured, last_needed
 from tests.bench.summary import last_figures, last_run
 from tests.deploy.promql import rules
 from tests.helpers.guide import GUIDE, README, anchor, runbook_pages
 from tests.helpers.metrics_page import metrics_table
+from tests.helpers.payloads_page import payloads
 from tests.helpers.prometheus import RULES
+from webhookd.alerts.catalogue import CONDITIONS
+from webhookd.alerts.conditions import lasting
 from webhookd.settings import describe
 
 
@@ -44,18 +48,33 @@ def alerts_table() -> str:
             severities.setdefault(rule.alert, []).append(rule.severity)
             summaries.setdefault(rule.alert, rule.annotations["summary"])
     pages = runbook_pages()
-    rows = ["| alert | severity | summary | |", "|---|---|---|---|"]
+    rows = ["| alert | severity | summary | section |", "|---|---|---|---|"]
     for alert, summary in summaries.items():
         section = f"[what to do]({pages[anchor(alert)].name}#{anchor(alert)})"
         rows.append(f"| `{alert}` | {', '.join(sorted(severities[alert]))} | {summary} | {section} |")
     return "\n".join(rows) + "\n"
 
 
+def conditions_table() -> str:
+    """Returns a table with one row for each condition that webhookd reports without Prometheus."""
+    rows = ["| condition | severity | it holds when | for | |", "|---|---|---|---|---|"]
+    for one in CONDITIONS.values():
+        page, _, section = one.guide.removeprefix("/guide/").partition("#")
+        link = f"#{section}" if page == "alerts" else f"{page}.md#{section}"
+        lasts = lasting(one.lasts) if one.lasts else "at once"
+        rows.append(f"| `{one.name}` | {one.severity} | {one.when} | {lasts} | [what to do]({link}) |")
+    return "\n".join(rows) + "\n"
+
+
 MADE = {
     "figures": Made(README, last_figures),
     "bench": Made(GUIDE / "speed.md", last_run),
+    "measured": Made(GUIDE / "sizing.md", last_measured),
+    "needed": Made(GUIDE / "sizing.md", last_needed),
     "settings": Made(GUIDE / "settings.md", settings_table),
+    "conditions": Made(GUIDE / "alerts.md", conditions_table),
     "metrics": Made(GUIDE / "metrics.md", metrics_table),
+    "payloads": Made(GUIDE / "payloads.md", payloads),
     "alerts": Made(GUIDE / "runbook.md", alerts_table),
 }
 

@@ -116,7 +116,7 @@ class Scratch:
             return Path(given)
         root = self._folder / "debian"
         if not root.exists():
-            release = name.rpartition("-")[2]
+            release = name.partition("@")[0].rpartition("-")[2]
             options = ["--mode=root", "--variant=minbase", "--dpkgopt=force-unsafe-io", f"--include={_PACKAGES}"]
             done = subprocess.run(
                 ["mmdebstrap", *options, release, str(root)],

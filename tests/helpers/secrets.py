@@ -32,6 +32,9 @@ def note_settings(settings: Settings) -> None:
     note(key for keys in settings.keys_by_account.values() for key in keys)
     note(token.get_secret_value() for tokens in (settings.admin_tokens, settings.read_tokens) for token in tokens.values())
     note(_password(url.get_secret_value()) for url in (settings.database_url, settings.redis_url))
+    for channel in settings.alerts.values():
+        note(_parts_of_alert(channel.url.get_secret_value()))
+        note([] if channel.secret is None else [channel.secret.get_secret_value()])
 
 
 def note_environment(environment: Mapping[str, str]) -> None:
@@ -39,6 +42,9 @@ def note_environment(environment: Mapping[str, str]) -> None:
     for name, value in environment.items():
         setting = name.removeprefix("WEBHOOKD_").lower()
         if name.startswith("WEBHOOKD_") and SECRET.fullmatch(setting):
+            if setting.startswith("alerts__"):
+                note(_parts_of_alert(value))
+                continue
             note([_password(value)] if setting.endswith("_url") else [part.rpartition(":")[2] for part in value.split(",")])
 
 
@@ -47,6 +53,11 @@ def _password(url: str) -> str:
         return unquote(urlsplit(url).password or "")
     except ValueError:
         return ""
+
+
+def _parts_of_alert(url: str) -> list[str]:
+    """Returns the secret parts of the address of a channel for alerts: the password, and the path, which holds a token."""
+    return [url, _password(url), urlsplit(url).path.rpartition("/")[2]]
 
 
 def found(text: str) -> list[str]:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -12,7 +9,7 @@ import aiohttp
 import pytest
 
 from tests.conftest import Servers, Start
-from tests.helpers.command import webhookd
+from tests.helpers.command import shell, webhookd
 from tests.helpers.database import Connection, connect
 from tests.helpers.guide import GUIDE, PAGES, blocks, shell_lines
 from tests.helpers.running import KEY
@@ -20,7 +17,6 @@ from tests.helpers.wait import until
 from webhookd.authorizenet import sampling
 from webhookd.daemon import Daemon
 from webhookd.dev import traffic
-from webhookd.dev.postgres import PostgresServer
 from webhookd.dev.servers import Stack
 from webhookd.event import Event
 from webhookd.process.handlers import Registry
@@ -33,20 +29,6 @@ STATEMENTS = [block for page in PAGES for block in blocks(page.read_text(), "sql
 def line_of(program: str) -> str:
     (line,) = [line for line in shell_lines() if line.startswith(f"{program} ")]
     return line
-
-
-async def shell(line: str, folder: Path, **environment: str) -> None:
-    """Runs a line of the guide in `folder`, with the embedded PostgreSQL's programs; fails with the line's error."""
-    path = f"{PostgresServer.binaries()}:{os.environ['PATH']}"
-    process = await asyncio.create_subprocess_shell(
-        line,
-        cwd=folder,
-        env={**os.environ, "PATH": path, **environment},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    out, _ = await process.communicate()
-    assert process.returncode == 0, out.decode()
 
 
 def booking() -> Registry:
@@ -117,6 +99,44 @@ async def test_a_restored_backup_has_all_that_it_had_and_takes_what_it_lacks_as_
     await second.stop()
     await server.execute(f"DROP DATABASE {name}_old WITH (FORCE)")
     await server.close()
+
+
+# All objects of a database, by their catalogs, but for the objects of PostgreSQL itself.
+_CATALOG = """
+SELECT format('%s %s', c.relname, pg_describe_object(o.classid, o.objid, 0))
+FROM (
+    SELECT 'pg_class'::regclass AS classid, oid AS objid FROM pg_class
+    UNION ALL SELECT 'pg_proc'::regclass, oid FROM pg_proc
+    UNION ALL SELECT 'pg_type'::regclass, oid FROM pg_type
+    UNION ALL SELECT 'pg_namespace'::regclass, oid FROM pg_namespace WHERE nspname !~ '^pg_(toast_)?temp_'
+    UNION ALL SELECT 'pg_extension'::regclass, oid FROM pg_extension
+    UNION ALL SELECT 'pg_event_trigger'::regclass, oid FROM pg_event_trigger
+    UNION ALL SELECT 'pg_publication'::regclass, oid FROM pg_publication
+    UNION ALL SELECT 'pg_default_acl'::regclass, oid FROM pg_default_acl
+    UNION ALL SELECT 'pg_largeobject_metadata'::regclass, oid FROM pg_largeobject_metadata
+) AS o JOIN pg_class c ON c.oid = o.classid
+UNION ALL SELECT format('setting %s %s', setrole, setconfig) FROM pg_db_role_setting
+    WHERE setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
+"""
+
+
+async def test_uninstalling_leaves_the_database_as_it_was_before_webhookd(
+    servers: Servers, empty_url: str, start: Start
+) -> None:
+    connection = await connect(empty_url)
+
+    async def objects() -> set[str]:
+        return {row[0] for row in await connection.fetch(_CATALOG)}
+
+    before = await objects()
+    await shell("webhookd migrate", servers.folder, WEBHOOKD_DATABASE_URL=empty_url)
+    daemon = await start(database_url=empty_url)
+    assert await answers(daemon, sampling.sample(PAYMENT, 1)) == ["accepted"]
+    await daemon.stop()
+    assert len(await objects() - before) > 100
+    await connection.execute(UNINSTALL)
+    assert await objects() == before
+    await connection.close()
 
 
 async def test_uninstalling_removes_webhookds_tables_and_leaves_the_shops(

@@ -96,6 +96,8 @@ async def test_a_command_of_the_guide_does_what_it_says(
             assert told["window"] == (86_400 if "1d" in words else 3600)
         case ["quarantine", "list"]:
             assert [row["id"] for row in told["bodies"]] == [body]
+        case ["quarantine", "release"]:
+            assert told == {"total": 0, "reasons": {}}, "the body that waits has another reason"
         case ["quarantine", "show"]:
             assert (told["id"], told["reason"]) == (body, "not_json")
         case _:

@@ -12,7 +12,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.conftest import Start
+from tests.conftest import Servers, Start
+from tests.helpers.command import webhookd
 from tests.helpers.operator import ANN, AUTHCAPTURE, LEO, Connection, Operator, come_to, statuses
 from tests.helpers.running import KEY
 from webhookd.authorizenet.sampling import sample
@@ -328,3 +329,28 @@ async def test_the_gauge_counts_only_what_waits(daemon: Daemon, ann: Operator) -
     assert await measured() == 1
     _, stats = await ann.get("stats")
     assert stats["now"]["quarantine"] == 1
+
+
+async def test_the_command_releases_the_bodies_of_a_filter_after_a_count(
+    daemon: Daemon, servers: Servers, ann: Operator, connection: Connection
+) -> None:
+    late = [await set_aside(daemon, old_one(number)) for number in range(3)]
+    odd = await set_aside(daemon, b"not json")
+
+    async def ran(*arguments: str) -> tuple[int, str, str]:
+        return await webhookd("quarantine", *arguments, folder=servers.folder, **ann.environment)
+
+    code, out, _ = await ran("release", "--reason", "too_old", "--dry-run", "--json")
+    assert (code, json.loads(out)) == (0, {"total": 3, "reasons": {"too_old": 3}})
+    code, _, err = await ran("release", "--account", "", "--yes")
+    assert code == 2, err
+    assert await statuses(connection) == {}
+    code, out, _ = await ran("release", "--reason", "too_old", "--yes", "--json", "--note", "a wrong clock")
+    assert (code, [row["id"] for row in json.loads(out)["released"]]) == (0, late)
+    assert await statuses(connection) == {"received": 3}
+    assert await waiting(ann) == [odd]
+    code, _, err = await ran("release", "--all", "--yes")
+    assert (code, "the body cannot become an event" in err) == (1, True)
+    code, out, _ = await ran("discard", "--until", "0s", "--yes")
+    assert (code, out.splitlines()[-1]) == (0, f"{odd}: discarded")
+    assert await waiting(ann) == []

@@ -37,7 +37,7 @@ async def role_url(database_url: str, connection: Connection) -> AsyncIterator[s
     yield urlsplit(database_url)._replace(netloc=f"{role}:{password}@{place}").geturl()
     await connection.execute(
         f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{role}';"
-        f"DROP OWNED BY {role}; DROP ROLE {role}"
+        f"REASSIGN OWNED BY {role} TO CURRENT_USER; DROP OWNED BY {role}; DROP ROLE {role}"
     )
 
 
@@ -61,6 +61,16 @@ async def _revoke(connection: Connection, *functions: str) -> None:
         await connection.execute(f"REVOKE EXECUTE ON FUNCTION {function} FROM PUBLIC")
 
 
+async def _give_partitions(connection: Connection, role_url: str) -> None:
+    """Makes the role the owner of the tables that have partitions, and of the partitions."""
+    tables = await connection.fetch(
+        "SELECT relid::regclass::text AS name FROM pg_partition_tree('webhookd.bodies')"
+        " UNION ALL SELECT relid::regclass::text FROM pg_partition_tree('webhookd.audit')"
+    )
+    for table in tables:
+        await connection.execute(f"ALTER TABLE {table['name']} OWNER TO {urlsplit(role_url).username}")
+
+
 async def _findings(servers: Servers, database_url: str) -> dict[str, Finding]:
     settings = settings_of(servers.settings, database_url=database_url)
     return {finding.check: finding async for finding in examine(settings)}
@@ -71,6 +81,7 @@ async def test_a_server_that_refuses_to_tell_its_wal_position_becomes_ready(
     refuse: Callable[..., Awaitable[None]], start: Start, servers: Servers, connection: Connection, role_url: str
 ) -> None:
     await refuse(connection, *WAL_FUNCTIONS)
+    await _give_partitions(connection, role_url)
     daemon = await start(database_url=role_url)
     await until(lambda: daemon.health.ready, f"it is ready, rather than: {daemon.database.problem}", deadline=10)
     url = f"{daemon.public_url}/webhooks/authorize-net"
@@ -101,6 +112,33 @@ async def test_the_doctor_fails_where_a_statement_of_the_start_fails(
     assert finding.verdict is Verdict.FAILED
     assert told in finding.detail
     assert "WEBHOOKD_DATABASE_URL" in finding.detail
+
+
+async def test_the_doctor_warns_of_a_role_that_can_make_no_partition(
+    servers: Servers, connection: Connection, role_url: str
+) -> None:
+    role = urlsplit(role_url).username
+    week = "CALL webhookd.make_partition('bodies', '2031-01-06 00:00Z')"
+    own = await asyncpg.connect(role_url)
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        await own.execute(week)
+    finding = (await _findings(servers, role_url))["partitions"]
+    assert finding.verdict is Verdict.WARNING
+    assert "does not own audit, audit_" in finding.detail
+    assert "ALTER TABLE … OWNER TO" in finding.detail
+
+    await _give_partitions(connection, role_url)
+    await connection.execute(f"REVOKE CREATE ON SCHEMA webhookd FROM {role}")
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        await own.execute(week)
+    finding = (await _findings(servers, role_url))["partitions"]
+    assert finding.verdict is Verdict.WARNING
+    assert "GRANT CREATE ON SCHEMA webhookd" in finding.detail
+
+    await connection.execute(f"GRANT CREATE ON SCHEMA webhookd TO {role}")
+    await own.execute(week)
+    await own.close()
+    assert (await _findings(servers, role_url))["partitions"].verdict is Verdict.OK
 
 
 @pytest.mark.parametrize(

@@ -639,6 +639,7 @@ def test_every_handler_of_the_guide_is_run() -> None:
     assert [(page.name, len(blocks(page.read_text(), "python"))) for page in PAGES if "```python" in page.read_text()] == [
         ("calls.md", 1),
         ("handlers.md", 2),
+        ("testing.md", 2),  # tests/integration/test_testing_fixtures.py runs these
     ]
     assert blocks((GUIDE / "handlers.md").read_text(), "python")[0] == of_the_readme
 

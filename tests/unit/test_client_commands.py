@@ -296,6 +296,8 @@ BULK = [
     ("dead-letters", "discard", "--all"),
     ("events", "replay", "--since", "2h", "--note", "wrong tax"),
     ("quarantine", "discard", event_id(1)),
+    ("quarantine", "discard", "--all"),
+    ("quarantine", "release", "--reason", "too_old"),
 ]
 
 
@@ -321,6 +323,9 @@ async def test_where_nobody_can_be_asked_nothing_is_done_without_yes(api: AdminA
         (("events", "list", "--status", "foo"), "'foo' is no status; give received, queued, retrying, processed or dead"),
         (("events", "replay", "--status", "queued", "--since", "2h"), "'queued' is no status; give processed or dead"),
         (("quarantine", "release", "4711"), "'4711' is not an id of webhookd"),
+        (("quarantine", "release", "--yes"), "--all"),
+        (("quarantine", "release", "--yes", "--all", "--account", "eu"), "--all"),
+        (("quarantine", "discard", "--yes", event_id(1), "--reason", "too_old"), "--all"),
         (("operations", "show", "4711"), "'4711' is not an id of webhookd"),
         (("events", "replay", "--yes", "--since", "2h"), "--note"),
         (("stats", "--window", "soon"), "--window"),
@@ -526,6 +531,29 @@ async def test_quarantine_is_listed_shown_released_and_discarded(api: AdminApi) 
     assert f"duplicate, event {event_id(2)}" in released
     assert (await ran(api.url, "quarantine", "discard", event_id(1), "--yes", "--note", "test")).code == Exit.DONE
     assert api.asked[-1].body == {"reason": "test"}
+
+
+async def test_bodies_of_a_filter_are_counted_and_released_the_oldest_first_except_those_that_cannot_be(api: AdminApi) -> None:
+    rows = [{"id": event_id(number), "reason": reason} for number, reason in ((3, "too_old"), (2, "not_json"), (1, "too_old"))]
+    api.answer("GET", "quarantine", {"bodies": rows, "next": None})
+    for number in (1, 3):
+        api.answer("POST", f"quarantine/{event_id(number)}/release", {"outcome": "released", "event_id": event_id(9)})
+    counted = await ran(api.url, "quarantine", "release", "--all", "--dry-run", "--json")
+    assert json.loads(counted.out) == {"total": 3, "reasons": {"too_old": 2, "not_json": 1}}
+    assert "release would change 3 bodies" in (await ran(api.url, "quarantine", "release", "--all", "--dry-run")).out
+    assert not [one for one in api.asked if one.method == "POST"]
+    done = await ran(api.url, "quarantine", "release", "--account", "eu", "--since", "2h", "--yes", "--json", "--note", "late")
+    told = json.loads(done.out)
+    assert done.code == Exit.FAILED
+    assert [row["id"] for row in told["released"]] == [event_id(1), event_id(3)]
+    assert [row["id"] for row in told["failed"]] == [event_id(2)]
+    query = next(one.query for one in api.asked[::-1] if one.method == "GET")
+    assert (query["state"], query["account"]) == (["waiting"], ["eu"])
+    assert "received_from" in query
+    await ran(api.url, "quarantine", "release", "--all", "--limit", "1", "--yes")
+    assert api.asked[-1].path.endswith(f"{event_id(1)}/release"), "the oldest one"
+    api.answer("GET", "quarantine", {"bodies": [], "next": None})
+    assert (await ran(api.url, "quarantine", "discard", "--all", "--yes")).out == "no body is chosen\n"
 
 
 async def test_refused_webhooks_are_listed_and_what_strangers_wrote_reaches_no_terminal(api: AdminApi) -> None:

@@ -20,7 +20,7 @@ from webhookd.deliver.destination import Destination, Payload, Routes
 from webhookd.deliver.pace import Pace
 from webhookd.deliver.signing import Message, envelope, headers, signature
 from webhookd.settings.destinations import FIELDS, DestinationSettings, secret_bytes
-from webhookd.settings.sources import DESTINATION_FIELDS
+from webhookd.settings.sources import SECTIONS
 
 NOW = datetime(2026, 11, 30, 12, 0, 0, 500_000, tzinfo=UTC)
 ID = UUID("01890a5d-ac96-774b-bcce-b302099a8057")
@@ -209,4 +209,4 @@ def test_the_pace_lets_a_seconds_worth_go_at_once(monkeypatch: pytest.MonkeyPatc
 
 
 def test_the_sources_know_each_field() -> None:
-    assert FIELDS == DESTINATION_FIELDS
+    assert SECTIONS["destinations"] == FIELDS

@@ -50,6 +50,7 @@ def test_each_setting_has_its_value_and_the_strongest_source(rows: dict[str, tup
     assert rows["WEBHOOKD_LISTEN"] == (Settings.model_fields["listen"].default, "default")
     assert {name.removeprefix("WEBHOOKD_").lower() for name in rows} >= Settings.model_fields.keys() - {
         "accounts",
+        "alerts",
         "destinations",
     }
 

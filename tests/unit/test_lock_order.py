@@ -12,7 +12,10 @@ QUERIES = Path(__file__).parents[2] / "sql" / "queries"
 # Each of these statements locks one row by its key, or rows that no other process has.
 ONE_ROW = {
     "advance_operation",
+    "alert_message_sent",
     "cancel_operation",
+    "delay_alert_message",
+    "end_alert_state",
     "fail_delivery",
     "handle_quarantine",
     "let_go_of_operations",

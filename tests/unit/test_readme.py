@@ -1,8 +1,9 @@
 """The README and the guide are true and complete: their tables, links and commands, and the names in them.
 
-Other tests run what stands there. In tests/integration, test_work.py runs the handlers, test_operator_commands.py and
-test_dead_letters.py the operators' commands, test_guide_statements.py the SQL and the backup. tests/acceptance/test_dev.py runs
-`webhookd dev` with a handler, tests/deploy/test_guide_metrics.py the queries, and .ci/run `make run` and the line after it.
+Other tests run what stands there. In tests/integration, test_work.py runs the handlers, test_testing_fixtures.py their tests,
+test_operator_commands.py and test_dead_letters.py the operators' commands, test_guide_statements.py the SQL and the backup,
+test_guide_move.py and test_guide_without_aws.py the pages of these names. tests/acceptance/test_dev.py runs `webhookd dev` with
+a handler and the page of the laptop, tests/deploy/test_guide_metrics.py the queries, .ci/run `make run` and the line after it.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ LINKING = [
     *(ROOT / "tests" / "bench" / "NOTES.md", *sorted((ROOT / "tests").glob("*/README.md"))),
 ]
 ID = "01890a5d-ac96-774b-bcce-b302099a8057"
-# Settings of the commands that ask the API, and of no daemon.
-_OF_THE_COMMANDS = {"WEBHOOKD_API_URL", "WEBHOOKD_API_TOKEN", "WEBHOOKD_API_TOKEN_FILE"}
+# Settings of the commands that ask the API, and of users' tests: no daemon has them.
+_OF_NO_DAEMON = {"WEBHOOKD_API_URL", "WEBHOOKD_API_TOKEN", "WEBHOOKD_API_TOKEN_FILE", "WEBHOOKD_TEST_DATABASE_URL"}
 
 
 @pytest.mark.parametrize("name", MADE)
@@ -79,9 +80,11 @@ def _program() -> Any:
 
 @pytest.mark.parametrize("words", commands(), ids=" ".join)
 def test_every_webhookd_command_is_understood(words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "body.json").touch()
+    for name in ("body.json", "old.csv", "processed.csv", "open.csv"):
+        (tmp_path / name).touch()
     monkeypatch.chdir(tmp_path)
     command: Any = _program()
+    words = words[: words.index("<")] if "<" in words else words  # the shell reads what follows
     left = [ID if word == "ID" else word for word in words]
     while True:
         try:
@@ -108,16 +111,17 @@ def test_every_make_target_exists() -> None:
 
 
 def test_every_setting_that_is_named_exists() -> None:
-    known = {name for name, _, _ in describe()} | _OF_THE_COMMANDS
-    named = set(re.findall(r"\bWEBHOOKD_[A-Z_]+(?:<NAME>[A-Z_]+)?", TEXT.replace("__SHOP__", "__<NAME>__")))
-    assert {name for name in named if name not in known and name.removesuffix("_FILE") not in known} - _OF_THE_COMMANDS == set()
+    known = {name for name, _, _ in describe()} | _OF_NO_DAEMON
+    text = TEXT.replace("ALERTS__OPS__", "ALERTS__<NAME>__").replace("__SHOP__", "__<NAME>__")
+    named = set(re.findall(r"\bWEBHOOKD_[A-Z_]+(?:<NAME>[A-Z_]+)?", text))
+    assert {name for name in named if name not in known and name.removesuffix("_FILE") not in known} - _OF_NO_DAEMON == set()
     assert named > known - {"WEBHOOKD_CONFIG"}
 
 
 def test_every_metric_that_is_named_exists() -> None:
     known = families() | set(own_metrics())
-    # The outcome of a webhook that came at a shutdown, and a credential of systemd.
-    others = {"webhookd_away", "webhookd_database_url"}
+    # The outcome of a webhook that came at a shutdown, a credential of systemd, and fixtures of users' tests.
+    others = {"webhookd_away", "webhookd_database_url", "webhookd_database_schema", "webhookd_handlers"}
     named = set(re.findall(r"\bwebhookd_\w+", TEXT))
     assert named - others - known == set()
     assert others <= named

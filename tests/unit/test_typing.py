@@ -139,6 +139,45 @@ async def fields(event: Event, connection: Any) -> None:
     raise Retryable(after=60, reason=None)  # wrong
 """
 
+_TESTS = """
+from decimal import Decimal
+
+import webhookd
+from webhookd import Connection, Event, lifespan, on
+from webhookd.testing import Handlers, Status, Trial, event, trial
+from typing import AsyncIterator
+
+
+@lifespan
+async def sizes() -> AsyncIterator[int]:
+    yield 1
+
+
+@on("*")
+async def book(event: Event, connection: Connection) -> None: ...
+
+
+handlers: Handlers = [webhookd, book]
+no_handlers: Handlers = [1]  # wrong
+sale: Event = event("payment.authcapture.created", amount="7.10", invoice_number="4711", auth_code=None)
+event("payment.authcapture.created", amount=Decimal("7.10"), response_code=2, payload={"new": 1}, account="eu")
+event("payment.authcapture.created", amount=7.1)  # wrong
+event("payment.authcapture.created", invoice_number=4711)  # wrong
+event("payment.authcapture.created", invoiceNumber="4711")  # wrong
+event(1)  # wrong
+
+
+async def test(begun: Trial) -> None:
+    status: Status = await begun.deliver(sale, times=2)
+    await begun.assert_once(sale, forced=False)
+    await begun.connection.nothing()  # wrong
+    begun.deliver("sale")  # wrong
+    async with trial("postgresql://", handlers) as other:
+        number: int = await other.deliver(sale)  # wrong
+    with sizes.replaced_by(2), sizes.replaced_by("2"):  # wrong
+        pass
+"""
+
 
 def _found(folder: Path, code: str) -> list[int]:
     """Returns the lines of `code` with an error by `mypy --strict`, as a user of an installed webhookd runs it."""
@@ -153,7 +192,7 @@ def _found(folder: Path, code: str) -> list[int]:
 
 
 def test_mypy_accepts_what_webhookd_accepts_and_finds_what_it_refuses(tmp_path: Path) -> None:
-    for code in (_RIGHT, _WRONG):
+    for code in (_RIGHT, _WRONG, _TESTS):
         lines = code.splitlines()
         wrong = [number for number, line in enumerate(lines, 1) if line.endswith("# wrong")]
         assert wrong

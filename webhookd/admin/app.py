@@ -11,6 +11,7 @@ from prometheus_client import generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from webhookd.admin.access import Access, AccessLevel
+from webhookd.admin.alert_routes import AlertRoutes
 from webhookd.admin.dead_letter_routes import DeadLetterRoutes
 from webhookd.admin.destination_routes import DestinationRoutes
 from webhookd.admin.event_routes import EventRoutes
@@ -26,6 +27,7 @@ from webhookd.admin.route import Route, refusals, refused
 from webhookd.admin.sign_in import SignInRoutes
 from webhookd.admin.statistics_routes import StatisticsRoutes
 from webhookd.admin.timeline_routes import TimelineRoutes
+from webhookd.alerts.alerts import Alerts
 from webhookd.deliver.role import DeliverRole
 from webhookd.http.problem import problems
 from webhookd.http.reply import SERVER
@@ -64,6 +66,7 @@ def admin_app(
     statements: OperatorQueries,
     receipts: Receipts,
     runner: Loop,
+    alerts: Alerts,
     deliver: DeliverRole,
 ) -> web.Application:
     """Builds the aiohttp application of the admin listener."""
@@ -77,6 +80,7 @@ def admin_app(
         *RefusedRoutes(statements).routes(),
         *DestinationRoutes(deliver, Destinations(statements, lambda: deliver.destinations)).routes(),
         *TimelineRoutes(statements).routes(),
+        *AlertRoutes(alerts).routes(),
         *StatisticsRoutes(statements, health, metrics).routes(),
         *SignInRoutes(access).routes(),
     ]

@@ -27,7 +27,7 @@ _BOM = b"\xef\xbb\xbf"
 _ORDER = (
     *("notificationId", "eventType", "eventDate", "webhookId", "payload"),
     *("responseCode", "authCode", "avsResponse", "authAmount", "fraudList", "fraudFilter", "fraudAction"),
-    *("name", "amount", "status", "profile", "customerType", "customerProfileId", "customerPaymentProfileId"),
+    *("name", "amount", "status", "profile", "customerProfileId", "customerType", "customerPaymentProfileId"),
     *("paymentProfiles", "merchantCustomerId", "merchantReferenceId", "invoiceNumber", "entityName", "id"),
     *("transactionDetails", "transId", "error", "submitTimeUTC"),
 )

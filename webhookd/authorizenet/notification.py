@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -64,6 +65,20 @@ def whole_pattern(pattern: str) -> str:
     # `net*` and `*` begin like the prefix, so they need no prefix.
     whole = start.startswith("net.") or PREFIX.startswith(start)
     return pattern if whole else PREFIX + pattern
+
+
+def nearest_type(pattern: str) -> str:
+    """Returns the known event type that is most like `pattern`, or a pattern of known types if `pattern` has a `*`.
+
+    `net.authorize.` is left out if `pattern` leaves it out.
+    """
+    known = list(EVENT_TYPES)
+    if "*" in pattern:
+        known = sorted({f"{name[:dot]}.*" for name in EVENT_TYPES for dot in range(len(PREFIX), len(name)) if name[dot] == "."})
+    by_spelling = {name.lower(): name for name in known}
+    (found,) = difflib.get_close_matches(whole_pattern(pattern).lower(), by_spelling, n=1, cutoff=0.0)
+    name = by_spelling[found]
+    return name if pattern.startswith(PREFIX) else name.removeprefix(PREFIX)
 
 
 class Notification(NamedTuple):

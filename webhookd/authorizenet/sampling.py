@@ -1,13 +1,9 @@
-"""Samples: notifications as Authorize.Net makes them.
-
-The shapes follow the provider's captured notifications. Amounts keep their two decimals on the wire, like the provider's.
-"""
+"""Samples: notifications as Authorize.Net makes them, with the payloads of `shapes.py`."""
 
 from __future__ import annotations
 
 import fnmatch
 import random
-import re
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -19,18 +15,9 @@ from typing import Any
 import orjson
 
 from webhookd.authorizenet.body import load, read
-from webhookd.authorizenet.notification import EVENT_TYPES, PREFIX, whole_pattern
+from webhookd.authorizenet.notification import EVENT_TYPES, PREFIX, nearest_type, whole_pattern
+from webhookd.authorizenet.shapes import TEXTS, make_payload
 from webhookd.errors import SettingsError
-
-_FRAUD = [{"fraudFilter": "Shipping-Billing Mismatch Filter", "fraudAction": "authAndHold"}]
-_SUBSCRIPTION_STATUS = {
-    "suspended": "suspended",
-    "failed": "suspended",
-    "terminated": "terminated",
-    "cancelled": "canceled",
-    "expired": "expired",
-}
-_MONEY = re.compile(rb'"\$([0-9.]+)"')
 
 
 def matching_types(pattern: str) -> list[str]:
@@ -46,7 +33,10 @@ def matching_types(pattern: str) -> list[str]:
         return found
     if pattern.startswith(PREFIX) and "*" not in pattern:
         return [pattern]
-    raise SettingsError(f"no event type matches {pattern!r}; the known types are: all, {', '.join(EVENT_TYPES)}")
+    raise SettingsError(
+        f'no event type matches {pattern!r}; the nearest known type is "{nearest_type(pattern)}". '
+        f"The known types are: all, {', '.join(EVENT_TYPES)}"
+    )
 
 
 @dataclass(slots=True, frozen=True)
@@ -63,7 +53,7 @@ def sample(event_type: str, number: int, when: datetime | None = None) -> Sample
     """Makes a notification of `event_type`. `number` names its entity, so that types with the same number tell one story."""
     when = when or datetime.now(UTC)
     notification_id = str(uuid.uuid4())
-    payload = _payload(event_type.removeprefix(PREFIX), number)
+    payload = make_payload(event_type, number)
     body = {
         "notificationId": notification_id,
         "eventType": event_type,
@@ -72,8 +62,7 @@ def sample(event_type: str, number: int, when: datetime | None = None) -> Sample
         "webhookId": "e6b3764d-5677-4fb1-a929-2e25a02f3073",
         "payload": payload,
     }
-    raw = _MONEY.sub(rb"\1", orjson.dumps(body))
-    return Sample(event_type, notification_id, payload["id"], raw)
+    return Sample(event_type, notification_id, payload["id"], orjson.dumps(body))
 
 
 def fresh_number() -> int:
@@ -88,8 +77,6 @@ SCENARIOS = {
     "subscription": ("customer.subscription.created", "customer.subscription.failed", "customer.subscription.updated"),
 }
 SCENARIOS = {name: tuple(PREFIX + event_type for event_type in types) for name, types in SCENARIOS.items()}
-# Fields that the provider sends as text, also if the text is a number.
-_TEXTS = ("authCode", "avsResponse", "entityName", "id", "invoiceNumber", "merchantCustomerId", "merchantReferenceId", "name")
 
 
 def sample_of(body: bytes) -> Sample:
@@ -105,19 +92,29 @@ def sample_of(body: bytes) -> Sample:
 
 
 def with_fields(made: Sample, fields: Mapping[str, str]) -> Sample:
+    """Returns a sample with other values of some fields. A value is JSON, or else text. Numbers keep their digits."""
+    return with_values(
+        made, {path: text if path.rpartition(".")[2] in TEXTS else _value(text) for path, text in fields.items()}
+    )
+
+
+def with_values(made: Sample, values: Mapping[str, Any]) -> Sample:
     """Returns a sample with other values of some fields, each by its path, such as `payload.authAmount`.
 
-    A value is JSON, or else text. Numbers keep their digits. Raises SettingsError if a part of a path is not an object.
+    None takes a field out. Raises SettingsError if a part of a path is not an object.
     """
     envelope = load(made.body.decode())
-    for path, text in fields.items():
+    for path, value in values.items():
         *parents, name = path.split(".")
         at = envelope
         for parent in parents:
             at = at.setdefault(parent, {})
             if not isinstance(at, dict):
-                raise SettingsError(f"--set {path}: {parent} is not an object in {made.event_type}")
-        at[name] = text if name in _TEXTS else _value(text)
+                raise SettingsError(f"{path}: {parent} is not an object in {made.event_type}")
+        if value is None:
+            at.pop(name, None)
+        else:
+            at[name] = value
     return sample_of(orjson.dumps(envelope, default=_as_written))
 
 
@@ -130,68 +127,9 @@ def _value(text: str) -> Any:
 
 
 def _as_written(value: Any) -> Any:
-    return orjson.Fragment(str(value))  # a Decimal: orjson would refuse it, and a float would lose its zeros
-
-
-def _money(amount: Decimal) -> str:
-    return f"${amount:.2f}"  # `sample` removes the quotes from the finished body
-
-
-def _payload(kind: str, number: int) -> dict[str, Any]:
-    amount = _money(Decimal(number % 500) + Decimal("1.10"))
-    customer, profile = 1_811_000_000 + number, 1_806_000_000 + number
-    if kind.startswith("customer.subscription."):
-        return _subscription(kind.rpartition(".")[2], number, amount, customer, profile)
-    if kind.startswith("customer.paymentProfile."):
-        fields = {"customerProfileId": customer, "entityName": "customerPaymentProfile", "id": str(profile)}
-        return fields if kind.endswith("deleted") else {"customerType": "individual", **fields}
-    if kind.startswith("customer."):
-        named = {"entityName": "customerProfile", "id": str(customer)}
-        if kind.endswith("deleted"):
-            return named
-        profiles = [{"customerType": "individual", "id": str(profile)}]
-        return {"paymentProfiles": profiles, "merchantCustomerId": f"SUB_{number:03d}", **named}
-    payload: dict[str, Any] = {"responseCode": 1, "authCode": "P1XHLC", "avsResponse": "Y", "authAmount": amount}
-    transaction = 60_000_000_000 + number * 10
-    if kind == "payment.fraud.held":
-        reference = str(336_000 + number)
-        payload |= {
-            "responseCode": 4,
-            "fraudList": _FRAUD,
-            "merchantReferenceId": reference,
-            "invoiceNumber": reference,
-        }
-    elif kind in ("payment.void.created", "payment.refund.created"):
-        del payload["authCode"]
-    # Authorised and then captured, captured at once, refunded, held: each is a transaction of its own.
-    story = {
-        "payment.authcapture.created": 1,
-        "payment.void.created": 1,
-        "payment.refund.created": 2,
-        "payment.fraud.held": 3,
-        "payment.fraud.approved": 3,
-        "payment.fraud.declined": 4,
-        "payment.capture.created": 5,
-    }
-    return {**payload, "entityName": "transaction", "id": str(transaction + story.get(kind, 0))}
-
-
-def _subscription(kind: str, number: int, amount: str, customer: int, profile: int) -> dict[str, Any]:
-    payload: dict[str, Any] = {
-        "name": f"Subscription {number}",
-        "amount": amount,
-        "status": _SUBSCRIPTION_STATUS.get(kind, "active"),
-        "profile": {"customerProfileId": customer, "customerPaymentProfileId": profile},
-        "entityName": "subscription",
-        "id": str(4_415_000 + number),
-    }
-    if kind == "failed":
-        payload["transactionDetails"] = {
-            "transId": 60_000_000_000 + number * 10,
-            "error": "This transaction has been declined.",
-            "submitTimeUTC": "2021-04-09T09:29:27.257",
-        }
-    return payload
+    if not isinstance(value, Decimal):
+        raise TypeError(f"{value!r} is no JSON")
+    return orjson.Fragment(format(value, "f"))  # orjson refuses a Decimal, and a float would lose its zeros
 
 
 def stream(

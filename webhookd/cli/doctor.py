@@ -17,13 +17,11 @@ from webhookd.cli.operator import options
 from webhookd.cli.operator.api import with_api
 from webhookd.cli.operator.refused_commands import tell
 from webhookd.errors import SettingsError
-from webhookd.runtime.console import FOLDER, Folder, Json, out, run
+from webhookd.runtime.console import FOLDER, Folder, Json, bytes_of, out, readable, run
 
 
 def doctor(
-    body: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, help="A captured request body, its exact bytes.")
-    ] = None,
+    body: Annotated[Path | None, readable("A captured request body, its exact bytes.")] = None,
     signature: Annotated[str | None, typer.Option(help="The X-ANET-Signature header that came with --body.")] = None,
     refused: Annotated[
         UUID | None, options.sample_id("The id of a sample of `webhookd refused list`, instead of --body and --signature.")
@@ -64,7 +62,7 @@ def doctor(
             raise typer.Exit(2) from error
         raise
     if body is not None and signature is not None:
-        raise typer.Exit(_explain(loaded.keys_by_account, body.read_bytes(), signature, as_json=as_json))
+        raise typer.Exit(_explain(loaded.keys_by_account, bytes_of(body), signature, as_json=as_json))
     logs.configure("critical")  # the findings report the problems
     source = f"not set, so their values come from {folder / 'dev.env'}: {', '.join(taken)}" if taken else ""
     raise typer.Exit(run(_doctor(loaded, source, as_json=as_json)))

@@ -9,6 +9,7 @@ from webhookd.authorizenet.signature import fingerprint
 
 if TYPE_CHECKING:
     from webhookd.settings import Settings
+    from webhookd.settings.alerts import AlertSettings
     from webhookd.settings.destinations import DestinationSettings
     from webhookd.settings.sources import Layer
 
@@ -20,7 +21,7 @@ _DEFAULT = "default"
 def effective(settings: Settings, layers: list[Layer]) -> list[tuple[str, str, str]]:
     """Returns (variable, value, source) of every setting.
 
-    URLs are shown without user, password and options, keys and tokens as fingerprints.
+    URLs are shown without user, password and options, keys, tokens and addresses for alerts as fingerprints.
     """
     from webhookd.settings.sources import PREFIX
 
@@ -30,11 +31,11 @@ def effective(settings: Settings, layers: list[Layer]) -> list[tuple[str, str, s
             for account, own in settings.accounts.items():
                 variable = f"accounts__{account}__signature_keys"
                 rows.append((variable, _fingerprints(own.signature_keys), _source(variable, layers)))
-        elif name == "destinations":
-            for destination, one in settings.destinations.items():
-                for field in type(one).model_fields:
-                    variable = f"destinations__{destination}__{field}"
-                    rows.append((variable, _of_destination(field, one), _source(variable, layers)))
+        elif name in ("alerts", "destinations"):
+            for own, section in getattr(settings, name).items():
+                for field in type(section).model_fields:
+                    variable = f"{name}__{own}__{field}"
+                    rows.append((variable, _shown_field(field, section), _source(variable, layers)))
         else:
             rows.append((name, _shown(name, getattr(settings, name)), _source(name, layers)))
     return [(PREFIX + name.upper(), value, source) for name, value, source in rows]
@@ -55,10 +56,15 @@ def _shown(name: str, value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, tuple) else shown(value)
 
 
-def _of_destination(field: str, one: DestinationSettings) -> str:
-    if field == "url":
-        return one.place
-    value = getattr(one, field)
+def _shown_field(field: str, section: AlertSettings | DestinationSettings) -> str:
+    from webhookd.settings.destinations import DestinationSettings
+    from webhookd.settings.values import revealed
+
+    value = getattr(section, field)
+    if field == "url" and isinstance(section, DestinationSettings):
+        return section.place
+    if field in ("url", "secret"):
+        return "" if value is None else fingerprint(revealed(value))  # a path of such a URL is a token
     return _fingerprints(value) if field == "secrets" else _shown(field, value)
 
 

@@ -11,6 +11,7 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
@@ -19,7 +20,9 @@ from rich.padding import Padding
 from rich.text import Text
 
 from webhookd.cli.doctor import doctor
+from webhookd.cli.import_command import import_
 from webhookd.cli.operator import (
+    alert_commands,
     dead_letter_commands,
     destination_commands,
     event_commands,
@@ -31,6 +34,7 @@ from webhookd.cli.operator import (
     timeline_commands,
 )
 from webhookd.cli.operator.failures import ApiError
+from webhookd.cli.recover import recover
 from webhookd.cli.trigger import trigger
 from webhookd.errors import SettingsError, UnavailableError, WebhookdError
 from webhookd.runtime.console import FOLDER, Folder, Json, err, out, run, write_whole
@@ -54,6 +58,7 @@ for group in (
     refused_commands,
     operation_commands,
     destination_commands,
+    alert_commands,
 ):
     app.add_typer(group.app)
 app.command("stats", help=stats_commands.HELP)(stats_commands.stats)
@@ -117,6 +122,12 @@ def serve() -> None:
 def dev(
     folder: Folder = FOLDER,
     samples: Annotated[bool, typer.Option(help="Send one sample of every event type at the start.")] = True,
+    schema: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True, dir_okay=False, help="Run the SQL of this file, which makes your own tables, before the samples."
+        ),
+    ] = None,
     reload: Annotated[
         bool, typer.Option("--reload", help="Import your handlers again whenever one of their source files changes.")
     ] = False,
@@ -129,6 +140,9 @@ def dev(
 
     Ctrl-C stops everything. The next run finds its data again. Remove the folder to begin anew.
 
+    With `--schema`, the session runs the file in one transaction, once for each database: again only if the text has changed.
+    If the SQL fails, the message names the line. psql's own commands, such as `\\copy`, do not work here.
+
     With `--reload`, the session watches the modules that WEBHOOKD_HANDLERS names, and your own modules that these import.
     Within a second of a change, the session imports them again. New events get the new handlers. The daemon goes on: events in
     work end with the handlers that they began with. If the new code cannot be imported, the session prints the file and the
@@ -138,7 +152,7 @@ def dev(
     """
     from webhookd.dev import environment
 
-    raise typer.Exit(environment.run(folder, samples=samples, reload=reload, console=out, loop=run))
+    raise typer.Exit(environment.run(folder, samples=samples, reload=reload, schema=schema, console=out, loop=run))
 
 
 @app.command()
@@ -214,6 +228,8 @@ def migrate(
 
 app.command()(trigger)
 app.command()(doctor)
+app.command("import")(import_)
+app.command()(recover)
 
 
 @app.command("settings")

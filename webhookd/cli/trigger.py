@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from webhookd.errors import SettingsError
-from webhookd.runtime.console import FOLDER, Folder, Json, err, run
+from webhookd.runtime.console import FOLDER, Folder, Json, bytes_of, err, readable, run
 
 if TYPE_CHECKING:
     from webhookd.authorizenet.sampling import Sample
@@ -33,9 +33,7 @@ def trigger(
         list[str] | None,
         typer.Option("--set", help="Set a field of the notification, as PATH=VALUE, for example payload.authAmount=7.10."),
     ] = None,
-    body: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, help="Send the exact bytes of this file instead of a sample.")
-    ] = None,
+    body: Annotated[Path | None, readable("Send the exact bytes of this file instead of a sample.")] = None,
     show: Annotated[
         bool, typer.Option("--print", help="Print each request as a command of curl, signed, and send nothing.")
     ] = False,
@@ -98,7 +96,7 @@ def _samples(
     from webhookd.authorizenet import sampling
 
     if body is not None:
-        return [sampling.sample_of(body.read_bytes())] * (count or 1)
+        return [sampling.sample_of(bytes_of(body))] * (count or 1)
     if scenario is None:
         types = sampling.matching_types(event_type or "all")
         number = count or len(types)

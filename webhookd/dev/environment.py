@@ -4,40 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import os
 import secrets
 import signal
 import socket
-import time
 from collections.abc import Callable, Coroutine, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from uuid import UUID
 
-import aiohttp
 from dotenv import dotenv_values
 from rich.console import Console
-from rich.live import Live
-from rich.table import Table
 
-from webhookd.authorizenet import sampling
-from webhookd.authorizenet.notification import EVENT_TYPES
-from webhookd.dev import traffic
 from webhookd.dev.known import Receiver, given_settings, reachable
+from webhookd.dev.samples import show_samples
 from webhookd.dev.servers import DevError, Stack
-from webhookd.errors import SettingsError, UnavailableError
-from webhookd.event import Status
+from webhookd.errors import SettingsError
 from webhookd.process import loading
 from webhookd.process.retry import Policy
 from webhookd.settings import Settings, load
+from webhookd.store.sql_file import run_file
 
 if TYPE_CHECKING:
     from webhookd.daemon import Daemon
     from webhookd.dev.reload import Reloader
     from webhookd.runtime.loops import Watch
 
-_SHOWN_FOR = 60.0  # seconds for which the display of samples waits for their end
 # moto scans the whole queue at each send, so the window keeps few messages there. When moto stops, it loses its messages, so
 # lost messages are sent again soon.
 _GENTLE = {"relay_window": 30, "resend_after": 15, "sqs_wait": 2, "shutdown_grace": 10}
@@ -67,10 +59,19 @@ class _Interrupts:
         self.asked = True
 
 
-def run(folder: Path, *, samples: bool, reload: bool, console: Console, loop: Callable[[Coroutine[Any, Any, int]], int]) -> int:
+def run(
+    folder: Path,
+    *,
+    samples: bool,
+    reload: bool,
+    schema: Path | None,
+    console: Console,
+    loop: Callable[[Coroutine[Any, Any, int]], int],
+) -> int:
     """Runs the session until Ctrl-C; returns the exit code. Raises WebhookdError if it cannot start.
 
     `samples`: send sample events at the start. `reload`: import the handlers again when one of their source files changes.
+    `schema`: a file of SQL that makes the user's own tables.
     """
     from webhookd.telemetry import logs
 
@@ -88,6 +89,7 @@ def run(folder: Path, *, samples: bool, reload: bool, console: Console, loop: Ca
             "write a password into WEBHOOKD_DATABASE_URL"
         )
     _check_ports(checked)
+    tables = None if schema is None else (str(schema), _sql_of(schema))
     reloader = _reloader(checked, console) if reload else None
     loading.load(checked.handlers, Policy.of(checked))
     stack = Stack(
@@ -108,7 +110,7 @@ def run(folder: Path, *, samples: bool, reload: bool, console: Console, loop: Ca
             with (folder / "webhookd.log").open("a", buffering=1) as log:
                 logs.configure(checked.log_level, checked.log_format, log)
                 session = _Session(load(**own), own, stack, folder, console, interrupts)
-                code = loop(session.serve(samples=samples, reloader=reloader))
+                code = loop(session.serve(samples=samples, reloader=reloader, tables=tables))
     except KeyboardInterrupt:  # Ctrl-C arrived after the event loop had removed its handler and before ours was set
         interrupts.asked = True
     finally:
@@ -132,6 +134,15 @@ def _reloader(settings: Settings, console: Console) -> Reloader:
     except ImportError as error:
         raise DevError(f"`--reload` needs the package {error.name}: install it with: pip install 'webhookd[dev]'") from error
     return Reloader(settings, console)
+
+
+def _sql_of(schema: Path) -> str:
+    try:
+        return schema.read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
+        raise SettingsError(
+            f"--schema {schema}: cannot be read as text in UTF-8; convert the file, or correct its rights"
+        ) from error
 
 
 def _check_ports(settings: Settings) -> None:
@@ -191,7 +202,7 @@ class _Session:
         self._console = console
         self._interrupts = interrupts
 
-    async def serve(self, *, samples: bool, reloader: Reloader | None) -> int:
+    async def serve(self, *, samples: bool, reloader: Reloader | None, tables: tuple[str, str] | None) -> int:
         """Migrates, creates the queues, and serves until a signal; returns the exit code."""
         from webhookd import service
         from webhookd.runtime.loops import Watch
@@ -201,6 +212,8 @@ class _Session:
 
         for applied in await migrate(self._settings.database_url.get_secret_value(), schema=self._settings.database_schema):
             self._console.print(f"  applied migration {applied}", highlight=False)
+        if tables is not None:
+            await self._make_tables(*tables)
         if self._stack.embeds_sqs:
             sqs = Sqs(self._settings, metrics=Metrics(), watch=Watch())
             await sqs.start()
@@ -226,6 +239,18 @@ class _Session:
                 with contextlib.suppress(asyncio.CancelledError):
                     await task
 
+    async def _make_tables(self, name: str, sql: str) -> None:
+        """Runs the SQL of the file `name`, unless an earlier session has run the same text in the same database."""
+        url = self._settings.database_url.get_secret_value()
+        place = "embedded" if "database_url" in self._own else url  # the embedded server's port may change
+        kept, now = self._folder / "schema.done", hashlib.sha256(f"{place}\n{sql}".encode()).hexdigest()
+        done = kept.exists() and kept.read_text() == now
+        if not done:
+            await run_file(url, sql, name)
+            kept.write_text(now)
+        told = "an earlier session has run" if done else "ran"
+        self._console.print(f"  {told} {name}", highlight=False, markup=False, soft_wrap=True)
+
     def _keep(self, running: Daemon) -> None:
         """Stores the session's own values for commands in another terminal, and the key for the next session."""
         kept = {f"WEBHOOKD_{name.upper()}": str(value) for name, value in self._own.items() if name not in _GENTLE}
@@ -248,17 +273,19 @@ class _Session:
         new.replace(path)
 
     async def _show(self, running: Daemon, *, samples: bool) -> None:
-        """Prints the samples' progress, the addresses, and the command that sends more."""
+        """Prints the addresses, the samples' progress, and the command that sends more."""
         console, where = self._console, reachable(running.public_url)
-        keys = self._settings.keys_by_account.get("default")
-        if samples and where and keys:
-            await _show_samples(running, Receiver(f"{where}/webhooks/authorize-net", keys[0]), console)
         console.print()
         for name, address in self._addresses(where, reachable(running.admin_url)):
             console.print(f"  {name:<12}{address}", highlight=False, soft_wrap=True)
-        console.print("\n[bold]serving[/], until Ctrl-C. Send more events from another terminal, in this folder:\n")
+        console.print()
         command = ".venv/bin/webhookd" if os.access(".venv/bin/webhookd", os.X_OK) else "webhookd"
         more = f" --folder '{self._folder}'" if self._folder_is_named else ""
+        keys = self._settings.keys_by_account.get("default")
+        if samples and where and keys:
+            aim = Receiver(f"{where}/webhooks/authorize-net", keys[0])
+            await show_samples(running, aim, console, retry=lambda event: f"{command} events retry {event}{more}")
+        console.print("\n[bold]serving[/], until Ctrl-C. Send more events from another terminal, in this folder:\n")
         console.print(
             f"    {command} trigger all --count 200 --duplicates 20 --out-of-order{more}\n", highlight=False, soft_wrap=True
         )
@@ -273,75 +300,3 @@ class _Session:
         yield "metrics", f"{admin}/metrics"
         yield from self._stack.describe()
         yield "logs", str(self._folder / "webhookd.log")
-
-
-@dataclass(slots=True)
-class _Row:
-    label: str
-    answer: str = ""
-    event_id: UUID | None = None
-    status: str = ""
-    steps: str = ""
-    final: bool = False
-
-
-async def _show_samples(running: Daemon, aim: Receiver, console: Console) -> None:
-    """Sends one sample of every type, and some that must not be processed. Shows each until it has ended."""
-    first = sampling.fresh_number()
-    rows = [_Row(name.removeprefix("net.authorize.")) for name in EVENT_TYPES]
-    samples = [sampling.sample(name, first) for name in EVENT_TYPES]
-    unusable = sampling.Sample("unusable", "", "", b'{"eventDate":"2019-01-31T14:38:42.6937313Z","seen":%d}' % first)
-    forged = sampling.sample(EVENT_TYPES[0], first + 1)
-    rows += [_Row("the first event again"), _Row("a forged signature"), _Row("authentic, but unusable")]
-    sends: list[tuple[sampling.Sample, str | None]] = [(s, None) for s in samples]
-    sends += [(samples[0], None), (forged, "sha512=" + "0" * 128), (unusable, None)]
-    # If the output is no terminal, print the table once, when it is whole.
-    lively = console.is_terminal and not console.is_dumb_terminal
-    with Live(_table(rows), console=console, refresh_per_second=10) if lively else contextlib.nullcontext() as live:
-        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as session:
-            for row, (sent, signature) in zip(rows, sends, strict=True):
-                answer = await traffic.post(session, aim.url, sent, key=aim.key, signature=signature)
-                row.answer = f"{answer.status} {answer.outcome}" if answer.status in (0, 200) else f"{answer.status} refused"
-                row.final = answer.outcome != "accepted"
-                row.event_id = UUID(answer.id) if answer.id and not row.final else None
-                if live is not None:
-                    live.update(_table(rows))
-        deadline = time.monotonic() + _SHOWN_FOR
-        while not all(row.final for row in rows) and time.monotonic() < deadline:
-            await asyncio.sleep(0.1)
-            await _look(running, rows)
-            if live is not None:
-                live.update(_table(rows))
-    if not lively:
-        console.print(_table(rows))
-    processed = sum(row.status == Status.PROCESSED for row in rows)
-    if processed == len(samples):
-        console.print(f"[bold green]{processed} events processed[/], each effect committed with its status", highlight=False)
-    else:
-        console.print(
-            f"[bold yellow]{processed} of {len(samples)} events processed[/]: the dashboard and the log, named below, show why",
-            highlight=False,
-            soft_wrap=True,
-        )
-
-
-async def _look(running: Daemon, rows: list[_Row]) -> None:
-    """Updates the rows from the events' statuses and audit trails."""
-    with contextlib.suppress(UnavailableError):
-        states = await running.store.states([row.event_id for row in rows if row.event_id is not None and not row.final])
-        for row in rows:
-            if row.event_id in states and states[row.event_id]["status"] != row.status:
-                row.status = states[row.event_id]["status"]
-                trail = await running.store.audit_trail(row.event_id)
-                row.steps = " → ".join(step["to_status"] for step in trail)
-                row.final = Status(row.status).finished
-
-
-def _table(rows: list[_Row]) -> Table:
-    table = Table.grid(padding=(0, 2, 0, 0))
-    table.add_row("[bold]event[/]", "[bold]answer[/]", "[bold]status[/]")
-    table.columns[0].no_wrap = table.columns[1].no_wrap = True
-    colours = {"processed": "green", "dead": "red", "retrying": "yellow"}
-    for row in rows:
-        table.add_row(row.label, row.answer, row.steps, style=colours.get(row.status, ""))
-    return table

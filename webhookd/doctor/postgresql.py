@@ -129,6 +129,10 @@ async def _statements(connection: Any) -> Finding:
 
 
 async def _partitions(connection: Any) -> Finding:
+    rights = await queries.partition_rights(connection)
+    if hindrance := _hindrance(rights["may_create"], rights["not_owned"]):
+        lost = "Without this, webhookd makes no new partition, and removes no old data"
+        return Finding("partitions", Verdict.WARNING, f"the role in WEBHOOKD_DATABASE_URL {hindrance}. {lost}")
     ahead = (await queries.retention_state(connection))["ahead"]
     if ahead < _PARTITIONS_AHEAD:
         remedy = (
@@ -145,3 +149,12 @@ async def _partitions(connection: Any) -> Finding:
         )
         return Finding("partitions", Verdict.WARNING, detail)
     return Finding("partitions", Verdict.OK, f"reach {ahead / 86_400:.0f} days ahead")
+
+
+def _hindrance(may_create: bool, not_owned: list[str]) -> str | None:
+    if not_owned:
+        named = ", ".join(not_owned[:_NAMED]) + (f" and {len(not_owned) - _NAMED} more" if len(not_owned) > _NAMED else "")
+        return f"does not own {named}: run ALTER TABLE … OWNER TO the role for each of them, or GRANT the owner TO the role"
+    if not may_create:
+        return f"may create no table in the schema: run GRANT CREATE ON SCHEMA {queries.schema} TO the role"
+    return None

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 import functools
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from webhookd.authorizenet.notification import EVENT_TYPES, PREFIX, whole_pattern
+from webhookd.authorizenet.notification import EVENT_TYPES, nearest_type, whole_pattern
 from webhookd.errors import HandlerError, SettingsError
 from webhookd.event import Event
 from webhookd.process.callables import check_handler, module_of, name_of, place_of, told
@@ -75,7 +74,7 @@ class Registry:
         if not unknown and not any(fnmatch.fnmatchcase(name, whole) for name in EVENT_TYPES):
             raise HandlerError(
                 f'the handler {told(handler)}: @on("{pattern}") matches no event type that webhookd knows, so the handler '
-                f'would never run; the nearest known type is "{_nearest(pattern, whole)}". For a type that webhookd does not '
+                f'would never run; the nearest known type is "{nearest_type(pattern)}". For a type that webhookd does not '
                 f'know yet, write @on("{pattern}", unknown=True)'
             )
         self._registrations.append(Registration(whole, handler, retry))
@@ -157,14 +156,3 @@ def lifespan(function: Callable[[], AsyncIterator[T]]) -> Hook[T]:
     hook = make_hook(function)
     registered.hooks.append(hook)
     return hook
-
-
-def _nearest(pattern: str, whole: str) -> str:
-    """Returns the known event type that is most like `pattern`, or a pattern of known types if `pattern` has a `*`."""
-    known = list(EVENT_TYPES)
-    if "*" in pattern:
-        known = sorted({f"{name[:dot]}.*" for name in EVENT_TYPES for dot in range(len(PREFIX), len(name)) if name[dot] == "."})
-    by_spelling = {name.lower(): name for name in known}
-    (found,) = difflib.get_close_matches(whole.lower(), by_spelling, n=1, cutoff=0.0)
-    name = by_spelling[found]
-    return name if pattern.startswith(PREFIX) else name.removeprefix(PREFIX)

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import inspect
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
@@ -49,6 +49,20 @@ class Hook(Generic[T]):
                 f"`async with {self.function.__name__}:`"
             )
         return self._value
+
+    @property
+    def is_running(self) -> bool:
+        """Returns whether the hook has a value."""
+        return self._value is not _MISSING
+
+    @contextlib.contextmanager
+    def replaced_by(self, value: T) -> Iterator[None]:
+        """Gives the hook another value in the block, for a test, such as a fake client. The hook's own code does not run."""
+        before, self._value = self._value, value
+        try:
+            yield
+        finally:
+            self._value = before
 
     def take_over(self, running: Hook[Any]) -> None:
         """Takes the value of `running`, which this hook replaces. `running` goes on, and stops with the process."""

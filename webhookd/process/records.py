@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from webhookd.authorizenet.notification import label
 from webhookd.process.decision import GiveUp, TryAgain, decide
 from webhookd.process.failure import Failure
 from webhookd.process.result import Outcome, Result
 from webhookd.process.retry import Policy
-from webhookd.queue.dead_letters import DeadLetters
 from webhookd.queue.message import EventReference
 from webhookd.queue.proof import is_proven
 from webhookd.runtime.failpoints import Failpoint, reach
@@ -16,13 +17,20 @@ from webhookd.telemetry.logs import Seldom, logger
 from webhookd.telemetry.metrics import Metrics
 
 
+class Copies(Protocol):
+    """The sender of dead-letter copies."""
+
+    def copy(self, reference: EventReference) -> None:
+        """Sends a copy of a dead event, now or later. Raises nothing."""
+
+
 class Records:
     """The part of the worker that records failed attempts and redrives.
 
     `policy`: for handlers that have no policy of their own.
     """
 
-    def __init__(self, store: EventStore, dead_letters: DeadLetters, policy: Policy, *, metrics: Metrics) -> None:
+    def __init__(self, store: EventStore, dead_letters: Copies, policy: Policy, *, metrics: Metrics) -> None:
         self._store = store
         self._dead_letters = dead_letters
         self._policy = policy

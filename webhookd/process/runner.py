@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from webhookd.authorizenet.notification import label
 from webhookd.event import Event
@@ -17,9 +16,6 @@ from webhookd.runtime.loops import Watch, shielded
 from webhookd.store.pools import Connection
 from webhookd.telemetry.logs import logger
 from webhookd.telemetry.metrics import Metrics
-
-if TYPE_CHECKING:
-    from webhookd.telemetry.tracing import Tracing
 
 _CANCELLED = 2.0  # seconds that handlers have to end when they are cancelled
 _BOOKKEEPING = 10.0  # seconds that the end of handlers may take while the daemon stops
@@ -32,7 +28,7 @@ class _Run:
     event: Event
     connection: Connection
     registrations: Sequence[Registration]
-    tracing: Tracing | None
+    around: Callable[[str], AbstractContextManager[object]]
     running: Registration | None = None  # the handler that runs, or ran last
 
     async def call(self) -> Failure | None:
@@ -40,7 +36,7 @@ class _Run:
         try:
             for registration in self.registrations:
                 self.running = registration
-                with contextlib.nullcontext() if self.tracing is None else self.tracing.handler(registration.name):
+                with self.around(registration.name):
                     await registration.handler(self.event, self.connection)
         except BaseException as error:  # noqa: BLE001  SystemExit in a handler must not end the daemon
             return self.failed(error)
@@ -56,6 +52,7 @@ class HandlerRunner:
 
     `timeout`: seconds that an event's handlers have together.
     `most_stuck`: handlers that cannot be ended, until the daemon stops.
+    `around`: called with the name of each handler; returns a context for the handler's call, which may look at exceptions.
     """
 
     def __init__(
@@ -66,20 +63,20 @@ class HandlerRunner:
         most_stuck: int,
         metrics: Metrics,
         watch: Watch,
-        tracing: Tracing | None = None,
+        around: Callable[[str], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         self._registry = registry
         self._timeout = timeout
         self._most_stuck = most_stuck
         self._metrics = metrics
         self._broken = watch.broken
-        self._tracing = tracing
+        self._around = around
         self._stuck: set[asyncio.Task[Failure | None]] = set()
 
     async def run(self, event: Event, connection: Connection) -> Failure | None:
         """Runs the handlers of `event` within their time; returns their failure, or None."""
         started = time.perf_counter()
-        run = _Run(event, connection, self._registry.matching(event.event_type), self._tracing)
+        run = _Run(event, connection, self._registry.matching(event.event_type), self._around)
         # Handlers have a task of their own: if they cannot be ended, the worker can still go on.
         handlers = asyncio.create_task(run.call(), name=f"handlers of {event.id}")
         try:

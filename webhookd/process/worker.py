@@ -51,7 +51,8 @@ class Worker:
         self._processed = functools.cache(metrics.processed.labels)
         # Series for alerts must exist before the first event: if a series begins at 1, Prometheus sees no increase.
         for event_type in (*EVENT_TYPES, "other"):
-            self._processed(event_type, Outcome.UNKNOWN)
+            for outcome in (Outcome.UNKNOWN, Outcome.INTERRUPTED, Outcome.PROCESSED):
+                self._processed(event_type, outcome)
             metrics.retries.labels(event_type)
         self._tell_unknown = Seldom()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -25,7 +24,7 @@ from webhookd.runtime.loops import Watch
 from webhookd.settings import Settings
 from webhookd.store.database import Database
 from webhookd.store.idempotency import IdempotencyKeys, Seen
-from webhookd.store.keys import new_id
+from webhookd.store.keys import hash_of_body, new_id
 from webhookd.store.outbox import Outgoing
 from webhookd.store.receipts import Accepted, Arrival, Quarantined, Receipts, why_not_stored
 from webhookd.telemetry.logs import logger
@@ -171,7 +170,7 @@ class Intake:
             if self.tracing is not None and origin is not None:
                 span, traceparent = self.tracing.receive(account, origin, notification.event_type)
             with self._admission.waits():
-                arrival = Arrival(new_id(), account, notification, key, body, _body_hash(body), traceparent)
+                arrival = Arrival(new_id(), account, notification, key, body, hash_of_body(body), traceparent)
                 waiting = self._commits.submit(arrival)
                 if span is not None:
                     waiting.add_done_callback(partial(self._answered, span))
@@ -189,7 +188,7 @@ class Intake:
     async def _set_aside(self, account: str, body: bytes, key: str, why: UnusableError, origin: Origin | None) -> Receipt:
         """Commits an authentic body to quarantine. Raises the errors of `take`."""
         with self._admission.waits():
-            quarantined = Quarantined(new_id(), account, why.reason, why.detail, key, body, _body_hash(body))
+            quarantined = Quarantined(new_id(), account, why.reason, why.detail, key, body, hash_of_body(body))
             waiting = self._quarantine.submit(quarantined)
             if self.tracing is not None and origin is not None:
                 waiting.add_done_callback(partial(self._answered, self.tracing.receive(account, origin)[0]))
@@ -280,7 +279,3 @@ class Intake:
         reach(Failpoint.QUARANTINE_AFTER_COMMIT)
         # If not even quarantine can store a body, the answer is 503, and the provider sends the body again.
         return [RefusedError("postgresql", why_not_stored(k)) if isinstance(k, Exception) else k for k in kept]
-
-
-def _body_hash(body: bytes) -> bytes:
-    return hashlib.blake2b(body, digest_size=16).digest()

@@ -44,6 +44,22 @@ def run(work: Coroutine[Any, Any, T]) -> T:
         return runner.run(work)
 
 
+def readable(meaning: str) -> Any:
+    """Returns an option that takes a file to read, or `-` for standard input. Read the file by `bytes_of`."""
+
+    def parse(text: str) -> Path:
+        if text != "-" and not Path(text).is_file():
+            raise typer.BadParameter(f"file {text!r} does not exist.")
+        return Path(text)
+
+    return typer.Option(parser=parse, metavar="FILE", help=f"{meaning} - is standard input.")
+
+
+def bytes_of(path: Path) -> bytes:
+    """Returns the bytes of a file, or those of standard input if the path is `-`."""
+    return sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
+
+
 class _WaitingFile(io.RawIOBase):
     """A file whose writes wait if a pipe is full and does not block. The process ends if nobody reads the pipe any more."""
 

@@ -36,6 +36,7 @@ class Failpoint(StrEnum):
     DELIVER_AFTER_ANSWER = "deliver.after-answer"  # a destination has answered, and PostgreSQL does not know it yet
     DEAD_LETTERS_AFTER_COPY = "dead-letters.after-copy"  # the copy is sent, and PostgreSQL does not know it yet
     DEAD_LETTERS_AFTER_PUT_BACK = "dead-letters.after-put-back"  # the work is put back, and its message is not deleted
+    ALERTS_AFTER_SEND = "alerts.after-send"  # a channel has the message, and PostgreSQL does not know yet that it was sent
     SHUTDOWN_REFUSING = "shutdown.refusing"  # readiness is off, and requests are under way
     SHUTDOWN_ANSWERED = "shutdown.answered"  # every request is answered, and workers still work
     SHUTDOWN_DRAINED = "shutdown.drained"  # the workers have ended, and acknowledgements are pending

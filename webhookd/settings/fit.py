@@ -28,6 +28,7 @@ def problems(settings: Settings) -> Iterator[str]:
     yield from _keys(settings)
     yield from _tokens(settings)
     yield from destination_problems(settings)
+    yield from _alerts(settings)
     yield from _ages(settings)
     yield from _shutdown(settings)
     yield from database_problems(settings.database_url, settings.database_auth)
@@ -115,6 +116,14 @@ def _tokens(settings: Settings) -> Iterator[str]:
             "WEBHOOKD_READ_TOKENS holds a token of WEBHOOKD_ADMIN_TOKENS: a token may either operate or only look; "
             "remove it from one of the two"
         )
+
+
+def _alerts(settings: Settings) -> Iterator[str]:
+    for name, channel in settings.alerts.items():
+        variable = f"{PREFIX}ALERTS__{name.upper()}"
+        if not _ACCOUNT.fullmatch(name):
+            yield f"{variable}__URL: a channel's name has 1 to 64 of the characters a-z, 0-9, _ and -; rename the channel"
+        yield from channel.problems(variable)
 
 
 def _shutdown(settings: Settings) -> Iterator[str]:

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from webhookd.settings.alerts import AlertSettings
 from webhookd.settings.destinations import DestinationSettings
 from webhookd.settings.model import Role, Settings
 from webhookd.settings.sources import CONFIG, PREFIX
+
+_SECTIONS: dict[str, type[BaseModel]] = {"alerts": AlertSettings, "destinations": DestinationSettings}
 
 
 def describe() -> list[tuple[str, str, str]]:
     """Returns (environment variable, default, meaning) of every setting. A secret may also be a file's path, in `…_FILE`."""
     rows = [(CONFIG, "", "Path of a TOML file of settings: their names in lower case, without WEBHOOKD_.")]
     for name, field in Settings.model_fields.items():
-        variable = "accounts__<name>__signature_keys" if name == "accounts" else name
-        if name == "destinations":
-            rows += [_row(f"{name}__<name>__{own}", field) for own, field in DestinationSettings.model_fields.items()]
+        if (section := _SECTIONS.get(name)) is not None:
+            rows += [_row(f"{name}__<name>__{own}", inner) for own, inner in section.model_fields.items()]
         else:
-            rows.append(_row(variable, field))
+            rows.append(_row("accounts__<name>__signature_keys" if name == "accounts" else name, field))
     return rows
 
 

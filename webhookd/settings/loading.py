@@ -18,7 +18,7 @@ from webhookd.settings.destinations import DestinationSettings
 from webhookd.settings.fit import database_problems
 from webhookd.settings.listing import shown
 from webhookd.settings.model import CONFIGURATION, Settings
-from webhookd.settings.sources import NAMED, NO_FILE, PREFIX, Found, Layer
+from webhookd.settings.sources import NO_FILE, PREFIX, Found, Layer
 from webhookd.settings.values import DatabaseAuth, DatabaseUrl, Region, SchemaName
 
 # The types of pydantic's errors for a number, for one of several choices, and for other types in a TOML file.
@@ -67,17 +67,16 @@ def load_from(layers: list[Layer], **overrides: Any) -> Settings:
 def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
     """Turns `accounts__eu__signature_keys` into {"accounts": {"eu": {"signature_keys": …}}}."""
     nested: dict[str, Any] = {}
-    groups: dict[str, dict[str, dict[str, Any]]] = {}
+    sections: dict[str, dict[str, dict[str, Any]]] = {}
     for name, value in values.items():
-        if NAMED.fullmatch(name):
-            group, _, rest = name.partition("__")
-            one, _, field = rest.rpartition("__")
-            groups.setdefault(group, {}).setdefault(one, {})[field] = value
+        if (parts := sources.nested(name)) is not None:
+            section, one, field = parts
+            sections.setdefault(section, {}).setdefault(one, {})[field] = value
         else:
             nested[name] = value
-    for group, tables in groups.items():
-        if isinstance(nested.setdefault(group, {}), dict):
-            nested[group] = tables | nested[group]
+    for section, found in sections.items():
+        if isinstance(nested.setdefault(section, {}), dict):
+            nested[section] = found | nested[section]
     return nested
 
 
@@ -168,16 +167,18 @@ def _explained(errors: ValidationError) -> list[str]:
 def _explain(error: Any) -> str:
     if not error["loc"]:
         return str(error["msg"]).removeprefix("Value error, ")
-    # After the setting's own name come positions, or names that were given. They are of use for accounts and destinations only.
-    group = error["loc"][0]
-    parts = error["loc"] if group == "accounts" else error["loc"][: 3 if group == "destinations" else 1]
+    # After the setting's own name come positions, or names that were given. They are of use for sections only.
+    section = error["loc"][0]
+    parts = error["loc"][:3] if section in sources.SECTIONS else error["loc"][:1]
     name = PREFIX + "__".join(str(part).upper() for part in parts)
-    fields = DestinationSettings.model_fields if group == "destinations" and len(parts) == 3 else Settings.model_fields
-    field = fields.get(parts[-1]) if fields is not Settings.model_fields else fields.get(group)
+    if error["type"] == "missing" and len(parts) > 1:
+        return f"{name} is not set: set it, or drop the other settings of this name"
+    field = Settings.model_fields.get(section)
+    if section == "destinations" and len(parts) > 2:
+        field = DestinationSettings.model_fields.get(parts[2])
     if error["type"] == "missing":
-        meaning = (field.description or "" if field else "").removesuffix(".")
-        other = "" if group == "destinations" else ", or run `webhookd dev`, which sets its own"
-        return f"{name} is not set: set it ({meaning}){other}"
+        meaning = ((field.description if field else "") or "").removesuffix(".")
+        return f"{name} is not set: set it ({meaning}), or run `webhookd dev`, which sets its own"
     if field is not None and (wanted := _wanted(error, field)):
         return f"{name}: must be {wanted}; the default is {shown(field.default) or 'none'}"
     return f"{name}: {str(error['msg']).removeprefix('Value error, ')}"

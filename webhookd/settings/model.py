@@ -11,10 +11,12 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from webhookd.settings import fit
+from webhookd.settings.alerts import AlertSettings
 from webhookd.settings.destinations import DestinationSettings
 from webhookd.settings.values import (
     Address,
     CommaSeparated,
+    DashboardUrl,
     DatabaseAuth,
     DatabaseUrl,
     Endpoint,
@@ -38,7 +40,7 @@ _LONGEST_RETENTION = 20 * 365 * _DAY  # seconds; a longer retention would reach 
 
 CONFIGURATION = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
 
-_RENEWABLE = ("signature_keys", "accounts", "admin_tokens", "read_tokens", "destinations")
+_RENEWABLE = ("signature_keys", "accounts", "admin_tokens", "read_tokens", "alerts", "destinations")
 _RENEWABLE_URLS = ("database_url", "redis_url")
 
 
@@ -119,6 +121,15 @@ class Settings(BaseModel):
     read_tokens: Tokens = _setting({}, "Bearer tokens that may only read, in the same form.")
     admin_anonymous: Literal["nothing", "look", "operate"] = _setting(
         "nothing", "What the admin listener allows without a token: nothing, look (read) or operate."
+    )
+    dashboard_url: DashboardUrl | None = _setting(
+        None, "The dashboard's public address, for links in alerts, such as https://ops.example.com."
+    )
+    alerts: dict[str, AlertSettings] = _setting({}, "The channels for alerts, each with a name.")
+    alert_database_bytes: int | None = _setting(
+        None,
+        "Bytes of the whole database, from which an alert fires. If unset, the size is not looked at: only you know the disk.",
+        ge=1,
     )
     handlers: Names = _setting((), "Python modules with handlers, comma-separated.")
     roles: Annotated[frozenset[Role], CommaSeparated] = _setting(
@@ -244,12 +255,13 @@ class Settings(BaseModel):
         "true: sends spans to an OpenTelemetry collector, which OpenTelemetry's own variables name. Needs webhookd[tracing].",
     )
 
-    @field_validator("accounts", "destinations", mode="before")
+    @field_validator("accounts", "alerts", "destinations", mode="before")
     @classmethod
     def _lower_case(cls, value: object, info: ValidationInfo) -> object:
         if not isinstance(value, dict):
-            field, group = ("SIGNATURE_KEYS", "accounts") if info.field_name == "accounts" else ("URL", "destinations")
-            raise ValueError(f"set WEBHOOKD_{group.upper()}__<NAME>__{field} instead, or [{group}.<name>] in the TOML file")  # noqa: TRY004
+            section = info.field_name or ""
+            variable = f"WEBHOOKD_{section.upper()}__<NAME>__{'SIGNATURE_KEYS' if section == 'accounts' else 'URL'}"
+            raise ValueError(f"set {variable} instead, or [{section}.<name>] in the TOML file")  # noqa: TRY004
         return {str(name).lower(): one for name, one in value.items()}
 
     @field_validator("pollers", mode="before")
@@ -298,6 +310,7 @@ class Settings(BaseModel):
                 for name, keys in self.keys_by_account.items()
             },
             "destinations": {name: one.redacted() for name, one in self.destinations.items()},
+            "alerts": {name: channel.form for name, channel in self.alerts.items()},
             "admin_tokens": sorted(self.admin_tokens),
             "read_tokens": sorted(self.read_tokens),
             "roles": sorted(self.roles),
@@ -307,8 +320,8 @@ class Settings(BaseModel):
 def renewed(before: Settings, after: Settings) -> dict[str, Any]:
     """Returns the settings that changed and that a running daemon can take.
 
-    These are the signature keys, the tokens, the destinations, and a URL whose user or password changed. Another server needs
-    a restart: events that this process has in hand are on the present server.
+    These are the signature keys, the tokens, the channels for alerts, the destinations, and a URL whose user or password
+    changed. Another server needs a restart: events that this process has in hand are on the present server.
     """
     changed = {
         name: getattr(after, name) for name in (*_RENEWABLE, *_RENEWABLE_URLS) if getattr(after, name) != getattr(before, name)

@@ -31,17 +31,20 @@ PREFIX = "WEBHOOKD_"
 CONFIG = "WEBHOOKD_CONFIG"
 CLIENT = ("api_url", "api_token")  # settings of the operator's commands
 SECRET = re.compile(
-    r"(database_url|redis_url|signature_keys|admin_tokens|read_tokens|accounts__.+__signature_keys"
+    r"(database_url|redis_url|signature_keys|admin_tokens|read_tokens|accounts__.+__signature_keys|alerts__.+__(url|secret)"
     r"|destinations__.+__(url|secrets|headers))"
 )
 _IN_FILES = re.compile(f"{SECRET.pattern}|api_token")  # settings that can stand in a file of their own
-DESTINATION_FIELDS = (
-    "url", "secrets", "event_types", "accounts", "filter", "headers", "timeout", "concurrency", "rate", "max_attempts", "body",
-    "ca_file", "client_cert", "client_key", "give_up_on", "allow_private",
-)  # fmt: skip
-# The settings that stand once for each account or destination.
-NAMED = re.compile(rf"accounts__.+__signature_keys|destinations__.+__({'|'.join(DESTINATION_FIELDS)})")
-_GROUPS = ("accounts", "destinations")
+# The settings of sections with names, such as ACCOUNTS__<NAME>__SIGNATURE_KEYS.
+SECTIONS = {
+    "accounts": ("signature_keys",),
+    "alerts": ("url", "format", "secret", "sender", "recipients", "quiet_hours"),
+    "destinations": (
+        "url", "secrets", "event_types", "accounts", "filter", "headers", "timeout", "concurrency", "rate", "max_attempts",
+        "body", "ca_file", "client_cert", "client_key", "give_up_on", "allow_private",
+    ),
+}  # fmt: skip
+_NESTED = tuple(re.compile(f"({section})__(.+)__({'|'.join(fields)})") for section, fields in SECTIONS.items())
 _ENVIRONMENT = "the environment"
 
 
@@ -95,6 +98,12 @@ class Layer:
             return None
         spelled, path = self.files[name]
         return Found(read(spelled, path), self.source, self.folder, kept_in(self.folder, path))
+
+
+def nested(name: str) -> tuple[str, str, str] | None:
+    """Returns the section, the name and the field of a setting such as accounts__eu__signature_keys; None for any other."""
+    match = next(filter(None, (pattern.fullmatch(name) for pattern in _NESTED)), None)
+    return None if match is None else (match[1], match[2], match[3])
 
 
 def kept_in(folder: Path | None, path: Path) -> Path | None:
@@ -175,22 +184,22 @@ def _configuration(*layers_: Layer) -> Iterator[Layer]:
             folder = Path.cwd().resolve() if layer.folder is not None or not path.is_absolute() else None
             toml = Layer(str(path), folder, kept_in(folder, path), toml=True)
             for name, value in table.items():
-                if name.lower() in _GROUPS and isinstance(value, dict):
-                    for spelled, full_name, inner in _tables(name.lower(), value):
-                        toml.add(spelled, full_name, inner)
+                if name.lower() in SECTIONS and isinstance(value, dict):
+                    for spelled, inner_name, inner in _section(name.lower(), value):
+                        toml.add(spelled, inner_name, inner)
                 else:
                     toml.add(name, name.lower(), value)
             yield toml
             return
 
 
-def _tables(group: str, tables: dict[str, Any]) -> Iterator[tuple[str, str, Any]]:
+def _section(section: str, tables: dict[str, Any]) -> Iterator[tuple[str, str, Any]]:
     for one, table in tables.items():
         if not isinstance(table, dict):
-            yield f"{group}.{one}", f"{group}__{one}".lower(), table
+            yield f"{section}.{one}", f"{section}__{one}".lower(), table
             continue
-        for name, value in (table or {"signature_keys" if group == "accounts" else "url": None}).items():
-            yield f"{group}.{one}.{name}", f"{group}__{one}__{name}".lower(), value
+        for name, value in (table or {SECTIONS[section][0]: None}).items():
+            yield f"{section}.{one}.{name}", f"{section}__{one}__{name}".lower(), value
 
 
 def secret_files(sources: Iterable[Layer]) -> list[Path]:
@@ -211,8 +220,8 @@ def find(name: str, sources: Iterable[Layer]) -> Found | None:
 def given(names: Iterable[str], sources: Iterable[Layer]) -> set[str]:
     """Returns those of the settings `names` that some source gives. Reads no file."""
     every = {name for layer in sources for name in (*layer.values, *layer.files)}
-    groups = {name.partition("__")[0] for name in every if NAMED.fullmatch(name)}
-    return (every | groups) & set(names)
+    sections = {parts[0] for name in every if (parts := nested(name)) is not None}
+    return (every | sections) & set(names)
 
 
 def folder_that_names(name: str, sources: Iterable[Layer], default: str) -> Path | None:
@@ -224,15 +233,15 @@ def folder_that_names(name: str, sources: Iterable[Layer], default: str) -> Path
 def find_all(names: Iterable[str], sources: list[Layer]) -> dict[str, Found]:
     """Returns those of the settings `names` that some source gives, each from the strongest source.
 
-    `accounts` stands for all accounts' keys, `destinations` for all destinations' settings. Raises SettingsError with a line
-    for each file that cannot be read.
+    A section, such as `accounts`, stands for all its settings. Raises SettingsError with a line for each file that cannot be
+    read.
     """
     wanted = set(names)
     given = dict.fromkeys(name for layer in sources for name in (*layer.values, *layer.files))
     found: dict[str, Found] = {}
     problems = []
     for name in given:
-        if name in wanted or (NAMED.fullmatch(name) and name.partition("__")[0] in wanted):
+        if name in wanted or ((parts := nested(name)) is not None and parts[0] in wanted):
             try:
                 if (one := find(name, sources)) is not None:
                     found[name] = one
@@ -284,29 +293,24 @@ def slips(fields: Iterable[str], sources: Iterable[Layer]) -> list[str]:
         for name, spelled in sorted(layer.spelled.items()):
             if (name in known and not (layer.toml and name == "config")) or spelled.upper().startswith(not_settings):
                 continue
-            if NAMED.fullmatch(name) or (NAMED.fullmatch(name.removesuffix("_file")) and _IN_FILES.fullmatch(name[:-5])):
-                if name not in layer.values and name.removesuffix("_file") not in layer.files:
+            bare = name.removesuffix("_file")
+            if nested(name) or (nested(bare) and _IN_FILES.fullmatch(bare)):
+                if name not in layer.values and bare not in layer.files:
                     # Otherwise the account would count as not set, and its webhooks would be answered 404.
-                    problems.append(f"{place}{spelled} is empty; {_REMEDY_FOR_EMPTY[name.partition('__')[0]]}")
+                    what = "a key, or drop the account" if name.startswith("accounts") else "a value, or drop the setting"
+                    problems.append(f"{place}{spelled} is empty; set {what}")
                 continue
             problems.append(f"{place}{spelled} is not a setting; {_remedy(name, known - {name}, toml=layer.toml)}")
     return problems
 
 
-_REMEDY_FOR_EMPTY = {
-    "accounts": "set a key, or drop the account",
-    "destinations": "set a value, or drop the setting",
-}
-
-
 def _remedy(name: str, known: set[str], *, toml: bool) -> str:
     # Compare the names without the prefix, which would make any two names look alike.
     bare = name.removeprefix(PREFIX.lower())
-    if bare.startswith("accounts__"):
-        near = ["accounts__<name>__signature_keys"]
-    elif bare.startswith("destinations__"):
-        field = bare.rpartition("__")[2]
-        near = [f"destinations__<name>__{one}" for one in difflib.get_close_matches(field, DESTINATION_FIELDS, n=1) or ["url"]]
+    section = bare.partition("__")[0]
+    if "__" in bare and section in SECTIONS:
+        fields = difflib.get_close_matches(bare.rpartition("__")[2], SECTIONS[section], n=1) or SECTIONS[section][:1]
+        near = [f"{section}__<name>__{fields[0]}"]
     else:
         near = difflib.get_close_matches(bare, sorted(known), n=1)
     if not near:

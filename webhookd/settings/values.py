@@ -157,6 +157,11 @@ Queue = Annotated[
     AfterValidator(_queue),
     _looks(r"https?://[^\s@]+|[A-Za-z0-9_-]{1,80}", "a queue's name (80 letters, digits, - and _ at most) or URL"),
 ]
+DashboardUrl = Annotated[
+    str,
+    _looks(r"https?://[^@\s?#]+", "an address such as https://ops.example.com, without user, password, ? and #"),
+    AfterValidator(lambda url: url.rstrip("/")),
+]
 Endpoint = Annotated[str, _looks(r"https?://[^@\s]+", "an address such as https://sqs.example.com, without user and password")]
 Region = Annotated[str, _looks(r"[a-z0-9-]+", "a region's name, such as us-east-1")]
 DatabaseUrl = Annotated[SecretStr, _with_scheme("postgresql", "postgres")]

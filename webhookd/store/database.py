@@ -34,6 +34,7 @@ class Database:
         self._server = Server(settings.url, settings.password)
         self._pooled = settings.pooled
         self._pools = Pools(settings, self._server)
+        self._pools.report(metrics)
         self._up = metrics.dependency_up.labels("postgresql")
         self._prober = Loop("postgresql prober", self._probe, watch, every=2.0)
         self.up = False

@@ -30,6 +30,7 @@ from webhookd.telemetry.metrics import Metrics
 _TIMEOUT = 0.25
 _CONNECT_TIMEOUT = 2.0
 _MAX_BATCH = 256
+_MARK = "marked"  # the value of a mark
 
 
 class Seen(NamedTuple):
@@ -145,6 +146,20 @@ class IdempotencyKeys:
         if event_ids and self._usable:
             keys = self._claim_keys(event_ids)
             self._send("release", 1, redis_keys.release(keys, token))
+
+    async def mark(self, name: str, seconds: float) -> bool:
+        """Sets a mark that expires. Returns False if it is there already; True also if Redis is away."""
+        reply = await self._ask("claim", redis_keys.claim([self._key("mark", name)], _MARK, int(seconds * 1000)))
+        return reply is None or bool(reply[0])
+
+    async def marked(self, name: str) -> bool:
+        """Returns whether a mark is there; False also if Redis is away."""
+        reply = await self._ask("seen", redis_keys.look_up([self._key("mark", name)]))
+        return bool(reply and reply[0])
+
+    async def unmark(self, name: str) -> None:
+        """Removes a mark."""
+        await self._ask("release", redis_keys.release([self._key("mark", name)], _MARK))
 
     def _send(self, operation: str, count: int, command: Command) -> None:
         """Sends a command whose reply nobody waits for. A command that fails counts as `count` skipped operations."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import secrets
+from datetime import datetime
 from uuid import UUID
 
 import uuid_utils
@@ -17,6 +19,13 @@ def new_id() -> UUID:
     return FastUUID(uuid_utils.uuid7().bytes)
 
 
+def id_at(instant: datetime) -> UUID:
+    """Returns a new UUID version 7 with the time `instant`, to the millisecond, for an event that was received then."""
+    milliseconds = int(instant.timestamp() * 1000)
+    bits = milliseconds << 80 | secrets.randbits(80)
+    return FastUUID((bits & ~(0xF << 76 | 0x3 << 62) | 0x7 << 76 | 0x2 << 62).to_bytes(16, "big"))
+
+
 def notification_key(account: str, notification_id: str) -> str:
     """Returns the key of a notification id within its account, in hexadecimal digits.
 
@@ -29,6 +38,11 @@ def keys_of_notification(notification_id: str) -> tuple[str, str]:
     """Returns the lowest and the highest key of a notification id in any account, in hexadecimal digits."""
     half = _hash(notification_id)
     return half + "00" * _HALF, half + "ff" * _HALF
+
+
+def hash_of_body(body: bytes) -> bytes:
+    """Returns the hash by which a repeat of the exact bytes is recognised, 16 bytes."""
+    return hashlib.blake2b(body, digest_size=16).digest()
 
 
 def kind_id(texts: str) -> int:

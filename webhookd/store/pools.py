@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import asyncpg
@@ -13,6 +14,7 @@ from asyncpg.connect_utils import SessionAttribute
 from asyncpg.pool import PoolConnectionProxy
 
 from webhookd.store.session import Password, Server, session_options
+from webhookd.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
     import asyncpg.transaction
@@ -114,6 +116,7 @@ class Pools:
             **_KEEPALIVE,
         }
         self._pools: dict[str, asyncpg.Pool[asyncpg.Record]] = {}
+        self._waiting = dict.fromkeys(self._sizes, 0)
 
     def __bool__(self) -> bool:
         """Returns whether the pools are open."""
@@ -162,11 +165,30 @@ class Pools:
             except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
                 pool.terminate()
 
+    def report(self, metrics: Metrics) -> None:
+        """Lets the gauges of the pools show their state at each scrape."""
+        for name in self._sizes:
+            for state, count in (("in_use", self._in_use), ("idle", self._idle), ("most", self._sizes.__getitem__)):
+                metrics.pool_connections.labels(name, state).set_function(partial(count, name))
+            metrics.pool_waiting.labels(name).set_function(partial(self._waiting.__getitem__, name))
+
+    def _in_use(self, name: str) -> int:
+        pool = self._pools.get(name)
+        return 0 if pool is None else pool.get_size() - pool.get_idle_size()
+
+    def _idle(self, name: str) -> int:
+        pool = self._pools.get(name)
+        return 0 if pool is None else pool.get_idle_size()
+
     async def acquire(self, name: str) -> Connection:
         """Returns a connection, which the caller must release."""
-        # Do not use asyncpg's own timeout: before Python 3.12, it makes a task for each statement.
-        async with asyncio.timeout(_STATEMENT_TIMEOUT):
-            return await self._pools[name].acquire()
+        self._waiting[name] += 1
+        try:
+            # Do not use asyncpg's own timeout: before Python 3.12, it makes a task for each statement.
+            async with asyncio.timeout(_STATEMENT_TIMEOUT):
+                return await self._pools[name].acquire()
+        finally:
+            self._waiting[name] -= 1
 
     async def release(self, name: str, connection: Connection, *, reset: bool) -> None:
         """Takes a connection back. `reset`: resets its session first, because users' code ran in it. Raises nothing."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from functools import partial
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 from uuid import UUID
 
 import asyncpg
@@ -41,7 +41,7 @@ class Arrival(NamedTuple):
     account: str
     notification: Notification
     key_fingerprint: str
-    body: bytes
+    body: bytes | None  # None if an import does not store the body
     body_hash: bytes
     traceparent: str | None = None  # names the span of the receipt; None if it is not traced
 
@@ -84,17 +84,25 @@ class Receipts:
     right, a corrupted index), they raise RefusedError, and PostgreSQL counts as away until `prove` succeeds.
     """
 
-    def __init__(self, database: Database, router: Router | None = None) -> None:
+    def __init__(
+        self,
+        database: Database,
+        router: Router | None = None,
+        *,
+        insert: Literal["insert_events", "import_events"] = "insert_events",
+    ) -> None:
+        """`insert`: the statement that stores arrivals. `import_events` takes the time of the receipt from the arrival's id."""
         self._database = database
         self._router = router
+        self._insert_query = insert
         self._account = "default"  # then the account of the last arrival
 
     async def accept(
-        self, arrivals: Sequence[Arrival], *, send_after: float, actor: str | None = None, reason: str | None = None
+        self, arrivals: Sequence[Arrival], *, send_after: float | None, actor: str | None = None, reason: str | None = None
     ) -> list[Accepted | BaseException]:
         """Commits arrivals in one statement. Returns a result for each, in order: an exception if PostgreSQL does not take it.
 
-        send_after: seconds until the sweeper takes an event that the hot path did not send.
+        send_after: seconds until the sweeper takes an event that the hot path did not send. None: another program processed it.
         actor, reason: for the audit trail, if somebody else than the provider caused the events.
         """
         self._account = arrivals[0].account
@@ -138,12 +146,12 @@ class Receipts:
         return await self._run(rows)
 
     async def _accept(
-        self, arrivals: Sequence[Arrival], send_after: float, actor: str | None, reason: str | None
+        self, arrivals: Sequence[Arrival], send_after: float | None, actor: str | None, reason: str | None
     ) -> list[Accepted]:
         results: dict[UUID, Accepted] = {}
         # One order for every batch on every replica: two batches that hold the same events cannot deadlock.
         waiting = sorted(arrivals, key=lambda a: (a.notification.content_key or b"", a.account, a.notification.notification_id))
-        routes = self._routes(waiting)
+        routes = {} if send_after is None else self._routes(waiting)  # no destination gets what another program processed
         for _ in range(3):
             row = await self._insert(_columns(waiting, send_after, actor, reason) | _pairs(waiting, routes))
             due, new_ids = row["due"], row["new_ids"]
@@ -161,11 +169,11 @@ class Receipts:
     def _routes(self, arrivals: Sequence[Arrival]) -> dict[UUID, Sequence[str]]:
         if self._router is None:
             return {}
-        chosen = ((a.id, self._router.choose(a.account, a.notification.event_type, a.body)) for a in arrivals)
+        chosen = ((a.id, self._router.choose(a.account, a.notification.event_type, a.body or b"")) for a in arrivals)
         return {event_id: names for event_id, names in chosen if names}
 
     async def _insert(self, columns: dict[str, Any]) -> asyncpg.Record:
-        insert = partial(queries.insert_events, **columns)
+        insert = partial(getattr(queries, self._insert_query), **columns)
         row: asyncpg.Record = await self._run(insert)
         if not row["known"]:
             kinds = {name: columns[name] for name in ("kind_ids", "kind_texts")}
@@ -224,7 +232,7 @@ async def _by_halves(rows: Sequence[T], commit: Callable[[Sequence[T]], Awaitabl
         return await _by_halves(rows[:half], commit) + await _by_halves(rows[half:], commit)
 
 
-def _columns(arrivals: Sequence[Arrival], send_after: float, actor: str | None, reason: str | None) -> dict[str, Any]:
+def _columns(arrivals: Sequence[Arrival], send_after: float | None, actor: str | None, reason: str | None) -> dict[str, Any]:
     # zip makes columns out of rows in C: thirteen comprehensions take as long as sending the columns.
     ids, accounts, notifications, key_fingerprints, bodies, body_hashes, traceparents = zip(*arrivals, strict=True)
     said = zip(*notifications, strict=True)

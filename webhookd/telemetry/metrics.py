@@ -191,6 +191,23 @@ class Metrics:
         )
         self.quarantine_rows = gauge("quarantine_rows", "Bodies that wait in quarantine, counted up to 100,000.")
         self.quarantine_bytes = gauge("quarantine_bytes", "Bytes on disk of the table quarantine and its indexes.")
+        self.table_bytes = gauge("table_bytes", "Bytes on disk of a table with its indexes and partitions.", "table")
+        self.default_partition_bytes = gauge(
+            "default_partition_bytes", "Bytes of the rows of bodies and audit that lie outside every partition.", "table"
+        )
+        self.database_bytes = gauge("database_bytes", "Bytes on disk of the whole database, with your own tables.")
+        self.standbys = gauge("standbys", "Replication connections of PostgreSQL: its standbys, and backups in progress.")
+        self.replication_lag = gauge(
+            "replication_lag_seconds",
+            "Seconds that the slowest standby is behind; NaN if webhookd's role may not see it (pg_read_all_stats).",
+        )
+        self.pool_connections = gauge(
+            "pool_connections",
+            "Connections to PostgreSQL by pool (short, fold, work, upkeep, admin): in_use, idle, and most, the limit.",
+            "pool",
+            "state",
+        )
+        self.pool_waiting = gauge("pool_waiting", "Tasks that wait for a connection of the pool.", "pool")
         self.dependency_up = gauge(
             "dependency_up",
             "1 if the dependency answered the last time, else 0. Also 0 while PostgreSQL opens no new sessions.",
@@ -228,6 +245,12 @@ class Metrics:
         self.acks = counter("acks_total", "Deletions of messages from SQS after their events ended, by outcome.", "outcome")
         self.lease_extensions = counter(
             "lease_extensions_total", "Extensions of a message's visibility timeout, by outcome.", "outcome"
+        )
+        self.alert_messages = counter(
+            "alert_messages_total",
+            "Messages about alerts to channels: sent, failed (each is tried again), dropped (not sent within two days).",
+            "outcome",
+            values=("sent", "failed", "dropped"),
         )
         self.redis_skipped = counter(
             "redis_skipped_total",

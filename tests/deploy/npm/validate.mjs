@@ -7,6 +7,8 @@ import { pathToFileURL } from "node:url";
 
 const SCHEMAS = {
   "keda.sh/v1alpha1": ["keda", "ComGithubKedacoreKedaV2ApisKedaV1alpha1"],
+  "external-secrets.io/v1": ["external-secrets", "ComGithubExternalSecretsExternalSecretsApisExternalsecretsV1"],
+  "gateway.networking.k8s.io/v1": ["gateway-api", "IoK8sSigsGatewayApiApisV1"],
   "monitoring.coreos.com/v1": [
     "prometheus-operator",
     "ComGithubPrometheusOperatorPrometheusOperatorPkgApisMonitoringV1",

@@ -10,7 +10,7 @@ import { here } from "./navigation.js";
 import { operationPage } from "./operation-page.js";
 import { operations } from "./operations.js";
 import { overview } from "./overview.js";
-import { emptyState, errorState } from "./parts.js";
+import { errorState, heading } from "./parts.js";
 import { setPace, startPulse, stopPulse } from "./pulse.js";
 import { quarantine } from "./quarantine.js";
 import { quarantinePage } from "./quarantine-page.js";
@@ -55,7 +55,7 @@ async function start() {
         h(
           "main",
           { class: "centred" },
-          errorState(error, () => location.reload()),
+          errorState(error, () => location.reload(), "h1"),
           h("p", { class: "faint" }, "Trying again every few seconds."),
         ),
       );
@@ -131,10 +131,10 @@ function openView({ fresh = false } = {}) {
     },
   };
   if (view) view(context);
-  else root.append(emptyState("There is no such page", h("a", { href: "#/" }, "Go to the overview")));
-  // A changed filter builds the view anew: the field with the focus must keep it.
-  if (samePath) document.getElementById(focus)?.focus({ preventScroll: true });
-  else frame.main.focus({ preventScroll: true });
+  else root.append(heading("There is no such page"), h("p", {}, h("a", { href: "#/" }, "Go to the overview")));
+  // A changed filter builds the view anew: the field with the focus must keep it. No view may lose the focus.
+  const kept = samePath ? document.getElementById(focus) : null;
+  (kept ?? frame.main).focus({ preventScroll: true });
   if (!samePath) window.scrollTo(0, 0);
 }
 

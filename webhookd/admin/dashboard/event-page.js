@@ -37,7 +37,7 @@ export async function eventPage(context) {
   try {
     await refresh(page);
   } catch (error) {
-    if (!isLeft(error)) show(root, errorState(error, context.reload));
+    if (!isLeft(error)) show(root, errorState(error, context.reload, "h1"));
     return;
   }
   every(1, () => tick(page), signal);

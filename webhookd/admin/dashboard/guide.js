@@ -110,4 +110,12 @@ document.addEventListener("keydown", (event) => {
   input.focus();
   input.select();
 });
+/** A box that scrolls sideways takes the focus, so that the arrow keys scroll it. The width of the window decides. */
+const reach = new ResizeObserver((entries) => {
+  for (const { target } of entries) {
+    if (target.scrollWidth > target.clientWidth) target.tabIndex = 0;
+    else target.removeAttribute("tabindex");
+  }
+});
+for (const node of document.querySelectorAll(".prose pre, .prose .table")) reach.observe(node);
 box.hidden = false; // without JavaScript, there is no search

@@ -29,7 +29,7 @@ export async function operationPage(context) {
       signal,
     );
   } catch (error) {
-    if (!isLeft(error)) show(root, errorState(error, context.reload));
+    if (!isLeft(error)) show(root, errorState(error, context.reload, "h1"));
   }
 }
 

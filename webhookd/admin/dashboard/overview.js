@@ -256,7 +256,7 @@ function drawTypes(node, stats, said) {
                 "tr",
                 {},
                 h("th", { scope: "col" }, "Type"),
-                h("th", { class: "cell-share" }),
+                h("td", { class: "cell-share", "aria-hidden": "true" }),
                 heads.map((text) => h("th", { scope: "col", class: "figure" }, text)),
               ),
             ),

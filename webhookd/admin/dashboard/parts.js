@@ -97,8 +97,8 @@ export function emptyState(title, ...hints) {
   );
 }
 
-/** Returns the error, the parameters that were refused, and a way to try again. */
-export function errorState(error, retry) {
+/** Returns the error, the parameters that were refused, and a way to try again. A page that shows nothing else needs "h1". */
+export function errorState(error, retry, tag = "h2") {
   const known = error instanceof ApiError;
   const lines = known
     ? error.errors.map((item) => h("li", {}, h("code", {}, item.name ?? item.in), " ", item.message))
@@ -107,7 +107,7 @@ export function errorState(error, retry) {
     "div",
     { class: "empty bad", role: "alert" },
     icon("warn", 28),
-    h("h2", {}, error.status === 404 ? "Not found" : "This could not be loaded"),
+    h(tag, {}, error.status === 404 ? "Not found" : "This could not be loaded"),
     h("p", {}, known ? error.message : `Something unexpected happened in the dashboard: ${error.message}`),
     lines.length > 0 && h("ul", {}, lines),
     retry && error.status !== 404 && button("Try again", retry, { sign: "retry" }),
@@ -124,7 +124,7 @@ export async function load(node, loader, lines) {
     if (!(error instanceof ApiError)) console.error(error);
     show(
       node,
-      errorState(error, () => load(node, loader, lines)),
+      errorState(error, () => load(node, loader, lines), node.classList.contains("view") ? "h1" : "h2"),
     );
   }
 }

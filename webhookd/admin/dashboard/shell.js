@@ -42,8 +42,9 @@ export function buildShell({ onSignOut, signal }) {
       h(
         "a",
         { class: "brand", href: "#/" },
-        h("img", { src: "/assets/icon.svg", alt: "", width: 24, height: 24 }),
-        h("span", {}, "webhookd"),
+        // A narrow screen shows the picture alone, so the picture has the link's name.
+        h("img", { src: "/assets/icon.svg", alt: "webhookd", width: 24, height: 24 }),
+        h("span", { "aria-hidden": "true" }, "webhookd"),
       ),
       search.form,
       live,
@@ -119,7 +120,8 @@ function whoMenu(onSignOut) {
       { "aria-label": `Signed in as ${session.name}, ${role}. Menu` },
       icon("person"),
       h("span", { class: "who-name" }, session.name),
-      h("span", { class: "who-role" }, session.role),
+      " ",
+      h("span", { class: "who-role" }, role),
     ),
     h(
       "div",

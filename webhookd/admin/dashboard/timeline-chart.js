@@ -61,7 +61,7 @@ function horizontal(events, width, noteOf) {
     svg("path", { class: "rail", d: `M${places[0]} ${y}H${places.at(-1)}` }),
     between.map((gap, i) => text((places[i] + places[i + 1]) / 2, y - 10, `+ ${duration(gap)}`, "gap middle")),
     events.map((event, i) =>
-      mark(event, noteOf(event), places[i], y, [
+      mark(event, places[i], y, [
         text(places[i], 28, typeWords(event.event_type), "name middle"),
         text(
           places[i],
@@ -86,7 +86,7 @@ function vertical(events, width, noteOf) {
     svg("path", { class: "rail", d: `M${x} ${y(0)}V${y(events.length - 1)}` }),
     between.map((gap, i) => text(x + 14, y(i) + ROW / 2 + 12, `+ ${duration(gap)}`, "gap")),
     events.map((event, i) =>
-      mark(event, noteOf(event), x, y(i), [
+      mark(event, x, y(i), [
         text(x + 24, y(i) - 1, typeWords(event.event_type), "name"),
         text(
           x + 24,
@@ -100,7 +100,7 @@ function vertical(events, width, noteOf) {
 }
 
 /** Returns a link with the mark and its labels. Processed is a full disc, waiting a dashed ring, dead an octagon. */
-function mark(event, note, x, y, labels) {
+function mark(event, x, y, labels) {
   const sign = { good: "check", bad: "cross" }[tone(event)] ?? "clock";
   const size = RADIUS * 1.1;
   const octagon = Array.from({ length: 8 }, (_, i) => {
@@ -112,7 +112,7 @@ function mark(event, note, x, y, labels) {
     {
       href: eventLink(event.id),
       class: `mark ${tone(event)}`,
-      "aria-label": [typeWords(event.event_type), event.status, note, localTime(moment(event))].filter(Boolean).join(", "),
+      "aria-label": [labels.map((label) => label.textContent).join(" "), event.status, localTime(moment(event))].join(", "),
     },
     svg("title", {}, event.error ?? event.status),
     tone(event) === "bad"
@@ -123,7 +123,7 @@ function mark(event, note, x, y, labels) {
       d: iconPath(sign),
       transform: `translate(${x - size / 2} ${y - size / 2}) scale(${size / 16})`,
     }),
-    labels,
+    labels.flatMap((label) => [label, " "]),
   );
 }
 

@@ -11,9 +11,12 @@ from urllib.parse import urlsplit
 
 import typer
 
+from webhookd.cli.operator.alert_commands import tell_alerts
+from webhookd.cli.operator.api import with_api
 from webhookd.cli.operator.options import Url
 from webhookd.cli.operator.screen import plain, say, tell_json
 from webhookd.cli.operator.target import find_open
+from webhookd.errors import SettingsError
 from webhookd.runtime.console import FOLDER, Folder
 from webhookd.runtime.console import Json as AsJson
 
@@ -24,7 +27,10 @@ HELP = (
     "unavailable, webhookd is ready, and the command reports the problem.\n\n"
     "With `--live`, the command asks only whether the process answers. Use `--live` for a check that restarts webhookd: no "
     "restart brings PostgreSQL back.\n\n"
-    "Exit codes: 0 ready (with `--live`: alive); 1 not ready, or no answer; 2 wrong usage or settings.\n\n"
+    "With `--strict`, the command also fails if a condition fires for which webhookd sends an alert (`webhookd alerts list`). "
+    "Use `--strict` in a job of cron on another machine. It needs a token that may read: WEBHOOKD_API_TOKEN.\n\n"
+    "Exit codes: 0 ready (with `--live`: alive; with `--strict`: and no condition fires); 1 not ready, no answer, or a "
+    "condition fires; 2 wrong usage or settings; with `--strict` also 4 the API is unavailable; 5 not allowed.\n\n"
     "For example: `webhookd health --live --timeout 1`, or `webhookd health --json | jq .report.dependencies`."
 )
 _LONGEST = 65_536  # bytes of an answer; webhookd's has some hundreds
@@ -42,22 +48,32 @@ class Answer:
 
 def health(
     live: Annotated[bool, typer.Option("--live", help="Ask only whether the process answers.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Also fail if a condition fires that has an alert.")] = False,
     timeout: Annotated[float, typer.Option(min=0.1, max=60, help="Seconds to wait for an answer.")] = 3.0,
     url: Url = None,
     folder: Folder = FOLDER,
     as_json: AsJson = False,
 ) -> None:
     """Runs the command. Its help is HELP, since a docstring cannot be put together."""
+    if live and strict:
+        raise SettingsError("--live and --strict: give one of them")
     address = find_open(url, folder)
     answer = ask(f"{address}/{'livez' if live else 'readyz'}", timeout)
-    well = answer.status == 200
+    well = ready = answer.status == 200
+    alerts = None
+    if strict and ready:
+        alerts = with_api(url, folder, lambda api: api.get("alerts"))
+        well = ready and alerts["believable"] and not alerts["firing"]
     if as_json:
         problem = {"problem": answer.problem} if answer.problem else {}
-        tell_json({"ok": well, "url": address, "status": answer.status, "report": answer.report, **problem})
+        more = {} if alerts is None else {"alerts": alerts}
+        tell_json({"ok": well, "url": address, "status": answer.status, "report": answer.report, **problem, **more})
     else:
         # Print on standard output, good or bad: the user asked for the health.
-        what = ("alive" if well else "not alive") if live else ("ready" if well else "not ready")
+        what = ("alive" if ready else "not alive") if live else ("ready" if ready else "not ready")
         say(f"{what}: {address}" + "".join(f"; {problem}" for problem in _problems(answer)))
+        if alerts is not None:
+            tell_alerts(alerts)
     raise typer.Exit(0 if well else 1)
 
 

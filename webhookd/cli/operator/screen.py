@@ -79,9 +79,9 @@ def table(headings: Iterable[str], rows: Iterable[Iterable[object]], *, right: I
     (out if out.is_terminal else Console(file=out.file, width=10_000)).print(shown)
 
 
-def counts(heading: str, counted: Mapping[str, Any], most: int = 20) -> None:
+def counts(heading: str, counted: Mapping[str, Any], most: int = 20, noun: str = "events") -> None:
     """Prints a table of names and their numbers, the largest first."""
     rows = sorted(counted.items(), key=lambda item: -item[1])
-    table((heading, "events"), rows[:most], right=(1,))
+    table((heading, noun), rows[:most], right=(1,))
     if len(rows) > most:
         say(f"and {len(rows) - most} more")

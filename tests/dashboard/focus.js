@@ -1,0 +1,43 @@
+// The controls that the Tab key must reach, in the order of the document, and what the screen shows of the focus.
+// `begin` notes how each control looks without the focus. `now` returns the number of the control with the focus, and
+// whether the screen shows the focus; null if no control has it.
+(() => {
+  const NATIVE = "a[href], button, input, select, textarea, summary";
+  const isStop = (node) =>
+    node.tabIndex >= 0 &&
+    !node.disabled &&
+    !node.closest("[inert]") &&
+    node.checkVisibility({ visibilityProperty: true, contentVisibilityAuto: true });
+  const shown = (node, part) => {
+    const style = getComputedStyle(node, part);
+    const outline = style.outlineStyle === "none" ? "" : `${style.outlineStyle} ${style.outlineWidth} ${style.outlineColor}`;
+    return [outline, style.boxShadow, style.borderColor, style.stroke, style.strokeWidth].join();
+  };
+  const look = (node) =>
+    [node, node.closest("label") ?? node, ...node.querySelectorAll("*")]
+      .flatMap((each) => [shown(each), shown(each, "::after")])
+      .join("\n");
+  const name = (node) => `${node.tagName.toLowerCase()}.${node.className.baseVal ?? node.className} ${node.textContent}`.slice(0, 80);
+  const stops = () => [...document.querySelectorAll(`${NATIVE}, [tabindex]`)].filter(isStop);
+  let before = [];
+  return {
+    begin() {
+      const start = document.createElement("span"); // the Tab key goes on from here
+      start.tabIndex = -1;
+      document.body.prepend(start);
+      start.focus();
+      before = stops().map(look);
+      return stops().map(name);
+    },
+    now() {
+      const at = stops().indexOf(document.activeElement); // a view may replace a control by its like
+      return at < 0 ? null : [at, look(document.activeElement) !== before[at]];
+    },
+    // Elements that act at a click, but that the keyboard cannot reach. A row has a link that does the same.
+    deaf: (clickable) =>
+      clickable
+        .filter((node) => node.isConnected && !node.matches(`${NATIVE}, dialog`))
+        .filter((node) => ![...node.children].every((row) => row.querySelector(".row-link")))
+        .map(name),
+  };
+})()

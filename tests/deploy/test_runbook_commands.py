@@ -1,0 +1,232 @@
+"""The runbook's commands work as they stand, on a machine with systemd and in Kubernetes.
+
+With systemd, each command runs by deploy/systemd/webhookd-command, in the sandbox that the script asks for. In Kubernetes, each
+command runs by the function that the runbook defines, with the environment of the Deployment's pod. Stand-ins take the places
+of systemd-run and `kubectl exec`, since neither systemd nor a cluster runs here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+
+from tests.conftest import Servers, Start
+from tests.deploy.manifests import build, one
+from tests.deploy.test_kubernetes_running import settings
+from tests.helpers.guide import GUIDE, blocks
+from tests.helpers.running import KEY
+from tests.helpers.wait import until
+from webhookd.authorizenet import sampling
+from webhookd.daemon import Daemon
+from webhookd.dev import traffic
+from webhookd.errors import Permanent
+from webhookd.event import Event
+from webhookd.process.handlers import Registry
+
+RUNBOOK = (GUIDE / "runbook.md").read_text()
+SCRIPT = Path("deploy/systemd/webhookd-command")
+TOKEN = "ann-has-a-token-of-32-characters"
+SECTIONS = {
+    "runbook": "Runbook",
+    "runbook-storage": "WebhookdPostgreSQLDown",
+    "runbook-keys": "WebhookdSignaturesRefused",
+    "runbook-handlers": "WebhookdEventsStuck",
+    "runbook-dead": "WebhookdDeadEvents",
+    "runbook-queue": "WebhookdUnknownMessages",
+}
+PAYMENT = "net.authorize.payment.authcapture.created"
+
+
+def section(page: str, title: str) -> str:
+    text = (GUIDE / f"{page}.md").read_text()
+    return re.split(r"^#+ ", text.partition(f"# {title}\n")[2], maxsplit=1, flags=re.MULTILINE)[0]
+
+
+def lines(page: str, title: str) -> list[str]:
+    text = section(page, title)
+    found = [line for block in blocks(text, "sh") for line in block.splitlines()]
+    return found or [f"webhookd {words}" for words in re.findall(r"`webhookd ([a-z-][^`]*)`", text)]
+
+
+def test_no_command_of_the_runbook_needs_a_program_that_the_image_lacks() -> None:
+    for page in GUIDE.glob("runbook*.md"):
+        for line in (line for block in blocks(page.read_text(), "sh") for line in block.splitlines()):
+            assert line.startswith(("webhookd ", "webhookd() { kubectl ")), f"{page.name}: {line}"
+
+
+@pytest.fixture
+async def daemon(start: Start, connection: asyncpg.Connection[Any]) -> Daemon:
+    """Starts a daemon that has a dead event, an event that waits, and a body in quarantine."""
+    registry = Registry()
+
+    async def refuse(_: Event, __: Any) -> None:
+        raise Permanent("the order is unknown")
+
+    registry.add("*", refuse)
+    daemon = await start(registry, admin_tokens={"ann": TOKEN})
+    url = f"{daemon.public_url}/webhooks/authorize-net"
+    await traffic.send([sampling.sample(PAYMENT, 1), sampling.Sample("unusable", "", "", b"no JSON")], url, KEY)
+
+    async def settled() -> bool:
+        dead = await connection.fetchval("SELECT count(*) FROM events WHERE status = 'dead'")
+        return bool(dead and await connection.fetchval("SELECT count(*) FROM quarantine"))
+
+    await until(settled, "an event is dead, and a body in quarantine")
+    return daemon
+
+
+def own_settings(servers: Servers, daemon: Daemon) -> dict[str, str]:
+    return {
+        "WEBHOOKD_SQS_QUEUE": servers.queue,
+        "WEBHOOKD_SQS_DEAD_LETTER_QUEUE": servers.dead_letter_queue,
+        "WEBHOOKD_SQS_ENDPOINT_URL": servers.sqs_endpoint_url,
+        "WEBHOOKD_LISTEN": "127.0.0.1:0",
+        "WEBHOOKD_ADMIN_LISTEN": daemon.admin_url.removeprefix("http://"),
+    }
+
+
+AWS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "PYTHONPATH": os.getcwd(), "COLUMNS": "200"}  # noqa: PTH109
+Shell = Callable[[str], subprocess.CompletedProcess[str]]
+
+
+def program(path: Path, text: str) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+    path.chmod(0o755)
+
+
+@pytest.fixture
+def with_systemd(servers: Servers, daemon: Daemon, tmp_path: Path) -> Shell:
+    """Returns a shell of root on a machine with systemd on which webhookd is installed as the guide says."""
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("no systemd-analyze; apt install systemd")
+    etc, bin_ = tmp_path / "etc/webhookd", tmp_path / "bin"
+    for path, secret in {
+        "credentials/database_url": servers.database_url,
+        "credentials/redis_url": servers.redis_url,
+        "renewable/signature_keys": KEY,
+        "renewable/admin_tokens": f"ann:{TOKEN}",
+    }.items():
+        (etc / path).parent.mkdir(parents=True, exist_ok=True)
+        (etc / path).write_text(f"{secret}\n")
+    own = "".join(f"{name}={value}\n" for name, value in own_settings(servers, daemon).items())
+    (etc / "webhookd.env").write_text(Path("deploy/systemd/webhookd.env").read_text() + own)
+    moved = SCRIPT.read_text().replace("/etc/webhookd", str(etc)).replace("/opt/webhookd/bin", str(Path(sys.executable).parent))
+    program(bin_ / "webhookd", moved)
+    stand_in = f'#!/bin/sh\nPYTHONPATH={os.getcwd()} exec {sys.executable} -m tests.helpers.systemd_run "$@"\n'  # noqa: PTH109
+    program(bin_ / "systemd-run", stand_in)
+    environment = {"PATH": f"{bin_}:/usr/bin:/bin", "TEST_ENVIRONMENT": json.dumps(AWS)}
+    return lambda line: _run(line, tmp_path, environment)
+
+
+@pytest.fixture
+def in_kubernetes(servers: Servers, daemon: Daemon, tmp_path: Path) -> Shell:
+    """Returns a shell on a laptop with kubectl. The pod has the environment of the manifests."""
+    objects, secrets = build("production"), tmp_path / "secrets"
+    secrets.mkdir()
+    for name, secret in {
+        "database-url": servers.database_url,
+        "redis-url": servers.redis_url,
+        "signature-keys": KEY,
+        "admin-tokens": f"ann:{TOKEN}",
+    }.items():
+        (secrets / name).write_text(f"{secret}\n")
+    pod = settings(objects, one(objects, "Deployment"), servers, secrets) | own_settings(servers, daemon) | AWS
+    words = shlex.join(["env", "-i", *(f"{name}={value}" for name, value in pod.items()), sys.executable, "-m", "webhookd"])
+    kubectl = f"""#!/bin/sh
+[ "$1 $2 $3 $4 $5 $6 $7" = "-n webhookd exec -i deploy/webhookd -- webhookd" ] || exit 9
+shift 7
+cd / && exec {words} "$@"
+"""
+    program(tmp_path / "bin/kubectl", kubectl)
+    (define,) = [line for block in blocks(RUNBOOK, "sh") for line in block.splitlines() if line.startswith("webhookd()")]
+    environment = {"PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin"}
+    return lambda line: _run(f"{define}\n{line}", tmp_path, environment)
+
+
+def _run(text: str, folder: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    command = ["sh", "-c", text]
+    return subprocess.run(command, cwd=folder, env=environment, check=False, capture_output=True, text=True, timeout=120)
+
+
+async def _run_all(shell: Shell, folder: Path, connection: asyncpg.Connection[Any]) -> None:
+    (folder / "body.json").write_bytes(sampling.sample(PAYMENT, 7).body)
+    body = await connection.fetchval("SELECT id::text FROM quarantine")
+    event = await connection.fetchval("SELECT id::text FROM events")
+    done = 0
+    for page, title in SECTIONS.items():
+        for line in lines(page, title):
+            if not line.startswith("webhookd "):
+                continue  # the function's definition
+            ran = await asyncio.to_thread(shell, re.sub(r"\bID\b", body if " quarantine " in line else event, line))
+            # The signature in the guide's example does not fit the body, and the doctor reports this with 1.
+            assert ran.returncode == ("--body" in line), f"{title}: {line}\n{ran.stdout}{ran.stderr}"
+            assert "Traceback" not in ran.stderr
+            assert not [one for one in (KEY, TOKEN) if one in ran.stdout + ran.stderr]
+            done += 1
+    assert done >= 15
+
+
+async def test_each_command_of_these_sections_runs_as_it_stands_with_systemd(
+    with_systemd: Shell, tmp_path: Path, connection: asyncpg.Connection[Any]
+) -> None:
+    await _run_all(with_systemd, tmp_path, connection)
+
+
+async def test_each_command_of_these_sections_runs_as_it_stands_in_kubernetes(
+    in_kubernetes: Shell, tmp_path: Path, connection: asyncpg.Connection[Any]
+) -> None:
+    await _run_all(in_kubernetes, tmp_path, connection)
+
+
+async def test_the_script_gives_every_exit_code_back(with_systemd: Shell) -> None:
+    assert (await asyncio.to_thread(with_systemd, "webhookd no-such-command")).returncode == 2
+
+
+async def test_recovery_is_looked_at_by_the_same_script(with_systemd: Shell) -> None:
+    ran = await asyncio.to_thread(with_systemd, "webhookd recover")
+    assert ran.returncode == 0, ran.stderr
+    assert "0 left to do" in ran.stdout
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze; apt install systemd")
+def test_systemd_understands_the_properties_of_the_script(tmp_path: Path) -> None:
+    properties = re.findall(r"--property=\"?([^\"\\\n]+?)\"?(?: \\)?$", SCRIPT.read_text(), re.MULTILINE)
+    assert {one.partition("=")[0] for one in properties} >= {"User", "LoadCredential", "SystemCallFilter", "EnvironmentFile"}
+    text = "\n".join(one.replace("$PWD", "/tmp") for one in properties)
+    (tmp_path / "command.service").write_text(f"[Service]\nExecStart=/bin/true\n{text}\n")
+    command = ["systemd-analyze", "verify", "--man=no", str(tmp_path / "command.service")]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+@pytest.mark.skipif(shutil.which("systemd-run") is None, reason="no systemd-run; apt install systemd")
+def test_systemd_run_has_the_options_of_the_script() -> None:
+    helped = subprocess.run(["systemd-run", "--help"], check=True, capture_output=True, text=True).stdout
+    for option in set(re.findall(r"--[a-z-]+", SCRIPT.read_text())):
+        assert f"{option}" in helped, option
+
+
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="no kubectl")
+@pytest.mark.parametrize("line", dict.fromkeys(re.findall(r"`(kubectl -n [^`]+)`", RUNBOOK)))
+def test_kubectl_understands_each_command_of_the_runbook(line: str, tmp_path: Path) -> None:
+    """Without a cluster, a command that kubectl understands fails at the connection."""
+    command = [*shlex.split(line), "--server=http://127.0.0.1:1", "--request-timeout=2s"]
+    if "--" in command:  # what follows is the pod's command
+        at = command.index("--")
+        command = [*command[:at], *command[-2:], *command[at:-2]]
+    environment = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
+    assert "connection to the server" in done.stderr or "connection refused" in done.stderr, done.stderr

@@ -1,0 +1,198 @@
+"""The evaluation of the conditions that webhookd reports without Prometheus.
+
+The thresholds are those of the alerts in `deploy/prometheus/webhookd.rules.yml`: a share of an account's events, over minutes
+for many and over hours for few. So they hold for 20 events a day and for 50 a second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from webhookd.alerts.catalogue import CONDITIONS, Condition
+
+_DAY = 86_400.0
+_LONGEST_OVERDUE = 1_800.0  # seconds; with the default settings, an event that fails every time is dead within 22 minutes
+_PARTITIONS = 14 * _DAY  # seconds that the partitions must reach ahead; webhookd makes them four weeks ahead
+_WEEK = 7 * _DAY
+
+
+@dataclass(slots=True, frozen=True)
+class Finding:
+    """A condition that holds now.
+
+    `subject`: what the condition is about, empty for the installation. `detail`: a sentence without secrets.
+    """
+
+    name: str
+    subject: str
+    detail: str
+
+    @property
+    def condition(self) -> Condition:
+        """Returns the condition."""
+        return CONDITIONS[self.name]
+
+
+@dataclass(slots=True, frozen=True)
+class Counts:
+    """Counts of one measure over windows that end now. `hours`: of the last six hours, those in which anything was counted."""
+
+    m3: int = 0
+    m15: int = 0
+    m30: int = 0
+    h1: int = 0
+    h6: int = 0
+    hours: int = 0
+    week_ago: int = 0
+
+
+@dataclass(slots=True, frozen=True)
+class Deaths:
+    """The number of an account's events that died within a window and still are dead."""
+
+    m15: int
+    h1: int
+    h6: int
+
+
+@dataclass(slots=True, frozen=True)
+class Rhythm:
+    """The seconds since the last authentic webhook of an account, and the seconds that a pause may last."""
+
+    silence: float
+    bound: float
+
+
+@dataclass(slots=True, frozen=True)
+class Key:
+    """A Signature Key of the settings: the seconds since it was first seen, and since it was used (None if never)."""
+
+    account: str
+    fingerprint: str
+    known: float
+    unused: float | None
+
+
+@dataclass(slots=True, frozen=True)
+class Replica:
+    """The state that a replica reports. `certificate`: the seconds until its certificate ends, None if it has none."""
+
+    away: tuple[str, ...] = ()
+    certificate: float | None = None
+
+
+_NONE = Counts()
+
+
+@dataclass(slots=True, frozen=True)
+class Facts:
+    """Everything that the conditions look at. `largest`: the bytes that the database may take, None for any size."""
+
+    now: datetime
+    overdue: float = 0.0
+    partitions_ahead: float = 4 * _WEEK
+    bytes: int = 0
+    largest: int | None = None
+    counts: Mapping[tuple[str, str], Counts] = field(default_factory=dict)  # by measure and account
+    deaths: Mapping[str, Deaths] = field(default_factory=dict)
+    rhythms: Mapping[str, Rhythm] = field(default_factory=dict)
+    keys: Sequence[Key] = ()
+    replicas: Sequence[Replica] = ()
+
+    def count(self, measure: str, account: str = "") -> Counts:
+        """Returns the counts of a measure."""
+        return self.counts.get((measure, account), _NONE)
+
+    @property
+    def accounts(self) -> list[str]:
+        """Returns the accounts of the receivers' settings."""
+        return sorted({key.account for key in self.keys})
+
+
+def evaluate(facts: Facts) -> list[Finding]:
+    """Returns the conditions that hold now. A condition fires when it has held for its time `lasts`."""
+    return [*_dependencies(facts), *_receiving(facts), *_accounts(facts), *_upkeep(facts)]
+
+
+def _dependencies(facts: Facts) -> Iterator[Finding]:
+    for name in ("postgresql", "sqs", "redis"):
+        if away := sum(name in replica.away for replica in facts.replicas):
+            yield Finding(f"{name}_away", "", f"Replicas that cannot use it: {away} of {len(facts.replicas)}.")
+    ends = [replica.certificate for replica in facts.replicas if replica.certificate is not None]
+    for days, condition in ((14, "certificate_ends"), (2, "certificate_ends_soon")):
+        if ends and min(ends) < days * _DAY:
+            yield Finding(condition, "", f"The certificate expires in {lasting(min(ends))}.")
+
+
+def _receiving(facts: Facts) -> Iterator[Finding]:
+    put_off = facts.count("put_off").m3
+    taken = sum(facts.count("authentic", account).m3 for measure, account in facts.counts if measure == "authentic")
+    if put_off > 0.05 * (put_off + taken):
+        yield Finding(
+            "webhooks_put_off", "", f"Webhooks answered 503 within three minutes: {put_off}, and {taken} answered 200."
+        )
+    if refused := facts.count("not_stored").m15:
+        detail = f"Webhooks of the last 15 minutes that webhookd could not store, although PostgreSQL answers: {refused}."
+        yield Finding("webhooks_not_stored", "", detail)
+
+
+def _accounts(facts: Facts) -> Iterator[Finding]:
+    for account in facts.accounts:
+        rhythm = facts.rhythms.get(account)
+        silent = rhythm is None or rhythm.silence > rhythm.bound
+        mismatches = facts.count("mismatch", account)
+        # The provider sends a notification four times in nine minutes. Anyone can send a forged one.
+        if (mismatches.m30 > 5 and silent) or (mismatches.hours > 2 and (rhythm is None or rhythm.silence > 10_800)):
+            detail = f"Webhooks of the account {account} within six hours whose signature is not valid: {mismatches.h6}."
+            yield Finding("signatures_refused", account, detail)
+        authentic = facts.count("authentic", account)
+        if rhythm is not None and (silent or (authentic.h6 == 0 and authentic.week_ago > 50)):
+            detail = (
+                f"The last authentic webhook of the account {account} came {lasting(rhythm.silence)} ago, which is unusual."
+            )
+            yield Finding("no_webhooks", account, detail)
+    for account, deaths in sorted(facts.deaths.items()):
+        accepted = facts.count("accepted", account)
+        if deaths.h1:
+            detail = f"Events of the account {account} that died within an hour and still are dead: {deaths.h1}."
+            yield Finding("dead_events", account, detail)
+        if (deaths.m15 > 10 and deaths.m15 > 0.01 * accepted.m15) or (deaths.h6 > 2 and deaths.h6 > 0.5 * accepted.h6):
+            detail = f"Events of the account {account} that died within six hours: {deaths.h6}, a large part of all its events."
+            yield Finding("many_dead_events", account, detail)
+    yield from _unused(facts.keys)
+
+
+def _unused(keys: Iterable[Key]) -> Iterator[Finding]:
+    """Yields the keys that were set for a week and not used, in accounts that have webhooks."""
+    keys = list(keys)
+    live = {key.account for key in keys if key.unused is not None and key.unused < _DAY}
+    for key in keys:
+        if key.account in live and key.known > _WEEK and (key.unused is None or key.unused > _WEEK):
+            detail = f"The key {key.fingerprint} of the account {key.account} has verified no webhook for a week."
+            yield Finding("key_unused", f"{key.account} {key.fingerprint}", detail)
+
+
+def _upkeep(facts: Facts) -> Iterator[Finding]:
+    if facts.overdue > _LONGEST_OVERDUE:
+        yield Finding("events_stuck", "", f"The oldest event that waits for no retry has waited for {lasting(facts.overdue)}.")
+    if stuck := facts.count("stuck").h1:
+        yield Finding("handlers_stuck", "", f"Handlers within an hour that did not end when they were cancelled: {stuck}.")
+    if facts.partitions_ahead < _PARTITIONS:
+        detail = f"The partitions of bodies and audit trail reach {lasting(facts.partitions_ahead)} ahead."
+        yield Finding("partitions_missing", "", detail)
+    if facts.largest is not None and facts.bytes > facts.largest:
+        detail = f"The database takes {facts.bytes:,} bytes, more than WEBHOOKD_ALERT_DATABASE_BYTES ({facts.largest:,})."
+        yield Finding("database_large", "", detail)
+
+
+def lasting(seconds: float) -> str:
+    """Returns a length of time for people, in its two largest units."""
+    left = max(int(seconds), 0)
+    parts = []
+    for name, length in (("day", 86_400), ("hour", 3_600), ("minute", 60), ("second", 1)):
+        number, left = divmod(left, length)
+        if number:
+            parts.append(f"{number} {name}" + ("" if number == 1 else "s"))
+    return " ".join(parts[:2]) or "0 seconds"
