@@ -16,6 +16,8 @@ import aiohttp
 import pytest
 import pytest_asyncio
 import trustme
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from tests.conftest import Servers, Start, settings_of
 from tests.helpers.channels import SECRET, TOKEN, HttpChannel, MailServer
@@ -917,6 +919,30 @@ async def test_health_strict_fails_if_nobody_evaluates(
     daemon = await start(admin_tokens=ANN)
     code, out, _ = await Operator(daemon.admin_url).command(servers, "health", "--strict")
     assert (code, "more may be wrong" in out) == (1, True)
+
+
+async def test_health_strict_waits_no_longer_than_its_timeout(servers: Servers) -> None:
+    released = asyncio.Event()
+
+    async def ready(_: web.Request) -> web.Response:
+        return web.json_response({"status": "ready"})
+
+    async def hang(_: web.Request) -> web.Response:
+        await released.wait()
+        return web.json_response({})
+
+    app = web.Application()
+    app.router.add_get("/readyz", ready)
+    app.router.add_get("/webhooks/alerts", hang)
+    async with TestServer(app) as server:
+        try:
+            async with asyncio.timeout(40):
+                code, _, err = await Operator(str(server.make_url(""))).command(
+                    servers, "health", "--strict", "--timeout", "0.5"
+                )
+        finally:
+            released.set()
+    assert (code, "it did not answer in time" in err) == (4, True)
 
 
 async def test_a_channel_that_hangs_blocks_no_event_and_no_stop(
