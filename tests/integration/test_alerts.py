@@ -410,6 +410,7 @@ async def test_a_state_and_a_message_of_a_newer_release_stay(
     replica: Replica, http: HttpChannel, connection: Connection
 ) -> None:
     replica.use(channel(http))
+    await replica.round()
     await connection.execute(
         "INSERT INTO alert_states (condition, subject, detail, since, held_at, fires_since) "
         "VALUES ('of_tomorrow', '', '', now() - interval '1 day', now() - interval '1 day', now() - interval '1 day')"
