@@ -70,9 +70,9 @@ _KINDS = "tests/integration/test_kinds.py::"
 GUARDS = (
     Guard(
         "an alert that fires is one message, however often it is evaluated",
-        "webhookd/alerts/evaluation.py",
-        'if fires and (state is None or state["fires_since"] is None):',
-        "if fires:",
+        "sql/queries/alerts.sql",
+        "RETURNING fires_since IS NOT DISTINCT FROM now();",
+        "RETURNING fires_since IS NOT NULL;",
         "tests/integration/test_alerts.py::test_a_condition_that_fires_and_ends_is_two_messages_however_often_it_is_evaluated",
     ),
     Guard(
@@ -85,7 +85,7 @@ GUARDS = (
     Guard(
         "a message about an alert that fails is sent again",
         "webhookd/alerts/sender.py",
-        "if problem is None:",
+        "if problem is None or problem.taken:",
         "if True:",
         "tests/integration/test_alerts.py::test_a_message_that_fails_is_sent_again_under_its_id",
     ),
@@ -109,6 +109,41 @@ GUARDS = (
         "AND (b.changed_at, b.id) < (m.changed_at, m.id)",
         "AND false",
         "tests/integration/test_alerts.py::test_the_end_follows_the_beginning_however_the_sending_goes",
+    ),
+    Guard(
+        "an alert of dead events stands until somebody acts",
+        "sql/queries/alerts.sql",
+        "WHERE status = 'dead' ORDER BY due DESC LIMIT :limit",
+        "WHERE status = 'dead' AND due > now() - interval '1 hour' ORDER BY due DESC LIMIT :limit",
+        "tests/integration/test_alerts.py::test_a_dead_event_of_the_night_is_reported_in_the_morning",
+    ),
+    Guard(
+        "no alert ends because nobody evaluated the conditions",
+        "sql/queries/alerts.sql",
+        "OR (paused AND fires_since IS NOT NULL)",
+        "",
+        "tests/integration/test_alerts.py::test_no_alert_ends_because_nobody_evaluated",
+    ),
+    Guard(
+        "an alert of an account's silence does not end by itself",
+        "sql/queries/alerts.sql",
+        "AND (measure <> 'authentic' OR step = 60 OR number > 50)",
+        "",
+        "tests/integration/test_alerts.py::test_an_alarm_does_not_end_while_the_account_is_silent",
+    ),
+    Guard(
+        "a channel that was away together with PostgreSQL gets its alert afterwards",
+        "webhookd/alerts/outage.py",
+        "if self._informed or self._due:",
+        "if self._informed:",
+        "tests/integration/test_alerts.py::test_a_channel_that_was_away_with_postgresql_gets_its_messages_afterwards",
+    ),
+    Guard(
+        "a replica that restarts while PostgreSQL is away sends no second alert",
+        "webhookd/alerts/outage.py",
+        "await self._redis.keep_mark(self._place, _sent(channel.name), FIRES, _MARK)",
+        "pass",
+        "tests/integration/test_alerts.py::test_a_replica_that_restarts_during_an_outage_sends_nothing_again",
     ),
     Guard(
         "a flood of refused webhooks is sampled at a limited rate",

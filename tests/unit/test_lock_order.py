@@ -16,6 +16,7 @@ ONE_ROW = {
     "cancel_operation",
     "delay_alert_message",
     "end_alert_state",
+    "forget_alert_channel",
     "handle_quarantine",
     "let_go_of_operations",
     "mark_dead",
