@@ -2,6 +2,8 @@
 
 -- Makes the partition of `parent` for the week that begins at `first`. Call this procedure outside a transaction, because it commits.
 -- Only if rows of the week are in the default partition, or if the week is the present one, a lock on the parent is needed.
+-- 0.3.0 calls the procedure in the same way, and for the weeks that it asks for, only the wait for a lock is shorter.
+-- squawk-ignore ban-replace-view-function
 CREATE OR REPLACE PROCEDURE webhookd.make_partition(parent text, first timestamptz)
 LANGUAGE plpgsql AS $procedure$
 DECLARE
