@@ -1584,6 +1584,20 @@ GUARDS = (
         f"{_TESTING}test_trials_on_one_database_run_one_after_the_other",
     ),
     Guard(
+        "a trial waits for another one whatever limits the role has",
+        "webhookd/store/rolled_back.py",
+        'lock="0", statement="0", local=True)\n',
+        'lock=own["lock"], statement=own["statement"], local=True)\n',
+        f"{_TESTING}test_a_trial_waits_and_handlers_may_pause_whatever_limits_the_role_has",
+    ),
+    Guard(
+        "assert_once looks at all columns",
+        "webhookd/store/rolled_back.py",
+        "hashtextextended((t.*)::text, 0)",
+        "hashtextextended(t::text, 0)",
+        f"{_TESTING}test_all_columns_count_whatever_their_names",
+    ),
+    Guard(
         "a trial finds what only a commit refuses",
         "webhookd/testing/trial.py",
         "            await self.database.check_constraints()\n",
