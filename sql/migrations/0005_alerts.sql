@@ -33,11 +33,13 @@ CREATE TABLE webhookd.alert_replicas (
     away             text[]      NOT NULL,
     channels         text[]      NOT NULL,
     certificate_ends timestamptz,
-    evaluated_at     timestamptz
+    evaluated_at     timestamptz,
+    stuck            integer     NOT NULL DEFAULT 0
 );
 COMMENT ON COLUMN webhookd.alert_replicas.away IS 'The dependencies that do not answer this replica.';
 COMMENT ON COLUMN webhookd.alert_replicas.channels IS 'The names of the channels in the settings of this replica.';
 COMMENT ON COLUMN webhookd.alert_replicas.evaluated_at IS 'When this replica last evaluated the conditions, for all replicas.';
+COMMENT ON COLUMN webhookd.alert_replicas.stuck IS 'The handlers of this replica that were cancelled and have not ended.';
 
 -- The conditions that hold, and those that held until a moment ago.
 CREATE TABLE webhookd.alert_states (
@@ -47,11 +49,13 @@ CREATE TABLE webhookd.alert_states (
     held_at     timestamptz NOT NULL,
     fires_since timestamptz,
     detail      text        NOT NULL,
+    channels    text[]      NOT NULL DEFAULT '{}',
     PRIMARY KEY (condition, subject)
 );
 COMMENT ON COLUMN webhookd.alert_states.subject IS 'What the condition is about, for example an account. Empty for the installation.';
 COMMENT ON COLUMN webhookd.alert_states.held_at IS 'When an evaluation last found the condition true.';
 COMMENT ON COLUMN webhookd.alert_states.fires_since IS 'NULL while the condition has not lasted long enough to fire.';
+COMMENT ON COLUMN webhookd.alert_states.channels IS 'The channels that get the message about the beginning, and so the one about the end.';
 
 -- Messages that wait for a channel. The transaction that changes a state adds them. A message that was sent is removed.
 CREATE TABLE webhookd.alert_messages (

@@ -18,16 +18,22 @@ FROM unnest(:accounts::text[], :keys::text[], :used::float8[]) AS v (account, ke
 ORDER BY account, key
 ON CONFLICT (account, key) DO UPDATE SET seen_at = now(), last_used_at = greatest(k.last_used_at, excluded.last_used_at);
 
--- name: report_alert_replica(id, away, channels, certificate_ends)!
--- Notes the state of this replica. `certificate_ends`: seconds since 1970, 0 if the replica has no certificate.
-INSERT INTO webhookd.alert_replicas (id, seen_at, away, channels, certificate_ends)
-VALUES (:id::uuid, now(), :away::text[], :channels::text[], to_timestamp(nullif(:certificate_ends::float8, 0)))
+-- name: report_alert_replica(id, away, channels, certificate_ends, stuck)!
+-- Notes the state of this replica. `certificate_ends`: seconds since 1970, 0 if the replica has no certificate. `stuck`: handlers that
+-- were cancelled and have not ended.
+INSERT INTO webhookd.alert_replicas (id, seen_at, away, channels, certificate_ends, stuck)
+VALUES (:id::uuid, now(), :away::text[], :channels::text[], to_timestamp(nullif(:certificate_ends::float8, 0)), :stuck)
 ON CONFLICT (id) DO UPDATE SET
-    seen_at = now(), away = excluded.away, channels = excluded.channels, certificate_ends = excluded.certificate_ends;
+    seen_at = now(), away = excluded.away, channels = excluded.channels, certificate_ends = excluded.certificate_ends,
+    stuck = excluded.stuck;
 
 -- name: alert_state_of_database()^
--- Returns the server's time, and the size of the database in bytes, with the tables of other programs in it.
-SELECT now() AS now, pg_database_size(current_database()) AS bytes;
+-- Returns the server's time, and the size of the database in bytes, with the tables of other programs in it. `counted`: the seconds for
+-- which the replicas have counted.
+SELECT
+    now() AS now,
+    pg_database_size(current_database()) AS bytes,
+    coalesce((SELECT extract(epoch FROM now() - min(first_at)) FROM webhookd.alert_counts), 0)::float8 AS counted;
 
 -- name: alert_counts()
 -- Returns for each measure and account the counts of windows that end now: 3, 15 and 30 minutes, 1 and 6 hours. `hours` is the number of
@@ -45,46 +51,54 @@ SELECT
         WHERE step = 3600 AND at > now() - interval '7 days 6 hours' AND at <= now() - interval '7 days'
     ), 0)::bigint AS week_ago
 FROM webhookd.alert_counts
+WHERE at <= now()
 GROUP BY measure, account;
 
 -- name: alert_rhythms()
 -- Returns for each account how many seconds ago its last authentic webhook came, and how long a pause may be: half as much again as the
--- longest pause of the last two weeks, without the last three days, and at least 15 minutes. An account with less than a week of data may
--- pause for three days.
+-- longest pause between two webhooks, without the last three days, and at least 15 minutes. The pause that goes on now teaches nothing. If
+-- first and last webhook are less than a week apart, the account may pause for at least three days. Looks at all rows that
+-- remove_alert_counts leaves: two weeks, and for a rare merchant more.
 WITH steps AS (
-    SELECT account, first_at, last_at, longest_gap, coalesce(lead(first_at) OVER (PARTITION BY account ORDER BY at), now()) AS next_at
+    SELECT account, first_at, last_at, longest_gap, lead(first_at) OVER (PARTITION BY account ORDER BY at) AS next_at
     FROM webhookd.alert_counts
-    WHERE measure = 'authentic' AND step = 3600
+    WHERE measure = 'authentic' AND step = 3600 AND at <= now()
 )
 SELECT
     account,
     extract(epoch FROM now() - max(last_at))::float8 AS silence,
-    CASE WHEN min(first_at) <= now() - interval '7 days' THEN 1.5 * greatest(
-        600,
-        max(longest_gap) FILTER (WHERE last_at BETWEEN now() - interval '14 days' AND now() - interval '3 days'),
-        max(extract(epoch FROM least(next_at, now() - interval '3 days') - last_at)) FILTER (
-            WHERE last_at < now() - interval '3 days' AND next_at > now() - interval '14 days'
+    greatest(
+        CASE WHEN max(last_at) - min(first_at) < interval '7 days' THEN 3 * 86400 END,
+        900,
+        1.5 * max(longest_gap) FILTER (WHERE last_at < now() - interval '3 days'),
+        1.5 * max(extract(epoch FROM least(next_at, now() - interval '3 days') - last_at)) FILTER (
+            WHERE last_at < now() - interval '3 days' AND next_at IS NOT NULL
         )
-    )::float8 ELSE 3 * 86400 END AS bound
+    )::float8 AS bound
 FROM steps
 GROUP BY account;
 
 -- name: alert_deaths(limit)
--- Returns for each account the number of events that died within 15 minutes, an hour and six hours, and still are dead. Counts the last
--- `limit` deaths.
-SELECT
-    k.account,
-    count(*) FILTER (WHERE w.due > now() - interval '15 minutes') AS m15,
-    count(*) FILTER (WHERE w.due > now() - interval '1 hour') AS h1,
-    count(*) AS h6
-FROM (
-    SELECT event_id, due FROM webhookd.work
-    WHERE status = 'dead' AND due > now() - interval '6 hours'
-    ORDER BY due DESC LIMIT :limit
-) AS w
-JOIN webhookd.ledger l ON l.id = w.event_id
-JOIN webhookd.kinds k ON k.id = l.kind
-GROUP BY k.account;
+-- Returns for each account with dead events their number: of those that died within 15 minutes and six hours, and of all. Counts the last
+-- `limit` deaths of all accounts. If there are more, the accounts that have an alert of dead events are in the result, too: an alert must not
+-- end because others have many dead events.
+WITH dead AS MATERIALIZED (
+    SELECT event_id, due FROM webhookd.work WHERE status = 'dead' ORDER BY due DESC LIMIT :limit
+), counted AS (
+    SELECT
+        k.account,
+        count(*) FILTER (WHERE d.due > now() - interval '15 minutes') AS m15,
+        count(*) FILTER (WHERE d.due > now() - interval '6 hours') AS h6,
+        count(*) AS waiting
+    FROM dead d
+    JOIN webhookd.ledger l ON l.id = d.event_id
+    JOIN webhookd.kinds k ON k.id = l.kind
+    GROUP BY k.account
+    UNION ALL
+    SELECT subject, 0, 0, 0 FROM webhookd.alert_states
+    WHERE condition = 'dead_events' AND (SELECT count(*) FROM dead) = :limit
+)
+SELECT account, sum(m15)::bigint AS m15, sum(h6)::bigint AS h6, sum(waiting)::bigint AS waiting FROM counted GROUP BY account;
 
 -- name: alert_keys()
 -- Returns the keys of the settings, with the seconds since each was first seen and last used (NULL if never). Leaves out keys that the
@@ -98,9 +112,9 @@ FROM webhookd.alert_keys
 WHERE seen_at > (SELECT max(seen_at) FROM webhookd.alert_keys) - interval '15 minutes';
 
 -- name: alert_replicas()
--- Returns the replicas that have reported within two minutes: the dependencies that do not answer them, and the seconds until their
--- certificate ends.
-SELECT away, extract(epoch FROM certificate_ends - now())::float8 AS certificate FROM webhookd.alert_replicas
+-- Returns the replicas that have reported within two minutes: the dependencies that do not answer them, the seconds until their certificate
+-- ends, and the number of their stuck handlers.
+SELECT away, extract(epoch FROM certificate_ends - now())::float8 AS certificate, stuck FROM webhookd.alert_replicas
 WHERE seen_at > now() - interval '2 minutes';
 
 -- name: alert_channels()$
@@ -116,35 +130,59 @@ SELECT
     subject,
     detail,
     fires_since,
+    channels,
     extract(epoch FROM now() - since)::float8 AS lasted,
     extract(epoch FROM now() - held_at)::float8 AS ended
 FROM webhookd.alert_states
 ORDER BY condition, subject;
 
--- name: keep_alert_state(condition, subject, detail, fires, anew)!
+-- name: keep_alert_state(condition, subject, detail, fires, anew, channels)$
 -- Notes that a condition holds. If `fires` is true, the condition fires from now on, unless it fires already. If `anew` is true, the
--- condition counts as new.
-INSERT INTO webhookd.alert_states AS s (condition, subject, detail, since, held_at, fires_since)
-VALUES (:condition, :subject, :detail, now(), now(), CASE WHEN :fires::boolean THEN now() END)
+-- condition counts as new. Returns whether the condition begins to fire by this; `channels` then get a message.
+INSERT INTO webhookd.alert_states AS s (condition, subject, detail, since, held_at, fires_since, channels)
+VALUES (
+    :condition, :subject, :detail, now(), now(), CASE WHEN :fires::boolean THEN now() END,
+    CASE WHEN :fires::boolean THEN :channels::text[] ELSE '{}' END
+)
 ON CONFLICT (condition, subject) DO UPDATE SET
     detail = excluded.detail,
     held_at = now(),
     since = CASE WHEN :anew::boolean THEN now() ELSE s.since END,
-    fires_since = coalesce(s.fires_since, excluded.fires_since);
+    fires_since = coalesce(s.fires_since, excluded.fires_since),
+    channels = CASE WHEN s.fires_since IS NULL THEN excluded.channels ELSE s.channels END
+RETURNING fires_since IS NOT DISTINCT FROM now();
+
+-- name: forget_alert_channel(condition, subject, channel)!
+-- Notes that a channel gets no message about the condition.
+UPDATE webhookd.alert_states SET channels = array_remove(channels, :channel)
+WHERE condition = :condition AND subject = :subject;
+
+-- name: renew_alert_states(gap)!
+-- Corrects times after a pause without evaluation, and after the clock was put back. If nobody has evaluated for `gap` seconds, nobody knows
+-- whether the conditions that fire have ended meanwhile: they count as if they had held until now.
+WITH times AS (
+    SELECT coalesce(now() - max(evaluated_at) > make_interval(secs => :gap::float8), true) AS paused
+    FROM webhookd.alert_replicas WHERE evaluated_at <= now()
+), late AS MATERIALIZED (
+    SELECT condition, subject FROM webhookd.alert_states, times
+    WHERE held_at > now() OR since > now() OR (paused AND fires_since IS NOT NULL)
+    ORDER BY condition, subject FOR UPDATE OF alert_states
+), messages AS (
+    UPDATE webhookd.alert_messages SET changed_at = now(), due = now()
+    WHERE id = ANY(ARRAY(SELECT id FROM webhookd.alert_messages WHERE changed_at > now() FOR UPDATE SKIP LOCKED))
+)
+UPDATE webhookd.alert_states s SET held_at = now(), since = least(s.since, now())
+FROM late WHERE s.condition = late.condition AND s.subject = late.subject;
 
 -- name: end_alert_state(condition, subject)!
 DELETE FROM webhookd.alert_states WHERE condition = :condition AND subject = :subject;
 
--- name: adopt_alert(condition, subject, detail)!
--- Notes that a message about the condition was sent while PostgreSQL was away: the condition fires, and no message is due.
-INSERT INTO webhookd.alert_states (condition, subject, detail, since, held_at, fires_since)
-VALUES (:condition, :subject, :detail, now(), now(), now())
-ON CONFLICT DO NOTHING;
-
 -- name: add_alert_messages(ids, channels, condition, subject, change, page, detail)!
 INSERT INTO webhookd.alert_messages (id, channel, condition, subject, change, page, detail)
 SELECT id, channel, :condition, :subject, :change, :page::boolean, :detail
-FROM unnest(:ids::uuid[], :channels::text[]) AS v (id, channel);
+FROM unnest(:ids::uuid[], :channels::text[]) AS v (id, channel)
+ORDER BY id
+ON CONFLICT DO NOTHING;
 
 -- name: withdraw_alert_messages(condition, subject)
 -- Removes the messages that report that the condition fires, and that nobody has tried to send. Returns their channels, which need no
@@ -155,12 +193,13 @@ DELETE FROM webhookd.alert_messages WHERE id = ANY(ARRAY(
     FOR UPDATE SKIP LOCKED
 )) RETURNING channel;
 
--- name: lease_alert_messages(channels, quiet, lease)
--- Takes the oldest message of each channel that is due. Nobody else takes it for `lease` seconds. A channel in `quiet` gets pages only.
--- A message waits for earlier messages about the same condition.
+-- name: lease_alert_messages(channels, conditions, quiet, lease)
+-- Takes the oldest message of each channel that is due, about one of `conditions`: another release may have more. Nobody else takes the
+-- message for `lease` seconds. A channel in `quiet` gets pages only. A message waits for earlier messages about the same condition.
 WITH first AS MATERIALIZED (
     SELECT DISTINCT ON (channel) id FROM webhookd.alert_messages m
-    WHERE channel = ANY(:channels::text[]) AND due <= now() AND (page OR channel <> ALL(:quiet::text[])) AND NOT EXISTS (
+    WHERE channel = ANY(:channels::text[]) AND condition = ANY(:conditions::text[]) AND due <= now()
+    AND (page OR channel <> ALL(:quiet::text[])) AND NOT EXISTS (
         SELECT FROM webhookd.alert_messages b
         WHERE b.channel = m.channel AND b.condition = m.condition AND b.subject = m.subject AND (b.changed_at, b.id) < (m.changed_at, m.id)
     )
@@ -189,23 +228,33 @@ ON CONFLICT (id) DO UPDATE SET evaluated_at = now();
 
 -- name: last_alert_evaluation()$
 -- Returns the seconds since a replica last evaluated the conditions; NULL if none did within a day.
-SELECT extract(epoch FROM now() - max(evaluated_at))::float8 FROM webhookd.alert_replicas;
+SELECT extract(epoch FROM now() - max(evaluated_at))::float8 FROM webhookd.alert_replicas WHERE evaluated_at <= now();
 
 -- name: expire_alert_messages(age)
--- Removes messages that could not be sent for `age` seconds. Returns their channels.
+-- Removes messages that could not be sent for `age` seconds, and returns them.
 DELETE FROM webhookd.alert_messages WHERE id = ANY(ARRAY(
     SELECT id FROM webhookd.alert_messages WHERE changed_at < now() - make_interval(secs => :age::float8) FOR UPDATE SKIP LOCKED
-)) RETURNING channel;
+)) RETURNING channel, condition, subject, change;
+
+-- name: remove_alert_counts()!
+-- Removes counts that no condition looks at any more. The last 50 hours with authentic webhooks of each account stay: without them, a merchant
+-- who is silent for weeks would have no rhythm, and an account that became silent no alert.
+WITH ranked AS MATERIALIZED (
+    SELECT ctid AS row, step, at, measure,
+        row_number() OVER (PARTITION BY measure, account, step ORDER BY at DESC) AS number
+    FROM webhookd.alert_counts
+)
+DELETE FROM webhookd.alert_counts WHERE ctid = ANY(ARRAY(
+    SELECT ctid FROM webhookd.alert_counts WHERE ctid = ANY(ARRAY(
+        SELECT row FROM ranked
+        WHERE at < now() - CASE WHEN step = 60 THEN interval '7 hours' ELSE interval '14 days' END
+            AND (measure <> 'authentic' OR step = 60 OR number > 50)
+    )) FOR UPDATE SKIP LOCKED
+));
 
 -- name: remove_alert_reports()!
--- Removes counts, keys and replicas that no condition looks at any more.
-WITH counts AS (
-    DELETE FROM webhookd.alert_counts WHERE ctid = ANY(ARRAY(
-        SELECT ctid FROM webhookd.alert_counts
-        WHERE at < now() - CASE WHEN step = 60 THEN interval '7 hours' ELSE interval '16 days' END
-        FOR UPDATE SKIP LOCKED
-    ))
-), keys AS (
+-- Removes keys and replicas that no condition looks at any more.
+WITH keys AS (
     DELETE FROM webhookd.alert_keys WHERE ctid = ANY(ARRAY(
         SELECT ctid FROM webhookd.alert_keys WHERE seen_at < now() - interval '2 days' FOR UPDATE SKIP LOCKED
     ))

@@ -153,9 +153,10 @@ WITH changed AS (
 INSERT INTO webhookd.audit (event_id, from_status, to_status, actor, reason)
 SELECT event_id, 'retrying', 'retrying', :actor, :reason FROM changed;
 
--- name: choose_finished(after_id, below, wanted, until, looked, limit)
+-- name: choose_finished(after_id, below, wanted, imported, until, looked, limit)
 -- Returns a page of a replay: ended events with ids above `after_id` and below `below`, the oldest first. This statement looks and
--- returns like the searches. `below` ends the choice outside the scan, as `from_id` does in search_events.
+-- returns like the searches. `below` ends the choice outside the scan, as `from_id` does in search_events. If `imported` is false, the
+-- choice leaves out events that ended by an import: another program has processed them, and no handler ran.
 WITH found AS MATERIALIZED (
     SELECT * FROM webhookd.ledger l
     WHERE id > :after_id::uuid AND {indexed_filters}
@@ -169,9 +170,17 @@ WITH found AS MATERIALIZED (
     ) AS w ON true
     WHERE l.id < :below::uuid AND coalesce(w.status = 'dead', true) AND {other_filters}
 ), chosen AS (
-    SELECT e.id, e.event_type, e.dead_reason, e.status, e.finished_at
-    FROM filtered JOIN webhookd.events e USING (id)
+    SELECT e.id, e.event_type, e.dead_reason, e.status, e.finished_at, i.imported
+    FROM filtered JOIN webhookd.events e USING (id) CROSS JOIN LATERAL (
+        SELECT e.status = 'processed' AND coalesce((
+            SELECT a.actor = 'import' FROM webhookd.audit a
+            WHERE a.event_id = e.id AND a.to_status = 'processed'
+            ORDER BY a.at DESC
+            LIMIT 1
+        ), false) AS imported
+    ) AS i
     WHERE coalesce(e.finished_at, e.received_at) <= :until
+        AND (:imported::boolean OR NOT i.imported)
     ORDER BY e.id
     LIMIT :limit
 )

@@ -1,4 +1,4 @@
-"""The Helm chart, rendered by Helm itself: kustomize builds the same objects, and each value does what it says."""
+"""The Helm chart, rendered by Helm itself: kustomize builds the same objects, and each file of values does its work."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ import subprocess
 import tarfile
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
 import yaml
 
 from tests.deploy import manifests, pod_security
-from tests.deploy.charts import CHART, VALUES, ChartError, made, render
+from tests.deploy.charts import CHART, VALUES, made, render
 from tests.deploy.manifests import (
     Object,
     build,
@@ -30,15 +29,13 @@ from tests.deploy.manifests import (
 )
 from tests.helpers.guide import GUIDE, ROOT, blocks
 from tests.helpers.prometheus import RULES
-from webhookd.settings import Role, Settings
-from webhookd.settings.sources import SECRET, SECTIONS
+from webhookd.settings import Role
 
 pytestmark = pytest.mark.xdist_group("kubernetes")
 
 VERSIONS = ["1.30", "1.37"]
 CUSTOM = {"ScaledObject", "PodMonitor", "PrometheusRule", "HTTPRoute", "ExternalSecret"}
 SCALERS = ("HorizontalPodAutoscaler", "ScaledObject")
-DIGEST = f"sha256:{'a' * 64}"
 
 
 def plain(objects: list[Object]) -> dict[tuple[str, str], Object]:
@@ -161,93 +158,6 @@ def test_each_role_has_a_deployment_and_only_receivers_take_webhooks() -> None:
     }
     monitor = one(objects, "PodMonitor")["spec"]["selector"]
     assert all(selects(monitor["matchLabels"], of) for of in deployments.values())
-
-
-def test_values_reach_the_pods() -> None:
-    toleration = {"key": "dedicated", "operator": "Exists"}
-    tmp: dict[str, Any] = {"name": "tmp", "emptyDir": {}}
-    sets = {
-        "image": {"repository": "registry.example.com/webhookd", "digest": DIGEST, "pullPolicy": "Always"},
-        "secretName": "hooks",
-        "settings": {"WEBHOOKD_SQS_QUEUE": "hooks", "WEBHOOKD_CONCURRENCY": 32, "AWS_REGION": "us-east-1"},
-        "adminHosts": ["ops.example.com"],
-        "shutdownGrace": 130,
-        "handlerTimeout": 120,
-        "deployments.daemon": {
-            "priorityClassName": "payments",
-            "tolerations": [toleration],
-            "topologySpread": [{"topologyKey": "topology.kubernetes.io/zone", "whenUnsatisfiable": "DoNotSchedule"}],
-            "env": {"OTEL_SERVICE_NAME": "hooks"},
-            "volumes": [tmp],
-            "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],
-        },
-        "networkPolicy.servers": [{"ipBlock": {"cidr": "10.1.0.0/16"}}],
-    }
-    objects = render(sets=tuple(f"{path}={json.dumps(value)}" for path, value in sets.items()), namespace="shop")
-    deployment = one(objects, "Deployment")
-    spec = template(deployment)["spec"]
-    for workload in (deployment, one(objects, "Job", "webhookd-migrate")):
-        of = container(workload)
-        tag = yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"]
-        assert (of["image"], of["imagePullPolicy"]) == (f"registry.example.com/webhookd:{tag}@{DIGEST}", "Always")
-        assert template(workload)["spec"]["volumes"][0]["secret"]["secretName"] == "hooks"
-    assert (spec["priorityClassName"], spec["tolerations"]) == ("payments", [toleration])
-    assert [of["whenUnsatisfiable"] for of in spec["topologySpreadConstraints"]] == ["DoNotSchedule"]
-    assert spec["volumes"][1] == tmp
-    assert container(deployment)["volumeMounts"][1]["mountPath"] == "/tmp"
-    assert spec["terminationGracePeriodSeconds"] == 10 + 130 + 10
-    variables = environment(objects, deployment)
-    assert (
-        variables.items()
-        >= {
-            "WEBHOOKD_SQS_QUEUE": "hooks",
-            "WEBHOOKD_CONCURRENCY": "32",
-            "AWS_REGION": "us-east-1",
-            "OTEL_SERVICE_NAME": "hooks",
-            "WEBHOOKD_ADMIN_HOSTS": "webhookd-admin,webhookd-admin.shop.svc,ops.example.com",
-            "WEBHOOKD_HANDLER_TIMEOUT": "120",
-        }.items()
-    )
-    assert "WEBHOOKD_ROLES" not in variables
-    assert one(objects, "NetworkPolicy")["spec"]["egress"][2]["to"] == [{"ipBlock": {"cidr": "10.1.0.0/16"}}]
-
-
-def test_a_changed_setting_rolls_the_pods() -> None:
-    one_queue, other = (render(sets=(f'settings.WEBHOOKD_SQS_QUEUE="{name}"',)) for name in ("a", "b"))
-    before, after = (template(one(of, "Deployment"))["metadata"]["annotations"] for of in (one_queue, other))
-    assert before.keys() == after.keys() == {"checksum/settings"}
-    assert before != after
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"shutdownGrace": 30}, "shutdownGrace is not above handlerTimeout"),
-        ({"deployments.workers": {"roles": ["receive", "work"]}}, "only the deployment `daemon` may have the role receive"),
-        ({"deployments.daemon": {"roles": ["receive", "work"]}}, "no deployment has the role relay"),
-        ({"prometheusRule.enabled": True}, "prometheusRule.adminAddress: give the address"),
-        ({"prometheusRule": {"enabled": True, "adminAddress": "ops.example.com"}}, "prometheusRule/adminAddress"),
-        ({"gateway.enabled": True}, "gateway.parentRefs: name the Gateway"),
-        ({"settings.WEBHOOKD_SHUTDOWN_GRACE": "10"}, "WEBHOOKD_SHUTDOWN_GRACE"),
-        ({"replicas": 2}, "replicas"),
-        ({"defaults.autoscaling.kind": "vpa"}, "autoscaling/kind"),
-        ({"image.digest": "sha256:latest"}, "image/digest"),
-    ],
-)
-def test_values_that_cannot_work_are_refused(values: dict[str, Any], message: str) -> None:
-    with pytest.raises(ChartError) as refused:
-        render(sets=tuple(f"{path}={json.dumps(value)}" for path, value in values.items()))
-    assert message in str(refused.value)
-
-
-def test_no_secret_is_among_the_settings() -> None:
-    names = [*Settings.model_fields, *(f"{section}__shop__{field}" for section, fields in SECTIONS.items() for field in fields)]
-    secrets = [f"WEBHOOKD_{name.upper()}" for name in names if SECRET.fullmatch(name)]
-    assert len(secrets) > 6
-    with pytest.raises(ChartError) as refused:
-        render(sets=tuple(f'settings.{name}="secret"' for name in secrets))
-    assert [name for name in secrets if name not in str(refused.value)] == []
-    render(sets=tuple(f'settings.{name}_FILE="/run/secrets/webhookd/other"' for name in secrets))
 
 
 def test_the_version_is_webhookds() -> None:

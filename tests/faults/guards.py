@@ -73,9 +73,9 @@ _KINDS = "tests/integration/test_kinds.py::"
 GUARDS = (
     Guard(
         "an alert that fires is one message, however often it is evaluated",
-        "webhookd/alerts/evaluation.py",
-        'if fires and (state is None or state["fires_since"] is None):',
-        "if fires:",
+        "sql/queries/alerts.sql",
+        "RETURNING fires_since IS NOT DISTINCT FROM now();",
+        "RETURNING fires_since IS NOT NULL;",
         "tests/integration/test_alerts.py::test_a_condition_that_fires_and_ends_is_two_messages_however_often_it_is_evaluated",
     ),
     Guard(
@@ -88,7 +88,7 @@ GUARDS = (
     Guard(
         "a message about an alert that fails is sent again",
         "webhookd/alerts/sender.py",
-        "if problem is None:",
+        "if problem is None or problem.taken:",
         "if True:",
         "tests/integration/test_alerts.py::test_a_message_that_fails_is_sent_again_under_its_id",
     ),
@@ -112,6 +112,41 @@ GUARDS = (
         "AND (b.changed_at, b.id) < (m.changed_at, m.id)",
         "AND false",
         "tests/integration/test_alerts.py::test_the_end_follows_the_beginning_however_the_sending_goes",
+    ),
+    Guard(
+        "an alert of dead events stands until somebody acts",
+        "sql/queries/alerts.sql",
+        "WHERE status = 'dead' ORDER BY due DESC LIMIT :limit",
+        "WHERE status = 'dead' AND due > now() - interval '1 hour' ORDER BY due DESC LIMIT :limit",
+        "tests/integration/test_alerts.py::test_a_dead_event_of_the_night_is_reported_in_the_morning",
+    ),
+    Guard(
+        "no alert ends because nobody evaluated the conditions",
+        "sql/queries/alerts.sql",
+        "OR (paused AND fires_since IS NOT NULL)",
+        "",
+        "tests/integration/test_alerts.py::test_no_alert_ends_because_nobody_evaluated",
+    ),
+    Guard(
+        "an alert of an account's silence does not end by itself",
+        "sql/queries/alerts.sql",
+        "AND (measure <> 'authentic' OR step = 60 OR number > 50)",
+        "",
+        "tests/integration/test_alerts.py::test_an_alarm_does_not_end_while_the_account_is_silent",
+    ),
+    Guard(
+        "a channel that was away together with PostgreSQL gets its alert afterwards",
+        "webhookd/alerts/outage.py",
+        "if self._informed or self._due:",
+        "if self._informed:",
+        "tests/integration/test_alerts.py::test_a_channel_that_was_away_with_postgresql_gets_its_messages_afterwards",
+    ),
+    Guard(
+        "a replica that restarts while PostgreSQL is away sends no second alert",
+        "webhookd/alerts/outage.py",
+        "await self._redis.keep_mark(self._place, _sent(channel.name), FIRES, _MARK)",
+        "pass",
+        "tests/integration/test_alerts.py::test_a_replica_that_restarts_during_an_outage_sends_nothing_again",
     ),
     Guard(
         "a flood of refused webhooks is sampled at a limited rate",
@@ -1497,7 +1532,7 @@ GUARDS = (
     ),
     Guard(
         "retention keeps a body that is still to be delivered",
-        "sql/migrations/0006_destinations.sql",
+        "sql/migrations/0007_destinations.sql",
         "SELECT event_id FROM webhookd.deliveries WHERE event_id BETWEEN low AND high\n",
         "SELECT event_id FROM webhookd.deliveries WHERE false\n",
         _DESTINATIONS + "test_retention_keeps_a_body_that_is_still_to_be_delivered",
@@ -1560,11 +1595,39 @@ GUARDS = (
         _IMPORT + "test_history_is_processed_at_the_time_of_its_receipt_with_its_exact_bytes",
     ),
     Guard(
+        "the partition of a week that is over needs no lock that keeps out the receiver",
+        "sql/migrations/0006_past_partitions.sql",
+        " OR first + interval '168 hours' < now() - interval '1 day')",
+        ")",
+        _IMPORT + "test_history_needs_no_lock_that_keeps_out_the_receiver",
+    ),
+    Guard(
         "imported work waits behind fresh events",
         "sql/queries/imports.sql",
         "now() + make_interval(secs => :send_after), false FROM inserted",
         "now() + make_interval(secs => :send_after), true FROM inserted",
         _IMPORT + "test_work_is_processed_once_after_fresh_events_and_history_runs_no_handler",
+    ),
+    Guard(
+        "a line without a signature is no work, and ends none, unless the operator says so",
+        "webhookd/operate/imports.py",
+        "            if self._needs_signature:",
+        "            if False:",
+        _IMPORT + "test_a_line_without_a_signature_is_no_work_and_ends_none_unless_the_operator_says_so",
+    ),
+    Guard(
+        "imported work comes no faster than its rate",
+        "webhookd/operate/imports.py",
+        "            await asyncio.sleep(due - time.monotonic())\n",
+        "",
+        _IMPORT + "test_work_comes_no_faster_than_its_rate",
+    ),
+    Guard(
+        "a replay leaves out history that another program has processed",
+        "sql/queries/operator.sql",
+        "SELECT a.actor = 'import' FROM",
+        "SELECT false FROM",
+        _IMPORT + "test_a_replay_leaves_out_history_whose_handlers_another_program_has_run_and_counts_it",
     ),
     Guard(
         "an import ends no work whose attempt has failed",
@@ -1607,6 +1670,20 @@ GUARDS = (
         "            await self._wait_for_others()\n",
         "            pass\n",
         f"{_TESTING}test_trials_on_one_database_run_one_after_the_other",
+    ),
+    Guard(
+        "a trial waits for another one whatever limits the role has",
+        "webhookd/store/rolled_back.py",
+        'lock="0", statement="0", local=True)\n',
+        'lock=own["lock"], statement=own["statement"], local=True)\n',
+        f"{_TESTING}test_a_trial_waits_and_handlers_may_pause_whatever_limits_the_role_has",
+    ),
+    Guard(
+        "assert_once looks at all columns",
+        "webhookd/store/rolled_back.py",
+        "hashtextextended((t.*)::text, 0)",
+        "hashtextextended(t::text, 0)",
+        f"{_TESTING}test_all_columns_count_whatever_their_names",
     ),
     Guard(
         "a trial finds what only a commit refuses",

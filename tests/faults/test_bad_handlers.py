@@ -78,6 +78,7 @@ async def test_a_handler_that_cannot_be_ended_is_cut_off_and_the_event_tried_aga
     await rig.send(46)
     await rig.finish()
     assert await daemon.metric("webhookd_stuck_handlers_total") == 2
+    assert await daemon.metric("webhookd_unended_handlers") == 2
     assert await daemon.stop() == 0
     assert await rig.connection.fetchval("SELECT count(*) FROM events WHERE status = 'processed'") == 46
 

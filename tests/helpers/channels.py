@@ -82,6 +82,7 @@ class MailServer:
     implicit: bool = False  # whether TLS begins with the connection
     silent: bool = False  # whether the server takes connections and says nothing
     refuses: str = ""  # the answer to MAIL, if the server takes no mail
+    refuses_recipient: str = ""  # an address that the server does not know
     port: int = 0
     _server: asyncio.Server | None = None
 
@@ -135,8 +136,10 @@ class MailServer:
                 say(self.refuses or ("250 ok" if signed_in else "530 sign in first"))
                 sender = line.partition("<")[2].partition(">")[0]
             elif verb == "RCPT":
-                say("250 ok")
-                recipients.append(line.partition("<")[2].partition(">")[0])
+                recipient = line.partition("<")[2].partition(">")[0]
+                known = recipient != self.refuses_recipient
+                say("250 ok" if known else "550 no such user")
+                recipients += [recipient] if known else []
             elif verb == "DATA":
                 say("354 go on")
                 raw = (await reader.readuntil(b"\r\n.\r\n"))[:-3]

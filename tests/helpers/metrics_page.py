@@ -37,6 +37,7 @@ QUERIES = {
     "webhookd_attempts": "sum(rate(webhookd_attempts_sum[5m])) / sum(rate(webhookd_attempts_count[5m]))",
     "webhookd_handle_seconds": ("histogram_quantile(0.95, sum by (le, event_type) (rate(webhookd_handle_seconds_bucket[5m])))"),
     "webhookd_stuck_handlers_total": "sum by (instance) (increase(webhookd_stuck_handlers_total[1h]))",
+    "webhookd_unended_handlers": "sum by (instance) (webhookd_unended_handlers)",
     "webhookd_end_to_end_seconds": "histogram_quantile(0.95, sum by (le) (rate(webhookd_end_to_end_seconds_bucket[15m])))",
     "webhookd_dead_total": "sum by (reason) (increase(webhookd_dead_total[1d]))",
     "webhookd_dead_letters_total": "sum by (action) (increase(webhookd_dead_letters_total[1d]))",

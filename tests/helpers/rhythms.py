@@ -18,7 +18,6 @@ FROM (
     SELECT step, at, extract(epoch FROM at - lag(at) OVER (PARTITION BY step, step(step, at) ORDER BY at)) AS gap
     FROM unnest(ARRAY[60, 3600]) AS step, unnest($2::timestamptz[]) AS at
 ) AS each
-WHERE at > now() - CASE WHEN step = 60 THEN interval '7 hours' ELSE interval '16 days' END
 GROUP BY step, step(step, at)
 """
 

@@ -16,6 +16,8 @@ import aiohttp
 import pytest
 import pytest_asyncio
 import trustme
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from tests.conftest import Servers, Start, settings_of
 from tests.helpers.channels import SECRET, TOKEN, HttpChannel, MailServer
@@ -40,9 +42,11 @@ from webhookd.authorizenet.sampling import sample
 from webhookd.authorizenet.signature import sign
 from webhookd.dev.servers import Stack
 from webhookd.runtime.loops import Watch
+from webhookd.store import redis_keys
 from webhookd.store.database import Database
 from webhookd.store.idempotency import IdempotencyKeys
 from webhookd.store.pools import PoolSettings
+from webhookd.store.queries import queries
 from webhookd.telemetry.metrics import Metrics
 
 NOON = datetime(2026, 2, 2, 12, tzinfo=UTC)
@@ -139,6 +143,16 @@ async def pass_time(connection: Connection, seconds: float) -> None:
     await connection.execute("UPDATE alert_messages SET due = due - $1::interval, changed_at = changed_at - $1::interval", age)
 
 
+async def have_counted(connection: Connection, hours: float = 24.0) -> None:
+    """Makes it look as if the replicas had counted for `hours`."""
+    await connection.execute(
+        "INSERT INTO alert_counts (measure, account, step, at, count, first_at, last_at) "
+        "SELECT 'accepted', '', 60, at, 0, at, at FROM (SELECT now() - make_interval(secs => $1 * 3600)) AS past (at) "
+        "ON CONFLICT DO NOTHING",
+        hours,
+    )
+
+
 async def mend(connection: Connection) -> None:
     """Ends the dead events."""
     await connection.execute("UPDATE work SET status = 'discarded', discarded_at = now() WHERE status = 'dead'")
@@ -155,12 +169,13 @@ async def test_a_condition_that_fires_and_ends_is_two_messages_however_often_it_
     replica.use(channel(http))
     await replica.round()
     assert told(http) == []
+    await have_counted(connection)
     await bury(connection, 3)
     for _ in range(3):
         await replica.round()
     assert told(http) == [("fires", "dead_events"), ("fires", "many_dead_events")]
     data = http.posts[0].json["data"]
-    assert data["detail"] == "Events of the account default that died within an hour and still are dead: 3."
+    assert data["detail"] == "Dead events of the account default that wait for somebody to redrive or discard them: 3."
     assert data["links"]["What to do"] == "https://ops.example.com/guide/runbook-dead#webhookddeadevents"
     await mend(connection)
     await replica.round()
@@ -213,6 +228,7 @@ async def test_two_replicas_send_one_message(replicas: list[Replica], http: Http
     for one in replicas:
         one.use(channel(http))
         await one.reports.report()
+    await have_counted(connection)
     await bury(connection, 3)
     evaluated = await asyncio.gather(*(one.evaluation.run() for one in replicas for _ in range(3)))
     assert 1 <= sum(evaluated) <= 3, "one of the two replicas has the duty"
@@ -303,6 +319,7 @@ async def test_in_quiet_hours_pages_come_and_tickets_wait_or_vanish(
 ) -> None:
     replica.use(channel(http, quiet_hours="22:00-07:00"), channel(http, "all"))
     replica.now = NIGHT
+    await have_counted(connection)
     await bury(connection, 3)
     await replica.round()
     by_id = [(post.json["data"]["severity"], post.json["type"].rpartition(".")[2]) for post in http.posts]
@@ -325,6 +342,150 @@ async def test_in_quiet_hours_pages_come_and_tickets_wait_or_vanish(
     replica.now = NOON
     await replica.round()
     assert told(http) == [("fires", "dead_events"), ("resolved", "dead_events")]
+
+
+async def test_a_dead_event_of_the_night_is_reported_in_the_morning(
+    replica: Replica, http: HttpChannel, connection: Connection
+) -> None:
+    replica.use(channel(http, quiet_hours="22:00-07:00"))
+    replica.now = NIGHT
+    await bury(connection, 1)
+    await replica.round()
+    for _ in range(3):  # hours pass; the event still is dead
+        await connection.execute("UPDATE work SET due = due - interval '3 hours' WHERE status = 'dead'")
+        await pass_time(connection, 3 * 3_600)
+        await replica.round()
+    assert told(http) == []
+    replica.now = NOON
+    await replica.round()
+    assert told(http) == [("fires", "dead_events")]
+    await connection.execute("UPDATE work SET due = due - interval '3 days' WHERE status = 'dead'")
+    await pass_time(connection, 3 * 86_400)
+    await replica.round()
+    assert told(http) == [("fires", "dead_events")], "it stands until somebody acts"
+
+
+async def test_an_alert_of_dead_events_does_not_end_because_others_have_many(
+    replica: Replica, http: HttpChannel, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replica.use(channel(http))
+    await bury(connection, 1)
+    await replica.round()
+    monkeypatch.setattr("webhookd.alerts.facts._DEATHS", 2)
+    await connection.execute("UPDATE work SET due = due - interval '3 hours' WHERE status = 'dead'")
+    await bury(connection, 2)
+    await connection.execute(
+        "INSERT INTO kinds (id, account, event_type, key_fingerprint) "
+        "SELECT id + 1, 'other', event_type, key_fingerprint FROM kinds LIMIT 1"
+    )
+    await connection.execute(
+        "UPDATE ledger SET kind = (SELECT id FROM kinds WHERE account = 'other') "
+        "WHERE id IN (SELECT event_id FROM work WHERE status = 'dead' ORDER BY due DESC LIMIT 2)"
+    )
+    await replica.round()
+    await pass_time(connection, evaluations.QUIET_AFTER)
+    await replica.round()
+    assert [post.json["data"]["subject"] for post in http.posts] == ["default", "other"]
+
+
+async def test_no_alert_ends_because_nobody_evaluated(replica: Replica, http: HttpChannel, connection: Connection) -> None:
+    replica.use(channel(http))
+    replica.metrics.dependency_up.labels("redis").set(0)
+    await replica.round()
+    for _ in range(10):
+        await pass_time(connection, 100)
+        await replica.round()
+    assert told(http) == [("fires", "redis_away")]
+    # All replicas stop for an hour. The first evaluation finds no report of a replica yet.
+    await pass_time(connection, 3_600)
+    await connection.execute(
+        "UPDATE alert_replicas SET seen_at = now() - interval '1 hour', evaluated_at = evaluated_at - interval '1 hour'"
+    )
+    await replica.evaluation.run()
+    await replica.round()
+    assert told(http) == [("fires", "redis_away")], "the first evaluation after the pause ends nothing"
+
+
+async def test_a_state_and_a_message_of_a_newer_release_stay(
+    replica: Replica, http: HttpChannel, connection: Connection
+) -> None:
+    replica.use(channel(http))
+    await replica.round()
+    await connection.execute(
+        "INSERT INTO alert_states (condition, subject, detail, since, held_at, fires_since) "
+        "VALUES ('of_tomorrow', '', '', now() - interval '1 day', now() - interval '1 day', now() - interval '1 day')"
+    )
+    await connection.execute(
+        "INSERT INTO alert_messages (id, channel, condition, subject, change, page, detail) "
+        "VALUES (gen_random_uuid(), 'ops', 'of_tomorrow', '', 'fires', true, '')"
+    )
+    await replica.round()
+    assert http.posts == []
+    assert await connection.fetchval("SELECT attempts FROM alert_messages") == 0
+    assert await connection.fetchval("SELECT condition FROM alert_states") == "of_tomorrow"
+
+
+async def test_the_end_goes_only_to_channels_that_got_the_beginning(
+    replica: Replica, http: HttpChannel, connection: Connection
+) -> None:
+    http.answers = [(500, {})]
+    replica.use(channel(http, "a"))
+    await bury(connection, 1)
+    await replica.round()
+    await connection.execute("UPDATE alert_messages SET changed_at = now() - interval '3 days'")
+    await replica.round()
+    http.posts.clear()
+    replica.use(channel(http, "a"), channel(http, "new"))
+    await mend(connection)
+    await replica.reports.report()
+    await pass_time(connection, evaluations.QUIET_AFTER)
+    await replica.round()
+    assert http.posts == []
+
+
+async def test_a_clock_that_is_put_back_delays_no_message(replica: Replica, http: HttpChannel, connection: Connection) -> None:
+    replica.use(channel(http))
+    await bury(connection, 1)
+    await replica.reports.report()
+    await replica.evaluation.run()
+    await pass_time(connection, -3_600)
+    await replica.round()
+    assert told(http) == [("fires", "dead_events")]
+    await mend(connection)
+    await pass_time(connection, -3_600)
+    await replica.round()
+    await pass_time(connection, evaluations.QUIET_AFTER)
+    await replica.round()
+    assert told(http)[1:] == [("resolved", "dead_events")]
+    await connection.execute(
+        "INSERT INTO alert_counts (measure, account, step, at, count, first_at, last_at) "
+        "VALUES ('not_stored', '', 60, now() + interval '1 hour', 1, now(), now())"
+    )
+    await replica.round()
+    assert len(http.posts) == 2, "a count of the future"
+
+
+async def test_a_channel_that_hangs_does_not_keep_messages_from_the_others(
+    replica: Replica, http: HttpChannel, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sender, "EVERY", 0.05)
+    slow = HttpChannel(holds=asyncio.Event())
+    await slow.start()
+    replica.use(channel(slow, "slow"), channel(http))
+    await replica.reports.report()
+    await bury(connection, 1)
+    await replica.round()
+    await until(lambda: slow.posts, "the slow channel has its message")
+    await mend(connection)
+    await pass_time(connection, evaluations.QUIET_AFTER)
+    await replica.round()
+    await until(replica.sender.send_waiting, "the other message is sent") if len(http.posts) < 2 else None
+    assert told(http) == [("fires", "dead_events"), ("resolved", "dead_events")]
+    assert len(slow.posts) == 1
+    assert slow.holds is not None
+    slow.holds.set()
+    await replica.sender.stop()
+    await slow.stop()
 
 
 async def test_the_end_follows_the_beginning_however_the_sending_goes(
@@ -356,7 +517,7 @@ async def test_counts_keys_and_state_of_all_replicas_become_facts(replicas: list
         ):
             one.metrics.received.labels("eu", outcome).inc(2)
         one.metrics.received.labels("unknown", "webhookd_away").inc()
-        one.metrics.stuck_handlers.inc()
+        one.metrics.unended_handlers.set(number)
         one.metrics.key_last_used.labels("eu", "old").set(time.time() - 8 * 86_400)
         one.metrics.key_last_used.labels("eu", "new").set(number and time.time())
         one.metrics.certificate_ends.set(number and time.time() + 86_400)
@@ -371,12 +532,11 @@ async def test_counts_keys_and_state_of_all_replicas_become_facts(replicas: list
         ("mismatch", "eu"): 4,
         ("put_off", ""): 14,
         ("not_stored", ""): 8,
-        ("stuck", ""): 2,
     }
     unused = {key.fingerprint: round((key.unused or 0) / 86_400) for key in facts.keys}
     assert unused == {"old": 8, "new": 0}
     assert facts.accounts == ["eu"]
-    assert sorted(one.away for one in facts.replicas) == [(), ("redis",)]
+    assert sorted((one.away, one.stuck) for one in facts.replicas) == [((), 1), (("redis",), 0)]
     assert [round((one.certificate or 0) / 86_400) for one in facts.replicas if one.certificate] == [1]
     assert facts.partitions_ahead > 20 * 86_400
     assert facts.bytes > 1
@@ -419,6 +579,37 @@ async def test_a_small_merchant_gets_no_false_alarm_in_a_week_and_one_if_nothing
     assert friday.bound == pytest.approx(1.5 * 2.5 * 86_400, rel=0.1)
 
 
+async def clean(replica: Replica) -> None:
+    """Removes old counts, as each hour does."""
+    await replica.database.one(queries.remove_alert_counts)
+
+
+@pytest.mark.parametrize("days", [10, 14, 30])
+async def test_a_rare_merchant_gets_no_alarm_in_the_usual_pause(replica: Replica, connection: Connection, days: int) -> None:
+    end = datetime(2026, 6, 1, tzinfo=UTC)
+    batches = [end - timedelta(days=days * number, minutes=minute) for number in range(5) for minute in range(90)]
+    alarms = []
+    for day in range(days):
+        await at(replica, connection, end + timedelta(days=day), sorted(batches))
+        await clean(replica)
+        found = await rhythm(replica, "eu")
+        if found.silence > found.bound:
+            alarms.append(day)
+    assert alarms == []
+    late = await at(replica, connection, end + timedelta(days=1.6 * days), sorted(batches))
+    assert late.silence > late.bound
+
+
+async def test_an_alarm_does_not_end_while_the_account_is_silent(replica: Replica, connection: Connection) -> None:
+    end = datetime(2026, 6, 1, tzinfo=UTC)
+    times = list(big_shop(end - timedelta(days=15), end))
+    for days in (1, 4, 9, 17, 60, 120):
+        await at(replica, connection, end + timedelta(days=days), times)
+        await clean(replica)
+        found = await rhythm(replica, "eu")
+        assert found.silence > found.bound, days
+
+
 async def test_a_big_merchant_gets_an_alarm_after_a_quarter_of_an_hour(replica: Replica, connection: Connection) -> None:
     end = await connection.fetchval("SELECT now()")
     for minutes, alarm in ((1, False), (14, False), (16, True)):
@@ -457,6 +648,27 @@ async def test_a_burst_of_reports_keeps_the_longest_gap_within_a_step(replica: R
         await replica.reports.report()
     gaps = await connection.fetch("SELECT longest_gap FROM alert_counts WHERE measure = 'authentic' AND step = 3600")
     assert [row["longest_gap"] for row in gaps] == [pytest.approx(700, abs=20)]
+
+
+async def test_a_recipient_whom_the_mail_server_refuses_is_reported(
+    replica: Replica, connection: Connection, capfd: pytest.CaptureFixture[str]
+) -> None:
+    server = MailServer(refuses_recipient="gone@example.com")
+    await server.start()
+    given = {
+        "url": f"smtp://localhost:{server.port}",
+        "sender": "webhookd@example.com",
+        "recipients": "a@example.com,gone@example.com",
+    }
+    one = Channel.of("mail", settings_of({}, **_NEEDED, alerts={"mail": given}).alerts["mail"])
+    replica.use(one)
+    assert str(await replica.sender.test(one)) == "the mail server refused 1 of 2 recipients"
+    await bury(connection, 1)
+    await replica.round()
+    assert await connection.fetchval("SELECT count(*) FROM alert_messages") == 0, "the others have it, so it is not sent again"
+    assert len(server.mails) == 2
+    assert "refused 1 of 2 recipients" in "".join(capfd.readouterr())
+    await server.stop()
 
 
 @pytest.mark.parametrize("kind", ["starttls", "tls", "refused", "no tls", "silent"])
@@ -517,51 +729,143 @@ async def keys(stack: Stack) -> AsyncIterator[IdempotencyKeys]:
     await made.stop()
 
 
+def outage_of(one: Replica, keys: IdempotencyKeys, *channels: Channel) -> Outage:
+    """Makes the part of a replica that watches for an outage. The replica has its own view of PostgreSQL."""
+    one.use(*channels)
+    made = Outage(SimpleNamespace(up=True), keys, keys._token, one.evaluation, one.sender)  # type: ignore[arg-type]
+    made.channels = one.sender.channels
+    return made
+
+
+async def see(seen: Outage, *, up: bool, seconds: float = 0.0) -> None:
+    """Lets a replica look, `seconds` later."""
+    seen._database.up = up
+    if seen._began is not None:
+        seen._began -= seconds
+    seen._tries.clear()
+    await seen.look()
+
+
+async def expire(keys: IdempotencyKeys, name: str) -> None:
+    """Ends a mark, as its time does."""
+    await keys._ask_always("release", ("DEL", redis_keys.key(keys._token, "mark", name)))
+
+
 async def test_two_replicas_without_postgresql_send_one_message_and_one_end(
     replicas: list[Replica], http: HttpChannel, keys: IdempotencyKeys, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outage, "NEVER_UP", 0.0)
     http.answers = [(500, {})]
-    away = SimpleNamespace(up=False)
-    outages = []
-    for one in replicas:
-        one.use(channel(http))
-        await one.reports.report()
-        outages.append(Outage(away, keys, one.evaluation, one.sender))  # type: ignore[arg-type]
-        outages[-1].channels = one.sender.channels
-    await asyncio.gather(*(seen.look() for seen in outages))
-    assert len(http.posts) == 1
-    await keys.unmark("alert-turn:ops")  # as a minute later
+    outages = [outage_of(one, keys, channel(http)) for one in replicas]
     for seen in outages:
-        seen._tries.clear()
-        await seen.look()
+        await see(seen, up=True)
+        await see(seen, up=False)
+    await asyncio.gather(*(see(seen, up=False, seconds=121) for seen in outages))
+    assert len(http.posts) == 1
+    await expire(keys, "alert-turn:ops")
+    for seen in outages:
+        await see(seen, up=False)
     assert told(http) == [("fires", "postgresql_away")] * 2, "the first one failed"
+    assert len({post.header["webhook-id"] for post in http.posts}) == 1
     for _ in range(3):
-        await keys.unmark("alert-turn:ops")
-        await asyncio.gather(*(seen.look() for seen in outages))
+        await expire(keys, "alert-turn:ops")
+        await asyncio.gather(*(see(seen, up=False) for seen in outages))
     assert len(http.posts) == 2
-    # The replica that sent is killed. The other one knows by the mark in Redis that a message was sent.
-    away.up = True
-    teller = next(number for number, seen in enumerate(outages) if seen._told)
-    await outages[1 - teller].look()
+    # One replica recovers; the other one notices only later, and sends nothing meanwhile.
+    await see(outages[0], up=True)
+    await expire(keys, "alert-turn:ops")
+    await see(outages[1], up=False)
+    await see(outages[1], up=True)
+    await replicas[0].round()
+    assert len(http.posts) == 2
     assert await connection.fetchval("SELECT condition FROM alert_states") == "postgresql_away"
     await pass_time(connection, evaluations.QUIET_AFTER)
     await replicas[0].round()
-    await outages[1 - teller].look()
     await replicas[0].round()
     assert told(http)[2:] == [("resolved", "postgresql_away")]
 
 
-async def test_an_outage_that_ends_in_time_is_not_told(replica: Replica, http: HttpChannel, keys: IdempotencyKeys) -> None:
-    away = SimpleNamespace(up=True)
-    one = Outage(away, keys, replica.evaluation, replica.sender)  # type: ignore[arg-type]
-    one.channels = {"ops": channel(http)}
-    await one.look()
-    away.up = False
-    await one.look()
-    assert one.finding is None
-    away.up = True
-    await one.look()
+async def test_the_next_outage_is_sent_though_redis_was_away_at_the_end_of_the_last_one(
+    replica: Replica, http: HttpChannel, keys: IdempotencyKeys, connection: Connection
+) -> None:
+    seen = outage_of(replica, keys, channel(http))
+    await see(seen, up=True)
+    await see(seen, up=False)
+    await see(seen, up=False, seconds=121)
+    keys.up = False
+    await see(seen, up=True)
+    keys.up = True
+    name = redis_keys.key(keys._token, "mark", "alert-sent:ops")
+    assert 0 < await keys._ask_always("seen", ("PTTL", name)) <= 300_000, "the mark expires soon after the outage"
+    for mark in ("alert-sent:ops", "alert-turn:ops", "outage"):
+        await expire(keys, mark)
+    await see(seen, up=False)
+    await see(seen, up=False, seconds=121)
+    assert told(http) == [("fires", "postgresql_away")] * 2
+
+
+@pytest.mark.parametrize("away", [1, 2])
+async def test_a_channel_that_was_away_with_postgresql_gets_its_messages_afterwards(
+    replicas: list[Replica], http: HttpChannel, keys: IdempotencyKeys, connection: Connection, away: int
+) -> None:
+    http.answers = [(500, {})] * away
+    outages = [outage_of(one, keys, channel(http, "ops"), channel(http, "second")) for one in replicas]
+    for seen in outages:
+        await see(seen, up=True)
+        await see(seen, up=False)
+        await see(seen, up=False, seconds=121)
+    assert len(http.posts) == 2
+    for one, seen in zip(replicas, outages, strict=True):
+        await see(seen, up=True)
+        await one.round()
+    assert told(http) == [("fires", "postgresql_away")] * (2 + away)
+    ids = [post.header["webhook-id"] for post in http.posts]
+    assert set(ids[2:]) == set(ids[:away]), "the same messages come again"
+    assert len(set(ids)) == 2
+    await pass_time(connection, evaluations.QUIET_AFTER)
+    await replicas[0].round()
+    assert told(http)[2 + away :] == [("resolved", "postgresql_away")] * 2
+
+
+async def test_a_replica_that_restarts_during_an_outage_sends_nothing_again(
+    replica: Replica, http: HttpChannel, keys: IdempotencyKeys, connection: Connection
+) -> None:
+    seen = outage_of(replica, keys, channel(http))
+    await see(seen, up=True)
+    await see(seen, up=False)
+    await see(seen, up=False, seconds=121)
+    # After a restart, nothing knows the identity that the database has: the keys in Redis are those of its address.
+    again = outage_of(replica, keys, channel(http))
+    keys._instance = lambda: None
+    await replica.round()
+    for seconds in (0, outage.NEVER_UP):
+        await see(again, up=False, seconds=seconds)
+        await expire(keys, "alert-turn:ops")
+    await see(again, up=False)
+    assert told(http) == [("fires", "postgresql_away")]
+    await see(again, up=True)
+    await pass_time(connection, evaluations.QUIET_AFTER)
+    await replica.round()
+    assert told(http) == [("fires", "postgresql_away"), ("resolved", "postgresql_away")]
+
+
+def test_the_name_of_a_database_in_redis_is_that_of_its_place() -> None:
+    place = redis_keys.place("postgresql://ann:one@db.test:5432/shop?sslmode=require", "webhookd")
+    assert place == redis_keys.place("postgresql://leo:two@db.test:5432/shop", "webhookd")
+    others = ("postgresql://ann:one@db.test:5432/other", "postgresql://ann:one@elsewhere.test:5432/shop")
+    assert len({place, *(redis_keys.place(url, "webhookd") for url in others)}) == 3
+    assert place != redis_keys.place("postgresql://ann:one@db.test:5432/shop", "another")
+    assert "db.test" not in place
+
+
+async def test_an_outage_that_ends_in_time_is_not_sent(
+    replica: Replica, http: HttpChannel, keys: IdempotencyKeys, connection: Connection
+) -> None:
+    seen = outage_of(replica, keys, channel(http))
+    await see(seen, up=True)
+    await see(seen, up=False)
+    assert seen.finding is None
+    await see(seen, up=True, seconds=121)  # it ended in time; this replica only looks later
+    await replica.round()
     assert http.posts == []
 
 
@@ -619,6 +923,30 @@ async def test_health_strict_fails_if_nobody_evaluates(
     daemon = await start(admin_tokens=ANN)
     code, out, _ = await Operator(daemon.admin_url).command(servers, "health", "--strict")
     assert (code, "more may be wrong" in out) == (1, True)
+
+
+async def test_health_strict_waits_no_longer_than_its_timeout(servers: Servers) -> None:
+    released = asyncio.Event()
+
+    async def ready(_: web.Request) -> web.Response:
+        return web.json_response({"status": "ready"})
+
+    async def hang(_: web.Request) -> web.Response:
+        await released.wait()
+        return web.json_response({})
+
+    app = web.Application()
+    app.router.add_get("/readyz", ready)
+    app.router.add_get("/webhooks/alerts", hang)
+    async with TestServer(app) as server:
+        try:
+            async with asyncio.timeout(40):
+                code, _, err = await Operator(str(server.make_url(""))).command(
+                    servers, "health", "--strict", "--timeout", "0.5"
+                )
+        finally:
+            released.set()
+    assert (code, "it did not answer in time" in err) == (4, True)
 
 
 async def test_a_channel_that_hangs_blocks_no_event_and_no_stop(

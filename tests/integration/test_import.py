@@ -13,7 +13,7 @@ import pytest
 from tests.conftest import Servers, Start
 from tests.helpers.database import Connection
 from tests.helpers.import_file import NAME, environment, import_, line, old, start_import, write
-from tests.helpers.operator import ANN, AUTHCAPTURE, REFUND, Operator
+from tests.helpers.operator import ANN, AUTHCAPTURE, REFUND, Operator, bury
 from tests.helpers.running import KEY
 from tests.helpers.wait import until
 from webhookd.authorizenet.sampling import sample
@@ -88,7 +88,7 @@ async def test_a_second_run_changes_nothing(servers: Servers, connection: Connec
     assert (report["imported"], report["duplicates"]) == (301, 2)
     before = await content(connection)
     for way in ("history", "work"):
-        code, report, _ = await import_(servers, "--as", way)
+        code, report, _ = await import_(servers, "--as", way, "--unsigned")
         assert code == 0
         assert (report["lines"], report["imported"], report["duplicates"]) == (303, 0, 303)
         assert await content(connection) == before
@@ -102,7 +102,7 @@ async def test_what_webhookd_has_is_not_imported_and_what_was_imported_is_not_re
     through_another_webhook = has.body.replace(has.notification_id.encode(), b"another-id")
     assert await post(daemon, has.body) == "accepted"
     write(servers.folder, [line(has.body, days=0), line(through_another_webhook, days=0), line(lacks.body, days=0)])
-    code, report, _ = await import_(servers, "--as", "work")
+    code, report, _ = await import_(servers, "--as", "work", "--unsigned")
     assert (code, report["imported"], report["duplicates"]) == (0, 1, 2)
     for body in (has.body, through_another_webhook, lacks.body):
         assert await post(daemon, body) == "duplicate"
@@ -122,7 +122,7 @@ async def test_work_is_processed_once_after_fresh_events_and_history_runs_no_han
     write(servers.folder, [line(old(number).body) for number in range(3)], "history.jsonl")
     write(servers.folder, [line(old(number).body) for number in range(10, 13)], "work.jsonl")
     await import_(servers, name="history.jsonl")
-    await import_(servers, "--as", "work", name="work.jsonl")
+    await import_(servers, "--as", "work", "--unsigned", name="work.jsonl")
     assert await connection.fetchval("SELECT count(*) FROM work WHERE NOT fresh AND since > now() - interval '1 hour'") == 3
     daemon = await start(registry)
 
@@ -136,11 +136,87 @@ async def test_work_is_processed_once_after_fresh_events_and_history_runs_no_han
     assert late < 3600, "the time counts from the import"
 
 
-async def test_history_counts_in_no_statistic_and_no_alert(servers: Servers, start: Start) -> None:
-    daemon = await start(admin_tokens=ANN)
+async def test_a_line_without_a_signature_is_no_work_and_ends_none_unless_the_operator_says_so(
+    servers: Servers, connection: Connection, start: Start
+) -> None:
+    daemon = await start(roles="receive")
+    waits, signed, unsigned = (sample(AUTHCAPTURE, number).body for number in range(3))
+    assert await post(daemon, waits) == "accepted"
+    write(servers.folder, [line(waits, days=0)])
+    code, report, err = await import_(servers, "--end-waiting")
+    assert (code, report["ended"], report["bad"], "--unsigned" in err) == (1, 0, 1, True), err
+    write(servers.folder, [line(unsigned, days=0), line(signed, days=0, signature=sign(signed, KEY))])
+    for more in (["--dry-run"], []):
+        code, report, err = await import_(servers, "--as", "work", *more)
+        assert (code, report["imported"], report["bad"]) == (1, 1, 1), err
+        assert "line 1: " in err
+        assert "--unsigned" in err
+    assert await connection.fetchval("SELECT count(*) FROM work") == 2, "the event that waits, and the signed line"
+
+
+async def test_work_comes_no_faster_than_its_rate(servers: Servers, connection: Connection) -> None:
+    write(servers.folder, [line(old(number).body) for number in range(6)])
+    code, report, _ = await import_(servers, "--as", "work", "--unsigned", "--rate", "2")
+    assert (code, report["imported"]) == (0, 6)
+    took = await connection.fetchval("SELECT max(since) - min(since) FROM work")
+    assert took >= timedelta(seconds=1.9), "two, two and two"
+
+
+async def test_a_replay_leaves_out_history_whose_handlers_another_program_has_run_and_counts_it(
+    servers: Servers, connection: Connection, start: Start
+) -> None:
+    daemon = await start(roles="receive", admin_tokens=ANN)
+    own = await bury(connection, 1, status="processed")
+    write(servers.folder, [line(old(number).body) for number in range(3)])
+    await import_(servers)
+    operator = Operator(daemon.admin_url)
+    chosen: dict[str, Any] = {"status": ["processed"], "received_from": "2020-01-01T00:00:00Z"}
+    counted = await operator.ended(await operator.order("events/replay", filter=chosen, reason="to know"))
+    assert (counted["total"], counted["reasons"]) == (1, {"processed": 1, "left out: imported as history": 3})
+    assert (await operator.done("events/replay", filter=chosen, reason="again", force=True))["done"] == 1
+    assert [row["event_id"] for row in await connection.fetch("SELECT event_id FROM work")] == own
+    also = {**chosen, "imported": True}
+    assert (await operator.done("events/replay", filter=also, reason="all of it", force=True))["done"] == 3
+    assert await connection.fetchval("SELECT count(*) FROM work") == 4
+
+
+async def test_history_needs_no_lock_that_keeps_out_the_receiver(servers: Servers, connection: Connection) -> None:
+    """A handler's transaction has used both tables. A wait for an ACCESS EXCLUSIVE lock would hold up receipts."""
+    write(servers.folder, [line(old(1).body), line(old(2, days=9).body, days=9)])
+    async with connection.transaction():
+        await connection.execute("LOCK TABLE ONLY bodies IN ROW EXCLUSIVE MODE; LOCK TABLE ONLY audit IN ROW EXCLUSIVE MODE")
+        code, report, err = await import_(servers)
+    assert (code, report.get("imported")) == (0, 2), err
+    strays = "SELECT (SELECT count(*) FROM bodies_default) + (SELECT count(*) FROM audit_default)"
+    assert await connection.fetchval(strays) == 0
+
+
+async def test_an_error_of_postgresql_ends_the_import_with_a_sentence_and_the_next_step(
+    servers: Servers, connection: Connection
+) -> None:
+    await connection.execute("""
+        CREATE OR REPLACE PROCEDURE webhookd.make_partition(parent text, first timestamptz) LANGUAGE plpgsql AS $procedure$
+        BEGIN
+            RAISE EXCEPTION 'more than 10000 rows' USING ERRCODE = 'object_not_in_prerequisite_state';
+        END
+        $procedure$
+    """)
+    write(servers.folder, [line(old(1).body)])
+    code, report, err = await import_(servers, "--as", "work", "--unsigned")
+    assert (code, report) == (1, {})
+    assert "Traceback" not in err
+    assert "run the command again" in err
+
+
+async def test_history_counts_in_no_statistic_and_no_alert(servers: Servers, connection: Connection, start: Start) -> None:
+    before = await content(connection)
     write(servers.folder, [line(old(number).body) for number in range(3)])
     _, report, _ = await import_(servers)
     assert report["imported"] == 3
+    after = await content(connection)
+    changed = {name for name in TABLES if after[name] != before[name]}
+    assert changed == {"ledger", "bodies", "audit", "timeline", "kinds"}, "neither statistics nor work, at which alerts look"
+    daemon = await start(admin_tokens=ANN)
     _, stats = await Operator(daemon.admin_url).get("stats")
     assert stats["now"]["statuses"] == {"received": 0, "queued": 0, "retrying": 0, "dead": 0}
     assert stats["now"]["oldest_unfinished_seconds"] == 0
@@ -171,14 +247,15 @@ async def test_a_bad_line_is_named_with_its_reason_and_stops_no_other(servers: S
         line(old(7).body, account="nobody"),
         line(b'{"notificationId":"' + b"x" * 1_100_000 + b'"}'),
         line(old(8).body),
+        line(old(9).body, received_at=f"{datetime.now(UTC) - timedelta(days=20, hours=5):%Y-%m-%dT%H:%M:%S}"),
     ]
     write(servers.folder, lines)
     code, report, err = await import_(servers)
     assert code == 1
-    assert (report["lines"], report["imported"], report["bad"]) == (17, 2, 15), "an empty line does not count"
-    assert report["signatures"] == {"verified": 0, "wrong": 2, "none": 6}
+    assert (report["lines"], report["imported"], report["bad"]) == (18, 2, 16), "an empty line does not count"
+    assert report["signatures"] == {"verified": 0, "wrong": 2, "none": 7}
     told = {problem["line"]: problem["reason"] for problem in report["problems"]}
-    assert sorted(told) == [2, 3, *range(5, 18)]
+    assert sorted(told) == [2, 3, *range(5, 18), 19]
     wanted = {
         2: "no JSON",
         3: "no object",
@@ -195,6 +272,7 @@ async def test_a_bad_line_is_named_with_its_reason_and_stops_no_other(servers: S
         15: "future",
         16: "account",
         17: "WEBHOOKD_MAX_BODY_BYTES",
+        19: "zone",
     }
     assert [number for number, part in wanted.items() if part not in told[number]] == [], told
     assert all(f"line {number}: {reason}" in err for number, reason in told.items())
@@ -204,7 +282,7 @@ async def test_a_bad_line_is_named_with_its_reason_and_stops_no_other(servers: S
 async def test_csv_has_the_exact_bytes_too(servers: Servers, connection: Connection) -> None:
     odd = old(1).body.replace(b'{"notificationId"', b'{\r\n "note" :\t"a,b", "latin": "\xc3\xa9","notificationId"')
     plain = old(2).body
-    at = "2026-11-20 12:00:00+00"
+    at = f"{datetime.now(UTC) - timedelta(days=10):%Y-%m-%d %H:%M:%S}+00"
     quoted = odd.decode().replace('"', '""')
     broken = f'"{at}","unfinished\n'
     text = f'\ufeffreceived_at,note,signature,body\r\n{at},x,{sign(odd, KEY)},"{quoted}"\r\n{at},too,many,fields,here\r\n'
@@ -281,7 +359,7 @@ async def test_a_dry_run_stores_nothing_and_counts_what_webhookd_lacks(
     write(servers.folder, [line(body, days=0) for body in bodies])
     await daemon.stop()  # it would write statistics
     before = await content(connection)
-    code, report, _ = await import_(servers, "--dry-run", "--end-waiting")
+    code, report, _ = await import_(servers, "--dry-run", "--end-waiting", "--unsigned")
     assert code == 0
     assert (report["imported"], report["duplicates"], report["other_body"], report["ended"]) == (1, 3, 1, 1)
     assert await content(connection) == before
@@ -302,7 +380,7 @@ async def test_work_that_another_program_has_done_ends_and_work_that_failed_stay
     _, report, _ = await import_(servers)
     assert (report["duplicates"], report["ended"]) == (3, 0)
     assert await connection.fetchval("SELECT count(*) FROM work") == 4, "without the option, work stays"
-    _, report, _ = await import_(servers, "--end-waiting")
+    _, report, _ = await import_(servers, "--end-waiting", "--unsigned")
     assert (report["duplicates"], report["other_body"], report["ended"]) == (3, 1, 2)
     left = {row["event_id"] for row in await connection.fetch("SELECT event_id FROM work")}
     assert left == {failed, ids[samples[3].notification_id]}
@@ -340,7 +418,7 @@ async def test_work_goes_to_its_destinations_once_and_history_to_none(servers: S
     assert await connection.fetchval("SELECT count(*) FROM deliveries") == 0
     write(servers.folder, [history, line(old(2, event_type=REFUND).body), line(old(3).body)])
     for _ in range(2):
-        assert (await import_(servers, "--as", "work", **shop))[0] == 0
+        assert (await import_(servers, "--as", "work", "--unsigned", **shop))[0] == 0
     rows = await connection.fetch(
         "SELECT d.destination, e.event_type, e.status FROM deliveries d JOIN events e ON e.id = event_id"
     )

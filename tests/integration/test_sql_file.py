@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import subprocess
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
-from tests.helpers.database import connect
+from tests.helpers.database import Connection, connect
 from webhookd.dev.postgres import PostgresServer
 from webhookd.errors import WebhookdError
-from webhookd.store.sql_file import run_file
+from webhookd.store.sql_file import run_file, run_once
 
 GOOD = """-- The shop's own tables.
 CREATE TABLE orders (id text PRIMARY KEY, paid numeric);
@@ -59,6 +60,7 @@ async def test_a_dump_of_pg_dump_runs(empty_url: str, database_url: str) -> None
             'orders.sql:10: DuplicateTableError: relation "orders" already exists; an earlier',
         ),
         ("-- now\nCommit; SELECT 1 / 0;", "orders.sql: the statement COMMIT cannot stand in this file"),
+        ("END; SELECT 1 / 0;", "orders.sql: the statement END cannot stand in this file"),
         ("INSERT INTO orders VALUES ('; not an end', 2);", "orders.sql:9: UniqueViolationError: duplicate key"),
     ],
 )
@@ -67,3 +69,14 @@ async def test_a_mistake_is_named_with_its_line_and_changes_nothing(empty_url: s
         await run_file(empty_url, GOOD + added, "orders.sql")
     assert str(raised.value).startswith(told)
     assert await tables(empty_url) == 0
+
+
+async def test_a_text_runs_once_in_each_database_also_after_another_text(
+    connection: Connection, database_url: str, tmp_path: Path
+) -> None:
+    done, first, second = tmp_path / "schema.done", "CREATE TABLE one ()", "CREATE TABLE two ()"
+    ran = [await run_once(database_url, "webhookd", text, "orders.sql", done) for text in (first, second, first, second)]
+    assert ran == [True, True, False, False]
+    # As after DROP DATABASE and CREATE DATABASE: the tables are gone, and `webhookd migrate` gave another id.
+    await connection.execute("DROP TABLE one; UPDATE webhookd.instance SET id = gen_random_uuid()")
+    assert await run_once(database_url, "webhookd", first, "orders.sql", done)

@@ -261,6 +261,37 @@ async def test_effects_that_happen_once_pass_and_others_are_named(database: str)
             await begun.assert_once(done)
 
 
+async def test_all_columns_count_whatever_their_names(database: str) -> None:
+    @on(AUTHCAPTURE)
+    async def count(event: Event, connection: Connection) -> None:
+        await connection.execute("UPDATE public.counters SET n = n + 1")
+
+    async with trial(database, [count]) as begun:
+        await begun.connection.execute("CREATE TABLE public.counters (t text, n int)")
+        await begun.connection.execute("INSERT INTO public.counters VALUES ('sales', 0)")
+        with pytest.raises(AssertionError, match=r"Tables: public\.counters \(other values\)$"):
+            await begun.assert_once(event(AUTHCAPTURE))
+
+
+async def test_a_trial_waits_and_handlers_may_pause_whatever_limits_the_role_has(database: str) -> None:
+    limits = {"statement_timeout": "50ms", "lock_timeout": "40ms"}
+    limited = f"{database}{'&' if '?' in database else '?'}" + "&".join(f"{name}={value}" for name, value in limits.items())
+    on(AUTHCAPTURE)(pay)
+    session = await connect(database)
+    async with trial(database, [pay]):
+        waiting = asyncio.create_task(_limits(limited))
+        waits = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND waitstart < now() - interval '0.2 s'"
+        await until(lambda: _is(session, waits, 1), "it waits for longer than its own limits")
+    assert await waiting == {**limits, "idle_in_transaction_session_timeout": "0"}
+    await session.close()
+
+
+async def _limits(url: str) -> dict[str, str]:
+    async with trial(url, [pay]) as begun:
+        names = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout")
+        return {name: str(await begun.connection.fetchval(f"SHOW {name}")) for name in names}
+
+
 async def test_a_handler_that_remembers_a_run_that_was_undone_is_found(database: str) -> None:
     known: set[str] = set()
 
@@ -402,15 +433,18 @@ async def test_a_database_that_cannot_be_used_is_reported_with_the_remedy(empty_
             pass
 
 
-async def test_webhookds_tables_can_be_in_another_schema(empty_url: str) -> None:
-    await migrate(empty_url, schema="hooks")
+@pytest.mark.parametrize("schema", ["hooks", "public"])
+async def test_webhookds_tables_can_be_in_another_schema(empty_url: str, schema: str) -> None:
+    await migrate(empty_url, schema=schema)
     session = await connect(empty_url)
     await session.execute("CREATE TABLE public.payments (id text, amount numeric)")
     await session.close()
     on(AUTHCAPTURE)(pay)
     try:
-        async with trial(empty_url, [pay], schema="hooks") as begun:
+        async with trial(empty_url, [pay], schema=schema) as begun:
             await begun.assert_once(event(AUTHCAPTURE), forced=False)
-            assert await begun.connection.fetchval("SELECT count(*) FROM hooks.transactions") == 1
+            with pytest.raises(AssertionError, match=r"Tables: public\.payments .2 rows after one run, and 3 rows.$"):
+                await begun.assert_once(event(AUTHCAPTURE))
+            assert await begun.connection.fetchval(f"SELECT count(*) FROM {schema}.transactions") == 2
     finally:
         queries.use(queries_module.SCHEMA)

@@ -18,6 +18,7 @@ BIG = Counts(m3=9_000, m15=45_000, m30=90_000, h1=180_000, h6=1_080_000, hours=6
 KEY = Key("eu", "abc", known=30 * DAY, unused=60.0)
 WELL = Facts(
     now=datetime(2026, 3, 2, tzinfo=UTC),
+    counted=30 * DAY,
     keys=[KEY],
     rhythms={"eu": Rhythm(silence=60, bound=90_000)},
     replicas=[Replica(), Replica(certificate=30 * DAY)],
@@ -56,6 +57,19 @@ def test_answers_503_count_as_a_share_of_all(usual: Counts, put_off: int, holds:
     found = facts(usual, counts={("put_off", ""): Counts(m3=put_off)})
     assert ("webhooks_put_off" in names(found)) is holds
     assert CONDITIONS["webhooks_put_off"].lasts == 300
+
+
+@pytest.mark.parametrize("phase", range(0, 60, 5))
+def test_a_webhook_that_is_never_taken_is_an_alert_of_a_small_merchant(phase: int) -> None:
+    """The provider sends it at once, and after 3, 6 and 9 minutes. A count belongs to the whole minute of its report."""
+    tries = [phase + at for at in (0, 180, 360, 540)]
+    longest = lasts = 0
+    for now in range(phase, 1_500, 15):
+        steps = [at // 60 * 60 for at in tries if at <= now]
+        counts = Counts(m3=sum(at > now - 180 for at in steps), m15=sum(at > now - 900 for at in steps))
+        lasts = lasts + 15 if "webhooks_put_off" in names(replace(WELL, counts={("put_off", ""): counts})) else 0
+        longest = max(longest, lasts)
+    assert longest > CONDITIONS["webhooks_put_off"].lasts
 
 
 @MERCHANTS
@@ -106,16 +120,31 @@ def test_a_pause_longer_than_the_rhythm_or_where_many_came_a_week_ago(silence: f
 @pytest.mark.parametrize(
     ("usual", "deaths", "holds"),
     [
-        (SMALL, Deaths(m15=1, h1=1, h6=1), {"dead_events"}),
-        (SMALL, Deaths(m15=0, h1=0, h6=2), set()),
-        (SMALL, Deaths(m15=1, h1=1, h6=5), {"dead_events", "many_dead_events"}),  # more than half of eight
-        (BIG, Deaths(m15=11, h1=11, h6=11), {"dead_events"}),
-        (BIG, Deaths(m15=451, h1=451, h6=451), {"dead_events", "many_dead_events"}),  # more than one in a hundred
-        (SMALL, Deaths(m15=11, h1=11, h6=11), {"dead_events", "many_dead_events"}),
+        (SMALL, Deaths(m15=1, h6=1, waiting=1), {"dead_events"}),
+        (SMALL, Deaths(m15=0, h6=0, waiting=1), {"dead_events"}),  # it died long ago, and nobody has acted
+        (SMALL, Deaths(m15=1, h6=5, waiting=5), {"dead_events", "many_dead_events"}),  # more than half of eight
+        (BIG, Deaths(m15=11, h6=11, waiting=11), {"dead_events"}),
+        (BIG, Deaths(m15=451, h6=451, waiting=451), {"dead_events", "many_dead_events"}),  # more than one in a hundred
+        (SMALL, Deaths(m15=11, h6=11, waiting=11), {"dead_events", "many_dead_events"}),
     ],
 )
 def test_dead_events_are_a_ticket_and_many_of_them_a_page(usual: Counts, deaths: Deaths, holds: set[str]) -> None:
     assert names(facts(usual, deaths={"eu": deaths})) == holds
+
+
+@pytest.mark.parametrize(
+    ("hours", "deaths", "holds"),
+    [
+        (0.2, Deaths(m15=12, h6=12, waiting=12), False),
+        (0.3, Deaths(m15=12, h6=12, waiting=12), True),
+        (5.9, Deaths(m15=0, h6=3, waiting=3), False),
+        (6.1, Deaths(m15=0, h6=3, waiting=3), True),
+    ],
+)
+def test_deaths_are_no_large_part_while_the_events_are_not_yet_counted(hours: float, deaths: Deaths, holds: bool) -> None:
+    """An upgrade begins the counts with nothing, and the deaths of before it are known."""
+    upgraded = replace(WELL, counted=hours * HOUR, deaths={"eu": deaths}, counts={("accepted", "eu"): Counts(m15=1, h6=4)})
+    assert ("many_dead_events" in names(upgraded)) is holds
 
 
 @pytest.mark.parametrize(
@@ -151,7 +180,7 @@ def test_a_key_is_unused_if_another_one_of_its_account_works(other: Key, holds: 
         ({"bytes": 11, "largest": 10}, {"database_large"}),
         ({"bytes": 10, "largest": 10}, set()),
         ({"bytes": 10**15}, set()),  # only the operator knows the disk
-        ({"counts": {("stuck", ""): Counts(h1=1)}}, {"handlers_stuck"}),
+        ({"replicas": [Replica(), Replica(stuck=1)]}, {"handlers_stuck"}),
     ],
 )
 @MERCHANTS

@@ -148,6 +148,10 @@ def problems(**alerts: Any) -> list[str]:
         ({"url": f"ftp://{TOKEN}"}, "WEBHOOKD_ALERTS__OPS__URL: must be a whole address"),
         ({"url": f"https://[{TOKEN}"}, "WEBHOOKD_ALERTS__OPS__URL: must be a whole address"),
         ({"format": "slack"}, "WEBHOOKD_ALERTS__OPS__URL is not set"),
+        (
+            {"url": f"http://chat.example.com/{TOKEN}", "format": "slack"},
+            "WEBHOOKD_ALERTS__OPS__URL: the address holds a token",
+        ),
         ({"url": "https://a.b/c", "secret": f"whsec_{TOKEN}"}, "WEBHOOKD_ALERTS__OPS__SECRET: must be whsec_"),
         (
             {"url": "https://a.b/c", "secret": SECRET, "quiet_hours": "22-7"},

@@ -17,6 +17,7 @@ ONE_ROW = {
     "delay_alert_message",
     "end_alert_state",
     "fail_delivery",
+    "forget_alert_channel",
     "handle_quarantine",
     "let_go_of_operations",
     "mark_dead",

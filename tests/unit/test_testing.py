@@ -57,6 +57,16 @@ def test_an_event_is_a_sample_of_trigger_with_an_entity_of_its_own(event_type: s
         assert list(one.payload) == CAPTURED[short].split()
 
 
+def test_a_declined_payment_and_a_refund_have_the_codes_of_their_kind() -> None:
+    codes = {
+        name: event(f"payment.{name}").payload["responseCode"]
+        for name in ("authcapture.created", "fraud.held", "fraud.declined")
+    }
+    assert codes == {"authcapture.created": 1, "fraud.held": 4, "fraud.declined": 2}
+    checks = [event(f"payment.{name}.created").payload["avsResponse"] for name in ("authcapture", "refund")]
+    assert checks == ["Y", "P"]
+
+
 def _shape(payload: Any) -> Any:
     if isinstance(payload, dict):
         return {name: _shape(value) for name, value in payload.items()}
@@ -136,7 +146,8 @@ def test_fields_and_types_that_webhookd_does_not_know_can_be_made_on_purpose() -
     [
         ("payment.authcaptured", {}, 'nearest known type is "payment.authcapture.created"'),
         ("net.authorize.payment.voided", {}, 'nearest known type is "net.authorize.payment.void.created"'),
-        ("payment.*", {}, 'there is no event type "payment.*"'),
+        ("payment.*", {}, '"payment.*" is a pattern, and an event has one type: name one type, such as "'),
+        ("payment.*", {"unknown": True}, "is a pattern"),
         ("payment.refund.created", {"invoice": "1"}, "have no field invoice; the nearest is invoice_number"),
         ("payment.refund.created", {"invoiceNumber": "1"}, "the nearest is invoice_number"),
         ("payment.refund.created", {"authAmount": "1"}, "the nearest is amount"),

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tests.helpers.guide import ROOT
 
+_EXAMPLE = ROOT / "tests" / "example_shop"
 _RIGHT = """
 from functools import partial
 from typing import Any, AsyncIterator, Protocol
@@ -179,21 +180,22 @@ async def test(begun: Trial) -> None:
 """
 
 
-def _found(folder: Path, code: str) -> list[int]:
-    """Returns the lines of `code` with an error by `mypy --strict`, as a user of an installed webhookd runs it."""
-    (folder / "shop.py").write_text(code)
-    command = [sys.executable, "-m", "mypy", "--strict", "--config-file=", "shop.py"]
+def test_mypy_accepts_what_webhookd_accepts_and_the_examples_and_finds_what_webhookd_refuses(tmp_path: Path) -> None:
+    files = {"right.py": _RIGHT, "wrong.py": _WRONG, "trials.py": _TESTS}
+    files |= {name: (_EXAMPLE / name).read_text() for name in ("shop.py", "conftest.py", "test_shop.py")}
+    for name, code in files.items():
+        (tmp_path / name).write_text(code)
+    # As a user of an installed webhookd runs it. One run for all: each reads the whole package.
+    command = [sys.executable, "-m", "mypy", "--strict", "--config-file=", *files]
     environment = {**os.environ, "MYPYPATH": str(ROOT)}
-    result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    assert result.returncode in (0, 1), result.stdout + result.stderr
-    errors = re.findall(r"^(.+?):(\d+): error:", result.stdout, re.MULTILINE)
-    assert {path for path, _ in errors} <= {"shop.py"}, result.stdout
-    return sorted({int(line) for _, line in errors})
-
-
-def test_mypy_accepts_what_webhookd_accepts_and_finds_what_it_refuses(tmp_path: Path) -> None:
-    for code in (_RIGHT, _WRONG, _TESTS):
-        lines = code.splitlines()
-        wrong = [number for number, line in enumerate(lines, 1) if line.endswith("# wrong")]
-        assert wrong
-        assert [f"{n}: {lines[n - 1]}" for n in _found(tmp_path, code)] == [f"{n}: {lines[n - 1]}" for n in wrong]
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 1, result.stdout + result.stderr
+    errors = {(path, int(line)) for path, line in re.findall(r"^(.+?):(\d+): error:", result.stdout, re.MULTILINE)}
+    wrong = {
+        (name, number)
+        for name, code in files.items()
+        for number, line in enumerate(code.splitlines(), 1)
+        if line.endswith("# wrong")
+    }
+    assert {name for name, _ in wrong} == {"right.py", "wrong.py", "trials.py"}
+    assert errors == wrong, result.stdout

@@ -64,8 +64,11 @@ class OperationQuery(Shape):
     cursor: CursorText | None = None
 
 
+_BROAD = ("status", "imported")  # filters that alone choose too much
+
+
 def _besides_status(schema: dict[str, Any]) -> None:
-    schema["anyOf"] = [{"required": [name]} for name in schema["properties"] if name != "status"]
+    schema["anyOf"] = [{"required": [name]} for name in schema["properties"] if name not in _BROAD]
 
 
 @filtered(Filter, event_type=NarrowTypes)
@@ -80,10 +83,14 @@ class ReplayFilter(Shape):
     status: list[Literal["processed", "dead"]] = left_out(
         min_length=1, max_length=2, description="By default, only dead events."
     )
+    imported: bool = left_out(
+        description="Also choose events that another program has processed, and that `webhookd import` took as history. No "
+        "handler of webhookd ran for them. By default, the operation only counts them among `reasons`."
+    )
 
     @model_validator(mode="after")
     def _narrows(self) -> ReplayFilter:
-        if not self.model_fields_set - {"status"}:
+        if not self.model_fields_set.difference(_BROAD):
             raise ValueError("give a filter besides the status; received_from with an early time chooses every event")
         return self
 

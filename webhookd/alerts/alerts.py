@@ -20,6 +20,7 @@ from webhookd.errors import UnavailableError
 from webhookd.runtime.loops import Loop, Watch
 from webhookd.settings import Settings
 from webhookd.settings.alerts import AlertSettings
+from webhookd.store import redis_keys
 from webhookd.store.database import Database
 from webhookd.store.idempotency import IdempotencyKeys
 from webhookd.telemetry.metrics import Metrics
@@ -51,7 +52,8 @@ class Alerts:
         self._evaluation = Evaluation(database, largest=settings.alert_database_bytes, metrics=metrics)
         self._reports = Reports(database, self._evaluation.id, metrics)
         self._sender = Sender(database, dashboard=settings.dashboard_url or "", metrics=metrics)
-        self._outage = Outage(database, idempotency, self._evaluation, self._sender)
+        place = redis_keys.place(settings.database_url.get_secret_value(), settings.database_schema)
+        self._outage = Outage(database, idempotency, place, self._evaluation, self._sender)
         self._database = database
         self.channels: Mapping[str, Channel] = {}
         self.renew(settings.alerts)
@@ -75,9 +77,12 @@ class Alerts:
 
     async def stop(self) -> None:
         """Stops the loops, within 2 s. If a channel has not answered by then, another replica sends its message again."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_STOPPING):
-                await asyncio.gather(*(loop.stop() for loop in self._loops))
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_STOPPING):
+                    await asyncio.gather(*(loop.stop() for loop in self._loops))
+        finally:
+            await self._sender.stop()
 
     async def _evaluate(self) -> None:
         if self._database.up:

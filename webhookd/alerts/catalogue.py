@@ -60,7 +60,7 @@ _LIST = (
         _PAGE,
         "Webhooks are answered 503",
         "/guide/runbook-receiving#webhookdanswers503",
-        "more than 5 % of the webhooks of three minutes are answered 503",
+        "more than 5 % of the webhooks of three minutes are answered 503; or more than two, and more than half, of 15 minutes",
         300,
     ),
     Condition(
@@ -125,7 +125,7 @@ _LIST = (
         _TICKET,
         "Events are dead",
         "/guide/runbook-dead#webhookddeadevents",
-        "an event of the account has died within an hour, and still is dead",
+        "the account has dead events that nobody has redriven or discarded",
         view="dead-letters",
     ),
     Condition(
@@ -142,7 +142,7 @@ _LIST = (
         _TICKET,
         "A handler does not end",
         "/guide/runbook-handlers#webhookdhandlersstuck",
-        "within an hour, a handler did not end when webhookd cancelled it",
+        "a handler that webhookd cancelled has not ended",
         view="events",
     ),
     Condition(

@@ -32,11 +32,15 @@ _LONGEST_DELAY = 3_600.0  # seconds; a server may ask for less
 
 
 class NotSentError(WebhookdError):
-    """A channel did not take a message. The text holds no address. `delay`: the seconds that the server asks to wait."""
+    """A channel did not take a message. The text holds no address.
 
-    def __init__(self, reason: str, delay: float = 0.0) -> None:
+    `delay`: the seconds that the server asks to wait. `taken`: whether the channel took the message for some recipients.
+    """
+
+    def __init__(self, reason: str, delay: float = 0.0, *, taken: bool = False) -> None:
         super().__init__(reason)
         self.delay = delay
+        self.taken = taken
 
 
 @dataclass(slots=True, frozen=True)
@@ -68,16 +72,16 @@ class Channel:
         """Returns whether the channel takes pages only, at a time with a time zone."""
         return self.quiet_hours is not None and self.quiet_hours.include(now)
 
-    async def send(self, message: Message) -> None:
-        """Sends a message. Raises NotSentError."""
+    async def send(self, message: Message) -> int:
+        """Sends a message. Returns how many recipients the mail server refused, while it took others. Raises NotSentError."""
         try:
-            await (_in_thread(lambda: self._mail(message)) if self.format == "email" else self._post(message))
+            return await (_in_thread(lambda: self._mail(message)) if self.format == "email" else self._post(message))
         except NotSentError:
             raise
         except Exception as error:  # noqa: BLE001  whatever a library raises may quote the address
             raise NotSentError(f"webhookd made a mistake ({type(error).__name__})") from None
 
-    async def _post(self, message: Message) -> None:
+    async def _post(self, message: Message) -> int:
         import aiohttp
 
         sent = body(message, self.format)
@@ -99,8 +103,9 @@ class Channel:
         if not 200 <= status < 300:
             delay = min(float(later), _LONGEST_DELAY) if later.isascii() and later.isdigit() else 0.0
             raise NotSentError(f"the server answered {status}", delay)
+        return 0
 
-    def _mail(self, message: Message) -> None:
+    def _mail(self, message: Message) -> int:
         parts = urlsplit(self.url)
         host = parts.hostname or ""
         context = ssl.create_default_context()
@@ -115,9 +120,10 @@ class Channel:
                     server.starttls(context=context)  # fails if the server has no TLS, so no password goes in the clear
                 if parts.username:
                     server.login(unquote(parts.username), unquote(parts.password or ""))
-                server.send_message(mail(message, sender=self.sender, recipients=self.recipients))
+                refused = server.send_message(mail(message, sender=self.sender, recipients=self.recipients))
                 with contextlib.suppress(smtplib.SMTPException, OSError):
                     server.quit()
+                return len(refused)
         except TimeoutError:
             raise NotSentError(f"no answer within {_TIMEOUT:g} s") from None
         except smtplib.SMTPResponseException as error:
@@ -126,28 +132,28 @@ class Channel:
             raise NotSentError(f"the mail was not sent ({_kind(error)})") from None
 
 
-async def _in_thread(work: Callable[[], None]) -> None:
+async def _in_thread(work: Callable[[], int]) -> int:
     """Runs `work` in a thread that keeps no process alive: a mail server may be slow while webhookd stops."""
     loop = asyncio.get_running_loop()
-    done: asyncio.Future[None] = loop.create_future()
+    done: asyncio.Future[int] = loop.create_future()
 
-    def settle(error: Exception | None) -> None:
+    def settle(result: int | Exception) -> None:
         if not done.done():
-            done.set_result(None) if error is None else done.set_exception(error)
+            done.set_exception(result) if isinstance(result, Exception) else done.set_result(result)
 
     def run() -> None:
-        error: Exception | None = None
+        result: int | Exception
         try:
-            work()
+            result = work()
         except Exception as raised:  # noqa: BLE001  the caller gets it
-            error = raised
+            result = raised
         with contextlib.suppress(RuntimeError):  # the loop has ended
-            loop.call_soon_threadsafe(settle, error)
+            loop.call_soon_threadsafe(settle, result)
 
     threading.Thread(target=run, name="mail", daemon=True).start()
     try:
         async with asyncio.timeout(_MAIL_TIMEOUT):
-            await done
+            return await done
     except TimeoutError:
         raise NotSentError(f"no answer within {_MAIL_TIMEOUT:g} s") from None
 

@@ -84,7 +84,7 @@ def discord(message: Message) -> Any:
 
 
 def teams(message: Message) -> Any:
-    """Returns the body of a message for a workflow or an incoming webhook of Teams: an Adaptive Card.
+    """Returns the body of a message for a workflow of Teams: an Adaptive Card.
 
     Contract: https://learn.microsoft.com/en-us/microsoftteams/platform/webhooks-and-connectors/how-to/connectors-using.
     """

@@ -14,7 +14,7 @@ from webhookd.telemetry.metrics import Metrics
 EVERY = 15.0  # seconds between two reports
 _STEPS = [60, 3_600]  # seconds
 _AUTHENTIC = ("accepted", "duplicate", "quarantined")
-_FOR_ALL = ("put_off", "not_stored", "stuck")  # measures that belong to no account
+_FOR_ALL = ("put_off", "not_stored")  # measures that belong to no account
 
 
 class Reports:
@@ -53,6 +53,7 @@ class Reports:
                     away=[labels["dependency"] for labels, up in _values(self._metrics.dependency_up) if not up],
                     channels=list(self.channels),
                     certificate_ends=sum(value for _, value in _values(self._metrics.certificate_ends)),
+                    stuck=int(sum(value for _, value in _values(self._metrics.unended_handlers))),
                 )
         self._told = now
 
@@ -62,7 +63,6 @@ class Reports:
             for measure in _measures(labels["outcome"]):
                 key = measure, "" if measure in _FOR_ALL else labels["account"]
                 counts[key] = counts.get(key, 0) + int(value)
-        counts["stuck", ""] = int(sum(value for _, value in _values(self._metrics.stuck_handlers)))
         return counts
 
 

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
+from webhookd.alerts.catalogue import CONDITIONS
 from webhookd.alerts.channel import Channel, NotSentError
 from webhookd.alerts.message import TEST, Message
 from webhookd.runtime.failpoints import Failpoint, reach
@@ -24,7 +25,7 @@ from webhookd.telemetry.logs import logger
 from webhookd.telemetry.metrics import Metrics
 
 EVERY = 5.0  # seconds between two looks at the messages
-_LEASE = 120.0  # seconds; SMTP takes 10 s for each of its steps at most
+_LEASE = 120.0  # seconds; SMTP takes 60 s at most
 
 
 class Sender:
@@ -43,23 +44,39 @@ class Sender:
         self._sent = metrics.alert_messages
         self._now = now
         self._failing: dict[str, str] = {}  # channel → why its last message was not sent
+        self._sending: dict[str, asyncio.Task[bool]] = {}  # by channel
         self.channels: Mapping[str, Channel] = {}
 
     async def send_waiting(self) -> bool:
-        """Sends the oldest due message of each channel. Returns whether more may wait. Raises UnavailableError."""
-        if not self.channels or not self._database.up:
-            return False
-        now = self._now()
-        rows = await self._database.all(
-            queries.lease_alert_messages,
-            channels=list(self.channels),
-            quiet=[name for name, channel in self.channels.items() if channel.is_quiet(now)],
-            lease=_LEASE,
-        )
-        sent = await asyncio.gather(*(self._send(row) for row in rows))
-        return any(sent)
+        """Sends the oldest due message of each channel. Returns whether more may wait. Raises UnavailableError.
 
-    async def _send(self, row: Any) -> bool:
+        Waits for a few seconds only. A channel that has not answered by then goes on by itself, and the others do not wait.
+        """
+        channels, now = self.channels, self._now()
+        if self._database.up and (free := [name for name in channels if name not in self._sending]):
+            rows = await self._database.all(
+                queries.lease_alert_messages,
+                channels=free,
+                conditions=list(CONDITIONS),
+                quiet=[name for name in free if channels[name].is_quiet(now)],
+                lease=_LEASE,
+            )
+            for row in rows:
+                task = asyncio.create_task(self._send(channels[row["channel"]], row), name=f"alert to {row['channel']}")
+                self._sending[row["channel"]] = task
+        if self._sending:
+            await asyncio.wait(self._sending.values(), timeout=EVERY)
+        ended = [self._sending.pop(name) for name, task in list(self._sending.items()) if task.done()]
+        return any(await asyncio.gather(*ended))
+
+    async def stop(self) -> None:
+        """Cancels what is being sent. When the lease ends, another replica sends it again."""
+        tasks = list(self._sending.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _send(self, channel: Channel, row: Any) -> bool:
         message = Message(
             UUID(bytes=row["id"].bytes),
             row["change"],
@@ -69,8 +86,8 @@ class Sender:
             row["changed_at"],
             self.dashboard,
         )
-        problem = await self.deliver(self.channels[row["channel"]], message)
-        if problem is None:
+        problem = await self.deliver(channel, message)
+        if problem is None or problem.taken:
             reach(Failpoint.ALERTS_AFTER_SEND)
             await self._database.one(queries.alert_message_sent, id=row["id"])
             return True
@@ -79,9 +96,9 @@ class Sender:
         return False
 
     async def deliver(self, channel: Channel, message: Message) -> NotSentError | None:
-        """Sends a message to a channel, and counts it. Returns why the channel did not take it, None if it did."""
+        """Sends a message to a channel, and counts it. Returns why the channel, or a recipient, did not take it; else None."""
         try:
-            await channel.send(message)
+            refused = await channel.send(message)
         except NotSentError as error:
             self._sent.labels("failed").inc()
             if self._failing.get(channel.name) != str(error):
@@ -91,6 +108,10 @@ class Sender:
         self._sent.labels("sent").inc()
         if self._failing.pop(channel.name, None):
             logger.info("a channel for alerts takes messages again", channel=channel.name)
+        if refused:  # not sent again: those who have the message would get it each time
+            problem = f"the mail server refused {refused} of {len(channel.recipients)} recipients"
+            logger.warning("some recipients get no alerts", channel=channel.name, problem=problem)
+            return NotSentError(problem, taken=True)
         return None
 
     async def test(self, channel: Channel) -> NotSentError | None:

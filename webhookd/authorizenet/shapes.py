@@ -108,6 +108,10 @@ def _payment_profile(_: str, number: int) -> int:
     return 1_806_000_000 + number
 
 
+def _avs_response(event_type: str, _: int) -> str:
+    return "P" if event_type == "payment.refund.created" else "Y"
+
+
 def _always(value: Any) -> Callable[[str, int], Any]:
     return lambda _, __: value
 
@@ -122,10 +126,10 @@ _TRANSACTION = (
         Kind.NUMBER,
         "1: approved. 2: declined. 3: error. 4: held for review. A recurring charge that failed can have 8. The button "
         "that tests a webhook sends 0 or 21",
-        lambda event_type, _: 4 if event_type == "payment.fraud.held" else 1,
+        lambda event_type, _: {"payment.fraud.held": 4, "payment.fraud.declined": 2}.get(event_type, 1),
     ),
     Field("authCode", Kind.TEXT, "the bank's approval code", _always("P1XHLC")),
-    Field("avsResponse", Kind.TEXT, "the result of the check of the address, such as `Y`; `P` if none was made", _always("Y")),
+    Field("avsResponse", Kind.TEXT, "the result of the check of the address, such as `Y`; `P` if none was made", _avs_response),
     Field("authAmount", Kind.MONEY, "the amount, in the currency of the account", _amount),
     Field(
         "fraudList",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from webhookd.cli.operator.screen import number_of, plain, say, table, tell_json
-from webhookd.errors import SettingsError, UnavailableError
+from webhookd.errors import SettingsError, WebhookdError
 from webhookd.operate.import_lines import As, Format, Lines, format_of
 from webhookd.runtime.console import FOLDER, Folder, Json, err, run
 
@@ -43,6 +43,11 @@ def import_(
             help="Also end the work of events of the file that webhookd has, and has not begun to process.",
         ),
     ] = False,
+    unsigned: Annotated[
+        bool,
+        typer.Option("--unsigned", help="Also take lines without a signature as work, and let them end work."),
+    ] = False,
+    rate: Annotated[float, typer.Option(min=0.1, max=10_000, help="With --as work: the new events a second, at most.")] = 20.0,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only check the lines, and count those that webhookd has and those that it lacks.")
     ] = False,
@@ -58,7 +63,11 @@ def import_(
 
     As history, the events count as processed when they were received: no handler runs, no destination gets them, and no alert
     counts them. The timeline takes what they report. As work, webhookd processes them, after fresh events, and sends them to
-    the destinations that are set here.
+    the destinations that are set here. It takes no more than --rate a second, so that retries of live events and the alerts do
+    not suffer.
+
+    A line without a signature can be history. It can be work, or end work, only with --unsigned: whoever wrote it decides what
+    the handlers do.
 
     An event that webhookd has, by its notification id or by its content, is a duplicate, and stays as it is, except with
     --end-waiting. So the command may run twice, and after an interruption it goes on. A dry run counts a webhook that stands
@@ -92,6 +101,7 @@ def import_(
         lines = Lines(opened, kind, settings.max_body_bytes)
         size = None if str(file) == "-" else file.stat().st_size
         options = {"account": account, "way": way, "source": name, "end_waiting": end_waiting, "dry_run": dry_run}
+        options |= {"unsigned": unsigned, "rate": rate}
         report = run(_import(settings, lines, size, options))
     if as_json:
         tell_json({"file": name, "as": way, "account": account, "dry_run": dry_run, **report.as_dict()})
@@ -107,6 +117,8 @@ async def _import(settings: Settings, lines: Lines, size: int | None, options: d
     from webhookd.runtime.loops import Watch
     from webhookd.sqs.rds import RdsTokens
     from webhookd.store.database import Database
+    from webhookd.store.failures import STATEMENT_ERRORS
+    from webhookd.store.postgresql_problem import problem_of
     from webhookd.telemetry.metrics import Metrics
 
     async with RdsTokens.password(settings.database_auth, settings.sqs_region) as password:
@@ -118,9 +130,11 @@ async def _import(settings: Settings, lines: Lines, size: int | None, options: d
         importer = Importer(database, limits, settings.keys_by_account, router=router, tell=_tell, **options)
         try:
             return await importer.run(_watched(lines, size, importer.report))
-        except UnavailableError as error:
-            done = f"; the import stopped near line {importer.report.lines}, and goes on if you run the command again"
-            raise UnavailableError(error.dependency, str(error).partition(": ")[2] + done) from error
+        except SettingsError:  # the file's first line is wrong
+            raise
+        except STATEMENT_ERRORS as error:
+            stopped = f"the import stopped near line {importer.report.lines}, and goes on if you run the command again"
+            raise WebhookdError(f"{problem_of(error)}; {stopped}") from error
         finally:
             await database.stop()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import os
 import secrets
 import signal
@@ -23,7 +22,7 @@ from webhookd.errors import SettingsError
 from webhookd.process import loading
 from webhookd.process.retry import Policy
 from webhookd.settings import Settings, load
-from webhookd.store.sql_file import run_file
+from webhookd.store.sql_file import run_once
 
 if TYPE_CHECKING:
     from webhookd.daemon import Daemon
@@ -242,13 +241,8 @@ class _Session:
     async def _make_tables(self, name: str, sql: str) -> None:
         """Runs the SQL of the file `name`, unless an earlier session has run the same text in the same database."""
         url = self._settings.database_url.get_secret_value()
-        place = "embedded" if "database_url" in self._own else url  # the embedded server's port may change
-        kept, now = self._folder / "schema.done", hashlib.sha256(f"{place}\n{sql}".encode()).hexdigest()
-        done = kept.exists() and kept.read_text() == now
-        if not done:
-            await run_file(url, sql, name)
-            kept.write_text(now)
-        told = "an earlier session has run" if done else "ran"
+        ran = await run_once(url, self._settings.database_schema, sql, name, self._folder / "schema.done")
+        told = "ran" if ran else "an earlier session has run"
         self._console.print(f"  {told} {name}", highlight=False, markup=False, soft_wrap=True)
 
     def _keep(self, running: Daemon) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import date, timedelta
@@ -31,6 +32,7 @@ _FOLD_TRIES = 20
 _PAUSE_SECONDS = 0.2
 _DAY = 86_400
 _CLOCKS_SECONDS = 300.0  # by which the clocks of two receivers may differ
+_EARLY_SECONDS = 3600.0  # by which a receipt may lie before its eventDate; a wrong time zone differs by an hour or more
 
 
 @dataclass(slots=True, frozen=True)
@@ -80,6 +82,9 @@ class Importer:
 
     keys: the Signature Keys of each account. account: the account of lines that name none.
     end_waiting: also ends the work of events that webhookd has, and has not begun to process.
+    unsigned: also takes lines without a signature as work, and lets them end work. History needs no signature.
+    rate: the new events that become work in a second, at most. Their first attempts share a lane with the first retries of
+    live events, and would hold these up. History has no rate.
     router: chooses the destinations of work. History goes to no destination.
     tell: is called with the number and the reason of each bad line. source: the file's name, for the audit trail.
     """
@@ -95,6 +100,8 @@ class Importer:
         source: str,
         router: Router | None = None,
         end_waiting: bool = False,
+        unsigned: bool = False,
+        rate: float = 20.0,
         dry_run: bool = False,
         tell: Callable[[int, str], None] = lambda *_: None,
     ) -> None:
@@ -107,6 +114,9 @@ class Importer:
         self._account = account
         self._way = way
         self._end_waiting = end_waiting
+        self._needs_signature = (way is As.WORK or end_waiting) and not unsigned
+        self._rate = rate if way is As.WORK and not dry_run else None
+        self._most = _BATCH if self._rate is None else max(1, min(_BATCH, round(self._rate)))  # webhooks in a batch
         self._dry_run = dry_run
         self._tell = tell
         self._reason = storable(f"imported as {way} from {source}")
@@ -116,8 +126,13 @@ class Importer:
         """Imports the lines. Raises UnavailableError if PostgreSQL goes away; then another run goes on."""
         if not self._database.up:
             raise UnavailableError("postgresql", self._database.problem or "away")
+        due = 0.0
         for batch in self._batches(lines):
+            await asyncio.sleep(due - time.monotonic())
+            before = self.report.imported
             await (self._look(batch) if self._dry_run else self._take(batch))
+            if self._rate is not None:
+                due = time.monotonic() + (self.report.imported - before) / self._rate
         return self.report
 
     def _batches(self, lines: Iterable[Line | tuple[int, str]]) -> Iterator[list[_Checked]]:
@@ -134,7 +149,7 @@ class Importer:
                 self._refuse(line.number, str(error))
                 continue
             size += len(line.body)
-            if len(batch) >= _BATCH or size >= _BATCH_BYTES:
+            if len(batch) >= self._most or size >= _BATCH_BYTES:
                 yield batch
                 batch, size = [], 0
         if batch:
@@ -160,6 +175,10 @@ class Importer:
         """Returns the fingerprint of the key that signed the body; an empty text if the line has no signature."""
         if line.signature is None:
             self.report.signatures["none"] += 1
+            if self._needs_signature:
+                raise BadLineError(
+                    "the line has no `signature`: give --unsigned if nobody else could write to the file's source"
+                )
             return ""
         try:
             key = verifier.verify(line.body, line.signature)
@@ -179,6 +198,10 @@ class Importer:
             )
         if (line.received_at - now).total_seconds() > _CLOCKS_SECONDS:
             raise BadLineError("`received_at` lies in the future: a time that names no zone is UTC")
+        if notification.event_date and (notification.event_date - line.received_at).total_seconds() > _EARLY_SECONDS:
+            raise BadLineError(
+                "`received_at` lies before the webhook's eventDate: name its zone; a time that names none is UTC"
+            )
         check_age(notification.event_date, now, limits.events, limits.skew)
 
     def _refuse(self, number: int, reason: str) -> None:

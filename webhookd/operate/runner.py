@@ -39,6 +39,7 @@ _WAITED = 5.0  # seconds after which a fresh event counts as waiting
 _BACKLOG = 100  # replays and redrives pause while so many fresh events wait
 _AHEAD = 10.0  # an operation may have as many events under way as its rate gives in so many seconds
 _NAMES = 50  # reasons that are counted by name; all further reasons are "other"
+_LEFT_OUT = "left out: imported as history"  # ended events that a replay does not choose, in its counts by reason
 _OLD = 400 * 86_400.0  # seconds for which ended operations are kept
 _UPKEEP = 3600.0
 
@@ -151,8 +152,11 @@ class Runner:
         """Counts a batch; returns whether another batch follows."""
         async with self._statements.connection() as connection, connection.transaction():
             page = await self._page(connection, work, _COUNTED)
-            work.total += len(page.rows)
             for row in page.rows:
+                if row.get("imported") and not work.selection.get("imported"):
+                    work.reasons[_LEFT_OUT] += 1
+                    continue
+                work.total += 1
                 work.event_types[row["event_type"]] += 1
                 work.reasons[_name(work.reasons, row["dead_reason"] or row["status"])] += 1
             full = work.limit is not None and work.total >= work.limit
@@ -210,7 +214,7 @@ class Runner:
         return _Page(*await choose_dead(connection, dead_of(work.selection), work.created_at, cursor, _COUNTED, size))
 
     async def _finished(self, connection: Connection, work: _Work, size: int) -> _Page:
-        chosen = choose(Filter, work.selection)
+        chosen = choose(Filter, {name: value for name, value in work.selection.items() if name != "imported"})
         low = NIL if chosen.received_from is None else first_id(chosen.received_from)
         high = first_id(work.created_at) if chosen.received_to is None else first_id(chosen.received_to)
         found = [
@@ -221,6 +225,7 @@ class Runner:
                 after_id=max(work.after_id, _moved(low, -_SKEW)),
                 below=_moved(high, _SKEW),
                 wanted=chosen,
+                imported=work.state == "counting" or bool(work.selection.get("imported")),  # counts those that it leaves out
                 until=work.created_at,
                 looked=_COUNTED,
                 limit=size,

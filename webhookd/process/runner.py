@@ -95,6 +95,10 @@ class HandlerRunner:
         finally:
             self._metrics.handle_seconds.labels(label(event.event_type)).observe(time.perf_counter() - started)
 
+    def _ended(self, handlers: asyncio.Task[Failure | None]) -> None:
+        self._stuck.discard(handlers)
+        self._metrics.unended_handlers.dec()
+
     async def _end(self, handlers: asyncio.Task[Failure | None], run: _Run) -> bool:
         """Cancels handlers. If they go on, cuts their connection, so that PostgreSQL rolls back, and returns False."""
         handlers.cancel()
@@ -103,7 +107,8 @@ class HandlerRunner:
             return True
         run.connection.terminate()
         self._stuck.add(handlers)
-        handlers.add_done_callback(self._stuck.discard)
+        self._metrics.unended_handlers.inc()
+        handlers.add_done_callback(self._ended)
         self._metrics.stuck_handlers.inc()
         logger.error(
             "handlers do not end",

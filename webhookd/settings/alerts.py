@@ -13,6 +13,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, SecretStr
 
+from webhookd.settings.sources import is_loopback
 from webhookd.settings.values import Names
 
 _SECRET = 24  # bytes; the least that Standard Webhooks allows
@@ -137,6 +138,9 @@ class AlertSettings(BaseModel):
                 f"{variable}__SECRET is not set: the JSON POSTs to this channel's address are signed; set a secret, or "
                 f"{variable}__FORMAT to slack, teams or discord"
             )
+        url = self.url.get_secret_value()
+        if self.form in ("slack", "teams", "discord") and urlsplit(url).scheme == "http" and not is_loopback(url):
+            yield f"{variable}__URL: the address holds a token, and http:// sends it unencrypted; begin the address with https://"
         if self.form == "email" and not (_ADDRESS.fullmatch(self.sender) and self.recipients):
             yield f"{variable}__SENDER and {variable}__RECIPIENTS: a channel of e-mail needs both; set e-mail addresses"
 

@@ -34,7 +34,7 @@ SECRET = re.compile(
     r"(database_url|redis_url|signature_keys|admin_tokens|read_tokens|accounts__.+__signature_keys|alerts__.+__(url|secret)"
     r"|destinations__.+__(url|secrets|headers))"
 )
-_IN_FILES = re.compile(f"{SECRET.pattern}|api_token")  # settings that can stand in a file of their own
+IN_FILES = re.compile(f"{SECRET.pattern}|api_token")  # settings that can stand in a file of their own
 # The settings of sections with names, such as ACCOUNTS__<NAME>__SIGNATURE_KEYS.
 SECTIONS = {
     "accounts": ("signature_keys",),
@@ -81,7 +81,7 @@ class Layer:
             self.spelled.setdefault(name, spelled)
             return
         secret = name.removesuffix("_file")
-        in_file = secret != name and _IN_FILES.fullmatch(secret) is not None
+        in_file = secret != name and IN_FILES.fullmatch(secret) is not None
         if secret in self.files if in_file else name in self.values:
             self.twice.append((self.spelled[name], spelled))
         self.spelled[name] = spelled
@@ -277,7 +277,7 @@ def slips(fields: Iterable[str], sources: Iterable[Layer]) -> list[str]:
     Without these lines, a slip could leave a default in force unseen.
     """
     known = {CONFIG.removeprefix(PREFIX).lower(), *CLIENT, *fields}
-    known |= {f"{name}_file" for name in known if _IN_FILES.fullmatch(name)}
+    known |= {f"{name}_file" for name in known if IN_FILES.fullmatch(name)}
     # Kubernetes adds WEBHOOKD_SERVICE_HOST, WEBHOOKD_PORT_8080_TCP and others to every pod beside a Service "webhookd".
     services = [name.removesuffix("SERVICE_HOST") for name in os.environ if name.endswith("_SERVICE_HOST")]
     not_settings = ("WEBHOOKD_DEV_", "WEBHOOKD_TEST_", *(name + end for name in services for end in ("SERVICE_", "PORT")))
@@ -294,7 +294,7 @@ def slips(fields: Iterable[str], sources: Iterable[Layer]) -> list[str]:
             if (name in known and not (layer.toml and name == "config")) or spelled.upper().startswith(not_settings):
                 continue
             bare = name.removesuffix("_file")
-            if nested(name) or (nested(bare) and _IN_FILES.fullmatch(bare)):
+            if nested(name) or (nested(bare) and IN_FILES.fullmatch(bare)):
                 if name not in layer.values and bare not in layer.files:
                     # Otherwise the account would count as not set, and its webhooks would be answered 404.
                     what = "a key, or drop the account" if name.startswith("accounts") else "a value, or drop the setting"

@@ -147,19 +147,23 @@ class IdempotencyKeys:
             keys = self._claim_keys(event_ids)
             self._send("release", 1, redis_keys.release(keys, token))
 
-    async def mark(self, name: str, seconds: float) -> bool:
-        """Sets a mark that expires. Returns False if it is there already; True also if Redis is away."""
-        reply = await self._ask("claim", redis_keys.claim([self._key("mark", name)], _MARK, int(seconds * 1000)))
+    async def claim_mark(self, place: str, name: str, seconds: float) -> bool:
+        """Sets a mark that expires. Returns False if it is there already; True also if Redis is away.
+
+        Marks serve while PostgreSQL is away. So `place`, and not the identity of the database, is in their keys.
+        """
+        reply = await self._ask_always("claim", redis_keys.claim([_mark(place, name)], _MARK, int(seconds * 1000)))
         return reply is None or bool(reply[0])
 
-    async def marked(self, name: str) -> bool:
-        """Returns whether a mark is there; False also if Redis is away."""
-        reply = await self._ask("seen", redis_keys.look_up([self._key("mark", name)]))
-        return bool(reply and reply[0])
+    async def keep_mark(self, place: str, name: str, value: str, seconds: float) -> str:
+        """Sets a mark to `value`, if it is not there, and lets it expire `seconds` from now. Returns the mark's value."""
+        reply = await self._ask_always("mark", redis_keys.keep(_mark(place, name), value, int(seconds * 1000)))
+        return reply.decode() if isinstance(reply, bytes) else value
 
-    async def unmark(self, name: str) -> None:
-        """Removes a mark."""
-        await self._ask("release", redis_keys.release([self._key("mark", name)], _MARK))
+    async def marked(self, place: str, name: str) -> bool:
+        """Returns whether a mark is there; False also if Redis is away."""
+        reply = await self._ask_always("seen", redis_keys.look_up([_mark(place, name)]))
+        return bool(reply and reply[0])
 
     def _send(self, operation: str, count: int, command: Command) -> None:
         """Sends a command whose reply nobody waits for. A command that fails counts as `count` skipped operations."""
@@ -178,7 +182,13 @@ class IdempotencyKeys:
         return self.up and self._instance() is not None
 
     async def _ask(self, operation: str, command: Command) -> Any:
-        if self._usable:
+        if self._instance() is not None:
+            return await self._ask_always(operation, command)
+        self._skipped.labels(operation).inc()
+        return None
+
+    async def _ask_always(self, operation: str, command: Command) -> Any:
+        if self.up:
             try:
                 return await self._commands.submit(command)
             except (UnavailableError, OverloadedError):
@@ -231,6 +241,10 @@ class IdempotencyKeys:
     async def _away(self, node: RedisNode, error: Exception) -> None:
         self._set(up=False, problem=node.problem(error))
         await node.leave()
+
+
+def _mark(place: str, name: str) -> str:
+    return redis_keys.key(place, "mark", name)
 
 
 def _refused(replies: Sequence[Any]) -> Exception | None:

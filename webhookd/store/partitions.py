@@ -20,7 +20,8 @@ _PAUSE_SECONDS = 0.5  # between two tries, sessions that wait behind the lock go
 async def make_past_partitions(database: Database, parent: str, instants: Sequence[datetime]) -> None:
     """Makes the missing partitions of `parent` (bodies, audit) for the weeks of `instants`.
 
-    A webhook waits for each new partition for a second at most. Raises UnavailableError if the table is too busy.
+    No webhook waits for a partition of a week that is over, unless rows of the week are in the default partition: then for
+    300 ms at most. Raises UnavailableError if the table is too busy.
     """
     for _ in range(_TRIES):
         with gateway():

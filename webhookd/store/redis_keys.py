@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 from webhookd.store.redis_node import Command
 
@@ -19,6 +21,13 @@ _RELEASE = "for _, key in ipairs(KEYS) do if redis.pcall('get', key) == ARGV[1] 
 
 # One command for a batch of notifications. Sets each key that does not exist, with the TTL, which is the last argument.
 _MARK = "for i, key in ipairs(KEYS) do redis.call('set', key, ARGV[i], 'NX', 'EX', ARGV[#ARGV]) end"
+
+# Sets a key that does not exist, and lets the key expire from now on. Replies its value.
+_KEEP = """
+local value = redis.call('get', KEYS[1]) or ARGV[1]
+redis.call('set', KEYS[1], value, 'PX', ARGV[2])
+return value
+"""
 
 
 def key(instance: object, kind: str, *parts: object) -> str:
@@ -44,6 +53,19 @@ def release(keys: Sequence[str], token: str) -> Command:
 def mark(keys: Sequence[str], values: Sequence[Any], ttl: int) -> Command:
     """Returns the command that sets each key to its value, if the key does not exist. `ttl`: seconds."""
     return ("EVAL", _MARK, len(keys), *keys, *values, ttl)
+
+
+def keep(key: str, value: str, ttl_ms: int) -> Command:
+    """Returns the command that sets a key to `value`, if it does not exist, sets its TTL, and replies its value."""
+    return ("EVAL", _KEEP, 1, key, value, ttl_ms)
+
+
+def place(url: str, schema: str) -> str:
+    """Returns a short name of a database that is known while the database is away: a hash of its hosts, name and schema."""
+    parts = urlsplit(url)
+    query = parse_qs(parts.query)
+    where = [parts.netloc.rpartition("@")[2], parts.path, *(query.get(one, []) for one in ("host", "port", "dbname")), schema]
+    return hashlib.sha256(repr(where).encode()).hexdigest()[:16]
 
 
 def proof(instance: object, token: str) -> list[Command]:

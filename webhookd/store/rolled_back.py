@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import AsyncIterator
 from typing import Final, NamedTuple
 
 from webhookd.errors import SettingsError, WebhookdError
 from webhookd.runtime.loops import Watch
+from webhookd.store import migrations
 from webhookd.store.database import Database
 from webhookd.store.pools import Connection, PoolSettings, is_lost, roll_back
 from webhookd.store.postgresql_problem import explained
@@ -17,6 +19,11 @@ from webhookd.telemetry.metrics import Metrics
 # Every savepoint has the isolation of the transaction around it, and an operator's statements ask for this one.
 _ISOLATION: Final = "read_committed"
 _OTHERS = 60.0  # seconds that a trial waits for the end of another one
+
+
+@functools.cache
+def _own_tables() -> list[str]:
+    return sorted(frozenset().union(*(one.makes for one in migrations.read())) | {"applied_migrations"})
 
 
 class Content(NamedTuple):
@@ -59,6 +66,7 @@ class RolledBack(Database):
         await transaction.start()
         self._connection = connection
         try:
+            await queries.wait_for_people(connection)
             await self._wait_for_others()
             yield
         finally:
@@ -69,6 +77,9 @@ class RolledBack(Database):
             await self._pools.close()
 
     async def _wait_for_others(self) -> None:
+        # The role's own limits would end the wait too early.
+        own = await queries.limits(self.connection)
+        await queries.limit_session(self.connection, lock="0", statement="0", local=True)
         try:
             await self.connection.execute(queries.lock_trials.sql, timeout=_OTHERS)
         except TimeoutError as error:
@@ -76,6 +87,7 @@ class RolledBack(Database):
                 f"the database of the tests: another test has used it for {_OTHERS:g} s, and tests use it one after the other; "
                 "give each process of pytest a database of its own, and begin no trial inside of another one"
             ) from error
+        await queries.limit_session(self.connection, lock=own["lock"], statement=own["statement"], local=True)
 
     @contextlib.asynccontextmanager
     async def acquire(self, pool: str = "short", *, reset: bool = False) -> AsyncIterator[Connection]:
@@ -106,10 +118,11 @@ class RolledBack(Database):
         """Returns the content of each table that is not webhookd's, by the table's name."""
         found: dict[str, Content] = {}
         async with self.acquire() as connection:
-            tables = [row["name"] async for row in queries.users_tables(connection, schema=queries.schema)]
+            found_tables = queries.users_tables(connection, schema=queries.schema, own=_own_tables())
+            tables = [row["name"] async for row in found_tables]
             for table in tables:
                 # No parameter can name a table. PostgreSQL has quoted the name.
-                rows = f"SELECT count(*), coalesce(sum(hashtextextended(t::text, 0)::numeric), 0) FROM {table} AS t"  # noqa: S608
+                rows = f"SELECT count(*), coalesce(sum(hashtextextended((t.*)::text, 0)::numeric), 0) FROM {table} AS t"  # noqa: S608
                 row = await connection.fetchrow(rows)
                 if row is not None:
                     found[table] = Content(int(row[0]), int(row[1]))

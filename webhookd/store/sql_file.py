@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+from pathlib import Path
 
 import asyncpg
 import sqlparse
 
 from webhookd.errors import WebhookdError
+from webhookd.store.queries import in_schema
 from webhookd.store.session import connect
 
 # Lines of psql that pg_dump writes around its SQL.
 _PSQL = re.compile(r"^\\(?:un)?restrict\b.*$", re.MULTILINE)
 # A statement that begins or ends a transaction. A part of the file would stay if a later part failed.
 _TRANSACTION = re.compile(
-    r"(?:\s|--[^\n]*\n|/\*.*?\*/)*(BEGIN|START\s+TRANSACTION|COMMIT|ROLLBACK)\b", re.IGNORECASE | re.DOTALL
+    r"(?:\s|--[^\n]*\n|/\*.*?\*/)*(BEGIN|START\s+TRANSACTION|COMMIT|END|ROLLBACK|ABORT|PREPARE\s+TRANSACTION)\b",
+    re.IGNORECASE | re.DOTALL,
 )
 
 
@@ -38,6 +42,30 @@ async def run_file(url: str, text: str, name: str) -> None:
             raise WebhookdError(f"{name}{place}: {_told(error)}; {_remedy(error)}") from error
     finally:
         await connection.close(timeout=2)
+
+
+async def run_once(url: str, schema: str, text: str, name: str, done: Path) -> bool:
+    """Runs the SQL of a file, as `run_file` does, unless the file `done` says that this text has run in this database.
+
+    `done` has a hash for each text and database. The random id in webhookd's schema stands for the database: a database that
+    was made anew at the same URL has another id. Returns whether the SQL ran.
+    """
+    connection = await connect(url, timeout=5, statement_cache_size=0)
+    try:
+        database = await connection.fetchval(in_schema("SELECT id FROM webhookd.instance", schema))
+    finally:
+        await connection.close(timeout=2)
+    mark = hashlib.sha256(f"{database}\n{text}".encode()).hexdigest()
+    if mark in _marks(done):
+        return False
+    await run_file(url, text, name)
+    with done.open("a") as file:
+        file.write(f"{mark}\n")
+    return True
+
+
+def _marks(done: Path) -> list[str]:
+    return done.read_text().split() if done.exists() else []
 
 
 def _place(sql: str, error: asyncpg.PostgresError) -> str:

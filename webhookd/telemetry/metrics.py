@@ -126,6 +126,7 @@ class Metrics:
             "stuck_handlers_total",
             "Handlers that did not end when they were cancelled, so that webhookd closed their connection.",
         )
+        self.unended_handlers = gauge("unended_handlers", "Handlers that were cancelled, and have not ended yet.")
         self.end_to_end_seconds = histogram(
             "end_to_end_seconds", "Seconds from receipt to processed, by PostgreSQL's clock.", _SLOW
         )

@@ -106,9 +106,12 @@ def _utc(date: datetime | None) -> datetime | None:
 
 def _known(event_type: str, *, unknown: bool) -> str:
     __tracebackhide__ = True
+    if "*" in event_type:
+        nearest = nearest_type(event_type.replace("*", ""))
+        raise MisuseError(f'"{event_type}" is a pattern, and an event has one type: name one type, such as "{nearest}"')
     name = canonical(whole_pattern(event_type))
     if name not in EVENT_TYPES and not unknown:
-        nearest = nearest_type(event_type.replace("*", ""))
+        nearest = nearest_type(event_type)
         raise MisuseError(
             f'there is no event type "{event_type}"; the nearest known type is "{nearest}". For a type that '
             f'webhookd does not know yet, write event("{event_type}", unknown=True)'

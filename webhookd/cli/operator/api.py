@@ -34,8 +34,9 @@ _LONGEST = 2000  # characters of the API's own words that an error quotes
 class Api:
     """A client of the admin API at `target`. Use it as an async context manager, which opens and closes the HTTP session."""
 
-    def __init__(self, target: ApiTarget) -> None:
+    def __init__(self, target: ApiTarget, timeout: float = 60.0) -> None:
         self._target = target
+        self._timeout = timeout  # seconds for an answer
         self.clock = datetime.now(UTC)  # the time of the last answer, by the server's clock, in whole seconds
 
     async def __aenter__(self) -> Api:
@@ -43,7 +44,7 @@ class Api:
         import aiohttp
 
         headers = {"Authorization": f"Bearer {self._target.token}"} if self._target.token else {}
-        timeout = aiohttp.ClientTimeout(total=60, sock_connect=10)
+        timeout = aiohttp.ClientTimeout(total=self._timeout, sock_connect=10)
         self._session = aiohttp.ClientSession(headers=headers, timeout=timeout)
         return self
 
@@ -207,12 +208,12 @@ def _said(problem: Json) -> str:
     return plain("; ".join(parts)[:_LONGEST])
 
 
-def with_api(url: str | None, folder: Path, work: Callable[[Api], Coroutine[Any, Any, T]]) -> T:
+def with_api(url: str | None, folder: Path, work: Callable[[Api], Coroutine[Any, Any, T]], *, timeout: float = 60.0) -> T:
     """Runs `work` with the API that the options and settings lead to. Raises SettingsError and ApiError."""
     target = find(url, folder)
 
     async def connected() -> T:
-        async with Api(target) as api:
+        async with Api(target, timeout) as api:
             return await work(api)
 
     return run(connected())

@@ -122,6 +122,8 @@ def _fail(operation: Json) -> NoReturn:
 
 def _tell_count(operation: Json, *, dry_run: bool) -> None:
     if not operation["total"]:
+        if operation["reasons"]:  # a replay leaves events out
+            counts("reason", operation["reasons"])
         say("no event is chosen")
         return
     counts("type", operation["event_types"])

@@ -130,6 +130,10 @@ def replay(
     *,
     chosen: Json,
     force: Annotated[bool, typer.Option("--force", help="Allow processed events among the chosen events.")] = False,
+    imported: Annotated[
+        bool,
+        typer.Option("--imported", help="Also choose history that `webhookd import` took: no handler ran for these events."),
+    ] = False,
     limit: options.BulkLimit = None,
     rate: options.Rate = 20.0,
     dry_run: options.DryRun = False,
@@ -155,6 +159,7 @@ def replay(
     if not note and not dry_run:
         raise SettingsError("--note: give the reason, for the audit trail, or give --dry-run")
     chosen |= {"status": status} if status else {}
+    chosen |= {"imported": True} if imported else {}
     body: Json = {"filter": chosen, "reason": note or "dry run", "force": force, "rate": rate, "limit": limit}
     flags = {"dry_run": dry_run, "yes": yes, "detach": detach, "as_json": as_json}
     bulk.act(url, folder, "events", "replay", body, until="received_to", **flags)

@@ -62,7 +62,7 @@ def health(
     well = ready = answer.status == 200
     alerts = None
     if strict and ready:
-        alerts = with_api(url, folder, lambda api: api.get("alerts"))
+        alerts = with_api(url, folder, lambda api: api.get("alerts"), timeout=timeout)
         well = ready and alerts["believable"] and not alerts["firing"]
     if as_json:
         problem = {"problem": answer.problem} if answer.problem else {}

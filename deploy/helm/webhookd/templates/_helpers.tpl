@@ -13,6 +13,9 @@
 {{- if and (has "receive" $one.roles) (ne $component "daemon") -}}
 {{- fail (printf "deployments.%s.roles: only the deployment `daemon` may have the role receive, since the webhooks' Service leads to it; set other roles" $component) -}}
 {{- end -}}
+{{- if and (ne $one.autoscaling.kind "none") (gt (int $one.autoscaling.min) (int $one.autoscaling.max)) -}}
+{{- fail (printf "deployments.%s.autoscaling: min is above max; raise max" $component) -}}
+{{- end -}}
 {{- $roles = concat $roles $one.roles -}}
 {{- $_ := set $all $component (mergeOverwrite $one (dict "name" $name "component" $component)) -}}
 {{- end -}}
@@ -22,10 +25,15 @@
 {{- fail (printf "deployments: no deployment has the role %s; add it to one of them" $role) -}}
 {{- end -}}
 {{- end -}}
-{{- if le (float64 $.Values.shutdownGrace) (float64 $.Values.handlerTimeout) -}}
-{{- fail "shutdownGrace is not above handlerTimeout: a scale-in would interrupt handlers; raise shutdownGrace" -}}
+{{- if lt (float64 $.Values.shutdownGrace) (addf $.Values.handlerTimeout 10) -}}
+{{- fail "shutdownGrace is not 10 seconds above handlerTimeout: a scale-in would interrupt handlers; raise shutdownGrace" -}}
 {{- end -}}
 {{- toJson $all -}}
+{{- end -}}
+
+{{- /* The text of a setting. Helm reads a number as a float, and would write 1048576 as 1.048576e+06. */ -}}
+{{- define "webhookd.value" -}}
+{{ ternary (toJson .) (toString .) (kindIs "float64" .) | quote }}
 {{- end -}}
 
 {{- /* preStop, the shutdown, 3 seconds until a shutdown that hangs is left, and some to spare. */ -}}
