@@ -81,7 +81,7 @@ def test_the_bill_of_materials_has_every_locked_package(bill: Path) -> None:
 def test_no_part_that_serves_makes_temporary_files() -> None:
     # The image has no folder to write to. test_container.py runs a whole container so.
     for path in (ROOT / "webhookd").rglob("*.py"):
-        if "dev" not in path.relative_to(ROOT / "webhookd").parts:
+        if not {"dev", "testing"} & set(path.relative_to(ROOT / "webhookd").parts):
             imports = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Import | ast.ImportFrom)]
             names = {alias.name for node in imports for alias in node.names}
             names |= {node.module for node in imports if isinstance(node, ast.ImportFrom) and node.module}

@@ -251,5 +251,5 @@ async def test_event_types_that_messages_make_up_fill_no_cache(start: Start, ser
     await until(lambda: metric(daemon, "webhookd_processed_total", outcome="unknown") >= 40, "each is met", deadline=30)
     worker = daemon.worker
     assert worker is not None
-    kinds = 2 * (len(EVENT_TYPES) + 1)
+    kinds = 3 * (len(EVENT_TYPES) + 1)
     assert worker._processed.cache_info().currsize <= kinds
