@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from contextlib import AsyncExitStack, nullcontext
 from dataclasses import replace
@@ -230,14 +231,14 @@ class Daemon:
     async def renew(self, settings: Settings) -> list[str]:
         """Puts the settings in force that a running daemon can take, while requests go on. Returns their names.
 
-        Raises SettingsError if the certificate's files cannot be used; then nothing changes. Also raises SettingsError if
+        Raises SettingsError if files of a certificate cannot be used; then nothing changes. Also raises SettingsError if
         PostgreSQL or Redis refuses a new user or password; then all other settings are in force.
         """
         if self.receive is not None:
             self.receive.load_certificate()
+        destinations = await self.deliver.prepare(settings)
         changed = renewed(self._settings, settings)
         urls = {name: value for name in ("database_url", "redis_url") if (value := changed.pop(name, None)) is not None}
-        await self.deliver.renew(self._settings.model_copy(update=changed))
         self._settings = self._settings.model_copy(update=changed)
         self.metrics.expect(self._settings.keys_by_account)
         if self._access is not None:
@@ -245,6 +246,7 @@ class Daemon:
         self.alerts.renew(settings.alerts)
         if self.receive is not None:
             self.receive.renew(settings)
+        await self.deliver.renew(self._settings, destinations)
         problems = []
         for name, url in urls.items():
             owner = self.database if name == "database_url" else self.idempotency
@@ -287,9 +289,10 @@ class Daemon:
         if self.receive is not None:
             await self.receive.stop_listening()
         reach(Failpoint.SHUTDOWN_ANSWERED)
-        if self._poller is not None:
-            # Some of the grace is for the steps after the workers: flushing, and closing.
-            await self._poller.stop(max(self._settings.shutdown_grace - (time.monotonic() - started) - 5.0, 1.0))
+        # Some of the grace is for the steps after the workers: flushing, and closing.
+        drain = max(self._settings.shutdown_grace - (time.monotonic() - started) - 5.0, 1.0)
+        workers = [] if self._poller is None else [self._poller.stop(drain)]
+        await asyncio.gather(self.deliver.stop(), *workers)
         reach(Failpoint.SHUTDOWN_DRAINED)
         if self._hooks is not None:
             # A slow hook must leave time for the steps after it.

@@ -1526,8 +1526,8 @@ GUARDS = (
     Guard(
         "an answer that repeats a secret is stored without the secret",
         "webhookd/deliver/destination.py",
-        'text = text.replace(secret, "***")',
-        "text = text",
+        'return self._secrets.sub("***", text)',
+        "return text",
         _BROKEN + "test_an_answer_that_repeats_a_secret_does_not_show_the_secret",
     ),
     Guard(
@@ -1726,6 +1726,35 @@ GUARDS = (
         "        return orjson.Fragment(text)  # keeps the zeros\n",
         "        return float(text)\n",
         "tests/unit/test_testing.py::test_an_amount_keeps_its_text",
+    ),
+    Guard(
+        "a short Retry-After does not shorten the schedule of a delivery",
+        "webhookd/deliver/answers.py",
+        "return min(max(asked, delay), _LONGEST_WAIT)",
+        "return min(max(asked, 1.0), _LONGEST_WAIT)",
+        "tests/unit/test_deliver.py::test_a_short_retry_after_does_not_shorten_the_schedule",
+    ),
+    Guard(
+        "an accepted delivery is recorded however long PostgreSQL is away",
+        "webhookd/deliver/sender.py",
+        "async with asyncio.timeout(None if done else _RECORD):",
+        "async with asyncio.timeout(_RECORD):",
+        "tests/unit/test_deliver_records.py::"
+        "test_an_accepted_delivery_ends_though_postgresql_is_away_for_longer_than_the_lease",
+    ),
+    Guard(
+        "failures of deliveries leave the receiver its connections",
+        "webhookd/store/deliveries.py",
+        "        async with self._failing:\n",
+        "        if True:\n",
+        "tests/unit/test_deliver_records.py::test_few_failures_are_recorded_at_a_time",
+    ),
+    Guard(
+        "destinations get nothing while handlers end at a shutdown",
+        "webhookd/daemon.py",
+        "await asyncio.gather(self.deliver.stop(), *workers)",
+        "await asyncio.gather(*workers)",
+        _DESTINATIONS + "test_nothing_is_sent_while_handlers_end_at_a_shutdown",
     ),
 )
 

@@ -43,6 +43,9 @@ QUERIES = {
     "webhookd_dead_letters_total": "sum by (action) (increase(webhookd_dead_letters_total[1d]))",
     "webhookd_deliveries_total": "sum by (destination, outcome) (rate(webhookd_deliveries_total[5m]))",
     "webhookd_deliveries_repeated_total": "sum by (destination) (increase(webhookd_deliveries_repeated_total[1d]))",
+    "webhookd_destination_filter_failures_total": (
+        "sum by (destination) (increase(webhookd_destination_filter_failures_total[1d]))"
+    ),
     "webhookd_delivery_seconds": (
         "histogram_quantile(0.95, sum by (le, destination) (rate(webhookd_delivery_seconds_bucket[15m])))"
     ),

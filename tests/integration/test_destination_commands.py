@@ -20,7 +20,7 @@ from tests.helpers.npm import node_modules
 from tests.helpers.operator import ANN, LEO, Connection, Operator
 from tests.helpers.receivers import OTHER_SECRET, SECRET, receiving
 from tests.helpers.wait import until
-from tests.integration.test_destinations import CUSTOMER, destination, left, send, until_none_is_left
+from tests.integration.test_destinations import CUSTOMER, destination, left, metric, send, until_none_is_left
 from webhookd.authorizenet import sampling
 from webhookd.daemon import Daemon
 from webhookd.dev.servers import free_port
@@ -171,6 +171,21 @@ async def test_the_doctor_examines_each_destination(
     (found,) = await examine_destinations(settings_of(servers.settings, destinations={"shop": settings}))
     assert found.verdict is verdict, found
     assert said in found.detail
+
+
+async def test_the_doctor_warns_if_every_role_is_set_but_the_one_that_sends(servers: Servers) -> None:
+    for roles, warned in (("receive,relay,work", 1), ("receive", 0), ("receive,relay,work,deliver", 0)):
+        shop = destination("http://127.0.0.1:9/hooks", secrets=SECRET)
+        findings = await examine_destinations(settings_of(servers.settings, destinations={"shop": shop}, roles=roles))
+        told = [found for found in findings if found.check == "role deliver" and found.verdict is Verdict.WARNING]
+        assert len(told) == warned, roles
+
+
+async def test_a_process_that_does_not_send_shows_what_waits(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("webhookd.deliver.role._MEASURE", 0.2)
+    daemon = await start(roles="receive,relay,work", destinations={"shop": destination("http://127.0.0.1:9/hooks")})
+    await send(daemon, sampling.sample(CUSTOMER, 1))
+    await until(lambda: metric(daemon, "webhookd_deliveries_waiting", destination="shop") == 1, "the gauge counts it")
 
 
 @pytest.mark.skipif(shutil.which("npm") is None, reason="no npm")

@@ -22,6 +22,8 @@ from webhookd.authorizenet.signature import Verifier, sign
 from webhookd.daemon import Daemon
 from webhookd.deliver import answers, role
 from webhookd.dev import traffic
+from webhookd.event import Event
+from webhookd.process.handlers import Registry
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 AUTHCAPTURE = "net.authorize.payment.authcapture.created"
@@ -321,6 +323,49 @@ async def test_a_destination_that_is_removed_keeps_its_deliveries_until_it_comes
         await daemon.renew(settings_with(daemon, settings))
         await until_none_is_left(connection)
     assert len(shop.got) == tried + 1
+
+
+async def test_a_reload_does_not_wait_for_a_destination_that_hangs(start: Start) -> None:
+    async def hang(_: Got) -> web.Response:
+        await asyncio.sleep(60)
+        return web.Response()
+
+    async with receiving() as shop, receiving() as other:
+        shop.answer = hang
+        daemon = await start(destinations={"shop": destination(shop.url)})
+        await send(daemon, sampling.sample(CUSTOMER, 1))
+        await until(lambda: shop.got, "the destination hangs")
+        async with asyncio.timeout(3):
+            await daemon.renew(settings_with(daemon, {"shop": destination(other.url)}))
+        await send(daemon, sampling.sample(CUSTOMER, 2))
+        await until(lambda: other.got, "the new address gets events meanwhile")
+
+
+async def test_nothing_is_sent_while_handlers_end_at_a_shutdown(start: Start) -> None:
+    registry, hangs = Registry(), asyncio.Event()
+
+    async def slow(event: Event, connection: Connection) -> None:
+        hangs.set()
+        await asyncio.sleep(60)
+
+    registry.add(CUSTOMER, slow)
+
+    async def answer(_: Got) -> web.Response:
+        await asyncio.sleep(0.3)
+        return web.Response()
+
+    async with receiving() as shop:
+        shop.answer = answer
+        daemon = await start(registry, destinations={"shop": destination(shop.url, concurrency=1)}, shutdown_grace=12)
+        await send(daemon, *(sampling.sample(CUSTOMER, number) for number in range(1, 41)))
+        await until(lambda: shop.got and hangs.is_set(), "a handler and a destination are at work")
+        stopping = asyncio.create_task(daemon.stop())
+        await asyncio.sleep(2)
+        sent = len(shop.got)
+        await asyncio.sleep(2)
+        assert not stopping.done(), "the handler still runs"
+        assert len(shop.got) == sent
+        await stopping
 
 
 def settings_with(daemon: Daemon, destinations: dict[str, Any]) -> Any:

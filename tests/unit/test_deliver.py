@@ -16,9 +16,10 @@ from standardwebhooks import Webhook, WebhookVerificationError
 from tests.helpers.receivers import OTHER_SECRET, SECRET
 from webhookd.deliver.addresses import RefusedAddressError, is_public, public_socket
 from webhookd.deliver.answers import accepted, delay_after
-from webhookd.deliver.destination import Destination, Payload, Routes
+from webhookd.deliver.destination import Destination, Payload, Routes, destinations_of
 from webhookd.deliver.pace import Pace
 from webhookd.deliver.signing import Message, envelope, headers, signature
+from webhookd.errors import SettingsError
 from webhookd.settings.destinations import FIELDS, DestinationSettings, secret_bytes
 from webhookd.settings.sources import SECTIONS
 
@@ -84,6 +85,7 @@ PRIVATE = [
     "255.255.255.255", "240.0.0.1", "192.0.2.1", "198.18.0.1", "::1", "::", "fe80::1", "fe80::1%eth0", "fc00::1",
     "fd00:ec2::254", "fec0::1", "ff02::1", "2001:db8::1", "::ffff:127.0.0.1", "::ffff:10.0.0.1", "::127.0.0.1",
     "64:ff9b::7f00:1", "64:ff9b::a00:1", "64:ff9b:1::a00:1", "2002:7f00:1::", "2002:a00:1::1", "2001:0:7f00:1::1",
+    "168.63.129.16", "192.0.0.192", "192.88.99.1", "3fff::1", "::ffff:168.63.129.16", "2002:a83f:8110::1",
 ]  # fmt: skip
 PUBLIC = [
     "8.8.8.8",
@@ -134,20 +136,34 @@ def test_the_attempts_take_about_three_days() -> None:
         (429, "120", 120),
         (503, "43200", 43_200),
         (503, "99999999", 43_200),
-        (503, "0", 1),
+        (503, "1" * 400, 43_200),
         (429, "Mon, 30 Nov 2026 12:02:00 GMT", 119.5),
-        (503, "Mon, 30 Nov 2020 12:02:00 GMT", 1),
     ],
 )
 def test_retry_after_is_kept_within_bounds(status: int, retry_after: str, seconds: float) -> None:
     assert delay(status=status, retry_after=retry_after) == seconds
 
 
-@pytest.mark.parametrize(("status", "retry_after"), [(500, "120"), (503, "soon"), (429, "1" * 40), (429, "")])
+@pytest.mark.parametrize(
+    ("status", "retry_after"),
+    [
+        (500, "120"),
+        (503, "soon"),
+        (429, ""),
+        (429, "Mon, 01 Jan 99999999999999999999 00:00:00 GMT"),
+        (429, "Mon, 30 Nov 2026 12:02:00 +99999999999999999999"),
+    ],
+)
 def test_another_retry_after_is_not_kept(status: int, retry_after: str) -> None:
     made = delay(status=status, retry_after=retry_after)
     assert made is not None
     assert made < 10
+
+
+@pytest.mark.parametrize("retry_after", ["0", "1", "Mon, 30 Nov 2020 12:02:00 GMT"])
+def test_a_short_retry_after_does_not_shorten_the_schedule(retry_after: str) -> None:
+    asked = sum(delay(attempt, status=429, retry_after=retry_after) or 0 for attempt in range(1, 20))
+    assert asked / 86_400 > 2.3, "otherwise a receiver that limits the rate would lose the event within seconds"
 
 
 def test_a_final_status_ends_the_attempts() -> None:
@@ -185,6 +201,48 @@ def test_what_a_receiver_repeats_shows_no_secret() -> None:
     for shown in (repr(one), repr(one.settings), str(one.settings.redacted())):
         assert "t0ps3cret" not in shown
         assert SECRET not in shown
+
+
+@pytest.mark.parametrize(
+    "repeated",
+    [
+        "Cannot POST /services/T00012345/t0k%2Fen456?key=t0p+secret%21",
+        "no service T00012345",
+        "no token t0k/en456",
+        "key: t0p secret!",
+        "bad token: b3arer&token",
+        "bad token: b3arer&amp;token",
+        "bad token: b3arer%26token",
+        "YjNh signs: c2VjcmV0Oi1v",
+    ],
+)
+def test_a_part_of_a_secret_that_a_receiver_repeats_is_not_shown(repeated: str) -> None:
+    one = destination(
+        url="https://shop.example.com/services/T00012345/t0k%2Fen456?key=t0p+secret%21",
+        headers="Authorization: Bearer b3arer&token,X-Key: c2VjcmV0Oi1v",
+    )
+    shown = one.hide(repeated)
+    assert "***" in shown
+    for secret in ("t0k", "T00012345", "t0p", "b3arer", "c2VjcmV0Oi1v"):
+        assert secret not in shown
+
+
+def test_an_answer_without_a_secret_is_shown_as_it_is() -> None:
+    assert destination().hide("out of stock") == "out of stock"
+
+
+def test_a_process_that_sends_nothing_needs_no_file_of_a_destination() -> None:
+    settings = {"shop": destination(ca_file="/no/such/ca.pem").settings}
+    assert list(destinations_of(settings, sends=False)) == ["shop"]
+    with pytest.raises(SettingsError, match="WEBHOOKD_DESTINATIONS__SHOP__CA_FILE"):
+        destinations_of(settings, sends=True)
+
+
+def test_a_filter_that_fails_is_told() -> None:
+    failed: list[str] = []
+    routes = Routes({"shop": destination(filter="authAmount > '100'")}, failed.append)
+    assert routes.choose("default", "x", b'{"payload": {"authAmount": 7}}') == ["shop"]
+    assert failed == ["shop"]
 
 
 def test_a_url_shows_no_path() -> None:

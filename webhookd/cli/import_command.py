@@ -126,7 +126,7 @@ async def _import(settings: Settings, lines: Lines, size: int | None, options: d
         database = Database(pools, schema=settings.database_schema, metrics=Metrics(), watch=Watch())
         await database.start()
         limits = Limits(settings.event_retention, settings.body_retention, settings.max_clock_skew)
-        router = Routes(destinations_of(settings.destinations))
+        router = Routes(destinations_of(settings.destinations, sends=False))
         importer = Importer(database, limits, settings.keys_by_account, router=router, tell=_tell, **options)
         try:
             return await importer.run(_watched(lines, size, importer.report))

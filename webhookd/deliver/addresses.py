@@ -15,6 +15,14 @@ _GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")  # all public addresses of I
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
+# Addresses that Python, or some release of it, counts as public, and that lead to no destination.
+_NOT_PUBLIC = (
+    ipaddress.ip_network("168.63.129.16/32"),  # the server of Azure that gives a machine its configuration
+    ipaddress.ip_network("192.0.0.0/24"),  # IETF protocols (RFC 6890); Oracle's cloud has its metadata service here
+    ipaddress.ip_network("192.88.99.0/24"),  # relays of 6to4 (RFC 7526)
+    ipaddress.ip_network("3fff::/20"),  # documentation (RFC 9637)
+)
+
 
 class RefusedAddressError(OSError):
     """The destination's name leads to an address to which webhookd sends nothing."""
@@ -42,6 +50,8 @@ def _meant(address: Address) -> list[Address]:
 
 def _is_public(one: Address) -> bool:
     if isinstance(one, ipaddress.IPv6Address) and one not in _GLOBAL_UNICAST:
+        return False
+    if any(one in network for network in _NOT_PUBLIC):
         return False
     return one.is_global and not (one.is_private or one.is_multicast or one.is_reserved)
 

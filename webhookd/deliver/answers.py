@@ -13,8 +13,7 @@ from webhookd.runtime.backoff import ceiling
 GONE = 410
 _BASE, _CAP = 5.0, 36_000.0  # seconds; the 19 delays between 20 attempts are about three days together
 _JITTER = 0.2
-# Seconds for which a destination may put an attempt off by Retry-After. With 0, all attempts would be spent at once.
-_SHORTEST_WAIT, _LONGEST_WAIT = 1.0, 43_200.0
+_LONGEST_WAIT = 43_200.0  # seconds for which a destination may put an attempt off by Retry-After
 _ASKS_TO_WAIT = (429, 503)
 
 
@@ -43,17 +42,19 @@ def delay_after(
     """
     if attempt >= most or status == GONE or status in give_up_on:
         return None
+    delay = ceiling(attempt, _BASE, _CAP) * random.uniform(1 - _JITTER, 1 + _JITTER)
     if status in _ASKS_TO_WAIT and retry_after is not None and (asked := _seconds(retry_after, now)) is not None:
-        return min(max(asked, _SHORTEST_WAIT), _LONGEST_WAIT)
-    return ceiling(attempt, _BASE, _CAP) * random.uniform(1 - _JITTER, 1 + _JITTER)
+        # A shorter wait than that of the schedule would soon spend all attempts.
+        return min(max(asked, delay), _LONGEST_WAIT)
+    return delay
 
 
 def _seconds(text: str, now: datetime) -> float | None:
     text = text.strip()
-    if re.fullmatch(r"[0-9]{1,9}", text):
+    if re.fullmatch(r"[0-9]+", text):
         return float(text)
     try:
         at = parsedate_to_datetime(text)
-    except ValueError:
+        return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() - now.timestamp()
+    except (ValueError, OverflowError):
         return None
-    return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() - now.timestamp()

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import fnmatch
+import re
 import ssl
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import cached_property
+from html import escape
 from typing import Any
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 import jmespath
 import jmespath.exceptions
@@ -16,21 +20,32 @@ from webhookd.errors import SettingsError
 from webhookd.settings.destinations import DestinationSettings, secret_bytes
 from webhookd.settings.sources import PREFIX
 
+_SHORTEST_SECRET = 4  # characters of a secret or header that an answer does not show
+_SHORTEST_TOKEN = 8  # characters of a part of the URL's path that may be a token
+
 
 class Destination:
-    """A destination. Raises SettingsError if a file that its settings name cannot be used."""
+    """A destination. `tls` raises SettingsError if a file that the settings name cannot be used."""
 
     def __init__(self, name: str, settings: DestinationSettings) -> None:
         self.name = name
         self.settings = settings
         self.keys = [secret_bytes(secret.get_secret_value()) for secret in settings.secrets]
         self.headers = {name: value.get_secret_value() for name, value in settings.headers.items()}
-        self.tls = _tls(name, settings)
+        self._secrets = _pattern(settings)
         self._accounts = frozenset(settings.accounts)
         self._filter = None if settings.filter is None else jmespath.compile(settings.filter)
 
-    def takes(self, account: str, event_type: str, payload: Payload) -> bool:
-        """Returns whether the destination gets an event. A filter that fails at this payload lets the event pass."""
+    @cached_property
+    def tls(self) -> ssl.SSLContext:
+        """The settings of TLS. They are made at the first use: a process that sends nothing needs no file of a key."""
+        return _tls(self.name, self.settings)
+
+    def takes(self, account: str, event_type: str, payload: Payload, failed: Callable[[str], None] = lambda _: None) -> bool:
+        """Returns whether the destination gets an event. A filter that fails at this payload lets the event pass.
+
+        failed: is called with the destination's name if the filter fails.
+        """
         if self._accounts and account not in self._accounts:
             return False
         if not any(fnmatch.fnmatchcase(event_type, pattern) for pattern in self.settings.event_types):
@@ -40,16 +55,13 @@ class Destination:
         try:
             found = self._filter.search(payload.value)
         except (jmespath.exceptions.JMESPathError, ArithmeticError, RecursionError, TypeError, ValueError):
+            failed(self.name)
             return True  # better one delivery too many than one lost
         return not (found is None or found is False or found in ("", [], {}))  # JMESPath counts these as false, and 0 as true
 
     def hide(self, text: str) -> str:
         """Returns a text without the destination's secrets: a receiver may repeat what it got."""
-        secrets = [secret.get_secret_value() for secret in self.settings.secrets]
-        for secret in (*secrets, *self.headers.values()):
-            if len(secret) > 3:
-                text = text.replace(secret, "***")
-        return text
+        return self._secrets.sub("***", text)
 
     def __repr__(self) -> str:
         return f"Destination({self.name!r}, {self.settings.place!r})"
@@ -79,10 +91,14 @@ class Payload:
 
 
 class Routes:
-    """The destinations that are set now: chooses those that get an event, and wakes their senders (`wakes`, by name)."""
+    """The destinations that are set now: chooses those that get an event, and wakes their senders (`wakes`, by name).
 
-    def __init__(self, destinations: Mapping[str, Destination]) -> None:
+    failed: is called with the name of a destination whose filter fails at an event.
+    """
+
+    def __init__(self, destinations: Mapping[str, Destination], failed: Callable[[str], None] = lambda _: None) -> None:
         self.destinations = dict(destinations)
+        self._failed = failed
         self.wakes: dict[str, Any] = {}
 
     def choose(self, account: str, event_type: str, body: bytes) -> Sequence[str]:
@@ -90,7 +106,7 @@ class Routes:
         if not self.destinations:
             return ()
         payload = Payload(body)
-        return [name for name, one in self.destinations.items() if one.takes(account, event_type, payload)]
+        return [name for name, one in self.destinations.items() if one.takes(account, event_type, payload, self._failed)]
 
     def wake(self, destinations: Collection[str]) -> None:
         """Wakes the senders of these destinations, as far as they run in this process."""
@@ -99,18 +115,40 @@ class Routes:
                 wake()
 
 
-def destinations_of(settings: Mapping[str, DestinationSettings]) -> dict[str, Destination]:
-    """Returns the destinations, ready for use. Raises SettingsError with a line for each that cannot be used."""
+def destinations_of(settings: Mapping[str, DestinationSettings], *, sends: bool) -> dict[str, Destination]:
+    """Returns the destinations. Raises SettingsError with a line for each that cannot be used.
+
+    sends: whether the process sends. If not, no file that the settings name is read.
+    """
     made: dict[str, Destination] = {}
     problems = []
     for name, one in settings.items():
         try:
             made[name] = Destination(name, one)
+            if sends:
+                _ = made[name].tls
         except SettingsError as error:
             problems.append(str(error))
     if problems:
         raise SettingsError("\n".join(problems))
     return made
+
+
+def _pattern(settings: DestinationSettings) -> re.Pattern[str]:
+    """Returns a pattern of all that is secret in the settings: also parts, and what HTML, JSON or a URL makes of them."""
+    url = urlsplit(settings.url.get_secret_value())
+    values = [value.get_secret_value() for value in settings.headers.values()]
+    whole = [secret.get_secret_value() for secret in settings.secrets] + values + [value.partition(" ")[2] for value in values]
+    whole += [url.path, url.query, *(value for _, value in parse_qsl(url.query))]
+    texts = {text for text in whole if len(text) >= _SHORTEST_SECRET}
+    texts |= {part for part in url.path.split("/") if len(part) >= _SHORTEST_TOKEN}
+    texts |= {unquote(text) for text in texts}
+    texts |= {
+        form for text in texts for form in (quote(text), quote(text, safe=""), escape(text), orjson.dumps(text).decode()[1:-1])
+    }
+    # The longest first: a part must not hide that more of the text is secret.
+    longest_first = sorted(texts, key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, longest_first)) or "(?!)", re.IGNORECASE)  # percent signs go with a-f or A-F
 
 
 def _tls(name: str, settings: DestinationSettings) -> ssl.SSLContext:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
 from uuid import UUID
 
@@ -11,12 +11,14 @@ from webhookd.deliver.client import Answer, Client
 from webhookd.deliver.destination import Destination, Routes, destinations_of
 from webhookd.deliver.sender import Ends, Sender, request_of
 from webhookd.deliver.signing import Message
+from webhookd.errors import SettingsError
 from webhookd.runtime.batcher import Batcher
 from webhookd.runtime.loops import Loop, Watch
 from webhookd.settings import Role, Settings
 from webhookd.store.database import Database
 from webhookd.store.deliveries import Counts, Deliveries
 from webhookd.store.keys import new_id
+from webhookd.telemetry.logs import logger
 from webhookd.telemetry.metrics import Metrics
 
 _STOP = 3.0  # seconds that a shutdown waits for the attempts under way; what is cut off is sent again
@@ -41,8 +43,10 @@ class DeliverRole:
         self._sends = Role.DELIVER in settings.roles
         self._started = False
         self.deliveries = Deliveries(database)
-        self.routes = Routes(destinations_of(settings.destinations))
+        self.routes = Routes(destinations_of(settings.destinations, sends=self._sends), self._filter_failed)
         self._senders: dict[str, Sender] = {}
+        self._leaving: dict[Sender, asyncio.Task[None]] = {}  # senders of former settings, which end their attempts
+        self._failing: set[str] = set()  # the destinations whose filters have failed
         self._measured: set[str] = set()  # the destinations that have series
         self._ends: Ends = Batcher("ends of deliveries", self._end, watch, max_batch=256, max_pending=_MOST_PENDING)
         self._poll = Loop("deliveries that are due", self._wake_due, watch, every=_POLL)
@@ -56,35 +60,52 @@ class DeliverRole:
     async def start(self) -> None:
         """Starts a sender for each destination, if the process has the role."""
         self._started = True
+        await self._gauges.start()  # in each process: if nobody sends, somebody must see what waits
         if not self._sends:
             return
         await self._ends.start()
         for name, destination in self.destinations.items():
             await self._start_sender(name, destination)
         await self._poll.start()
-        await self._gauges.start()
 
     async def stop(self) -> None:
-        """Stops sending, waits for the attempts under way, and records their results."""
+        """Stops sending, waits for the attempts under way, and records their results. A second call is fine."""
         self._started = False
         await self._poll.stop()
         await self._gauges.stop()
-        await self._stop_senders(list(self._senders), _STOP)
+        senders, leaving = [*self._senders.values(), *self._leaving], list(self._leaving.values())
+        self._senders.clear()
+        self.routes.wakes.clear()
+        await asyncio.gather(*(sender.stop(_STOP) for sender in senders))
+        await self._watch.join(*leaving)
         await self._ends.stop()
 
-    async def renew(self, settings: Settings) -> None:
-        """Uses the destinations and the keys of `settings` from now on. Raises SettingsError, and changes nothing."""
-        made = destinations_of(settings.destinations)
+    async def prepare(self, settings: Settings) -> dict[str, Destination]:
+        """Returns the destinations of `settings`, for `renew`. Those that do not change stay the same objects.
+
+        Raises SettingsError if a file that the settings of a destination name cannot be used.
+        """
         before = self._settings.destinations
-        changed = [name for name in {**before, **settings.destinations} if before.get(name) != settings.destinations.get(name)]
-        self._settings = settings
-        self.routes.destinations = {name: made[name] if name in changed else self.destinations[name] for name in made}
-        grace = max(self._settings.shutdown_grace / 2, 1.0)
-        await self._stop_senders([name for name in changed if name in self._senders], grace)
+        changed = {name: one for name, one in settings.destinations.items() if before.get(name) != one}
+        made = await asyncio.to_thread(destinations_of, changed, sends=self._sends)  # reading CAs takes long
+        return {name: made[name] if name in made else self.destinations[name] for name in settings.destinations}
+
+    async def renew(self, settings: Settings, destinations: dict[str, Destination]) -> None:
+        """Uses the keys of `settings` and the destinations from now on. Former senders end their attempts meanwhile."""
+        before = self.destinations
+        self._settings, self.routes.destinations = settings, destinations
+        for name in [name for name in before if destinations.get(name) is not before[name]]:
+            self._failing.discard(name)
+            self.routes.wakes.pop(name, None)
+            if (sender := self._senders.pop(name, None)) is not None:
+                self._leaving[sender] = self._watch.spawn(self._leave(sender), f"former destination {name}")
         if self._sends and self._started:
-            for name in changed:
-                if name in made:
-                    await self._start_sender(name, made[name])
+            for name in [name for name in destinations if name not in self._senders]:
+                await self._start_sender(name, destinations[name])
+
+    async def _leave(self, sender: Sender) -> None:
+        await sender.stop(max(self._settings.shutdown_grace / 2, 1.0))
+        self._leaving.pop(sender, None)
 
     async def test(self, destination: Destination) -> tuple[UUID, Answer]:
         """Sends a test event, and returns its id and the answer. Nothing is stored, and nothing is tried again."""
@@ -97,7 +118,10 @@ class DeliverRole:
         )
         message = Message(event_id, account, TEST_TYPE, at, 1, body, origin="test")
         content, headers = request_of(destination, message, at=at, signature_key=self._key_of(account))
-        client = Client(destination)
+        try:
+            client = Client(destination)
+        except SettingsError as error:  # in a process that sends nothing else
+            return event_id, Answer(0.0, error=str(error))
         try:
             return event_id, await client.send(content, headers)
         finally:
@@ -122,11 +146,11 @@ class DeliverRole:
         await sender.start()
         self.routes.wakes[name] = sender.wake
 
-    async def _stop_senders(self, names: Sequence[str], grace: float) -> None:
-        senders = [self._senders.pop(name) for name in names]
-        for name in names:
-            self.routes.wakes.pop(name, None)
-        await asyncio.gather(*(sender.stop(grace) for sender in senders))
+    def _filter_failed(self, name: str) -> None:
+        self._metrics.filter_failures.labels(name).inc()
+        if name not in self._failing:
+            self._failing.add(name)
+            logger.warning("a destination's filter failed at an event, which the destination gets therefore", destination=name)
 
     async def _end(self, accepted: list[tuple[UUID, str]]) -> list[float | BaseException | None]:
         return [*await self.deliveries.end(accepted)]
@@ -138,7 +162,7 @@ class DeliverRole:
     async def _measure(self) -> None:
         counts = await self.deliveries.counts()
         waiting, dead = self._metrics.deliveries_waiting, self._metrics.deliveries_dead
-        self._measured |= {*self._senders, *counts}
+        self._measured |= {*self.destinations, *counts}
         for name in self._measured:
             found = counts.get(name, Counts())
             waiting.labels(name).set(found.waiting + found.retrying)

@@ -123,8 +123,11 @@ class Sender:
     async def _attempt(self, delivery: Delivery) -> None:
         try:
             await self._deliver(delivery)
-        except Exception as error:  # noqa: BLE001  a defect of webhookd must not end the daemon; after the lease, the delivery is sent again
+        except Exception as error:  # noqa: BLE001  a defect of webhookd must not end the daemon
             logger.error("a delivery failed by a defect of webhookd", destination=self.destination.name, error=where(error))
+            # The attempt counts. Otherwise the delivery would be sent again after each lease, without end.
+            with contextlib.suppress(Exception):
+                await self._record(delivery, Answer(0.0, error=f"webhookd itself failed ({type(error).__name__})"))
 
     async def _deliver(self, delivery: Delivery) -> None:
         name = self.destination.name
@@ -151,13 +154,17 @@ class Sender:
         await self._record(delivery, answer)
 
     async def _record(self, delivery: Delivery, answer: Answer, *, dead: bool = False) -> None:
-        """Records the answer, and tries for as long as the lease holds. After that, the delivery is sent again."""
+        """Records the answer. While PostgreSQL is away, tries again: without an end if the destination accepted the event.
+
+        A failure is tried for as long as the lease holds. After that, the delivery is sent again.
+        """
         backoff = Reconnect()
+        done = answer.status is not None and accepted(answer.status)
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_RECORD):
+            async with asyncio.timeout(None if done else _RECORD):
                 while True:
                     try:
-                        if answer.status is not None and accepted(answer.status):
+                        if done:
                             await self._end(delivery)
                         else:
                             await self._fail(delivery, answer, dead=dead)

@@ -84,6 +84,7 @@ def headers(message: Message, content: bytes, *, at: datetime, keys: list[bytes]
     timestamp = int(at.timestamp())
     made = {
         "Content-Type": "application/json",
+        "Accept-Encoding": "identity",  # nothing inflates the answer
         "User-Agent": f"webhookd/{version('webhookd')}",
         "webhook-id": str(message.id),
         "webhook-timestamp": str(timestamp),

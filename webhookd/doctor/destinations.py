@@ -12,20 +12,30 @@ from webhookd.deliver.addresses import is_public
 from webhookd.deliver.destination import Destination
 from webhookd.doctor.finding import Finding, Verdict
 from webhookd.errors import SettingsError
-from webhookd.settings import Settings
+from webhookd.settings import Role, Settings
 from webhookd.settings.destinations import DestinationSettings
 from webhookd.settings.sources import PREFIX
 
 
 async def examine_destinations(settings: Settings) -> list[Finding]:
     """Checks the files of each destination, its patterns, and whether its name leads to an address that it may have."""
-    return [await _examine(name, one, settings) for name, one in settings.destinations.items()]
+    findings = [await _examine(name, one, settings) for name, one in settings.destinations.items()]
+    if findings and set(Role) - settings.roles == {Role.DELIVER}:  # as a list of roles from before there were destinations
+        findings.append(
+            Finding(
+                "role deliver",
+                Verdict.WARNING,
+                f"{PREFIX}ROLES has every role but deliver, so this process sends nothing to destinations: add deliver, or "
+                "leave the setting out; ignore this if another process sends",
+            )
+        )
+    return findings
 
 
 async def _examine(name: str, one: DestinationSettings, settings: Settings) -> Finding:
     check, prefix = f"destination {name}", f"{PREFIX}DESTINATIONS__{name.upper()}__"
     try:
-        Destination(name, one)
+        _ = Destination(name, one).tls
     except SettingsError as error:
         return Finding(check, Verdict.FAILED, str(error))
     parts = urlsplit(one.url.get_secret_value())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -25,6 +26,7 @@ _HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}")
 _VALUE = re.compile(r"[\t -~]{0,2000}")
 # Header fields that webhookd sets itself, or that belong to one connection.
 _OWN_HEADERS = {
+    "accept-encoding",
     "connection",
     "content-length",
     "content-type",
@@ -34,6 +36,7 @@ _OWN_HEADERS = {
     "trailer",
     "transfer-encoding",
     "upgrade",
+    "user-agent",
     "x-anet-signature",
 }
 _OWN_PREFIXES = ("webhook-", "webhookd-")
@@ -101,12 +104,23 @@ def _headers(value: object) -> object:
 def _filter(value: str | None) -> str | None:
     if value is not None:
         try:
-            jmespath.compile(value)
+            _check_functions(jmespath.compile(value).parsed)
         except (jmespath.exceptions.JMESPathError, RecursionError):
             raise ValueError(
-                'is no JMESPath expression on the payload, such as "responseCode == `1`": see https://jmespath.org'
+                'is no JMESPath expression on the payload, such as "responseCode == `1`", or calls a function that JMESPath '
+                "lacks, or with another number of arguments: see https://jmespath.org"
             ) from None
     return value
+
+
+def _check_functions(node: Any) -> None:
+    """Raises JMESPathError if the parsed expression calls an unknown function, or one with a wrong number of arguments."""
+    if node["type"] == "function_expression":
+        with contextlib.suppress(jmespath.exceptions.JMESPathTypeError):  # null is of a wrong type for most functions
+            jmespath.search(f"{node['value']}({', '.join('`null`' for _ in node['children'])})", None)
+    for child in node["children"]:
+        if isinstance(child, dict):
+            _check_functions(child)
 
 
 def _statuses(value: object) -> object:
@@ -184,7 +198,7 @@ def destination_problems(settings: Settings) -> Iterator[str]:
                 f"{prefix}URL: a destination's name has 1 to 64 of the characters a-z, 0-9, _ and -, and is not handlers: "
                 "rename the destination"
             )
-        if one.url.get_secret_value().startswith("http://") and not one.allow_private:
+        if urlsplit(one.url.get_secret_value()).scheme == "http" and not one.allow_private:
             yield (
                 f"{prefix}URL begins with http://, so everybody on the way could read the events: use https://, or set "
                 f"{prefix}ALLOW_PRIVATE=true if the address is in your own network"

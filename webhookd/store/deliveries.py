@@ -16,7 +16,8 @@ from webhookd.store.queries import queries
 if TYPE_CHECKING:
     from datetime import datetime
 
-_CLAIMS = 2  # claims at a time, for all destinations together: the receiver needs the same connections
+# Claims at a time, and records of failures at a time, for all destinations together: the receiver needs the same connections.
+_CLAIMS, _FAILURES = 2, 2
 MOST = 100_000  # deliveries of one status that are counted
 
 
@@ -58,6 +59,7 @@ class Deliveries:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._claiming = asyncio.Semaphore(_CLAIMS)
+        self._failing = asyncio.Semaphore(_FAILURES)
 
     async def due(self, names: Collection[str]) -> list[str]:
         """Returns those of the destinations that have a delivery that is due, and are not paused."""
@@ -88,18 +90,19 @@ class Deliveries:
 
         Returns False, and changes nothing, if another attempt or an operator has taken over.
         """
-        row = await self._database.one(
-            queries.fail_delivery,
-            id=delivery.event_id,
-            destination=destination,
-            due=delivery.due,
-            dead=delay is None,
-            delay=delay or 0.0,
-            error=storable(failure.error),
-            answer=None if failure.answer is None else storable(failure.answer),
-            status=failure.status,
-            seconds=failure.seconds,
-        )
+        async with self._failing:
+            row = await self._database.one(
+                queries.fail_delivery,
+                id=delivery.event_id,
+                destination=destination,
+                due=delivery.due,
+                dead=delay is None,
+                delay=delay or 0.0,
+                error=storable(failure.error),
+                answer=None if failure.answer is None else storable(failure.answer),
+                status=failure.status,
+                seconds=failure.seconds,
+            )
         return row is not None
 
     async def counts(self) -> dict[str, Counts]:

@@ -145,15 +145,15 @@ class Metrics:
             values=("copied", "put_back", "removed", "lost", "redriven", "unproven"),
         )
         self.deliveries = counter(
-            "deliveries_total",
-            "Attempts to deliver an event to a destination, by outcome: delivered, retrying, dead.",
-            "destination",
-            "outcome",
+            "deliveries_total", "Attempts to deliver, by outcome: delivered, retrying, dead.", "destination", "outcome"
         )
         self.deliveries_repeated = counter(
             "deliveries_repeated_total",
-            "Attempts that follow an attempt without a recorded result, so that the destination may get an event twice.",
+            "Attempts after one without a recorded result: it may be the second time.",
             "destination",
+        )
+        self.filter_failures = counter(
+            "destination_filter_failures_total", "Events that a destination gets because its filter failed.", "destination"
         )
         self.delivery_seconds = histogram(
             "delivery_seconds",

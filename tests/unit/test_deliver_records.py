@@ -1,0 +1,123 @@
+"""The records of attempts: a bounded number at a time, and none lost while PostgreSQL is away for a while."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from typing import Any, cast
+from uuid import UUID
+
+import pytest
+import pytest_asyncio
+
+from tests.helpers.wait import until
+from webhookd.deliver import sender as module
+from webhookd.deliver.client import Answer, Client
+from webhookd.deliver.destination import Destination
+from webhookd.deliver.sender import Ends, Sender
+from webhookd.errors import UnavailableError
+from webhookd.runtime.backoff import Reconnect
+from webhookd.runtime.loops import Watch
+from webhookd.settings.destinations import DestinationSettings
+from webhookd.store.database import Database
+from webhookd.store.deliveries import Deliveries, Delivery, Failure
+from webhookd.telemetry.metrics import Metrics
+
+NOW = datetime(2026, 11, 30, 12, 0, tzinfo=UTC)
+DELIVERY = Delivery(UUID(int=1), 0, NOW, NOW, False, "default", "type", NOW, None, b"{}")
+
+
+class Rows:
+    """The deliveries of PostgreSQL, of which one is due. `away`: how many records fail because PostgreSQL is away."""
+
+    def __init__(self) -> None:
+        self.due = [DELIVERY]
+        self.away = 0
+        self.ended: list[tuple[UUID, str]] = []
+        self.failures: list[Failure] = []
+
+    async def claim(self, *_: object, **__: object) -> list[Delivery]:
+        taken, self.due = self.due, []
+        return taken
+
+    async def submit(self, pair: tuple[UUID, str]) -> float:
+        self._reach()
+        self.ended.append(pair)
+        return 0.1
+
+    async def fail(self, name: str, delivery: Delivery, failure: Failure, *, delay: float | None) -> bool:
+        self._reach()
+        self.failures.append(failure)
+        return True
+
+    def _reach(self) -> None:
+        if self.away:
+            self.away -= 1
+            raise UnavailableError("postgresql", "away")
+
+
+@pytest.fixture
+def rows(monkeypatch: pytest.MonkeyPatch) -> Rows:
+    monkeypatch.setattr(module, "Reconnect", lambda: Reconnect(0.02, 0.02))
+    monkeypatch.setattr(module, "_RECORD", 0.05)
+    return Rows()
+
+
+@pytest_asyncio.fixture
+async def sender(rows: Rows) -> AsyncIterator[Sender]:
+    made = Sender(
+        Destination("shop", DestinationSettings.model_validate({"url": "https://shop.example.com"})),
+        cast("Deliveries", rows),
+        cast("Ends", rows),
+        key_of=lambda _: None,
+        now=lambda: NOW,
+        metrics=Metrics(),
+        watch=Watch(),
+    )
+    yield made
+    await made.stop(0.1)
+
+
+def answering(monkeypatch: pytest.MonkeyPatch, answer: Answer) -> None:
+    async def send(*_: object) -> Answer:
+        return answer
+
+    monkeypatch.setattr(Client, "send", send)
+
+
+async def test_an_accepted_delivery_ends_though_postgresql_is_away_for_longer_than_the_lease(
+    rows: Rows, sender: Sender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answering(monkeypatch, Answer(0.1, 204))
+    rows.away = 20
+    await sender.start()
+    await until(lambda: rows.ended, "the end is recorded")
+    assert rows.ended == [(DELIVERY.event_id, "shop")]
+
+
+async def test_an_attempt_that_fails_by_a_defect_counts(rows: Rows, sender: Sender, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def send(*_: object) -> Answer:
+        raise OverflowError
+
+    monkeypatch.setattr(Client, "send", send)
+    await sender.start()
+    await until(lambda: rows.failures, "the failure is recorded")
+    assert rows.failures[0].error.startswith("webhookd itself failed (OverflowError)")
+
+
+async def test_few_failures_are_recorded_at_a_time() -> None:
+    at_once = most = 0
+
+    class Slow:
+        async def one(self, *_: object, **__: Any) -> None:
+            nonlocal at_once, most
+            at_once += 1
+            most = max(most, at_once)
+            await asyncio.sleep(0.001)
+            at_once -= 1
+
+    deliveries = Deliveries(cast("Database", Slow()))
+    failure = Failure("status 500", 500, None, 0.1)
+    await asyncio.gather(*(deliveries.fail("shop", DELIVERY, failure, delay=1.0) for _ in range(50)))
+    assert most == 2, "the receiver needs the same connections"
