@@ -117,9 +117,22 @@ async def _roles(server: Postgres) -> None:
         ("plain", "hunter2", "private", "run GRANT CONNECT ON DATABASE private TO the role in WEBHOOKD_DATABASE_URL"),
         ("plain", "hunter2", "rejected", "pg_hba.conf does not admit this machine): add a line"),
         ("plain", "hunter2", "elsewhere", "pg_hba.conf for the database elsewhere, the role in WEBHOOKD_DATABASE_URL"),
+        ("plain", "hunter2", "postgres?sslmod=require", "a parameter that PostgreSQL does not know (42704): correct"),
         ("plain", "hunter2", "postgres?sslmode=require", "PostgreSQL offers no TLS, but sslmode in WEBHOOKD_DATABASE_URL"),
     ],
-    ids=["password", "unescaped", "percent", "no role", "nologin", "no database", "no right", "rejected", "no line", "no TLS"],
+    ids=[
+        "password",
+        "unescaped",
+        "percent",
+        "no role",
+        "nologin",
+        "no database",
+        "no right",
+        "rejected",
+        "no line",
+        "parameter",
+        "no TLS",
+    ],
 )
 async def test_a_session_that_postgresql_refuses(
     postgres: Postgres, servers: Servers, start: Start, user: str, password: str, database: str, words: str

@@ -48,8 +48,10 @@ def readable(meaning: str) -> Any:
     """Returns an option that takes a file to read, or `-` for standard input. Read the file by `bytes_of`."""
 
     def parse(text: str) -> Path:
-        if text != "-" and not Path(text).is_file():
+        if text != "-" and not Path(text).exists():
             raise typer.BadParameter(f"file {text!r} does not exist.")
+        if Path(text).is_dir():
+            raise typer.BadParameter(f"{text!r} is a folder; name a file in it.")
         return Path(text)
 
     return typer.Option(parser=parse, metavar="FILE", help=f"{meaning} - is standard input.")

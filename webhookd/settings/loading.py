@@ -14,6 +14,7 @@ from pydantic.fields import FieldInfo
 
 from webhookd.errors import SettingsError
 from webhookd.settings import sources
+from webhookd.settings.alerts import AlertSettings
 from webhookd.settings.destinations import DestinationSettings
 from webhookd.settings.fit import database_problems
 from webhookd.settings.listing import shown
@@ -164,6 +165,9 @@ def _explained(errors: ValidationError) -> list[str]:
     return [_explain(error) for error in errors.errors(include_input=False, include_url=False)]
 
 
+_SECTIONS = {"alerts": AlertSettings, "destinations": DestinationSettings}
+
+
 def _explain(error: Any) -> str:
     if not error["loc"]:
         return str(error["msg"]).removeprefix("Value error, ")
@@ -174,8 +178,8 @@ def _explain(error: Any) -> str:
     if error["type"] == "missing" and len(parts) > 1:
         return f"{name} is not set: set it, or drop the other settings of this name"
     field = Settings.model_fields.get(section)
-    if section == "destinations" and len(parts) > 2:
-        field = DestinationSettings.model_fields.get(parts[2])
+    if section in _SECTIONS and len(parts) > 2:
+        field = _SECTIONS[section].model_fields.get(parts[2])
     if error["type"] == "missing":
         meaning = ((field.description if field else "") or "").removesuffix(".")
         return f"{name} is not set: set it ({meaning}), or run `webhookd dev`, which sets its own"
@@ -195,7 +199,7 @@ def _wanted(error: Any, field: FieldInfo) -> str | None:
         choices = str(error.get("ctx", {}).get("expected", "true or false")).replace("'", "")
         return (
             choices
-            if len(error["loc"]) == 1 or error["loc"][0] == "destinations"
+            if not isinstance(error["loc"][-1], int)  # else it is one of a list
             else f"any of {choices}, with commas between them"
         )
     return _KINDS.get(error["type"])

@@ -145,6 +145,8 @@ def _by_code(error: BaseException) -> str | None:
     code = getattr(error, "sqlstate", None) or ""
     if isinstance(error, asyncpg.PostgresConnectionError) and not code:
         code = "08"
+    if code == "42704" and "configuration parameter" in str(error):
+        return f"{_URL} names a parameter that PostgreSQL does not know ({code}): correct the names after the ? there"
     known = _AWAY.get(code) or _CLASSES.get(code[:2])
     return f"{known} ({code})" if known else f"PostgreSQL refuses a statement ({code or 'no code'}): look into PostgreSQL's log"
 
