@@ -148,7 +148,7 @@ def problems(**alerts: Any) -> list[str]:
         ({"url": f"ftp://{TOKEN}"}, "WEBHOOKD_ALERTS__OPS__URL: must be a whole address"),
         ({"url": f"https://[{TOKEN}"}, "WEBHOOKD_ALERTS__OPS__URL: must be a whole address"),
         ({"format": "slack"}, "WEBHOOKD_ALERTS__OPS__URL is not set"),
-        ({"url": "https://a.b/c", "format": "slak"}, "WEBHOOKD_ALERTS__OPS__FORMAT: must be slack, teams, discord or json; the"),
+        ({"url": "https://a.b/c", "format": "slak"}, "WEBHOOKD_ALERTS__OPS__FORMAT: must be slack, teams, discord or json;"),
         (
             {"url": f"http://chat.example.com/{TOKEN}", "format": "slack"},
             "WEBHOOKD_ALERTS__OPS__URL: the address holds a token",
