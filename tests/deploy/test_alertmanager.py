@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import subprocess
+import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -77,13 +78,22 @@ class Alertmanager:
             return False
 
     def notifies(self, firing: list[Labels]) -> list[Labels]:
-        """Sends the firing alerts, and returns those that no other one inhibits."""
+        """Sends the firing alerts, and returns those that no other one inhibits.
+
+        Alertmanager looks for the alerts that inhibit others after it has taken them all. So the answer counts when it has been the
+        same for a second.
+        """
         self.call("alerts", [{"labels": one} for one in firing])
         known: list[dict[str, Any]] = []
+        since = time.monotonic()
 
         def processed() -> bool:
-            known[:] = self.call("alerts")
-            return len(known) == len(firing) and all(one["status"]["state"] != "unprocessed" for one in known)
+            nonlocal since
+            before, known[:] = list(known), self.call("alerts")
+            if [one["status"] for one in before] != [one["status"] for one in known]:
+                since = time.monotonic()
+            settled = len(known) == len(firing) and all(one["status"]["state"] != "unprocessed" for one in known)
+            return settled and time.monotonic() - since > 1
 
         asyncio.run(until(processed, "Alertmanager has the alerts", deadline=60))
         return [one["labels"] for one in known if not one["status"]["inhibitedBy"]]

@@ -165,7 +165,7 @@ def _explained(errors: ValidationError) -> list[str]:
     return [_explain(error) for error in errors.errors(include_input=False, include_url=False)]
 
 
-_SECTIONS = {"alerts": AlertSettings, "destinations": DestinationSettings}
+_SECTIONS: dict[str, type[BaseModel]] = {"alerts": AlertSettings, "destinations": DestinationSettings}
 
 
 def _explain(error: Any) -> str:
