@@ -80,8 +80,8 @@ class Alertmanager:
     def notifies(self, firing: list[Labels]) -> list[Labels]:
         """Sends the firing alerts, and returns those that no other one inhibits.
 
-        Alertmanager looks for the alerts that inhibit others after it has taken them all. So the answer counts when it has been the
-        same for a second.
+        Alertmanager looks for the alerts that inhibit others after it has taken them all. So the answer counts when it has been
+        the same for a second.
         """
         self.call("alerts", [{"labels": one} for one in firing])
         known: list[dict[str, Any]] = []
