@@ -24,6 +24,7 @@ from webhookd.event import Event
 from webhookd.process.handlers import Registry
 from webhookd.runtime.loops import Watch
 from webhookd.store.database import Database
+from webhookd.store.partitions import make_past_partitions
 from webhookd.store.pools import PoolSettings
 from webhookd.store.retention import Ages, Retention
 from webhookd.telemetry.metrics import Metrics
@@ -189,6 +190,23 @@ async def test_history_needs_no_lock_that_keeps_out_the_receiver(servers: Server
     assert (code, report.get("imported")) == (0, 2), err
     strays = "SELECT (SELECT count(*) FROM bodies_default) + (SELECT count(*) FROM audit_default)"
     assert await connection.fetchval(strays) == 0
+
+
+async def test_two_imports_make_the_same_partitions_at_once(database_url: str, connection: Connection) -> None:
+    instants = [datetime.now(UTC) - timedelta(weeks=weeks) for weeks in range(10, 30)]
+    settings = PoolSettings(database_url, short=2, work=1, handler_timeout=5)
+    databases = [Database(settings, metrics=Metrics(), watch=Watch()) for _ in range(2)]
+    try:
+        for database in databases:
+            await database.start()
+        await until(lambda: all(database.up for database in databases), "both are connected")
+        await asyncio.gather(*(make_past_partitions(database, "bodies", instants) for database in databases))
+    finally:
+        for database in databases:
+            await database.stop()
+    assert await connection.fetchval("SELECT count(*) FROM partitions WHERE parent = 'bodies'") >= len(instants)
+    left = "SELECT count(*) FROM pg_constraint WHERE conname = 'webhookd_excluded'"
+    assert await connection.fetchval(left) == 0, "no constraint refuses rows of the week"
 
 
 async def test_an_error_of_postgresql_ends_the_import_with_a_sentence_and_the_next_step(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Sequence
 from datetime import datetime
 
@@ -15,6 +16,18 @@ from webhookd.store.queries import queries
 
 _TRIES = 10
 _PAUSE_SECONDS = 0.5  # between two tries, sessions that wait behind the lock go on
+
+
+# The table is busy, or another process makes a partition at the same time: both lock the default partition, and both add and
+# drop the constraint on it.
+_MEANWHILE = (
+    asyncpg.LockNotAvailableError,
+    asyncpg.DeadlockDetectedError,
+    asyncpg.DuplicateTableError,
+    asyncpg.DuplicateObjectError,
+    asyncpg.UndefinedObjectError,
+    asyncpg.CheckViolationError,
+)
 
 
 async def make_past_partitions(database: Database, parent: str, instants: Sequence[datetime]) -> None:
@@ -34,9 +47,9 @@ async def make_past_partitions(database: Database, parent: str, instants: Sequen
                 try:
                     for first in missing:
                         await queries.make_partition(connection, parent=parent, first=first)
-                except (asyncpg.LockNotAvailableError, asyncpg.DuplicateTableError):  # busy, or another process makes it, too
+                except _MEANWHILE:
                     pass
                 else:
                     return
-        await asyncio.sleep(_PAUSE_SECONDS)
+        await asyncio.sleep(_PAUSE_SECONDS * random.uniform(0.5, 1.5))  # two processes shall not meet again and again
     raise UnavailableError("postgresql", f"a partition of the table {parent} could not be made, since the table is busy")
