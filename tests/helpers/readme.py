@@ -57,7 +57,7 @@ def alerts_table() -> str:
 
 def conditions_table() -> str:
     """Returns a table with one row for each condition that webhookd reports without Prometheus."""
-    rows = ["| condition | severity | it holds when | for | |", "|---|---|---|---|---|"]
+    rows = ["| condition | severity | it holds when | for | remedy |", "|---|---|---|---|---|"]
     for one in CONDITIONS.values():
         page, _, section = one.guide.removeprefix("/guide/").partition("#")
         link = f"#{section}" if page == "alerts" else f"{page}.md#{section}"

@@ -243,6 +243,11 @@ async def test_every_page_of_the_guide_is_listed_and_served_and_every_link_in_it
         assert not anchor or anchor in found[path].ids, section["address"]
 
 
+def test_no_table_has_a_column_without_a_name() -> None:
+    pages = {page.name: body(page.read_text()) for page in FOLDER.glob("*.md")}
+    assert [name for name, text in pages.items() if re.search(r"<th[^>]*>\s*</th>", text)] == []
+
+
 async def test_every_address_of_the_guide_that_the_program_or_an_alert_names_leads_to_an_id() -> None:
     files = [file for pattern in ("*.py", "*.js") for file in (ROOT / "webhookd").rglob(pattern)]
     files += (ROOT / "deploy" / "prometheus").glob("*.yml")
