@@ -16,6 +16,8 @@ from webhookd.admin.cookies import Sessions
 from webhookd.admin.health_routes import Health
 from webhookd.admin.hosts import Hosts
 from webhookd.alerts.alerts import Alerts
+from webhookd.cloud.client import connector
+from webhookd.cloud.session import CloudSession
 from webhookd.deliver.role import DeliverRole
 from webhookd.errors import SettingsError
 from webhookd.http.admission import Unlimited
@@ -92,7 +94,8 @@ class Daemon:
         self.database = Database(pools, schema=settings.database_schema, metrics=metrics, watch=watch)
         self.store = EventStore(self.database)
         self.outbox = Outbox(self.database)
-        self.deliver = DeliverRole(settings, self.database, metrics=metrics, watch=watch)
+        cloud = CloudSession(settings)
+        self.deliver = DeliverRole(settings, self.database, metrics=metrics, watch=watch, connect=connector(cloud, watch))
         receipts = self.receipts = Receipts(self.database, self.deliver.routes)
         self.idempotency = IdempotencyKeys(
             settings.redis_url.get_secret_value(),
@@ -127,7 +130,7 @@ class Daemon:
         self._parts.append(self.dead_letters)
         if Role.WORK in roles:
             self._add_workers()
-        self._parts.append(self.deliver)
+        self._parts += [cloud, self.deliver]
         if Role.RECEIVE in roles:
             self.receive = ReceiveRole(
                 settings,

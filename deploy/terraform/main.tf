@@ -16,8 +16,9 @@ locals {
   account       = data.aws_caller_identity.current.account_id
   region        = data.aws_region.current.region
   suffix        = data.aws_partition.current.dns_suffix
-  has_key       = var.kms_key_arn != ""
-  alarm_actions = var.alarm_topic_arn == "" ? [] : [var.alarm_topic_arn]
+  has_key          = var.kms_key_arn != ""
+  has_destinations = var.destination_arns != ""
+  alarm_actions    = var.alarm_topic_arn == "" ? [] : [var.alarm_topic_arn]
   roles = merge(
     { for role in aws_iam_role.service_account_role : "service_account_role" => role.name },
     { for role in aws_iam_role.pod_identity_role : "pod_identity_role" => role.name },
@@ -201,6 +202,31 @@ resource "aws_iam_policy" "key_policy" {
   policy      = data.aws_iam_policy_document.key_policy[0].json
 }
 
+# The calls of the role `deliver` to cloud destinations. Each right is for one kind of resource.
+data "aws_iam_policy_document" "destination_policy" {
+  count = local.has_destinations ? 1 : 0
+
+  statement {
+    sid       = "Destinations"
+    effect    = "Allow"
+    actions = [
+      "events:DescribeEventBus",
+      "events:PutEvents",
+      "sns:Publish",
+      "sqs:GetQueueUrl",
+      "sqs:SendMessage",
+    ]
+    resources = split(",", var.destination_arns)
+  }
+}
+
+resource "aws_iam_policy" "destination_policy" {
+  count       = local.has_destinations ? 1 : 0
+  name_prefix = "webhookd-"
+  description = "The cloud destinations of the webhookd with the queue ${var.queue_name}"
+  policy      = data.aws_iam_policy_document.destination_policy[0].json
+}
+
 data "aws_iam_policy_document" "service_account_role" {
   count = var.oidc_provider != "" ? 1 : 0
 
@@ -298,6 +324,12 @@ resource "aws_iam_role_policy_attachment" "key_policy" {
   for_each   = local.has_key ? local.roles : {}
   role       = each.value
   policy_arn = aws_iam_policy.key_policy[0].arn
+}
+
+resource "aws_iam_role_policy_attachment" "destination_policy" {
+  for_each   = local.has_destinations ? local.roles : {}
+  role       = each.value
+  policy_arn = aws_iam_policy.destination_policy[0].arn
 }
 
 resource "aws_iam_instance_profile" "instance_profile" {

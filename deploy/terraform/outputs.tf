@@ -38,6 +38,11 @@ output "key_policy_arn" {
   value       = one(aws_iam_policy.key_policy[*].arn)
 }
 
+output "destination_policy_arn" {
+  description = "For the role or user of the daemon, beside its own policy, if this module makes none"
+  value       = one(aws_iam_policy.destination_policy[*].arn)
+}
+
 output "service_account_role_arn" {
   description = "For the annotation eks.amazonaws.com/role-arn of the daemon's service account"
   value       = one(aws_iam_role.service_account_role[*].arn)

@@ -100,6 +100,17 @@ variable "kubernetes_service_account" {
   }
 }
 
+variable "destination_arns" {
+  description = "ARNs of the queues of SQS, topics of SNS and buses of EventBridge that webhookd sends events to (WEBHOOKD_DESTINATIONS), with commas and no spaces between them."
+  type        = string
+  default     = ""
+
+  validation {
+    condition     = can(regex("^(arn:aws[a-z-]*:(sqs|sns|events):[a-z0-9-]+:[0-9]{12}:[A-Za-z0-9._/-]+(,arn:aws[a-z-]*:(sqs|sns|events):[a-z0-9-]+:[0-9]{12}:[A-Za-z0-9._/-]+)*)?$", var.destination_arns))
+    error_message = "destination_arns: ARNs of queues, topics and buses, or nothing."
+  }
+}
+
 variable "alarm_topic_arn" {
   description = "ARN of the SNS topic that alarms go to; if it is empty, they show in CloudWatch only. If a KMS key encrypts the topic, the key's policy must let cloudwatch.amazonaws.com use the key."
   type        = string

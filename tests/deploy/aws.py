@@ -21,7 +21,16 @@ TEXT = TEMPLATE.read_text()
 KMS_KEY = f"arn:aws:kms:{REGION}:{ACCOUNT}:key/1234abcd-12ab-34cd-56ef-1234567890ab"
 TOPIC = f"arn:aws:sns:{REGION}:{ACCOUNT}:on-call"
 PROVIDER = f"oidc.eks.{REGION}.amazonaws.com/id/0123456789ABCDEF"
+DESTINATIONS = ",".join(
+    f"arn:aws:{place}"
+    for place in (
+        f"sqs:{REGION}:{ACCOUNT}:orders.fifo",
+        f"sns:{REGION}:{ACCOUNT}:payments",
+        f"events:{REGION}:{ACCOUNT}:event-bus/shop",
+    )
+)
 EVERYTHING = {
+    "DestinationArns": DESTINATIONS,
     "KmsKeyArn": KMS_KEY,
     "OidcProvider": PROVIDER,
     "PodIdentity": "yes",

@@ -1,8 +1,8 @@
 """A CloudFormation template, resolved as in a stack: its conditions and functions are evaluated.
 
-Only the functions that deploy/aws uses: Ref, Fn::GetAtt, Fn::Sub, Fn::If, Fn::Equals and Fn::Not (CloudFormation's template
-reference, "Intrinsic functions"). moto makes queues, policies and roles from a template, but ignores alarms and queue policies.
-So the tests create those in moto themselves.
+Only the functions that deploy/aws uses: Ref, Fn::GetAtt, Fn::Sub, Fn::If, Fn::Equals, Fn::Not and Fn::Split (CloudFormation's
+template reference, "Intrinsic functions"). moto makes queues, policies and roles from a template, but ignores alarms and queue
+policies. So the tests create those in moto themselves.
 """
 
 from __future__ import annotations
@@ -83,6 +83,9 @@ class Resolved:
         if name == "Fn::Equals":
             one, other = map(self._value, given)
             return one == other
+        if name == "Fn::Split":
+            separator, text = map(self._value, given)
+            return text.split(separator)
         if name == "Fn::Not":
             return not self._value(given[0])
         raise NotImplementedError(name)

@@ -101,6 +101,8 @@ class Evaluated:
         if re.fullmatch(rf"merge\((?:\s*{_EACH.pattern},?)*\s*\)", text):
             each = [(name, camel(name)) for kind, name, _ in _EACH.findall(text) if camel(name) in self.of(kind)]
             return {name: f"<{placeholder}>" for name, placeholder in each}
+        if found := re.fullmatch(r'split\("(.)", (\S+)\)', text):
+            return self._expression(found[2]).split(found[1])
         if found := re.fullmatch(r"(.+?) \? (.+) : (.+)", text):
             return self._expression(found[2] if self._expression(found[1]) else found[3])
         if found := re.fullmatch(r"(\S+) (==|!=) (\S+)", text):

@@ -14,7 +14,19 @@ import pytest
 import yaml
 from cfnlint.api import ManualArgs, lint  # type: ignore[import-untyped]
 
-from tests.deploy.aws import EVERYTHING, KMS_KEY, PROVIDER, TEMPLATE, TEXT, TOPIC, Aws, moto, permissions, some_name
+from tests.deploy.aws import (
+    DESTINATIONS,
+    EVERYTHING,
+    KMS_KEY,
+    PROVIDER,
+    TEMPLATE,
+    TEXT,
+    TOPIC,
+    Aws,
+    moto,
+    permissions,
+    some_name,
+)
 from tests.deploy.template import ACCOUNT, REGION, Resolved, read
 from webhookd.dev.servers import Stack
 from webhookd.settings import Settings
@@ -69,6 +81,7 @@ def test_the_parameters_fit_the_settings(document: Any) -> None:
         ("OidcProvider", ["", PROVIDER], [f"https://{PROVIDER}", f"arn:aws:iam::{ACCOUNT}:oidc-provider/{PROVIDER}"]),
         ("KubernetesNamespace", ["webhookd", "n"], ["", "*", "Shop", "shop-", "n" * 64, "a:b"]),
         ("KubernetesServiceAccount", ["webhookd", "a.b"], ["", "*", "shop-", "a:b"]),
+        ("DestinationArns", ["", TOPIC, DESTINATIONS], ["orders", f"{DESTINATIONS},", f"{TOPIC}, {TOPIC}", KMS_KEY, "*"]),
         ("AlarmTopicArn", ["", TOPIC], ["on-call", KMS_KEY]),
     ],
 )
@@ -137,10 +150,14 @@ def test_the_roles_of_the_daemon(document: Any, key: str) -> None:
     }
     assert ec2 == {"Effect": "Allow", "Principal": {"Service": "ec2.amazonaws.com"}, "Action": "sts:AssumeRole"}
     for role in roles.values():
-        assert role["ManagedPolicyArns"] == ["<DaemonPolicy>", *(["<KeyPolicy>"] if key else [])]
+        assert role["ManagedPolicyArns"] == ["<DaemonPolicy>", "<DestinationPolicy>", *(["<KeyPolicy>"] if key else [])]
     assert stack.of("IAM::InstanceProfile") == {"InstanceProfile": {"Roles": ["<Ec2Role>"]}}
     policies = stack.of("IAM::ManagedPolicy")
-    assert policies.keys() == {"DaemonPolicy", "OperatorPolicy"} | ({"KeyPolicy"} if key else set())
+    assert policies.keys() == {"DaemonPolicy", "OperatorPolicy", "DestinationPolicy"} | ({"KeyPolicy"} if key else set())
+    actions = {"events:DescribeEventBus", "events:PutEvents", "sns:Publish", "sqs:GetQueueUrl", "sqs:SendMessage"}
+    arns = DESTINATIONS.split(",")
+    destinations = permissions(policies["DestinationPolicy"]["PolicyDocument"])
+    assert destinations == {(action, arn) for action in actions for arn in arns}
     if key:
         # SQS developer guide, "Key management": a producer generates data keys and decrypts, a consumer decrypts.
         policy = policies["KeyPolicy"]["PolicyDocument"]
@@ -170,7 +187,7 @@ def test_each_output_tells_what_its_name_says(document: Any) -> None:
     for queue in ("Queue", "DeadLetterQueue"):
         assert told[f"{queue}Name"] == {"Fn::GetAtt": [queue, "QueueName"]}
         assert told[f"{queue}Url"] == {"Ref": queue}
-    for policy in ("DaemonPolicy", "OperatorPolicy", "KeyPolicy"):
+    for policy in ("DaemonPolicy", "OperatorPolicy", "KeyPolicy", "DestinationPolicy"):
         assert told[f"{policy}Arn"] == {"Ref": policy}
     for role in ("ServiceAccountRole", "PodIdentityRole"):
         assert told[f"{role}Arn"] == {"Fn::GetAtt": [role, "Arn"]}

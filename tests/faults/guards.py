@@ -62,6 +62,7 @@ _TESTING = "tests/integration/test_testing.py::"
 _RELOAD = "tests/integration/test_reload.py::"
 _DESTINATIONS = "tests/integration/test_destinations.py::"
 _BROKEN = "tests/integration/test_destination_faults.py::"
+_CLOUD = "tests/integration/test_cloud_destinations.py::"
 _PLANS = "tests/integration/test_delivery_plans.py::"
 _TARGET = "tests/unit/test_client_target.py::"
 _SETTINGS = "tests/unit/test_settings.py::"
@@ -1555,9 +1556,79 @@ GUARDS = (
     Guard(
         "a destination has no more requests at a time than its settings allow",
         "webhookd/deliver/sender.py",
-        "free = settings.concurrency - len(self._tasks)",
-        "free = settings.concurrency",
+        "free = self.destination.places - len(self._tasks)",
+        "free = self.destination.places",
         _DESTINATIONS + "test_of_ten_destinations_one_hangs_and_nobody_else_waits",
+    ),
+    Guard(
+        "a request's time is PostgreSQL's, however wrong this machine's clock is",
+        "webhookd/deliver/role.py",
+        "    def _now(self) -> datetime:\n        return self._database.now()",
+        "    def _now(self) -> datetime:\n        return datetime.now(self._database.now().tzinfo)",
+        "tests/faults/test_destinations.py::test_a_wrong_clock_of_the_sender_changes_neither_retries_nor_signatures",
+    ),
+    Guard(
+        "what no later attempt can send is dead at once",
+        "webhookd/deliver/sender.py",
+        "dead=answer.final",
+        "dead=False",
+        _CLOUD + "test_what_is_too_large_is_dead_at_once_and_asks_nobody",
+    ),
+    Guard(
+        "of a batch, each event has the result that the service gives for it",
+        "webhookd/cloud/services.py",
+        "return [None if id_ in sent else",
+        "return [None if id_ in sent or sent else",
+        _CLOUD + "test_a_queues_faults_lose_nothing_and_events_are_sent_together",
+    ),
+    Guard(
+        "of a batch for a bus, each event has the result that the service gives for it",
+        "webhookd/cloud/services.py",
+        'None if one.get("EventId") else',
+        "None if results else",
+        _CLOUD + "test_of_a_bus_each_event_has_its_own_result",
+    ),
+    Guard(
+        "an event that a service refuses takes no neighbour along",
+        "webhookd/cloud/client.py",
+        "if is_refusal(code_of(error)) and len(entries) > 1:",
+        "if False:",
+        _CLOUD + "test_an_event_that_is_refused_is_dead_and_its_neighbours_are_sent",
+    ),
+    Guard(
+        "an answer of a service that does not name an event is no success",
+        "webhookd/cloud/services.py",
+        'failed.get(id_, "unknown")',
+        "failed.get(id_)",
+        _CLOUD + "test_an_answer_that_names_no_event_is_no_success",
+    ),
+    Guard(
+        "nothing is sent to a bus before it was looked for",
+        "webhookd/cloud/services.py",
+        "            await client.describe_event_bus(Name=self._name)\n",
+        "",
+        _CLOUD + "test_a_refusal_of_a_service_is_explained_and_tried_again",
+    ),
+    Guard(
+        "webhookd's own queue is no destination",
+        "webhookd/settings/cloud.py",
+        "return _last(one) == _last(other)",
+        "return False",
+        "tests/unit/test_settings.py::test_a_cloud_destination_that_cannot_work_is_refused",
+    ),
+    Guard(
+        "a FIFO queue gets an event's id, by which it drops a repeat",
+        "webhookd/cloud/services.py",
+        '"MessageDeduplicationId": headers["webhook-id"]',
+        '"MessageDeduplicationId": headers["webhook-id"] + str(id(headers))',
+        _CLOUD + "test_a_fifo_queue_drops_a_repeat_by_the_events_id",
+    ),
+    Guard(
+        "a stop waits for no service that hangs",
+        "webhookd/cloud/client.py",
+        "            call.reschedule(0.0)\n",
+        "            pass\n",
+        _CLOUD + "test_a_service_that_hangs_delays_neither_a_stop_nor_another_destination",
     ),
     Guard(
         "an import that runs twice stores nothing twice",

@@ -17,8 +17,8 @@ from tests.helpers.rig import Rig
 from tests.helpers.running import Process
 from tests.helpers.wait import until
 
-_LIBRARY = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
-pytestmark = pytest.mark.skipif(_LIBRARY is None, reason="needs libfaketime: apt-get install faketime")
+LIBRARY = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
+pytestmark = pytest.mark.skipif(LIBRARY is None, reason="needs libfaketime: apt-get install faketime")
 HOUR = 3600
 DAY = 24 * HOUR
 
@@ -29,7 +29,7 @@ class Clock:
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
         self._file = folder / f"{name}.clock"
         for variable, value in {
-            "LD_PRELOAD": str(_LIBRARY),
+            "LD_PRELOAD": str(LIBRARY),
             "FAKETIME_TIMESTAMP_FILE": str(self._file),
             "FAKETIME_NO_CACHE": "1",
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",

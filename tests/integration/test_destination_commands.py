@@ -161,6 +161,8 @@ async def test_an_order_that_could_not_be_meant_is_refused(start: Start, argumen
         ({"url": "https://localhost/x"}, Verdict.FAILED, "leads to 127.0.0.1"),
         ({"url": "https://localhost/x", "allow_private": True}, Verdict.OK, "signed by the Signature Key"),
         ({"url": "https://localhost/x", "allow_private": True, "event_types": "net.x"}, Verdict.WARNING, "no known event type"),
+        ({"url": "sqs://orders"}, Verdict.OK, "only a test event shows whether AWS takes its events"),
+        ({"url": "sqs://orders", "event_types": "net.x"}, Verdict.WARNING, "no known event type"),
         ({"url": "https://no-such-host.invalid/"}, Verdict.FAILED, "cannot be resolved"),
         ({"url": "https://localhost/", "ca_file": "none.pem"}, Verdict.FAILED, "__CA_FILE: none.pem cannot be used"),
     ],
@@ -209,7 +211,7 @@ async def test_the_public_library_for_node_verifies_what_a_destination_gets(star
 async def test_the_guides_receiver_verifies_and_takes_each_event_once(
     start: Start, connection: Connection, tmp_path: Path
 ) -> None:
-    (program,) = blocks((GUIDE / "destinations.md").read_text(), "python")
+    (program,) = blocks((GUIDE / "receivers.md").read_text(), "python")
     (tmp_path / "shop.py").write_text(program)
     port = free_port(0)
     environment = {

@@ -12,11 +12,16 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from tests.conftest import Start
 from tests.helpers.authority import Authority
 from tests.helpers.receivers import SECRET, Behaviour, raw, receiving
-from webhookd.deliver.client import Answer, Client
+from tests.integration.test_destinations import CUSTOMER, Connection, delivery, quick, send, until_none_is_left
+from webhookd.authorizenet import sampling
+from webhookd.deliver.client import Answer, HttpClient
 from webhookd.deliver.destination import Destination
 from webhookd.settings.destinations import DestinationSettings
+
+__all__ = ["quick"]
 
 _HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n"
 _MIB = 1_048_576
@@ -24,7 +29,7 @@ _MIB = 1_048_576
 
 async def answer_of(url: str, **settings: Any) -> Answer:
     given = {"url": url, "allow_private": True, "timeout": 2, **settings}
-    client = Client(Destination("shop", DestinationSettings.model_validate(given)))
+    client = HttpClient(Destination("shop", DestinationSettings.model_validate(given)))
     try:
         return await client.send(b"{}", {"webhook-id": "1"})
     finally:
@@ -174,6 +179,44 @@ async def test_the_certificate_is_verified_also_after_it_changes(tmp_path: Path)
         if name != "good":
             assert (answer.error or "").startswith("the certificate of localhost is not accepted: "), answer.error
         assert untrusted.status is None
+
+
+async def test_a_certificate_that_changes_while_the_sender_runs_is_verified_anew(tmp_path: Path) -> None:
+    good, other = Authority(tmp_path / "good"), Authority(tmp_path / "other")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(*good.issue("localhost"))
+
+    async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(_HEAD % 0)
+        await writer.drain()
+
+    async with raw(serve, tls=context) as url:
+        given = {"url": url.replace("http://127.0.0.1", "https://localhost"), "allow_private": True, "ca_file": good.ca}
+        client = HttpClient(Destination("shop", DestinationSettings.model_validate(given)))
+        try:
+            statuses = [(await client.send(b"{}", {})).status]
+            for authority in (other, good):
+                context.load_cert_chain(*authority.issue("localhost"))
+                statuses.append((await client.send(b"{}", {})).status)
+        finally:
+            await client.close()
+    assert statuses == [200, None, 200]
+
+
+@pytest.mark.parametrize(
+    "behaviour", [reset, half_a_head, no_http, a_huge_head, stall, drip_a_head], ids=lambda one: one.__name__
+)
+async def test_after_each_fault_the_event_arrives_with_its_id(
+    start: Start, connection: Connection, quick: None, behaviour: Behaviour
+) -> None:
+    async with raw(behaviour) as url:
+        daemon = await start(destinations={"shop": {"url": url, "allow_private": True, "timeout": 1}})
+        await send(daemon, sampling.sample(CUSTOMER, 1))
+        await delivery(connection, "status = 'retrying'")
+    async with receiving(int(url.removesuffix("/hooks").rpartition(":")[2])) as shop:
+        await until_none_is_left(connection)
+    assert shop.ids == [str(await connection.fetchval("SELECT id FROM webhookd.ledger"))]
+    assert int(shop.got[0].headers["webhookd-attempt"]) > 1
 
 
 async def test_a_client_certificate_is_shown(tmp_path: Path) -> None:

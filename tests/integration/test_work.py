@@ -638,8 +638,8 @@ def test_every_handler_of_the_guide_is_run() -> None:
     (of_the_readme,) = blocks(README.read_text(), "python")
     assert [(page.name, len(blocks(page.read_text(), "python"))) for page in PAGES if "```python" in page.read_text()] == [
         ("calls.md", 1),
-        ("destinations.md", 1),  # tests/integration/test_destination_commands.py runs this receiver
         ("handlers.md", 2),
+        ("receivers.md", 1),  # tests/integration/test_destination_commands.py runs this receiver
         ("testing.md", 2),  # tests/integration/test_testing_fixtures.py runs these
     ]
     assert blocks((GUIDE / "handlers.md").read_text(), "python")[0] == of_the_readme

@@ -13,7 +13,7 @@ import pytest_asyncio
 
 from tests.helpers.wait import until
 from webhookd.deliver import sender as module
-from webhookd.deliver.client import Answer, Client
+from webhookd.deliver.client import Answer, HttpClient
 from webhookd.deliver.destination import Destination
 from webhookd.deliver.sender import Ends, Sender
 from webhookd.errors import UnavailableError
@@ -83,7 +83,7 @@ def answering(monkeypatch: pytest.MonkeyPatch, answer: Answer) -> None:
     async def send(*_: object) -> Answer:
         return answer
 
-    monkeypatch.setattr(Client, "send", send)
+    monkeypatch.setattr(HttpClient, "send", send)
 
 
 async def test_an_accepted_delivery_ends_though_postgresql_is_away_for_longer_than_the_lease(
@@ -100,7 +100,7 @@ async def test_an_attempt_that_fails_by_a_defect_counts(rows: Rows, sender: Send
     async def send(*_: object) -> Answer:
         raise OverflowError
 
-    monkeypatch.setattr(Client, "send", send)
+    monkeypatch.setattr(HttpClient, "send", send)
     await sender.start()
     await until(lambda: rows.failures, "the failure is recorded")
     assert rows.failures[0].error.startswith("webhookd itself failed (OverflowError)")

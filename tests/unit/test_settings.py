@@ -746,6 +746,91 @@ def test_a_wrong_destination_is_reported_with_the_remedy(env: Any, field: str, v
     assert "t0ps3cr" not in problem
 
 
+TOPIC = "sns:arn:aws:sns:eu-west-1:123456789012:orders"
+
+
+@pytest.mark.parametrize(
+    ("url", "fields"),
+    [
+        ("sqs://orders", ("sqs", "orders", None, None, False)),
+        ("sqs://orders.fifo", ("sqs", "orders.fifo", None, None, True)),
+        (
+            "sqs://https://sqs.eu-west-1.amazonaws.com/123456789012/orders",
+            (
+                "sqs",
+                "https://sqs.eu-west-1.amazonaws.com/123456789012/orders",
+                "eu-west-1",
+                "https://sqs.eu-west-1.amazonaws.com",
+                False,
+            ),
+        ),
+        (TOPIC, ("sns", TOPIC[4:], "eu-west-1", None, False)),
+        (f"{TOPIC}.fifo", ("sns", f"{TOPIC[4:]}.fifo", "eu-west-1", None, True)),
+        ("eventbridge://default", ("eventbridge", "default", None, None, False)),
+        (
+            "eventbridge://arn:aws-us-gov:events:us-gov-west-1:123456789012:event-bus/shop",
+            (
+                "eventbridge",
+                "arn:aws-us-gov:events:us-gov-west-1:123456789012:event-bus/shop",
+                "us-gov-west-1",
+                None,
+                False,
+            ),
+        ),
+    ],
+)
+def test_a_cloud_destination_is_read_and_gets_the_envelope(env: Any, url: str, fields: tuple[Any, ...]) -> None:
+    env(DESTINATIONS__SHOP__URL=url)
+    shop = load().destinations["shop"]
+    assert shop.target is not None
+    assert (*(getattr(shop.target, name) for name in ("service", "name", "region", "endpoint", "is_fifo")),) == fields
+    assert (shop.form, shop.place, shop.redacted()["body"]) == ("envelope", url, "envelope")
+
+
+OWN = "https://sqs.us-east-1.amazonaws.com/123456789012/webhookd"
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"URL": "sqs://"}, "must be sqs:// and the name or the URL of a queue"),
+        ({"URL": "sqs://my queue"}, "must be sqs:// and the name or the URL of a queue"),
+        ({"URL": "sqs://arn:aws:sqs:us-east-1:123456789012:orders"}, "must be sqs:// and the name or the URL of a queue"),
+        ({"URL": "sqs://https://user:pass@sqs.example.com/1/orders"}, "must be sqs:// and the name or the URL of a queue"),
+        ({"URL": "sns:orders"}, "must be sns: and the ARN of a topic"),
+        ({"URL": "sns://arn:aws:sns:us-east-1:123456789012:orders"}, "must be sns: and the ARN of a topic"),
+        ({"URL": "eventbridge://"}, "must be eventbridge:// and the name or the ARN of a bus"),
+        ({"URL": "eventbridge://arn:aws:sns:us-east-1:123456789012:orders"}, "must be eventbridge:// and the name or the ARN"),
+        ({"URL": "sqs://orders", "BODY": "exact"}, "__BODY is exact, but a cloud service gets the envelope"),
+        ({"URL": "sqs://orders", "HEADERS": "X-A: 1"}, "__HEADERS is for requests by HTTP"),
+        ({"URL": TOPIC, "GIVE_UP_ON": "404"}, "__GIVE_UP_ON is for requests by HTTP"),
+        (
+            {"URL": "eventbridge://shop", "SECRETS": "whsec_" + "c2VjcmV0" * 5 + "MDE="},
+            "an event of EventBridge has no place for a signature",
+        ),
+        ({"URL": "sqs://http://sqs.example.com/1/orders"}, "set WEBHOOKD_DESTINATIONS__SHOP__ALLOW_PRIVATE=true"),
+        ({"URL": "sqs://webhookd"}, "may be the queue of WEBHOOKD_SQS_QUEUE"),
+        ({"URL": "sqs://webhookd-dead-letters"}, "may be the queue of WEBHOOKD_SQS_DEAD_LETTER_QUEUE"),
+        ({"URL": f"sqs://{OWN}"}, "may be the queue of WEBHOOKD_SQS_QUEUE"),
+        (
+            {"URL": f"sqs://{OWN.replace('sqs.us-east-1', 'vpce-1.sqs.us-east-1.vpce')}", "SQS_QUEUE": OWN},
+            "may be the queue of",
+        ),
+    ],
+)
+def test_a_cloud_destination_that_cannot_work_is_refused(env: Any, settings: dict[str, str], told: str) -> None:
+    env(**{name if name == "SQS_QUEUE" else f"DESTINATIONS__SHOP__{name}": value for name, value in settings.items()})
+    problem = only_problem()
+    assert problem.startswith("WEBHOOKD_DESTINATIONS__SHOP__")
+    assert told in problem
+
+
+def test_a_queue_of_the_same_name_elsewhere_is_no_loop(env: Any) -> None:
+    for elsewhere in (OWN.replace("us-east-1", "eu-west-1"), OWN.replace("123456789012", "210987654321")):
+        env(DESTINATIONS__SHOP__URL=f"sqs://{elsewhere}", SQS_QUEUE=OWN)
+        load()
+
+
 def test_a_destination_is_not_called_as_another_consumer(env: Any) -> None:
     env(DESTINATIONS__HANDLERS__URL="https://x")
     assert "is not handlers: rename the destination" in only_problem()

@@ -1,4 +1,7 @@
-"""The client of one destination: sends a request, and reads a bounded part of the answer. aiohttp's exceptions end here."""
+"""The client of one destination. The client for HTTP sends a request, and reads a bounded part of the answer.
+
+aiohttp's exceptions end in this module.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import asyncio
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -21,17 +25,31 @@ _CONNECT = 5.0  # seconds for a connection, if the whole attempt may take longer
 
 @dataclass(slots=True, frozen=True)
 class Answer:
-    """The result of one request. Either `status` is set, or `error` is the reason why there was no answer."""
+    """The result of one request. Either `status` is set, or `error` is the reason why there was no answer.
+
+    An answer of a cloud service may have both. `final`: no later attempt can succeed.
+    """
 
     seconds: float
     status: int | None = None
     error: str | None = None
     text: str | None = None  # the beginning of the answer's body, without the destination's secrets
     retry_after: str | None = None
+    final: bool = False
 
 
-class Client:
-    """A client of one destination, with connections of its own. `close` ends the connections."""
+class Client(Protocol):
+    """The client of one destination."""
+
+    async def send(self, content: bytes, headers: Mapping[str, str]) -> Answer:
+        """Sends one event. Never raises an error of the destination or the network: these are part of the answer."""
+
+    async def close(self) -> None:
+        """Closes the connections. What is not answered by then counts as not sent."""
+
+
+class HttpClient:
+    """The client of an HTTP endpoint, with connections of its own."""
 
     def __init__(self, destination: Destination) -> None:
         settings = destination.settings
@@ -54,7 +72,7 @@ class Client:
         )
 
     async def send(self, content: bytes, headers: Mapping[str, str]) -> Answer:
-        """Posts `content`. Never raises an error of the destination or the network: these are part of the answer."""
+        """Posts `content`."""
         began = time.monotonic()
         try:
             async with self._session.post(

@@ -29,6 +29,9 @@ class Destination:
     def __init__(self, name: str, settings: DestinationSettings) -> None:
         self.name = name
         self.settings = settings
+        self.target = settings.target
+        # Number of attempts at a time. A request to AWS takes up to ten events.
+        self.places = settings.concurrency * (1 if self.target is None else 10)
         self.keys = [secret_bytes(secret.get_secret_value()) for secret in settings.secrets]
         self.headers = {name: value.get_secret_value() for name, value in settings.headers.items()}
         self._secrets = _pattern(settings)
@@ -124,7 +127,7 @@ def destinations_of(settings: Mapping[str, DestinationSettings], *, sends: bool)
     for name, one in settings.items():
         try:
             made[name] = Destination(name, one)
-            if sends:
+            if sends and made[name].target is None:
                 _ = made[name].tls
         except SettingsError as error:
             problems.append(str(error))

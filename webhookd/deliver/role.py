@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from uuid import UUID
 
-from webhookd.deliver.client import Answer, Client
+from webhookd.deliver.client import Answer, Client, HttpClient
 from webhookd.deliver.destination import Destination, Routes, destinations_of
 from webhookd.deliver.sender import Ends, Sender, request_of
 from webhookd.deliver.signing import Message
@@ -33,10 +33,21 @@ class DeliverRole:
 
     A destination that is no longer set keeps its deliveries. Nobody sends them until the destination comes back.
     Raises SettingsError if a file that a destination's settings name cannot be used.
+
+    connect: returns a client of a destination. Raises SettingsError likewise.
     """
 
-    def __init__(self, settings: Settings, database: Database, *, metrics: Metrics, watch: Watch) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        database: Database,
+        *,
+        metrics: Metrics,
+        watch: Watch,
+        connect: Callable[[Destination], Client] = HttpClient,
+    ) -> None:
         self._settings = settings
+        self._connect = connect
         self._database = database
         self._metrics = metrics
         self._watch = watch
@@ -119,7 +130,7 @@ class DeliverRole:
         message = Message(event_id, account, TEST_TYPE, at, 1, body, origin="test")
         content, headers = request_of(destination, message, at=at, signature_key=self._key_of(account))
         try:
-            client = Client(destination)
+            client = self._connect(destination)
         except SettingsError as error:  # in a process that sends nothing else
             return event_id, Answer(0.0, error=str(error))
         try:
@@ -142,6 +153,7 @@ class DeliverRole:
             now=self._now,
             metrics=self._metrics,
             watch=self._watch,
+            connect=self._connect,
         )
         await sender.start()
         self.routes.wakes[name] = sender.wake

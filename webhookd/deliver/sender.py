@@ -9,7 +9,7 @@ from datetime import datetime
 from uuid import UUID
 
 from webhookd.deliver.answers import accepted, delay_after
-from webhookd.deliver.client import Answer, Client
+from webhookd.deliver.client import Answer, Client, HttpClient
 from webhookd.deliver.destination import Destination
 from webhookd.deliver.pace import Pace
 from webhookd.deliver.signing import Message, envelope, headers
@@ -32,7 +32,7 @@ def request_of(
     destination: Destination, message: Message, *, at: datetime, signature_key: str | None
 ) -> tuple[bytes, dict[str, str]]:
     """Returns the body and the headers of a request to `destination`."""
-    content = envelope(message) if destination.settings.body == "envelope" else message.body
+    content = envelope(message) if destination.settings.form == "envelope" else message.body
     return content, headers(message, content, at=at, keys=destination.keys, signature_key=signature_key)
 
 
@@ -41,6 +41,7 @@ class Sender:
 
     key_of: returns the first Signature Key of an account.
     now: returns PostgreSQL's time.
+    connect: returns a client of the destination.
     """
 
     def __init__(
@@ -53,10 +54,12 @@ class Sender:
         now: Callable[[], datetime],
         metrics: Metrics,
         watch: Watch,
+        connect: Callable[[Destination], Client] = HttpClient,
     ) -> None:
         self.destination = destination
         self._deliveries = deliveries
         self._ends = ends
+        self._connect = connect
         self._key_of = key_of
         self._now = now
         self._metrics = metrics
@@ -74,7 +77,7 @@ class Sender:
 
     async def start(self) -> None:
         """Starts sending."""
-        self._client = Client(self.destination)
+        self._client = self._connect(self.destination)
         await self._loop.start()
 
     async def stop(self, grace: float = 10.0) -> None:
@@ -93,7 +96,7 @@ class Sender:
 
     async def _take(self) -> bool:
         settings = self.destination.settings
-        free = settings.concurrency - len(self._tasks)
+        free = self.destination.places - len(self._tasks)
         if free <= 0:
             return False  # the end of an attempt wakes the loop
         allowed = self._pace.take(free)
@@ -151,7 +154,7 @@ class Sender:
         answer = await self._client.send(content, made)
         self._metrics.delivery_attempt_seconds.labels(name).observe(answer.seconds)
         reach(Failpoint.DELIVER_AFTER_ANSWER)
-        await self._record(delivery, answer)
+        await self._record(delivery, answer, dead=answer.final)
 
     async def _record(self, delivery: Delivery, answer: Answer, *, dead: bool = False) -> None:
         """Records the answer. While PostgreSQL is away, tries again: without an end if the destination accepted the event.

@@ -56,7 +56,9 @@ def envelope(message: Message) -> bytes:
             "origin": message.origin,
         }
     )
-    return fields[:-1] + b',"data":' + _as_json(message.body) + b"}"
+    made = fields[:-1] + b',"data":' + _as_json(message.body) + b"}"
+    # Two characters that JSON's strings may hold and XML may not: SQS refuses a message with one of them.
+    return made.replace("\ufffe".encode(), b"\\ufffe").replace("\uffff".encode(), b"\\uffff")
 
 
 def _as_json(body: bytes) -> bytes:

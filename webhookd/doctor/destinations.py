@@ -18,7 +18,10 @@ from webhookd.settings.sources import PREFIX
 
 
 async def examine_destinations(settings: Settings) -> list[Finding]:
-    """Checks the files of each destination, its patterns, and whether its name leads to an address that it may have."""
+    """Checks the files of each destination, its patterns, and whether its name leads to an address that it may have.
+
+    No queue, topic or bus is asked for: the right to look is not among those that a destination needs.
+    """
     findings = [await _examine(name, one, settings) for name, one in settings.destinations.items()]
     if findings and set(Role) - settings.roles == {Role.DELIVER}:  # as a list of roles from before there were destinations
         findings.append(
@@ -34,6 +37,9 @@ async def examine_destinations(settings: Settings) -> list[Finding]:
 
 async def _examine(name: str, one: DestinationSettings, settings: Settings) -> Finding:
     check, prefix = f"destination {name}", f"{PREFIX}DESTINATIONS__{name.upper()}__"
+    if one.target is not None:
+        detail = f"{one.place}; only a test event shows whether AWS takes its events: `webhookd destinations test {name}`"
+        return _unmatched(check, prefix, one) or Finding(check, Verdict.OK, detail)
     try:
         _ = Destination(name, one).tls
     except SettingsError as error:
@@ -52,12 +58,8 @@ async def _examine(name: str, one: DestinationSettings, settings: Settings) -> F
             f"{prefix}URL: {parts.hostname} leads to {', '.join(addresses)}, which is private: webhookd sends nothing there; "
             f"correct the URL, or set {prefix}ALLOW_PRIVATE=true",
         )
-    unmatched = [
-        pattern for pattern in one.event_types if not any(fnmatch.fnmatchcase(known, pattern) for known in EVENT_TYPES)
-    ]
-    if unmatched:
-        detail = f"{prefix}EVENT_TYPES: no known event type matches {', '.join(unmatched)}: correct the pattern"
-        return Finding(check, Verdict.WARNING, detail)
+    if (unmatched := _unmatched(check, prefix, one)) is not None:
+        return unmatched
     signs = [f"{len(one.secrets)} secrets" if len(one.secrets) != 1 else "1 secret"] if one.secrets else []
     if settings.keys_by_account:
         signs.append("the Signature Key of the account")
@@ -65,3 +67,13 @@ async def _examine(name: str, one: DestinationSettings, settings: Settings) -> F
         detail = f"nothing signs its requests, so it cannot know that they are webhookd's: set {prefix}SECRETS"
         return Finding(check, Verdict.WARNING, detail)
     return Finding(check, Verdict.OK, f"{one.place}, {', '.join(addresses)}; signed by {' and '.join(signs)}")
+
+
+def _unmatched(check: str, prefix: str, one: DestinationSettings) -> Finding | None:
+    unmatched = [
+        pattern for pattern in one.event_types if not any(fnmatch.fnmatchcase(known, pattern) for known in EVENT_TYPES)
+    ]
+    if not unmatched:
+        return None
+    detail = f"{prefix}EVENT_TYPES: no known event type matches {', '.join(unmatched)}: correct the pattern"
+    return Finding(check, Verdict.WARNING, detail)

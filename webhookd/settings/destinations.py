@@ -1,4 +1,4 @@
-"""The settings of a destination: an HTTP endpoint that gets events."""
+"""The settings of a destination: an HTTP endpoint, or a queue, topic or bus of AWS, that gets events."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import jmespath
 import jmespath.exceptions
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 
+from webhookd.settings.cloud import Target, cloud_problems, target_of
 from webhookd.settings.sources import PREFIX
 from webhookd.settings.values import Names, revealed
 
@@ -46,13 +47,18 @@ _SECRET_BYTES = range(24, 65)  # the specification's bounds
 
 def _url(value: SecretStr) -> SecretStr:
     text = value.get_secret_value()
+    if target_of(text) is not None:
+        return value
     try:
         parts = urlsplit(text)
         _ = parts.port
     except ValueError:  # its message quotes the URL
         raise ValueError("cannot be read as a URL: write https://host/path") from None
     if parts.scheme not in ("http", "https") or not parts.hostname or not re.fullmatch(r"[!-~]+", text):
-        raise ValueError("must be a URL such as https://shop.example.com/hooks, in ASCII and without spaces")
+        raise ValueError(
+            "must be a URL such as https://shop.example.com/hooks, in ASCII and without spaces, or begin with sqs://, sns: or "
+            "eventbridge://"
+        )
     if parts.username is not None or parts.password is not None:
         raise ValueError("must hold no user and password: give them in a header (…__HEADERS)")
     return value
@@ -139,7 +145,9 @@ class DestinationSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
 
-    url: Annotated[SecretStr, AfterValidator(_url)] = _setting(..., "The address that gets each event by POST.")
+    url: Annotated[SecretStr, AfterValidator(_url)] = _setting(
+        ..., "The address that gets each event by POST; or sqs://, sns: or eventbridge:// and a queue, topic or bus of AWS."
+    )
     secrets: Annotated[tuple[SecretStr, ...], BeforeValidator(_secret)] = _setting(
         (), "Secrets `whsec_…` that sign each request by Standard Webhooks, comma-separated; several during a rotation."
     )
@@ -152,7 +160,12 @@ class DestinationSettings(BaseModel):
         {}, "Further headers of each request, comma-separated, each `Name: value`."
     )
     timeout: float = _setting(10.0, "Seconds that a whole attempt may take.", ge=0.1, le=300)
-    concurrency: int = _setting(8, "Most requests at a time, for each process with the role deliver.", ge=1, le=1000)
+    concurrency: int = _setting(
+        8,
+        "Most requests at a time, for each process with the role deliver. A request to AWS has up to 10 events.",
+        ge=1,
+        le=1000,
+    )
     rate: float | None = _setting(
         None, "Most requests per second, for each process with the role deliver. If unset, no limit.", ge=0.01, le=100_000
     )
@@ -161,7 +174,8 @@ class DestinationSettings(BaseModel):
     )
     body: Literal["exact", "envelope"] = _setting(
         "exact",
-        "exact: the provider's bytes; envelope: a JSON object with the event's fields, and the provider's body as `data`.",
+        "exact: the provider's bytes; envelope: a JSON object with the event's fields, and the provider's body as `data`. AWS "
+        "always gets the envelope.",
     )
     ca_file: Path | None = _setting(
         None, "PEM file of the CAs that may sign the destination's certificate. If unset, the system's."
@@ -174,15 +188,32 @@ class DestinationSettings(BaseModel):
     allow_private: bool = _setting(False, "true: the address may be a private or loopback address, and may begin with http://.")
 
     @property
+    def target(self) -> Target | None:
+        """Returns the queue, topic or bus of AWS; None if the destination is an HTTP endpoint."""
+        return target_of(self.url.get_secret_value())
+
+    @property
+    def form(self) -> Literal["exact", "envelope"]:
+        """Returns the form of the body that the destination gets."""
+        return "envelope" if self.target is not None else self.body
+
+    @property
     def place(self) -> str:
         """Returns the address for people: without path and query, which may hold a token."""
+        if self.target is not None:
+            return self.url.get_secret_value()
         parts = urlsplit(self.url.get_secret_value())
         return f"{parts.scheme}://{parts.netloc}"
 
     def redacted(self) -> dict[str, object]:
         """Returns the settings for a log, without a secret."""
         shown: dict[str, object] = {name: getattr(self, name) for name in type(self).model_fields}
-        return shown | {"url": self.place, "secrets": len(self.secrets), "headers": sorted(self.headers)}
+        return shown | {
+            "url": self.place,
+            "body": self.form,
+            "secrets": len(self.secrets),
+            "headers": sorted(self.headers),
+        }
 
 
 FIELDS = tuple(DestinationSettings.model_fields)
@@ -198,7 +229,9 @@ def destination_problems(settings: Settings) -> Iterator[str]:
                 f"{prefix}URL: a destination's name has 1 to 64 of the characters a-z, 0-9, _ and -, and is not handlers: "
                 "rename the destination"
             )
-        if urlsplit(one.url.get_secret_value()).scheme == "http" and not one.allow_private:
+        if (target := one.target) is not None:
+            yield from cloud_problems(prefix, one, target, settings)
+        elif urlsplit(one.url.get_secret_value()).scheme == "http" and not one.allow_private:
             yield (
                 f"{prefix}URL begins with http://, so everybody on the way could read the events: use https://, or set "
                 f"{prefix}ALLOW_PRIVATE=true if the address is in your own network"

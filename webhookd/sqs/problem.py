@@ -1,4 +1,4 @@
-"""The sentence for each problem of SQS: what is wrong, in which setting or place, and the remedy.
+"""The sentence for each problem of SQS, SNS and EventBridge: what is wrong, in which setting or place, and the remedy.
 
 The doctor, the log, the health and the API show this sentence. No message of AWS is shown: AWS' messages quote access keys.
 
@@ -14,6 +14,7 @@ import email.utils
 import socket
 import ssl
 import time
+from typing import NamedTuple
 
 from botocore.exceptions import (
     BotoCoreError,
@@ -30,43 +31,79 @@ from webhookd.sqs.errors import code_of, is_missing, plain
 from webhookd.sqs.place import Place
 
 _KEYS = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-_DENIED = ("AccessDenied", "AccessDeniedException", "NotAuthorized", "UnauthorizedOperation")
+_DENIED = (
+    "AccessDenied",
+    "AccessDeniedException",
+    "AuthorizationError",
+    "NotAuthorized",
+    "NotAuthorizedForDetailType",
+    "NotAuthorizedForSource",
+    "UnauthorizedOperation",
+)
 _UNKNOWN_KEY = ("InvalidClientTokenId", "UnrecognizedClient", "InvalidAccessKeyId", "AuthFailure", "InvalidSecurity")
 _SIGNATURE = ("SignatureDoesNotMatch", "InvalidSignature", "IncompleteSignature")
 _SKEWED = ("RequestTimeTooSkewed", "RequestExpired", "RequestInTheFuture")
 _EXPIRED = ("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired")
-_THROTTLED = ("RequestThrottled", "Throttling", "ThrottlingException", "TooManyRequests", "OverLimit", "RequestLimitExceeded")
+_THROTTLED = (
+    "OverLimit",
+    "RequestLimitExceeded",
+    "RequestThrottled",
+    "Throttled",
+    "Throttling",
+    "ThrottlingException",
+    "TooManyRequests",
+)
+_NOT_FOUND = ("NotFound", "ResourceNotFound")
 _SKEW_MINUTES = 5  # AWS refuses a signature whose time is further away from its clock
 
 
-def problem_of(error: BaseException, queue: str, setting: str, place: Place) -> str:
+class Api(NamedTuple):
+    """A service of AWS, as sentences name it."""
+
+    name: str
+    prefix: str  # of its rights
+    thing: str  # the kind of what a call is about
+    endpoint: str  # the setting of its address
+
+
+SQS = Api("SQS", "sqs", "queue", "WEBHOOKD_SQS_ENDPOINT_URL")
+
+
+def problem_of(error: BaseException, queue: str, setting: str, place: Place, api: Api = SQS) -> str:
     """Returns why a call about `queue` failed, and the remedy, in one sentence that holds no secret.
 
-    queue: the queue's name or URL.
+    queue: the queue's name or URL; or the name or ARN of what another service has.
     setting: the setting that names the queue.
     place: where the queue is looked for.
+    api: the service.
     """
     if isinstance(error, ClientError):
-        return _refused(error, queue, setting, place)
+        return _refused(error, queue, setting, place, api)
     if isinstance(error, CredentialsError):
         return str(error)
-    return _unreachable(error, place)
+    return _unreachable(error, place, api)
 
 
-def _refused(error: ClientError, queue: str, setting: str, place: Place) -> str:
+def is_throttled(code: str) -> bool:
+    """Returns whether `code` asks for fewer calls."""
+    return plain(code) in _THROTTLED
+
+
+def _refused(error: ClientError, queue: str, setting: str, place: Place, api: Api) -> str:
     code = code_of(error)
     short = plain(code)
-    if is_missing(error):
-        return _missing(queue, setting, place)
+    if is_missing(error) or (api is not SQS and short in _NOT_FOUND):
+        return _missing(queue, setting, place, api)
     if code.upper().startswith("KMS"):
-        return f"{code}: give webhookd's role kms:GenerateDataKey and kms:Decrypt on the queue's key"
+        return f"{code}: give webhookd's role kms:GenerateDataKey and kms:Decrypt on the {api.thing}'s key"
     if short in _SKEWED or (short in _SIGNATURE and _minutes_away(error) is not None):
         return _skewed(error, code)
     if short in _DENIED:
-        right = f"sqs:{error.operation_name.removesuffix('Batch')}"
+        right = f"{api.prefix}:{error.operation_name.removesuffix('Batch')}"
         return (
-            f"webhookd's AWS credentials lack the right {right} on the queue {queue} ({code}): allow it in the policy of its "
-            f"role or user; for a queue of another account, also in the queue's policy{_elsewhere(queue, setting, place)}"
+            f"webhookd's AWS credentials lack the right {right} on the {api.thing} {queue} ({code}): allow it in the policy of "
+            f"its role or user; for a {api.thing} of another account, also in the {api.thing}'s policy"
+            f"{_elsewhere(queue, setting, place)}"
         )
     if short in _EXPIRED:
         return (
@@ -81,22 +118,29 @@ def _refused(error: ClientError, queue: str, setting: str, place: Place) -> str:
     if short in _SIGNATURE:
         return (
             f"AWS refuses the signature of webhookd's calls ({code}): correct AWS_SECRET_ACCESS_KEY, and see that "
-            f"{place.source} names the queue's region (calls are signed for {place}){_elsewhere(queue, setting, place)}"
+            f"{place.source} names the {api.thing}'s region (calls are signed for {place}){_elsewhere(queue, setting, place)}"
         )
     if short in _THROTTLED:
-        return f"SQS throttles webhookd's calls ({code}): webhookd goes on by itself; if this lasts, ask AWS for a higher quota"
-    if short in ("OptInRequired", "InvalidAction"):
-        return f"SQS is not available to this account in {place} ({code}): enable the region in AWS, or correct {place.source}"
-    if code.isdigit():  # an answer without a code of AWS, for example a proxy's page
         return (
-            f"the answer is not one of SQS (HTTP {code}; {place}): check WEBHOOKD_SQS_ENDPOINT_URL and the proxies in between"
+            f"{api.name} throttles webhookd's calls ({code}): webhookd goes on by itself; if this lasts, ask AWS for a higher "
+            "quota"
         )
-    return f"SQS refuses {error.operation_name} ({code}): look for this code in the SQS API reference; calls go to {place}"
-
-
-def _missing(queue: str, setting: str, place: Place) -> str:
+    if short in ("OptInRequired", "InvalidAction"):
+        return (
+            f"{api.name} is not available to this account in {place} ({code}): enable the region in AWS, or correct "
+            f"{place.source}"
+        )
+    if code.isdigit():  # an answer without a code of AWS, for example a proxy's page
+        return f"the answer is not one of {api.name} (HTTP {code}; {place}): check {api.endpoint} and the proxies in between"
     return (
-        f"the queue {queue} does not exist in {place}: correct {setting} or {place.source}, or make the queue there"
+        f"{api.name} refuses {error.operation_name} ({code}): look for this code in the {api.name} API reference; calls go to "
+        f"{place}"
+    )
+
+
+def _missing(queue: str, setting: str, place: Place, api: Api) -> str:
+    return (
+        f"the {api.thing} {queue} does not exist in {place}: correct {setting} or {place.source}, or make the {api.thing} there"
         f"{_elsewhere(queue, setting, place)}"
     )
 
@@ -123,27 +167,27 @@ def _skewed(error: ClientError, code: str) -> str:
     return f"this machine's clock is {away}, so AWS refuses webhookd's signatures ({code}): run NTP (chrony, systemd-timesyncd)"
 
 
-def _unreachable(error: BaseException, place: Place) -> str:
+def _unreachable(error: BaseException, place: Place, api: Api) -> str:
     causes = causes_of(error)
-    host = place.endpoint or "SQS's own address"
-    settings = "WEBHOOKD_SQS_ENDPOINT_URL" if place.endpoint else f"{place.source} (a wrong region has no address)"
+    host = place.endpoint or f"{api.name}'s own address"
+    settings = api.endpoint if place.endpoint else f"{place.source} (a wrong region has no address)"
     if any(isinstance(one, ProxyConnectionError | InvalidProxiesConfigError) for one in causes):
-        return "the proxy of HTTPS_PROXY or HTTP_PROXY cannot be used: correct it, or name SQS's host in NO_PROXY"
+        return f"the proxy of HTTPS_PROXY or HTTP_PROXY cannot be used: correct it, or name {api.name}'s host in NO_PROXY"
     for one in causes:
         if isinstance(one, socket.gaierror):
-            return f"the host of SQS is unknown ({place}): correct {settings}, or mend the name server of this machine"
+            return f"the host of {api.name} is unknown ({place}): correct {settings}, or mend the name server of this machine"
         if isinstance(one, ssl.SSLError):
             return (
-                f"TLS with SQS fails ({one.reason or 'no reason given'}; {place}): correct the scheme or host in {settings}, "
-                "or name the CA's file in AWS_CA_BUNDLE"
+                f"TLS with {api.name} fails ({one.reason or 'no reason given'}; {place}): correct the scheme or host in "
+                f"{settings}, or name the CA's file in AWS_CA_BUNDLE"
             )
         if isinstance(one, ConnectionRefusedError):
             return f"nothing listens at {host}: start it, or correct {settings}"
     if any(isinstance(one, TimeoutError | ConnectTimeoutError | ReadTimeoutError) for one in causes):
         return (
-            f"SQS has not answered in time ({place}): let the network and its firewalls lead to it, or correct {settings}; a "
-            "private subnet needs a VPC endpoint or a NAT gateway"
+            f"{api.name} has not answered in time ({place}): let the network and its firewalls lead to it, or correct "
+            f"{settings}; a private subnet needs a VPC endpoint or a NAT gateway"
         )
     if any(isinstance(one, BotoCoreError | OSError) for one in causes):
-        return f"the connection to SQS breaks ({place}): check the network and proxies in between, and {settings}"
-    return f"the answer is not one of SQS ({place}): correct {settings}, or remove the proxy that answers instead"
+        return f"the connection to {api.name} breaks ({place}): check the network and proxies in between, and {settings}"
+    return f"the answer is not one of {api.name} ({place}): correct {settings}, or remove the proxy that answers instead"

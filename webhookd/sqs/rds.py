@@ -1,6 +1,6 @@
 """Passwords for PostgreSQL in Amazon RDS and Aurora: tokens that AWS credentials sign.
 
-This module stands in the package `sqs`, because no other package knows the AWS SDK.
+This module stands in the package `sqs`, with the credentials of the AWS SDK.
 """
 
 from __future__ import annotations

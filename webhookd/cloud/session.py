@@ -1,0 +1,70 @@
+"""The session of the AWS SDK that all cloud destinations share, with its credentials."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+from importlib.metadata import version
+from typing import Any
+
+from aiobotocore.config import AioConfig
+from aiobotocore.session import get_session
+
+from webhookd.deliver.destination import Destination
+from webhookd.settings import Settings
+from webhookd.settings.cloud import Service, Target
+from webhookd.sqs.credentials import Credentials
+from webhookd.sqs.place import Place
+
+_CONNECT = 3.0  # seconds
+_NAMES = {Service.SQS: "sqs", Service.SNS: "sns", Service.EVENTBRIDGE: "events"}  # in the AWS SDK
+
+
+class CloudSession:
+    """The owner of the session. Its credentials and its region come as those of webhookd's own queue do."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._region = settings.sqs_region
+        self._sqs_endpoint = settings.sqs_endpoint_url
+        self._session: Any = None  # the types of AioSession know each service by an overload of its own
+        self._credentials: Credentials | None = None
+        self._making = asyncio.Lock()
+
+    async def start(self) -> None:
+        """Does nothing: the first request makes the session."""
+
+    async def stop(self) -> None:
+        """Ends a renewal of the credentials. The clients' owners close the clients."""
+        credentials, self._credentials, self._session = self._credentials, None, None
+        if credentials is not None:
+            await credentials.stop()
+
+    def place(self, destination: Destination, target: Target) -> Place:
+        """Returns where a destination's target is looked for."""
+        endpoint = None
+        if target.service is Service.SQS:
+            endpoint = target.endpoint or self._sqs_endpoint
+        if target.region is not None:
+            return Place(target.region, f"WEBHOOKD_DESTINATIONS__{destination.name.upper()}__URL", endpoint)
+        return Place.of(self._region, endpoint)
+
+    async def open(self, target: Target, place: Place, stack: AsyncExitStack, *, timeout: float, connections: int) -> Any:
+        """Makes a client of the AWS SDK, which `stack` closes. Raises the SDK's errors, for example without a region."""
+        async with self._making:  # loading service models at the same time is not safe
+            if self._session is None:
+                self._session = get_session()
+                self._credentials = Credentials(self._session, place.region)
+                self._session.register_component("credential_provider", self._credentials)
+            config = AioConfig(
+                user_agent=f"webhookd/{version('webhookd')} aiobotocore/{version('aiobotocore')}",
+                connect_timeout=min(_CONNECT, timeout),
+                read_timeout=timeout,
+                max_pool_connections=connections,
+                parameter_validation=False,
+                retries={"mode": "standard", "total_max_attempts": 1},  # the destination's own attempts are enough
+            )
+            return await stack.enter_async_context(
+                self._session.create_client(
+                    _NAMES[target.service], region_name=place.region, endpoint_url=place.endpoint, config=config
+                )
+            )
