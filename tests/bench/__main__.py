@@ -18,7 +18,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.bench import scenarios
+from tests.bench import deliveries, scenarios
 from tests.bench.aims import markdown, reached
 from tests.bench.bench import Bench, Figures
 from tests.bench.load import AUTHCAPTURE, NOT_ON_TIMELINE, PROVIDER, PROXY
@@ -29,7 +29,9 @@ from tests.bench.servers import servers
 from tests.bench.stored import disk_bytes, grow
 from tests.bench.titles import (
     CAPACITY,
+    CLIENT,
     CONSUME,
+    DELIVER,
     DISK,
     LATENCY,
     REPLICAS,
@@ -215,6 +217,18 @@ def replicas(run: Run) -> None:
     )
 
 
+def deliver(run: Run) -> None:
+    """Measures 100,000 deliveries that wait for a destination, beside a plain client."""
+    bench = run.bench
+    run.measure(
+        DELIVER,
+        {
+            CLIENT: lambda: deliveries.client_loop(bench, 50_000),
+            "webhookd": lambda: deliveries.drain(bench, 100_000),
+        },
+    )
+
+
 SCENARIOS = {
     "ingest-burst": ingest_burst,
     "ingest-sustained": ingest_sustained,
@@ -226,6 +240,7 @@ SCENARIOS = {
     "backlog": backlog,
     "cost-growth": cost_growth,
     "operator-calls": operator_calls,
+    "deliver": deliver,
 }
 
 

@@ -16,7 +16,9 @@ from tests.bench.load import PROVIDER, SENDERS
 from tests.bench.releases import BEFORE
 from tests.bench.titles import (
     CAPACITY,
+    CLIENT,
     CONSUME,
+    DELIVER,
     DISK,
     LATENCY,
     REPLICAS,
@@ -101,6 +103,9 @@ def _aims() -> Iterator[Aim]:
         yield Aim(f"two replicas, {what}, times one", REPLICAS, f"two, {what}", "per_second", f"one, {what}", 1.0)
     calls = f"slowest list, search or statistics call with {_MUCH:,} stored, p95 in ms"
     yield Aim(calls, calls_title(_MUCH), "webhookd", "slowest_p95_ms", None, 50, at_most=True)
+    yield Aim("deliveries, part of a plain client", DELIVER, "webhookd", "per_second", CLIENT, 0.5)
+    yield Aim("deliveries a second", DELIVER, "webhookd", "per_second", None, 2_000)
+    yield Aim("memory with 100,000 deliveries waiting, in MiB", DELIVER, "webhookd", "rss_mib", None, 200, at_most=True)
 
 
 def reached(scenarios: dict[str, Any]) -> list[Reached]:

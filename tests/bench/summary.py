@@ -9,7 +9,18 @@ from typing import Any
 
 from tests.bench.load import PROVIDER, PROXY, SENDERS
 from tests.bench.releases import BEFORE
-from tests.bench.titles import CAPACITY, CONSUME, LATENCY, REPLICAS, calls_title, cost_title, growth_title, ingest_title
+from tests.bench.titles import (
+    CAPACITY,
+    CLIENT,
+    CONSUME,
+    DELIVER,
+    LATENCY,
+    REPLICAS,
+    calls_title,
+    cost_title,
+    growth_title,
+    ingest_title,
+)
 
 _COSTS = {"pg_cpu_us": "CPU", "wal_bytes": "WAL"}
 RESULTS = Path(__file__).parent / "results" / "bench.json"
@@ -178,6 +189,15 @@ def summary(told: dict[str, Any]) -> str:
             )
     ingest, consume = (ratio(REPLICAS, f"two, {what}", f"one, {what}") for what in ("ingest", "consume"))
     rows.append(("two replicas on the same two cores", "", f"ingest {ingest:.2f} x, consume {consume:.2f} x one"))
+    if DELIVER in scenarios:
+        memory, beside_client = median(DELIVER, "webhookd", "rss_mib"), ratio(DELIVER, "webhookd", CLIENT)
+        rows.append(
+            (
+                "100,000 deliveries that wait for one destination",
+                f"{median(DELIVER, 'webhookd'):,.0f}/s, {memory:.0f} MiB resident",
+                f"{beside_client:.0%} of a plain aiohttp client",
+            )
+        )
     about = (
         f"{machine['cores']} cores ({machine['processor']}), {machine['memory_gib']} GiB; Python {versions['python']}, "
         f"PostgreSQL {versions['postgresql']}; webhookd at {', '.join(dict.fromkeys(told['commits'].values()))}."

@@ -10,6 +10,8 @@ DISK = "disk for an event, 2,000,000 stored"
 CAPACITY = "end to end, capacity"
 LATENCY = "end to end, latency"
 REPLICAS = "replicas"
+DELIVER = "deliver, 100,000 waiting"
+CLIENT = "plain aiohttp client"
 
 
 def ingest_title(kind: str, connections: int, sender: str) -> str:
