@@ -58,6 +58,13 @@ def test_without_a_secret_or_a_key_there_is_no_signature() -> None:
     assert made["webhook-timestamp"] == str(int(NOW.timestamp()))
 
 
+def test_a_request_does_not_read_the_version_from_its_file_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading it took longer than the rest of a request."""
+    first = headers(message(), b"{}", at=NOW, keys=[], signature_key=None)["User-Agent"]
+    monkeypatch.delattr("webhookd.deliver.signing.version")
+    assert headers(message(), b"{}", at=NOW, keys=[], signature_key=None)["User-Agent"] == first
+
+
 @given(event_type=st.text(max_size=400), account=st.just("default"))
 def test_no_event_type_makes_another_header(event_type: str, account: str) -> None:
     odd = Message(ID, account, event_type.encode("utf-8", "replace").decode(), NOW, 1, b"{}")

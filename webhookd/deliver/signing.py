@@ -7,6 +7,7 @@ base64 of HMAC-SHA256 over `id.timestamp.body`; several signatures are separated
 from __future__ import annotations
 
 import base64
+import functools
 import hmac
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -87,7 +88,7 @@ def headers(message: Message, content: bytes, *, at: datetime, keys: list[bytes]
     made = {
         "Content-Type": "application/json",
         "Accept-Encoding": "identity",  # nothing inflates the answer
-        "User-Agent": f"webhookd/{version('webhookd')}",
+        "User-Agent": _user_agent(),
         "webhook-id": str(message.id),
         "webhook-timestamp": str(timestamp),
         "webhookd-account": message.account,
@@ -103,6 +104,12 @@ def headers(message: Message, content: bytes, *, at: datetime, keys: list[bytes]
     if message.traceparent is not None:
         made["traceparent"] = message.traceparent
     return made
+
+
+@functools.cache
+def _user_agent() -> str:
+    """Makes the user agent once: the version is read from a file, which takes longer than the rest of a request."""
+    return f"webhookd/{version('webhookd')}"
 
 
 def _instant(at: datetime) -> str:
