@@ -234,13 +234,13 @@ class Daemon:
     async def renew(self, settings: Settings) -> list[str]:
         """Puts the settings in force that a running daemon can take, while requests go on. Returns their names.
 
-        Raises SettingsError if files of a certificate cannot be used; then nothing changes. Also raises SettingsError if
+        Raises SettingsError if files or destinations cannot be used; then nothing changes. Also raises SettingsError if
         PostgreSQL or Redis refuses a new user or password; then all other settings are in force.
         """
+        changed = renewed(self._settings, settings)
         if self.receive is not None:
             self.receive.load_certificate()
         destinations = await self.deliver.prepare(settings)
-        changed = renewed(self._settings, settings)
         urls = {name: value for name in ("database_url", "redis_url") if (value := changed.pop(name, None)) is not None}
         self._settings = self._settings.model_copy(update=changed)
         self.metrics.expect(self._settings.keys_by_account)

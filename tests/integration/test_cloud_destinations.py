@@ -285,6 +285,8 @@ TOPIC = f"arn:aws:sns:{REGION}:{ACCOUNT}:shop"
     [
         ("sns", "AuthorizationError", 403, None, f"lack the right sns:Publish on the topic {TOPIC}"),
         ("sns", "Throttled", 429, 429, "SNS throttles webhookd's calls"),
+        ("sns", "InvalidParameter", 400, None, "SNS refuses PublishBatch (InvalidParameter)"),
+        ("events", "ValidationException", 400, None, "EventBridge refuses DescribeEventBus (ValidationException)"),
         ("sns", "KMSAccessDenied", 400, None, "kms:Decrypt on the topic's key"),
         ("events", "AccessDeniedException", 400, None, "lack the right events:DescribeEventBus on the bus shop"),
         ("events", "ThrottlingException", 400, 429, "EventBridge throttles webhookd's calls"),
@@ -325,7 +327,7 @@ async def test_of_a_bus_each_event_has_its_own_result(
             if b"broken" in entry["Detail"].encode():
                 results.append({"ErrorCode": "MalformedDetail", "ErrorMessage": "x"})
             elif ends[event_id] == 1 and len(results) % 2:
-                results.append({"ErrorCode": "InternalFailure", "ErrorMessage": "x"})
+                results.append({"EventId": "x", "ErrorCode": "InternalFailure"})  # what contradicts itself is no success
             else:
                 results.append({"EventId": "x"})
         return web.Response(body=orjson.dumps({"FailedEntryCount": 1, "Entries": results}))
@@ -375,3 +377,87 @@ async def test_a_service_that_hangs_delays_neither_a_stop_nor_another_destinatio
     async with asyncio.timeout(60):
         await daemon.stop()
     assert await left(connection) == 1
+
+
+async def test_an_answer_of_another_kind_is_no_defect_of_webhookd(
+    start: Start, connection: Connection, service_in_place: Receiver
+) -> None:
+    service_in_place.answer = lambda _: web.Response(text='{"Entries": 5}')
+    daemon = await start(destinations={"bus": {"url": "eventbridge://shop"}, "topic": {"url": f"sns:{TOPIC}"}})
+    await send(daemon, sampling.sample(CUSTOMER, 1))
+    for name in ("bus", "topic"):
+        row = await delivery(connection, f"destination = '{name}' AND status = 'retrying'")
+        assert row["last_error"].startswith("the answer is not one of "), row["last_error"]
+
+
+def queue_at(server: Receiver, **settings: Any) -> dict[str, Any]:
+    """Returns a destination in the queue of a server."""
+    return {"url": f"sqs://{server.url.removesuffix('/hooks')}/{ACCOUNT}/shop", "allow_private": True, **settings}
+
+
+def sent(got: Got) -> web.Response:
+    """Returns SQS's answer to a request all of whose events were taken."""
+    ids = [entry["Id"] for entry in orjson.loads(got.body)["Entries"]]
+    return web.Response(body=orjson.dumps({"Successful": [{"Id": id_, "MessageId": "x"} for id_ in ids]}))
+
+
+async def test_no_redirect_is_followed(start: Start, connection: Connection) -> None:
+    async with receiving() as service, receiving() as elsewhere:
+        elsewhere.answer = sent
+        service.answer = lambda _: web.Response(status=307, headers={"Location": elsewhere.url})
+        daemon = await start(destinations={"shop": queue_at(service)})
+        await send(daemon, sampling.sample(CUSTOMER, 1))
+        await delivery(connection, "status = 'retrying'")
+    assert elsewhere.got == []
+
+
+async def post_large(daemon: Any, count: int) -> None:
+    for number in range(count):
+        await post(daemon, body_of({"id": str(number), "note": "x" * 120_000}, number))
+
+
+async def test_each_event_is_confirmed_as_soon_as_its_request_is_answered(start: Start, connection: Connection) -> None:
+    """Ten events are five requests, one after the other, which take longer than one attempt may."""
+    taken: list[str] = []
+
+    async def answer(got: Got) -> web.Response:
+        taken.extend(orjson.loads(entry["MessageBody"])["id"] for entry in orjson.loads(got.body)["Entries"])
+        await asyncio.sleep(0.6)
+        return sent(got)
+
+    async with receiving() as service:
+        service.answer = answer
+        settings = {"shop": queue_at(service, concurrency=1, timeout=2)}
+        daemon = await start(roles="receive", destinations=settings)
+        await post_large(daemon, 10)
+        await start(roles="deliver", destinations=settings)
+
+        async def some_wait_for_another_attempt() -> bool:
+            return await left(connection, "retrying") > 0
+
+        await until(some_wait_for_another_attempt, "the last ones were not sent in time", deadline=60)
+        rows = await connection.fetch("SELECT event_id FROM webhookd.deliveries")
+    unfinished = {str(row["event_id"]) for row in rows}
+    assert len(taken) - len(set(taken) - unfinished) <= 2, "at most those of the last request are not confirmed"
+    assert len(set(taken) - unfinished) >= 2
+
+
+async def test_a_stop_waits_for_none_of_the_requests_that_are_left(
+    start: Start, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def hang(_: Got) -> web.StreamResponse:
+        await asyncio.sleep(600)
+        return web.Response()
+
+    monkeypatch.setattr("webhookd.deliver.role._STOP", 0.1)
+    async with receiving() as service:
+        service.answer = hang
+        settings = {"shop": queue_at(service, concurrency=1, timeout=60)}
+        daemon = await start(roles="receive", destinations=settings)
+        await post_large(daemon, 6)
+        sender = await start(roles="deliver", destinations=settings)
+        await until(lambda: service.got, "the queue hangs", deadline=30)
+        async with asyncio.timeout(45):
+            await sender.stop()
+        assert len(service.got) == 1
+    assert await left(connection) == 6

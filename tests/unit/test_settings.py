@@ -13,7 +13,7 @@ from pydantic import SecretStr, ValidationError
 
 from webhookd.cli.effective import effective
 from webhookd.errors import SettingsError
-from webhookd.settings import Role, Settings, describe, load, load_database
+from webhookd.settings import Role, Settings, describe, load, load_database, renewed
 from webhookd.settings.alerts import AlertSettings
 from webhookd.settings.destinations import DestinationSettings
 from webhookd.settings.sources import NO_FILE, layers
@@ -797,6 +797,15 @@ OWN = "https://sqs.us-east-1.amazonaws.com/123456789012/webhookd"
         ({"URL": "sqs://my queue"}, "must be sqs:// and the name or the URL of a queue"),
         ({"URL": "sqs://arn:aws:sqs:us-east-1:123456789012:orders"}, "must be sqs:// and the name or the URL of a queue"),
         ({"URL": "sqs://https://user:pass@sqs.example.com/1/orders"}, "must be sqs:// and the name or the URL of a queue"),
+        ({"URL": "sqs://https://sqs.example.com:99999/1/orders"}, "must be sqs:// and the name or the URL of a queue"),
+        ({"URL": f"sqs://{OWN.replace('/webhookd', '//webhookd')}"}, "must be sqs:// and the name or the URL of a queue"),
+        ({"URL": f"sqs://{OWN.replace('/webhookd', '/./webhookd')}"}, "must be sqs:// and the name or the URL of a queue"),
+        ({"URL": f"sqs://{OWN.replace('webhookd', '%77ebhookd')}"}, "must be sqs:// and the name or the URL of a queue"),
+        (
+            {"URL": "sqs://https://sqs.example.com/queue/eu-west-1/123456789012/webhookd", "SQS_QUEUE": OWN},
+            "may be the queue of",
+        ),
+        ({"URL": "eventbridge://.."}, "must be eventbridge:// and the name or the ARN of a bus"),
         ({"URL": "sns:orders"}, "must be sns: and the ARN of a topic"),
         ({"URL": "sns://arn:aws:sns:us-east-1:123456789012:orders"}, "must be sns: and the ARN of a topic"),
         ({"URL": "eventbridge://"}, "must be eventbridge:// and the name or the ARN of a bus"),
@@ -823,6 +832,14 @@ def test_a_cloud_destination_that_cannot_work_is_refused(env: Any, settings: dic
     problem = only_problem()
     assert problem.startswith("WEBHOOKD_DESTINATIONS__SHOP__")
     assert told in problem
+
+
+def test_a_reload_refuses_the_queue_that_webhookd_uses_until_a_restart(env: Any) -> None:
+    env(SQS_QUEUE="orders")
+    before = load()
+    env(SQS_QUEUE="other", DESTINATIONS__SHOP__URL="sqs://orders")
+    with pytest.raises(SettingsError, match="may be the queue of WEBHOOKD_SQS_QUEUE"):
+        renewed(before, load())
 
 
 def test_a_queue_of_the_same_name_elsewhere_is_no_loop(env: Any) -> None:

@@ -6,12 +6,13 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from botocore.exceptions import ClientError
+from botocore.parsers import ResponseParserError
 
-from webhookd.cloud.services import MOST_BYTES, MOST_ENTRIES, REQUEST_BYTES, Entry, channel_of, is_refusal
+from webhookd.cloud.services import MOST_BYTES, MOST_ENTRIES, REQUEST_BYTES, Entry, channel_of, is_refusal, may_be_refusal
 from webhookd.cloud.session import CloudSession
 from webhookd.deliver.client import Answer, Client, HttpClient
 from webhookd.deliver.destination import Destination
@@ -36,6 +37,15 @@ def connector(session: CloudSession, watch: Watch) -> Callable[[Destination], Cl
     return connect
 
 
+@dataclass(slots=True)
+class _Item:
+    """An event that is to be sent. `deadline`: the time by the loop's clock after which nobody waits for the answer."""
+
+    entry: Entry
+    deadline: float
+    answer: asyncio.Future[Answer]
+
+
 class CloudClient:
     """The client of a queue, a topic or a bus. Up to `concurrency` requests at a time, each with up to ten events."""
 
@@ -51,13 +61,14 @@ class CloudClient:
         self._stack = AsyncExitStack()
         self._client: Any = None
         self._making = asyncio.Lock()
+        self._closing = False
         self._calls: set[asyncio.Timeout] = set()
-        self._batches: Batcher[Entry, Answer] = Batcher(
+        self._batches: Batcher[_Item, None] = Batcher(
             f"destination {destination.name}",
             self._flush,
             watch,
             max_batch=MOST_ENTRIES,
-            max_pending=destination.places + 1,
+            max_pending=2 * destination.places + 1,  # those that are sent, and those whose waiters gave up
             workers=settings.concurrency,
             fill=MOST_ENTRIES,
         )
@@ -65,6 +76,7 @@ class CloudClient:
     async def send(self, content: bytes, headers: Mapping[str, str]) -> Answer:
         """Sends one event, together with others that are sent at the same time."""
         began = time.monotonic()
+        loop = asyncio.get_running_loop()
         entry = self._channel.entry(content, headers)
         if entry.size > MOST_BYTES:
             return Answer(
@@ -72,45 +84,72 @@ class CloudClient:
                 error=f"the event has {entry.size} bytes, and {self._channel.api.name} takes {MOST_BYTES} at most",
                 final=True,
             )
+        item = _Item(entry, loop.time() + self._timeout, loop.create_future())
         await self._batches.start()
         try:
             async with asyncio.timeout(self._timeout):
-                answer = await self._batches.submit(entry)
+                self._batches.post(item)
+                answer = await item.answer
         except TimeoutError:
             answer = Answer(0.0, error=f"no answer within {self._timeout:g} s")
-        except WebhookdError as error:  # the client is being closed
-            answer = Answer(0.0, error=str(error))
+        except WebhookdError:
+            answer = Answer(0.0, error="the event was not sent, because webhookd stops or has too much to send")
         return replace(answer, seconds=time.monotonic() - began)
 
     async def close(self) -> None:
         """Cuts off the requests under way, and closes the connections."""
+        self._closing = True
         for call in self._calls:
-            call.reschedule(0.0)
+            if not call.expired():
+                call.reschedule(0.0)
         await self._batches.stop()
         await self._stack.aclose()
 
-    async def _flush(self, entries: list[Entry]) -> list[Answer | BaseException]:
-        return [answer for part in _requests(entries) for answer in await self._request(entries[part])]
+    async def _flush(self, items: list[_Item]) -> list[BaseException | None]:
+        for part in _requests([item.entry for item in items]):
+            await self._request(items[part])
+        return [None] * len(items)
 
-    async def _request(self, entries: Sequence[Entry]) -> list[Answer]:
-        """Sends one request. If the service refuses the whole request because of an event, sends each event alone."""
+    async def _request(self, items: Sequence[_Item], *, accepted: bool = False) -> bool:
+        """Sends one request, and gives the answers to those who wait. Returns whether the service accepted an event.
+
+        If the service refuses the whole request because of an event, sends each event alone.
+        accepted: the service has accepted a neighbour of these events.
+        """
+        waiting = [item for item in items if not item.answer.done()]
+        if self._closing or not waiting:
+            return accepted
+        entries = [item.entry for item in waiting]
+        error: BaseException
         try:
-            async with asyncio.timeout(self._timeout) as call:
+            async with asyncio.timeout_at(max(item.deadline for item in waiting)) as call:
                 self._calls.add(call)
                 try:
                     codes = await self._channel.put(await self._connected(), entries)
                 finally:
                     self._calls.discard(call)
-        except ClientError as error:
-            if is_refusal(code_of(error)) and len(entries) > 1:
-                return [answer for entry in entries for answer in await self._request([entry])]
-            return [self._answer(error, entry) for entry in entries]
-        except (*ERRORS, *ODD_ANSWERS) as error:
-            return [self._answer(error, entry) for entry in entries]
-        return [
-            Answer(0.0, _SENT) if code is None else self._answer(self._failure(code), entry)
-            for code, entry in zip(codes, entries, strict=True)
-        ]
+        except ClientError as found:
+            error = found
+            is_of_events = error.operation_name == self._channel.operation and may_be_refusal(code_of(error))
+            if is_of_events and len(waiting) > 1:
+                for item in waiting:
+                    accepted = await self._request([item], accepted=accepted)
+                return accepted
+        except (*ERRORS, *ODD_ANSWERS, LookupError, ResponseParserError) as found:
+            error = found
+        else:
+            accepted = accepted or None in codes
+            for item, code in zip(waiting, codes, strict=True):
+                self._give(item, Answer(0.0, _SENT) if code is None else self._answer(self._failure(code), item, accepted))
+            return accepted
+        for item in waiting:
+            self._give(item, self._answer(error, item, accepted))
+        return accepted
+
+    @staticmethod
+    def _give(item: _Item, answer: Answer) -> None:
+        if not item.answer.done():
+            item.answer.set_result(answer)
 
     async def _connected(self) -> Any:
         async with self._making:
@@ -123,15 +162,17 @@ class CloudClient:
     def _failure(self, code: str) -> ClientError:
         return ClientError({"Error": {"Code": code}}, self._channel.operation)
 
-    def _answer(self, error: BaseException, entry: Entry) -> Answer:
+    def _answer(self, error: BaseException, item: _Item, accepted: bool) -> Answer:
         """Returns the answer of a failed attempt, with the reason and the remedy. No text of AWS is quoted."""
-        api, name = self._channel.api, self._target.name
+        api, name, size = self._channel.api, self._target.name, item.entry.size
         if isinstance(error, ClientError):
             code = code_of(error)
-            if is_refusal(code):
+            is_large = may_be_refusal(code) and size > REQUEST_BYTES
+            is_final = is_refusal(code) or is_large or (accepted and may_be_refusal(code))
+            if is_final and error.operation_name == self._channel.operation:
                 return Answer(
                     0.0,
-                    error=f"{api.name} refuses the event of {entry.size} bytes ({code}): let the {api.thing} {name} take such "
+                    error=f"{api.name} refuses the event of {size} bytes ({code}): let the {api.thing} {name} take such "
                     "events, and redrive the delivery",
                     final=True,
                 )

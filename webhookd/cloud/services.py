@@ -15,7 +15,7 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from webhookd.settings.cloud import Service, Target
-from webhookd.sqs.errors import is_missing
+from webhookd.sqs.errors import is_missing, plain
 from webhookd.sqs.problem import SQS, Api
 
 MOST_ENTRIES = 10  # in a request to each of the services
@@ -26,16 +26,15 @@ REQUEST_BYTES = 262_144
 _LONGEST_TYPE = 128  # characters of a detail-type
 _TIME_BYTES = 14  # of an entry's time, as EventBridge counts it
 _LOOK = 60.0  # seconds between two looks at whether a bus exists
-# Codes of the services for an event that they never take. The names and ARNs are checked at the start, so these are no reason.
-_REFUSALS = frozenset(
+# Codes for an event that a service never takes, whatever its queue, topic or bus is like.
+_REFUSALS = frozenset({"BatchRequestTooLong", "InvalidMessageContents", "MalformedDetail"})
+# Codes for such an event, or for a queue, topic or bus that is not right: if a neighbour was accepted, the event is the reason.
+_DOUBTFUL = frozenset(
     {
-        "BatchRequestTooLong",
         "InvalidArgument",
         "InvalidAttributeValue",
-        "InvalidMessageContents",
         "InvalidParameter",
         "InvalidParameterValue",
-        "MalformedDetail",
         "ParameterValueInvalid",
         "Validation",
         "ValidationError",
@@ -80,7 +79,12 @@ def channel_of(target: Target) -> Channel:
 
 def is_refusal(code: str) -> bool:
     """Returns whether `code` means that the service refuses the event, whenever it is sent."""
-    return code.rpartition(".")[2].removesuffix("Exception") in _REFUSALS
+    return plain(code) in _REFUSALS
+
+
+def may_be_refusal(code: str) -> bool:
+    """Returns whether `code` may mean that: the queue, topic or bus may be the reason, too."""
+    return plain(code) in _REFUSALS | _DOUBTFUL
 
 
 class _Queue:
@@ -163,7 +167,9 @@ class _Bus:
         results = reply.get("Entries", ())
         if len(results) != len(entries):
             return ["unknown"] * len(entries)
-        return [None if one.get("EventId") else str(one.get("ErrorCode", "unknown")) for one in results]
+        return [
+            None if one.get("EventId") and not one.get("ErrorCode") else str(one.get("ErrorCode", "unknown")) for one in results
+        ]
 
 
 def _attributes(headers: Mapping[str, str]) -> tuple[dict[str, Any], int]:
@@ -186,6 +192,6 @@ def _numbered(entries: Sequence[Entry]) -> list[dict[str, Any]]:
 
 def _codes(reply: Mapping[str, Any], count: int) -> list[str | None]:
     """Returns the codes of an answer with HTTP status 200. An event that the answer does not name counts as failed."""
-    sent = {entry["Id"] for entry in reply.get("Successful", ())}
-    failed = {entry["Id"]: str(entry.get("Code", "unknown")) for entry in reply.get("Failed", ())}
-    return [None if id_ in sent else failed.get(id_, "unknown") for id_ in map(str, range(count))]
+    sent = {entry.get("Id") for entry in reply.get("Successful", ())}
+    failed = {entry.get("Id"): str(entry.get("Code", "unknown")) for entry in reply.get("Failed", ())}
+    return [None if id_ in sent and id_ not in failed else failed.get(id_, "unknown") for id_ in map(str, range(count))]

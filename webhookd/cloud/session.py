@@ -7,7 +7,9 @@ from contextlib import AsyncExitStack
 from importlib.metadata import version
 from typing import Any
 
+import aiohttp
 from aiobotocore.config import AioConfig
+from aiobotocore.httpsession import AIOHTTPSession
 from aiobotocore.session import get_session
 
 from webhookd.deliver.destination import Destination
@@ -61,6 +63,7 @@ class CloudSession:
                 read_timeout=timeout,
                 max_pool_connections=connections,
                 parameter_validation=False,
+                http_session_cls=_HttpSession,
                 retries={"mode": "standard", "total_max_attempts": 1},  # the destination's own attempts are enough
             )
             return await stack.enter_async_context(
@@ -68,3 +71,20 @@ class CloudSession:
                     _NAMES[target.service], region_name=place.region, endpoint_url=place.endpoint, config=config
                 )
             )
+
+
+class _HttpSession(AIOHTTPSession):
+    """An HTTP session of the AWS SDK that follows no redirect: another host would get the events, and end them by its 200."""
+
+    async def _get_session(self, proxy_url: str | None) -> Any:  # the AWS SDK has no setting for redirects
+        return _NoRedirects(await super()._get_session(proxy_url))  # type: ignore[misc]  # the types leave it out
+
+
+class _NoRedirects:
+    """The one method of aiohttp's session that the AWS SDK calls."""
+
+    def __init__(self, session: aiohttp.ClientSession) -> None:
+        self._session = session
+
+    async def request(self, method: str, **options: Any) -> aiohttp.ClientResponse:
+        return await self._session.request(method, allow_redirects=False, **options)

@@ -10,20 +10,24 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 if TYPE_CHECKING:
     from webhookd.settings.destinations import DestinationSettings
     from webhookd.settings.model import Settings
 
 _REGION = r"[a-z]{2}(?:-[a-z0-9]+){2,4}"
-_QUEUE = re.compile(r"sqs://(?P<name>[A-Za-z0-9_-]{1,80}|[A-Za-z0-9_-]{1,75}\.fifo|https?://[^\s@?#]+/[A-Za-z0-9_.-]+)")
+_QUEUE_NAME = r"(?:[A-Za-z0-9_-]{1,80}|[A-Za-z0-9_-]{1,75}\.fifo)"
+_QUEUE = re.compile(
+    rf"sqs://(?P<name>{_QUEUE_NAME}|https?://[A-Za-z0-9.-]{{1,253}}(?::[0-9]{{1,5}})?(?:/[A-Za-z0-9_-]+)*/{_QUEUE_NAME})"
+)
 _TOPIC = re.compile(rf"sns:(?P<name>arn:aws[a-z-]*:sns:(?P<region>{_REGION}):[0-9]{{12}}:[A-Za-z0-9_-]{{1,256}}(?:\.fifo)?)")
 _BUS = re.compile(
-    r"eventbridge://(?P<name>[A-Za-z0-9._/-]{1,256}"
+    r"eventbridge://(?P<name>[A-Za-z0-9_][A-Za-z0-9._/-]{0,255}"
     rf"|arn:aws[a-z-]*:events:(?P<region>{_REGION}):[0-9]{{12}}:event-bus/[A-Za-z0-9._/-]{{1,256}})"
 )
 _QUEUE_OF_AWS = re.compile(rf"https://sqs\.(?P<region>{_REGION})\.(?:amazonaws\.com|amazonaws\.com\.cn|api\.aws)/.*")
+_EXACT = re.compile(rf"https://sqs\.({_REGION})\.amazonaws\.com/([0-9]{{12}})/({_QUEUE_NAME})")
 # Settings of requests by HTTP, which a cloud service does not get from webhookd.
 _OF_HTTP = ("headers", "ca_file", "client_cert", "client_key", "give_up_on")
 
@@ -61,7 +65,7 @@ class Target:
 def target_of(url: str) -> Target | None:
     """Returns what the URL of a destination names in the cloud; None if the URL is of another kind. Raises ValueError."""
     if url.startswith("sqs:"):
-        if (match := _QUEUE.fullmatch(url)) is None:
+        if (match := _QUEUE.fullmatch(url)) is None or not _has_port(match["name"]):
             raise ValueError("must be sqs:// and the name or the URL of a queue, such as sqs://orders")
         of_aws = _QUEUE_OF_AWS.fullmatch(match["name"])
         return Target(Service.SQS, match["name"], of_aws["region"] if of_aws else None)
@@ -79,6 +83,15 @@ def target_of(url: str) -> Target | None:
                 raise ValueError(f"must be {how}")
             return Target(service, match["name"], match["region"])
     return None
+
+
+def _has_port(url: str) -> bool:
+    """Returns whether the port of a URL, if there is one, is a port."""
+    try:
+        _ = urlsplit(url).port
+    except ValueError:
+        return False
+    return True
 
 
 def cloud_problems(prefix: str, one: DestinationSettings, target: Target, settings: Settings) -> Iterator[str]:
@@ -110,13 +123,12 @@ _A = {Service.SQS: "a queue of SQS", Service.SNS: "a topic of SNS", Service.EVEN
 
 
 def _may_be_one(one: str, other: str) -> bool:
-    """Returns whether two names or URLs may be those of one queue. A queue has several hosts, so hosts of URLs say nothing."""
-    urls = [name for name in (one, other) if "://" in name]
-    if len(urls) < 2:
-        return _last(one) == _last(other)
-    regions = {match["region"] for url in urls if (match := _QUEUE_OF_AWS.fullmatch(url))}
-    return len(regions) < 2 and urlsplit(one).path.strip("/") == urlsplit(other).path.strip("/")
+    """Returns whether two names or URLs may be those of one queue. A queue has several hosts and paths, and one name."""
+    ones = [_EXACT.fullmatch(url) for url in (one, other)]
+    if all(ones):
+        return ones[0].groups() == ones[1].groups()  # type: ignore[union-attr]
+    return _last(one) == _last(other)
 
 
 def _last(name: str) -> str:
-    return name.rstrip("/").rpartition("/")[2]
+    return unquote(name).rstrip("/").rpartition("/")[2]

@@ -10,9 +10,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+from webhookd.errors import SettingsError
 from webhookd.settings import fit
 from webhookd.settings.alerts import AlertSettings
-from webhookd.settings.destinations import DestinationSettings
+from webhookd.settings.destinations import DestinationSettings, destination_problems
 from webhookd.settings.values import (
     Address,
     CommaSeparated,
@@ -322,8 +323,13 @@ def renewed(before: Settings, after: Settings) -> dict[str, Any]:
 
     These are the signature keys, the tokens, the channels for alerts, the destinations, and a URL whose user or password
     changed. Another server needs a restart: events that this process has in hand are on the present server.
+
+    Raises SettingsError if a destination cannot work with the other settings, which stay as they are.
     """
     changed = {
         name: getattr(after, name) for name in (*_RENEWABLE, *_RENEWABLE_URLS) if getattr(after, name) != getattr(before, name)
     }
-    return {name: value for name, value in changed.items() if name in _RENEWABLE or same_server(getattr(before, name), value)}
+    taken = {name: value for name, value in changed.items() if name in _RENEWABLE or same_server(getattr(before, name), value)}
+    if problems := list(destination_problems(before.model_copy(update=taken))):
+        raise SettingsError("\n".join(problems))
+    return taken
