@@ -112,6 +112,7 @@ class Visitor:
         await context.add_init_script(_VIOLATIONS)
         visitor = cls(context, await context.new_page(), url)
         page = visitor.page
+        page.set_default_navigation_timeout(120_000)  # milliseconds; Playwright's 30 s are too short for a busy machine
         page.on("console", visitor._console)
         page.on("pageerror", visitor._error)
         page.on("request", visitor._request)
