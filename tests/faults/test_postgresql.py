@@ -83,7 +83,7 @@ async def _refused_in_time(rig: Rig, count: int, deadline: float) -> None:
 
 
 async def _answered_in_time(rig: Rig, count: int, deadline: float) -> Counter[int]:
-    """Sends `count` new webhooks: each must be answered within `deadline` seconds, and the slack, with 503 or after its commit."""
+    """Sends `count` new webhooks. Each must be answered 503, or 200 after its commit, within `deadline` seconds and slack."""
     summary = await rig.send(count, connections=count)
     assert summary.statuses[503] > 0
     assert summary.statuses[503] + summary.statuses[200] == count
