@@ -20,6 +20,8 @@ INDEXES = {
     "claim_deliveries": {"deliveries_waiting", "deliveries_retrying", "deliveries_pkey"},
     "end_deliveries": {"deliveries_pkey"},
     "fail_delivery": {"deliveries_pkey"},
+    "destination_count": {"deliveries_waiting", "deliveries_retrying", "deliveries_dead"},
+    "destination_is_known": {"deliveries_waiting", "deliveries_retrying", "deliveries_dead"},
     "destination_counts": {"deliveries_waiting", "deliveries_retrying", "deliveries_dead"},
     "list_deliveries": {"deliveries_waiting", "deliveries_retrying", "deliveries_dead"},
     "redrive_deliveries": {"deliveries_dead", "deliveries_pkey"},

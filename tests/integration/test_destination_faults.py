@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 import time
 import tracemalloc
@@ -87,6 +88,31 @@ async def test_a_slow_head_ends_with_the_timeout(behaviour: Behaviour) -> None:
     async with raw(behaviour) as url:
         answer = await answer_of(url, timeout=0.7)
     assert (answer.status, answer.error) == (None, "no answer within 0.7 s")
+
+
+async def test_the_first_byte_has_a_limit_of_its_own() -> None:
+    async with raw(stall) as url:
+        answer = await answer_of(url, timeout=60, first_byte_timeout=0.3)
+    assert (answer.status, answer.error) == (None, "no byte of an answer within 0.3 s")
+
+    async def slow_body(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(_HEAD % 1000 + b"half")
+        await writer.drain()
+        await asyncio.sleep(60)
+
+    async with raw(slow_body) as url:
+        assert (await answer_of(url, timeout=60, first_byte_timeout=0.3)).status == 200
+
+
+async def test_a_name_with_two_private_addresses_is_told_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    def look_up(*_: Any, **__: Any) -> list[Any]:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 443)) for address in ("10.0.0.1", "10.0.0.2")]
+
+    monkeypatch.setattr("socket.getaddrinfo", look_up)
+    answer = await answer_of("https://shop.example.com/hooks", allow_private=False)
+    assert answer.error is not None
+    assert "leads to a private address" in answer.error
+    assert "__ALLOW_PRIVATE=true" in answer.error
 
 
 async def test_of_a_gigabyte_64_kib_are_read_and_2_kib_kept() -> None:

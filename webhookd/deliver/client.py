@@ -40,6 +40,7 @@ class Client:
         self._host = urlsplit(self._url).hostname or ""
         self._timeout = settings.timeout
         self._connect = min(_CONNECT, settings.timeout)
+        self._first_byte = settings.first_byte_timeout
         connector = aiohttp.TCPConnector(
             limit=settings.concurrency,
             ssl=destination.tls,
@@ -47,7 +48,7 @@ class Client:
         )
         self._session = aiohttp.ClientSession(
             connector=connector,
-            timeout=aiohttp.ClientTimeout(total=settings.timeout, sock_connect=self._connect),
+            timeout=aiohttp.ClientTimeout(total=settings.timeout, sock_connect=self._connect, sock_read=self._first_byte),
             auto_decompress=False,  # a small answer could become a large one
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=False,  # neither a proxy of the environment nor a password of ~/.netrc
@@ -94,6 +95,8 @@ class Client:
             )
         if isinstance(error, aiohttp.ConnectionTimeoutError):
             return f"no connection within {self._connect:g} s"
+        if isinstance(error, aiohttp.SocketTimeoutError):
+            return f"no byte of an answer within {self._first_byte:g} s"
         if isinstance(error, asyncio.TimeoutError):
             return f"no answer within {self._timeout:g} s"
         if isinstance(error, aiohttp.ClientConnectorDNSError):

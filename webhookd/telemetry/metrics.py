@@ -167,6 +167,9 @@ class Metrics:
         self.deliveries_waiting = gauge(
             "deliveries_waiting", "Deliveries that are still to be made; each status counted up to 100,000.", "destination"
         )
+        self.circuit_open = gauge(
+            "circuit_open", "1 while a destination fails and gets only probes: its circuit is open. Else 0.", "destination"
+        )
         self.deliveries_dead = gauge(
             "deliveries_dead", "Deliveries that were given up, and wait for an operator; counted up to 100,000.", "destination"
         )
