@@ -136,7 +136,7 @@ WITH before AS MATERIALIZED (
     SELECT event_id, (SELECT status FROM before), status, 'deliver', attempts, :error, :destination FROM changed
 ), tripped AS (
     INSERT INTO webhookd.circuits AS c (destination, failed, last_error)
-    SELECT :destination, ARRAY[event_id], :error FROM changed WHERE coalesce(:down::boolean, :probe::boolean)
+    SELECT :destination, ARRAY[event_id], :error FROM changed WHERE coalesce(:down::boolean, :probe::boolean) ORDER BY event_id
     ON CONFLICT (destination) DO UPDATE SET
         failed = CASE WHEN excluded.failed <@ c.failed THEN c.failed ELSE c.failed || excluded.failed END,
         last_error = excluded.last_error,

@@ -174,6 +174,41 @@ async def test_the_status_counts_though_its_body_drips_or_is_cut_off() -> None:
         assert (answer.status, answer.text) == (200, "half")
 
 
+@pytest.mark.parametrize(
+    ("answer", "status"),
+    [
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nno chunk\r\n", 200),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\nno chunk\r\n", 200),
+        (b"HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\nhello", 204),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok and more", 200),
+        (b"HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 204 No Content\r\n\r\nhello", 204),
+        (b"HTTP/1.1 410 Gone\r\nTransfer-Encoding: chunked\r\n\r\nno chunk\r\n", 410),
+        (b"HTTP/1.1 102 Processing\r\n\r\nno answer\r\n\r\n", None),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello", None),
+    ],
+)
+async def test_the_status_counts_though_a_body_that_breaks_http_comes_in_the_same_packet(
+    answer: bytes, status: int | None
+) -> None:
+    connections = 0
+
+    async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        writer.write(answer)
+        await writer.drain()
+        await asyncio.sleep(60)
+
+    async with raw(serve) as url:
+        client = Client(Destination("shop", DestinationSettings.model_validate({"url": url, "allow_private": True})))
+        try:
+            found = [(await client.send(b"{}", {"webhook-id": "1"})).status for _ in range(2)]
+        finally:
+            await client.close()
+    assert found == [status] * 2
+    assert connections == 2, "the next request goes over another connection"
+
+
 async def test_nobody_listens_or_the_name_is_unknown() -> None:
     async with raw(close) as url:
         pass

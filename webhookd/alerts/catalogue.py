@@ -149,7 +149,7 @@ _LIST = (
         "destination_fails",
         _TICKET,
         "A destination fails",
-        "/guide/runbook-handlers#webhookddestinationfails",
+        "/guide/runbook-destinations#webhookddestinationfails",
         "the circuit of a destination is open, and deliveries wait for it",
         900,
     ),

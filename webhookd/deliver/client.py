@@ -12,6 +12,7 @@ import aiohttp
 
 from webhookd.deliver.addresses import RefusedAddressError, public_socket
 from webhookd.deliver.destination import Destination
+from webhookd.deliver.response import Response
 from webhookd.errors import causes_of
 
 _MOST_READ = 65_536  # bytes of an answer
@@ -49,6 +50,7 @@ class Client:
         self._session = aiohttp.ClientSession(
             connector=connector,
             timeout=aiohttp.ClientTimeout(total=settings.timeout, sock_connect=self._connect, sock_read=self._first_byte),
+            response_class=Response,
             auto_decompress=False,  # a small answer could become a large one
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=False,  # neither a proxy of the environment nor a password of ~/.netrc
