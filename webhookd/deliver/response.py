@@ -9,7 +9,7 @@ from aiohttp.http import HttpProcessingError
 
 if TYPE_CHECKING:
     from aiohttp.client_proto import ResponseHandler
-    from aiohttp.client_reqrep import Connection
+    from aiohttp.connector import Connection
 
 _END = b"\r\n\r\n"  # of a head
 
