@@ -106,7 +106,8 @@ async def test_the_first_byte_has_a_limit_of_its_own() -> None:
 
 async def test_a_name_with_two_private_addresses_is_told_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     def look_up(*_: Any, **__: Any) -> list[Any]:
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 443)) for address in ("10.0.0.1", "10.0.0.2")]
+        six, four = (socket.AF_INET6, ("fd00::1", 443, 0, 0)), (socket.AF_INET, ("10.0.0.1", 443))
+        return [(family, socket.SOCK_STREAM, 6, "", place) for family, place in (six, four)]
 
     monkeypatch.setattr("socket.getaddrinfo", look_up)
     answer = await answer_of("https://shop.example.com/hooks", allow_private=False)
