@@ -15,8 +15,9 @@ WHERE least(
 -- Takes up to `most` deliveries that are due, for `lease` seconds, unless the destination is paused. The statement is safe on any number of
 -- replicas. Three lanes take turns, each in the order of `due`: all fresh deliveries; retries; and, if fresh deliveries wait for longer than
 -- a minute, those of the last minute. So no lane waits for the end of another.
--- While the circuit is open, one delivery is taken as a probe when its time has come. During the minute after the circuit closed, all replicas
--- together take as many as doubles every 5 seconds: 10, 20, 40, ... Only then does the statement change the circuit's row.
+-- While the circuit is open, one delivery is taken, as a probe, when the time of the next probe has come. During the minute after the circuit
+-- closed, all replicas together take up to 10 deliveries, and a total that doubles every 5 seconds. In no other case does the statement change
+-- or lock the circuit's row.
 -- `repeated` is true if an earlier send has no recorded result: its process, or PostgreSQL, was away then.
 WITH gate AS MATERIALIZED (
     SELECT opened_at IS NOT NULL AS probe, CASE

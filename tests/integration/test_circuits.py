@@ -12,8 +12,11 @@ import pytest_asyncio
 
 from tests.helpers.database import connect
 from tests.helpers.stored import store_kind
+from webhookd.alerts.facts import read_facts
 from webhookd.store.database import Database
 from webhookd.store.deliveries import Circuit, Deliveries, Delivery, Failure
+from webhookd.store.pools import Connection as LentConnection
+from webhookd.store.queries import queries
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 _LEASE = 20.0
@@ -26,12 +29,15 @@ class Replica(Deliveries):
         super().__init__(cast("Database", self))
         self._connection = connection
         self._in_use = asyncio.Lock()
+        self.statements = 0
 
     async def one(self, query: Any, **parameters: Any) -> Any:
+        self.statements += 1
         async with self._in_use:
             return await query(self._connection, **parameters)
 
     async def all(self, query: Any, **parameters: Any) -> list[asyncpg.Record]:
+        self.statements += 1
         async with self._in_use:
             return [row async for row in query(self._connection, **parameters)]
 
@@ -241,12 +247,13 @@ async def test_the_late_failure_of_an_attempt_from_before_does_not_count_as_a_pr
     assert await one.circuit() == before
 
 
-async def test_a_destination_that_works_has_no_row_that_is_written(
+async def test_a_destination_that_works_costs_no_statement_and_no_write_for_its_circuit(
     replicas: tuple[Replica, Replica], connection: Connection
 ) -> None:
     one, _ = replicas
     await add(connection, 3)
     await one.accept(*await one.take())
+    assert one.statements == 2, "one to take the deliveries, one to end them"
     assert await connection.fetchval("SELECT count(*) FROM circuits") == 0
     await connection.execute("INSERT INTO circuits (destination, closed_at) VALUES ('shop', now() - interval '1 hour')")
     version = await connection.fetchval("SELECT xmin::text FROM circuits")
@@ -269,11 +276,22 @@ async def test_what_waited_retries_and_fresh_events_take_turns(
     assert {kind: kinds.count(kind) for kind in kinds} == {("waiting", True): 3, ("waiting", False): 3, ("retrying", True): 3}
 
 
+async def test_an_alert_looks_at_a_circuit_as_long_as_deliveries_wait(
+    replicas: tuple[Replica, Replica], connection: Connection
+) -> None:
+    one, _ = replicas
+    await opened(one, connection)
+    lent = cast("LentConnection", connection)
+    failing = (await read_facts(lent, largest=None)).failing
+    assert list(failing) == ["shop"]
+    assert 0 <= failing["shop"] < 60
+    await connection.execute("DELETE FROM deliveries")
+    assert (await read_facts(lent, largest=None)).failing == {}, "a destination that was removed"
+
+
 async def test_an_open_circuit_probes_at_once_when_an_operator_resumes_the_destination(
     replicas: tuple[Replica, Replica], connection: Connection
 ) -> None:
-    from webhookd.store.queries import queries
-
     one, _ = replicas
     await opened(one, connection)
     assert await one.take() == []
