@@ -1778,6 +1778,14 @@ GUARDS = (
         _CIRCUITS + "test_while_the_circuit_is_open_one_probe_goes_at_a_time_and_the_rest_is_not_touched",
     ),
     Guard(
+        "probes spend no attempts before the schedule of their deliveries",
+        "sql/queries/deliveries.sql",
+        "WHERE destination = :destination AND status = 'retrying' AND due <= now()\n"
+        "    ORDER BY due\n    LIMIT (SELECT most FROM allowed)",
+        "WHERE destination = :destination AND status = 'retrying'\n    ORDER BY due\n    LIMIT (SELECT most FROM allowed)",
+        _CIRCUITS + "test_a_probe_is_a_delivery_that_is_due_by_its_own_schedule",
+    ),
+    Guard(
         "one event that always fails opens no circuit",
         "sql/queries/deliveries.sql",
         "failed = CASE WHEN excluded.failed <@ c.failed THEN c.failed ELSE c.failed || excluded.failed END,",

@@ -276,6 +276,22 @@ async def test_what_waited_retries_and_fresh_events_take_turns(
     assert {kind: kinds.count(kind) for kind in kinds} == {("waiting", True): 3, ("waiting", False): 3, ("retrying", True): 3}
 
 
+async def test_a_probe_is_a_delivery_that_is_due_by_its_own_schedule(
+    replicas: tuple[Replica, Replica], connection: Connection
+) -> None:
+    """So probes cannot spend the attempts of a delivery within less than its three days."""
+    one, other = replicas
+    await opened(one, connection, waiting=0)
+    await probe_is_due(connection)
+    assert await one.take() == []
+    assert await other.due(["shop"]) == {}
+    await add(connection, 1)
+    (probe,) = await one.take()
+    assert probe.probe, "the empty look has not put the probe off"
+    assert await one.record(probe, delay=30.0)
+    assert await connection.fetchval("SELECT min(due) > now() + interval '20 seconds' FROM deliveries")
+
+
 async def test_an_alert_looks_at_a_circuit_as_long_as_deliveries_wait(
     replicas: tuple[Replica, Replica], connection: Connection
 ) -> None:
