@@ -940,7 +940,7 @@ GUARDS = (
     ),
     Guard(
         "an event that waits, or is dead and not discarded, keeps its body",
-        "sql/migrations/0003_retention.sql",
+        "sql/migrations/0007_destinations.sql",
         " AND (status <> 'discarded' OR discarded_at >= needed.since)\n",
         " AND discarded_at >= needed.since\n",
         _RETENTION + "test_what_waits_or_is_dead_keeps_its_body_and_trail_until_an_operator_lets_it_go[bodies-bodies]",
@@ -1013,7 +1013,7 @@ GUARDS = (
         "webhookd/http/connection.py",
         '            self.data_received(b"")',
         "            pass",
-        _REQUESTS + "test_a_pipeline_behind_a_body_in_pieces_is_answered",
+        _REQUESTS + "test_the_last_of_a_pipeline_is_answered_when_the_client_ends_its_half_before_its_turn",
     ),
     Guard(
         "a pipeline is read no faster than it is answered",
