@@ -40,8 +40,8 @@ SECTIONS = {
     "accounts": ("signature_keys",),
     "alerts": ("url", "format", "secret", "sender", "recipients", "quiet_hours"),
     "destinations": (
-        "url", "secrets", "event_types", "accounts", "filter", "headers", "timeout", "concurrency", "rate", "max_attempts",
-        "body", "ca_file", "client_cert", "client_key", "give_up_on", "allow_private",
+        "url", "secrets", "event_types", "accounts", "filter", "headers", "timeout", "first_byte_timeout", "concurrency",
+        "rate", "max_attempts", "body", "ca_file", "client_cert", "client_key", "give_up_on", "allow_private",
     ),
 }  # fmt: skip
 _NESTED = tuple(re.compile(f"({section})__(.+)__({'|'.join(fields)})") for section, fields in SECTIONS.items())
