@@ -108,7 +108,7 @@ async def _database(stack: Stack, name: str, template: str | None) -> None:
     await server.close()
 
 
-async def _round(daemon: Process, number: int) -> None:
+async def make_round(daemon: Process, number: int) -> None:
     """Sends one webhook of each type, three sorts of duplicates, one for quarantine, and two that are refused.
 
     Also makes two unauthorized requests to the admin listener, and waits until every event has ended.
@@ -177,7 +177,7 @@ def observed(stack: Stack, template: str) -> Iterator[Observed]:
         start = asyncio.run(daemon.metrics())
         prometheus.scraped()
         for number in (1, 2):  # a counter has no rate yet when it first appears with a number
-            asyncio.run(_round(daemon, number))
+            asyncio.run(make_round(daemon, number))
             prometheus.scraped()
         prometheus.scraped()  # evaluates the rules on the last scrape
         yield Observed(prometheus, daemon, stack, name, before, start, time.time())
