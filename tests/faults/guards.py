@@ -62,6 +62,7 @@ _TESTING = "tests/integration/test_testing.py::"
 _RELOAD = "tests/integration/test_reload.py::"
 _DESTINATIONS = "tests/integration/test_destinations.py::"
 _BROKEN = "tests/integration/test_destination_faults.py::"
+_REPLAYS = "tests/integration/test_destination_replay.py::"
 _PLANS = "tests/integration/test_delivery_plans.py::"
 _TARGET = "tests/unit/test_client_target.py::"
 _SETTINGS = "tests/unit/test_settings.py::"
@@ -772,7 +773,7 @@ GUARDS = (
     Guard(
         "an operation keeps to its rate",
         "webhookd/operate/runner.py",
-        "pause = 0.0 if work.kind is Kind.DISCARD else len(page.rows) / work.rate",
+        "pause = 0.0 if work.kind is Kind.DISCARD else len(rows) / work.rate",
         "pause = 0.0",
         _OPERATIONS + "test_a_replay_keeps_its_rate",
     ),
@@ -842,8 +843,8 @@ GUARDS = (
     Guard(
         "one process at a time has an operation",
         "sql/queries/operator.sql",
-        "AND (holder = :holder::uuid OR held_until < now())",
-        "AND :holder::uuid IS NOT NULL",
+        "            holder = :holder::uuid\n            OR held_until",
+        "            :holder::uuid IS NOT NULL\n            OR held_until",
         _OPERATIONS + "test_one_process_at_a_time_has_an_operation",
     ),
     Guard(
@@ -1551,6 +1552,20 @@ GUARDS = (
         "        AND NOT EXISTS (SELECT FROM webhookd.paused_destinations WHERE destination = :destination)",
         "WHERE destination = :destination AND status = 'waiting' AND due <= now()",
         "tests/integration/test_destination_commands.py::test_a_pause_holds_on_every_replica_and_counts_no_attempt",
+    ),
+    Guard(
+        "a replay to a destination runs no handler",
+        "webhookd/operate/runner.py",
+        "ids = [row.id for row in rows]\n        if work.destination is not None:",
+        "ids = [row.id for row in rows]\n        if work.destination is None:",
+        _REPLAYS + "test_a_replay_to_a_destination_sends_stored_events_again_and_runs_no_handler",
+    ),
+    Guard(
+        "a process of the release before, which knows no destinations, takes no replay to a destination",
+        "sql/queries/operator.sql",
+        "    + CASE WHEN selection->>'destination' IS NULL THEN interval '0' ELSE interval '1000 years' END\nWHERE",
+        "\nWHERE",
+        _REPLAYS + "test_the_release_before_never_takes_a_replay_to_a_destination",
     ),
     Guard(
         "a destination has no more requests at a time than its settings allow",

@@ -73,8 +73,12 @@ async def test_dead_deliveries_are_seen_redriven_and_dropped(start: Start, conne
         assert consumers["shop"]["status"] == "dead"
         assert consumers["shop"]["last_answer"] == "closed"
         assert consumers["handlers"]["status"] == event["status"] != "dead"
+        (failure,) = event["failed_attempts"]
+        assert (failure["consumer"], failure["attempt"]) == ("shop", 1)
         event_shown = (await ran(daemon.admin_url, "events", "show", first, token=ANN["ann"])).out
-        assert "shop" in event_shown
+        failed = event_shown[event_shown.index("failed at") :].splitlines()[2]  # the row below the head and its line
+        assert "shop" in failed
+        assert "HTTP status 410" in failed
 
         status, _ = await Operator(daemon.admin_url, LEO["leo"]).post("destinations/shop/redrive", {"all": True})
         assert status == 403

@@ -66,17 +66,18 @@ class Destinations:
                 return found
         raise NotFoundError(f"there is no destination {name}: `webhookd destinations list` names them")
 
+    async def must_be_set(self, name: str, consequence: str) -> None:
+        """Raises ConflictError with the consequence if the destination is no longer set, and NotFoundError if it is unknown."""
+        if not (await self.one(name)).is_set:
+            raise ConflictError(f"the destination {name} is no longer set, {consequence}")
+
     async def newest(self, name: str, status: str) -> list[asyncpg.Record]:
         """Returns the first deliveries in one status: the next due, or the newest deaths."""
         return await self._statements.all(queries.list_deliveries, destination=name, status=status, limit=_SHOWN)
 
     async def redrive(self, name: str, ids: Sequence[UUID] | None, *, actor: str, note: str) -> tuple[int, bool]:
         """Has dead deliveries tried again, up to a thousand. Returns their number, and whether more may be dead."""
-        state = await self.one(name)
-        if not state.is_set:
-            raise ConflictError(
-                f"the destination {name} is no longer set, so nobody would send: set it again, or drop what is left"
-            )
+        await self.must_be_set(name, "so nobody would send: set it again, or drop what is left")
         done = await self._statements.one(
             queries.redrive_deliveries, destination=name, ids=_ids(ids), most=_BATCH, actor=actor, reason=storable(note) or None
         )
