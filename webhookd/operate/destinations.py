@@ -10,6 +10,7 @@ from uuid import UUID
 import asyncpg
 
 from webhookd.errors import ConflictError, NotFoundError
+from webhookd.operate.destination_figures import Figures, read_figures
 from webhookd.operate.operator_queries import OperatorQueries
 from webhookd.store.deliveries import MOST, Counts
 from webhookd.store.event_store import storable
@@ -58,6 +59,10 @@ class Destinations:
             )
             for name in sorted({*names, *counts, *paused})
         ]
+
+    async def figures(self, names: Collection[str]) -> dict[str, Figures]:
+        """Returns the ages of the oldest deliveries of destinations, and what was sent in the last hour."""
+        return await read_figures(self._statements, names)
 
     async def one(self, name: str) -> DestinationState:
         """Returns one destination. Raises NotFoundError."""

@@ -25,6 +25,11 @@ function consumer({ name, status, attempts, due, last_error: error, last_answer:
     ),
     destination && error && h("p", { class: "reason" }, error),
     answer &&
-      h("details", { class: "more" }, h("summary", {}, "Last answer"), h("pre", { class: "code wrap", tabindex: 0 }, answer)),
+      h(
+        "details",
+        { class: "more" },
+        h("summary", {}, "Last answer"),
+        h("pre", { class: "code wrap", tabindex: 0, "aria-label": `Last answer of ${name}` }, answer),
+      ),
   );
 }

@@ -24,6 +24,7 @@ const STATUSES = {
   dropped: ["Dropped", "discard", "plain"],
   unsent: ["Not sent", "info", "plain"],
   active: ["Active", "check", "good"],
+  failing: ["Failing", "warn", "bad"],
   paused: ["Paused", "clock", "warn"],
   removed: ["Removed", "cross", "plain"],
 };
