@@ -62,6 +62,7 @@ _TESTING = "tests/integration/test_testing.py::"
 _RELOAD = "tests/integration/test_reload.py::"
 _DESTINATIONS = "tests/integration/test_destinations.py::"
 _BROKEN = "tests/integration/test_destination_faults.py::"
+_LISTEN = "tests/integration/test_listen.py::"
 _REPLAYS = "tests/integration/test_destination_replay.py::"
 _PLANS = "tests/integration/test_delivery_plans.py::"
 _TARGET = "tests/unit/test_client_target.py::"
@@ -1566,6 +1567,21 @@ GUARDS = (
         "    + CASE WHEN selection->>'destination' IS NULL THEN interval '0' ELSE interval '1000 years' END\nWHERE",
         "\nWHERE",
         _REPLAYS + "test_the_release_before_never_takes_a_replay_to_a_destination",
+    ),
+    Guard(
+        "webhookd listen changes nothing in webhookd",
+        "webhookd/cli/operator/listen.py",
+        'body: Json | None = (await self._api.get("events", event_id))["body"]',
+        'body: Json | None = (await self._api.get("events", event_id))["body"]\n'
+        '                await self._api.post("events", event_id, "retry", body={}, force=True)',
+        _LISTEN + "test_an_api_that_is_away_for_a_while_loses_no_event",
+    ),
+    Guard(
+        "webhookd listen goes on when the admin API is back",
+        "webhookd/cli/operator/listen.py",
+        "if error.exit_code is not Exit.UNAVAILABLE:",
+        "if error.exit_code is not None:",
+        _LISTEN + "test_an_api_that_is_away_for_a_while_loses_no_event",
     ),
     Guard(
         "a destination has no more requests at a time than its settings allow",
