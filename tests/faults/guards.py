@@ -1556,9 +1556,10 @@ GUARDS = (
     ),
     Guard(
         "a replay to a destination runs no handler",
-        "webhookd/operate/runner.py",
-        "ids = [row.id for row in rows]\n        if work.destination is not None:",
-        "ids = [row.id for row in rows]\n        if work.destination is None:",
+        "sql/queries/destination_replays.sql",
+        "), audit AS (",
+        "), handled AS (\n    INSERT INTO webhookd.work (event_id, consumer, due)\n"
+        "    SELECT event_id, 'handlers', now() FROM anew ON CONFLICT DO NOTHING\n), audit AS (",
         _REPLAYS + "test_a_replay_to_a_destination_sends_stored_events_again_and_runs_no_handler",
     ),
     Guard(

@@ -214,8 +214,11 @@ async def test_an_api_that_is_away_for_a_while_loses_no_event(monkeypatch: pytes
         api.answer("GET", f"events/{event_id(1)}", every_other("body", row | {"body": {"encoding": "utf-8", "text": "{}"}}))
         calls["body"] = 1  # the first look at the body fails
         done = asyncio.ensure_future(ran(api.url, "listen", "--to", program.url, "--since", "3650d", "--json"))
-        await until(lambda: program.got, "it arrives", deadline=30)
-        api.answer("GET", "events", problem(401, "the test ends"))
+        api.answer("POST", f"events/{event_id(1)}/retry", {"event": row})
+        try:
+            await until(lambda: program.got, "it arrives", deadline=30)
+        finally:
+            api.answer("GET", "events", problem(401, "the test ends"))
         found = await asyncio.wait_for(done, 30)
         asked: list[Asked] = api.asked
     assert found.code == 5
