@@ -62,6 +62,8 @@ _TESTING = "tests/integration/test_testing.py::"
 _RELOAD = "tests/integration/test_reload.py::"
 _DESTINATIONS = "tests/integration/test_destinations.py::"
 _BROKEN = "tests/integration/test_destination_faults.py::"
+_LISTEN = "tests/integration/test_listen.py::"
+_REPLAYS = "tests/integration/test_destination_replay.py::"
 _PLANS = "tests/integration/test_delivery_plans.py::"
 _CIRCUITS = "tests/integration/test_circuits.py::"
 _TARGET = "tests/unit/test_client_target.py::"
@@ -773,7 +775,7 @@ GUARDS = (
     Guard(
         "an operation keeps to its rate",
         "webhookd/operate/runner.py",
-        "pause = 0.0 if work.kind is Kind.DISCARD else len(page.rows) / work.rate",
+        "pause = 0.0 if work.kind is Kind.DISCARD else len(rows) / work.rate",
         "pause = 0.0",
         _OPERATIONS + "test_a_replay_keeps_its_rate",
     ),
@@ -843,8 +845,8 @@ GUARDS = (
     Guard(
         "one process at a time has an operation",
         "sql/queries/operator.sql",
-        "AND (holder = :holder::uuid OR held_until < now())",
-        "AND :holder::uuid IS NOT NULL",
+        "            holder = :holder::uuid\n            OR held_until",
+        "            :holder::uuid IS NOT NULL\n            OR held_until",
         _OPERATIONS + "test_one_process_at_a_time_has_an_operation",
     ),
     Guard(
@@ -1551,6 +1553,36 @@ GUARDS = (
         "WHEN EXISTS (SELECT FROM webhookd.paused_destinations WHERE destination = :destination) THEN 0",
         "WHEN false THEN 0",
         "tests/integration/test_destination_commands.py::test_a_pause_holds_on_every_replica_and_counts_no_attempt",
+    ),
+    Guard(
+        "a replay to a destination runs no handler",
+        "sql/queries/destination_replays.sql",
+        "), audit AS (",
+        "), handled AS (\n    INSERT INTO webhookd.work (event_id, consumer, due)\n"
+        "    SELECT event_id, 'handlers', now() FROM anew ON CONFLICT DO NOTHING\n), audit AS (",
+        _REPLAYS + "test_a_replay_to_a_destination_sends_stored_events_again_and_runs_no_handler",
+    ),
+    Guard(
+        "a process of the release before, which knows no destinations, takes no replay to a destination",
+        "sql/queries/operator.sql",
+        "    + CASE WHEN selection->>'destination' IS NULL THEN interval '0' ELSE interval '1000 years' END\nWHERE",
+        "\nWHERE",
+        _REPLAYS + "test_the_release_before_never_takes_a_replay_to_a_destination",
+    ),
+    Guard(
+        "webhookd listen changes nothing in webhookd",
+        "webhookd/cli/operator/listen.py",
+        'body: Json | None = (await self._api.get("events", event_id))["body"]',
+        'body: Json | None = (await self._api.get("events", event_id))["body"]\n'
+        '                await self._api.post("events", event_id, "retry", body={}, force=True)',
+        _LISTEN + "test_an_api_that_is_away_for_a_while_loses_no_event",
+    ),
+    Guard(
+        "webhookd listen goes on when the admin API is back",
+        "webhookd/cli/operator/listen.py",
+        "if error.exit_code is not Exit.UNAVAILABLE:",
+        "if error.exit_code is not None:",
+        _LISTEN + "test_an_api_that_is_away_for_a_while_loses_no_event",
     ),
     Guard(
         "a destination has no more requests at a time than its settings allow",

@@ -27,6 +27,7 @@ from webhookd.cli.operator import (
     destination_commands,
     event_commands,
     health_command,
+    listen_command,
     operation_commands,
     quarantine_commands,
     refused_commands,
@@ -63,6 +64,7 @@ for group in (
     app.add_typer(group.app)
 app.command("stats", help=stats_commands.HELP)(stats_commands.stats)
 app.command("health", help=health_command.HELP)(health_command.health)
+app.command("listen", help=listen_command.HELP)(listen_command.listen)
 
 
 def _print_version(asked: bool) -> None:

@@ -10,6 +10,7 @@ from uuid import UUID
 import asyncpg
 
 from webhookd.errors import ConflictError, NotFoundError
+from webhookd.operate.destination_figures import Figures, read_figures
 from webhookd.operate.operator_queries import OperatorQueries
 from webhookd.store.deliveries import MOST, WELL, Circuit, Counts, circuits_of
 from webhookd.store.event_store import storable
@@ -80,17 +81,23 @@ class Destinations:
         if name not in self._names() and not await self._statements.one(queries.destination_is_known, destination=name):
             raise _unknown(name)
 
+    async def figures(self, names: Collection[str]) -> dict[str, Figures]:
+        """Returns the ages of the oldest deliveries of destinations, and what was sent in the last hour."""
+        return await read_figures(self._statements, names)
+
+    async def must_be_set(self, name: str, consequence: str) -> None:
+        """Raises ConflictError with the consequence if the destination is no longer set, and NotFoundError if it is unknown."""
+        await self._require(name)
+        if name not in self._names():
+            raise ConflictError(f"the destination {name} is no longer set, {consequence}")
+
     async def newest(self, name: str, status: str) -> list[asyncpg.Record]:
         """Returns the first deliveries in one status: the next due, or the newest deaths."""
         return await self._statements.all(queries.list_deliveries, destination=name, status=status, limit=_SHOWN)
 
     async def redrive(self, name: str, ids: Sequence[UUID] | None, *, actor: str, note: str) -> tuple[int, bool]:
         """Has dead deliveries tried again, up to a thousand. Returns their number, and whether more may be dead."""
-        await self._require(name)
-        if name not in self._names():
-            raise ConflictError(
-                f"the destination {name} is no longer set, so nobody would send: set it again, or drop what is left"
-            )
+        await self.must_be_set(name, "so nobody would send: set it again, or drop what is left")
         done = await self._statements.one(
             queries.redrive_deliveries, destination=name, ids=_ids(ids), most=_BATCH, actor=actor, reason=storable(note) or None
         )

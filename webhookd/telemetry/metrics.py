@@ -11,6 +11,7 @@ from prometheus_client.process_collector import ProcessCollector
 
 _FAST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 2.5, 5.0, 10.0)  # 2.0: the objective of an answer
 _SLOW = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 21600.0)
+ATTEMPT_BOUNDS, DELIVERY_BOUNDS = (*_FAST, float("inf")), (*_SLOW, float("inf"))  # of the histograms of destinations
 _DEATHS = ("permanent", "attempts_spent", "transaction_ended", "worker_ended")
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a third of all series, and no rule and no panel asks when a counter began

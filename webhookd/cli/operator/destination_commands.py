@@ -9,19 +9,21 @@ from uuid import UUID
 
 import typer
 
-from webhookd.cli.operator import options
+from webhookd.cli.operator import bulk, options
 from webhookd.cli.operator.api import Api, Json, with_api
 from webhookd.cli.operator.failures import EXIT_CODES, Exit
 from webhookd.cli.operator.rows import tell_list
 from webhookd.cli.operator.screen import fields, instant, number_of, plain, say, short_type, table, tell_json
 from webhookd.errors import SettingsError
+from webhookd.event import Status as EventStatus
+from webhookd.operate.filter import Filter
 from webhookd.runtime.console import FOLDER, Folder
 from webhookd.runtime.console import Json as AsJson
 
 app = typer.Typer(
     name="destinations",
     no_args_is_help=True,
-    help="Look at destinations, test them, pause and resume them, redrive and drop their deliveries.\n\n"
+    help="Look at destinations, test them, pause and resume them, redrive and drop deliveries, and replay events.\n\n"
     "A destination is an HTTP endpoint that gets events. Settings name it: WEBHOOKD_DESTINATIONS__NAME__URL and others. A "
     "destination that the settings no longer name keeps its deliveries, and is listed as removed.\n\n"
     "The commands use the admin API of WEBHOOKD_API_URL and WEBHOOKD_API_TOKEN (or WEBHOOKD_API_TOKEN_FILE), else of this "
@@ -139,6 +141,43 @@ def drop(
             raise SettingsError(f"{what} would be dropped, and there is no terminal to ask for confirmation: give --yes")
         typer.confirm(f"drop {what} of {name}?", abort=True, err=True)
     _change(name, "drop", "dropped", chosen, url, folder, as_json=as_json)
+
+
+@app.command()
+@options.filtered(Filter)
+def replay(
+    name: Name,
+    *,
+    chosen: Json,
+    limit: options.BulkLimit = None,
+    rate: options.Rate = 20.0,
+    dry_run: options.DryRun = False,
+    yes: options.Yes = False,
+    detach: options.Detach = False,
+    note: Annotated[str, typer.Option(help="The reason, for the audit trail; required without --dry-run.")] = "",
+    url: options.Url = None,
+    folder: Folder = FOLDER,
+    as_json: AsJson = False,
+) -> None:
+    """Send stored events to a destination again, as an operation of the daemon. No handler runs.
+
+    The command counts first and asks. The destination's settings still choose: an event that they do not ask for is left out.
+    So is an event whose body is no longer kept, or whose delivery is under way. Each request has the event's own `webhook-id`,
+    so a receiver that takes each id once ignores an event that it has. Ctrl-C leaves the operation to the daemon; `webhookd
+    operations` shows and cancels it. The other replay, `webhookd events replay`, runs handlers again.
+
+    For example: `webhookd destinations replay shop --since 2h --event-type 'payment.*' --note 'the shop lost its database'`.
+    """
+    options.statuses(chosen.get("status"), tuple(EventStatus))
+    if not chosen.keys() - {"status"}:
+        raise SettingsError(
+            "choose the events by a filter besides --status, for example --since 2h; --since 2000-01-01 chooses all events"
+        )
+    if not note and not dry_run:
+        raise SettingsError("--note: give the reason, for the audit trail, or give --dry-run")
+    body: Json = {"filter": chosen, "reason": note or "dry run", "rate": rate, "limit": limit}
+    flags = {"dry_run": dry_run, "yes": yes, "detach": detach, "as_json": as_json}
+    bulk.act(url, folder, f"destinations/{name}", "replay", body, until="received_to", **flags)
 
 
 @app.command()
