@@ -67,6 +67,7 @@ _TARGET = "tests/unit/test_client_target.py::"
 _SETTINGS = "tests/unit/test_settings.py::"
 _PROVIDER = "tests/contract/test_provider.py::"
 _PROVIDER_CALLS = "tests/unit/test_provider_calls.py::"
+_GAPS = "tests/unit/test_gaps.py::"
 _PROVIDER_SETTINGS = "tests/unit/test_provider_settings.py::"
 _TIMELINE = "tests/unit/test_timeline.py::"
 _FOLD = "tests/integration/test_fold.py::"
@@ -74,6 +75,20 @@ _IMPORT = "tests/integration/test_import.py::"
 _KINDS = "tests/integration/test_kinds.py::"
 
 GUARDS = (
+    Guard(
+        "no day is called whole if the provider's list is not settled, or lacks what came",
+        "webhookd/authorizenet/gaps.py",
+        "elif not settled or unlisted:",
+        "elif False:",
+        _GAPS + "test_no_day_is_whole_if_the_list_lacks_what_came",
+    ),
+    Guard(
+        "a delivery that fails is retried on the provider's schedule, and then the simulated webhook is inactive",
+        "webhookd/simulate/delivery.py",
+        'notification.status, webhook.status = "Failed", "inactive"',
+        'notification.status = "Failed"',
+        _PROVIDER + "test_a_failed_delivery_is_retried_on_the_schedule_and_then_the_webhook_is_inactive",
+    ),
     Guard(
         "no call of the provider that is not on the list is made, so that no mistake moves money",
         "webhookd/authorizenet/api/operations.py",

@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from webhookd.errors import SettingsError
 
@@ -58,8 +59,10 @@ class Faults:
             kind: Any = type(fields[name].default)
             try:
                 values[name] = {"true": True, "false": False}[value.lower()] if kind is bool else kind(value)
+                if name == "day_zone":
+                    ZoneInfo(value)
                 good = kind in (bool, str) or 0 <= values[name] <= fields[name].metadata.get("most", 1_000_000)
-            except (KeyError, ValueError):
+            except (KeyError, ValueError, OSError):  # ZoneInfoNotFoundError is a KeyError
                 good = False
             if not good:
                 raise SettingsError(f"{text}: must be {fields[name].metadata['meaning']}")
