@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 from aiohttp import web
 
@@ -144,6 +145,14 @@ async def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
         code, _, err = await webhookd("simulate", "--port", port, folder=tmp_path)
     assert code == 2
     assert f"--port {port}: the port cannot be used" in err
+
+
+async def test_no_web_page_makes_events_that_the_users_key_signs() -> None:
+    async with Simulator() as simulator, aiohttp.ClientSession(headers={"Origin": "https://evil.example"}) as page:
+        simulator.register("http://127.0.0.1:9/hooks")
+        async with page.post(f"{simulator.url}/_sim/notifications", data="{}") as answer:
+            assert answer.status == 403
+        assert simulator.account().notifications == {}
 
 
 async def test_the_list_of_faults_names_each(tmp_path: Path) -> None:

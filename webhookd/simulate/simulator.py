@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple, Self
 
@@ -36,6 +36,14 @@ class Call(NamedTuple):
     account: str
     name: str
     status: int
+
+
+@web.middleware
+async def _no_browser(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    """Refuses what a web page sends: the simulator may sign with a key of the user's."""
+    return json({"error": "no web page may ask"}, 403) if "Origin" in request.headers else await handler(request)
 
 
 class Simulator:
@@ -84,7 +92,7 @@ class Simulator:
 
     async def start(self) -> None:
         """Listens on 127.0.0.1, and sets `url`. Raises SettingsError if the port is taken."""
-        app = web.Application(client_max_size=1_048_576)
+        app = web.Application(client_max_size=1_048_576, middlewares=[_no_browser])
         app.router.add_post("/xml/v1/request.api", self._on_report)
         app.router.add_route("*", "/rest/v1/{path:.*}", self._on_rest)
         app.router.add_post("/_sim/clock", self._on_clock)
