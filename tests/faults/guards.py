@@ -132,6 +132,20 @@ GUARDS = (
         _PROVIDER + "test_a_webhook_is_not_created_twice_if_the_answer_is_lost",
     ),
     Guard(
+        "the next page of the history begins after the rows that came, not after those that were asked for",
+        "webhookd/authorizenet/api/history.py",
+        "offset += len(rows)",
+        "offset += LIMIT",
+        _PROVIDER + "test_the_history_is_whole_whatever_the_page_size_the_order_and_the_zone",
+    ),
+    Guard(
+        "pages of a report are asked for by their number",
+        "webhookd/authorizenet/api/client.py",
+        'paging = {"limit": _ROWS, "offset": number}',
+        'paging = {"limit": _ROWS, "offset": (number - 1) * _ROWS + 1}',
+        _PROVIDER + "test_all_pages_of_a_report_are_read_by_their_number",
+    ),
+    Guard(
         "a list of the history that moves is read again",
         "webhookd/authorizenet/api/history.py",
         "if whole and (pages == 1 or len(found) == before):",
