@@ -18,6 +18,7 @@ EMPTY = {
         (
             "webhookd_deliveries_waiting",
             "webhookd_deliveries_dead",
+            "webhookd_circuit_open",
             "webhookd_deliveries_total",
             "webhookd_deliveries_repeated_total",
             "webhookd_delivery_seconds",

@@ -63,6 +63,7 @@ _RELOAD = "tests/integration/test_reload.py::"
 _DESTINATIONS = "tests/integration/test_destinations.py::"
 _BROKEN = "tests/integration/test_destination_faults.py::"
 _PLANS = "tests/integration/test_delivery_plans.py::"
+_CIRCUITS = "tests/integration/test_circuits.py::"
 _TARGET = "tests/unit/test_client_target.py::"
 _SETTINGS = "tests/unit/test_settings.py::"
 _PROVIDER = "tests/contract/test_provider.py::"
@@ -1027,7 +1028,7 @@ GUARDS = (
     ),
     Guard(
         "an event that waits, or is dead and not discarded, keeps its body",
-        "sql/migrations/0003_retention.sql",
+        "sql/migrations/0007_destinations.sql",
         " AND (status <> 'discarded' OR discarded_at >= needed.since)\n",
         " AND discarded_at >= needed.since\n",
         _RETENTION + "test_what_waits_or_is_dead_keeps_its_body_and_trail_until_an_operator_lets_it_go[bodies-bodies]",
@@ -1100,7 +1101,7 @@ GUARDS = (
         "webhookd/http/connection.py",
         '            self.data_received(b"")',
         "            pass",
-        _REQUESTS + "test_a_pipeline_behind_a_body_in_pieces_is_answered",
+        _REQUESTS + "test_the_last_of_a_pipeline_is_answered_when_the_client_ends_its_half_before_its_turn",
     ),
     Guard(
         "a pipeline is read no faster than it is answered",
@@ -1635,16 +1636,15 @@ GUARDS = (
     Guard(
         "a paused destination gets nothing from any replica",
         "sql/queries/deliveries.sql",
-        "WHERE destination = :destination AND status = 'waiting' AND due <= now()\n"
-        "        AND NOT EXISTS (SELECT FROM webhookd.paused_destinations WHERE destination = :destination)",
-        "WHERE destination = :destination AND status = 'waiting' AND due <= now()",
+        "WHEN EXISTS (SELECT FROM webhookd.paused_destinations WHERE destination = :destination) THEN 0",
+        "WHEN false THEN 0",
         "tests/integration/test_destination_commands.py::test_a_pause_holds_on_every_replica_and_counts_no_attempt",
     ),
     Guard(
         "a destination has no more requests at a time than its settings allow",
         "webhookd/deliver/sender.py",
-        "free = settings.concurrency - len(self._tasks)",
-        "free = settings.concurrency",
+        "free = min(settings.concurrency - len(self._tasks), self._room())",
+        "free = min(settings.concurrency, self._room())",
         _DESTINATIONS + "test_of_ten_destinations_one_hangs_and_nobody_else_waits",
     ),
     Guard(
@@ -1818,8 +1818,8 @@ GUARDS = (
     Guard(
         "a short Retry-After does not shorten the schedule of a delivery",
         "webhookd/deliver/answers.py",
-        "return min(max(asked, delay), _LONGEST_WAIT)",
-        "return min(max(asked, 1.0), _LONGEST_WAIT)",
+        "return max(asked, ceiling(",
+        "return asked or (ceiling(",
         "tests/unit/test_deliver.py::test_a_short_retry_after_does_not_shorten_the_schedule",
     ),
     Guard(
@@ -1843,6 +1843,91 @@ GUARDS = (
         "await asyncio.gather(self.deliver.stop(), *workers)",
         "await asyncio.gather(*workers)",
         _DESTINATIONS + "test_nothing_is_sent_while_handlers_end_at_a_shutdown",
+    ),
+    Guard(
+        "a body that breaks HTTP does not undo the status of an answer",
+        "webhookd/deliver/client.py",
+        "            response_class=Response,\n",
+        "",
+        _BROKEN + "test_the_status_counts_though_a_body_that_breaks_http_comes_in_the_same_packet",
+    ),
+    Guard(
+        "while a circuit is open, only probes are sent",
+        "sql/queries/deliveries.sql",
+        "        WHEN probe_at <= now() THEN 1\n        ELSE 0\n",
+        "        WHEN probe_at <= now() THEN 1\n        ELSE 8\n",
+        _CIRCUITS + "test_while_the_circuit_is_open_one_probe_goes_at_a_time_and_the_rest_is_not_touched",
+    ),
+    Guard(
+        "two replicas never probe at the same time",
+        "sql/queries/deliveries.sql",
+        "SET probe_at = CASE WHEN opened_at IS NOT NULL THEN now() + make_interval(secs => :lease) END,",
+        "SET probe_at = probe_at + make_interval(secs => 0 * :lease),",
+        _CIRCUITS + "test_while_the_circuit_is_open_one_probe_goes_at_a_time_and_the_rest_is_not_touched",
+    ),
+    Guard(
+        "probes spend no attempts before the schedule of their deliveries",
+        "sql/queries/deliveries.sql",
+        "WHERE destination = :destination AND status = 'retrying' AND due <= now()\n"
+        "    ORDER BY due\n    LIMIT (SELECT most FROM allowed)",
+        "WHERE destination = :destination AND status = 'retrying'\n    ORDER BY due\n    LIMIT (SELECT most FROM allowed)",
+        _CIRCUITS + "test_a_probe_is_a_delivery_that_is_due_by_its_own_schedule",
+    ),
+    Guard(
+        "one event that always fails opens no circuit",
+        "sql/queries/deliveries.sql",
+        "failed = CASE WHEN excluded.failed <@ c.failed THEN c.failed ELSE c.failed || excluded.failed END,",
+        "failed = c.failed || excluded.failed,",
+        _CIRCUITS + "test_one_event_that_always_fails_opens_no_circuit",
+    ),
+    Guard(
+        "the wait between two probes grows",
+        "sql/queries/deliveries.sql",
+        ":first::float8 * 2 ^ least(c.probes + 1, 20)",
+        ":first::float8 * 2 ^ least(c.probes * 0, 20)",
+        _CIRCUITS + "test_the_wait_between_probes_doubles_up_to_five_minutes_and_keeps_retry_after",
+    ),
+    Guard(
+        "an accepted probe closes the circuit",
+        "sql/queries/deliveries.sql",
+        "    WHERE destination = ANY(ARRAY(SELECT destination FROM tripped))",
+        "    WHERE false AND destination = ANY(ARRAY(SELECT destination FROM tripped))",
+        _CIRCUITS + "test_an_accepted_probe_closes_the_circuit_and_the_rate_then_grows",
+    ),
+    Guard(
+        "what waited for a destination is sent slowly at first",
+        "sql/queries/deliveries.sql",
+        "THEN greatest(floor(10 * 2 ^",
+        "THEN greatest(floor(1000 * 2 ^",
+        _CIRCUITS + "test_an_accepted_probe_closes_the_circuit_and_the_rate_then_grows",
+    ),
+    Guard(
+        "fresh events keep their share while a backlog is sent",
+        "sql/queries/deliveries.sql",
+        "        AND EXISTS (SELECT FROM fresh WHERE due <= now() - interval '1 minute')",
+        "        AND false",
+        _CIRCUITS + "test_what_waited_retries_and_fresh_events_take_turns",
+    ),
+    Guard(
+        "an answer about one event is no failure of its destination",
+        "webhookd/deliver/answers.py",
+        "return status is None or status >= 500 or status in _OVERLOADED",
+        "return status is None or status >= 400",
+        "tests/unit/test_deliver.py::test_an_answer_about_one_event_is_no_failure_of_the_destination",
+    ),
+    Guard(
+        "new events cost no statement while a circuit is open",
+        "webhookd/deliver/sender.py",
+        "if free <= 0 or self.held:",
+        "if free <= 0:",
+        "tests/integration/test_failing_destinations.py::test_a_new_event_costs_no_statement_while_the_circuit_is_open",
+    ),
+    Guard(
+        "a sender holds a bounded number of bytes",
+        "webhookd/deliver/sender.py",
+        "free = min(settings.concurrency - len(self._tasks), self._room())",
+        "free = settings.concurrency - len(self._tasks)",
+        "tests/unit/test_deliver_records.py::test_a_sender_holds_a_bounded_number_of_bytes",
     ),
 )
 

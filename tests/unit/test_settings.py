@@ -240,6 +240,18 @@ def test_two_spellings_of_one_setting_in_one_source_are_refused(
     ]
 
 
+def test_a_wrong_value_is_told_with_the_file_that_holds_it(env: Any, tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text("concurrency = 0\npollers = 0\n[destinations.shop]\nurl = 'https://a.test'\nrate = 'x'\n")
+    (tmp_path / ".env").write_text("WEBHOOKD_CONFIG=c.toml\nWEBHOOKD_MAX_ATTEMPTS=0\n")
+    env(POLLERS="0")
+    assert {line.split(":")[0]: line.rpartition("(")[2] for line in problems() if line.endswith(")")} == {
+        "WEBHOOKD_CONCURRENCY": "c.toml sets it)",
+        "WEBHOOKD_MAX_ATTEMPTS": ".env sets it)",
+        "WEBHOOKD_DESTINATIONS__SHOP__RATE": "c.toml sets it)",
+    }
+    assert "c.toml sets it" not in next(line for line in problems(concurrency=0) if line.startswith("WEBHOOKD_CONCURRENCY"))
+
+
 def test_an_empty_variable_counts_as_not_set(env: Any) -> None:
     env(CONCURRENCY="", RELAY_WINDOW="")
     assert load().concurrency == 16
@@ -422,14 +434,14 @@ def test_a_wrong_choice_is_told_with_the_right_ones(env: Any, name: str, value: 
 
 def test_a_toml_file_of_the_wrong_types_is_told_what_each_must_be(env: Any, tmp_path: Path) -> None:
     (tmp_path / "webhookd.toml").write_text('log_level = 1\nsqs_queue = 2\nhandlers = 3\nconcurrency = "x"\n')
-    env(CONFIG=str(tmp_path / "webhookd.toml"))
+    env(CONFIG="webhookd.toml")
     with pytest.raises(SettingsError) as caught:
         load()
     assert str(caught.value).splitlines() == [
-        "WEBHOOKD_SQS_QUEUE: must be text; the default is webhookd",
-        "WEBHOOKD_HANDLERS: must be a list, or text with commas between its parts; the default is none",
-        "WEBHOOKD_CONCURRENCY: must be a whole number from 1 to 1000; the default is 16",
-        "WEBHOOKD_LOG_LEVEL: must be debug, info, warning or error; the default is info",
+        "WEBHOOKD_SQS_QUEUE: must be text; the default is webhookd (webhookd.toml sets it)",
+        "WEBHOOKD_HANDLERS: must be a list, or text with commas between its parts; the default is none (webhookd.toml sets it)",
+        "WEBHOOKD_CONCURRENCY: must be a whole number from 1 to 1000; the default is 16 (webhookd.toml sets it)",
+        "WEBHOOKD_LOG_LEVEL: must be debug, info, warning or error; the default is info (webhookd.toml sets it)",
     ]
 
 

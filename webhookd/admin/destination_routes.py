@@ -14,7 +14,7 @@ from webhookd.deliver.answers import accepted
 from webhookd.deliver.role import DeliverRole
 from webhookd.errors import ConflictError
 from webhookd.operate.destinations import Destinations, DestinationState
-from webhookd.store.deliveries import MOST
+from webhookd.store.deliveries import MOST, WELL, Counts
 
 _COUNTED = f"Counted up to {MOST}."
 
@@ -30,8 +30,11 @@ class DestinationRow(Shape):
 
     name: str
     state: Annotated[
-        Literal["active", "paused", "removed"],
-        Field(description="removed: the settings of this process do not name the destination, and its deliveries are kept."),
+        Literal["active", "failing", "paused", "removed"],
+        Field(
+            description="failing: the circuit of the destination is open, so the destination gets only probes. removed: the "
+            "settings of this process do not name the destination, and its deliveries are kept."
+        ),
     ]
     place: Annotated[str | None, Field(description="Scheme, host and port of the address; null if it is not set.")]
     waiting: Annotated[int, Field(description=f"Deliveries that were not tried yet, or redriven. {_COUNTED}")]
@@ -39,6 +42,9 @@ class DestinationRow(Shape):
     dead: Annotated[int, Field(description=f"Deliveries that were given up. {_COUNTED}")]
     paused_at: Time | None
     paused_by: str | None
+    opened_at: Annotated[Time | None, Field(description="The time from which the circuit is open; null if it is closed.")]
+    probe_at: Annotated[Time | None, Field(description="When the next probe may begin, if the circuit is open.")]
+    failures: Annotated[int, Field(description="Different events that failed in a row, and failed probes.")]
 
 
 class DestinationList(Shape):
@@ -197,7 +203,7 @@ class DestinationRoutes:
         return await self._shown(call.path.name)
 
     async def resume_destination(self, call: Call) -> DestinationRow:
-        """Resume a destination that was paused."""
+        """Resume a destination that was paused. If its circuit is open, the next probe is sent at once."""
         await self._destinations.resume(call.path.name)
         return await self._shown(call.path.name)
 
@@ -206,9 +212,7 @@ class DestinationRoutes:
         for found in await self._destinations.all():
             if found.name == name:
                 return DestinationRow(**self._row(found))
-        return DestinationRow(
-            name=name, state="removed", place=None, waiting=0, retrying=0, dead=0, paused_at=None, paused_by=None
-        )
+        return DestinationRow(**self._row(DestinationState(name, False, Counts(), None, None, WELL)))
 
     def _row(self, found: DestinationState) -> dict[str, Any]:
         destination = self._deliver.destinations.get(found.name)
@@ -219,6 +223,9 @@ class DestinationRoutes:
             **found.counts._asdict(),
             "paused_at": found.paused_at,
             "paused_by": found.paused_by,
+            "opened_at": found.circuit.opened_at,
+            "probe_at": found.circuit.probe_at if found.circuit.opened_at is not None else None,
+            "failures": found.circuit.failures,
         }
 
 

@@ -1,4 +1,4 @@
-"""Exponential backoff with full jitter: the delay is drawn from 0 to the cap of its attempt.
+"""Exponential backoff: `ceiling` is the longest delay of an attempt, and `full_jitter` draws a delay from 0 to it.
 
 Full jitter spreads the clients that failed together; see the AWS Architecture Blog, "Exponential Backoff And Jitter".
 """

@@ -51,6 +51,7 @@ def load_from(layers: list[Layer], **overrides: Any) -> Settings:
     """Returns the settings from `layers`, the strongest first; else as `load`."""
     problems = sources.slips(Settings.model_fields, layers)
     settings = None
+    given: dict[str, Found] = {}
     try:
         given = sources.find_all(Settings.model_fields, layers)
         problems += _borrowed_password(given.get("database_url"))
@@ -61,7 +62,7 @@ def load_from(layers: list[Layer], **overrides: Any) -> Settings:
     except SettingsError as error:
         problems.append(str(error))
     except ValidationError as error:
-        problems += _explained(error)
+        problems += _explained(error, {name: one for name, one in given.items() if name not in overrides})
     if problems or settings is None:
         raise SettingsError("\n".join(problems)) from None
     return settings
@@ -113,7 +114,7 @@ def load_database(**overrides: Any) -> DatabaseSettings:
     try:
         return DatabaseSettings.model_validate({name: one.value for name, one in given.items()} | overrides)
     except ValidationError as error:
-        raise SettingsError("\n".join(_explained(error))) from None
+        raise SettingsError("\n".join(_explained(error, given))) from None
 
 
 def _borrowed_password(url: Found | None) -> Iterator[str]:
@@ -176,14 +177,14 @@ def _stray_transaction_keys(found: Mapping[str, Found]) -> Iterator[str]:
             )
 
 
-def _explained(errors: ValidationError) -> list[str]:
-    return [_explain(error) for error in errors.errors(include_input=False, include_url=False)]
+def _explained(errors: ValidationError, given: Mapping[str, Found]) -> list[str]:
+    return [_explain(error, given) for error in errors.errors(include_input=False, include_url=False)]
 
 
 _SECTIONS: dict[str, type[BaseModel]] = {"alerts": AlertSettings, "destinations": DestinationSettings}
 
 
-def _explain(error: Any) -> str:
+def _explain(error: Any, given: Mapping[str, Found]) -> str:
     if not error["loc"]:
         return str(error["msg"]).removeprefix("Value error, ")
     # After the setting's own name come positions, or names that were given. They are of use for sections only.
@@ -198,9 +199,11 @@ def _explain(error: Any) -> str:
     if error["type"] == "missing":
         meaning = ((field.description if field else "") or "").removesuffix(".")
         return f"{name} is not set: set it ({meaning}), or run `webhookd dev`, which sets its own"
+    found = given.get(name.removeprefix(PREFIX).lower())
+    place = f" ({found.source} sets it)" if found is not None and found.source != sources.ENVIRONMENT else ""
     if field is not None and (wanted := _wanted(error, field)):
-        return f"{name}: must be {wanted}; the default is {shown(field.default) or 'none'}"
-    return f"{name}: {str(error['msg']).removeprefix('Value error, ')}"
+        return f"{name}: must be {wanted}; the default is {shown(field.default) or 'none'}{place}"
+    return f"{name}: {str(error['msg']).removeprefix('Value error, ')}{place}"
 
 
 def _wanted(error: Any, field: FieldInfo) -> str | None:

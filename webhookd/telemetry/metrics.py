@@ -145,7 +145,7 @@ class Metrics:
             values=("copied", "put_back", "removed", "lost", "redriven", "unproven"),
         )
         self.deliveries = counter(
-            "deliveries_total", "Attempts to deliver, by outcome: delivered, retrying, dead.", "destination", "outcome"
+            "deliveries_total", "Attempts, by outcome: delivered, retrying, dead.", "destination", "outcome"
         )
         self.deliveries_repeated = counter(
             "deliveries_repeated_total",
@@ -161,12 +161,11 @@ class Metrics:
             _SLOW,
             "destination",
         )
-        self.delivery_attempt_seconds = histogram(
-            "delivery_attempt_seconds", "Seconds that one request to a destination took.", _FAST, "destination"
-        )
+        self.delivery_attempt_seconds = histogram("delivery_attempt_seconds", "Seconds of one request.", _FAST, "destination")
         self.deliveries_waiting = gauge(
             "deliveries_waiting", "Deliveries that are still to be made; each status counted up to 100,000.", "destination"
         )
+        self.circuit_open = gauge("circuit_open", "1 while a destination is down, and gets only probes; else 0.", "destination")
         self.deliveries_dead = gauge(
             "deliveries_dead", "Deliveries that were given up, and wait for an operator; counted up to 100,000.", "destination"
         )

@@ -31,6 +31,7 @@ app = typer.Typer(
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The destination's name.", show_default=False)]
 Ids = Annotated[list[UUID] | None, options.id_("Ids of events.")]
+_TIMES = ("paused_at", "paused_by", "opened_at", "probe_at")
 All = Annotated[bool, typer.Option("--all", help="All, instead of the given events.")]
 
 
@@ -43,9 +44,9 @@ def list_(url: options.Url = None, folder: Folder = FOLDER, as_json: AsJson = Fa
     rows = with_api(url, folder, lambda api: api.get("destinations"))["destinations"]
     if tell_list(rows, key="destinations", more=False, as_json=as_json, none="no destination is set"):
         lines = (
-            (row["name"], row["state"], row["place"], row["waiting"], row["retrying"], row["dead"], _pause(row)) for row in rows
+            (row["name"], row["state"], row["place"], row["waiting"], row["retrying"], row["dead"], _since(row)) for row in rows
         )
-        table(("destination", "state", "address", "waiting", "retrying", "dead", "paused"), lines, right=(3, 4, 5), whole=True)
+        table(("destination", "state", "address", "waiting", "retrying", "dead", "since"), lines, right=(3, 4, 5), whole=True)
 
 
 @app.command()
@@ -58,8 +59,8 @@ def show(name: Name, url: options.Url = None, folder: Folder = FOLDER, as_json: 
     if as_json:
         tell_json(found)
         return
-    shown = {key: value for key, value in found.items() if key not in ("settings", "deliveries", "paused_at", "paused_by")}
-    fields(shown | {"paused": _pause(found) or None})
+    shown = {key: value for key, value in found.items() if key not in ("settings", "deliveries", *_TIMES)}
+    fields(shown | {"since": _since(found) or None})
     for key, value in (found["settings"] or {}).items():
         if value not in (None, [], "") and key != "url":
             fields({f"  {plain(key)}": ", ".join(map(plain, value)) if isinstance(value, list) else plain(value)})
@@ -151,15 +152,18 @@ def pause(name: Name, url: options.Url = None, folder: Folder = FOLDER, as_json:
 
 @app.command()
 def resume(name: Name, url: options.Url = None, folder: Folder = FOLDER, as_json: AsJson = False) -> None:
-    """Resume a destination that was paused.
+    """Resume a destination that was paused. If its circuit is open, the next probe is sent at once.
 
     For example: `webhookd destinations resume shop`.
     """
     _turn(name, "resume", url, folder, as_json=as_json)
 
 
-def _pause(row: Json) -> str:
-    return "" if row["paused_at"] is None else f"since {instant(row['paused_at'])} by {plain(row['paused_by'])}"
+def _since(row: Json) -> str:
+    """Returns since when a destination is paused and by whom, and since when its circuit is open and when a probe follows."""
+    pause = "" if row["paused_at"] is None else f"paused {instant(row['paused_at'])} by {plain(row['paused_by'])}"
+    probe = f"fails since {instant(row['opened_at'])}, next probe {instant(row['probe_at'])}" if row["opened_at"] else ""
+    return "; ".join(filter(None, (pause, probe)))
 
 
 def _chosen(ids: list[UUID] | None, *, every: bool, note: str) -> dict[str, Any]:
