@@ -68,12 +68,100 @@ _PLANS = "tests/integration/test_delivery_plans.py::"
 _CIRCUITS = "tests/integration/test_circuits.py::"
 _TARGET = "tests/unit/test_client_target.py::"
 _SETTINGS = "tests/unit/test_settings.py::"
+_PROVIDER = "tests/contract/test_provider.py::"
+_PROVIDER_CALLS = "tests/unit/test_provider_calls.py::"
+_GAPS = "tests/unit/test_gaps.py::"
+_PROVIDER_SETTINGS = "tests/unit/test_provider_settings.py::"
 _TIMELINE = "tests/unit/test_timeline.py::"
 _FOLD = "tests/integration/test_fold.py::"
 _IMPORT = "tests/integration/test_import.py::"
 _KINDS = "tests/integration/test_kinds.py::"
 
 GUARDS = (
+    Guard(
+        "no day is called whole if the provider's list is not settled, or lacks what came",
+        "webhookd/authorizenet/gaps.py",
+        "elif not settled or unlisted:",
+        "elif False:",
+        _GAPS + "test_no_day_is_whole_if_the_list_lacks_what_came",
+    ),
+    Guard(
+        "a delivery that fails is retried on the provider's schedule, and then the simulated webhook is inactive",
+        "webhookd/simulate/delivery.py",
+        'notification.status, webhook.status = "Failed", "inactive"',
+        'notification.status = "Failed"',
+        _PROVIDER + "test_a_failed_delivery_is_retried_on_the_schedule_and_then_the_webhook_is_inactive",
+    ),
+    Guard(
+        "no call of the provider that is not on the list is made, so that no mistake moves money",
+        "webhookd/authorizenet/api/operations.py",
+        "report = REPORTS.get(name)",
+        "report = REPORTS.get(name, Report(Feature.ACCOUNT))",
+        _PROVIDER_CALLS + "test_no_call_that_moves_money_or_changes_a_customer_is_made",
+    ),
+    Guard(
+        "an id in a path of the provider's API leads to no other path",
+        "webhookd/authorizenet/api/operations.py",
+        "(identifier is not None and not _ID.fullmatch(identifier))",
+        "False",
+        _PROVIDER_CALLS + "test_an_id_leads_to_no_other_path",
+    ),
+    Guard(
+        "credentials that the provider refuses stop the account's calls",
+        "webhookd/authorizenet/api/limits.py",
+        "if credentials and (stop := self._refused) is not None and now < stop.until:",
+        "if credentials and (stop := self._refused) is not None and now < stop.since:",
+        _PROVIDER + "test_credentials_that_are_refused_stop_the_accounts_calls",
+    ),
+    Guard(
+        "refused credentials stop the calls that wait for their turn, too",
+        "webhookd/authorizenet/api/caller.py",
+        "self._gate.begin(call.feature, credentials=call.credentials)",
+        "pass",
+        _PROVIDER + "test_calls_that_wait_for_their_turn_are_stopped_too",
+    ),
+    Guard(
+        "a provider's text that quotes a Transaction Key is masked",
+        "webhookd/authorizenet/api/caller.py",
+        'text=self._secrets.sub("***", found.text)',
+        "text=found.text",
+        _PROVIDER + "test_no_secret_is_in_an_error_a_log_or_a_repr",
+    ),
+    Guard(
+        "a webhook whose answer is lost is not registered twice",
+        "webhookd/authorizenet/api/caller.py",
+        "(error.sent and not call.repeatable)",
+        "False",
+        _PROVIDER + "test_a_webhook_is_not_created_twice_if_the_answer_is_lost",
+    ),
+    Guard(
+        "the next page of the history begins after the rows that came, not after those that were asked for",
+        "webhookd/authorizenet/api/history.py",
+        "offset += len(rows)",
+        "offset += LIMIT",
+        _PROVIDER + "test_the_history_is_whole_whatever_the_page_size_the_order_and_the_zone",
+    ),
+    Guard(
+        "pages of a report are asked for by their number",
+        "webhookd/authorizenet/api/client.py",
+        'paging = {"limit": _ROWS, "offset": number}',
+        'paging = {"limit": _ROWS, "offset": (number - 1) * _ROWS + 1}',
+        _PROVIDER + "test_all_pages_of_a_report_are_read_by_their_number",
+    ),
+    Guard(
+        "a list of the history that moves is read again",
+        "webhookd/authorizenet/api/history.py",
+        "if whole and (pages == 1 or len(found) == before):",
+        "if whole:",
+        _PROVIDER_CALLS + "test_a_history_that_never_rests_is_not_called_settled",
+    ),
+    Guard(
+        "a Transaction Key of the user's goes to no address that a folder names",
+        "webhookd/settings/loading.py",
+        "problems += _stray_transaction_keys(given)",
+        "problems += []",
+        _PROVIDER_SETTINGS + "test_a_users_transaction_key_goes_to_no_address_that_a_folder_names",
+    ),
     Guard(
         "an alert that fires is one message, however often it is evaluated",
         "sql/queries/alerts.sql",

@@ -16,6 +16,7 @@ from webhookd.errors import SettingsError
 from webhookd.settings import Role, Settings, describe, load, load_database
 from webhookd.settings.alerts import AlertSettings
 from webhookd.settings.destinations import DestinationSettings
+from webhookd.settings.provider import AccountProviderSettings
 from webhookd.settings.sources import NO_FILE, layers
 from webhookd.settings.values import same_server
 
@@ -642,8 +643,8 @@ def test_an_address_is_logged_without_user_and_password(env: Any, url: str, show
 
 def test_every_setting_is_described_with_its_default() -> None:
     rows = {name: (default, meaning) for name, default, meaning in describe()}
-    # One row for WEBHOOKD_CONFIG, and one for each setting of a channel and of a destination, instead of the two sections.
-    sections = len(AlertSettings.model_fields) + len(DestinationSettings.model_fields)
+    # One row for WEBHOOKD_CONFIG, and one for each setting of a channel, a destination and an account, instead of the sections.
+    sections = sum(len(one.model_fields) for one in (AlertSettings, DestinationSettings, AccountProviderSettings))
     assert len(rows) == len(Settings.model_fields) - 1 + sections
     assert all(name.startswith("WEBHOOKD_") and meaning for name, (_, meaning) in rows.items())
     defaults = {name.removeprefix("WEBHOOKD_"): default for name, (default, _) in rows.items()}

@@ -36,6 +36,7 @@ from webhookd.cli.operator import (
 )
 from webhookd.cli.operator.failures import ApiError
 from webhookd.cli.recover import recover
+from webhookd.cli.simulate import simulate
 from webhookd.cli.trigger import trigger
 from webhookd.errors import SettingsError, UnavailableError, WebhookdError
 from webhookd.runtime.console import FOLDER, Folder, Json, err, out, run, write_whole
@@ -229,6 +230,7 @@ def migrate(
 
 
 app.command()(trigger)
+app.command()(simulate)
 app.command()(doctor)
 app.command("import")(import_)
 app.command()(recover)

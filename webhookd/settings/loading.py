@@ -19,6 +19,7 @@ from webhookd.settings.destinations import DestinationSettings
 from webhookd.settings.fit import database_problems
 from webhookd.settings.listing import shown
 from webhookd.settings.model import CONFIGURATION, Settings
+from webhookd.settings.provider import NAMED
 from webhookd.settings.sources import NO_FILE, PREFIX, Found, Layer
 from webhookd.settings.values import DatabaseAuth, DatabaseUrl, Region, SchemaName
 
@@ -56,6 +57,7 @@ def load_from(layers: list[Layer], **overrides: Any) -> Settings:
         problems += _borrowed_password(given.get("database_url"))
         problems += _stray_schema(given)
         problems += _stray_headers(given)
+        problems += _stray_transaction_keys(given)
         settings = Settings.model_validate(_nested({name: one.value for name, one in given.items()} | overrides))
     except SettingsError as error:
         problems.append(str(error))
@@ -159,6 +161,19 @@ def _stray_headers(found: Mapping[str, Found]) -> Iterator[str]:
             yield (
                 f"{PREFIX}{name.upper()}: {url.source} names the address, and webhookd sends headers from elsewhere to no "
                 "address that a folder names: set both in the environment, or both in that file"
+            )
+
+
+def _stray_transaction_keys(found: Mapping[str, Found]) -> Iterator[str]:
+    """Yields a line for each Transaction Key of another source that would go to an address that a folder names."""
+    for name, key in found.items():
+        if not name.endswith("transaction_key"):
+            continue
+        place = found.get(name.removesuffix("transaction_key") + "provider", found.get("provider"))
+        if place is not None and place.named_by is not None and place.value not in NAMED and key.kept_in != place.named_by:
+            yield (
+                f"{PREFIX}{name.upper()}: {place.source} names the provider's address, and webhookd sends a Transaction Key "
+                "from elsewhere to no address that a folder names: set both in the environment, or both in that file"
             )
 
 
