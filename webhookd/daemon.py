@@ -23,6 +23,7 @@ from webhookd.errors import SettingsError
 from webhookd.http.admission import Unlimited
 from webhookd.http.connections import ListenerSettings
 from webhookd.http.listener import Listener, admin_counters, listen, url_of
+from webhookd.operate.destination_replays import DestinationReplays
 from webhookd.operate.operator_queries import OperatorQueries
 from webhookd.operate.runner import Runner
 from webhookd.operate.statistics import Recorder
@@ -153,7 +154,8 @@ class Daemon:
         self.retention = Retention(self.database, ages, metrics=metrics, watch=watch)
         self.alerts = Alerts(settings, self.database, self.idempotency, metrics=metrics, watch=watch)
         self._parts += [self.retention, StorageGauges(self.database, metrics=metrics, watch=watch), self.alerts]
-        self._runner = Runner(self.database, watch)
+        replays = DestinationReplays(lambda: self.deliver.destinations)
+        self._runner = Runner(self.database, replays, watch)
         self._parts += [self._runner, Recorder(self.database, metrics, watch)]
         self._parts.append(Loop("backlog gauge", self._measure_backlog, watch, every=_BACKLOG_EVERY))
 

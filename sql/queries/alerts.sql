@@ -117,6 +117,15 @@ WHERE seen_at > (SELECT max(seen_at) FROM webhookd.alert_keys) - interval '15 mi
 SELECT away, extract(epoch FROM certificate_ends - now())::float8 AS certificate, stuck FROM webhookd.alert_replicas
 WHERE seen_at > now() - interval '2 minutes';
 
+-- name: alert_circuits()
+-- Returns the destinations whose circuit is open and for which deliveries wait, with the seconds since it opened.
+SELECT c.destination, extract(epoch FROM now() - c.opened_at)::float8 AS lasted
+FROM webhookd.circuits c
+WHERE c.opened_at IS NOT NULL AND (
+    EXISTS (SELECT FROM webhookd.deliveries d WHERE d.destination = c.destination AND d.status = 'waiting')
+    OR EXISTS (SELECT FROM webhookd.deliveries d WHERE d.destination = c.destination AND d.status = 'retrying')
+);
+
 -- name: alert_channels()$
 -- Returns the names of all channels that a replica has had within a day. A replica that restarts must miss no message.
 SELECT coalesce(array_agg(DISTINCT channel ORDER BY channel), '{}')

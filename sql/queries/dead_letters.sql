@@ -1,5 +1,5 @@
 -- name: revive_event(id, died, actor, reason)^
--- Starts dead work anew, with all its attempts, by way of the outbox. A redrive has brought the dead-letter copy of the work back to the
+-- Starts dead work anew, with all its attempts, by way of the outbox. Somebody has moved the dead-letter copy of the work back to the
 -- queue. The statement does this only if the work died at the time in the copy (`died`). So a second delivery of that copy does not
 -- revive work that has died again since.
 WITH changed AS (

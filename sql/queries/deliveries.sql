@@ -3,9 +3,9 @@
 -- the partial indexes. The other statements name one status as a literal, for the partial index of that status.
 
 -- name: due_destinations(names)
--- Returns those of the destinations that have a delivery that is due, and are not paused.
-SELECT n.name
-FROM unnest(:names::text[]) AS n (name)
+-- Returns those of the destinations that have a delivery that is due, and are not paused. `held`: the circuit is open, and no probe may begin.
+SELECT n.name, c.opened_at IS NOT NULL AND c.probe_at > now() AS held
+FROM unnest(:names::text[]) AS n (name) LEFT JOIN webhookd.circuits c ON c.destination = n.name
 WHERE least(
     (SELECT due FROM webhookd.deliveries WHERE destination = n.name AND status = 'waiting' ORDER BY due LIMIT 1),
     (SELECT due FROM webhookd.deliveries WHERE destination = n.name AND status = 'retrying' ORDER BY due LIMIT 1)
@@ -13,36 +13,72 @@ WHERE least(
 
 -- name: claim_deliveries(destination, most, lease)
 -- Takes up to `most` deliveries that are due, for `lease` seconds, unless the destination is paused. The statement is safe on any number of
--- replicas. Fresh deliveries and retries take turns, each lane in the order of `due`. So neither lane waits for the end of the other.
+-- replicas. Three lanes take turns, each in the order of `due`: all fresh deliveries; retries; and, if fresh deliveries wait for longer than
+-- a minute, those of the last minute. So no lane waits for the end of another.
+-- While the circuit is open, one delivery is taken, as a probe, when the time of the next probe has come. During the minute after the circuit
+-- closed, all replicas together take up to 10 deliveries, and a total that doubles every 5 seconds. In no other case does the statement change
+-- or lock the circuit's row.
 -- `repeated` is true if an earlier send has no recorded result: its process, or PostgreSQL, was away then.
-WITH fresh AS MATERIALIZED (
+WITH gate AS MATERIALIZED (
+    SELECT opened_at IS NOT NULL AS probe, CASE
+        WHEN opened_at IS NULL
+            THEN greatest(floor(10 * 2 ^ (extract(epoch FROM now() - closed_at)::float8 / 5)) - released, 0)
+        WHEN probe_at <= now() THEN 1
+        ELSE 0
+    END AS allowed
+    FROM webhookd.circuits
+    WHERE destination = :destination AND (opened_at IS NOT NULL OR closed_at > now() - interval '1 minute')
+    FOR UPDATE SKIP LOCKED
+), allowed AS MATERIALIZED (
+    SELECT CASE
+        WHEN EXISTS (SELECT FROM webhookd.paused_destinations WHERE destination = :destination) THEN 0
+        WHEN EXISTS (
+            SELECT FROM webhookd.circuits
+            WHERE destination = :destination AND (opened_at IS NOT NULL OR closed_at > now() - interval '1 minute')
+        ) THEN least(coalesce((SELECT allowed FROM gate), 0), :most::bigint)  -- 0 if another sender has just locked the circuit
+        ELSE :most::bigint
+    END::bigint AS most
+), fresh AS MATERIALIZED (
     SELECT event_id, due FROM webhookd.deliveries
     WHERE destination = :destination AND status = 'waiting' AND due <= now()
-        AND NOT EXISTS (SELECT FROM webhookd.paused_destinations WHERE destination = :destination)
     ORDER BY due
-    LIMIT :most
+    LIMIT (SELECT most FROM allowed)
     FOR UPDATE SKIP LOCKED
 ), failed AS MATERIALIZED (
     SELECT event_id, due FROM webhookd.deliveries
     WHERE destination = :destination AND status = 'retrying' AND due <= now()
-        AND NOT EXISTS (SELECT FROM webhookd.paused_destinations WHERE destination = :destination)
     ORDER BY due
-    LIMIT :most
+    LIMIT (SELECT most FROM allowed)
+    FOR UPDATE SKIP LOCKED
+), freshest AS MATERIALIZED (
+    SELECT event_id, due FROM webhookd.deliveries
+    WHERE destination = :destination AND status = 'waiting' AND due > now() - interval '1 minute' AND due <= now()
+        AND EXISTS (SELECT FROM fresh WHERE due <= now() - interval '1 minute')
+    ORDER BY due
+    LIMIT (SELECT most FROM allowed)
     FOR UPDATE SKIP LOCKED
 ), lanes AS (
     SELECT event_id, row_number() OVER (ORDER BY due) AS turn, 1 AS lane FROM fresh
     UNION ALL
     SELECT event_id, row_number() OVER (ORDER BY due) AS turn, 2 AS lane FROM failed
+    UNION ALL
+    SELECT event_id, row_number() OVER (ORDER BY due) AS turn, 3 AS lane FROM freshest
+    WHERE event_id NOT IN (SELECT event_id FROM fresh)
 ), leased AS (
     UPDATE webhookd.deliveries d
     SET due = now() + make_interval(secs => :lease), sends = d.sends + 1
     WHERE d.destination = :destination AND d.event_id = ANY(ARRAY(
-        SELECT event_id FROM lanes ORDER BY turn, lane LIMIT :most
+        SELECT event_id FROM lanes ORDER BY turn, lane LIMIT (SELECT most FROM allowed)
     ))
     RETURNING d.event_id, d.attempts, d.due, d.since, d.sends > 1 AS repeated
+), passed AS (
+    UPDATE webhookd.circuits
+    SET probe_at = CASE WHEN opened_at IS NOT NULL THEN now() + make_interval(secs => :lease) END,
+        released = released + (SELECT count(*) FROM leased)
+    WHERE destination = :destination AND EXISTS (SELECT FROM gate) AND EXISTS (SELECT FROM leased)
 )
 SELECT
-    leased.*, k.account, k.event_type, l.received_at, l.traceparent,
+    leased.*, coalesce((SELECT probe FROM gate), false) AS probe, k.account, k.event_type, l.received_at, l.traceparent,
     (SELECT body FROM webhookd.bodies WHERE event_id = leased.event_id) AS body
 FROM leased CROSS JOIN LATERAL (SELECT * FROM webhookd.ledger WHERE id = leased.event_id OFFSET 0) AS l
 LEFT JOIN webhookd.kinds k ON k.id = l.kind
@@ -51,6 +87,7 @@ ORDER BY leased.event_id;
 -- name: end_deliveries(ids, destinations)
 -- Ends deliveries that their destinations have accepted: removes the rows, and records the ends in the audit trail. A delivery that is dead
 -- meanwhile, or that an operator dropped, stays as it is. Returns the ended ones, with the seconds since the receipt or the redrive.
+-- Closes the circuits of the destinations. A destination that has not failed has none.
 WITH open AS MATERIALIZED (
     SELECT event_id, destination
     FROM webhookd.deliveries
@@ -65,12 +102,27 @@ WITH open AS MATERIALIZED (
 ), audit AS (
     INSERT INTO webhookd.audit (event_id, from_status, to_status, actor, attempt, consumer)
     SELECT event_id, status, 'delivered', 'deliver', attempt, destination FROM ended
+), tripped AS MATERIALIZED (
+    SELECT destination FROM webhookd.circuits
+    WHERE destination = ANY(:destinations::text[]) AND (opened_at IS NOT NULL OR failed <> '{}')
+        AND (SELECT count(*) FROM open) >= 0  -- lock the circuits after the deliveries, as fail_delivery does
+    ORDER BY destination
+    FOR UPDATE
+), closed AS (
+    UPDATE webhookd.circuits
+    SET failed = '{}', opened_at = NULL, probe_at = NULL, probes = 0, released = CASE WHEN opened_at IS NULL THEN released ELSE 0 END,
+        closed_at = CASE WHEN opened_at IS NULL THEN closed_at ELSE now() END
+    WHERE destination = ANY(ARRAY(SELECT destination FROM tripped))
 )
 SELECT event_id, destination, extract(epoch FROM clock_timestamp() - since)::float8 AS seconds FROM ended;
 
--- name: fail_delivery(id, destination, due, dead, delay, error, answer, status, seconds)^
+-- name: fail_delivery(id, destination, due, dead, delay, error, answer, status, seconds, down, probe, asked, first, longest)^
 -- Records a failed attempt: the next one follows in `delay` seconds, or the delivery is dead. `due` is the version that the attempt took. If
 -- the delivery has changed since, another attempt or an operator has taken over, and the statement changes nothing and returns no row.
+-- The circuit: if `down` is true, the destination itself failed, and the fifth such failure in a row, each of another event, opens the
+-- circuit. If `down` is false, the destination answered about this one event: that closes the circuit. NULL: nobody knows.
+-- The first probe follows in `first` seconds. After each failed `probe`, the wait doubles, up to `longest` seconds; it is at least `asked`.
+-- `opened`: this failure opened the circuit, or left it open as a probe.
 WITH before AS MATERIALIZED (
     SELECT status FROM webhookd.deliveries WHERE event_id = :id AND destination = :destination
 ), changed AS (
@@ -83,8 +135,30 @@ WITH before AS MATERIALIZED (
 ), audit AS (
     INSERT INTO webhookd.audit (event_id, from_status, to_status, actor, attempt, reason, consumer)
     SELECT event_id, (SELECT status FROM before), status, 'deliver', attempts, :error, :destination FROM changed
+), tripped AS (
+    INSERT INTO webhookd.circuits AS c (destination, failed, last_error)
+    SELECT :destination, ARRAY[event_id], :error FROM changed WHERE coalesce(:down::boolean, :probe::boolean) ORDER BY event_id
+    ON CONFLICT (destination) DO UPDATE SET
+        failed = CASE WHEN excluded.failed <@ c.failed THEN c.failed ELSE c.failed || excluded.failed END,
+        last_error = excluded.last_error,
+        opened_at = CASE
+            WHEN c.opened_at IS NOT NULL THEN c.opened_at
+            WHEN cardinality(c.failed) >= 4 AND NOT excluded.failed <@ c.failed THEN now()
+        END,
+        probe_at = now() + make_interval(secs => greatest(
+            :asked::float8,
+            CASE WHEN c.opened_at IS NULL THEN :first::float8 ELSE least(:first::float8 * 2 ^ least(c.probes + 1, 20), :longest::float8) END
+        )),
+        probes = CASE WHEN c.opened_at IS NULL THEN 0 ELSE c.probes + 1 END
+    WHERE c.opened_at IS NULL OR :probe::boolean
+    RETURNING opened_at IS NOT NULL AS opened
+), closed AS (
+    UPDATE webhookd.circuits
+    SET failed = '{}', opened_at = NULL, probe_at = NULL, probes = 0, released = CASE WHEN opened_at IS NULL THEN released ELSE 0 END,
+        closed_at = CASE WHEN opened_at IS NULL THEN closed_at ELSE now() END
+    WHERE destination = :destination AND NOT :down::boolean AND EXISTS (SELECT FROM changed) AND (opened_at IS NOT NULL OR failed <> '{}')
 )
-SELECT attempts FROM changed;
+SELECT attempts, coalesce((SELECT opened FROM tripped), false) AS opened FROM changed;
 
 -- name: destination_counts(most)
 -- Returns for each destination that has deliveries how many wait, are retried and are dead, each counted up to `most`. Reads each
@@ -118,6 +192,26 @@ SELECT
 FROM names n
 WHERE n.destination IS NOT NULL;
 
+-- name: destination_count(destination, most)^
+-- Returns how many deliveries of one destination wait, are retried and are dead, each counted up to `most`.
+SELECT
+    (SELECT count(*) FROM (
+        SELECT FROM webhookd.deliveries WHERE destination = :destination AND status = 'waiting' LIMIT :most
+    ) AS counted) AS waiting,
+    (SELECT count(*) FROM (
+        SELECT FROM webhookd.deliveries WHERE destination = :destination AND status = 'retrying' LIMIT :most
+    ) AS counted) AS retrying,
+    (SELECT count(*) FROM (
+        SELECT FROM webhookd.deliveries WHERE destination = :destination AND status = 'dead' LIMIT :most
+    ) AS counted) AS dead;
+
+-- name: destination_is_known(destination)$
+-- Returns whether a destination has deliveries or is paused.
+SELECT EXISTS (SELECT FROM webhookd.deliveries WHERE destination = :destination AND status = 'waiting')
+    OR EXISTS (SELECT FROM webhookd.deliveries WHERE destination = :destination AND status = 'retrying')
+    OR EXISTS (SELECT FROM webhookd.deliveries WHERE destination = :destination AND status = 'dead')
+    OR EXISTS (SELECT FROM webhookd.paused_destinations WHERE destination = :destination);
+
 -- name: paused_destinations()
 SELECT destination, paused_at, paused_by FROM webhookd.paused_destinations ORDER BY destination;
 
@@ -125,8 +219,18 @@ SELECT destination, paused_at, paused_by FROM webhookd.paused_destinations ORDER
 INSERT INTO webhookd.paused_destinations (destination, paused_by) VALUES (:destination, :actor) ON CONFLICT (destination) DO NOTHING;
 
 -- name: resume_destination(destination)$
--- Returns the destination, or nothing if it was not paused.
-DELETE FROM webhookd.paused_destinations WHERE destination = :destination RETURNING destination;
+-- Ends a pause, and has an open circuit probe at once. Returns the destination, or nothing if it was not paused and its circuit is not open.
+WITH resumed AS (
+    DELETE FROM webhookd.paused_destinations WHERE destination = :destination RETURNING destination
+), hastened AS (
+    UPDATE webhookd.circuits SET probe_at = now() WHERE destination = :destination AND opened_at IS NOT NULL RETURNING destination
+)
+SELECT destination FROM resumed UNION SELECT destination FROM hastened;
+
+-- name: circuits()
+-- Returns the destinations that failed last. `opened_at` is NULL while the circuit is closed.
+SELECT destination, opened_at, probe_at, cardinality(failed) + probes AS failures, last_error
+FROM webhookd.circuits WHERE opened_at IS NOT NULL OR failed <> '{}';
 
 -- name: list_deliveries(destination, status, limit)
 -- Returns deliveries of one destination in one status: the next due first, of the dead the newest death first.

@@ -3,7 +3,7 @@
 -- nothing waited. Then each statement reads the whole backlog (tests/integration/test_plans.py).
 -- For the same reason, each access to a table by a list of ids names that list itself, or is LATERAL with OFFSET 0. If PostgreSQL
 -- believes that a table is empty, it joins by reading all of an index.
--- There is one consumer for now, 'handlers'.
+-- The table work has one consumer, 'handlers'. The deliveries to destinations are in the table deliveries.
 
 -- name: insert_events(ids, notification_keys, content_keys, body_hashes, kinds, notification_ids, event_dates, entity_ids, invoice_numbers, merchant_references, bodies, traceparents, kind_ids, kind_texts, send_after, actor, reason, delivery_ids, destinations)^
 -- Commits new notifications in one statement: for each notification, one row in the ledger, one body and one piece of work. If `actor` is

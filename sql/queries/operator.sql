@@ -191,8 +191,13 @@ LEFT JOIN chosen ON true
 ORDER BY chosen.id;
 
 -- name: add_operation(id, kind, dry_run, actor, reason, selection, rate, max_events)^
-INSERT INTO webhookd.operations (id, kind, dry_run, actor, reason, selection, rate, max_events)
-VALUES (:id, :kind, :dry_run, :actor, :reason, :selection::text::jsonb, :rate, :max_events)
+-- Whoever finds `held_until` in the past takes an operation. The time of a replay to a destination lies 1,000 years later, so that 0.3.0
+-- never takes it: that release knows no destinations, and would run the handlers of the events again.
+INSERT INTO webhookd.operations (id, kind, dry_run, actor, reason, selection, rate, max_events, held_until)
+SELECT
+    :id, :kind, :dry_run, :actor, :reason, s.selection, :rate, :max_events,
+    CASE WHEN s.selection->>'destination' IS NULL THEN '-infinity' ELSE now() + interval '1000 years' END
+FROM (SELECT :selection::text::jsonb AS selection) AS s
 RETURNING *;
 
 -- name: operation(id)^
@@ -206,13 +211,20 @@ UPDATE webhookd.operations SET state = 'cancelled', finished_at = now(), updated
 WHERE id = :id AND finished_at IS NULL
 RETURNING *;
 
--- name: hold_operations(holder, seconds, limit)
--- Takes or keeps up to `limit` operations that have not ended, for `seconds`.
+-- name: hold_operations(holder, seconds, destinations, limit)
+-- Takes or keeps up to `limit` operations that have not ended, for `seconds`. Of the replays to destinations, takes and keeps those to the
+-- `destinations` that the process knows. add_operation says why their times lie 1,000 years later.
 UPDATE webhookd.operations
 SET holder = :holder::uuid, held_until = now() + make_interval(secs => :seconds::float8)
+    + CASE WHEN selection->>'destination' IS NULL THEN interval '0' ELSE interval '1000 years' END
 WHERE id = ANY(ARRAY(
     SELECT id FROM webhookd.operations
-    WHERE finished_at IS NULL AND (holder = :holder::uuid OR held_until < now())
+    WHERE finished_at IS NULL
+        AND (
+            holder = :holder::uuid
+            OR held_until < now() + CASE WHEN selection->>'destination' IS NULL THEN interval '0' ELSE interval '1000 years' END
+        )
+        AND (selection->>'destination' IS NULL OR selection->>'destination' = ANY(:destinations::text[]))
     ORDER BY created_at
     LIMIT :limit
     FOR UPDATE SKIP LOCKED
@@ -220,7 +232,9 @@ WHERE id = ANY(ARRAY(
 RETURNING *;
 
 -- name: let_go_of_operations(holder)!
-UPDATE webhookd.operations SET held_until = '-infinity' WHERE holder = :holder::uuid AND finished_at IS NULL;
+UPDATE webhookd.operations
+SET held_until = CASE WHEN selection->>'destination' IS NULL THEN '-infinity' ELSE now() + interval '1000 years' END
+WHERE holder = :holder::uuid AND finished_at IS NULL;
 
 -- name: advance_operation(id, holder, state, total, done, skipped, held_by, error, event_types, reasons, after_at, after_id, ended)^
 -- Records how far an operation has come, in the transaction of the operation's changes. Returns no row if the operation was cancelled, or

@@ -15,7 +15,7 @@ from typing import Any
 
 from aiobotocore.session import get_session
 
-from tests.bench.processes import KEY, PATH, Target, Webhookd, running
+from tests.bench.processes import CORES, KEY, PATH, Target, Webhookd, running
 from tests.bench.releases import HERE, Release
 from tests.bench.servers import Servers
 from tests.helpers.database import connect
@@ -78,13 +78,15 @@ class Bench:
         return daemon
 
     @contextmanager
-    def baseline(self, name: str, *options: str, **environment: str) -> Iterator[str]:
-        """Runs a baseline that receives webhooks; yields its URL."""
+    def baseline(self, name: str, *options: str, beside: bool = False, **environment: str) -> Iterator[str]:
+        """Runs a baseline that receives requests; yields its URL. With `beside`, the baseline leaves the first core free."""
         port = free_port(0)
         command = [sys.executable, "-m", f"tests.bench.baselines.{name}", "--port", str(port), "--key", KEY, *options]
         log = self.folder / f"{name}.log"
         log.unlink(missing_ok=True)
         target = Target(command, environment, log)
+        if beside:
+            target.process.cpu_affinity(CORES[1:] or CORES)
         with running(target):
             target.wait(lambda: "serving" in log.read_text())
             yield f"http://127.0.0.1:{port}{PATH}"

@@ -25,7 +25,7 @@ def client_loop(bench: Bench, count: int) -> Figures:
     count = bench.count(count)
     log = bench.folder / "client_loop.log"
     log.unlink(missing_ok=True)
-    with bench.baseline("destination") as url:
+    with bench.baseline("destination", beside=True) as url:
         command = [sys.executable, "-m", "tests.bench.baselines.client_loop", "--url", url]
         command += ["--count", str(count), "--connections", str(CONNECTIONS)]
         with running(Target(command, {}, log)) as target:
@@ -36,10 +36,11 @@ def drain(bench: Bench, count: int) -> Figures:
     """Measures webhookd with the role `deliver`, from its start with `count` deliveries that wait to the last one.
 
     per_second: from the first delivery's commit to the last one's. drain_s: from the start of the process.
+    rss_mib: the most resident memory while the deliveries drain.
     """
     count = bench.count(count)
     database, queues = bench.database("deliver"), bench.queues()
-    with bench.baseline("destination") as url:
+    with bench.baseline("destination", beside=True) as url:
         settings: dict[str, Any] = {
             "destinations__shop__url": url,
             "destinations__shop__allow_private": "true",

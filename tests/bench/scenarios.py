@@ -47,7 +47,7 @@ def ceiling(bench: Bench, connections: int, seconds: float, sender: str = PROVID
 def textbook_ingest(bench: Bench, connections: int, seconds: float, sender: str = PROVIDER) -> Figures:
     """Measures the textbook receiver."""
     database, (queue, _) = bench.database("textbook"), bench.queues()
-    given = {"DATABASE_URL": database, "SQS_ENDPOINT_URL": bench.servers.sqs.url}
+    given: dict[str, Any] = {"DATABASE_URL": database, "SQS_ENDPOINT_URL": bench.servers.sqs.url}
     with bench.baseline("receiver", "--queue", queue, **given) as url:
         return _figures(load(url, sender=sender, connections=connections, seconds=bench.seconds(seconds)))
 

@@ -25,6 +25,7 @@ from playwright.async_api import (
     Response,
     expect,
 )
+from playwright.async_api import TimeoutError as Timeout
 
 COOKIE = "webhookd_session"
 Scheme = Literal["light", "dark"]
@@ -154,7 +155,12 @@ class Visitor:
 
     async def go(self, place: str = "") -> None:
         """Opens a view by its address: the first call loads the whole page, and later calls act as links."""
-        await self.page.goto(f"{self.url}/{place}")
+        try:
+            await self.page.goto(f"{self.url}/{place}")
+        except Timeout:
+            # Playwright's driver of Firefox does not report each load. Then the page itself says that it is complete.
+            if await self.page.evaluate("[document.readyState, location.href]") != ["complete", f"{self.url}/{place}"]:
+                raise
 
     async def open(self, place: str, text: str) -> None:
         """Opens another view, and waits until it shows `text`. Marks the previous view, which may show the same text."""

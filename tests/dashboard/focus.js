@@ -1,6 +1,6 @@
 // The controls that the Tab key must reach, in the order of the document, and what the screen shows of the focus.
 // `begin` notes how each control looks without the focus. `now` returns the number of the control with the focus, and
-// whether the screen shows the focus; null if no control has it.
+// whether the screen shows the focus; [] if a part that scrolls has it, which is a stop in Firefox; null if nothing has it.
 (() => {
   const NATIVE = "a[href], button, input, select, textarea, summary";
   const isStop = (node) =>
@@ -30,8 +30,10 @@
       return stops().map(name);
     },
     now() {
-      const at = stops().indexOf(document.activeElement); // a view may replace a control by its like
-      return at < 0 ? null : [at, look(document.activeElement) !== before[at]];
+      const node = document.activeElement;
+      const at = stops().indexOf(node); // a view may replace a control by its like
+      if (at < 0) return node.scrollHeight > node.clientHeight && node !== document.body ? [] : null;
+      return [at, look(node) !== before[at]];
     },
     // Elements that act at a click, but that the keyboard cannot reach. A row has a link that does the same.
     deaf: (clickable) =>

@@ -39,6 +39,8 @@ async def walk(page: Page) -> list[str]:
     for _ in range(_MOST):
         await page.keyboard.press("Tab")
         now = await page.evaluate("stops.now()")
+        if now == []:
+            continue
         if now is None or (reached and now[0] == reached[0]):  # after the last control, the focus leaves the page
             break
         number, different = now

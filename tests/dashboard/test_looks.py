@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import Any, Literal
 
 import pytest
@@ -12,6 +13,7 @@ from tests.dashboard.conftest import Visit
 from tests.dashboard.looks import Looks
 from tests.dashboard.shop import TRANSACTION, Shop, deliver, notification, refuse
 from tests.helpers.operator import ANN, AUTHCAPTURE, REFUND, Connection, Operator, come_to
+from tests.helpers.wait import until
 from webhookd.errors import Permanent, Retryable
 
 SUBSCRIPTION = "net.authorize.customer.subscription.failed"
@@ -28,7 +30,8 @@ async def furnish(start: Start, shop: Shop, connection: Connection) -> tuple[Any
         REFUND: Permanent(f"the order 4711 is unknown, and so is {long}"),
         SUBSCRIPTION: Retryable("the ledger is locked", after=600),
     }
-    daemon = await start(shop.registry, admin_tokens=ANN)
+    nobody = {"url": "http://127.0.0.1:9/hooks", "allow_private": True, "headers": f"X-Long: {long}"}
+    daemon = await start(shop.registry, admin_tokens=ANN, destinations={"shop": nobody})
     processed, dead, retrying, _, kept, *_ = await deliver(
         daemon,
         notification(AUTHCAPTURE, invoiceNumber="INV-4711", merchantReferenceId="order-4711"),
@@ -41,6 +44,12 @@ async def furnish(start: Start, shop: Shop, connection: Connection) -> tuple[Any
         notification(VOID, responseCode=3),
     )
     await come_to(connection, {"processed": 5, "dead": 1, "retrying": 1})
+    retried = "SELECT count(*) = 7 FROM deliveries WHERE status = 'retrying'"
+    await until(lambda: connection.fetchval(retried), "nobody takes the deliveries")
+    await connection.execute(
+        "UPDATE deliveries SET status = 'dead', last_error = $2, last_answer = $2 WHERE event_id = $1", uuid.UUID(dead), long
+    )
+    await connection.execute("INSERT INTO deliveries (event_id, destination) VALUES (gen_random_uuid(), 'former')")
     await refuse(daemon, f"/webhooks/authorize-net/{'long' * 50}", {"X-ANET-Signature": f"sha512={'0' * 128}"})
     ann = Operator(daemon.admin_url)
     operation = await ann.ended(await ann.order("dead-letters/redrive", all=True, reason="only counted"))
@@ -59,6 +68,9 @@ async def furnish(start: Start, shop: Shop, connection: Connection) -> tuple[Any
         ("#/customers/default/18", "Timeline"),
         ("#/payment-profiles/default/7", "Timeline"),
         ("#/refused", "1 shown"),
+        ("#/destinations", "former"),
+        ("#/destinations/shop", "Redrive dead …"),
+        ("#/destinations/former", "The settings of this process do not name it"),
         ("#/operations", "1 shown"),
         (f"#/operations/{operation['id']}", "1 event would be chosen"),
         ("#/replay?status=processed", "Count them first"),

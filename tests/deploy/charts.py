@@ -26,8 +26,10 @@ _CHECKSUM = re.compile(
     r"      annotations:\n        # A change of a setting rolls the pods\.\n        checksum/settings: \w+\n"
 )
 _DOCUMENT = re.compile(r"^---\n# Source: webhookd/templates/(\S+)\n", re.MULTILINE)
-# The values from which each component takes an object.
-_COMPONENTS = {"keda": "scaledobject.yaml", "gateway": "httproute.yaml"}
+# The values from which each component takes the last object of a template.
+_COMPONENTS = {"keda": "scaledobject.yaml", "gateway": "httproute.yaml", "rds-iam": "serviceaccount.yaml"}
+# With kustomize, the settings of the migration stand in a ConfigMap, which overlays change.
+_MIGRATION = 'migration.envFrom=[{"configMapRef": {"name": "webhookd-migrate"}}]'
 
 
 class ChartError(Exception):
@@ -56,7 +58,7 @@ def render(*values: str, sets: tuple[str, ...] = (), namespace: str = "webhookd"
 
 def _documents(*values: str) -> Iterator[tuple[str, str]]:
     # Yields (template, text) of each object, with its comments.
-    _, *parts = _DOCUMENT.split(_rendered(values, (), "webhookd"))
+    _, *parts = _DOCUMENT.split(_rendered(values, (_MIGRATION,), "webhookd"))
     for template, text in zip(parts[::2], parts[1::2], strict=True):
         yield template, _CHECKSUM.sub("", text).strip() + "\n"
 
@@ -80,7 +82,7 @@ def made() -> Mapping[Path, str]:
     for template, texts in plain.items():
         files[_KUBERNETES / "base" / template] = _HEAD + "---\n".join(texts)
     for component, template in _COMPONENTS.items():
-        (text,) = (text for of, text in _documents(component) if of == template)
+        *_, text = (text for of, text in _documents(component) if of == template)
         files[_KUBERNETES / "components" / component / template] = _HEAD + text
     base = {_name(text) for _, text in _documents()}
     added = [text for _, text in _documents("split") if _name(text) not in base]

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import shutil
 import signal
 import tempfile
+import threading
 import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -42,7 +45,21 @@ async def succeed_at_the_second_try(event, connection):
     if event.attempt == 1:
         raise Retryable("as the test wants it", after=0)
 """
+SECRET = "whsec_" + base64.b64encode(bytes(range(32))).decode()
 Page = dict[tuple[str, frozenset[tuple[str, str]]], float]  # one scrape: name and labels → value
+
+
+class Shop(BaseHTTPRequestHandler):
+    """A destination that accepts each event, but for voids, which it never wants, and refunds, which it takes only later."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response({VOID: 410, REFUND: 503}.get(self.headers["webhookd-event-type"], 204))
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Writes no line for each request."""
 
 
 @dataclass
@@ -91,7 +108,7 @@ async def _database(stack: Stack, name: str, template: str | None) -> None:
     await server.close()
 
 
-async def _round(daemon: Process, number: int) -> None:
+async def make_round(daemon: Process, number: int) -> None:
     """Sends one webhook of each type, three sorts of duplicates, one for quarantine, and two that are refused.
 
     Also makes two unauthorized requests to the admin listener, and waits until every event has ended.
@@ -135,9 +152,14 @@ def observed(stack: Stack, template: str) -> Iterator[Observed]:
     servers = Servers(url, stack.redis_url, stack.sqs_endpoint_url, name, f"{name}_dead", folder)
     asyncio.run(_database(stack, name, template))
     (folder / "observed_handlers.py").write_text(HANDLERS)
+    shop = ThreadingHTTPServer(("127.0.0.1", 0), Shop)
+    threading.Thread(target=shop.serve_forever, daemon=True).start()
     daemon = Process(
         {
             **servers.settings,
+            "WEBHOOKD_DESTINATIONS__SHOP__URL": f"http://127.0.0.1:{shop.server_port}/hooks",
+            "WEBHOOKD_DESTINATIONS__SHOP__SECRETS": SECRET,
+            "WEBHOOKD_DESTINATIONS__SHOP__ALLOW_PRIVATE": "true",
             "WEBHOOKD_SIGNATURE_KEYS": f"{OLD_KEY},{KEY}",
             "WEBHOOKD_ADMIN_TOKENS": "ann:who-watches-this-daemon",
             "WEBHOOKD_HANDLERS": "observed_handlers",
@@ -155,12 +177,14 @@ def observed(stack: Stack, template: str) -> Iterator[Observed]:
         start = asyncio.run(daemon.metrics())
         prometheus.scraped()
         for number in (1, 2):  # a counter has no rate yet when it first appears with a number
-            asyncio.run(_round(daemon, number))
+            asyncio.run(make_round(daemon, number))
             prometheus.scraped()
         prometheus.scraped()  # evaluates the rules on the last scrape
         yield Observed(prometheus, daemon, stack, name, before, start, time.time())
     finally:
         daemon.end(signal.SIGKILL)
+        shop.shutdown()
+        shop.server_close()
         prometheus.stop()
         asyncio.run(_database(stack, name, None))
         shutil.rmtree(folder, ignore_errors=True)

@@ -149,7 +149,7 @@ def environment(objects: list[Object], workload: Object) -> dict[str, str]:
     of = container(workload)
     found: dict[str, str] = {}
     for source in of.get("envFrom", ()):
-        found |= one(objects, "ConfigMap", source["configMapRef"]["name"])["data"]
+        found |= one(objects, "ConfigMap", source["configMapRef"]["name"]).get("data", {})
     return found | {variable["name"]: variable["value"] for variable in of.get("env", ())}
 
 

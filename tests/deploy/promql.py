@@ -18,7 +18,16 @@ _GROUPING = re.compile(r"\b(?:by|without|on|ignoring|group_left|group_right)\s*\
 _SELECTOR = re.compile(rf"({_NAME})\s*(\{{[^}}]*\}})?(\s*\()?")
 _WORDS = {"and", "or", "unless", "bool", "offset", "by", "without", "on", "ignoring", "group_left", "group_right"}
 TARGET_LABELS = {"job", "instance", "namespace"}  # labels that a scrape adds
-_SCRAPE = {"up": TARGET_LABELS}
+# The metrics of Prometheus itself and of other exporters that the rules name; test_exporters.py asks the exporters for theirs.
+_PROBE = {"probe_success", "probe_ssl_earliest_cert_expiry", "probe_http_status_code", "probe_http_duration_seconds"}
+_DISK = {"node_filesystem_avail_bytes", "node_filesystem_size_bytes"}
+_KUBERNETES = {"kube_deployment_status_replicas_unavailable"}
+EXPORTERS: dict[str, set[str]] = {
+    **{name: {"phase"} if name.startswith("probe_http_duration") else set() for name in sorted(_PROBE)},
+    **{name: {"mountpoint", "device", "fstype"} for name in sorted(_DISK)},
+    **{name: {"namespace", "deployment"} for name in sorted(_KUBERNETES)},
+}
+_SCRAPE = {"up": TARGET_LABELS, **EXPORTERS}
 
 
 class Matcher(NamedTuple):

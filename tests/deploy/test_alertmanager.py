@@ -145,12 +145,18 @@ def test_the_outage_pages_once(alertmanager: Alertmanager, at: str, firing: list
         (["WebhookdOutboxStuck", "WebhookdEventsStuck"], ["WebhookdOutboxStuck"]),
         (["WebhookdPostgreSQLDown", "WebhookdCertificateEnds"], ["WebhookdCertificateEnds", "WebhookdPostgreSQLDown"]),
         (["WebhookdSignaturesRefused", "WebhookdNoWebhooks"], ["WebhookdSignaturesRefused"]),
+        (["WebhookdDown", "WebhookdUnreachable"], ["WebhookdDown"]),
+        (["WebhookdPostgreSQLDown", "WebhookdUnreachable"], ["WebhookdPostgreSQLDown"]),
+        (["WebhookdUnreachable", "WebhookdNoWebhooks", "WebhookdEventsStuck"], ["WebhookdEventsStuck", "WebhookdUnreachable"]),
     ],
     ids="-".join,
 )
 def test_a_cause_silences_its_effects_and_nothing_else(alertmanager: Alertmanager, firing: list[str], pages: list[str]) -> None:
     common = {"job": "webhookd", "namespace": "shop", "severity": "page"}
     elsewhere = {"alertname": "WebhookdEventsStuck", **common, "namespace": "staging"}
-    told = alertmanager.notifies([{"alertname": name, **common} for name in firing] + [elsewhere])
+    jobs = {"WebhookdUnreachable": "webhookd-public"}
+    told = alertmanager.notifies(
+        [{"alertname": name, **common, "job": jobs.get(name, "webhookd")} for name in firing] + [elsewhere]
+    )
     assert sorted(one["alertname"] for one in told if one["namespace"] == "shop") == pages
     assert elsewhere in told

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
 import re
+import time
 from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
@@ -14,8 +17,12 @@ import yaml
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models.dashboard import Dashboard
+from playwright.async_api import async_playwright
 
-from tests.deploy.conftest import Observed
+from tests.conftest import NO_CHROMIUM
+from tests.dashboard.browser import chromium, running_chromium
+from tests.deploy.conftest import Observed, make_round
+from tests.deploy.panels import Panel, filled, page
 from tests.deploy.promql import families, named, own_metrics, problems, rules
 from tests.helpers.guide import readable
 from tests.helpers.prometheus import CONFIGURATION, DEPLOY, needs_prometheus
@@ -189,6 +196,64 @@ def test_the_queries_show_what_happened(observed: Observed) -> None:
     assert labelled("Retries by type", "event_type") == {"net.authorize.payment.refund.created"}
     assert {"no_token", "wrong_token"} <= labelled("Admin listener", "reason")
     assert len(labelled("Last use of each key", "key")) == 2
+
+
+def drawn(observed: Observed, *, seconds: float = 10, end: float | None = None) -> tuple[list[Panel], str]:
+    """Returns the panels with some seconds of the daemon's life, and their page. A scrape a second allows short rates."""
+    times = ((end or observed.at) - seconds, end or observed.at)
+
+    def put(expression: str) -> str:
+        return substituted(expression.replace("$__rate_interval", "10s"))
+
+    panels = [*filled(observed.prometheus, PANELS, put, *times)]
+    return panels, page(panels, *times)
+
+
+@needs_prometheus
+def test_each_panel_is_drawn_from_recorded_data(observed: Observed) -> None:
+    panels, text = drawn(observed)
+    assert {panel.title for panel in panels if panel.kind != "row" and not panel.lines} == set(EMPTY)
+    assert text.count("<section") == len(PANELS)
+    assert text.count("no data") == len(EMPTY)
+    assert text.count("<svg") == len([panel for panel in panels if panel.kind == "timeseries" and panel.title not in EMPTY])
+    for panel in panels:
+        for line in panel.lines:
+            assert "{{" not in line.legend, panel.title
+
+
+@needs_prometheus
+@pytest.mark.skipif(chromium() is None, reason=NO_CHROMIUM)
+async def test_a_browser_shows_each_panel(observed: Observed, tmp_path: Path) -> None:
+    """With TEST_PICTURE=FILE, this writes the picture of deploy/grafana, of a longer time."""
+    picture, begin = Path(os.environ.get("TEST_PICTURE") or tmp_path / "panels.png"), time.time()
+    if "TEST_PICTURE" in os.environ:
+        for number in range(3, 15):
+            await make_round(observed.daemon, number)
+            await asyncio.to_thread(observed.prometheus.scraped, number % 4 + 1)
+        panels, text = await asyncio.to_thread(drawn, observed, seconds=time.time() - begin, end=time.time())
+    else:
+        panels, text = await asyncio.to_thread(drawn, observed)
+    with running_chromium(chromium() or "", tmp_path / "profile") as url:
+        async with async_playwright() as playwright:
+            browser = await playwright.chromium.connect_over_cdp(url)
+            context = await browser.new_context(viewport={"width": 1440, "height": 900}, device_scale_factor=0.8)
+            tab = await context.new_page()
+            await tab.set_content(text)
+            assert await tab.locator("section:not(.row)").count() == len([one for one in panels if one.kind != "row"])
+            # A line that the browser does not understand has no length.
+            assert await tab.evaluate("[...document.querySelectorAll('polyline')].every((line) => line.getTotalLength() > 0)")
+            taken = await tab.screenshot(path=picture, full_page=True)
+            await browser.close()
+    assert len(taken) > 20_000, "the picture is empty"
+    if "TEST_PICTURE" in os.environ:
+        image = pytest.importorskip("PIL.Image")
+        image.open(picture).convert("RGB").quantize(64).save(picture, optimize=True)
+
+
+def test_the_picture_is_small_and_is_one() -> None:
+    picture = (GRAFANA / "webhookd.png").read_bytes()
+    assert picture.startswith(b"\x89PNG")
+    assert len(picture) < 200_000
 
 
 @needs_prometheus

@@ -41,11 +41,17 @@ SCALERS = ("HorizontalPodAutoscaler", "ScaledObject")
 def plain(objects: list[Object]) -> dict[tuple[str, str], Object]:
     """Returns objects by kind and name, without what kustomize and Helm do each in its own way.
 
-    kustomize makes the Namespace, and rolls the pods by the ConfigMap's name; Helm rolls the pods by an annotation.
+    kustomize makes the Namespace, and rolls the pods by the ConfigMap's name; Helm rolls the pods by an annotation. With
+    kustomize, the settings of the migration stand in a ConfigMap; Helm writes them into the Job.
     """
     found = {}
+    (job,) = of_kind(objects, "Job")
+    variables = environment(objects, job)
+    (own,) = job["spec"]["template"]["spec"]["containers"]
+    own.pop("envFrom", None)
+    own["env"] = [{"name": name, "value": variables[name]} for name in sorted(variables)]
     for of in objects:
-        if of["kind"] == "Namespace":
+        if of["kind"] == "Namespace" or (of["kind"] == "ConfigMap" and of["metadata"]["name"].startswith("webhookd-migrate")):
             continue
         of["metadata"].pop("namespace", None)
         if of["kind"] == "ConfigMap":
@@ -72,7 +78,7 @@ def test_the_chart_with_its_defaults_makes_what_kustomize_builds() -> None:
     assert plain(render()) == plain(build("base"))
 
 
-@pytest.mark.parametrize("component", ["keda", "alb", "gateway", "split"])
+@pytest.mark.parametrize("component", ["keda", "alb", "gateway", "split", "rds-iam"])
 def test_a_component_makes_what_the_chart_makes_with_its_values(component: str, tmp_path: Path) -> None:
     text = f"namespace: webhookd\nresources:\n  - ../../base\ncomponents:\n  - ../../components/{component}\n"
     assert plain(build_text(text, tmp_path / "overlay")) == plain(render(component))

@@ -91,7 +91,7 @@ def test_the_migration_reaches_the_same_database_and_can_have_its_own_url() -> N
     }
     migration = {
         "databaseUrlKey": "migration-url",
-        "serviceAccountName": "webhookd-migrate",
+        "serviceAccount": {"name": "migrations"},
         "env": {"PGAPPNAME": "migration", "AWS_REGION": "us-west-2"},
         "envFrom": [{"secretRef": {"name": "migration"}}],
         "volumes": [certificates],
@@ -112,7 +112,7 @@ def test_the_migration_reaches_the_same_database_and_can_have_its_own_url() -> N
         "PGAPPNAME": "migration",
     }
     assert of["envFrom"] == migration["envFrom"]
-    assert spec["serviceAccountName"] == "webhookd-migrate"
+    assert spec["serviceAccountName"] == "migrations"
     assert spec["volumes"][0]["secret"]["items"] == [{"key": "migration-url", "path": "database-url"}]
     assert (spec["volumes"][1:], of["volumeMounts"][1:]) == ([certificates], [mount])
 

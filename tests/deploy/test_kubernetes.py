@@ -144,8 +144,8 @@ def test_labels_are_the_usual_ones(objects: list[Object]) -> None:
         if found["kind"] != "Namespace":
             labels = found["metadata"].get("labels", {})
             assert labels in ({}, {"app.kubernetes.io/name": "webhookd"}, DAEMON, MIGRATION), found["kind"]
-    # By these labels, `kubectl apply --selector` finds only the migration.
-    assert [of["kind"] for of in objects if of["metadata"].get("labels") == MIGRATION] == ["Job"]
+    # By these labels, `kubectl apply --selector` finds only the migration, and the settings that it names.
+    assert sorted(of["kind"] for of in objects if of["metadata"].get("labels") == MIGRATION) == ["ConfigMap", "Job"]
 
 
 # The pods
@@ -293,6 +293,35 @@ def test_a_rollout_never_has_fewer_pods(objects: list[Object]) -> None:
     assert one(objects, "PodDisruptionBudget")["spec"]["maxUnavailable"] == 1
 
 
+def test_an_overlay_and_a_component_give_the_migration_its_settings_and_its_role(tmp_path: Path) -> None:
+    text = """
+namespace: shop
+resources: [../../base]
+components: [../../components/rds-iam]
+configMapGenerator:
+  - {name: webhookd-migrate, behavior: merge, literals: [WEBHOOKD_DATABASE_SCHEMA=hooks]}
+"""
+    objects = manifests.build_text(text, tmp_path / "overlay")
+    job = one(objects, "Job", "webhookd-migrate")
+    assert environment(objects, job) == {
+        "WEBHOOKD_DATABASE_URL_FILE": "/run/secrets/webhookd/database-url",
+        "WEBHOOKD_DATABASE_AUTH": "rds-iam",
+        "WEBHOOKD_DATABASE_SCHEMA": "hooks",
+    }
+    assert environment(objects, one(objects, "Deployment"))["WEBHOOKD_DATABASE_AUTH"] == "rds-iam"
+    account = one(objects, "ServiceAccount", template(job)["spec"]["serviceAccountName"])
+    # The Job finds all of these: Helm and Argo CD make them before the Job, and `kubectl apply --selector` with it.
+    assert account["metadata"]["labels"] == MIGRATION
+    wave = account["metadata"]["annotations"]
+    assert int(wave["helm.sh/hook-weight"]) < int(job["metadata"]["annotations"].get("helm.sh/hook-weight", 0))
+    assert int(wave["argocd.argoproj.io/sync-wave"]) < 0
+    roles = [of["metadata"]["annotations"]["eks.amazonaws.com/role-arn"] for of in of_kind(objects, "ServiceAccount")]
+    assert len(roles) == 2
+    for found in objects:
+        if found["kind"] not in CUSTOM:
+            assert kubernetes_validate.validate(found, VERSIONS[0], strict=True) == VERSIONS[0]
+
+
 def test_the_migration_runs_first_and_gives_up_on_wrong_settings(objects: list[Object]) -> None:
     job = one(objects, "Job", "webhookd-migrate")
     assert job["metadata"]["annotations"] == {
@@ -301,8 +330,11 @@ def test_the_migration_runs_first_and_gives_up_on_wrong_settings(objects: list[O
         "argocd.argoproj.io/hook": "PreSync",
         "argocd.argoproj.io/hook-delete-policy": "BeforeHookCreation",
     }
-    # Before the sync, nothing else exists: neither the ConfigMap nor the ServiceAccount.
-    assert "envFrom" not in container(job)
+    # Before the sync, neither the daemon's ConfigMap nor its ServiceAccount exists. Argo CD makes the Job's ConfigMap first.
+    (source,) = container(job)["envFrom"]
+    own = one(objects, "ConfigMap", source["configMapRef"]["name"])
+    assert own["metadata"]["annotations"]["argocd.argoproj.io/hook"] == "PreSync"
+    assert int(own["metadata"]["annotations"]["argocd.argoproj.io/sync-wave"]) < 0
     assert "serviceAccountName" not in template(job)["spec"]
     (rule,) = job["spec"]["podFailurePolicy"]["rules"]
     assert rule["onExitCodes"]["containerName"] == container(job)["name"]

@@ -8,6 +8,7 @@ of systemd-run and `kubectl exec`, since neither systemd nor a cluster runs here
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import os
 import re
@@ -45,6 +46,8 @@ SECTIONS = {
     "runbook-handlers": "WebhookdEventsStuck",
     "runbook-dead": "WebhookdDeadEvents",
     "runbook-queue": "WebhookdUnknownMessages",
+    "runbook-surroundings": "WebhookdUnreachable",
+    "runbook-destinations": "WebhookdDeliveriesDead",
 }
 PAYMENT = "net.authorize.payment.authcapture.created"
 
@@ -75,7 +78,12 @@ async def daemon(start: Start, connection: asyncpg.Connection[Any]) -> Daemon:
         raise Permanent("the order is unknown")
 
     registry.add("*", refuse)
-    daemon = await start(registry, admin_tokens={"ann": TOKEN})
+    shop = {
+        "url": "http://127.0.0.1:9/hooks",
+        "secrets": f"whsec_{base64.b64encode(bytes(32)).decode()}",
+        "allow_private": True,
+    }
+    daemon = await start(registry, admin_tokens={"ann": TOKEN}, destinations={"shop": shop})
     url = f"{daemon.public_url}/webhooks/authorize-net"
     await traffic.send([sampling.sample(PAYMENT, 1), sampling.Sample("unusable", "", "", b"no JSON")], url, KEY)
 

@@ -63,15 +63,106 @@ _RELOAD = "tests/integration/test_reload.py::"
 _DESTINATIONS = "tests/integration/test_destinations.py::"
 _BROKEN = "tests/integration/test_destination_faults.py::"
 _CLOUD = "tests/integration/test_cloud_destinations.py::"
+_LISTEN = "tests/integration/test_listen.py::"
+_REPLAYS = "tests/integration/test_destination_replay.py::"
 _PLANS = "tests/integration/test_delivery_plans.py::"
+_CIRCUITS = "tests/integration/test_circuits.py::"
 _TARGET = "tests/unit/test_client_target.py::"
 _SETTINGS = "tests/unit/test_settings.py::"
+_PROVIDER = "tests/contract/test_provider.py::"
+_PROVIDER_CALLS = "tests/unit/test_provider_calls.py::"
+_GAPS = "tests/unit/test_gaps.py::"
+_PROVIDER_SETTINGS = "tests/unit/test_provider_settings.py::"
 _TIMELINE = "tests/unit/test_timeline.py::"
 _FOLD = "tests/integration/test_fold.py::"
 _IMPORT = "tests/integration/test_import.py::"
 _KINDS = "tests/integration/test_kinds.py::"
 
 GUARDS = (
+    Guard(
+        "no day is called whole if the provider's list is not settled, or lacks what came",
+        "webhookd/authorizenet/gaps.py",
+        "elif not settled or unlisted:",
+        "elif False:",
+        _GAPS + "test_no_day_is_whole_if_the_list_lacks_what_came",
+    ),
+    Guard(
+        "a delivery that fails is retried on the provider's schedule, and then the simulated webhook is inactive",
+        "webhookd/simulate/delivery.py",
+        'notification.status, webhook.status = "Failed", "inactive"',
+        'notification.status = "Failed"',
+        _PROVIDER + "test_a_failed_delivery_is_retried_on_the_schedule_and_then_the_webhook_is_inactive",
+    ),
+    Guard(
+        "no call of the provider that is not on the list is made, so that no mistake moves money",
+        "webhookd/authorizenet/api/operations.py",
+        "report = REPORTS.get(name)",
+        "report = REPORTS.get(name, Report(Feature.ACCOUNT))",
+        _PROVIDER_CALLS + "test_no_call_that_moves_money_or_changes_a_customer_is_made",
+    ),
+    Guard(
+        "an id in a path of the provider's API leads to no other path",
+        "webhookd/authorizenet/api/operations.py",
+        "(identifier is not None and not _ID.fullmatch(identifier))",
+        "False",
+        _PROVIDER_CALLS + "test_an_id_leads_to_no_other_path",
+    ),
+    Guard(
+        "credentials that the provider refuses stop the account's calls",
+        "webhookd/authorizenet/api/limits.py",
+        "if credentials and (stop := self._refused) is not None and now < stop.until:",
+        "if credentials and (stop := self._refused) is not None and now < stop.since:",
+        _PROVIDER + "test_credentials_that_are_refused_stop_the_accounts_calls",
+    ),
+    Guard(
+        "refused credentials stop the calls that wait for their turn, too",
+        "webhookd/authorizenet/api/caller.py",
+        "self._gate.begin(call.feature, credentials=call.credentials)",
+        "pass",
+        _PROVIDER + "test_calls_that_wait_for_their_turn_are_stopped_too",
+    ),
+    Guard(
+        "a provider's text that quotes a Transaction Key is masked",
+        "webhookd/authorizenet/api/caller.py",
+        'text=self._secrets.sub("***", found.text)',
+        "text=found.text",
+        _PROVIDER + "test_no_secret_is_in_an_error_a_log_or_a_repr",
+    ),
+    Guard(
+        "a webhook whose answer is lost is not registered twice",
+        "webhookd/authorizenet/api/caller.py",
+        "(error.sent and not call.repeatable)",
+        "False",
+        _PROVIDER + "test_a_webhook_is_not_created_twice_if_the_answer_is_lost",
+    ),
+    Guard(
+        "the next page of the history begins after the rows that came, not after those that were asked for",
+        "webhookd/authorizenet/api/history.py",
+        "offset += len(rows)",
+        "offset += LIMIT",
+        _PROVIDER + "test_the_history_is_whole_whatever_the_page_size_the_order_and_the_zone",
+    ),
+    Guard(
+        "pages of a report are asked for by their number",
+        "webhookd/authorizenet/api/client.py",
+        'paging = {"limit": _ROWS, "offset": number}',
+        'paging = {"limit": _ROWS, "offset": (number - 1) * _ROWS + 1}',
+        _PROVIDER + "test_all_pages_of_a_report_are_read_by_their_number",
+    ),
+    Guard(
+        "a list of the history that moves is read again",
+        "webhookd/authorizenet/api/history.py",
+        "if whole and (pages == 1 or len(found) == before):",
+        "if whole:",
+        _PROVIDER_CALLS + "test_a_history_that_never_rests_is_not_called_settled",
+    ),
+    Guard(
+        "a Transaction Key of the user's goes to no address that a folder names",
+        "webhookd/settings/loading.py",
+        "problems += _stray_transaction_keys(given)",
+        "problems += []",
+        _PROVIDER_SETTINGS + "test_a_users_transaction_key_goes_to_no_address_that_a_folder_names",
+    ),
     Guard(
         "an alert that fires is one message, however often it is evaluated",
         "sql/queries/alerts.sql",
@@ -773,7 +864,7 @@ GUARDS = (
     Guard(
         "an operation keeps to its rate",
         "webhookd/operate/runner.py",
-        "pause = 0.0 if work.kind is Kind.DISCARD else len(page.rows) / work.rate",
+        "pause = 0.0 if work.kind is Kind.DISCARD else len(rows) / work.rate",
         "pause = 0.0",
         _OPERATIONS + "test_a_replay_keeps_its_rate",
     ),
@@ -843,8 +934,8 @@ GUARDS = (
     Guard(
         "one process at a time has an operation",
         "sql/queries/operator.sql",
-        "AND (holder = :holder::uuid OR held_until < now())",
-        "AND :holder::uuid IS NOT NULL",
+        "            holder = :holder::uuid\n            OR held_until",
+        "            :holder::uuid IS NOT NULL\n            OR held_until",
         _OPERATIONS + "test_one_process_at_a_time_has_an_operation",
     ),
     Guard(
@@ -940,7 +1031,7 @@ GUARDS = (
     ),
     Guard(
         "an event that waits, or is dead and not discarded, keeps its body",
-        "sql/migrations/0003_retention.sql",
+        "sql/migrations/0007_destinations.sql",
         " AND (status <> 'discarded' OR discarded_at >= needed.since)\n",
         " AND discarded_at >= needed.since\n",
         _RETENTION + "test_what_waits_or_is_dead_keeps_its_body_and_trail_until_an_operator_lets_it_go[bodies-bodies]",
@@ -1013,7 +1104,7 @@ GUARDS = (
         "webhookd/http/connection.py",
         '            self.data_received(b"")',
         "            pass",
-        _REQUESTS + "test_a_pipeline_behind_a_body_in_pieces_is_answered",
+        _REQUESTS + "test_the_last_of_a_pipeline_is_answered_when_the_client_ends_its_half_before_its_turn",
     ),
     Guard(
         "a pipeline is read no faster than it is answered",
@@ -1548,16 +1639,45 @@ GUARDS = (
     Guard(
         "a paused destination gets nothing from any replica",
         "sql/queries/deliveries.sql",
-        "WHERE destination = :destination AND status = 'waiting' AND due <= now()\n"
-        "        AND NOT EXISTS (SELECT FROM webhookd.paused_destinations WHERE destination = :destination)",
-        "WHERE destination = :destination AND status = 'waiting' AND due <= now()",
+        "WHEN EXISTS (SELECT FROM webhookd.paused_destinations WHERE destination = :destination) THEN 0",
+        "WHEN false THEN 0",
         "tests/integration/test_destination_commands.py::test_a_pause_holds_on_every_replica_and_counts_no_attempt",
+    ),
+    Guard(
+        "a replay to a destination runs no handler",
+        "sql/queries/destination_replays.sql",
+        "), audit AS (",
+        "), handled AS (\n    INSERT INTO webhookd.work (event_id, consumer, due)\n"
+        "    SELECT event_id, 'handlers', now() FROM anew ON CONFLICT DO NOTHING\n), audit AS (",
+        _REPLAYS + "test_a_replay_to_a_destination_sends_stored_events_again_and_runs_no_handler",
+    ),
+    Guard(
+        "a process of the release before, which knows no destinations, takes no replay to a destination",
+        "sql/queries/operator.sql",
+        "    + CASE WHEN selection->>'destination' IS NULL THEN interval '0' ELSE interval '1000 years' END\nWHERE",
+        "\nWHERE",
+        _REPLAYS + "test_the_release_before_never_takes_a_replay_to_a_destination",
+    ),
+    Guard(
+        "webhookd listen changes nothing in webhookd",
+        "webhookd/cli/operator/listen.py",
+        'body: Json | None = (await self._api.get("events", event_id))["body"]',
+        'body: Json | None = (await self._api.get("events", event_id))["body"]\n'
+        '                await self._api.post("events", event_id, "retry", body={}, force=True)',
+        _LISTEN + "test_an_api_that_is_away_for_a_while_loses_no_event",
+    ),
+    Guard(
+        "webhookd listen goes on when the admin API is back",
+        "webhookd/cli/operator/listen.py",
+        "if error.exit_code is not Exit.UNAVAILABLE:",
+        "if error.exit_code is not None:",
+        _LISTEN + "test_an_api_that_is_away_for_a_while_loses_no_event",
     ),
     Guard(
         "a destination has no more requests at a time than its settings allow",
         "webhookd/deliver/sender.py",
-        "free = self.destination.places - len(self._tasks)",
-        "free = self.destination.places",
+        "free = min(self.destination.places - len(self._tasks), self._room())",
+        "free = min(self.destination.places, self._room())",
         _DESTINATIONS + "test_of_ten_destinations_one_hangs_and_nobody_else_waits",
     ),
     Guard(
@@ -1843,8 +1963,8 @@ GUARDS = (
     Guard(
         "a short Retry-After does not shorten the schedule of a delivery",
         "webhookd/deliver/answers.py",
-        "return min(max(asked, delay), _LONGEST_WAIT)",
-        "return min(max(asked, 1.0), _LONGEST_WAIT)",
+        "return max(asked, ceiling(",
+        "return asked or (ceiling(",
         "tests/unit/test_deliver.py::test_a_short_retry_after_does_not_shorten_the_schedule",
     ),
     Guard(
@@ -1868,6 +1988,91 @@ GUARDS = (
         "await asyncio.gather(self.deliver.stop(), *workers)",
         "await asyncio.gather(*workers)",
         _DESTINATIONS + "test_nothing_is_sent_while_handlers_end_at_a_shutdown",
+    ),
+    Guard(
+        "a body that breaks HTTP does not undo the status of an answer",
+        "webhookd/deliver/client.py",
+        "            response_class=Response,\n",
+        "",
+        _BROKEN + "test_the_status_counts_though_a_body_that_breaks_http_comes_in_the_same_packet",
+    ),
+    Guard(
+        "while a circuit is open, only probes are sent",
+        "sql/queries/deliveries.sql",
+        "        WHEN probe_at <= now() THEN 1\n        ELSE 0\n",
+        "        WHEN probe_at <= now() THEN 1\n        ELSE 8\n",
+        _CIRCUITS + "test_while_the_circuit_is_open_one_probe_goes_at_a_time_and_the_rest_is_not_touched",
+    ),
+    Guard(
+        "two replicas never probe at the same time",
+        "sql/queries/deliveries.sql",
+        "SET probe_at = CASE WHEN opened_at IS NOT NULL THEN now() + make_interval(secs => :lease) END,",
+        "SET probe_at = probe_at + make_interval(secs => 0 * :lease),",
+        _CIRCUITS + "test_while_the_circuit_is_open_one_probe_goes_at_a_time_and_the_rest_is_not_touched",
+    ),
+    Guard(
+        "probes spend no attempts before the schedule of their deliveries",
+        "sql/queries/deliveries.sql",
+        "WHERE destination = :destination AND status = 'retrying' AND due <= now()\n"
+        "    ORDER BY due\n    LIMIT (SELECT most FROM allowed)",
+        "WHERE destination = :destination AND status = 'retrying'\n    ORDER BY due\n    LIMIT (SELECT most FROM allowed)",
+        _CIRCUITS + "test_a_probe_is_a_delivery_that_is_due_by_its_own_schedule",
+    ),
+    Guard(
+        "one event that always fails opens no circuit",
+        "sql/queries/deliveries.sql",
+        "failed = CASE WHEN excluded.failed <@ c.failed THEN c.failed ELSE c.failed || excluded.failed END,",
+        "failed = c.failed || excluded.failed,",
+        _CIRCUITS + "test_one_event_that_always_fails_opens_no_circuit",
+    ),
+    Guard(
+        "the wait between two probes grows",
+        "sql/queries/deliveries.sql",
+        ":first::float8 * 2 ^ least(c.probes + 1, 20)",
+        ":first::float8 * 2 ^ least(c.probes * 0, 20)",
+        _CIRCUITS + "test_the_wait_between_probes_doubles_up_to_five_minutes_and_keeps_retry_after",
+    ),
+    Guard(
+        "an accepted probe closes the circuit",
+        "sql/queries/deliveries.sql",
+        "    WHERE destination = ANY(ARRAY(SELECT destination FROM tripped))",
+        "    WHERE false AND destination = ANY(ARRAY(SELECT destination FROM tripped))",
+        _CIRCUITS + "test_an_accepted_probe_closes_the_circuit_and_the_rate_then_grows",
+    ),
+    Guard(
+        "what waited for a destination is sent slowly at first",
+        "sql/queries/deliveries.sql",
+        "THEN greatest(floor(10 * 2 ^",
+        "THEN greatest(floor(1000 * 2 ^",
+        _CIRCUITS + "test_an_accepted_probe_closes_the_circuit_and_the_rate_then_grows",
+    ),
+    Guard(
+        "fresh events keep their share while a backlog is sent",
+        "sql/queries/deliveries.sql",
+        "        AND EXISTS (SELECT FROM fresh WHERE due <= now() - interval '1 minute')",
+        "        AND false",
+        _CIRCUITS + "test_what_waited_retries_and_fresh_events_take_turns",
+    ),
+    Guard(
+        "an answer about one event is no failure of its destination",
+        "webhookd/deliver/answers.py",
+        "return status is None or status >= 500 or status in _OVERLOADED",
+        "return status is None or status >= 400",
+        "tests/unit/test_deliver.py::test_an_answer_about_one_event_is_no_failure_of_the_destination",
+    ),
+    Guard(
+        "new events cost no statement while a circuit is open",
+        "webhookd/deliver/sender.py",
+        "if free <= 0 or self.held:",
+        "if free <= 0:",
+        "tests/integration/test_failing_destinations.py::test_a_new_event_costs_no_statement_while_the_circuit_is_open",
+    ),
+    Guard(
+        "a sender holds a bounded number of bytes",
+        "webhookd/deliver/sender.py",
+        "free = min(self.destination.places - len(self._tasks), self._room())",
+        "free = self.destination.places - len(self._tasks)",
+        "tests/unit/test_deliver_records.py::test_a_sender_holds_a_bounded_number_of_bytes",
     ),
 )
 

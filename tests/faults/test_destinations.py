@@ -191,11 +191,12 @@ def _is_above(handled: Counter[str], number: int) -> bool:
 
 
 async def hurry(connection: asyncpg.Connection[Any]) -> None:
-    """Makes deliveries due now that wait for another attempt, and ends leases that end soon: most are of killed processes."""
+    """Makes deliveries and probes due now, and ends leases that end soon: most are of killed processes."""
     await connection.execute(
         "UPDATE webhookd.deliveries SET due = now() "
         "WHERE status <> 'dead' AND due > now() AND (sends = 0 OR due < now() + interval '9 s')"
     )
+    await connection.execute("UPDATE webhookd.circuits SET probe_at = now() WHERE opened_at IS NOT NULL")
 
 
 @_node

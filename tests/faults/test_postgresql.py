@@ -13,6 +13,7 @@ import secrets
 import shutil
 import signal
 import subprocess
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import TypeAlias, cast
@@ -78,9 +79,16 @@ async def _another(rig: Rig) -> AsyncIterator[Connection]:
 
 async def _refused_in_time(rig: Rig, count: int, deadline: float) -> None:
     """Sends `count` new webhooks: each must be answered 503 within `deadline` seconds, and the slack."""
+    assert (await _answered_in_time(rig, count, deadline))[503] == count
+
+
+async def _answered_in_time(rig: Rig, count: int, deadline: float) -> Counter[int]:
+    """Sends `count` new webhooks. Each must be answered 503, or 200 after its commit, within `deadline` seconds and slack."""
     summary = await rig.send(count, connections=count)
-    assert summary.statuses == {503: count}
+    assert summary.statuses[503] > 0
+    assert summary.statuses[503] + summary.statuses[200] == count
     assert max(summary.latencies) < deadline + _SLACK
+    return summary.statuses
 
 
 async def _serves_again(rig: Rig) -> bool:
@@ -673,7 +681,8 @@ async def test_postgresqls_disk_is_full(own_rig: Rig, what: str) -> None:
                     while True:
                         await rig.connection.execute("SELECT pg_logical_emit_message(false, 'x', repeat('x', 1000000))")
             await until(lambda: _away(daemon), "the daemon notices that PostgreSQL is away", deadline=60)
-            await _refused_in_time(rig, 10, 1.0)
+            # A row that fits into a page that is there is stored, and answered 200. `finish` finds it then.
+            await _answered_in_time(rig, 10, 1.0)
             ballast.unlink()
             await until(lambda: _serves_again(rig), "PostgreSQL is back", deadline=60, every=0.2)
             rig.recovered()

@@ -19,6 +19,7 @@ from webhookd.cli.operator import (
     dead_letter_commands,
     destination_commands,
     event_commands,
+    listen_command,
     operation_commands,
     quarantine_commands,
     refused_commands,
@@ -179,6 +180,7 @@ def commands() -> typer.Typer:
     ):
         app.add_typer(group)
     app.command("stats", help=stats_commands.HELP)(stats_commands.stats)
+    app.command("listen", help=listen_command.HELP)(listen_command.listen)
     return app
 
 

@@ -53,6 +53,7 @@ QUERIES = {
         "histogram_quantile(0.95, sum by (le, destination) (rate(webhookd_delivery_attempt_seconds_bucket[5m])))"
     ),
     "webhookd_deliveries_waiting": "max by (destination) (webhookd_deliveries_waiting)",
+    "webhookd_circuit_open": "max by (destination) (webhookd_circuit_open)",
     "webhookd_deliveries_dead": "max by (destination) (webhookd_deliveries_dead)",
     "webhookd_partitions_ahead_seconds": "max(webhookd_partitions_ahead_seconds) / 86400",
     "webhookd_retention_last_success_timestamp_seconds": (

@@ -10,7 +10,7 @@ import subprocess
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,9 +49,11 @@ class Prometheus:
     """A Prometheus that scrapes `targets` (host:port of admin listeners) and evaluates the rules, both once a second.
 
     Alerts fire as soon as they are true. promtool tests their `for`.
+
+    exporters: for each further job of the project's configuration to run, its target and the exporter's host:port.
     """
 
-    def __init__(self, folder: Path, targets: Sequence[str]) -> None:
+    def __init__(self, folder: Path, targets: Sequence[str], exporters: Mapping[str, tuple[str, str]] | None = None) -> None:
         self._folder = folder
         folder.mkdir()
         self.log = folder / "prometheus.log"
@@ -66,11 +68,16 @@ class Prometheus:
         (folder / RULES.name).write_text(yaml.safe_dump(rules))
         configuration = yaml.safe_load(CONFIGURATION.read_text())
         configuration["global"] |= {"scrape_interval": "1s", "evaluation_interval": "1s"}
-        [scrape] = configuration["scrape_configs"]
-        scrape |= {
-            "scrape_timeout": "1s",
-            "static_configs": [{"targets": list(targets), "labels": {"namespace": "tests"}}],
-        }
+        jobs = {one["job_name"]: one for one in configuration["scrape_configs"]}
+        wanted = {"webhookd": list(targets), **{job: [target] for job, (target, _) in (exporters or {}).items()}}
+        configuration["scrape_configs"] = [jobs[name] for name in wanted]
+        for name, addresses in wanted.items():
+            jobs[name] |= {"static_configs": [{"targets": addresses, "labels": {"namespace": "tests"}}]}
+            jobs[name] |= {"scrape_interval": "1s", "scrape_timeout": "1s"}
+        for name, (_, address) in (exporters or {}).items():
+            for rule in jobs[name].get("relabel_configs", ()):
+                if "replacement" in rule:
+                    rule["replacement"] = address
         (folder / "prometheus.yml").write_text(yaml.safe_dump(configuration))
         self._process: subprocess.Popen[bytes] | None = None
 

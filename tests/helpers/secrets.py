@@ -1,7 +1,7 @@
 """A pytest plugin: fails a test if its output, log files or errors hold a secret that any test of the session has used.
 
-Secrets are the values that settings take as secrets: signature keys, tokens, the passwords in URLs. `note` adds others. A
-secret shorter than twelve characters is ignored, since it could be a word.
+Secrets are the values that settings take as secrets: signature keys, Transaction Keys, tokens, the passwords in URLs. `note`
+adds others. A secret shorter than twelve characters is ignored, since it could be a word.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import pytest
 
 from webhookd.errors import WebhookdError
 from webhookd.settings import Settings
+from webhookd.settings.provider import provider_accesses
 from webhookd.settings.sources import SECRET
 
 _SHORTEST = 12
@@ -32,6 +33,8 @@ def note_settings(settings: Settings) -> None:
     note(key for keys in settings.keys_by_account.values() for key in keys)
     note(token.get_secret_value() for tokens in (settings.admin_tokens, settings.read_tokens) for token in tokens.values())
     note(_password(url.get_secret_value()) for url in (settings.database_url, settings.redis_url))
+    for access in provider_accesses(settings).values():
+        note(one.get_secret_value() for one in (access.login_id, *access.keys))
     for channel in settings.alerts.values():
         note(_parts_of_alert(channel.url.get_secret_value()))
         note([] if channel.secret is None else [channel.secret.get_secret_value()])

@@ -19,12 +19,12 @@ from aiobotocore.session import get_session
 from aiohttp import web
 from standardwebhooks import Webhook
 
-from tests.conftest import Servers, Start
+from tests.conftest import Start
 from tests.helpers.operator import ANN, Operator
 from tests.helpers.receivers import SECRET, Got, Receiver, receiving
 from tests.helpers.running import KEY
 from tests.helpers.strict_sqs import StrictSqs
-from tests.helpers.wait import until
+from tests.helpers.wait import until, until_ended
 from tests.integration.test_destinations import (
     CUSTOMER,
     Connection,
@@ -108,7 +108,7 @@ def attributes_of(message: dict[str, Any]) -> dict[str, str]:
 async def test_a_queue_gets_the_envelope_with_attributes_and_a_signature(
     start: Start, connection: Connection, moto: str, queue: str
 ) -> None:
-    daemon = await start(destinations={"shop": {"url": f"sqs://{queue}", "secrets": SECRET}})
+    daemon = await start(destinations={"shop": {"url": f"sqs://{queue}", "secrets": SECRET, "allow_private": True}})
     body = body_of({"id": "1", "authAmount": 1}, 1).replace(b'"authAmount": 1', b'"authAmount": 100.10, "note": "\xef\xbf\xbf"')
     await post(daemon, body)
     await until_none_is_left(connection)
@@ -160,7 +160,7 @@ async def test_a_topic_and_a_bus_get_the_envelope_and_what_filters_need(
 async def test_a_fifo_queue_drops_a_repeat_by_the_events_id(start: Start, connection: Connection, moto: str, name: str) -> None:
     async with aws("sqs", moto) as sqs:
         await sqs.create_queue(QueueName=f"{name}.fifo", Attributes={"FifoQueue": "true"})
-    daemon = await start(destinations={"shop": {"url": f"sqs://{name}.fifo"}})
+    daemon = await start(destinations={"shop": {"url": f"sqs://{name}.fifo", "allow_private": True}})
     await send(daemon, sampling.sample(CUSTOMER, 1), sampling.sample(CUSTOMER, 2))
     await until_none_is_left(connection)
     await connection.execute("INSERT INTO webhookd.deliveries (event_id, destination) SELECT id, 'shop' FROM webhookd.ledger")
@@ -172,8 +172,11 @@ async def test_a_fifo_queue_drops_a_repeat_by_the_events_id(start: Start, connec
 
 
 async def test_a_queues_faults_lose_nothing_and_events_are_sent_together(
-    start: Start, servers: Servers, connection: Connection, moto: str, queue: str, quick: None
+    start: Start, connection: Connection, moto: str, queue: str, quick: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("webhookd.store.deliveries._FIRST_PROBE", 0.2)
+    monkeypatch.setattr("webhookd.store.deliveries._LONGEST_PROBE", 0.4)
+    monkeypatch.setattr("webhookd.deliver.role._POLL", 0.1)
     async with StrictSqs(moto) as gateway:
         gateway.throttled, gateway.errors, gateway.failed_entries, gateway.lost_replies = 0.2, 0.1, 0.2, 0.2
         host = urlsplit(gateway.url).netloc
@@ -183,7 +186,7 @@ async def test_a_queues_faults_lose_nothing_and_events_are_sent_together(
         )
         await send(daemon, *(sampling.sample(CUSTOMER, number) for number in range(60)))
         await start(roles="deliver", destinations=settings)
-        await until_none_is_left(connection)
+        await until_ended(lambda: left(connection), "every delivery has ended", patience=60)
         requests = [len(asked["Entries"]) for action, asked in gateway.done if action == "SendMessageBatch"]
         refused = set(gateway.refused)
     assert max(requests) == 10
@@ -245,7 +248,7 @@ async def test_what_is_missing_is_named_and_tried_again(
         "sns": f"sns:arn:aws:sns:{REGION}:{ACCOUNT}:{name}",
         "eventbridge": f"eventbridge://{name}",
     }
-    daemon = await start(destinations={"shop": {"url": urls[service]}})
+    daemon = await start(destinations={"shop": {"url": urls[service], "allow_private": True}})
     await send(daemon, sampling.sample(CUSTOMER, 1))
     row = await delivery(connection, "status = 'retrying'")
     assert f"{name} does not exist in the region us-east-1" in row["last_error"], row["last_error"]
@@ -370,7 +373,12 @@ async def test_a_service_that_hangs_delays_neither_a_stop_nor_another_destinatio
 
     service_in_place.answer = hang
     monkeypatch.setattr("webhookd.deliver.role._STOP", 0.1)
-    daemon = await start(destinations={"topic": {"url": f"sns:{TOPIC}", "timeout": 300}, "queue": {"url": f"sqs://{queue}"}})
+    daemon = await start(
+        destinations={
+            "topic": {"url": f"sns:{TOPIC}", "timeout": 300},
+            "queue": {"url": f"sqs://{queue}", "allow_private": True},
+        }
+    )
     await send(daemon, sampling.sample(CUSTOMER, 1))
     await until(lambda: service_in_place.got, "the topic hangs", deadline=30)
     await received(moto, queue, 1)

@@ -20,6 +20,8 @@ INDEXES = {
     "claim_deliveries": {"deliveries_waiting", "deliveries_retrying", "deliveries_pkey"},
     "end_deliveries": {"deliveries_pkey"},
     "fail_delivery": {"deliveries_pkey"},
+    "destination_count": {"deliveries_waiting", "deliveries_retrying", "deliveries_dead"},
+    "destination_is_known": {"deliveries_waiting", "deliveries_retrying", "deliveries_dead"},
     "destination_counts": {"deliveries_waiting", "deliveries_retrying", "deliveries_dead"},
     "list_deliveries": {"deliveries_waiting", "deliveries_retrying", "deliveries_dead"},
     "redrive_deliveries": {"deliveries_dead", "deliveries_pkey"},
@@ -66,3 +68,29 @@ async def test_a_statement_reads_its_index(planned: asyncpg.Connection[Any], nam
     found = set(reads(json.loads(explained)[0]["Plan"]))
     assert found, name
     assert found <= INDEXES[name], explained
+
+
+@pytest.mark.parametrize("name", ["redrive_deliveries", "drop_deliveries"])
+async def test_a_batch_of_an_operator_is_chosen_without_sorting_what_waits(database_url: str, name: str) -> None:
+    connection = await connect(database_url, server_settings=SESSIONS["admin"])
+    await connection.execute("VACUUM ANALYZE deliveries")
+    await connection.execute(
+        "INSERT INTO deliveries (event_id, destination, status) SELECT gen_random_uuid(), 'shop', status "
+        "FROM generate_series(1, 20000), unnest('{waiting,retrying,dead}'::text[]) AS status"
+    )
+    given = {"destination": "shop", "ids": None, "most": 1000, "unfinished": True, "actor": "ann", "reason": None}
+    text = getattr(queries, name).sql
+    order = [given[part] for part in given if part != "unfinished" or name == "drop_deliveries"]
+    async with connection.transaction():
+        explained = await connection.fetchval(f"EXPLAIN (ANALYZE, FORMAT JSON) {text}", *order)
+    assert '"Sort"' not in explained
+    assert max(read(json.loads(explained)[0]["Plan"])) <= 3000, explained
+    await connection.close()
+
+
+def read(plan: dict[str, Any]) -> Iterator[float]:
+    """Yields the number of rows that each node took from `deliveries`."""
+    if plan.get("Relation Name") == "deliveries":
+        yield plan["Actual Rows"] * plan["Actual Loops"]
+    for below in plan.get("Plans", ()):
+        yield from read(below)

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import sys
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -73,8 +74,12 @@ async def test_dead_deliveries_are_seen_redriven_and_dropped(start: Start, conne
         assert consumers["shop"]["status"] == "dead"
         assert consumers["shop"]["last_answer"] == "closed"
         assert consumers["handlers"]["status"] == event["status"] != "dead"
+        (failure,) = event["failed_attempts"]
+        assert (failure["consumer"], failure["attempt"]) == ("shop", 1)
         event_shown = (await ran(daemon.admin_url, "events", "show", first, token=ANN["ann"])).out
-        assert "shop" in event_shown
+        failed = event_shown[event_shown.index("failed at") :].splitlines()[2]  # the row below the head and its line
+        assert "shop" in failed
+        assert "HTTP status 410" in failed
 
         status, _ = await Operator(daemon.admin_url, LEO["leo"]).post("destinations/shop/redrive", {"all": True})
         assert status == 403
@@ -161,8 +166,8 @@ async def test_an_order_that_could_not_be_meant_is_refused(start: Start, argumen
         ({"url": "https://localhost/x"}, Verdict.FAILED, "leads to 127.0.0.1"),
         ({"url": "https://localhost/x", "allow_private": True}, Verdict.OK, "signed by the Signature Key"),
         ({"url": "https://localhost/x", "allow_private": True, "event_types": "net.x"}, Verdict.WARNING, "no known event type"),
-        ({"url": "sqs://orders"}, Verdict.OK, "only a test event shows whether AWS takes its events"),
-        ({"url": "sqs://orders", "event_types": "net.x"}, Verdict.WARNING, "no known event type"),
+        ({"url": "sqs://orders", "allow_private": True}, Verdict.OK, "only a test event shows whether AWS takes its events"),
+        ({"url": "sqs://orders", "allow_private": True, "event_types": "net.x"}, Verdict.WARNING, "no known event type"),
         ({"url": "https://no-such-host.invalid/"}, Verdict.FAILED, "cannot be resolved"),
         ({"url": "https://localhost/", "ca_file": "none.pem"}, Verdict.FAILED, "__CA_FILE: none.pem cannot be used"),
     ],
@@ -247,3 +252,43 @@ async def test_the_guides_receiver_verifies_and_takes_each_event_once(
     stored = {bytes(body) for (body,) in orders.execute("SELECT body FROM events") if b"webhookd.test" not in body}
     orders.close()
     assert stored == {sample.body for sample in samples}, "each event once, also those that were delivered twice"
+
+
+async def test_the_api_reports_the_oldest_deliveries_and_what_all_replicas_sent_in_the_last_hour(
+    start: Start, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("webhookd.operate.statistics._EVERY", 0.1)
+    async with receiving() as shop:
+        settings = {"shop": destination(shop.url, concurrency=1)}
+        one = await start(destinations=settings, admin_tokens=ANN)
+        other = await start(destinations=settings, admin_tokens=ANN, roles="receive")
+        await send(one, *(sampling.sample(CUSTOMER, number) for number in range(3)))
+        await until_none_is_left(connection)
+        shop.answer = lambda _: web.Response(status=410)
+        await dead_letter(one, connection, 4, 5)
+        death = "UPDATE webhookd.deliveries SET due = '2026-01-31T12:00:00Z' WHERE event_id = $1"
+        await connection.execute(death, uuid.UUID(shop.ids[-1]))
+        waits = """INSERT INTO webhookd.deliveries (event_id, destination, since, due)
+                   VALUES (gen_random_uuid(), 'former', $1::text::timestamptz, now())"""
+        for since in ("2026-01-31T13:00:00Z", "2026-01-31T12:30:00Z"):
+            await connection.execute(waits, since)
+
+        async def counted() -> Any:
+            _, found = await Operator(other.admin_url).get("destinations")
+            rows = {row["name"]: row for row in found["destinations"]}
+            return rows if rows["shop"]["last_hour"]["failed"] == 2 else None
+
+        rows = await until(counted, "the counts are recorded")
+        _, stats = await Operator(other.admin_url).get("stats")
+    hour = rows["shop"]["last_hour"]
+    assert (hour["delivered"], hour["failed"], hour["died"]) == (3, 2, 2)
+    assert hour["per_second"] == round(3 / 3600, 4)
+    assert 0 < hour["attempt"]["p50"] <= hour["attempt"]["p99"]
+    assert 0 < hour["latency"]["p50"] <= hour["latency"]["p99"]
+    assert rows["shop"]["oldest"] == {"waiting": None, "retrying": None, "dead": "2026-01-31T12:00:00Z"}
+    assert rows["former"]["oldest"]["waiting"] == "2026-01-31T12:30:00Z"
+    assert rows["former"]["last_hour"]["latency"] == {"p50": None, "p99": None}
+    assert stats["now"]["destinations"] == [
+        {"name": "former", "waiting": 2, "retrying": 0, "dead": 0},
+        {"name": "shop", "waiting": 0, "retrying": 0, "dead": 2},
+    ]

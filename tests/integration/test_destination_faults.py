@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 import time
 import tracemalloc
@@ -94,6 +95,32 @@ async def test_a_slow_head_ends_with_the_timeout(behaviour: Behaviour) -> None:
     assert (answer.status, answer.error) == (None, "no answer within 0.7 s")
 
 
+async def test_the_first_byte_has_a_limit_of_its_own() -> None:
+    async with raw(stall) as url:
+        answer = await answer_of(url, timeout=60, first_byte_timeout=0.3)
+    assert (answer.status, answer.error) == (None, "no byte of an answer within 0.3 s")
+
+    async def slow_body(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(_HEAD % 1000 + b"half")
+        await writer.drain()
+        await asyncio.sleep(60)
+
+    async with raw(slow_body) as url:
+        assert (await answer_of(url, timeout=60, first_byte_timeout=0.3)).status == 200
+
+
+async def test_a_name_with_two_private_addresses_is_told_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    def look_up(*_: Any, **__: Any) -> list[Any]:
+        six, four = (socket.AF_INET6, ("fd00::1", 443, 0, 0)), (socket.AF_INET, ("10.0.0.1", 443))
+        return [(family, socket.SOCK_STREAM, 6, "", place) for family, place in (six, four)]
+
+    monkeypatch.setattr("socket.getaddrinfo", look_up)
+    answer = await answer_of("https://shop.example.com/hooks", allow_private=False)
+    assert answer.error is not None
+    assert "leads to a private address" in answer.error
+    assert "__ALLOW_PRIVATE=true" in answer.error
+
+
 async def test_of_a_gigabyte_64_kib_are_read_and_2_kib_kept() -> None:
     sent = 0
 
@@ -151,6 +178,41 @@ async def test_the_status_counts_though_its_body_drips_or_is_cut_off() -> None:
     async with raw(cut) as url:
         answer = await answer_of(url)
         assert (answer.status, answer.text) == (200, "half")
+
+
+@pytest.mark.parametrize(
+    ("answer", "status"),
+    [
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nno chunk\r\n", 200),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\nno chunk\r\n", 200),
+        (b"HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\nhello", 204),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok and more", 200),
+        (b"HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 204 No Content\r\n\r\nhello", 204),
+        (b"HTTP/1.1 410 Gone\r\nTransfer-Encoding: chunked\r\n\r\nno chunk\r\n", 410),
+        (b"HTTP/1.1 102 Processing\r\n\r\nno answer\r\n\r\n", None),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello", None),
+    ],
+)
+async def test_the_status_counts_though_a_body_that_breaks_http_comes_in_the_same_packet(
+    answer: bytes, status: int | None
+) -> None:
+    connections = 0
+
+    async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        writer.write(answer)
+        await writer.drain()
+        await asyncio.sleep(60)
+
+    async with raw(serve) as url:
+        client = HttpClient(Destination("shop", DestinationSettings.model_validate({"url": url, "allow_private": True})))
+        try:
+            found = [(await client.send(b"{}", {"webhook-id": "1"})).status for _ in range(2)]
+        finally:
+            await client.close()
+    assert found == [status] * 2
+    assert connections == 2, "the next request goes over another connection"
 
 
 async def test_nobody_listens_or_the_name_is_unknown() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import signal
+import statistics
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -34,9 +35,11 @@ def destination(url: str, **settings: Any) -> dict[str, Any]:
     return {"url": url, "allow_private": True, **settings}
 
 
-async def send(daemon: Daemon, *samples: sampling.Sample) -> None:
+async def send(daemon: Daemon, *samples: sampling.Sample) -> list[float]:
+    """Sends webhooks, and returns the seconds until each answer."""
     summary = await traffic.send(list(samples), f"{daemon.public_url}/webhooks/authorize-net", KEY)
     assert summary.failed == 0
+    return summary.latencies
 
 
 async def left(connection: Connection, status: str | None = None) -> int:
@@ -237,14 +240,22 @@ async def test_of_ten_destinations_one_hangs_and_nobody_else_waits(start: Start,
 
     async with contextlib.AsyncExitStack() as stack:
         shops = [await stack.enter_async_context(receiving()) for _ in range(10)]
-        shops[0].answer = hang
         daemon = await start(
             destinations={f"shop{n}": destination(shop.url, concurrency=2, timeout=120) for n, shop in enumerate(shops)}
         )
-        samples = [sampling.sample(CUSTOMER, number) for number in range(20)]
-        await send(daemon, *samples)
+        shops[0].answer = lambda _: web.Response()
+        before = await send(daemon, *(sampling.sample(CUSTOMER, number) for number in range(100, 120)))
+        await until(lambda: all(len(shop.got) == 20 for shop in shops), "all ten have all events", deadline=60)
+        await until_none_is_left(connection)
+        for shop in shops:
+            shop.got.clear()
+        shops[0].answer = hang
+        during = await send(daemon, *(sampling.sample(CUSTOMER, number) for number in range(20)))
+        assert statistics.median(during) < 5 * statistics.median(before) + 0.5, "the receiver does not wait"
         await until(lambda: all(len(shop.got) == 20 for shop in shops[1:]), "nine have all events", deadline=60)
-        processed = "SELECT count(*) = 20 FROM webhookd.events WHERE status = 'processed'"
+        others = "SELECT count(*) FROM webhookd.audit WHERE consumer <> 'shop0' AND attempt > 1"
+        assert await connection.fetchval(others) == 0, "each at the first attempt"
+        processed = "SELECT count(*) = 40 FROM webhookd.events WHERE status = 'processed' AND attempts = 1"
         await until(lambda: connection.fetchval(processed), "the handlers are done", deadline=60)
         assert len(shops[0].got) == 2, "no more than its concurrency"
         assert all(shop.most_at_once <= 2 for shop in shops)

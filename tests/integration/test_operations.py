@@ -21,6 +21,7 @@ from webhookd.dev import traffic
 from webhookd.errors import UnavailableError
 from webhookd.event import Event
 from webhookd.operate import runner as module
+from webhookd.operate.destination_replays import Choice
 from webhookd.operate.runner import Runner
 from webhookd.process.handlers import Registry
 
@@ -140,7 +141,7 @@ async def test_what_has_moved_on_since_it_was_chosen_is_skipped(
     dead = await bury(connection, 3)
     change = Runner._change
 
-    async def late(self: Runner, lent: Any, work: Any, rows: list[asyncpg.Record]) -> int:
+    async def late(self: Runner, lent: Any, work: Any, rows: list[Choice]) -> int:
         await connection.execute(f"UPDATE work SET due = {died_anew} WHERE event_id = $1", dead[1])
         return await change(self, lent, work, rows)
 
@@ -253,7 +254,7 @@ async def test_a_batch_in_hand_when_its_operation_is_cancelled_is_undone(
     change = Runner._change
     answers: list[int] = []
 
-    async def cancelled(self: Runner, lent: Any, work: Any, rows: list[asyncpg.Record]) -> int:
+    async def cancelled(self: Runner, lent: Any, work: Any, rows: list[Choice]) -> int:
         changed = await change(self, lent, work, rows)
         answers.append((await idle.post(f"operations/{work.id}/cancel"))[0])
         return changed
@@ -336,7 +337,7 @@ async def test_two_replicas_work_on_one_operation_and_do_nothing_twice(
     change = Runner._change
     lost: list[uuid.UUID] = []
 
-    async def interrupted(self: Runner, lent: Any, work: Any, rows: list[asyncpg.Record]) -> int:
+    async def interrupted(self: Runner, lent: Any, work: Any, rows: list[Choice]) -> int:
         changed = await change(self, lent, work, rows)
         if self._me not in lost:
             lost.append(self._me)

@@ -298,11 +298,19 @@ async def test_a_webhook_is_taken_whatever_comes_behind_it_in_the_same_read(
         assert statuses(await rest(reader)) == expected
 
 
-async def test_a_pipeline_behind_a_body_in_pieces_is_answered(start: Start) -> None:
+async def test_a_pipeline_behind_a_body_in_pieces_is_answered(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    began = asyncio.Event()
+    answer_request = Connection.answer
+
+    async def answer_now(connection: Connection, asked: web.BaseRequest) -> web.StreamResponse:
+        began.set()
+        return await answer_request(connection, asked)
+
+    monkeypatch.setattr(Connection, "answer", answer_now)
     daemon = await start(roles="receive")
     async with connected(daemon) as [(reader, writer)]:
         writer.write(PLAIN[:-2])
-        await asyncio.sleep(0.05)  # its handler begins
+        await asyncio.wait_for(began.wait(), 60)  # the parser has stopped behind the head
         writer.write(PLAIN[-2:] + LIVE * 100)
         assert [(await answer(reader))[0] for _ in range(101)] == [200] * 101
 

@@ -640,6 +640,7 @@ def test_every_handler_of_the_guide_is_run() -> None:
         ("calls.md", 1),
         ("handlers.md", 2),
         ("receivers.md", 1),  # tests/integration/test_destination_commands.py runs this receiver
+        ("simulate.md", 1),  # tests/integration/test_simulate.py runs this test
         ("testing.md", 2),  # tests/integration/test_testing_fixtures.py runs these
     ]
     assert blocks((GUIDE / "handlers.md").read_text(), "python")[0] == of_the_readme

@@ -181,6 +181,7 @@ def test_a_key_is_unused_if_another_one_of_its_account_works(other: Key, holds: 
         ({"bytes": 10, "largest": 10}, set()),
         ({"bytes": 10**15}, set()),  # only the operator knows the disk
         ({"replicas": [Replica(), Replica(stuck=1)]}, {"handlers_stuck"}),
+        ({"failing": {"shop": 7.0}}, {"destination_fails"}),
     ],
 )
 @MERCHANTS

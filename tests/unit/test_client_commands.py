@@ -228,7 +228,9 @@ def whole(**more: Any) -> dict[str, Any]:
                 "consumer": HOSTILE,
             }
         ],
-        "failed_attempts": [{"at": "2026-01-31T12:00:00Z", "attempt": 1, "outcome": "dead", "error": HOSTILE}],
+        "failed_attempts": [
+            {"at": "2026-01-31T12:00:00Z", "attempt": 1, "outcome": "dead", "error": HOSTILE, "consumer": HOSTILE}
+        ],
         "related": [event(2, event_type=HOSTILE, entity_id=HOSTILE)],
         "retry": {"allowed": True, "needs_force": False, "reason": HOSTILE},
         **more,
@@ -264,11 +266,11 @@ async def test_the_trail_names_consumers_only_if_there_is_another_than_the_handl
         return {**whole()["audit"][0], "to_status": to, "actor": "worker", "reason": None, "consumer": consumer}
 
     receipt, handled = change(None, "received"), change("handlers", "processed")
-    api.answer("GET", f"events/{event_id(1)}", whole(audit=[receipt, handled]))
+    api.answer("GET", f"events/{event_id(1)}", whole(audit=[receipt, handled], failed_attempts=[]))
     shown = (await ran(api.url, *SHOW)).out
     assert "worker" in shown
     assert not re.search("consumer|handlers", shown)
-    api.answer("GET", f"events/{event_id(1)}", whole(audit=[receipt, handled, change("mail", "dead")]))
+    api.answer("GET", f"events/{event_id(1)}", whole(audit=[receipt, handled, change("mail", "dead")], failed_attempts=[]))
     cells = [[cell.strip() for cell in re.split("[│┃]", line)] for line in (await ran(api.url, *SHOW)).out.splitlines()]
     trail = [row[3:6] for row in cells if len(row) == 9]
     assert trail == [

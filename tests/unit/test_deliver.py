@@ -15,7 +15,7 @@ from standardwebhooks import Webhook, WebhookVerificationError
 
 from tests.helpers.receivers import OTHER_SECRET, SECRET
 from webhookd.deliver.addresses import RefusedAddressError, is_public, public_socket
-from webhookd.deliver.answers import accepted, delay_after
+from webhookd.deliver.answers import accepted, asked_to_wait, delay_after, is_down
 from webhookd.deliver.destination import Destination, Payload, Routes, destinations_of
 from webhookd.deliver.pace import Pace
 from webhookd.deliver.signing import Message, envelope, headers, signature
@@ -119,9 +119,11 @@ def test_a_public_address_gets_a_socket(address: str) -> None:
     public_socket((2, 1, 6, "", ("8.8.8.8", 443))).close()
 
 
-def delay(attempt: int = 1, **more: Any) -> float | None:
-    given: dict[str, Any] = {"most": 20, "status": 500, "retry_after": None, "give_up_on": (), "now": NOW}
-    return delay_after(attempt, **given | more)
+def delay(
+    attempt: int = 1, *, status: int = 500, retry_after: str | None = None, give_up_on: tuple[int, ...] = ()
+) -> float | None:
+    asked = asked_to_wait(status, retry_after, now=NOW)
+    return delay_after(attempt, most=20, status=status, asked=asked, give_up_on=give_up_on)
 
 
 def test_only_2xx_is_accepted() -> None:
@@ -173,6 +175,11 @@ def test_a_short_retry_after_does_not_shorten_the_schedule(retry_after: str) -> 
     assert asked / 86_400 > 2.3, "otherwise a receiver that limits the rate would lose the event within seconds"
 
 
+def test_an_answer_about_one_event_is_no_failure_of_the_destination() -> None:
+    down = [None, 408, 429, 500, 502, 503, 504, 599]
+    assert [status for status in (*down, 302, 400, 401, 404, 410, 422) if is_down(status)] == down
+
+
 def test_a_final_status_ends_the_attempts() -> None:
     assert delay(status=410) is None
     assert delay(status=404) is not None
@@ -189,6 +196,7 @@ def test_a_final_status_ends_the_attempts() -> None:
         ("missing", {}, False),
         ("count", {"count": 0}, True),
         ("contains(missing, 'x')", {}, True),  # the filter fails: better one delivery too many
+        ("ceil(to_number(id))", {"id": "1e999"}, True),  # OverflowError, which is no error of JMESPath
     ],
 )
 def test_a_filter_chooses_by_the_payload(condition: str, payload: dict[str, Any], taken: bool) -> None:

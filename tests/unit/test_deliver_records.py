@@ -25,7 +25,7 @@ from webhookd.store.deliveries import Deliveries, Delivery, Failure
 from webhookd.telemetry.metrics import Metrics
 
 NOW = datetime(2026, 11, 30, 12, 0, tzinfo=UTC)
-DELIVERY = Delivery(UUID(int=1), 0, NOW, NOW, False, "default", "type", NOW, None, b"{}")
+DELIVERY = Delivery(UUID(int=1), 0, NOW, NOW, False, False, "default", "type", NOW, None, b"{}")
 
 
 class Rows:
@@ -36,8 +36,11 @@ class Rows:
         self.away = 0
         self.ended: list[tuple[UUID, str]] = []
         self.failures: list[Failure] = []
+        self.endless: bytes | None = None  # the body of deliveries without end
 
-    async def claim(self, *_: object, **__: object) -> list[Delivery]:
+    async def claim(self, _: str, most: int, **__: object) -> list[Delivery]:
+        if self.endless is not None:
+            return [DELIVERY._replace(body=self.endless)] * most
         taken, self.due = self.due, []
         return taken
 
@@ -46,10 +49,10 @@ class Rows:
         self.ended.append(pair)
         return 0.1
 
-    async def fail(self, name: str, delivery: Delivery, failure: Failure, *, delay: float | None) -> bool:
+    async def fail(self, name: str, delivery: Delivery, failure: Failure, *, delay: float | None) -> bool | None:
         self._reach()
         self.failures.append(failure)
-        return True
+        return False
 
     def _reach(self) -> None:
         if self.away:
@@ -64,10 +67,9 @@ def rows(monkeypatch: pytest.MonkeyPatch) -> Rows:
     return Rows()
 
 
-@pytest_asyncio.fixture
-async def sender(rows: Rows) -> AsyncIterator[Sender]:
-    made = Sender(
-        Destination("shop", DestinationSettings.model_validate({"url": "https://shop.example.com"})),
+def made(rows: Rows, **settings: object) -> Sender:
+    return Sender(
+        Destination("shop", DestinationSettings.model_validate({"url": "https://shop.example.com", **settings})),
         cast("Deliveries", rows),
         cast("Ends", rows),
         key_of=lambda _: None,
@@ -75,8 +77,13 @@ async def sender(rows: Rows) -> AsyncIterator[Sender]:
         metrics=Metrics(),
         watch=Watch(),
     )
-    yield made
-    await made.stop(0.1)
+
+
+@pytest_asyncio.fixture
+async def sender(rows: Rows) -> AsyncIterator[Sender]:
+    one = made(rows)
+    yield one
+    await one.stop(0.1)
 
 
 def answering(monkeypatch: pytest.MonkeyPatch, answer: Answer) -> None:
@@ -104,6 +111,31 @@ async def test_an_attempt_that_fails_by_a_defect_counts(rows: Rows, sender: Send
     await sender.start()
     await until(lambda: rows.failures, "the failure is recorded")
     assert rows.failures[0].error.startswith("webhookd itself failed (OverflowError)")
+
+
+@pytest.mark.parametrize(("size", "at_once"), [(1_048_576, 32), (1_000, 500)])
+async def test_a_sender_holds_a_bounded_number_of_bytes(
+    rows: Rows, monkeypatch: pytest.MonkeyPatch, size: int, at_once: int
+) -> None:
+    under_way = 0
+
+    async def send(*_: object) -> Answer:
+        nonlocal under_way
+        under_way += 1
+        await asyncio.sleep(60)
+        raise AssertionError
+
+    monkeypatch.setattr(HttpClient, "send", send)
+    rows.endless = b"x" * size
+    sender = made(rows, concurrency=500)
+    await sender.start()
+    try:
+        await until(lambda: under_way == at_once, "as many as may be are under way")
+        sender.wake()
+        await asyncio.sleep(0.1)
+        assert under_way == at_once
+    finally:
+        await sender.stop(0.1)
 
 
 async def test_few_failures_are_recorded_at_a_time() -> None:

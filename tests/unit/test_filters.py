@@ -32,7 +32,7 @@ COMMANDS = {
     QuarantineFilter: ["quarantine list"],
 }
 QUERIES = {
-    Filter: ["search_events", "search_open", "search_key", "choose_finished"],
+    Filter: ["search_events", "search_open", "search_key", "choose_finished", "choose_stored"],
     DeadEventFilter: ["search_dead", "choose_dead"],
     QuarantineFilter: ["list_quarantine"],
 }

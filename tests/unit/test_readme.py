@@ -2,8 +2,9 @@
 
 Other tests run what stands there. In tests/integration, test_work.py runs the handlers, test_testing_fixtures.py their tests,
 test_operator_commands.py and test_dead_letters.py the operators' commands, test_guide_statements.py the SQL and the backup,
-test_guide_move.py and test_guide_without_aws.py the pages of these names. tests/acceptance/test_dev.py runs `webhookd dev` with
-a handler and the page of the laptop, tests/deploy/test_guide_metrics.py the queries, .ci/run `make run` and the line after it.
+test_guide_move.py, test_guide_without_aws.py and test_simulate.py the pages of these names. tests/acceptance/test_dev.py runs
+`webhookd dev` with a handler and the page of the laptop, tests/deploy/test_guide_metrics.py the queries, .ci/run `make run` and
+the line after it.
 """
 
 from __future__ import annotations

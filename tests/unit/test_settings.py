@@ -16,6 +16,7 @@ from webhookd.errors import SettingsError
 from webhookd.settings import Role, Settings, describe, load, load_database, renewed
 from webhookd.settings.alerts import AlertSettings
 from webhookd.settings.destinations import DestinationSettings
+from webhookd.settings.provider import AccountProviderSettings
 from webhookd.settings.sources import NO_FILE, layers
 from webhookd.settings.values import same_server
 
@@ -239,6 +240,18 @@ def test_two_spellings_of_one_setting_in_one_source_are_refused(
     ]
 
 
+def test_a_wrong_value_is_told_with_the_file_that_holds_it(env: Any, tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text("concurrency = 0\npollers = 0\n[destinations.shop]\nurl = 'https://a.test'\nrate = 'x'\n")
+    (tmp_path / ".env").write_text("WEBHOOKD_CONFIG=c.toml\nWEBHOOKD_MAX_ATTEMPTS=0\n")
+    env(POLLERS="0")
+    assert {line.split(":")[0]: line.rpartition("(")[2] for line in problems() if line.endswith(")")} == {
+        "WEBHOOKD_CONCURRENCY": "c.toml sets it)",
+        "WEBHOOKD_MAX_ATTEMPTS": ".env sets it)",
+        "WEBHOOKD_DESTINATIONS__SHOP__RATE": "c.toml sets it)",
+    }
+    assert "c.toml sets it" not in next(line for line in problems(concurrency=0) if line.startswith("WEBHOOKD_CONCURRENCY"))
+
+
 def test_an_empty_variable_counts_as_not_set(env: Any) -> None:
     env(CONCURRENCY="", RELAY_WINDOW="")
     assert load().concurrency == 16
@@ -421,14 +434,14 @@ def test_a_wrong_choice_is_told_with_the_right_ones(env: Any, name: str, value: 
 
 def test_a_toml_file_of_the_wrong_types_is_told_what_each_must_be(env: Any, tmp_path: Path) -> None:
     (tmp_path / "webhookd.toml").write_text('log_level = 1\nsqs_queue = 2\nhandlers = 3\nconcurrency = "x"\n')
-    env(CONFIG=str(tmp_path / "webhookd.toml"))
+    env(CONFIG="webhookd.toml")
     with pytest.raises(SettingsError) as caught:
         load()
     assert str(caught.value).splitlines() == [
-        "WEBHOOKD_SQS_QUEUE: must be text; the default is webhookd",
-        "WEBHOOKD_HANDLERS: must be a list, or text with commas between its parts; the default is none",
-        "WEBHOOKD_CONCURRENCY: must be a whole number from 1 to 1000; the default is 16",
-        "WEBHOOKD_LOG_LEVEL: must be debug, info, warning or error; the default is info",
+        "WEBHOOKD_SQS_QUEUE: must be text; the default is webhookd (webhookd.toml sets it)",
+        "WEBHOOKD_HANDLERS: must be a list, or text with commas between its parts; the default is none (webhookd.toml sets it)",
+        "WEBHOOKD_CONCURRENCY: must be a whole number from 1 to 1000; the default is 16 (webhookd.toml sets it)",
+        "WEBHOOKD_LOG_LEVEL: must be debug, info, warning or error; the default is info (webhookd.toml sets it)",
     ]
 
 
@@ -630,8 +643,8 @@ def test_an_address_is_logged_without_user_and_password(env: Any, url: str, show
 
 def test_every_setting_is_described_with_its_default() -> None:
     rows = {name: (default, meaning) for name, default, meaning in describe()}
-    # One row for WEBHOOKD_CONFIG, and one for each setting of a channel and of a destination, instead of the two sections.
-    sections = len(AlertSettings.model_fields) + len(DestinationSettings.model_fields)
+    # One row for WEBHOOKD_CONFIG, and one for each setting of a channel, a destination and an account, instead of the sections.
+    sections = sum(len(one.model_fields) for one in (AlertSettings, DestinationSettings, AccountProviderSettings))
     assert len(rows) == len(Settings.model_fields) - 1 + sections
     assert all(name.startswith("WEBHOOKD_") and meaning for name, (_, meaning) in rows.items())
     defaults = {name.removeprefix("WEBHOOKD_"): default for name, (default, _) in rows.items()}
@@ -818,6 +831,10 @@ OWN = "https://sqs.us-east-1.amazonaws.com/123456789012/webhookd"
             "an event of EventBridge has no place for a signature",
         ),
         ({"URL": "sqs://http://sqs.example.com/1/orders"}, "set WEBHOOKD_DESTINATIONS__SHOP__ALLOW_PRIVATE=true"),
+        (
+            {"URL": "sqs://orders", "SQS_ENDPOINT_URL": "http://localhost:1"},
+            "set WEBHOOKD_DESTINATIONS__SHOP__ALLOW_PRIVATE=true",
+        ),
         ({"URL": "sqs://webhookd"}, "may be the queue of WEBHOOKD_SQS_QUEUE"),
         ({"URL": "sqs://webhookd-dead-letters"}, "may be the queue of WEBHOOKD_SQS_DEAD_LETTER_QUEUE"),
         ({"URL": f"sqs://{OWN}"}, "may be the queue of WEBHOOKD_SQS_QUEUE"),
@@ -828,9 +845,9 @@ OWN = "https://sqs.us-east-1.amazonaws.com/123456789012/webhookd"
     ],
 )
 def test_a_cloud_destination_that_cannot_work_is_refused(env: Any, settings: dict[str, str], told: str) -> None:
-    env(**{name if name == "SQS_QUEUE" else f"DESTINATIONS__SHOP__{name}": value for name, value in settings.items()})
+    env(**{name if name.startswith("SQS_") else f"DESTINATIONS__SHOP__{name}": value for name, value in settings.items()})
     problem = only_problem()
-    assert problem.startswith("WEBHOOKD_DESTINATIONS__SHOP__")
+    assert "WEBHOOKD_DESTINATIONS__SHOP__" in problem
     assert told in problem
 
 

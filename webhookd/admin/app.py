@@ -13,6 +13,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from webhookd.admin.access import Access, AccessLevel
 from webhookd.admin.alert_routes import AlertRoutes
 from webhookd.admin.dead_letter_routes import DeadLetterRoutes
+from webhookd.admin.destination_replay_routes import DestinationReplayRoutes
 from webhookd.admin.destination_routes import DestinationRoutes
 from webhookd.admin.event_routes import EventRoutes
 from webhookd.admin.guide import Guide
@@ -72,13 +73,15 @@ def admin_app(
     """Builds the aiohttp application of the admin listener."""
     events = Events(statements)
     operations = Operations(statements, runner)
+    destinations = Destinations(statements, lambda: deliver.destinations)
     routes = [
         *OperationRoutes(operations).routes(),
         *EventRoutes(events).routes(),
         *DeadLetterRoutes(statements, events, operations).routes(),
         *QuarantineRoutes(Quarantine(statements, receipts)).routes(),
         *RefusedRoutes(statements).routes(),
-        *DestinationRoutes(deliver, Destinations(statements, lambda: deliver.destinations)).routes(),
+        *DestinationRoutes(deliver, destinations).routes(),
+        *DestinationReplayRoutes(destinations, operations).routes(),
         *TimelineRoutes(statements).routes(),
         *AlertRoutes(alerts).routes(),
         *StatisticsRoutes(statements, health, metrics).routes(),

@@ -36,7 +36,7 @@ from webhookd.operate.operator_queries import OperatorQueries
 
 @filtered(DeadEventFilter)
 class DeadQuery(Shape):
-    """The filter of the list. Every given field must match."""
+    """The query of the list: the filters, which must all match, and the page."""
 
     discarded: Annotated[
         Boolean, Field(description="true: only discarded events; false: only events that were not discarded.")

@@ -13,8 +13,11 @@ from webhookd.admin.shapes import Note, Time, left_out
 from webhookd.deliver.answers import accepted
 from webhookd.deliver.role import DeliverRole
 from webhookd.errors import ConflictError
+from webhookd.operate.destination_figures import LATENCIES, OUTCOMES, WINDOW, Figures
 from webhookd.operate.destinations import Destinations, DestinationState
-from webhookd.store.deliveries import MOST
+from webhookd.operate.statistics import percentiles
+from webhookd.store.deliveries import MOST, WELL, Counts
+from webhookd.telemetry.metrics import ATTEMPT_BOUNDS, DELIVERY_BOUNDS
 
 _COUNTED = f"Counted up to {MOST}."
 
@@ -25,13 +28,44 @@ class Name(Shape):
     name: Annotated[str, StringConstraints(pattern="^[a-z0-9_-]{1,64}$")]
 
 
-class DestinationRow(Shape):
-    """A destination, as a list shows it."""
+class Seconds(Shape):
+    """Percentiles of a latency in seconds, estimated from the buckets of a histogram; null if nothing was counted."""
+
+    p50: float | None
+    p99: float | None
+
+
+class LastHour(Shape):
+    """The deliveries and attempts of all replicas in the last hour."""
+
+    delivered: int
+    failed: Annotated[int, Field(description="Failed attempts, those that made deliveries dead among them.")]
+    died: Annotated[int, Field(description="Deliveries that were given up.")]
+    per_second: Annotated[float, Field(description="Accepted deliveries per second, averaged over the hour.")]
+    latency: Annotated[
+        Seconds, Field(description="From the receipt, or the redrive, until the destination accepted the event.")
+    ]
+    attempt: Annotated[Seconds, Field(description="One request.")]
+
+
+class Oldest(Shape):
+    """Since when the oldest deliveries wait and are retried, and when the first dead one died; null if there is none."""
+
+    waiting: Time | None
+    retrying: Time | None
+    dead: Time | None
+
+
+class DestinationSummary(Shape):
+    """The state of a destination after a change."""
 
     name: str
     state: Annotated[
-        Literal["active", "paused", "removed"],
-        Field(description="removed: the settings of this process do not name the destination, and its deliveries are kept."),
+        Literal["active", "failing", "paused", "removed"],
+        Field(
+            description="failing: the circuit of the destination is open, so the destination gets only probes. removed: the "
+            "settings of this process do not name the destination, and its deliveries are kept."
+        ),
     ]
     place: Annotated[str | None, Field(description="Scheme, host and port of the address; null if it is not set.")]
     waiting: Annotated[int, Field(description=f"Deliveries that were not tried yet, or redriven. {_COUNTED}")]
@@ -39,6 +73,16 @@ class DestinationRow(Shape):
     dead: Annotated[int, Field(description=f"Deliveries that were given up. {_COUNTED}")]
     paused_at: Time | None
     paused_by: str | None
+    opened_at: Annotated[Time | None, Field(description="The time from which the circuit is open; null if it is closed.")]
+    probe_at: Annotated[Time | None, Field(description="When the next probe may begin, if the circuit is open.")]
+    failures: Annotated[int, Field(description="Different events that failed in a row, and failed probes.")]
+
+
+class DestinationRow(DestinationSummary):
+    """A destination, as a list shows it."""
+
+    oldest: Oldest
+    last_hour: LastHour
 
 
 class DestinationList(Shape):
@@ -137,22 +181,27 @@ class DestinationRoutes:
             Route("POST", f"{path}/{{name}}/test", operate, self.test_destination, Tested, **change),
             Route("POST", f"{path}/{{name}}/redrive", operate, self.redrive_deliveries, Handled, body=chosen, **change),
             Route("POST", f"{path}/{{name}}/drop", operate, self.drop_deliveries, Handled, body=Drop, **one),
-            Route("POST", f"{path}/{{name}}/pause", operate, self.pause_destination, DestinationRow, **one),
-            Route("POST", f"{path}/{{name}}/resume", operate, self.resume_destination, DestinationRow, **change),
+            Route("POST", f"{path}/{{name}}/pause", operate, self.pause_destination, DestinationSummary, **one),
+            Route("POST", f"{path}/{{name}}/resume", operate, self.resume_destination, DestinationSummary, **change),
         ]
 
     async def list_destinations(self, call: Call) -> DestinationList:
         """List the destinations: those that are set, and those that are not set any more and still have deliveries."""
-        return DestinationList(destinations=[DestinationRow(**self._row(one)) for one in await self._destinations.all()])
+        found = await self._destinations.all()
+        figures = await self._destinations.figures([one.name for one in found])
+        rows = [DestinationRow(**self._row(one), **_shapes(figures[one.name])) for one in found]
+        return DestinationList(destinations=rows)
 
     async def show_destination(self, call: Call) -> DestinationInFull:
         """Show a destination: its settings without secrets, its counts, and deliveries that wait, failed or are dead."""
         name = call.path.name
         found = await self._destinations.one(name)
         rows = [row for status in ("dead", "retrying", "waiting") for row in await self._destinations.newest(name, status)]
+        figures = await self._destinations.figures([name])
         destination = self._deliver.destinations.get(name)
         return DestinationInFull(
             **self._row(found),
+            **_shapes(figures[name]),
             settings=None if destination is None else _plain(destination.settings.redacted()),
             deliveries=[DeliveryRow(**dict(row) | {"event_id": str(row["event_id"])}) for row in rows],
         )
@@ -191,24 +240,22 @@ class DestinationRoutes:
         )
         return Handled(count=count, more=more)
 
-    async def pause_destination(self, call: Call) -> DestinationRow:
+    async def pause_destination(self, call: Call) -> DestinationSummary:
         """Pause a destination on every replica. Its deliveries wait, and no attempt is counted."""
         await self._destinations.pause(call.path.name, actor=call.caller.actor)
         return await self._shown(call.path.name)
 
-    async def resume_destination(self, call: Call) -> DestinationRow:
-        """Resume a destination that was paused."""
+    async def resume_destination(self, call: Call) -> DestinationSummary:
+        """Resume a destination that was paused. If its circuit is open, the next probe is sent at once."""
         await self._destinations.resume(call.path.name)
         return await self._shown(call.path.name)
 
-    async def _shown(self, name: str) -> DestinationRow:
+    async def _shown(self, name: str) -> DestinationSummary:
         # A removed destination without deliveries is gone once its pause ends.
         for found in await self._destinations.all():
             if found.name == name:
-                return DestinationRow(**self._row(found))
-        return DestinationRow(
-            name=name, state="removed", place=None, waiting=0, retrying=0, dead=0, paused_at=None, paused_by=None
-        )
+                return DestinationSummary(**self._row(found))
+        return DestinationSummary(**self._row(DestinationState(name, False, Counts(), None, None, WELL)))
 
     def _row(self, found: DestinationState) -> dict[str, Any]:
         destination = self._deliver.destinations.get(found.name)
@@ -219,7 +266,29 @@ class DestinationRoutes:
             **found.counts._asdict(),
             "paused_at": found.paused_at,
             "paused_by": found.paused_by,
+            "opened_at": found.circuit.opened_at,
+            "probe_at": found.circuit.probe_at if found.circuit.opened_at is not None else None,
+            "failures": found.circuit.failures,
         }
+
+
+def _shapes(figures: Figures) -> dict[str, Any]:
+    delivered, retrying, died = (sum(figures.counts.get(outcome, ())) for outcome in OUTCOMES)
+    latency, attempt = (
+        [None if part is None else round(part, 6) for part in percentiles(figures.counts.get(name, ()), bounds, (0.5, 0.99))]
+        for name, bounds in zip(LATENCIES, (DELIVERY_BOUNDS, ATTEMPT_BOUNDS), strict=True)
+    )
+    return {
+        "oldest": Oldest(waiting=figures.waiting, retrying=figures.retrying, dead=figures.dead),
+        "last_hour": LastHour(
+            delivered=delivered,
+            failed=retrying + died,
+            died=died,
+            per_second=round(delivered / WINDOW, 4),
+            latency=Seconds(p50=latency[0], p99=latency[1]),
+            attempt=Seconds(p50=attempt[0], p99=attempt[1]),
+        ),
+    }
 
 
 def _plain(settings: dict[str, object]) -> dict[str, Any]:

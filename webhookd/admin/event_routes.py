@@ -107,6 +107,7 @@ class FailedAttempt(Shape):
     attempt: int
     outcome: str
     error: str
+    consumer: Annotated[str, Field(description="`handlers`, or the destination. Each consumer counts its own attempts.")]
 
 
 class RetryAdvice(Shape):
@@ -180,7 +181,13 @@ def in_full(shown: Shown) -> EventInFull:
         aliases=[Alias(**dict(alias)) for alias in shown.aliases],
         audit=[Change(**dict(change)) for change in shown.audit],
         failed_attempts=[
-            FailedAttempt(at=c["at"], attempt=c["attempt"], outcome=c["to_status"], error=c["reason"])
+            FailedAttempt(
+                at=c["at"],
+                attempt=c["attempt"],
+                outcome=c["to_status"],
+                error=c["reason"],
+                consumer=c["consumer"] or "handlers",
+            )
             for c in shown.audit
             if c["attempt"] is not None and c["reason"] is not None and c["from_status"] != Status.DEAD
         ],

@@ -33,7 +33,10 @@ class OperationShape(Shape):
     dry_run: bool
     actor: str
     reason: str
-    selection: Annotated[dict[str, Any], Field(description="The choice of events, as ordered.")]
+    selection: Annotated[
+        dict[str, Any],
+        Field(description="The choice of events, as ordered. `destination`: the replay sends them there, and runs no handler."),
+    ]
     rate: Annotated[float, Field(description="At most this many events per second.")]
     limit: int | None
     total: Annotated[int, Field(description="How many events are chosen; in the state `counting`, so far.")]
@@ -67,7 +70,8 @@ class OperationQuery(Shape):
 _BROAD = ("status", "imported")  # filters that alone choose too much
 
 
-def _besides_status(schema: dict[str, Any]) -> None:
+def besides_status(schema: dict[str, Any]) -> None:
+    """Describes in a filter's schema that one field besides `status` is required."""
     schema["anyOf"] = [{"required": [name]} for name in schema["properties"] if name not in _BROAD]
 
 
@@ -78,7 +82,7 @@ class ReplayFilter(Shape):
     To choose everything, give `received_from` with an early time.
     """
 
-    model_config = ConfigDict(json_schema_extra=_besides_status)
+    model_config = ConfigDict(json_schema_extra=besides_status)
 
     status: list[Literal["processed", "dead"]] = left_out(
         min_length=1, max_length=2, description="By default, only dead events."

@@ -12,6 +12,7 @@ from webhookd.admin.route import Call, Route, Shape
 from webhookd.admin.shapes import Time, Whole
 from webhookd.operate.operator_queries import OperatorQueries
 from webhookd.operate.statistics import COUNTED, LONGEST_WINDOW, Statistics, bounds, percentiles, read_statistics
+from webhookd.store.queries import queries
 from webhookd.telemetry.metrics import Metrics
 
 
@@ -96,12 +97,25 @@ class Depth(Shape):
     delayed: int
 
 
+class DestinationCounts(Shape):
+    """Deliveries to a destination that have not ended."""
+
+    name: str
+    waiting: int
+    retrying: int
+    dead: int
+
+
 class Now(Shape):
     """The present state of events, quarantine and queues."""
 
     statuses: Statuses
     capped_at: Annotated[
-        int, Field(description="Events of one status, and bodies in quarantine, are counted up to this number.")
+        int, Field(description="Events and deliveries of one status, and bodies in quarantine, are counted up to this number.")
+    ]
+    destinations: Annotated[
+        list[DestinationCounts],
+        Field(description="The destinations that have deliveries left. `/webhooks/destinations` has the figures of each."),
     ]
     quarantine: Annotated[int, Field(description="Bodies that wait in quarantine.")]
     oldest_unfinished_seconds: float
@@ -187,6 +201,7 @@ class StatisticsRoutes:
         themselves are never lost in this way.
         """
         read = await read_statistics(self._statements, call.query.window)
+        left = await self._statements.all(queries.destination_counts, most=read.cap)
         types = [TypeCounts(event_type=name, **_flow(counts)) for name, counts in read.types.items()]
         return Stats(
             window=read.window,
@@ -199,7 +214,7 @@ class StatisticsRoutes:
             latency=Latency(
                 acknowledgement=self._percentiles(read, "acknowledgement"), end_to_end=self._percentiles(read, "end_to_end")
             ),
-            now=self._now(read),
+            now=self._now(read, [_left(row) for row in left]),
             series=self._series(read),
         )
 
@@ -212,12 +227,13 @@ class StatisticsRoutes:
         p50, p95, p99 = self._parts(counts, measure, 50, 95, 99)
         return Percentiles(count=sum(counts or ()), p50=p50, p95=p95, p99=p99)
 
-    def _now(self, read: Statistics) -> Now:
+    def _now(self, read: Statistics, destinations: list[DestinationCounts]) -> Now:
         standing = read.standing
         statuses = {name: min(standing[name], read.cap) for name in Statuses.model_fields}
         return Now(
             statuses=Statuses(**statuses),
             capped_at=read.cap,
+            destinations=destinations,
             quarantine=min(standing["quarantine"], read.cap),
             oldest_unfinished_seconds=_gauge(self._metrics.oldest_unfinished),
             queue=self._depth("main"),
@@ -253,6 +269,10 @@ class StatisticsRoutes:
                 )
             )
         return series
+
+
+def _left(row: Any) -> DestinationCounts:
+    return DestinationCounts(name=row["destination"], waiting=row["waiting"], retrying=row["retrying"], dead=row["dead"])
 
 
 def _flow(counts: dict[str, int]) -> dict[str, int]:

@@ -146,6 +146,14 @@ _LIST = (
         view="events",
     ),
     Condition(
+        "destination_fails",
+        _TICKET,
+        "A destination fails",
+        "/guide/runbook-destinations#webhookddestinationfails",
+        "the circuit of a destination is open, and deliveries wait for it",
+        900,
+    ),
+    Condition(
         "partitions_missing",
         _TICKET,
         "Partitions are not made",

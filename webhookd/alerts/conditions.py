@@ -108,6 +108,7 @@ class Facts:
     rhythms: Mapping[str, Rhythm] = field(default_factory=dict)
     keys: Sequence[Key] = ()
     replicas: Sequence[Replica] = ()
+    failing: Mapping[str, float] = field(default_factory=dict)  # destinations, with the seconds for which the circuit is open
 
     def count(self, measure: str, account: str = "") -> Counts:
         """Returns the counts of a measure."""
@@ -192,6 +193,8 @@ def _upkeep(facts: Facts) -> Iterator[Finding]:
         yield Finding("events_stuck", "", f"The oldest event that waits for no retry has waited for {lasting(facts.overdue)}.")
     if stuck := sum(replica.stuck for replica in facts.replicas):
         yield Finding("handlers_stuck", "", f"Handlers that were cancelled and have not ended: {stuck}.")
+    for name, seconds in sorted(facts.failing.items()):
+        yield Finding("destination_fails", name, f"The destination {name} has got only probes for {lasting(seconds)}.")
     if facts.partitions_ahead < _PARTITIONS:
         detail = f"The partitions of bodies and audit trail reach {lasting(facts.partitions_ahead)} ahead."
         yield Finding("partitions_missing", "", detail)

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 _URLS = ("database_url", "redis_url")
 _TOKENS = ("admin_tokens", "read_tokens")
+_OF_THE_PROVIDER = ("api_login_id", "transaction_key", "provider")
+_KEYS = ("signature_keys", "api_login_id", "transaction_key")
 _DEFAULT = "default"
 
 
@@ -23,14 +25,16 @@ def effective(settings: Settings, layers: list[Layer]) -> list[tuple[str, str, s
 
     URLs are shown without user, password and options, keys, tokens and addresses for alerts as fingerprints.
     """
+    from webhookd.settings.listing import in_order
     from webhookd.settings.sources import PREFIX
 
     rows = []
-    for name in type(settings).model_fields:
+    for name in in_order():
         if name == "accounts":
             for account, own in settings.accounts.items():
-                variable = f"accounts__{account}__signature_keys"
-                rows.append((variable, _fingerprints(own.signature_keys), _source(variable, layers)))
+                for field in ("signature_keys", *(name for name in _OF_THE_PROVIDER if getattr(own, name))):
+                    variable = f"accounts__{account}__{field}"
+                    rows.append((variable, _shown(field, getattr(own, field)), _source(variable, layers)))
         elif name in ("alerts", "destinations"):
             for own, section in getattr(settings, name).items():
                 for field in type(section).model_fields:
@@ -47,8 +51,8 @@ def _shown(name: str, value: Any) -> str:
 
     if name in _URLS:
         return without_password(value)
-    if name == "signature_keys":
-        return _fingerprints(value)
+    if name in _KEYS:
+        return _fingerprints(value if isinstance(value, tuple) else filter(None, [value]))
     if name in _TOKENS:
         return ",".join(f"{owner}:{fingerprint(revealed(token))}" for owner, token in sorted(value.items()))
     if isinstance(value, Mapping):

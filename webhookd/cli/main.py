@@ -27,6 +27,7 @@ from webhookd.cli.operator import (
     destination_commands,
     event_commands,
     health_command,
+    listen_command,
     operation_commands,
     quarantine_commands,
     refused_commands,
@@ -35,6 +36,7 @@ from webhookd.cli.operator import (
 )
 from webhookd.cli.operator.failures import ApiError
 from webhookd.cli.recover import recover
+from webhookd.cli.simulate import simulate
 from webhookd.cli.trigger import trigger
 from webhookd.errors import SettingsError, UnavailableError, WebhookdError
 from webhookd.runtime.console import FOLDER, Folder, Json, err, out, run, write_whole
@@ -63,6 +65,7 @@ for group in (
     app.add_typer(group.app)
 app.command("stats", help=stats_commands.HELP)(stats_commands.stats)
 app.command("health", help=health_command.HELP)(health_command.health)
+app.command("listen", help=listen_command.HELP)(listen_command.listen)
 
 
 def _print_version(asked: bool) -> None:
@@ -227,6 +230,7 @@ def migrate(
 
 
 app.command()(trigger)
+app.command()(simulate)
 app.command()(doctor)
 app.command("import")(import_)
 app.command()(recover)

@@ -57,7 +57,9 @@ class CloudClient:
         self._concurrency = settings.concurrency
         self._session = session
         self._place = session.place(destination, target)
-        self._channel = channel_of(target)
+        self._channel = channel = channel_of(target)
+        # The address of a queue by URL stands in the destination's own setting.
+        self._api = channel.api if target.endpoint is None else channel.api._replace(endpoint=self._setting)
         self._stack = AsyncExitStack()
         self._client: Any = None
         self._making = asyncio.Lock()
@@ -164,7 +166,7 @@ class CloudClient:
 
     def _answer(self, error: BaseException, item: _Item, accepted: bool) -> Answer:
         """Returns the answer of a failed attempt, with the reason and the remedy. No text of AWS is quoted."""
-        api, name, size = self._channel.api, self._target.name, item.entry.size
+        api, name, size = self._api, self._target.name, item.entry.size
         if isinstance(error, ClientError):
             code = code_of(error)
             is_large = may_be_refusal(code) and size > REQUEST_BYTES

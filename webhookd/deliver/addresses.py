@@ -60,5 +60,6 @@ def public_socket(info: Any) -> socket.socket:
     """Makes the socket for one address of `getaddrinfo`. Raises RefusedAddressError if the address is not public."""
     family, kind, protocol, _, place = info
     if not is_public(str(place[0])):
-        raise RefusedAddressError(f"{place[0]} is not a public address")
+        # Do not name the address. If a name has several addresses, the connector raises this error only if all texts are equal.
+        raise RefusedAddressError("it is not a public address")
     return socket.socket(family, kind, protocol)

@@ -15,6 +15,7 @@ _BASE, _CAP = 5.0, 36_000.0  # seconds; the 19 delays between 20 attempts are ab
 _JITTER = 0.2
 _LONGEST_WAIT = 43_200.0  # seconds for which a destination may put an attempt off by Retry-After
 _ASKS_TO_WAIT = (429, 503)
+_OVERLOADED = (408, 429)
 
 
 def accepted(status: int) -> bool:
@@ -22,31 +23,35 @@ def accepted(status: int) -> bool:
     return 200 <= status < 300
 
 
-def delay_after(
-    attempt: int,
-    *,
-    most: int,
-    status: int | None,
-    retry_after: str | None,
-    give_up_on: Collection[int],
-    now: datetime,
-) -> float | None:
+def is_down(status: int | None) -> bool:
+    """Returns whether a failure is one of the destination itself, as far as an answer can show it.
+
+    No answer, a server's error (5xx), 429 and 408 come from a destination that is down or overloaded. Every other status is an
+    answer of a destination that works, and may concern this one event: an order that it does not know, for example.
+    """
+    return status is None or status >= 500 or status in _OVERLOADED
+
+
+def asked_to_wait(status: int | None, retry_after: str | None, *, now: datetime) -> float:
+    """Returns for how many seconds the answer asks to wait, up to 12 hours: the header Retry-After of a 429 or 503."""
+    if status not in _ASKS_TO_WAIT or retry_after is None:
+        return 0.0
+    return min(max(_seconds(retry_after, now) or 0.0, 0.0), _LONGEST_WAIT)
+
+
+def delay_after(attempt: int, *, most: int, status: int | None, asked: float, give_up_on: Collection[int]) -> float | None:
     """Returns the seconds until the next attempt; None if there is none.
 
     attempt: the number of the attempt that failed, 1 for the first.
     most: the number of attempts that a delivery has.
     status: the HTTP status of the answer; None if there was no answer.
-    retry_after: the header Retry-After of the answer.
+    asked: the seconds for which the answer asks to wait. The schedule's wait counts if it is longer: short waits would soon
+    spend all attempts.
     give_up_on: the statuses, beside 410, after which there is no other attempt.
-    now: the present time, for a Retry-After that is a date.
     """
     if attempt >= most or status == GONE or status in give_up_on:
         return None
-    delay = ceiling(attempt, _BASE, _CAP) * random.uniform(1 - _JITTER, 1 + _JITTER)
-    if status in _ASKS_TO_WAIT and retry_after is not None and (asked := _seconds(retry_after, now)) is not None:
-        # A shorter wait than that of the schedule would soon spend all attempts.
-        return min(max(asked, delay), _LONGEST_WAIT)
-    return delay
+    return max(asked, ceiling(attempt, _BASE, _CAP) * random.uniform(1 - _JITTER, 1 + _JITTER))
 
 
 def _seconds(text: str, now: datetime) -> float | None:

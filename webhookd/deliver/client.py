@@ -16,6 +16,7 @@ import aiohttp
 
 from webhookd.deliver.addresses import RefusedAddressError, public_socket
 from webhookd.deliver.destination import Destination
+from webhookd.deliver.response import Response
 from webhookd.errors import causes_of
 
 _MOST_READ = 65_536  # bytes of an answer
@@ -58,6 +59,7 @@ class HttpClient:
         self._host = urlsplit(self._url).hostname or ""
         self._timeout = settings.timeout
         self._connect = min(_CONNECT, settings.timeout)
+        self._first_byte = settings.first_byte_timeout
         connector = aiohttp.TCPConnector(
             limit=settings.concurrency,
             ssl=destination.tls,
@@ -65,7 +67,8 @@ class HttpClient:
         )
         self._session = aiohttp.ClientSession(
             connector=connector,
-            timeout=aiohttp.ClientTimeout(total=settings.timeout, sock_connect=self._connect),
+            timeout=aiohttp.ClientTimeout(total=settings.timeout, sock_connect=self._connect, sock_read=self._first_byte),
+            response_class=Response,
             auto_decompress=False,  # a small answer could become a large one
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=False,  # neither a proxy of the environment nor a password of ~/.netrc
@@ -112,6 +115,8 @@ class HttpClient:
             )
         if isinstance(error, aiohttp.ConnectionTimeoutError):
             return f"no connection within {self._connect:g} s"
+        if isinstance(error, aiohttp.SocketTimeoutError):
+            return f"no byte of an answer within {self._first_byte:g} s"
         if isinstance(error, asyncio.TimeoutError):
             return f"no answer within {self._timeout:g} s"
         if isinstance(error, aiohttp.ClientConnectorDNSError):

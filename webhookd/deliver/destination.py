@@ -19,6 +19,7 @@ from webhookd.errors import SettingsError
 from webhookd.settings.destinations import DestinationSettings, secret_bytes
 from webhookd.settings.sources import PREFIX
 
+_MOST_PLACES = 1000  # attempts at a time to AWS
 _SHORTEST_SECRET = 4  # characters of a secret or header that an answer does not show
 _SHORTEST_TOKEN = 8  # characters of a part of the URL's path that may be a token
 
@@ -31,7 +32,7 @@ class Destination:
         self.settings = settings
         self.target = settings.target
         # Number of attempts at a time. A request to AWS takes up to ten events.
-        self.places = settings.concurrency * (1 if self.target is None else 10)
+        self.places = settings.concurrency if self.target is None else min(settings.concurrency * 10, _MOST_PLACES)
         self.keys = [secret_bytes(secret.get_secret_value()) for secret in settings.secrets]
         self.headers = {name: value.get_secret_value() for name, value in settings.headers.items()}
         self._secrets = _pattern(settings)

@@ -154,6 +154,7 @@ class DeliverRole:
             metrics=self._metrics,
             watch=self._watch,
             connect=self._connect,
+            largest_body=self._settings.max_body_bytes,
         )
         await sender.start()
         self.routes.wakes[name] = sender.wake
@@ -168,14 +169,21 @@ class DeliverRole:
         return [*await self.deliveries.end(accepted)]
 
     async def _wake_due(self) -> None:
-        if self._senders:
-            self.routes.wake(await self.deliveries.due(list(self._senders)))
+        if not self._senders:
+            return
+        due = await self.deliveries.due(list(self._senders))
+        for name, sender in self._senders.items():
+            sender.held = due.get(name, False)
+        self.routes.wake([name for name, held in due.items() if not held])
 
     async def _measure(self) -> None:
-        counts = await self.deliveries.counts()
+        counts, circuits = await self.deliveries.counts(), await self.deliveries.circuits()
         waiting, dead = self._metrics.deliveries_waiting, self._metrics.deliveries_dead
-        self._measured |= {*self.destinations, *counts}
+        live = {*self.destinations, *counts}  # a removed destination without deliveries needs nobody
+        failing = {name for name, circuit in circuits.items() if circuit.opened_at is not None and name in live}
+        self._measured |= live
         for name in self._measured:
             found = counts.get(name, Counts())
             waiting.labels(name).set(found.waiting + found.retrying)
             dead.labels(name).set(found.dead)
+            self._metrics.circuit_open.labels(name).set(name in failing)

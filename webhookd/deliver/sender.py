@@ -8,7 +8,7 @@ from collections.abc import Callable
 from datetime import datetime
 from uuid import UUID
 
-from webhookd.deliver.answers import accepted, delay_after
+from webhookd.deliver.answers import accepted, asked_to_wait, delay_after, is_down
 from webhookd.deliver.client import Answer, Client, HttpClient
 from webhookd.deliver.destination import Destination
 from webhookd.deliver.pace import Pace
@@ -25,6 +25,8 @@ from webhookd.telemetry.metrics import Metrics
 Ends = Batcher[tuple[UUID, str], float | None]
 
 _RECORD = 10.0  # seconds of the lease for recording, after the longest attempt
+_MIB = 1_048_576
+_BODIES = 32 * _MIB  # bytes of bodies that a sender holds, or four of the largest bodies
 _NO_BODY = "the body is no longer kept, so it cannot be delivered"
 
 
@@ -42,6 +44,7 @@ class Sender:
     key_of: returns the first Signature Key of an account.
     now: returns PostgreSQL's time.
     connect: returns a client of the destination.
+    largest_body: bytes of the largest body that a claim may bring.
     """
 
     def __init__(
@@ -55,6 +58,7 @@ class Sender:
         metrics: Metrics,
         watch: Watch,
         connect: Callable[[Destination], Client] = HttpClient,
+        largest_body: int = _MIB,
     ) -> None:
         self.destination = destination
         self._deliveries = deliveries
@@ -66,7 +70,9 @@ class Sender:
         self._watch = watch
         self._client: Client | None = None
         self._pace = Pace(destination.settings.rate)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], int] = {}  # each attempt, and the bytes of its body
+        self._largest_body = largest_body
+        self.held = False  # the circuit is open, and no probe may begin: take nothing until the poll finds another state
         self._timer: asyncio.TimerHandle | None = None
         # The poll of all destinations, a new event and a free place wake the loop. So it need not look by itself.
         self._loop = Loop(f"destination {destination.name}", self._take, watch, every=60.0)
@@ -96,9 +102,9 @@ class Sender:
 
     async def _take(self) -> bool:
         settings = self.destination.settings
-        free = self.destination.places - len(self._tasks)
-        if free <= 0:
-            return False  # the end of an attempt wakes the loop
+        free = min(self.destination.places - len(self._tasks), self._room())
+        if free <= 0 or self.held:
+            return False  # the end of an attempt, or the poll, wakes the loop
         allowed = self._pace.take(free)
         if not allowed:
             self._cancel_timer()
@@ -111,16 +117,21 @@ class Sender:
             self._pace.give_back(allowed - len(taken))
         for delivery in taken:
             task = self._watch.spawn(self._attempt(delivery), f"delivery to {self.destination.name}")
-            self._tasks.add(task)
+            self._tasks[task] = len(delivery.body or b"")
             task.add_done_callback(self._ended)
         return bool(taken)
+
+    def _room(self) -> int:
+        """Returns how many deliveries the sender may take without holding too many bytes, if each has the largest body."""
+        left = max(_BODIES, 4 * self._largest_body) - sum(self._tasks.values())
+        return max(left // self._largest_body, 0)
 
     def _cancel_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
+        del self._tasks[task]
         self.wake()
 
     async def _attempt(self, delivery: Delivery) -> None:
@@ -130,14 +141,14 @@ class Sender:
             logger.error("a delivery failed by a defect of webhookd", destination=self.destination.name, error=where(error))
             # The attempt counts. Otherwise the delivery would be sent again after each lease, without end.
             with contextlib.suppress(Exception):
-                await self._record(delivery, Answer(0.0, error=f"webhookd itself failed ({type(error).__name__})"))
+                await self._record(delivery, Answer(0.0, error=f"webhookd itself failed ({type(error).__name__})"), own=True)
 
     async def _deliver(self, delivery: Delivery) -> None:
         name = self.destination.name
         if delivery.repeated:
             self._metrics.deliveries_repeated.labels(name).inc()
         if delivery.body is None:
-            await self._record(delivery, Answer(0.0, error=_NO_BODY), dead=True)
+            await self._record(delivery, Answer(0.0, error=_NO_BODY), own=True, dead=True)
             return
         message = Message(
             delivery.event_id,
@@ -154,12 +165,13 @@ class Sender:
         answer = await self._client.send(content, made)
         self._metrics.delivery_attempt_seconds.labels(name).observe(answer.seconds)
         reach(Failpoint.DELIVER_AFTER_ANSWER)
-        await self._record(delivery, answer, dead=answer.final)
+        await self._record(delivery, answer, own=answer.final, dead=answer.final)
 
-    async def _record(self, delivery: Delivery, answer: Answer, *, dead: bool = False) -> None:
+    async def _record(self, delivery: Delivery, answer: Answer, *, own: bool = False, dead: bool = False) -> None:
         """Records the answer. While PostgreSQL is away, tries again: without an end if the destination accepted the event.
 
         A failure is tried for as long as the lease holds. After that, the delivery is sent again.
+        own: the failure is webhookd's own, and shows nothing about the destination.
         """
         backoff = Reconnect()
         done = answer.status is not None and accepted(answer.status)
@@ -170,7 +182,7 @@ class Sender:
                         if done:
                             await self._end(delivery)
                         else:
-                            await self._fail(delivery, answer, dead=dead)
+                            await self._fail(delivery, answer, own=own, dead=dead)
                     except (UnavailableError, OverloadedError):
                         await asyncio.sleep(backoff.failed())
                     else:
@@ -178,26 +190,32 @@ class Sender:
 
     async def _end(self, delivery: Delivery) -> None:
         seconds = await self._ends.submit((delivery.event_id, self.destination.name))
+        self.held = False  # an accepted delivery closes the circuit
+        if delivery.probe:
+            logger.info("a destination accepted a probe: its circuit is closed", destination=self.destination.name)
         if seconds is not None:
             self._metrics.deliveries.labels(self.destination.name, "delivered").inc()
             self._metrics.delivery_seconds.labels(self.destination.name).observe(max(seconds, 0.0))
 
-    async def _fail(self, delivery: Delivery, answer: Answer, *, dead: bool) -> None:
+    async def _fail(self, delivery: Delivery, answer: Answer, *, own: bool, dead: bool) -> None:
         settings, name = self.destination.settings, self.destination.name
         attempt = delivery.attempts + 1
+        asked = asked_to_wait(answer.status, answer.retry_after, now=self._now())
         delay = None
         if not dead:
             delay = delay_after(
-                attempt,
-                most=settings.max_attempts,
-                status=answer.status,
-                retry_after=answer.retry_after,
-                give_up_on=settings.give_up_on,
-                now=self._now(),
+                attempt, most=settings.max_attempts, status=answer.status, asked=asked, give_up_on=settings.give_up_on
             )
-        error = answer.error or f"HTTP status {answer.status}"
-        failure = Failure(f"{error} (after {answer.seconds:.2f} s)", answer.status, answer.text, answer.seconds)
-        if await self._deliveries.fail(name, delivery, failure, delay=delay):
+        error = f"{answer.error or f'HTTP status {answer.status}'} (after {answer.seconds:.2f} s)"
+        down = None if own else is_down(answer.status)
+        failure = Failure(error, answer.status, answer.text, answer.seconds, down, asked)
+        opened = await self._deliveries.fail(name, delivery, failure, delay=delay)
+        if opened is not None:
+            self.held = self.held or opened
+            if opened and not delivery.probe:
+                logger.warning(
+                    "a destination fails: its circuit is open, and only probes are sent", destination=name, error=error
+                )
             self._metrics.deliveries.labels(name, "dead" if delay is None else "retrying").inc()
             if delay is None:
                 logger.warning("a delivery is dead", destination=name, event_id=str(delivery.event_id), attempts=attempt)

@@ -66,7 +66,7 @@ def _as_json(body: bytes) -> bytes:
     try:
         orjson.loads(body)
     except orjson.JSONDecodeError:
-        # An operator released the body from quarantine: it is mended as it was then. What cannot be mended goes as a string.
+        # An operator released this body from quarantine. If the release's reading makes no JSON of it, it is sent as a string.
         text = bodies.read(body).text
         try:
             bodies.load(text)

@@ -36,7 +36,8 @@ def missing(what: str, package: str, setting: str) -> DevError:
     )
 
 
-# Ports one after the other from a random start: no port is given out twice before it is bound, nor soon by two processes.
+# The ports count up from a random start. So this process gives out no port twice before it is bound, and two processes seldom
+# give out the same one.
 _candidates = itertools.count(secrets.randbelow(22_000))
 
 

@@ -69,9 +69,8 @@ class Reloader:
             self._console.print(f"{told}\n  the handlers from before stay in use, until the next change", soft_wrap=True)
         else:
             count, took = len(handlers.registered), time.perf_counter() - began
-            self._console.print(
-                f"[bold green]reloaded[/] {escape(names)}: {count} handlers, in {took:.2f} s", highlight=False, soft_wrap=True
-            )
+            done = f"{count} {'handler' if count == 1 else 'handlers'}, in {took:.2f} s"
+            self._console.print(f"[bold green]reloaded[/] {escape(names)}: {done}", highlight=False, soft_wrap=True)
 
     def _own(self) -> dict[str, ModuleType]:
         """Returns the user's own modules, by name: they came with the handlers, and lie in no folder of installed packages."""

@@ -75,7 +75,7 @@ def _certificate(certificate: Path, key: Path) -> Finding:
     try:
         pair = usable(certificate, key)
     except SettingsError as error:
-        return Finding(check, Verdict.FAILED, str(error))
+        return Finding(check, Verdict.FAILED, str(error).removeprefix(f"{check}: "))
     left = (pair.ends - time.time()) / 86_400
     names = f"of {', '.join(pair.names) or 'no name'}"
     if left < 0:

@@ -193,7 +193,7 @@ async def _queues(connection: Any, settings: Settings, evidence: Evidence, *, ap
         return Step(
             check,
             State.LOOK,
-            "not read, since replicas of webhookd run",
+            "not read, since replicas of webhookd run, or ran within the last minute",
             "SQS moves messages of missing events to the dead-letter queue, and WebhookdUnknownMessages fires. To list them, "
             "stop all replicas for a minute, and run this command again",
         )

@@ -228,7 +228,7 @@ class Connection(Handler):
         return response
 
     def _complete(self) -> None:
-        """Enters WORK, since the request has arrived entirely."""
+        """Moves the connection to the phase WORK: the whole request has arrived."""
         self._connections.leaving.discard(self)
         if self.phase is not Phase.CLOSING:
             self._connections.move(self, Phase.WORK)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -10,8 +10,9 @@ from uuid import UUID
 import asyncpg
 
 from webhookd.errors import ConflictError, NotFoundError
+from webhookd.operate.destination_figures import Figures, read_figures
 from webhookd.operate.operator_queries import OperatorQueries
-from webhookd.store.deliveries import MOST, Counts
+from webhookd.store.deliveries import MOST, WELL, Circuit, Counts, circuits_of
 from webhookd.store.event_store import storable
 from webhookd.store.queries import queries
 
@@ -28,11 +29,14 @@ class DestinationState:
     counts: Counts
     paused_at: datetime | None
     paused_by: str | None
+    circuit: Circuit
 
     @property
     def state(self) -> str:
-        """Returns active, paused or removed."""
-        return "removed" if not self.is_set else "active" if self.paused_at is None else "paused"
+        """Returns active, failing (the circuit is open, so only probes are sent), paused or removed."""
+        if not self.is_set or self.paused_at is not None:
+            return "paused" if self.is_set else "removed"
+        return "active" if self.circuit.opened_at is None else "failing"
 
 
 class Destinations:
@@ -46,7 +50,19 @@ class Destinations:
         """Returns every destination that is set, or has deliveries, or is paused."""
         rows = await self._statements.all(queries.destination_counts, most=MOST)
         counts = {row["destination"]: Counts(row["waiting"], row["retrying"], row["dead"]) for row in rows}
+        return await self._states(counts)
+
+    async def one(self, name: str) -> DestinationState:
+        """Returns one destination. Raises NotFoundError."""
+        counts = Counts(*await self._statements.one(queries.destination_count, destination=name, most=MOST))
+        for found in await self._states({name: counts} if any(counts) else {}):
+            if found.name == name:
+                return found
+        raise _unknown(name)
+
+    async def _states(self, counts: Mapping[str, Counts]) -> list[DestinationState]:
         paused = {row["destination"]: row for row in await self._statements.all(queries.paused_destinations)}
+        circuits = circuits_of(await self._statements.all(queries.circuits))
         names = self._names()
         return [
             DestinationState(
@@ -55,16 +71,25 @@ class Destinations:
                 counts.get(name, Counts()),
                 paused[name]["paused_at"] if name in paused else None,
                 paused[name]["paused_by"] if name in paused else None,
+                circuits.get(name, WELL),
             )
             for name in sorted({*names, *counts, *paused})
         ]
 
-    async def one(self, name: str) -> DestinationState:
-        """Returns one destination. Raises NotFoundError."""
-        for found in await self.all():
-            if found.name == name:
-                return found
-        raise NotFoundError(f"there is no destination {name}: `webhookd destinations list` names them")
+    async def _require(self, name: str) -> None:
+        """Raises NotFoundError if a destination is not set, has no deliveries and is not paused. Counts nothing."""
+        if name not in self._names() and not await self._statements.one(queries.destination_is_known, destination=name):
+            raise _unknown(name)
+
+    async def figures(self, names: Collection[str]) -> dict[str, Figures]:
+        """Returns the ages of the oldest deliveries of destinations, and what was sent in the last hour."""
+        return await read_figures(self._statements, names)
+
+    async def must_be_set(self, name: str, consequence: str) -> None:
+        """Raises ConflictError with the consequence if the destination is no longer set, and NotFoundError if it is unknown."""
+        await self._require(name)
+        if name not in self._names():
+            raise ConflictError(f"the destination {name} is no longer set, {consequence}")
 
     async def newest(self, name: str, status: str) -> list[asyncpg.Record]:
         """Returns the first deliveries in one status: the next due, or the newest deaths."""
@@ -72,11 +97,7 @@ class Destinations:
 
     async def redrive(self, name: str, ids: Sequence[UUID] | None, *, actor: str, note: str) -> tuple[int, bool]:
         """Has dead deliveries tried again, up to a thousand. Returns their number, and whether more may be dead."""
-        state = await self.one(name)
-        if not state.is_set:
-            raise ConflictError(
-                f"the destination {name} is no longer set, so nobody would send: set it again, or drop what is left"
-            )
+        await self.must_be_set(name, "so nobody would send: set it again, or drop what is left")
         done = await self._statements.one(
             queries.redrive_deliveries, destination=name, ids=_ids(ids), most=_BATCH, actor=actor, reason=storable(note) or None
         )
@@ -84,7 +105,7 @@ class Destinations:
 
     async def drop(self, name: str, ids: Sequence[UUID] | None, *, unfinished: bool, actor: str, note: str) -> tuple[int, bool]:
         """Drops dead deliveries, up to a thousand, with `unfinished` also those that wait. Returns as `redrive`."""
-        await self.one(name)
+        await self._require(name)
         done = await self._statements.one(
             queries.drop_deliveries,
             destination=name,
@@ -98,15 +119,19 @@ class Destinations:
 
     async def pause(self, name: str, *, actor: str) -> None:
         """Has every replica take no more deliveries of a destination. Attempts under way end."""
-        await self.one(name)
+        await self._require(name)
         await self._statements.one(queries.pause_destination, destination=name, actor=actor)
 
     async def resume(self, name: str) -> None:
-        """Ends a pause. Raises ConflictError if the destination is not paused."""
-        await self.one(name)
+        """Ends a pause, and has an open circuit probe at once. Raises ConflictError if neither is the case."""
+        await self._require(name)
         if await self._statements.one(queries.resume_destination, destination=name) is None:
-            raise ConflictError(f"the destination {name} is not paused")
+            raise ConflictError(f"the destination {name} is not paused, and its circuit is not open")
 
 
 def _ids(ids: Sequence[UUID] | None) -> list[UUID] | None:
     return None if ids is None else list(ids)
+
+
+def _unknown(name: str) -> NotFoundError:
+    return NotFoundError(f"there is no destination {name}: `webhookd destinations list` names them")

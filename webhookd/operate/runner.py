@@ -15,8 +15,9 @@ from uuid import UUID, uuid4
 import asyncpg
 
 from webhookd.errors import UnavailableError
-from webhookd.operate.cursor import NIL, START, Cursor, first_id
+from webhookd.operate.cursor import NIL, Cursor, ids_between
 from webhookd.operate.dead_letters import choose_dead
+from webhookd.operate.destination_replays import Choice, DestinationReplays
 from webhookd.operate.filter import DeadEventFilter, Filter, choose
 from webhookd.operate.operations import Kind
 from webhookd.operate.operator_queries import OperatorQueries
@@ -68,12 +69,17 @@ class _Work:
     held_by: str | None = None
     error: str | None = None
 
+    @property
+    def destination(self) -> str | None:
+        """Returns the destination of a replay that sends events to a destination, and runs no handler."""
+        return self.selection.get("destination")
+
 
 @dataclass(slots=True)
 class _Page:
-    """The rows that a batch chose. `last`: where the next batch begins, None at the end."""
+    """The events that a batch chose. `last`: where the next batch begins, None at the end."""
 
-    rows: list[asyncpg.Record] = field(default_factory=list)
+    rows: list[Choice] = field(default_factory=list)
     last: Cursor | None = None
 
 
@@ -86,8 +92,9 @@ class Runner:
     that ended after it was ordered: an event that dies again is not redriven twice.
     """
 
-    def __init__(self, database: Database, watch: Watch) -> None:
+    def __init__(self, database: Database, replays: DestinationReplays, watch: Watch) -> None:
         self._database = database
+        self._replays = replays
         self._statements = OperatorQueries(database)
         self._me = uuid4()
         self._due: dict[UUID, float] = {}
@@ -110,7 +117,9 @@ class Runner:
     async def _step(self) -> bool:
         if not self._database.up:
             return False
-        held = await self._statements.all(queries.hold_operations, holder=self._me, seconds=_LEASE, limit=_AT_ONCE)
+        held = await self._statements.all(
+            queries.hold_operations, holder=self._me, seconds=_LEASE, destinations=self._replays.names(), limit=_AT_ONCE
+        )
         self._due = {row["id"]: self._due.get(row["id"], 0.0) for row in held}
         failure: Exception | None = None
         for row in held:
@@ -153,12 +162,12 @@ class Runner:
         async with self._statements.connection() as connection, connection.transaction():
             page = await self._page(connection, work, _COUNTED)
             for row in page.rows:
-                if row.get("imported") and not work.selection.get("imported"):
-                    work.reasons[_LEFT_OUT] += 1
+                if row.left_out is not None:
+                    work.reasons[row.left_out] += 1
                     continue
                 work.total += 1
-                work.event_types[row["event_type"]] += 1
-                work.reasons[_name(work.reasons, row["dead_reason"] or row["status"])] += 1
+                work.event_types[row.event_type] += 1
+                work.reasons[_name(work.reasons, row.reason)] += 1
             full = work.limit is not None and work.total >= work.limit
             if page.last is not None and not full:
                 work.after_at, work.after_id = page.last
@@ -177,27 +186,31 @@ class Runner:
             if work.kind is not Kind.DISCARD:
                 await queries.lock_ends(connection)
             page = await self._page(connection, work, size)
-            if page.rows:
-                changed = await self._change(connection, work, page.rows)
+            rows = [row for row in page.rows if row.left_out is None]
+            if rows:
+                changed = await self._change(connection, work, rows)
                 work.done += changed
-                work.skipped += len(page.rows) - changed
+                work.skipped += len(rows) - changed
             if page.last is not None:
                 work.after_at, work.after_id = page.last
             full = work.limit is not None and work.done + work.skipped >= work.limit
             await self._record(connection, work, "done" if page.last is None or full else "working")
-        pause = 0.0 if work.kind is Kind.DISCARD else len(page.rows) / work.rate
+        pause = 0.0 if work.kind is Kind.DISCARD else len(rows) / work.rate
         # A batch that was late makes the next one earlier, but by one turn at most.
         self._due[work.id] = max(self._due.get(work.id, 0.0) + pause, time.monotonic() + pause - _TURN)
 
     async def _held(self, work: _Work) -> bool:
         ahead = max(round(work.rate * _AHEAD), 1)
         async with self._statements.connection() as connection:
-            row = await queries.traffic(connection, settled=_WAITED, fresh_limit=_BACKLOG, redriven_limit=ahead)
-            held_by = None
-            if row["fresh"] >= _BACKLOG:
-                held_by = "fresh events go first"
-            elif row["redriven"] >= ahead:
-                held_by = "events that were put back earlier still wait for an attempt"
+            if work.destination is not None:
+                held_by = await self._replays.held_by(connection, work.destination, ahead)
+            else:
+                row = await queries.traffic(connection, settled=_WAITED, fresh_limit=_BACKLOG, redriven_limit=ahead)
+                held_by = None
+                if row["fresh"] >= _BACKLOG:
+                    held_by = "fresh events go first"
+                elif row["redriven"] >= ahead:
+                    held_by = "events that were put back earlier still wait for an attempt"
             if held_by is not None:
                 work.held_by = held_by
                 await self._record(connection, work, "working")
@@ -207,25 +220,27 @@ class Runner:
     async def _page(self, connection: Connection, work: _Work, size: int) -> _Page:
         if work.limit is not None:
             size = max(min(size, work.limit - (work.total if work.state == "counting" else work.done + work.skipped)), 1)
+        if work.destination is not None:
+            return await self._stored(connection, work, work.destination, size)
         return await (self._finished if work.kind is Kind.REPLAY else self._dead)(connection, work, size)
 
     async def _dead(self, connection: Connection, work: _Work, size: int) -> _Page:
         cursor = Cursor(work.after_at, work.after_id)
-        return _Page(*await choose_dead(connection, dead_of(work.selection), work.created_at, cursor, _COUNTED, size))
+        rows, last = await choose_dead(connection, dead_of(work.selection), work.created_at, cursor, _COUNTED, size)
+        return _Page([_choice(row) for row in rows], last)
 
     async def _finished(self, connection: Connection, work: _Work, size: int) -> _Page:
         chosen = choose(Filter, {name: value for name, value in work.selection.items() if name != "imported"})
-        low = NIL if chosen.received_from is None else first_id(chosen.received_from)
-        high = first_id(work.created_at) if chosen.received_to is None else first_id(chosen.received_to)
+        after_id, below = _ids(work, chosen)
+        every = bool(work.selection.get("imported"))
         found = [
             row
             async for row in queries.choose_finished(
                 connection,
-                # Receivers' clocks make the ids: add ten minutes on both sides. received_at, by PostgreSQL's clock, decides.
-                after_id=max(work.after_id, _moved(low, -_SKEW)),
-                below=_moved(high, _SKEW),
+                after_id=after_id,
+                below=below,
                 wanted=chosen,
-                imported=work.state == "counting" or bool(work.selection.get("imported")),  # counts those that it leaves out
+                imported=work.state == "counting" or every,  # counts those that it leaves out
                 until=work.created_at,
                 looked=_COUNTED,
                 limit=size,
@@ -233,13 +248,25 @@ class Runner:
         ]
         rows = [row for row in found if row["id"] is not None]
         last = rows[-1]["id"] if len(rows) == size else found[0]["last_id"]
-        return _Page(rows, None if last is None else Cursor(work.created_at, last))
+        choices = [_choice(row, left_out=_LEFT_OUT if row["imported"] and not every else None) for row in rows]
+        return _Page(choices, None if last is None else Cursor(work.created_at, last))
 
-    async def _change(self, connection: Connection, work: _Work, rows: list[asyncpg.Record]) -> int:
+    async def _stored(self, connection: Connection, work: _Work, destination: str, size: int) -> _Page:
+        wanted = choose(Filter, {name: value for name, value in work.selection.items() if name != "destination"})
+        page = await self._replays.choose(
+            connection, destination, wanted, ids=_ids(work, wanted), until=work.created_at, looked=_COUNTED, size=size
+        )
+        if page is None:
+            raise _GoneError
+        return _Page(page[0], None if page[1] is None else Cursor(work.created_at, page[1]))
+
+    async def _change(self, connection: Connection, work: _Work, rows: list[Choice]) -> int:
         note = storable(f"{work.kind} {work.id}" + (f": {work.reason}" if work.reason else ""))
+        ids = [row.id for row in rows]
+        if work.destination is not None:
+            return await self._replays.start(connection, work.destination, ids, actor=work.actor, reason=note)
         # Each event must still have the end that was chosen: leave alone an event that was put back since and has ended again.
-        ended = {"ids": [row["id"] for row in rows], "ended": [row["finished_at"] for row in rows]}
-        given = {**ended, "actor": work.actor, "reason": note}
+        given = {"ids": ids, "ended": [row.ended for row in rows], "actor": work.actor, "reason": note}
         if work.kind is Kind.DISCARD:
             return int(await queries.discard_events(connection, **given))
         return int(await queries.redrive_events(connection, **given, forced=work.kind is Kind.REPLAY))
@@ -266,15 +293,20 @@ class Runner:
 
 
 class _GoneError(Exception):
-    """The operation was cancelled, or another process holds it now: the changes of this batch are rolled back."""
+    """The operation was cancelled, or is for another process now: the changes of this batch are rolled back."""
 
 
 _BEGIN = datetime(1970, 1, 1, tzinfo=UTC), NIL
-_SKEW = 600_000 << 80  # ten minutes, in ids
 
 
-def _moved(id_: UUID, by: int) -> UUID:
-    return UUID(int=min(max(id_.int + by, 0), START.id.int))
+def _ids(work: _Work, chosen: Filter) -> tuple[UUID, UUID]:
+    """Returns the id after which a replay's next page begins, and the id below which the replay ends."""
+    low, high = ids_between(chosen.received_from, chosen.received_to or work.created_at)
+    return max(work.after_id, low), high
+
+
+def _choice(row: asyncpg.Record, *, left_out: str | None = None) -> Choice:
+    return Choice(row["id"], row["event_type"], row["dead_reason"] or row["status"], left_out, row["finished_at"])
 
 
 def _name(names: Counter[str], name: str) -> str:

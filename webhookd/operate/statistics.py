@@ -17,6 +17,7 @@ import orjson
 from prometheus_client import Counter, Gauge, Histogram
 
 from webhookd.authorizenet.notification import label
+from webhookd.operate.destination_figures import KEPT, as_arrays, sent_so_far
 from webhookd.operate.operator_queries import OperatorQueries
 from webhookd.runtime.loops import Loop, Watch
 from webhookd.store.database import Database
@@ -53,6 +54,7 @@ class Recorder:
         self._statements = OperatorQueries(database)
         self._metrics = metrics
         self._told: dict[tuple[str, str], list[int]] = {}
+        self._told_sent: dict[tuple[str, str], list[int]] = {}
         self._cleaned = time.monotonic()
         self._loop = Loop("statistics", self._record, watch, every=_EVERY)
 
@@ -70,12 +72,8 @@ class Recorder:
     async def _record(self) -> None:
         if not self._database.up:
             return
-        now = self._counted()
-        new = {}
-        for key, counts in now.items():
-            told = self._told.get(key) or [0] * len(counts)
-            if any(added := [count - before for count, before in zip(counts, told, strict=True)]):
-                new[key] = added
+        now, sent = self._counted(), sent_so_far(self._metrics)
+        new, new_sent = _added(now, self._told), _added(sent, self._told_sent)
         # At the first record the gauges may not be measured yet, and would look as if nothing were waiting.
         gauges = self._measured() if self._told else {}
         async with self._statements.connection() as connection, connection.transaction():
@@ -85,18 +83,26 @@ class Recorder:
                     steps=list(_STEPS),
                     measures=[measure for measure, _ in new],
                     event_types=[event_type for _, event_type in new],
-                    counts=["{" + ",".join(map(str, counts)) + "}" for counts in new.values()],
+                    counts=as_arrays(new.values()),
+                )
+            if new_sent:
+                await queries.add_destination_statistics(
+                    connection,
+                    destinations=[destination for destination, _ in new_sent],
+                    measures=[measure for _, measure in new_sent],
+                    counts=as_arrays(new_sent.values()),
                 )
             if gauges:
                 await queries.add_gauges(
                     connection, steps=list(_STEPS), gauges=list(gauges), values=[float(value) for value in gauges.values()]
                 )
-        self._told = now
+        self._told, self._told_sent = now, sent
         if time.monotonic() - self._cleaned > _CLEANED:
             self._cleaned = time.monotonic()
             for step, (_, age) in _STEPS.items():
                 await self._statements.one(queries.remove_statistics, step=step, age=age)
                 await self._statements.one(queries.remove_gauges, step=step, age=age)
+            await self._statements.one(queries.remove_destination_statistics, age=float(KEPT))
 
     def _counted(self) -> dict[tuple[str, str], list[int]]:
         metrics = self._metrics
@@ -131,6 +137,16 @@ class Recorder:
         for labels, value in _values(metrics.queue_depth):
             gauges[f"{labels['queue']}_{labels['state']}"] = value
         return gauges
+
+
+def _added(now: dict[tuple[str, str], list[int]], told: dict[tuple[str, str], list[int]]) -> dict[tuple[str, str], list[int]]:
+    """Returns the counts that are new since `told`."""
+    new = {}
+    for key, counts in now.items():
+        before = told.get(key) or [0] * len(counts)
+        if any(added := [count - earlier for count, earlier in zip(counts, before, strict=True)]):
+            new[key] = added
+    return new
 
 
 def _values(metric: Counter | Gauge) -> Iterable[tuple[dict[str, str], float]]:

@@ -71,7 +71,8 @@ class Worker:
     async def work(self, message: Message, give: Callable[[int], None]) -> None:
         """Works on the events of `message`. `give`: called to give back the permits of events that have their outcome.
 
-        Whatever happens, the message is deleted only after each of its events has ended, or will be sent again.
+        Whatever happens, the message is deleted only after each of its events has ended, will be sent again, or, beside such
+        events, is not in the database.
         """
         self._leases.hold(message)
         try:

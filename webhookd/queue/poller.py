@@ -23,7 +23,7 @@ _REPORTED = 10.0  # seconds between two reports
 
 
 class Worker(Protocol):
-    """The worker of messages."""
+    """The methods of a worker that the poller calls."""
 
     @property
     def heaviest(self) -> int:

@@ -1,4 +1,4 @@
-"""Exponential backoff with full jitter: the delay is drawn from 0 to the cap of its attempt.
+"""Exponential backoff: `ceiling` is the longest delay of an attempt, and `full_jitter` draws a delay from 0 to it.
 
 Full jitter spreads the clients that failed together; see the AWS Architecture Blog, "Exponential Backoff And Jitter".
 """
@@ -6,6 +6,9 @@ Full jitter spreads the clients that failed together; see the AWS Architecture B
 from __future__ import annotations
 
 import random
+import re
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 
 
 def ceiling(attempt: int, base: float, cap: float) -> float:
@@ -16,6 +19,18 @@ def ceiling(attempt: int, base: float, cap: float) -> float:
 def full_jitter(attempt: int, base: float, cap: float) -> float:
     """Returns a delay in seconds after `attempt` failures, uniform from 0 to its ceiling."""
     return random.uniform(0, ceiling(attempt, base, cap))
+
+
+def asked_wait(retry_after: str, now: datetime) -> float | None:
+    """Returns the seconds of a header Retry-After, which is a number or a date; None if it is neither."""
+    text = retry_after.strip()
+    if re.fullmatch(r"[0-9]{1,12}", text):
+        return float(text)
+    try:
+        at = parsedate_to_datetime(text)
+        return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() - now.timestamp()
+    except (ValueError, OverflowError):
+        return None
 
 
 class Reconnect:

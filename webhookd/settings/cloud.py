@@ -29,7 +29,7 @@ _BUS = re.compile(
 _QUEUE_OF_AWS = re.compile(rf"https://sqs\.(?P<region>{_REGION})\.(?:amazonaws\.com|amazonaws\.com\.cn|api\.aws)/.*")
 _EXACT = re.compile(rf"https://sqs\.({_REGION})\.amazonaws\.com/([0-9]{{12}})/({_QUEUE_NAME})")
 # Settings of requests by HTTP, which a cloud service does not get from webhookd.
-_OF_HTTP = ("headers", "ca_file", "client_cert", "client_key", "give_up_on")
+_OF_HTTP = ("headers", "first_byte_timeout", "ca_file", "client_cert", "client_key", "give_up_on")
 
 
 class Service(StrEnum):
@@ -103,9 +103,11 @@ def cloud_problems(prefix: str, one: DestinationSettings, target: Target, settin
             yield f"{prefix}{name.upper()} is for requests by HTTP, and {prefix}URL is {_A[target.service]}: remove one of them"
     if one.secrets and target.service is Service.EVENTBRIDGE:
         yield f"{prefix}SECRETS: an event of EventBridge has no place for a signature: remove the setting"
-    if target.endpoint is not None and target.endpoint.startswith("http://") and not one.allow_private:
+    endpoint = (target.endpoint or settings.sqs_endpoint_url) if target.service is Service.SQS else None
+    if endpoint is not None and endpoint.startswith("http://") and not one.allow_private:
+        where = f"{prefix}URL" if target.endpoint is not None else "WEBHOOKD_SQS_ENDPOINT_URL"
         yield (
-            f"{prefix}URL holds http://, so everybody on the way could read the events: use https://, or set "
+            f"{where} has http://, so everybody on the way could read the events: use https://, or set "
             f"{prefix}ALLOW_PRIVATE=true if the address is in your own network"
         )
     for setting, queue in (

@@ -160,6 +160,9 @@ class DestinationSettings(BaseModel):
         {}, "Further headers of each request, comma-separated, each `Name: value`."
     )
     timeout: float = _setting(10.0, "Seconds that a whole attempt may take.", ge=0.1, le=300)
+    first_byte_timeout: float | None = _setting(
+        None, "Seconds from the request to the first byte of the answer. If unset, only `timeout` limits them.", ge=0.1, le=300
+    )
     concurrency: int = _setting(
         8,
         "Most requests at a time, for each process with the role deliver. A request to AWS has up to 10 events.",
@@ -167,7 +170,10 @@ class DestinationSettings(BaseModel):
         le=1000,
     )
     rate: float | None = _setting(
-        None, "Most requests per second, for each process with the role deliver. If unset, no limit.", ge=0.01, le=100_000
+        None,
+        "Most requests (events, to AWS) per second, for each process with the role deliver. If unset, no limit.",
+        ge=0.01,
+        le=100_000,
     )
     max_attempts: int = _setting(
         20, "Number of attempts after which a delivery is dead. 20 take about three days.", ge=1, le=1000

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urlsplit
 
 from webhookd.settings.destinations import destination_problems
+from webhookd.settings.provider import provider_problems
 from webhookd.settings.sources import PREFIX
 from webhookd.settings.values import likely_kind, revealed
 
@@ -28,6 +29,7 @@ def problems(settings: Settings) -> Iterator[str]:
     yield from _keys(settings)
     yield from _tokens(settings)
     yield from destination_problems(settings)
+    yield from provider_problems(settings)
     yield from _alerts(settings)
     yield from _ages(settings)
     yield from _shutdown(settings)
@@ -69,11 +71,11 @@ def database_problems(url: SecretStr, auth: str) -> Iterator[str]:
 
 
 def _accounts(settings: Settings) -> Iterator[str]:
-    for name, account in settings.accounts.items():
+    for name in settings.accounts:
         variable = f"{PREFIX}ACCOUNTS__{name.upper()}__SIGNATURE_KEYS"
         if not _ACCOUNT.fullmatch(name):
             yield f"{variable}: an account's name has 1 to 64 of the characters a-z, 0-9, _ and -; rename the account"
-        if not account.signature_keys:
+        if not settings.keys_by_account[name]:
             yield f"{variable} has no key: set one, or remove the account"
     if "receive" in settings.roles and not settings.keys_by_account:
         yield (

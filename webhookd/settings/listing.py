@@ -8,6 +8,7 @@ from pydantic.fields import FieldInfo
 from webhookd.settings.alerts import AlertSettings
 from webhookd.settings.destinations import DestinationSettings
 from webhookd.settings.model import Role, Settings
+from webhookd.settings.provider import FIELDS, AccountProviderSettings
 from webhookd.settings.sources import CONFIG, PREFIX
 
 _SECTIONS: dict[str, type[BaseModel]] = {"alerts": AlertSettings, "destinations": DestinationSettings}
@@ -16,12 +17,24 @@ _SECTIONS: dict[str, type[BaseModel]] = {"alerts": AlertSettings, "destinations"
 def describe() -> list[tuple[str, str, str]]:
     """Returns (environment variable, default, meaning) of every setting. A secret may also be a file's path, in `…_FILE`."""
     rows = [(CONFIG, "", "Path of a TOML file of settings: their names in lower case, without WEBHOOKD_.")]
-    for name, field in Settings.model_fields.items():
+    for name in in_order():
+        field = Settings.model_fields[name]
         if (section := _SECTIONS.get(name)) is not None:
             rows += [_row(f"{name}__<name>__{own}", inner) for own, inner in section.model_fields.items()]
+        elif name == "accounts":
+            rows.append(_row("accounts__<name>__signature_keys", field))
+            own_fields = AccountProviderSettings.model_fields
+            rows += [_row(f"accounts__<name>__{own}", inner) for own, inner in own_fields.items()]
         else:
-            rows.append(_row("accounts__<name>__signature_keys" if name == "accounts" else name, field))
+            rows.append(_row(name, field))
     return rows
+
+
+def in_order() -> list[str]:
+    """Returns the names of all settings in the order of lists: those of the provider before those of further accounts."""
+    names = [name for name in Settings.model_fields if name not in FIELDS]
+    at = names.index("accounts")
+    return [*names[:at], *FIELDS, *names[at:]]
 
 
 def _row(variable: str, field: FieldInfo) -> tuple[str, str, str]:

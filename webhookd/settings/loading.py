@@ -19,6 +19,7 @@ from webhookd.settings.destinations import DestinationSettings
 from webhookd.settings.fit import database_problems
 from webhookd.settings.listing import shown
 from webhookd.settings.model import CONFIGURATION, Settings
+from webhookd.settings.provider import NAMED
 from webhookd.settings.sources import NO_FILE, PREFIX, Found, Layer
 from webhookd.settings.values import DatabaseAuth, DatabaseUrl, Region, SchemaName
 
@@ -50,16 +51,18 @@ def load_from(layers: list[Layer], **overrides: Any) -> Settings:
     """Returns the settings from `layers`, the strongest first; else as `load`."""
     problems = sources.slips(Settings.model_fields, layers)
     settings = None
+    given: dict[str, Found] = {}
     try:
         given = sources.find_all(Settings.model_fields, layers)
         problems += _borrowed_password(given.get("database_url"))
         problems += _stray_schema(given)
         problems += _stray_headers(given)
+        problems += _stray_transaction_keys(given)
         settings = Settings.model_validate(_nested({name: one.value for name, one in given.items()} | overrides))
     except SettingsError as error:
         problems.append(str(error))
     except ValidationError as error:
-        problems += _explained(error)
+        problems += _explained(error, {name: one for name, one in given.items() if name not in overrides})
     if problems or settings is None:
         raise SettingsError("\n".join(problems)) from None
     return settings
@@ -111,7 +114,7 @@ def load_database(**overrides: Any) -> DatabaseSettings:
     try:
         return DatabaseSettings.model_validate({name: one.value for name, one in given.items()} | overrides)
     except ValidationError as error:
-        raise SettingsError("\n".join(_explained(error))) from None
+        raise SettingsError("\n".join(_explained(error, given))) from None
 
 
 def _borrowed_password(url: Found | None) -> Iterator[str]:
@@ -161,14 +164,27 @@ def _stray_headers(found: Mapping[str, Found]) -> Iterator[str]:
             )
 
 
-def _explained(errors: ValidationError) -> list[str]:
-    return [_explain(error) for error in errors.errors(include_input=False, include_url=False)]
+def _stray_transaction_keys(found: Mapping[str, Found]) -> Iterator[str]:
+    """Yields a line for each Transaction Key of another source that would go to an address that a folder names."""
+    for name, key in found.items():
+        if not name.endswith("transaction_key"):
+            continue
+        place = found.get(name.removesuffix("transaction_key") + "provider", found.get("provider"))
+        if place is not None and place.named_by is not None and place.value not in NAMED and key.kept_in != place.named_by:
+            yield (
+                f"{PREFIX}{name.upper()}: {place.source} names the provider's address, and webhookd sends a Transaction Key "
+                "from elsewhere to no address that a folder names: set both in the environment, or both in that file"
+            )
+
+
+def _explained(errors: ValidationError, given: Mapping[str, Found]) -> list[str]:
+    return [_explain(error, given) for error in errors.errors(include_input=False, include_url=False)]
 
 
 _SECTIONS: dict[str, type[BaseModel]] = {"alerts": AlertSettings, "destinations": DestinationSettings}
 
 
-def _explain(error: Any) -> str:
+def _explain(error: Any, given: Mapping[str, Found]) -> str:
     if not error["loc"]:
         return str(error["msg"]).removeprefix("Value error, ")
     # After the setting's own name come positions, or names that were given. They are of use for sections only.
@@ -183,9 +199,11 @@ def _explain(error: Any) -> str:
     if error["type"] == "missing":
         meaning = ((field.description if field else "") or "").removesuffix(".")
         return f"{name} is not set: set it ({meaning}), or run `webhookd dev`, which sets its own"
+    found = given.get(name.removeprefix(PREFIX).lower())
+    place = f" ({found.source} sets it)" if found is not None and found.source != sources.ENVIRONMENT else ""
     if field is not None and (wanted := _wanted(error, field)):
-        return f"{name}: must be {wanted}; the default is {shown(field.default) or 'none'}"
-    return f"{name}: {str(error['msg']).removeprefix('Value error, ')}"
+        return f"{name}: must be {wanted}; the default is {shown(field.default) or 'none'}{place}"
+    return f"{name}: {str(error['msg']).removeprefix('Value error, ')}{place}"
 
 
 def _wanted(error: Any, field: FieldInfo) -> str | None:

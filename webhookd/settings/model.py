@@ -8,12 +8,13 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from webhookd.errors import SettingsError
 from webhookd.settings import fit
 from webhookd.settings.alerts import AlertSettings
 from webhookd.settings.destinations import DestinationSettings, destination_problems
+from webhookd.settings.provider import FIELDS, AccountProviderSettings, ProviderSettings, provider_accesses
 from webhookd.settings.values import (
     Address,
     CommaSeparated,
@@ -41,7 +42,7 @@ _LONGEST_RETENTION = 20 * 365 * _DAY  # seconds; a longer retention would reach 
 
 CONFIGURATION = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
 
-_RENEWABLE = ("signature_keys", "accounts", "admin_tokens", "read_tokens", "alerts", "destinations")
+_RENEWABLE = ("signature_keys", "accounts", "admin_tokens", "read_tokens", "alerts", "destinations", *FIELDS)
 _RENEWABLE_URLS = ("database_url", "redis_url")
 
 
@@ -54,7 +55,7 @@ class Role(StrEnum):
     DELIVER = "deliver"
 
 
-class AccountSettings(BaseModel):
+class AccountSettings(AccountProviderSettings):
     """The settings of one Authorize.Net account."""
 
     model_config = CONFIGURATION
@@ -66,7 +67,7 @@ def _setting(default: Any, meaning: str, **limits: Any) -> Any:
     return Field(default, description=meaning, **limits)
 
 
-class Settings(BaseModel):
+class Settings(ProviderSettings):
     """Every setting, frozen. Durations are seconds. Field `x` is the environment variable `WEBHOOKD_X`."""
 
     model_config = CONFIGURATION
@@ -99,9 +100,8 @@ class Settings(BaseModel):
     admin_listen: Address = _setting("127.0.0.1:9090", "Address of the admin listener: API, dashboard, health, metrics.")
     admin_hosts: HostNames = _setting(
         (),
-        "Further host names of the admin listener, comma-separated: each `host` or `host:port`. It always "
-        "answers to localhost and "
-        "its own address.",
+        "Further host names of the admin listener, comma-separated: each `host` or `host:port`. It always answers to localhost "
+        "and its own address.",
     )
     tls_certificate: Path | None = _setting(
         None, "PEM file of the public listener's certificate and its chain. If it is set, the listener speaks TLS only."
@@ -301,9 +301,10 @@ class Settings(BaseModel):
 
     def redacted(self) -> dict[str, object]:
         """Returns every setting for a log: URLs without user and password, keys as fingerprints, tokens as their names."""
-        shown: dict[str, object] = {name: getattr(self, name) for name in type(self).model_fields}
-        del shown["signature_keys"]  # the account `default` shows these keys
+        elsewhere = {"signature_keys", "api_login_id", "transaction_key"}  # shown by `accounts` and `provider`
+        shown: dict[str, object] = {name: getattr(self, name) for name in type(self).model_fields if name not in elsewhere}
         return shown | {
+            "provider": {name: access.redacted() for name, access in provider_accesses(self).items()},
             "database_url": without_password(self.database_url),
             "redis_url": without_password(self.redis_url),
             "accounts": {

@@ -31,21 +31,21 @@ PREFIX = "WEBHOOKD_"
 CONFIG = "WEBHOOKD_CONFIG"
 CLIENT = ("api_url", "api_token")  # settings of the operator's commands
 SECRET = re.compile(
-    r"(database_url|redis_url|signature_keys|admin_tokens|read_tokens|accounts__.+__signature_keys|alerts__.+__(url|secret)"
-    r"|destinations__.+__(url|secrets|headers))"
+    r"(database_url|redis_url|admin_tokens|read_tokens|(accounts__.+__)?(signature_keys|api_login_id|transaction_key)"
+    r"|alerts__.+__(url|secret)|destinations__.+__(url|secrets|headers))"
 )
 IN_FILES = re.compile(f"{SECRET.pattern}|api_token")  # settings that can stand in a file of their own
 # The settings of sections with names, such as ACCOUNTS__<NAME>__SIGNATURE_KEYS.
 SECTIONS = {
-    "accounts": ("signature_keys",),
+    "accounts": ("signature_keys", "api_login_id", "transaction_key", "provider"),
     "alerts": ("url", "format", "secret", "sender", "recipients", "quiet_hours"),
     "destinations": (
-        "url", "secrets", "event_types", "accounts", "filter", "headers", "timeout", "concurrency", "rate", "max_attempts",
-        "body", "ca_file", "client_cert", "client_key", "give_up_on", "allow_private",
+        "url", "secrets", "event_types", "accounts", "filter", "headers", "timeout", "first_byte_timeout", "concurrency",
+        "rate", "max_attempts", "body", "ca_file", "client_cert", "client_key", "give_up_on", "allow_private",
     ),
 }  # fmt: skip
 _NESTED = tuple(re.compile(f"({section})__(.+)__({'|'.join(fields)})") for section, fields in SECTIONS.items())
-_ENVIRONMENT = "the environment"
+ENVIRONMENT = "the environment"
 
 
 @dataclass(slots=True, frozen=True)
@@ -128,7 +128,7 @@ def layers(dev: Path | None = None) -> list[Layer]:
     Raises SettingsError if WEBHOOKD_CONFIG or `.env` cannot be read.
     """
     here = Path.cwd().resolve()
-    environment = _variables(os.environ, Layer(_ENVIRONMENT))
+    environment = _variables(os.environ, Layer(ENVIRONMENT))
     dotenv = _dotenv(Path(".env"), here)
     every = [environment, _credentials(), *_configuration(environment, dotenv), dotenv]
     if dev is not None:
@@ -284,7 +284,7 @@ def slips(fields: Iterable[str], sources: Iterable[Layer]) -> list[str]:
     problems = []
     for layer in sources:
         twice = layer.values.keys() & layer.files.keys()
-        place = "" if layer.source == _ENVIRONMENT else f"{layer.source}: "
+        place = "" if layer.source == ENVIRONMENT else f"{layer.source}: "
         for name in sorted(twice):
             both = f"{layer.spelled[name]} and {layer.spelled[f'{name}_file']}"
             problems.append(f"{place}{both} are both set; drop one of them")

@@ -19,8 +19,11 @@ from typing import NamedTuple
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
+    ConfigParseError,
     ConnectTimeoutError,
     InvalidProxiesConfigError,
+    NoRegionError,
+    ProfileNotFound,
     ProxyConnectionError,
     ReadTimeoutError,
 )
@@ -45,6 +48,7 @@ _SIGNATURE = ("SignatureDoesNotMatch", "InvalidSignature", "IncompleteSignature"
 _SKEWED = ("RequestTimeTooSkewed", "RequestExpired", "RequestInTheFuture")
 _EXPIRED = ("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired")
 _THROTTLED = (
+    "KMSThrottling",
     "OverLimit",
     "RequestLimitExceeded",
     "RequestThrottled",
@@ -94,7 +98,7 @@ def _refused(error: ClientError, queue: str, setting: str, place: Place, api: Ap
     short = plain(code)
     if is_missing(error) or (api is not SQS and short in _NOT_FOUND):
         return _missing(queue, setting, place, api)
-    if code.upper().startswith("KMS"):
+    if code.upper().startswith("KMS") and short not in _THROTTLED:
         return f"{code}: give webhookd's role kms:GenerateDataKey and kms:Decrypt on the {api.thing}'s key"
     if short in _SKEWED or (short in _SIGNATURE and _minutes_away(error) is not None):
         return _skewed(error, code)
@@ -174,6 +178,10 @@ def _unreachable(error: BaseException, place: Place, api: Api) -> str:
     if any(isinstance(one, ProxyConnectionError | InvalidProxiesConfigError) for one in causes):
         return f"the proxy of HTTPS_PROXY or HTTP_PROXY cannot be used: correct it, or name {api.name}'s host in NO_PROXY"
     for one in causes:
+        if isinstance(one, NoRegionError):
+            return "no AWS region: set AWS_REGION (or WEBHOOKD_SQS_REGION)"
+        if isinstance(one, ProfileNotFound | ConfigParseError):
+            return f"the AWS SDK's own settings: {one}"
         if isinstance(one, socket.gaierror):
             return f"the host of {api.name} is unknown ({place}): correct {settings}, or mend the name server of this machine"
         if isinstance(one, ssl.SSLError):

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 # Claims at a time, and records of failures at a time, for all destinations together: the receiver needs the same connections.
 _CLAIMS, _FAILURES = 2, 2
+_FIRST_PROBE, _LONGEST_PROBE = 5.0, 300.0  # seconds from the opening of a circuit to the first probe, and most between two
 MOST = 100_000  # deliveries of one status that are counted
 
 
@@ -29,6 +30,7 @@ class Delivery(NamedTuple):
     due: datetime
     since: datetime
     repeated: bool  # an earlier send has no recorded result, so the destination may have the event already
+    probe: bool  # the circuit is open, and this delivery shows whether the destination works again
     account: str
     event_type: str
     received_at: datetime
@@ -43,6 +45,24 @@ class Failure(NamedTuple):
     status: int | None
     answer: str | None
     seconds: float
+    down: bool | None = None  # the destination itself failed. False: it answered about this event. None: nobody knows
+    asked: float = 0.0  # seconds for which the destination wants to get nothing
+
+
+class Circuit(NamedTuple):
+    """The state of a destination that fails. `opened_at` is None while the circuit is closed.
+
+    probe_at: when the next probe may begin. A probe under way moves this time ahead.
+    failures: different events that failed in a row, and failed probes.
+    """
+
+    opened_at: datetime | None
+    probe_at: datetime | None
+    failures: int
+    last_error: str | None
+
+
+WELL = Circuit(None, None, 0, None)
 
 
 class Counts(NamedTuple):
@@ -61,13 +81,19 @@ class Deliveries:
         self._claiming = asyncio.Semaphore(_CLAIMS)
         self._failing = asyncio.Semaphore(_FAILURES)
 
-    async def due(self, names: Collection[str]) -> list[str]:
-        """Returns those of the destinations that have a delivery that is due, and are not paused."""
+    async def due(self, names: Collection[str]) -> dict[str, bool]:
+        """Returns those of the destinations that have a delivery that is due, and are not paused.
+
+        The value is True if the circuit is open and no probe may begin yet.
+        """
         rows = await self._database.all(queries.due_destinations, names=list(names))
-        return [row["name"] for row in rows]
+        return {row["name"]: bool(row["held"]) for row in rows}
 
     async def claim(self, destination: str, most: int, *, lease: float) -> list[Delivery]:
-        """Takes up to `most` deliveries that are due. Nobody else takes them for `lease` seconds."""
+        """Takes up to `most` deliveries that are due, if the circuit lets them pass.
+
+        Nobody else takes them for `lease` seconds.
+        """
         async with self._claiming:
             rows = await self._database.all(queries.claim_deliveries, destination=destination, most=most, lease=lease)
         return [Delivery(**dict(row)) for row in rows]
@@ -85,10 +111,11 @@ class Deliveries:
         seconds = {(row["event_id"], row["destination"]): float(row["seconds"]) for row in rows}
         return [seconds.get(pair) for pair in accepted]
 
-    async def fail(self, destination: str, delivery: Delivery, failure: Failure, *, delay: float | None) -> bool:
+    async def fail(self, destination: str, delivery: Delivery, failure: Failure, *, delay: float | None) -> bool | None:
         """Records a failed attempt; the next one follows in `delay` seconds, or none if it is None: the delivery is dead.
 
-        Returns False, and changes nothing, if another attempt or an operator has taken over.
+        Returns whether this failure opened the circuit, or left it open as a probe. Returns None, and changes nothing, if
+        another attempt or an operator has taken over.
         """
         async with self._failing:
             row = await self._database.one(
@@ -102,10 +129,24 @@ class Deliveries:
                 answer=None if failure.answer is None else storable(failure.answer),
                 status=failure.status,
                 seconds=failure.seconds,
+                down=failure.down,
+                probe=delivery.probe,
+                asked=failure.asked,
+                first=_FIRST_PROBE,
+                longest=_LONGEST_PROBE,
             )
-        return row is not None
+        return None if row is None else bool(row["opened"])
+
+    async def circuits(self) -> dict[str, Circuit]:
+        """Returns the circuit of each destination that failed last."""
+        return circuits_of(await self._database.all(queries.circuits))
 
     async def counts(self) -> dict[str, Counts]:
         """Returns the counts of each destination that has deliveries, whether it is set or not."""
         rows: list[asyncpg.Record] = await self._database.all(queries.destination_counts, most=MOST)
         return {row["destination"]: Counts(row["waiting"], row["retrying"], row["dead"]) for row in rows}
+
+
+def circuits_of(rows: Sequence[asyncpg.Record]) -> dict[str, Circuit]:
+    """Returns circuits by destination, from the rows of the query `circuits`."""
+    return {row["destination"]: Circuit(row["opened_at"], row["probe_at"], row["failures"], row["last_error"]) for row in rows}

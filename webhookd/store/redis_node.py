@@ -71,7 +71,9 @@ class RedisNode:
         except (TypeError, ValueError) as error:
             raise SettingsError(unreadable(url, REDIS)) from error
         self._pool: Any = self._first
-        self._client = Redis(connection_pool=self._pool)  # kept, since a client takes longer to make than a batch to send
+        self._client = Redis(
+            connection_pool=self._pool
+        )  # one for all batches: making a client takes longer than sending a batch
 
     @property
     def address(self) -> str:

@@ -34,7 +34,7 @@ _AGAIN = 600.0  # seconds until the next try of a task that failed, left somethi
 # Seconds after the start: replicas that start together do not begin together, and a machine that has just started may not know
 # the time yet. If PostgreSQL is on the same machine, no other check finds the wrong time.
 _FIRST = (600.0, 1200.0)
-_HOLD = 300.0  # seconds that a duty is held; it is taken again with each batch
+_HOLD = 300.0  # seconds for which a process has a duty; each batch renews it
 _BATCH = 1000  # rows
 _CLOCKS = 86_400.0  # seconds that PostgreSQL's clock may differ from ours; beyond that, nothing is removed
 _TRIES = 5  # tries in a round to get a partition's lock
@@ -53,7 +53,7 @@ class Ages:
 
 
 class Retention:
-    """The upkeep that makes partitions ahead and removes what is old. The receiver waits for it a moment at most.
+    """The upkeep that makes partitions ahead and removes what is old. A receiver waits at most a moment for its locks.
 
     Every process runs it. For each task, a duty lets one process work; two at once would do no harm. A failed task is counted
     and logged, and tried again later.

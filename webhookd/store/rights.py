@@ -14,7 +14,7 @@ from webhookd.store.queries import queries
 from webhookd.store.retention import WEEKS_AHEAD
 
 _EXPLAINABLE = ("SELECT", "WITH", "INSERT", "UPDATE", "DELETE")
-# The statements that a daemon runs at its start, and their parameters. `refusal_of` runs these, and explains the others.
+# The statements that a daemon runs at its start, and their parameters. `refusal_of` runs these, and EXPLAIN for others.
 _FIRST: dict[str, tuple[object, ...]] = {
     "identify": (),
     "prove_writable": (),

@@ -11,6 +11,7 @@ from prometheus_client.process_collector import ProcessCollector
 
 _FAST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 2.5, 5.0, 10.0)  # 2.0: the objective of an answer
 _SLOW = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 21600.0)
+ATTEMPT_BOUNDS, DELIVERY_BOUNDS = (*_FAST, float("inf")), (*_SLOW, float("inf"))  # of the histograms of destinations
 _DEATHS = ("permanent", "attempts_spent", "transaction_ended", "worker_ended")
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a third of all series, and no rule and no panel asks when a counter began
@@ -145,7 +146,7 @@ class Metrics:
             values=("copied", "put_back", "removed", "lost", "redriven", "unproven"),
         )
         self.deliveries = counter(
-            "deliveries_total", "Attempts to deliver, by outcome: delivered, retrying, dead.", "destination", "outcome"
+            "deliveries_total", "Attempts, by outcome: delivered, retrying, dead.", "destination", "outcome"
         )
         self.deliveries_repeated = counter(
             "deliveries_repeated_total",
@@ -161,12 +162,11 @@ class Metrics:
             _SLOW,
             "destination",
         )
-        self.delivery_attempt_seconds = histogram(
-            "delivery_attempt_seconds", "Seconds that one request to a destination took.", _FAST, "destination"
-        )
+        self.delivery_attempt_seconds = histogram("delivery_attempt_seconds", "Seconds of one request.", _FAST, "destination")
         self.deliveries_waiting = gauge(
             "deliveries_waiting", "Deliveries that are still to be made; each status counted up to 100,000.", "destination"
         )
+        self.circuit_open = gauge("circuit_open", "1 while a destination is down, and gets only probes; else 0.", "destination")
         self.deliveries_dead = gauge(
             "deliveries_dead", "Deliveries that were given up, and wait for an operator; counted up to 100,000.", "destination"
         )

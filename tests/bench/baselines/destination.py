@@ -14,7 +14,7 @@ _ANSWER = b"HTTP/1.1 204 No Content\r\n\r\n"
 
 
 class Receiver(asyncio.Protocol):
-    """One connection. It reads only where a request ends, so that the receiver is never what limits a sender."""
+    """One connection. It looks only for the end of each request, so that it costs little beside a sender on another core."""
 
     def __init__(self) -> None:
         self._data = b""

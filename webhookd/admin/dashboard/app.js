@@ -2,6 +2,8 @@
 
 import { ApiError, signOut, whoAmI } from "./api.js";
 import { deadLetters } from "./dead-letters.js";
+import { destinationPage } from "./destination-page.js";
+import { destinations } from "./destinations.js";
 import { h, pause, show } from "./dom.js";
 import { eventPage } from "./event-page.js";
 import { events } from "./events.js";
@@ -28,6 +30,7 @@ const VIEWS = {
   "dead-letters": [deadLetters, eventPage],
   quarantine: [quarantine, quarantinePage],
   refused: [refused],
+  destinations: [destinations, destinationPage],
   operations: [operations, operationPage],
   replay: [replay],
   transactions: [null, null, transactionPage],

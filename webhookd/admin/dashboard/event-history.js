@@ -6,8 +6,15 @@ import { chip, statusTone, when } from "./parts.js";
 
 const SHOWN = 5;
 
-/** Returns the failed attempts, newest first. A repeated error is shown once, and older attempts are folded away. */
+/** Returns the failed attempts of each consumer. Consumers are named only if one is not the handlers. */
 export function attempts(list) {
+  const consumers = new Map(list.map(({ consumer }) => [consumer, list.filter((item) => item.consumer === consumer)]));
+  if (consumers.size === 1 && consumers.has("handlers")) return attemptsOf(list);
+  return [...consumers].map(([consumer, items]) => [h("h3", {}, `Of ${consumer}`), attemptsOf(items)]);
+}
+
+/** Returns one consumer's attempts, newest first. A repeated error is shown once, and older attempts are folded away. */
+function attemptsOf(list) {
   const newest = list.toReversed();
   const rows = newest.map((item, i) => attempt(item, item.error === newest[i - 1]?.error));
   const older = rows.slice(SHOWN);
@@ -36,7 +43,11 @@ function attempt(item, same) {
       same && h("span", { class: "attempt-same" }, "with the same error"),
     ),
     !same &&
-      h("pre", { class: "code wrap", tabindex: 0, "aria-label": `Error of attempt ${item.attempt}` }, item.error),
+      h(
+        "pre",
+        { class: "code wrap", tabindex: 0, "aria-label": `Error of attempt ${item.attempt} of ${item.consumer}` },
+        item.error,
+      ),
   );
 }
 
@@ -45,7 +56,8 @@ function attempt(item, same) {
  * list of attempts shows it. Consumers are named only if one is not the handlers: else each change would say the same.
  */
 export function trail({ audit, failed_attempts: failed }) {
-  const told = new Set(failed.map((item) => item.attempt));
+  const name = ({ consumer, at }) => `${consumer} ${at}`; // each consumer counts its attempts, and anew after a redrive
+  const told = new Set(failed.map(name));
   const several = audit.some(({ consumer }) => consumer && consumer !== "handlers");
   return h(
     "ol",
@@ -66,7 +78,7 @@ export function trail({ audit, failed_attempts: failed }) {
           `by ${entry.actor}`,
           several && entry.consumer ? ` for ${entry.consumer}` : "",
           entry.attempt ? `, attempt ${entry.attempt}` : "",
-          entry.reason && !told.has(entry.attempt) && h("p", { class: "trail-reason" }, entry.reason),
+          entry.reason && !told.has(name(entry)) && h("p", { class: "trail-reason" }, entry.reason),
         ),
       ),
     ),

@@ -10,6 +10,7 @@ import { sentence } from "./format.js";
 import { icon } from "./icons.js";
 import { href, timelineLink } from "./navigation.js";
 import { attempts, trail } from "./event-history.js";
+import { consumers } from "./event-consumers.js";
 import {
   busy,
   chip,
@@ -102,6 +103,7 @@ function build(page) {
       h(
         "div",
         { class: "main-column" },
+        event.consumers.length > 1 && section("Consumers", consumers(event.consumers)),
         event.failed_attempts.length > 0 && section("Failed attempts", attempts(event.failed_attempts)),
         section("Body", bodyView(event.body)),
         event.related.length > 0 && related(event, timeline),

@@ -5,7 +5,7 @@ import { h, show } from "./dom.js";
 import { shortType } from "./format.js";
 import { icon } from "./icons.js";
 import { href } from "./navigation.js";
-import { breakdown, cancelButton, follow, isOver, KINDS, progress } from "./operation-parts.js";
+import { breakdown, cancelButton, follow, isOver, kindWords, progress } from "./operation-parts.js";
 import { errorState, facts, section, skeleton, statusTone, when } from "./parts.js";
 
 export async function operationPage(context) {
@@ -22,7 +22,7 @@ export async function operationPage(context) {
     await follow(
       operation,
       (now) => {
-        context.title(`${KINDS[now.kind]}, ${now.state}`);
+        context.title(`${kindWords(now)}, ${now.state}`);
         if (JSON.stringify(now) !== shown) show(root, build(now));
         shown = JSON.stringify(now);
       },
@@ -34,7 +34,7 @@ export async function operationPage(context) {
 }
 
 function build(operation) {
-  const name = `${KINDS[operation.kind] ?? operation.kind}${operation.dry_run ? ", dry run" : ""}`;
+  const name = `${kindWords(operation)}${operation.dry_run ? ", dry run" : ""}`;
   return [
     h(
       "nav",

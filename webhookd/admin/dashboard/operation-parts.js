@@ -7,7 +7,12 @@ import { icon } from "./icons.js";
 import { busy, chip, operateButton } from "./parts.js";
 import { toast } from "./toasts.js";
 
-export const KINDS = { replay: "Replay", redrive: "Redrive", discard: "Discard" };
+const KINDS = { replay: "Replay", redrive: "Redrive", discard: "Discard" };
+
+/** Returns the kind of an operation in words, with the destination of a replay to a destination. */
+export function kindWords({ kind, selection }) {
+  return (KINDS[kind] ?? kind) + (selection.destination ? ` to ${selection.destination}` : "");
+}
 
 export function isOver(operation) {
   return ["done", "cancelled", "failed"].includes(operation.state);
@@ -35,7 +40,7 @@ export function progressBar(operation) {
   // A dry run changes no event: the bar is full when all events are counted.
   const passed = operation.dry_run ? total : operation.done + operation.skipped;
   const counting = operation.state === "counting" || operation.total === null;
-  const label = `${KINDS[operation.kind]}: ${progressWords(operation)}`;
+  const label = `${kindWords(operation)}: ${progressWords(operation)}`;
   return h("progress", {
     class: `bar ${operation.state}`,
     "aria-label": label,

@@ -3,7 +3,7 @@
 import { get, isLeft } from "./api.js";
 import { every, h } from "./dom.js";
 import { href } from "./navigation.js";
-import { isOver, KINDS, progressBar, progressWords } from "./operation-parts.js";
+import { isOver, kindWords, progressBar, progressWords } from "./operation-parts.js";
 import { chip, emptyState, heading, when } from "./parts.js";
 import { pagedList } from "./pages.js";
 
@@ -94,7 +94,7 @@ function operationRow(operation) {
       h(
         "a",
         { class: "row-link", href: href(["operations", operation.id]) },
-        KINDS[operation.kind] ?? operation.kind,
+        kindWords(operation),
       ),
       operation.dry_run && h("span", { class: "account" }, "dry run"),
     ),

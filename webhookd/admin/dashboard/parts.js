@@ -20,6 +20,13 @@ const STATUSES = {
   done: ["Done", "check", "good"],
   cancelled: ["Cancelled", "cross", "plain"],
   failed: ["Failed", "warn", "bad"],
+  delivered: ["Delivered", "check", "good"],
+  dropped: ["Dropped", "discard", "plain"],
+  unsent: ["Not sent", "info", "plain"],
+  active: ["Active", "check", "good"],
+  failing: ["Failing", "warn", "bad"],
+  paused: ["Paused", "clock", "warn"],
+  removed: ["Removed", "cross", "plain"],
 };
 
 /** Returns a status with its word and its icon: the colour is never alone. */

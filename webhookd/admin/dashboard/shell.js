@@ -15,6 +15,7 @@ const PLACES = [
   ["dead-letters", "Dead letters", "dead"],
   ["quarantine", "Quarantine", "quarantine"],
   ["refused", "Refused", "refused"],
+  ["destinations", "Destinations", "destinations"],
   ["operations", "Operations", "operations"],
 ];
 const SECTIONS = {
@@ -173,8 +174,10 @@ function mark(links, input) {
   const { parts, query } = here();
   const place = SECTIONS[parts[0]] ?? parts[0] ?? "";
   for (const [path, link] of links) {
-    if (path === place) link.setAttribute("aria-current", "page");
-    else link.removeAttribute("aria-current");
+    if (path === place) {
+      link.setAttribute("aria-current", "page");
+      link.scrollIntoView({ block: "nearest", inline: "nearest" }); // a narrow screen scrolls the links sideways
+    } else link.removeAttribute("aria-current");
   }
   if (parts[0] === "events" && document.activeElement !== input) input.value = query.get("q") ?? "";
 }
@@ -184,6 +187,8 @@ function tellState({ live, away, main, links }) {
   if (now) {
     badge(links.get("dead-letters"), now.statuses.dead, now.capped_at, "bad");
     badge(links.get("quarantine"), now.quarantine, now.capped_at, "warn");
+    const dead = now.destinations.reduce((sum, row) => sum + row.dead, 0);
+    badge(links.get("destinations"), dead, now.capped_at, "bad");
   }
   const age = pulse.at ? (Date.now() - pulse.at) / 1000 : null;
   const broken = pulse.away || Boolean(pulse.problem);

@@ -23,7 +23,9 @@ export function dependencyName(name) {
 
 /** Returns a list of {tone, text, detail?, link?: {href, label}}, worst first; empty if all is well. */
 export function findProblems({ stats, health }) {
-  return [...dependencies(health), ...(stats ? [...deadEvents(stats), ...oldest(stats), ...quarantine(stats)] : [])];
+  if (!stats) return dependencies(health);
+  const found = [deadEvents, deadDeliveries, oldest, quarantine].flatMap((look) => look(stats));
+  return [...dependencies(health), ...found];
 }
 
 function dependencies(health) {
@@ -54,6 +56,16 @@ function deadEvents({ now, totals, window }) {
       link: { href: href(["dead-letters"]), label: "See why" },
     },
   ];
+}
+
+function deadDeliveries({ now }) {
+  return now.destinations
+    .filter((row) => row.dead > 0)
+    .map(({ name, dead }) => ({
+      tone: "bad",
+      text: dead === 1 ? `1 delivery to ${name} is dead.` : `${count(dead, now.capped_at)} deliveries to ${name} are dead.`,
+      link: { href: href(["destinations", name]), label: "See why" },
+    }));
 }
 
 function oldest({ now, series }) {

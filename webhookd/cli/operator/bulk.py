@@ -54,7 +54,7 @@ def act(
             _fail(count)
         if dry_run or not count["total"]:
             return
-        typer.confirm(f"{kind} {number_of(count['total'], 'event')}?", abort=True, err=True)
+        typer.confirm(f"{kind} {number_of(count['total'], 'event')}{_to(count)}?", abort=True, err=True)
         if "ids" not in body:
             # The operator did not agree to events that came after the count.
             chosen = dict(body.get("filter", {}))
@@ -109,7 +109,8 @@ def finish(operation: Json, *, as_json: bool) -> None:
         _tell_count(operation, dry_run=True)
     else:
         skipped = f", {operation['skipped']} skipped, since they had changed" if operation["skipped"] else ""
-        say(f"{number_of(operation['done'], 'event')} {_PAST.get(operation['kind'], 'done')}{skipped}")
+        done = f"are on their way{_to(operation)}" if _to(operation) else _PAST.get(operation["kind"], "done")
+        say(f"{number_of(operation['done'], 'event')} {done}{skipped}")
     if operation["state"] != "done":
         _fail(operation)
 
@@ -129,4 +130,12 @@ def _tell_count(operation: Json, *, dry_run: bool) -> None:
     counts("type", operation["event_types"])
     counts("reason", operation["reasons"])
     if dry_run:
-        say(f"{plain(operation['kind'])} would change {number_of(operation['total'], 'event')}; nothing was changed")
+        change = "send" if _to(operation) else "change"
+        events = f"{number_of(operation['total'], 'event')}{_to(operation)}"
+        say(f"{plain(operation['kind'])} would {change} {events}; nothing was {'sent' if _to(operation) else 'changed'}")
+
+
+def _to(operation: Json) -> str:
+    """Returns ` to shop` for a replay to the destination shop, and an empty text for other operations."""
+    destination = operation["selection"].get("destination")
+    return f" to {plain(destination)}" if destination else ""

@@ -9,19 +9,21 @@ from uuid import UUID
 
 import typer
 
-from webhookd.cli.operator import options
+from webhookd.cli.operator import bulk, options
 from webhookd.cli.operator.api import Api, Json, with_api
 from webhookd.cli.operator.failures import EXIT_CODES, Exit
 from webhookd.cli.operator.rows import tell_list
 from webhookd.cli.operator.screen import fields, instant, number_of, plain, say, short_type, table, tell_json
 from webhookd.errors import SettingsError
+from webhookd.event import Status as EventStatus
+from webhookd.operate.filter import Filter
 from webhookd.runtime.console import FOLDER, Folder
 from webhookd.runtime.console import Json as AsJson
 
 app = typer.Typer(
     name="destinations",
     no_args_is_help=True,
-    help="Look at destinations, test them, pause and resume them, redrive and drop their deliveries.\n\n"
+    help="Look at destinations, test them, pause and resume them, redrive and drop deliveries, and replay events.\n\n"
     "A destination is an HTTP endpoint that gets events. Settings name it: WEBHOOKD_DESTINATIONS__NAME__URL and others. A "
     "destination that the settings no longer name keeps its deliveries, and is listed as removed.\n\n"
     "The commands use the admin API of WEBHOOKD_API_URL and WEBHOOKD_API_TOKEN (or WEBHOOKD_API_TOKEN_FILE), else of this "
@@ -31,6 +33,7 @@ app = typer.Typer(
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The destination's name.", show_default=False)]
 Ids = Annotated[list[UUID] | None, options.id_("Ids of events.")]
+_TIMES = ("paused_at", "paused_by", "opened_at", "probe_at")
 All = Annotated[bool, typer.Option("--all", help="All, instead of the given events.")]
 
 
@@ -43,9 +46,9 @@ def list_(url: options.Url = None, folder: Folder = FOLDER, as_json: AsJson = Fa
     rows = with_api(url, folder, lambda api: api.get("destinations"))["destinations"]
     if tell_list(rows, key="destinations", more=False, as_json=as_json, none="no destination is set"):
         lines = (
-            (row["name"], row["state"], row["place"], row["waiting"], row["retrying"], row["dead"], _pause(row)) for row in rows
+            (row["name"], row["state"], row["place"], row["waiting"], row["retrying"], row["dead"], _since(row)) for row in rows
         )
-        table(("destination", "state", "address", "waiting", "retrying", "dead", "paused"), lines, right=(3, 4, 5), whole=True)
+        table(("destination", "state", "address", "waiting", "retrying", "dead", "since"), lines, right=(3, 4, 5), whole=True)
 
 
 @app.command()
@@ -58,8 +61,8 @@ def show(name: Name, url: options.Url = None, folder: Folder = FOLDER, as_json: 
     if as_json:
         tell_json(found)
         return
-    shown = {key: value for key, value in found.items() if key not in ("settings", "deliveries", "paused_at", "paused_by")}
-    fields(shown | {"paused": _pause(found) or None})
+    shown = {key: value for key, value in found.items() if key not in ("settings", "deliveries", *_TIMES)}
+    fields(shown | {"since": _since(found) or None})
     for key, value in (found["settings"] or {}).items():
         if value not in (None, [], "") and key != "url":
             fields({f"  {plain(key)}": ", ".join(map(plain, value)) if isinstance(value, list) else plain(value)})
@@ -141,6 +144,43 @@ def drop(
 
 
 @app.command()
+@options.filtered(Filter)
+def replay(
+    name: Name,
+    *,
+    chosen: Json,
+    limit: options.BulkLimit = None,
+    rate: options.Rate = 20.0,
+    dry_run: options.DryRun = False,
+    yes: options.Yes = False,
+    detach: options.Detach = False,
+    note: Annotated[str, typer.Option(help="The reason, for the audit trail; required without --dry-run.")] = "",
+    url: options.Url = None,
+    folder: Folder = FOLDER,
+    as_json: AsJson = False,
+) -> None:
+    """Send stored events to a destination again, as an operation of the daemon. No handler runs.
+
+    The command counts first and asks. The destination's settings still choose: an event that they do not ask for is left out.
+    So is an event whose body is no longer kept, or whose delivery is under way. Each request has the event's own `webhook-id`,
+    so a receiver that takes each id once ignores an event that it has. Ctrl-C leaves the operation to the daemon; `webhookd
+    operations` shows and cancels it. The other replay, `webhookd events replay`, runs handlers again.
+
+    For example: `webhookd destinations replay shop --since 2h --event-type 'payment.*' --note 'the shop lost its database'`.
+    """
+    options.statuses(chosen.get("status"), tuple(EventStatus))
+    if not chosen.keys() - {"status"}:
+        raise SettingsError(
+            "choose the events by a filter besides --status, for example --since 2h; --since 2000-01-01 chooses all events"
+        )
+    if not note and not dry_run:
+        raise SettingsError("--note: give the reason, for the audit trail, or give --dry-run")
+    body: Json = {"filter": chosen, "reason": note or "dry run", "rate": rate, "limit": limit}
+    flags = {"dry_run": dry_run, "yes": yes, "detach": detach, "as_json": as_json}
+    bulk.act(url, folder, f"destinations/{name}", "replay", body, until="received_to", **flags)
+
+
+@app.command()
 def pause(name: Name, url: options.Url = None, folder: Folder = FOLDER, as_json: AsJson = False) -> None:
     """Pause a destination on every replica: its deliveries wait, and no attempt is counted.
 
@@ -151,15 +191,18 @@ def pause(name: Name, url: options.Url = None, folder: Folder = FOLDER, as_json:
 
 @app.command()
 def resume(name: Name, url: options.Url = None, folder: Folder = FOLDER, as_json: AsJson = False) -> None:
-    """Resume a destination that was paused.
+    """Resume a destination that was paused. If its circuit is open, the next probe is sent at once.
 
     For example: `webhookd destinations resume shop`.
     """
     _turn(name, "resume", url, folder, as_json=as_json)
 
 
-def _pause(row: Json) -> str:
-    return "" if row["paused_at"] is None else f"since {instant(row['paused_at'])} by {plain(row['paused_by'])}"
+def _since(row: Json) -> str:
+    """Returns since when a destination is paused and by whom, and since when its circuit is open and when a probe follows."""
+    pause = "" if row["paused_at"] is None else f"paused {instant(row['paused_at'])} by {plain(row['paused_by'])}"
+    probe = f"fails since {instant(row['opened_at'])}, next probe {instant(row['probe_at'])}" if row["opened_at"] else ""
+    return "; ".join(filter(None, (pause, probe)))
 
 
 def _chosen(ids: list[UUID] | None, *, every: bool, note: str) -> dict[str, Any]:

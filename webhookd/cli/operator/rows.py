@@ -76,14 +76,22 @@ def tell_event(event: Json, *, body: bool, as_json: bool) -> None:
         fields({"also received": f"{instant(alias['received_at'])} as {plain(alias['notification_id'])}"})
     if body:
         tell_body(event["body"])
-    if event["failed_attempts"]:
-        names = ("at", "attempt", "outcome", "error")
-        table(("failed at", *names[1:]), _cells(event["failed_attempts"], names))
+    _attempt_table(event["failed_attempts"])
     _consumer_table(event.get("consumers", []))
     _audit_table(event["audit"])
     if event["related"]:
         say("of the same entity:")
         event_table(event["related"])
+
+
+def _attempt_table(failed: list[Json]) -> None:
+    """Prints the failed attempts, those of each consumer together. Names the consumers only if one is not the handlers."""
+    names: tuple[str, ...] = ("consumer", "at", "attempt", "outcome", "error")
+    failed = sorted(failed, key=lambda attempt: (attempt["consumer"] != "handlers", attempt["consumer"], attempt["at"]))
+    if all(attempt["consumer"] == "handlers" for attempt in failed):
+        names = names[1:]
+    if failed:
+        table(tuple("failed at" if name == "at" else name for name in names), _cells(failed, names))
 
 
 def _consumer_table(consumers: list[Json]) -> None:

@@ -1,0 +1,315 @@
+"""The circuit of a destination, by the statements of two replicas: when it opens, what then passes, and how it closes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any, TypeAlias, cast
+from uuid import UUID
+
+import asyncpg
+import pytest_asyncio
+
+from tests.helpers.database import connect
+from tests.helpers.stored import store_kind
+from webhookd.alerts.facts import read_facts
+from webhookd.store.database import Database
+from webhookd.store.deliveries import Circuit, Deliveries, Delivery, Failure
+from webhookd.store.pools import Connection as LentConnection
+from webhookd.store.queries import queries
+
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+_LEASE = 20.0
+
+
+class Replica(Deliveries):
+    """A replica's statements, on a session of its own."""
+
+    def __init__(self, connection: Connection) -> None:
+        super().__init__(cast("Database", self))
+        self._connection = connection
+        self._in_use = asyncio.Lock()
+        self.statements = 0
+
+    async def one(self, query: Any, **parameters: Any) -> Any:
+        self.statements += 1
+        async with self._in_use:
+            return await query(self._connection, **parameters)
+
+    async def all(self, query: Any, **parameters: Any) -> list[asyncpg.Record]:
+        self.statements += 1
+        async with self._in_use:
+            return [row async for row in query(self._connection, **parameters)]
+
+    async def take(self, most: int = 8) -> list[Delivery]:
+        return await self.claim("shop", most, lease=_LEASE)
+
+    async def record(self, delivery: Delivery, *, down: bool | None = True, delay: float = 60.0, asked: float = 0.0) -> bool:
+        """Records a failed attempt. Returns whether the circuit is open by it."""
+        failure = Failure("HTTP status 500", 500, None, 0.1, down, asked)
+        opened = await self.fail("shop", delivery, failure, delay=delay)
+        assert opened is not None
+        return opened
+
+    async def accept(self, *deliveries: Delivery) -> None:
+        await self.end([(delivery.event_id, "shop") for delivery in deliveries])
+
+    async def circuit(self) -> Circuit | None:
+        return (await self.circuits()).get("shop")
+
+
+@pytest_asyncio.fixture
+async def replicas(database_url: str) -> AsyncIterator[tuple[Replica, Replica]]:
+    connections = [await connect(database_url) for _ in range(2)]
+    yield Replica(connections[0]), Replica(connections[1])
+    for connection in connections:
+        await connection.close()
+
+
+async def add(connection: Connection, number: int, *, age: float = 0.0, status: str = "waiting") -> None:
+    """Adds deliveries that have been due for `age` seconds."""
+    await connection.execute(
+        "WITH events AS (INSERT INTO ledger (id, notification_key, kind, notification_id, body_hash) "
+        "SELECT gen_random_uuid(), gen_random_uuid(), $1, n, gen_random_uuid() FROM generate_series(1, $2::integer) AS n "
+        "RETURNING id) "
+        "INSERT INTO deliveries (event_id, destination, status, due) "
+        "SELECT id, 'shop', $3, now() - make_interval(secs => $4) FROM events",
+        await store_kind(connection),
+        number,
+        status,
+        age,
+    )
+
+
+async def opened(replica: Replica, connection: Connection, *, waiting: int = 20) -> None:
+    """Opens the circuit: five of the deliveries fail."""
+    await add(connection, 5 + waiting, age=1)
+    assert [await replica.record(delivery) for delivery in await replica.take(5)] == [False] * 4 + [True]
+
+
+async def probe_is_due(connection: Connection) -> None:
+    await connection.execute("UPDATE circuits SET probe_at = now()")
+
+
+async def rows(connection: Connection) -> dict[UUID, tuple[str, str]]:
+    """Returns the version of each row, with its place: whatever is written changes one of them."""
+    found = await connection.fetch("SELECT event_id, ctid::text, xmin::text FROM deliveries")
+    return {row["event_id"]: (row["ctid"], row["xmin"]) for row in found}
+
+
+async def test_while_the_circuit_is_open_one_probe_goes_at_a_time_and_the_rest_is_not_touched(
+    replicas: tuple[Replica, Replica], connection: Connection
+) -> None:
+    one, other = replicas
+    await opened(one, connection)
+    before = await rows(connection)
+    assert await one.take() == []
+    assert await other.take() == [], "before the time of the probe, nothing goes"
+    assert await rows(connection) == before
+    await probe_is_due(connection)
+    assert await one.due(["shop"]) == {"shop": False}
+    for _ in range(3):
+        taken = await asyncio.gather(one.take(), other.take())
+        probes = [delivery for deliveries in taken for delivery in deliveries]
+        assert len(probes) == 1
+        assert probes[0].probe
+        assert await other.take() == [], "the probe is under way"
+        assert await other.due(["shop"]) == {"shop": True}
+        assert await one.record(probes[0])
+        await probe_is_due(connection)
+    after = await rows(connection)
+    assert sum(before[event_id] != version for event_id, version in after.items()) == 3, "only the probes are written"
+    assert await connection.fetchval("SELECT max(attempts) FROM deliveries") == 1, "each probe is another delivery"
+
+
+async def test_a_lost_probe_is_followed_by_another_after_its_lease(
+    replicas: tuple[Replica, Replica], connection: Connection
+) -> None:
+    one, other = replicas
+    await opened(one, connection)
+    await probe_is_due(connection)
+    assert len(await one.take()) == 1
+    left = await connection.fetchval("SELECT extract(epoch FROM probe_at - now())::float8 FROM circuits")
+    assert 0 < left <= _LEASE
+    await probe_is_due(connection)
+    assert len(await other.take()) == 1
+
+
+async def test_one_event_that_always_fails_opens_no_circuit(replicas: tuple[Replica, Replica], connection: Connection) -> None:
+    one, _ = replicas
+    await add(connection, 1)
+    for _ in range(8):
+        (delivery,) = await one.take()
+        assert not await one.record(delivery, delay=0.0)
+    circuit = await one.circuit()
+    assert circuit is not None
+    assert (circuit.opened_at, circuit.failures) == (None, 1)
+
+
+async def test_failures_in_two_replicas_at_once_all_count(replicas: tuple[Replica, Replica], connection: Connection) -> None:
+    one, other = replicas
+    await add(connection, 5)
+    taken = await one.take()
+    opening = await asyncio.gather(*((one if n % 2 else other).record(delivery) for n, delivery in enumerate(taken)))
+    assert sorted(opening) == [False] * 4 + [True]
+
+
+async def test_the_wait_between_probes_doubles_up_to_five_minutes_and_keeps_retry_after(
+    replicas: tuple[Replica, Replica], connection: Connection
+) -> None:
+    one, _ = replicas
+    wait = "SELECT extract(epoch FROM probe_at - now())::float8 FROM circuits"
+    await opened(one, connection)
+    for seconds in (5, 10, 20, 40, 80, 160, 300, 300):
+        left = await connection.fetchval(wait)
+        assert seconds - 3 < left <= seconds
+        await probe_is_due(connection)
+        (probe,) = await one.take()
+        await one.record(probe)
+    await probe_is_due(connection)
+    (probe,) = await one.take()
+    await one.record(probe, asked=3600.0)
+    assert 3500 < await connection.fetchval(wait) <= 3600
+
+
+async def test_an_accepted_probe_closes_the_circuit_and_the_rate_then_grows(
+    replicas: tuple[Replica, Replica], connection: Connection
+) -> None:
+    one, other = replicas
+    await opened(one, connection, waiting=200)
+    await probe_is_due(connection)
+    (probe,) = await one.take()
+    await one.accept(probe)
+    bound = "SELECT 10 * 2 ^ (extract(epoch FROM now() - closed_at)::float8 / 5) FROM circuits"
+    taken = [*await one.take(100), *await other.take(100), *await one.take(100)]
+    assert 10 <= len(taken) <= await connection.fetchval(bound), "a burst, whatever the replicas ask for"
+    assert not any(delivery.probe for delivery in taken)
+    await connection.execute("UPDATE circuits SET closed_at = now() - interval '10 seconds'")
+    taken += [*await one.take(100), *await other.take(100)]
+    assert 40 <= len(taken) <= await connection.fetchval(bound)
+    await connection.execute("UPDATE circuits SET closed_at = now() - interval '61 seconds'")
+    assert len(await one.take(100)) == 100, "a minute later, the settings alone bound the rate"
+    assert await one.circuits() == {}
+
+
+async def test_an_answer_about_one_event_closes_the_circuit(replicas: tuple[Replica, Replica], connection: Connection) -> None:
+    one, _ = replicas
+    await opened(one, connection)
+    await probe_is_due(connection)
+    (probe,) = await one.take()
+    assert not await one.record(probe, down=False)
+    assert await one.circuits() == {}
+    assert len(await one.take(5)) == 5
+
+
+async def test_a_good_answer_ends_the_failures_in_a_row(replicas: tuple[Replica, Replica], connection: Connection) -> None:
+    one, _ = replicas
+    await add(connection, 20)
+    for accepted in (True, False, True):
+        *taken, last = await one.take(5)
+        for delivery in taken:
+            assert not await one.record(delivery)
+        if accepted:
+            await one.accept(last)
+        else:
+            assert not await one.record(last, down=False)
+        assert await one.circuits() == {}
+
+
+async def test_a_failure_of_webhookd_itself_opens_no_circuit_and_closes_none(
+    replicas: tuple[Replica, Replica], connection: Connection
+) -> None:
+    one, _ = replicas
+    await add(connection, 20)
+    *taken, last = await one.take(5)
+    for delivery in taken:
+        await one.record(delivery)
+    assert not await one.record(last, down=None)
+    (last,) = await one.take(1)
+    assert await one.record(last)
+    await probe_is_due(connection)
+    (probe,) = await one.take()
+    assert await one.record(probe, down=None), "the probe showed nothing, so another one follows after the pause"
+    assert await one.take() == []
+
+
+async def test_the_late_failure_of_an_attempt_from_before_does_not_count_as_a_probe(
+    replicas: tuple[Replica, Replica], connection: Connection
+) -> None:
+    one, other = replicas
+    await add(connection, 9)
+    taken = await one.take(9)
+    for delivery in taken[:5]:
+        await one.record(delivery)
+    before = await one.circuit()
+    for delivery in taken[5:]:
+        assert not await other.record(delivery)
+    assert await one.circuit() == before
+
+
+async def test_a_destination_that_works_costs_no_statement_and_no_write_for_its_circuit(
+    replicas: tuple[Replica, Replica], connection: Connection
+) -> None:
+    one, _ = replicas
+    await add(connection, 3)
+    await one.accept(*await one.take())
+    assert one.statements == 2, "one to take the deliveries, one to end them"
+    assert await connection.fetchval("SELECT count(*) FROM circuits") == 0
+    await connection.execute("INSERT INTO circuits (destination, closed_at) VALUES ('shop', now() - interval '1 hour')")
+    version = await connection.fetchval("SELECT xmin::text FROM circuits")
+    await add(connection, 3)
+    await one.accept(*await one.take())
+    assert await connection.fetchval("SELECT xmin::text FROM circuits") == version
+
+
+async def test_what_waited_retries_and_fresh_events_take_turns(
+    replicas: tuple[Replica, Replica], connection: Connection
+) -> None:
+    one, _ = replicas
+    await add(connection, 30, age=3600)
+    await add(connection, 30, age=5)
+    await add(connection, 30, age=3600, status="retrying")
+    before = {row["event_id"]: row for row in await connection.fetch("SELECT * FROM deliveries")}
+    taken = await one.take(9)
+    assert len(taken) == 9
+    kinds = [(before[one.event_id]["status"], (one.due - before[one.event_id]["due"]).total_seconds() > 1000) for one in taken]
+    assert {kind: kinds.count(kind) for kind in kinds} == {("waiting", True): 3, ("waiting", False): 3, ("retrying", True): 3}
+
+
+async def test_a_probe_is_a_delivery_that_is_due_by_its_own_schedule(
+    replicas: tuple[Replica, Replica], connection: Connection
+) -> None:
+    """So probes cannot spend the attempts of a delivery within less than its three days."""
+    one, other = replicas
+    await opened(one, connection, waiting=0)
+    await probe_is_due(connection)
+    assert await one.take() == []
+    assert await other.due(["shop"]) == {}
+    await add(connection, 1)
+    (probe,) = await one.take()
+    assert probe.probe, "the empty look has not put the probe off"
+    assert await one.record(probe, delay=30.0)
+    assert await connection.fetchval("SELECT min(due) > now() + interval '20 seconds' FROM deliveries")
+
+
+async def test_an_alert_looks_at_a_circuit_as_long_as_deliveries_wait(
+    replicas: tuple[Replica, Replica], connection: Connection
+) -> None:
+    one, _ = replicas
+    await opened(one, connection)
+    lent = cast("LentConnection", connection)
+    failing = (await read_facts(lent, largest=None)).failing
+    assert list(failing) == ["shop"]
+    assert 0 <= failing["shop"] < 60
+    await connection.execute("DELETE FROM deliveries")
+    assert (await read_facts(lent, largest=None)).failing == {}, "a destination that was removed"
+
+
+async def test_an_open_circuit_probes_at_once_when_an_operator_resumes_the_destination(
+    replicas: tuple[Replica, Replica], connection: Connection
+) -> None:
+    one, _ = replicas
+    await opened(one, connection)
+    assert await one.take() == []
+    assert await one.one(queries.resume_destination, destination="shop") == "shop"
+    assert len(await one.take()) == 1

@@ -1,0 +1,220 @@
+"""Makes the typed results from the provider's answers. Every function can raise UnreadableError."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any
+
+from webhookd.authorizenet.api.answers import (
+    UnreadableError,
+    entries,
+    entry,
+    flag,
+    moment,
+    money,
+    number,
+    required,
+    rows,
+    text,
+)
+from webhookd.authorizenet.api.results import (
+    Batch,
+    HistoryRow,
+    ListPage,
+    Merchant,
+    PastNotification,
+    Payment,
+    ReturnedItem,
+    Statistic,
+    Subscription,
+    SubscriptionPayment,
+    SubscriptionRow,
+    Transaction,
+    TransactionRow,
+    Webhook,
+)
+from webhookd.authorizenet.notification import canonical
+
+Fields = Mapping[str, Any]
+
+
+def webhook(fields: Any) -> Webhook:
+    """Reads a webhook; a list with one webhook is one, too."""
+    if isinstance(fields, list) and len(fields) == 1:
+        (fields,) = fields
+    if not isinstance(fields, dict):
+        raise UnreadableError("the answer is no webhook")
+    types = tuple(canonical(one) for one in fields.get("eventTypes") or () if isinstance(one, str))
+    status = required(fields, "status").lower()
+    return Webhook(required(fields, "webhookId").lower(), required(fields, "url"), status, types, text(fields.get("name")))
+
+
+def webhooks(answer: Any) -> tuple[Webhook, ...]:
+    """Reads the list of webhooks."""
+    if not isinstance(answer, list):
+        raise UnreadableError("the answer is no list")
+    return tuple(map(webhook, answer))
+
+
+def event_types(answer: Any) -> tuple[str, ...]:
+    """Reads the list of event types."""
+    if not isinstance(answer, list) or not all(isinstance(one, dict) for one in answer):
+        raise UnreadableError("the answer is no list of event types")
+    return tuple(required(one, "name") for one in answer)
+
+
+def _history_row(fields: Fields) -> HistoryRow:
+    return HistoryRow(
+        required(fields, "notificationId").lower(),
+        canonical(required(fields, "eventType")),
+        moment(fields.get("eventDate")),
+        text(fields.get("deliveryStatus")),
+    )
+
+
+def history_page(answer: Any) -> tuple[HistoryRow, ...]:
+    """Reads a page of the history."""
+    if not isinstance(answer, dict) or "notifications" not in answer:
+        raise UnreadableError("the answer has no `notifications`")
+    return tuple(map(_history_row, entries(answer, "notifications")))
+
+
+def past_notification(answer: Any, body: bytes) -> PastNotification:
+    """Reads a notification of the history. `body`: the answer's bytes."""
+    if not isinstance(answer, dict):
+        raise UnreadableError("the answer is no notification")
+    webhook_id = text(answer.get("webhookId"))
+    has_payload = isinstance(answer.get("payload"), dict)
+    return PastNotification(_history_row(answer), webhook_id and webhook_id.lower(), body, has_payload)
+
+
+def merchant(answer: Fields) -> Merchant:
+    """Reads the account's details."""
+    return Merchant(
+        text(answer.get("gatewayId")),
+        text(answer.get("merchantName")),
+        bool(flag(answer.get("isTestMode"))),
+        text(answer.get("merchantTimeZone")),
+        tuple(filter(None, map(text, rows(answer, "currencies")))),
+        tuple(filter(None, map(text, rows(answer, "paymentMethods")))),
+    )
+
+
+def _payment(fields: Fields) -> Payment | None:
+    own = entry(fields, "subscription")
+    identifier = text(own.get("id"))
+    return None if identifier is None else Payment(identifier, number(own.get("payNum")))
+
+
+def _transaction_row(fields: Fields) -> TransactionRow:
+    return TransactionRow(
+        required(fields, "transId"),
+        required(fields, "transactionStatus"),
+        moment(fields.get("submitTimeUTC")),
+        money(fields.get("settleAmount")),
+        text(fields.get("accountType")),
+        text(fields.get("invoiceNumber")),
+        _payment(fields),
+        bool(flag(fields.get("hasReturnedItems"))),
+    )
+
+
+def transaction_page(answer: Fields) -> ListPage:
+    """Reads a page of transactions."""
+    found = tuple(map(_transaction_row, entries(answer, "transactions")))
+    return ListPage(found, number(answer.get("totalNumInResultSet")))
+
+
+def _statistic(fields: Fields) -> Statistic:
+    return Statistic(
+        text(fields.get("accountType")),
+        money(fields.get("chargeAmount")) or Decimal(0),
+        number(fields.get("chargeCount")) or 0,
+        money(fields.get("refundAmount")) or Decimal(0),
+        number(fields.get("refundCount")) or 0,
+        number(fields.get("voidCount")) or 0,
+        number(fields.get("declineCount")) or 0,
+        number(fields.get("errorCount")) or 0,
+    )
+
+
+def _batch(fields: Fields) -> Batch:
+    return Batch(
+        required(fields, "batchId"),
+        required(fields, "settlementState"),
+        moment(fields.get("settlementTimeUTC")),
+        text(fields.get("paymentMethod")),
+        tuple(map(_statistic, entries(fields, "statistics"))),
+    )
+
+
+def batches(answer: Fields) -> tuple[Batch, ...]:
+    """Reads a list of batches."""
+    return tuple(map(_batch, entries(answer, "batchList")))
+
+
+def batch(answer: Fields) -> Batch:
+    """Reads one batch."""
+    return _batch(entry(answer, "batch"))
+
+
+def transaction(answer: Fields) -> Transaction:
+    """Reads a transaction's details or its summary."""
+    own = entry(answer, "transaction")
+    returned = (
+        ReturnedItem(required(one, "id"), moment(one.get("dateUTC")), text(one.get("code")))
+        for one in entries(own, "returnedItems")
+    )
+    in_batch = entry(own, "batch")
+    return Transaction(
+        id=required(own, "transId"),
+        status=required(own, "transactionStatus"),
+        submitted_at=moment(own.get("submitTimeUTC")),
+        type=text(own.get("transactionType")),
+        ref_id=text(own.get("refTransId")),
+        response_code=number(own.get("responseCode")),
+        response_reason_code=number(own.get("responseReasonCode")),
+        auth_amount=money(own.get("authAmount")),
+        settle_amount=money(own.get("settleAmount")),
+        invoice_number=text(entry(own, "order").get("invoiceNumber")),
+        payment=_payment(own),
+        batch=_batch(in_batch) if in_batch else None,
+        payment_method=next(iter(entry(own, "payment")), None),
+        returned_items=tuple(returned),
+    )
+
+
+def subscription_page(answer: Fields) -> ListPage:
+    """Reads a page of subscriptions."""
+    found = tuple(
+        SubscriptionRow(
+            required(one, "id"),
+            required(one, "status"),
+            moment(one.get("createTimeStampUTC")),
+            money(one.get("amount")),
+            number(one.get("pastOccurrences")),
+            number(one.get("totalOccurrences")),
+            text(one.get("invoice")),
+        )
+        for one in entries(answer, "subscriptionDetails")
+    )
+    return ListPage(found, number(answer.get("totalNumInResultSet")))
+
+
+def subscription(answer: Fields, identifier: str) -> Subscription:
+    """Reads a subscription. `identifier`: the id that was asked for."""
+    own = entry(answer, "subscription")
+    if not own:
+        raise UnreadableError("the answer has no `subscription`")
+    payments = tuple(
+        SubscriptionPayment(
+            text(one.get("transId")),
+            moment(one.get("submitTimeUTC")),
+            number(one.get("payNum")),
+            number(one.get("attemptNum")),
+            text(one.get("response")),
+        )
+        for one in entries(own, "arbTransactions")
+    )
+    return Subscription(identifier, text(own.get("status")), money(own.get("amount")), payments)

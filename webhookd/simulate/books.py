@@ -1,0 +1,189 @@
+"""The simulator's books: accounts with their keys, webhooks, notifications and transactions."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+import orjson
+
+from webhookd.authorizenet.body import load
+from webhookd.authorizenet.notification import PREFIX
+from webhookd.authorizenet.shapes import make_payload
+from webhookd.simulate.answering import written
+from webhookd.simulate.faults import Dice
+
+OVERLAP = 86_400.0  # seconds for which a key still works after a new one was made
+
+
+@dataclass(slots=True)
+class Webhook:
+    """A webhook, as it is registered."""
+
+    id: str
+    url: str
+    event_types: tuple[str, ...]
+    status: str = "inactive"
+    name: str | None = None
+
+    def shown(self) -> dict[str, Any]:
+        """Returns the webhook as the API shows it."""
+        named = {} if self.name is None else {"name": self.name}
+        link = {"self": {"href": f"/rest/v1/webhooks/{self.id}"}}
+        rest = {"status": self.status, "url": self.url, "eventTypes": list(self.event_types)}
+        return {"_links": link, "webhookId": self.id, **named, **rest}
+
+
+@dataclass(slots=True)
+class Notification:
+    """A notification for one webhook. `attempts`: the times of its requests, each with the answer's status (0 if none came)."""
+
+    id: str
+    event_type: str
+    made_at: datetime
+    webhook_id: str
+    payload: dict[str, Any]
+    listed_from: datetime
+    status: str = "Pending"
+    attempts: list[tuple[datetime, int]] = field(default_factory=list)
+    ping: bool = False
+
+    @property
+    def body(self) -> bytes:
+        """Returns the bytes that are signed and sent: the date has seven decimals, and amounts keep their zeros."""
+        envelope = {
+            "notificationId": self.id,
+            "eventType": self.event_type,
+            "eventDate": self.made_at.strftime("%Y-%m-%dT%H:%M:%S.%f") + "1Z",
+            "webhookId": self.webhook_id,
+            "payload": self.payload,
+        }
+        return written(envelope)
+
+    def listed(self) -> dict[str, Any]:
+        """Returns the row of the history: its date has three decimals and no zone."""
+        return {
+            "_links": {"self": {"href": f"/rest/v1/notifications/{self.id}"}},
+            "notificationId": self.id,
+            "deliveryStatus": self.status,
+            "eventType": self.event_type,
+            "eventDate": self.made_at.strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3],
+        }
+
+    def detailed(self) -> dict[str, Any]:
+        """Returns the notification as the history shows it alone."""
+        more = {"webhookId": self.webhook_id, "notificationDate": self.listed()["eventDate"], "payload": self.payload}
+        return self.listed() | more
+
+
+@dataclass(slots=True)
+class Transaction:
+    """A transaction. `details`: as the API shows them. `known_from`: from when reports know the transaction."""
+
+    id: str
+    details: dict[str, Any]
+    made_at: datetime
+    known_from: datetime
+
+    @property
+    def unsettled(self) -> bool:
+        """Returns whether the transaction is in no batch yet."""
+        return "batch" not in self.details
+
+
+@dataclass
+class Account:
+    """An account. Its keys follow from the seed and its name: they are no secrets, and open nothing but the simulator."""
+
+    name: str
+    login_id: str
+    signature_key: str
+    transaction_keys: list[tuple[str, datetime | None]]  # each with the time until which it works
+    active: bool = True
+    test_mode: bool = False
+    webhooks: dict[str, Webhook] = field(default_factory=dict)
+    notifications: dict[str, Notification] = field(default_factory=dict)
+    transactions: dict[str, Transaction] = field(default_factory=dict)
+    batches: dict[str, dict[str, Any]] = field(default_factory=dict)
+    subscriptions: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def transaction_key(self) -> str:
+        """Returns the newest Transaction Key."""
+        return self.transaction_keys[-1][0]
+
+    def accepts(self, key: str, now: datetime) -> bool:
+        """Returns whether a Transaction Key works now."""
+        return any(key == one and (until is None or now < until) for one, until in self.transaction_keys)
+
+    def rotate_transaction_key(self, now: datetime, overlap: float = OVERLAP) -> str:
+        """Makes a new Transaction Key, and returns it. The keys before work for `overlap` seconds more."""
+        ends = now + timedelta(seconds=overlap)
+        self.transaction_keys = [(key, min(until or ends, ends)) for key, until in self.transaction_keys]
+        self.transaction_keys.append((_digits(f"{self.name}:{len(self.transaction_keys)}:{self.login_id}", 16), None))
+        return self.transaction_key
+
+
+def account(name: str, seed: int, signature_key: str | None = None) -> Account:
+    """Makes an account. `signature_key`: the Signature Key, if it is not to follow from the seed."""
+    start = f"{seed}:{name}"
+    key = signature_key or hashlib.sha512(f"{start}:signature".encode()).hexdigest().upper()
+    return Account(name, f"sim{_digits(f'{start}:login', 10)}", key, [(_digits(f"{start}:transaction", 16), None)])
+
+
+def _digits(text: str, length: int) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:length]
+
+
+def matches(webhook: Webhook, event_type: str) -> bool:
+    """Returns whether a webhook is subscribed to an event type. A webhook without types gets all of them."""
+    return not webhook.event_types or event_type in webhook.event_types
+
+
+def notification(
+    webhook: Webhook, event_type: str, number: int, now: datetime, dice: Dice, changes: Mapping[str, Any] | None = None
+) -> Notification:
+    """Makes a notification. `number` names its entity; `changes` are other values of fields of its payload."""
+    payload = make_payload(event_type, number) | dict(changes or {})
+    return Notification(dice.uuid("notification"), event_type, now, webhook.id, payload, listed_from=now)
+
+
+_STATUS = {1: "capturedPendingSettlement", 2: "declined", 3: "generalError", 4: "FDSPendingReview"}
+_TYPES = {
+    "authorization": ("authOnlyTransaction", "authorizedPendingCapture"),
+    "refund": ("refundTransaction", "refundPendingSettlement"),
+    "void": ("authCaptureTransaction", "voided"),
+}
+
+
+def transaction(event_type: str, payload: Mapping[str, Any], now: datetime, known_from: datetime) -> Transaction | None:
+    """Makes the transaction that an event reports; None if the event is about none."""
+    fields = load(written(payload).decode())
+    if fields.get("entityName") != "transaction":
+        return None
+    sale = ("authCaptureTransaction", _STATUS.get(fields["responseCode"], "declined"))
+    kind, status = _TYPES.get(event_type.removeprefix(PREFIX).split(".")[1], sale)
+    amount = orjson.Fragment(str(fields["authAmount"]))
+    at = now.strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3]
+    details = {
+        "transId": fields["id"],
+        "submitTimeUTC": f"{at}Z",
+        "submitTimeLocal": at,
+        "transactionType": kind,
+        "transactionStatus": status,
+        "responseCode": fields["responseCode"],
+        "responseReasonCode": 1,
+        "AVSResponse": fields.get("avsResponse", "P"),
+        "order": {"invoiceNumber": fields.get("invoiceNumber") or f"INV-{fields['id'][-6:]}"},
+        "requestedAmountSpecified": False,
+        "authAmount": amount,
+        "settleAmount": amount,
+        "payment": {"creditCard": {"cardNumber": "XXXX4444", "expirationDate": "XXXX", "cardType": "MasterCard"}},
+        "billTo": {"firstName": "Ann", "lastName": "Example"},
+        "recurringBilling": False,
+        "marketType": "eCommerce",
+    }
+    return Transaction(fields["id"], details, now, known_from)

@@ -1,0 +1,117 @@
+"""Deliveries as the provider makes them: signed, retried on its schedule, until the webhook goes inactive."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+import aiohttp
+
+from webhookd.authorizenet.signature import sign
+from webhookd.simulate.books import Account, Notification, Webhook
+from webhookd.simulate.clock import Clock
+from webhookd.simulate.faults import Dice, Faults
+
+# Seconds between the attempts, as two secondary sources have it. After the last, the webhook becomes inactive.
+RETRIES = (180.0,) * 3 + (28_800.0,) * 3 + (172_800.0,) * 4
+_DELAY = 3600.0  # seconds; the longest delay of the fault `delay`
+_PATIENCE = 10.0  # seconds that a receiver may take, by the machine's clock
+_AT_ONCE = 16  # requests
+_LOOK_EVERY = 60.0  # seconds between two looks at a webhook that is inactive, with the fault `resend`
+
+Told = Callable[[Account, Notification, int], None]
+
+
+class Deliverer:
+    """Sends the notifications of all accounts. `told` is called with each attempt and its answer's status, 0 if none came.
+
+    `busy` is the number of deliveries that are under way and wait for no later time.
+    """
+
+    def __init__(self, clock: Clock, dice: Dice, faults: Faults, retries: tuple[float, ...], told: Told) -> None:
+        self._clock = clock
+        self._dice = dice
+        self._faults = faults
+        self._retries = retries
+        self._told = told
+        self._turn = asyncio.Semaphore(_AT_ONCE)
+        self._session: aiohttp.ClientSession | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._waiting: dict[object, datetime] = {}
+
+    async def start(self) -> None:
+        """Makes the client."""
+        timeout = aiohttp.ClientTimeout(total=_PATIENCE)
+        self._session = aiohttp.ClientSession(timeout=timeout, skip_auto_headers=("User-Agent", "Accept-Encoding", "Accept"))
+
+    async def stop(self) -> None:
+        """Ends all deliveries, and closes the client."""
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._session is not None:
+            await self._session.close()
+
+    @property
+    def busy(self) -> int:
+        """Returns the number of deliveries that wait for no later time."""
+        now = self._clock.now()
+        return len(self._tasks) - sum(moment > now for moment in self._waiting.values())
+
+    def begin(self, account: Account, webhook: Webhook, notification: Notification) -> None:
+        """Begins the delivery of a notification, with the faults of its seed."""
+        faults, chance = self._faults, self._dice.of("delivery")
+        dropped, doubled = self._dice.hit("drop", faults.drop), self._dice.hit("double", faults.double)
+        late = self._dice.hit("delay", faults.delay)
+        wait = chance.random() * _DELAY if late else 0.0
+        if dropped:
+            notification.status = "Delivered"
+            return
+        for _ in range(2 if doubled else 1):
+            task = asyncio.create_task(self._deliver(account, webhook, notification, wait), name=f"delivery {notification.id}")
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def ping(self, account: Account, webhook: Webhook, notification: Notification) -> bool:
+        """Sends a sample at once, without a retry. Returns whether the receiver answered 200."""
+        return await self._post(account, webhook, notification) == 200
+
+    async def _deliver(self, account: Account, webhook: Webhook, notification: Notification, wait: float) -> None:
+        at = notification.made_at + timedelta(seconds=wait)
+        left, waiting = list(self._retries), object()
+        while True:
+            self._waiting[waiting] = at
+            await self._clock.sleep_until(at)
+            del self._waiting[waiting]
+            if webhook.status != "active":
+                notification.status = "Failed"
+                if not self._faults.resend or webhook.id not in account.webhooks:
+                    return
+                at = self._clock.now() + timedelta(seconds=_LOOK_EVERY)
+                continue
+            if await self._post(account, webhook, notification) == 200:
+                notification.status = "Delivered"
+                return
+            if not left:
+                notification.status, webhook.status = "Failed", "inactive"
+                return
+            notification.status = "Retrying"
+            at += timedelta(seconds=left.pop(0))
+
+    async def _post(self, account: Account, webhook: Webhook, notification: Notification) -> int:
+        assert self._session is not None, "start() comes first"  # noqa: S101
+        body = notification.body
+        headers = {"Content-Type": "application/json", "X-ANET-Signature": sign(body, account.signature_key)}
+        async with self._turn:
+            try:
+                async with self._session.post(
+                    webhook.url, data=body, headers=headers, expect100=True, allow_redirects=False
+                ) as response:
+                    await response.read()
+                    status = response.status
+            except (aiohttp.ClientError, OSError, ValueError):
+                status = 0
+        notification.attempts.append((self._clock.now(), status))
+        self._told(account, notification, status)
+        return status

@@ -1,0 +1,222 @@
+"""The simulator: its accounts, its server, its deliveries, and a log of every request."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple, Self
+
+from aiohttp import web
+from pydantic import SecretStr
+
+from webhookd.authorizenet.notification import EVENT_TYPES, PREFIX
+from webhookd.authorizenet.shapes import make_payload
+from webhookd.errors import SettingsError
+from webhookd.settings.provider import ProviderAccess
+from webhookd.simulate import books
+from webhookd.simulate.answering import Spoiler, json
+from webhookd.simulate.books import Account, Notification, Webhook
+from webhookd.simulate.clock import Clock
+from webhookd.simulate.delivery import RETRIES, Deliverer
+from webhookd.simulate.faults import Dice, Faults
+from webhookd.simulate.reports import Reports
+from webhookd.simulate.rest import Rest, fields_of, hold_back
+
+_SALE = f"{PREFIX}payment.authcapture.created"
+_MOST_CALLS = 100_000  # calls that are remembered
+_QUIET = 0.002  # seconds between two looks at whether deliveries are under way
+
+
+class Call(NamedTuple):
+    """A request that the simulator got. `name`: a report's name, or the method and the path of the REST API."""
+
+    at: datetime
+    account: str
+    name: str
+    status: int
+
+
+@web.middleware
+async def _no_browser(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    """Refuses what a web page sends: the simulator may sign with a key of the user's."""
+    return json({"error": "no web page may ask"}, 403) if "Origin" in request.headers else await handler(request)
+
+
+class Simulator:
+    """Authorize.Net on this machine. Use it as `async with`, or `start` and `stop` it.
+
+    seed: makes the keys, the ids and the faults; the same seed makes them again.
+    faults: the faults that it makes.
+    clock: its clock; by default one that runs as the machine's.
+    retries: the seconds between the attempts of a delivery.
+    port: the port on 127.0.0.1; 0 for a free one.
+    told: is called with each attempt of a delivery, and its answer's status (0 if none came).
+    """
+
+    def __init__(
+        self,
+        seed: int = 0,
+        *,
+        faults: Faults | None = None,
+        clock: Clock | None = None,
+        retries: tuple[float, ...] = RETRIES,
+        port: int = 0,
+        told: Callable[[Account, Notification, int], None] = lambda *_: None,
+    ) -> None:
+        self.seed = seed
+        self.faults = faults or Faults()
+        self.clock = clock or Clock()
+        self.accounts: dict[str, Account] = {}
+        self.calls: deque[Call] = deque(maxlen=_MOST_CALLS)
+        self.url = ""
+        self._port = port
+        self._dice = Dice(seed)
+        self._number = 0
+        self._spoiler = Spoiler(self.faults, self._dice)
+        self._deliverer = Deliverer(self.clock, self._dice, self.faults, retries, told)
+        self._reports = Reports(self._account_of, self.clock.now, self.faults)
+        ping = self._deliverer.ping
+        self._rest = Rest(self._account_of, self.clock.now, self.faults, self._dice, ping, self._insert)
+        self._runner: web.AppRunner | None = None
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    async def start(self) -> None:
+        """Listens on 127.0.0.1, and sets `url`. Raises SettingsError if the port is taken."""
+        app = web.Application(client_max_size=1_048_576, middlewares=[_no_browser])
+        app.router.add_post("/xml/v1/request.api", self._on_report)
+        app.router.add_route("*", "/rest/v1/{path:.*}", self._on_rest)
+        app.router.add_post("/_sim/clock", self._on_clock)
+        app.router.add_post("/_sim/notifications", self._on_make)
+        app.router.add_get("/_sim/notifications", self._on_list)
+        app.router.add_get("/_sim/calls", self._on_calls)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+        await self._runner.setup()
+        try:
+            await web.TCPSite(self._runner, "127.0.0.1", self._port).start()
+        except OSError as error:
+            await self._runner.cleanup()
+            raise SettingsError(f"--port {self._port}: the port cannot be used ({error.strerror}): give another") from None
+        self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
+        await self._deliverer.start()
+
+    async def stop(self) -> None:
+        """Ends the deliveries, and closes the port."""
+        await self._deliverer.stop()
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    def account(self, name: str = "default", *, signature_key: str | None = None) -> Account:
+        """Returns an account; makes it, if it is not there. `signature_key`: its key, if it is not to follow from the seed."""
+        if name not in self.accounts:
+            self.accounts[name] = books.account(name, self.seed, signature_key)
+        return self.accounts[name]
+
+    def access(self, name: str = "default") -> ProviderAccess:
+        """Returns what a client of an account needs."""
+        own = self.account(name)
+        return ProviderAccess(name, self.url, SecretStr(own.login_id), (SecretStr(own.transaction_key),))
+
+    def register(self, url: str, event_types: Iterable[str] = EVENT_TYPES, account: str = "default") -> Webhook:
+        """Registers an active webhook, as a person does in the Merchant Interface."""
+        webhook = Webhook(self._dice.uuid("webhook"), url, tuple(event_types), "active")
+        self.account(account).webhooks[webhook.id] = webhook
+        return webhook
+
+    def make(
+        self,
+        event_type: str = _SALE,
+        account: str = "default",
+        *,
+        number: int | None = None,
+        changes: Mapping[str, Any] | None = None,
+        withheld: bool = False,
+    ) -> list[Notification]:
+        """Makes an event, and a notification of it for each webhook that is subscribed. Deliveries begin at once.
+
+        number: names the entity; by default a new one for each event. changes: other values of fields of the payload.
+        withheld: the history lists the notification as delivered, and nobody gets it.
+        While a webhook is inactive, its notifications stand in the history as failed.
+        """
+        own = self.account(account)
+        if number is None:
+            self._number += 1
+        now = self.clock.now()
+        made = []
+        for webhook in own.webhooks.values():
+            if not books.matches(webhook, event_type):
+                continue
+            one = books.notification(webhook, event_type, number or self._number, now, self._dice, changes)
+            own.notifications[one.id] = one
+            hold_back(one, self.faults, self._dice)
+            made.append(one)
+            if withheld:
+                one.status = "Delivered"
+            elif webhook.status != "active" and not self.faults.resend:
+                one.status = "Failed"
+            else:
+                self._deliverer.begin(own, webhook, one)
+        payload = made[0].payload if made else make_payload(event_type, number or self._number) | dict(changes or {})
+        known_from = now + timedelta(seconds=self.faults.unknown_seconds)
+        if (transaction := books.transaction(event_type, payload, now, known_from)) is not None:
+            own.transactions.setdefault(transaction.id, transaction)
+        return made
+
+    async def idle(self) -> None:
+        """Returns when no delivery is under way: each has ended, or waits for a later time of the clock."""
+        while self._deliverer.busy:  # noqa: ASYNC110  the clock ends a wait, too, and nobody hears of it
+            await asyncio.sleep(_QUIET)
+
+    def _account_of(self, login_id: str) -> Account | None:
+        return next((one for one in self.accounts.values() if one.login_id == login_id), None)
+
+    def _insert(self, account: Account) -> None:
+        self.make(account=account.name)
+
+    async def _on_report(self, request: web.Request) -> web.StreamResponse:
+        account, name, answer = self._reports.answer(await request.read())
+        answer = self._spoiler.before(reports=True) or answer
+        self.calls.append(Call(self.clock.now(), account, name, answer.status))
+        return await self._spoiler.after(request, answer)
+
+    async def _on_rest(self, request: web.Request) -> web.StreamResponse:
+        spoiled = self._spoiler.before(reports=False)
+        account, answer = ("", spoiled) if spoiled is not None else await self._rest.answer(request)
+        name = f"{request.method} {request.match_info['path']}"
+        self.calls.append(Call(self.clock.now(), account, name, answer.status))
+        return await self._spoiler.after(request, answer)
+
+    # Control by a test in another process, or by a person with curl
+
+    async def _on_clock(self, request: web.Request) -> web.Response:
+        seconds = fields_of(await request.read()).get("advance", 0)
+        if not isinstance(seconds, int | float) or not 0 <= seconds <= 10_000_000:
+            return json({"error": "advance must be a number of seconds"}, 400)
+        self.clock.advance(seconds)
+        await self.idle()
+        return json({"now": self.clock.now()})
+
+    async def _on_make(self, request: web.Request) -> web.Response:
+        fields = fields_of(await request.read())
+        event_type, account = str(fields.get("eventType", _SALE)), str(fields.get("account", "default"))
+        if event_type not in EVENT_TYPES or account not in self.accounts:
+            return json({"error": "eventType or account is not known"}, 400)
+        made = self.make(event_type, account, withheld=fields.get("withheld") is True)
+        return json([one.listed() for one in made])
+
+    async def _on_list(self, request: web.Request) -> web.Response:
+        own = self.accounts.get(request.query.get("account", "default"))
+        rows = own.notifications.values() if own else ()
+        return json([one.listed() | {"attempts": [status for _, status in one.attempts]} for one in rows])
+
+    async def _on_calls(self, _: web.Request) -> web.Response:
+        return json([one._asdict() for one in self.calls])
