@@ -94,9 +94,9 @@ async def shop(dev: Dev, servers: Servers) -> Shop:
 async def test_a_changed_handler_and_a_changed_module_of_its_own_are_used_for_the_next_webhook(shop: Shop) -> None:
     assert await shop.book() == ["one"]
     # The size and the time are those of the text before: a compiled file would be taken for current.
-    await shop.change(shop.books, "NAME = 'two'\n", "reloaded books.py: 1 handlers", same_time=True)
+    await shop.change(shop.books, "NAME = 'two'\n", "reloaded books.py: 1 handler", same_time=True)
     assert await shop.book() == ["one", "two"]
-    await shop.change(shop.handler, _HANDLER.replace("books.NAME", "'new'"), "reloaded shop.py: 1 handlers")
+    await shop.change(shop.handler, _HANDLER.replace("books.NAME", "'new'"), "reloaded shop.py: 1 handler")
     assert await shop.book() == ["one", "two", "new"], "the earlier handler is gone"
     assert await shop.dev.ends(signal.SIGINT) == 0
     assert "Traceback" not in shop.dev.printed
@@ -107,7 +107,7 @@ async def test_a_syntax_error_is_shown_with_its_line_and_the_session_goes_on_unt
     assert "books.py changed, and cannot be used" in shop.dev.printed
     assert await shop.book() == ["one"], "the handlers from before are in use"
     await shop.change(shop.books, "NAME = {}['three']\n", f"{shop.books}:1: KeyError: 'three'")
-    await shop.change(shop.books, "NAME = 'four'\n", "reloaded books.py: 1 handlers")
+    await shop.change(shop.books, "NAME = 'four'\n", "reloaded books.py: 1 handler")
     assert await shop.book() == ["one", "four"]
     assert await shop.dev.ends(signal.SIGTERM) == 0
     assert "Traceback" not in shop.dev.printed

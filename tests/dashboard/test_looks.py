@@ -44,8 +44,8 @@ async def furnish(start: Start, shop: Shop, connection: Connection) -> tuple[Any
         notification(VOID, responseCode=3),
     )
     await come_to(connection, {"processed": 5, "dead": 1, "retrying": 1})
-    retried = "SELECT count(*) = 7 FROM deliveries WHERE status = 'retrying'"
-    await until(lambda: connection.fetchval(retried), "nobody takes the deliveries")
+    retried = "SELECT count(*) >= 5 FROM deliveries WHERE status = 'retrying'"
+    await until(lambda: connection.fetchval(retried), "the destination counts as down, so only probes follow")
     await connection.execute(
         "UPDATE deliveries SET status = 'dead', last_error = $2, last_answer = $2 WHERE event_id = $1", uuid.UUID(dead), long
     )
