@@ -118,13 +118,17 @@ SELECT away, extract(epoch FROM certificate_ends - now())::float8 AS certificate
 WHERE seen_at > now() - interval '2 minutes';
 
 -- name: alert_circuits()
--- Returns the destinations whose circuit is open and for which deliveries wait, with the seconds since it opened.
-SELECT c.destination, extract(epoch FROM now() - c.opened_at)::float8 AS lasted
+-- Returns the destinations whose circuit is open and for which deliveries wait, with the seconds since it opened. Leaves out those to which
+-- nobody sends: they are paused, or no replica's settings have them, so that the next probe is overdue. A circuit that closed within the last
+-- minute may open again, and keeps its time.
+SELECT c.destination, extract(epoch FROM coalesce(now() - c.opened_at, c.closed_at - c.failing_since))::float8 AS lasted
 FROM webhookd.circuits c
-WHERE c.opened_at IS NOT NULL AND (
-    EXISTS (SELECT FROM webhookd.deliveries d WHERE d.destination = c.destination AND d.status = 'waiting')
-    OR EXISTS (SELECT FROM webhookd.deliveries d WHERE d.destination = c.destination AND d.status = 'retrying')
-);
+WHERE (c.probe_at > now() - interval '10 minutes' AND c.opened_at IS NOT NULL OR c.closed_at BETWEEN now() - interval '1 minute' AND now())
+    AND NOT EXISTS (SELECT FROM webhookd.paused_destinations p WHERE p.destination = c.destination)
+    AND (
+        EXISTS (SELECT FROM webhookd.deliveries d WHERE d.destination = c.destination AND d.status = 'waiting')
+        OR EXISTS (SELECT FROM webhookd.deliveries d WHERE d.destination = c.destination AND d.status = 'retrying')
+    );
 
 -- name: alert_channels()$
 -- Returns the names of all channels that a replica has had within a day. A replica that restarts must miss no message.

@@ -3,82 +3,99 @@
 -- the partial indexes. The other statements name one status as a literal, for the partial index of that status.
 
 -- name: due_destinations(names)
--- Returns those of the destinations that have a delivery that is due, and are not paused. `held`: the circuit is open, and no probe may begin.
-SELECT n.name, c.opened_at IS NOT NULL AND c.probe_at > now() AS held
+-- Returns those of the destinations that have a delivery that is due, and are not paused. If the circuit is open, each delivery that is not
+-- dead counts as due. `held`: the circuit is open, and no probe may begin. claim_deliveries explains the 13 hours.
+SELECT n.name, c.opened_at IS NOT NULL AND c.probe_at > now() AND c.probe_at <= now() + interval '13 hours' AS held
 FROM unnest(:names::text[]) AS n (name) LEFT JOIN webhookd.circuits c ON c.destination = n.name
 WHERE least(
     (SELECT due FROM webhookd.deliveries WHERE destination = n.name AND status = 'waiting' ORDER BY due LIMIT 1),
     (SELECT due FROM webhookd.deliveries WHERE destination = n.name AND status = 'retrying' ORDER BY due LIMIT 1)
-) <= now() AND NOT EXISTS (SELECT FROM webhookd.paused_destinations p WHERE p.destination = n.name);
+) <= CASE WHEN c.opened_at IS NULL THEN now() ELSE 'infinity' END
+    AND NOT EXISTS (SELECT FROM webhookd.paused_destinations p WHERE p.destination = n.name);
 
 -- name: claim_deliveries(destination, most, lease)
 -- Takes up to `most` deliveries that are due, for `lease` seconds, unless the destination is paused. The statement is safe on any number of
 -- replicas. Three lanes take turns, each in the order of `due`: all fresh deliveries; retries; and, if fresh deliveries wait for longer than
--- a minute, those of the last minute. So no lane waits for the end of another.
--- While the circuit is open, one delivery is taken, as a probe, when the time of the next probe has come. During the minute after the circuit
--- closed, all replicas together take up to 10 deliveries, and a total that doubles every 5 seconds. In no other case does the statement change
--- or lock the circuit's row.
+-- a minute, those of the last minute. Chance decides which lane begins. So no lane waits for the end of another, also if senders take one
+-- delivery at a time.
+-- While the circuit is open, one delivery is taken, as a probe, when the time of the next probe has come: one that has not failed since the
+-- circuit closed, if there is one; else one that is due; else a retry that is not due. The first 20 of each lane are looked at.
+-- No probe is put off by more than 12 hours. A later time comes from a clock that was put back, and counts as past.
+-- During the minute after the circuit closed, all replicas together take at most 10 deliveries at once; the total may double every 5 seconds.
+-- In no other case does the statement change or lock the circuit's row.
 -- `repeated` is true if an earlier send has no recorded result: its process, or PostgreSQL, was away then.
 WITH gate AS MATERIALIZED (
-    SELECT opened_at IS NOT NULL AS probe, CASE
+    SELECT opened_at IS NOT NULL AS probe, failed, CASE
         WHEN opened_at IS NULL
             THEN greatest(floor(10 * 2 ^ (extract(epoch FROM now() - closed_at)::float8 / 5)) - released, 0)
-        WHEN probe_at <= now() THEN 1
+        WHEN probe_at <= now() OR probe_at > now() + interval '13 hours' THEN 1
         ELSE 0
     END AS allowed
     FROM webhookd.circuits
-    WHERE destination = :destination AND (opened_at IS NOT NULL OR closed_at > now() - interval '1 minute')
+    WHERE destination = :destination AND (opened_at IS NOT NULL OR closed_at BETWEEN now() - interval '1 minute' AND now())
     FOR UPDATE SKIP LOCKED
-), allowed AS MATERIALIZED (
+), most AS MATERIALIZED (
     SELECT CASE
         WHEN EXISTS (SELECT FROM webhookd.paused_destinations WHERE destination = :destination) THEN 0
         WHEN EXISTS (
             SELECT FROM webhookd.circuits
-            WHERE destination = :destination AND (opened_at IS NOT NULL OR closed_at > now() - interval '1 minute')
+            WHERE destination = :destination AND (opened_at IS NOT NULL OR closed_at BETWEEN now() - interval '1 minute' AND now())
         ) THEN least(coalesce((SELECT allowed FROM gate), 0), :most::bigint)  -- 0 if another sender has just locked the circuit
         ELSE :most::bigint
     END::bigint AS most
+), allowed AS MATERIALIZED (
+    SELECT
+        most.most,
+        CASE WHEN gate.probe THEN 20 * most.most ELSE most.most END AS looked,
+        CASE WHEN gate.probe THEN 'infinity' ELSE now() END AS reach,
+        coalesce(gate.probe, false) AS probe,
+        gate.failed AS tried
+    FROM most LEFT JOIN gate ON true
 ), fresh AS MATERIALIZED (
     SELECT event_id, due FROM webhookd.deliveries
     WHERE destination = :destination AND status = 'waiting' AND due <= now()
     ORDER BY due
-    LIMIT (SELECT most FROM allowed)
+    LIMIT (SELECT looked FROM allowed)
     FOR UPDATE SKIP LOCKED
 ), failed AS MATERIALIZED (
     SELECT event_id, due FROM webhookd.deliveries
-    WHERE destination = :destination AND status = 'retrying' AND due <= now()
+    WHERE destination = :destination AND status = 'retrying' AND due <= (SELECT reach FROM allowed)
+        AND (due <= now() OR sends = 0)  -- nobody takes the delivery under way
     ORDER BY due
-    LIMIT (SELECT most FROM allowed)
+    LIMIT (SELECT looked FROM allowed)
     FOR UPDATE SKIP LOCKED
 ), freshest AS MATERIALIZED (
     SELECT event_id, due FROM webhookd.deliveries
     WHERE destination = :destination AND status = 'waiting' AND due > now() - interval '1 minute' AND due <= now()
         AND EXISTS (SELECT FROM fresh WHERE due <= now() - interval '1 minute')
     ORDER BY due
-    LIMIT (SELECT most FROM allowed)
+    LIMIT (SELECT looked FROM allowed)
     FOR UPDATE SKIP LOCKED
 ), lanes AS (
-    SELECT event_id, row_number() OVER (ORDER BY due) AS turn, 1 AS lane FROM fresh
+    SELECT event_id, due, row_number() OVER (ORDER BY due) AS turn FROM fresh
     UNION ALL
-    SELECT event_id, row_number() OVER (ORDER BY due) AS turn, 2 AS lane FROM failed
+    SELECT event_id, due, row_number() OVER (ORDER BY due) AS turn FROM failed
     UNION ALL
-    SELECT event_id, row_number() OVER (ORDER BY due) AS turn, 3 AS lane FROM freshest
+    SELECT event_id, due, row_number() OVER (ORDER BY due) AS turn FROM freshest
     WHERE event_id NOT IN (SELECT event_id FROM fresh)
 ), leased AS (
     UPDATE webhookd.deliveries d
     SET due = now() + make_interval(secs => :lease), sends = d.sends + 1
     WHERE d.destination = :destination AND d.event_id = ANY(ARRAY(
-        SELECT event_id FROM lanes ORDER BY turn, lane LIMIT (SELECT most FROM allowed)
+        SELECT event_id FROM lanes, allowed AS chosen
+        ORDER BY chosen.probe AND event_id = ANY(chosen.tried), chosen.probe AND due > now(),
+            CASE WHEN NOT chosen.probe THEN turn END, random()
+        LIMIT (SELECT most FROM allowed)
     ))
     RETURNING d.event_id, d.attempts, d.due, d.since, d.sends > 1 AS repeated
 ), passed AS (
     UPDATE webhookd.circuits
-    SET probe_at = CASE WHEN opened_at IS NOT NULL THEN now() + make_interval(secs => :lease) END,
-        released = released + (SELECT count(*) FROM leased)
+    SET probe_at = CASE WHEN opened_at IS NULL THEN probe_at ELSE now() + make_interval(secs => :lease) END,
+        probing = opened_at IS NOT NULL, released = released + (SELECT count(*) FROM leased)
     WHERE destination = :destination AND EXISTS (SELECT FROM gate) AND EXISTS (SELECT FROM leased)
 )
 SELECT
-    leased.*, coalesce((SELECT probe FROM gate), false) AS probe, k.account, k.event_type, l.received_at, l.traceparent,
+    leased.*, (SELECT probe FROM allowed) AS probe, k.account, k.event_type, l.received_at, l.traceparent,
     (SELECT body FROM webhookd.bodies WHERE event_id = leased.event_id) AS body
 FROM leased CROSS JOIN LATERAL (SELECT * FROM webhookd.ledger WHERE id = leased.event_id OFFSET 0) AS l
 LEFT JOIN webhookd.kinds k ON k.id = l.kind
@@ -110,7 +127,8 @@ WITH open AS MATERIALIZED (
     FOR UPDATE
 ), closed AS (
     UPDATE webhookd.circuits
-    SET failed = '{}', opened_at = NULL, probe_at = NULL, probes = 0, released = CASE WHEN opened_at IS NULL THEN released ELSE 0 END,
+    SET failed = '{}', opened_at = NULL, probe_at = NULL, probing = false, failing_since = coalesce(opened_at, failing_since),
+        released = CASE WHEN opened_at IS NULL THEN released ELSE 0 END,
         closed_at = CASE WHEN opened_at IS NULL THEN closed_at ELSE now() END
     WHERE destination = ANY(ARRAY(SELECT destination FROM tripped))
 )
@@ -121,7 +139,9 @@ SELECT event_id, destination, extract(epoch FROM clock_timestamp() - since)::flo
 -- the delivery has changed since, another attempt or an operator has taken over, and the statement changes nothing and returns no row.
 -- The circuit: if `down` is true, the destination itself failed, and the fifth such failure in a row, each of another event, opens the
 -- circuit. If `down` is false, the destination answered about this one event: that closes the circuit. NULL: nobody knows.
--- The first probe follows in `first` seconds. After each failed `probe`, the wait doubles, up to `longest` seconds; it is at least `asked`.
+-- A `probe` counts as an attempt only if the destination answered about the event, or if the delivery is dead.
+-- The first probe follows in `first` seconds. After each failed probe, the wait doubles, up to `longest` seconds; it is at least `asked`. If
+-- the circuit opens again within a minute, the waits go on growing, and the circuit counts as open since it opened first.
 -- `opened`: this failure opened the circuit, or left it open as a probe.
 WITH before AS MATERIALIZED (
     SELECT status FROM webhookd.deliveries WHERE event_id = :id AND destination = :destination
@@ -129,32 +149,47 @@ WITH before AS MATERIALIZED (
     UPDATE webhookd.deliveries
     SET status = CASE WHEN :dead THEN 'dead' ELSE 'retrying' END,
         due = CASE WHEN :dead THEN now() ELSE now() + make_interval(secs => :delay) END,
-        attempts = attempts + 1, sends = 0, last_error = :error, last_answer = :answer, last_status = :status, last_seconds = :seconds
+        attempts = attempts + CASE WHEN :probe AND coalesce(:down::boolean, true) AND NOT :dead THEN 0 ELSE 1 END,
+        sends = 0, last_error = :error, last_answer = :answer, last_status = :status, last_seconds = :seconds
     WHERE event_id = :id AND destination = :destination AND due = :due AND status <> 'dead'
     RETURNING event_id, attempts, status
 ), audit AS (
     INSERT INTO webhookd.audit (event_id, from_status, to_status, actor, attempt, reason, consumer)
     SELECT event_id, (SELECT status FROM before), status, 'deliver', attempts, :error, :destination FROM changed
 ), tripped AS (
-    INSERT INTO webhookd.circuits AS c (destination, failed, last_error)
-    SELECT :destination, ARRAY[event_id], :error FROM changed WHERE coalesce(:down::boolean, :probe::boolean) ORDER BY event_id
-    ON CONFLICT (destination) DO UPDATE SET
-        failed = CASE WHEN excluded.failed <@ c.failed THEN c.failed ELSE c.failed || excluded.failed END,
-        last_error = excluded.last_error,
-        opened_at = CASE
-            WHEN c.opened_at IS NOT NULL THEN c.opened_at
-            WHEN cardinality(c.failed) >= 4 AND NOT excluded.failed <@ c.failed THEN now()
-        END,
-        probe_at = now() + make_interval(secs => greatest(
-            :asked::float8,
-            CASE WHEN c.opened_at IS NULL THEN :first::float8 ELSE least(:first::float8 * 2 ^ least(c.probes + 1, 20), :longest::float8) END
-        )),
-        probes = CASE WHEN c.opened_at IS NULL THEN 0 ELSE c.probes + 1 END
+    INSERT INTO webhookd.circuits AS c (destination, failed, probe_at)
+    SELECT :destination, ARRAY[event_id], now() + make_interval(secs => :asked::float8)
+    FROM changed WHERE coalesce(:down::boolean, :probe::boolean) ORDER BY event_id
+    ON CONFLICT (destination) DO UPDATE SET (failed, opened_at, probing, probes, probe_at) = (
+        SELECT
+            CASE WHEN known THEN c.failed WHEN cardinality(c.failed) >= 50 THEN excluded.failed ELSE c.failed || excluded.failed END,
+            CASE WHEN c.opened_at IS NOT NULL THEN c.opened_at WHEN opens AND flaps THEN c.failing_since WHEN opens THEN now() END,
+            false,
+            n.probes,
+            greatest(
+                CASE WHEN c.opened_at IS NULL THEN c.probe_at END,
+                now() + make_interval(secs => greatest(
+                    :asked::float8,
+                    CASE WHEN opens OR c.opened_at IS NOT NULL
+                        THEN least(:first::float8 * 2 ^ least(n.probes, 20), :longest::float8)
+                    END
+                ))
+            )
+        FROM (SELECT excluded.failed <@ c.failed AS known) AS k
+        CROSS JOIN LATERAL (SELECT
+            c.opened_at IS NULL AND cardinality(c.failed) >= 4 AND NOT known AS opens,
+            coalesce(c.closed_at BETWEEN now() - interval '1 minute' AND now(), false) AS flaps
+        ) AS o
+        CROSS JOIN LATERAL (SELECT
+            CASE WHEN c.opened_at IS NOT NULL OR (opens AND flaps) THEN c.probes + 1 WHEN opens THEN 0 ELSE c.probes END AS probes
+        ) AS n
+    )
     WHERE c.opened_at IS NULL OR :probe::boolean
     RETURNING opened_at IS NOT NULL AS opened
 ), closed AS (
     UPDATE webhookd.circuits
-    SET failed = '{}', opened_at = NULL, probe_at = NULL, probes = 0, released = CASE WHEN opened_at IS NULL THEN released ELSE 0 END,
+    SET failed = '{}', opened_at = NULL, probe_at = NULL, probing = false, failing_since = coalesce(opened_at, failing_since),
+        released = CASE WHEN opened_at IS NULL THEN released ELSE 0 END,
         closed_at = CASE WHEN opened_at IS NULL THEN closed_at ELSE now() END
     WHERE destination = :destination AND NOT :down::boolean AND EXISTS (SELECT FROM changed) AND (opened_at IS NOT NULL OR failed <> '{}')
 )
@@ -219,18 +254,29 @@ SELECT destination, paused_at, paused_by FROM webhookd.paused_destinations ORDER
 INSERT INTO webhookd.paused_destinations (destination, paused_by) VALUES (:destination, :actor) ON CONFLICT (destination) DO NOTHING;
 
 -- name: resume_destination(destination)$
--- Ends a pause, and has an open circuit probe at once. Returns the destination, or nothing if it was not paused and its circuit is not open.
+-- Ends a pause, and has an open circuit probe at once, unless a probe is under way. Returns the destination, or nothing if it was not paused
+-- and its circuit is not open.
 WITH resumed AS (
     DELETE FROM webhookd.paused_destinations WHERE destination = :destination RETURNING destination
 ), hastened AS (
-    UPDATE webhookd.circuits SET probe_at = now() WHERE destination = :destination AND opened_at IS NOT NULL RETURNING destination
+    UPDATE webhookd.circuits SET probe_at = CASE WHEN probing THEN probe_at ELSE now() END
+    WHERE destination = :destination AND opened_at IS NOT NULL
+    RETURNING destination
 )
 SELECT destination FROM resumed UNION SELECT destination FROM hastened;
 
 -- name: circuits()
--- Returns the destinations that failed last. `opened_at` is NULL while the circuit is closed.
-SELECT destination, opened_at, probe_at, cardinality(failed) + probes AS failures, last_error
-FROM webhookd.circuits WHERE opened_at IS NOT NULL OR failed <> '{}';
+-- Returns the destinations that failed last, are not paused, and have deliveries that are not dead. `opened_at` is NULL while the circuit is
+-- closed.
+SELECT
+    destination, opened_at, probe_at, CASE WHEN opened_at IS NULL THEN cardinality(failed) ELSE 5 + probes END AS failures
+FROM webhookd.circuits c
+WHERE (opened_at IS NOT NULL OR failed <> '{}')
+    AND NOT EXISTS (SELECT FROM webhookd.paused_destinations p WHERE p.destination = c.destination)
+    AND (
+        EXISTS (SELECT FROM webhookd.deliveries d WHERE d.destination = c.destination AND d.status = 'waiting')
+        OR EXISTS (SELECT FROM webhookd.deliveries d WHERE d.destination = c.destination AND d.status = 'retrying')
+    );
 
 -- name: list_deliveries(destination, status, limit)
 -- Returns deliveries of one destination in one status: the next due first, of the dead the newest death first.

@@ -21,6 +21,7 @@ STEADY = {
     "up",
     "process_start_time_seconds",
     "webhookd_admin_refused_total",
+    "webhookd_circuit_open",
     "webhookd_clock_ahead_seconds",
     "webhookd_default_partition_bytes",
     "webhookd_dependency_up",

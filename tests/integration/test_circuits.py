@@ -276,20 +276,153 @@ async def test_what_waited_retries_and_fresh_events_take_turns(
     assert {kind: kinds.count(kind) for kind in kinds} == {("waiting", True): 3, ("waiting", False): 3, ("retrying", True): 3}
 
 
-async def test_a_probe_is_a_delivery_that_is_due_by_its_own_schedule(
+async def test_senders_that_take_one_at_a_time_share_their_turns_among_the_lanes(
     replicas: tuple[Replica, Replica], connection: Connection
 ) -> None:
-    """So probes cannot spend the attempts of a delivery within less than its three days."""
+    one, _ = replicas
+    await add(connection, 60, age=3600)
+    await add(connection, 60, age=5)
+    await add(connection, 60, age=3600, status="retrying")
+    before = {row["event_id"]: row for row in await connection.fetch("SELECT * FROM deliveries")}
+    taken = [delivery for _ in range(60) for delivery in await one.take(1)]
+    assert len(taken) == 60
+    kinds = [(before[one.event_id]["status"], (one.due - before[one.event_id]["due"]).total_seconds() > 1000) for one in taken]
+    for kind in (("waiting", True), ("waiting", False), ("retrying", True)):
+        assert kinds.count(kind) >= 5, f"{kind} has no share"
+
+
+async def test_failed_probes_spend_no_attempts(replicas: tuple[Replica, Replica], connection: Connection) -> None:
+    one, _ = replicas
+    await opened(one, connection, waiting=0)
+    for down in (True, True, None, True):
+        await probe_is_due(connection)
+        (probe,) = await one.take()
+        assert await one.record(probe, down=down)
+    assert await connection.fetchval("SELECT array_agg(DISTINCT status || attempts) FROM deliveries") == ["retrying1"]
+    await probe_is_due(connection)
+    (probe,) = await one.take()
+    assert not await one.record(probe, down=False)
+    assert await connection.fetchval("SELECT max(attempts) FROM deliveries") == 2, "an answer about the event is an attempt"
+
+
+async def test_a_probe_goes_though_no_delivery_is_due(replicas: tuple[Replica, Replica], connection: Connection) -> None:
     one, other = replicas
     await opened(one, connection, waiting=0)
+    await connection.execute("UPDATE deliveries SET due = now() + interval '10 hours'")
+    assert await other.due(["shop"]) == {"shop": True}
     await probe_is_due(connection)
-    assert await one.take() == []
-    assert await other.due(["shop"]) == {}
-    await add(connection, 1)
+    assert await other.due(["shop"]) == {"shop": False}
     (probe,) = await one.take()
-    assert probe.probe, "the empty look has not put the probe off"
-    assert await one.record(probe, delay=30.0)
-    assert await connection.fetchval("SELECT min(due) > now() + interval '20 seconds' FROM deliveries")
+    await probe_is_due(connection)
+    (second,) = await one.take()
+    assert second.event_id != probe.event_id, "a delivery under way is no probe"
+    await one.accept(probe)
+    assert await one.take() == [], "the others wait for their time"
+    await connection.execute("UPDATE deliveries SET status = 'dead'")
+    assert await one.due(["shop"]) == {}
+
+
+async def test_events_that_the_destination_never_accepts_do_not_keep_the_circuit_open(
+    replicas: tuple[Replica, Replica], connection: Connection
+) -> None:
+    one, _ = replicas
+    await add(connection, 5, age=3600)
+    for delivery in await one.take(5):
+        await one.record(delivery, delay=0.0)
+    await add(connection, 5, age=1)
+    for number in range(5):
+        await probe_is_due(connection)
+        (probe,) = await one.take()
+        assert probe.attempts == 0, f"probe {number} is an event that has failed already"
+        await one.record(probe, delay=0.0)
+
+
+async def test_the_circuit_survives_a_clock_that_is_put_back(replicas: tuple[Replica, Replica], connection: Connection) -> None:
+    one, _ = replicas
+    await opened(one, connection, waiting=50)
+    await connection.execute(
+        "UPDATE circuits SET opened_at = opened_at + interval '2 days', probe_at = probe_at + interval '2 days'"
+    )
+    assert await one.due(["shop"]) == {"shop": False}
+    (probe,) = await one.take()
+    await one.accept(probe)
+    for ahead in ("30 seconds", "2 days"):
+        await connection.execute(f"UPDATE circuits SET released = 1000, closed_at = now() + interval '{ahead}'")
+        assert len(await one.take(20)) == 20
+    await connection.execute("UPDATE circuits SET closed_at = now() + interval '1 day'")
+    await add(connection, 1)
+    assert len(await one.take(20)) > 0
+
+
+async def test_a_circuit_that_opens_again_within_a_minute_counts_as_open_since_it_opened_first(
+    replicas: tuple[Replica, Replica], connection: Connection
+) -> None:
+    one, _ = replicas
+    await opened(one, connection, waiting=40)
+    await connection.execute("UPDATE circuits SET opened_at = now() - interval '10 minutes', probes = 2, probe_at = now()")
+    (probe,) = await one.take()
+    await one.accept(probe)
+    lent = cast("LentConnection", connection)
+    assert 590 < (await read_facts(lent, largest=None)).failing["shop"] < 620, "it may open again"
+    for delivery in await one.take(5):
+        last = await one.record(delivery)
+    assert last
+    row = await connection.fetchrow(
+        "SELECT extract(epoch FROM now() - opened_at)::float8 AS since, extract(epoch FROM probe_at - now())::float8 AS wait "
+        "FROM circuits"
+    )
+    assert row is not None
+    assert row["since"] > 590
+    assert 37 < row["wait"] <= 40, "the waits go on growing"
+    await probe_is_due(connection)
+    (probe,) = await one.take()
+    await one.accept(probe)
+    await connection.execute("UPDATE circuits SET closed_at = now() - interval '61 seconds'")
+    for delivery in await one.take(5):
+        last = await one.record(delivery)
+    assert last
+    assert await connection.fetchval("SELECT opened_at > now() - interval '1 minute' AND probes = 0 FROM circuits")
+
+
+async def test_the_first_probe_keeps_what_an_earlier_failure_asked(
+    replicas: tuple[Replica, Replica], connection: Connection
+) -> None:
+    one, _ = replicas
+    await add(connection, 5)
+    for delivery, asked in zip(await one.take(5), (0.0, 0.0, 3600.0, 0.0, 0.0), strict=True):
+        await one.record(delivery, asked=asked)
+    assert await connection.fetchval("SELECT extract(epoch FROM probe_at - now())::float8 FROM circuits") > 3500
+
+
+async def test_a_circuit_counts_each_failure_once(replicas: tuple[Replica, Replica], connection: Connection) -> None:
+    one, _ = replicas
+    await opened(one, connection)
+    for failures in (5, 6, 7):
+        circuit = await one.circuit()
+        assert circuit is not None
+        assert circuit.failures == failures
+        await probe_is_due(connection)
+        (probe,) = await one.take()
+        await one.record(probe)
+
+
+async def test_a_circuit_is_shown_only_if_somebody_probes(replicas: tuple[Replica, Replica], connection: Connection) -> None:
+    one, _ = replicas
+    lent = cast("LentConnection", connection)
+
+    async def shown() -> tuple[bool, bool]:
+        return await one.circuit() is not None, "shop" in (await read_facts(lent, largest=None)).failing
+
+    await opened(one, connection)
+    assert await shown() == (True, True)
+    await connection.execute("INSERT INTO paused_destinations (destination, paused_by) VALUES ('shop', 'ann')")
+    assert await shown() == (False, False)
+    await connection.execute("DELETE FROM paused_destinations")
+    await connection.execute("UPDATE circuits SET probe_at = now() - interval '11 minutes'")
+    assert await shown() == (True, False), "a destination that was removed gets no probe"
+    await connection.execute("UPDATE circuits SET probe_at = now()")
+    await connection.execute("UPDATE deliveries SET status = 'dead'")
+    assert await shown() == (False, False)
 
 
 async def test_an_alert_looks_at_a_circuit_as_long_as_deliveries_wait(
@@ -313,3 +446,5 @@ async def test_an_open_circuit_probes_at_once_when_an_operator_resumes_the_desti
     assert await one.take() == []
     assert await one.one(queries.resume_destination, destination="shop") == "shop"
     assert len(await one.take()) == 1
+    assert await one.one(queries.resume_destination, destination="shop") == "shop"
+    assert await one.take() == [], "one probe is under way"

@@ -8,7 +8,7 @@ import ssl
 import time
 import tracemalloc
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from aiohttp import web
@@ -18,9 +18,13 @@ from tests.helpers.authority import Authority
 from tests.helpers.receivers import SECRET, Behaviour, raw, receiving
 from tests.integration.test_destinations import CUSTOMER, Connection, delivery, quick, send, until_none_is_left
 from webhookd.authorizenet import sampling
+from webhookd.deliver import response
 from webhookd.deliver.client import Answer, HttpClient
 from webhookd.deliver.destination import Destination
 from webhookd.settings.destinations import DestinationSettings
+
+if TYPE_CHECKING:
+    from aiohttp.client_proto import ResponseHandler
 
 __all__ = ["quick"]
 
@@ -98,7 +102,7 @@ async def test_a_slow_head_ends_with_the_timeout(behaviour: Behaviour) -> None:
 async def test_the_first_byte_has_a_limit_of_its_own() -> None:
     async with raw(stall) as url:
         answer = await answer_of(url, timeout=60, first_byte_timeout=0.3)
-    assert (answer.status, answer.error) == (None, "no byte of an answer within 0.3 s")
+    assert (answer.status, answer.error) == (None, "no further byte within 0.3 s")
 
     async def slow_body(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(_HEAD % 1000 + b"half")
@@ -213,6 +217,53 @@ async def test_the_status_counts_though_a_body_that_breaks_http_comes_in_the_sam
             await client.close()
     assert found == [status] * 2
     assert connections == 2, "the next request goes over another connection"
+
+
+@pytest.mark.parametrize(
+    ("packets", "status"),
+    [
+        ((b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"no chunk\r\n"), 200),
+        ((b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n", b"no chunk\r\n"), 200),
+        ((b"HTTP/1.1 200 OK\nTransfer-Encoding: chunked\n\nno chunk\n",), 200),
+        ((b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r", b"\nno chunk\r\n"), 200),
+        ((b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n", b"\r\nno chunk\r\n"), 200),
+        ((b"HTTP/1.1 102 Processing\r\n\r", b"\nHTTP/1.1 410 Gone\r\nTransfer-Encoding: chunked\r\n\r\nno chunk\r\n"), 410),
+    ],
+)
+async def test_the_status_counts_at_once_however_the_packets_of_a_broken_answer_are_cut(
+    packets: tuple[bytes, ...], status: int
+) -> None:
+    async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for packet in packets:
+            writer.write(packet)
+            await writer.drain()
+            await asyncio.sleep(0.1)
+        await asyncio.sleep(60)
+
+    async with raw(serve) as url:
+        answer = await answer_of(url, timeout=20)
+    assert answer.status == status
+    assert answer.seconds < 15, "a broken body holds no place until the timeout"
+
+
+async def test_the_parser_that_waits_for_the_reader_goes_on() -> None:
+    fed: list[bytes] = []
+
+    class Parser:
+        paused = 0
+
+        def feed_data(self, data: bytes) -> tuple[list[object], bool, bytes]:
+            fed.append(data)
+            return [], False, b""
+
+        def pause_reading(self) -> None:
+            self.paused += 1
+
+    parser = Parser()
+    first = response._HeadFirst(cast("ResponseHandler", None), parser)
+    first.pause_reading()
+    first.feed_data(b"")
+    assert (parser.paused, fed) == (1, [b""])
 
 
 async def test_nobody_listens_or_the_name_is_unknown() -> None:

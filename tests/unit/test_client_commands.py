@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import re
 import signal
@@ -16,6 +17,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from rich.console import Console
 from typer.testing import CliRunner
 
 from tests.helpers.admin_api import (
@@ -34,6 +36,8 @@ from tests.helpers.admin_api import (
 from webhookd.cli.operator import api as client
 from webhookd.cli.operator import bulk, tail
 from webhookd.cli.operator.failures import Exit
+from webhookd.cli.operator.listen import Sent
+from webhookd.cli.operator.listen_screen import Board
 from webhookd.cli.operator.target import ApiTarget
 from webhookd.errors import Unusable
 from webhookd.receive.refusal import Rejection
@@ -279,6 +283,23 @@ async def test_the_trail_names_consumers_only_if_there_is_another_than_the_handl
         ["processed", "handlers", "worker"],
         ["dead", "mail", "worker"],
     ]
+
+
+async def test_an_api_of_the_release_before_names_no_consumers(api: AdminApi) -> None:
+    attempt = {"at": "2026-01-31T12:00:00Z", "attempt": 1, "outcome": "dead", "error": "of the handlers"}
+    api.answer("GET", f"events/{event_id(1)}", whole(failed_attempts=[attempt]))
+    assert "of the handlers" in (await ran(api.url, *SHOW)).out
+
+
+def test_the_table_of_listen_obeys_no_markup_of_an_event() -> None:
+    board = Board("to http://[fe80::1]:3000")
+    board.add(Sent(1, event(1, event_type="[/x]", entity_id="[link=https://evil.test]6001[/link]"), b"{}"))
+    console = Console(file=io.StringIO(), force_terminal=True, width=200)
+    console.print(board)
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "[link=https://evil.test]6001[/link]" in shown
+    assert "[fe80::1]" in shown
+    assert "\x1b]8" not in shown
 
 
 async def test_of_several_retries_each_is_tried_and_one_failure_is_exit_code_one(api: AdminApi) -> None:

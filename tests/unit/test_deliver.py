@@ -176,8 +176,14 @@ def test_a_short_retry_after_does_not_shorten_the_schedule(retry_after: str) -> 
 
 
 def test_an_answer_about_one_event_is_no_failure_of_the_destination() -> None:
-    down = [None, 408, 429, 500, 502, 503, 504, 599]
-    assert [status for status in (*down, 302, 400, 401, 404, 410, 422) if is_down(status)] == down
+    down, up = [None, 408, 429, 500, 502, 503, 504, 599], [400, 404, 409, 410, 422]
+    assert [is_down(status) for status in down] == [True] * len(down)
+    assert [is_down(status) for status in up] == [False] * len(up)
+    assert is_down(501, (501,)) is False, "the settings say that the status concerns the event"
+
+
+def test_an_answer_that_a_proxy_may_give_shows_nothing_about_the_destination() -> None:
+    assert [is_down(status) for status in (301, 302, 307, 401, 403)] == [None] * 5
 
 
 def test_a_final_status_ends_the_attempts() -> None:

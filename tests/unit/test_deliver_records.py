@@ -36,6 +36,7 @@ class Rows:
         self.away = 0
         self.ended: list[tuple[UUID, str]] = []
         self.failures: list[Failure] = []
+        self.delays: list[float | None] = []
         self.endless: bytes | None = None  # the body of deliveries without end
 
     async def claim(self, _: str, most: int, **__: object) -> list[Delivery]:
@@ -52,6 +53,7 @@ class Rows:
     async def fail(self, name: str, delivery: Delivery, failure: Failure, *, delay: float | None) -> bool | None:
         self._reach()
         self.failures.append(failure)
+        self.delays.append(delay)
         return False
 
     def _reach(self) -> None:
@@ -111,6 +113,18 @@ async def test_an_attempt_that_fails_by_a_defect_counts(rows: Rows, sender: Send
     await sender.start()
     await until(lambda: rows.failures, "the failure is recorded")
     assert rows.failures[0].error.startswith("webhookd itself failed (OverflowError)")
+
+
+async def test_a_failed_probe_is_never_the_last_attempt(rows: Rows, sender: Sender, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows.due = []
+    await sender.start()
+    for status, lasts in ((503, True), (403, True), (404, False), (410, False)):
+        answering(monkeypatch, Answer(0.1, status=status))
+        rows.delays.clear()
+        rows.due = [DELIVERY._replace(probe=True, attempts=19)]
+        sender.wake()
+        await until(lambda: bool(rows.delays), "the failure is recorded")
+        assert (rows.delays[0] is not None) is lasts, status
 
 
 @pytest.mark.parametrize(("size", "at_once"), [(1_048_576, 32), (1_000, 500)])

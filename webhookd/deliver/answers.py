@@ -16,6 +16,7 @@ _JITTER = 0.2
 _LONGEST_WAIT = 43_200.0  # seconds for which a destination may put an attempt off by Retry-After
 _ASKS_TO_WAIT = (429, 503)
 _OVERLOADED = (408, 429)
+_REFUSALS = (401, 403)
 
 
 def accepted(status: int) -> bool:
@@ -23,12 +24,17 @@ def accepted(status: int) -> bool:
     return 200 <= status < 300
 
 
-def is_down(status: int | None) -> bool:
-    """Returns whether a failure is one of the destination itself, as far as an answer can show it.
+def is_down(status: int | None, give_up_on: Collection[int] = ()) -> bool | None:
+    """Returns whether a failure is one of the destination itself, as far as an answer can show it. None: nobody knows.
 
-    No answer, a server's error (5xx), 429 and 408 come from a destination that is down or overloaded. Every other status is an
-    answer of a destination that works, and may concern this one event: an order that it does not know, for example.
+    No answer, a server's error (5xx), 429 and 408 come from a destination that is down or overloaded. A redirect, 401 and 403
+    may come from a proxy in front of it. Every other status, and each in `give_up_on`, is an answer of a working destination,
+    and may concern this one event: an order that it does not know (404), for example.
     """
+    if status in give_up_on:
+        return False
+    if status is not None and (300 <= status < 400 or status in _REFUSALS):
+        return None
     return status is None or status >= 500 or status in _OVERLOADED
 
 

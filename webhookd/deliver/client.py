@@ -116,7 +116,7 @@ class HttpClient:
         if isinstance(error, aiohttp.ConnectionTimeoutError):
             return f"no connection within {self._connect:g} s"
         if isinstance(error, aiohttp.SocketTimeoutError):
-            return f"no byte of an answer within {self._first_byte:g} s"
+            return f"no further byte within {self._first_byte:g} s"
         if isinstance(error, asyncio.TimeoutError):
             return f"no answer within {self._timeout:g} s"
         if isinstance(error, aiohttp.ClientConnectorDNSError):

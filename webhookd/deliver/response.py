@@ -11,8 +11,6 @@ if TYPE_CHECKING:
     from aiohttp.client_proto import ResponseHandler
     from aiohttp.connector import Connection
 
-_END = b"\r\n\r\n"  # of a head
-
 
 class Response(aiohttp.ClientResponse):
     """A response that is there as soon as its head is. aiohttp drops the head if an error follows in the same packet."""
@@ -27,34 +25,44 @@ class Response(aiohttp.ClientResponse):
 
 
 class _HeadFirst:
-    """Gives the parser the head of an answer by itself, and then the rest."""
+    """Gives the parser the head of an answer line by line, and then the rest. So no byte of a body comes with the head."""
 
     def __init__(self, protocol: ResponseHandler, parser: Any) -> None:
         self._protocol = protocol
         self._parser = parser
-        self._answered = False  # the head of the answer is there, and not only interim ones
+        self._body: Any = None  # of the answer, once its head is there; interim heads have none
+
+    def __getattr__(self, name: str) -> Any:
+        """Returns what else the protocol uses of its parser."""
+        return getattr(self._parser, name)
 
     def feed_data(self, data: bytes) -> tuple[list[Any], bool, bytes]:
-        """Parses bytes. Returns messages, each with its body; whether the protocol changes; and what belongs to the new one."""
+        """Parses bytes. Returns messages, each with its body; whether the protocol changes; and what belongs to the new one.
+
+        Without bytes, goes on with those that the parser kept while the reading was paused.
+        """
         messages: list[Any] = []
         upgraded, tail = False, b""
-        while not self._answered and (head := data[: data.find(_END) + len(_END)]).endswith(_END):
-            found, upgraded, tail = self._parser.feed_data(head)
+        while self._body is None and data:
+            end = data.find(b"\n") + 1 or len(data)
+            found, upgraded, tail = self._parser.feed_data(data[:end])
             messages += found
-            self._answered = any(message.code >= 200 for message, _ in found)
-            data = data[len(head) :]
-        if data:
-            try:
-                found, upgraded, tail = self._parser.feed_data(data)
-            except HttpProcessingError as error:
-                if not messages or not self._answered:
-                    raise
-                self._protocol.force_close()
-                _, body = messages[-1]
-                if not body.is_eof():
-                    body.set_exception(aiohttp.ClientPayloadError(type(error).__name__))
-            else:
-                messages += found
+            self._body = next((body for message, body in found if message.code >= 200), None)
+            data = data[end:]
+            if not data:
+                return messages, upgraded, tail
+        try:
+            found, upgraded, tail = self._parser.feed_data(data)
+        except HttpProcessingError as error:
+            if self._body is None:
+                raise
+            if not self._body.is_eof():
+                self._body.set_exception(aiohttp.ClientPayloadError(type(error).__name__))
+            if not messages:
+                raise  # the protocol has the head, and ends the connection
+            self._protocol.force_close()
+        else:
+            messages += found
         return messages, upgraded, tail
 
     def feed_eof(self) -> Any:

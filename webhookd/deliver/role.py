@@ -180,7 +180,7 @@ class DeliverRole:
         counts, circuits = await self.deliveries.counts(), await self.deliveries.circuits()
         waiting, dead = self._metrics.deliveries_waiting, self._metrics.deliveries_dead
         live = {*self.destinations, *counts}  # a removed destination without deliveries needs nobody
-        failing = {name for name, circuit in circuits.items() if circuit.opened_at is not None and name in live}
+        failing = {name for name, circuit in circuits.items() if circuit.opened_at is not None and name in self.destinations}
         self._measured |= live
         for name in self._measured:
             found = counts.get(name, Counts())

@@ -26,7 +26,7 @@ Ends = Batcher[tuple[UUID, str], float | None]
 
 _RECORD = 10.0  # seconds of the lease for recording, after the longest attempt
 _MIB = 1_048_576
-_BODIES = 32 * _MIB  # bytes of bodies that a sender holds, or four of the largest bodies
+_BODIES = 32 * _MIB  # bytes of bodies that the sender of one destination holds, or four of the largest bodies
 _NO_BODY = "the body is no longer kept, so it cannot be delivered"
 
 
@@ -190,27 +190,33 @@ class Sender:
 
     async def _end(self, delivery: Delivery) -> None:
         seconds = await self._ends.submit((delivery.event_id, self.destination.name))
-        self.held = False  # an accepted delivery closes the circuit
-        if delivery.probe:
-            logger.info("a destination accepted a probe: its circuit is closed", destination=self.destination.name)
+        self._closed(delivery)
         if seconds is not None:
             self._metrics.deliveries.labels(self.destination.name, "delivered").inc()
             self._metrics.delivery_seconds.labels(self.destination.name).observe(max(seconds, 0.0))
+
+    def _closed(self, delivery: Delivery) -> None:
+        """Notes that the circuit is closed: the destination accepted a delivery, or answered about one."""
+        if delivery.probe or self.held:
+            logger.info("a destination works again: its circuit is closed", destination=self.destination.name)
+        self.held = False
 
     async def _fail(self, delivery: Delivery, answer: Answer, *, own: bool, dead: bool) -> None:
         settings, name = self.destination.settings, self.destination.name
         attempt = delivery.attempts + 1
         asked = asked_to_wait(answer.status, answer.retry_after, now=self._now())
+        down = None if own else is_down(answer.status, settings.give_up_on)
         delay = None
         if not dead:
-            delay = delay_after(
-                attempt, most=settings.max_attempts, status=answer.status, asked=asked, give_up_on=settings.give_up_on
-            )
+            free = delivery.probe and down is not False  # the attempt does not count, and cannot be the last one
+            most = attempt + 1 if free else settings.max_attempts
+            delay = delay_after(attempt, most=most, status=answer.status, asked=asked, give_up_on=settings.give_up_on)
         error = f"{answer.error or f'HTTP status {answer.status}'} (after {answer.seconds:.2f} s)"
-        down = None if own else is_down(answer.status)
         failure = Failure(error, answer.status, answer.text, answer.seconds, down, asked)
         opened = await self._deliveries.fail(name, delivery, failure, delay=delay)
         if opened is not None:
+            if down is False:
+                self._closed(delivery)
             self.held = self.held or opened
             if opened and not delivery.probe:
                 logger.warning(

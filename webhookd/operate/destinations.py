@@ -71,7 +71,7 @@ class Destinations:
                 counts.get(name, Counts()),
                 paused[name]["paused_at"] if name in paused else None,
                 paused[name]["paused_by"] if name in paused else None,
-                circuits.get(name, WELL),
+                circuits.get(name, WELL) if name in names else WELL,
             )
             for name in sorted({*names, *counts, *paused})
         ]

@@ -59,10 +59,9 @@ class Circuit(NamedTuple):
     opened_at: datetime | None
     probe_at: datetime | None
     failures: int
-    last_error: str | None
 
 
-WELL = Circuit(None, None, 0, None)
+WELL = Circuit(None, None, 0)
 
 
 class Counts(NamedTuple):
@@ -84,6 +83,7 @@ class Deliveries:
     async def due(self, names: Collection[str]) -> dict[str, bool]:
         """Returns those of the destinations that have a delivery that is due, and are not paused.
 
+        If the circuit is open, each delivery that is not dead counts as due.
         The value is True if the circuit is open and no probe may begin yet.
         """
         rows = await self._database.all(queries.due_destinations, names=list(names))
@@ -114,6 +114,7 @@ class Deliveries:
     async def fail(self, destination: str, delivery: Delivery, failure: Failure, *, delay: float | None) -> bool | None:
         """Records a failed attempt; the next one follows in `delay` seconds, or none if it is None: the delivery is dead.
 
+        A failed probe counts no attempt, unless the destination answered about the event, or the delivery is dead.
         Returns whether this failure opened the circuit, or left it open as a probe. Returns None, and changes nothing, if
         another attempt or an operator has taken over.
         """
@@ -138,7 +139,7 @@ class Deliveries:
         return None if row is None else bool(row["opened"])
 
     async def circuits(self) -> dict[str, Circuit]:
-        """Returns the circuit of each destination that failed last."""
+        """Returns the circuit of each destination that failed last, is not paused, and has deliveries that are not dead."""
         return circuits_of(await self._database.all(queries.circuits))
 
     async def counts(self) -> dict[str, Counts]:
@@ -149,4 +150,4 @@ class Deliveries:
 
 def circuits_of(rows: Sequence[asyncpg.Record]) -> dict[str, Circuit]:
     """Returns circuits by destination, from the rows of the query `circuits`."""
-    return {row["destination"]: Circuit(row["opened_at"], row["probe_at"], row["failures"], row["last_error"]) for row in rows}
+    return {row["destination"]: Circuit(row["opened_at"], row["probe_at"], row["failures"]) for row in rows}

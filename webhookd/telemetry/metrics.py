@@ -146,7 +146,7 @@ class Metrics:
             values=("copied", "put_back", "removed", "lost", "redriven", "unproven"),
         )
         self.deliveries = counter(
-            "deliveries_total", "Attempts, by outcome: delivered, retrying, dead.", "destination", "outcome"
+            "deliveries_total", "Attempts to deliver, by outcome: delivered, retrying, dead.", "destination", "outcome"
         )
         self.deliveries_repeated = counter(
             "deliveries_repeated_total",
@@ -162,7 +162,9 @@ class Metrics:
             _SLOW,
             "destination",
         )
-        self.delivery_attempt_seconds = histogram("delivery_attempt_seconds", "Seconds of one request.", _FAST, "destination")
+        self.delivery_attempt_seconds = histogram(
+            "delivery_attempt_seconds", "Seconds of one request to a destination.", _FAST, "destination"
+        )
         self.deliveries_waiting = gauge(
             "deliveries_waiting", "Deliveries that are still to be made; each status counted up to 100,000.", "destination"
         )

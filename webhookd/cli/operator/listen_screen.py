@@ -52,7 +52,8 @@ class Board:
 
     def __rich__(self) -> RenderableType:
         heads = ("", "received", "type", "entity", "answer", "seconds")
-        table = Table(*heads, title=self._title, title_justify="left", expand=True)
+        # Texts, not strings: rich would read markup in what an event holds.
+        table = Table(*heads, title=Text(self._title), title_justify="left", expand=True)
         chosen = self.chosen
         rows = list(self._rows)
         end = len(rows) if chosen is None else min(max(rows.index(chosen) + 1, _SHOWN), len(rows))
@@ -62,9 +63,9 @@ class Board:
             again = f" (attempt {sent.attempts})" if sent.attempts > 1 else ""
             table.add_row(
                 ">" if sent is chosen else "",
-                plain(row["received_at"])[11:19],
-                short_type(row["event_type"]),
-                plain(row["entity_id"]),
+                Text(plain(row["received_at"])[11:19]),
+                Text(plain(short_type(row["event_type"]))),
+                Text(plain(row["entity_id"])),
                 Text(plain(sent.outcome) + again, style=style),
                 "" if sent.answer is None else f"{sent.answer.seconds:.3f}",
             )

@@ -87,7 +87,8 @@ def tell_event(event: Json, *, body: bool, as_json: bool) -> None:
 def _attempt_table(failed: list[Json]) -> None:
     """Prints the failed attempts, those of each consumer together. Names the consumers only if one is not the handlers."""
     names: tuple[str, ...] = ("consumer", "at", "attempt", "outcome", "error")
-    failed = sorted(failed, key=lambda attempt: (attempt["consumer"] != "handlers", attempt["consumer"], attempt["at"]))
+    failed = [{"consumer": "handlers", **attempt} for attempt in failed]  # the API of 0.3.0 names no consumer
+    failed.sort(key=lambda attempt: (attempt["consumer"] != "handlers", attempt["consumer"], attempt["at"]))
     if all(attempt["consumer"] == "handlers" for attempt in failed):
         names = names[1:]
     if failed:
