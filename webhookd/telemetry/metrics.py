@@ -149,9 +149,7 @@ class Metrics:
             "deliveries_total", "Attempts to deliver, by outcome: delivered, retrying, dead.", "destination", "outcome"
         )
         self.deliveries_repeated = counter(
-            "deliveries_repeated_total",
-            "Attempts after one without a recorded result: it may be the second time.",
-            "destination",
+            "deliveries_repeated_total", "Attempts after one without a recorded result: perhaps the second.", "destination"
         )
         self.filter_failures = counter(
             "destination_filter_failures_total", "Events that a destination gets because its filter failed.", "destination"
