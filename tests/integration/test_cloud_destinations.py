@@ -430,12 +430,12 @@ async def test_each_event_is_confirmed_as_soon_as_its_request_is_answered(start:
 
     async def answer(got: Got) -> web.Response:
         taken.extend(orjson.loads(entry["MessageBody"])["id"] for entry in orjson.loads(got.body)["Entries"])
-        await asyncio.sleep(0.6)
+        await asyncio.sleep(2)
         return sent(got)
 
     async with receiving() as service:
         service.answer = answer
-        settings = {"shop": queue_at(service, concurrency=1, timeout=2)}
+        settings = {"shop": queue_at(service, concurrency=1, timeout=7)}
         daemon = await start(roles="receive", destinations=settings)
         await post_large(daemon, 10)
         await start(roles="deliver", destinations=settings)
