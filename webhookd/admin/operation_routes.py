@@ -47,7 +47,13 @@ class OperationShape(Shape):
     held_by: Annotated[str | None, Field(description="Why the operation waits now; null if it does not wait.")]
     error: str | None
     event_types: Annotated[dict[str, int], Field(description="How many events are chosen, by type.")]
-    reasons: Annotated[dict[str, int], Field(description="How many events are chosen, by the reason of their death.")]
+    reasons: Annotated[
+        dict[str, int],
+        Field(
+            description="How many events are chosen: dead events by the reason of their death, events of a replay to a "
+            "destination by why they are sent or left out."
+        ),
+    ]
     created_at: Time
     updated_at: Time
     finished_at: Time | None

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Collection
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from datetime import datetime
 
-from webhookd.runtime.backoff import ceiling
+from webhookd.runtime.backoff import asked_wait, ceiling
 
 GONE = 410
 _BASE, _CAP = 5.0, 36_000.0  # seconds; the 19 delays between 20 attempts are about three days together
@@ -42,7 +40,7 @@ def asked_to_wait(status: int | None, retry_after: str | None, *, now: datetime)
     """Returns for how many seconds the answer asks to wait, up to 12 hours: the header Retry-After of a 429 or 503."""
     if status not in _ASKS_TO_WAIT or retry_after is None:
         return 0.0
-    return min(max(_seconds(retry_after, now) or 0.0, 0.0), _LONGEST_WAIT)
+    return min(max(asked_wait(retry_after, now) or 0.0, 0.0), _LONGEST_WAIT)
 
 
 def delay_after(attempt: int, *, most: int, status: int | None, asked: float, give_up_on: Collection[int]) -> float | None:
@@ -58,14 +56,3 @@ def delay_after(attempt: int, *, most: int, status: int | None, asked: float, gi
     if attempt >= most or status == GONE or status in give_up_on:
         return None
     return max(asked, ceiling(attempt, _BASE, _CAP) * random.uniform(1 - _JITTER, 1 + _JITTER))
-
-
-def _seconds(text: str, now: datetime) -> float | None:
-    text = text.strip()
-    if re.fullmatch(r"[0-9]+", text):
-        return float(text)
-    try:
-        at = parsedate_to_datetime(text)
-        return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() - now.timestamp()
-    except (ValueError, OverflowError):
-        return None

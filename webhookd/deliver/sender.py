@@ -170,7 +170,7 @@ class Sender:
     async def _record(self, delivery: Delivery, answer: Answer, *, own: bool = False, dead: bool = False) -> None:
         """Records the answer. While PostgreSQL is away, tries again: without an end if the destination accepted the event.
 
-        A failure is tried for as long as the lease holds. After that, the delivery is sent again.
+        The record of a failure is tried for 10 s. Then the delivery is sent again when its lease ends.
         own: the failure is webhookd's own, and shows nothing about the destination.
         """
         backoff = Reconnect()

@@ -24,7 +24,7 @@ def full_jitter(attempt: int, base: float, cap: float) -> float:
 def asked_wait(retry_after: str, now: datetime) -> float | None:
     """Returns the seconds of a header Retry-After, which is a number or a date; None if it is neither."""
     text = retry_after.strip()
-    if re.fullmatch(r"[0-9]{1,12}", text):
+    if re.fullmatch(r"[0-9]+", text):
         return float(text)
     try:
         at = parsedate_to_datetime(text)
