@@ -1676,8 +1676,8 @@ GUARDS = (
     Guard(
         "a destination has no more requests at a time than its settings allow",
         "webhookd/deliver/sender.py",
-        "free = min(self.destination.places - len(self._tasks), self._room())",
-        "free = min(self.destination.places, self._room())",
+        "return min(places - self._requests, (1 + _RECORDING)",
+        "return min(places, (1 + _RECORDING)",
         _DESTINATIONS + "test_of_ten_destinations_one_hangs_and_nobody_else_waits",
     ),
     Guard(
@@ -2055,8 +2055,8 @@ GUARDS = (
     Guard(
         "a circuit survives a clock that is put back",
         "sql/queries/deliveries.sql",
-        "closed_at BETWEEN now() - interval '1 minute' AND now())\n    FOR UPDATE SKIP LOCKED",
-        "closed_at > now() - interval '1 minute')\n    FOR UPDATE SKIP LOCKED",
+        "closed_at BETWEEN now() - interval '1 minute' AND now())\n    FOR UPDATE\n",
+        "closed_at > now() - interval '1 minute')\n    FOR UPDATE\n",
         _CIRCUITS + "test_the_circuit_survives_a_clock_that_is_put_back",
     ),
     Guard(
@@ -2118,9 +2118,23 @@ GUARDS = (
     Guard(
         "a sender holds a bounded number of bytes",
         "webhookd/deliver/sender.py",
-        "free = min(self.destination.places - len(self._tasks), self._room())",
-        "free = self.destination.places - len(self._tasks)",
+        "(1 + _RECORDING) * places - len(self._tasks), self._room())",
+        "(1 + _RECORDING) * places - len(self._tasks))",
         "tests/unit/test_deliver_records.py::test_a_sender_holds_a_bounded_number_of_bytes",
+    ),
+    Guard(
+        "a bounded number of answers waits for its record",
+        "webhookd/deliver/sender.py",
+        "return min(places - self._requests, (1 + _RECORDING) * places - len(self._tasks), ",
+        "return min(places - self._requests, ",
+        "tests/unit/test_deliver_records.py::test_a_record_under_way_leaves_the_place_free",
+    ),
+    Guard(
+        "during the slow start, a claim waits for another claim, and does not give up",
+        "sql/queries/deliveries.sql",
+        "AND now())\n    FOR UPDATE\n), most",
+        "AND now())\n    FOR UPDATE SKIP LOCKED\n), most",
+        _CIRCUITS + "test_a_claim_after_a_close_waits_for_another_claim",
     ),
 )
 

@@ -25,6 +25,8 @@ from webhookd.telemetry.metrics import Metrics
 Ends = Batcher[tuple[UUID, str], float | None]
 
 _RECORD = 10.0  # seconds of the lease for recording, after the longest attempt
+_GATHER = 0.005  # seconds that a claim waits for more free places: a claim of many costs little more than a claim of one
+_RECORDING = 2  # attempts of which the answer is being recorded, for each place
 _MIB = 1_048_576
 _BODIES = 32 * _MIB  # bytes of bodies that the sender of one destination holds, or four of the largest bodies
 _NO_BODY = "the body is no longer kept, so it cannot be delivered"
@@ -71,6 +73,8 @@ class Sender:
         self._client: Client | None = None
         self._pace = Pace(destination.settings.rate)
         self._tasks: dict[asyncio.Task[None], int] = {}  # each attempt, and the bytes of its body
+        self._bytes = 0  # of the bodies of all attempts
+        self._requests = 0  # the attempts that have no answer yet; each has a place
         self._largest_body = largest_body
         self.held = False  # the circuit is open, and no probe may begin: take nothing until the poll finds another state
         self._timer: asyncio.TimerHandle | None = None
@@ -102,13 +106,13 @@ class Sender:
 
     async def _take(self) -> bool:
         settings = self.destination.settings
-        free = min(self.destination.places - len(self._tasks), self._room())
+        self._cancel_timer()
+        free = self._free()
         if free <= 0 or self.held:
-            return False  # the end of an attempt, or the poll, wakes the loop
+            return False  # an answer, the end of an attempt, or the poll, wakes the loop
         allowed = self._pace.take(free)
         if not allowed:
-            self._cancel_timer()
-            self._timer = asyncio.get_running_loop().call_later(self._pace.seconds_to_next(), self.wake)
+            self._wake_in(self._pace.seconds_to_next())
             return False
         taken: list[Delivery] = []
         try:
@@ -117,39 +121,64 @@ class Sender:
             self._pace.give_back(allowed - len(taken))
         for delivery in taken:
             task = self._watch.spawn(self._attempt(delivery), f"delivery to {self.destination.name}")
-            self._tasks[task] = len(delivery.body or b"")
+            size = self._tasks[task] = len(delivery.body or b"")
+            self._bytes += size
+            self._requests += 1
             task.add_done_callback(self._ended)
-        return bool(taken)
+        if taken:
+            self._wake_for_many()
+        return False
+
+    def _free(self) -> int:
+        """Returns how many deliveries the sender may take now."""
+        places = self.destination.places
+        return min(places - self._requests, (1 + _RECORDING) * places - len(self._tasks), self._room())
 
     def _room(self) -> int:
         """Returns how many deliveries the sender may take without holding too many bytes, if each has the largest body."""
-        left = max(_BODIES, 4 * self._largest_body) - sum(self._tasks.values())
+        left = max(_BODIES, 4 * self._largest_body) - self._bytes
         return max(left // self._largest_body, 0)
+
+    def _wake_for_many(self) -> None:
+        """Wakes the loop if half of the places are free, else in some milliseconds."""
+        if 2 * self._free() >= self.destination.places:
+            self.wake()
+        elif self._timer is None:
+            self._wake_in(_GATHER)
+
+    def _wake_in(self, seconds: float) -> None:
+        self._timer = asyncio.get_running_loop().call_later(seconds, self.wake)
 
     def _cancel_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
+            self._timer = None
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        del self._tasks[task]
-        self.wake()
+        self._bytes -= self._tasks.pop(task)
+        self._wake_for_many()
 
     async def _attempt(self, delivery: Delivery) -> None:
         try:
-            await self._deliver(delivery)
+            try:
+                answer = await self._send(delivery)
+            finally:
+                self._requests -= 1
+                self._wake_for_many()
+            reach(Failpoint.DELIVER_AFTER_ANSWER)
+            await self._record(delivery, answer, own=answer.final, dead=answer.final)
         except Exception as error:  # noqa: BLE001  a defect of webhookd must not end the daemon
             logger.error("a delivery failed by a defect of webhookd", destination=self.destination.name, error=where(error))
             # The attempt counts. Otherwise the delivery would be sent again after each lease, without end.
             with contextlib.suppress(Exception):
                 await self._record(delivery, Answer(0.0, error=f"webhookd itself failed ({type(error).__name__})"), own=True)
 
-    async def _deliver(self, delivery: Delivery) -> None:
+    async def _send(self, delivery: Delivery) -> Answer:
         name = self.destination.name
         if delivery.repeated:
             self._metrics.deliveries_repeated.labels(name).inc()
         if delivery.body is None:
-            await self._record(delivery, Answer(0.0, error=_NO_BODY), own=True, dead=True)
-            return
+            return Answer(0.0, error=_NO_BODY, final=True)
         message = Message(
             delivery.event_id,
             delivery.account or "",
@@ -164,8 +193,7 @@ class Sender:
         content, made = request_of(self.destination, message, at=self._now(), signature_key=key)
         answer = await self._client.send(content, made)
         self._metrics.delivery_attempt_seconds.labels(name).observe(answer.seconds)
-        reach(Failpoint.DELIVER_AFTER_ANSWER)
-        await self._record(delivery, answer, own=answer.final, dead=answer.final)
+        return answer
 
     async def _record(self, delivery: Delivery, answer: Answer, *, own: bool = False, dead: bool = False) -> None:
         """Records the answer. While PostgreSQL is away, tries again: without an end if the destination accepted the event.
