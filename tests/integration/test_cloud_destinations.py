@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import io
 import json
+import threading
 import uuid
 from collections.abc import AsyncIterator
 from typing import Any
@@ -17,6 +18,7 @@ import pytest
 import pytest_asyncio
 from aiobotocore.session import get_session
 from aiohttp import web
+from botocore.loaders import JSONFileLoader
 from standardwebhooks import Webhook
 
 from tests.conftest import Start
@@ -469,3 +471,20 @@ async def test_a_stop_waits_for_none_of_the_requests_that_are_left(
             await sender.stop()
         assert len(service.got) == 1
     assert await left(connection) == 6
+
+
+async def test_the_models_of_the_services_are_loaded_before_the_daemon_serves(
+    start: Start, connection: Connection, moto: str, queue: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    daemon = await start(destinations={"shop": {"url": f"sqs://{queue}", "secrets": SECRET, "allow_private": True}})
+    load, loaded = JSONFileLoader.load_file, []
+
+    def watched(self: JSONFileLoader, path: str) -> Any:
+        if threading.current_thread() is threading.main_thread():  # moto has threads of its own
+            loaded.append(path)
+        return load(self, path)
+
+    monkeypatch.setattr(JSONFileLoader, "load_file", watched)
+    await send(daemon, sampling.sample(CUSTOMER, 1))
+    await until_none_is_left(connection)
+    assert not loaded
