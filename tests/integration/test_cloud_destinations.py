@@ -18,7 +18,7 @@ import pytest
 import pytest_asyncio
 from aiobotocore.session import get_session
 from aiohttp import web
-from botocore.loaders import JSONFileLoader
+from botocore.loaders import JSONFileLoader, create_loader
 from standardwebhooks import Webhook
 
 from tests.conftest import Start
@@ -476,6 +476,7 @@ async def test_a_stop_waits_for_none_of_the_requests_that_are_left(
 async def test_the_models_of_the_services_are_loaded_before_the_daemon_serves(
     start: Start, connection: Connection, moto: str, queue: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("botocore.session.create_loader", create_loader)  # the tests share one otherwise
     daemon = await start(destinations={"shop": {"url": f"sqs://{queue}", "secrets": SECRET, "allow_private": True}})
     load, loaded = JSONFileLoader.load_file, []
 
