@@ -45,22 +45,25 @@ CREATE TABLE webhookd.provider_days (
     waiting      integer     NOT NULL DEFAULT 0,
     unreadable   integer     NOT NULL DEFAULT 0,
     unlisted     integer     NOT NULL DEFAULT 0,
-    looks        integer     NOT NULL DEFAULT 1,
-    looked_at    timestamptz NOT NULL DEFAULT now(),
+    most         integer     NOT NULL DEFAULT 0,
+    looks        integer     NOT NULL DEFAULT 0,
+    looked_at    timestamptz,
     PRIMARY KEY (account, day)
 );
 COMMENT ON COLUMN webhookd.provider_days.listed IS 'How many notifications the history lists for this webhook.';
 COMMENT ON COLUMN webhookd.provider_days.ours IS 'How many of these are events in the ledger.';
 COMMENT ON COLUMN webhookd.provider_days.recovered IS 'How many of these came from the history, not as webhooks.';
 COMMENT ON COLUMN webhookd.provider_days.unlisted IS 'How many events of the ledger the history does not list.';
-COMMENT ON COLUMN webhookd.provider_days.looks IS 'How many comparisons in a row found the same list.';
+COMMENT ON COLUMN webhookd.provider_days.most IS 'The highest number of rows that a look found for the day, those for other webhooks included.';
+COMMENT ON COLUMN webhookd.provider_days.looks IS 'How many thorough looks in a row, after the day''s end, found that number.';
+COMMENT ON COLUMN webhookd.provider_days.looked_at IS 'When the last thorough look was that counted.';
 
--- Notifications of the history that are not in the ledger for a reason that stays.
+-- Notifications of the history that are not in the ledger.
 CREATE TABLE webhookd.provider_notifications (
     account         text        NOT NULL,
     notification_id text        NOT NULL,
     status          text        NOT NULL
-        CONSTRAINT provider_notifications_status_known CHECK (status IN ('foreign', 'unreadable')),
+        CONSTRAINT provider_notifications_status_known CHECK (status IN ('foreign', 'unreadable', 'seen')),
     reason          text        NOT NULL,
     event_type      text,
     event_date      timestamptz,
@@ -70,7 +73,8 @@ CREATE TABLE webhookd.provider_notifications (
     PRIMARY KEY (account, notification_id)
 );
 COMMENT ON COLUMN webhookd.provider_notifications.status IS
-    'foreign: the notification is for another webhook of the account. unreadable: the provider''s answer cannot become an event.';
+    'foreign: the notification is for another webhook of the account. unreadable: the provider''s answer cannot become an event.
+seen: the history listed the notification, and the ledger lacked it; the row goes when the ledger has the event.';
 
 -- Credentials that the provider refused: nobody tries them again before `until`, whichever replica, and after a restart, too.
 CREATE TABLE webhookd.provider_refusals (
