@@ -63,12 +63,12 @@ COMMENT ON COLUMN webhookd.provider_days.looks IS 'How many thorough looks in a 
 COMMENT ON COLUMN webhookd.provider_days.looked_at IS 'When the last of these looks was made.';
 COMMENT ON COLUMN webhookd.provider_days.since IS 'Since when completeness is what it is.';
 
--- Notifications of the history that are not in the ledger for a reason that stays.
+-- Notifications of the history that are not in the ledger.
 CREATE TABLE webhookd.provider_notifications (
     account         text        NOT NULL,
     notification_id text        NOT NULL,
     status          text        NOT NULL
-        CONSTRAINT provider_notifications_status_known CHECK (status IN ('foreign', 'unreadable')),
+        CONSTRAINT provider_notifications_status_known CHECK (status IN ('foreign', 'unreadable', 'seen')),
     reason          text        NOT NULL,
     event_type      text,
     event_date      timestamptz,
@@ -78,7 +78,8 @@ CREATE TABLE webhookd.provider_notifications (
     PRIMARY KEY (account, notification_id)
 );
 COMMENT ON COLUMN webhookd.provider_notifications.status IS
-    'foreign: the notification is for another webhook of the account. unreadable: the provider''s answer cannot become an event.';
+    'foreign: the notification is for another webhook of the account. unreadable: the provider''s answer cannot become an event.
+seen: the history listed the notification, and the ledger lacked it; the row goes when the ledger has the event.';
 
 -- Credentials that the provider refused: nobody tries them again before `until`, whichever replica, and after a restart, too.
 CREATE TABLE webhookd.provider_refusals (
