@@ -238,12 +238,16 @@ async def test_the_history_is_whole_whatever_the_page_size_the_order_and_the_zon
                 assert dates[one.id] == one.made_at.replace(microsecond=one.made_at.microsecond // 1000 * 1000)
 
 
-async def test_the_history_of_a_quiet_account_costs_one_call(simulator: Simulator, client: ProviderClient) -> None:
+async def test_a_look_at_the_history_of_a_quiet_account_costs_one_call_and_proof_two(
+    simulator: Simulator, client: ProviderClient
+) -> None:
     simulator.register("https://shop.example.com/hooks")
     for _ in range(12):
         simulator.make(withheld=True)
-    assert (await client.history(START.date(), START.date())).settled
-    assert len(simulator.calls) == 1
+    assert (await client.history(START.date(), START.date())).complete
+    assert len(simulator.calls) == 2
+    assert len((await client.history(START.date(), START.date(), thorough=False)).rows) == 12
+    assert len(simulator.calls) == 3
 
 
 async def test_a_notification_of_the_history_can_be_taken_in(simulator: Simulator, client: ProviderClient) -> None:
@@ -495,11 +499,11 @@ async def _seed(seed: int) -> None:
         before = {one.id for one in account.notifications.values() if one.listed_from <= simulator.clock.now()}
         for _ in range(10):
             history = await client.history((START - DAY).date(), (simulator.clock.now() + 2 * DAY).date())
-            if history.settled:
+            if history.complete:
                 break
         found = {row.notification_id for row in history.rows}
         assert found <= account.notifications.keys()
-        if history.settled:
+        if history.complete:
             assert before <= found
         for identifier in sorted(before - got)[:5]:
             past = await client.notification(identifier)

@@ -72,6 +72,7 @@ _SETTINGS = "tests/unit/test_settings.py::"
 _PROVIDER = "tests/contract/test_provider.py::"
 _PROVIDER_CALLS = "tests/unit/test_provider_calls.py::"
 _GAPS = "tests/unit/test_gaps.py::"
+_HISTORY = "tests/unit/test_history.py::"
 _PROVIDER_SETTINGS = "tests/unit/test_provider_settings.py::"
 _TIMELINE = "tests/unit/test_timeline.py::"
 _FOLD = "tests/integration/test_fold.py::"
@@ -80,11 +81,46 @@ _KINDS = "tests/integration/test_kinds.py::"
 
 GUARDS = (
     Guard(
-        "no day is called whole if the provider's list is not settled, or lacks what came",
+        "no day is called whole if the provider's list lacks what came, or what it had before",
         "webhookd/authorizenet/gaps.py",
-        "elif not settled or unlisted:",
-        "elif False:",
+        "if one.unlisted or total < one.most or self._lacks_undated:",
+        "if False:",
         _GAPS + "test_no_day_is_whole_if_the_list_lacks_what_came",
+    ),
+    Guard(
+        "a day is whole only after two thorough looks an hour apart, so that one list with too few rows is no proof",
+        "webhookd/authorizenet/gaps.py",
+        "if one.looks < LOOKS:",
+        "if one.looks < 1:",
+        _GAPS + "test_a_day_is_whole_after_a_second_thorough_look_an_hour_later",
+    ),
+    Guard(
+        "a notification that the provider showed once is fetched, even if its list drops the row",
+        "webhookd/authorizenet/gaps.py",
+        "self.lacking = [row for row in chain(history.rows, dropped) if",
+        "self.lacking = [row for row in history.rows if",
+        _GAPS + "test_a_row_that_was_seen_counts_even_if_the_list_drops_it",
+    ),
+    Guard(
+        "a day that stays not known does not keep the cursor from later days for ever",
+        "webhookd/authorizenet/gaps.py",
+        "return one.completeness in (Completeness.NOT_KNOWN, Completeness.UNREADABLE) and age >= STRAY",
+        "return False",
+        _GAPS + "test_a_day_that_stays_not_whole_keeps_the_cursor_for_some_time_and_not_for_ever",
+    ),
+    Guard(
+        "one empty page by mistake ends no list",
+        "webhookd/authorizenet/api/history.py",
+        "if last.ended and last.pages == 1 and len(last.rows) + unreadable < _FEW:",
+        "if last.ended:",
+        _HISTORY + "test_one_empty_page_by_mistake_ends_no_list",
+    ),
+    Guard(
+        "a row of the history that cannot be read is counted, and hides no other",
+        "webhookd/authorizenet/api/reading.py",
+        "unreadable += 1",
+        "unreadable += 0",
+        _HISTORY + "test_rows_that_cannot_be_read_are_counted_and_hide_no_others",
     ),
     Guard(
         "a delivery that fails is retried on the provider's schedule, and then the simulated webhook is inactive",
@@ -138,7 +174,7 @@ GUARDS = (
     Guard(
         "the next page of the history begins after the rows that came, not after those that were asked for",
         "webhookd/authorizenet/api/history.py",
-        "offset += len(rows)",
+        "offset += size",
         "offset += LIMIT",
         _PROVIDER + "test_the_history_is_whole_whatever_the_page_size_the_order_and_the_zone",
     ),
@@ -152,9 +188,9 @@ GUARDS = (
     Guard(
         "a list of the history that moves is read again",
         "webhookd/authorizenet/api/history.py",
-        "if whole and (pages == 1 or len(found) == before):",
-        "if whole:",
-        _PROVIDER_CALLS + "test_a_history_that_never_rests_is_not_called_settled",
+        "if complete and not days:",
+        "days = set()\n            if complete:",
+        _HISTORY + "test_a_history_whose_old_rows_never_rest_is_not_complete_on_their_days",
     ),
     Guard(
         "a Transaction Key of the user's goes to no address that a folder names",

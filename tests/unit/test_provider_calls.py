@@ -28,7 +28,6 @@ from webhookd.authorizenet.api.errors import (
     Refusal,
     error_of,
 )
-from webhookd.authorizenet.api.history import read_history
 from webhookd.authorizenet.api.limits import BURST, CREDENTIALS_AGAIN, FEATURE_AGAIN, Bucket, Gate
 from webhookd.authorizenet.api.operations import (
     REPORTS,
@@ -38,7 +37,6 @@ from webhookd.authorizenet.api.operations import (
     json_body,
     rest_path,
 )
-from webhookd.authorizenet.api.results import HistoryRow
 
 PACKAGE = Path(__file__).parents[2] / "webhookd"
 CREDENTIALS = ("login-of-a-test", "key-of-a-test-16")
@@ -425,60 +423,3 @@ def test_pauses_double_up_to_15_minutes_and_a_success_ends_them() -> None:
     error = ProviderUnavailableError("away", retry_in=1e9)
     gate.failed(error, Feature.REPORTS)
     assert error.retry_in == 3600.0
-
-
-# The history
-
-
-def row(number: int) -> HistoryRow:
-    return HistoryRow(f"id-{number}", "net.authorize.payment.authcapture.created", None, "Delivered")
-
-
-@given(st.data())
-async def test_the_history_is_whole_whatever_the_server_clamps_and_inserts(data: st.DataObject) -> None:
-    clamp = data.draw(st.sampled_from([20, 37, 100, 1000]))
-    listed = [row(number) for number in range(data.draw(st.integers(0, 400)))]
-    insertions = data.draw(st.integers(0, 4))
-    seen_at_the_beginning = list(listed)
-    asked: list[int] = []
-
-    async def page(offset: int, limit: int) -> tuple[HistoryRow, ...]:
-        nonlocal insertions
-        assert limit <= 1000
-        asked.append(offset)
-        found = tuple(listed[offset : offset + min(limit, clamp)])
-        if insertions:
-            insertions -= 1
-            place = data.draw(st.integers(0, len(listed)))
-            listed.insert(place, row(1000 + len(listed)))
-        return found
-
-    history = await read_history(page)
-    assert len({one.notification_id for one in history.rows}) == len(history.rows)
-    if history.settled:
-        assert {*seen_at_the_beginning} <= {*history.rows}
-    if len(seen_at_the_beginning) < 15:
-        assert asked == [0], "a quiet account costs one call"
-
-
-async def test_a_server_that_ignores_the_offset_is_no_endless_loop_and_no_settled_history() -> None:
-    calls = 0
-
-    async def page(offset: int, limit: int) -> tuple[HistoryRow, ...]:
-        nonlocal calls
-        calls += 1
-        return tuple(map(row, range(100)))
-
-    assert not (await read_history(page)).settled
-    assert calls <= 10
-
-
-async def test_a_history_that_never_rests_is_not_called_settled() -> None:
-    listed = [row(number) for number in range(200)]
-
-    async def page(offset: int, limit: int) -> tuple[HistoryRow, ...]:
-        found = tuple(listed[offset : offset + 100])
-        listed.append(row(len(listed)))
-        return found
-
-    assert not (await read_history(page)).settled

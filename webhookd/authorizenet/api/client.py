@@ -11,12 +11,12 @@ from typing import Any, NoReturn, Self
 from webhookd.authorizenet.api import reading
 from webhookd.authorizenet.api.caller import Caller
 from webhookd.authorizenet.api.errors import FeatureOffError, RecordNotFoundError
-from webhookd.authorizenet.api.history import read_history
+from webhookd.authorizenet.api.history import HistoryReader
 from webhookd.authorizenet.api.limits import Clock, State
 from webhookd.authorizenet.api.results import (
     Batch,
     History,
-    HistoryRow,
+    HistoryPage,
     ListPage,
     Merchant,
     PastNotification,
@@ -53,6 +53,7 @@ class ProviderClient:
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
         self._caller = Caller(access, patience, now, sleep)
+        self._history = HistoryReader()
 
     async def __aenter__(self) -> Self:
         return self
@@ -124,13 +125,14 @@ class ProviderClient:
 
     # The history
 
-    async def history(self, first: date, last: date) -> History:
+    async def history(self, first: date, last: date, *, young_from: datetime | None = None, thorough: bool = True) -> History:
         """Returns the notifications that the provider made from `first` to `last`, as a set without an order.
 
         Ask for a day more on both sides: the zone of the days, and whether `last` belongs to them, is not known.
+        young_from, thorough: see `HistoryReader.read`. By default, rows are young from now on.
         """
 
-        async def page(offset: int, limit: int) -> tuple[HistoryRow, ...]:
+        async def page(offset: int, limit: int) -> HistoryPage:
             query = {
                 "from_date": first.isoformat(),
                 "to_date": last.isoformat(),
@@ -139,7 +141,7 @@ class ProviderClient:
             }
             return await self._caller.rest("notifications", lambda answer, _: reading.history_page(answer), query=query)
 
-        return await read_history(page)
+        return await self._history.read(page, young_from or datetime.now(UTC), thorough=thorough)
 
     async def notification(self, identifier: str) -> PastNotification:
         """Returns a notification of the history, with its payload."""

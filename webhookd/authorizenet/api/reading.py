@@ -20,6 +20,7 @@ from webhookd.authorizenet.api.answers import (
 )
 from webhookd.authorizenet.api.results import (
     Batch,
+    HistoryPage,
     HistoryRow,
     ListPage,
     Merchant,
@@ -73,11 +74,19 @@ def _history_row(fields: Fields) -> HistoryRow:
     )
 
 
-def history_page(answer: Any) -> tuple[HistoryRow, ...]:
-    """Reads a page of the history."""
+def history_page(answer: Any) -> HistoryPage:
+    """Reads a page of the history. Counts the rows that cannot be read."""
     if not isinstance(answer, dict) or "notifications" not in answer:
         raise UnreadableError("the answer has no `notifications`")
-    return tuple(map(_history_row, entries(answer, "notifications")))
+    found, unreadable = [], 0
+    for fields in rows(answer, "notifications"):
+        try:
+            if not isinstance(fields, dict):
+                raise UnreadableError("the row is no object")  # noqa: TRY301
+            found.append(_history_row(fields))
+        except UnreadableError:
+            unreadable += 1
+    return HistoryPage(tuple(found), unreadable)
 
 
 def past_notification(answer: Any, body: bytes) -> PastNotification:

@@ -6,7 +6,7 @@ Statuses and types are the provider's texts, since new ones appear. A field that
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import date, datetime
 from decimal import Decimal
 from typing import Any, NamedTuple
 
@@ -30,11 +30,25 @@ class HistoryRow(NamedTuple):
     delivery_status: str | None
 
 
-class History(NamedTuple):
-    """Rows of the history. `settled`: False if the list still moved, so that it may lack rows."""
+class HistoryPage(NamedTuple):
+    """A page of the history. `unreadable`: the number of its rows that cannot be read."""
 
     rows: tuple[HistoryRow, ...]
-    settled: bool
+    unreadable: int = 0
+
+
+class History(NamedTuple):
+    """Rows of the history.
+
+    complete: whether the list was read to its end, and again with the same result. If not, it may lack rows.
+    unreadable: the number of further rows, which cannot be read.
+    moving: the days, in UTC, whose rows still changed from one pass to the next, so that only they may lack rows.
+    """
+
+    rows: tuple[HistoryRow, ...]
+    complete: bool
+    unreadable: int = 0
+    moving: frozenset[date] = frozenset()
 
 
 @dataclass(slots=True, frozen=True)
