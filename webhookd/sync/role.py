@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Set
+from datetime import timedelta
 from typing import NamedTuple
 from urllib.parse import urlsplit
 from uuid import uuid4
@@ -13,15 +14,19 @@ from webhookd.runtime.loops import Watch
 from webhookd.settings import Role, Settings
 from webhookd.settings.provider import ProviderAccess, provider_accesses
 from webhookd.store.database import Database
+from webhookd.store.provider_gaps import ProviderGaps
 from webhookd.store.provider_state import ProviderState
 from webhookd.store.receipts import Receipts
 from webhookd.sync.account_state import AccountState
 from webhookd.sync.account_sync import AccountSync, Job
+from webhookd.sync.gap_closer import GapCloser
 from webhookd.sync.lease import Lease
+from webhookd.sync.takeover import Limits, Takeover
 from webhookd.telemetry.metrics import Metrics
 
 _LEASE = 45.0  # seconds; another replica takes over within a minute of a replica's death
 _CHECK_EVERY = 3600.0  # seconds between two checks of the credentials
+_ORDERS_EVERY = 2.0  # seconds between two looks for orders of operators
 _KEEP_CALLS_EVERY = 5.0  # seconds
 
 
@@ -106,10 +111,21 @@ class SyncRole:
 
     def _jobs(self, plan: _Plan, state: AccountState, client: ProviderClient) -> list[Job]:
         """Returns the jobs of an account, each with its period."""
+        closer = self._gap_closer(plan, client)
         return [
+            Job("comparison with the history", plan.gap_every, closer.close),
+            Job("orders to close gaps", _ORDERS_EVERY, closer.work_on_orders),
             Job("check of the credentials", _CHECK_EVERY, lambda: state.check(client)),
             Job("calls", _KEEP_CALLS_EVERY, state.keep_calls),
         ]
+
+    def _gap_closer(self, plan: _Plan, client: ProviderClient) -> GapCloser:
+        settings, metrics, access = self._settings, self._metrics.provider, plan.access
+        gaps = ProviderGaps(self._database, access.account)
+        limits = Limits(settings.max_body_bytes, timedelta(seconds=settings.event_retention))
+        takeover = Takeover(access, client, gaps, self._receipts, limits, metrics)
+        grace = timedelta(seconds=plan.gap_grace)
+        return GapCloser(access.account, client, self._database, gaps, takeover, grace, metrics)
 
     def _client(self, access: ProviderAccess) -> ProviderClient:
         """Returns the client for an access. Accounts that share their credentials share the client, and so its rate."""
