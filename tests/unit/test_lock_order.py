@@ -28,6 +28,7 @@ ONE_ROW = {
     "retry_now",
     "revive_event",
     "take_back_attempt",
+    "take_provider_try",
 }
 
 
