@@ -33,6 +33,7 @@ ONE_ROW = {
     "set_provider_credentials",
     "set_provider_merchant",
     "take_back_attempt",
+    "take_provider_try",
 }
 
 

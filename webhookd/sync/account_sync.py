@@ -84,7 +84,7 @@ class AccountSync:
                 try:
                     again = await job.run()
                 except ProviderError as error:
-                    await self._failed(job, error)
+                    self._failed(job, error)
                     return False
         except LeaseEndedError:  # `_renew` tells it
             return False
@@ -92,9 +92,9 @@ class AccountSync:
             logger.info("Authorize.Net's API works again", account=self._account, job=job.name)
         return again is True
 
-    async def _failed(self, job: Job, error: ProviderError) -> None:
+    def _failed(self, job: Job, error: ProviderError) -> None:
         if self._failing.get(job.name) != error.code:  # each kind of failure once
             self._failing[job.name] = error.code
             logger.warning("a call of Authorize.Net's API failed", account=self._account, job=job.name, problem=str(error))
         if isinstance(error, CredentialsRefusedError):
-            await self._state.note_credentials(good=False)
+            self._state.note_refusal()
