@@ -33,8 +33,8 @@ SELECT * FROM unnest(
 );
 
 -- name: provider_bounds(account)^
--- Returns the bounds of the comparison: where it began, and the last day that needs no look every time.
-SELECT compared_from, compared_to FROM webhookd.provider_accounts WHERE account = :account;
+-- Returns how far the comparison has come.
+SELECT compared_from, compared_to, coalesce(compared_at, credentials_since) AS compared_at FROM webhookd.provider_accounts WHERE account = :account;
 
 -- name: provider_days(account, first, last)
 -- Returns the results of the last comparisons, the oldest day first.
@@ -79,10 +79,10 @@ ORDER BY l.id DESC
 LIMIT :limit;
 
 -- name: provider_notifications(account, since)
--- Returns the notifications that are not in the ledger for a reason that stays. `due`: one that could not be read is to be tried again; the
+-- Returns the notifications that were not in the ledger. `due`: one that could not be read is to be tried again; the
 -- pauses double from ten minutes to a day, for thirty days.
 SELECT
-    notification_id, status, reason,
+    notification_id, status, reason, event_type, event_date,
     status = 'unreadable' AND first_at > now() - interval '30 days'
         AND last_at + least(interval '10 minutes' * 2 ^ least(tries - 1, 10), interval '1 day') <= now() AS due
 FROM webhookd.provider_notifications
@@ -101,7 +101,14 @@ SET status = excluded.status, reason = excluded.reason, tries = n.tries + 1, las
 
 -- name: forget_provider_notifications(account, notification_ids)!
 -- Removes the reasons of notifications that are in the ledger now.
-DELETE FROM webhookd.provider_notifications WHERE account = :account AND notification_id = ANY(:notification_ids::text[]);
+WITH gone AS MATERIALIZED (
+    SELECT notification_id FROM webhookd.provider_notifications
+    WHERE account = :account AND notification_id = ANY(:notification_ids::text[])
+    ORDER BY notification_id
+    FOR UPDATE
+)
+DELETE FROM webhookd.provider_notifications
+WHERE account = :account AND notification_id = ANY(ARRAY(SELECT notification_id FROM gone));
 
 -- name: provider_samples(account, since)
 -- Returns the pings since a time, each with the ids of the samples that arrived.
@@ -158,16 +165,17 @@ RETURNING *;
 
 -- name: ordered_gaps(account)^
 -- Returns the oldest order of an account that has not ended.
-SELECT id, (selection->>'since')::date AS since, done, skipped
+SELECT id, (selection->>'since')::date AS since, done
 FROM webhookd.operations
 WHERE finished_at IS NULL AND kind = 'gaps' AND selection->>'account' = :account
 ORDER BY created_at
 LIMIT 1;
 
--- name: advance_gaps(id, total, done, skipped, held_by, ended)$
--- Records how far an order has come. Returns no row if the order was cancelled.
+-- name: advance_gaps(id, total, done, taken, held_by, ended)$
+-- Records how far an order has come: its days, and the notifications that were taken. Returns no row if the order was cancelled.
 UPDATE webhookd.operations
-SET state = CASE WHEN :ended THEN 'done' ELSE 'working' END, total = :total, done = :done, skipped = :skipped, held_by = :held_by,
-    updated_at = now(), finished_at = CASE WHEN :ended THEN now() END
+SET state = CASE WHEN :ended::boolean THEN 'done' ELSE 'working' END, total = :total, done = :done, held_by = :held_by,
+    reasons = jsonb_build_object('recovered', coalesce((reasons->>'recovered')::bigint, 0) + :taken::bigint),
+    updated_at = now(), finished_at = CASE WHEN :ended::boolean THEN now() END
 WHERE id = :id AND finished_at IS NULL
 RETURNING true;

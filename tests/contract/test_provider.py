@@ -55,7 +55,7 @@ async def simulating(seed: int = 0, **faults: Any) -> AsyncIterator[Simulator]:
 
 @asynccontextmanager
 async def asking(
-    simulator: Simulator, *, access: ProviderAccess | None = None, patience: float = 60.0
+    simulator: Simulator, *, access: ProviderAccess | None = None, patience: float = 60.0, **options: Any
 ) -> AsyncIterator[ProviderClient]:
     """Makes a client whose waits put the simulator's clock forward."""
     access = access or simulator.access()
@@ -68,7 +68,7 @@ async def asking(
     def now() -> float:
         return (simulator.clock.now() - START).total_seconds()
 
-    async with ProviderClient(access, patience=patience, now=now, sleep=sleep) as client:
+    async with ProviderClient(access, patience=patience, now=now, sleep=sleep, **options) as client:
         yield client
 
 
@@ -143,7 +143,7 @@ async def test_every_call_is_understood_and_none_but_those_on_the_list_was_sent(
     assert (await client.batch("7")).id == "7"
     (listed,) = [row async for row in client.subscriptions("subscriptionActive")]
     assert (listed.id, listed.created_at) == ("4415473", datetime(2026, 1, 2, 3, 4, 5, 123_000, tzinfo=UTC))
-    assert (await client.subscription("4415473")).payments[0].attempt == 1
+    assert (await client.subscription("4415473")).attempts[0].attempt_number == 1
     assert {name for name in names(simulator) if "Request" in name} == REPORTS.keys() - {"ARBGetSubscriptionStatusRequest"}
     assert all(call.status == 200 for call in simulator.calls)
 

@@ -70,6 +70,8 @@ _CIRCUITS = "tests/integration/test_circuits.py::"
 _TARGET = "tests/unit/test_client_target.py::"
 _SETTINGS = "tests/unit/test_settings.py::"
 _PROVIDER = "tests/contract/test_provider.py::"
+_PROVIDER_WRONG = "tests/contract/test_provider_wrong.py::"
+_PROVIDER_REFUSALS = "tests/integration/test_provider_refusals.py::"
 _PROVIDER_CALLS = "tests/unit/test_provider_calls.py::"
 _GAPS = "tests/unit/test_gaps.py::"
 _HISTORY = "tests/unit/test_history.py::"
@@ -145,23 +147,72 @@ GUARDS = (
     ),
     Guard(
         "credentials that the provider refuses stop the account's calls",
-        "webhookd/authorizenet/api/limits.py",
-        "if credentials and (stop := self._refused) is not None and now < stop.until:",
-        "if credentials and (stop := self._refused) is not None and now < stop.since:",
+        "webhookd/authorizenet/api/credentials.py",
+        "if self._refused is not None and self._refused.next_try_in > 0:",
+        "if False:",
         _PROVIDER + "test_credentials_that_are_refused_stop_the_accounts_calls",
     ),
     Guard(
         "refused credentials stop the calls that wait for their turn, too",
         "webhookd/authorizenet/api/caller.py",
-        "self._gate.begin(call.feature, credentials=call.credentials)",
-        "pass",
-        _PROVIDER + "test_calls_that_wait_for_their_turn_are_stopped_too",
+        "elif call.credentials and not credentials.good:",
+        "elif False:",
+        _PROVIDER_WRONG + "test_calls_that_wait_while_good_credentials_are_refused_are_not_sent",
+    ),
+    Guard(
+        "one call of the provider is in flight until an answer shows that the credentials are good",
+        "webhookd/authorizenet/api/caller.py",
+        "async with self._lane.first:",
+        "if True:",
+        _PROVIDER_WRONG + "test_until_the_first_success_one_call_is_in_flight",
+    ),
+    Guard(
+        "refused credentials are tried again 15 minutes later, by whichever replica, and after a restart, too",
+        "sql/queries/provider_refusals.sql",
+        "WHERE fingerprint = :fingerprint AND until <= now()",
+        "WHERE fingerprint = :fingerprint",
+        _PROVIDER_REFUSALS + "test_a_refusal_holds_for_all_replicas_by_postgresqls_clock_and_one_of_them_tries",
+    ),
+    Guard(
+        "while PostgreSQL is away, credentials are used only if this process knows that they are good",
+        "webhookd/authorizenet/api/caller.py",
+        "if call.credentials and not self._credentials.good:",
+        "if call.credentials and self._credentials.refused:",
+        _PROVIDER_WRONG + "test_without_the_memory_of_refusals_only_credentials_that_are_known_to_be_good_are_used",
+    ),
+    Guard(
+        "of two Transaction Keys, the one that worked is used, whatever calls are in flight",
+        "webhookd/authorizenet/api/credentials.py",
+        "self.keys.sort(key=lambda one: one != key)",
+        "self.keys.reverse()",
+        _PROVIDER_WRONG + "test_of_two_keys_the_one_that_worked_stays_first_whatever_is_in_flight",
+    ),
+    Guard(
+        "a firewall's page is no refusal of the credentials",
+        "webhookd/authorizenet/api/errors.py",
+        "(self.status == 403 and not self.foreign)",
+        "self.status == 403",
+        _PROVIDER_WRONG + "test_a_firewalls_page_is_no_refusal_of_the_credentials",
+    ),
+    Guard(
+        "a list of the provider is whole, or an error",
+        "webhookd/authorizenet/api/pages.py",
+        "if not found.rows and total is None:",
+        "if not found.rows:",
+        _PROVIDER_WRONG + "test_a_list_of_pages_is_whole_or_an_error",
+    ),
+    Guard(
+        "an answer of the provider about another id is no answer",
+        "webhookd/authorizenet/api/client.py",
+        "if identifier_of(found).casefold() != asked.casefold():",
+        "if False:",
+        _PROVIDER_WRONG + "test_an_answer_about_another_id_is_no_answer",
     ),
     Guard(
         "a provider's text that quotes a Transaction Key is masked",
         "webhookd/authorizenet/api/caller.py",
-        'text=self._secrets.sub("***", found.text)',
-        "text=found.text",
+        "error_of(call.name, found, call.feature, credentials.mask)",
+        "error_of(call.name, found, call.feature)",
         _PROVIDER + "test_no_secret_is_in_an_error_a_log_or_a_repr",
     ),
     Guard(
@@ -181,8 +232,8 @@ GUARDS = (
     Guard(
         "pages of a report are asked for by their number",
         "webhookd/authorizenet/api/client.py",
-        'paging = {"limit": _ROWS, "offset": number}',
-        'paging = {"limit": _ROWS, "offset": (number - 1) * _ROWS + 1}',
+        '"paging": {"limit": _ROWS, "offset": number}',
+        '"paging": {"limit": _ROWS, "offset": (number - 1) * _ROWS + 1}',
         _PROVIDER + "test_all_pages_of_a_report_are_read_by_their_number",
     ),
     Guard(

@@ -20,6 +20,18 @@ _LOOKED = 5000  # events of the ledger that one statement reads
 _BODIES, _LATEST = 50, 5000  # bodies whose webhook is looked at, among so many of the latest events
 
 
+class Bounds(NamedTuple):
+    """How far the comparison has come.
+
+    since: older notifications are not webhookd's business. cursor: the last day that needs no look every time.
+    compared_at: when a comparison last ended; if none has, since when the credentials are used.
+    """
+
+    since: datetime
+    cursor: date | None
+    compared_at: datetime
+
+
 class Known(NamedTuple):
     """A notification that is in the ledger. `day`: the day of its eventDate, or of its receipt, in UTC."""
 
@@ -27,12 +39,14 @@ class Known(NamedTuple):
     recovered: bool
 
 
-class Excluded(NamedTuple):
-    """A notification that is not in the ledger for a reason that stays. `due`: it is to be tried again."""
+class Noted(NamedTuple):
+    """A notification of the history that was not in the ledger. `due`: it could not be read, and is to be tried again."""
 
     status: str
     reason: str
     due: bool
+    event_type: str
+    event_date: datetime | None
 
 
 class Ping(NamedTuple):
@@ -44,7 +58,7 @@ class Ping(NamedTuple):
 
 
 class Refused(NamedTuple):
-    """A notification that is not taken, with the status `foreign` or `unreadable`, and the reason."""
+    """A notification that is not taken, with the status `foreign`, `unreadable` or `seen`, and the reason."""
 
     notification_id: str
     status: str
@@ -54,12 +68,11 @@ class Refused(NamedTuple):
 
 
 class Ordered(NamedTuple):
-    """An operator's order to take what is missing since a day."""
+    """An operator's order to take what is missing since a day. `done`: the days that are done."""
 
     id: UUID
     since: date
     done: int
-    skipped: int
 
 
 class ProviderGaps:
@@ -69,18 +82,15 @@ class ProviderGaps:
         self._database = database
         self._account = account
 
-    async def bounds(self) -> tuple[datetime, date | None]:
-        """Returns when the comparison began, and the last day that needs no look every time."""
-        row = await self._one(queries.provider_bounds)
-        return row["compared_from"], row["compared_to"]
+    async def bounds(self) -> Bounds:
+        """Returns how far the comparison has come."""
+        return Bounds(*await self._one(queries.provider_bounds))
 
     async def days(self, first: date, last: date) -> dict[date, Day]:
         """Returns the results of the last comparisons."""
         rows = await self._all(queries.provider_days, first=first, last=last)
         return {
-            row["day"]: Day(
-                row["day"], Completeness(row["completeness"]), **{name: row[name] for name in Day._fields[2:]}
-            )
+            row["day"]: Day(row["day"], Completeness(row["completeness"]), **{name: row[name] for name in Day._fields[2:]})
             for row in rows
         }
 
@@ -110,13 +120,13 @@ class ProviderGaps:
         rows = await self._all(queries.bodies_of_webhooks, looked=_LATEST, limit=_BODIES)
         return set(filter(None, (_webhook_of(row["body"]) for row in rows)))
 
-    async def excluded(self, since: datetime) -> dict[str, Excluded]:
-        """Returns the notifications that are not in the ledger for a reason that stays."""
+    async def noted(self, since: datetime) -> dict[str, Noted]:
+        """Returns the notifications that were not in the ledger, and whose eventDate is `since` or later."""
         rows = await self._all(queries.provider_notifications, since=since)
-        return {row["notification_id"]: Excluded(row["status"], row["reason"], row["due"]) for row in rows}
+        return {row["notification_id"]: Noted(**{name: row[name] for name in Noted._fields}) for row in rows}
 
-    async def exclude(self, refused: Iterable[Refused]) -> None:
-        """Records why notifications are not taken."""
+    async def note(self, refused: Iterable[Refused]) -> None:
+        """Records why notifications are not in the ledger."""
         rows = sorted({one.notification_id: one for one in refused}.values())
         if rows:
             await self._one(
@@ -128,8 +138,8 @@ class ProviderGaps:
                 event_dates=[one.event_date for one in rows],
             )
 
-    async def include(self, ids: Collection[str]) -> None:
-        """Forgets the reasons of notifications that are in the ledger now."""
+    async def forget(self, ids: Collection[str]) -> None:
+        """Forgets the notes of notifications that are in the ledger now."""
         if ids:
             await self._one(queries.forget_provider_notifications, notification_ids=list(ids))
 
@@ -156,12 +166,14 @@ class ProviderGaps:
         return None if row is None else Ordered(**dict(row))
 
     async def advance(
-        self, order: Ordered, total: int, *, done: int, skipped: int, held_by: str | None = None, ended: bool = False
+        self, order: Ordered, total: int, done: int, *, taken: int = 0, held_by: str | None = None, ended: bool = False
     ) -> bool:
-        """Records how far an order has come. Returns whether it goes on: False if it was cancelled, or has ended."""
-        query = queries.advance_gaps
-        figures = {"total": total, "done": done, "skipped": skipped, "held_by": held_by, "ended": ended}
-        return bool(await self._database.one(query, id=order.id, **figures)) and not ended
+        """Records how far an order has come: `done` of `total` days, and `taken` notifications since the last record.
+
+        Returns False if the order was cancelled.
+        """
+        figures = {"total": total, "done": done, "taken": taken, "held_by": held_by, "ended": ended}
+        return bool(await self._database.one(queries.advance_gaps, id=order.id, **figures))
 
     async def _one(self, query: Any, **parameters: Any) -> Any:
         return await self._database.one(query, account=self._account, **parameters)
