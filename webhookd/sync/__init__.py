@@ -1,0 +1,1 @@
+"""The provider's side of each account: what Authorize.Net knows, compared with what webhookd has."""
