@@ -1,1 +1,1 @@
-"""The provider's side of each account: what Authorize.Net knows, compared with what webhookd has."""
+"""The role `sync`: asks the provider what it knows, and compares it with what webhookd got."""

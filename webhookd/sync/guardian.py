@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from webhookd.authorizenet.api.client import ProviderClient
 from webhookd.authorizenet.api.errors import ProviderError, RecordNotFoundError
 from webhookd.authorizenet.api.results import Webhook
 from webhookd.errors import ConflictError
+from webhookd.settings.provider import ProviderAccess
 from webhookd.store.database import Database
 from webhookd.store.provider_webhooks import WebhookRecords
 from webhookd.sync.finding import Found, WebhookState, find, lacking_types
@@ -22,28 +23,29 @@ ACTOR = "guardian"
 class Guardian:
     """The guardian of one account. Whoever holds the account's lease calls `look` every WEBHOOKD_GUARDIAN_EVERY seconds.
 
-    url: the webhook's URL as the provider knows it; None if no setting names it. Then the id of an earlier look decides.
-    heal: whether to activate a webhook that became inactive.
-    healed: is called after that, so that the gap since the last event is closed.
+    access: names the account, and the webhook's URL. If no setting names the URL, the id of an earlier look decides.
+    heal: whether to activate a webhook that became inactive. healed: is called after that, to close the gap in the events.
+    noted: is called with the state that a look found.
     """
 
     def __init__(
         self,
         client: ProviderClient,
         database: Database,
-        account: str,
-        url: str | None,
+        access: ProviderAccess,
         *,
         heal: bool,
-        healed: Callable[[], object] = lambda: None,
+        healed: Callable[[], Awaitable[object]] | None = None,
+        noted: Callable[[str], object] = lambda _: None,
         sleep: Sleep = asyncio.sleep,
     ) -> None:
         self._client = client
-        self._account = account
-        self._url = url
+        self._account = access.account
+        self._url = access.public_url
         self._heals = heal
         self._healed = healed
-        self._records = WebhookRecords(database, account, ACTOR)
+        self._noted = noted
+        self._records = WebhookRecords(database, access.account, ACTOR)
         self._registrar = Registrar(client, self._records, self._tell, sleep=sleep)
 
     async def look(self) -> WebhookState:
@@ -62,9 +64,12 @@ class Guardian:
                 "the list of webhooks lacks a webhook that is there", account=self._account, webhook=known.webhook_id
             )
             return WebhookState.UNKNOWN  # a later look has the whole list
-        if found.state is WebhookState.INACTIVE and found.webhook is not None:
+        inactive = found.state is WebhookState.INACTIVE
+        if inactive and found.webhook is not None:
             found = await self._heal(found, found.webhook)
         await self._note(found)
+        if inactive and found.state is not WebhookState.INACTIVE and self._healed is not None:
+            await self._healed()
         return found.state
 
     async def _is_there(self, webhook_id: str) -> bool:
@@ -79,6 +84,7 @@ class Guardian:
         # Types that somebody adds belong to the webhook from now on. Types that are gone stay missed.
         types = None if webhook is None or found.state is not WebhookState.OK else webhook.event_types
         before = await self._records.note(found.state, None if webhook is None else webhook.id, found.detail, types)
+        self._noted(found.state)
         if before != found.state:
             good = found.state is WebhookState.OK
             logger.log(
@@ -106,7 +112,6 @@ class Guardian:
         if not healed:
             return found._replace(detail=f"{found.detail}; webhookd healed it too often within a day, and waits")
         logger.warning("the webhook was inactive, and is healed", account=self._account, webhook=webhook.id)
-        self._healed()
         lacks = lacking_types(webhook, (await self._records.known()).event_types)
         active = webhook._replace(status="active")
         return Found(WebhookState.EVENT_TYPES if lacks else WebhookState.OK, active, None, found.others)
