@@ -162,7 +162,7 @@ async def _locked(connection: Connection) -> Callable[[], Awaitable[Any]]:
 async def test_while_postgresql_is_slow_no_webhook_is_judged_by_old_knowledge(
     start: Start, connection: Connection, servers: Servers
 ) -> None:
-    daemon = await start(roles="receive", commit_timeout=60)
+    daemon = await start(roles="receive", commit_timeout=60, shutdown_grace=70)
     await opened(daemon)
     release = await _locked(connection)
     sending = asyncio.create_task(post(daemon, body_of(OURS)))

@@ -1,4 +1,4 @@
-"""What the list of webhooks says about ours, and which URLs are the same, or cannot be reached."""
+"""The list of webhooks tells the state of ours. URLs are compared, and those that nobody can reach are refused."""
 
 from __future__ import annotations
 

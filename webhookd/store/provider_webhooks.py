@@ -19,7 +19,7 @@ _HEALINGS_AN_HOUR, _HEALINGS_A_DAY = 1, 3
 
 
 class Known(NamedTuple):
-    """What is known of an account's webhook. `event_types`: those that it is to have; None if nobody has said so."""
+    """The known facts of an account's webhook. `event_types`: those that it is to have; None if nobody has said so."""
 
     webhook_id: str | None
     event_types: frozenset[str] | None

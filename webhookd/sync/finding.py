@@ -1,4 +1,4 @@
-"""What the list of an account's webhooks says about ours."""
+"""Finds our webhook in the list of an account's webhooks, and its state with the remedy."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Found(NamedTuple):
 def find(
     webhooks: Sequence[Webhook], url: str | None, webhook_id: str | None = None, event_types: Iterable[str] | None = None
 ) -> Found:
-    """Returns what the list of webhooks says about ours.
+    """Returns our webhook and its state.
 
     url: ours, as the provider knows it. webhook_id: the id that ours had. Without a URL, the id alone decides.
     event_types: the types that ours is to have; None if nobody has said so.
@@ -66,14 +66,14 @@ def _judge(
 ) -> tuple[WebhookState, str | None]:
     if url is not None and not same_url(ours.url, url):
         return WebhookState.URL, (
-            f"the webhook {ours.id} sends to {ours.url}, and not to {url}: run `webhookd provider webhooks update`, or correct "
-            "WEBHOOKD_PUBLIC_URL"
+            f"the webhook {ours.id} sends to {ours.url}, and not to {url}: run `webhookd provider setup`, which "
+            "registers a webhook with this URL, or correct WEBHOOKD_PUBLIC_URL"
         )
     if len(active) > 1:
         ids = ", ".join(one.id for one in active)
         return WebhookState.DOUBLED, (
             f"{len(active)} active webhooks have one URL, so each event comes {len(active)} times ({ids}): delete all but one "
-            "by `webhookd provider webhooks delete`"
+            "by `webhookd provider webhooks delete ID`"
         )
     if not is_active(ours):
         return WebhookState.INACTIVE, (
@@ -83,7 +83,7 @@ def _judge(
     if lacking := lacking_types(ours, event_types):
         return WebhookState.EVENT_TYPES, (
             f"the webhook {ours.id} no longer has the event types {', '.join(lacking)}: run `webhookd provider webhooks "
-            "update`, which puts them back"
+            f"update {ours.id}`, which puts them back"
         )
     return WebhookState.OK, None
 

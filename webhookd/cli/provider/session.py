@@ -1,4 +1,4 @@
-"""What the commands of `webhookd provider` work with: one account's client, and the database that keeps changes."""
+"""The session of a command of `webhookd provider`: one account's client, and the database that keeps changes."""
 
 from __future__ import annotations
 
