@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
+from functools import partial
 from typing import NamedTuple
 from urllib.parse import urlsplit
 from uuid import uuid4
@@ -20,6 +21,7 @@ from webhookd.store.receipts import Receipts
 from webhookd.sync.account_state import AccountState
 from webhookd.sync.account_sync import AccountSync, Job
 from webhookd.sync.gap_closer import GapCloser
+from webhookd.sync.guardian import Guardian
 from webhookd.sync.lease import Lease
 from webhookd.sync.takeover import Limits, Takeover
 from webhookd.telemetry.metrics import Metrics
@@ -100,12 +102,23 @@ class SyncRole:
     def _jobs(self, plan: _Plan, state: AccountState, client: ProviderClient) -> list[Job]:
         """Returns the jobs of an account, each with its period."""
         closer = self._gap_closer(plan, client)
-        return [
+        jobs = [
             Job("comparison with the history", plan.gap_every, closer.close),
             Job("orders to close gaps", _ORDERS_EVERY, closer.work_on_orders),
             Job("check of the credentials", _CHECK_EVERY, lambda: state.check(client)),
             Job("record of the calls", _RECORD_EVERY, state.record),
         ]
+        if plan.guardian != "off":
+            guardian = Guardian(
+                client,
+                self._database,
+                plan.access,
+                heal=plan.guardian == "heal",
+                healed=closer.close,
+                noted=partial(self._metrics.note_webhook, plan.access.account),
+            )
+            jobs.append(Job("guardian", plan.guardian_every, guardian.look))
+        return jobs
 
     def _gap_closer(self, plan: _Plan, client: ProviderClient) -> GapCloser:
         settings, access = self._settings, plan.access
