@@ -297,6 +297,16 @@ async def test_the_hook_gets_each_request_that_was_sent() -> None:
     assert calls == [("authenticateTestRequest", kind) for kind in kinds]
 
 
+async def test_a_hook_that_fails_spoils_no_call_and_loses_no_refusal() -> None:
+    answers = iter([web.json_response(OK), refused()])
+    async with provider(lambda _: next(answers), on_call=lambda *_: 1 / 0) as (client, got):
+        await client.check_credentials()
+        for _ in range(2):
+            with pytest.raises(CredentialsRefusedError):
+                await client.check_credentials()
+        assert len(got) == 2
+
+
 # Answers
 
 
