@@ -1971,8 +1971,7 @@ GUARDS = (
         "an accepted delivery is recorded however long PostgreSQL is away",
         "webhookd/deliver/sender.py",
         "            await _when_possible(lambda: self._end(delivery))\n",
-        "            async with asyncio.timeout(_RECORD):\n"
-        "                await _when_possible(lambda: self._end(delivery))\n",
+        "            async with asyncio.timeout(_RECORD):\n                await _when_possible(lambda: self._end(delivery))\n",
         "tests/unit/test_deliver_records.py::"
         "test_an_accepted_delivery_ends_though_postgresql_is_away_for_longer_than_the_lease",
     ),

@@ -8,8 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -25,8 +24,7 @@ _KEPT = 2048  # characters of an answer
 _CONNECT = 5.0  # seconds for a connection, if the whole attempt may take longer
 
 
-@dataclass(slots=True, frozen=True)
-class Answer:
+class Answer(NamedTuple):
     """The result of one request. Either `status` is set, or `error` is the reason why there was no answer.
 
     An answer of a cloud service may have both. `final`: no later attempt can succeed.

@@ -158,7 +158,8 @@ class Sender:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._bytes -= self._tasks.pop(task)
-        self._wake_for_many()
+        if self._timer is None:
+            self._wake_for_many()
 
     async def _attempt(self, delivery: Delivery) -> None:
         try:

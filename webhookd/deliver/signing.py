@@ -9,9 +9,9 @@ from __future__ import annotations
 import base64
 import functools
 import hmac
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
+from typing import NamedTuple
 from urllib.parse import quote
 from uuid import UUID
 
@@ -25,8 +25,7 @@ _LONGEST_TYPE = 200  # characters of an event type in a header
 _SAFE = "".join(map(chr, range(0x21, 0x7F))).replace("%", "")
 
 
-@dataclass(slots=True, frozen=True)
-class Message:
+class Message(NamedTuple):
     """An event as its destination gets it."""
 
     id: UUID
