@@ -80,6 +80,7 @@ QUERIES = {
     "webhookd_tls_certificate_expiry_timestamp_seconds": (
         "(min(webhookd_tls_certificate_expiry_timestamp_seconds > 0) - time()) / 86400"
     ),
+    "webhookd_provider_webhook_state": "max by (account, state) (webhookd_provider_webhook_state) == 1",
     "webhookd_reloads_total": "sum by (outcome) (increase(webhookd_reloads_total[1h]))",
     "webhookd_spans_total": "sum by (outcome) (rate(webhookd_spans_total[5m]))",
     "webhookd_admin_refused_total": "sum by (reason) (increase(webhookd_admin_refused_total[1h]))",
