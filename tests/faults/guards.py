@@ -74,6 +74,7 @@ _PROVIDER_WRONG = "tests/contract/test_provider_wrong.py::"
 _PROVIDER_REFUSALS = "tests/integration/test_provider_refusals.py::"
 _PROVIDER_CALLS = "tests/unit/test_provider_calls.py::"
 _GAPS = "tests/unit/test_gaps.py::"
+_SIMULATOR = "tests/contract/test_simulator.py::"
 _HISTORY = "tests/unit/test_history.py::"
 _PROVIDER_SETTINGS = "tests/unit/test_provider_settings.py::"
 _PINGS = "tests/integration/test_provider_pings.py::"
@@ -223,6 +224,27 @@ GUARDS = (
         "unreadable += 1",
         "unreadable += 0",
         _HISTORY + "test_rows_that_cannot_be_read_are_counted_and_hide_no_others",
+    ),
+    Guard(
+        "no web page controls the simulator, also if its own name leads to this machine",
+        "webhookd/simulate/simulator.py",
+        "or not _HOSTS.knows(request)",
+        "",
+        _SIMULATOR + "test_no_web_page_controls_the_simulator_whatever_name_it_gives_to_this_machine",
+    ),
+    Guard(
+        "what a key of the user's signs goes to one address only",
+        "webhookd/simulate/delivery.py",
+        "may_go = account.only_to in (None, webhook.url)",
+        "may_go = True",
+        _SIMULATOR + "test_what_a_key_of_the_users_signs_goes_to_one_address_only",
+    ),
+    Guard(
+        "the simulator sends nothing to a webhook that is deleted",
+        "webhookd/simulate/delivery.py",
+        "if webhook.id not in account.webhooks:",
+        "if False:",
+        _SIMULATOR + "test_a_webhook_that_is_deleted_gets_no_retry",
     ),
     Guard(
         "a delivery that fails is retried on the provider's schedule, and then the simulated webhook is inactive",
