@@ -269,9 +269,9 @@ GUARDS = (
     ),
     Guard(
         "credentials that the provider refuses stop the account's calls",
-        "webhookd/authorizenet/api/credentials.py",
-        "if self._refused is not None and self._refused.next_try_in > 0:",
-        "if False:",
+        "webhookd/authorizenet/api/refusals.py",
+        "if (found := self._refused.get(fingerprint)) is None:",
+        "if (found := self._refused.get(fingerprint)) is None or True:",
         _PROVIDER + "test_credentials_that_are_refused_stop_the_accounts_calls",
     ),
     Guard(
@@ -308,6 +308,20 @@ GUARDS = (
         "self.keys.sort(key=lambda one: one != key)",
         "self.keys.reverse()",
         _PROVIDER_WRONG + "test_of_two_keys_the_one_that_worked_stays_first_whatever_is_in_flight",
+    ),
+    Guard(
+        "a process without the role sync reads no Transaction Key",
+        "webhookd/settings/loading.py",
+        "None if _asks_the_provider(layers, overrides) else _CREDENTIALS",
+        "None",
+        _PROVIDER_SETTINGS + "test_a_process_without_the_role_sync_reads_no_transaction_key",
+    ),
+    Guard(
+        "of several processes, one tries credentials that were refused",
+        "webhookd/authorizenet/api/caller.py",
+        "await credentials.take_try()",
+        "pass",
+        _PROVIDER_WRONG + "test_of_two_processes_one_tries_credentials_that_were_refused",
     ),
     Guard(
         "a firewall's page is no refusal of the credentials",
