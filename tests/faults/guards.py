@@ -1913,8 +1913,8 @@ GUARDS = (
     Guard(
         "a delivery whose answer is lost, or never came, is sent again",
         "webhookd/deliver/sender.py",
-        "done = answer.status is not None and accepted(answer.status)",
-        "done = answer.status is None or accepted(answer.status)",
+        "if answer.status is not None and accepted(answer.status):",
+        "if answer.status is None or accepted(answer.status):",
         "tests/faults/test_destinations.py::test_the_guides_receiver_for_express_gets_each_event",
     ),
     Guard(
@@ -2193,8 +2193,8 @@ GUARDS = (
     Guard(
         "an accepted delivery is recorded however long PostgreSQL is away",
         "webhookd/deliver/sender.py",
-        "async with asyncio.timeout(None if done else _RECORD):",
-        "async with asyncio.timeout(_RECORD):",
+        "            await _when_possible(lambda: self._end(delivery))\n",
+        "            async with asyncio.timeout(_RECORD):\n                await _when_possible(lambda: self._end(delivery))\n",
         "tests/unit/test_deliver_records.py::"
         "test_an_accepted_delivery_ends_though_postgresql_is_away_for_longer_than_the_lease",
     ),

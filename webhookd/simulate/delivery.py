@@ -111,7 +111,7 @@ class Deliverer:
         body, key = notification.body, account.signing_key(self._clock.now(), old=self._faults.old_key_signs)
         headers = {"Content-Type": "application/json", "X-ANET-Signature": sign(body, key)}
         async with self._turn:
-            # What a key of the user's signs goes only to the address that the user gave.
+            # A request that a key of the user signs goes only to the address that the user gave.
             may_go = account.only_to in (None, webhook.url)
             status = await self._post(webhook.url, body, headers) if may_go else 0
         notification.attempts.append((self._clock.now(), status))
