@@ -125,7 +125,7 @@ class Story:
                 await self._settle()
                 await self._wait_for_the_last_call()
 
-    # What happens
+    # Events, and the mistakes of people and machines
 
     async def _days(self) -> None:
         """Makes events, mistakes of people, and looks, in the order of their times."""
@@ -263,7 +263,7 @@ class Story:
             await self._pass_to(self.clock.now() + timedelta(hours=12))
         await self._settle((2.0, 6.0))
 
-    # What is found
+    # The result
 
     @property
     def made_days(self) -> set[date]:
