@@ -1,4 +1,4 @@
-"""`webhookd gaps`: what the provider's history says of each day, and what is taken from it."""
+"""`webhookd gaps`: the days as the provider's history and the ledger show them, and orders to close gaps."""
 
 from __future__ import annotations
 
