@@ -19,6 +19,7 @@ from webhookd.authorizenet.api.errors import ProviderError, ProviderUnavailableE
 from webhookd.authorizenet.api.results import PastNotification
 from webhookd.authorizenet.notification import EVENT_TYPES
 from webhookd.daemon import Daemon
+from webhookd.errors import UnavailableError
 from webhookd.simulate import Clock, Faults, Notification, Simulator
 from webhookd.simulate.books import Account
 from webhookd.simulate.books import account as account_of
@@ -259,8 +260,8 @@ class Story:
         try:
             while await closer.close():
                 pass
-        except ProviderError as error:
-            self._note(f"the look failed: {error.code}")
+        except (ProviderError, UnavailableError) as error:  # PostgreSQL may be slow on a busy machine
+            self._note(f"the look failed: {type(error).__name__}")
 
     async def _settle(self, hours: tuple[float, ...] = (0.2, 0.7, 1.1)) -> None:
         """Looks until all days are settled. hours: the hours between two looks, by chance."""
