@@ -121,6 +121,8 @@ def operation_of(row: Any) -> OperationShape:
     fields = {name: row[name] for name in OperationShape.model_fields if name not in ("id", "limit")}
     for name in ("selection", "event_types", "reasons"):
         fields[name] = json.loads(row[name])
+    if fields["selection"].pop("gaps", False):
+        fields["kind"] = "gaps"
     return OperationShape(**fields, id=str(row["id"]), limit=row["max_events"])
 
 
