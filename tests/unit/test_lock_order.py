@@ -24,9 +24,12 @@ ONE_ROW = {
     "mark_processed",
     "mark_retrying",
     "prove_writable",
+    "release_provider_account",
     "resume_destination",
     "retry_now",
     "revive_event",
+    "set_provider_credentials",
+    "set_provider_merchant",
     "take_back_attempt",
 }
 

@@ -101,6 +101,18 @@ def test_credentials_come_from_files_and_from_systemd(
         ({"PROVIDER": "https://api.authorize.net/rest"}, "without user, path and query"),
         ({"PROVIDER": "https://[api"}, "must be production"),
         ({"PROVIDER_RATE": "0"}, "must be a number from 0.01 to 100"),
+        ({"GAP_EVERY": "0"}, "must be a number from 1 to 86400"),
+        ({"WEBHOOK_GUARDIAN": "on"}, "must be off, watch or heal"),
+        ({"PUBLIC_URL": "hooks.example.com"}, "must be an address such as https://hooks.example.com"),
+        ({"PUBLIC_URL": "https://u:p@hooks.example.com"}, "without user, query and fragment"),
+        ({"PUBLIC_URL": "https://hooks.example.com/x?key=1"}, "without user, query and fragment"),
+        ({"PUBLIC_URL": "http://hooks.example.com"}, "WEBHOOKD_PUBLIC_URL begins with http://"),
+        ({"PUBLIC_URL": "https://10.0.0.1"}, "names 10.0.0.1, which Authorize.Net cannot reach"),
+        ({"PUBLIC_URL": "https://localhost:8080"}, "names localhost, which Authorize.Net cannot reach"),
+        (
+            {"ACCOUNTS__EU__PUBLIC_URL": "https://webhookd.internal"},
+            "WEBHOOKD_ACCOUNTS__EU__PUBLIC_URL names webhookd.internal",
+        ),
     ],
 )
 def test_what_cannot_work_is_refused_with_the_remedy_and_without_the_value(env: Any, values: dict[str, str], text: str) -> None:
@@ -129,6 +141,45 @@ def test_a_folder_may_name_the_address_for_its_own_key(env: Any, tmp_path: Path)
         f"WEBHOOKD_PROVIDER=http://127.0.0.1:8099\nWEBHOOKD_API_LOGIN_ID={LOGIN}\nWEBHOOKD_TRANSACTION_KEY={KEY}\n"
     )
     assert shown(load())["default"][0] == "http://127.0.0.1:8099"
+
+
+PATH = "/webhooks/authorize-net"
+
+
+@pytest.mark.parametrize(
+    ("given", "default", "eu"),
+    [
+        ({}, None, None),
+        (
+            {"PUBLIC_URL": "https://hooks.example.com"},
+            f"https://hooks.example.com{PATH}",
+            f"https://hooks.example.com{PATH}/eu",
+        ),
+        (
+            {"PUBLIC_URL": "https://hooks.example.com/"},
+            f"https://hooks.example.com{PATH}",
+            f"https://hooks.example.com{PATH}/eu",
+        ),
+        ({"PUBLIC_URL": "https://hooks.example.com/shop/net"}, "https://hooks.example.com/shop/net", None),
+        (
+            {"PUBLIC_URL": "https://hooks.example.com/shop", "ACCOUNTS__EU__PUBLIC_URL": "https://eu.example.com:8443/x"},
+            "https://hooks.example.com/shop",
+            "https://eu.example.com:8443/x",
+        ),
+        ({"ACCOUNTS__EU__PUBLIC_URL": "https://eu.example.com"}, None, f"https://eu.example.com{PATH}/eu"),
+    ],
+)
+def test_the_webhooks_url_of_each_account_follows_from_the_public_url(
+    env: Any, given: dict[str, str], default: str | None, eu: str | None
+) -> None:
+    env(API_LOGIN_ID=LOGIN, TRANSACTION_KEY=KEY, ACCOUNTS__EU__SIGNATURE_KEYS=SIGNATURE, **given)
+    env(ACCOUNTS__EU__API_LOGIN_ID=LOGIN, ACCOUNTS__EU__TRANSACTION_KEY=OTHER)
+    assert {name: one.public_url for name, one in provider_accesses(load()).items()} == {"default": default, "eu": eu}
+
+
+def test_a_simulator_on_this_machine_delivers_to_any_address(env: Any) -> None:
+    env(PROVIDER="http://127.0.0.1:8099", PUBLIC_URL="http://127.0.0.1:8080", API_LOGIN_ID=LOGIN, TRANSACTION_KEY=KEY)
+    assert provider_accesses(load())["default"].public_url == f"http://127.0.0.1:8080{PATH}"
 
 
 def test_no_secret_is_shown_in_the_log_the_repr_or_the_list_of_what_is_in_force(env: Any) -> None:

@@ -37,7 +37,7 @@ SECRET = re.compile(
 IN_FILES = re.compile(f"{SECRET.pattern}|api_token")  # settings that can stand in a file of their own
 # The settings of sections with names, such as ACCOUNTS__<NAME>__SIGNATURE_KEYS.
 SECTIONS = {
-    "accounts": ("signature_keys", "api_login_id", "transaction_key", "provider"),
+    "accounts": ("signature_keys", "api_login_id", "transaction_key", "provider", "public_url"),
     "alerts": ("url", "format", "secret", "sender", "recipients", "quiet_hours"),
     "destinations": (
         "url", "secrets", "event_types", "accounts", "filter", "headers", "timeout", "first_byte_timeout", "concurrency",
