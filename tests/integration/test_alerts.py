@@ -638,6 +638,81 @@ async def test_an_account_with_less_than_a_week_may_be_silent_for_three_days(rep
     assert (await rhythm(replica, "eu")).bound == 3 * 86_400
 
 
+async def _provider(connection: Connection, account: str = "eu", **columns: str) -> None:
+    """Stores an account whose credentials are good, and which was compared just now. `columns`: SQL expressions."""
+    given = {
+        "holder": "gen_random_uuid()",
+        "held_until": "now() + interval '45 seconds'",
+        "credentials": "'good'",
+        "credentials_since": "now() - interval '9 days'",
+        "compared_at": "now()",
+        "webhook_state": "'ok'",
+        "webhook_seen_at": "now()",
+    } | columns
+    names, values = ", ".join(given), ", ".join(given.values())
+    await connection.execute(f"INSERT INTO provider_accounts (account, {names}) VALUES ('{account}', {values})")
+
+
+@pytest.mark.parametrize(
+    ("columns", "fires"),
+    [
+        ({}, set()),
+        ({"credentials": "'refused'"}, {"credentials_refused"}),
+        ({"compared_at": "now() - interval '3 hours'"}, {"provider_unreachable"}),
+        ({"compared_at": "NULL"}, {"provider_unreachable"}),
+        ({"compared_at": "NULL", "credentials_since": "now()"}, set()),  # the first comparison is under way
+        ({"compared_at": "now() - interval '3 hours'", "credentials_since": "now()"}, set()),  # new credentials, since just now
+        ({"webhook_state": "'inactive'"}, {"webhook_not_ok"}),
+        ({"webhook_state": "'doubled'"}, {"webhook_doubled"}),
+        ({"webhook_state": "'inactive'", "webhook_seen_at": "now() - interval '2 days'"}, set()),  # nobody looks any more
+        ({"held_until": "now() - interval '3 hours'", "compared_at": "now() - interval '3 hours'"}, {"provider_unreachable"}),
+        ({"held_until": "'-infinity'", "webhook_state": "'inactive'", "credentials": "'refused'"}, set()),  # given back
+    ],
+)
+async def test_the_state_of_the_providers_side_becomes_conditions(
+    replica: Replica, connection: Connection, columns: dict[str, str], fires: set[str]
+) -> None:
+    await _provider(connection, **columns)
+    await _provider(connection, "us")
+    await _evaluate_for(replica, connection, hours=2)
+    assert await _firing(replica) == {(name, "eu") for name in fires}
+
+
+async def test_a_day_is_an_alert_only_if_it_is_over_and_not_whole_for_hours(replica: Replica, connection: Connection) -> None:
+    await _provider(connection)
+    days = {0: "missing", 1: "open", 2: "whole", 3: "not known", 5: "missing", 6: "unreadable", 15: "missing"}  # by age
+    for age, completeness in days.items():
+        await connection.execute(
+            """INSERT INTO provider_days (account, day, completeness, missing)
+               VALUES ('eu', (now() AT TIME ZONE 'UTC')::date - $1::integer, $2, 2)""",
+            age,
+            completeness,
+        )
+    async with replica.database.acquire("admin") as own:
+        (found,) = (await read_facts(own, largest=None)).providers
+    assert (found.days, found.missing) == (3, 6)
+    assert found.oldest == await connection.fetchval("SELECT (now() AT TIME ZONE 'UTC')::date - 6")
+    await _evaluate_for(replica, connection, hours=5.5)
+    assert await _firing(replica) == set()
+    await _evaluate_for(replica, connection, hours=0.6)
+    assert await _firing(replica) == {("day_not_whole", "eu")}
+    await connection.execute("UPDATE provider_days SET completeness = 'whole'")
+    await pass_time(connection, evaluations.QUIET_AFTER)
+    assert await replica.evaluation.run()
+    assert await _firing(replica) == set()
+
+
+async def _evaluate_for(replica: Replica, connection: Connection, *, hours: float) -> None:
+    """Evaluates as if the present facts had lasted for `hours`."""
+    assert await replica.evaluation.run()
+    await connection.execute("UPDATE alert_states SET since = since - make_interval(secs => $1::float8 * 3600)", hours)
+    assert await replica.evaluation.run()
+
+
+async def _firing(replica: Replica) -> set[tuple[str, str]]:
+    return {(one.finding.name, one.finding.subject) for one in await replica.evaluation.firing()}
+
+
 async def test_a_burst_of_reports_keeps_the_longest_gap_within_a_step(replica: Replica, connection: Connection) -> None:
     counter = replica.metrics.received.labels("eu", "accepted")
     counter.inc()

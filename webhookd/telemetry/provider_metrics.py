@@ -6,6 +6,7 @@ import contextlib
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
+WEBHOOK_STATES = ("ok", "inactive", "missing", "url", "event_types", "doubled", "unknown")
 OUTCOMES = ("done", "refused", "off", "rejected", "unreadable", "unavailable")
 
 
@@ -45,6 +46,18 @@ class ProviderMetrics:
         self.credentials_refused = gauge(
             "credentials_refused", "1 while Authorize.Net refuses the account's credentials, else 0."
         )
+        self.webhook_state = Gauge(
+            "webhookd_provider_webhook_state",
+            "1 for the state in which the account's webhook was last found, else 0: ok, inactive, missing, url (another one), "
+            "event_types (some are gone), doubled, unknown.",
+            ("account", "state"),
+            registry=registry,
+        )
+
+    def note_webhook(self, account: str, state: str) -> None:
+        """Notes the state in which an account's webhook was found, one of WEBHOOK_STATES."""
+        for one in WEBHOOK_STATES:
+            self.webhook_state.labels(account, one).set(one == state)
 
     def expect(self, account: str) -> None:
         """Makes the series of an account's counters. If a series began at 1, Prometheus would see no increase."""
@@ -58,4 +71,7 @@ class ProviderMetrics:
         for gauge in (self.missing, self.unreadable, self.days_not_whole, self.compared, self.credentials_refused):
             with contextlib.suppress(KeyError):
                 gauge.remove(account)
+        for state in WEBHOOK_STATES:
+            with contextlib.suppress(KeyError):
+                self.webhook_state.remove(account, state)
         self.held.labels(account).set(0)
