@@ -20,7 +20,8 @@ CREATE TABLE webhookd.provider_accounts (
     webhook_state     text        NOT NULL DEFAULT 'unknown',
     webhook_since     timestamptz NOT NULL DEFAULT now(),
     webhook_detail    text,
-    webhook_seen_at   timestamptz
+    webhook_seen_at   timestamptz,
+    webhook_event_types text[]
 );
 COMMENT ON COLUMN webhookd.provider_accounts.holder IS 'The replica that asks the provider for this account until held_until.';
 COMMENT ON COLUMN webhookd.provider_accounts.provider IS 'The host of the API that the row is about.';
@@ -32,6 +33,8 @@ COMMENT ON COLUMN webhookd.provider_accounts.webhook_state IS
     'What the guardian last found: ok, inactive, missing, url, event_types, doubled, or unknown.';
 COMMENT ON COLUMN webhookd.provider_accounts.webhook_since IS 'Since when webhook_state is what it is.';
 COMMENT ON COLUMN webhookd.provider_accounts.webhook_seen_at IS 'When the guardian last got the list of webhooks.';
+COMMENT ON COLUMN webhookd.provider_accounts.webhook_event_types IS
+    'The event types that the webhook is to have: as it was registered, or as it was first seen.';
 
 -- What the last comparison of each day found. The days are of UTC.
 CREATE TABLE webhookd.provider_days (

@@ -73,12 +73,112 @@ _PROVIDER = "tests/contract/test_provider.py::"
 _PROVIDER_CALLS = "tests/unit/test_provider_calls.py::"
 _GAPS = "tests/unit/test_gaps.py::"
 _PROVIDER_SETTINGS = "tests/unit/test_provider_settings.py::"
+_PINGS = "tests/integration/test_provider_pings.py::"
+_REGISTRATION = "tests/integration/test_provider_webhooks.py::"
 _TIMELINE = "tests/unit/test_timeline.py::"
 _FOLD = "tests/integration/test_fold.py::"
 _IMPORT = "tests/integration/test_import.py::"
 _KINDS = "tests/integration/test_kinds.py::"
 
 GUARDS = (
+    Guard(
+        "the sample of a ping that webhookd ordered is a test at each receiver",
+        "webhookd/receive/intake.py",
+        "if self._pings.old or self._pings.concern(account, notification):",
+        "if False:",
+        _PINGS + "test_a_sample_is_a_test_at_every_replica_and_no_event",
+    ),
+    Guard(
+        "a receiver judges no webhook by knowledge of the pings that is too old",
+        "webhookd/store/provider_pings.py",
+        "return now >= self._ends",
+        "return False",
+        _PINGS + "test_a_sample_is_a_test_at_every_replica_and_no_event",
+    ),
+    Guard(
+        "pings that were read slowly are read again before a webhook is judged",
+        "webhookd/store/provider_pings.py",
+        "while time.monotonic() >= self._ends:",
+        "if time.monotonic() >= self._ends:",
+        "tests/unit/test_pings.py::test_pings_that_took_too_long_to_read_are_read_again",
+    ),
+    Guard(
+        "from the closing of a ping on, PostgreSQL takes no notification for its sample",
+        "sql/queries/provider_webhooks.sql",
+        "WHERE id = :ping::uuid AND closes_at > clock_timestamp() FOR SHARE",
+        "WHERE id = :ping::uuid FOR SHARE",
+        _PINGS + "test_from_the_closing_on_every_notification_is_an_event_though_the_receivers_know_of_an_open_ping",
+    ),
+    Guard(
+        "closing a ping waits for a sample that is being kept",
+        "sql/queries/provider_webhooks.sql",
+        "closes_at > clock_timestamp() FOR SHARE",
+        "closes_at > clock_timestamp()",
+        _PINGS + "test_closing_waits_for_a_sample_that_is_being_kept",
+    ),
+    Guard(
+        "a late copy of a sample is no event",
+        "webhookd/store/provider_pings.py",
+        "if notification.notification_id in ping.samples:",
+        "if False:",
+        _PINGS + "test_from_the_closing_on_every_notification_is_an_event_though_the_receivers_know_of_an_open_ping",
+    ),
+    Guard(
+        "while a ping is open, the notifications of other webhooks are events",
+        "webhookd/store/provider_pings.py",
+        "if not ping.open or webhook_id in ping.others:",
+        "if not ping.open:",
+        _PINGS + "test_while_a_ping_is_open_other_webhooks_notifications_are_events",
+    ),
+    Guard(
+        "while a ping is open, the late retry of a real notification is an event",
+        "webhookd/store/provider_pings.py",
+        "ping.opened_at - self._max_age <= date < ping.opened_at - _CLOCKS",
+        "False",
+        _PINGS + "test_while_a_ping_is_open_other_webhooks_notifications_are_events",
+    ),
+    Guard(
+        "a webhook is activated only after its pings are closed",
+        "webhookd/sync/registration.py",
+        "await wait_for_open_ping(self._records, webhook, self._tell, self._sleep)\n        changed =",
+        "changed =",
+        _REGISTRATION + "test_if_the_ping_cannot_be_closed_the_webhook_is_not_activated",
+    ),
+    Guard(
+        "no webhook is activated before its ping has come and is verified",
+        "webhookd/sync/pings.py",
+        "if sample is None:\n        await",
+        "if sample is None:\n        return Sample('', '', None, '')\n        await",
+        _REGISTRATION + "test_a_webhook_is_not_activated_before_its_ping_has_come",
+    ),
+    Guard(
+        "after a creation without an answer, webhookd looks before it creates again",
+        "webhookd/sync/registration.py",
+        "webhook = listed[0] if listed else await",
+        "webhook = await",
+        _REGISTRATION + "test_after_a_creation_without_an_answer_no_second_webhook_is_made",
+    ),
+    Guard(
+        "a second webhook on one URL is refused",
+        "webhookd/sync/registration.py",
+        "            if same_url(one.url, url):\n                raise",
+        "            if one.url == url:\n                raise",
+        _REGISTRATION + "test_a_second_webhook_on_one_url_is_refused",
+    ),
+    Guard(
+        "a webhook is healed at most once an hour and three times a day",
+        "webhookd/sync/registration.py",
+        "if not await self._records.begin_healing(webhook.id):",
+        "if False:",
+        _REGISTRATION + "test_a_webhook_is_healed_once_an_hour_and_three_times_a_day_by_all_replicas",
+    ),
+    Guard(
+        "a webhook that somebody left inactive on purpose is not healed",
+        "webhookd/sync/guardian.py",
+        "if not await self._records.may_heal(webhook.id):",
+        "if False:",
+        _REGISTRATION + "test_the_guardian_leaves_alone_what_is_missing_or_inactive_on_purpose",
+    ),
     Guard(
         "no day is called whole if the provider's list is not settled, or lacks what came",
         "webhookd/authorizenet/gaps.py",

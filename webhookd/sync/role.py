@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Set
+from functools import partial
 from typing import NamedTuple
 from urllib.parse import urlsplit
 from uuid import uuid4
@@ -17,6 +18,7 @@ from webhookd.store.provider_state import ProviderState
 from webhookd.store.receipts import Receipts
 from webhookd.sync.account_state import AccountState
 from webhookd.sync.account_sync import AccountSync, Job
+from webhookd.sync.guardian import Guardian
 from webhookd.sync.lease import Lease
 from webhookd.telemetry.metrics import Metrics
 
@@ -106,10 +108,20 @@ class SyncRole:
 
     def _jobs(self, plan: _Plan, state: AccountState, client: ProviderClient) -> list[Job]:
         """Returns the jobs of an account, each with its period."""
-        return [
+        jobs = [
             Job("check of the credentials", _CHECK_EVERY, lambda: state.check(client)),
             Job("calls", _KEEP_CALLS_EVERY, state.keep_calls),
         ]
+        if plan.guardian != "off":
+            guardian = Guardian(
+                client,
+                self._database,
+                plan.access,
+                heal=plan.guardian == "heal",
+                noted=partial(self._metrics.provider.note_webhook, plan.access.account),
+            )
+            jobs.append(Job("guardian", plan.guardian_every, guardian.look))
+        return jobs
 
     def _client(self, access: ProviderAccess) -> ProviderClient:
         """Returns the client for an access. Accounts that share their credentials share the client, and so its rate."""

@@ -43,7 +43,7 @@ class Metrics:
 
         self.received = counter(
             "received_total",
-            "Webhook requests by outcome: accepted, duplicate, quarantined, or the reason of the refusal.",
+            "Webhook requests by outcome: accepted, duplicate, quarantined, test (a ping), or the reason of the refusal.",
             "account",
             "outcome",
         )

@@ -46,16 +46,17 @@ class ProviderMetrics:
         self.credentials_refused = gauge(
             "credentials_refused", "1 while Authorize.Net refuses the account's credentials, else 0."
         )
+
         self.webhook_state = Gauge(
             "webhookd_provider_webhook_state",
-            "1 for the state in which the account's webhook was last found, else 0: ok, inactive, missing, url (another one), "
-            "event_types (some are gone), doubled, unknown.",
+            "1 for the state of the webhook that the guardian last found, 0 for the others: ok, inactive, missing, url, "
+            "event_types, doubled, unknown.",
             ("account", "state"),
             registry=registry,
         )
 
     def note_webhook(self, account: str, state: str) -> None:
-        """Notes the state in which an account's webhook was found, one of WEBHOOK_STATES."""
+        """Sets the state of an account's webhook."""
         for one in WEBHOOK_STATES:
             self.webhook_state.labels(account, one).set(one == state)
 

@@ -16,6 +16,7 @@ const PLACES = [
   ["quarantine", "Quarantine", "quarantine"],
   ["refused", "Refused", "refused"],
   ["destinations", "Destinations", "destinations"],
+  ["provider", "Provider", "provider"],
   ["operations", "Operations", "operations"],
 ];
 const SECTIONS = {
