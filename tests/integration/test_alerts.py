@@ -22,6 +22,7 @@ from aiohttp.test_utils import TestServer
 from tests.conftest import Servers, Start, settings_of
 from tests.helpers.channels import SECRET, TOKEN, HttpChannel, MailServer
 from tests.helpers.operator import ANN, LEO, Connection, Operator, bury
+from tests.helpers.provider_rows import store_account, store_days
 from tests.helpers.rhythms import big_shop, small_shop, store_rhythm
 from tests.helpers.running import KEY
 from tests.helpers.secrets import note
@@ -638,21 +639,6 @@ async def test_an_account_with_less_than_a_week_may_be_silent_for_three_days(rep
     assert (await rhythm(replica, "eu")).bound == 3 * 86_400
 
 
-async def _provider(connection: Connection, account: str = "eu", **columns: str) -> None:
-    """Stores an account whose credentials are good, and which was compared just now. `columns`: SQL expressions."""
-    given = {
-        "holder": "gen_random_uuid()",
-        "held_until": "now() + interval '45 seconds'",
-        "credentials": "'good'",
-        "credentials_since": "now() - interval '9 days'",
-        "compared_at": "now()",
-        "webhook_state": "'ok'",
-        "webhook_seen_at": "now()",
-    } | columns
-    names, values = ", ".join(given), ", ".join(given.values())
-    await connection.execute(f"INSERT INTO provider_accounts (account, {names}) VALUES ('{account}', {values})")
-
-
 @pytest.mark.parametrize(
     ("columns", "fires"),
     [
@@ -672,22 +658,16 @@ async def _provider(connection: Connection, account: str = "eu", **columns: str)
 async def test_the_state_of_the_providers_side_becomes_conditions(
     replica: Replica, connection: Connection, columns: dict[str, str], fires: set[str]
 ) -> None:
-    await _provider(connection, **columns)
-    await _provider(connection, "us")
+    await store_account(connection, "eu", **columns)
+    await store_account(connection, "us")
     await _evaluate_for(replica, connection, hours=2)
     assert await _firing(replica) == {(name, "eu") for name in fires}
 
 
 async def test_a_day_is_an_alert_only_if_it_is_over_and_not_whole_for_hours(replica: Replica, connection: Connection) -> None:
-    await _provider(connection)
-    days = {0: "missing", 1: "open", 2: "whole", 3: "not known", 5: "missing", 6: "unreadable", 15: "missing"}  # by age
-    for age, completeness in days.items():
-        await connection.execute(
-            """INSERT INTO provider_days (account, day, completeness, missing)
-               VALUES ('eu', (now() AT TIME ZONE 'UTC')::date - $1::integer, $2, 2)""",
-            age,
-            completeness,
-        )
+    await store_account(connection, "eu")
+    states = {0: "missing", 1: "open", 2: "whole", 3: "not known", 5: "missing", 6: "unreadable", 15: "missing"}  # by age
+    await store_days(connection, "eu", {age: (state, 9, 7, 0, 2, 0) for age, state in states.items()})
     async with replica.database.acquire("admin") as own:
         (found,) = (await read_facts(own, largest=None)).providers
     assert (found.days, found.missing) == (3, 6)

@@ -22,6 +22,7 @@ from webhookd.admin.hosts import Hosts, shown
 from webhookd.admin.openapi import document
 from webhookd.admin.operation_routes import OperationRoutes
 from webhookd.admin.pages import pages
+from webhookd.admin.provider_routes import ProviderRoutes
 from webhookd.admin.quarantine_routes import QuarantineRoutes
 from webhookd.admin.refused_routes import RefusedRoutes
 from webhookd.admin.route import Route, refusals, refused
@@ -82,6 +83,7 @@ def admin_app(
         *RefusedRoutes(statements).routes(),
         *DestinationRoutes(deliver, destinations).routes(),
         *DestinationReplayRoutes(destinations, operations).routes(),
+        *ProviderRoutes(statements).routes(),
         *TimelineRoutes(statements).routes(),
         *AlertRoutes(alerts).routes(),
         *StatisticsRoutes(statements, health, metrics).routes(),

@@ -41,7 +41,6 @@ const STATUSES = {
   open: ["Open", "clock", "info"],
   unreadable: ["Unreadable", "warn", "warn"],
   "not known": ["Not known", "question", "warn"],
-  foreign: ["Another webhook's", "info", "plain"],
 };
 
 /** Returns a status with its word and its icon: the colour is never alone. */
