@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 from uuid import UUID
 
@@ -69,7 +69,6 @@ class Sender:
         self._connect = connect
         self._key_of = key_of
         self._now = now
-        self._metrics = metrics
         self._watch = watch
         self._client: Client | None = None
         self._pace = Pace(destination.settings.rate)
@@ -82,9 +81,12 @@ class Sender:
         # The poll of all destinations, a new event and a free place wake the loop. So it need not look by itself.
         self._loop = Loop(f"destination {destination.name}", self._take, watch, every=60.0)
         self.wake = self._loop.wake
-        for outcome in ("delivered", "retrying", "dead"):
-            metrics.deliveries.labels(destination.name, outcome)
-        metrics.deliveries_repeated.labels(destination.name)
+        outcomes = ("delivered", "retrying", "dead")
+        self._outcomes = {outcome: metrics.deliveries.labels(destination.name, outcome) for outcome in outcomes}
+        self._task_name = f"delivery to {destination.name}"
+        self._repeated = metrics.deliveries_repeated.labels(destination.name)
+        self._attempt_seconds = metrics.delivery_attempt_seconds.labels(destination.name)
+        self._delivery_seconds = metrics.delivery_seconds.labels(destination.name)
 
     async def start(self) -> None:
         """Starts sending."""
@@ -121,7 +123,7 @@ class Sender:
         finally:
             self._pace.give_back(allowed - len(taken))
         for delivery in taken:
-            task = self._watch.spawn(self._attempt(delivery), f"delivery to {self.destination.name}")
+            task = self._watch.spawn(self._attempt(delivery), self._task_name)
             size = self._tasks[task] = len(delivery.body or b"")
             self._bytes += size
             self._requests += 1
@@ -141,8 +143,8 @@ class Sender:
         return max(left // self._largest_body, 0)
 
     def _wake_for_many(self) -> None:
-        """Wakes the loop if half of the places are free, else in some milliseconds."""
-        if 2 * self._free() >= self.destination.places:
+        """Wakes the loop if a quarter of the places is free, else in some milliseconds."""
+        if 4 * self._free() >= self.destination.places:
             self.wake()
         elif self._timer is None:
             self._wake_in(_GATHER)
@@ -157,7 +159,8 @@ class Sender:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._bytes -= self._tasks.pop(task)
-        self._wake_for_many()
+        if self._timer is None:
+            self._wake_for_many()
 
     async def _attempt(self, delivery: Delivery) -> None:
         try:
@@ -175,9 +178,8 @@ class Sender:
                 await self._record(delivery, Answer(0.0, error=f"webhookd itself failed ({type(error).__name__})"), own=True)
 
     async def _send(self, delivery: Delivery) -> Answer:
-        name = self.destination.name
         if delivery.repeated:
-            self._metrics.deliveries_repeated.labels(name).inc()
+            self._repeated.inc()
         if delivery.body is None:
             return Answer(0.0, error=_NO_BODY, final=True)
         message = Message(
@@ -194,7 +196,7 @@ class Sender:
         key = self._key_of(message.account)
         content, made = request_of(self.destination, message, at=self._now(), signature_key=key)
         answer = await self._client.send(content, made)
-        self._metrics.delivery_attempt_seconds.labels(name).observe(answer.seconds)
+        self._attempt_seconds.observe(answer.seconds)
         return answer
 
     async def _record(self, delivery: Delivery, answer: Answer, *, own: bool = False, dead: bool = False) -> None:
@@ -203,27 +205,19 @@ class Sender:
         The record of a failure is tried for 10 s. Then the delivery is sent again when its lease ends.
         own: the failure is webhookd's own, and shows nothing about the destination.
         """
-        backoff = Reconnect()
-        done = answer.status is not None and accepted(answer.status)
+        if answer.status is not None and accepted(answer.status):
+            await _when_possible(lambda: self._end(delivery))
+            return
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(None if done else _RECORD):
-                while True:
-                    try:
-                        if done:
-                            await self._end(delivery)
-                        else:
-                            await self._fail(delivery, answer, own=own, dead=dead)
-                    except (UnavailableError, OverloadedError):
-                        await asyncio.sleep(backoff.failed())
-                    else:
-                        return
+            async with asyncio.timeout(_RECORD):
+                await _when_possible(lambda: self._fail(delivery, answer, own=own, dead=dead))
 
     async def _end(self, delivery: Delivery) -> None:
         seconds = await self._ends.submit((delivery.event_id, self.destination.name))
         self._closed(delivery)
         if seconds is not None:
-            self._metrics.deliveries.labels(self.destination.name, "delivered").inc()
-            self._metrics.delivery_seconds.labels(self.destination.name).observe(max(seconds, 0.0))
+            self._outcomes["delivered"].inc()
+            self._delivery_seconds.observe(max(seconds, 0.0))
 
     def _closed(self, delivery: Delivery) -> None:
         """Notes that the circuit is closed: the destination accepted a delivery, or answered about one."""
@@ -252,6 +246,19 @@ class Sender:
                 logger.warning(
                     "a destination fails: its circuit is open, and only probes are sent", destination=name, error=error
                 )
-            self._metrics.deliveries.labels(name, "dead" if delay is None else "retrying").inc()
+            self._outcomes["dead" if delay is None else "retrying"].inc()
             if delay is None:
                 logger.warning("a delivery is dead", destination=name, event_id=str(delivery.event_id), attempts=attempt)
+
+
+async def _when_possible(record: Callable[[], Awaitable[None]]) -> None:
+    """Calls `record`. While PostgreSQL is away, calls it again."""
+    backoff = None
+    while True:
+        try:
+            await record()
+        except (UnavailableError, OverloadedError):
+            backoff = backoff or Reconnect()
+            await asyncio.sleep(backoff.failed())
+        else:
+            return
