@@ -1,4 +1,4 @@
-"""The pages of the provider's side: an account's webhook, its days, its calls; and what the overview says of them."""
+"""The pages of the provider's side: an account's webhook, its days, its calls; and the problems that the overview shows."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ import pytest
 from tests.deploy.promql import rules
 from webhookd.alerts.catalogue import CONDITIONS
 from webhookd.alerts.conditions import Counts, Deaths, Facts, Key, Provider, Replica, Rhythm, evaluate, lasting
+from webhookd.settings import Settings
 
 DAY, HOUR = 86_400.0, 3_600.0
 # The counts of the two merchants in a window of 3, 15, 30 minutes, 1 hour and 6 hours, and six hours a week ago.
@@ -214,6 +215,11 @@ def test_each_fault_of_the_providers_side_is_a_condition(usual: Counts, provider
     found = evaluate(facts(usual, providers=[Provider("us"), provider]))
     assert {finding.name for finding in found} == holds
     assert {finding.subject for finding in found} <= {"eu"}
+
+
+def test_however_seldom_the_history_is_compared_no_alert_fires_between_two_comparisons() -> None:
+    (most,) = [one.le for one in Settings.model_fields["gap_every"].metadata if hasattr(one, "le")]
+    assert names(replace(WELL, providers=[Provider("eu", uncompared=1.5 * most)])) == set()
 
 
 def test_the_detail_of_a_condition_of_the_providers_side_says_what_to_do() -> None:

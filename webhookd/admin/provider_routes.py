@@ -18,7 +18,7 @@ _SHOWN = 20  # calls, changes, tests and unreadable notifications that an accoun
 
 
 class ProviderDay(Shape):
-    """What the last comparison of a day, in UTC, found."""
+    """The result of the last comparison of a day, in UTC."""
 
     day: date
     completeness: Annotated[str, Field(description="whole, missing, unreadable, open or not known.")]
@@ -34,7 +34,7 @@ class ProviderDay(Shape):
 
 
 class ProviderAccount(Shape):
-    """What is known of an account's credentials, webhook and days."""
+    """An account's credentials, webhook and days, as far as they are known."""
 
     account: str
     provider: Annotated[str | None, Field(description="The host of the provider's API.")]

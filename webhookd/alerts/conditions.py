@@ -85,7 +85,7 @@ class Key:
 
 @dataclass(slots=True, frozen=True)
 class Provider:
-    """What is known of the provider's side of an account.
+    """The provider's side of an account, as far as it is known.
 
     refused: whether the provider refuses the credentials. uncompared: the seconds since a comparison with the history ended.
     webhook: the state of the webhook. days: the number of days that are over and not whole, `oldest` the first of them.
