@@ -1,6 +1,6 @@
 // The verdict in words: whether all is well, or what is wrong and where to look.
 
-import { count, duration, named, plural } from "./format.js";
+import { count, duration, localTime, named, plural } from "./format.js";
 import { href } from "./navigation.js";
 
 const LONG_WAIT = 120;
@@ -31,7 +31,7 @@ export function dependencyName(name) {
 /** Returns a list of {tone, text, detail?, link?: {href, label}}, worst first; empty if all is well. */
 export function findProblems({ stats, health, accounts }) {
   if (!stats) return dependencies(health);
-  const found = [deadEvents, deadDeliveries, oldest, quarantine].flatMap((look) => look(stats));
+  const found = [deadEvents, failingDestinations, deadDeliveries, oldest, quarantine].flatMap((look) => look(stats));
   // The state of an account that no replica asks for any more is old.
   const provider = accounts.filter((row) => row.held).flatMap(providersSide);
   return [...dependencies(health), ...found, ...provider].sort((one, other) => rank(one) - rank(other));
@@ -69,6 +69,17 @@ function deadEvents({ now, totals, window }) {
       link: { href: href(["dead-letters"]), label: "See why" },
     },
   ];
+}
+
+function failingDestinations({ now }) {
+  return now.destinations
+    .filter((row) => row.opened_at)
+    .map(({ name, opened_at: openedAt, waiting, retrying }) => ({
+      tone: "bad",
+      text: `The destination ${name} fails, and gets only probes.`,
+      detail: `Since ${localTime(openedAt)}. Left to deliver: ${count(waiting + retrying, now.capped_at)}.`,
+      link: { href: href(["destinations", name]), label: "See why" },
+    }));
 }
 
 function deadDeliveries({ now }) {
