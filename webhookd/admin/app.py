@@ -16,6 +16,7 @@ from webhookd.admin.dead_letter_routes import DeadLetterRoutes
 from webhookd.admin.destination_replay_routes import DestinationReplayRoutes
 from webhookd.admin.destination_routes import DestinationRoutes
 from webhookd.admin.event_routes import EventRoutes
+from webhookd.admin.gap_routes import GapRoutes
 from webhookd.admin.guide import Guide
 from webhookd.admin.health_routes import Health
 from webhookd.admin.hosts import Hosts, shown
@@ -35,6 +36,7 @@ from webhookd.http.problem import problems
 from webhookd.http.reply import SERVER
 from webhookd.operate.destinations import Destinations
 from webhookd.operate.events import Events
+from webhookd.operate.gap_orders import GapOrders
 from webhookd.operate.operations import Operations
 from webhookd.operate.operator_queries import OperatorQueries
 from webhookd.operate.quarantine import Quarantine
@@ -84,6 +86,7 @@ def admin_app(
         *DestinationRoutes(deliver, destinations).routes(),
         *DestinationReplayRoutes(destinations, operations).routes(),
         *ProviderRoutes(statements).routes(),
+        *GapRoutes(GapOrders(statements)).routes(),
         *TimelineRoutes(statements).routes(),
         *AlertRoutes(alerts).routes(),
         *StatisticsRoutes(statements, destinations, health, metrics).routes(),
