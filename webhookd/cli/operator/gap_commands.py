@@ -1,4 +1,4 @@
-"""`webhookd gaps`: what the provider's history says of each day, and what is taken from it."""
+"""`webhookd gaps`: the result of each day's comparison with the provider's history, and orders to take what is missing."""
 
 from __future__ import annotations
 
