@@ -14,6 +14,7 @@ CREATE TABLE webhookd.provider_accounts (
         CONSTRAINT provider_accounts_credentials_known CHECK (credentials IN ('unknown', 'good', 'refused')),
     credentials_since timestamptz NOT NULL DEFAULT now(),
     features_off      text[]      NOT NULL DEFAULT '{}',
+    compared_from     timestamptz NOT NULL DEFAULT now(),
     compared_to       date,
     compared_at       timestamptz,
     webhook_id        text,
@@ -26,6 +27,8 @@ CREATE TABLE webhookd.provider_accounts (
 COMMENT ON COLUMN webhookd.provider_accounts.holder IS 'The replica that asks the provider for this account until held_until.';
 COMMENT ON COLUMN webhookd.provider_accounts.provider IS 'The host of the API that the row is about.';
 COMMENT ON COLUMN webhookd.provider_accounts.checked_at IS 'When the provider last accepted the credentials.';
+COMMENT ON COLUMN webhookd.provider_accounts.compared_from IS
+    'Older notifications are none of webhookd''s business: another program may have processed them. An operator may set an earlier time.';
 COMMENT ON COLUMN webhookd.provider_accounts.compared_to IS
     'The newest day of an unbroken sequence of days whose history is compared with the ledger and needs no further look.';
 COMMENT ON COLUMN webhookd.provider_accounts.compared_at IS 'When a comparison of the history with the ledger last ended.';
@@ -48,22 +51,27 @@ CREATE TABLE webhookd.provider_days (
     waiting      integer     NOT NULL DEFAULT 0,
     unreadable   integer     NOT NULL DEFAULT 0,
     unlisted     integer     NOT NULL DEFAULT 0,
-    looks        integer     NOT NULL DEFAULT 1,
-    looked_at    timestamptz NOT NULL DEFAULT now(),
+    most         integer     NOT NULL DEFAULT 0,
+    looks        integer     NOT NULL DEFAULT 0,
+    looked_at    timestamptz,
+    since        timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (account, day)
 );
 COMMENT ON COLUMN webhookd.provider_days.listed IS 'How many notifications the history lists for this webhook.';
 COMMENT ON COLUMN webhookd.provider_days.ours IS 'How many of these are events in the ledger.';
 COMMENT ON COLUMN webhookd.provider_days.recovered IS 'How many of these came from the history, not as webhooks.';
 COMMENT ON COLUMN webhookd.provider_days.unlisted IS 'How many events of the ledger the history does not list.';
-COMMENT ON COLUMN webhookd.provider_days.looks IS 'How many comparisons in a row found the same list.';
+COMMENT ON COLUMN webhookd.provider_days.most IS 'The highest number of rows that a look found, those for other webhooks included.';
+COMMENT ON COLUMN webhookd.provider_days.looks IS 'How many thorough looks in a row, after the end of the day, found that number.';
+COMMENT ON COLUMN webhookd.provider_days.looked_at IS 'When the last of these looks was made.';
+COMMENT ON COLUMN webhookd.provider_days.since IS 'Since when completeness is what it is.';
 
--- Notifications of the history that are not in the ledger for a reason that stays.
+-- Notifications of the history that are not in the ledger.
 CREATE TABLE webhookd.provider_notifications (
     account         text        NOT NULL,
     notification_id text        NOT NULL,
     status          text        NOT NULL
-        CONSTRAINT provider_notifications_status_known CHECK (status IN ('foreign', 'unreadable')),
+        CONSTRAINT provider_notifications_status_known CHECK (status IN ('foreign', 'unreadable', 'seen')),
     reason          text        NOT NULL,
     event_type      text,
     event_date      timestamptz,
@@ -73,7 +81,8 @@ CREATE TABLE webhookd.provider_notifications (
     PRIMARY KEY (account, notification_id)
 );
 COMMENT ON COLUMN webhookd.provider_notifications.status IS
-    'foreign: the notification is for another webhook of the account. unreadable: the provider''s answer cannot become an event.';
+    'foreign: the notification is for another webhook of the account. unreadable: the provider''s answer cannot become an event.
+seen: the history listed the notification, and the ledger lacked it; the row goes when the ledger has the event.';
 
 -- Credentials that the provider refused: nobody tries them again before `until`, whichever replica, and after a restart, too.
 CREATE TABLE webhookd.provider_refusals (
@@ -135,3 +144,8 @@ CREATE TABLE webhookd.provider_changes (
     detail     text
 );
 CREATE INDEX provider_changes_by_account ON webhookd.provider_changes (account, at);
+
+-- Operations of the kind `gaps`: the holder of the account takes what is missing from the history. held_until is infinite, so that no
+-- release of webhookd takes such an operation for one on events.
+ALTER TABLE webhookd.operations DROP CONSTRAINT operations_kind_check;
+ALTER TABLE webhookd.operations ADD CONSTRAINT operations_kind_check CHECK (kind IN ('replay', 'redrive', 'discard', 'gaps'));

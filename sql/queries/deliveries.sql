@@ -96,7 +96,7 @@ WITH gate AS MATERIALIZED (
 )
 SELECT
     leased.*, (SELECT probe FROM allowed) AS probe, k.account, k.event_type, l.received_at, l.traceparent,
-    (SELECT body FROM webhookd.bodies WHERE event_id = leased.event_id) AS body
+    (SELECT body FROM webhookd.bodies WHERE event_id = leased.event_id) AS body, k.key_fingerprint
 FROM leased CROSS JOIN LATERAL (SELECT * FROM webhookd.ledger WHERE id = leased.event_id OFFSET 0) AS l
 LEFT JOIN webhookd.kinds k ON k.id = l.kind
 ORDER BY leased.event_id;

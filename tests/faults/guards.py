@@ -70,8 +70,11 @@ _CIRCUITS = "tests/integration/test_circuits.py::"
 _TARGET = "tests/unit/test_client_target.py::"
 _SETTINGS = "tests/unit/test_settings.py::"
 _PROVIDER = "tests/contract/test_provider.py::"
+_PROVIDER_WRONG = "tests/contract/test_provider_wrong.py::"
+_PROVIDER_REFUSALS = "tests/integration/test_provider_refusals.py::"
 _PROVIDER_CALLS = "tests/unit/test_provider_calls.py::"
 _GAPS = "tests/unit/test_gaps.py::"
+_HISTORY = "tests/unit/test_history.py::"
 _PROVIDER_SETTINGS = "tests/unit/test_provider_settings.py::"
 _PINGS = "tests/integration/test_provider_pings.py::"
 _REGISTRATION = "tests/integration/test_provider_webhooks.py::"
@@ -180,11 +183,46 @@ GUARDS = (
         _REGISTRATION + "test_the_guardian_leaves_alone_what_is_missing_or_inactive_on_purpose",
     ),
     Guard(
-        "no day is called whole if the provider's list is not settled, or lacks what came",
+        "no day is called whole if the provider's list lacks what came, or what it had before",
         "webhookd/authorizenet/gaps.py",
-        "elif not settled or unlisted:",
-        "elif False:",
+        "if one.unlisted or total < one.most or self._lacks_undated:",
+        "if False:",
         _GAPS + "test_no_day_is_whole_if_the_list_lacks_what_came",
+    ),
+    Guard(
+        "a day is whole only after two thorough looks an hour apart, so that one list with too few rows is no proof",
+        "webhookd/authorizenet/gaps.py",
+        "if one.looks < LOOKS:",
+        "if one.looks < 1:",
+        _GAPS + "test_a_day_is_whole_after_a_second_thorough_look_an_hour_later",
+    ),
+    Guard(
+        "a notification that the provider showed once is fetched, even if its list drops the row",
+        "webhookd/authorizenet/gaps.py",
+        "self.lacking = [row for row in chain(history.rows, dropped) if",
+        "self.lacking = [row for row in history.rows if",
+        _GAPS + "test_a_row_that_was_seen_counts_even_if_the_list_drops_it",
+    ),
+    Guard(
+        "a day that stays not known does not keep the cursor from later days for ever",
+        "webhookd/authorizenet/gaps.py",
+        "return one.completeness in (Completeness.NOT_KNOWN, Completeness.UNREADABLE) and age >= STRAY",
+        "return False",
+        _GAPS + "test_a_day_that_stays_not_whole_keeps_the_cursor_for_some_time_and_not_for_ever",
+    ),
+    Guard(
+        "one empty page by mistake ends no list",
+        "webhookd/authorizenet/api/history.py",
+        "if last.ended and last.pages == 1 and len(last.rows) + unreadable < _FEW:",
+        "if last.ended:",
+        _HISTORY + "test_one_empty_page_by_mistake_ends_no_list",
+    ),
+    Guard(
+        "a row of the history that cannot be read is counted, and hides no other",
+        "webhookd/authorizenet/api/reading.py",
+        "unreadable += 1",
+        "unreadable += 0",
+        _HISTORY + "test_rows_that_cannot_be_read_are_counted_and_hide_no_others",
     ),
     Guard(
         "a delivery that fails is retried on the provider's schedule, and then the simulated webhook is inactive",
@@ -209,23 +247,72 @@ GUARDS = (
     ),
     Guard(
         "credentials that the provider refuses stop the account's calls",
-        "webhookd/authorizenet/api/limits.py",
-        "if credentials and (stop := self._refused) is not None and now < stop.until:",
-        "if credentials and (stop := self._refused) is not None and now < stop.since:",
+        "webhookd/authorizenet/api/credentials.py",
+        "if self._refused is not None and self._refused.next_try_in > 0:",
+        "if False:",
         _PROVIDER + "test_credentials_that_are_refused_stop_the_accounts_calls",
     ),
     Guard(
         "refused credentials stop the calls that wait for their turn, too",
         "webhookd/authorizenet/api/caller.py",
-        "self._gate.begin(call.feature, credentials=call.credentials)",
-        "pass",
-        _PROVIDER + "test_calls_that_wait_for_their_turn_are_stopped_too",
+        "elif call.credentials and not credentials.good:",
+        "elif False:",
+        _PROVIDER_WRONG + "test_calls_that_wait_while_good_credentials_are_refused_are_not_sent",
+    ),
+    Guard(
+        "one call of the provider is in flight until an answer shows that the credentials are good",
+        "webhookd/authorizenet/api/caller.py",
+        "async with self._lane.first:",
+        "if True:",
+        _PROVIDER_WRONG + "test_until_the_first_success_one_call_is_in_flight",
+    ),
+    Guard(
+        "refused credentials are tried again 15 minutes later, by whichever replica, and after a restart, too",
+        "sql/queries/provider_refusals.sql",
+        "WHERE fingerprint = :fingerprint AND until <= now()",
+        "WHERE fingerprint = :fingerprint",
+        _PROVIDER_REFUSALS + "test_a_refusal_holds_for_all_replicas_by_postgresqls_clock_and_one_of_them_tries",
+    ),
+    Guard(
+        "while PostgreSQL is away, credentials are used only if this process knows that they are good",
+        "webhookd/authorizenet/api/caller.py",
+        "if call.credentials and not self._credentials.good:",
+        "if call.credentials and self._credentials.refused:",
+        _PROVIDER_WRONG + "test_without_the_memory_of_refusals_only_credentials_that_are_known_to_be_good_are_used",
+    ),
+    Guard(
+        "of two Transaction Keys, the one that worked is used, whatever calls are in flight",
+        "webhookd/authorizenet/api/credentials.py",
+        "self.keys.sort(key=lambda one: one != key)",
+        "self.keys.reverse()",
+        _PROVIDER_WRONG + "test_of_two_keys_the_one_that_worked_stays_first_whatever_is_in_flight",
+    ),
+    Guard(
+        "a firewall's page is no refusal of the credentials",
+        "webhookd/authorizenet/api/errors.py",
+        "(self.status == 403 and not self.foreign)",
+        "self.status == 403",
+        _PROVIDER_WRONG + "test_a_firewalls_page_is_no_refusal_of_the_credentials",
+    ),
+    Guard(
+        "a list of the provider is whole, or an error",
+        "webhookd/authorizenet/api/pages.py",
+        "if not found.rows and total is None:",
+        "if not found.rows:",
+        _PROVIDER_WRONG + "test_a_list_of_pages_is_whole_or_an_error",
+    ),
+    Guard(
+        "an answer of the provider about another id is no answer",
+        "webhookd/authorizenet/api/client.py",
+        "if identifier_of(found).casefold() != asked.casefold():",
+        "if False:",
+        _PROVIDER_WRONG + "test_an_answer_about_another_id_is_no_answer",
     ),
     Guard(
         "a provider's text that quotes a Transaction Key is masked",
         "webhookd/authorizenet/api/caller.py",
-        'text=self._secrets.sub("***", found.text)',
-        "text=found.text",
+        "error_of(call.name, found, call.feature, credentials.mask)",
+        "error_of(call.name, found, call.feature)",
         _PROVIDER + "test_no_secret_is_in_an_error_a_log_or_a_repr",
     ),
     Guard(
@@ -238,23 +325,23 @@ GUARDS = (
     Guard(
         "the next page of the history begins after the rows that came, not after those that were asked for",
         "webhookd/authorizenet/api/history.py",
-        "offset += len(rows)",
+        "offset += size",
         "offset += LIMIT",
         _PROVIDER + "test_the_history_is_whole_whatever_the_page_size_the_order_and_the_zone",
     ),
     Guard(
         "pages of a report are asked for by their number",
         "webhookd/authorizenet/api/client.py",
-        'paging = {"limit": _ROWS, "offset": number}',
-        'paging = {"limit": _ROWS, "offset": (number - 1) * _ROWS + 1}',
+        '"paging": {"limit": _ROWS, "offset": number}',
+        '"paging": {"limit": _ROWS, "offset": (number - 1) * _ROWS + 1}',
         _PROVIDER + "test_all_pages_of_a_report_are_read_by_their_number",
     ),
     Guard(
         "a list of the history that moves is read again",
         "webhookd/authorizenet/api/history.py",
-        "if whole and (pages == 1 or len(found) == before):",
-        "if whole:",
-        _PROVIDER_CALLS + "test_a_history_that_never_rests_is_not_called_settled",
+        "if complete and not days:",
+        "days = set()\n            if complete:",
+        _HISTORY + "test_a_history_whose_old_rows_never_rest_is_not_complete_on_their_days",
     ),
     Guard(
         "a Transaction Key of the user's goes to no address that a folder names",

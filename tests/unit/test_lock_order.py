@@ -11,6 +11,7 @@ import pytest
 QUERIES = Path(__file__).parents[2] / "sql" / "queries"
 # Each of these statements locks one row by its key, or rows that no other process has.
 ONE_ROW = {
+    "advance_gaps",
     "advance_operation",
     "alert_message_sent",
     "cancel_operation",
@@ -26,6 +27,7 @@ ONE_ROW = {
     "mark_processed",
     "mark_retrying",
     "prove_writable",
+    "record_comparison",
     "release_provider_account",
     "resume_destination",
     "retry_now",
@@ -33,6 +35,7 @@ ONE_ROW = {
     "set_provider_credentials",
     "set_provider_merchant",
     "take_back_attempt",
+    "take_provider_try",
 }
 
 

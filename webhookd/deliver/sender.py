@@ -14,6 +14,7 @@ from webhookd.deliver.destination import Destination
 from webhookd.deliver.pace import Pace
 from webhookd.deliver.signing import Message, envelope, headers
 from webhookd.errors import OverloadedError, UnavailableError
+from webhookd.event import origin_of
 from webhookd.runtime.backoff import Reconnect
 from webhookd.runtime.batcher import Batcher
 from webhookd.runtime.failpoints import Failpoint, reach
@@ -157,6 +158,7 @@ class Sender:
             delivery.received_at,
             delivery.attempts + 1,
             bytes(delivery.body),
+            origin_of(delivery.key_fingerprint),
             traceparent=delivery.traceparent,
         )
         assert self._client is not None  # noqa: S101  `stop` waits for the attempts before it closes the client

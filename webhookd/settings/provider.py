@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 # Contract: AnetApiSchema.xsd, merchantAuthenticationType. A colon would end the user's name of HTTP Basic authentication.
 _LOGIN_ID = re.compile(r"[!-9;-~]{1,25}")
-_TRANSACTION_KEY = re.compile(r"[!-~]{1,16}")
+_TRANSACTION_KEY = re.compile(r"[0-9A-Za-z]{1,16}")
 _SIGNATURE_KEY = re.compile(r"[0-9A-Fa-f]{128}")
 _MOST_KEYS = 2  # the new key and the one before: each further key would cost a refused call, and refusals may lock the account
 WEBHOOK_PATH = "/webhooks/authorize-net"  # of the account `default`; other accounts have `/name` after it

@@ -36,6 +36,7 @@ class Delivery(NamedTuple):
     received_at: datetime
     traceparent: str | None
     body: bytes | None  # None if the body is no longer kept
+    key_fingerprint: str | None = None
 
 
 class Failure(NamedTuple):

@@ -10,14 +10,14 @@ from typing import NamedTuple
 from webhookd.authorizenet.api.errors import CredentialsRefusedError, ProviderError
 from webhookd.runtime.loops import Loop, Watch
 from webhookd.sync.account_state import AccountState
-from webhookd.sync.lease import Lease
+from webhookd.sync.lease import Lease, LeaseEndedError
 from webhookd.telemetry.logs import logger
 
 
 class Job(NamedTuple):
     """A job of an account. `run` is called every `every` seconds, and at once when this replica takes over the account.
 
-    run: may raise the errors of the client and UnavailableError. The next call is `every` seconds later all the same.
+    run: may raise the errors of the client and UnavailableError. If it returns True, it is called again at once.
     """
 
     name: str
@@ -76,21 +76,25 @@ class AccountSync:
         self._held = held
         self._state.note_held(held=held)
 
-    async def _run(self, job: Job) -> None:
+    async def _run(self, job: Job) -> bool:
         if not self._lease.held:
-            return
-        async with self._lease.during():
-            try:
-                await job.run()
-            except ProviderError as error:
-                await self._failed(job, error)
-            else:
-                if self._failing.pop(job.name, None) is not None:
-                    logger.info("Authorize.Net's API works again", account=self._account, job=job.name)
+            return False
+        try:
+            async with self._lease.during():
+                try:
+                    again = await job.run()
+                except ProviderError as error:
+                    self._failed(job, error)
+                    return False
+        except LeaseEndedError:  # `_renew` tells it
+            return False
+        if self._failing.pop(job.name, None) is not None:
+            logger.info("Authorize.Net's API works again", account=self._account, job=job.name)
+        return again is True
 
-    async def _failed(self, job: Job, error: ProviderError) -> None:
+    def _failed(self, job: Job, error: ProviderError) -> None:
         if self._failing.get(job.name) != error.code:  # each kind of failure once
             self._failing[job.name] = error.code
             logger.warning("a call of Authorize.Net's API failed", account=self._account, job=job.name, problem=str(error))
         if isinstance(error, CredentialsRefusedError):
-            await self._state.note_credentials(good=False)
+            self._state.note_refusal()

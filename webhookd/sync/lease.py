@@ -8,9 +8,13 @@ from collections.abc import AsyncIterator
 from typing import Protocol
 from uuid import UUID
 
-from webhookd.errors import UnavailableError
+from webhookd.errors import UnavailableError, WebhookdError
 
 _MARGIN = 1 / 9  # of the lease: the time for a call under way to end before another replica may begin
+
+
+class LeaseEndedError(WebhookdError):
+    """The lease ended before the block that needed it: another replica has the account now, or soon."""
 
 
 class Store(Protocol):
@@ -65,7 +69,7 @@ class Lease:
     async def during(self) -> AsyncIterator[None]:
         """Runs a block while the lease lasts, however often it is renewed. If the lease ends first, cancels the block.
 
-        Raises UnavailableError then.
+        Raises LeaseEndedError then.
         """
         limit = asyncio.timeout_at(self._until)
         try:
@@ -77,7 +81,7 @@ class Lease:
                     self._running.discard(limit)
         except TimeoutError:
             if limit.expired():
-                raise UnavailableError("postgresql", "the lease of the account could not be renewed") from None
+                raise LeaseEndedError("the lease of the account ended") from None
             raise
 
     def _set(self, until: float) -> None:

@@ -107,7 +107,7 @@ def notifications(
             }
             for row in rows
         ]
-        tell_json({"notifications": listed, "whole": found.settled})
+        tell_json({"notifications": listed, "whole": found.complete})
         return
     if rows:
         lines = (
@@ -116,7 +116,7 @@ def notifications(
         table(("notification", "type", "date", "status"), lines, whole=True)
     say(
         number_of(len(rows), "notification")
-        + ("" if found.settled else "; the list changed while it was read, and may lack some")
+        + ("" if found.complete else "; the list changed while it was read, and may lack some")
     )
 
 
