@@ -39,7 +39,7 @@ COMMENT ON COLUMN webhookd.provider_accounts.webhook_seen_at IS 'When the guardi
 COMMENT ON COLUMN webhookd.provider_accounts.webhook_event_types IS
     'The event types that the webhook is to have: as it was registered, or as it was first seen.';
 
--- What the last comparison of each day found. The days are of UTC.
+-- The result of the last comparison of each day. The days are of UTC.
 CREATE TABLE webhookd.provider_days (
     account      text        NOT NULL,
     day          date        NOT NULL,
@@ -133,7 +133,7 @@ CREATE TABLE webhookd.provider_tests (
 );
 CREATE INDEX provider_tests_by_account ON webhookd.provider_tests (account, received_at);
 
--- What webhookd changed at the provider: who, when, what. The limits of healing are counted here.
+-- The changes that webhookd made at the provider. The limits of healing are counted here.
 CREATE TABLE webhookd.provider_changes (
     id         uuid        PRIMARY KEY,
     account    text        NOT NULL,

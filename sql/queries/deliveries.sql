@@ -22,7 +22,8 @@ WHERE least(
 -- circuit closed, if there is one; else one that is due; else a retry that is not due. The first 20 of each lane are looked at.
 -- No probe is put off by more than 12 hours. A later time comes from a clock that was put back, and counts as past.
 -- During the minute after the circuit closed, all replicas together take at most 10 deliveries at once; the total may double every 5 seconds.
--- In no other case does the statement change or lock the circuit's row.
+-- In no other case does the statement change or lock the circuit's row. A claim that waits for the row holds no lock of a delivery, so it
+-- cannot deadlock with a statement that locks deliveries first.
 -- `repeated` is true if an earlier send has no recorded result: its process, or PostgreSQL, was away then.
 WITH gate AS MATERIALIZED (
     SELECT opened_at IS NOT NULL AS probe, failed, CASE
@@ -33,14 +34,14 @@ WITH gate AS MATERIALIZED (
     END AS allowed
     FROM webhookd.circuits
     WHERE destination = :destination AND (opened_at IS NOT NULL OR closed_at BETWEEN now() - interval '1 minute' AND now())
-    FOR UPDATE SKIP LOCKED
+    FOR UPDATE
 ), most AS MATERIALIZED (
     SELECT CASE
         WHEN EXISTS (SELECT FROM webhookd.paused_destinations WHERE destination = :destination) THEN 0
         WHEN EXISTS (
             SELECT FROM webhookd.circuits
             WHERE destination = :destination AND (opened_at IS NOT NULL OR closed_at BETWEEN now() - interval '1 minute' AND now())
-        ) THEN least(coalesce((SELECT allowed FROM gate), 0), :most::bigint)  -- 0 if another sender has just locked the circuit
+        ) THEN least(coalesce((SELECT allowed FROM gate), 0), :most::bigint)
         ELSE :most::bigint
     END::bigint AS most
 ), allowed AS MATERIALIZED (

@@ -110,13 +110,12 @@ WITH gone AS MATERIALIZED (
 DELETE FROM webhookd.provider_notifications
 WHERE account = :account AND notification_id = ANY(ARRAY(SELECT notification_id FROM gone));
 
--- name: provider_samples(account, since)
--- Returns the pings since a time, each with the ids of the samples that arrived.
-SELECT
-    p.webhook_id, p.opened_at, p.closes_at,
-    ARRAY(SELECT t.notification_id FROM webhookd.provider_tests t WHERE t.account = p.account AND t.ping = p.id) AS samples
-FROM webhookd.provider_pings p
-WHERE p.account = :account AND p.closes_at >= :since::timestamptz;
+-- name: pings_without_sample(account, since)
+-- Returns the pings since a time whose sample did not come.
+SELECT webhook_id, opened_at, closes_at
+FROM webhookd.provider_pings AS p
+WHERE account = :account AND closes_at >= :since::timestamptz
+    AND NOT EXISTS (SELECT FROM webhookd.provider_tests WHERE account = p.account AND ping = p.id);
 
 -- name: provider_tests_since(account, since)
 -- Returns the ids of the samples that arrived since a time.

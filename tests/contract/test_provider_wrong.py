@@ -234,6 +234,28 @@ async def test_another_process_and_a_restart_know_the_refusal_and_other_keys_are
             await mended.webhooks()
 
 
+async def test_of_two_processes_one_tries_credentials_that_were_refused() -> None:
+    at = 0.0
+    memory = MemoryRefusals(lambda: at)
+    met = asyncio.Barrier(2)
+
+    async def sleep(_: float) -> None:
+        if at:
+            await met.wait()  # both have seen that a try is due
+
+    async with receiving() as one:
+        one.answer = lambda _: refused()
+        access = ProviderAccess("default", one.url.removesuffix("/hooks"), SecretStr(LOGIN), keys(NEW))
+        two = (ProviderClient(access, refusals=memory, sleep=sleep) for _ in range(2))
+        async with next(two) as first, next(two) as second:
+            with pytest.raises(CredentialsRefusedError):
+                await first.webhooks()
+            at = 900.0
+            found = await asyncio.gather(first.webhooks(), second.webhooks(), return_exceptions=True)
+        assert {type(error) for error in found} == {CredentialsRefusedError}
+        assert len(one.got) == 2
+
+
 async def test_without_the_memory_of_refusals_only_credentials_that_are_known_to_be_good_are_used() -> None:
     class Away(MemoryRefusals):
         away = True
@@ -273,6 +295,16 @@ async def test_the_hook_gets_each_request_that_was_sent() -> None:
                 await client.check_credentials()
     kinds = ["CredentialsRefusedError", "NoneType", "UnreadableAnswerError", *["CredentialsRefusedError"] * 2]
     assert calls == [("authenticateTestRequest", kind) for kind in kinds]
+
+
+async def test_a_hook_that_fails_spoils_no_call_and_loses_no_refusal() -> None:
+    answers = iter([web.json_response(OK), refused()])
+    async with provider(lambda _: next(answers), on_call=lambda *_: 1 / 0) as (client, got):
+        await client.check_credentials()
+        for _ in range(2):
+            with pytest.raises(CredentialsRefusedError):
+                await client.check_credentials()
+        assert len(got) == 2
 
 
 # Answers

@@ -74,6 +74,7 @@ _PROVIDER_WRONG = "tests/contract/test_provider_wrong.py::"
 _PROVIDER_REFUSALS = "tests/integration/test_provider_refusals.py::"
 _PROVIDER_CALLS = "tests/unit/test_provider_calls.py::"
 _GAPS = "tests/unit/test_gaps.py::"
+_SIMULATOR = "tests/contract/test_simulator.py::"
 _HISTORY = "tests/unit/test_history.py::"
 _PROVIDER_SETTINGS = "tests/unit/test_provider_settings.py::"
 _PINGS = "tests/integration/test_provider_pings.py::"
@@ -225,6 +226,27 @@ GUARDS = (
         _HISTORY + "test_rows_that_cannot_be_read_are_counted_and_hide_no_others",
     ),
     Guard(
+        "no web page controls the simulator, also if its own name leads to this machine",
+        "webhookd/simulate/simulator.py",
+        "or not _HOSTS.knows(request)",
+        "",
+        _SIMULATOR + "test_no_web_page_controls_the_simulator_whatever_name_it_gives_to_this_machine",
+    ),
+    Guard(
+        "what a key of the user's signs goes to one address only",
+        "webhookd/simulate/delivery.py",
+        "may_go = account.only_to in (None, webhook.url)",
+        "may_go = True",
+        _SIMULATOR + "test_what_a_key_of_the_users_signs_goes_to_one_address_only",
+    ),
+    Guard(
+        "the simulator sends nothing to a webhook that is deleted",
+        "webhookd/simulate/delivery.py",
+        "if webhook.id not in account.webhooks:",
+        "if False:",
+        _SIMULATOR + "test_a_webhook_that_is_deleted_gets_no_retry",
+    ),
+    Guard(
         "a delivery that fails is retried on the provider's schedule, and then the simulated webhook is inactive",
         "webhookd/simulate/delivery.py",
         'notification.status, webhook.status = "Failed", "inactive"',
@@ -247,9 +269,9 @@ GUARDS = (
     ),
     Guard(
         "credentials that the provider refuses stop the account's calls",
-        "webhookd/authorizenet/api/credentials.py",
-        "if self._refused is not None and self._refused.next_try_in > 0:",
-        "if False:",
+        "webhookd/authorizenet/api/refusals.py",
+        "if (found := self._refused.get(fingerprint)) is None:",
+        "if (found := self._refused.get(fingerprint)) is None or True:",
         _PROVIDER + "test_credentials_that_are_refused_stop_the_accounts_calls",
     ),
     Guard(
@@ -286,6 +308,20 @@ GUARDS = (
         "self.keys.sort(key=lambda one: one != key)",
         "self.keys.reverse()",
         _PROVIDER_WRONG + "test_of_two_keys_the_one_that_worked_stays_first_whatever_is_in_flight",
+    ),
+    Guard(
+        "a process without the role sync reads no Transaction Key",
+        "webhookd/settings/loading.py",
+        "None if _asks_the_provider(layers, overrides) else _CREDENTIALS",
+        "None",
+        _PROVIDER_SETTINGS + "test_a_process_without_the_role_sync_reads_no_transaction_key",
+    ),
+    Guard(
+        "of several processes, one tries credentials that were refused",
+        "webhookd/authorizenet/api/caller.py",
+        "await credentials.take_try()",
+        "pass",
+        _PROVIDER_WRONG + "test_of_two_processes_one_tries_credentials_that_were_refused",
     ),
     Guard(
         "a firewall's page is no refusal of the credentials",
@@ -1863,8 +1899,8 @@ GUARDS = (
     Guard(
         "a destination has no more requests at a time than its settings allow",
         "webhookd/deliver/sender.py",
-        "free = min(self.destination.places - len(self._tasks), self._room())",
-        "free = min(self.destination.places, self._room())",
+        "return min(places - self._requests, (1 + _RECORDING)",
+        "return min(places, (1 + _RECORDING)",
         _DESTINATIONS + "test_of_ten_destinations_one_hangs_and_nobody_else_waits",
     ),
     Guard(
@@ -1877,8 +1913,8 @@ GUARDS = (
     Guard(
         "a delivery whose answer is lost, or never came, is sent again",
         "webhookd/deliver/sender.py",
-        "done = answer.status is not None and accepted(answer.status)",
-        "done = answer.status is None or accepted(answer.status)",
+        "if answer.status is not None and accepted(answer.status):",
+        "if answer.status is None or accepted(answer.status):",
         "tests/faults/test_destinations.py::test_the_guides_receiver_for_express_gets_each_event",
     ),
     Guard(
@@ -2157,8 +2193,8 @@ GUARDS = (
     Guard(
         "an accepted delivery is recorded however long PostgreSQL is away",
         "webhookd/deliver/sender.py",
-        "async with asyncio.timeout(None if done else _RECORD):",
-        "async with asyncio.timeout(_RECORD):",
+        "            await _when_possible(lambda: self._end(delivery))\n",
+        "            async with asyncio.timeout(_RECORD):\n                await _when_possible(lambda: self._end(delivery))\n",
         "tests/unit/test_deliver_records.py::"
         "test_an_accepted_delivery_ends_though_postgresql_is_away_for_longer_than_the_lease",
     ),
@@ -2242,8 +2278,8 @@ GUARDS = (
     Guard(
         "a circuit survives a clock that is put back",
         "sql/queries/deliveries.sql",
-        "closed_at BETWEEN now() - interval '1 minute' AND now())\n    FOR UPDATE SKIP LOCKED",
-        "closed_at > now() - interval '1 minute')\n    FOR UPDATE SKIP LOCKED",
+        "closed_at BETWEEN now() - interval '1 minute' AND now())\n    FOR UPDATE\n",
+        "closed_at > now() - interval '1 minute')\n    FOR UPDATE\n",
         _CIRCUITS + "test_the_circuit_survives_a_clock_that_is_put_back",
     ),
     Guard(
@@ -2305,9 +2341,23 @@ GUARDS = (
     Guard(
         "a sender holds a bounded number of bytes",
         "webhookd/deliver/sender.py",
-        "free = min(self.destination.places - len(self._tasks), self._room())",
-        "free = self.destination.places - len(self._tasks)",
+        "(1 + _RECORDING) * places - len(self._tasks), self._room())",
+        "(1 + _RECORDING) * places - len(self._tasks))",
         "tests/unit/test_deliver_records.py::test_a_sender_holds_a_bounded_number_of_bytes",
+    ),
+    Guard(
+        "a bounded number of answers waits for its record",
+        "webhookd/deliver/sender.py",
+        "return min(places - self._requests, (1 + _RECORDING) * places - len(self._tasks), ",
+        "return min(places - self._requests, ",
+        "tests/unit/test_deliver_records.py::test_a_record_under_way_leaves_the_place_free",
+    ),
+    Guard(
+        "during the slow start, a claim waits for another claim, and does not give up",
+        "sql/queries/deliveries.sql",
+        "AND now())\n    FOR UPDATE\n), most",
+        "AND now())\n    FOR UPDATE SKIP LOCKED\n), most",
+        _CIRCUITS + "test_a_claim_after_a_close_waits_for_another_claim",
     ),
 )
 

@@ -192,6 +192,31 @@ async def test_an_accepted_probe_closes_the_circuit_and_the_rate_then_grows(
     assert await one.circuits() == {}
 
 
+async def test_a_claim_after_a_close_waits_for_another_claim(replicas: tuple[Replica, Replica], connection: Connection) -> None:
+    one, other = replicas
+    await opened(one, connection)
+    await probe_is_due(connection)
+    await one.accept(*await one.take())
+    async with connection.transaction():
+        await connection.execute("SELECT FROM circuits FOR UPDATE")
+        claiming = asyncio.create_task(other.take())
+        await asyncio.sleep(0.3)
+        assert not claiming.done()
+    assert len(await claiming) == 8
+
+
+async def test_of_two_claims_at_once_one_takes_the_probe(replicas: tuple[Replica, Replica], connection: Connection) -> None:
+    one, other = replicas
+    await opened(one, connection)
+    await probe_is_due(connection)
+    async with connection.transaction():
+        await connection.execute("SELECT FROM circuits FOR UPDATE")
+        claims = [asyncio.create_task(replica.take()) for replica in (one, other)]
+        await asyncio.sleep(0.3)
+        assert not any(claim.done() for claim in claims)
+    assert sorted([len(await claim) for claim in claims]) == [0, 1]
+
+
 async def test_an_answer_about_one_event_closes_the_circuit(replicas: tuple[Replica, Replica], connection: Connection) -> None:
     one, _ = replicas
     await opened(one, connection)

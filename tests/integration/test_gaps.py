@@ -58,7 +58,7 @@ class Shop:
             "gap_grace": 0,
         }
         daemon = await self._start(registry, **given | settings)
-        # What was made earlier is not webhookd's business.
+        # Notifications that were made earlier are not webhookd's business.
         known = "SELECT count(*) FROM webhookd.provider_accounts"
         await until(lambda: self.connection.fetchval(known), "the account is known", deadline=60)
         if self.webhook is None:

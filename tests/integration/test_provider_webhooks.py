@@ -173,11 +173,11 @@ async def test_a_ping_whose_signature_does_not_verify_is_no_proof_and_the_messag
     registrar: Registrar, daemon: Daemon, simulator: Simulator, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pings, "_ARRIVAL", 3)  # samples of refused webhooks are stored within a second
-    simulator.account().signature_key = "F" * 128
+    simulator.account().signature_keys = [("F" * 128, None)]
     with pytest.raises(PingFailedError, match="webhookd refused the ping"):
         await registrar.setup(url_of(daemon))
     assert registered(simulator)[0].status == "inactive"
-    simulator.account().signature_key = KEY
+    simulator.account().signature_keys = [(KEY, None)]
     await registrar.setup(url_of(daemon))  # goes on from there
     assert registered(simulator)[0].status == "active"
     assert await changes(connection) == ["create", "ping", "activate"]
@@ -351,7 +351,7 @@ async def test_without_heal_and_without_a_ping_that_comes_nothing_is_activated(
     webhook.status = "inactive"
     assert await guardian(daemon, client, simulator, heal=False).look() == "inactive"
     assert changing_calls(simulator) == []
-    simulator.account().signature_key = "F" * 128
+    simulator.account().signature_keys = [("F" * 128, None)]
     assert await guardian(daemon, client, simulator).look() == "inactive"
     assert webhook.status == "inactive"
     assert await changes(connection) == ["heal"]

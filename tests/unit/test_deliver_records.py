@@ -152,6 +152,31 @@ async def test_a_sender_holds_a_bounded_number_of_bytes(
         await sender.stop(0.1)
 
 
+async def test_a_record_under_way_leaves_the_place_free(rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent = 0
+
+    async def send(*_: object) -> Answer:
+        nonlocal sent
+        sent += 1
+        return Answer(0.1, 204)
+
+    async def submit(_: object) -> float:
+        await asyncio.sleep(60)
+        raise AssertionError
+
+    monkeypatch.setattr(HttpClient, "send", send)
+    monkeypatch.setattr(rows, "submit", submit)
+    rows.endless = b"{}"
+    sender = made(rows, concurrency=4)
+    await sender.start()
+    try:
+        await until(lambda: sent == 12, "three times as many as there are places")
+        await asyncio.sleep(0.1)
+        assert sent == 12, "what waits for its record is bounded, too"
+    finally:
+        await sender.stop(0.1)
+
+
 async def test_few_failures_are_recorded_at_a_time() -> None:
     at_once = most = 0
 

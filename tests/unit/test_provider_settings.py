@@ -93,6 +93,8 @@ def test_credentials_come_from_files_and_from_systemd(
         ({"ACCOUNTS__EU__API_LOGIN_ID": LOGIN}, "WEBHOOKD_ACCOUNTS__EU__TRANSACTION_KEY go together"),
         ({"TRANSACTION_KEY": SIGNATURE}, "has the form of a Signature Key: give the Transaction Key"),
         ({"TRANSACTION_KEY": KEY + OTHER}, "at most 16 characters"),
+        ({"TRANSACTION_KEY": "346HZ32z-fP4hTG2"}, "letters and digits"),
+        ({"TRANSACTION_KEY": "346HZ32z3fP4hTG\u0662"}, "letters and digits"),
         ({"TRANSACTION_KEY": f"{KEY},{OTHER},{KEY}"}, "remove the oldest"),
         ({"API_LOGIN_ID": f"{LOGIN}:x"}, "without spaces and colons"),
         ({"PROVIDER": "staging"}, "must be production, sandbox, or an address"),
@@ -202,3 +204,28 @@ def test_a_running_daemon_takes_new_credentials(env: Any) -> None:
     before = load()
     env(TRANSACTION_KEY=OTHER)
     assert [*renewed(before, load())] == ["transaction_key"]
+
+
+@pytest.mark.parametrize("account", ["", "ACCOUNTS__EU__"])
+def test_a_process_without_the_role_sync_reads_no_transaction_key(env: Any, tmp_path: Path, account: str) -> None:
+    env(ACCOUNTS__EU__SIGNATURE_KEYS=SIGNATURE)
+    env(**{f"{account}API_LOGIN_ID": LOGIN, f"{account}TRANSACTION_KEY_FILE": str(tmp_path / "none")})
+    assert f"WEBHOOKD_{account}TRANSACTION_KEY_FILE: cannot read" in problem()
+    env(ROLES="receive, work")
+    settings = load()
+    assert provider_accesses(settings) == {}
+    assert {*settings.keys_by_account} == {"default", "eu"}
+    (tmp_path / "none").write_text(KEY)
+    assert provider_accesses(load()) == {}
+    assert KEY not in repr(vars(load()))
+
+
+def test_a_list_of_roles_decides_from_whatever_source_it_comes(
+    env: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    env(API_LOGIN_ID=LOGIN, TRANSACTION_KEY=KEY)
+    assert len(provider_accesses(load())) == 1
+    assert provider_accesses(load(roles=["receive"])) == {}
+    (tmp_path / "c.toml").write_text('roles = ["receive", "work"]\n')
+    monkeypatch.setenv("WEBHOOKD_CONFIG", str(tmp_path / "c.toml"))
+    assert provider_accesses(load()) == {}

@@ -47,6 +47,7 @@ class DeliverRole:
         connect: Callable[[Destination], Client] = HttpClient,
     ) -> None:
         self._settings = settings
+        self._keys = _first_keys(settings)
         self._connect = connect
         self._database = database
         self._metrics = metrics
@@ -105,6 +106,7 @@ class DeliverRole:
         """Uses the keys of `settings` and the destinations from now on. Former senders end their attempts meanwhile."""
         before = self.destinations
         self._settings, self.routes.destinations = settings, destinations
+        self._keys = _first_keys(settings)
         for name in [name for name in before if destinations.get(name) is not before[name]]:
             self._failing.discard(name)
             self.routes.wakes.pop(name, None)
@@ -120,7 +122,7 @@ class DeliverRole:
 
     async def test(self, destination: Destination) -> tuple[UUID, Answer]:
         """Sends a test event, and returns its id and the answer. Nothing is stored, and nothing is tried again."""
-        account = next(iter(self._settings.keys_by_account), "default")
+        account = next(iter(self._keys), "default")
         at, event_id = self._database.now(), new_id()
         body = b'{"notificationId":"%s","eventType":"%s","eventDate":"%s","webhookId":null,"payload":{"entityName":"test"}}' % (
             str(event_id).encode(),
@@ -139,7 +141,7 @@ class DeliverRole:
             await client.close()
 
     def _key_of(self, account: str) -> str | None:
-        return next(iter(self._settings.keys_by_account.get(account, ())), None)
+        return self._keys.get(account)
 
     def _now(self) -> datetime:
         return self._database.now()
@@ -187,3 +189,8 @@ class DeliverRole:
             waiting.labels(name).set(found.waiting + found.retrying)
             dead.labels(name).set(found.dead)
             self._metrics.circuit_open.labels(name).set(name in failing)
+
+
+def _first_keys(settings: Settings) -> dict[str, str]:
+    """Returns the first Signature Key of each account."""
+    return {account: keys[0] for account, keys in settings.keys_by_account.items() if keys}

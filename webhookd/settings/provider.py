@@ -63,7 +63,7 @@ def _provider(value: str) -> str:
         raise wrong
     if parts.scheme == "http" and not is_loopback(value):  # the Transaction Key would go over the network unencrypted
         raise wrong
-    return value.rstrip("/")
+    return value.rstrip("/").lower()
 
 
 def _public_url(value: str) -> str:
@@ -95,7 +95,9 @@ class AccountProviderSettings(BaseModel):
         None, "API Login ID of the account, for asking Authorize.Net. If unset, webhookd asks nothing."
     )
     transaction_key: Annotated[Keys, AfterValidator(_transaction_keys)] = _setting(
-        (), "Transaction Key that goes with the API Login ID; two, comma-separated, during a rotation. It can move money."
+        (),
+        "Transaction Key that goes with the API Login ID; two, comma-separated, during a rotation. It can move money. Only "
+        "processes with the role sync read it.",
     )
     provider: Provider | None = _setting(None, "As WEBHOOKD_PROVIDER, for this account. If unset, WEBHOOKD_PROVIDER.")
     public_url: PublicUrl | None = _setting(

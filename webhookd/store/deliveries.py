@@ -97,7 +97,7 @@ class Deliveries:
         """
         async with self._claiming:
             rows = await self._database.all(queries.claim_deliveries, destination=destination, most=most, lease=lease)
-        return [Delivery(**dict(row)) for row in rows]
+        return [Delivery(*row) for row in rows]  # the columns have the fields' order
 
     async def end(self, accepted: Sequence[tuple[UUID, str]]) -> list[float | None]:
         """Ends deliveries (event, destination) that the destination accepted. Returns for each the seconds since its receipt.

@@ -144,8 +144,8 @@ class ProviderGaps:
             await self._one(queries.forget_provider_notifications, notification_ids=list(ids))
 
     async def pings(self, since: datetime) -> tuple[list[Ping], set[str]]:
-        """Returns the pings since a time, and the ids of all samples that arrived since."""
-        rows = await self._all(queries.provider_samples, since=since)
+        """Returns the pings since a time whose sample did not come, and the ids of all samples that came."""
+        rows = await self._all(queries.pings_without_sample, since=since)
         samples = await self._all(queries.provider_tests_since, since=since)
         pings = [Ping(row["webhook_id"], row["opened_at"], row["closes_at"]) for row in rows]
         return pings, {row["notification_id"] for row in samples}

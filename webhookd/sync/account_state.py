@@ -1,4 +1,4 @@
-"""What is known of an account's credentials and calls, for people and for alerts."""
+"""The state of an account's credentials and calls, for people and for alerts."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ class _Look(NamedTuple):
 
 
 class _Books(NamedTuple):
-    """What webhookd knows about the notifications of a look. `pings`: those whose sample did not come."""
+    """The knowledge of webhookd about the notifications of a look. `pings`: those whose sample did not come."""
 
     ledger: Ledger
     noted: dict[str, Noted]

@@ -16,7 +16,7 @@ from webhookd.settings.provider import ProviderAccess
 from webhookd.store.keys import hash_of_body, new_id
 from webhookd.store.provider_gaps import Ping, ProviderGaps, Refused
 from webhookd.store.receipts import Accepted, Arrival, Receipts, why_not_stored
-from webhookd.sync.ours import same_place
+from webhookd.sync.webhook_url import same_url
 from webhookd.telemetry.logs import logger
 from webhookd.telemetry.provider_metrics import ProviderMetrics
 
@@ -73,7 +73,7 @@ class Takeover:
         if self._url is None:
             return Webhooks(frozenset(seen), False)
         registered = await self._client.webhooks()
-        ours = {one.id for one in registered if same_place(one.url, self._url)} | seen
+        ours = {one.id for one in registered if same_url(one.url, self._url)} | seen
         return Webhooks(frozenset(ours), bool(registered) and all(one.id in ours for one in registered))
 
     async def take(self, rows: Sequence[HistoryRow], ours: Webhooks, pings: Sequence[Ping], now: datetime) -> None:

@@ -33,11 +33,11 @@ from webhookd.authorizenet.api.operations import REPORTS, REST, Feature
 from webhookd.authorizenet.api.transport import Answer, Transport
 from webhookd.runtime.backoff import asked_wait
 from webhookd.settings.provider import ProviderAccess
+from webhookd.telemetry.logs import logger
 
 T = TypeVar("T")
 
-# The hook of a request that was sent: the call's name, the seconds until its answer, and the error that the answer is. A hook
-# must not raise.
+# The hook of a request that was sent: the call's name, the seconds until its answer, and the error that the answer is.
 OnCall = Callable[[str, float, ProviderError | None], None]
 _REPORTS_PATH, _REST_PATH = "/xml/v1/request.api", "/rest/v1/"
 _JSON = {"Content-Type": "application/json"}
@@ -190,7 +190,7 @@ class Caller:
                 if isinstance(found, Refusal):
                     found = error_of(call.name, found, call.feature, credentials.mask)
                 error = found if isinstance(found, ProviderError) else None
-                self._on_call(call.name, self._now() - began, error)
+                self._report(call.name, self._now() - began, error)
                 if not other_key:
                     break
             if error is None:
@@ -219,6 +219,12 @@ class Caller:
             wait = asked_wait(answer.retry_after or "", datetime.now(UTC))
             return found._replace(asked_wait=wait or 0.0, status=max(answer.status, found.status))
         return found
+
+    def _report(self, name: str, seconds: float, error: ProviderError | None) -> None:
+        try:
+            self._on_call(name, seconds, error)
+        except Exception:  # noqa: BLE001  the answer matters more for further calls than the hook
+            logger.exception("the hook of the provider's calls failed", call=name)
 
     def __repr__(self) -> str:
         return f"Caller({self._access.account!r}, {self._access.url!r})"

@@ -117,7 +117,7 @@ class Gate:
 
 
 class Lane:
-    """What the accounts with one API Login ID at one host share: the rate, the pauses, and the number of calls in flight.
+    """The limits that the accounts with one API Login ID at one host share: the rate, the pauses, and the calls in flight.
 
     first: while no answer has shown that the credentials are good, one call is in flight at a time.
     """
