@@ -422,6 +422,20 @@ async def test_the_guardian_leaves_alone_what_is_missing_or_inactive_on_purpose(
     assert await healing.look() == "ok"
 
 
+async def test_without_a_url_the_webhook_of_an_earlier_look_is_watched_and_else_nothing_is_asked(
+    daemon: Daemon, client: ProviderClient, simulator: Simulator, connection: Connection
+) -> None:
+    nameless = Guardian(client, daemon.database, simulator.access(), heal=True)
+    assert await nameless.look() == "unknown"
+    assert "WEBHOOKD_PUBLIC_URL" in str((await state(connection))[1])
+    assert list(simulator.calls) == []
+    webhook = simulator.register(url_of(daemon))
+    await guardian(daemon, client, simulator).look()
+    webhook.status = "inactive"
+    assert await nameless.look() == "ok", "healed"
+    assert webhook.status == "active"
+
+
 async def test_while_another_process_changes_the_webhooks_the_guardian_waits_for_its_next_look(
     daemon: Daemon, client: ProviderClient, simulator: Simulator, connection: Connection
 ) -> None:
