@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import AsyncExitStack, nullcontext
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -28,21 +28,11 @@ from webhookd.operate.operator_queries import OperatorQueries
 from webhookd.operate.runner import Runner
 from webhookd.operate.statistics import Recorder
 from webhookd.process import handlers
-from webhookd.process.alone import Alone
-from webhookd.process.attempt import Attempts
-from webhookd.process.fold import FOLDS, Folds
+from webhookd.process.fold import FOLDS
 from webhookd.process.handlers import Registry
-from webhookd.process.hooks import Hooks
-from webhookd.process.records import Records
-from webhookd.process.retry import Policy
-from webhookd.process.runner import HandlerRunner
-from webhookd.process.shared_folds import SharedFolds
-from webhookd.process.turns import Turns
+from webhookd.process.role import WorkRole
 from webhookd.process.worker import Worker
-from webhookd.queue.acks import Acks
 from webhookd.queue.dead_letters import DeadLetters
-from webhookd.queue.leases import Leases
-from webhookd.queue.poller import Poller
 from webhookd.queue.relay import Relay
 from webhookd.receive.app import DEFAULT_ACCOUNT
 from webhookd.receive.role import ReceiveRole
@@ -61,6 +51,7 @@ from webhookd.store.receipts import Receipts
 from webhookd.store.retention import Ages, Retention
 from webhookd.store.session import Password
 from webhookd.store.storage import StorageGauges
+from webhookd.sync.role import SyncRole
 from webhookd.telemetry.logs import logger
 from webhookd.telemetry.metrics import Metrics
 
@@ -85,7 +76,6 @@ class Daemon:
 
     def __init__(self, settings: Settings, registry: Registry = handlers.registered) -> None:
         self._settings = settings
-        self._registry = registry
         self.metrics = metrics = Metrics()
         self.watch = watch = Watch()
         metrics.expect({DEFAULT_ACCOUNT, *settings.keys_by_account})  # a worker's settings need not name the accounts
@@ -114,10 +104,8 @@ class Daemon:
         self._stack = AsyncExitStack()
         self._access: Access | None = None
         self.receive: ReceiveRole | None = None
-        self.worker: Worker | None = None
-        self._poller: Poller | None = None
-        self._hooks: Hooks | None = None
-        self._tracing = tracing = _make_tracing(settings, metrics)
+        self._work: WorkRole | None = None
+        tracing = _make_tracing(settings, metrics)
         # The order of starting: a part comes after the parts that it needs.
         self._parts: list[Part] = [part for part in (LoopLag(metrics), tracing, tokens) if part is not None]
         self._parts += [self.database, self.idempotency, self.sqs]
@@ -130,8 +118,22 @@ class Daemon:
         )
         self._parts.append(self.dead_letters)
         if Role.WORK in roles:
-            self._add_workers()
-        self._parts += [cloud, self.deliver]
+            self._work = WorkRole(
+                settings,
+                registry,
+                self.database,
+                self.store,
+                self.outbox,
+                self.sqs.queue,
+                self.idempotency,
+                self.dead_letters,
+                metrics=metrics,
+                watch=watch,
+                tracing=tracing,
+            )
+            self._parts += self._work.parts
+        self.sync = SyncRole(settings, self.database, receipts, metrics=metrics, watch=watch)
+        self._parts += [cloud, self.deliver, self.sync]
         if Role.RECEIVE in roles:
             self.receive = ReceiveRole(
                 settings,
@@ -158,33 +160,6 @@ class Daemon:
         self._runner = Runner(self.database, replays, watch)
         self._parts += [self._runner, Recorder(self.database, metrics, watch)]
         self._parts.append(Loop("backlog gauge", self._measure_backlog, watch, every=_BACKLOG_EVERY))
-
-    def _add_workers(self) -> None:
-        settings, metrics, watch, tracing = self._settings, self.metrics, self.watch, self._tracing
-        database, store, outbox, queue = self.database, self.store, self.outbox, self.sqs.queue
-        leases = Leases(queue, visibility_timeout=settings.visibility_timeout, metrics=metrics, watch=watch)
-        acks = Acks(queue, metrics=metrics, watch=watch)
-        policy = Policy.of(settings)
-        folds = Folds(database, store, self._registry, metrics=metrics)
-        runner = HandlerRunner(
-            self._registry,
-            timeout=settings.handler_timeout,
-            most_stuck=settings.concurrency,
-            metrics=metrics,
-            watch=watch,
-            around=nullcontext if tracing is None else tracing.handler,
-        )
-        turns = Turns(settings.concurrency)
-        attempts = Attempts(database, store, runner, turns, most=policy.attempts, metrics=metrics)
-        owed = Loop("counts of attempts", attempts.take_back_what_is_owed, watch, every=1.0)
-        records = Records(store, self.dead_letters, policy, metrics=metrics)
-        alone = Alone(store, self.idempotency, folds, attempts, records, tracing=tracing)
-        shared = SharedFolds(database, store, folds, watch=watch, tracing=tracing)
-        self.worker = worker = Worker(leases, acks, folds, shared, alone, metrics=metrics)
-        self._poller = Poller(settings, queue, worker, able=lambda: database.workable, report=outbox.report_worker, watch=watch)
-        self._hooks = Hooks(self._registry.hooks, watch)
-        # Leases stop after the acks are flushed, and both after the pollers returned. What handlers share outlives them all.
-        self._parts += [self._hooks, leases, acks, owed, shared, self._poller]
 
     async def start(self) -> None:
         """Starts every part, and both listeners.
@@ -252,6 +227,7 @@ class Daemon:
         if self.receive is not None:
             self.receive.renew(settings)
         await self.deliver.renew(self._settings, destinations)
+        await self.sync.renew(self._settings)
         problems = []
         for name, url in urls.items():
             owner = self.database if name == "database_url" else self.idempotency
@@ -270,6 +246,11 @@ class Daemon:
     def settings(self) -> Settings:
         """Returns the settings in force."""
         return self._settings
+
+    @property
+    def worker(self) -> Worker | None:
+        """Returns the worker; None without the role `work`."""
+        return None if self._work is None else self._work.worker
 
     @property
     def public_url(self) -> str:
@@ -296,12 +277,12 @@ class Daemon:
         reach(Failpoint.SHUTDOWN_ANSWERED)
         # Some of the grace is for the steps after the workers: flushing, and closing.
         drain = max(self._settings.shutdown_grace - (time.monotonic() - started) - 5.0, 1.0)
-        workers = [] if self._poller is None else [self._poller.stop(drain)]
+        workers = [] if self._work is None else [self._work.drain(drain)]
         await asyncio.gather(self.deliver.stop(), *workers)
         reach(Failpoint.SHUTDOWN_DRAINED)
-        if self._hooks is not None:
+        if self._work is not None:
             # A slow hook must leave time for the steps after it.
-            self._hooks.stop_by(started + self._settings.shutdown_grace - _CLOSING)
+            self._work.stop_hooks_by(started + self._settings.shutdown_grace - _CLOSING)
         await self._stack.aclose()
         reach(Failpoint.SHUTDOWN_FLUSHED)
         if self._admin is not None:

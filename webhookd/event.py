@@ -4,13 +4,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from webhookd.authorizenet.payload import load_payload
 
 if TYPE_CHECKING:
     from datetime import datetime
     from uuid import UUID
+
+
+HISTORY = "history"  # in place of a key's fingerprint: the event was taken from the provider's history
+Origin = Literal["webhook", "history", "import"]
+
+
+def origin_of(key_fingerprint: str | None) -> Origin:
+    """Returns the origin of an event. `key_fingerprint`: of the key that verified its body; empty if no key did."""
+    if key_fingerprint == HISTORY:
+        return "history"
+    return "import" if key_fingerprint == "" else "webhook"
 
 
 class Status(StrEnum):
@@ -43,8 +54,15 @@ class Event:
     event_date: datetime | None  # by the provider's clock, in UTC; None if the field was missing or odd
     received_at: datetime  # by PostgreSQL's clock
     attempt: int  # number of the attempt, 1 for the first
-    raw: bytes  # the exact body that was signed
+    raw: bytes  # the exact body that was signed; of an event from the history, the provider's answer, which has the same fields
+    # `webhook`; `history`, if no webhook came, and webhookd took the event from the provider; `import`, without a signature
+    origin: Origin = "webhook"
     _payload: list[dict[str, Any]] = field(default_factory=list, init=False, repr=False, compare=False)
+
+    @property
+    def verified(self) -> bool:
+        """Returns whether a Signature Key verified `raw`. An event from the history came by TLS from the provider instead."""
+        return self.origin == "webhook"
 
     @property
     def payload(self) -> dict[str, Any]:

@@ -92,7 +92,8 @@ WHERE (k.account, k.event_type, k.entity_name, k.key_fingerprint)
 
 -- name: find_duplicates(accounts, notification_ids, notification_keys, content_keys, body_hashes)
 -- Finds the event that each notification repeats, for notifications that insert_events did not take. `layer` is 'notification_id' or
--- 'content'. `same_body` distinguishes a repetition from another body under the same id. The first repetition by content leaves its
+-- 'content'. `same_body` distinguishes a repetition from another body under the same id. An event that was taken from the
+-- provider's history has other bytes than its webhook; that is no other body. The first repetition by content leaves its
 -- notification id as an alias of the event. Aliases are inserted in the order of their keys, so that two such statements cannot deadlock.
 WITH incoming AS MATERIALIZED (
     SELECT *
@@ -105,10 +106,11 @@ WITH incoming AS MATERIALIZED (
         coalesce(same.id, alias.event_id, content.id) AS event_id,
         same.id IS NULL AND alias.event_id IS NULL AND content.id IS NOT NULL AS new_alias,
         CASE WHEN same.id IS NULL THEN 'content' ELSE 'notification_id' END AS layer,
-        coalesce(same.body_hash, alias.body_hash, i.body_hash) = i.body_hash AS same_body
+        coalesce(same.body_hash, alias.body_hash, i.body_hash) = i.body_hash
+            OR EXISTS (SELECT FROM webhookd.kinds WHERE id = same.kind AND key_fingerprint = 'history') AS same_body
     FROM incoming i
     LEFT JOIN LATERAL (
-        SELECT id, body_hash FROM webhookd.ledger WHERE notification_key = i.notification_key OFFSET 0
+        SELECT id, body_hash, kind FROM webhookd.ledger WHERE notification_key = i.notification_key OFFSET 0
     ) AS same ON true
     LEFT JOIN LATERAL (
         SELECT event_id, body_hash FROM webhookd.notification_aliases WHERE notification_key = i.notification_key OFFSET 0
@@ -306,7 +308,7 @@ WITH w AS MATERIALIZED (
     SELECT status, attempts, redriven_at, sends FROM webhookd.work WHERE event_id = :id AND consumer = 'handlers' FOR UPDATE
 )
 SELECT
-    l.id, k.account, l.notification_id, k.event_type, l.event_date, l.received_at,
+    l.id, k.account, l.notification_id, k.event_type, l.event_date, l.received_at, k.key_fingerprint,
     webhookd.status_of(w.status) AS status, coalesce(w.attempts, 0) AS attempts,
     w.redriven_at, coalesce(w.sends, 0) AS sends, l.traceparent,
     b.body,
@@ -323,7 +325,7 @@ WITH w AS MATERIALIZED (
     SELECT status, attempts, redriven_at, sends FROM webhookd.work WHERE event_id = :id AND consumer = 'handlers' FOR UPDATE NOWAIT
 )
 SELECT
-    l.id, k.account, l.notification_id, k.event_type, l.event_date, l.received_at,
+    l.id, k.account, l.notification_id, k.event_type, l.event_date, l.received_at, k.key_fingerprint,
     webhookd.status_of(w.status) AS status, coalesce(w.attempts, 0) AS attempts,
     w.redriven_at, coalesce(w.sends, 0) AS sends, l.traceparent,
     b.body,
@@ -337,7 +339,7 @@ WHERE l.id = :id;
 -- name: read_events(ids)
 -- Reads what claim_event reads, but for many events and without a lock.
 SELECT
-    l.id, k.account, l.notification_id, k.event_type, l.event_date, l.received_at,
+    l.id, k.account, l.notification_id, k.event_type, l.event_date, l.received_at, k.key_fingerprint,
     webhookd.status_of(w.status) AS status, coalesce(w.attempts, 0) AS attempts,
     w.redriven_at, coalesce(w.sends, 0) AS sends, l.traceparent,
     b.body,

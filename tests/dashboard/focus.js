@@ -32,7 +32,8 @@
     now() {
       const node = document.activeElement;
       const at = stops().indexOf(node); // a view may replace a control by its like
-      if (at < 0) return node.scrollHeight > node.clientHeight && node !== document.body ? [] : null;
+      const scrolls = node.scrollHeight > node.clientHeight || node.scrollWidth > node.clientWidth;
+      if (at < 0) return scrolls && node !== document.body ? [] : null;
       return [at, look(node) !== before[at]];
     },
     // Elements that act at a click, but that the keyboard cannot reach. A row has a link that does the same.

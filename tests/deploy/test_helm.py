@@ -139,7 +139,7 @@ def test_each_role_has_a_deployment_and_only_receivers_take_webhooks() -> None:
     objects = render("split")
     deployments = {of["metadata"]["name"]: of for of in of_kind(objects, "Deployment")}
     roles = {name: environment(objects, of)["WEBHOOKD_ROLES"] for name, of in deployments.items()}
-    assert roles == {"webhookd": "receive", "webhookd-workers": "work", "webhookd-relay": "deliver,relay"}
+    assert roles == {"webhookd": "receive", "webhookd-workers": "work", "webhookd-relay": "deliver,relay,sync"}
     assert {role for some in roles.values() for role in some.split(",")} == set(Role)
     webhooks, admin = (one(objects, "Service", name)["spec"]["selector"] for name in ("webhookd", "webhookd-admin"))
     assert [name for name, of in deployments.items() if selects(webhooks, of)] == ["webhookd"]

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from tests.deploy.manifests import FOLDERS, Object, behind, build, of_kind, one, port_of, selects, template, workloads
-from webhookd.receive.app import PATH
 from webhookd.settings import Settings
+from webhookd.settings.provider import WEBHOOK_PATH as PATH
 
 pytestmark = pytest.mark.xdist_group("kubernetes")
 

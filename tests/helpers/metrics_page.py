@@ -80,6 +80,15 @@ QUERIES = {
     "webhookd_tls_certificate_expiry_timestamp_seconds": (
         "(min(webhookd_tls_certificate_expiry_timestamp_seconds > 0) - time()) / 86400"
     ),
+    "webhookd_provider_account_held": "sum by (account) (webhookd_provider_account_held)",
+    "webhookd_provider_calls_total": "sum by (account, outcome) (increase(webhookd_provider_calls_total[1h]))",
+    "webhookd_provider_compared_timestamp_seconds": "time() - max by (account) (webhookd_provider_compared_timestamp_seconds)",
+    "webhookd_provider_credentials_refused": "max by (account) (webhookd_provider_credentials_refused) == 1",
+    "webhookd_provider_days_not_whole": "max by (account) (webhookd_provider_days_not_whole) > 0",
+    "webhookd_provider_missing": "max by (account) (webhookd_provider_missing) > 0",
+    "webhookd_provider_recovered_total": "sum by (account) (increase(webhookd_provider_recovered_total[1d]))",
+    "webhookd_provider_unreadable": "max by (account) (webhookd_provider_unreadable) > 0",
+    "webhookd_provider_webhook_state": "max by (account, state) (webhookd_provider_webhook_state) == 1",
     "webhookd_reloads_total": "sum by (outcome) (increase(webhookd_reloads_total[1h]))",
     "webhookd_spans_total": "sum by (outcome) (rate(webhookd_spans_total[5m]))",
     "webhookd_admin_refused_total": "sum by (reason) (increase(webhookd_admin_refused_total[1h]))",

@@ -42,7 +42,7 @@ class Replica(Deliveries):
             return [row async for row in query(self._connection, **parameters)]
 
     async def take(self, most: int = 8) -> list[Delivery]:
-        return await self.claim("shop", most, lease=_LEASE)
+        return await self.claim("shop", most, lease=_LEASE) or []
 
     async def record(self, delivery: Delivery, *, down: bool | None = True, delay: float = 60.0, asked: float = 0.0) -> bool:
         """Records a failed attempt. Returns whether the circuit is open by it."""
@@ -190,6 +190,30 @@ async def test_an_accepted_probe_closes_the_circuit_and_the_rate_then_grows(
     await connection.execute("UPDATE circuits SET closed_at = now() - interval '61 seconds'")
     assert len(await one.take(100)) == 100, "a minute later, the settings alone bound the rate"
     assert await one.circuits() == {}
+
+
+async def test_a_claim_after_a_close_waits_for_no_lock_and_says_so(
+    replicas: tuple[Replica, Replica], connection: Connection
+) -> None:
+    one, other = replicas
+    await opened(one, connection)
+    await probe_is_due(connection)
+    await one.accept(*await one.take())
+    async with connection.transaction():
+        await connection.execute("SELECT FROM circuits FOR UPDATE")
+        assert await other.claim("shop", 8, lease=_LEASE) is None
+    assert len(await other.take()) == 8
+
+
+async def test_of_two_claims_at_once_one_takes_the_probe(replicas: tuple[Replica, Replica], connection: Connection) -> None:
+    one, other = replicas
+    await opened(one, connection)
+    await probe_is_due(connection)
+    async with connection.transaction():
+        await connection.execute("SELECT FROM circuits FOR UPDATE")
+        assert await one.claim("shop", 8, lease=_LEASE) is None
+    taken = await asyncio.gather(*(replica.claim("shop", 8, lease=_LEASE) for replica in (one, other)))
+    assert sum(len(found or ()) for found in taken) == 1
 
 
 async def test_an_answer_about_one_event_closes_the_circuit(replicas: tuple[Replica, Replica], connection: Connection) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 
@@ -10,7 +11,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from webhookd.authorizenet.api.results import History, HistoryRow
-from webhookd.authorizenet.gaps import Comparison, Completeness, Day, Ledger, advanced, compare, span
+from webhookd.authorizenet.gaps import (
+    APART,
+    LONGEST,
+    PATIENCE,
+    Comparison,
+    Completeness,
+    Day,
+    Ledger,
+    advanced,
+    around,
+    compare,
+    needs_proof,
+    revisits,
+    span,
+)
 
 NOW = datetime(2026, 11, 28, 12, 0, tzinfo=UTC)
 GRACE = timedelta(minutes=15)
@@ -26,30 +41,50 @@ def ledger(*names: str, day: date = DAY) -> Ledger:
     return Ledger(dict.fromkeys(names, day))
 
 
-def compared(*rows: HistoryRow, own: Ledger, settled: bool = True, now: datetime = NOW) -> Comparison:
-    return compare(History(rows, settled), own, FIRST, now, GRACE)
+def compared(
+    *rows: HistoryRow,
+    own: Ledger,
+    now: datetime = NOW,
+    before: Comparison | None = None,
+    complete: bool = True,
+    unreadable: int = 0,
+    moving: frozenset[date] = frozenset(),
+) -> Comparison:
+    earlier = {one.day: one for one in before.days} if before else {}
+    return compare(History(rows, complete, unreadable, moving), own, FIRST, now, GRACE, earlier)
+
+
+def twice(*rows: HistoryRow, own: Ledger, complete: bool = True, moving: frozenset[date] = frozenset()) -> Comparison:
+    """Returns the second of two looks that found the same, an hour apart."""
+    first = compared(*rows, own=own, now=NOW - APART, complete=complete, moving=moving)
+    return compared(*rows, own=own, before=first, complete=complete, moving=moving)
 
 
 def of_day(comparison: Comparison, day: date = DAY) -> Day:
     return next(one for one in comparison.days if one.day == day)
 
 
+def counts(comparison: Comparison, day: date = DAY) -> Day:
+    """Returns a day's result without what is known of the looks."""
+    return of_day(comparison, day)._replace(most=0, looks=0, looked_at=None)
+
+
 def test_a_notification_that_is_not_in_the_ledger_is_missing_whatever_its_delivery_status() -> None:
-    found = compared(row("a"), row("b"), own=ledger("a"))
+    found = twice(row("a"), row("b"), own=ledger("a"))
     assert [one.notification_id for one in found.missing] == ["b"]
-    assert of_day(found) == Day(DAY, Completeness.MISSING, listed=2, held=1, missing=1)
+    assert counts(found) == Day(DAY, Completeness.MISSING, listed=2, ours=1, missing=1)
 
 
 def test_a_recovered_notification_makes_the_day_whole() -> None:
-    own = replace(ledger("a"), recovered=frozenset({"b"}))
-    found = compared(row("a"), row("b"), own=own)
+    first = compared(row("a"), row("b"), own=ledger("a"), now=NOW - APART)
+    found = compared(row("a"), row("b"), own=replace(ledger("a"), recovered={"b": DAY}), before=first)
     assert found.missing == ()
-    assert of_day(found) == Day(DAY, Completeness.WHOLE, listed=2, held=2, recovered=1)
+    assert counts(found) == Day(DAY, Completeness.WHOLE, listed=2, ours=2, recovered=1)
 
 
 def test_a_notification_that_came_twice_by_both_ways_counts_once() -> None:
-    own = replace(ledger("a"), recovered=frozenset({"a"}))
-    assert of_day(compared(row("a"), own=own)) == Day(DAY, Completeness.WHOLE, listed=1, held=1)
+    own = replace(ledger("a"), recovered={"a": DAY})
+    assert counts(twice(row("a"), own=own)) == Day(DAY, Completeness.WHOLE, listed=1, ours=1)
 
 
 def test_a_young_notification_may_be_on_its_way() -> None:
@@ -57,56 +92,167 @@ def test_a_young_notification_may_be_on_its_way() -> None:
     old = row("b", NOW - GRACE)
     found = compared(young, old, own=ledger())
     assert [one.notification_id for one in found.missing] == ["b"]
+    assert [one.notification_id for one in found.lacking] == ["b", "a"]
     assert of_day(found, NOW.date()).waiting == 1
-
-
-def test_a_notification_without_a_date_is_fetched() -> None:
-    assert [one.notification_id for one in compared(row("a", None), own=ledger()).missing] == ["a"]
 
 
 def test_a_day_that_is_not_over_is_open() -> None:
     found = compared(own=ledger())
     assert of_day(found, NOW.date()).completeness is Completeness.OPEN
     midnight = datetime(2026, 11, 28, 0, 0, tzinfo=UTC)
-    for now, wanted in ((midnight + GRACE - timedelta(seconds=1), Completeness.OPEN), (midnight + GRACE, Completeness.WHOLE)):
-        assert of_day(compared(own=ledger(), now=now), date(2026, 11, 27)).completeness is wanted
+    first = compared(own=ledger(), now=midnight + GRACE - timedelta(seconds=1))
+    second = compared(own=ledger(), now=midnight + GRACE - timedelta(seconds=1) + APART, before=first)
+    third = compared(own=ledger(), now=midnight + GRACE - timedelta(seconds=1) + 2 * APART, before=second)
+    results = [of_day(one, date(2026, 11, 27)).completeness for one in (first, second, third)]
+    assert results == [Completeness.OPEN, Completeness.OPEN, Completeness.WHOLE], "a look at an open day proves nothing"
+
+
+def test_a_day_is_whole_after_a_second_thorough_look_an_hour_later() -> None:
+    first = compared(row("a"), own=ledger("a"), now=NOW)
+    assert of_day(first).looks == 1
+    for seconds, quick, wanted in ((-1, False, False), (0, True, False), (0, False, True)):
+        found = compared(
+            row("a"), own=ledger("a"), now=NOW + APART + timedelta(seconds=seconds), before=first, complete=not quick
+        )
+        assert (of_day(found).completeness is Completeness.WHOLE) is wanted
+    late = of_day(first, NOW.date() - timedelta(days=1))
+    assert late.completeness is Completeness.NOT_KNOWN, "not proven long after its end"
+    soon = datetime(2026, 11, 28, tzinfo=UTC) + GRACE + PATIENCE - timedelta(seconds=1)
+    assert of_day(compared(own=ledger(), now=soon), late.day).completeness is Completeness.OPEN
 
 
 @pytest.mark.parametrize("rows", [(), (row("a"),)])
-def test_no_day_is_whole_if_the_list_is_not_settled(rows: tuple[HistoryRow, ...]) -> None:
-    found = compared(*rows, own=ledger(*(one.notification_id for one in rows)), settled=False)
-    assert of_day(found).completeness is Completeness.NOT_KNOWN
+def test_no_day_is_whole_if_the_list_is_not_complete(rows: tuple[HistoryRow, ...]) -> None:
+    own = ledger(*(one.notification_id for one in rows))
+    assert of_day(twice(*rows, own=own, complete=False)).completeness is Completeness.NOT_KNOWN
+    moving = twice(*rows, own=own, moving=frozenset({DAY}))
+    assert of_day(moving).completeness is Completeness.NOT_KNOWN
+    assert of_day(moving, DAY - timedelta(days=1)).completeness is Completeness.WHOLE, "a day that moves spoils no other"
 
 
 def test_no_day_is_whole_if_the_list_lacks_what_came() -> None:
-    found = compared(row("a"), own=ledger("a", "b"))
-    assert of_day(found) == Day(DAY, Completeness.NOT_KNOWN, listed=1, held=1, unlisted=1)
-    assert of_day(compared(own=ledger("a"))).completeness is Completeness.NOT_KNOWN, "an empty list by mistake"
+    found = twice(row("a"), own=ledger("a", "b"))
+    assert counts(found) == Day(DAY, Completeness.NOT_KNOWN, listed=1, ours=1, unlisted=1)
+    assert of_day(twice(own=ledger("a"))).completeness is Completeness.NOT_KNOWN, "an empty list by mistake"
+    recovered = replace(ledger(), recovered={"a": DAY})
+    assert of_day(twice(own=recovered)).completeness is Completeness.NOT_KNOWN, "recovered events count, too"
+
+
+def test_no_day_is_whole_with_fewer_rows_than_an_earlier_look_found() -> None:
+    own = Ledger({}, foreign=frozenset({"a", "b"}))
+    found = compared(row("a"), row("b"), own=own, now=NOW - 9 * APART)
+    for hours in range(8, 0, -1):
+        found = compared(row("a"), own=own, now=NOW - hours * APART, before=found)
+        assert of_day(found).completeness is Completeness.NOT_KNOWN
+    assert of_day(found).most == 2
+    for hours, wanted in ((0, Completeness.NOT_KNOWN), (1, Completeness.WHOLE)):
+        found = compared(row("a"), row("b"), own=own, now=NOW + hours * APART, before=found)
+        assert of_day(found).completeness is wanted
+
+
+def test_a_row_that_was_seen_counts_even_if_the_list_drops_it() -> None:
+    own = replace(ledger(), seen={"a": row("a"), "b": row("b")}, foreign=frozenset({"b"}))
+    found = twice(own=own)
+    assert [one.notification_id for one in found.missing] == ["a"]
+    assert of_day(found).completeness is Completeness.MISSING
+
+
+def test_a_look_that_did_not_read_all_changes_no_day_of_which_more_is_known() -> None:
+    whole = twice(row("a"), row("b"), own=ledger("a", "b"))
+    quick = compared(row("a"), own=ledger("a", "b"), now=NOW + APART, before=whole, complete=False)
+    assert of_day(quick) == of_day(whole)
+    more = compared(row("a"), row("b"), row("c"), own=ledger("a", "b", "c"), now=NOW + APART, before=whole, complete=False)
+    assert of_day(more).completeness is Completeness.NOT_KNOWN, "a new row needs new looks"
+
+
+def test_a_notification_without_a_date_is_fetched_and_no_day_is_whole_until_its_day_is_known() -> None:
+    found = twice(row("a", None), own=ledger())
+    assert [one.notification_id for one in found.missing] == ["a"]
+    assert {one.completeness for one in found.days if one.day < NOW.date()} == {Completeness.NOT_KNOWN}
+    found = twice(row("a", None), own=replace(ledger(), recovered={"a": DAY}))
+    assert counts(found) == Day(DAY, Completeness.WHOLE, listed=1, ours=1, recovered=1)
+    found = twice(row("a", None), own=replace(ledger(), unreadable=frozenset({"a"})))
+    assert of_day(found).completeness is Completeness.UNREADABLE
+    found = twice(row("a", None), own=replace(ledger(), foreign=frozenset({"a"})))
+    assert of_day(found).completeness is Completeness.WHOLE
 
 
 def test_what_cannot_be_read_is_not_fetched_again_and_the_day_is_not_whole() -> None:
-    found = compared(row("a"), own=replace(ledger(), unreadable=frozenset({"a"})))
+    found = twice(row("a"), own=replace(ledger(), unreadable=frozenset({"a"})))
     assert found.missing == ()
     assert of_day(found).completeness is Completeness.UNREADABLE
+    first = compared(own=ledger(), now=NOW - APART)
+    assert of_day(compared(own=ledger(), before=first, unreadable=1)).completeness is Completeness.UNREADABLE
 
 
 def test_notifications_of_another_webhook_do_not_count() -> None:
-    found = compared(row("a"), row("b"), own=replace(ledger("a"), foreign=frozenset({"b"})))
-    assert of_day(found) == Day(DAY, Completeness.WHOLE, listed=1, held=1)
+    found = twice(row("a"), row("b"), own=replace(ledger("a"), foreign=frozenset({"b"})))
+    assert counts(found) == Day(DAY, Completeness.WHOLE, listed=1, ours=1)
+    first = compared(row("a"), row("b"), own=ledger("a"), now=NOW - APART)
+    found = compared(row("a"), row("b"), own=replace(ledger("a"), foreign=frozenset({"b"})), before=first)
+    assert of_day(found).completeness is Completeness.WHOLE, "known as another webhook's only after the first look"
 
 
 def test_the_margin_is_asked_for_and_not_judged() -> None:
     assert span(date(2026, 11, 25), NOW) == (FIRST, date(2026, 11, 29))
     assert [one.day for one in compared(own=ledger()).days] == [FIRST + timedelta(days=number) for number in range(1, 5)]
+    first, last = around(DAY)
+    only = compare(History((), True), ledger(), first, NOW, GRACE, last=DAY)
+    assert [one.day for one in only.days] == [DAY]
+    assert (first, last) == (date(2026, 11, 25), date(2026, 11, 28))
 
 
-def test_the_cursor_stops_before_the_first_day_that_needs_another_look() -> None:
-    states = (Completeness.WHOLE, Completeness.UNREADABLE, Completeness.MISSING, Completeness.WHOLE)
+def test_the_cursor_stops_before_the_first_day_that_needs_a_look_every_time() -> None:
+    states = (Completeness.WHOLE, Completeness.WHOLE, Completeness.MISSING, Completeness.WHOLE)
     days = [Day(FIRST + timedelta(days=number), state) for number, state in enumerate(states, 1)]
-    assert advanced(FIRST, days) == FIRST + timedelta(days=2)
-    assert advanced(FIRST, days[1:]) == FIRST
-    for state in (Completeness.OPEN, Completeness.NOT_KNOWN):
-        assert advanced(FIRST, [Day(FIRST + timedelta(days=1), state)]) == FIRST
+    assert advanced(FIRST, days, NOW) == FIRST + timedelta(days=2)
+    assert advanced(FIRST, days[1:], NOW) == FIRST
+
+
+@pytest.mark.parametrize(
+    ("state", "age"),
+    [
+        (Completeness.OPEN, LONGEST),
+        (Completeness.MISSING, LONGEST),
+        (Completeness.NOT_KNOWN, timedelta(days=2)),
+        (Completeness.UNREADABLE, timedelta(days=2)),
+    ],
+)
+def test_a_day_that_stays_not_whole_keeps_the_cursor_for_some_time_and_not_for_ever(
+    state: Completeness, age: timedelta
+) -> None:
+    end = datetime(2026, 11, 27, tzinfo=UTC)
+    for late, wanted in ((-1, DAY - timedelta(days=1)), (0, DAY)):
+        assert advanced(DAY - timedelta(days=1), [Day(DAY, state)], end + age + timedelta(seconds=late)) == wanted
+
+
+def test_a_day_behind_the_cursor_that_is_not_whole_is_looked_at_again_ever_more_seldom() -> None:
+    now = datetime(2026, 11, 29, tzinfo=UTC)
+    one, at = Day(DAY, Completeness.NOT_KNOWN, looked_at=now), []
+    assert revisits(DAY, {DAY: one}, now + APART, GRACE) == (), "the look at the cursor's day is the ordinary one"
+    while now < datetime(2027, 1, 5, tzinfo=UTC):
+        now += timedelta(minutes=10)
+        if revisits(now.date() - timedelta(days=1), {DAY: one}, now, GRACE):
+            at.append(now)
+            one = one._replace(looked_at=now)
+    waits = [later - earlier for earlier, later in itertools.pairwise(at)]
+    assert waits == sorted(waits)
+    assert len(at) < 30
+    assert at[-1].date() - DAY <= LONGEST
+    assert now - at[-1] < timedelta(days=14)
+    whole = one._replace(completeness=Completeness.WHOLE, looked_at=None)
+    assert revisits(now.date(), {DAY: whole}, now, GRACE) == ()
+
+
+def test_only_a_day_that_is_over_and_not_proven_needs_a_thorough_look() -> None:
+    midnight = datetime(2026, 11, 28, tzinfo=UTC)
+    cursor, yesterday = date(2026, 11, 26), date(2026, 11, 27)
+    days = {cursor: Day(cursor, Completeness.WHOLE)}
+    assert not needs_proof(cursor, days, midnight + GRACE - timedelta(seconds=1), GRACE)
+    assert needs_proof(cursor, days, midnight + GRACE, GRACE)
+    days[yesterday] = Day(yesterday, Completeness.OPEN, looks=1, looked_at=midnight + GRACE)
+    assert not needs_proof(cursor, days, midnight + GRACE + APART - timedelta(seconds=1), GRACE)
+    assert needs_proof(cursor, days, midnight + GRACE + APART, GRACE)
 
 
 _NAMES = st.sets(st.sampled_from("abcdefghij"))
@@ -120,17 +266,17 @@ def test_nothing_is_lost_between_the_counts(
     recovered: set[str],
     unreadable: set[str],
     foreign: set[str],
-    settled: bool,
+    complete: bool,
 ) -> None:
-    own = Ledger(dict.fromkeys(delivered, DAY), frozenset(recovered), frozenset(unreadable), frozenset(foreign))
-    found = compared(*(row(name, at) for name, at in listed.items()), own=own, settled=settled)
+    own = Ledger(dict.fromkeys(delivered, DAY), dict.fromkeys(recovered, DAY), frozenset(unreadable), frozenset(foreign))
+    found = twice(*(row(name, at) for name, at in listed.items()), own=own, complete=complete)
     for one in found.days:
-        assert one.listed == one.held + one.missing + one.waiting + one.unreadable
-        assert one.recovered <= one.held
+        assert one.listed == one.ours + one.missing + one.waiting + one.unreadable
+        assert one.recovered <= one.ours
         whole = {name for name, at in listed.items() if at.date() == one.day} - foreign
         assert one.listed == len(whole)
         if one.completeness is Completeness.WHOLE:
-            assert settled
+            assert complete
             assert whole <= delivered | recovered
             assert one.day < NOW.date()
     gone = {one.notification_id for one in found.missing}

@@ -11,11 +11,14 @@ import pytest
 QUERIES = Path(__file__).parents[2] / "sql" / "queries"
 # Each of these statements locks one row by its key, or rows that no other process has.
 ONE_ROW = {
+    "advance_gaps",
     "advance_operation",
     "alert_message_sent",
     "cancel_operation",
+    "close_ping",
     "delay_alert_message",
     "end_alert_state",
+    "end_duty",
     "fail_delivery",
     "forget_alert_channel",
     "handle_quarantine",
@@ -24,10 +27,15 @@ ONE_ROW = {
     "mark_processed",
     "mark_retrying",
     "prove_writable",
+    "record_comparison",
+    "release_provider_account",
     "resume_destination",
     "retry_now",
     "revive_event",
+    "set_provider_credentials",
+    "set_provider_merchant",
     "take_back_attempt",
+    "take_provider_try",
 }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import contextlib
 import json
 import random
 from datetime import UTC, datetime
@@ -28,8 +27,7 @@ from webhookd.authorizenet.api.errors import (
     Refusal,
     error_of,
 )
-from webhookd.authorizenet.api.history import read_history
-from webhookd.authorizenet.api.limits import BURST, CREDENTIALS_AGAIN, FEATURE_AGAIN, Bucket, Gate
+from webhookd.authorizenet.api.limits import BURST, FEATURE_AGAIN, Bucket, Gate
 from webhookd.authorizenet.api.operations import (
     REPORTS,
     REST,
@@ -38,7 +36,6 @@ from webhookd.authorizenet.api.operations import (
     json_body,
     rest_path,
 )
-from webhookd.authorizenet.api.results import HistoryRow
 
 PACKAGE = Path(__file__).parents[2] / "webhookd"
 CREDENTIALS = ("login-of-a-test", "key-of-a-test-16")
@@ -232,6 +229,46 @@ def test_a_row_that_cannot_be_read_fails_the_call_since_nobody_would_notice_its_
 
 
 @pytest.mark.parametrize(
+    "row", ['{"notificationId":"B"}', '{"eventType":"x"}', "5", "null", '{"notificationId":"B\\u0000","eventType":"x"}']
+)
+def test_a_row_of_the_history_that_cannot_be_read_is_counted_and_hides_no_other(row: str) -> None:
+    page = reading.history_page(
+        answers.decoded(f'{{"notifications":[{{"notificationId":"A","eventType":"x"}},{row}]}}'.encode())
+    )
+    assert [one.notification_id for one in page.rows] == ["a"]
+    assert page.unreadable == 1
+
+
+@pytest.mark.parametrize("answer", ['{"notifications":null}', '{"notifications":{}}', '{"notifications":""}', "{}", "[]"])
+def test_what_is_no_list_is_no_empty_history(answer: str) -> None:
+    with pytest.raises(UnreadableError, match="notifications"):
+        reading.history_page(answers.decoded(answer.encode()))
+
+
+@pytest.mark.parametrize("types", [5, "net.authorize.x", {"a": 1}, ["net.authorize.x", 5]])
+def test_event_types_of_a_webhook_that_cannot_be_read_are_no_other_event_types(types: Any) -> None:
+    with pytest.raises(UnreadableError, match="eventTypes"):
+        reading.webhook({"webhookId": "a", "url": "https://x", "status": "active", "eventTypes": types})
+
+
+@pytest.mark.parametrize("value", ["1_0", "\u0661", "1e5", "9" * 30, True, 1.5, [], "", None])
+def test_what_is_no_number_of_a_common_size_is_none(value: Any) -> None:
+    assert answers.number(value) is None
+
+
+@pytest.mark.parametrize(
+    "value", ["1_0", "\u0661", "Infinity", "NaN", Decimal("1e400"), Decimal("1e-400"), Decimal("NaN"), "9" * 30]
+)
+def test_what_is_no_amount_of_a_common_size_is_none(value: Any) -> None:
+    assert answers.money(value) is None
+
+
+@pytest.mark.parametrize("value", ["a\x00b", "a\ud800", "a" * 5000, 10**50])
+def test_a_text_that_no_database_takes_is_none(value: Any) -> None:
+    assert answers.text(value) is None
+
+
+@pytest.mark.parametrize(
     "text",
     ["2017-02-09T19:18:42.167", "2017-02-09T19:18:42.167Z", "2017-02-09T19:18:42.1670000Z", "2017-02-09T11:18:42.167-08:00"],
 )
@@ -264,7 +301,7 @@ def test_the_answers_that_the_provider_gave_are_read() -> None:
         Decimal(50_000),
         "Mastercard",
         "INV-12345",
-        results.Payment("4415473", 2),
+        results.SubscriptionPayment("4415473", 2),
         False,
     )
     batches = (
@@ -308,21 +345,38 @@ def test_each_code_has_its_kind_of_error(kind: type[ProviderError], code: str) -
 
 
 @pytest.mark.parametrize(
-    ("status", "kind"),
+    ("status", "body", "kind"),
     [
-        (400, CallRejectedError),
-        (401, CredentialsRefusedError),
-        (403, CredentialsRefusedError),
-        (404, CallRejectedError),
-        (302, CallRejectedError),
-        (429, ProviderUnavailableError),
-        (500, ProviderUnavailableError),
-        (502, ProviderUnavailableError),
+        (400, b"<html>", CallRejectedError),
+        (400, b'{"reason":"INVALID_DATA"}', CallRejectedError),
+        (401, b"", CredentialsRefusedError),
+        (401, b"<html>", CredentialsRefusedError),
+        (403, b"<html>", ProviderUnavailableError),
+        (403, b"", ProviderUnavailableError),
+        (403, b'{"message":"Forbidden"}', ProviderUnavailableError),
+        (403, b'{"reason":"FORBIDDEN"}', CredentialsRefusedError),
+        (404, b"<html>", ProviderUnavailableError),
+        (404, b'{"reason":"NOT_FOUND"}', RecordNotFoundError),
+        (404, b'{"reason":"RESOURCE_NOT_FOUND"}', CallRejectedError),
+        (302, b"", ProviderUnavailableError),
+        (429, b"", ProviderUnavailableError),
+        (500, b"<html>", ProviderUnavailableError),
+        (500, b'{"messages":{"resultCode":"Error","message":[{"code":"E00007"}]}}', CredentialsRefusedError),
+        (500, b'{"reason":"E00007"}', CredentialsRefusedError),
+        (502, b"<html>", ProviderUnavailableError),
     ],
 )
-def test_each_status_has_its_kind_of_error(status: int, kind: type[ProviderError]) -> None:
-    refusal = answers.rest_refusal(status, b"<html>a page of a proxy</html>")
-    assert type(error_of("x", refusal, Feature.WEBHOOKS)) is kind
+def test_each_status_has_its_kind_of_error(status: int, body: bytes, kind: type[ProviderError]) -> None:
+    error = error_of("x", answers.refusal_of(status, body), Feature.WEBHOOKS)
+    assert type(error) is kind
+    if status == 403 and kind is ProviderUnavailableError:
+        assert "firewall" in str(error)
+
+
+def test_an_error_is_found_behind_other_messages() -> None:
+    for first in ("I00001", "I00004", "E00087"):
+        body = f'{{"messages":{{"resultCode":"Error","message":[{{"code":"{first}"}},{{"code":"E00007","text":"no"}}]}}}}'
+        assert answers.report_of(body.encode()) == Refusal("E00007", "no")
 
 
 def test_the_remedy_for_reports_that_are_switched_off_is_named() -> None:
@@ -356,38 +410,28 @@ def test_the_rate_holds_and_a_burst_may_go_at_once() -> None:
     assert [bucket.reserve() for _ in range(BURST + 1)] == [0.0] * BURST + [0.5]
 
 
-def test_credentials_that_are_refused_stop_all_calls_and_one_call_in_15_minutes_tries_them() -> None:
+@pytest.mark.parametrize(
+    "error", [FeatureOffError("no", "E00011"), CredentialsRefusedError("no", "E00007"), CallRejectedError("no", "E00003")]
+)
+def test_an_answer_that_is_an_error_shows_that_the_provider_is_there(error: ProviderError) -> None:
     time = Time()
     gate = Gate(time.now)
-    gate.failed(CredentialsRefusedError("no", "E00007"), Feature.REPORTS)
-    sent = 0
-    for _ in range(3600):
-        time.at += 1
-        for feature in Feature:
-            with contextlib.suppress(CredentialsRefusedError):
-                gate.begin(feature)
-                sent += 1
-                gate.failed(CredentialsRefusedError("no", "E00007"), feature)
-    assert sent == 3600 // CREDENTIALS_AGAIN
-    refused = gate.state
-    assert refused.refused_for == 3600
-    assert refused.refused_code == "E00007"
-    time.at += CREDENTIALS_AGAIN
-    gate.begin(Feature.REPORTS)
+    gate.failed(ProviderUnavailableError("away"), Feature.REPORTS)
+    time.at += 60
+    gate.failed(error, Feature.REPORTS)
+    assert gate.state.failing_for is None
+    gate.check(Feature.WEBHOOKS)
+
+
+def test_only_a_success_switches_a_part_on_again() -> None:
+    time = Time()
+    gate = Gate(time.now)
+    gate.failed(FeatureOffError("no", "E00011"), Feature.REPORTS)
+    gate.failed(CallRejectedError("no", "E00003"), Feature.REPORTS)
+    with pytest.raises(FeatureOffError):
+        gate.check(Feature.REPORTS)
     gate.succeeded(Feature.REPORTS)
-    assert gate.state.refused_for is None
-    gate.begin(Feature.WEBHOOKS)
-
-
-def test_a_call_without_credentials_says_nothing_about_them() -> None:
-    time = Time()
-    gate = Gate(time.now)
-    gate.failed(CredentialsRefusedError("no", "E00007"), Feature.REPORTS)
-    gate.begin(Feature.ACCOUNT, credentials=False)
-    gate.succeeded(Feature.ACCOUNT, credentials=False)
-    gate.failed(CallRejectedError("no", "E00003"), Feature.ACCOUNT)
-    with pytest.raises(CredentialsRefusedError):
-        gate.check(Feature.ACCOUNT)
+    gate.check(Feature.REPORTS)
 
 
 def test_a_part_that_is_switched_off_is_asked_once_a_day_and_the_others_go_on() -> None:
@@ -425,60 +469,3 @@ def test_pauses_double_up_to_15_minutes_and_a_success_ends_them() -> None:
     error = ProviderUnavailableError("away", retry_in=1e9)
     gate.failed(error, Feature.REPORTS)
     assert error.retry_in == 3600.0
-
-
-# The history
-
-
-def row(number: int) -> HistoryRow:
-    return HistoryRow(f"id-{number}", "net.authorize.payment.authcapture.created", None, "Delivered")
-
-
-@given(st.data())
-async def test_the_history_is_whole_whatever_the_server_clamps_and_inserts(data: st.DataObject) -> None:
-    clamp = data.draw(st.sampled_from([20, 37, 100, 1000]))
-    listed = [row(number) for number in range(data.draw(st.integers(0, 400)))]
-    insertions = data.draw(st.integers(0, 4))
-    seen_at_the_beginning = list(listed)
-    asked: list[int] = []
-
-    async def page(offset: int, limit: int) -> tuple[HistoryRow, ...]:
-        nonlocal insertions
-        assert limit <= 1000
-        asked.append(offset)
-        found = tuple(listed[offset : offset + min(limit, clamp)])
-        if insertions:
-            insertions -= 1
-            place = data.draw(st.integers(0, len(listed)))
-            listed.insert(place, row(1000 + len(listed)))
-        return found
-
-    history = await read_history(page)
-    assert len({one.notification_id for one in history.rows}) == len(history.rows)
-    if history.settled:
-        assert {*seen_at_the_beginning} <= {*history.rows}
-    if len(seen_at_the_beginning) < 15:
-        assert asked == [0], "a quiet account costs one call"
-
-
-async def test_a_server_that_ignores_the_offset_is_no_endless_loop_and_no_settled_history() -> None:
-    calls = 0
-
-    async def page(offset: int, limit: int) -> tuple[HistoryRow, ...]:
-        nonlocal calls
-        calls += 1
-        return tuple(map(row, range(100)))
-
-    assert not (await read_history(page)).settled
-    assert calls <= 10
-
-
-async def test_a_history_that_never_rests_is_not_called_settled() -> None:
-    listed = [row(number) for number in range(200)]
-
-    async def page(offset: int, limit: int) -> tuple[HistoryRow, ...]:
-        found = tuple(listed[offset : offset + 100])
-        listed.append(row(len(listed)))
-        return found
-
-    assert not (await read_history(page)).settled

@@ -93,6 +93,8 @@ def test_credentials_come_from_files_and_from_systemd(
         ({"ACCOUNTS__EU__API_LOGIN_ID": LOGIN}, "WEBHOOKD_ACCOUNTS__EU__TRANSACTION_KEY go together"),
         ({"TRANSACTION_KEY": SIGNATURE}, "has the form of a Signature Key: give the Transaction Key"),
         ({"TRANSACTION_KEY": KEY + OTHER}, "at most 16 characters"),
+        ({"TRANSACTION_KEY": "346HZ32z-fP4hTG2"}, "letters and digits"),
+        ({"TRANSACTION_KEY": "346HZ32z3fP4hTG\u0662"}, "letters and digits"),
         ({"TRANSACTION_KEY": f"{KEY},{OTHER},{KEY}"}, "remove the oldest"),
         ({"API_LOGIN_ID": f"{LOGIN}:x"}, "without spaces and colons"),
         ({"PROVIDER": "staging"}, "must be production, sandbox, or an address"),
@@ -101,6 +103,18 @@ def test_credentials_come_from_files_and_from_systemd(
         ({"PROVIDER": "https://api.authorize.net/rest"}, "without user, path and query"),
         ({"PROVIDER": "https://[api"}, "must be production"),
         ({"PROVIDER_RATE": "0"}, "must be a number from 0.01 to 100"),
+        ({"GAP_EVERY": "0"}, "must be a number from 1 to 86400"),
+        ({"WEBHOOK_GUARDIAN": "on"}, "must be off, watch or heal"),
+        ({"PUBLIC_URL": "hooks.example.com"}, "must be an address such as https://hooks.example.com"),
+        ({"PUBLIC_URL": "https://u:p@hooks.example.com"}, "without user, query and fragment"),
+        ({"PUBLIC_URL": "https://hooks.example.com/x?key=1"}, "without user, query and fragment"),
+        ({"PUBLIC_URL": "http://hooks.example.com"}, "WEBHOOKD_PUBLIC_URL begins with http://"),
+        ({"PUBLIC_URL": "https://10.0.0.1"}, "names 10.0.0.1, which Authorize.Net cannot reach"),
+        ({"PUBLIC_URL": "https://localhost:8080"}, "names localhost, which Authorize.Net cannot reach"),
+        (
+            {"ACCOUNTS__EU__PUBLIC_URL": "https://webhookd.internal"},
+            "WEBHOOKD_ACCOUNTS__EU__PUBLIC_URL names webhookd.internal",
+        ),
     ],
 )
 def test_what_cannot_work_is_refused_with_the_remedy_and_without_the_value(env: Any, values: dict[str, str], text: str) -> None:
@@ -131,6 +145,45 @@ def test_a_folder_may_name_the_address_for_its_own_key(env: Any, tmp_path: Path)
     assert shown(load())["default"][0] == "http://127.0.0.1:8099"
 
 
+PATH = "/webhooks/authorize-net"
+
+
+@pytest.mark.parametrize(
+    ("given", "default", "eu"),
+    [
+        ({}, None, None),
+        (
+            {"PUBLIC_URL": "https://hooks.example.com"},
+            f"https://hooks.example.com{PATH}",
+            f"https://hooks.example.com{PATH}/eu",
+        ),
+        (
+            {"PUBLIC_URL": "https://hooks.example.com/"},
+            f"https://hooks.example.com{PATH}",
+            f"https://hooks.example.com{PATH}/eu",
+        ),
+        ({"PUBLIC_URL": "https://hooks.example.com/shop/net"}, "https://hooks.example.com/shop/net", None),
+        (
+            {"PUBLIC_URL": "https://hooks.example.com/shop", "ACCOUNTS__EU__PUBLIC_URL": "https://eu.example.com:8443/x"},
+            "https://hooks.example.com/shop",
+            "https://eu.example.com:8443/x",
+        ),
+        ({"ACCOUNTS__EU__PUBLIC_URL": "https://eu.example.com"}, None, f"https://eu.example.com{PATH}/eu"),
+    ],
+)
+def test_the_webhooks_url_of_each_account_follows_from_the_public_url(
+    env: Any, given: dict[str, str], default: str | None, eu: str | None
+) -> None:
+    env(API_LOGIN_ID=LOGIN, TRANSACTION_KEY=KEY, ACCOUNTS__EU__SIGNATURE_KEYS=SIGNATURE, **given)
+    env(ACCOUNTS__EU__API_LOGIN_ID=LOGIN, ACCOUNTS__EU__TRANSACTION_KEY=OTHER)
+    assert {name: one.public_url for name, one in provider_accesses(load()).items()} == {"default": default, "eu": eu}
+
+
+def test_a_simulator_on_this_machine_delivers_to_any_address(env: Any) -> None:
+    env(PROVIDER="http://127.0.0.1:8099", PUBLIC_URL="http://127.0.0.1:8080", API_LOGIN_ID=LOGIN, TRANSACTION_KEY=KEY)
+    assert provider_accesses(load())["default"].public_url == f"http://127.0.0.1:8080{PATH}"
+
+
 def test_no_secret_is_shown_in_the_log_the_repr_or_the_list_of_what_is_in_force(env: Any) -> None:
     env(API_LOGIN_ID=LOGIN, TRANSACTION_KEY=f"{KEY},{OTHER}", PROVIDER="sandbox", ACCOUNTS__EU__SIGNATURE_KEYS=SIGNATURE)
     env(ACCOUNTS__EU__API_LOGIN_ID=LOGIN, ACCOUNTS__EU__TRANSACTION_KEY=OTHER)
@@ -151,3 +204,28 @@ def test_a_running_daemon_takes_new_credentials(env: Any) -> None:
     before = load()
     env(TRANSACTION_KEY=OTHER)
     assert [*renewed(before, load())] == ["transaction_key"]
+
+
+@pytest.mark.parametrize("account", ["", "ACCOUNTS__EU__"])
+def test_a_process_without_the_role_sync_reads_no_transaction_key(env: Any, tmp_path: Path, account: str) -> None:
+    env(ACCOUNTS__EU__SIGNATURE_KEYS=SIGNATURE)
+    env(**{f"{account}API_LOGIN_ID": LOGIN, f"{account}TRANSACTION_KEY_FILE": str(tmp_path / "none")})
+    assert f"WEBHOOKD_{account}TRANSACTION_KEY_FILE: cannot read" in problem()
+    env(ROLES="receive, work")
+    settings = load()
+    assert provider_accesses(settings) == {}
+    assert {*settings.keys_by_account} == {"default", "eu"}
+    (tmp_path / "none").write_text(KEY)
+    assert provider_accesses(load()) == {}
+    assert KEY not in repr(vars(load()))
+
+
+def test_a_list_of_roles_decides_from_whatever_source_it_comes(
+    env: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    env(API_LOGIN_ID=LOGIN, TRANSACTION_KEY=KEY)
+    assert len(provider_accesses(load())) == 1
+    assert provider_accesses(load(roles=["receive"])) == {}
+    (tmp_path / "c.toml").write_text('roles = ["receive", "work"]\n')
+    monkeypatch.setenv("WEBHOOKD_CONFIG", str(tmp_path / "c.toml"))
+    assert provider_accesses(load()) == {}

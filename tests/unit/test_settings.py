@@ -65,7 +65,7 @@ def only_problem(**overrides: Any) -> str:
 def test_two_addresses_and_a_key_are_enough() -> None:
     settings = load()
     assert settings.database_url.get_secret_value() == DATABASE
-    assert settings.roles == {Role.RECEIVE, Role.RELAY, Role.WORK, Role.DELIVER}
+    assert settings.roles == {Role.RECEIVE, Role.RELAY, Role.WORK, Role.DELIVER, Role.SYNC}
     assert settings.keys_by_account == {"default": (KEY,)}
     assert settings.public_address == ("127.0.0.1", 8080)
     assert settings.admin_address == ("127.0.0.1", 9090)
@@ -417,8 +417,8 @@ def test_every_number_has_bounds_and_what_lies_beyond_them_is_refused_with_them(
             "ROLES",
             "receive,wrok",
             (
-                "must be any of receive, relay, work or deliver, with commas between them; "
-                "the default is receive,relay,work,deliver"
+                "must be any of receive, relay, work, deliver or sync, with commas between them; "
+                "the default is receive,relay,work,deliver,sync"
             ),
         ),
         ("TRACING", "perhaps", "must be true or false; the default is false"),
@@ -650,7 +650,7 @@ def test_every_setting_is_described_with_its_default() -> None:
     defaults = {name.removeprefix("WEBHOOKD_"): default for name, (default, _) in rows.items()}
     assert defaults["DATABASE_URL"] == "required"
     assert defaults["MAX_EVENT_AGE"] == "1209600"
-    assert defaults["ROLES"] == "receive,relay,work,deliver"
+    assert defaults["ROLES"] == "receive,relay,work,deliver,sync"
     assert defaults["LISTEN"] == "127.0.0.1:8080"
     assert defaults["CONFIG"] == defaults["RELAY_WINDOW"] == defaults["ACCOUNTS__<NAME>__SIGNATURE_KEYS"] == ""
 

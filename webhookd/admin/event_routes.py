@@ -24,7 +24,7 @@ from webhookd.admin.shapes import (
     event_fields,
     event_row,
 )
-from webhookd.event import Status
+from webhookd.event import Origin, Status, origin_of
 from webhookd.operate.cursor import decode_cursor
 from webhookd.operate.events import Events, Shown, retry_of
 from webhookd.operate.filter import Filter
@@ -135,6 +135,14 @@ class EventInFull(EventRow):
     send_after: Annotated[
         Time | None, Field(description="When the event is due to be sent; if it is queued, when its message can count as lost.")
     ]
+    origin: Annotated[
+        Origin,
+        Field(
+            description="webhook; history, if no webhook came and webhookd took the event from Authorize.Net's history; "
+            "import, if it was imported without a signature."
+        ),
+    ]
+    verified: Annotated[bool, Field(description="A Signature Key verified the body.")]
     body: Annotated[Body | None, Field(description="Null if the body is no longer kept.")]
     aliases: list[Alias]
     audit: Annotated[list[Change], Field(description="The oldest change first.")]
@@ -173,6 +181,8 @@ def in_full(shown: Shown) -> EventInFull:
     return EventInFull(
         **event_fields(row),
         last_error=row["last_error"],
+        origin=(origin := origin_of(row["key_fingerprint"])),
+        verified=origin == "webhook",
         dead_reason=row["dead_reason"],
         dead_letter_copy=copy,
         sends=row["sends"],

@@ -2,19 +2,30 @@
 
 Ids are compared, never dates, bodies or delivery statuses: dates and bodies differ between the two sources, and a proxy can
 have answered 200 to a webhook that never reached webhookd.
+
+A day is whole only after two thorough looks, an hour apart. Both read the list to its end and found as many rows as any look
+ever found, all of them in the ledger. So one answer with too few rows makes no day whole.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
+from itertools import chain
 from typing import NamedTuple
 
 from webhookd.authorizenet.api.results import History, HistoryRow
 
 MARGIN = timedelta(days=1)  # the zone of the history's days is not known, and notifications may be listed late
+LOOKS = 2  # thorough looks that a whole day needs
+APART = timedelta(hours=1)  # between these, so that in each hour a quiet account needs but one call more
+PATIENCE = timedelta(hours=6)  # a day that is over for longer, and not proven, is not known
+STRAY = timedelta(days=2)  # from this age on, a day that is not known no longer keeps the cursor from later days
+LONGEST = timedelta(days=30)  # after which a day is not looked at again
+_DAY = timedelta(days=1)
 
 
 class Completeness(StrEnum):
@@ -23,8 +34,8 @@ class Completeness(StrEnum):
     WHOLE = "whole"
     MISSING = "missing"  # at least one notification is not in the ledger yet
     UNREADABLE = "unreadable"  # all is in the ledger but what the provider's answers do not let webhookd read
-    OPEN = "open"  # the day is not over, or its last notifications may be on their way
-    NOT_KNOWN = "not known"  # the provider's list is not settled, or lacks notifications that webhookd got
+    OPEN = "open"  # the day is not over, its last notifications may be on their way, or a second look is to come
+    NOT_KNOWN = "not known"  # the provider's list cannot be read whole, has fewer rows than before, or lacks what came
 
 
 @dataclass(slots=True, frozen=True)
@@ -32,115 +43,224 @@ class Ledger:
     """The ids that webhookd knows, in lower case.
 
     delivered: the events that came as webhooks, each with its day: the day of its eventDate in UTC.
-    recovered: the events that came from the history.
+    recovered: the events that came from the history, with their days.
     unreadable: notifications that the history lists and whose answer cannot become an event.
     foreign: notifications for another webhook than ours, which are none of our business.
+    seen: rows of earlier looks (`Comparison.lacking`) that the ledger lacked then. They count, even if the list drops them.
     """
 
     delivered: Mapping[str, date]
-    recovered: frozenset[str] = field(default_factory=frozenset)
-    unreadable: frozenset[str] = field(default_factory=frozenset)
-    foreign: frozenset[str] = field(default_factory=frozenset)
+    recovered: Mapping[str, date] = field(default_factory=dict)
+    unreadable: frozenset[str] = frozenset()
+    foreign: frozenset[str] = frozenset()
+    seen: Mapping[str, HistoryRow] = field(default_factory=dict)
+
+    def lacks(self, identifier: str) -> bool:
+        """Returns whether webhookd knows nothing of a notification."""
+        known = (self.delivered, self.recovered, self.unreadable, self.foreign)
+        return not any(identifier in ids for ids in known)
 
 
 class Day(NamedTuple):
-    """The counts of one day, in UTC. `listed` is the provider's count, `held` ours of these, `recovered` a part of `held`.
+    """The counts of one day, in UTC. `listed` is the provider's count, `ours` webhookd's of these, `recovered` a part of it.
 
     unlisted: events that webhookd got and the provider does not list. waiting: notifications that are younger than the grace.
+    most: the highest number of rows that a look found for the day, those for other webhooks included.
+    looks: the number of thorough looks in a row, after the day's end, that found this number.
+    looked_at: the time of the last thorough look that counted.
     """
 
     day: date
     completeness: Completeness
     listed: int = 0
-    held: int = 0
+    ours: int = 0
     recovered: int = 0
     missing: int = 0
     waiting: int = 0
     unreadable: int = 0
     unlisted: int = 0
+    most: int = 0
+    looks: int = 0
+    looked_at: datetime | None = None
 
 
 class Comparison(NamedTuple):
-    """The result of a comparison. `missing` are the notifications to fetch, the oldest first."""
+    """The result of a comparison. `missing` are the notifications to fetch, the oldest first.
+
+    lacking: these and those that may be on their way. Give them to the next comparisons as `Ledger.seen`.
+    """
 
     missing: tuple[HistoryRow, ...]
     days: tuple[Day, ...]
+    lacking: tuple[HistoryRow, ...] = ()
 
 
 def span(cursor: date, now: datetime) -> tuple[date, date]:
     """Returns the first and the last day to ask the history for. `cursor` is the newest day that is known to be compared."""
-    return cursor - MARGIN, now.astimezone(UTC).date() + MARGIN
+    return cursor - MARGIN, _today(now) + MARGIN
 
 
-def compare(history: History, ledger: Ledger, first: date, now: datetime, grace: timedelta) -> Comparison:
+def around(day: date) -> tuple[date, date]:
+    """Returns the first and the last day to ask the history for, so that `day` can be judged in every zone."""
+    return day - MARGIN, day + 2 * MARGIN  # the last day may not belong to the list
+
+
+def needs_proof(cursor: date, earlier: Mapping[date, Day], now: datetime, grace: timedelta) -> bool:
+    """Returns whether the look at `span(cursor, now)` must be thorough, since a day that is over needs a look that counts."""
+    return any(_is_due(day, earlier.get(day), now, grace) for day in _days(cursor, _today(now) - _DAY))
+
+
+def revisits(cursor: date, earlier: Mapping[date, Day], now: datetime, grace: timedelta) -> tuple[date, ...]:
+    """Returns the days behind the cursor that are not whole and need another thorough look, at `around(day)`, the oldest first.
+
+    A look is due after an eighth of the day's age: more seldom from day to day, and for at most 30 days.
+    """
+    days = _days(_today(now) - LONGEST, cursor - _DAY)
+    return tuple(day for day in days if day in earlier and _is_due(day, earlier[day], now, grace))
+
+
+def compare(
+    history: History,
+    ledger: Ledger,
+    first: date,
+    now: datetime,
+    grace: timedelta,
+    earlier: Mapping[date, Day] | None = None,
+    last: date | None = None,
+) -> Comparison:
     """Compares the history with the ledger.
 
     first: the first day that was asked for. Days from the one after it are judged: the margin makes their lists whole.
+    now: the time before the history was asked for.
     grace: the age from which a notification counts as missing; a younger one may be on its way.
+    earlier: the results of the last comparison of each day.
+    last: the last day to judge; by default today.
     """
-    today = now.astimezone(UTC).date()
-    rows = [row for row in history.rows if row.notification_id not in ledger.foreign]
-    missing = [row for row in rows if _lacks(ledger, row) and not _is_young(row, now, grace)]
-    by_day: dict[date, list[HistoryRow]] = {}
-    for row in rows:
-        by_day.setdefault(row.event_date.date() if row.event_date else today, []).append(row)
-    listed = {row.notification_id for row in rows}
-    unlisted: dict[date, int] = {}
-    for identifier, day in ledger.delivered.items():
-        if identifier not in listed:
-            unlisted[day] = unlisted.get(day, 0) + 1
-    judged = _days(first + MARGIN, today)
-    days = tuple(
-        _judged(day, by_day.get(day, ()), ledger, unlisted.get(day, 0), now, grace, settled=history.settled) for day in judged
-    )
+    look = _Look(history, ledger, now, grace)
+    days = _days(first + MARGIN, last or _today(now))
+    judged = tuple(look.judge(day, (earlier or {}).get(day, Day(day, Completeness.OPEN))) for day in days)
     oldest = datetime.min.replace(tzinfo=UTC)
-    return Comparison(tuple(sorted(missing, key=lambda row: (row.event_date or oldest, row.notification_id))), days)
+    lacking = sorted(look.lacking, key=lambda row: (row.event_date or oldest, row.notification_id))
+    return Comparison(tuple(row for row in lacking if not look.is_young(row)), judged, tuple(lacking))
 
 
-def advanced(cursor: date, days: Iterable[Day]) -> date:
-    """Returns the new cursor: the last day of an unbroken sequence, after `cursor`, of days that need no further look."""
-    done = {one.day for one in days if one.completeness in (Completeness.WHOLE, Completeness.UNREADABLE)}
-    while cursor + timedelta(days=1) in done:
-        cursor += timedelta(days=1)
+def advanced(cursor: date, days: Iterable[Day], now: datetime) -> date:
+    """Returns the new cursor: the last day of an unbroken sequence, after `cursor`, of days that need no look every time.
+
+    These are whole days; after two days, those that are not known or unreadable; after 30 days, all. `revisits` has the rest.
+    """
+    done = {one.day for one in days if _may_pass(one, now)}
+    while cursor + _DAY in done:
+        cursor += _DAY
     return cursor
 
 
-def _judged(
-    day: date, rows: Iterable[HistoryRow], ledger: Ledger, unlisted: int, now: datetime, grace: timedelta, *, settled: bool
-) -> Day:
-    listed = held = recovered = missing = waiting = unreadable = 0
-    for row in rows:
-        listed += 1
-        if row.notification_id in ledger.delivered:
-            held += 1
-        elif row.notification_id in ledger.recovered:
-            held += 1
-            recovered += 1
-        elif row.notification_id in ledger.unreadable:
-            unreadable += 1
-        elif _is_young(row, now, grace):
-            waiting += 1
-        else:
-            missing += 1
-    end = datetime.combine(day + timedelta(days=1), datetime.min.time(), UTC)
-    if missing:
-        result = Completeness.MISSING
-    elif now < end + grace:
-        result = Completeness.OPEN
-    elif not settled or unlisted:
-        result = Completeness.NOT_KNOWN
-    else:
-        result = Completeness.UNREADABLE if unreadable else Completeness.WHOLE
-    return Day(day, result, listed, held, recovered, missing, waiting, unreadable, unlisted)
+def _may_pass(one: Day, now: datetime) -> bool:
+    age = now - _end(one.day)
+    if one.completeness is Completeness.WHOLE or age >= LONGEST:
+        return True
+    return one.completeness in (Completeness.NOT_KNOWN, Completeness.UNREADABLE) and age >= STRAY
 
 
-def _lacks(ledger: Ledger, row: HistoryRow) -> bool:
-    identifier = row.notification_id
-    return identifier not in ledger.delivered and identifier not in ledger.recovered and identifier not in ledger.unreadable
+class _Look:
+    """One look at the history, beside the ledger."""
+
+    def __init__(self, history: History, ledger: Ledger, now: datetime, grace: timedelta) -> None:
+        self._history = history
+        self._ledger = ledger
+        self._now = now
+        self._grace = grace
+        listed = {row.notification_id for row in history.rows}
+        dropped = [row for name, row in ledger.seen.items() if name not in listed and ledger.lacks(name)]
+        self.lacking = [row for row in chain(history.rows, dropped) if ledger.lacks(row.notification_id)]
+        self._rows: dict[date | None, list[HistoryRow]] = {}
+        for row in chain(history.rows, dropped):
+            self._rows.setdefault(self._day_of(row), []).append(row)
+        self._totals = Counter(map(self._day_of, history.rows))
+        ours = {**ledger.recovered, **ledger.delivered}
+        self._unlisted = Counter(day for name, day in ours.items() if name not in listed)
+        # A row without a date may belong to each of the days, until the ledger has its event.
+        undated = [row.notification_id for row in self._rows.get(None, ()) if row.notification_id not in ledger.foreign]
+        self._lacks_undated = any(map(ledger.lacks, undated))
+        self._unreadable = bool(history.unreadable or undated)
+
+    def is_young(self, row: HistoryRow) -> bool:
+        """Returns whether the notification may be on its way."""
+        return row.event_date is not None and self._now - row.event_date < self._grace
+
+    def judge(self, day: date, before: Day) -> Day:
+        """Returns the result for a day. `before`: its result of the look before this one."""
+        counts = self._count(day)
+        total = self._totals[day]
+        thorough = self._history.complete and day not in self._history.moving
+        if total < before.most and not thorough and not counts.missing:
+            return before  # this look did not read the day's whole list, and tells nothing new
+        one = self._with_looks(counts, before, total, thorough=thorough)
+        return one._replace(completeness=self._completeness(one, total))
+
+    def _with_looks(self, counts: Day, before: Day, total: int, *, thorough: bool) -> Day:
+        most, looks, looked_at = max(total, before.most), before.looks, before.looked_at
+        is_over = self._now >= _end(counts.day) + self._grace
+        if total != before.most:
+            looks = 0
+        if thorough and is_over and (looks == 0 or looked_at is None or self._now - looked_at >= APART):
+            looks = looks + 1 if total == most else 0
+            looked_at = self._now
+        return counts._replace(most=most, looks=looks, looked_at=looked_at)
+
+    def _completeness(self, one: Day, total: int) -> Completeness:
+        over_for = self._now - _end(one.day) - self._grace
+        if one.missing:
+            return Completeness.MISSING
+        if over_for < timedelta():
+            return Completeness.OPEN
+        if one.unlisted or total < one.most or self._lacks_undated:
+            return Completeness.NOT_KNOWN
+        if one.looks < LOOKS:
+            return Completeness.OPEN if over_for < PATIENCE else Completeness.NOT_KNOWN
+        return Completeness.UNREADABLE if one.unreadable or self._unreadable else Completeness.WHOLE
+
+    def _count(self, day: date) -> Day:
+        ledger = self._ledger
+        listed = ours = recovered = missing = waiting = unreadable = 0
+        for row in self._rows.get(day, ()):
+            name = row.notification_id
+            if name in ledger.foreign:
+                continue
+            listed += 1
+            if name in ledger.delivered:
+                ours += 1
+            elif name in ledger.recovered:
+                ours += 1
+                recovered += 1
+            elif name in ledger.unreadable:
+                unreadable += 1
+            elif self.is_young(row):
+                waiting += 1
+            else:
+                missing += 1
+        return Day(day, Completeness.OPEN, listed, ours, recovered, missing, waiting, unreadable, self._unlisted[day])
+
+    def _day_of(self, row: HistoryRow) -> date | None:
+        name = row.notification_id
+        return row.event_date.date() if row.event_date else self._ledger.delivered.get(name, self._ledger.recovered.get(name))
 
 
-def _is_young(row: HistoryRow, now: datetime, grace: timedelta) -> bool:
-    return row.event_date is not None and now - row.event_date < grace
+def _is_due(day: date, before: Day | None, now: datetime, grace: timedelta) -> bool:
+    age = now - _end(day)
+    if age < grace or (before is not None and before.completeness is Completeness.WHOLE):
+        return False
+    if before is None or before.looked_at is None:
+        return True
+    return now - before.looked_at >= (APART if 0 < before.looks < LOOKS else max(APART, age / 8))
+
+
+def _today(now: datetime) -> date:
+    return now.astimezone(UTC).date()
+
+
+def _end(day: date) -> datetime:
+    return datetime.combine(day + _DAY, datetime.min.time(), UTC)
 
 
 def _days(first: date, last: date) -> list[date]:

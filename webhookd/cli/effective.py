@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _URLS = ("database_url", "redis_url")
 _TOKENS = ("admin_tokens", "read_tokens")
-_OF_THE_PROVIDER = ("api_login_id", "transaction_key", "provider")
+_OF_THE_PROVIDER = ("api_login_id", "transaction_key", "provider", "public_url")
 _KEYS = ("signature_keys", "api_login_id", "transaction_key")
 _DEFAULT = "default"
 

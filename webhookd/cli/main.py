@@ -35,6 +35,7 @@ from webhookd.cli.operator import (
     timeline_commands,
 )
 from webhookd.cli.operator.failures import ApiError
+from webhookd.cli.provider import commands as provider_commands
 from webhookd.cli.recover import recover
 from webhookd.cli.simulate import simulate
 from webhookd.cli.trigger import trigger
@@ -61,6 +62,7 @@ for group in (
     operation_commands,
     destination_commands,
     alert_commands,
+    provider_commands,
 ):
     app.add_typer(group.app)
 app.command("stats", help=stats_commands.HELP)(stats_commands.stats)

@@ -69,7 +69,7 @@ def simulate(
     simulator = Simulator(
         seed, faults=Faults.parse(faults or ()), clock=clock, port=port, told=_tell_json if as_json else _tell
     )
-    simulator.account(signature_key=own_key)
+    simulator.account(signature_key=own_key, only_to=to if own_key else None)
     run(session(simulator, to, every, count, began=lambda: _introduce(simulator, own=own_key is None, as_json=as_json)))
 
 

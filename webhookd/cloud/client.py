@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from botocore.exceptions import ClientError
@@ -96,7 +96,7 @@ class CloudClient:
             answer = Answer(0.0, error=f"no answer within {self._timeout:g} s")
         except WebhookdError:
             answer = Answer(0.0, error="the event was not sent, because webhookd stops or has too much to send")
-        return replace(answer, seconds=time.monotonic() - began)
+        return answer._replace(seconds=time.monotonic() - began)
 
     async def close(self) -> None:
         """Cuts off the requests under way, and closes the connections."""

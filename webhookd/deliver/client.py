@@ -8,11 +8,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 import aiohttp
+from yarl import URL
 
 from webhookd.deliver.addresses import RefusedAddressError, public_socket
 from webhookd.deliver.destination import Destination
@@ -24,8 +24,7 @@ _KEPT = 2048  # characters of an answer
 _CONNECT = 5.0  # seconds for a connection, if the whole attempt may take longer
 
 
-@dataclass(slots=True, frozen=True)
-class Answer:
+class Answer(NamedTuple):
     """The result of one request. Either `status` is set, or `error` is the reason why there was no answer.
 
     An answer of a cloud service may have both. `final`: no later attempt can succeed.
@@ -55,8 +54,9 @@ class HttpClient:
     def __init__(self, destination: Destination) -> None:
         settings = destination.settings
         self._destination = destination
-        self._url = settings.url.get_secret_value()
-        self._host = urlsplit(self._url).hostname or ""
+        url = settings.url.get_secret_value()
+        self._url = URL(url)
+        self._host = urlsplit(url).hostname or ""
         self._timeout = settings.timeout
         self._connect = min(_CONNECT, settings.timeout)
         self._first_byte = settings.first_byte_timeout
@@ -103,7 +103,7 @@ class HttpClient:
         else:
             if not response.content.at_eof():
                 response.close()  # otherwise the rest of the body would be read at the end of the block
-        return self._destination.hide(bytes(body).decode("utf-8", "replace"))[:_KEPT]
+        return self._destination.hide(bytes(body).decode("utf-8", "replace"))[:_KEPT] if body else ""
 
     def _explain(self, error: Exception) -> str:
         """Returns one sentence about an error. No library's text is quoted that may hold the URL."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -24,12 +25,16 @@ class Response(aiohttp.ClientResponse):
         return await super().start(connection)
 
 
+_BLANK_LINE = re.compile(rb"\n\r?\n")
+
+
 class _HeadFirst:
-    """Gives the parser the head of an answer line by line, and then the rest. So no byte of a body comes with the head."""
+    """Gives the parser the head of an answer, whole or line by line, and then the rest: no byte of a body goes before."""
 
     def __init__(self, protocol: ResponseHandler, parser: Any) -> None:
         self._protocol = protocol
         self._parser = parser
+        self._cut = False  # the bytes so far end within a head
         self._body: Any = None  # of the answer, once its head is there; interim heads have none
 
     def __getattr__(self, name: str) -> Any:
@@ -44,7 +49,7 @@ class _HeadFirst:
         messages: list[Any] = []
         upgraded, tail = False, b""
         while self._body is None and data:
-            end = data.find(b"\n") + 1 or len(data)
+            end = self._end_of_head(data)
             found, upgraded, tail = self._parser.feed_data(data[:end])
             messages += found
             self._body = next((body for message, body in found if message.code >= 200), None)
@@ -64,6 +69,14 @@ class _HeadFirst:
         else:
             messages += found
         return messages, upgraded, tail
+
+    def _end_of_head(self, data: bytes) -> int:
+        """Returns the length of a head that is there as a whole, else that of its next line."""
+        line = data.find(b"\n") + 1 or len(data)
+        whole = None if self._cut else _BLANK_LINE.search(data)
+        end = line if whole is None else whole.end()
+        self._cut = whole is None
+        return end
 
     def feed_eof(self) -> Any:
         """Ends the answer."""

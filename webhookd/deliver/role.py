@@ -24,7 +24,7 @@ from webhookd.telemetry.metrics import Metrics
 _STOP = 3.0  # seconds that a shutdown waits for the attempts under way; what is cut off is sent again
 _POLL = 1.0  # seconds between two looks at what is due
 _MEASURE = 10.0
-_MOST_PENDING = 20_000  # ends that wait for their commit; all senders together have fewer attempts under way
+_MOST_PENDING = 20_000  # ends that wait for their commit; a sender tries those again that find no room
 TEST_TYPE = "webhookd.test"
 
 
@@ -47,6 +47,7 @@ class DeliverRole:
         connect: Callable[[Destination], Client] = HttpClient,
     ) -> None:
         self._settings = settings
+        self._keys = _first_keys(settings)
         self._connect = connect
         self._database = database
         self._metrics = metrics
@@ -92,12 +93,13 @@ class DeliverRole:
         await self._ends.stop()
 
     async def prepare(self, settings: Settings) -> dict[str, Destination]:
-        """Returns the destinations of `settings`, for `renew`. Those that do not change stay the same objects.
+        """Returns the destinations of `settings`, for `renew`. Those without a change and without files stay the same.
 
         Raises SettingsError if a file that the settings of a destination name cannot be used.
         """
         before = self._settings.destinations
-        changed = {name: one for name, one in settings.destinations.items() if before.get(name) != one}
+        # The files of TLS may have other contents under the same names.
+        changed = {name: one for name, one in settings.destinations.items() if before.get(name) != one or one.has_files}
         made = await asyncio.to_thread(destinations_of, changed, sends=self._sends)  # reading CAs takes long
         return {name: made[name] if name in made else self.destinations[name] for name in settings.destinations}
 
@@ -105,6 +107,7 @@ class DeliverRole:
         """Uses the keys of `settings` and the destinations from now on. Former senders end their attempts meanwhile."""
         before = self.destinations
         self._settings, self.routes.destinations = settings, destinations
+        self._keys = _first_keys(settings)
         for name in [name for name in before if destinations.get(name) is not before[name]]:
             self._failing.discard(name)
             self.routes.wakes.pop(name, None)
@@ -120,7 +123,7 @@ class DeliverRole:
 
     async def test(self, destination: Destination) -> tuple[UUID, Answer]:
         """Sends a test event, and returns its id and the answer. Nothing is stored, and nothing is tried again."""
-        account = next(iter(self._settings.keys_by_account), "default")
+        account = next(iter(self._keys), "default")
         at, event_id = self._database.now(), new_id()
         body = b'{"notificationId":"%s","eventType":"%s","eventDate":"%s","webhookId":null,"payload":{"entityName":"test"}}' % (
             str(event_id).encode(),
@@ -139,7 +142,7 @@ class DeliverRole:
             await client.close()
 
     def _key_of(self, account: str) -> str | None:
-        return next(iter(self._settings.keys_by_account.get(account, ())), None)
+        return self._keys.get(account)
 
     def _now(self) -> datetime:
         return self._database.now()
@@ -187,3 +190,8 @@ class DeliverRole:
             waiting.labels(name).set(found.waiting + found.retrying)
             dead.labels(name).set(found.dead)
             self._metrics.circuit_open.labels(name).set(name in failing)
+
+
+def _first_keys(settings: Settings) -> dict[str, str]:
+    """Returns the first Signature Key of each account."""
+    return {account: keys[0] for account, keys in settings.keys_by_account.items() if keys}

@@ -9,6 +9,7 @@ from webhookd.doctor.configuration import examine_settings
 from webhookd.doctor.destinations import examine_destinations
 from webhookd.doctor.finding import Finding, Verdict
 from webhookd.doctor.postgresql import examine_postgresql
+from webhookd.doctor.provider import examine_provider
 from webhookd.doctor.redis import examine_redis
 from webhookd.doctor.sqs import examine_sqs
 from webhookd.errors import WebhookdError
@@ -19,6 +20,7 @@ _SLOW = {
     "postgresql": "look for load or locks in PostgreSQL, and check the network to the host in WEBHOOKD_DATABASE_URL",
     "redis": "check the network to the host in WEBHOOKD_REDIS_URL",
     "destinations": "check the DNS server that this machine asks",
+    "provider": "check the network to Authorize.Net",
     "sqs": "check the network to SQS, and the source of the AWS credentials",
 }
 
@@ -38,6 +40,7 @@ async def examine(settings: Settings, *, source: str = "") -> AsyncIterator[Find
         ("redis", examine_redis),
         ("sqs", examine_sqs),
         ("destinations", examine_destinations),
+        ("provider", examine_provider),
     )
     for name, check in checks:
         try:

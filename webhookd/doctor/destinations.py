@@ -23,7 +23,9 @@ async def examine_destinations(settings: Settings) -> list[Finding]:
     No queue, topic or bus is asked for: the right to look is not among those that a destination needs.
     """
     findings = [await _examine(name, one, settings) for name, one in settings.destinations.items()]
-    if findings and set(Role) - settings.roles == {Role.DELIVER}:  # as a list of roles from before there were destinations
+    if findings and set(Role) - settings.roles - {Role.SYNC} == {
+        Role.DELIVER
+    }:  # as a list of roles from before there were destinations
         findings.append(
             Finding(
                 "role deliver",

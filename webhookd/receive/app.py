@@ -19,11 +19,11 @@ from webhookd.receive.refusal import REFUSED, Rejection, refusal
 from webhookd.receive.refused_samples import EXAMINED, Sample, Samples
 from webhookd.runtime.failpoints import Failpoint, armed, reach
 from webhookd.settings import Settings
+from webhookd.settings.provider import WEBHOOK_PATH as PATH
 from webhookd.telemetry.logs import logger, where
 from webhookd.telemetry.metrics import Metrics
 
 DEFAULT_ACCOUNT = "default"
-PATH = "/webhooks/authorize-net"
 JSON = "application/json; charset=utf-8"
 _CHUNKS = 1_024  # most chunks of a body, unless they hold _CHUNK_BYTES on average: each costs a microsecond, however small
 _CHUNK_BYTES = 256

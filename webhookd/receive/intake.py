@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
 
-from webhookd.authorizenet.notification import EVENT_TYPES, check_age, label, parse
+from webhookd.authorizenet.notification import EVENT_TYPES, Notification, check_age, label, parse
 from webhookd.authorizenet.signature import Verifier, fingerprint
 from webhookd.errors import RefusedError, UnavailableError, Unusable, UnusableError
 from webhookd.http.admission import Admission
@@ -26,6 +26,7 @@ from webhookd.store.database import Database
 from webhookd.store.idempotency import IdempotencyKeys, Seen
 from webhookd.store.keys import hash_of_body, new_id
 from webhookd.store.outbox import Outgoing
+from webhookd.store.provider_pings import Pings
 from webhookd.store.receipts import Accepted, Arrival, Quarantined, Receipts, why_not_stored
 from webhookd.telemetry.logs import logger
 from webhookd.telemetry.metrics import Metrics
@@ -51,6 +52,7 @@ class ReceiptOutcome(StrEnum):
     ACCEPTED = "accepted"
     DUPLICATE = "duplicate"
     QUARANTINED = "quarantined"
+    TEST = "test"
 
 
 class Receipt(NamedTuple):
@@ -71,6 +73,7 @@ class Intake:
         database: Database,
         relay: Relay | None,
         admission: Admission,
+        pings: Pings,
         *,
         metrics: Metrics,
         watch: Watch,
@@ -81,6 +84,7 @@ class Intake:
         self._database = database
         self._relay = relay
         self._admission = admission
+        self._pings = pings
         self._verifiers: dict[str, Verifier] = {}
         self._key_last_used = metrics.key_last_used
         self._mismatches = metrics.body_mismatches
@@ -88,6 +92,7 @@ class Intake:
         self.renew(settings.keys_by_account)
         self._max_event_age = settings.max_event_age
         self._max_clock_skew = settings.max_clock_skew
+        self._timeout = settings.commit_timeout
         self._metrics = metrics
         self.tracing = tracing
         self._duplicates = {layer: metrics.duplicates.labels(layer) for layer in ("redis", "notification_id", "content")}
@@ -127,6 +132,7 @@ class Intake:
         self._stopping = True
         await self._commits.stop()
         await self._quarantine.stop()
+        await self._pings.stop()
         await self._admission.stop()
 
     def refuse(self) -> None:
@@ -165,6 +171,11 @@ class Intake:
         key = self._verifiers[account].verify(body, signature)
         try:
             notification = parse(body, account)
+            if self._pings.old or self._pings.concern(account, notification):
+                with self._admission.waits():
+                    test = await self._test(account, notification, body, key)
+                if test is not None:
+                    return Receipt(ReceiptOutcome.TEST, test)
             check_age(notification.event_date, self._database.now(), self._max_event_age, self._max_clock_skew)
             span = traceparent = None
             if self.tracing is not None and origin is not None:
@@ -184,6 +195,15 @@ class Intake:
             self._mismatches.labels(account).inc()
             logger.warning("a known notification id came with another body", account=account, event_id=str(accepted.id))
         return Receipt(ReceiptOutcome.DUPLICATE, accepted.id)
+
+    async def _test(self, account: str, notification: Notification, body: bytes, key: str) -> UUID | None:
+        """Keeps the sample of a ping that webhookd ordered, which is no event. Returns its id; None for a real notification."""
+        if self._pings.old:
+            await self._pings.renew()
+        if not self._pings.concern(account, notification):
+            return None
+        async with asyncio.timeout(self._timeout):
+            return await self._pings.keep(account, notification, body, key)
 
     async def _set_aside(self, account: str, body: bytes, key: str, why: UnusableError, origin: Origin | None) -> Receipt:
         """Commits an authentic body to quarantine. Raises the errors of `take`."""

@@ -18,6 +18,7 @@ from webhookd.runtime.loops import Part, Watch
 from webhookd.settings import Settings
 from webhookd.store.database import Database
 from webhookd.store.idempotency import IdempotencyKeys
+from webhookd.store.provider_pings import Pings
 from webhookd.store.receipts import Receipts
 from webhookd.telemetry.metrics import Metrics
 
@@ -51,8 +52,18 @@ class ReceiveRole:
         self._samples = Samples(
             database, keep=settings.refused_samples, keys=settings.keys_by_account, metrics=metrics, watch=watch
         )
+        pings = Pings(database, max_age=settings.max_event_age, patience=settings.commit_timeout)
         self._intake = Intake(
-            settings, receipts, idempotency, database, relay, self.admission, metrics=metrics, watch=watch, tracing=tracing
+            settings,
+            receipts,
+            idempotency,
+            database,
+            relay,
+            self.admission,
+            pings,
+            metrics=metrics,
+            watch=watch,
+            tracing=tracing,
         )
         self.parts: list[Part] = [self._samples, self._intake]
         self._certificate: Certificate | None = None

@@ -35,7 +35,7 @@ def problems(settings: Settings) -> Iterator[str]:
     yield from _shutdown(settings)
     yield from database_problems(settings.database_url, settings.database_auth)
     if not settings.roles:
-        yield "WEBHOOKD_ROLES is empty: name any of receive, relay, work, deliver"
+        yield "WEBHOOKD_ROLES is empty: name any of receive, relay, work, deliver, sync"
     if settings.retry_base > settings.retry_cap:
         yield "WEBHOOKD_RETRY_BASE is above WEBHOOKD_RETRY_CAP: lower the one or raise the other"
     if _collide(settings.public_address, settings.admin_address):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -25,6 +25,7 @@ from webhookd.settings.values import DatabaseAuth, DatabaseUrl, Region, SchemaNa
 
 # The types of pydantic's errors for a number, for one of several choices, and for other types in a TOML file.
 _NUMBER = re.compile(r"greater_than_equal|less_than_equal|finite_number|int_.+|float_.+")
+_CREDENTIALS = re.compile(r"(accounts__.+__)?(api_login_id|transaction_key)")  # of the provider's API
 _CHOICE = re.compile(r"literal_error|enum|bool_.+")
 _KINDS = {
     "string_type": "text",
@@ -37,7 +38,8 @@ _KINDS = {
 def load(**overrides: Any) -> Settings:
     """Returns the settings from every source; `overrides` are the strongest. Raises SettingsError, a line for each problem.
 
-    No line holds a secret, nor a value that was given for a secret.
+    No line holds a secret, nor a value that was given for a secret. Without the role `sync`, the credentials of the provider's
+    API count as not given, and their files are not read: a command that needs them gives `roles`.
     """
     return load_from(sources.layers(), **overrides)
 
@@ -53,7 +55,7 @@ def load_from(layers: list[Layer], **overrides: Any) -> Settings:
     settings = None
     given: dict[str, Found] = {}
     try:
-        given = sources.find_all(Settings.model_fields, layers)
+        given = sources.find_all(Settings.model_fields, layers, None if _asks_the_provider(layers, overrides) else _CREDENTIALS)
         problems += _borrowed_password(given.get("database_url"))
         problems += _stray_schema(given)
         problems += _stray_headers(given)
@@ -66,6 +68,17 @@ def load_from(layers: list[Layer], **overrides: Any) -> Settings:
     if problems or settings is None:
         raise SettingsError("\n".join(problems)) from None
     return settings
+
+
+def _asks_the_provider(layers: list[Layer], overrides: Mapping[str, Any]) -> bool:
+    """Returns whether this process has the role that asks the provider. A process that receives need not know those secrets."""
+    roles = overrides.get("roles")
+    if roles is None:
+        found = sources.find("roles", layers)
+        roles = None if found is None else found.value
+    if isinstance(roles, str):
+        roles = roles.split(",")
+    return not isinstance(roles, Collection) or "sync" in {str(role).strip() for role in roles}
 
 
 def _nested(values: Mapping[str, Any]) -> dict[str, Any]:

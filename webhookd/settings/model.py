@@ -53,6 +53,7 @@ class Role(StrEnum):
     RELAY = "relay"
     WORK = "work"
     DELIVER = "deliver"
+    SYNC = "sync"
 
 
 class AccountSettings(AccountProviderSettings):
@@ -134,7 +135,7 @@ class Settings(ProviderSettings):
     )
     handlers: Names = _setting((), "Python modules with handlers, comma-separated.")
     roles: Annotated[frozenset[Role], CommaSeparated] = _setting(
-        frozenset(Role), "Roles of this process, comma-separated: receive, relay, work, deliver."
+        frozenset(Role), "Roles of this process, comma-separated: receive, relay, work, deliver, sync."
     )
     concurrency: int = _setting(16, "Number of events with handlers that this process works on at a time.", ge=1, le=1000)
     pollers: int = _setting(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, Field, SecretStr
@@ -18,9 +19,10 @@ if TYPE_CHECKING:
 
 # Contract: AnetApiSchema.xsd, merchantAuthenticationType. A colon would end the user's name of HTTP Basic authentication.
 _LOGIN_ID = re.compile(r"[!-9;-~]{1,25}")
-_TRANSACTION_KEY = re.compile(r"[!-~]{1,16}")
+_TRANSACTION_KEY = re.compile(r"[0-9A-Za-z]{1,16}")
 _SIGNATURE_KEY = re.compile(r"[0-9A-Fa-f]{128}")
 _MOST_KEYS = 2  # the new key and the one before: each further key would cost a refused call, and refusals may lock the account
+WEBHOOK_PATH = "/webhooks/authorize-net"  # of the account `default`; other accounts have `/name` after it
 NAMED = {"production": "https://api.authorize.net", "sandbox": "https://apitest.authorize.net"}
 
 
@@ -61,7 +63,20 @@ def _provider(value: str) -> str:
         raise wrong
     if parts.scheme == "http" and not is_loopback(value):  # the Transaction Key would go over the network unencrypted
         raise wrong
-    return value.rstrip("/")
+    return value.rstrip("/").lower()
+
+
+def _public_url(value: str) -> str:
+    wrong = ValueError("must be an address such as https://hooks.example.com, without user, query and fragment")
+    try:
+        parts = urlsplit(value)
+        _ = parts.port
+    except ValueError:  # its message quotes the URL
+        raise wrong from None
+    plain = re.fullmatch(r"[!-~]+", value) and not any(mark in value for mark in "?#@\\")
+    if not plain or not parts.hostname or parts.scheme not in ("http", "https"):
+        raise wrong
+    return value
 
 
 def _setting(default: Any, meaning: str, **limits: Any) -> Any:
@@ -69,6 +84,8 @@ def _setting(default: Any, meaning: str, **limits: Any) -> Any:
 
 
 Provider = Annotated[str, AfterValidator(_provider)]
+PublicUrl = Annotated[str, AfterValidator(_public_url)]
+Guardian = Literal["off", "watch", "heal"]
 
 
 class AccountProviderSettings(BaseModel):
@@ -78,9 +95,14 @@ class AccountProviderSettings(BaseModel):
         None, "API Login ID of the account, for asking Authorize.Net. If unset, webhookd asks nothing."
     )
     transaction_key: Annotated[Keys, AfterValidator(_transaction_keys)] = _setting(
-        (), "Transaction Key that goes with the API Login ID; two, comma-separated, during a rotation. It can move money."
+        (),
+        "Transaction Key that goes with the API Login ID; two, comma-separated, during a rotation. It can move money. Only "
+        "processes with the role sync read it.",
     )
     provider: Provider | None = _setting(None, "As WEBHOOKD_PROVIDER, for this account. If unset, WEBHOOKD_PROVIDER.")
+    public_url: PublicUrl | None = _setting(
+        None, "As WEBHOOKD_PUBLIC_URL, for this account. If unset, WEBHOOKD_PUBLIC_URL with the account's own path."
+    )
 
 
 class ProviderSettings(AccountProviderSettings):
@@ -94,6 +116,26 @@ class ProviderSettings(AccountProviderSettings):
     provider_rate: float = _setting(
         2.0, "Most calls of Authorize.Net's API per second, for each account. Five may go at once.", ge=0.01, le=100
     )
+    public_url: PublicUrl | None = _setting(
+        None,
+        "The webhook's address as Authorize.Net knows it: https://hooks.example.com, to which the account's path is added, or "
+        "the whole URL of the account `default`.",
+    )
+    gap_every: float = _setting(
+        600.0, "Seconds between two comparisons of Authorize.Net's history with the ledger.", ge=1, le=86_400
+    )
+    gap_grace: float = _setting(
+        900.0,
+        "Seconds that a notification of the history may be on its way. Then webhookd takes it from the history.",
+        ge=0,
+        le=86_400,
+    )
+    guardian_every: float = _setting(300.0, "Seconds between two looks at the webhook's registration.", ge=1, le=86_400)
+    webhook_guardian: Guardian = _setting(
+        "watch",
+        "What webhookd does about the webhook's registration: off, watch (alerts of a problem), or heal (also activates a "
+        "webhook that became inactive).",
+    )
 
 
 FIELDS = tuple(ProviderSettings.model_fields)
@@ -104,6 +146,7 @@ class ProviderAccess:
     """The address and the credentials of one account's client.
 
     url: scheme and host. timeout: seconds of a call. rate: calls per second.
+    public_url: the webhook's URL as the provider knows it; None if no setting names it.
     """
 
     account: str
@@ -112,6 +155,7 @@ class ProviderAccess:
     keys: tuple[SecretStr, ...]
     timeout: float = 20.0
     rate: float = 2.0
+    public_url: str | None = None
 
     def redacted(self) -> dict[str, object]:
         """Returns what a log may show."""
@@ -128,8 +172,27 @@ def provider_accesses(settings: Settings) -> dict[str, ProviderAccess]:
         if login_id is not None and keys:
             provider = own.provider or settings.provider
             url = NAMED.get(provider, provider)
-            found[name] = ProviderAccess(name, url, login_id, keys, settings.provider_timeout, settings.provider_rate)
+            found[name] = ProviderAccess(
+                name, url, login_id, keys, settings.provider_timeout, settings.provider_rate, public_url(settings, name)
+            )
     return found
+
+
+def public_url(settings: Settings, account: str) -> str | None:
+    """Returns the URL of an account's webhook as the provider knows it; None if no setting names it."""
+    own = settings.accounts.get(account)
+    given = own.public_url if own is not None else None
+    if given is None:
+        given = settings.public_url
+        if given is None or (_has_path(given) and account != "default"):  # a whole URL is that of `default`
+            return None
+    if _has_path(given):
+        return given
+    return given.rstrip("/") + WEBHOOK_PATH + ("" if account == "default" else f"/{account}")
+
+
+def _has_path(url: str) -> bool:
+    return urlsplit(url).path not in ("", "/")
 
 
 def provider_problems(settings: Settings) -> Iterator[str]:
@@ -139,3 +202,23 @@ def provider_problems(settings: Settings) -> Iterator[str]:
         prefix = f"{PREFIX}ACCOUNTS__{name.upper()}__" if name else PREFIX
         if (own.api_login_id is None) != (not own.transaction_key):
             yield f"{prefix}API_LOGIN_ID and {prefix}TRANSACTION_KEY go together: set both, or neither"
+        if own.public_url is not None and (problem := unreachable(own.public_url, own.provider or settings.provider)):
+            yield f"{prefix}PUBLIC_URL {problem}"
+
+
+def unreachable(url: str, provider: str) -> str | None:
+    """Returns why the provider would not deliver to a URL, and the remedy; None if it may. `provider`: as WEBHOOKD_PROVIDER.
+
+    A provider on this machine, which is a simulator, reaches every address.
+    """
+    if is_loopback(NAMED.get(provider, provider)):
+        return None
+    parts = urlsplit(url)
+    if parts.scheme != "https":
+        return "begins with http://, and Authorize.Net delivers by https:// only: give the address with https://"
+    host = (parts.hostname or "").rstrip(".")
+    try:
+        public = ipaddress.ip_address(host).is_global
+    except ValueError:
+        public = "." in host and not host.endswith((".local", ".internal", ".localhost"))
+    return None if public else f"names {host}, which Authorize.Net cannot reach: give the public name of the receiver"

@@ -37,7 +37,7 @@ SECRET = re.compile(
 IN_FILES = re.compile(f"{SECRET.pattern}|api_token")  # settings that can stand in a file of their own
 # The settings of sections with names, such as ACCOUNTS__<NAME>__SIGNATURE_KEYS.
 SECTIONS = {
-    "accounts": ("signature_keys", "api_login_id", "transaction_key", "provider"),
+    "accounts": ("signature_keys", "api_login_id", "transaction_key", "provider", "public_url"),
     "alerts": ("url", "format", "secret", "sender", "recipients", "quiet_hours"),
     "destinations": (
         "url", "secrets", "event_types", "accounts", "filter", "headers", "timeout", "first_byte_timeout", "concurrency",
@@ -230,17 +230,19 @@ def folder_that_names(name: str, sources: Iterable[Layer], default: str) -> Path
     return None if found is None or found.value == default else found.named_by
 
 
-def find_all(names: Iterable[str], sources: list[Layer]) -> dict[str, Found]:
+def find_all(names: Iterable[str], sources: list[Layer], without: re.Pattern[str] | None = None) -> dict[str, Found]:
     """Returns those of the settings `names` that some source gives, each from the strongest source.
 
-    A section, such as `accounts`, stands for all its settings. Raises SettingsError with a line for each file that cannot be
-    read.
+    A section, such as `accounts`, stands for all its settings. The settings whose names match `without` are
+    left out, and their files are not read. Raises SettingsError with a line for each file that cannot be read.
     """
     wanted = set(names)
     given = dict.fromkeys(name for layer in sources for name in (*layer.values, *layer.files))
     found: dict[str, Found] = {}
     problems = []
     for name in given:
+        if without is not None and without.fullmatch(name):
+            continue
         if name in wanted or ((parts := nested(name)) is not None and parts[0] in wanted):
             try:
                 if (one := find(name, sources)) is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from decimal import Decimal
 from typing import Any
 
@@ -56,6 +57,10 @@ _BUSY = (
 )
 
 
+def _bad_gateway() -> web.Response:
+    return web.Response(status=502, body=_HTML, content_type="text/html")
+
+
 class Spoiler:
     """Spoils answers by the faults of a seed."""
 
@@ -71,13 +76,20 @@ class Spoiler:
             headers = {"Retry-After": "7"} if self._refused % 2 else {}
             return web.Response(status=429, headers=headers, text="Too Many Requests")
         if self._dice.hit("gateway", self._faults.gateway):
-            return web.Response(status=502, body=_HTML, content_type="text/html")
+            return _bad_gateway()
         if reports and self._dice.hit("busy", self._faults.busy):
             return report_error(*self._dice.of("busy code").choice(_BUSY))
         return None
 
     async def after(self, request: web.Request, answer: web.Response) -> web.StreamResponse:
-        """Returns the answer, or what arrives of it."""
+        """Returns the answer to a call that was carried out, or what arrives of it."""
+        if self._dice.hit("lost", self._faults.lost):
+            return _bad_gateway()
+        if self._dice.hit("hang", self._faults.hang):
+            await asyncio.sleep(self._faults.hang_seconds)
+            if request.transport is not None:
+                request.transport.abort()
+            return answer
         body = answer.body if isinstance(answer.body, bytes) else b""
         if len(body) > 1 and self._dice.hit("cut", self._faults.cut):
             part = web.StreamResponse(status=answer.status, headers={"Content-Type": "application/json"})

@@ -14,7 +14,7 @@ from webhookd.authorizenet.body import load
 from webhookd.authorizenet.notification import PREFIX
 from webhookd.authorizenet.shapes import make_payload
 from webhookd.simulate.answering import written
-from webhookd.simulate.faults import Dice
+from webhookd.simulate.faults import Dice, Faults
 
 OVERLAP = 86_400.0  # seconds for which a key still works after a new one was made
 
@@ -39,7 +39,10 @@ class Webhook:
 
 @dataclass(slots=True)
 class Notification:
-    """A notification for one webhook. `attempts`: the times of its requests, each with the answer's status (0 if none came)."""
+    """A notification for one webhook. `attempts`: the times of its requests, each with the answer's status (0 if none came).
+
+    made_at: by the provider's dates. listed_from: by the clock.
+    """
 
     id: str
     event_type: str
@@ -50,6 +53,9 @@ class Notification:
     status: str = "Pending"
     attempts: list[tuple[datetime, int]] = field(default_factory=list)
     ping: bool = False
+    has_date: bool = True  # in the list of the history
+    has_type: bool = True  # in the history
+    has_payload: bool = True  # in the history
 
     @property
     def body(self) -> bytes:
@@ -63,20 +69,24 @@ class Notification:
         }
         return written(envelope)
 
-    def listed(self) -> dict[str, Any]:
-        """Returns the row of the history: its date has three decimals and no zone."""
+    def listed(self, faults: Faults | None = None) -> dict[str, Any]:
+        """Returns the row of the history: its date has three decimals and no zone. Without `faults`, the row lacks nothing."""
+        identifier = self.id.upper() if faults and faults.upper_ids else self.id
         return {
-            "_links": {"self": {"href": f"/rest/v1/notifications/{self.id}"}},
-            "notificationId": self.id,
+            "_links": {"self": {"href": f"/rest/v1/notifications/{identifier}"}},
+            "notificationId": identifier,
             "deliveryStatus": self.status,
-            "eventType": self.event_type,
-            "eventDate": self.made_at.strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3],
+            **({"eventType": self.event_type} if self.has_type or not faults else {}),
+            **({"eventDate": self._date(faults)} if self.has_date or not faults else {}),
         }
 
-    def detailed(self) -> dict[str, Any]:
+    def detailed(self, faults: Faults) -> dict[str, Any]:
         """Returns the notification as the history shows it alone."""
-        more = {"webhookId": self.webhook_id, "notificationDate": self.listed()["eventDate"], "payload": self.payload}
-        return self.listed() | more
+        more = {"eventDate": self._date(faults), "webhookId": self.webhook_id, "notificationDate": self._date(faults)}
+        return self.listed(faults) | more | ({"payload": self.payload} if self.has_payload else {})
+
+    def _date(self, faults: Faults | None) -> str:
+        return self.made_at.strftime("%Y-%m-%dT%H:%M:%S.%f")[: -7 if faults and faults.short_dates else -3]
 
 
 @dataclass(slots=True)
@@ -100,8 +110,9 @@ class Account:
 
     name: str
     login_id: str
-    signature_key: str
-    transaction_keys: list[tuple[str, datetime | None]]  # each with the time until which it works
+    signature_keys: list[tuple[str, datetime | None]]  # each with the time until which it works
+    transaction_keys: list[tuple[str, datetime | None]]  # likewise
+    only_to: str | None = None  # the one address that deliveries go to, if the Signature Key is the user's
     active: bool = True
     test_mode: bool = False
     webhooks: dict[str, Webhook] = field(default_factory=dict)
@@ -109,6 +120,21 @@ class Account:
     transactions: dict[str, Transaction] = field(default_factory=dict)
     batches: dict[str, dict[str, Any]] = field(default_factory=dict)
     subscriptions: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def signature_key(self) -> str:
+        """Returns the newest Signature Key."""
+        return self.signature_keys[-1][0]
+
+    def signing_key(self, now: datetime, *, old: bool) -> str:
+        """Returns the Signature Key that signs now. `old`: the oldest that still works, not the newest."""
+        return next(key for key, until in self.signature_keys if until is None or (old and now < until))
+
+    def rotate_signature_key(self, now: datetime, overlap: float = OVERLAP) -> str:
+        """Makes a new Signature Key, and returns it. The keys before work for `overlap` seconds more."""
+        start = f"{self.name}:{len(self.signature_keys)}:{self.login_id}:signature"
+        self._rotate(self.signature_keys, hashlib.sha512(start.encode()).hexdigest().upper(), now, overlap)
+        return self.signature_key
 
     @property
     def transaction_key(self) -> str:
@@ -121,17 +147,22 @@ class Account:
 
     def rotate_transaction_key(self, now: datetime, overlap: float = OVERLAP) -> str:
         """Makes a new Transaction Key, and returns it. The keys before work for `overlap` seconds more."""
-        ends = now + timedelta(seconds=overlap)
-        self.transaction_keys = [(key, min(until or ends, ends)) for key, until in self.transaction_keys]
-        self.transaction_keys.append((_digits(f"{self.name}:{len(self.transaction_keys)}:{self.login_id}", 16), None))
+        start = f"{self.name}:{len(self.transaction_keys)}:{self.login_id}"
+        self._rotate(self.transaction_keys, _digits(start, 16), now, overlap)
         return self.transaction_key
+
+    @staticmethod
+    def _rotate(keys: list[tuple[str, datetime | None]], new: str, now: datetime, overlap: float) -> None:
+        ends = now + timedelta(seconds=overlap)
+        keys[:] = [*((key, min(until or ends, ends)) for key, until in keys), (new, None)]
 
 
 def account(name: str, seed: int, signature_key: str | None = None) -> Account:
     """Makes an account. `signature_key`: the Signature Key, if it is not to follow from the seed."""
     start = f"{seed}:{name}"
     key = signature_key or hashlib.sha512(f"{start}:signature".encode()).hexdigest().upper()
-    return Account(name, f"sim{_digits(f'{start}:login', 10)}", key, [(_digits(f"{start}:transaction", 16), None)])
+    login_id, transaction_key = f"sim{_digits(f'{start}:login', 10)}", _digits(f"{start}:transaction", 16)
+    return Account(name, login_id, [(key, None)], [(transaction_key, None)])
 
 
 def _digits(text: str, length: int) -> str:

@@ -17,8 +17,8 @@ def _rate(meaning: str) -> Any:
     return field(default=0.0, metadata={"meaning": f"{meaning}, as a fraction from 0 to 1", "most": 1.0})
 
 
-def _number(default: Any, meaning: str) -> Any:
-    return field(default=default, metadata={"meaning": meaning})
+def _number(default: Any, meaning: str, least: float = 0.0) -> Any:
+    return field(default=default, metadata={"meaning": meaning, "least": least})
 
 
 @dataclass(slots=True, frozen=True)
@@ -29,13 +29,24 @@ class Faults:
     double: float = _rate("notifications that are sent twice")
     delay: float = _rate("notifications that are sent up to an hour late, and so overtake each other")
     late: float = _rate("notifications that the history lists up to an hour late")
-    insert: float = _rate("calls of the history during which a new notification is made")
+    insert: float = _rate("calls of the history during which a new notification is made, 100 in all")
     empty: float = _rate("calls of the history that are answered with an empty list by mistake")
     too_many: float = _rate("calls that are answered 429, every second time with Retry-After")
     gateway: float = _rate("calls that are answered 502, with a page of HTML")
     busy: float = _rate("calls of reports that are answered E00001, E00053 or E00104")
+    lost: float = _rate("calls that are carried out, and then answered 502")
+    hang: float = _rate("calls that are carried out, and get no answer for `hang_seconds`")
+    hang_seconds: float = _number(60.0, "seconds, by the machine's clock, after which the connection of a call that hangs ends")
     cut: float = _rate("calls whose connection ends in the middle of the answer")
     truncated: float = _rate("calls that are answered with half of the JSON")
+    undated: float = _rate("rows of the history without a date")
+    garbled: float = _rate("notifications of the history without an event type")
+    no_payload: float = _rate("notifications that the history shows without their payload")
+    short_dates: bool = _number(False, "the dates of the history end at the second")
+    upper_ids: bool = _number(False, "the ids of the history are in upper case")
+    offset_ignored: bool = _number(False, "each page of the history begins at its first row")
+    apart: float = _number(0.0, "seconds by which the provider's dates are ahead of the clock; negative: behind", -1_000_000)
+    old_key_signs: bool = _number(False, "for 24 hours after a rotation, the old Signature Key signs")
     reverse: bool = _number(False, "the history lists the newest notification first")
     clamp: int = _number(0, "most rows of a page of the history, whatever the call asks for; 0: no limit")
     exclusive: bool = _number(False, "to_date does not belong to the days of the history")
@@ -61,7 +72,8 @@ class Faults:
                 values[name] = {"true": True, "false": False}[value.lower()] if kind is bool else kind(value)
                 if name == "day_zone":
                     ZoneInfo(value)
-                good = kind in (bool, str) or 0 <= values[name] <= fields[name].metadata.get("most", 1_000_000)
+                limits = fields[name].metadata
+                good = kind in (bool, str) or limits.get("least", 0) <= values[name] <= limits.get("most", 1_000_000)
             except (KeyError, ValueError, OSError):  # ZoneInfoNotFoundError is a KeyError
                 good = False
             if not good:
@@ -69,18 +81,30 @@ class Faults:
         return cls(**values)
 
     @classmethod
-    def drawn(cls, seed: int) -> Faults:
-        """Returns a set of faults that a seed draws, for tests with many seeds. It has none that no client can recover from."""
+    def drawn(cls, seed: int, *, lasting: bool = False) -> Faults:
+        """Returns a mix of all faults that a seed draws, for tests with many seeds.
+
+        lasting: with those that no client can recover from: missing types and payloads, and an offset that is ignored.
+        """
         dice = random.Random(f"{seed}:faults")
-        values: dict[str, Any] = {}
-        for name in ("drop", "double", "delay", "late", "insert", "too_many"):
+        values: dict[str, Any] = {"hang_seconds": 0.01}
+        for name in ("drop", "double", "delay", "late", "insert", "too_many", "undated"):
             values[name] = dice.choice((0.0, 0.0, 0.05, 0.3))
-        for name in ("gateway", "busy", "cut", "truncated"):
+        for name in ("gateway", "busy", "cut", "truncated", "lost", "hang", "empty"):
             values[name] = dice.choice((0.0, 0.0, 0.1))
-        for name in ("reverse", "exclusive", "no_summaries", "collapsed", "resend"):
+        for name in ("reverse", "exclusive", "no_summaries", "collapsed", "resend", "pings_listed"):
             values[name] = dice.random() < 0.5
-        zone = dice.choice(("UTC", "America/Los_Angeles", "Asia/Kolkata"))
-        return cls(**values, day_zone=zone, clamp=dice.choice((0, 25, 100)))
+        for name in ("short_dates", "upper_ids", "old_key_signs"):
+            values[name] = dice.random() < 0.5
+        values["day_zone"] = dice.choice(("UTC", "America/Los_Angeles", "Asia/Kolkata"))
+        values["clamp"] = dice.choice((0, 3, 10, 25, 100))
+        values["apart"] = dice.choice((0.0, 0.0, -90.0, 90.0))
+        values["unknown_seconds"] = dice.choice((0.0, 5.0))
+        if lasting:
+            for name in ("garbled", "no_payload"):
+                values[name] = dice.choice((0.0, 0.05))
+            values["offset_ignored"] = dice.random() < 0.2
+        return cls(**values)
 
 
 class Dice:

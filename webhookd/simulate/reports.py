@@ -62,9 +62,15 @@ def problem(name: str, fields: Mapping[str, Any], known: tuple[str, ...]) -> str
             )
         left = left[left.index(key) + 1 :]
     for key, inner in _INNER.items():
-        if isinstance(own := fields.get(key), dict) and (found := problem(key, own, inner)):
+        if (own := fields.get(key)) is None:
+            continue
+        if not isinstance(own, dict):
+            return f"The '{_SPACE}:{key}' element is invalid - The value is invalid according to its datatype."
+        if found := problem(key, own, inner):
             return found
-    key = fields.get("merchantAuthentication", {}).get("transactionKey", "")
+    if not all(isinstance(one, int) for one in (fields.get("paging") or {}).values()):
+        return f"The '{_SPACE}:paging' element is invalid - The string is not a valid Int32 value."
+    key = str((fields.get("merchantAuthentication") or {}).get("transactionKey", ""))
     if len(key) > 16:
         return (
             f"The '{_SPACE}:transactionKey' element is invalid - The value &#39;{key}&#39; is invalid according to its "
@@ -168,7 +174,11 @@ class Reports:
             return report_error("E00003", "Both dates or none of them must be given.")
         rows = list(account.batches.values())
         if first is not None and last is not None:
-            begin, end = datetime.fromisoformat(first), datetime.fromisoformat(last)
+            begin, end = _moment(first), _moment(last)
+            if begin is None or end is None:
+                return report_error(
+                    "E00003", f"The '{_SPACE}:SettlementDate' element is invalid - It is no valid DateTime value."
+                )
             if (end - begin).days >= _MOST_DAYS:
                 return report_error("E00003", f"The dates must be at most {_MOST_DAYS} days apart.")
             rows = [one for one in rows if begin <= datetime.fromisoformat(one["settlementTimeUTC"]) <= end]
@@ -177,6 +187,15 @@ class Reports:
         if not rows:
             return report({}, *_NOTHING)
         return report({"batchList": rows if self._faults.collapsed else {"batch": rows if len(rows) > 1 else rows[0]}})
+
+
+def _moment(value: object) -> datetime | None:
+    """Returns a time of a request; None if it is none, or has no zone."""
+    try:
+        found = datetime.fromisoformat(str(value))
+    except ValueError:
+        return None
+    return found if found.tzinfo else None
 
 
 def _merchant(account: Account) -> dict[str, Any]:

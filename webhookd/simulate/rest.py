@@ -22,6 +22,7 @@ from webhookd.simulate.faults import Dice, Faults
 
 _LIMIT = 100  # rows of a page of the history, if the call asks for no number
 _MOST = 1000
+_MOST_INSERTED = 100  # notifications of the fault `insert`: with short pages, a list could grow faster than it can be read
 _LATE = 3600.0  # seconds; the longest time by which the fault `late` holds a row back
 
 Ping = Callable[[Account, Webhook, Notification], Awaitable[bool]]
@@ -45,10 +46,11 @@ class Rest:
         self._dice = dice
         self._ping = ping
         self._insert = insert
+        self._inserted = 0
 
     async def answer(self, request: web.Request) -> tuple[str, web.Response]:
         """Returns the account's name and the answer."""
-        account = self._authenticated(request)
+        account = self.authenticated(request)
         if account is None:
             return "", rest_error(401, "AUTHENTICATION_FAILED", "User authentication failed.")
         parts = request.match_info["path"].strip("/").split("/")
@@ -76,12 +78,13 @@ class Rest:
                 found = account.notifications.get(identifier.lower())
                 gone = found is None or self._now() < found.listed_from
                 missing = rest_error(404, "NOT_FOUND", "The notification was not found.")
-                answer = missing if found is None or gone else json(found.detailed())
+                answer = missing if found is None or gone else json(found.detailed(self._faults))
             case _:
                 answer = rest_error(404, "RESOURCE_NOT_FOUND", "No such resource.")
         return account.name, answer
 
-    def _authenticated(self, request: web.Request) -> Account | None:
+    def authenticated(self, request: web.Request) -> Account | None:
+        """Returns the account whose credentials a request has."""
         kind, _, text = request.headers.get("Authorization", "").partition(" ")
         try:
             login_id, _, key = base64.b64decode(text, validate=True).decode().partition(":")
@@ -106,6 +109,8 @@ class Rest:
         wrong = []
         if not changed.url.startswith("https://") and not is_loopback(changed.url):
             wrong.append("The url must begin with https.")
+        if account.only_to not in (None, changed.url):
+            wrong.append(f"The deliveries are signed with a key of yours, so the url can only be {account.only_to}")
         if unknown := set(changed.event_types) - set(EVENT_TYPES):
             wrong.append(f"Unknown event types: {', '.join(sorted(unknown))}")
         if not changed.event_types:
@@ -124,7 +129,8 @@ class Rest:
     async def _pinged(self, account: Account, webhook: Webhook) -> web.Response:
         if webhook.status != "inactive":
             return rest_error(400, "INVALID_DATA", "Only an inactive webhook can be pinged.")
-        sample = books.notification(webhook, webhook.event_types[0], 1, self._now(), self._dice)
+        made_at = self._now() + timedelta(seconds=self._faults.apart)
+        sample = books.notification(webhook, webhook.event_types[0], 1, made_at, self._dice)
         sample.ping = True
         sample.payload["id"] = "245"
         if self._faults.pings_listed:
@@ -141,7 +147,8 @@ class Rest:
             return rest_error(400, "INVALID_DATA", "Field validation errors", "from_date and to_date are needed.")
         if offset < 0 or not 1 <= limit <= _MOST:
             return rest_error(400, "INVALID_DATA", "Field validation errors", "offset or limit is out of range.")
-        if self._dice.hit("insert", self._faults.insert):
+        if self._inserted < _MOST_INSERTED and self._dice.hit("insert", self._faults.insert):
+            self._inserted += 1
             self._insert(account)
         zone, now = ZoneInfo(self._faults.day_zone), self._now()
         end = last if self._faults.exclusive else last + timedelta(days=1)
@@ -156,13 +163,18 @@ class Rest:
             rows.reverse()
         if self._dice.hit("empty", self._faults.empty):
             rows = []
+        offset = 0 if self._faults.offset_ignored else offset
         most = min(limit, self._faults.clamp or limit)
         links = {"self": {"href": f"/rest/v1/notifications?offset={offset}&limit={most}"}}
-        return json({"_links": links, "notifications": [one.listed() for one in rows[offset : offset + most]]})
+        return json({"_links": links, "notifications": [one.listed(self._faults) for one in rows[offset : offset + most]]})
 
 
-def hold_back(notification: Notification, faults: Faults, dice: Dice) -> None:
-    """Lets the history list a notification later, if the seed wants it."""
+def spoil(notification: Notification, now: datetime, faults: Faults, dice: Dice) -> None:
+    """Sets how the history shows a notification, and from when, as the seed wants it."""
+    notification.has_date = not dice.hit("undated", faults.undated)
+    notification.has_type = not dice.hit("garbled", faults.garbled)
+    notification.has_payload = not dice.hit("no payload", faults.no_payload)
+    notification.listed_from = now
     if dice.hit("late", faults.late):
         notification.listed_from += timedelta(seconds=dice.of("late by").random() * _LATE)
 

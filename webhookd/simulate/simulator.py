@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+import itertools
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple, Self
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple, Self
 from aiohttp import web
 from pydantic import SecretStr
 
+from webhookd.admin.hosts import Hosts
 from webhookd.authorizenet.notification import EVENT_TYPES, PREFIX
 from webhookd.authorizenet.shapes import make_payload
 from webhookd.errors import SettingsError
@@ -19,14 +21,16 @@ from webhookd.simulate import books
 from webhookd.simulate.answering import Spoiler, json
 from webhookd.simulate.books import Account, Notification, Webhook
 from webhookd.simulate.clock import Clock
-from webhookd.simulate.delivery import RETRIES, Deliverer
+from webhookd.simulate.delivery import RETRIES, Deliverer, Post
 from webhookd.simulate.faults import Dice, Faults
 from webhookd.simulate.reports import Reports
-from webhookd.simulate.rest import Rest, fields_of, hold_back
+from webhookd.simulate.rest import Rest, fields_of, spoil
 
 _SALE = f"{PREFIX}payment.authcapture.created"
 _MOST_CALLS = 100_000  # calls that are remembered
 _QUIET = 0.002  # seconds between two looks at whether deliveries are under way
+_SPINS = 200  # looks at once, before these pauses begin
+_HOSTS = Hosts("127.0.0.1", ())
 
 
 class Call(NamedTuple):
@@ -42,8 +46,10 @@ class Call(NamedTuple):
 async def _no_browser(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
-    """Refuses what a web page sends: the simulator may sign with a key of the user's."""
-    return json({"error": "no web page may ask"}, 403) if "Origin" in request.headers else await handler(request)
+    """Refuses what a web page sends, also if its own name leads here: the simulator may sign with a key of the user's."""
+    if "Origin" in request.headers or _HOSTS.is_cross_origin(request) or not _HOSTS.knows(request):
+        return json({"error": "no web page may ask, and the host must be 127.0.0.1 or localhost"}, 403)
+    return await handler(request)
 
 
 class Simulator:
@@ -55,6 +61,9 @@ class Simulator:
     retries: the seconds between the attempts of a delivery.
     port: the port on 127.0.0.1; 0 for a free one.
     told: is called with each attempt of a delivery, and its answer's status (0 if none came).
+    post: sends a delivery, and returns the answer's status; by default over HTTP. For tests with many seeds.
+
+    `made` are all notifications that it ever made, without pings. `calls` are the latest requests of its API.
     """
 
     def __init__(
@@ -66,18 +75,20 @@ class Simulator:
         retries: tuple[float, ...] = RETRIES,
         port: int = 0,
         told: Callable[[Account, Notification, int], None] = lambda *_: None,
+        post: Post | None = None,
     ) -> None:
         self.seed = seed
         self.faults = faults or Faults()
         self.clock = clock or Clock()
         self.accounts: dict[str, Account] = {}
+        self.made: list[Notification] = []
         self.calls: deque[Call] = deque(maxlen=_MOST_CALLS)
         self.url = ""
         self._port = port
         self._dice = Dice(seed)
         self._number = 0
         self._spoiler = Spoiler(self.faults, self._dice)
-        self._deliverer = Deliverer(self.clock, self._dice, self.faults, retries, told)
+        self._deliverer = Deliverer(self.clock, self._dice, self.faults, retries, told, post)
         self._reports = Reports(self._account_of, self.clock.now, self.faults)
         ping = self._deliverer.ping
         self._rest = Rest(self._account_of, self.clock.now, self.faults, self._dice, ping, self._insert)
@@ -115,10 +126,15 @@ class Simulator:
         if self._runner is not None:
             await self._runner.cleanup()
 
-    def account(self, name: str = "default", *, signature_key: str | None = None) -> Account:
-        """Returns an account; makes it, if it is not there. `signature_key`: its key, if it is not to follow from the seed."""
+    def account(self, name: str = "default", *, signature_key: str | None = None, only_to: str | None = None) -> Account:
+        """Returns an account; makes it, if it is not there.
+
+        signature_key: its key, if it is not to follow from the seed.
+        only_to: the one address that its deliveries may go to.
+        """
         if name not in self.accounts:
             self.accounts[name] = books.account(name, self.seed, signature_key)
+            self.accounts[name].only_to = only_to
         return self.accounts[name]
 
     def access(self, name: str = "default") -> ProviderAccess:
@@ -155,9 +171,10 @@ class Simulator:
         for webhook in own.webhooks.values():
             if not books.matches(webhook, event_type):
                 continue
-            one = books.notification(webhook, event_type, number or self._number, now, self._dice, changes)
+            dated = now + timedelta(seconds=self.faults.apart)
+            one = books.notification(webhook, event_type, number or self._number, dated, self._dice, changes)
             own.notifications[one.id] = one
-            hold_back(one, self.faults, self._dice)
+            spoil(one, now, self.faults, self._dice)
             made.append(one)
             if withheld:
                 one.status = "Delivered"
@@ -169,12 +186,31 @@ class Simulator:
         known_from = now + timedelta(seconds=self.faults.unknown_seconds)
         if (transaction := books.transaction(event_type, payload, now, known_from)) is not None:
             own.transactions.setdefault(transaction.id, transaction)
+        self.made += made
         return made
+
+    async def make_over(self, days: float, count: int, account: str = "default", *, withheld: float = 0.0) -> None:
+        """Makes events of all types in turn, evenly over days of the clock, and puts the clock forward.
+
+        withheld: the fraction of the events that nobody gets. Each delivery has ended, or waits, before the next event.
+        """
+        for event_type in itertools.islice(itertools.cycle(EVENT_TYPES), count):
+            self.make(event_type, account, withheld=self._dice.hit("withheld", withheld))
+            await self.idle()
+            self.clock.advance(days * 86_400 / count)
+        await self.idle()
+
+    def calls_by_hour(self, account: str = "default") -> Counter[datetime]:
+        """Returns the number of an account's calls in each hour of the clock, by the hour's beginning."""
+        own = (call.at for call in self.calls if call.account == account)
+        return Counter(at.replace(minute=0, second=0, microsecond=0) for at in own)
 
     async def idle(self) -> None:
         """Returns when no delivery is under way: each has ended, or waits for a later time of the clock."""
-        while self._deliverer.busy:  # noqa: ASYNC110  the clock ends a wait, too, and nobody hears of it
-            await asyncio.sleep(_QUIET)
+        looks = 0
+        while self._deliverer.busy:  # the clock ends a wait, too, and nobody hears of it
+            await asyncio.sleep(0 if looks < _SPINS else _QUIET)
+            looks += 1
 
     def _account_of(self, login_id: str) -> Account | None:
         return next((one for one in self.accounts.values() if one.login_id == login_id), None)
@@ -190,7 +226,11 @@ class Simulator:
 
     async def _on_rest(self, request: web.Request) -> web.StreamResponse:
         spoiled = self._spoiler.before(reports=False)
-        account, answer = ("", spoiled) if spoiled is not None else await self._rest.answer(request)
+        if spoiled is None:
+            account, answer = await self._rest.answer(request)
+        else:
+            asking = self._rest.authenticated(request)
+            account, answer = asking.name if asking else "", spoiled
         name = f"{request.method} {request.match_info['path']}"
         self.calls.append(Call(self.clock.now(), account, name, answer.status))
         return await self._spoiler.after(request, answer)

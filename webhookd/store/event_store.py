@@ -10,7 +10,7 @@ from uuid import UUID
 import asyncpg
 
 from webhookd.errors import BusyError
-from webhookd.event import Event, Status
+from webhookd.event import Event, Status, origin_of
 from webhookd.store.database import Database
 from webhookd.store.failures import gateway
 from webhookd.store.pools import Connection
@@ -247,6 +247,7 @@ def _claimed(row: asyncpg.Record) -> Claimed:
         received_at=row["received_at"],
         attempt=row["attempts"] + 1,
         raw=row["body"] or b"",
+        origin=origin_of(row["key_fingerprint"]),
     )
     has_body = row["body"] is not None
     work = row["attempts"], row["redriven_at"], row["sends"]

@@ -9,6 +9,8 @@ from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
+from webhookd.telemetry.provider_metrics import ProviderMetrics
+
 _FAST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 2.5, 5.0, 10.0)  # 2.0: the objective of an answer
 _SLOW = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 21600.0)
 ATTEMPT_BOUNDS, DELIVERY_BOUNDS = (*_FAST, float("inf")), (*_SLOW, float("inf"))  # of the histograms of destinations
@@ -22,9 +24,9 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
-        ProcessCollector(registry=registry)
-        PlatformCollector(registry=registry)
-        GCCollector(registry=registry)
+        for collector in (ProcessCollector, PlatformCollector, GCCollector):
+            collector(registry=registry)
+        self.provider = ProviderMetrics(registry)
 
         def counter(name: str, text: str, *labels: str, values: tuple[str, ...] = ()) -> Counter:
             made = Counter(f"webhookd_{name}", text, labels, registry=registry)
@@ -41,7 +43,7 @@ class Metrics:
 
         self.received = counter(
             "received_total",
-            "Webhook requests by outcome: accepted, duplicate, quarantined, or the reason of the refusal.",
+            "Webhook requests by outcome: accepted, duplicate, quarantined, test (a ping), or the reason of the refusal.",
             "account",
             "outcome",
         )

@@ -224,6 +224,12 @@ async function askDiscard(page) {
   }
 }
 
+const ORIGINS = {
+  webhook: "webhook, verified by a Signature Key",
+  history: "Authorize.Net's history: no webhook had brought it",
+  import: "import without a signature",
+};
+
 function details(event) {
   return facts(
     [
@@ -232,6 +238,7 @@ function details(event) {
       ["Invoice", event.invoice_number],
       ["Merchant reference", event.merchant_reference],
       ["Account", event.account],
+      ["Origin", ORIGINS[event.origin]],
       ["Attempts", String(event.attempts)],
       ["Happened", event.event_date && when(event.event_date)],
       ["Received", when(event.received_at)],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -10,7 +11,14 @@ from typing import Any
 from webhookd.authorizenet.api.errors import NOTHING_THERE, Refusal
 from webhookd.authorizenet.body import load
 
-_LONGEST = 500  # characters of a text that is quoted
+# Characters of an error's text that are looked at. Secrets are masked before the text is cut to what is shown; half a secret at
+# this end is never shown.
+_LONGEST = 100_000
+_LONGEST_FIELD = 4096  # characters of a text in an answer
+# Neither PostgreSQL nor UTF-8 takes all of these, and no id, name or URL has them.
+_UNFIT = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+_WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
+_AMOUNT = re.compile(r"[+-]?[0-9]{1,18}(\.[0-9]{1,18})?")
 # Contract: AnetApiSchema.xsd, the element in each list. The JSON form has the list alone, and examples have the element, too.
 _ITEMS = {
     "arbTransactions": "arbTransaction",
@@ -44,33 +52,62 @@ def report_of(body: bytes) -> dict[str, Any] | Refusal:
 
     If there is nothing to list (I00004, E00087), the fields are those of an empty answer.
     """
-    fields = decoded(body)
-    if isinstance(fields, dict) and len(fields) == 1:
-        (name, inner), *_ = fields.items()
-        if name.endswith("Response") and isinstance(inner, dict):  # published examples have the answer's name
-            fields = inner
-    messages = fields.get("messages") if isinstance(fields, dict) else None
-    if not isinstance(messages, dict):
+    fields = _unwrapped(decoded(body))
+    if not isinstance(fields, dict) or not isinstance(fields.get("messages"), dict):
         raise UnreadableError("the answer has no `messages`")
-    first = next((one for one in rows(messages, "message") if isinstance(one, dict)), {})
-    code, text = str(first.get("code", ""))[:20], str(first.get("text", ""))[:_LONGEST]
-    if str(messages.get("resultCode", "")).lower() != "ok" and code not in NOTHING_THERE:
-        return Refusal(code, text)
-    return dict(fields)
+    return error_in(fields) or dict(fields)
 
 
-def rest_refusal(status: int, body: bytes) -> Refusal:
-    """Returns the error of the REST API with this HTTP status. The body can be anything, such as a proxy's page."""
+def error_in(fields: Any) -> Refusal | None:
+    """Returns the error of the JSON API that an answer is; None if it is none. The REST API may answer so, too."""
+    fields = _unwrapped(fields)
+    messages = fields.get("messages") if isinstance(fields, dict) else None
+    if not isinstance(messages, dict) or str(messages.get("resultCode", "")).lower() == "ok":
+        return None
+    found = [one for one in rows(messages, "message") if isinstance(one, dict)]
+    said = [Refusal(text(one.get("code")) or "", _quoted(one.get("text"))) for one in found]
+    # Another message may stand before the error.
+    errors = [one for one in said if one.code.startswith("E") and one.code not in NOTHING_THERE]
+    if not errors and any(one.code in NOTHING_THERE for one in said):
+        return None
+    return (errors or said or [Refusal("", "")])[0]
+
+
+def refusal_of(status: int, body: bytes) -> Refusal:
+    """Returns the error that an answer with this HTTP status is. The body can be anything, such as a proxy's page."""
     try:
         fields = decoded(body)
     except UnreadableError:
         fields = None
+    if (error := error_in(fields)) is not None:
+        return error._replace(status=status)
     if not isinstance(fields, dict):
-        return Refusal(str(status), "", status=status)
-    texts = [str(fields.get("message", ""))]
-    texts += [str(one.get("message", "")) for one in rows(fields, "details") if isinstance(one, dict)]
-    reason = str(fields.get("reason") or status)[:40]
-    return Refusal(reason, "; ".join(filter(None, texts))[:_LONGEST], status=status)
+        return Refusal(str(status), "", status=status, foreign=True)
+    texts = [_quoted(fields.get("message"))]
+    texts += [_quoted(one.get("message")) for one in rows(fields, "details") if isinstance(one, dict)]
+    reason = text(fields.get("reason"))
+    foreign = reason is None and "correlationId" not in fields
+    return Refusal(reason or str(status), "; ".join(filter(None, texts))[:_LONGEST], status=status, foreign=foreign)
+
+
+def rest_error_in(fields: Any, body: bytes) -> Refusal | None:
+    """Returns the error that an answer of the REST API is in spite of its HTTP status 2xx; None if it is none."""
+    if not isinstance(fields, dict):
+        return None
+    status = fields.get("status")  # of a webhook, a text
+    return refusal_of(status, body) if isinstance(status, int) and status >= 400 else error_in(fields)
+
+
+def _unwrapped(fields: Any) -> Any:
+    if isinstance(fields, dict) and len(fields) == 1:
+        (name, inner), *_ = fields.items()
+        if name.endswith("Response") and isinstance(inner, dict):  # published examples have the answer's name
+            return inner
+    return fields
+
+
+def _quoted(value: object) -> str:
+    return value[:_LONGEST] if isinstance(value, str) else ""
 
 
 def rows(fields: Mapping[str, Any], name: str) -> list[Any]:
@@ -85,7 +122,7 @@ def rows(fields: Mapping[str, Any], name: str) -> list[Any]:
 
 def moment(value: object) -> datetime | None:
     """Returns a time as UTC; a time without zone is UTC, too. None if `value` is no time."""
-    if not isinstance(value, str):
+    if not isinstance(value, str) or len(value) > 64:
         return None
     try:
         found = datetime.fromisoformat(value.strip())
@@ -95,10 +132,15 @@ def moment(value: object) -> datetime | None:
 
 
 def text(value: object) -> str | None:
-    """Returns a text, or a whole number as text: ids come as texts in some answers and as numbers in others. Else None."""
+    """Returns a text, or a whole number as text: ids come as texts in some answers and as numbers in others. Else None.
+
+    A text that is too long, or has control characters, counts as none: it could not be stored.
+    """
     if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    return value.strip() or None if isinstance(value, str) else None
+        return str(value) if abs(value) < 10**40 else None
+    if not isinstance(value, str) or len(value) > _LONGEST_FIELD or _UNFIT.search(value.strip()):
+        return None
+    return value.strip() or None
 
 
 def required(fields: Mapping[str, Any], name: str) -> str:
@@ -109,24 +151,18 @@ def required(fields: Mapping[str, Any], name: str) -> str:
 
 
 def number(value: object) -> int | None:
-    """Returns a whole number, also one that is written as a text; else None."""
-    if isinstance(value, bool):
-        return None
-    try:
-        return int(value) if isinstance(value, int | str) else None
-    except ValueError:
-        return None
+    """Returns a whole number of at most 18 digits, also one that is written as a text; else None."""
+    found = text(value)
+    return int(found) if found is not None and _WHOLE.fullmatch(found) else None
 
 
 def money(value: object) -> Decimal | None:
-    """Returns an amount, also one that is written as a text; None if there is none."""
-    if isinstance(value, bool) or not isinstance(value, int | str | Decimal):
-        return None
-    try:
-        amount = Decimal(value)
-    except ArithmeticError:
-        return None
-    return amount if amount.is_finite() else None
+    """Returns an amount, also one that is written as a text; None if there is none, or if no amount is so long."""
+    if isinstance(value, Decimal):
+        exponent = value.as_tuple().exponent
+        return value if isinstance(exponent, int) and -18 <= exponent <= 18 and value.adjusted() < 18 else None
+    found = text(value)
+    return Decimal(found) if found is not None and _AMOUNT.fullmatch(found) else None
 
 
 def flag(value: object) -> bool | None:

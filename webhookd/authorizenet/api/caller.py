@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import base64
-import re
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, TypeVar
@@ -14,24 +10,35 @@ from urllib.parse import urlencode
 import orjson
 
 from webhookd.authorizenet.api import operations
-from webhookd.authorizenet.api.answers import NoJsonError, UnreadableError, decoded, report_of, rest_refusal
+from webhookd.authorizenet.api.answers import (
+    NoJsonError,
+    UnreadableError,
+    decoded,
+    refusal_of,
+    report_of,
+    rest_error_in,
+)
+from webhookd.authorizenet.api.credentials import Credentials
 from webhookd.authorizenet.api.errors import (
-    OTHER_KEY,
+    CredentialsRefusedError,
     ProviderError,
     ProviderUnavailableError,
+    RecordNotFoundError,
     Refusal,
     UnreadableAnswerError,
     error_of,
 )
-from webhookd.authorizenet.api.limits import Bucket, Clock, Gate, State
+from webhookd.authorizenet.api.limits import AT_ONCE, Clock, Lane, State
 from webhookd.authorizenet.api.operations import REPORTS, REST, Feature
 from webhookd.authorizenet.api.transport import Answer, Transport
 from webhookd.runtime.backoff import asked_wait
 from webhookd.settings.provider import ProviderAccess
+from webhookd.telemetry.logs import logger
 
 T = TypeVar("T")
 
-_AT_ONCE = 2  # calls of one account that are in flight together
+# The hook of a request that was sent: the call's name, the seconds until its answer, and the error that the answer is.
+OnCall = Callable[[str, float, ProviderError | None], None]
 _REPORTS_PATH, _REST_PATH = "/xml/v1/request.api", "/rest/v1/"
 _JSON = {"Content-Type": "application/json"}
 
@@ -50,32 +57,43 @@ class _Call(NamedTuple):
 class Caller:
     """Sends the calls of one account. `close` ends the connections.
 
+    credentials: those of `access`, and whether they may be used.
+    lane: the account's rate and pauses.
     patience: the seconds that a call may wait, in all, for pauses after failures that pass; then the failure is raised.
+    on_call: is called after each request.
     now, sleep: the clock, which tests replace.
     """
 
     def __init__(
         self,
         access: ProviderAccess,
+        credentials: Credentials,
+        lane: Lane,
         patience: float,
-        now: Clock = time.monotonic,
-        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+        on_call: OnCall,
+        now: Clock,
+        sleep: Callable[[float], Awaitable[object]],
     ) -> None:
         self._access = access
+        self._credentials = credentials
+        self._lane = lane
         self._patience = patience
+        self._on_call = on_call
         self._now = now
         self._sleep = sleep
-        self._gate = Gate(now)
-        self._bucket = Bucket(access.rate, now)
-        self._in_flight = asyncio.Semaphore(_AT_ONCE)
-        self._keys = list(access.keys)  # the one that worked last comes first
-        self._secrets = _pattern(access)
-        self._transport = Transport(access.url, access.timeout, _AT_ONCE)
+        self._transport = Transport(access.url, access.timeout, AT_ONCE)
 
     @property
     def state(self) -> State:
         """Returns the state of the account's calls."""
-        return self._gate.state
+        state = self._lane.gate.state
+        if (refused := self._credentials.refused) is None:
+            return state
+        return state._replace(
+            refused_for=refused.refused_for,
+            refused_code=refused.code,
+            next_call_in=max(state.next_call_in, refused.next_try_in),
+        )
 
     async def close(self) -> None:
         """Closes the connections."""
@@ -86,13 +104,13 @@ class Caller:
         report = REPORTS.get(name)
 
         def send(key: str | None) -> Awaitable[Answer]:
-            credentials = None if key is None else (self._access.login_id.get_secret_value(), key)
+            credentials = None if key is None else (self._credentials.login_id, key)
             body = operations.json_body(name, fields, credentials)
             return self._transport.send("POST", _REPORTS_PATH, _JSON, body)
 
         def result(answer: Answer) -> T | Refusal:
             if answer.status != 200:
-                return rest_refusal(answer.status, answer.body)
+                return refusal_of(answer.status, answer.body)
             found = report_of(answer.body)
             return found if isinstance(found, Refusal) else read(found)
 
@@ -117,15 +135,15 @@ class Caller:
         content = None if body is None else orjson.dumps(body)
 
         def send(key: str | None) -> Awaitable[Answer]:
-            pair = f"{self._access.login_id.get_secret_value()}:{key}".encode()
-            headers = _JSON | {"Authorization": f"Basic {base64.b64encode(pair).decode()}"}
+            headers = _JSON | {"Authorization": self._credentials.basic(key or "")}
             return self._transport.send(method, target, headers, content)
 
         def result(answer: Answer) -> T | Refusal:
-            good = 200 <= answer.status < 300
-            if not good and answer.status != also:
-                return rest_refusal(answer.status, answer.body)
-            return read(decoded(answer.body) if good and answer.body.strip() else None, answer)
+            if 200 <= answer.status < 300:
+                found = decoded(answer.body) if answer.body.strip() else None
+                return rest_error_in(found, answer.body) or read(found, answer)
+            refusal = refusal_of(answer.status, answer.body)
+            return refusal if answer.status != also or refusal.of_credentials else read(None, answer)
 
         call = _Call(name, Feature.WEBHOOKS, send, result, repeatable=REST[name].repeatable)
         return await self._patiently(call)  # type: ignore[no-any-return]
@@ -143,26 +161,48 @@ class Caller:
             await self._sleep(wait)
 
     async def _once(self, call: _Call) -> Any:
-        self._gate.check(call.feature, credentials=call.credentials)
-        async with self._in_flight:
-            await self._sleep(self._bucket.reserve())
-            self._gate.begin(call.feature, credentials=call.credentials)  # another call may have failed meanwhile
-            keys = [key.get_secret_value() for key in self._keys] if call.credentials else [None]
+        self._lane.gate.check(call.feature)
+        if call.credentials and not self._credentials.good:
+            async with self._lane.first:
+                if not self._credentials.good:
+                    await self._credentials.check()
+                    return await self._send(call, first=True)
+        return await self._send(call)
+
+    async def _send(self, call: _Call, *, first: bool = False) -> Any:
+        """Sends a call in its turn. `first`: no answer has shown yet that the credentials are good."""
+        credentials = self._credentials
+        async with self._lane.in_flight:
+            await self._sleep(self._lane.bucket.reserve())
+            self._lane.gate.check(call.feature)  # another call may have failed meanwhile
+            if first:
+                await credentials.take_try()
+            elif call.credentials and not credentials.good:
+                raise credentials.error()
+            keys = [*credentials.keys] if call.credentials else [None]
             for number, key in enumerate(keys):
                 if number:
-                    await self._sleep(self._bucket.reserve())
-                found = self._read(call, await call.send(key))
-                refused = isinstance(found, Refusal) and (found.code in OTHER_KEY or found.status in (401, 403))
-                if not refused and number:
-                    self._keys.reverse()
-                if not refused or number == len(keys) - 1:
+                    await self._sleep(self._lane.bucket.reserve())
+                seen, began = credentials.refusals_seen, self._now()
+                answer = await call.send(key)
+                found = self._read(call, answer)
+                other_key = isinstance(found, Refusal) and found.of_key
+                if isinstance(found, Refusal):
+                    found = error_of(call.name, found, call.feature, credentials.mask)
+                error = found if isinstance(found, ProviderError) else None
+                self._report(call.name, self._now() - began, error)
+                if not other_key:
                     break
-        if isinstance(found, Refusal):
-            found = error_of(call.name, found._replace(text=self._secrets.sub("***", found.text)), call.feature)
-        if isinstance(found, ProviderError):
-            self._gate.failed(found, call.feature)
-            raise found
-        self._gate.succeeded(call.feature, credentials=call.credentials)
+            if error is None:
+                self._lane.gate.succeeded(call.feature)
+            else:
+                self._lane.gate.failed(error, call.feature)
+            if key is not None and isinstance(error, CredentialsRefusedError):
+                await credentials.failed(error.code)
+            elif key is not None and (answer.status < 300 if error is None else isinstance(error, RecordNotFoundError)):
+                await credentials.accepted(key, seen)
+        if error is not None:
+            raise error
         return found
 
     def _read(self, call: _Call, answer: Answer) -> Any:
@@ -177,16 +217,14 @@ class Caller:
             return UnreadableAnswerError(f"{call.name}: {error}")
         if isinstance(found, Refusal):
             wait = asked_wait(answer.retry_after or "", datetime.now(UTC))
-            return found._replace(asked_wait=wait or 0.0, status=answer.status)
+            return found._replace(asked_wait=wait or 0.0, status=max(answer.status, found.status))
         return found
+
+    def _report(self, name: str, seconds: float, error: ProviderError | None) -> None:
+        try:
+            self._on_call(name, seconds, error)
+        except Exception:  # noqa: BLE001  the answer matters more for further calls than the hook
+            logger.exception("the hook of the provider's calls failed", call=name)
 
     def __repr__(self) -> str:
         return f"Caller({self._access.account!r}, {self._access.url!r})"
-
-
-def _pattern(access: ProviderAccess) -> re.Pattern[str]:
-    """Returns a pattern of the account's secrets: the provider's texts may quote what a request holds."""
-    texts = {access.login_id.get_secret_value(), *(key.get_secret_value() for key in access.keys)}
-    pairs = (f"{access.login_id.get_secret_value()}:{key.get_secret_value()}" for key in access.keys)
-    texts |= {base64.b64encode(pair.encode()).decode() for pair in pairs}
-    return re.compile("|".join(re.escape(one) for one in sorted(texts, key=len, reverse=True)), re.IGNORECASE)

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
-from typing import Any, NoReturn, Self
+from typing import Any, NoReturn, Self, TypeVar
 
 from webhookd.authorizenet.api import reading
-from webhookd.authorizenet.api.caller import Caller
+from webhookd.authorizenet.api.answers import UnreadableError
+from webhookd.authorizenet.api.caller import Caller, OnCall
+from webhookd.authorizenet.api.credentials import Credentials, fingerprint
 from webhookd.authorizenet.api.errors import FeatureOffError, RecordNotFoundError
-from webhookd.authorizenet.api.history import read_history
-from webhookd.authorizenet.api.limits import Clock, State
+from webhookd.authorizenet.api.history import HistoryReader
+from webhookd.authorizenet.api.limits import Clock, Lane, State
+from webhookd.authorizenet.api.pages import read_pages
+from webhookd.authorizenet.api.refusals import MemoryRefusals, Refusals
 from webhookd.authorizenet.api.results import (
     Batch,
     History,
-    HistoryRow,
+    HistoryPage,
     ListPage,
     Merchant,
     PastNotification,
@@ -28,9 +32,10 @@ from webhookd.authorizenet.api.results import (
 )
 from webhookd.settings.provider import ProviderAccess
 
+T = TypeVar("T")
+
 PATIENCE = 60.0  # seconds
 _ROWS = 1000  # rows of a page; the schema allows no more
-_MOST_PAGES = 100_000  # the schema allows no more
 _BATCH_DAYS = 30  # the provider lists batches of at most 31 days, and counts both ends
 
 
@@ -38,6 +43,9 @@ class ProviderClient:
     """A client of one account's API. Every call but those on webhooks only reads. Use it as `async with`, or `close` it.
 
     access: the account's credentials and address.
+    refusals: the memory of refused credentials. If None, it ends with the client.
+    on_call: is called after each request, with the call's name, the seconds until its answer, and the error that the answer is.
+    lane: the rate and the pauses, if other clients share them (see clients_of).
     patience: the seconds that a call may wait, in all, while the provider is away for a short time.
     now, sleep: the clock, which tests replace.
 
@@ -48,11 +56,17 @@ class ProviderClient:
         self,
         access: ProviderAccess,
         *,
+        refusals: Refusals | None = None,
+        on_call: OnCall | None = None,
+        lane: Lane | None = None,
         patience: float = PATIENCE,
         now: Clock = time.monotonic,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
-        self._caller = Caller(access, patience, now, sleep)
+        credentials = Credentials(access, refusals or MemoryRefusals(now), now)
+        lane = lane or Lane(access.rate, now)
+        self._caller = Caller(access, credentials, lane, patience, on_call or (lambda *_: None), now, sleep)
+        self._history = HistoryReader()
 
     async def __aenter__(self) -> Self:
         return self
@@ -84,7 +98,9 @@ class ProviderClient:
 
     async def webhook(self, identifier: str) -> Webhook:
         """Returns a webhook."""
-        return await self._caller.rest("webhook", lambda answer, _: reading.webhook(answer), identifier)
+        return await self._caller.rest(
+            "webhook", lambda answer, _: _same(reading.webhook(answer), lambda found: found.id, identifier), identifier
+        )
 
     async def create_webhook(
         self, url: str, event_types: Sequence[str], *, name: str | None = None, active: bool = False
@@ -109,7 +125,12 @@ class ProviderClient:
         types = None if event_types is None else list(event_types)
         fields = {"name": name, "url": url, "eventTypes": types, "status": status}
         body = {field: value for field, value in fields.items() if value is not None}
-        return await self._caller.rest("change webhook", lambda answer, _: reading.webhook(answer), identifier, body=body)
+        return await self._caller.rest(
+            "change webhook",
+            lambda answer, _: _same(reading.webhook(answer), lambda found: found.id, identifier),
+            identifier,
+            body=body,
+        )
 
     async def delete_webhook(self, identifier: str) -> None:
         """Removes a webhook. A webhook that is not there counts as removed."""
@@ -124,13 +145,14 @@ class ProviderClient:
 
     # The history
 
-    async def history(self, first: date, last: date) -> History:
+    async def history(self, first: date, last: date, *, young_from: datetime | None = None, thorough: bool = True) -> History:
         """Returns the notifications that the provider made from `first` to `last`, as a set without an order.
 
         Ask for a day more on both sides: the zone of the days, and whether `last` belongs to them, is not known.
+        young_from, thorough: see `HistoryReader.read`. By default, rows are young from now on.
         """
 
-        async def page(offset: int, limit: int) -> tuple[HistoryRow, ...]:
+        async def page(offset: int, limit: int) -> HistoryPage:
             query = {
                 "from_date": first.isoformat(),
                 "to_date": last.isoformat(),
@@ -139,12 +161,16 @@ class ProviderClient:
             }
             return await self._caller.rest("notifications", lambda answer, _: reading.history_page(answer), query=query)
 
-        return await read_history(page)
+        return await self._history.read(page, young_from or datetime.now(UTC), thorough=thorough)
 
     async def notification(self, identifier: str) -> PastNotification:
         """Returns a notification of the history, with its payload."""
         return await self._caller.rest(
-            "notification", lambda answer, sent: reading.past_notification(answer, sent.body), identifier
+            "notification",
+            lambda answer, sent: _same(
+                reading.past_notification(answer, sent.body), lambda found: found.row.notification_id, identifier
+            ),
+            identifier,
         )
 
     # The account
@@ -165,14 +191,21 @@ class ProviderClient:
 
     async def transaction(self, identifier: str) -> Transaction:
         """Returns a transaction's details. The provider may not know a new transaction for some seconds."""
-        return await self._caller.report("getTransactionDetailsRequest", {"transId": identifier}, reading.transaction)
+        return await self._transaction("getTransactionDetailsRequest", identifier)
 
     async def transaction_summary(self, identifier: str) -> Transaction:
         """Returns a transaction's state, without most of its fields; from its details if the provider has no summaries."""
         try:
-            return await self._caller.report("getTransactionSummaryRequest", {"transId": identifier}, reading.transaction)
+            return await self._transaction("getTransactionSummaryRequest", identifier)
         except FeatureOffError:
             return await self.transaction(identifier)
+
+    async def _transaction(self, name: str, identifier: str) -> Transaction:
+        return await self._caller.report(
+            name,
+            {"transId": identifier},
+            lambda answer: _same(reading.transaction(answer), lambda found: found.id, identifier),
+        )
 
     async def unsettled(self, *, held: bool = False) -> AsyncIterator[TransactionRow]:
         """Yields the transactions that are not settled; only those that the fraud filters hold, if `held`."""
@@ -200,7 +233,11 @@ class ProviderClient:
 
     async def batch(self, batch_id: str) -> Batch:
         """Returns a batch with its statistics."""
-        return await self._caller.report("getBatchStatisticsRequest", {"batchId": batch_id}, reading.batch)
+        return await self._caller.report(
+            "getBatchStatisticsRequest",
+            {"batchId": batch_id},
+            lambda answer: _same(reading.batch(answer), lambda found: found.id, batch_id),
+        )
 
     # Subscriptions
 
@@ -216,24 +253,56 @@ class ProviderClient:
             "ARBGetSubscriptionRequest", fields, lambda answer: reading.subscription(answer, identifier)
         )
 
-    async def _paged(self, name: str, fields: dict[str, Any], read: Callable[[Any], ListPage]) -> AsyncIterator[Any]:
-        """Yields the rows of all pages, each row once. `offset` of this API is the page's number, from 1."""
-        seen: set[str] = set()
-        for number in range(1, _MOST_PAGES + 1):
-            paging = {"limit": _ROWS, "offset": number}
-            page = await self._caller.report(
-                name, fields | {"sorting": {"orderBy": "id", "orderDescending": False}, "paging": paging}, read
-            )
-            for row in page.rows:
-                if row.id not in seen:
-                    seen.add(row.id)
-                    yield row
-            # A page can be shorter than asked, so its length tells nothing.
-            if not page.rows or (page.total is not None and len(seen) >= page.total):
-                return
+    def _paged(self, name: str, fields: dict[str, Any], read: Callable[[Any], ListPage]) -> AsyncIterator[Any]:
+        fields = fields | {"sorting": {"orderBy": "id", "orderDescending": False}}
+
+        async def page(number: int) -> ListPage:
+            return await self._caller.report(name, fields | {"paging": {"limit": _ROWS, "offset": number}}, read)
+
+        return read_pages(name, page)
 
     def __repr__(self) -> str:
         return f"ProviderClient of {self._caller!r}"
+
+
+def _same(found: T, identifier_of: Callable[[T], str], asked: str) -> T:
+    """Returns an answer if it is about the id that was asked for. Raises UnreadableError."""
+    if identifier_of(found).casefold() != asked.casefold():
+        raise UnreadableError("the answer is about another id than the one that was asked for")
+    return found
+
+
+def clients_of(
+    accesses: Mapping[str, ProviderAccess],
+    *,
+    refusals: Refusals | None = None,
+    on_call: Callable[[str], OnCall] | None = None,
+    patience: float = PATIENCE,
+    now: Clock = time.monotonic,
+    sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+) -> dict[str, ProviderClient]:
+    """Returns the client of each account. Accounts with one API Login ID at one host share its rate and its pauses.
+
+    Accounts that share their Transaction Keys, too, share one client. It has the name of the first of them.
+
+    on_call: makes the hook of a client from the name of its account.
+    """
+    refusals = refusals or MemoryRefusals(now)
+    lanes: dict[tuple[str, str], Lane] = {}
+    clients: dict[str, ProviderClient] = {}
+    found = {}
+    for account, access in accesses.items():
+        same = fingerprint(access)
+        if same not in clients:
+            place = access.url.lower(), access.login_id.get_secret_value()
+            if place not in lanes:
+                lanes[place] = Lane(access.rate, now)
+            hook = None if on_call is None else on_call(account)
+            clients[same] = ProviderClient(
+                access, refusals=refusals, on_call=hook, lane=lanes[place], patience=patience, now=now, sleep=sleep
+            )
+        found[account] = clients[same]
+    return found
 
 
 def _utc(at: datetime) -> str:

@@ -6,6 +6,7 @@ provider's texts, which may quote a request's values.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from webhookd.authorizenet.api.operations import Feature
@@ -40,6 +41,10 @@ class UnreadableAnswerError(ProviderError):
     """An answer is JSON, but not of the form that its call has. Another try changes nothing."""
 
 
+class ListMovedError(ProviderError):
+    """A list changed while its pages were read, so that rows may be missing. Read the list again."""
+
+
 class ProviderUnavailableError(ProviderError):
     """The provider did not answer, or not now.
 
@@ -55,10 +60,11 @@ class ProviderUnavailableError(ProviderError):
 NOTHING_THERE = frozenset({"I00004", "E00087"})
 _NOT_FOUND = frozenset({"E00040", "E00035", "NOT_FOUND"})
 _CREDENTIALS = frozenset(
-    {"E00005", "E00006", "E00007", "E00008", "E00010", "E00059", "E00122", "E00123", "E00124", "E00139", "401", "403"}
+    {"E00005", "E00006", "E00007", "E00008", "E00010", "E00059", "E00122", "E00123", "E00124", "E00139"}
+    | {"AUTHENTICATION_FAILED"}
 )
 _PASSING = frozenset({"E00001", "E00049", "E00053", "E00062", "E00063", "E00104", "E00133", "408", "425", "429"})
-OTHER_KEY = frozenset({"E00007", "401", "403"})  # answers after which the account's second Transaction Key is tried
+_OTHER_KEY = frozenset({"E00007", "AUTHENTICATION_FAILED"})
 UNKNOWN_CALL = frozenset({"E00003", "E00004"})  # the answers to a call that this host does not know yet
 _REMEDIES = {
     "E00009": "the account is in test mode: switch the test mode off in the Merchant Interface (Account, Settings, Test Mode)",
@@ -72,31 +78,59 @@ _REMEDIES = {
 }
 
 
+_KNOWN = NOTHING_THERE | _NOT_FOUND | _CREDENTIALS | _PASSING | UNKNOWN_CALL | _REMEDIES.keys()
+_LONGEST_TEXT, _LONGEST_CODE = 500, 40  # characters that a message quotes
+CREDENTIALS_REMEDY = (
+    "check the API Login ID and the Transaction Key of the account, and that they are of production or of the sandbox, as "
+    "WEBHOOKD_PROVIDER is"
+)
+
+
 class Refusal(NamedTuple):
-    """An answer that is an error. `asked_wait`: seconds that the answer asks to wait."""
+    """An answer that is an error, with the provider's code and text as they came.
+
+    asked_wait: seconds that the answer asks to wait. foreign: the answer does not have the form of an error of this API, so it
+    may come from something between, such as a firewall.
+    """
 
     code: str
     text: str
     asked_wait: float = 0.0
     status: int = 200
+    foreign: bool = False
+
+    @property
+    def of_credentials(self) -> bool:
+        """Returns whether the provider refuses the credentials."""
+        return self.code in _CREDENTIALS or self.status == 401 or (self.status == 403 and not self.foreign)
+
+    @property
+    def of_key(self) -> bool:
+        """Returns whether the account's other Transaction Key may work."""
+        return self.code in _OTHER_KEY or (self.of_credentials and self.status in (401, 403))
 
 
-def error_of(call: str, refusal: Refusal, feature: Feature) -> ProviderError:
-    """Returns the error for an answer. `call` names the call."""
-    code, text = refusal.code, refusal.text
+def error_of(call: str, refusal: Refusal, feature: Feature, mask: Callable[[str], str] = str) -> ProviderError:
+    """Returns the error for an answer. `call` names the call. `mask` hides secrets in a text: it comes before any cut."""
+    known = refusal.code in _KNOWN or refusal.code == str(refusal.status)
+    code = refusal.code if known else mask(refusal.code)[:_LONGEST_CODE]
+    text = mask(refusal.text)[:_LONGEST_TEXT]
     said = f"{call}: Authorize.Net answered {code or refusal.status}" + (f" ({text})" if text else "")
     if code in _NOT_FOUND:
         return RecordNotFoundError(said, code)
-    if code in _CREDENTIALS or refusal.status in (401, 403):
-        return CredentialsRefusedError(
-            f"{said}: check the API Login ID and the Transaction Key of the account, and that they are of production or of the "
-            "sandbox, as WEBHOOKD_PROVIDER is",
-            code,
-        )
+    if refusal.of_credentials:
+        return CredentialsRefusedError(f"{said}: {CREDENTIALS_REMEDY}", code)
     if code in _REMEDIES:
         return FeatureOffError(f"{said}: {_REMEDIES[code]}", code)
     if code in _PASSING or refusal.status >= 500 or refusal.status in (408, 425, 429):
         return ProviderUnavailableError(said, code, refusal.asked_wait)
+    if refusal.foreign and (refusal.status in (403, 404) or 300 <= refusal.status < 400):
+        return ProviderUnavailableError(
+            f"{call}: HTTP status {refusal.status}, and not in the form of Authorize.Net's API: something between, such as a "
+            "firewall or a proxy, may have answered; let webhookd reach the address that WEBHOOKD_PROVIDER names",
+            code,
+            refusal.asked_wait,
+        )
     if feature is Feature.SUMMARY and code in UNKNOWN_CALL:
         return FeatureOffError(f"{said}: this host does not know the call", code)
     return CallRejectedError(said, code)

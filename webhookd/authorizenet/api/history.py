@@ -1,4 +1,4 @@
-"""Reads the whole history of some days. The list may be clamped, unordered, and may move while it is read.
+"""Reads the provider's history of some days. The list may be clamped, unordered, and may move while it is read.
 
 `offset` of this list counts rows from 0. (The JSON API's `paging.offset` counts pages from 1, and shares no code with this.)
 """
@@ -6,49 +6,90 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import NamedTuple
 
-from webhookd.authorizenet.api.results import History, HistoryRow
+from webhookd.authorizenet.api.results import History, HistoryPage, HistoryRow
 
 LIMIT = 1000  # rows that each call asks for; the server may give fewer
-_SURELY_LAST = 20  # rows; a page that is shorter ends the list, because no server is known to clamp pages to so few rows
+_FEW = 20  # rows; a shorter first page ends a quick look, and needs no second pass. It saves calls, and proves nothing
 _MOST_PASSES = 5
+_MOST_UNREADABLE = 10_000  # rows of a pass
 _MOST_PAGES = 10_000  # of a pass
+_EMPTY = HistoryPage(())
 
-Page = Callable[[int, int], Awaitable[tuple[HistoryRow, ...]]]
-
-
-async def read_history(page: Page) -> History:
-    """Returns the rows of all pages, each once. `page(offset, limit)` gets one page.
-
-    New rows shift the pages while they are read, and may hide others. So a list of several pages is read again until a pass
-    brings no new row. After five passes, the result is not settled.
-    """
-    found: dict[str, HistoryRow] = {}
-    for _ in range(_MOST_PASSES):
-        before = len(found)
-        pages, whole = await _pass(page, found)
-        if whole and (pages == 1 or len(found) == before):
-            return History(tuple(found.values()), settled=True)
-    return History(tuple(found.values()), settled=False)
+Page = Callable[[int, int], Awaitable[HistoryPage]]
 
 
-async def _pass(page: Page, found: dict[str, HistoryRow]) -> tuple[int, bool]:
-    """Reads the list once, from its beginning. Returns the number of pages with rows, and whether the end was reached.
+class _Pass(NamedTuple):
+    """One pass: the number of rows that cannot be read, and of pages with rows. `ended`: the pass came to the list's end."""
 
-    The next offset follows from the number of rows received, not from the number asked: the server may clamp pages.
-    """
-    offset, smallest = 0, 0
-    seen: set[str] = set()
-    for pages in range(1, _MOST_PAGES + 1):
-        rows = await page(offset, LIMIT)
-        ids = {row.notification_id for row in rows}
-        for row in rows:
-            found[row.notification_id] = row
-        if len(rows) < max(_SURELY_LAST, smallest):
-            return max(pages - (not rows), 1), True
-        if ids <= seen:  # a server that ignores the offset would give the same page for ever
-            return pages, False
-        seen |= ids
-        offset += len(rows)
-        smallest = min(smallest or len(rows), len(rows))
-    return _MOST_PAGES, False
+    rows: dict[str, HistoryRow]
+    unreadable: int
+    pages: int
+    ended: bool
+
+
+class HistoryReader:
+    """Reads lists of one account's history. It remembers the shortest page that another page followed."""
+
+    def __init__(self) -> None:
+        self._full = 0  # rows; 0: no page was followed by another
+        self._has_proof = False
+
+    async def read(self, page: Page, young_from: datetime, *, thorough: bool = True) -> History:
+        """Returns the rows of all pages, each once.
+
+        page: `page(offset, limit)` gets one page.
+        young_from: rows from this time on are returned, but a difference in them between two passes does not count.
+        thorough: reads until no page follows and two passes agree, or five passes are over. Only such a list can be complete.
+            One short page with an empty page after it needs no second pass. Without `thorough`, one pass ends at a
+            page that is shorter than any that was followed by another. The first read is always thorough.
+        """
+        thorough = thorough or not self._has_proof
+        last = await self._pass(page, thorough=thorough)
+        found, unreadable = dict(last.rows), last.unreadable
+        if not thorough:
+            return History(tuple(found.values()), False, unreadable)
+        if last.ended and last.pages == 1 and len(last.rows) + unreadable < _FEW:
+            self._has_proof = True
+            return History(tuple(found.values()), True, unreadable)
+        for _ in range(_MOST_PASSES - 1):
+            before, last = last, await self._pass(page, thorough=True)
+            found |= last.rows
+            unreadable = max(unreadable, last.unreadable)
+            changed = [found[name].event_date for name in before.rows.keys() ^ last.rows.keys()]
+            days = {at and at.date() for at in changed if at is None or at < young_from}
+            complete = before.ended and last.ended and None not in days
+            if complete and not days:
+                break
+        self._has_proof = self._has_proof or complete
+        return History(tuple(found.values()), complete, unreadable, frozenset(day for day in days if day))
+
+    async def _pass(self, page: Page, *, thorough: bool) -> _Pass:
+        """Reads the list once, from its beginning.
+
+        The next offset follows from the number of rows received, not from the number asked: the server may clamp pages.
+        """
+        rows: dict[str, HistoryRow] = {}
+        offset = unreadable = size = first = 0
+        for pages in range(_MOST_PAGES):
+            got = await page(offset, LIMIT)
+            if pages > 1 and got == _EMPTY:
+                got = await page(offset, LIMIT)  # one mistake must not spoil a long pass
+            if got == _EMPTY:
+                return _Pass(rows, unreadable, pages, True)
+            if pages and thorough:
+                self._full = min(self._full or size, size)  # the size of the page before
+            is_new = any(row.notification_id not in rows for row in got.rows)
+            rows |= {row.notification_id: row for row in got.rows}
+            unreadable += got.unreadable
+            size = len(got.rows) + got.unreadable
+            offset += size
+            first = first or size
+            if pages and not is_new and (got.rows or unreadable > _MOST_UNREADABLE):
+                # Rows that new ones moved to the end; or a server that ignores the offset, and gives the same page for ever.
+                return _Pass(rows, unreadable, pages + 1, size < first)
+            if not thorough and size < (self._full or _FEW):
+                return _Pass(rows, unreadable, pages + 1, False)
+        return _Pass(rows, unreadable, _MOST_PAGES, False)

@@ -20,13 +20,14 @@ from webhookd.authorizenet.api.answers import (
 )
 from webhookd.authorizenet.api.results import (
     Batch,
+    BatchStatistic,
+    HistoryPage,
     HistoryRow,
     ListPage,
     Merchant,
     PastNotification,
-    Payment,
+    PaymentAttempt,
     ReturnedItem,
-    Statistic,
     Subscription,
     SubscriptionPayment,
     SubscriptionRow,
@@ -45,9 +46,17 @@ def webhook(fields: Any) -> Webhook:
         (fields,) = fields
     if not isinstance(fields, dict):
         raise UnreadableError("the answer is no webhook")
-    types = tuple(canonical(one) for one in fields.get("eventTypes") or () if isinstance(one, str))
+    types = fields.get("eventTypes") or []
+    if not isinstance(types, list) or not all(isinstance(one, str) for one in types):
+        raise UnreadableError("`eventTypes` of a webhook is no list of texts")
     status = required(fields, "status").lower()
-    return Webhook(required(fields, "webhookId").lower(), required(fields, "url"), status, types, text(fields.get("name")))
+    return Webhook(
+        required(fields, "webhookId").lower(),
+        required(fields, "url"),
+        status,
+        tuple(map(canonical, types)),
+        text(fields.get("name")),
+    )
 
 
 def webhooks(answer: Any) -> tuple[Webhook, ...]:
@@ -73,11 +82,17 @@ def _history_row(fields: Fields) -> HistoryRow:
     )
 
 
-def history_page(answer: Any) -> tuple[HistoryRow, ...]:
-    """Reads a page of the history."""
-    if not isinstance(answer, dict) or "notifications" not in answer:
-        raise UnreadableError("the answer has no `notifications`")
-    return tuple(map(_history_row, entries(answer, "notifications")))
+def history_page(answer: Any) -> HistoryPage:
+    """Reads a page of the history. A row that cannot be read is counted: it must not hide the others."""
+    if not isinstance(answer, dict) or not isinstance(answer.get("notifications"), list):
+        raise UnreadableError("the answer has no list `notifications`")
+    found, unreadable = [], 0
+    for row in answer["notifications"]:
+        try:
+            found.append(_history_row(row if isinstance(row, dict) else {}))
+        except UnreadableError:
+            unreadable += 1
+    return HistoryPage(tuple(found), unreadable)
 
 
 def past_notification(answer: Any, body: bytes) -> PastNotification:
@@ -101,10 +116,10 @@ def merchant(answer: Fields) -> Merchant:
     )
 
 
-def _payment(fields: Fields) -> Payment | None:
+def _subscription_payment(fields: Fields) -> SubscriptionPayment | None:
     own = entry(fields, "subscription")
     identifier = text(own.get("id"))
-    return None if identifier is None else Payment(identifier, number(own.get("payNum")))
+    return None if identifier is None else SubscriptionPayment(identifier, number(own.get("payNum")))
 
 
 def _transaction_row(fields: Fields) -> TransactionRow:
@@ -115,7 +130,7 @@ def _transaction_row(fields: Fields) -> TransactionRow:
         money(fields.get("settleAmount")),
         text(fields.get("accountType")),
         text(fields.get("invoiceNumber")),
-        _payment(fields),
+        _subscription_payment(fields),
         bool(flag(fields.get("hasReturnedItems"))),
     )
 
@@ -126,8 +141,8 @@ def transaction_page(answer: Fields) -> ListPage:
     return ListPage(found, number(answer.get("totalNumInResultSet")))
 
 
-def _statistic(fields: Fields) -> Statistic:
-    return Statistic(
+def _statistic(fields: Fields) -> BatchStatistic:
+    return BatchStatistic(
         text(fields.get("accountType")),
         money(fields.get("chargeAmount")) or Decimal(0),
         number(fields.get("chargeCount")) or 0,
@@ -172,13 +187,13 @@ def transaction(answer: Fields) -> Transaction:
         status=required(own, "transactionStatus"),
         submitted_at=moment(own.get("submitTimeUTC")),
         type=text(own.get("transactionType")),
-        ref_id=text(own.get("refTransId")),
+        ref_transaction_id=text(own.get("refTransId")),
         response_code=number(own.get("responseCode")),
         response_reason_code=number(own.get("responseReasonCode")),
         auth_amount=money(own.get("authAmount")),
         settle_amount=money(own.get("settleAmount")),
         invoice_number=text(entry(own, "order").get("invoiceNumber")),
-        payment=_payment(own),
+        subscription_payment=_subscription_payment(own),
         batch=_batch(in_batch) if in_batch else None,
         payment_method=next(iter(entry(own, "payment")), None),
         returned_items=tuple(returned),
@@ -207,8 +222,10 @@ def subscription(answer: Fields, identifier: str) -> Subscription:
     own = entry(answer, "subscription")
     if not own:
         raise UnreadableError("the answer has no `subscription`")
-    payments = tuple(
-        SubscriptionPayment(
+    if (text(own.get("id")) or identifier).casefold() != identifier.casefold():
+        raise UnreadableError("the answer is about another id than the one that was asked for")
+    attempts = tuple(
+        PaymentAttempt(
             text(one.get("transId")),
             moment(one.get("submitTimeUTC")),
             number(one.get("payNum")),
@@ -217,4 +234,4 @@ def subscription(answer: Fields, identifier: str) -> Subscription:
         )
         for one in entries(own, "arbTransactions")
     )
-    return Subscription(identifier, text(own.get("status")), money(own.get("amount")), payments)
+    return Subscription(identifier, text(own.get("status")), money(own.get("amount")), attempts)

@@ -6,7 +6,7 @@ Statuses and types are the provider's texts, since new ones appear. A field that
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import date, datetime
 from decimal import Decimal
 from typing import Any, NamedTuple
 
@@ -30,11 +30,25 @@ class HistoryRow(NamedTuple):
     delivery_status: str | None
 
 
-class History(NamedTuple):
-    """Rows of the history. `settled`: False if the list still moved, so that it may lack rows."""
+class HistoryPage(NamedTuple):
+    """A page of the history. `unreadable`: the number of its rows that cannot be read."""
 
     rows: tuple[HistoryRow, ...]
-    settled: bool
+    unreadable: int = 0
+
+
+class History(NamedTuple):
+    """Rows of the history.
+
+    complete: whether the list was read to its end, and again with the same result. If not, it may lack rows.
+    unreadable: the number of further rows, which cannot be read.
+    moving: the days, in UTC, whose rows still changed from one pass to the next, so that only they may lack rows.
+    """
+
+    rows: tuple[HistoryRow, ...]
+    complete: bool
+    unreadable: int = 0
+    moving: frozenset[date] = frozenset()
 
 
 @dataclass(slots=True, frozen=True)
@@ -61,8 +75,8 @@ class Merchant(NamedTuple):
     payment_methods: tuple[str, ...]
 
 
-class Payment(NamedTuple):
-    """The place of a charge in its subscription."""
+class SubscriptionPayment(NamedTuple):
+    """The payment of a subscription that a transaction is for. `number` counts the payments from 1."""
 
     subscription_id: str
     number: int | None
@@ -77,11 +91,11 @@ class TransactionRow(NamedTuple):
     settle_amount: Decimal | None
     account_type: str | None
     invoice_number: str | None
-    payment: Payment | None
+    subscription_payment: SubscriptionPayment | None
     has_returned_items: bool
 
 
-class Statistic(NamedTuple):
+class BatchStatistic(NamedTuple):
     """The sums of a batch for one type of card, or for eCheck."""
 
     account_type: str | None
@@ -98,35 +112,38 @@ class Batch(NamedTuple):
     """A batch of transactions that are settled together."""
 
     id: str
-    state: str
+    settlement_state: str
     settled_at: datetime | None
     payment_method: str | None
-    statistics: tuple[Statistic, ...]
+    statistics: tuple[BatchStatistic, ...]
 
 
 class ReturnedItem(NamedTuple):
     """A return of an eCheck. `code`: NACHA's, such as R03."""
 
     id: str
-    at: datetime | None
+    returned_at: datetime | None
     code: str | None
 
 
 @dataclass(slots=True, frozen=True)
 class Transaction:
-    """A transaction's details, or its summary, which lacks most fields."""
+    """A transaction's details, or its summary, which lacks most fields.
+
+    ref_transaction_id: the transaction that a refund, a capture or a void is for.
+    """
 
     id: str
     status: str
     submitted_at: datetime | None
     type: str | None
-    ref_id: str | None
+    ref_transaction_id: str | None
     response_code: int | None
     response_reason_code: int | None
     auth_amount: Decimal | None
     settle_amount: Decimal | None
     invoice_number: str | None
-    payment: Payment | None
+    subscription_payment: SubscriptionPayment | None
     batch: Batch | None
     payment_method: str | None
     returned_items: tuple[ReturnedItem, ...]
@@ -141,26 +158,26 @@ class SubscriptionRow(NamedTuple):
     amount: Decimal | None
     past_occurrences: int | None
     total_occurrences: int | None
-    invoice: str | None
+    invoice_number: str | None
 
 
-class SubscriptionPayment(NamedTuple):
-    """One attempt to charge a subscription. A failed attempt has no transaction, and the reason as `response`."""
+class PaymentAttempt(NamedTuple):
+    """One attempt at a payment of a subscription. A failed attempt has no transaction, and the reason as `response`."""
 
     transaction_id: str | None
     submitted_at: datetime | None
-    number: int | None
-    attempt: int | None
+    payment_number: int | None
+    attempt_number: int | None
     response: str | None
 
 
 class Subscription(NamedTuple):
-    """A subscription, with its latest payments. The answer has no id: `id` is the one that was asked for."""
+    """A subscription, with its latest attempts at payments. `id` is the one that was asked for: the answer need not have it."""
 
     id: str
     status: str | None
     amount: Decimal | None
-    payments: tuple[SubscriptionPayment, ...]
+    attempts: tuple[PaymentAttempt, ...]
 
 
 class ListPage(NamedTuple):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from importlib.metadata import version
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -36,7 +37,7 @@ class Transport:
             connector=aiohttp.TCPConnector(limit=most_at_once),  # Python's own TLS context: TLS 1.2 or newer, verified
             timeout=aiohttp.ClientTimeout(total=timeout, sock_connect=min(_CONNECT, timeout)),
             auto_decompress=False,  # a small answer could become a large one
-            skip_auto_headers=("User-Agent", "Accept-Encoding"),
+            headers={"Accept-Encoding": "identity", "User-Agent": f"webhookd/{version('webhookd')}"},
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=False,  # neither a proxy of the environment nor a password of ~/.netrc
         )
@@ -47,6 +48,10 @@ class Transport:
             async with self._session.request(
                 method, f"{self._url}{path}", data=body, headers=headers, allow_redirects=False
             ) as response:
+                encoding = response.headers.get("Content-Encoding", "").strip().lower()
+                if response.status < 300 and encoding not in ("", "identity"):
+                    response.close()
+                    return Answer(0, problem="the answer is compressed, and webhookd asked for one that is not")
                 whole = bytearray()
                 async for chunk in response.content.iter_any():
                     whole += chunk

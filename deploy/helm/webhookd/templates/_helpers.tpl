@@ -20,7 +20,7 @@
 {{- $_ := set $all $component (mergeOverwrite $one (dict "name" $name "component" $component)) -}}
 {{- end -}}
 {{- end -}}
-{{- range $role := list "receive" "relay" "work" "deliver" -}}
+{{- range $role := list "receive" "relay" "work" "deliver" "sync" -}}
 {{- if not (has $role $roles) -}}
 {{- fail (printf "deployments: no deployment has the role %s; add it to one of them" $role) -}}
 {{- end -}}

@@ -1,0 +1,132 @@
+-- Statements about the registration of webhooks: pings, their samples, changes, and the state that the guardian finds.
+-- Every time is PostgreSQL's.
+
+-- name: open_ping(id, account, webhook_id, others, seconds, actor)$
+-- Opens a ping for `seconds`. Returns true, or NULL if another ping of the webhook is open.
+INSERT INTO webhookd.provider_pings (id, account, webhook_id, others, closes_at, actor)
+SELECT :id::uuid, :account, :webhook_id, :others::text[], now() + make_interval(secs => :seconds::float8), :actor
+WHERE NOT EXISTS (
+    SELECT FROM webhookd.provider_pings WHERE account = :account AND webhook_id = :webhook_id AND closes_at > now()
+)
+RETURNING true;
+
+-- name: close_ping(id, seconds)$
+-- Closes a ping after `seconds`. From then on, no body becomes a sample of this ping (see keep_sample).
+UPDATE webhookd.provider_pings SET closes_at = least(closes_at, now() + make_interval(secs => :seconds::float8))
+WHERE id = :id::uuid
+RETURNING true;
+
+-- name: open_ping_of(account, webhook_id)$
+-- Returns the seconds for which a ping of the webhook is open; NULL if none is.
+SELECT extract(epoch FROM max(closes_at) - now())::float8
+FROM webhookd.provider_pings
+WHERE account = :account AND webhook_id = :webhook_id AND closes_at > now();
+
+-- name: recent_pings(seconds)
+-- Returns the pings that are open, or that closed within `seconds`, with the ids of the samples that they brought.
+SELECT
+    p.id, p.account, p.webhook_id, p.others, p.opened_at, p.closes_at > now() AS open,
+    ARRAY(
+        SELECT t.notification_id FROM webhookd.provider_tests t
+        WHERE t.account = p.account AND t.received_at >= p.opened_at AND t.ping = p.id
+        ORDER BY t.received_at DESC, t.id DESC
+        LIMIT 100
+    ) AS samples
+FROM webhookd.provider_pings p
+WHERE p.closes_at > now() - make_interval(secs => :seconds::float8);
+
+-- name: keep_sample(id, account, notification_id, event_type, webhook_id, key_fingerprint, ping, sure)$
+-- Keeps a body's facts as a sample, if its ping is still open, or if `sure`: then the body itself shows that it is a sample.
+-- Returns the sample's id. Returns the earlier id if the notification is a sample already, and NULL if the body is no sample.
+-- The lock makes close_ping wait for a sample that is being kept. So a ping that is closed brings no sample any more.
+WITH known AS MATERIALIZED (
+    SELECT id FROM webhookd.provider_tests
+    WHERE account = :account AND notification_id = :notification_id AND received_at > now() - interval '1 day'
+    ORDER BY received_at, id
+    LIMIT 1
+), open AS MATERIALIZED (
+    SELECT id FROM webhookd.provider_pings WHERE id = :ping::uuid AND closes_at > clock_timestamp() FOR SHARE
+), kept AS (
+    INSERT INTO webhookd.provider_tests (id, account, notification_id, event_type, webhook_id, key_fingerprint, ping)
+    SELECT :id::uuid, :account, :notification_id, :event_type, :webhook_id, :key_fingerprint, (SELECT id FROM open)
+    WHERE NOT EXISTS (SELECT FROM known) AND (:sure OR EXISTS (SELECT FROM open))
+    RETURNING id
+)
+SELECT id FROM known UNION ALL SELECT id FROM kept LIMIT 1;
+
+-- name: sample_of_ping(ping)^
+-- Returns the first sample that a ping brought, or no row.
+SELECT notification_id, event_type, webhook_id, key_fingerprint
+FROM webhookd.provider_tests
+WHERE account = (SELECT account FROM webhookd.provider_pings WHERE id = :ping::uuid) AND ping = :ping::uuid
+ORDER BY received_at, id
+LIMIT 1;
+
+-- name: samples_among(account, notification_ids)
+-- Returns those of the ids that are samples of pings: they are no events, also if the provider's history lists them.
+SELECT DISTINCT notification_id
+FROM webhookd.provider_tests
+WHERE account = :account AND notification_id = ANY(:notification_ids::text[]);
+
+-- name: refused_since_ping(ping)^
+-- Returns the newest webhook of a ping's account that was refused since the ping was opened, or no row.
+SELECT r.outcome, r.likely
+FROM webhookd.refused_webhooks r JOIN webhookd.provider_pings p ON p.id = :ping::uuid AND r.account IN (p.account, 'unknown')
+WHERE r.refused_at >= p.opened_at
+ORDER BY r.account <> 'unknown' DESC, r.refused_at DESC, r.id DESC
+LIMIT 1;
+
+-- name: end_duty(name, holder)$
+-- Ends a duty, if this holder has it.
+UPDATE webhookd.duties SET held_until = now() WHERE name = :name AND holder = :holder::uuid RETURNING true;
+
+-- name: note_change(id, account, actor, change, webhook_id, detail)!
+-- Keeps a change at the provider.
+INSERT INTO webhookd.provider_changes (id, account, actor, change, webhook_id, detail)
+VALUES (:id::uuid, :account, :actor, :change, :webhook_id, :detail);
+
+-- name: begin_healing(id, account, actor, webhook_id, an_hour, a_day)$
+-- Keeps that a webhook is to be healed, unless that was so `an_hour` times within an hour, or `a_day` times within a day. Returns true, or
+-- NULL.
+INSERT INTO webhookd.provider_changes (id, account, actor, change, webhook_id)
+SELECT :id::uuid, :account, :actor, 'heal', :webhook_id
+WHERE (
+    SELECT count(*) FILTER (WHERE at > now() - interval '1 hour') < :an_hour AND count(*) < :a_day
+    FROM webhookd.provider_changes
+    WHERE account = :account AND change = 'heal' AND at > now() - interval '1 day'
+)
+RETURNING true;
+
+-- name: last_switch_of_webhook(account, webhook_id)$
+-- Returns the last change here that decided whether the webhook is active: create, activate or deactivate; NULL if there was none.
+SELECT change
+FROM webhookd.provider_changes
+WHERE account = :account AND webhook_id = :webhook_id AND change IN ('create', 'activate', 'deactivate')
+ORDER BY at DESC, id DESC
+LIMIT 1;
+
+-- name: webhook_of_account(account)^
+-- Returns what is known of our webhook, or no row.
+SELECT webhook_id, webhook_state, webhook_since, webhook_detail, webhook_seen_at, webhook_event_types
+FROM webhookd.provider_accounts
+WHERE account = :account;
+
+-- name: note_webhook(account, state, webhook_id, detail, event_types)$
+-- Notes what was found of our webhook. Returns the state before; NULL if there was none. `event_types`: those that the webhook is to have;
+-- NULL leaves them.
+WITH before AS MATERIALIZED (
+    SELECT webhook_state FROM webhookd.provider_accounts WHERE account = :account
+), noted AS (
+    INSERT INTO webhookd.provider_accounts AS a (
+        account, webhook_state, webhook_id, webhook_detail, webhook_event_types, webhook_seen_at
+    )
+    VALUES (:account, :state, :webhook_id, :detail, :event_types::text[], now())
+    ON CONFLICT (account) DO UPDATE SET
+        webhook_since = CASE WHEN a.webhook_state = excluded.webhook_state THEN a.webhook_since ELSE now() END,
+        webhook_state = excluded.webhook_state,
+        webhook_id = coalesce(excluded.webhook_id, a.webhook_id),
+        webhook_detail = excluded.webhook_detail,
+        webhook_event_types = coalesce(excluded.webhook_event_types, a.webhook_event_types),
+        webhook_seen_at = now()
+)
+SELECT webhook_state FROM before;

@@ -1,0 +1,261 @@
+"""The gap closer beside a simulated provider: what no webhook brought comes in once, and the days say what is known."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any, TypeAlias
+
+import asyncpg
+import pytest
+
+from tests.conftest import Start
+from tests.helpers.receivers import receiving
+from tests.helpers.wait import until
+from webhookd.daemon import Daemon
+from webhookd.event import Event
+from webhookd.process.handlers import Registry
+from webhookd.simulate import Notification, Simulator, Webhook
+from webhookd.simulate.answering import json
+
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+REFUND = "net.authorize.payment.refund.created"
+OTHER_URL = "http://127.0.0.1:9/another-program"
+
+
+@pytest.fixture
+async def provider() -> AsyncIterator[Simulator]:
+    async with Simulator(seed=3) as simulator:
+        yield simulator
+
+
+class Shop:
+    """A daemon beside the provider, with a handler that counts."""
+
+    def __init__(self, start: Start, provider: Simulator, connection: Connection) -> None:
+        self._start = start
+        self.provider = provider
+        self.connection = connection
+        self.events: list[Event] = []
+        self.webhook: Webhook | None = None
+
+    async def open(self, **settings: Any) -> Daemon:
+        """Starts a daemon. The first one is the webhook's address."""
+        own = self.provider.account()
+        registry = Registry()
+
+        async def count(event: Event, connection: Any) -> None:
+            self.events.append(event)
+
+        registry.add("*", count)
+        given = {
+            "signature_keys": own.signature_key,
+            "provider": self.provider.url,
+            "api_login_id": own.login_id,
+            "transaction_key": own.transaction_key,
+            "provider_rate": 100,
+            "gap_every": 1,
+            "gap_grace": 0,
+        }
+        daemon = await self._start(registry, **given | settings)
+        # Notifications that were made earlier are not webhookd's business.
+        known = "SELECT count(*) FROM webhookd.provider_accounts"
+        await until(lambda: self.connection.fetchval(known), "the account is known", deadline=60)
+        if self.webhook is None:
+            self.webhook = self.provider.register(f"{daemon.public_url}/webhooks/authorize-net")
+        return daemon
+
+    async def ids(self) -> list[str]:
+        return [row["notification_id"] for row in await self.connection.fetch("SELECT notification_id FROM webhookd.events")]
+
+    async def processed(self) -> int:
+        return int(await self.connection.fetchval("SELECT count(*) FROM webhookd.events WHERE status = 'processed'"))
+
+    async def day(self) -> dict[str, Any]:
+        row = await self.connection.fetchrow("SELECT * FROM webhookd.provider_days ORDER BY day DESC LIMIT 1")
+        return dict(row or {})
+
+    async def until_whole(self, **counts: int) -> None:
+        async def found() -> bool:
+            day = await self.day()
+            return bool(day) and {name: day[name] for name in counts} == counts
+
+        await until(found, f"the day has {counts}", deadline=60)
+
+
+@pytest.fixture
+async def shop(start: Start, provider: Simulator, connection: Connection) -> Shop:
+    return Shop(start, provider, connection)
+
+
+def made(notifications: list[Notification]) -> Notification:
+    (one,) = notifications
+    return one
+
+
+async def test_what_no_webhook_brought_comes_in_once_and_is_processed_once(shop: Shop, provider: Simulator) -> None:
+    await shop.open()
+    sent = [made(provider.make()) for _ in range(3)]
+    await until(shop.processed, "an event came as a webhook")
+    lost = [made(provider.make(REFUND, withheld=True)) for _ in range(2)]
+    await shop.until_whole(listed=5, ours=5, recovered=2, missing=0, unlisted=0)
+    await until(lambda: _equals(shop.processed(), 5), "all are processed")
+    await asyncio.sleep(2.5)  # two more comparisons
+    assert sorted(await shop.ids()) == sorted(one.id for one in [*sent, *lost])
+    assert sorted(event.notification_id for event in shop.events) == sorted(one.id for one in [*sent, *lost])
+    origins = {event.notification_id: (event.origin, event.verified) for event in shop.events}
+    assert {origins[one.id] for one in sent} == {("webhook", True)}
+    assert {origins[one.id] for one in lost} == {("history", False)}
+    recovered = next(event for event in shop.events if event.notification_id == lost[0].id)
+    assert recovered.payload["id"] == lost[0].payload["id"]
+
+
+async def _equals(found: Any, expected: object) -> bool:
+    return bool(await found == expected)
+
+
+async def test_the_audit_trail_names_the_gap_closer(shop: Shop, provider: Simulator) -> None:
+    await shop.open()
+    provider.make()
+    await until(shop.processed, "an event came as a webhook")
+    lost = made(provider.make(withheld=True))
+    await shop.until_whole(recovered=1)
+    query = """
+        SELECT a.actor, a.reason FROM webhookd.audit a JOIN webhookd.ledger l ON l.id = a.event_id
+        WHERE l.notification_id = $1 AND a.to_status = 'received'
+    """
+    row = await shop.connection.fetchrow(query, lost.id)
+    assert row is not None
+    assert row["actor"] == "gap closer"
+    assert "history" in row["reason"]
+
+
+async def test_the_late_webhook_of_a_recovered_event_is_a_duplicate_with_the_same_body(shop: Shop, provider: Simulator) -> None:
+    daemon = await shop.open()
+    provider.make()
+    await until(shop.processed, "an event came as a webhook")
+    lost = made(provider.make(withheld=True))
+    await shop.until_whole(recovered=1)
+    webhook = provider.account().webhooks[lost.webhook_id]
+    assert await provider._deliverer.ping(provider.account(), webhook, lost)  # as a retry of the provider
+    assert (await shop.ids()).count(lost.id) == 1
+    value = daemon.metrics.registry.get_sample_value
+    assert value("webhookd_body_mismatches_total", {"account": "default"}) == 0
+    assert value("webhookd_duplicates_total", {"layer": "notification_id"}) == 1
+    await asyncio.sleep(1.5)
+    assert [event.notification_id for event in shop.events].count(lost.id) == 1
+
+
+async def test_a_notification_for_another_webhook_is_not_taken(shop: Shop, provider: Simulator) -> None:
+    """Another program processes it: webhookd would do so a second time."""
+    provider.register(OTHER_URL)
+    await shop.open()
+    provider.make()
+    await until(shop.processed, "an event came as a webhook")
+    ours = [one for one in provider.make(withheld=True) if shop.webhook and one.webhook_id == shop.webhook.id]
+    await shop.until_whole(listed=2, ours=2, recovered=1, missing=0)
+    assert sorted(await shop.ids()) == sorted({*(event.notification_id for event in shop.events), ours[0].id})
+    assert len(await shop.ids()) == 2
+    foreign = "SELECT count(*) FROM webhookd.provider_notifications WHERE status = 'foreign'"
+    assert await shop.connection.fetchval(foreign) == 2
+
+
+async def test_while_no_webhook_is_known_as_ours_nothing_is_taken_and_the_day_is_not_known(
+    shop: Shop, provider: Simulator, capsys: pytest.CaptureFixture[str]
+) -> None:
+    provider.register(OTHER_URL)
+    await shop.open()
+    provider.make(withheld=True)
+
+    async def not_known() -> bool:
+        return (await shop.day()).get("completeness") == "not known"
+
+    await until(not_known, "the day is not known")
+    assert await shop.ids() == []
+    assert "set WEBHOOKD_PUBLIC_URL" in capsys.readouterr().out
+
+
+async def test_the_public_url_tells_which_webhook_is_ours_before_any_event_came(shop: Shop, provider: Simulator) -> None:
+    provider.register(OTHER_URL)
+    ours = provider.register("http://127.0.0.1:9/WEBHOOKS/net")
+    shop.webhook = ours
+    await shop.open(public_url="http://127.0.0.1:9/WEBHOOKS/net/")
+    lost = next(one for one in provider.make(withheld=True) if one.webhook_id == ours.id)
+    await shop.until_whole(listed=1, ours=1, recovered=1)
+    assert await shop.ids() == [lost.id]
+
+
+async def test_what_was_made_before_webhookd_had_the_credentials_is_not_taken(shop: Shop, provider: Simulator) -> None:
+    """The program that webhookd replaces has processed it."""
+    ours = shop.webhook = provider.register(OTHER_URL)
+    before = made(provider.make(withheld=True))
+    await asyncio.sleep(0.01)
+    await shop.open(public_url=OTHER_URL)
+    after = made(provider.make(withheld=True))
+    assert after.webhook_id == ours.id
+    await shop.until_whole(recovered=1)
+    await asyncio.sleep(1.5)
+    assert before.id not in await shop.ids()
+
+
+async def test_a_notification_may_be_on_its_way_for_the_grace(shop: Shop, provider: Simulator) -> None:
+    await shop.open(gap_grace=3600)
+    provider.make()
+    await until(shop.processed, "an event came as a webhook")
+    provider.make(withheld=True)
+    await shop.until_whole(listed=2, ours=1, waiting=1, missing=0)
+    await asyncio.sleep(1.5)
+    assert len(await shop.ids()) == 1
+
+
+async def test_a_destination_gets_a_recovered_event_with_its_origin(shop: Shop, provider: Simulator) -> None:
+    async with receiving() as receiver:
+        destination = {"url": receiver.url, "allow_private": True}
+        await shop.open(destinations={"shop": destination})
+        provider.make()
+        await until(lambda: receiver.got, "the destination gets the webhook")
+        lost = made(provider.make(withheld=True))
+        await until(lambda: len(receiver.got) == 2, "the destination gets the recovered event", deadline=60)
+    origins = [got.headers["webhookd-origin"] for got in receiver.got]
+    assert origins == ["webhook", "history"]
+    assert lost.id.encode() in receiver.got[1].body
+
+
+async def test_what_cannot_be_read_is_noted_with_the_reason_and_the_day_is_not_whole(shop: Shop, provider: Simulator) -> None:
+    await shop.open()
+    provider.make()
+    await until(shop.processed, "an event came as a webhook")
+    lost = made(provider.make(withheld=True))
+    lost.payload = None  # type: ignore[assignment]
+    await shop.until_whole(listed=2, ours=1, unreadable=1, missing=0)
+    row = await shop.connection.fetchrow("SELECT * FROM webhookd.provider_notifications WHERE status = 'unreadable'")
+    assert row is not None
+    assert (row["notification_id"], row["reason"]) == (lost.id, "the answer has no payload")
+
+
+async def test_two_replicas_take_each_notification_once(shop: Shop, provider: Simulator) -> None:
+    await shop.open()
+    await shop.open()
+    provider.make()
+    await until(shop.processed, "an event came as a webhook")
+    for _ in range(30):
+        provider.make(withheld=True)
+    await shop.until_whole(ours=31, recovered=30, missing=0)
+    await until(lambda: _equals(shop.processed(), 31), "all are processed", deadline=60)
+    assert len(shop.events) == 31
+
+
+async def test_the_gap_closer_goes_on_after_the_provider_was_away(
+    shop: Shop, provider: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("webhookd.authorizenet.api.limits._BASE", 0.1)
+    monkeypatch.setattr("webhookd.authorizenet.api.limits._CAP", 0.5)
+    await shop.open()
+    provider.make()
+    await until(shop.processed, "an event came as a webhook")
+    monkeypatch.setattr(provider._spoiler, "before", lambda *, reports: json({}, 503))
+    for _ in range(5):
+        provider.make(withheld=True)
+    await asyncio.sleep(2)
+    monkeypatch.undo()
+    await shop.until_whole(ours=6, recovered=5, missing=0)

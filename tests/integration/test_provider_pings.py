@@ -1,0 +1,233 @@
+"""The samples of pings that webhookd ordered are kept as tests; a real notification never is."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeAlias
+
+import aiohttp
+import asyncpg
+import orjson
+import pytest
+
+from tests.conftest import Servers, Start
+from tests.helpers.database import connect
+from tests.helpers.running import KEY
+from tests.helpers.wait import until
+from webhookd.authorizenet.sampling import sample
+from webhookd.authorizenet.signature import fingerprint, sign
+from webhookd.daemon import Daemon
+from webhookd.errors import ConflictError
+from webhookd.store import provider_pings
+from webhookd.store.keys import new_id
+from webhookd.store.provider_webhooks import WebhookRecords
+from webhookd.store.queries import queries
+
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+SALE = "net.authorize.payment.authcapture.created"
+OURS, OTHER, UNKNOWN = (str(uuid.UUID(int=number)) for number in (1, 2, 3))
+AGE = 0.6  # seconds, instead of three
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(provider_pings, "AGE", AGE)
+    monkeypatch.setattr(provider_pings, "_AHEAD", AGE / 2)
+
+
+def body_of(webhook_id: str | None, *, entity: str = "245", when: datetime | None = None) -> bytes:
+    """Makes the body of a notification, or of a sample, which looks like one."""
+    envelope = orjson.loads(sample(SALE, 1, when).body)
+    envelope["payload"]["id"] = entity
+    envelope["webhookId"] = webhook_id
+    return orjson.dumps(envelope)
+
+
+async def post(daemon: Daemon, body: bytes, path: str = "") -> tuple[int, str]:
+    """Sends a webhook. Returns the status and the outcome."""
+    headers = {"X-ANET-Signature": sign(body, KEY)}
+    async with (
+        aiohttp.ClientSession() as http,
+        http.post(f"{daemon.public_url}/webhooks/authorize-net{path}", data=body, headers=headers) as response,
+    ):
+        return response.status, str((await response.json(content_type=None)).get("status"))
+
+
+def records(daemon: Daemon, account: str = "default") -> WebhookRecords:
+    return WebhookRecords(daemon.database, account, "a test")
+
+
+async def opened(daemon: Daemon) -> uuid.UUID:
+    """Opens a ping of OURS, beside OTHER, while every replica believes that there is none; returns when they may know it."""
+    assert await post(daemon, body_of(OURS)) == (200, "accepted")
+    ping = await records(daemon).open_ping(OURS, [OTHER], 60)
+    await asyncio.sleep(AGE)
+    return ping
+
+
+async def counts(connection: Connection) -> tuple[int, int]:
+    """Returns the numbers of events and of samples."""
+    row = await connection.fetchrow("SELECT (SELECT count(*) FROM ledger), (SELECT count(*) FROM provider_tests)")
+    assert row is not None
+    return row[0], row[1]
+
+
+async def test_a_sample_is_a_test_at_every_replica_and_no_event(start: Start, connection: Connection) -> None:
+    first, second = [await start(roles="receive") for _ in range(2)]
+    assert await post(second, body_of(OURS)) == (200, "accepted")
+    ping = await opened(first)
+    body = body_of(OURS)
+    assert [await post(daemon, body) for daemon in (first, second)] == [(200, "test")] * 2
+    assert await counts(connection) == (2, 1)
+    row = await connection.fetchrow("SELECT * FROM provider_tests")
+    assert row is not None
+    assert (row["account"], row["event_type"], row["webhook_id"]) == ("default", SALE, OURS)
+    assert (row["notification_id"], row["ping"]) == (orjson.loads(body)["notificationId"], ping)
+    assert row["key_fingerprint"] == fingerprint(KEY)
+    for daemon in (first, second):
+        labels = {"account": "default", "outcome": "test"}
+        assert daemon.metrics.registry.get_sample_value("webhookd_received_total", labels) == 1
+
+
+@pytest.mark.parametrize("webhook_id", [UNKNOWN, None, "a\u0000b"])
+async def test_a_sample_need_not_name_the_pinged_webhook(webhook_id: str | None, start: Start, connection: Connection) -> None:
+    daemon = await start(roles="receive")
+    await opened(daemon)
+    assert await post(daemon, body_of(webhook_id)) == (200, "test")
+    assert await counts(connection) == (1, 1)
+
+
+async def test_a_sample_that_is_dated_years_ago_is_a_test_too(start: Start, connection: Connection) -> None:
+    daemon = await start(roles="receive")
+    await opened(daemon)
+    assert await post(daemon, body_of(OURS, when=datetime(2019, 1, 31, tzinfo=UTC))) == (200, "test")
+
+
+async def test_while_a_ping_is_open_other_webhooks_notifications_are_events(start: Start, connection: Connection) -> None:
+    eu = {"eu": {"signature_keys": KEY}}
+    daemon = await start(roles="receive", accounts=eu)
+    await opened(daemon)
+    assert await post(daemon, body_of(OTHER.upper())) == (200, "accepted")
+    assert await post(daemon, body_of(OURS), "/eu") == (200, "accepted"), "another account"
+    # The provider goes on with the retries of a notification from before the webhook became inactive.
+    retried = body_of(OURS, when=datetime.now(UTC) - timedelta(minutes=6))
+    assert await post(daemon, retried) == (200, "accepted")
+    assert await counts(connection) == (4, 0)
+
+
+async def test_from_the_closing_on_every_notification_is_an_event_though_the_receivers_know_of_an_open_ping(
+    start: Start, connection: Connection
+) -> None:
+    daemon = await start(roles="receive")
+    ping = await opened(daemon)
+    copied = body_of(OURS)
+    assert await post(daemon, copied) == (200, "test")
+    await records(daemon).close_ping(ping)  # the receiver has just read that the ping is open
+    assert await post(daemon, body_of(OURS)) == (200, "accepted")
+    assert await post(daemon, copied) == (200, "test"), "a copy of the sample"
+    await asyncio.sleep(AGE)
+    assert await post(daemon, body_of(OURS)) == (200, "accepted")
+    assert await post(daemon, copied) == (200, "test"), "a late copy of the sample"
+    assert await counts(connection) == (3, 1)
+
+
+async def test_closing_waits_for_a_sample_that_is_being_kept(start: Start, connection: Connection, servers: Servers) -> None:
+    daemon = await start(roles="receive")
+    ping = await opened(daemon)
+    kept = {"account": "default", "notification_id": "n", "event_type": SALE, "webhook_id": OURS, "key_fingerprint": "f"}
+    transaction = connection.transaction()
+    await transaction.start()
+    assert await queries.keep_sample(connection, id=new_id(), ping=ping, sure=False, **kept) is not None
+    closing = asyncio.create_task(records(daemon).close_ping(ping))
+    watcher = await connect(servers.database_url)
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    await until(lambda: watcher.fetchval(waiting), "the closing waits for the sample")
+    await watcher.close()
+    assert not closing.done()
+    await transaction.commit()
+    await closing
+    assert await queries.keep_sample(connection, id=new_id(), ping=ping, sure=False, **kept | {"notification_id": "m"}) is None
+
+
+async def _locked(connection: Connection) -> Callable[[], Awaitable[Any]]:
+    transaction = connection.transaction()
+    await transaction.start()
+    await connection.execute("LOCK TABLE provider_pings IN ACCESS EXCLUSIVE MODE")
+    return transaction.rollback
+
+
+async def test_while_postgresql_is_slow_no_webhook_is_judged_by_old_knowledge(
+    start: Start, connection: Connection, servers: Servers
+) -> None:
+    daemon = await start(roles="receive", commit_timeout=60, shutdown_grace=70)
+    await opened(daemon)
+    release = await _locked(connection)
+    sending = asyncio.create_task(post(daemon, body_of(OURS)))
+    watcher = await connect(servers.database_url)
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    await until(lambda: watcher.fetchval(waiting), "the receiver reads the pings")
+    await asyncio.sleep(2 * AGE)  # what is being read is too old by the time that it comes
+    assert await watcher.fetchval("SELECT count(*) FROM ledger") == 1
+    await release()
+    assert await sending == (200, "test")
+    assert await watcher.fetchval("SELECT count(*) FROM ledger") == 1
+    await watcher.close()
+
+
+async def test_a_webhook_whose_pings_cannot_be_read_in_time_is_put_off(start: Start, connection: Connection) -> None:
+    daemon = await start(roles="receive", commit_timeout=0.5)
+    await opened(daemon)
+    release = await _locked(connection)
+    assert (await post(daemon, body_of(OURS)))[0] == 503
+    await release()
+    assert await until(lambda: _taken(daemon), "webhooks are taken again") == (200, "test")
+    assert (await counts(connection))[0] == 1
+
+
+async def _taken(daemon: Daemon) -> tuple[int, str] | None:
+    answer = await post(daemon, body_of(OURS))
+    return answer if answer[0] == 200 else None
+
+
+async def test_if_the_right_to_read_pings_is_missing_webhooks_are_put_off(start: Start, connection: Connection) -> None:
+    daemon = await start(roles="receive")
+    await opened(daemon)
+    await connection.execute("ALTER TABLE provider_pings RENAME COLUMN others TO gone")
+    assert (await post(daemon, body_of(OURS)))[0] == 503
+    assert (await counts(connection))[0] == 1
+
+
+async def test_a_notification_about_nothing_is_a_test_without_a_ping(start: Start, connection: Connection) -> None:
+    daemon = await start(roles="receive")
+    body = body_of(OTHER, entity="0")
+    assert [await post(daemon, body) for _ in range(2)] == [(200, "test")] * 2
+    assert await counts(connection) == (0, 1)
+
+
+async def test_a_steady_stream_of_webhooks_waits_for_no_reading(
+    start: Start, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(provider_pings, "AGE", 3600)
+    monkeypatch.setattr(provider_pings, "_AHEAD", 0)
+    daemon = await start(roles="receive")
+    assert await post(daemon, body_of(OURS)) == (200, "accepted")
+    release = await _locked(connection)
+    assert await post(daemon, body_of(OURS)) == (200, "accepted"), "the next reading has begun, and nothing waits for it"
+    await release()
+
+
+async def test_a_webhook_has_one_open_ping_and_its_changes_have_one_owner(start: Start) -> None:
+    daemon = await start(roles="receive")
+    ping = await opened(daemon)
+    with pytest.raises(ConflictError, match="under way"):
+        await records(daemon).open_ping(OURS, [], 60)
+    await records(daemon).close_ping(ping)
+    async with records(daemon).alone():
+        with pytest.raises(ConflictError, match="try again in a minute"):
+            async with records(daemon).alone():
+                pass
+    async with records(daemon).alone():
+        await records(daemon).open_ping(OURS, [], 60)

@@ -1,0 +1,471 @@
+"""The registration of a webhook at the simulated provider, its guardian, and what is changed there."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any, TypeAlias
+
+import asyncpg
+import pytest
+import pytest_asyncio
+import structlog
+
+from tests.conftest import Start
+from tests.helpers.running import KEY
+from tests.helpers.secrets import note
+from tests.helpers.wait import until
+from webhookd.authorizenet.api.client import ProviderClient
+from webhookd.authorizenet.api.errors import CallRejectedError, ProviderError, ProviderUnavailableError
+from webhookd.authorizenet.notification import EVENT_TYPES
+from webhookd.authorizenet.signature import fingerprint
+from webhookd.daemon import Daemon
+from webhookd.errors import ConflictError, NotFoundError, UnavailableError
+from webhookd.simulate import Simulator
+from webhookd.simulate import Webhook as Registered
+from webhookd.store import provider_pings
+from webhookd.store.provider_webhooks import WebhookRecords
+from webhookd.sync import pings
+from webhookd.sync.guardian import Guardian
+from webhookd.sync.pings import PingFailedError
+from webhookd.sync.registration import Registrar
+
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+SALE, REFUND = "net.authorize.payment.authcapture.created", "net.authorize.payment.refund.created"
+CHANGES = "SELECT change FROM provider_changes ORDER BY at, id"
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(provider_pings, "AGE", 0.3)
+    monkeypatch.setattr(provider_pings, "_AHEAD", 0.2)
+    monkeypatch.setattr(provider_pings, "LEAD", 0.4)
+    monkeypatch.setattr(pings, "_LATE", 0.5)
+
+
+@pytest_asyncio.fixture
+async def daemon(start: Start) -> Daemon:
+    return await start(roles="receive")
+
+
+@pytest_asyncio.fixture
+async def simulator() -> AsyncIterator[Simulator]:
+    async with Simulator() as one:
+        account = one.account(signature_key=KEY)
+        note([account.transaction_key])
+        yield one
+
+
+@pytest_asyncio.fixture
+async def client(simulator: Simulator) -> AsyncIterator[ProviderClient]:
+    async with ProviderClient(simulator.access(), patience=0) as one:
+        yield one
+
+
+@pytest_asyncio.fixture
+async def steps() -> list[str]:
+    return []
+
+
+@pytest_asyncio.fixture
+async def registrar(daemon: Daemon, client: ProviderClient, steps: list[str]) -> Registrar:
+    return Registrar(client, WebhookRecords(daemon.database, "default", "ann"), steps.append)
+
+
+def url_of(daemon: Daemon) -> str:
+    return f"{daemon.public_url}/webhooks/authorize-net"
+
+
+def registered(simulator: Simulator) -> list[Registered]:
+    return list(simulator.account().webhooks.values())
+
+
+def changing_calls(simulator: Simulator) -> list[str]:
+    return [call.name for call in simulator.calls if not call.name.startswith("GET ")]
+
+
+async def changes(connection: Connection) -> list[str]:
+    return [row["change"] for row in await connection.fetch(CHANGES)]
+
+
+async def events(connection: Connection) -> int:
+    return int(await connection.fetchval("SELECT count(*) FROM ledger"))
+
+
+def keep_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets a ping wait no longer than a moment for a sample that will not come."""
+    monkeypatch.setattr(pings, "_ARRIVAL", 0.5)
+
+
+async def test_one_command_sets_everything_up_and_run_again_changes_nothing(
+    registrar: Registrar, daemon: Daemon, simulator: Simulator, connection: Connection, steps: list[str]
+) -> None:
+    outcome = await registrar.setup(url_of(daemon))
+    (webhook,) = registered(simulator)
+    assert (webhook.status, webhook.url, webhook.event_types) == ("active", url_of(daemon), EVENT_TYPES)
+    assert outcome.sample is not None
+    assert outcome.sample.key_fingerprint == fingerprint(KEY)
+    assert await changes(connection) == ["create", "ping", "activate"]
+    assert {row["actor"] for row in await connection.fetch("SELECT actor FROM provider_changes")} == {"ann"}
+    assert [call.split("/")[0] for call in changing_calls(simulator)] == ["POST webhooks", "POST webhooks", "PUT webhooks"]
+    assert any("verified" in step for step in steps)
+    assert await events(connection) == 0, "the ping's sample is no event"
+    row = await connection.fetchrow("SELECT webhook_id, webhook_state, webhook_event_types FROM provider_accounts")
+    assert row is not None
+    assert tuple(row) == (webhook.id, "ok", sorted(EVENT_TYPES))
+
+    simulator.make(SALE)
+    await until(lambda: events(connection), "a real notification is an event")
+
+    called = len(changing_calls(simulator))
+    assert (await registrar.setup(url_of(daemon).replace("http://", "HTTP://") + "/")).changes == ()
+    assert len(changing_calls(simulator)) == called
+    assert await changes(connection) == ["create", "ping", "activate"]
+
+
+async def test_a_dry_run_shows_the_changes_and_makes_none(
+    daemon: Daemon, client: ProviderClient, simulator: Simulator, connection: Connection, steps: list[str]
+) -> None:
+    dry = Registrar(client, WebhookRecords(daemon.database, "default", "ann"), steps.append, dry_run=True)
+    outcome = await dry.setup(url_of(daemon), [SALE])
+    assert [str(one) for one in outcome.changes] == [
+        f"url: {url_of(daemon)}",
+        f"event type: {SALE}",
+        "status: inactive",
+        "status: inactive → active",
+    ]
+    webhook = simulator.register(url_of(daemon))
+    await dry.update(webhook.id, event_types=[SALE], name="shop")
+    await dry.switch(webhook.id, active=False)
+    await dry.delete(webhook.id)
+    await dry.create("https://other.example.com/x")
+    assert changing_calls(simulator) == []
+    assert await changes(connection) == []
+    assert registered(simulator) == [webhook]
+
+
+async def test_a_webhook_is_not_activated_before_its_ping_has_come(
+    registrar: Registrar, simulator: Simulator, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep_silent(monkeypatch)
+    with pytest.raises(PingFailedError, match="did not answer the ping"):
+        await registrar.setup("http://127.0.0.1:9/webhooks/authorize-net")
+    (webhook,) = registered(simulator)
+    assert webhook.status == "inactive"
+    assert await changes(connection) == ["create"]
+
+
+async def test_a_ping_that_another_program_answers_is_no_proof(
+    registrar: Registrar, simulator: Simulator, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep_silent(monkeypatch)
+    monkeypatch.setattr(simulator._rest, "_ping", _answered)
+    with pytest.raises(PingFailedError, match="no webhookd with this database got it"):
+        await registrar.setup("http://127.0.0.1:9/webhooks/authorize-net")
+
+
+async def _answered(*_: Any) -> bool:
+    return True
+
+
+async def test_a_ping_whose_signature_does_not_verify_is_no_proof_and_the_message_says_why(
+    registrar: Registrar, daemon: Daemon, simulator: Simulator, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pings, "_ARRIVAL", 3)  # samples of refused webhooks are stored within a second
+    simulator.account().signature_keys = [("F" * 128, None)]
+    with pytest.raises(PingFailedError, match="webhookd refused the ping"):
+        await registrar.setup(url_of(daemon))
+    assert registered(simulator)[0].status == "inactive"
+    simulator.account().signature_keys = [(KEY, None)]
+    await registrar.setup(url_of(daemon))  # goes on from there
+    assert registered(simulator)[0].status == "active"
+    assert await changes(connection) == ["create", "ping", "activate"]
+
+
+async def test_if_the_ping_cannot_be_closed_the_webhook_is_not_activated(
+    registrar: Registrar, daemon: Daemon, simulator: Simulator, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fails(*_: Any) -> None:
+        raise UnavailableError("postgresql", "away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(WebhookRecords, "close_ping", fails)
+        with pytest.raises(UnavailableError):
+            await registrar.setup(url_of(daemon))
+    (webhook,) = registered(simulator)
+    assert webhook.status == "inactive"
+    # Also a person who activates it by hand waits for the ping's end.
+    await connection.execute("UPDATE provider_pings SET closes_at = now() + interval '2 seconds'")
+    await registrar.switch(webhook.id, active=True)
+    assert await connection.fetchval("SELECT count(*) FROM provider_pings WHERE closes_at > now()") == 0
+    assert webhook.status == "active"
+
+
+async def test_after_a_creation_without_an_answer_no_second_webhook_is_made(
+    registrar: Registrar,
+    daemon: Daemon,
+    client: ProviderClient,
+    simulator: Simulator,
+    connection: Connection,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    create = client.create_webhook
+
+    async def lost(*arguments: Any, **options: Any) -> Any:
+        await create(*arguments, **options)
+        raise ProviderUnavailableError("create webhook: the connection ended before the whole answer")
+
+    monkeypatch.setattr(client, "create_webhook", lost)
+    await registrar.setup(url_of(daemon))
+    (webhook,) = registered(simulator)
+    assert webhook.status == "active"
+    assert await changes(connection) == ["create", "create", "ping", "activate"]
+
+
+async def test_a_second_webhook_on_one_url_is_refused(registrar: Registrar, daemon: Daemon, simulator: Simulator) -> None:
+    first = simulator.register(url_of(daemon))
+    other = simulator.register(f"{daemon.public_url}/other")
+    same = url_of(daemon).replace("http://", "HTTP://") + "/"
+    with pytest.raises(ConflictError, match=first.id):
+        await registrar.create(same)
+    with pytest.raises(ConflictError, match=first.id):
+        await registrar.update(other.id, url=same)
+    second = simulator.register(url_of(daemon))
+    second.status = "inactive"
+    with pytest.raises(ConflictError, match=first.id):
+        await registrar.switch(second.id, active=True)
+    second.status = "active"
+    with pytest.raises(ConflictError, match="each event comes 2 times"):
+        await registrar.setup(url_of(daemon))
+    assert changing_calls(simulator) == []
+
+
+async def test_each_change_is_made_and_kept(
+    registrar: Registrar, daemon: Daemon, simulator: Simulator, connection: Connection
+) -> None:
+    await registrar.create(url_of(daemon), [SALE], name="shop")
+    (webhook,) = registered(simulator)
+    assert (webhook.status, webhook.name, webhook.event_types) == ("inactive", "shop", (SALE,))
+    await registrar.update(webhook.id[:6], event_types=[SALE, REFUND])
+    assert webhook.event_types == (SALE, REFUND)
+    assert (await registrar.ping(webhook.id)).sample is not None
+    await registrar.switch(webhook.id, active=True)
+    with pytest.raises(ConflictError, match="pings inactive ones only"):
+        await registrar.ping(webhook.id)
+    await registrar.switch(webhook.id, active=False)
+    assert webhook.status == "inactive"
+    assert (await registrar.switch(webhook.id, active=False)).changes == ()
+    await registrar.delete(webhook.id)
+    assert registered(simulator) == []
+    with pytest.raises(NotFoundError):
+        await registrar.delete(webhook.id)
+    assert await changes(connection) == ["create", "update", "ping", "activate", "deactivate", "delete"]
+
+
+# The guardian
+
+
+def guardian(daemon: Daemon, client: ProviderClient, simulator: Simulator, *, heal: bool = True, **options: Any) -> Guardian:
+    access = replace(simulator.access(), public_url=url_of(daemon))
+    return Guardian(client, daemon.database, access, heal=heal, **options)
+
+
+async def state(connection: Connection) -> tuple[str, str | None]:
+    row = await connection.fetchrow("SELECT webhook_state, webhook_detail FROM provider_accounts")
+    assert row is not None
+    return row["webhook_state"], row["webhook_detail"]
+
+
+async def test_the_guardian_finds_each_state_by_one_call_and_reports_each_change_once(
+    daemon: Daemon, client: ProviderClient, simulator: Simulator, connection: Connection
+) -> None:
+    noted: list[str] = []
+    watching = guardian(daemon, client, simulator, heal=False, noted=noted.append)
+    webhook = simulator.register(url_of(daemon))
+    with structlog.testing.capture_logs() as logs:
+        assert await watching.look() == "ok"
+        assert await watching.look() == "ok"
+        webhook.event_types = (SALE,)
+        assert await watching.look() == "event_types"
+        webhook.event_types = EVENT_TYPES
+        webhook.status = "inactive"
+        assert await watching.look() == "inactive"
+        webhook.status = "active"
+        second = simulator.register(url_of(daemon))
+        assert await watching.look() == "doubled"
+        del simulator.account().webhooks[second.id]
+        webhook.url = "http://127.0.0.1:9/other"
+        assert await watching.look() == "url"
+    assert len(simulator.calls) == 6
+    assert noted == ["ok", "ok", "event_types", "inactive", "doubled", "url"]
+    said = [line for line in logs if line["event"] == "the webhook's registration changed"]
+    assert [line["state"] for line in said] == ["ok", "event_types", "inactive", "doubled", "url"]
+    del simulator.account().webhooks[webhook.id]
+    assert await watching.look() == "missing"
+    assert "webhookd provider setup" in str((await state(connection))[1])
+    assert changing_calls(simulator) == []
+
+
+async def test_a_list_that_is_empty_by_mistake_is_no_missing_webhook(
+    daemon: Daemon, client: ProviderClient, simulator: Simulator, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watching = guardian(daemon, client, simulator)
+    simulator.register(url_of(daemon))
+    await watching.look()
+
+    async def empty() -> tuple[()]:
+        return ()
+
+    monkeypatch.setattr(client, "webhooks", empty)
+    await watching.look()
+    assert (await state(connection))[0] == "ok"
+
+
+async def test_an_inactive_webhook_is_healed_and_the_gap_is_closed(
+    daemon: Daemon, client: ProviderClient, simulator: Simulator, connection: Connection
+) -> None:
+    closed: list[str] = []
+
+    async def close() -> None:
+        closed.append(registered(simulator)[0].status)
+
+    healing = guardian(daemon, client, simulator, healed=close)
+    webhook = simulator.register(url_of(daemon))
+    await healing.look()
+    webhook.status = "inactive"
+    assert await healing.look() == "ok"
+    assert webhook.status == "active"
+    assert closed == ["active"]
+    assert await changes(connection) == ["heal", "ping", "activate"]
+    assert (await state(connection))[0] == "ok"
+    assert await events(connection) == 0
+    assert await connection.fetchval("SELECT count(*) FROM provider_tests") == 1
+
+
+async def test_without_heal_and_without_a_ping_that_comes_nothing_is_activated(
+    daemon: Daemon, client: ProviderClient, simulator: Simulator, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep_silent(monkeypatch)
+    webhook = simulator.register(url_of(daemon))
+    webhook.status = "inactive"
+    assert await guardian(daemon, client, simulator, heal=False).look() == "inactive"
+    assert changing_calls(simulator) == []
+    simulator.account().signature_keys = [("F" * 128, None)]
+    assert await guardian(daemon, client, simulator).look() == "inactive"
+    assert webhook.status == "inactive"
+    assert await changes(connection) == ["heal"]
+    assert "tried to heal it" in str((await state(connection))[1])
+
+
+async def test_a_webhook_is_healed_once_an_hour_and_three_times_a_day_by_all_replicas(
+    daemon: Daemon, client: ProviderClient, simulator: Simulator, connection: Connection
+) -> None:
+    webhook = simulator.register(url_of(daemon))
+
+    async def healed() -> bool:
+        webhook.status = "inactive"
+        await guardian(daemon, client, simulator).look()  # a new guardian each time, as after a restart
+        return webhook.status == "active"
+
+    async def later(interval: str) -> None:
+        await connection.execute(f"UPDATE provider_changes SET at = at - interval '{interval}'")
+
+    assert await healed()
+    assert not await healed()
+    assert "too often" in str((await state(connection))[1])
+    await later("59 minutes")
+    assert not await healed()
+    await later("2 minutes")
+    assert await healed()
+    await later("2 hours")
+    assert await healed()
+    await later("2 hours")
+    assert not await healed(), "three times within a day"
+    await later("20 hours")
+    assert await healed()
+
+
+async def test_a_healing_that_dies_in_the_middle_counts(
+    daemon: Daemon, client: ProviderClient, simulator: Simulator, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    webhook = simulator.register(url_of(daemon))
+    webhook.status = "inactive"
+
+    async def dies(_: str) -> bool:
+        raise asyncio.CancelledError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(client, "ping", dies)
+        with pytest.raises(asyncio.CancelledError):
+            await guardian(daemon, client, simulator).look()
+    await guardian(daemon, client, simulator).look()
+    assert webhook.status == "inactive"
+    assert await changes(connection) == ["heal"]
+
+
+async def test_the_guardian_leaves_alone_what_is_missing_or_inactive_on_purpose(
+    daemon: Daemon, client: ProviderClient, simulator: Simulator, connection: Connection, registrar: Registrar
+) -> None:
+    healing = guardian(daemon, client, simulator)
+    assert await healing.look() == "missing"
+    assert registered(simulator) == []
+    await registrar.create(url_of(daemon))
+    assert await healing.look() == "inactive"
+    await registrar.setup(url_of(daemon))
+    await registrar.switch(registered(simulator)[0].id, active=False)
+    assert await healing.look() == "inactive"
+    assert "on purpose" in str((await state(connection))[1])
+    assert registered(simulator)[0].status == "inactive"
+    await registrar.setup(url_of(daemon))
+    registered(simulator)[0].status = "inactive"
+    assert await healing.look() == "ok"
+
+
+async def test_while_another_process_changes_the_webhooks_the_guardian_waits_for_its_next_look(
+    daemon: Daemon, client: ProviderClient, simulator: Simulator, connection: Connection
+) -> None:
+    webhook = simulator.register(url_of(daemon))
+    webhook.status = "inactive"
+    async with WebhookRecords(daemon.database, "default", "ann").alone():
+        assert await guardian(daemon, client, simulator).look() == "inactive"
+    assert await changes(connection) == []
+    assert await guardian(daemon, client, simulator).look() == "ok"
+
+
+async def test_the_role_sync_heals_a_webhook_though_another_replica_receives(
+    start: Start, simulator: Simulator, connection: Connection
+) -> None:
+    receiver = await start(roles="receive")
+    webhook = simulator.register(url_of(receiver))
+    webhook.status = "inactive"
+    own = simulator.account()
+    holder = await start(
+        roles="sync",
+        provider=simulator.url,
+        api_login_id=own.login_id,
+        transaction_key=own.transaction_key,
+        public_url=url_of(receiver),
+        webhook_guardian="heal",
+        guardian_every=1,
+    )
+    await until(lambda: webhook.status == "active", "the webhook is healed", deadline=60)
+    labels = {"account": "default", "state": "ok"}
+    name = "webhookd_provider_webhook_state"
+    await until(lambda: holder.metrics.registry.get_sample_value(name, labels), "the metric shows the state")
+    assert await changes(connection) == ["heal", "ping", "activate"]
+    assert await events(connection) == 0
+
+
+async def test_a_ping_that_the_provider_rejects_is_closed_at_once(
+    registrar: Registrar, daemon: Daemon, simulator: Simulator, client: ProviderClient, connection: Connection
+) -> None:
+    webhook = simulator.register(url_of(daemon))
+    webhook.status = "inactive"
+    waiting = asyncio.create_task(registrar.ping(webhook.id))
+    await until(lambda: connection.fetchval("SELECT count(*) FROM provider_pings"), "the ping is open")
+    webhook.status = "active"  # somebody activates it in the Merchant Interface
+    with pytest.raises(ProviderError) as caught:
+        await waiting
+    assert isinstance(caught.value, CallRejectedError)
+    assert await connection.fetchval("SELECT count(*) FROM provider_pings WHERE closes_at > now()") == 0

@@ -1,0 +1,67 @@
+"""The statements about the provider's side of each account. The SQL is in `provider.sql`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import NamedTuple
+from uuid import UUID
+
+from webhookd.store.database import Database
+from webhookd.store.keys import new_id
+from webhookd.store.queries import queries
+
+
+class Call(NamedTuple):
+    """A call of the provider's API. `error`: why it failed; it holds no secret."""
+
+    account: str
+    at: datetime
+    name: str
+    seconds: float
+    error: str | None
+
+
+class ProviderState:
+    """The statements about the provider's side. All raise UnavailableError while PostgreSQL is away."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def hold(self, account: str, holder: UUID, seconds: float, provider: str) -> bool:
+        """Takes or keeps the right to ask the provider for an account. Returns whether `holder` has it now."""
+        query = queries.hold_provider_account
+        return bool(await self._database.one(query, account=account, holder=holder, seconds=seconds, provider=provider))
+
+    async def release(self, account: str, holder: UUID) -> None:
+        """Ends the right of `holder`."""
+        await self._database.one(queries.release_provider_account, account=account, holder=holder)
+
+    async def set_credentials(self, account: str, state: str) -> None:
+        """Records whether the provider takes the credentials: `good` or `refused`."""
+        await self._database.one(queries.set_provider_credentials, account=account, state=state)
+
+    async def set_merchant(
+        self, account: str, gateway_id: str | None, name: str | None, features_off: Sequence[str], *, test_mode: bool
+    ) -> None:
+        """Records whose account the credentials are for."""
+        await self._database.one(
+            queries.set_provider_merchant,
+            account=account,
+            gateway_id=gateway_id,
+            merchant_name=name,
+            test_mode=test_mode,
+            features_off=list(features_off),
+        )
+
+    async def add_calls(self, calls: Sequence[Call]) -> None:
+        """Keeps calls for people to look at."""
+        await self._database.one(
+            queries.add_provider_calls,
+            ids=[new_id() for _ in calls],
+            accounts=[call.account for call in calls],
+            ats=[call.at for call in calls],
+            names=[call.name for call in calls],
+            seconds=[call.seconds for call in calls],
+            errors=[call.error for call in calls],
+        )

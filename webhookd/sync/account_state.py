@@ -1,0 +1,85 @@
+"""The state of an account's credentials and calls, for people and for alerts."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+
+from webhookd.authorizenet.api.client import ProviderClient
+from webhookd.authorizenet.api.errors import (
+    CredentialsRefusedError,
+    FeatureOffError,
+    ListMovedError,
+    ProviderError,
+    ProviderUnavailableError,
+    UnreadableAnswerError,
+)
+from webhookd.store.provider_state import Call, ProviderState
+from webhookd.telemetry.provider_metrics import ProviderMetrics
+
+_MOST_WAITING = 200  # calls that wait for their record: more are kept of no account
+
+
+class AccountState:
+    """The state of one account's credentials and calls. `record` makes it last."""
+
+    def __init__(self, account: str, store: ProviderState, metrics: ProviderMetrics) -> None:
+        self.account = account
+        self._store = store
+        self._metrics = metrics
+        self._calls: list[Call] = []
+        self._good: bool | None = None  # whether the provider takes the credentials, by the last call
+        self._recorded: bool | None = None  # as `_good`, as PostgreSQL has it
+        metrics.expect(account)
+
+    def note_held(self, *, held: bool) -> None:
+        """Notes whether this replica asks the provider for the account."""
+        if held:
+            self._metrics.held.labels(self.account).set(1)
+        else:
+            self._recorded = None  # another replica may record another state meanwhile
+            self._metrics.forget(self.account)
+
+    def note_call(self, name: str, seconds: float, error: ProviderError | None) -> None:
+        """Notes a call that ended."""
+        self._metrics.calls.labels(self.account, outcome_of(error)).inc()
+        if error is None or isinstance(error, CredentialsRefusedError):
+            self._good = error is None
+        at = datetime.fromtimestamp(time.time(), UTC)
+        self._calls.append(Call(self.account, at, name, seconds, None if error is None else str(error)))
+        del self._calls[:-_MOST_WAITING]
+
+    def note_refusal(self) -> None:
+        """Notes that the credentials are refused, also if no call was sent: another replica has tried them."""
+        self._good = False
+
+    async def record(self) -> None:
+        """Records what was noted."""
+        if self._good is not None and self._good != self._recorded:
+            good = self._good
+            self._metrics.credentials_refused.labels(self.account).set(not good)
+            await self._store.set_credentials(self.account, "good" if good else "refused")
+            self._recorded = good
+        calls, self._calls = self._calls, []
+        if calls:
+            await self._store.add_calls(calls)
+
+    async def check(self, client: ProviderClient) -> None:
+        """Proves the credentials by a call, and records whose account they are for."""
+        merchant = await client.merchant()
+        self._good, self._recorded = True, None  # so that the time of the check is recorded
+        await self.record()
+        off = [feature.value for feature in client.state.features_off]
+        await self._store.set_merchant(self.account, merchant.gateway_id, merchant.name, off, test_mode=merchant.test_mode)
+
+
+def outcome_of(error: ProviderError | None) -> str:
+    """Returns the outcome of a call, as the metric has it."""
+    kinds = {
+        CredentialsRefusedError: "refused",
+        FeatureOffError: "off",
+        ProviderUnavailableError: "unavailable",
+        UnreadableAnswerError: "unreadable",
+        ListMovedError: "unreadable",
+    }
+    return "done" if error is None else kinds.get(type(error), "rejected")

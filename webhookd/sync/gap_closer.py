@@ -1,0 +1,215 @@
+"""Compares the provider's history with the ledger, and takes from the history what no webhook brought."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from datetime import UTC, date, datetime, time, timedelta
+from typing import NamedTuple
+
+from webhookd.authorizenet import gaps as comparison
+from webhookd.authorizenet.api.client import ProviderClient
+from webhookd.authorizenet.api.errors import ProviderError
+from webhookd.authorizenet.api.results import History, HistoryRow
+from webhookd.authorizenet.gaps import MARGIN, Comparison, Completeness, Day, Ledger
+from webhookd.store.database import Database
+from webhookd.store.provider_gaps import Noted, Ordered, Ping, ProviderGaps, Refused
+from webhookd.sync.takeover import Takeover
+from webhookd.telemetry.logs import logger
+from webhookd.telemetry.provider_metrics import ProviderMetrics
+
+_MOST = 500  # notifications that one look takes; then the history is read anew, so that fresh gaps do not wait for old ones
+_FRESH = timedelta(days=1)  # gaps that are younger go first
+_SKEW = timedelta(days=1)  # by which an eventDate may lie after the receipt
+
+
+class _Look(NamedTuple):
+    """A look at the history. `first` and `last` are asked for; the days from the one after `first` to `judged` are judged.
+
+    since: older notifications are not webhookd's business.
+    """
+
+    first: date
+    last: date
+    judged: date
+    since: datetime
+    thorough: bool
+
+
+class _Books(NamedTuple):
+    """The knowledge of webhookd about the notifications of a look. `pings`: those whose sample did not come."""
+
+    ledger: Ledger
+    noted: dict[str, Noted]
+    pings: list[Ping]
+
+
+class GapCloser:
+    """The gap closer of one account.
+
+    It needs no state of its own to go on after a kill: a notification that is in the ledger is never taken again.
+
+    since: webhookd looks at no notification that was made before it had the account's credentials, unless an operator orders
+        so: another program may have processed these.
+    """
+
+    def __init__(
+        self,
+        account: str,
+        client: ProviderClient,
+        database: Database,
+        gaps: ProviderGaps,
+        takeover: Takeover,
+        grace: timedelta,
+        metrics: ProviderMetrics,
+    ) -> None:
+        self._account = account
+        self._client = client
+        self._database = database
+        self._gaps = gaps
+        self._takeover = takeover
+        self._grace = grace
+        self._metrics = metrics
+        self._lock = asyncio.Lock()
+        self._revisited = False
+        self._unknown = False  # no webhook is known as ours
+
+    async def close(self, since: date | None = None) -> bool:
+        """Looks at the history once, from `since` on if it is earlier than what needs a look anyway.
+
+        Returns whether more is to be taken, so that another look should follow at once. Raises the client's errors.
+        """
+        async with self._lock:
+            bounds = await self._gaps.bounds()
+            self._metrics.compared.labels(self._account).set(bounds.compared_at.timestamp())
+            now = self._database.now()
+            cursor = bounds.cursor or _day(bounds.since)
+            stored = await self._gaps.days(now.date() - comparison.LONGEST - _FRESH, now.date())
+            # Every second look may be at an older day that is not proven, so that many such days delay no fresh gap.
+            due = comparison.revisits(cursor, stored, now, self._grace) if since is None and not self._revisited else ()
+            self._revisited = bool(due)
+            if due:
+                look = _Look(*comparison.around(due[0]), due[0], bounds.since, True)
+            else:
+                thorough = comparison.needs_proof(cursor, stored, now, self._grace)
+                first, last = comparison.span(min(cursor, since or cursor), now)
+                look = _Look(first, last, now.date(), bounds.since, thorough)
+            return bool(await self._run(look, cursor, stored, now))
+
+    async def work_on_orders(self) -> bool:
+        """Works on the oldest order of an operator, one look at one day. Returns whether more is to be done at once."""
+        order = await self._gaps.ordered()
+        if order is None:
+            return False
+        async with self._lock:
+            now = self._database.now()
+            day, total = order.since + timedelta(days=order.done), (now.date() - order.since).days + 1
+            if day > now.date():
+                await self._gaps.advance(order, total, order.done, ended=True)
+                return True
+            try:
+                left, taken = await self._close_day(order, day, now)
+            except ProviderError as error:
+                await self._gaps.advance(order, total, order.done, held_by=str(error))
+                raise
+            await self._gaps.advance(order, total, order.done + (not left), taken=taken)
+            return True
+
+    async def _close_day(self, order: Ordered, day: date, now: datetime) -> tuple[int, int]:
+        bounds = await self._gaps.bounds()
+        since = min(bounds.since, datetime.combine(order.since, time(), UTC))
+        look = _Look(*comparison.around(day), day, since, True)
+        stored = await self._gaps.days(day - MARGIN, now.date())
+        before = self._takeover.taken
+        left = await self._run(look, bounds.cursor or _day(bounds.since), stored, now)
+        return left, self._takeover.taken - before
+
+    async def _run(self, look: _Look, cursor: date, stored: dict[date, Day], now: datetime) -> int:
+        """Makes a look. Returns the number of notifications that are still to be taken."""
+        young_from = now - self._grace
+        history = await self._client.history(look.first, look.last, young_from=young_from, thorough=look.thorough)
+        books = await self._books(history, look)
+        found = self._compare(history, books.ledger, look, stored, now)
+        left, ours = 0, None
+        if found.missing:
+            ours = await self._takeover.webhooks()
+            if ours.ids:
+                chosen = sorted(found.missing, key=lambda row: row.event_date is not None and now - row.event_date > _FRESH)
+                await self._takeover.take(chosen[:_MOST], ours, books.pings, now)
+                left = len(chosen[_MOST:])
+                books = await self._books(history, look)
+                found = self._compare(history, books.ledger, look, stored, now)
+        self._note_unknown(unknown=ours is not None and not ours.ids)
+        await self._record(found, books, look, cursor, stored, now)
+        return left
+
+    def _compare(self, history: History, ledger: Ledger, look: _Look, stored: dict[date, Day], now: datetime) -> Comparison:
+        return comparison.compare(history, ledger, look.first, now, self._grace, stored, look.judged)
+
+    async def _books(self, history: History, look: _Look) -> _Books:
+        """Reads what webhookd knows."""
+        start = datetime.combine(look.first, time(), UTC)
+        noted = await self._gaps.noted(start)
+        rows = {row.notification_id: row for row in history.rows}
+        known = await self._gaps.known([*rows, *(name for name in noted if name not in rows)])
+        pings, samples = await self._gaps.pings(start)
+        webhooks = {name: one.reason for name, one in noted.items() if one.status == "foreign"}
+        ours = await self._gaps.seen_webhooks() if webhooks else set()  # it may have become known since
+        foreign = {name for name, webhook in webhooks.items() if webhook not in ours}
+        foreign |= {name for name, row in rows.items() if _is_before(row.event_date, look.since)} | samples
+        seen = {
+            name: HistoryRow(name, one.event_type, one.event_date, None)
+            for name, one in noted.items()
+            if one.status == "seen" and not _is_before(one.event_date, look.since)
+        }
+        async for name, one in self._gaps.events(start - _SKEW, max(look.since, start)):
+            known.setdefault(name, one)
+        ledger = Ledger(
+            delivered={name: one.day for name, one in known.items() if not one.recovered},
+            recovered={name: one.day for name, one in known.items() if one.recovered},
+            unreadable=frozenset(name for name, one in noted.items() if one.status == "unreadable" and not one.due),
+            foreign=frozenset(foreign - known.keys()),
+            seen=seen,
+        )
+        return _Books(ledger, noted, pings)
+
+    async def _record(
+        self, found: Comparison, books: _Books, look: _Look, cursor: date, stored: dict[date, Day], now: datetime
+    ) -> None:
+        fresh = [row for row in found.lacking if row.notification_id not in books.noted]
+        await self._gaps.note(Refused(row.notification_id, "seen", "", row.event_type, row.event_date) for row in fresh)
+        await self._gaps.forget(
+            [name for name in books.noted if name in books.ledger.delivered or name in books.ledger.recovered]
+        )
+        days: Sequence[Day] = [day for day in found.days if day.day >= _day(look.since)]
+        if self._unknown:  # the missing notifications may all be foreign
+            days = [_as_not_known(day) for day in days]
+        cursor = comparison.advanced(cursor, (stored | {day.day: day for day in days}).values(), now)
+        await self._gaps.record(days, look.since, cursor)
+        figures = await self._gaps.figures()
+        metrics = self._metrics
+        metrics.missing.labels(self._account).set(figures["missing"])
+        metrics.unreadable.labels(self._account).set(figures["unreadable"])
+        metrics.days_not_whole.labels(self._account).set(figures["days_not_whole"])
+        metrics.compared.labels(self._account).set(now.timestamp())
+
+    def _note_unknown(self, *, unknown: bool) -> None:
+        if unknown and not self._unknown:
+            logger.warning(
+                "the history lists notifications that never came, and webhookd does not know which of the account's webhooks "
+                "is its own: set WEBHOOKD_PUBLIC_URL to the webhook's URL as Authorize.Net has it",
+                account=self._account,
+            )
+        self._unknown = unknown
+
+
+def _as_not_known(day: Day) -> Day:
+    return day._replace(completeness=Completeness.NOT_KNOWN) if day.completeness is Completeness.MISSING else day
+
+
+def _is_before(at: datetime | None, since: datetime) -> bool:
+    return at is not None and at < since
+
+
+def _day(at: datetime) -> date:
+    return at.astimezone(UTC).date()

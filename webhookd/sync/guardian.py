@@ -1,0 +1,120 @@
+"""The guardian of an account's webhook: notes its state, reports changes, and heals a webhook that became inactive."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from webhookd.authorizenet.api.client import ProviderClient
+from webhookd.authorizenet.api.errors import ProviderError, RecordNotFoundError
+from webhookd.authorizenet.api.results import Webhook
+from webhookd.errors import ConflictError
+from webhookd.settings.provider import ProviderAccess
+from webhookd.store.database import Database
+from webhookd.store.provider_webhooks import WebhookRecords
+from webhookd.sync.finding import Found, WebhookState, find, lacking_types
+from webhookd.sync.pings import PingFailedError, Sleep
+from webhookd.sync.registration import Registrar
+from webhookd.telemetry.logs import logger
+
+ACTOR = "guardian"
+
+
+class Guardian:
+    """The guardian of one account. Whoever holds the account's lease calls `look` every WEBHOOKD_GUARDIAN_EVERY seconds.
+
+    access: names the account, and the webhook's URL. If no setting names the URL, the id of an earlier look decides.
+    heal: whether to activate a webhook that became inactive. healed: is called after that, to close the gap in the events.
+    noted: is called with the state that a look found.
+    """
+
+    def __init__(
+        self,
+        client: ProviderClient,
+        database: Database,
+        access: ProviderAccess,
+        *,
+        heal: bool,
+        healed: Callable[[], Awaitable[object]] | None = None,
+        noted: Callable[[str], object] = lambda _: None,
+        sleep: Sleep = asyncio.sleep,
+    ) -> None:
+        self._client = client
+        self._account = access.account
+        self._url = access.public_url
+        self._heals = heal
+        self._healed = healed
+        self._noted = noted
+        self._records = WebhookRecords(database, access.account, ACTOR)
+        self._registrar = Registrar(client, self._records, self._tell, sleep=sleep)
+
+    async def look(self) -> WebhookState:
+        """Notes the state of the webhook, and heals it if it is inactive and may be healed. Returns the state.
+
+        One call of the provider, if nothing is to be done. Raises ProviderError; UnavailableError while PostgreSQL is away.
+        """
+        known = await self._records.known()
+        if self._url is None and known.webhook_id is None:
+            detail = "webhookd does not know which webhook is its own: set WEBHOOKD_PUBLIC_URL"
+            await self._note(Found(WebhookState.UNKNOWN, None, detail, ()))
+            return WebhookState.UNKNOWN
+        found = find(await self._client.webhooks(), self._url, known.webhook_id, known.event_types)
+        if found.state is WebhookState.MISSING and known.webhook_id is not None and await self._is_there(known.webhook_id):
+            logger.warning(
+                "the list of webhooks lacks a webhook that is there", account=self._account, webhook=known.webhook_id
+            )
+            return WebhookState.UNKNOWN  # a later look has the whole list
+        inactive = found.state is WebhookState.INACTIVE
+        if inactive and found.webhook is not None:
+            found = await self._heal(found, found.webhook)
+        await self._note(found)
+        if inactive and found.state is not WebhookState.INACTIVE and self._healed is not None:
+            await self._healed()
+        return found.state
+
+    async def _is_there(self, webhook_id: str) -> bool:
+        try:
+            await self._client.webhook(webhook_id)
+        except RecordNotFoundError:
+            return False
+        return True
+
+    async def _note(self, found: Found) -> None:
+        webhook = found.webhook
+        # Types that somebody adds belong to the webhook from now on. Types that are gone stay missed.
+        types = None if webhook is None or found.state is not WebhookState.OK else webhook.event_types
+        before = await self._records.note(found.state, None if webhook is None else webhook.id, found.detail, types)
+        self._noted(found.state)
+        if before != found.state:
+            good = found.state is WebhookState.OK
+            logger.log(
+                20 if good else 30,
+                "the webhook's registration changed",
+                account=self._account,
+                state=str(found.state),
+                before=before,
+                detail=found.detail,
+            )
+
+    async def _heal(self, found: Found, webhook: Webhook) -> Found:
+        """Returns what is found after healing, or why the webhook is not healed."""
+        if not self._heals:
+            return found
+        if not await self._records.may_heal(webhook.id):
+            return found._replace(detail=f"{found.detail}; webhookd does not heal it, since it was left inactive on purpose")
+        try:
+            healed = await self._registrar.heal(webhook, found.others)
+        except ConflictError as error:
+            return found._replace(detail=f"{found.detail}; {error}")
+        except (PingFailedError, ProviderError) as error:
+            logger.warning("the webhook is not healed", account=self._account, webhook=webhook.id, reason=str(error))
+            return found._replace(detail=f"{found.detail}; webhookd tried to heal it: {error}")
+        if not healed:
+            return found._replace(detail=f"{found.detail}; webhookd healed it too often within a day, and waits")
+        logger.warning("the webhook was inactive, and is healed", account=self._account, webhook=webhook.id)
+        lacks = lacking_types(webhook, (await self._records.known()).event_types)
+        active = webhook._replace(status="active")
+        return Found(WebhookState.EVENT_TYPES if lacks else WebhookState.OK, active, None, found.others)
+
+    def _tell(self, step: str) -> None:
+        logger.info("healing a webhook", account=self._account, step=step)

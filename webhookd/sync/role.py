@@ -1,0 +1,136 @@
+"""The role `sync`: for each account with credentials, one replica asks the provider, and does the account's jobs."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from functools import partial
+from typing import NamedTuple
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+from webhookd.authorizenet.api.client import ProviderClient, clients_of
+from webhookd.runtime.loops import Watch
+from webhookd.settings import Role, Settings
+from webhookd.settings.provider import ProviderAccess, provider_accesses
+from webhookd.store.database import Database
+from webhookd.store.provider_gaps import ProviderGaps
+from webhookd.store.provider_refusals import ProviderRefusals
+from webhookd.store.provider_state import ProviderState
+from webhookd.store.receipts import Receipts
+from webhookd.sync.account_state import AccountState
+from webhookd.sync.account_sync import AccountSync, Job
+from webhookd.sync.gap_closer import GapCloser
+from webhookd.sync.guardian import Guardian
+from webhookd.sync.lease import Lease
+from webhookd.sync.takeover import Limits, Takeover
+from webhookd.telemetry.metrics import Metrics
+
+_LEASE = 45.0  # seconds; another replica takes over within a minute of a replica's death
+_CHECK_EVERY = 3600.0  # seconds between two checks of the credentials
+_ORDERS_EVERY = 2.0  # seconds between two looks for orders of operators
+_RECORD_EVERY = 5.0  # seconds
+
+
+class _Plan(NamedTuple):
+    """All that the jobs of an account depend on."""
+
+    access: ProviderAccess
+    gap_every: float
+    gap_grace: float
+    guardian_every: float
+    guardian: str
+
+
+class SyncRole:
+    """The provider's side of each account. Without the role `sync`, or without credentials, it does nothing."""
+
+    def __init__(self, settings: Settings, database: Database, receipts: Receipts, *, metrics: Metrics, watch: Watch) -> None:
+        self._settings = settings
+        self._database = database
+        self._receipts = receipts
+        self._metrics = metrics.provider
+        self._watch = watch
+        self._me = uuid4()
+        self._store = ProviderState(database)
+        self._plans: dict[str, _Plan] = {}
+        self._accounts: dict[str, AccountSync] = {}
+        self._clients: dict[str, ProviderClient] = {}
+        self._started = False
+
+    @property
+    def held(self) -> set[str]:
+        """Returns the accounts for which this replica asks the provider now."""
+        return {name for name, sync in self._accounts.items() if sync.held}
+
+    async def start(self) -> None:
+        """Starts the work of each account that has credentials."""
+        self._started = True
+        await self._begin(_plans(self._settings))
+
+    async def stop(self) -> None:
+        """Ends the work. Other replicas take over at once. A second call is fine."""
+        self._started = False
+        await self._end()
+
+    async def renew(self, settings: Settings) -> None:
+        """Uses the credentials and the intervals of `settings` from now on. If any has changed, all accounts begin anew."""
+        self._settings = settings
+        if self._started and (plans := _plans(settings)) != self._plans:
+            await self._end()
+            await self._begin(plans)
+
+    async def _begin(self, plans: dict[str, _Plan]) -> None:
+        self._plans = plans
+        states = {name: AccountState(name, self._store, self._metrics) for name in plans}
+        accesses = {name: plan.access for name, plan in plans.items()}
+        self._clients = clients_of(
+            accesses, refusals=ProviderRefusals(self._database), on_call=lambda account: states[account].note_call
+        )
+        for name, plan in plans.items():
+            lease = Lease(self._store, name, urlsplit(plan.access.url).netloc, self._me, _LEASE)
+            jobs = self._jobs(plan, states[name], self._clients[name])
+            self._accounts[name] = AccountSync(states[name], lease, jobs, _LEASE / 3, self._watch)
+            await self._accounts[name].start()
+
+    async def _end(self) -> None:
+        accounts, clients = self._accounts, self._clients
+        self._plans, self._accounts, self._clients = {}, {}, {}
+        await asyncio.gather(*(sync.stop() for sync in accounts.values()))
+        await asyncio.gather(*(client.close() for client in set(clients.values())))
+
+    def _jobs(self, plan: _Plan, state: AccountState, client: ProviderClient) -> list[Job]:
+        """Returns the jobs of an account, each with its period."""
+        closer = self._gap_closer(plan, client)
+        jobs = [
+            Job("comparison with the history", plan.gap_every, closer.close),
+            Job("orders to close gaps", _ORDERS_EVERY, closer.work_on_orders),
+            Job("check of the credentials", _CHECK_EVERY, lambda: state.check(client)),
+            Job("record of the calls", _RECORD_EVERY, state.record),
+        ]
+        if plan.guardian != "off":
+            guardian = Guardian(
+                client,
+                self._database,
+                plan.access,
+                heal=plan.guardian == "heal",
+                healed=closer.close,
+                noted=partial(self._metrics.note_webhook, plan.access.account),
+            )
+            jobs.append(Job("guardian", plan.guardian_every, guardian.look))
+        return jobs
+
+    def _gap_closer(self, plan: _Plan, client: ProviderClient) -> GapCloser:
+        settings, access = self._settings, plan.access
+        gaps = ProviderGaps(self._database, access.account)
+        limits = Limits(settings.max_body_bytes, timedelta(seconds=settings.event_retention))
+        takeover = Takeover(access, client, gaps, self._receipts, limits, self._metrics)
+        grace = timedelta(seconds=plan.gap_grace)
+        return GapCloser(access.account, client, self._database, gaps, takeover, grace, self._metrics)
+
+
+def _plans(settings: Settings) -> dict[str, _Plan]:
+    if Role.SYNC not in settings.roles:
+        return {}
+    every = settings.gap_every, settings.gap_grace, settings.guardian_every, settings.webhook_guardian
+    return {name: _Plan(access, *every) for name, access in provider_accesses(settings).items()}

@@ -1,0 +1,78 @@
+"""The metrics of the provider's side: calls of its API, and what its history says."""
+
+from __future__ import annotations
+
+import contextlib
+
+from prometheus_client import CollectorRegistry, Counter, Gauge
+
+WEBHOOK_STATES = ("ok", "inactive", "missing", "url", "event_types", "doubled", "unknown")
+OUTCOMES = ("done", "refused", "off", "rejected", "unreadable", "unavailable")
+
+
+class ProviderMetrics:
+    """The metrics of the role `sync`. Each gauge is of the replica that asks the provider for the account, and only there."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"webhookd_provider_{name}", text, labels, registry=registry)
+
+        def gauge(name: str, text: str) -> Gauge:
+            return Gauge(f"webhookd_provider_{name}", text, ("account",), registry=registry)
+
+        self.calls = counter(
+            "calls_total",
+            "Calls of Authorize.Net's API, by outcome: done, refused (credentials), off (a part of the API that the account "
+            "may not use), rejected, unreadable, unavailable.",
+            "account",
+            "outcome",
+        )
+        self.recovered = counter(
+            "recovered_total", "Notifications that never came as webhooks, and that webhookd took from the history.", "account"
+        )
+        self.missing = gauge(
+            "missing", "Notifications of the last 14 days that the history lists and the ledger lacks, beyond the grace."
+        )
+        self.unreadable = gauge(
+            "unreadable", "Notifications of the last 14 days whose answer of the history cannot become an event."
+        )
+        self.days_not_whole = gauge(
+            "days_not_whole", "Days of the last 14, without today, that are missing notifications, unreadable or not known."
+        )
+        self.compared = gauge(
+            "compared_timestamp_seconds", "When a comparison of the history with the ledger last ended; 0 if none has."
+        )
+        self.held = gauge("account_held", "1 if this replica asks Authorize.Net for the account, else 0.")
+        self.credentials_refused = gauge(
+            "credentials_refused", "1 while Authorize.Net refuses the account's credentials, else 0."
+        )
+
+        self.webhook_state = Gauge(
+            "webhookd_provider_webhook_state",
+            "1 for the state of the webhook that the guardian last found, 0 for the others: ok, inactive, missing, url, "
+            "event_types, doubled, unknown.",
+            ("account", "state"),
+            registry=registry,
+        )
+
+    def note_webhook(self, account: str, state: str) -> None:
+        """Sets the state of an account's webhook."""
+        for one in WEBHOOK_STATES:
+            self.webhook_state.labels(account, one).set(one == state)
+
+    def expect(self, account: str) -> None:
+        """Makes the series of an account's counters. If a series began at 1, Prometheus would see no increase."""
+        for outcome in OUTCOMES:
+            self.calls.labels(account, outcome)
+        self.recovered.labels(account)
+        self.held.labels(account).set(0)
+
+    def forget(self, account: str) -> None:
+        """Removes the gauges of an account for which another replica asks from now on."""
+        for gauge in (self.missing, self.unreadable, self.days_not_whole, self.compared, self.credentials_refused):
+            with contextlib.suppress(KeyError):
+                gauge.remove(account)
+        for state in WEBHOOK_STATES:
+            with contextlib.suppress(KeyError):
+                self.webhook_state.remove(account, state)
+        self.held.labels(account).set(0)
