@@ -65,6 +65,7 @@ _BROKEN = "tests/integration/test_destination_faults.py::"
 _CLOUD = "tests/integration/test_cloud_destinations.py::"
 _LISTEN = "tests/integration/test_listen.py::"
 _REPLAYS = "tests/integration/test_destination_replay.py::"
+_REPLAY_BOUNDS = "tests/integration/test_replay_bounds.py::"
 _PLANS = "tests/integration/test_delivery_plans.py::"
 _CIRCUITS = "tests/integration/test_circuits.py::"
 _TARGET = "tests/unit/test_client_target.py::"
@@ -1880,6 +1881,41 @@ GUARDS = (
         "    + CASE WHEN selection->>'destination' IS NULL THEN interval '0' ELSE interval '1000 years' END\nWHERE",
         "\nWHERE",
         _REPLAYS + "test_the_release_before_never_takes_a_replay_to_a_destination",
+    ),
+    Guard(
+        "a destination has one replay at a time",
+        "webhookd/operate/operations.py",
+        "if destination is not None:",
+        "if False:",
+        _REPLAY_BOUNDS + "test_a_destination_has_one_replay_at_a_time",
+    ),
+    Guard(
+        "a replay to a destination that waits takes no place from other operations",
+        "sql/queries/operator.sql",
+        "    holder = CASE WHEN :held_by::text IS NULL THEN holder END,\n",
+        "    holder = :holder::uuid,\n",
+        _REPLAY_BOUNDS + "test_replays_that_wait_take_no_place_from_other_operations",
+    ),
+    Guard(
+        "a page of a replay to a destination has a bounded number of bytes",
+        "sql/queries/destination_replays.sql",
+        "WHERE coalesce(before, 0) < :most",
+        "WHERE :most::bigint IS NOT NULL",
+        _REPLAY_BOUNDS + "test_a_page_has_a_bounded_number_of_bytes",
+    ),
+    Guard(
+        "dropping all deliveries of a destination ends its replay",
+        "webhookd/operate/destinations.py",
+        "if unfinished and ids is None:",
+        "if False:",
+        _REPLAY_BOUNDS + "test_dropping_everything_ends_the_replay",
+    ),
+    Guard(
+        "a replay to a destination leaves out imported history that the destination never had",
+        "webhookd/operate/destination_replays.py",
+        'elif row["imported"] and not imported:',
+        "elif False:",
+        _REPLAY_BOUNDS + "test_history_is_left_out_unless_it_is_asked_for_or_was_sent_before",
     ),
     Guard(
         "webhookd listen changes nothing in webhookd",
