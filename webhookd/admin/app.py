@@ -75,7 +75,7 @@ def admin_app(
     operations = Operations(statements, runner)
     destinations = Destinations(statements, lambda: deliver.destinations)
     routes = [
-        *OperationRoutes(operations).routes(),
+        *OperationRoutes(operations, lambda: deliver.destinations).routes(),
         *EventRoutes(events).routes(),
         *DeadLetterRoutes(statements, events, operations).routes(),
         *QuarantineRoutes(Quarantine(statements, receipts)).routes(),
@@ -84,7 +84,7 @@ def admin_app(
         *DestinationReplayRoutes(destinations, operations).routes(),
         *TimelineRoutes(statements).routes(),
         *AlertRoutes(alerts).routes(),
-        *StatisticsRoutes(statements, health, metrics).routes(),
+        *StatisticsRoutes(statements, destinations, health, metrics).routes(),
         *SignInRoutes(access).routes(),
     ]
     app = web.Application(middlewares=[_headers, problems, refusals, _guard(access, hosts)])

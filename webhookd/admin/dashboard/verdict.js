@@ -1,6 +1,6 @@
 // The verdict in words: whether all is well, or what is wrong and where to look.
 
-import { count, duration, plural } from "./format.js";
+import { count, duration, localTime, plural } from "./format.js";
 import { href } from "./navigation.js";
 
 const LONG_WAIT = 120;
@@ -24,7 +24,7 @@ export function dependencyName(name) {
 /** Returns a list of {tone, text, detail?, link?: {href, label}}, worst first; empty if all is well. */
 export function findProblems({ stats, health }) {
   if (!stats) return dependencies(health);
-  const found = [deadEvents, deadDeliveries, oldest, quarantine].flatMap((look) => look(stats));
+  const found = [deadEvents, failingDestinations, deadDeliveries, oldest, quarantine].flatMap((look) => look(stats));
   return [...dependencies(health), ...found];
 }
 
@@ -56,6 +56,17 @@ function deadEvents({ now, totals, window }) {
       link: { href: href(["dead-letters"]), label: "See why" },
     },
   ];
+}
+
+function failingDestinations({ now }) {
+  return now.destinations
+    .filter((row) => row.opened_at)
+    .map(({ name, opened_at: openedAt, waiting, retrying }) => ({
+      tone: "bad",
+      text: `The destination ${name} fails, and gets only probes.`,
+      detail: `Since ${localTime(openedAt)}. Left to deliver: ${count(waiting + retrying, now.capped_at)}.`,
+      link: { href: href(["destinations", name]), label: "See why" },
+    }));
 }
 
 function deadDeliveries({ now }) {
