@@ -178,3 +178,27 @@ SET state = CASE WHEN :ended::boolean THEN 'done' ELSE 'working' END, total = :t
     updated_at = now(), finished_at = CASE WHEN :ended::boolean THEN now() END
 WHERE id = :id AND finished_at IS NULL
 RETURNING true;
+
+-- name: lock_provider_account(account)^
+-- Locks an account, so that two orders for it come one after the other. Returns no row if the account has no credentials.
+SELECT account FROM webhookd.provider_accounts WHERE account = :account FOR UPDATE;
+
+-- name: remove_provider_rows(account)!
+-- Removes what is old of an account: days and changes after two years, notifications, pings and tests after 400 days, and all calls but the
+-- last 200. Only the replica that holds the account does this.
+WITH days AS (
+    DELETE FROM webhookd.provider_days WHERE account = :account AND day < now() - interval '2 years'
+), changes AS (
+    DELETE FROM webhookd.provider_changes WHERE account = :account AND at < now() - interval '2 years'
+), notifications AS (
+    DELETE FROM webhookd.provider_notifications
+    WHERE account = :account AND coalesce(event_date, first_at) < now() - interval '400 days'
+), tests AS (
+    DELETE FROM webhookd.provider_tests WHERE account = :account AND received_at < now() - interval '400 days'
+), pings AS (
+    DELETE FROM webhookd.provider_pings WHERE account = :account AND closes_at < now() - interval '400 days'
+)
+DELETE FROM webhookd.provider_calls
+WHERE account = :account AND at < (
+    SELECT at FROM webhookd.provider_calls WHERE account = :account ORDER BY at DESC OFFSET 199 LIMIT 1
+);

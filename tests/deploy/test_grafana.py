@@ -38,6 +38,10 @@ ALERTS = {"ALERTS": {"alertname", "alertstate"}}
 EMPTY = {
     "Certificate expires in": "the daemon here has no certificate of its own",
     "Traces": "tracing is off",
+    **dict.fromkeys(
+        ("Calls of the provider's API", "Recovered and missing", "Days that are not whole"),
+        "no account has API credentials",
+    ),
 }
 # The metrics that neither a rule nor the dashboard nor the guide names, each with the reason.
 UNUSED: dict[str, str] = {}
@@ -124,6 +128,7 @@ def test_the_rows_are_those_of_an_events_way() -> None:
         "Relay and queue",
         "Work",
         "Destinations",
+        "Provider",
         "Saturation",
         "Upkeep",
         "Signature keys",

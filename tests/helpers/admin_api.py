@@ -19,6 +19,7 @@ from webhookd.cli.operator import (
     dead_letter_commands,
     destination_commands,
     event_commands,
+    gap_commands,
     listen_command,
     operation_commands,
     quarantine_commands,
@@ -177,6 +178,7 @@ def commands() -> typer.Typer:
         refused_commands.app,
         operation_commands.app,
         destination_commands.app,
+        gap_commands.app,
     ):
         app.add_typer(group)
     app.command("stats", help=stats_commands.HELP)(stats_commands.stats)

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeAlias
 
 import asyncpg
 import pytest
 
 from tests.conftest import Start
+from tests.helpers.admin_api import ran
+from tests.helpers.operator import ANN, Operator
 from tests.helpers.receivers import receiving
 from tests.helpers.wait import until
 from webhookd.daemon import Daemon
 from webhookd.event import Event
 from webhookd.process.handlers import Registry
-from webhookd.simulate import Notification, Simulator, Webhook
+from webhookd.simulate import Clock, Notification, Simulator, Webhook
 from webhookd.simulate.answering import json
+from webhookd.store.provider_state import ProviderState
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 REFUND = "net.authorize.payment.refund.created"
@@ -259,3 +263,127 @@ async def test_the_gap_closer_goes_on_after_the_provider_was_away(
     await asyncio.sleep(2)
     monkeypatch.undo()
     await shop.until_whole(ours=6, recovered=5, missing=0)
+
+
+@pytest.fixture
+async def past_provider() -> AsyncIterator[Simulator]:
+    """A provider with a clock that is three days slow until a test puts it forward."""
+    async with Simulator(seed=5, clock=Clock(datetime.now(UTC) - timedelta(days=3))) as simulator:
+        yield simulator
+
+
+@pytest.fixture
+async def past(start: Start, past_provider: Simulator, connection: Connection) -> Shop:
+    """A shop with a webhook whose notifications of three days never came: ten in all."""
+    shop = Shop(start, past_provider, connection)
+    shop.webhook = past_provider.register(OTHER_URL)
+    for count in (4, 3, 2, 1):
+        for _ in range(count):
+            past_provider.make(withheld=True)
+        if count > 1:
+            past_provider.clock.advance(86_400)
+    return shop
+
+
+async def test_an_order_takes_what_is_older_than_the_credentials_day_by_day(past: Shop) -> None:
+    daemon = await past.open(public_url=OTHER_URL, admin_tokens=ANN)
+    operator = Operator(daemon.admin_url)
+    since = (datetime.now(UTC) - timedelta(days=4)).date()
+    order = await operator.order(
+        "provider/accounts/default/close-gaps", since=since.isoformat(), reason="the old receiver lost them"
+    )
+    ended = await operator.ended(order, deadline=90)
+    assert (ended["kind"], ended["state"], ended["done"], ended["total"]) == ("gaps", "done", 5, 5)
+    assert ended["reasons"] == {"recovered": 10}
+    await until(lambda: _equals(past.processed(), 10), "all are processed", deadline=60)
+    days = await past.connection.fetch("SELECT * FROM webhookd.provider_days ORDER BY day")
+    assert [day["recovered"] for day in days if day["listed"]] == [4, 3, 2, 1]
+    assert {day["missing"] for day in days} == {0}
+
+
+async def test_an_order_that_is_cancelled_takes_no_more_and_a_second_one_at_once_is_refused(
+    past: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("webhookd.sync.role._ORDERS_EVERY", 3600.0)
+    daemon = await past.open(public_url=OTHER_URL, admin_tokens=ANN)
+    operator = Operator(daemon.admin_url)
+    await asyncio.sleep(1)  # for the look when the account is taken over
+    path, since = "provider/accounts/default/close-gaps", datetime.now(UTC).date().isoformat()
+    order = await operator.order(path, since=since)
+    status, problem = await operator.post(path, {"since": since})
+    assert (status, order["id"] in problem["detail"]) == (409, True)
+    status, cancelled = await operator.post(f"operations/{order['id']}/cancel")
+    assert (status, cancelled["state"]) == (202, "cancelled")
+    monkeypatch.undo()
+    await asyncio.sleep(1.5)
+    assert await past.ids() == []
+
+
+@pytest.mark.parametrize(
+    ("account", "body", "status"),
+    [
+        ("nobody", {"since": "2026-11-01"}, 404),
+        ("default", {"since": "2199-01-01"}, 409),
+        ("default", {"since": "yesterday"}, 422),
+        ("default", {}, 422),
+    ],
+)
+async def test_an_order_that_makes_no_sense_is_refused(shop: Shop, account: str, body: dict[str, str], status: int) -> None:
+    daemon = await shop.open(admin_tokens=ANN)
+    assert (await Operator(daemon.admin_url).post(f"provider/accounts/{account}/close-gaps", body))[0] == status
+
+
+async def test_the_command_closes_gaps_and_says_how_many(past: Shop) -> None:
+    daemon = await past.open(public_url=OTHER_URL, admin_tokens=ANN)
+    found = await ran(daemon.admin_url, "gaps", "close", "--since", "4d", "--yes", token=ANN["ann"])
+    assert found.code == 0, found.out + found.err
+    assert "5 days compared, 10 events taken from the history" in found.out
+    assert len(await past.ids()) == 10
+
+
+async def test_old_rows_are_removed(start: Start, connection: Connection) -> None:
+    daemon = await start()
+    await connection.execute(
+        """
+        INSERT INTO webhookd.provider_days (account, day, completeness)
+        SELECT 'default', (now() - make_interval(days => n))::date, 'whole' FROM unnest(ARRAY[1, 700, 800]) AS n;
+        INSERT INTO webhookd.provider_calls (id, account, at, name, seconds)
+        SELECT gen_random_uuid(), a, now() - make_interval(secs => n), 'webhooks', 0
+        FROM generate_series(1, 250) AS n, unnest(ARRAY['default', 'eu']) AS a;
+        INSERT INTO webhookd.provider_notifications (account, notification_id, status, reason, event_date)
+        SELECT 'default', n::text, 'foreign', 'x', now() - make_interval(days => n) FROM unnest(ARRAY[1, 500]) AS n;
+        """
+    )
+    await ProviderState(daemon.database).remove_old("default")
+    counts = """
+        SELECT
+            (SELECT count(*) FROM webhookd.provider_days), (SELECT count(*) FROM webhookd.provider_notifications),
+            (SELECT count(*) FROM webhookd.provider_calls WHERE account = 'default'),
+            (SELECT count(*) FROM webhookd.provider_calls WHERE account = 'eu')
+    """
+    assert tuple(await connection.fetchrow(counts) or ()) == (2, 1, 200, 250)
+
+
+async def test_the_calls_are_counted_and_kept_for_people(shop: Shop) -> None:
+    daemon = await shop.open()
+    kept = "SELECT count(*) FROM webhookd.provider_calls WHERE name = 'notifications' AND error IS NULL"
+    await until(lambda: shop.connection.fetchval(kept), "the calls are kept", deadline=30)
+    labels = {"account": "default", "outcome": "done"}
+    assert (daemon.metrics.registry.get_sample_value("webhookd_provider_calls_total", labels) or 0) >= 2
+
+
+async def test_a_quiet_account_costs_at_most_twenty_calls_an_hour(shop: Shop, provider: Simulator) -> None:
+    """The gap closer may take eight of them: one each ten minutes, and each hour the second one of a thorough look."""
+    await shop.open(gap_every=1)
+    await shop.until_whole(listed=0)
+    before = sum("notifications" in call.name for call in provider.calls)
+    looked = "SELECT compared_at FROM webhookd.provider_accounts"
+    passes = {await shop.connection.fetchval(looked)}
+
+    async def six() -> bool:
+        passes.add(await shop.connection.fetchval(looked))
+        return len(passes) > 6
+
+    await until(six, "six comparisons", deadline=60)
+    calls = sum("notifications" in call.name for call in provider.calls) - before
+    assert calls <= len(passes) + 1

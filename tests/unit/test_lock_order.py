@@ -29,6 +29,7 @@ ONE_ROW = {
     "prove_writable",
     "record_comparison",
     "release_provider_account",
+    "remove_provider_rows",
     "resume_destination",
     "retry_now",
     "revive_event",

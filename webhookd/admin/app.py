@@ -16,12 +16,14 @@ from webhookd.admin.dead_letter_routes import DeadLetterRoutes
 from webhookd.admin.destination_replay_routes import DestinationReplayRoutes
 from webhookd.admin.destination_routes import DestinationRoutes
 from webhookd.admin.event_routes import EventRoutes
+from webhookd.admin.gap_routes import GapRoutes
 from webhookd.admin.guide import Guide
 from webhookd.admin.health_routes import Health
 from webhookd.admin.hosts import Hosts, shown
 from webhookd.admin.openapi import document
 from webhookd.admin.operation_routes import OperationRoutes
 from webhookd.admin.pages import pages
+from webhookd.admin.provider_routes import ProviderRoutes
 from webhookd.admin.quarantine_routes import QuarantineRoutes
 from webhookd.admin.refused_routes import RefusedRoutes
 from webhookd.admin.route import Route, refusals, refused
@@ -34,6 +36,7 @@ from webhookd.http.problem import problems
 from webhookd.http.reply import SERVER
 from webhookd.operate.destinations import Destinations
 from webhookd.operate.events import Events
+from webhookd.operate.gap_orders import GapOrders
 from webhookd.operate.operations import Operations
 from webhookd.operate.operator_queries import OperatorQueries
 from webhookd.operate.quarantine import Quarantine
@@ -82,6 +85,8 @@ def admin_app(
         *RefusedRoutes(statements).routes(),
         *DestinationRoutes(deliver, destinations).routes(),
         *DestinationReplayRoutes(destinations, operations).routes(),
+        *ProviderRoutes(statements).routes(),
+        *GapRoutes(GapOrders(statements)).routes(),
         *TimelineRoutes(statements).routes(),
         *AlertRoutes(alerts).routes(),
         *StatisticsRoutes(statements, destinations, health, metrics).routes(),

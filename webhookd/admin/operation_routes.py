@@ -29,7 +29,7 @@ class OperationShape(Shape):
     """Bulk work and its progress."""
 
     id: Annotated[str, Field(json_schema_extra={"format": "uuid"})]
-    kind: Literal["replay", "redrive", "discard"]
+    kind: Literal["replay", "redrive", "discard", "gaps"]
     state: Literal["counting", "working", "done", "cancelled", "failed"]
     dry_run: bool
     actor: str
@@ -40,7 +40,7 @@ class OperationShape(Shape):
     ]
     rate: Annotated[float, Field(description="At most this many events per second.")]
     limit: int | None
-    total: Annotated[int, Field(description="How many events are chosen; in the state `counting`, so far.")]
+    total: Annotated[int, Field(description="How many events are chosen; in the state `counting`, so far. Of `gaps`: days.")]
     done: int
     skipped: Annotated[
         int, Field(description="How many chosen events had changed before their turn came, and were left alone.")

@@ -26,6 +26,7 @@ from webhookd.cli.operator import (
     dead_letter_commands,
     destination_commands,
     event_commands,
+    gap_commands,
     health_command,
     listen_command,
     operation_commands,
@@ -62,6 +63,7 @@ for group in (
     operation_commands,
     destination_commands,
     alert_commands,
+    gap_commands,
     provider_commands,
 ):
     app.add_typer(group.app)

@@ -54,6 +54,10 @@ class ProviderState:
             features_off=list(features_off),
         )
 
+    async def remove_old(self, account: str) -> None:
+        """Removes what is old of an account."""
+        await self._database.one(queries.remove_provider_rows, account=account)
+
     async def add_calls(self, calls: Sequence[Call]) -> None:
         """Keeps calls for people to look at."""
         await self._database.one(

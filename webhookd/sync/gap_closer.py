@@ -72,6 +72,7 @@ class GapCloser:
         self._metrics = metrics
         self._lock = asyncio.Lock()
         self._revisited = False
+        self._counted: int | None = None  # of the notifications that were taken, those that an order's record has
         self._unknown = False  # no webhook is known as ours
 
     async def close(self, since: date | None = None) -> bool:
@@ -100,7 +101,10 @@ class GapCloser:
         """Works on the oldest order of an operator, one look at one day. Returns whether more is to be done at once."""
         order = await self._gaps.ordered()
         if order is None:
+            self._counted = None
             return False
+        if self._counted is None:
+            self._counted = self._takeover.taken
         async with self._lock:
             now = self._database.now()
             day, total = order.since + timedelta(days=order.done), (now.date() - order.since).days + 1
@@ -108,21 +112,21 @@ class GapCloser:
                 await self._gaps.advance(order, total, order.done, ended=True)
                 return True
             try:
-                left, taken = await self._close_day(order, day, now)
+                left = await self._close_day(order, day, now)
             except ProviderError as error:
                 await self._gaps.advance(order, total, order.done, held_by=str(error))
                 raise
+            # Count what other looks have taken meanwhile, too: from now on, they also look at days before the credentials.
+            taken, self._counted = self._takeover.taken - self._counted, self._takeover.taken
             await self._gaps.advance(order, total, order.done + (not left), taken=taken)
             return True
 
-    async def _close_day(self, order: Ordered, day: date, now: datetime) -> tuple[int, int]:
+    async def _close_day(self, order: Ordered, day: date, now: datetime) -> int:
         bounds = await self._gaps.bounds()
         since = min(bounds.since, datetime.combine(order.since, time(), UTC))
         look = _Look(*comparison.around(day), day, since, True)
         stored = await self._gaps.days(day - MARGIN, now.date())
-        before = self._takeover.taken
-        left = await self._run(look, bounds.cursor or _day(bounds.since), stored, now)
-        return left, self._takeover.taken - before
+        return await self._run(look, bounds.cursor or _day(bounds.since), stored, now)
 
     async def _run(self, look: _Look, cursor: date, stored: dict[date, Day], now: datetime) -> int:
         """Makes a look. Returns the number of notifications that are still to be taken."""

@@ -107,6 +107,7 @@ class SyncRole:
             Job("orders to close gaps", _ORDERS_EVERY, closer.work_on_orders),
             Job("check of the credentials", _CHECK_EVERY, lambda: state.check(client)),
             Job("record of the calls", _RECORD_EVERY, state.record),
+            Job("removal of old rows", _CHECK_EVERY, partial(self._store.remove_old, plan.access.account)),
         ]
         if plan.guardian != "off":
             guardian = Guardian(

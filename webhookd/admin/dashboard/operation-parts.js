@@ -7,7 +7,7 @@ import { icon } from "./icons.js";
 import { busy, chip, operateButton } from "./parts.js";
 import { toast } from "./toasts.js";
 
-const KINDS = { replay: "Replay", redrive: "Redrive", discard: "Discard" };
+const KINDS = { replay: "Replay", redrive: "Redrive", discard: "Discard", gaps: "Closing gaps" };
 
 /** Returns the kind of an operation in words, with the destination of a replay to a destination. */
 export function kindWords({ kind, selection }) {

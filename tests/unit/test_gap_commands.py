@@ -1,0 +1,113 @@
+"""`webhookd gaps`: the line of a day, its exit code, and the first day of an order."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from webhookd.cli.main import app
+from webhookd.cli.operator import gap_commands
+from webhookd.cli.operator.gap_commands import first_day, line_of
+from webhookd.errors import SettingsError
+
+TODAY = datetime.now(UTC).date()
+
+
+def day(at: date = date(2026, 11, 26), completeness: str = "whole", **counts: int) -> dict[str, Any]:
+    names = ("listed", "ours", "recovered", "missing", "waiting", "unreadable", "unlisted")
+    return {"day": at.isoformat(), "completeness": completeness} | dict.fromkeys(names, 0) | counts
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        (day(listed=4812, ours=4812, recovered=3), "26 November: provider 4,812, webhookd 4,812, 3 recovered"),
+        (
+            day(completeness="missing", listed=5, ours=3, missing=2),
+            "26 November: provider 5, webhookd 3, 0 recovered; 2 missing",
+        ),
+        (
+            day(completeness="open", listed=5, ours=4, waiting=1),
+            "26 November: provider 5, webhookd 4, 0 recovered; 1 perhaps on their way; not proven yet",
+        ),
+        (
+            day(completeness="not known", ours=0, unlisted=7),
+            (
+                "26 November: provider 0, webhookd 0, 0 recovered; 7 that the provider does not list; "
+                "whether more are missing is not known"
+            ),
+        ),
+        (
+            day(completeness="unreadable", listed=1, unreadable=1),
+            "26 November: provider 1, webhookd 0, 0 recovered; 1 unreadable",
+        ),
+    ],
+)
+def test_the_line_of_a_day_says_what_is_known(given: dict[str, Any], line: str) -> None:
+    assert line_of(given) == line
+
+
+def show(monkeypatch: pytest.MonkeyPatch, *days: dict[str, Any], credentials: str = "good", account: str = "default") -> Any:
+    since = {"credentials_since": "2026-11-01T00:00:00Z", "compared_at": "2026-11-27T00:00:00Z"}
+    accounts = [{"account": account, "credentials": credentials, "days": list(days), **since}]
+
+    class Api:
+        async def get(self, *path: str, **query: Any) -> Any:
+            if path == ("provider", "accounts"):
+                return {"accounts": accounts}
+            assert path == ("provider", "accounts", account, "days")
+            assert query == {"days": 14}
+            return {"days": list(days)}
+
+    def with_api(url: object, folder: Path, use: Any) -> Any:
+        import asyncio
+
+        return asyncio.run(use(Api()))
+
+    monkeypatch.setattr(gap_commands, "with_api", with_api)
+    return CliRunner().invoke(app, ["gaps"])
+
+
+@pytest.mark.parametrize(
+    ("completeness", "age", "code"),
+    [("whole", 1, 0), ("missing", 1, 1), ("not known", 1, 1), ("unreadable", 1, 1), ("open", 1, 0), ("missing", 0, 0)],
+)
+def test_the_exit_code_is_1_if_a_day_that_is_over_is_not_whole(
+    monkeypatch: pytest.MonkeyPatch, completeness: str, age: int, code: int
+) -> None:
+    found = show(monkeypatch, day(TODAY - timedelta(days=age), completeness))
+    assert found.exit_code == code, found.output
+
+
+def test_refused_credentials_are_a_failure_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = show(monkeypatch, day(TODAY - timedelta(days=1)), credentials="refused")
+    assert found.exit_code == 1
+    assert "Authorize.Net has refused the credentials since 2026-11-01 00:00:00" in found.output
+
+
+def test_the_oldest_day_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = show(monkeypatch, day(date(2026, 11, 27)), day(date(2026, 11, 26)))
+    assert [line.split(":")[0] for line in found.output.splitlines()[:2]] == ["26 November", "27 November"]
+
+
+@pytest.mark.parametrize(
+    ("text", "first"), [("30d", date(2026, 11, 1)), ("2w", date(2026, 11, 17)), ("2026-11-05", date(2026, 11, 5))]
+)
+def test_the_first_day_is_a_date_or_an_age(text: str, first: date) -> None:
+    assert first_day(text, date(2026, 12, 1)) == first
+
+
+@pytest.mark.parametrize("text", ["", "0d", "30", "1h", "yesterday", "2026-13-01", "9999d"])
+def test_another_text_is_refused(text: str) -> None:
+    with pytest.raises(SettingsError, match="give a date such as 2026-11-01, or an age"):
+        first_day(text, date(2026, 12, 1))
+
+
+def test_nothing_is_taken_without_a_confirmation() -> None:
+    found = CliRunner().invoke(app, ["gaps", "close", "--since", "30d"])
+    assert found.exit_code != 0
+    assert "give --yes" in str(found.exception or "") + found.output

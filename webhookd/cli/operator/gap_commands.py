@@ -1,0 +1,149 @@
+"""`webhookd gaps`: the result of each day's comparison with the provider's history, and orders to take what is missing."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, timedelta
+from typing import Annotated
+
+import typer
+
+from webhookd.cli.operator import bulk, options
+from webhookd.cli.operator.api import Api, Json, with_api
+from webhookd.cli.operator.failures import EXIT_CODES, ApiError, Exit
+from webhookd.cli.operator.screen import instant, number_of, plain, say, tell_json
+from webhookd.errors import SettingsError
+from webhookd.runtime.console import FOLDER, Folder
+from webhookd.runtime.console import Json as AsJson
+
+_NOT_WHOLE = ("missing", "unreadable", "not known")
+_DAYS = re.compile(r"([1-9][0-9]{0,2})\s*([dw])")
+
+Account = Annotated[str | None, typer.Option(help="Only this account. [all]", show_default=False)]
+
+app = typer.Typer(
+    name="gaps",
+    invoke_without_command=True,
+    help="Compare Authorize.Net's history with the ledger, day by day, and take what no webhook brought.\n\n"
+    "webhookd compares them every WEBHOOKD_GAP_EVERY seconds, if it has API credentials. This command shows the results. The "
+    "days are of UTC. A day is whole if webhookd has every notification that the history lists for it, after two looks.\n\n"
+    "The exit code is 1 if a day that is over is not whole. For example, in a cron job: `webhookd gaps --days 7`.\n\n"
+    "The commands use the admin API of WEBHOOKD_API_URL and WEBHOOKD_API_TOKEN (or WEBHOOKD_API_TOKEN_FILE), else of this "
+    "machine's daemon, else of the `webhookd dev` in this folder.\n\n" + EXIT_CODES,
+)
+
+
+@app.callback()
+def show(
+    context: typer.Context,
+    account: Account = None,
+    days: Annotated[int, typer.Option(min=1, max=400, help="The number of days until today.")] = 14,
+    url: options.Url = None,
+    folder: Folder = FOLDER,
+    as_json: AsJson = False,
+) -> None:
+    """Show what is known of each day."""
+    if context.invoked_subcommand is not None:
+        return
+
+    async def read(api: Api) -> list[Json]:
+        found = [one for one in (await api.get("provider", "accounts"))["accounts"] if account in (None, one["account"])]
+        for one in found:
+            one["days"] = (await api.get("provider", "accounts", one["account"], "days", days=days))["days"]
+        return found
+
+    accounts = with_api(url, folder, read)
+    if not accounts:
+        which = "no account has" if account is None else f"the account {plain(account)} does not have"
+        raise ApiError(f"{which} API credentials: set WEBHOOKD_API_LOGIN_ID and WEBHOOKD_TRANSACTION_KEY", Exit.NOT_FOUND)
+    if as_json:
+        tell_json({"accounts": accounts})
+    else:
+        for one in accounts:
+            _tell(one, named=len(accounts) > 1)
+    today = datetime.now(UTC).date().isoformat()
+    whole = all(day["completeness"] not in _NOT_WHOLE for one in accounts for day in one["days"] if day["day"] < today)
+    refused = any(one["credentials"] == "refused" for one in accounts)
+    raise typer.Exit(Exit.DONE if whole and not refused else Exit.FAILED)
+
+
+def _tell(account: Json, *, named: bool) -> None:
+    if named:
+        say(f"{plain(account['account'])}:")
+    for day in reversed(account["days"]):
+        say(line_of(day))
+    if not account["days"]:
+        say("no day has been compared yet")
+    if account["credentials"] == "refused":
+        say(f"Authorize.Net has refused the credentials since {instant(account['credentials_since'])}: run `webhookd doctor`")
+    elif account["compared_at"]:
+        say(f"last compared {instant(account['compared_at'])} (UTC)")
+
+
+def line_of(day: Json) -> str:
+    """Returns the line of a day. A day that is whole has its counts alone."""
+    at = date.fromisoformat(day["day"])
+    counts = f"{at.day} {at:%B}: provider {day['listed']:,}, webhookd {day['ours']:,}, {day['recovered']:,} recovered"
+    return "; ".join([counts, *_doubts(day)])
+
+
+def _doubts(day: Json) -> Iterator[str]:
+    for name, words in (("missing", "missing"), ("unreadable", "unreadable"), ("waiting", "perhaps on their way")):
+        if day[name]:
+            yield f"{day[name]:,} {words}"
+    if day["unlisted"]:
+        yield f"{day['unlisted']:,} that the provider does not list"
+    if day["completeness"] == "open":
+        yield "not proven yet"
+    elif day["completeness"] == "not known":
+        yield "whether more are missing is not known"
+
+
+@app.command()
+def close(
+    since: Annotated[str, typer.Option(help="The first day: a date such as 2026-11-01, or an age such as 30d or 2w.")],
+    account: Annotated[str, typer.Option(help="The account.")] = "default",
+    note: options.Note = "",
+    yes: options.Yes = False,
+    detach: options.Detach = False,
+    url: options.Url = None,
+    folder: Folder = FOLDER,
+    as_json: AsJson = False,
+) -> None:
+    """Take from Authorize.Net's history what is missing since a day.
+
+    The daemon takes the notifications and processes them as any event, also those that were made before webhookd had the
+    account's credentials. If another program has processed these, do not take them: their effects would happen again.
+
+    For example: `webhookd gaps close --since 30d`.
+    """
+    first = first_day(since, datetime.now(UTC).date())
+    if not yes:
+        if as_json or not sys.stdin.isatty():
+            raise SettingsError("there is no terminal to ask for confirmation: give --yes")
+        typer.confirm(f"take and process all that is missing since {first}?", abort=True, err=True)
+    body = {"since": first.isoformat(), "reason": note}
+    operation = with_api(url, folder, lambda api: api.post("provider", "accounts", account, "close-gaps", body=body))
+    if not detach:
+        operation = bulk.follow(url, folder, operation, as_json=as_json)
+    if as_json:
+        tell_json(operation)
+    elif detach:
+        say(f"operation {plain(operation['id'])} runs in the daemon: `webhookd operations show {plain(operation['id'])}`")
+    else:
+        taken = number_of(operation["reasons"].get("recovered", 0), "event")
+        say(f"{number_of(operation['done'], 'day')} compared, {taken} taken from the history")
+    if not detach and operation["state"] != "done":
+        raise ApiError(f"the operation {plain(operation['id'])} was cancelled", Exit.FAILED)
+
+
+def first_day(text: str, today: date) -> date:
+    """Returns the day that a date or an age names. Raises SettingsError."""
+    if found := _DAYS.fullmatch(text.strip()):
+        return today - timedelta(days=int(found[1]) * (7 if found[2] == "w" else 1))
+    try:
+        return date.fromisoformat(text.strip())
+    except ValueError:
+        raise SettingsError(f"--since {plain(text)}: give a date such as 2026-11-01, or an age such as 30d or 2w") from None
