@@ -43,14 +43,14 @@ SELECT * FROM webhookd.provider_days WHERE account = :account AND day BETWEEN :f
 -- name: known_notifications(notification_keys)
 -- Returns those of the notifications that are in the ledger, under their own id or as an alias, by their position in the array.
 -- `recovered`: the event came from the history.
-SELECT i.position, l.event_date, l.received_at, coalesce(k.key_fingerprint = 'history', false) AS recovered
+SELECT i.position, l.id AS event_id, l.event_date, l.received_at, coalesce(k.key_fingerprint = 'history', false) AS recovered
 FROM unnest(:notification_keys::uuid[]) WITH ORDINALITY AS i (notification_key, position)
 LEFT JOIN LATERAL (SELECT id FROM webhookd.ledger WHERE notification_key = i.notification_key OFFSET 0) AS same ON true
 LEFT JOIN LATERAL (
     SELECT event_id FROM webhookd.notification_aliases WHERE notification_key = i.notification_key OFFSET 0
 ) AS alias ON true
 CROSS JOIN LATERAL (
-    SELECT event_date, received_at, kind FROM webhookd.ledger WHERE id = coalesce(same.id, alias.event_id) OFFSET 0
+    SELECT id, event_date, received_at, kind FROM webhookd.ledger WHERE id = coalesce(same.id, alias.event_id) OFFSET 0
 ) AS l
 LEFT JOIN webhookd.kinds k ON k.id = l.kind;
 

@@ -34,9 +34,11 @@ from webhookd.authorizenet.notification import EVENT_TYPES
 from webhookd.authorizenet.sampling import sample
 from webhookd.dev import traffic
 from webhookd.dev.postgres import PostgresServer
+from webhookd.dev.provider import WITHHELD
 from webhookd.dev.servers import free_port
 
 _ESCAPE = "\x1b"
+_COUNT = ": provider 26, webhookd 26, 3 recovered\n"
 _SHOP = """
 from webhookd import on
 
@@ -139,10 +141,11 @@ class Dev:
         return process.returncode, out.decode()
 
     def secrets(self) -> list[str]:
-        """Returns the session's key, and the passwords of its URLs."""
+        """Returns the session's keys, and the passwords of its URLs."""
         kept = dotenv_values(self.folder / ".webhookd" / "dev.env")
         urls = [kept.get(name) or "" for name in ("WEBHOOKD_DATABASE_URL", "WEBHOOKD_REDIS_URL")]
-        return [kept["WEBHOOKD_SIGNATURE_KEYS"] or "", *(match[1] for url in urls if (match := re.search(r":(\w+)@", url)))]
+        keys = [kept[name] or "" for name in ("WEBHOOKD_SIGNATURE_KEYS", "WEBHOOKD_TRANSACTION_KEY")]
+        return [*keys, *(match[1] for url in urls if (match := re.search(r":(\w+)@", url)))]
 
 
 @pytest.fixture
@@ -181,17 +184,20 @@ async def test_a_session_shows_every_event_processed_serves_and_is_found_again(d
     for event_type in EVENT_TYPES:
         row = rf"^{re.escape(event_type.removeprefix('net.authorize.'))} +200 accepted +received → .*processed *$"
         assert len(re.findall(row, dev.printed, re.MULTILINE)) == 1, event_type
+    recovered = re.findall(r"^(\S+) +recovered +received → .*processed *$", dev.printed, re.MULTILINE)
+    assert [f"net.authorize.{name}" for name in recovered] == list(WITHHELD)
+    assert _COUNT in dev.printed
     assert re.search(r"^the first event again +200 duplicate", dev.printed, re.MULTILINE)
     assert re.search(r"^a forged signature +401", dev.printed, re.MULTILINE)
     assert re.search(r"^authentic, but unusable +200 quarantined", dev.printed, re.MULTILINE)
-    assert "\n23 events processed" in dev.printed
+    assert "\n26 events processed" in dev.printed
     assert _ESCAPE not in dev.printed, "no cursor codes where nobody looks"
     table = dev.printed[dev.printed.index("event ") :]
     assert max(len(line) for line in table.splitlines() if str(dev.folder) not in line) <= 80
     assert f"  webhook     http://{dev.ports['WEBHOOKD_LISTEN']}/webhooks/authorize-net\n" in dev.printed
     assert f"  dashboard   http://{dev.ports['WEBHOOKD_ADMIN_LISTEN']}\n" in dev.printed
     assert re.search(r"^  token       [0-9a-f]{32}$", dev.printed, re.MULTILINE)
-    places = [dev.printed.index(text) for text in ("  dashboard ", "the first event again", "23 events processed", "\nserving")]
+    places = [dev.printed.index(text) for text in ("  dashboard ", "the first event again", "26 events processed", "\nserving")]
     assert places == sorted(places), "the addresses come first"
 
     (pasted,) = re.findall(r"^    (.*webhookd trigger .*)$", dev.printed, re.MULTILINE)
@@ -205,7 +211,7 @@ async def test_a_session_shows_every_event_processed_serves_and_is_found_again(d
     assert (dev.folder / ".webhookd" / "dev.env").stat().st_mode & 0o077 == 0
 
     async def all_processed() -> bool:
-        return await _events(kept["WEBHOOKD_DATABASE_URL"]) == 23 + 160
+        return await _events(kept["WEBHOOKD_DATABASE_URL"]) == 26 + 160
 
     await until(all_processed, "what was triggered is processed", deadline=60, every=0.2)
 
@@ -221,7 +227,7 @@ async def test_a_session_shows_every_event_processed_serves_and_is_found_again(d
     assert "found the data of an earlier session" in dev.printed
     again = dotenv_values(dev.folder / ".webhookd" / "dev.env")
     assert again["WEBHOOKD_SIGNATURE_KEYS"] == kept["WEBHOOKD_SIGNATURE_KEYS"]
-    assert await _events(again["WEBHOOKD_DATABASE_URL"]) == 23 + 160, "the events of the first session are there"
+    assert await _events(again["WEBHOOKD_DATABASE_URL"]) == 26 + 160, "the events of the first session are there"
     assert dev.process is not None
     stopping = asyncio.create_task(dev.ends(signal.SIGINT, group=True))  # Ctrl-C in a terminal sends SIGINT to the group, too
     while not stopping.done():  # more signals, from an impatient person
@@ -253,21 +259,22 @@ async def test_servers_that_are_set_are_used_and_a_terminal_shows_the_events_mov
     await dev.prints("trigger all")
     assert f"{_ESCAPE}[2K" in dev.printed
     assert dev.printed.count("customer.subscription.expired") > 1, "the table is drawn over itself"
-    assert "23 events processed" in dev.printed
+    assert "26 events processed" in dev.printed
     assert "embedded)" not in dev.printed
-    assert await _events(servers.database_url) == 23
+    assert await _events(servers.database_url) == 26
     code, told = await dev.webhookd("trigger", "--count", "5", settings=own | dev.ports)
     assert (code, re.findall(r"accepted\W+(\d+)\b", told)) == (0, ["5"]), told
     code, told = await dev.webhookd("doctor", settings=own | dev.ports)
     assert code == 0, told
-    assert "dev.env: WEBHOOKD_ADMIN_TOKENS\n" in told, "nothing else is the session's"
+    session = "ADMIN_TOKENS", "API_LOGIN_ID", "PROVIDER", "PUBLIC_URL", "TRANSACTION_KEY"
+    assert f"dev.env: {', '.join(f'WEBHOOKD_{name}' for name in session)}\n" in told, "nothing else is the session's"
     code, told = await dev.webhookd("trigger", settings={"WEBHOOKD_SIGNATURE_KEYS": KEY})
     assert code == 2, told
     assert "dev.env names" in told, "the session's address is the folder's, and the key is not"
     assert await dev.ends(signal.SIGHUP) == 0
     assert dev.left() == []
     kept = (dev.folder / ".webhookd" / "dev.env").read_text()
-    assert "_URL" not in kept, "what is the user's own is not copied"
+    assert not re.search("(DATABASE|REDIS|ENDPOINT)_URL", kept), "what is the user's own is not copied"
     assert KEY not in kept
 
 
@@ -308,7 +315,7 @@ async def test_the_guides_command_calls_a_handler_of_the_current_folder(dev: Dev
     (dev.folder / "shop.py").write_text(_SHOP)
     dev.start(*options.split(), settings=dict(variable.split("=") for variable in line.split()))
     await dev.prints("trigger all")
-    assert "\n23 events processed" in dev.printed
+    assert "\n26 events processed" in dev.printed
     url = dotenv_values(dev.folder / ".webhookd" / "dev.env")["WEBHOOKD_DATABASE_URL"]
     assert url is not None
     connection = await connect(url)
@@ -351,7 +358,7 @@ async def test_a_handler_that_fails_is_explained_and_the_users_tables_are_made_b
     handlers = {"PYTHONPATH": f".:{os.environ.get('PYTHONPATH', '')}", "WEBHOOKD_HANDLERS": "shop"}
     dev.start(settings=handlers)
     await dev.prints("trigger all")
-    assert "22 of 23 events processed" in dev.printed
+    assert "25 of 26 events processed" in dev.printed
     failed = (
         r'^payment\.refund\.created failed in the handler shop\.book: UndefinedTableError: relation "refunds" does not exist$'
     )
@@ -370,7 +377,8 @@ async def test_a_handler_that_fails_is_explained_and_the_users_tables_are_made_b
     dev.start("--schema", "shop.sql", settings=handlers)
     await dev.prints("trigger all")
     assert "  ran shop.sql\n" in dev.printed
-    assert "\n23 events processed" in dev.printed
+    assert "\n26 events processed" in dev.printed
+    assert _COUNT in dev.printed, "the events of the session before are not the new provider's"
     assert await dev.ends(signal.SIGINT) == 0
 
     dev.start("--schema", "shop.sql", "--no-samples", settings=handlers)

@@ -145,7 +145,7 @@ async def test_a_replay_waits_while_deliveries_are_due_and_goes_on_afterwards(
     await connection.execute(WAITING, "shop", 5)
     await connection.execute(change)
     ordered = await operator.order("destinations/shop/replay", **REPLAY, dry_run=False, rate=0.5)  # 5 may be ahead
-    await operator.held(ordered, reason)
+    assert (await operator.held(ordered, reason))["done"] == 0, "all of the five count"
     await connection.execute("UPDATE webhookd.operations SET rate = 1000")
     ended = await operator.ended(ordered)
     assert (ended["state"], ended["done"], ended["held_by"]) == ("done", 12, None)

@@ -76,7 +76,7 @@ async def test_a_new_event_costs_no_statement_while_the_circuit_is_open(
     claims: list[str] = []
     claim = deliveries.Deliveries.claim
 
-    async def counted(self: deliveries.Deliveries, name: str, most: int, *, lease: float) -> list[deliveries.Delivery]:
+    async def counted(self: deliveries.Deliveries, name: str, most: int, *, lease: float) -> list[deliveries.Delivery] | None:
         claims.append(name)
         return await claim(self, name, most, lease=lease)
 

@@ -240,8 +240,10 @@ async def test_since_looks_through_all_events_and_says_if_it_leaves_some_out(mon
             program.got.clear()
             api.routes.pop(("GET", "events"), None)
             done = asyncio.ensure_future(ran(api.url, "listen", "--to", program.url, "--since", "3650d", "--json"))
-            await until(lambda: len(program.got) == count, "the events arrive", deadline=60)
-            api.answer("GET", "events", problem(401, "the test ends"))
+            try:
+                await until(lambda: len(program.got) == count, "the events arrive", deadline=60)
+            finally:
+                api.answer("GET", "events", problem(401, "the test ends"))
             return await asyncio.wait_for(done, 30)
 
         found = await listened(number)

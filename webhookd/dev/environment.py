@@ -16,6 +16,7 @@ from dotenv import dotenv_values
 from rich.console import Console
 
 from webhookd.dev.known import Receiver, given_settings, reachable
+from webhookd.dev.provider import TIMING, Provider
 from webhookd.dev.samples import show_samples
 from webhookd.dev.servers import DevError, Stack
 from webhookd.errors import SettingsError
@@ -106,9 +107,15 @@ def run(
             console.print("  found the data of an earlier session", highlight=False)
         if not interrupts.asked:
             own = _own(folder, stack, given, checked)
+            settings = load(**own)
+            # A provider without samples would have an empty history, and contradict what a sandbox delivers.
+            provider = Provider.of(settings) if samples else None
+            if provider is not None:
+                own |= {name: value for name, value in provider.settings.items() if name not in given}
+                settings = load(**own)
             with (folder / "webhookd.log").open("a", buffering=1) as log:
                 logs.configure(checked.log_level, checked.log_format, log)
-                session = _Session(load(**own), own, stack, folder, console, interrupts)
+                session = _Session(settings, own, stack, provider, folder, console, interrupts)
                 code = loop(session.serve(samples=samples, reloader=reloader, tables=tables))
     except KeyboardInterrupt:  # Ctrl-C arrived after the event loop had removed its handler and before ours was set
         interrupts.asked = True
@@ -189,6 +196,7 @@ class _Session:
         settings: Settings,
         own: dict[str, Any],
         stack: Stack,
+        provider: Provider | None,
         folder: Path,
         console: Console,
         interrupts: _Interrupts,
@@ -197,6 +205,7 @@ class _Session:
         self._settings = settings
         self._own = own
         self._stack = stack
+        self._provider = provider
         self._folder = folder
         self._console = console
         self._interrupts = interrupts
@@ -231,7 +240,8 @@ class _Session:
                 tasks[running.watch.spawn(reloader.follow(), "reload")] = running.watch
 
         try:
-            return await service.serve(self._settings, started=started)
+            async with contextlib.nullcontext() if self._provider is None else self._provider:
+                return await service.serve(self._settings, started=started)
         finally:
             for task, watch in tasks.items():
                 watch.cancel(task)
@@ -247,7 +257,11 @@ class _Session:
 
     def _keep(self, running: Daemon) -> None:
         """Stores the session's own values for commands in another terminal, and the key for the next session."""
-        kept = {f"WEBHOOKD_{name.upper()}": str(value) for name, value in self._own.items() if name not in _GENTLE}
+        kept = {
+            f"WEBHOOKD_{name.upper()}": str(value)
+            for name, value in self._own.items()
+            if name not in _GENTLE and name not in TIMING
+        }
         kept |= {"WEBHOOKD_LISTEN": running.public_url, "WEBHOOKD_ADMIN_LISTEN": running.admin_url}
         if "database_url" in self._own:
             kept["WEBHOOKD_DATABASE_SCHEMA"] = self._settings.database_schema
@@ -278,7 +292,9 @@ class _Session:
         keys = self._settings.keys_by_account.get("default")
         if samples and where and keys:
             aim = Receiver(f"{where}/webhooks/authorize-net", keys[0])
-            await show_samples(running, aim, console, retry=lambda event: f"{command} events retry {event}{more}")
+            await show_samples(
+                running, aim, self._provider, console, retry=lambda event: f"{command} events retry {event}{more}"
+            )
         console.print("\n[bold]serving[/], until Ctrl-C. Send more events from another terminal, in this folder:\n")
         console.print(
             f"    {command} trigger all --count 200 --duplicates 20 --out-of-order{more}\n", highlight=False, soft_wrap=True
@@ -293,4 +309,6 @@ class _Session:
         yield "API", f"{admin}/docs"
         yield "metrics", f"{admin}/metrics"
         yield from self._stack.describe()
+        if self._provider is not None:
+            yield "provider", f"{self._provider.url} (Authorize.Net, simulated)"
         yield "logs", str(self._folder / "webhookd.log")

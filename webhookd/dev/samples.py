@@ -8,6 +8,7 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -17,17 +18,21 @@ from rich.live import Live
 from rich.table import Table
 
 from webhookd.authorizenet import sampling
-from webhookd.authorizenet.notification import EVENT_TYPES
+from webhookd.authorizenet.notification import EVENT_TYPES, PREFIX
 from webhookd.dev import traffic
 from webhookd.dev.known import Receiver
+from webhookd.dev.provider import WITHHELD, Provider
 from webhookd.errors import UnavailableError
 from webhookd.event import Status
+from webhookd.store.provider_gaps import ProviderGaps
 
 if TYPE_CHECKING:
     from webhookd.daemon import Daemon
 
 _SHOWN_SECONDS = 60.0  # the display of samples waits for their end for so long
 _FAILING_SECONDS = 5.0  # if all other samples have ended, the display waits so long for samples whose handler has failed
+_ASKED_LOOKS = 500  # at whether webhookd asks the provider, 20 ms apart
+_COMPARED_SECONDS = 10.0  # after the events, the display waits so long for the comparison with the provider's history
 _MOST_EXPLAINED = 3  # different failures
 _FAILED = (Status.RETRYING, Status.DEAD)
 _FAILURE = re.compile(r"(?P<error>.*) \[handler (?P<handler>\S+)(?: at (?P<place>[^,\]]*))?.*\]", re.DOTALL)
@@ -42,56 +47,110 @@ class _Row:
     label: str
     answer: str = ""
     event_id: UUID | None = None
+    withheld: str = ""  # the id of a notification that the provider never sends
     status: str = ""
     steps: str = ""
     failure: str = ""  # the reason of the last failed attempt
     final: bool = False
 
+    def take(self, answer: traffic.Answer) -> None:
+        """Takes the answer to the sample."""
+        self.answer = f"{answer.status} {answer.outcome}" if answer.status in (0, 200) else f"{answer.status} refused"
+        self.final = answer.outcome != "accepted"
+        self.event_id = UUID(answer.id) if answer.id and not self.final else None
 
-async def show_samples(running: Daemon, aim: Receiver, console: Console, *, retry: Callable[[UUID | None], str]) -> None:
+
+async def show_samples(
+    running: Daemon, aim: Receiver, provider: Provider | None, console: Console, *, retry: Callable[[UUID | None], str]
+) -> None:
     """Sends one sample of every type, and some that must not be processed. Shows each until it has ended, or fails.
 
-    `retry`: returns the command that has an event tried again.
+    provider: delivers the samples, and withholds three more, which the gap closer takes from its history.
+    retry: returns the command that has an event tried again.
     """
     first = sampling.fresh_number()
-    rows = [_Row(name.removeprefix("net.authorize.")) for name in EVENT_TYPES]
-    samples = [sampling.sample(name, first) for name in EVENT_TYPES]
+    delivered = [_Row(name.removeprefix(PREFIX)) for name in EVENT_TYPES]
+    others = [_Row("the first event again"), _Row("a forged signature"), _Row("authentic, but unusable")]
+    withheld = [_Row(name.removeprefix(PREFIX), "withheld") for name in (WITHHELD if provider else ())]
+    rows = [*delivered, *others, *withheld]
     unusable = sampling.Sample("unusable", "", "", b'{"eventDate":"2019-01-31T14:38:42.6937313Z","seen":%d}' % first)
     forged = sampling.sample(EVENT_TYPES[0], first + 1)
-    rows += [_Row("the first event again"), _Row("a forged signature"), _Row("authentic, but unusable")]
-    sends: list[tuple[sampling.Sample, str | None]] = [(s, None) for s in samples]
-    sends += [(samples[0], None), (forged, "sha512=" + "0" * 128), (unusable, None)]
     # If the output is no terminal, print the table once, when it is whole.
     lively = console.is_terminal and not console.is_dumb_terminal
     with Live(_table(rows), console=console, refresh_per_second=10) if lively else contextlib.nullcontext() as live:
+
+        def show() -> None:
+            if live is not None:
+                live.update(_table(rows))
+
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as session:
-            for row, (sent, signature) in zip(rows, sends, strict=True):
-                answer = await traffic.post(session, aim.url, sent, key=aim.key, signature=signature)
-                row.answer = f"{answer.status} {answer.outcome}" if answer.status in (0, 200) else f"{answer.status} refused"
-                row.final = answer.outcome != "accepted"
-                row.event_id = UUID(answer.id) if answer.id and not row.final else None
-                if live is not None:
-                    live.update(_table(rows))
+            if provider is not None:
+                await _until_asked(running)
+                for number, (row, name) in enumerate(zip(withheld, WITHHELD, strict=True), first + 2):
+                    row.withheld = provider.withhold(name, number)
+
+            async def deliver(event_type: str) -> tuple[sampling.Sample, traffic.Answer]:
+                if provider is not None:
+                    return await provider.deliver(event_type, first)
+                sent = sampling.sample(event_type, first)
+                return sent, await traffic.post(session, aim.url, sent, key=aim.key)
+
+            samples = []
+            for row, name in zip(delivered, EVENT_TYPES, strict=True):
+                sent, answer = await deliver(name)
+                samples.append(sent)
+                row.take(answer)
+                show()
+            sends = [(samples[0], None), (forged, "sha512=" + "0" * 128), (unusable, None)]
+            for row, (sent, signature) in zip(others, sends, strict=True):
+                row.take(await traffic.post(session, aim.url, sent, key=aim.key, signature=signature))
+                show()
         deadline = time.monotonic() + _SHOWN_SECONDS
         while not all(row.final for row in rows) and time.monotonic() < deadline:
             if all(row.final or row.failure for row in rows):  # most handlers that fail now fail again
                 deadline = min(deadline, time.monotonic() + _FAILING_SECONDS)
             await asyncio.sleep(0.1)
             await _look(running, rows)
-            if live is not None:
-                live.update(_table(rows))
+            show()
     if not lively:
         console.print(_table(rows))
+    expected = len(delivered) + len(withheld)
     processed = sum(row.status == Status.PROCESSED for row in rows)
-    if processed == len(samples):
+    if processed == expected:
         console.print(f"[bold green]{processed} events processed[/], each effect committed with its status", highlight=False)
     else:
         console.print(
-            f"[bold yellow]{processed} of {len(samples)} events processed[/]: the dashboard and the log, named above, show why",
+            f"[bold yellow]{processed} of {expected} events processed[/]: the dashboard and the log, named above, show why",
             highlight=False,
             soft_wrap=True,
         )
         _explain(rows, console, retry)
+    if provider is not None:
+        for line in await _compared(running, expected):
+            console.print(line, highlight=False)
+
+
+async def _until_asked(running: Daemon) -> None:
+    """Waits until webhookd asks the provider: from then on, its history counts."""
+    for _ in range(_ASKED_LOOKS):
+        if running.sync.held:
+            return
+        await asyncio.sleep(0.02)
+
+
+async def _compared(running: Daemon, expected: int) -> list[str]:
+    """Returns a line for each day of the session, when the comparison has found all notifications, or takes too long."""
+    today = datetime.now(UTC).date()  # the samples may have been made before midnight
+    deadline = time.monotonic() + _COMPARED_SECONDS
+    while True:
+        with contextlib.suppress(UnavailableError):
+            days = (await ProviderGaps(running.database, "default").days(today - timedelta(days=1), today)).values()
+            found = [day for day in days if day.listed]
+            if sum(day.ours for day in found) == expected or time.monotonic() > deadline:
+                return [
+                    f"{day.day:%-d %B}: provider {day.listed}, webhookd {day.ours}, {day.recovered} recovered" for day in found
+                ]
+        await asyncio.sleep(0.1)
 
 
 def _explain(rows: list[_Row], console: Console, retry: Callable[[UUID | None], str]) -> None:
@@ -135,6 +194,9 @@ def explanation(failure: str, events: str) -> list[str]:
 async def _look(running: Daemon, rows: list[_Row]) -> None:
     """Updates the rows from the events' statuses and audit trails."""
     with contextlib.suppress(UnavailableError):
+        if waiting := {row.withheld: row for row in rows if row.withheld and row.event_id is None}:
+            for name, event_id in (await ProviderGaps(running.database, "default").event_ids(list(waiting))).items():
+                waiting[name].event_id, waiting[name].answer = event_id, "recovered"
         states = await running.store.states([row.event_id for row in rows if row.event_id is not None and not row.final])
         for row in rows:
             if row.event_id in states and states[row.event_id]["status"] != row.status:

@@ -105,6 +105,12 @@ class ProviderGaps:
                 found[some[row["position"] - 1]] = Known(day, row["recovered"])
         return found
 
+    async def event_ids(self, ids: Sequence[str]) -> dict[str, UUID]:
+        """Returns the ids of the events that some notifications are, for those that are in the ledger."""
+        keys = [notification_key(self._account, one) for one in ids]
+        rows = await self._database.all(queries.known_notifications, notification_keys=keys)
+        return {ids[row["position"] - 1]: row["event_id"] for row in rows}
+
     async def events(self, received_from: datetime, since: datetime) -> AsyncIterator[tuple[str, Known]]:
         """Yields the account's events that came at `received_from` or later, and whose eventDate is `since` or later."""
         after: UUID | None = id_at(received_from)

@@ -1,0 +1,153 @@
+"""The gap closer of real daemons beside a simulated provider: killed, raced by late webhooks, and under a wrong clock."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+
+import pytest
+
+from tests.faults.test_clock import DAY, LIBRARY, Clock
+from tests.helpers.ledger import COUNTING
+from tests.helpers.rig import Rig, Row
+from tests.helpers.running import KEY, Process
+from tests.helpers.wait import until
+from webhookd.authorizenet import sampling
+from webhookd.authorizenet.api.limits import BURST
+from webhookd.dev import traffic
+from webhookd.simulate import Notification, Simulator
+
+SALE = "net.authorize.payment.authcapture.created"  # the counting handler takes payments
+URL = "http://127.0.0.1:9/webhooks/authorize-net"  # nobody listens there: the tests deliver, if anybody does
+RATE = 100  # calls a second
+BATCH = 20  # notifications that the gap closer fetches before it commits them
+
+_IDS = "SELECT notification_id FROM events WHERE notification_id IS NOT NULL"
+_EFFECTS = "SELECT e.notification_id FROM effects f JOIN events e ON e.id = f.event_id"
+_COUNT = "SELECT sum(listed)::int AS listed, sum(ours)::int AS ours, sum(recovered)::int AS recovered FROM provider_days"
+
+
+@asynccontextmanager
+async def providing(rig: Rig) -> AsyncIterator[Simulator]:
+    """Starts a provider whose webhook is the rig's."""
+    rig.handlers(COUNTING)
+    async with Simulator(1) as provider:
+        provider.account(signature_key=KEY)
+        provider.register(URL)
+        yield provider
+
+
+async def asking(rig: Rig, provider: Simulator, **settings: str) -> Process:
+    """Starts a daemon that asks the provider each second, and takes what is missing at once."""
+    own = provider.account()
+    return await rig.daemon(
+        ready=True,
+        provider=provider.url,
+        api_login_id=own.login_id,
+        transaction_key=own.transaction_key,
+        public_url=URL,
+        provider_rate=str(RATE),
+        **{"gap_every": "1", "gap_grace": "0"} | settings,
+    )
+
+
+async def holds(daemon: Process) -> bool:
+    return daemon.running and await daemon.metric("webhookd_provider_account_held", account="default") == 1
+
+
+async def holder(daemons: Sequence[Process]) -> Process | None:
+    """Returns the daemon that asks the provider now."""
+    held = [daemon for daemon in daemons if await holds(daemon)]
+    assert len(held) < 2, "one replica asks for an account at a time"
+    return held[0] if held else None
+
+
+async def in_ledger(rig: Rig) -> int:
+    return int(await rig.connection.fetchval("SELECT count(*) FROM ledger"))
+
+
+async def check(rig: Rig, made: Sequence[Notification]) -> tuple[int, int]:
+    """Asserts that each notification is in the ledger once and processed once. Returns the day's counts: ours, recovered."""
+
+    async def processed() -> bool:
+        return int(await rig.connection.fetchval("SELECT count(*) FROM events WHERE status = 'processed'")) >= len(made)
+
+    async def counted() -> tuple[int, int] | None:
+        days = await rig.connection.fetchrow(_COUNT)
+        whole = days is not None and days["listed"] == days["ours"] == len(made)
+        return (days["ours"], days["recovered"]) if days is not None and whole else None
+
+    await until(processed, "all are processed", deadline=120)
+    counts: tuple[int, int] = await until(counted, "the days count all", deadline=60)
+    expected = sorted(one.id for one in made)
+    assert sorted(row["notification_id"] for row in await rig.connection.fetch(_IDS)) == expected, "once in the ledger"
+    assert sorted(row["notification_id"] for row in await rig.connection.fetch(_EFFECTS)) == expected, "processed once"
+    rig.record(Row(rig.case, rig.rounds_run, len(made), len(made), 0, 0, None))
+    return counts
+
+
+def assert_within_the_bucket(provider: Simulator) -> None:
+    """Asserts that no second had more calls than the token bucket lets through, and what was in flight before."""
+    times = [call.at.timestamp() for call in provider.calls]
+    most = RATE + BURST + 2
+    for number, at in enumerate(times[most:]):
+        assert at - times[number] > 1, f"more than {most} calls in a second"
+
+
+async def test_a_recovery_goes_on_where_it_was_after_kill_9_at_another_replica_within_a_minute(rig: Rig) -> None:
+    count, rounds = (10_000 if rig.long else 300), rig.rounds(1, 3)
+    async with providing(rig) as provider:
+        daemons = [await asking(rig, provider) for _ in range(2)]
+        await until(lambda: holder(daemons), "a replica asks the provider", deadline=60)
+        made = [one for _ in range(count) for one in provider.make(SALE, withheld=True)]
+        for number in range(1, rounds + 1):
+            goal = count * number // (rounds + 1)
+            await until(partial(_reached, rig, goal), "a part is taken", deadline=300)
+            killed = await until(lambda: holder(daemons), "a replica asks the provider", deadline=60)
+            await asyncio.to_thread(killed.end, signal.SIGKILL)
+            other = await until(lambda: holder(daemons), "another replica takes over within a minute", deadline=60, every=0.5)
+            assert other is not killed
+            await killed.start()
+        await until(lambda: _reached(rig, count), "all are taken", deadline=600)
+        assert await check(rig, made) == (count, count)
+        fetched = [call.name for call in provider.calls if call.name.startswith("GET notifications/")]
+        assert len(fetched) <= count + rounds * (BATCH + 1), "what was committed is not fetched again"
+        assert_within_the_bucket(provider)
+
+
+async def _reached(rig: Rig, goal: int) -> bool:
+    return await in_ledger(rig) >= goal
+
+
+@pytest.mark.parametrize(
+    "ahead",
+    [
+        0,
+        pytest.param(40 * DAY, marks=pytest.mark.skipif(LIBRARY is None, reason="needs libfaketime: apt-get install faketime")),
+        pytest.param(-40 * DAY, marks=[pytest.mark.long, pytest.mark.skipif(LIBRARY is None, reason="needs libfaketime")]),
+    ],
+)
+async def test_webhooks_that_come_while_the_gap_closer_takes_the_same_notifications(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, ahead: int
+) -> None:
+    """Also if the daemon's clock is wrong: PostgreSQL's clock counts."""
+    if ahead:
+        Clock(rig.servers.folder, monkeypatch, "wrong").set(ahead)
+    async with providing(rig) as provider:
+        daemon = await asking(rig, provider)
+        await until(lambda: holds(daemon), "the daemon asks the provider", deadline=60)
+        chance, made, sends = random.Random(7), [], []
+        for _ in range(rig.rounds(4, 20)):
+            some = [one for _ in range(40) for one in provider.make(SALE, withheld=True)]
+            made += some
+            late = [sampling.sample_of(one.body) for one in some for _ in range(chance.choice((0, 1, 2)))]
+            chance.shuffle(late)
+            sends.append(await traffic.send(late, daemon.webhook_url, KEY, rate=chance.choice((30, 100, None))))
+        ours, recovered = await check(rig, made)
+        assert sum(one.failed for one in sends) == 0
+        assert 0 < recovered < ours == len(made), "some came as webhooks, and some from the history"
+        assert await daemon.metric("webhookd_body_mismatches_total") == 0
