@@ -87,6 +87,20 @@ _KINDS = "tests/integration/test_kinds.py::"
 
 GUARDS = (
     Guard(
+        "a day that is not over is no alert, so that a small merchant has no noise",
+        "sql/queries/alerts.sql",
+        "AND day < (now() AT TIME ZONE 'UTC')::date AND day",
+        "AND day",
+        "tests/integration/test_alerts.py::test_a_day_is_an_alert_only_if_it_is_over_and_not_whole_for_hours",
+    ),
+    Guard(
+        "an account whose credentials were removed has no alert for ever",
+        "sql/queries/alerts.sql",
+        "WHERE a.held_until > now() - interval '1 day'",
+        "WHERE true",
+        "tests/integration/test_alerts.py::test_the_state_of_the_providers_side_becomes_conditions",
+    ),
+    Guard(
         "the sample of a ping that webhookd ordered is a test at each receiver",
         "webhookd/receive/intake.py",
         "if self._pings.old or self._pings.concern(account, notification):",
