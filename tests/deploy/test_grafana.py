@@ -38,10 +38,6 @@ ALERTS = {"ALERTS": {"alertname", "alertstate"}}
 EMPTY = {
     "Certificate expires in": "the daemon here has no certificate of its own",
     "Traces": "tracing is off",
-    **dict.fromkeys(
-        ("Calls of the provider's API", "Recovered and missing", "Days that are not whole"),
-        "no account has API credentials",
-    ),
 }
 # The metrics that neither a rule nor the dashboard nor the guide names, each with the reason.
 UNUSED: dict[str, str] = {}
