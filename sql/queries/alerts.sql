@@ -111,6 +111,29 @@ SELECT
 FROM webhookd.alert_keys
 WHERE seen_at > (SELECT max(seen_at) FROM webhookd.alert_keys) - interval '15 minutes';
 
+-- name: alert_providers()
+-- Returns the accounts for which a replica has asked the provider within a day, each with what is wrong: whether the credentials are refused,
+-- the seconds since a comparison with the history ended (or since the credentials are what they are), the webhook's state, and of the last
+-- 14 days the number of those that are over and not whole, the first one, and their missing notifications. Leaves out an account that was
+-- given back: its credentials were removed, or all replicas were stopped.
+SELECT
+    a.account,
+    a.credentials = 'refused' AS refused,
+    extract(epoch FROM now() - greatest(a.compared_at, a.credentials_since))::float8 AS uncompared,
+    CASE WHEN a.webhook_seen_at > now() - interval '25 hours' THEN a.webhook_state ELSE 'unknown' END AS webhook,
+    d.days,
+    d.oldest,
+    d.missing
+FROM webhookd.provider_accounts a
+CROSS JOIN LATERAL (
+    SELECT count(*)::integer AS days, min(day) AS oldest, coalesce(sum(missing), 0)::integer AS missing
+    FROM webhookd.provider_days
+    WHERE account = a.account AND completeness NOT IN ('whole', 'open')
+        AND day < (now() AT TIME ZONE 'UTC')::date AND day >= (now() AT TIME ZONE 'UTC')::date - 14
+) d
+WHERE a.held_until > now() - interval '1 day'
+ORDER BY a.account;
+
 -- name: alert_replicas()
 -- Returns the replicas that have reported within two minutes: the dependencies that do not answer them, the seconds until their certificate
 -- ends, and the number of their stuck handlers.

@@ -22,8 +22,8 @@ WHERE least(
 -- circuit closed, if there is one; else one that is due; else a retry that is not due. The first 20 of each lane are looked at.
 -- No probe is put off by more than 12 hours. A later time comes from a clock that was put back, and counts as past.
 -- During the minute after the circuit closed, all replicas together take at most 10 deliveries at once; the total may double every 5 seconds.
--- In no other case does the statement change or lock the circuit's row. A claim that waits for the row holds no lock of a delivery, so it
--- cannot deadlock with a statement that locks deliveries first.
+-- In no other case does the statement change or lock the circuit's row. The statement waits for no lock: `busy` is true if another statement
+-- held the circuit's row, and then nothing is taken. Without deliveries, the statement returns one row with `busy` and nothing else.
 -- `repeated` is true if an earlier send has no recorded result: its process, or PostgreSQL, was away then.
 WITH gate AS MATERIALIZED (
     SELECT opened_at IS NOT NULL AS probe, failed, CASE
@@ -34,16 +34,20 @@ WITH gate AS MATERIALIZED (
     END AS allowed
     FROM webhookd.circuits
     WHERE destination = :destination AND (opened_at IS NOT NULL OR closed_at BETWEEN now() - interval '1 minute' AND now())
-    FOR UPDATE
-), most AS MATERIALIZED (
-    SELECT CASE
-        WHEN EXISTS (SELECT FROM webhookd.paused_destinations WHERE destination = :destination) THEN 0
-        WHEN EXISTS (
+    FOR UPDATE SKIP LOCKED
+), state AS MATERIALIZED (
+    SELECT
+        EXISTS (SELECT FROM webhookd.paused_destinations WHERE destination = :destination) AS paused,
+        EXISTS (
             SELECT FROM webhookd.circuits
             WHERE destination = :destination AND (opened_at IS NOT NULL OR closed_at BETWEEN now() - interval '1 minute' AND now())
-        ) THEN least(coalesce((SELECT allowed FROM gate), 0), :most::bigint)
-        ELSE :most::bigint
-    END::bigint AS most
+        ) AS gated,
+        (SELECT allowed FROM gate) AS allowed
+), most AS MATERIALIZED (
+    SELECT
+        CASE WHEN paused THEN 0 WHEN gated THEN least(coalesce(allowed, 0), :most::bigint) ELSE :most::bigint END::bigint AS most,
+        gated AND allowed IS NULL AND NOT paused AS busy
+    FROM state
 ), allowed AS MATERIALIZED (
     SELECT
         most.most,
@@ -95,12 +99,15 @@ WITH gate AS MATERIALIZED (
         probing = opened_at IS NOT NULL, released = released + (SELECT count(*) FROM leased)
     WHERE destination = :destination AND EXISTS (SELECT FROM gate) AND EXISTS (SELECT FROM leased)
 )
-SELECT
-    leased.*, (SELECT probe FROM allowed) AS probe, k.account, k.event_type, l.received_at, l.traceparent,
-    (SELECT body FROM webhookd.bodies WHERE event_id = leased.event_id) AS body, k.key_fingerprint
-FROM leased CROSS JOIN LATERAL (SELECT * FROM webhookd.ledger WHERE id = leased.event_id OFFSET 0) AS l
-LEFT JOIN webhookd.kinds k ON k.id = l.kind
-ORDER BY leased.event_id;
+SELECT taken.*, (SELECT busy FROM most) AS busy
+FROM (SELECT 1) AS one LEFT JOIN (
+    SELECT
+        leased.*, (SELECT probe FROM allowed) AS probe, k.account, k.event_type, l.received_at, l.traceparent,
+        (SELECT body FROM webhookd.bodies WHERE event_id = leased.event_id) AS body, k.key_fingerprint
+    FROM leased CROSS JOIN LATERAL (SELECT * FROM webhookd.ledger WHERE id = leased.event_id OFFSET 0) AS l
+    LEFT JOIN webhookd.kinds k ON k.id = l.kind
+) AS taken ON true
+ORDER BY taken.event_id;
 
 -- name: end_deliveries(ids, destinations)
 -- Ends deliveries that their destinations have accepted: removes the rows, and records the ends in the audit trail. A delivery that is dead

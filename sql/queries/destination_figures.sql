@@ -2,7 +2,8 @@
 
 -- name: oldest_deliveries(names, most)
 -- Returns for each destination since when its oldest deliveries wait and are retried, and when the first of its dead deliveries died. Looks
--- at up to `most` deliveries that wait and up to `most` that are retried, namely those that are due first.
+-- at up to `most` deliveries that wait and up to `most` that are retried, namely those that are due first. The oldest retry is not due
+-- first, because the waits grow. So `most` must be as large as the counts of deliveries, which read as many rows.
 SELECT
     n.name,
     (SELECT min(since) FROM (

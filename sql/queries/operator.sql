@@ -201,10 +201,13 @@ FROM (SELECT :selection::text::jsonb AS selection) AS s
 RETURNING *;
 
 -- name: operation(id)^
-SELECT * FROM webhookd.operations WHERE id = :id;
+-- `idle`: no process holds the operation now.
+SELECT *, held_until < now() + CASE WHEN selection->>'destination' IS NULL THEN interval '0' ELSE interval '1000 years' END AS idle
+FROM webhookd.operations WHERE id = :id;
 
 -- name: list_operations(below, limit)
-SELECT * FROM webhookd.operations WHERE id < :below::uuid ORDER BY id DESC LIMIT :limit;
+SELECT *, held_until < now() + CASE WHEN selection->>'destination' IS NULL THEN interval '0' ELSE interval '1000 years' END AS idle
+FROM webhookd.operations WHERE id < :below::uuid ORDER BY id DESC LIMIT :limit;
 
 -- name: cancel_operation(id)^
 UPDATE webhookd.operations SET state = 'cancelled', finished_at = now(), updated_at = now(), held_by = NULL
@@ -236,13 +239,16 @@ UPDATE webhookd.operations
 SET held_until = CASE WHEN selection->>'destination' IS NULL THEN '-infinity' ELSE now() + interval '1000 years' END
 WHERE holder = :holder::uuid AND finished_at IS NULL;
 
--- name: advance_operation(id, holder, state, total, done, skipped, held_by, error, event_types, reasons, after_at, after_id, ended)^
+-- name: advance_operation(id, holder, state, total, done, skipped, held_by, pause, error, event_types, reasons, after_at, after_id, ended)^
 -- Records how far an operation has come, in the transaction of the operation's changes. Returns no row if the operation was cancelled, or
--- if another process holds it.
+-- if another process holds it. If `held_by` is given, the operation waits: releases it for `pause` seconds, so that it takes no place.
 UPDATE webhookd.operations
 SET state = :state, total = :total, done = :done, skipped = :skipped, held_by = :held_by, error = :error,
     event_types = :event_types::text::jsonb, reasons = :reasons::text::jsonb, after_at = :after_at, after_id = :after_id,
-    updated_at = now(), finished_at = CASE WHEN :ended::boolean THEN now() END
+    updated_at = now(), finished_at = CASE WHEN :ended::boolean THEN now() END,
+    holder = CASE WHEN :held_by::text IS NULL THEN holder END,
+    held_until = CASE WHEN :held_by::text IS NULL THEN held_until ELSE now() + make_interval(secs => :pause::float8)
+        + CASE WHEN selection->>'destination' IS NULL THEN interval '0' ELSE interval '1000 years' END END
 WHERE id = :id AND holder = :holder::uuid AND finished_at IS NULL
 RETURNING id;
 

@@ -62,12 +62,6 @@ WHERE account = (SELECT account FROM webhookd.provider_pings WHERE id = :ping::u
 ORDER BY received_at, id
 LIMIT 1;
 
--- name: samples_among(account, notification_ids)
--- Returns those of the ids that are samples of pings: they are no events, also if the provider's history lists them.
-SELECT DISTINCT notification_id
-FROM webhookd.provider_tests
-WHERE account = :account AND notification_id = ANY(:notification_ids::text[]);
-
 -- name: refused_since_ping(ping)^
 -- Returns the newest webhook of a ping's account that was refused since the ping was opened, or no row.
 SELECT r.outcome, r.likely

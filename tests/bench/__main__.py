@@ -218,13 +218,14 @@ def replicas(run: Run) -> None:
 
 
 def deliver(run: Run) -> None:
-    """Measures 100,000 deliveries that wait for a destination, beside a plain client."""
+    """Measures 100,000 deliveries that wait for a destination, also after an outage, beside a plain client."""
     bench = run.bench
     run.measure(
         DELIVER,
         {
             CLIENT: lambda: deliveries.client_loop(bench, 50_000),
             "webhookd": lambda: deliveries.drain(bench, 100_000),
+            "webhookd, after an outage": lambda: deliveries.drain(bench, 100_000, after_outage=True),
         },
     )
 

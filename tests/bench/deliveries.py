@@ -14,6 +14,7 @@ from tests.helpers.database import connect
 
 CONNECTIONS = 64  # requests at a time, of webhookd and of the plain client
 
+_OPEN = "INSERT INTO webhookd.circuits (destination, opened_at, probe_at) VALUES ('shop', now(), now())"
 _SPEED = """
 SELECT count(*) / greatest(extract(epoch FROM max(at) - min(at)), 0.001)::float8
 FROM webhookd.audit WHERE to_status = 'delivered'
@@ -32,9 +33,10 @@ def client_loop(bench: Bench, count: int) -> Figures:
             return {"per_second": count / target.result(600)["seconds"]}
 
 
-def drain(bench: Bench, count: int) -> Figures:
+def drain(bench: Bench, count: int, *, after_outage: bool = False) -> Figures:
     """Measures webhookd with the role `deliver`, from its start with `count` deliveries that wait to the last one.
 
+    after_outage: the destination's circuit is open at the start, and the first probe closes it. A minute of slow start follows.
     per_second: from the first delivery's commit to the last one's. drain_s: from the start of the process.
     rss_mib: the most resident memory while the deliveries drain.
     """
@@ -51,6 +53,8 @@ def drain(bench: Bench, count: int) -> Figures:
             left = count
             while left > 0:
                 left -= load(daemon.url, sender=PROXY, connections=64, seconds=600, count=left).outcomes.get("accepted", 0)
+        if after_outage:
+            asyncio.run(_execute(database, _OPEN))
         began, memory = time.perf_counter(), [0.0]
         with running(bench.webhookd(database, queues, roles="deliver", **settings)) as daemon:
 
@@ -68,6 +72,14 @@ def drain(bench: Bench, count: int) -> Figures:
         "cpu_us": spent / count * 1e6,
         "repeated": repeated,
     }
+
+
+async def _execute(database: str, statement: str) -> None:
+    connection = await connect(database)
+    try:
+        await connection.execute(statement)
+    finally:
+        await connection.close()
 
 
 async def _speed(database: str) -> float:

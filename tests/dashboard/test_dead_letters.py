@@ -19,7 +19,7 @@ async def test_several_dead_letters_are_chosen_and_redriven(
 ) -> None:
     shop.failure = Permanent("the shop is closed")
     daemon = await start(shop.registry, admin_tokens=ANN)
-    await deliver(daemon, *(notification(id=str(n)) for n in range(6)))
+    await deliver(daemon, *(notification(id=str(n)) for n in range(1, 7)))
     await come_to(connection, {"dead": 6})
     shop.failure = None
     visitor = await visit(daemon)
@@ -56,7 +56,7 @@ async def test_a_redrive_of_all_that_match_shows_first_what_it_would_take(
     shop.failure = Permanent("the order is unknown")
     daemon = await start(shop.registry, admin_tokens=ANN)
     types = (REFUND, REFUND, AUTHCAPTURE, REFUND)
-    await deliver(daemon, *(notification(event_type, id=str(n)) for n, event_type in enumerate(types)))
+    await deliver(daemon, *(notification(event_type, id=str(n)) for n, event_type in enumerate(types, 1)))
     await come_to(connection, {"dead": 4})
     shop.failures, shop.failure = {}, None
     visitor = await visit(daemon)

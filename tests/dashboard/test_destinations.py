@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from aiohttp import web
-from playwright.async_api import expect
+from playwright.async_api import Route, expect
 
 from tests.conftest import Start
 from tests.dashboard.conftest import Visit
@@ -46,9 +48,16 @@ async def test_an_operator_sees_why_a_destination_fails_and_mends_it(
         await expect(page.locator("main")).not_to_contain_text(SECRET)
         await expect(page.locator("main")).not_to_contain_text("/hooks")
 
+        answer = deliveries.first.locator("pre")
+        await expect(answer).not_to_be_visible()
+        await deliveries.first.get_by_text("Last answer").focus()
+        await page.keyboard.press("Enter")
+        await expect(answer).to_be_visible()
+        await expect(answer).to_have_text("closed on <b>Sunday</b>")  # markup of an answer is text
         await page.get_by_role("button", name="Send a test event").click()
         await expect(page.get_by_role("status").filter(has_text="not accepted")).to_contain_text("HTTP status 410")
-        await expect(page.locator("pre")).to_have_text("closed on <b>Sunday</b>")  # markup of an answer is text
+        await expect(page.get_by_label("Answer to the test event")).to_have_text("closed on <b>Sunday</b>")
+        await expect(answer).to_be_visible()  # also after the page was built anew
         shop.answer = lambda _: web.Response()
         await page.get_by_role("button", name="Pause").click()
         await expect(page.locator(".story")).to_contain_text("by operator (ann). No replica sends")
@@ -144,3 +153,40 @@ async def test_a_destination_whose_circuit_is_open_shows_its_next_probe(start: S
     page = await visitor.sign_in(ANN["ann"], "#/destinations/shop")
     await expect(page.locator(".story")).to_contain_text("The circuit is open after 5 failures")
     await expect(page.get_by_role("button", name="Probe now")).to_be_visible()
+
+
+async def test_a_refresh_leaves_a_busy_button_in_its_place(start: Start, visit: Visit, connection: Connection) -> None:
+    daemon = await start(roles="receive", admin_tokens=ANN, destinations={"shop": destination("http://127.0.0.1:9/hooks")})
+    visitor = await visit(daemon)
+    answered = asyncio.Event()
+
+    async def slow(route: Route) -> None:
+        await answered.wait()
+        await route.fulfill(json={"event_id": "", "accepted": True, "status": 200, "seconds": 7, "error": None, "answer": None})
+
+    await visitor.page.route("**/webhooks/destinations/shop/test", slow)
+    page = await visitor.sign_in(ANN["ann"], "#/destinations/shop")
+    button = await page.get_by_role("button", name="Send a test event").element_handle()
+    assert button is not None
+    await button.click()
+    await connection.execute("INSERT INTO deliveries (event_id, destination) VALUES (gen_random_uuid(), 'shop')")
+    for _ in range(2):  # the second look begins when the first one has been shown
+        async with page.expect_response(lambda response: response.url.endswith("/webhooks/destinations/shop")):
+            pass
+    assert await button.evaluate("(node) => node.isConnected && node.getAttribute('aria-busy') === 'true'")
+    answered.set()
+    await expect(page.get_by_role("status").filter(has_text="Test event accepted")).to_be_visible()
+    await expect(page.locator("main tbody tr")).to_have_count(1)
+
+
+async def test_the_overview_says_that_a_destination_fails(start: Start, visit: Visit, connection: Connection) -> None:
+    await connection.execute("INSERT INTO circuits (destination, opened_at, probe_at) VALUES ('shop', now(), now())")
+    await connection.execute("INSERT INTO deliveries (event_id, destination) VALUES (gen_random_uuid(), 'shop')")
+    daemon = await start(roles="receive", admin_tokens=ANN, destinations={"shop": destination("http://127.0.0.1:9/hooks")})
+    visitor = await visit(daemon)
+    page = await visitor.sign_in(ANN["ann"])
+    verdict = page.locator(".verdict")
+    await expect(verdict).to_contain_text("The destination shop fails, and gets only probes.")
+    await expect(verdict).to_contain_text("Left to deliver: 1.")
+    await verdict.get_by_role("link", name="See why").click()
+    await expect(page.get_by_role("heading", name="shop")).to_be_visible()

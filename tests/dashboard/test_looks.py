@@ -13,6 +13,7 @@ from tests.dashboard.conftest import Visit
 from tests.dashboard.looks import Looks
 from tests.dashboard.shop import TRANSACTION, Shop, deliver, notification, refuse
 from tests.helpers.operator import ANN, AUTHCAPTURE, REFUND, Connection, Operator, come_to
+from tests.helpers.provider_rows import DETAIL, store_account, store_days, store_history
 from tests.helpers.wait import until
 from webhookd.errors import Permanent, Retryable
 
@@ -50,6 +51,10 @@ async def furnish(start: Start, shop: Shop, connection: Connection) -> tuple[Any
         "UPDATE deliveries SET status = 'dead', last_error = $2, last_answer = $2 WHERE event_id = $1", uuid.UUID(dead), long
     )
     await connection.execute("INSERT INTO deliveries (event_id, destination) VALUES (gen_random_uuid(), 'former')")
+    await store_account(connection, webhook_state="'inactive'", webhook_detail=f"'{DETAIL}, {long}'", test_mode="true")
+    await store_account(connection, "eu", credentials="'refused'")
+    await store_days(connection)
+    await store_history(connection)
     await refuse(daemon, f"/webhooks/authorize-net/{'long' * 50}", {"X-ANET-Signature": f"sha512={'0' * 128}"})
     ann = Operator(daemon.admin_url)
     operation = await ann.ended(await ann.order("dead-letters/redrive", all=True, reason="only counted"))
@@ -71,6 +76,9 @@ async def furnish(start: Start, shop: Shop, connection: Connection) -> tuple[Any
         ("#/destinations", "former"),
         ("#/destinations/shop", "Redrive dead …"),
         ("#/destinations/former", "The settings of this process do not name it"),
+        ("#/provider", "Credentials refused"),
+        ("#/provider/default", "Unreadable notifications"),
+        ("#/provider/eu", "No day is compared yet"),
         ("#/operations", "1 shown"),
         (f"#/operations/{operation['id']}", "1 event would be chosen"),
         ("#/replay?status=processed", "Count them first"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import shutil
 import signal
 import tempfile
@@ -29,6 +30,7 @@ from webhookd.authorizenet import sampling
 from webhookd.authorizenet.notification import EVENT_TYPES
 from webhookd.dev import traffic
 from webhookd.dev.servers import Stack
+from webhookd.simulate import Simulator
 
 VOID = "net.authorize.payment.void.created"
 REFUND = "net.authorize.payment.refund.created"
@@ -143,8 +145,42 @@ async def make_round(daemon: Process, number: int) -> None:
     await until(ended, "every event has ended", deadline=30)
 
 
+@contextlib.contextmanager
+def provider() -> Iterator[Simulator]:
+    """Runs a provider on a thread of its own."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    simulator = Simulator(seed=1)
+    asyncio.run_coroutine_threadsafe(simulator.start(), loop).result(30)
+    try:
+        yield simulator
+    finally:
+        asyncio.run_coroutine_threadsafe(simulator.stop(), loop).result(30)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(30)
+        loop.close()
+
+
+async def wait_for_gauges(daemon: Process) -> None:
+    """Waits until the gauges that are measured from time to time show what happened."""
+
+    async def shown() -> bool:
+        left = [await daemon.metric(f"webhookd_deliveries_{state}", destination="shop") for state in ("waiting", "dead")]
+        return all(left) and bool(await daemon.metric("webhookd_provider_compared_timestamp_seconds", account="default"))
+
+    await until(shown, "the gauges show what is left", deadline=60, every=0.5)
+
+
 @pytest.fixture(scope="session")
-def observed(stack: Stack, template: str) -> Iterator[Observed]:
+def asked() -> Iterator[Simulator]:
+    """Yields the provider that the session's daemon asks."""
+    with provider() as simulator:
+        yield simulator
+
+
+@pytest.fixture(scope="session")
+def observed(stack: Stack, template: str, asked: Simulator) -> Iterator[Observed]:
     """Yields the session's daemon and its Prometheus, after two rounds of webhooks."""
     folder = Path(tempfile.mkdtemp(prefix="webhookd-prometheus-"))
     name = f"webhookd_observed_{uuid.uuid4().hex[:8]}"
@@ -163,10 +199,14 @@ def observed(stack: Stack, template: str) -> Iterator[Observed]:
             "WEBHOOKD_SIGNATURE_KEYS": f"{OLD_KEY},{KEY}",
             "WEBHOOKD_ADMIN_TOKENS": "ann:who-watches-this-daemon",
             "WEBHOOKD_HANDLERS": "observed_handlers",
+            "WEBHOOKD_PROVIDER": asked.url,
+            "WEBHOOKD_API_LOGIN_ID": asked.account().login_id,
+            "WEBHOOKD_TRANSACTION_KEY": asked.account().transaction_key,
             "PYTHONPATH": str(folder),
         },
         folder,
     )
+    asked.register(daemon.webhook_url)
     prometheus = Prometheus(folder / "prometheus", [daemon.admin_url.removeprefix("http://")])
     try:
         prometheus.start()
@@ -179,6 +219,8 @@ def observed(stack: Stack, template: str) -> Iterator[Observed]:
         for number in (1, 2):  # a counter has no rate yet when it first appears with a number
             asyncio.run(make_round(daemon, number))
             prometheus.scraped()
+        asyncio.run(wait_for_gauges(daemon))
+        prometheus.scraped()
         prometheus.scraped()  # evaluates the rules on the last scrape
         yield Observed(prometheus, daemon, stack, name, before, start, time.time())
     finally:

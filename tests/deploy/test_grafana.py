@@ -123,6 +123,8 @@ def test_the_rows_are_those_of_an_events_way() -> None:
         "Receive",
         "Relay and queue",
         "Work",
+        "Destinations",
+        "Provider",
         "Saturation",
         "Upkeep",
         "Signature keys",
@@ -148,11 +150,13 @@ def test_a_query_names_metrics_and_labels_that_there_are(query: Query) -> None:
     # Each replica reports the shared values, so no query adds them up.
     shared = (
         "outbox_pending|oldest_unfinished|queue_depth|partitions_ahead|quarantine_|dependency_up|retention_last|key_last_used"
+        "|deliveries_waiting|deliveries_dead|circuit_open"
     )
     for at in re.finditer(rf"(\w+)\s*(?:by \([^)]*\)\s*)?\(\s*webhookd_(?:{shared})", query.expression):
         assert at[1] in ("max", "min"), query.expression
     # A replica that has lost the dependency reports its last value for ever.
-    for at in re.finditer(r"webhookd_(outbox|oldest|queue|partitions|quarantine)_\w+\{[^}]*\}(.*)", query.expression):
+    shared = r"webhookd_(outbox|oldest|queue|partitions|quarantine|deliveries_waiting|deliveries_dead|circuit)\w*\{[^}]*\}(.*)"
+    for at in re.finditer(shared, query.expression):
         dependency = "sqs" if at[1] == "queue" else "postgresql"
         known = rf' and on \(namespace, job, instance\) webhookd_dependency_up\{{[^}}]*dependency="{dependency}"\}} == 1'
         assert re.match(known, at[2]), query.expression
@@ -193,6 +197,9 @@ def test_the_queries_show_what_happened(observed: Observed) -> None:
     assert labelled("Duplicates", "layer") == {"redis", "notification_id", "content"}
     assert {"processed", "retrying", "dead"} <= labelled("Deliveries by outcome", "outcome")
     assert "permanent" in labelled("Events given up", "reason")
+    assert labelled("Attempts by outcome", "outcome") == {"delivered", "retrying", "dead"}
+    for panel in ("Until delivered, p95", "One request, p95", "Left to deliver", "Dead deliveries"):
+        assert labelled(panel, "destination") == {"shop"}, panel
     assert labelled("Retries by type", "event_type") == {"net.authorize.payment.refund.created"}
     assert {"no_token", "wrong_token"} <= labelled("Admin listener", "reason")
     assert len(labelled("Last use of each key", "key")) == 2

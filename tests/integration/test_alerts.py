@@ -22,6 +22,7 @@ from aiohttp.test_utils import TestServer
 from tests.conftest import Servers, Start, settings_of
 from tests.helpers.channels import SECRET, TOKEN, HttpChannel, MailServer
 from tests.helpers.operator import ANN, LEO, Connection, Operator, bury
+from tests.helpers.provider_rows import store_account, store_days
 from tests.helpers.rhythms import big_shop, small_shop, store_rhythm
 from tests.helpers.running import KEY
 from tests.helpers.secrets import note
@@ -636,6 +637,60 @@ async def test_an_account_with_less_than_a_week_may_be_silent_for_three_days(rep
     end = await connection.fetchval("SELECT now()")
     await store_rhythm(connection, "eu", list(big_shop(end - timedelta(days=6), end - timedelta(days=1))))
     assert (await rhythm(replica, "eu")).bound == 3 * 86_400
+
+
+@pytest.mark.parametrize(
+    ("columns", "fires"),
+    [
+        ({}, set()),
+        ({"credentials": "'refused'"}, {"credentials_refused"}),
+        ({"compared_at": "now() - interval '3 hours'"}, {"provider_unreachable"}),
+        ({"compared_at": "NULL"}, {"provider_unreachable"}),
+        ({"compared_at": "NULL", "credentials_since": "now()"}, set()),  # the first comparison is under way
+        ({"compared_at": "now() - interval '3 hours'", "credentials_since": "now()"}, set()),  # new credentials, since just now
+        ({"webhook_state": "'inactive'"}, {"webhook_not_ok"}),
+        ({"webhook_state": "'doubled'"}, {"webhook_doubled"}),
+        ({"webhook_state": "'inactive'", "webhook_seen_at": "now() - interval '2 days'"}, set()),  # nobody looks any more
+        ({"held_until": "now() - interval '3 hours'", "compared_at": "now() - interval '3 hours'"}, {"provider_unreachable"}),
+        ({"held_until": "'-infinity'", "webhook_state": "'inactive'", "credentials": "'refused'"}, set()),  # given back
+    ],
+)
+async def test_the_state_of_the_providers_side_becomes_conditions(
+    replica: Replica, connection: Connection, columns: dict[str, str], fires: set[str]
+) -> None:
+    await store_account(connection, "eu", **columns)
+    await store_account(connection, "us")
+    await _evaluate_for(replica, connection, hours=2)
+    assert await _firing(replica) == {(name, "eu") for name in fires}
+
+
+async def test_a_day_is_an_alert_only_if_it_is_over_and_not_whole_for_hours(replica: Replica, connection: Connection) -> None:
+    await store_account(connection, "eu")
+    states = {0: "missing", 1: "open", 2: "whole", 3: "not known", 5: "missing", 6: "unreadable", 15: "missing"}  # by age
+    await store_days(connection, "eu", {age: (state, 9, 7, 0, 2, 0) for age, state in states.items()})
+    async with replica.database.acquire("admin") as own:
+        (found,) = (await read_facts(own, largest=None)).providers
+    assert (found.days, found.missing) == (3, 6)
+    assert found.oldest == await connection.fetchval("SELECT (now() AT TIME ZONE 'UTC')::date - 6")
+    await _evaluate_for(replica, connection, hours=5.5)
+    assert await _firing(replica) == set()
+    await _evaluate_for(replica, connection, hours=0.6)
+    assert await _firing(replica) == {("day_not_whole", "eu")}
+    await connection.execute("UPDATE provider_days SET completeness = 'whole'")
+    await pass_time(connection, evaluations.QUIET_AFTER)
+    assert await replica.evaluation.run()
+    assert await _firing(replica) == set()
+
+
+async def _evaluate_for(replica: Replica, connection: Connection, *, hours: float) -> None:
+    """Evaluates as if the present facts had lasted for `hours`."""
+    assert await replica.evaluation.run()
+    await connection.execute("UPDATE alert_states SET since = since - make_interval(secs => $1::float8 * 3600)", hours)
+    assert await replica.evaluation.run()
+
+
+async def _firing(replica: Replica) -> set[tuple[str, str]]:
+    return {(one.finding.name, one.finding.subject) for one in await replica.evaluation.firing()}
 
 
 async def test_a_burst_of_reports_keeps_the_longest_gap_within_a_step(replica: Replica, connection: Connection) -> None:

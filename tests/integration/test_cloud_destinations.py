@@ -422,7 +422,7 @@ async def test_no_redirect_is_followed(start: Start, connection: Connection) -> 
 
 
 async def post_large(daemon: Any, count: int) -> None:
-    for number in range(count):
+    for number in range(1, count + 1):
         await post(daemon, body_of({"id": str(number), "note": "x" * 120_000}, number))
 
 

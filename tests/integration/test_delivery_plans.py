@@ -27,6 +27,9 @@ INDEXES = {
     "redrive_deliveries": {"deliveries_dead", "deliveries_pkey"},
     "drop_deliveries": {"deliveries_waiting", "deliveries_retrying", "deliveries_dead", "deliveries_pkey"},
     "deliveries_of_event": {"deliveries_pkey"},
+    "oldest_deliveries": {"deliveries_waiting", "deliveries_retrying", "deliveries_dead"},
+    "replay_gate": {"deliveries_waiting", "deliveries_retrying"},
+    "choose_stored": {"deliveries_pkey"},
 }
 
 

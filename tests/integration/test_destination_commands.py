@@ -272,6 +272,13 @@ async def test_the_api_reports_the_oldest_deliveries_and_what_all_replicas_sent_
                    VALUES (gen_random_uuid(), 'former', $1::text::timestamptz, now())"""
         for since in ("2026-01-31T13:00:00Z", "2026-01-31T12:30:00Z"):
             await connection.execute(waits, since)
+        # The waits between attempts grow, so the oldest retry is due last.
+        await connection.execute(
+            """INSERT INTO webhookd.deliveries (event_id, destination, status, since, due)
+               SELECT gen_random_uuid(), 'former', 'retrying', '2026-01-30T12:00:00Z'::timestamptz + n * interval '1 second',
+                   now() + (2000 - n) * interval '1 second'
+               FROM generate_series(0, 1500) AS n"""
+        )
 
         async def counted() -> Any:
             _, found = await Operator(other.admin_url).get("destinations")
@@ -287,8 +294,9 @@ async def test_the_api_reports_the_oldest_deliveries_and_what_all_replicas_sent_
     assert 0 < hour["latency"]["p50"] <= hour["latency"]["p99"]
     assert rows["shop"]["oldest"] == {"waiting": None, "retrying": None, "dead": "2026-01-31T12:00:00Z"}
     assert rows["former"]["oldest"]["waiting"] == "2026-01-31T12:30:00Z"
+    assert rows["former"]["oldest"]["retrying"] == "2026-01-30T12:00:00Z"
     assert rows["former"]["last_hour"]["latency"] == {"p50": None, "p99": None}
     assert stats["now"]["destinations"] == [
-        {"name": "former", "waiting": 2, "retrying": 0, "dead": 0},
-        {"name": "shop", "waiting": 0, "retrying": 0, "dead": 2},
+        {"name": "former", "waiting": 2, "retrying": 1501, "dead": 0, "opened_at": None},
+        {"name": "shop", "waiting": 0, "retrying": 0, "dead": 2, "opened_at": None},
     ]

@@ -22,6 +22,7 @@ from webhookd.event import Event
 from webhookd.operate import runner
 from webhookd.process.handlers import Registry
 
+WAITING = "INSERT INTO webhookd.deliveries (event_id, destination) SELECT gen_random_uuid(), $1 FROM generate_series(1, $2)"
 REPLAY = {"reason": "the shop lost its database", "filter": {"received_from": "2020-01-01T00:00:00Z"}}
 WHEEL = Path(__file__).parents[1] / "upgrade" / "webhookd-0.3.0-py3-none-any.whl"
 
@@ -92,10 +93,10 @@ async def test_what_a_replay_leaves_out_is_reported(start: Start, connection: Co
         counted = await replay(daemon, dry_run=True)
         assert counted["reasons"] == {
             "the delivery is dead": 1,
-            "delivered, dropped, or never sent": 1,
+            "never sent": 1,
             "left out: a delivery is under way": 1,
             "left out: the body is no longer kept": 1,
-            "left out: the destination's settings do not ask for the event": 1,
+            "left out: the destination's settings do not ask for the type or the account": 1,
         }
         done = await replay(daemon)
         assert (done["total"], done["done"], done["skipped"]) == (2, 2, 0)
@@ -120,21 +121,43 @@ async def test_the_condition_of_the_destination_chooses_what_is_replayed(start: 
     assert sorted(one.headers["webhook-id"] for one in shop.got) == sorted(map(str, large))
 
 
-async def test_a_replay_waits_while_deliveries_are_due_and_goes_on_afterwards(start: Start, connection: Connection) -> None:
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ("UPDATE webhookd.deliveries SET since = since", "deliveries that are due go first"),
+        ("UPDATE webhookd.deliveries SET status = 'retrying', attempts = 3", "deliveries that are due go first"),
+        ("INSERT INTO webhookd.paused_destinations VALUES ('shop', now(), 'ann')", "the destination is paused"),
+        (
+            """WITH failed AS (UPDATE webhookd.deliveries SET status = 'retrying', due = now() + interval '1 hour')
+               INSERT INTO webhookd.circuits (destination, opened_at) VALUES ('shop', now())""",
+            "the destination fails, and gets only probes",
+        ),
+    ],
+)
+async def test_a_replay_waits_while_deliveries_are_due_and_goes_on_afterwards(
+    start: Start, connection: Connection, monkeypatch: pytest.MonkeyPatch, change: str, reason: str
+) -> None:
+    monkeypatch.setattr(runner, "_PAUSE", 0.1)
     await bury(connection, 12, status="processed")
-    async with receiving() as shop:
-        daemon = await start(destinations={"shop": destination(shop.url)}, admin_tokens=ANN)
-        operator = Operator(daemon.admin_url)
-        await operator.post("destinations/shop/pause")
-        ordered = await operator.order("destinations/shop/replay", **REPLAY, dry_run=False, rate=0.5)  # 5 may be ahead
-        await connection.execute(
-            """INSERT INTO webhookd.deliveries (event_id, destination)
-               SELECT gen_random_uuid(), 'shop' FROM generate_series(1, 5)"""
-        )
-        await operator.held(ordered, "deliveries that are due go first")
-        await connection.execute("UPDATE webhookd.operations SET rate = 1000")
-        ended = await operator.ended(ordered)
-        assert (ended["state"], ended["done"]) == ("done", 12)
+    settings = {"shop": destination("http://127.0.0.1:9/hooks")}
+    daemon = await start(roles="receive", destinations=settings, admin_tokens=ANN)  # nobody sends
+    operator = Operator(daemon.admin_url)
+    await connection.execute(WAITING, "shop", 5)
+    await connection.execute(change)
+    ordered = await operator.order("destinations/shop/replay", **REPLAY, dry_run=False, rate=0.5)  # 5 may be ahead
+    assert (await operator.held(ordered, reason))["done"] == 0, "all of the five count"
+    await connection.execute("UPDATE webhookd.operations SET rate = 1000")
+    ended = await operator.ended(ordered)
+    assert (ended["state"], ended["done"], ended["held_by"]) == ("done", 12, None)
+
+
+async def test_a_retry_that_is_not_due_holds_no_replay(start: Start, connection: Connection) -> None:
+    await bury(connection, 3, status="processed")
+    settings = {"shop": destination("http://127.0.0.1:9/hooks")}
+    daemon = await start(roles="receive", destinations=settings, admin_tokens=ANN)
+    await connection.execute(WAITING, "shop", 50)
+    await connection.execute("UPDATE webhookd.deliveries SET status = 'retrying', due = now() + interval '1 hour'")
+    assert (await replay(daemon, rate=2))["done"] == 3
 
 
 async def test_a_replay_that_cannot_be_meant_is_refused(start: Start, connection: Connection) -> None:
@@ -207,6 +230,10 @@ async def test_the_command_counts_asks_for_a_reason_and_shows_the_result(start: 
         assert json.loads(line)["selection"]["destination"] == "shop"
         await until_none_is_left(connection)
         assert await left(connection) == 0
+        await connection.execute("DELETE FROM webhookd.bodies WHERE event_id = (SELECT event_id FROM webhookd.bodies LIMIT 1)")
         said = await command("shop", "--since", "30d", "--yes", "--note", "lost")
-        assert "2 events are on their way to shop" in said.out
-        await until(lambda: len(shop.got) == 4, "each was sent twice")
+        assert "1 event is on its way to shop" in said.out
+        assert "left out: the body is no longer kept" in said.out
+        await until(lambda: len(shop.got) == 3, "one was sent twice")
+        listed = await ran(daemon.admin_url, "operations", "list", token=ANN["ann"])
+        assert "replay to shop (dry run)" in listed.out

@@ -15,6 +15,7 @@ import pytest
 from aiohttp import web
 
 from tests.conftest import Servers, Start
+from tests.helpers.authority import Authority
 from tests.helpers.receivers import OTHER_SECRET, SECRET, Got, raw, receiving
 from tests.helpers.running import KEY, Process
 from tests.helpers.wait import until
@@ -23,6 +24,7 @@ from webhookd.authorizenet.signature import Verifier, sign
 from webhookd.daemon import Daemon
 from webhookd.deliver import answers, role
 from webhookd.dev import traffic
+from webhookd.errors import SettingsError
 from webhookd.event import Event
 from webhookd.process.handlers import Registry
 
@@ -350,6 +352,18 @@ async def test_a_reload_does_not_wait_for_a_destination_that_hangs(start: Start)
             await daemon.renew(settings_with(daemon, {"shop": destination(other.url)}))
         await send(daemon, sampling.sample(CUSTOMER, 2))
         await until(lambda: other.got, "the new address gets events meanwhile")
+
+
+async def test_a_reload_reads_the_files_of_tls_anew(start: Start, tmp_path: Path) -> None:
+    file = Authority(tmp_path).ca
+    shop = {"shop": destination("https://localhost/", ca_file=str(file))}
+    daemon = await start(destinations=shop)
+    before = daemon.deliver.destinations["shop"]
+    await daemon.renew(settings_with(daemon, shop))
+    assert daemon.deliver.destinations["shop"].tls is not before.tls
+    file.write_text("no certificate")
+    with pytest.raises(SettingsError, match="CA_FILE"):
+        await daemon.renew(settings_with(daemon, shop))
 
 
 async def test_nothing_is_sent_while_handlers_end_at_a_shutdown(start: Start) -> None:

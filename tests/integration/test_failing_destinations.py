@@ -8,7 +8,7 @@ import pytest
 from aiohttp import web
 
 from tests.conftest import Start
-from tests.helpers.operator import ANN, Connection
+from tests.helpers.operator import ANN, Connection, Operator
 from tests.helpers.receivers import Got, receiving
 from tests.helpers.wait import until
 from tests.integration.test_destination_commands import command, list_json
@@ -18,6 +18,7 @@ from webhookd.deliver import role
 from webhookd.store import deliveries
 
 _OPEN = "SELECT opened_at IS NOT NULL FROM webhookd.circuits WHERE destination = 'shop'"
+_CLOSED = "a destination works again: its circuit is closed"
 _UNDER_WAY = "SELECT count(*) FROM webhookd.deliveries WHERE destination = 'shop' AND sends > 0"
 _UNTOUCHED = "SELECT count(*) FROM webhookd.deliveries WHERE destination = 'shop' AND status = 'waiting' AND sends = 0"
 
@@ -75,7 +76,7 @@ async def test_a_new_event_costs_no_statement_while_the_circuit_is_open(
     claims: list[str] = []
     claim = deliveries.Deliveries.claim
 
-    async def counted(self: deliveries.Deliveries, name: str, most: int, *, lease: float) -> list[deliveries.Delivery]:
+    async def counted(self: deliveries.Deliveries, name: str, most: int, *, lease: float) -> list[deliveries.Delivery] | None:
         claims.append(name)
         return await claim(self, name, most, lease=lease)
 
@@ -96,7 +97,9 @@ async def test_a_new_event_costs_no_statement_while_the_circuit_is_open(
         assert claims == []
 
 
-async def test_operators_see_a_failing_destination_and_have_it_probed_at_once(start: Start, connection: Connection) -> None:
+async def test_operators_see_a_failing_destination_and_have_it_probed_at_once(
+    start: Start, connection: Connection, capsys: pytest.CaptureFixture[str]
+) -> None:
     async with receiving() as shop:
         shop.answer = lambda _: web.Response(status=500)
         daemon = await start(destinations={"shop": destination(shop.url)}, admin_tokens=ANN)
@@ -110,8 +113,28 @@ async def test_operators_see_a_failing_destination_and_have_it_probed_at_once(st
         for shown in (await command(daemon, "list"), await command(daemon, "show", "shop")):
             assert "failing" in shown
             assert "next probe" in shown
+        _, stats = await Operator(daemon.admin_url).get("stats")
+        assert [(one["name"], one["opened_at"]) for one in stats["now"]["destinations"]] == [("shop", row["opened_at"])]
+        logged = capsys.readouterr().out
+        assert "a destination fails: its circuit is open" in logged
+        assert _CLOSED not in logged
         shop.answer = lambda _: web.Response()
         await command(daemon, "resume", "shop")
         await until_none_is_left(connection)
         (row,) = await list_json(daemon)
         assert (row["state"], row["opened_at"], row["probe_at"], row["failures"]) == ("active", None, None, 0)
+        assert capsys.readouterr().out.count(_CLOSED) == 1
+
+
+async def test_the_circuit_of_a_removed_destination_is_shown_nowhere(start: Start, connection: Connection, quick: None) -> None:
+    """Nobody probes it. A gauge that showed an open circuit would raise an alert without an end."""
+    await connection.execute("INSERT INTO webhookd.circuits (destination, opened_at, probe_at) VALUES ('former', now(), now())")
+    await connection.execute("INSERT INTO webhookd.deliveries (event_id, destination) VALUES (gen_random_uuid(), 'former')")
+    daemon = await start(destinations={"shop": destination("http://127.0.0.1:9/hooks")}, admin_tokens=ANN)
+    await until(lambda: metric(daemon, "webhookd_deliveries_waiting", destination="former") == 1, "it is measured")
+    assert metric(daemon, "webhookd_circuit_open", destination="former") == 0
+    (row,) = [row for row in await list_json(daemon) if row["name"] == "former"]
+    assert (row["state"], row["waiting"], row["opened_at"], row["probe_at"]) == ("removed", 1, None, None)
+    assert "next probe" not in await command(daemon, "show", "former")
+    _, stats = await Operator(daemon.admin_url).get("stats")
+    assert [one["opened_at"] for one in stats["now"]["destinations"]] == [None]

@@ -18,7 +18,7 @@ from aiohttp import web
 from standardwebhooks import Webhook
 
 from tests.conftest import Start
-from tests.helpers.admin_api import Asked, event, event_id, problem, ran, serving
+from tests.helpers.admin_api import Asked, Ran, event, event_id, problem, ran, serving
 from tests.helpers.guide import GUIDE, blocks
 from tests.helpers.operator import ANN, LEO, REFUND, Connection, Operator, come_to
 from tests.helpers.receivers import SECRET, receiving
@@ -27,6 +27,7 @@ from tests.helpers.wait import until
 from tests.integration.test_destinations import CUSTOMER, destination, send, until_none_is_left
 from webhookd.authorizenet import sampling
 from webhookd.authorizenet.signature import Verifier
+from webhookd.cli.operator import tail
 from webhookd.daemon import Daemon
 
 TABLES = ("ledger", "work", "deliveries", "audit", "bodies", "operations", "quarantine", "paused_destinations", "timeline")
@@ -188,6 +189,70 @@ async def test_the_condition_chooses_and_an_absent_body_is_reported(
 async def test_an_option_that_cannot_be_meant_is_named(arguments: tuple[str, ...], said: str) -> None:
     found = await ran("http://127.0.0.1:9", "listen", *arguments)
     assert (found.code, said in found.err) == (2, True), found.err
+
+
+async def test_key_r_counts_also_while_a_request_is_under_way(start: Start, connection: Connection, tmp_path: Path) -> None:
+    answered = asyncio.Event()
+
+    async def answer(_: Any) -> web.Response:
+        await answered.wait()
+        return web.Response()
+
+    async with receiving() as program:
+        program.answer = answer
+        daemon = await start(read_tokens=LEO, admin_tokens=ANN)
+        await send(daemon, sampling.sample(REFUND, 1))
+        await come_to(connection, {"processed": 1})
+        master, terminal = pty.openpty()
+        shown = bytearray()
+
+        def read() -> None:
+            with contextlib.suppress(OSError):
+                shown.extend(os.read(master, 65_536))
+
+        loop = asyncio.get_running_loop()
+        loop.add_reader(master, read)
+        options = ("--to", program.url, "--since", "1h")
+        try:
+            async with listening(daemon.admin_url, *options, stdin=terminal, stdout=terminal, folder=tmp_path):
+                await until(lambda: len(program.got) == 1, "a request is under way", deadline=60)
+                os.write(master, b"rrr")
+                os.write(master, b"d")
+                await until(lambda: b"webhook-timestamp" in shown, "the keys were read")
+                answered.set()
+                await until(lambda: len(program.got) == 4, "the event is sent again for each key")
+        finally:
+            answered.set()
+            loop.remove_reader(master)
+            os.close(master)
+            os.close(terminal)
+
+
+async def test_since_looks_through_all_events_and_says_if_it_leaves_some_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a rare kind, a page may have few events, or none."""
+    number = 2 * tail.MOST_PAGES
+    async with serving() as api, receiving() as program:
+        api.events = [event(one, f"2026-01-31T12:00:{one:02}Z") for one in range(number)]  # two on every other page
+        for row in api.events:
+            api.answer("GET", f"events/{row['id']}", row | {"body": {"encoding": "utf-8", "text": "{}"}})
+
+        async def listened(count: int) -> Ran:
+            program.got.clear()
+            api.routes.pop(("GET", "events"), None)
+            done = asyncio.ensure_future(ran(api.url, "listen", "--to", program.url, "--since", "3650d", "--json"))
+            try:
+                await until(lambda: len(program.got) == count, "the events arrive", deadline=60)
+            finally:
+                api.answer("GET", "events", problem(401, "the test ends"))
+            return await asyncio.wait_for(done, 30)
+
+        found = await listened(number)
+        assert program.ids == [event_id(one) for one in range(number)]
+        assert "leaves out" not in found.err
+        monkeypatch.setattr("webhookd.cli.operator.listen.MOST", 3)
+        found = await listened(3)
+        assert program.ids == [event_id(one) for one in range(number - 3, number)]
+        assert "begins with the newest 3 events that match, and leaves out older ones" in found.err
 
 
 async def test_a_token_that_may_not_look_is_a_clear_error() -> None:

@@ -22,7 +22,7 @@ from webhookd.authorizenet.notification import EVENT_TYPES
 from webhookd.authorizenet.signature import fingerprint
 from webhookd.daemon import Daemon
 from webhookd.errors import ConflictError, NotFoundError, UnavailableError
-from webhookd.simulate import Simulator
+from webhookd.simulate import Faults, Simulator
 from webhookd.simulate import Webhook as Registered
 from webhookd.store import provider_pings
 from webhookd.store.provider_webhooks import WebhookRecords
@@ -422,6 +422,20 @@ async def test_the_guardian_leaves_alone_what_is_missing_or_inactive_on_purpose(
     assert await healing.look() == "ok"
 
 
+async def test_without_a_url_the_webhook_of_an_earlier_look_is_watched_and_else_nothing_is_asked(
+    daemon: Daemon, client: ProviderClient, simulator: Simulator, connection: Connection
+) -> None:
+    nameless = Guardian(client, daemon.database, simulator.access(), heal=True)
+    assert await nameless.look() == "unknown"
+    assert "WEBHOOKD_PUBLIC_URL" in str((await state(connection))[1])
+    assert list(simulator.calls) == []
+    webhook = simulator.register(url_of(daemon))
+    await guardian(daemon, client, simulator).look()
+    webhook.status = "inactive"
+    assert await nameless.look() == "ok", "healed"
+    assert webhook.status == "active"
+
+
 async def test_while_another_process_changes_the_webhooks_the_guardian_waits_for_its_next_look(
     daemon: Daemon, client: ProviderClient, simulator: Simulator, connection: Connection
 ) -> None:
@@ -433,28 +447,40 @@ async def test_while_another_process_changes_the_webhooks_the_guardian_waits_for
     assert await guardian(daemon, client, simulator).look() == "ok"
 
 
-async def test_the_role_sync_heals_a_webhook_though_another_replica_receives(
-    start: Start, simulator: Simulator, connection: Connection
+async def test_the_role_sync_heals_a_webhook_and_closes_the_gap_though_another_replica_receives(
+    start: Start, connection: Connection
 ) -> None:
     receiver = await start(roles="receive")
-    webhook = simulator.register(url_of(receiver))
-    webhook.status = "inactive"
-    own = simulator.account()
-    holder = await start(
-        roles="sync",
-        provider=simulator.url,
-        api_login_id=own.login_id,
-        transaction_key=own.transaction_key,
-        public_url=url_of(receiver),
-        webhook_guardian="heal",
-        guardian_every=1,
-    )
-    await until(lambda: webhook.status == "active", "the webhook is healed", deadline=60)
-    labels = {"account": "default", "state": "ok"}
-    name = "webhookd_provider_webhook_state"
-    await until(lambda: holder.metrics.registry.get_sample_value(name, labels), "the metric shows the state")
-    assert await changes(connection) == ["heal", "ping", "activate"]
-    assert await events(connection) == 0
+    async with Simulator(faults=Faults(pings_listed=True)) as simulator:
+        own = simulator.account(signature_key=KEY)
+        webhook = simulator.register(url_of(receiver))
+        holder = await start(
+            roles="sync",
+            provider=simulator.url,
+            api_login_id=own.login_id,
+            transaction_key=own.transaction_key,
+            public_url=url_of(receiver),
+            webhook_guardian="heal",
+            guardian_every=1,
+            gap_every=3600,  # only the healing makes the gap closer look again
+            gap_grace=0,
+        )
+        labels = {"account": "default", "state": "ok"}
+        name = "webhookd_provider_webhook_state"
+        await until(lambda: holder.metrics.registry.get_sample_value(name, labels), "the guardian has looked", deadline=60)
+        await until(lambda: connection.fetchval("SELECT compared_at FROM provider_accounts"), "the gap closer has looked")
+        webhook.status = "inactive"
+        for _ in range(3):
+            simulator.make(SALE)
+        await until(lambda: webhook.status == "active", "the webhook is healed", deadline=60)
+        query = "SELECT count(*) FROM events WHERE key_fingerprint = 'history'"
+        await until(lambda: _equals(connection, query, 3), "the gap is closed", deadline=60)
+        assert await events(connection) == 3, "the ping's sample, which the history lists, is no event"
+        assert await changes(connection) == ["heal", "ping", "activate"]
+
+
+async def _equals(connection: Connection, query: str, wanted: int) -> bool:
+    return bool(await connection.fetchval(query) == wanted)
 
 
 async def test_a_ping_that_the_provider_rejects_is_closed_at_once(

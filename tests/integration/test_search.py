@@ -46,7 +46,9 @@ TYPES = (
 PATTERNS = ("payment.*", "customer.created", "*.created", "net.authorize.payment.void.created", "pay_ment.*", "*x", "nothing.*")
 ACCOUNTS = ("default", "shop", "Shop")
 KEYS = ("7", "77", "INV-7", "ref-7", "Ünï 7", "7%")
-TEXTS = tuple(one.name for one in filters_of(Filter) if one.kind is str)  # filters that name the value of a column
+# Filters that name the value of a column.
+TEXTS = tuple(one.name for one in filters_of(Filter) if one.kind is str and one.name != "origin")
+ORIGINS = {"history": "history", "": "import", "0123456789ab": "webhook"}  # by the fingerprint of the kind
 UNFINISHED = (Status.RECEIVED, Status.QUEUED, Status.RETRYING)
 
 
@@ -74,6 +76,7 @@ def _event(chance: random.Random) -> dict[str, Any]:
         "account": chance.choice(ACCOUNTS),
         "notification_id": f"{uuid.UUID(int=chance.getrandbits(128))}",
         "event_type": f"net.authorize.{chance.choice(TYPES)}",
+        "key_fingerprint": chance.choice(tuple(ORIGINS)),
         "status": status,
         "received_at": received_at,
         **{name: chance.choice((*KEYS, None, None)) for name in TEXTS if name != "account"},
@@ -107,6 +110,7 @@ def chosen(row: Record, wanted: Filter) -> bool:
         (wanted.status is None or row["status"] in wanted.status)
         and (wanted.event_type is None or any(fnmatch.fnmatchcase(row["event_type"], pattern) for pattern in whole))
         and all(getattr(wanted, name) in (None, row[name]) for name in TEXTS)
+        and wanted.origin in (None, ORIGINS[row["key_fingerprint"]])
         and (wanted.received_from is None or row["received_at"] >= wanted.received_from)
         and (wanted.received_to is None or row["received_at"] < wanted.received_to)
     )
@@ -160,6 +164,7 @@ def _filter(chance: random.Random) -> Filter:
         "status": some(tuple(str(status) for status in chance.choice((tuple(Status), (*UNFINISHED, Status.DEAD))))),
         "event_type": some(PATTERNS),
         "account": chance.choice((*ACCOUNTS, "nobody")),
+        "origin": chance.choice((*ORIGINS.values(), "nothing")),
         "received_from": low,
         "received_to": high,
     }

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 
 import pytest
 
 from tests.deploy.promql import rules
 from webhookd.alerts.catalogue import CONDITIONS
-from webhookd.alerts.conditions import Counts, Deaths, Facts, Key, Replica, Rhythm, evaluate, lasting
+from webhookd.alerts.conditions import Counts, Deaths, Facts, Key, Provider, Replica, Rhythm, evaluate, lasting
+from webhookd.settings import Settings
 
 DAY, HOUR = 86_400.0, 3_600.0
 # The counts of the two merchants in a window of 3, 15, 30 minutes, 1 hour and 6 hours, and six hours a week ago.
@@ -150,10 +151,10 @@ def test_deaths_are_no_large_part_while_the_events_are_not_yet_counted(hours: fl
 @pytest.mark.parametrize(
     ("other", "holds"),
     [
-        (Key("eu", "new", known=8 * DAY, unused=None), True),
-        (Key("eu", "new", known=6 * DAY, unused=None), False),
-        (Key("eu", "new", known=30 * DAY, unused=8 * DAY), True),
-        (Key("eu", "new", known=30 * DAY, unused=6 * DAY), False),
+        (Key("eu", "new", known=2.1 * DAY, unused=None), True),
+        (Key("eu", "new", known=1.9 * DAY, unused=None), False),
+        (Key("eu", "new", known=30 * DAY, unused=2.1 * DAY), True),
+        (Key("eu", "new", known=30 * DAY, unused=1.9 * DAY), False),
         (Key("us", "new", known=30 * DAY, unused=None), False),  # an account that has no webhooks at all
     ],
 )
@@ -187,6 +188,46 @@ def test_a_key_is_unused_if_another_one_of_its_account_works(other: Key, holds: 
 @MERCHANTS
 def test_the_other_conditions_hold_beyond_their_limits(usual: Counts, changed: dict[str, object], holds: set[str]) -> None:
     assert names(facts(usual, **changed)) == holds
+
+
+@pytest.mark.parametrize(
+    ("provider", "holds"),
+    [
+        (Provider("eu"), set()),
+        (Provider("eu", refused=True, uncompared=9_000), {"credentials_refused"}),  # the cause alone
+        (Provider("eu", uncompared=7_201), {"provider_unreachable"}),
+        (Provider("eu", uncompared=7_199), set()),
+        (Provider("eu", webhook="inactive"), {"webhook_not_ok"}),
+        (Provider("eu", webhook="missing"), {"webhook_not_ok"}),
+        (Provider("eu", webhook="url"), {"webhook_not_ok"}),
+        (Provider("eu", webhook="event_types"), {"webhook_not_ok"}),
+        (Provider("eu", webhook="doubled"), {"webhook_doubled"}),
+        (Provider("eu", webhook="unknown"), set()),
+        (Provider("eu", days=2, oldest=date(2026, 2, 27), missing=3), {"day_not_whole"}),
+        (
+            Provider("eu", refused=True, webhook="inactive", days=1, oldest=date(2026, 2, 27)),
+            {"credentials_refused", "webhook_not_ok", "day_not_whole"},
+        ),
+    ],
+)
+@MERCHANTS
+def test_each_fault_of_the_providers_side_is_a_condition(usual: Counts, provider: Provider, holds: set[str]) -> None:
+    found = evaluate(facts(usual, providers=[Provider("us"), provider]))
+    assert {finding.name for finding in found} == holds
+    assert {finding.subject for finding in found} <= {"eu"}
+
+
+def test_however_seldom_the_history_is_compared_no_alert_fires_between_two_comparisons() -> None:
+    (most,) = [one.le for one in Settings.model_fields["gap_every"].metadata if hasattr(one, "le")]
+    assert names(replace(WELL, providers=[Provider("eu", uncompared=1.5 * most)])) == set()
+
+
+def test_the_detail_of_a_condition_of_the_providers_side_says_what_to_do() -> None:
+    provider = Provider("eu", webhook="url", days=2, oldest=date(2026, 2, 27), missing=3)
+    assert [finding.detail for finding in evaluate(replace(WELL, providers=[provider]))] == [
+        "The webhook of the account eu sends to another URL. Run `webhookd provider check`.",
+        "Days of the account eu that are not whole: 2, from 2026-02-27. Missing: 3.",
+    ]
 
 
 def test_a_condition_that_an_alert_of_prometheus_has_has_its_severity_and_its_time() -> None:

@@ -508,6 +508,18 @@ async def test_tail_shows_each_event_once_in_order_and_ctrl_c_ends_it(api: Admin
     assert all(asked.query["account"] == ["default"] for asked in api.asked)
 
 
+async def test_tail_says_how_far_back_it_searched(
+    api: AdminApi, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    api.events = [event(number, f"2026-01-31T12:00:0{number}Z") for number in range(6)]
+    async with client.Api(ApiTarget(api.url, TOKEN)) as connected:
+        for last, pages, said in ((6, 3, "searched back to 2026-01-01 00:00:00: found 2 of the last 6 events"), (2, 3, "")):
+            following = tail.follow(connected, last, most_pages=pages)
+            assert (await anext(following))["id"] == event_id(4)
+            await following.aclose()
+            assert capfd.readouterr().err.strip() == said
+
+
 async def test_tail_waits_for_an_api_that_went_away(
     api: AdminApi, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -38,8 +38,12 @@ class Rows:
         self.failures: list[Failure] = []
         self.delays: list[float | None] = []
         self.endless: bytes | None = None  # the body of deliveries without end
+        self.locked = 0  # how many claims find the circuit's row locked
 
-    async def claim(self, _: str, most: int, **__: object) -> list[Delivery]:
+    async def claim(self, _: str, most: int, **__: object) -> list[Delivery] | None:
+        if self.locked:
+            self.locked -= 1
+            return None
         if self.endless is not None:
             return [DELIVERY._replace(body=self.endless)] * most
         taken, self.due = self.due, []
@@ -175,6 +179,41 @@ async def test_a_record_under_way_leaves_the_place_free(rows: Rows, monkeypatch:
         assert sent == 12, "what waits for its record is bounded, too"
     finally:
         await sender.stop(0.1)
+
+
+async def test_a_failed_attempt_keeps_its_place_until_its_record(rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent = 0
+
+    async def send(*_: object) -> Answer:
+        nonlocal sent
+        sent += 1
+        return Answer(0.1, 503)
+
+    async def fail(*_: object, **__: object) -> bool:
+        await asyncio.sleep(60)
+        raise AssertionError
+
+    monkeypatch.setattr(module, "_RECORD", 60)
+    monkeypatch.setattr(HttpClient, "send", send)
+    monkeypatch.setattr(rows, "fail", fail)
+    rows.endless = b"{}"
+    sender = made(rows, concurrency=4)
+    await sender.start()
+    try:
+        await until(lambda: sent == 4, "as many as there are places")
+        await asyncio.sleep(0.1)
+        assert sent == 4, "the circuit may open by these"
+    finally:
+        await sender.stop(0.1)
+
+
+async def test_a_claim_that_found_the_circuit_locked_is_repeated(
+    rows: Rows, sender: Sender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answering(monkeypatch, Answer(0.1, 204))
+    rows.locked = 3
+    await sender.start()
+    await until(lambda: rows.ended, "the delivery is sent", deadline=2)
 
 
 async def test_few_failures_are_recorded_at_a_time() -> None:

@@ -52,7 +52,7 @@ NOT_THERE = {
 
 def api() -> dict[str, Any]:
     routes = [*EventRoutes(Any).routes(), *DeadLetterRoutes(Any, Any, Any).routes()]  # type: ignore[arg-type]
-    return document([*routes, *OperationRoutes(Any).routes(), *QuarantineRoutes(Any).routes()])  # type: ignore[arg-type]
+    return document([*routes, *OperationRoutes(Any, Any).routes(), *QuarantineRoutes(Any).routes()])  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("table", "line"), LINES)

@@ -23,6 +23,10 @@ class Asked:
         self.statements.append(query)
         return self.known if query is queries.destination_is_known else 1000
 
+    async def all(self, query: Any, **_: Any) -> list[Any]:
+        self.statements.append(query)
+        return []
+
 
 async def test_a_batch_counts_nothing() -> None:
     asked = Asked()
@@ -33,11 +37,13 @@ async def test_a_batch_counts_nothing() -> None:
     await shop.resume("shop")
     await shop.drop("removed", None, unfinished=True, actor="ann", note="")
     assert asked.statements == [
+        queries.cancel_replays,
         queries.drop_deliveries,
         queries.redrive_deliveries,
         queries.pause_destination,
         queries.resume_destination,
         queries.destination_is_known,
+        queries.cancel_replays,
         queries.drop_deliveries,
     ]
 

@@ -103,7 +103,7 @@ def test_credentials_come_from_files_and_from_systemd(
         ({"PROVIDER": "https://api.authorize.net/rest"}, "without user, path and query"),
         ({"PROVIDER": "https://[api"}, "must be production"),
         ({"PROVIDER_RATE": "0"}, "must be a number from 0.01 to 100"),
-        ({"GAP_EVERY": "0"}, "must be a number from 1 to 86400"),
+        ({"GAP_EVERY": "0"}, "must be a number from 1 to 3600"),
         ({"WEBHOOK_GUARDIAN": "on"}, "must be off, watch or heal"),
         ({"PUBLIC_URL": "hooks.example.com"}, "must be an address such as https://hooks.example.com"),
         ({"PUBLIC_URL": "https://u:p@hooks.example.com"}, "without user, query and fragment"),

@@ -23,6 +23,7 @@ from webhookd.admin.hosts import Hosts, shown
 from webhookd.admin.openapi import document
 from webhookd.admin.operation_routes import OperationRoutes
 from webhookd.admin.pages import pages
+from webhookd.admin.provider_routes import ProviderRoutes
 from webhookd.admin.quarantine_routes import QuarantineRoutes
 from webhookd.admin.refused_routes import RefusedRoutes
 from webhookd.admin.route import Route, refusals, refused
@@ -77,17 +78,18 @@ def admin_app(
     operations = Operations(statements, runner)
     destinations = Destinations(statements, lambda: deliver.destinations)
     routes = [
-        *OperationRoutes(operations).routes(),
+        *OperationRoutes(operations, lambda: deliver.destinations).routes(),
         *EventRoutes(events).routes(),
         *DeadLetterRoutes(statements, events, operations).routes(),
         *QuarantineRoutes(Quarantine(statements, receipts)).routes(),
         *RefusedRoutes(statements).routes(),
         *DestinationRoutes(deliver, destinations).routes(),
         *DestinationReplayRoutes(destinations, operations).routes(),
+        *ProviderRoutes(statements).routes(),
         *GapRoutes(GapOrders(statements)).routes(),
         *TimelineRoutes(statements).routes(),
         *AlertRoutes(alerts).routes(),
-        *StatisticsRoutes(statements, health, metrics).routes(),
+        *StatisticsRoutes(statements, destinations, health, metrics).routes(),
         *SignInRoutes(access).routes(),
     ]
     app = web.Application(middlewares=[_headers, problems, refusals, _guard(access, hosts)])

@@ -9,9 +9,9 @@ from pydantic import ConfigDict, Field, model_validator
 from webhookd.admin.access import AccessLevel
 from webhookd.admin.destination_routes import Name
 from webhookd.admin.filters import filtered
-from webhookd.admin.operation_routes import OperationShape, besides_status, operation_of
+from webhookd.admin.operation_routes import BROAD, OperationShape, besides_status, operation_of
 from webhookd.admin.route import Call, Route, Shape
-from webhookd.admin.shapes import Most, NarrowTypes, Note, StatusName
+from webhookd.admin.shapes import Most, NarrowTypes, Note, StatusName, left_out
 from webhookd.operate.destinations import Destinations
 from webhookd.operate.filter import Filter
 from webhookd.operate.operations import Kind, Operations, Order
@@ -26,9 +26,14 @@ class StoredFilter(Shape):
 
     model_config = ConfigDict(json_schema_extra=besides_status)
 
+    imported: bool = left_out(
+        description="Also choose events that another program has processed, that `webhookd import` took as history, and that "
+        "the destination never had. By default, the operation only counts them among `reasons`."
+    )
+
     @model_validator(mode="after")
     def _narrows(self) -> StoredFilter:
-        if not self.model_fields_set - {"status"}:
+        if not self.model_fields_set.difference(BROAD):
             raise ValueError("give a filter besides the status; received_from with an early time chooses every event")
         return self
 
@@ -70,9 +75,10 @@ class DestinationReplayRoutes:
         """Send stored events to a destination again, the oldest first. No handler runs.
 
         The destination's settings still choose: an event that they do not ask for is left out. So is an event whose body is no
-        longer kept, or whose delivery is under way; `reasons` counts these events. Each request has the event's own
-        `webhook-id`, as before. Deliveries that are due go first. The answer is an operation; `GET
-        /webhooks/operations/{id}` shows its progress. A dry run, which is the default, only counts.
+        longer kept, whose delivery is under way, or that came as history by an import; `reasons` counts these events. Each
+        request has the event's own `webhook-id`, as before. Deliveries that are due go first. A destination has one replay at a
+        time. The answer is an operation; `GET /webhooks/operations/{id}` shows its progress. A dry run, which is the default,
+        only counts.
         """
         body, name = call.body, call.path.name
         await self._destinations.must_be_set(name, "so nobody would send: set it again")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Collection
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -50,8 +51,9 @@ class OperationShape(Shape):
     reasons: Annotated[
         dict[str, int],
         Field(
-            description="How many events are chosen: dead events by the reason of their death, events of a replay to a "
-            "destination by why they are sent or left out."
+            description="How many events the operation has looked at, by a reason. Dead events: why they died. Events of a "
+            "replay to a destination: what became of their last delivery. Reasons that begin with `left out: ` say why a "
+            "replay leaves events alone; `total` does not count these events."
         ),
     ]
     created_at: Time
@@ -73,12 +75,12 @@ class OperationQuery(Shape):
     cursor: CursorText | None = None
 
 
-_BROAD = ("status", "imported")  # filters that alone choose too much
+BROAD = ("status", "imported")  # filters that alone choose too much
 
 
 def besides_status(schema: dict[str, Any]) -> None:
     """Describes in a filter's schema that one field besides `status` is required."""
-    schema["anyOf"] = [{"required": [name]} for name in schema["properties"] if name not in _BROAD]
+    schema["anyOf"] = [{"required": [name]} for name in schema["properties"] if name not in BROAD]
 
 
 @filtered(Filter, event_type=NarrowTypes)
@@ -100,7 +102,7 @@ class ReplayFilter(Shape):
 
     @model_validator(mode="after")
     def _narrows(self) -> ReplayFilter:
-        if not self.model_fields_set.difference(_BROAD):
+        if not self.model_fields_set.difference(BROAD):
             raise ValueError("give a filter besides the status; received_from with an early time chooses every event")
         return self
 
@@ -116,21 +118,25 @@ class Replay(Shape):
     limit: Annotated[Most, Field(description="At most this many events, the oldest first.")] = None
 
 
-def operation_of(row: Any) -> OperationShape:
-    """Returns the JSON shape of an operation's row."""
+def operation_of(row: Any, destinations: Collection[str] = ()) -> OperationShape:
+    """Returns the JSON shape of an operation's row. `destinations`: the names that are set in this process."""
     fields = {name: row[name] for name in OperationShape.model_fields if name not in ("id", "limit")}
     for name in ("selection", "event_types", "reasons"):
         fields[name] = json.loads(row[name])
     if fields["selection"].pop("gaps", False):
         fields["kind"] = "gaps"
+    destination = fields["selection"].get("destination")
+    if destination is not None and destination not in destinations and row.get("idle") and row["finished_at"] is None:
+        fields["held_by"] = f"the settings do not name {destination}: set it again, or cancel the operation"
     return OperationShape(**fields, id=str(row["id"]), limit=row["max_events"])
 
 
 class OperationRoutes:
     """Routes of operations."""
 
-    def __init__(self, operations: Operations) -> None:
+    def __init__(self, operations: Operations, destinations: Callable[[], Collection[str]]) -> None:
         self._operations = operations
+        self._destinations = destinations
 
     def routes(self) -> list[Route]:
         """Returns the table of routes."""
@@ -188,11 +194,12 @@ class OperationRoutes:
         more = len(rows) > call.query.limit
         rows = rows[: call.query.limit]
         last = Cursor(rows[-1]["created_at"], rows[-1]["id"]) if more else None
-        return OperationPage(operations=[operation_of(row) for row in rows], next=None if last is None else last.encode())
+        operations = [operation_of(row, self._destinations()) for row in rows]
+        return OperationPage(operations=operations, next=None if last is None else last.encode())
 
     async def show_operation(self, call: Call) -> OperationShape:
         """Show an operation and its progress."""
-        return operation_of(await self._operations.get(call.path.id))
+        return operation_of(await self._operations.get(call.path.id), self._destinations())
 
     async def cancel_operation(self, call: Call) -> OperationShape:
         """End an operation after its present batch; finished work stays done."""

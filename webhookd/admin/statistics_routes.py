@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -10,6 +11,7 @@ from webhookd.admin.access import AccessLevel
 from webhookd.admin.health_routes import Health
 from webhookd.admin.route import Call, Route, Shape
 from webhookd.admin.shapes import Time, Whole
+from webhookd.operate.destinations import Destinations
 from webhookd.operate.operator_queries import OperatorQueries
 from webhookd.operate.statistics import COUNTED, LONGEST_WINDOW, Statistics, bounds, percentiles, read_statistics
 from webhookd.store.queries import queries
@@ -104,6 +106,7 @@ class DestinationCounts(Shape):
     waiting: int
     retrying: int
     dead: int
+    opened_at: Annotated[Time | None, Field(description="The time from which the circuit is open; null if it is closed.")]
 
 
 class Now(Shape):
@@ -174,8 +177,9 @@ class HealthReport(Shape):
 class StatisticsRoutes:
     """Routes of statistics and health."""
 
-    def __init__(self, statements: OperatorQueries, health: Health, metrics: Metrics) -> None:
+    def __init__(self, statements: OperatorQueries, destinations: Destinations, health: Health, metrics: Metrics) -> None:
         self._statements = statements
+        self._destinations = destinations
         self._health = health
         self._metrics = metrics
         self._bounds = {
@@ -202,6 +206,7 @@ class StatisticsRoutes:
         """
         read = await read_statistics(self._statements, call.query.window)
         left = await self._statements.all(queries.destination_counts, most=read.cap)
+        failing = await self._destinations.failing()
         types = [TypeCounts(event_type=name, **_flow(counts)) for name, counts in read.types.items()]
         return Stats(
             window=read.window,
@@ -214,7 +219,7 @@ class StatisticsRoutes:
             latency=Latency(
                 acknowledgement=self._percentiles(read, "acknowledgement"), end_to_end=self._percentiles(read, "end_to_end")
             ),
-            now=self._now(read, [_left(row) for row in left]),
+            now=self._now(read, [_left(row, failing.get(row["destination"])) for row in left]),
             series=self._series(read),
         )
 
@@ -271,8 +276,9 @@ class StatisticsRoutes:
         return series
 
 
-def _left(row: Any) -> DestinationCounts:
-    return DestinationCounts(name=row["destination"], waiting=row["waiting"], retrying=row["retrying"], dead=row["dead"])
+def _left(row: Any, opened_at: datetime | None) -> DestinationCounts:
+    counts = {name: row[name] for name in ("waiting", "retrying", "dead")}
+    return DestinationCounts(name=row["destination"], **counts, opened_at=opened_at)
 
 
 def _flow(counts: dict[str, int]) -> dict[str, int]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import date, datetime
 
 from webhookd.alerts.catalogue import CONDITIONS, Condition
 
@@ -16,6 +16,14 @@ _DAY = 86_400.0
 _LONGEST_OVERDUE = 1_800.0  # seconds; with the default settings, an event that fails every time is dead within 22 minutes
 _PARTITIONS = 14 * _DAY  # seconds that the partitions must reach ahead; webhookd makes them four weeks ahead
 _WEEK = 7 * _DAY
+_UNUSED = 2 * _DAY  # seconds; during a rotation, the provider's old key lives for one day
+_LONGEST_UNCOMPARED = 7_200.0  # seconds; WEBHOOKD_GAP_EVERY is an hour at most
+_WEBHOOKS = {
+    "inactive": "is inactive, so Authorize.Net sends nothing. Run `webhookd provider setup`",
+    "missing": "is not registered, so Authorize.Net sends nothing. Run `webhookd provider setup`",
+    "url": "sends to another URL. Run `webhookd provider check`",
+    "event_types": "has lost event types, and nobody sends events of these. Run `webhookd provider check`",
+}  # what is wrong with a webhook, by its state
 
 
 @dataclass(slots=True, frozen=True)
@@ -76,6 +84,24 @@ class Key:
 
 
 @dataclass(slots=True, frozen=True)
+class Provider:
+    """The provider's side of an account, as far as it is known.
+
+    refused: whether the provider refuses the credentials. uncompared: the seconds since a comparison with the history ended.
+    webhook: the state of the webhook. days: the number of days that are over and not whole, `oldest` the first of them.
+    missing: the notifications of these days that the ledger lacks.
+    """
+
+    account: str
+    refused: bool = False
+    uncompared: float = 0.0
+    webhook: str = "ok"
+    days: int = 0
+    oldest: date | None = None
+    missing: int = 0
+
+
+@dataclass(slots=True, frozen=True)
 class Replica:
     """The state that a replica reports.
 
@@ -108,6 +134,7 @@ class Facts:
     rhythms: Mapping[str, Rhythm] = field(default_factory=dict)
     keys: Sequence[Key] = ()
     replicas: Sequence[Replica] = ()
+    providers: Sequence[Provider] = ()
     failing: Mapping[str, float] = field(default_factory=dict)  # destinations, with the seconds for which the circuit is open
 
     def count(self, measure: str, account: str = "") -> Counts:
@@ -122,7 +149,7 @@ class Facts:
 
 def evaluate(facts: Facts) -> list[Finding]:
     """Returns the conditions that hold now. A condition fires when it has held for its time `lasts`."""
-    return [*_dependencies(facts), *_receiving(facts), *_accounts(facts), *_upkeep(facts)]
+    return [*_dependencies(facts), *_receiving(facts), *_accounts(facts), *_providers(facts), *_upkeep(facts)]
 
 
 def _dependencies(facts: Facts) -> Iterator[Finding]:
@@ -179,13 +206,32 @@ def _accounts(facts: Facts) -> Iterator[Finding]:
 
 
 def _unused(keys: Iterable[Key]) -> Iterator[Finding]:
-    """Yields the keys that were set for a week and not used, in accounts that have webhooks."""
+    """Yields the keys that were set for two days and not used, in accounts that have webhooks."""
     keys = list(keys)
     live = {key.account for key in keys if key.unused is not None and key.unused < _DAY}
     for key in keys:
-        if key.account in live and key.known > _WEEK and (key.unused is None or key.unused > _WEEK):
-            detail = f"The key {key.fingerprint} of the account {key.account} has verified no webhook for a week."
+        if key.account in live and key.known > _UNUSED and (key.unused is None or key.unused > _UNUSED):
+            detail = f"The key {key.fingerprint} of the account {key.account} has verified no webhook for two days."
             yield Finding("key_unused", f"{key.account} {key.fingerprint}", detail)
+
+
+def _providers(facts: Facts) -> Iterator[Finding]:
+    for one in facts.providers:
+        account = one.account
+        if one.refused:
+            detail = f"Authorize.Net refuses the API credentials of the account {account}, so nobody knows what is missing."
+            yield Finding("credentials_refused", account, detail)
+        elif one.uncompared > _LONGEST_UNCOMPARED:
+            detail = f"The account {account} has not been compared with Authorize.Net's history for {lasting(one.uncompared)}."
+            yield Finding("provider_unreachable", account, detail)
+        if what := _WEBHOOKS.get(one.webhook):
+            yield Finding("webhook_not_ok", account, f"The webhook of the account {account} {what}.")
+        if one.webhook == "doubled":
+            detail = f"Each event of the account {account} comes more than once. Run `webhookd provider check`."
+            yield Finding("webhook_doubled", account, detail)
+        if one.oldest is not None:
+            detail = f"Days of the account {account} that are not whole: {one.days}, from {one.oldest}. Missing: {one.missing}."
+            yield Finding("day_not_whole", account, detail)
 
 
 def _upkeep(facts: Facts) -> Iterator[Finding]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from webhookd.alerts.conditions import Counts, Deaths, Facts, Key, Replica, Rhythm
+from webhookd.alerts.conditions import Counts, Deaths, Facts, Key, Provider, Replica, Rhythm
 from webhookd.store.pools import Connection
 from webhookd.store.queries import queries
 
@@ -25,6 +25,7 @@ async def read_facts(connection: Connection, *, largest: int | None) -> Facts:
         deaths={row["account"]: Deaths(*list(row)[1:]) async for row in queries.alert_deaths(connection, limit=_DEATHS)},
         rhythms={row["account"]: Rhythm(row["silence"], row["bound"]) async for row in queries.alert_rhythms(connection)},
         keys=[Key(*row) async for row in queries.alert_keys(connection)],
+        providers=[Provider(*row) async for row in queries.alert_providers(connection)],
         failing={row["destination"]: row["lasted"] async for row in queries.alert_circuits(connection)},
         replicas=[
             Replica(tuple(row["away"]), row["certificate"], row["stuck"]) async for row in queries.alert_replicas(connection)

@@ -17,7 +17,7 @@ from webhookd.deliver.destination import Destination
 from webhookd.settings import Role, Settings
 from webhookd.settings.cloud import Service, Target
 from webhookd.sqs.credentials import Credentials
-from webhookd.sqs.errors import ERRORS
+from webhookd.sqs.errors import ERRORS, ODD_ANSWERS
 from webhookd.sqs.place import Place
 
 _CONNECT = 3.0  # seconds
@@ -47,7 +47,7 @@ class CloudSession:
         region = next(filter(None, (one.region for one in self._targets)), Place.of(self._region, None).region)
         session = self._made(region)
         for service in {one.service for one in self._targets}:
-            with contextlib.suppress(*ERRORS):  # the first request fails likewise, and tells the reason
+            with contextlib.suppress(*ERRORS, *ODD_ANSWERS):  # the first request fails likewise, and tells the reason
                 async with session.create_client(_NAMES[service], region_name=region or "us-east-1", **_NOBODY):
                     pass
 

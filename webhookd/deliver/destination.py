@@ -49,9 +49,7 @@ class Destination:
 
         failed: is called with the destination's name if the filter fails.
         """
-        if self._accounts and account not in self._accounts:
-            return False
-        if not any(fnmatch.fnmatchcase(event_type, pattern) for pattern in self.settings.event_types):
+        if not self.asks_for(account, event_type):
             return False
         if self._filter is None:
             return True
@@ -61,6 +59,12 @@ class Destination:
             failed(self.name)
             return True
         return not (found is None or found is False or found in ("", [], {}))  # JMESPath counts these as false, and 0 as true
+
+    def asks_for(self, account: str, event_type: str) -> bool:
+        """Returns whether the settings name the account and the type. The filter, which needs the payload, is not asked."""
+        if self._accounts and account not in self._accounts:
+            return False
+        return any(fnmatch.fnmatchcase(event_type, pattern) for pattern in self.settings.event_types)
 
     def hide(self, text: str) -> str:
         """Returns a text without the destination's secrets: a receiver may repeat what it got."""

@@ -24,7 +24,7 @@ from webhookd.telemetry.metrics import Metrics
 _STOP = 3.0  # seconds that a shutdown waits for the attempts under way; what is cut off is sent again
 _POLL = 1.0  # seconds between two looks at what is due
 _MEASURE = 10.0
-_MOST_PENDING = 20_000  # ends that wait for their commit; all senders together have fewer attempts under way
+_MOST_PENDING = 20_000  # ends that wait for their commit; a sender tries those again that find no room
 TEST_TYPE = "webhookd.test"
 
 
@@ -93,12 +93,13 @@ class DeliverRole:
         await self._ends.stop()
 
     async def prepare(self, settings: Settings) -> dict[str, Destination]:
-        """Returns the destinations of `settings`, for `renew`. Those that do not change stay the same objects.
+        """Returns the destinations of `settings`, for `renew`. Those without a change and without files stay the same.
 
         Raises SettingsError if a file that the settings of a destination name cannot be used.
         """
         before = self._settings.destinations
-        changed = {name: one for name, one in settings.destinations.items() if before.get(name) != one}
+        # The files of TLS may have other contents under the same names.
+        changed = {name: one for name, one in settings.destinations.items() if before.get(name) != one or one.has_files}
         made = await asyncio.to_thread(destinations_of, changed, sends=self._sends)  # reading CAs takes long
         return {name: made[name] if name in made else self.destinations[name] for name in settings.destinations}
 

@@ -26,6 +26,7 @@ from webhookd.telemetry.metrics import Metrics
 Ends = Batcher[tuple[UUID, str], float | None]
 
 _RECORD = 10.0  # seconds of the lease for recording, after the longest attempt
+_BUSY = 0.02  # seconds until a sender claims again, if another statement held the circuit's row
 _GATHER = 0.005  # seconds that a claim waits for more free places: a claim of many costs little more than a claim of one
 _RECORDING = 2  # attempts of which the answer is being recorded, for each place
 _MIB = 1_048_576
@@ -74,7 +75,7 @@ class Sender:
         self._pace = Pace(destination.settings.rate)
         self._tasks: dict[asyncio.Task[None], int] = {}  # each attempt, and the bytes of its body
         self._bytes = 0  # of the bodies of all attempts
-        self._requests = 0  # the attempts that have no answer yet; each has a place
+        self._recording = 0  # the attempts whose good answer is being recorded; the others have a place each
         self._largest_body = largest_body
         self.held = False  # the circuit is open, and no probe may begin: take nothing until the poll finds another state
         self._timer: asyncio.TimerHandle | None = None
@@ -117,16 +118,17 @@ class Sender:
         if not allowed:
             self._wake_in(self._pace.seconds_to_next())
             return False
-        taken: list[Delivery] = []
+        taken: list[Delivery] | None = None
         try:
             taken = await self._deliveries.claim(self.destination.name, allowed, lease=settings.timeout + _RECORD)
         finally:
-            self._pace.give_back(allowed - len(taken))
-        for delivery in taken:
+            self._pace.give_back(allowed - len(taken or ()))
+        if taken is None:
+            self._wake_in(_BUSY)
+        for delivery in taken or ():
             task = self._watch.spawn(self._attempt(delivery), self._task_name)
             size = self._tasks[task] = len(delivery.body or b"")
             self._bytes += size
-            self._requests += 1
             task.add_done_callback(self._ended)
         if taken:
             self._wake_for_many()
@@ -135,7 +137,8 @@ class Sender:
     def _free(self) -> int:
         """Returns how many deliveries the sender may take now."""
         places = self.destination.places
-        return min(places - self._requests, (1 + _RECORDING) * places - len(self._tasks), self._room())
+        attempts = len(self._tasks)
+        return min(places - (attempts - self._recording), (1 + _RECORDING) * places - attempts, self._room())
 
     def _room(self) -> int:
         """Returns how many deliveries the sender may take without holding too many bytes, if each has the largest body."""
@@ -163,19 +166,23 @@ class Sender:
             self._wake_for_many()
 
     async def _attempt(self, delivery: Delivery) -> None:
+        recording = 0
         try:
-            try:
-                answer = await self._send(delivery)
-            finally:
-                self._requests -= 1
-                self._wake_for_many()
+            answer = await self._send(delivery)
             reach(Failpoint.DELIVER_AFTER_ANSWER)
+            # A failed attempt keeps its place until its record, which may open the circuit.
+            if answer.status is not None and accepted(answer.status):
+                recording = 1
+                self._recording += recording
+                self._wake_for_many()
             await self._record(delivery, answer, own=answer.final, dead=answer.final)
         except Exception as error:  # noqa: BLE001  a defect of webhookd must not end the daemon
             logger.error("a delivery failed by a defect of webhookd", destination=self.destination.name, error=where(error))
             # The attempt counts. Otherwise the delivery would be sent again after each lease, without end.
             with contextlib.suppress(Exception):
                 await self._record(delivery, Answer(0.0, error=f"webhookd itself failed ({type(error).__name__})"), own=True)
+        finally:
+            self._recording -= recording
 
     async def _send(self, delivery: Delivery) -> Answer:
         if delivery.repeated:

@@ -9,12 +9,12 @@ from datetime import datetime
 from prometheus_client import Histogram
 
 from webhookd.operate.operator_queries import OperatorQueries
+from webhookd.store.deliveries import MOST
 from webhookd.store.queries import queries
 from webhookd.telemetry.metrics import Metrics
 
 WINDOW = 3600  # seconds
 KEPT = 2 * WINDOW
-_LOOKED = 1000  # deliveries among which the oldest is looked for
 OUTCOMES = ("delivered", "retrying", "dead")
 LATENCIES = ("delivery_seconds", "attempt_seconds")
 
@@ -59,7 +59,7 @@ def _upto(histogram: Histogram) -> dict[str, list[int]]:
 
 async def read_figures(statements: OperatorQueries, names: Collection[str]) -> dict[str, Figures]:
     """Returns the figures of the destinations `names`."""
-    oldest = await statements.all(queries.oldest_deliveries, names=list(names), most=_LOOKED)
+    oldest = await statements.all(queries.oldest_deliveries, names=list(names), most=MOST)
     found = {row["name"]: Figures(row["waiting"], row["retrying"], row["dead"]) for row in oldest}
     for row in await statements.all(queries.destination_statistics, seconds=WINDOW):
         if row["destination"] in found:

@@ -85,6 +85,11 @@ class Destinations:
         """Returns the ages of the oldest deliveries of destinations, and what was sent in the last hour."""
         return await read_figures(self._statements, names)
 
+    async def failing(self) -> dict[str, datetime]:
+        """Returns the destinations that are set and whose circuits are open, each with the time from which it is open."""
+        circuits, names = circuits_of(await self._statements.all(queries.circuits)), self._names()
+        return {name: one.opened_at for name, one in circuits.items() if one.opened_at is not None and name in names}
+
     async def must_be_set(self, name: str, consequence: str) -> None:
         """Raises ConflictError with the consequence if the destination is no longer set, and NotFoundError if it is unknown."""
         await self._require(name)
@@ -104,8 +109,14 @@ class Destinations:
         return done, done == _BATCH
 
     async def drop(self, name: str, ids: Sequence[UUID] | None, *, unfinished: bool, actor: str, note: str) -> tuple[int, bool]:
-        """Drops dead deliveries, up to a thousand, with `unfinished` also those that wait. Returns as `redrive`."""
+        """Drops dead deliveries, up to a thousand, with `unfinished` also those that wait. Returns as `redrive`.
+
+        If all are dropped, also those that wait, first cancels the replay to the destination, which would make more.
+        """
         await self._require(name)
+        if unfinished and ids is None:
+            why = f"{actor} dropped all deliveries of {name}"
+            await self._statements.all(queries.cancel_replays, destination=name, error=why)
         done = await self._statements.one(
             queries.drop_deliveries,
             destination=name,

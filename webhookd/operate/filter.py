@@ -60,6 +60,9 @@ class Filter:
     status: Annotated[Words, About("received, queued, retrying, processed or dead.")] = None
     event_type: EventType = None
     account: Account = None
+    origin: Annotated[
+        str | None, About("webhook, history (taken from the provider's history), or import (imported without a signature).")
+    ] = None
     entity_id: Annotated[str | None, About("The provider's id of the transaction, subscription …", index="ledger_entity")] = (
         None
     )

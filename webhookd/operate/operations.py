@@ -48,18 +48,31 @@ class Operations:
         self._runner = runner
 
     async def order(self, order: Order) -> asyncpg.Record:
-        """Stores an order, and returns the operation's row. Some process begins the operation within two seconds."""
-        row: asyncpg.Record = await self._statements.one(
-            queries.add_operation,
-            id=new_id(),
-            kind=order.kind,
-            dry_run=order.dry_run,
-            actor=order.actor,
-            reason=storable(order.reason),
-            selection=json.dumps(order.selection),
-            rate=order.rate,
-            max_events=order.limit,
-        )
+        """Stores an order, and returns the operation's row. Some process begins the operation within two seconds.
+
+        Raises ConflictError if another replay to the destination of this one has not ended: each would leave out the events
+        that the other has in hand. A dry run is always possible.
+        """
+        destination = None if order.dry_run else order.selection.get("destination")
+        async with self._statements.connection() as connection, connection.transaction(isolation="read_committed"):
+            if destination is not None:
+                await queries.lock_replay_orders(connection)
+                if (other := await queries.unfinished_replay(connection, destination=destination)) is not None:
+                    raise ConflictError(
+                        f"another replay to {destination} has not ended: wait for the operation {other}, or cancel it "
+                        f"(`webhookd operations cancel {other}`)"
+                    )
+            row: asyncpg.Record = await queries.add_operation(
+                connection,
+                id=new_id(),
+                kind=order.kind,
+                dry_run=order.dry_run,
+                actor=order.actor,
+                reason=storable(order.reason),
+                selection=json.dumps(order.selection),
+                rate=order.rate,
+                max_events=order.limit,
+            )
         self._runner.wake()
         return row
 

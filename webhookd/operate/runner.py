@@ -17,7 +17,7 @@ import asyncpg
 from webhookd.errors import UnavailableError
 from webhookd.operate.cursor import NIL, Cursor, ids_between
 from webhookd.operate.dead_letters import choose_dead
-from webhookd.operate.destination_replays import Choice, DestinationReplays
+from webhookd.operate.destination_replays import IMPORTED, Choice, DestinationReplays
 from webhookd.operate.filter import DeadEventFilter, Filter, choose
 from webhookd.operate.operations import Kind
 from webhookd.operate.operator_queries import OperatorQueries
@@ -39,8 +39,8 @@ _STATEMENT = 15.0  # seconds
 _WAITED = 5.0  # seconds after which a fresh event counts as waiting
 _BACKLOG = 100  # replays and redrives pause while so many fresh events wait
 _AHEAD = 10.0  # an operation may have as many events under way as its rate gives in so many seconds
+_PAUSE = 5.0  # seconds for which an operation that waits takes no place among those at once: less than _AHEAD
 _NAMES = 50  # reasons that are counted by name; all further reasons are "other"
-_LEFT_OUT = "left out: imported as history"  # ended events that a replay does not choose, in its counts by reason
 _OLD = 400 * 86_400.0  # seconds for which ended operations are kept
 _UPKEEP = 3600.0
 
@@ -193,6 +193,9 @@ class Runner:
                 work.skipped += len(rows) - changed
             if page.last is not None:
                 work.after_at, work.after_id = page.last
+            else:
+                # The others were chosen, and are not chosen any more: they have changed since the count.
+                work.skipped = max(work.skipped, work.total - work.done)
             full = work.limit is not None and work.done + work.skipped >= work.limit
             await self._record(connection, work, "done" if page.last is None or full else "working")
         pause = 0.0 if work.kind is Kind.DISCARD else len(rows) / work.rate
@@ -214,7 +217,6 @@ class Runner:
             if held_by is not None:
                 work.held_by = held_by
                 await self._record(connection, work, "working")
-                self._due[work.id] = time.monotonic() + 1.0
         return held_by is not None
 
     async def _page(self, connection: Connection, work: _Work, size: int) -> _Page:
@@ -230,16 +232,14 @@ class Runner:
         return _Page([_choice(row) for row in rows], last)
 
     async def _finished(self, connection: Connection, work: _Work, size: int) -> _Page:
-        chosen = choose(Filter, {name: value for name, value in work.selection.items() if name != "imported"})
-        after_id, below = _ids(work, chosen)
-        every = bool(work.selection.get("imported"))
+        wanted, (after_id, below), every = _wanted(work)
         found = [
             row
             async for row in queries.choose_finished(
                 connection,
                 after_id=after_id,
                 below=below,
-                wanted=chosen,
+                wanted=wanted,
                 imported=work.state == "counting" or every,  # counts those that it leaves out
                 until=work.created_at,
                 looked=_COUNTED,
@@ -248,13 +248,13 @@ class Runner:
         ]
         rows = [row for row in found if row["id"] is not None]
         last = rows[-1]["id"] if len(rows) == size else found[0]["last_id"]
-        choices = [_choice(row, left_out=_LEFT_OUT if row["imported"] and not every else None) for row in rows]
+        choices = [_choice(row, left_out=IMPORTED if row["imported"] and not every else None) for row in rows]
         return _Page(choices, None if last is None else Cursor(work.created_at, last))
 
     async def _stored(self, connection: Connection, work: _Work, destination: str, size: int) -> _Page:
-        wanted = choose(Filter, {name: value for name, value in work.selection.items() if name != "destination"})
+        wanted, ids, imported = _wanted(work)
         page = await self._replays.choose(
-            connection, destination, wanted, ids=_ids(work, wanted), until=work.created_at, looked=_COUNTED, size=size
+            connection, destination, wanted, ids=ids, until=work.created_at, imported=imported, looked=_COUNTED, size=size
         )
         if page is None:
             raise _GoneError
@@ -281,6 +281,7 @@ class Runner:
             done=work.done,
             skipped=work.skipped,
             held_by=work.held_by if state == "working" else None,
+            pause=_PAUSE,
             error=work.error,
             event_types=json.dumps(work.event_types),
             reasons=json.dumps(work.reasons),
@@ -299,10 +300,11 @@ class _GoneError(Exception):
 _BEGIN = datetime(1970, 1, 1, tzinfo=UTC), NIL
 
 
-def _ids(work: _Work, chosen: Filter) -> tuple[UUID, UUID]:
-    """Returns the id after which a replay's next page begins, and the id below which the replay ends."""
+def _wanted(work: _Work) -> tuple[Filter, tuple[UUID, UUID], bool]:
+    """Returns the filter of a replay, the ids between which its next page lies, and whether it chooses imported history."""
+    chosen = choose(Filter, {name: value for name, value in work.selection.items() if name not in ("destination", "imported")})
     low, high = ids_between(chosen.received_from, chosen.received_to or work.created_at)
-    return max(work.after_id, low), high
+    return chosen, (max(work.after_id, low), high), bool(work.selection.get("imported"))
 
 
 def _choice(row: asyncpg.Record, *, left_out: str | None = None) -> Choice:

@@ -194,6 +194,11 @@ class DestinationSettings(BaseModel):
     allow_private: bool = _setting(False, "true: the address may be a private or loopback address, and may begin with http://.")
 
     @property
+    def has_files(self) -> bool:
+        """Returns whether the settings of TLS name files."""
+        return self.ca_file is not None or self.client_cert is not None
+
+    @property
     def target(self) -> Target | None:
         """Returns the queue, topic or bus of AWS; None if the destination is an HTTP endpoint."""
         return target_of(self.url.get_secret_value())

@@ -122,7 +122,7 @@ class ProviderSettings(AccountProviderSettings):
         "the whole URL of the account `default`.",
     )
     gap_every: float = _setting(
-        600.0, "Seconds between two comparisons of Authorize.Net's history with the ledger.", ge=1, le=86_400
+        600.0, "Seconds between two comparisons of Authorize.Net's history with the ledger.", ge=1, le=3_600
     )
     gap_grace: float = _setting(
         900.0,

@@ -90,14 +90,17 @@ class Deliveries:
         rows = await self._database.all(queries.due_destinations, names=list(names))
         return {row["name"]: bool(row["held"]) for row in rows}
 
-    async def claim(self, destination: str, most: int, *, lease: float) -> list[Delivery]:
+    async def claim(self, destination: str, most: int, *, lease: float) -> list[Delivery] | None:
         """Takes up to `most` deliveries that are due, if the circuit lets them pass.
 
-        Nobody else takes them for `lease` seconds.
+        Nobody else takes them for `lease` seconds. Returns None if another statement held the circuit's row: claim again soon.
         """
         async with self._claiming:
             rows = await self._database.all(queries.claim_deliveries, destination=destination, most=most, lease=lease)
-        return [Delivery(*row) for row in rows]  # the columns have the fields' order
+        if rows[0]["busy"]:
+            return None
+        # The columns before `busy` have the fields' order. Without a delivery, they are empty.
+        return [Delivery(*tuple(row)[:-1]) for row in rows if row["event_id"] is not None]
 
     async def end(self, accepted: Sequence[tuple[UUID, str]]) -> list[float | None]:
         """Ends deliveries (event, destination) that the destination accepted. Returns for each the seconds since its receipt.

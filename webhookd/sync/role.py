@@ -121,7 +121,7 @@ class SyncRole:
                 self._database,
                 plan.access,
                 heal=plan.guardian == "heal",
-                healed=closer.close,
+                healed=lambda: closer.close(self._database.now().date()),
                 noted=partial(self._metrics.note_webhook, plan.access.account),
             )
             jobs.append(Job("guardian", plan.guardian_every, guardian.look))

@@ -14,6 +14,8 @@ import { operations } from "./operations.js";
 import { overview } from "./overview.js";
 import { errorState, heading } from "./parts.js";
 import { setPace, startPulse, stopPulse } from "./pulse.js";
+import { provider } from "./provider.js";
+import { providerPage } from "./provider-page.js";
 import { quarantine } from "./quarantine.js";
 import { quarantinePage } from "./quarantine-page.js";
 import { refused } from "./refused.js";
@@ -31,6 +33,7 @@ const VIEWS = {
   quarantine: [quarantine, quarantinePage],
   refused: [refused],
   destinations: [destinations, destinationPage],
+  provider: [provider, providerPage],
   operations: [operations, operationPage],
   replay: [replay],
   transactions: [null, null, transactionPage],

@@ -32,7 +32,7 @@ export async function destinationPage(context) {
   } = context;
   context.title(name);
   show(root, skeleton(8));
-  const page = { name, context, shown: "", tested: null };
+  const page = { name, context, shown: "", tested: null, open: new Set() };
   try {
     await refresh(page);
   } catch (error) {
@@ -43,12 +43,13 @@ export async function destinationPage(context) {
   every(REFRESH, () => refresh(page).catch(() => {}), signal);
 }
 
-async function refresh(page) {
+/** Builds the page anew if something has changed. `force`: also while a button is busy, as the button's own work does. */
+async function refresh(page, force = false) {
   const { context, name } = page;
   const found = await get(path(name), {}, context.signal);
   const text = JSON.stringify([found, page.tested]);
-  // Do not build an unchanged page again: a selection or the focus in the page would be lost.
-  if (text === page.shown) return;
+  // Do not build an unchanged page again: a selection or the focus in the page would be lost. A busy button stays, too.
+  if (text === page.shown || (!force && context.root.querySelector("[aria-busy=true]"))) return;
   page.shown = text;
   const focus = document.activeElement?.dataset?.key;
   show(context.root, build(found, page));
@@ -72,7 +73,7 @@ function build(found, page) {
     h(
       "div",
       { class: "columns" },
-      h("div", { class: "main-column" }, section("Deliveries that have not ended", deliveries(found.deliveries))),
+      h("div", { class: "main-column" }, section("Deliveries that have not ended", deliveries(found.deliveries, page))),
       h(
         "div",
         { class: "side-column" },
@@ -155,7 +156,7 @@ function buttons(found, page) {
       act(page, "drop-all", "Drop everything …", { sign: "discard" }, () =>
         ask(page, "drop", { all: true, unfinished: true }, {
           title: `Drop all ${plural(others + found.dead, "delivery", "deliveries")}?`,
-          text: "Also those that wait or are tried again. The destination never gets these events.",
+          text: "Also those that wait or are tried again. The destination never gets these events. A replay to it ends, too.",
           action: "Drop all",
           kind: "danger",
         }),
@@ -172,7 +173,7 @@ function act(page, key, label, options, work) {
 async function test(page) {
   const { context, name } = page;
   page.tested = await post(path(name, "test"), {}, context.signal);
-  await refresh(page);
+  await refresh(page, true);
 }
 
 function testResult({ accepted, status, error, seconds, answer }) {
@@ -214,7 +215,7 @@ async function ask(page, action, chosen, texts) {
 /** A removed destination with nothing left is gone: then goes back to the list. */
 async function refreshOrLeave(page) {
   try {
-    await refresh(page);
+    await refresh(page, true);
   } catch (error) {
     if (error.status !== 404) throw error;
     location.hash = href(["destinations"]);
@@ -253,9 +254,13 @@ function words(value) {
   return Array.isArray(value) ? value.join(", ") : String(value);
 }
 
-function deliveries(rows) {
+function deliveries(rows, page) {
   if (rows.length === 0) return h("p", { class: "faint" }, "Nothing is left to deliver.");
-  const body = h("tbody", {}, rows.map(deliveryRow));
+  const body = h(
+    "tbody",
+    {},
+    rows.map((row) => deliveryRow(row, page)),
+  );
   return h(
     "div",
     { class: "list" },
@@ -277,7 +282,7 @@ function deliveries(rows) {
   );
 }
 
-function deliveryRow(row) {
+function deliveryRow(row, page) {
   return h(
     "tr",
     {},
@@ -293,6 +298,20 @@ function deliveryRow(row) {
     ),
     h("td", { class: "figure", "data-label": "Attempts" }, row.attempts),
     h("td", { class: "cell-time", "data-label": row.status === "dead" ? "Died" : "Due" }, when(row.due)),
-    h("td", { class: "cell-error", title: row.last_answer ?? row.last_error }, row.last_error ?? ""),
+    h("td", { class: "cell-answer" }, row.last_error ?? "", row.last_answer && lastAnswer(row, page)),
+  );
+}
+
+/** Returns the last answer, folded away. An answer that was opened stays open when the page is built anew. */
+function lastAnswer({ event_id: id, event_type: type, last_answer: answer }, page) {
+  return h(
+    "details",
+    {
+      class: "more",
+      open: page.open.has(id),
+      ontoggle: ({ target }) => (target.open ? page.open.add(id) : page.open.delete(id)),
+    },
+    h("summary", { "data-key": `answer ${id}` }, "Last answer"),
+    h("pre", { class: "code wrap", tabindex: 0, "aria-label": `Last answer to ${shortType(type) || id}` }, answer),
   );
 }

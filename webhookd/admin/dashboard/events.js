@@ -4,14 +4,14 @@ import { get } from "./api.js";
 import { every, h, setText, show } from "./dom.js";
 import { eventTable } from "./event-table.js";
 import { entityWords } from "./event-words.js";
-import { TEXTS, field, filterForm, pick } from "./filters.js";
+import { TEXTS, field, filterForm, originField, pick } from "./filters.js";
 import { roughly } from "./format.js";
 import { href, timelineLink } from "./navigation.js";
 import { button, chip, emptyState, heading } from "./parts.js";
 import { pagedList } from "./pages.js";
 
 const MORE = [...TEXTS, ["notification_id", "Notification id"]];
-const NAMES = ["q", "status", "event_type", "received_from", "received_to", ...MORE.map(([name]) => name)];
+const NAMES = ["q", "status", "event_type", "received_from", "received_to", "origin", ...MORE.map(([name]) => name)];
 const REFRESH = 10; // seconds
 const STATUSES = ["received", "queued", "retrying", "processed", "dead"];
 
@@ -65,7 +65,10 @@ function filters(query, q, filter) {
       field("received_from", "Received from", query, { kind: "time" }),
       field("received_to", "to", query, { kind: "time" }),
     ],
-    more: MORE.map(([key, label, placeholder]) => ({ key, node: field(key, label, query, { placeholder }) })),
+    more: [
+      ...MORE.map(([key, label, placeholder]) => ({ key, node: field(key, label, query, { placeholder }) })),
+      { key: "origin", node: originField(query) },
+    ],
   });
 }
 

@@ -15,6 +15,13 @@ export const TEXTS = [
   ["merchant_reference", "Merchant reference"],
 ];
 
+const ORIGINS = [
+  ["", "anything"],
+  ["webhook", "a webhook"],
+  ["history", "a row of the provider's history"],
+  ["import", "an import"],
+];
+
 // Places whose filters are unfolded on a narrow screen: each change builds the form anew, and the form must stay open.
 const unfolded = new Set();
 
@@ -58,6 +65,10 @@ export function field(name, label, query, { kind = "text", choices = [], placeho
       ),
   }[kind]();
   return h("label", { class: `field field-${kind}`, for: id }, label, control);
+}
+
+export function originField(query) {
+  return field("origin", "Came as", query, { kind: "select", choices: ORIGINS });
 }
 
 function checks(name, label, choices, chosen) {

@@ -5,7 +5,7 @@ import { h } from "./dom.js";
 import { go } from "./navigation.js";
 import { button } from "./parts.js";
 
-const PLACES = { o: "", e: "events", d: "dead-letters", q: "quarantine", f: "refused", t: "destinations", p: "operations" };
+const PLACES = { o: "", e: "events", d: "dead-letters", q: "quarantine", f: "refused", t: "destinations", v: "provider", p: "operations" };
 const HELP = [
   ["/", "Search for an event"],
   ["g o", "Overview"],
@@ -14,6 +14,7 @@ const HELP = [
   ["g q", "Quarantine"],
   ["g f", "Refused webhooks"],
   ["g t", "Destinations"],
+  ["g v", "Provider"],
   ["g p", "Operations"],
   ["j  k", "Next and previous row"],
   ["Enter", "Open the row"],

@@ -27,6 +27,20 @@ const STATUSES = {
   failing: ["Failing", "warn", "bad"],
   paused: ["Paused", "clock", "warn"],
   removed: ["Removed", "cross", "plain"],
+  // The provider's side: webhooks, credentials and days.
+  ok: ["Sends", "check", "good"],
+  inactive: ["Inactive", "dead", "bad"],
+  missing: ["Missing", "dead", "bad"],
+  url: ["Another URL", "warn", "bad"],
+  event_types: ["Event types lost", "warn", "bad"],
+  doubled: ["Doubled", "warn", "warn"],
+  unknown: ["Not known", "question", "plain"],
+  good: ["Credentials accepted", "check", "good"],
+  refused: ["Credentials refused", "refused", "bad"],
+  whole: ["Whole", "check", "good"],
+  open: ["Open", "clock", "info"],
+  unreadable: ["Unreadable", "warn", "warn"],
+  "not known": ["Not known", "question", "warn"],
 };
 
 /** Returns a status with its word and its icon: the colour is never alone. */
@@ -37,6 +51,14 @@ export function chip(status, label) {
 
 export function statusTone(status) {
   return (STATUSES[status] ?? [])[2] ?? "plain";
+}
+
+export function statusWord(status) {
+  return (STATUSES[status] ?? [status])[0];
+}
+
+export function statusIcon(status) {
+  return (STATUSES[status] ?? [])[1] ?? "info";
 }
 
 /** Returns a time whose age stays current; the tooltip has both zones. */

@@ -5,8 +5,8 @@ import { get, isLeft } from "./api.js";
 const FAST = 5;
 const SLOW = 15;
 
-/** The last answers. `at`: the time of the figures. `problem`: why there are no newer figures. */
-export const pulse = { stats: null, health: null, at: null, problem: null, away: false, window: 3600 };
+/** The last answers; `accounts`: those of the provider. `at`: the time of the figures. `problem`: why there are no newer figures. */
+export const pulse = { stats: null, health: null, accounts: [], at: null, problem: null, away: false, window: 3600 };
 
 const listeners = new Set();
 let timer = null;
@@ -29,7 +29,7 @@ export function stopPulse() {
   running = false;
   clearTimeout(timer);
   asked?.abort();
-  Object.assign(pulse, { stats: null, health: null, at: null, problem: null, away: false });
+  Object.assign(pulse, { stats: null, health: null, accounts: [], at: null, problem: null, away: false });
 }
 
 /** Sets the pace. The overview fetches often and over its own window; other views need only the badges. */
@@ -47,11 +47,13 @@ export async function beat() {
   asked?.abort();
   asked = new AbortController();
   const { signal } = asked;
-  const [stats, health] = await Promise.allSettled([
+  const [stats, health, provider] = await Promise.allSettled([
     get("/webhooks/stats", { window: pulse.window }, signal),
     get("/webhooks/health", {}, signal),
+    get("/webhooks/provider/accounts", {}, signal),
   ]);
   if (signal.aborted || !running) return;
+  if (provider.status === "fulfilled") pulse.accounts = provider.value.accounts;
   take(stats, health);
   for (const listener of listeners) listener(pulse);
   timer = setTimeout(next, (fast ? FAST : SLOW) * 1000);

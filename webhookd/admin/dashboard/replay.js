@@ -3,7 +3,7 @@
 import { mayOperate, post } from "./api.js";
 import { bulkDialog } from "./bulk-dialog.js";
 import { h, show } from "./dom.js";
-import { TEXTS, field, readForm, typeList } from "./filters.js";
+import { TEXTS, field, originField, readForm, typeList } from "./filters.js";
 import { icon } from "./icons.js";
 import { go, href } from "./navigation.js";
 import { heading, lookOnlyNote, operateButton } from "./parts.js";
@@ -52,6 +52,7 @@ export function replay(context) {
       "div",
       { class: "filter-row" },
       TEXTS.map(([name, label, placeholder]) => field(name, label, query, { placeholder })),
+      originField(query),
     ),
     warning,
     h("h2", {}, "How"),

@@ -16,6 +16,7 @@ const PLACES = [
   ["quarantine", "Quarantine", "quarantine"],
   ["refused", "Refused", "refused"],
   ["destinations", "Destinations", "destinations"],
+  ["provider", "Provider", "provider"],
   ["operations", "Operations", "operations"],
 ];
 const SECTIONS = {
@@ -189,6 +190,7 @@ function tellState({ live, away, main, links }) {
     badge(links.get("quarantine"), now.quarantine, now.capped_at, "warn");
     const dead = now.destinations.reduce((sum, row) => sum + row.dead, 0);
     badge(links.get("destinations"), dead, now.capped_at, "bad");
+    badge(links.get("provider"), daysNotWhole(), now.capped_at, "warn");
   }
   const age = pulse.at ? (Date.now() - pulse.at) / 1000 : null;
   const broken = pulse.away || Boolean(pulse.problem);
@@ -207,6 +209,10 @@ function tellState({ live, away, main, links }) {
       (pulse.at ? `This page shows the state of ${clock(pulse.at)}. ` : "") +
       "Trying again every few seconds.",
   );
+}
+
+function daysNotWhole() {
+  return pulse.accounts.reduce((sum, row) => sum + (row.held ? row.days_not_whole : 0), 0);
 }
 
 function badge(link, value, cap, tone) {

@@ -1,6 +1,6 @@
 // The verdict in words: whether all is well, or what is wrong and where to look.
 
-import { count, duration, plural } from "./format.js";
+import { count, duration, localTime, named, plural } from "./format.js";
 import { href } from "./navigation.js";
 
 const LONG_WAIT = 120;
@@ -15,6 +15,13 @@ const WHAT_TO_DO = {
   redis: "/guide/runbook-storage#webhookdredisdown",
   sqs: "/guide/runbook-queue#webhookdsqsdown",
 };
+const WEBHOOKS = {
+  inactive: "is inactive, so Authorize.Net sends nothing",
+  missing: "is not registered, so Authorize.Net sends nothing",
+  url: "sends to another URL",
+  event_types: "has lost event types",
+  doubled: "is registered twice, so each event comes twice",
+};
 export const UNFINISHED = ["received", "queued", "retrying"];
 
 export function dependencyName(name) {
@@ -22,10 +29,16 @@ export function dependencyName(name) {
 }
 
 /** Returns a list of {tone, text, detail?, link?: {href, label}}, worst first; empty if all is well. */
-export function findProblems({ stats, health }) {
+export function findProblems({ stats, health, accounts }) {
   if (!stats) return dependencies(health);
-  const found = [deadEvents, deadDeliveries, oldest, quarantine].flatMap((look) => look(stats));
-  return [...dependencies(health), ...found];
+  const found = [deadEvents, failingDestinations, deadDeliveries, oldest, quarantine].flatMap((look) => look(stats));
+  // The state of an account that no replica asks for any more is old.
+  const provider = accounts.filter((row) => row.held).flatMap(providersSide);
+  return [...dependencies(health), ...found, ...provider].sort((one, other) => rank(one) - rank(other));
+}
+
+function rank({ tone }) {
+  return tone === "bad" ? 0 : 1;
 }
 
 function dependencies(health) {
@@ -56,6 +69,17 @@ function deadEvents({ now, totals, window }) {
       link: { href: href(["dead-letters"]), label: "See why" },
     },
   ];
+}
+
+function failingDestinations({ now }) {
+  return now.destinations
+    .filter((row) => row.opened_at)
+    .map(({ name, opened_at: openedAt, waiting, retrying }) => ({
+      tone: "bad",
+      text: `The destination ${name} fails, and gets only probes.`,
+      detail: `Since ${localTime(openedAt)}. Left to deliver: ${count(waiting + retrying, now.capped_at)}.`,
+      link: { href: href(["destinations", name]), label: "See why" },
+    }));
 }
 
 function deadDeliveries({ now }) {
@@ -94,4 +118,27 @@ function quarantine({ now }) {
       link: { href: href(["quarantine"]), label: "Look at them" },
     },
   ];
+}
+
+function providersSide({ account, webhook_state: state, credentials, days_not_whole: days }) {
+  const link = { href: href(["provider", account]), label: "See why" };
+  return [
+    named(WEBHOOKS, state) !== state && {
+      tone: state === "doubled" ? "warn" : "bad",
+      text: `The webhook of ${account} ${WEBHOOKS[state]}.`,
+      link,
+    },
+    credentials === "refused" && {
+      tone: "warn",
+      text: `Authorize.Net refuses the API credentials of ${account}.`,
+      detail: "Webhooks still come, and nobody knows whether some are missing.",
+      link,
+    },
+    days > 0 && {
+      tone: "warn",
+      text: days === 1 ? `1 day of ${account} is not whole.` : `${days} days of ${account} are not whole.`,
+      detail: "Events may be missing.",
+      link,
+    },
+  ].filter(Boolean);
 }

@@ -16,6 +16,7 @@ from webhookd.cli.operator.screen import counts, number_of, plain, say, tell_jso
 from webhookd.errors import SettingsError
 from webhookd.runtime.console import err
 
+_LEFT_OUT = "left out: "  # begins a reason why a replay leaves events alone
 _PAST = {"replay": "put back", "redrive": "redriven", "discard": "discarded"}
 
 
@@ -54,7 +55,7 @@ def act(
             _fail(count)
         if dry_run or not count["total"]:
             return
-        typer.confirm(f"{kind} {number_of(count['total'], 'event')}{_to(count)}?", abort=True, err=True)
+        typer.confirm(f"{kind} {number_of(count['total'], 'event')}{to(count)}?", abort=True, err=True)
         if "ids" not in body:
             # The operator did not agree to events that came after the count.
             chosen = dict(body.get("filter", {}))
@@ -109,7 +110,10 @@ def finish(operation: Json, *, as_json: bool) -> None:
         _tell_count(operation, dry_run=True)
     else:
         skipped = f", {operation['skipped']} skipped, since they had changed" if operation["skipped"] else ""
-        done = f"are on their way{_to(operation)}" if _to(operation) else _PAST.get(operation["kind"], "done")
+        sent = f"{'is on its' if operation['done'] == 1 else 'are on their'} way{to(operation)}"
+        done = sent if to(operation) else _PAST.get(operation["kind"], "done")
+        if left_out := {why: count for why, count in operation["reasons"].items() if why.startswith(_LEFT_OUT)}:
+            counts("reason", left_out)
         say(f"{number_of(operation['done'], 'event')} {done}{skipped}")
     if operation["state"] != "done":
         _fail(operation)
@@ -130,12 +134,12 @@ def _tell_count(operation: Json, *, dry_run: bool) -> None:
     counts("type", operation["event_types"])
     counts("reason", operation["reasons"])
     if dry_run:
-        change = "send" if _to(operation) else "change"
-        events = f"{number_of(operation['total'], 'event')}{_to(operation)}"
-        say(f"{plain(operation['kind'])} would {change} {events}; nothing was {'sent' if _to(operation) else 'changed'}")
+        change = "send" if to(operation) else "change"
+        events = f"{number_of(operation['total'], 'event')}{to(operation)}"
+        say(f"{plain(operation['kind'])} would {change} {events}; nothing was {'sent' if to(operation) else 'changed'}")
 
 
-def _to(operation: Json) -> str:
+def to(operation: Json) -> str:
     """Returns ` to shop` for a replay to the destination shop, and an empty text for other operations."""
     destination = operation["selection"].get("destination")
     return f" to {plain(destination)}" if destination else ""

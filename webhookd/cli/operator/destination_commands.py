@@ -131,6 +131,8 @@ def drop(
 ) -> None:
     """Drop dead deliveries: the destination never gets these events.
 
+    `--all --unfinished` also cancels a replay to the destination, which would make more deliveries.
+
     For example: `webhookd destinations drop shop --all --unfinished --yes --note 'the shop is closed'`.
     """
     chosen = _chosen(ids, every=every, note=note) | ({"unfinished": True} if unfinished else {})
@@ -149,6 +151,10 @@ def replay(
     name: Name,
     *,
     chosen: Json,
+    imported: Annotated[
+        bool,
+        typer.Option("--imported", help="Also choose history that `webhookd import` took, and that the destination never had."),
+    ] = False,
     limit: options.BulkLimit = None,
     rate: options.Rate = 20.0,
     dry_run: options.DryRun = False,
@@ -162,9 +168,10 @@ def replay(
     """Send stored events to a destination again, as an operation of the daemon. No handler runs.
 
     The command counts first and asks. The destination's settings still choose: an event that they do not ask for is left out.
-    So is an event whose body is no longer kept, or whose delivery is under way. Each request has the event's own `webhook-id`,
-    so a receiver that takes each id once ignores an event that it has. Ctrl-C leaves the operation to the daemon; `webhookd
-    operations` shows and cancels it. The other replay, `webhookd events replay`, runs handlers again.
+    So is an event whose body is no longer kept, whose delivery is under way, or that came as history by an import. Each request
+    has the event's own `webhook-id`, so a receiver that takes each id once ignores an event that it has. A destination has one
+    replay at a time. Ctrl-C leaves the operation to the daemon; `webhookd operations` shows and cancels it. The other replay,
+    `webhookd events replay`, runs handlers again.
 
     For example: `webhookd destinations replay shop --since 2h --event-type 'payment.*' --note 'the shop lost its database'`.
     """
@@ -175,6 +182,7 @@ def replay(
         )
     if not note and not dry_run:
         raise SettingsError("--note: give the reason, for the audit trail, or give --dry-run")
+    chosen |= {"imported": True} if imported else {}
     body: Json = {"filter": chosen, "reason": note or "dry run", "rate": rate, "limit": limit}
     flags = {"dry_run": dry_run, "yes": yes, "detach": detach, "as_json": as_json}
     bulk.act(url, folder, f"destinations/{name}", "replay", body, until="received_to", **flags)

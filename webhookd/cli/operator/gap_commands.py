@@ -1,4 +1,4 @@
-"""`webhookd gaps`: the days as the provider's history and the ledger show them, and orders to close gaps."""
+"""`webhookd gaps`: the result of each day's comparison with the provider's history, and orders to take what is missing."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from webhookd.deliver.destination import Destination, Payload
 from webhookd.deliver.sender import request_of
 from webhookd.deliver.signing import Message
 
-MOST = tail.MOST_PAGES * 200  # past events that `--since` can choose
+MOST = 4000  # past events that `--since` can choose
 
 
 @dataclass(slots=True, eq=False)
@@ -86,8 +86,8 @@ class Listener:
 
         Raises ApiError if the API is away at first, or refuses the token. Later, waits until the API is back.
         """
-        begin = {} if since is None else {"received_from": since}
-        async for row in tail.follow(self._api, 0 if since is None else MOST, **query, **begin):
+        last, most_pages = (0, tail.MOST_PAGES) if since is None else (MOST, None)
+        async for row in tail.follow(self._api, last, most_pages=most_pages, received_from=since, **query):
             body = _bytes(await self._body(row["id"]))
             if body is None or self._destination.takes(row["account"], row["event_type"], Payload(body)):
                 self._numbers += 1

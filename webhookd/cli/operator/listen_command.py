@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from webhookd.cli.operator.listen import Listener, Sent
     from webhookd.deliver.destination import Destination
 
+_REQUESTS = 100  # requests that wait, while the person goes on to press `r`
 HELP = (
     "Post events to a program on this machine, as a destination would, while you write the program.\n\n"
     "The command asks the admin API for new events every second, and posts each to `--to`. So your machine needs no tunnel "
@@ -89,19 +90,20 @@ async def _watch(listener: Listener, title: str, since: str | None, query: Json)
     from webhookd.cli.operator.listen_screen import Board, single_keys
 
     board = Board(f"events for {title}")
-    # One sender: an event that the person sends again waits for its turn.
-    jobs: asyncio.Queue[Sent] = asyncio.Queue(1)
+    # One sender: an event that the person sends again waits for its turn, and new events wait until nothing else waits.
+    jobs: asyncio.Queue[Sent] = asyncio.Queue(_REQUESTS)
     quit_ = asyncio.Event()
 
     async def take() -> None:
         async for sent in listener.events(since, **query):
+            await jobs.join()
             board.add(sent)
             await jobs.put(sent)
 
     async def send() -> None:
         while True:
-            sent = await jobs.get()
-            await listener.send(sent)
+            await listener.send(await jobs.get())
+            jobs.task_done()
 
     def press() -> None:
         for key in os.read(sys.stdin.fileno(), 32).decode(errors="ignore") or "q":  # the terminal is gone

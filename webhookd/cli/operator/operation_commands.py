@@ -36,7 +36,7 @@ def list_(limit: options.Limit = 20, url: options.Url = None, folder: Folder = F
         lines = (
             (
                 row["id"],
-                f"{row['kind']} (dry run)" if row["dry_run"] else row["kind"],
+                f"{row['kind']}{bulk.to(row)}{' (dry run)' if row['dry_run'] else ''}",
                 row["state"],
                 f"{row['done'] + row['skipped']} of {'?' if row['total'] is None else row['total']}",
                 instant(row["created_at"]),

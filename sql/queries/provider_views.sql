@@ -1,0 +1,52 @@
+-- What people see of the provider's side. All are short lists.
+
+-- name: list_provider_accounts(account)
+-- Returns the accounts that have, or had, credentials, or the one with this name. `held`: a replica asks the provider for the account, or
+-- did so within a minute, in which another one takes over. `days_not_whole` looks at the last 14 days, without today.
+SELECT
+    a.account, a.provider, a.held_until > now() - interval '1 minute' AS held, a.credentials, a.credentials_since, a.checked_at, a.gateway_id,
+    a.merchant_name, a.test_mode, a.features_off, a.compared_to, a.compared_at, a.webhook_id, a.webhook_state, a.webhook_since,
+    a.webhook_detail, a.webhook_seen_at, d.days_not_whole
+FROM webhookd.provider_accounts a
+CROSS JOIN LATERAL (
+    SELECT count(*)::integer AS days_not_whole
+    FROM webhookd.provider_days
+    WHERE account = a.account AND completeness NOT IN ('whole', 'open')
+        AND day < (now() AT TIME ZONE 'UTC')::date AND day >= (now() AT TIME ZONE 'UTC')::date - 14
+) d
+WHERE :account::text IS NULL OR a.account = :account
+ORDER BY a.account;
+
+-- name: list_provider_days(account, days)
+-- Returns the days of an account, the newest first, that began within the last `days`; today is one of them.
+SELECT day, completeness, listed, ours, recovered, missing, waiting, unreadable, unlisted, looks, looked_at
+FROM webhookd.provider_days
+WHERE account = :account AND day > (now() AT TIME ZONE 'UTC')::date - :days::integer
+ORDER BY day DESC;
+
+-- name: last_provider_days()
+-- Returns for each account the newest day that is over.
+SELECT DISTINCT ON (account)
+    account, day, completeness, listed, ours, recovered, missing, waiting, unreadable, unlisted, looks, looked_at
+FROM webhookd.provider_days
+WHERE day < (now() AT TIME ZONE 'UTC')::date AND day >= (now() AT TIME ZONE 'UTC')::date - 14
+ORDER BY account, day DESC;
+
+-- name: list_provider_calls(account, limit)
+-- Returns the last calls of the provider's API, the newest first.
+SELECT at, name, seconds, error FROM webhookd.provider_calls WHERE account = :account ORDER BY at DESC, id DESC LIMIT :limit;
+
+-- name: list_provider_changes(account, limit)
+-- Returns what webhookd changed at the provider, the newest first.
+SELECT at, actor, change, webhook_id, detail FROM webhookd.provider_changes
+WHERE account = :account ORDER BY at DESC, id DESC LIMIT :limit;
+
+-- name: list_provider_tests(account, limit)
+-- Returns the samples that pings brought, the newest first.
+SELECT received_at, notification_id, event_type, webhook_id, key_fingerprint FROM webhookd.provider_tests
+WHERE account = :account ORDER BY received_at DESC, id DESC LIMIT :limit;
+
+-- name: list_unreadable_notifications(account, limit)
+-- Returns the notifications of the history that cannot become events, the newest first.
+SELECT notification_id, reason, event_type, event_date, tries, last_at FROM webhookd.provider_notifications
+WHERE account = :account AND status = 'unreadable' ORDER BY first_at DESC, notification_id LIMIT :limit;

@@ -1,0 +1,49 @@
+"""The API shows what is known of the provider's side of each account."""
+
+from __future__ import annotations
+
+from tests.conftest import Start
+from tests.helpers.operator import ANN, Connection, Operator
+from tests.helpers.provider_rows import store_account, store_days, store_history
+
+
+async def test_the_accounts_are_listed_with_their_last_day(start: Start, connection: Connection) -> None:
+    ann = Operator((await start(admin_tokens=ANN)).admin_url)
+    assert await ann.get("provider/accounts") == (200, {"accounts": []})
+    await store_account(connection)
+    await store_account(connection, "eu", held_until="'-infinity'", webhook_state="'inactive'")
+    await store_days(connection)
+    status, found = await ann.get("provider/accounts")
+    assert status == 200
+    default, eu = found["accounts"]
+    assert (default["account"], default["held"], default["days_not_whole"]) == ("default", True, 3)
+    assert (default["last_day"]["completeness"], default["last_day"]["recovered"]) == ("whole", 3)
+    assert (eu["account"], eu["held"], eu["webhook_state"], eu["last_day"]) == ("eu", False, "inactive", None)
+
+
+async def test_one_account_is_shown_with_its_calls_changes_and_tests(start: Start, connection: Connection) -> None:
+    ann = Operator((await start(admin_tokens=ANN)).admin_url)
+    await store_account(connection)
+    await store_history(connection)
+    await store_history(connection, "eu")
+    status, found = await ann.get("provider/accounts/default")
+    assert status == 200
+    assert [call["name"] for call in found["calls"]] == ["webhooks", "notifications"]
+    assert [change["actor"] for change in found["changes"]] == ["guardian"]
+    assert [test["key_fingerprint"] for test in found["tests"]] == ["0123456789ab"]
+    assert [one["reason"] for one in found["unreadable"]] == ["the answer has no payload"]
+    assert (await ann.get("provider/accounts/nobody"))[0] == 404
+    assert (await ann.get("provider/accounts/No%20Body"))[0] == 422
+
+
+async def test_the_days_of_an_account_are_listed_back_to_a_day(start: Start, connection: Connection) -> None:
+    ann = Operator((await start(admin_tokens=ANN)).admin_url)
+    await store_account(connection)
+    await store_days(connection)
+    status, found = await ann.get("provider/accounts/default/days")
+    assert status == 200
+    assert [day["completeness"] for day in found["days"]] == ["open", "whole", "missing", "not known", "unreadable", "missing"]
+    assert found["days"][1]["day"] == str(await connection.fetchval("SELECT (now() AT TIME ZONE 'UTC')::date - 1"))
+    _, found = await ann.get("provider/accounts/default/days", days=2)
+    assert [day["listed"] for day in found["days"]] == [2, 4812]
+    assert (await ann.get("provider/accounts/default/days", days=0))[0] == 422
