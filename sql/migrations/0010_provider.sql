@@ -7,6 +7,7 @@ CREATE TABLE webhookd.provider_accounts (
     held_until        timestamptz NOT NULL DEFAULT '-infinity',
     provider          text,
     gateway_id        text,
+    gateway_since     timestamptz NOT NULL DEFAULT now(),
     merchant_name     text,
     test_mode         boolean,
     checked_at        timestamptz,
@@ -17,6 +18,7 @@ CREATE TABLE webhookd.provider_accounts (
     compared_from     timestamptz NOT NULL DEFAULT now(),
     compared_to       date,
     compared_at       timestamptz,
+    our_webhooks      text[]      NOT NULL DEFAULT '{}',
     webhook_id        text,
     webhook_state     text        NOT NULL DEFAULT 'unknown',
     webhook_since     timestamptz NOT NULL DEFAULT now(),
@@ -32,6 +34,8 @@ COMMENT ON COLUMN webhookd.provider_accounts.compared_from IS
 COMMENT ON COLUMN webhookd.provider_accounts.compared_to IS
     'The newest day of an unbroken sequence of days whose history is compared with the ledger and needs no further look.';
 COMMENT ON COLUMN webhookd.provider_accounts.compared_at IS 'When a comparison of the history with the ledger last ended.';
+COMMENT ON COLUMN webhookd.provider_accounts.our_webhooks IS
+    'The ids of all webhooks that were found to be webhookd''s own, also former ones. Only their notifications are taken.';
 COMMENT ON COLUMN webhookd.provider_accounts.webhook_state IS
     'What the guardian last found: ok, inactive, missing, url, event_types, doubled, or unknown.';
 COMMENT ON COLUMN webhookd.provider_accounts.webhook_since IS 'Since when webhook_state is what it is.';
@@ -144,8 +148,3 @@ CREATE TABLE webhookd.provider_changes (
     detail     text
 );
 CREATE INDEX provider_changes_by_account ON webhookd.provider_changes (account, at);
-
--- Operations of the kind `gaps`: the holder of the account takes what is missing from the history. held_until is infinite, so that no
--- release of webhookd takes such an operation for one on events.
-ALTER TABLE webhookd.operations DROP CONSTRAINT operations_kind_check;
-ALTER TABLE webhookd.operations ADD CONSTRAINT operations_kind_check CHECK (kind IN ('replay', 'redrive', 'discard', 'gaps'));

@@ -93,7 +93,7 @@ WHERE (k.account, k.event_type, k.entity_name, k.key_fingerprint)
 -- name: find_duplicates(accounts, notification_ids, notification_keys, content_keys, body_hashes)
 -- Finds the event that each notification repeats, for notifications that insert_events did not take. `layer` is 'notification_id' or
 -- 'content'. `same_body` distinguishes a repetition from another body under the same id. An event that was taken from the
--- provider's history has other bytes than its webhook; that is no other body. The first repetition by content leaves its
+-- provider's history, or an alias from there (with the nil hash), has other bytes than its webhook; that is no other body. The first repetition by content leaves its
 -- notification id as an alias of the event. Aliases are inserted in the order of their keys, so that two such statements cannot deadlock.
 WITH incoming AS MATERIALIZED (
     SELECT *
@@ -107,6 +107,7 @@ WITH incoming AS MATERIALIZED (
         same.id IS NULL AND alias.event_id IS NULL AND content.id IS NOT NULL AS new_alias,
         CASE WHEN same.id IS NULL THEN 'content' ELSE 'notification_id' END AS layer,
         coalesce(same.body_hash, alias.body_hash, i.body_hash) = i.body_hash
+            OR alias.body_hash = '00000000-0000-0000-0000-000000000000'
             OR EXISTS (SELECT FROM webhookd.kinds WHERE id = same.kind AND key_fingerprint = 'history') AS same_body
     FROM incoming i
     LEFT JOIN LATERAL (

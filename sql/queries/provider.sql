@@ -19,11 +19,27 @@ SET credentials = :state,
     checked_at = CASE WHEN :state = 'good' THEN now() ELSE checked_at END
 WHERE account = :account;
 
--- name: set_provider_merchant(account, gateway_id, merchant_name, test_mode, features_off)!
--- Records whose account the credentials are for, and the parts of the API that the account may not use.
+-- name: set_provider_merchant(account, gateway_id, merchant_name, test_mode, features_off)$
+-- Records whose account the credentials are for, and the parts of the API that the account may not use. Returns true if the credentials are
+-- for another account of the provider than before. Then the comparison begins anew: the webhooks of before are not ours here, older
+-- notifications are not webhookd's business, and the days that were compared with the other account's history are not known.
+WITH moved AS MATERIALIZED (
+    SELECT gateway_since FROM webhookd.provider_accounts WHERE account = :account AND gateway_id <> :gateway_id FOR UPDATE
+), days AS (
+    UPDATE webhookd.provider_days AS d
+    SET completeness = 'not known', most = 0, looks = 0, looked_at = NULL, since = now()
+    FROM moved
+    WHERE d.account = :account AND d.day >= (moved.gateway_since AT TIME ZONE 'UTC')::date
+)
 UPDATE webhookd.provider_accounts
-SET gateway_id = :gateway_id, merchant_name = :merchant_name, test_mode = :test_mode, features_off = :features_off::text[]
-WHERE account = :account;
+SET gateway_id = coalesce(:gateway_id, gateway_id), merchant_name = :merchant_name, test_mode = :test_mode,
+    features_off = :features_off::text[],
+    gateway_since = CASE WHEN EXISTS (SELECT FROM moved) THEN now() ELSE gateway_since END,
+    compared_from = CASE WHEN EXISTS (SELECT FROM moved) THEN now() ELSE compared_from END,
+    compared_to = CASE WHEN EXISTS (SELECT FROM moved) THEN NULL ELSE compared_to END,
+    our_webhooks = CASE WHEN EXISTS (SELECT FROM moved) THEN '{}' ELSE our_webhooks END
+WHERE account = :account
+RETURNING EXISTS (SELECT FROM moved);
 
 -- name: add_provider_calls(ids, accounts, ats, names, seconds, errors)!
 -- Keeps calls for people to look at.
@@ -34,11 +50,13 @@ SELECT * FROM unnest(
 
 -- name: provider_bounds(account)^
 -- Returns how far the comparison has come.
-SELECT compared_from, compared_to, coalesce(compared_at, credentials_since) AS compared_at FROM webhookd.provider_accounts WHERE account = :account;
+SELECT compared_from, compared_to, coalesce(compared_at, credentials_since) AS compared_at, our_webhooks FROM webhookd.provider_accounts WHERE account = :account;
 
 -- name: provider_days(account, first, last)
 -- Returns the results of the last comparisons, the oldest day first.
-SELECT * FROM webhookd.provider_days WHERE account = :account AND day BETWEEN :first::date AND :last::date ORDER BY day;
+SELECT day, completeness, listed, ours, recovered, missing, waiting, unreadable, unlisted, most, looks, looked_at
+FROM webhookd.provider_days
+WHERE account = :account AND day BETWEEN :first::date AND :last::date ORDER BY day;
 
 -- name: known_notifications(notification_keys)
 -- Returns those of the notifications that are in the ledger, under their own id or as an alias, by their position in the array.
@@ -68,10 +86,10 @@ LEFT JOIN (
     WHERE k.account = :account AND l.event_date >= :since::timestamptz
 ) AS f ON true;
 
--- name: bodies_of_webhooks(account, looked, limit)
--- Returns the newest bodies that a Signature Key of the account verified, among the last `looked` events.
+-- name: bodies_of_webhooks(account, seconds, looked, limit)
+-- Returns the newest bodies that a Signature Key of the account verified, among the last `looked` events of the last `seconds`.
 SELECT b.body
-FROM (SELECT id, kind FROM webhookd.ledger ORDER BY id DESC LIMIT :looked) AS l
+FROM (SELECT id, kind FROM webhookd.ledger WHERE id >= webhookd.id_before(:seconds) ORDER BY id DESC LIMIT :looked) AS l
 JOIN webhookd.kinds k ON k.id = l.kind
 CROSS JOIN LATERAL (SELECT body FROM webhookd.bodies WHERE event_id = l.id OFFSET 0) AS b
 WHERE k.account = :account AND k.key_fingerprint NOT IN ('', 'history')
@@ -97,7 +115,8 @@ FROM unnest(
 ) AS i (notification_id, status, reason, event_type, event_date)
 ORDER BY i.notification_id
 ON CONFLICT (account, notification_id) DO UPDATE
-SET status = excluded.status, reason = excluded.reason, tries = n.tries + 1, last_at = now();
+SET status = excluded.status, reason = excluded.reason, event_date = coalesce(excluded.event_date, n.event_date), tries = n.tries + 1,
+    last_at = now();
 
 -- name: forget_provider_notifications(account, notification_ids)!
 -- Removes the reasons of notifications that are in the ledger now.
@@ -152,13 +171,15 @@ SELECT
         WHERE day < (now() AT TIME ZONE 'UTC')::date AND completeness IN ('missing', 'unreadable', 'not known')
     ) AS days_not_whole
 FROM webhookd.provider_days
-WHERE account = :account AND day > (now() AT TIME ZONE 'UTC')::date - 15;
+WHERE account = :account AND day BETWEEN (now() AT TIME ZONE 'UTC')::date - 14 AND (now() AT TIME ZONE 'UTC')::date;
 
 -- name: order_gaps(id, account, since, actor, reason)^
 -- Stores an operator's order to take from the history what is missing since a day.
+-- An order is a row of operations, so that it is listed, followed and cancelled as one. `gaps` in the selection distinguishes it from a
+-- replay of events. held_until is infinite, so that no release of webhookd takes it for one.
 INSERT INTO webhookd.operations (id, kind, dry_run, actor, reason, selection, rate, held_until)
 VALUES (
-    :id, 'gaps', false, :actor, :reason, jsonb_build_object('account', :account::text, 'since', :since::date), 0, 'infinity'
+    :id, 'replay', false, :actor, :reason, jsonb_build_object('gaps', true, 'account', :account::text, 'since', :since::date), 0, 'infinity'
 )
 RETURNING *;
 
@@ -166,14 +187,14 @@ RETURNING *;
 -- Returns the oldest order of an account that has not ended.
 SELECT id, (selection->>'since')::date AS since, done
 FROM webhookd.operations
-WHERE finished_at IS NULL AND kind = 'gaps' AND selection->>'account' = :account
+WHERE finished_at IS NULL AND selection->>'gaps' = 'true' AND selection->>'account' = :account
 ORDER BY created_at
 LIMIT 1;
 
--- name: advance_gaps(id, total, done, taken, held_by, ended)$
+-- name: advance_gaps(id, total, done, taken, held_by, error, ended)$
 -- Records how far an order has come: its days, and the notifications that were taken. Returns no row if the order was cancelled.
 UPDATE webhookd.operations
-SET state = CASE WHEN :ended::boolean THEN 'done' ELSE 'working' END, total = :total, done = :done, held_by = :held_by,
+SET state = CASE WHEN NOT :ended::boolean THEN 'working' WHEN :error::text IS NULL THEN 'done' ELSE 'failed' END, error = :error, total = :total, done = :done, held_by = :held_by,
     reasons = jsonb_build_object('recovered', coalesce((reasons->>'recovered')::bigint, 0) + :taken::bigint),
     updated_at = now(), finished_at = CASE WHEN :ended::boolean THEN now() END
 WHERE id = :id AND finished_at IS NULL
@@ -202,3 +223,38 @@ DELETE FROM webhookd.provider_calls
 WHERE account = :account AND at < (
     SELECT at FROM webhookd.provider_calls WHERE account = :account ORDER BY at DESC OFFSET 199 LIMIT 1
 );
+
+-- name: note_our_webhooks(account, webhooks)!
+-- Adds webhooks to those that are webhookd's own.
+UPDATE webhookd.provider_accounts
+SET our_webhooks = ARRAY(SELECT DISTINCT w FROM unnest(our_webhooks || :webhooks::text[]) AS w ORDER BY w)
+WHERE account = :account;
+
+-- name: notifications_elsewhere(lows, highs, account)
+-- Returns those of the notifications that are events of another account, by their position in the arrays: after an account got another
+-- name, its notifications must not be taken once more. `lows` and `highs` are the bounds of each notification's keys in all accounts.
+SELECT i.position, k.account
+FROM unnest(:lows::uuid[], :highs::uuid[]) WITH ORDINALITY AS i (low, high, position)
+CROSS JOIN LATERAL (
+    SELECT kind FROM webhookd.ledger WHERE notification_key BETWEEN i.low AND i.high OFFSET 0
+) AS l
+JOIN webhookd.kinds k ON k.id = l.kind
+WHERE k.account <> :account;
+
+-- name: twin_of_notification(account, event_type, entity_id, event_date, notification_key)$
+-- Returns the event that another notification brought for the same: through another webhook, with the same type, entity and eventDate. The
+-- history has at most three decimals of the date.
+SELECT l.id
+FROM webhookd.ledger l
+JOIN webhookd.kinds k ON k.id = l.kind
+WHERE l.entity_id = :entity_id AND k.account = :account AND k.event_type = :event_type AND l.notification_key <> :notification_key::uuid
+    AND l.event_date BETWEEN :event_date::timestamptz - interval '2 milliseconds' AND :event_date::timestamptz + interval '2 milliseconds'
+ORDER BY l.id
+LIMIT 1;
+
+-- name: add_alias(notification_key, event_id, account, notification_id)!
+-- Makes a notification of the history an alias of the event that a twin brought. The nil hash stands for a body that is not known: the
+-- late webhook of the notification is no other body.
+INSERT INTO webhookd.notification_aliases (notification_key, event_id, body_hash, account, notification_id)
+VALUES (:notification_key::uuid, :event_id, '00000000-0000-0000-0000-000000000000', :account, :notification_id)
+ON CONFLICT DO NOTHING;

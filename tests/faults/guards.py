@@ -75,6 +75,11 @@ _PROVIDER_WRONG = "tests/contract/test_provider_wrong.py::"
 _PROVIDER_REFUSALS = "tests/integration/test_provider_refusals.py::"
 _PROVIDER_CALLS = "tests/unit/test_provider_calls.py::"
 _GAPS = "tests/unit/test_gaps.py::"
+_PROVIDER_FAULTS = "tests/faults/test_provider.py::"
+_SEEDS = (
+    "tests/faults/test_provider_seeds.py::"
+    "test_in_the_end_every_notification_is_in_the_ledger_once_and_processed_once_and_the_days_say_so"
+)
 _SIMULATOR = "tests/contract/test_simulator.py::"
 _HISTORY = "tests/unit/test_history.py::"
 _PROVIDER_SETTINGS = "tests/unit/test_provider_settings.py::"
@@ -197,6 +202,48 @@ GUARDS = (
         "if not await self._records.may_heal(webhook.id):",
         "if False:",
         _REGISTRATION + "test_the_guardian_leaves_alone_what_is_missing_or_inactive_on_purpose",
+    ),
+    Guard(
+        "whatever the provider does, a notification for another webhook of the account is no event",
+        "webhookd/sync/takeover.py",
+        "if found.webhook_id is not None and found.webhook_id not in ours.ids:",
+        "if False:",
+        _SEEDS + "[0-9]",
+    ),
+    Guard(
+        "a late webhook of an event that was taken from the history is no mismatch",
+        "sql/queries/events.sql",
+        "OR EXISTS (SELECT FROM webhookd.kinds WHERE id = same.kind AND key_fingerprint = 'history') AS same_body",
+        "AS same_body",
+        _PROVIDER_FAULTS + "test_webhooks_that_come_while_the_gap_closer_takes_the_same_notifications[0]",
+    ),
+    Guard(
+        "after kill -9, a recovery fetches nothing again that was committed",
+        "webhookd/sync/takeover.py",
+        "_BATCH = 20 ",
+        "_BATCH = 1_000_000 ",
+        _PROVIDER_FAULTS + "test_a_recovery_goes_on_where_it_was_after_kill_9_at_another_replica_within_a_minute",
+    ),
+    Guard(
+        "within a minute of kill -9, another replica asks the provider",
+        "webhookd/sync/role.py",
+        "_LEASE = 45.0 ",
+        "_LEASE = 120.0 ",
+        _PROVIDER_FAULTS + "test_a_recovery_goes_on_where_it_was_after_kill_9_at_another_replica_within_a_minute",
+    ),
+    Guard(
+        "a recovery of many notifications stays within the token bucket",
+        "webhookd/authorizenet/api/limits.py",
+        "return max(0.0, at - (BURST - 1) * self._seconds - now)",
+        "return 0.0",
+        _PROVIDER_FAULTS + "test_a_recovery_goes_on_where_it_was_after_kill_9_at_another_replica_within_a_minute",
+    ),
+    Guard(
+        "a quiet account costs at most 20 calls in an hour",
+        "webhookd/sync/gap_closer.py",
+        "thorough=look.thorough)",
+        "thorough=True)",
+        "tests/integration/test_call_budget.py::test_a_quiet_account_costs_at_most_20_calls_in_each_hour",
     ),
     Guard(
         "no day is called whole if the provider's list lacks what came, or what it had before",

@@ -13,7 +13,7 @@ import pytest
 
 from tests.conftest import Start
 from tests.helpers.provider_story import Story, keys_of, name_of
-from tests.helpers.wait import until
+from tests.helpers.wait import until_ended
 from webhookd.event import Event
 from webhookd.process.handlers import Registry
 
@@ -42,10 +42,10 @@ def registry() -> Registry:
 async def processed(connection: asyncpg.Connection[asyncpg.Record], account: str) -> Mapping[str, int]:
     """Returns how often each event of an account was processed, when none waits."""
 
-    async def done() -> bool:
-        return not await connection.fetchval(_UNDONE, account)
+    async def left() -> int:
+        return int(await connection.fetchval(_UNDONE, account))
 
-    await until(done, "all events are processed", deadline=60)
+    await until_ended(left, "all events are processed", patience=60, every=0.02)
     return {row["notification_id"]: row["times"] for row in await connection.fetch(_EFFECTS, account)}
 
 

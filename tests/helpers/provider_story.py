@@ -15,9 +15,11 @@ import asyncpg
 from pydantic import SecretStr
 
 from webhookd.authorizenet.api.client import ProviderClient
-from webhookd.authorizenet.api.errors import ProviderError
+from webhookd.authorizenet.api.errors import ProviderError, ProviderUnavailableError
+from webhookd.authorizenet.api.results import PastNotification
 from webhookd.authorizenet.notification import EVENT_TYPES
 from webhookd.daemon import Daemon
+from webhookd.errors import UnavailableError
 from webhookd.simulate import Clock, Faults, Notification, Simulator
 from webhookd.simulate.books import Account
 from webhookd.simulate.books import account as account_of
@@ -72,6 +74,18 @@ class _Provider(Simulator):
         return [] if self.quiet else super().make(*given, **named)
 
 
+class _Client(ProviderClient):
+    """The client of a story."""
+
+    story: Story
+
+    async def notification(self, identifier: str) -> PastNotification:
+        """Returns a notification, unless the provider does not show any."""
+        if self.story.hides_details:
+            raise ProviderUnavailableError("notification: not now")
+        return await super().notification(identifier)
+
+
 class Story:
     """The story of one seed. `run` lets it happen, and checks after each look that no day is called whole too early.
 
@@ -95,6 +109,7 @@ class Story:
         )
         self._bad = dice.choice((0.0, 0.1, 0.5))  # fraction of the requests that the receiver does not answer as it should
         self._outage = (self._began, self._began)  # of the receiver
+        self.hides_details = False
         self._known: dict[str, bool] = {}  # id → whether the event came from the history
         self._own: Account = self.simulator.account(self.account)
         self._aged = self._began
@@ -134,8 +149,8 @@ class Story:
         every = dice.choice((1, 2, 4)) * _HOUR
         plan: list[tuple[float, str]] = [(dice.uniform(0, days), "event") for _ in range(count)]
         plan += [(number * every, "look") for number in range(int(days / every) + 1)]
-        for happening in ("receiver", "signature key", "transaction key", "deactivated", "provider"):
-            if dice.random() < 0.25:
+        for happening in ("receiver", "signature key", "transaction key", "deactivated", "provider", "details"):
+            if dice.random() < 0.3:
                 begins = dice.uniform(0, days)
                 plan += [(begins, f"{happening} bad"), (begins + dice.choice((0.2, 3, 30)) * _HOUR, f"{happening} good")]
         for seconds, happening in sorted(plan):
@@ -168,6 +183,8 @@ class Story:
                 webhook.status = "inactive"
             case "deactivated good":
                 webhook.status = "active"
+            case "details bad" | "details good":  # the provider lists notifications, and does not show them
+                self.hides_details = happening == "details bad"
             case "provider bad":
                 await self._use(dataclasses.replace(self.simulator.access(self.account), url=_NOWHERE))
             case _:  # new credentials, or the provider is back
@@ -217,7 +234,8 @@ class Story:
             return self.clock.now().timestamp()
 
         daemon = self._daemon
-        client = await self._stack.enter_async_context(ProviderClient(access, now=seconds, sleep=self._sleep))
+        client = await self._stack.enter_async_context(_Client(access, now=seconds, sleep=self._sleep))
+        client.story = self
         gaps = ProviderGaps(daemon.database, self.account)
         limits = Limits(daemon.settings.max_body_bytes, timedelta(seconds=daemon.settings.event_retention))
         takeover = Takeover(access, client, gaps, daemon.receipts, limits, daemon.metrics.provider)
@@ -242,8 +260,8 @@ class Story:
         try:
             while await closer.close():
                 pass
-        except ProviderError as error:
-            self._note(f"the look failed: {error.code}")
+        except (ProviderError, UnavailableError) as error:  # PostgreSQL may be slow on a busy machine
+            self._note(f"the look failed: {type(error).__name__}")
 
     async def _settle(self, hours: tuple[float, ...] = (0.2, 0.7, 1.1)) -> None:
         """Looks until all days are settled. hours: the hours between two looks, by chance."""

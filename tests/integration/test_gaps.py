@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
+from json import loads
 from typing import Any, TypeAlias
 
 import asyncpg
 import pytest
+from aiohttp import web
 
 from tests.conftest import Start
 from tests.helpers.admin_api import ran
 from tests.helpers.operator import ANN, Operator
 from tests.helpers.receivers import receiving
 from tests.helpers.wait import until
+from webhookd.authorizenet.api.client import clients_of
 from webhookd.daemon import Daemon
 from webhookd.event import Event
 from webhookd.process.handlers import Registry
@@ -387,3 +391,206 @@ async def test_a_quiet_account_costs_at_most_twenty_calls_an_hour(shop: Shop, pr
     await until(six, "six comparisons", deadline=60)
     calls = sum("notifications" in call.name for call in provider.calls) - before
     assert calls <= len(passes) + 1
+
+
+async def quiet(seconds: float = 3.0) -> None:
+    """Waits for some comparisons: what must not happen could happen in each."""
+    await asyncio.sleep(seconds)
+
+
+def bytes_of(answer: web.Response) -> bytes:
+    assert isinstance(answer.body, bytes)
+    return answer.body
+
+
+def spoil(provider: Simulator, monkeypatch: pytest.MonkeyPatch, change: Callable[[web.Request, Any], Any]) -> None:
+    """Lets `change` replace answers of the REST API."""
+    real = provider._rest.answer
+
+    async def answer(request: web.Request) -> Any:
+        account, got = await real(request)
+        return account, change(request, got) or got
+
+    monkeypatch.setattr(provider._rest, "answer", answer)
+
+
+async def test_two_webhooks_of_ours_bring_each_event_once_whatever_comes_and_whatever_is_recovered(
+    shop: Shop, provider: Simulator
+) -> None:
+    daemon = await shop.open()
+    first = shop.webhook
+    assert first is not None
+    second = provider.register(first.url)
+    for _ in range(3):
+        provider.make()
+    await until(lambda: _equals(shop.processed(), 3), "three events came, each twice", deadline=30)
+    both = provider.make(REFUND, withheld=True)  # lost by both
+    await until(lambda: _equals(shop.processed(), 4), "the refund is recovered", deadline=30)
+    first.status = "inactive"
+    provider.make(REFUND)  # the second one delivers, and the first one's notification stands in the history as failed
+    await until(lambda: _equals(shop.processed(), 5), "the second refund came", deadline=30)
+    await shop.until_whole(listed=10, ours=10, missing=0)
+    await quiet()
+    late = next(one for one in both if one.webhook_id == second.id)
+    assert await provider._deliverer.ping(provider.account(), second, late)
+    await quiet(1.0)
+    assert len(shop.events) == len({event.payload["id"] for event in shop.events}) == 5
+    assert daemon.metrics.registry.get_sample_value("webhookd_body_mismatches_total", {"account": "default"}) == 0
+
+
+@pytest.mark.parametrize("kind", ["500", "latin-1", "403", "404 as HTML", "hostile id"])
+async def test_one_notification_that_cannot_be_fetched_keeps_back_no_others(
+    shop: Shop, provider: Simulator, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr("webhookd.authorizenet.api.limits._BASE", 0.1)
+    monkeypatch.setattr("webhookd.authorizenet.api.limits._CAP", 0.3)
+    monkeypatch.setattr("webhookd.authorizenet.api.refusals.CREDENTIALS_AGAIN", 1.0)
+    monkeypatch.setattr("webhookd.store.provider_refusals.CREDENTIALS_AGAIN", 1.0)
+    monkeypatch.setattr("webhookd.sync.role.clients_of", partial(clients_of, patience=1.0))
+    poison: list[Notification] = []
+
+    def change(request: web.Request, got: web.Response) -> web.Response | None:
+        if kind == "hostile id" and poison and request.path.endswith("/notifications"):
+            return web.Response(body=bytes_of(got).replace(poison[0].id.encode(), b"0f/x_1"), content_type="application/json")
+        if not poison or not request.path.endswith(poison[0].id):
+            return None
+        if kind == "500":
+            return web.Response(status=500, text="<html>oops</html>")
+        if kind == "403":
+            return json({"status": 403, "reason": "FORBIDDEN", "message": "no", "correlationId": "1"}, 403)
+        if kind == "404 as HTML":
+            return web.Response(status=404, text="<html>Not Found</html>")
+        spoiled = bytes_of(got).replace(b'"payload"', b'"x":"caf\xe9","payload"')
+        return web.Response(body=spoiled, content_type="application/json")
+
+    spoil(provider, monkeypatch, change)
+    await shop.open(webhook_guardian="off")
+    provider.make()
+    await until(shop.processed, "an event came as a webhook")
+    poison.append(made(provider.make(REFUND, withheld=True)))
+    lost = {made(provider.make(REFUND, withheld=True)).id for _ in range(5)}
+
+    async def recovered() -> bool:
+        return lost <= set(await shop.ids())
+
+    await until(recovered, "all others are recovered", deadline=90)
+    await shop.until_whole(unreadable=0 if kind == "latin-1" and poison[0].id in await shop.ids() else 1, missing=0)
+
+
+async def test_a_notification_without_a_date_from_before_the_credentials_is_not_taken(
+    shop: Shop, provider: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def change(request: web.Request, got: web.Response) -> web.Response | None:
+        if request.method != "GET" or "/notifications" not in request.path or got.status != 200:
+            return None
+        body = loads(bytes_of(got))
+        for row in body.get("notifications", [body]):
+            row["eventDate"] = "12/01/2026 02:44:00 AM"
+        return json(body)
+
+    shop.webhook = provider.register(OTHER_URL)
+    provider.make(REFUND, withheld=True)
+    spoil(provider, monkeypatch, change)
+    await shop.open(public_url=OTHER_URL)
+    noted = "SELECT reason FROM webhookd.provider_notifications WHERE status = 'unreadable'"
+    assert "has a date that can be read" in await until(lambda: shop.connection.fetchval(noted), "it is noted", deadline=30)
+    await quiet()
+    assert await shop.ids() == []
+
+
+async def test_an_order_waits_with_the_reason_while_no_webhook_is_known_as_ours(shop: Shop, provider: Simulator) -> None:
+    provider.register(OTHER_URL)
+    daemon = await shop.open(admin_tokens=ANN)
+    provider.make(withheld=True)
+    operator = Operator(daemon.admin_url)
+    today = datetime.now(UTC).date().isoformat()
+    order = await operator.order("provider/accounts/default/close-gaps", since=today)
+
+    async def waits() -> bool:
+        return "set WEBHOOKD_PUBLIC_URL" in ((await operator.operation(order))["held_by"] or "")
+
+    await until(waits, "the order waits", deadline=30)
+    assert (await operator.operation(order))["state"] == "working"
+
+
+async def test_an_order_that_the_provider_rejects_fails_with_the_reason(
+    shop: Shop, provider: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def change(request: web.Request, got: web.Response) -> web.Response | None:
+        if request.path.endswith("/notifications") and request.query["from_date"] < "2026-11-01":
+            return json({"status": 400, "reason": "INVALID_DATA", "message": "from_date is too old", "correlationId": "1"}, 400)
+        return None
+
+    spoil(provider, monkeypatch, change)
+    daemon = await shop.open(admin_tokens=ANN)
+    operator = Operator(daemon.admin_url)
+    order = await operator.order("provider/accounts/default/close-gaps", since="2026-01-01")
+    ended = await operator.ended(order, deadline=60)
+    assert ended["state"] == "failed"
+    assert "from_date is too old" in ended["error"]
+    assert sum(call.status == 400 for call in provider.calls) == 1
+
+
+async def test_an_order_takes_what_was_foreign_by_a_wrong_public_url(shop: Shop, provider: Simulator) -> None:
+    daemon = await shop.open(public_url="http://127.0.0.1:9/wrong", webhook_guardian="off")
+    provider.make()
+    await until(shop.processed, "an event came as a webhook")
+    assert shop.webhook is not None
+    del provider.account().webhooks[shop.webhook.id]
+    provider.register(OTHER_URL)  # ours, registered anew at an address that does not work yet
+    lost = made(provider.make(REFUND, withheld=True))
+    noted = "SELECT status FROM webhookd.provider_notifications"
+    await until(lambda: _equals(shop.connection.fetchval(noted), "foreign"), "it is foreign", deadline=30)
+    await daemon.stop()
+    again = await shop.open(public_url=OTHER_URL, admin_tokens=ANN, webhook_guardian="off")
+    operator = Operator(again.admin_url)
+    today = datetime.now(UTC).date().isoformat()
+    ended = await operator.ended(await operator.order("provider/accounts/default/close-gaps", since=today), deadline=60)
+    assert (ended["state"], ended["reasons"]) == ("done", {"recovered": 1})
+    assert lost.id in await shop.ids()
+
+
+async def test_the_events_of_an_account_that_got_another_name_are_not_taken_again(shop: Shop, provider: Simulator) -> None:
+    daemon = await shop.open()
+    for _ in range(3):
+        provider.make()
+    await until(lambda: _equals(shop.processed(), 3), "three events came")
+    await daemon.stop()
+    assert shop.webhook is not None
+    own = provider.account()
+    renamed = {
+        "signature_keys": own.signature_key,
+        "api_login_id": own.login_id,
+        "transaction_key": own.transaction_key,
+        "provider": provider.url,
+        "public_url": shop.webhook.url,
+    }
+    again = await shop.open(
+        signature_keys=(), api_login_id=None, transaction_key=(), accounts={"shop": renamed}, admin_tokens=ANN
+    )
+    accounts = "SELECT count(*) FROM webhookd.provider_accounts WHERE account = 'shop'"
+    await until(lambda: shop.connection.fetchval(accounts), "the account has its new name", deadline=30)
+    operator = Operator(again.admin_url)
+    since = (datetime.now(UTC) - timedelta(days=1)).date().isoformat()
+    ended = await operator.ended(await operator.order("provider/accounts/shop/close-gaps", since=since), deadline=60)
+    assert (ended["state"], ended["reasons"]) == ("done", {"recovered": 0})
+    assert len(shop.events) == 3
+
+
+async def test_with_credentials_of_another_account_the_comparison_begins_anew(shop: Shop, provider: Simulator) -> None:
+    daemon = await shop.open()
+    provider.make()
+    await shop.until_whole(ours=1)
+    await daemon.stop()
+    # As if these days had been compared with the history of another account.
+    await shop.connection.execute("UPDATE webhookd.provider_accounts SET gateway_id = 'another', compared_from = '2026-01-01'")
+    await shop.connection.execute("UPDATE webhookd.provider_days SET completeness = 'whole'")
+    await shop.connection.execute(
+        "INSERT INTO webhookd.provider_days (account, day, completeness) VALUES ('default', now()::date - 3, 'whole')"
+    )
+    await shop.connection.execute("UPDATE webhookd.provider_accounts SET gateway_since = now() - interval '4 days'")
+    await shop.open()
+    began = "SELECT compared_from > '2026-11-01' AND gateway_id <> 'another' FROM webhookd.provider_accounts"
+    await until(lambda: shop.connection.fetchval(began), "the comparison begins anew", deadline=30)
+    known = "SELECT completeness FROM webhookd.provider_days WHERE day = now()::date - 3"
+    assert await shop.connection.fetchval(known) == "not known"

@@ -26,6 +26,7 @@ ONE_ROW = {
     "mark_dead",
     "mark_processed",
     "mark_retrying",
+    "note_our_webhooks",
     "prove_writable",
     "record_comparison",
     "release_provider_account",

@@ -123,6 +123,8 @@ def operation_of(row: Any, destinations: Collection[str] = ()) -> OperationShape
     fields = {name: row[name] for name in OperationShape.model_fields if name not in ("id", "limit")}
     for name in ("selection", "event_types", "reasons"):
         fields[name] = json.loads(row[name])
+    if fields["selection"].pop("gaps", False):
+        fields["kind"] = "gaps"
     destination = fields["selection"].get("destination")
     if destination is not None and destination not in destinations and row.get("idle") and row["finished_at"] is None:
         fields["held_by"] = f"the settings do not name {destination}: set it again, or cancel the operation"

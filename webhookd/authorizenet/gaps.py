@@ -203,6 +203,8 @@ class _Look:
         is_over = self._now >= _end(counts.day) + self._grace
         if total != before.most:
             looks = 0
+        if looked_at is not None and looked_at > self._now:  # the clock was put back since
+            looks, looked_at = 0, None
         if thorough and is_over and (looks == 0 or looked_at is None or self._now - looked_at >= APART):
             looks = looks + 1 if total == most else 0
             looked_at = self._now
@@ -250,7 +252,7 @@ def _is_due(day: date, before: Day | None, now: datetime, grace: timedelta) -> b
     age = now - _end(day)
     if age < grace or (before is not None and before.completeness is Completeness.WHOLE):
         return False
-    if before is None or before.looked_at is None:
+    if before is None or before.looked_at is None or before.looked_at > now:  # the clock was put back since
         return True
     return now - before.looked_at >= (APART if 0 < before.looks < LOOKS else max(APART, age / 8))
 

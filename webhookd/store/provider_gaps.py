@@ -10,14 +10,16 @@ from uuid import UUID
 import orjson
 
 from webhookd.authorizenet.gaps import Completeness, Day
+from webhookd.authorizenet.notification import Notification
 from webhookd.store.database import Database
 from webhookd.store.event_store import storable
-from webhookd.store.keys import id_at, notification_key
+from webhookd.store.keys import id_at, keys_of_notification, notification_key
 from webhookd.store.queries import queries
 
 _KEYS = 1000  # notifications that one look-up is for
 _LOOKED = 5000  # events of the ledger that one statement reads
 _BODIES, _LATEST = 50, 5000  # bodies whose webhook is looked at, among so many of the latest events
+_RECENT = 30 * 86_400.0  # seconds, from which these events are
 
 
 class Bounds(NamedTuple):
@@ -25,11 +27,13 @@ class Bounds(NamedTuple):
 
     since: older notifications are not webhookd's business. cursor: the last day that needs no look every time.
     compared_at: when a comparison last ended; if none has, since when the credentials are used.
+    webhooks: the ids of all webhooks that were found to be ours.
     """
 
     since: datetime
     cursor: date | None
     compared_at: datetime
+    webhooks: frozenset[str]
 
 
 class Known(NamedTuple):
@@ -84,7 +88,8 @@ class ProviderGaps:
 
     async def bounds(self) -> Bounds:
         """Returns how far the comparison has come."""
-        return Bounds(*await self._one(queries.provider_bounds))
+        since, cursor, compared_at, webhooks = await self._one(queries.provider_bounds)
+        return Bounds(since, cursor, compared_at, frozenset(webhooks))
 
     async def days(self, first: date, last: date) -> dict[date, Day]:
         """Returns the results of the last comparisons."""
@@ -123,8 +128,40 @@ class ProviderGaps:
 
     async def seen_webhooks(self) -> set[str]:
         """Returns the ids of the webhooks by which the latest events came."""
-        rows = await self._all(queries.bodies_of_webhooks, looked=_LATEST, limit=_BODIES)
+        rows = await self._all(queries.bodies_of_webhooks, seconds=_RECENT, looked=_LATEST, limit=_BODIES)
         return set(filter(None, (_webhook_of(row["body"]) for row in rows)))
+
+    async def note_webhooks(self, webhooks: Collection[str]) -> None:
+        """Adds webhooks to those that are ours."""
+        await self._one(queries.note_our_webhooks, webhooks=list(webhooks))
+
+    async def elsewhere(self, ids: Sequence[str]) -> dict[str, str]:
+        """Returns those of the notifications that are events of another account, with the account's name."""
+        found: dict[str, str] = {}
+        for start in range(0, len(ids), _KEYS):
+            some = ids[start : start + _KEYS]
+            lows, highs = zip(*map(keys_of_notification, some), strict=True)
+            for row in await self._all(queries.notifications_elsewhere, lows=lows, highs=highs):
+                found[some[row["position"] - 1]] = row["account"]
+        return found
+
+    async def twin(self, notification: Notification) -> UUID | None:
+        """Returns the event that another notification brought for the same; None if there is none, or nobody can know."""
+        if notification.entity_id is None or notification.event_date is None:
+            return None
+        found: UUID | None = await self._one(
+            queries.twin_of_notification,
+            event_type=notification.event_type,
+            entity_id=notification.entity_id,
+            event_date=notification.event_date,
+            notification_key=notification_key(self._account, notification.notification_id),
+        )
+        return found
+
+    async def add_alias(self, notification_id: str, event_id: UUID) -> None:
+        """Makes a notification an alias of an event."""
+        key = notification_key(self._account, notification_id)
+        await self._one(queries.add_alias, notification_key=key, event_id=event_id, notification_id=notification_id)
 
     async def noted(self, since: datetime) -> dict[str, Noted]:
         """Returns the notifications that were not in the ledger, and whose eventDate is `since` or later."""
@@ -172,13 +209,21 @@ class ProviderGaps:
         return None if row is None else Ordered(**dict(row))
 
     async def advance(
-        self, order: Ordered, total: int, done: int, *, taken: int = 0, held_by: str | None = None, ended: bool = False
+        self,
+        order: Ordered,
+        total: int,
+        done: int,
+        *,
+        taken: int = 0,
+        held_by: str | None = None,
+        error: str | None = None,
+        ended: bool = False,
     ) -> bool:
         """Records how far an order has come: `done` of `total` days, and `taken` notifications since the last record.
 
-        Returns False if the order was cancelled.
+        held_by: why the order waits. error: why it failed, if it has ended. Returns False if the order was cancelled.
         """
-        figures = {"total": total, "done": done, "taken": taken, "held_by": held_by, "ended": ended}
+        figures = {"total": total, "done": done, "taken": taken, "held_by": held_by, "error": error, "ended": ended}
         return bool(await self._database.one(queries.advance_gaps, id=order.id, **figures))
 
     async def _one(self, query: Any, **parameters: Any) -> Any:

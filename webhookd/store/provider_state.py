@@ -43,9 +43,9 @@ class ProviderState:
 
     async def set_merchant(
         self, account: str, gateway_id: str | None, name: str | None, features_off: Sequence[str], *, test_mode: bool
-    ) -> None:
-        """Records whose account the credentials are for."""
-        await self._database.one(
+    ) -> bool:
+        """Records whose account the credentials are for. Returns whether it is another one than before."""
+        moved = await self._database.one(
             queries.set_provider_merchant,
             account=account,
             gateway_id=gateway_id,
@@ -53,6 +53,7 @@ class ProviderState:
             test_mode=test_mode,
             features_off=list(features_off),
         )
+        return bool(moved)
 
     async def remove_old(self, account: str) -> None:
         """Removes what is old of an account."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from datetime import UTC, datetime
 
 from webhookd.authorizenet.api.client import ProviderClient
 from webhookd.authorizenet.api.errors import (
+    CallRejectedError,
     CredentialsRefusedError,
     FeatureOffError,
     ListMovedError,
@@ -15,8 +17,10 @@ from webhookd.authorizenet.api.errors import (
     UnreadableAnswerError,
 )
 from webhookd.store.provider_state import Call, ProviderState
+from webhookd.telemetry.logs import logger
 from webhookd.telemetry.provider_metrics import ProviderMetrics
 
+_TOGETHER = 60.0  # seconds between two checks
 _MOST_WAITING = 200  # calls that wait for their record: more are kept of no account
 
 
@@ -29,6 +33,9 @@ class AccountState:
         self._metrics = metrics
         self._calls: list[Call] = []
         self._good: bool | None = None  # whether the provider takes the credentials, by the last call
+        self._known = False  # whose account the credentials are for
+        self._checking = asyncio.Lock()
+        self._checked_at = -_TOGETHER
         self._recorded: bool | None = None  # as `_good`, as PostgreSQL has it
         metrics.expect(account)
 
@@ -37,6 +44,7 @@ class AccountState:
         if held:
             self._metrics.held.labels(self.account).set(1)
         else:
+            self._known = False
             self._recorded = None  # another replica may record another state meanwhile
             self._metrics.forget(self.account)
 
@@ -65,12 +73,32 @@ class AccountState:
             await self._store.add_calls(calls)
 
     async def check(self, client: ProviderClient) -> None:
-        """Proves the credentials by a call, and records whose account they are for."""
-        merchant = await client.merchant()
-        self._good, self._recorded = True, None  # so that the time of the check is recorded
-        await self.record()
-        off = [feature.value for feature in client.state.features_off]
-        await self._store.set_merchant(self.account, merchant.gateway_id, merchant.name, off, test_mode=merchant.test_mode)
+        """Proves the credentials by a call, and records whose account they are for. Calls that come together are one."""
+        async with self._checking:
+            if time.monotonic() - self._checked_at < _TOGETHER:
+                return
+            merchant = await client.merchant()
+            self._good, self._recorded = True, None  # so that the time of the check is recorded
+            await self.record()
+            off = [feature.value for feature in client.state.features_off]
+            moved = await self._store.set_merchant(
+                self.account, merchant.gateway_id, merchant.name, off, test_mode=merchant.test_mode
+            )
+            self._known, self._checked_at = True, time.monotonic()
+        if moved:
+            logger.warning(
+                "the credentials are for another account of Authorize.Net than before: the days since then are not known; if "
+                "the earlier credentials were wrong, run `webhookd gaps close --since` with the day of the change",
+                account=self.account,
+            )
+
+    async def know(self, client: ProviderClient) -> None:
+        """Returns when it is known whose account the credentials are for: the histories of two accounts must not be mixed."""
+        if not self._known:
+            try:
+                await self.check(client)
+            except (FeatureOffError, CallRejectedError, UnreadableAnswerError):  # the provider does not say whose account
+                self._known = True
 
 
 def outcome_of(error: ProviderError | None) -> str:

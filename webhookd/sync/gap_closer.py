@@ -6,20 +6,23 @@ import asyncio
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from typing import NamedTuple
+from uuid import UUID
 
 from webhookd.authorizenet import gaps as comparison
 from webhookd.authorizenet.api.client import ProviderClient
-from webhookd.authorizenet.api.errors import ProviderError
+from webhookd.authorizenet.api.errors import CallRejectedError, ProviderError, UnreadableAnswerError
 from webhookd.authorizenet.api.results import History, HistoryRow
 from webhookd.authorizenet.gaps import MARGIN, Comparison, Completeness, Day, Ledger
 from webhookd.store.database import Database
-from webhookd.store.provider_gaps import Noted, Ordered, Ping, ProviderGaps, Refused
-from webhookd.sync.takeover import Takeover
+from webhookd.store.provider_gaps import Bounds, Noted, Ordered, Ping, ProviderGaps, Refused
+from webhookd.sync.takeover import Span, Takeover
 from webhookd.telemetry.logs import logger
 from webhookd.telemetry.provider_metrics import ProviderMetrics
 
 _MOST = 500  # notifications that one look takes; then the history is read anew, so that fresh gaps do not wait for old ones
 _FRESH = timedelta(days=1)  # gaps that are younger go first
+_PAUSE = 60.0  # seconds until the next try of an order that cannot go on
+_SET_URL = "set WEBHOOKD_PUBLIC_URL to the webhook's URL as Authorize.Net has it"
 _SKEW = timedelta(days=1)  # by which an eventDate may lie after the receipt
 
 
@@ -73,6 +76,8 @@ class GapCloser:
         self._lock = asyncio.Lock()
         self._revisited = False
         self._counted: int | None = None  # of the notifications that were taken, those that an order's record has
+        self._orders_from = 0.0  # the time of the event loop from which orders are worked on
+        self._url_asked: UUID | None = None  # the order for which the list of webhooks was asked for
         self._unknown = False  # no webhook is known as ours
 
     async def close(self, since: date | None = None) -> bool:
@@ -84,7 +89,7 @@ class GapCloser:
             bounds = await self._gaps.bounds()
             self._metrics.compared.labels(self._account).set(bounds.compared_at.timestamp())
             now = self._database.now()
-            cursor = bounds.cursor or _day(bounds.since)
+            cursor = min(bounds.cursor or _day(bounds.since), now.date())  # PostgreSQL's clock may have been wrong
             stored = await self._gaps.days(now.date() - comparison.LONGEST - _FRESH, now.date())
             # Every second look may be at an older day that is not proven, so that many such days delay no fresh gap.
             due = comparison.revisits(cursor, stored, now, self._grace) if since is None and not self._revisited else ()
@@ -95,13 +100,16 @@ class GapCloser:
                 thorough = comparison.needs_proof(cursor, stored, now, self._grace)
                 first, last = comparison.span(min(cursor, since or cursor), now)
                 look = _Look(first, last, now.date(), bounds.since, thorough)
-            return bool(await self._run(look, cursor, stored, now))
+            return bool(await self._run(look, bounds, cursor, stored, now))
 
     async def work_on_orders(self) -> bool:
         """Works on the oldest order of an operator, one look at one day. Returns whether more is to be done at once."""
         order = await self._gaps.ordered()
         if order is None:
             self._counted = None
+            return False
+        loop = asyncio.get_running_loop()
+        if loop.time() < self._orders_from:
             return False
         if self._counted is None:
             self._counted = self._takeover.taken
@@ -113,35 +121,48 @@ class GapCloser:
                 return True
             try:
                 left = await self._close_day(order, day, now)
+            except (CallRejectedError, UnreadableAnswerError) as error:  # the next try would end in the same way
+                await self._gaps.advance(order, total, order.done, error=str(error), ended=True)
+                raise
             except ProviderError as error:
+                self._orders_from = loop.time() + _PAUSE
                 await self._gaps.advance(order, total, order.done, held_by=str(error))
                 raise
             # Count what other looks have taken meanwhile, too: from now on, they also look at days before the credentials.
             taken, self._counted = self._takeover.taken - self._counted, self._takeover.taken
+            if self._unknown:
+                self._orders_from = loop.time() + _PAUSE
+                held_by = f"webhookd does not know which webhook is its own: {_SET_URL}"
+                await self._gaps.advance(order, total, order.done, taken=taken, held_by=held_by)
+                return False
             await self._gaps.advance(order, total, order.done + (not left), taken=taken)
             return True
 
     async def _close_day(self, order: Ordered, day: date, now: datetime) -> int:
         bounds = await self._gaps.bounds()
+        if self._url_asked != order.id:  # an order finds a webhook whose URL a person has corrected
+            webhooks = (await self._takeover.webhooks(bounds.webhooks)).ids
+            self._url_asked, bounds = order.id, bounds._replace(webhooks=webhooks)
         since = min(bounds.since, datetime.combine(order.since, time(), UTC))
         look = _Look(*comparison.around(day), day, since, True)
         stored = await self._gaps.days(day - MARGIN, now.date())
-        return await self._run(look, bounds.cursor or _day(bounds.since), stored, now)
+        cursor = min(bounds.cursor or _day(bounds.since), now.date())
+        return await self._run(look, bounds, cursor, stored, now)
 
-    async def _run(self, look: _Look, cursor: date, stored: dict[date, Day], now: datetime) -> int:
+    async def _run(self, look: _Look, bounds: Bounds, cursor: date, stored: dict[date, Day], now: datetime) -> int:
         """Makes a look. Returns the number of notifications that are still to be taken."""
         young_from = now - self._grace
         history = await self._client.history(look.first, look.last, young_from=young_from, thorough=look.thorough)
-        books = await self._books(history, look)
+        books = await self._books(history, look, bounds.webhooks)
         found = self._compare(history, books.ledger, look, stored, now)
         left, ours = 0, None
         if found.missing:
-            ours = await self._takeover.webhooks()
+            ours = await self._takeover.webhooks(bounds.webhooks)
             if ours.ids:
                 chosen = sorted(found.missing, key=lambda row: row.event_date is not None and now - row.event_date > _FRESH)
-                await self._takeover.take(chosen[:_MOST], ours, books.pings, now)
+                await self._takeover.take(chosen[:_MOST], ours, books.pings, Span(look.since, young_from, now))
                 left = len(chosen[_MOST:])
-                books = await self._books(history, look)
+                books = await self._books(history, look, ours.ids)
                 found = self._compare(history, books.ledger, look, stored, now)
         self._note_unknown(unknown=ours is not None and not ours.ids)
         await self._record(found, books, look, cursor, stored, now)
@@ -150,21 +171,21 @@ class GapCloser:
     def _compare(self, history: History, ledger: Ledger, look: _Look, stored: dict[date, Day], now: datetime) -> Comparison:
         return comparison.compare(history, ledger, look.first, now, self._grace, stored, look.judged)
 
-    async def _books(self, history: History, look: _Look) -> _Books:
-        """Reads what webhookd knows."""
+    async def _books(self, history: History, look: _Look, ours: frozenset[str]) -> _Books:
+        """Reads what webhookd knows. `ours`: the webhooks that are known as ours by now."""
         start = datetime.combine(look.first, time(), UTC)
         noted = await self._gaps.noted(start)
         rows = {row.notification_id: row for row in history.rows}
         known = await self._gaps.known([*rows, *(name for name in noted if name not in rows)])
         pings, samples = await self._gaps.pings(start)
-        webhooks = {name: one.reason for name, one in noted.items() if one.status == "foreign"}
-        ours = await self._gaps.seen_webhooks() if webhooks else set()  # it may have become known since
-        foreign = {name for name, webhook in webhooks.items() if webhook not in ours}
-        foreign |= {name for name, row in rows.items() if _is_before(row.event_date, look.since)} | samples
+        foreign = {name for name, one in noted.items() if one.status == "foreign" and one.reason not in ours}
+        dates = {name: one.event_date for name, one in noted.items()}
+        dates |= {name: row.event_date for name, row in rows.items() if row.event_date is not None}
+        foreign |= {name for name, at in dates.items() if _is_before(at, look.since)} | samples
         seen = {
             name: HistoryRow(name, one.event_type, one.event_date, None)
             for name, one in noted.items()
-            if one.status == "seen" and not _is_before(one.event_date, look.since)
+            if one.status == "seen" and name not in foreign
         }
         async for name, one in self._gaps.events(start - _SKEW, max(look.since, start)):
             known.setdefault(name, one)
@@ -201,7 +222,7 @@ class GapCloser:
         if unknown and not self._unknown:
             logger.warning(
                 "the history lists notifications that never came, and webhookd does not know which of the account's webhooks "
-                "is its own: set WEBHOOKD_PUBLIC_URL to the webhook's URL as Authorize.Net has it",
+                f"is its own: {_SET_URL}",
                 account=self._account,
             )
         self._unknown = unknown

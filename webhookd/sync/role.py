@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from functools import partial
 from typing import NamedTuple
@@ -102,9 +103,14 @@ class SyncRole:
     def _jobs(self, plan: _Plan, state: AccountState, client: ProviderClient) -> list[Job]:
         """Returns the jobs of an account, each with its period."""
         closer = self._gap_closer(plan, client)
+
+        async def after_check(work: Callable[[], Awaitable[object]]) -> object:
+            await state.know(client)
+            return await work()
+
         jobs = [
-            Job("comparison with the history", plan.gap_every, closer.close),
-            Job("orders to close gaps", _ORDERS_EVERY, closer.work_on_orders),
+            Job("comparison with the history", plan.gap_every, partial(after_check, closer.close)),
+            Job("orders to close gaps", _ORDERS_EVERY, partial(after_check, closer.work_on_orders)),
             Job("check of the credentials", _CHECK_EVERY, lambda: state.check(client)),
             Job("record of the calls", _RECORD_EVERY, state.record),
             Job("removal of old rows", _CHECK_EVERY, partial(self._store.remove_old, plan.access.account)),

@@ -1,0 +1,89 @@
+"""A quiet account costs at most 20 calls of the provider's API in an hour, with all jobs of the role `sync` together."""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from collections.abc import Sequence
+from datetime import UTC, datetime, time, timedelta
+from typing import Any
+
+import asyncpg
+import pytest
+
+from tests.conftest import Start
+from tests.helpers.running import KEY
+from webhookd.dev.servers import free_port
+from webhookd.simulate import Clock, Simulator
+from webhookd.sync import role
+from webhookd.sync.account_sync import Job
+
+_HOURS = 40  # so that a day ends, and is proven by thorough looks
+_MOST = 20
+_SELDOM = 300.0  # seconds: the jobs of shorter periods ask the provider nothing, and need not run as often by the fast clock
+
+
+class Jobs:
+    """Takes the place of AccountSync: keeps the jobs, and runs none."""
+
+    held = True
+    jobs: Sequence[Job] = ()
+
+    def __init__(self, state: object, lease: object, jobs: Sequence[Job], *_: object) -> None:
+        Jobs.jobs = jobs
+
+    async def start(self) -> None:
+        """Does nothing."""
+
+    async def stop(self) -> None:
+        """Does nothing."""
+
+
+async def test_a_quiet_account_costs_at_most_20_calls_in_each_hour(
+    start: Start, connection: asyncpg.Connection[asyncpg.Record], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began = datetime.combine(datetime.now(UTC).date() - timedelta(days=3), time(9, 31), UTC)
+    clock = Clock(began, speed=0)
+    monkeypatch.setattr(role, "AccountSync", Jobs)
+    await connection.execute(
+        "INSERT INTO webhookd.provider_accounts (account, compared_from) VALUES ('default', $1)", began - timedelta(hours=1)
+    )
+    async with Simulator(2, clock=clock) as provider:
+        own, address = provider.account(signature_key=KEY), f"127.0.0.1:{free_port(0)}"
+        url = f"http://{address}/webhooks/authorize-net"
+        provider.register(url)
+        given: dict[str, Any] = {"api_login_id": own.login_id, "transaction_key": own.transaction_key, "provider_rate": 100}
+        daemon = await start(listen=address, public_url=url, provider=provider.url, **given)
+        monkeypatch.setattr(daemon.database, "now", clock.now)
+        await _let_pass(clock, provider)
+        days = await connection.fetch("SELECT day, completeness, listed, ours FROM webhookd.provider_days ORDER BY day")
+        state = await connection.fetchval("SELECT webhook_state FROM webhookd.provider_accounts")
+    kinds = Counter(call.name.partition("?")[0] for call in provider.calls)
+    assert set(kinds) == {"GET webhooks", "GET notifications", "getMerchantDetailsRequest"}, "all jobs asked"
+    assert state == "ok"
+    assert ("whole", 14, 14) in [(row["completeness"], row["listed"], row["ours"]) for row in days], "a day was proven"
+    times = [call.at for call in provider.calls]
+    hours = [sum(at <= other < at + timedelta(hours=1) for other in times) for at in times]
+    assert max(hours) <= _MOST, Counter(hours)
+
+
+async def _let_pass(clock: Clock, provider: Simulator) -> None:
+    """Runs each job at its times, and lets the provider deliver an event every hour."""
+    began = clock.now()
+    plan = [(0.0, number, job) for number, job in enumerate(Jobs.jobs)]
+    plan += [(hour * 3600.0 + 1800, -1, Job("event", 0, _nothing)) for hour in range(14)]
+    heapq.heapify(plan)
+    while plan and plan[0][0] < _HOURS * 3600:
+        seconds, number, job = heapq.heappop(plan)
+        clock.advance(max(0.0, (began + timedelta(seconds=seconds) - clock.now()).total_seconds()))
+        if number < 0:
+            provider.make()
+            await provider.idle()
+            continue
+        while await job.run() is True:
+            pass
+        heapq.heappush(plan, (seconds + max(job.every, _SELDOM), number, job))
+
+
+async def _nothing() -> None:
+    """Does nothing."""
