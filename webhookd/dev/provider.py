@@ -22,6 +22,7 @@ WITHHELD = tuple(f"{PREFIX}{name}.created" for name in ("payment.priorAuthCaptur
 # Seconds between two comparisons with the history, and seconds for which a webhook may be on its way.
 TIMING = {"gap_every": 2, "gap_grace": 2}
 _ACCOUNT = "default"
+_LOGIN_ID = "sim00000000de"  # the same in each session, since the id of the gateway follows from it
 
 
 class Provider:
@@ -31,7 +32,7 @@ class Provider:
         self._aim = aim
         self._port = free_port(0)
         self._simulator = Simulator(secrets.randbits(32), port=self._port, post=self._post)
-        self._simulator.account(signature_key=aim.key, only_to=aim.url)
+        self._simulator.account(signature_key=aim.key, only_to=aim.url).login_id = _LOGIN_ID
         self._answers: dict[str, traffic.Answer] = {}
         self._session: aiohttp.ClientSession | None = None
 
