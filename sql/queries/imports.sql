@@ -64,12 +64,14 @@ FROM inserted;
 SELECT
     i.position,
     coalesce(same.id, alias.event_id, content.id) AS event_id,
-    coalesce(same.body_hash, alias.body_hash, i.body_hash) = i.body_hash AS same_body,
+    coalesce(same.body_hash, alias.body_hash, i.body_hash) = i.body_hash
+        OR alias.body_hash = '00000000-0000-0000-0000-000000000000'
+        OR EXISTS (SELECT FROM webhookd.kinds WHERE id = same.kind AND key_fingerprint = 'history') AS same_body,
     coalesce(w.status IN ('received', 'queued') AND w.attempts = 0 AND w.redriven_at IS NULL, false) AS waits
 FROM unnest(:notification_keys::uuid[], :content_keys::uuid[], :body_hashes::uuid[])
     WITH ORDINALITY AS i (notification_key, content_key, body_hash, position)
 LEFT JOIN LATERAL (
-    SELECT id, body_hash FROM webhookd.ledger WHERE notification_key = i.notification_key OFFSET 0
+    SELECT id, body_hash, kind FROM webhookd.ledger WHERE notification_key = i.notification_key OFFSET 0
 ) AS same ON true
 LEFT JOIN LATERAL (
     SELECT event_id, body_hash FROM webhookd.notification_aliases WHERE notification_key = i.notification_key OFFSET 0

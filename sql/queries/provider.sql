@@ -50,7 +50,9 @@ SELECT * FROM unnest(
 
 -- name: provider_bounds(account)^
 -- Returns how far the comparison has come.
-SELECT compared_from, compared_to, coalesce(compared_at, credentials_since) AS compared_at, our_webhooks FROM webhookd.provider_accounts WHERE account = :account;
+SELECT compared_from, compared_to, coalesce(compared_at, credentials_since) AS compared_at,
+    CASE WHEN webhook_state IN ('ok', 'inactive', 'event_types', 'doubled') THEN our_webhooks || webhook_id ELSE our_webhooks END AS our_webhooks
+FROM webhookd.provider_accounts WHERE account = :account;
 
 -- name: provider_days(account, first, last)
 -- Returns the results of the last comparisons, the oldest day first.

@@ -594,3 +594,28 @@ async def test_with_credentials_of_another_account_the_comparison_begins_anew(sh
     await until(lambda: shop.connection.fetchval(began), "the comparison begins anew", deadline=30)
     known = "SELECT completeness FROM webhookd.provider_days WHERE day = now()::date - 3"
     assert await shop.connection.fetchval(known) == "not known"
+
+
+async def test_what_a_former_webhook_of_ours_lost_is_still_taken(shop: Shop, provider: Simulator) -> None:
+    """After an outage, a person may register the webhook anew, and many events may come by the new one before the look."""
+    daemon = await shop.open(gap_grace=3600)
+    provider.make()
+    await shop.until_whole(listed=1, ours=1)
+    noted = "SELECT cardinality(our_webhooks) FROM webhookd.provider_accounts"
+    await until(lambda: shop.connection.fetchval(noted), "the webhook is known as ours", deadline=30)
+    lost = {made(provider.make(REFUND, withheld=True)).id for _ in range(3)}
+    await daemon.stop()
+    assert shop.webhook is not None
+    del provider.account().webhooks[shop.webhook.id]
+    shop.webhook = None
+    daemon = await shop.open(gap_every=3600, gap_grace=3600)
+    for _ in range(55):
+        provider.make()
+    await until(lambda: _equals(shop.processed(), 56), "the new webhook brings events", deadline=60)
+    await daemon.stop()
+    await shop.open()
+
+    async def recovered() -> bool:
+        return lost <= set(await shop.ids())
+
+    await until(recovered, "what the former webhook lost is recovered", deadline=60)

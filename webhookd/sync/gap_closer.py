@@ -19,7 +19,7 @@ from webhookd.sync.takeover import Span, Takeover
 from webhookd.telemetry.logs import logger
 from webhookd.telemetry.provider_metrics import ProviderMetrics
 
-_MOST = 500  # notifications that one look takes; then the history is read anew, so that fresh gaps do not wait for old ones
+_MOST = 1000  # notifications that one look takes; then the history is read anew, so that fresh gaps do not wait for old ones
 _FRESH = timedelta(days=1)  # gaps that are younger go first
 _PAUSE = 60.0  # seconds until the next try of an order that cannot go on
 _SET_URL = "set WEBHOOKD_PUBLIC_URL to the webhook's URL as Authorize.Net has it"
@@ -80,8 +80,8 @@ class GapCloser:
         self._url_asked: UUID | None = None  # the order for which the list of webhooks was asked for
         self._unknown = False  # no webhook is known as ours
 
-    async def close(self, since: date | None = None) -> bool:
-        """Looks at the history once, from `since` on if it is earlier than what needs a look anyway.
+    async def close(self, back_to: date | None = None) -> bool:
+        """Looks at the history once, from `back_to` on if it is earlier than what needs a look anyway.
 
         Returns whether more is to be taken, so that another look should follow at once. Raises the client's errors.
         """
@@ -89,17 +89,23 @@ class GapCloser:
             bounds = await self._gaps.bounds()
             self._metrics.compared.labels(self._account).set(bounds.compared_at.timestamp())
             now = self._database.now()
+            oldest = self._takeover.oldest(now)
+            # Note by which webhooks events come: when one of them is gone, what it lost is still ours.
+            if new := await self._gaps.seen_webhooks() - bounds.webhooks:
+                await self._gaps.note_webhooks(new)
+                bounds = bounds._replace(webhooks=bounds.webhooks | new)
             cursor = min(bounds.cursor or _day(bounds.since), now.date())  # PostgreSQL's clock may have been wrong
             stored = await self._gaps.days(now.date() - comparison.LONGEST - _FRESH, now.date())
             # Every second look may be at an older day that is not proven, so that many such days delay no fresh gap.
-            due = comparison.revisits(cursor, stored, now, self._grace) if since is None and not self._revisited else ()
+            due = comparison.revisits(cursor, stored, now, self._grace) if back_to is None and not self._revisited else ()
             self._revisited = bool(due)
             if due:
-                look = _Look(*comparison.around(due[0]), due[0], bounds.since, True)
+                look = _Look(*comparison.around(due[0]), due[0], max(bounds.since, oldest), True)
             else:
                 thorough = comparison.needs_proof(cursor, stored, now, self._grace)
-                first, last = comparison.span(min(cursor, since or cursor), now)
-                look = _Look(first, last, now.date(), bounds.since, thorough)
+                first, last = comparison.span(min(cursor, back_to or cursor), now)
+                since = max(bounds.since, oldest)
+                look = _Look(first, last, now.date(), since, thorough)
             return bool(await self._run(look, bounds, cursor, stored, now))
 
     async def work_on_orders(self) -> bool:
@@ -143,7 +149,10 @@ class GapCloser:
         if self._url_asked != order.id:  # an order finds a webhook whose URL a person has corrected
             webhooks = (await self._takeover.webhooks(bounds.webhooks)).ids
             self._url_asked, bounds = order.id, bounds._replace(webhooks=webhooks)
-        since = min(bounds.since, datetime.combine(order.since, time(), UTC))
+        oldest = self._takeover.oldest(now)
+        if day < _day(oldest):  # retention may have removed events of such a day, so that they would be processed again
+            return 0
+        since = max(min(bounds.since, datetime.combine(order.since, time(), UTC)), oldest)
         look = _Look(*comparison.around(day), day, since, True)
         stored = await self._gaps.days(day - MARGIN, now.date())
         cursor = min(bounds.cursor or _day(bounds.since), now.date())
@@ -160,7 +169,7 @@ class GapCloser:
             ours = await self._takeover.webhooks(bounds.webhooks)
             if ours.ids:
                 chosen = sorted(found.missing, key=lambda row: row.event_date is not None and now - row.event_date > _FRESH)
-                await self._takeover.take(chosen[:_MOST], ours, books.pings, Span(look.since, young_from, now))
+                await self._takeover.take(chosen[:_MOST], ours, books.pings, Span(look.since, young_from))
                 left = len(chosen[_MOST:])
                 books = await self._books(history, look, ours.ids)
                 found = self._compare(history, books.ledger, look, stored, now)

@@ -35,6 +35,7 @@ _REASON = "from Authorize.Net's history: no webhook had brought it"
 _BATCH = 20  # notifications that are fetched before a commit: at two calls a second, a kill costs ten seconds
 _CLOCKS = timedelta(minutes=1)  # by which the provider's clock and PostgreSQL's may differ
 _IN_A_ROW = 3  # notifications in a row for which the provider does not answer, until it counts as away
+_RETENTION_MARGIN = timedelta(days=2)  # retention counts from the receipt, and an eventDate may be a day later
 _SAMPLE = "0"  # the id of the entity in a sample
 
 
@@ -53,14 +54,13 @@ class Webhooks(NamedTuple):
 
 
 class Span(NamedTuple):
-    """The time of the notifications that may be taken, by their eventDate, and the present time.
+    """The time of the notifications that may be taken, by their eventDate.
 
     since: older ones are not webhookd's business. until: younger ones may be on their way.
     """
 
     since: datetime
     until: datetime
-    now: datetime
 
 
 class Takeover:
@@ -90,6 +90,10 @@ class Takeover:
         self._limits = limits
         self._recovered = metrics.recovered.labels(access.account)
         self.taken = 0  # new events since the start
+
+    def oldest(self, now: datetime) -> datetime:
+        """Returns the eventDate from which notifications may be taken. Retention may have removed events that are older."""
+        return now - self._limits.age + _RETENTION_MARGIN
 
     async def webhooks(self, known: frozenset[str]) -> Webhooks:
         """Returns the webhooks that are ours. `known`: those that were found before."""
@@ -161,7 +165,7 @@ class Takeover:
             return _refused(row, "neither the list nor the notification has a date that can be read")
         if at < span.since or at > span.until:
             return _refused(row, "not to be taken, or not yet", status="seen")._replace(event_date=at)
-        if (problem := self._problem(found, at, pings, span.now)) is not None:
+        if (problem := self._problem(found, at, pings)) is not None:
             return _refused(row, problem)
         return Arrival(
             new_id(),
@@ -173,13 +177,11 @@ class Takeover:
             hash_of_body(found.body),
         )
 
-    def _problem(self, found: PastNotification, at: datetime, pings: Sequence[Ping], now: datetime) -> str | None:
+    def _problem(self, found: PastNotification, at: datetime, pings: Sequence[Ping]) -> str | None:
         if not found.has_payload:
             return "the answer has no payload"
         if len(found.body) > self._limits.body:
             return "the answer is longer than WEBHOOKD_MAX_BODY_BYTES"
-        if now - at > self._limits.age:
-            return "it is older than WEBHOOKD_EVENT_RETENTION: retention would remove it at once"
         if any(
             one.webhook_id == found.webhook_id and one.opened_at - _CLOCKS <= at <= one.closes_at + _CLOCKS for one in pings
         ):
