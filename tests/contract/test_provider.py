@@ -39,6 +39,7 @@ from webhookd.simulate import Clock, Faults, Simulator
 from webhookd.simulate.delivery import RETRIES
 from webhookd.simulate.records import Attempt, Batch, Statistic, Subscription
 from webhookd.simulate.reports import SEQUENCES
+from webhookd.simulate.settlement import ENDED
 
 START = datetime(2026, 3, 6, 17, 0, tzinfo=UTC)  # daylight saving begins in America on 8 March
 DAY = timedelta(days=1)
@@ -506,7 +507,8 @@ async def _seed(seed: int) -> None:
         transactions = {row.id async for row in client.unsettled()}
         for identifier in account.batches:
             transactions |= {row.id async for row in client.batch_transactions(identifier)}
-        transactions |= {one.id for one in account.transactions.values() if one.status == "expired"}
+        unlisted = ("expired", *ENDED) if faults.ended_unlisted else ("expired",)
+        transactions |= {one.id for one in account.transactions.values() if one.status in unlisted}
         assert transactions == account.transactions.keys()
         assert client.state.refused_for is None
         assert {call.name for call in simulator.calls if "Request" in call.name} <= REPORTS.keys()

@@ -32,6 +32,7 @@ from webhookd.simulate import (
     Transaction,
     story,
 )
+from webhookd.simulate.settlement import ENDED
 
 START = datetime(2026, 6, 1, 17, tzinfo=UTC)  # 10:00 in Los Angeles
 DAY, HOUR = timedelta(days=1), timedelta(hours=1)
@@ -129,7 +130,10 @@ async def check_all(simulator: Simulator, client: ProviderClient) -> None:
     account = simulator.account()
     now = simulator.clock.now()
     batches = {one.id: one for one in await client.batches(START - 2 * DAY, now)}
-    assert batches.keys() == account.batches.keys()
+    unlisted = {one.id for one in account.batches.values() if one.settled_at is None and simulator.faults.pending_unlisted}
+    assert batches.keys() == account.batches.keys() - unlisted
+    for identifier in unlisted:
+        batches[identifier] = await client.batch(identifier)
     read: dict[str, TransactionRow] = {}
     for batch in batches.values():
         own = account.batches[batch.id]
@@ -147,7 +151,8 @@ async def check_all(simulator: Simulator, client: ProviderClient) -> None:
         assert batch_of_it.state == "pendingSettlement"
     read |= open_rows
     expired = {one.id for one in account.transactions.values() if one.status == "expired"}
-    assert read.keys() == account.transactions.keys() - expired
+    ended = {one.id for one in account.transactions.values() if one.status in ENDED and one.batch is None}
+    assert read.keys() == account.transactions.keys() - expired - (ended if simulator.faults.ended_unlisted else set())
     for identifier, row in read.items():
         assert row == own_row(account.transactions[identifier])
     held = {row.id async for row in client.unsettled(held=True)}
@@ -171,9 +176,14 @@ async def check_all(simulator: Simulator, client: ProviderClient) -> None:
         ]
 
 
+def lists(seed: int) -> dict[str, Any]:
+    """Returns how the lists of a seed are: what is not known of the provider, in each combination."""
+    return {"collapsed": seed % 2 == 0, "pending_unlisted": seed % 4 < 2, "ended_unlisted": seed % 3 == 0}
+
+
 @pytest.mark.parametrize("seed", range(4))
 async def test_what_the_client_reads_equals_the_books(seed: int) -> None:
-    async with simulating(seed=seed, collapsed=seed % 2 == 0) as (simulator, client):
+    async with simulating(seed=seed, **lists(seed)) as (simulator, client):
         await story(simulator, 9, sales=12)
         await check_all(simulator, client)
 
@@ -182,7 +192,7 @@ async def test_what_the_client_reads_equals_the_books(seed: int) -> None:
 @pytest.mark.parametrize("start", range(4, 104, 10))
 async def test_what_the_client_reads_equals_the_books_of_100_seeds(start: int) -> None:
     for seed in range(start, start + 10):
-        async with simulating(seed=seed, collapsed=seed % 2 == 0) as (simulator, client):
+        async with simulating(seed=seed, **lists(seed)) as (simulator, client):
             await story(simulator, 40, sales=8)
             await check_all(simulator, client)
 
@@ -318,6 +328,14 @@ async def test_a_batch_is_pending_for_hours_and_echeck_for_days() -> None:
         pass_to(simulator, START + 5 * DAY)
         assert check.status == "settledSuccessfully"
         assert not account.open
+        (late,) = await client.batches(START + 2 * DAY, START + 5 * DAY)
+        assert late.payment_method == "eCheck", "it is listed by its settlement, and not by its cut-off"
+        refund = till.refund(check, TEN)
+        pass_to(simulator, START + 7 * DAY)
+        assert refund.status == "refundPendingSettlement"
+        assert len(account.batches) == 3, "it stays in its batch at the next cut-off"
+        pass_to(simulator, START + 9 * DAY)
+        assert refund.status == "refundSettledSuccessfully"
         await check_all(simulator, client)
 
 
@@ -454,6 +472,47 @@ async def test_renewals_have_no_invoice_and_a_payment_that_is_tried_again_keeps_
         for search in ("cardExpiringThisMonth", "subscriptionExpiringThisMonth", "subscriptionActive"):
             assert [row.id async for row in client.subscriptions(search)] == [other.id]
         assert "arbTransactions" not in (await ask(simulator, "ARBGetSubscriptionRequest", subscriptionId=own.id))
+
+
+async def test_each_action_of_the_till_makes_the_event_of_its_transaction() -> None:
+    async with simulating() as (simulator, _):
+        simulator.register("https://shop.example.com/hooks")
+        till = simulator.till()
+        authorization, held = till.sale(TEN, capture=False), till.sale(TEN, outcome="held")
+        till.capture(authorization, Decimal("4.00"))
+        till.approve(held)
+        till.void(held)
+        other = till.sale(TEN, outcome="held")
+        till.decline(other)
+        pass_to(simulator, START + 2 * DAY)
+        refund = till.refund(authorization, Decimal("4.00"))
+        own = till.subscribe(TEN)
+        failed = till.renew(own, "declined")
+        till.cancel(own)
+        assert failed is not None
+        found = [parse(one.body, "") for one in simulator.made]
+        assert [(event.event_type.removeprefix("net.authorize."), event.entity_id) for event in found] == [
+            ("payment.authorization.created", authorization.id),
+            ("payment.fraud.held", held.id),
+            ("payment.priorAuthCapture.created", authorization.id),
+            ("payment.fraud.approved", held.id),
+            ("payment.void.created", held.id),
+            ("payment.fraud.held", other.id),
+            ("payment.fraud.declined", other.id),
+            ("payment.refund.created", refund.id),
+            ("customer.subscription.created", own.id),
+            ("payment.authcapture.created", failed.id),
+            ("customer.subscription.failed", own.id),
+            ("customer.subscription.suspended", own.id),
+            ("customer.subscription.cancelled", own.id),
+        ]
+        payloads = [one.payload for one in simulator.made]
+        assert [payload.get("responseCode") for payload in payloads[:7]] == [1, 4, 1, 1, 1, 4, 2]
+        assert payloads[2]["authAmount"] == TEN, "a partial capture reports the amount that was authorized"
+        assert payloads[7]["authAmount"] == Decimal("4.00")
+        assert "invoiceNumber" not in payloads[9], "a renewal has none"
+        assert payloads[10]["transactionDetails"]["transId"] == int(failed.id)
+        assert [payload["status"] for payload in payloads[10:]] == ["suspended", "suspended", "canceled"]
 
 
 # Planted differences

@@ -17,7 +17,7 @@ from webhookd.simulate.answering import report, report_error
 from webhookd.simulate.books import Account
 from webhookd.simulate.faults import Faults
 from webhookd.simulate.records import Subscription, Transaction
-from webhookd.simulate.settlement import catch_up
+from webhookd.simulate.settlement import ENDED, catch_up
 from webhookd.simulate.wire import batch_of, details_of, row_of, subscription_of, subscription_row_of, summary_of
 
 _SPACE = "AnetApi/xml/v1/schema/AnetApiSchema.xsd"
@@ -134,6 +134,8 @@ class Reports:
             case "getUnsettledTransactionListRequest":
                 held = fields.get("status") == "pendingApproval"
                 rows = [one for one in account.open.values() if not held or "PendingReview" in one.status]
+                if self._faults.ended_unlisted:
+                    rows = [one for one in rows if one.status not in ENDED]
                 return self._transactions(account, rows, fields)
             case "getTransactionListRequest":
                 batch = str(fields.get("batchId", ""))
@@ -211,6 +213,8 @@ class Reports:
             return report_error("E00003", f"The dates must be at most {_MOST_DAYS} days apart.")
         # A pending batch is listed by its cut-off: not known of the provider.
         found = [one for one in account.batches.values() if begin <= (one.settled_at or one.closed_at) <= end]
+        if self._faults.pending_unlisted:
+            found = [one for one in found if one.settled_at is not None]
         whole = fields.get("includeStatistics") is True
         rows = [batch_of(one, account.rules.zone, with_statistics=whole) for one in found]
         if not rows:

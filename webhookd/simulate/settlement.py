@@ -16,7 +16,7 @@ from webhookd.simulate.books import Account
 from webhookd.simulate.records import CHECK, Batch, Return, ReturnedItem, Rules, Statistic, Transaction, milliseconds
 
 _CAPTURED, _REFUNDING = "capturedPendingSettlement", "refundPendingSettlement"
-_ENDED = ("declined", "voided", "generalError", "communicationError", "returnedItem")
+ENDED = ("declined", "voided", "generalError", "communicationError", "returnedItem")
 _CHARGES = (_CAPTURED, "pendingSettlement", "settledSuccessfully")
 _REFUNDS = (_REFUNDING, "refundSettledSuccessfully")
 
@@ -61,7 +61,7 @@ def _expire(account: Account, transaction: Transaction, at: datetime) -> None:
 def _close(account: Account, at: datetime) -> None:
     """Makes the batches of a cut-off, one for each payment method. What ended without money is in them, too."""
     _await_cut_off(account, at)
-    ready = [one for one in account.open.values() if one.batch is None and one.status in (_CAPTURED, _REFUNDING, *_ENDED)]
+    ready = [one for one in account.open.values() if one.batch is None and one.status in (_CAPTURED, _REFUNDING, *ENDED)]
     for method in ("creditCard", CHECK):
         if own := [one for one in ready if one.method == method]:
             day = at.astimezone(ZoneInfo(account.rules.zone)).date()
@@ -69,7 +69,7 @@ def _close(account: Account, at: datetime) -> None:
             account.batches[batch.id] = batch
             for one in own:
                 one.batch = batch
-                if one.status in _ENDED:
+                if one.status in ENDED:
                     del account.open[one.id]
                 elif one.status == _CAPTURED and method == CHECK:
                     one.status = "pendingSettlement"
@@ -82,7 +82,7 @@ def _settle(account: Account, batch: Batch, at: datetime) -> None:
     failed = (batch.day, batch.method) in account.failing
     batch.state, batch.settled_at = "settlementError" if failed else "settledSuccessfully", at
     for one in batch.transactions:
-        if one.status in _ENDED:
+        if one.status in ENDED:
             continue
         del account.open[one.id]
         if failed:
