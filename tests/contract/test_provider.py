@@ -37,7 +37,9 @@ from webhookd.authorizenet.signature import Verifier
 from webhookd.settings.provider import ProviderAccess
 from webhookd.simulate import Clock, Faults, Simulator
 from webhookd.simulate.delivery import RETRIES
+from webhookd.simulate.records import Attempt, Batch, Statistic, Subscription
 from webhookd.simulate.reports import SEQUENCES
+from webhookd.simulate.settlement import ENDED
 
 START = datetime(2026, 3, 6, 17, 0, tzinfo=UTC)  # daylight saving begins in America on 8 March
 DAY = timedelta(days=1)
@@ -116,12 +118,9 @@ async def test_every_call_is_understood_and_none_but_those_on_the_list_was_sent(
     simulator.register("https://shop.example.com/hooks")
     (made,) = simulator.make(withheld=True)
     identifier = made.payload["id"]
-    account.subscriptions["4415473"] = {
-        "status": "active",
-        "amount": 11,
-        "createTimeStampUTC": "2026-01-02T03:04:05.123",
-        "arbTransactions": [{"response": "The credit card has expired.", "payNum": 3, "attemptNum": 1}],
-    }
+    created = datetime(2026, 1, 2, 3, 4, 5, 123_000, tzinfo=UTC)
+    failed = Attempt(created, 3, 1, None, "The credit card has expired.")
+    account.subscriptions["4415473"] = Subscription("4415473", Decimal(11), created, attempts=[failed])
     assert SALE in await client.event_types()
     assert len(await client.webhooks()) == 1
     assert len((await client.history(START.date() - DAY, START.date() + DAY)).rows) == 1
@@ -135,14 +134,10 @@ async def test_every_call_is_understood_and_none_but_those_on_the_list_was_sent(
     assert [row.id async for row in client.unsettled(held=True)] == []
     assert [row.id async for row in client.batch_transactions("1")] == []
     assert await client.batches(START - 40 * DAY, START) == ()
-    account.batches["7"] = {
-        "batchId": "7",
-        "settlementState": "settledSuccessfully",
-        "settlementTimeUTC": "2026-03-01T00:00:00Z",
-    }
+    account.batches["7"] = Batch("7", "creditCard", START.date(), START, [])
     assert (await client.batch("7")).id == "7"
     (listed,) = [row async for row in client.subscriptions("subscriptionActive")]
-    assert (listed.id, listed.created_at) == ("4415473", datetime(2026, 1, 2, 3, 4, 5, 123_000, tzinfo=UTC))
+    assert (listed.id, listed.created_at) == ("4415473", created)
     assert (await client.subscription("4415473")).attempts[0].attempt_number == 1
     assert {name for name in names(simulator) if "Request" in name} == REPORTS.keys() - {"ARBGetSubscriptionStatusRequest"}
     assert all(call.status == 200 for call in simulator.calls)
@@ -207,12 +202,9 @@ async def test_all_pages_of_a_report_are_read_by_their_number(count: int, collap
 async def test_batches_are_asked_for_in_spans_that_the_provider_allows(simulator: Simulator, client: ProviderClient) -> None:
     for day in range(95):
         at = START - day * DAY
-        simulator.account().batches[str(day)] = {
-            "batchId": str(day),
-            "settlementTimeUTC": at.strftime("%Y-%m-%dT%H:%M:%SZ"),
-            "settlementState": "settledSuccessfully",
-            "statistics": [{"accountType": "Visa", "chargeAmount": Decimal("98.00"), "chargeCount": 2}],
-        }
+        batch = Batch(str(day), "creditCard", at.date(), at, [], "settledSuccessfully", at)
+        batch.statistics = (Statistic("Visa", Decimal("98.00"), 2),)
+        simulator.account().batches[batch.id] = batch
     found = await client.batches(START - 94 * DAY, START)
     assert {batch.id for batch in found} == set(map(str, range(95)))
     assert found[0].statistics[0].charge_amount == Decimal("98.00")
@@ -513,6 +505,10 @@ async def _seed(seed: int) -> None:
             assert parse(past.body, "").entity_id == parse(account.notifications[identifier].body, "").entity_id
         simulator.clock.advance(faults.unknown_seconds)
         transactions = {row.id async for row in client.unsettled()}
+        for identifier in account.batches:
+            transactions |= {row.id async for row in client.batch_transactions(identifier)}
+        unlisted = ("expired", *ENDED) if faults.ended_unlisted else ("expired",)
+        transactions |= {one.id for one in account.transactions.values() if one.status in unlisted}
         assert transactions == account.transactions.keys()
         assert client.state.refused_for is None
         assert {call.name for call in simulator.calls if "Request" in call.name} <= REPORTS.keys()

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import heapq
+import itertools
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import Any
 
-import orjson
-
-from webhookd.authorizenet.body import load
-from webhookd.authorizenet.notification import PREFIX
 from webhookd.authorizenet.shapes import make_payload
 from webhookd.simulate.answering import written
 from webhookd.simulate.faults import Dice, Faults
+from webhookd.simulate.records import Batch, Rules, Subscription, Transaction
+
+Action = Callable[[datetime], None]
 
 OVERLAP = 86_400.0  # seconds for which a key still works after a new one was made
 
@@ -89,21 +90,6 @@ class Notification:
         return self.made_at.strftime("%Y-%m-%dT%H:%M:%S.%f")[: -7 if faults and faults.short_dates else -3]
 
 
-@dataclass(slots=True)
-class Transaction:
-    """A transaction. `details`: as the API shows them. `known_from`: from when reports know the transaction."""
-
-    id: str
-    details: dict[str, Any]
-    made_at: datetime
-    known_from: datetime
-
-    @property
-    def unsettled(self) -> bool:
-        """Returns whether the transaction is in no batch yet."""
-        return "batch" not in self.details
-
-
 @dataclass
 class Account:
     """An account. Its keys follow from the seed and its name: they are no secrets, and open nothing but the simulator."""
@@ -117,9 +103,19 @@ class Account:
     test_mode: bool = False
     webhooks: dict[str, Webhook] = field(default_factory=dict)
     notifications: dict[str, Notification] = field(default_factory=dict)
+    rules: Rules = field(default_factory=Rules)
     transactions: dict[str, Transaction] = field(default_factory=dict)
-    batches: dict[str, dict[str, Any]] = field(default_factory=dict)
-    subscriptions: dict[str, dict[str, Any]] = field(default_factory=dict)
+    open: dict[str, Transaction] = field(default_factory=dict)  # those that the list of unsettled ones shows
+    batches: dict[str, Batch] = field(default_factory=dict)
+    subscriptions: dict[str, Subscription] = field(default_factory=dict)
+    failing: set[tuple[date, str]] = field(default_factory=set)  # batches that cannot be settled, by day and payment method
+    due: list[tuple[datetime, int, Action]] = field(default_factory=list)  # what will happen: a heap
+    has_cut_offs: bool = False
+    _numbers: Iterator[int] = field(default_factory=itertools.count)
+
+    def later(self, at: datetime, action: Action) -> None:
+        """Calls `action` with a time when the time has come. Actions of the same time keep their order."""
+        heapq.heappush(self.due, (at, next(self._numbers), action))
 
     @property
     def signature_key(self) -> str:
@@ -180,41 +176,3 @@ def notification(
     """Makes a notification. `number` names its entity; `changes` are other values of fields of its payload."""
     payload = make_payload(event_type, number) | dict(changes or {})
     return Notification(dice.uuid("notification"), event_type, now, webhook.id, payload, listed_from=now)
-
-
-_STATUS = {1: "capturedPendingSettlement", 2: "declined", 3: "generalError", 4: "FDSPendingReview"}
-_TYPES = {
-    "authorization": ("authOnlyTransaction", "authorizedPendingCapture"),
-    "refund": ("refundTransaction", "refundPendingSettlement"),
-    "void": ("authCaptureTransaction", "voided"),
-}
-
-
-def transaction(event_type: str, payload: Mapping[str, Any], now: datetime, known_from: datetime) -> Transaction | None:
-    """Makes the transaction that an event reports; None if the event is about none."""
-    fields = load(written(payload).decode())
-    if fields.get("entityName") != "transaction":
-        return None
-    sale = ("authCaptureTransaction", _STATUS.get(fields["responseCode"], "declined"))
-    kind, status = _TYPES.get(event_type.removeprefix(PREFIX).split(".")[1], sale)
-    amount = orjson.Fragment(str(fields["authAmount"]))
-    at = now.strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3]
-    details = {
-        "transId": fields["id"],
-        "submitTimeUTC": f"{at}Z",
-        "submitTimeLocal": at,
-        "transactionType": kind,
-        "transactionStatus": status,
-        "responseCode": fields["responseCode"],
-        "responseReasonCode": 1,
-        "AVSResponse": fields.get("avsResponse", "P"),
-        "order": {"invoiceNumber": fields.get("invoiceNumber") or f"INV-{fields['id'][-6:]}"},
-        "requestedAmountSpecified": False,
-        "authAmount": amount,
-        "settleAmount": amount,
-        "payment": {"creditCard": {"cardNumber": "XXXX4444", "expirationDate": "XXXX", "cardType": "MasterCard"}},
-        "billTo": {"firstName": "Ann", "lastName": "Example"},
-        "recurringBilling": False,
-        "marketType": "eCommerce",
-    }
-    return Transaction(fields["id"], details, now, known_from)

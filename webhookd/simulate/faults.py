@@ -54,6 +54,8 @@ class Faults:
     unknown_seconds: float = _number(0.0, "seconds for which reports do not know a new transaction")
     reports_off: bool = _number(False, "the Transaction Details API is switched off (E00011)")
     no_summaries: bool = _number(False, "getTransactionSummary is not known (E00004)")
+    pending_unlisted: bool = _number(False, "the list of batches has no batch that is not settled yet")
+    ended_unlisted: bool = _number(False, "the list of unsettled transactions has none that was declined, voided or failed")
     collapsed: bool = _number(True, "lists are plain arrays, and not objects with an array inside")
     resend: bool = _number(False, "failed notifications are sent again after the webhook is activated")
     pings_listed: bool = _number(False, "pings stand in the history")
@@ -104,6 +106,8 @@ class Faults:
             for name in ("garbled", "no_payload"):
                 values[name] = dice.choice((0.0, 0.05))
             values["offset_ignored"] = dice.random() < 0.2
+        for name in ("pending_unlisted", "ended_unlisted"):
+            values[name] = dice.random() < 0.5
         return cls(**values)
 
 

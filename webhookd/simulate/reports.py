@@ -6,15 +6,19 @@ Scenarios fill the books. The API creates no transaction: this is a double for t
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from datetime import datetime
-from typing import Any
+from datetime import date, datetime, timedelta
+from typing import Any, TypeVar
+from zoneinfo import ZoneInfo
 
 from aiohttp import web
 
 from webhookd.authorizenet.body import load
 from webhookd.simulate.answering import report, report_error
-from webhookd.simulate.books import Account, Transaction
+from webhookd.simulate.books import Account
 from webhookd.simulate.faults import Faults
+from webhookd.simulate.records import Subscription, Transaction
+from webhookd.simulate.settlement import ENDED, catch_up
+from webhookd.simulate.wire import batch_of, details_of, row_of, subscription_of, subscription_row_of, summary_of
 
 _SPACE = "AnetApi/xml/v1/schema/AnetApiSchema.xsd"
 _MOST_DAYS = 31
@@ -47,7 +51,9 @@ _INNER = {
 }
 _NOT_FOUND = ("E00040", "The record cannot be found.")
 _NOTHING = ("I00004", "No records found.")
-_SUMMARY = ("transId", "submitTimeUTC", "submitTimeLocal", "transactionStatus", "settleAmount", "subscription", "profile")
+_INACTIVE = {"expired", "canceled", "terminated", "suspended"}
+
+T = TypeVar("T")
 
 
 def problem(name: str, fields: Mapping[str, Any], known: tuple[str, ...]) -> str | None:
@@ -108,6 +114,7 @@ class Reports:
         if not account.active:
             inactive = report_error("E00008", "User authentication failed. The merchant account or user is inactive.")
             return account.name, name, inactive
+        catch_up(account, self._now())
         return account.name, name, self._report(account, name, fields)
 
     def _report(self, account: Account, name: str, fields: Mapping[str, Any]) -> web.Response:
@@ -122,47 +129,73 @@ class Reports:
                 found = account.transactions.get(str(fields.get("transId")))
                 if found is None or self._now() < found.known_from:
                     return report_error(*_NOT_FOUND)
-                whole = name == "getTransactionDetailsRequest"
-                return report({"transaction": found.details if whole else _summary(found)})
+                show = details_of if name == "getTransactionDetailsRequest" else summary_of
+                return report({"transaction": show(found, account.rules.zone)})
             case "getUnsettledTransactionListRequest":
                 held = fields.get("status") == "pendingApproval"
-                rows = [one for one in self._known(account) if one.unsettled]
-                rows = [one for one in rows if not held or "PendingReview" in one.details["transactionStatus"]]
-                return self._page("transactions", "transaction", list(map(_row, rows)), fields)
+                rows = [one for one in account.open.values() if not held or "PendingReview" in one.status]
+                if self._faults.ended_unlisted:
+                    rows = [one for one in rows if one.status not in ENDED]
+                return self._transactions(account, rows, fields)
             case "getTransactionListRequest":
                 batch = str(fields.get("batchId", ""))
                 if not batch:
                     return report_error("E00003", f"The '{_SPACE}:batchId' element is invalid - The Pattern constraint failed.")
-                rows = [one for one in self._known(account) if one.details.get("batch", {}).get("batchId") == batch]
-                return self._page("transactions", "transaction", list(map(_row, rows)), fields)
+                listed = account.batches.get(batch)
+                return self._transactions(account, listed.transactions if listed else [], fields)
             case "getSettledBatchListRequest":
                 return self._batches(account, fields)
             case "getBatchStatisticsRequest":
-                found_batch = account.batches.get(str(fields.get("batchId")))
-                return report_error(*_NOT_FOUND) if found_batch is None else report({"batch": found_batch})
+                asked = account.batches.get(str(fields.get("batchId")))
+                return report_error(*_NOT_FOUND) if asked is None else report({"batch": batch_of(asked, account.rules.zone)})
             case "ARBGetSubscriptionListRequest":
-                return self._page("subscriptionDetails", "subscriptionDetail", _subscriptions(account, fields), fields)
+                return self._subscriptions(account, fields)
             case _:
                 own = account.subscriptions.get(str(fields.get("subscriptionId")))
                 if own is None:
                     return report_error("E00035", "The subscription cannot be found.")
                 if name == "ARBGetSubscriptionStatusRequest":
-                    return report({"status": own["status"], "note": "Status with a capital 'S' is obsolete."})
-                return report({"subscription": {key: value for key, value in own.items() if key != "id"}})
+                    return report({"status": own.status, "note": "Status with a capital 'S' is obsolete."})
+                return report({"subscription": subscription_of(own, with_attempts=fields.get("includeTransactions") is True)})
 
-    def _known(self, account: Account) -> list[Transaction]:
+    def _transactions(self, account: Account, rows: list[Transaction], fields: Mapping[str, Any]) -> web.Response:
         now = self._now()
-        return sorted((one for one in account.transactions.values() if one.known_from <= now), key=lambda one: int(one.id))
+        by_time = (fields.get("sorting") or {}).get("orderBy") == "submitTimeUTC"
+        known = sorted(
+            (one for one in rows if one.known_from <= now), key=lambda one: (one.made_at if by_time else now, int(one.id))
+        )
+        return self._page("transactions", "transaction", known, fields, lambda one: row_of(one, account.rules.zone))
 
-    def _page(self, name: str, item: str, rows: list[Any], fields: Mapping[str, Any]) -> web.Response:
-        """Returns a page of rows. `offset` is the page's number, from 1. Without paging: the latest 1000."""
+    def _subscriptions(self, account: Account, fields: Mapping[str, Any]) -> web.Response:
+        today = self._now().astimezone(ZoneInfo(account.rules.zone))
+
+        def is_listed(one: Subscription) -> bool:
+            match fields.get("searchType"):
+                case "subscriptionInactive":
+                    return one.status in _INACTIVE
+                case "cardExpiringThisMonth":
+                    ends: date | None = one.card_ends
+                case "subscriptionExpiringThisMonth":
+                    ends = None if one.last_at is None else one.last_at.astimezone(today.tzinfo).date()
+                case _:
+                    ends = today.date()
+            this_month = ends is not None and (ends.year, ends.month) == (today.year, today.month)
+            return this_month and one.status not in _INACTIVE
+
+        found = sorted(filter(is_listed, account.subscriptions.values()), key=lambda one: int(one.id))
+        return self._page("subscriptionDetails", "subscriptionDetail", found, fields, subscription_row_of)
+
+    def _page(
+        self, name: str, item: str, rows: list[T], fields: Mapping[str, Any], show: Callable[[T], object]
+    ) -> web.Response:
+        """Returns a page of rows as `show` writes them. `offset` is its number, from 1. Without paging: the latest 1000."""
         paging = fields.get("paging") or {}
         limit, number = paging.get("limit", 1000), paging.get("offset", 1)
         if not (1 <= limit <= 1000 and 1 <= number <= 100_000):
             return report_error("E00094", "The paging values are out of range.")
         if fields.get("sorting", {}).get("orderDescending"):
             rows.reverse()
-        found = rows[(number - 1) * limit : number * limit] if paging else rows[-1000:]
+        found = [show(one) for one in (rows[(number - 1) * limit : number * limit] if paging else rows[-1000:])]
         if not found:
             return report({}, *_NOTHING)
         listed: Any = found if self._faults.collapsed else {item: found if len(found) > 1 else found[0]}
@@ -172,18 +205,18 @@ class Reports:
         first, last = (fields.get(f"{end}SettlementDate") for end in ("first", "last"))
         if (first is None) != (last is None):
             return report_error("E00003", "Both dates or none of them must be given.")
-        rows = list(account.batches.values())
-        if first is not None and last is not None:
-            begin, end = _moment(first), _moment(last)
-            if begin is None or end is None:
-                return report_error(
-                    "E00003", f"The '{_SPACE}:SettlementDate' element is invalid - It is no valid DateTime value."
-                )
-            if (end - begin).days >= _MOST_DAYS:
-                return report_error("E00003", f"The dates must be at most {_MOST_DAYS} days apart.")
-            rows = [one for one in rows if begin <= datetime.fromisoformat(one["settlementTimeUTC"]) <= end]
-        if not fields.get("includeStatistics"):
-            rows = [{key: value for key, value in one.items() if key != "statistics"} for one in rows]
+        now = self._now()
+        begin, end = (now - timedelta(days=1), now) if first is None else (_moment(first), _moment(last))
+        if begin is None or end is None:
+            return report_error("E00003", f"The '{_SPACE}:SettlementDate' element is invalid - It is no valid DateTime value.")
+        if (end - begin).days >= _MOST_DAYS:
+            return report_error("E00003", f"The dates must be at most {_MOST_DAYS} days apart.")
+        # A pending batch is listed by its cut-off: not known of the provider.
+        found = [one for one in account.batches.values() if begin <= (one.settled_at or one.closed_at) <= end]
+        if self._faults.pending_unlisted:
+            found = [one for one in found if one.settled_at is not None]
+        whole = fields.get("includeStatistics") is True
+        rows = [batch_of(one, account.rules.zone, with_statistics=whole) for one in found]
         if not rows:
             return report({}, *_NOTHING)
         return report({"batchList": rows if self._faults.collapsed else {"batch": rows if len(rows) > 1 else rows[0]}})
@@ -208,36 +241,5 @@ def _merchant(account: Account) -> dict[str, Any]:
         "productCodes": ["CNP"],
         "paymentMethods": ["Visa", "MasterCard", "Echeck"],
         "currencies": ["USD"],
-        "merchantTimeZone": "America/Los_Angeles",
+        "merchantTimeZone": account.rules.zone,
     }
-
-
-def _row(transaction: Transaction) -> dict[str, Any]:
-    details = transaction.details
-    return {
-        **{key: details[key] for key in _SUMMARY if key in details},
-        "invoiceNumber": details.get("order", {}).get("invoiceNumber"),
-        "firstName": "Ann",
-        "lastName": "Example",
-        "accountType": details["payment"].get("creditCard", {}).get("cardType", "eCheck"),
-        "accountNumber": "XXXX4444",
-        "hasReturnedItems": bool(details.get("returnedItems")),
-        "hasReturnedItemsSpecified": True,
-    }
-
-
-def _summary(transaction: Transaction) -> dict[str, Any]:
-    keys = (*_SUMMARY, "responseCode", "responseReasonCode", "batch")
-    return {key: transaction.details[key] for key in keys if key in transaction.details}
-
-
-_INACTIVE = {"expired", "canceled", "terminated", "suspended"}
-
-
-def _subscriptions(account: Account, fields: Mapping[str, Any]) -> list[dict[str, Any]]:
-    inactive = fields.get("searchType") == "subscriptionInactive"
-    return [
-        {key: value for key, value in one.items() if key != "arbTransactions"} | {"id": int(identifier)}
-        for identifier, one in sorted(account.subscriptions.items())
-        if (one["status"] in _INACTIVE) is inactive
-    ]

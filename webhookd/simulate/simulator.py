@@ -23,8 +23,11 @@ from webhookd.simulate.books import Account, Notification, Webhook
 from webhookd.simulate.clock import Clock
 from webhookd.simulate.delivery import RETRIES, Deliverer, Post
 from webhookd.simulate.faults import Dice, Faults
+from webhookd.simulate.records import reported
 from webhookd.simulate.reports import Reports
 from webhookd.simulate.rest import Rest, fields_of, spoil
+from webhookd.simulate.settlement import catch_up, enter
+from webhookd.simulate.till import Till
 
 _SALE = f"{PREFIX}payment.authcapture.created"
 _MOST_CALLS = 100_000  # calls that are remembered
@@ -131,11 +134,22 @@ class Simulator:
 
         signature_key: its key, if it is not to follow from the seed.
         only_to: the one address that its deliveries may go to.
+        Its books are as of now: what the clock has made due, such as a settlement, has happened.
         """
         if name not in self.accounts:
             self.accounts[name] = books.account(name, self.seed, signature_key)
             self.accounts[name].only_to = only_to
+        catch_up(self.accounts[name], self.clock.now())
         return self.accounts[name]
+
+    def till(self, account: str = "default") -> Till:
+        """Returns the till of an account, which makes transactions with their events."""
+        return Till(self.account(account), self.clock.now, self.next_number, self.make, self.faults.unknown_seconds)
+
+    def next_number(self) -> int:
+        """Returns the number of a new entity."""
+        self._number += 1
+        return self._number
 
     def access(self, name: str = "default") -> ProviderAccess:
         """Returns what a client of an account needs."""
@@ -156,23 +170,25 @@ class Simulator:
         number: int | None = None,
         changes: Mapping[str, Any] | None = None,
         withheld: bool = False,
+        in_books: bool = True,
     ) -> list[Notification]:
         """Makes an event, and a notification of it for each webhook that is subscribed. Deliveries begin at once.
 
         number: names the entity; by default a new one for each event. changes: other values of fields of the payload.
         withheld: the history lists the notification as delivered, and nobody gets it.
+        in_books: False if the API is to know nothing of the event's transaction.
         While a webhook is inactive, its notifications stand in the history as failed.
         """
         own = self.account(account)
         if number is None:
-            self._number += 1
+            number = self.next_number()
         now = self.clock.now()
         made = []
         for webhook in own.webhooks.values():
             if not books.matches(webhook, event_type):
                 continue
             dated = now + timedelta(seconds=self.faults.apart)
-            one = books.notification(webhook, event_type, number or self._number, dated, self._dice, changes)
+            one = books.notification(webhook, event_type, number, dated, self._dice, changes)
             own.notifications[one.id] = one
             spoil(one, now, self.faults, self._dice)
             made.append(one)
@@ -182,10 +198,12 @@ class Simulator:
                 one.status = "Failed"
             else:
                 self._deliverer.begin(own, webhook, one)
-        payload = made[0].payload if made else make_payload(event_type, number or self._number) | dict(changes or {})
+        payload = made[0].payload if made else make_payload(event_type, number) | dict(changes or {})
         known_from = now + timedelta(seconds=self.faults.unknown_seconds)
-        if (transaction := books.transaction(event_type, payload, now, known_from)) is not None:
-            own.transactions.setdefault(transaction.id, transaction)
+        if in_books and payload["id"] not in own.transactions:
+            transaction = reported(event_type, payload, now, known_from)
+            if transaction is not None:
+                enter(own, transaction, now)
         self.made += made
         return made
 
