@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import random
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import reduce
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -146,6 +148,31 @@ def test_a_stale_look_takes_no_settlement_back() -> None:
     settled, stale = of_row(row(), NOW, batch()), of_row(row("capturedPendingSettlement"), NOW + timedelta(days=1))
     assert merge(settled, stale).state is State.SETTLED
     assert merge(stale, settled).batch_id == "b1"
+
+
+def test_the_rank_of_a_state_decides_however_late_a_lower_one_was_seen() -> None:
+    ranked = [
+        "FDSPendingReview",
+        "authorizedPendingCapture",
+        "capturedPendingSettlement",
+        "newText",
+        "generalError",
+        "declined",
+    ]
+    ranked += ["expired", "voided", "settlementError", "settledSuccessfully", "chargeback", "chargebackReversal"]
+    for low, high in itertools.pairwise(ranked):
+        stale, true = of_row(row(low), NOW + timedelta(days=1)), of_row(row(high), NOW)
+        assert merge(stale, true).status == merge(true, stale).status == high
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"batch_id": "b2"}, {"status": "SETTLEDSUCCESSFULLY"}, {"amount": Decimal(7)}, {"settled_at": NOW - timedelta(1)}],
+)
+def test_of_two_looks_at_the_same_time_the_same_one_decides_in_both_orders(change: dict[str, Any]) -> None:
+    one = of_row(row(), NOW, batch())
+    other = dataclasses.replace(one, **change)
+    assert merge(one, other) == merge(other, one)
 
 
 def test_a_batch_that_failed_can_settle_later_and_not_the_other_way_round() -> None:

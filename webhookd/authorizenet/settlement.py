@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
-from functools import reduce
+from functools import lru_cache, reduce
 from typing import Any
 
 from webhookd.authorizenet.api.results import Batch, ReturnedItem, Transaction, TransactionRow
@@ -104,6 +104,7 @@ _RANKS = {
 }
 
 
+@lru_cache(maxsize=100)
 def state_of(status: str) -> State:
     """Returns the state that a status of the provider means, without regard to returned items."""
     return _BY_STATUS.get(status.casefold(), State.UNKNOWN)
