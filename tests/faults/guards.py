@@ -75,16 +75,13 @@ _PROVIDER_WRONG = "tests/contract/test_provider_wrong.py::"
 _PROVIDER_REFUSALS = "tests/integration/test_provider_refusals.py::"
 _PROVIDER_CALLS = "tests/unit/test_provider_calls.py::"
 _GAPS = "tests/unit/test_gaps.py::"
-<<<<<<< HEAD
 _PROVIDER_FAULTS = "tests/faults/test_provider.py::"
 _SEEDS = (
     "tests/faults/test_provider_seeds.py::"
     "test_in_the_end_every_notification_is_in_the_ledger_once_and_processed_once_and_the_days_say_so"
 )
-=======
 _CLOSER = "tests/integration/test_gaps.py::"
 _LEASE = "tests/unit/test_sync_lease.py::"
->>>>>>> sync
 _SIMULATOR = "tests/contract/test_simulator.py::"
 _HISTORY = "tests/unit/test_history.py::"
 _PROVIDER_SETTINGS = "tests/unit/test_provider_settings.py::"
@@ -97,7 +94,6 @@ _KINDS = "tests/integration/test_kinds.py::"
 
 GUARDS = (
     Guard(
-<<<<<<< HEAD
         "a day that is not over is no alert, so that a small merchant has no noise",
         "sql/queries/alerts.sql",
         "AND day < (now() AT TIME ZONE 'UTC')::date AND day",
@@ -110,7 +106,8 @@ GUARDS = (
         "WHERE a.held_until > now() - interval '1 day'",
         "WHERE true",
         "tests/integration/test_alerts.py::test_the_state_of_the_providers_side_becomes_conditions",
-=======
+    ),
+    Guard(
         "two webhooks of ours bring each event once, also if one of them is inactive",
         "webhookd/sync/takeover.py",
         "if (event_id := await self._gaps.twin(arrival.notification)) is None:",
@@ -186,7 +183,6 @@ GUARDS = (
         "            limit.reschedule(until)\n",
         "            pass\n",
         _LEASE + "test_a_lease_that_another_replica_took_ends_what_runs",
->>>>>>> sync
     ),
     Guard(
         "the sample of a ping that webhookd ordered is a test at each receiver",
