@@ -1,8 +1,8 @@
-"""The pings that webhookd ordered: their samples are kept as tests, and never become events.
+"""The pings that webhookd ordered: what may be their samples is held, with its body, until the ping is over and decided.
 
 Who orders a ping commits a row first, and waits for longer than a receiver's knowledge of these rows may be old. So whichever
 receiver gets the sample knows of the ping. Whether the ping is still open is decided by PostgreSQL, in the statement that keeps
-the sample: whoever closes a ping can be certain that no notification counts as a sample from then on.
+the body: whoever closes a ping can be certain that no notification is held from then on.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ NO_ENTITY = "0"  # the id of the entity in a sample that is about nothing
 class Ping(NamedTuple):
     """A ping that is open, or was a short time ago.
 
-    others: the ids of the account's other webhooks. samples: the ids of the notifications that the ping brought.
+    others: the ids of the account's other webhooks. samples: the ids of the notifications that are held, and of the sample.
     """
 
     id: UUID
@@ -90,7 +90,7 @@ class Pings:
         return account in self._recent or notification.entity_id == NO_ENTITY
 
     async def keep(self, account: str, notification: Notification, body: bytes, key: str) -> UUID | None:
-        """Keeps a sample. Returns its id; None if the notification is a real one.
+        """Holds what may be a sample. Returns the id of its row; None if the notification is to become an event now.
 
         body: the authentic body. key: the fingerprint of the key that verified the body. Raises UnavailableError.
         """
@@ -107,12 +107,14 @@ class Pings:
                 event_type=notification.event_type,
                 webhook_id=webhook_id,
                 key_fingerprint=key,
+                event_date=notification.event_date,
+                body=body,
                 ping=None if ping is None else ping.id,
                 sure=sure,
             )
         )
         if kept is not None:
-            logger.info("a ping's sample came", account=account, test=str(kept))
+            logger.info("what may be a ping's sample came", account=account, test=str(kept))
         return kept
 
     def _ping_of(self, account: str, notification: Notification, webhook_id: str | None) -> Ping | None:
