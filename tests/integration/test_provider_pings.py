@@ -107,10 +107,14 @@ async def test_a_sample_need_not_name_the_pinged_webhook(webhook_id: str | None,
     assert await counts(connection) == (1, 1)
 
 
-async def test_a_sample_that_is_dated_years_ago_is_a_test_too(start: Start, connection: Connection) -> None:
+async def test_what_is_dated_before_the_ping_or_not_at_all_is_no_sample(start: Start, connection: Connection) -> None:
     daemon = await start(roles="receive")
     await opened(daemon)
-    assert await post(daemon, body_of(OURS, when=datetime(2019, 1, 31, tzinfo=UTC))) == (200, "test")
+    undated = orjson.loads(body_of(OURS))
+    del undated["eventDate"]
+    assert await post(daemon, orjson.dumps(undated)) == (200, "accepted")
+    assert await post(daemon, body_of(OURS, when=datetime(2019, 1, 31, tzinfo=UTC))) == (200, "quarantined")
+    assert await counts(connection) == (2, 0)
 
 
 async def test_while_a_ping_is_open_other_webhooks_notifications_are_events(start: Start, connection: Connection) -> None:

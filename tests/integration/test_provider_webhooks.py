@@ -314,6 +314,21 @@ async def test_the_guardian_finds_each_state_by_one_call_and_reports_each_change
     assert changing_calls(simulator) == []
 
 
+async def test_a_look_that_shows_no_event_types_changes_nothing_and_all_types_that_become_some_are_a_loss(
+    daemon: Daemon, client: ProviderClient, simulator: Simulator
+) -> None:
+    watching = guardian(daemon, client, simulator, heal=False)
+    webhook = simulator.register(url_of(daemon))
+    webhook.event_types = ()  # it gets all
+    assert await watching.look() == "ok"
+    webhook.event_types = (SALE,)
+    assert await watching.look() == "event_types"
+    webhook.event_types = ()
+    assert await watching.look() == "ok"
+    webhook.event_types = (SALE,)
+    assert await watching.look() == "event_types"
+
+
 async def test_a_list_that_is_empty_by_mistake_is_no_missing_webhook(
     daemon: Daemon, client: ProviderClient, simulator: Simulator, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -51,12 +51,11 @@ class Ping(NamedTuple):
 class Pings:
     """The pings as a receiver knows them. `old` is whether they must be read anew (`renew`) before a webhook is judged.
 
-    max_age: the greatest age in seconds of an event. patience: the seconds that reading the pings may take.
+    patience: the seconds that reading the pings may take.
     """
 
-    def __init__(self, database: Database, *, max_age: float, patience: float) -> None:
+    def __init__(self, database: Database, *, patience: float) -> None:
         self._database = database
-        self._max_age = timedelta(seconds=max_age)
         self._patience = patience
         self._recent: Mapping[str, tuple[Ping, ...]] = {}
         self._ends = self._soon = float("-inf")  # time.monotonic() when the knowledge is too old, and when to read ahead
@@ -126,7 +125,7 @@ class Pings:
                 continue
             # The provider may still retry a notification from before the webhook became inactive.
             date = notification.event_date
-            if date is not None and ping.opened_at - self._max_age <= date < ping.opened_at - _CLOCKS:
+            if date is None or date < ping.opened_at - _CLOCKS:
                 continue
             return ping
         return None

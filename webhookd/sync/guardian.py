@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from webhookd.authorizenet.api.client import ProviderClient
 from webhookd.authorizenet.api.errors import ProviderError, RecordNotFoundError
 from webhookd.authorizenet.api.results import Webhook
+from webhookd.authorizenet.notification import EVENT_TYPES
 from webhookd.errors import ConflictError
 from webhookd.settings.provider import ProviderAccess
 from webhookd.store.database import Database
@@ -62,7 +63,7 @@ class Guardian:
         known = await self._records.known()
         if self._url is None and known.webhook_id is None:
             detail = "webhookd does not know which webhook is its own: set WEBHOOKD_PUBLIC_URL"
-            await self._note(Found(WebhookState.UNKNOWN, None, detail, ()))
+            await self._note(Found(WebhookState.UNKNOWN, None, detail, ()), known)
             return WebhookState.UNKNOWN
         found = find(await self._client.webhooks(), self._url, known.webhook_id, known.event_types)
         if found.state is WebhookState.MISSING and known.webhook_id is not None and await self._is_there(known.webhook_id):
@@ -73,7 +74,7 @@ class Guardian:
         inactive = found.state is WebhookState.INACTIVE
         if inactive and found.webhook is not None:
             found = await self._heal(found, found.webhook, known)
-        await self._note(found)
+        await self._note(found, known)
         if inactive and found.state is not WebhookState.INACTIVE and self._healed is not None:
             await self._healed()
         return found.state
@@ -85,10 +86,12 @@ class Guardian:
             return False
         return True
 
-    async def _note(self, found: Found) -> None:
+    async def _note(self, found: Found, known: Known) -> None:
         webhook = found.webhook
         # Types that somebody adds belong to the webhook from now on. Types that are gone stay missed.
         types = None if webhook is None or found.state is not WebhookState.OK else webhook.event_types
+        if types == ():  # a webhook without types gets all; the known types stay
+            types = EVENT_TYPES if known.event_types is None else None
         before = await self._records.note(found.state, None if webhook is None else webhook.id, found.detail, types)
         self._noted(found.state)
         if before != found.state:

@@ -117,7 +117,7 @@ class Registrar:
                 webhook, changed = await self._set_active(webhook)
                 changes += changed
             if not self._dry_run:
-                types = event_types or (webhook.event_types if changes or known.event_types is None else None)
+                types = event_types or (webhook.event_types if changes or known.event_types is None else None) or None
                 await self._records.note(WebhookState.OK, webhook.id, None, types)
             if not changes:
                 self._tell("there is nothing to change")
