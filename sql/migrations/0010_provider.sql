@@ -110,8 +110,8 @@ CREATE TABLE webhookd.provider_calls (
 );
 CREATE INDEX provider_calls_by_account ON webhookd.provider_calls (account, at);
 
--- The pings that webhookd ordered. While one is open, the receivers keep what it makes the provider send as a test, and process nothing
--- of it. A receiver reads the open pings anew if what it knows is older than three seconds; who orders a ping waits for longer than that.
+-- The pings that webhookd ordered. While one is open, the receivers hold what may be its sample, and process nothing of it. When the ping
+-- is over, it is decided: one notification at most is the sample, and all others become events. A receiver reads the open pings anew if what it knows is older than three seconds; who orders a ping waits for longer than that.
 CREATE TABLE webhookd.provider_pings (
     id         uuid        PRIMARY KEY,
     account    text        NOT NULL,
@@ -119,12 +119,17 @@ CREATE TABLE webhookd.provider_pings (
     others     text[]      NOT NULL DEFAULT '{}',
     opened_at  timestamptz NOT NULL DEFAULT now(),
     closes_at  timestamptz NOT NULL,
+    sent       boolean,
+    decided_at timestamptz,
     actor      text        NOT NULL
 );
 CREATE INDEX provider_pings_closes_at ON webhookd.provider_pings (closes_at);
 COMMENT ON COLUMN webhookd.provider_pings.others IS 'The ids of the other webhooks of the account: what they send is no test.';
+COMMENT ON COLUMN webhookd.provider_pings.sent IS
+    'false: the provider sent no sample, so that all held notifications are real ones. NULL: it sent one, or nobody knows.';
+COMMENT ON COLUMN webhookd.provider_pings.decided_at IS 'When the ping''s sample was chosen among the held notifications.';
 
--- The samples that pings brought.
+-- The samples that pings brought, and the notifications that are held (with their bodies) until their ping is decided.
 CREATE TABLE webhookd.provider_tests (
     id              uuid        PRIMARY KEY,
     account         text        NOT NULL,
@@ -133,9 +138,15 @@ CREATE TABLE webhookd.provider_tests (
     event_type      text        NOT NULL,
     webhook_id      text,
     key_fingerprint text        NOT NULL,
-    ping            uuid
+    ping            uuid,
+    event_date      timestamptz,
+    body            bytea,
+    decided_at      timestamptz
 );
+CREATE INDEX provider_tests_held ON webhookd.provider_tests (account) WHERE body IS NOT NULL;
 CREATE INDEX provider_tests_by_account ON webhookd.provider_tests (account, received_at);
+COMMENT ON COLUMN webhookd.provider_tests.body IS 'The body of a held notification, which may be a real one; NULL: the row is a sample.';
+COMMENT ON COLUMN webhookd.provider_tests.decided_at IS 'When the row became a sample.';
 
 -- The changes that webhookd made at the provider. The limits of healing are counted here.
 CREATE TABLE webhookd.provider_changes (

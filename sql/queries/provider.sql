@@ -132,15 +132,16 @@ DELETE FROM webhookd.provider_notifications
 WHERE account = :account AND notification_id = ANY(ARRAY(SELECT notification_id FROM gone));
 
 -- name: pings_without_sample(account, since)
--- Returns the pings since a time whose sample did not come.
+-- Returns the pings since a time whose sample did not come, or is not decided.
 SELECT webhook_id, opened_at, closes_at
 FROM webhookd.provider_pings AS p
-WHERE account = :account AND closes_at >= :since::timestamptz
-    AND NOT EXISTS (SELECT FROM webhookd.provider_tests WHERE account = p.account AND ping = p.id);
+WHERE account = :account AND closes_at >= :since::timestamptz AND sent IS NOT FALSE
+    AND NOT EXISTS (SELECT FROM webhookd.provider_tests WHERE account = p.account AND ping = p.id AND body IS NULL);
 
 -- name: provider_tests_since(account, since)
--- Returns the ids of the samples that arrived since a time.
-SELECT notification_id FROM webhookd.provider_tests WHERE account = :account AND received_at >= :since::timestamptz;
+-- Returns the ids of the samples that arrived since a time. What is held is none.
+SELECT notification_id FROM webhookd.provider_tests
+WHERE account = :account AND received_at >= :since::timestamptz AND body IS NULL;
 
 -- name: record_comparison(account, compared_from, compared_to, days, completeness, listed, ours, recovered, missing, waiting, unreadable, unlisted, most, looks, looked_ats)!
 -- Records the result of a comparison: the days, and how far the comparison has come.
@@ -217,9 +218,11 @@ WITH days AS (
     DELETE FROM webhookd.provider_notifications
     WHERE account = :account AND coalesce(event_date, first_at) < now() - interval '400 days'
 ), tests AS (
-    DELETE FROM webhookd.provider_tests WHERE account = :account AND received_at < now() - interval '400 days'
+    DELETE FROM webhookd.provider_tests
+    WHERE account = :account AND received_at < now() - interval '400 days' AND body IS NULL
 ), pings AS (
-    DELETE FROM webhookd.provider_pings WHERE account = :account AND closes_at < now() - interval '400 days'
+    DELETE FROM webhookd.provider_pings
+    WHERE account = :account AND closes_at < now() - interval '400 days' AND decided_at IS NOT NULL
 )
 DELETE FROM webhookd.provider_calls
 WHERE account = :account AND at < (

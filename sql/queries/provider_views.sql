@@ -44,7 +44,7 @@ WHERE account = :account ORDER BY at DESC, id DESC LIMIT :limit;
 -- name: list_provider_tests(account, limit)
 -- Returns the samples that pings brought, the newest first.
 SELECT received_at, notification_id, event_type, webhook_id, key_fingerprint FROM webhookd.provider_tests
-WHERE account = :account ORDER BY received_at DESC, id DESC LIMIT :limit;
+WHERE account = :account AND body IS NULL ORDER BY received_at DESC, id DESC LIMIT :limit;
 
 -- name: list_unreadable_notifications(account, limit)
 -- Returns the notifications of the history that cannot become events, the newest first.

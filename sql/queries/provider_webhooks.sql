@@ -10,9 +10,10 @@ WHERE NOT EXISTS (
 )
 RETURNING true;
 
--- name: close_ping(id, seconds)$
--- Closes a ping after `seconds`. From then on, no body becomes a sample of this ping (see keep_sample).
-UPDATE webhookd.provider_pings SET closes_at = least(closes_at, now() + make_interval(secs => :seconds::float8))
+-- name: close_ping(id, seconds, sent)$
+-- Closes a ping after `seconds`. From then on, no body is held for this ping (see keep_sample). `sent`: see the column; NULL leaves it.
+UPDATE webhookd.provider_pings SET
+    closes_at = least(closes_at, now() + make_interval(secs => :seconds::float8)), sent = coalesce(:sent::boolean, sent)
 WHERE id = :id::uuid
 RETURNING true;
 
@@ -23,7 +24,7 @@ FROM webhookd.provider_pings
 WHERE account = :account AND webhook_id = :webhook_id AND closes_at > now();
 
 -- name: recent_pings(seconds)
--- Returns the pings that are open, or that closed within `seconds`, with the ids of the samples that they brought.
+-- Returns the pings that are open, or that closed within `seconds`, with the ids of their samples and of what is held.
 SELECT
     p.id, p.account, p.webhook_id, p.others, p.opened_at, p.closes_at > now() AS open,
     ARRAY(
@@ -35,10 +36,10 @@ SELECT
 FROM webhookd.provider_pings p
 WHERE p.closes_at > now() - make_interval(secs => :seconds::float8);
 
--- name: keep_sample(id, account, notification_id, event_type, webhook_id, key_fingerprint, ping, sure)$
--- Keeps a body's facts as a sample, if its ping is still open, or if `sure`: then the body itself shows that it is a sample.
--- Returns the sample's id. Returns the earlier id if the notification is a sample already, and NULL if the body is no sample.
--- The lock makes close_ping wait for a sample that is being kept. So a ping that is closed brings no sample any more.
+-- name: keep_sample(id, account, notification_id, event_type, webhook_id, key_fingerprint, event_date, body, ping, sure)$
+-- Holds a body, if its ping is still open. If `sure`, the body itself shows that it is a sample: only its facts are kept.
+-- Returns the row's id. Returns the earlier id if the notification has a row already, and NULL if the body is an event.
+-- The lock makes close_ping wait for a body that is being held. So for a ping that is closed, no body is held any more.
 WITH known AS MATERIALIZED (
     SELECT id FROM webhookd.provider_tests
     WHERE account = :account AND notification_id = :notification_id AND received_at > now() - interval '1 day'
@@ -47,20 +48,62 @@ WITH known AS MATERIALIZED (
 ), open AS MATERIALIZED (
     SELECT id FROM webhookd.provider_pings WHERE id = :ping::uuid AND closes_at > clock_timestamp() FOR SHARE
 ), kept AS (
-    INSERT INTO webhookd.provider_tests (id, account, notification_id, event_type, webhook_id, key_fingerprint, ping)
-    SELECT :id::uuid, :account, :notification_id, :event_type, :webhook_id, :key_fingerprint, (SELECT id FROM open)
+    INSERT INTO webhookd.provider_tests (
+        id, account, notification_id, event_type, webhook_id, key_fingerprint, ping, event_date, body, decided_at
+    )
+    SELECT
+        :id::uuid, :account, :notification_id, :event_type, :webhook_id, :key_fingerprint, (SELECT id FROM open),
+        :event_date::timestamptz, CASE WHEN NOT :sure THEN :body::bytea END, CASE WHEN :sure THEN now() END
     WHERE NOT EXISTS (SELECT FROM known) AND (:sure OR EXISTS (SELECT FROM open))
     RETURNING id
 )
 SELECT id FROM known UNION ALL SELECT id FROM kept LIMIT 1;
 
 -- name: sample_of_ping(ping)^
--- Returns the first sample that a ping brought, or no row.
-SELECT notification_id, event_type, webhook_id, key_fingerprint
-FROM webhookd.provider_tests
-WHERE account = (SELECT account FROM webhookd.provider_pings WHERE id = :ping::uuid) AND ping = :ping::uuid
-ORDER BY received_at, id
+-- Returns the sample that a ping brought, or, if the ping is not decided, what is likely the sample; or no row.
+SELECT t.notification_id, t.event_type, t.webhook_id, t.key_fingerprint
+FROM webhookd.provider_tests t JOIN webhookd.provider_pings p ON p.id = t.ping AND p.account = t.account
+WHERE p.id = :ping::uuid
+ORDER BY t.body IS NOT NULL, t.webhook_id IS DISTINCT FROM p.webhook_id, t.event_date DESC NULLS LAST, t.received_at DESC, t.id
 LIMIT 1;
+
+-- name: pings_to_decide(account)
+-- Returns the pings that are over, and that are not decided or have held notifications.
+SELECT id FROM webhookd.provider_pings
+WHERE account = :account AND closes_at <= now() AND (
+    decided_at IS NULL OR id IN (SELECT ping FROM webhookd.provider_tests WHERE account = :account AND body IS NOT NULL)
+)
+ORDER BY opened_at;
+
+-- name: decide_ping(id)!
+-- Decides a ping that is over, once: if the provider may have sent a sample, at most one held notification is the sample. The order is
+-- that of sample_of_ping. Close the ping first: that waits for what is being held.
+WITH ping AS (
+    UPDATE webhookd.provider_pings SET decided_at = clock_timestamp()
+    WHERE id = :id::uuid AND decided_at IS NULL AND closes_at <= clock_timestamp()
+    RETURNING id, account, webhook_id, sent
+), likely AS (
+    SELECT t.id, t.body IS NULL AS sure
+    FROM webhookd.provider_tests t JOIN ping ON ping.id = t.ping AND ping.account = t.account
+    WHERE ping.sent IS NOT FALSE
+    ORDER BY t.body IS NOT NULL, t.webhook_id IS DISTINCT FROM ping.webhook_id, t.event_date DESC NULLS LAST, t.received_at DESC, t.id
+    LIMIT 1
+)
+UPDATE webhookd.provider_tests SET body = NULL, decided_at = now() WHERE id = (SELECT id FROM likely WHERE NOT sure);
+
+-- name: held_for_ping(ping, limit)
+-- Returns held notifications of a ping that is decided: none of them is its sample.
+SELECT t.id, t.received_at, t.key_fingerprint, t.body
+FROM webhookd.provider_tests t JOIN webhookd.provider_pings p ON p.id = t.ping AND p.account = t.account
+WHERE p.id = :ping::uuid AND p.decided_at IS NOT NULL AND t.body IS NOT NULL
+ORDER BY t.received_at, t.id
+LIMIT :limit;
+
+-- name: forget_held(ids)!
+-- Removes held notifications that are events, or in quarantine, now.
+DELETE FROM webhookd.provider_tests WHERE id = ANY(ARRAY(
+    SELECT id FROM webhookd.provider_tests WHERE id = ANY(:ids::uuid[]) AND body IS NOT NULL ORDER BY id FOR UPDATE
+));
 
 -- name: refused_since_ping(ping)^
 -- Returns the newest webhook of a ping's account that was refused since the ping was opened, or no row.

@@ -16,15 +16,18 @@ import pytest
 from tests.conftest import Servers, Start
 from tests.helpers.database import connect
 from tests.helpers.running import KEY
+from tests.helpers.secrets import note
 from tests.helpers.wait import until
 from webhookd.authorizenet.sampling import sample
 from webhookd.authorizenet.signature import fingerprint, sign
 from webhookd.daemon import Daemon
 from webhookd.errors import ConflictError
+from webhookd.simulate import Simulator
 from webhookd.store import provider_pings
 from webhookd.store.keys import new_id
 from webhookd.store.provider_webhooks import WebhookRecords
 from webhookd.store.queries import queries
+from webhookd.sync.pings import HeldNotifications
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 SALE = "net.authorize.payment.authcapture.created"
@@ -54,6 +57,10 @@ async def post(daemon: Daemon, body: bytes, path: str = "") -> tuple[int, str]:
         http.post(f"{daemon.public_url}/webhooks/authorize-net{path}", data=body, headers=headers) as response,
     ):
         return response.status, str((await response.json(content_type=None)).get("status"))
+
+
+def held(daemon: Daemon) -> HeldNotifications:
+    return HeldNotifications(records(daemon), daemon.receipts, 14 * 86400, 300)
 
 
 def records(daemon: Daemon, account: str = "default") -> WebhookRecords:
@@ -100,10 +107,14 @@ async def test_a_sample_need_not_name_the_pinged_webhook(webhook_id: str | None,
     assert await counts(connection) == (1, 1)
 
 
-async def test_a_sample_that_is_dated_years_ago_is_a_test_too(start: Start, connection: Connection) -> None:
+async def test_what_is_dated_before_the_ping_or_not_at_all_is_no_sample(start: Start, connection: Connection) -> None:
     daemon = await start(roles="receive")
     await opened(daemon)
-    assert await post(daemon, body_of(OURS, when=datetime(2019, 1, 31, tzinfo=UTC))) == (200, "test")
+    undated = orjson.loads(body_of(OURS))
+    del undated["eventDate"]
+    assert await post(daemon, orjson.dumps(undated)) == (200, "accepted")
+    assert await post(daemon, body_of(OURS, when=datetime(2019, 1, 31, tzinfo=UTC))) == (200, "quarantined")
+    assert await counts(connection) == (2, 0)
 
 
 async def test_while_a_ping_is_open_other_webhooks_notifications_are_events(start: Start, connection: Connection) -> None:
@@ -137,7 +148,14 @@ async def test_from_the_closing_on_every_notification_is_an_event_though_the_rec
 async def test_closing_waits_for_a_sample_that_is_being_kept(start: Start, connection: Connection, servers: Servers) -> None:
     daemon = await start(roles="receive")
     ping = await opened(daemon)
-    kept = {"account": "default", "notification_id": "n", "event_type": SALE, "webhook_id": OURS, "key_fingerprint": "f"}
+    kept: dict[str, Any] = {
+        "account": "default",
+        "notification_id": "n",
+        "event_type": SALE,
+        "webhook_id": OURS,
+        "key_fingerprint": "f",
+    }
+    kept |= {"event_date": None, "body": b"{}"}
     transaction = connection.transaction()
     await transaction.start()
     assert await queries.keep_sample(connection, id=new_id(), ping=ping, sure=False, **kept) is not None
@@ -231,3 +249,115 @@ async def test_a_webhook_has_one_open_ping_and_its_changes_have_one_owner(start:
                 pass
     async with records(daemon).alone():
         await records(daemon).open_ping(OURS, [], 60)
+
+
+# The end of a ping
+
+
+async def kinds(connection: Connection) -> dict[str, str]:
+    """Returns what each notification is: an event, a sample, or held."""
+    rows = await connection.fetch(
+        """SELECT notification_id, 'event' AS what FROM ledger UNION ALL
+           SELECT notification_id, CASE WHEN body IS NULL THEN 'sample' ELSE 'held' END FROM provider_tests"""
+    )
+    return {row["notification_id"]: row["what"] for row in rows}
+
+
+def id_of(body: bytes) -> str:
+    return str(orjson.loads(body)["notificationId"])
+
+
+async def _three(daemon: Daemon) -> tuple[str, str, str]:
+    """Sends two young retries of real notifications, and a sample between them. Returns the ids, the sample's first."""
+    now = datetime.now(UTC)
+    bodies = [body_of(OURS, when=now - timedelta(minutes=minutes)) for minutes in (4, 0, 2)]
+    assert [await post(daemon, body) for body in bodies] == [(200, "test")] * 3
+    retried, sample_, other = map(id_of, bodies)
+    return sample_, retried, other
+
+
+async def test_young_retries_are_held_while_a_ping_is_open_and_then_become_events(start: Start, connection: Connection) -> None:
+    daemon = await start(roles="receive")
+    ping = await opened(daemon)
+    sample_, *real = await _three(daemon)
+    stranger = body_of(UNKNOWN)
+    assert await post(daemon, stranger) == (200, "test")
+    await held(daemon).decide()
+    assert set((await kinds(connection)).values()) == {"event", "held"}, "an open ping is not decided"
+    await records(daemon).close_ping(ping)
+    await held(daemon).decide()
+    found = await kinds(connection)
+    assert found[sample_] == "sample"
+    assert [found[one] for one in (*real, id_of(stranger))] == ["event"] * 3
+    rows = await connection.fetch("SELECT * FROM provider_tests")
+    assert [(row["notification_id"], row["body"], row["decided_at"] is None) for row in rows] == [(sample_, None, False)]
+    said = await connection.fetch("SELECT actor, reason FROM audit WHERE reason IS NOT NULL")
+    assert {tuple(row) for row in said} == {("a test", "released: it came while a ping was open")}
+    assert await connection.fetchval("SELECT count(*) FROM events WHERE key_fingerprint = $1", fingerprint(KEY)) == 4
+
+
+async def test_if_the_provider_sent_no_sample_all_that_was_held_becomes_events(start: Start, connection: Connection) -> None:
+    daemon = await start(roles="receive")
+    ping = await opened(daemon)
+    await _three(daemon)
+    await records(daemon).close_ping(ping, unsent=True)
+    await held(daemon).decide()
+    assert await counts(connection) == (4, 0)
+
+
+async def test_a_sample_that_is_about_nothing_is_the_pings_sample_and_all_that_was_held_becomes_events(
+    start: Start, connection: Connection
+) -> None:
+    daemon = await start(roles="receive")
+    ping = await opened(daemon)
+    await _three(daemon)
+    nothing = body_of(OURS, entity="0")
+    assert await post(daemon, nothing) == (200, "test")
+    await records(daemon).close_ping(ping)
+    await held(daemon).decide()
+    assert await counts(connection) == (4, 1)
+    assert (await kinds(connection))[id_of(nothing)] == "sample"
+
+
+async def test_after_a_crash_between_the_release_and_the_removal_no_event_is_doubled(
+    start: Start, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    daemon = await start(roles="receive")
+    ping = await opened(daemon)
+    await _three(daemon)
+    await records(daemon).close_ping(ping)
+
+    async def dies(*_: Any) -> None:
+        raise asyncio.CancelledError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(WebhookRecords, "forget_held", dies)
+        with pytest.raises(asyncio.CancelledError):
+            await held(daemon).decide()
+    assert await counts(connection) == (3, 3)
+    await held(daemon).decide()
+    assert await counts(connection) == (3, 1)
+
+
+async def test_the_role_sync_decides_the_ping_of_a_process_that_died(start: Start, connection: Connection) -> None:
+    daemon = await start(roles="receive")
+    ping = await opened(daemon)
+    sample_, *real = await _three(daemon)
+    await connection.execute("UPDATE provider_pings SET closes_at = now() WHERE id = $1", ping)
+    async with Simulator() as simulator:
+        own = simulator.account(signature_key=KEY)
+        note([own.transaction_key])
+        await start(
+            roles="sync",
+            provider=simulator.url,
+            api_login_id=own.login_id,
+            transaction_key=own.transaction_key,
+            webhook_guardian="off",
+        )
+        await until(lambda: _decided(connection), "the ping is decided", deadline=60)
+    found = await kinds(connection)
+    assert [found[one] for one in (sample_, *real)] == ["sample", "event", "event"]
+
+
+async def _decided(connection: Connection) -> bool:
+    return "held" not in (await kinds(connection)).values()

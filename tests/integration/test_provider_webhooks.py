@@ -17,7 +17,7 @@ from tests.helpers.running import KEY
 from tests.helpers.secrets import note
 from tests.helpers.wait import until
 from webhookd.authorizenet.api.client import ProviderClient
-from webhookd.authorizenet.api.errors import CallRejectedError, ProviderError, ProviderUnavailableError
+from webhookd.authorizenet.api.errors import CallRejectedError, ProviderUnavailableError
 from webhookd.authorizenet.notification import EVENT_TYPES
 from webhookd.authorizenet.signature import fingerprint
 from webhookd.daemon import Daemon
@@ -28,11 +28,12 @@ from webhookd.store import provider_pings
 from webhookd.store.provider_webhooks import WebhookRecords
 from webhookd.sync import pings
 from webhookd.sync.guardian import Guardian
-from webhookd.sync.pings import PingFailedError
+from webhookd.sync.pings import HeldNotifications, PingFailedError
 from webhookd.sync.registration import Registrar
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 SALE, REFUND = "net.authorize.payment.authcapture.created", "net.authorize.payment.refund.created"
+LIMITS = (14 * 86400.0, 300.0)  # seconds: the greatest age of an event, and by how much its date may lie ahead
 CHANGES = "SELECT change FROM provider_changes ORDER BY at, id"
 
 
@@ -70,7 +71,13 @@ async def steps() -> list[str]:
 
 @pytest_asyncio.fixture
 async def registrar(daemon: Daemon, client: ProviderClient, steps: list[str]) -> Registrar:
-    return Registrar(client, WebhookRecords(daemon.database, "default", "ann"), steps.append)
+    return registrar_of(daemon, client, steps)
+
+
+def registrar_of(daemon: Daemon, client: ProviderClient, steps: list[str], *, dry_run: bool = False) -> Registrar:
+    records = WebhookRecords(daemon.database, "default", "ann")
+    held = HeldNotifications(records, daemon.receipts, *LIMITS)
+    return Registrar(client, records, held, steps.append, dry_run=dry_run)
 
 
 def url_of(daemon: Daemon) -> str:
@@ -127,7 +134,7 @@ async def test_one_command_sets_everything_up_and_run_again_changes_nothing(
 async def test_a_dry_run_shows_the_changes_and_makes_none(
     daemon: Daemon, client: ProviderClient, simulator: Simulator, connection: Connection, steps: list[str]
 ) -> None:
-    dry = Registrar(client, WebhookRecords(daemon.database, "default", "ann"), steps.append, dry_run=True)
+    dry = registrar_of(daemon, client, steps, dry_run=True)
     outcome = await dry.setup(url_of(daemon), [SALE])
     assert [str(one) for one in outcome.changes] == [
         f"url: {url_of(daemon)}",
@@ -268,7 +275,7 @@ async def test_each_change_is_made_and_kept(
 
 def guardian(daemon: Daemon, client: ProviderClient, simulator: Simulator, *, heal: bool = True, **options: Any) -> Guardian:
     access = replace(simulator.access(), public_url=url_of(daemon))
-    return Guardian(client, daemon.database, access, heal=heal, **options)
+    return Guardian(client, daemon.database, access, daemon.receipts, LIMITS, heal=heal, **options)
 
 
 async def state(connection: Connection) -> tuple[str, str | None]:
@@ -305,6 +312,21 @@ async def test_the_guardian_finds_each_state_by_one_call_and_reports_each_change
     assert await watching.look() == "missing"
     assert "webhookd provider setup" in str((await state(connection))[1])
     assert changing_calls(simulator) == []
+
+
+async def test_a_look_that_shows_no_event_types_changes_nothing_and_all_types_that_become_some_are_a_loss(
+    daemon: Daemon, client: ProviderClient, simulator: Simulator
+) -> None:
+    watching = guardian(daemon, client, simulator, heal=False)
+    webhook = simulator.register(url_of(daemon))
+    webhook.event_types = ()  # it gets all
+    assert await watching.look() == "ok"
+    webhook.event_types = (SALE,)
+    assert await watching.look() == "event_types"
+    webhook.event_types = ()
+    assert await watching.look() == "ok"
+    webhook.event_types = (SALE,)
+    assert await watching.look() == "event_types"
 
 
 async def test_a_list_that_is_empty_by_mistake_is_no_missing_webhook(
@@ -355,7 +377,10 @@ async def test_without_heal_and_without_a_ping_that_comes_nothing_is_activated(
     assert await guardian(daemon, client, simulator).look() == "inactive"
     assert webhook.status == "inactive"
     assert await changes(connection) == ["heal"]
-    assert "tried to heal it" in str((await state(connection))[1])
+    reason = (await state(connection))[1]
+    assert "tried to heal it" in str(reason)
+    await guardian(daemon, client, simulator).look()
+    assert (await state(connection))[1] == reason, "the reason stays while nothing else is tried"
 
 
 async def test_a_webhook_is_healed_once_an_hour_and_three_times_a_day_by_all_replicas(
@@ -425,7 +450,7 @@ async def test_the_guardian_leaves_alone_what_is_missing_or_inactive_on_purpose(
 async def test_without_a_url_the_webhook_of_an_earlier_look_is_watched_and_else_nothing_is_asked(
     daemon: Daemon, client: ProviderClient, simulator: Simulator, connection: Connection
 ) -> None:
-    nameless = Guardian(client, daemon.database, simulator.access(), heal=True)
+    nameless = Guardian(client, daemon.database, simulator.access(), daemon.receipts, LIMITS, heal=True)
     assert await nameless.look() == "unknown"
     assert "WEBHOOKD_PUBLIC_URL" in str((await state(connection))[1])
     assert list(simulator.calls) == []
@@ -484,14 +509,96 @@ async def _equals(connection: Connection, query: str, wanted: int) -> bool:
 
 
 async def test_a_ping_that_the_provider_rejects_is_closed_at_once(
-    registrar: Registrar, daemon: Daemon, simulator: Simulator, client: ProviderClient, connection: Connection
+    registrar: Registrar,
+    daemon: Daemon,
+    simulator: Simulator,
+    client: ProviderClient,
+    connection: Connection,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     webhook = simulator.register(url_of(daemon))
     webhook.status = "inactive"
-    waiting = asyncio.create_task(registrar.ping(webhook.id))
-    await until(lambda: connection.fetchval("SELECT count(*) FROM provider_pings"), "the ping is open")
-    webhook.status = "active"  # somebody activates it in the Merchant Interface
-    with pytest.raises(ProviderError) as caught:
-        await waiting
-    assert isinstance(caught.value, CallRejectedError)
+    ping = client.ping
+
+    async def late(identifier: str) -> bool:
+        webhook.status = "active"  # somebody activates it in the Merchant Interface
+        simulator.make(SALE)
+        await until(lambda: connection.fetchval("SELECT count(*) FROM provider_tests"), "the notification is held")
+        return await ping(identifier)
+
+    monkeypatch.setattr(client, "ping", late)
+    with pytest.raises(CallRejectedError):
+        await registrar.ping(webhook.id)
+    assert await events(connection) == 1, "what came is released"
     assert await connection.fetchval("SELECT count(*) FROM provider_pings WHERE closes_at > now()") == 0
+
+
+async def test_a_webhook_that_became_active_after_the_list_was_read_is_not_pinged(
+    daemon: Daemon,
+    client: ProviderClient,
+    simulator: Simulator,
+    connection: Connection,
+    registrar: Registrar,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    webhook = simulator.register(url_of(daemon))
+    webhook.status = "inactive"
+    listed = client.webhooks
+
+    async def slow() -> Any:
+        found = await listed()
+        webhook.status = "active"  # while the answer is on its way
+        return found
+
+    monkeypatch.setattr(client, "webhooks", slow)
+    assert await guardian(daemon, client, simulator).look() == "ok"
+    webhook.status = "inactive"
+    assert (await registrar.setup(url_of(daemon))).sample is None
+    assert await connection.fetchval("SELECT count(*) FROM provider_pings") == 0
+    assert changing_calls(simulator) == []
+
+
+@pytest.mark.parametrize("command", ["heal", "setup"])
+async def test_if_a_webhook_becomes_active_while_its_ping_is_open_no_notification_is_lost(
+    command: str, daemon: Daemon, client: ProviderClient, simulator: Simulator, connection: Connection, registrar: Registrar
+) -> None:
+    webhook = simulator.register(url_of(daemon))
+    webhook.status = "inactive"
+    work: Any = guardian(daemon, client, simulator).look() if command == "heal" else registrar.setup(url_of(daemon))
+    working = asyncio.create_task(work)
+    await until(lambda: connection.fetchval("SELECT count(*) FROM provider_pings"), "the ping is open")
+    webhook.status = "active"
+    for _ in range(10):
+        simulator.make(SALE)
+        await asyncio.sleep(0.02)
+    await working
+    await until(lambda: _equals(connection, "SELECT count(*) FROM ledger", 10), "each notification is an event")
+    assert await connection.fetchval("SELECT count(*) FROM provider_tests") == 0
+    assert (await state(connection))[0] == "ok"
+    assert changing_calls(simulator) == []
+
+
+async def test_setup_and_create_do_not_trust_one_empty_list(
+    daemon: Daemon,
+    client: ProviderClient,
+    simulator: Simulator,
+    connection: Connection,
+    registrar: Registrar,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    listed = client.webhooks
+    answers: list[tuple[()]] = []
+
+    async def once_empty() -> Any:
+        return answers.pop() if answers else await listed()
+
+    monkeypatch.setattr(client, "webhooks", once_empty)
+    webhook = simulator.register(url_of(daemon))
+    answers.append(())
+    with pytest.raises(ConflictError, match=webhook.id):
+        await registrar.create(url_of(daemon))
+    await guardian(daemon, client, simulator).look()  # from now on, webhookd knows the webhook's id
+    answers += [(), ()]
+    assert (await registrar.setup(url_of(daemon))).changes == ()
+    assert registered(simulator) == [webhook]
+    assert changing_calls(simulator) == []

@@ -16,6 +16,7 @@ ONE_ROW = {
     "alert_message_sent",
     "cancel_operation",
     "close_ping",
+    "decide_ping",
     "delay_alert_message",
     "end_alert_state",
     "end_duty",

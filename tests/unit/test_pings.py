@@ -60,7 +60,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def pings(answers: Answers) -> Pings:
-    return Pings(cast("Database", answers), max_age=86_400, patience=5)
+    return Pings(cast("Database", answers), patience=5)
 
 
 def test_who_orders_a_ping_waits_for_longer_than_a_receivers_knowledge_may_be_old() -> None:
@@ -98,7 +98,7 @@ async def test_a_reading_that_hangs_keeps_a_webhook_no_longer_than_the_time_for_
             await asyncio.sleep(3600)
             return []
 
-    known = Pings(cast("Database", Hangs()), max_age=86_400, patience=0.05)
+    known = Pings(cast("Database", Hangs()), patience=0.05)
     began = time.monotonic()
     with pytest.raises(TimeoutError):
         await known.renew()

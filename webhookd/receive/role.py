@@ -52,7 +52,7 @@ class ReceiveRole:
         self._samples = Samples(
             database, keep=settings.refused_samples, keys=settings.keys_by_account, metrics=metrics, watch=watch
         )
-        pings = Pings(database, max_age=settings.max_event_age, patience=settings.commit_timeout)
+        pings = Pings(database, patience=settings.commit_timeout)
         self._intake = Intake(
             settings,
             receipts,

@@ -1,8 +1,8 @@
-"""The pings that webhookd ordered: their samples are kept as tests, and never become events.
+"""The pings that webhookd ordered: what may be their samples is held, with its body, until the ping is over and decided.
 
 Who orders a ping commits a row first, and waits for longer than a receiver's knowledge of these rows may be old. So whichever
 receiver gets the sample knows of the ping. Whether the ping is still open is decided by PostgreSQL, in the statement that keeps
-the sample: whoever closes a ping can be certain that no notification counts as a sample from then on.
+the body: whoever closes a ping can be certain that no notification is held from then on.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ NO_ENTITY = "0"  # the id of the entity in a sample that is about nothing
 class Ping(NamedTuple):
     """A ping that is open, or was a short time ago.
 
-    others: the ids of the account's other webhooks. samples: the ids of the notifications that the ping brought.
+    others: the ids of the account's other webhooks. samples: the ids of the notifications that are held, and of the sample.
     """
 
     id: UUID
@@ -51,12 +51,11 @@ class Ping(NamedTuple):
 class Pings:
     """The pings as a receiver knows them. `old` is whether they must be read anew (`renew`) before a webhook is judged.
 
-    max_age: the greatest age in seconds of an event. patience: the seconds that reading the pings may take.
+    patience: the seconds that reading the pings may take.
     """
 
-    def __init__(self, database: Database, *, max_age: float, patience: float) -> None:
+    def __init__(self, database: Database, *, patience: float) -> None:
         self._database = database
-        self._max_age = timedelta(seconds=max_age)
         self._patience = patience
         self._recent: Mapping[str, tuple[Ping, ...]] = {}
         self._ends = self._soon = float("-inf")  # time.monotonic() when the knowledge is too old, and when to read ahead
@@ -90,7 +89,7 @@ class Pings:
         return account in self._recent or notification.entity_id == NO_ENTITY
 
     async def keep(self, account: str, notification: Notification, body: bytes, key: str) -> UUID | None:
-        """Keeps a sample. Returns its id; None if the notification is a real one.
+        """Holds what may be a sample. Returns the id of its row; None if the notification is to become an event now.
 
         body: the authentic body. key: the fingerprint of the key that verified the body. Raises UnavailableError.
         """
@@ -107,12 +106,14 @@ class Pings:
                 event_type=notification.event_type,
                 webhook_id=webhook_id,
                 key_fingerprint=key,
+                event_date=notification.event_date,
+                body=body,
                 ping=None if ping is None else ping.id,
                 sure=sure,
             )
         )
         if kept is not None:
-            logger.info("a ping's sample came", account=account, test=str(kept))
+            logger.info("what may be a ping's sample came", account=account, test=str(kept))
         return kept
 
     def _ping_of(self, account: str, notification: Notification, webhook_id: str | None) -> Ping | None:
@@ -124,7 +125,7 @@ class Pings:
                 continue
             # The provider may still retry a notification from before the webhook became inactive.
             date = notification.event_date
-            if date is not None and ping.opened_at - self._max_age <= date < ping.opened_at - _CLOCKS:
+            if date is None or date < ping.opened_at - _CLOCKS:
                 continue
             return ping
         return None

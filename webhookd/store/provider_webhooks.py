@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterable, Sequence
+from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID, uuid4
 
@@ -19,10 +20,15 @@ _HEALINGS_AN_HOUR, _HEALINGS_A_DAY = 1, 3
 
 
 class Known(NamedTuple):
-    """The known facts of an account's webhook. `event_types`: those that it is to have; None if nobody has said so."""
+    """The known facts of an account's webhook.
+
+    event_types: those that it is to have; None if nobody has said so. state, detail: as the last look found.
+    """
 
     webhook_id: str | None
     event_types: frozenset[str] | None
+    state: str | None = None
+    detail: str | None = None
 
 
 class Sample(NamedTuple):
@@ -32,6 +38,15 @@ class Sample(NamedTuple):
     event_type: str
     webhook_id: str | None
     key_fingerprint: str
+
+
+class Held(NamedTuple):
+    """A held notification: authentic, and answered 200."""
+
+    id: UUID
+    received_at: datetime
+    key_fingerprint: str
+    body: bytes
 
 
 class WebhookRecords:
@@ -70,7 +85,8 @@ class WebhookRecords:
         if row is None:
             return Known(None, None)
         types = row["webhook_event_types"]
-        return Known(row["webhook_id"], None if types is None else frozenset(types))
+        types = None if types is None else frozenset(types)
+        return Known(row["webhook_id"], types, row["webhook_state"], row["webhook_detail"])
 
     async def note(
         self, state: str, webhook_id: str | None, detail: str | None, event_types: Iterable[str] | None = None
@@ -144,12 +160,32 @@ class WebhookRecords:
         left = await self._database.one(queries.open_ping_of, account=self.account, webhook_id=webhook_id)
         return float(left or 0)
 
-    async def close_ping(self, ping: UUID, after: float = 0.0) -> None:
-        """Closes a ping after some seconds. Then no notification becomes a sample of the ping any more."""
-        await self._database.one(queries.close_ping, id=ping, seconds=after)
+    async def close_ping(self, ping: UUID, after: float = 0.0, *, unsent: bool = False) -> None:
+        """Closes a ping after some seconds. Then no notification is held for the ping any more.
+
+        unsent: the provider sent no sample, so that all that is held is real.
+        """
+        await self._database.one(queries.close_ping, id=ping, seconds=after, sent=False if unsent else None)
+
+    async def pings_to_decide(self) -> list[UUID]:
+        """Returns the pings that are over, and that are not decided or have held notifications."""
+        return [row["id"] for row in await self._database.all(queries.pings_to_decide, account=self.account)]
+
+    async def decide_ping(self, ping: UUID) -> None:
+        """Decides which of the held notifications is the sample of a ping that is over. Done again, changes nothing."""
+        await self.close_ping(ping)
+        await self._database.one(queries.decide_ping, id=ping)
+
+    async def held(self, ping: UUID, limit: int) -> list[Held]:
+        """Returns held notifications of a ping that is decided: they are real ones."""
+        return [Held(*row) for row in await self._database.all(queries.held_for_ping, ping=ping, limit=limit)]
+
+    async def forget_held(self, ids: Sequence[UUID]) -> None:
+        """Removes held notifications that are events, or in quarantine, now."""
+        await self._database.one(queries.forget_held, ids=list(ids))
 
     async def sample(self, ping: UUID) -> Sample | None:
-        """Returns the sample that a ping brought; None if none came yet."""
+        """Returns the sample that a ping brought, or likely brought if it is not decided; None if nothing came yet."""
         row = await self._database.one(queries.sample_of_ping, ping=ping)
         return None if row is None else Sample(*row)
 

@@ -8,22 +8,26 @@ from collections.abc import Awaitable, Callable
 from webhookd.authorizenet.api.client import ProviderClient
 from webhookd.authorizenet.api.errors import ProviderError, RecordNotFoundError
 from webhookd.authorizenet.api.results import Webhook
+from webhookd.authorizenet.notification import EVENT_TYPES
 from webhookd.errors import ConflictError
 from webhookd.settings.provider import ProviderAccess
 from webhookd.store.database import Database
-from webhookd.store.provider_webhooks import WebhookRecords
+from webhookd.store.provider_webhooks import Known, WebhookRecords
+from webhookd.store.receipts import Receipts
 from webhookd.sync.finding import Found, WebhookState, find, lacking_types
-from webhookd.sync.pings import PingFailedError, Sleep
+from webhookd.sync.pings import HeldNotifications, PingFailedError, Sleep
 from webhookd.sync.registration import Registrar
 from webhookd.telemetry.logs import logger
 
 ACTOR = "guardian"
+_FAILED = "webhookd tried to heal it"
 
 
 class Guardian:
     """The guardian of one account. Whoever holds the account's lease calls `look` every WEBHOOKD_GUARDIAN_EVERY seconds.
 
     access: names the account, and the webhook's URL. If no setting names the URL, the id of an earlier look decides.
+    receipts, limits: for the notifications that come while a ping is open, see HeldNotifications.
     heal: whether to activate a webhook that became inactive. healed: is called after that, to close the gap in the events.
     noted: is called with the state that a look found.
     """
@@ -33,6 +37,8 @@ class Guardian:
         client: ProviderClient,
         database: Database,
         access: ProviderAccess,
+        receipts: Receipts,
+        limits: tuple[float, float],
         *,
         heal: bool,
         healed: Callable[[], Awaitable[object]] | None = None,
@@ -46,7 +52,8 @@ class Guardian:
         self._healed = healed
         self._noted = noted
         self._records = WebhookRecords(database, access.account, ACTOR)
-        self._registrar = Registrar(client, self._records, self._tell, sleep=sleep)
+        held = HeldNotifications(self._records, receipts, *limits)
+        self._registrar = Registrar(client, self._records, held, self._tell, sleep=sleep)
 
     async def look(self) -> WebhookState:
         """Notes the state of the webhook, and heals it if it is inactive and may be healed. Returns the state.
@@ -56,7 +63,7 @@ class Guardian:
         known = await self._records.known()
         if self._url is None and known.webhook_id is None:
             detail = "webhookd does not know which webhook is its own: set WEBHOOKD_PUBLIC_URL"
-            await self._note(Found(WebhookState.UNKNOWN, None, detail, ()))
+            await self._note(Found(WebhookState.UNKNOWN, None, detail, ()), known)
             return WebhookState.UNKNOWN
         found = find(await self._client.webhooks(), self._url, known.webhook_id, known.event_types)
         if found.state is WebhookState.MISSING and known.webhook_id is not None and await self._is_there(known.webhook_id):
@@ -66,8 +73,8 @@ class Guardian:
             return WebhookState.UNKNOWN  # a later look has the whole list
         inactive = found.state is WebhookState.INACTIVE
         if inactive and found.webhook is not None:
-            found = await self._heal(found, found.webhook)
-        await self._note(found)
+            found = await self._heal(found, found.webhook, known)
+        await self._note(found, known)
         if inactive and found.state is not WebhookState.INACTIVE and self._healed is not None:
             await self._healed()
         return found.state
@@ -79,10 +86,12 @@ class Guardian:
             return False
         return True
 
-    async def _note(self, found: Found) -> None:
+    async def _note(self, found: Found, known: Known) -> None:
         webhook = found.webhook
         # Types that somebody adds belong to the webhook from now on. Types that are gone stay missed.
         types = None if webhook is None or found.state is not WebhookState.OK else webhook.event_types
+        if types == ():  # a webhook without types gets all; the known types stay
+            types = EVENT_TYPES if known.event_types is None else None
         before = await self._records.note(found.state, None if webhook is None else webhook.id, found.detail, types)
         self._noted(found.state)
         if before != found.state:
@@ -96,22 +105,24 @@ class Guardian:
                 detail=found.detail,
             )
 
-    async def _heal(self, found: Found, webhook: Webhook) -> Found:
+    async def _heal(self, found: Found, webhook: Webhook, known: Known) -> Found:
         """Returns what is found after healing, or why the webhook is not healed."""
         if not self._heals:
             return found
         if not await self._records.may_heal(webhook.id):
             return found._replace(detail=f"{found.detail}; webhookd does not heal it, since it was left inactive on purpose")
+        # The reason of a failed healing stays until another state, or a healing that succeeds.
+        failed = known.detail if known.state == WebhookState.INACTIVE and _FAILED in (known.detail or "") else None
         try:
             healed = await self._registrar.heal(webhook, found.others)
         except ConflictError as error:
-            return found._replace(detail=f"{found.detail}; {error}")
+            return found._replace(detail=failed or f"{found.detail}; {error}")
         except (PingFailedError, ProviderError) as error:
             logger.warning("the webhook is not healed", account=self._account, webhook=webhook.id, reason=str(error))
-            return found._replace(detail=f"{found.detail}; webhookd tried to heal it: {error}")
+            return found._replace(detail=f"{found.detail}; {_FAILED}: {error}")
         if not healed:
-            return found._replace(detail=f"{found.detail}; webhookd healed it too often within a day, and waits")
-        logger.warning("the webhook was inactive, and is healed", account=self._account, webhook=webhook.id)
+            return found._replace(detail=failed or f"{found.detail}; webhookd healed it too often within a day, and waits")
+        logger.warning("the webhook was inactive, and is active again", account=self._account, webhook=webhook.id)
         lacks = lacking_types(webhook, (await self._records.known()).event_types)
         active = webhook._replace(status="active")
         return Found(WebhookState.EVENT_TYPES if lacks else WebhookState.OK, active, None, found.others)

@@ -1,4 +1,7 @@
-"""A ping of an inactive webhook: the proof that what the provider sends arrives here, and that a key verifies it."""
+"""A ping of an inactive webhook: the proof that what the provider sends arrives here, and that a key verifies it.
+
+No real notification is lost to a ping: what comes while one is open is held, and released when the ping is over.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +14,21 @@ from uuid import UUID
 from webhookd.authorizenet.api.client import ProviderClient
 from webhookd.authorizenet.api.errors import CallRejectedError, ProviderError, ProviderUnavailableError
 from webhookd.authorizenet.api.results import Webhook
-from webhookd.errors import WebhookdError
+from webhookd.authorizenet.notification import check_age, parse
+from webhookd.errors import RefusedError, Unusable, UnusableError, WebhookdError
 from webhookd.store import provider_pings
-from webhookd.store.provider_webhooks import Sample, WebhookRecords
+from webhookd.store.keys import hash_of_body, new_id
+from webhookd.store.provider_webhooks import Held, Sample, WebhookRecords
+from webhookd.store.receipts import Arrival, Quarantined, Receipts, why_not_stored
+from webhookd.sync.finding import is_active
+from webhookd.telemetry.logs import logger
 
 OPEN = 90.0  # seconds for which a ping stays open, unless it is closed
 _CALL = 45.0  # seconds for the provider's answer. Then the sample may still be on its way, for as long as the ping is open
 _ARRIVAL = 15.0  # seconds for the sample after the provider's answer
 _LOOK = 0.25  # seconds between two looks for the sample
+_BATCH = 100  # held notifications that one statement releases
+_RELEASED = "released: it came while a ping was open"
 _LATE = 10.0  # seconds after the provider's answer, in which a receiver can still be at work on the sample
 
 Sleep = Callable[[float], Awaitable[object]]
@@ -28,24 +38,91 @@ class PingFailedError(WebhookdError):
     """A ping did not arrive, or nothing verified it; the message says what to mend."""
 
 
-async def ping(
-    client: ProviderClient, records: WebhookRecords, webhook: Webhook, others: Sequence[Webhook], sleep: Sleep = asyncio.sleep
-) -> Sample:
-    """Pings a webhook. Returns the sample once a receiver has verified and kept it; then the ping is closed.
+class HeldNotifications:
+    """The notifications of one account that came while a ping was open, and that may be its sample.
 
+    When a ping is over, one of them at most is its sample. All others become events, as webhooks do. They are held until their
+    commit is certain; after a crash in between, they become events a second time, which is a duplicate and dropped.
+
+    max_age, max_skew: the limits in seconds of an eventDate, as the receivers have them.
+    """
+
+    def __init__(self, records: WebhookRecords, receipts: Receipts, max_age: float, max_skew: float) -> None:
+        self._records = records
+        self._receipts = receipts
+        self._max_age = max_age
+        self._max_skew = max_skew
+
+    async def decide(self) -> None:
+        """Decides the pings that are over, and releases what is held. One statement, if there is nothing to do."""
+        for ping in await self._records.pings_to_decide():
+            await self._records.decide_ping(ping)
+            while held := await self._records.held(ping, _BATCH):
+                await self._release(held)
+
+    async def _release(self, held: Sequence[Held]) -> None:
+        account = self._records.account
+        arrivals, odd = list[tuple[Held, Arrival]](), list[tuple[Held, Quarantined]]()
+        for one in held:
+            try:
+                notification = parse(one.body, account)
+                check_age(notification.event_date, one.received_at, self._max_age, self._max_skew)
+            except UnusableError as error:
+                odd.append((one, _quarantined(one, account, error)))
+            else:
+                arrival = Arrival(new_id(), account, notification, one.key_fingerprint, one.body, hash_of_body(one.body))
+                arrivals.append((one, arrival))
+        if arrivals:
+            results = await self._receipts.accept(
+                [arrival for _, arrival in arrivals], send_after=0.0, actor=self._records.actor, reason=_RELEASED
+            )
+            for (one, _), result in zip(arrivals, results, strict=True):
+                if isinstance(result, BaseException):
+                    why = UnusableError(Unusable.UNSTORABLE, why_not_stored(result))
+                    odd.append((one, _quarantined(one, account, why)))
+        kept = await self._receipts.quarantine([body for _, body in odd]) if odd else []
+        lost = {one.id: why for (one, _), why in zip(odd, kept, strict=True) if isinstance(why, BaseException)}
+        await self._records.forget_held([one.id for one in held if one.id not in lost])
+        logger.info(
+            "notifications that came while a ping was open are released",
+            account=account,
+            events=len(arrivals),
+            quarantined=len(odd),
+        )
+        for unkept in lost.values():  # they stay held, and are tried again
+            raise RefusedError("postgresql", why_not_stored(unkept))
+
+
+def _quarantined(held: Held, account: str, why: UnusableError) -> Quarantined:
+    return Quarantined(new_id(), account, why.reason, why.detail, held.key_fingerprint, held.body, hash_of_body(held.body))
+
+
+async def ping(
+    client: ProviderClient,
+    records: WebhookRecords,
+    held: HeldNotifications,
+    webhook: Webhook,
+    others: Sequence[Webhook],
+    sleep: Sleep = asyncio.sleep,
+) -> Sample | None:
+    """Pings a webhook. Returns the sample once a receiver has verified and held it; then the ping is closed and decided.
+
+    Returns None if the webhook became active meanwhile: then nothing was pinged, and what came is released.
     others: the account's other webhooks, whose notifications are no samples. Call this inside `records.alone`.
-    Raises PingFailedError if no sample came; then the ping stays open for a while, since the sample may be on its way.
+    Raises PingFailedError if no sample came.
     """
     opened = await records.open_ping(webhook.id, [one.id for one in others], OPEN)
     # Longer than a receiver's knowledge may be old, so that every receiver knows of the ping when the sample comes.
     await sleep(provider_pings.LEAD)
-    answered = await _order(client, records, webhook, opened)
-    sample = await _arrival(records, opened, sleep)
-    if sample is None:
-        await records.close_ping(opened, _LATE)
+    if await _became_active(client, records, held, webhook, opened):
+        return None
+    answered = await _order(client, records, held, webhook, opened, sleep)
+    if await _arrival(records, opened, sleep) is None:
+        await _end(records, held, webhook, opened, _LATE, sleep)
         raise PingFailedError(await _why(records, opened, webhook, answered=answered))
     await records.close_ping(opened)
-    return sample
+    await held.decide()
+    return await records.sample(opened)
 
 
 async def wait_for_open_ping(
@@ -57,20 +134,49 @@ async def wait_for_open_ping(
         await sleep(left)
 
 
-async def _order(client: ProviderClient, records: WebhookRecords, webhook: Webhook, opened: UUID) -> bool:
+async def _became_active(
+    client: ProviderClient, records: WebhookRecords, held: HeldNotifications, webhook: Webhook, opened: UUID
+) -> bool:
+    """Returns whether somebody has activated the webhook meanwhile. Then, and if nobody can tell, nothing is pinged."""
+    inactive = False
+    try:
+        inactive = not is_active(await client.webhook(webhook.id))
+    finally:
+        if not inactive:
+            await records.close_ping(opened, unsent=True)
+            await held.decide()
+    return not inactive
+
+
+async def _order(
+    client: ProviderClient, records: WebhookRecords, held: HeldNotifications, webhook: Webhook, opened: UUID, sleep: Sleep
+) -> bool:
     """Makes the provider send the sample. Returns whether the webhook's address answered it."""
     try:
         async with asyncio.timeout(_CALL):
             return await client.ping(webhook.id)
     except TimeoutError:
+        await _end(records, held, webhook, opened, OPEN, sleep)
         raise PingFailedError(
             f"Authorize.Net did not answer within {_CALL:g} s whether it pinged the webhook: try again"
         ) from None
     except ProviderError as error:
-        unsent = isinstance(error, CallRejectedError) or (isinstance(error, ProviderUnavailableError) and not error.sent)
-        if unsent:
-            await records.close_ping(opened)
+        if isinstance(error, CallRejectedError) or (isinstance(error, ProviderUnavailableError) and not error.sent):
+            await records.close_ping(opened, unsent=True)
+            await held.decide()
+        else:
+            await _end(records, held, webhook, opened, OPEN, sleep)
         raise
+
+
+async def _end(
+    records: WebhookRecords, held: HeldNotifications, webhook: Webhook, opened: UUID, after: float, sleep: Sleep
+) -> None:
+    """Waits until a ping whose sample may be on its way is over, and decides it."""
+    await records.close_ping(opened, after)
+    while (left := await records.open_for(webhook.id)) > 0:
+        await sleep(left)
+    await held.decide()
 
 
 async def _arrival(records: WebhookRecords, opened: UUID, sleep: Sleep) -> Sample | None:

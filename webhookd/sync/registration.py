@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from webhookd.authorizenet.api.client import ProviderClient
-from webhookd.authorizenet.api.errors import ProviderUnavailableError
+from webhookd.authorizenet.api.errors import ProviderUnavailableError, RecordNotFoundError
 from webhookd.authorizenet.api.results import Webhook
 from webhookd.errors import ConflictError, NotFoundError
 from webhookd.store.provider_webhooks import Known, Sample, WebhookRecords
 from webhookd.sync.finding import Found, WebhookState, find, is_active, lacking_types
-from webhookd.sync.pings import Sleep, ping, wait_for_open_ping
+from webhookd.sync.pings import HeldNotifications, Sleep, ping, wait_for_open_ping
 from webhookd.sync.webhook_url import same_url
 
 Tell = Callable[[str], None]
@@ -72,6 +73,7 @@ class Registrar:
         self,
         client: ProviderClient,
         records: WebhookRecords,
+        held: HeldNotifications,
         tell: Tell = lambda _: None,
         *,
         dry_run: bool = False,
@@ -79,6 +81,7 @@ class Registrar:
     ) -> None:
         self._client = client
         self._records = records
+        self._held = held
         self._tell = tell
         self._dry_run = dry_run
         self._sleep = sleep
@@ -90,7 +93,7 @@ class Registrar:
         provider has for a new one.
         """
         async with self._alone():
-            webhooks = await self._client.webhooks()
+            webhooks = await self._webhooks()
             known = await self._records.known()
             found = find(webhooks, url, known.webhook_id)
             if found.state is WebhookState.DOUBLED:
@@ -110,11 +113,11 @@ class Registrar:
                 return Outcome(webhook, tuple(changes))
             sample = None
             if not is_active(webhook):
-                sample = await self._ping(webhook, [one for one in webhooks if one.id != webhook.id])
+                webhook, sample = await self._ping(webhook, [one for one in webhooks if one.id != webhook.id])
                 webhook, changed = await self._set_active(webhook)
                 changes += changed
             if not self._dry_run:
-                types = event_types or (webhook.event_types if changes or known.event_types is None else None)
+                types = event_types or (webhook.event_types if changes or known.event_types is None else None) or None
                 await self._records.note(WebhookState.OK, webhook.id, None, types)
             if not changes:
                 self._tell("there is nothing to change")
@@ -123,7 +126,7 @@ class Registrar:
     async def create(self, url: str, event_types: Sequence[str] | None = None, *, name: str | None = None) -> Outcome:
         """Registers an inactive webhook. Raises ConflictError if the URL has one."""
         async with self._alone():
-            self._refuse_second(await self._client.webhooks(), url)
+            self._refuse_second(await self._webhooks(), url)
             webhook, changes = await self._create(url, event_types, name=name)
             return Outcome(webhook, tuple(changes))
 
@@ -163,14 +166,14 @@ class Registrar:
         async with self._alone():
             webhooks = await self._client.webhooks()
             webhook = _chosen(webhooks, identifier)
+            sample = None
+            if not is_active(webhook) and not self._dry_run:
+                webhook, sample = await self._ping(webhook, [one for one in webhooks if one.id != webhook.id])
             if is_active(webhook):
                 raise ConflictError(
                     f"the webhook {webhook.id} is active, and Authorize.Net pings inactive ones only; while it is inactive, "
                     f"events do not come: run `webhookd provider webhooks deactivate {webhook.id}` first, if you want that"
                 )
-            sample = None
-            if not self._dry_run:
-                sample = await self._ping(webhook, [one for one in webhooks if one is not webhook])
             return Outcome(webhook, (), sample)
 
     async def switch(self, identifier: str, *, active: bool) -> Outcome:
@@ -186,16 +189,32 @@ class Registrar:
             return Outcome(changed, tuple(changes))
 
     async def heal(self, webhook: Webhook, others: Sequence[Webhook]) -> bool:
-        """Pings an inactive webhook, and activates it. Returns False if it was healed too often. Raises PingFailedError."""
+        """Pings an inactive webhook, and activates it. Returns False if it was healed too often. Raises PingFailedError.
+
+        Somebody may have activated it since `webhook` was read, or deactivated it on purpose.
+        """
         async with self._alone():
+            if is_active(await self._client.webhook(webhook.id)):
+                return True
+            if not await self._records.may_heal(webhook.id):
+                raise ConflictError("webhookd does not heal it, since it was left inactive on purpose")
             # Count before anything else: a process that dies in the middle must not begin again and again.
             if not await self._records.begin_healing(webhook.id):
                 return False
-            await self._ping(webhook, others)
+            webhook, _ = await self._ping(webhook, others)
             await self._set_active(webhook)
             return True
 
     # The steps
+
+    async def _webhooks(self) -> tuple[Webhook, ...]:
+        """Returns the account's webhooks. One list that lacks the webhook that webhookd knows, or all, is no proof."""
+        webhooks = await self._client.webhooks()
+        known = (await self._records.known()).webhook_id
+        if known is not None and all(one.id != known for one in webhooks):
+            with contextlib.suppress(RecordNotFoundError):
+                return (*webhooks, await self._client.webhook(known))
+        return webhooks or await self._client.webhooks()
 
     def _alone(self) -> Any:
         return self._records.alone()
@@ -246,13 +265,20 @@ class Registrar:
         self._tell(f"changed the webhook {webhook.id}: {text}")
         return changed, changes
 
-    async def _ping(self, webhook: Webhook, others: Sequence[Webhook]) -> Sample:
-        self._tell(f"pinging the webhook {webhook.id}")
+    async def _ping(self, webhook: Webhook, others: Sequence[Webhook]) -> tuple[Webhook, Sample | None]:
+        """Pings a webhook. Returns the webhook and the sample; an active webhook and None if it is active meanwhile."""
         await wait_for_open_ping(self._records, webhook, self._tell, self._sleep)
-        sample = await ping(self._client, self._records, webhook, others, self._sleep)
+        await self._held.decide()  # a ping that somebody left open
+        sample = None
+        if not is_active(await self._client.webhook(webhook.id)):  # `webhook` may have been read a while ago
+            self._tell(f"pinging the webhook {webhook.id}")
+            sample = await ping(self._client, self._records, self._held, webhook, others, self._sleep)
+        if sample is None:
+            self._tell(f"the webhook {webhook.id} is active already, so it is not pinged")
+            return webhook._replace(status="active"), None
         await self._records.note_change("ping", webhook.id, f"verified by the key {sample.key_fingerprint}")
         self._tell(f"the ping has come, and the key {sample.key_fingerprint} verified it")
-        return sample
+        return webhook, sample
 
     async def _set_active(self, webhook: Webhook, *, active: bool = True) -> tuple[Webhook, list[Difference]]:
         status = "active" if active else "inactive"

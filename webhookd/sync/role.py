@@ -18,12 +18,14 @@ from webhookd.store.database import Database
 from webhookd.store.provider_gaps import ProviderGaps
 from webhookd.store.provider_refusals import ProviderRefusals
 from webhookd.store.provider_state import ProviderState
+from webhookd.store.provider_webhooks import WebhookRecords
 from webhookd.store.receipts import Receipts
 from webhookd.sync.account_state import AccountState
 from webhookd.sync.account_sync import AccountSync, Job
 from webhookd.sync.gap_closer import GapCloser
 from webhookd.sync.guardian import Guardian
 from webhookd.sync.lease import Lease
+from webhookd.sync.pings import HeldNotifications
 from webhookd.sync.takeover import Limits, Takeover
 from webhookd.telemetry.metrics import Metrics
 
@@ -31,6 +33,8 @@ _LEASE = 45.0  # seconds; another replica takes over within a minute of a replic
 _CHECK_EVERY = 3600.0  # seconds between two checks of the credentials
 _ORDERS_EVERY = 2.0  # seconds between two looks for orders of operators
 _RECORD_EVERY = 5.0  # seconds
+_DECIDE_EVERY = 10.0  # seconds between two looks for pings that are over: whoever ordered one may have died
+_ACTOR = "webhookd"  # who releases what such a ping held
 
 
 class _Plan(NamedTuple):
@@ -108,7 +112,11 @@ class SyncRole:
             await state.know(client)
             return await work()
 
+        limits = self._settings.max_event_age, self._settings.max_clock_skew
+        records = WebhookRecords(self._database, plan.access.account, _ACTOR)
+        held = HeldNotifications(records, self._receipts, *limits)
         jobs = [
+            Job("decision on pings", _DECIDE_EVERY, held.decide),
             Job("comparison with the history", plan.gap_every, partial(after_check, closer.close)),
             Job("orders to close gaps", _ORDERS_EVERY, partial(after_check, closer.work_on_orders)),
             Job("check of the credentials", _CHECK_EVERY, lambda: state.check(client)),
@@ -120,6 +128,8 @@ class SyncRole:
                 client,
                 self._database,
                 plan.access,
+                self._receipts,
+                limits,
                 heal=plan.guardian == "heal",
                 healed=lambda: closer.close(self._database.now().date()),
                 noted=partial(self._metrics.note_webhook, plan.access.account),

@@ -40,12 +40,18 @@ class Session:
 
     def registrar(self, *, dry_run: bool = False) -> Registrar:
         """Returns what changes the account's webhooks, in the name of the user who runs the command."""
+        from webhookd.deliver.destination import Routes, destinations_of
         from webhookd.store.provider_webhooks import WebhookRecords
+        from webhookd.store.receipts import Receipts
+        from webhookd.sync.pings import HeldNotifications
         from webhookd.sync.registration import Registrar
 
         assert self.database is not None, "a command that changes something has the database"  # noqa: S101
         records = WebhookRecords(self.database, self.access.account, _user())
-        return Registrar(self.client, records, step, dry_run=dry_run)
+        settings = self.settings
+        receipts = Receipts(self.database, Routes(destinations_of(settings.destinations, sends=False)))
+        held = HeldNotifications(records, receipts, settings.max_event_age, settings.max_clock_skew)
+        return Registrar(self.client, records, held, step, dry_run=dry_run)
 
 
 def step(text: str) -> None:
