@@ -8,6 +8,8 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import NamedTuple
 from uuid import UUID, uuid4
 
+import asyncpg
+
 from webhookd.errors import ConflictError
 from webhookd.store.database import Database
 from webhookd.store.keys import new_id
@@ -23,6 +25,14 @@ class Known(NamedTuple):
 
     webhook_id: str | None
     event_types: frozenset[str] | None
+
+
+def known_of(row: asyncpg.Record | None) -> Known:
+    """Returns the known facts that a row of an account has."""
+    if row is None:
+        return Known(None, None)
+    types = row["webhook_event_types"]
+    return Known(row["webhook_id"], None if types is None else frozenset(types))
 
 
 class Sample(NamedTuple):
@@ -52,7 +62,8 @@ class WebhookRecords:
         name = f"provider webhooks of {self.account}"
         if not await self._database.one(queries.take_duty, name=name, holder=self._me, seconds=_ALONE):
             raise ConflictError(
-                f"another process is changing the webhooks of the account {self.account} now: try again in a minute"
+                f"another process is changing the webhooks of the account {self.account} now: try again in a minute, "
+                "or in seven minutes if that process was killed"
             )
         try:
             async with asyncio.timeout(_LONGEST):
@@ -66,11 +77,7 @@ class WebhookRecords:
 
     async def known(self) -> Known:
         """Returns what is known of the account's webhook."""
-        row = await self._database.one(queries.webhook_of_account, account=self.account)
-        if row is None:
-            return Known(None, None)
-        types = row["webhook_event_types"]
-        return Known(row["webhook_id"], None if types is None else frozenset(types))
+        return known_of(await self._database.one(queries.webhook_of_account, account=self.account))
 
     async def note(
         self, state: str, webhook_id: str | None, detail: str | None, event_types: Iterable[str] | None = None
