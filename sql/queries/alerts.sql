@@ -112,13 +112,13 @@ FROM webhookd.alert_keys
 WHERE seen_at > (SELECT max(seen_at) FROM webhookd.alert_keys) - interval '15 minutes';
 
 -- name: alert_providers()
--- Returns the accounts for which a replica has asked the provider within a day, each with what is wrong: whether the credentials are refused,
--- the seconds since a comparison with the history ended (or since the credentials are what they are), the webhook's state, and of the last
--- 14 days the number of those that are over and not whole, the first one, and their missing notifications. Leaves out an account that was
--- given back: its credentials were removed, or all replicas were stopped.
+-- Returns the accounts for which a replica has asked the provider within three days, each with what is wrong: whether the credentials are
+-- refused, the seconds since a comparison with the history ended (or since the credentials are what they are), the webhook's state, and of
+-- the last 14 days the number of those that are over and not whole, the first one, and their missing notifications. If nobody has asked for
+-- an hour, a refusal no longer counts: then the reason is that nobody asks. After three days, the credentials were removed on purpose.
 SELECT
     a.account,
-    a.credentials = 'refused' AS refused,
+    a.credentials = 'refused' AND a.held_until > now() - interval '1 hour' AS refused,
     extract(epoch FROM now() - greatest(a.compared_at, a.credentials_since))::float8 AS uncompared,
     CASE WHEN a.webhook_seen_at > now() - interval '25 hours' THEN a.webhook_state ELSE 'unknown' END AS webhook,
     d.days,
@@ -131,7 +131,7 @@ CROSS JOIN LATERAL (
     WHERE account = a.account AND completeness NOT IN ('whole', 'open')
         AND day < (now() AT TIME ZONE 'UTC')::date AND day >= (now() AT TIME ZONE 'UTC')::date - 14
 ) d
-WHERE a.held_until > now() - interval '1 day'
+WHERE a.held_until > now() - interval '3 days'
 ORDER BY a.account;
 
 -- name: alert_replicas()

@@ -4,12 +4,13 @@
 INSERT INTO webhookd.provider_accounts AS a (account, holder, held_until, provider)
 VALUES (:account, :holder::uuid, now() + make_interval(secs => :seconds::float8), :provider)
 ON CONFLICT (account) DO UPDATE SET holder = excluded.holder, held_until = excluded.held_until, provider = excluded.provider
-WHERE a.holder = excluded.holder OR a.held_until < now() OR a.held_until > now() + interval '10 minutes'
+WHERE a.holder IS NULL OR a.holder = excluded.holder OR a.held_until < now() OR a.held_until > now() + interval '10 minutes'
 RETURNING true;
 
 -- name: release_provider_account(account, holder)!
--- Ends this holder's right to ask for an account, so that another replica takes over at once.
-UPDATE webhookd.provider_accounts SET held_until = '-infinity' WHERE account = :account AND holder = :holder::uuid;
+-- Ends this holder's right to ask for an account, so that another replica takes over at once. `held_until` keeps the time: if nobody takes
+-- over, an alert must come.
+UPDATE webhookd.provider_accounts SET holder = NULL, held_until = least(held_until, now()) WHERE account = :account AND holder = :holder::uuid;
 
 -- name: set_provider_credentials(account, state)!
 -- Records whether the provider takes an account's credentials. `credentials_since` stays while the state is the same.
@@ -202,6 +203,11 @@ SET state = CASE WHEN NOT :ended::boolean THEN 'working' WHEN :error::text IS NU
     updated_at = now(), finished_at = CASE WHEN :ended::boolean THEN now() END
 WHERE id = :id AND finished_at IS NULL
 RETURNING true;
+
+-- name: fail_gaps(id, error)!
+-- Ends an order that fails by a defect, with its error. Then the account's next order can begin.
+UPDATE webhookd.operations SET state = 'failed', error = :error, updated_at = now(), finished_at = now()
+WHERE id = :id AND finished_at IS NULL;
 
 -- name: lock_provider_account(account)^
 -- Locks an account, so that two orders for it come one after the other. Returns no row if the account has no credentials.

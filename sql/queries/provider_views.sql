@@ -2,17 +2,27 @@
 
 -- name: list_provider_accounts(account)
 -- Returns the accounts that have, or had, credentials, or the one with this name. `held`: a replica asks the provider for the account, or
--- did so within a minute, in which another one takes over. `days_not_whole` looks at the last 14 days, without today.
+-- did so within a minute, in which another one takes over. `unattended`: a replica asked within three days, and none does now.
+-- `uncompared`: no comparison has ended for two hours. `days_not_whole` looks at the last 14 days, without today, since the first day that
+-- was compared: a day without a result, and one that is open six hours after its end, are not whole, either.
 SELECT
-    a.account, a.provider, a.held_until > now() - interval '1 minute' AS held, a.credentials, a.credentials_since, a.checked_at, a.gateway_id,
-    a.merchant_name, a.test_mode, a.features_off, a.compared_to, a.compared_at, a.webhook_id, a.webhook_state, a.webhook_since,
-    a.webhook_detail, a.webhook_seen_at, d.days_not_whole
+    a.account, a.provider, a.held_until > now() - interval '1 minute' AS held,
+    a.held_until BETWEEN now() - interval '3 days' AND now() - interval '1 minute' AS unattended, a.credentials, a.credentials_since, a.checked_at, a.gateway_id,
+    a.merchant_name, a.test_mode, a.features_off, a.compared_to, a.compared_at,
+    greatest(a.compared_at, a.credentials_since) < now() - interval '2 hours' AS uncompared, a.webhook_id, a.webhook_state, a.webhook_since,
+    a.webhook_detail, a.webhook_seen_at, f.first_day, d.days_not_whole
 FROM webhookd.provider_accounts a
+CROSS JOIN LATERAL (SELECT min(day) AS first_day FROM webhookd.provider_days WHERE account = a.account) f
 CROSS JOIN LATERAL (
     SELECT count(*)::integer AS days_not_whole
-    FROM webhookd.provider_days
-    WHERE account = a.account AND completeness NOT IN ('whole', 'open')
-        AND day < (now() AT TIME ZONE 'UTC')::date AND day >= (now() AT TIME ZONE 'UTC')::date - 14
+    FROM generate_series(0, 13) AS s (age)
+    CROSS JOIN LATERAL (SELECT (now() AT TIME ZONE 'UTC')::date - 1 - s.age AS day) at
+    LEFT JOIN webhookd.provider_days r ON r.account = a.account AND r.day = at.day
+    WHERE at.day >= f.first_day AND CASE r.completeness
+        WHEN 'whole' THEN false
+        WHEN 'open' THEN at.day + interval '30 hours' < now() AT TIME ZONE 'UTC'
+        ELSE true
+    END
 ) d
 WHERE :account::text IS NULL OR a.account = :account
 ORDER BY a.account;

@@ -59,10 +59,24 @@ async def test_a_refresh_keeps_the_focus_and_shows_what_has_changed(start: Start
     await expect(link).to_be_focused()
 
 
-async def test_an_account_that_no_replica_asks_for_is_no_problem_of_the_overview(
+async def test_an_account_that_no_replica_asks_for_any_more_is_a_problem_of_the_overview(
     start: Start, visit: Visit, connection: Connection
 ) -> None:
-    await store_account(connection, held_until="'-infinity'", webhook_state="'missing'", credentials="'refused'")
+    await store_account(connection, held_until="now() - interval '5 minutes'")
+    visitor = await visit(await start(admin_tokens=ANN))
+    page = await visitor.sign_in(ANN["ann"])
+    await expect(page.get_by_text("No replica asks Authorize.Net for the account default.")).to_be_visible()
+    await visitor.go("#/provider/default")
+    await expect(page.locator(".story.warn").get_by_role("link", name="What to do")).to_have_attribute(
+        "href", "/guide/runbook-provider#webhookdproviderunreachable"
+    )
+
+
+async def test_an_account_whose_credentials_were_removed_is_no_problem_of_the_overview(
+    start: Start, visit: Visit, connection: Connection
+) -> None:
+    left = "now() - interval '73 hours'"
+    await store_account(connection, held_until=left, webhook_state="'missing'", credentials="'good'")
     await store_days(connection)
     visitor = await visit(await start(admin_tokens=ANN))
     page = await visitor.sign_in(ANN["ann"])

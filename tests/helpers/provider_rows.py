@@ -27,7 +27,6 @@ DAYS = {  # by age: the state, and listed, ours, recovered, missing, unreadable
     2: ("missing", 20, 18, 0, 2, 0),
     3: ("not known", 20, 20, 0, 0, 0),
     4: ("unreadable", 20, 19, 0, 0, 1),
-    20: ("missing", 20, 19, 0, 1, 0),
 }
 
 

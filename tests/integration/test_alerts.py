@@ -50,6 +50,7 @@ from webhookd.store.pools import PoolSettings
 from webhookd.store.queries import queries
 from webhookd.telemetry.metrics import Metrics
 
+LATE = {"compared_at": "now() - interval '3 hours'"}
 NOON = datetime(2026, 2, 2, 12, tzinfo=UTC)
 NIGHT = datetime(2026, 2, 2, 23, tzinfo=UTC)
 
@@ -652,7 +653,14 @@ async def test_an_account_with_less_than_a_week_may_be_silent_for_three_days(rep
         ({"webhook_state": "'doubled'"}, {"webhook_doubled"}),
         ({"webhook_state": "'inactive'", "webhook_seen_at": "now() - interval '2 days'"}, set()),  # nobody looks any more
         ({"held_until": "now() - interval '3 hours'", "compared_at": "now() - interval '3 hours'"}, {"provider_unreachable"}),
-        ({"held_until": "'-infinity'", "webhook_state": "'inactive'", "credentials": "'refused'"}, set()),  # given back
+        # Nobody asks any more: that is the reason, also if the credentials were refused before.
+        ({"held_until": "now() - interval '70 hours'"} | LATE, {"provider_unreachable"}),
+        (
+            {"held_until": "now() - interval '3 hours'", "credentials": "'refused'", "compared_at": "NULL"},
+            {"provider_unreachable"},
+        ),
+        ({"held_until": "now() - interval '73 hours'", "compared_at": "NULL"}, set()),  # removed on purpose
+        ({"held_until": "'-infinity'", "webhook_state": "'inactive'", "credentials": "'refused'"}, set()),  # never asked for
     ],
 )
 async def test_the_state_of_the_providers_side_becomes_conditions(

@@ -10,6 +10,8 @@ import pytest
 import pytest_asyncio
 
 from tests.conftest import Servers, settings_of
+from tests.helpers.operator import Connection
+from tests.helpers.provider_rows import store_account
 from tests.helpers.secrets import note
 from webhookd.doctor import Finding, Verdict, examine, provider
 from webhookd.settings.provider import ProviderAccess
@@ -83,6 +85,29 @@ async def test_a_webhook_that_does_not_work_is_warned_of(
     found = await findings(access(simulator, public_url=setting))
     assert found["provider default webhook"].verdict is Verdict.WARNING
     assert said in found["provider default webhook"].detail
+
+
+async def test_event_types_that_the_webhook_has_lost_are_named(
+    simulator: Simulator, servers: Servers, connection: Connection
+) -> None:
+    webhook = simulator.register(URL)
+    types = sorted(webhook.event_types)
+    await store_account(connection, webhook_id=f"'{webhook.id}'", webhook_event_types=f"ARRAY{types}")
+    webhook.event_types = tuple(types[1:])
+    own = access(simulator)
+    known = await provider.known_webhooks(settings_of(servers.settings), ["default", "other"])
+    assert (known["default"].webhook_id, known["other"].webhook_id) == (webhook.id, None)
+    found = {one.check: one for one in await provider.examine_account(own, known["default"])}
+    assert found["provider default webhook"].verdict is Verdict.WARNING
+    assert (
+        f"no longer has the event types {types[0]}: run `webhookd provider webhooks update"
+        in found["provider default webhook"].detail
+    )
+
+
+async def test_without_postgresql_the_webhook_is_checked_as_far_as_possible(servers: Servers) -> None:
+    settings = settings_of(servers.settings, database_url="postgresql://nobody@127.0.0.1:9/none")
+    assert await provider.known_webhooks(settings, ["default"]) == {}
 
 
 async def test_credentials_of_the_sandbox_at_production_are_found_by_one_more_call(

@@ -329,12 +329,32 @@ async def test_an_order_that_is_cancelled_takes_no_more_and_a_second_one_at_once
         ("nobody", {"since": "2026-11-01"}, 404),
         ("default", {"since": "2199-01-01"}, 409),
         ("default", {"since": "yesterday"}, 422),
+        ("default", {"since": "0001-01-01"}, 422),
+        ("default", {"since": (datetime.now(UTC).date() - timedelta(days=402)).isoformat()}, 422),
         ("default", {}, 422),
     ],
 )
 async def test_an_order_that_makes_no_sense_is_refused(shop: Shop, account: str, body: dict[str, str], status: int) -> None:
     daemon = await shop.open(admin_tokens=ANN)
     assert (await Operator(daemon.admin_url).post(f"provider/accounts/{account}/close-gaps", body))[0] == status
+
+
+async def test_an_order_that_fails_by_a_defect_ends_with_its_error_and_blocks_no_other(
+    past: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    daemon = await past.open(public_url=OTHER_URL, admin_tokens=ANN)
+    operator = Operator(daemon.admin_url)
+    path, today = "provider/accounts/default/close-gaps", datetime.now(UTC).date()
+
+    async def fail(*_: object) -> int:
+        raise OverflowError("date value out of range")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("webhookd.sync.gap_closer.GapCloser._close_day", fail)
+        failed = await operator.ended(await operator.order(path, since=today.isoformat()), deadline=60)
+    assert (failed["state"], failed["error"]) == ("failed", f"OverflowError at {today}: the daemon's log has more")
+    ended = await operator.ended(await operator.order(path, since=today.isoformat()), deadline=60)
+    assert ended["state"] == "done"
 
 
 async def test_the_command_closes_gaps_and_says_how_many(past: Shop) -> None:

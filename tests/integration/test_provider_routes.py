@@ -42,8 +42,30 @@ async def test_the_days_of_an_account_are_listed_back_to_a_day(start: Start, con
     await store_days(connection)
     status, found = await ann.get("provider/accounts/default/days")
     assert status == 200
-    assert [day["completeness"] for day in found["days"]] == ["open", "whole", "missing", "not known", "unreadable", "missing"]
+    assert [day["completeness"] for day in found["days"]] == ["open", "whole", "missing", "not known", "unreadable"]
     assert found["days"][1]["day"] == str(await connection.fetchval("SELECT (now() AT TIME ZONE 'UTC')::date - 1"))
     _, found = await ann.get("provider/accounts/default/days", days=2)
     assert [day["listed"] for day in found["days"]] == [2, 4812]
     assert (await ann.get("provider/accounts/default/days", days=0))[0] == 422
+    assert (await ann.get("provider/accounts/nobody/days"))[0] == 404
+
+
+async def test_a_day_without_a_result_and_one_that_stays_open_are_not_whole(start: Start, connection: Connection) -> None:
+    ann = Operator((await start(admin_tokens=ANN)).admin_url)
+    await store_account(connection)
+    await store_days(connection, days=dict.fromkeys((1, 2, 5), ("whole", 1, 1, 0, 0, 0)) | {4: ("open", 1, 1, 0, 0, 0)})
+    _, found = await ann.get("provider/accounts/default")
+    assert found["days_not_whole"] == 2
+    assert found["first_day"] == str(await connection.fetchval("SELECT (now() AT TIME ZONE 'UTC')::date - 5"))
+
+
+async def test_an_account_that_nobody_asks_for_or_compares_is_shown_as_such(start: Start, connection: Connection) -> None:
+    ann = Operator((await start(admin_tokens=ANN)).admin_url)
+    await store_account(connection, "well")
+    await store_account(connection, "left", held_until="now() - interval '2 minutes'")
+    await store_account(connection, "late", compared_at="now() - interval '121 minutes'")
+    await store_account(connection, "renewed", compared_at="now() - interval '9 hours'", credentials_since="now()")
+    await store_account(connection, "removed", held_until="now() - interval '73 hours'", compared_at="NULL")
+    _, found = await ann.get("provider/accounts")
+    assert {one["account"] for one in found["accounts"] if one["unattended"]} == {"left"}
+    assert {one["account"] for one in found["accounts"] if one["uncompared"]} == {"late", "removed"}

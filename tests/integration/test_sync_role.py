@@ -73,6 +73,10 @@ async def test_one_replica_asks_for_an_account_and_another_takes_over_when_it_st
         assert (first.sync.held, second.sync.held) == ({"default"}, set())
     await first.stop()
     await until(lambda: second.sync.held, "the second replica takes over")
+    await second.sync.stop()
+    # An alert needs to know that a replica asked, and that none does now.
+    state = "SELECT holder IS NULL AND held_until BETWEEN now() - interval '1 minute' AND now() FROM webhookd.provider_accounts"
+    assert await connection.fetchval(state)
 
 
 async def test_a_replica_takes_over_when_the_lease_of_a_dead_one_ends(

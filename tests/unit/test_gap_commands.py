@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,11 @@ from typer.testing import CliRunner
 
 from webhookd.cli.main import app
 from webhookd.cli.operator import gap_commands
-from webhookd.cli.operator.gap_commands import first_day, line_of
+from webhookd.cli.operator.gap_commands import first_day, line_of, problems_of
 from webhookd.errors import SettingsError
 
 TODAY = datetime.now(UTC).date()
+NOW = datetime(2026, 12, 1, 12, tzinfo=UTC)
 
 
 def day(at: date = date(2026, 11, 26), completeness: str = "whole", **counts: int) -> dict[str, Any]:
@@ -51,9 +52,16 @@ def test_the_line_of_a_day_says_what_is_known(given: dict[str, Any], line: str) 
     assert line_of(given) == line
 
 
-def show(monkeypatch: pytest.MonkeyPatch, *days: dict[str, Any], credentials: str = "good", account: str = "default") -> Any:
-    since = {"credentials_since": "2026-11-01T00:00:00Z", "compared_at": "2026-11-27T00:00:00Z"}
-    accounts = [{"account": account, "credentials": credentials, "days": list(days), **since}]
+def show(monkeypatch: pytest.MonkeyPatch, *days: dict[str, Any], account: str = "default", **fields: Any) -> Any:
+    given = {
+        "credentials": "good",
+        "credentials_since": "2026-11-01T00:00:00Z",
+        "compared_at": "2026-11-27T00:00:00Z",
+        "uncompared": False,
+        "held": True,
+        "first_day": min((day["day"] for day in days), default=None),
+    }
+    accounts = [given | {"account": account, "days": list(days)} | fields]
 
     class Api:
         async def get(self, *path: str, **query: Any) -> Any:
@@ -74,7 +82,7 @@ def show(monkeypatch: pytest.MonkeyPatch, *days: dict[str, Any], credentials: st
 
 @pytest.mark.parametrize(
     ("completeness", "age", "code"),
-    [("whole", 1, 0), ("missing", 1, 1), ("not known", 1, 1), ("unreadable", 1, 1), ("open", 1, 0), ("missing", 0, 0)],
+    [("whole", 1, 0), ("missing", 1, 1), ("not known", 1, 1), ("unreadable", 1, 1), ("missing", 0, 0), ("open", 0, 0)],
 )
 def test_the_exit_code_is_1_if_a_day_that_is_over_is_not_whole(
     monkeypatch: pytest.MonkeyPatch, completeness: str, age: int, code: int
@@ -92,6 +100,48 @@ def test_refused_credentials_are_a_failure_too(monkeypatch: pytest.MonkeyPatch) 
 def test_the_oldest_day_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
     found = show(monkeypatch, day(date(2026, 11, 27)), day(date(2026, 11, 26)))
     assert [line.split(":")[0] for line in found.output.splitlines()[:2]] == ["26 November", "27 November"]
+
+
+def account_of(*states: tuple[int, str], **fields: Any) -> dict[str, Any]:
+    days = [{"day": (NOW.date() - timedelta(days=age)).isoformat(), "completeness": state} for age, state in states]
+    given = {
+        "credentials": "good",
+        "uncompared": False,
+        "held": True,
+        "first_day": min((day["day"] for day in days), default=None),
+    }
+    return given | {"days": days} | fields
+
+
+@pytest.mark.parametrize(
+    ("account", "problems"),
+    [
+        (account_of(), []),  # the first comparison is under way
+        (account_of((0, "open"), (1, "whole"), (2, "whole")), []),
+        (account_of((0, "open"), (2, "whole")), ["1 day without a result, from 2026-11-30"]),
+        (account_of((0, "open"), first_day="2026-10-01"), ["6 days without a result, from 2026-11-25"]),
+        (account_of((0, "open"), (1, "whole"), (2, "open")), ["1 day open more than six hours after the end, from 2026-11-29"]),
+        (account_of((1, "missing"), (2, "not known")), ["2 days not whole, from 2026-11-29"]),
+        (account_of(uncompared=True), ["no comparison has ended for two hours"]),
+        (account_of(uncompared=True, held=False), ["no comparison has ended for two hours, and no replica asks Authorize.Net"]),
+    ],
+)
+def test_the_reasons_for_the_exit_code_are_told(account: dict[str, Any], problems: list[str]) -> None:
+    found = list(problems_of(account, 7, NOW))
+    assert len(found) == len(problems), found
+    assert all(one.startswith(words) for one, words in zip(found, problems, strict=True)), found
+
+
+@pytest.mark.parametrize(("hours", "problems"), [(5.9, 0), (6.1, 1)])
+def test_a_day_may_be_open_for_six_hours_after_its_end(hours: float, problems: int) -> None:
+    account = account_of((1, "open"))
+    assert len(list(problems_of(account, 7, datetime.combine(NOW.date(), time(), UTC) + timedelta(hours=hours)))) == problems
+
+
+def test_a_history_that_nobody_compares_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = show(monkeypatch, uncompared=True, held=False)
+    assert found.exit_code == 1
+    assert "no comparison has ended for two hours, and no replica asks Authorize.Net for the account now" in found.output
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ ONE_ROW = {
     "end_alert_state",
     "end_duty",
     "fail_delivery",
+    "fail_gaps",
     "forget_alert_channel",
     "handle_quarantine",
     "let_go_of_operations",

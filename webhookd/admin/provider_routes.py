@@ -39,6 +39,7 @@ class ProviderAccount(Shape):
     account: str
     provider: Annotated[str | None, Field(description="The host of the provider's API.")]
     held: Annotated[bool, Field(description="Whether a replica asks the provider for the account.")]
+    unattended: Annotated[bool, Field(description="Whether a replica asked within three days, and none does now.")]
     credentials: Annotated[str, Field(description="unknown, good or refused.")]
     credentials_since: Time
     checked_at: Annotated[Time | None, Field(description="When the provider last accepted the credentials.")]
@@ -48,6 +49,7 @@ class ProviderAccount(Shape):
     features_off: Annotated[list[str], Field(description="Parts of the API that the account may not use.")]
     compared_to: Annotated[date | None, Field(description="The newest day of those that need no further look every time.")]
     compared_at: Annotated[Time | None, Field(description="When a comparison last ended.")]
+    uncompared: Annotated[bool, Field(description="Whether no comparison has ended for two hours.")]
     webhook_id: str | None
     webhook_state: Annotated[
         str, Field(description="ok, inactive, missing, url (another one), event_types (some are gone), doubled or unknown.")
@@ -55,9 +57,13 @@ class ProviderAccount(Shape):
     webhook_since: Time
     webhook_detail: Annotated[str | None, Field(description="What is wrong, and what to do.")]
     webhook_seen_at: Time | None
+    first_day: Annotated[date | None, Field(description="The oldest day that has a result.")]
     days_not_whole: Annotated[
         int,
-        Field(description="Of the last 14 days, without today, those that are missing, unreadable or not known."),
+        Field(
+            description="Of the last 14 days, without today, those since `first_day` that are missing, unreadable or not "
+            "known, have no result, or are open more than six hours after their end."
+        ),
     ]
     last_day: Annotated[ProviderDay | None, Field(description="The newest day that is over.")]
 
@@ -155,7 +161,16 @@ class ProviderRoutes:
                 takes=AccountName,
                 problems=(404,),
             ),
-            Route("GET", f"{path}/{{account}}/days", read, self.list_days, ProviderDays, takes=AccountName, query=Span),
+            Route(
+                "GET",
+                f"{path}/{{account}}/days",
+                read,
+                self.list_days,
+                ProviderDays,
+                takes=AccountName,
+                query=Span,
+                problems=(404,),
+            ),
         ]
 
     async def list_accounts(self, _: Call) -> ProviderAccounts:
@@ -165,9 +180,7 @@ class ProviderRoutes:
     async def show_account(self, call: Call) -> ProviderAccountInFull:
         """Show one account: its credentials, its webhook, the last calls of the provider's API, and what webhookd changed."""
         name = call.path.account
-        found = await self._accounts(name)
-        if not found:
-            raise NotFoundError(f"no account {name} has API credentials")
+        found = await self._account(name)
         lists: dict[str, tuple[Any, type[Shape]]] = {
             "calls": (queries.list_provider_calls, ProviderCall),
             "changes": (queries.list_provider_changes, ProviderChange),
@@ -178,12 +191,19 @@ class ProviderRoutes:
             key: [shape(**row) for row in await self._statements.all(query, account=name, limit=_SHOWN)]
             for key, (query, shape) in lists.items()
         }
-        return ProviderAccountInFull(**found[0], **rows)
+        return ProviderAccountInFull(**found, **rows)
 
     async def list_days(self, call: Call) -> ProviderDays:
         """List the days of an account: what the provider's history lists, what webhookd has, and whether the day is whole."""
+        await self._account(call.path.account)
         rows = await self._statements.all(queries.list_provider_days, account=call.path.account, days=call.query.days)
         return ProviderDays(days=[ProviderDay(**row) for row in rows])
+
+    async def _account(self, name: str) -> dict[str, Any]:
+        found = await self._accounts(name)
+        if not found:
+            raise NotFoundError(f"no account {name} has API credentials")
+        return found[0]
 
     async def _accounts(self, name: str | None) -> list[dict[str, Any]]:
         last = {row["account"]: dict(row) for row in await self._statements.all(queries.last_provider_days)}

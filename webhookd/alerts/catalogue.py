@@ -193,7 +193,8 @@ _LIST = (
         _TICKET,
         "Nothing is compared with Authorize.Net's history",
         "/guide/runbook-provider#webhookdproviderunreachable",
-        "no comparison of an account's history has ended for two hours, although its credentials are not refused",
+        "no comparison of an account's history has ended for two hours, although its credentials are not refused. It also "
+        "fires if no replica asks Authorize.Net for the account any more, for three days: the credentials may be removed",
         view="provider",
     ),
     Condition(

@@ -22,7 +22,7 @@ _WEBHOOKS = {
     "inactive": "is inactive, so Authorize.Net sends nothing. Run `webhookd provider setup`",
     "missing": "is not registered, so Authorize.Net sends nothing. Run `webhookd provider setup`",
     "url": "sends to another URL. Run `webhookd provider check`",
-    "event_types": "has lost event types, and nobody sends events of these. Run `webhookd provider check`",
+    "event_types": "has lost event types, and nobody sends events of these. Run `webhookd provider check`, which names them",
 }  # what is wrong with a webhook, by its state
 
 

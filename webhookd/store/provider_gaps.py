@@ -226,6 +226,10 @@ class ProviderGaps:
         figures = {"total": total, "done": done, "taken": taken, "held_by": held_by, "error": error, "ended": ended}
         return bool(await self._database.one(queries.advance_gaps, id=order.id, **figures))
 
+    async def fail(self, order: Ordered, error: str) -> None:
+        """Ends an order with its error."""
+        await self._database.one(queries.fail_gaps, id=order.id, error=error)
+
     async def _one(self, query: Any, **parameters: Any) -> Any:
         return await self._database.one(query, account=self._account, **parameters)
 

@@ -9,6 +9,8 @@ from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID, uuid4
 
+import asyncpg
+
 from webhookd.errors import ConflictError
 from webhookd.store.database import Database
 from webhookd.store.keys import new_id
@@ -29,6 +31,15 @@ class Known(NamedTuple):
     event_types: frozenset[str] | None
     state: str | None = None
     detail: str | None = None
+
+
+def known_of(row: asyncpg.Record | None) -> Known:
+    """Returns the known facts that a row of an account has."""
+    if row is None:
+        return Known(None, None)
+    types = row["webhook_event_types"]
+    types = None if types is None else frozenset(types)
+    return Known(row["webhook_id"], types, row.get("webhook_state"), row.get("webhook_detail"))
 
 
 class Sample(NamedTuple):
@@ -67,7 +78,8 @@ class WebhookRecords:
         name = f"provider webhooks of {self.account}"
         if not await self._database.one(queries.take_duty, name=name, holder=self._me, seconds=_ALONE):
             raise ConflictError(
-                f"another process is changing the webhooks of the account {self.account} now: try again in a minute"
+                f"another process is changing the webhooks of the account {self.account} now: try again in a minute, "
+                "or in seven minutes if that process was killed"
             )
         try:
             async with asyncio.timeout(_LONGEST):
@@ -81,12 +93,7 @@ class WebhookRecords:
 
     async def known(self) -> Known:
         """Returns what is known of the account's webhook."""
-        row = await self._database.one(queries.webhook_of_account, account=self.account)
-        if row is None:
-            return Known(None, None)
-        types = row["webhook_event_types"]
-        types = None if types is None else frozenset(types)
-        return Known(row["webhook_id"], types, row["webhook_state"], row["webhook_detail"])
+        return known_of(await self._database.one(queries.webhook_of_account, account=self.account))
 
     async def note(
         self, state: str, webhook_id: str | None, detail: str | None, event_types: Iterable[str] | None = None

@@ -13,10 +13,11 @@ from webhookd.authorizenet.api.client import ProviderClient
 from webhookd.authorizenet.api.errors import CallRejectedError, ProviderError, UnreadableAnswerError
 from webhookd.authorizenet.api.results import History, HistoryRow
 from webhookd.authorizenet.gaps import MARGIN, Comparison, Completeness, Day, Ledger
+from webhookd.errors import UnavailableError
 from webhookd.store.database import Database
 from webhookd.store.provider_gaps import Bounds, Noted, Ordered, Ping, ProviderGaps, Refused
 from webhookd.sync.takeover import Span, Takeover
-from webhookd.telemetry.logs import logger
+from webhookd.telemetry.logs import logger, where
 from webhookd.telemetry.provider_metrics import ProviderMetrics
 
 _MOST = 1000  # notifications that one look takes; then the history is read anew, so that fresh gaps do not wait for old ones
@@ -134,6 +135,13 @@ class GapCloser:
                 self._orders_from = loop.time() + _PAUSE
                 await self._gaps.advance(order, total, order.done, held_by=str(error))
                 raise
+            except UnavailableError:
+                raise
+            except Exception as error:  # noqa: BLE001  a defect: the order must not block the account's next orders
+                reason = type(error).__name__
+                logger.error("an order to close gaps failed", account=self._account, order=str(order.id), problem=where(error))
+                await self._gaps.fail(order, f"{reason} at {day}: the daemon's log has more")
+                return True
             # Count what other looks have taken meanwhile, too: from now on, they also look at days before the credentials.
             taken, self._counted = self._takeover.taken - self._counted, self._takeover.taken
             if self._unknown:

@@ -89,8 +89,9 @@ function build(found, days) {
 function storyPanel(found) {
   const state = found.webhook_state;
   const refused = found.credentials === "refused";
+  const late = !found.held || found.uncompared;
   const well = state === "ok" || state === "unknown";
-  const tone = refused || !(well || state === "doubled") ? "bad" : found.days_not_whole || !well ? "warn" : "good";
+  const tone = refused || !(well || state === "doubled") ? "bad" : found.days_not_whole || !well || late ? "warn" : "good";
   return h(
     "section",
     { class: `story ${tone}` },
@@ -121,7 +122,17 @@ function storyPanel(found) {
         todo("webhookddaynotwhole"),
       ),
     found.test_mode && h("p", { class: "note" }, icon("warn"), "The account is in test mode: no payment settles."),
-    !found.held && h("p", { class: "note" }, icon("info"), "No replica asks Authorize.Net for this account now."),
+    late &&
+      !refused &&
+      h(
+        "p",
+        { class: "note" },
+        icon("warn"),
+        found.held
+          ? "The account has not been compared with the history for two hours. "
+          : "No replica asks Authorize.Net for this account now. ",
+        todo("webhookdproviderunreachable"),
+      ),
   );
 }
 

@@ -32,8 +32,7 @@ export function dependencyName(name) {
 export function findProblems({ stats, health, accounts }) {
   if (!stats) return dependencies(health);
   const found = [deadEvents, failingDestinations, deadDeliveries, oldest, quarantine].flatMap((look) => look(stats));
-  // The state of an account that no replica asks for any more is old.
-  const provider = accounts.filter((row) => row.held).flatMap(providersSide);
+  const provider = accounts.flatMap((row) => (row.held ? providersSide(row) : unattended(row)));
   return [...dependencies(health), ...found, ...provider].sort((one, other) => rank(one) - rank(other));
 }
 
@@ -120,7 +119,20 @@ function quarantine({ now }) {
   ];
 }
 
-function providersSide({ account, webhook_state: state, credentials, days_not_whole: days }) {
+/** The state of an account that no replica asks for any more is old. After three days, its credentials were removed on purpose. */
+function unattended({ account, unattended: recently }) {
+  if (!recently) return [];
+  return [
+    {
+      tone: "warn",
+      text: `No replica asks Authorize.Net for the account ${account}.`,
+      detail: "Webhooks still come, and nobody knows whether some are missing.",
+      link: { href: href(["provider", account]), label: "See why" },
+    },
+  ];
+}
+
+function providersSide({ account, webhook_state: state, credentials, uncompared, days_not_whole: days }) {
   const link = { href: href(["provider", account]), label: "See why" };
   return [
     named(WEBHOOKS, state) !== state && {
@@ -134,6 +146,13 @@ function providersSide({ account, webhook_state: state, credentials, days_not_wh
       detail: "Webhooks still come, and nobody knows whether some are missing.",
       link,
     },
+    uncompared &&
+      credentials !== "refused" && {
+        tone: "warn",
+        text: `The account ${account} has not been compared with Authorize.Net's history for two hours.`,
+        detail: "Webhooks still come, and nobody knows whether some are missing.",
+        link,
+      },
     days > 0 && {
       tone: "warn",
       text: days === 1 ? `1 day of ${account} is not whole.` : `${days} days of ${account} are not whole.`,

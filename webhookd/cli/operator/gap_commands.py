@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterator
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from typing import Annotated
 
 import typer
@@ -19,6 +19,7 @@ from webhookd.runtime.console import FOLDER, Folder
 from webhookd.runtime.console import Json as AsJson
 
 _NOT_WHOLE = ("missing", "unreadable", "not known")
+_LONGEST_OPEN = timedelta(hours=6)  # after the day's end; an outage of the provider's API is over by then
 _DAYS = re.compile(r"([1-9][0-9]{0,2})\s*([dw])")
 
 Account = Annotated[str | None, typer.Option(help="Only this account. [all]", show_default=False)]
@@ -29,7 +30,9 @@ app = typer.Typer(
     help="Compare Authorize.Net's history with the ledger, day by day, and take what no webhook brought.\n\n"
     "webhookd compares them every WEBHOOKD_GAP_EVERY seconds, if it has API credentials. This command shows the results. The "
     "days are of UTC. A day is whole if webhookd has every notification that the history lists for it, after two looks.\n\n"
-    "The exit code is 1 if a day that is over is not whole. For example, in a cron job: `webhookd gaps --days 7`.\n\n"
+    "The exit code is 1 if a day that is over is not whole, has no result, or is open more than six hours after its end; if no "
+    "comparison has ended for two hours; or if Authorize.Net refuses the credentials. The last lines say which. For example, "
+    "in a cron job: `webhookd gaps --days 7`. Name the account by --account if another one's credentials were removed.\n\n"
     "The commands use the admin API of WEBHOOKD_API_URL and WEBHOOKD_API_TOKEN (or WEBHOOKD_API_TOKEN_FILE), else of this "
     "machine's daemon, else of the `webhookd dev` in this folder.\n\n" + EXIT_CODES,
 )
@@ -62,24 +65,46 @@ def show(
         tell_json({"accounts": accounts})
     else:
         for one in accounts:
-            _tell(one, named=len(accounts) > 1)
-    today = datetime.now(UTC).date().isoformat()
-    whole = all(day["completeness"] not in _NOT_WHOLE for one in accounts for day in one["days"] if day["day"] < today)
-    refused = any(one["credentials"] == "refused" for one in accounts)
-    raise typer.Exit(Exit.DONE if whole and not refused else Exit.FAILED)
+            _tell(one, days, named=len(accounts) > 1)
+    now = datetime.now(UTC)
+    raise typer.Exit(Exit.FAILED if any([*problems_of(one, days, now)] for one in accounts) else Exit.DONE)
 
 
-def _tell(account: Json, *, named: bool) -> None:
+def problems_of(account: Json, days: int, now: datetime) -> Iterator[str]:
+    """Yields the reasons why the last `days` of an account are not known to be whole."""
+    if account["credentials"] == "refused":
+        yield f"Authorize.Net has refused the credentials since {instant(account['credentials_since'])}: run `webhookd doctor`"
+    elif account["uncompared"]:
+        asks = "" if account["held"] else ", and no replica asks Authorize.Net for the account now"
+        yield f"no comparison has ended for two hours{asks}: see /guide/runbook-provider#webhookdproviderunreachable"
+    states = {date.fromisoformat(day["day"]): day["completeness"] for day in account["days"]}
+    today = now.date()
+    first = today if account["first_day"] is None else date.fromisoformat(account["first_day"])
+    past = [today - timedelta(days=age) for age in range(days - 1, 0, -1)]
+    for words, found in (
+        ("not whole", [day for day in past if states.get(day) in _NOT_WHOLE]),
+        ("without a result", [day for day in past if day >= first and day not in states]),
+        ("open more than six hours after the end", [day for day in past if states.get(day) == "open" and _is_late(day, now)]),
+    ):
+        if found:
+            yield f"{number_of(len(found), 'day')} {words}, from {found[0]}"
+
+
+def _is_late(day: date, now: datetime) -> bool:
+    return now > datetime.combine(day + timedelta(days=1), time(), UTC) + _LONGEST_OPEN
+
+
+def _tell(account: Json, days: int, *, named: bool) -> None:
     if named:
         say(f"{plain(account['account'])}:")
     for day in reversed(account["days"]):
         say(line_of(day))
     if not account["days"]:
         say("no day has been compared yet")
-    if account["credentials"] == "refused":
-        say(f"Authorize.Net has refused the credentials since {instant(account['credentials_since'])}: run `webhookd doctor`")
-    elif account["compared_at"]:
+    if account["compared_at"]:
         say(f"last compared {instant(account['compared_at'])} (UTC)")
+    for problem in problems_of(account, days, datetime.now(UTC)):
+        say(problem)
 
 
 def line_of(day: Json) -> str:
@@ -115,7 +140,8 @@ def close(
     """Take from Authorize.Net's history what is missing since a day.
 
     The daemon takes the notifications and processes them as any event, also those that were made before webhookd had the
-    account's credentials. If another program has processed these, do not take them: their effects would happen again.
+    account's credentials. If another program has processed these, do not take them: their effects would happen
+    again. Notifications that are younger than WEBHOOKD_GAP_GRACE may be on their way: they are left alone.
 
     For example: `webhookd gaps close --since 30d`.
     """
@@ -135,8 +161,10 @@ def close(
     else:
         taken = number_of(operation["reasons"].get("recovered", 0), "event")
         say(f"{number_of(operation['done'], 'day')} compared, {taken} taken from the history")
+        say("notifications that are younger than WEBHOOKD_GAP_GRACE may be on their way, and were left alone")
     if not detach and operation["state"] != "done":
-        raise ApiError(f"the operation {plain(operation['id'])} was cancelled", Exit.FAILED)
+        why = f"failed: {plain(operation['error'])}" if operation["state"] == "failed" else "was cancelled"
+        raise ApiError(f"the operation {plain(operation['id'])} {why}", Exit.FAILED)
 
 
 def first_day(text: str, today: date) -> date:

@@ -132,10 +132,11 @@ def check(account: Account = "default", folder: Folder = FOLDER, as_json: Json =
 
 async def _check(settings: Settings, account: str, *, as_json: bool) -> int:
     from webhookd.doctor.finding import Verdict
-    from webhookd.doctor.provider import examine_account
+    from webhookd.doctor.provider import examine_account, known_webhooks
     from webhookd.settings.provider import provider_accesses
 
-    findings = await examine_account(provider_accesses(settings)[account])
+    known = await known_webhooks(settings, [account])
+    findings = await examine_account(provider_accesses(settings)[account], known.get(account))
     failed = any(one.verdict is Verdict.FAILED for one in findings)
     if as_json:
         tell_json({"ok": not failed, "findings": [one.as_dict() for one in findings]})
