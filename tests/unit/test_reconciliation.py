@@ -132,6 +132,7 @@ def test_a_transaction_in_the_books_that_the_provider_does_not_have_is_named() -
 def test_the_shop_is_compared_only_if_its_rows_are_there() -> None:
     assert report(SALE, shop=None).is_green
     assert not report(SALE, shop=[]).is_green
+    assert report(SALE, shop=[ShopRow("1", FIVE, "Captured")]).is_green
 
 
 @pytest.mark.parametrize("amount", [Decimal("5.01"), Decimal("-5.00"), None])
