@@ -173,3 +173,8 @@ def test_a_batch_is_closed_if_and_only_if_its_list_is_whole(rows: list[Facts], c
     assert {one.account_type for one in found.differences} == {(lost.account_type or "").casefold()}
     assert check(batch(*statistics), [*rows, replace(lost, id="new")], complete=True).is_open
     assert found == check(batch(*statistics), [one for one in shuffled if one is not lost], complete=True)
+
+
+def test_the_reasons_do_not_depend_on_the_order_of_the_list() -> None:
+    rows = [row("1", "newText"), row("2", "pendingSettlement")]
+    assert checked(*rows).reasons == checked(*reversed(rows)).reasons

@@ -106,6 +106,16 @@ def test_a_transaction_that_moved_no_money_may_be_missing_in_the_books() -> None
     assert report(SALE, fact("4", "declined"), ours=[OurRow("1", FIVE, "captured")], shop=[ShopRow("1", FIVE, None)]).is_green
 
 
+def test_the_amount_of_a_transaction_that_moved_no_money_does_not_count() -> None:
+    declined = fact("4", "declined", amount=None)
+    assert report(declined, ours=[OurRow("4", FIVE, "declined")], shop=None).is_green
+
+
+def test_ids_are_sorted_as_numbers() -> None:
+    assert report(fact("10"), fact("9")).matched == ("9", "10")
+    assert [one.subject for one in report(fact("10"), fact("9"), ours=[]).findings] == ["9", "10"]
+
+
 def test_a_transaction_at_the_provider_that_is_missing_in_the_books_is_named() -> None:
     assert found(SALE, ours=[]) == [(Kind.NOT_HERE, Books.WEBHOOKD, "1")]
     assert found(SALE, shop=[]) == [(Kind.NOT_HERE, Books.SHOP, "1")]
@@ -122,6 +132,7 @@ def test_a_transaction_in_the_books_that_the_provider_does_not_have_is_named() -
 def test_the_shop_is_compared_only_if_its_rows_are_there() -> None:
     assert report(SALE, shop=None).is_green
     assert not report(SALE, shop=[]).is_green
+    assert report(SALE, shop=[ShopRow("1", FIVE, "Captured")]).is_green
 
 
 @pytest.mark.parametrize("amount", [Decimal("5.01"), Decimal("-5.00"), None])

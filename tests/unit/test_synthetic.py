@@ -123,6 +123,7 @@ def test_a_failure_is_reported_for_each_batch_and_the_settlement_after_it_correc
         (Type.SETTLEMENT_FAILED, "b2"),
         (Type.SETTLED, "b3"),
     ]
+    assert types(second, first) == [Type.SETTLEMENT_FAILED] * 2, "the earlier failure was seen later"
     assert found[-1].payload["corrects"] == "settlement failed"
     assert "corrects" not in seen(PENDING, settled)[0].payload
 
