@@ -141,7 +141,8 @@ class GapCloser:
                 reason = type(error).__name__
                 logger.error("an order to close gaps failed", account=self._account, order=str(order.id), problem=where(error))
                 await self._gaps.fail(order, f"{reason} at {day}: the daemon's log has more")
-                return True
+                self._counted = None
+                return False  # the next order begins in two seconds
             # Count what other looks have taken meanwhile, too: from now on, they also look at days before the credentials.
             taken, self._counted = self._takeover.taken - self._counted, self._takeover.taken
             if self._unknown:
