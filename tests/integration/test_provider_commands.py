@@ -118,6 +118,14 @@ async def test_each_change_has_its_command_its_dry_run_and_its_json(
     assert await connection.fetchval("SELECT count(*) FROM ledger") == 0
 
 
+async def test_setup_without_the_setting_of_the_url_says_that_it_is_missing(
+    environment: dict[str, str], servers: Servers, daemon: Daemon
+) -> None:
+    url = environment.pop("WEBHOOKD_PUBLIC_URL") + "/webhooks/authorize-net"
+    said, _ = await run(servers, environment, "setup", "--url", url, "--dry-run")
+    assert "set WEBHOOKD_PUBLIC_URL to this URL" in said
+
+
 async def test_what_cannot_work_is_refused_with_the_remedy(
     simulator: Simulator, environment: dict[str, str], servers: Servers
 ) -> None:
@@ -127,6 +135,9 @@ async def test_what_cannot_work_is_refused_with_the_remedy(
     for url, reason in (("http://8.8.8.8/x", "https only"), ("https://10.0.0.1/x", "is private")):
         _, err = await run(servers, real, "setup", "--url", url, code=2)
         assert reason in err
+    out, err = await run(servers, environment, "setup", "--url", "http://ann:t0ps3cret@127.0.0.1/x", "--dry-run", code=2)
+    assert "without a user" in err
+    assert "t0ps3cret" not in out + err
     without = {name: value for name, value in environment.items() if name != "WEBHOOKD_TRANSACTION_KEY"}
     without.pop("WEBHOOKD_API_LOGIN_ID")
     _, err = await run(servers, without, "webhooks", "list", code=2)

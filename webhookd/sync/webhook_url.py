@@ -33,7 +33,7 @@ async def check_url(url: str, *, private: bool = False) -> None:
 
     private: the name may lead to private addresses here, because it leads to a public one on the internet.
     """
-    parts = _parts(url)
+    parts = parts_of(url)
     if parts.scheme.lower() != "https":
         raise SettingsError(f"{url}: Authorize.Net delivers by https only: give a URL that begins with https://")
     host = parts.hostname or ""
@@ -52,7 +52,8 @@ async def check_url(url: str, *, private: bool = False) -> None:
         )
 
 
-def _parts(url: str) -> SplitResult:
+def parts_of(url: str) -> SplitResult:
+    """Returns the parts of a webhook's URL. Raises SettingsError, without the URL, if it cannot be one."""
     wrong = SettingsError("the webhook's URL must be as https://hooks.example.com/webhooks/authorize-net, without a user")
     try:
         parts = urlsplit(url)

@@ -61,6 +61,9 @@ def setup(
         return await session.registrar(dry_run=dry_run).setup(chosen, types)
 
     webhooks.show(with_account(account, folder, work, changes=True), dry_run=dry_run, as_json=as_json)
+    if access.public_url is None and not as_json:
+        prefix = "WEBHOOKD_" if account == "default" else f"WEBHOOKD_ACCOUNTS__{account.upper()}__"
+        say(f"set {prefix}PUBLIC_URL to this URL: by it, webhookd knows its own webhook")
 
 
 @app.command("event-types")

@@ -198,10 +198,14 @@ def target_url(settings: Settings, access: ProviderAccess, given: str | None) ->
 
 
 async def check(session: Session, url: str, *, private: bool) -> None:
-    """Raises SettingsError if the provider cannot deliver to a URL. A simulator on this machine reaches every address."""
-    from webhookd.settings.sources import is_loopback
-    from webhookd.sync.webhook_url import check_url
+    """Raises SettingsError if the provider cannot deliver to a URL. A simulator on this machine reaches every address.
 
+    No URL may have a user and a password: the commands print the URL.
+    """
+    from webhookd.settings.sources import is_loopback
+    from webhookd.sync.webhook_url import check_url, parts_of
+
+    parts_of(url)
     if not is_loopback(session.access.url):
         await check_url(url, private=private)
 
