@@ -66,12 +66,6 @@ STORIES: dict[str, tuple[list[dict[str, Any]], list[str], list[str], list[str]]]
         ["Nothing is known", "stays as it was"],
         ["failed"],
     ),
-    "a test transaction": (
-        [notification(AUTHCAPTURE, id="0")],
-        ["are processed, but none of them reports the state"],
-        ["Nothing is known"],
-        ["processed"],
-    ),
 }
 
 

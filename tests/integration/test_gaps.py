@@ -329,8 +329,8 @@ async def test_an_order_that_is_cancelled_takes_no_more_and_a_second_one_at_once
         ("nobody", {"since": "2026-11-01"}, 404),
         ("default", {"since": "2199-01-01"}, 409),
         ("default", {"since": "yesterday"}, 422),
-        ("default", {"since": "0001-01-01"}, 422),
-        ("default", {"since": (datetime.now(UTC).date() - timedelta(days=402)).isoformat()}, 422),
+        ("default", {"since": "0001-01-01"}, 409),
+        ("default", {"since": (datetime.now(UTC).date() - timedelta(days=402)).isoformat()}, 409),
         ("default", {}, 422),
     ],
 )

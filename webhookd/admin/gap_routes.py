@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime, timedelta
+from datetime import date
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, StringConstraints
+from pydantic import Field, StringConstraints
 
 from webhookd.admin.access import AccessLevel
 from webhookd.admin.operation_routes import OperationShape, operation_of
 from webhookd.admin.route import Call, Route, Shape
 from webhookd.admin.shapes import Note
 from webhookd.operate.gap_orders import GapOrders
-
-_LONGEST = 400  # days that an order looks back; what is known of the notifications is kept for as long
-
-
-def _not_too_old(day: date) -> date:
-    first = datetime.now(UTC).date() - timedelta(days=_LONGEST)
-    if day < first:
-        raise ValueError(f"an order looks back {_LONGEST} days at most: give {first} or a later day")
-    return day
 
 
 class GapAccount(Shape):
@@ -33,9 +24,7 @@ class GapOrder(Shape):
     """An order to take what is missing."""
 
     since: Annotated[
-        date,
-        Field(description="The first day, in UTC: 400 days ago at most. Older notifications stay as they are."),
-        AfterValidator(_not_too_old),
+        date, Field(description="The first day, in UTC: 400 days ago at most. Older notifications stay as they are.")
     ]
     reason: Note = ""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 
 import asyncpg
 
@@ -11,6 +11,8 @@ from webhookd.operate.operator_queries import OperatorQueries
 from webhookd.store.event_store import storable
 from webhookd.store.keys import new_id
 from webhookd.store.queries import queries
+
+LONGEST = 400  # days that an order looks back; what is known of the notifications is kept for as long
 
 
 class GapOrders:
@@ -21,8 +23,12 @@ class GapOrders:
 
     async def order(self, account: str, since: date, *, actor: str, reason: str) -> asyncpg.Record:
         """Stores an order, and returns the operation's row. Raises NotFoundError, and ConflictError with the reason."""
-        if since > datetime.now(UTC).date():
+        today = datetime.now(UTC).date()
+        first = today - timedelta(days=LONGEST)
+        if since > today:
             raise ConflictError(f"{since} lies in the future: give a day that has begun, in UTC")
+        if since < first:
+            raise ConflictError(f"{since}: an order looks back {LONGEST} days at most: give {first} or a later day")
         async with self._statements.connection() as connection, connection.transaction():
             held = await queries.lock_provider_account(connection, account=account)
             if held is None:
