@@ -229,7 +229,7 @@ async def test_key_r_counts_also_while_a_request_is_under_way(start: Start, conn
 
 
 async def test_since_looks_through_all_events_and_says_if_it_leaves_some_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a rare kind, a page may have few events, or none."""
+    """A page may have few events of a rare kind, or none."""
     number = 2 * tail.MOST_PAGES
     async with serving() as api, receiving() as program:
         api.events = [event(one, f"2026-01-31T12:00:{one:02}Z") for one in range(number)]  # two on every other page

@@ -165,6 +165,16 @@ def test_a_look_that_did_not_read_all_changes_no_day_of_which_more_is_known() ->
     assert of_day(more).completeness is Completeness.NOT_KNOWN, "a new row needs new looks"
 
 
+def test_a_day_whose_list_no_look_reads_any_more_does_not_stay_open() -> None:
+    night = datetime(2026, 11, 26, 23, tzinfo=UTC)
+    before = compared(row("a"), row("b"), own=ledger("a", "b"), now=night)
+    assert of_day(before).completeness is Completeness.OPEN
+    for late, expected in ((timedelta(), Completeness.OPEN), (PATIENCE, Completeness.NOT_KNOWN)):
+        now = datetime(2026, 11, 27, tzinfo=UTC) + GRACE + late
+        found = compared(row("a"), own=ledger("a", "b"), now=now, before=before, complete=False)
+        assert of_day(found) == of_day(before)._replace(completeness=expected)
+
+
 def test_a_notification_without_a_date_is_fetched_and_no_day_is_whole_until_its_day_is_known() -> None:
     found = twice(row("a", None), own=ledger())
     assert [one.notification_id for one in found.missing] == ["a"]

@@ -194,9 +194,16 @@ class _Look:
         total = self._totals[day]
         thorough = self._history.complete and day not in self._history.moving
         if total < before.most and not thorough and not counts.missing:
-            return before  # this look did not read the day's whole list, and tells nothing new
+            return self._aged(before)  # this look did not read the day's whole list, and tells nothing new but the time
         one = self._with_looks(counts, before, total, thorough=thorough)
         return one._replace(completeness=self._completeness(one, total))
+
+    def _aged(self, before: Day) -> Day:
+        """Returns an earlier result as it is now: a day does not stay open if no look reads its list."""
+        is_late = self._now - _end(before.day) - self._grace >= PATIENCE
+        if before.completeness is Completeness.OPEN and is_late:
+            return before._replace(completeness=Completeness.NOT_KNOWN)
+        return before
 
     def _with_looks(self, counts: Day, before: Day, total: int, *, thorough: bool) -> Day:
         most, looks, looked_at = max(total, before.most), before.looks, before.looked_at
