@@ -257,9 +257,13 @@ class _Look:
 
 def _is_due(day: date, before: Day | None, now: datetime, grace: timedelta) -> bool:
     age = now - _end(day)
-    if age < grace or (before is not None and before.completeness is Completeness.WHOLE):
+    if age < grace:
         return False
-    if before is None or before.looked_at is None or before.looked_at > now:  # the clock was put back since
+    if before is None or (before.looked_at is not None and before.looked_at > now):  # the clock was put back since
+        return True
+    if before.completeness is Completeness.WHOLE:
+        return False
+    if before.looked_at is None:
         return True
     return now - before.looked_at >= (APART if 0 < before.looks < LOOKS else max(APART, age / 8))
 

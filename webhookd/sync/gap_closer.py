@@ -95,7 +95,7 @@ class GapCloser:
             if new := await self._gaps.seen_webhooks() - bounds.webhooks:
                 await self._gaps.note_webhooks(new)
                 bounds = bounds._replace(webhooks=bounds.webhooks | new)
-            cursor = min(bounds.cursor or _day(bounds.since), now.date())  # PostgreSQL's clock may have been wrong
+            cursor = _cursor(bounds, now)
             stored = await self._gaps.days(now.date() - comparison.LONGEST - _FRESH, now.date())
             # Every second look may be at an older day that is not proven, so that many such days delay no fresh gap.
             due = comparison.revisits(cursor, stored, now, self._grace) if back_to is None and not self._revisited else ()
@@ -164,7 +164,7 @@ class GapCloser:
         since = max(min(bounds.since, datetime.combine(order.since, time(), UTC)), oldest)
         look = _Look(*comparison.around(day), day, since, True)
         stored = await self._gaps.days(day - MARGIN, now.date())
-        cursor = min(bounds.cursor or _day(bounds.since), now.date())
+        cursor = _cursor(bounds, now)
         return await self._run(look, bounds, cursor, stored, now)
 
     async def _run(self, look: _Look, bounds: Bounds, cursor: date, stored: dict[date, Day], now: datetime) -> int:
@@ -244,6 +244,11 @@ class GapCloser:
                 account=self._account,
             )
         self._unknown = unknown
+
+
+def _cursor(bounds: Bounds, now: datetime) -> date:
+    """Returns the last day that needs no look each time. The recorded day can be wrong, if PostgreSQL's clock was."""
+    return min(max(bounds.cursor or date.min, _day(bounds.since)), now.date())
 
 
 def _as_not_known(day: Day) -> Day:
