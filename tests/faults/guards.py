@@ -157,6 +157,27 @@ GUARDS = (
         _CLOSER + "test_one_notification_that_cannot_be_fetched_keeps_back_no_others",
     ),
     Guard(
+        "several notifications in a row that cannot be fetched keep back no others",
+        "webhookd/sync/takeover.py",
+        "                        batch.refused += failed  # so that the next look does not begin with them\n",
+        "",
+        _CLOSER + "test_several_notifications_in_a_row_that_cannot_be_fetched_keep_back_no_others",
+    ),
+    Guard(
+        "a day that was judged while PostgreSQL's clock was ahead is judged anew",
+        "webhookd/authorizenet/gaps.py",
+        "    if before is None or (before.looked_at is not None and before.looked_at > now):",
+        "    if before is None:",
+        _CLOSER + "test_after_postgresqls_clock_was_wrong_the_days_are_judged_anew_and_nothing_is_lost[20]",
+    ),
+    Guard(
+        "after PostgreSQL's clock was behind, the looks do not go back to that time for ever",
+        "webhookd/sync/gap_closer.py",
+        "min(max(bounds.cursor or date.min, _day(bounds.since)), now.date())",
+        "min(bounds.cursor or _day(bounds.since), now.date())",
+        _CLOSER + "test_after_postgresqls_clock_was_wrong_the_days_are_judged_anew_and_nothing_is_lost[-40]",
+    ),
+    Guard(
         "an order that can never succeed ends, and is not repeated every two seconds",
         "webhookd/sync/gap_closer.py",
         "await self._gaps.advance(order, total, order.done, error=str(error), ended=True)",

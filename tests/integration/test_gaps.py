@@ -528,10 +528,12 @@ async def test_several_notifications_in_a_row_that_cannot_be_fetched_keep_back_n
 async def test_after_postgresqls_clock_was_wrong_the_days_are_judged_anew_and_nothing_is_lost(
     shop: Shop, provider: Simulator, monkeypatch: pytest.MonkeyPatch, days: int
 ) -> None:
+    await shop.connection.execute(
+        "INSERT INTO webhookd.provider_accounts (account, compared_from) VALUES ('default', now() - interval '3 days')"
+    )
     daemon = await shop.open()
     provider.make()
     await until(shop.processed, "an event came as a webhook")
-    await shop.connection.execute("UPDATE webhookd.provider_accounts SET compared_from = now() - interval '3 days'")
     right = daemon.database.now
     for hours in (0, 2):  # two thorough looks make a day whole
         monkeypatch.setattr(daemon.database, "now", partial(_shifted, right, timedelta(days=days, hours=hours)))
