@@ -2510,9 +2510,23 @@ GUARDS = (
     Guard(
         "failed probes spend no attempts",
         "sql/queries/deliveries.sql",
-        "AND NOT :dead THEN 0 ELSE 1 END",
-        "AND NOT :dead THEN 1 ELSE 1 END",
+        "(SELECT free FROM before) THEN 0 ELSE 1 END",
+        "(SELECT free FROM before) THEN 1 ELSE 1 END",
         _CIRCUITS + "test_failed_probes_spend_no_attempts",
+    ),
+    Guard(
+        "a failed probe does not put its delivery off",
+        "sql/queries/deliveries.sql",
+        "WHEN (SELECT free FROM before) THEN greatest(",
+        "WHEN false THEN greatest(",
+        _CIRCUITS + "test_a_failed_probe_leaves_its_delivery_the_time_of_its_retry",
+    ),
+    Guard(
+        "probes reach each retry, so one that the destination accepts closes the circuit",
+        "sql/queries/deliveries.sql",
+        "(20 + cardinality(gate.failed)) * most.most",
+        "20 * most.most",
+        _CIRCUITS + "test_probes_reach_each_retry_though_those_that_failed_keep_their_places",
     ),
     Guard(
         "a failed probe is never the last attempt of its delivery",
