@@ -212,6 +212,13 @@ WITH before AS MATERIALIZED (
 )
 SELECT attempts, coalesce((SELECT opened FROM tripped), false) AS opened FROM changed;
 
+-- name: put_back_delivery(id, destination, due)!
+-- Puts back a delivery that was taken and not sent: no attempt is counted. A delivery that was never tried gets its old place, since it was
+-- due when it began to wait. Like fail_delivery, changes nothing if another attempt or an operator has taken over.
+UPDATE webhookd.deliveries
+SET due = CASE WHEN status = 'waiting' THEN since ELSE now() END, sends = sends - 1
+WHERE event_id = :id AND destination = :destination AND due = :due AND status <> 'dead';
+
 -- name: destination_counts(most)
 -- Returns for each destination that has deliveries how many wait, are retried and are dead, each counted up to `most`. Reads each
 -- destination by the index, one after the other, and not the whole table.

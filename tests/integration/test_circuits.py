@@ -330,6 +330,27 @@ async def test_failed_probes_spend_no_attempts(replicas: tuple[Replica, Replica]
     assert await connection.fetchval("SELECT max(attempts) FROM deliveries") == 2, "an answer about the event is an attempt"
 
 
+async def test_what_was_not_sent_keeps_its_place_and_its_attempts(
+    replicas: tuple[Replica, Replica], connection: Connection
+) -> None:
+    one, _ = replicas
+    await add(connection, 1)
+    await connection.execute("UPDATE deliveries SET since = since - interval '1 hour', due = due - interval '1 hour'")
+    before = dict(await connection.fetchrow("SELECT * FROM deliveries") or {})
+    (taken,) = await one.take()
+    await one.put_back("shop", taken)
+    assert dict(await connection.fetchrow("SELECT * FROM deliveries") or {}) == before
+    (again,) = await one.take()
+    assert not again.repeated, "no earlier send may have reached the destination"
+    await one.put_back("shop", taken)
+    assert await one.take() == [], "another attempt has taken over"
+    await one.record(again, delay=0.0)
+    (retry,) = await one.take()
+    await one.put_back("shop", retry)
+    (retry,) = await one.take()
+    assert (retry.attempts, retry.repeated) == (1, False)
+
+
 @pytest.mark.parametrize("down", [True, None])
 async def test_a_failed_probe_leaves_its_delivery_the_time_of_its_retry(
     replicas: tuple[Replica, Replica], connection: Connection, down: bool | None

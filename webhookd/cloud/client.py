@@ -24,6 +24,7 @@ from webhookd.sqs.errors import ERRORS, ODD_ANSWERS, code_of
 from webhookd.sqs.problem import is_throttled, problem_of
 
 _SENT, _ASKED_TO_WAIT = 200, 429
+_LEFT = 0.1  # of an event's time, which its request needs at least
 
 
 def connector(session: CloudSession, watch: Watch) -> Callable[[Destination], Client]:
@@ -39,11 +40,16 @@ def connector(session: CloudSession, watch: Watch) -> Callable[[Destination], Cl
 
 @dataclass(slots=True)
 class _Item:
-    """An event that is to be sent. `deadline`: the time by the loop's clock after which nobody waits for the answer."""
+    """An event that is to be sent.
+
+    deadline: the time by the loop's clock after which nobody waits for the answer.
+    begun: a request has the event, so the service may have taken it.
+    """
 
     entry: Entry
     deadline: float
     answer: asyncio.Future[Answer]
+    begun: bool = False
 
 
 class CloudClient:
@@ -93,9 +99,10 @@ class CloudClient:
                 self._batches.post(item)
                 answer = await item.answer
         except TimeoutError:
-            answer = Answer(0.0, error=f"no answer within {self._timeout:g} s")
+            said = "no answer" if item.begun else "not sent, because earlier requests were not answered"
+            answer = Answer(0.0, error=f"{said} within {self._timeout:g} s", sent=item.begun)
         except WebhookdError:
-            answer = Answer(0.0, error="the event was not sent, because webhookd stops or has too much to send")
+            answer = Answer(0.0, error="the event was not sent, because webhookd stops or has too much to send", sent=False)
         return answer._replace(seconds=time.monotonic() - began)
 
     async def close(self) -> None:
@@ -118,10 +125,14 @@ class CloudClient:
         If the service refuses the whole request because of an event, sends each event alone.
         accepted: the service has accepted a neighbour of these events.
         """
-        waiting = [item for item in items if not item.answer.done()]
+        # A request that begins at the end of an event's time would be cut off, and would spend an attempt.
+        latest = asyncio.get_running_loop().time() + _LEFT * self._timeout
+        waiting = [item for item in items if not item.answer.done() and (item.begun or item.deadline > latest)]
         if self._closing or not waiting:
             return accepted
         entries = [item.entry for item in waiting]
+        for item in waiting:
+            item.begun = True
         error: BaseException
         try:
             async with asyncio.timeout_at(max(item.deadline for item in waiting)) as call:
