@@ -2524,8 +2524,8 @@ GUARDS = (
     Guard(
         "an event that waited for its request to a cloud service in vain was not sent",
         "webhookd/cloud/client.py",
-        "within {self._timeout:g} s\", sent=item.begun)",
-        "within {self._timeout:g} s\")",
+        'within {self._timeout:g} s", sent=item.begun)',
+        'within {self._timeout:g} s")',
         "tests/unit/test_cloud_client.py::test_an_event_that_waited_for_its_request_in_vain_was_not_sent",
     ),
     Guard(
@@ -2541,6 +2541,20 @@ GUARDS = (
         "SET due = CASE WHEN status = 'waiting' THEN since ELSE now() END, sends = sends - 1",
         "SET due = now(), sends = sends - 1",
         _CIRCUITS + "test_what_was_not_sent_keeps_its_place_and_its_attempts",
+    ),
+    Guard(
+        "no variable of the AWS SDK sends an event in clear text",
+        "webhookd/settings/cloud.py",
+        "if value := os.environ.get(variable):",
+        "if (value := os.environ.get(variable)) and False:",
+        "tests/unit/test_settings.py::test_a_variable_of_the_aws_sdk_sends_no_event_in_clear",
+    ),
+    Guard(
+        "no configuration file of the AWS SDK sends an event in clear text",
+        "webhookd/cloud/client.py",
+        "if not self._may_be_in_clear and",
+        "if False and",
+        "tests/unit/test_cloud_client.py::test_an_address_in_the_configuration_of_aws_gets_no_event_in_clear",
     ),
     Guard(
         "a failed probe does not put its delivery off",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any, cast
 
 from webhookd.cloud.client import CloudClient
@@ -19,7 +20,8 @@ LARGE = b"x" * 120_000  # two of these fill a request
 class Queue:
     """A queue that answers no request before `open`. `asked`: how many events each request had."""
 
-    def __init__(self) -> None:
+    def __init__(self, endpoint_url: str = "https://sqs.us-east-1.amazonaws.com") -> None:
+        self.meta = SimpleNamespace(endpoint_url=endpoint_url)
         self.open = asyncio.Event()
         self.asked: list[int] = []
 
@@ -85,3 +87,14 @@ async def test_events_that_a_service_takes_were_sent() -> None:
 async def test_an_event_for_which_there_is_no_room_was_not_sent() -> None:
     answers = await answers_of(Queue(), 50, timeout=0.5)
     assert {answer.sent for answer in answers if "too much to send" in (answer.error or "")} == {False}
+
+
+async def test_an_address_in_the_configuration_of_aws_gets_no_event_in_clear() -> None:
+    queue = Queue("http://proxy.example.com:4566")
+    queue.open.set()
+    (answer,) = await answers_of(queue, 1, timeout=60)
+    assert queue.asked == []
+    assert answer.error == (
+        "the endpoint in the AWS configuration file has http://, so everybody on the way could read the events: use https://, "
+        "or set WEBHOOKD_DESTINATIONS__SHOP__ALLOW_PRIVATE=true if the address is in your own network"
+    )

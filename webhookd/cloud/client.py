@@ -16,10 +16,10 @@ from webhookd.cloud.services import MOST_BYTES, MOST_ENTRIES, REQUEST_BYTES, Ent
 from webhookd.cloud.session import CloudSession
 from webhookd.deliver.client import Answer, Client, HttpClient
 from webhookd.deliver.destination import Destination
-from webhookd.errors import WebhookdError
+from webhookd.errors import SettingsError, WebhookdError
 from webhookd.runtime.batcher import Batcher
 from webhookd.runtime.loops import Watch
-from webhookd.settings.cloud import Target
+from webhookd.settings.cloud import Target, in_clear
 from webhookd.sqs.errors import ERRORS, ODD_ANSWERS, code_of
 from webhookd.sqs.problem import is_throttled, problem_of
 
@@ -58,7 +58,9 @@ class CloudClient:
     def __init__(self, destination: Destination, target: Target, session: CloudSession, watch: Watch) -> None:
         settings = destination.settings
         self._target = target
-        self._setting = f"WEBHOOKD_DESTINATIONS__{destination.name.upper()}__URL"
+        self._prefix = f"WEBHOOKD_DESTINATIONS__{destination.name.upper()}__"
+        self._setting = f"{self._prefix}URL"
+        self._may_be_in_clear = settings.allow_private
         self._timeout = settings.timeout
         self._concurrency = settings.concurrency
         self._session = session
@@ -148,7 +150,7 @@ class CloudClient:
                 for item in waiting:
                     accepted = await self._request([item], accepted=accepted)
                 return accepted
-        except (*ERRORS, *ODD_ANSWERS, LookupError, ResponseParserError) as found:
+        except (*ERRORS, *ODD_ANSWERS, LookupError, ResponseParserError, SettingsError) as found:
             error = found
         else:
             accepted = accepted or None in codes
@@ -170,6 +172,8 @@ class CloudClient:
                 self._client = await self._session.open(
                     self._target, self._place, self._stack, timeout=self._timeout, connections=self._concurrency
                 )
+        if not self._may_be_in_clear and self._client.meta.endpoint_url.startswith("http://"):
+            raise SettingsError(in_clear("the endpoint in the AWS configuration file", self._prefix))
         return self._client
 
     def _failure(self, code: str) -> ClientError:
@@ -177,6 +181,8 @@ class CloudClient:
 
     def _answer(self, error: BaseException, item: _Item, accepted: bool) -> Answer:
         """Returns the answer of a failed attempt, with the reason and the remedy. No text of AWS is quoted."""
+        if isinstance(error, SettingsError):
+            return Answer(0.0, error=str(error))
         api, name, size = self._api, self._target.name, item.entry.size
         if isinstance(error, ClientError):
             code = code_of(error)

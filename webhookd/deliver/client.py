@@ -27,8 +27,8 @@ _CONNECT = 5.0  # seconds for a connection, if the whole attempt may take longer
 class Answer(NamedTuple):
     """The result of one request. Either `status` is set, or `error` is the reason why there was no answer.
 
-    An answer of a cloud service may have both. `final`: no later attempt can succeed. `sent`: False if no request had the event,
-    so that this was no attempt.
+    An answer of a cloud service may have both. `final`: no later attempt can succeed.
+    sent: False if no request had the event, so that this was no attempt.
     """
 
     seconds: float
