@@ -2123,9 +2123,30 @@ GUARDS = (
     Guard(
         "a replay to a destination that waits takes no place from other operations",
         "sql/queries/operator.sql",
-        "    holder = CASE WHEN :held_by::text IS NULL THEN holder END,\n",
-        "    holder = :holder::uuid,\n",
-        _REPLAY_BOUNDS + "test_replays_that_wait_take_no_place_from_other_operations",
+        "lane.waits = (held_by IS NOT NULL)",
+        "NOT lane.waits",
+        _REPLAY_BOUNDS + "test_more_replays_that_wait_than_there_are_places_delay_no_other_operation",
+    ),
+    Guard(
+        "a replay to a destination that takes long takes no place from operations of another kind",
+        "sql/queries/operator.sql",
+        "lane.sends = (selection->>'destination' IS NOT NULL)",
+        "true",
+        _REPLAY_BOUNDS + "test_a_replay_that_takes_long_delays_no_operation_of_another_kind",
+    ),
+    Guard(
+        "replays that wait are looked at in turn",
+        "sql/queries/operator.sql",
+        "ORDER BY CASE WHEN lane.waits THEN updated_at ELSE created_at END",
+        "ORDER BY created_at",
+        _REPLAY_BOUNDS + "test_replays_that_wait_are_looked_at_in_turn",
+    ),
+    Guard(
+        "a slow replay goes on though its destination always has some deliveries that are due",
+        "webhookd/operate/runner.py",
+        "max(round(work.rate * _AHEAD), _AHEAD_AT_LEAST)",
+        "max(round(work.rate * _AHEAD), 1)",
+        _REPLAY_BOUNDS + "test_a_slow_replay_goes_on_while_few_deliveries_are_due",
     ),
     Guard(
         "a page of a replay to a destination has a bounded number of bytes",
