@@ -82,6 +82,7 @@ _SEEDS = (
 )
 _CLOSER = "tests/integration/test_gaps.py::"
 _LEASE = "tests/unit/test_sync_lease.py::"
+_FENCE = "tests/integration/test_sync_role.py::test_a_replica_that_lost_its_lease_writes_nothing"
 _SIMULATOR = "tests/contract/test_simulator.py::"
 _HISTORY = "tests/unit/test_history.py::"
 _PROVIDER_SETTINGS = "tests/unit/test_provider_settings.py::"
@@ -187,9 +188,44 @@ GUARDS = (
     Guard(
         "a replica whose lease another replica took ends what runs",
         "webhookd/sync/lease.py",
-        "            limit.reschedule(until)\n",
-        "            pass\n",
+        "                limit.reschedule(until)\n",
+        "                pass\n",
         _LEASE + "test_a_lease_that_another_replica_took_ends_what_runs",
+    ),
+    Guard(
+        "a replica that lost its lease records no result of a comparison",
+        "sql/queries/provider.sql",
+        "WHERE account = :account AND holder = :holder::uuid\n    RETURNING true\n), days AS",
+        "WHERE account = :account AND (holder = :holder::uuid) IS NOT NULL\n    RETURNING true\n), days AS",
+        _FENCE + "[another replica-the result of a comparison]",
+    ),
+    Guard(
+        "a replica that lost its lease moves no order",
+        "sql/parts/held.sql",
+        "holder = :holder::uuid",
+        "(holder = :holder::uuid) IS NOT NULL",
+        _FENCE + "[another replica-the progress of an order]",
+    ),
+    Guard(
+        "a replica that lost its lease does not say whether the provider takes the credentials",
+        "sql/queries/provider.sql",
+        "WHERE account = :account AND holder = :holder::uuid\nRETURNING true",
+        "WHERE account = :account AND (holder = :holder::uuid) IS NOT NULL\nRETURNING true",
+        _FENCE + "[another replica-the state of the credentials]",
+    ),
+    Guard(
+        "a replica that lost its lease does not say whose account the credentials are for",
+        "sql/queries/provider.sql",
+        "WHERE account = :account AND holder = :holder::uuid\nRETURNING EXISTS",
+        "WHERE account = :account AND (holder = :holder::uuid) IS NOT NULL\nRETURNING EXISTS",
+        _FENCE + "[another replica-whose account it is]",
+    ),
+    Guard(
+        "a replica whose write PostgreSQL refuses stops all its work on the account",
+        "webhookd/sync/lease.py",
+        "        except LeaseEndedError:\n            self._set(0.0)\n",
+        "        except LeaseEndedError:\n",
+        "tests/integration/test_sync_role.py::test_a_replica_whose_account_another_one_took_over_notices_it_by_its_next_write",
     ),
     Guard(
         "an account that its last replica gave back, and for which nobody asks, is an alert",

@@ -17,6 +17,7 @@ from webhookd.dev.servers import free_port
 from webhookd.simulate import Clock, Simulator
 from webhookd.sync import role
 from webhookd.sync.account_sync import Job
+from webhookd.sync.lease import Lease
 
 _HOURS = 40  # so that a day ends, and is proven by thorough looks
 _MOST = 20
@@ -24,16 +25,18 @@ _SELDOM = 300.0  # seconds: the jobs of shorter periods ask the provider nothing
 
 
 class Jobs:
-    """Takes the place of AccountSync: keeps the jobs, and runs none."""
+    """Takes the place of AccountSync: takes the lease, keeps the jobs, and runs none."""
 
     held = True
     jobs: Sequence[Job] = ()
 
-    def __init__(self, state: object, lease: object, jobs: Sequence[Job], *_: object) -> None:
+    def __init__(self, state: object, lease: Lease, jobs: Sequence[Job], *_: object) -> None:
+        self._lease = lease
         Jobs.jobs = jobs
 
     async def start(self) -> None:
-        """Does nothing."""
+        """Takes the lease, so that the jobs may write."""
+        assert await self._lease.renew()
 
     async def stop(self) -> None:
         """Does nothing."""

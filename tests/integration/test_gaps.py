@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from json import loads
 from typing import Any, TypeAlias
+from uuid import uuid4
 
 import asyncpg
 import pytest
@@ -378,7 +379,7 @@ async def test_old_rows_are_removed(start: Start, connection: Connection) -> Non
         SELECT 'default', n::text, 'foreign', 'x', now() - make_interval(days => n) FROM unnest(ARRAY[1, 500]) AS n;
         """
     )
-    await ProviderState(daemon.database).remove_old("default")
+    await ProviderState(daemon.database, uuid4()).remove_old("default")
     counts = """
         SELECT
             (SELECT count(*) FROM webhookd.provider_days), (SELECT count(*) FROM webhookd.provider_notifications),

@@ -11,6 +11,7 @@ import orjson
 
 from webhookd.authorizenet.gaps import Completeness, Day
 from webhookd.authorizenet.notification import Notification
+from webhookd.errors import LeaseEndedError
 from webhookd.store.database import Database
 from webhookd.store.event_store import storable
 from webhookd.store.keys import id_at, keys_of_notification, notification_key
@@ -80,11 +81,16 @@ class Ordered(NamedTuple):
 
 
 class ProviderGaps:
-    """The statements of one account's comparison. All raise UnavailableError while PostgreSQL is away."""
+    """The statements of one account's comparison. All raise UnavailableError while PostgreSQL is away.
 
-    def __init__(self, database: Database, account: str) -> None:
+    holder: this replica. `record`, `advance` and `fail` raise LeaseEndedError, and write nothing, unless it has the right to
+        ask the provider for the account.
+    """
+
+    def __init__(self, database: Database, account: str, holder: UUID | None = None) -> None:
         self._database = database
         self._account = account
+        self._holder = holder
 
     async def bounds(self) -> Bounds:
         """Returns how far the comparison has come."""
@@ -194,10 +200,10 @@ class ProviderGaps:
         return pings, {row["notification_id"] for row in samples}
 
     async def record(self, days: Sequence[Day], compared_from: datetime, compared_to: date) -> None:
-        """Records the result of a comparison."""
+        """Records the result of a comparison. Raises LeaseEndedError."""
         columns: dict[str, list[Any]] = {name: [getattr(day, name) for day in days] for name in Day._fields}
         columns["days"], columns["looked_ats"] = columns.pop("day"), columns.pop("looked_at")
-        await self._one(queries.record_comparison, compared_from=compared_from, compared_to=compared_to, **columns)
+        await self._as_holder(queries.record_comparison, compared_from=compared_from, compared_to=compared_to, **columns)
 
     async def figures(self) -> dict[str, int]:
         """Returns the sums of the last 14 days: missing, unreadable, days_not_whole."""
@@ -218,17 +224,21 @@ class ProviderGaps:
         held_by: str | None = None,
         error: str | None = None,
         ended: bool = False,
-    ) -> bool:
+    ) -> None:
         """Records how far an order has come: `done` of `total` days, and `taken` notifications since the last record.
 
-        held_by: why the order waits. error: why it failed, if it has ended. Returns False if the order was cancelled.
+        held_by: why the order waits. error: why it failed, if it has ended. Raises LeaseEndedError.
         """
         figures = {"total": total, "done": done, "taken": taken, "held_by": held_by, "error": error, "ended": ended}
-        return bool(await self._database.one(queries.advance_gaps, id=order.id, **figures))
+        await self._as_holder(queries.advance_gaps, id=order.id, **figures)
 
     async def fail(self, order: Ordered, error: str) -> None:
-        """Ends an order with its error."""
-        await self._database.one(queries.fail_gaps, id=order.id, error=error)
+        """Ends an order with its error. Raises LeaseEndedError."""
+        await self._as_holder(queries.fail_gaps, id=order.id, error=error)
+
+    async def _as_holder(self, query: Any, **parameters: Any) -> None:
+        if not await self._one(query, holder=self._holder, **parameters):
+            raise LeaseEndedError
 
     async def _one(self, query: Any, **parameters: Any) -> Any:
         return await self._database.one(query, account=self._account, **parameters)

@@ -13,7 +13,7 @@ from webhookd.authorizenet.api.client import ProviderClient
 from webhookd.authorizenet.api.errors import CallRejectedError, ProviderError, UnreadableAnswerError
 from webhookd.authorizenet.api.results import History, HistoryRow
 from webhookd.authorizenet.gaps import MARGIN, Comparison, Completeness, Day, Ledger
-from webhookd.errors import UnavailableError
+from webhookd.errors import LeaseEndedError, UnavailableError
 from webhookd.store.database import Database
 from webhookd.store.provider_gaps import Bounds, Noted, Ordered, Ping, ProviderGaps, Refused
 from webhookd.sync.takeover import Span, Takeover
@@ -135,7 +135,7 @@ class GapCloser:
                 self._orders_from = loop.time() + _PAUSE
                 await self._gaps.advance(order, total, order.done, held_by=str(error))
                 raise
-            except UnavailableError:
+            except (UnavailableError, LeaseEndedError):
                 raise
             except Exception as error:  # noqa: BLE001  a defect: the order must not block the account's next orders
                 reason = type(error).__name__
