@@ -270,16 +270,17 @@ CROSS JOIN LATERAL (
 JOIN webhookd.kinds k ON k.id = l.kind
 WHERE k.account <> :account;
 
--- name: twin_of_notification(account, event_type, entity_id, event_date, notification_key)$
--- Returns the event that another notification brought for the same: through another webhook, with the same type, entity and eventDate. The
--- history has at most three decimals of the date.
-SELECT l.id
+-- name: likely_twins(account, event_type, entity_id, event_date, notification_key, limit)
+-- Returns the events, with their bodies, that other notifications brought with the same type, entity and eventDate: perhaps the same event,
+-- by another webhook. The history has at most three decimals of the date.
+SELECT l.id, b.body
 FROM webhookd.ledger l
 JOIN webhookd.kinds k ON k.id = l.kind
+LEFT JOIN LATERAL (SELECT body FROM webhookd.bodies WHERE event_id = l.id OFFSET 0) AS b ON true
 WHERE l.entity_id = :entity_id AND k.account = :account AND k.event_type = :event_type AND l.notification_key <> :notification_key::uuid
     AND l.event_date BETWEEN :event_date::timestamptz - interval '2 milliseconds' AND :event_date::timestamptz + interval '2 milliseconds'
 ORDER BY l.id
-LIMIT 1;
+LIMIT :limit;
 
 -- name: add_alias(notification_key, event_id, account, notification_id)!
 -- Makes a notification of the history an alias of the event that a twin brought. The nil hash stands for a body that is not known: the
