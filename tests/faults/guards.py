@@ -82,6 +82,7 @@ _SEEDS = (
 )
 _CLOSER = "tests/integration/test_gaps.py::"
 _LEASE = "tests/unit/test_sync_lease.py::"
+_FENCE = "tests/integration/test_sync_role.py::test_a_replica_that_lost_its_lease_writes_nothing"
 _SIMULATOR = "tests/contract/test_simulator.py::"
 _HISTORY = "tests/unit/test_history.py::"
 _PROVIDER_SETTINGS = "tests/unit/test_provider_settings.py::"
@@ -108,6 +109,34 @@ GUARDS = (
         "tests/integration/test_alerts.py::test_the_state_of_the_providers_side_becomes_conditions",
     ),
     Guard(
+        "a webhook for which nobody asks any more is no alert for a day",
+        "sql/queries/alerts.sql",
+        "interval '25 hours' AND a.held_until > now() - interval '1 hour' THEN",
+        "interval '25 hours' THEN",
+        "tests/integration/test_alerts.py::test_the_state_of_the_providers_side_becomes_conditions",
+    ),
+    Guard(
+        "a notification that is listed late is taken when its day is seven days old",
+        "webhookd/authorizenet/gaps.py",
+        "return age >= LAST_LOOK and",
+        "return False and",
+        _GAPS + "test_a_whole_day_gets_one_last_look_when_it_is_seven_days_old",
+    ),
+    Guard(
+        "a day stays whole if the provider no longer lists its old rows",
+        "webhookd/authorizenet/gaps.py",
+        "        if self._is_old_and_whole(before) and not counts.missing and",
+        "        if False and",
+        _GAPS + "test_a_day_stays_whole_if_the_provider_no_longer_lists_its_old_rows",
+    ),
+    Guard(
+        "a day that is older than the events that are kept takes no looks from younger days",
+        "webhookd/sync/gap_closer.py",
+        "due = tuple(day for day in due if day >= _day(since))",
+        "due = tuple(due)",
+        _CLOSER + "test_a_day_that_is_older_than_the_events_that_are_kept_gets_no_look",
+    ),
+    Guard(
         "a day whose list no look reads any more does not stay open",
         "webhookd/authorizenet/gaps.py",
         "return self._aged(before)",
@@ -117,9 +146,23 @@ GUARDS = (
     Guard(
         "two webhooks of ours bring each event once, also if one of them is inactive",
         "webhookd/sync/takeover.py",
-        "if (event_id := await self._gaps.twin(arrival.notification)) is None:",
+        'if (event_id := await self._gaps.twin(arrival.notification, arrival.body or b"")) is None:',
         "if (event_id := None) is None:",
         _CLOSER + "test_two_webhooks_of_ours_bring_each_event_once_whatever_comes_and_whatever_is_recovered",
+    ),
+    Guard(
+        "two events of one webhook about one entity at one instant are both taken",
+        "webhookd/store/provider_gaps.py",
+        'other != webhook or _payload_of(row["body"]) == _payload_of(body):',
+        "True:",
+        _CLOSER + "test_two_events_of_one_webhook_about_one_entity_at_one_instant_are_both_taken",
+    ),
+    Guard(
+        "while many rows are compared, webhooks are received",
+        "webhookd/sync/gap_closer.py",
+        "await asyncio.to_thread(comparison.compare, history, ledger,",
+        "comparison.compare(history, ledger,",
+        _CLOSER + "test_webhooks_are_received_while_many_rows_are_compared[webhookd.authorizenet.gaps.compare]",
     ),
     Guard(
         "a notification for another program's webhook is not taken",
@@ -166,8 +209,8 @@ GUARDS = (
     Guard(
         "a day that was judged while PostgreSQL's clock was ahead is judged anew",
         "webhookd/authorizenet/gaps.py",
-        "    if before is None or (before.looked_at is not None and before.looked_at > now):",
-        "    if before is None:",
+        "    if before is not None and is_proven(before, now):",
+        "    if before is not None and before.completeness is Completeness.WHOLE:",
         _CLOSER + "test_after_postgresqls_clock_was_wrong_the_days_are_judged_anew_and_nothing_is_lost[20]",
     ),
     Guard(
@@ -208,9 +251,44 @@ GUARDS = (
     Guard(
         "a replica whose lease another replica took ends what runs",
         "webhookd/sync/lease.py",
-        "            limit.reschedule(until)\n",
-        "            pass\n",
+        "                limit.reschedule(until)\n",
+        "                pass\n",
         _LEASE + "test_a_lease_that_another_replica_took_ends_what_runs",
+    ),
+    Guard(
+        "a replica that lost its lease records no result of a comparison",
+        "sql/queries/provider.sql",
+        "WHERE account = :account AND holder = :holder::uuid\n    RETURNING true\n), days AS",
+        "WHERE account = :account AND (holder = :holder::uuid) IS NOT NULL\n    RETURNING true\n), days AS",
+        _FENCE + "[another replica-the result of a comparison]",
+    ),
+    Guard(
+        "a replica that lost its lease moves no order",
+        "sql/parts/held.sql",
+        "holder = :holder::uuid",
+        "(holder = :holder::uuid) IS NOT NULL",
+        _FENCE + "[another replica-the progress of an order]",
+    ),
+    Guard(
+        "a replica that lost its lease does not say whether the provider takes the credentials",
+        "sql/queries/provider.sql",
+        "WHERE account = :account AND holder = :holder::uuid\nRETURNING true",
+        "WHERE account = :account AND (holder = :holder::uuid) IS NOT NULL\nRETURNING true",
+        _FENCE + "[another replica-the state of the credentials]",
+    ),
+    Guard(
+        "a replica that lost its lease does not say whose account the credentials are for",
+        "sql/queries/provider.sql",
+        "WHERE account = :account AND holder = :holder::uuid\nRETURNING EXISTS",
+        "WHERE account = :account AND (holder = :holder::uuid) IS NOT NULL\nRETURNING EXISTS",
+        _FENCE + "[another replica-whose account it is]",
+    ),
+    Guard(
+        "a replica whose write PostgreSQL refuses stops all its work on the account",
+        "webhookd/sync/lease.py",
+        "        except LeaseEndedError:\n            self._set(0.0)\n",
+        "        except LeaseEndedError:\n",
+        "tests/integration/test_sync_role.py::test_a_replica_whose_account_another_one_took_over_notices_it_by_its_next_write",
     ),
     Guard(
         "an account that its last replica gave back, and for which nobody asks, is an alert",
