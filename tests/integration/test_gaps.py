@@ -635,6 +635,31 @@ async def test_several_notifications_in_a_row_that_cannot_be_fetched_keep_back_n
     await shop.until_whole(unreadable=7, missing=0)
 
 
+async def test_while_nothing_can_be_fetched_the_day_says_what_is_missing(
+    shop: Shop, provider: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else only those looks would be recorded to which the provider lists nothing by mistake, and the day could become whole."""
+    monkeypatch.setattr("webhookd.authorizenet.api.limits._BASE", 0.1)
+    monkeypatch.setattr("webhookd.authorizenet.api.limits._CAP", 0.3)
+    monkeypatch.setattr("webhookd.sync.role.clients_of", partial(clients_of, patience=0.5))
+    away: list[bool] = []
+
+    def change(request: web.Request, _: web.Response) -> web.Response | None:
+        is_away = away and not request.path.endswith("/notifications")
+        return web.Response(status=500, text="<html>oops</html>") if is_away else None
+
+    spoil(provider, monkeypatch, change)
+    await shop.open(webhook_guardian="off")
+    provider.make()
+    await shop.until_whole(listed=1, ours=1)
+    away.append(True)
+    for _ in range(4):
+        provider.make(REFUND, withheld=True)
+    await shop.until_whole(listed=5, ours=1, missing=4, unreadable=0)
+    away.clear()
+    await shop.until_whole(listed=5, ours=5, recovered=4, missing=0)
+
+
 @pytest.mark.parametrize("days", [20, -40])
 async def test_after_postgresqls_clock_was_wrong_the_days_are_judged_anew_and_nothing_is_lost(
     shop: Shop, provider: Simulator, monkeypatch: pytest.MonkeyPatch, days: int

@@ -177,17 +177,23 @@ class GapCloser:
         history = await self._client.history(look.first, look.last, young_from=young_from, thorough=look.thorough)
         books = await self._books(history, look, bounds.webhooks)
         found = await self._compare(history, books.ledger, look, stored, now)
-        left, ours = 0, None
+        left, ours, failure = 0, None, None
         if found.missing:
-            ours = await self._takeover.webhooks(bounds.webhooks)
-            if ours.ids:
-                chosen = sorted(found.missing, key=lambda row: row.event_date is not None and now - row.event_date > _FRESH)
-                await self._takeover.take(chosen[:_MOST], ours, books.pings, Span(look.since, young_from))
-                left = len(chosen[_MOST:])
-                books = await self._books(history, look, ours.ids)
-                found = await self._compare(history, books.ledger, look, stored, now)
-        self._note_unknown(unknown=ours is not None and not ours.ids)
+            try:
+                ours = await self._takeover.webhooks(bounds.webhooks)
+                if ours.ids:
+                    chosen = sorted(found.missing, key=lambda row: row.event_date is not None and now - row.event_date > _FRESH)
+                    left = len(chosen[_MOST:])
+                    await self._takeover.take(chosen[:_MOST], ours, books.pings, Span(look.since, young_from))
+            except ProviderError as error:  # record what the list has shown all the same: the day is not whole
+                failure = error
+            books = await self._books(history, look, bounds.webhooks if ours is None else ours.ids)
+            found = await self._compare(history, books.ledger, look, stored, now)
+        if ours is not None or failure is None:
+            self._note_unknown(unknown=ours is not None and not ours.ids)
         await self._record(found, books, look, cursor, stored, now)
+        if failure is not None:
+            raise failure
         return left
 
     async def _compare(
