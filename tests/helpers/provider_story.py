@@ -39,6 +39,7 @@ _OTHER = "https://other.example.com/notify"  # another program of the same accou
 _NOWHERE = "http://127.0.0.1:9"
 _MOST_LOOKS = 100
 _MOST_MADE = 60  # notifications; the fault `insert` could make more, and each one costs time
+_MOST_POISONED = 6  # each look gives up after three in a row, and looks are hours apart here
 _FATES = ("away", "refused", "no answer", "a proxy's 200")
 
 _IDS = """
@@ -102,6 +103,7 @@ class Story:
         self.lasting = seed % 5 == 4  # with faults that no client can recover from
         self.faults = Faults.drawn(seed, lasting=self.lasting)
         self.log: list[str] = []  # what happened, for the message of a failed assertion
+        self._rows: list[str] = []  # for the same message: the days, and what is not in the ledger
         self._daemon = daemon
         self._connection = connection
         self._holder = uuid4()  # the replicas of a story share the lease: their looks overlap
@@ -173,7 +175,7 @@ class Story:
         for seconds, happening in sorted(plan):
             await self._pass_to(self._began + timedelta(seconds=seconds))
             if happening == "event":
-                poisoned = dice.random() < self._poison
+                poisoned = dice.random() < self._poison and len(self.poisoned) < _MOST_POISONED
                 made = self.simulator.make(dice.choice(EVENT_TYPES), self.account, withheld=poisoned or dice.random() < 0.1)
                 if poisoned:  # of twins one, or all
                     self.poisoned |= {one.id for one in made[: dice.randint(1, 3)]}
@@ -388,11 +390,11 @@ class Story:
 
     async def _note_rows(self, *more: Notification) -> None:
         noted = await self._connection.fetch(_NOTED, self.account)
-        self.log += map(str, [*more, *(await self.days()).values(), *noted])
+        self._rows = [*map(str, [*more, *(await self.days()).values(), *noted])]
 
     def _note(self, what: str) -> None:
-        self.log.append(f"{self.clock.now():%d %H:%M:%S} {what}")
+        self.log.append(f"{self.clock.now():%m-%d %H:%M:%S} {what}")
 
     def told(self, problem: str) -> str:
         """Returns a message with what happened."""
-        return "\n".join([f"seed {self.seed}: {problem}", str(self.faults), *self.log[-80:]])
+        return "\n".join([f"seed {self.seed}: {problem}", str(self.faults), *self.log[-40:], *self._rows])

@@ -638,7 +638,7 @@ async def test_several_notifications_in_a_row_that_cannot_be_fetched_keep_back_n
 async def test_while_nothing_can_be_fetched_the_day_says_what_is_missing(
     shop: Shop, provider: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else only those looks would be recorded to which the provider lists nothing by mistake, and the day could become whole."""
+    """Else only looks at lists that are empty by mistake would be recorded, and the day could become whole."""
     monkeypatch.setattr("webhookd.authorizenet.api.limits._BASE", 0.1)
     monkeypatch.setattr("webhookd.authorizenet.api.limits._CAP", 0.3)
     monkeypatch.setattr("webhookd.sync.role.clients_of", partial(clients_of, patience=0.5))
