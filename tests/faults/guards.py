@@ -221,7 +221,7 @@ GUARDS = (
         _CLOSER + "test_after_postgresqls_clock_was_wrong_the_days_are_judged_anew_and_nothing_is_lost[-40]",
     ),
     Guard(
-        "while nothing can be fetched, the day says what is missing, and does not become whole by lists that are empty by mistake",
+        "while nothing can be fetched, the day says what is missing, and mistaken empty lists do not make it whole",
         "webhookd/sync/gap_closer.py",
         "                failure = error\n",
         "                raise error\n",
