@@ -89,10 +89,18 @@ async def test_a_settlement_reaches_the_handler_and_the_destination_once_and_wit
     sale = provider.till().sale(Decimal("19.90"), invoice="INV-7")
     async with receiving() as receiver:
         destination = {"url": receiver.url, "allow_private": True, "secrets": SECRET}
-        await shop.open(destinations={"shop": destination})
+        await shop.open(destinations={"shop": destination}, gap_every=1)
         await until(lambda: shop.events, "the handler gets the event", deadline=60)
         await until(lambda: receiver.got, "the destination gets the event", deadline=60)
         await shop.until_swept(3)
+        compared = await shop.connection.fetchval("SELECT compared_at FROM webhookd.provider_accounts")
+
+        async def compared_again() -> bool:
+            return bool(await shop.connection.fetchval("SELECT compared_at > $1 FROM webhookd.provider_accounts", compared))
+
+        await until(compared_again, "the history is compared with the ledger once more", deadline=60)
+    ours = await shop.connection.fetchval("SELECT sum(ours + unlisted) FROM webhookd.provider_days")
+    assert ours == 0, "the history of notifications has no synthetic event"
     (event,), (got,) = shop.events, receiver.got
     assert (event.event_type, event.origin, event.verified) == ("webhookd.transaction.settled", "synthetic", False)
     assert sale.batch is not None
