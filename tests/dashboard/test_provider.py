@@ -8,7 +8,7 @@ from playwright.async_api import expect
 from tests.conftest import Start
 from tests.dashboard.conftest import Visit
 from tests.helpers.operator import ANN, Connection
-from tests.helpers.provider_rows import DETAIL, store_account, store_days, store_history
+from tests.helpers.provider_rows import DETAIL, store_account, store_days, store_history, store_tests
 
 
 async def test_an_inactive_webhook_and_days_that_are_not_whole_lead_from_the_overview_to_the_account(
@@ -56,8 +56,7 @@ async def test_an_account_in_test_mode_has_a_warning_that_its_notifications_may_
     start: Start, visit: Visit, connection: Connection
 ) -> None:
     await store_account(connection, test_mode="true")
-    for _ in range(2):
-        await store_history(connection)
+    await store_tests(connection, count=2)
     visitor = await visit(await start(admin_tokens=ANN))
     page = await visitor.sign_in(ANN["ann"], "#/provider/default")
     await expect(page.locator(".story")).to_contain_text("payload id 0, they are kept as tests")

@@ -278,8 +278,8 @@ GUARDS = (
     Guard(
         "no webhook is activated before its ping has come and is verified",
         "webhookd/sync/pings.py",
-        "if await _arrival(records, opened, sleep) is None:\n        await",
-        "if await _arrival(records, opened, sleep) is None:\n        return Sample('', '', None, '')\n        await",
+        "if await _arrival(records, held, opened, sleep) is None:\n        await",
+        "if await _arrival(records, held, opened, sleep) is None:\n        return Sample('', '', None, '')\n        await",
         _REGISTRATION + "test_a_webhook_is_not_activated_before_its_ping_has_come",
     ),
     Guard(

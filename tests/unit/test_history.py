@@ -142,7 +142,7 @@ def has_ended(pages: list[tuple[HistoryRow, ...]]) -> bool:
     count=st.sampled_from([0, 1, FEW - 1, FEW, FEW + 1, 45, 90]),
     clamp=st.sampled_from([FEW, 33, 1000]),
     form=st.sampled_from(["plain", "short", "fixed"]),
-    changes=st.dictionaries(st.integers(0, 15), st.sampled_from(CHANGES), max_size=3),
+    changes=st.dictionaries(st.integers(0, 15), st.sampled_from(CHANGES), max_size=5),
 )
 @settings(max_examples=400)
 async def test_what_a_restless_list_showed_is_read_and_only_two_equal_passes_to_its_end_prove_it(
