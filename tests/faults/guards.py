@@ -356,8 +356,8 @@ GUARDS = (
     Guard(
         "no webhook is activated before its ping has come and is verified",
         "webhookd/sync/pings.py",
-        "if await _arrival(records, opened, sleep) is None:\n        await",
-        "if await _arrival(records, opened, sleep) is None:\n        return Sample('', '', None, '')\n        await",
+        "if await _arrival(records, held, opened, sleep) is None:\n        await",
+        "if await _arrival(records, held, opened, sleep) is None:\n        return Sample('', '', None, '')\n        await",
         _REGISTRATION + "test_a_webhook_is_not_activated_before_its_ping_has_come",
     ),
     Guard(
@@ -520,6 +520,58 @@ GUARDS = (
         "return one.completeness in (Completeness.NOT_KNOWN, Completeness.UNREADABLE) and age >= STRAY",
         "return False",
         _GAPS + "test_a_day_that_stays_not_whole_keeps_the_cursor_for_some_time_and_not_for_ever",
+    ),
+    Guard(
+        "a notification that came while a ping was open is an event if the provider knows its transaction",
+        "webhookd/sync/pings.py",
+        "return amount is not None and amount == transaction.auth_amount",
+        "return False",
+        _PINGS
+        + "test_a_real_notification_that_comes_alone_while_a_ping_is_open_is_an_event_if_the_provider_knows_its_transaction",
+    ),
+    Guard(
+        "a sample whose made-up id is that of a transaction does not become an event",
+        "webhookd/sync/pings.py",
+        "return amount is not None and amount == transaction.auth_amount",
+        "return True",
+        _PINGS
+        + "test_a_real_notification_that_comes_alone_while_a_ping_is_open_is_an_event_if_the_provider_knows_its_transaction",
+    ),
+    Guard(
+        "the guardian's look undoes no change of the webhook that another process made meanwhile",
+        "sql/queries/provider_webhooks.sql",
+        "WHERE NOT :looked::boolean OR a.webhook_seen_at IS NOT DISTINCT FROM :seen_at::timestamptz",
+        "WHERE :looked::boolean IS NOT NULL OR :seen_at::timestamptz IS NULL",
+        _REGISTRATION + "test_a_look_undoes_no_change_that_another_process_made_meanwhile",
+    ),
+    Guard(
+        "a list that was empty by mistake proves no day",
+        "webhookd/authorizenet/gaps.py",
+        "        if total != before.most:\n            looks = 0\n",
+        "",
+        _GAPS + "test_a_list_that_was_empty_by_mistake_proves_no_day",
+    ),
+    Guard(
+        "a history that is complete was read twice to its end, with the same rows",
+        "webhookd/authorizenet/api/history.py",
+        "changed = [found[name].event_date for name in before.rows.keys() ^ last.rows.keys()]",
+        "changed = [found[name].event_date for name in before.rows.keys() - before.rows.keys()]",
+        _HISTORY + "test_what_a_restless_list_showed_is_read_and_only_two_equal_passes_to_its_end_prove_it",
+    ),
+    Guard(
+        "rows that a list showed once, and then moved away, are kept",
+        "webhookd/authorizenet/api/history.py",
+        "found |= last.rows",
+        "found = {**last.rows, **{name: found[name] for name in found.keys() & last.rows.keys()}}",
+        _HISTORY + "test_what_a_restless_list_showed_is_read_and_only_two_equal_passes_to_its_end_prove_it",
+    ),
+    Guard(
+        "the commands send refused credentials no more often than the daemon",
+        "webhookd/doctor/stored.py",
+        "None if session is None else ProviderRefusals(session)",
+        "None",
+        "tests/integration/test_provider_commands.py::"
+        "test_commands_send_refused_credentials_once_in_15_minutes_and_once_more_if_a_person_asks",
     ),
     Guard(
         "one empty page by mistake ends no list",
