@@ -11,9 +11,10 @@ from urllib.parse import urlsplit
 from uuid import uuid4
 
 from webhookd.authorizenet.api.client import ProviderClient, clients_of
+from webhookd.operate.reconciling import reconciler_of
 from webhookd.runtime.loops import Watch
 from webhookd.settings import Role, Settings
-from webhookd.settings.provider import ProviderAccess, provider_accesses
+from webhookd.settings.provider import ProviderAccess, provider_accesses, time_zone
 from webhookd.store.database import Database
 from webhookd.store.provider_gaps import ProviderGaps
 from webhookd.store.provider_refusals import ProviderRefusals
@@ -22,6 +23,7 @@ from webhookd.store.provider_webhooks import WebhookRecords
 from webhookd.store.receipts import Receipts
 from webhookd.sync.account_state import AccountState
 from webhookd.sync.account_sync import AccountSync, Job
+from webhookd.sync.day_reports import DayReports
 from webhookd.sync.gap_closer import GapCloser
 from webhookd.sync.guardian import Guardian
 from webhookd.sync.lease import Lease
@@ -45,6 +47,8 @@ class _Plan(NamedTuple):
     gap_grace: float
     guardian_every: float
     guardian: str
+    time_zone: str | None
+    shop: tuple[object, object]
 
 
 class SyncRole:
@@ -121,6 +125,7 @@ class SyncRole:
             Job("orders to close gaps", _ORDERS_EVERY, partial(after_check, closer.work_on_orders)),
             Job("check of the credentials", _CHECK_EVERY, lambda: state.check(client)),
             Job("record of the calls", _RECORD_EVERY, state.record),
+            Job("reconciliation", _CHECK_EVERY, self._day_reports(plan).run),
             Job("removal of old rows", _CHECK_EVERY, partial(self._store.remove_old, plan.access.account)),
         ]
         if plan.guardian != "off":
@@ -137,6 +142,10 @@ class SyncRole:
             jobs.append(Job("guardian", plan.guardian_every, guardian.look))
         return jobs
 
+    def _day_reports(self, plan: _Plan) -> DayReports:
+        reconciler = reconciler_of(self._settings, self._database)
+        return DayReports(plan.access.account, self._database, reconciler, self._metrics)
+
     def _gap_closer(self, plan: _Plan, client: ProviderClient) -> GapCloser:
         settings, access = self._settings, plan.access
         gaps = ProviderGaps(self._database, access.account)
@@ -150,4 +159,7 @@ def _plans(settings: Settings) -> dict[str, _Plan]:
     if Role.SYNC not in settings.roles:
         return {}
     every = settings.gap_every, settings.gap_grace, settings.guardian_every, settings.webhook_guardian
-    return {name: _Plan(access, *every) for name, access in provider_accesses(settings).items()}
+    shop = settings.shop_query, settings.shop_database_url
+    return {
+        name: _Plan(access, *every, time_zone(settings, name), shop) for name, access in provider_accesses(settings).items()
+    }
