@@ -22,7 +22,7 @@ def registry() -> CollectorRegistry:
     metrics = ProviderMetrics(registry)
     metrics.expect("default")
     gauges = (metrics.missing, metrics.unreadable, metrics.days_not_whole, metrics.days_not_reconciled, metrics.compared)
-    for gauge in (*gauges, metrics.credentials_refused):
+    for gauge in (*gauges, metrics.credentials_refused, metrics.swept, metrics.batches_open, metrics.reports_off):
         gauge.labels("default").set(1)
     metrics.note_webhook("default", "ok")
     metrics.note_webhook("default", "inactive")
@@ -51,4 +51,9 @@ def test_a_replica_that_has_given_an_account_back_reports_nothing_of_it() -> Non
     metrics.reconciled_days.labels("default", "green").set(1)
     metrics.forget("default")
     left = {name for name, _, _ in series(registry) if not name.endswith("_created")}
-    assert left == {"webhookd_provider_calls_total", "webhookd_provider_recovered_total", "webhookd_provider_account_held"}
+    assert left == {
+        "webhookd_provider_calls_total",
+        "webhookd_provider_recovered_total",
+        "webhookd_provider_synthetic_events_total",
+        "webhookd_provider_account_held",
+    }

@@ -10,10 +10,10 @@ from functools import partial
 from typing import Any, Literal
 
 import asyncpg
-import orjson
 
 from webhookd.authorizenet.api.results import Batch
 from webhookd.authorizenet.batches import FINAL, Check, Line
+from webhookd.authorizenet.body import load
 from webhookd.authorizenet.reconciliation import Agreed, Inputs, OurRow, Report, limits, reconcile
 from webhookd.authorizenet.settlement import Facts
 from webhookd.authorizenet.zones import zone_of
@@ -220,7 +220,7 @@ def _check(row: asyncpg.Record) -> Check:
         reasons.append(f"batch {name}: its state is {row['settlement_state']}")
     totals = {
         account_type: {Line(line): Decimal(str(value)) for line, value in lines.items()}
-        for account_type, lines in orjson.loads(row["totals"]).items()
+        for account_type, lines in load(row["totals"]).items()
     }
     batch = Batch(name, row["settlement_state"], row["settled_at"], row["payment_method"], ())
     return Check(batch, tuple(reasons), (), totals)

@@ -13,7 +13,8 @@ from zoneinfo import ZoneInfo
 from pydantic import AfterValidator, BaseModel, Field, SecretStr
 
 from webhookd.settings.sources import PREFIX, is_loopback
-from webhookd.settings.values import DatabaseUrl, Keys, revealed
+from webhookd.settings.synthetic_types import check_patterns
+from webhookd.settings.values import DatabaseUrl, Keys, Names, revealed
 
 if TYPE_CHECKING:
     from webhookd.settings.model import Settings
@@ -106,6 +107,7 @@ PublicUrl = Annotated[str, AfterValidator(_public_url)]
 TimeZone = Annotated[str, AfterValidator(_time_zone)]
 ShopQuery = Annotated[SecretStr, AfterValidator(_shop_query)]
 Guardian = Literal["off", "watch", "heal"]
+SyntheticEvents = Annotated[Names, AfterValidator(check_patterns)]
 
 
 class AccountProviderSettings(BaseModel):
@@ -168,6 +170,17 @@ class ProviderSettings(AccountProviderSettings):
     )
     shop_database_url: DatabaseUrl | None = _setting(
         None, "The PostgreSQL database of that query. If unset, webhookd's own. Give it a role that may only read."
+    )
+    settlement_every: float = _setting(
+        3_600.0,
+        "Seconds between two sweeps of the settlement, which no webhook reports: batches and their transactions. 0: no sweep.",
+        ge=0,
+        le=21_600,
+    )
+    synthetic_events: SyntheticEvents = _setting(
+        (),
+        "Types of synthetic events that webhookd makes of what no webhook reports, or patterns such as webhookd.transaction.*, "
+        "comma-separated. If unset, none.",
     )
 
 

@@ -15,7 +15,9 @@ from webhookd.operate.reconciling import reconciler_of
 from webhookd.runtime.loops import Watch
 from webhookd.settings import Role, Settings
 from webhookd.settings.provider import ProviderAccess, provider_accesses, time_zone
+from webhookd.settings.synthetic_types import wanted_types
 from webhookd.store.database import Database
+from webhookd.store.provider_facts import FactStore
 from webhookd.store.provider_gaps import ProviderGaps
 from webhookd.store.provider_refusals import ProviderRefusals
 from webhookd.store.provider_state import ProviderState
@@ -24,11 +26,14 @@ from webhookd.store.receipts import Receipts
 from webhookd.sync.account_state import AccountState
 from webhookd.sync.account_sync import AccountSync, Job
 from webhookd.sync.day_reports import DayReports
+from webhookd.sync.fact_recorder import FactRecorder
 from webhookd.sync.gap_closer import GapCloser
 from webhookd.sync.guardian import Guardian
 from webhookd.sync.lease import Lease
 from webhookd.sync.pings import HeldNotifications
-from webhookd.sync.takeover import Limits, Takeover
+from webhookd.sync.settlement_sweep import SettlementSweep
+from webhookd.sync.synthetic_intake import SyntheticIntake
+from webhookd.sync.takeover import Limits, Takeover, oldest
 from webhookd.telemetry.metrics import Metrics
 
 _LEASE = 45.0  # seconds; another replica takes over within a minute of a replica's death
@@ -47,8 +52,10 @@ class _Plan(NamedTuple):
     gap_grace: float
     guardian_every: float
     guardian: str
-    time_zone: str | None
+    settlement_every: float
+    synthetic_events: tuple[str, ...]
     shop: tuple[object, object]
+    time_zone: str | None
 
 
 class SyncRole:
@@ -140,11 +147,28 @@ class SyncRole:
                 noted=partial(self._metrics.note_webhook, plan.access.account),
             )
             jobs.append(Job("guardian", plan.guardian_every, guardian.look))
+        if plan.settlement_every > 0:
+            sweep = self._sweep(plan, state, client)
+            jobs.append(Job("settlement sweep", plan.settlement_every, partial(after_check, sweep.run)))
         return jobs
 
     def _day_reports(self, plan: _Plan) -> DayReports:
         reconciler = reconciler_of(self._settings, self._database)
         return DayReports(plan.access.account, self._database, reconciler, self._metrics)
+
+    def _sweep(self, plan: _Plan, state: AccountState, client: ProviderClient) -> SettlementSweep:
+        account, now = plan.access.account, self._database.now
+        intake = SyntheticIntake(account, self._receipts, wanted_types(plan.synthetic_events), self._metrics)
+        recorder = FactRecorder(account, FactStore(self._database, account), intake, now)
+        return SettlementSweep(
+            account,
+            client,
+            self._database,
+            recorder,
+            partial(oldest, timedelta(seconds=self._settings.event_retention)),
+            lambda: state.time_zone,
+            self._metrics,
+        )
 
     def _gap_closer(self, plan: _Plan, client: ProviderClient) -> GapCloser:
         settings, access = self._settings, plan.access
@@ -158,8 +182,13 @@ class SyncRole:
 def _plans(settings: Settings) -> dict[str, _Plan]:
     if Role.SYNC not in settings.roles:
         return {}
-    every = settings.gap_every, settings.gap_grace, settings.guardian_every, settings.webhook_guardian
-    shop = settings.shop_query, settings.shop_database_url
-    return {
-        name: _Plan(access, *every, time_zone(settings, name), shop) for name, access in provider_accesses(settings).items()
-    }
+    every = (
+        settings.gap_every,
+        settings.gap_grace,
+        settings.guardian_every,
+        settings.webhook_guardian,
+        settings.settlement_every,
+        settings.synthetic_events,
+        (settings.shop_query, settings.shop_database_url),
+    )
+    return {name: _Plan(access, *every, time_zone(settings, name)) for name, access in provider_accesses(settings).items()}
