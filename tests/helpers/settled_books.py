@@ -50,11 +50,11 @@ async def keep_sweep(connection: Connection, *, zone: str | None = "America/Los_
     )
 
 
-async def keep_days(connection: Connection, days: Iterable[date]) -> None:
+async def keep_days(connection: Connection, days: Iterable[date], account: str = "default") -> None:
     """Writes that the history of days is whole."""
     await connection.executemany(
-        "INSERT INTO provider_days (account, day, completeness) VALUES ('default', $1, 'whole') ON CONFLICT DO NOTHING",
-        [(day,) for day in days],
+        "INSERT INTO provider_days (account, day, completeness) VALUES ($1, $2, 'whole') ON CONFLICT DO NOTHING",
+        [(account, day) for day in days],
     )
 
 
@@ -131,21 +131,19 @@ def batch_of(batch: records.Batch) -> Batch:
     return Batch(batch.id, batch.state, batch.settled_at, batch.method, tuple(statistics))
 
 
-async def keep_events(connection: Connection, simulator: Simulator) -> dict[str, uuid.UUID]:
+async def keep_events(connection: Connection, simulator: Simulator, account: str = "default") -> dict[str, uuid.UUID]:
     """Writes the events that arrived, processed and folded. Returns an event's id for each transaction."""
     events, rows, ids = [], [], {}
     for one in simulator.made:
         if not one.attempts:
             continue
-        note = parse(one.body, "default")
+        note = parse(one.body, account)
         number = uuid.UUID(int=int(one.made_at.timestamp() * 1000) << 80 | uuid.uuid4().int % 2**80)
-        events.append(
-            Event(number, "default", note.notification_id, note.event_type, note.event_date, one.made_at, 1, one.body)
-        )
+        events.append(Event(number, account, note.notification_id, note.event_type, note.event_date, one.made_at, 1, one.body))
         rows.append(
             {
                 "id": number,
-                "account": "default",
+                "account": account,
                 "notification_id": note.notification_id,
                 "event_type": note.event_type,
                 "status": "processed",
