@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -21,6 +22,7 @@ from webhookd.simulate import DIFFERENCES, Account, Clock, Simulator, story
 from webhookd.simulate.story import Planted
 from webhookd.store.database import Database
 from webhookd.store.pools import PoolSettings
+from webhookd.store.queries import queries
 from webhookd.telemetry.metrics import Metrics
 
 START = datetime(2026, 6, 1, 17, tzinfo=UTC)  # 10:00 in Los Angeles
@@ -255,3 +257,18 @@ async def test_a_report_writes_nothing_and_an_account_without_credentials_is_not
         await Reconciler(database, lambda _: None).day("default", FIRST)
     async with database.acquire("admin") as pooled:
         assert await pooled.fetchval("SELECT 1") == 1
+
+
+async def test_a_day_is_read_by_indexes(connection: Connection, database: Database) -> None:
+    simulator, _ = await merchant(5)
+    await keep(connection, database, simulator)
+    await connection.execute("ANALYZE provider_transactions, timeline, ledger")
+    async with database.acquire("admin") as own:
+        plan = await own.fetch(f"EXPLAIN {queries.settled_rows.sql}", "default", False, ["9000001"])
+        at = START, START + timedelta(days=1), START
+        plan += await own.fetch(f"EXPLAIN {queries.unlisted_transactions.sql}", "default", ["9000001"], *at)
+    text = "\n".join(row[0] for row in plan)
+    assert not re.findall(r"Seq Scan on (?:provider_transactions|timeline|ledger|work|deliveries)", text)
+    for index in ("provider_transactions_batch", "provider_transactions_invoice", "timeline_pkey", "ledger_pkey"):
+        assert f"using {index}" in text
+    assert "hashed SubPlan" in text
