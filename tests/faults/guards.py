@@ -60,6 +60,7 @@ _CLIENT = "tests/integration/test_client.py::"
 _CLI = "tests/integration/test_cli.py::"
 _RECONCILING = "tests/integration/test_reconciling.py::"
 _RECONCILE = "tests/integration/test_reconcile_command.py::"
+_SETTLEMENT = "tests/integration/test_settlement_sweep.py::"
 _TESTING = "tests/integration/test_testing.py::"
 _RELOAD = "tests/integration/test_reload.py::"
 _DESTINATIONS = "tests/integration/test_destinations.py::"
@@ -421,8 +422,8 @@ GUARDS = (
     Guard(
         "no webhook is activated before its ping has come and is verified",
         "webhookd/sync/pings.py",
-        "if await _arrival(records, opened, sleep) is None:\n        await",
-        "if await _arrival(records, opened, sleep) is None:\n        return Sample('', '', None, '')\n        await",
+        "if await _arrival(records, held, opened, sleep) is None:\n        await",
+        "if await _arrival(records, held, opened, sleep) is None:\n        return Sample('', '', None, '')\n        await",
         _REGISTRATION + "test_a_webhook_is_not_activated_before_its_ping_has_come",
     ),
     Guard(
@@ -559,6 +560,94 @@ GUARDS = (
         "tests/integration/test_call_budget.py::test_a_quiet_account_costs_at_most_20_calls_in_each_hour",
     ),
     Guard(
+        "an event of the settlement is committed before the facts that it is made of",
+        "webhookd/sync/fact_recorder.py",
+        "            await self._intake.take(events)\n            return stored\n\n"
+        "        await self._facts.change(looks.keys(), decide)\n",
+        "            self._late = events\n            return stored\n\n"
+        "        await self._facts.change(looks.keys(), decide)\n"
+        "        await self._intake.take(self._late)\n",
+        "tests/unit/test_fact_recorder.py::test_a_crash_before_or_after_the_events_loses_and_doubles_none",
+    ),
+    Guard(
+        "a repeated sweep makes no event twice: an event's id is its notification id",
+        "webhookd/sync/synthetic_intake.py",
+        '"notificationId": str(event.id)',
+        '"notificationId": str(new_id())',
+        "tests/unit/test_synthetic_intake.py::test_the_body_is_a_notification_whose_id_is_the_events_own",
+    ),
+    Guard(
+        "a repeated sweep makes no event twice: the facts know what was reported",
+        "webhookd/authorizenet/synthetic.py",
+        "if (one.type, one.key) not in done and",
+        "if",
+        "tests/unit/test_synthetic.py::test_a_change_makes_its_event_once",
+    ),
+    Guard(
+        "two events with the same content, such as two failures of one transaction, both stay",
+        "webhookd/sync/synthetic_intake.py",
+        "._replace(content_key=None)",
+        "",
+        "tests/unit/test_synthetic_intake.py::test_only_types_that_are_wanted_are_taken",
+    ),
+    Guard(
+        "no synthetic event is signed as the provider's",
+        "webhookd/deliver/signing.py",
+        " and message.origin != SYNTHETIC:",
+        ":",
+        "tests/unit/test_deliver.py::test_no_synthetic_event_has_the_providers_signature",
+    ),
+    Guard(
+        "a synthetic event is no event of the provider's history",
+        "sql/queries/provider.sql",
+        " AND k.key_fingerprint <> 'synthetic'",
+        "",
+        _SETTLEMENT + "test_a_settlement_reaches_the_handler_and_the_destination_once_and_without_the_providers_signature",
+    ),
+    Guard(
+        "no stale look takes a settlement back",
+        "webhookd/authorizenet/settlement.py",
+        "    State.SETTLED: 9,",
+        "    State.SETTLED: 1,",
+        "tests/unit/test_settlement.py::test_a_stale_look_takes_no_settlement_back",
+    ),
+    Guard(
+        "a batch whose transactions do not add up stays open",
+        "webhookd/sync/settlement_sweep.py",
+        "result = check(batch, rows, complete=complete)",
+        "result = replace(check(batch, rows, complete=complete), reasons=())",
+        _SETTLEMENT + "test_a_batch_that_does_not_add_up_stays_open_and_is_read_again",
+    ),
+    Guard(
+        "a batch that is open is asked for again, however long ago it settled",
+        "webhookd/sync/settlement_sweep.py",
+        "stale = not fresh and (unread.again or batch.settlement_state.casefold() not in FINAL)",
+        "stale = False",
+        _SETTLEMENT + "test_a_batch_that_does_not_add_up_stays_open_and_is_read_again",
+    ),
+    Guard(
+        "a quiet account costs at most 20 calls in an hour: a sweep reads one of the lists",
+        "webhookd/sync/settlement_sweep.py",
+        "if sweep.is_new:",
+        "if False:",
+        "tests/integration/test_call_budget.py::test_a_quiet_account_costs_at_most_20_calls_in_each_hour",
+    ),
+    Guard(
+        "an eCheck is asked for again on the days on which its return may come",
+        "webhookd/sync/next_looks.py",
+        "    if facts.echeck and facts.settlement in (State.SETTLED, State.REFUND_SETTLED)",
+        "    if False and facts.settlement in (State.SETTLED, State.REFUND_SETTLED)",
+        "tests/unit/test_next_looks.py::test_an_echeck_is_asked_for_on_the_days_after_its_settlement",
+    ),
+    Guard(
+        "a transaction that expired, and is in no list any more, is found",
+        "webhookd/sync/next_looks.py",
+        "if alone else now + _LISTED",
+        "if alone else None",
+        "tests/faults/test_settlement_seeds.py"
+        "::test_after_the_last_sweep_the_facts_are_the_providers_books_and_each_event_is_there_once",
+    ),
+    Guard(
         "no day is called whole if the provider's list lacks what came, or what it had before",
         "webhookd/authorizenet/gaps.py",
         "if one.unlisted or total < one.most or self._lacks_undated:",
@@ -585,6 +674,58 @@ GUARDS = (
         "return one.completeness in (Completeness.NOT_KNOWN, Completeness.UNREADABLE) and age >= STRAY",
         "return False",
         _GAPS + "test_a_day_that_stays_not_whole_keeps_the_cursor_for_some_time_and_not_for_ever",
+    ),
+    Guard(
+        "a notification that came while a ping was open is an event if the provider knows its transaction",
+        "webhookd/sync/pings.py",
+        "return amount is not None and amount == transaction.auth_amount",
+        "return False",
+        _PINGS
+        + "test_a_real_notification_that_comes_alone_while_a_ping_is_open_is_an_event_if_the_provider_knows_its_transaction",
+    ),
+    Guard(
+        "a sample whose made-up id is that of a transaction does not become an event",
+        "webhookd/sync/pings.py",
+        "return amount is not None and amount == transaction.auth_amount",
+        "return True",
+        _PINGS
+        + "test_a_real_notification_that_comes_alone_while_a_ping_is_open_is_an_event_if_the_provider_knows_its_transaction",
+    ),
+    Guard(
+        "the guardian's look undoes no change of the webhook that another process made meanwhile",
+        "sql/queries/provider_webhooks.sql",
+        "WHERE NOT :looked::boolean OR a.webhook_seen_at IS NOT DISTINCT FROM :seen_at::timestamptz",
+        "WHERE :looked::boolean IS NOT NULL OR :seen_at::timestamptz IS NULL",
+        _REGISTRATION + "test_a_look_undoes_no_change_that_another_process_made_meanwhile",
+    ),
+    Guard(
+        "a list that was empty by mistake proves no day",
+        "webhookd/authorizenet/gaps.py",
+        "        if total != before.most:\n            looks = 0\n",
+        "",
+        _GAPS + "test_a_list_that_was_empty_by_mistake_proves_no_day",
+    ),
+    Guard(
+        "a history that is complete was read twice to its end, with the same rows",
+        "webhookd/authorizenet/api/history.py",
+        "changed = [found[name].event_date for name in before.rows.keys() ^ last.rows.keys()]",
+        "changed = [found[name].event_date for name in before.rows.keys() - before.rows.keys()]",
+        _HISTORY + "test_what_a_restless_list_showed_is_read_and_only_two_equal_passes_to_its_end_prove_it",
+    ),
+    Guard(
+        "rows that a list showed once, and then moved away, are kept",
+        "webhookd/authorizenet/api/history.py",
+        "found |= last.rows",
+        "found = {**last.rows, **{name: found[name] for name in found.keys() & last.rows.keys()}}",
+        _HISTORY + "test_what_a_restless_list_showed_is_read_and_only_two_equal_passes_to_its_end_prove_it",
+    ),
+    Guard(
+        "the commands send refused credentials no more often than the daemon",
+        "webhookd/doctor/stored.py",
+        "None if session is None else ProviderRefusals(session)",
+        "None",
+        "tests/integration/test_provider_commands.py::"
+        "test_commands_send_refused_credentials_once_in_15_minutes_and_once_more_if_a_person_asks",
     ),
     Guard(
         "one empty page by mistake ends no list",

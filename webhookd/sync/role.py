@@ -125,7 +125,7 @@ class SyncRole:
 
         limits = self._settings.max_event_age, self._settings.max_clock_skew
         records = WebhookRecords(self._database, plan.access.account, _ACTOR)
-        held = HeldNotifications(records, self._receipts, *limits)
+        held = HeldNotifications(records, self._receipts, *limits, client)
         jobs = [
             Job("decision on pings", _DECIDE_EVERY, held.decide),
             Job("comparison with the history", plan.gap_every, partial(after_check, closer.close)),
