@@ -130,7 +130,10 @@ class Reports:
                 if found is None or self._now() < found.known_from:
                     return report_error(*_NOT_FOUND)
                 show = details_of if name == "getTransactionDetailsRequest" else summary_of
-                return report({"transaction": show(found, account.rules.zone)})
+                shown = show(found, account.rules.zone)
+                if self._now() < found.made_at + timedelta(seconds=self._faults.unlinked_seconds):
+                    shown.pop("subscription", None)
+                return report({"transaction": shown})
             case "getUnsettledTransactionListRequest":
                 held = fields.get("status") == "pendingApproval"
                 rows = [one for one in account.open.values() if not held or "PendingReview" in one.status]

@@ -11,7 +11,7 @@ import asyncpg
 import orjson
 
 from webhookd.authorizenet.api.results import ReturnedItem
-from webhookd.authorizenet.settlement import Facts, State
+from webhookd.authorizenet.settlement import Facts, State, merge
 from webhookd.errors import UnavailableError
 from webhookd.store.database import Database
 from webhookd.store.queries import queries
@@ -83,6 +83,15 @@ class FactStore:
             if not waiting:
                 return
         raise UnavailableError("postgresql", "another replica wrote the facts of the same transactions again and again")
+
+    async def look(self, seen: Facts) -> None:
+        """Adds a look at one transaction to what is known of it."""
+
+        async def decide(known: Mapping[str, StoredFacts]) -> Iterable[StoredFacts]:
+            before = known.get(seen.id)
+            return [with_look(before, merge(before.facts, seen) if before else seen, seen)]
+
+        await self.change([seen.id], decide)
 
     async def _write(self, rows: Collection[StoredFacts]) -> set[str]:
         if not rows:

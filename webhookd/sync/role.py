@@ -15,6 +15,7 @@ from webhookd.runtime.loops import Watch
 from webhookd.settings import Role, Settings
 from webhookd.settings.provider import ProviderAccess, provider_accesses
 from webhookd.store.database import Database
+from webhookd.store.provider_facts import FactStore
 from webhookd.store.provider_gaps import ProviderGaps
 from webhookd.store.provider_refusals import ProviderRefusals
 from webhookd.store.provider_state import ProviderState
@@ -22,6 +23,7 @@ from webhookd.store.provider_webhooks import WebhookRecords
 from webhookd.store.receipts import Receipts
 from webhookd.sync.account_state import AccountState
 from webhookd.sync.account_sync import AccountSync, Job
+from webhookd.sync.details import WantedDetails
 from webhookd.sync.gap_closer import GapCloser
 from webhookd.sync.guardian import Guardian
 from webhookd.sync.lease import Lease
@@ -32,6 +34,7 @@ from webhookd.telemetry.metrics import Metrics
 _LEASE = 45.0  # seconds; another replica takes over within a minute of a replica's death
 _CHECK_EVERY = 3600.0  # seconds between two checks of the credentials
 _ORDERS_EVERY = 2.0  # seconds between two looks for orders of operators
+_DETAILS_EVERY = 2.0  # seconds between two looks for details that handlers wait for
 _RECORD_EVERY = 5.0  # seconds
 _DECIDE_EVERY = 10.0  # seconds between two looks for pings that are over: whoever ordered one may have died
 _ACTOR = "webhookd"  # who releases what such a ping held
@@ -115,10 +118,14 @@ class SyncRole:
         limits = self._settings.max_event_age, self._settings.max_clock_skew
         records = WebhookRecords(self._database, plan.access.account, _ACTOR)
         held = HeldNotifications(records, self._receipts, *limits)
+        facts = FactStore(self._database, plan.access.account)
+        ready, look = partial(state.know, client), facts.look
+        details = WantedDetails(plan.access.account, client, self._database, ready, look, self._metrics)
         jobs = [
             Job("decision on pings", _DECIDE_EVERY, held.decide),
             Job("comparison with the history", plan.gap_every, partial(after_check, closer.close)),
             Job("orders to close gaps", _ORDERS_EVERY, partial(after_check, closer.work_on_orders)),
+            Job("details for handlers", _DETAILS_EVERY, details.ask),
             Job("check of the credentials", _CHECK_EVERY, lambda: state.check(client)),
             Job("record of the calls", _RECORD_EVERY, state.record),
             Job("removal of old rows", _CHECK_EVERY, partial(self._store.remove_old, plan.access.account)),

@@ -46,6 +46,12 @@ class ProviderMetrics:
         self.credentials_refused = gauge(
             "credentials_refused", "1 while Authorize.Net refuses the account's credentials, else 0."
         )
+        self.details_wanted = gauge(
+            "details_wanted", "Events whose handlers wait for Authorize.Net's details of their transaction."
+        )
+        self.details_wanted_seconds = gauge(
+            "details_wanted_seconds", "For how long the oldest event has waited for details; 0 if none waits."
+        )
 
         self.webhook_state = Gauge(
             "webhookd_provider_webhook_state",
@@ -69,7 +75,15 @@ class ProviderMetrics:
 
     def forget(self, account: str) -> None:
         """Removes the gauges of an account for which another replica asks from now on."""
-        for gauge in (self.missing, self.unreadable, self.days_not_whole, self.compared, self.credentials_refused):
+        for gauge in (
+            self.missing,
+            self.unreadable,
+            self.days_not_whole,
+            self.compared,
+            self.credentials_refused,
+            self.details_wanted,
+            self.details_wanted_seconds,
+        ):
             with contextlib.suppress(KeyError):
                 gauge.remove(account)
         for state in WEBHOOK_STATES:
