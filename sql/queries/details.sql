@@ -27,9 +27,10 @@ WITH next AS MATERIALIZED (
     WHERE account = :account AND came_at IS NULL AND next_try_at <= now()
     ORDER BY next_try_at
     LIMIT :most
+    FOR UPDATE SKIP LOCKED
 ), gone AS (
     DELETE FROM webhookd.details_wanted d
-    WHERE event_id = ANY(ARRAY(SELECT event_id FROM next)) AND next_try_at <= now() AND NOT EXISTS (
+    WHERE event_id = ANY(ARRAY(SELECT event_id FROM next)) AND NOT EXISTS (
         SELECT FROM webhookd.work WHERE event_id = d.event_id AND consumer = 'handlers' AND status NOT IN ('dead', 'discarded')
     )
     RETURNING event_id
@@ -63,12 +64,22 @@ WHERE w.event_id = ANY(ARRAY(SELECT event_id FROM waiting)) AND w.event_id = cam
 -- name: postpone_wanted_details(ids, delay, problem)!
 -- Records that the provider was asked in vain about the transaction of these events. The next try is in `delay` seconds.
 UPDATE webhookd.details_wanted SET tries = tries + 1, next_try_at = now() + make_interval(secs => :delay), problem = :problem
-WHERE event_id = ANY(:ids::uuid[]) AND came_at IS NULL;
+WHERE event_id = ANY(ARRAY(
+    SELECT event_id FROM webhookd.details_wanted
+    WHERE event_id = ANY(:ids::uuid[]) AND came_at IS NULL
+    ORDER BY event_id
+    FOR UPDATE
+));
 
 -- name: postpone_all_wanted_details(account, delay, problem)!
 -- Records that the provider cannot be asked for an account. No try is counted.
 UPDATE webhookd.details_wanted SET next_try_at = now() + make_interval(secs => :delay), problem = :problem
-WHERE account = :account AND came_at IS NULL AND next_try_at <= now();
+WHERE event_id = ANY(ARRAY(
+    SELECT event_id FROM webhookd.details_wanted
+    WHERE account = :account AND came_at IS NULL AND next_try_at <= now()
+    ORDER BY event_id
+    FOR UPDATE SKIP LOCKED
+));
 
 -- name: count_wanted_details(account)^
 -- Returns how many events wait for details, and for how many seconds the oldest one has waited.

@@ -431,6 +431,7 @@ WITH changed AS (
 ), wanted AS (
     INSERT INTO webhookd.details_wanted AS d (event_id, account, transaction_id, attempts)
     SELECT event_id, :account, :transaction_id, attempts FROM changed
+    ORDER BY event_id
     ON CONFLICT (event_id) DO UPDATE SET
         attempts = excluded.attempts,
         since = CASE WHEN d.came_at IS NULL AND d.since >= coalesce(:redriven_at::timestamptz, d.since) THEN d.since ELSE now() END,

@@ -15,6 +15,7 @@ from webhookd.event import Event
 from webhookd.process.callables import check_handler, module_of, name_of, place_of, told
 from webhookd.process.hooks import Hook, make_hook
 from webhookd.process.retry import USUAL, Policy, Retry
+from webhookd.settings.synthetic_types import SyntheticType
 
 # The connection is `Any`: users' annotations for it differ (webhookd.Connection, asyncpg.Connection, a protocol of their own).
 Handler = Callable[[Event, Any], Coroutine[Any, Any, None]]
@@ -79,11 +80,11 @@ class Registry:
         if not isinstance(pattern, str):
             raise HandlerError(f"the handler {told(handler)}: @on takes an event type as text, and got {pattern!r}")
         whole = whole_pattern(pattern)
-        if not unknown and not any(fnmatch.fnmatchcase(name, whole) for name in EVENT_TYPES):
+        if not unknown and not any(fnmatch.fnmatchcase(name, whole) for name in (*EVENT_TYPES, *SyntheticType)):
             raise HandlerError(
                 f'the handler {told(handler)}: @on("{pattern}") matches no event type that webhookd knows, so the handler '
-                f'would never run; the nearest known type is "{nearest_type(pattern)}". For a type that webhookd does not '
-                f'know yet, write @on("{pattern}", unknown=True)'
+                f'would never run; the nearest known type is "{nearest_type(pattern, synthetic=True)}". For a type that '
+                f'webhookd does not know yet, write @on("{pattern}", unknown=True)'
             )
         if details:
             _check_details(pattern, whole, handler)
@@ -132,7 +133,8 @@ class Registry:
 
 
 def _check_details(pattern: str, whole: str, handler: Handler) -> None:
-    without = [name for name in EVENT_TYPES if fnmatch.fnmatchcase(name, whole) and not can_have_details(name)]
+    known = (*EVENT_TYPES, *SyntheticType)
+    without = [name for name in known if fnmatch.fnmatchcase(name, whole) and not can_have_details(name)]
     if without:
         raise HandlerError(
             f'the handler {told(handler)}: @on("{pattern}", details=True) matches the type "{without[0]}", whose events '

@@ -11,7 +11,7 @@ import asyncpg
 import orjson
 
 from webhookd.authorizenet.api.results import ReturnedItem
-from webhookd.authorizenet.settlement import Facts, State, merge
+from webhookd.authorizenet.settlement import Facts, State
 from webhookd.errors import UnavailableError
 from webhookd.store.database import Database
 from webhookd.store.queries import queries
@@ -84,15 +84,6 @@ class FactStore:
                 return
         raise UnavailableError("postgresql", "another replica wrote the facts of the same transactions again and again")
 
-    async def look(self, seen: Facts) -> None:
-        """Adds a look at one transaction to what is known of it."""
-
-        async def decide(known: Mapping[str, StoredFacts]) -> Iterable[StoredFacts]:
-            before = known.get(seen.id)
-            return [with_look(before, merge(before.facts, seen) if before else seen, seen)]
-
-        await self.change([seen.id], decide)
-
     async def _write(self, rows: Collection[StoredFacts]) -> set[str]:
         if not rows:
             return set()
@@ -120,8 +111,9 @@ def with_look(stored: StoredFacts | None, merged: Facts, seen: Facts, *, in_list
     """
     base = stored or StoredFacts(merged)
     listed = base.listed_in
-    if in_list and seen.batch_id is not None and seen.settlement is not State.SETTLEMENT_FAILED:
-        listed |= {seen.batch_id}
+    if in_list and seen.batch_id is not None:  # a batch may fail after its list was first read
+        own = {seen.batch_id}
+        listed = listed - own if seen.settlement is State.SETTLEMENT_FAILED else listed | own
     return replace(base, facts=merged, listed_in=listed)
 
 

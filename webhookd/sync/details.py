@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import TypeAlias
 
 from webhookd.authorizenet.api.client import ProviderClient
 from webhookd.authorizenet.api.errors import (
@@ -19,10 +18,11 @@ from webhookd.authorizenet.api.errors import (
     UnreadableAnswerError,
 )
 from webhookd.authorizenet.details import PATIENCE, missing_part
-from webhookd.authorizenet.settlement import Facts, of_details
+from webhookd.authorizenet.settlement import of_details
 from webhookd.runtime.failpoints import Failpoint, reach
 from webhookd.store.database import Database
 from webhookd.store.details import DetailsStore, Wanted
+from webhookd.sync.fact_recorder import FactRecorder, Look
 from webhookd.telemetry.logs import logger
 from webhookd.telemetry.provider_metrics import ProviderMetrics
 
@@ -33,14 +33,12 @@ _ACCOUNT_SECONDS = 30.0  # until the next round if the provider cannot be asked 
 _DELAYS = (3.0, 12.0, 45.0, 60.0, 120.0, 240.0, 480.0, 900.0)
 _BELIEVED = 3  # tries in vain
 
-Observe: TypeAlias = Callable[[Facts], Awaitable[object]]
-
 
 class WantedDetails:
     """The details that the handlers of one account's events wait for.
 
     ready: returns when it is known whose account the credentials are for. It raises the client's errors.
-    observe: stores what a look at a transaction found, with the events that are to be made of it.
+    recorder: stores what the look at a transaction found, with the events that are to be made of it.
     """
 
     def __init__(
@@ -49,7 +47,7 @@ class WantedDetails:
         client: ProviderClient,
         database: Database,
         ready: Callable[[], Awaitable[object]],
-        observe: Observe,
+        recorder: FactRecorder,
         metrics: ProviderMetrics,
     ) -> None:
         self._account = account
@@ -57,7 +55,7 @@ class WantedDetails:
         self._database = database
         self._store = DetailsStore(database)
         self._ready = ready
-        self._observe = observe
+        self._recorder = recorder
         self._metrics = metrics
         self._waiting = True  # whether events may wait, as the metrics show
 
@@ -103,7 +101,7 @@ class WantedDetails:
                 served.append(one)
         if served:
             # These are details, even if the answer lacks the type, by which details differ from a summary.
-            await self._observe(replace(of_details(found, seen_at), detailed=True))
+            await self._recorder.record([Look(replace(of_details(found, seen_at), detailed=True), alone=True)])
             reach(Failpoint.SYNC_AFTER_DETAILS)
             await self._store.wake([one.event_id for one in served])
         if late:
