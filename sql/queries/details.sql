@@ -29,10 +29,16 @@ WITH next AS MATERIALIZED (
     LIMIT :most
     FOR UPDATE SKIP LOCKED
 ), gone AS (
-    DELETE FROM webhookd.details_wanted d
-    WHERE event_id = ANY(ARRAY(SELECT event_id FROM next)) AND NOT EXISTS (
-        SELECT FROM webhookd.work WHERE event_id = d.event_id AND consumer = 'handlers' AND status NOT IN ('dead', 'discarded')
-    )
+    DELETE FROM webhookd.details_wanted
+    WHERE event_id = ANY(ARRAY(
+        SELECT next.event_id
+        FROM next LEFT JOIN LATERAL (
+            SELECT true AS waits FROM webhookd.work
+            WHERE event_id = next.event_id AND consumer = 'handlers' AND status NOT IN ('dead', 'discarded')
+            OFFSET 0
+        ) AS w ON true
+        WHERE w.waits IS NULL
+    ))
     RETURNING event_id
 )
 SELECT d.event_id, d.transaction_id, d.tries, extract(epoch FROM now() - d.since)::float8 AS waited, k.event_type

@@ -87,6 +87,8 @@ QUERIES = {
     "webhookd_provider_swept_timestamp_seconds": "time() - max by (account) (webhookd_provider_swept_timestamp_seconds)",
     "webhookd_provider_compared_timestamp_seconds": "time() - max by (account) (webhookd_provider_compared_timestamp_seconds)",
     "webhookd_provider_credentials_refused": "max by (account) (webhookd_provider_credentials_refused)",
+    "webhookd_provider_details_wanted": "max by (account) (webhookd_provider_details_wanted)",
+    "webhookd_provider_details_wanted_seconds": "max by (account) (webhookd_provider_details_wanted_seconds)",
     "webhookd_provider_days_not_whole": "max by (account) (webhookd_provider_days_not_whole)",
     "webhookd_provider_missing": "max by (account) (webhookd_provider_missing)",
     "webhookd_provider_recovered_total": "sum by (account) (increase(webhookd_provider_recovered_total[1d]))",

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import partial
+from types import ModuleType
 from typing import Any, TypeAlias
 from uuid import UUID
 
@@ -15,21 +17,24 @@ import asyncpg
 import pytest
 
 from tests.conftest import Start
+from tests.helpers.guide import GUIDE, blocks
 from tests.helpers.operator import ANN, Operator
 from tests.helpers.wait import until
 from webhookd.authorizenet.api import limits
 from webhookd.authorizenet.api.client import clients_of
 from webhookd.authorizenet.details import Details
 from webhookd.daemon import Daemon
-from webhookd.errors import Retryable
+from webhookd.errors import DetailsNotYetError, Retryable
 from webhookd.event import Event
 from webhookd.process import details as waits
+from webhookd.process import handlers as handlers_module
 from webhookd.process import records
 from webhookd.process.handlers import Registry
 from webhookd.simulate import Faults, Simulator
 from webhookd.store.details import DetailsStore
 from webhookd.sync import details as asking
 from webhookd.sync import role
+from webhookd.testing import DeliveryError, Status, event, trial
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 Handle: TypeAlias = Callable[[Event, Any], Coroutine[Any, Any, None]]
@@ -377,3 +382,61 @@ async def test_refused_credentials_are_the_problem_that_an_event_shows(
         return row is not None and "check the API Login ID and the Transaction Key" in row["last_error"]
 
     await until(told, "the event's error has the remedy", deadline=60)
+
+
+async def test_the_guides_handlers_get_their_details(make_shop: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    shop = await make_shop()
+    monkeypatch.setattr(handlers_module, "registered", shop.registry)
+    code, _ = blocks((GUIDE / "details.md").read_text(), "python")
+    exec(compile(code, "details.md", "exec"), {})
+    await shop.connection.execute("CREATE TABLE renewals (subscription text, number integer, amount numeric)")
+    await shop.connection.execute("CREATE TABLE refunds (id text, sale text); CREATE TABLE known_refunds (id text, sale text)")
+    await shop.open()
+    till = shop.provider.till()
+    own = till.subscribe(Decimal("19.90"))
+    till.renew(own)
+    sale = till.sale(Decimal("30.00"))
+    sale.status = "settledSuccessfully"
+    till.refund(sale, Decimal("7.10"))
+    await until(lambda: shop.processed(4), "all events are processed", deadline=60)
+    assert [tuple(row) for row in await shop.connection.fetch("SELECT * FROM renewals")] == [(own.id, 1, Decimal("19.90"))]
+    assert [row["sale"] for row in await shop.connection.fetch("SELECT sale FROM refunds")] == [sale.id]
+
+
+async def test_the_guides_tests_pass(database_url: str, connection: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    shop = ModuleType("shop_of_the_details")
+    monkeypatch.setitem(sys.modules, shop.__name__, shop)
+    monkeypatch.setattr(handlers_module, "registered", Registry())
+    code, tests = blocks((GUIDE / "details.md").read_text(), "python")
+    exec(compile(code, "details.md", "exec"), vars(shop))
+    await connection.execute("CREATE TABLE renewals (subscription text, number integer, amount numeric)")
+    found: dict[str, Any] = {}
+    exec(compile(tests, "details.md", "exec"), found)
+    run = [test for name, test in found.items() if name.startswith("test_")]
+    assert len(run) == 2
+    for test in run:
+        async with trial(database_url, [shop]) as begun:
+            await test(begun)
+
+
+async def test_a_trial_says_how_to_give_details_that_are_missing(
+    database_url: str, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handlers_module, "registered", registry := Registry())
+
+    async def asks(event: Event, connection: Any) -> None:
+        event.details()
+
+    async def waits_for_them(event: Event, connection: Any) -> None:
+        event.details()
+
+    registry.add("payment.void.created", asks)
+    registry.add("payment.refund.created", waits_for_them, details=True)
+    async with trial(database_url, [asks, waits_for_them]) as begun:
+        for event_type, error in (("payment.void.created", DetailsNotYetError), ("payment.refund.created", DeliveryError)):
+            one = event(event_type)
+            with pytest.raises(error, match="have not come yet") as raised:
+                await begun.deliver(one)
+            (note,) = raised.value.__notes__
+            assert "give them to this test, event(…, details={…})" in note
+            assert await begun.status(one) is Status.RETRYING

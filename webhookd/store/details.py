@@ -19,7 +19,7 @@ from webhookd.store.queries import queries
 
 
 class Known(NamedTuple):
-    """What webhookd knows of an event's transaction, and of the event's wait for it.
+    """The knowledge about an event's transaction, and about the event's wait for it.
 
     came: whether the wait has ended: then the facts are good enough, even if a part is missing.
     noted: whether there is a note that the event waits or has waited.
