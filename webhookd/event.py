@@ -35,8 +35,8 @@ def origin_of(key_fingerprint: str | None) -> Origin:
 class Status(StrEnum):
     """The state of an event.
 
-    `received`: committed, not yet sent to SQS (the outbox). `queued`: sent. `retrying`: failed at least once, and
-    will be tried again. `processed`: its effects are committed. `dead`: given up, with a reason.
+    `received`: committed, not yet sent to SQS (the outbox). `queued`: sent. `retrying`: failed at least once, or
+    waits for details, and will be tried again. `processed`: its effects are committed. `dead`: given up, with a reason.
     """
 
     RECEIVED = "received"

@@ -1,17 +1,17 @@
 -- name: details_of_event(id, account, transaction_id, redriven_at)^
 -- Returns what webhookd knows of an event's transaction, and whether the event waits for it.
--- `came`: whether a wait has ended. `noted`: whether the event has a row of a wait. `waited`: for how many seconds it has waited, NULL if it
--- does not wait. `asks`: whether a process asks the provider for the account. `credentials`: whether the provider takes them.
+-- `came`: whether a wait has ended. `noted`: whether the event has a row of a wait. `since`, `waited`: since when, and for how many seconds, it
+-- waits; now and NULL if it does not wait. `asks`: whether a process asks the provider for the account.
 SELECT
-    t.*, d.event_id IS NOT NULL AS noted, d.came_at IS NOT NULL AS came, d.since, d.problem,
-    CASE
-        WHEN d.came_at IS NULL AND d.since >= coalesce(:redriven_at::timestamptz, d.since)
-        THEN extract(epoch FROM clock_timestamp() - d.since)::float8
-    END AS waited,
-    coalesce(a.held_until > now(), false) AS asks, a.credentials
+    t.*, d.event_id IS NOT NULL AS noted, d.came_at IS NOT NULL AS came, d.problem, coalesce(w.since, clock_timestamp()) AS since,
+    extract(epoch FROM clock_timestamp() - w.since)::float8 AS waited,
+    coalesce(a.held_until > now(), false) AS asks
 FROM (SELECT) AS one
 LEFT JOIN webhookd.provider_transactions t ON t.account = :account AND t.transaction_id = :transaction_id
 LEFT JOIN webhookd.details_wanted d ON d.event_id = :id
+LEFT JOIN LATERAL (
+    SELECT d.since WHERE d.came_at IS NULL AND d.since >= coalesce(:redriven_at::timestamptz, d.since)
+) AS w ON true
 LEFT JOIN webhookd.provider_accounts a ON a.account = :account;
 
 -- name: end_wait_for_details(id)!

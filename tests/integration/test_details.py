@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -190,11 +191,18 @@ async def test_a_partial_capture_gets_its_own_amount_though_older_details_are_st
 async def test_a_transaction_that_the_provider_does_not_know_for_5_seconds_is_asked_for_again(make_shop: Make) -> None:
     shop = await make_shop(unknown_seconds=5)
     shop.keeps()
-    await shop.open()
+    daemon = await shop.open()
+    query = "SELECT count(*) FROM webhookd.provider_accounts WHERE held_until > now()"
+    await until(lambda: shop.connection.fetchval(query), "the account is held")
     shop.provider.till().sale(Decimal("12.00"))
     row = await until(shop.waiting, "the event waits")
     assert (row["attempts"], row["status"]) == (0, "retrying")
-    assert "waits for Authorize.Net's details of transaction" in row["last_error"]
+    transaction_id = shop.provider.made[0].payload["id"]
+    told = rf"waits for Authorize\.Net's details of transaction {transaction_id} since [-0-9]+ [:0-9]+ UTC"
+    assert re.fullmatch(told, row["last_error"]), row["last_error"]
+    _, shown = await Operator(daemon.admin_url).get(f"events/{row['event_id']}")
+    assert (shown["status"], shown["attempts"], shown["last_error"]) == ("retrying", 0, row["last_error"])
+    assert [(one["to_status"], one["attempt"]) for one in shown["audit"]] == [("received", None), ("retrying", None)]
     assert (await shop.only_details()).amount == Decimal("12.00")
     names = [call.name for call in shop.provider.calls]
     assert 2 <= names.count("getTransactionDetailsRequest") <= 4

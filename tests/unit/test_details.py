@@ -144,7 +144,7 @@ class NoStore:
 
     async def look(self, *_: Any) -> Known:
         self.looks += 1
-        return Known(None, False, False, None, None, None, True)
+        return Known(None, False, False, NOW, None, None, True)
 
 
 async def test_nothing_is_read_for_an_event_whose_handlers_want_no_details() -> None:
@@ -171,7 +171,7 @@ def test_a_wait_names_its_reason_and_ends_with_it() -> None:
     assert told == "waits for Authorize.Net's details of transaction 7 since 2026-11-26 12:00:00 UTC: the provider is away"
     over = wait_or_give_up("main", "7", waits._replace(waited=LIMIT))
     assert over == GiveUp("details_missing", "the details of transaction 7 did not come within 24 h: the provider is away")
-    nobody = wait_or_give_up("main", "7", Known(None, False, False, None, None, None, False))
+    nobody = wait_or_give_up("main", "7", Known(None, False, False, NOW, None, None, False))
     assert isinstance(nobody, str)
     assert "no process asks Authorize.Net for the account main: give its API Login ID" in nobody
 

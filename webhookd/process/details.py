@@ -68,5 +68,4 @@ def wait_or_give_up(account: str, transaction_id: str, known: Known) -> str | Gi
     if known.waited is not None and known.waited >= LIMIT:
         hours = f"{LIMIT / 3600:g} h"
         return GiveUp("details_missing", f"the details of transaction {transaction_id} did not come within {hours}{told}")
-    since = "" if known.since is None else f" since {known.since:%Y-%m-%d %H:%M:%S} UTC"
-    return f"waits for Authorize.Net's details of transaction {transaction_id}{since}{told}"
+    return f"waits for Authorize.Net's details of transaction {transaction_id} since {known.since:%Y-%m-%d %H:%M:%S} UTC{told}"

@@ -23,7 +23,7 @@ class Known(NamedTuple):
 
     came: whether the wait has ended: then the facts are good enough, even if a part is missing.
     noted: whether there is a note that the event waits or has waited.
-    since, waited: since when, and for how many seconds, the event waits; None if it does not wait.
+    since, waited: since when, and for how many seconds, the event waits; now and None if it does not wait.
     problem: why the details did not come at the last try.
     asks: whether a process asks the provider for the account at the moment.
     """
@@ -31,7 +31,7 @@ class Known(NamedTuple):
     facts: Facts | None
     came: bool
     noted: bool
-    since: datetime | None
+    since: datetime
     waited: float | None
     problem: str | None
     asks: bool
@@ -68,9 +68,8 @@ class DetailsStore:
         else:
             row = await queries.details_of_event(connection, **parameters)
         facts = None if row["transaction_id"] is None else stored_facts(row).facts
-        waited = row["waited"]
-        since = None if waited is None else row["since"].astimezone(UTC)
-        return Known(facts, row["came"], row["noted"], since, waited, row["problem"], row["asks"])
+        since = row["since"].astimezone(UTC)
+        return Known(facts, row["came"], row["noted"], since, row["waited"], row["problem"], row["asks"])
 
     async def wait(self, claimed: Claimed, transaction_id: str, *, reason: str, delay: float, first: bool) -> bool:
         """Records that an event waits for details, at most for `delay` seconds. Returns False if the work moved on meanwhile.
