@@ -35,7 +35,7 @@ async def test_a_kill_between_the_facts_and_the_wake_loses_and_doubles_nothing(
 ) -> None:
     await connection.execute("CREATE TABLE public.effects (transaction_id text, attempt integer)")
     (servers.folder / "book_with_details.py").write_text(HANDLERS)
-    async with Simulator(seed=13, faults=Faults(unknown_seconds=1)) as provider:
+    async with Simulator(seed=13, faults=Faults(unknown_seconds=1), retries=(1.0,) * 60) as provider:
         own = provider.account()
         given = {
             "provider": provider.url,

@@ -107,7 +107,8 @@ async def make_shop(start: Start, connection: Connection) -> AsyncIterator[Calla
     simulators = []
 
     async def make(**faults: Any) -> Shop:
-        simulator = Simulator(seed=5, faults=Faults(**faults), port=free_port())
+        # A busy machine may answer the first deliveries 503.
+        simulator = Simulator(seed=5, faults=Faults(**faults), port=free_port(), retries=(1.0,) * 60)
         simulators.append(simulator)
         await simulator.start()
         return Shop(start, connection, simulator)
@@ -397,7 +398,9 @@ async def test_the_guides_handlers_get_their_details(make_shop: Make, monkeypatc
     monkeypatch.setattr(handlers_module, "registered", shop.registry)
     code, _ = blocks((GUIDE / "details.md").read_text(), "python")
     exec(compile(code, "details.md", "exec"), {})
-    await shop.connection.execute("CREATE TABLE renewals (subscription text, number integer, amount numeric)")
+    await shop.connection.execute(
+        "CREATE TABLE renewals (subscription text, number integer, amount numeric, UNIQUE (subscription, number))"
+    )
     await shop.connection.execute("CREATE TABLE refunds (id text, sale text); CREATE TABLE known_refunds (id text, sale text)")
     await shop.open()
     till = shop.provider.till()
@@ -417,7 +420,9 @@ async def test_the_guides_tests_pass(database_url: str, connection: Connection, 
     monkeypatch.setattr(handlers_module, "registered", Registry())
     code, tests = blocks((GUIDE / "details.md").read_text(), "python")
     exec(compile(code, "details.md", "exec"), vars(shop))
-    await connection.execute("CREATE TABLE renewals (subscription text, number integer, amount numeric)")
+    await connection.execute(
+        "CREATE TABLE renewals (subscription text, number integer, amount numeric, UNIQUE (subscription, number))"
+    )
     found: dict[str, Any] = {}
     exec(compile(tests, "details.md", "exec"), found)
     run = [test for name, test in found.items() if name.startswith("test_")]
