@@ -31,6 +31,7 @@ ONE_ROW = {
     "mark_retrying",
     "note_our_webhooks",
     "prove_writable",
+    "put_back_delivery",
     "record_comparison",
     "release_provider_account",
     "remove_provider_rows",
