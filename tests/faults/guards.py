@@ -58,6 +58,7 @@ _HOSTS = "tests/integration/test_admin_hosts.py::"
 _SESSIONS = "tests/integration/test_sessions.py::"
 _CLIENT = "tests/integration/test_client.py::"
 _CLI = "tests/integration/test_cli.py::"
+_SETTLEMENT = "tests/integration/test_settlement_sweep.py::"
 _TESTING = "tests/integration/test_testing.py::"
 _RELOAD = "tests/integration/test_reload.py::"
 _DESTINATIONS = "tests/integration/test_destinations.py::"
@@ -549,6 +550,94 @@ GUARDS = (
         "thorough=look.thorough)",
         "thorough=True)",
         "tests/integration/test_call_budget.py::test_a_quiet_account_costs_at_most_20_calls_in_each_hour",
+    ),
+    Guard(
+        "an event of the settlement is committed before the facts that it is made of",
+        "webhookd/sync/fact_recorder.py",
+        "            await self._intake.take(events)\n            return stored\n\n"
+        "        await self._facts.change(looks.keys(), decide)\n",
+        "            self._late = events\n            return stored\n\n"
+        "        await self._facts.change(looks.keys(), decide)\n"
+        "        await self._intake.take(self._late)\n",
+        "tests/unit/test_fact_recorder.py::test_a_crash_before_or_after_the_events_loses_and_doubles_none",
+    ),
+    Guard(
+        "a repeated sweep makes no event twice: an event's id is its notification id",
+        "webhookd/sync/synthetic_intake.py",
+        '"notificationId": str(event.id)',
+        '"notificationId": str(new_id())',
+        "tests/unit/test_synthetic_intake.py::test_the_body_is_a_notification_whose_id_is_the_events_own",
+    ),
+    Guard(
+        "a repeated sweep makes no event twice: the facts know what was reported",
+        "webhookd/authorizenet/synthetic.py",
+        "if (one.type, one.key) not in done and",
+        "if",
+        "tests/unit/test_synthetic.py::test_a_change_makes_its_event_once",
+    ),
+    Guard(
+        "two events with the same content, such as two failures of one transaction, both stay",
+        "webhookd/sync/synthetic_intake.py",
+        "._replace(content_key=None)",
+        "",
+        "tests/unit/test_synthetic_intake.py::test_only_types_that_are_wanted_are_taken",
+    ),
+    Guard(
+        "no synthetic event is signed as the provider's",
+        "webhookd/deliver/signing.py",
+        " and message.origin != SYNTHETIC:",
+        ":",
+        "tests/unit/test_deliver.py::test_no_synthetic_event_has_the_providers_signature",
+    ),
+    Guard(
+        "a synthetic event is no event of the provider's history",
+        "sql/queries/provider.sql",
+        " AND k.key_fingerprint <> 'synthetic'",
+        "",
+        _SETTLEMENT + "test_a_settlement_reaches_the_handler_and_the_destination_once_and_without_the_providers_signature",
+    ),
+    Guard(
+        "no stale look takes a settlement back",
+        "webhookd/authorizenet/settlement.py",
+        "    State.SETTLED: 9,",
+        "    State.SETTLED: 1,",
+        "tests/unit/test_settlement.py::test_a_stale_look_takes_no_settlement_back",
+    ),
+    Guard(
+        "a batch whose transactions do not add up stays open",
+        "webhookd/sync/settlement_sweep.py",
+        "result = check(batch, rows, complete=complete)",
+        "result = replace(check(batch, rows, complete=complete), reasons=())",
+        _SETTLEMENT + "test_a_batch_that_does_not_add_up_stays_open_and_is_read_again",
+    ),
+    Guard(
+        "a batch that is open is asked for again, however long ago it settled",
+        "webhookd/sync/settlement_sweep.py",
+        "stale = not fresh and (unread.again or batch.settlement_state.casefold() not in FINAL)",
+        "stale = False",
+        _SETTLEMENT + "test_a_batch_that_does_not_add_up_stays_open_and_is_read_again",
+    ),
+    Guard(
+        "a quiet account costs at most 20 calls in an hour: a sweep reads one of the lists",
+        "webhookd/sync/settlement_sweep.py",
+        "if sweep.is_new:",
+        "if False:",
+        "tests/integration/test_call_budget.py::test_a_quiet_account_costs_at_most_20_calls_in_each_hour",
+    ),
+    Guard(
+        "an eCheck is asked for again on the days on which its return may come",
+        "webhookd/sync/next_looks.py",
+        "    if facts.echeck and facts.settlement in (State.SETTLED, State.REFUND_SETTLED)",
+        "    if False and facts.settlement in (State.SETTLED, State.REFUND_SETTLED)",
+        "tests/unit/test_next_looks.py::test_an_echeck_is_asked_for_on_the_days_after_its_settlement",
+    ),
+    Guard(
+        "a transaction that expired, and is in no list any more, is found",
+        "webhookd/sync/next_looks.py",
+        "if alone else now + _LISTED",
+        "if alone else None",
+        "tests/faults/test_settlement_seeds.py"
+        "::test_after_the_last_sweep_the_facts_are_the_providers_books_and_each_event_is_there_once",
     ),
     Guard(
         "no day is called whole if the provider's list lacks what came, or what it had before",
