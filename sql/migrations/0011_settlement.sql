@@ -90,18 +90,25 @@ COMMENT ON COLUMN webhookd.provider_sweeps.begun_at IS 'When the first sweep beg
 COMMENT ON COLUMN webhookd.provider_sweeps.swept_at IS 'When a sweep last ended, with nothing left to read. NULL: none has.';
 COMMENT ON COLUMN webhookd.provider_sweeps.time_zone IS 'The account''s time zone as the provider names it.';
 
--- The work that waits for the details of a transaction. When the details come, the work is due at once, and its row here goes.
+-- The events whose handlers wait for the details of a transaction. When the details come, `came_at` is set, and the event's work is due at once.
+-- The row goes with the event's work.
 CREATE TABLE webhookd.details_wanted (
     event_id       uuid        PRIMARY KEY,
     account        text        NOT NULL,
     transaction_id text        NOT NULL,
+    attempts       integer     NOT NULL,
     since          timestamptz NOT NULL DEFAULT now(),
     tries          integer     NOT NULL DEFAULT 0,
     next_try_at    timestamptz NOT NULL DEFAULT now(),
+    came_at        timestamptz,
     problem        text
 );
-CREATE INDEX details_wanted_next_try ON webhookd.details_wanted (account, next_try_at);
-CREATE INDEX details_wanted_transaction ON webhookd.details_wanted (account, transaction_id);
+CREATE INDEX details_wanted_next_try ON webhookd.details_wanted (account, next_try_at) WHERE came_at IS NULL;
+CREATE INDEX details_wanted_transaction ON webhookd.details_wanted (account, transaction_id) WHERE came_at IS NULL;
+COMMENT ON COLUMN webhookd.details_wanted.attempts IS 'The attempts of the work when it began to wait. Work that has failed since then is not woken.';
+COMMENT ON COLUMN webhookd.details_wanted.tries IS 'How often the provider was asked in vain.';
+COMMENT ON COLUMN webhookd.details_wanted.came_at IS
+    'When the details came. From then on, the handlers get what webhookd knows of the transaction, even if a part is missing. NULL: they wait.';
 COMMENT ON COLUMN webhookd.details_wanted.problem IS 'Why the details did not come at the last try.';
 
 -- The subscriptions as the provider lists them, and their payments.

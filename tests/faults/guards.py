@@ -95,6 +95,7 @@ _TIMELINE = "tests/unit/test_timeline.py::"
 _FOLD = "tests/integration/test_fold.py::"
 _IMPORT = "tests/integration/test_import.py::"
 _KINDS = "tests/integration/test_kinds.py::"
+_DETAILS = "tests/integration/test_details.py::"
 
 GUARDS = (
     Guard(
@@ -159,6 +160,62 @@ GUARDS = (
         'return Exit.DONE if results == {"green"} else NOT_KNOWN',
         "return Exit.DONE",
         "tests/unit/test_reconcile_command.py::test_the_exit_code_is_0_only_if_every_day_is_green",
+    ),
+    Guard(
+        "an attempt that lacks the details of its transaction is not counted",
+        "sql/queries/events.sql",
+        "SET status = 'retrying', sends = 0, fresh = false, last_error = :reason, due",
+        "SET status = 'retrying', attempts = attempts + 1, sends = 0, fresh = false, last_error = :reason, due",
+        f"{_DETAILS}test_a_renewal_waits_for_its_subscription_and_its_number_and_the_wait_costs_no_attempt",
+    ),
+    Guard(
+        "an event is tried at once when its details have come",
+        "sql/queries/details.sql",
+        "UPDATE webhookd.work w SET due = now()\n",
+        "UPDATE webhookd.work w SET due = due\n",
+        f"{_DETAILS}test_a_transaction_that_the_provider_does_not_know_for_5_seconds_is_asked_for_again",
+    ),
+    Guard(
+        "an event whose wake is lost is tried again all the same",
+        "webhookd/process/records.py",
+        "reason=decision, delay=AGAIN, first=first",
+        "reason=decision, delay=1e9, first=first",
+        f"{_DETAILS}test_a_wake_that_is_lost_delays_the_event_and_does_not_lose_it",
+    ),
+    Guard(
+        "an event that a worker holds at the wake stays wanted, since its worker may have read before the facts were stored",
+        "sql/queries/details.sql",
+        "    WHERE event_id = ANY(ARRAY(SELECT event_id FROM waiting)) AND came_at IS NULL\n",
+        "    WHERE event_id = ANY(:ids::uuid[]) AND came_at IS NULL\n",
+        f"{_DETAILS}test_an_event_that_a_worker_holds_at_the_wake_stays_wanted",
+    ),
+    Guard(
+        "a handler that swallows the lack of details commits nothing",
+        "webhookd/process/attempt.py",
+        "failure = missing(claimed.event) or failure",
+        "failure = failure",
+        f"{_DETAILS}test_a_handler_that_swallows_the_lack_waits_all_the_same[None]",
+    ),
+    Guard(
+        "stored details that are older than an event do not serve the event",
+        "webhookd/authorizenet/details.py",
+        "return not facts.settlement.is_open or facts.seen_at >= received_at",
+        "return True",
+        "tests/unit/test_details.py::test_stored_facts_serve_an_event_if_they_are_details_and_no_older_than_the_event",
+    ),
+    Guard(
+        "an event that is not about a transaction does not wait for details for ever",
+        "webhookd/event.py",
+        "            if transaction_id is None:\n",
+        "            if False:\n",
+        "tests/unit/test_details.py::test_an_event_that_is_not_about_a_transaction_has_no_details",
+    ),
+    Guard(
+        "nothing is read for an event whose handlers want no details",
+        "webhookd/process/details.py",
+        "if not wanted and not claimed.failed:",
+        "if False:",
+        "tests/unit/test_details.py::test_nothing_is_read_for_an_event_whose_handlers_want_no_details",
     ),
     Guard(
         "a day that is not over is no alert, so that a small merchant has no noise",

@@ -89,6 +89,8 @@ QUERIES = {
     "webhookd_provider_compared_timestamp_seconds": "time() - max by (account) (webhookd_provider_compared_timestamp_seconds)",
     "webhookd_provider_credentials_refused": "max by (account) (webhookd_provider_credentials_refused)",
     "webhookd_provider_days_not_reconciled": "max by (account) (webhookd_provider_days_not_reconciled)",
+    "webhookd_provider_details_wanted": "max by (account) (webhookd_provider_details_wanted)",
+    "webhookd_provider_details_wanted_seconds": "max by (account) (webhookd_provider_details_wanted_seconds)",
     "webhookd_provider_days_not_whole": "max by (account) (webhookd_provider_days_not_whole)",
     "webhookd_provider_missing": "max by (account) (webhookd_provider_missing)",
     "webhookd_provider_reconciled_days": "max by (account, result) (webhookd_provider_reconciled_days)",

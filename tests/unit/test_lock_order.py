@@ -20,6 +20,7 @@ ONE_ROW = {
     "delay_alert_message",
     "end_alert_state",
     "end_duty",
+    "end_wait_for_details",
     "fail_delivery",
     "fail_gaps",
     "forget_alert_channel",
@@ -44,6 +45,7 @@ ONE_ROW = {
     "set_provider_merchant",
     "take_back_attempt",
     "take_provider_try",
+    "wait_for_details",
 }
 
 

@@ -26,6 +26,7 @@ from webhookd.store.receipts import Receipts
 from webhookd.sync.account_state import AccountState
 from webhookd.sync.account_sync import AccountSync, Job
 from webhookd.sync.day_reports import DayReports
+from webhookd.sync.details import WantedDetails
 from webhookd.sync.fact_recorder import FactRecorder
 from webhookd.sync.gap_closer import GapCloser
 from webhookd.sync.guardian import Guardian
@@ -39,6 +40,7 @@ from webhookd.telemetry.metrics import Metrics
 _LEASE = 45.0  # seconds; another replica takes over within a minute of a replica's death
 _CHECK_EVERY = 3600.0  # seconds between two checks of the credentials
 _ORDERS_EVERY = 2.0  # seconds between two looks for orders of operators
+_DETAILS_EVERY = 2.0  # seconds between two looks for details that handlers wait for
 _RECORD_EVERY = 5.0  # seconds
 _DECIDE_EVERY = 10.0  # seconds between two looks for pings that are over: whoever ordered one may have died
 _ACTOR = "webhookd"  # who releases what such a ping held
@@ -126,10 +128,14 @@ class SyncRole:
         limits = self._settings.max_event_age, self._settings.max_clock_skew
         records = WebhookRecords(self._database, plan.access.account, _ACTOR)
         held = HeldNotifications(records, self._receipts, *limits, client)
+        recorder = self._recorder(plan)
+        ready = partial(state.know, client)
+        details = WantedDetails(plan.access.account, client, self._database, ready, recorder, self._metrics)
         jobs = [
             Job("decision on pings", _DECIDE_EVERY, held.decide),
             Job("comparison with the history", plan.gap_every, partial(after_check, closer.close)),
             Job("orders to close gaps", _ORDERS_EVERY, partial(after_check, closer.work_on_orders)),
+            Job("details for handlers", _DETAILS_EVERY, details.ask),
             Job("check of the credentials", _CHECK_EVERY, lambda: state.check(client)),
             Job("record of the calls", _RECORD_EVERY, state.record),
             Job("reconciliation", _CHECK_EVERY, self._day_reports(plan).run),
@@ -148,7 +154,7 @@ class SyncRole:
             )
             jobs.append(Job("guardian", plan.guardian_every, guardian.look))
         if plan.settlement_every > 0:
-            sweep = self._sweep(plan, state, client)
+            sweep = self._sweep(plan, state, client, recorder)
             jobs.append(Job("settlement sweep", plan.settlement_every, partial(after_check, sweep.run)))
         return jobs
 
@@ -156,12 +162,14 @@ class SyncRole:
         reconciler = reconciler_of(self._settings, self._database)
         return DayReports(plan.access.account, self._database, reconciler, self._metrics)
 
-    def _sweep(self, plan: _Plan, state: AccountState, client: ProviderClient) -> SettlementSweep:
-        account, now = plan.access.account, self._database.now
+    def _recorder(self, plan: _Plan) -> FactRecorder:
+        account = plan.access.account
         intake = SyntheticIntake(account, self._receipts, wanted_types(plan.synthetic_events), self._metrics)
-        recorder = FactRecorder(account, FactStore(self._database, account), intake, now)
+        return FactRecorder(account, FactStore(self._database, account), intake, self._database.now)
+
+    def _sweep(self, plan: _Plan, state: AccountState, client: ProviderClient, recorder: FactRecorder) -> SettlementSweep:
         return SettlementSweep(
-            account,
+            plan.access.account,
             client,
             self._database,
             recorder,

@@ -117,8 +117,8 @@ class Metrics:
         self.in_flight = gauge("in_flight", "Messages that this process holds.")
         self.processed = counter(
             "processed_total",
-            "Deliveries of an event to a worker, by outcome: processed, retrying, dead, duplicate, stale, "
-            "redriven, busy, interrupted, unknown.",
+            "Deliveries of an event to a worker, by outcome: processed, retrying, waiting (for details), dead, duplicate, "
+            "stale, redriven, busy, interrupted, unknown.",
             "event_type",
             "outcome",
         )

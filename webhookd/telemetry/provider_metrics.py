@@ -62,6 +62,12 @@ class ProviderMetrics:
         self.credentials_refused = gauge(
             "credentials_refused", "1 while Authorize.Net refuses the account's credentials, else 0."
         )
+        self.details_wanted = gauge(
+            "details_wanted", "Events whose handlers wait for Authorize.Net's details of their transaction."
+        )
+        self.details_wanted_seconds = gauge(
+            "details_wanted_seconds", "For how long the oldest event has waited for details; 0 if none waits."
+        )
 
         self.reconciled_days = Gauge(
             "webhookd_provider_reconciled_days",
@@ -98,7 +104,8 @@ class ProviderMetrics:
     def forget(self, account: str) -> None:
         """Removes the gauges of an account for which another replica asks from now on."""
         gauges = self.missing, self.unreadable, self.days_not_whole, self.days_not_reconciled, self.compared, self.swept
-        for gauge in (*gauges, self.batches_open, self.reports_off, self.credentials_refused):
+        details = self.details_wanted, self.details_wanted_seconds
+        for gauge in (*gauges, *details, self.batches_open, self.reports_off, self.credentials_refused):
             with contextlib.suppress(KeyError):
                 gauge.remove(account)
         for state in WEBHOOK_STATES:

@@ -197,6 +197,7 @@ def transaction(answer: Fields) -> Transaction:
         batch=_batch(in_batch) if in_batch else None,
         payment_method=next(iter(entry(own, "payment")), None),
         returned_items=tuple(returned),
+        recurring=own.get("recurringBilling") is True,
     )
 
 

@@ -131,6 +131,7 @@ class Transaction:
     """A transaction's details, or its summary, which lacks most fields.
 
     ref_transaction_id: the transaction that a refund, a capture or a void is for.
+    recurring: whether the provider marks it as a recurring charge, as each payment of a subscription is.
     """
 
     id: str
@@ -147,6 +148,7 @@ class Transaction:
     batch: Batch | None
     payment_method: str | None
     returned_items: tuple[ReturnedItem, ...]
+    recurring: bool = False
 
 
 class SubscriptionRow(NamedTuple):
