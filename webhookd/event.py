@@ -13,14 +13,18 @@ if TYPE_CHECKING:
     from uuid import UUID
 
 
-HISTORY = "history"  # in place of a key's fingerprint: the event was taken from the provider's history
-Origin = Literal["webhook", "history", "import"]
+# In place of a key's fingerprint: the event was taken from the provider's history, or webhookd made it of what it found out.
+HISTORY = "history"
+SYNTHETIC = "synthetic"
+Origin = Literal["webhook", "history", "synthetic", "import"]
 
 
 def origin_of(key_fingerprint: str | None) -> Origin:
     """Returns the origin of an event. `key_fingerprint`: of the key that verified its body; empty if no key did."""
     if key_fingerprint == HISTORY:
         return "history"
+    if key_fingerprint == SYNTHETIC:
+        return "synthetic"
     return "import" if key_fingerprint == "" else "webhook"
 
 
@@ -54,14 +58,17 @@ class Event:
     event_date: datetime | None  # by the provider's clock, in UTC; None if the field was missing or odd
     received_at: datetime  # by PostgreSQL's clock
     attempt: int  # number of the attempt, 1 for the first
-    raw: bytes  # the exact body that was signed; of an event from the history, the provider's answer, which has the same fields
-    # `webhook`; `history`, if no webhook came, and webhookd took the event from the provider; `import`, without a signature
+    # The exact body that was signed; of an event from the history, the provider's answer, which has the same fields; of a
+    # synthetic event, the body that webhookd made.
+    raw: bytes
+    # `webhook`; `history`, if no webhook came, and webhookd took the event from the provider; `synthetic`, if webhookd made the
+    # event of what no webhook reports; `import`, without a signature
     origin: Origin = "webhook"
     _payload: list[dict[str, Any]] = field(default_factory=list, init=False, repr=False, compare=False)
 
     @property
     def verified(self) -> bool:
-        """Returns whether a Signature Key verified `raw`. An event from the history came by TLS from the provider instead."""
+        """Returns whether a Signature Key verified `raw`. Of other origins, only an import may have come from somebody else."""
         return self.origin == "webhook"
 
     @property

@@ -48,4 +48,9 @@ def test_a_replica_that_has_given_an_account_back_reports_nothing_of_it() -> Non
     metrics.note_webhook("default", "missing")
     metrics.forget("default")
     left = {name for name, _, _ in series(registry) if not name.endswith("_created")}
-    assert left == {"webhookd_provider_calls_total", "webhookd_provider_recovered_total", "webhookd_provider_account_held"}
+    assert left == {
+        "webhookd_provider_calls_total",
+        "webhookd_provider_recovered_total",
+        "webhookd_provider_synthetic_events_total",
+        "webhookd_provider_account_held",
+    }

@@ -14,6 +14,7 @@ from webhookd.event import Event
 from webhookd.process.callables import check_handler, module_of, name_of, place_of, told
 from webhookd.process.hooks import Hook, make_hook
 from webhookd.process.retry import USUAL, Policy, Retry
+from webhookd.settings.synthetic_types import SyntheticType
 
 # The connection is `Any`: users' annotations for it differ (webhookd.Connection, asyncpg.Connection, a protocol of their own).
 Handler = Callable[[Event, Any], Coroutine[Any, Any, None]]
@@ -71,11 +72,11 @@ class Registry:
         if not isinstance(pattern, str):
             raise HandlerError(f"the handler {told(handler)}: @on takes an event type as text, and got {pattern!r}")
         whole = whole_pattern(pattern)
-        if not unknown and not any(fnmatch.fnmatchcase(name, whole) for name in EVENT_TYPES):
+        if not unknown and not any(fnmatch.fnmatchcase(name, whole) for name in (*EVENT_TYPES, *SyntheticType)):
             raise HandlerError(
                 f'the handler {told(handler)}: @on("{pattern}") matches no event type that webhookd knows, so the handler '
-                f'would never run; the nearest known type is "{nearest_type(pattern)}". For a type that webhookd does not '
-                f'know yet, write @on("{pattern}", unknown=True)'
+                f'would never run; the nearest known type is "{nearest_type(pattern, synthetic=True)}". For a type that '
+                f'webhookd does not know yet, write @on("{pattern}", unknown=True)'
             )
         self._registrations.append(Registration(whole, handler, retry))
         self._matching.cache_clear()

@@ -12,7 +12,8 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, Field, SecretStr
 
 from webhookd.settings.sources import PREFIX, is_loopback
-from webhookd.settings.values import Keys, revealed
+from webhookd.settings.synthetic_types import check_patterns
+from webhookd.settings.values import Keys, Names, revealed
 
 if TYPE_CHECKING:
     from webhookd.settings.model import Settings
@@ -86,6 +87,7 @@ def _setting(default: Any, meaning: str, **limits: Any) -> Any:
 Provider = Annotated[str, AfterValidator(_provider)]
 PublicUrl = Annotated[str, AfterValidator(_public_url)]
 Guardian = Literal["off", "watch", "heal"]
+SyntheticEvents = Annotated[Names, AfterValidator(check_patterns)]
 
 
 class AccountProviderSettings(BaseModel):
@@ -135,6 +137,17 @@ class ProviderSettings(AccountProviderSettings):
         "watch",
         "What webhookd does about the webhook's registration: off, watch (alerts of a problem), or heal (also activates a "
         "webhook that became inactive).",
+    )
+    settlement_every: float = _setting(
+        3_600.0,
+        "Seconds between two sweeps of the settlement, which no webhook reports: batches and their transactions. 0: no sweep.",
+        ge=0,
+        le=86_400,
+    )
+    synthetic_events: SyntheticEvents = _setting(
+        (),
+        "Types of synthetic events that webhookd makes of what no webhook reports, or patterns such as webhookd.transaction.*, "
+        "comma-separated. If unset, none.",
     )
 
 

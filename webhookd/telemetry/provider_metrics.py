@@ -6,6 +6,8 @@ import contextlib
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
+from webhookd.settings.synthetic_types import SyntheticType
+
 WEBHOOK_STATES = ("ok", "inactive", "missing", "url", "event_types", "doubled", "unknown")
 OUTCOMES = ("done", "refused", "off", "rejected", "unreadable", "unavailable")
 
@@ -42,6 +44,16 @@ class ProviderMetrics:
         self.compared = gauge(
             "compared_timestamp_seconds", "When a comparison of the history with the ledger last ended; 0 if none has."
         )
+        self.synthetic = counter(
+            "synthetic_events_total",
+            "Synthetic events that were committed, by type: webhookd.transaction.settled and the others.",
+            "account",
+            "event_type",
+        )
+        self.batches_open = gauge(
+            "batches_open", "Batches of settlement that are not final at Authorize.Net, or whose transactions do not add up."
+        )
+        self.swept = gauge("swept_timestamp_seconds", "When a sweep of the settlement last ended; 0 if none has.")
         self.held = gauge("account_held", "1 if this replica asks Authorize.Net for the account, else 0.")
         self.credentials_refused = gauge(
             "credentials_refused", "1 while Authorize.Net refuses the account's credentials, else 0."
@@ -65,11 +77,21 @@ class ProviderMetrics:
         for outcome in OUTCOMES:
             self.calls.labels(account, outcome)
         self.recovered.labels(account)
+        for event_type in SyntheticType:
+            self.synthetic.labels(account, event_type)
         self.held.labels(account).set(0)
 
     def forget(self, account: str) -> None:
         """Removes the gauges of an account for which another replica asks from now on."""
-        for gauge in (self.missing, self.unreadable, self.days_not_whole, self.compared, self.credentials_refused):
+        for gauge in (
+            self.missing,
+            self.unreadable,
+            self.days_not_whole,
+            self.compared,
+            self.swept,
+            self.batches_open,
+            self.credentials_refused,
+        ):
             with contextlib.suppress(KeyError):
                 gauge.remove(account)
         for state in WEBHOOK_STATES:
