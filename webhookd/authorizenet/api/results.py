@@ -171,6 +171,20 @@ class PaymentAttempt(NamedTuple):
     response: str | None
 
 
+class Schedule(NamedTuple):
+    """The schedule of a subscription. interval_unit: days or months. total_occurrences: with the trial; 9999 if there is no end.
+
+    trial_occurrences: the number of the first payments, which cost `trial_amount`.
+    """
+
+    interval_length: int | None
+    interval_unit: str | None
+    starts_on: date | None
+    total_occurrences: int | None
+    trial_occurrences: int | None = None
+    trial_amount: Decimal | None = None
+
+
 class Subscription(NamedTuple):
     """A subscription, with its latest attempts at payments. `id` is the one that was asked for: the answer need not have it."""
 
@@ -178,6 +192,7 @@ class Subscription(NamedTuple):
     status: str | None
     amount: Decimal | None
     attempts: tuple[PaymentAttempt, ...]
+    schedule: Schedule | None = None
 
 
 class ListPage(NamedTuple):
