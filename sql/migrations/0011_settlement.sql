@@ -61,6 +61,7 @@ CREATE TABLE webhookd.provider_batches (
     transactions     integer     NOT NULL DEFAULT 0,
     first_at         timestamptz NOT NULL DEFAULT now(),
     looked_at        timestamptz,
+    changed          boolean     NOT NULL DEFAULT false,
     PRIMARY KEY (account, batch_id)
 );
 CREATE INDEX provider_batches_settled ON webhookd.provider_batches (account, settled_at);
@@ -68,6 +69,7 @@ COMMENT ON COLUMN webhookd.provider_batches.statistics IS 'The provider''s sums,
 COMMENT ON COLUMN webhookd.provider_batches.totals IS 'The sums of the listed transactions: {account type: {line: number}}.';
 COMMENT ON COLUMN webhookd.provider_batches.reasons IS 'Why the batch is still open, in plain words. None: it is closed.';
 COMMENT ON COLUMN webhookd.provider_batches.looked_at IS 'When the list of the batch was last read. NULL: not yet.';
+COMMENT ON COLUMN webhookd.provider_batches.changed IS 'Whether the provider lists another state or other sums than at the last look.';
 
 -- How far the sweep of each account has come.
 CREATE TABLE webhookd.provider_sweeps (
@@ -76,12 +78,16 @@ CREATE TABLE webhookd.provider_sweeps (
     batches_listed_at timestamptz,
     unsettled_at      timestamptz,
     subscriptions_at  timestamptz,
+    begun_at          timestamptz NOT NULL DEFAULT now(),
+    swept_at          timestamptz,
     time_zone         text
 );
 COMMENT ON COLUMN webhookd.provider_sweeps.swept_from IS 'Batches that settled earlier are not looked at, unless an operator orders it.';
 COMMENT ON COLUMN webhookd.provider_sweeps.batches_listed_at IS 'When the batches were last listed, and all of them were recorded.';
 COMMENT ON COLUMN webhookd.provider_sweeps.unsettled_at IS 'When the unsettled and the held transactions were last listed to the end.';
 COMMENT ON COLUMN webhookd.provider_sweeps.subscriptions_at IS 'When the subscriptions were last listed to the end.';
+COMMENT ON COLUMN webhookd.provider_sweeps.begun_at IS 'When the first sweep began.';
+COMMENT ON COLUMN webhookd.provider_sweeps.swept_at IS 'When a sweep last ended, with nothing left to read. NULL: none has.';
 COMMENT ON COLUMN webhookd.provider_sweeps.time_zone IS 'The account''s time zone as the provider names it.';
 
 -- The work that waits for the details of a transaction. When the details come, the work is due at once, and its row here goes.
