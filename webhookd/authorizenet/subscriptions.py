@@ -1,4 +1,4 @@
-"""What the webhooks of subscriptions missed: failed payments, expiring cards, renewals that did not come. Pure functions.
+"""Finds what no webhook of a subscription reported: failed payments, expiring cards, renewals that did not come. It is pure.
 
 The rules:
 
@@ -45,7 +45,7 @@ _WEST, _EAST = timedelta(hours=12), timedelta(hours=14)  # the clocks that are t
 
 @dataclass(slots=True, frozen=True)
 class Known:
-    """What webhookd knows of a subscription. Times are UTC; `judged_to` is a day in the account's zone.
+    """A subscription, as far as webhookd knows it. Times are UTC; `judged_to` is a day in the account's zone.
 
     status: the provider's text. status_since: the first look with this status, or the creation.
     card_expires: the month, as YYYY-MM, in which the card expires.
@@ -193,7 +193,9 @@ def with_row(known: Known | None, row: SubscriptionRow, now: datetime, zone: tzi
     listed_before: when all subscriptions were listed before; None if never. What was created since then is new at the provider,
         so that its first payment is expected, too.
     """
-    is_new = known is None and listed_before is not None and row.created_at is not None and row.created_at >= listed_before - _DAY
+    is_new = (
+        known is None and listed_before is not None and row.created_at is not None and row.created_at >= listed_before - _DAY
+    )
     begins = row.created_at if is_new and row.created_at else now
     base = known or Known(row.id, "", begins, now, next_look_at=None)
     found = replace(
@@ -224,15 +226,15 @@ def with_details(known: Known, details: Subscription, now: datetime) -> Known:
 
 def attempts_of(details: Subscription) -> dict[str, Attempt]:
     """Returns the attempts of details by their keys. An attempt that nothing names is left out."""
-    found = {}
-    for made in details.attempts:
-        if made.transaction_id == "0":
-            made = made._replace(transaction_id=None)
-        if made.response is not None:
-            made = made._replace(response=None if made.transaction_id else made.response[:_LONGEST_RESPONSE])
-        if (key := _key(made)) is not None:
-            found[key] = Attempt(key, made)
-    return found
+    made = map(_cleaned, details.attempts)
+    return {key: Attempt(key, one) for one in made if (key := _key(one)) is not None}
+
+
+def _cleaned(made: PaymentAttempt) -> PaymentAttempt:
+    """Returns an attempt that has either a transaction or, shortened, the reason of its failure."""
+    paid_by = None if made.transaction_id == "0" else made.transaction_id
+    reason = None if paid_by or made.response is None else made.response[:_LONGEST_RESPONSE]
+    return made._replace(transaction_id=paid_by, response=reason)
 
 
 def _key(made: PaymentAttempt) -> str | None:

@@ -225,6 +225,4 @@ class Till:
 
     def _tell_of(self, own: Subscription, kind: str, *, withheld: bool = False, **changes: Any) -> None:
         changes |= {"id": own.id, "amount": own.amount, "name": own.name, "status": own.status}
-        self._make(
-            f"{PREFIX}customer.subscription.{kind}", self._account.name, number=1, changes=changes, withheld=withheld
-        )
+        self._make(f"{PREFIX}customer.subscription.{kind}", self._account.name, number=1, changes=changes, withheld=withheld)

@@ -30,6 +30,7 @@ from webhookd.sync.guardian import Guardian
 from webhookd.sync.lease import Lease
 from webhookd.sync.pings import HeldNotifications
 from webhookd.sync.settlement_sweep import SettlementSweep
+from webhookd.sync.subscription_sweep import SubscriptionSweep
 from webhookd.sync.synthetic_intake import SyntheticIntake
 from webhookd.sync.takeover import Limits, Takeover, oldest
 from webhookd.telemetry.metrics import Metrics
@@ -145,12 +146,13 @@ class SyncRole:
         if plan.settlement_every > 0:
             sweep = self._sweep(plan, state, client)
             jobs.append(Job("settlement sweep", plan.settlement_every, partial(after_check, sweep.run)))
+            subscriptions = self._subscription_sweep(plan, state, client)
+            jobs.append(Job("sweep of subscriptions", plan.settlement_every, partial(after_check, subscriptions.run)))
         return jobs
 
     def _sweep(self, plan: _Plan, state: AccountState, client: ProviderClient) -> SettlementSweep:
         account, now = plan.access.account, self._database.now
-        intake = SyntheticIntake(account, self._receipts, wanted_types(plan.synthetic_events), self._metrics)
-        recorder = FactRecorder(account, FactStore(self._database, account), intake, now)
+        recorder = FactRecorder(account, FactStore(self._database, account), self._intake(plan), now)
         return SettlementSweep(
             account,
             client,
@@ -160,6 +162,19 @@ class SyncRole:
             lambda: state.time_zone,
             self._metrics,
         )
+
+    def _subscription_sweep(self, plan: _Plan, state: AccountState, client: ProviderClient) -> SubscriptionSweep:
+        return SubscriptionSweep(
+            plan.access.account,
+            client,
+            self._database,
+            self._intake(plan),
+            partial(oldest, timedelta(seconds=self._settings.event_retention)),
+            lambda: state.time_zone,
+        )
+
+    def _intake(self, plan: _Plan) -> SyntheticIntake:
+        return SyntheticIntake(plan.access.account, self._receipts, wanted_types(plan.synthetic_events), self._metrics)
 
     def _gap_closer(self, plan: _Plan, client: ProviderClient) -> GapCloser:
         settings, access = self._settings, plan.access

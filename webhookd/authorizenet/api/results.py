@@ -172,8 +172,10 @@ class PaymentAttempt(NamedTuple):
 
 
 class Schedule(NamedTuple):
-    """The schedule of a subscription. interval_unit: days or months. total_occurrences: with the trial; 9999 if there is no end.
+    """The schedule of a subscription.
 
+    interval_unit: days or months.
+    total_occurrences: the number of all payments; 9999 if there is no end.
     trial_occurrences: the number of the first payments, which cost `trial_amount`.
     """
 
