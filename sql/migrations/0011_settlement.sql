@@ -170,6 +170,7 @@ CREATE TABLE webhookd.provider_missed_renewals (
     came_at         timestamptz,
     PRIMARY KEY (account, subscription_id, expected_on)
 );
+CREATE INDEX provider_missed_renewals_waiting ON webhookd.provider_missed_renewals (account, expected_on) WHERE came_at IS NULL;
 COMMENT ON COLUMN webhookd.provider_missed_renewals.expected_on IS 'The day in the account''s time zone.';
 COMMENT ON COLUMN webhookd.provider_missed_renewals.came_at IS 'When an attempt at the payment came after all. NULL: none came.';
 
