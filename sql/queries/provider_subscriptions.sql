@@ -76,7 +76,7 @@ WHERE account = :account AND subscription_id = :subscription_id AND submitted_at
 SELECT coalesce(l.event_date, l.received_at) AS at
 FROM webhookd.ledger l LEFT JOIN webhookd.kinds k ON k.id = l.kind
 WHERE l.entity_id = :subscription_id AND coalesce(k.account, '') = :account AND coalesce(k.entity_name, '') = 'subscription'
-    AND k.event_type = 'net.authorize.customer.subscription.failed';
+    AND coalesce(k.event_type, '') = 'net.authorize.customer.subscription.failed';
 
 -- name: note_missed_renewals(account, subscription_id, days, amount)!
 INSERT INTO webhookd.provider_missed_renewals (account, subscription_id, expected_on, amount)

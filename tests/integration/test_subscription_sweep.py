@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from datetime import UTC, date, datetime, time, timedelta
@@ -22,7 +22,7 @@ from tests.helpers.running import KEY
 from webhookd.authorizenet.api.client import ProviderClient
 from webhookd.authorizenet.api.errors import ProviderUnavailableError, RecordNotFoundError
 from webhookd.authorizenet.body import load
-from webhookd.authorizenet.synthetic import event_id
+from webhookd.authorizenet.synthetic import SyntheticEvent, event_id
 from webhookd.daemon import Daemon
 from webhookd.dev.servers import free_port
 from webhookd.errors import UnavailableError
@@ -273,6 +273,49 @@ async def test_a_sweep_that_is_cut_off_goes_on_and_makes_each_event_once(
             merchant.anew()
         merchant.clock.advance(3600)
     assert await merchant.kinds() == {FAILED: 1, CARD: 1, MISSED: 1}
+
+
+async def test_an_event_that_was_not_committed_is_made_again(merchant: Merchant, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The decision is stored after the event: otherwise a crash between them would lose the event."""
+    today = merchant.clock.now().date()
+    failing = merchant.till.subscribe(Decimal("9.99"))
+    silent = merchant.till.subscribe(Decimal("5.00"), interval_days=7, card_ends=date(today.year, today.month, 1))
+    merchant.till.renew(silent)
+    refused: set[UUID] = set()
+    take = SyntheticIntake.take
+
+    async def refuse_once(self: SyntheticIntake, events: Sequence[SyntheticEvent]) -> int:
+        if new := {one.id for one in events} - refused:
+            refused.update(new)
+            raise UnavailableError("postgresql", "killed here")
+        return await take(self, events)
+
+    monkeypatch.setattr(SyntheticIntake, "take", refuse_once)
+    for hour in range(24 * 12):
+        if hour == 30:
+            merchant.till.renew(failing, "declined", withheld=True)
+        try:
+            await merchant.swept()
+        except UnavailableError:
+            merchant.anew()
+        merchant.clock.advance(3600)
+    assert len(refused) == 3
+    assert await merchant.kinds() == {FAILED: 1, CARD: 1, MISSED: 1}
+
+
+async def test_what_was_decided_stays_decided_after_retention_removed_the_event(
+    merchant: Merchant, connection: Connection
+) -> None:
+    own = merchant.till.subscribe(Decimal("9.99"))
+    await merchant.swept()
+    merchant.till.renew(own, "declined", withheld=True)
+    await merchant.passes(2)
+    assert await merchant.kinds() == {FAILED: 1}
+    await connection.execute("TRUNCATE webhookd.ledger")
+    merchant.till.renew(own)
+    merchant.anew()
+    await merchant.passes(3)
+    assert await merchant.kinds() == {}
 
 
 async def test_when_the_provider_does_not_answer_nothing_is_judged(merchant: Merchant, monkeypatch: pytest.MonkeyPatch) -> None:
