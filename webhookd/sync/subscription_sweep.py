@@ -23,6 +23,7 @@ from webhookd.telemetry.logs import logger
 
 _DAILY = timedelta(hours=23, minutes=30)  # between two lists: a sweep an hour later must not miss the day
 _LATER = timedelta(days=1)  # until the next try of a subscription of which the provider has no answer
+_TRIED_FOR = timedelta(days=7)  # since its row has changed: it may be of an account whose credentials were replaced
 _DETAILS = 100  # subscriptions that one run looks at
 _ROWS = 500  # rows of a list that are recorded together
 _LISTS = ("subscriptionActive", "subscriptionInactive")  # the provider does not say in which of them a suspended one is
@@ -110,7 +111,8 @@ class SubscriptionSweep:
                 logger.warning(
                     "a subscription could not be read", account=self._account, subscription=known.id, problem=str(error)
                 )
-                await self._store.write([replace(known, next_look_at=now + _LATER)])
+                again = now + _LATER if now - known.seen_at < _TRIED_FOR else None
+                await self._store.write([replace(known, next_look_at=again)])
                 return
             known = rules.with_details(known, details, now)
             for key, one in rules.attempts_of(details).items():
