@@ -1,5 +1,5 @@
 -- name: begin_sweep(account, oldest)^
--- Returns how far the sweep of an account has come. The first sweep of an account begins at the time from which its credentials are used.
+-- Returns how far the sweep of an account has come; `is_new`: it begins now. The first sweep of an account begins at the time from which its credentials are used.
 WITH begun AS (
     INSERT INTO webhookd.provider_sweeps (account, swept_from)
     SELECT :account, greatest(:oldest::timestamptz, (SELECT compared_from FROM webhookd.provider_accounts WHERE account = :account))
@@ -7,9 +7,9 @@ WITH begun AS (
     ON CONFLICT DO NOTHING
     RETURNING swept_from, batches_listed_at, unsettled_at, swept_at, begun_at
 )
-SELECT * FROM begun
+SELECT *, true AS is_new FROM begun
 UNION ALL
-SELECT swept_from, batches_listed_at, unsettled_at, swept_at, begun_at FROM webhookd.provider_sweeps WHERE account = :account;
+SELECT swept_from, batches_listed_at, unsettled_at, swept_at, begun_at, false FROM webhookd.provider_sweeps WHERE account = :account;
 
 -- name: note_batches(account, batches, at, listed)!
 -- Records batches that the provider lists, a JSON array, before their transactions are read. A batch whose state or sums have changed is to
@@ -33,12 +33,16 @@ UPDATE webhookd.provider_sweeps SET batches_listed_at = :at WHERE account = :acc
 
 -- name: batches_to_read(account, at, shortest, pending, final, limit)
 -- Returns batches whose transactions are to be read at `at`, the oldest settlement first: those that were not read since they were listed
--- or have changed, and open ones. The pauses between looks at an open batch grow: an eighth of its age, and at least `shortest` seconds, or
+-- or have changed, and open ones. A batch that is not final is first read six hours after it was listed. The pauses between looks at an open batch grow: an eighth of its age, and at least `shortest` seconds, or
 -- `pending` seconds if its state is none of `final`.
-SELECT batch_id, settlement_state, settled_at, payment_method, statistics
+SELECT batch_id, settlement_state, settled_at, payment_method, statistics, looked_at IS NOT NULL AS again
 FROM webhookd.provider_batches
 WHERE account = :account AND (
-    looked_at IS NULL OR changed
+    changed
+    OR (
+        looked_at IS NULL
+        AND (lower(settlement_state) = ANY(:final::text[]) OR first_at + interval '6 hours' <= :at::timestamptz)
+    )
     OR (
         reasons <> '{}'
         AND looked_at + greatest(

@@ -21,7 +21,8 @@ def registry() -> CollectorRegistry:
     registry = CollectorRegistry()
     metrics = ProviderMetrics(registry)
     metrics.expect("default")
-    for gauge in (metrics.missing, metrics.unreadable, metrics.days_not_whole, metrics.compared, metrics.credentials_refused):
+    gauges = metrics.missing, metrics.unreadable, metrics.days_not_whole, metrics.compared, metrics.credentials_refused
+    for gauge in (*gauges, metrics.swept, metrics.batches_open, metrics.reports_off):
         gauge.labels("default").set(1)
     metrics.note_webhook("default", "ok")
     metrics.note_webhook("default", "inactive")

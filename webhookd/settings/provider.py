@@ -142,7 +142,7 @@ class ProviderSettings(AccountProviderSettings):
         3_600.0,
         "Seconds between two sweeps of the settlement, which no webhook reports: batches and their transactions. 0: no sweep.",
         ge=0,
-        le=86_400,
+        le=21_600,
     )
     synthetic_events: SyntheticEvents = _setting(
         (),

@@ -21,13 +21,21 @@ _AMOUNTS = ("charge_amount", "refund_amount")
 
 
 class Sweep(NamedTuple):
-    """How far the sweep of an account has come; the table provider_sweeps explains the fields."""
+    """How far the sweep of an account has come; the table provider_sweeps explains the fields. `is_new`: it begins now."""
 
     swept_from: datetime
     batches_listed_at: datetime | None
     unsettled_at: datetime | None
     swept_at: datetime | None
     begun_at: datetime
+    is_new: bool
+
+
+class Unread(NamedTuple):
+    """A batch whose transactions are to be read. `again`: they were read before."""
+
+    batch: Batch
+    again: bool
 
 
 class SettlementStore:
@@ -46,7 +54,7 @@ class SettlementStore:
         rows = _json([_fields(one) | {"reason": f"batch {one.id}: its list was not read yet"} for one in batches])
         await self._database.one(queries.note_batches, account=self._account, batches=rows, at=at, listed=listed)
 
-    async def to_read(self, at: datetime, shortest: timedelta, pending: timedelta, limit: int) -> list[Batch]:
+    async def to_read(self, at: datetime, shortest: timedelta, pending: timedelta, limit: int) -> list[Unread]:
         """Returns batches whose transactions are to be read, the oldest settlement first.
 
         shortest: the shortest pause between two looks at an open batch, which grows with the batch's age.
@@ -61,7 +69,7 @@ class SettlementStore:
             final=sorted(FINAL),
             limit=limit,
         )
-        return [_batch(row) for row in rows]
+        return [Unread(_batch(row), row["again"]) for row in rows]
 
     async def write_batch(self, check: Check, transactions: int, at: datetime) -> None:
         """Records what a look at a batch found."""

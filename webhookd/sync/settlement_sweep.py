@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
+from enum import Enum, auto
 
 from webhookd.authorizenet.api.client import ProviderClient
 from webhookd.authorizenet.api.errors import (
@@ -25,7 +26,7 @@ from webhookd.authorizenet.batches import FINAL, check
 from webhookd.authorizenet.settlement import Facts, merge, of_details, of_row
 from webhookd.store.database import Database
 from webhookd.store.provider_facts import FactStore
-from webhookd.store.settlement_store import SettlementStore, Sweep
+from webhookd.store.settlement_store import SettlementStore, Sweep, Unread
 from webhookd.sync.fact_recorder import FactRecorder, Look
 from webhookd.telemetry.logs import logger
 from webhookd.telemetry.provider_metrics import ProviderMetrics
@@ -38,6 +39,14 @@ _BATCHES = 20  # batches that one run reads
 _ALONE = 100  # transactions that one run asks for by their ids
 _ROWS = 500  # rows of a list that are recorded together
 _NO_ANSWER = (RecordNotFoundError, CallRejectedError, UnreadableAnswerError, ForbiddenCallError)
+
+
+class _List(Enum):
+    """The lists, of which a run reads one."""
+
+    BATCHES = auto()
+    UNSETTLED = auto()
+    HELD = auto()
 
 
 class SettlementSweep:
@@ -66,6 +75,7 @@ class SettlementSweep:
         self._oldest = oldest
         self._time_zone = time_zone
         self._metrics = metrics
+        self._next = _List.BATCHES
 
     async def run(self) -> bool:
         """Does a part of the sweep. Returns whether more is left, so that another run should follow at once.
@@ -74,44 +84,63 @@ class SettlementSweep:
         """
         now = self._now()
         sweep = await self._store.begin(self._oldest(now))
+        if sweep.is_new:  # the other jobs have just begun, too: do not add to their calls
+            return False
         self._metrics.swept.labels(self._account).set((sweep.swept_at or sweep.begun_at).timestamp())
         try:
             left = await self._run(sweep, now)
-        except FeatureOffError:  # no alert has to repeat what the log and `webhookd doctor` report
-            self._metrics.swept.remove(self._account)
+        except FeatureOffError:
+            self._metrics.reports_off.labels(self._account).set(1)
             raise
         finally:
             self._metrics.batches_open.labels(self._account).set(await self._store.count_open())
+        self._metrics.reports_off.labels(self._account).set(0)
         if not left:
             await self._store.note_swept(now)
             self._metrics.swept.labels(self._account).set(now.timestamp())
         return left
 
     async def _run(self, sweep: Sweep, now: datetime) -> bool:
-        await self._list_batches(sweep, now)
+        listed = await self._list(sweep, now)
         batches = await self._store.to_read(now, _AGAIN, _PENDING, _BATCHES)
-        for batch in batches:
-            await self._read(batch)
-        # After the batches: what has settled meanwhile is then known, and needs no look of its own.
-        if sweep.unsettled_at is None or not -_DAILY < now - sweep.unsettled_at < _DAILY:
-            await self._list_unsettled(now)
+        for one in batches:
+            await self._read(one, fresh=one.batch.id in listed)
         waiting = await self._store.to_look_at(self._now(), _ALONE)
         for stored in waiting:
             await self._look_at(stored.facts)
         return len(batches) == _BATCHES or len(waiting) == _ALONE
 
-    async def _list_batches(self, sweep: Sweep, now: datetime) -> None:
+    async def _list(self, sweep: Sweep, now: datetime) -> set[str]:
+        """Reads one of the lists, so that an account in which nothing happens costs one call. Returns the listed batches."""
+        match self._next:
+            case _List.UNSETTLED:
+                await self._list_unsettled(now, held=False)
+                self._next = _List.HELD
+            case _List.HELD:
+                await self._list_unsettled(now, held=True)
+                await self._store.note_unsettled(now, self._time_zone())
+                self._next = _List.BATCHES
+            case _List.BATCHES:
+                listed = await self._list_batches(sweep, now)
+                if sweep.unsettled_at is None or not -_DAILY < now - sweep.unsettled_at < _DAILY:
+                    self._next = _List.UNSETTLED
+                return listed
+        return set()
+
+    async def _list_batches(self, sweep: Sweep, now: datetime) -> set[str]:
         since = min(now, sweep.batches_listed_at or now) - BACK
         begins = max(sweep.swept_from, self._oldest(now), since) if sweep.batches_listed_at else sweep.swept_from
         found = await self._client.batches(begins, now + timedelta(hours=1))  # the provider's clock may be ahead
         await self._store.note_batches(found, now)
+        return {one.id for one in found}
 
     # A batch
 
-    async def _read(self, batch: Batch) -> None:
-        """Reads a batch's transactions, and compares them with its statistics."""
-        now = self._now()
-        if batch.settlement_state.casefold() not in FINAL or not batch.statistics:
+    async def _read(self, unread: Unread, *, fresh: bool) -> None:
+        """Reads a batch's transactions, and compares them with its statistics. `fresh`: the batch was listed just now."""
+        now, batch = self._now(), unread.batch
+        stale = not fresh and (unread.again or batch.settlement_state.casefold() not in FINAL)
+        if stale or not batch.statistics:
             try:
                 batch = await self._client.batch(batch.id)  # it may have settled after the days that are listed
             except _NO_ANSWER as error:
@@ -157,11 +186,9 @@ class SettlementSweep:
 
     # Other transactions
 
-    async def _list_unsettled(self, now: datetime) -> None:
-        for held in (False, True):
-            async for some in _chunks(self._client.unsettled(held=held)):
-                await self._record(some, now, None)
-        await self._store.note_unsettled(now, self._time_zone())
+    async def _list_unsettled(self, now: datetime, *, held: bool) -> None:
+        async for some in _chunks(self._client.unsettled(held=held)):
+            await self._record(some, now, None)
 
     async def _look_at(self, facts: Facts) -> None:
         """Asks for one transaction. Its summary is enough if it only has to be found out whether it settled or ended."""

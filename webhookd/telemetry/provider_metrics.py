@@ -54,6 +54,9 @@ class ProviderMetrics:
             "batches_open", "Batches of settlement that are not final at Authorize.Net, or whose transactions do not add up."
         )
         self.swept = gauge("swept_timestamp_seconds", "When a sweep of the settlement last ended; 0 if none has.")
+        self.reports_off = gauge(
+            "reports_off", "1 while Authorize.Net refuses the account its reports (Transaction Details API), else 0."
+        )
         self.held = gauge("account_held", "1 if this replica asks Authorize.Net for the account, else 0.")
         self.credentials_refused = gauge(
             "credentials_refused", "1 while Authorize.Net refuses the account's credentials, else 0."
@@ -83,15 +86,8 @@ class ProviderMetrics:
 
     def forget(self, account: str) -> None:
         """Removes the gauges of an account for which another replica asks from now on."""
-        for gauge in (
-            self.missing,
-            self.unreadable,
-            self.days_not_whole,
-            self.compared,
-            self.swept,
-            self.batches_open,
-            self.credentials_refused,
-        ):
+        gauges = self.missing, self.unreadable, self.days_not_whole, self.compared, self.swept, self.batches_open
+        for gauge in (*gauges, self.reports_off, self.credentials_refused):
             with contextlib.suppress(KeyError):
                 gauge.remove(account)
         for state in WEBHOOK_STATES:
