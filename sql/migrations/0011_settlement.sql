@@ -78,6 +78,7 @@ CREATE TABLE webhookd.provider_sweeps (
     batches_listed_at timestamptz,
     unsettled_at      timestamptz,
     subscriptions_at  timestamptz,
+    subscription_lists integer NOT NULL DEFAULT 0,
     begun_at          timestamptz NOT NULL DEFAULT now(),
     swept_at          timestamptz,
     time_zone         text
@@ -86,6 +87,7 @@ COMMENT ON COLUMN webhookd.provider_sweeps.swept_from IS 'Batches that settled e
 COMMENT ON COLUMN webhookd.provider_sweeps.batches_listed_at IS 'When the batches were last listed, and all of them were recorded.';
 COMMENT ON COLUMN webhookd.provider_sweeps.unsettled_at IS 'When the unsettled and the held transactions were last listed to the end.';
 COMMENT ON COLUMN webhookd.provider_sweeps.subscriptions_at IS 'When the subscriptions were last listed to the end.';
+COMMENT ON COLUMN webhookd.provider_sweeps.subscription_lists IS 'How many lists of subscriptions were read since then.';
 COMMENT ON COLUMN webhookd.provider_sweeps.begun_at IS 'When the first sweep began.';
 COMMENT ON COLUMN webhookd.provider_sweeps.swept_at IS 'When a sweep last ended, with nothing left to read. NULL: none has.';
 COMMENT ON COLUMN webhookd.provider_sweeps.time_zone IS 'The account''s time zone as the provider names it.';

@@ -1,9 +1,13 @@
--- name: subscriptions_listed_at(account)$
--- Returns when the subscriptions were last listed to the end; NULL if never.
-SELECT subscriptions_at FROM webhookd.provider_sweeps WHERE account = :account;
+-- name: subscription_lists(account)^
+-- Returns when the subscriptions were last listed to the end, or NULL, and how many lists were read since then.
+SELECT subscriptions_at, subscription_lists FROM webhookd.provider_sweeps WHERE account = :account;
 
--- name: note_subscriptions_listed(account, at)!
-UPDATE webhookd.provider_sweeps SET subscriptions_at = :at WHERE account = :account;
+-- name: note_subscription_list(account, lists, ended_at)!
+-- Records how many lists of subscriptions were read. `ended_at`: the time, if they were the last; then the next ones begin anew.
+UPDATE webhookd.provider_sweeps
+SET subscription_lists = CASE WHEN :ended_at::timestamptz IS NULL THEN :lists::integer ELSE 0 END,
+    subscriptions_at = coalesce(:ended_at, subscriptions_at)
+WHERE account = :account;
 
 -- name: known_subscriptions(account, subscription_ids)
 -- Returns what is known of these subscriptions.

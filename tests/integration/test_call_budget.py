@@ -6,6 +6,7 @@ import heapq
 from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime, time, timedelta
+from decimal import Decimal
 from typing import Any
 
 import asyncpg
@@ -15,6 +16,7 @@ from tests.conftest import Start
 from tests.helpers.running import KEY
 from webhookd.dev.servers import free_port
 from webhookd.simulate import Clock, Simulator
+from webhookd.simulate.records import Subscription
 from webhookd.sync import role
 from webhookd.sync.account_sync import Job
 
@@ -52,6 +54,7 @@ async def test_a_quiet_account_costs_at_most_20_calls_in_each_hour(
         own, address = provider.account(signature_key=KEY), f"127.0.0.1:{free_port(0)}"
         url = f"http://{address}/webhooks/authorize-net"
         provider.register(url)
+        own.subscriptions["4415001"] = Subscription("4415001", Decimal("9.99"), began - timedelta(days=9))
         given: dict[str, Any] = {"api_login_id": own.login_id, "transaction_key": own.transaction_key, "provider_rate": 100}
         daemon = await start(listen=address, public_url=url, provider=provider.url, **given)
         monkeypatch.setattr(daemon.database, "now", clock.now)
@@ -61,6 +64,7 @@ async def test_a_quiet_account_costs_at_most_20_calls_in_each_hour(
     kinds = Counter(call.name.partition("?")[0] for call in provider.calls)
     asked = {"GET webhooks", "GET notifications", "getMerchantDetailsRequest", "getSettledBatchListRequest"}
     asked |= {"getTransactionListRequest", "getUnsettledTransactionListRequest"}
+    asked |= {"ARBGetSubscriptionListRequest", "ARBGetSubscriptionRequest"}
     assert asked <= set(kinds), "all jobs asked"
     assert state == "ok"
     assert ("whole", 14, 14) in [(row["completeness"], row["listed"], row["ours"]) for row in days], "a day was proven"

@@ -30,7 +30,7 @@ ONE_ROW = {
     "mark_retrying",
     "note_late_renewal",
     "note_our_webhooks",
-    "note_subscriptions_listed",
+    "note_subscription_list",
     "prove_writable",
     "record_comparison",
     "release_provider_account",

@@ -38,14 +38,14 @@ class SubscriptionStore:
         self._database = database
         self._account = account
 
-    async def listed_at(self) -> datetime | None:
-        """Returns when the subscriptions were last listed to the end."""
-        found: datetime | None = await self._database.one(queries.subscriptions_listed_at, account=self._account)
-        return found
+    async def lists(self) -> tuple[datetime | None, int]:
+        """Returns when the subscriptions were last listed to the end, and how many lists were read since then."""
+        at, read = await self._database.one(queries.subscription_lists, account=self._account)
+        return at, read
 
-    async def note_listed(self, at: datetime) -> None:
-        """Records that the subscriptions were listed to the end."""
-        await self._database.one(queries.note_subscriptions_listed, account=self._account, at=at)
+    async def note_list(self, lists: int, ended_at: datetime | None) -> None:
+        """Records how many lists were read. `ended_at`: the time, if these were all; then the next ones begin anew."""
+        await self._database.one(queries.note_subscription_list, account=self._account, lists=lists, ended_at=ended_at)
 
     async def read(self, subscription_ids: Collection[str]) -> dict[str, Known]:
         """Returns what is known of subscriptions, by their ids. An id of which nothing is known is left out."""

@@ -2,10 +2,14 @@
 
 Each list and each subscription is recorded as soon as it is read, so a sweep that is cut off goes on where it was. The events
 are committed before the decisions that they follow from. A crash in between makes the same events again, which are duplicates.
+
+A run reads one list, or some details, and no list in the hour in which the unsettled transactions were listed. So an account in
+which nothing happens costs at most one more call in an hour.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import replace
 from datetime import datetime, timedelta, tzinfo
@@ -21,13 +25,14 @@ from webhookd.store.settlement_store import SettlementStore
 from webhookd.sync.synthetic_intake import SyntheticIntake
 from webhookd.telemetry.logs import logger
 
-_DAILY = timedelta(hours=23, minutes=30)  # between two lists: a sweep an hour later must not miss the day
+_DAILY = timedelta(hours=21, minutes=30)  # from the end of the lists to the next ones, which take a run each, an hour apart
+_APART = timedelta(minutes=59)  # from the daily lists of the settlement sweep
 _LATER = timedelta(days=1)  # until the next try of a subscription of which the provider has no answer
 _TRIED_FOR = timedelta(days=7)  # since its row has changed: it may be of an account whose credentials were replaced
 _DETAILS = 100  # subscriptions that one run looks at
 _ROWS = 500  # rows of a list that are recorded together
-_LISTS = ("subscriptionActive", "subscriptionInactive")  # the provider does not say in which of them a suspended one is
 _CARDS = "cardExpiringThisMonth"
+_LISTS = ("subscriptionActive", "subscriptionInactive", _CARDS)  # it is not known in which of them a suspended one is
 
 
 class SubscriptionSweep:
@@ -62,28 +67,29 @@ class SubscriptionSweep:
         """
         now, zone = self._now(), rules.zone_named(self._time_zone())
         sweep = await self._settlement.begin(self._oldest(now))
-        listed_at = await self._store.listed_at()
-        if listed_at is None or not -_DAILY < now - listed_at < _DAILY:
-            try:
-                await self._list(now, zone, listed_at)
-            except FeatureOffError:  # an account without subscriptions: the client does not ask again for a day
+        listed_at, lists = await self._store.lists()
+        if lists or listed_at is None or not -_DAILY < now - listed_at < _DAILY:
+            if timedelta(0) <= now - (sweep.unsettled_at or sweep.begun_at) < _APART:
                 return False
+            with contextlib.suppress(FeatureOffError):  # an account without subscriptions: the client asks again in a day
+                await self._list(lists, now, zone, listed_at)
+            return False
         since = max(sweep.swept_from, self._oldest(now))
         waiting = await self._store.to_look_at(now, _DETAILS)
         for known in waiting:
             await self._look_at(known, zone, since)
         return len(waiting) == _DETAILS
 
-    async def _list(self, now: datetime, zone: tzinfo, listed_at: datetime | None) -> None:
-        for search in _LISTS:
+    async def _list(self, number: int, now: datetime, zone: tzinfo, listed_at: datetime | None) -> None:
+        """Reads one of the lists, and records that it was read."""
+        month = rules.month_of(now)
+        search = _LISTS[number]
+        if search != _CARDS or month is not None:
             async for rows in _chunks(self._client.subscriptions(search)):
                 await self._record(rows, now, zone, listed_at)
-        month = rules.month_of(now)
-        if month is not None:
-            async for rows in _chunks(self._client.subscriptions(_CARDS)):
-                await self._record(rows, now, zone, listed_at)
-                await self._record_cards(rows, month)
-        await self._store.note_listed(now)
+                if search == _CARDS and month is not None:
+                    await self._record_cards(rows, month)
+        await self._store.note_list(number + 1, now if search == _LISTS[-1] else None)
 
     async def _record(self, rows: list[SubscriptionRow], now: datetime, zone: tzinfo, listed_at: datetime | None) -> None:
         known = await self._store.read([row.id for row in rows])
