@@ -19,7 +19,9 @@ WHERE least(
 -- a minute, those of the last minute. Chance decides which lane begins. So no lane waits for the end of another, also if senders take one
 -- delivery at a time.
 -- While the circuit is open, one delivery is taken, as a probe, when the time of the next probe has come: one that has not failed since the
--- circuit closed, if there is one; else one that is due; else a retry that is not due. The first 20 of each lane are looked at.
+-- circuit closed, if there is one; else one that is due; else a retry that is not due. The first 20 of each lane are looked at, and as many
+-- more as have failed since: a retry that failed as a probe before its time keeps its place. `due_before` is when a retry was due that is
+-- a probe now.
 -- No probe is put off by more than 12 hours. A later time comes from a clock that was put back, and counts as past.
 -- During the minute after the circuit closed, all replicas together take at most 10 deliveries at once; the total may double every 5 seconds.
 -- In no other case does the statement change or lock the circuit's row. The statement waits for no lock: `busy` is true if another statement
@@ -51,7 +53,7 @@ WITH gate AS MATERIALIZED (
 ), allowed AS MATERIALIZED (
     SELECT
         most.most,
-        CASE WHEN gate.probe THEN 20 * most.most ELSE most.most END AS looked,
+        CASE WHEN gate.probe THEN (20 + cardinality(gate.failed)) * most.most ELSE most.most END AS looked,
         CASE WHEN gate.probe THEN 'infinity' ELSE now() END AS reach,
         coalesce(gate.probe, false) AS probe,
         gate.failed AS tried
@@ -103,7 +105,8 @@ SELECT taken.*, (SELECT busy FROM most) AS busy
 FROM (SELECT 1) AS one LEFT JOIN (
     SELECT
         leased.*, (SELECT probe FROM allowed) AS probe, k.account, k.event_type, l.received_at, l.traceparent,
-        (SELECT body FROM webhookd.bodies WHERE event_id = leased.event_id) AS body, k.key_fingerprint
+        (SELECT body FROM webhookd.bodies WHERE event_id = leased.event_id) AS body, k.key_fingerprint,
+        CASE WHEN (SELECT probe FROM allowed) THEN (SELECT due FROM failed WHERE event_id = leased.event_id) END AS due_before
     FROM leased CROSS JOIN LATERAL (SELECT * FROM webhookd.ledger WHERE id = leased.event_id OFFSET 0) AS l
     LEFT JOIN webhookd.kinds k ON k.id = l.kind
 ) AS taken ON true
@@ -142,22 +145,28 @@ WITH open AS MATERIALIZED (
 )
 SELECT event_id, destination, extract(epoch FROM clock_timestamp() - since)::float8 AS seconds FROM ended;
 
--- name: fail_delivery(id, destination, due, dead, delay, error, answer, status, seconds, down, probe, asked, first, longest)^
+-- name: fail_delivery(id, destination, due, due_before, dead, delay, error, answer, status, seconds, down, probe, asked, first, longest)^
 -- Records a failed attempt: the next one follows in `delay` seconds, or the delivery is dead. `due` is the version that the attempt took. If
 -- the delivery has changed since, another attempt or an operator has taken over, and the statement changes nothing and returns no row.
 -- The circuit: if `down` is true, the destination itself failed, and the fifth such failure in a row, each of another event, opens the
 -- circuit. If `down` is false, the destination answered about this one event: that closes the circuit. NULL: nobody knows.
--- A `probe` counts as an attempt only if the destination answered about the event, or if the delivery is dead.
+-- A `probe` counts as an attempt only if the destination answered about the event, or if the delivery is dead. If it does not count, there
+-- is no `delay`: the delivery is due when it was before (`due_before`), or now if that time has come.
 -- The first probe follows in `first` seconds. After each failed probe, the wait doubles, up to `longest` seconds; it is at least `asked`. If
 -- the circuit opens again within a minute, the waits go on growing, and the circuit counts as open since it opened first.
 -- `opened`: this failure opened the circuit, or left it open as a probe.
 WITH before AS MATERIALIZED (
-    SELECT status FROM webhookd.deliveries WHERE event_id = :id AND destination = :destination
+    SELECT status, :probe AND coalesce(:down::boolean, true) AND NOT :dead AS free
+    FROM webhookd.deliveries WHERE event_id = :id AND destination = :destination
 ), changed AS (
     UPDATE webhookd.deliveries
     SET status = CASE WHEN :dead THEN 'dead' ELSE 'retrying' END,
-        due = CASE WHEN :dead THEN now() ELSE now() + make_interval(secs => :delay) END,
-        attempts = attempts + CASE WHEN :probe AND coalesce(:down::boolean, true) AND NOT :dead THEN 0 ELSE 1 END,
+        due = CASE
+            WHEN :dead THEN now()
+            WHEN (SELECT free FROM before) THEN greatest(:due_before::timestamptz, now())
+            ELSE now() + make_interval(secs => :delay)
+        END,
+        attempts = attempts + CASE WHEN (SELECT free FROM before) THEN 0 ELSE 1 END,
         sends = 0, last_error = :error, last_answer = :answer, last_status = :status, last_seconds = :seconds
     WHERE event_id = :id AND destination = :destination AND due = :due AND status <> 'dead'
     RETURNING event_id, attempts, status
@@ -202,6 +211,13 @@ WITH before AS MATERIALIZED (
     WHERE destination = :destination AND NOT :down::boolean AND EXISTS (SELECT FROM changed) AND (opened_at IS NOT NULL OR failed <> '{}')
 )
 SELECT attempts, coalesce((SELECT opened FROM tripped), false) AS opened FROM changed;
+
+-- name: put_back_delivery(id, destination, due)!
+-- Puts back a delivery that was taken and not sent: no attempt is counted. A delivery that was never tried gets its old place, since it was
+-- due when it began to wait. Like fail_delivery, changes nothing if another attempt or an operator has taken over.
+UPDATE webhookd.deliveries
+SET due = CASE WHEN status = 'waiting' THEN since ELSE now() END, sends = sends - 1
+WHERE event_id = :id AND destination = :destination AND due = :due AND status <> 'dead';
 
 -- name: destination_counts(most)
 -- Returns for each destination that has deliveries how many wait, are retried and are dead, each counted up to `most`. Reads each

@@ -215,22 +215,29 @@ WHERE id = :id AND finished_at IS NULL
 RETURNING *;
 
 -- name: hold_operations(holder, seconds, destinations, limit)
--- Takes or keeps up to `limit` operations that have not ended, for `seconds`. Of the replays to destinations, takes and keeps those to the
--- `destinations` that the process knows. add_operation says why their times lie 1,000 years later.
+-- Takes or keeps operations that have not ended, for `seconds`. Of the replays to destinations, takes and keeps those to the `destinations`
+-- that the process knows. add_operation says why their times lie 1,000 years later.
+-- There are four lanes of up to `limit` operations each, so that no kind of operation waits for the end of another: replays to destinations,
+-- and the other operations; of both, those that wait (`held_by`) apart from the rest. What waits is looked at in turn. Of the rest, the
+-- oldest orders go first.
 UPDATE webhookd.operations
 SET holder = :holder::uuid, held_until = now() + make_interval(secs => :seconds::float8)
     + CASE WHEN selection->>'destination' IS NULL THEN interval '0' ELSE interval '1000 years' END
 WHERE id = ANY(ARRAY(
-    SELECT id FROM webhookd.operations
-    WHERE finished_at IS NULL
-        AND (
-            holder = :holder::uuid
-            OR held_until < now() + CASE WHEN selection->>'destination' IS NULL THEN interval '0' ELSE interval '1000 years' END
-        )
-        AND (selection->>'destination' IS NULL OR selection->>'destination' = ANY(:destinations::text[]))
-    ORDER BY created_at
-    LIMIT :limit
-    FOR UPDATE SKIP LOCKED
+    SELECT o.id
+    FROM (VALUES (false, false), (false, true), (true, false), (true, true)) AS lane (waits, sends)
+    CROSS JOIN LATERAL (
+        SELECT id FROM webhookd.operations
+        WHERE finished_at IS NULL AND lane.waits = (held_by IS NOT NULL) AND lane.sends = (selection->>'destination' IS NOT NULL)
+            AND (
+                holder = :holder::uuid
+                OR held_until < now() + CASE WHEN lane.sends THEN interval '1000 years' ELSE interval '0' END
+            )
+            AND (NOT lane.sends OR selection->>'destination' = ANY(:destinations::text[]))
+        ORDER BY CASE WHEN lane.waits THEN updated_at ELSE created_at END
+        LIMIT :limit
+        FOR UPDATE SKIP LOCKED
+    ) AS o
 ))
 RETURNING *;
 

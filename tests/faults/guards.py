@@ -58,6 +58,7 @@ _HOSTS = "tests/integration/test_admin_hosts.py::"
 _SESSIONS = "tests/integration/test_sessions.py::"
 _CLIENT = "tests/integration/test_client.py::"
 _CLI = "tests/integration/test_cli.py::"
+_SETTLEMENT = "tests/integration/test_settlement_sweep.py::"
 _TESTING = "tests/integration/test_testing.py::"
 _RELOAD = "tests/integration/test_reload.py::"
 _DESTINATIONS = "tests/integration/test_destinations.py::"
@@ -415,6 +416,94 @@ GUARDS = (
         "thorough=look.thorough)",
         "thorough=True)",
         "tests/integration/test_call_budget.py::test_a_quiet_account_costs_at_most_20_calls_in_each_hour",
+    ),
+    Guard(
+        "an event of the settlement is committed before the facts that it is made of",
+        "webhookd/sync/fact_recorder.py",
+        "            await self._intake.take(events)\n            return stored\n\n"
+        "        await self._facts.change(looks.keys(), decide)\n",
+        "            self._late = events\n            return stored\n\n"
+        "        await self._facts.change(looks.keys(), decide)\n"
+        "        await self._intake.take(self._late)\n",
+        "tests/unit/test_fact_recorder.py::test_a_crash_before_or_after_the_events_loses_and_doubles_none",
+    ),
+    Guard(
+        "a repeated sweep makes no event twice: an event's id is its notification id",
+        "webhookd/sync/synthetic_intake.py",
+        '"notificationId": str(event.id)',
+        '"notificationId": str(new_id())',
+        "tests/unit/test_synthetic_intake.py::test_the_body_is_a_notification_whose_id_is_the_events_own",
+    ),
+    Guard(
+        "a repeated sweep makes no event twice: the facts know what was reported",
+        "webhookd/authorizenet/synthetic.py",
+        "if (one.type, one.key) not in done and",
+        "if",
+        "tests/unit/test_synthetic.py::test_a_change_makes_its_event_once",
+    ),
+    Guard(
+        "two events with the same content, such as two failures of one transaction, both stay",
+        "webhookd/sync/synthetic_intake.py",
+        "._replace(content_key=None)",
+        "",
+        "tests/unit/test_synthetic_intake.py::test_only_types_that_are_wanted_are_taken",
+    ),
+    Guard(
+        "no synthetic event is signed as the provider's",
+        "webhookd/deliver/signing.py",
+        " and message.origin != SYNTHETIC:",
+        ":",
+        "tests/unit/test_deliver.py::test_no_synthetic_event_has_the_providers_signature",
+    ),
+    Guard(
+        "a synthetic event is no event of the provider's history",
+        "sql/queries/provider.sql",
+        " AND k.key_fingerprint <> 'synthetic'",
+        "",
+        _SETTLEMENT + "test_a_settlement_reaches_the_handler_and_the_destination_once_and_without_the_providers_signature",
+    ),
+    Guard(
+        "no stale look takes a settlement back",
+        "webhookd/authorizenet/settlement.py",
+        "    State.SETTLED: 9,",
+        "    State.SETTLED: 1,",
+        "tests/unit/test_settlement.py::test_a_stale_look_takes_no_settlement_back",
+    ),
+    Guard(
+        "a batch whose transactions do not add up stays open",
+        "webhookd/sync/settlement_sweep.py",
+        "result = check(batch, rows, complete=complete)",
+        "result = replace(check(batch, rows, complete=complete), reasons=())",
+        _SETTLEMENT + "test_a_batch_that_does_not_add_up_stays_open_and_is_read_again",
+    ),
+    Guard(
+        "a batch that is open is asked for again, however long ago it settled",
+        "webhookd/sync/settlement_sweep.py",
+        "stale = not fresh and (unread.again or batch.settlement_state.casefold() not in FINAL)",
+        "stale = False",
+        _SETTLEMENT + "test_a_batch_that_does_not_add_up_stays_open_and_is_read_again",
+    ),
+    Guard(
+        "a quiet account costs at most 20 calls in an hour: a sweep reads one of the lists",
+        "webhookd/sync/settlement_sweep.py",
+        "if sweep.is_new:",
+        "if False:",
+        "tests/integration/test_call_budget.py::test_a_quiet_account_costs_at_most_20_calls_in_each_hour",
+    ),
+    Guard(
+        "an eCheck is asked for again on the days on which its return may come",
+        "webhookd/sync/next_looks.py",
+        "    if facts.echeck and facts.settlement in (State.SETTLED, State.REFUND_SETTLED)",
+        "    if False and facts.settlement in (State.SETTLED, State.REFUND_SETTLED)",
+        "tests/unit/test_next_looks.py::test_an_echeck_is_asked_for_on_the_days_after_its_settlement",
+    ),
+    Guard(
+        "a transaction that expired, and is in no list any more, is found",
+        "webhookd/sync/next_looks.py",
+        "if alone else now + _LISTED",
+        "if alone else None",
+        "tests/faults/test_settlement_seeds.py"
+        "::test_after_the_last_sweep_the_facts_are_the_providers_books_and_each_event_is_there_once",
     ),
     Guard(
         "no day is called whole if the provider's list lacks what came, or what it had before",
@@ -1390,8 +1479,8 @@ GUARDS = (
     Guard(
         "one process at a time has an operation",
         "sql/queries/operator.sql",
-        "            holder = :holder::uuid\n            OR held_until",
-        "            :holder::uuid IS NOT NULL\n            OR held_until",
+        "                holder = :holder::uuid\n                OR held_until",
+        "                :holder::uuid IS NOT NULL\n                OR held_until",
         _OPERATIONS + "test_one_process_at_a_time_has_an_operation",
     ),
     Guard(
@@ -2124,9 +2213,30 @@ GUARDS = (
     Guard(
         "a replay to a destination that waits takes no place from other operations",
         "sql/queries/operator.sql",
-        "    holder = CASE WHEN :held_by::text IS NULL THEN holder END,\n",
-        "    holder = :holder::uuid,\n",
-        _REPLAY_BOUNDS + "test_replays_that_wait_take_no_place_from_other_operations",
+        "lane.waits = (held_by IS NOT NULL)",
+        "NOT lane.waits",
+        _REPLAY_BOUNDS + "test_more_replays_that_wait_than_there_are_places_delay_no_other_operation",
+    ),
+    Guard(
+        "a replay to a destination that takes long takes no place from operations of another kind",
+        "sql/queries/operator.sql",
+        "lane.sends = (selection->>'destination' IS NOT NULL)",
+        "true",
+        _REPLAY_BOUNDS + "test_a_replay_that_takes_long_delays_no_operation_of_another_kind",
+    ),
+    Guard(
+        "replays that wait are looked at in turn",
+        "sql/queries/operator.sql",
+        "ORDER BY CASE WHEN lane.waits THEN updated_at ELSE created_at END",
+        "ORDER BY created_at",
+        _REPLAY_BOUNDS + "test_replays_that_wait_are_looked_at_in_turn",
+    ),
+    Guard(
+        "a slow replay goes on though its destination always has some deliveries that are due",
+        "webhookd/operate/runner.py",
+        "max(round(work.rate * _AHEAD), _AHEAD_AT_LEAST)",
+        "max(round(work.rate * _AHEAD), 1)",
+        _REPLAY_BOUNDS + "test_a_slow_replay_goes_on_while_few_deliveries_are_due",
     ),
     Guard(
         "a page of a replay to a destination has a bounded number of bytes",
@@ -2258,7 +2368,8 @@ GUARDS = (
     Guard(
         "a stop sends no request that has not begun",
         "webhookd/cloud/client.py",
-        "waiting = [item for item in items if not item.answer.done()]\n        if self._closing or not waiting:",
+        "waiting = [item for item in items if not item.answer.done() and (item.begun or item.deadline > latest)]\n"
+        "        if self._closing or not waiting:",
         "waiting = list(items)\n        if not waiting:",
         _CLOUD + "test_a_stop_waits_for_none_of_the_requests_that_are_left",
     ),
@@ -2511,9 +2622,65 @@ GUARDS = (
     Guard(
         "failed probes spend no attempts",
         "sql/queries/deliveries.sql",
-        "AND NOT :dead THEN 0 ELSE 1 END",
-        "AND NOT :dead THEN 1 ELSE 1 END",
+        "(SELECT free FROM before) THEN 0 ELSE 1 END",
+        "(SELECT free FROM before) THEN 1 ELSE 1 END",
         _CIRCUITS + "test_failed_probes_spend_no_attempts",
+    ),
+    Guard(
+        "an event that was not sent spends no attempt",
+        "webhookd/deliver/sender.py",
+        "if not answer.sent:",
+        "if False:",
+        "tests/unit/test_deliver_records.py::test_what_was_not_sent_is_no_attempt",
+    ),
+    Guard(
+        "an event that waited for its request to a cloud service in vain was not sent",
+        "webhookd/cloud/client.py",
+        'within {self._timeout:g} s", sent=item.begun)',
+        'within {self._timeout:g} s")',
+        "tests/unit/test_cloud_client.py::test_an_event_that_waited_for_its_request_in_vain_was_not_sent",
+    ),
+    Guard(
+        "a request to a cloud service does not begin when its events have no time left",
+        "webhookd/cloud/client.py",
+        "_LEFT = 0.1",
+        "_LEFT = -1.0",
+        "tests/unit/test_cloud_client.py::test_no_request_begins_at_the_end_of_its_events_time",
+    ),
+    Guard(
+        "a delivery that was not sent keeps its place",
+        "sql/queries/deliveries.sql",
+        "SET due = CASE WHEN status = 'waiting' THEN since ELSE now() END, sends = sends - 1",
+        "SET due = now(), sends = sends - 1",
+        _CIRCUITS + "test_what_was_not_sent_keeps_its_place_and_its_attempts",
+    ),
+    Guard(
+        "no variable of the AWS SDK sends an event in clear text",
+        "webhookd/settings/cloud.py",
+        "if value := os.environ.get(variable):",
+        "if (value := os.environ.get(variable)) and False:",
+        "tests/unit/test_settings.py::test_a_variable_of_the_aws_sdk_sends_no_event_in_clear",
+    ),
+    Guard(
+        "no configuration file of the AWS SDK sends an event in clear text",
+        "webhookd/cloud/client.py",
+        "if not self._may_be_in_clear and",
+        "if False and",
+        "tests/unit/test_cloud_client.py::test_an_address_in_the_configuration_of_aws_gets_no_event_in_clear",
+    ),
+    Guard(
+        "a failed probe does not put its delivery off",
+        "sql/queries/deliveries.sql",
+        "WHEN (SELECT free FROM before) THEN greatest(",
+        "WHEN false THEN greatest(",
+        _CIRCUITS + "test_a_failed_probe_leaves_its_delivery_the_time_of_its_retry",
+    ),
+    Guard(
+        "probes reach each retry, so one that the destination accepts closes the circuit",
+        "sql/queries/deliveries.sql",
+        "(20 + cardinality(gate.failed)) * most.most",
+        "20 * most.most",
+        _CIRCUITS + "test_probes_reach_each_retry_though_those_that_failed_keep_their_places",
     ),
     Guard(
         "a failed probe is never the last attempt of its delivery",

@@ -33,7 +33,7 @@ async def test_a_sweep_that_is_killed_goes_on_where_it_was_and_doubles_no_event(
         await story(provider, 8, sales=30)
         provider.clock.advance((datetime.now(UTC) - provider.clock.now()).total_seconds())
         own = provider.account()
-        # What expired before the first sweep is in no list.
+        # A transaction that expired before the first sweep is in no list.
         due = {name for name, (kind, _, _) in due_events(own).items() if kind is not SyntheticType.EXPIRED}
         assert len(due) > 100
         one = daemon(servers, provider, "one", settlement_every="1", synthetic_events="*", provider_rate="30")

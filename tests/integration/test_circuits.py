@@ -8,6 +8,7 @@ from typing import Any, TypeAlias, cast
 from uuid import UUID
 
 import asyncpg
+import pytest
 import pytest_asyncio
 
 from tests.helpers.database import connect
@@ -327,6 +328,78 @@ async def test_failed_probes_spend_no_attempts(replicas: tuple[Replica, Replica]
     (probe,) = await one.take()
     assert not await one.record(probe, down=False)
     assert await connection.fetchval("SELECT max(attempts) FROM deliveries") == 2, "an answer about the event is an attempt"
+
+
+async def test_what_was_not_sent_keeps_its_place_and_its_attempts(
+    replicas: tuple[Replica, Replica], connection: Connection
+) -> None:
+    one, _ = replicas
+    await add(connection, 1)
+    await connection.execute("UPDATE deliveries SET since = since - interval '1 hour', due = due - interval '1 hour'")
+    before = dict(await connection.fetchrow("SELECT * FROM deliveries") or {})
+    (taken,) = await one.take()
+    await one.put_back("shop", taken)
+    assert dict(await connection.fetchrow("SELECT * FROM deliveries") or {}) == before
+    (again,) = await one.take()
+    assert not again.repeated, "no earlier send may have reached the destination"
+    await one.put_back("shop", taken)
+    assert await one.take() == [], "another attempt has taken over"
+    await one.record(again, delay=0.0)
+    (retry,) = await one.take()
+    await one.put_back("shop", retry)
+    (retry,) = await one.take()
+    assert (retry.attempts, retry.repeated) == (1, False)
+
+
+@pytest.mark.parametrize("down", [True, None])
+async def test_a_failed_probe_leaves_its_delivery_the_time_of_its_retry(
+    replicas: tuple[Replica, Replica], connection: Connection, down: bool | None
+) -> None:
+    one, _ = replicas
+    await opened(one, connection, waiting=0)
+    await connection.execute("UPDATE deliveries SET due = now() + random() * interval '10 hours' + interval '1 hour'")
+    due = {row["event_id"]: row["due"] for row in await connection.fetch("SELECT event_id, due FROM deliveries")}
+    for _ in range(6):  # one of the five is a probe twice
+        await probe_is_due(connection)
+        (probe,) = await one.take()
+        assert await one.record(probe, down=down, delay=36_000.0)
+    assert {row["event_id"]: row["due"] for row in await connection.fetch("SELECT event_id, due FROM deliveries")} == due
+    await probe_is_due(connection)
+    (probe,) = await one.take()
+    await one.record(probe, down=False, delay=36_000.0)
+    left = "SELECT extract(epoch FROM due - now())::float8 FROM deliveries WHERE event_id = $1"
+    assert 35_900 < await connection.fetchval(left, probe.event_id) <= 36_000, "an attempt that counts has its delay"
+
+
+@pytest.mark.parametrize("status", ["waiting", "retrying"])
+async def test_a_delivery_that_is_due_is_due_at_once_after_it_failed_as_a_probe(
+    replicas: tuple[Replica, Replica], connection: Connection, status: str
+) -> None:
+    one, _ = replicas
+    await opened(one, connection, waiting=0)
+    await connection.execute("UPDATE deliveries SET status = 'dead'")
+    await add(connection, 1, age=3600, status=status)
+    await probe_is_due(connection)
+    (probe,) = await one.take()
+    assert await one.record(probe, delay=36_000.0)
+    await connection.execute("DELETE FROM circuits")
+    assert [delivery.event_id for delivery in await one.take()] == [probe.event_id]
+
+
+async def test_probes_reach_each_retry_though_those_that_failed_keep_their_places(
+    replicas: tuple[Replica, Replica], connection: Connection
+) -> None:
+    one, _ = replicas
+    await opened(one, connection, waiting=0)
+    await add(connection, 30, age=-3600, status="retrying")
+    await connection.execute("UPDATE deliveries SET due = due + random() * interval '1 hour'")  # no two have one place
+    probes = []
+    for _ in range(30):
+        await probe_is_due(connection)
+        (probe,) = await one.take()
+        probes.append(probe.event_id)
+        await one.record(probe)
+    assert len(set(probes)) == 30
 
 
 async def test_a_probe_goes_though_no_delivery_is_due(replicas: tuple[Replica, Replica], connection: Connection) -> None:

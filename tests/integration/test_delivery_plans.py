@@ -20,6 +20,7 @@ INDEXES = {
     "claim_deliveries": {"deliveries_waiting", "deliveries_retrying", "deliveries_pkey"},
     "end_deliveries": {"deliveries_pkey"},
     "fail_delivery": {"deliveries_pkey"},
+    "put_back_delivery": {"deliveries_pkey"},
     "destination_count": {"deliveries_waiting", "deliveries_retrying", "deliveries_dead"},
     "destination_is_known": {"deliveries_waiting", "deliveries_retrying", "deliveries_dead"},
     "destination_counts": {"deliveries_waiting", "deliveries_retrying", "deliveries_dead"},

@@ -142,10 +142,10 @@ async def test_a_replay_waits_while_deliveries_are_due_and_goes_on_afterwards(
     settings = {"shop": destination("http://127.0.0.1:9/hooks")}
     daemon = await start(roles="receive", destinations=settings, admin_tokens=ANN)  # nobody sends
     operator = Operator(daemon.admin_url)
-    await connection.execute(WAITING, "shop", 5)
+    await connection.execute(WAITING, "shop", 10)
     await connection.execute(change)
-    ordered = await operator.order("destinations/shop/replay", **REPLAY, dry_run=False, rate=0.5)  # 5 may be ahead
-    assert (await operator.held(ordered, reason))["done"] == 0, "all of the five count"
+    ordered = await operator.order("destinations/shop/replay", **REPLAY, dry_run=False, rate=0.5)  # 10 may be ahead
+    assert (await operator.held(ordered, reason))["done"] == 0, "all of the ten count"
     await connection.execute("UPDATE webhookd.operations SET rate = 1000")
     ended = await operator.ended(ordered)
     assert (ended["state"], ended["done"], ended["held_by"]) == ("done", 12, None)

@@ -62,7 +62,7 @@ async def chosen(
 
 async def test_a_destination_has_one_replay_at_a_time(idle: Daemon, connection: Connection) -> None:
     operator = Operator(idle.admin_url)
-    await connection.execute(WAITING, "shop", 1)
+    await connection.execute(WAITING, "shop", 10)
     await bury(connection, 3, status="processed")
     order = REPLAY | {"dry_run": False, "rate": 0.1}
     answers = await asyncio.gather(*(operator.post("destinations/shop/replay", order) for _ in range(4)))
@@ -77,9 +77,9 @@ async def test_a_destination_has_one_replay_at_a_time(idle: Daemon, connection: 
 
 async def test_what_left_the_choice_before_its_turn_is_counted_as_skipped(idle: Daemon, connection: Connection) -> None:
     operator = Operator(idle.admin_url)
-    await connection.execute(WAITING, "shop", 1)
+    await connection.execute(WAITING, "shop", 10)
     events = await bury(connection, 3, status="processed")
-    ordered = await operator.order("destinations/shop/replay", **REPLAY, dry_run=False, rate=0.1)  # 1 may be ahead
+    ordered = await operator.order("destinations/shop/replay", **REPLAY, dry_run=False, rate=0.1)  # 10 may be ahead
     assert (await operator.held(ordered, "deliveries that are due go first"))["total"] == 3
     await connection.execute("INSERT INTO webhookd.deliveries (event_id, destination) VALUES ($1, 'shop')", events[1])
     await connection.execute("UPDATE webhookd.operations SET rate = 1000")
@@ -143,7 +143,7 @@ async def test_replays_that_wait_take_no_place_from_other_operations(
     await bury(connection, 3)
     ordered = []
     for name in names:
-        await connection.execute(WAITING, name, 1)
+        await connection.execute(WAITING, name, 10)
         await operator.post(f"destinations/{name}/pause")
         ordered.append(await operator.order(f"destinations/{name}/replay", **REPLAY, dry_run=False, rate=0.1))
     for operation in ordered:
@@ -152,10 +152,65 @@ async def test_replays_that_wait_take_no_place_from_other_operations(
     assert {(await operator.operation(one))["state"] for one in ordered} == {"working"}
 
 
+@pytest.fixture
+async def three(start: Start, monkeypatch: pytest.MonkeyPatch) -> Daemon:
+    """Returns a daemon with three destinations that sends nothing, and works on one operation of a lane at a time."""
+    monkeypatch.setattr(runner, "_AT_ONCE", 1)
+    monkeypatch.setattr(runner, "_PAUSE", 0.0)
+    monkeypatch.setattr(runner, "_TURN", 0.05)
+    settings = {name: destination(NOWHERE) for name in ("one", "two", "three")}
+    return await start(roles="receive", destinations=settings, admin_tokens=ANN)
+
+
+async def waiting(daemon: Daemon, connection: Connection, *names: str) -> list[dict[str, Any]]:
+    """Orders replays to paused destinations, and returns them when they wait."""
+    operator = Operator(daemon.admin_url)
+    ordered = []
+    for name in names:
+        await connection.execute(WAITING, name, 10)
+        await operator.post(f"destinations/{name}/pause")
+        ordered.append(await operator.order(f"destinations/{name}/replay", **REPLAY, dry_run=False, rate=0.1))
+        await operator.held(ordered[-1], "the destination is paused")
+    return ordered
+
+
+async def test_more_replays_that_wait_than_there_are_places_delay_no_other_operation(
+    three: Daemon, connection: Connection
+) -> None:
+    await bury(connection, 3)
+    await waiting(three, connection, "one", "two")
+    assert (await Operator(three.admin_url).done("dead-letters/redrive", all=True))["done"] == 3
+    assert (await replay(three, "three"))["done"] == 3
+
+
+async def test_a_replay_that_takes_long_delays_no_operation_of_another_kind(three: Daemon, connection: Connection) -> None:
+    operator = Operator(three.admin_url)
+    await bury(connection, 30)
+    ordered = await operator.order("destinations/one/replay", **REPLAY, dry_run=False, rate=0.1)
+    assert (await operator.done("dead-letters/redrive", all=True))["done"] == 30
+    found = await operator.operation(ordered)
+    assert (found["state"], found["held_by"]) == ("working", None), "it goes on for five minutes"
+
+
+async def test_replays_that_wait_are_looked_at_in_turn(three: Daemon, connection: Connection) -> None:
+    await bury(connection, 3, status="processed")
+    ordered = await waiting(three, connection, "one", "two", "three")
+    await connection.execute("DELETE FROM webhookd.deliveries WHERE destination = 'three'")
+    await connection.execute("UPDATE webhookd.operations SET rate = 1000 WHERE selection->>'destination' = 'three'")
+    assert (await Operator(three.admin_url).ended(ordered[-1]))["done"] == 3
+
+
+async def test_a_slow_replay_goes_on_while_few_deliveries_are_due(idle: Daemon, connection: Connection) -> None:
+    """A destination that works always has some. They would hold a replay of one event in ten seconds for ever."""
+    await connection.execute(WAITING, "shop", 9)
+    await bury(connection, 1, status="processed")
+    assert (await replay(idle, rate=0.1, limit=1))["done"] == 1
+
+
 async def test_a_replay_to_a_removed_destination_says_so(start: Start, connection: Connection) -> None:
     await bury(connection, 3, status="processed")
     daemon = await start(roles="receive", destinations={"shop": destination(NOWHERE)}, admin_tokens=ANN)
-    await connection.execute(WAITING, "shop", 1)
+    await connection.execute(WAITING, "shop", 10)
     operator = Operator(daemon.admin_url)
     ordered = await operator.order("destinations/shop/replay", **REPLAY, dry_run=False, rate=0.1)
     await operator.held(ordered, "deliveries that are due go first")
@@ -169,13 +224,13 @@ async def test_a_replay_to_a_removed_destination_says_so(start: Start, connectio
 
 async def test_dropping_everything_ends_the_replay(idle: Daemon, connection: Connection) -> None:
     operator = Operator(idle.admin_url)
-    await connection.execute(WAITING, "shop", 1)
+    await connection.execute(WAITING, "shop", 10)
     await bury(connection, 3, status="processed")
     ordered = await operator.order("destinations/shop/replay", **REPLAY, dry_run=False, rate=0.1)
     await operator.held(ordered, "deliveries that are due go first")
     assert (await operator.post("destinations/shop/drop", {"all": True}))[0] == 200
     assert (await operator.operation(ordered))["state"] == "working", "the dead deliveries alone leave the replay alone"
-    assert (await operator.post("destinations/shop/drop", {"all": True, "unfinished": True}))[1]["count"] == 1
+    assert (await operator.post("destinations/shop/drop", {"all": True, "unfinished": True}))[1]["count"] == 10
     ended = await operator.operation(ordered)
     assert (ended["state"], ended["error"]) == ("cancelled", "operator (ann) dropped all deliveries of shop")
     assert await connection.fetchval("SELECT count(*) FROM webhookd.deliveries") == 0

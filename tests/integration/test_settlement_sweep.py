@@ -19,6 +19,7 @@ from webhookd.daemon import Daemon
 from webhookd.event import Event
 from webhookd.process.handlers import Registry
 from webhookd.simulate import Clock, Faults, Simulator, story
+from webhookd.store.provider_gaps import ProviderGaps
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 REPORTS = ("getSettled", "getTransaction", "getUnsettled", "getBatch")
@@ -89,10 +90,13 @@ async def test_a_settlement_reaches_the_handler_and_the_destination_once_and_wit
     sale = provider.till().sale(Decimal("19.90"), invoice="INV-7")
     async with receiving() as receiver:
         destination = {"url": receiver.url, "allow_private": True, "secrets": SECRET}
-        await shop.open(destinations={"shop": destination})
+        daemon = await shop.open(destinations={"shop": destination})
         await until(lambda: shop.events, "the handler gets the event", deadline=60)
         await until(lambda: receiver.got, "the destination gets the event", deadline=60)
         await shop.until_swept(3)
+        old = datetime.now(UTC) - timedelta(days=30)
+        compared = [one async for one in ProviderGaps(daemon.database, "default").events(old, old)]
+        assert compared == [], "no history of notifications has a synthetic event, so none is compared with it"
     (event,), (got,) = shop.events, receiver.got
     assert (event.event_type, event.origin, event.verified) == ("webhookd.transaction.settled", "synthetic", False)
     assert sale.batch is not None

@@ -37,6 +37,7 @@ class Rows:
         self.ended: list[tuple[UUID, str]] = []
         self.failures: list[Failure] = []
         self.delays: list[float | None] = []
+        self.put_back_ids: list[UUID] = []
         self.endless: bytes | None = None  # the body of deliveries without end
         self.locked = 0  # how many claims find the circuit's row locked
 
@@ -59,6 +60,10 @@ class Rows:
         self.failures.append(failure)
         self.delays.append(delay)
         return False
+
+    async def put_back(self, name: str, delivery: Delivery) -> None:
+        self._reach()
+        self.put_back_ids.append(delivery.event_id)
 
     def _reach(self) -> None:
         if self.away:
@@ -117,6 +122,14 @@ async def test_an_attempt_that_fails_by_a_defect_counts(rows: Rows, sender: Send
     await sender.start()
     await until(lambda: rows.failures, "the failure is recorded")
     assert rows.failures[0].error.startswith("webhookd itself failed (OverflowError)")
+
+
+async def test_what_was_not_sent_is_no_attempt(rows: Rows, sender: Sender, monkeypatch: pytest.MonkeyPatch) -> None:
+    answering(monkeypatch, Answer(10.0, error="not sent", sent=False))
+    rows.away = 1
+    await sender.start()
+    await until(lambda: rows.put_back_ids, "the delivery is put back")
+    assert (rows.put_back_ids, rows.failures) == ([DELIVERY.event_id], [])
 
 
 async def test_a_failed_probe_is_never_the_last_attempt(rows: Rows, sender: Sender, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,6 +32,7 @@ ONE_ROW = {
     "note_our_webhooks",
     "note_subscription_list",
     "prove_writable",
+    "put_back_delivery",
     "record_comparison",
     "release_provider_account",
     "remove_provider_rows",

@@ -851,6 +851,37 @@ def test_a_cloud_destination_that_cannot_work_is_refused(env: Any, settings: dic
     assert told in problem
 
 
+@pytest.mark.parametrize(
+    ("url", "variable"),
+    [
+        ("sqs://orders", "AWS_ENDPOINT_URL_SQS"),
+        (TOPIC, "AWS_ENDPOINT_URL_SNS"),
+        ("eventbridge://shop", "AWS_ENDPOINT_URL_EVENTBRIDGE"),
+        (TOPIC, "AWS_ENDPOINT_URL"),
+    ],
+)
+def test_a_variable_of_the_aws_sdk_sends_no_event_in_clear(
+    env: Any, monkeypatch: pytest.MonkeyPatch, url: str, variable: str
+) -> None:
+    env(DESTINATIONS__SHOP__URL=url)
+    monkeypatch.setenv(variable, "HTTP://proxy.example.com:4566")
+    said = only_problem()
+    assert said.startswith(f"{variable} has http://, so everybody on the way could read the events: use https://")
+    assert "WEBHOOKD_DESTINATIONS__SHOP__ALLOW_PRIVATE=true" in said
+    monkeypatch.setenv("WEBHOOKD_DESTINATIONS__SHOP__ALLOW_PRIVATE", "true")
+    load()
+    monkeypatch.setenv("WEBHOOKD_DESTINATIONS__SHOP__ALLOW_PRIVATE", "false")
+    monkeypatch.setenv(variable, "https://proxy.example.com:4566")
+    load()
+
+
+def test_an_address_that_the_aws_sdk_does_not_use_is_not_refused(env: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    env(DESTINATIONS__SHOP__URL="sqs://orders", SQS_ENDPOINT_URL="https://sqs.example.com")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_SQS", "http://proxy.example.com:4566")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_SNS", "http://proxy.example.com:4566")
+    load()
+
+
 def test_a_reload_refuses_the_queue_that_webhookd_uses_until_a_restart(env: Any) -> None:
     env(SQS_QUEUE="orders")
     before = load()

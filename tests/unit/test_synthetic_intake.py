@@ -32,7 +32,7 @@ def event(kind: SyntheticType = SyntheticType.SETTLED, account: str = "default",
 
 
 class Ledger:
-    """Takes the place of Receipts: keeps what it gets, and answers what it is told."""
+    """Takes the place of Receipts: keeps what it gets, and gives the answers that a test wants."""
 
     def __init__(self, *answers: Any) -> None:
         self.got: list[Arrival] = []

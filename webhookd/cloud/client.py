@@ -16,14 +16,15 @@ from webhookd.cloud.services import MOST_BYTES, MOST_ENTRIES, REQUEST_BYTES, Ent
 from webhookd.cloud.session import CloudSession
 from webhookd.deliver.client import Answer, Client, HttpClient
 from webhookd.deliver.destination import Destination
-from webhookd.errors import WebhookdError
+from webhookd.errors import SettingsError, WebhookdError
 from webhookd.runtime.batcher import Batcher
 from webhookd.runtime.loops import Watch
-from webhookd.settings.cloud import Target
+from webhookd.settings.cloud import Target, in_clear
 from webhookd.sqs.errors import ERRORS, ODD_ANSWERS, code_of
 from webhookd.sqs.problem import is_throttled, problem_of
 
 _SENT, _ASKED_TO_WAIT = 200, 429
+_LEFT = 0.1  # of an event's time, which its request needs at least
 
 
 def connector(session: CloudSession, watch: Watch) -> Callable[[Destination], Client]:
@@ -39,11 +40,16 @@ def connector(session: CloudSession, watch: Watch) -> Callable[[Destination], Cl
 
 @dataclass(slots=True)
 class _Item:
-    """An event that is to be sent. `deadline`: the time by the loop's clock after which nobody waits for the answer."""
+    """An event that is to be sent.
+
+    deadline: the time by the loop's clock after which nobody waits for the answer.
+    begun: a request has the event, so the service may have taken it.
+    """
 
     entry: Entry
     deadline: float
     answer: asyncio.Future[Answer]
+    begun: bool = False
 
 
 class CloudClient:
@@ -52,7 +58,9 @@ class CloudClient:
     def __init__(self, destination: Destination, target: Target, session: CloudSession, watch: Watch) -> None:
         settings = destination.settings
         self._target = target
-        self._setting = f"WEBHOOKD_DESTINATIONS__{destination.name.upper()}__URL"
+        self._prefix = f"WEBHOOKD_DESTINATIONS__{destination.name.upper()}__"
+        self._setting = f"{self._prefix}URL"
+        self._may_be_in_clear = settings.allow_private
         self._timeout = settings.timeout
         self._concurrency = settings.concurrency
         self._session = session
@@ -93,9 +101,10 @@ class CloudClient:
                 self._batches.post(item)
                 answer = await item.answer
         except TimeoutError:
-            answer = Answer(0.0, error=f"no answer within {self._timeout:g} s")
+            said = "no answer" if item.begun else "not sent, because earlier requests were not answered"
+            answer = Answer(0.0, error=f"{said} within {self._timeout:g} s", sent=item.begun)
         except WebhookdError:
-            answer = Answer(0.0, error="the event was not sent, because webhookd stops or has too much to send")
+            answer = Answer(0.0, error="the event was not sent, because webhookd stops or has too much to send", sent=False)
         return answer._replace(seconds=time.monotonic() - began)
 
     async def close(self) -> None:
@@ -118,10 +127,14 @@ class CloudClient:
         If the service refuses the whole request because of an event, sends each event alone.
         accepted: the service has accepted a neighbour of these events.
         """
-        waiting = [item for item in items if not item.answer.done()]
+        # A request that begins at the end of an event's time would be cut off, and would spend an attempt.
+        latest = asyncio.get_running_loop().time() + _LEFT * self._timeout
+        waiting = [item for item in items if not item.answer.done() and (item.begun or item.deadline > latest)]
         if self._closing or not waiting:
             return accepted
         entries = [item.entry for item in waiting]
+        for item in waiting:
+            item.begun = True
         error: BaseException
         try:
             async with asyncio.timeout_at(max(item.deadline for item in waiting)) as call:
@@ -137,7 +150,7 @@ class CloudClient:
                 for item in waiting:
                     accepted = await self._request([item], accepted=accepted)
                 return accepted
-        except (*ERRORS, *ODD_ANSWERS, LookupError, ResponseParserError) as found:
+        except (*ERRORS, *ODD_ANSWERS, LookupError, ResponseParserError, SettingsError) as found:
             error = found
         else:
             accepted = accepted or None in codes
@@ -159,6 +172,8 @@ class CloudClient:
                 self._client = await self._session.open(
                     self._target, self._place, self._stack, timeout=self._timeout, connections=self._concurrency
                 )
+        if not self._may_be_in_clear and self._client.meta.endpoint_url.startswith("http://"):
+            raise SettingsError(in_clear("the endpoint in the AWS configuration file", self._prefix))
         return self._client
 
     def _failure(self, code: str) -> ClientError:
@@ -166,6 +181,8 @@ class CloudClient:
 
     def _answer(self, error: BaseException, item: _Item, accepted: bool) -> Answer:
         """Returns the answer of a failed attempt, with the reason and the remedy. No text of AWS is quoted."""
+        if isinstance(error, SettingsError):
+            return Answer(0.0, error=str(error))
         api, name, size = self._api, self._target.name, item.entry.size
         if isinstance(error, ClientError):
             code = code_of(error)

@@ -28,6 +28,7 @@ class Answer(NamedTuple):
     """The result of one request. Either `status` is set, or `error` is the reason why there was no answer.
 
     An answer of a cloud service may have both. `final`: no later attempt can succeed.
+    sent: False if no request had the event, so that this was no attempt.
     """
 
     seconds: float
@@ -36,6 +37,7 @@ class Answer(NamedTuple):
     text: str | None = None  # the beginning of the answer's body, without the destination's secrets
     retry_after: str | None = None
     final: bool = False
+    sent: bool = True
 
 
 class Client(Protocol):

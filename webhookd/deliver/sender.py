@@ -234,6 +234,9 @@ class Sender:
 
     async def _fail(self, delivery: Delivery, answer: Answer, *, own: bool, dead: bool) -> None:
         settings, name = self.destination.settings, self.destination.name
+        if not answer.sent:
+            await self._deliveries.put_back(name, delivery)
+            return
         attempt = delivery.attempts + 1
         asked = asked_to_wait(answer.status, answer.retry_after, now=self._now())
         down = None if own else is_down(answer.status, settings.give_up_on)

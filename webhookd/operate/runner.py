@@ -32,13 +32,14 @@ from webhookd.telemetry.logs import logger, where
 _IDLE = 2.0  # seconds between two looks for operations that another process has left, or was given
 _TURN = 0.25  # seconds between two batches
 _LEASE = 30.0  # seconds until another process may take the operations of a process that died
-_AT_ONCE = 16  # operations that a process works on side by side
+_AT_ONCE = 16  # operations of a lane that a process works on side by side; hold_operations explains the lanes
 _COUNTED = 4000  # events that a batch looks at
 _DISCARDED = 500
 _STATEMENT = 15.0  # seconds
 _WAITED = 5.0  # seconds after which a fresh event counts as waiting
 _BACKLOG = 100  # replays and redrives pause while so many fresh events wait
-_AHEAD = 10.0  # an operation may have as many events under way as its rate gives in so many seconds
+_AHEAD = 10.0  # an operation may have as many events under way as its rate gives in so many seconds, but ten at least
+_AHEAD_AT_LEAST = 10  # with fewer, the traffic of a destination that works would hold a slow replay for ever
 _PAUSE = 5.0  # seconds for which an operation that waits takes no place among those at once: less than _AHEAD
 _NAMES = 50  # reasons that are counted by name; all further reasons are "other"
 _OLD = 400 * 86_400.0  # seconds for which ended operations are kept
@@ -203,7 +204,7 @@ class Runner:
         self._due[work.id] = max(self._due.get(work.id, 0.0) + pause, time.monotonic() + pause - _TURN)
 
     async def _held(self, work: _Work) -> bool:
-        ahead = max(round(work.rate * _AHEAD), 1)
+        ahead = max(round(work.rate * _AHEAD), _AHEAD_AT_LEAST)
         async with self._statements.connection() as connection:
             if work.destination is not None:
                 held_by = await self._replays.held_by(connection, work.destination, ahead)

@@ -5,6 +5,7 @@ Contract: the API references of SQS (CreateQueue), SNS (CreateTopic) and EventBr
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -103,13 +104,9 @@ def cloud_problems(prefix: str, one: DestinationSettings, target: Target, settin
             yield f"{prefix}{name.upper()} is for requests by HTTP, and {prefix}URL is {_A[target.service]}: remove one of them"
     if one.secrets and target.service is Service.EVENTBRIDGE:
         yield f"{prefix}SECRETS: an event of EventBridge has no place for a signature: remove the setting"
-    endpoint = (target.endpoint or settings.sqs_endpoint_url) if target.service is Service.SQS else None
-    if endpoint is not None and endpoint.startswith("http://") and not one.allow_private:
-        where = f"{prefix}URL" if target.endpoint is not None else "WEBHOOKD_SQS_ENDPOINT_URL"
-        yield (
-            f"{where} has http://, so everybody on the way could read the events: use https://, or set "
-            f"{prefix}ALLOW_PRIVATE=true if the address is in your own network"
-        )
+    where, endpoint = _endpoint(prefix, target, settings)
+    if urlsplit(endpoint).scheme == "http" and not one.allow_private:
+        yield in_clear(where, prefix)
     for setting, queue in (
         ("WEBHOOKD_SQS_QUEUE", settings.sqs_queue),
         ("WEBHOOKD_SQS_DEAD_LETTER_QUEUE", settings.sqs_dead_letter_queue),
@@ -119,6 +116,26 @@ def cloud_problems(prefix: str, one: DestinationSettings, target: Target, settin
                 f"{prefix}URL may be the queue of {setting}, where webhookd would get its own events back: name another queue; "
                 "if it is another one of the same name, give both settings the queue's URL"
             )
+
+
+def in_clear(where: str, prefix: str) -> str:
+    """Returns the sentence about an address that begins with http://. `where`: the setting or the place that names it."""
+    return (
+        f"{where} has http://, so everybody on the way could read the events: use https://, or set "
+        f"{prefix}ALLOW_PRIVATE=true if the address is in your own network"
+    )
+
+
+def _endpoint(prefix: str, target: Target, settings: Settings) -> tuple[str, str]:
+    """Returns the setting or the variable that names the address of a service, and the address; both empty if none does."""
+    if target.endpoint is not None:
+        return f"{prefix}URL", target.endpoint
+    if target.service is Service.SQS and settings.sqs_endpoint_url is not None:
+        return "WEBHOOKD_SQS_ENDPOINT_URL", settings.sqs_endpoint_url
+    for variable in (f"AWS_ENDPOINT_URL_{target.service.upper()}", "AWS_ENDPOINT_URL"):  # the AWS SDK reads them in this order
+        if value := os.environ.get(variable):
+            return variable, value
+    return "", ""
 
 
 _A = {Service.SQS: "a queue of SQS", Service.SNS: "a topic of SNS", Service.EVENTBRIDGE: "a bus of EventBridge"}

@@ -37,6 +37,7 @@ class Delivery(NamedTuple):
     traceparent: str | None
     body: bytes | None  # None if the body is no longer kept
     key_fingerprint: str | None = None
+    due_before: datetime | None = None  # when a retry was due that is a probe now
 
 
 class Failure(NamedTuple):
@@ -118,7 +119,8 @@ class Deliveries:
     async def fail(self, destination: str, delivery: Delivery, failure: Failure, *, delay: float | None) -> bool | None:
         """Records a failed attempt; the next one follows in `delay` seconds, or none if it is None: the delivery is dead.
 
-        A failed probe counts no attempt, unless the destination answered about the event, or the delivery is dead.
+        A failed probe counts no attempt, unless the destination answered about the event, or the delivery is dead. If it counts
+        none, `delay` does not matter: the delivery is due when it was before, or now if that time has come.
         Returns whether this failure opened the circuit, or left it open as a probe. Returns None, and changes nothing, if
         another attempt or an operator has taken over.
         """
@@ -128,6 +130,7 @@ class Deliveries:
                 id=delivery.event_id,
                 destination=destination,
                 due=delivery.due,
+                due_before=delivery.due_before,
                 dead=delay is None,
                 delay=delay or 0.0,
                 error=storable(failure.error),
@@ -141,6 +144,11 @@ class Deliveries:
                 longest=_LONGEST_PROBE,
             )
         return None if row is None else bool(row["opened"])
+
+    async def put_back(self, destination: str, delivery: Delivery) -> None:
+        """Puts back a delivery that was taken and not sent. It is due at once, and no attempt is counted."""
+        async with self._failing:
+            await self._database.one(queries.put_back_delivery, id=delivery.event_id, destination=destination, due=delivery.due)
 
     async def circuits(self) -> dict[str, Circuit]:
         """Returns the circuit of each destination that failed last, is not paused, and has deliveries that are not dead."""
