@@ -3,7 +3,7 @@
 Each list and each subscription is recorded as soon as it is read, so a sweep that is cut off goes on where it was. The events
 are committed before the decisions that they follow from. A crash in between makes the same events again, which are duplicates.
 
-A run reads one list, or some details, and no list in the two hours after the unsettled transactions were listed. So an account in
+A run reads one list, or some details, and no list in the hour in which the unsettled transactions were listed. So an account in
 which nothing happens costs at most one more call in an hour.
 """
 
@@ -26,7 +26,7 @@ from webhookd.sync.synthetic_intake import SyntheticIntake
 from webhookd.telemetry.logs import logger
 
 _DAILY = timedelta(hours=21, minutes=30)  # from the end of the lists to the next ones, which take a run each, an hour apart
-_APART = timedelta(minutes=119)  # from the daily lists of the settlement sweep, and of a first look at the account
+_APART = timedelta(minutes=59)  # from the daily lists of the settlement sweep
 _LATER = timedelta(days=1)  # until the next try of a subscription of which the provider has no answer
 _TRIED_FOR = timedelta(days=7)  # since its row has changed: it may be of an account whose credentials were replaced
 _DETAILS = 100  # subscriptions that one run looks at
