@@ -87,7 +87,7 @@ class Daemon:
         self.outbox = Outbox(self.database)
         cloud = CloudSession(settings)
         self.deliver = DeliverRole(settings, self.database, metrics=metrics, watch=watch, connect=connector(cloud, watch))
-        receipts = self.receipts = Receipts(self.database, self.deliver.routes)
+        receipts = self.receipts = Receipts(self.database, self.deliver.routes, metrics=self.metrics)
         self.idempotency = IdempotencyKeys(
             settings.redis_url.get_secret_value(),
             instance=lambda: self.database.instance,

@@ -44,6 +44,13 @@ class UnavailableError(WebhookdError):
         self.dependency = dependency
 
 
+class LeaseEndedError(WebhookdError):
+    """The lease of an account ended: another replica asks the provider for the account now, or soon."""
+
+    def __init__(self) -> None:
+        super().__init__("the lease of the account ended")
+
+
 class RefusedError(UnavailableError):
     """A dependency answers, and refuses the requests of all callers: no work in hand is the reason."""
 

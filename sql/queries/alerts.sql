@@ -115,12 +115,16 @@ WHERE seen_at > (SELECT max(seen_at) FROM webhookd.alert_keys) - interval '15 mi
 -- Returns the accounts for which a replica has asked the provider within three days, each with what is wrong: whether the credentials are
 -- refused, the seconds since a comparison with the history ended (or since the credentials are what they are), the webhook's state, and of
 -- the last 14 days the number of those that are over and not whole, the first one, and their missing notifications. If nobody has asked for
--- an hour, a refusal no longer counts: then the reason is that nobody asks. After three days, the credentials were removed on purpose.
+-- an hour, neither a refusal nor the webhook's state counts any more: then the reason is that nobody asks. After three days, the credentials
+-- were removed on purpose.
 SELECT
     a.account,
     a.credentials = 'refused' AND a.held_until > now() - interval '1 hour' AS refused,
     extract(epoch FROM now() - greatest(a.compared_at, a.credentials_since))::float8 AS uncompared,
-    CASE WHEN a.webhook_seen_at > now() - interval '25 hours' THEN a.webhook_state ELSE 'unknown' END AS webhook,
+    CASE
+        WHEN a.webhook_seen_at > now() - interval '25 hours' AND a.held_until > now() - interval '1 hour' THEN a.webhook_state
+        ELSE 'unknown'
+    END AS webhook,
     d.days,
     d.oldest,
     d.missing

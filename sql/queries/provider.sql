@@ -1,3 +1,7 @@
+-- Statements about the provider's side of each account. One replica, the holder, asks the provider for an account.
+-- A statement with the parameter `holder` writes only while this replica is the holder. If it is not, the statement returns no row: a process
+-- that was frozen for longer than its right lasted may still try to write, while another replica works on the account.
+
 -- name: hold_provider_account(account, holder, seconds, provider)$
 -- Takes or keeps the right to ask the provider for an account, for `seconds`. Returns true if this holder has the right now. If the right
 -- of another holder ends more than ten minutes from now, a clock that has been put back since set this time. Then the right is free.
@@ -12,20 +16,23 @@ RETURNING true;
 -- over, an alert must come.
 UPDATE webhookd.provider_accounts SET holder = NULL, held_until = least(held_until, now()) WHERE account = :account AND holder = :holder::uuid;
 
--- name: set_provider_credentials(account, state)!
+-- name: set_provider_credentials(account, holder, state)$
 -- Records whether the provider takes an account's credentials. `credentials_since` stays while the state is the same.
 UPDATE webhookd.provider_accounts
 SET credentials = :state,
     credentials_since = CASE WHEN credentials = :state THEN credentials_since ELSE now() END,
     checked_at = CASE WHEN :state = 'good' THEN now() ELSE checked_at END
-WHERE account = :account;
+WHERE account = :account AND holder = :holder::uuid
+RETURNING true;
 
--- name: set_provider_merchant(account, gateway_id, merchant_name, test_mode, features_off)$
+-- name: set_provider_merchant(account, holder, gateway_id, merchant_name, test_mode, features_off)$
 -- Records whose account the credentials are for, and the parts of the API that the account may not use. Returns true if the credentials are
 -- for another account of the provider than before. Then the comparison begins anew: the webhooks of before are not ours here, older
 -- notifications are not webhookd's business, and the days that were compared with the other account's history are not known.
 WITH moved AS MATERIALIZED (
-    SELECT gateway_since FROM webhookd.provider_accounts WHERE account = :account AND gateway_id <> :gateway_id FOR UPDATE
+    SELECT gateway_since FROM webhookd.provider_accounts
+    WHERE account = :account AND holder = :holder::uuid AND gateway_id <> :gateway_id
+    FOR UPDATE
 ), days AS (
     UPDATE webhookd.provider_days AS d
     SET completeness = 'not known', most = 0, looks = 0, looked_at = NULL, since = now()
@@ -39,7 +46,7 @@ SET gateway_id = coalesce(:gateway_id, gateway_id), merchant_name = :merchant_na
     compared_from = CASE WHEN EXISTS (SELECT FROM moved) THEN now() ELSE compared_from END,
     compared_to = CASE WHEN EXISTS (SELECT FROM moved) THEN NULL ELSE compared_to END,
     our_webhooks = CASE WHEN EXISTS (SELECT FROM moved) THEN '{}' ELSE our_webhooks END
-WHERE account = :account
+WHERE account = :account AND holder = :holder::uuid
 RETURNING EXISTS (SELECT FROM moved);
 
 -- name: add_provider_calls(ids, accounts, ats, names, seconds, errors)!
@@ -145,27 +152,32 @@ WHERE account = :account AND closes_at >= :since::timestamptz AND sent IS NOT FA
 SELECT notification_id FROM webhookd.provider_tests
 WHERE account = :account AND received_at >= :since::timestamptz AND body IS NULL;
 
--- name: record_comparison(account, compared_from, compared_to, days, completeness, listed, ours, recovered, missing, waiting, unreadable, unlisted, most, looks, looked_ats)!
+-- name: record_comparison(account, holder, compared_from, compared_to, days, completeness, listed, ours, recovered, missing, waiting, unreadable, unlisted, most, looks, looked_ats)$
 -- Records the result of a comparison: the days, and how far the comparison has come.
-WITH account AS (
+WITH held AS (
     UPDATE webhookd.provider_accounts
     SET compared_from = least(compared_from, :compared_from::timestamptz), compared_to = :compared_to::date, compared_at = now()
-    WHERE account = :account
+    WHERE account = :account AND holder = :holder::uuid
+    RETURNING true
+), days AS (
+    INSERT INTO webhookd.provider_days AS d (
+        account, day, completeness, listed, ours, recovered, missing, waiting, unreadable, unlisted, most, looks, looked_at
+    )
+    SELECT :account, i.*
+    FROM unnest(
+        :days::date[], :completeness::text[], :listed::integer[], :ours::integer[], :recovered::integer[], :missing::integer[],
+        :waiting::integer[], :unreadable::integer[], :unlisted::integer[], :most::integer[], :looks::integer[],
+        :looked_ats::timestamptz[]
+    ) AS i (day, completeness, listed, ours, recovered, missing, waiting, unreadable, unlisted, most, looks, looked_at)
+    WHERE EXISTS (SELECT FROM held)
+    ORDER BY i.day
+    ON CONFLICT (account, day) DO UPDATE
+    SET completeness = excluded.completeness, listed = excluded.listed, ours = excluded.ours, recovered = excluded.recovered,
+        missing = excluded.missing, waiting = excluded.waiting, unreadable = excluded.unreadable, unlisted = excluded.unlisted,
+        most = excluded.most, looks = excluded.looks, looked_at = excluded.looked_at,
+        since = CASE WHEN d.completeness = excluded.completeness THEN d.since ELSE now() END
 )
-INSERT INTO webhookd.provider_days AS d (
-    account, day, completeness, listed, ours, recovered, missing, waiting, unreadable, unlisted, most, looks, looked_at
-)
-SELECT :account, i.*
-FROM unnest(
-    :days::date[], :completeness::text[], :listed::integer[], :ours::integer[], :recovered::integer[], :missing::integer[],
-    :waiting::integer[], :unreadable::integer[], :unlisted::integer[], :most::integer[], :looks::integer[], :looked_ats::timestamptz[]
-) AS i (day, completeness, listed, ours, recovered, missing, waiting, unreadable, unlisted, most, looks, looked_at)
-ORDER BY i.day
-ON CONFLICT (account, day) DO UPDATE
-SET completeness = excluded.completeness, listed = excluded.listed, ours = excluded.ours, recovered = excluded.recovered,
-    missing = excluded.missing, waiting = excluded.waiting, unreadable = excluded.unreadable, unlisted = excluded.unlisted,
-    most = excluded.most, looks = excluded.looks, looked_at = excluded.looked_at,
-    since = CASE WHEN d.completeness = excluded.completeness THEN d.since ELSE now() END;
+SELECT true FROM held;
 
 -- name: provider_figures(account)^
 -- Returns the sums of the last 14 days: for the metrics.
@@ -196,19 +208,25 @@ WHERE finished_at IS NULL AND selection->>'gaps' = 'true' AND selection->>'accou
 ORDER BY created_at
 LIMIT 1;
 
--- name: advance_gaps(id, total, done, taken, held_by, error, ended)$
--- Records how far an order has come: its days, and the notifications that were taken. Returns no row if the order was cancelled.
-UPDATE webhookd.operations
-SET state = CASE WHEN NOT :ended::boolean THEN 'working' WHEN :error::text IS NULL THEN 'done' ELSE 'failed' END, error = :error, total = :total, done = :done, held_by = :held_by,
-    reasons = jsonb_build_object('recovered', coalesce((reasons->>'recovered')::bigint, 0) + :taken::bigint),
-    updated_at = now(), finished_at = CASE WHEN :ended::boolean THEN now() END
-WHERE id = :id AND finished_at IS NULL
-RETURNING true;
+-- name: advance_gaps(account, holder, id, total, done, taken, held_by, error, ended)$
+-- Records how far an order has come: its days, and the notifications that were taken. An order that was cancelled stays as it is.
+WITH {held}, advanced AS (
+    UPDATE webhookd.operations
+    SET state = CASE WHEN NOT :ended::boolean THEN 'working' WHEN :error::text IS NULL THEN 'done' ELSE 'failed' END, error = :error,
+        total = :total, done = :done, held_by = :held_by,
+        reasons = jsonb_build_object('recovered', coalesce((reasons->>'recovered')::bigint, 0) + :taken::bigint),
+        updated_at = now(), finished_at = CASE WHEN :ended::boolean THEN now() END
+    WHERE id = :id AND finished_at IS NULL AND EXISTS (SELECT FROM held)
+)
+SELECT true FROM held;
 
--- name: fail_gaps(id, error)!
+-- name: fail_gaps(account, holder, id, error)$
 -- Ends an order that fails by a defect, with its error. Then the account's next order can begin.
-UPDATE webhookd.operations SET state = 'failed', error = :error, updated_at = now(), finished_at = now()
-WHERE id = :id AND finished_at IS NULL;
+WITH {held}, failed AS (
+    UPDATE webhookd.operations SET state = 'failed', error = :error, updated_at = now(), finished_at = now()
+    WHERE id = :id AND finished_at IS NULL AND EXISTS (SELECT FROM held)
+)
+SELECT true FROM held;
 
 -- name: lock_provider_account(account)^
 -- Locks an account, so that two orders for it come one after the other. Returns no row if the account has no credentials.
@@ -253,16 +271,17 @@ CROSS JOIN LATERAL (
 JOIN webhookd.kinds k ON k.id = l.kind
 WHERE k.account <> :account;
 
--- name: twin_of_notification(account, event_type, entity_id, event_date, notification_key)$
--- Returns the event that another notification brought for the same: through another webhook, with the same type, entity and eventDate. The
--- history has at most three decimals of the date.
-SELECT l.id
+-- name: likely_twins(account, event_type, entity_id, event_date, notification_key, limit)
+-- Returns the events, with their bodies, that other notifications brought with the same type, entity and eventDate: perhaps the same event,
+-- by another webhook. The history has at most three decimals of the date.
+SELECT l.id, b.body
 FROM webhookd.ledger l
 JOIN webhookd.kinds k ON k.id = l.kind
+LEFT JOIN LATERAL (SELECT body FROM webhookd.bodies WHERE event_id = l.id OFFSET 0) AS b ON true
 WHERE l.entity_id = :entity_id AND k.account = :account AND k.event_type = :event_type AND l.notification_key <> :notification_key::uuid
     AND l.event_date BETWEEN :event_date::timestamptz - interval '2 milliseconds' AND :event_date::timestamptz + interval '2 milliseconds'
 ORDER BY l.id
-LIMIT 1;
+LIMIT :limit;
 
 -- name: add_alias(notification_key, event_id, account, notification_id)!
 -- Makes a notification of the history an alias of the event that a twin brought. The nil hash stands for a body that is not known: the

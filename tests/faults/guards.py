@@ -83,6 +83,7 @@ _SEEDS = (
 )
 _CLOSER = "tests/integration/test_gaps.py::"
 _LEASE = "tests/unit/test_sync_lease.py::"
+_FENCE = "tests/integration/test_sync_role.py::test_a_replica_that_lost_its_lease_writes_nothing"
 _SIMULATOR = "tests/contract/test_simulator.py::"
 _HISTORY = "tests/unit/test_history.py::"
 _PROVIDER_SETTINGS = "tests/unit/test_provider_settings.py::"
@@ -110,6 +111,34 @@ GUARDS = (
         "tests/integration/test_alerts.py::test_the_state_of_the_providers_side_becomes_conditions",
     ),
     Guard(
+        "a webhook for which nobody asks any more is no alert for a day",
+        "sql/queries/alerts.sql",
+        "interval '25 hours' AND a.held_until > now() - interval '1 hour' THEN",
+        "interval '25 hours' THEN",
+        "tests/integration/test_alerts.py::test_the_state_of_the_providers_side_becomes_conditions",
+    ),
+    Guard(
+        "a notification that is listed late is taken when its day is seven days old",
+        "webhookd/authorizenet/gaps.py",
+        "return age >= LAST_LOOK and",
+        "return False and",
+        _GAPS + "test_a_whole_day_gets_one_last_look_when_it_is_seven_days_old",
+    ),
+    Guard(
+        "a day stays whole if the provider no longer lists its old rows",
+        "webhookd/authorizenet/gaps.py",
+        "        if self._is_old_and_whole(before) and not counts.missing and",
+        "        if False and",
+        _GAPS + "test_a_day_stays_whole_if_the_provider_no_longer_lists_its_old_rows",
+    ),
+    Guard(
+        "a day that is older than the events that are kept takes no looks from younger days",
+        "webhookd/sync/gap_closer.py",
+        "due = tuple(day for day in due if day >= _day(since))",
+        "due = tuple(due)",
+        _CLOSER + "test_a_day_that_is_older_than_the_events_that_are_kept_gets_no_look",
+    ),
+    Guard(
         "a day whose list no look reads any more does not stay open",
         "webhookd/authorizenet/gaps.py",
         "return self._aged(before)",
@@ -119,9 +148,23 @@ GUARDS = (
     Guard(
         "two webhooks of ours bring each event once, also if one of them is inactive",
         "webhookd/sync/takeover.py",
-        "if (event_id := await self._gaps.twin(arrival.notification)) is None:",
+        'if (event_id := await self._gaps.twin(arrival.notification, arrival.body or b"")) is None:',
         "if (event_id := None) is None:",
         _CLOSER + "test_two_webhooks_of_ours_bring_each_event_once_whatever_comes_and_whatever_is_recovered",
+    ),
+    Guard(
+        "two events of one webhook about one entity at one instant are both taken",
+        "webhookd/store/provider_gaps.py",
+        'other != webhook or _payload_of(row["body"]) == _payload_of(body):',
+        "True:",
+        _CLOSER + "test_two_events_of_one_webhook_about_one_entity_at_one_instant_are_both_taken",
+    ),
+    Guard(
+        "while many rows are compared, webhooks are received",
+        "webhookd/sync/gap_closer.py",
+        "await asyncio.to_thread(comparison.compare, history, ledger,",
+        "comparison.compare(history, ledger,",
+        _CLOSER + "test_webhooks_are_received_while_many_rows_are_compared[webhookd.authorizenet.gaps.compare]",
     ),
     Guard(
         "a notification for another program's webhook is not taken",
@@ -189,9 +232,44 @@ GUARDS = (
     Guard(
         "a replica whose lease another replica took ends what runs",
         "webhookd/sync/lease.py",
-        "            limit.reschedule(until)\n",
-        "            pass\n",
+        "                limit.reschedule(until)\n",
+        "                pass\n",
         _LEASE + "test_a_lease_that_another_replica_took_ends_what_runs",
+    ),
+    Guard(
+        "a replica that lost its lease records no result of a comparison",
+        "sql/queries/provider.sql",
+        "WHERE account = :account AND holder = :holder::uuid\n    RETURNING true\n), days AS",
+        "WHERE account = :account AND (holder = :holder::uuid) IS NOT NULL\n    RETURNING true\n), days AS",
+        _FENCE + "[another replica-the result of a comparison]",
+    ),
+    Guard(
+        "a replica that lost its lease moves no order",
+        "sql/parts/held.sql",
+        "holder = :holder::uuid",
+        "(holder = :holder::uuid) IS NOT NULL",
+        _FENCE + "[another replica-the progress of an order]",
+    ),
+    Guard(
+        "a replica that lost its lease does not say whether the provider takes the credentials",
+        "sql/queries/provider.sql",
+        "WHERE account = :account AND holder = :holder::uuid\nRETURNING true",
+        "WHERE account = :account AND (holder = :holder::uuid) IS NOT NULL\nRETURNING true",
+        _FENCE + "[another replica-the state of the credentials]",
+    ),
+    Guard(
+        "a replica that lost its lease does not say whose account the credentials are for",
+        "sql/queries/provider.sql",
+        "WHERE account = :account AND holder = :holder::uuid\nRETURNING EXISTS",
+        "WHERE account = :account AND (holder = :holder::uuid) IS NOT NULL\nRETURNING EXISTS",
+        _FENCE + "[another replica-whose account it is]",
+    ),
+    Guard(
+        "a replica whose write PostgreSQL refuses stops all its work on the account",
+        "webhookd/sync/lease.py",
+        "        except LeaseEndedError:\n            self._set(0.0)\n",
+        "        except LeaseEndedError:\n",
+        "tests/integration/test_sync_role.py::test_a_replica_whose_account_another_one_took_over_notices_it_by_its_next_write",
     ),
     Guard(
         "an account that its last replica gave back, and for which nobody asks, is an alert",
@@ -280,8 +358,8 @@ GUARDS = (
     Guard(
         "no webhook is activated before its ping has come and is verified",
         "webhookd/sync/pings.py",
-        "if await _arrival(records, opened, sleep) is None:\n        await",
-        "if await _arrival(records, opened, sleep) is None:\n        return Sample('', '', None, '')\n        await",
+        "if await _arrival(records, held, opened, sleep) is None:\n        await",
+        "if await _arrival(records, held, opened, sleep) is None:\n        return Sample('', '', None, '')\n        await",
         _REGISTRATION + "test_a_webhook_is_not_activated_before_its_ping_has_come",
     ),
     Guard(
@@ -532,6 +610,58 @@ GUARDS = (
         "return one.completeness in (Completeness.NOT_KNOWN, Completeness.UNREADABLE) and age >= STRAY",
         "return False",
         _GAPS + "test_a_day_that_stays_not_whole_keeps_the_cursor_for_some_time_and_not_for_ever",
+    ),
+    Guard(
+        "a notification that came while a ping was open is an event if the provider knows its transaction",
+        "webhookd/sync/pings.py",
+        "return amount is not None and amount == transaction.auth_amount",
+        "return False",
+        _PINGS
+        + "test_a_real_notification_that_comes_alone_while_a_ping_is_open_is_an_event_if_the_provider_knows_its_transaction",
+    ),
+    Guard(
+        "a sample whose made-up id is that of a transaction does not become an event",
+        "webhookd/sync/pings.py",
+        "return amount is not None and amount == transaction.auth_amount",
+        "return True",
+        _PINGS
+        + "test_a_real_notification_that_comes_alone_while_a_ping_is_open_is_an_event_if_the_provider_knows_its_transaction",
+    ),
+    Guard(
+        "the guardian's look undoes no change of the webhook that another process made meanwhile",
+        "sql/queries/provider_webhooks.sql",
+        "WHERE NOT :looked::boolean OR a.webhook_seen_at IS NOT DISTINCT FROM :seen_at::timestamptz",
+        "WHERE :looked::boolean IS NOT NULL OR :seen_at::timestamptz IS NULL",
+        _REGISTRATION + "test_a_look_undoes_no_change_that_another_process_made_meanwhile",
+    ),
+    Guard(
+        "a list that was empty by mistake proves no day",
+        "webhookd/authorizenet/gaps.py",
+        "        if total != before.most:\n            looks = 0\n",
+        "",
+        _GAPS + "test_a_list_that_was_empty_by_mistake_proves_no_day",
+    ),
+    Guard(
+        "a history that is complete was read twice to its end, with the same rows",
+        "webhookd/authorizenet/api/history.py",
+        "changed = [found[name].event_date for name in before.rows.keys() ^ last.rows.keys()]",
+        "changed = [found[name].event_date for name in before.rows.keys() - before.rows.keys()]",
+        _HISTORY + "test_what_a_restless_list_showed_is_read_and_only_two_equal_passes_to_its_end_prove_it",
+    ),
+    Guard(
+        "rows that a list showed once, and then moved away, are kept",
+        "webhookd/authorizenet/api/history.py",
+        "found |= last.rows",
+        "found = {**last.rows, **{name: found[name] for name in found.keys() & last.rows.keys()}}",
+        _HISTORY + "test_what_a_restless_list_showed_is_read_and_only_two_equal_passes_to_its_end_prove_it",
+    ),
+    Guard(
+        "the commands send refused credentials no more often than the daemon",
+        "webhookd/doctor/stored.py",
+        "None if session is None else ProviderRefusals(session)",
+        "None",
+        "tests/integration/test_provider_commands.py::"
+        "test_commands_send_refused_credentials_once_in_15_minutes_and_once_more_if_a_person_asks",
     ),
     Guard(
         "one empty page by mistake ends no list",

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Mapping
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
+from uuid import uuid4
 
 import aiohttp
 import asyncpg
@@ -102,6 +103,7 @@ class Story:
         self.log: list[str] = []  # what happened, for the message of a failed assertion
         self._daemon = daemon
         self._connection = connection
+        self._holder = uuid4()  # the replicas of a story share the lease: their looks overlap
         self._dice = dice = random.Random(f"{seed}:story")
         midnight = datetime.combine(datetime.now(UTC).date() - AGO, time(), UTC)
         self.clock = Clock(midnight + timedelta(seconds=dice.random() * 86_400), speed=0)
@@ -128,8 +130,9 @@ class Story:
     async def run(self) -> None:
         """Lets the days pass."""
         await self._connection.execute(
-            "INSERT INTO webhookd.provider_accounts (account, compared_from) VALUES ($1, $2)",
+            "INSERT INTO webhookd.provider_accounts (account, holder, compared_from) VALUES ($1, $2, $3)",
             self.account,
+            self._holder,
             self._began - timedelta(hours=1),  # the provider's dates may be behind
         )
         async with self.simulator as simulator:
@@ -245,7 +248,7 @@ class Story:
         daemon = self._daemon
         client = await self._stack.enter_async_context(_Client(access, now=seconds, sleep=self._sleep))
         client.story = self
-        gaps = ProviderGaps(daemon.database, self.account)
+        gaps = ProviderGaps(daemon.database, self.account, self._holder)
         limits = Limits(daemon.settings.max_body_bytes, timedelta(seconds=daemon.settings.event_retention))
         takeover = Takeover(access, client, gaps, daemon.receipts, limits, daemon.metrics.provider)
         return GapCloser(self.account, client, daemon.database, gaps, takeover, GRACE, daemon.metrics.provider)

@@ -652,6 +652,9 @@ async def test_an_account_with_less_than_a_week_may_be_silent_for_three_days(rep
         ({"webhook_state": "'inactive'"}, {"webhook_not_ok"}),
         ({"webhook_state": "'doubled'"}, {"webhook_doubled"}),
         ({"webhook_state": "'inactive'", "webhook_seen_at": "now() - interval '2 days'"}, set()),  # nobody looks any more
+        ({"webhook_state": "'inactive'", "held_until": "now() - interval '55 minutes'"}, {"webhook_not_ok"}),
+        ({"webhook_state": "'inactive'", "held_until": "now() - interval '61 minutes'"}, set()),  # nobody asks any more
+        ({"webhook_state": "'doubled'", "held_until": "now() - interval '61 minutes'"}, set()),
         ({"held_until": "now() - interval '3 hours'", "compared_at": "now() - interval '3 hours'"}, {"provider_unreachable"}),
         # Nobody asks any more: that is the reason, also if the credentials were refused before.
         ({"held_until": "now() - interval '70 hours'"} | LATE, {"provider_unreachable"}),

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from importlib import import_module
 from json import loads
 from typing import Any, TypeAlias
+from uuid import uuid4
 
 import asyncpg
 import pytest
@@ -102,7 +105,7 @@ def made(notifications: list[Notification]) -> Notification:
 
 
 async def test_what_no_webhook_brought_comes_in_once_and_is_processed_once(shop: Shop, provider: Simulator) -> None:
-    await shop.open()
+    daemon = await shop.open()
     sent = [made(provider.make()) for _ in range(3)]
     await until(shop.processed, "an event came as a webhook")
     lost = [made(provider.make(REFUND, withheld=True)) for _ in range(2)]
@@ -116,6 +119,8 @@ async def test_what_no_webhook_brought_comes_in_once_and_is_processed_once(shop:
     assert {origins[one.id] for one in lost} == {("history", False)}
     recovered = next(event for event in shop.events if event.notification_id == lost[0].id)
     assert recovered.payload["id"] == lost[0].payload["id"]
+    counted = daemon.metrics.registry.get_sample_value("webhookd_accepted_total", {"event_type": REFUND})
+    assert counted == 2, "as new events, whatever brought them"
 
 
 async def _equals(found: Any, expected: object) -> bool:
@@ -305,6 +310,96 @@ async def test_an_order_takes_what_is_older_than_the_credentials_day_by_day(past
     assert {day["missing"] for day in days} == {0}
 
 
+async def whole_days(connection: Connection, *ages: int) -> None:
+    """Stores days of so many days ago as whole and empty, and as compared."""
+    await connection.execute(
+        "INSERT INTO webhookd.provider_accounts (account, compared_from, compared_to)"
+        " VALUES ('default', now() - interval '1 year', (now() AT TIME ZONE 'UTC')::date - 1)"
+    )
+    await connection.execute(
+        "INSERT INTO webhookd.provider_days (account, day, completeness, looks, looked_at)"
+        " SELECT 'default', (now() AT TIME ZONE 'UTC')::date - age, 'whole', 2, now() - make_interval(days => age - 1)"
+        " FROM unnest($1::integer[]) AS age",
+        ages,
+    )
+
+
+async def test_a_notification_that_is_listed_late_is_taken_when_its_day_is_seven_days_old(
+    start: Start, connection: Connection
+) -> None:
+    now = datetime.now(UTC)
+    async with Simulator(seed=6, clock=Clock(now - timedelta(days=9))) as provider:
+        shop = Shop(start, provider, connection)
+        shop.webhook = provider.register(OTHER_URL)
+        late = made(provider.make(withheld=True))  # listed by now, and not when its day was compared
+        provider.clock.advance(4 * 86_400)
+        made(provider.make(withheld=True))
+        provider.clock.advance(5 * 86_400)
+        await whole_days(connection, *range(1, 12))
+        await shop.open(public_url=OTHER_URL)
+        query = (
+            "SELECT * FROM webhookd.provider_days WHERE day = $1 AND looked_at > now() - interval '1 hour' AND recovered = 1"
+        )
+        day = await until(lambda: connection.fetchrow(query, late.made_at.date()), "the day says so", deadline=30)
+        assert (day["listed"], day["ours"], day["looks"], day["completeness"]) == (1, 1, 1, "not known"), (
+            "a second look follows"
+        )
+        await quiet()
+        assert await shop.ids() == [late.id], "a younger day gets its last look later"
+        old = "SELECT completeness FROM webhookd.provider_days WHERE day < $1"
+        assert {row["completeness"] for row in await connection.fetch(old, late.made_at.date())} == {"whole"}
+
+
+async def test_a_day_that_is_older_than_the_events_that_are_kept_gets_no_look(
+    start: Start, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The result would not be recorded, so that look after look would follow, and none at younger days."""
+    async with Simulator(seed=6) as provider:
+        shop = Shop(start, provider, connection)
+        await whole_days(connection, *range(5, 20))
+        asked: set[str] = set()
+        spoil(provider, monkeypatch, lambda request, _: asked.add(request.query.get("from_date", "9999")))
+        kept = 14 * 86_400
+        await shop.open(event_retention=kept, body_retention=kept, max_event_age=10 * 86_400)
+        looked = """
+            SELECT count(*) FROM webhookd.provider_days
+            WHERE looked_at > now() - interval '1 hour' AND day < (now() AT TIME ZONE 'UTC')::date - 7
+        """
+        await until(
+            lambda: _equals(connection.fetchval(looked), 5), "the days of eight to twelve days ago get looks", deadline=30
+        )
+        await quiet()
+        assert min(asked) == (datetime.now(UTC) - timedelta(days=13)).date().isoformat(), "the look at the twelfth day"
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        "webhookd.authorizenet.gaps.compare",
+        "webhookd.sync.gap_closer._ledger",
+        "webhookd.sync.gap_closer._names",
+        "webhookd.store.provider_gaps._noted",
+    ],
+)
+async def test_webhooks_are_received_while_many_rows_are_compared(
+    shop: Shop, provider: Simulator, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    module, _, name = part.rpartition(".")
+    real, came, results = getattr(import_module(module), name), threading.Event(), []
+
+    def compare(*given: Any) -> Any:
+        results.append(came.wait(20))  # as long as the comparison of very many rows
+        return real(*given)
+
+    monkeypatch.setattr(part, compare)
+    await shop.open()
+    provider.make()
+    await until(shop.processed, "the webhook is received and processed", deadline=60)
+    came.set()
+    await shop.until_whole(listed=1, ours=1)
+    assert set(results) == {True}
+
+
 async def test_an_order_that_is_cancelled_takes_no_more_and_a_second_one_at_once_is_refused(
     past: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -378,7 +473,7 @@ async def test_old_rows_are_removed(start: Start, connection: Connection) -> Non
         SELECT 'default', n::text, 'foreign', 'x', now() - make_interval(days => n) FROM unnest(ARRAY[1, 500]) AS n;
         """
     )
-    await ProviderState(daemon.database).remove_old("default")
+    await ProviderState(daemon.database, uuid4()).remove_old("default")
     counts = """
         SELECT
             (SELECT count(*) FROM webhookd.provider_days), (SELECT count(*) FROM webhookd.provider_notifications),
@@ -456,6 +551,24 @@ async def test_two_webhooks_of_ours_bring_each_event_once_whatever_comes_and_wha
     await quiet(1.0)
     assert len(shop.events) == len({event.payload["id"] for event in shop.events}) == 5
     assert daemon.metrics.registry.get_sample_value("webhookd_body_mismatches_total", {"account": "default"}) == 0
+
+
+async def test_two_events_of_one_webhook_about_one_entity_at_one_instant_are_both_taken(
+    start: Start, connection: Connection
+) -> None:
+    """Events of one request share their eventDate. The same event under another id is one."""
+    async with Simulator(seed=8, clock=Clock(datetime.now(UTC) - timedelta(minutes=5), speed=0)) as provider:
+        shop = Shop(start, provider, connection)
+        shop.webhook = provider.register(OTHER_URL)
+        await whole_days(connection)
+        await shop.open(public_url=OTHER_URL)
+        updated = partial(provider.make, "net.authorize.customer.updated", number=7, withheld=True)
+        some = [made(updated(changes={"description": text})) for text in ("first", "second", "second")]
+        await shop.until_whole(listed=3, ours=3)
+        await until(lambda: _equals(shop.processed(), 2), "both are processed")
+        ids = await shop.ids()
+        assert (len(ids), len({*ids} & {one.id for one in some})) == (2, 2)
+        assert sorted(event.payload["description"] for event in shop.events) == ["first", "second"]
 
 
 @pytest.mark.parametrize("kind", ["500", "latin-1", "403", "404 as HTML", "hostile id"])

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, date, datetime
 from typing import Any, TypeAlias
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
 
 from tests.conftest import Servers, Start, settings_of
 from tests.helpers.wait import until
+from webhookd.authorizenet.gaps import Completeness, Day
 from webhookd.daemon import Daemon
+from webhookd.errors import LeaseEndedError
 from webhookd.simulate import Simulator
+from webhookd.store.database import Database
+from webhookd.store.provider_gaps import Ordered, ProviderGaps
+from webhookd.store.provider_state import ProviderState
 from webhookd.sync import role
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
@@ -117,3 +123,73 @@ async def test_a_secret_stands_in_no_log_line_of_a_refusal(
     told = capsys.readouterr().out
     assert "a call of Authorize.Net's API failed" in told
     assert not [secret for secret in (given["transaction_key"], given["api_login_id"]) if secret in told]
+
+
+DAY = date(2026, 11, 26)
+ORDER = Ordered(UUID(int=1), DAY, 0)
+# The writes of an account's holder, beside the events that it takes.
+WRITES: dict[str, Callable[[Database, UUID], Awaitable[object]]] = {
+    "the result of a comparison": lambda database, me: ProviderGaps(database, "default", me).record(
+        [Day(DAY, Completeness.WHOLE, listed=1, ours=1)], datetime(2026, 11, 1, tzinfo=UTC), DAY
+    ),
+    "the progress of an order": lambda database, me: ProviderGaps(database, "default", me).advance(ORDER, 5, 4, ended=True),
+    "the failure of an order": lambda database, me: ProviderGaps(database, "default", me).fail(ORDER, "a defect"),
+    "the state of the credentials": lambda database, me: ProviderState(database, me).set_credentials("default", "refused"),
+    "whose account it is": lambda database, me: ProviderState(database, me).set_merchant(
+        "default", "2", "Another Shop", [], test_mode=True
+    ),
+}
+_ROWS = """
+SELECT
+    (SELECT to_jsonb(a) FROM webhookd.provider_accounts a), (SELECT jsonb_agg(d) FROM webhookd.provider_days d),
+    (SELECT to_jsonb(o) FROM webhookd.operations o)
+"""
+
+
+@pytest.mark.parametrize("write", WRITES)
+@pytest.mark.parametrize("holder", ["another replica", "nobody"])
+async def test_a_replica_that_lost_its_lease_writes_nothing(
+    start: Start, connection: Connection, write: str, holder: str
+) -> None:
+    """A process may be frozen for longer than its lease, and go on in the middle of its work."""
+    daemon, me = await start(roles="relay"), uuid4()
+    await connection.execute(
+        "INSERT INTO webhookd.provider_accounts (account, holder, held_until, gateway_id, credentials)"
+        " VALUES ('default', $1, now() + interval '1 minute', '1', 'good')",
+        uuid4() if holder == "another replica" else None,
+    )
+    await connection.execute(
+        "INSERT INTO webhookd.provider_days (account, day, completeness, listed) VALUES ('default', $1, 'missing', 7)", DAY
+    )
+    await connection.execute(
+        "INSERT INTO webhookd.operations (id, kind, dry_run, actor, reason, selection, rate, held_until)"
+        " VALUES ($1, 'replay', false, 'ann', 'lost', '{\"gaps\": true, \"account\": \"default\"}', 0, 'infinity')",
+        ORDER.id,
+    )
+    before = await connection.fetchrow(_ROWS)
+    with pytest.raises(LeaseEndedError):
+        await WRITES[write](daemon.database, me)
+    assert await connection.fetchrow(_ROWS) == before
+    await connection.execute("UPDATE webhookd.provider_accounts SET holder = $1", me)
+    await WRITES[write](daemon.database, me)
+    assert await connection.fetchrow(_ROWS) != before, "the holder writes"
+
+
+async def test_a_replica_whose_account_another_one_took_over_notices_it_by_its_next_write(
+    start: Start, provider: Simulator, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(role, "_LEASE", 3600.0)  # so that no renewal shows it
+    daemon = await start(**credentials(provider), gap_every=1)
+    compared = "SELECT compared_at FROM webhookd.provider_accounts"
+    await until(lambda: connection.fetchval(compared), "the replica compares")
+    other = uuid4()
+    await connection.execute("UPDATE webhookd.provider_accounts SET holder = $1, compared_at = now()", other)
+    at = await connection.fetchval(compared)
+    await until(lambda: not daemon.sync.held, "the replica notices that its lease ended", deadline=30)
+    assert (
+        await connection.fetchval(compared),
+        await connection.fetchval("SELECT holder FROM webhookd.provider_accounts"),
+    ) == (
+        at,
+        other,
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from typing import Any
@@ -52,22 +53,30 @@ def test_the_line_of_a_day_says_what_is_known(given: dict[str, Any], line: str) 
     assert line_of(given) == line
 
 
-def show(monkeypatch: pytest.MonkeyPatch, *days: dict[str, Any], account: str = "default", **fields: Any) -> Any:
+def show(
+    monkeypatch: pytest.MonkeyPatch,
+    *days: dict[str, Any],
+    account: str = "default",
+    others: Sequence[dict[str, Any]] = (),
+    options: Sequence[str] = (),
+    **fields: Any,
+) -> Any:
     given = {
         "credentials": "good",
         "credentials_since": "2026-11-01T00:00:00Z",
         "compared_at": "2026-11-27T00:00:00Z",
         "uncompared": False,
         "held": True,
+        "unattended": False,
         "first_day": min((day["day"] for day in days), default=None),
     }
-    accounts = [given | {"account": account, "days": list(days)} | fields]
+    accounts = [given | fields | {"account": account}, *(given | fields | other for other in others)]
 
     class Api:
         async def get(self, *path: str, **query: Any) -> Any:
             if path == ("provider", "accounts"):
                 return {"accounts": accounts}
-            assert path == ("provider", "accounts", account, "days")
+            assert path in [("provider", "accounts", one["account"], "days") for one in accounts]
             assert query == {"days": 14}
             return {"days": list(days)}
 
@@ -77,7 +86,34 @@ def show(monkeypatch: pytest.MonkeyPatch, *days: dict[str, Any], account: str = 
         return asyncio.run(use(Api()))
 
     monkeypatch.setattr(gap_commands, "with_api", with_api)
-    return CliRunner().invoke(app, ["gaps"])
+    return CliRunner().invoke(app, ["gaps", *options])
+
+
+REMOVED: dict[str, Any] = {"account": "eu", "held": False, "unattended": False, "uncompared": True}
+
+
+def test_an_account_for_which_nobody_has_asked_for_days_counts_only_if_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = show(monkeypatch, day(TODAY - timedelta(days=1)), others=[REMOVED])
+    assert found.exit_code == 0, found.output
+    assert "eu: no credentials for three days: not compared; `webhookd gaps --account eu` shows its days" in found.output
+    named = show(monkeypatch, day(TODAY - timedelta(days=1)), others=[REMOVED], options=["--account", "eu"])
+    assert named.exit_code == 1
+    assert "no comparison has ended for two hours, and no replica asks" in named.output
+
+
+def test_an_account_for_which_nobody_asks_any_more_counts_for_three_days(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = show(monkeypatch, day(TODAY - timedelta(days=1)), others=[REMOVED | {"unattended": True}])
+    assert found.exit_code == 1
+    assert "no comparison has ended for two hours, and no replica asks" in found.output
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_if_no_account_is_compared_nobody_knows_whether_anything_is_missing(
+    monkeypatch: pytest.MonkeyPatch, options: list[str]
+) -> None:
+    found = show(monkeypatch, day(TODAY - timedelta(days=1)), held=False, uncompared=True, options=options)
+    assert found.exit_code != 0
+    assert "no account is compared" in found.output + str(found.exception)
 
 
 @pytest.mark.parametrize(
@@ -139,7 +175,7 @@ def test_a_day_may_be_open_for_six_hours_after_its_end(hours: float, problems: i
 
 
 def test_a_history_that_nobody_compares_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = show(monkeypatch, uncompared=True, held=False)
+    found = show(monkeypatch, uncompared=True, held=False, unattended=True)
     assert found.exit_code == 1
     assert "no comparison has ended for two hours, and no replica asks Authorize.Net for the account now" in found.output
 

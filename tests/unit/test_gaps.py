@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from webhookd.authorizenet.api.results import History, HistoryRow
 from webhookd.authorizenet.gaps import (
     APART,
+    LAST_LOOK,
     LONGEST,
     PATIENCE,
     Comparison,
@@ -138,6 +139,20 @@ def test_no_day_is_whole_if_the_list_lacks_what_came() -> None:
     assert of_day(twice(own=recovered)).completeness is Completeness.NOT_KNOWN, "recovered events count, too"
 
 
+def test_a_list_that_was_empty_by_mistake_proves_no_day() -> None:
+    empty, full = (), (row("a"),)
+    found, whole = None, []
+    for hours, rows in enumerate([empty, full, full]):  # the row is in the history all the time
+        found = compared(*rows, own=ledger("a") if rows else ledger(), now=NOW + hours * APART, before=found)
+        whole.append(of_day(found).completeness is Completeness.WHOLE)
+    assert whole == [False, False, True], "two looks after the mistake, not one"
+    for own in (ledger("a"), replace(ledger(), recovered={"a": DAY}), Ledger({}, foreign=frozenset({"a"}))):
+        first = compared(*full, own=own, now=NOW)
+        for hours in (1, 2, 3):
+            later = compared(*empty, own=own, now=NOW + hours * APART, before=first)
+            assert of_day(later).completeness is Completeness.NOT_KNOWN, "an earlier look found a row"
+
+
 def test_no_day_is_whole_with_fewer_rows_than_an_earlier_look_found() -> None:
     own = Ledger({}, foreign=frozenset({"a", "b"}))
     found = compared(row("a"), row("b"), own=own, now=NOW - 9 * APART)
@@ -252,6 +267,45 @@ def test_a_day_behind_the_cursor_that_is_not_whole_is_looked_at_again_ever_more_
     assert now - at[-1] < timedelta(days=14)
     whole = one._replace(completeness=Completeness.WHOLE, looked_at=None)
     assert revisits(now.date(), {DAY: whole}, now, GRACE) == ()
+
+
+LAST = datetime(2026, 11, 27, tzinfo=UTC) + LAST_LOOK  # the time of the day's last look
+
+
+def test_a_whole_day_gets_one_last_look_when_it_is_seven_days_old() -> None:
+    whole = of_day(twice(row("a"), own=ledger("a")))
+    for now, due in ((LAST - timedelta(seconds=1), ()), (LAST, (DAY,))):
+        assert revisits(now.date(), {DAY: whole}, now, GRACE) == due
+    last = of_day(compared(row("a"), own=ledger("a"), now=LAST, before=Comparison((), (whole,))))
+    assert last == whole._replace(looked_at=LAST)
+    for days in range(31):
+        assert revisits(LAST.date() + timedelta(days), {DAY: last}, LAST + timedelta(days), GRACE) == ()
+
+
+@pytest.mark.parametrize("rows", [(), (row("a"),), (row("b", None),)])
+@pytest.mark.parametrize("complete", [True, False])
+def test_a_day_stays_whole_if_the_provider_no_longer_lists_its_old_rows(rows: tuple[HistoryRow, ...], complete: bool) -> None:
+    whole = of_day(twice(row("a"), row("b"), own=ledger("a", "b")))
+    found = compared(*rows, own=ledger("a", "b"), now=LAST, before=Comparison((), (whole,)), complete=complete)
+    assert of_day(found) == whole._replace(looked_at=LAST), "and no look follows"
+
+
+def test_a_row_that_is_listed_late_is_found_by_the_last_look_and_the_day_is_whole_again_after_two_more() -> None:
+    whole = of_day(twice(row("a"), own=ledger("a")))
+    found = compared(row("a"), row("late"), own=ledger("a"), now=LAST, before=Comparison((), (whole,)))
+    assert [one.notification_id for one in found.missing] == ["late"]
+    assert of_day(found).completeness is Completeness.MISSING
+    own = replace(ledger("a"), recovered={"late": DAY})
+    quick = compared(row("a"), row("late"), own=own, now=LAST, before=Comparison((), (whole,)), complete=False)
+    assert counts(quick) == Day(DAY, Completeness.NOT_KNOWN, listed=2, ours=2, recovered=1)
+    assert revisits(LAST.date(), {DAY: of_day(quick)}, LAST, GRACE) == (DAY,)
+    first = compared(row("a"), row("late"), own=own, now=LAST, before=quick)
+    assert revisits(LAST.date(), {DAY: of_day(first)}, LAST + APART, GRACE) == (DAY,)
+    again = compared(row("a"), row("late"), own=own, now=LAST + APART, before=first)
+    assert counts(again) == Day(DAY, Completeness.WHOLE, listed=2, ours=2, recovered=1)
+    unreadable = replace(ledger("a"), unreadable=frozenset({"late"}))
+    found = compared(row("a"), row("late"), own=unreadable, now=LAST, before=Comparison((), (whole,)))
+    assert of_day(found).completeness is not Completeness.WHOLE
 
 
 def test_only_a_day_that_is_over_and_not_proven_needs_a_thorough_look() -> None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from uuid import UUID, uuid4
 
 import pytest
 
-from webhookd.errors import UnavailableError
-from webhookd.sync.lease import Lease, LeaseEndedError
+from webhookd.errors import LeaseEndedError, UnavailableError
+from webhookd.sync.lease import Lease
 
 
 class Store:
@@ -19,17 +18,17 @@ class Store:
         self.away = False
         self.released = 0
 
-    async def hold(self, account: str, holder: UUID, seconds: float, provider: str) -> bool:
+    async def hold(self, account: str, seconds: float, provider: str) -> bool:
         if self.away:
             raise UnavailableError("postgresql", "away")
         return self.held
 
-    async def release(self, account: str, holder: UUID) -> None:
+    async def release(self, account: str) -> None:
         self.released += 1
 
 
 def lease_of(store: Store, seconds: float) -> Lease:
-    return Lease(store, "default", "api.example.com", uuid4(), seconds)
+    return Lease(store, "default", "api.example.com", seconds)
 
 
 async def work(lease: Lease) -> None:
@@ -98,3 +97,41 @@ async def test_a_timeout_of_the_block_itself_stays_a_timeout() -> None:
 
     with pytest.raises(TimeoutError):
         await slow()
+
+
+async def test_a_write_that_postgresql_refuses_ends_the_lease_and_all_that_runs() -> None:
+    lease = lease_of(Store(), 3600.0)
+    assert await lease.renew()
+    running = asyncio.create_task(work(lease))
+    await asyncio.sleep(0)
+    with pytest.raises(LeaseEndedError):
+        async with lease.during():
+            raise LeaseEndedError
+    assert not lease.held
+    with pytest.raises(LeaseEndedError):
+        await running
+
+
+async def test_a_lease_that_is_renewed_while_a_block_is_ending_is_held_again() -> None:
+    store, ends = Store(), asyncio.Event()
+    lease = lease_of(store, 3600.0)
+    assert await lease.renew()
+
+    async def slow_to_end() -> None:
+        async with lease.during():
+            try:
+                await asyncio.sleep(10)
+            finally:
+                await ends.wait()
+
+    running = asyncio.create_task(slow_to_end())
+    await asyncio.sleep(0)
+    store.held = False
+    assert not await lease.renew()
+    await asyncio.sleep(0.01)
+    store.held = True
+    assert await lease.renew()
+    ends.set()
+    with pytest.raises(LeaseEndedError):
+        await running
+    assert lease.held

@@ -5,6 +5,9 @@ have answered 200 to a webhook that never reached webhookd.
 
 A day is whole only after two thorough looks, an hour apart. Both read the list to its end and found as many rows as any look
 ever found, all of them in the ledger. So one answer with too few rows makes no day whole.
+
+A whole day gets one last look when it is seven days old: the provider may list a notification late. The last look takes away
+no proof. If it finds nothing more, the day stays whole, even if the provider no longer lists such old rows.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ LOOKS = 2  # thorough looks that a whole day needs
 APART = timedelta(hours=1)  # between these, so that in each hour a quiet account needs but one call more
 PATIENCE = timedelta(hours=6)  # a day that is over for longer, and not proven, is not known
 STRAY = timedelta(days=2)  # from this age on, a day that is not known no longer keeps the cursor from later days
+LAST_LOOK = timedelta(days=7)  # the age of a whole day at its last look
 LONGEST = timedelta(days=30)  # after which a day is not looked at again
 _DAY = timedelta(days=1)
 
@@ -111,9 +115,10 @@ def needs_proof(cursor: date, earlier: Mapping[date, Day], now: datetime, grace:
 
 
 def revisits(cursor: date, earlier: Mapping[date, Day], now: datetime, grace: timedelta) -> tuple[date, ...]:
-    """Returns the days behind the cursor that are not whole and need another thorough look, at `around(day)`, the oldest first.
+    """Returns the days behind the cursor that need another look, at `around(day)`, the oldest first.
 
-    A look is due after an eighth of the day's age: more seldom from day to day, and for at most 30 days.
+    If a day is not whole, a thorough look is due after an eighth of the day's age: more seldom from day to day, and for at
+    most 30 days. A whole day needs its last look, which need not be thorough: it proves nothing.
     """
     days = _days(_today(now) - LONGEST, cursor - _DAY)
     return tuple(day for day in days if day in earlier and _is_due(day, earlier[day], now, grace))
@@ -193,10 +198,15 @@ class _Look:
         counts = self._count(day)
         total = self._totals[day]
         thorough = self._history.complete and day not in self._history.moving
+        if self._is_old_and_whole(before) and not counts.missing and counts.listed + counts.unlisted <= before.listed:
+            return before._replace(looked_at=self._now)
         if total < before.most and not thorough and not counts.missing:
             return self._aged(before)  # this look did not read the day's whole list, and tells nothing new but the time
         one = self._with_looks(counts, before, total, thorough=thorough)
         return one._replace(completeness=self._completeness(one, total))
+
+    def _is_old_and_whole(self, before: Day) -> bool:
+        return before.completeness is Completeness.WHOLE and self._now - _end(before.day) >= LAST_LOOK
 
     def _aged(self, before: Day) -> Day:
         """Returns an earlier result as it is now: a day does not stay open if no look reads its list."""
@@ -257,8 +267,10 @@ class _Look:
 
 def _is_due(day: date, before: Day | None, now: datetime, grace: timedelta) -> bool:
     age = now - _end(day)
-    if age < grace or (before is not None and before.completeness is Completeness.WHOLE):
+    if age < grace:
         return False
+    if before is not None and before.completeness is Completeness.WHOLE:
+        return age >= LAST_LOOK and (before.looked_at is None or before.looked_at < _end(day) + LAST_LOOK)
     if before is None or before.looked_at is None or before.looked_at > now:  # the clock was put back since
         return True
     return now - before.looked_at >= (APART if 0 < before.looks < LOOKS else max(APART, age / 8))

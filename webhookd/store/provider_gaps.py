@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from datetime import date, datetime
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ import orjson
 
 from webhookd.authorizenet.gaps import Completeness, Day
 from webhookd.authorizenet.notification import Notification
+from webhookd.errors import LeaseEndedError
 from webhookd.store.database import Database
 from webhookd.store.event_store import storable
 from webhookd.store.keys import id_at, keys_of_notification, notification_key
@@ -19,6 +21,7 @@ from webhookd.store.queries import queries
 _KEYS = 1000  # notifications that one look-up is for
 _LOOKED = 5000  # events of the ledger that one statement reads
 _BODIES, _LATEST = 50, 5000  # bodies whose webhook is looked at, among so many of the latest events
+_TWINS = 20  # events about one entity at one instant
 _RECENT = 30 * 86_400.0  # seconds, from which these events are
 
 
@@ -80,11 +83,16 @@ class Ordered(NamedTuple):
 
 
 class ProviderGaps:
-    """The statements of one account's comparison. All raise UnavailableError while PostgreSQL is away."""
+    """The statements of one account's comparison. All raise UnavailableError while PostgreSQL is away.
 
-    def __init__(self, database: Database, account: str) -> None:
+    holder: this replica. `record`, `advance` and `fail` raise LeaseEndedError, and write nothing, unless it has the right to
+        ask the provider for the account.
+    """
+
+    def __init__(self, database: Database, account: str, holder: UUID | None = None) -> None:
         self._database = database
         self._account = account
+        self._holder = holder
 
     async def bounds(self) -> Bounds:
         """Returns how far the comparison has come."""
@@ -145,18 +153,29 @@ class ProviderGaps:
                 found[some[row["position"] - 1]] = row["account"]
         return found
 
-    async def twin(self, notification: Notification) -> UUID | None:
-        """Returns the event that another notification brought for the same; None if there is none, or nobody can know."""
+    async def twin(self, notification: Notification, body: bytes) -> UUID | None:
+        """Returns the event that another notification brought for the same; None if there is none, or nobody can know.
+
+        body: the notification's. Two notifications of one webhook are the same event only if their payloads are equal: one
+        request may change an entity twice, at one instant.
+        """
         if notification.entity_id is None or notification.event_date is None:
             return None
-        found: UUID | None = await self._one(
-            queries.twin_of_notification,
+        rows = await self._all(
+            queries.likely_twins,
             event_type=notification.event_type,
             entity_id=notification.entity_id,
             event_date=notification.event_date,
             notification_key=notification_key(self._account, notification.notification_id),
+            limit=_TWINS,
         )
-        return found
+        webhook = _webhook_of(body)
+        for row in rows:
+            other = None if row["body"] is None else _webhook_of(row["body"])  # retention removes bodies first
+            if webhook is None or other is None or other != webhook or _payload_of(row["body"]) == _payload_of(body):
+                found: UUID = row["id"]
+                return found
+        return None
 
     async def add_alias(self, notification_id: str, event_id: UUID) -> None:
         """Makes a notification an alias of an event."""
@@ -166,7 +185,7 @@ class ProviderGaps:
     async def noted(self, since: datetime) -> dict[str, Noted]:
         """Returns the notifications that were not in the ledger, and whose eventDate is `since` or later."""
         rows = await self._all(queries.provider_notifications, since=since)
-        return {row["notification_id"]: Noted(**{name: row[name] for name in Noted._fields}) for row in rows}
+        return await asyncio.to_thread(_noted, rows)  # many notifications of another program may be among them
 
     async def note(self, refused: Iterable[Refused]) -> None:
         """Records why notifications are not in the ledger."""
@@ -194,10 +213,10 @@ class ProviderGaps:
         return pings, {row["notification_id"] for row in samples}
 
     async def record(self, days: Sequence[Day], compared_from: datetime, compared_to: date) -> None:
-        """Records the result of a comparison."""
+        """Records the result of a comparison. Raises LeaseEndedError."""
         columns: dict[str, list[Any]] = {name: [getattr(day, name) for day in days] for name in Day._fields}
         columns["days"], columns["looked_ats"] = columns.pop("day"), columns.pop("looked_at")
-        await self._one(queries.record_comparison, compared_from=compared_from, compared_to=compared_to, **columns)
+        await self._as_holder(queries.record_comparison, compared_from=compared_from, compared_to=compared_to, **columns)
 
     async def figures(self) -> dict[str, int]:
         """Returns the sums of the last 14 days: missing, unreadable, days_not_whole."""
@@ -218,17 +237,21 @@ class ProviderGaps:
         held_by: str | None = None,
         error: str | None = None,
         ended: bool = False,
-    ) -> bool:
+    ) -> None:
         """Records how far an order has come: `done` of `total` days, and `taken` notifications since the last record.
 
-        held_by: why the order waits. error: why it failed, if it has ended. Returns False if the order was cancelled.
+        held_by: why the order waits. error: why it failed, if it has ended. Raises LeaseEndedError.
         """
         figures = {"total": total, "done": done, "taken": taken, "held_by": held_by, "error": error, "ended": ended}
-        return bool(await self._database.one(queries.advance_gaps, id=order.id, **figures))
+        await self._as_holder(queries.advance_gaps, id=order.id, **figures)
 
     async def fail(self, order: Ordered, error: str) -> None:
-        """Ends an order with its error."""
-        await self._database.one(queries.fail_gaps, id=order.id, error=error)
+        """Ends an order with its error. Raises LeaseEndedError."""
+        await self._as_holder(queries.fail_gaps, id=order.id, error=error)
+
+    async def _as_holder(self, query: Any, **parameters: Any) -> None:
+        if not await self._one(query, holder=self._holder, **parameters):
+            raise LeaseEndedError
 
     async def _one(self, query: Any, **parameters: Any) -> Any:
         return await self._database.one(query, account=self._account, **parameters)
@@ -237,10 +260,22 @@ class ProviderGaps:
         return await self._database.all(query, account=self._account, **parameters)
 
 
+def _noted(rows: list[Any]) -> dict[str, Noted]:
+    return {row["notification_id"]: Noted(**{name: row[name] for name in Noted._fields}) for row in rows}
+
+
 def _webhook_of(body: bytes) -> str | None:
+    found = _envelope_of(body).get("webhookId")
+    return found.strip().lower() if isinstance(found, str) else None
+
+
+def _payload_of(body: bytes) -> Any:
+    return _envelope_of(body).get("payload")
+
+
+def _envelope_of(body: bytes) -> dict[str, Any]:
     try:
         envelope = orjson.loads(body)
     except ValueError:
-        return None
-    found = envelope.get("webhookId") if isinstance(envelope, dict) else None
-    return found.strip().lower() if isinstance(found, str) else None
+        return {}
+    return envelope if isinstance(envelope, dict) else {}

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
 
+from webhookd.errors import LeaseEndedError
 from webhookd.store.database import Database
 from webhookd.store.keys import new_id
 from webhookd.store.queries import queries
@@ -23,37 +24,50 @@ class Call(NamedTuple):
 
 
 class ProviderState:
-    """The statements about the provider's side. All raise UnavailableError while PostgreSQL is away."""
+    """The statements about the provider's side. All raise UnavailableError while PostgreSQL is away.
 
-    def __init__(self, database: Database) -> None:
+    holder: this replica. Those that need the right to ask for the account raise LeaseEndedError if another replica has it.
+    """
+
+    def __init__(self, database: Database, holder: UUID) -> None:
         self._database = database
+        self._holder = holder
 
-    async def hold(self, account: str, holder: UUID, seconds: float, provider: str) -> bool:
-        """Takes or keeps the right to ask the provider for an account. Returns whether `holder` has it now."""
+    async def hold(self, account: str, seconds: float, provider: str) -> bool:
+        """Takes or keeps the right to ask the provider for an account. Returns whether this replica has it now."""
         query = queries.hold_provider_account
-        return bool(await self._database.one(query, account=account, holder=holder, seconds=seconds, provider=provider))
+        parameters = {"account": account, "holder": self._holder, "seconds": seconds, "provider": provider}
+        return bool(await self._database.one(query, **parameters))
 
-    async def release(self, account: str, holder: UUID) -> None:
-        """Ends the right of `holder`."""
-        await self._database.one(queries.release_provider_account, account=account, holder=holder)
+    async def release(self, account: str) -> None:
+        """Ends this replica's right."""
+        await self._database.one(queries.release_provider_account, account=account, holder=self._holder)
 
     async def set_credentials(self, account: str, state: str) -> None:
-        """Records whether the provider takes the credentials: `good` or `refused`."""
-        await self._database.one(queries.set_provider_credentials, account=account, state=state)
+        """Records whether the provider takes the credentials: `good` or `refused`. Raises LeaseEndedError."""
+        query = queries.set_provider_credentials
+        if not await self._database.one(query, account=account, holder=self._holder, state=state):
+            raise LeaseEndedError
 
     async def set_merchant(
         self, account: str, gateway_id: str | None, name: str | None, features_off: Sequence[str], *, test_mode: bool
     ) -> bool:
-        """Records whose account the credentials are for. Returns whether it is another one than before."""
-        moved = await self._database.one(
+        """Records whose account the credentials are for. Returns whether it is another one than before.
+
+        Raises LeaseEndedError.
+        """
+        moved: bool | None = await self._database.one(
             queries.set_provider_merchant,
             account=account,
+            holder=self._holder,
             gateway_id=gateway_id,
             merchant_name=name,
             test_mode=test_mode,
             features_off=list(features_off),
         )
-        return bool(moved)
+        if moved is None:
+            raise LeaseEndedError
+        return moved
 
     async def remove_old(self, account: str) -> None:
         """Removes what is old of an account."""

@@ -8,9 +8,10 @@ from functools import partial
 from typing import NamedTuple
 
 from webhookd.authorizenet.api.errors import CredentialsRefusedError, ProviderError
+from webhookd.errors import LeaseEndedError
 from webhookd.runtime.loops import Loop, Watch
 from webhookd.sync.account_state import AccountState
-from webhookd.sync.lease import Lease, LeaseEndedError
+from webhookd.sync.lease import Lease
 from webhookd.telemetry.logs import logger
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, time, timedelta
+from itertools import chain
 from typing import NamedTuple
 from uuid import UUID
 
@@ -13,9 +14,9 @@ from webhookd.authorizenet.api.client import ProviderClient
 from webhookd.authorizenet.api.errors import CallRejectedError, ProviderError, UnreadableAnswerError
 from webhookd.authorizenet.api.results import History, HistoryRow
 from webhookd.authorizenet.gaps import MARGIN, Comparison, Completeness, Day, Ledger
-from webhookd.errors import UnavailableError
+from webhookd.errors import LeaseEndedError, UnavailableError
 from webhookd.store.database import Database
-from webhookd.store.provider_gaps import Bounds, Noted, Ordered, Ping, ProviderGaps, Refused
+from webhookd.store.provider_gaps import Bounds, Known, Noted, Ordered, Ping, ProviderGaps, Refused
 from webhookd.sync.takeover import Span, Takeover
 from webhookd.telemetry.logs import logger, where
 from webhookd.telemetry.provider_metrics import ProviderMetrics
@@ -97,15 +98,20 @@ class GapCloser:
                 bounds = bounds._replace(webhooks=bounds.webhooks | new)
             cursor = min(bounds.cursor or _day(bounds.since), now.date())  # PostgreSQL's clock may have been wrong
             stored = await self._gaps.days(now.date() - comparison.LONGEST - _FRESH, now.date())
-            # Every second look may be at an older day that is not proven, so that many such days delay no fresh gap.
-            due = comparison.revisits(cursor, stored, now, self._grace) if back_to is None and not self._revisited else ()
+            since = max(bounds.since, oldest)
+            # Every second look may be at an older day, so that many such days delay no fresh gap.
+            may_revisit = back_to is None and not self._revisited
+            due = comparison.revisits(cursor, stored, now, self._grace) if may_revisit else ()
+            due = tuple(day for day in due if day >= _day(since))  # of earlier days, nothing is taken or recorded
             self._revisited = bool(due)
             if due:
-                look = _Look(*comparison.around(due[0]), due[0], max(bounds.since, oldest), True)
+                is_proven = (
+                    stored[due[0]].completeness is Completeness.WHOLE
+                )  # so the last look may be a quick one: fewer calls
+                look = _Look(*comparison.around(due[0]), due[0], since, not is_proven)
             else:
                 thorough = comparison.needs_proof(cursor, stored, now, self._grace)
                 first, last = comparison.span(min(cursor, back_to or cursor), now)
-                since = max(bounds.since, oldest)
                 look = _Look(first, last, now.date(), since, thorough)
             return bool(await self._run(look, bounds, cursor, stored, now))
 
@@ -135,7 +141,7 @@ class GapCloser:
                 self._orders_from = loop.time() + _PAUSE
                 await self._gaps.advance(order, total, order.done, held_by=str(error))
                 raise
-            except UnavailableError:
+            except (UnavailableError, LeaseEndedError):
                 raise
             except Exception as error:  # noqa: BLE001  a defect: the order must not block the account's next orders
                 reason = type(error).__name__
@@ -172,7 +178,7 @@ class GapCloser:
         young_from = now - self._grace
         history = await self._client.history(look.first, look.last, young_from=young_from, thorough=look.thorough)
         books = await self._books(history, look, bounds.webhooks)
-        found = self._compare(history, books.ledger, look, stored, now)
+        found = await self._compare(history, books.ledger, look, stored, now)
         left, ours = 0, None
         if found.missing:
             ours = await self._takeover.webhooks(bounds.webhooks)
@@ -181,39 +187,26 @@ class GapCloser:
                 await self._takeover.take(chosen[:_MOST], ours, books.pings, Span(look.since, young_from))
                 left = len(chosen[_MOST:])
                 books = await self._books(history, look, ours.ids)
-                found = self._compare(history, books.ledger, look, stored, now)
+                found = await self._compare(history, books.ledger, look, stored, now)
         self._note_unknown(unknown=ours is not None and not ours.ids)
         await self._record(found, books, look, cursor, stored, now)
         return left
 
-    def _compare(self, history: History, ledger: Ledger, look: _Look, stored: dict[date, Day], now: datetime) -> Comparison:
-        return comparison.compare(history, ledger, look.first, now, self._grace, stored, look.judged)
+    async def _compare(
+        self, history: History, ledger: Ledger, look: _Look, stored: dict[date, Day], now: datetime
+    ) -> Comparison:
+        return await asyncio.to_thread(comparison.compare, history, ledger, look.first, now, self._grace, stored, look.judged)
 
     async def _books(self, history: History, look: _Look, ours: frozenset[str]) -> _Books:
         """Reads what webhookd knows. `ours`: the webhooks that are known as ours by now."""
         start = datetime.combine(look.first, time(), UTC)
         noted = await self._gaps.noted(start)
-        rows = {row.notification_id: row for row in history.rows}
-        known = await self._gaps.known([*rows, *(name for name in noted if name not in rows)])
+        # In threads: 200,000 rows would keep the event loop for half a second.
+        known = await self._gaps.known(await asyncio.to_thread(_names, history, noted))
         pings, samples = await self._gaps.pings(start)
-        foreign = {name for name, one in noted.items() if one.status == "foreign" and one.reason not in ours}
-        dates = {name: one.event_date for name, one in noted.items()}
-        dates |= {name: row.event_date for name, row in rows.items() if row.event_date is not None}
-        foreign |= {name for name, at in dates.items() if _is_before(at, look.since)} | samples
-        seen = {
-            name: HistoryRow(name, one.event_type, one.event_date, None)
-            for name, one in noted.items()
-            if one.status == "seen" and name not in foreign
-        }
         async for name, one in self._gaps.events(start - _SKEW, max(look.since, start)):
             known.setdefault(name, one)
-        ledger = Ledger(
-            delivered={name: one.day for name, one in known.items() if not one.recovered},
-            recovered={name: one.day for name, one in known.items() if one.recovered},
-            unreadable=frozenset(name for name, one in noted.items() if one.status == "unreadable" and not one.due),
-            foreign=frozenset(foreign - known.keys()),
-            seen=seen,
-        )
+        ledger = await asyncio.to_thread(_ledger, history, known, noted, samples, ours, look.since)
         return _Books(ledger, noted, pings)
 
     async def _record(
@@ -221,9 +214,8 @@ class GapCloser:
     ) -> None:
         fresh = [row for row in found.lacking if row.notification_id not in books.noted]
         await self._gaps.note(Refused(row.notification_id, "seen", "", row.event_type, row.event_date) for row in fresh)
-        await self._gaps.forget(
-            [name for name in books.noted if name in books.ledger.delivered or name in books.ledger.recovered]
-        )
+        ledger = books.ledger
+        await self._gaps.forget([name for name in books.noted if name in ledger.delivered or name in ledger.recovered])
         days: Sequence[Day] = [day for day in found.days if day.day >= _day(look.since)]
         if self._unknown:  # the missing notifications may all be foreign
             days = [_as_not_known(day) for day in days]
@@ -244,6 +236,35 @@ class GapCloser:
                 account=self._account,
             )
         self._unknown = unknown
+
+
+def _names(history: History, noted: dict[str, Noted]) -> list[str]:
+    return list(dict.fromkeys(chain((row.notification_id for row in history.rows), noted)))
+
+
+def _ledger(
+    history: History, known: dict[str, Known], noted: dict[str, Noted], samples: set[str], ours: frozenset[str], since: datetime
+) -> Ledger:
+    """Returns the ids that webhookd knows.
+
+    known: the notifications that are in the ledger. noted: those that were not. samples: of pings.
+    ours: the webhooks that are ours. since: older notifications are not webhookd's business.
+    """
+    foreign = {name for name, one in noted.items() if one.status == "foreign" and one.reason not in ours}
+    dates = {name: one.event_date for name, one in noted.items()}
+    dates |= {row.notification_id: row.event_date for row in history.rows if row.event_date is not None}
+    foreign |= {name for name, at in dates.items() if _is_before(at, since)} | samples
+    return Ledger(
+        delivered={name: one.day for name, one in known.items() if not one.recovered},
+        recovered={name: one.day for name, one in known.items() if one.recovered},
+        unreadable=frozenset(name for name, one in noted.items() if one.status == "unreadable" and not one.due),
+        foreign=frozenset(foreign - known.keys()),
+        seen={
+            name: HistoryRow(name, one.event_type, one.event_date, None)
+            for name, one in noted.items()
+            if one.status == "seen" and name not in foreign
+        },
+    )
 
 
 def _as_not_known(day: Day) -> Day:

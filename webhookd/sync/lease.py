@@ -6,39 +6,33 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from typing import Protocol
-from uuid import UUID
 
-from webhookd.errors import UnavailableError, WebhookdError
+from webhookd.errors import LeaseEndedError, UnavailableError
 
 _MARGIN = 1 / 9  # of the lease: the time for a call under way to end before another replica may begin
 
 
-class LeaseEndedError(WebhookdError):
-    """The lease ended before the block that needed it: another replica has the account now, or soon."""
-
-
 class Store(Protocol):
-    """The leases of all replicas, in PostgreSQL. Both methods raise UnavailableError."""
+    """The leases of this replica, in PostgreSQL. Both methods raise UnavailableError."""
 
-    async def hold(self, account: str, holder: UUID, seconds: float, provider: str) -> bool:
-        """Takes or keeps the lease of an account. Returns whether `holder` has it now."""
+    async def hold(self, account: str, seconds: float, provider: str) -> bool:
+        """Takes or keeps the lease of an account. Returns whether this replica has it now."""
 
-    async def release(self, account: str, holder: UUID) -> None:
-        """Ends the lease of `holder`."""
+    async def release(self, account: str) -> None:
+        """Ends the lease, if this replica has it."""
 
 
 class Lease:
     """The lease of one account, by PostgreSQL's clock.
 
-    account, provider: the account, and the host of its API. holder: this replica.
+    account, provider: the account, and the host of its API.
     seconds: the time after which another replica may take over, if this one does not renew the lease.
     """
 
-    def __init__(self, store: Store, account: str, provider: str, holder: UUID, seconds: float) -> None:
+    def __init__(self, store: Store, account: str, provider: str, seconds: float) -> None:
         self._store = store
         self._account = account
         self._provider = provider
-        self._holder = holder
         self._seconds = seconds
         self._until = 0.0  # by the event loop's clock
         self._running: set[asyncio.Timeout] = set()
@@ -54,7 +48,7 @@ class Lease:
         Raises UnavailableError. Then a lease that this replica has goes on to its end.
         """
         asked = asyncio.get_running_loop().time()  # PostgreSQL counts from a later moment
-        held = await self._store.hold(self._account, self._holder, self._seconds, self._provider)
+        held = await self._store.hold(self._account, self._seconds, self._provider)
         self._set(asked + self._seconds * (1 - _MARGIN) if held else 0.0)
         return held
 
@@ -63,13 +57,14 @@ class Lease:
         if self.held:
             self._set(0.0)
             with contextlib.suppress(UnavailableError):  # then the lease ends by itself
-                await self._store.release(self._account, self._holder)
+                await self._store.release(self._account)
 
     @contextlib.asynccontextmanager
     async def during(self) -> AsyncIterator[None]:
         """Runs a block while the lease lasts, however often it is renewed. If the lease ends first, cancels the block.
 
-        Raises LeaseEndedError then.
+        Raises LeaseEndedError then. If the block itself raises LeaseEndedError, PostgreSQL has refused a write, and the lease
+        ends at once, for all blocks.
         """
         limit = asyncio.timeout_at(self._until)
         try:
@@ -79,12 +74,16 @@ class Lease:
                     yield
                 finally:
                     self._running.discard(limit)
+        except LeaseEndedError:
+            self._set(0.0)
+            raise
         except TimeoutError:
             if limit.expired():
-                raise LeaseEndedError("the lease of the account ended") from None
+                raise LeaseEndedError from None
             raise
 
     def _set(self, until: float) -> None:
         self._until = until
         for limit in self._running:
-            limit.reschedule(until)
+            if not limit.expired():  # else its block is ending already
+                limit.reschedule(until)

@@ -65,7 +65,7 @@ class SyncRole:
         self._metrics = metrics.provider
         self._watch = watch
         self._me = uuid4()
-        self._store = ProviderState(database)
+        self._store = ProviderState(database, self._me)
         self._plans: dict[str, _Plan] = {}
         self._accounts: dict[str, AccountSync] = {}
         self._clients: dict[str, ProviderClient] = {}
@@ -101,7 +101,7 @@ class SyncRole:
             accesses, refusals=ProviderRefusals(self._database), on_call=lambda account: states[account].note_call
         )
         for name, plan in plans.items():
-            lease = Lease(self._store, name, urlsplit(plan.access.url).netloc, self._me, _LEASE)
+            lease = Lease(self._store, name, urlsplit(plan.access.url).netloc, _LEASE)
             jobs = self._jobs(plan, states[name], self._clients[name])
             self._accounts[name] = AccountSync(states[name], lease, jobs, _LEASE / 3, self._watch)
             await self._accounts[name].start()
@@ -122,7 +122,7 @@ class SyncRole:
 
         limits = self._settings.max_event_age, self._settings.max_clock_skew
         records = WebhookRecords(self._database, plan.access.account, _ACTOR)
-        held = HeldNotifications(records, self._receipts, *limits)
+        held = HeldNotifications(records, self._receipts, *limits, client)
         jobs = [
             Job("decision on pings", _DECIDE_EVERY, held.decide),
             Job("comparison with the history", plan.gap_every, partial(after_check, closer.close)),
@@ -178,7 +178,7 @@ class SyncRole:
 
     def _gap_closer(self, plan: _Plan, client: ProviderClient) -> GapCloser:
         settings, access = self._settings, plan.access
-        gaps = ProviderGaps(self._database, access.account)
+        gaps = ProviderGaps(self._database, access.account, self._me)
         limits = Limits(settings.max_body_bytes, timedelta(seconds=settings.event_retention))
         takeover = Takeover(access, client, gaps, self._receipts, limits, self._metrics)
         grace = timedelta(seconds=plan.gap_grace)

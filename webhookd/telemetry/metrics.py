@@ -53,7 +53,7 @@ class Metrics:
             "outcome",
             values=("kept", "dropped"),
         )
-        self.accepted = counter("accepted_total", "New events that were committed, by event type.", "event_type")
+        self.accepted = counter("accepted_total", "New events that were committed, however they came.", "event_type")
         self.ack_seconds = histogram(
             "ack_seconds", "Seconds from the first byte of an authentic webhook to its answer 200, including the commit.", _FAST
         )

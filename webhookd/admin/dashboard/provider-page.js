@@ -76,7 +76,7 @@ function build(found, days, renewals) {
         found.unreadable.length > 0 && section("Unreadable notifications", unreadable(found.unreadable)),
         section("Last calls", calls(found.calls)),
         section("Changes at the provider", changes(found.changes)),
-        section("Tests", tests(found.tests)),
+        section("Tests", kept(found), tests(found.tests)),
       ),
       h(
         "div",
@@ -124,7 +124,14 @@ function storyPanel(found) {
         `${plural(found.days_not_whole, "day")} of the last 14 ${found.days_not_whole === 1 ? "is" : "are"} not whole. `,
         todo("webhookddaynotwhole"),
       ),
-    found.test_mode && h("p", { class: "note" }, icon("warn"), "The account is in test mode: no payment settles."),
+    found.test_mode &&
+      h(
+        "p",
+        { class: "note" },
+        icon("warn"),
+        "The account is in test mode: no payment settles. If its notifications have the payload id 0, they are kept as tests, " +
+          "and none becomes an event.",
+      ),
     late &&
       !refused &&
       h(
@@ -245,9 +252,21 @@ function changes(rows) {
   );
 }
 
+function kept(found) {
+  const number = found.tests_in_a_week;
+  if (number === 0) return null;
+  const are = number === 1 ? "was kept as a test" : "were kept as tests";
+  return h(
+    "p",
+    { class: "faint" },
+    `${plural(number, "notification")} of the last seven days ${are}: the samples of pings, and notifications with the payload ` +
+      "id 0. No handler and no destination gets them.",
+  );
+}
+
 function tests(rows) {
   return list(
-    "Samples that pings brought, the newest first",
+    "Notifications that were kept as tests, the newest first",
     ["Type", "Came", "Verified by the key", "Notification"],
     rows.map((row) => [
       shortType(row.event_type),
@@ -255,6 +274,6 @@ function tests(rows) {
       h("code", {}, row.key_fingerprint),
       h("code", {}, row.notification_id),
     ]),
-    "No ping's sample has come. No handler and no destination gets such a sample.",
+    "No test has come: no ping's sample, and no notification with the payload id 0.",
   );
 }

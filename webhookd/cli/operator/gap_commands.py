@@ -20,6 +20,7 @@ from webhookd.runtime.console import Json as AsJson
 
 _NOT_WHOLE = ("missing", "unreadable", "not known")
 _LONGEST_OPEN = timedelta(hours=6)  # after the day's end; an outage of the provider's API is over by then
+_SET_CREDENTIALS = "set WEBHOOKD_API_LOGIN_ID and WEBHOOKD_TRANSACTION_KEY"
 _DAYS = re.compile(r"([1-9][0-9]{0,2})\s*([dw])")
 
 Account = Annotated[str | None, typer.Option(help="Only this account. [all]", show_default=False)]
@@ -32,7 +33,8 @@ app = typer.Typer(
     "days are of UTC. A day is whole if webhookd has every notification that the history lists for it, after two looks.\n\n"
     "The exit code is 1 if a day that is over is not whole, has no result, or is open more than six hours after its end; if no "
     "comparison has ended for two hours; or if Authorize.Net refuses the credentials. The last lines say which. For example, "
-    "in a cron job: `webhookd gaps --days 7`. Name the account by --account if another one's credentials were removed.\n\n"
+    "in a cron job: `webhookd gaps --days 7`. An account for which no replica has asked for three days, as after its "
+    "credentials were removed, is not compared: it counts only if --account names it.\n\n"
     "The commands use the admin API of WEBHOOKD_API_URL and WEBHOOKD_API_TOKEN (or WEBHOOKD_API_TOKEN_FILE), else of this "
     "machine's daemon, else of the `webhookd dev` in this folder.\n\n" + EXIT_CODES,
 )
@@ -60,14 +62,17 @@ def show(
     accounts = with_api(url, folder, read)
     if not accounts:
         which = "no account has" if account is None else f"the account {plain(account)} does not have"
-        raise ApiError(f"{which} API credentials: set WEBHOOKD_API_LOGIN_ID and WEBHOOKD_TRANSACTION_KEY", Exit.NOT_FOUND)
+        raise ApiError(f"{which} API credentials: {_SET_CREDENTIALS}", Exit.NOT_FOUND)
+    counted = [one for one in accounts if account is not None or one["held"] or one["unattended"]]
     if as_json:
         tell_json({"accounts": accounts})
     else:
         for one in accounts:
-            _tell(one, days, named=len(accounts) > 1)
+            _tell(one, days, named=len(accounts) > 1, counts=one in counted)
+    if not counted:
+        raise ApiError(f"no account is compared: {_SET_CREDENTIALS}", Exit.NOT_FOUND)
     now = datetime.now(UTC)
-    raise typer.Exit(Exit.FAILED if any([*problems_of(one, days, now)] for one in accounts) else Exit.DONE)
+    raise typer.Exit(Exit.FAILED if any([*problems_of(one, days, now)] for one in counted) else Exit.DONE)
 
 
 def problems_of(account: Json, days: int, now: datetime) -> Iterator[str]:
@@ -94,9 +99,13 @@ def _is_late(day: date, now: datetime) -> bool:
     return now > datetime.combine(day + timedelta(days=1), time(), UTC) + _LONGEST_OPEN
 
 
-def _tell(account: Json, days: int, *, named: bool) -> None:
+def _tell(account: Json, days: int, *, named: bool, counts: bool) -> None:
+    name = plain(account["account"])
+    if not counts:
+        say(f"{name}: no credentials for three days: not compared; `webhookd gaps --account {name}` shows its days")
+        return
     if named:
-        say(f"{plain(account['account'])}:")
+        say(f"{name}:")
     for day in reversed(account["days"]):
         say(line_of(day))
     if not account["days"]:
