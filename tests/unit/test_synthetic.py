@@ -212,3 +212,9 @@ def test_even_looks_that_contradict_each_other_make_no_event_twice(looks: list[F
     before = reduce(merge, looks) if looks else None
     for one in looks:
         assert observe("default", before, one).events == ()
+
+
+@pytest.mark.parametrize("later", ["settledSuccessfully", "refundSettledSuccessfully"])
+def test_a_transaction_that_a_second_batch_lists_as_settled_settles_once(later: str) -> None:
+    again = look(later, "b9", days=9)
+    assert types(SETTLED, again, SETTLED) == [SyntheticType.SETTLED]
