@@ -69,7 +69,7 @@ class SubscriptionSweep:
         sweep = await self._settlement.begin(self._oldest(now))
         listed_at, lists = await self._store.lists()
         if lists or listed_at is None or not -_DAILY < now - listed_at < _DAILY:
-            if timedelta(0) <= now - (sweep.unsettled_at or sweep.begun_at) < _APART:
+            if abs(now - (sweep.unsettled_at or sweep.begun_at)) < _APART:
                 return False
             with contextlib.suppress(FeatureOffError):  # an account without subscriptions: the client asks again in a day
                 await self._list(lists, now, zone, listed_at)
