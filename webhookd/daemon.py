@@ -25,6 +25,7 @@ from webhookd.http.connections import ListenerSettings
 from webhookd.http.listener import Listener, admin_counters, listen, url_of
 from webhookd.operate.destination_replays import DestinationReplays
 from webhookd.operate.operator_queries import OperatorQueries
+from webhookd.operate.reconciling import reconciler_of
 from webhookd.operate.runner import Runner
 from webhookd.operate.statistics import Recorder
 from webhookd.process import handlers
@@ -185,6 +186,7 @@ class Daemon:
             self._runner.loop,
             self.alerts,
             self.deliver,
+            lambda: reconciler_of(self._settings, self.database),
         )
         self._admin = await self._listen_admin(self.admin)
         for part in self._parts:

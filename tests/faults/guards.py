@@ -58,6 +58,8 @@ _HOSTS = "tests/integration/test_admin_hosts.py::"
 _SESSIONS = "tests/integration/test_sessions.py::"
 _CLIENT = "tests/integration/test_client.py::"
 _CLI = "tests/integration/test_cli.py::"
+_RECONCILING = "tests/integration/test_reconciling.py::"
+_RECONCILE = "tests/integration/test_reconcile_command.py::"
 _SETTLEMENT = "tests/integration/test_settlement_sweep.py::"
 _TESTING = "tests/integration/test_testing.py::"
 _RELOAD = "tests/integration/test_reload.py::"
@@ -96,6 +98,69 @@ _KINDS = "tests/integration/test_kinds.py::"
 _SUBSCRIPTIONS = "tests/integration/test_subscription_sweep.py::"
 
 GUARDS = (
+    Guard(
+        "no settlement day is green while one of its batches is open",
+        "webhookd/authorizenet/reconciliation.py",
+        "reasons = {reason for one in checks for reason in one.reasons}",
+        "reasons: set[str] = set()",
+        "tests/unit/test_reconciliation.py::test_a_day_is_not_green_while_a_batch_is_open",
+    ),
+    Guard(
+        "no settlement day is green while the list of one of its batches was not read",
+        "webhookd/operate/reconciling.py",
+        'if row["looked_at"] is None:',
+        "if False:",
+        _RECONCILING + "test_no_day_is_green_while_a_batch_is_open_or_something_is_not_known",
+    ),
+    Guard(
+        "no settlement day is green while the history of its transactions is not whole",
+        "webhookd/authorizenet/reconciliation.py",
+        "for one in {*inputs.agreed.days} - {*inputs.whole_days}",
+        "for one in {*inputs.agreed.days} - {*inputs.agreed.days}",
+        _RECONCILING + "test_no_day_is_green_while_a_batch_is_open_or_something_is_not_known",
+    ),
+    Guard(
+        "no settlement day is green if its time zone is a guess",
+        "webhookd/operate/reconciling.py",
+        'zone, name = UTC, "UTC"\n            self._doubts.append(',
+        'zone, name = UTC, "UTC"\n            str(',
+        _RECONCILING + "test_no_day_is_green_while_a_batch_is_open_or_something_is_not_known",
+    ),
+    Guard(
+        "no settlement day is green if the sweep began after it",
+        "webhookd/operate/reconciling.py",
+        'row["swept_from"] is not None and row["swept_from"] > self.begins',
+        "False",
+        _RECONCILING + "test_no_day_is_green_while_a_batch_is_open_or_something_is_not_known",
+    ),
+    Guard(
+        "no settlement day is green with a dead event, also if PostgreSQL compares its transactions",
+        "sql/queries/reconciliation.sql",
+        "is_plain AND NOT (SELECT by_id FROM dead) ? transaction_id AND",
+        "is_plain AND",
+        _RECONCILING + "test_the_report_names_exactly_what_was_planted[1]",
+    ),
+    Guard(
+        "an invoice captured twice keeps a settlement day from being green, also if PostgreSQL compares its transactions",
+        "sql/queries/reconciliation.sql",
+        "invoice_number NOT IN (SELECT invoice_number FROM twice)",
+        "true",
+        _RECONCILING + "test_the_report_names_exactly_what_was_planted[1]",
+    ),
+    Guard(
+        "the shop's query for a settlement day cannot write",
+        "webhookd/store/shop_books.py",
+        "connection.transaction(readonly=True)",
+        "connection.transaction()",
+        _RECONCILE + "test_a_query_that_fails_or_returns_odd_rows_leaves_no_day_green_and_is_not_quoted",
+    ),
+    Guard(
+        "the exit code is 0 only if each settlement day is green",
+        "webhookd/cli/operator/reconcile_command.py",
+        'return Exit.DONE if results == {"green"} else NOT_KNOWN',
+        "return Exit.DONE",
+        "tests/unit/test_reconcile_command.py::test_the_exit_code_is_0_only_if_every_day_is_green",
+    ),
     Guard(
         "a day that is not over is no alert, so that a small merchant has no noise",
         "sql/queries/alerts.sql",

@@ -218,3 +218,14 @@ def test_even_looks_that_contradict_each_other_make_no_event_twice(looks: list[F
 def test_a_transaction_that_a_second_batch_lists_as_settled_settles_once(later: str) -> None:
     again = look(later, "b9", days=9)
     assert types(SETTLED, again, SETTLED) == [SyntheticType.SETTLED]
+
+
+@pytest.mark.parametrize(("status", "state"), [("expired", "expired"), ("voided", "voided"), ("declined", "declined")])
+def test_a_settlement_after_a_state_without_money_names_this_state(status: str, state: str) -> None:
+    settled = seen(look(status), SETTLED)[-1]
+    assert (settled.type, settled.payload["corrects"]) == (SyntheticType.SETTLED, state)
+
+
+def test_the_failure_of_an_earlier_batch_names_that_batch_even_if_it_is_seen_later() -> None:
+    failures = seen(look("settlementError", "b2", days=1), look("settlementError", "b1"))
+    assert [one.payload["batchId"] for one in failures] == ["b2", "b1"]

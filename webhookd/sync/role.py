@@ -11,9 +11,10 @@ from urllib.parse import urlsplit
 from uuid import uuid4
 
 from webhookd.authorizenet.api.client import ProviderClient, clients_of
+from webhookd.operate.reconciling import reconciler_of
 from webhookd.runtime.loops import Watch
 from webhookd.settings import Role, Settings
-from webhookd.settings.provider import ProviderAccess, provider_accesses
+from webhookd.settings.provider import ProviderAccess, provider_accesses, time_zone
 from webhookd.settings.synthetic_types import wanted_types
 from webhookd.store.database import Database
 from webhookd.store.provider_facts import FactStore
@@ -24,6 +25,7 @@ from webhookd.store.provider_webhooks import WebhookRecords
 from webhookd.store.receipts import Receipts
 from webhookd.sync.account_state import AccountState
 from webhookd.sync.account_sync import AccountSync, Job
+from webhookd.sync.day_reports import DayReports
 from webhookd.sync.fact_recorder import FactRecorder
 from webhookd.sync.gap_closer import GapCloser
 from webhookd.sync.guardian import Guardian
@@ -53,6 +55,8 @@ class _Plan(NamedTuple):
     guardian: str
     settlement_every: float
     synthetic_events: tuple[str, ...]
+    shop: tuple[object, object]
+    time_zone: str | None
 
 
 class SyncRole:
@@ -129,6 +133,7 @@ class SyncRole:
             Job("orders to close gaps", _ORDERS_EVERY, partial(after_check, closer.work_on_orders)),
             Job("check of the credentials", _CHECK_EVERY, lambda: state.check(client)),
             Job("record of the calls", _RECORD_EVERY, state.record),
+            Job("reconciliation", _CHECK_EVERY, self._day_reports(plan).run),
             Job("removal of old rows", _CHECK_EVERY, partial(self._store.remove_old, plan.access.account)),
         ]
         if plan.guardian != "off":
@@ -149,6 +154,10 @@ class SyncRole:
             subscriptions = self._subscription_sweep(plan, state, client)
             jobs.append(Job("sweep of subscriptions", plan.settlement_every, partial(after_check, subscriptions.run)))
         return jobs
+
+    def _day_reports(self, plan: _Plan) -> DayReports:
+        reconciler = reconciler_of(self._settings, self._database)
+        return DayReports(plan.access.account, self._database, reconciler, self._metrics)
 
     def _sweep(self, plan: _Plan, state: AccountState, client: ProviderClient) -> SettlementSweep:
         account, now = plan.access.account, self._database.now
@@ -195,5 +204,6 @@ def _plans(settings: Settings) -> dict[str, _Plan]:
         settings.webhook_guardian,
         settings.settlement_every,
         settings.synthetic_events,
+        (settings.shop_query, settings.shop_database_url),
     )
-    return {name: _Plan(access, *every) for name, access in provider_accesses(settings).items()}
+    return {name: _Plan(access, *every, time_zone(settings, name)) for name, access in provider_accesses(settings).items()}

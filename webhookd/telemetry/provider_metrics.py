@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 from webhookd.settings.synthetic_types import SyntheticType
 
 WEBHOOK_STATES = ("ok", "inactive", "missing", "url", "event_types", "doubled", "unknown")
+RESULTS = ("green", "differences", "not known")
 OUTCOMES = ("done", "refused", "off", "rejected", "unreadable", "unavailable")
 
 
@@ -62,6 +63,16 @@ class ProviderMetrics:
             "credentials_refused", "1 while Authorize.Net refuses the account's credentials, else 0."
         )
 
+        self.reconciled_days = Gauge(
+            "webhookd_provider_reconciled_days",
+            "Settlement days of the last 14 by the result of their reconciliation: green, differences, not known.",
+            ("account", "result"),
+            registry=registry,
+        )
+        self.days_not_reconciled = gauge(
+            "days_not_reconciled",
+            "Settlement days of the last 14 that are over for three days, and have differences or are not known.",
+        )
         self.webhook_state = Gauge(
             "webhookd_provider_webhook_state",
             "1 for the state of the webhook that the guardian last found, 0 for the others: ok, inactive, missing, url, "
@@ -86,11 +97,14 @@ class ProviderMetrics:
 
     def forget(self, account: str) -> None:
         """Removes the gauges of an account for which another replica asks from now on."""
-        gauges = self.missing, self.unreadable, self.days_not_whole, self.compared, self.swept, self.batches_open
-        for gauge in (*gauges, self.reports_off, self.credentials_refused):
+        gauges = self.missing, self.unreadable, self.days_not_whole, self.days_not_reconciled, self.compared, self.swept
+        for gauge in (*gauges, self.batches_open, self.reports_off, self.credentials_refused):
             with contextlib.suppress(KeyError):
                 gauge.remove(account)
         for state in WEBHOOK_STATES:
             with contextlib.suppress(KeyError):
                 self.webhook_state.remove(account, state)
+        for result in RESULTS:
+            with contextlib.suppress(KeyError):
+                self.reconciled_days.remove(account, result)
         self.held.labels(account).set(0)

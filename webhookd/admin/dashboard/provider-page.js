@@ -65,6 +65,15 @@ function build(found, days, renewals) {
       days.length === 0
         ? h("p", { class: "faint" }, "No day is compared yet.")
         : [calendar(days), legend(days), dayTable(days, found.account)],
+      h(
+        "p",
+        {},
+        h(
+          "a",
+          { href: href(["reconciliation", found.account]), "data-key": "reconciliation" },
+          "Reconciliation of the settlement days",
+        ),
+      ),
     ),
     h(
       "div",
